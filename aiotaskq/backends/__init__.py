@@ -1,0 +1,53 @@
+"""From a URL to a backend, which is imported only then."""
+
+from __future__ import annotations
+
+from aiotaskq.backends.base import Backend
+from aiotaskq.errors import NotSupported, ValidationError
+
+__all__ = ["connect", "mask", "scheme_of"]
+
+SQL = ("sqlite", "postgresql", "postgres", "mysql", "mariadb")
+
+
+def scheme_of(url: str) -> str:
+    """Return the store a URL names (``sqlite``, ``memory`` …), whatever driver it asks for; raises ValidationError."""
+    if not isinstance(url, str) or not url:
+        raise ValidationError(f"url: a text such as 'sqlite:///app.db' is needed (got {type(url).__name__})")
+    scheme = url.partition(":")[0].partition("+")[0].lower()
+    if scheme not in ("memory", "redis", "rediss", "valkey", *SQL) or "://" not in url:
+        raise ValidationError(
+            f"url: unknown scheme {scheme[:20]!r}; use memory://, sqlite:///file.db, postgresql://, mysql:// or redis://"
+        )
+    return scheme
+
+
+def mask(url: str) -> str:
+    """Return the URL fit for messages: the password is three stars."""
+    scheme, sep, rest = url.partition("://")
+    login, at, place = rest.rpartition("@")
+    if at:
+        user, colon, _ = login.partition(":")
+        rest = f"{user}{colon and ':***'}@{place}"
+    head, question, query = rest.partition("?")
+    if "pass" in query.lower() or "secret" in query.lower():
+        query = "***"
+    return f"{scheme}{sep}{head}{question}{query}"
+
+
+def connect(url: str) -> Backend:
+    """Return the backend that a URL names; nothing is opened yet.
+
+    Raises ValidationError for an unknown scheme, NotSupported for a store that does not exist yet, MissingExtra when
+    its driver is not installed.
+    """
+    scheme = scheme_of(url)
+    if scheme == "memory":
+        from aiotaskq.backends.memory import MemoryBackend
+
+        return MemoryBackend()
+    if scheme == "sqlite":
+        from aiotaskq.backends.sql import SqlBackend
+
+        return SqlBackend(url)
+    raise NotSupported(f"url: {scheme} is not on this version yet; use sqlite:/// or memory:// (got {mask(url)})")

@@ -1,0 +1,303 @@
+"""The Backend contract: what a store of tasks, public values and schedules must do, verb by verb.
+
+A backend knows rows, not rules: no retries, no back-off, no cron, no TTL arithmetic, no handlers, no time of day.
+``now`` and every other instant is an argument, in microseconds. Verbs take and return lists, in the same order, so that
+a thousand concurrent calls can become one transaction. Each verb is atomic: all of its rows, or (when it raises) none.
+``tests/contract`` proves every sentence below on each backend.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+
+from aiotaskq.task import Status, Task, TaskFilter
+
+if TYPE_CHECKING:
+    from aiotaskq.schedule import Schedule
+
+READY = "ready"
+"""Hint: tasks became claimable (or will at a time not yet known to the sleepers)."""
+ENDED = "ended"
+"""Hint: tasks reached a final status; the argument is their ids."""
+TAKEN = "taken"
+"""Hint: tasks were claimed, so a bounded queue has room."""
+CANCEL = "cancel"
+"""Hint: running tasks were asked to stop; the argument is their ids."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One guarded write: ``before`` as it was read, ``after`` as it shall be.
+
+    ``then`` are tasks pushed in the same transaction, if and only if the guard held. With ``lease_over`` the guard also
+    asks that the lease is still the one that was read (a reaper's write must lose against a heartbeat).
+    """
+
+    before: Task
+    after: Task
+    then: tuple[Task, ...] = ()
+    lease_over: bool = False
+
+
+class ScheduleChange(msgspec.Struct, frozen=True):
+    """One guarded write of a schedule, and the tasks that it fires, in one transaction."""
+
+    before: Schedule
+    after: Schedule
+    tasks: tuple[Task, ...] = ()
+
+
+class QueueStats(msgspec.Struct, frozen=True):
+    """What a store holds, counted now. ``oldest`` is the ``run_at`` of the oldest ready task, or None."""
+
+    counts: dict[str, int]
+    ready: int
+    oldest: int | None
+    queues: dict[str, dict[str, int]]
+
+
+class OddRow(msgspec.Struct, frozen=True):
+    """A row found when a database was adopted (or checked) that does not mean what its column says; it is kept."""
+
+    table: str
+    id: str
+    column: str
+    problem: str
+    action: str
+
+
+class Hints:
+    """Who wants to be told, in this process, that something may have changed. A hint is never the truth."""
+
+    def __init__(self) -> None:
+        self._listeners: tuple[Callable[[str, Sequence[str]], None], ...] = ()
+        self._lock = threading.Lock()
+
+    def listen(self, listener: Callable[[str, Sequence[str]], None]) -> Callable[[], None]:
+        """Call ``listener(kind, names)`` after each commit, from any thread; returns what ends it."""
+        with self._lock:
+            self._listeners = (*self._listeners, listener)
+
+        def stop() -> None:
+            with self._lock:
+                self._listeners = tuple(known for known in self._listeners if known is not listener)
+
+        return stop
+
+    def tell(self, kind: str, names: Sequence[str] = ()) -> None:
+        """Tell every listener; they must be quick and must not raise."""
+        for listener in self._listeners:
+            listener(kind, names)
+
+
+class Backend(ABC):
+    """A store. The constructor takes no resources; ``open`` does, ``close`` gives all of them back."""
+
+    name: ClassVar[str]
+    durable: ClassVar[bool]
+    """Whether rows survive the process; then params must be JSON."""
+    shared: ClassVar[bool]
+    """Whether other processes see the same rows."""
+    steady: ClassVar[bool] = False
+    """Whether time should be taken from a clock that cannot be set back (nothing outlives the process)."""
+    grouped: ClassVar[bool] = True
+    """Whether many rows in one call are cheaper than many calls; then concurrent calls are put together."""
+    values: Values
+    schedules: Schedules | None = None
+    odd_rows: Sequence[OddRow] = ()
+
+    def __init__(self) -> None:
+        self.hints = Hints()
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Make ready for use; idempotent; the first verb does it too. Raises DatabaseUnavailable or SchemaTooNew."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give back every connection, thread and file; idempotent. Verbs raise ClosedError until the next ``open``."""
+
+    # ---- tasks ----
+
+    @abstractmethod
+    async def push(self, tasks: Sequence[Task]) -> list[Task]:
+        """Insert; answer with the row that now stands for each: the very object given, or the one that was in the way.
+
+        In the way is the row with the same id, the same idempotency key, or the same unique key among pending and
+        running rows; also one inserted earlier in the same call. Hints ``ready``.
+        """
+
+    @abstractmethod
+    async def claim(
+        self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
+    ) -> list[Task]:
+        """Hand out up to ``limit`` pending tasks that are due, not expired, and in no paused queue, in claim order.
+
+        Each becomes ``running`` with its fence raised by one, this owner and this lease, and ``started_at``. No two
+        calls ever get the same task with the same fence. A row that cannot be decoded has ``undecodable`` set.
+        """
+
+    @abstractmethod
+    async def update(self, changes: Sequence[Change]) -> list[bool]:
+        """Write each ``after`` whose row still has the status and fence of ``before``; answer which held.
+
+        For an ``after`` that is not final the cancel flag must be as read, too, or a cancel would be lost.
+
+        A change that does not hold alters nothing and does not stop the others. Params are written only if they were
+        changed. A unique key is free again once its task is final. Hints ``ended`` and ``ready``.
+        """
+
+    @abstractmethod
+    async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
+        """Extend the lease of running tasks by (id, fence): None where it is lost, else whether to cancel."""
+
+    @abstractmethod
+    async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
+        """Store the progress of running tasks by (id, fence); answer which held."""
+
+    @abstractmethod
+    async def request_cancel(self, ids: Sequence[str]) -> list[bool]:
+        """Set the cancel flag of running tasks; answer which were running. Hints ``cancel``."""
+
+    @abstractmethod
+    async def get(self, ids: Sequence[str]) -> list[Task | None]:
+        """Read by id; None where there is none."""
+
+    @abstractmethod
+    async def find(self, where: TaskFilter, limit: int) -> list[Task]:
+        """List tasks, the newest push first, at most ``limit``; ``where.after`` continues behind that id."""
+
+    @abstractmethod
+    async def overdue(self, now: int, limit: int) -> list[Task]:
+        """Read running tasks whose lease is over, and pending ones that expired, the longest overdue first."""
+
+    @abstractmethod
+    async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
+        """Return when to claim next: a time <= ``now`` if a task is due, else the earliest ``run_at``, or None.
+
+        Paused queues do not count.
+        """
+
+    @abstractmethod
+    async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
+        """Count the tasks that ``claim`` could hand out at ``now``."""
+
+    @abstractmethod
+    async def stats(self, now: int) -> QueueStats:
+        """Count rows by status and queue, and what is ready (due, not expired, not paused)."""
+
+    @abstractmethod
+    async def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:
+        """Count unfinished tasks by the schedule that fired them, for the overlap policies."""
+
+    @abstractmethod
+    async def purge(self, where: TaskFilter, limit: int) -> int:
+        """Delete up to ``limit`` *final* tasks that match; return how many."""
+
+    @abstractmethod
+    async def delete(self, ids: Sequence[str]) -> int:
+        """Forget tasks whatever their status; return how many there were."""
+
+    @abstractmethod
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        """Pause or resume a queue for every process; pushes go on, claims do not. Hints ``ready`` on resume."""
+
+    @abstractmethod
+    async def paused(self) -> list[str]:
+        """Return the paused queues, sorted."""
+
+
+class Values(ABC):
+    """A store of public values. ``expires_at`` in microseconds, None for never; at or before now it is gone."""
+
+    @abstractmethod
+    async def put(self, items: Sequence[tuple[str, Any, int | None]]) -> None:
+        """Store (key, value, expires_at), each replacing what was under its key."""
+
+    @abstractmethod
+    async def get(self, keys: Sequence[str], now: int) -> list[tuple[Any] | None]:
+        """Read: a 1-tuple of the value, or None where it is missing or expired."""
+
+    @abstractmethod
+    async def delete(self, keys: Sequence[str], now: int) -> list[bool]:
+        """Delete; answer where there was a live one."""
+
+    @abstractmethod
+    async def keys(self, now: int) -> list[str]:
+        """Return the live keys, sorted."""
+
+    @abstractmethod
+    async def count(self, now: int) -> int:
+        """Count the live keys."""
+
+    @abstractmethod
+    async def expire(self, now: int, limit: int) -> int:
+        """Remove up to ``limit`` expired rows; return how many. Holds the loop for well under 10 ms a call."""
+
+    @abstractmethod
+    async def clear(self) -> None:
+        """Remove every public value."""
+
+
+class Schedules(ABC):
+    """A store of schedules; it lives in SQL."""
+
+    @abstractmethod
+    async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
+        """Insert; answer like ``push``: the very object given, or the row that had this id."""
+
+    @abstractmethod
+    async def change(self, changes: Sequence[ScheduleChange]) -> list[bool]:
+        """Compare and swap, and push what was fired, in one transaction per call; answer which held.
+
+        The guard is the row's version, due time, run count and ``enabled`` as read. A fired task whose id exists is
+        not doubled.
+        """
+
+    @abstractmethod
+    async def get(self, ids: Sequence[str]) -> list[Schedule | None]:
+        """Read by id; None where there is none."""
+
+    @abstractmethod
+    async def all(self, enabled_only: bool = False) -> list[Schedule]:
+        """Return the schedules in the order in which they were added."""
+
+    @abstractmethod
+    async def due(self, now: int, limit: int) -> list[Schedule]:
+        """Read enabled schedules whose due time is at or before ``now``, the earliest first."""
+
+    @abstractmethod
+    async def next_due(self) -> int | None:
+        """Return the earliest due time of an enabled schedule in microseconds, or None."""
+
+    @abstractmethod
+    async def delete(self, ids: Sequence[str]) -> list[bool]:
+        """Delete; answer where there was one. Tasks that were fired stay."""
+
+
+def matches(task: Task, where: TaskFilter) -> bool:
+    """Whether a task passes the filter (``after`` is paging, not a filter)."""
+    return (
+        (not where.status or task.status in where.status)
+        and (where.type is None or task.type == where.type)
+        and (where.queue is None or task.queue == where.queue)
+        and (where.scheduler_task_id is None or task.scheduler_task_id == where.scheduler_task_id)
+        and (
+            where.completed_before is None
+            or (task.completed_at is not None and task.completed_at < where.completed_before)
+        )
+    )
+
+
+def stats_of(rows: Sequence[tuple[str, str, int]], ready: int, oldest: int | None) -> QueueStats:
+    """Shape (queue, status, count) rows; every status is present in ``counts``."""
+    counts = {str(status): 0 for status in Status}
+    queues: dict[str, dict[str, int]] = {}
+    for queue, status, count in rows:
+        counts[status] = counts.get(status, 0) + count
+        queues.setdefault(queue, {})[status] = count
+    return QueueStats(counts=counts, ready=ready, oldest=oldest, queues=queues)

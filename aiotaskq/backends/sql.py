@@ -1,0 +1,105 @@
+"""The SQL backend: each verb is one transaction; what happens in it stands in ``sql_tasks`` and its siblings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from sqlalchemy import Connection
+
+from aiotaskq.backends import sql_tasks as tasks_sql
+from aiotaskq.backends.base import CANCEL, ENDED, READY, Backend, Change, QueueStats
+from aiotaskq.backends.sql_schedules import SqlSchedules
+from aiotaskq.backends.sql_values import SqlValues
+from aiotaskq.database import Database
+from aiotaskq.migrations import upgrade
+from aiotaskq.task import Status, Task, TaskFilter
+
+
+class SqlBackend(Backend):
+    """Tasks, public values and schedules in one SQL database. Belongs to the loop in which it is opened."""
+
+    name: ClassVar[str] = "sql"
+    durable: ClassVar[bool] = True
+    shared: ClassVar[bool] = True
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.database = Database(url, prepare=self._upgrade)
+        self.values = SqlValues(self.database)
+        self.schedules = SqlSchedules(self.database, self.hints)
+
+    def _upgrade(self, connection: Connection) -> None:
+        self.odd_rows = upgrade(connection)
+
+    async def open(self) -> None:
+        await self.database.open()
+
+    async def close(self) -> None:
+        await self.database.close()
+
+    async def push(self, tasks: Sequence[Task]) -> list[Task]:
+        stored = await self.database.write(lambda c: tasks_sql.push(c, tasks)) if tasks else []
+        self.hints.tell(READY)
+        return stored
+
+    async def claim(
+        self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
+    ) -> list[Task]:
+        return await self.database.write(lambda c: tasks_sql.claim(c, owner, now, limit, queues, lease_until))
+
+    async def update(self, changes: Sequence[Change]) -> list[bool]:
+        if not changes:
+            return []
+        held = await self.database.write(lambda c: tasks_sql.update_tasks(c, changes))
+        done = [change for change, ok in zip(changes, held, strict=True) if ok]
+        if ended := [change.after.task_id for change in done if change.after.final]:
+            self.hints.tell(ENDED, ended)
+        if any(change.then or change.after.status is Status.PENDING for change in done):
+            self.hints.tell(READY)
+        return held
+
+    async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
+        return await self.database.write(lambda c: tasks_sql.heartbeat(c, held, lease_until)) if held else []
+
+    async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
+        return await self.database.write(lambda c: tasks_sql.report(c, progress))
+
+    async def request_cancel(self, ids: Sequence[str]) -> list[bool]:
+        flagged = await self.database.write(lambda c: tasks_sql.request_cancel(c, ids))
+        self.hints.tell(CANCEL, ids)
+        return flagged
+
+    async def get(self, ids: Sequence[str]) -> list[Task | None]:
+        return await self.database.read(lambda c: tasks_sql.get(c, ids))
+
+    async def find(self, where: TaskFilter, limit: int) -> list[Task]:
+        return await self.database.read(lambda c: tasks_sql.find(c, where, limit))
+
+    async def overdue(self, now: int, limit: int) -> list[Task]:
+        return await self.database.read(lambda c: tasks_sql.overdue(c, now, limit))
+
+    async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
+        return await self.database.read(lambda c: tasks_sql.next_run_at(c, now, queues))
+
+    async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
+        return await self.database.read(lambda c: tasks_sql.count_ready(c, now, queues))
+
+    async def stats(self, now: int) -> QueueStats:
+        return await self.database.read(lambda c: tasks_sql.stats(c, now))
+
+    async def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:
+        return await self.database.read(lambda c: tasks_sql.active(c, schedule_ids))
+
+    async def purge(self, where: TaskFilter, limit: int) -> int:
+        return await self.database.write(lambda c: tasks_sql.purge(c, where, limit))
+
+    async def delete(self, ids: Sequence[str]) -> int:
+        return await self.database.write(lambda c: tasks_sql.delete_tasks(c, ids))
+
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        await self.database.write(lambda c: tasks_sql.set_paused(c, queue, paused))
+        self.hints.tell(READY)
+
+    async def paused(self) -> list[str]:
+        return await self.database.read(tasks_sql.paused)

@@ -1,0 +1,277 @@
+"""What each verb on tasks does inside a transaction: plain functions over a SQLAlchemy connection.
+
+They run in the backend's own transactions and, for a transactional push, in the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from aiotaskq.backends.base import Change, QueueStats, stats_of
+from aiotaskq.backends.sql_rows import LIVE, TASKS, content, json_text, new_row, state, to_task
+from aiotaskq.models import QueueState
+from aiotaskq.task import FINAL, SECOND, Status, Task, TaskFilter, claim_order
+
+c = TASKS.c
+CHUNK = 500  # ids in one statement: far below every driver's limit of bound values
+_QUEUES: Any = QueueState.__table__
+_PAUSED = select(_QUEUES.c.name).where(_QUEUES.c.paused)
+_GUARD = and_(c.task_id == bindparam("b_id"), c.status == bindparam("b_status"), c.fence == bindparam("b_fence"))
+
+
+def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Cut into pieces that fit one statement."""
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]
+
+
+def insert_new(connection: Connection, table: Any, rows: list[dict[str, Any]]) -> int:
+    """Insert the rows that are in nobody's way; return how many were."""
+    statement: Any = insert(table)
+    if connection.dialect.name == "mysql":
+        statement = statement.prefix_with("IGNORE")
+    else:
+        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+        of = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
+        statement = of(table).on_conflict_do_nothing()
+    return connection.execute(statement, rows).rowcount
+
+
+def push(connection: Connection, tasks: Sequence[Task]) -> list[Task]:
+    if insert_new(connection, TASKS, [new_row(task) for task in tasks]) == len(tasks):
+        return list(tasks)
+    # Some were in the way. The id and the push stamp together tell our row from another's; a push that is repeated
+    # because its outcome was unknown has both, and is the same push.
+    found: dict[str, Task] = {}
+    by_key: dict[tuple[str, str], Task] = {}
+    for part in chunks(tasks):
+        keys = [task.unique_key for task in part if task.unique_key is not None]
+        once = [task.idempotency_key for task in part if task.idempotency_key is not None]
+        where = or_(c.task_id.in_([t.task_id for t in part]), c.live_key.in_(keys), c.idempotency_key.in_(once))
+        for row in connection.execute(select(TASKS).where(where)):
+            task = to_task(row)
+            found[task.task_id] = task
+            if task.status in LIVE and task.unique_key is not None:
+                by_key["unique", task.unique_key] = task
+            if task.idempotency_key is not None:
+                by_key["idempotency", task.idempotency_key] = task
+    stored = []
+    for task in tasks:
+        row_task = found.get(task.task_id)
+        if row_task is None:
+            row_task = by_key.get(("idempotency", task.idempotency_key or "")) or by_key.get(
+                ("unique", task.unique_key or "")
+            )
+        stored.append(
+            task if row_task is None or (row_task.task_id, row_task.seq) == (task.task_id, task.seq) else row_task
+        )
+    return stored
+
+
+def _open(queues: Sequence[str] | None) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [c.status == str(Status.PENDING), c.queue.not_in(_PAUSED)]
+    if queues is not None:
+        conditions.append(c.queue.in_(list(queues)))
+    return conditions
+
+
+def _claimable(now: int, queues: Sequence[str] | None) -> list[ColumnElement[bool]]:
+    return [*_open(queues), c.run_at <= now, or_(c.expires_at.is_(None), c.expires_at > now)]
+
+
+def claim(
+    connection: Connection, owner: str, now: int, limit: int, queues: Sequence[str] | None, lease_until: int | None
+) -> list[Task]:
+    order = (c.priority, c.run_at, c.seq, c.task_id)
+    query: Select[Any] = select(TASKS).where(*_claimable(now, queues)).order_by(*order).limit(limit)
+    tasks = [to_task(row) for row in connection.execute(query.with_for_update(skip_locked=True))]
+    lease = {
+        "status": str(Status.RUNNING),
+        "lease_owner": owner,
+        "lease_until": lease_until,
+        "started_at": now // SECOND,
+    }
+    for part in chunks([task.task_id for task in tasks]):
+        connection.execute(update(TASKS).where(c.task_id.in_(part)).values(fence=c.fence + 1, **lease))
+    claimed = [task.replace(**{**lease, "status": Status.RUNNING}, fence=task.fence + 1) for task in tasks]
+    return sorted(claimed, key=claim_order)
+
+
+def _rows_now(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
+    columns = (c.task_id, c.status, c.fence, c.lease_until, c.cancel_requested)
+    return {
+        row.task_id: row
+        for part in chunks(ids)
+        for row in connection.execute(select(*columns).where(c.task_id.in_(part)).with_for_update())
+    }
+
+
+def update_tasks(connection: Connection, changes: Sequence[Change]) -> list[bool]:
+    rows = _rows_now(connection, [change.before.task_id for change in changes])
+    held = [_holds(rows.get(change.before.task_id), change) for change in changes]
+    _keep_unique(connection, changes, held)
+    written: list[dict[str, Any]] = []
+    handed_back: list[dict[str, Any]] = []
+    for change, ok in zip(changes, held, strict=True):
+        before, after = change.before, change.after
+        if ok:
+            guard = {"b_id": before.task_id, "b_status": str(before.status), "b_fence": before.fence}
+            if after.params is before.params and after.extra is before.extra:
+                written.append({**guard, **state(after)})
+            else:
+                handed_back.append({**guard, **state(after), **content(after)})
+    for values in (written, handed_back):
+        if values:
+            names = [name for name in values[0] if not name.startswith("b_")]
+            connection.execute(update(TASKS).where(_GUARD).values({n: bindparam(n) for n in names}), values)
+    if then := [task for change, ok in zip(changes, held, strict=True) if ok for task in change.then]:
+        push(connection, then)
+    return held
+
+
+def _holds(row: Any, change: Change) -> bool:
+    before = change.before
+    return (
+        row is not None
+        and row.status == before.status
+        and row.fence == before.fence
+        and (not change.lease_over or row.lease_until == before.lease_until)
+        # A cancel that came in meanwhile must not be lost with a task that goes on.
+        and (change.after.final or bool(row.cancel_requested) == before.cancel_requested)
+    )
+
+
+def _keep_unique(connection: Connection, changes: Sequence[Change], held: list[bool]) -> None:
+    """A dead letter that comes back must not break the uniqueness of a newer task: then its change does not hold."""
+    for number, change in enumerate(changes):
+        after = change.after
+        if held[number] and change.before.final and not after.final and after.unique_key is not None:
+            query = select(c.task_id).where(c.live_key == after.unique_key, c.task_id != after.task_id)
+            held[number] = connection.execute(query).first() is None
+
+
+def _running(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
+    return {i: row for i, row in _rows_now(connection, ids).items() if row.status == Status.RUNNING}
+
+
+def heartbeat(connection: Connection, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
+    running = _running(connection, [task_id for task_id, _ in held])
+    mine = [task_id for task_id, fence in held if task_id in running and running[task_id].fence == fence]
+    for part in chunks(mine):
+        connection.execute(update(TASKS).where(c.task_id.in_(part)).values(lease_until=lease_until))
+    ours = set(mine)
+    return [bool(running[task_id].cancel_requested) if task_id in ours else None for task_id, _ in held]
+
+
+def report(connection: Connection, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
+    running = _running(connection, [task_id for task_id, _, _ in progress])
+    held = [task_id in running and running[task_id].fence == fence for task_id, fence, _ in progress]
+    values = [{"b_id": i, "progress": json_text(value)} for (i, _, value), ok in zip(progress, held, strict=True) if ok]
+    if values:
+        statement = update(TASKS).where(c.task_id == bindparam("b_id")).values(progress=bindparam("progress"))
+        connection.execute(statement, values)
+    return held
+
+
+def request_cancel(connection: Connection, ids: Sequence[str]) -> list[bool]:
+    running = _running(connection, ids)
+    for part in chunks(list(running)):
+        connection.execute(update(TASKS).where(c.task_id.in_(part)).values(cancel_requested=True))
+    return [task_id in running for task_id in ids]
+
+
+def get(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
+    found = {
+        row.task_id: to_task(row)
+        for part in chunks(ids)
+        for row in connection.execute(select(TASKS).where(c.task_id.in_(part)))
+    }
+    return [found.get(task_id) for task_id in ids]
+
+
+def _conditions(where: TaskFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if where.status:
+        conditions.append(c.status.in_([str(status) for status in where.status]))
+    if where.type is not None:
+        conditions.append(c.task_type == where.type)
+    if where.queue is not None:
+        conditions.append(c.queue == where.queue)
+    if where.scheduler_task_id is not None:
+        conditions.append(c.scheduler_task_id == where.scheduler_task_id)
+    if where.completed_before is not None:
+        conditions.append(c.completed_at < where.completed_before)
+    return conditions
+
+
+def find(connection: Connection, where: TaskFilter, limit: int) -> list[Task]:
+    conditions = _conditions(where)
+    if where.after is not None:
+        last = connection.execute(select(c.seq).where(c.task_id == where.after)).scalar()
+        if last is not None:
+            conditions.append(or_(c.seq < last, and_(c.seq == last, c.task_id > where.after)))
+    query = select(TASKS).where(*conditions).order_by(c.seq.desc(), c.task_id).limit(limit)
+    return [to_task(row) for row in connection.execute(query)]
+
+
+def overdue(connection: Connection, now: int, limit: int) -> list[Task]:
+    queries = (
+        select(TASKS).where(c.status == str(Status.RUNNING), c.lease_until <= now).order_by(c.lease_until),
+        select(TASKS).where(c.status == str(Status.PENDING), c.expires_at <= now).order_by(c.expires_at),
+    )
+    late = [to_task(row) for query in queries for row in connection.execute(query.limit(limit))]
+    late.sort(key=lambda task: (task.expires_at if task.status is Status.PENDING else task.lease_until) or 0)
+    return late[:limit]
+
+
+def next_run_at(connection: Connection, now: int, queues: Sequence[str] | None) -> int | None:
+    alive = or_(c.expires_at.is_(None), c.expires_at > now)
+    earliest: int | None = connection.execute(
+        select(c.run_at).where(*_open(queues), alive).order_by(c.run_at).limit(1)
+    ).scalar()
+    return earliest if earliest is None else max(earliest, now) if earliest <= now else earliest
+
+
+def count_ready(connection: Connection, now: int, queues: Sequence[str] | None) -> int:
+    return connection.execute(select(func.count()).select_from(TASKS).where(*_claimable(now, queues))).scalar() or 0
+
+
+def stats(connection: Connection, now: int) -> QueueStats:
+    groups = connection.execute(select(c.queue, c.status, func.count()).group_by(c.queue, c.status))
+    rows = [(queue, status or str(Status.PENDING), count) for queue, status, count in groups]
+    ready, oldest = connection.execute(select(func.count(), func.min(c.run_at)).where(*_claimable(now, None))).one()
+    return stats_of(rows, ready, oldest)
+
+
+def active(connection: Connection, schedule_ids: Sequence[str]) -> dict[str, int]:
+    found = dict.fromkeys(schedule_ids, 0)
+    for part in chunks(schedule_ids):
+        where = (c.scheduler_task_id.in_(part), c.status.in_([str(status) for status in LIVE]))
+        query = select(c.scheduler_task_id, func.count()).where(*where).group_by(c.scheduler_task_id)
+        found.update((row[0], row[1]) for row in connection.execute(query))
+    return found
+
+
+def purge(connection: Connection, where: TaskFilter, limit: int) -> int:
+    final = c.status.in_([str(status) for status in FINAL])
+    ids = connection.execute(select(c.task_id).where(final, *_conditions(where)).order_by(c.completed_at).limit(limit))
+    return delete_tasks(connection, [row[0] for row in ids])
+
+
+def delete_tasks(connection: Connection, ids: Sequence[str]) -> int:
+    return sum(connection.execute(delete(TASKS).where(c.task_id.in_(part))).rowcount for part in chunks(ids))
+
+
+def set_paused(connection: Connection, queue: str, paused: bool) -> None:
+    if not insert_new(connection, _QUEUES, [{"name": queue, "paused": paused}]):
+        connection.execute(update(_QUEUES).where(_QUEUES.c.name == queue).values(paused=paused))
+
+
+def paused(connection: Connection) -> list[str]:
+    return [row[0] for row in connection.execute(_PAUSED.order_by(_QUEUES.c.name))]

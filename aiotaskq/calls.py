@@ -1,0 +1,74 @@
+"""From a call (a task type, params, options) to a task: defaults of the handler, delays, expiry."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.handlers import Handler, unknown
+from aiotaskq.handles import PushOptions, TaskCall
+from aiotaskq.task import SECOND, Task, check_seconds, new_task
+
+_DEFAULTS = {"queue": "default", "priority": 0, "max_retries": 3}
+
+
+def new_task_of(call: TaskCall[Any], handlers: Mapping[str, Handler], elsewhere: Collection[str], now: int) -> Task:
+    """Make the task of a call. Raises ValidationError, UnknownHandler, NotSupported; nothing is written then."""
+    handler = handlers.get(call.type)
+    if handler is None and handlers and isinstance(call.type, str) and call.type not in elsewhere:
+        raise unknown(call.type, handlers)
+    options: dict[str, Any] = dict(call.options)
+    if wrong := options.keys() - PushOptions.__annotations__.keys():
+        known = ", ".join(PushOptions.__annotations__)
+        raise ValidationError(f"push: unknown option {', '.join(sorted(wrong))}; use {known}")
+    if options.pop("session", None) is not None:
+        raise NotSupported("push(session=…) is not on this version yet; push after the commit instead")
+    for name, default in _DEFAULTS.items():
+        if options.get(name) is None:
+            options[name] = default if handler is None else getattr(handler, name)
+    for name in ("on_success", "on_failure"):
+        options[name] = getattr(options.get(name), "name", options.get(name))
+    delay, at, expires = options.pop("delay", None), options.pop("at", None), options.pop("expires", None)
+    if expires is None and handler is not None:
+        expires = handler.expires
+    if delay is not None and at is not None:
+        raise ValidationError("delay, at: give one of the two")
+    run_at = None
+    if delay is not None:
+        run_at = now + _microseconds("delay", delay)
+    elif at is not None:
+        run_at = max(_instant("at", at), now)
+    expires_at = None
+    if isinstance(expires, datetime):
+        expires_at = _instant("expires", expires)
+    elif expires is not None:
+        expires_at = (run_at or now) + _microseconds("expires", expires)
+    return new_task(call.type, call.params, now=now, run_at=run_at, expires_at=expires_at, **options)
+
+
+def as_call(call: TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]) -> TaskCall[Any]:
+    """Return the call that an item of ``push_many`` means. Raises ValidationError."""
+    if isinstance(call, TaskCall):
+        return call
+    if isinstance(call, tuple) and len(call) == 2:
+        return TaskCall(call[0], call[1], {})
+    if isinstance(call, Mapping) and "type" in call:
+        options = {key: value for key, value in call.items() if key not in ("type", "params")}
+        return TaskCall(call["type"], call.get("params") or {}, options)  # type: ignore[arg-type]
+    raise ValidationError("push_many: each item is f.call(…), (type, params), or a dict with 'type' and 'params'")
+
+
+def _microseconds(field: str, value: Any) -> int:
+    return int(check_seconds(field, value.total_seconds() if isinstance(value, timedelta) else value) * SECOND)
+
+
+def _instant(field: str, value: Any) -> int:
+    if isinstance(value, datetime):
+        if value.utcoffset() is None:
+            raise ValidationError(f"{field}: a naive datetime names no instant; give it a tzinfo")
+        return round(value.timestamp() * SECOND)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 100_000_000_000:
+        raise ValidationError(f"{field}: epoch seconds or an aware datetime are needed (got {value!r:.40})")
+    return int(value * SECOND)

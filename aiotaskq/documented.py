@@ -1,0 +1,173 @@
+"""The documented front: ``MemoryQueue``, ``DatabaseQueue``, ``Scheduler`` and the process-wide ones, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import aiotaskq.scheduler
+from aiotaskq.backends import connect, scheme_of
+from aiotaskq.backends.base import Backend
+from aiotaskq.clock import Clock, SteadyClock, SystemClock
+from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.queue import Queue
+from aiotaskq.store import Store
+
+
+class _StoredQueue(Queue, Store):
+    """A queue and a public store in one object, as the guide has them."""
+
+    def __init__(self, backend: Backend, clock: Clock, cleanup_interval: float, **options: Any) -> None:
+        Queue.__init__(self, backend, clock, **options)
+        Store.__init__(self, backend.values, clock, durable=backend.durable, cleanup_interval=cleanup_interval)
+
+    async def close(self) -> None:
+        """Stop the cleanup and give back every connection; idempotent."""
+        await self.stop_cleanup()
+        await self._backend.close()
+
+
+class MemoryQueue(_StoredQueue):
+    """The documented queue, in memory: a task queue and a public key-value store with TTL. May be shared by threads
+    and loops."""
+
+    def __init__(self, cleanup_interval: float = 60, *, maxsize: int = 0, when_full: str = "wait") -> None:
+        """Make a queue. ``cleanup_interval`` in seconds; ``maxsize`` 0 is unbounded; ``when_full`` is ``wait``,
+        ``raise`` or ``drop_oldest``."""
+        super().__init__(connect("memory://"), SteadyClock(), cleanup_interval, maxsize=maxsize, when_full=when_full)
+
+
+class DatabaseQueue(_StoredQueue):
+    """The same in a SQL database: what is pushed is on disk, and a pop is a lease."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        cleanup_interval: float = 60,
+        *,
+        visibility: float | None = None,
+        maxsize: int = 0,
+        when_full: str = "wait",
+    ) -> None:
+        """Make a queue on a database URL, default ``AIOTASKQ_DATABASE_URL``; ``visibility`` is the seconds that a pop
+        may take."""
+        from aiotaskq.settings import Settings
+
+        settings = Settings()
+        place = settings.database_url if url is None else url
+        if scheme_of(place) in ("memory", "redis", "rediss", "valkey"):
+            raise ValidationError(f"url: a SQL database is needed, as in sqlite:///app.db (got {scheme_of(place)}://)")
+        super().__init__(
+            connect(place),
+            SystemClock(),
+            cleanup_interval,
+            visibility=settings.visibility_timeout if visibility is None else visibility,
+            maxsize=maxsize,
+            when_full=when_full,
+        )
+
+
+class RedisQueue(_StoredQueue):
+    """The same in Redis."""
+
+    def __init__(self, url: str = "redis://localhost:6379/0", cleanup_interval: float = 60) -> None:
+        """Raises NotSupported: this store does not exist yet."""
+        connect(url)
+        raise NotSupported("RedisQueue is not on this version yet; use MemoryQueue or DatabaseQueue")
+
+
+class Scheduler(aiotaskq.scheduler.Scheduler):
+    """The documented scheduler: schedules in ``AIOTASKQ_DATABASE_URL``, fired into the process-wide queue."""
+
+    def __init__(self, check_interval: float = 10, *, url: str | None = None, queue: Queue | None = None) -> None:
+        """Make a scheduler. ``check_interval``: longest sleep in seconds between looks at the database."""
+        if url is None:
+            from aiotaskq.settings import Settings
+
+            url = Settings().database_url
+        self._home = connect(url)
+        if self._home.schedules is None:
+            raise NotSupported("schedules live in SQL; name a database, as in sqlite:///app.db")
+        target = queue if queue is not None else _default_queue()
+        super().__init__(self._home.schedules, target, target._backend, SystemClock(), check_interval=check_interval)
+
+    async def stop(self) -> None:
+        """Fire no more, and give back the connections; idempotent, and it can be started again."""
+        await super().stop()
+        await self._home.close()
+
+    async def start(self) -> None:
+        """Open the database and start looking; does nothing if it runs."""
+        await self._home.open()
+        await super().start()
+
+
+# ---- one queue a process; one scheduler a loop, since connections belong to loops (no due time fires twice) ----
+
+_lock = threading.Lock()
+_queues: list[MemoryQueue] = []
+_schedulers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Scheduler] = weakref.WeakKeyDictionary()
+
+
+def _default_queue() -> MemoryQueue:
+    with _lock:
+        if not _queues:
+            _queues.append(MemoryQueue())
+        return _queues[0]
+
+
+async def get_queue() -> MemoryQueue:
+    """Return the process-wide queue, its cleanup running."""
+    queue = _default_queue()
+    await queue.start_cleanup()
+    return queue
+
+
+async def get_scheduler() -> Scheduler:
+    """Return the process-wide scheduler, started; it pushes into the process-wide queue."""
+    loop = asyncio.get_running_loop()
+    scheduler = _schedulers.get(loop)
+    if scheduler is None:
+        scheduler = _schedulers[loop] = Scheduler()
+    await scheduler.start()
+    return scheduler
+
+
+async def push_task(task: Mapping[str, Any], priority: int = 0) -> str:
+    """Add a task to the process-wide queue; see ``MemoryQueue.push_task``."""
+    return await (await get_queue()).push_task(task, priority)
+
+
+async def pop_task(timeout: float | None = None) -> dict[str, Any] | None:
+    """Take the next task of the process-wide queue; see ``MemoryQueue.pop_task``."""
+    return await (await get_queue()).pop_task(timeout)
+
+
+async def set_public(key: str, value: Any, ttl: float | None = None) -> None:
+    """Store a public value; see ``MemoryQueue.set_public``."""
+    await (await get_queue()).set_public(key, value, ttl)
+
+
+async def get_public(key: str) -> Any:
+    """Read a public value; see ``MemoryQueue.get_public``."""
+    return await (await get_queue()).get_public(key)
+
+
+async def delete_public(key: str) -> bool:
+    """Remove a public value; see ``MemoryQueue.delete_public``."""
+    return await (await get_queue()).delete_public(key)
+
+
+def _forget() -> None:
+    # A forked child has its parent's tasks in memory only as a copy: they are the parent's to run.
+    global _lock
+    _lock = threading.Lock()
+    _queues.clear()
+    _schedulers.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,113 @@
+"""Every error that aiotaskq raises on purpose: one tree, each also the built-in that fits.
+
+AiotaskqError
+├── ValidationError (ValueError)        what was passed in is wrong; nothing was written
+│   ├── CronError                       a cron expression, named by field
+│   └── UnknownHandler (LookupError)    no handler is registered under that name
+├── TaskConflict (ValueError)           the id is taken by a pending task with other content
+├── NoOpenTask (ValueError)             task_done() without a popped task
+├── NotFound (LookupError)              no task, schedule or key under that name
+├── QueueFull (asyncio.QueueFull)       a bounded queue is full and was told to raise
+├── TaskFailed (RuntimeError)           the task whose result was awaited did not complete
+├── ResultTimeout (TimeoutError)        the task did not end within the caller's patience
+├── LeaseLost (RuntimeError)            a write of an owner that no longer holds the task
+├── NotSupported (NotImplementedError)  this backend cannot honour what was asked for
+├── MissingExtra (ImportError)          an optional dependency is not installed
+├── DatabaseUnavailable (ConnectionError)  the store cannot be opened or reached
+├── SchemaTooNew (RuntimeError)         the database was written by a newer aiotaskq
+├── ClosedError (RuntimeError)          used after close, or while the interpreter ends
+├── WrongLoop (RuntimeError)            a blocking call from a loop, or an object of another loop
+└── CallTimeout (TimeoutError)          a facade call ran into the caller's deadline
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aiotaskq.task import Task
+
+
+class AiotaskqError(Exception):
+    """Base of every error that aiotaskq raises on purpose."""
+
+
+class ValidationError(AiotaskqError, ValueError):
+    """The input is wrong; nothing was written. The message names the field, the value and a remedy."""
+
+
+class CronError(ValidationError):
+    """A cron expression cannot be accepted; the message names the field and gives a hint."""
+
+
+class UnknownHandler(ValidationError, LookupError):
+    """No handler is registered under that task type; register it, or correct the name."""
+
+
+class TaskConflict(AiotaskqError, ValueError):
+    """A pending task with this id exists and has other content; use another id or cancel that one."""
+
+
+class NoOpenTask(AiotaskqError, ValueError):
+    """``task_done()`` was called more often than tasks were popped, or names a task not popped here."""
+
+
+class NotFound(AiotaskqError, LookupError):
+    """There is no task or schedule under that id."""
+
+
+class QueueFull(AiotaskqError, asyncio.QueueFull):
+    """The queue holds ``maxsize`` tasks and was told to raise; push later, or let it wait."""
+
+
+class TaskFailed(AiotaskqError, RuntimeError):
+    """The awaited task ended without a result. ``task`` is its last state, ``error`` the stored text.
+
+    The error is data: no exception class is ever looked up by a stored name.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.status = task.status
+        self.error = task.error_message
+        super().__init__(f"task {task.task_id} ({task.type}) {task.status}: {task.error_message or 'no message'}")
+
+    def __reduce__(self) -> tuple[type[TaskFailed], tuple[Task]]:
+        return (type(self), (self.task,))
+
+
+class ResultTimeout(AiotaskqError, TimeoutError):
+    """The task did not end in time; it is not cancelled by that. Wait again, or cancel it."""
+
+
+class LeaseLost(AiotaskqError, RuntimeError):
+    """The task was taken over (or settled) by somebody else; this write changed nothing."""
+
+
+class NotSupported(AiotaskqError, NotImplementedError):
+    """This backend cannot honour the option; the message names one that can."""
+
+
+class MissingExtra(AiotaskqError, ImportError):
+    """An optional dependency is not installed; the message names the extra to install."""
+
+
+class DatabaseUnavailable(AiotaskqError, ConnectionError):
+    """The database cannot be opened or reached; the message holds its URL without the password."""
+
+
+class SchemaTooNew(AiotaskqError, RuntimeError):
+    """The database was migrated by a newer aiotaskq; upgrade this installation."""
+
+
+class ClosedError(AiotaskqError, RuntimeError):
+    """The object was closed, or the interpreter is shutting down."""
+
+
+class WrongLoop(AiotaskqError, RuntimeError):
+    """A blocking call was made from a thread that runs an event loop, or an object belongs to another loop."""
+
+
+class CallTimeout(AiotaskqError, TimeoutError):
+    """A facade call did not finish within its deadline; its coroutine was cancelled."""

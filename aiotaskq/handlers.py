@@ -1,0 +1,192 @@
+"""What runs when a task runs: the registered functions, found by name, called in the loop, a thread or a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import difflib
+import functools
+import inspect
+import queue
+import threading
+import typing
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from typing import Any
+
+import msgspec
+
+from aiotaskq.errors import UnknownHandler, ValidationError
+from aiotaskq.log import printable
+from aiotaskq.outcome import Backoff
+from aiotaskq.task import MAX_NAME, check_int, check_key, check_seconds
+
+EXECUTORS = ("thread", "process")
+
+
+class Injected:
+    """The default of a handler's parameter that a resource fills in."""
+
+    def __repr__(self) -> str:
+        return "injected()"
+
+
+INJECTED = Injected()
+
+
+class Handler(msgspec.Struct, frozen=True):
+    """A registered function and the defaults of its tasks. ``executor`` is ``loop``, ``thread`` or ``process``."""
+
+    name: str
+    function: Callable[..., Any]
+    executor: str
+    queue: str = "default"
+    priority: int = 0
+    max_retries: int = 3
+    backoff: Backoff = Backoff()
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    timeout: float | None = None
+    expires: float | None = None
+    injected: Mapping[str, Any] = {}
+    """Parameter names and the types of the resources that fill them."""
+
+
+def make_handler(
+    name: str | None,
+    function: Callable[..., Any],
+    *,
+    executor: str | None = None,
+    queue: str = "default",
+    priority: int = 0,
+    max_retries: int = 3,
+    backoff: Backoff,
+    retry_on: Collection[type[BaseException]] | type[BaseException] = Exception,
+    timeout: float | None = None,
+    expires: float | None = None,
+) -> Handler:
+    """Check a registration and return the handler. Raises ValidationError, naming what is wrong."""
+    if not callable(function):
+        raise ValidationError(f"handler: a function is needed (got {type(function).__name__})")
+    is_async = inspect.iscoroutinefunction(function)
+    if is_async and executor is not None:
+        raise ValidationError(f"executor: an 'async def' handler runs in the loop, not in a {executor}")
+    if executor is not None and executor not in EXECUTORS:
+        raise ValidationError(f"executor: {executor!r} is not one of {', '.join(EXECUTORS)}")
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
+            raise ValidationError(
+                f"handler {name or function.__name__}: parameter {parameter.name!r} has no name to pass it by; "
+                "a handler is called as f(**params)"
+            )
+    kinds = (retry_on,) if isinstance(retry_on, type) else tuple(retry_on)
+    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+        raise ValidationError("retry_on: exception classes are needed")
+    return Handler(
+        name=check_key("name", name or _default_name(function), MAX_NAME),
+        function=function,
+        executor="loop" if is_async else executor or "thread",
+        queue=check_key("queue", queue, MAX_NAME),
+        priority=check_int("priority", priority),
+        max_retries=check_int("max_retries", max_retries, 0),
+        backoff=backoff,
+        retry_on=kinds,
+        timeout=None if timeout is None else check_seconds("timeout", timeout, zero=False),
+        expires=None if expires is None else check_seconds("expires", expires, zero=False),
+        injected=_injected(function),
+    )
+
+
+def _default_name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _injected(function: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.default is INJECTED]
+    if not names:
+        return {}
+    hints = typing.get_type_hints(function)
+    for name in names:
+        if name not in hints:
+            raise ValidationError(
+                f"handler {function.__name__}: parameter {name!r} = injected() needs a type annotation"
+            )
+    return {name: hints[name] for name in names}
+
+
+def unknown(name: str, known: Collection[str]) -> UnknownHandler:
+    """Return the error for a type that nobody handles, with a guess at what was meant."""
+    close = difflib.get_close_matches(name, known, n=1)
+    guess = f"; did you mean {close[0]!r}?" if close else ""
+    return UnknownHandler(f"type: no handler is registered for {printable(name)!r}{guess}")
+
+
+class DaemonThreads(Executor):
+    """Up to ``size`` threads for ``def`` handlers, made on demand. They are daemons: one that never returns cannot keep
+    the process from ending, as those of concurrent.futures would."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._threads = 0
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._work.put(run)
+        if not self._idle.acquire(blocking=False) and self._threads < self._size:
+            self._threads += 1
+            threading.Thread(target=self._serve, name=f"aiotaskq-handler-{self._threads}", daemon=True).start()
+        return future
+
+    def _serve(self) -> None:
+        while (run := self._work.get()) is not None:
+            run()
+            del run  # do not keep the last task's arguments alive while idle
+            self._idle.release()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let idle threads end; those that run a handler end with it, or with the process."""
+        for _ in range(self._threads):
+            self._work.put(None)
+
+
+class Executors:
+    """Where a worker's handlers run; threads and processes are made when the first handler needs one."""
+
+    def __init__(self, concurrency: int) -> None:
+        self._concurrency = concurrency
+        self._threads: DaemonThreads | None = None
+        self._processes: ProcessPoolExecutor | None = None
+
+    def start(self, handler: Handler, params: Mapping[str, Any]) -> asyncio.Future[Any]:
+        """Start a ``def`` handler in a thread (with the context of the caller) or a process; return its future."""
+        call = functools.partial(handler.function, **params)
+        if handler.executor == "process":
+            if self._processes is None:
+                import multiprocessing
+
+                # Spawn: a fork of a process with threads may hang.
+                spawn = multiprocessing.get_context("spawn")
+                self._processes = ProcessPoolExecutor(self._concurrency, mp_context=spawn)
+            return asyncio.wrap_future(self._processes.submit(call))
+        if self._threads is None:
+            self._threads = DaemonThreads(self._concurrency)
+        return asyncio.wrap_future(self._threads.submit(contextvars.copy_context().run, call))
+
+    def close(self) -> None:
+        """End idle threads and processes; does not wait for busy ones."""
+        if self._threads is not None:
+            self._threads.shutdown()
+        if self._processes is not None:
+            self._processes.shutdown(wait=False, cancel_futures=True)
+        self._threads = self._processes = None

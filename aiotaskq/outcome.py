@@ -1,0 +1,254 @@
+"""What a run came to, and what becomes of the task: the only place where such rules are decided.
+
+Everything here is pure: time and chance are arguments. The table of transitions is in the README.
+"""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import msgspec
+
+from aiotaskq.errors import AiotaskqError, ValidationError
+from aiotaskq.task import SECOND, Status, Task, check_json, check_seconds
+
+MAX_ERROR = 16 * 1024  # characters of error text that are kept
+MAX_CRASHES = 3  # a task that took its worker down this often is poison
+POP_OWNER = "pop-"
+"""Owner ids of manual consumers start with this: for them an overdue lease is a visibility timeout, so a retry."""
+
+
+class Backoff(msgspec.Struct, frozen=True):
+    """How long to wait before retry ``n`` (0-based): ``base * factor**n`` seconds, at most ``limit``.
+
+    With ``jitter`` the wait is uniform between 0 and that ("full jitter", as in Amazon's "Exponential Backoff And
+    Jitter", 2015), so that tasks that failed together do not come back together.
+    """
+
+    base: float = 1.0
+    factor: float = 2.0
+    limit: float = 3600.0
+    jitter: bool = True
+
+    def delay(self, attempt: int, chance: float) -> int:
+        """Return the wait in microseconds; ``chance`` is in [0, 1)."""
+        # The exponent is capped: 2.0**1100 overflows, and the limit has won long before.
+        ceiling = min(self.limit, self.base * self.factor ** min(attempt, 64))
+        return int((ceiling * chance if self.jitter else ceiling) * SECOND)
+
+
+def make_backoff(value: Backoff | float | None) -> Backoff:
+    """Return a Backoff: None is the default, a number is that many seconds each time, without jitter."""
+    if value is None:
+        return Backoff()
+    if isinstance(value, Backoff):
+        check_seconds("backoff.base", value.base)
+        check_seconds("backoff.limit", value.limit)
+        if not 1 <= value.factor <= 1000:
+            raise ValidationError(f"backoff.factor: must be in 1..1000 (got {value.factor})")
+        return value
+    return Backoff(base=check_seconds("backoff", value), factor=1.0, limit=max(value, 0.0), jitter=False)
+
+
+class Completed(msgspec.Struct, frozen=True):
+    """The handler returned."""
+
+    result: Any = None
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The handler raised."""
+
+    error: str
+    retryable: bool = True
+    backoff: Backoff = Backoff()
+    chance: float = 0.5
+
+
+class TimedOut(msgspec.Struct, frozen=True):
+    """The handler ran longer than the task's timeout."""
+
+    seconds: float
+    backoff: Backoff = Backoff()
+    chance: float = 0.5
+
+
+class Released(msgspec.Struct, frozen=True):
+    """Given back unharmed: shutdown, snooze, unknown type, never started. The retry is not counted."""
+
+    reason: str
+    delay: int = 0
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """Cancelled while pending, or the handler ended by the cancel."""
+
+    reason: str = "cancelled"
+
+
+class LeaseExpired(msgspec.Struct, frozen=True):
+    """Nobody renewed the lease: the owner crashed, or a manual consumer never settled."""
+
+
+class Expired(msgspec.Struct, frozen=True):
+    """Nobody claimed the task before ``expires_at``."""
+
+
+class Requeued(msgspec.Struct, frozen=True):
+    """An operator wants a dead letter to run again."""
+
+
+class HandedBack(msgspec.Struct, frozen=True):
+    """A running id was pushed again: the guide's retry recipe."""
+
+    new: Task
+
+
+Outcome = Completed | Failed | TimedOut | Released | Cancelled | LeaseExpired | Expired | Requeued | HandedBack
+
+
+class IllegalTransition(AiotaskqError, RuntimeError):
+    """The task's status does not allow this outcome; nothing was written."""
+
+
+_ALLOWED: dict[type, frozenset[Status]] = {
+    Completed: frozenset({Status.RUNNING}),
+    Failed: frozenset({Status.RUNNING}),
+    TimedOut: frozenset({Status.RUNNING}),
+    Released: frozenset({Status.RUNNING}),
+    LeaseExpired: frozenset({Status.RUNNING}),
+    HandedBack: frozenset({Status.RUNNING}),
+    Cancelled: frozenset({Status.RUNNING, Status.PENDING}),
+    Expired: frozenset({Status.PENDING}),
+    Requeued: frozenset({Status.FAILED, Status.CANCELLED, Status.EXPIRED}),
+}
+
+
+def settle(task: Task, outcome: Outcome, now: int) -> Task:
+    """Return what the task becomes. ``now`` in microseconds; raises IllegalTransition, see the table."""
+    kind = type(outcome)
+    if task.status not in _ALLOWED[kind]:
+        raise IllegalTransition(f"task {task.task_id} is {task.status}: {kind.__name__} is not possible")
+    if kind is Completed:
+        return _end(task, Status.COMPLETED, now, result=outcome.result)  # type: ignore[union-attr]
+    match outcome:
+        case Failed(error, retryable, backoff, chance):
+            if not retryable or task.retry_count >= task.max_retries:
+                return _end(task, Status.FAILED, now, error_message=clip(error))
+            return _retry(task, error, now, backoff.delay(task.retry_count, chance))
+        case TimedOut(seconds, backoff, chance):
+            error = f"TimeoutError: timed out after {seconds:g} s"
+            if task.retry_count >= task.max_retries:
+                return _end(task, Status.FAILED, now, error_message=error)
+            return _retry(task, error, now, backoff.delay(task.retry_count, chance))
+        case Released(reason, delay):
+            return _pending(task, run_at=max(task.run_at, now + delay) if delay else task.run_at)
+        case Cancelled(reason):
+            return _end(task, Status.CANCELLED, now, error_message=clip(reason))
+        case Expired():
+            return _end(task, Status.EXPIRED, now, error_message="expired before anybody claimed it")
+        case LeaseExpired():
+            return _lost(task, now)
+        case Requeued():
+            return _pending(
+                task,
+                run_at=now,
+                retry_count=0,
+                crashes=0,
+                completed_at=None,
+                started_at=None,
+                expires_at=None,
+                result=None,
+                error_message=None,
+            )
+        case HandedBack(new):
+            return _pending(
+                task,
+                type=new.type,
+                params=new.params,
+                priority=new.priority,
+                retry_count=new.retry_count,
+                max_retries=new.max_retries,
+                queue=new.queue,
+                extra=new.extra,
+                run_at=now,
+                seq=new.seq,
+            )
+    raise TypeError(f"not an outcome: {outcome!r}")  # pragma: no cover - the match above is complete
+
+
+def _end(task: Task, status: Status, now: int, **changes: Any) -> Task:
+    return task.replace(status=status, completed_at=now // SECOND, lease_owner=None, lease_until=None, **changes)
+
+
+def _pending(task: Task, **changes: Any) -> Task:
+    return task.replace(status=Status.PENDING, lease_owner=None, lease_until=None, cancel_requested=False, **changes)
+
+
+def _retry(task: Task, error: str, now: int, delay: int) -> Task:
+    if task.cancel_requested:
+        # Somebody asked for an end; a retry would ignore that.
+        return _end(task, Status.CANCELLED, now, error_message=clip(error))
+    return _pending(task, run_at=now + delay, retry_count=task.retry_count + 1, error_message=clip(error))
+
+
+def _lost(task: Task, now: int) -> Task:
+    if task.cancel_requested:
+        return _end(task, Status.CANCELLED, now, error_message="cancelled; its worker had gone")
+    if (task.lease_owner or "").startswith(POP_OWNER):
+        if task.retry_count >= task.max_retries:
+            return _end(task, Status.FAILED, now, error_message="not settled within its visibility timeout")
+        return _pending(task, run_at=now, retry_count=task.retry_count + 1)
+    crashes = task.crashes + 1
+    if crashes >= MAX_CRASHES:
+        return _end(task, Status.FAILED, now, crashes=crashes, error_message=f"poison: its worker died {crashes} times")
+    return _pending(task, run_at=now, crashes=crashes)
+
+
+# ---- what a handler leaves behind, as data --------------------------------------------------------------------------
+
+
+def clip(text: str) -> str:
+    """Return error text that every store can hold: NUL and lone surrogates escaped, at most 16 KB."""
+    if len(text) > MAX_ERROR:
+        text = text[: MAX_ERROR - 20] + "\n… (truncated)"
+    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def describe(error: BaseException) -> str:
+    """Return the error as text: ``Type: message`` in the first line, then the traceback."""
+    try:
+        message = str(error)
+    except Exception as broken:  # an exception whose own __str__ raises must not take the worker down
+        message = f"<{type(broken).__name__} in __str__>"
+    head = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    frames = traceback.format_tb(error.__traceback__, limit=-20)
+    return head + ("\n\nTraceback (most recent call last):\n" + "".join(frames) if frames else "")
+
+
+def storable(result: Any) -> Any:
+    """Return a handler's result as JSON values: tuples become lists, dataclasses and structs dicts, dates text.
+
+    Raises ValidationError with the path to what cannot be stored. NUL is escaped, not refused: the work is done.
+    """
+    if result is None or type(result) in (bool, int):
+        return result
+    try:
+        plain = msgspec.to_builtins(result, builtin_types=(bytes, bytearray, memoryview), str_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValidationError(f"result: {error}") from None
+    plain = _escape(plain)
+    check_json("result", plain, limit=64 * 1024 * 1024)
+    return plain
+
+
+def _escape(value: Any, depth: int = 0) -> Any:
+    if isinstance(value, str):
+        return value.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+    if depth < 100:  # deeper values are refused by check_json with a path
+        if isinstance(value, list):
+            return [_escape(item, depth + 1) for item in value]
+        if isinstance(value, dict):
+            return {_escape(key): _escape(item, depth + 1) for key, item in value.items()}
+    return value

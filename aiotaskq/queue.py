@@ -1,0 +1,472 @@
+"""The queue actor: pushing, popping and settling by hand, and the operator's verbs, over any backend."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import os
+import socket
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from aiotaskq.backends.base import ENDED, READY, TAKEN, Backend, Change
+from aiotaskq.batch import Batch
+from aiotaskq.clock import Clock
+from aiotaskq.errors import (
+    LeaseLost,
+    NoOpenTask,
+    NotFound,
+    QueueFull,
+    ResultTimeout,
+    TaskConflict,
+    ValidationError,
+)
+from aiotaskq.events import Events
+from aiotaskq.log import logger, printable
+from aiotaskq.outcome import POP_OWNER, Cancelled, Completed, Failed, HandedBack, Outcome, Released, Requeued, settle
+from aiotaskq.service import Wakeup
+from aiotaskq.task import (
+    SECOND,
+    Status,
+    Task,
+    TaskFilter,
+    check_int,
+    check_json,
+    check_key,
+    check_seconds,
+    new_id,
+    same_content,
+    task_from_dict,
+    task_to_dict,
+)
+
+MAX_OPEN = 10_000  # popped and unsettled tasks that are remembered by a store without leases
+PURGE_CHUNK = 1_000  # rows deleted in one transaction
+WHEN_FULL = ("wait", "raise", "drop_oldest")
+
+caller: contextvars.ContextVar[object | None] = contextvars.ContextVar("aiotaskq_caller", default=None)
+"""Who pops and settles, where that is not the running coroutine: the facade names its calling thread."""
+
+
+def fresh_owner(kind: str) -> str:
+    """Return an owner id that no other process start has ever had, whatever its host name and pid."""
+    return f"{kind}{socket.gethostname()[:40]}-{os.getpid()}-{new_id()[-12:]}"
+
+
+class OpenPop(msgspec.Struct):
+    """A task that was popped and not settled yet. ``given_back`` once its id was pushed again (the retry recipe)."""
+
+    task: Task
+    owner: weakref.ref[Any]
+    given_back: bool = False
+
+    def orphaned(self) -> bool:
+        """Whether the coroutine or thread that popped it has ended."""
+        owner = self.owner()
+        if isinstance(owner, asyncio.Task):
+            return owner.done()
+        return owner is None or (isinstance(owner, threading.Thread) and not owner.is_alive())
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """What a queue holds: ``counts`` by status, ``ready`` to be claimed now, ``oldest_age`` of these in seconds."""
+
+    counts: dict[str, int]
+    ready: int
+    oldest_age: float | None
+    queues: dict[str, dict[str, int]]
+    paused: list[str]
+
+
+class Queue:
+    """Tasks of one store. Arguments and results are values; nothing here depends on which store it is."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        *,
+        events: Events | None = None,
+        visibility: float = 300.0,
+        poll_interval: float = 1.0,
+        maxsize: int = 0,
+        when_full: str = "wait",
+    ) -> None:
+        """Wire a queue. ``visibility`` and ``poll_interval`` in seconds; ``maxsize`` 0 is unbounded.
+
+        ``when_full`` is ``wait``, ``raise`` (QueueFull) or ``drop_oldest`` (the oldest pending task is cancelled).
+        """
+        if when_full not in WHEN_FULL:
+            raise ValidationError(f"when_full: {when_full!r} is not one of {', '.join(WHEN_FULL)}")
+        self._backend = backend
+        self._clock = clock
+        self.events = events if events is not None else Events()
+        self._visibility = check_seconds("visibility", visibility, zero=False)
+        self._poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
+        self._maxsize = check_int("maxsize", maxsize, 0)
+        self._when_full = when_full
+        self._pushes: Batch[Task, Task] = Batch(backend.push)
+        self._updates: Batch[Change, bool] = Batch(backend.update)
+        self._reads: Batch[str, Task | None] = Batch(backend.get)
+        self._open: dict[str, OpenPop] = {}
+        self._pop_owner = fresh_owner(POP_OWNER)
+        self._background: set[asyncio.Future[Any]] = set()
+
+    # ---- pushing ----
+
+    async def add(self, tasks: Sequence[Task]) -> list[Task]:
+        """Push in one transaction; answer with what now stands for each: the object given, or what was in the way.
+
+        Raises ValidationError (before anything is written), QueueFull, DatabaseUnavailable.
+        """
+        if self._backend.durable:
+            for task in tasks:
+                self._check_durable(task)
+        if self._maxsize:
+            await self._make_room(len(tasks))
+        stored = await (self._pushes.add(tasks) if self._backend.grouped else self._backend.push(tasks))
+        if "pushed" in self.events:
+            for task, row in zip(tasks, stored, strict=True):
+                if row is task:
+                    self.events.emit("pushed", self._clock.now(), task)
+        return stored
+
+    @staticmethod
+    def _check_durable(task: Task) -> None:
+        check_json("params", task.params)
+        if task.extra:
+            check_json("task", task.extra)
+        for field, name in (("on_success", task.on_success), ("on_failure", task.on_failure)):
+            if name is not None and not isinstance(name, str):
+                raise ValidationError(f"{field}: a function cannot be stored; give the name of a task")
+
+    async def _make_room(self, wanted: int) -> None:
+        if wanted > self._maxsize:
+            raise QueueFull(f"{wanted} tasks never fit a queue of maxsize {self._maxsize}")
+        with self._woken(TAKEN, ENDED) as event:
+            while (excess := await self.get_queue_size() + wanted - self._maxsize) > 0:
+                if self._when_full == "raise":
+                    raise QueueFull(f"the queue holds its maxsize of {self._maxsize} tasks; push later")
+                if self._when_full == "drop_oldest":
+                    await self._drop_oldest(excess)
+                else:
+                    await self._clock.wait(event, self._poll_interval)
+                    event.clear()
+
+    async def _drop_oldest(self, count: int) -> None:
+        now = self._clock.now()
+        oldest = await self._backend.claim(self._pop_owner, now, count)
+        await self._backend.update([Change(t, settle(t, Cancelled("dropped: the queue is full"), now)) for t in oldest])
+
+    async def push_task(self, task: Mapping[str, Any], priority: int = 0) -> str:
+        """Add a task given as a dict (``type``, ``params``, optional ``task_id``), which is not changed; return its id.
+
+        An id that is running is handed back as pending with the new fields; one that is pending with the same content
+        is a no-op. Raises ValidationError, and TaskConflict when the id is pending or has ended with other content.
+        """
+        new = task_from_dict(task, priority, self._clock.now())
+        while True:
+            (stored,) = await self.add([new])
+            if stored is new:
+                return new.task_id
+            if stored.status is Status.RUNNING:
+                if await self.settle(stored, HandedBack(new)) is not None:
+                    if stored.task_id in self._open:
+                        self._open[stored.task_id].given_back = True
+                    return new.task_id
+            elif same_content(stored, new):
+                return new.task_id
+            else:
+                raise TaskConflict(
+                    f"task_id: {printable(new.task_id)} is {stored.status} with other content; use another id"
+                )
+
+    # ---- popping by hand ----
+
+    async def pop_task(self, timeout: float | None = None, *, visibility: float | None = None) -> dict[str, Any] | None:
+        """Take the next task as a dict; wait ``timeout`` seconds (None for ever, 0 looks once), then return None.
+
+        On a durable store the pop is a lease of ``visibility`` seconds (default that of the queue): a task not settled
+        by then comes back as a retry. Raises ValidationError for a negative timeout.
+        """
+        wait = None if timeout is None else check_seconds("timeout", timeout)
+        seconds = self._visibility if visibility is None else check_seconds("visibility", visibility, zero=False)
+        task = await self._pop_one(seconds)
+        if task is None and wait != 0:
+            task = await self._pop_waiting(wait, seconds)
+        if task is None:
+            return None
+        self._remember(task)
+        return task_to_dict(task)
+
+    async def _pop_waiting(self, wait: float | None, visibility: float) -> Task | None:
+        end = None if wait is None else self._clock.ticks() + int(wait * SECOND)
+        with self._woken(READY) as event:
+            while True:
+                event.clear()  # before the look: what comes after it is not missed
+                if (task := await self._pop_one(visibility)) is not None:
+                    return task
+                now = self._clock.now()
+                pause = self._poll_interval if self._backend.shared else 60.0
+                if (at := await self._backend.next_run_at(now)) is not None:
+                    pause = min(pause, max(0.0, (at - now) / SECOND))
+                if end is not None:
+                    left = (end - self._clock.ticks()) / SECOND
+                    if left <= 0:
+                        return None
+                    pause = min(pause, left)
+                await self._clock.wait(event, pause)
+
+    async def _pop_one(self, visibility: float) -> Task | None:
+        now = self._clock.now()
+        lease = now + int(visibility * SECOND) if self._backend.durable else None
+        tasks = await self.claim(self._pop_owner, 1, lease_until=lease)
+        if tasks and tasks[0].undecodable is not None:
+            await self.settle(tasks[0], Failed(f"undecodable: {tasks[0].undecodable}", retryable=False))
+            return await self._pop_one(visibility)
+        return tasks[0] if tasks else None
+
+    def _remember(self, task: Task) -> None:
+        owner = caller.get() or asyncio.current_task()
+        self._open[task.task_id] = OpenPop(task, weakref.ref(owner))
+        if len(self._open) > MAX_OPEN:
+            forgotten = next(iter(self._open))
+            del self._open[forgotten]
+            if not self._backend.durable:  # a store without leases would keep it for ever
+                self._in_background(self._backend.delete([forgotten]))
+
+    async def task_done(self, task_id: str | None = None) -> None:
+        """Say that a popped task is finished: the oldest unsettled of this coroutine (or thread), or the one named.
+
+        Raises NoOpenTask when there is none, and LeaseLost when its visibility timeout passed and it was taken over.
+        """
+        open_pop = self._to_settle(task_id)
+        del self._open[open_pop.task.task_id]
+        if not open_pop.given_back and await self.settle(open_pop.task, Completed()) is None:
+            raise LeaseLost(
+                f"task {open_pop.task.task_id} was not settled within its visibility timeout and is no longer yours"
+            )
+
+    def _to_settle(self, task_id: str | None) -> OpenPop:
+        if task_id is not None:
+            if task_id not in self._open:
+                raise NoOpenTask(f"task_done(): task {printable(task_id)} was not popped here, or is settled already")
+            return self._open[task_id]
+        me = caller.get() or asyncio.current_task()
+        mine = [pop for pop in self._open.values() if pop.owner() is me]
+        # A pop inside asyncio.wait_for belongs to a coroutine of its own on Python 3.11; it has ended by now.
+        mine = mine or [pop for pop in self._open.values() if pop.orphaned()]
+        # One that was handed back needs no settling; it only answers for a task_done() that may still come.
+        for pop in sorted(mine, key=lambda pop: pop.given_back):
+            return pop
+        raise NoOpenTask("task_done() called with no popped task open in this thread or coroutine")
+
+    # ---- for workers ----
+
+    async def claim(
+        self, owner: str, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
+    ) -> list[Task]:
+        """Claim for an owner. If the caller is cancelled meanwhile, what was claimed goes back at once."""
+        now = self._clock.now()
+        verb = self._backend.claim(owner, now, limit, queues=queues, lease_until=lease_until)
+        if not self._backend.grouped:  # does not suspend, so there is no meanwhile
+            tasks = await verb
+        else:
+            claim = asyncio.ensure_future(verb)
+            try:
+                tasks = await asyncio.shield(claim)
+            except asyncio.CancelledError:
+                self._in_background(self._undo(claim))
+                raise
+        if tasks and self._maxsize:
+            self._backend.hints.tell(TAKEN)
+        return tasks
+
+    async def _undo(self, claim: asyncio.Future[list[Task]]) -> None:
+        now = self._clock.now()
+        tasks = await claim
+        await self._backend.update([Change(task, settle(task, Released("its caller left"), now)) for task in tasks])
+
+    def _in_background(self, work: Any) -> None:
+        future = asyncio.ensure_future(work)
+        self._background.add(future)
+
+        def done(ended: asyncio.Future[Any]) -> None:
+            self._background.discard(ended)
+            if not ended.cancelled() and (error := ended.exception()) is not None:
+                logger.warning("queue: {}: {}", type(error).__name__, error)
+
+        future.add_done_callback(done)
+
+    async def settle(
+        self,
+        task: Task,
+        outcome: Outcome,
+        *,
+        then: Callable[[Task], tuple[Task, ...]] | None = None,
+        lease_over: bool = False,
+    ) -> Task | None:
+        """Write what becomes of a task; return its new state, or None if it is no longer the one that was read.
+
+        ``then`` names the tasks that are pushed in the same transaction.
+        """
+        while True:
+            after = settle(task, outcome, self._clock.now())
+            change = Change(task, after, then(after) if then is not None else (), lease_over)
+            (held,) = await (self._updates.add([change]) if self._backend.grouped else self._backend.update([change]))
+            if held:
+                return after
+            (row,) = await self._backend.get([task.task_id])
+            # Only the cancel flag may have come in between; then the rules decide anew.
+            if row is None or lease_over or (row.status, row.fence) != (task.status, task.fence):
+                return None
+            if row.cancel_requested == task.cancel_requested:
+                return None
+            task = row.replace(params=task.params, extra=task.extra)
+
+    # ---- reading and operating ----
+
+    async def get_queue_size(self) -> int:
+        """Return how many tasks are ready to be popped."""
+        return await self._backend.count_ready(self._clock.now())
+
+    async def is_empty(self) -> bool:
+        """Return whether no task is ready to be popped."""
+        return await self.get_queue_size() == 0
+
+    async def get(self, task_id: str) -> Task:
+        """Return a task by id. Raises NotFound."""
+        (task,) = await (self._reads.add([task_id]) if self._backend.grouped else self._backend.get([task_id]))
+        if task is None:
+            raise NotFound(f"there is no task {printable(task_id)}")
+        return task
+
+    async def find(
+        self,
+        *,
+        status: str | Iterable[str] | None = None,
+        type: str | None = None,
+        queue: str | None = None,
+        scheduler_task_id: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[Task]:
+        """List tasks, the newest first; ``after`` continues behind that task id. Raises ValidationError."""
+        where = TaskFilter(
+            status=_statuses(status), type=type, queue=queue, scheduler_task_id=scheduler_task_id, after=after
+        )
+        return await self._backend.find(where, check_int("limit", limit, 1, 100_000))
+
+    async def cancel(self, task_id: str) -> bool:
+        """Cancel a pending task, or ask a running one to stop; return False if it has ended. Raises NotFound."""
+        while not (task := await self.get(task_id)).final:
+            if task.status is Status.RUNNING:
+                (flagged,) = await self._backend.request_cancel([task_id])
+                if flagged:
+                    return True
+            elif (after := await self.settle(task, Cancelled())) is not None:
+                self.events.emit("cancelled", self._clock.now(), after)
+                return True
+        return False
+
+    async def retry(self, task_id: str) -> Task:
+        """Put a failed, cancelled or expired task back, its retries unused. Raises NotFound, TaskConflict."""
+        task = await self.get(task_id)
+        if task.status not in (Status.FAILED, Status.CANCELLED, Status.EXPIRED):
+            raise TaskConflict(
+                f"task {printable(task_id)} is {task.status}; only failed, cancelled or expired ones are retried"
+            )
+        after = await self.settle(task, Requeued())
+        if after is None:
+            raise TaskConflict(f"task {printable(task_id)} changed meanwhile, or a newer task holds its unique key")
+        return after
+
+    async def purge(
+        self,
+        *,
+        status: str | Iterable[str] | None = None,
+        type: str | None = None,
+        queue: str | None = None,
+        older_than: float | None = None,
+    ) -> int:
+        """Delete ended tasks that match, in small transactions; return how many. ``older_than`` in seconds."""
+        statuses = _statuses(status)
+        for wrong in (Status.PENDING, Status.RUNNING):
+            if wrong in statuses:
+                raise ValidationError(f"status: only ended tasks are purged, not {wrong}; cancel them first")
+        before = None
+        if older_than is not None:
+            before = (self._clock.now() - int(check_seconds("older_than", older_than) * SECOND)) // SECOND
+        where = TaskFilter(status=statuses, type=type, queue=queue, completed_before=before)
+        total = 0
+        while True:
+            deleted = await self._backend.purge(where, PURGE_CHUNK)
+            total += deleted
+            if deleted < PURGE_CHUNK:
+                return total
+            await asyncio.sleep(0)
+
+    async def pause(self, queue: str = "default") -> None:
+        """Stop handing out tasks of a queue, in every process; pushes go on."""
+        await self._backend.set_paused(check_key("queue", queue, 100), True)
+
+    async def resume(self, queue: str = "default") -> None:
+        """Hand out tasks of a paused queue again."""
+        await self._backend.set_paused(check_key("queue", queue, 100), False)
+
+    async def paused(self) -> list[str]:
+        """Return the paused queues."""
+        return await self._backend.paused()
+
+    async def stats(self) -> Stats:
+        """Count tasks by status and queue, and what is ready."""
+        now = self._clock.now()
+        found = await self._backend.stats(now)
+        age = None if found.oldest is None else max(0.0, (now - found.oldest) / SECOND)
+        return Stats(found.counts, found.ready, age, found.queues, await self._backend.paused())
+
+    async def wait_for_end(self, task_id: str, timeout: float | None = None) -> Task:
+        """Wait until a task has ended, here or in another process; return it. Raises ResultTimeout, NotFound."""
+        end = None
+        if timeout is not None:
+            end = self._clock.ticks() + int(check_seconds("timeout", timeout) * SECOND)
+        with self._woken(ENDED, only=task_id) as event:
+            pause = self._poll_interval
+            while True:
+                event.clear()
+                task = await self.get(task_id)
+                if task.final:
+                    return task
+                left = pause if end is None else min(pause, (end - self._clock.ticks()) / SECOND)
+                if left <= 0:
+                    raise ResultTimeout(f"task {task_id} ({task.type}) is {task.status} after {timeout:g} s")
+                await self._clock.wait(event, left)
+
+    @contextlib.contextmanager
+    def _woken(self, *kinds: str, only: str | None = None) -> Iterator[asyncio.Event]:
+        wakeup = Wakeup()
+
+        def listener(kind: str, names: Sequence[str]) -> None:
+            if kind in kinds and (only is None or only in names):
+                wakeup()
+
+        stop = self._backend.hints.listen(listener)
+        try:
+            yield wakeup.event
+        finally:
+            stop()
+
+
+def _statuses(status: str | Iterable[str] | None) -> tuple[Status, ...]:
+    if status is None:
+        return ()
+    names = [status] if isinstance(status, str) else list(status)
+    try:
+        return tuple(Status(name) for name in names)
+    except ValueError as error:
+        raise ValidationError(f"status: {error}; use {', '.join(Status)}") from None

@@ -1,0 +1,247 @@
+"""The scheduler actor: looks for due schedules and fires each due time once, however many processes do the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+import aiotaskq.schedule as rules
+from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
+from aiotaskq.clock import Clock
+from aiotaskq.errors import AiotaskqError, NotFound
+from aiotaskq.log import logger, printable
+from aiotaskq.queue import Queue
+from aiotaskq.schedule import Schedule
+from aiotaskq.service import Service
+from aiotaskq.task import SECOND, Task, check_seconds, new_id
+
+LIMIT = 1_000  # schedules fired in one transaction
+MAX_REFUSALS = 3  # a schedule that cannot be fired this often in a row is disabled, or it would be looked at for ever
+
+
+class Scheduler:
+    """Schedules of one store, fired into one queue. No leader: a compare-and-swap says who fired."""
+
+    def __init__(
+        self, schedules: Schedules, queue: Queue, queue_backend: Backend, clock: Clock, *, check_interval: float = 10.0
+    ) -> None:
+        """Wire a scheduler; ``check_interval`` is the longest sleep in seconds between looks at the database."""
+        self._schedules = schedules
+        self._queue = queue
+        self._queue_backend = queue_backend
+        self._clock = clock
+        self._check_interval = check_seconds("check_interval", check_interval, zero=False)
+        self._service = Service("scheduler", self._look, clock)
+        self._refusals: dict[str, int] = {}
+
+    async def start(self) -> None:
+        """Start looking in the running loop; does nothing if it runs."""
+        await self._service.start()
+
+    async def stop(self) -> None:
+        """Fire no more; idempotent. What was fired stays."""
+        await self._service.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether it looks for due schedules."""
+        return self._service.running
+
+    @property
+    def failures(self) -> int:
+        """Failed looks since the last good one; 0 is healthy."""
+        return self._service.failures
+
+    # ---- the documented verbs ----
+
+    async def add_scheduler_task(
+        self,
+        name: str,
+        task_type: str,
+        schedule_type: str,
+        params: dict[str, Any] | None = None,
+        interval_seconds: int | None = None,
+        cron_expression: str | None = None,
+        execute_at: float | datetime | None = None,
+        max_runs: int = 0,
+        description: str | None = None,
+        *,
+        timezone: str | None = None,
+        misfire: str = "fire_once",
+        overlap: str = "allow",
+        catch_up: int | None = None,
+        priority: int = 0,
+        queue: str = "default",
+        max_retries: int = 3,
+        timeout: float | None = None,
+        task_id: str | None = None,
+        start_at: float | datetime | None = None,
+    ) -> str:
+        """Store a schedule and return its id; an id that exists already is left as it is.
+
+        ``schedule_type`` is ``interval`` (first run one interval from now), ``cron`` or ``once`` (``execute_at`` in
+        epoch seconds or as an aware datetime; in the past it fires at once). ``max_runs`` 0 is no limit. Cron is
+        evaluated in ``timezone``, an IANA name, default the system's. Raises ValidationError naming the field.
+        """
+        schedule = rules.new_schedule(
+            name,
+            task_type,
+            schedule_type,
+            params,
+            interval_seconds,
+            cron_expression,
+            execute_at,
+            max_runs,
+            description,
+            timezone=timezone,
+            misfire=misfire,
+            overlap=overlap,
+            catch_up=catch_up,
+            priority=priority,
+            queue=queue,
+            max_retries=max_retries,
+            timeout=timeout,
+            task_id=task_id,
+            start_at=start_at,
+            now=self._clock.now(),
+        )
+        await self.add([schedule])
+        return schedule.task_id
+
+    async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
+        """Store schedules in one transaction; answer with what now stands under each id."""
+        stored = await self._schedules.add(schedules)
+        self._service.wake()
+        return stored
+
+    async def list_tasks(self, enabled_only: bool = False) -> list[dict[str, Any]]:
+        """Return the schedules as dicts with the table's columns, in the order in which they were added."""
+        return [_columns(schedule) for schedule in await self._schedules.all(enabled_only)]
+
+    async def get_task(self, task_id: str) -> dict[str, Any]:
+        """Return one schedule as a dict. Raises NotFound."""
+        return _columns(await self._get(task_id))
+
+    async def pause_task(self, task_id: str) -> None:
+        """Disable a schedule, for every process. Raises NotFound."""
+        await self._edit(task_id, rules.paused)
+
+    async def resume_task(self, task_id: str) -> None:
+        """Enable a schedule; what became due meanwhile follows its misfire policy. Raises NotFound, ValidationError."""
+        await self._edit(task_id, rules.resumed)
+
+    async def update_task(self, task_id: str, **changes: Any) -> None:
+        """Change a schedule; with other timing its next run is later than now. Raises NotFound, ValidationError."""
+        await self._edit(task_id, lambda schedule, now: rules.changed(schedule, now, **changes))
+
+    async def delete_task(self, task_id: str) -> bool:
+        """Delete a schedule; return whether there was one. Tasks it fired stay."""
+        (there,) = await self._schedules.delete([task_id])
+        return there
+
+    async def run_now(self, task_id: str) -> str:
+        """Fire once more, now; return the task's id. The next due time stays. Raises NotFound."""
+        while True:
+            before = await self._get(task_id)
+            after, task = rules.run_now(before, self._clock.now(), new_id())
+            if await self._write([(before, after, (task,))]) == [True]:
+                return task.task_id
+
+    async def _get(self, task_id: str) -> Schedule:
+        (schedule,) = await self._schedules.get([task_id])
+        if schedule is None:
+            raise NotFound(f"there is no schedule {printable(task_id)}")
+        return schedule
+
+    async def _edit(self, task_id: str, edit: Callable[[Schedule, int], Schedule]) -> Schedule:
+        while True:
+            before = await self._get(task_id)
+            after = edit(before, self._clock.now())
+            if after == before or await self._schedules.change([ScheduleChange(before, after)]) == [True]:
+                self._service.wake()
+                return after
+
+    async def declare(self, wanted: Sequence[Schedule]) -> None:
+        """Make what the code declares true: created once, changed where it differs; paused stays paused."""
+        for schedule, stored in zip(wanted, await self.add(wanted), strict=True):
+            if stored is not schedule and (changes := rules.differences(stored, schedule)):
+                await self.update_task(stored.task_id, **changes)
+
+    # ---- firing ----
+
+    async def _look(self) -> float:
+        now = self._clock.now()
+        due = await self._schedules.due(now, LIMIT)
+        if due:
+            await self._fire(due, now)
+        if len(due) == LIMIT:
+            return 0.0
+        at = await self._schedules.next_due()
+        if at is None:
+            return self._check_interval
+        return min(self._check_interval, max(0.0, (at - self._clock.now()) / SECOND))
+
+    async def _fire(self, due: Sequence[Schedule], now: int) -> None:
+        watched = [schedule.task_id for schedule in due if schedule.overlap != "allow"]
+        active = await self._queue_backend.active(watched) if watched else {}
+        firings: list[tuple[Schedule, rules.Firing]] = []
+        for schedule in due:
+            try:
+                firings.append((schedule, rules.fire(schedule, now, active.get(schedule.task_id, 0))))
+            except Exception as error:  # whatever a stored row holds: it must not stop the others
+                await self._refuse(schedule, error, now)
+        held = await self._write([(before, firing.schedule, firing.tasks) for before, firing in firings])
+        for (schedule, firing), ok in zip(firings, held, strict=True):
+            if ok:
+                self._refusals.pop(schedule.task_id, None)
+                self._tell(schedule, firing, now)
+
+    async def _write(self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]) -> list[bool]:
+        """Advance schedules and push their tasks: in one transaction, or where that cannot be, in the safe order."""
+        tasks = [task for _, _, fired in changes for task in fired]
+        if not changes:
+            return []
+        if self._queue_backend.schedules is self._schedules:
+            held = await self._schedules.change([ScheduleChange(*change) for change in changes])
+            for (_, _, fired), ok in zip(changes, held, strict=True):
+                for task in fired if ok else ():
+                    self._queue.events.emit("pushed", self._clock.now(), task)
+            return held
+        if self._queue_backend.shared and tasks:
+            # Pushed first: after a crash the same ids are pushed again, and are the same tasks.
+            await self._queue.add(tasks)
+        held = await self._schedules.change([ScheduleChange(before, after) for before, after, _ in changes])
+        if not self._queue_backend.shared:
+            # A queue of this process alone: only who won the swap may push, or every process would.
+            won = [task for (_, _, fired), ok in zip(changes, held, strict=True) if ok for task in fired]
+            if won:
+                await self._queue.add(won)
+        return held
+
+    def _tell(self, schedule: Schedule, firing: rules.Firing, now: int) -> None:
+        emit = self._queue.events.emit
+        for due, task in zip(firing.fired, firing.tasks, strict=True):
+            emit("fired", now, task, schedule=schedule, lateness=(now - due) / SECOND)
+        if firing.skipped_count:
+            reasons = sorted({reason for _, reason in firing.skipped})
+            logger.warning("schedule {}: {} due times skipped ({})", schedule.task_id, firing.skipped_count, reasons)
+            emit("skipped", now, None, schedule=schedule, count=firing.skipped_count, skipped=firing.skipped)
+
+    async def _refuse(self, schedule: Schedule, error: Exception, now: int) -> None:
+        count = self._refusals[schedule.task_id] = self._refusals.get(schedule.task_id, 0) + 1
+        known = str(error) if isinstance(error, AiotaskqError) else f"{type(error).__name__}: {error}"
+        logger.error("schedule {} cannot be fired: {}", schedule.task_id, known)
+        if count >= MAX_REFUSALS:
+            del self._refusals[schedule.task_id]
+            if await self._schedules.change([ScheduleChange(schedule, rules.paused(schedule, now))]) == [True]:
+                logger.error("schedule {} is disabled; correct it and resume it", schedule.task_id)
+                self._queue.events.emit("disabled", now, None, schedule=schedule, error=known)
+
+
+def _columns(schedule: Schedule) -> dict[str, Any]:
+    columns: dict[str, Any] = msgspec.structs.asdict(schedule)
+    del columns["version"]
+    return columns

@@ -1,0 +1,92 @@
+"""The one shape of every loop: start, stop, "poll once and say how long to sleep"."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Awaitable, Callable
+
+from aiotaskq.clock import Clock
+from aiotaskq.log import logger
+
+MAX_BACKOFF = 30.0  # seconds between tries while a store is away
+
+
+class Wakeup:
+    """An event of one loop that any thread may set."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+
+    def __call__(self) -> None:
+        """Set the event, from any thread; a loop that has ended needs no waking."""
+        if threading.get_ident() == self._thread:
+            self.event.set()
+        elif not self._loop.is_closed():
+            try:
+                self._loop.call_soon_threadsafe(self.event.set)
+            except RuntimeError:
+                return  # it was closed between the question and the call
+
+
+class Service:
+    """Calls ``poll`` again and again; ``poll`` does one round and returns the seconds until the next.
+
+    An exception does not end it: it is logged, and the next round comes after a back-off with jitter.
+    """
+
+    def __init__(self, name: str, poll: Callable[[], Awaitable[float]], clock: Clock) -> None:
+        self.name = name
+        self._poll = poll
+        self._clock = clock
+        self._task: asyncio.Task[None] | None = None
+        self._wakeup: Wakeup | None = None
+        self._stopping = False
+        self.failures = 0
+        """Failed rounds since the last good one; 0 is healthy."""
+
+    @property
+    def running(self) -> bool:
+        """Whether the loop runs, in an event loop that still lives."""
+        return self._task is not None and not self._task.done() and not self._task.get_loop().is_closed()
+
+    async def start(self) -> None:
+        """Start in the running loop; does nothing if it runs already."""
+        if not self.running:
+            self._stopping = False
+            self._wakeup = Wakeup()
+            self._task = asyncio.create_task(self._run(self._wakeup), name=f"aiotaskq-{self.name}")
+
+    async def stop(self, timeout: float = 5.0) -> None:
+        """Let the round that runs end, for at most ``timeout`` seconds, then cancel it; idempotent."""
+        task, self._task = self._task, None
+        self._stopping = True
+        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
+            return
+        self.wake()
+        _, late = await asyncio.wait({task}, timeout=timeout)
+        if late:
+            task.cancel()
+            await asyncio.wait({task}, timeout=timeout)
+
+    def wake(self) -> None:
+        """Do the next round now: a hint, from any thread."""
+        if self._wakeup is not None:
+            self._wakeup()
+
+    async def _run(self, wakeup: Wakeup) -> None:
+        while not self._stopping:
+            wakeup.event.clear()
+            try:
+                delay = await self._poll()
+                self.failures = 0
+            except Exception as error:
+                self.failures += 1
+                delay = min(MAX_BACKOFF, 0.05 * 2 ** min(self.failures, 12)) * random.uniform(0.5, 1.0)
+                logger.warning("{}: {}: {}; next try in {:.1f} s", self.name, type(error).__name__, error, delay)
+            if self._stopping:
+                break
+            await self._clock.wait(wakeup.event, delay)

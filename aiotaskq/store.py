@@ -1,0 +1,83 @@
+"""The store actor: public values with a time to live. Expiry is computed here; backends compare numbers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiotaskq.backends.base import Values
+from aiotaskq.clock import Clock
+from aiotaskq.service import Service
+from aiotaskq.task import MAX_KEY, MAX_PAYLOAD, SECOND, check_json, check_key, check_seconds
+
+SWEEP = 1_000  # expired values removed at a time, so that a million of them never hold the loop
+
+
+class Store:
+    """Public values of one store. An expired value is never readable, whether or not a cleanup has run."""
+
+    def __init__(self, values: Values, clock: Clock, *, durable: bool, cleanup_interval: float = 60.0) -> None:
+        """Wire a store; ``cleanup_interval`` in seconds. Values must be JSON on a durable one."""
+        self._values = values
+        self._store_clock = clock
+        self._json_only = durable
+        self._seen = 0
+        self._interval = check_seconds("cleanup_interval", cleanup_interval, zero=False)
+        self._cleaner = Service("cleanup", self._clean, clock)
+
+    def _now(self) -> int:
+        # A wall clock that is set back must not bring an expired value back to life.
+        self._seen = max(self._seen, self._store_clock.now())
+        return self._seen
+
+    async def set_public(self, key: str, value: Any, ttl: float | None = None) -> None:
+        """Store a value; ``ttl`` in seconds, None is permanent. Raises ValidationError before anything is written."""
+        check_key("key", key, MAX_KEY)
+        expires_at = None
+        if ttl is not None:
+            expires_at = self._now() + int(check_seconds("ttl", ttl) * SECOND)
+        if self._json_only:
+            check_json("value", value, MAX_PAYLOAD)
+        await self._values.put([(key, value, expires_at)])
+
+    async def get_public(self, key: str) -> Any:
+        """Return the value, or None when it is missing or expired."""
+        (found,) = await self._values.get([check_key("key", key, MAX_KEY)], self._now())
+        return None if found is None else found[0]
+
+    async def delete_public(self, key: str) -> bool:
+        """Remove a value; return whether there was one."""
+        (there,) = await self._values.delete([check_key("key", key, MAX_KEY)], self._now())
+        return there
+
+    async def get_store_size(self) -> int:
+        """Return how many live values there are."""
+        return await self._values.count(self._now())
+
+    async def list_keys(self) -> list[str]:
+        """Return the live keys, sorted."""
+        return await self._values.keys(self._now())
+
+    async def clear_store(self) -> None:
+        """Remove every value."""
+        await self._values.clear()
+
+    async def cleanup(self) -> int:
+        """Remove expired values now; return how many. Other coroutines run in between."""
+        removed = 0
+        while swept := await self._values.expire(self._now(), SWEEP):
+            removed += swept
+            await asyncio.sleep(0)
+        return removed
+
+    async def _clean(self) -> float:
+        await self.cleanup()
+        return self._interval
+
+    async def start_cleanup(self) -> None:
+        """Start the background cleanup in the running loop; does nothing if it runs."""
+        await self._cleaner.start()
+
+    async def stop_cleanup(self) -> None:
+        """Stop the background cleanup; it can be started again."""
+        await self._cleaner.stop()

@@ -1,0 +1,353 @@
+"""TaskQ: one backend with its queue, store, scheduler and workers, wired."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Unpack
+
+from aiotaskq.backends import connect, mask
+from aiotaskq.backends.base import Backend, OddRow
+from aiotaskq.calls import as_call, new_task_of
+from aiotaskq.clock import Clock, SteadyClock, SystemClock
+from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.handles import PushOptions, T, TaskCall, TaskHandle
+from aiotaskq.queue import Queue, Stats
+from aiotaskq.registry import PushMiddleware, Registry
+from aiotaskq.resources import open_resource
+from aiotaskq.scheduler import Scheduler
+from aiotaskq.store import Store
+from aiotaskq.task import Task, check_seconds
+from aiotaskq.worker import ExitCode, Worker
+
+DEFAULT_URL = "sqlite:///aiotaskq.db"
+
+
+class TaskQ(Registry):
+    """A task queue: ``TaskQ("sqlite:///app.db")`` inside the application, no server.
+
+    Open it with ``async with tq`` (connect only), ``async with tq.running()`` (workers and scheduler embedded in the
+    application) or ``await tq.run()`` (the same until a signal).
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        schedules: str | None = None,
+        store: str | None = None,
+        timezone: str | None = None,
+        lease: float = 60.0,
+        heartbeat: float | None = None,
+        reap_interval: float | None = None,
+        poll_interval: float = 1.0,
+        check_interval: float = 10.0,
+        cleanup_interval: float = 60.0,
+        visibility: float = 300.0,
+        maxsize: int = 0,
+        when_full: str = "wait",
+        clock: Clock | None = None,
+    ) -> None:
+        """Wire a task queue; nothing is opened yet. All durations in seconds.
+
+        Args:
+            url: ``memory://`` or ``sqlite:///file.db``.
+            schedules: where schedules live (SQL); default the same place, or ``AIOTASKQ_DATABASE_URL``.
+            store: where public values live; default the same place.
+            timezone: IANA name in which cron schedules are evaluated; default the system's.
+            lease, heartbeat, reap_interval: how long a task stays a silent worker's own, how often it is renewed
+                (default a quarter of the lease), and how often lost ones are looked for (default a quarter, too).
+
+        Raises:
+            ValidationError: for an unknown scheme or a wrong value, NotSupported for a store that does not exist yet.
+        """
+        self.url = url
+        self._backend = connect(url)
+        self._stores: dict[str, Backend] = {url: self._backend}
+        super().__init__(clock or (SteadyClock() if self._backend.steady else SystemClock()), timezone)
+        self._schedules_url = schedules
+        self._check_interval = check_seconds("check_interval", check_interval, zero=False)
+        quarter = check_seconds("lease", lease, zero=False) / 4
+        self._worker_options: dict[str, Any] = {
+            "lease": lease,
+            "heartbeat": quarter if heartbeat is None else heartbeat,
+            "reap_interval": quarter if reap_interval is None else reap_interval,
+            "poll_interval": poll_interval,
+        }
+        self.queue = Queue(
+            self._backend,
+            self._clock,
+            events=self._events,
+            visibility=visibility,
+            poll_interval=poll_interval,
+            maxsize=maxsize,
+            when_full=when_full,
+        )
+        store_backend = self._backend if store is None else self._store(store)
+        self.store = Store(
+            store_backend.values, self._clock, durable=store_backend.durable, cleanup_interval=cleanup_interval
+        )
+        self._worker: Worker | None = None
+
+    def __repr__(self) -> str:
+        return f"TaskQ({mask(self.url)!r})"
+
+    def _store(self, url: str) -> Backend:
+        if url not in self._stores:
+            self._stores[url] = connect(url)
+        return self._stores[url]
+
+    @functools.cached_property
+    def scheduler(self) -> Scheduler:
+        """The scheduler actor; made (and its database opened) only when something uses it."""
+        url = self._schedules_url
+        if url is None and self._backend.schedules is None:
+            from aiotaskq.settings import Settings
+
+            url = Settings().database_url
+        schedules = (self._backend if url is None else self._store(url)).schedules
+        if schedules is None:
+            raise NotSupported(f"schedules: they live in SQL, not in {mask(url or self.url)}; name sqlite:///file.db")
+        # A schedule is about the wall clock, even where the queue's own clock is a steady one.
+        clock = SystemClock() if type(self._clock) is SteadyClock else self._clock
+        return Scheduler(schedules, self.queue, self._backend, clock, check_interval=self._check_interval)
+
+    @property
+    def odd_rows(self) -> list[OddRow]:
+        """Rows of an adopted database that do not mean what their column says; they are kept. Known after opening."""
+        return [row for backend in self._stores.values() for row in backend.odd_rows]
+
+    # ---- pushing ----
+
+    async def push(
+        self, type: str, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]
+    ) -> TaskHandle[Any]:
+        """Push a task by the name of its type; when this returns on a durable store, the task is on disk.
+
+        Options: ``delay`` or ``at``, ``priority``, ``queue``, ``timeout``, ``max_retries``, ``expires``, ``unique_key``
+        (one pending or running task), ``idempotency_key`` (one task while its row is kept), ``task_id``, ``on_success``
+        and ``on_failure`` (the name of a task pushed in the same transaction; in memory also a function). Raises
+        ValidationError, UnknownHandler (when handlers are registered, but none under this name; see ``elsewhere``),
+        QueueFull, DatabaseUnavailable.
+        """
+        return await self.push_call(TaskCall(type, params or {} if params is None else params, options))
+
+    async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
+        """Push one checked call, as made by ``f.call(…)``."""
+        return (await self.push_many([call]))[0]
+
+    async def push_many(
+        self, calls: Iterable[TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]]
+    ) -> list[TaskHandle[Any]]:
+        """Push many in one transaction: all or none.
+
+        Each is ``f.call(…)``, ``(type, params)``, or a dict with ``type``, ``params`` and options."""
+        now = self._clock.now()
+        tasks = [new_task_of(as_call(call), self._handlers, self._elsewhere, now) for call in calls]
+        push: Callable[[list[Task]], Awaitable[list[Task]]] = self.queue.add
+        for wrapper in reversed(self._push_middleware):
+            push = functools.partial(_wrapped_push, wrapper, push)
+        stored = await push(tasks) if tasks else []
+        return [
+            TaskHandle(self.queue, row.task_id, created=row is task) for task, row in zip(tasks, stored, strict=True)
+        ]
+
+    def handle(self, task_id: str) -> TaskHandle[Any]:
+        """Return the handle of a task by id, whoever pushed it."""
+        return TaskHandle(self.queue, task_id, created=False)
+
+    # ---- operating: the queue's verbs ----
+
+    async def get(self, task_id: str) -> Task:
+        """Return a task by id. Raises NotFound."""
+        return await self.queue.get(task_id)
+
+    async def find(
+        self,
+        *,
+        status: str | Iterable[str] | None = None,
+        type: str | None = None,
+        queue: str | None = None,
+        scheduler_task_id: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[Task]:
+        """List tasks, the newest first; ``after`` continues behind that task id. Raises ValidationError."""
+        return await self.queue.find(
+            status=status, type=type, queue=queue, scheduler_task_id=scheduler_task_id, limit=limit, after=after
+        )
+
+    async def cancel(self, task_id: str) -> bool:
+        """Cancel a pending task, or ask a running one to stop; return False if it has ended. Raises NotFound."""
+        return await self.queue.cancel(task_id)
+
+    async def retry(self, task_id: str) -> TaskHandle[Any]:
+        """Put a failed, cancelled or expired task back, its retries unused. Raises NotFound, TaskConflict."""
+        return TaskHandle(self.queue, (await self.queue.retry(task_id)).task_id, created=False)
+
+    async def purge(
+        self,
+        *,
+        status: str | Iterable[str] | None = None,
+        type: str | None = None,
+        queue: str | None = None,
+        older_than: float | None = None,
+    ) -> int:
+        """Delete ended tasks that match; return how many. ``older_than`` in seconds. Raises ValidationError."""
+        return await self.queue.purge(status=status, type=type, queue=queue, older_than=older_than)
+
+    async def pause(self, queue: str = "default") -> None:
+        """Stop handing out tasks of a queue, in every process; pushes go on."""
+        await self.queue.pause(queue)
+
+    async def resume(self, queue: str = "default") -> None:
+        """Hand out tasks of a paused queue again."""
+        await self.queue.resume(queue)
+
+    async def stats(self) -> Stats:
+        """Count tasks by status and queue, and what is ready."""
+        return await self.queue.stats()
+
+    # ---- living ----
+
+    async def open(self) -> None:
+        """Connect, and make or adopt the tables; idempotent. Raises DatabaseUnavailable, SchemaTooNew."""
+        for backend in self._stores.values():
+            await backend.open()
+
+    async def close(self) -> None:
+        """Stop what runs and give back every connection; idempotent."""
+        if self._worker is not None:
+            await self._stop_running(25.0, 5.0)
+        await self.store.stop_cleanup()
+        await self._events.idle(5.0)
+        for backend in self._stores.values():
+            await backend.close()
+
+    async def __aenter__(self) -> TaskQ:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
+
+    @contextlib.asynccontextmanager
+    async def running(
+        self,
+        concurrency: int = 10,
+        *,
+        queues: Sequence[str] | None = None,
+        scheduler: bool = True,
+        drain: float = 25.0,
+        grace: float = 5.0,
+    ) -> AsyncIterator[TaskQ]:
+        """Run workers and the scheduler inside the application; no signal handler is installed.
+
+        On leaving: no more claims, handlers may end for ``drain`` seconds, are then cancelled and given back after
+        ``grace`` more.
+        """
+        await self._start_running(concurrency, queues, scheduler)
+        try:
+            yield self
+        finally:
+            await self._stop_running(drain, grace)
+            await self.close()
+
+    async def run(
+        self,
+        concurrency: int = 10,
+        *,
+        queues: Sequence[str] | None = None,
+        scheduler: bool = True,
+        drain: float = 25.0,
+        grace: float = 5.0,
+    ) -> ExitCode:
+        """Run workers and the scheduler until SIGINT or SIGTERM; a second signal skips the drain.
+
+        Returns 0 when everything drained, 3 when some tasks were given back, 4 when some had to be abandoned.
+        """
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            if stop.is_set() and self._worker is not None:
+                self._worker.hurry()
+            stop.set()
+
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            loop.add_signal_handler(number, on_signal)
+        try:
+            return await self.run_until(stop, concurrency, queues=queues, scheduler=scheduler, drain=drain, grace=grace)
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    async def run_until(
+        self,
+        stop: asyncio.Event,
+        concurrency: int = 10,
+        *,
+        queues: Sequence[str] | None = None,
+        scheduler: bool = True,
+        drain: float = 25.0,
+        grace: float = 5.0,
+    ) -> ExitCode:
+        """Like ``run``, until the event is set instead of a signal."""
+        await self._start_running(concurrency, queues, scheduler)
+        code = ExitCode.DRAINED
+        try:
+            await stop.wait()
+        finally:
+            code = await self._stop_running(drain, grace)
+            await self.close()
+        return code
+
+    async def _start_running(self, concurrency: int, queues: Sequence[str] | None, scheduler: bool) -> None:
+        if self._worker is not None:
+            raise ValidationError("running: workers run already; one running() at a time")
+        worker = Worker(
+            self.queue,
+            self._backend,
+            self._clock,
+            self._handlers,
+            concurrency=concurrency,
+            queues=queues,
+            middleware=self._run_middleware,
+            resources=self._open_resources if self._resources else None,
+            **self._worker_options,
+        )
+        self._worker = worker
+        try:
+            await self.open()
+            await self.store.start_cleanup()
+            await worker.start()
+            if scheduler and (self._declared or "scheduler" in self.__dict__ or self._backend.schedules is not None):
+                await self.scheduler.declare([make() for make in self._declared.values()])
+                await self.scheduler.start()
+        except BaseException:
+            await self._stop_running(0.0, 0.0)
+            await self.close()
+            raise
+
+    async def _stop_running(self, drain: float, grace: float) -> ExitCode:
+        worker = self._worker
+        if worker is None:
+            return ExitCode.DRAINED
+        if "scheduler" in self.__dict__:
+            await self.scheduler.stop()
+        code = await worker.stop(drain, grace)
+        self._worker = None
+        return code
+
+    async def _open_resources(self, stack: contextlib.AsyncExitStack) -> dict[Any, Any]:
+        return {kind: await open_resource(factory, stack) for kind, factory in self._resources.items()}
+
+
+async def _wrapped_push(
+    wrapper: PushMiddleware, call_next: Callable[[list[Task]], Awaitable[list[Task]]], tasks: list[Task]
+) -> list[Task]:
+    return await wrapper(tasks, call_next)

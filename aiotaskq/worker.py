@@ -1,0 +1,468 @@
+"""The worker actor: claims tasks, runs their handlers in a fixed number of coroutines, settles what they came to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from enum import IntEnum
+from typing import Any
+
+from aiotaskq.backends.base import CANCEL, READY, Backend
+from aiotaskq.clock import Clock
+from aiotaskq.context import SnoozeRequested, TaskContext, current
+from aiotaskq.errors import DatabaseUnavailable, ValidationError
+from aiotaskq.handlers import Executors, Handler
+from aiotaskq.log import logger, printable
+from aiotaskq.outcome import (
+    Cancelled,
+    Completed,
+    Expired,
+    Failed,
+    LeaseExpired,
+    Outcome,
+    Released,
+    TimedOut,
+    describe,
+    storable,
+)
+from aiotaskq.queue import Queue, fresh_owner
+from aiotaskq.service import Service
+from aiotaskq.task import SECOND, Status, Task, check_int, check_seconds, new_task
+
+UNKNOWN_AFTER = 3600.0  # seconds that a task without a handler is passed around before it fails
+REAP_LIMIT = 500
+
+RunCall = Callable[[Task], Awaitable[Any]]
+Interrupt = str  # "timeout", "cancel", "shutdown" or "lost"
+
+
+class ExitCode(IntEnum):
+    """How a worker stopped."""
+
+    DRAINED = 0
+    GIVEN_BACK = 3
+    ABANDONED = 4
+
+
+class Running:
+    """One task in one slot, and how to interrupt it.
+
+    An interrupt cancels the slot's coroutine, as ``asyncio.timeout`` does, and takes the cancel back when it arrives:
+    the job ends, the slot goes on.
+    """
+
+    def __init__(self, task: Task, slot: asyncio.Task[Any], context: TaskContext) -> None:
+        self.task = task
+        self.context = context
+        self.reason: Interrupt | None = None
+        self.abandoned = False
+        self._slot = slot
+        self._over = False
+        self._asked = 0
+
+    def interrupt(self, reason: Interrupt) -> None:
+        """Cancel the handler, once; the first reason counts, but a lost lease counts more."""
+        if self._over:
+            return
+        if reason == "cancel":
+            self.context.cancel_requested = True
+        if self.reason is None or reason in ("lost", "shutdown"):
+            self.reason = reason
+            self._asked += 1
+            self._slot.cancel(f"aiotaskq: {reason}")
+
+    def over(self) -> None:
+        """The handler has ended: no interrupt reaches the slot any more, and those that did are taken back."""
+        self._over = True
+        self.take_back()
+
+    def take_back(self) -> None:
+        """Undo the cancels that were asked for, so that the slot's coroutine is not cancelled itself."""
+        while self._asked:
+            self._asked -= 1
+            self._slot.uncancel()
+
+
+class Worker:
+    """Runs tasks of one queue actor with ``concurrency`` slots until it is stopped."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        backend: Backend,
+        clock: Clock,
+        handlers: Mapping[str, Handler],
+        *,
+        concurrency: int = 10,
+        queues: Sequence[str] | None = None,
+        lease: float = 60.0,
+        heartbeat: float = 15.0,
+        reap_interval: float = 15.0,
+        poll_interval: float = 1.0,
+        middleware: Sequence[Callable[[Task, RunCall], Awaitable[Any]]] = (),
+        resources: Callable[[contextlib.AsyncExitStack], Awaitable[Mapping[Any, Any]]] | None = None,
+    ) -> None:
+        """Wire a worker; all durations in seconds. ``queues`` None serves every queue that is not paused."""
+        self._queue = queue
+        self._backend = backend
+        self._clock = clock
+        self._handlers = handlers
+        self._concurrency = check_int("concurrency", concurrency, 1, 10_000)
+        self._queues = None if queues is None else tuple(queues)
+        self._lease = check_seconds("lease", lease, zero=False)
+        self._heartbeat = check_seconds("heartbeat", heartbeat, zero=False)
+        if self._heartbeat * 2 > self._lease:
+            raise ValidationError(f"heartbeat: {heartbeat} s is more than half of the lease of {lease} s")
+        self._reap_interval = check_seconds("reap_interval", reap_interval, zero=False)
+        self._poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
+        self._middleware = middleware
+        self._make_resources = resources
+        self._owner = fresh_owner("worker-")
+        self._inbox: deque[Task] = deque()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._running: dict[tuple[str, int], Running] = {}
+        self._slots: set[asyncio.Task[None]] = set()
+        self._stop_listening: Callable[[], None] = lambda: None
+        self._fetcher = Service("fetcher", self._fetch, clock)
+        self._keeper = Service("heartbeat", self._renew, clock)
+        self._reaper = Service("reaper", self._reap, clock)
+        self._reaped_once = False
+        self._stopping = False
+        self._given_back = 0
+        self._idle = asyncio.Event()
+        self._stack = contextlib.AsyncExitStack()
+        self._exit: asyncio.Task[ExitCode] | None = None
+
+    @property
+    def busy(self) -> int:
+        """How many slots are taken."""
+        return len(self._running)
+
+    async def start(self) -> None:
+        """Start the slots, the fetcher, the heartbeat and the reaper in the running loop."""
+        self._idle = asyncio.Event()
+        self._executors = Executors(self._concurrency)
+        self._resources = await self._make_resources(self._stack) if self._make_resources is not None else {}
+        self._call: RunCall = self._invoke
+        for middleware in reversed(self._middleware):
+            self._call = functools.partial(_wrapped, middleware, self._call)
+        for number in range(self._concurrency):
+            slot = asyncio.create_task(self._serve(), name=f"aiotaskq-slot-{number}")
+            self._slots.add(slot)
+            slot.add_done_callback(self._slots.discard)
+        self._stop_listening = self._backend.hints.listen(self._told)
+        await self._fetcher.start()
+        if self._backend.shared:
+            await self._keeper.start()
+        await self._reaper.start()
+
+    def _told(self, kind: str, names: Sequence[str]) -> None:
+        if kind == READY:
+            self._fetcher.wake()
+        elif kind == CANCEL:
+            wanted = set(names)
+            for running in list(self._running.values()):
+                if running.task.task_id in wanted:
+                    running._slot.get_loop().call_soon_threadsafe(running.interrupt, "cancel")
+
+    # ---- claiming ----
+
+    def _free(self) -> int:
+        return self._concurrency - len(self._running) - len(self._inbox)
+
+    async def _fetch(self) -> float:
+        free = self._free()
+        if free <= 0 or self._stopping:
+            return self._poll_interval  # a slot that becomes free wakes us
+        now = self._clock.now()
+        lease = now + int(self._lease * SECOND) if self._backend.shared else None
+        tasks = await self._queue.claim(self._owner, free, queues=self._queues, lease_until=lease)
+        for task in tasks:
+            self._inbox.append(task)
+            self._wake_slot()
+        if len(tasks) == free:
+            return self._poll_interval
+        at = await self._backend.next_run_at(now, self._queues)
+        # Before the earliest known time nothing becomes due by itself; a hint or the next poll tells of the rest.
+        return self._poll_interval if at is None else min(self._poll_interval, max(0.0, (at - now) / SECOND))
+
+    def _wake_slot(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            while not self._inbox:
+                if self._stopping:
+                    return
+                waiter = loop.create_future()
+                self._waiting.append(waiter)
+                await waiter
+            await self._run(self._inbox.popleft())
+            self._fetcher.wake()
+
+    # ---- running ----
+
+    async def _run(self, task: Task) -> None:
+        slot = asyncio.current_task()
+        assert slot is not None
+        key = (task.task_id, task.fence)
+        context = TaskContext(task, functools.partial(self._report, task))
+        running = self._running[key] = Running(task, slot, context)
+        try:
+            outcome = await self._outcome(running)
+            if outcome is not None:
+                await self._finish(task, outcome)
+        finally:
+            self._running.pop(key, None)
+            if not self._running:
+                self._idle.set()
+
+    async def _report(self, task: Task, value: dict[str, Any]) -> bool:
+        return (await self._backend.report([(task.task_id, task.fence, value)]))[0]
+
+    async def _outcome(self, running: Running) -> Outcome | None:
+        """Run the handler; return what it came to, or None if the task is no longer ours."""
+        task = running.task
+        handler = self._handlers.get(task.type)
+        if task.undecodable is not None:
+            return Failed(f"undecodable: {task.undecodable}", retryable=False)
+        if handler is None:
+            return self._unknown(task)
+        self._queue.events.emit("started", self._clock.now(), task)
+        timeout = task.timeout if task.timeout is not None else handler.timeout
+        disarm = self._arm(running, timeout) if timeout is not None else None
+        token = current.set(running.context)
+        try:
+            result = await self._call(task)
+        except asyncio.CancelledError:
+            slot = asyncio.current_task()
+            if running.abandoned or (running.reason is None and slot is not None and slot.cancelling()):
+                raise  # the loop is ending; the lease ends by itself
+            return self._interrupted(running, timeout)
+        except SnoozeRequested as snooze:
+            return Released("snoozed", snooze.delay)
+        except Exception as error:
+            if running.reason == "timeout" and isinstance(error, TimeoutError):
+                return self._interrupted(running, timeout)
+            retryable = isinstance(error, handler.retry_on)
+            return Failed(describe(error), retryable, handler.backoff, random.random())
+        finally:
+            running.over()
+            current.reset(token)
+            if disarm is not None:
+                disarm()
+        if running.reason == "timeout" and handler.executor != "loop":
+            return self._interrupted(running, timeout)  # a thread cannot be stopped, but late is late
+        return self._completed(result)
+
+    def _arm(self, running: Running, timeout: float) -> Callable[[], None]:
+        def ring() -> None:
+            self._queue.events.emit("timeout", self._clock.now(), running.task)
+            running.interrupt("timeout")
+
+        return self._clock.call_later(timeout, ring)
+
+    def _completed(self, result: Any) -> Outcome:
+        if not self._backend.durable:
+            return Completed(result)
+        try:
+            return Completed(storable(result))
+        except ValidationError as error:
+            # The work is done, so it is not done again.
+            return Failed(f"result_unserializable: {error}", retryable=False)
+
+    def _interrupted(self, running: Running, timeout: float | None) -> Outcome | None:
+        handler = self._handlers[running.task.type]
+        match running.reason:
+            case "timeout":
+                return TimedOut(timeout or 0.0, handler.backoff, random.random())
+            case "cancel":
+                return Cancelled()
+            case "shutdown":
+                return Released("its worker was stopped")
+            case "lost":
+                return None
+        return Failed("CancelledError: the handler was cancelled from within", True, handler.backoff, random.random())
+
+    def _unknown(self, task: Task) -> Outcome:
+        age = self._clock.now() / SECOND - task.created_at
+        self._queue.events.emit("unknown", self._clock.now(), task)
+        if age > UNKNOWN_AFTER:
+            return Failed(f"unknown_task: no worker handles {printable(task.type)!r}", retryable=False)
+        # Another process, or the next deploy, may know it: passed on, ever more slowly.
+        return Released("unknown type", int(min(60.0, max(1.0, age)) * SECOND))
+
+    async def _invoke(self, task: Task) -> Any:
+        handler = self._handlers[task.type]
+        params = task.params
+        if handler.injected:
+            params = {**{name: self._resource(kind) for name, kind in handler.injected.items()}, **params}
+        if handler.executor == "loop":
+            return await handler.function(**params)
+        future = self._executors.start(handler, params)
+        running = self._running[task.task_id, task.fence]
+        while True:
+            try:
+                return await asyncio.shield(future)
+            except asyncio.CancelledError:
+                # A thread cannot be interrupted: the slot stays taken, and the task ours, until it has ended.
+                if running.abandoned or running.reason is None:
+                    raise
+                running.take_back()
+
+    def _resource(self, kind: Any) -> Any:
+        if kind not in self._resources:
+            raise ValidationError(
+                f"no resource gives {getattr(kind, '__name__', kind)}; register one with @tq.resource"
+            )
+        return self._resources[kind]
+
+    # ---- settling ----
+
+    async def _finish(self, task: Task, outcome: Outcome) -> None:
+        patience = self._clock.ticks() + int(self._lease * SECOND)
+        failures = 0
+        while True:
+            try:
+                after = await self._queue.settle(task, outcome, then=self._follow_ups)
+                break
+            except DatabaseUnavailable as error:
+                # While the lease lasts the outcome is still ours to write; after that the task runs again.
+                failures += 1
+                if self._clock.ticks() > patience:
+                    logger.error("task {}: its outcome could not be stored: {}", task.task_id, error)
+                    after = None
+                    break
+                await self._clock.sleep(min(2.0, 0.05 * 2**failures))
+        if after is None:
+            self._queue.events.emit("lost", self._clock.now(), task)
+            return
+        if isinstance(outcome, Released) and outcome.reason == "its worker was stopped":
+            self._given_back += 1
+        self._queue.events.emit(_event_of(after, outcome), self._clock.now(), after)
+        await self._call_back(after)
+
+    def _follow_ups(self, after: Task) -> tuple[Task, ...]:
+        """The tasks that a push asked for on success or failure, pushed in the transaction that ends the task."""
+        name = {Status.COMPLETED: after.on_success, Status.FAILED: after.on_failure}.get(after.status)
+        if not isinstance(name, str):
+            return ()
+        params = {"task_id": after.task_id, "type": after.type, "result": after.result, "error": after.error_message}
+        handler = self._handlers.get(name)
+        options: dict[str, Any] = (
+            {} if handler is None else {"queue": handler.queue, "max_retries": handler.max_retries}
+        )
+        return (new_task(name, params, now=self._clock.now(), **options),)
+
+    async def _call_back(self, after: Task) -> None:
+        callback = {Status.COMPLETED: after.on_success, Status.FAILED: after.on_failure}.get(after.status)
+        if callable(callback):
+            try:
+                answer = callback(after)
+                if asyncio.iscoroutine(answer):
+                    await answer
+            except Exception:
+                logger.opt(exception=True).error("the callback of task {} failed", after.task_id)
+
+    # ---- leases ----
+
+    async def _renew(self) -> float:
+        held = [*self._running, *((task.task_id, task.fence) for task in self._inbox)]
+        if held:
+            sent = self._clock.now()
+            answers = await self._backend.heartbeat(held, sent + int(self._lease * SECOND))
+            for key, answer in zip(held, answers, strict=True):
+                running = self._running.get(key)
+                if running is not None and answer is not False:
+                    running.interrupt("lost" if answer is None else "cancel")
+                elif answer is None:
+                    self._inbox = deque(task for task in self._inbox if (task.task_id, task.fence) != key)
+        return self._heartbeat
+
+    async def _reap(self) -> float:
+        """Settle what nobody holds any more, whoever claimed it; needs no handler for it."""
+        now = self._clock.now()
+        late = await self._backend.overdue(now, REAP_LIMIT)
+        for task in late:
+            if (task.task_id, task.fence) in self._running:
+                continue  # ours; the heartbeat decides
+            outcome: Outcome = Expired() if task.status is Status.PENDING else LeaseExpired()
+            after = await self._queue.settle(task, outcome, lease_over=True, then=self._follow_ups)
+            if after is not None:
+                name = "expired" if after.status is Status.EXPIRED else "lost"
+                self._queue.events.emit(name, now, after)
+        if len(late) == REAP_LIMIT:
+            return 0.0
+        return self._reap_interval * random.uniform(0.8, 1.2)
+
+    # ---- stopping ----
+
+    async def stop(self, drain: float = 25.0, grace: float = 5.0) -> ExitCode:
+        """Stop in stages: claim no more, let handlers end for ``drain`` seconds, cancel, wait ``grace``, give back.
+
+        Idempotent, also in parallel. The heartbeat goes on to the last.
+        """
+        if self._exit is None:
+            self._exit = asyncio.create_task(self._stop(drain, grace), name="aiotaskq-stop")
+        return await asyncio.shield(self._exit)
+
+    def hurry(self) -> None:
+        """Skip the rest of the drain: cancel the handlers now (a second signal)."""
+        for running in list(self._running.values()):
+            running.interrupt("shutdown")
+
+    async def _stop(self, drain: float, grace: float) -> ExitCode:
+        self._stopping = True
+        await self._fetcher.stop()
+        await self._reaper.stop()
+        self._stop_listening()
+        unstarted, self._inbox = list(self._inbox), deque()
+        for task in unstarted:
+            await self._finish(task, Released("never started"))
+        while self._waiting:
+            self._wake_slot()
+        if not await self._until_idle(drain):
+            self.hurry()
+            await self._until_idle(grace)
+        abandoned = list(self._running.values())
+        for running in abandoned:
+            # Its lease ends by itself; nobody may take the task while this process still works on it.
+            running.abandoned = True
+            logger.error(
+                "task {} ({}) does not stop and is abandoned", running.task.task_id, printable(running.task.type)
+            )
+        await self._queue.events.idle(grace)
+        await self._keeper.stop()
+        self._executors.close()
+        for slot in list(self._slots):
+            if not abandoned:
+                slot.cancel()
+        await self._stack.aclose()
+        if abandoned:
+            return ExitCode.ABANDONED
+        return ExitCode.GIVEN_BACK if self._given_back else ExitCode.DRAINED
+
+    async def _until_idle(self, seconds: float) -> bool:
+        if not self._running:
+            return True
+        self._idle.clear()
+        return await self._clock.wait(self._idle, seconds)
+
+
+async def _wrapped(middleware: Callable[[Task, RunCall], Awaitable[Any]], call_next: RunCall, task: Task) -> Any:
+    return await middleware(task, call_next)
+
+
+def _event_of(after: Task, outcome: Outcome) -> str:
+    if after.status is Status.PENDING:
+        return "released" if isinstance(outcome, Released) else "retried"
+    return str(after.status)

@@ -1,0 +1,91 @@
+"""The project's checks, each in a virtual environment of its own: ``nox`` runs the tests, ``nox -l`` lists the rest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["tests"]
+nox.options.error_on_missing_interpreters = True
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+# Floors 0 to 3 of the design, where the rules and the rows live: the one list, held to FLOOR_COVERAGE per cent.
+FLOOR_COVERAGE = 95
+FLOORS = {
+    "0 words": ["errors", "task", "outcome", "schedule", "cron", "clock", "settings", "log"],
+    "1 seam, 2 stores": ["backends/*", "models", "database", "migrations/*", "migrations/versions/*"],
+    "3 actors": ["queue", "store", "worker", "scheduler", "service", "batch", "events"],
+}
+
+
+def group(name: str) -> list[str]:
+    """Return the requirements of a dependency group (the pip of a new environment may be too old to read them)."""
+    return list(nox.project.dependency_groups(PYPROJECT, name))
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    """Install this checkout with every extra, and the requirements."""
+    session.install("-q", "-e", ".[all]", *requirements)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests with branch coverage; arguments after -- go to pytest, and then no coverage is demanded."""
+    install(session, *group("test"))
+    data = Path(session.create_tmp()) / "coverage"
+    session.env["COVERAGE_FILE"] = str(data)
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "-q")
+    include = ",".join(f"aiotaskq/{room}.py" for rooms in FLOORS.values() for room in rooms)
+    demand = [] if session.posargs else [f"--fail-under={FLOOR_COVERAGE}"]
+    session.log(f"branch coverage of floors 0 to 3 ({', '.join(FLOORS)}), at least {FLOOR_COVERAGE} %:")
+    session.run("coverage", "report", f"--include={include}", *demand)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check rules and layout; ``nox -s lint -- --fix`` mends what it can."""
+    session.install("-q", *[each for each in group("lint") if each.startswith("ruff")])
+    fix = "--fix" in session.posargs
+    session.run("ruff", "check", *(["--fix"] if fix else []), ".")
+    session.run("ruff", "format", *([] if fix else ["--check"]), ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the package, and a user's view of it, with mypy --strict."""
+    install(session, *group("lint"))
+    sample = Path("tests/typing_sample.py")
+    if not sample.exists():
+        session.warn(f"{sample} does not exist yet: only the package is checked")
+    session.run("mypy", "aiotaskq", *([str(sample)] if sample.exists() else []))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure; arguments go to ``python -m benchmarks``. On request only."""
+    _on_request(session, "benchmarks/__main__.py", "bench", "python", "-m", "benchmarks")
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Kill processes, cut connections, move clocks; arguments go to pytest. On request only."""
+    _on_request(session, "tests/chaos", "test", "pytest", "-m", "chaos", "--timeout=600", "tests/chaos")
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Run for long and watch memory and lateness; arguments go to pytest. On request only."""
+    _on_request(session, "tests/soak", "test", "pytest", "-m", "soak", "--timeout=0", "tests/soak")
+
+
+def _on_request(session: nox.Session, needs: str, requirements: str, *command: str) -> None:
+    if not Path(needs).exists():
+        session.skip(f"{needs.replace('/', os.sep)} does not exist yet: nothing was run")
+    install(session, *group(requirements))
+    session.run(*command, *session.posargs)
