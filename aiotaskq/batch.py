@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from aiotaskq.errors import DatabaseUnavailable
+
 I = TypeVar("I")  # noqa: E741 - item
 R = TypeVar("R")
 
@@ -15,7 +17,7 @@ class Batch(Generic[I, R]):
     """Collects what comes while the last call runs. No timer: the first caller never waits for others.
 
     What one caller adds stays together in one call. An error in a batch fails only its own caller: the others are tried
-    again by themselves. Belongs to the loop that uses it.
+    again by themselves; but a store that cannot be reached fails all. Belongs to the loop that uses it.
     """
 
     def __init__(self, write: Callable[[list[I]], Awaitable[list[R]]], limit: int = 500) -> None:
@@ -26,7 +28,11 @@ class Batch(Generic[I, R]):
 
     async def add(self, items: Sequence[I]) -> list[R]:
         """Return the answers for the items, when they are written."""
-        future: asyncio.Future[list[R]] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if self._flusher is not None and self._flusher.get_loop() is not loop:
+            self._waiting.clear()  # left behind by a loop that is gone
+            self._flusher = None
+        future: asyncio.Future[list[R]] = loop.create_future()
         self._waiting.append((items, future))
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush(), name="aiotaskq-batch")
@@ -53,12 +59,13 @@ class Batch(Generic[I, R]):
         try:
             answers = await self._write([item for items, _ in group for item in items])
         except Exception as error:
-            if len(group) == 1:
-                if not group[0][1].done():
-                    group[0][1].set_exception(error)
+            if len(group) > 1 and not isinstance(error, DatabaseUnavailable):
+                for single in group:
+                    await self._together([single])
                 return
-            for single in group:
-                await self._together([single])
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(error)
             return
         start = 0
         for items, future in group:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -51,7 +52,9 @@ def _prepare_sqlite(url: URL) -> None:
     if path.startswith("file:"):
         return
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        pass  # and not opened: closing it would drop the locks that this process has on it (POSIX), and SQLite's trust
     except OSError as error:
         raise DatabaseUnavailable(
             f"cannot open sqlite:///{path}: {error.strerror}; check the folder and its rights"
@@ -63,6 +66,12 @@ def _on_sqlite_connect(connection: Any, _record: object) -> None:
     cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000)}")
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.close()
+
+
+# Text that is not UTF-8 (somebody else wrote it) must not make every read of its table fail.
+_lenient_text = functools.partial(str, encoding="utf-8", errors="backslashreplace")
+# Engines of a parent process: SQLite forbids a forked child even to close its parent's connections.
+_inherited: list[object] = []
 
 
 def sync_engine(url: str, **options: Any) -> Engine:
@@ -83,7 +92,7 @@ def sync_session_factory(engine: Engine) -> sessionmaker[Session]:
 
 def _create(factory: Callable[..., T], url: URL, **options: Any) -> T:
     try:
-        return factory(url, **options)
+        return factory(url, **{"hide_parameters": True, **options})  # errors are logged, params never
     except ModuleNotFoundError as error:
         extra = EXTRAS.get(str(error.name), "all")
         raise MissingExtra(f"{error.name} is not installed; install the extra: pip install -e '.[{extra}]'") from None
@@ -124,16 +133,21 @@ class Database:
 
     async def _ready(self) -> AsyncEngine:
         here = asyncio.get_running_loop()
-        if self._engine is not None and self._loop is here and self._pid == os.getpid():
-            return self._engine
         if self._closed:
             raise ClosedError(f"the database {self.shown} was closed; open it again with 'async with'")
+        if self._engine is not None and self._loop is here and self._pid == os.getpid():
+            return self._engine
         if self._loop is not here or self._pid != os.getpid():
             if self._loop is not None and self._loop.is_running() and self._pid == os.getpid():
                 raise WrongLoop(f"the database {self.shown} is open in another event loop; make one object per loop")
             # The loop (or, after a fork, the process) that had it open is gone, and its connections with it.
+            if self._pid != os.getpid():
+                _inherited.append(self._engine)
             self._engine, self._loop, self._pid = None, here, os.getpid()
             self._turn, self._opening, self._running = asyncio.Lock(), asyncio.Lock(), set()
+        return await self._to_its_end(self._open_once())
+
+    async def _open_once(self) -> AsyncEngine:
         async with self._opening:
             if self._engine is None:
                 self._engine = await self._open_engine()
@@ -150,7 +164,7 @@ class Database:
             if self.sqlite:
                 await self._enable_wal(engine)
             if self._prepare is not None:
-                await self._to_its_end(self._write(engine, self._prepare))
+                await self._write(engine, self._prepare)
         except BaseException:
             await engine.dispose()
             raise
@@ -160,6 +174,7 @@ class Database:
     def _on_connect(connection: Any, record: object) -> None:
         # The driver's own idea of when a transaction begins would make it deferred; ours begin in `_on_begin`.
         connection.isolation_level = None
+        connection.driver_connection.text_factory = _lenient_text
         _on_sqlite_connect(connection, record)
 
     @staticmethod
@@ -175,7 +190,7 @@ class Database:
                 mode = await self._pragma(engine, "journal_mode")
                 if mode == "wal" or await self._pragma(engine, "journal_mode = WAL") == "wal":
                     return
-            except DatabaseUnavailable as error:
+            except exc.OperationalError as error:
                 # Switching the journal does not honour the busy timeout while other processes do the same.
                 if "locked" not in str(error) or attempt == 99:
                     raise
@@ -183,17 +198,18 @@ class Database:
         raise DatabaseUnavailable(f"cannot switch {self.shown} to WAL (a network file system?); use a local disk")
 
     async def _pragma(self, engine: AsyncEngine, pragma: str) -> object:
-        return await self._to_its_end(self._read(engine, lambda c: c.exec_driver_sql(f"PRAGMA {pragma}").scalar()))
+        return await self._read(engine, lambda c: c.exec_driver_sql(f"PRAGMA {pragma}").scalar())
 
     async def close(self) -> None:
         """Let running transactions end and give back every connection; idempotent."""
         self._closed = True
-        engine, self._engine = self._engine, None
-        if engine is None or self._loop is not asyncio.get_running_loop():
+        if self._loop is not asyncio.get_running_loop() or self._pid != os.getpid():
             return
-        if self._running:
+        while self._running:
             await asyncio.wait(self._running)
-        await engine.dispose()
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await self._to_its_end(engine.dispose())
 
     async def write(self, body: Callable[[Connection], T]) -> T:
         """Run the body in one write transaction and commit it. Raises DatabaseUnavailable."""
@@ -217,10 +233,10 @@ class Database:
         task.add_done_callback(self._running.discard)
         try:
             return await asyncio.shield(task)
-        except (exc.OperationalError, exc.InterfaceError, exc.DBAPIError) as error:
-            if isinstance(error, exc.IntegrityError):
-                raise
-            raise DatabaseUnavailable(f"{self.shown}: {error.orig}") from error
+        except (exc.IntegrityError, exc.DataError):
+            raise  # about a value, not about the database
+        except (exc.DBAPIError, exc.TimeoutError) as error:
+            raise DatabaseUnavailable(f"{self.shown}: {getattr(error, 'orig', error)}") from error
 
 
 # ---- the documented names ------------------------------------------------------------------------------------------

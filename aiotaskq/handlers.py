@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import difflib
 import functools
+import importlib
 import inspect
 import queue
 import threading
@@ -78,6 +79,10 @@ def make_handler(
                 f"handler {name or function.__name__}: parameter {parameter.name!r} has no name to pass it by; "
                 "a handler is called as f(**params)"
             )
+    if executor == "process" and ("<locals>" in function.__qualname__ or "<lambda>" in function.__qualname__):
+        raise ValidationError(
+            f"executor: {function.__qualname__} cannot be found by another process; define it at a module's top"
+        )
     kinds = (retry_on,) if isinstance(retry_on, type) else tuple(retry_on)
     if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
         raise ValidationError("retry_on: exception classes are needed")
@@ -160,6 +165,13 @@ class DaemonThreads(Executor):
             self._work.put(None)
 
 
+def _in_process(module: str, qualname: str, params: dict[str, Any]) -> Any:
+    found: Any = importlib.import_module(module)
+    for name in qualname.split("."):
+        found = getattr(found, name)
+    return inspect.unwrap(found)(**params)
+
+
 class Executors:
     """Where a worker's handlers run; threads and processes are made when the first handler needs one."""
 
@@ -170,7 +182,6 @@ class Executors:
 
     def start(self, handler: Handler, params: Mapping[str, Any]) -> asyncio.Future[Any]:
         """Start a ``def`` handler in a thread (with the context of the caller) or a process; return its future."""
-        call = functools.partial(handler.function, **params)
         if handler.executor == "process":
             if self._processes is None:
                 import multiprocessing
@@ -178,9 +189,12 @@ class Executors:
                 # Spawn: a fork of a process with threads may hang.
                 spawn = multiprocessing.get_context("spawn")
                 self._processes = ProcessPoolExecutor(self._concurrency, mp_context=spawn)
-            return asyncio.wrap_future(self._processes.submit(call))
+            # By name: under the function's name its module holds the decorated one, which the child finds again.
+            where = (handler.function.__module__, handler.function.__qualname__)
+            return asyncio.wrap_future(self._processes.submit(_in_process, *where, dict(params)))
         if self._threads is None:
             self._threads = DaemonThreads(self._concurrency)
+        call = functools.partial(handler.function, **params)
         return asyncio.wrap_future(self._threads.submit(contextvars.copy_context().run, call))
 
     def close(self) -> None:

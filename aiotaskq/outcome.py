@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from aiotaskq.errors import AiotaskqError, ValidationError
-from aiotaskq.task import SECOND, Status, Task, check_json, check_seconds
+from aiotaskq.task import INT64, SECOND, Status, Task, check_json, check_seconds, shown
 
-MAX_ERROR = 16 * 1024  # characters of error text that are kept
+MAX_ERROR = 16 * 1024  # bytes of error text that are kept
 MAX_CRASHES = 3  # a task that took its worker down this often is poison
 POP_OWNER = "pop-"
 """Owner ids of manual consumers start with this: for them an overdue lease is a visibility timeout, so a retry."""
@@ -143,6 +143,8 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
                 return _end(task, Status.FAILED, now, error_message=error)
             return _retry(task, error, now, backoff.delay(task.retry_count, chance))
         case Released(reason, delay):
+            if task.cancel_requested:
+                return _end(task, Status.CANCELLED, now, error_message=clip(f"cancelled; {reason}"))
             return _pending(task, run_at=max(task.run_at, now + delay) if delay else task.run_at)
         case Cancelled(reason):
             return _end(task, Status.CANCELLED, now, error_message=clip(reason))
@@ -211,9 +213,11 @@ def _lost(task: Task, now: int) -> Task:
 
 def clip(text: str) -> str:
     """Return error text that every store can hold: NUL and lone surrogates escaped, at most 16 KB."""
-    if len(text) > MAX_ERROR:
-        text = text[: MAX_ERROR - 20] + "\n… (truncated)"
-    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+    # What is sure to be cut need not be encoded: an error text can have many megabytes.
+    data = text[: MAX_ERROR + 1].replace("\x00", "\\x00").encode("utf-8", "backslashreplace")
+    if len(data) <= MAX_ERROR:
+        return data.decode()
+    return data[: MAX_ERROR - 20].decode("utf-8", "ignore") + "\n… (truncated)"
 
 
 def describe(error: BaseException) -> str:
@@ -232,22 +236,44 @@ def storable(result: Any) -> Any:
 
     Raises ValidationError with the path to what cannot be stored. NUL is escaped, not refused: the work is done.
     """
-    if result is None or type(result) in (bool, int):
+    kind = type(result)
+    if result is None or kind is bool or (kind is int and abs(result) <= INT64):
         return result
     try:
-        plain = msgspec.to_builtins(result, builtin_types=(bytes, bytearray, memoryview), str_keys=True)
+        plain = _plain(result)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValidationError(f"result: {error}") from None
+        raise ValidationError(f"{_culprit('result', result)}: {error}") from None
     plain = _escape(plain)
     check_json("result", plain, limit=64 * 1024 * 1024)
     return plain
+
+
+def _plain(value: Any) -> Any:
+    return msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview), str_keys=True)
+
+
+def _culprit(path: str, value: Any) -> str:
+    """The path to the first part that cannot be made plain; for a cycle, the way round it."""
+    while len(path) < 80:
+        names = (
+            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+        )
+        for name, item in names:
+            try:
+                _plain(item)
+            except Exception:
+                path, value = f"{path}.{name}" if isinstance(name, str) else f"{path}[{shown(name)}]", item
+                break
+        else:
+            return path
+    return f"{path}…"
 
 
 def _escape(value: Any, depth: int = 0) -> Any:
     if isinstance(value, str):
         return value.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
     if depth < 100:  # deeper values are refused by check_json with a path
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             return [_escape(item, depth + 1) for item in value]
         if isinstance(value, dict):
             return {_escape(key): _escape(item, depth + 1) for key, item in value.items()}

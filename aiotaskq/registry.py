@@ -6,7 +6,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
 from aiotaskq.clock import Clock
 from aiotaskq.errors import ValidationError
@@ -19,6 +19,9 @@ from aiotaskq.schedule import NAMESPACE, Schedule, new_schedule
 from aiotaskq.task import Task
 
 F = TypeVar("F", bound=Callable[..., Any])
+# What a coroutine function returns. Without an Any in it: that would make every later overload ambiguous to mypy.
+Coro: TypeAlias = Coroutine[object, None, T]
+TF = TypeVar("TF", bound=TaskFunction[..., Any, Any])
 PushMiddleware = Callable[[list[Task], Callable[[list[Task]], Awaitable[list[Task]]]], Awaitable[list[Task]]]
 
 
@@ -28,15 +31,21 @@ def injected() -> Any:
 
 
 class TaskDecorator(Protocol):
-    """What ``@tq.task(...)`` and ``@tq.schedule(...)`` return."""
+    """What ``@tq.task(...)`` returns. The first overload that fits is meant: a coroutine function before a plain one."""
 
-    # The first that fits is meant: a decorated function before a coroutine function before a plain one.
     @overload
-    def __call__(self, function: TaskFunction[P, R, T], /) -> TaskFunction[P, R, T]: ...  # type: ignore[overload-overlap]
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> TaskFunction[P, Coro[T], T]: ...
     @overload
-    def __call__(
-        self, function: Callable[P, Coroutine[Any, Any, T]], /
-    ) -> TaskFunction[P, Coroutine[Any, Any, T], T]: ...
+    def __call__(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
+
+
+class ScheduleDecorator(Protocol):
+    """What ``@tq.schedule(...)`` returns: it takes a task, or a function that it makes one."""
+
+    @overload
+    def __call__(self, function: TF, /) -> TF: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> TaskFunction[P, Coro[T], T]: ...
     @overload
     def __call__(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
 
@@ -60,7 +69,7 @@ class Registry(ABC):
         """Push one checked call, as made by ``f.call(…)``."""
 
     @overload
-    def task(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> TaskFunction[P, Coroutine[Any, Any, T], T]: ...
+    def task(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> TaskFunction[P, Coro[T], T]: ...
     @overload
     def task(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
     @overload
@@ -147,7 +156,7 @@ class Registry(ABC):
         misfire: str = "fire_once",
         overlap: str = "allow",
         catch_up: int | None = None,
-    ) -> TaskDecorator:
+    ) -> ScheduleDecorator:
         """Declare a schedule of the decorated task: created or updated at start, never doubled.
 
         Exactly one of ``cron``, ``interval`` (whole seconds or timedelta) and ``at``. ``name`` identifies it across

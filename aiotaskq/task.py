@@ -168,27 +168,35 @@ def check_key(field: str, value: object, limit: int = MAX_KEY) -> str:
     return text
 
 
+def shown(value: object) -> str:
+    """Return a short text of a value for a message, whatever the value."""
+    try:
+        return f"{value!r:.40}"
+    except Exception:  # Python refuses to print an int of more than 4,300 digits, and a __repr__ may raise anything
+        return f"a huge or odd {type(value).__name__}"
+
+
 def check_int(field: str, value: object, low: int = -INT32, high: int = INT32) -> int:
     """Return ``value`` if it is an int (not a bool) in ``low..high``; raises ValidationError."""
     if type(value) is not int:
-        raise ValidationError(f"{field}: an int is needed (got {type(value).__name__} {value!r:.40})")
+        raise ValidationError(f"{field}: an int is needed (got {type(value).__name__} {shown(value)})")
     if not low <= value <= high:
-        # Python refuses to print an int of more than 4,300 digits.
-        shown = value if value.bit_length() < 200 else f"an int of {value.bit_length()} bits"
-        raise ValidationError(f"{field}: {shown} is not in {low}..{high}")
+        number = value if value.bit_length() < 200 else f"an int of {value.bit_length()} bits"
+        raise ValidationError(f"{field}: {number} is not in {low}..{high}")
     return value
 
 
 def check_seconds(field: str, value: object, *, zero: bool = True) -> float:
     """Return ``value`` as seconds: a finite number from 0 (or just above) to ten years; raises ValidationError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValidationError(f"{field}: seconds as int or float are needed (got {type(value).__name__} {value!r:.40})")
+        kind = type(value).__name__
+        raise ValidationError(f"{field}: seconds as int or float are needed (got {kind} {shown(value)})")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValidationError(f"{field}: {value} is not a number of seconds")
     if value < 0 or (value == 0 and not zero):
-        raise ValidationError(f"{field}: must be {'at least' if zero else 'more than'} 0 seconds (got {value})")
+        raise ValidationError(f"{field}: must be {'at least' if zero else 'more than'} 0 seconds (got {shown(value)})")
     if value > TEN_YEARS:
-        raise ValidationError(f"{field}: {value:.4g} seconds is more than ten years")
+        raise ValidationError(f"{field}: {shown(value)} seconds is more than ten years")
     return float(value)
 
 
@@ -242,7 +250,7 @@ def _walk(path: str, value: object, depth: int) -> None:
         if kind is dict:
             for key, item in value.items():  # type: ignore[attr-defined]
                 if type(key) is not str:
-                    raise ValidationError(f"{path}: key {key!r:.40} is {type(key).__name__}; JSON keys are strings")
+                    raise ValidationError(f"{path}: key {shown(key)} is {type(key).__name__}; JSON keys are strings")
                 _check_chars(f"{path} key", key)
                 _walk(f"{path}.{key}", item, depth + 1)
         else:
@@ -342,7 +350,7 @@ def task_from_dict(source: Mapping[str, Any], priority: object, now: int) -> Tas
     extra: dict[str, Any] = {}
     for key, value in source.items():
         if not isinstance(key, str):
-            raise ValidationError(f"task: key {key!r:.40} is {type(key).__name__}; keys are strings")
+            raise ValidationError(f"task: key {shown(key)} is {type(key).__name__}; keys are strings")
         if key not in _SYSTEM:
             extra[key] = value
     scheduler_task_id = known.pop("scheduler_task_id", None)

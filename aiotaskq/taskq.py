@@ -91,6 +91,7 @@ class TaskQ(Registry):
             store_backend.values, self._clock, durable=store_backend.durable, cleanup_interval=cleanup_interval
         )
         self._worker: Worker | None = None
+        self._is_open = False
 
     def __repr__(self) -> str:
         return f"TaskQ({mask(self.url)!r})"
@@ -217,9 +218,11 @@ class TaskQ(Registry):
         """Connect, and make or adopt the tables; idempotent. Raises DatabaseUnavailable, SchemaTooNew."""
         for backend in self._stores.values():
             await backend.open()
+        self._is_open = True
 
     async def close(self) -> None:
         """Stop what runs and give back every connection; idempotent."""
+        self._is_open = False
         if self._worker is not None:
             await self._stop_running(25.0, 5.0)
         await self.store.stop_cleanup()
@@ -249,12 +252,14 @@ class TaskQ(Registry):
         On leaving: no more claims, handlers may end for ``drain`` seconds, are then cancelled and given back after
         ``grace`` more.
         """
+        was_open = self._is_open
         await self._start_running(concurrency, queues, scheduler)
         try:
             yield self
         finally:
             await self._stop_running(drain, grace)
-            await self.close()
+            if not was_open:  # else whoever opened it closes it
+                await self.close()
 
     async def run(
         self,

@@ -130,7 +130,7 @@ class Worker:
         self._fetcher = Service("fetcher", self._fetch, clock)
         self._keeper = Service("heartbeat", self._renew, clock)
         self._reaper = Service("reaper", self._reap, clock)
-        self._reaped_once = False
+        self._trusted = 0  # ticks of the last heartbeat that was answered
         self._stopping = False
         self._given_back = 0
         self._idle = asyncio.Event()
@@ -144,6 +144,7 @@ class Worker:
 
     async def start(self) -> None:
         """Start the slots, the fetcher, the heartbeat and the reaper in the running loop."""
+        self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
         self._executors = Executors(self._concurrency)
         self._resources = await self._make_resources(self._stack) if self._make_resources is not None else {}
@@ -154,6 +155,7 @@ class Worker:
             slot = asyncio.create_task(self._serve(), name=f"aiotaskq-slot-{number}")
             self._slots.add(slot)
             slot.add_done_callback(self._slots.discard)
+        self._trusted = self._clock.ticks()
         self._stop_listening = self._backend.hints.listen(self._told)
         await self._fetcher.start()
         if self._backend.shared:
@@ -163,11 +165,14 @@ class Worker:
     def _told(self, kind: str, names: Sequence[str]) -> None:
         if kind == READY:
             self._fetcher.wake()
-        elif kind == CANCEL:
-            wanted = set(names)
-            for running in list(self._running.values()):
-                if running.task.task_id in wanted:
-                    running._slot.get_loop().call_soon_threadsafe(running.interrupt, "cancel")
+        elif kind == CANCEL and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._cancel_here, set(names))  # the hint may come from any thread
+
+    def _cancel_here(self, ids: set[str]) -> None:
+        for running in self._running.values():
+            if running.task.task_id in ids:
+                running.interrupt("cancel")
+        self._inbox = deque(t.replace(cancel_requested=True) if t.task_id in ids else t for t in self._inbox)
 
     # ---- claiming ----
 
@@ -206,7 +211,12 @@ class Worker:
                 waiter = loop.create_future()
                 self._waiting.append(waiter)
                 await waiter
-            await self._run(self._inbox.popleft())
+            task = self._inbox.popleft()
+            try:
+                await self._run(task)
+            except Exception:
+                # A fault of ours, not of the handler; the slot must live, and the task comes back when its lease ends.
+                logger.opt(exception=True).error("task {} could not be settled", task.task_id)
             self._fetcher.wake()
 
     # ---- running ----
@@ -235,6 +245,8 @@ class Worker:
         handler = self._handlers.get(task.type)
         if task.undecodable is not None:
             return Failed(f"undecodable: {task.undecodable}", retryable=False)
+        if task.cancel_requested:
+            return Cancelled()
         if handler is None:
             return self._unknown(task)
         self._queue.events.emit("started", self._clock.now(), task)
@@ -260,6 +272,8 @@ class Worker:
             current.reset(token)
             if disarm is not None:
                 disarm()
+        if running.abandoned:
+            return None  # its worker has stopped; the lease ends by itself
         if running.reason == "timeout" and handler.executor != "loop":
             return self._interrupted(running, timeout)  # a thread cannot be stopped, but late is late
         return self._completed(result)
@@ -378,14 +392,25 @@ class Worker:
     async def _renew(self) -> float:
         held = [*self._running, *((task.task_id, task.fence) for task in self._inbox)]
         if held:
-            sent = self._clock.now()
-            answers = await self._backend.heartbeat(held, sent + int(self._lease * SECOND))
+            # Trust counts from the sending, not from the answer.
+            sent, ticks = self._clock.now(), self._clock.ticks()
+            try:
+                answers = await self._backend.heartbeat(held, sent + int(self._lease * SECOND))
+            except DatabaseUnavailable:
+                if ticks - self._trusted > self._lease * SECOND:
+                    # Others may have our tasks by now: stop working on them, and claim nothing until this succeeds.
+                    for each in self._running.values():
+                        each.interrupt("lost")
+                raise
+            self._trusted = ticks
             for key, answer in zip(held, answers, strict=True):
                 running = self._running.get(key)
                 if running is not None and answer is not False:
                     running.interrupt("lost" if answer is None else "cancel")
                 elif answer is None:
                     self._inbox = deque(task for task in self._inbox if (task.task_id, task.fence) != key)
+        else:
+            self._trusted = self._clock.ticks()
         return self._heartbeat
 
     async def _reap(self) -> float:

@@ -93,6 +93,14 @@ class Hints:
         for listener in self._listeners:
             listener(kind, names)
 
+    def tell_updated(self, changes: Sequence[Change], held: Sequence[bool]) -> None:
+        """Tell what came of an update."""
+        done = [change for change, ok in zip(changes, held, strict=True) if ok]
+        if ended := [change.after.task_id for change in done if change.after.final]:
+            self.tell(ENDED, ended)
+        if any(change.then or change.after.status is Status.PENDING for change in done):
+            self.tell(READY)
+
 
 class Backend(ABC):
     """A store. The constructor takes no resources; ``open`` does, ``close`` gives all of them back."""
@@ -119,7 +127,10 @@ class Backend(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Give back every connection, thread and file; idempotent. Verbs raise ClosedError until the next ``open``."""
+        """Give back every connection, thread and file; idempotent.
+
+        Verbs of a durable store raise ClosedError until the next ``open``; one in memory has nothing to close.
+        """
 
     # ---- tasks ----
 
@@ -128,7 +139,8 @@ class Backend(ABC):
         """Insert; answer with the row that now stands for each: the very object given, or the one that was in the way.
 
         In the way is the row with the same id, the same idempotency key, or the same unique key among pending and
-        running rows; also one inserted earlier in the same call. Hints ``ready``.
+        running rows; also one inserted earlier in the same call. A push that is repeated, because its outcome was
+        unknown, is the same push (same id, same ``seq``): the object given stands for it. Hints ``ready``.
         """
 
     @abstractmethod
@@ -145,10 +157,13 @@ class Backend(ABC):
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         """Write each ``after`` whose row still has the status and fence of ``before``; answer which held.
 
-        For an ``after`` that is not final the cancel flag must be as read, too, or a cancel would be lost.
+        For an ``after`` that is not final the cancel flag must be as read, too, or a cancel would be lost. One that
+        brings a final task back does not hold while a newer task has its unique key.
 
-        A change that does not hold alters nothing and does not stop the others. Params are written only if they were
-        changed. A unique key is free again once its task is final. Hints ``ended`` and ``ready``.
+        Changes apply one after the other: of two for the same row, the second sees what the first has written. A change
+        that does not hold alters nothing and does not stop the others. Params are written only if they were changed,
+        progress never (``report`` does that). A unique key is free again once its task is final. Hints ``ended`` and
+        ``ready``.
         """
 
     @abstractmethod
@@ -264,7 +279,7 @@ class Schedules(ABC):
 
     @abstractmethod
     async def all(self, enabled_only: bool = False) -> list[Schedule]:
-        """Return the schedules in the order in which they were added."""
+        """Return the schedules, those of an earlier second first; within a second by id."""
 
     @abstractmethod
     async def due(self, now: int, limit: int) -> list[Schedule]:
@@ -277,6 +292,22 @@ class Schedules(ABC):
     @abstractmethod
     async def delete(self, ids: Sequence[str]) -> list[bool]:
         """Delete; answer where there was one. Tasks that were fired stay."""
+
+
+def same_push(row: Task, task: Task) -> bool:
+    """Whether the row was inserted by a push of this very task; id and push stamp tell it from another's."""
+    return (row.task_id, row.seq) == (task.task_id, task.seq)
+
+
+def holds(row: Any, change: Change) -> bool:
+    """Whether the guard of a change holds for the row (status, fence, lease_until, cancel_requested) as it is now."""
+    before = change.before
+    return (
+        (row.status, row.fence) == (before.status, before.fence)
+        and not (change.lease_over and row.lease_until != before.lease_until)
+        # A cancel that came in meanwhile must not be lost with a task that goes on.
+        and (change.after.final or bool(row.cancel_requested) == before.cancel_requested)
+    )
 
 
 def matches(task: Task, where: TaskFilter) -> bool:

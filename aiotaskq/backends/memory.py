@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any, ClassVar
 
-from aiotaskq.backends.base import CANCEL, ENDED, READY, Backend, Change, QueueStats, matches, stats_of
+from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, holds, matches, same_push, stats_of
 from aiotaskq.backends.memory_queue import ReadyQueue
 from aiotaskq.backends.memory_values import MemoryValues
 from aiotaskq.task import SECOND, Status, Task, TaskFilter
@@ -46,9 +46,12 @@ class MemoryBackend(Backend):
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         with self._lock:
-            stored = [self._in_the_way(task) or self._put(task) for task in tasks]
+            rows = self._insert(tasks)
         self.hints.tell(READY)
-        return stored
+        return [task if same_push(row, task) else row for task, row in zip(tasks, rows, strict=True)]
+
+    def _insert(self, tasks: Sequence[Task]) -> list[Task]:
+        return [self._in_the_way(task) or self._put(task) for task in tasks]
 
     def _in_the_way(self, task: Task) -> Task | None:
         ids = (task.task_id, *(self._keys.get(key, "") for key in _keys_of(task)))
@@ -95,30 +98,23 @@ class MemoryBackend(Backend):
             open_queues = self._open(queues)
             while len(claimed) < limit and (heads := [(h, q) for q in open_queues if (h := q.head(now))]):
                 task = min(heads, key=itemgetter(0))[1].get_nowait()
-                if task.expires_at is None or task.expires_at > now:  # else the reaper's; nobody claims it any more
-                    lease = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND}
-                    claimed.append(self._put(task.replace(status=Status.RUNNING, fence=task.fence + 1, **lease)))
+                lease = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND}
+                claimed.append(self._put(task.replace(status=Status.RUNNING, fence=task.fence + 1, **lease)))
         return claimed
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         held = []
         with self._lock:
             for change in changes:
-                before, after, row = change.before, change.after, self._tasks.get(change.before.task_id, _NO_ROW)
-                ok = (row.status, row.fence) == (before.status, before.fence)
-                ok = ok and not (change.lease_over and row.lease_until != before.lease_until)
-                # A cancel that came in meanwhile must not be lost with a task that goes on.
-                ok = ok and (after.final or row.cancel_requested == before.cancel_requested)
+                after, row = change.after, self._tasks.get(change.before.task_id)
                 # A dead letter that comes back must not break the uniqueness of a newer task.
-                ok = ok and all(self._keys.get(key, after.task_id) == after.task_id for key in _keys_of(after))
+                free = all(self._keys.get(key, after.task_id) == after.task_id for key in _keys_of(after))
+                ok = row is not None and holds(row, change) and free
                 held.append(ok)
-                for task in (after, *change.then) if ok else ():
-                    _ = (task is not after and self._in_the_way(task)) or self._put(task)
-        done = [c for c, ok in zip(changes, held, strict=True) if ok]
-        if ended := [change.after.task_id for change in done if change.after.final]:
-            self.hints.tell(ENDED, ended)
-        if any(change.then or change.after.status is Status.PENDING for change in done):
-            self.hints.tell(READY)
+                if row is not None and ok:
+                    self._put(after if row.progress is after.progress else after.replace(progress=row.progress))
+                    self._insert(change.then)
+        self.hints.tell_updated(changes, held)
         return held
 
     def _edit(self, task_id: str, fence: int | None, **changes: Any) -> Task | None:
@@ -163,19 +159,13 @@ class MemoryBackend(Backend):
         with self._lock:
             return min((at for q in self._open(queues) if (at := q.next_at(now)) is not None), default=None)
 
-    def _claimable(self, now: int, queues: Sequence[str] | None) -> list[Task]:
-        ready = (task for queue in self._open(queues) for task in queue.ready(now).values())
-        return [task for task in ready if task.expires_at is None or task.expires_at > now]
-
     async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
         with self._lock:
-            if self._expiring:
-                return len(self._claimable(now, queues))
             return sum(len(queue.ready(now)) for queue in self._open(queues))
 
     async def stats(self, now: int) -> QueueStats:
         with self._lock:
-            ready = self._claimable(now, None)
+            ready = [task for queue in self._open(None) for task in queue.ready(now)]
             rows = [(queue, str(status), count) for (queue, status), count in self._counts.items() if count]
         return stats_of(rows, len(ready), min((task.run_at for task in ready), default=None))
 
@@ -185,7 +175,8 @@ class MemoryBackend(Backend):
         return {schedule_id: found[schedule_id] for schedule_id in schedule_ids}
 
     async def purge(self, where: TaskFilter, limit: int) -> int:
-        return await self.delete([i for i in list(self._final) if matches(self._tasks[i], where)][:limit])
+        with self._lock:
+            return await self.delete([i for i in self._final if matches(self._tasks[i], where)][:limit])
 
     async def delete(self, ids: Sequence[str]) -> int:
         with self._lock:
@@ -197,9 +188,6 @@ class MemoryBackend(Backend):
 
     async def paused(self) -> list[str]:
         return sorted(self._paused)
-
-
-_NO_ROW = Task(task_id="", type="", fence=-1)
 
 
 def _keys_of(task: Task) -> list[tuple[str, str]]:

@@ -69,8 +69,10 @@ class MemoryValues(Values):
         with self._lock:
             while self._seconds and removed < limit and (second := self._seconds[0]) <= now // SECOND:
                 keys = self._expiry[second]
-                # In the current second some keys are still alive; in the past ones none is.
-                due = [k for k in islice(keys, limit - removed) if second < now // SECOND or not self._live(k, now)]
+                if second < now // SECOND:  # in the past none is alive
+                    due = [keys.pop() for _ in range(min(len(keys), limit - removed))]
+                else:
+                    due = [key for key in islice(keys, limit - removed) if not self._live(key, now)]
                 for key in due:
                     self._drop(key)
                 removed += len(due)

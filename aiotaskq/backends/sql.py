@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from sqlalchemy import Connection
 
 from aiotaskq.backends import sql_tasks as tasks_sql
-from aiotaskq.backends.base import CANCEL, ENDED, READY, Backend, Change, QueueStats
+from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats
 from aiotaskq.backends.sql_schedules import SqlSchedules
 from aiotaskq.backends.sql_values import SqlValues
 from aiotaskq.database import Database
 from aiotaskq.migrations import upgrade
-from aiotaskq.task import Status, Task, TaskFilter
+from aiotaskq.task import Task, TaskFilter
 
 
 class SqlBackend(Backend):
@@ -52,11 +52,7 @@ class SqlBackend(Backend):
         if not changes:
             return []
         held = await self.database.write(lambda c: tasks_sql.update_tasks(c, changes))
-        done = [change for change, ok in zip(changes, held, strict=True) if ok]
-        if ended := [change.after.task_id for change in done if change.after.final]:
-            self.hints.tell(ENDED, ended)
-        if any(change.then or change.after.status is Status.PENDING for change in done):
-            self.hints.tell(READY)
+        self.hints.tell_updated(changes, held)
         return held
 
     async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:

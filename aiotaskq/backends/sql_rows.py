@@ -136,7 +136,7 @@ def _value(text: str | None) -> Any:
         return None
     try:
         return _decode(text)
-    except (msgspec.DecodeError, TypeError, UnicodeError):
+    except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError):
         return None  # a result that somebody else wrote; the text stays in the row
 
 

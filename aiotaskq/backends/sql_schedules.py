@@ -26,11 +26,11 @@ class SqlSchedules(Schedules):
 
     async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
         def body(connection: Connection) -> list[Schedule]:
-            known = {schedule.task_id: schedule for schedule in _read(connection, [s.task_id for s in schedules])}
-            rows = [schedule_row(schedule) for schedule in schedules if schedule.task_id not in known]
-            if rows:
-                insert_new(connection, SCHEDULES, rows)
-            return [known.get(schedule.task_id, schedule) for schedule in schedules]
+            stands = {schedule.task_id: schedule for schedule in _read(connection, [s.task_id for s in schedules])}
+            new = [schedule for schedule in schedules if stands.setdefault(schedule.task_id, schedule) is schedule]
+            if new:
+                insert_new(connection, SCHEDULES, [schedule_row(schedule) for schedule in new])
+            return [stands[schedule.task_id] for schedule in schedules]
 
         return await self._database.write(body)
 
@@ -85,6 +85,8 @@ def _read(connection: Connection, ids: Sequence[str], lock: bool = False) -> lis
 
 def change(connection: Connection, changes: Sequence[ScheduleChange]) -> list[bool]:
     """Write those whose row is as it was read, and push what they fired."""
+    if len({item.before.task_id for item in changes}) < len(changes):
+        return [held for item in changes for held in change(connection, [item])]  # each sees the one before
     rows = {
         schedule.task_id: schedule for schedule in _read(connection, [i.before.task_id for i in changes], lock=True)
     }

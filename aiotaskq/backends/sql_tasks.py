@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.base import Change, QueueStats, stats_of
+from aiotaskq.backends.base import Change, QueueStats, holds, same_push, stats_of
 from aiotaskq.backends.sql_rows import LIVE, TASKS, content, json_text, new_row, state, to_task
 from aiotaskq.models import QueueState
 from aiotaskq.task import FINAL, SECOND, Status, Task, TaskFilter, claim_order
@@ -46,8 +46,7 @@ def insert_new(connection: Connection, table: Any, rows: list[dict[str, Any]]) -
 def push(connection: Connection, tasks: Sequence[Task]) -> list[Task]:
     if insert_new(connection, TASKS, [new_row(task) for task in tasks]) == len(tasks):
         return list(tasks)
-    # Some were in the way. The id and the push stamp together tell our row from another's; a push that is repeated
-    # because its outcome was unknown has both, and is the same push.
+    # Some were in the way.
     found: dict[str, Task] = {}
     by_key: dict[tuple[str, str], Task] = {}
     for part in chunks(tasks):
@@ -68,9 +67,7 @@ def push(connection: Connection, tasks: Sequence[Task]) -> list[Task]:
             row_task = by_key.get(("idempotency", task.idempotency_key or "")) or by_key.get(
                 ("unique", task.unique_key or "")
             )
-        stored.append(
-            task if row_task is None or (row_task.task_id, row_task.seq) == (task.task_id, task.seq) else row_task
-        )
+        stored.append(task if row_task is None or same_push(row_task, task) else row_task)
     return stored
 
 
@@ -113,9 +110,17 @@ def _rows_now(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
 
 
 def update_tasks(connection: Connection, changes: Sequence[Change]) -> list[bool]:
-    rows = _rows_now(connection, [change.before.task_id for change in changes])
-    held = [_holds(rows.get(change.before.task_id), change) for change in changes]
-    _keep_unique(connection, changes, held)
+    ids = [change.before.task_id for change in changes]
+    revived = any(change.before.final and change.after.unique_key is not None for change in changes)
+    if len(changes) > 1 and (revived or len(set(ids)) < len(ids)):
+        return [held for change in changes for held in update_tasks(connection, [change])]  # each sees the one before
+    rows = _rows_now(connection, ids)
+    held = [i in rows and holds(rows[i], change) for i, change in zip(ids, changes, strict=True)]
+    if revived and held[0]:
+        # A dead letter that comes back must not break the uniqueness of a newer task.
+        after = changes[0].after
+        newer = select(c.task_id).where(c.live_key == after.unique_key, c.task_id != after.task_id)
+        held[0] = after.final or connection.execute(newer).first() is None
     written: list[dict[str, Any]] = []
     handed_back: list[dict[str, Any]] = []
     for change, ok in zip(changes, held, strict=True):
@@ -133,27 +138,6 @@ def update_tasks(connection: Connection, changes: Sequence[Change]) -> list[bool
     if then := [task for change, ok in zip(changes, held, strict=True) if ok for task in change.then]:
         push(connection, then)
     return held
-
-
-def _holds(row: Any, change: Change) -> bool:
-    before = change.before
-    return (
-        row is not None
-        and row.status == before.status
-        and row.fence == before.fence
-        and (not change.lease_over or row.lease_until == before.lease_until)
-        # A cancel that came in meanwhile must not be lost with a task that goes on.
-        and (change.after.final or bool(row.cancel_requested) == before.cancel_requested)
-    )
-
-
-def _keep_unique(connection: Connection, changes: Sequence[Change], held: list[bool]) -> None:
-    """A dead letter that comes back must not break the uniqueness of a newer task: then its change does not hold."""
-    for number, change in enumerate(changes):
-        after = change.after
-        if held[number] and change.before.final and not after.final and after.unique_key is not None:
-            query = select(c.task_id).where(c.live_key == after.unique_key, c.task_id != after.task_id)
-            held[number] = connection.execute(query).first() is None
 
 
 def _running(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:

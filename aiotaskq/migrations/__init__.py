@@ -29,6 +29,8 @@ VERSION_TABLE: Final = "aiotaskq_version"
 OUR_TABLES: Final = ("task_queue", "scheduler_task", "aiotaskq_public", "aiotaskq_queue")
 """An application may have tables of its own on ``Base``; they are its own business."""
 
+# As Alembic makes it, but for a name of the primary key, of which MySQL warns that it is ignored.
+_VERSION: Final = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True))
 _PG_LOCK: Final = 0x61696F7461736B71  # "aiotaskq" in ASCII
 _MYSQL_WAIT: Final = 60  # seconds
 
@@ -84,9 +86,8 @@ def sql_ddl(dialect_name: str) -> str:
     if dialect_name not in ("sqlite", "postgresql", "mysql", "mariadb"):
         raise ValidationError(f"dialect: use sqlite, postgresql, mysql or mariadb (got {dialect_name!r:.40})")
     dialect = make_url(f"{dialect_name}://").get_dialect()()
-    version = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True))
     statements = []
-    for table in [*(Base.metadata.tables[name] for name in OUR_TABLES), version]:
+    for table in [*(Base.metadata.tables[name] for name in OUR_TABLES), _VERSION]:
         statements.append(str(CreateTable(table).compile(dialect=dialect)).strip())
         indexes = sorted(table.indexes, key=lambda index: str(index.name))
         statements += [str(CreateIndex(index).compile(dialect=dialect)).strip() for index in indexes]
@@ -102,6 +103,7 @@ def _migrate(connection: Connection, report: Report, now: int) -> None:
     scripts = ScriptDirectory(str(Path(__file__).parent))
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     operations = Operations(context)
+    _VERSION.create(connection, checkfirst=True)
     # All in the caller's transaction: killed at any point, the database is as before (F21).
     for revision in reversed(list(scripts.iterate_revisions(HEAD, current(connection) or "base"))):
         scripts.get_revision(revision.revision).module.upgrade(operations, report, now)

@@ -1,0 +1,113 @@
+"""``aiotaskq db``: makes, checks and prints the tables; and keeps other commands from making them by accident."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+from sqlalchemy import Connection, exc
+
+from aiotaskq.backends import mask, scheme_of
+from aiotaskq.backends.base import OddRow
+from aiotaskq.cli.screen import say, say_json, say_table
+from aiotaskq.database import SYNC_DRIVERS, Database, parse_url, sync_engine
+from aiotaskq.errors import DatabaseUnavailable, NotFound, NotSupported, ValidationError
+from aiotaskq.migrations import HEAD, REVISIONS, current, odd_rows, sql_ddl
+from aiotaskq.taskq import TaskQ
+
+T = TypeVar("T")
+
+
+def upgrade(url: str) -> None:
+    """Make the tables, or bring them to this version."""
+    _refuse_memory(url)
+    before = _look(url, current) if _is_there(url) else None
+
+    async def main() -> list[OddRow]:
+        async with TaskQ(url) as tq:
+            return tq.odd_rows
+
+    odd = asyncio.run(main())
+    say(
+        f"{mask(url)} was at {before or 'no version'} and is at {HEAD}"
+        if before != HEAD
+        else f"{mask(url)} is at {HEAD}"
+    )
+    if odd:
+        say(f"{len(odd)} values do not mean what their columns say; they are kept:")
+        _say_odd(odd)
+
+
+def check(url: str, *, as_json: bool) -> None:
+    """Print the tables' version and the odd rows."""
+    _refuse_absent(url)
+    version, odd = _look(url, lambda connection: (current(connection), odd_rows(connection)))
+    if as_json:
+        rows = msgspec.to_builtins(odd)
+        say_json({"database": mask(url), "version": version, "newest": HEAD, "odd_rows": rows})
+        return
+    say(f"{mask(url)}: version {version or 'none yet'}, this aiotaskq makes it {HEAD}")
+    if not odd:
+        say("no odd rows")
+        return
+    _say_odd(odd)
+
+
+def sql(url: str) -> None:
+    """Print the SQL that makes the tables."""
+    scheme = scheme_of(url)
+    say(sql_ddl({"postgres": "postgresql"}.get(scheme, scheme)).rstrip())
+
+
+def refuse_unready(url: str) -> None:
+    """Raise unless the database is there, with tables of this version: looking at one must not make or change it."""
+    _refuse_absent(url)
+    version = _look(url, current)
+    if version is None or (version != HEAD and version in REVISIONS):
+        raise DatabaseUnavailable(f"{mask(url)} has no tables of this version yet; 'aiotaskq db upgrade' makes them")
+
+
+def _refuse_absent(url: str) -> None:
+    _refuse_memory(url)
+    if not _is_there(url):
+        raise NotFound(f"there is no file {parse_url(url, SYNC_DRIVERS).database}; 'aiotaskq db upgrade' would make it")
+
+
+def _refuse_memory(url: str) -> None:
+    if scheme_of(url) == "memory":
+        raise NotSupported("url: memory:// lives in its own process only; name a database, as in sqlite:///app.db")
+    if scheme_of(url) not in ("sqlite", "postgresql", "postgres", "mysql", "mariadb"):
+        raise ValidationError(f"url: {scheme_of(url)} has no tables; name a database, as in sqlite:///app.db")
+
+
+def _is_there(url: str) -> bool:
+    return scheme_of(url) != "sqlite" or os.path.exists(str(parse_url(url, SYNC_DRIVERS).database))
+
+
+def _look(url: str, body: Callable[[Connection], T]) -> T:
+    """Run a body that only reads, without preparing the database for it."""
+    if scheme_of(url) == "sqlite":  # the async engine would switch the file to WAL
+        engine = sync_engine(url)
+        try:
+            with engine.connect() as connection:
+                return body(connection)
+        except exc.DBAPIError as error:
+            raise DatabaseUnavailable(f"{mask(url)}: {error.orig}") from None
+        finally:
+            engine.dispose()
+
+    async def main() -> T:
+        database = Database(url)
+        try:
+            return await database.read(body)
+        finally:
+            await database.close()
+
+    return asyncio.run(main())
+
+
+def _say_odd(rows: list[OddRow]) -> None:
+    say_table(["TABLE", "ID", "COLUMN", "PROBLEM", "WHAT IS DONE"], [msgspec.structs.astuple(row) for row in rows])

@@ -1,0 +1,91 @@
+"""Every backend that the contract suite runs on, and how a fresh, empty one is made.
+
+One more backend is one more entry in ``STORES``: an async context manager that takes a folder of its own, gives a
+``Store`` whose backend is open and empty, and cleans up. One that cannot be started here raises ``Unavailable``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from aiotaskq.backends import connect
+from aiotaskq.backends.base import Backend, Schedules, Values
+from aiotaskq.database import sync_engine
+
+
+class Unavailable(Exception):
+    """The backend cannot be started on this machine; says why."""
+
+
+class Store:
+    """A backend under test, and the ways around it that the tests need."""
+
+    def __init__(self, name: str, url: str, backend: Backend) -> None:
+        self.name = name
+        self.url = url
+        self.backend = backend
+        self._others: list[Backend] = []
+        self._engine: Engine | None = None
+
+    @property
+    def values(self) -> Values:
+        return self.backend.values
+
+    @property
+    def schedules(self) -> Schedules:
+        assert self.backend.schedules is not None
+        return self.backend.schedules
+
+    @property
+    def is_sql(self) -> bool:
+        """Whether ``execute`` works."""
+        return self.url.partition(":")[0].partition("+")[0] in ("sqlite", "postgresql", "mysql", "mariadb")
+
+    async def another(self) -> Backend:
+        """One more opened backend on the same rows, as another process would have it. Closed with the store."""
+        other = connect(self.url)
+        await other.open()
+        self._others.append(other)
+        return other
+
+    def execute(self, statement: str, **values: Any) -> list[Any]:
+        """Run raw SQL past the backend, and commit; return its rows. What a human or another program would do."""
+        if self._engine is None:
+            self._engine = sync_engine(self.url)
+        with self._engine.begin() as connection:
+            result = connection.execute(text(statement), values)
+            return list(result) if result.returns_rows else []
+
+    async def close(self) -> None:
+        for other in self._others:
+            await other.close()
+        await self.backend.close()
+        if self._engine is not None:
+            self._engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def _opened(name: str, url: str) -> AsyncIterator[Store]:
+    store = Store(name, url, connect(url))
+    try:
+        await store.backend.open()
+        yield store
+    finally:
+        await store.close()
+
+
+def memory(folder: Path) -> AbstractAsyncContextManager[Store]:
+    return _opened("memory", "memory://")
+
+
+def sqlite(folder: Path) -> AbstractAsyncContextManager[Store]:
+    return _opened("sqlite", f"sqlite:///{folder / 'tasks.db'}")
+
+
+STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {"memory": memory, "sqlite": sqlite}

@@ -1,0 +1,69 @@
+"""Tasks and schedules for the contract suite, made without any rule in between."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from aiotaskq.backends.base import Backend, Change
+from aiotaskq.schedule import Schedule
+from aiotaskq.task import SECOND, Status, Task, new_id
+
+NOW = 1_750_000_000 * SECOND
+LEASE = NOW + 60 * SECOND
+
+_stamps = itertools.count(NOW - 1_000 * SECOND)
+
+
+def new(**fields: Any) -> Task:
+    """A pending task, due at NOW, with the next push stamp."""
+    values = {"task_id": new_id(), "type": "t", "created_at": NOW // SECOND, "run_at": NOW, "seq": next(_stamps)}
+    return Task(**{**values, **fields})
+
+
+def new_schedule(**fields: Any) -> Schedule:
+    """An interval schedule, due at NOW."""
+    values: dict[str, Any] = {
+        "task_id": new_id(),
+        "name": "n",
+        "task_type": "t",
+        "schedule_type": "interval",
+        "interval_seconds": 60,
+        "next_run_at": NOW // SECOND,
+        "created_at": NOW // SECOND,
+        "updated_at": NOW // SECOND,
+    }
+    return Schedule(**{**values, **fields})
+
+
+def ids(rows: Sequence[Task | Schedule | None]) -> list[str | None]:
+    return [None if row is None else row.task_id for row in rows]
+
+
+async def pushed(backend: Backend, **fields: Any) -> Task:
+    """Push one task."""
+    (task,) = await backend.push([new(**fields)])
+    return task
+
+
+async def running(backend: Backend, now: int = NOW, lease_until: int | None = LEASE, **fields: Any) -> Task:
+    """Push one task and claim it; nothing else may be claimable."""
+    await backend.push([new(**fields)])
+    (task,) = await backend.claim("owner", now, 1, lease_until=lease_until)
+    return task
+
+
+async def ended(backend: Backend, status: Status = Status.COMPLETED, **fields: Any) -> Task:
+    """Push one task, claim it and end it."""
+    task = await running(backend, **fields)
+    after = task.replace(status=status, completed_at=NOW // SECOND, lease_owner=None, lease_until=None)
+    assert await backend.update([Change(task, after)]) == [True]
+    return after
+
+
+async def read(backend: Backend, task: Task | str) -> Task:
+    """Read one task that must be there."""
+    (row,) = await backend.get([task if isinstance(task, str) else task.task_id])
+    assert row is not None
+    return row

@@ -1,0 +1,354 @@
+"""The command line as a user has it: processes, exit codes, what goes to which stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiotaskq.cli import main
+from aiotaskq.demo.show import APP
+from aiotaskq.task import Task
+from aiotaskq.taskq import TaskQ
+
+ROOT = Path(__file__).parent.parent
+
+STUBBORN = """
+import asyncio, time
+from aiotaskq import TaskQ
+
+tq = TaskQ("sqlite:///app.db", lease=2)
+
+@tq.task
+async def polite() -> None:
+    print("began", flush=True)
+    await asyncio.sleep(60)
+
+@tq.task
+async def deaf() -> None:
+    print("began", flush=True)
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+@tq.task
+def thread() -> None:
+    print("began", flush=True)
+    time.sleep(60)
+
+@tq.task(executor="process")
+def process() -> None:
+    print("began", flush=True)
+    time.sleep(60)
+
+@tq.task(max_retries=0)
+async def broken() -> None:
+    raise ValueError("no\\nway")
+"""
+
+
+class Cli:
+    """Runs commands in a folder of their own."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.home = home
+        self.monkeypatch = monkeypatch
+        self.capsys = capsys
+        monkeypatch.chdir(home)
+        monkeypatch.delenv("AIOTASKQ_DATABASE_URL", raising=False)
+        self.url = f"sqlite:///{home}/app.db"
+        self.env = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def run(self, *args: str) -> tuple[int, str, str]:
+        """Run a command in this process, which is quicker than one of its own, through its real entry point."""
+        self.monkeypatch.setattr(sys, "argv", ["aiotaskq", *args])
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code
+        assert code is None or isinstance(code, int)
+        captured = self.capsys.readouterr()
+        return code or 0, captured.out, captured.err
+
+    def process(self, *args: str, **env: str) -> tuple[int, str, str]:
+        """Run a command in a process of its own."""
+        command = [sys.executable, "-m", "aiotaskq", *args]
+        done = subprocess.run(
+            command, cwd=self.home, env={**self.env, **env}, capture_output=True, encoding="utf-8", timeout=30
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def out(self, *args: str) -> str:
+        code, out, err = self.run(*args)
+        assert (code, err) == (0, "")
+        return out
+
+    def json(self, *args: str) -> Any:
+        return json.loads(self.out(*args, "--json"))
+
+    def fails(self, *args: str, code: int = 1) -> str:
+        """Run what fails, and return its one line."""
+        got, out, err = self.run(*args)
+        assert (got, out) == (code, ""), err
+        if code == 1:
+            assert err.startswith("error: ") and err.count("\n") == 1
+        return err
+
+    @contextmanager
+    def running(self, *args: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+        """Start ``run`` and collect its lines; wait until a handler has said that it began."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aiotaskq", "run", *args],
+            cwd=self.home,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+        )
+        assert process.stdout is not None
+        lines: list[str] = []
+
+        def collect(lines: list[str] = lines, stream: Any = process.stdout) -> None:
+            lines.extend(iter(stream.readline, ""))
+
+        thread = threading.Thread(target=collect)
+        thread.start()
+        try:
+            yield process, lines
+        finally:
+            process.kill()
+            process.wait()
+            thread.join(10)
+            process.stdout.close()
+
+    def push(self, *types: str, max_retries: int = 3, **params: Any) -> list[str]:
+        async def main() -> list[str]:
+            async with TaskQ(self.url) as tq:
+                return [(await tq.push(name, params, max_retries=max_retries)).task_id for name in types]
+
+        return asyncio.run(main())
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(tmp_path, monkeypatch, capsys)
+
+
+def wait_for(lines: list[str], text: str, *, whole: bool = False) -> None:
+    end = time.monotonic() + 15
+    while not any(text == line if whole else text in line for line in lines):
+        assert time.monotonic() < end, lines
+        time.sleep(0.01)
+
+
+# ---- the command itself ----
+
+
+def test_help_and_version(cli: Cli) -> None:
+    text = cli.out("--help")
+    for word in ("demo", "run", "db", "tasks", "schedules", "stats", "Exit codes"):
+        assert word in text
+    for group in ("db", "tasks", "schedules"):
+        assert "Exit codes" in cli.out(group, "--help")
+    assert re.fullmatch(r"aiotaskq \d+\.\d+\.\d+\n", cli.out("--version"))
+
+
+def test_help_imports_neither_database_nor_rich() -> None:
+    code = (
+        "import sys; from aiotaskq.cli import main; sys.argv = ['aiotaskq', '--help']\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(sorted({'sqlalchemy', 'alembic', 'rich', 'pydantic', 'aiotaskq.cli.screen'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_wrong_usage_is_2(cli: Cli) -> None:
+    cli.fails("nonsense", code=2)
+    cli.fails("demo", "nowhere", code=2)
+    cli.fails("run", "app", code=2)
+    cli.fails("run", "app:tq", "--log-level", "LOUD", code=2)
+    assert "say --yes" in cli.fails("tasks", "purge", code=2)
+
+
+# ---- databases ----
+
+
+def test_looking_makes_no_database(cli: Cli) -> None:
+    for command in (["stats"], ["tasks", "list"], ["db", "check"]):
+        assert "there is no file" in cli.fails(*command, "--db", cli.url)
+        assert not list(cli.home.iterdir())
+    assert "memory://" in cli.fails("stats", "--db", "memory://")
+    assert "unknown scheme" in cli.fails("stats", "--db", "app.db")
+    (cli.home / "empty.db").touch()
+    assert "db upgrade" in cli.fails("stats", "--db", "sqlite:///empty.db")
+    (cli.home / "text.db").write_text("this is no database, and long enough to be seen as none" * 30)
+    assert "not a database" in cli.fails("db", "check", "--db", "sqlite:///text.db")
+
+
+def test_db_upgrade_check_and_sql(cli: Cli) -> None:
+    assert "is at 0" in cli.out("db", "upgrade", "--db", cli.url)
+    assert "is at 0" in cli.out("db", "upgrade", "--db", cli.url)
+    checked = cli.json("db", "check", "--db", cli.url)
+    assert checked["version"] == checked["newest"] and checked["odd_rows"] == []
+    assert "no odd rows" in cli.out("db", "check", "--db", cli.url)
+    assert "CREATE TABLE task_queue" in cli.out("db", "sql")
+    assert "BIGINT" in cli.out("db", "sql", "--db", "postgresql://host/x")
+
+
+def test_the_database_may_come_from_the_environment(cli: Cli) -> None:
+    cli.push("a")
+    code, out, _ = cli.process("stats", "--json", AIOTASKQ_DATABASE_URL=cli.url)
+    assert code == 0 and json.loads(out)["counts"]["pending"] == 1
+
+
+# ---- tasks ----
+
+
+def test_tasks_list_show_cancel_retry_purge(cli: Cli) -> None:
+    first, second = cli.push("mail", "audio", name="x\x1b[31m")
+    at = ("--db", cli.url)
+
+    assert [task["task_id"] for task in cli.json("tasks", "list", *at)] == [second, first]
+    assert [task["task_id"] for task in cli.json("tasks", "list", *at, "--type", "mail")] == [first]
+    assert cli.json("tasks", "list", *at, "--status", "failed") == []
+    listed = cli.out("tasks", "list", *at, "--limit", "1")
+    assert second in listed and first not in listed and f"--after {second}" in listed
+    assert [task["task_id"] for task in cli.json("tasks", "list", *at, "--after", second)] == [first]
+    assert "is not a valid Status" in cli.fails("tasks", "list", *at, "--status", "done")
+
+    shown = cli.json("tasks", "show", first, *at)
+    assert shown["params"] == {"name": "x\x1b[31m"} and shown["status"] == "pending"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", shown["created_at"])
+    assert "\x1b" not in cli.out("tasks", "show", first, *at)
+    assert "there is no task" in cli.fails("tasks", "show", "nobody", *at)
+
+    assert cli.json("tasks", "cancel", first, *at) == [{"task_id": first, "outcome": "cancelled"}]
+    assert "has ended already: cancelled" in cli.out("tasks", "cancel", first, *at)
+    code, out, err = cli.run("tasks", "retry", first, second, "nobody", *at)
+    assert code == 1 and out == f"{first}  pending again\n" and err.count("error: ") == 2
+
+    cli.out("tasks", "cancel", first, second, *at)
+    assert cli.json("tasks", "purge", *at, "--type", "mail", "--yes") == {"deleted": 1}
+    assert cli.out("tasks", "purge", *at, "--older-than", "3600", "--yes") == "0 tasks deleted\n"
+    assert cli.out("tasks", "purge", *at, "--yes") == "1 tasks deleted\n"
+
+
+def test_stats(cli: Cli) -> None:
+    cli.push("a", "b")
+    assert cli.json("stats", "--db", cli.url)["ready"] == 2
+    text = cli.out("stats", "--db", cli.url)
+    assert re.search(r"^default +2 ", text, re.MULTILINE) and "2 ready to run" in text
+
+
+def test_what_comes_from_outside_cannot_drive_the_terminal(cli: Cli) -> None:
+    async def main() -> None:
+        async with TaskQ(cli.url) as tq:
+            row = Task(task_id="x\n[red]\x1b]0;gotcha\x07", type="[bold]t\x1b[2J", queue="q\x1b[2J", created_at=10**18)
+            await tq.queue._backend.push([row])
+
+    asyncio.run(main())
+    for command in (["tasks", "list"], ["stats"], ["tasks", "show", "x\n[red]\x1b]0;gotcha\x07"]):
+        text = cli.out(*command, "--db", cli.url)
+        assert "\x1b" not in text and "\x07" not in text
+        assert "\\x1b[2J" in text
+    assert cli.fails("tasks", "show", "\x1b[2J\nnobody", "--db", cli.url).isprintable() is False  # its one line end
+
+
+# ---- schedules ----
+
+
+def test_schedules_preview(cli: Cli) -> None:
+    spring = ("schedules", "preview", "30 2 * * *", "--timezone", "Europe/Berlin", "--after", "2026-03-27T12:00")
+    assert cli.json(*spring, "--count", "3") == [
+        "2026-03-28T02:30:00+01:00",
+        "2026-03-29T03:00:00+02:00",
+        "2026-03-30T02:30:00+02:00",
+    ]
+    assert cli.out(*spring, "--count", "1") == "Sat 2026-03-28 02:30:00+01:00\n"
+    assert "fields" in cli.fails("schedules", "preview", "0 2 * *")
+    assert "after" in cli.fails("schedules", "preview", "0 2 * * *", "--after", "soon")
+    assert "timezone" in cli.fails("schedules", "preview", "0 2 * * *", "--timezone", "Mars/Base")
+
+
+# ---- run ----
+
+
+def test_the_program_that_the_demo_shows_runs(cli: Cli) -> None:
+    (cli.home / "app.py").write_text(APP)
+    with cli.running("app:tq") as (process, lines):
+        wait_for(lines, "hello\n", whole=True)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert any("app:tq on sqlite:///app.db: 10 at a time" in line for line in lines)
+    assert cli.json("stats", "--db", cli.url)["counts"]["completed"] >= 1
+
+
+@pytest.mark.parametrize(("kind", "code"), [("polite", 3), ("deaf", 4), ("thread", 4), ("process", 4)])
+def test_run_stopped_with_a_handler_that_does_not_end(cli: Cli, kind: str, code: int) -> None:
+    (cli.home / "app.py").write_text(STUBBORN)
+    cli.push(kind)
+    with cli.running("app:tq", "--drain", "0.2", "--grace", "0.3") as (process, lines):
+        wait_for(lines, "began")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == code
+    assert "stopped" in "".join(lines)
+    status = "pending" if code == 3 else "running"
+    assert cli.json("stats", "--db", cli.url)["counts"][status] == 1
+
+
+def test_a_second_signal_does_not_wait(cli: Cli) -> None:
+    (cli.home / "app.py").write_text(STUBBORN)
+    cli.push("polite")
+    with cli.running("app:tq") as (process, lines):
+        wait_for(lines, "began")
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 3
+
+
+def test_run_logs_what_failed_in_one_line(cli: Cli) -> None:
+    (cli.home / "app.py").write_text(STUBBORN)
+    (task_id,) = cli.push("broken", max_retries=0)
+    with cli.running("app:tq", "--queues", "default, other") as (process, lines):
+        wait_for(lines, "failed broken")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert any(task_id in line and "ValueError" in line and "| ERROR" in line for line in lines)
+    assert any("from queues default, other" in line for line in lines)
+
+
+def test_run_says_what_is_wrong_with_the_target(cli: Cli) -> None:
+
+    def fails(*args: str) -> str:
+        code, out, err = cli.process(*args)  # which imports, and sets up the log
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        return err
+
+    (cli.home / "app.py").write_text("from aiotaskq import TaskQ\nqueue = TaskQ('memory://')\nnumber = 1\n")
+    (cli.home / "faulty.py").write_text("1 / 0\n")
+    (cli.home / "needy.py").write_text("import nobody_has_this\n")
+    assert "there is no module 'ap'" in fails("run", "ap:tq")
+    assert "'app' has no 'tq'; there is app:queue" in fails("run", "app:tq")
+    assert "app:number is no TaskQ (int)" in fails("run", "app:number")
+    code, _, err = cli.process("run", "faulty:tq")
+    assert code == 1 and "faulty.py" in err and err.splitlines()[-1].startswith("error: importing 'faulty' failed")
+    assert cli.process("run", "needy:tq")[2].splitlines()[-1].endswith("No module named 'nobody_has_this'")

@@ -1,0 +1,156 @@
+"""The store actor: TTL, cleanup, bad input, on memory and SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiotaskq import MemoryQueue, ValidationError
+from aiotaskq.backends import connect
+from aiotaskq.backends.memory_values import MemoryValues
+from aiotaskq.clock import VirtualClock
+from aiotaskq.store import Store
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualClock) -> Any:
+    backend = connect("memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/s.db")
+    yield Store(backend.values, clock, durable=backend.durable)
+    await backend.close()
+
+
+async def test_values_and_their_end(store: Store, clock: VirtualClock) -> None:
+    await store.set_public("cookie", {"a": [1, None, "é"]}, ttl=10)
+    await store.set_public("for ever", 0)
+    assert await store.get_public("cookie") == {"a": [1, None, "é"]}
+    clock.step(9.999999)
+    assert await store.get_public("cookie") is not None
+    assert (await store.get_store_size(), await store.list_keys()) == (2, ["cookie", "for ever"])
+    clock.step(0.000001)  # exact, whether or not a cleanup has run
+    assert await store.get_public("cookie") is None
+    assert (await store.get_store_size(), await store.list_keys()) == (1, ["for ever"])
+    assert await store.delete_public("cookie") is False
+    assert await store.delete_public("for ever") is True
+    assert await store.delete_public("for ever") is False
+    assert await store.get_public("for ever") is None
+
+
+async def test_setting_again_moves_the_expiry(store: Store, clock: VirtualClock) -> None:
+    await store.set_public("k", 1, ttl=10)
+    await store.set_public("k", 2, ttl=100)
+    clock.step(50)
+    assert await store.cleanup() == 0
+    assert await store.get_public("k") == 2
+    await store.set_public("k", 3)
+    clock.step(1000)
+    assert await store.get_public("k") == 3
+    await store.set_public("gone at once", 1, ttl=0)
+    assert await store.get_public("gone at once") is None
+
+
+async def test_cleanup_counts_and_clear_empties(store: Store, clock: VirtualClock) -> None:
+    for number in range(30):
+        await store.set_public(f"k{number}", number, ttl=number + 1)
+    clock.step(10)
+    assert await store.cleanup() == 10
+    assert await store.cleanup() == 0
+    assert await store.get_store_size() == 20
+    await store.clear_store()
+    assert (await store.get_store_size(), await store.list_keys()) == (0, [])
+
+
+async def test_clock_set_back_does_not_revive(store: Store, clock: VirtualClock) -> None:  # H7
+    await store.set_public("k", 1, ttl=10)
+    clock.step(11)
+    assert await store.get_public("k") is None
+    clock.step(-3600)
+    assert await store.get_public("k") is None
+
+
+async def test_background_cleanup_starts_stops_and_starts_again(clock: VirtualClock) -> None:
+    values = MemoryValues()
+    store = Store(values, clock, durable=False, cleanup_interval=60)
+    await store.start_cleanup()
+    await store.start_cleanup()
+    await store.set_public("k", 1, ttl=5)
+    await clock.advance(61)
+    assert values._values == {}
+    await store.stop_cleanup()
+    await store.stop_cleanup()
+    await store.set_public("k", 1, ttl=5)
+    await clock.advance(200)
+    assert len(values._values) == 1
+    await store.start_cleanup()
+    await clock.advance(61)
+    assert values._values == {}
+    await store.stop_cleanup()
+
+
+@pytest.mark.parametrize(
+    ("key", "ttl", "message"),
+    [
+        ("", None, "key: must not be empty"),
+        (5, None, "key: a string is needed (got int)"),
+        ("k" * 256, None, "key: 256 characters are more than 255"),
+        ("a\x00", None, "key: NUL"),
+        ("k", -1, "ttl: must be at least 0 seconds (got -1)"),
+        ("k", float("nan"), "ttl: nan is not a number of seconds"),
+        ("k", "5", "ttl: seconds as int or float are needed (got str"),
+        ("k", True, "ttl: seconds as int or float are needed (got bool"),
+    ],
+)
+async def test_bad_input(store: Store, key: Any, ttl: Any, message: str) -> None:  # I1, I9
+    with pytest.raises(ValidationError) as caught:
+        await store.set_public(key, 1, ttl)
+    assert str(caught.value).startswith(message)
+    assert await store.get_store_size() == 0
+
+
+async def test_durable_values_are_json(tmp_path: Path, clock: VirtualClock) -> None:  # I3
+    backend = connect(f"sqlite:///{tmp_path}/j.db")
+    store = Store(backend.values, clock, durable=True)
+    with pytest.raises(ValidationError, match=r"value\.cookies: set is not JSON"):
+        await store.set_public("k", {"cookies": {1}})
+    await store.set_public("k", "x" * 200_000)
+    await backend.close()
+
+
+async def test_a_million_expiring_keys_never_hold_the_loop(clock: VirtualClock) -> None:  # H7; watches the real clock
+    values = MemoryValues()
+    store = Store(values, clock, durable=False)
+    now = clock.now()
+    await values.put([(f"key-{n}", n, now + 1_000_000) for n in range(1_000_000)])
+    clock.step(2)
+    longest, last = 0.0, time.perf_counter()
+
+    async def watch() -> None:
+        nonlocal longest, last
+        while True:
+            await asyncio.sleep(0)
+            longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    longest = 0.0
+    assert await store.cleanup() == 1_000_000
+    watching.cancel()
+    assert values._values == {} and values._expiry == {}
+    # The promise is 10 ms; the bound here only tells a sweep in pieces from one in a single go, which takes 300 ms.
+    assert longest < 0.1
+
+
+async def test_memory_queue_has_both_sets_of_verbs() -> None:
+    queue = MemoryQueue(cleanup_interval=60)
+    await queue.set_public("k", object)
+    assert await queue.get_public("k") is object
+    assert await queue.cleanup() == 0
+    await queue.close()

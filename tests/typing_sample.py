@@ -1,0 +1,84 @@
+"""What a user's type checker sees; checked by mypy --strict. Each ignored line is an error that must stay one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, assert_type
+
+import aiotaskq.sync
+from aiotaskq import TaskFunction, TaskHandle, TaskQ, injected
+from aiotaskq.task import Status, Task
+
+tq = TaskQ("memory://")
+
+
+class Client: ...
+
+
+@tq.resource
+async def client() -> AsyncIterator[Client]:
+    yield Client()
+
+
+@tq.task
+async def add(a: int, b: int = 0) -> int:
+    return a + b
+
+
+@tq.task(name="shout", max_retries=2, backoff=1.5)
+def shout(text: str, client: Client = injected()) -> str:
+    return text.upper()
+
+
+@tq.schedule(interval=60)
+@tq.task()
+async def every_minute() -> None: ...
+
+
+@tq.schedule(cron="0 2 * * *", timezone="Asia/Shanghai")
+async def nightly() -> None: ...
+
+
+async def main() -> None:
+    handle = await add.push(1, b=2)
+    assert_type(handle, TaskHandle[int])
+    assert_type(await handle.result(timeout=5), int)
+    assert_type(await add(1), int)
+    assert_type(shout("x"), str)
+    assert_type(await (await shout.options(delay=5, unique_key="k").push(text="a")).result(), str)
+    assert_type(await handle.status(), Status)
+    assert_type(await tq.get("id"), Task)
+    assert_type(await tq.find(status="failed"), list[Task])
+    assert_type(every_minute, TaskFunction[[], Coroutine[object, None, None], None])
+    assert_type(await (await nightly.push()).result(), None)
+    await tq.push_many([add.call(a=1), ("shout", {"text": "x"})])
+
+    await add.push("one")  # type: ignore[arg-type]
+    await add.push(a=1, c=2)  # type: ignore[call-arg]
+    await add.push()  # type: ignore[call-arg]
+    await shout.push(text=1)  # type: ignore[arg-type]
+    shout.options(colour="red")  # type: ignore[call-arg]
+    await tq.push("x", {}, priority="high")  # type: ignore[arg-type]
+
+
+blocking = aiotaskq.sync.TaskQ("memory://")
+
+
+@blocking.task
+async def double(n: int) -> int:
+    return 2 * n
+
+
+def legacy() -> None:
+    handle = double.push(n=1)
+    assert_type(handle.result(timeout=5), int)
+    double.push(n="one")  # type: ignore[arg-type]
+    aiotaskq.sync.push_task({"type": "x"}, priority=1)
+    aiotaskq.sync.push_task({"type": "x"}, priority="high")  # type: ignore[arg-type]
+    popped = aiotaskq.sync.get_queue().pop_task(timeout=1)
+    assert_type(popped, dict[str, Any] | None)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
