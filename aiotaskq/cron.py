@@ -18,14 +18,13 @@ import copy
 import difflib
 import re
 import zoneinfo
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, final
 
+from aiotaskq.cron_fields import FIELDS, Refused, Values, clip_text, days_per_year, parse_field, split_fields
 from aiotaskq.errors import CronError, ValidationError
 
-MAX_LENGTH: Final = 100  # the column is VARCHAR(100)
 HORIZON_YEARS: Final = 50  # 29 February on a given weekday can be 40 years away (across a year like 2100)
 MICROS: Final = 1_000_000
 
@@ -35,151 +34,6 @@ _REACH: Final = 2 * _DAY
 _PROBE: Final = _DAY  # the shortest stay of any zone on one offset, in the whole database, is 167 hours
 _YEAR: Final = 31_556_952  # seconds in a mean Gregorian year
 _WALK: Final = 400  # up to about this many dues are counted one by one, more are estimated
-
-ALIASES: Final[Mapping[str, str]] = {
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-    "@monthly": "0 0 1 * *",
-    "@weekly": "0 0 * * 0",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@hourly": "0 * * * *",
-}
-
-
-class _Field(NamedTuple):
-    name: str
-    low: int
-    top: int  # the end of * and of a/n
-    high: int  # the largest number that may be written; 7 is a second name of Sunday
-    names: tuple[str, ...] = ()
-
-
-_FIELDS: Final = (
-    _Field("second", 0, 59, 59),
-    _Field("minute", 0, 59, 59),
-    _Field("hour", 0, 23, 23),
-    _Field("day of month", 1, 31, 31),
-    _Field("month", 1, 12, 12, ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")),
-    _Field("day of week", 0, 6, 7, ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")),
-)
-_MONTH_DAYS: Final = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
-_LEAP: Final = 0.2425  # share of leap years in the Gregorian calendar
-
-
-class _Refused(Exception):
-    """What is wrong with a field, in words; ``Cron.parse`` adds the expression."""
-
-
-@dataclass(slots=True)
-class _Values:
-    """The values that one field allows."""
-
-    text: str
-    numbers: set[int] = field(default_factory=set)
-    last: bool = False  # L, the last day of the month
-    nth: set[tuple[int, int]] = field(default_factory=set)  # (weekday, n): the n-th such weekday of the month
-
-
-def _number(spec: _Field, text: str) -> int:
-    if text.isascii() and text.isdigit():
-        value = int(text)
-        if not spec.low <= value <= spec.high:
-            raise _Refused(f"{spec.name} {value} is not in {spec.low}-{spec.high}")
-        return value
-    if text.upper() in spec.names:
-        return spec.names.index(text.upper()) + spec.low
-    raise _Refused(f"{spec.name} {text!r} {_hint(spec, text.upper())}")
-
-
-def _hint(spec: _Field, text: str) -> str:
-    if "?" in text:
-        return "is not supported; write * instead of ?"
-    if text.startswith("-"):
-        return "is negative"
-    if spec.name == "day of month" and "W" in text:
-        return "is not supported: there is no W (nearest weekday); list days, or use a weekday such as MON#1"
-    if "L" in text and (text == "L" or not text.isalpha()):
-        return "is not supported; L (last day) stands alone, as day of month"
-    if text[:1] in ("H", "R", "~") and not text[1:2].isalpha():
-        return "is not supported: nothing is chosen at random; write a number"
-    if spec.names:
-        return f"is neither {spec.low}-{spec.high} nor {spec.names[0]}-{spec.names[-1]}"
-    return f"is not a number of {spec.low}-{spec.high}, a range, a list or *"
-
-
-def _range(spec: _Field, base: str, stepped: bool) -> tuple[int, int]:
-    """The first and the last value of ``*``, ``a-b`` or ``a`` (which, before a step, goes on to the end)."""
-    if base == "*":
-        return spec.low, spec.top
-    first, dash, second = base.partition("-")
-    if not dash or not first or not second:
-        low = _number(spec, base)
-        return (low, max(low, spec.top)) if stepped else (low, low)
-    low, high = _number(spec, first), _number(spec, second)
-    if low == high:
-        raise _Refused(f"{spec.name} range {base} is one value; write {first}")
-    if low > high and spec.name == "day of week" and high == 0:
-        raise _Refused(f"{spec.name} range {base} is reversed; write {low}-7, where 7 is Sunday")
-    if low > high:
-        parts = [str(low) if low == spec.top else f"{low}-{spec.top}"]
-        parts.append(str(high) if high == spec.low else f"{spec.low}-{high}")
-        raise _Refused(f"{spec.name} range {base} is reversed; write {','.join(parts)}")
-    return low, high
-
-
-def _parse_field(spec: _Field, text: str) -> _Values:
-    values = _Values(text)
-    for part in text.split(","):
-        if not part:
-            raise _Refused(f"{spec.name} has an empty part in {text!r}")
-        if spec.name == "day of month" and part.upper() == "L":
-            values.last = True
-            continue
-        if spec.name == "day of week" and "#" in part:
-            day, _, nth = part.partition("#")
-            if nth not in ("1", "2", "3", "4", "5"):
-                raise _Refused(f"{spec.name} {part!r} must end in #1 to #5")
-            values.nth.add((_number(spec, day) % 7, int(nth)))
-            continue
-        base, slash, step_text = part.partition("/")
-        low, high = _range(spec, base, bool(slash))
-        step = 1
-        if slash:
-            if not (step_text.isascii() and step_text.isdigit()):
-                raise _Refused(f"{spec.name} step {step_text!r} is not a number")
-            step = int(step_text)
-            if step == 0:
-                raise _Refused(f"{spec.name} step 0 never advances; write 1 or more")
-            if step > high - low:
-                leap = f"step {step} leaves {low}-{high}"
-                raise _Refused(f"{spec.name} {part} gives just one value ({leap}); write {low}")
-        elif base == "*" and part != text:
-            raise _Refused(f"{spec.name} * in a list covers the rest of it; write * alone")
-        values.numbers.update(range(low, high + 1, step))
-    if spec.name == "day of week":
-        values.numbers = {number % 7 for number in values.numbers}
-    return values
-
-
-def _days_per_year(dom: _Values, months: Iterable[int], dow: _Values, both: bool) -> float:
-    """How many days of a mean year match; 0.0 means none ever (any date of a month meets every weekday some year)."""
-    weekdays = [len(dow.numbers | {day for day, nth in dow.nth if nth == week}) / 7 for week in range(1, 6)]
-    total = 0.0
-    for month in months:
-        length = _MONTH_DAYS[month - 1]
-        for day in range(1, length + 1):
-            by_date = float(day in dom.numbers or (dom.last and day == length))
-            if dom.last and (month, day) == (2, 28):
-                by_date = max(by_date, 1 - _LEAP)
-            by_week = weekdays[(day - 1) // 7]
-            share = by_date * by_week if both else by_date + by_week - by_date * by_week
-            total += share * (_LEAP if (month, day) == (2, 29) else 1.0)
-    return total
-
-
-def _clip(text: str) -> str:
-    return repr(text) if len(text) <= MAX_LENGTH else repr(text[:40]) + "…"
 
 
 def check_timezone(name: str) -> zoneinfo.ZoneInfo:
@@ -202,7 +56,7 @@ def check_timezone(name: str) -> zoneinfo.ZoneInfo:
     known = {name.rpartition("/")[2].lower(): name for name in names} | {name.lower(): name for name in names}
     close = difflib.get_close_matches(name[:64].strip().lower().replace(" ", "_"), known, 1)
     guess = f"did you mean {known[close[0]]!r}?" if close else "write one such as 'Europe/Berlin' or 'UTC'"
-    raise ValidationError(f"timezone: the name is not an IANA time zone (got {_clip(name)}); {guess}")
+    raise ValidationError(f"timezone: the name is not an IANA time zone (got {clip_text(name)}); {guess}")
 
 
 def local_timezone() -> str:
@@ -269,18 +123,18 @@ class Cron:
         name = local_timezone() if timezone_name is None else timezone_name
         zone = check_timezone(name)
         try:
-            fields = _split(expression)
+            fields = split_fields(expression)
             six = len(fields) == 6
-            values = [_parse_field(*pair) for pair in zip(_FIELDS, fields if six else ["0", *fields], strict=True)]
+            values = [parse_field(*pair) for pair in zip(FIELDS, fields if six else ["0", *fields], strict=True)]
             second, minute, hour, dom, month, dow = values
             both = dom.text.startswith("*") or dow.text.startswith("*")
-            per_year = _days_per_year(dom, month.numbers, dow, both)
+            per_year = days_per_year(dom, month.numbers, dow, both)
             if per_year == 0:
                 days, months = dom.text, month.text
                 never = f"day of month {days} never occurs in month {months}"
-                raise _Refused(never if dow.text == "*" else f"{never} together with day of week {dow.text}")
-        except _Refused as refused:
-            raise CronError(f"cron_expression: {refused} (got {_clip(expression)})") from None
+                raise Refused(never if dow.text == "*" else f"{never} together with day of week {dow.text}")
+        except Refused as refused:
+            raise CronError(f"cron_expression: {refused} (got {clip_text(expression)})") from None
         rate = per_year * len(hour.numbers) * len(minute.numbers) * len(second.numbers) / _YEAR
         fixed = set("*/-").isdisjoint(hour.text + minute.text)
         walkers = _walkers(values, both, six)
@@ -316,7 +170,7 @@ class Cron:
         except (OverflowError, ValueError, OSError) as error:
             if isinstance(error, CronError):
                 raise
-            problem = f"no next date before the year 10000 (got {_clip(self.expression)})"
+            problem = f"no next date before the year 10000 (got {clip_text(self.expression)})"
             raise CronError(f"cron_expression: {problem}") from None
 
     def _next_fixed(self, instant: int) -> int:
@@ -394,7 +248,7 @@ class Cron:
             found.append(until)
         if not found:
             raise CronError(
-                f"cron_expression: no next date within {HORIZON_YEARS} years of {wall} (got {_clip(self.expression)})"
+                f"cron_expression: no date within {HORIZON_YEARS} years of {wall} (got {clip_text(self.expression)})"
             )
         return min(found)
 
@@ -440,30 +294,7 @@ class Cron:
         return due
 
 
-def _split(expression: str) -> list[str]:
-    """The five or six fields as text."""
-    if len(expression) > MAX_LENGTH:
-        raise _Refused(f"{len(expression)} characters are more than {MAX_LENGTH}")
-    for char in expression:
-        if ord(char) < 32 or ord(char) == 127:
-            raise _Refused(f"control character {char!r}; separate the fields by spaces")
-        if not char.isascii():
-            raise _Refused(f"{char!r} is not an ASCII character" + ("; write 0-9" if char.isnumeric() else ""))
-    text = expression.strip()
-    if text.startswith("@"):
-        if text.lower() not in ALIASES:
-            close = difflib.get_close_matches(text.lower(), ALIASES, 1)
-            raise _Refused(f"{text!r} is unknown; {f'did you mean {close[0]}?' if close else ' '.join(ALIASES)}")
-        text = ALIASES[text.lower()]
-    fields = text.split()
-    if len(fields) == 7:
-        raise _Refused("7 fields; there is no year field, write 5 or 6 (seconds first)")
-    if len(fields) not in (5, 6):
-        raise _Refused(f"{len(fields)} fields; write 5 (minute hour day month weekday) or 6 (seconds first)")
-    return fields
-
-
-def _walkers(values: list[_Values], both: bool, six: bool) -> tuple[Any, ...]:
+def _walkers(values: list[Values], both: bool, six: bool) -> tuple[Any, ...]:
     """The croniter objects whose dues, united, are those of the expression, each on naive wall-clock time.
 
     croniter reads "day of month OR ``MON#2``" as AND, refuses ``5,MON#2`` and, under OR, searches 50 years for the
@@ -472,11 +303,11 @@ def _walkers(values: list[_Values], both: bool, six: bool) -> tuple[Any, ...]:
     from croniter import croniter  # 50 ms to import, on use
 
     second, minute, hour, dom, month, dow = values
-    every = _Values("*", set(range(1, 32))), _Values("*", set(range(7)))
+    every = Values("*", set(range(1, 32))), Values("*", set(range(7)))
     days = [(dom, dow)] if both else [(dom, every[1]), (every[0], dow)]
     walkers = []
     for on_date, on_weekday in days:
-        if _days_per_year(on_date, month.numbers, on_weekday, both=True) == 0:
+        if days_per_year(on_date, month.numbers, on_weekday, both=True) == 0:
             continue
         date = _list(on_date.numbers, 31) + (["l"] if on_date.last and len(on_date.numbers) < 31 else [])
         if on_weekday.nth:

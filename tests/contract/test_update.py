@@ -1,0 +1,354 @@
+"""``update``: the guards, what is written with them, and what is not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from aiotaskq.backends.base import ENDED, READY, Backend, Change
+from aiotaskq.task import SECOND, Status, Task, TaskFilter
+from tests.backends import Store
+from tests.contract.rows import LEASE, NOW, ended, ids, new, pushed, read, running
+
+FINAL = [Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED]
+
+
+def to_end(task: Task, status: Status = Status.COMPLETED, **fields: Any) -> Task:
+    return task.replace(status=status, completed_at=NOW // SECOND, lease_owner=None, lease_until=None, **fields)
+
+
+def to_pending(task: Task, **fields: Any) -> Task:
+    return task.replace(status=Status.PENDING, lease_owner=None, lease_until=None, **fields)
+
+
+async def test_nothing(backend: Backend) -> None:
+    assert await backend.update([]) == []
+
+
+@pytest.mark.parametrize("status", FINAL)
+async def test_writes_what_after_says(backend: Backend, status: Status) -> None:
+    task = await running(backend, params={"a": 1})
+    after = to_end(task, status, result={"r": [1, "ä"]}, error_message="why", retry_count=2, crashes=1)
+    assert await backend.update([Change(task, after)]) == [True]
+    assert await read(backend, task) == after
+
+
+async def test_a_retry_is_claimed_when_it_is_due(backend: Backend) -> None:
+    task = await running(backend)
+    after = to_pending(task, run_at=NOW + 7, retry_count=1, error_message="once more")
+    assert await backend.update([Change(task, after)]) == [True]
+    assert await backend.claim("o", NOW + 6, 1) == []
+    (again,) = await backend.claim("o", NOW + 7, 1)
+    assert (again.task_id, again.fence, again.retry_count) == (task.task_id, 2, 1)
+
+
+async def test_content_handed_back(backend: Backend) -> None:
+    task = await running(backend, params={"a": 1})
+    after = to_pending(
+        task,
+        type="other",
+        params={"b": 2},
+        extra={"own": True},
+        priority=-3,
+        queue="q2",
+        max_retries=9,
+        seq=task.seq + 9,
+    )
+    assert await backend.update([Change(task, after)]) == [True]
+    assert await read(backend, task) == after
+    assert ids(await backend.claim("o", NOW, 5, queues=["q2"])) == [task.task_id]
+    assert await backend.count_ready(NOW) == 0
+
+
+async def test_unchanged_params_are_not_written(sql_store: Store) -> None:
+    task = await running(sql_store.backend, params={"a": 1})
+    other = '{ "a" :  2 }'
+    sql_store.execute("UPDATE task_queue SET params = :p WHERE task_id = :id", p=other, id=task.task_id)
+    assert await sql_store.backend.update([Change(task, to_end(task))]) == [True]
+    assert sql_store.execute("SELECT params FROM task_queue") == [(other,)]
+
+
+async def test_progress_is_not_written(backend: Backend) -> None:
+    task = await running(backend)
+    assert await backend.report([(task.task_id, task.fence, {"done": 3})]) == [True]
+    assert await backend.update([Change(task, to_end(task))]) == [True]  # as the worker read it: without progress
+    assert (await read(backend, task)).progress == {"done": 3}
+
+
+# ---- the guard ----------------------------------------------------------------------------------------------------
+
+
+async def test_another_fence_changes_nothing(backend: Backend) -> None:  # B10
+    task = await running(backend)
+    assert await backend.update([Change(task, to_pending(task))]) == [True]
+    (again,) = await backend.claim("second", NOW, 1, lease_until=LEASE)
+    assert again.fence == task.fence + 1
+    zombie = [
+        Change(task, to_end(task, result="late")),
+        Change(task, to_pending(task, retry_count=1)),
+        Change(task, to_end(task, Status.FAILED), then=(new(),)),
+    ]
+    for change in zombie:
+        assert await backend.update([change]) == [False]
+    assert await backend.heartbeat([(task.task_id, task.fence)], LEASE * 2) == [None]
+    assert await backend.report([(task.task_id, task.fence, {"n": 1})]) == [False]
+    assert await read(backend, task) == again
+    assert await backend.count_ready(NOW) == 0
+
+
+async def test_another_status_changes_nothing(backend: Backend) -> None:
+    task = await pushed(backend)
+    (claimed,) = await backend.claim("o", NOW, 1)
+    assert await backend.update([Change(task, to_end(task, Status.CANCELLED))]) == [False]  # it was pending when read
+    assert await read(backend, task) == claimed
+
+
+@pytest.mark.parametrize("status", FINAL)
+async def test_a_final_row_does_not_change_by_accident(backend: Backend, status: Status) -> None:
+    task = await running(backend)
+    after = to_end(task, status)
+    assert await backend.update([Change(task, after)]) == [True]
+    for other in FINAL:
+        assert await backend.update([Change(task, to_end(task, other, result="other"))]) == [False]
+    assert await backend.update([Change(task, to_pending(task))]) == [False]
+    assert await read(backend, task) == after
+
+
+async def test_a_missing_row_is_not_held(backend: Backend) -> None:
+    task = await running(backend)
+    assert await backend.delete([task.task_id]) == 1
+    assert await backend.update([Change(task, to_end(task), then=(new(),))]) == [False]
+    assert await backend.get([task.task_id]) == [None]
+    assert await backend.count_ready(NOW) == 0
+
+
+async def test_one_that_does_not_hold_does_not_stop_the_others(backend: Backend) -> None:
+    await backend.push([new() for _ in range(30)])
+    tasks = await backend.claim("o", NOW, 30, lease_until=LEASE)
+    odd = tasks[1::2]
+    assert await backend.update([Change(task, to_end(task, Status.CANCELLED)) for task in odd]) == [True] * 15
+    held = await backend.update([Change(task, to_end(task)) for task in tasks])
+    assert held == [True, False] * 15
+    assert (await backend.stats(NOW)).counts["completed"] == 15
+    assert (await backend.stats(NOW)).counts["cancelled"] == 15
+
+
+async def test_of_two_changes_of_one_row_in_one_call_the_second_loses(backend: Backend) -> None:  # A5
+    # Group commit brings the writes of a holder and of its rival into one call.
+    task = await running(backend)
+    follower, rival = new(), new()
+    changes = [
+        Change(task, to_end(task, result="mine"), then=(follower,)),
+        Change(task, to_end(task, Status.FAILED), then=(rival,)),
+        Change(task, to_pending(task, retry_count=1)),
+    ]
+    assert await backend.update(changes) == [True, False, False]
+    assert (await read(backend, task)).result == "mine"
+    assert [row is not None for row in await backend.get([follower.task_id, rival.task_id])] == [True, False]
+
+
+async def test_changes_of_one_row_apply_one_after_the_other(backend: Backend) -> None:
+    task = await running(backend, params={"a": 1})
+    pending = to_pending(task, params={"a": 2})
+    cancelled = to_end(pending, Status.CANCELLED)
+    assert await backend.update([Change(task, pending), Change(pending, cancelled)]) == [True, True]
+    assert await read(backend, task) == cancelled
+
+
+async def test_racing_writers_have_one_winner(store: Store) -> None:  # A5, D10
+    other = await store.another() if store.backend.shared else store.backend
+    for _ in range(25):
+        task = await running(store.backend)
+        ends = [to_end(task, status, result=str(status)) for status in FINAL]
+        followers = [new(), new(), new(), new()]
+        backends = [store.backend, other, store.backend, other]
+        answers = await asyncio.gather(
+            *(b.update([Change(task, e, then=(f,))]) for b, e, f in zip(backends, ends, followers, strict=True))
+        )
+        (winner,) = [number for number, (held,) in enumerate(answers) if held]
+        assert await read(store.backend, task) == ends[winner]
+        there = await store.backend.get([follower.task_id for follower in followers])
+        assert [row is not None for row in there] == [number == winner for number in range(4)]
+        await store.backend.delete([followers[winner].task_id])
+
+
+# ---- the cancel flag ----------------------------------------------------------------------------------------------
+
+
+async def test_a_cancel_is_not_lost_with_a_task_that_goes_on(backend: Backend) -> None:  # D6
+    task = await running(backend)
+    assert await backend.request_cancel([task.task_id]) == [True]
+    assert await backend.update([Change(task, to_pending(task, retry_count=1))]) == [False]
+    row = await read(backend, task)
+    assert row.cancel_requested
+    assert row.status is Status.RUNNING
+    assert await backend.update([Change(row, to_end(row, Status.CANCELLED))]) == [True]
+
+
+async def test_a_cancel_does_not_stop_an_end(backend: Backend) -> None:
+    task = await running(backend)
+    assert await backend.request_cancel([task.task_id]) == [True]
+    assert await backend.update([Change(task, to_end(task, result=1))]) == [True]
+    assert (await read(backend, task)).status is Status.COMPLETED
+
+
+# ---- the lease ----------------------------------------------------------------------------------------------------
+
+
+async def overdue_one(backend: Backend, **fields: Any) -> Task:
+    task = await running(backend, lease_until=NOW + 10, **fields)
+    assert await backend.overdue(NOW + 10, 5) == [task]
+    return task
+
+
+def reaped(task: Task) -> Change:
+    return Change(task, to_pending(task, crashes=1), then=(new(type="reaped"),), lease_over=True)
+
+
+async def test_a_reaper_writes_when_nothing_came_in_between(backend: Backend) -> None:
+    task = await overdue_one(backend)
+    assert await backend.update([reaped(task)]) == [True]
+    assert (await read(backend, task)).crashes == 1
+    assert [t.type for t in await backend.find(TaskFilter(type="reaped"), 5)] == ["reaped"]
+
+
+@pytest.mark.parametrize("gap", ["heartbeat", "complete", "release", "release and claim", "delete", "fail"])
+async def test_a_reaper_that_paused_changes_nothing(backend: Backend, gap: str) -> None:  # A5, A6
+    task = await overdue_one(backend)
+    # Here the reaper has read the row and is paused; meanwhile:
+    if gap == "heartbeat":
+        assert await backend.heartbeat([(task.task_id, task.fence)], NOW + 99) == [False]
+    elif gap == "complete":
+        assert await backend.update([Change(task, to_end(task, result=1))]) == [True]
+    elif gap == "fail":
+        assert await backend.update([Change(task, to_end(task, Status.FAILED))]) == [True]
+    elif gap == "delete":
+        assert await backend.delete([task.task_id]) == 1
+    else:
+        assert await backend.update([Change(task, to_pending(task))]) == [True]
+        if gap == "release and claim":
+            (again,) = await backend.claim("second", NOW, 1, lease_until=task.lease_until)
+            assert again.task_id == task.task_id
+    before = await backend.get([task.task_id])
+    assert await backend.update([reaped(task)]) == [False]
+    assert await backend.get([task.task_id]) == before
+    assert await backend.find(TaskFilter(type="reaped"), 5) == []
+
+
+async def test_the_holder_that_comes_late_loses(backend: Backend) -> None:  # A5, the reverse
+    task = await overdue_one(backend)
+    assert await backend.update([reaped(task)]) == [True]
+    assert await backend.update([Change(task, to_end(task, result=1))]) == [False]
+    assert (await read(backend, task)).status is Status.PENDING
+
+
+async def test_reaper_and_holder_at_the_same_time(store: Store) -> None:  # A5
+    other = await store.another() if store.backend.shared else store.backend
+    for number in range(25):
+        task = await overdue_one(store.backend)
+        pair = [other.update([reaped(task)]), store.backend.update([Change(task, to_end(task, result=1))])]
+        answers = await asyncio.gather(*(pair if number % 2 else reversed(pair)))
+        assert sorted(held for (held,) in answers) == [False, True]
+        row = await read(store.backend, task)
+        followers = await store.backend.find(TaskFilter(type="reaped"), 5)
+        assert (row.status is Status.PENDING) == (len(followers) == 1)
+        await store.backend.delete([task.task_id, *(follower.task_id for follower in followers)])
+
+
+async def test_an_end_does_not_ask_for_the_lease(backend: Backend) -> None:
+    # The lease is over, but nobody took the task: its result counts.
+    task = await overdue_one(backend)
+    assert await backend.heartbeat([(task.task_id, task.fence)], NOW + 99) == [False]
+    assert await backend.update([Change(task, to_end(task, result=1))]) == [True]
+
+
+# ---- then ---------------------------------------------------------------------------------------------------------
+
+
+async def test_then_is_pushed_with_the_change(backend: Backend) -> None:
+    task = await running(backend)
+    followers = (new(params={"n": 1}), new(params={"n": 2}))
+    assert await backend.update([Change(task, to_end(task), then=followers)]) == [True]
+    assert await backend.get([follower.task_id for follower in followers]) == list(followers)
+
+
+async def test_then_that_is_in_the_way_is_not_doubled(backend: Backend) -> None:
+    there = await pushed(backend, queue="other", idempotency_key="once")
+    task = await running(backend, priority=-1)
+    followers = (new(task_id=there.task_id, type="x"), new(idempotency_key="once"))
+    assert await backend.update([Change(task, to_end(task), then=followers)]) == [True]
+    assert await read(backend, there) == there
+    assert await backend.count_ready(NOW) == 1
+
+
+async def test_then_of_a_bad_task_undoes_the_change(durable_store: Store) -> None:
+    backend = durable_store.backend
+    task = await running(backend)
+    with pytest.raises(Exception, match=r"."):
+        await backend.update([Change(task, to_end(task), then=(new(params={"a": object()}),))])
+    assert await read(backend, task) == task
+
+
+# ---- uniqueness ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", FINAL)
+async def test_a_unique_key_is_free_once_its_task_is_final(backend: Backend, status: Status) -> None:  # A18
+    task = await ended(backend, status, unique_key="k")
+    assert (await read(backend, task)).unique_key == "k"
+    again = new(unique_key="k")
+    assert (await backend.push([again]))[0] is again
+
+
+async def test_the_follower_may_have_the_key_of_the_task_that_ends(backend: Backend) -> None:
+    task = await running(backend, unique_key="k")
+    follower = new(unique_key="k")
+    assert await backend.update([Change(task, to_end(task), then=(follower,))]) == [True]
+    assert await backend.get([follower.task_id]) == [follower]
+
+
+async def test_a_dead_letter_does_not_come_back_beside_a_newer_one(backend: Backend) -> None:
+    dead = await ended(backend, Status.FAILED, unique_key="k")
+    newer = await pushed(backend, unique_key="k")
+    assert await backend.update([Change(dead, to_pending(dead))]) == [False]
+    assert await read(backend, dead) == dead
+    assert await backend.update([Change(newer, to_end(newer, Status.CANCELLED))]) == [True]
+    assert await backend.update([Change(dead, to_pending(dead))]) == [True]
+    assert ids(await backend.push([new(unique_key="k")])) == [dead.task_id]
+
+
+async def test_of_two_dead_letters_with_one_key_one_comes_back(backend: Backend) -> None:
+    first = await ended(backend, Status.FAILED, unique_key="k")
+    second = await ended(backend, Status.FAILED, unique_key="k")
+    third = await ended(backend, Status.FAILED, unique_key="other")
+    changes = [Change(task, to_pending(task)) for task in (first, second, third)]
+    assert await backend.update(changes) == [True, False, True]
+
+
+async def test_a_key_set_free_in_the_same_call_can_be_taken(backend: Backend) -> None:
+    dead = await ended(backend, Status.FAILED, unique_key="k")
+    newer = await pushed(backend, unique_key="k")
+    changes = [Change(newer, to_end(newer, Status.CANCELLED)), Change(dead, to_pending(dead))]
+    assert await backend.update(changes) == [True, True]
+
+
+# ---- hints --------------------------------------------------------------------------------------------------------
+
+
+async def test_hints(backend: Backend, hints: list[Any]) -> None:
+    await backend.push([new() for _ in range(4)])
+    tasks = await backend.claim("o", NOW, 4, lease_until=LEASE)
+    hints.clear()
+    await backend.update([Change(tasks[0], to_end(tasks[0])), Change(tasks[0], to_end(tasks[0]))])
+    assert hints == [(ENDED, [tasks[0].task_id])]
+    hints.clear()
+    await backend.update([Change(tasks[1], to_pending(tasks[1]))])
+    assert hints == [(READY, [])]
+    hints.clear()
+    await backend.update([Change(tasks[2], to_end(tasks[2]), then=(new(),))])
+    assert sorted(hints) == [(ENDED, [tasks[2].task_id]), (READY, [])]
+    hints.clear()
+    assert await backend.update([Change(tasks[2], to_end(tasks[2]), then=(new(),))]) == [False]
+    assert hints == []

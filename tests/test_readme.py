@@ -1,0 +1,39 @@
+"""The README: its first two shell blocks, and every Python block run as it stands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PYTHON = [code for language, code in BLOCKS if language == "python"]
+
+
+def test_the_first_two_shell_blocks_are_the_two_commands() -> None:
+    shell = [code.strip() for language, code in BLOCKS if language in ("bash", "sh", "shell", "console")]
+    assert shell[:2] == [
+        "python3 -m venv .venv && .venv/bin/pip install -q -e . && .venv/bin/aiotaskq demo",
+        "python3 -m venv .venv && .venv/bin/pip install -q nox && .venv/bin/nox",
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON)))
+def test_python_blocks_run(number: int, tmp_path: Path) -> None:
+    program = tmp_path / "readme.py"
+    program.write_text(PYTHON[number], encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(program)], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=50
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    if "Hello" in PYTHON[number]:
+        assert f"```text\n{done.stdout}```" in README
+        assert len([line for line in PYTHON[number].splitlines() if line.strip()]) <= 12
+
+
+def test_the_index_name_is_never_recommended() -> None:
+    assert "pip install aiotaskq" not in README
