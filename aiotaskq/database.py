@@ -61,6 +61,10 @@ def _prepare_sqlite(url: URL) -> None:
         ) from None
 
 
+def _tolerant(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
+
+
 def _on_sqlite_connect(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000)}")
@@ -174,6 +178,8 @@ class Database:
     def _on_connect(connection: Any, record: object) -> None:
         # The driver's own idea of when a transaction begins would make it deferred; ours begin in `_on_begin`.
         connection.isolation_level = None
+        # One text that is not UTF-8, written by somebody else, must not make whole pages of rows unreadable.
+        connection.driver_connection.text_factory = _tolerant
         connection.driver_connection.text_factory = _lenient_text
         _on_sqlite_connect(connection, record)
 

@@ -354,6 +354,27 @@ async def test_undecodable_row_fails_and_keeps_its_bytes(tmp_path: Path) -> None
             )
 
 
+async def test_text_that_is_not_utf8_fails_its_own_task_only(tmp_path: Path) -> None:  # A16
+    import sqlite3
+
+    tq = TaskQ(f"sqlite:///{tmp_path}/b.db", poll_interval=0.05)
+
+    @tq.task
+    async def work(i: int) -> int:
+        return i
+
+    async with tq:
+        handles = [await work.push(i=i) for i in range(5)]
+        with contextlib.closing(sqlite3.connect(tmp_path / "b.db")) as raw:
+            broken = (b'{"i": "\xff"}', handles[2].task_id)
+            raw.execute("UPDATE task_queue SET params = CAST(? AS TEXT) WHERE task_id = ?", broken)
+            raw.commit()
+        async with tq.running(concurrency=2):
+            assert [await handles[i].result(5) for i in (0, 1, 3, 4)] == [0, 1, 3, 4]
+            with pytest.raises(TaskFailed, match="undecodable"):
+                await handles[2].result(5)
+
+
 async def test_no_task_vanishes_under_gc(tq: TaskQ) -> None:  # D2
     @tq.task
     async def work(i: int) -> int:
