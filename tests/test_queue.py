@@ -152,6 +152,18 @@ async def test_retry_recipe(queue: MemoryQueue, done_in_finally: bool) -> None:
     assert (await queue.get(other)).status is Status.COMPLETED
 
 
+async def test_a_handed_back_pop_never_hides_a_real_one(queue: MemoryQueue) -> None:
+    failed = await queue.push_task({"type": "t"})
+    other = await queue.push_task({"type": "t"})
+    task = await queue.pop_task(0)
+    assert task is not None and task["task_id"] == failed
+    task["retry_count"] += 1
+    await queue.push_task(task, priority=9)  # and no task_done(), as the guide's own code forgets it
+    await queue.pop_task(0)
+    await queue.task_done()
+    assert [str((await queue.get(i)).status) for i in (failed, other)] == ["pending", "completed"]
+
+
 async def test_pushing_a_known_id(queue: MemoryQueue) -> None:
     await queue.push_task({"type": "t", "task_id": "mine", "params": {"n": 1}})
     assert await queue.push_task({"type": "t", "task_id": "mine", "params": {"n": 1}}) == "mine"

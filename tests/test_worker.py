@@ -504,6 +504,48 @@ async def test_reaper_never_touches_a_fresh_claim(url: str) -> None:  # A7
         assert (await tq.stats()).counts["pending"] == 1
 
 
+async def test_reaper_loses_against_a_heartbeat_in_between(url: str) -> None:  # A6
+    clock = VirtualClock()
+    tq = TaskQ(url, clock=clock, lease=2)
+    async with tq:
+        handle = await tq.push("a")
+        (task,) = await tq._backend.claim("w", clock.now(), 1, lease_until=clock.now() + SECOND)
+        clock._now += 2 * SECOND
+        overdue = tq._backend.overdue
+
+        async def slow(now: int, limit: int) -> Any:
+            late = await overdue(now, limit)
+            await tq._backend.heartbeat([(task.task_id, task.fence)], clock.now() + 2 * SECOND)
+            return late
+
+        tq._backend.overdue = slow  # type: ignore[method-assign]
+        await _bare_worker(tq)._reap()
+        after = await handle.task()
+    assert (after.status, after.crashes) == (Status.RUNNING, 0)
+
+
+async def test_end_of_the_loop_settles_nothing(url: str) -> None:
+    tq = TaskQ(url, poll_interval=0.05)
+    begun = asyncio.Event()
+
+    @tq.task
+    async def endless() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with tq:
+        await tq._start_running(1, None, False)
+        handle = await endless.push()
+        await begun.wait()
+        worker = tq._worker
+        assert worker is not None
+        for slot in worker._slots:  # as asyncio.run does with what is left
+            slot.cancel()
+        await asyncio.wait(set(worker._slots))
+        task = await handle.task()
+    assert (task.status, task.retry_count) == (Status.RUNNING, 0)
+
+
 async def test_outcome_is_stored_after_a_short_outage(tmp_path: Path) -> None:  # A3, A17, G-5
     tq = TaskQ(f"sqlite:///{tmp_path}/o.db", lease=20, poll_interval=0.05)
     failures = 3

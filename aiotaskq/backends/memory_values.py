@@ -71,8 +71,9 @@ class MemoryValues(Values):
                 keys = self._expiry[second]
                 if second < now // SECOND:  # in the past none is alive
                     due = [keys.pop() for _ in range(min(len(keys), limit - removed))]
-                else:
-                    due = [key for key in islice(keys, limit - removed) if not self._live(key, now)]
+                else:  # a look at some of them, so that the loop is not held; the others are in the past soon
+                    gone = (key for key in islice(keys, 10 * limit) if not self._live(key, now))
+                    due = list(islice(gone, limit - removed))
                 for key in due:
                     self._drop(key)
                 removed += len(due)

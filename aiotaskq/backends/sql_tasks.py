@@ -146,11 +146,10 @@ def _running(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
 
 def heartbeat(connection: Connection, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
     running = _running(connection, [task_id for task_id, _ in held])
-    mine = [task_id for task_id, fence in held if task_id in running and running[task_id].fence == fence]
-    for part in chunks(mine):
+    mine = [task_id in running and running[task_id].fence == fence for task_id, fence in held]
+    for part in chunks([task_id for (task_id, _), ok in zip(held, mine, strict=True) if ok]):
         connection.execute(update(TASKS).where(c.task_id.in_(part)).values(lease_until=lease_until))
-    ours = set(mine)
-    return [bool(running[task_id].cancel_requested) if task_id in ours else None for task_id, _ in held]
+    return [bool(running[i].cancel_requested) if ok else None for (i, _), ok in zip(held, mine, strict=True)]
 
 
 def report(connection: Connection, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:

@@ -1,0 +1,236 @@
+"""Heartbeats, progress, cancel requests, and the operator's verbs; opening and closing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aiotaskq.backends.base import CANCEL, READY, Backend, Change
+from aiotaskq.errors import ClosedError
+from aiotaskq.task import SECOND, Status, TaskFilter
+from tests.backends import Store
+from tests.contract.rows import LEASE, NOW, ended, new, pushed, read, running
+
+
+async def test_heartbeat_extends_the_lease_of_what_is_held(backend: Backend) -> None:
+    held = await running(backend)
+    cancelled = await running(backend)
+    finished = await ended(backend)
+    waiting = await pushed(backend)
+    await backend.request_cancel([cancelled.task_id])
+    answers = await backend.heartbeat(
+        [
+            (held.task_id, held.fence),
+            (held.task_id, held.fence + 1),
+            (held.task_id, held.fence - 1),
+            (cancelled.task_id, cancelled.fence),
+            (finished.task_id, finished.fence),
+            (waiting.task_id, waiting.fence),
+            ("missing", 1),
+        ],
+        LEASE + 5,
+    )
+    assert answers == [False, None, None, True, None, None, None]
+    assert await read(backend, held) == held.replace(lease_until=LEASE + 5)
+    assert (await read(backend, cancelled)).lease_until == LEASE + 5
+    assert await read(backend, finished) == finished
+    assert await read(backend, waiting) == waiting
+    assert await backend.heartbeat([], LEASE) == []
+
+
+async def test_many_heartbeats_in_one_call(backend: Backend) -> None:
+    await backend.push([new() for _ in range(1_200)])
+    tasks = await backend.claim("o", NOW, 1_200, lease_until=LEASE)
+    assert await backend.heartbeat([(t.task_id, t.fence) for t in tasks], LEASE + 1) == [False] * 1_200
+    assert await backend.overdue(LEASE, 5) == []
+
+
+async def test_report_stores_progress_of_what_is_held(backend: Backend) -> None:
+    held, finished, waiting = await running(backend), await ended(backend), await pushed(backend)
+    progress: dict[str, Any] = {"done": 1, "total": 3, "message": "é🙂"}
+    answers = await backend.report(
+        [
+            (held.task_id, held.fence, progress),
+            (held.task_id, held.fence + 1, {"zombie": True}),
+            (finished.task_id, finished.fence, progress),
+            (waiting.task_id, waiting.fence, progress),
+            ("missing", 1, progress),
+        ]
+    )
+    assert answers == [True, False, False, False, False]
+    assert await read(backend, held) == held.replace(progress=progress)
+    assert await read(backend, finished) == finished
+    assert await read(backend, waiting) == waiting
+    assert await backend.report([(held.task_id, held.fence, {"done": 2})]) == [True]
+    assert (await read(backend, held)).progress == {"done": 2}
+    assert await backend.report([]) == []
+
+
+async def test_request_cancel_flags_running_tasks(backend: Backend, hints: list[Any]) -> None:
+    task, finished, waiting = await running(backend), await ended(backend), await pushed(backend)
+    hints.clear()
+    ids = [task.task_id, finished.task_id, waiting.task_id, "missing"]
+    assert await backend.request_cancel(ids) == [True, False, False, False]
+    assert [kind for kind, _ in hints] == [CANCEL]
+    assert task.task_id in hints[0][1]
+    assert await read(backend, task) == task.replace(cancel_requested=True)
+    assert await read(backend, finished) == finished
+    assert await read(backend, waiting) == waiting
+    assert await backend.request_cancel([task.task_id]) == [True]  # asking twice is asking
+
+
+# ---- purge, delete, pause -----------------------------------------------------------------------------------------
+
+
+async def test_purge_deletes_final_tasks_only(backend: Backend) -> None:
+    kept = [await running(backend), await pushed(backend)]
+    for status in (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED):
+        await ended(backend, status, priority=-1)
+    assert await backend.purge(TaskFilter(status=(Status.PENDING, Status.RUNNING)), 100) == 0
+    assert await backend.purge(TaskFilter(), 100) == 4
+    assert await backend.find(TaskFilter(), 100) == kept[::-1]
+
+
+async def test_purge_limit(backend: Backend) -> None:  # F23
+    for _ in range(10):
+        await ended(backend)
+    assert [await backend.purge(TaskFilter(), 4) for _ in range(4)] == [4, 4, 2, 0]
+
+
+async def test_purge_filters(backend: Backend) -> None:
+    a = await ended(backend, Status.FAILED, type="a", queue="q")
+    b = await ended(backend, Status.COMPLETED, type="b")
+    assert await backend.purge(TaskFilter(completed_before=NOW // SECOND), 10) == 0
+    assert await backend.purge(TaskFilter(type="a", queue="other"), 10) == 0
+    assert await backend.purge(TaskFilter(status=(Status.FAILED,), type="a", queue="q"), 10) == 1
+    assert await backend.get([a.task_id, b.task_id]) == [None, b]
+    assert await backend.purge(TaskFilter(completed_before=NOW // SECOND + 1), 10) == 1
+
+
+async def test_delete_forgets_whatever_the_status(backend: Backend) -> None:
+    tasks = [
+        await ended(backend, idempotency_key="a"),
+        await running(backend, unique_key="b"),
+        await pushed(backend, unique_key="c"),
+    ]
+    assert await backend.delete([*(task.task_id for task in tasks), "missing"]) == 3
+    assert await backend.delete([tasks[0].task_id]) == 0
+    assert await backend.delete([]) == 0
+    assert await backend.get([task.task_id for task in tasks]) == [None] * 3
+    assert sum((await backend.stats(NOW)).counts.values()) == 0
+    assert await backend.claim("o", NOW, 5) == []
+    assert await backend.overdue(LEASE * 2, 5) == []
+    again = [new(idempotency_key="a"), new(unique_key="b"), new(unique_key="c")]
+    assert all(a is b for a, b in zip(await backend.push(again), again, strict=True))
+
+
+async def test_delete_of_very_many(backend: Backend) -> None:
+    tasks = await backend.push([new() for _ in range(1_300)])
+    assert await backend.delete([task.task_id for task in tasks]) == 1_300
+    assert await backend.count_ready(NOW) == 0
+
+
+async def test_paused(backend: Backend, hints: list[Any]) -> None:
+    assert await backend.paused() == []
+    for queue in ("b", "a", "ä", "b"):
+        await backend.set_paused(queue, True)
+    assert await backend.paused() == ["a", "b", "ä"]
+    hints.clear()
+    await backend.set_paused("b", False)
+    assert (READY, []) in hints
+    assert await backend.paused() == ["a", "ä"]
+    await backend.set_paused("never", False)
+    assert await backend.paused() == ["a", "ä"]
+
+
+async def test_a_pause_is_seen_by_every_process(shared_store: Store) -> None:
+    other = await shared_store.another()
+    await shared_store.backend.push([new()])
+    await shared_store.backend.set_paused("default", True)
+    assert await other.paused() == ["default"]
+    assert await other.claim("o", NOW, 5) == []
+    await other.set_paused("default", False)
+    assert len(await shared_store.backend.claim("o", NOW, 5)) == 1
+
+
+# ---- hints, open, close ---------------------------------------------------------------------------------------------
+
+
+async def test_a_listener_can_leave(backend: Backend) -> None:
+    heard: list[str] = []
+    stop = backend.hints.listen(lambda kind, names: heard.append(kind))
+    await pushed(backend)
+    assert heard == [READY]
+    stop()
+    stop()
+    await pushed(backend)
+    assert heard == [READY]
+
+
+async def test_a_hint_comes_after_the_commit(shared_store: Store) -> None:  # A11
+    seen: list[str] = []
+    if not shared_store.is_sql:
+        pytest.skip("only SQL can be looked at without waiting")
+
+    def listener(kind: str, names: object) -> None:
+        rows = shared_store.execute("SELECT status FROM task_queue")
+        seen.extend(f"{kind} {status}" for (status,) in rows)
+
+    shared_store.backend.hints.listen(listener)
+    task = await running(shared_store.backend)
+    done = task.replace(status=Status.COMPLETED)
+    assert await shared_store.backend.update([Change(task, done)]) == [True]
+    assert seen == ["ready pending", "ended completed"]
+
+
+async def test_opening_again_is_harmless(backend: Backend) -> None:
+    task = await pushed(backend)
+    await backend.open()
+    await backend.open()
+    assert await read(backend, task) == task
+
+
+async def test_closing_again_is_harmless(backend: Backend) -> None:
+    await backend.close()
+    await backend.close()
+
+
+async def test_a_closed_store_says_so_until_it_is_opened(durable_store: Store) -> None:
+    backend = durable_store.backend
+    task = await pushed(backend)
+    await backend.close()
+    verbs: list[Any] = [
+        backend.push([new()]),
+        backend.claim("o", NOW, 1),
+        backend.update([Change(task, task)]),
+        backend.heartbeat([("a", 1)], LEASE),
+        backend.report([("a", 1, {})]),
+        backend.request_cancel(["a"]),
+        backend.get(["a"]),
+        backend.find(TaskFilter(), 1),
+        backend.overdue(NOW, 1),
+        backend.next_run_at(NOW),
+        backend.count_ready(NOW),
+        backend.stats(NOW),
+        backend.active(["a"]),
+        backend.purge(TaskFilter(), 1),
+        backend.delete(["a"]),
+        backend.set_paused("q", True),
+        backend.paused(),
+        backend.values.put([("k", 1, None)]),
+        backend.values.get(["k"], NOW),
+        backend.values.delete(["k"], NOW),
+        backend.values.keys(NOW),
+        backend.values.count(NOW),
+        backend.values.expire(NOW, 1),
+        backend.values.clear(),
+    ]
+    if backend.schedules is not None:
+        verbs += [backend.schedules.get(["a"]), backend.schedules.all(), backend.schedules.due(NOW, 1)]
+        verbs += [backend.schedules.next_due(), backend.schedules.delete(["a"])]
+    for verb in verbs:
+        with pytest.raises(ClosedError, match="closed"):
+            await verb
+    await backend.open()
+    assert await read(backend, task) == task
