@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime as _datetime
-from datetime import timedelta as _timedelta
-
 from loguru import logger as _logger
 
 from aiotaskq.backends.base import OddRow
-from aiotaskq.clock import SystemClock as _SystemClock
 from aiotaskq.context import TaskContext, current_task
 from aiotaskq.documented import (
     DatabaseQueue,
@@ -20,6 +16,7 @@ from aiotaskq.documented import (
     get_queue,
     get_scheduler,
     pop_task,
+    preview,
     push_task,
     set_public,
 )
@@ -49,7 +46,6 @@ from aiotaskq.outcome import Backoff
 from aiotaskq.queue import Stats
 from aiotaskq.registry import injected
 from aiotaskq.schedule import Schedule
-from aiotaskq.schedule import preview as _preview
 from aiotaskq.task import Status, Task
 from aiotaskq.taskq import TaskQ
 from aiotaskq.worker import ExitCode
@@ -106,22 +102,3 @@ __all__ = [
 
 # A library is silent until the application asks: logger.enable("aiotaskq").
 _logger.disable("aiotaskq")
-
-
-def preview(
-    *,
-    cron: str | None = None,
-    interval: int | _timedelta | None = None,
-    at: float | _datetime | None = None,
-    timezone: str | None = None,
-    after: _datetime | None = None,
-    count: int = 5,
-) -> list[_datetime]:
-    """Return the next ``count`` instants of a schedule, strictly after ``after`` (default now), as aware datetimes.
-
-    Exactly one of ``cron``, ``interval`` (seconds or timedelta) and ``at``; ``timezone`` is an IANA name, default the
-    system's. Raises ValidationError (CronError for a cron expression) naming the argument.
-    """
-    return _preview(
-        cron=cron, interval=interval, at=at, timezone=timezone, after=after, count=count, now=_SystemClock().now()
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -27,6 +28,7 @@ class TaskContext:
         self.cancel_requested = False
         """Whether somebody asked the task to stop; an ``async def`` handler is cancelled besides."""
         self._report = report
+        self._loop = asyncio.get_running_loop()  # the worker's: a `def` handler runs in a thread
 
     async def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
         """Store how far the task is, for ``handle.progress()``. Raises LeaseLost when it is no longer this worker's."""

@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 import aiotaskq.scheduler
@@ -15,6 +16,7 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.clock import Clock, SteadyClock, SystemClock
 from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.queue import Queue
+from aiotaskq.schedule import preview as _preview
 from aiotaskq.store import Store
 
 
@@ -24,6 +26,10 @@ class _StoredQueue(Queue, Store):
     def __init__(self, backend: Backend, clock: Clock, cleanup_interval: float, **options: Any) -> None:
         Queue.__init__(self, backend, clock, **options)
         Store.__init__(self, backend.values, clock, durable=backend.durable, cleanup_interval=cleanup_interval)
+
+    async def open(self) -> None:
+        """Connect, and make or adopt the tables; idempotent. The first use does it too, but not after ``close``."""
+        await self._backend.open()
 
     async def close(self) -> None:
         """Stop the cleanup and give back every connection; idempotent."""
@@ -135,6 +141,24 @@ async def get_scheduler() -> Scheduler:
         scheduler = _schedulers[loop] = Scheduler()
     await scheduler.start()
     return scheduler
+
+
+def preview(
+    *,
+    cron: str | None = None,
+    interval: int | timedelta | None = None,
+    at: float | datetime | None = None,
+    timezone: str | None = None,
+    after: datetime | None = None,
+    count: int = 5,
+) -> list[datetime]:
+    """Return the next ``count`` instants of a schedule, strictly after ``after`` (default now), as aware datetimes.
+
+    Exactly one of ``cron``, ``interval`` (seconds or timedelta) and ``at``; ``timezone`` is an IANA name, default the
+    system's. Raises ValidationError (CronError for a cron expression) naming the argument.
+    """
+    now = SystemClock().now()
+    return _preview(cron=cron, interval=interval, at=at, timezone=timezone, after=after, count=count, now=now)
 
 
 async def push_task(task: Mapping[str, Any], priority: int = 0) -> str:

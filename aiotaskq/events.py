@@ -53,6 +53,11 @@ class Events:
             raise ValidationError(f"event: {name!r} is not one of {', '.join(NAMES)}")
         self._listeners.setdefault(name, []).append(listener)
 
+    def adopt(self, other: Events) -> None:
+        """Tell the listeners of ``other``, too."""
+        for name, listeners in other._listeners.items():
+            self._listeners.setdefault(name, []).extend(listeners)
+
     def __contains__(self, name: str) -> bool:
         return name in self._listeners
 

@@ -113,9 +113,18 @@ class Queue:
         self._pushes: Batch[Task, Task] = Batch(backend.push)
         self._updates: Batch[Change, bool] = Batch(backend.update)
         self._reads: Batch[str, Task | None] = Batch(backend.get)
-        self._open: dict[str, OpenPop] = {}
+        self._open: dict[tuple[str, int], OpenPop] = {}  # by id and fence: an id handed back may be open twice
+        self._open_lock = threading.Lock()  # an app's loop and legacy threads may share a queue in memory
         self._pop_owner = fresh_owner(POP_OWNER)
         self._background: set[asyncio.Future[Any]] = set()
+
+    @property
+    def immediate(self) -> bool:
+        """Whether pushing, popping what is ready and settling never suspend: then any thread may do it, without a loop.
+
+        What does have to wait asks for the running loop before it has changed anything.
+        """
+        return not self._backend.grouped and not self._maxsize and "pushed" not in self.events
 
     # ---- pushing ----
 
@@ -176,8 +185,8 @@ class Queue:
                 return new.task_id
             if stored.status is Status.RUNNING:
                 if await self.settle(stored, HandedBack(new)) is not None:
-                    if stored.task_id in self._open:
-                        self._open[stored.task_id].given_back = True
+                    if (pop := self._open.get((stored.task_id, stored.fence))) is not None:
+                        pop.given_back = True
                     return new.task_id
             elif same_content(stored, new):
                 return new.task_id
@@ -201,7 +210,7 @@ class Queue:
             task = await self._pop_waiting(wait, seconds)
         if task is None:
             return None
-        self._remember(task)
+        await self._remember(task)
         return task_to_dict(task)
 
     async def _pop_waiting(self, wait: float | None, visibility: float) -> Task | None:
@@ -231,40 +240,49 @@ class Queue:
             return await self._pop_one(visibility)
         return tasks[0] if tasks else None
 
-    def _remember(self, task: Task) -> None:
+    async def _remember(self, task: Task) -> None:
         owner = caller.get() or asyncio.current_task()
-        self._open[task.task_id] = OpenPop(task, weakref.ref(owner))
-        if len(self._open) > MAX_OPEN:
-            forgotten = next(iter(self._open))
-            del self._open[forgotten]
-            if not self._backend.durable:  # a store without leases would keep it for ever
-                self._in_background(self._backend.delete([forgotten]))
+        forgotten = None
+        with self._open_lock:
+            self._open[task.task_id, task.fence] = OpenPop(task, weakref.ref(owner))
+            if len(self._open) > MAX_OPEN:
+                forgotten = self._open.pop(next(iter(self._open)))
+        if forgotten is not None and not (forgotten.given_back or self._backend.durable):
+            await self._backend.delete([forgotten.task.task_id])  # a store without leases would keep it for ever
 
     async def task_done(self, task_id: str | None = None) -> None:
         """Say that a popped task is finished: the oldest unsettled of this coroutine (or thread), or the one named.
 
         Raises NoOpenTask when there is none, and LeaseLost when its visibility timeout passed and it was taken over.
         """
-        open_pop = self._to_settle(task_id)
-        del self._open[open_pop.task.task_id]
+        open_pop = self._take_open(task_id)
         if not open_pop.given_back and await self.settle(open_pop.task, Completed()) is None:
             raise LeaseLost(
                 f"task {open_pop.task.task_id} was not settled within its visibility timeout and is no longer yours"
             )
 
-    def _to_settle(self, task_id: str | None) -> OpenPop:
-        if task_id is not None:
-            if task_id not in self._open:
-                raise NoOpenTask(f"task_done(): task {printable(task_id)} was not popped here, or is settled already")
-            return self._open[task_id]
+    def _take_open(self, task_id: str | None) -> OpenPop:
         me = caller.get() or asyncio.current_task()
-        mine = [pop for pop in self._open.values() if pop.owner() is me]
-        # A pop inside asyncio.wait_for belongs to a coroutine of its own on Python 3.11; it has ended by now.
-        mine = mine or [pop for pop in self._open.values() if pop.orphaned()]
-        # One that was handed back needs no settling; it only answers for a task_done() that may still come.
-        for pop in sorted(mine, key=lambda pop: pop.given_back):
-            return pop
+        with self._open_lock:
+            if task_id is not None:
+                named = [pop for pop in self._open.values() if pop.task.task_id == task_id]
+                mine = [pop for pop in named if pop.owner() is me] or named
+            else:
+                mine = [pop for pop in self._open.values() if pop.owner() is me]
+                # A pop inside asyncio.wait_for belongs to a coroutine of its own on Python 3.11; it has ended by now.
+                mine = mine or [pop for pop in self._open.values() if pop.orphaned()]
+            # One that was handed back needs no settling; it only answers for a task_done() that may still come.
+            for pop in sorted(mine, key=lambda pop: pop.given_back):
+                return self._open.pop((pop.task.task_id, pop.task.fence))
+        if task_id is not None:
+            raise NoOpenTask(f"task_done(): task {printable(task_id)} was not popped here, or is settled already")
         raise NoOpenTask("task_done() called with no popped task open in this thread or coroutine")
+
+    async def give_back(self, task_id: str) -> None:
+        """Put a popped task back as if it had not been popped: whoever popped it has left, and never saw it."""
+        pop = self._take_open(task_id)
+        if not pop.given_back:
+            await self.settle(pop.task, Released("its caller left"))
 
     # ---- for workers ----
 

@@ -12,7 +12,7 @@ from aiotaskq.clock import Clock
 from aiotaskq.errors import ValidationError
 from aiotaskq.events import Event, Events
 from aiotaskq.handlers import INJECTED, Handler, make_handler
-from aiotaskq.handles import P, R, T, TaskCall, TaskFunction, TaskHandle
+from aiotaskq.handles import P, T, TaskCall, TaskFunction, TaskHandle
 from aiotaskq.outcome import Backoff, make_backoff
 from aiotaskq.resources import kind_of
 from aiotaskq.schedule import NAMESPACE, Schedule, new_schedule
@@ -31,7 +31,7 @@ def injected() -> Any:
 
 
 class TaskDecorator(Protocol):
-    """What ``@tq.task(...)`` returns. The first overload that fits is meant: a coroutine function before a plain one."""
+    """What ``@tq.task(...)`` returns. The first overload that fits is meant: a coroutine function before others."""
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> TaskFunction[P, Coro[T], T]: ...
@@ -63,6 +63,16 @@ class Registry(ABC):
         self._run_middleware: list[Any] = []
         self._push_middleware: list[PushMiddleware] = []
         self._resources: dict[Any, Callable[[], Any]] = {}
+
+    def adopt(self, other: Registry) -> None:
+        """Take over what another one has collected: handlers, schedules, middleware, listeners and resources."""
+        self._events.adopt(other._events)
+        self._handlers.update(other._handlers)
+        self._elsewhere.update(other._elsewhere)
+        self._declared.update(other._declared)
+        self._run_middleware.extend(other._run_middleware)
+        self._push_middleware.extend(other._push_middleware)
+        self._resources.update(other._resources)
 
     @abstractmethod
     async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:

@@ -133,7 +133,7 @@ class Scheduler:
         """Enable a schedule; what became due meanwhile follows its misfire policy. Raises NotFound, ValidationError."""
         await self._edit(task_id, rules.resumed)
 
-    async def update_task(self, task_id: str, **changes: Any) -> None:
+    async def update_task(self, /, task_id: str, **changes: Any) -> None:
         """Change a schedule; with other timing its next run is later than now. Raises NotFound, ValidationError."""
         await self._edit(task_id, lambda schedule, now: rules.changed(schedule, now, **changes))
 

@@ -220,11 +220,11 @@ class TaskQ(Registry):
             await backend.open()
         self._is_open = True
 
-    async def close(self) -> None:
-        """Stop what runs and give back every connection; idempotent."""
+    async def close(self, drain: float = 25.0, grace: float = 5.0) -> None:
+        """Stop what runs, as ``running`` does, and give back every connection; idempotent."""
         self._is_open = False
         if self._worker is not None:
-            await self._stop_running(25.0, 5.0)
+            await self._stop_running(drain, grace)
         await self.store.stop_cleanup()
         await self._events.idle(5.0)
         for backend in self._stores.values():
@@ -276,20 +276,20 @@ class TaskQ(Registry):
         """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-
-        def on_signal() -> None:
-            if stop.is_set() and self._worker is not None:
-                self._worker.hurry()
-            stop.set()
-
         signals = (signal.SIGINT, signal.SIGTERM)
         for number in signals:
-            loop.add_signal_handler(number, on_signal)
+            loop.add_signal_handler(number, self.on_signal, stop)
         try:
             return await self.run_until(stop, concurrency, queues=queues, scheduler=scheduler, drain=drain, grace=grace)
         finally:
             for number in signals:
                 loop.remove_signal_handler(number)
+
+    def on_signal(self, stop: asyncio.Event) -> None:
+        """Do what a signal asks for: the first sets the event of ``run_until``, the next one skips the drain."""
+        if stop.is_set() and self._worker is not None:
+            self._worker.hurry()
+        stop.set()
 
     async def run_until(
         self,

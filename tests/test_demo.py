@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +71,11 @@ class Demo:
         """The paths that handlers have finished, each as often as that happened."""
         return self.ledger.read_text().splitlines() if self.ledger.exists() else []
 
-    def wait_for(self, reached: Callable[[], bool]) -> None:
+    def wait_for_files(self, count: int, process: subprocess.Popen[str]) -> None:
+        """Wait until the running demo has finished so many files."""
         end = time.monotonic() + 20
-        while not reached():
-            assert time.monotonic() < end
+        while len(self.finished()) < count:
+            assert process.poll() is None and time.monotonic() < end
             time.sleep(0.01)
 
 
@@ -136,7 +136,7 @@ def test_ctrl_c_and_again_repeats_nothing(demo: Demo, tmp_path: Path) -> None:
     db = f"sqlite:///{demo.folder}/mine.db"  # within the folder: no file for the demo
     slow = ("--db", db, "--concurrency", "4", "--pause", "0.05")
     with demo.start(*slow) as process:
-        demo.wait_for(lambda: len(demo.finished()) >= 40)
+        demo.wait_for_files(40, process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (130, "")
@@ -160,7 +160,7 @@ def test_kill_and_again_runs_only_what_was_not_completed(demo: Demo, tmp_path: P
     paths = make_files(demo.folder, 200)
     db = tmp_path / "demo.db"
     with demo.start("--db", f"sqlite:///{db}", "--concurrency", "4", "--pause", "0.05") as process:
-        demo.wait_for(lambda: len(demo.finished()) >= 40)
+        demo.wait_for_files(40, process)
         process.kill()
         process.communicate(timeout=20)
     rows = sqlite3.connect(db)

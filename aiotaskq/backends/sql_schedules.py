@@ -28,8 +28,10 @@ class SqlSchedules(Schedules):
         def body(connection: Connection) -> list[Schedule]:
             stands = {schedule.task_id: schedule for schedule in _read(connection, [s.task_id for s in schedules])}
             new = [schedule for schedule in schedules if stands.setdefault(schedule.task_id, schedule) is schedule]
-            if new:
-                insert_new(connection, SCHEDULES, [schedule_row(schedule) for schedule in new])
+            if new and insert_new(connection, SCHEDULES, [schedule_row(schedule) for schedule in new]) < len(new):
+                # Another process was quicker, after our look.
+                rows = {schedule.task_id: schedule for schedule in _read(connection, [s.task_id for s in new])}
+                stands |= {s.task_id: s if rows[s.task_id] == s else rows[s.task_id] for s in new}
             return [stands[schedule.task_id] for schedule in schedules]
 
         return await self._database.write(body)

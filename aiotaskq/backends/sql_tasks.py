@@ -48,11 +48,11 @@ def push(connection: Connection, tasks: Sequence[Task]) -> list[Task]:
         return list(tasks)
     # Some were in the way.
     found: dict[str, Task] = {}
-    by_key: dict[tuple[str, str], Task] = {}
+    by_key: dict[tuple[str, str | None], Task] = {}
     for part in chunks(tasks):
         keys = [task.unique_key for task in part if task.unique_key is not None]
-        once = [task.idempotency_key for task in part if task.idempotency_key is not None]
-        where = or_(c.task_id.in_([t.task_id for t in part]), c.live_key.in_(keys), c.idempotency_key.in_(once))
+        onces = [task.idempotency_key for task in part if task.idempotency_key is not None]
+        where = or_(c.task_id.in_([t.task_id for t in part]), c.live_key.in_(keys), c.idempotency_key.in_(onces))
         for row in connection.execute(select(TASKS).where(where)):
             task = to_task(row)
             found[task.task_id] = task
@@ -60,14 +60,14 @@ def push(connection: Connection, tasks: Sequence[Task]) -> list[Task]:
                 by_key["unique", task.unique_key] = task
             if task.idempotency_key is not None:
                 by_key["idempotency", task.idempotency_key] = task
+    place = {(task.task_id, task.seq): number for number, task in reversed(list(enumerate(tasks)))}
     stored = []
-    for task in tasks:
-        row_task = found.get(task.task_id)
-        if row_task is None:
-            row_task = by_key.get(("idempotency", task.idempotency_key or "")) or by_key.get(
-                ("unique", task.unique_key or "")
-            )
-        stored.append(task if row_task is None or same_push(row_task, task) else row_task)
+    for number, task in enumerate(tasks):
+        once, unique = ("idempotency", task.idempotency_key), ("unique", task.unique_key)
+        rows = [row for row in (found.get(task.task_id), by_key.get(once), by_key.get(unique)) if row is not None]
+        # One inserted later in this call was not in the way.
+        rows.sort(key=lambda row: place.get((row.task_id, row.seq), 0) > number)
+        stored.append(task if not rows or same_push(rows[0], task) else rows[0])
     return stored
 
 

@@ -17,10 +17,12 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a command
-    from aiotaskq.cli.app import app
-
     try:
+        from aiotaskq.cli.app import app
+
         app(prog_name=_program())
+    except KeyboardInterrupt:
+        sys.exit(130)
     except Exception as error:
         from aiotaskq.cli.screen import say_error
         from aiotaskq.errors import AiotaskqError

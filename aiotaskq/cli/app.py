@@ -71,6 +71,7 @@ def demo(
         typer.Argument(
             exists=True,
             file_okay=False,
+            metavar="[FOLDER]",
             help="Whose files are worked on; default the current folder.",
             show_default=False,
         ),
@@ -90,7 +91,7 @@ def demo(
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget a run that was stopped, instead of going on.")] = False,
     json: Json = False,
 ) -> None:
-    """See it work: one task per file of a folder, schedules, retries, a crash survived; every claim is checked.
+    """See it work: one task per file of a folder, schedules, retries, a dead letter; every claim is checked.
 
     Reads the files (each is hashed and compressed in memory) and changes none. Hidden files and folders are left out,
     symbolic links are not followed. Stop it with Ctrl-C and run it again: it goes on where it was.

@@ -58,7 +58,7 @@ def speed(numbers: Numbers) -> str:
 def every_second(number: int, done: int, total: int, numbers: Numbers) -> str:
     """Return the line that the schedule prints."""
     rate = f", {speed(numbers)}" if numbers.rate else ""
-    return f"  scheduled report {number}: {done:,} of {total:,} files{rate}, {_size(numbers.bytes)} read"
+    return f"  scheduled report {number}: {done:,} of {many(total, 'file')}{rate}, {_size(numbers.bytes)} read"
 
 
 def report(
@@ -145,6 +145,9 @@ def stopped(options: Options, url: str, done: int, total: int) -> None:
     """Say how to go on after Ctrl-C."""
     if options.as_json:
         say_json({"ok": False, "stopped": True, "database": mask(url), "files": total, "done": done})
+        return
+    if not total:
+        say("stopped before anything was done")
         return
     say(f"stopped: {done:,} of {many(total, 'file')} are done, and stay done. This goes on with the rest:")
     pause = f" --pause {options.pause:g}" if options.pause else ""

@@ -1,0 +1,123 @@
+"""The blocking twins of everything in ``aiotaskq``, under the same names: for threads, scripts and older code.
+
+One event loop in a background thread serves the process; a call from a thread that runs a loop itself is refused at
+once, and the message names what to await instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from aiotaskq.backends.base import OddRow
+from aiotaskq.documented import preview
+from aiotaskq.errors import (
+    AiotaskqError,
+    CallTimeout,
+    ClosedError,
+    CronError,
+    DatabaseUnavailable,
+    LeaseLost,
+    MissingExtra,
+    NoOpenTask,
+    NotFound,
+    NotSupported,
+    QueueFull,
+    ResultTimeout,
+    SchemaTooNew,
+    TaskConflict,
+    TaskFailed,
+    UnknownHandler,
+    ValidationError,
+    WrongLoop,
+)
+from aiotaskq.events import Event
+from aiotaskq.handles import TaskCall
+from aiotaskq.models import Base
+from aiotaskq.outcome import Backoff
+from aiotaskq.queue import Stats
+from aiotaskq.registry import injected
+from aiotaskq.schedule import Schedule
+from aiotaskq.sync.actors import (
+    DatabaseQueue,
+    MemoryQueue,
+    RedisQueue,
+    Scheduler,
+    delete_public,
+    get_public,
+    get_queue,
+    get_scheduler,
+    pop_task,
+    push_task,
+    set_public,
+)
+from aiotaskq.sync.session import default_engine, default_session_factory, get_db
+from aiotaskq.sync.taskq import TaskContext, TaskFunction, TaskHandle, TaskQ, current_task
+from aiotaskq.task import Status, Task
+from aiotaskq.worker import ExitCode
+
+__all__ = [
+    "AiotaskqError",
+    "Backoff",
+    "Base",
+    "CallTimeout",
+    "ClosedError",
+    "CronError",
+    "DatabaseQueue",
+    "DatabaseUnavailable",
+    "Event",
+    "ExitCode",
+    "LeaseLost",
+    "MemoryQueue",
+    "MissingExtra",
+    "NoOpenTask",
+    "NotFound",
+    "NotSupported",
+    "OddRow",
+    "QueueFull",
+    "RedisQueue",
+    "ResultTimeout",
+    "Schedule",
+    "Scheduler",
+    "SchemaTooNew",
+    "SessionLocal",
+    "Stats",
+    "Status",
+    "Task",
+    "TaskCall",
+    "TaskConflict",
+    "TaskContext",
+    "TaskFailed",
+    "TaskFunction",
+    "TaskHandle",
+    "TaskQ",
+    "UnknownHandler",
+    "ValidationError",
+    "WrongLoop",
+    "current_task",
+    "delete_public",
+    "engine",
+    "get_db",
+    "get_public",
+    "get_queue",
+    "get_scheduler",
+    "injected",
+    "pop_task",
+    "preview",
+    "push_task",
+    "set_public",
+]
+
+engine: Engine
+SessionLocal: sessionmaker[Session]
+
+
+def __getattr__(name: str) -> Any:
+    # Made when first used, so that importing this module opens nothing and the variable can still be set.
+    if name == "engine":
+        return default_engine()
+    if name == "SessionLocal":
+        return default_session_factory()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,169 @@
+"""The blocking actors: queues, the store, schedulers, and the process-wide ones of the guide."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import aiotaskq.documented as awaited
+import aiotaskq.queue
+import aiotaskq.scheduler
+import aiotaskq.store
+from aiotaskq.sync.bridge import (
+    Facade,
+    Home,
+    Nothing,
+    Reach,
+    arguments_of,
+    blocking,
+    blocking_function,
+    documented,
+    reading,
+    run,
+)
+
+
+async def _give_back(queue: Any, task: dict[str, Any] | None) -> None:
+    if task is not None:
+        await queue.give_back(task["task_id"])
+
+
+class Queue(Facade[Any]):
+    """Tasks of one store; see ``aiotaskq.queue.Queue``."""
+
+    push_task = blocking(aiotaskq.queue.Queue.push_task, at_once=True)
+    pop_task = blocking(aiotaskq.queue.Queue.pop_task, at_once=True, unclaimed=_give_back)
+    task_done = blocking(aiotaskq.queue.Queue.task_done, at_once=True)
+    get_queue_size = blocking(aiotaskq.queue.Queue.get_queue_size, at_once=True)
+    is_empty = blocking(aiotaskq.queue.Queue.is_empty, at_once=True)
+    get = blocking(aiotaskq.queue.Queue.get)
+    find = blocking(aiotaskq.queue.Queue.find)
+    cancel = blocking(aiotaskq.queue.Queue.cancel)
+    retry = blocking(aiotaskq.queue.Queue.retry)
+    purge = blocking(aiotaskq.queue.Queue.purge)
+    pause = blocking(aiotaskq.queue.Queue.pause)
+    resume = blocking(aiotaskq.queue.Queue.resume)
+    paused = blocking(aiotaskq.queue.Queue.paused)
+    stats = blocking(aiotaskq.queue.Queue.stats)
+    wait_for_end = blocking(aiotaskq.queue.Queue.wait_for_end)
+
+
+class Store(Facade[Any]):
+    """Public values of one store; see ``aiotaskq.store.Store``."""
+
+    set_public = blocking(aiotaskq.store.Store.set_public, at_once=True)
+    get_public = blocking(aiotaskq.store.Store.get_public, at_once=True)
+    delete_public = blocking(aiotaskq.store.Store.delete_public, at_once=True)
+    get_store_size = blocking(aiotaskq.store.Store.get_store_size, at_once=True)
+    list_keys = blocking(aiotaskq.store.Store.list_keys, at_once=True)
+    clear_store = blocking(aiotaskq.store.Store.clear_store)
+    cleanup = blocking(aiotaskq.store.Store.cleanup)
+    start_cleanup = blocking(aiotaskq.store.Store.start_cleanup)
+    stop_cleanup = blocking(aiotaskq.store.Store.stop_cleanup)
+
+
+class _StoredQueue(Queue, Store):
+    _reach: Home[Any]
+
+    open = blocking(awaited._StoredQueue.open)
+    close = blocking(awaited._StoredQueue.close, lambda self, _none: self._reach.left())
+
+
+def _home(kind: type[awaited._StoredQueue], *args: Any, **kwargs: Any) -> Home[Any]:
+    make = functools.partial(kind, *args, **kwargs)
+    home = Home(make, reopen=awaited._StoredQueue.open, close=awaited._StoredQueue.close)
+    home()  # what is wrong with the arguments is told by the constructor
+    return home
+
+
+class MemoryQueue(_StoredQueue):
+    __doc__ = awaited.MemoryQueue.__doc__
+
+    @arguments_of(awaited.MemoryQueue)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._reach = _home(awaited.MemoryQueue, *args, **kwargs)
+
+
+class DatabaseQueue(_StoredQueue):
+    __doc__ = awaited.DatabaseQueue.__doc__
+
+    @arguments_of(awaited.DatabaseQueue)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._reach = _home(awaited.DatabaseQueue, *args, **kwargs)
+
+
+class RedisQueue(_StoredQueue):
+    __doc__ = awaited.RedisQueue.__doc__
+
+    @arguments_of(awaited.RedisQueue)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._reach = _home(awaited.RedisQueue, *args, **kwargs)
+
+
+def _scheduler_home(make: Callable[[], awaited.Scheduler], needs: Reach[Any]) -> Home[Any]:
+    return Home(make, needs=needs, reopen=lambda made: made._home.open(), close=awaited.Scheduler.stop)
+
+
+class SchedulerActor(Facade[Any]):
+    """Schedules of one store; see ``aiotaskq.scheduler.Scheduler``."""
+
+    start = blocking(aiotaskq.scheduler.Scheduler.start)
+    stop = blocking(aiotaskq.scheduler.Scheduler.stop)
+    add_scheduler_task = blocking(aiotaskq.scheduler.Scheduler.add_scheduler_task)
+    list_tasks = blocking(aiotaskq.scheduler.Scheduler.list_tasks)
+    get_task = blocking(aiotaskq.scheduler.Scheduler.get_task)
+    pause_task = blocking(aiotaskq.scheduler.Scheduler.pause_task)
+    resume_task = blocking(aiotaskq.scheduler.Scheduler.resume_task)
+    update_task = blocking(aiotaskq.scheduler.Scheduler.update_task)
+    delete_task = blocking(aiotaskq.scheduler.Scheduler.delete_task)
+    run_now = blocking(aiotaskq.scheduler.Scheduler.run_now)
+    running = reading(aiotaskq.scheduler.Scheduler.running)
+    failures = reading(aiotaskq.scheduler.Scheduler.failures)
+
+
+class Scheduler(SchedulerActor):
+    __doc__ = awaited.Scheduler.__doc__
+
+    @documented(awaited.Scheduler.__init__)
+    def __init__(self, check_interval: float = 10, *, url: str | None = None, queue: Queue | None = None) -> None:
+        target: Reach[Any] = Nothing() if queue is None else queue._reach
+
+        def make() -> awaited.Scheduler:
+            return awaited.Scheduler(check_interval, url=url, queue=target())
+
+        self._reach = _scheduler_home(make, target)
+        self._reach()
+
+    start = blocking(awaited.Scheduler.start)
+    stop = blocking(awaited.Scheduler.stop)
+
+
+# ---- one of each a process ------------------------------------------------------------------------------------------
+
+_queue_home = Home(awaited._default_queue)
+_process_queue: MemoryQueue = MemoryQueue._of(_queue_home)
+_process_scheduler: Scheduler = Scheduler._of(_scheduler_home(awaited.Scheduler, _queue_home))
+
+_started_queue = blocking_function(awaited.get_queue, _queue_home)
+push_task = blocking_function(awaited.push_task, _queue_home)
+pop_task = blocking_function(awaited.pop_task, _queue_home, unclaimed=_give_back)
+set_public = blocking_function(awaited.set_public, _queue_home)
+get_public = blocking_function(awaited.get_public, _queue_home)
+delete_public = blocking_function(awaited.delete_public, _queue_home)
+
+
+@documented(awaited.get_queue)
+def get_queue() -> MemoryQueue:
+    _started_queue()
+    return _process_queue
+
+
+@documented(awaited.get_scheduler)
+def get_scheduler() -> Scheduler:
+    run(_start_scheduler, "aiotaskq.get_scheduler")
+    return _process_scheduler
+
+
+async def _start_scheduler() -> None:
+    await (await _process_scheduler._reach.enter()).start()

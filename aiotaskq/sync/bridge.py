@@ -1,0 +1,332 @@
+"""How a blocking name reaches its awaitable twin: one wrapper, one background loop for the process, one way back.
+
+Nothing here knows what is called. An object of the facade holds a way to reach an asynchronous object, and its methods
+are made by ``blocking``, which keeps name, signature and docstring of the coroutine function that it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+from aiotaskq.loopthread import LoopThread, refuse_running_loop
+from aiotaskq.queue import caller
+
+A = TypeVar("A")
+A_co = TypeVar("A_co", covariant=True)
+B = TypeVar("B")
+F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+Unclaimed = Callable[[Any, R], Coroutine[Any, Any, object]]
+
+loop_thread = LoopThread("aiotaskq-sync")
+"""The one loop of the facade, on which every coroutine of it runs."""
+
+
+class Reach(Protocol[A_co]):
+    """A way to an asynchronous object."""
+
+    def __call__(self) -> A_co:
+        """Return the object, from any thread: for what needs no loop."""
+
+    async def enter(self) -> A_co:
+        """Return the object ready for use; on the loop."""
+
+
+class Nothing:
+    """The way to None, for what reaches no object."""
+
+    def __call__(self) -> None: ...
+
+    async def enter(self) -> None: ...
+
+
+async def _nothing(_made: object) -> None: ...
+
+
+class Home(Generic[A]):
+    """An asynchronous object of the facade: made at first use, and again after a fork; opened again on a new loop;
+    closed with its loop.
+
+    What a child inherits is a copy that its parent still uses: connections, and tasks that are the parent's to run.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], A],
+        *,
+        needs: Reach[Any] = Nothing(),  # noqa: B008 - it has no state
+        reopen: Callable[[A], Coroutine[Any, Any, object]] = _nothing,
+        close: Callable[[A], Coroutine[Any, Any, object]] = _nothing,
+    ) -> None:
+        self._make = make
+        self._needs = needs
+        self._reopen = reopen
+        self._close = close
+        self._made: A | None = None
+        self._process: object = None
+        self._generation = -1
+        self._take_off: Callable[[], None] = lambda: None
+
+    def __call__(self) -> A:
+        if self._process is not _process:
+            with _lock:
+                if self._process is not _process:
+                    _inherited.append(self._made)  # not even collected: that would close what the parent uses
+                    self._made, self._generation = self._make(), -1
+                    self._process = _process
+        return cast(A, self._made)
+
+    async def enter(self) -> A:
+        await self._needs.enter()
+        made = self()
+        now = loop_thread.generation
+        if self._generation != now:
+            if self._generation >= 0:  # the loop before this one has crashed, and closed what it had open
+                await self._reopen(made)
+            self._generation = now
+            self._take_off = loop_thread.add_closer(lambda: self._close(made))
+        return made
+
+    def left(self) -> None:
+        """Say that the object was closed by hand: nothing is left to be closed with the loop."""
+        self._take_off()
+        self._generation = -1
+
+
+class Part(Generic[A, B]):
+    """An asynchronous object that another one holds, or that can be made from it at no cost."""
+
+    def __init__(self, whole: Reach[A], pick: Callable[[A], B]) -> None:
+        self._whole = whole
+        self._pick = pick
+
+    def __call__(self) -> B:
+        return self._pick(self._whole())
+
+    async def enter(self) -> B:
+        return self._pick(await self._whole.enter())
+
+
+class Facade(Generic[A]):
+    """Base of every blocking object. Its methods are those of the asynchronous one that it reaches."""
+
+    _reach: Reach[A]
+
+    @classmethod
+    def _of(cls, reach: Reach[Any]) -> Any:
+        """Return a facade of an object that exists already."""
+        self = cls.__new__(cls)
+        self._reach = reach
+        return self
+
+
+# ---- the wrapper ----------------------------------------------------------------------------------------------------
+
+
+@overload
+def blocking(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
+    /,
+    *,
+    at_once: bool = ...,
+    unclaimed: Unclaimed[R] | None = ...,
+) -> Callable[Concatenate[Any, P], R]: ...
+@overload
+def blocking(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], give: Callable[[Any, R], S], /
+) -> Callable[Concatenate[Any, P], S]: ...
+
+
+def blocking(
+    method: Any, give: Any = None, /, *, at_once: bool = False, unclaimed: Unclaimed[Any] | None = None
+) -> Any:
+    """Return the blocking twin of a coroutine method: it runs on the facade's loop and waits for its end.
+
+    ``give(facade, value)`` makes of the value what the caller gets. ``at_once``: where the object is ``immediate``, the
+    method never waits, or asks for the running loop before it changes anything; then other threads than the main one
+    run it themselves. A value that finds its caller gone is handed to ``unclaimed(asynchronous object, value)``.
+    """
+
+    def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Any:
+        reach = self._reach
+        twin = f"aiotaskq.{type(self).__name__}.{method.__name__}"
+        value = (_quickly if at_once else _run)(reach, method, args, kwargs, twin, unclaimed)
+        return value if give is None else give(self, value)
+
+    return like(method)(call)
+
+
+def direct(
+    method: Callable[Concatenate[Any, P], R], give: Callable[[Any, R], S], /
+) -> Callable[Concatenate[Any, P], S]:
+    """Return the twin of a method that is no coroutine: called in the calling thread; ``give`` as for ``blocking``."""
+
+    def call(self: Facade[Any], *args: Any, **kwargs: Any) -> S:
+        return give(self, method(self._reach(), *args, **kwargs))
+
+    return cast("Callable[Concatenate[Any, P], S]", like(method)(call))
+
+
+def blocking_function(
+    function: Callable[P, Coroutine[Any, Any, R]], reach: Reach[Any], *, unclaimed: Unclaimed[R] | None = None
+) -> Callable[P, R]:
+    """Return the blocking twin of a coroutine function on the object ``reach``, with ``at_once`` (see there)."""
+    twin = f"aiotaskq.{function.__name__}"
+
+    def without_self(_reached: Any, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, R]:
+        return function(*args, **kwargs)
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return cast(R, _quickly(reach, without_self, args, kwargs, twin, unclaimed))
+
+    return cast("Callable[P, R]", like(function)(call))
+
+
+def blocking_context(
+    method: Callable[Concatenate[Any, P], AbstractAsyncContextManager[Any]],
+) -> Callable[Concatenate[Any, P], AbstractContextManager[Any]]:
+    """Return the blocking twin of a method that gives an asynchronous context manager; it gives the facade."""
+
+    @contextlib.contextmanager
+    def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
+        twin = f"aiotaskq.{type(self).__name__}.{method.__name__}"
+        manager = run(lambda: _entered(self._reach, method, args, kwargs), twin, _left)
+        with contextlib.ExitStack() as stack:
+            stack.push(lambda *error: run(lambda: manager.__aexit__(*error), twin))
+            yield self
+
+    return cast("Callable[Concatenate[Any, P], AbstractContextManager[Any]]", like(method)(call))
+
+
+async def _entered(reach: Reach[Any], method: Any, args: Any, kwargs: Any) -> AbstractAsyncContextManager[Any]:
+    manager: AbstractAsyncContextManager[Any] = method(await reach.enter(), *args, **kwargs)
+    await manager.__aenter__()
+    return manager
+
+
+async def _left(manager: AbstractAsyncContextManager[Any]) -> None:
+    await manager.__aexit__(None, None, None)
+
+
+def run(coro_fn: Callable[[], Coroutine[Any, Any, R]], twin: str, unclaimed: Any = None) -> R:
+    """Run a coroutine on the facade's loop, in the name of the calling thread; return its value or raise its error."""
+    me = threading.current_thread()
+
+    async def in_its_name() -> R:
+        caller.set(me)
+        return await coro_fn()
+
+    value: R = loop_thread.run(in_its_name, twin=twin, unclaimed=unclaimed)
+    return value
+
+
+def _run(reach: Reach[Any], method: Any, args: Any, kwargs: Any, twin: str, unclaimed: Unclaimed[Any] | None) -> Any:
+    async def on_loop() -> Any:
+        return await method(await reach.enter(), *args, **kwargs)
+
+    async def go_back(value: Any) -> None:
+        if unclaimed is not None:
+            await unclaimed(await reach.enter(), value)
+
+    return run(on_loop, twin, go_back)
+
+
+def _quickly(reach: Reach[Any], method: Any, args: Any, kwargs: Any, twin: str, unclaimed: Any) -> Any:
+    # Not in the main thread: there a signal handler could call again, or an interrupt strike, within a lock.
+    if getattr(reach(), "immediate", False) and threading.current_thread() is not threading.main_thread():
+        refuse_running_loop(twin)
+        with contextlib.suppress(_NeedsLoop):
+            return _at_once(method(reach(), *args, **kwargs))
+    return _run(reach, method, args, kwargs, twin, unclaimed)
+
+
+class _NeedsLoop(Exception):
+    """A coroutine has to wait, which takes a loop; it has not changed anything yet."""
+
+
+def _at_once(coro: Coroutine[Any, Any, R]) -> R:
+    """Run, here and now, a coroutine that need not wait: 1 µs, where the way through the loop takes 40."""
+    token = caller.set(threading.current_thread())
+    try:
+        coro.send(None)
+    except StopIteration as end:
+        return cast(R, end.value)
+    except RuntimeError as error:
+        if str(error) == "no running event loop":
+            raise _NeedsLoop from None
+        raise
+    finally:
+        caller.reset(token)
+    coro.close()
+    raise _NeedsLoop
+
+
+# ---- names, signatures, docstrings ----------------------------------------------------------------------------------
+
+
+def like(source: F) -> Callable[[Callable[..., Any]], F]:
+    """Give a function the name, signature and docstring of ``source``, and (to the type checker) its type.
+
+    Unlike ``functools.wraps`` it leaves no ``__wrapped__``: tools that follow it would find a coroutine function.
+    """
+
+    def dress(function: Callable[..., Any]) -> F:
+        functools.update_wrapper(function, source)
+        del function.__wrapped__  # type: ignore[attr-defined]
+        function.__signature__ = inspect.signature(source)  # type: ignore[attr-defined]
+        return cast(F, function)
+
+    return dress
+
+
+def documented(source: Callable[..., Any]) -> Callable[[F], F]:
+    """Like ``like``, for a function that keeps its own type: where the twins return different classes."""
+    dress: Any = like(source)
+    return cast("Callable[[F], F]", dress)
+
+
+def arguments_of(source: Callable[P, Any]) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
+    """Give a constructor the arguments and the docstring of the class ``source``."""
+
+    def dress(function: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
+        dressed: Any = like(cast(Any, source).__init__)(function)
+        return cast("Callable[Concatenate[Any, P], None]", dressed)
+
+    return dress
+
+
+def reading(source: Callable[[Any], R]) -> R:
+    """Return a property that reads the same one of the asynchronous object; that never waits."""
+    original = cast(property, source)  # what it is; the type checker sees its getter
+    name: str = cast(Any, original.fget).__name__
+
+    def read(self: Facade[Any]) -> Any:
+        return getattr(self._reach(), name)
+
+    return cast(R, property(read, doc=original.__doc__))
+
+
+# ---- fork -----------------------------------------------------------------------------------------------------------
+
+_process = object()
+"""Which process this is: another object after a fork."""
+_lock = threading.RLock()  # one object may be made of another
+_inherited: list[object] = []
+
+
+def _forked() -> None:
+    global _process, _lock
+    _process, _lock = object(), threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

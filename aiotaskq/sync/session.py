@@ -1,0 +1,57 @@
+"""The documented ``engine``, ``SessionLocal`` and ``get_db``: plain SQLAlchemy on the process's database."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Iterator
+
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from aiotaskq.database import sync_engine, sync_session_factory
+
+_lock = threading.Lock()
+_made: list[tuple[Engine, sessionmaker[Session]]] = []
+_inherited: list[object] = []
+
+
+def _default() -> tuple[Engine, sessionmaker[Session]]:
+    with _lock:
+        if not _made:
+            from aiotaskq.settings import Settings
+
+            engine = sync_engine(Settings().database_url)
+            atexit.register(engine.dispose)
+            _made.append((engine, sync_session_factory(engine)))
+        return _made[0]
+
+
+def default_engine() -> Engine:
+    """Return the engine on ``AIOTASKQ_DATABASE_URL``, the same each time."""
+    return _default()[0]
+
+
+def default_session_factory() -> sessionmaker[Session]:
+    """Return the session factory of that engine."""
+    return _default()[1]
+
+
+def get_db() -> Iterator[Session]:
+    """Yield a ``Session`` and close it afterwards: a dependency for FastAPI, as the old ``get_db`` was."""
+    with default_session_factory()() as session:
+        yield session
+
+
+def _forked() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for engine, _ in _made:
+        # The engine stays, since other modules have it by name; its connections are the parent's, not to be closed.
+        _inherited.append(engine.pool)
+        engine.dispose(close=False)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,348 @@
+"""The blocking TaskQ, with what its users hold: task functions, handles, and the running task's context."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import signal
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError
+from typing import Any, Generic, Protocol, TypeVar, Unpack, overload
+
+import aiotaskq.context
+import aiotaskq.handles
+import aiotaskq.taskq
+from aiotaskq.errors import ClosedError
+from aiotaskq.handles import P, PushOptions, R, T, T_co, TaskCall
+from aiotaskq.loopthread import refuse_running_loop
+from aiotaskq.outcome import Backoff
+from aiotaskq.registry import Coro
+from aiotaskq.sync.actors import Queue, SchedulerActor, Store
+from aiotaskq.sync.bridge import (
+    Facade,
+    Home,
+    Part,
+    arguments_of,
+    blocking,
+    blocking_context,
+    direct,
+    documented,
+    loop_thread,
+    reading,
+)
+from aiotaskq.task import Task
+from aiotaskq.worker import ExitCode
+
+AsyncHandle = aiotaskq.handles.TaskHandle
+AsyncFunction = aiotaskq.handles.TaskFunction
+AsyncTaskQ = aiotaskq.taskq.TaskQ
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class TaskHandle(Facade[Any], Generic[T_co]):
+    __doc__ = AsyncHandle.__doc__
+
+    def __init__(self, queue: Queue, task_id: str, created: bool = True) -> None:
+        self._reach = Part(queue._reach, lambda reached: AsyncHandle(reached, task_id, created))
+        self.task_id = task_id
+        self.created = created
+
+    def __repr__(self) -> str:
+        return f"<TaskHandle {self.task_id}>"
+
+    @documented(AsyncHandle.result)
+    def result(self, timeout: float | None = None) -> T_co:
+        return self._result(timeout)  # type: ignore[no-any-return]
+
+    _result = blocking(AsyncHandle.result)
+    task = blocking(AsyncHandle.task)
+    status = blocking(AsyncHandle.status)
+    progress = blocking(AsyncHandle.progress)
+    cancel = blocking(AsyncHandle.cancel)
+
+
+class TaskFunction(Generic[P, R, T]):
+    __doc__ = AsyncFunction.__doc__
+
+    def __init__(self, pusher: TaskQ, function: AsyncFunction[P, R, T]) -> None:
+        functools.update_wrapper(self, function.handler.function)
+        self.handler = function.handler
+        self.name = function.name
+        self._pusher = pusher
+        self._function = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<TaskFunction {self.name}>"
+
+    @documented(AsyncFunction.push)
+    def push(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
+        refuse_running_loop("aiotaskq.TaskFunction.push")
+        return self._pusher.push_call(self.call(*args, **kwargs))
+
+    @documented(AsyncFunction.call)
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[T]:
+        return self._function.call(*args, **kwargs)
+
+    @documented(AsyncFunction.options)
+    def options(self, **options: Unpack[PushOptions]) -> BoundTask[P, T]:
+        return BoundTask(self._pusher, self._function.options(**options))
+
+
+class BoundTask(Generic[P, T]):
+    __doc__ = aiotaskq.handles.BoundTask.__doc__
+
+    def __init__(self, pusher: TaskQ, bound: aiotaskq.handles.BoundTask[P, T]) -> None:
+        self._pusher = pusher
+        self._bound = bound
+
+    @documented(aiotaskq.handles.BoundTask.push)
+    def push(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
+        refuse_running_loop("aiotaskq.TaskFunction.push")
+        return self._pusher.push_call(self.call(*args, **kwargs))
+
+    @documented(aiotaskq.handles.BoundTask.call)
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[T]:
+        return self._bound.call(*args, **kwargs)
+
+
+class TaskDecorator(Protocol):
+    """What ``@tq.task(...)`` returns; see ``aiotaskq.registry.TaskDecorator``."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> TaskFunction[P, Coro[T], T]: ...
+    @overload
+    def __call__(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
+
+
+TF = TypeVar("TF", bound=TaskFunction[..., Any, Any])
+
+
+class ScheduleDecorator(Protocol):
+    """What ``@tq.schedule(...)`` returns: it takes a task, or a function that it makes one."""
+
+    @overload
+    def __call__(self, function: TF, /) -> TF: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> TaskFunction[P, Coro[T], T]: ...
+    @overload
+    def __call__(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
+
+
+def _handle(tq: TaskQ, made: AsyncHandle[Any]) -> TaskHandle[Any]:
+    return TaskHandle(tq.queue, made.task_id, made.created)
+
+
+def _handles(tq: TaskQ, made: Sequence[AsyncHandle[Any]]) -> list[TaskHandle[Any]]:
+    return [_handle(tq, each) for each in made]
+
+
+def _decorator(tq: TaskQ, declare: Callable[[Any], Any]) -> ScheduleDecorator:
+    def decorate(function: Any) -> Any:
+        if isinstance(function, TaskFunction):
+            declare(function._function)
+            return function
+        return TaskFunction(tq, declare(function))
+
+    return decorate
+
+
+def _same(_tq: TaskQ, value: R) -> R:
+    return value
+
+
+class TaskQ(Facade[AsyncTaskQ]):
+    """A task queue: ``TaskQ("sqlite:///app.db")`` inside the application, no server.
+
+    Open it with ``with tq`` (connect only), ``with tq.running()`` (workers and scheduler embedded in the application)
+    or ``tq.run()`` (the same until a signal, in the main thread).
+    """
+
+    _reach: Home[AsyncTaskQ]
+
+    @arguments_of(AsyncTaskQ)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        before: list[AsyncTaskQ] = []
+
+        def make() -> AsyncTaskQ:
+            made = AsyncTaskQ(*args, **kwargs)
+            for last in before[-1:]:
+                made.adopt(last)
+            before[:] = [made]
+            return made
+
+        self._reach = Home(make, reopen=AsyncTaskQ.open, close=_close_fast)
+        self.url = self._reach().url
+        self.queue: Queue = Queue._of(Part(self._reach, lambda tq: tq.queue))
+        self.store: Store = Store._of(Part(self._reach, lambda tq: tq.store))
+        self.scheduler: SchedulerActor = SchedulerActor._of(Part(self._reach, lambda tq: tq.scheduler))
+
+    def __repr__(self) -> str:
+        return repr(self._reach())
+
+    # ---- registering: nothing here waits ----
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> TaskFunction[P, Coro[T], T]: ...
+    @overload
+    def task(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = ...,
+        queue: str = ...,
+        priority: int = ...,
+        max_retries: int = ...,
+        backoff: Backoff | float | None = ...,
+        retry_on: type[BaseException] | Collection[type[BaseException]] = ...,
+        timeout: float | None = ...,
+        expires: float | None = ...,
+        executor: str | None = ...,
+    ) -> TaskDecorator: ...
+
+    @documented(AsyncTaskQ.task)
+    def task(self, function: Any = None, **options: Any) -> Any:
+        def register(function: Callable[..., Any]) -> TaskFunction[Any, Any, Any]:
+            return TaskFunction(self, self._reach().task(**options)(function))
+
+        return register if function is None else register(function)
+
+    schedule = direct(AsyncTaskQ.schedule, _decorator)
+    elsewhere = direct(AsyncTaskQ.elsewhere, _same)
+    middleware = direct(AsyncTaskQ.middleware, _same)
+
+    @overload
+    def on(self, event: str, /) -> Callable[[F], F]: ...
+    @overload
+    def on(self, event: str, listener: F, /) -> F: ...
+
+    @documented(AsyncTaskQ.on)
+    def on(self, *event_and_listener: Any) -> Any:
+        return self._reach().on(*event_and_listener)
+
+    @documented(AsyncTaskQ.resource)
+    def resource(self, factory: F) -> F:
+        return self._reach().resource(factory)
+
+    # ---- pushing and operating ----
+
+    push = blocking(AsyncTaskQ.push, _handle)
+    push_many = blocking(AsyncTaskQ.push_many, _handles)
+    _push_call = blocking(AsyncTaskQ.push_call, _handle)
+    handle = direct(AsyncTaskQ.handle, _handle)
+    get = blocking(AsyncTaskQ.get)
+    find = blocking(AsyncTaskQ.find)
+    cancel = blocking(AsyncTaskQ.cancel)
+    retry = blocking(AsyncTaskQ.retry, _handle)
+    purge = blocking(AsyncTaskQ.purge)
+    pause = blocking(AsyncTaskQ.pause)
+    resume = blocking(AsyncTaskQ.resume)
+    stats = blocking(AsyncTaskQ.stats)
+    odd_rows = reading(AsyncTaskQ.odd_rows)
+
+    @documented(AsyncTaskQ.push_call)
+    def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
+        return self._push_call(call)
+
+    # ---- living ----
+
+    open = blocking(AsyncTaskQ.open)
+    close = blocking(AsyncTaskQ.close, lambda self, _none: self._reach.left())
+    running = blocking_context(AsyncTaskQ.running)
+    _run_until = blocking(AsyncTaskQ.run_until)
+
+    def __enter__(self) -> TaskQ:
+        self.open()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    @documented(AsyncTaskQ.run)
+    def run(
+        self,
+        concurrency: int = 10,
+        *,
+        queues: Sequence[str] | None = None,
+        scheduler: bool = True,
+        drain: float = 25.0,
+        grace: float = 5.0,
+    ) -> ExitCode:
+        refuse_running_loop("aiotaskq.TaskQ.run")
+        stop = asyncio.Event()
+        with _signals(lambda: loop_thread.call_soon(self._reach().on_signal, stop)):
+            return self._run_until(stop, concurrency, queues=queues, scheduler=scheduler, drain=drain, grace=grace)
+
+
+async def _close_fast(tq: AsyncTaskQ) -> None:
+    # At the end of the process, which waits for nobody: what runs is given back.
+    await tq.close(drain=0.0, grace=0.1)
+
+
+@contextlib.contextmanager
+def _signals(then: Callable[[], object]) -> Iterator[None]:
+    """Call ``then`` for SIGINT and SIGTERM, instead of what was called before; in the main thread only."""
+    before = {number: signal.signal(number, lambda *_: then()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+# ---- in a handler ---------------------------------------------------------------------------------------------------
+
+
+class TaskContext:
+    """The running task, from inside its ``def`` handler, which runs in a thread."""
+
+    def __init__(self, context: aiotaskq.context.TaskContext) -> None:
+        self._context = context
+
+    @property
+    def task(self) -> Task:
+        """The frozen task as it was claimed; ``task.fence`` tells this delivery from others."""
+        return self._context.task
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether somebody asked the task to stop: a thread cannot be cancelled, so a long handler should look."""
+        return self._context.cancel_requested
+
+    @documented(aiotaskq.context.TaskContext.progress)
+    def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
+        self._run(self._context.progress, done, total, message)
+
+    @documented(aiotaskq.context.TaskContext.snooze)
+    def snooze(self, seconds: float) -> None:
+        self._context.snooze(seconds)
+
+    @documented(aiotaskq.context.TaskContext.complete)
+    def complete(self, session: Any) -> None:
+        self._run(self._context.complete, session)
+
+    def _run(self, method: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kwargs: P.kwargs) -> None:
+        # On the worker's loop, which need not be the facade's: an asyncio application runs `def` handlers, too.
+        refuse_running_loop(f"aiotaskq.current_task().{method.__name__}")
+        coro = method(*args, **kwargs)
+        try:
+            asyncio.run_coroutine_threadsafe(coro, self._context._loop).result()
+        except CancelledError:
+            raise ClosedError(_GONE) from None
+        except RuntimeError:
+            if not self._context._loop.is_closed():
+                raise
+            coro.close()
+            raise ClosedError(_GONE) from None
+
+
+_GONE = "the event loop of this task's worker has ended; the task will be run again elsewhere"
+
+
+@documented(aiotaskq.context.current_task)
+def current_task() -> TaskContext:
+    return TaskContext(aiotaskq.context.current_task())

@@ -1,0 +1,59 @@
+"""Programs of their own, as users write them: exits, forks and signals have to be real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+WATCHDOG = 20.0  # seconds; far above what anything takes, so that a hang is a failure and not a stall
+
+
+class Program:
+    """A Python program in a folder: started at once, watched line by line. ``code`` is a script or the name of one."""
+
+    def __init__(self, folder: Path, code: str, *args: str, **environment: str) -> None:
+        what = [code] if code.endswith(".py") else ["-c", textwrap.dedent(code)]
+        # Forking a process with threads warns on 3.12+; that it works all the same is what is tested.
+        self.popen = subprocess.Popen(
+            [sys.executable, "-W", "ignore::DeprecationWarning", *what, *args],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_for(self, line: str) -> None:
+        """Read until the program has said ``line``."""
+        assert self.popen.stdout is not None
+        for got in self.popen.stdout:
+            if got.strip() == line:
+                return
+        pytest.fail(f"never said {line!r}: {self.popen.communicate(timeout=WATCHDOG)}")
+
+    def signal(self, number: signal.Signals) -> None:
+        self.popen.send_signal(number)
+
+    def end(self, status: int = 0, stderr: str = "") -> list[str]:
+        """Return the lines that it has (still) said; it must end with this status, and this last line of stderr."""
+        try:
+            out, err = self.popen.communicate(timeout=WATCHDOG)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            pytest.fail(f"the program hangs: {self.popen.communicate()}")
+        assert (self.popen.returncode, "".join(err.splitlines()[-1:])) == (status, stderr), (out, err)
+        return out.splitlines()
+
+    def seconds_to_end(self, status: int = 0, stderr: str = "") -> float:
+        """Return how long it takes from now until it has ended."""
+        start = time.monotonic()
+        self.end(status, stderr)
+        return time.monotonic() - start

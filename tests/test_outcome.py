@@ -1,0 +1,534 @@
+"""The rules of a task's life: the table of transitions, complete, and what each of them writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import gc
+import itertools
+import json
+import math
+import socket
+import sys
+import typing
+import uuid
+import weakref
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiotaskq import outcome as outcome_module
+from aiotaskq.errors import ValidationError
+from aiotaskq.outcome import (
+    MAX_CRASHES,
+    MAX_ERROR,
+    POP_OWNER,
+    Backoff,
+    Cancelled,
+    Completed,
+    Expired,
+    Failed,
+    HandedBack,
+    IllegalTransition,
+    LeaseExpired,
+    Outcome,
+    Released,
+    Requeued,
+    TimedOut,
+    clip,
+    describe,
+    make_backoff,
+    settle,
+    storable,
+)
+from aiotaskq.task import FINAL, INT64, SECOND, Status, Task, check_json
+
+NOW = 1_750_000_000 * SECOND
+NOW_S = NOW // SECOND
+P, R, C, F, X, E = (
+    Status.PENDING,
+    Status.RUNNING,
+    Status.COMPLETED,
+    Status.FAILED,
+    Status.CANCELLED,
+    Status.EXPIRED,
+)
+
+
+def task(status: Status = R, **fields: Any) -> Task:
+    values: dict[str, Any] = {"task_id": "1", "type": "t", "params": {"a": 1}, "status": status, "run_at": NOW - 5}
+    if status is R:
+        values |= {"fence": 4, "lease_owner": "worker-1", "lease_until": NOW + 9, "started_at": NOW_S - 1}
+    if status in FINAL:
+        values |= {"fence": 4, "completed_at": NOW_S - 1, "error_message": "before", "retry_count": 3, "crashes": 2}
+    return Task(**{**values, **fields})
+
+
+NEW = Task(task_id="1", type="other", params={"b": 2}, priority=3, retry_count=1, max_retries=7, queue="q", seq=99)
+SAMPLES: dict[type, Outcome] = {
+    Completed: Completed({"r": 1}),
+    Failed: Failed("boom"),
+    TimedOut: TimedOut(2.5),
+    Released: Released("stopped"),
+    Cancelled: Cancelled(),
+    LeaseExpired: LeaseExpired(),
+    Expired: Expired(),
+    Requeued: Requeued(),
+    HandedBack: HandedBack(NEW),
+}
+
+# The table of the design: (from, trigger) to what it may become. What is not in here is refused.
+TABLE: dict[tuple[Status, type], set[Status]] = {
+    (R, Completed): {C},
+    (R, Failed): {P, F, X},  # X: somebody had asked for its end
+    (R, TimedOut): {P, F, X},
+    (R, Released): {P, X},
+    (R, LeaseExpired): {P, F, X},
+    (R, Cancelled): {X},
+    (R, HandedBack): {P},
+    (P, Cancelled): {X},
+    (P, Expired): {E},
+    (F, Requeued): {P},
+    (X, Requeued): {P},
+    (E, Requeued): {P},
+}
+
+
+def test_every_outcome_is_sampled() -> None:
+    assert set(SAMPLES) == set(typing.get_args(Outcome))
+    assert set(outcome_module._ALLOWED) == set(SAMPLES)
+
+
+@pytest.mark.parametrize("kind", SAMPLES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("status", Status)
+def test_the_table_of_transitions_and_no_other(status: Status, kind: type) -> None:
+    reached = set()
+    for retries, flag, crashes, owner, retryable in itertools.product(
+        (0, 2, 3), (False, True), (0, 2), ("worker-1", "pop-1"), (True, False)
+    ):
+        before = task(status, retry_count=retries, max_retries=3, cancel_requested=flag, crashes=crashes)
+        if status is R:
+            before = before.replace(lease_owner=owner)
+        sample = Failed("boom", retryable=retryable) if kind is Failed else SAMPLES[kind]
+        if (status, kind) in TABLE:
+            reached.add(settle(before, sample, NOW).status)
+        else:
+            with pytest.raises(IllegalTransition, match=rf"^task 1 is {status}: {kind.__name__} is not possible$"):
+                settle(before, sample, NOW)
+    assert reached == TABLE.get((status, kind), set())
+
+
+# ---- properties of every transition -------------------------------------------------------------------------------
+
+backoffs = st.builds(
+    Backoff,
+    base=st.floats(0, 1e6),
+    factor=st.floats(1, 1000),
+    limit=st.floats(0, 1e6),
+    jitter=st.booleans(),
+)
+chances = st.floats(0, 1, exclude_max=True)
+outcomes: st.SearchStrategy[Outcome] = st.one_of(
+    st.builds(Completed, st.integers()),
+    st.builds(Failed, st.text(max_size=20), retryable=st.booleans(), backoff=backoffs, chance=chances),
+    st.builds(TimedOut, st.floats(0.001, 1e6), backoff=backoffs, chance=chances),
+    st.builds(Released, st.just("r"), delay=st.integers(0, 10**12)),
+    st.builds(Cancelled),
+    st.builds(LeaseExpired),
+    st.builds(Expired),
+    st.builds(Requeued),
+    st.just(HandedBack(NEW)),
+)
+tasks = st.builds(
+    task,
+    st.sampled_from(Status),
+    retry_count=st.integers(0, 2**31 - 1) | st.integers(0, 4),
+    max_retries=st.integers(0, 4) | st.just(2**31 - 1),
+    crashes=st.integers(0, 4),
+    fence=st.integers(0, 10**6),
+    cancel_requested=st.booleans(),
+    run_at=st.integers(0, 2 * NOW),
+    unique_key=st.none() | st.just("u"),
+    idempotency_key=st.none() | st.just("i"),
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(before=tasks, outcome=outcomes, owner=st.sampled_from(["worker-1", "pop-1", None]))
+def test_what_holds_for_every_transition(before: Task, outcome: Outcome, owner: str | None) -> None:
+    if before.status is R:
+        before = before.replace(lease_owner=owner)
+    copy = before.replace()
+    try:
+        after = settle(before, outcome, NOW)
+    except IllegalTransition:
+        assert (before.status, type(outcome)) not in TABLE
+        return
+    finally:
+        assert before == copy  # frozen, and so are its parts
+    assert after.status in TABLE[before.status, type(outcome)]
+    assert after.status is not R  # only a claim makes it run
+    # The fence is the backend's: it rises with a claim, and never otherwise.
+    assert after.fence == before.fence
+    # Who it is does not change, whatever becomes of it.
+    for field in ("task_id", "created_at", "unique_key", "idempotency_key", "scheduler_task_id", "timeout"):
+        assert getattr(after, field) == getattr(before, field)
+    # Nobody owns what does not run.
+    assert (after.lease_owner, after.lease_until) == (None, None)
+    if after.final:
+        assert after.completed_at == NOW_S
+        assert after.run_at == before.run_at
+    else:
+        assert not after.cancel_requested
+        assert after.completed_at is None
+    # Only what the handler did counts as a try; only a lost lease counts as a crash.
+    retries = after.retry_count - before.retry_count
+    crashes = after.crashes - before.crashes
+    if isinstance(outcome, Failed | TimedOut):
+        assert (retries, crashes) == (int(after.status is P), 0)
+    elif isinstance(outcome, LeaseExpired):
+        popped = (owner or "").startswith(POP_OWNER)
+        if after.status is X:
+            assert (retries, crashes) == (0, 0)
+        elif popped:
+            assert (retries, crashes) == (int(after.status is P), 0)
+        else:
+            assert (retries, crashes) == (0, 1)
+    elif isinstance(outcome, Requeued):
+        assert (after.retry_count, after.crashes) == (0, 0)
+    elif not isinstance(outcome, HandedBack):
+        assert (retries, crashes) == (0, 0)
+    # A cancel that was asked for is never lost with a task that goes on by itself.
+    if before.cancel_requested and before.status is R and not isinstance(outcome, HandedBack):
+        assert after.final
+
+
+@given(before=tasks, outcome=outcomes)
+def test_a_final_status_changes_only_by_an_operators_retry(before: Task, outcome: Outcome) -> None:
+    if before.final and not (isinstance(outcome, Requeued) and before.status is not C):
+        with pytest.raises(IllegalTransition):
+            settle(before, outcome, NOW)
+
+
+# ---- one by one -----------------------------------------------------------------------------------------------------
+
+
+def test_completed() -> None:
+    after = settle(task(error_message="an earlier try"), Completed({"r": 1}), NOW + 999_999)
+    assert (after.status, after.result, after.completed_at) == (C, {"r": 1}, NOW_S)
+    late = settle(task(lease_until=NOW - 5 * SECOND), Completed(1), NOW)
+    assert late.status is C  # the lease is over, but nobody took the task
+
+
+def test_failed_until_the_retries_are_used_up() -> None:
+    current = task(max_retries=2)
+    for attempt in range(2):
+        current = settle(current, Failed(f"try {attempt}", backoff=Backoff(jitter=False)), NOW)
+        assert (current.status, current.retry_count, current.error_message) == (P, attempt + 1, f"try {attempt}")
+        assert current.run_at == NOW + 2**attempt * SECOND
+        current = current.replace(status=R)
+    current = settle(current, Failed("the last"), NOW)
+    assert (current.status, current.retry_count, current.error_message) == (F, 2, "the last")
+
+
+def test_not_retryable_fails_at_once() -> None:
+    after = settle(task(max_retries=9), Failed("no", retryable=False), NOW)
+    assert (after.status, after.retry_count) == (F, 0)
+
+
+def test_timed_out() -> None:
+    after = settle(task(), TimedOut(2.5, backoff=Backoff(jitter=False)), NOW)
+    assert (after.status, after.error_message, after.run_at) == (P, "TimeoutError: timed out after 2.5 s", NOW + SECOND)
+    assert settle(task(max_retries=0), TimedOut(1), NOW).status is F
+
+
+def test_given_back_unharmed() -> None:  # D7
+    before = task(retry_count=1, crashes=1, error_message="earlier", run_at=NOW - 5)
+    assert settle(before, Released("stopped"), NOW) == before.replace(status=P, lease_owner=None, lease_until=None)
+    assert settle(before, Released("snoozed", 7), NOW).run_at == NOW + 7
+    assert settle(before.replace(run_at=NOW + 9), Released("snoozed", 7), NOW).run_at == NOW + 9
+
+
+def test_given_back_after_a_cancel_is_cancelled() -> None:  # D6
+    after = settle(task(cancel_requested=True), Released("its worker was stopped"), NOW)
+    assert (after.status, after.error_message) == (X, "cancelled; its worker was stopped")
+
+
+@pytest.mark.parametrize("outcome", [Failed("boom"), TimedOut(1), LeaseExpired()], ids=lambda o: type(o).__name__)
+def test_after_a_cancel_nothing_is_tried_again(outcome: Outcome) -> None:  # D6
+    assert settle(task(cancel_requested=True, max_retries=9), outcome, NOW).status is X
+
+
+def test_poison_after_three_crashes() -> None:  # A4, A10
+    current = task(max_retries=9)
+    for crash in range(1, MAX_CRASHES):
+        current = settle(current, LeaseExpired(), NOW)
+        assert (current.status, current.crashes, current.retry_count, current.run_at) == (P, crash, 0, NOW)
+        current = current.replace(status=R, lease_owner="worker-2")
+    current = settle(current, LeaseExpired(), NOW)
+    assert (current.status, current.crashes, current.error_message) == (F, 3, "poison: its worker died 3 times")
+
+
+def test_for_a_manual_consumer_an_overdue_lease_is_a_retry() -> None:
+    before = task(lease_owner="pop-host-1", max_retries=1, crashes=2)
+    after = settle(before, LeaseExpired(), NOW)
+    assert (after.status, after.retry_count, after.crashes, after.run_at) == (P, 1, 2, NOW)
+    last = settle(after.replace(status=R, lease_owner="pop-host-1"), LeaseExpired(), NOW)
+    assert (last.status, last.error_message) == (F, "not settled within its visibility timeout")
+
+
+def test_cancelled() -> None:
+    assert settle(task(P), Cancelled(), NOW).error_message == "cancelled"
+    assert settle(task(R), Cancelled("by the user"), NOW).error_message == "by the user"
+
+
+def test_expired() -> None:
+    assert settle(task(P, expires_at=NOW), Expired(), NOW).error_message == "expired before anybody claimed it"
+
+
+@pytest.mark.parametrize("status", [F, X, E])
+def test_requeued(status: Status) -> None:
+    before = task(status, result=1, started_at=5, expires_at=NOW - 1, unique_key="u", cancel_requested=True)
+    after = settle(before, Requeued(), NOW)
+    assert after == Task(
+        task_id="1", type="t", params={"a": 1}, status=P, run_at=NOW, fence=4, unique_key="u"
+    )  # the fence goes on rising
+
+
+def test_handed_back() -> None:
+    before = task(unique_key="u", retry_count=0, extra={"x": 1})
+    after = settle(before, HandedBack(NEW), NOW)
+    assert after == before.replace(
+        status=P,
+        type="other",
+        params={"b": 2},
+        priority=3,
+        retry_count=1,
+        max_retries=7,
+        queue="q",
+        seq=99,
+        run_at=NOW,
+        extra={},
+        lease_owner=None,
+        lease_until=None,
+    )
+
+
+# ---- back-off -------------------------------------------------------------------------------------------------------
+
+
+@given(backoff=backoffs, attempt=st.integers(0, 2**31), chance=chances)
+def test_a_wait_is_between_zero_and_its_limit(backoff: Backoff, attempt: int, chance: float) -> None:
+    ceiling = min(backoff.limit, backoff.base * backoff.factor ** min(attempt, 64))
+    wait = backoff.delay(attempt, chance)
+    assert isinstance(wait, int)
+    assert 0 <= wait <= ceiling * SECOND
+    if not backoff.jitter:
+        assert wait == int(ceiling * SECOND)
+
+
+def test_the_waits_without_jitter() -> None:
+    backoff = Backoff(jitter=False)
+    assert [backoff.delay(n, 0.5) // SECOND for n in (0, 1, 2, 10, 11, 12, 5_000)] == [1, 2, 4, 1024, 2048, 3600, 3600]
+
+
+def test_full_jitter_spreads_what_failed_together() -> None:  # H11
+    waits = [Backoff(base=8, factor=1).delay(0, n / 10_000) for n in range(10_000)]
+    seconds = [wait // SECOND for wait in waits]
+    assert max(map(seconds.count, range(8))) <= 1_250
+
+
+def test_make_backoff() -> None:
+    assert make_backoff(None) == Backoff()
+    assert make_backoff(5) == Backoff(base=5, factor=1, limit=5, jitter=False)
+    assert make_backoff(0).delay(3, 0.9) == 0
+    assert make_backoff(2.5).delay(7, 0.1) == 2_500_000
+    given_one = Backoff(base=2, factor=3, limit=9)
+    assert make_backoff(given_one) is given_one
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (-1, "backoff: must be at least 0 seconds (got -1)"),
+        (math.nan, "backoff: nan is not a number of seconds"),
+        (math.inf, "backoff: inf is not a number of seconds"),
+        (True, "backoff: seconds as int or float are needed (got bool True)"),
+        ("1", "backoff: seconds as int or float are needed (got str '1')"),
+        (Backoff(base=-1), "backoff.base: must be at least 0 seconds (got -1)"),
+        (Backoff(limit=math.inf), "backoff.limit: inf is not a number of seconds"),
+        (Backoff(factor=0.5), "backoff.factor: must be in 1..1000 (got 0.5)"),
+        (Backoff(factor=math.nan), "backoff.factor: must be in 1..1000 (got nan)"),
+    ],
+)
+def test_a_bad_backoff(bad: Any, message: str) -> None:  # I9
+    with pytest.raises(ValidationError) as raised:
+        make_backoff(bad)
+    assert str(raised.value) == message
+
+
+# ---- what a handler leaves behind -----------------------------------------------------------------------------------
+
+
+def test_error_text_is_cut_to_16_kb() -> None:  # F16
+    text = clip("E: " + "x" * 5_000_000)
+    assert text.startswith("E: xxx")
+    assert text.endswith("\n… (truncated)")
+    assert len(text.encode()) <= MAX_ERROR == 16 * 1024
+    assert clip("x" * MAX_ERROR) == "x" * MAX_ERROR
+
+
+@given(st.text(st.characters(), max_size=300), st.integers(0, 200))
+def test_error_text_fits_every_store(text: str, times: int) -> None:  # F16, I1
+    clipped = clip(text * times)
+    assert "\x00" not in clipped
+    assert len(clipped.encode()) <= MAX_ERROR  # also: no lone surrogates
+    if text.isascii() and "\x00" not in text and len(text * times) <= MAX_ERROR:
+        assert clipped == text * times
+
+
+def test_nul_and_surrogates_are_escaped() -> None:  # I1
+    assert clip("a\x00b\ud800c") == "a\\x00b\\ud800c"
+    assert len(clip("🙂" * 20_000).encode()) <= MAX_ERROR
+    assert len(clip("\x00" * 20_000).encode()) <= MAX_ERROR
+    for outcome in (Failed("a\x00\ud800", retryable=False), Cancelled("a\x00\ud800")):
+        assert settle(task(), outcome, NOW).error_message == "a\\x00\\ud800"
+    assert settle(task(), Failed("a\x00\ud800"), NOW).error_message == "a\\x00\\ud800"
+
+
+class Local:
+    pass
+
+
+def test_describe_names_the_error_and_keeps_no_frames() -> None:  # H2
+    def boom() -> None:
+        local = Local()
+        refs.append(weakref.ref(local))
+        raise KeyError("missing")
+
+    refs: list[weakref.ref[Local]] = []
+    texts = []
+    for _ in range(100):
+        try:
+            boom()
+        except KeyError as error:
+            texts.append(describe(error))
+    gc.collect()
+    assert all(ref() is None for ref in refs)
+    assert texts[0].startswith("KeyError: 'missing'\n\nTraceback (most recent call last):\n")
+    assert "in boom" in texts[0]
+    assert all(type(text) is str for text in texts)
+
+
+def test_describe_of_odd_errors() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    assert describe(ValueError()) == "ValueError"
+    assert describe(ValueError("x")) == "ValueError: x"
+    assert describe(Mute()) == "Mute: <RuntimeError in __str__>"
+
+    def deep(n: int) -> None:
+        if n:
+            deep(n - 1)
+        raise ValueError("deep")
+
+    try:
+        deep(500)
+    except ValueError as error:
+        assert describe(error).count('File "') <= 20
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: list[int]
+
+
+class Record(msgspec.Struct):
+    a: int
+
+
+@pytest.mark.parametrize(
+    "result, stored",
+    [
+        (None, None),
+        (True, True),
+        (0, 0),
+        (INT64, INT64),
+        (1.5, 1.5),
+        ("é", "é"),
+        ((1, (2,)), [1, [2]]),
+        ({"a": {1, 1}}, {"a": [1]}),
+        (Point(1, [2]), {"x": 1, "y": [2]}),
+        (Record(3), {"a": 3}),
+        ({1: "a"}, {"1": "a"}),
+        (Status.FAILED, "failed"),
+        (datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC), "2024-01-02T00:00:00Z"),
+        (uuid.UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+        ("a\x00b", "a\\x00b"),
+        ({"k\x00": ["\ud800"]}, {"k\\x00": ["\\ud800"]}),
+    ],
+)
+def test_a_result_as_json(result: Any, stored: Any) -> None:  # I4
+    found = storable(result)
+    assert found == stored
+    assert type(found) is type(stored)
+    check_json("result", found)
+    assert json.loads(json.dumps(found)) == stored
+
+
+@pytest.mark.parametrize(
+    "result, message",
+    [
+        ({"a": [1, {"b": (object(),)}]}, "result.a[1].b[0]: Encoding objects of type object is unsupported"),
+        (b"x", "result: bytes is not JSON; encode it as text"),
+        ({"a": bytearray(b"x")}, "result.a: bytearray is not JSON"),
+        ([0.0, math.nan], "result[1]: nan is not JSON"),
+        ({"x": -math.inf}, "result.x: -inf is not JSON"),
+        (INT64 + 1, "result: an int over 64 bits is not portable JSON; use a string"),
+        ([10**5000], "result[0]: an int over 64 bits is not portable JSON; use a string"),
+        (10**5000, "result: an int over 64 bits is not portable JSON; use a string"),
+        ({(1, 2): 3}, "result: Only dicts with str-like or number-like keys are supported"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,  # an int may be too long to print
+)
+def test_a_result_that_is_not_json(result: Any, message: str) -> None:  # I4
+    with pytest.raises(ValidationError) as raised:
+        storable(result)
+    assert str(raised.value) == message
+
+
+def test_a_socket_a_cycle_and_a_deep_result() -> None:  # I4, I3
+    with (
+        socket.socket() as handle,
+        pytest.raises(ValidationError, match=r"^result\.s: Encoding objects of type socket"),
+    ):
+        storable({"s": handle})
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    with pytest.raises(ValidationError, match=r"^result\[0\]\[0\].*…: maximum recursion depth"):
+        storable(cycle)
+    deep: Any = 1
+    for _ in range(80):
+        deep = [deep]
+    with pytest.raises(ValidationError, match=r"^result\[0\].*…: nested deeper than 64 levels"):
+        storable(deep)
+    for _ in range(sys.getrecursionlimit() * 10):
+        deep = [deep]
+    with pytest.raises(ValidationError, match="^result"):
+        storable(deep)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()), st.lists))
+def test_every_result_is_stored_or_refused(result: Any) -> None:
+    try:
+        stored = storable(result)
+    except ValidationError as error:
+        assert str(error).startswith("result")
+        return
+    assert json.loads(msgspec.json.encode(stored)) == stored
