@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import threading
@@ -18,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
 from aiotaskq.backends import mask, scheme_of
-from aiotaskq.errors import ClosedError, DatabaseUnavailable, MissingExtra, ValidationError, WrongLoop
+from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, MissingExtra, ValidationError, WrongLoop
 from aiotaskq.models import Base
 
 __all__ = ["Base", "Database", "SessionLocal", "engine", "get_db", "sync_engine", "sync_session_factory"]
@@ -41,7 +42,8 @@ def parse_url(url: str, drivers: dict[str, str]) -> URL:
     database = {"postgres": "postgresql", "mariadb": "mysql"}.get(scheme, scheme)
     if database not in drivers:
         raise ValidationError(f"url: {scheme} is no SQL database; use sqlite:///, postgresql:// or mysql://")
-    if database == "sqlite" and parsed.database in (None, "", ":memory:"):
+    place = parsed.database or ":memory:"
+    if database == "sqlite" and (place.endswith(":memory:") or parsed.query.get("mode") == "memory"):
         raise ValidationError("url: an in-memory SQLite database is lost with its connection; use memory:// or a file")
     return parsed.set(drivername=f"{database}+{drivers[database]}")
 
@@ -145,7 +147,7 @@ class Database:
             if self._loop is not None and self._loop.is_running() and self._pid == os.getpid():
                 raise WrongLoop(f"the database {self.shown} is open in another event loop; make one object per loop")
             # The loop (or, after a fork, the process) that had it open is gone, and its connections with it.
-            if self._pid != os.getpid():
+            if self._pid not in (0, os.getpid()):
                 _inherited.append(self._engine)
             self._engine, self._loop, self._pid = None, here, os.getpid()
             self._turn, self._opening, self._running = asyncio.Lock(), asyncio.Lock(), set()
@@ -164,6 +166,7 @@ class Database:
         if self.sqlite:
             event.listen(engine.sync_engine, "connect", self._on_connect)
             event.listen(engine.sync_engine, "begin", self._on_begin)
+            event.listen(engine.sync_engine, "invalidate", self._on_invalidate)
         try:
             if self.sqlite:
                 await self._enable_wal(engine)
@@ -190,6 +193,13 @@ class Database:
         if connection.get_execution_options().get("aiotaskq_begin"):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
+    @staticmethod
+    def _on_invalidate(connection: Any, _record: object, _error: object) -> None:
+        # The loop ended in the middle. A closed connection keeps its lock while one of its statements is referred to,
+        # by a traceback for instance.
+        with contextlib.suppress(Exception):
+            connection.rollback()
+
     async def _enable_wal(self, engine: AsyncEngine) -> None:
         for attempt in range(100):
             try:
@@ -210,10 +220,10 @@ class Database:
         """Let running transactions end and give back every connection; idempotent."""
         self._closed = True
         if self._loop is not asyncio.get_running_loop() or self._pid != os.getpid():
-            return
+            return  # not ours to close; if its loop is gone, so are its connections
         while self._running:
             await asyncio.wait(self._running)
-        engine, self._engine = self._engine, None
+        engine, self._engine, self._loop = self._engine, None, None
         if engine is not None:
             await self._to_its_end(engine.dispose())
 
@@ -239,9 +249,9 @@ class Database:
         task.add_done_callback(self._running.discard)
         try:
             return await asyncio.shield(task)
-        except (exc.IntegrityError, exc.DataError):
-            raise  # about a value, not about the database
-        except (exc.DBAPIError, exc.TimeoutError) as error:
+        except (AiotaskqError, exc.IntegrityError, exc.DataError):
+            raise  # said already, or about a value, not about the database
+        except (exc.DBAPIError, exc.TimeoutError, OSError) as error:
             raise DatabaseUnavailable(f"{self.shown}: {getattr(error, 'orig', error)}") from error
 
 

@@ -278,6 +278,10 @@ class Queue:
             raise NoOpenTask(f"task_done(): task {printable(task_id)} was not popped here, or is settled already")
         raise NoOpenTask("task_done() called with no popped task open in this thread or coroutine")
 
+    def adopt(self, other: Queue) -> None:
+        """Take over the pops of another queue object of the same store, which is used no more."""
+        self._open.update(other._open)
+
     async def give_back(self, task_id: str) -> None:
         """Put a popped task back as if it had not been popped: whoever popped it has left, and never saw it."""
         pop = self._take_open(task_id)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,11 @@ class Program:
                 return
         pytest.fail(f"never said {line!r}: {self.popen.communicate(timeout=WATCHDOG)}")
 
+    def stop(self) -> None:
+        """Whatever it does, end it; nothing is left of it."""
+        self.popen.kill()
+        self.popen.communicate()
+
     def signal(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)
 
@@ -57,3 +64,17 @@ class Program:
         start = time.monotonic()
         self.end(status, stderr)
         return time.monotonic() - start
+
+
+@contextmanager
+def programs_in(folder: Path) -> Iterator[Callable[..., Program]]:
+    """Give what starts programs in the folder; in the end none is left."""
+    started: list[Program] = []
+
+    def start(code: str, *args: str, **environment: str) -> Program:
+        started.append(Program(folder, code, *args, **environment))
+        return started[-1]
+
+    yield start
+    for program in started:
+        program.stop()

@@ -17,7 +17,15 @@ from typing import Any, ClassVar, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from aiotaskq.backends.base import Change, matches
 from aiotaskq.outcome import (
@@ -384,8 +392,6 @@ def _opened(name: str) -> Iterator[tuple[asyncio.Runner, Store]]:
 @pytest.mark.timeout(60 * SOAK)
 @pytest.mark.parametrize("name", STORES)
 def test_like_the_model(name: str) -> None:  # A5, A6, A8, A18, B1, B10, D6, D10
-    from hypothesis.stateful import run_state_machine_as_test
-
     with _opened(name) as (runner, store):
 
         class Machine(QueueMachine):
@@ -393,7 +399,7 @@ def test_like_the_model(name: str) -> None:  # A5, A6, A8, A18, B1, B10, D6, D10
             run = staticmethod(runner.run)
 
         examples = (150 if name == "memory" else 60) * SOAK
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(
             Machine,
             settings=settings(
                 max_examples=examples, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)

@@ -70,19 +70,13 @@ class _StoredQueue(Queue, Store):
     close = blocking(awaited._StoredQueue.close, lambda self, _none: self._reach.left())
 
 
-def _home(kind: type[awaited._StoredQueue], *args: Any, **kwargs: Any) -> Home[Any]:
-    make = functools.partial(kind, *args, **kwargs)
-    home = Home(make, reopen=awaited._StoredQueue.open, close=awaited._StoredQueue.close)
-    home()  # what is wrong with the arguments is told by the constructor
-    return home
-
-
 class MemoryQueue(_StoredQueue):
     __doc__ = awaited.MemoryQueue.__doc__
 
     @arguments_of(awaited.MemoryQueue)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._reach = _home(awaited.MemoryQueue, *args, **kwargs)
+        self._reach = Home(functools.partial(awaited.MemoryQueue, *args, **kwargs))
+        self._reach()  # what is wrong with the arguments is told by the constructor
 
 
 class DatabaseQueue(_StoredQueue):
@@ -90,7 +84,15 @@ class DatabaseQueue(_StoredQueue):
 
     @arguments_of(awaited.DatabaseQueue)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._reach = _home(awaited.DatabaseQueue, *args, **kwargs)
+        make = functools.partial(awaited.DatabaseQueue, *args, **kwargs)
+
+        async def anew(before: awaited.DatabaseQueue) -> awaited.DatabaseQueue:
+            made = make()
+            made.adopt(before)
+            return made
+
+        self._reach = Home(make, anew=anew, close=awaited.DatabaseQueue.close)
+        self._reach()
 
 
 class RedisQueue(_StoredQueue):
@@ -98,11 +100,15 @@ class RedisQueue(_StoredQueue):
 
     @arguments_of(awaited.RedisQueue)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._reach = _home(awaited.RedisQueue, *args, **kwargs)
+        self._reach = Home(functools.partial(awaited.RedisQueue, *args, **kwargs))
+        self._reach()
 
 
 def _scheduler_home(make: Callable[[], awaited.Scheduler], needs: Reach[Any]) -> Home[Any]:
-    return Home(make, needs=needs, reopen=lambda made: made._home.open(), close=awaited.Scheduler.stop)
+    async def anew(_before: awaited.Scheduler) -> awaited.Scheduler:
+        return make()
+
+    return Home(make, needs=needs, anew=anew, close=awaited.Scheduler.stop)
 
 
 class SchedulerActor(Facade[Any]):

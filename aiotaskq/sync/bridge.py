@@ -53,10 +53,10 @@ async def _nothing(_made: object) -> None: ...
 
 
 class Home(Generic[A]):
-    """An asynchronous object of the facade: made at first use, and again after a fork; opened again on a new loop;
-    closed with its loop.
+    """An asynchronous object of the facade: made at first use, and again after a fork; closed with its loop.
 
     What a child inherits is a copy that its parent still uses: connections, and tasks that are the parent's to run.
+    After a crash of the loop ``anew`` is awaited for what takes the old object's place; it may be the same.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Home(Generic[A]):
         make: Callable[[], A],
         *,
         needs: Reach[Any] = Nothing(),  # noqa: B008 - it has no state
-        reopen: Callable[[A], Coroutine[Any, Any, object]] = _nothing,
+        anew: Callable[[A], Coroutine[Any, Any, A]] | None = None,
         close: Callable[[A], Coroutine[Any, Any, object]] = _nothing,
     ) -> None:
         self._make = make
         self._needs = needs
-        self._reopen = reopen
+        self._anew = anew
         self._close = close
         self._made: A | None = None
         self._process: object = None
@@ -80,7 +80,7 @@ class Home(Generic[A]):
         if self._process is not _process:
             with _lock:
                 if self._process is not _process:
-                    _inherited.append(self._made)  # not even collected: that would close what the parent uses
+                    _left_behind.append(self._made)
                     self._made, self._generation = self._make(), -1
                     self._process = _process
         return cast(A, self._made)
@@ -90,8 +90,9 @@ class Home(Generic[A]):
         made = self()
         now = loop_thread.generation
         if self._generation != now:
-            if self._generation >= 0:  # the loop before this one has crashed, and closed what it had open
-                await self._reopen(made)
+            if self._generation >= 0 and self._anew is not None:
+                _left_behind.append(made)
+                made = self._made = await self._anew(made)
             self._generation = now
             self._take_off = loop_thread.add_closer(lambda: self._close(made))
         return made
@@ -320,7 +321,8 @@ def reading(source: Callable[[Any], R]) -> R:
 _process = object()
 """Which process this is: another object after a fork."""
 _lock = threading.RLock()  # one object may be made of another
-_inherited: list[object] = []
+_left_behind: list[object] = []
+"""Never used again, and not even collected: that would close what the parent, or a loop that hangs, still uses."""
 
 
 def _forked() -> None:

@@ -174,7 +174,14 @@ class TaskQ(Facade[AsyncTaskQ]):
             before[:] = [made]
             return made
 
-        self._reach = Home(make, reopen=AsyncTaskQ.open, close=_close_fast)
+        async def anew(last: AsyncTaskQ) -> AsyncTaskQ:
+            if last._backend.durable:
+                make().queue.adopt(last.queue)
+            else:
+                await last.open()  # its tasks are in memory only
+            return before[-1]
+
+        self._reach = Home(make, anew=anew, close=_close_fast)
         self.url = self._reach().url
         self.queue: Queue = Queue._of(Part(self._reach, lambda tq: tq.queue))
         self.store: Store = Store._of(Part(self._reach, lambda tq: tq.store))

@@ -1,4 +1,4 @@
-"""The contract suite: every sentence of ``aiotaskq/backends/base.py``, proved on every backend of ``tests/backends``."""
+"""The contract suite: every sentence of ``aiotaskq/backends/base.py``, proved on each backend of ``tests/backends``."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ def new_schedule(**fields: Any) -> Schedule:
     return Schedule(**{**values, **fields})
 
 
-def ids(rows: Sequence[Task | Schedule | None]) -> list[str | None]:
-    return [None if row is None else row.task_id for row in rows]
+def ids(rows: Sequence[Task]) -> list[str]:
+    return [row.task_id for row in rows]
 
 
 async def pushed(backend: Backend, **fields: Any) -> Task:

@@ -65,7 +65,7 @@ async def test_equal_orders_never_compare_tasks(backend: Backend) -> None:  # I8
     for task in tasks:
         await backend.push([task])
     claimed = [task for _ in range(9) for task in await backend.claim("o", NOW, 1)]
-    assert sorted(map(str, ids(claimed))) == sorted(map(str, ids(tasks)))
+    assert sorted(ids(claimed)) == sorted(ids(tasks))
 
 
 async def test_limit(backend: Backend) -> None:
@@ -214,7 +214,7 @@ async def test_claimers_in_many_processes_get_each_task_once(shared_store: Store
 
 
 @pytest.mark.parametrize(
-    "column, broken",
+    ("column", "broken"),
     [("params", "{nicht json"), ("params", "[1, 2]"), ("params", '{"a": NaN}'), ("extra", "{")],
 )
 async def test_an_undecodable_row_is_handed_out_and_kept(  # A16, I5

@@ -42,7 +42,7 @@ async def test_find_continues_behind_an_id(backend: Backend, same_stamp: bool) -
     assert [len(page) for page in pages] == [4, 4, 4, 4, 4, 4, 1]
     listed = [task for page in pages for task in page]
     assert listed == await backend.find(TaskFilter(), 100)
-    assert sorted(map(str, ids(listed))) == sorted(map(str, ids(tasks)))
+    assert sorted(ids(listed)) == sorted(ids(tasks))
 
 
 async def test_find_continues_behind_a_row_that_the_filter_leaves_out(backend: Backend) -> None:
@@ -110,7 +110,7 @@ async def test_what_ended_is_not_overdue(backend: Backend) -> None:
     assert await backend.overdue(NOW + 10**9, 10) == []
 
 
-# ---- next_run_at, count_ready, stats, active --------------------------------------------------------------------------
+# ---- next_run_at, count_ready, stats, active ----------------------------------------------------------------------
 
 
 async def test_next_run_at(backend: Backend) -> None:

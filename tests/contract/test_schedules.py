@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.backends.base import READY, Schedules, ScheduleChange
+from aiotaskq.backends.base import READY, ScheduleChange, Schedules
 from aiotaskq.schedule import Schedule, due_us
 from aiotaskq.task import SECOND, TaskFilter
 from tests.backends import Store
-from tests.contract.rows import NOW, ended, ids, new, new_schedule, pushed
+from tests.contract.rows import NOW, ended, new, new_schedule, pushed
 
 NOW_S = NOW // SECOND
 

@@ -1,0 +1,1019 @@
+"""The database: which engine a URL gives, and transactions that end before or after, never between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, exc, text
+
+from aiotaskq import database as database_module
+from aiotaskq.backends.base import Change, ScheduleChange
+from aiotaskq.backends.sql import SqlBackend
+from aiotaskq.database import ASYNC_DRIVERS, SYNC_DRIVERS, Database, parse_url, sync_engine, sync_session_factory
+from aiotaskq.errors import (
+    ClosedError,
+    DatabaseUnavailable,
+    MissingExtra,
+    SchemaTooNew,
+    ValidationError,
+    WrongLoop,
+)
+from aiotaskq.migrations import HEAD
+from aiotaskq.task import Status, Task, TaskFilter, new_id
+from tests.contract.rows import LEASE, NOW, new, new_schedule
+
+ROOT = Path(__file__).resolve().parent.parent
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error::ResourceWarning"}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tasks.db"
+
+
+@pytest.fixture
+def url(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+async def backend(url: str) -> AsyncIterator[SqlBackend]:
+    made = SqlBackend(url)
+    await made.open()
+    yield made
+    await made.close()
+
+
+def assert_lock_free(path: Path, patience: float = 1.0) -> None:
+    """Another program gets the write lock within a second."""
+    connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("ROLLBACK")
+    connection.close()
+
+
+def open_files(path: Path) -> int:
+    """How many files of the database this process has open."""
+    count = 0
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            count += os.readlink(f"/proc/self/fd/{entry}").startswith(str(path))
+    return count
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
+
+
+# ---- which engine -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "asynchronous", "synchronous"),
+    [
+        ("sqlite:///a.db", "sqlite+aiosqlite:///a.db", "sqlite+pysqlite:///a.db"),
+        ("sqlite+pysqlite:////tmp/a.db", "sqlite+aiosqlite:////tmp/a.db", "sqlite+pysqlite:////tmp/a.db"),
+        ("SQLite:///a.db", "sqlite+aiosqlite:///a.db", "sqlite+pysqlite:///a.db"),
+        ("postgresql://u@h/d", "postgresql+asyncpg://u@h/d", "postgresql+psycopg://u@h/d"),
+        ("postgres://u@h:1/d", "postgresql+asyncpg://u@h:1/d", "postgresql+psycopg://u@h:1/d"),
+        ("postgresql+psycopg2://h/d", "postgresql+asyncpg://h/d", "postgresql+psycopg://h/d"),
+        ("mysql://h/d?charset=utf8", "mysql+asyncmy://h/d?charset=utf8", "mysql+pymysql://h/d?charset=utf8"),
+        ("mariadb+mariadbconnector://h/d", "mysql+asyncmy://h/d", "mysql+pymysql://h/d"),
+    ],
+)
+def test_the_driver_is_ours(url: str, asynchronous: str, synchronous: str) -> None:
+    assert str(parse_url(url, ASYNC_DRIVERS)) == asynchronous
+    assert str(parse_url(url, SYNC_DRIVERS)) == synchronous
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("memory://", "url: memory is no SQL database; use sqlite:///, postgresql:// or mysql://"),
+        ("redis://h", "url: redis is no SQL database; use sqlite:///, postgresql:// or mysql://"),
+        ("postgresql://u:secret@h:port/d", "url: cannot be parsed (got postgresql://u:***@h:port/d)"),
+    ],
+)
+def test_a_url_that_is_none(url: str, message: str) -> None:  # J9
+    with pytest.raises(ValidationError) as raised:
+        Database(url)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("url", [5, "", None, "a.db", "oracle://h", "sqlite:a.db", "user:secret@host"])
+def test_a_url_without_a_known_scheme(url: Any) -> None:
+    with pytest.raises(ValidationError, match="^url: ") as raised:
+        Database(url)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite+aiosqlite:///:memory:"),
+        *("sqlite:///file::memory:?uri=true", "sqlite:///file:x?mode=memory&uri=true"),
+    ],
+)
+@pytest.mark.parametrize("make", [Database, sync_engine])
+def test_sqlite_in_memory_is_refused(url: str, make: Callable[[str], object]) -> None:
+    with pytest.raises(
+        ValidationError, match="an in-memory SQLite database is lost with its connection; use memory://"
+    ):
+        make(url)
+
+
+def test_a_driver_that_is_not_installed() -> None:
+    def missing(url: object, **options: object) -> None:
+        raise ModuleNotFoundError("No module named 'asyncmy'", name="asyncmy")
+
+    with pytest.raises(MissingExtra, match=r"asyncmy is not installed; .*'\.\[mysql\]'"):
+        database_module._create(missing, parse_url("mysql://h/d", ASYNC_DRIVERS))
+
+
+# ---- errors -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_server_that_is_away() -> None:  # J9
+    database = Database("postgresql://user:sesame@127.0.0.1:1/d")
+    with pytest.raises(DatabaseUnavailable, match=r"postgresql://user:\*\*\*@127\.0\.0\.1:1/d") as raised:
+        await database.read(lambda connection: connection.scalar(text("SELECT 1")))
+    assert "sesame" not in str(raised.value) + repr(raised.value)
+    await database.close()
+
+
+async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    backend = SqlBackend(f"sqlite:///{tmp_path / 'no' / 'a.db'}")
+    message = r"cannot open sqlite:///.*/no/a\.db: No such file or directory; check the folder and its rights"
+    with pytest.raises(DatabaseUnavailable, match=message):
+        await backend.open()
+    with pytest.raises(DatabaseUnavailable, match=message):
+        await backend.push([new()])
+    with pytest.raises(DatabaseUnavailable, match=message):
+        sync_engine(f"sqlite:///{tmp_path / 'no' / 'a.db'}")
+    (tmp_path / "no").mkdir()
+    await backend.push([new()])  # put right, it goes on
+    await backend.close()
+
+
+async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "a.db").write_text("not a database, but quite long enough to be looked at" * 100)
+    for place, message in ((tmp_path, "unable to open"), (tmp_path / "a.db", "not a database")):
+        database = Database(f"sqlite:///{place}")
+        with pytest.raises(DatabaseUnavailable, match=message):
+            await database.open()
+        await database.close()
+    assert open_files(tmp_path) == 0
+
+
+async def test_params_are_not_in_error_texts(backend: SqlBackend, path: Path) -> None:  # J8
+    secret = "sesame-open-yourself"
+    texts = []
+    for bad in (new(type=None, params={"p": secret}), new(run_at=2**70, params={"p": secret})):
+        with pytest.raises(Exception, match=r".") as raised:
+            await backend.push([bad])
+        texts.append(_with_causes(raised.value))
+    raw = sqlite3.connect(path)
+    raw.execute("DROP TABLE task_queue")
+    raw.close()
+    with pytest.raises(DatabaseUnavailable, match="no such table") as raised_too:
+        await backend.push([new(params={"p": secret})])
+    texts.append(_with_causes(raised_too.value))
+    assert not [text for text in texts if secret in text]
+
+
+def _with_causes(error: BaseException | None) -> str:
+    texts = []
+    while error is not None:
+        texts.append(f"{error!r} {error}")
+        error = error.__cause__ or error.__context__
+    return "\n".join(texts)
+
+
+# ---- the file -----------------------------------------------------------------------------------------------------
+
+
+async def test_every_connection_is_durable(backend: SqlBackend) -> None:
+    engine = await backend.database._ready()
+    connections = [await engine.connect() for _ in range(7)]
+    for connection in connections:
+        pragmas = {
+            name: (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar()
+            for name in ("journal_mode", "synchronous", "busy_timeout")
+        }
+        assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 30_000}
+    for connection in connections:
+        await connection.close()
+
+
+def test_the_blocking_engine_is_durable_too(url: str) -> None:
+    engine = sync_engine(url)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+    engine.dispose()
+
+
+@pytest.mark.parametrize("opener", ["async", "sync"])
+async def test_the_file_is_its_owners_only(url: str, path: Path, opener: str) -> None:  # J13
+    before = os.umask(0)
+    try:
+        if opener == "async":
+            backend = SqlBackend(url)
+            await backend.push([new()])
+        else:
+            engine = sync_engine(url)
+            with engine.begin() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+                connection.exec_driver_sql("CREATE TABLE t (a)")
+        files = list(path.parent.glob("tasks.db*"))
+        assert len(files) == 3  # with the WAL and its index
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    finally:
+        os.umask(before)
+    if opener == "async":
+        await backend.close()
+    else:
+        engine.dispose()
+
+
+async def test_the_rights_of_a_file_that_is_there_are_kept(url: str, path: Path) -> None:
+    path.touch(0o640)
+    path.chmod(0o640)
+    backend = SqlBackend(url)
+    await backend.open()
+    await backend.close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+LOCKED = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)  # SQLite's range of shared locks
+    except OSError:
+        print("held")
+    else:
+        print("free")
+"""
+
+
+async def test_a_second_opening_keeps_the_locks_of_the_first(backend: SqlBackend, url: str, path: Path) -> None:
+    """POSIX: closing any descriptor of a file drops the locks that the whole process has on it."""
+
+    def held() -> str:
+        done = subprocess.run([sys.executable, "-c", LOCKED, str(path)], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    await backend.push([new()])
+    assert held() == "held"
+    second = SqlBackend(url)
+    await second.open()
+    engine = sync_engine(url)
+    assert held() == "held"
+    await second.close()
+    engine.dispose()
+    assert held() == "held"
+    await backend.push([new()])
+
+
+async def test_a_newer_schema_is_refused(backend: SqlBackend, url: str, path: Path) -> None:  # F19
+    await backend.push([new()])
+    await backend.close()
+    raw = sqlite3.connect(path)
+    raw.execute("UPDATE aiotaskq_version SET version_num = '9999'")
+    raw.commit()
+    other = SqlBackend(url)
+    for _ in range(2):
+        with pytest.raises(SchemaTooNew, match="9999"):
+            await other.open()
+    with pytest.raises(SchemaTooNew):
+        await other.push([new()])
+    assert_lock_free(path)
+    raw.execute("UPDATE aiotaskq_version SET version_num = :head", {"head": HEAD})
+    raw.commit()
+    raw.close()
+    assert (await other.stats(NOW)).ready == 1
+    await other.close()
+
+
+# ---- transactions -------------------------------------------------------------------------------------------------
+
+
+async def trace(database: Database) -> list[tuple[int, str]]:
+    """Every statement that reaches SQLite from now on, with its connection."""
+    seen: list[tuple[int, str]] = []
+    engine = await database._ready()
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def checkout(connection: Any, record: Any, proxy: Any) -> None:
+        def note(statement: str) -> None:
+            seen.append((id(connection), statement))
+
+        connection.run_async(lambda driver: driver.set_trace_callback(note))
+
+    return seen
+
+
+async def every_verb(backend: SqlBackend) -> None:
+    tasks = await backend.push([new(unique_key="u"), new(), new(idempotency_key="i")])
+    await backend.push([*tasks, new(unique_key="u")])
+    claimed = await backend.claim("o", NOW, 10, lease_until=LEASE)
+    ends = [task.replace(status=Status.FAILED) for task in claimed]
+    await backend.heartbeat([(claimed[0].task_id, 1)], LEASE)
+    await backend.report([(claimed[0].task_id, 1, {"a": 1})])
+    await backend.request_cancel([claimed[0].task_id])
+    await backend.update([Change(a, b, (new(),)) for a, b in zip(claimed, ends, strict=True)])
+    await backend.update([Change(a, a.replace(status=Status.PENDING, params={})) for a in ends])
+    await backend.get([tasks[0].task_id])
+    await backend.find(TaskFilter(), 5)
+    await backend.overdue(NOW, 5)
+    await backend.next_run_at(NOW)
+    await backend.count_ready(NOW)
+    await backend.stats(NOW)
+    await backend.active(["s"])
+    await backend.purge(TaskFilter(), 5)
+    await backend.delete([tasks[0].task_id])
+    await backend.set_paused("q", True)
+    await backend.set_paused("q", False)
+    await backend.paused()
+    await backend.values.put([("k", 1, NOW)])
+    await backend.values.get(["k"], NOW)
+    await backend.values.keys(NOW)
+    await backend.values.count(NOW)
+    await backend.values.expire(NOW, 5)
+    await backend.values.delete(["k"], NOW)
+    await backend.values.clear()
+    assert backend.schedules is not None
+    (schedule,) = await backend.schedules.add([new_schedule()])
+    await backend.schedules.change([ScheduleChange(schedule, schedule.replace(run_count=1), (new(),))])
+    await backend.schedules.get([schedule.task_id])
+    await backend.schedules.all()
+    await backend.schedules.due(NOW, 5)
+    await backend.schedules.next_due()
+    await backend.schedules.delete([schedule.task_id])
+
+
+async def test_every_write_transaction_begins_immediate(backend: SqlBackend) -> None:  # F1
+    seen = await trace(backend.database)
+    await every_verb(backend)
+    writing: dict[int, bool] = {}
+    writes = 0
+    for connection, statement in seen:
+        word = statement.split()[0].upper()
+        if word == "BEGIN":
+            assert statement.upper() == "BEGIN IMMEDIATE"
+            writing[connection] = True
+        elif word in ("COMMIT", "ROLLBACK"):
+            writing[connection] = False
+        elif word in ("INSERT", "UPDATE", "DELETE", "REPLACE"):
+            assert writing.get(connection), statement
+            writes += 1
+    assert writes > 20
+    assert not any(writing.values())
+
+
+async def test_readers_do_not_wait_for_a_writer(backend: SqlBackend, path: Path) -> None:
+    await backend.push([new()])
+    raw = sqlite3.connect(path, isolation_level=None)
+    raw.execute("BEGIN IMMEDIATE")
+    async with asyncio.timeout(2):
+        assert await backend.count_ready(NOW) == 1
+    raw.close()
+
+
+async def test_hundreds_at_once(backend: SqlBackend) -> None:
+    verbs: list[Awaitable[Any]] = []
+    for _ in range(150):
+        verbs += [backend.push([new()]), backend.stats(NOW), backend.claim("o", NOW, 1, lease_until=LEASE)]
+    await asyncio.gather(*verbs)
+    assert sum((await backend.stats(NOW)).counts.values()) == 150
+
+
+HOLDER = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], timeout=10, isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+connection.execute("COMMIT")
+"""
+
+
+async def hold_lock(path: Path, seconds: float) -> asyncio.subprocess.Process:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLDER, str(path), str(seconds), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"held\n"
+    return process
+
+
+async def test_another_program_holds_the_write_lock(backend: SqlBackend, path: Path) -> None:  # F2
+    process = await hold_lock(path, 1.2)
+    begin = time.monotonic()
+    (stored,) = await backend.push([new()])
+    assert 0.5 < time.monotonic() - begin < 10
+    assert await backend.get([stored.task_id]) == [stored]
+    await process.wait()
+
+
+async def test_another_program_holds_it_for_too_long(  # F2
+    monkeypatch: pytest.MonkeyPatch, url: str, path: Path
+) -> None:
+    monkeypatch.setattr(database_module, "BUSY_TIMEOUT", 0.2)
+    backend = SqlBackend(url)
+    await backend.open()
+    process = await hold_lock(path, 1.2)
+    task = new()
+    with pytest.raises(DatabaseUnavailable, match="locked"):
+        await backend.push([task])
+    await process.wait()
+    assert await backend.get([task.task_id]) == [None]
+    assert await backend.push([task]) == [task]
+    await backend.close()
+
+
+WORKER = """
+import asyncio, random, sys, time
+from aiotaskq.backends import connect
+from aiotaskq.backends.base import Change
+from aiotaskq.outcome import Completed, settle
+from aiotaskq.task import new_task
+
+async def main(url, seconds):
+    backend = connect(url)
+    await backend.open()
+    now = lambda: time.time_ns() // 1000
+    end = time.monotonic() + seconds
+    counts = {"pushed": 0, "completed": 0}
+    owner = f"w{random.random()}"
+
+    async def producer():
+        while time.monotonic() < end:
+            tasks = [new_task("t", {"n": n}, now=now()) for n in range(5)]
+            counts["pushed"] += len(await backend.push(tasks))
+
+    async def consumer():
+        while time.monotonic() < end:
+            claimed = await backend.claim(owner, now(), 7, lease_until=now() + 60_000_000)
+            await backend.heartbeat([(task.task_id, task.fence) for task in claimed], now() + 60_000_000)
+            held = await backend.update([Change(task, settle(task, Completed(1), now())) for task in claimed])
+            assert all(held)
+            counts["completed"] += len(held)
+            await backend.stats(now())
+
+    await asyncio.gather(producer(), consumer(), consumer())
+    await backend.close()
+    print(counts["pushed"], counts["completed"])
+
+asyncio.run(main(sys.argv[1], float(sys.argv[2])))
+"""
+
+
+async def test_many_processes_on_one_file(url: str, path: Path) -> None:  # F1, F18
+    processes = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", WORKER, url, "5"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=ENV,
+        )
+        for _ in range(4)  # all start on a file that is not there
+    ]
+    answers = [await process.communicate() for process in processes]
+    assert [err.decode() for _, err in answers] == [""] * 4
+    pushed, completed = (sum(column) for column in zip(*(map(int, out.split()) for out, _ in answers), strict=True))
+    assert pushed > 100 and completed > 100
+    backend = SqlBackend(url)
+    counts = (await backend.stats(NOW)).counts
+    assert (counts["completed"], sum(counts.values()), counts["running"]) == (completed, pushed, 0)
+    await backend.close()
+
+
+# ---- cancellation -------------------------------------------------------------------------------------------------
+
+
+@types.coroutine
+def counted(
+    work: Any, at: int, act: Callable[[], object], reached: list[int]
+) -> Generator[Any, Any, Any]:  # drives a coroutine, and acts at its n-th suspension
+    value: Any = None
+    failure: BaseException | None = None
+    while True:
+        try:
+            waited = work.send(value) if failure is None else work.throw(failure)
+        except StopIteration as stop:
+            return stop.value
+        reached[0] += 1
+        if reached[0] == at:
+            asyncio.get_running_loop().call_soon(act)
+        value, failure = None, None
+        try:
+            value = yield waited
+        except BaseException as error:
+            failure = error
+
+
+class Scenario:
+    """One transaction, and how to tell whether it has happened: wholly, or not at all."""
+
+    def __init__(self, backend: SqlBackend) -> None:
+        self.backend = backend
+        self.task = Task(task_id="", type="")
+
+    async def prepare(self) -> None:
+        await self.backend.push([new(task_id=new_id())])
+        (self.task,) = await self.backend.claim("o", NOW, 1, lease_until=LEASE)
+
+    async def clear(self) -> None:
+        await self.backend.delete([task.task_id for task in await self.backend.find(TaskFilter(), 1_000)])
+
+
+class Push(Scenario):
+    async def act(self) -> None:
+        await self.backend.push([new(type="pushed") for _ in range(600)])
+
+    async def happened(self) -> bool:
+        count = len(await self.backend.find(TaskFilter(type="pushed"), 1_000))
+        assert count in (0, 600)
+        return count == 600
+
+
+class Claim(Scenario):
+    async def prepare(self) -> None:
+        await super().prepare()
+        await self.backend.push([new() for _ in range(600)])
+
+    async def act(self) -> None:
+        await self.backend.claim("other", NOW, 600, lease_until=LEASE)
+
+    async def happened(self) -> bool:
+        counts = (await self.backend.stats(NOW)).counts
+        assert (counts["pending"], counts["running"]) in ((600, 1), (0, 601))
+        return counts["pending"] == 0
+
+
+class Update(Scenario):
+    async def act(self) -> None:
+        end = self.task.replace(status=Status.COMPLETED, result=1)
+        await self.backend.update([Change(self.task, end, (new(type="then"), new(type="then")))])
+
+    async def happened(self) -> bool:
+        (row,) = await self.backend.get([self.task.task_id])
+        assert row is not None
+        followers = await self.backend.find(TaskFilter(type="then"), 5)
+        assert (row.status, len(followers)) in ((Status.COMPLETED, 2), (Status.RUNNING, 0))
+        return bool(followers)
+
+
+class Fire(Scenario):
+    async def prepare(self) -> None:
+        assert self.backend.schedules is not None
+        (self.schedule,) = await self.backend.schedules.add([new_schedule()])
+
+    async def act(self) -> None:
+        assert self.backend.schedules is not None
+        after = self.schedule.replace(run_count=1)
+        await self.backend.schedules.change([ScheduleChange(self.schedule, after, (new(type="fired"),))])
+
+    async def happened(self) -> bool:  # C9
+        assert self.backend.schedules is not None
+        (row,) = await self.backend.schedules.get([self.schedule.task_id])
+        tasks = await self.backend.find(TaskFilter(type="fired"), 5)
+        assert row is not None and (row.run_count, len(tasks)) in ((0, 0), (1, 1))
+        return bool(tasks)
+
+
+@pytest.mark.parametrize("scenario", [Push, Claim, Update, Fire])
+@pytest.mark.parametrize("victim", ["caller", "transaction"])
+async def test_cancelled_at_each_await(  # D1, F3, F4
+    backend: SqlBackend, path: Path, monkeypatch: pytest.MonkeyPatch, scenario: Any, victim: str
+) -> None:
+    """The caller is cancelled while its transaction is at its n-th await; or the transaction itself is, as at the end
+    of the loop. Either way it has happened or it has not, and the lock and the pool are free."""
+    real = Database._write
+    case = scenario(backend)
+
+    async def cancelled_at(at: int) -> tuple[bool, bool]:
+        """Whether it came that far, and whether it has happened."""
+        await case.prepare()
+        reached = [0]
+        cancelled: list[bool] = []
+
+        async def write(self: Database, *args: Any) -> Any:
+            target = caller if victim == "caller" else asyncio.current_task()
+            assert target is not None
+            return await counted(real(self, *args), at, lambda: cancelled.append(target.cancel()), reached)
+
+        monkeypatch.setattr(Database, "_write", write)
+        caller = asyncio.create_task(case.act())
+        try:
+            async with asyncio.timeout(5):
+                await caller
+        except asyncio.CancelledError:
+            assert cancelled
+        monkeypatch.setattr(Database, "_write", real)
+        async with asyncio.timeout(5):
+            while backend.database._running:
+                await asyncio.sleep(0.001)
+        assert_lock_free(path)
+        happened = await case.happened()
+        if victim == "caller" or not cancelled:
+            assert happened  # it runs to its end, whether somebody still waits or not
+        await case.clear()
+        return reached[0] >= at, happened
+
+    happened = set()
+    for at in range(1, 200):
+        so_far, did = await cancelled_at(at)
+        happened.add(did)
+        if not so_far:
+            break
+    else:
+        pytest.fail("it never came to its end")
+    assert at > 3
+    if victim == "transaction":
+        assert happened == {True, False}
+    engine = await backend.database._ready()
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+@linux
+async def test_opening_cancelled_at_each_await(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # D1, D11, D12
+    real = Database._open_engine
+    monkeypatch.setattr(SqlBackend, "_upgrade", lambda self, connection: connection.execute(text("SELECT 1")))
+
+    async def cancelled_at(at: int) -> bool:
+        backend = SqlBackend(f"sqlite:///{tmp_path / f'{at}.db'}")
+        reached = [0]
+
+        async def open_engine(self: Database) -> Any:
+            return await counted(real(self), at, lambda: caller.cancel(), reached)
+
+        monkeypatch.setattr(Database, "_open_engine", open_engine)
+        caller = asyncio.create_task(backend.open())
+        await asyncio.gather(caller, return_exceptions=True)
+        async with asyncio.timeout(5):
+            await backend.close()
+        assert open_files(tmp_path) == 0
+        return reached[0] >= at
+
+    for at in range(1, 200):
+        if not await cancelled_at(at):
+            break
+    else:
+        pytest.fail("it never came to its end")
+    assert at > 3
+
+
+async def test_a_cancelled_opening_can_be_tried_again(url: str) -> None:
+    for delay in (0, 0.001, 0.005, 0.02):
+        backend = SqlBackend(url)
+        caller = asyncio.create_task(backend.open())
+        await asyncio.sleep(delay)
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        await backend.push([new()])
+        await backend.close()
+
+
+# ---- closing ------------------------------------------------------------------------------------------------------
+
+
+@linux
+async def test_closing_gives_everything_back(url: str, path: Path) -> None:
+    threads = threading.active_count()
+    backend = SqlBackend(url)
+    await asyncio.gather(*(backend.push([new()]) for _ in range(5)), *(backend.stats(NOW) for _ in range(8)))
+    assert open_files(path) > 0
+    await backend.close()
+    await backend.close()
+    assert open_files(path) == 0
+    assert threading.active_count() <= threads
+    assert not path.with_name("tasks.db-wal").exists()  # the last connection has moved it into the file
+
+
+async def test_closed_means_closed_until_it_is_opened(url: str) -> None:
+    backend = SqlBackend(url)
+    await backend.push([new()])
+    await backend.close()
+    for _ in range(2):
+        with pytest.raises(ClosedError, match="was closed; open it again"):
+            await backend.push([new()])
+    await backend.open()
+    await backend.push([new()])
+    assert (await backend.stats(NOW)).ready == 2
+    await backend.close()
+
+
+async def test_closed_before_it_was_opened(url: str) -> None:  # D12
+    backend = SqlBackend(url)
+    await backend.close()
+    with pytest.raises(ClosedError):
+        await backend.push([new()])
+    await backend.open()
+    await backend.push([new()])
+    await backend.close()
+
+
+@linux
+async def test_closed_twice_at_once_under_load(url: str, path: Path) -> None:  # D12
+    backend = SqlBackend(url)
+    await backend.open()
+    tasks = [new() for _ in range(50)]
+    pushes = [asyncio.create_task(backend.push([task])) for task in tasks]
+    await asyncio.sleep(0.005)
+    async with asyncio.timeout(10):
+        await asyncio.gather(backend.close(), backend.close())
+    answers = await asyncio.gather(*pushes, return_exceptions=True)
+    assert {type(answer) for answer in answers} <= {list, ClosedError}
+    assert open_files(path) == 0
+    await backend.open()
+    there = await backend.get([task.task_id for task in tasks])
+    assert [row is not None for row in there] == [isinstance(answer, list) for answer in answers]
+    await backend.close()
+
+
+@linux
+@pytest.mark.parametrize("steps", [0, 1, 2, 5, 20, 100])
+async def test_closed_while_it_opens(url: str, path: Path, steps: int) -> None:  # D11, D12
+    backend = SqlBackend(url)
+    opening = asyncio.create_task(backend.open())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await backend.close()
+    await asyncio.gather(opening, return_exceptions=True)
+    assert opening.done()
+    if backend.database._closed:
+        with pytest.raises(ClosedError):
+            await backend.stats(NOW)
+    await backend.close()
+    assert open_files(path) == 0
+
+
+# ---- loops and processes ------------------------------------------------------------------------------------------
+
+
+async def test_a_second_loop_is_told_so(backend: SqlBackend) -> None:  # E12
+    await backend.push([new()])
+
+    def in_another_loop() -> str:
+        async def use() -> str:
+            async with asyncio.timeout(5):
+                with pytest.raises(WrongLoop) as raised:
+                    await backend.push([new()])
+                with pytest.raises(WrongLoop):
+                    await backend.open()
+            return str(raised.value)
+
+        return asyncio.run(use())
+
+    message = await asyncio.to_thread(in_another_loop)
+    assert "is open in another event loop; make one object per loop" in message
+    await backend.push([new()])  # the first is none the worse
+    assert (await backend.stats(NOW)).ready == 2
+    await backend.close()
+
+    async def after_the_close() -> int:
+        await backend.open()
+        ready = (await backend.stats(NOW)).ready
+        await backend.close()
+        return ready
+
+    assert await asyncio.to_thread(lambda: asyncio.run(after_the_close())) == 2
+
+
+def collect(*functions: Any) -> None:
+    """Drop what these closures refer to now, while its warning is ignored."""
+    for function in functions:
+        for cell in function.__closure__:
+            with contextlib.suppress(AttributeError):
+                cell.cell_contents.database._engine = None
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("closed", [True, False])
+def test_the_next_loop_opens_it_afresh(url: str, path: Path, closed: bool) -> None:  # E12
+    backend = SqlBackend(url)
+
+    async def use() -> int:
+        async with asyncio.timeout(5):
+            await backend.open()
+            await backend.push([new()])
+            ready = (await backend.stats(NOW)).ready
+            if closed:
+                await backend.close()
+            return ready
+
+    assert [asyncio.run(use()) for _ in range(3)] == [1, 2, 3]
+    assert_lock_free(path)
+    collect(use)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_loop_that_ends_in_the_middle_leaves_no_lock(url: str, path: Path) -> None:  # E5, F3
+    backend = SqlBackend(url)
+
+    async def leave(delay: float) -> None:
+        await backend.open()
+        pushes = [asyncio.ensure_future(backend.push([new() for _ in range(300)])) for _ in range(3)]
+        await asyncio.sleep(delay)
+        del pushes
+
+    for delay in (0, 0.001, 0.002, 0.004, 0.008, 0.016):
+        asyncio.run(leave(delay))
+        assert_lock_free(path)
+
+    async def count() -> int:
+        async with asyncio.timeout(5):
+            ready = (await backend.stats(NOW)).ready
+            await backend.close()
+            return ready
+
+    assert asyncio.run(count()) % 300 == 0
+    collect(leave)
+
+
+FORK = """
+import asyncio, os, sys
+from aiotaskq.backends import connect
+from aiotaskq.task import new_task
+
+backend = connect(sys.argv[1])
+loop = asyncio.new_event_loop()
+push = lambda name: backend.push([new_task(name, now=1)])
+loop.run_until_complete(push("before"))
+pids = []
+for number in range(3):
+    pid = os.fork()
+    if pid == 0:
+        asyncio.run(push(f"child-{number}"))
+        sys.exit(0)
+    pids.append(pid)
+for number in range(5):
+    loop.run_until_complete(push("parent"))
+assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0, 0]
+loop.run_until_complete(push("after"))
+loop.run_until_complete(backend.close())
+loop.close()
+"""
+
+
+def run_script(script: str, *args: str, timeout: float = 20) -> subprocess.CompletedProcess[str]:
+    env = {**ENV, "PYTHONWARNINGS": "ignore"}
+    return subprocess.run(
+        [sys.executable, "-c", script, *args], env=env, capture_output=True, text=True, timeout=timeout
+    )
+
+
+async def test_a_forked_child_makes_connections_of_its_own(url: str, path: Path) -> None:  # E1, E2
+    done = run_script(FORK, url)
+    assert (done.returncode, done.stderr) == (0, "")
+    backend = SqlBackend(url)
+    names = sorted(task.type for task in await backend.find(TaskFilter(), 100))
+    assert names == ["after", "before", "child-0", "child-1", "child-2", *["parent"] * 5]
+    await backend.close()
+    raw = sqlite3.connect(path)
+    assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    raw.close()
+
+
+PUSHER = """
+import asyncio, sys
+from aiotaskq.backends import connect
+from aiotaskq.task import new_task
+
+async def main(url):
+    backend = connect(url)
+    while True:
+        (task,) = await backend.push([new_task("t", {"x": "y" * 300}, now=1)])
+        print(task.task_id, flush=True)  # acknowledged
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kill -9")
+async def test_what_was_acknowledged_survives_kill_9(url: str, path: Path) -> None:
+    acknowledged: list[str] = []
+    for lines in (3, 17, 41):
+        process = subprocess.Popen(
+            [sys.executable, "-c", PUSHER, url], stdout=subprocess.PIPE, env=ENV, text=True, bufsize=1
+        )
+        assert process.stdout is not None
+        acknowledged += [process.stdout.readline().strip() for _ in range(lines)]
+        process.send_signal(signal.SIGKILL)
+        acknowledged += process.stdout.read().split("\n")[:-1]  # a last line that was cut is no answer
+        process.wait()
+        process.stdout.close()
+    assert len(acknowledged) >= 61
+    backend = SqlBackend(url)
+    there = await backend.get(acknowledged)
+    assert None not in there
+    # At most the push in flight of each process is there without its answer having been read.
+    assert len(acknowledged) <= (await backend.stats(NOW)).ready <= len(acknowledged) + 3
+    await backend.close()
+    raw = sqlite3.connect(path)
+    assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    raw.close()
+
+
+END = """
+import asyncio, sys
+from aiotaskq.backends import connect
+from aiotaskq.task import new_task
+
+async def main(url, how):
+    backend = connect(url)
+    await backend.push([new_task(how, now=1)])
+    if how == "exit":
+        sys.exit(3)
+    if how == "error":
+        raise SystemError("on purpose")
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("return", 0), ("exit", 3), ("error", 1)])
+async def test_a_script_that_never_closes_ends(url: str, how: str, code: int) -> None:  # E5
+    begin = time.monotonic()
+    done = run_script(END, url, how)
+    assert time.monotonic() - begin < 8
+    assert done.returncode == code
+    if how == "error":
+        assert done.stderr.strip().endswith("SystemError: on purpose")
+        assert done.stderr.count("Traceback") == 1
+    else:
+        assert done.stderr == ""
+    backend = SqlBackend(url)
+    assert [task.type for task in await backend.find(TaskFilter(), 5)] == [how]
+    await backend.close()
+
+
+# ---- the documented names -----------------------------------------------------------------------------------------
+
+DOCUMENTED = """
+import asyncio, json
+from sqlalchemy import text
+from aiotaskq import database
+
+async def main():
+    async with database.engine.begin() as connection:
+        await connection.run_sync(database.Base.metadata.create_all)
+    answers = []
+    async for session in database.get_db():
+        answers.append((await session.execute(text("SELECT count(*) FROM task_queue"))).scalar())
+        answers.append((await session.execute(text("PRAGMA synchronous"))).scalar())
+    async with database.SessionLocal() as session:
+        answers.append((await session.execute(text("SELECT count(*) FROM scheduler_task"))).scalar())
+    assert database.engine is database.engine
+    await database.engine.dispose()
+    print(json.dumps(answers))
+
+asyncio.run(main())
+"""
+
+
+def test_the_documented_names(url: str, path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DOCUMENTED],
+        env={**ENV, "AIOTASKQ_DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == [0, 2, 0]
+    assert path.exists()
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = database_module.nonsense
+
+
+def test_the_blocking_session(url: str) -> None:
+    engine = sync_engine(url)
+    with sync_session_factory(engine)() as session:
+        assert session.execute(text("SELECT 1")).scalar() == 1
+    engine.dispose()
+
+
+async def test_integrity_errors_are_about_the_row(backend: SqlBackend) -> None:
+    with pytest.raises(exc.IntegrityError, match="NOT NULL"):
+        await backend.push([new(type=None)])
