@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from loguru import logger as _logger
-
 from aiotaskq.backends.base import OddRow
 from aiotaskq.context import TaskContext, current_task
 from aiotaskq.documented import (
@@ -42,6 +40,7 @@ from aiotaskq.errors import (
 )
 from aiotaskq.events import Event
 from aiotaskq.handles import TaskCall, TaskFunction, TaskHandle
+from aiotaskq.log import logger as _logger
 from aiotaskq.outcome import Backoff
 from aiotaskq.queue import Stats
 from aiotaskq.registry import injected

@@ -117,7 +117,7 @@ def test_a_url_that_is_none(url: str, message: str) -> None:  # J9
 
 @pytest.mark.parametrize("url", [5, "", None, "a.db", "oracle://h", "sqlite:a.db", "user:secret@host"])
 def test_a_url_without_a_known_scheme(url: Any) -> None:
-    with pytest.raises(ValidationError, match="^url: ") as raised:
+    with pytest.raises(ValidationError, match=r"^url: ") as raised:
         Database(url)
     assert "secret" not in str(raised.value)
 

@@ -519,7 +519,7 @@ def test_a_socket_a_cycle_and_a_deep_result() -> None:  # I4, I3
         storable(deep)
     for _ in range(sys.getrecursionlimit() * 10):
         deep = [deep]
-    with pytest.raises(ValidationError, match="^result"):
+    with pytest.raises(ValidationError, match=r"^result"):
         storable(deep)
 
 

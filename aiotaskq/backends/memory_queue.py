@@ -13,6 +13,8 @@ from aiotaskq.task import INT64, Task, claim_order
 Entry = tuple[Any, int, Task]
 """What it is ordered by, a number that only this entry has (so that tasks are never compared), and the task."""
 
+LATE_LOOK = 1_000_000  # microseconds: what 64 threads may wait for a lock
+
 _numbers = itertools.count()  # one for all queues: their heads are compared, too
 
 
@@ -79,7 +81,8 @@ class ReadyQueue(asyncio.Queue[Task]):
     def ready(self, now: int) -> Collection[Task]:
         """Return all that could be claimed at ``now``."""
         self._release(now)
-        if self._latest <= now < self._soonest:
+        # Threads read the clock before they take the lock: such a look may be a little older than the last one.
+        if self._latest - LATE_LOOK <= now < self._soonest:
             return self._released.values()
         for task in [task for task in self._released.values() if _expiry(task) <= now]:
             self.discard(task.task_id)

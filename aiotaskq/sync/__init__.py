@@ -6,10 +6,7 @@ once, and the message names what to await instead.
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import Engine
-from sqlalchemy.orm import Session, sessionmaker
+import typing
 
 from aiotaskq.backends.base import OddRow
 from aiotaskq.documented import preview
@@ -35,7 +32,6 @@ from aiotaskq.errors import (
 )
 from aiotaskq.events import Event
 from aiotaskq.handles import TaskCall
-from aiotaskq.models import Base
 from aiotaskq.outcome import Backoff
 from aiotaskq.queue import Stats
 from aiotaskq.registry import injected
@@ -53,10 +49,19 @@ from aiotaskq.sync.actors import (
     push_task,
     set_public,
 )
-from aiotaskq.sync.session import default_engine, default_session_factory, get_db
 from aiotaskq.sync.taskq import TaskContext, TaskFunction, TaskHandle, TaskQ, current_task
 from aiotaskq.task import Status, Task
 from aiotaskq.worker import ExitCode
+
+if typing.TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlalchemy.orm import Session, sessionmaker
+
+    from aiotaskq.models import Base
+    from aiotaskq.sync.session import get_db
+
+    engine: Engine
+    SessionLocal: sessionmaker[Session]
 
 __all__ = [
     "AiotaskqError",
@@ -110,14 +115,12 @@ __all__ = [
     "set_public",
 ]
 
-engine: Engine
-SessionLocal: sessionmaker[Session]
 
+def __getattr__(name: str) -> typing.Any:
+    # Made when first used: importing this module opens nothing, the variable can still be set, and who only needs the
+    # queue does not wait for SQLAlchemy.
+    if name in ("Base", "SessionLocal", "engine", "get_db"):
+        from aiotaskq.sync import session
 
-def __getattr__(name: str) -> Any:
-    # Made when first used, so that importing this module opens nothing and the variable can still be set.
-    if name == "engine":
-        return default_engine()
-    if name == "SessionLocal":
-        return default_session_factory()
+        return session.by_name(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,11 +6,13 @@ import atexit
 import os
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from aiotaskq.database import sync_engine, sync_session_factory
+from aiotaskq.models import Base
 
 _lock = threading.Lock()
 _made: list[tuple[Engine, sessionmaker[Session]]] = []
@@ -28,20 +30,20 @@ def _default() -> tuple[Engine, sessionmaker[Session]]:
         return _made[0]
 
 
-def default_engine() -> Engine:
-    """Return the engine on ``AIOTASKQ_DATABASE_URL``, the same each time."""
-    return _default()[0]
-
-
-def default_session_factory() -> sessionmaker[Session]:
-    """Return the session factory of that engine."""
-    return _default()[1]
-
-
 def get_db() -> Iterator[Session]:
     """Yield a ``Session`` and close it afterwards: a dependency for FastAPI, as the old ``get_db`` was."""
-    with default_session_factory()() as session:
+    with _default()[1]() as session:
         yield session
+
+
+def by_name(name: str) -> Any:
+    """Return what the documented name stands for, the same each time; ``engine`` and ``SessionLocal`` are made now."""
+    if name in _PLAIN:
+        return _PLAIN[name]
+    return dict(zip(("engine", "SessionLocal"), _default(), strict=True))[name]
+
+
+_PLAIN = {"Base": Base, "get_db": get_db}
 
 
 def _forked() -> None:
