@@ -24,6 +24,7 @@ from aiotaskq.task import Task, check_seconds
 from aiotaskq.worker import ExitCode, Worker
 
 DEFAULT_URL = "sqlite:///aiotaskq.db"
+ECHO = 500_000  # microseconds: a wrapper may pass on a Ctrl-C that the terminal sent already; that is not a second one
 
 
 class TaskQ(Registry):
@@ -92,6 +93,7 @@ class TaskQ(Registry):
         )
         self._worker: Worker | None = None
         self._is_open = False
+        self._asked_to_stop = 0  # ticks of the first signal
 
     def __repr__(self) -> str:
         return f"TaskQ({mask(self.url)!r})"
@@ -287,9 +289,11 @@ class TaskQ(Registry):
 
     def on_signal(self, stop: asyncio.Event) -> None:
         """Do what a signal asks for: the first sets the event of ``run_until``, the next one skips the drain."""
-        if stop.is_set() and self._worker is not None:
+        if not stop.is_set():
+            self._asked_to_stop = self._clock.ticks()
+            stop.set()
+        elif self._worker is not None and self._clock.ticks() - self._asked_to_stop > ECHO:
             self._worker.hurry()
-        stop.set()
 
     async def run_until(
         self,
