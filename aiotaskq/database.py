@@ -63,10 +63,6 @@ def _prepare_sqlite(url: URL) -> None:
         ) from None
 
 
-def _tolerant(raw: bytes) -> str:
-    return raw.decode("utf-8", "backslashreplace")
-
-
 def _on_sqlite_connect(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000)}")
@@ -74,7 +70,7 @@ def _on_sqlite_connect(connection: Any, _record: object) -> None:
     cursor.close()
 
 
-# Text that is not UTF-8 (somebody else wrote it) must not make every read of its table fail.
+# One text that is not UTF-8, written by somebody else, must not make whole pages of rows unreadable.
 _lenient_text = functools.partial(str, encoding="utf-8", errors="backslashreplace")
 # Engines of a parent process: SQLite forbids a forked child even to close its parent's connections.
 _inherited: list[object] = []
@@ -181,8 +177,6 @@ class Database:
     def _on_connect(connection: Any, record: object) -> None:
         # The driver's own idea of when a transaction begins would make it deferred; ours begin in `_on_begin`.
         connection.isolation_level = None
-        # One text that is not UTF-8, written by somebody else, must not make whole pages of rows unreadable.
-        connection.driver_connection.text_factory = _tolerant
         connection.driver_connection.text_factory = _lenient_text
         _on_sqlite_connect(connection, record)
 

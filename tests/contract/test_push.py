@@ -63,6 +63,12 @@ async def test_id_goes_before_idempotency_key_before_unique_key(backend: Backend
     assert await backend.push(tasks) == [by_id, by_once, by_unique]
 
 
+async def test_one_inserted_later_in_the_same_call_is_not_in_the_way(backend: Backend) -> None:
+    first = await pushed(backend, unique_key="u")
+    a, b = new(unique_key="u", idempotency_key="i"), new(idempotency_key="i")
+    assert await backend.push([a, b]) == [first, b]
+
+
 async def test_unique_key_is_held_by_a_running_row_and_free_after_its_end(backend: Backend) -> None:  # A18
     task = await running(backend, unique_key="k")
     assert ids(await backend.push([new(unique_key="k")])) == [task.task_id]

@@ -1,0 +1,123 @@
+"""What the memory backend promises beyond the contract: small in lines and in memory, and threads may share it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from aiotaskq.backends import memory
+from aiotaskq.backends.base import Change
+from aiotaskq.backends.memory import MemoryBackend
+from aiotaskq.outcome import Cancelled, Completed, Released, settle
+from aiotaskq.task import SECOND, Status, Task, TaskFilter
+from tests.contract.rows import NOW, new
+
+
+def test_it_stays_under_200_lines() -> None:
+    """The price of one more backend tells whether the seam is right."""
+    assert len(Path(memory.__file__).read_text().splitlines()) < 200
+
+
+def entries(backend: MemoryBackend) -> int:
+    """How many entries the queues hold, dead ones too."""
+    return sum(len(q._queue) + len(q._future) + len(q._new) for q in backend._queues.values())
+
+
+@pytest.mark.parametrize("looked_at", [False, True])
+@pytest.mark.parametrize("delay", [0, 3600 * SECOND])
+async def test_cancelled_tasks_leave_nothing_behind(delay: int, looked_at: bool) -> None:  # H3
+    backend = MemoryBackend(keep=100)
+    await backend.push([new(priority=-9), new(priority=-9, run_at=NOW + 1)])  # nobody claims these, and they come first
+    for _ in range(6_000):
+        (task,) = await backend.push([new(run_at=NOW + delay, unique_key="u", idempotency_key="i")])
+        assert await backend.update([Change(task, settle(task, Cancelled(), NOW))]) == [True]
+        if looked_at:
+            await backend.count_ready(NOW)
+        assert await backend.delete([task.task_id]) == 1
+    assert entries(backend) < 2_100
+    assert len(backend._tasks) == 2
+    assert not backend._keys
+    assert await backend.count_ready(NOW + 1) == 2
+
+
+async def test_the_same_object_again_and_again() -> None:  # H3
+    backend = MemoryBackend()
+    task = new()
+    for _ in range(10_000):
+        await backend.push([task])
+        await backend.delete([task.task_id])
+    await backend.push([task])
+    assert entries(backend) < 2_100
+    assert len(await backend.claim("o", NOW, 10)) == 1
+    assert await backend.claim("o", NOW, 10) == []
+
+
+async def test_finished_tasks_are_kept_up_to_a_limit() -> None:  # H3, H10
+    backend = MemoryBackend(keep=50)
+    for _ in range(500):
+        await backend.push([new(idempotency_key=f"{random.random()}")])
+        (task,) = await backend.claim("o", NOW, 1)
+        await backend.update([Change(task, settle(task, Completed(), NOW))])
+    assert (await backend.stats(NOW)).counts["completed"] == 50
+    assert len(backend._tasks) == len(backend._keys) == 50
+    newest = await backend.find(TaskFilter(), 1)
+    assert newest[0].task_id == task.task_id
+
+
+def test_threads_share_it() -> None:  # E15
+    backend = MemoryBackend(keep=10**6)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+
+    async def mixed(seed: int) -> Counter[str]:
+        chance, did = random.Random(seed), Counter[str]()
+        claimed: list[Task] = []
+        for n in range(300):
+            verb = chance.choice(["push", "push", "claim", "settle", "give back", "read", "purge"])
+            if verb == "push":
+                await backend.push([new(queue=f"q{n % 3}", run_at=NOW + chance.randrange(3))])
+            elif verb == "claim":
+                claimed += await backend.claim(f"o{seed}", NOW + chance.randrange(4), 3)
+            elif verb == "settle" and claimed:
+                task = claimed.pop()
+                assert await backend.update([Change(task, settle(task, Completed(), NOW))]) == [True]
+            elif verb == "give back" and claimed:
+                task = claimed.pop()
+                assert await backend.update([Change(task, settle(task, Released("r"), NOW))]) == [True]
+                verb = "gave back"
+            elif verb == "purge":
+                did["purged"] += await backend.purge(TaskFilter(), 2)
+            else:
+                await backend.stats(NOW)
+                await backend.find(TaskFilter(), 5)
+                await backend.next_run_at(NOW)
+            did[verb] += 1
+        for task in claimed:
+            assert await backend.update([Change(task, settle(task, Released("end"), NOW))]) == [True]
+        return did
+
+    try:
+        with ThreadPoolExecutor(16) as pool:
+            did = sum(pool.map(lambda seed: asyncio.run(mixed(seed)), range(16)), Counter[str]())
+    finally:
+        sys.setswitchinterval(before)
+
+    async def rest() -> tuple[dict[str, int], int]:
+        counts = (await backend.stats(NOW)).counts
+        left = 0
+        while part := await backend.claim("last", NOW + SECOND, 50):
+            left += len(part)
+        return counts, left
+
+    counts, left = asyncio.run(rest())
+    settled = did["push"] - counts["pending"]
+    assert counts["running"] == 0
+    assert settled == counts["completed"] + did["purged"]
+    assert left == counts["pending"] > 0
+    assert not any(task.status is Status.PENDING for task in backend._tasks.values())
