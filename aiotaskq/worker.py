@@ -132,6 +132,7 @@ class Worker:
         self._reaper = Service("reaper", self._reap, clock)
         self._trusted = 0  # ticks of the last heartbeat that was answered
         self._stopping = False
+        self._hurried = False
         self._given_back = 0
         self._idle = asyncio.Event()
         self._stack = contextlib.AsyncExitStack()
@@ -441,7 +442,8 @@ class Worker:
         return await asyncio.shield(self._exit)
 
     def hurry(self) -> None:
-        """Skip the rest of the drain: cancel the handlers now (a second signal)."""
+        """Skip the drain, or what is left of it: cancel the handlers now (a second signal), and start no others."""
+        self._stopping = self._hurried = True
         for running in list(self._running.values()):
             running.interrupt("shutdown")
 
@@ -455,7 +457,7 @@ class Worker:
             await self._finish(task, Released("never started"))
         while self._waiting:
             self._wake_slot()
-        if not await self._until_idle(drain):
+        if not await self._until_idle(0.0 if self._hurried else drain):
             self.hurry()
             await self._until_idle(grace)
         abandoned = list(self._running.values())

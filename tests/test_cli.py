@@ -320,7 +320,7 @@ def test_a_second_signal_does_not_wait(cli: Cli) -> None:
     with cli.running("app:tq") as (process, lines):
         wait_for(lines, "began")
         process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
+        time.sleep(0.7)  # sooner it would be an echo of the first
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 3
 

@@ -710,7 +710,8 @@ def test_ctrl_c_ends_a_wait_within_a_second_and_the_program_goes_on(start: Calla
         import time
         from aiotaskq.sync import *
         tq = TaskQ("sqlite:///tq.db")
-        calls = [lambda: pop_task(), lambda: MemoryQueue().pop_task(timeout=60), lambda: tq.push("x").result()]
+        handle = tq.push("x")
+        calls = [lambda: pop_task(), lambda: MemoryQueue().pop_task(timeout=60), lambda: handle.result()]
         for call in calls:
             print("waits")
             try:
@@ -804,6 +805,7 @@ def test_run_works_until_a_signal_in_the_main_thread(start: Callable[..., Progra
     hurried.wait_for("works")
     hurried.signal(signal.SIGINT)
     assert drained.end() == ["DRAINED completed"]
+    time.sleep(0.6)  # sooner it would be an echo of the first
     hurried.signal(signal.SIGINT)
     assert hurried.end(3) == ["GIVEN_BACK pending"]
 
