@@ -9,6 +9,7 @@ from typing import Any
 from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.handlers import Handler, unknown
 from aiotaskq.handles import PushOptions, TaskCall
+from aiotaskq.schedule import instant
 from aiotaskq.task import SECOND, Task, check_seconds, new_task
 
 _DEFAULTS = {"queue": "default", "priority": 0, "max_retries": 3}
@@ -39,10 +40,10 @@ def new_task_of(call: TaskCall[Any], handlers: Mapping[str, Handler], elsewhere:
     if delay is not None:
         run_at = now + _microseconds("delay", delay)
     elif at is not None:
-        run_at = max(_instant("at", at), now)
+        run_at = max(instant("at", at), now)
     expires_at = None
     if isinstance(expires, datetime):
-        expires_at = _instant("expires", expires)
+        expires_at = instant("expires", expires)
     elif expires is not None:
         expires_at = (run_at or now) + _microseconds("expires", expires)
     return new_task(call.type, call.params, now=now, run_at=run_at, expires_at=expires_at, **options)
@@ -62,13 +63,3 @@ def as_call(call: TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]
 
 def _microseconds(field: str, value: Any) -> int:
     return int(check_seconds(field, value.total_seconds() if isinstance(value, timedelta) else value) * SECOND)
-
-
-def _instant(field: str, value: Any) -> int:
-    if isinstance(value, datetime):
-        if value.utcoffset() is None:
-            raise ValidationError(f"{field}: a naive datetime names no instant; give it a tzinfo")
-        return round(value.timestamp() * SECOND)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 100_000_000_000:
-        raise ValidationError(f"{field}: epoch seconds or an aware datetime are needed (got {value!r:.40})")
-    return int(value * SECOND)

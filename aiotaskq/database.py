@@ -217,9 +217,11 @@ class Database:
             return  # not ours to close; if its loop is gone, so are its connections
         while self._running:
             await asyncio.wait(self._running)
-        engine, self._engine, self._loop = self._engine, None, None
+        engine, self._engine = self._engine, None
         if engine is not None:
             await self._to_its_end(engine.dispose())
+        if self._closed:  # only now: until then a second close waits for this one
+            self._loop = None
 
     async def write(self, body: Callable[[Connection], T]) -> T:
         """Run the body in one write transaction and commit it. Raises DatabaseUnavailable."""

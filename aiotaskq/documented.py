@@ -16,8 +16,8 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.clock import Clock, SteadyClock, SystemClock
 from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.queue import Queue
-from aiotaskq.schedule import preview as _preview
 from aiotaskq.store import Store
+from aiotaskq.upcoming import preview as _preview
 
 
 class _StoredQueue(Queue, Store):

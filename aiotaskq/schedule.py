@@ -47,7 +47,7 @@ _POSTPONE: Final = 5 * SECOND  # a `once` that meets a running task of its own l
 _NEEDS: Final = {"interval": "interval_seconds", "cron": "cron_expression", "once": "execute_at"}
 _MISFIRE: Final = ("fire_once", "skip", "fire_all")
 _OVERLAP: Final = ("allow", "skip", "buffer_one")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _LAST: Final = 100_000_000_000  # epoch seconds in the year 5138; as milliseconds it was 1973
 
@@ -167,10 +167,10 @@ def new_schedule(
             owner = next(other for other, needed in _NEEDS.items() if needed == field)
             raise ValidationError(f"{field}: belongs to schedule_type {owner!r}, not {kind!r}; pass one of the two")
     zone = None if timezone is None else check_timezone(timezone).key  # type: ignore[arg-type]
-    begin = None if start_at is None else _instant("start_at", start_at)
+    begin = None if start_at is None else instant("start_at", start_at)
     if kind == "once" and begin is not None:
         raise ValidationError("start_at: schedule_type 'once' has execute_at instead")
-    at = _instant("execute_at", execute_at) if kind == "once" else None
+    at = instant("execute_at", execute_at) if kind == "once" else None
     schedule = Schedule(
         task_id=new_id() if task_id is None else check_key("task_id", task_id, MAX_ID),
         name=check_key("name", name, 255),
@@ -408,70 +408,18 @@ def _finished(schedule: Schedule) -> bool:
     return 0 < schedule.max_runs <= schedule.run_count
 
 
-# ---- preview ------------------------------------------------------------------------------------------------------
-
-
-def preview(
-    *,
-    cron: str | None = None,
-    interval: int | timedelta | None = None,
-    at: float | datetime | None = None,
-    timezone: str | None = None,
-    after: datetime | None = None,
-    count: int = 5,
-    now: int,
-) -> list[datetime]:
-    """The next ``count`` (1 to 1,000) instants of a schedule as aware datetimes in its time zone.
-
-    Args:
-        cron, interval, at: exactly one; ``interval`` in seconds, ``at`` in epoch seconds or as an aware datetime.
-        timezone: an IANA name; default the system's local zone.
-        after: an aware datetime, default now; only instants strictly later count.
-        now: microseconds UTC.
-
-    Raises:
-        ValidationError: naming the argument.
-    """
-    if sum(each is not None for each in (cron, interval, at)) != 1:
-        raise ValidationError("preview: exactly one of cron, interval and at is needed")
-    check_int("count", count, 1, 1000)
-    zone = check_timezone(local_timezone() if timezone is None else timezone)
-    start = now
-    if after is not None:
-        if not isinstance(after, datetime):
-            raise ValidationError(f"after: an aware datetime is needed (got {type(after).__name__})")
-        start = _instant("after", after)
-    dues: Iterable[int]
-    if cron is not None:
-        parsed, dues = Cron.parse(cron, zone.key), []
-        while len(dues) < count:
-            dues.append(parsed.next_after(dues[-1] if dues else start))
-    elif interval is not None:
-        seconds: object = interval
-        if isinstance(interval, timedelta):
-            if interval % timedelta(seconds=1):
-                raise ValidationError(f"interval: whole seconds are needed (got {interval})")
-            seconds = interval // timedelta(seconds=1)
-        step = check_int("interval", seconds, 1, TEN_YEARS) * SECOND
-        dues = range(start + step, start + step * count + 1, step)
-    else:
-        once = _instant("at", at)
-        dues = [once] if once > start else []
-    try:
-        return [(_EPOCH + timedelta(microseconds=due)).astimezone(zone) for due in dues]
-    except OverflowError:
-        raise ValidationError(f"count: {count} instants reach beyond the year 9999") from None
-
-
 # ---- input --------------------------------------------------------------------------------------------------------
 
 
-def _instant(field: str, value: object) -> int:
-    """Microseconds of epoch seconds or of an aware datetime (its fold is honoured, PEP 495)."""
+def instant(field: str, value: object) -> int:
+    """Return microseconds of epoch seconds or of an aware datetime (its fold is honoured, PEP 495).
+
+    Raises ValidationError naming the field.
+    """
     if isinstance(value, datetime):
         if value.utcoffset() is None:
             raise ValidationError(f"{field}: a naive datetime names no instant; give it a tzinfo (got {value})")
-        instant = (value - _EPOCH) // _MICROSECOND
+        found = (value - EPOCH) // _MICROSECOND
     elif isinstance(value, bool) or not isinstance(value, int | float):
         raise ValidationError(f"{field}: epoch seconds or an aware datetime are needed (got {type(value).__name__})")
     elif isinstance(value, float) and not math.isfinite(value):
@@ -480,10 +428,10 @@ def _instant(field: str, value: object) -> int:
         shown = f"{value:.6g}" if abs(value) < 10**20 else "a huge number"
         raise ValidationError(f"{field}: epoch seconds are needed; {shown} looks like milliseconds, divide by 1000")
     else:
-        instant = value * SECOND if isinstance(value, int) else round(value * SECOND)
-    if not 0 <= instant <= _LAST * SECOND:
+        found = value * SECOND if isinstance(value, int) else round(value * SECOND)
+    if not 0 <= found <= _LAST * SECOND:
         raise ValidationError(f"{field}: is not in the years 1970 to 5000 (got {value!r:.60})")
-    return instant
+    return found
 
 
 def _choice(field: str, value: object, choices: Iterable[str]) -> str:

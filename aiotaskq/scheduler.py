@@ -218,6 +218,9 @@ class Scheduler:
             # A queue of this process alone: only who won the swap may push, or every process would.
             won = [task for (_, _, fired), ok in zip(changes, held, strict=True) if ok for task in fired]
             if won:
+                # Due is what this clock says; that queue has a steady one, which may be behind it.
+                now = self._queue._clock.now()
+                won = [task.replace(run_at=min(task.run_at, now)) for task in won]
                 await self._queue.add(won)
         return held
 

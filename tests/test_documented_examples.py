@@ -253,7 +253,8 @@ stop_workers(threads)
 print(len(done) + get_queue().get_queue_size())
 """
     first, second = start(script).end(), start(script).end()
-    assert first[0] == "0" and second[0] == first[1]
+    # By the time of its first look the second process may have fired what came due in between.
+    assert first[0] == "0" and int(first[1]) <= int(second[0]) <= 3
     assert int(first[1]) + int(second[1]) == 3
     with sqlite3.connect(tmp_path / "aiotaskq.db") as connection:
         rows = connection.execute("SELECT name, run_count, enabled FROM scheduler_task ORDER BY name").fetchall()

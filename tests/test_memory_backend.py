@@ -14,7 +14,11 @@ import pytest
 from aiotaskq.backends import memory
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.memory import MemoryBackend
+from aiotaskq.backends.sql import SqlBackend
+from aiotaskq.clock import VirtualClock
 from aiotaskq.outcome import Cancelled, Completed, Released, settle
+from aiotaskq.queue import Queue
+from aiotaskq.scheduler import Scheduler
 from aiotaskq.task import SECOND, Status, Task, TaskFilter
 from tests.contract.rows import NOW, new
 
@@ -121,3 +125,20 @@ def test_threads_share_it() -> None:  # E15
     assert settled == counts["completed"] + did["purged"]
     assert left == counts["pending"] > 0
     assert not any(task.status is Status.PENDING for task in backend._tasks.values())
+
+
+async def test_what_a_schedule_fires_is_due_at_once_though_the_wall_clock_was_set_forward(tmp_path: Path) -> None:
+    # Schedules go by the wall clock, this queue by a steady one: between them there may be hours.
+    store = SqlBackend(f"sqlite:///{tmp_path / 'schedules.db'}")
+    backend = MemoryBackend()
+    steady, wall = VirtualClock(NOW), VirtualClock(NOW + 3600 * SECOND)
+    queue = Queue(backend, steady)
+    assert store.schedules is not None
+    scheduler = Scheduler(store.schedules, queue, backend, wall)
+    await scheduler.add_scheduler_task("n", "t", "interval", interval_seconds=1)
+    await wall.advance(1)
+    await scheduler._look()
+    assert await queue.get_queue_size() == 1
+    popped = await queue.pop_task(timeout=0)
+    assert popped is not None and popped["type"] == "t"
+    await store.close()

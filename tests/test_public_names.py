@@ -197,6 +197,7 @@ FLOORS: dict[str, float] = {
     # 1, seam
     "backends.base": 1,
     # 0, words
+    "upcoming": 0.5,
     "schedule": 0.4,
     "cron": 0.3,
     "cron_fields": 0.2,

@@ -23,10 +23,10 @@ from aiotaskq.schedule import (
     fire,
     new_schedule,
     paused,
-    preview,
     resumed,
     run_now,
 )
+from aiotaskq.upcoming import preview
 
 S = 1_000_000
 NOW = 1_764_072_000_123_456  # 2025-11-25 12:00:00.123456 UTC

@@ -11,7 +11,6 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-import aiotaskq.schedule as rules
 from aiotaskq.cli.screen import say, say_error, say_json, say_table
 from aiotaskq.cli.tables import refuse_unready
 from aiotaskq.clock import SystemClock
@@ -20,6 +19,7 @@ from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.task import SECOND, Status, Task
 from aiotaskq.taskq import TaskQ
+from aiotaskq.upcoming import preview as next_times
 
 T = TypeVar("T")
 LISTED = ("TASK_ID", "TYPE", "STATUS", "QUEUE", "RETRIES", "CREATED", "ERROR")
@@ -171,7 +171,8 @@ def purge_tasks(
 def preview(expression: str, *, timezone: str | None, count: int, after: str | None, as_json: bool) -> None:
     """Print the next times of a cron expression."""
     start = None if after is None else _parse_time(after, timezone)
-    times = rules.preview(cron=expression, timezone=timezone, after=start, count=count, now=SystemClock().now())
+    now = SystemClock().now()
+    times = next_times(cron=expression, timezone=timezone, after=start, count=count, now=now)
     if as_json:
         say_json([time.isoformat() for time in times])
         return
