@@ -227,6 +227,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(task=seen)
     def push_again(self, task: Task) -> None:
+        if task.status is not Status.PENDING:
+            return  # only pending tasks are ever pushed
         assert self.do(self.backend.push([task])) == self.model.push([task])
 
     @rule(

@@ -744,7 +744,7 @@ def test_a_task_popped_after_the_caller_has_left_goes_back_at_once(
         from aiotaskq.sync import *
         sys.unraisablehook = lambda *_: None  # the signal may strike within a weakref's callback
         queue = {kind}
-        total = 300
+        total = 200
         def push():
             for number in range(total):
                 queue.push_task({{"type": "x", "task_id": str(number)}})
