@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -312,6 +313,22 @@ def test_run_stopped_with_a_handler_that_does_not_end(cli: Cli, kind: str, code:
     assert "stopped" in "".join(lines)
     status = "pending" if code == 3 else "running"
     assert cli.json("stats", "--db", cli.url)["counts"][status] == 1
+
+
+def test_run_takes_a_blocking_taskq(cli: Cli) -> None:
+    program = f"""
+        from aiotaskq.sync import TaskQ
+        tq = TaskQ({cli.url!r})
+        @tq.task
+        def polite() -> None:
+            print("began", flush=True)
+    """
+    (cli.home / "app.py").write_text(textwrap.dedent(program))
+    cli.push("polite")
+    with cli.running("app:tq") as (process, lines):
+        wait_for(lines, "began")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
 
 
 def test_a_second_signal_does_not_wait(cli: Cli) -> None:

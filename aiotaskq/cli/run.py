@@ -93,6 +93,9 @@ def load(module: str, name: str) -> TaskQ:
             break
     if isinstance(found, TaskQ):
         return found
+    if (blocking := sys.modules.get("aiotaskq.sync.taskq")) is not None and isinstance(found, blocking.TaskQ):
+        awaited: TaskQ = found.awaited
+        return awaited
     there = [key for key, value in vars(whole).items() if isinstance(value, TaskQ)]
     what = f"{module!r} has no {name!r}" if found is None else f"{module}:{name} is no TaskQ ({type(found).__name__})"
     hint = f"there is {', '.join(f'{module}:{key}' for key in there)}" if there else "no TaskQ is there at all"
