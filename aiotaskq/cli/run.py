@@ -94,7 +94,7 @@ def load(module: str, name: str) -> TaskQ:
     if isinstance(found, TaskQ):
         return found
     if (blocking := sys.modules.get("aiotaskq.sync.taskq")) is not None and isinstance(found, blocking.TaskQ):
-        awaited: TaskQ = found.awaited
+        awaited: TaskQ = found._reach()  # with the same handlers
         return awaited
     there = [key for key, value in vars(whole).items() if isinstance(value, TaskQ)]
     what = f"{module!r} has no {name!r}" if found is None else f"{module}:{name} is no TaskQ ({type(found).__name__})"

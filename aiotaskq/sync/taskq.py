@@ -257,11 +257,6 @@ class TaskQ(Facade[AsyncTaskQ]):
 
     # ---- living ----
 
-    @property
-    def awaited(self) -> AsyncTaskQ:
-        """The asynchronous TaskQ behind this one, with the same handlers: for ``aiotaskq run``."""
-        return self._reach()
-
     open = blocking(AsyncTaskQ.open)
     close = blocking(AsyncTaskQ.close, lambda self, _none: self._reach.left())
     running = blocking_context(AsyncTaskQ.running)
