@@ -151,6 +151,17 @@ async def test_due_times_missed_while_down(tq: TaskQ, clock: VirtualClock) -> No
     assert len(await fired(tq)) == 51 + 3  # and all go on in phase
 
 
+async def test_a_suspended_process_applies_the_policy_once(tq: TaskQ, clock: VirtualClock) -> None:  # C14
+    await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=5)
+    await passes(tq, clock, 5)
+    clock.step(600)  # SIGSTOP, or a laptop that slept
+    for _ in range(20):
+        await tq.scheduler._look()
+    assert len(await fired(tq)) == 2
+    await passes(tq, clock, 5)
+    assert len(await fired(tq)) == 3
+
+
 async def test_clock_set_back_and_far_ahead(tq: TaskQ, clock: VirtualClock) -> None:  # C12, C13
     await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=60)
     await passes(tq, clock, 60, step=60)

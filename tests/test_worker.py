@@ -375,6 +375,34 @@ async def test_text_that_is_not_utf8_fails_its_own_task_only(tmp_path: Path) -> 
                 await handles[2].result(5)
 
 
+async def test_nothing_secret_is_logged(tmp_path: Path) -> None:  # J8
+    from aiotaskq.log import logger
+
+    lines: list[str] = []
+    sink = logger.add(lines.append, level="TRACE", format="{message} {extra} {exception}", diagnose=False)
+    logger.enable("aiotaskq")
+    try:
+        tq = TaskQ(f"sqlite:///{tmp_path}/s.db", poll_interval=0.05)
+
+        @tq.task(max_retries=1, backoff=0.001)
+        async def fails(token: str) -> None:
+            raise ValueError("refused")
+
+        @tq.on("failed")
+        def broken(event: Any) -> None:
+            raise RuntimeError("a listener's own fault")
+
+        async with tq.running(concurrency=1):
+            await tq.store.set_public("cookie", "S3CRET-value", ttl=1)
+            handle = await fails.push(token="S3CRET-param")
+            await tq.queue.wait_for_end(handle.task_id, 10)
+            assert "S3CRET" not in repr(handle) + repr(tq)
+    finally:
+        logger.disable("aiotaskq")
+        logger.remove(sink)
+    assert lines and "S3CRET" not in "".join(lines)
+
+
 async def test_no_task_vanishes_under_gc(tq: TaskQ) -> None:  # D2
     @tq.task
     async def work(i: int) -> int:
