@@ -57,7 +57,7 @@ def as_call(call: TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]
         return TaskCall(call[0], call[1], {})
     if isinstance(call, Mapping) and "type" in call:
         options = {key: value for key, value in call.items() if key not in ("type", "params")}
-        return TaskCall(call["type"], call.get("params") or {}, options)  # type: ignore[arg-type]
+        return TaskCall(call["type"], call.get("params"), options)  # type: ignore[arg-type]
     raise ValidationError("push_many: each item is f.call(…), (type, params), or a dict with 'type' and 'params'")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiotaskq.errors import LeaseLost, NotFound, NotSupported
+from aiotaskq.outcome import clip
 from aiotaskq.task import SECOND, Task, check_int, check_seconds
 
 
@@ -36,7 +37,7 @@ class TaskContext:
         if total is not None:
             value["total"] = check_int("total", total, 0)
         if message is not None:
-            value["message"] = str(message)[:500].replace("\x00", "\\x00")
+            value["message"] = clip(str(message)[:500])
         if not await self._report(value):
             raise LeaseLost(f"task {self.task.task_id} is no longer run here; stop working on it")
 

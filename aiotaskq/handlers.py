@@ -8,11 +8,13 @@ import difflib
 import functools
 import importlib
 import inspect
+import os
 import queue
 import threading
 import typing
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import msgspec
@@ -68,6 +70,8 @@ def make_handler(
     """Check a registration and return the handler. Raises ValidationError, naming what is wrong."""
     if not callable(function):
         raise ValidationError(f"handler: a function is needed (got {type(function).__name__})")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ValidationError(f"handler {_default_name(function)}: a generator's body would never run; use return")
     is_async = inspect.iscoroutinefunction(function)
     if is_async and executor is not None:
         raise ValidationError(f"executor: an 'async def' handler runs in the loop, not in a {executor}")
@@ -83,7 +87,10 @@ def make_handler(
         raise ValidationError(
             f"executor: {function.__qualname__} cannot be found by another process; define it at a module's top"
         )
-    kinds = (retry_on,) if isinstance(retry_on, type) else tuple(retry_on)
+    try:
+        kinds = (retry_on,) if isinstance(retry_on, type) else tuple(retry_on)
+    except TypeError:
+        raise ValidationError(f"retry_on: exception classes are needed (got {type(retry_on).__name__})") from None
     if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
         raise ValidationError("retry_on: exception classes are needed")
     return Handler(
@@ -144,6 +151,9 @@ class DaemonThreads(Executor):
                 return
             try:
                 future.set_result(function(*args, **kwargs))
+            except (StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+                # In a thread these end no program and no loop: sys.exit() of an old script is a failure like others.
+                future.set_exception(RuntimeError(f"the handler raised {type(error).__name__}: {error}"))
             except BaseException as error:
                 future.set_exception(error)
 
@@ -188,19 +198,31 @@ class Executors:
 
                 # Spawn: a fork of a process with threads may hang.
                 spawn = multiprocessing.get_context("spawn")
-                self._processes = ProcessPoolExecutor(self._concurrency, mp_context=spawn)
+                # All of them are started at once, so there are no more than can work at once.
+                size = min(self._concurrency, os.cpu_count() or 1)
+                self._processes = ProcessPoolExecutor(size, mp_context=spawn)
             # By name: under the function's name its module holds the decorated one, which the child finds again.
             where = (handler.function.__module__, handler.function.__qualname__)
-            return asyncio.wrap_future(self._processes.submit(_in_process, *where, dict(params)))
+            try:
+                return asyncio.wrap_future(self._processes.submit(_in_process, *where, dict(params)))
+            except BrokenProcessPool:
+                self.renew_processes()
+                raise
         if self._threads is None:
             self._threads = DaemonThreads(self._concurrency)
         call = functools.partial(handler.function, **params)
         return asyncio.wrap_future(self._threads.submit(contextvars.copy_context().run, call))
 
-    def close(self) -> None:
-        """End idle threads and processes; does not wait for busy ones."""
-        if self._threads is not None:
-            self._threads.shutdown()
-        if self._processes is not None:
-            self._processes.shutdown(wait=False, cancel_futures=True)
-        self._threads = self._processes = None
+    def renew_processes(self) -> None:
+        """Forget a pool in which a process died: it takes no more work."""
+        self._processes = None
+
+    async def close(self, wait: bool) -> None:
+        """End idle threads and processes; with ``wait``, until the processes have ended, at most 5 s."""
+        threads, processes, self._threads, self._processes = self._threads, self._processes, None, None
+        if processes is not None:
+            # In a thread of ours: one that the interpreter waits for could keep it from ending.
+            ended = asyncio.wrap_future(DaemonThreads(1).submit(processes.shutdown, wait, cancel_futures=True))
+            await asyncio.wait({ended}, timeout=5)
+        if threads is not None:
+            threads.shutdown()

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.errors import AiotaskqError, ValidationError
-from aiotaskq.task import INT64, SECOND, Status, Task, check_json, check_seconds, shown
+from aiotaskq.task import INT64, MAX_DEPTH, SECOND, Status, Task, check_json, check_seconds, shown
 
 MAX_ERROR = 16 * 1024  # bytes of error text that are kept
 MAX_CRASHES = 3  # a task that took its worker down this often is poison
@@ -239,6 +239,7 @@ def storable(result: Any) -> Any:
     kind = type(result)
     if result is None or kind is bool or (kind is int and abs(result) <= INT64):
         return result
+    _check_keys("result", result)
     try:
         plain = _plain(result)
     except (TypeError, ValueError, RecursionError) as error:
@@ -246,6 +247,20 @@ def storable(result: Any) -> Any:
     plain = _escape(plain)
     check_json("result", plain, limit=64 * 1024 * 1024)
     return plain
+
+
+def _check_keys(path: str, value: Any, depth: int = 0) -> None:
+    """Refuse two keys that would be one in JSON: a value would be lost."""
+    if depth > MAX_DEPTH:
+        return  # refused later, with a path
+    if isinstance(value, dict):
+        if any(type(key) is not str for key in value) and len({str(key) for key in value}) < len(value):
+            raise ValidationError(f"{path}: two of its keys are the same text in JSON")
+        for key, item in value.items():
+            _check_keys(f"{path}.{key}" if isinstance(key, str) else f"{path}[{shown(key)}]", item, depth + 1)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            _check_keys(f"{path}[{number}]", item, depth + 1)
 
 
 def _plain(value: Any) -> Any:

@@ -29,6 +29,7 @@ from aiotaskq.errors import (
 from aiotaskq.events import Events
 from aiotaskq.log import logger, printable
 from aiotaskq.outcome import POP_OWNER, Cancelled, Completed, Failed, HandedBack, Outcome, Released, Requeued, settle
+from aiotaskq.pops import OpenPop
 from aiotaskq.service import Wakeup
 from aiotaskq.task import (
     SECOND,
@@ -56,21 +57,6 @@ caller: contextvars.ContextVar[object | None] = contextvars.ContextVar("aiotaskq
 def fresh_owner(kind: str) -> str:
     """Return an owner id that no other process start has ever had, whatever its host name and pid."""
     return f"{kind}{socket.gethostname()[:40]}-{os.getpid()}-{new_id()[-12:]}"
-
-
-class OpenPop(msgspec.Struct):
-    """A task that was popped and not settled yet. ``given_back`` once its id was pushed again (the retry recipe)."""
-
-    task: Task
-    owner: weakref.ref[Any]
-    given_back: bool = False
-
-    def orphaned(self) -> bool:
-        """Whether the coroutine or thread that popped it has ended."""
-        owner = self.owner()
-        if isinstance(owner, asyncio.Task):
-            return owner.done()
-        return owner is None or (isinstance(owner, threading.Thread) and not owner.is_alive())
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -378,11 +364,17 @@ class Queue:
         limit: int = 100,
         after: str | None = None,
     ) -> list[Task]:
-        """List tasks, the newest first; ``after`` continues behind that task id. Raises ValidationError."""
+        """List tasks, the newest first; ``after`` continues behind that task id.
+
+        Raises ValidationError, and NotFound when there is no such task (any more).
+        """
         where = TaskFilter(
             status=_statuses(status), type=type, queue=queue, scheduler_task_id=scheduler_task_id, after=after
         )
-        return await self._backend.find(where, check_int("limit", limit, 1, 100_000))
+        check_int("limit", limit, 1, 100_000)
+        if after is not None:
+            await self.get(after)  # a page behind a task that is gone would be the first page again
+        return await self._backend.find(where, limit)
 
     async def cancel(self, task_id: str) -> bool:
         """Cancel a pending task, or ask a running one to stop; return False if it has ended. Raises NotFound."""
@@ -487,7 +479,12 @@ class Queue:
 def _statuses(status: str | Iterable[str] | None) -> tuple[Status, ...]:
     if status is None:
         return ()
-    names = [status] if isinstance(status, str) else list(status)
+    try:
+        names = [status] if isinstance(status, str) else list(status)
+    except TypeError:
+        raise ValidationError(f"status: names are needed (got {type(status).__name__})") from None
+    if not names:
+        raise ValidationError("status: an empty list names none; leave it out to mean every status")
     try:
         return tuple(Status(name) for name in names)
     except ValueError as error:

@@ -178,7 +178,10 @@ class TaskQ(Registry):
         limit: int = 100,
         after: str | None = None,
     ) -> list[Task]:
-        """List tasks, the newest first; ``after`` continues behind that task id. Raises ValidationError."""
+        """List tasks, the newest first; ``after`` continues behind that task id.
+
+        Raises ValidationError, and NotFound when there is no such task (any more).
+        """
         return await self.queue.find(
             status=status, type=type, queue=queue, scheduler_task_id=scheduler_task_id, limit=limit, after=after
         )
@@ -254,6 +257,7 @@ class TaskQ(Registry):
         On leaving: no more claims, handlers may end for ``drain`` seconds, are then cancelled and given back after
         ``grace`` more.
         """
+        self._check_stop(drain, grace)
         was_open = self._is_open
         await self._start_running(concurrency, queues, scheduler)
         try:
@@ -306,6 +310,7 @@ class TaskQ(Registry):
         grace: float = 5.0,
     ) -> ExitCode:
         """Like ``run``, until the event is set instead of a signal."""
+        self._check_stop(drain, grace)
         await self._start_running(concurrency, queues, scheduler)
         code = ExitCode.DRAINED
         try:
@@ -314,6 +319,11 @@ class TaskQ(Registry):
             code = await self._stop_running(drain, grace)
             await self.close()
         return code
+
+    @staticmethod
+    def _check_stop(drain: float, grace: float) -> None:
+        check_seconds("drain", drain)
+        check_seconds("grace", grace)
 
     async def _start_running(self, concurrency: int, queues: Sequence[str] | None, scheduler: bool) -> None:
         if self._worker is not None:

@@ -8,6 +8,7 @@ import functools
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from enum import IntEnum
 from typing import Any
 
@@ -30,14 +31,14 @@ from aiotaskq.outcome import (
     storable,
 )
 from aiotaskq.queue import Queue, fresh_owner
+from aiotaskq.running import Running
 from aiotaskq.service import Service
-from aiotaskq.task import SECOND, Status, Task, check_int, check_seconds, new_task
+from aiotaskq.task import MAX_NAME, SECOND, Status, Task, check_int, check_key, check_seconds, new_task
 
 UNKNOWN_AFTER = 3600.0  # seconds that a task without a handler is passed around before it fails
 REAP_LIMIT = 500
 
 RunCall = Callable[[Task], Awaitable[Any]]
-Interrupt = str  # "timeout", "cancel", "shutdown" or "lost"
 
 
 class ExitCode(IntEnum):
@@ -46,45 +47,6 @@ class ExitCode(IntEnum):
     DRAINED = 0
     GIVEN_BACK = 3
     ABANDONED = 4
-
-
-class Running:
-    """One task in one slot, and how to interrupt it.
-
-    An interrupt cancels the slot's coroutine, as ``asyncio.timeout`` does, and takes the cancel back when it arrives:
-    the job ends, the slot goes on.
-    """
-
-    def __init__(self, task: Task, slot: asyncio.Task[Any], context: TaskContext) -> None:
-        self.task = task
-        self.context = context
-        self.reason: Interrupt | None = None
-        self.abandoned = False
-        self._slot = slot
-        self._over = False
-        self._asked = 0
-
-    def interrupt(self, reason: Interrupt) -> None:
-        """Cancel the handler, once; the first reason counts, but a lost lease counts more."""
-        if self._over:
-            return
-        if reason == "cancel":
-            self.context.cancel_requested = True
-        if self.reason is None or reason in ("lost", "shutdown"):
-            self.reason = reason
-            self._asked += 1
-            self._slot.cancel(f"aiotaskq: {reason}")
-
-    def over(self) -> None:
-        """The handler has ended: no interrupt reaches the slot any more, and those that did are taken back."""
-        self._over = True
-        self.take_back()
-
-    def take_back(self) -> None:
-        """Undo the cancels that were asked for, so that the slot's coroutine is not cancelled itself."""
-        while self._asked:
-            self._asked -= 1
-            self._slot.uncancel()
 
 
 class Worker:
@@ -112,7 +74,9 @@ class Worker:
         self._clock = clock
         self._handlers = handlers
         self._concurrency = check_int("concurrency", concurrency, 1, 10_000)
-        self._queues = None if queues is None else tuple(queues)
+        if isinstance(queues, str) or (queues is not None and not queues):
+            raise ValidationError(f"queues: a list of names is needed, or None for every queue (got {queues!r:.40})")
+        self._queues = None if queues is None else tuple(check_key("queues", name, MAX_NAME) for name in queues)
         self._lease = check_seconds("lease", lease, zero=False)
         self._heartbeat = check_seconds("heartbeat", heartbeat, zero=False)
         if self._heartbeat * 2 > self._lease:
@@ -263,7 +227,13 @@ class Worker:
             return self._interrupted(running, timeout)
         except SnoozeRequested as snooze:
             return Released("snoozed", snooze.delay)
-        except Exception as error:
+        except BrokenProcessPool:
+            # A process died, of this task or of one beside it: a crash, which is counted until it is poison.
+            self._executors.renew_processes()
+            return LeaseExpired()
+        except (SystemExit, KeyboardInterrupt, GeneratorExit):
+            raise  # these end the loop, or this coroutine
+        except BaseException as error:
             if running.reason == "timeout" and isinstance(error, TimeoutError):
                 return self._interrupted(running, timeout)
             retryable = isinstance(error, handler.retry_on)
@@ -469,7 +439,7 @@ class Worker:
             )
         await self._queue.events.idle(grace)
         await self._keeper.stop()
-        self._executors.close()
+        await self._executors.close(wait=not abandoned)
         for slot in list(self._slots):
             if not abandoned:
                 slot.cancel()

@@ -530,3 +530,9 @@ def test_every_result_is_stored_or_refused(result: Any) -> None:
     except ValidationError:
         return
     assert json.loads(msgspec.json.encode(stored)) == stored
+
+
+def test_keys_that_become_one_in_json_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"result\.a\[0\]: two of its keys are the same text"):
+        storable({"a": [{1: "x", "1": "y"}]})
+    assert storable({1: (2, 3)}) == {"1": [2, 3]}

@@ -176,6 +176,8 @@ FLOORS: dict[str, float] = {
     "store": 3.2,
     "handlers": 3.1,
     "context": 3.1,
+    "running": 3.2,
+    "pops": 3.1,
     "resources": 3.1,
     "batch": 3.1,
     "service": 3.1,

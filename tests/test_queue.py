@@ -423,6 +423,13 @@ async def test_operators_verbs(tq: TaskQ) -> None:
         await tq.purge(status="running")
     with pytest.raises(ValidationError, match="'done' is not a valid Status; use pending"):
         await tq.find(status="done")
+    for verb in (tq.purge, tq.find):
+        with pytest.raises(ValidationError, match="status: an empty list names none"):
+            await verb(status=[])
+    with pytest.raises(NotFound):
+        await tq.find(after="gone")
+    with pytest.raises(ValidationError, match="params: a dict is needed"):
+        await tq.push_many([{"type": "t", "params": []}])
     assert await tq.purge(status="cancelled", older_than=10) == 0
     assert await tq.purge(status=["cancelled", "failed"], type="t") == 1
     stats = await tq.stats()

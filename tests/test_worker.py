@@ -253,7 +253,7 @@ async def test_progress_and_snooze(tq: TaskQ) -> None:
     async def works() -> str:
         context = current_task()
         runs.append(context.task.fence)
-        await context.progress(len(runs), 2, "half")
+        await context.progress(len(runs), 2, "half \udce9")
         if len(runs) == 1:
             context.snooze(0.02)
         return "ok"
@@ -261,7 +261,7 @@ async def test_progress_and_snooze(tq: TaskQ) -> None:
     async with tq.running(concurrency=1):
         handle = await works.push()
         assert await handle.result(5) == "ok"
-        assert await handle.progress() == {"done": 2, "total": 2, "message": "half"}
+        assert await handle.progress() == {"done": 2, "total": 2, "message": "half \\udce9"}
         assert (await handle.task()).retry_count == 0
     assert runs == [1, 2]
     with pytest.raises(aiotaskq.NotFound):
@@ -865,7 +865,71 @@ async def test_events_tell_what_happened_and_never_harm(tq: TaskQ) -> None:
         tq.on("done", print)
 
 
+@pytest.mark.parametrize("kind", ["StopIteration", "SystemExit", "KeyboardInterrupt"])
+async def test_what_would_end_a_program_is_a_failure_in_a_thread(tq: TaskQ, kind: str) -> None:
+    @tq.task(max_retries=0)
+    def legacy() -> None:
+        raise {"StopIteration": StopIteration, "SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}[kind]
+
+    @tq.task
+    async def quick() -> int:
+        return 1
+
+    async with tq.running(concurrency=1):
+        with pytest.raises(TaskFailed, match=f"the handler raised {kind}"):
+            await (await legacy.push()).result(5)
+        assert await (await quick.push()).result(5) == 1
+
+
+async def test_an_exception_outside_of_exception_fails_its_task_only(tq: TaskQ) -> None:
+    class Stop(BaseException):
+        pass
+
+    @tq.task(max_retries=0)
+    async def odd() -> None:
+        raise Stop("now")
+
+    @tq.task
+    async def quick() -> int:
+        return 1
+
+    async with tq.running(concurrency=1):
+        with pytest.raises(TaskFailed, match="Stop: now"):
+            await (await odd.push()).result(5)
+        assert await (await quick.push()).result(5) == 1
+
+
+async def test_registrations_and_runs_that_could_never_work_are_refused(tq: TaskQ) -> None:
+    with pytest.raises(ValidationError, match="a generator's body would never run"):
+
+        @tq.task
+        def generates() -> Any:
+            yield 1
+
+    with pytest.raises(ValidationError, match="retry_on: exception classes are needed"):
+        tq.task(retry_on=5)(os.getcwd)  # type: ignore[arg-type]
+    for queues in ("default", [], [5]):
+        with pytest.raises(ValidationError, match="queues: "):
+            async with tq.running(queues=queues):  # type: ignore[arg-type]
+                pass
+    with pytest.raises(ValidationError, match="drain: must be at least 0"):
+        async with tq.running(drain=-1):
+            pass
+
+
 in_processes = TaskQ("memory://")
+
+
+@in_processes.task(executor="process", max_retries=0)
+def dies() -> None:
+    os._exit(3)
+
+
+async def test_a_handler_that_takes_its_process_down_is_poison_and_harms_no_other() -> None:  # A4
+    async with in_processes.running(concurrency=1):
+        with pytest.raises(TaskFailed, match="poison"):
+            await (await dies.push()).result(60)
+        assert await (await process_id.push()).result(30) != os.getpid()
 
 
 @in_processes.task(executor="process", max_retries=0)

@@ -6,10 +6,12 @@ Each command is declared in ``app`` (the one file that knows typer) and done in 
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from io import TextIOWrapper
 
-__all__ = ["main"]
+__all__ = ["main", "program"]
 
 
 def main() -> None:
@@ -20,7 +22,7 @@ def main() -> None:
     try:
         from aiotaskq.cli.app import app
 
-        app(prog_name=_program())
+        app(prog_name=program())
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -33,5 +35,9 @@ def main() -> None:
         sys.exit(1)
 
 
-def _program() -> str:
-    return "python -m aiotaskq" if sys.argv[0].endswith("__main__.py") else "aiotaskq"
+def program() -> str:
+    """Return how the user calls this command line, for what is printed to be typed again."""
+    if sys.argv[0].endswith("__main__.py"):
+        return "python -m aiotaskq"
+    # What is printed to be typed must work as it is: from an environment that is not active, with the path as typed.
+    return "aiotaskq" if shutil.which("aiotaskq") == os.path.abspath(sys.argv[0]) else sys.argv[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from aiotaskq.log import logger, printable
 from aiotaskq.taskq import TaskQ
 from aiotaskq.worker import ExitCode
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FORMAT = "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> | <level>{level:<8}</level> | {name} - <level>{message}</level>"
 
 
@@ -45,7 +47,11 @@ def run_workers(
     logger.enable("aiotaskq")
     tq = load(module, name)
     _log_events(tq)
-    return asyncio.run(_run(tq, f"{module}:{name}", concurrency, queues, drain, grace))
+    try:
+        return asyncio.run(_run(tq, f"{module}:{name}", concurrency, queues, drain, grace))
+    finally:
+        for number in SIGNALS:  # a second one in the last moments must not turn a clean end into a violent one
+            signal.signal(number, signal.SIG_IGN)
 
 
 async def _run(
@@ -55,7 +61,10 @@ async def _run(
     where = "every queue" if queues is None else "queues " + ", ".join(queues)
     note(printable(f"{shown} on {mask(tq.url)}: {concurrency} at a time from {where}; handlers: {types}", 1_000))
     note("Ctrl-C or SIGTERM stops it, a second time without waiting for what runs.")
-    code = await tq.run(concurrency, queues=queues, drain=drain, grace=grace)
+    stop = asyncio.Event()
+    for number in SIGNALS:  # for as long as the loop lives, not only until everything has stopped
+        asyncio.get_running_loop().add_signal_handler(number, tq.on_signal, stop)
+    code = await tq.run_until(stop, concurrency, queues=queues, drain=drain, grace=grace)
     if code is ExitCode.ABANDONED:
         note("stopped; some handlers did not end and were abandoned, their tasks come back when their lease is over")
         await logger.complete()

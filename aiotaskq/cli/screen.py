@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 LONG = 2_000  # characters of one text that are shown; a terminal scrolls
 
 
-def program() -> str:
-    """Return how the user calls this command line, for commands that are shown to be copied."""
-    return "python -m aiotaskq" if sys.argv[0].endswith("__main__.py") else "aiotaskq"
-
-
 def interactive() -> bool:
     """Whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()

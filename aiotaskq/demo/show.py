@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiotaskq.backends import mask
-from aiotaskq.cli.screen import program, say, say_held, say_json, say_title
+from aiotaskq.cli import program
+from aiotaskq.cli.screen import say, say_held, say_json, say_title
 from aiotaskq.demo.checks import Check
 from aiotaskq.demo.files import Found
 from aiotaskq.demo.numbers import Numbers, percentile

@@ -1,0 +1,50 @@
+"""One task in one slot of a worker, and how its handler is interrupted without harm to the slot."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiotaskq.context import TaskContext
+from aiotaskq.task import Task
+
+Interrupt = str  # "timeout", "cancel", "shutdown" or "lost"
+
+
+class Running:
+    """One task in one slot, and how to interrupt it.
+
+    An interrupt cancels the slot's coroutine, as ``asyncio.timeout`` does, and takes the cancel back when it arrives:
+    the job ends, the slot goes on.
+    """
+
+    def __init__(self, task: Task, slot: asyncio.Task[Any], context: TaskContext) -> None:
+        self.task = task
+        self.context = context
+        self.reason: Interrupt | None = None
+        self.abandoned = False
+        self._slot = slot
+        self._over = False
+        self._asked = 0
+
+    def interrupt(self, reason: Interrupt) -> None:
+        """Cancel the handler, once; the first reason counts, but a lost lease counts more."""
+        if self._over:
+            return
+        if reason == "cancel":
+            self.context.cancel_requested = True
+        if self.reason is None or reason in ("lost", "shutdown"):
+            self.reason = reason
+            self._asked += 1
+            self._slot.cancel(f"aiotaskq: {reason}")
+
+    def over(self) -> None:
+        """The handler has ended: no interrupt reaches the slot any more, and those that did are taken back."""
+        self._over = True
+        self.take_back()
+
+    def take_back(self) -> None:
+        """Undo the cancels that were asked for, so that the slot's coroutine is not cancelled itself."""
+        while self._asked:
+            self._asked -= 1
+            self._slot.uncancel()
