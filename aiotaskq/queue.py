@@ -466,7 +466,7 @@ class Queue:
         wakeup = Wakeup()
 
         def listener(kind: str, names: Sequence[str]) -> None:
-            if kind in kinds and (only is None or only in names):
+            if kind in kinds and (only is None or not names or only in names):
                 wakeup()
 
         stop = self._backend.hints.listen(listener)

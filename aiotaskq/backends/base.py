@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 READY = "ready"
 """Hint: tasks became claimable (or will at a time not yet known to the sleepers)."""
 ENDED = "ended"
-"""Hint: tasks reached a final status; the argument is their ids."""
+"""Hint: tasks reached a final status; the argument is their ids, nothing when they are not known."""
 TAKEN = "taken"
 """Hint: tasks were claimed, so a bounded queue has room."""
 CANCEL = "cancel"
@@ -71,11 +71,15 @@ class OddRow(msgspec.Struct, frozen=True):
 
 
 class Hints:
-    """Who wants to be told, in this process, that something may have changed. A hint is never the truth."""
+    """Who wants to be told that something may have changed. A hint is never the truth.
+
+    ``forward`` is set by a backend that can tell other processes, too; what they say comes in through ``hear``.
+    """
 
     def __init__(self) -> None:
         self._listeners: tuple[Callable[[str, Sequence[str]], None], ...] = ()
         self._lock = threading.Lock()
+        self.forward: Callable[[str, Sequence[str]], None] = lambda _kind, _names: None
 
     def listen(self, listener: Callable[[str, Sequence[str]], None]) -> Callable[[], None]:
         """Call ``listener(kind, names)`` after each commit, from any thread; returns what ends it."""
@@ -89,7 +93,12 @@ class Hints:
         return stop
 
     def tell(self, kind: str, names: Sequence[str] = ()) -> None:
-        """Tell every listener; they must be quick and must not raise."""
+        """Tell every listener, and other processes; listeners must be quick and must not raise."""
+        self.hear(kind, names)
+        self.forward(kind, names)
+
+    def hear(self, kind: str, names: Sequence[str] = ()) -> None:
+        """Tell the listeners of this process only, for instance what another one has said."""
         for listener in self._listeners:
             listener(kind, names)
 
@@ -130,6 +139,23 @@ class Backend(ABC):
         """Give back every connection, thread and file; idempotent.
 
         Verbs of a durable store raise ClosedError until the next ``open``; one in memory has nothing to close.
+        """
+
+    async def ping(self) -> int | None:
+        """Make one round trip; answer with the store's clock in microseconds UTC, None where the host's is the store's.
+
+        Raises DatabaseUnavailable.
+        """
+        return None
+
+    def another(self) -> Backend:
+        """Return a backend on the same rows for another event loop, with connections of its own; not opened yet."""
+        return self
+
+    async def watch(self) -> None:
+        """From now on tell this process's listeners what other processes do, as soon as the store can; until ``close``.
+
+        Idempotent. Hints only: a store that cannot, or whose channel is cut for a while, leaves it to polling.
         """
 
     # ---- tasks ----
@@ -177,6 +203,11 @@ class Backend(ABC):
     @abstractmethod
     async def request_cancel(self, ids: Sequence[str]) -> list[bool]:
         """Set the cancel flag of running tasks; answer which were running. Hints ``cancel``."""
+
+    async def cancelling(self, ids: Sequence[str]) -> list[str]:
+        """Return which of these tasks run and were asked to stop."""
+        found = await self.get(ids)
+        return [t.task_id for t in found if t is not None and t.status is Status.RUNNING and t.cancel_requested]
 
     @abstractmethod
     async def get(self, ids: Sequence[str]) -> list[Task | None]:

@@ -25,6 +25,7 @@ class SqlBackend(Backend):
 
     def __init__(self, url: str) -> None:
         super().__init__()
+        self._url = url
         self.database = Database(url, prepare=self._upgrade)
         self.values = SqlValues(self.database)
         self.schedules = SqlSchedules(self.database, self.hints)
@@ -37,6 +38,12 @@ class SqlBackend(Backend):
 
     async def close(self) -> None:
         await self.database.close()
+
+    async def ping(self) -> int | None:
+        return await self.database.read(tasks_sql.clock)
+
+    def another(self) -> SqlBackend:
+        return SqlBackend(self._url)
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         stored = await self.database.write(lambda c: tasks_sql.push(c, tasks)) if tasks else []
@@ -65,6 +72,9 @@ class SqlBackend(Backend):
         flagged = await self.database.write(lambda c: tasks_sql.request_cancel(c, ids))
         self.hints.tell(CANCEL, ids)
         return flagged
+
+    async def cancelling(self, ids: Sequence[str]) -> list[str]:
+        return await self.database.read(lambda c: tasks_sql.cancelling(c, ids)) if ids else []
 
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
         return await self.database.read(lambda c: tasks_sql.get(c, ids))

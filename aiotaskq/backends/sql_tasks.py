@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, text, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change, QueueStats, holds, same_push, stats_of
@@ -21,6 +21,19 @@ CHUNK = 500  # ids in one statement: far below every driver's limit of bound val
 _QUEUES: Any = QueueState.__table__
 _PAUSED = select(_QUEUES.c.name).where(_QUEUES.c.paused)
 _GUARD = and_(c.task_id == bindparam("b_id"), c.status == bindparam("b_status"), c.fence == bindparam("b_fence"))
+
+
+# The server's clock in microseconds; SQLite has none of its own.
+_CLOCKS = {
+    "postgresql": text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"),
+    "mysql": text("SELECT CAST(unix_timestamp(now(6)) * 1000000 AS unsigned)"),
+}
+
+
+def clock(connection: Connection) -> int | None:
+    """Return the database's time in microseconds UTC, None on SQLite."""
+    answer = connection.execute(_CLOCKS.get(connection.dialect.name, text("SELECT NULL"))).scalar()
+    return None if answer is None else int(answer)
 
 
 def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -167,6 +180,15 @@ def request_cancel(connection: Connection, ids: Sequence[str]) -> list[bool]:
     for part in chunks(list(running)):
         connection.execute(update(TASKS).where(c.task_id.in_(part)).values(cancel_requested=True))
     return [task_id in running for task_id in ids]
+
+
+def cancelling(connection: Connection, ids: Sequence[str]) -> list[str]:
+    asked = (c.status == str(Status.RUNNING), c.cancel_requested)
+    return [
+        row[0]
+        for part in chunks(ids)
+        for row in connection.execute(select(c.task_id).where(c.task_id.in_(part), *asked))
+    ]
 
 
 def get(connection: Connection, ids: Sequence[str]) -> list[Task | None]:

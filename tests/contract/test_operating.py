@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -234,3 +235,45 @@ async def test_a_closed_store_says_so_until_it_is_opened(durable_store: Store) -
             await verb
     await backend.open()
     assert await read(backend, task) == task
+
+
+async def test_cancelling_names_those_that_run_and_were_asked_to_stop(backend: Backend) -> None:  # D9
+    asked, left = await running(backend), await running(backend)
+    waiting = await pushed(backend, run_at=NOW + SECOND)
+    await backend.request_cancel([asked.task_id, waiting.task_id])
+    assert await backend.cancelling([left.task_id, asked.task_id, waiting.task_id, "unknown"]) == [asked.task_id]
+    assert await backend.cancelling([]) == []
+    stopped = asked.replace(status=Status.CANCELLED, cancel_requested=True)
+    assert await backend.update([Change(asked, stopped)]) == [True]
+    assert await backend.cancelling([asked.task_id]) == []
+
+
+async def test_another_has_the_same_rows_and_its_own_connections(backend: Backend) -> None:
+    other = backend.another()
+    await other.open()
+    try:
+        task = await pushed(other)
+        assert await read(backend, task) == task
+    finally:
+        await other.close()
+    assert await read(backend, task) == task
+
+
+async def test_the_clock_of_the_store_is_one_that_goes(backend: Backend) -> None:
+    first, second = await backend.ping(), await backend.ping()
+    if first is None:
+        assert second is None
+    else:
+        assert second is not None
+        # About now, in microseconds: a database that answers in its own zone's time would be hours off.
+        assert abs(first - time.time_ns() // 1000) < 600 * SECOND
+        assert 0 <= second - first < 60 * SECOND
+
+
+async def test_what_is_heard_is_not_passed_on(backend: Backend, hints: list[tuple[str, list[str]]]) -> None:
+    passed: list[str] = []
+    backend.hints.forward = lambda kind, _names: passed.append(kind)
+    backend.hints.hear(READY)
+    assert (hints, passed) == ([(READY, [])], [])
+    backend.hints.tell(READY)
+    assert (hints, passed) == ([(READY, [])] * 2, [READY])
