@@ -152,7 +152,7 @@ class Backend(ABC):
         """Return a backend on the same rows for another event loop, with connections of its own; not opened yet."""
         return self
 
-    async def watch(self) -> None:
+    async def watch(self) -> None:  # noqa: B027 - nothing to do is right where no other process is
         """From now on tell this process's listeners what other processes do, as soon as the store can; until ``close``.
 
         Idempotent. Hints only: a store that cannot, or whose channel is cut for a while, leaves it to polling.
