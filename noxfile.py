@@ -22,6 +22,7 @@ FLOORS = {
         "queue",
         "store",
         "worker",
+        "leases",
         "scheduler",
         "service",
         "batch",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from heapq import heappop, heappush
 from itertools import count
 
@@ -65,6 +65,46 @@ class SteadyClock(SystemClock):
 
     def now(self) -> int:
         return self._offset + time.monotonic_ns() // 1000
+
+
+class StoreClock(SystemClock):
+    """A store's clock as seen from here: what it said at the last look, plus what a monotonic clock has counted since.
+
+    So hosts whose clocks differ agree about leases and due times. Before the first look, and for a store that goes by
+    the host's clock, it is the host's.
+    """
+
+    DRIFT = 200  # microseconds a second by which two unsynchronised quartz clocks may part
+
+    def __init__(self) -> None:
+        self._ahead: int | None = None  # of `ticks`
+        self._doubt = 0  # microseconds by which the last look may be wrong
+        self._looked = 0  # ticks of that look
+        self.is_set = False
+        """Whether the store was asked."""
+
+    def now(self) -> int:
+        ahead = self._ahead
+        return super().now() if ahead is None else self.ticks() + ahead
+
+    async def look(self, ask: Callable[[], Awaitable[int | None]]) -> bool:
+        """Ask the store for its time; return whether it has a clock of its own. Raises what ``ask`` raises.
+
+        The answer was made somewhere between sending and receiving, so it is taken for the middle and may be wrong by
+        half of the round trip (F. Cristian, "Probabilistic clock synchronization", 1989); a better one is kept until
+        drift has made it worse.
+        """
+        sent = self.ticks()
+        said = await ask()
+        received = self.ticks()
+        self.is_set = True
+        if said is None:
+            return False
+        doubt = (received - sent) // 2
+        aged = self._doubt + (received - self._looked) * self.DRIFT // 1_000_000
+        if self._ahead is None or doubt <= aged:
+            self._ahead, self._doubt, self._looked = said - (sent + received) // 2, doubt, received
+        return True
 
 
 class VirtualClock(Clock):

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from aiotaskq.clock import Clock
 from aiotaskq.log import logger
 
-MAX_BACKOFF = 30.0  # seconds between tries while a store is away
+MAX_BACKOFF = 4.0  # seconds between tries while a store is away: it is noticed within 5 s that it is back
 
 
 class Wakeup:

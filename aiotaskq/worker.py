@@ -17,6 +17,7 @@ from aiotaskq.clock import Clock
 from aiotaskq.context import SnoozeRequested, TaskContext, current
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.handlers import Executors, Handler
+from aiotaskq.leases import Key, LeaseKeeper
 from aiotaskq.log import logger, printable
 from aiotaskq.outcome import (
     Cancelled,
@@ -92,9 +93,11 @@ class Worker:
         self._slots: set[asyncio.Task[None]] = set()
         self._stop_listening: Callable[[], None] = lambda: None
         self._fetcher = Service("fetcher", self._fetch, clock)
-        self._keeper = Service("heartbeat", self._renew, clock)
+        self._keeper = LeaseKeeper(
+            backend, clock, lease=self._lease, heartbeat=self._heartbeat, answered=self._answered, fenced=self._fenced
+        )
+        self._canceller = Service("cancels", self._look_for_cancels, clock)
         self._reaper = Service("reaper", self._reap, clock)
-        self._trusted = 0  # ticks of the last heartbeat that was answered
         self._stopping = False
         self._hurried = False
         self._given_back = 0
@@ -106,6 +109,11 @@ class Worker:
     def busy(self) -> int:
         """How many slots are taken."""
         return len(self._running)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the store answers: its leases are renewed, and it was asked for tasks without an error."""
+        return self._keeper.trusted and not self._fetcher.failures
 
     async def start(self) -> None:
         """Start the slots, the fetcher, the heartbeat and the reaper in the running loop."""
@@ -120,11 +128,12 @@ class Worker:
             slot = asyncio.create_task(self._serve(), name=f"aiotaskq-slot-{number}")
             self._slots.add(slot)
             slot.add_done_callback(self._slots.discard)
-        self._trusted = self._clock.ticks()
         self._stop_listening = self._backend.hints.listen(self._told)
-        await self._fetcher.start()
+        await self._keeper.start()
         if self._backend.shared:
-            await self._keeper.start()
+            await self._backend.watch()
+            await self._canceller.start()
+        await self._fetcher.start()
         await self._reaper.start()
 
     def _told(self, kind: str, names: Sequence[str]) -> None:
@@ -146,19 +155,30 @@ class Worker:
 
     async def _fetch(self) -> float:
         free = self._free()
-        if free <= 0 or self._stopping:
+        if free <= 0 or self._stopping or not self._keeper.trusted:
             return self._poll_interval  # a slot that becomes free wakes us
         now = self._clock.now()
         lease = now + int(self._lease * SECOND) if self._backend.shared else None
         tasks = await self._queue.claim(self._owner, free, queues=self._queues, lease_until=lease)
         for task in tasks:
-            self._inbox.append(task)
-            self._wake_slot()
+            await self._accept(task)
         if len(tasks) == free:
             return self._poll_interval
         at = await self._backend.next_run_at(now, self._queues)
         # Before the earliest known time nothing becomes due by itself; a hint or the next poll tells of the rest.
         return self._poll_interval if at is None else min(self._poll_interval, max(0.0, (at - now) / SECOND))
+
+    async def _accept(self, task: Task) -> None:
+        self._keeper.hold((task.task_id, task.fence))
+        earlier = [running for running in self._running.values() if running.task.task_id == task.task_id]
+        if not earlier:
+            self._inbox.append(task)
+            self._wake_slot()
+            return
+        # Its lease was lost, and it came back to us while the last run still goes on: never two of them here at once.
+        for running in earlier:
+            running.interrupt("lost")
+        await self._finish(task, Released("an earlier run of it has not ended here", SECOND))
 
     def _wake_slot(self) -> None:
         while self._waiting:
@@ -198,6 +218,7 @@ class Worker:
                 await self._finish(task, outcome)
         finally:
             self._running.pop(key, None)
+            self._keeper.drop(key)
             if not self._running:
                 self._idle.set()
 
@@ -314,20 +335,18 @@ class Worker:
     # ---- settling ----
 
     async def _finish(self, task: Task, outcome: Outcome) -> None:
-        patience = self._clock.ticks() + int(self._lease * SECOND)
         failures = 0
         while True:
             try:
                 after = await self._queue.settle(task, outcome, then=self._follow_ups)
                 break
             except DatabaseUnavailable as error:
-                # While the lease lasts the outcome is still ours to write; after that the task runs again.
+                # For as long as it takes: the fence tells whether the outcome is still ours to write.
+                if failures == 0:
+                    logger.warning("task {}: its outcome cannot be stored yet: {}", task.task_id, error)
                 failures += 1
-                if self._clock.ticks() > patience:
-                    logger.error("task {}: its outcome could not be stored: {}", task.task_id, error)
-                    after = None
-                    break
-                await self._clock.sleep(min(2.0, 0.05 * 2**failures))
+                await self._clock.sleep(min(2.0, 0.05 * 2**failures) * random.uniform(0.5, 1.0))
+        self._keeper.drop((task.task_id, task.fence))
         if after is None:
             self._queue.events.emit("lost", self._clock.now(), task)
             return
@@ -360,38 +379,40 @@ class Worker:
 
     # ---- leases ----
 
-    async def _renew(self) -> float:
-        held = [*self._running, *((task.task_id, task.fence) for task in self._inbox)]
-        if held:
-            # Trust counts from the sending, not from the answer.
-            sent, ticks = self._clock.now(), self._clock.ticks()
-            try:
-                answers = await self._backend.heartbeat(held, sent + int(self._lease * SECOND))
-            except DatabaseUnavailable:
-                if ticks - self._trusted > self._lease * SECOND:
-                    # Others may have our tasks by now: stop working on them, and claim nothing until this succeeds.
-                    for each in self._running.values():
-                        each.interrupt("lost")
-                raise
-            self._trusted = ticks
-            for key, answer in zip(held, answers, strict=True):
-                running = self._running.get(key)
-                if running is not None and answer is not False:
-                    running.interrupt("lost" if answer is None else "cancel")
-                elif answer is None:
-                    self._inbox = deque(task for task in self._inbox if (task.task_id, task.fence) != key)
-        else:
-            self._trusted = self._clock.ticks()
-        return self._heartbeat
+    def _answered(self, held: Sequence[Key], answers: Sequence[bool | None]) -> None:
+        for key, answer in zip(held, answers, strict=True):
+            running = self._running.get(key)
+            if running is not None and answer is not False:
+                running.interrupt("lost" if answer is None else "cancel")
+            elif answer is None:
+                self._keeper.drop(key)
+                self._inbox = deque(task for task in self._inbox if (task.task_id, task.fence) != key)
+
+    def _fenced(self) -> None:
+        # Others may have our tasks by now: stop working on them; nothing is claimed until the store answers again.
+        for running in self._running.values():
+            running.interrupt("lost")
+        while self._inbox:
+            task = self._inbox.popleft()
+            self._keeper.drop((task.task_id, task.fence))
+
+    async def _look_for_cancels(self) -> float:
+        """Cancel requests reach us by a hint where the store has one, else here."""
+        if self._running:
+            self._cancel_here(set(await self._backend.cancelling([task_id for task_id, _ in self._running])))
+        return self._poll_interval
 
     async def _reap(self) -> float:
         """Settle what nobody holds any more, whoever claimed it; needs no handler for it."""
         now = self._clock.now()
         late = await self._backend.overdue(now, REAP_LIMIT)
         for task in late:
-            if (task.task_id, task.fence) in self._running:
+            if (task.task_id, task.fence) in self._keeper:
                 continue  # ours; the heartbeat decides
             outcome: Outcome = Expired() if task.status is Status.PENDING else LeaseExpired()
+            if task.lease_owner == self._owner:
+                # We live and do not know of it: the answer to a claim was lost on its way. Nobody crashed.
+                outcome = Released("it never started")
             after = await self._queue.settle(task, outcome, lease_over=True, then=self._follow_ups)
             if after is not None:
                 name = "expired" if after.status is Status.EXPIRED else "lost"
@@ -421,10 +442,9 @@ class Worker:
         self._stopping = True
         await self._fetcher.stop()
         await self._reaper.stop()
+        await self._canceller.stop()
         self._stop_listening()
-        unstarted, self._inbox = list(self._inbox), deque()
-        for task in unstarted:
-            await self._finish(task, Released("never started"))
+        await self._give_back_unstarted(grace)
         while self._waiting:
             self._wake_slot()
         if not await self._until_idle(0.0 if self._hurried else drain):
@@ -447,6 +467,14 @@ class Worker:
         if abandoned:
             return ExitCode.ABANDONED
         return ExitCode.GIVEN_BACK if self._given_back else ExitCode.DRAINED
+
+    async def _give_back_unstarted(self, seconds: float) -> None:
+        unstarted, self._inbox = list(self._inbox), deque()
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*(self._finish(task, Released("never started")) for task in unstarted))
+        except TimeoutError:  # the store is away: their leases end by themselves
+            logger.warning("{} tasks that never started could not be given back", len(unstarted))
 
     async def _until_idle(self, seconds: float) -> bool:
         if not self._running:

@@ -181,6 +181,7 @@ FLOORS: dict[str, float] = {
     "resources": 3.1,
     "batch": 3.1,
     "service": 3.1,
+    "leases": 3.2,
     "events": 3.1,
     # 2, stores: rows, not rules
     "backends.sql": 2.4,

@@ -1,0 +1,139 @@
+"""The lease keeper: renews what a worker holds, from a thread and a connection of its own, and knows what to trust."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from aiotaskq.backends.base import Backend
+from aiotaskq.clock import Clock, SystemClock
+from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.log import logger
+from aiotaskq.loopthread import LoopThread
+from aiotaskq.service import Service
+from aiotaskq.task import SECOND
+
+Key = tuple[str, int]
+"""A delivery: task id and fence."""
+
+DEAD_AFTER = 5  # leases: a loop that has stood still for so long is not coming back, and others may have its tasks
+
+
+class LeaseKeeper:
+    """Renews the leases of one worker until it is stopped.
+
+    A handler that blocks the worker's loop therefore loses nothing; but for a loop that stands still for five leases
+    nothing is renewed any more. Virtual time belongs to one loop: with such a clock the keeper runs there, too.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        *,
+        lease: float,
+        heartbeat: float,
+        answered: Callable[[Sequence[Key], Sequence[bool | None]], None],
+        fenced: Callable[[], None],
+    ) -> None:
+        """Wire a keeper; ``lease`` and ``heartbeat`` in seconds.
+
+        Both callbacks run on the worker's loop: ``answered`` after each heartbeat with what came of it, ``fenced`` when
+        none was answered for a whole lease, so that others may have the tasks.
+        """
+        self._shared = backend.shared
+        self._thread = LoopThread("aiotaskq-leases") if backend.shared and isinstance(clock, SystemClock) else None
+        self._backend = backend if self._thread is None else backend.another()
+        self._clock = clock
+        self._lease = int(lease * SECOND)
+        self._heartbeat = heartbeat
+        self._answered = answered
+        self._fenced = fenced
+        self._held: dict[Key, None] = {}  # written on the worker's loop, copied on the keeper's
+        self._service = Service("heartbeat", self._renew, clock)
+        self._trusted = 0  # ticks at the sending of the last heartbeat that was answered
+        self._alive = 0  # ticks when the worker's loop last did something
+        self._failing = False
+        self._given_up = False
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the store has answered within the lease; otherwise others may have what this worker holds."""
+        return not self._shared or self._clock.ticks() - self._trusted <= self._lease
+
+    def hold(self, key: Key) -> None:
+        """Renew the lease of this delivery from now on."""
+        self._held[key] = None
+
+    def drop(self, key: Key) -> None:
+        """Renew it no more."""
+        self._held.pop(key, None)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._held
+
+    async def start(self) -> None:
+        """Start renewing for a worker on the running loop. Raises DatabaseUnavailable."""
+        if not self._shared:
+            return
+        self._loop = asyncio.get_running_loop()
+        self._trusted = self._alive = self._clock.ticks()
+        if self._thread is None:
+            await self._service.start()
+        else:
+            await asyncio.wrap_future(self._thread.submit(self._open))
+
+    async def _open(self) -> None:
+        await self._backend.open()
+        await self._service.start()
+
+    async def stop(self) -> None:
+        """Renew no more and give the connection back; idempotent."""
+        if not self._shared:
+            return
+        if self._thread is None:
+            await self._service.stop()
+        else:
+            await asyncio.wrap_future(self._thread.submit(self._close))
+            await asyncio.to_thread(self._thread.close)
+
+    async def _close(self) -> None:
+        await self._service.stop()
+        await self._backend.close()
+
+    # ---- on the keeper's loop ----
+
+    async def _renew(self) -> float:
+        held = list(self._held)
+        ticks = self._clock.ticks()  # trust counts from the sending, not from the answer
+        if self._is_dead(ticks):
+            return self._heartbeat
+        try:
+            if held:
+                answers = await self._backend.heartbeat(held, self._clock.now() + self._lease)
+                self._tell(self._answered, held, answers)
+            elif self._failing:  # with nothing to renew, only this tells that the store is back
+                await self._backend.ping()
+        except DatabaseUnavailable:
+            self._failing = True
+            if not self.trusted:
+                self._tell(self._fenced)
+            raise
+        self._failing = False
+        self._trusted = ticks
+        return self._heartbeat
+
+    def _is_dead(self, ticks: int) -> bool:
+        self._tell(self._beat)
+        dead = ticks - self._alive > DEAD_AFTER * self._lease
+        if dead and not self._given_up:
+            logger.error("the worker's event loop has stood still for {} leases; they are renewed no more", DEAD_AFTER)
+        self._given_up = dead
+        return dead
+
+    def _beat(self) -> None:
+        self._alive = self._clock.ticks()
+
+    def _tell(self, callback: Callable[..., None], *args: object) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback, *args)
