@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.errors import ValidationError
 from aiotaskq.handlers import Handler, unknown
 from aiotaskq.handles import PushOptions, TaskCall
 from aiotaskq.schedule import instant
-from aiotaskq.task import SECOND, Task, check_seconds, new_task
+from aiotaskq.task import SECOND, Status, Task, check_seconds, new_task
 
 _DEFAULTS = {"queue": "default", "priority": 0, "max_retries": 3}
 
 
 def new_task_of(call: TaskCall[Any], handlers: Mapping[str, Handler], elsewhere: Collection[str], now: int) -> Task:
-    """Make the task of a call. Raises ValidationError, UnknownHandler, NotSupported; nothing is written then."""
+    """Make the task of a call. Raises ValidationError, UnknownHandler; nothing is written then."""
     handler = handlers.get(call.type)
     if handler is None and handlers and isinstance(call.type, str) and call.type not in elsewhere:
         raise unknown(call.type, handlers)
@@ -24,8 +24,7 @@ def new_task_of(call: TaskCall[Any], handlers: Mapping[str, Handler], elsewhere:
     if wrong := options.keys() - PushOptions.__annotations__.keys():
         known = ", ".join(PushOptions.__annotations__)
         raise ValidationError(f"push: unknown option {', '.join(sorted(wrong))}; use {known}")
-    if options.pop("session", None) is not None:
-        raise NotSupported("push(session=…) is not on this version yet; push after the commit instead")
+    options.pop("session", None)  # says how it is pushed, not what
     for name, default in _DEFAULTS.items():
         if options.get(name) is None:
             options[name] = default if handler is None else getattr(handler, name)
@@ -59,6 +58,25 @@ def as_call(call: TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]
         options = {key: value for key, value in call.items() if key not in ("type", "params")}
         return TaskCall(call["type"], call.get("params"), options)  # type: ignore[arg-type]
     raise ValidationError("push_many: each item is f.call(…), (type, params), or a dict with 'type' and 'params'")
+
+
+def session_of(calls: Sequence[TaskCall[Any]]) -> Any:
+    """Return the session in which all of these calls are pushed, or None. Raises ValidationError if they differ."""
+    sessions = [call.options.get("session") for call in calls]
+    if any(session is not sessions[0] for session in sessions):
+        raise ValidationError("session: push_many writes in one transaction, so all of its calls need the same session")
+    return sessions[0] if sessions else None
+
+
+def follow_ups(after: Task, handlers: Mapping[str, Handler], now: int) -> tuple[Task, ...]:
+    """Return the tasks that a push asked for on success or failure, to be pushed with what ended the task."""
+    name = {Status.COMPLETED: after.on_success, Status.FAILED: after.on_failure}.get(after.status)
+    if not isinstance(name, str):
+        return ()
+    params = {"task_id": after.task_id, "type": after.type, "result": after.result, "error": after.error_message}
+    handler = handlers.get(name)
+    options: dict[str, Any] = {} if handler is None else {"queue": handler.queue, "max_retries": handler.max_retries}
+    return (new_task(name, params, now=now, **options),)
 
 
 def _microseconds(field: str, value: Any) -> int:

@@ -87,8 +87,13 @@ class StoreClock(SystemClock):
         ahead = self._ahead
         return super().now() if ahead is None else self.ticks() + ahead
 
-    async def look(self, ask: Callable[[], Awaitable[int | None]]) -> bool:
-        """Ask the store for its time; return whether it has a clock of its own. Raises what ``ask`` raises.
+    @property
+    def foreign(self) -> bool:
+        """Whether the store has a clock of its own."""
+        return self._ahead is not None
+
+    async def look(self, ask: Callable[[], Awaitable[int | None]]) -> None:
+        """Ask the store for its time. Raises what ``ask`` raises.
 
         The answer was made somewhere between sending and receiving, so it is taken for the middle and may be wrong by
         half of the round trip (F. Cristian, "Probabilistic clock synchronization", 1989); a better one is kept until
@@ -99,12 +104,11 @@ class StoreClock(SystemClock):
         received = self.ticks()
         self.is_set = True
         if said is None:
-            return False
+            return
         doubt = (received - sent) // 2
         aged = self._doubt + (received - self._looked) * self.DRIFT // 1_000_000
         if self._ahead is None or doubt <= aged:
             self._ahead, self._doubt, self._looked = said - (sent + received) // 2, doubt, received
-        return True
 
 
 class VirtualClock(Clock):

@@ -7,7 +7,7 @@ import contextvars
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiotaskq.errors import LeaseLost, NotFound, NotSupported
+from aiotaskq.errors import LeaseLost, NotFound
 from aiotaskq.outcome import clip
 from aiotaskq.task import SECOND, Task, check_int, check_seconds
 
@@ -23,12 +23,20 @@ class SnoozeRequested(Exception):
 class TaskContext:
     """The running task, from inside its handler."""
 
-    def __init__(self, task: Task, report: Callable[[dict[str, Any]], Awaitable[bool]]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        report: Callable[[dict[str, Any]], Awaitable[bool]],
+        complete: Callable[[Any, Any], Awaitable[bool]],
+    ) -> None:
         self.task = task
         """The frozen task as it was claimed; ``task.fence`` tells this delivery from others."""
         self.cancel_requested = False
         """Whether somebody asked the task to stop; an ``async def`` handler is cancelled besides."""
+        self.completed = False
+        """Whether ``complete`` was called: the worker then looks whether that transaction was committed."""
         self._report = report
+        self._complete = complete
         self._loop = asyncio.get_running_loop()  # the worker's: a `def` handler runs in a thread
 
     async def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
@@ -45,9 +53,20 @@ class TaskContext:
         """Leave the handler now and run the task again after ``seconds``; no retry is consumed."""
         raise SnoozeRequested(int(check_seconds("seconds", seconds) * SECOND))
 
-    async def complete(self, session: Any) -> None:
-        """Complete the task in the caller's own database transaction."""
-        raise NotSupported("complete(session=…) is not on this version yet; return from the handler instead")
+    async def complete(self, session: Any, result: Any = None) -> None:
+        """Complete the task in the caller's own transaction: exactly-once effects inside one database.
+
+        ``session`` is a SQLAlchemy session or connection of the tasks' database. Commit it and return from the handler;
+        what is rolled back leaves the task running, and what the handler then raises (or that it returns all the same,
+        uncommitted) counts as a failure. On SQLite, which has one writer, nothing else of aiotaskq can write before
+        that commit.
+
+        Raises LeaseLost when the task is no longer this worker's: roll back then. Raises NotSupported where the store
+        is not SQL, ValidationError for another database's session or a result that cannot be stored.
+        """
+        if not await self._complete(session, result):
+            raise LeaseLost(f"task {self.task.task_id} is no longer run here; roll back what was done for it")
+        self.completed = True
 
 
 current: contextvars.ContextVar[TaskContext | None] = contextvars.ContextVar("aiotaskq_task", default=None)

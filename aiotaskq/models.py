@@ -1,19 +1,58 @@
 """The tables: the two documented ones with added columns, the public store's, and the paused queues'.
 
 Documented columns keep their names, types and units (epoch seconds); added instants are integer microseconds UTC.
-``Base.metadata.create_all(bind=engine)`` makes the same tables as the migrations do.
+``Base.metadata.create_all(bind=engine)`` makes the same tables as the migrations do, whose types are the ones here.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import BigInteger, Boolean, Float, Index, Integer, String, Text, false, text, true
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-__all__ = ["Base", "PublicValue", "QueueState", "SchedulerTask", "TaskQueue"]
+__all__ = ["Base", "LongText", "Name", "PublicValue", "QueueState", "SchedulerTask", "TaskQueue", "mysql_collation"]
+
+
+class Name(String):
+    """A short text whose every character counts: "A" is not "a", and a trailing blank makes another name (I10)."""
+
+    inherit_cache = True
+
+
+class LongText(Text):
+    """A text without a limit of its own; MySQL's TEXT ends at 64 KB."""
+
+    inherit_cache = True
+
+
+def mysql_collation(dialect: Any) -> str:
+    """Return the collation that compares bytes and does not ignore trailing blanks, which each fork has named anew."""
+    # By the server, once connected: a MariaDB is mostly reached through mysql://.
+    return "utf8mb4_nopad_bin" if dialect.is_mariadb else "utf8mb4_0900_bin"
+
+
+@compiles(Name, "mysql", "mariadb")
+def _mysql_name(type_: Name, compiler: Any, **_options: Any) -> str:
+    return f"VARCHAR({type_.length}) CHARACTER SET utf8mb4 COLLATE {mysql_collation(compiler.dialect)}"
+
+
+@compiles(LongText, "mysql", "mariadb")
+def _mysql_text(_type: LongText, compiler: Any, **_options: Any) -> str:
+    return f"LONGTEXT CHARACTER SET utf8mb4 COLLATE {mysql_collation(compiler.dialect)}"
 
 
 class Base(DeclarativeBase):
     """The declarative base of aiotaskq's tables; an application may add its own to it, as the old one's did."""
+
+
+def _only(name: str, rows: str, *columns: str) -> Index:
+    """Return an index over some rows only, where the database can: fewer to write, and none that will not be asked."""
+    return Index(name, *columns, postgresql_where=text(rows), sqlite_where=text(rows))
+
+
+_PENDING = "status = 'pending'"
 
 
 class TaskQueue(Base):
@@ -21,47 +60,51 @@ class TaskQueue(Base):
 
     __tablename__ = "task_queue"
 
-    task_id: Mapped[str] = mapped_column(String(36), primary_key=True)
-    task_type: Mapped[str] = mapped_column(String(100))
-    params: Mapped[str | None] = mapped_column(Text)
-    status: Mapped[str | None] = mapped_column(String(20), default="pending", server_default="pending")
+    task_id: Mapped[str] = mapped_column(Name(36), primary_key=True)
+    task_type: Mapped[str] = mapped_column(Name(100))
+    params: Mapped[str | None] = mapped_column(LongText)
+    status: Mapped[str | None] = mapped_column(Name(20), default="pending", server_default="pending")
     priority: Mapped[int | None] = mapped_column(Integer, default=0, server_default=text("0"))
     retry_count: Mapped[int | None] = mapped_column(Integer, default=0, server_default=text("0"))
     max_retries: Mapped[int | None] = mapped_column(Integer, default=3, server_default=text("3"))
     created_at: Mapped[int] = mapped_column(BigInteger)
     started_at: Mapped[int | None] = mapped_column(BigInteger)
     completed_at: Mapped[int | None] = mapped_column(BigInteger)
-    error_message: Mapped[str | None] = mapped_column(Text)
-    scheduler_task_id: Mapped[str | None] = mapped_column(String(36))
+    error_message: Mapped[str | None] = mapped_column(LongText)
+    scheduler_task_id: Mapped[str | None] = mapped_column(Name(36))
     # Added. Each has a server default or may be NULL, so that a writer that knows only the documented columns works.
-    queue: Mapped[str] = mapped_column(String(100), default="default", server_default="default")
+    queue: Mapped[str] = mapped_column(Name(100), default="default", server_default="default")
     run_at: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
     seq: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
     expires_at: Mapped[int | None] = mapped_column(BigInteger)
     timeout: Mapped[float | None] = mapped_column(Float(53))
     fence: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
     crashes: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
-    lease_owner: Mapped[str | None] = mapped_column(String(100))
+    lease_owner: Mapped[str | None] = mapped_column(Name(100))
     lease_until: Mapped[int | None] = mapped_column(BigInteger)
-    unique_key: Mapped[str | None] = mapped_column(String(255))
+    unique_key: Mapped[str | None] = mapped_column(Name(255))
     # The unique key while the task is pending or running, else NULL: uniqueness among live rows as a plain unique
     # index, since MySQL has no partial ones.
-    live_key: Mapped[str | None] = mapped_column(String(255))
-    idempotency_key: Mapped[str | None] = mapped_column(String(255))
-    result: Mapped[str | None] = mapped_column(Text)
-    progress: Mapped[str | None] = mapped_column(Text)
+    live_key: Mapped[str | None] = mapped_column(Name(255))
+    idempotency_key: Mapped[str | None] = mapped_column(Name(255))
+    result: Mapped[str | None] = mapped_column(LongText)
+    progress: Mapped[str | None] = mapped_column(LongText)
     cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
-    on_success: Mapped[str | None] = mapped_column(String(100))
-    on_failure: Mapped[str | None] = mapped_column(String(100))
-    extra: Mapped[str | None] = mapped_column(Text)
+    on_success: Mapped[str | None] = mapped_column(Name(100))
+    on_failure: Mapped[str | None] = mapped_column(Name(100))
+    extra: Mapped[str | None] = mapped_column(LongText)
 
     __table_args__ = (
-        Index("ix_task_queue_claim", "status", "priority", "run_at", "seq", "queue"),
-        Index("ix_task_queue_lease", "status", "lease_until"),
-        Index("ix_task_queue_due", "status", "run_at"),
-        Index("ix_task_queue_expiry", "status", "expires_at"),
-        Index("ix_task_queue_newest", "seq"),
-        Index("ix_task_queue_scheduler", "scheduler_task_id", "status"),
+        # In claim order; and by time, for "when next" and "how many". The last columns answer without the row.
+        _only("ix_task_queue_ready", _PENDING, "status", "priority", "run_at", "seq", "task_id", "queue", "expires_at"),
+        _only("ix_task_queue_next", _PENDING, "status", "run_at", "queue", "expires_at"),
+        _only("ix_task_queue_expires", f"{_PENDING} AND expires_at IS NOT NULL", "status", "expires_at"),
+        _only("ix_task_queue_held", "status = 'running'", "status", "lease_until"),
+        _only("ix_task_queue_fired", "scheduler_task_id IS NOT NULL", "scheduler_task_id", "status"),
+        # All rows, mostly those that have ended: listed newest first, counted by status and queue, purged by age.
+        Index("ix_task_queue_pushed", "seq", "task_id"),
+        Index("ix_task_queue_status", "status", "seq", "task_id"),
+        Index("ix_task_queue_ended", "status", "queue", "completed_at"),
         Index("uq_task_queue_idempotency_key", "idempotency_key", unique=True),
         Index("uq_task_queue_live_key", "live_key", unique=True),
     )
@@ -72,13 +115,13 @@ class SchedulerTask(Base):
 
     __tablename__ = "scheduler_task"
 
-    task_id: Mapped[str] = mapped_column(String(36), primary_key=True)
-    name: Mapped[str] = mapped_column(String(255))
-    task_type: Mapped[str] = mapped_column(String(100))
-    params: Mapped[str | None] = mapped_column(Text)
-    schedule_type: Mapped[str] = mapped_column(String(20))
+    task_id: Mapped[str] = mapped_column(Name(36), primary_key=True)
+    name: Mapped[str] = mapped_column(Name(255))
+    task_type: Mapped[str] = mapped_column(Name(100))
+    params: Mapped[str | None] = mapped_column(LongText)
+    schedule_type: Mapped[str] = mapped_column(Name(20))
     interval_seconds: Mapped[int | None] = mapped_column(Integer)
-    cron_expression: Mapped[str | None] = mapped_column(String(100))
+    cron_expression: Mapped[str | None] = mapped_column(Name(100))
     execute_at: Mapped[int | None] = mapped_column(BigInteger)
     last_run_at: Mapped[int | None] = mapped_column(BigInteger)
     next_run_at: Mapped[int | None] = mapped_column(BigInteger)
@@ -87,16 +130,16 @@ class SchedulerTask(Base):
     enabled: Mapped[bool | None] = mapped_column(Boolean, default=True, server_default=true())
     created_at: Mapped[int] = mapped_column(BigInteger)
     updated_at: Mapped[int] = mapped_column(BigInteger)
-    description: Mapped[str | None] = mapped_column(Text)
+    description: Mapped[str | None] = mapped_column(LongText)
     # Added.
     # The microseconds within the second `next_run_at`: together they are the due time.
     next_run_us: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
-    timezone: Mapped[str | None] = mapped_column(String(64))
-    misfire: Mapped[str] = mapped_column(String(20), default="fire_once", server_default="fire_once")
-    overlap: Mapped[str] = mapped_column(String(20), default="allow", server_default="allow")
+    timezone: Mapped[str | None] = mapped_column(Name(64))
+    misfire: Mapped[str] = mapped_column(Name(20), default="fire_once", server_default="fire_once")
+    overlap: Mapped[str] = mapped_column(Name(20), default="allow", server_default="allow")
     catch_up: Mapped[int | None] = mapped_column(BigInteger)
     priority: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
-    queue: Mapped[str] = mapped_column(String(100), default="default", server_default="default")
+    queue: Mapped[str] = mapped_column(Name(100), default="default", server_default="default")
     max_retries: Mapped[int] = mapped_column(Integer, default=3, server_default=text("3"))
     timeout: Mapped[float | None] = mapped_column(Float(53))
     declared: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
@@ -111,8 +154,8 @@ class PublicValue(Base):
 
     __tablename__ = "aiotaskq_public"
 
-    key: Mapped[str] = mapped_column(String(255), primary_key=True)
-    value: Mapped[str] = mapped_column(Text)
+    key: Mapped[str] = mapped_column(Name(255), primary_key=True)
+    value: Mapped[str] = mapped_column(LongText)
     expires_at: Mapped[int | None] = mapped_column(BigInteger)
 
     __table_args__ = (Index("ix_aiotaskq_public_expiry", "expires_at"),)
@@ -123,5 +166,5 @@ class QueueState(Base):
 
     __tablename__ = "aiotaskq_queue"
 
-    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    name: Mapped[str] = mapped_column(Name(100), primary_key=True)
     paused: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())

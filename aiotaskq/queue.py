@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import os
 import socket
-import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,10 +13,10 @@ import msgspec
 
 from aiotaskq.backends.base import ENDED, READY, TAKEN, Backend, Change
 from aiotaskq.batch import Batch
+from aiotaskq.bulk import RETRYABLE, ended_before, purge_all, retry_all, statuses
 from aiotaskq.clock import Clock
 from aiotaskq.errors import (
     LeaseLost,
-    NoOpenTask,
     NotFound,
     QueueFull,
     ResultTimeout,
@@ -29,7 +26,7 @@ from aiotaskq.errors import (
 from aiotaskq.events import Events
 from aiotaskq.log import logger, printable
 from aiotaskq.outcome import POP_OWNER, Cancelled, Completed, Failed, HandedBack, Outcome, Released, Requeued, settle
-from aiotaskq.pops import OpenPop
+from aiotaskq.pops import OpenPops
 from aiotaskq.service import Wakeup
 from aiotaskq.task import (
     SECOND,
@@ -46,12 +43,7 @@ from aiotaskq.task import (
     task_to_dict,
 )
 
-MAX_OPEN = 10_000  # popped and unsettled tasks that are remembered by a store without leases
-PURGE_CHUNK = 1_000  # rows deleted in one transaction
 WHEN_FULL = ("wait", "raise", "drop_oldest")
-
-caller: contextvars.ContextVar[object | None] = contextvars.ContextVar("aiotaskq_caller", default=None)
-"""Who pops and settles, where that is not the running coroutine: the facade names its calling thread."""
 
 
 def fresh_owner(kind: str) -> str:
@@ -99,8 +91,7 @@ class Queue:
         self._pushes: Batch[Task, Task] = Batch(backend.push)
         self._updates: Batch[Change, bool] = Batch(backend.update)
         self._reads: Batch[str, Task | None] = Batch(backend.get)
-        self._open: dict[tuple[str, int], OpenPop] = {}  # by id and fence: an id handed back may be open twice
-        self._open_lock = threading.Lock()  # an app's loop and legacy threads may share a queue in memory
+        self._pops = OpenPops()
         self._pop_owner = fresh_owner(POP_OWNER)
         self._background: set[asyncio.Future[Any]] = set()
 
@@ -114,22 +105,34 @@ class Queue:
 
     # ---- pushing ----
 
-    async def add(self, tasks: Sequence[Task]) -> list[Task]:
+    async def add(self, tasks: Sequence[Task], session: Any = None) -> list[Task]:
         """Push in one transaction; answer with what now stands for each: the object given, or what was in the way.
 
-        Raises ValidationError (before anything is written), QueueFull, DatabaseUnavailable.
+        With ``session`` it is the caller's own transaction, and is not committed here. Raises ValidationError (before
+        anything is written), QueueFull, DatabaseUnavailable, and NotSupported where the store cannot join it.
         """
         if self._backend.durable:
             for task in tasks:
                 self._check_durable(task)
         if self._maxsize:
             await self._make_room(len(tasks))
-        stored = await (self._pushes.add(tasks) if self._backend.grouped else self._backend.push(tasks))
+        if session is not None:
+            loop = asyncio.get_running_loop()
+
+            def committed() -> None:  # perhaps in another thread
+                loop.call_soon_threadsafe(self._tell_pushed, tasks, stored)
+
+            stored = await self._backend.push_with(session, tasks, committed)
+        else:
+            stored = await (self._pushes.add(tasks) if self._backend.grouped else self._backend.push(tasks))
+            self._tell_pushed(tasks, stored)
+        return stored
+
+    def _tell_pushed(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
         if "pushed" in self.events:
             for task, row in zip(tasks, stored, strict=True):
                 if row is task:
                     self.events.emit("pushed", self._clock.now(), task)
-        return stored
 
     @staticmethod
     def _check_durable(task: Task) -> None:
@@ -171,8 +174,7 @@ class Queue:
                 return new.task_id
             if stored.status is Status.RUNNING:
                 if await self.settle(stored, HandedBack(new)) is not None:
-                    if (pop := self._open.get((stored.task_id, stored.fence))) is not None:
-                        pop.given_back = True
+                    self._pops.given_back(stored)
                     return new.task_id
             elif same_content(stored, new):
                 return new.task_id
@@ -201,6 +203,7 @@ class Queue:
 
     async def _pop_waiting(self, wait: float | None, visibility: float) -> Task | None:
         end = None if wait is None else self._clock.ticks() + int(wait * SECOND)
+        await self._backend.watch()
         with self._woken(READY) as event:
             while True:
                 event.clear()  # before the look: what comes after it is not missed
@@ -227,12 +230,7 @@ class Queue:
         return tasks[0] if tasks else None
 
     async def _remember(self, task: Task) -> None:
-        owner = caller.get() or asyncio.current_task()
-        forgotten = None
-        with self._open_lock:
-            self._open[task.task_id, task.fence] = OpenPop(task, weakref.ref(owner))
-            if len(self._open) > MAX_OPEN:
-                forgotten = self._open.pop(next(iter(self._open)))
+        forgotten = self._pops.add(task)
         if forgotten is not None and not (forgotten.given_back or self._backend.durable):
             await self._backend.delete([forgotten.task.task_id])  # a store without leases would keep it for ever
 
@@ -241,36 +239,19 @@ class Queue:
 
         Raises NoOpenTask when there is none, and LeaseLost when its visibility timeout passed and it was taken over.
         """
-        open_pop = self._take_open(task_id)
+        open_pop = self._pops.take(task_id)
         if not open_pop.given_back and await self.settle(open_pop.task, Completed()) is None:
             raise LeaseLost(
                 f"task {open_pop.task.task_id} was not settled within its visibility timeout and is no longer yours"
             )
 
-    def _take_open(self, task_id: str | None) -> OpenPop:
-        me = caller.get() or asyncio.current_task()
-        with self._open_lock:
-            if task_id is not None:
-                named = [pop for pop in self._open.values() if pop.task.task_id == task_id]
-                mine = [pop for pop in named if pop.owner() is me] or named
-            else:
-                mine = [pop for pop in self._open.values() if pop.owner() is me]
-                # A pop inside asyncio.wait_for belongs to a coroutine of its own on Python 3.11; it has ended by now.
-                mine = mine or [pop for pop in self._open.values() if pop.orphaned()]
-            # One that was handed back needs no settling; it only answers for a task_done() that may still come.
-            for pop in sorted(mine, key=lambda pop: pop.given_back):
-                return self._open.pop((pop.task.task_id, pop.task.fence))
-        if task_id is not None:
-            raise NoOpenTask(f"task_done(): task {printable(task_id)} was not popped here, or is settled already")
-        raise NoOpenTask("task_done() called with no popped task open in this thread or coroutine")
-
     def adopt(self, other: Queue) -> None:
         """Take over the pops of another queue object of the same store, which is used no more."""
-        self._open.update(other._open)
+        self._pops.adopt(other._pops)
 
     async def give_back(self, task_id: str) -> None:
         """Put a popped task back as if it had not been popped: whoever popped it has left, and never saw it."""
-        pop = self._take_open(task_id)
+        pop = self._pops.take(task_id)
         if not pop.given_back:
             await self.settle(pop.task, Released("its caller left"))
 
@@ -337,6 +318,14 @@ class Queue:
                 return None
             task = row.replace(params=task.params, extra=task.extra)
 
+    async def complete_with(
+        self, session: Any, task: Task, result: Any, *, then: Callable[[Task], tuple[Task, ...]]
+    ) -> Task | None:
+        """Complete a running task in the caller's own transaction; return its new state, None if it is lost."""
+        after = settle(task, Completed(result), self._clock.now())
+        (held,) = await self._backend.update_with(session, [Change(task, after, then(after))])
+        return after if held else None
+
     # ---- reading and operating ----
 
     async def get_queue_size(self) -> int:
@@ -369,7 +358,7 @@ class Queue:
         Raises ValidationError, and NotFound when there is no such task (any more).
         """
         where = TaskFilter(
-            status=_statuses(status), type=type, queue=queue, scheduler_task_id=scheduler_task_id, after=after
+            status=statuses(status), type=type, queue=queue, scheduler_task_id=scheduler_task_id, after=after
         )
         check_int("limit", limit, 1, 100_000)
         if after is not None:
@@ -391,7 +380,7 @@ class Queue:
     async def retry(self, task_id: str) -> Task:
         """Put a failed, cancelled or expired task back, its retries unused. Raises NotFound, TaskConflict."""
         task = await self.get(task_id)
-        if task.status not in (Status.FAILED, Status.CANCELLED, Status.EXPIRED):
+        if task.status not in RETRYABLE:
             raise TaskConflict(
                 f"task {printable(task_id)} is {task.status}; only failed, cancelled or expired ones are retried"
             )
@@ -399,6 +388,22 @@ class Queue:
         if after is None:
             raise TaskConflict(f"task {printable(task_id)} changed meanwhile, or a newer task holds its unique key")
         return after
+
+    async def retry_many(
+        self,
+        *,
+        status: str | Iterable[str] = "failed",
+        type: str | None = None,
+        queue: str | None = None,
+        limit: int | None = None,
+    ) -> int:
+        """Put ended tasks that match back, the newest first, at most ``limit``; return how many. As ``retry``.
+
+        Raises ValidationError for a status other than failed, cancelled and expired.
+        """
+        left = None if limit is None else check_int("limit", limit, 1)
+        where = TaskFilter(status=statuses(status), type=type, queue=queue)
+        return await retry_all(self._backend, self._clock, where, left)
 
     async def purge(
         self,
@@ -409,21 +414,9 @@ class Queue:
         older_than: float | None = None,
     ) -> int:
         """Delete ended tasks that match, in small transactions; return how many. ``older_than`` in seconds."""
-        statuses = _statuses(status)
-        for wrong in (Status.PENDING, Status.RUNNING):
-            if wrong in statuses:
-                raise ValidationError(f"status: only ended tasks are purged, not {wrong}; cancel them first")
-        before = None
-        if older_than is not None:
-            before = (self._clock.now() - int(check_seconds("older_than", older_than) * SECOND)) // SECOND
-        where = TaskFilter(status=statuses, type=type, queue=queue, completed_before=before)
-        total = 0
-        while True:
-            deleted = await self._backend.purge(where, PURGE_CHUNK)
-            total += deleted
-            if deleted < PURGE_CHUNK:
-                return total
-            await asyncio.sleep(0)
+        before = ended_before(older_than, self._clock)
+        where = TaskFilter(status=statuses(status), type=type, queue=queue, completed_before=before)
+        return await purge_all(self._backend, where)
 
     async def pause(self, queue: str = "default") -> None:
         """Stop handing out tasks of a queue, in every process; pushes go on."""
@@ -449,6 +442,7 @@ class Queue:
         end = None
         if timeout is not None:
             end = self._clock.ticks() + int(check_seconds("timeout", timeout) * SECOND)
+        await self._backend.watch()
         with self._woken(ENDED, only=task_id) as event:
             pause = self._poll_interval
             while True:
@@ -474,18 +468,3 @@ class Queue:
             yield wakeup.event
         finally:
             stop()
-
-
-def _statuses(status: str | Iterable[str] | None) -> tuple[Status, ...]:
-    if status is None:
-        return ()
-    try:
-        names = [status] if isinstance(status, str) else list(status)
-    except TypeError:
-        raise ValidationError(f"status: names are needed (got {type(status).__name__})") from None
-    if not names:
-        raise ValidationError("status: an empty list names none; leave it out to mean every status")
-    try:
-        return tuple(Status(name) for name in names)
-    except ValueError as error:
-        raise ValidationError(f"status: {error}; use {', '.join(Status)}") from None

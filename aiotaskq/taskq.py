@@ -11,19 +11,22 @@ from typing import Any, Unpack
 
 from aiotaskq.backends import connect, mask
 from aiotaskq.backends.base import Backend, OddRow
-from aiotaskq.calls import as_call, new_task_of
-from aiotaskq.clock import Clock, SteadyClock, SystemClock
+from aiotaskq.bulk import Retention
+from aiotaskq.calls import as_call, new_task_of, session_of
+from aiotaskq.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.handles import PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.queue import Queue, Stats
 from aiotaskq.registry import PushMiddleware, Registry
 from aiotaskq.resources import open_resource
 from aiotaskq.scheduler import Scheduler
+from aiotaskq.service import Service
 from aiotaskq.store import Store
 from aiotaskq.task import Task, check_seconds
 from aiotaskq.worker import ExitCode, Worker
 
 DEFAULT_URL = "sqlite:///aiotaskq.db"
+LOOK_AT_CLOCK = 30.0  # seconds between two looks at the store's clock
 ECHO = 500_000  # microseconds: a wrapper may pass on a Ctrl-C that the terminal sent already; that is not a second one
 
 
@@ -50,25 +53,29 @@ class TaskQ(Registry):
         visibility: float = 300.0,
         maxsize: int = 0,
         when_full: str = "wait",
+        retention: float | None = None,
+        retention_failed: float | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Wire a task queue; nothing is opened yet. All durations in seconds.
 
         Args:
-            url: ``memory://`` or ``sqlite:///file.db``.
+            url: ``memory://``, ``sqlite:///file.db``, ``postgresql://``, ``mysql://`` or ``redis://``.
             schedules: where schedules live (SQL); default the same place, or ``AIOTASKQ_DATABASE_URL``.
             store: where public values live; default the same place.
             timezone: IANA name in which cron schedules are evaluated; default the system's.
             lease, heartbeat, reap_interval: how long a task stays a silent worker's own, how often it is renewed
                 (default a quarter of the lease), and how often lost ones are looked for (default a quarter, too).
+            retention, retention_failed: for how long ended tasks are kept, and failed ones (the dead letters), before
+                running workers delete them in small batches; default for ever.
 
         Raises:
-            ValidationError: for an unknown scheme or a wrong value, NotSupported for a store that does not exist yet.
+            ValidationError: for an unknown scheme or a wrong value, MissingExtra when its driver is not installed.
         """
         self.url = url
         self._backend = connect(url)
         self._stores: dict[str, Backend] = {url: self._backend}
-        super().__init__(clock or (SteadyClock() if self._backend.steady else SystemClock()), timezone)
+        super().__init__(clock or (SteadyClock() if self._backend.steady else StoreClock()), timezone)
         self._schedules_url = schedules
         self._check_interval = check_seconds("check_interval", check_interval, zero=False)
         quarter = check_seconds("lease", lease, zero=False) / 4
@@ -91,6 +98,8 @@ class TaskQ(Registry):
         self.store = Store(
             store_backend.values, self._clock, durable=store_backend.durable, cleanup_interval=cleanup_interval
         )
+        self._retention = Retention(self._backend, self._clock, ended=retention, failed=retention_failed)
+        self._clock_service = Service("clock", self._look_at_clock, self._clock)
         self._worker: Worker | None = None
         self._is_open = False
         self._asked_to_stop = 0  # ticks of the first signal
@@ -132,9 +141,11 @@ class TaskQ(Registry):
 
         Options: ``delay`` or ``at``, ``priority``, ``queue``, ``timeout``, ``max_retries``, ``expires``, ``unique_key``
         (one pending or running task), ``idempotency_key`` (one task while its row is kept), ``task_id``, ``on_success``
-        and ``on_failure`` (the name of a task pushed in the same transaction; in memory also a function). Raises
-        ValidationError, UnknownHandler (when handlers are registered, but none under this name; see ``elsewhere``),
-        QueueFull, DatabaseUnavailable.
+        and ``on_failure`` (the name of a task pushed in the same transaction; in memory also a function), ``session``
+        (the SQLAlchemy session or connection in whose transaction it is pushed; it exists when that is committed).
+
+        Raises ValidationError, UnknownHandler (when handlers are registered, but none under this name; see
+        ``elsewhere``), QueueFull, DatabaseUnavailable, and NotSupported for a session where the store is not SQL.
         """
         return await self.push_call(TaskCall(type, params or {} if params is None else params, options))
 
@@ -148,9 +159,13 @@ class TaskQ(Registry):
         """Push many in one transaction: all or none.
 
         Each is ``f.call(…)``, ``(type, params)``, or a dict with ``type``, ``params`` and options."""
+        checked = [as_call(call) for call in calls]
+        session = session_of(checked)
+        if isinstance(self._clock, StoreClock) and not self._clock.is_set:
+            await self._look_at_clock()
         now = self._clock.now()
-        tasks = [new_task_of(as_call(call), self._handlers, self._elsewhere, now) for call in calls]
-        push: Callable[[list[Task]], Awaitable[list[Task]]] = self.queue.add
+        tasks = [new_task_of(call, self._handlers, self._elsewhere, now) for call in checked]
+        push: Callable[[list[Task]], Awaitable[list[Task]]] = functools.partial(self.queue.add, session=session)
         for wrapper in reversed(self._push_middleware):
             push = functools.partial(_wrapped_push, wrapper, push)
         stored = await push(tasks) if tasks else []
@@ -194,6 +209,20 @@ class TaskQ(Registry):
         """Put a failed, cancelled or expired task back, its retries unused. Raises NotFound, TaskConflict."""
         return TaskHandle(self.queue, (await self.queue.retry(task_id)).task_id, created=False)
 
+    async def retry_many(
+        self,
+        *,
+        status: str | Iterable[str] = "failed",
+        type: str | None = None,
+        queue: str | None = None,
+        limit: int | None = None,
+    ) -> int:
+        """Put ended tasks that match back, the newest first, at most ``limit``; return how many. As ``retry``.
+
+        Raises ValidationError for a status other than failed, cancelled and expired.
+        """
+        return await self.queue.retry_many(status=status, type=type, queue=queue, limit=limit)
+
     async def purge(
         self,
         *,
@@ -223,7 +252,16 @@ class TaskQ(Registry):
         """Connect, and make or adopt the tables; idempotent. Raises DatabaseUnavailable, SchemaTooNew."""
         for backend in self._stores.values():
             await backend.open()
+        if isinstance(self._clock, StoreClock):
+            await self._look_at_clock()
+            if self._clock.foreign:
+                await self._clock_service.start()
         self._is_open = True
+
+    async def _look_at_clock(self) -> float:
+        assert isinstance(self._clock, StoreClock)
+        await self._clock.look(self._backend.ping)
+        return LOOK_AT_CLOCK
 
     async def close(self, drain: float = 25.0, grace: float = 5.0) -> None:
         """Stop what runs, as ``running`` does, and give back every connection; idempotent."""
@@ -231,6 +269,7 @@ class TaskQ(Registry):
         if self._worker is not None:
             await self._stop_running(drain, grace)
         await self.store.stop_cleanup()
+        await self._clock_service.stop()
         await self._events.idle(5.0)
         for backend in self._stores.values():
             await backend.close()
@@ -344,6 +383,7 @@ class TaskQ(Registry):
             await self.open()
             await self.store.start_cleanup()
             await worker.start()
+            await self._retention.start()
             if scheduler and (self._declared or "scheduler" in self.__dict__ or self._backend.schedules is not None):
                 await self.scheduler.declare([make() for make in self._declared.values()])
                 await self.scheduler.start()
@@ -358,6 +398,7 @@ class TaskQ(Registry):
             return ExitCode.DRAINED
         if "scheduler" in self.__dict__:
             await self.scheduler.stop()
+        await self._retention.stop()
         code = await worker.stop(drain, grace)
         self._worker = None
         return code

@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from aiotaskq.backends.base import CANCEL, READY, Backend
+from aiotaskq.calls import follow_ups
 from aiotaskq.clock import Clock
 from aiotaskq.context import SnoozeRequested, TaskContext, current
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
@@ -22,7 +23,6 @@ from aiotaskq.log import logger, printable
 from aiotaskq.outcome import (
     Cancelled,
     Completed,
-    Expired,
     Failed,
     LeaseExpired,
     Outcome,
@@ -32,13 +32,14 @@ from aiotaskq.outcome import (
     storable,
 )
 from aiotaskq.queue import Queue, fresh_owner
+from aiotaskq.reaper import Reaper
 from aiotaskq.running import Running
 from aiotaskq.service import Service
-from aiotaskq.task import MAX_NAME, SECOND, Status, Task, check_int, check_key, check_seconds, new_task
+from aiotaskq.task import MAX_NAME, SECOND, Status, Task, check_int, check_key, check_seconds
 
 UNKNOWN_AFTER = 3600.0  # seconds that a task without a handler is passed around before it fails
-REAP_LIMIT = 500
 
+T = TypeVar("T")
 RunCall = Callable[[Task], Awaitable[Any]]
 
 
@@ -82,7 +83,6 @@ class Worker:
         self._heartbeat = check_seconds("heartbeat", heartbeat, zero=False)
         if self._heartbeat * 2 > self._lease:
             raise ValidationError(f"heartbeat: {heartbeat} s is more than half of the lease of {lease} s")
-        self._reap_interval = check_seconds("reap_interval", reap_interval, zero=False)
         self._poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
         self._middleware = middleware
         self._make_resources = resources
@@ -97,7 +97,15 @@ class Worker:
             backend, clock, lease=self._lease, heartbeat=self._heartbeat, answered=self._answered, fenced=self._fenced
         )
         self._canceller = Service("cancels", self._look_for_cancels, clock)
-        self._reaper = Service("reaper", self._reap, clock)
+        self._reaper = Reaper(
+            queue,
+            backend,
+            clock,
+            owner=self._owner,
+            keeper=self._keeper,
+            interval=check_seconds("reap_interval", reap_interval, zero=False),
+            follow_ups=self._follow_ups,
+        )
         self._stopping = False
         self._hurried = False
         self._given_back = 0
@@ -210,11 +218,13 @@ class Worker:
         slot = asyncio.current_task()
         assert slot is not None
         key = (task.task_id, task.fence)
-        context = TaskContext(task, functools.partial(self._report, task))
+        context = TaskContext(task, functools.partial(self._report, task), functools.partial(self._complete_with, task))
         running = self._running[key] = Running(task, slot, context)
         try:
             outcome = await self._outcome(running)
-            if outcome is not None:
+            if context.completed:
+                await self._finish_completed(task, outcome)
+            elif outcome is not None:
                 await self._finish(task, outcome)
         finally:
             self._running.pop(key, None)
@@ -224,6 +234,10 @@ class Worker:
 
     async def _report(self, task: Task, value: dict[str, Any]) -> bool:
         return (await self._backend.report([(task.task_id, task.fence, value)]))[0]
+
+    async def _complete_with(self, task: Task, session: Any, result: Any) -> bool:
+        result = storable(result)
+        return await self._queue.complete_with(session, task, result, then=self._follow_ups) is not None
 
     async def _outcome(self, running: Running) -> Outcome | None:
         """Run the handler; return what it came to, or None if the task is no longer ours."""
@@ -335,17 +349,33 @@ class Worker:
     # ---- settling ----
 
     async def _finish(self, task: Task, outcome: Outcome) -> None:
+        after = await self._insist(task, lambda: self._queue.settle(task, outcome, then=self._follow_ups))
+        await self._told_of_the_end(task, outcome, after)
+
+    async def _finish_completed(self, task: Task, outcome: Outcome | None) -> None:
+        """The handler has completed the task in its own transaction: the row tells whether that was committed."""
+        (row,) = await self._insist(task, lambda: self._backend.get([task.task_id]))
+        if row is not None and (row.status, row.fence) == (Status.COMPLETED, task.fence):
+            await self._told_of_the_end(task, Completed(row.result), row)
+        elif outcome is not None:
+            if isinstance(outcome, Completed):
+                why = "complete(session=…): its transaction was not committed"
+                outcome = Failed(why, True, self._handlers[task.type].backoff, random.random())
+            await self._finish(task, outcome)
+
+    async def _insist(self, task: Task, verb: Callable[[], Awaitable[T]]) -> T:
+        """Call a verb until the store answers, for as long as it takes: the fence tells what is still ours to write."""
         failures = 0
         while True:
             try:
-                after = await self._queue.settle(task, outcome, then=self._follow_ups)
-                break
+                return await verb()
             except DatabaseUnavailable as error:
-                # For as long as it takes: the fence tells whether the outcome is still ours to write.
                 if failures == 0:
                     logger.warning("task {}: its outcome cannot be stored yet: {}", task.task_id, error)
                 failures += 1
-                await self._clock.sleep(min(2.0, 0.05 * 2**failures) * random.uniform(0.5, 1.0))
+                await self._clock.sleep(min(2.0, 0.05 * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0))
+
+    async def _told_of_the_end(self, task: Task, outcome: Outcome, after: Task | None) -> None:
         self._keeper.drop((task.task_id, task.fence))
         if after is None:
             self._queue.events.emit("lost", self._clock.now(), task)
@@ -356,16 +386,7 @@ class Worker:
         await self._call_back(after)
 
     def _follow_ups(self, after: Task) -> tuple[Task, ...]:
-        """The tasks that a push asked for on success or failure, pushed in the transaction that ends the task."""
-        name = {Status.COMPLETED: after.on_success, Status.FAILED: after.on_failure}.get(after.status)
-        if not isinstance(name, str):
-            return ()
-        params = {"task_id": after.task_id, "type": after.type, "result": after.result, "error": after.error_message}
-        handler = self._handlers.get(name)
-        options: dict[str, Any] = (
-            {} if handler is None else {"queue": handler.queue, "max_retries": handler.max_retries}
-        )
-        return (new_task(name, params, now=self._clock.now(), **options),)
+        return follow_ups(after, self._handlers, self._clock.now())
 
     async def _call_back(self, after: Task) -> None:
         callback = {Status.COMPLETED: after.on_success, Status.FAILED: after.on_failure}.get(after.status)
@@ -401,25 +422,6 @@ class Worker:
         if self._running:
             self._cancel_here(set(await self._backend.cancelling([task_id for task_id, _ in self._running])))
         return self._poll_interval
-
-    async def _reap(self) -> float:
-        """Settle what nobody holds any more, whoever claimed it; needs no handler for it."""
-        now = self._clock.now()
-        late = await self._backend.overdue(now, REAP_LIMIT)
-        for task in late:
-            if (task.task_id, task.fence) in self._keeper:
-                continue  # ours; the heartbeat decides
-            outcome: Outcome = Expired() if task.status is Status.PENDING else LeaseExpired()
-            if task.lease_owner == self._owner:
-                # We live and do not know of it: the answer to a claim was lost on its way. Nobody crashed.
-                outcome = Released("it never started")
-            after = await self._queue.settle(task, outcome, lease_over=True, then=self._follow_ups)
-            if after is not None:
-                name = "expired" if after.status is Status.EXPIRED else "lost"
-                self._queue.events.emit(name, now, after)
-        if len(late) == REAP_LIMIT:
-            return 0.0
-        return self._reap_interval * random.uniform(0.8, 1.2)
 
     # ---- stopping ----
 

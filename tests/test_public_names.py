@@ -45,7 +45,7 @@ FUNCTIONS = [
 
 # Methods without a blocking twin, and why.
 AWAITED_ONLY = {
-    "Queue": {"add", "adopt", "claim", "give_back", "immediate", "settle"},  # for workers and the facade itself
+    "Queue": {"add", "adopt", "claim", "give_back", "immediate", "complete_with", "settle"},  # for workers and the facade itself
     "Scheduler": {"add", "declare"},  # for TaskQ
     "TaskQ": {"adopt", "on_signal", "run_until"},  # an asyncio.Event belongs to a loop
 }
@@ -182,20 +182,35 @@ FLOORS: dict[str, float] = {
     "batch": 3.1,
     "service": 3.1,
     "leases": 3.2,
+    "reaper": 3.35,
+    "bulk": 3.15,
     "events": 3.1,
     # 2, stores: rows, not rules
     "backends.sql": 2.4,
+    "backends.sql_session": 2.1,
+    "backends.sql_claim": 2.3,
     "backends.sql_schedules": 2.3,
     "backends.sql_values": 2.3,
     "backends.sql_tasks": 2.2,
     "backends.sql_rows": 2.1,
+    "backends.sql_insert": 2.1,
     "migrations": 2.1,
     "database": 2.1,
+    "engines": 2.05,
+    "watch": 2.05,
     "models": 2,
     "backends.memory": 2.1,
     "backends.memory_queue": 2,
     "backends.memory_values": 2,
-    "backends.redis": 2,
+    "backends.redis": 2.4,
+    "backends.redis_hints": 2.3,
+    "backends.redis_server": 2.3,
+    "backends.redis_values": 2.3,
+    "backends.redis_queries": 2.3,
+    "backends.redis_scripts": 2.2,
+    "backends.redis_link": 2.1,
+    "backends.redis_lua": 2,
+    "backends.redis_rows": 2,
     "backends": 2,
     # 1, seam
     "backends.base": 1,
@@ -283,20 +298,26 @@ HEAVY = {
     "croniter": {"cron"},
     "loguru": {"log"},
     "pydantic_settings": {"settings"},
+    "redis": {"backends.redis_link"},
     "rich": {"cli.screen"},
     "typer": {"cli.app"},
     "tzlocal": {"cron"},
     "sqlalchemy": {
         "backends.sql",
+        "backends.sql_claim",
+        "backends.sql_insert",
         "backends.sql_rows",
         "backends.sql_schedules",
+        "backends.sql_session",
         "backends.sql_tasks",
         "backends.sql_values",
         "cli.tables",
         "database",
+        "engines",
         "migrations",
         "models",
         "sync.session",
+        "watch",
     },
 }
 

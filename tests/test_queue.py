@@ -261,17 +261,17 @@ async def test_visibility_timeout_counts_retries_then_fails(tmp_path: Path) -> N
 async def _reap(queue: Queue, backend: Any, clock: VirtualClock) -> None:
     from aiotaskq.worker import Worker
 
-    await Worker(queue, backend, clock, {})._reap()
+    await Worker(queue, backend, clock, {})._reaper.look()
 
 
 async def test_unsettled_pops_in_memory_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiotaskq.queue.MAX_OPEN", 100)
+    monkeypatch.setattr("aiotaskq.pops.MAX_OPEN", 100)
     queue = MemoryQueue()
     for _ in range(1000):
         await queue.push_task({"type": "t"})
         await queue.pop_task(0)
     await asyncio.sleep(0)
-    assert len(queue._open) == 100
+    assert len(queue._pops._open) == 100
     assert (await queue.stats()).counts["running"] <= 101
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aiotaskq.backends.base import Backend
-from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.errors import ValidationError
 
 __all__ = ["connect", "mask", "scheme_of"]
 
@@ -38,16 +38,17 @@ def mask(url: str) -> str:
 def connect(url: str) -> Backend:
     """Return the backend that a URL names; nothing is opened yet.
 
-    Raises ValidationError for an unknown scheme, NotSupported for a store that does not exist yet, MissingExtra when
-    its driver is not installed.
+    Raises ValidationError for an unknown scheme, and MissingExtra when its driver is not installed.
     """
     scheme = scheme_of(url)
     if scheme == "memory":
         from aiotaskq.backends.memory import MemoryBackend
 
         return MemoryBackend()
-    if scheme == "sqlite":
+    if scheme in SQL:
         from aiotaskq.backends.sql import SqlBackend
 
         return SqlBackend(url)
-    raise NotSupported(f"url: {scheme} is not on this version yet; use sqlite:/// or memory:// (got {mask(url)})")
+    from aiotaskq.backends.redis import RedisBackend
+
+    return RedisBackend(url)

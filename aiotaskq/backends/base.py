@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from aiotaskq.errors import NotSupported
 from aiotaskq.task import Status, Task, TaskFilter
 
 if TYPE_CHECKING:
@@ -168,6 +169,20 @@ class Backend(ABC):
         running rows; also one inserted earlier in the same call. A push that is repeated, because its outcome was
         unknown, is the same push (same id, same ``seq``): the object given stands for it. Hints ``ready``.
         """
+
+    async def push_with(
+        self, session: Any, tasks: Sequence[Task], committed: Callable[[], None] = lambda: None
+    ) -> list[Task]:
+        """``push`` in the caller's own transaction, which only the caller commits: a SQLAlchemy session or connection.
+
+        ``committed`` is called when that happens, from any thread. Raises NotSupported where there is no SQL, and
+        ValidationError for another database's session.
+        """
+        raise NotSupported(f"session: {self.name} cannot join a transaction; push after the commit, or use a SQL store")
+
+    async def update_with(self, session: Any, changes: Sequence[Change]) -> list[bool]:
+        """``update`` in the caller's own transaction. Raises as ``push_with``."""
+        raise NotSupported(f"session: {self.name} cannot join a transaction; return from the handler instead")
 
     @abstractmethod
     async def claim(

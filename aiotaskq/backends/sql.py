@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from sqlalchemy import Connection
 
+from aiotaskq.backends import sql_claim as claim_sql
 from aiotaskq.backends import sql_tasks as tasks_sql
 from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats
 from aiotaskq.backends.sql_schedules import SqlSchedules
+from aiotaskq.backends.sql_session import run_in
 from aiotaskq.backends.sql_values import SqlValues
 from aiotaskq.database import Database
 from aiotaskq.migrations import upgrade
@@ -50,10 +52,22 @@ class SqlBackend(Backend):
         self.hints.tell(READY)
         return stored
 
+    async def push_with(
+        self, session: Any, tasks: Sequence[Task], committed: Callable[[], None] = lambda: None
+    ) -> list[Task]:
+        def wake() -> None:
+            self.hints.tell(READY)
+            committed()
+
+        return await run_in(session, self.database.url, lambda c: tasks_sql.push(c, tasks), wake)
+
+    async def update_with(self, session: Any, changes: Sequence[Change]) -> list[bool]:
+        return await run_in(session, self.database.url, lambda c: tasks_sql.update_tasks(c, changes))
+
     async def claim(
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
     ) -> list[Task]:
-        return await self.database.write(lambda c: tasks_sql.claim(c, owner, now, limit, queues, lease_until))
+        return await self.database.write(lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until))
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         if not changes:
@@ -86,13 +100,13 @@ class SqlBackend(Backend):
         return await self.database.read(lambda c: tasks_sql.overdue(c, now, limit))
 
     async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
-        return await self.database.read(lambda c: tasks_sql.next_run_at(c, now, queues))
+        return await self.database.read(lambda c: claim_sql.next_run_at(c, now, queues))
 
     async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
-        return await self.database.read(lambda c: tasks_sql.count_ready(c, now, queues))
+        return await self.database.read(lambda c: claim_sql.count_ready(c, now, queues))
 
     async def stats(self, now: int) -> QueueStats:
-        return await self.database.read(lambda c: tasks_sql.stats(c, now))
+        return await self.database.read(lambda c: claim_sql.stats(c, now))
 
     async def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:
         return await self.database.read(lambda c: tasks_sql.active(c, schedule_ids))

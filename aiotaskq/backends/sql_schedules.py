@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
 from aiotaskq.backends.base import READY, Hints, ScheduleChange, Schedules
+from aiotaskq.backends.sql_insert import insert_new
 from aiotaskq.backends.sql_rows import SCHEDULES, schedule_row, to_schedule
-from aiotaskq.backends.sql_tasks import chunks, insert_new, push
+from aiotaskq.backends.sql_tasks import chunks, push
 from aiotaskq.database import Database
 from aiotaskq.schedule import Schedule
 from aiotaskq.task import SECOND

@@ -8,18 +8,34 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, text, update
+from sqlalchemy import (
+    Connection,
+    and_,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    or_,
+    select,
+    text,
+    true,
+    update,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.base import Change, QueueStats, holds, same_push, stats_of
+from aiotaskq.backends.base import Change, holds, same_push
+from aiotaskq.backends.sql_insert import insert_new
 from aiotaskq.backends.sql_rows import LIVE, TASKS, content, json_text, new_row, state, to_task
 from aiotaskq.models import QueueState
-from aiotaskq.task import FINAL, SECOND, Status, Task, TaskFilter, claim_order
+from aiotaskq.task import FINAL, Status, Task, TaskFilter
 
 c = TASKS.c
 CHUNK = 500  # ids in one statement: far below every driver's limit of bound values
 _QUEUES: Any = QueueState.__table__
-_PAUSED = select(_QUEUES.c.name).where(_QUEUES.c.paused)
+PAUSED = select(_QUEUES.c.name).where(_QUEUES.c.paused)
+# Written out, or an index over the rows of one status would not be used.
+_PENDING = c.status == literal_column("'pending'")
+_RUNNING = c.status == literal_column("'running'")
 _GUARD = and_(c.task_id == bindparam("b_id"), c.status == bindparam("b_status"), c.fence == bindparam("b_fence"))
 
 
@@ -40,20 +56,6 @@ def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """Cut into pieces that fit one statement."""
     for start in range(0, len(items), CHUNK):
         yield items[start : start + CHUNK]
-
-
-def insert_new(connection: Connection, table: Any, rows: list[dict[str, Any]]) -> int:
-    """Insert the rows that are in nobody's way; return how many were."""
-    statement: Any = insert(table)
-    if connection.dialect.name == "mysql":
-        statement = statement.prefix_with("IGNORE")
-    else:
-        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
-        of = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
-        statement = of(table).on_conflict_do_nothing()
-    return connection.execute(statement, rows).rowcount
 
 
 def push(connection: Connection, tasks: Sequence[Task]) -> list[Task]:
@@ -82,35 +84,6 @@ def push(connection: Connection, tasks: Sequence[Task]) -> list[Task]:
         rows.sort(key=lambda row: place.get((row.task_id, row.seq), 0) > number)
         stored.append(task if not rows or same_push(rows[0], task) else rows[0])
     return stored
-
-
-def _open(queues: Sequence[str] | None) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = [c.status == str(Status.PENDING), c.queue.not_in(_PAUSED)]
-    if queues is not None:
-        conditions.append(c.queue.in_(list(queues)))
-    return conditions
-
-
-def _claimable(now: int, queues: Sequence[str] | None) -> list[ColumnElement[bool]]:
-    return [*_open(queues), c.run_at <= now, or_(c.expires_at.is_(None), c.expires_at > now)]
-
-
-def claim(
-    connection: Connection, owner: str, now: int, limit: int, queues: Sequence[str] | None, lease_until: int | None
-) -> list[Task]:
-    order = (c.priority, c.run_at, c.seq, c.task_id)
-    query: Select[Any] = select(TASKS).where(*_claimable(now, queues)).order_by(*order).limit(limit)
-    tasks = [to_task(row) for row in connection.execute(query.with_for_update(skip_locked=True))]
-    lease = {
-        "status": str(Status.RUNNING),
-        "lease_owner": owner,
-        "lease_until": lease_until,
-        "started_at": now // SECOND,
-    }
-    for part in chunks([task.task_id for task in tasks]):
-        connection.execute(update(TASKS).where(c.task_id.in_(part)).values(fence=c.fence + 1, **lease))
-    claimed = [task.replace(**{**lease, "status": Status.RUNNING}, fence=task.fence + 1) for task in tasks]
-    return sorted(claimed, key=claim_order)
 
 
 def _rows_now(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
@@ -201,9 +174,8 @@ def get(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
 
 
 def _conditions(where: TaskFilter) -> list[ColumnElement[bool]]:
+    """What a filter asks for, but for the status."""
     conditions: list[ColumnElement[bool]] = []
-    if where.status:
-        conditions.append(c.status.in_([str(status) for status in where.status]))
     if where.type is not None:
         conditions.append(c.task_type == where.type)
     if where.queue is not None:
@@ -220,38 +192,25 @@ def find(connection: Connection, where: TaskFilter, limit: int) -> list[Task]:
     if where.after is not None:
         last = connection.execute(select(c.seq).where(c.task_id == where.after)).scalar()
         if last is not None:
-            conditions.append(or_(c.seq < last, and_(c.seq == last, c.task_id > where.after)))
-    query = select(TASKS).where(*conditions).order_by(c.seq.desc(), c.task_id).limit(limit)
-    return [to_task(row) for row in connection.execute(query)]
+            conditions += [c.seq <= last, or_(c.seq < last, c.task_id < where.after)]
+    # One query for each status, since each has its rows in this order in the index; for several they would be sorted.
+    one_each = [c.status == str(status) for status in dict.fromkeys(where.status)] or [true()]
+    rows: list[Any] = []
+    for status in one_each:
+        query = select(TASKS).where(status, *conditions).order_by(c.seq.desc(), c.task_id.desc()).limit(limit)
+        rows += connection.execute(query)
+    rows.sort(key=lambda row: (row.seq, row.task_id), reverse=True)
+    return [to_task(row) for row in rows[:limit]]
 
 
 def overdue(connection: Connection, now: int, limit: int) -> list[Task]:
     queries = (
-        select(TASKS).where(c.status == str(Status.RUNNING), c.lease_until <= now).order_by(c.lease_until),
-        select(TASKS).where(c.status == str(Status.PENDING), c.expires_at <= now).order_by(c.expires_at),
+        select(TASKS).where(_RUNNING, c.lease_until <= now).order_by(c.lease_until),
+        select(TASKS).where(_PENDING, c.expires_at <= now).order_by(c.expires_at),
     )
     late = [to_task(row) for query in queries for row in connection.execute(query.limit(limit))]
     late.sort(key=lambda task: (task.expires_at if task.status is Status.PENDING else task.lease_until) or 0)
     return late[:limit]
-
-
-def next_run_at(connection: Connection, now: int, queues: Sequence[str] | None) -> int | None:
-    alive = or_(c.expires_at.is_(None), c.expires_at > now)
-    earliest: int | None = connection.execute(
-        select(c.run_at).where(*_open(queues), alive).order_by(c.run_at).limit(1)
-    ).scalar()
-    return earliest if earliest is None else max(earliest, now) if earliest <= now else earliest
-
-
-def count_ready(connection: Connection, now: int, queues: Sequence[str] | None) -> int:
-    return connection.execute(select(func.count()).select_from(TASKS).where(*_claimable(now, queues))).scalar() or 0
-
-
-def stats(connection: Connection, now: int) -> QueueStats:
-    groups = connection.execute(select(c.queue, c.status, func.count()).group_by(c.queue, c.status))
-    rows = [(queue, status or str(Status.PENDING), count) for queue, status, count in groups]
-    ready, oldest = connection.execute(select(func.count(), func.min(c.run_at)).where(*_claimable(now, None))).one()
-    return stats_of(rows, ready, oldest)
 
 
 def active(connection: Connection, schedule_ids: Sequence[str]) -> dict[str, int]:
@@ -264,9 +223,26 @@ def active(connection: Connection, schedule_ids: Sequence[str]) -> dict[str, int
 
 
 def purge(connection: Connection, where: TaskFilter, limit: int) -> int:
-    final = c.status.in_([str(status) for status in FINAL])
-    ids = connection.execute(select(c.task_id).where(final, *_conditions(where)).order_by(c.completed_at).limit(limit))
-    return delete_tasks(connection, [row[0] for row in ids])
+    deleted = 0
+    for status in [status for status in where.status or FINAL if status in FINAL]:
+        for queue in _queues_with(connection, status) if where.queue is None else [where.queue]:
+            there = (c.status == str(status), c.queue == queue)
+            oldest = select(c.task_id).where(*there, *_conditions(where)).order_by(c.completed_at)
+            for part in chunks(connection.execute(oldest.limit(limit - deleted)).scalars().all()):
+                # One that was brought back to life meanwhile stays.
+                deleted += connection.execute(delete(TASKS).where(c.task_id.in_(part), there[0])).rowcount
+            if deleted >= limit:
+                return deleted
+    return deleted
+
+
+def _queues_with(connection: Connection, status: Status) -> Iterator[str]:
+    """Yield the queues that have tasks of a status, without reading these."""
+    query = select(c.queue).where(c.status == str(status)).order_by(c.queue).limit(1)
+    queue = connection.execute(query).scalar()
+    while queue is not None:
+        yield queue
+        queue = connection.execute(query.where(c.queue > queue)).scalar()
 
 
 def delete_tasks(connection: Connection, ids: Sequence[str]) -> int:
@@ -279,4 +255,4 @@ def set_paused(connection: Connection, queue: str, paused: bool) -> None:
 
 
 def paused(connection: Connection) -> list[str]:
-    return [row[0] for row in connection.execute(_PAUSED.order_by(_QUEUES.c.name))]
+    return [row[0] for row in connection.execute(PAUSED.order_by(_QUEUES.c.name))]

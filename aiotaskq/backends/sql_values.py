@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, func, insert, or_, select
+from sqlalchemy import delete, func, or_, select
 
 from aiotaskq.backends.base import Values
+from aiotaskq.backends.sql_insert import replace
 from aiotaskq.backends.sql_rows import json_text
 from aiotaskq.backends.sql_tasks import chunks
 from aiotaskq.database import Database
@@ -29,11 +30,8 @@ class SqlValues(Values):
         rows = {key: {"key": key, "value": json_text(value), "expires_at": until} for key, value, until in items}
 
         def body(connection: Any) -> None:
-            # Delete and insert instead of an upsert, of which every database has its own.
-            for part in chunks(list(rows)):
-                connection.execute(delete(_V).where(c.key.in_(part)))
             if rows:
-                connection.execute(insert(_V), list(rows.values()))
+                replace(connection, _V, list(rows.values()))
 
         await self._database.write(body)
 

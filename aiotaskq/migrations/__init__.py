@@ -20,10 +20,11 @@ from aiotaskq.backends.base import OddRow
 from aiotaskq.clock import SystemClock
 from aiotaskq.errors import DatabaseUnavailable, SchemaTooNew, ValidationError
 from aiotaskq.migrations.adopt import LIMIT, Report, examine
+from aiotaskq.watch import PATIENCE
 
 __all__ = ["HEAD", "VERSION_TABLE", "current", "odd_rows", "sql_ddl", "upgrade"]
 
-REVISIONS: Final = ("0001_documented", "0002_leases")
+REVISIONS: Final = ("0001_documented", "0002_leases", "0003_scale")
 HEAD: Final = REVISIONS[-1]
 VERSION_TABLE: Final = "aiotaskq_version"
 OUR_TABLES: Final = ("task_queue", "scheduler_task", "aiotaskq_public", "aiotaskq_queue")
@@ -33,6 +34,7 @@ OUR_TABLES: Final = ("task_queue", "scheduler_task", "aiotaskq_public", "aiotask
 _VERSION: Final = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True))
 _PG_LOCK: Final = 0x61696F7461736B71  # "aiotaskq" in ASCII
 _MYSQL_WAIT: Final = 60  # seconds
+_PATIENCE: Final = 600.0  # seconds for one step, such as an index over millions of rows
 
 
 def current(connection: Connection) -> str | None:
@@ -55,6 +57,7 @@ def upgrade(connection: Connection, now: int | None = None) -> list[OddRow]:
     """
     if _up_to_date(connection):
         return []
+    connection.execution_options(**{PATIENCE: _PATIENCE})
     with _locked(connection):
         if _up_to_date(connection):
             return []

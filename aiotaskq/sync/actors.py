@@ -41,6 +41,7 @@ class Queue(Facade[Any]):
     find = blocking(aiotaskq.queue.Queue.find)
     cancel = blocking(aiotaskq.queue.Queue.cancel)
     retry = blocking(aiotaskq.queue.Queue.retry)
+    retry_many = blocking(aiotaskq.queue.Queue.retry_many)
     purge = blocking(aiotaskq.queue.Queue.purge)
     pause = blocking(aiotaskq.queue.Queue.pause)
     resume = blocking(aiotaskq.queue.Queue.resume)

@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from aiotaskq.loopthread import LoopThread, refuse_running_loop
-from aiotaskq.queue import caller
+from aiotaskq.pops import caller
 
 A = TypeVar("A")
 A_co = TypeVar("A_co", covariant=True)

@@ -245,6 +245,7 @@ class TaskQ(Facade[AsyncTaskQ]):
     find = blocking(AsyncTaskQ.find)
     cancel = blocking(AsyncTaskQ.cancel)
     retry = blocking(AsyncTaskQ.retry, _handle)
+    retry_many = blocking(AsyncTaskQ.retry_many)
     purge = blocking(AsyncTaskQ.purge)
     pause = blocking(AsyncTaskQ.pause)
     resume = blocking(AsyncTaskQ.resume)
@@ -329,8 +330,8 @@ class TaskContext:
         self._context.snooze(seconds)
 
     @documented(aiotaskq.context.TaskContext.complete)
-    def complete(self, session: Any) -> None:
-        self._run(self._context.complete, session)
+    def complete(self, session: Any, result: Any = None) -> None:
+        self._run(self._context.complete, session, result)
 
     def _run(self, method: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kwargs: P.kwargs) -> None:
         # On the worker's loop, which need not be the facade's: an asyncio application runs `def` handlers, too.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from aiotaskq.migrations.adopt import Report, adopt
+from aiotaskq.models import LongText, Name
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
@@ -20,33 +21,33 @@ def added() -> dict[str, list[sa.Column[object]]]:
     zero = sa.text("0")
     return {
         "task_queue": [
-            sa.Column("queue", sa.String(100), nullable=False, server_default="default"),
+            sa.Column("queue", Name(100), nullable=False, server_default="default"),
             sa.Column("run_at", sa.BigInteger(), nullable=False, server_default=zero),
             sa.Column("seq", sa.BigInteger(), nullable=False, server_default=zero),
             sa.Column("expires_at", sa.BigInteger()),
             sa.Column("timeout", sa.Float(53)),
             sa.Column("fence", sa.BigInteger(), nullable=False, server_default=zero),
             sa.Column("crashes", sa.Integer(), nullable=False, server_default=zero),
-            sa.Column("lease_owner", sa.String(100)),
+            sa.Column("lease_owner", Name(100)),
             sa.Column("lease_until", sa.BigInteger()),
-            sa.Column("unique_key", sa.String(255)),
-            sa.Column("live_key", sa.String(255)),
-            sa.Column("idempotency_key", sa.String(255)),
-            sa.Column("result", sa.Text()),
-            sa.Column("progress", sa.Text()),
+            sa.Column("unique_key", Name(255)),
+            sa.Column("live_key", Name(255)),
+            sa.Column("idempotency_key", Name(255)),
+            sa.Column("result", LongText()),
+            sa.Column("progress", LongText()),
             sa.Column("cancel_requested", sa.Boolean(), nullable=False, server_default=sa.false()),
-            sa.Column("on_success", sa.String(100)),
-            sa.Column("on_failure", sa.String(100)),
-            sa.Column("extra", sa.Text()),
+            sa.Column("on_success", Name(100)),
+            sa.Column("on_failure", Name(100)),
+            sa.Column("extra", LongText()),
         ],
         "scheduler_task": [
             sa.Column("next_run_us", sa.Integer(), nullable=False, server_default=zero),
-            sa.Column("timezone", sa.String(64)),
-            sa.Column("misfire", sa.String(20), nullable=False, server_default="fire_once"),
-            sa.Column("overlap", sa.String(20), nullable=False, server_default="allow"),
+            sa.Column("timezone", Name(64)),
+            sa.Column("misfire", Name(20), nullable=False, server_default="fire_once"),
+            sa.Column("overlap", Name(20), nullable=False, server_default="allow"),
             sa.Column("catch_up", sa.BigInteger()),
             sa.Column("priority", sa.Integer(), nullable=False, server_default=zero),
-            sa.Column("queue", sa.String(100), nullable=False, server_default="default"),
+            sa.Column("queue", Name(100), nullable=False, server_default="default"),
             sa.Column("max_retries", sa.Integer(), nullable=False, server_default=sa.text("3")),
             sa.Column("timeout", sa.Float(53)),
             sa.Column("declared", sa.Boolean(), nullable=False, server_default=sa.false()),
@@ -59,12 +60,12 @@ def new_tables() -> dict[str, list[sa.Column[object]]]:
     """Return the columns of the tables that the guide did not have."""
     return {
         "aiotaskq_public": [
-            sa.Column("key", sa.String(255), primary_key=True),
-            sa.Column("value", sa.Text(), nullable=False),
+            sa.Column("key", Name(255), primary_key=True),
+            sa.Column("value", LongText(), nullable=False),
             sa.Column("expires_at", sa.BigInteger()),
         ],
         "aiotaskq_queue": [
-            sa.Column("name", sa.String(100), primary_key=True),
+            sa.Column("name", Name(100), primary_key=True),
             sa.Column("paused", sa.Boolean(), nullable=False, server_default=sa.false()),
         ],
     }

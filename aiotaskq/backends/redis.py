@@ -1,0 +1,186 @@
+"""The Redis backend (also Valkey): each verb is one script, which the server runs as one step.
+
+One hash tag holds a whole namespace, not one for each queue: only then is a push over several queues all or nothing,
+and the order of a claim over several queues exact. So in a cluster a namespace lives on one node; several namespaces
+(``?prefix=…``) spread. Schedules live in SQL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from aiotaskq.backends import redis_queries as queries
+from aiotaskq.backends import redis_scripts as scripts
+from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, stats_of
+from aiotaskq.backends.redis_hints import RedisHints
+from aiotaskq.backends.redis_link import RedisLink
+from aiotaskq.backends.redis_rows import change_row, filter_of, new_row, number, pack, to_task, value_bytes
+from aiotaskq.backends.redis_server import check_format, check_settings
+from aiotaskq.backends.redis_values import RedisValues
+from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.task import FINAL, SECOND, Status, Task, TaskFilter
+
+READ = 1_000  # rows in one answer of a reading script: it holds up everybody else for some milliseconds
+
+
+class RedisBackend(Backend):
+    """Tasks and public values in Redis or Valkey. Belongs to the loop in which it is opened."""
+
+    name: ClassVar[str] = "redis"
+    durable: ClassVar[bool] = True
+    shared: ClassVar[bool] = True
+
+    def __init__(self, url: str, quiet: bool = False) -> None:
+        """Raises ValidationError for a wrong URL. ``quiet``: the server's settings were looked at already."""
+        super().__init__()
+        self._url = url
+        self._quiet = quiet
+        self._link = RedisLink(url, self._prepare)
+        self._hints = RedisHints(self._link, self.hints)
+        self.values = RedisValues(self._link)
+
+    async def _prepare(self, link: RedisLink) -> None:
+        await check_format(link)
+        if not self._quiet:
+            await check_settings(link)
+            self._quiet = True
+        self._hints.start()
+
+    async def open(self) -> None:
+        await self._link.open()
+
+    async def close(self) -> None:
+        await self._hints.stop()
+        await self._link.close()
+
+    async def ping(self) -> int | None:
+        seconds, micros = await self._link.command("TIME")
+        return int(seconds) * SECOND + int(micros)
+
+    def another(self) -> RedisBackend:
+        return RedisBackend(self._url, quiet=True)
+
+    async def watch(self) -> None:
+        with contextlib.suppress(DatabaseUnavailable):  # then it listens as soon as the server is there
+            await self._link.ready()
+        self._hints.listen()
+
+    # ---- tasks ----
+
+    async def push(self, tasks: Sequence[Task]) -> list[Task]:
+        stored = list(tasks)
+        if tasks:
+            answer = await self._link.run(scripts.PUSH, *(pack(new_row(task)) for task in tasks))
+            for place, row in zip(answer[::2], answer[1::2], strict=True):
+                stored[place - 1] = to_task(row)
+        self.hints.tell(READY)
+        return stored
+
+    async def claim(
+        self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
+    ) -> list[Task]:
+        lease = "" if lease_until is None else lease_until
+        rows = await self._link.run(scripts.CLAIM, owner, now, limit, lease, now // SECOND, _packed(queues))
+        return [to_task(row) for row in rows]
+
+    async def update(self, changes: Sequence[Change]) -> list[bool]:
+        if not changes:
+            return []
+        answer = await self._link.run(scripts.UPDATE, *map(change_row, changes))
+        held = [ok == 1 for ok in answer]
+        self.hints.tell_updated(changes, held)
+        return held
+
+    async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
+        words = [word for task_id, fence in held for word in (task_id, fence)]
+        answer = await self._link.run(scripts.HEARTBEAT, lease_until, *words)
+        return [None if flag < 0 else flag == 1 for flag in answer]
+
+    async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
+        words = [word for task_id, fence, value in progress for word in (task_id, fence, value_bytes(value))]
+        return [ok == 1 for ok in await self._link.run(scripts.REPORT, *words)]
+
+    async def request_cancel(self, ids: Sequence[str]) -> list[bool]:
+        flagged = [ok == 1 for ok in await self._link.run(scripts.CANCEL, *ids)]
+        self.hints.tell(CANCEL, ids)
+        return flagged
+
+    async def cancelling(self, ids: Sequence[str]) -> list[str]:
+        asked = await self._link.run(queries.CANCELLING, *ids)
+        return [task_id for task_id, flag in zip(ids, asked, strict=True) if flag == 1]
+
+    async def get(self, ids: Sequence[str]) -> list[Task | None]:
+        rows = [
+            row
+            for start in range(0, len(ids), READ)
+            for row in await self._link.run(queries.GET, *ids[start : start + READ])
+        ]
+        return [to_task(row) if len(row) > 1 else None for row in rows]
+
+    async def find(self, where: TaskFilter, limit: int) -> list[Task]:
+        statuses = pack([str(status) for status in where.status or Status])
+        restricts = where.type or where.queue or where.scheduler_task_id or where.completed_before is not None
+        tasks: list[Task] = []
+        cursor: bytes | str = ""
+        while len(tasks) < limit:
+            wanted = min(limit - len(tasks), READ)
+            look = READ if restricts else wanted
+            words = (filter_of(where), statuses, cursor, where.after or "", wanted, look)
+            cursor, *rows = await self._link.run(queries.FIND, *words)
+            tasks += map(to_task, rows)
+            if not cursor:
+                break
+        return tasks
+
+    async def overdue(self, now: int, limit: int) -> list[Task]:
+        return [to_task(row) for row in await self._link.run(queries.OVERDUE, now, limit)]
+
+    async def _look(self, now: int, queues: Sequence[str] | None, count: bool = False) -> tuple[int, int | None, Any]:
+        ready, first, counts = await self._link.run(queries.LOOK, now, _packed(queues), int(count))
+        return ready, number(first), counts
+
+    async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
+        return (await self._look(now, queues))[1]
+
+    async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
+        return (await self._look(now, queues))[0]
+
+    async def stats(self, now: int) -> QueueStats:
+        ready, first, counts = await self._look(now, None, count=True)
+        rows = []
+        for name, count in zip(counts[::2], counts[1::2], strict=True):
+            status, _, queue = name.decode(errors="backslashreplace").partition(":")
+            rows.append((queue, status, int(count)))
+        return stats_of(rows, ready, first if ready else None)
+
+    async def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:
+        if not schedule_ids:
+            return {}
+        counts = await self._link.command("HMGET", f"{self._link.root}active", *schedule_ids)
+        return {name: int(count or 0) for name, count in zip(schedule_ids, counts, strict=True)}
+
+    async def purge(self, where: TaskFilter, limit: int) -> int:
+        deleted = 0
+        for status in [status for status in where.status or FINAL if status in FINAL]:
+            passed = 0
+            while deleted < limit and passed >= 0:
+                words = (filter_of(where), str(status), limit - deleted, passed, READ)
+                more, passed = await self._link.run(scripts.PURGE, *words)
+                deleted += more
+        return deleted
+
+    async def delete(self, ids: Sequence[str]) -> int:
+        return int(await self._link.run(scripts.DELETE, *ids))
+
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        await self._link.run(scripts.PAUSE, queue, int(paused))
+        self.hints.tell(READY)
+
+    async def paused(self) -> list[str]:
+        return sorted(name.decode() for name in await self._link.command("SMEMBERS", f"{self._link.root}paused"))
+
+
+def _packed(queues: Sequence[str] | None) -> bytes:
+    return b"" if queues is None else pack(list(queues))

@@ -1,0 +1,287 @@
+"""The connections to one Redis or Valkey server: scripts and commands run on them, each to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from aiotaskq.backends import mask
+from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, MissingExtra, ValidationError, WrongLoop
+
+try:
+    from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.asyncio.connection import parse_url
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import DataError, MovedError, NoPermissionError, NoScriptError, RedisError, ResponseError
+except ModuleNotFoundError as error:
+    raise MissingExtra(f"{error.name} is not installed; install the extra redis: pip install -e '.[redis]'") from None
+
+T = TypeVar("T")
+
+TIMEOUT = 10.0  # seconds for one answer, and for a free connection
+CONNECT_TIMEOUT = 3.0  # seconds
+CONNECTIONS = 10
+PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+EVICTION = ("refuse", "any")
+
+# Connections of a parent process: to close them would disturb the parent, which shares the sockets.
+_inherited: list[object] = []
+
+
+class Script:
+    """A Lua script and the hash under which the server may know it."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+class Address:
+    """What a URL says: the server, the prefix of all keys, and whether any eviction policy will do.
+
+    ``redis://user:password@host:6379/0?prefix=aiotaskq&eviction=any``, and what redis-py takes beside it. Raises
+    ValidationError.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.shown = mask(url)
+        scheme, _, rest = url.partition("://")
+        head, _, query = rest.partition("?")
+        options = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
+        self.prefix = options.pop("prefix", "aiotaskq")
+        if not PREFIX.fullmatch(self.prefix):
+            raise ValidationError(
+                f"url: prefix={self.prefix[:70]!r} must be 1 to 64 of letters, digits, '_', '.' and '-'"
+            )
+        eviction = options.pop("eviction", "refuse")
+        if eviction not in EVICTION:
+            raise ValidationError(f"url: eviction={eviction[:20]!r} is not one of {', '.join(EVICTION)}")
+        self.any_eviction = eviction == "any"
+        scheme = "rediss" if scheme.lower() == "rediss" else "redis"
+        try:
+            known: dict[str, Any] = dict(parse_url(f"{scheme}://{head}?{urlencode(options)}"))
+            urlsplit(f"{scheme}://{head}").port  # noqa: B018 - raises for what is no port
+        except ValueError as error:
+            raise ValidationError(f"url: {error} (got {self.shown})") from None
+        self.connections = int(known.pop("max_connections", CONNECTIONS))
+        self.options = {
+            "socket_timeout": TIMEOUT,
+            "socket_connect_timeout": CONNECT_TIMEOUT,
+            "protocol": 2,  # the same shape of answers from every version
+            **known,
+        }
+
+    @property
+    def root(self) -> str:
+        """What every key begins with: one hash tag, so that all keys are in one slot of a cluster."""
+        return f"{{{self.prefix}}}:"
+
+
+class RedisLink:
+    """The connections of one backend; they belong to the loop that opens them.
+
+    What was begun always runs to its end: a cancelled caller leaves no connection with half an answer in it. Nothing
+    is sent twice: whether what was cut off in the middle may be repeated is known to the caller only.
+    """
+
+    def __init__(self, url: str, prepare: Callable[[RedisLink], Awaitable[None]]) -> None:
+        self.address = Address(url)
+        self.root = self.address.root
+        self.shown = self.address.shown
+        self._prepare = prepare
+        self._client: Redis | None = None
+        self._moved: dict[str, Any] = {}  # where in a cluster our slot is, if not at the URL's own node
+        self._prepared = False
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+        self._opening = asyncio.Lock()
+        self._running: set[asyncio.Task[Any]] = set()
+
+    # ---- life ----
+
+    async def open(self) -> None:
+        """Connect in the running loop; idempotent.
+
+        Raises DatabaseUnavailable, and WrongLoop if another loop that still runs has it open.
+        """
+        self._closed = False
+        await self.ready()
+
+    async def ready(self) -> None:
+        """Open if need be. Raises ClosedError after ``close``, else as ``open``."""
+        here = asyncio.get_running_loop()
+        if self._closed:
+            raise ClosedError(f"the store {self.shown} was closed; open it again with 'async with'")
+        if self._prepared and self._loop is here and self._pid == os.getpid():
+            return
+        if self._loop is not here or self._pid != os.getpid():
+            if self._loop is not None and self._loop.is_running() and self._pid == os.getpid():
+                raise WrongLoop(f"the store {self.shown} is open in another event loop; make one object per loop")
+            # The loop (or, after a fork, the process) that had it open is gone, and its connections with it.
+            if self._pid not in (0, os.getpid()):
+                _inherited.append(self._client)
+            self._client, self._loop, self._pid = None, here, os.getpid()
+            self._prepared = False
+            self._opening, self._running = asyncio.Lock(), set()
+        await self._to_its_end(self._open_once())
+
+    async def _open_once(self) -> None:
+        async with self._opening:
+            if not self._prepared:
+                await self._prepare(self)
+                self._prepared = True
+
+    async def close(self) -> None:
+        """Let what runs end and give back every connection; idempotent."""
+        self._closed = True
+        if self._loop is not asyncio.get_running_loop() or self._pid != os.getpid():
+            return  # not ours to close; if its loop is gone, so are its connections
+        while self._running:
+            await asyncio.wait(self._running)
+        client, self._client, self._prepared = self._client, None, False
+        if client is not None:
+            await self._to_its_end(_disconnect(client))
+        if self._closed:
+            self._loop = None
+
+    # ---- what is sent ----
+
+    async def run(self, script: Script, *args: bytes | str | int) -> Any:
+        """Run a script and return its answer. Raises DatabaseUnavailable."""
+        await self.ready()
+        return await self._to_its_end(self.evaluate(script, *args))
+
+    async def command(self, *words: bytes | str | int) -> Any:
+        """Run one command and return its answer. Raises DatabaseUnavailable."""
+        await self.ready()
+        return await self._to_its_end(self.execute(*words))
+
+    async def evaluate(self, script: Script, *args: bytes | str | int) -> Any:
+        """``run`` for ``prepare``, which comes before the link is ready."""
+        try:
+            return await self.execute("EVALSHA", script.sha, 1, self.root, *args)
+        except NoScriptError:  # a new server, or somebody flushed its scripts; it has not begun
+            return await self.execute("EVAL", script.source, 1, self.root, *args)
+
+    async def execute(self, *words: bytes | str | int) -> Any:
+        """``command`` for ``prepare``."""
+        for _ in range(3):
+            client = self._connected()
+            try:
+                return await client.execute_command(*words)  # type: ignore[no-untyped-call]
+            except MovedError as moved:
+                # All our keys are in one slot, so a cluster is to us one node, which can change.
+                self._leave(client, {"host": moved.host or self._host(), "port": moved.port})
+            except ResponseError as error:
+                if "READONLY" in str(error):  # connected to what is a replica now
+                    self._leave(client)
+                raise
+            except (RedisError, OSError):
+                if self._moved:
+                    self._leave(client)  # the URL's own node will know where our slot is now
+                raise
+        raise DatabaseUnavailable(f"{self.shown}: the cluster sends us from node to node")
+
+    def _connected(self) -> Redis:
+        if self._client is None:
+            pool = BlockingConnectionPool(
+                max_connections=self.address.connections,
+                timeout=TIMEOUT,
+                retry=Retry(NoBackoff(), 0),
+                **{**self.address.options, **self._moved},
+            )
+            self._client = Redis(connection_pool=pool)
+        return self._client
+
+    def _host(self) -> str:
+        return str(self._moved.get("host") or self.address.options.get("host", "localhost"))
+
+    def _leave(self, client: Redis, moved: dict[str, Any] | None = None) -> None:
+        """Use these connections no more, and give them back when what runs on them has ended."""
+        if self._client is client:
+            self._client, self._moved = None, moved or {}
+            self._hold(asyncio.ensure_future(_disconnect(client, self._running - {asyncio.current_task()})))
+
+    def _hold(self, task: asyncio.Task[Any]) -> None:
+        self._running.add(task)  # the loop itself keeps only weak references
+        task.add_done_callback(self._running.discard)
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.ensure_future(work)
+        self._hold(task)
+        try:
+            return await asyncio.shield(task)
+        except (AiotaskqError, DataError):
+            raise  # said already, or about a value, not about the server
+        except (RedisError, OSError, EOFError) as error:
+            raise DatabaseUnavailable(f"{self.shown}: {_said(error)}") from error
+
+    # ---- what is heard ----
+
+    @contextlib.asynccontextmanager
+    async def subscribed(self, channel: str) -> AsyncIterator[Callable[[float], Awaitable[bytes | None]]]:
+        """Subscribe on a connection of its own; gives what waits so many seconds for the next message.
+
+        It answers None when there was none; raises DatabaseUnavailable as soon as the connection is known to be dead,
+        which a server that does not answer a ping is.
+        """
+        await self.ready()
+        pool = self._connected().connection_pool
+        connection = pool.connection_class(**{**pool.connection_kwargs, "socket_timeout": CONNECT_TIMEOUT})
+        asked = False
+
+        async def message(seconds: float) -> bytes | None:
+            nonlocal asked
+            try:
+                answer = await connection.read_response(timeout=seconds)
+                if answer is not None:
+                    asked = False
+                    return answer[2] if answer[0] == b"message" else None
+                if asked:
+                    raise DatabaseUnavailable(f"{self.shown}: no answer to a ping in {seconds:g} s")
+                asked = True
+                await connection.send_command("PING", check_health=False)
+            except (RedisError, OSError, EOFError) as error:
+                raise DatabaseUnavailable(f"{self.shown}: {_said(error)}") from error
+            return None
+
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            await connection.send_command("SUBSCRIBE", channel, check_health=False)
+            if await connection.read_response(timeout=CONNECT_TIMEOUT) is None:
+                raise DatabaseUnavailable(f"{self.shown}: no answer in {CONNECT_TIMEOUT:g} s")
+            yield message
+        except (RedisError, OSError, EOFError) as error:
+            raise DatabaseUnavailable(f"{self.shown}: {_said(error)}") from error
+        finally:
+            await connection.disconnect(nowait=True)
+
+
+async def _disconnect(client: Redis, after: Collection[asyncio.Task[Any]] = ()) -> None:
+    if after:
+        await asyncio.wait(after)
+    with contextlib.suppress(RedisError, OSError):  # what cannot be closed in order is gone already
+        await client.connection_pool.disconnect()
+
+
+def _said(error: BaseException) -> str:
+    """What the server said, with what to do about it where that is not plain."""
+    text = str(error) or type(error).__name__
+    if "OOM" in text and "maxmemory" in text:
+        return "the server's memory is full, nothing was written; purge ended tasks, or raise its maxmemory"
+    if isinstance(error, NoPermissionError):
+        return f"the user may not do this; allow it the prefix and the commands of the documentation ({text})"
+    return text
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server has answered, and only said that it will not do this command."""
+    return isinstance(error, ResponseError)

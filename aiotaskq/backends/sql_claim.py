@@ -1,0 +1,159 @@
+"""What is ready: claiming it, counting it, and when to look next; plain functions over a SQLAlchemy connection.
+
+The one hot query of a queue. It reads what it hands out and little else, however many rows are finished, wait for
+tomorrow or are new: rows lie in claim order in ``ix_task_queue_ready``, and are read from its start, priority by
+priority.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    CompoundSelect,
+    Connection,
+    Select,
+    bindparam,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    union_all,
+    update,
+)
+from sqlalchemy.sql.elements import ColumnElement
+
+from aiotaskq.backends.base import QueueStats, stats_of
+from aiotaskq.backends.sql_rows import TASKS, to_task
+from aiotaskq.backends.sql_tasks import PAUSED, chunks
+from aiotaskq.task import SECOND, Status, Task, claim_order
+
+SPAN: Final = 64  # priorities looked at in one statement
+_BELOW_ALL: Final = -(2**63)
+
+c = TASKS.c
+# Written out: a value that is bound would not tell the planner that the index over pending rows has all that it needs.
+_IS_PENDING: ColumnElement[str] = literal_column("'pending'")
+
+
+def _open(queues: Sequence[str] | None) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [c.status == _IS_PENDING, c.queue.not_in(PAUSED)]
+    if queues is not None:
+        conditions.append(c.queue.in_(list(queues)))
+    return conditions
+
+
+def _alive(now: int) -> ColumnElement[bool]:
+    return or_(c.expires_at.is_(None), c.expires_at > now)
+
+
+def claim(
+    connection: Connection, owner: str, now: int, limit: int, queues: Sequence[str] | None, lease_until: int | None
+) -> list[Task]:
+    tasks: list[Task] = []
+    for head in _due_heads(connection, now):
+        # Not from the first entry of this priority, but from the first that is a row still: while a snapshot is held
+        # somewhere, a server keeps an entry of every task that was ever claimed, all of them before this one (F10).
+        onward = (c.run_at >= head.run_at, or_(c.run_at > head.run_at, c.seq >= head.seq))
+        level = c.priority.is_(None) if head.priority is None else c.priority == head.priority
+        query = select(TASKS).where(*_open(queues), level, *onward, c.run_at <= now, _alive(now))
+        # In the order of the index, or a server would lock every candidate before it sorts (F13).
+        query = query.order_by(c.run_at, c.seq, c.task_id).limit(limit - len(tasks))
+        tasks += [to_task(row) for row in connection.execute(query.with_for_update(skip_locked=True))]
+        if len(tasks) == limit:
+            break
+    lease = {
+        "status": str(Status.RUNNING),
+        "lease_owner": owner,
+        "lease_until": lease_until,
+        "started_at": now // SECOND,
+    }
+    for part in chunks([task.task_id for task in tasks]):
+        connection.execute(update(TASKS).where(c.task_id.in_(part)).values(fence=c.fence + 1, **lease))
+    claimed = [task.replace(**{**lease, "status": Status.RUNNING}, fence=task.fence + 1) for task in tasks]
+    return sorted(claimed, key=claim_order)
+
+
+class Head(NamedTuple):
+    """The pending row that comes first in its priority. None, which only others write, comes after all numbers."""
+
+    priority: int | None
+    run_at: int
+    seq: int
+
+
+def _due_heads(connection: Connection, now: int) -> Iterator[Head]:
+    """Yield a head for each priority that has something due, in order; whoever stops early saves the rest."""
+    without = None
+    for head in _heads(connection):
+        if head.priority is None:
+            without = head
+        elif head.run_at <= now:
+            yield head
+    if without is not None and without.run_at <= now:
+        yield without
+
+
+def _heads(connection: Connection) -> Iterator[Head]:
+    """Yield the head of each priority, without reading the rows between, as the 100,000 that wait for tomorrow."""
+    if connection.dialect.name == "mysql":
+        # It knows no way to the first row "above" what is not a constant; so a statement for each.
+        found = connection.execute(_FIRST).first()
+        while found is not None:
+            yield Head(*found)
+            last = _BELOW_ALL if found.priority is None else found.priority
+            found = connection.execute(_NEXT, {"last": last}).first()
+        return
+    last, steps = _BELOW_ALL, SPAN
+    while steps == SPAN:
+        heads = [Head(*row) for row in connection.execute(_SPAN, {"last": last})]
+        yield from heads
+        known = [head.priority for head in heads if head.priority is not None]
+        last, steps = max(known, default=last), len(known)
+
+
+def _first(rows: Any, *where: ColumnElement[bool]) -> Select[Any]:
+    query = select(rows.c.priority, rows.c.run_at, rows.c.seq).where(rows.c.status == _IS_PENDING, *where)
+    return query.order_by(rows.c.priority, rows.c.run_at, rows.c.seq, rows.c.task_id).limit(1)
+
+
+def _span() -> CompoundSelect[Any]:
+    """The heads of up to SPAN priorities above ``:last``, each found from the one before; and that without a priority."""
+    lowest, before, higher, head, bare = (TASKS.alias(name) for name in ("lowest", "before", "higher", "head", "bare"))
+    start = _first(lowest, lowest.c.priority > bindparam("last", type_=BigInteger)).with_only_columns(lowest.c.task_id)
+    steps: Any = select(start.scalar_subquery().label("task_id"), literal(1).label("step")).cte("steps", recursive=True)
+    above = _first(higher, higher.c.priority > before.c.priority).with_only_columns(higher.c.task_id)
+    onward = select(above.scalar_subquery(), steps.c.step + 1).where(steps.c.task_id == before.c.task_id)
+    steps = steps.union_all(onward.where(steps.c.step < SPAN))
+    heads = select(head.c.priority, head.c.run_at, head.c.seq).where(head.c.task_id == steps.c.task_id)
+    return union_all(heads, select(_first(bare, bare.c.priority.is_(None)).subquery("without")))
+
+
+_SPAN = _span()
+_FIRST = _first(TASKS)
+_NEXT = _first(TASKS, c.priority > bindparam("last", type_=BigInteger))
+
+
+def next_run_at(connection: Connection, now: int, queues: Sequence[str] | None) -> int | None:
+    query = select(c.run_at).where(*_open(queues), _alive(now)).order_by(c.run_at).limit(1)
+    earliest: int | None = connection.execute(query).scalar()
+    return earliest
+
+
+def _ready(connection: Connection, now: int, queues: Sequence[str] | None) -> tuple[int, int | None]:
+    query = select(func.count(), func.min(c.run_at)).select_from(TASKS)
+    count, oldest = connection.execute(query.where(*_open(queues), c.run_at <= now, _alive(now))).one()
+    return count, oldest
+
+
+def count_ready(connection: Connection, now: int, queues: Sequence[str] | None) -> int:
+    return _ready(connection, now, queues)[0]
+
+
+def stats(connection: Connection, now: int) -> QueueStats:
+    groups = connection.execute(select(c.status, c.queue, func.count()).group_by(c.status, c.queue))
+    rows = [(queue, status or str(Status.PENDING), count) for status, queue, count in groups]
+    return stats_of(rows, *_ready(connection, now, None))

@@ -1,0 +1,101 @@
+"""Runs a verb's body in the caller's own SQLAlchemy transaction: what it writes exists exactly when that commits."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection, event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
+
+from aiotaskq.errors import ValidationError
+
+T = TypeVar("T")
+Body = Callable[[Connection], T]
+
+
+async def run_in(session: Any, url: URL, body: Body[T], committed: Callable[[], None] | None = None) -> T:
+    """Run the body in the transaction of a session or connection, asynchronous or not, and leave the commit to it.
+
+    ``committed`` is called when a session has committed, and when a connection is about to. Raises ValidationError for
+    what is no such object, and for one of another database than ``url``.
+    """
+    if isinstance(session, async_scoped_session | scoped_session):
+        session = session()
+    if isinstance(session, AsyncSession):
+        return await session.run_sync(lambda inner: _in_session(inner, url, body, committed))
+    if isinstance(session, AsyncConnection):
+        return await session.run_sync(lambda inner: _in_connection(inner, url, body, committed))
+    # A synchronous one waits in a thread: its database may be locked by a transaction of ours, which needs the loop.
+    if isinstance(session, Session):
+        return await asyncio.to_thread(_in_session, session, url, body, committed)
+    if isinstance(session, Connection):
+        return await asyncio.to_thread(_in_connection, session, url, body, committed)
+    raise ValidationError(
+        "session: a SQLAlchemy AsyncSession, AsyncConnection, Session or Connection is needed "
+        f"(got {type(session).__name__})"
+    )
+
+
+def _in_session(session: Session, url: URL, body: Body[T], committed: Callable[[], None] | None) -> T:
+    connection = session.connection()
+    _check_same(connection, url)
+    answer = body(connection)
+    if committed is not None:
+        _after(session, "after_commit", "after_soft_rollback", committed)
+    return answer
+
+
+def _in_connection(connection: Connection, url: URL, body: Body[T], committed: Callable[[], None] | None) -> T:
+    _check_same(connection, url)
+    answer = body(connection)
+    if committed is not None:
+        _after(connection, "commit", "rollback", committed)
+    return answer
+
+
+_waiting: weakref.WeakKeyDictionary[Any, list[Callable[[], None]]] = weakref.WeakKeyDictionary()
+"""What is to be called when these sessions and connections commit. A listener cannot be removed while it runs."""
+
+
+def _after(target: Any, commit: str, rollback: str, committed: Callable[[], None]) -> None:
+    """Call back at the end of the transaction that goes well; after one that does not, nothing is left of it."""
+    if target not in _waiting:
+        _waiting[target] = []
+        event.listen(target, commit, lambda inner, *_: [callback() for callback in _taken(inner)])
+        # A savepoint rolled back is not the end, but counts as one: a hint too few is made up for by polling.
+        event.listen(target, rollback, lambda inner, *_: _taken(inner))
+    _waiting[target].append(committed)
+
+
+def _taken(target: Any) -> list[Callable[[], None]]:
+    callbacks = _waiting.get(target, [])
+    taken, callbacks[:] = list(callbacks), []
+    return taken
+
+
+def _check_same(connection: Connection, url: URL) -> None:
+    """Refuse another database, as far as the two URLs tell: a pooler may stand at another address."""
+    theirs, ours = connection.engine.url, url
+    same = theirs.get_backend_name().replace("mariadb", "mysql") == ours.get_backend_name()
+    if same and ours.get_backend_name() == "sqlite":
+        same = _file(theirs) == _file(ours)
+    elif same:
+        same = (theirs.database or ours.database) == ours.database
+    if not same:
+        raise ValidationError(
+            f"session: it is connected to {_shown(theirs)}, and the tasks are in {_shown(ours)}: one transaction "
+            "cannot span both; use a session of that database, or push after the commit"
+        )
+
+
+def _file(url: URL) -> Path:
+    return Path((url.database or "").removeprefix("file:").partition("?")[0]).resolve()
+
+
+def _shown(url: URL) -> str:
+    return url.set(query={}).render_as_string(hide_password=True)

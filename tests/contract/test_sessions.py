@@ -1,0 +1,249 @@
+"""Pushing and completing in the caller's own transaction: the task exists exactly when that transaction does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+import aiotaskq.sync
+from aiotaskq.context import current_task
+from aiotaskq.database import ASYNC_DRIVERS, parse_url, sync_engine
+from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.task import Status, Task
+from aiotaskq.taskq import TaskQ
+from tests.backends import Store
+
+KINDS = ["session", "connection"]
+
+
+@pytest.fixture
+async def engine(sql_store: Store) -> AsyncIterator[AsyncEngine]:
+    """The application's own engine on the same database, with a table of its own."""
+    engine = create_async_engine(parse_url(sql_store.url, ASYNC_DRIVERS))
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE orders (id INTEGER PRIMARY KEY)"))
+    yield engine
+    async with engine.begin() as connection:
+        await connection.execute(text("DROP TABLE orders"))
+    await engine.dispose()
+
+
+def opened(engine: AsyncEngine, kind: str) -> AsyncSession | AsyncConnection:
+    return AsyncSession(engine) if kind == "session" else AsyncConnection(engine)
+
+
+async def orders(engine: AsyncEngine) -> int:
+    async with engine.connect() as connection:
+        return (await connection.execute(text("SELECT count(*) FROM orders"))).scalar() or 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_push_exists_when_the_transaction_does(  # A11
+    sql_store: Store, engine: AsyncEngine, kind: str
+) -> None:
+    tq = TaskQ(sql_store.url)
+    told: list[str] = []
+    tq.on("pushed", lambda event: told.append(event.task.task_id))
+    async with tq:
+        async with opened(engine, kind) as transaction:
+            await transaction.execute(text("INSERT INTO orders VALUES (1)"))
+            handle = await tq.push("mail", {"order": 1}, session=transaction)
+            assert await tq.find() == [], "seen before the commit"
+            assert told == []
+            await transaction.commit()
+        assert await handle.status() is Status.PENDING
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert told == [handle.task_id]
+
+        async with opened(engine, kind) as transaction:
+            await transaction.execute(text("INSERT INTO orders VALUES (2)"))
+            await tq.push("mail", {"order": 2}, session=transaction)
+            await transaction.rollback()
+        assert [task.task_id for task in await tq.find()] == [handle.task_id]
+        assert await orders(engine) == 1
+        assert told == [handle.task_id]
+
+
+async def test_many_in_one_transaction_of_the_caller(sql_store: Store, engine: AsyncEngine) -> None:  # A11
+    async with TaskQ(sql_store.url) as tq, opened(engine, "session") as session:
+        calls = [{"type": "mail", "params": {"n": n}, "session": session} for n in range(3)]
+        handles = await tq.push_many(calls)
+        assert await tq.find() == []
+        await session.commit()
+        assert [(await handle.task()).params for handle in handles] == [{"n": 0}, {"n": 1}, {"n": 2}]
+        with pytest.raises(ValidationError, match="session: push_many writes in one transaction"):
+            await tq.push_many([calls[0], {"type": "mail"}])
+        assert len(await tq.find()) == 3
+
+
+async def test_keys_hold_in_the_transaction_of_the_caller(sql_store: Store, engine: AsyncEngine) -> None:
+    async with TaskQ(sql_store.url) as tq, opened(engine, "session") as session:
+        first = await tq.push("mail", {}, unique_key="k")
+        again = await tq.push("mail", {}, unique_key="k", session=session)
+        await session.commit()
+        assert (again.task_id, again.created) == (first.task_id, False)
+        assert len(await tq.find()) == 1
+
+
+async def test_a_waiting_worker_runs_it_after_the_commit(sql_store: Store, engine: AsyncEngine) -> None:  # A11
+    tq = TaskQ(sql_store.url, poll_interval=0.2)
+
+    @tq.task
+    async def double(n: int) -> int:
+        return 2 * n
+
+    async with tq.running(concurrency=2):
+        async with opened(engine, "session") as session:
+            handle = await double.options(session=session).push(n=21)
+            await session.commit()
+        assert await handle.result(10) == 42
+
+
+async def test_bad_input_leaves_the_transaction_as_it_was(sql_store: Store, engine: AsyncEngine) -> None:
+    async with TaskQ(sql_store.url) as tq, opened(engine, "session") as session:
+        await session.execute(text("INSERT INTO orders VALUES (1)"))
+        with pytest.raises(ValidationError, match="params"):
+            await tq.push("mail", {"bad": {1, 2}}, session=session)
+        await session.commit()
+        assert await orders(engine) == 1
+        assert await tq.find() == []
+
+
+async def test_what_is_no_session_of_this_database_is_refused(sql_store: Store, tmp_path: Any) -> None:
+    other = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/other.db")
+    async with TaskQ(sql_store.url) as tq, AsyncSession(other) as session:
+        with pytest.raises(ValidationError, match="session: it is connected to sqlite"):
+            await tq.push("mail", session=session)
+        with pytest.raises(ValidationError, match="session: a SQLAlchemy AsyncSession"):
+            await tq.push("mail", session=object())
+        assert await tq.find() == []
+    await other.dispose()
+
+
+async def test_a_store_that_is_not_sql_says_so(store: Store) -> None:
+    if store.is_sql:
+        pytest.skip(f"{store.name} is SQL")
+    async with TaskQ(store.url) as tq:
+        with pytest.raises(NotSupported, match="cannot join a transaction"):
+            await tq.push("mail", session=object())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocking_sessions_push_through_the_facade(kind: str, tmp_path: Any) -> None:  # A11
+    url = f"sqlite:///{tmp_path}/facade.db"
+    engine = sync_engine(url)
+    with aiotaskq.sync.TaskQ(url) as tq:
+        for commits in (True, False):
+            with Session(engine) if kind == "session" else engine.connect() as transaction:
+                handle = tq.push("mail", {"commits": commits}, session=transaction)
+                (transaction.commit if commits else transaction.rollback)()
+            assert [task.params["commits"] for task in tq.find()] == [True]
+        assert not handle.created or handle.task_id not in [task.task_id for task in tq.find()]
+    engine.dispose()
+
+
+# ---- completing ------------------------------------------------------------------------------------------------------
+
+
+class Ledger:
+    """A worker whose handler writes an order and completes in one transaction, in the way that a test asks for."""
+
+    def __init__(self, url: str, engine: AsyncEngine, way: str, kind: str = "session") -> None:
+        self.tq = TaskQ(url, poll_interval=0.05)
+        self.events: list[str] = []
+        for name in ("completed", "retried", "failed", "lost"):
+            self.tq.on(name, lambda event: self.events.append(event.name))
+        self.runs = 0
+
+        @self.tq.task(max_retries=1, backoff=0)
+        async def book() -> str:
+            self.runs += 1
+            async with opened(engine, kind) as transaction:
+                await transaction.execute(text("INSERT INTO orders VALUES (1)"))
+                if way == "taken over" and self.runs == 1:
+                    await self.take_over(current_task().task)
+                await current_task().complete(transaction, result="booked")
+                if way == "raises before" and self.runs == 1:
+                    raise RuntimeError("before the commit")
+                if way == "forgets" and self.runs == 1:
+                    return "not committed"
+                await transaction.commit()
+            if way == "raises after":
+                raise RuntimeError("after the commit")
+            return "ignored"
+
+        self.book = book
+
+    async def take_over(self, task: Task) -> None:
+        from aiotaskq.backends.base import Change
+
+        back = task.replace(status=Status.PENDING, lease_owner=None, lease_until=None)
+        other = self.tq._backend.another()
+        assert await other.update([Change(task, back)]) == [True]
+        await other.close()
+
+    async def run(self) -> Task:
+        async with self.tq.running(concurrency=1):
+            handle = await self.book.push()
+            return await self.tq.queue.wait_for_end(handle.task_id, 10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_complete_joins_the_callers_transaction(sql_store: Store, engine: AsyncEngine, kind: str) -> None:
+    ledger = Ledger(sql_store.url, engine, "commits", kind)
+    task = await ledger.run()
+    assert (task.status, task.result, ledger.runs) == (Status.COMPLETED, "booked", 1)
+    assert ledger.events == ["completed"]
+    assert await orders(engine) == 1
+
+
+async def test_what_was_rolled_back_is_run_again(sql_store: Store, engine: AsyncEngine) -> None:
+    ledger = Ledger(sql_store.url, engine, "raises before")
+    task = await ledger.run()
+    assert (task.status, ledger.runs, task.retry_count) == (Status.COMPLETED, 2, 1)
+    assert ledger.events == ["retried", "completed"]
+    assert await orders(engine) == 1
+
+
+async def test_a_commit_that_was_forgotten_is_a_failure(sql_store: Store, engine: AsyncEngine) -> None:
+    ledger = Ledger(sql_store.url, engine, "forgets")
+    task = await ledger.run()
+    assert (task.status, ledger.runs) == (Status.COMPLETED, 2)
+    assert ledger.events == ["retried", "completed"]
+    assert await orders(engine) == 1
+
+
+async def test_what_is_raised_after_the_commit_changes_nothing(sql_store: Store, engine: AsyncEngine) -> None:
+    ledger = Ledger(sql_store.url, engine, "raises after")
+    task = await ledger.run()
+    assert (task.status, task.result, ledger.runs) == (Status.COMPLETED, "booked", 1)
+    assert ledger.events == ["completed"]
+
+
+async def test_who_lost_the_task_cannot_complete_it(sql_store: Store, engine: AsyncEngine) -> None:  # B10
+    if sql_store.name == "sqlite":
+        pytest.skip("one writer at a time: nobody can take the task over within the transaction")
+    ledger = Ledger(sql_store.url, engine, "taken over")
+    task = await ledger.run()
+    assert (task.status, ledger.runs) == (Status.COMPLETED, 2)
+    assert await orders(engine) == 1  # the first one's was rolled back
+
+
+async def test_complete_raises_lease_lost(sql_store: Store, engine: AsyncEngine) -> None:  # B10
+    tq = TaskQ(sql_store.url)
+    async with tq, opened(engine, "session") as session:
+        await tq.push("mail")
+        now = tq._clock.now()
+        (task,) = await tq._backend.claim("w", now, 1, lease_until=now)
+        stale = task.replace(fence=task.fence - 1)
+        assert await tq.queue.complete_with(session, stale, None, then=lambda _task: ()) is None
+        assert await tq.queue.complete_with(session, task, None, then=lambda _task: ()) is not None
+        await session.commit()
+        assert (await tq.get(task.task_id)).status is Status.COMPLETED

@@ -1,0 +1,248 @@
+"""Whole workers on each store: what a task goes through while workers are blocked, cut off, taken over, far away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import aiotaskq.sync
+from aiotaskq.backends.base import Change
+from aiotaskq.context import current_task
+from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.outcome import Released, settle
+from aiotaskq.task import SECOND, Status
+from aiotaskq.taskq import TaskQ
+from tests.backends import Store
+
+QUICK: dict[str, Any] = {"lease": 0.6, "heartbeat": 0.1, "reap_interval": 0.1, "poll_interval": 0.05}
+
+
+async def eventually(condition: Callable[[], Any], seconds: float = 15.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not (await answer if asyncio.iscoroutine(answer := condition()) else answer):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_handler_that_blocks_the_loop_is_run_once(shared_store: Store) -> None:  # B3
+    tq = TaskQ(shared_store.url, **QUICK)
+    runs: list[int] = []
+
+    @tq.task
+    def never() -> None: ...
+
+    @tq.task
+    async def blocks() -> str:
+        runs.append(current_task().task.fence)
+        time.sleep(3 * QUICK["lease"])  # as code does that forgets whose loop it is on
+        return "done"
+
+    other = aiotaskq.sync.TaskQ(shared_store.url, **QUICK)  # on a loop of its own; its reaper would take what is lost
+
+    def watch() -> None:
+        with other.running(concurrency=1, queues=["elsewhere"]):
+            ended.wait(20)
+
+    import threading
+
+    ended = threading.Event()
+    watching = asyncio.get_running_loop().run_in_executor(None, watch)
+    async with tq.running(concurrency=2):
+        handle = await blocks.push()
+        assert await handle.result(15) == "done"
+        task = await handle.task()
+    ended.set()
+    await watching
+    await asyncio.to_thread(other.close)
+    assert (runs, task.crashes, task.fence) == ([1], 0, 1)
+
+
+async def test_a_worker_that_cannot_renew_stops_its_handlers_and_claims_nothing(shared_store: Store) -> None:  # B8
+    tq = TaskQ(shared_store.url, **QUICK)
+    cancelled: list[str] = []
+    runs: list[int] = []
+
+    @tq.task
+    async def long() -> None:
+        runs.append(1)
+        if len(runs) > 1:
+            return
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append("long")
+            raise
+
+    @tq.task
+    async def short() -> str:
+        return "short"
+
+    async with tq.running(concurrency=2):
+        worker = tq._worker
+        assert worker is not None
+        first = await long.push()
+        await eventually(lambda: runs)
+        keeper: Any = worker._keeper._backend
+        renew = keeper.heartbeat
+
+        async def refused(*_: Any) -> Any:
+            raise DatabaseUnavailable("cut off")
+
+        keeper.heartbeat = keeper.ping = refused
+        await eventually(lambda: cancelled)
+        assert not worker.healthy
+        second = await short.push()
+        assert await tq._backend.claim("nobody", tq._clock.now(), 0) == []
+        for _ in range(5):
+            await worker._fetch()
+        assert await second.status() is Status.PENDING, "claimed while its leases were not trusted"
+        keeper.heartbeat = renew
+        del keeper.ping
+        assert await second.result(15) == "short"
+        await first.result(15)
+        assert worker.healthy
+    assert cancelled == ["long"]
+
+
+async def test_two_runs_of_one_task_never_overlap_in_one_worker(shared_store: Store) -> None:  # B4
+    tq = TaskQ(shared_store.url, **{**QUICK, "lease": 30.0})
+    now_running, most, runs = [0], [0], [0]
+
+    @tq.task
+    async def deaf() -> int:
+        runs[0] += 1
+        now_running[0] += 1
+        most[0] = max(most[0], now_running[0])
+        try:
+            while runs[0] == 1 and not release.is_set():
+                try:
+                    await release.wait()
+                except asyncio.CancelledError:
+                    continue  # it does not hear that its lease is lost
+        finally:
+            now_running[0] -= 1
+        return runs[0]
+
+    release = asyncio.Event()
+    async with tq.running(concurrency=4):
+        handle = await deaf.push()
+        await eventually(lambda: runs[0])
+        task = await handle.task()
+        back = settle(task, Released("taken away by a test"), tq._clock.now())
+        assert await tq._backend.update([Change(task, back)]) == [True]
+        await eventually(lambda: _fence_of(tq, handle.task_id, 2))  # it was claimed again, by the only worker there is
+        assert runs == [1]
+        release.set()
+        assert await handle.result(15) == 2
+    assert most == [1]
+
+
+async def _fence_of(tq: TaskQ, task_id: str, at_least: int) -> bool:
+    return (await tq.get(task_id)).fence >= at_least
+
+
+async def test_a_cancel_from_afar_reaches_a_running_handler_without_a_hint(shared_store: Store) -> None:  # D9
+    tq = TaskQ(shared_store.url, lease=60, poll_interval=0.05)
+    started = asyncio.Event()
+
+    @tq.task
+    async def long() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    far = await shared_store.another()
+    async with tq.running(concurrency=1):
+        handle = await long.push()
+        await started.wait()
+        far.hints.forward = lambda _kind, _names: None
+        assert await far.request_cancel([handle.task_id]) == [True]
+        task = await tq.queue.wait_for_end(handle.task_id, 10)
+    assert task.status is Status.CANCELLED
+
+
+async def test_results_and_progress_reach_another_process(shared_store: Store) -> None:
+    tq, far = TaskQ(shared_store.url, poll_interval=0.05), TaskQ(shared_store.url, poll_interval=0.05)
+    reported, go_on = asyncio.Event(), asyncio.Event()
+
+    @tq.task
+    async def work(n: int) -> list[int]:
+        await current_task().progress(1, 2, "half")
+        reported.set()
+        await go_on.wait()
+        return [n]
+
+    async with far, tq.running(concurrency=1):
+        handle = await far.push("work", {"n": 5})
+        await reported.wait()
+        assert await handle.progress() == {"done": 1, "total": 2, "message": "half"}
+        go_on.set()
+        assert await handle.result(10) == [5]
+
+
+async def test_pausing_a_queue_holds_in_every_process(shared_store: Store) -> None:
+    tq, far = TaskQ(shared_store.url, poll_interval=0.05), TaskQ(shared_store.url)
+
+    @tq.task
+    async def work() -> str:
+        return "ran"
+
+    async with far, tq.running(concurrency=1):
+        await far.pause("default")
+        paused = await work.push()
+        other = await work.options(queue="other").push()
+        assert await other.result(10) == "ran"
+        assert await paused.status() is Status.PENDING
+        await far.resume("default")
+        assert await paused.result(10) == "ran"
+
+
+async def test_a_claim_whose_answer_was_lost_is_no_crash(shared_store: Store) -> None:  # A9
+    tq = TaskQ(shared_store.url, **QUICK)
+
+    @tq.task(max_retries=0)
+    async def work() -> str:
+        return "ran"
+
+    async with tq.running(concurrency=1):
+        worker = tq._worker
+        assert worker is not None
+        claim, lost = tq._backend.claim, []
+
+        async def cut_off(*args: Any, **kwargs: Any) -> Any:
+            tasks = await claim(*args, **kwargs)
+            if tasks and len(lost) < 4:
+                lost.extend(tasks)
+                raise DatabaseUnavailable("the answer was lost on its way")
+            return tasks
+
+        tq._backend.claim = cut_off  # type: ignore[method-assign]
+        handle = await work.push()
+        assert await handle.result(30) == "ran"
+        task = await handle.task()
+    assert len(lost) == 4  # more often than a task may crash
+    assert (task.crashes, task.retry_count) == (0, 0)
+
+
+async def test_dead_letters_come_back_by_filter(durable_store: Store) -> None:
+    tq = TaskQ(durable_store.url)
+    async with tq:
+        now = tq._clock.now()
+        for kind, status in (
+            ("a", Status.FAILED),
+            ("a", Status.CANCELLED),
+            ("b", Status.FAILED),
+            ("a", Status.COMPLETED),
+        ):
+            await tq.push(kind)
+            (task,) = await tq._backend.claim("w", tq._clock.now(), 1, lease_until=now + SECOND)
+            after = task.replace(status=status, completed_at=now // SECOND, retry_count=3, crashes=3)
+            assert await tq._backend.update([Change(task, after)]) == [True]
+        assert await tq.retry_many(type="a") == 1
+        assert await tq.retry_many(type="a") == 0
+        (back,) = await tq.find(status="pending")
+        assert (back.type, back.retry_count, back.crashes) == ("a", 0, 0)
+        assert await tq.retry_many(status=["failed", "cancelled"], limit=1) == 1
+        assert await tq.retry_many(status=["failed", "cancelled"]) == 1
+        assert (await tq.stats()).counts["pending"] == 3
+        assert await tq.purge(status="completed") == 1

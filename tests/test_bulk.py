@@ -1,0 +1,121 @@
+"""Retention: what ended long ago goes, in small batches; dead letters and everything that has not ended stay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aiotaskq.backends.base import Backend, Change
+from aiotaskq.bulk import BREATH, PURGE_CHUNK, Retention
+from aiotaskq.clock import VirtualClock
+from aiotaskq.errors import ValidationError
+from aiotaskq.task import FINAL, SECOND, Status, TaskFilter, new_task
+from aiotaskq.taskq import TaskQ
+
+DAY = 86_400
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def tq(request: pytest.FixtureRequest, tmp_path: Path) -> TaskQ:
+    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/r.db"
+    return TaskQ(url, clock=VirtualClock(), retention=7 * DAY, retention_failed=30 * DAY)
+
+
+async def end(backend: Backend, clock: VirtualClock, status: Status, count: int = 1) -> None:
+    """Let ``count`` tasks end now."""
+    await backend.push([new_task(str(status), {}, now=clock.now()) for _ in range(count)])
+    tasks = await backend.claim("w", clock.now(), count)
+    assert len(tasks) == count
+    second = clock.now() // SECOND
+    await backend.update([Change(task, task.replace(status=status, completed_at=second)) for task in tasks])
+
+
+def virtual(tq: TaskQ) -> VirtualClock:
+    assert isinstance(tq._clock, VirtualClock)
+    return tq._clock
+
+
+async def left(tq: TaskQ) -> set[str]:
+    return {task.type for task in await tq.find(limit=1000)}
+
+
+async def test_each_status_goes_at_its_age(tq: TaskQ) -> None:  # F23
+    clock, backend = virtual(tq), tq._backend
+    async with tq:
+        for status in FINAL:
+            await end(backend, clock, status)
+        await tq.push("waiting")
+        clock._now += 7 * DAY * SECOND
+        await tq._retention._sweep()
+        assert await left(tq) == {*map(str, FINAL), "waiting"}, "exactly a week is not older than a week"
+        clock._now += SECOND
+        await tq._retention._sweep()
+        assert await left(tq) == {"failed", "waiting"}
+        clock._now += 23 * DAY * SECOND
+        await tq._retention._sweep()
+        assert await left(tq) == {"waiting"}
+
+
+async def test_many_go_in_chunks_with_a_breath_between(tmp_path: Path) -> None:  # F23, D16
+    clock = VirtualClock()
+    tq = TaskQ(f"sqlite:///{tmp_path}/many.db", clock=clock, retention=1)
+    async with tq:
+        await end(tq._backend, clock, Status.COMPLETED, PURGE_CHUNK + 5)
+        clock._now += 10 * SECOND
+        assert await tq._retention._sweep() == BREATH
+        assert len(await tq.find(limit=1000)) == 5
+        assert await tq._retention._sweep() > BREATH
+        assert await tq.find() == []
+
+
+async def test_running_workers_delete_in_the_background(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    tq = TaskQ(f"sqlite:///{tmp_path}/workers.db", clock=clock, retention=60)
+    async with tq:
+        await end(tq._backend, clock, Status.COMPLETED)
+        clock._now += 61 * SECOND
+        async with tq.running(concurrency=1):
+            for _ in range(1000):
+                if not await tq._backend.find(TaskFilter(), 1):
+                    break
+                await clock.settle()
+        assert await tq.find() == []
+        assert not tq._retention._service.running
+
+
+async def test_by_default_everything_is_kept(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    tq = TaskQ(f"sqlite:///{tmp_path}/kept.db", clock=clock)
+    async with tq:
+        await end(tq._backend, clock, Status.COMPLETED)
+        clock._now += 3650 * DAY * SECOND
+        async with tq.running(concurrency=1):
+            assert not tq._retention._service.running
+            await tq._retention._sweep()
+        assert await left(tq) == {"completed"}
+
+
+@pytest.mark.parametrize("name", ["retention", "retention_failed"])
+@pytest.mark.parametrize("age", [0, -1, "1d", True, float("nan")])
+def test_nonsense_is_refused(name: str, age: object) -> None:  # I9
+    with pytest.raises(ValidationError, match=name):
+        TaskQ("memory://", **{name: age})  # type: ignore[arg-type]
+
+
+def test_retention_needs_no_both() -> None:
+    clock = VirtualClock()
+    backend = TaskQ("memory://")._backend
+    assert list(Retention(backend, clock, ended=None, failed=5)._ages) == [Status.FAILED]
+
+
+async def test_only_ended_tasks_are_retried_or_purged(tq: TaskQ) -> None:
+    async with tq:
+        for status in ("pending", "running", "completed"):
+            with pytest.raises(ValidationError, match=f"status: {status} tasks are not retried"):
+                await tq.retry_many(status=status)
+        for status in ("pending", "running"):
+            with pytest.raises(ValidationError, match="only ended tasks are purged"):
+                await tq.purge(status=status)
+        with pytest.raises(ValidationError, match="limit"):
+            await tq.retry_many(limit=0)

@@ -1,0 +1,213 @@
+"""The lease keeper and the store's clock, by themselves: what they trust, whom they tell, when they stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from aiotaskq.backends.memory import MemoryBackend
+from aiotaskq.clock import StoreClock, VirtualClock
+from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.leases import DEAD_AFTER, LeaseKeeper
+from aiotaskq.task import SECOND
+
+LEASE = 2.0
+KEY = ("task", 1)
+
+
+class Remote(MemoryBackend):
+    """A shared store that answers as a test says, and takes as long."""
+
+    shared = True
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.away = False
+        self.slow = 0.0
+        self.asked: list[tuple[list[tuple[str, int]], int]] = []
+        self.pings = 0
+
+    async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
+        self.clock._now += int(self.slow * SECOND)
+        if self.away:
+            raise DatabaseUnavailable("away")
+        self.asked.append((list(held), lease_until))
+        return [False] * len(held)
+
+    async def ping(self) -> int | None:
+        self.pings += 1
+        if self.away:
+            raise DatabaseUnavailable("away")
+        return None
+
+
+class Kept:
+    """A keeper on virtual time whose rounds a test does by hand."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        self.store = Remote(self.clock)
+        self.answers: list[Any] = []
+        self.fenced = 0
+        self.keeper = LeaseKeeper(
+            self.store,
+            self.clock,
+            lease=LEASE,
+            heartbeat=0.5,
+            answered=lambda held, answers: self.answers.extend(zip(held, answers, strict=True)),
+            fenced=self._fence,
+        )
+
+    def _fence(self) -> None:
+        self.fenced += 1
+
+    async def round(self) -> None:
+        try:
+            await self.keeper._renew()
+        except DatabaseUnavailable:
+            assert self.store.away
+        await asyncio.sleep(0)  # what was posted to the worker's loop
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock._now += int(seconds * SECOND)
+
+
+@pytest.fixture
+async def kept() -> Kept:
+    kept = Kept()
+    kept.keeper._loop = asyncio.get_running_loop()
+    kept.keeper._trusted = kept.keeper._alive = kept.clock.ticks()
+    return kept
+
+
+async def test_renews_what_is_held_and_nothing_else(kept: Kept) -> None:  # B2
+    await kept.round()
+    assert kept.store.asked == []
+    kept.keeper.hold(KEY)
+    await kept.round()
+    assert kept.store.asked == [([KEY], kept.clock.now() + 2 * SECOND)]
+    assert kept.answers == [(KEY, False)]
+    kept.keeper.drop(KEY)
+    await kept.round()
+    assert len(kept.store.asked) == 1
+
+
+async def test_trust_counts_from_the_sending(kept: Kept) -> None:  # B14
+    kept.keeper.hold(KEY)
+    kept.store.slow = 0.9 * LEASE
+    await kept.round()
+    assert kept.keeper.trusted
+    kept.pass_time(0.2 * LEASE)
+    assert not kept.keeper.trusted
+
+
+async def test_without_an_answer_for_a_lease_it_fences_and_recovers_alone(kept: Kept) -> None:  # B8
+    kept.keeper.hold(KEY)
+    kept.store.away = True
+    for _ in range(4):
+        await kept.round()
+        kept.pass_time(LEASE / 4)
+    assert (kept.fenced, kept.keeper.trusted) == (0, True)
+    kept.pass_time(0.1)
+    assert not kept.keeper.trusted
+    await kept.round()
+    assert kept.fenced == 1
+    # The worker has let go of everything; only a round trip tells that the store is back.
+    kept.keeper.drop(KEY)
+    await kept.round()
+    assert (kept.fenced, kept.keeper.trusted, kept.store.pings) == (2, False, 1)
+    kept.store.away = False
+    await kept.round()
+    assert kept.keeper.trusted
+    await kept.round()
+    assert kept.store.pings == 2, "an idle worker asks nothing while all is well"
+
+
+async def test_a_loop_that_stands_still_for_five_leases_is_given_up(kept: Kept) -> None:  # B3
+    kept.keeper.hold(KEY)
+    for _ in range(DEAD_AFTER):  # `_renew` by hand, without letting the loop do anything
+        await kept.keeper._renew()
+        kept.pass_time(LEASE)
+    assert len(kept.store.asked) == DEAD_AFTER
+    kept.pass_time(0.1)
+    await kept.keeper._renew()
+    assert len(kept.store.asked) == DEAD_AFTER
+    await asyncio.sleep(0)  # it moves again
+    await kept.round()
+    assert len(kept.store.asked) == DEAD_AFTER + 1
+
+
+# ---- the store's clock -----------------------------------------------------------------------------------------------
+
+
+class Host(StoreClock):
+    """A host whose clocks a test sets."""
+
+    wall = 1_000 * SECOND
+    steady = 5 * SECOND
+
+    def ticks(self) -> int:
+        return self.steady
+
+
+async def test_the_stores_clock_is_taken_from_the_middle_of_the_round_trip() -> None:
+    clock = Host()
+    assert not clock.is_set and not clock.foreign
+
+    async def ask() -> int:
+        clock.steady += 40_000  # there
+        said = 777 * SECOND
+        clock.steady += 40_000  # and back
+        return said
+
+    await clock.look(ask)
+    assert clock.is_set and clock.foreign
+    assert clock.now() == 777 * SECOND + 40_000
+    clock.steady += 3 * SECOND
+    assert clock.now() == 780 * SECOND + 40_000
+
+
+async def test_a_slow_answer_does_not_replace_a_good_one_until_that_has_aged() -> None:
+    clock = Host()
+
+    def ask(says: int, takes: int) -> Any:
+        async def answer() -> int:
+            clock.steady += takes
+            return says
+
+        return answer
+
+    await clock.look(ask(100 * SECOND, 1_000))
+    good = clock.now()
+    await clock.look(ask(200 * SECOND, 4 * SECOND))  # two seconds of doubt
+    assert clock.now() == good + 4 * SECOND
+    clock.steady += 20_000 * SECOND  # drift has made the good one worse than that
+    await clock.look(ask(300 * SECOND, 4 * SECOND))
+    assert clock.now() == 302 * SECOND
+
+
+async def test_a_store_without_a_clock_goes_by_the_hosts() -> None:
+    clock = StoreClock()
+
+    async def none() -> None:
+        return None
+
+    before = clock.now()
+    await clock.look(none)
+    assert clock.is_set and not clock.foreign
+    assert 0 <= clock.now() - before < 3600 * SECOND
+
+
+async def test_an_error_of_the_store_is_told_and_the_old_answer_kept() -> None:
+    clock = Host()
+
+    async def away() -> int:
+        raise DatabaseUnavailable("away")
+
+    with pytest.raises(DatabaseUnavailable):
+        await clock.look(away)
+    assert not clock.is_set
