@@ -90,23 +90,26 @@ def types(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure; arguments go to ``python -m benchmarks``. On request only."""
-    _on_request(session, "benchmarks/__main__.py", "bench", "python", "-m", "benchmarks")
+    _on_request(session, "benchmarks/__main__.py", "bench", "python", "-m", "benchmarks", *session.posargs)
 
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """Kill processes, cut connections, move clocks; arguments go to pytest. On request only."""
-    _on_request(session, "tests/chaos", "test", "pytest", "-m", "chaos", "--timeout=600", "tests/chaos")
+    """Kill processes, cut connections, move clocks; arguments go to pytest. ``-- --quick`` is CI's, in two minutes."""
+    quick = "--quick" in session.posargs
+    marked = "chaos_quick" if quick else "chaos and not chaos_quick"
+    arguments = [each for each in session.posargs if each != "--quick"]
+    _on_request(session, "tests/chaos", "test", "pytest", "-m", marked, "tests/chaos", *arguments)
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
     """Run for long and watch memory and lateness; arguments go to pytest. On request only."""
-    _on_request(session, "tests/soak", "test", "pytest", "-m", "soak", "--timeout=0", "tests/soak")
+    _on_request(session, "tests/soak", "test", "pytest", "-m", "soak", "--timeout=0", "tests/soak", *session.posargs)
 
 
 def _on_request(session: nox.Session, needs: str, requirements: str, *command: str) -> None:
     if not Path(needs).exists():
         session.skip(f"{needs.replace('/', os.sep)} does not exist yet: nothing was run")
     install(session, *group(requirements))
-    session.run(*command, *session.posargs)
+    session.run(*command)

@@ -1,103 +1,70 @@
-"""From a database URL to engines, and the transactions that run on them.
+"""The transactions on one database, and the documented ``engine``, ``SessionLocal``, ``get_db`` and ``Base``, awaited.
 
-``engine``, ``SessionLocal``, ``get_db`` and ``Base`` are the documented names, awaited; they open the database that
-``AIOTASKQ_DATABASE_URL`` names. Their blocking twins are in ``aiotaskq.sync``.
+The documented names open the database that ``AIOTASKQ_DATABASE_URL`` names; their blocking twins are in
+``aiotaskq.sync``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
+import itertools
 import os
+import random
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy import Connection, event, exc
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from aiotaskq.backends import mask, scheme_of
-from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, MissingExtra, ValidationError, WrongLoop
+from aiotaskq.backends import mask
+from aiotaskq.engines import (
+    ASYNC_DRIVERS,
+    BUSY_TIMEOUT,
+    CONNECT_TIMEOUT,
+    SYNC_DRIVERS,
+    async_engine,
+    lenient_text,
+    on_sqlite_connect,
+    parse_url,
+    sync_engine,
+    sync_session_factory,
+)
+from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, WrongLoop
 from aiotaskq.models import Base
+from aiotaskq.watch import (
+    STATEMENT_TIMEOUT,
+    Watch,
+    connected,
+    cut_all,
+    gave_way,
+    hint,
+    is_about_a_value,
+    is_lost,
+    watch_over,
+)
 
-__all__ = ["Base", "Database", "SessionLocal", "engine", "get_db", "sync_engine", "sync_session_factory"]
+__all__ = [
+    "ASYNC_DRIVERS",
+    "SYNC_DRIVERS",
+    "Base",
+    "Database",
+    "SessionLocal",
+    "engine",
+    "get_db",
+    "parse_url",
+    "sync_engine",
+    "sync_session_factory",
+]
 
 T = TypeVar("T")
 
-ASYNC_DRIVERS = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "mysql": "asyncmy"}
-SYNC_DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg", "mysql": "pymysql"}
-EXTRAS = {"asyncmy": "mysql", "pymysql": "mysql", "psycopg": "postgres"}
-BUSY_TIMEOUT = 30.0  # seconds that SQLite waits for another process's transaction
+TRIES = 10  # of a transaction that the server gives up in favour of another
 
-
-def parse_url(url: str, drivers: dict[str, str]) -> URL:
-    """Return the URL with the driver of ours for its database, whatever driver it names; raises ValidationError."""
-    scheme = scheme_of(url)
-    try:
-        parsed = make_url(url)
-    except (exc.ArgumentError, ValueError):
-        raise ValidationError(f"url: cannot be parsed (got {mask(url)})") from None
-    database = {"postgres": "postgresql", "mariadb": "mysql"}.get(scheme, scheme)
-    if database not in drivers:
-        raise ValidationError(f"url: {scheme} is no SQL database; use sqlite:///, postgresql:// or mysql://")
-    place = parsed.database or ":memory:"
-    if database == "sqlite" and (place.endswith(":memory:") or parsed.query.get("mode") == "memory"):
-        raise ValidationError("url: an in-memory SQLite database is lost with its connection; use memory:// or a file")
-    return parsed.set(drivername=f"{database}+{drivers[database]}")
-
-
-def _prepare_sqlite(url: URL) -> None:
-    """Make the file readable by its owner only, before SQLite would make it with the process's umask."""
-    path = str(url.database)
-    if path.startswith("file:"):
-        return
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except FileExistsError:
-        pass  # and not opened: closing it would drop the locks that this process has on it (POSIX), and SQLite's trust
-    except OSError as error:
-        raise DatabaseUnavailable(
-            f"cannot open sqlite:///{path}: {error.strerror}; check the folder and its rights"
-        ) from None
-
-
-def _on_sqlite_connect(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000)}")
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.close()
-
-
-# One text that is not UTF-8, written by somebody else, must not make whole pages of rows unreadable.
-_lenient_text = functools.partial(str, encoding="utf-8", errors="backslashreplace")
 # Engines of a parent process: SQLite forbids a forked child even to close its parent's connections.
 _inherited: list[object] = []
-
-
-def sync_engine(url: str, **options: Any) -> Engine:
-    """Return a plain synchronous engine on the database, for code that is not asynchronous."""
-    parsed = parse_url(url, SYNC_DRIVERS)
-    if parsed.get_backend_name() == "sqlite":
-        _prepare_sqlite(parsed)
-    made: Engine = _create(create_engine, parsed, **options)
-    if made.dialect.name == "sqlite":
-        event.listen(made, "connect", _on_sqlite_connect)
-    return made
-
-
-def sync_session_factory(engine: Engine) -> sessionmaker[Session]:
-    """Return the documented ``SessionLocal`` for an engine."""
-    return sessionmaker(bind=engine, autoflush=False)
-
-
-def _create(factory: Callable[..., T], url: URL, **options: Any) -> T:
-    try:
-        return factory(url, **{"hide_parameters": True, **options})  # errors are logged, params never
-    except ModuleNotFoundError as error:
-        extra = EXTRAS.get(str(error.name), "all")
-        raise MissingExtra(f"{error.name} is not installed; install the extra: pip install -e '.[{extra}]'") from None
 
 
 class Database:
@@ -116,7 +83,8 @@ class Database:
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
-        self._turn = asyncio.Lock()
+        self._turn = asyncio.Lock()  # SQLite has one writer: to wait for it here is fair, and costs no connection
+        self._idle: weakref.WeakSet[Any] = weakref.WeakSet()
         self._opening = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -147,6 +115,7 @@ class Database:
                 _inherited.append(self._engine)
             self._engine, self._loop, self._pid = None, here, os.getpid()
             self._turn, self._opening, self._running = asyncio.Lock(), asyncio.Lock(), set()
+            self._idle = weakref.WeakSet()
         return await self._to_its_end(self._open_once())
 
     async def _open_once(self) -> AsyncEngine:
@@ -156,20 +125,21 @@ class Database:
             return self._engine
 
     async def _open_engine(self) -> AsyncEngine:
-        if self.sqlite:
-            _prepare_sqlite(self.url)
-        engine = _create(create_async_engine, self.url, pool_size=5, max_overflow=5)
+        wait = BUSY_TIMEOUT if self.sqlite else STATEMENT_TIMEOUT
+        engine = async_engine(self.url, connected, pool_size=5, max_overflow=5, pool_timeout=wait)
         if self.sqlite:
             event.listen(engine.sync_engine, "connect", self._on_connect)
             event.listen(engine.sync_engine, "begin", self._on_begin)
             event.listen(engine.sync_engine, "invalidate", self._on_invalidate)
+        else:
+            watch_over(engine.sync_engine, self._idle)
         try:
             if self.sqlite:
                 await self._enable_wal(engine)
             if self._prepare is not None:
                 await self._write(engine, self._prepare)
         except BaseException:
-            await engine.dispose()
+            await self._dispose(engine)
             raise
         return engine
 
@@ -177,8 +147,8 @@ class Database:
     def _on_connect(connection: Any, record: object) -> None:
         # The driver's own idea of when a transaction begins would make it deferred; ours begin in `_on_begin`.
         connection.isolation_level = None
-        connection.driver_connection.text_factory = _lenient_text
-        _on_sqlite_connect(connection, record)
+        connection.driver_connection.text_factory = lenient_text
+        on_sqlite_connect(connection, record)
 
     @staticmethod
     def _on_begin(connection: Connection) -> None:
@@ -219,7 +189,7 @@ class Database:
             await asyncio.wait(self._running)
         engine, self._engine = self._engine, None
         if engine is not None:
-            await self._to_its_end(engine.dispose())
+            await self._to_its_end(self._dispose(engine))
         if self._closed:  # only now: until then a second close waits for this one
             self._loop = None
 
@@ -232,12 +202,56 @@ class Database:
         return await self._to_its_end(self._read(await self._ready(), body))
 
     async def _write(self, engine: AsyncEngine, body: Callable[[Connection], T]) -> T:
+        if not self.sqlite:
+            return await self._on_server(engine, body, commit=True)
         async with self._turn, engine.execution_options(aiotaskq_begin=True).begin() as connection:
             return await connection.run_sync(body)
 
     async def _read(self, engine: AsyncEngine, body: Callable[[Connection], T]) -> T:
+        if not self.sqlite:
+            return await self._on_server(engine, body, commit=False)
         async with engine.connect() as connection:
             return await connection.run_sync(body)
+
+    async def _on_server(self, engine: AsyncEngine, body: Callable[[Connection], T], commit: bool) -> T:
+        lost = 0
+        for attempt in itertools.count(1):
+            watch = Watch(self._idle)
+            try:
+                return await self._once(engine, body, commit, watch)
+            except (exc.DBAPIError, OSError) as error:
+                if watch.silent is not None:
+                    late = f"{self.shown}: no answer within {watch.silent:g} s, so the connection was cut"
+                    raise DatabaseUnavailable(late) from error
+                again = gave_way(error) and attempt < TRIES
+                # What was not committed was not done: another connection may do it all, once. After the COMMIT was
+                # sent nobody knows, and only the caller can tell whether to repeat it.
+                if is_lost(error, watch) and not watch.committing:
+                    lost += 1
+                    again = again or lost == 1
+                if not again:
+                    raise
+            finally:
+                watch.rest()
+            await asyncio.sleep(random.uniform(0, min(0.01 * 2**attempt, 1)))
+        raise AssertionError("unreachable")
+
+    async def _once(self, engine: AsyncEngine, body: Callable[[Connection], T], commit: bool, watch: Watch) -> T:
+        watch.begin(CONNECT_TIMEOUT + STATEMENT_TIMEOUT)
+        async with engine.connect() as connection:
+            answer = await connection.run_sync(body)
+            if commit:
+                watch.committing = True
+                await connection.commit()
+            return answer
+
+    async def _dispose(self, engine: AsyncEngine) -> None:
+        """Close every connection, politely if their peer plays along."""
+        timer = asyncio.get_running_loop().call_later(CONNECT_TIMEOUT, cut_all, self._idle)
+        try:
+            await engine.dispose()
+        finally:
+            timer.cancel()
 
     async def _to_its_end(self, transaction: Coroutine[Any, Any, T]) -> T:
         task = asyncio.ensure_future(transaction)
@@ -245,10 +259,12 @@ class Database:
         task.add_done_callback(self._running.discard)
         try:
             return await asyncio.shield(task)
-        except (AiotaskqError, exc.IntegrityError, exc.DataError):
-            raise  # said already, or about a value, not about the database
+        except AiotaskqError:
+            raise
         except (exc.DBAPIError, exc.TimeoutError, OSError) as error:
-            raise DatabaseUnavailable(f"{self.shown}: {getattr(error, 'orig', error)}") from error
+            if is_about_a_value(error):
+                raise
+            raise DatabaseUnavailable(f"{self.shown}: {getattr(error, 'orig', error)}{hint(error)}") from error
 
 
 # ---- the documented names ------------------------------------------------------------------------------------------
@@ -263,9 +279,9 @@ def _make_default(name: str) -> Any:
             from aiotaskq.settings import Settings
 
             url = parse_url(Settings().database_url, ASYNC_DRIVERS)
-            made = _create(create_async_engine, url)
+            made = async_engine(url, pool_pre_ping=True)
             if made.dialect.name == "sqlite":
-                event.listen(made.sync_engine, "connect", _on_sqlite_connect)
+                event.listen(made.sync_engine, "connect", on_sqlite_connect)
             _default["engine"] = made
             _default["SessionLocal"] = async_sessionmaker(made, expire_on_commit=False, autoflush=False)
         return _default[name]

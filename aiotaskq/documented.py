@@ -78,12 +78,33 @@ class DatabaseQueue(_StoredQueue):
 
 
 class RedisQueue(_StoredQueue):
-    """The same in Redis."""
+    """The same in Redis or Valkey: several processes share it, and a pop is a lease."""
 
-    def __init__(self, url: str = "redis://localhost:6379/0", cleanup_interval: float = 60) -> None:
-        """Raises NotSupported: this store does not exist yet."""
-        connect(url)
-        raise NotSupported("RedisQueue is not on this version yet; use MemoryQueue or DatabaseQueue")
+    def __init__(
+        self,
+        url: str = "redis://localhost:6379/0",
+        cleanup_interval: float = 60,
+        *,
+        visibility: float | None = None,
+        maxsize: int = 0,
+        when_full: str = "wait",
+    ) -> None:
+        """Make a queue on a server's URL; ``visibility`` is the seconds that a pop may take.
+
+        Raises MissingExtra when the extra ``redis`` is not installed.
+        """
+        from aiotaskq.settings import Settings
+
+        if scheme_of(url) not in ("redis", "rediss", "valkey"):
+            raise ValidationError(f"url: a Redis server is needed, as in redis://host:6379/0 (got {scheme_of(url)}://)")
+        super().__init__(
+            connect(url),
+            SystemClock(),
+            cleanup_interval,
+            visibility=Settings().visibility_timeout if visibility is None else visibility,
+            maxsize=maxsize,
+            when_full=when_full,
+        )
 
 
 class Scheduler(aiotaskq.scheduler.Scheduler):

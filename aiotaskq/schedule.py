@@ -92,6 +92,8 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None = None
     declared: bool = False
     """Made by a decorator in the code, not by a call."""
+    outbox: tuple[Task, ...] = ()
+    """Fired, and not yet handed to a queue that lives in another store; the rules here leave it alone."""
     version: int = 0
     """Counted up by the store with every write; the rules here leave it alone."""
 

@@ -19,6 +19,7 @@ from aiotaskq.service import Service
 from aiotaskq.task import SECOND, Task, check_seconds, new_id
 
 LIMIT = 1_000  # schedules fired in one transaction
+RECOVERY = 10  # seconds after which whoever fired a task and has not delivered it is taken for dead
 MAX_REFUSALS = 3  # a schedule that cannot be fired this often in a row is disabled, or it would be looked at for ever
 
 
@@ -36,6 +37,8 @@ class Scheduler:
         self._check_interval = check_seconds("check_interval", check_interval, zero=False)
         self._service = Service("scheduler", self._look, clock)
         self._refusals: dict[str, int] = {}
+        self._apart = queue_backend.shared and queue_backend.schedules is not schedules
+        self._next_recovery = 0  # ticks
 
     async def start(self) -> None:
         """Start looking in the running loop; does nothing if it runs."""
@@ -174,8 +177,12 @@ class Scheduler:
 
     async def _look(self) -> float:
         now = self._clock.now()
+        await self._recover(now)
         due = await self._schedules.due(now, LIMIT)
         if due:
+            if self._apart:
+                # While the queue is away nothing is fired: the misfire policy decides what is made up for.
+                await self._queue_backend.ping()
             await self._fire(due, now)
         if len(due) == LIMIT:
             return 0.0
@@ -200,8 +207,7 @@ class Scheduler:
                 self._tell(schedule, firing, now)
 
     async def _write(self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]) -> list[bool]:
-        """Advance schedules and push their tasks: in one transaction, or where that cannot be, in the safe order."""
-        tasks = [task for _, _, fired in changes for task in fired]
+        """Advance schedules and push their tasks: in one transaction, or where that cannot be, by way of an outbox."""
         if not changes:
             return []
         if self._queue_backend.schedules is self._schedules:
@@ -210,19 +216,48 @@ class Scheduler:
                 for task in fired if ok else ():
                     self._queue.events.emit("pushed", self._clock.now(), task)
             return held
-        if self._queue_backend.shared and tasks:
-            # Pushed first: after a crash the same ids are pushed again, and are the same tasks.
-            await self._queue.add(tasks)
+        if self._queue_backend.shared:
+            return await self._write_apart(changes)
         held = await self._schedules.change([ScheduleChange(before, after) for before, after, _ in changes])
-        if not self._queue_backend.shared:
-            # A queue of this process alone: only who won the swap may push, or every process would.
-            won = [task for (_, _, fired), ok in zip(changes, held, strict=True) if ok for task in fired]
-            if won:
-                # Due is what this clock says; that queue has a steady one, which may be behind it.
-                now = self._queue._clock.now()
-                won = [task.replace(run_at=min(task.run_at, now)) for task in won]
-                await self._queue.add(won)
+        # A queue of this process alone, which its tasks do not outlive.
+        won = [task for (_, _, fired), ok in zip(changes, held, strict=True) if ok for task in fired]
+        if won:
+            # Due is what this clock says; that queue has a steady one, which may be behind it.
+            now = self._queue._clock.now()
+            await self._queue.add([task.replace(run_at=min(task.run_at, now)) for task in won])
         return held
+
+    async def _write_apart(self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]) -> list[bool]:
+        """Who wins the swap leaves the tasks in the schedule's outbox with it, and then hands them to the queue."""
+        written = [(before, after.replace(outbox=before.outbox + fired)) for before, after, fired in changes]
+        held = await self._schedules.change([ScheduleChange(before, after) for before, after in written])
+        stand = [
+            after.replace(version=before.version + 1) for (before, after), ok in zip(written, held, strict=True) if ok
+        ]
+        await self._deliver([schedule for schedule in stand if schedule.outbox])
+        return held
+
+    async def _deliver(self, schedules: Sequence[Schedule]) -> None:
+        """Hand over what lies in outboxes; only then is it taken out. Twice is once: the task ids are derived."""
+        tasks = [task for schedule in schedules for task in schedule.outbox]
+        if not tasks:
+            return
+        await self._queue.add(tasks)
+        sent = {task.task_id for task in tasks}
+        left = list(schedules)
+        while left:
+            rest = [tuple(task for task in schedule.outbox if task.task_id not in sent) for schedule in left]
+            emptied = [ScheduleChange(s, s.replace(outbox=out)) for s, out in zip(left, rest, strict=True)]
+            held = await self._schedules.change(emptied)
+            # Somebody wrote the row in between: the same again, on top of that.
+            again = await self._schedules.get([s.task_id for s, ok in zip(left, held, strict=True) if not ok])
+            left = [s for s in again if s is not None and any(task.task_id in sent for task in s.outbox)]
+
+    async def _recover(self, now: int) -> None:
+        """Hand over what a scheduler fired that has died before it could."""
+        if self._apart and self._clock.ticks() >= self._next_recovery:
+            self._next_recovery = self._clock.ticks() + RECOVERY * SECOND
+            await self._deliver(await self._schedules.undelivered(now // SECOND - RECOVERY, LIMIT))
 
     def _tell(self, schedule: Schedule, firing: rules.Firing, now: int) -> None:
         emit = self._queue.events.emit
@@ -246,5 +281,5 @@ class Scheduler:
 
 def _columns(schedule: Schedule) -> dict[str, Any]:
     columns: dict[str, Any] = msgspec.structs.asdict(schedule)
-    del columns["version"]
+    del columns["version"], columns["outbox"]
     return columns

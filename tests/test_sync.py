@@ -527,8 +527,6 @@ def test_closed_things_say_so_and_open_again(tmp_path: Path) -> None:
     assert len(loop_thread._current().closers) == closers  # nothing is kept for what was closed
     with pytest.raises(ValidationError):
         aiotaskq.sync.DatabaseQueue("memory://")
-    with pytest.raises(aiotaskq.NotSupported):
-        aiotaskq.sync.RedisQueue()
 
 
 def test_a_scheduler_fires_into_the_queue_it_was_given(tmp_path: Path) -> None:

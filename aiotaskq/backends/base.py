@@ -332,6 +332,10 @@ class Schedules(ABC):
         """Read enabled schedules whose due time is at or before ``now``, the earliest first."""
 
     @abstractmethod
+    async def undelivered(self, before: int, limit: int) -> list[Schedule]:
+        """Read schedules with something in their outbox, last written before this epoch second."""
+
+    @abstractmethod
     async def next_due(self) -> int | None:
         """Return the earliest due time of an enabled schedule in microseconds, or None."""
 

@@ -18,7 +18,6 @@ from sqlalchemy import (
     bindparam,
     func,
     literal,
-    literal_column,
     or_,
     select,
     union_all,
@@ -28,19 +27,17 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import QueueStats, stats_of
 from aiotaskq.backends.sql_rows import TASKS, to_task
-from aiotaskq.backends.sql_tasks import PAUSED, chunks
+from aiotaskq.backends.sql_tasks import PAUSED, PENDING, chunks, has_status
 from aiotaskq.task import SECOND, Status, Task, claim_order
 
 SPAN: Final = 64  # priorities looked at in one statement
 _BELOW_ALL: Final = -(2**63)
 
 c = TASKS.c
-# Written out: a value that is bound would not tell the planner that the index over pending rows has all that it needs.
-_IS_PENDING: ColumnElement[str] = literal_column("'pending'")
 
 
 def _open(queues: Sequence[str] | None) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = [c.status == _IS_PENDING, c.queue.not_in(PAUSED)]
+    conditions: list[ColumnElement[bool]] = [c.queue.not_in(PAUSED)]
     if queues is not None:
         conditions.append(c.queue.in_(list(queues)))
     return conditions
@@ -55,11 +52,7 @@ def claim(
 ) -> list[Task]:
     tasks: list[Task] = []
     for head in _due_heads(connection, now):
-        # Not from the first entry of this priority, but from the first that is a row still: while a snapshot is held
-        # somewhere, a server keeps an entry of every task that was ever claimed, all of them before this one (F10).
-        onward = (c.run_at >= head.run_at, or_(c.run_at > head.run_at, c.seq >= head.seq))
-        level = c.priority.is_(None) if head.priority is None else c.priority == head.priority
-        query = select(TASKS).where(*_open(queues), level, *onward, c.run_at <= now, _alive(now))
+        query = select(TASKS).where(*_from(head), c.run_at <= now, *_open(queues), _alive(now))
         # In the order of the index, or a server would lock every candidate before it sorts (F13).
         query = query.order_by(c.run_at, c.seq, c.task_id).limit(limit - len(tasks))
         tasks += [to_task(row) for row in connection.execute(query.with_for_update(skip_locked=True))]
@@ -83,6 +76,24 @@ class Head(NamedTuple):
     priority: int | None
     run_at: int
     seq: int
+    queue: str
+    expires_at: int | None
+    paused: bool
+
+
+def _from(head: Head) -> list[ColumnElement[bool]]:
+    """The rows of a priority, from its head on.
+
+    Not from the first entry in the index: while a snapshot is held somewhere, a server keeps an entry of every task
+    that was ever claimed, all of them before the head, and skips them one by one (F10).
+    """
+    level = c.priority.is_(None) if head.priority is None else c.priority == head.priority
+    return [
+        has_status(c.status, PENDING),
+        level,
+        c.run_at >= head.run_at,
+        or_(c.run_at > head.run_at, c.seq >= head.seq),
+    ]
 
 
 def _due_heads(connection: Connection, now: int) -> Iterator[Head]:
@@ -115,20 +126,24 @@ def _heads(connection: Connection) -> Iterator[Head]:
         last, steps = max(known, default=last), len(known)
 
 
+def _head(rows: Any) -> Select[Any]:
+    return select(rows.c.priority, rows.c.run_at, rows.c.seq, rows.c.queue, rows.c.expires_at, rows.c.queue.in_(PAUSED))
+
+
 def _first(rows: Any, *where: ColumnElement[bool]) -> Select[Any]:
-    query = select(rows.c.priority, rows.c.run_at, rows.c.seq).where(rows.c.status == _IS_PENDING, *where)
+    query = _head(rows).where(has_status(rows.c.status, PENDING), *where)
     return query.order_by(rows.c.priority, rows.c.run_at, rows.c.seq, rows.c.task_id).limit(1)
 
 
 def _span() -> CompoundSelect[Any]:
-    """The heads of up to SPAN priorities above ``:last``, each found from the one before; and that without a priority."""
+    """The heads of up to SPAN priorities above ``:last``, each found from the one before; and the one without any."""
     lowest, before, higher, head, bare = (TASKS.alias(name) for name in ("lowest", "before", "higher", "head", "bare"))
     start = _first(lowest, lowest.c.priority > bindparam("last", type_=BigInteger)).with_only_columns(lowest.c.task_id)
     steps: Any = select(start.scalar_subquery().label("task_id"), literal(1).label("step")).cte("steps", recursive=True)
     above = _first(higher, higher.c.priority > before.c.priority).with_only_columns(higher.c.task_id)
     onward = select(above.scalar_subquery(), steps.c.step + 1).where(steps.c.task_id == before.c.task_id)
     steps = steps.union_all(onward.where(steps.c.step < SPAN))
-    heads = select(head.c.priority, head.c.run_at, head.c.seq).where(head.c.task_id == steps.c.task_id)
+    heads = _head(head).where(head.c.task_id == steps.c.task_id)
     return union_all(heads, select(_first(bare, bare.c.priority.is_(None)).subquery("without")))
 
 
@@ -138,14 +153,28 @@ _NEXT = _first(TASKS, c.priority > bindparam("last", type_=BigInteger))
 
 
 def next_run_at(connection: Connection, now: int, queues: Sequence[str] | None) -> int | None:
-    query = select(c.run_at).where(*_open(queues), _alive(now)).order_by(c.run_at).limit(1)
-    earliest: int | None = connection.execute(query).scalar()
+    earliest: int | None = None
+    for head in _heads(connection):
+        at: int | None = head.run_at
+        if head.paused or (queues is not None and head.queue not in queues) or (head.expires_at or now + 1) <= now:
+            query = select(c.run_at).where(*_from(head), *_open(queues), _alive(now))
+            at = connection.execute(query.order_by(c.run_at, c.seq, c.task_id).limit(1)).scalar()
+        if at is not None and (earliest is None or at < earliest):
+            earliest = at
+            if at <= now:
+                break
     return earliest
 
 
 def _ready(connection: Connection, now: int, queues: Sequence[str] | None) -> tuple[int, int | None]:
-    query = select(func.count(), func.min(c.run_at)).select_from(TASKS)
-    count, oldest = connection.execute(query.where(*_open(queues), c.run_at <= now, _alive(now))).one()
+    count, oldest = 0, None
+    for head in _due_heads(connection, now):
+        query = select(func.count(), func.min(c.run_at)).where(
+            *_from(head), c.run_at <= now, *_open(queues), _alive(now)
+        )
+        more, at = connection.execute(query).one()
+        count += more
+        oldest = at if oldest is None or (at is not None and at < oldest) else oldest
     return count, oldest
 
 

@@ -94,7 +94,7 @@ def replace(connection: Connection, table: Any, rows: Rows) -> None:
         statement = statement.on_duplicate_key_update({name: statement.inserted[name] for name in others})
     else:
         statement = (sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert)(table)
-        statement = statement.on_conflict_do_update([key], set_={name: statement.excluded[name] for name in others})
+        statement = statement.on_conflict_do_update(index_elements=[key], set_={name: statement.excluded[name] for name in others})
     # In the order of the keys, so that two writers of the same ones wait for each other in one direction only.
     rows = sorted(rows, key=lambda row: row[key])
     for start in range(0, len(rows), CHUNK):

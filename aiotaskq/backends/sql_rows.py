@@ -140,10 +140,14 @@ def _value(text: str | None) -> Any:
         return None  # a result that somebody else wrote; the text stays in the row
 
 
+_tasks = msgspec.json.Decoder(tuple[Task, ...]).decode
+
+
 def schedule_row(schedule: Schedule) -> dict[str, Any]:
     """Return all columns of a schedule."""
     row = msgspec.structs.asdict(schedule)
     row["params"] = json_text(schedule.params)
+    row["outbox"] = json_text(schedule.outbox) if schedule.outbox else None
     return {column.name: row[column.name] for column in SCHEDULES.columns if column.name in row}
 
 
@@ -151,7 +155,8 @@ def to_schedule(row: Row[Any]) -> Schedule:
     """Return the schedule of a full row of ``scheduler_task``."""
     known = dict(row._mapping)
     params, problem = _object("params", known.pop("params"))
+    outbox = known.pop("outbox")
     defaults = {"run_count": 0, "max_runs": 0, "misfire": "fire_once", "overlap": "allow"}
     known.update({name: value for name, value in defaults.items() if known[name] is None})
     known["enabled"] = bool(known["enabled"]) and problem is None
-    return Schedule(params=params, **known)
+    return Schedule(params=params, outbox=_tasks(outbox) if outbox else (), **known)

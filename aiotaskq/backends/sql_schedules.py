@@ -63,6 +63,11 @@ class SqlSchedules(Schedules):
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return [to_schedule(row) for row in rows]
 
+    async def undelivered(self, before: int, limit: int) -> list[Schedule]:
+        query = select(SCHEDULES).where(c.outbox.is_not(None), c.updated_at < before).order_by(c.task_id).limit(limit)
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [to_schedule(row) for row in rows]
+
     async def next_due(self) -> int | None:
         query = select(c.next_run_at, c.next_run_us).where(c.enabled, c.next_run_at.is_not(None))
         query = query.order_by(c.next_run_at, c.next_run_us).limit(1)

@@ -66,12 +66,12 @@ class SqlValues(Values):
         return await self._database.read(lambda conn: conn.execute(query).scalar()) or 0
 
     async def expire(self, now: int, limit: int) -> int:
+        # The keys stay in the database. MySQL takes a LIMIT only in a derived table.
+        late = select(c.key).where(c.expires_at <= now).order_by(c.expires_at).limit(limit).subquery()
+        statement = delete(_V).where(c.key.in_(select(late.c.key)), c.expires_at <= now)
+
         def body(connection: Any) -> int:
-            late = connection.execute(select(c.key).where(c.expires_at <= now).order_by(c.expires_at).limit(limit))
-            keys = [row.key for row in late]
-            for part in chunks(keys):
-                connection.execute(delete(_V).where(c.key.in_(part), c.expires_at <= now))
-            return len(keys)
+            return int(connection.execute(statement).rowcount)
 
         return await self._database.write(body)
 

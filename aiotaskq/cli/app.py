@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -128,7 +128,13 @@ def run(
         float, typer.Option(min=0.0, help="Seconds that running tasks may take to end at a signal.")
     ] = 25.0,
     grace: Annotated[float, typer.Option(min=0.0, help="Seconds more after they were cancelled.")] = 5.0,
+    processes: Annotated[
+        int,
+        typer.Option(min=1, max=1_000, metavar="N", help="So many worker processes; one that dies is started again."),
+    ] = 1,
     log_level: Annotated[str, typer.Option(help="TRACE, DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    number: Annotated[int, typer.Option(hidden=True, help="Which of a supervisor's processes this is.")] = 0,
+    lifeline: Annotated[int, typer.Option(hidden=True, help="The descriptor of the socket to the supervisor.")] = -1,
 ) -> None:
     """Run workers and the scheduler of your application until SIGINT or SIGTERM; a second signal skips the drain."""
     module, colon, name = target.partition(":")
@@ -136,13 +142,17 @@ def run(
         raise typer.BadParameter(f"{target!r} names no object; write app:tq for 'tq' in app.py", param_hint="MODULE:TQ")
     if log_level.upper() not in ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"):
         raise typer.BadParameter(f"{log_level!r} is no level", param_hint="--log-level")
-    from aiotaskq.cli.run import run_workers
-
     names = None if queues is None else [part.strip() for part in queues.split(",") if part.strip()]
-    code = run_workers(
-        module, name, concurrency=concurrency, queues=names, drain=drain, grace=grace, level=log_level.upper()
-    )
-    raise typer.Exit(code)
+    options: dict[str, Any] = {"concurrency": concurrency, "drain": drain, "grace": grace, "level": log_level.upper()}
+    if processes > 1:
+        from aiotaskq.cli.processes import supervise
+
+        raise typer.Exit(supervise(target, processes, queues=names, **options))
+    from aiotaskq.cli.run import run_workers
+    from aiotaskq.cli.stopping import Lifeline
+
+    line = Lifeline(number, lifeline) if number else None
+    raise typer.Exit(run_workers(module, name, queues=names, lifeline=line, **options))
 
 
 @app.command()

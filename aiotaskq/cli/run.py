@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, Literal
 
 from aiotaskq.backends import mask
 from aiotaskq.cli.screen import note
+from aiotaskq.cli.stopping import Deadline, Lifeline, Signals
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.events import Event
 from aiotaskq.log import logger, printable
 from aiotaskq.taskq import TaskQ
 from aiotaskq.worker import ExitCode
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FORMAT = "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> | <level>{level:<8}</level> | {name} - <level>{message}</level>"
+HOW_TO_STOP = "Ctrl-C or SIGTERM stops it, a second time without waiting for what runs."
+STOPPED = {
+    ExitCode.DRAINED: "stopped; all that ran has ended",
+    ExitCode.GIVEN_BACK: "stopped; some tasks were given back",
+    ExitCode.ABANDONED: "stopped; some handlers did not end and were abandoned, "
+    "their tasks come back when their lease is over",
+}
 
 
 def run_workers(
@@ -33,44 +40,91 @@ def run_workers(
     drain: float,
     grace: float,
     level: str,
+    lifeline: Lifeline | None = None,
 ) -> int:
     """Run the workers and the scheduler of ``module:name`` until a signal; return the exit code.
 
-    Raises ValidationError when there is no such TaskQ. Does not return when a handler had to be abandoned: the process
-    ends there, or what does not stop would keep it.
+    With a ``lifeline`` this is one of a supervisor's processes, and stops when the supervisor has ended. Raises
+    ValidationError when there is no such TaskQ. Does not return when a handler had to be abandoned, or what the
+    application started does not end in time: the process ends there, or what does not stop would keep it.
     """
+    prefix = "" if lifeline is None else f"[{lifeline.number}] "
+    deadline = Deadline(functools.partial(_force, prefix))
+    signals = Signals(deadline, drain, grace)
+    if lifeline is not None:
+        lifeline.watch(signals)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what handlers print is wanted now, also in a container's log
-    # Before the application is imported, so that what it says about logging comes last and counts.
-    logger.remove()
-    logger.add(sys.stderr, level=level, format=FORMAT, diagnose=False)
-    logger.enable("aiotaskq")
+    show_log(level, prefix)  # before the import, so that what the application says about logging comes last and counts
     tq = load(module, name)
+    if lifeline is not None and not tq._backend.shared:
+        raise ValidationError(
+            f"--processes: {mask(tq.url)} is the memory of one process, so each would have tasks of its own; "
+            "use a store that processes share, as sqlite:///app.db, or --processes 1"
+        )
     _log_events(tq)
-    try:
-        return asyncio.run(_run(tq, f"{module}:{name}", concurrency, queues, drain, grace))
-    finally:
-        for number in SIGNALS:  # a second one in the last moments must not turn a clean end into a violent one
-            signal.signal(number, signal.SIG_IGN)
+    where = "every queue" if queues is None else "queues " + ", ".join(queues)
+    types = ", ".join(sorted(tq._handlers)) or "none"
+    what = f"{module}:{name} on {mask(tq.url)}: {concurrency} at a time from {where}; handlers: {types}"
+    note(prefix + printable(what, 1_000))
+    if lifeline is None:
+        note(HOW_TO_STOP)
+    return asyncio.run(_run(tq, concurrency, queues, drain, grace, signals, lifeline, prefix))
 
 
 async def _run(
-    tq: TaskQ, shown: str, concurrency: int, queues: Sequence[str] | None, drain: float, grace: float
+    tq: TaskQ,
+    concurrency: int,
+    queues: Sequence[str] | None,
+    drain: float,
+    grace: float,
+    signals: Signals,
+    lifeline: Lifeline | None,
+    prefix: str,
 ) -> int:
-    types = ", ".join(sorted(tq._handlers)) or "none"
-    where = "every queue" if queues is None else "queues " + ", ".join(queues)
-    note(printable(f"{shown} on {mask(tq.url)}: {concurrency} at a time from {where}; handlers: {types}", 1_000))
-    note("Ctrl-C or SIGTERM stops it, a second time without waiting for what runs.")
-    stop = asyncio.Event()
-    for number in SIGNALS:  # for as long as the loop lives, not only until everything has stopped
-        asyncio.get_running_loop().add_signal_handler(number, tq.on_signal, stop)
-    code = await tq.run_until(stop, concurrency, queues=queues, drain=drain, grace=grace)
-    if code is ExitCode.ABANDONED:
-        note("stopped; some handlers did not end and were abandoned, their tasks come back when their lease is over")
+    code: int = 1
+    stop = _Stop(lifeline)
+    signals.attach(stop.set, functools.partial(_hurry, tq))
+    try:
+        async with tq:  # before any worker is made: a store that cannot be opened is one line
+            code = ended = await tq.run_until(stop, concurrency, queues=queues, drain=drain, grace=grace)
+    finally:
+        signals.detach(code)
+    note(prefix + STOPPED[ended])
+    if ended is ExitCode.ABANDONED:  # from in here: the end of the loop would wait for what does not stop
         await logger.complete()
-        _end_now(code)
-    note("stopped; some tasks were given back" if code is ExitCode.GIVEN_BACK else "stopped; all that ran has ended")
-    return int(code)
+        _end_now(ended)
+    return int(ended)
+
+
+class _Stop(asyncio.Event):
+    """The event of ``run_until``, which awaits it when everything has started: what a supervisor wants to know."""
+
+    def __init__(self, lifeline: Lifeline | None) -> None:
+        super().__init__()
+        self._lifeline = lifeline
+
+    async def wait(self) -> Literal[True]:
+        if self._lifeline is not None:
+            self._lifeline.ready()
+        return await super().wait()
+
+
+def _hurry(tq: TaskQ) -> None:
+    if tq._worker is not None:
+        tq._worker.hurry()
+
+
+def show_log(level: str, prefix: str = "") -> None:
+    """Write what aiotaskq logs to standard error, each line behind the prefix."""
+    logger.remove()
+    logger.add(sys.stderr, level=level, format=prefix + FORMAT, diagnose=False)
+    logger.enable("aiotaskq")
+
+
+def _force(prefix: str, code: int) -> None:
+    note(f"{prefix}ended by force: something in here did not stop in time")
+    _end_now(code)
 
 
 def _end_now(code: int) -> None:

@@ -80,19 +80,23 @@ class MemoryQueue(_StoredQueue):
         self._reach()  # what is wrong with the arguments is told by the constructor
 
 
+def _home_of(make: Callable[[], Any]) -> Home[Any]:
+    """Where a queue on a server or in a file lives: made anew where its loop is gone."""
+
+    async def anew(before: Any) -> Any:
+        made = make()
+        made.adopt(before)
+        return made
+
+    return Home(make, anew=anew, close=awaited._StoredQueue.close)
+
+
 class DatabaseQueue(_StoredQueue):
     __doc__ = awaited.DatabaseQueue.__doc__
 
     @arguments_of(awaited.DatabaseQueue)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        make = functools.partial(awaited.DatabaseQueue, *args, **kwargs)
-
-        async def anew(before: awaited.DatabaseQueue) -> awaited.DatabaseQueue:
-            made = make()
-            made.adopt(before)
-            return made
-
-        self._reach = Home(make, anew=anew, close=awaited.DatabaseQueue.close)
+        self._reach = _home_of(functools.partial(awaited.DatabaseQueue, *args, **kwargs))
         self._reach()
 
 
@@ -101,7 +105,7 @@ class RedisQueue(_StoredQueue):
 
     @arguments_of(awaited.RedisQueue)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._reach = Home(functools.partial(awaited.RedisQueue, *args, **kwargs))
+        self._reach = _home_of(functools.partial(awaited.RedisQueue, *args, **kwargs))
         self._reach()
 
 

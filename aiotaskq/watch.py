@@ -1,0 +1,155 @@
+"""Keeps a silent database server from holding up its callers, and tells its faults apart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event, exc
+
+__all__ = [
+    "PATIENCE",
+    "STATEMENT_TIMEOUT",
+    "Watch",
+    "connected",
+    "cut_all",
+    "gave_way",
+    "hint",
+    "is_about_a_value",
+    "is_lost",
+    "watch_over",
+]
+
+STATEMENT_TIMEOUT = 10.0
+"""Seconds that a server may take for one statement, or for the commit; then the connection is cut."""
+PATIENCE = "aiotaskq_patience"
+"""Execution option of a ``Connection``: other seconds for its statements, such as those of a migration."""
+
+# The server gave a transaction up in favour of another, or found its rows changed: the same again will do.
+GAVE_WAY = frozenset({"40001", "40P01", 1020, 1205, 1213, 1412})
+# The server is going away, or has become a replica that takes no writes: not a place to stay (F5, F6).
+GONE = frozenset({"25006", "57P01", "57P02", "57P03", 1053, 1290, 1792, 1836, 1927, 4031})
+# A prepared statement is not there, or there twice: somebody else's connection.
+UNPREPARED = frozenset({"26000", "42P05"})
+
+
+class Watch:
+    """Cuts the connection of one transaction when the server is silent for too long (F8).
+
+    A coroutine that waits for a dead peer cannot be cancelled in an orderly way, since its clean-up would wait for the
+    same peer. With its socket gone, whatever waits for it fails at once.
+    """
+
+    def __init__(self, idle: Iterable[Any]) -> None:
+        self.driver: Any = None
+        """The driver's connection, once there is one."""
+        self.committing = False
+        self.silent: float | None = None
+        """How long the server had been silent when the connection was cut."""
+        self._idle = idle
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, seconds: float) -> None:
+        """Watch over what the running asyncio task does; the first answer must come within so many seconds."""
+        _current.set(self)
+        self.expect(seconds)
+
+    def expect(self, seconds: float) -> None:
+        """From now on there must be an answer within so many seconds."""
+        self.rest()
+        self._timer = self._loop.call_later(seconds, self._late, seconds, self._loop.time() + seconds)
+
+    def rest(self) -> None:
+        """Nothing is awaited any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _late(self, seconds: float, due: float) -> None:
+        if self._loop.time() > due + 0.5:
+            # Our own loop stood still; an answer that came meanwhile is about to be read.
+            self._timer = self._loop.call_later(0.5, self._late, seconds, self._loop.time() + 0.5)
+        elif self.driver is not None:
+            self.silent = seconds
+            # Those that nobody uses just now lead to the same peer, and would be closed with a long farewell.
+            cut_all([self.driver, *self._idle])
+
+
+_current: ContextVar[Watch | None] = ContextVar("aiotaskq_watch", default=None)
+
+
+def cut_all(drivers: Iterable[Any]) -> None:
+    """Close the sockets of asyncpg or asyncmy connections without a word to their peer."""
+    for driver in list(drivers):
+        if driver._transport is not None:
+            driver._transport.abort()
+
+
+def connected(driver: Any) -> None:
+    """Take a new connection under the watch of the task that opens it."""
+    if (watch := _current.get()) is not None:
+        watch.driver = driver
+
+
+def watch_over(engine: Engine, idle: Any) -> None:
+    """Watch every statement, commit and rollback on an engine, and keep ``idle`` the set of unused connections."""
+
+    def expect(connection: Connection, *_statement: Any) -> None:
+        if (watch := _current.get()) is not None:
+            watch.expect(connection.get_execution_options().get(PATIENCE, STATEMENT_TIMEOUT))
+
+    @event.listens_for(engine, "checkout")
+    def take(connection: Any, _record: Any, _proxy: Any) -> None:
+        idle.discard(connection.driver_connection)
+        connected(connection.driver_connection)
+
+    @event.listens_for(engine, "checkin")
+    def give_back(connection: Any, _record: Any) -> None:
+        if connection is not None:
+            idle.add(connection.driver_connection)
+
+    @event.listens_for(engine, "handle_error")
+    def judge(context: Any) -> None:
+        # Then every connection of the pool is replaced when it is next asked for.
+        context.is_disconnect = context.is_disconnect or _code(context.original_exception) in GONE
+
+    for name in ("before_cursor_execute", "commit", "rollback"):
+        event.listen(engine, name, expect)
+
+
+def _code(error: Any) -> Any:
+    """The SQLSTATE that PostgreSQL, or the number that MySQL gives to an error."""
+    return getattr(error, "sqlstate", None) or next(iter(error.args), None)
+
+
+def gave_way(error: Exception) -> bool:
+    """Whether the same transaction will do, once more: the server rolled it back for another's, or a schema's sake."""
+    return isinstance(error, exc.DBAPIError) and (
+        _code(error.orig) in GAVE_WAY or "cached statement plan is invalid" in str(error.orig)
+    )
+
+
+def hint(error: Exception) -> str:
+    """Return what to do about an error that only the URL can cure, else nothing."""
+    if _code(getattr(error, "orig", error)) in UNPREPARED:
+        return "; is there a transaction pooler in between? Then add ?pooler=transaction to the URL"
+    return ""
+
+
+def is_lost(error: Exception, watch: Watch) -> bool:
+    """Whether a connection that there was is gone, or leads to a server that must be left."""
+    if isinstance(error, exc.DBAPIError):
+        return error.connection_invalidated
+    return watch.driver is not None  # the socket's own error
+
+
+def is_about_a_value(error: Exception) -> bool:
+    """Whether the fault is a row's, not the database's: no other try would end otherwise."""
+    if isinstance(error, exc.IntegrityError | exc.DataError):
+        return True
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    # asyncpg knows two more kinds: what the server calls a data exception, and what it cannot encode itself.
+    return str(_code(error.orig))[:2] in ("22", "23") or isinstance(getattr(error.orig, "__cause__", None), ValueError)

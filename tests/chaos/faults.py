@@ -1,0 +1,107 @@
+"""Seeded faults: each breaks one promise of the package in the processes under test, and the harness must notice.
+
+``install(name)`` patches the running process. If a patch no longer fits the package (a function was renamed, a
+statement rewritten), it raises: a fault that does nothing would prove nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam
+
+from aiotaskq.backends import sql_schedules, sql_tasks
+from aiotaskq.backends.sql import SqlBackend
+from aiotaskq.database import Database
+from aiotaskq.task import Status, Task
+
+WINDOW = 0.15  # seconds; a fault that opens a window opens it wide, or a run of minutes might never meet it
+
+
+def install(name: str) -> None:
+    """Break what ``name`` says; nothing for the empty name."""
+    if name:
+        FAULTS[name]()
+
+
+def replace(owner: Any, name: str, new: Any) -> None:
+    """Patch what is there; raises AttributeError if it is not (any more)."""
+    getattr(owner, name)
+    setattr(owner, name, new)
+
+
+def no_fence() -> None:
+    """A write asks for the status that was read, but not whose delivery it is."""
+
+    def holds(row: Any, change: Any) -> bool:
+        return bool(row.status == change.before.status)
+
+    def mine(connection: Connection, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
+        rows = sql_tasks._running(connection, [task_id for task_id, _ in held])
+        return original(connection, [(i, rows[i].fence if i in rows else fence) for i, fence in held], lease_until)
+
+    original = sql_tasks.heartbeat
+    c = sql_tasks.c
+    replace(sql_tasks, "holds", holds)
+    replace(sql_tasks, "heartbeat", mine)
+    replace(
+        sql_tasks,
+        "_GUARD",
+        # The fence is still bound, and compared with itself.
+        and_(c.task_id == bindparam("b_id"), c.status == bindparam("b_status"), bindparam("b_fence") >= 0),
+    )
+
+
+def late_lease() -> None:
+    """A claim sets no lease; a second transaction does, a moment later."""
+    original = SqlBackend.claim
+
+    async def claim(self: SqlBackend, owner: str, now: int, limit: int, **options: Any) -> list[Task]:
+        lease_until = options.pop("lease_until", None)
+        tasks = await original(self, owner, now, limit, **options, lease_until=None)
+        if tasks and lease_until is not None:
+            await asyncio.sleep(WINDOW)
+            await self.heartbeat([(task.task_id, task.fence) for task in tasks], lease_until)
+        return [task.replace(lease_until=lease_until) for task in tasks if task.status is Status.RUNNING]
+
+    replace(SqlBackend, "claim", claim)
+
+
+def deferred() -> None:
+    """SQLite's transactions begin as readers and become writers when they first write."""
+
+    def begin(connection: Connection) -> None:
+        if connection.get_execution_options().get("aiotaskq_begin"):
+            connection.exec_driver_sql("BEGIN DEFERRED")
+
+    replace(Database, "_on_begin", staticmethod(begin))
+
+
+def no_cas() -> None:
+    """A schedule is advanced whatever became of it since it was read.
+
+    Derived task ids hide that for as long as the rows are kept: who finds it purges what has ended.
+    """
+
+    def same(row: Any, _before: Any) -> bool:
+        return row is not None
+
+    original = sql_schedules.SqlSchedules.change
+
+    async def change(self: sql_schedules.SqlSchedules, changes: Sequence[Any]) -> list[bool]:
+        await asyncio.sleep(random.uniform(0.0, 4 * WINDOW))
+        return await original(self, changes)
+
+    replace(sql_schedules, "_same", same)
+    replace(sql_schedules.SqlSchedules, "change", change)
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "no-fence": no_fence,
+    "late-lease": late_lease,
+    "deferred": deferred,
+    "no-cas": no_cas,
+}

@@ -1,0 +1,405 @@
+"""The scenarios of the table "must hold": each does its harm to an empty store and returns what came of it.
+
+The defaults are the full size of the table; ``sizes.py`` says what the two-minute profile makes of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiotaskq.backends import connect
+from aiotaskq.schedule import Schedule, due_us, new_schedule
+from aiotaskq.task import Status
+from aiotaskq.worker import ExitCode
+from tests.chaos.checker import executions, runs_of, schedule_tasks, zombie_writes
+from tests.chaos.harness import Fleet, Process, Report
+from tests.chaos.places import Place
+
+Scenario = Callable[..., Awaitable[Report]]
+
+
+def moments(fleet: Fleet, count: int, seconds: float) -> list[float]:
+    """Random offsets, not quite at the ends."""
+    return sorted(fleet.chance.uniform(0.05, 0.95) * seconds for _ in range(count))
+
+
+async def until(begin: float, offset: float) -> None:
+    await asyncio.sleep(max(0.0, begin + offset - time.monotonic()))
+
+
+async def supervised(fleet: Fleet, workers: int, **options: Any) -> asyncio.Task[None]:
+    """Keep so many workers: each that ends is replaced, as a service manager does. Cancel the task to end it."""
+
+    async def watch() -> None:
+        while True:
+            missing = workers - sum(p.alive for p in fleet.processes if p.role == "worker")
+            if missing > 0:
+                await fleet.start("worker", missing, **options)
+            await asyncio.sleep(0.05)
+
+    await fleet.start("worker", workers, **options)
+    return asyncio.create_task(watch())
+
+
+async def kills(
+    place: Place,
+    folder: Path,
+    *,
+    workers: int = 4,
+    slots: int = 8,
+    tasks: int = 5000,
+    kills: int = 30,
+    rate: float = 100.0,
+    **common: Any,
+) -> Report:
+    """Workers are killed again and again; each is replaced at once."""
+    async with Fleet(place, folder, "kills", concurrency=slots, **common) as fleet:
+        await fleet.booted(await fleet.start("worker", workers))
+        producers = await fleet.start("producer", 2, count=tasks // 2, rate=rate / 2, batch=8)
+        begin = time.monotonic()
+        for offset in moments(fleet, kills, tasks / rate):
+            await until(begin, offset)
+            await fleet.kill(fleet.chance.choice(fleet.alive()))
+            await fleet.start("worker")
+        await fleet.finished(producers)
+        await fleet.drained(lambda counts: sum(counts.values()) >= tasks // 2 * 2)
+        report = await fleet.report()
+    found = report.findings
+    report.must(found.duplicates <= kills * slots, f"{found.duplicates} duplicates, above {kills} kills x {slots} slots")
+    report.must(found.p99 <= fleet.bound, f"recovery p99 is {found.p99:.2f} s, above {fleet.bound} s")
+    return report
+
+
+async def survivors(
+    place: Place, folder: Path, *, tasks: int = 24, seconds: float = 3.0, timeout: float = 3600.0, **common: Any
+) -> Report:
+    """One of four workers is killed and none is started: the others take over, in time, whatever the task's timeout."""
+    async with Fleet(place, folder, "survivors", concurrency=8, **common) as fleet:
+        workers = await fleet.start("worker", 4)
+        await fleet.push("short", tasks, seconds, timeout=timeout)
+        while not (held := [p for p in workers if p.pid in {line.pid for line in fleet.lines() if line.what == "start"}]):
+            await asyncio.sleep(0.05)
+        await fleet.kill(held[0])
+        await fleet.drained()
+        report = await fleet.report()
+        rows = await fleet.rows()
+    report.must(bool(report.findings.recovery), "the kill interrupted nothing: the scenario proves nothing")
+    late = max(report.findings.recovery, default=0.0)
+    report.must(late <= fleet.bound, f"a task came back after {late:.2f} s, above {fleet.bound} s")
+    report.must(all(row.retry_count == 0 for row in rows), "a crash has consumed a retry of the task")
+    return report
+
+
+async def producers(
+    place: Place,
+    folder: Path,
+    *,
+    producers: int = 20,
+    tasks: int = 100,
+    rate: float = 20.0,
+    batch: int = 3,
+    **common: Any,
+) -> Report:
+    """Every producer is killed in the middle and started again: it repeats the pushes whose outcome it never saw."""
+    async with Fleet(place, folder, "producers", **common) as fleet:
+        await fleet.start("worker", 2)
+        options = {"count": tasks, "rate": rate, "batch": batch, "seconds": (0.0, 0.01)}
+        started = await fleet.start("producer", producers, **options)
+        begin = time.monotonic()
+        order = fleet.chance.sample(started, producers)
+        for process, offset in zip(order, moments(fleet, producers, tasks / rate), strict=True):
+            await until(begin, offset)
+            if process.alive:
+                await fleet.kill(process)
+                await fleet.start("producer", name=process.name, **options)
+        await fleet.finished([p for p in fleet.processes if p.role == "producer"])
+        await fleet.drained(lambda counts: sum(counts.values()) >= producers * tasks)
+        report = await fleet.report()
+        ids = [row.task_id for row in await fleet.rows()]
+        lines = fleet.lines()
+    acked = {line.id for line in lines if line.what == "ack"}
+    intents = [line.id for line in lines if line.what == "intent"]
+    fleet.notes["repeated"] = len(intents) - len(set(intents))
+    report.must(len(acked) == producers * tasks, f"{len(acked)} pushes of {producers * tasks} were acknowledged")
+    report.must(len(ids) == len(set(ids)) == producers * tasks, f"{len(ids)} rows, {len(set(ids))} ids")
+    for each in executions(runs_of(lines), acked):
+        report.must(False, f"no worker was harmed: {each}")
+    return report
+
+
+async def pauses(
+    place: Place,
+    folder: Path,
+    *,
+    workers: int = 4,
+    slots: int = 8,
+    pauses: int = 15,
+    every: float = 3.0,
+    rate: float = 3.0,
+    **common: Any,
+) -> Report:
+    """Workers are stopped (SIGSTOP) for three leases and go on as zombies that write all they can.
+
+    Handlers run for two or three leases: when the zombie wakes up, its task runs elsewhere, and only the fence tells.
+    """
+    async with Fleet(place, folder, "pauses", concurrency=slots, **common) as fleet:
+        await fleet.booted(await fleet.start("worker", workers))
+        pause = 3 * fleet.lease
+        tasks = int(rate * pauses * every)
+        options = {"kinds": {"zombie": 1.0}, "seconds": (2 * fleet.lease, 3 * fleet.lease)}
+        producing = await fleet.start("producer", count=tasks, rate=rate, batch=4, **options)
+        paused = []
+        for _ in range(pauses):
+            await asyncio.sleep(every)
+            victims = fleet.alive()
+            if len(victims) > 1:  # somebody has to take over
+                paused.append(asyncio.create_task(fleet.pause(fleet.chance.choice(victims), pause)))
+        await asyncio.gather(*paused)
+        await fleet.finished(producing)
+        await fleet.drained(lambda counts: sum(counts.values()) >= tasks)
+        # The zombies' own writes come when their handlers end.
+        await asyncio.sleep(2.0)
+        report = await fleet.report()
+        lines = fleet.lines()
+    tried, _ = zombie_writes(lines, runs_of(lines))
+    fleet.notes["zombie writes"] = tried
+    report.must(len(paused) >= pauses // 2, f"only {len(paused)} pauses came about")
+    report.must(tried > 0, "no zombie has tried to write: the scenario proves nothing")
+    report.must(len(fleet.alive()) == workers, "a worker that was paused has ended")
+    return report
+
+
+async def blocking(
+    place: Place, folder: Path, *, workers: int = 2, rounds: int = 2, others: int = 20, **common: Any
+) -> Report:
+    """Handlers block the event loop for three leases, asleep and at work: everything runs once."""
+    async with Fleet(place, folder, "blocking", concurrency=4, **common) as fleet:
+        await fleet.booted(await fleet.start("worker", workers))
+        for kind in ("blocking", "spinning")[:rounds]:
+            await fleet.push(kind, 1, 3 * fleet.lease)
+            await fleet.push("cooperative", others, 0.3)
+            await fleet.drained()
+        report = await fleet.report()
+        lines = fleet.lines()
+    for each in executions(runs_of(lines), fleet.acked):
+        report.must(False, f"nothing was harmed: {each}")
+    return report
+
+
+async def poison(
+    place: Place, folder: Path, *, workers: int = 4, slots: int = 8, tasks: int = 1000, **common: Any
+) -> Report:
+    """Tasks that kill their process: failed as poison after three crashes; all others, also beside them, complete."""
+    async with Fleet(place, folder, "poison", concurrency=slots, **common) as fleet:
+        watch = await supervised(fleet, workers)
+        bad: list[str] = []
+        for how in ("kill", "exit"):
+            await fleet.push("short", tasks // 4, 0.05)
+            bad += await fleet.push("killer", 1, 0.02, params={"how": how})
+            await fleet.push("short", tasks // 4, 0.05)
+            await fleet.drained()
+        fleet.acked -= set(bad)
+        watch.cancel()
+        report = await fleet.report()
+        rows = {row.task_id: row for row in await fleet.rows()}
+        runs = runs_of(fleet.lines())
+    for each in bad:
+        row = rows[each]
+        said = (row.status, row.crashes, "poison" in (row.error_message or ""), row.retry_count)
+        report.must(said == (Status.FAILED, 3, True, 0), f"the killer {each} ended as {said}")
+        report.must(len(runs[each]) == 3, f"the killer {each} ran {len(runs[each])} times")
+    innocent = max((row.crashes for row in rows.values() if row.task_id not in bad), default=0)
+    fleet.notes["worst bystander"] = f"{innocent} crashes"
+    return report
+
+
+# ---- schedules ------------------------------------------------------------------------------------------------------
+
+
+async def planned(place: Place, count: int, clock: Callable[[], int], kind: str) -> list[Schedule]:
+    """Put interval schedules of one second into the store, spread over that second."""
+    backend = connect(place.schedules or place.url)
+    await backend.open()
+    assert backend.schedules is not None
+    now = clock()
+    made = [
+        new_schedule(
+            f"every second {number}",
+            kind,
+            "interval",
+            {"seconds": 0.0},
+            interval_seconds=1,
+            misfire="fire_all",
+            start_at=(now // 1_000_000 + 2) + number % 4 / 4,
+            now=now,
+        )
+        for number in range(count)
+    ]
+    await backend.schedules.add(made)
+    await backend.close()
+    return made
+
+
+async def read_schedules(place: Place) -> list[Schedule]:
+    backend = connect(place.schedules or place.url)
+    await backend.open()
+    assert backend.schedules is not None
+    found = await backend.schedules.all()
+    await backend.close()
+    return found
+
+
+async def schedulers(
+    place: Place,
+    folder: Path,
+    *,
+    schedulers: int = 8,
+    schedules: int = 50,
+    seconds: float = 60.0,
+    skew: float = 5.0,
+    every: float = 1.0,
+    **common: Any,
+) -> Report:
+    """Schedulers with clocks that are wrong are killed one after the other: one task for each due, all counted."""
+    async with Fleet(place, folder, "schedulers", **common) as fleet:
+        planned_ones = await planned(place, schedules, fleet.clock.now, "nothing")
+        first = {each.task_id: due_us(each) or 0 for each in planned_ones}
+
+        async def start() -> Process:
+            return (await fleet.start("scheduler", clock=fleet.chance.uniform(-skew, skew)))[0]
+
+        await fleet.booted([await start() for _ in range(schedulers)])
+        begin = time.monotonic()
+        while time.monotonic() - begin < seconds:
+            await asyncio.sleep(every)
+            await fleet.kill(fleet.chance.choice(fleet.alive("scheduler")))
+            await start()
+        for process in fleet.alive("scheduler"):
+            await fleet.terminate(process, 10.0)
+        report = await fleet.report(all_complete=False)
+        rows, final = await fleet.rows(), await read_schedules(place)
+    for each in schedule_tasks(final, first, rows):
+        report.must(False, each)
+    # The fastest clock is ahead of ours; the slowest process that was alone at the end may be behind.
+    fewest = min(each.run_count for each in final)
+    fleet.notes["fired"] = f"{fewest} to {max(each.run_count for each in final)} times"
+    report.must(fewest >= seconds - skew - 3, f"a schedule has fired only {fewest} times in {seconds} s")
+    return report
+
+
+async def purged(
+    place: Place, folder: Path, *, schedulers: int = 4, schedules: int = 10, seconds: float = 20.0, **common: Any
+) -> Report:
+    """Fired tasks end at once and their rows are deleted at once: still each due runs once."""
+    async with Fleet(place, folder, "purged", **common) as fleet:
+        planned_ones = await planned(place, schedules, fleet.clock.now, "short")
+        await fleet.start("worker", 1)
+        await fleet.start("scheduler", schedulers, purge=True)
+        begin = time.monotonic()
+        while time.monotonic() - begin < seconds:
+            await asyncio.sleep(1.0)
+            victim = fleet.chance.choice(fleet.alive("scheduler"))
+            await fleet.kill(victim)
+            await fleet.start("scheduler", purge=True)
+        for process in fleet.alive("scheduler"):
+            await fleet.terminate(process, 10.0)
+        await fleet.drained()
+        report = await fleet.report(all_complete=False)
+        runs, final = runs_of(fleet.lines()), await read_schedules(place)
+    for each in executions(runs, list(runs)):
+        report.must(False, f"a due time ran more than once: {each}")
+    fired = sum(each.run_count for each in final)
+    fleet.notes["fired"] = fired
+    report.must(len(runs) == fired, f"the schedules have counted {fired} runs, and {len(runs)} tasks ran")
+    report.must(fired >= len(planned_ones) * (seconds - 4), f"only {fired} runs in {seconds} s")
+    return report
+
+
+# ---- stopping -------------------------------------------------------------------------------------------------------
+
+
+async def terms(
+    place: Place,
+    folder: Path,
+    *,
+    workers: int = 4,
+    slots: int = 8,
+    terms: int = 100,
+    every: float = 0.5,
+    drain: float = 0.6,
+    grace: float = 0.4,
+    rate: float = 10.0,
+    **common: Any,
+) -> Report:
+    """A rolling deploy that never ends, over handlers of every kind: each exit in its bound, no retry consumed."""
+    async with Fleet(place, folder, "terms", concurrency=slots, drain=drain, grace=grace, **common) as fleet:
+        await fleet.booted(await fleet.start("worker", workers))
+        kinds = {"short": 1.0, "cooperative": 1.0, "stubborn": 1.0, "thread": 1.0, "flaky": 1.0}
+        tasks = int(rate * terms * every)
+        producing = await fleet.start("producer", count=tasks, rate=rate, kinds=kinds, seconds=(0.05, 1.2), batch=4)
+        (endless,) = await fleet.push("cooperative", 1, 3600.0)
+        stops: list[asyncio.Task[float]] = []
+        bound = drain + grace + 3.0
+        terminated: set[int] = set()
+        for _ in range(terms):
+            await asyncio.sleep(fleet.chance.uniform(0.5, 1.5) * every)
+            victims = [p for p in fleet.alive() if p.pid not in terminated]
+            victim = fleet.chance.choice(victims)
+            terminated.add(victim.pid)
+            stops.append(asyncio.create_task(fleet.terminate(victim, bound)))
+            await fleet.start("worker")
+        slowest = max(await asyncio.gather(*stops))
+        await fleet.finished(producing)
+        await fleet.drained(lambda counts: sum(counts.values()) > tasks, besides=1)
+        (before,) = await fleet.backend.get([endless])
+        while not await fleet.ended(endless):
+            await fleet.queue.cancel(endless)
+            await asyncio.sleep(0.1)
+        fleet.acked.remove(endless)
+        report = await fleet.report()
+        rows = {row.task_id: row for row in await fleet.rows()}
+    codes = [p.status for p in fleet.processes if p.pid in terminated]
+    fleet.notes["exits"] = " ".join(f"{code}:{codes.count(code)}" for code in sorted({c for c in codes if c is not None}))
+    fleet.notes["slowest"] = f"{slowest:.1f} s"
+    report.must(slowest <= bound, f"an exit took {slowest:.1f} s, above {bound} s")
+    report.must(
+        all(code in (ExitCode.DRAINED, ExitCode.GIVEN_BACK, ExitCode.ABANDONED) for code in codes),
+        f"exit codes {sorted(map(str, codes))}",
+    )
+    assert before is not None
+    report.must(
+        (before.retry_count, before.crashes) == (0, 0),
+        f"{terms} deploys have cost the endless task {before.retry_count} retries and {before.crashes} crashes",
+    )
+    report.must(rows[endless].status is Status.CANCELLED, f"the endless task is {rows[endless].status}")
+    for row in rows.values():
+        allowed = 1 if row.type == "flaky" else 0
+        report.must(row.retry_count == allowed, f"{row.task_id} ({row.type}): {row.retry_count} retries consumed")
+    return report
+
+
+async def cut_short(
+    place: Place, folder: Path, *, workers: int = 4, stops: int = 50, every: float = 0.4, rate: float = 20.0, **common: Any
+) -> Report:
+    """SIGTERM, and then SIGKILL at a random moment of the drain: nothing is lost, nothing is stuck."""
+    async with Fleet(place, folder, "cut_short", concurrency=8, drain=1.0, grace=0.5, **common) as fleet:
+        await fleet.booted(await fleet.start("worker", workers))
+        tasks = int(rate * stops * every)
+        producing = await fleet.start("producer", count=tasks, rate=rate, seconds=(0.05, 0.8), batch=4)
+        for _ in range(stops):
+            victim = fleet.chance.choice(fleet.alive())
+            os.kill(victim.pid, signal.SIGTERM)
+            await fleet.start("worker")
+            await asyncio.sleep(fleet.chance.uniform(0.0, every * 2))
+            if victim.alive:
+                await fleet.kill(victim)
+        await fleet.finished(producing)
+        await fleet.drained(lambda counts: sum(counts.values()) >= tasks)
+        report = await fleet.report()
+    return report

@@ -1,0 +1,121 @@
+"""The table "must hold" at its full size, a test for each row and store: ``nox -s chaos``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import scenarios, scenarios_store
+from tests.chaos.places import opened
+from tests.chaos.scenarios import Scenario
+from tests.chaos.sizes import WHERE, full
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
+
+
+def on_places(scenario: Scenario) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("name", WHERE[scenario])
+
+
+async def hold(scenario: Scenario, name: str, folder: Path, unavailable: dict[str, str]) -> None:
+    async with opened(name, folder, unavailable) as place:
+        report = await scenario(place, folder, **full(scenario))
+    report.check()
+
+
+@on_places(scenarios.kills)
+async def test_kills(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # A1, A10, B5
+    await hold(scenarios.kills, name, tmp_path, unavailable)
+
+
+@on_places(scenarios.survivors)
+async def test_survivors_recover(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # A12, B12
+    await hold(scenarios.survivors, name, tmp_path, unavailable)
+
+
+@on_places(scenarios.producers)
+async def test_producers_that_are_killed(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # A20
+    await hold(scenarios.producers, name, tmp_path, unavailable)
+
+
+@on_places(scenarios.pauses)
+async def test_zombies_are_refused(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # B10
+    await hold(scenarios.pauses, name, tmp_path, unavailable)
+
+
+@on_places(scenarios.blocking)
+async def test_a_blocked_loop_keeps_its_lease(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # B3
+    await hold(scenarios.blocking, name, tmp_path, unavailable)
+
+
+@on_places(scenarios.poison)
+async def test_a_handler_that_kills_its_process(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # A4
+    await hold(scenarios.poison, name, tmp_path, unavailable)
+
+
+@on_places(scenarios.schedulers)
+async def test_one_task_for_each_due(
+    name: str, tmp_path: Path, unavailable: dict[str, str]
+) -> None:  # C1, C2, C5, C9
+    await hold(scenarios.schedulers, name, tmp_path, unavailable)
+
+
+@on_places(scenarios.purged)
+async def test_once_although_rows_are_purged(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # C8
+    await hold(scenarios.purged, name, tmp_path, unavailable)
+
+
+@on_places(scenarios.terms)
+async def test_a_rolling_deploy(
+    name: str, tmp_path: Path, unavailable: dict[str, str]
+) -> None:  # D4, D5, D7, D8, D13
+    await hold(scenarios.terms, name, tmp_path, unavailable)
+
+
+@on_places(scenarios.cut_short)
+async def test_a_kill_in_the_drain(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # A19
+    await hold(scenarios.cut_short, name, tmp_path, unavailable)
+
+
+@on_places(scenarios_store.mixed)
+async def test_many_processes_on_one_store(
+    name: str, tmp_path: Path, unavailable: dict[str, str]
+) -> None:  # A8, F1, F12
+    await hold(scenarios_store.mixed, name, tmp_path, unavailable)
+
+
+@on_places(scenarios_store.restarts)
+async def test_the_server_restarts(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # F5, G-11
+    await hold(scenarios_store.restarts, name, tmp_path, unavailable)
+
+
+@on_places(scenarios_store.outages)
+async def test_the_network_is_cut(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # B8, F8
+    await hold(scenarios_store.outages, name, tmp_path, unavailable)
+
+
+@on_places(scenarios_store.unknown_outcomes)
+async def test_a_commit_without_an_answer(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # A20
+    await hold(scenarios_store.unknown_outcomes, name, tmp_path, unavailable)
+
+
+@on_places(scenarios_store.transactions)
+async def test_the_callers_transaction(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # A11
+    await hold(scenarios_store.transactions, name, tmp_path, unavailable)
+
+
+@on_places(scenarios_store.memory)
+async def test_memory_stays(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # H2
+    await hold(scenarios_store.memory, name, tmp_path, unavailable)
+
+
+@on_places(scenarios_store.many_rows)
+async def test_a_claim_among_many_rows(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # F13
+    await hold(scenarios_store.many_rows, name, tmp_path, unavailable)
+
+
+def test_every_scenario_is_tested() -> None:
+    here = Path(__file__).read_text()
+    missing = [each.__name__ for each in WHERE if f".{each.__name__}, name" not in here]
+    assert not missing, f"scenarios without a test: {missing}"

@@ -1,0 +1,269 @@
+"""Whole schedulers on each store, without a leader: whatever processes do, one task for each due time.
+
+Where a store holds no schedules they live in SQLite beside it, and the derived task id makes the push the same push.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiotaskq.backends.base import Change
+from aiotaskq.clock import VirtualClock
+from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.outcome import Completed, settle
+from aiotaskq.task import SECOND, TaskFilter
+from aiotaskq.taskq import TaskQ
+from tests.backends import Store
+
+START = 1_700_000_000_000_000
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+async def process(shared_store: Store, tmp_path: Path) -> AsyncIterator[Open]:
+    """Opens one more process's TaskQ, with a clock of its own; all have the same rows."""
+    schedules = None if shared_store.backend.schedules is not None else f"sqlite:///{tmp_path}/schedules.db"
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def opened(ahead: float = 0.0) -> TaskQ:
+            clock = VirtualClock(START + int(ahead * SECOND))
+            return await stack.enter_async_context(TaskQ(shared_store.url, schedules=schedules, clock=clock))
+
+        yield opened
+
+
+def step(tqs: list[TaskQ], seconds: float) -> None:
+    for tq in tqs:
+        assert isinstance(tq._clock, VirtualClock)
+        tq._clock.step(seconds)
+
+
+async def look(tqs: list[TaskQ]) -> None:
+    await asyncio.gather(*(tq.scheduler._look() for tq in tqs))
+
+
+async def dues(tq: TaskQ) -> Counter[tuple[str | None, int]]:
+    """How many tasks there are for each (schedule, due time)."""
+    return Counter((task.scheduler_task_id, task.run_at) for task in await tq.find(limit=10_000))
+
+
+async def check(tq: TaskQ, expected: int, made_up_for: bool = False) -> None:
+    fired = await dues(tq)
+    # Runs that are made up for are all due now; any other task is due at the time that its schedule named.
+    assert made_up_for or set(fired.values()) <= {1}, "a due time fired twice"
+    assert sum(fired.values()) == expected
+    by_schedule = Counter(task.scheduler_task_id for task in await tq.find(limit=10_000))
+    for row in await tq.scheduler.list_tasks():
+        assert row["run_count"] == by_schedule[row["task_id"]]
+
+
+async def add(tq: TaskQ, name: str = "s", seconds: int = 1, **options: Any) -> str:
+    return await tq.scheduler.add_scheduler_task(name, "t", "interval", interval_seconds=seconds, **options)
+
+
+async def test_many_processes_whose_clocks_differ_fire_each_due_once(process: Open) -> None:  # C1, C4, C5, C6
+    tqs = [await process(ahead) for ahead in (0, 5, -5, 2.5)]  # virtual clocks, which no store's time sets right
+    for number in range(5):
+        await add(tqs[0], f"s{number}")
+    for _ in range(20):
+        step(tqs, 0.5)
+        await look(tqs)
+    # The one whose clock is 5 s ahead fires early. Its first look makes up for five seconds with one run (fire_once).
+    await check(tqs[0], expected=5 * 11)
+
+
+async def test_processes_that_come_and_go_neither_miss_nor_double(process: Open) -> None:  # C2, C6, C22
+    first = await process()
+    await add(first)
+    for second in range(12):
+        late = await process(second)
+        for tq in (first, late):
+            await tq.scheduler._look()
+        step([first], 1)
+        if second % 3 == 0:
+            await late.close()
+    await first.scheduler._look()
+    await check(first, expected=12)
+
+
+async def test_one_that_was_cut_off_fires_nothing_twice_when_it_returns(process: Open) -> None:  # C3
+    here, away = await process(), await process()
+    await add(here)
+    step([here, away], 1)
+    before = await away.scheduler._schedules.due(away._clock.now(), 10)  # read, and then cut off for two minutes
+    assert len(before) == 1
+    for _ in range(120):
+        await here.scheduler._look()
+        step([here, away], 1)
+    await away.scheduler._fire(before, away._clock.now())
+    await away.scheduler._look()
+    await here.scheduler._look()
+    await check(here, expected=121)
+
+
+async def test_uniqueness_does_not_live_in_the_task_row_alone(process: Open) -> None:  # C8
+    tqs = [await process() for _ in range(3)]
+    await add(tqs[0])
+    fired = 0
+    for _ in range(10):
+        step(tqs, 1)
+        await look(tqs)
+        now = tqs[0]._clock.now()
+        for task in await tqs[0]._backend.claim("w", now, 10, lease_until=now + SECOND):
+            fired += 1
+            await tqs[0]._backend.update([Change(task, settle(task, Completed(), now))])
+        await tqs[0]._backend.purge(TaskFilter(), 100)
+        await look(tqs)
+    assert fired == 10
+
+
+@pytest.mark.parametrize(("missed", "policy", "expected"), [
+    (1, "fire_once", 1), (1, "skip", 0), (1, "fire_all", 1),
+    (50, "fire_once", 1), (50, "skip", 0), (50, "fire_all", 50), (150, "fire_all", 100),
+])  # fmt: skip
+async def test_what_was_due_while_all_were_down(  # C18
+    process: Open, missed: int, policy: str, expected: int
+) -> None:
+    tq = await process()
+    skipped: list[int] = []
+    tq.on("skipped", lambda event: skipped.append(event.detail["count"]))
+    await add(tq, seconds=60, misfire=policy)
+    step([tq], 60 * missed + 59 if policy != "skip" else 60 * missed + 61)
+    for _ in range(missed // 100 + 2):
+        await tq.scheduler._look()
+    extra = 1 if policy == "skip" else 0  # the last one is a second late: that is in time
+    await check(tq, expected=expected + extra, made_up_for=True)
+    assert sum(skipped) == missed - expected
+    assert await tq.scheduler._look() > 0
+
+
+async def test_a_catch_up_window_bounds_what_is_made_up_for(process: Open) -> None:  # C18, C20
+    tq = await process()
+    await add(tq, seconds=60, misfire="fire_all", catch_up=300)
+    step([tq], 60 * 30)
+    await tq.scheduler._look()
+    await check(tq, expected=6, made_up_for=True)  # the last five minutes, both ends
+
+
+async def test_a_crash_between_fire_and_commit_is_both_or_neither(process: Open) -> None:  # C9, C21
+    tq = await process()
+    await add(tq)
+    step([tq], 1)
+    schedules: Any = tq.scheduler._schedules
+    change = schedules.change
+
+    async def cut(*_: Any) -> Any:
+        raise DatabaseUnavailable("cut")
+
+    schedules.change = cut
+    with pytest.raises(DatabaseUnavailable):
+        await tq.scheduler._look()
+    schedules.change = change
+    await tq.scheduler._look()
+    await check(tq, expected=1)
+
+
+async def test_a_thousand_due_in_the_same_second_all_fire(process: Open) -> None:  # C26
+    tqs = [await process(), await process()]
+    from aiotaskq.schedule import new_schedule
+
+    now = tqs[0]._clock.now()
+    wanted = [
+        new_schedule(f"s{n}", "t", "interval", {"n": n}, interval_seconds=3600, now=now, timezone=None)
+        for n in range(1_000)
+    ]
+    await tqs[0].scheduler.add(wanted)
+    step(tqs, 3600)
+    await look(tqs)
+    await look(tqs)
+    await check(tqs[0], expected=1_000)
+
+
+async def test_overlap_is_judged_by_what_every_process_runs(process: Open) -> None:  # H8
+    one, two = await process(), await process()
+    await add(one, overlap="skip")
+    for _ in range(5):
+        step([one, two], 1)
+        await look([one, two])
+    await check(one, expected=1)  # nobody has run it yet
+    now = two._clock.now()
+    (task,) = await two._backend.claim("w", now, 1, lease_until=now + 60 * SECOND)
+    step([one, two], 1)
+    await look([one, two])
+    assert len(await dues(one)) == 1, "it runs, in another process"
+    await two._backend.update([Change(task, settle(task, Completed(), now))])
+    step([one, two], 1)
+    await look([one, two])
+    assert len(await dues(one)) == 2
+
+
+async def test_pause_edit_and_run_now_hold_for_every_process(process: Open) -> None:  # C10
+    one, two = await process(), await process()
+    schedule_id = await add(one, seconds=10)
+    await two.scheduler.pause_task(schedule_id)
+    step([one, two], 60)
+    await look([one, two])
+    assert not await dues(one)
+    task_id = await two.scheduler.run_now(schedule_id)
+    assert (await one.get(task_id)).scheduler_task_id == schedule_id
+    await one.scheduler.resume_task(schedule_id)
+    await one.scheduler.update_task(schedule_id, interval_seconds=100)
+    row = await two.scheduler.get_task(schedule_id)
+    assert row["next_run_at"] == START // SECOND + 60 + 100
+    step([one, two], 99)
+    await look([one, two])
+    assert len(await dues(one)) == 1
+    step([one, two], 1)
+    await look([one, two])
+    assert len(await dues(one)) == 2
+
+
+async def test_a_queue_elsewhere_gets_what_a_dead_scheduler_had_fired(process: Open) -> None:  # C9, C22
+    dead, alive = await process(), await process()
+    if not dead.scheduler._apart:
+        pytest.skip("queue and schedules are one store: both in one transaction")
+    await add(dead)
+    step([dead, alive], 1)
+
+    async def killed(*_: Any) -> None:
+        raise KeyboardInterrupt  # between the swap and the push
+
+    dead.scheduler._deliver = killed
+    with pytest.raises(KeyboardInterrupt):
+        await dead.scheduler._fire(await dead.scheduler._schedules.due(dead._clock.now(), 10), dead._clock.now())
+    assert not await dues(alive)
+    step([alive], 12)
+    await alive.scheduler._look()
+    assert (START // SECOND + 1) * SECOND in [due for _, due in await dues(alive)]
+    step([alive], 12)
+    await alive.scheduler._look()
+    await check(alive, expected=3)
+
+
+async def test_while_the_queue_is_away_nothing_is_fired(process: Open) -> None:  # G-10
+    tq = await process()
+    if not tq.scheduler._apart:
+        pytest.skip("queue and schedules are one store")
+    await add(tq)
+    step([tq], 1)
+    backend: Any = tq._backend
+
+    async def away() -> None:
+        raise DatabaseUnavailable("away")
+
+    backend.ping = away
+    for _ in range(30):
+        with pytest.raises(DatabaseUnavailable):
+            await tq.scheduler._look()
+        step([tq], 1)
+    del backend.ping
+    await tq.scheduler._look()
+    await check(tq, expected=1)  # fire_once

@@ -1,0 +1,756 @@
+"""The Redis backend where it is not like the others: one script a verb, keys, rows, what a server must promise."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loguru import logger
+
+import aiotaskq
+import aiotaskq.sync
+from aiotaskq import DatabaseUnavailable, TaskQ, ValidationError
+from aiotaskq.backends import connect
+from aiotaskq.backends.base import CANCEL, ENDED, READY, TAKEN, Backend, Change
+from aiotaskq.backends.redis import RedisBackend
+from aiotaskq.backends.redis_link import RedisLink
+from aiotaskq.errors import ClosedError, SchemaTooNew, WrongLoop
+from aiotaskq.task import SECOND, Status, Task, TaskFilter
+from tests.contract.rows import LEASE, NOW, ended, ids, new, pushed, read, running
+from tests.servers import Server, Unavailable, Valkey, valkey
+
+ROOT = Path(__file__).parent.parent
+WATCHDOG = 20.0
+_numbers = iter(range(10**6))
+
+
+@pytest.fixture(scope="module")
+def server(unavailable: dict[str, str]) -> Server:
+    try:
+        return valkey(durable=False)
+    except Unavailable as error:
+        unavailable["redis"] = str(error)
+        pytest.skip(f"redis: {error}")
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"redis.{next(_numbers)}"
+
+
+@pytest.fixture
+def url(server: Server, prefix: str) -> Iterator[str]:
+    yield server.url(prefix)
+    server.drop(prefix)
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str) -> AsyncIterator[RedisBackend]:
+    backend = connect(url)
+    assert isinstance(backend, RedisBackend)
+    await backend.open()
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+@pytest.fixture
+async def backend(url: str) -> AsyncIterator[RedisBackend]:
+    async with opened(url) as made:
+        yield made
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """What is logged: level and message."""
+    said: list[str] = []
+    sink = logger.add(lambda message: said.append(str(message).strip()), format="{level} {message}", level="DEBUG")
+    logger.enable("aiotaskq")
+    yield said
+    logger.disable("aiotaskq")
+    logger.remove(sink)
+
+
+@contextlib.contextmanager
+def own_server(durable: bool = False, **settings: str) -> Iterator[Valkey]:
+    made = Valkey(durable, **settings)
+    try:
+        yield made
+    finally:
+        made.kill()
+
+
+def done(task: Task, **fields: Any) -> Task:
+    values = {"status": Status.COMPLETED, "completed_at": NOW // SECOND, "lease_owner": None, "lease_until": None}
+    return task.replace(**{**values, **fields})
+
+
+def row(server: Any, prefix: str, task: Task | str) -> str:
+    return f"{{{prefix}}}:task:{task if isinstance(task, str) else task.task_id}"
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(WATCHDOG):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def every_verb(backend: Backend) -> None:
+    """A life of some tasks and values in which each verb is used, and works."""
+    a, b, c = await backend.push([new(unique_key="u", queue="q1", idempotency_key="i"), new(priority=3), new()])
+    await backend.push([new(queue="paused", expires_at=NOW - 5, run_at=NOW - 9)])
+    await backend.set_paused("paused", True)
+    assert await backend.paused() == ["paused"]
+    assert await backend.next_run_at(NOW) == NOW
+    assert await backend.count_ready(NOW) == 3
+    claimed = await backend.claim("o", NOW, 10, lease_until=LEASE)
+    assert ids(claimed) == ids([a, c, b])
+    a, c, b = claimed
+    assert await backend.heartbeat([(a.task_id, a.fence)], LEASE + 1) == [False]
+    assert await backend.report([(a.task_id, a.fence, {"done": 1})]) == [True]
+    assert await backend.request_cancel([b.task_id]) == [True]
+    assert await backend.cancelling([a.task_id, b.task_id]) == [b.task_id]
+    assert set(ids(await backend.overdue(LEASE, 10))) >= set(ids([b, c]))
+    assert await backend.update([Change(a, done(a), then=(new(scheduler_task_id="s"),))]) == [True]
+    assert await backend.active(["s"]) == {"s": 1}
+    assert (await backend.stats(NOW)).counts["completed"] == 1
+    assert len(await backend.find(TaskFilter(type="t"), 10)) == 5
+    assert await backend.get([a.task_id, "none"]) == [done(a, progress={"done": 1}), None]
+    assert await backend.purge(TaskFilter(), 10) == 1
+    assert await backend.delete([b.task_id]) == 1
+    await backend.values.put([("k", [1], NOW + 1), ("l", 2, None)])
+    assert await backend.values.get(["k", "l"], NOW) == [([1],), (2,)]
+    assert (await backend.values.keys(NOW), await backend.values.count(NOW)) == (["k", "l"], 2)
+    assert await backend.values.delete(["l"], NOW) == [True]
+    assert await backend.values.expire(NOW + 1, 5) == 1
+    await backend.values.clear()
+    assert await backend.ping() is not None
+
+
+# ---- each transition is one script ----------------------------------------------------------------------------------
+
+
+async def test_each_verb_that_writes_is_one_script(  # G-6
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+    execute = RedisLink.execute
+
+    async def spy(self: RedisLink, *words: Any) -> Any:
+        sent.append(words[0])
+        return await execute(self, *words)
+
+    await every_verb(backend)  # so that the server knows the scripts
+    monkeypatch.setattr(RedisLink, "execute", spy)
+
+    async def sends(verb: Awaitable[Any], commands: list[str]) -> Any:
+        sent.clear()
+        answer = await verb
+        assert [word for word in sent if word != "PUBLISH"] == commands
+        return answer
+
+    tasks = [new(queue=f"q{n % 3}", expires_at=NOW + 5) for n in range(300)]
+    await sends(backend.push(tasks), ["EVALSHA"])
+    claimed = await sends(backend.claim("o", NOW, 200, lease_until=LEASE), ["EVALSHA"])
+    await sends(backend.heartbeat([(t.task_id, t.fence) for t in claimed], LEASE + 1), ["EVALSHA"])
+    await sends(backend.report([(t.task_id, t.fence, {"n": 1}) for t in claimed]), ["EVALSHA"])
+    await sends(backend.request_cancel(ids(claimed[:5])), ["EVALSHA"])
+    await sends(backend.update([Change(t, done(t), then=(new(),)) for t in claimed[5:]]), ["EVALSHA"])
+    await sends(backend.delete(ids(claimed)), ["EVALSHA"])
+    await sends(backend.set_paused("q1", True), ["EVALSHA"])
+    await sends(backend.values.put([(f"k{n}", n, NOW) for n in range(200)]), ["EVALSHA"])
+    await sends(backend.values.expire(NOW, 100), ["EVALSHA"])
+    await sends(backend.values.delete([f"k{n}" for n in range(200)], NOW), ["EVALSHA"])
+
+
+async def test_a_renewal_and_a_reaper_at_the_same_time_have_one_winner(backend: RedisBackend, url: str) -> None:  # G-7
+    async with opened(url) as other:
+        for number in range(40):
+            task = await running(backend, lease_until=NOW + 10)
+            back = task.replace(status=Status.PENDING, lease_owner=None, lease_until=None, crashes=1)
+            renew = backend.heartbeat([(task.task_id, task.fence)], NOW + 99)
+            reap = other.update([Change(task, back, lease_over=True)])
+            pair = [renew, reap] if number % 2 else [reap, renew]
+            answers = dict(zip(("renew", "reap") if number % 2 else ("reap", "renew"), await asyncio.gather(*pair)))
+            kept = answers["renew"] == [False]
+            assert answers["reap"] == [not kept]
+            now = await read(backend, task)
+            assert (now.status, now.lease_until) == ((Status.RUNNING, NOW + 99) if kept else (Status.PENDING, None))
+            await backend.delete([task.task_id])
+
+
+async def test_flushed_scripts_harm_nothing(backend: RedisBackend, server: Server) -> None:  # G-9
+    flushes = 0
+    working = True
+
+    async def flush() -> None:
+        nonlocal flushes
+        while working:
+            await asyncio.to_thread(server.execute, "SCRIPT FLUSH")
+            flushes += 1
+
+    flusher = asyncio.ensure_future(flush())
+    claimed: list[Task] = []
+    while flushes < 30:
+        await backend.push([new() for _ in range(3)])
+        part = await backend.claim("o", NOW, 3, lease_until=LEASE)
+        assert await backend.update([Change(task, done(task)) for task in part]) == [True] * 3
+        claimed += part
+    working = False
+    await flusher
+    assert (await backend.stats(NOW)).counts["completed"] == len(claimed) == len(set(ids(claimed)))
+
+
+# ---- keys -----------------------------------------------------------------------------------------------------------
+
+
+async def test_all_keys_are_in_one_hash_tag_and_none_is_left(  # G-8
+    backend: RedisBackend, server: Server, prefix: str
+) -> None:
+    before = set(server.execute("KEYS *")[0][0])
+    await every_verb(backend)
+    mine = set(server.execute("KEYS *")[0][0]) - before
+    assert mine and all(key.startswith(f"{{{prefix}}}:".encode()) for key in mine)
+    everything = await backend.find(TaskFilter(), 100)
+    assert await backend.delete(ids(everything)) == len(everything)
+    await backend.set_paused("paused", False)
+    assert set(server.execute("KEYS *")[0][0]) - before == {f"{{{prefix}}}:format".encode()} & mine
+
+
+async def test_a_user_who_is_limited_to_the_prefix(server: Server, prefix: str, lines: list[str]) -> None:  # G-8
+    commands = "+eval +evalsha +hmget +smembers +publish +subscribe +ping +time +select"
+    inside = "+hget +hset +hdel +hgetall +hincrby +hkeys +hlen +get +set +del +unlink +sadd +srem +zadd +zrem +zrange"
+    inside += " +zrangebyscore +zrevrangebylex +zcount +zscore"
+    server.execute(f"ACL SETUSER small on >secret resetkeys resetchannels -@all ~{{{prefix}}}:* &{{{prefix}}}:*")
+    server.execute(f"ACL SETUSER small {commands} {inside}")
+    small = server.url(prefix).replace("//", "//small:secret@")
+    async with opened(small) as backend:
+        assert any("could not be checked" in line for line in lines)
+        await every_verb(backend)
+        async with opened(small) as other:
+            await _hears(other, backend)
+    with pytest.raises(DatabaseUnavailable, match="may not do this") as raised:
+        async with opened(server.url(f"{prefix}.other").replace("//", "//small:secret@")):
+            pass
+    assert "secret" not in str(raised.value)
+    server.execute("ACL DELUSER small")
+
+
+async def _hears(one: RedisBackend, other: RedisBackend) -> None:
+    """Tell something from the other until it is heard by the one: the subscription takes its time."""
+    heard: list[tuple[str, list[str]]] = []
+    await one.watch()
+    stop = one.hints.listen(lambda kind, names: heard.append((kind, list(names))))
+    async with asyncio.timeout(WATCHDOG):
+        while (CANCEL, ["x"]) not in heard:
+            other.hints.tell(CANCEL, ["x"])
+            await asyncio.sleep(0.02)
+    stop()
+
+
+async def test_a_cluster_and_a_slot_that_moves(prefix: str) -> None:  # G-8, G-4
+    options = {"cluster_enabled": "yes", "cluster_config_file": "nodes.conf"}
+    with own_server(**options) as first, own_server(**options) as second:
+        first.ask("CLUSTER ADDSLOTSRANGE 0 8191")
+        second.ask("CLUSTER ADDSLOTSRANGE 8192 16383")
+        first.ask(f"CLUSTER MEET 127.0.0.1 {second.port}")
+        slot = first.ask("CLUSTER", "KEYSLOT", f"{{{prefix}}}:")
+        nodes = (first, second)
+        owner, stranger = nodes if slot < 8192 else nodes[::-1]
+        for node in nodes:
+            await until(lambda node=node: b"cluster_state:ok" in _info(node))
+        async with opened(stranger.url(prefix)) as backend, opened(owner.url(prefix)) as same:
+            task = await pushed(backend)
+            assert await read(same, task) == task
+            assert await same.delete([task.task_id]) == 1
+            await every_verb(same)
+            await _hears(backend, same)
+            # The slot goes to the other node, empty; both hear of it.
+            name = stranger.ask("CLUSTER MYID").decode()
+            owner.ask("FLUSHALL")
+            for node in nodes:
+                node.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
+            again = await pushed(same)
+            assert await read(backend, again) == again
+
+
+def _info(node: Valkey) -> bytes:
+    answer = node.ask("CLUSTER INFO")
+    return answer if isinstance(answer, bytes) else repr(answer).replace("': '", ":").replace("'", "").encode()
+
+
+@pytest.mark.parametrize("prefix", ["", "a}b", "{a", "a:b", "a b", "a*", "ä", "x" * 65])
+def test_a_prefix_is_a_plain_name(prefix: str) -> None:  # J7
+    with pytest.raises(ValidationError, match="prefix"):
+        connect(f"redis://localhost/0?prefix={prefix}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["*", "?", "[a]", "{x}", "}:", "a:b", ":", "-1:x", "'); redis.call('FLUSHALL') --", "\r\n*1\r\n$8\r\nFLUSHALL", "%d"],
+)
+async def test_names_are_only_data(backend: RedisBackend, name: str) -> None:  # J7, I10
+    other = await pushed(backend, queue="other")
+    task = await pushed(backend, queue=name, type=name, unique_key=name, idempotency_key=name, scheduler_task_id=name[:36])
+    assert await backend.active([name[:36]]) == {name[:36]: 1}
+    assert await backend.count_ready(NOW, [name]) == 1
+    await backend.set_paused(name, True)
+    assert await backend.paused() == [name]
+    assert await backend.claim("o", NOW, 5, queues=[name]) == []
+    await backend.set_paused(name, False)
+    assert (await backend.stats(NOW)).queues == {"other": {"pending": 1}, name: {"pending": 1}}
+    assert ids(await backend.push([new(unique_key=name)])) == [task.task_id]
+    (claimed,) = await backend.claim(name, NOW, 5, queues=[name], lease_until=LEASE)
+    assert (claimed.queue, claimed.lease_owner) == (name, name)
+    assert await backend.report([(task.task_id, 1, {name: name})]) == [True]
+    assert await backend.find(TaskFilter(type=name, queue=name), 5) == [claimed.replace(progress={name: name})]
+    await backend.values.put([(name, name, None)])
+    assert await backend.values.get([name], NOW) == [(name,)]
+    assert await backend.delete([task.task_id]) == 1
+    assert await read(backend, other) == other
+
+
+async def test_namespaces_do_not_see_each_other(backend: RedisBackend, server: Server, prefix: str) -> None:
+    async with opened(server.url(f"{prefix}.other")) as other:
+        task = await pushed(backend, unique_key="u")
+        assert await other.get([task.task_id]) == [None]
+        await pushed(other, unique_key="u")
+        assert await backend.count_ready(NOW) == await other.count_ready(NOW) == 1
+    server.drop(f"{prefix}.other")
+
+
+# ---- rows -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "broken"),
+    [
+        ("params", b"{nicht json"),
+        ("params", b"[1, 2]"),
+        ("params", b'{"a": NaN}'),
+        ("params", b'{"a": "\xff"}'),
+        ("extra", b"{"),
+        ("result", b"{"),
+        ("type", b"\xff\xfe"),
+        ("retry_count", b"many"),
+        ("fence", b"high"),
+        ("timeout", b"soon"),
+    ],
+)
+async def test_an_undecodable_row_is_handed_out_and_kept(  # A16, I5
+    backend: RedisBackend, server: Server, prefix: str, field: str, broken: bytes
+) -> None:
+    assert isinstance(server, Valkey)
+    tasks = await backend.push([new(params={"n": n}) for n in range(100)])
+    bad = tasks[57]
+    server.ask("HSET", row(server, prefix, bad), field, broken)
+    assert (await backend.find(TaskFilter(), 100))[42].undecodable is not None
+    claimed = await backend.claim("o", NOW, 100, lease_until=LEASE)
+    assert ids(claimed) == ids(tasks)
+    told = [task.undecodable for task in claimed if task.undecodable is not None]
+    assert told == [] if field == "fence" else len(told) == 1 and field in told[0]
+    failed = claimed[57].replace(status=Status.FAILED, error_message="undecodable")
+    assert await backend.update([Change(claimed[57], failed)]) == [True]
+    revived = failed.replace(status=Status.PENDING, error_message=None)
+    assert await backend.update([Change(failed, revived)]) == [True]
+    kept = server.ask("HGET", row(server, prefix, bad), field)
+    assert kept == broken or field in ("fence", "retry_count", "result")  # those are written by every change
+    assert await backend.delete([bad.task_id]) == 1
+
+
+async def test_a_field_of_a_newer_version_is_no_damage(backend: RedisBackend, server: Server, prefix: str) -> None:
+    assert isinstance(server, Valkey)
+    task = await pushed(backend)
+    server.ask("HSET", row(server, prefix, task), "mood", "good")
+    assert await read(backend, task) == task
+
+
+async def test_a_row_that_vanished_leaves_no_trouble(backend: RedisBackend, server: Server, prefix: str) -> None:  # G-4
+    """As a failover to a lagging replica, or an operator's DEL, may leave it."""
+    keys = {"unique_key": "u", "idempotency_key": "i", "expires_at": NOW + 50}
+    waiting, held = await pushed(backend, **keys), await pushed(backend, priority=-1)
+    await backend.claim("o", NOW, 1, lease_until=LEASE)
+    finished = await ended(backend, priority=-1)
+    for task in (waiting, held, finished):
+        server.execute(f"DEL {row(server, prefix, task)}")
+    after = await pushed(backend)
+    assert ids(await backend.claim("o", NOW, 5)) == [after.task_id]
+    assert await backend.next_run_at(NOW) is None
+    assert await backend.overdue(LEASE + 99, 5) == []
+    assert ids(await backend.find(TaskFilter(), 5)) == [after.task_id]
+    assert await backend.purge(TaskFilter(), 5) == 0
+    assert await backend.heartbeat([(held.task_id, 1)], LEASE) == [None]
+    again = new(unique_key="u", idempotency_key="i")
+    assert (await backend.push([again]))[0] is again
+
+
+async def test_more_expired_tasks_than_one_step_puts_aside(backend: RedisBackend) -> None:
+    await backend.push([new(expires_at=NOW + 1) for _ in range(10_005)])
+    last = await pushed(backend)
+    assert ids(await backend.claim("o", NOW + 1, 5)) == [last.task_id]
+    assert await backend.count_ready(NOW + 1) == 0
+    assert await backend.next_run_at(NOW + 1) is None
+    assert len(await backend.overdue(NOW + 1, 20_000)) == 10_005
+    assert await backend.claim("o", NOW, 5) == []  # also if the clock was set back: it is the reaper's
+
+
+async def test_numbers_above_what_lua_counts_exactly(backend: RedisBackend) -> None:  # I3
+    task = await pushed(backend, fence=2**62, params={"n": 2**63 - 1, "m": -(2**63)}, result=2**53 + 1)
+    (claimed,) = await backend.claim("o", NOW, 1, lease_until=LEASE)
+    assert (claimed.fence, claimed.params, claimed.result) == (2**62 + 1, task.params, 2**53 + 1)
+    assert await backend.heartbeat([(task.task_id, 2**62)], LEASE) == [None]
+    assert await backend.heartbeat([(task.task_id, 2**62 + 1)], LEASE) == [False]
+
+
+async def test_a_newer_format_is_left_alone(url: str, server: Server, prefix: str) -> None:
+    server.execute(f"SET {{{prefix}}}:format 2")
+    with pytest.raises(SchemaTooNew, match="format 2"):
+        async with opened(url):
+            pass
+
+
+# ---- hints ----------------------------------------------------------------------------------------------------------
+
+
+async def test_what_one_process_does_another_hears_once(backend: RedisBackend, url: str) -> None:
+    async with opened(url) as other:
+        await _hears(other, backend)
+        await backend.watch()
+        await backend.watch()
+        await _hears(backend, other)
+        heard: list[tuple[str, list[str]]] = []
+        own: list[str] = []
+        other.hints.listen(lambda kind, names: heard.append((kind, sorted(names))))
+        backend.hints.listen(lambda kind, _names: own.append(kind))
+        (task,) = await backend.push([new()])
+        await until(lambda: heard == [(READY, [])])
+        (claimed,) = await backend.claim("o", NOW, 1, lease_until=LEASE)
+        backend.hints.tell(TAKEN)
+        await until(lambda: heard[1:] == [(TAKEN, [])])
+        await backend.request_cancel([task.task_id])
+        await until(lambda: heard[2:] == [(CANCEL, [task.task_id])])
+        claimed = await read(backend, task)
+        await backend.update([Change(claimed, done(claimed))])
+        await until(lambda: heard[3:] == [(ENDED, [task.task_id])])
+        await backend.ping()
+        assert own == [READY, TAKEN, CANCEL, ENDED]
+
+
+async def test_a_thread_may_tell(backend: RedisBackend, url: str) -> None:
+    async with opened(url) as other:
+        await _hears(other, backend)
+        heard: list[str] = []
+        other.hints.listen(lambda kind, _names: heard.append(kind))
+        await asyncio.to_thread(backend.hints.tell, ENDED, ["a"])
+        await until(lambda: heard == [ENDED])
+
+
+async def test_foreign_words_on_the_channel_are_ignored(backend: RedisBackend, server: Server, prefix: str) -> None:  # J7
+    assert isinstance(server, Valkey)
+    async with opened(server.url(prefix)) as other:
+        await _hears(backend, other)
+        heard: list[str] = []
+        backend.hints.listen(lambda kind, _names: heard.append(kind))
+        for words in ("", "nonsense", "[]", '["me", {"boom": []}]', '["me", {"ready": [1]}]', '["me", 5]', b"\xff"):
+            server.ask("PUBLISH", f"{{{prefix}}}:hints", words)
+        other.hints.tell(TAKEN)
+        await until(lambda: heard)
+        assert heard == [TAKEN]
+
+
+async def test_very_many_names_are_told_as_unknown(backend: RedisBackend, url: str) -> None:  # G-10
+    async with opened(url) as other:
+        await _hears(other, backend)
+        heard: list[tuple[str, list[str]]] = []
+        other.hints.listen(lambda kind, names: heard.append((kind, list(names))))
+        for number in range(5_000):
+            backend.hints.tell(ENDED, [f"id-{number}"])
+        await until(lambda: heard)
+        assert heard == [(ENDED, [])]
+
+
+async def test_what_was_told_just_before_the_close_goes_out(backend: RedisBackend, url: str) -> None:
+    heard: list[str] = []
+    async with opened(url) as other:
+        await _hears(backend, other)
+        backend.hints.listen(lambda kind, _names: heard.append(kind))
+        await other.push([new()])
+    await until(lambda: READY in heard)
+
+
+# ---- what a server must promise -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-lru", "allkeys-random"])
+async def test_a_server_that_evicts_is_refused(policy: str, lines: list[str]) -> None:  # G-3
+    with own_server(maxmemory_policy=policy) as server:
+        with pytest.raises(DatabaseUnavailable) as raised:
+            async with opened(server.url("a")):
+                pass
+        for words in (f"maxmemory-policy is {policy}", "noeviction", "eviction=any"):
+            assert words in str(raised.value)
+        async with opened(f"{server.url('a')}&eviction=any") as backend:
+            await every_verb(backend)
+        assert any(policy in line for line in lines)
+        server.ask("CONFIG SET maxmemory-policy noeviction")
+        async with opened(server.url("a")) as backend:
+            await pushed(backend)
+
+
+def test_another_word_for_eviction_is_refused() -> None:
+    with pytest.raises(ValidationError, match="eviction='yes' is not one of refuse, any"):
+        connect("redis://localhost/0?eviction=yes")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"appendonly": "yes", "appendfsync": "always"}, "INFO every write is on disk before it is answered"),
+        ({"appendonly": "yes", "appendfsync": "everysec"}, "INFO a power loss loses at most about 2 s of writes"),
+        ({"appendonly": "yes", "appendfsync": "no"}, "WARNING a power loss loses what the system has not written yet"),
+        ({"appendonly": "no", "save": "3600 1"}, "WARNING only snapshots are kept"),
+        ({"appendonly": "no", "save": ""}, "WARNING nothing is kept on disk"),
+    ],
+)
+async def test_says_at_the_start_what_the_persistence_promises(  # G-11
+    settings: dict[str, str], said: str, lines: list[str]
+) -> None:
+    with own_server(**settings) as server:
+        async with opened(server.url("a")) as backend:
+            other = backend.another()
+            await other.open()
+            await other.close()
+        level, _, words = said.partition(" ")
+        (line,) = [line for line in lines if "maxmemory-policy noeviction" in line]  # one line, also for twins
+        assert line.startswith(level) and words in line
+
+
+async def test_a_password_is_never_shown(lines: list[str], tmp_path: Path) -> None:  # J9
+    with own_server(requirepass="sesame-open") as server:
+        good = server.url("a").replace("//", "//:sesame-open@")
+        bad = server.url("a").replace("//", "//user:sesame-wrong@")
+        async with opened(good) as backend:
+            await every_verb(backend)
+            assert "sesame" not in repr(backend) + repr(TaskQ(good)) + repr(vars(backend._link.address)["shown"])
+        with pytest.raises(DatabaseUnavailable) as raised:
+            async with opened(bad):
+                pass
+        server.kill()
+        with pytest.raises(DatabaseUnavailable) as away:
+            async with opened(good):
+                pass
+    for text in (str(raised.value), str(away.value), *lines):
+        assert "sesame" not in text
+    assert "user:***@" in str(raised.value) and ":***@" in str(away.value)
+    for wrong in ("redis://:sesame@h:port/0", "redis://:sesame@h/0?socket_timeout=long"):
+        with pytest.raises(ValidationError) as refused:
+            connect(wrong)
+        assert "sesame" not in str(refused.value)
+
+
+async def test_full_memory_stops_pushes_only(server: Server) -> None:  # G-3
+    with own_server() as full:
+        async with opened(full.url("a")) as backend:
+            tasks = await backend.push([new() for _ in range(10)])
+            (soon,) = await backend.push([new(priority=9, expires_at=NOW + 5)])
+            await backend.values.put([("k", 1, NOW), ("l", 1, None)])
+            full.ask("CONFIG SET maxmemory 1")
+            for verb in (backend.push([new(), new()]), backend.values.put([("m", 1, None)])):
+                with pytest.raises(DatabaseUnavailable, match="memory is full, nothing was written"):
+                    await verb
+            assert await backend.count_ready(NOW) == 11
+            claimed = await backend.claim("o", NOW, 10, lease_until=LEASE)
+            assert ids(claimed) == ids(tasks)
+            assert await backend.heartbeat([(t.task_id, t.fence) for t in claimed], LEASE + 1) == [False] * 10
+            assert await backend.report([(claimed[0].task_id, 1, {"n": 1})]) == [True]
+            assert await backend.request_cancel([claimed[9].task_id]) == [True]
+            follower = new(type="follower")
+            changes = [Change(task, done(task, result="r" * 100), then=(follower,)) for task in claimed[:5]]
+            assert await backend.update(changes) == [True] * 5
+            back = claimed[5].replace(status=Status.PENDING, lease_owner=None, lease_until=None)
+            assert await backend.update([Change(claimed[5], back)]) == [True]
+            assert ids(await backend.overdue(NOW + 5, 5)) == [soon.task_id]
+            await backend.set_paused("q", True)
+            assert await backend.paused() == ["q"]
+            assert await backend.count_ready(NOW + 9) == 2  # puts the expired one aside
+            assert await backend.purge(TaskFilter(), 3) == 3
+            assert await backend.delete([claimed[6].task_id]) == 1
+            assert await backend.values.delete(["l"], NOW) == [True]
+            assert await backend.values.expire(NOW, 5) == 1
+            full.ask("CONFIG SET maxmemory 0")
+            assert (await backend.stats(NOW)).counts == {
+                "pending": 3, "running": 3, "completed": 2, "failed": 0, "cancelled": 0, "expired": 0
+            }  # fmt: skip
+            await pushed(backend)
+
+
+# ---- loops, forks, closing ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_usable_again_in_another_loop(url: str) -> None:
+    backend = connect(url)
+
+    async def use(number: int) -> None:
+        await backend.watch()
+        await pushed(backend)
+        assert await backend.count_ready(NOW) == number
+        if number == 3:
+            await backend.close()
+
+    for number in (1, 2, 3):
+        asyncio.run(use(number))  # the first two end with everything open
+
+
+async def test_open_in_another_loop_is_refused(backend: RedisBackend) -> None:
+    def elsewhere() -> None:
+        asyncio.run(backend.count_ready(NOW))
+
+    with pytest.raises(WrongLoop, match="another event loop"):
+        await asyncio.to_thread(elsewhere)
+    assert await backend.count_ready(NOW) == 0
+
+
+async def test_closed_stays_closed_and_opens_again(backend: RedisBackend) -> None:
+    await backend.watch()
+    await backend.close()
+    await backend.close()
+    for verb in (backend.count_ready(NOW), backend.watch(), backend.ping()):
+        with pytest.raises(ClosedError):
+            await verb
+    backend.hints.tell(READY)  # nobody to tell it to; no harm
+    await backend.open()
+    assert await backend.count_ready(NOW) == 0
+
+
+async def test_nothing_is_left_behind(url: str, server: Server) -> None:
+    def clients() -> int:
+        return len(server.execute("CLIENT LIST")[0][0])
+
+    await until(lambda: clients() == 1)
+    tasks = asyncio.all_tasks()
+    async with opened(url) as backend:
+        await backend.watch()
+        await asyncio.gather(*(backend.ping() for _ in range(50)))
+        assert 1 < clients() <= 12  # its connections, the listening one, and the one that asks
+    assert asyncio.all_tasks() == tasks
+    await until(lambda: clients() == 1)
+
+
+FORK = """
+import asyncio, os, sys
+from aiotaskq.backends import connect
+from tests.contract.rows import new, NOW
+
+backend = connect(sys.argv[1])
+
+async def use(count):
+    await backend.watch()
+    await asyncio.gather(*(backend.push([new()]) for _ in range(10)))
+    assert await backend.count_ready(NOW) >= count
+
+async def parent():
+    await use(10)
+    child = os.fork()
+    if child == 0:
+        return None
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        await use(20)
+        if pid:
+            assert status == 0, status
+            assert await backend.count_ready(NOW) % 10 == 0
+            await backend.close()
+            return pid
+
+loop = asyncio.new_event_loop()
+if loop.run_until_complete(parent()) is None:
+    asyncio.set_event_loop(None)
+    asyncio._set_running_loop(None)
+    asyncio.run(use(20))
+    os._exit(0)
+loop.close()
+print("both work")
+"""
+
+
+def test_after_a_fork_both_work(url: str) -> None:  # E1, E2
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, url],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=WATCHDOG,
+    )
+    assert (run.stdout, run.returncode) == ("both work\n", 0), run.stderr
+
+
+def test_without_the_extra_one_line_says_so() -> None:
+    code = "import sys; sys.modules['redis'] = None\nfrom aiotaskq import TaskQ\nTaskQ('redis://localhost/0')"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    last = run.stderr.strip().splitlines()[-1]
+    assert "MissingExtra: redis is not installed; install the extra redis" in last
+
+
+@pytest.mark.parametrize("scheme", ["redis", "valkey"])
+def test_the_schemes(scheme: str) -> None:
+    assert isinstance(connect(f"{scheme}://localhost:1/0"), RedisBackend)
+    address = RedisBackend(f"{scheme}://me:word@host:7/3?socket_timeout=2&prefix=p&max_connections=4")._link.address
+    assert (address.prefix, address.root, address.connections) == ("p", "{p}:", 4)
+    options = {name: address.options[name] for name in ("host", "port", "db", "username", "password", "socket_timeout")}
+    assert options == {"host": "host", "port": 7, "db": 3, "username": "me", "password": "word", "socket_timeout": 2.0}
+    assert RedisBackend("rediss://host")._link.address.options["connection_class"].__name__ == "SSLConnection"
+
+
+# ---- the front ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_documented_queue(url: str) -> None:
+    queue = aiotaskq.RedisQueue(url, visibility=30)
+    task_id = await queue.push_task({"type": "mail", "params": {"to": "é🙂"}, "own": 1}, priority=2)
+    assert (await queue.get_queue_size(), await queue.is_empty()) == (1, False)
+    task = await queue.pop_task(timeout=0)
+    assert task is not None and (task["task_id"], task["params"], task["own"]) == (task_id, {"to": "é🙂"}, 1)
+    await queue.task_done()
+    assert (await queue.get(task_id)).status is Status.COMPLETED
+    assert await queue.pop_task(timeout=0) is None
+    await queue.set_public("cookie", {"a": 1}, ttl=60)
+    assert await queue.get_public("cookie") == {"a": 1}
+    await queue.close()
+    with pytest.raises(ValidationError, match="a Redis server is needed"):
+        aiotaskq.RedisQueue("sqlite:///x.db")
+
+
+def test_the_documented_queue_blocking(url: str) -> None:
+    queue, other = aiotaskq.sync.RedisQueue(url), aiotaskq.sync.RedisQueue(url)
+    task_id = queue.push_task({"type": "mail"})
+    task = other.pop_task(timeout=WATCHDOG)
+    assert task is not None and task["task_id"] == task_id
+    other.task_done()
+    assert queue.get(task_id).status is Status.COMPLETED
+    queue.close()
+    other.close()
+
+
+async def test_schedules_live_in_sql_and_fire_into_redis(url: str, tmp_path: Path) -> None:
+    tq = TaskQ(url, schedules=f"sqlite:///{tmp_path}/schedules.db", poll_interval=0.2)
+    ran = asyncio.Event()
+
+    @tq.task(name="job")
+    async def job() -> None:
+        ran.set()
+
+    async with tq.running():
+        schedule = await tq.scheduler.add_scheduler_task("n", "job", "once", execute_at=1)
+        async with asyncio.timeout(WATCHDOG):
+            await ran.wait()
+        (task,) = await tq.find(scheduler_task_id=schedule)
+        await tq.handle(task.task_id).result(timeout=WATCHDOG)
