@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.task import SECOND, Status, Task, TaskFilter, claim_order
@@ -262,3 +263,52 @@ async def test_rows_of_a_program_that_knows_only_the_documented_columns(sql_stor
     (claimed,) = await sql_store.backend.claim("o", NOW, 10, lease_until=LEASE)
     assert (claimed.task_id, claimed.type, claimed.params, claimed.max_retries) == ("old-1", "mail", {}, 3)
     assert claimed.undecodable is None
+
+
+async def test_a_claim_that_fails_anywhere_loses_nothing(sql_store: Store) -> None:  # A2
+    backend: Any = sql_store.backend
+    due = NOW + 60 * SECOND
+    delayed = [new(run_at=due, queue=f"q{n % 3}") for n in range(503)]
+    others = [new(run_at=due + 3600 * SECOND), new(queue="elsewhere", run_at=NOW)]
+    await backend.push([*delayed, *others])
+    left = [0]
+
+    class Cut(Exception):
+        pass
+
+    def cut(*_: Any) -> None:
+        if left[0] == 0:
+            raise Cut
+        left[0] -= 1
+
+    async def give_back(claimed: list[Task]) -> None:
+        back = [task.replace(status=Status.PENDING, lease_owner=None, lease_until=None) for task in claimed]
+        assert all(await backend.update([Change(task, b) for task, b in zip(claimed, back, strict=True)]))
+
+    engine = backend.database._engine.sync_engine
+    names = [f"q{n}" for n in range(3)]
+    for event_name in ("before_cursor_execute", "after_cursor_execute"):
+        event.listen(engine, event_name, cut)
+        try:
+            for statement in range(40):
+                left[0] = statement
+                try:
+                    claimed = await backend.claim("o", due, 503, queues=names, lease_until=due + SECOND)
+                except Cut:
+                    left[0] = 1000
+                    # Before the commit nothing has happened; after it only the answer is lost, and leases end.
+                    claimed = await backend.find(TaskFilter(status=(Status.RUNNING,)), 1_000)
+                    assert len(claimed) in (0, 503)
+                    await give_back(claimed)
+                    assert (await backend.stats(due)).counts["pending"] == 505
+                    continue
+                left[0] = 1000
+                break
+            else:
+                pytest.fail("a claim takes more than forty statements")
+            assert len(claimed) == 503, f"lost when cut at the {statement}th {event_name}"
+            assert statement > 0
+            await give_back(claimed)
+        finally:
+            event.remove(engine, event_name, cut)
+    assert sorted(ids(await backend.claim("o", due, 1_000))) == sorted(ids([*delayed, others[1]]))
