@@ -237,7 +237,7 @@ class Database:
         raise AssertionError("unreachable")
 
     async def _once(self, engine: AsyncEngine, body: Callable[[Connection], T], commit: bool, watch: Watch) -> T:
-        watch.begin(CONNECT_TIMEOUT + STATEMENT_TIMEOUT)
+        watch.begin()
         async with engine.connect() as connection:
             answer = await connection.run_sync(body)
             if commit:

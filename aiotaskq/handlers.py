@@ -10,6 +10,7 @@ import importlib
 import inspect
 import os
 import queue
+import signal
 import threading
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -133,6 +134,14 @@ def unknown(name: str, known: Collection[str]) -> UnknownHandler:
     return UnknownHandler(f"type: no handler is registered for {printable(name)!r}{guess}")
 
 
+# In a thread or a process of its own these end no program and no loop: sys.exit() of an old script is a failure.
+ENDINGS = (StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit)
+
+
+def _failure(error: BaseException) -> RuntimeError:
+    return RuntimeError(f"the handler raised {type(error).__name__}: {error}")
+
+
 class DaemonThreads(Executor):
     """Up to ``size`` threads for ``def`` handlers, made on demand. They are daemons: one that never returns cannot keep
     the process from ending, as those of concurrent.futures would."""
@@ -151,9 +160,8 @@ class DaemonThreads(Executor):
                 return
             try:
                 future.set_result(function(*args, **kwargs))
-            except (StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-                # In a thread these end no program and no loop: sys.exit() of an old script is a failure like others.
-                future.set_exception(RuntimeError(f"the handler raised {type(error).__name__}: {error}"))
+            except ENDINGS as error:
+                future.set_exception(_failure(error))
             except BaseException as error:
                 future.set_exception(error)
 
@@ -175,11 +183,19 @@ class DaemonThreads(Executor):
             self._work.put(None)
 
 
+def _ignore_ctrl_c() -> None:
+    # A terminal's Ctrl-C reaches the processes of handlers, too; but the worker decides what ends, and when.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _in_process(module: str, qualname: str, params: dict[str, Any]) -> Any:
     found: Any = importlib.import_module(module)
     for name in qualname.split("."):
         found = getattr(found, name)
-    return inspect.unwrap(found)(**params)
+    try:
+        return inspect.unwrap(found)(**params)
+    except ENDINGS as error:
+        raise _failure(error) from None
 
 
 class Executors:
@@ -200,7 +216,7 @@ class Executors:
                 spawn = multiprocessing.get_context("spawn")
                 # All of them are started at once, so there are no more than can work at once.
                 size = min(self._concurrency, os.cpu_count() or 1)
-                self._processes = ProcessPoolExecutor(size, mp_context=spawn)
+                self._processes = ProcessPoolExecutor(size, mp_context=spawn, initializer=_ignore_ctrl_c)
             # By name: under the function's name its module holds the decorated one, which the child finds again.
             where = (handler.function.__module__, handler.function.__qualname__)
             try:

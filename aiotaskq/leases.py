@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable, Sequence
 
 from aiotaskq.backends.base import Backend
@@ -11,12 +13,17 @@ from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.log import logger
 from aiotaskq.loopthread import LoopThread
 from aiotaskq.service import Service
-from aiotaskq.task import SECOND
+from aiotaskq.task import SECOND, new_id
 
 Key = tuple[str, int]
 """A delivery: task id and fence."""
 
 DEAD_AFTER = 5  # leases: a loop that has stood still for so long is not coming back, and others may have its tasks
+
+
+def fresh_owner(kind: str) -> str:
+    """Return an owner id that no other process start has ever had, whatever its host name and pid."""
+    return f"{kind}{socket.gethostname()[:40]}-{os.getpid()}-{new_id()[-12:]}"
 
 
 class LeaseKeeper:
@@ -69,7 +76,7 @@ class LeaseKeeper:
         """Renew it no more."""
         self._held.pop(key, None)
 
-    def __contains__(self, key: Key) -> bool:
+    def __contains__(self, key: object) -> bool:
         return key in self._held
 
     async def start(self) -> None:

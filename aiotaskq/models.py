@@ -47,13 +47,17 @@ class Base(DeclarativeBase):
     """The declarative base of aiotaskq's tables; an application may add its own to it, as the old one's did."""
 
 
-def _only(name: str, status: str, *columns: str, also: str = "") -> Index:
-    """Return an index over the rows of one status, where the database can: fewer to write, none that nobody asks for.
+def _only(rows: str, name: str, *columns: str) -> Index:
+    """Return an index over some rows, where the database can leave out the others: fewer to write and to look through.
 
-    Why PostgreSQL's condition makes a detour stands at ``has_status`` in ``backends.sql_tasks``.
+    ``backends.sql_tasks`` says why those by status keep the live rows and the ended ones apart.
     """
-    detour = text(f"(status || '') = '{status}'{also}")
-    return Index(name, "status", *columns, postgresql_where=detour, sqlite_where=text(f"status = '{status}'{also}"))
+    return Index(name, *columns, postgresql_where=text(rows), sqlite_where=text(rows))
+
+
+_PENDING = "status = 'pending'"
+_RUNNING = "status = 'running'"
+_ENDED = "coalesce(status, '') NOT IN ('pending', 'running')"
 
 
 class TaskQueue(Base):
@@ -97,20 +101,17 @@ class TaskQueue(Base):
 
     __table_args__ = (
         # In claim order; the last columns answer without the row.
-        _only("ix_task_queue_ready", "pending", "priority", "run_at", "seq", "task_id", "queue", "expires_at"),
-        _only("ix_task_queue_expires", "pending", "expires_at", also=" AND expires_at IS NOT NULL"),
-        _only("ix_task_queue_held", "running", "lease_until"),
-        # All rows, mostly those that have ended: listed newest first, counted by status and queue, purged by age.
-        Index("ix_task_queue_pushed", "seq", "task_id"),
-        Index("ix_task_queue_status", "status", "seq", "task_id"),
-        Index("ix_task_queue_ended", "status", "queue", "completed_at"),
-        Index(
-            "ix_task_queue_fired",
-            "scheduler_task_id",
-            "status",
-            postgresql_where=text("scheduler_task_id IS NOT NULL"),
-            sqlite_where=text("scheduler_task_id IS NOT NULL"),
+        _only(
+            *(_PENDING, "ix_task_queue_ready"),
+            *("status", "priority", "run_at", "seq", "task_id", "queue", "expires_at"),
         ),
+        _only(f"{_PENDING} AND expires_at IS NOT NULL", "ix_task_queue_expires", "status", "expires_at"),
+        _only(_RUNNING, "ix_task_queue_held", "status", "lease_until"),
+        # The ended ones: counted by status and queue, purged by age, listed newest first.
+        _only(_ENDED, "ix_task_queue_ended", "status", "queue", "completed_at"),
+        _only(_ENDED, "ix_task_queue_listed", "status", "seq", "task_id"),
+        _only("scheduler_task_id IS NOT NULL", "ix_task_queue_fired", "scheduler_task_id", "status"),
+        Index("ix_task_queue_pushed", "seq", "task_id"),
         Index("uq_task_queue_idempotency_key", "idempotency_key", unique=True),
         Index("uq_task_queue_live_key", "live_key", unique=True),
     )

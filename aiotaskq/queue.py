@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from aiotaskq.backends.base import ENDED, READY, TAKEN, Backend, Change
 from aiotaskq.batch import Batch
+from aiotaskq.bound import Bound
 from aiotaskq.bulk import RETRYABLE, ended_before, purge_all, retry_all, statuses
 from aiotaskq.clock import Clock
 from aiotaskq.errors import (
     LeaseLost,
     NotFound,
-    QueueFull,
     ResultTimeout,
     TaskConflict,
     ValidationError,
 )
 from aiotaskq.events import Events
+from aiotaskq.leases import fresh_owner
 from aiotaskq.log import logger, printable
-from aiotaskq.outcome import POP_OWNER, Cancelled, Completed, Failed, HandedBack, Outcome, Released, Requeued, settle
+from aiotaskq.outcome import (
+    POP_OWNER,
+    Cancelled,
+    Completed,
+    Expired,
+    Failed,
+    HandedBack,
+    LeaseExpired,
+    Outcome,
+    Released,
+    Requeued,
+    settle,
+)
 from aiotaskq.pops import OpenPops
 from aiotaskq.service import Wakeup
 from aiotaskq.task import (
@@ -37,18 +48,13 @@ from aiotaskq.task import (
     check_json,
     check_key,
     check_seconds,
-    new_id,
     same_content,
     task_from_dict,
     task_to_dict,
 )
 
-WHEN_FULL = ("wait", "raise", "drop_oldest")
-
-
-def fresh_owner(kind: str) -> str:
-    """Return an owner id that no other process start has ever had, whatever its host name and pid."""
-    return f"{kind}{socket.gethostname()[:40]}-{os.getpid()}-{new_id()[-12:]}"
+REAP_LIMIT = 500  # overdue tasks settled in one round
+REAP_INTERVAL = 15.0  # seconds between two looks for them, at most
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -79,19 +85,17 @@ class Queue:
 
         ``when_full`` is ``wait``, ``raise`` (QueueFull) or ``drop_oldest`` (the oldest pending task is cancelled).
         """
-        if when_full not in WHEN_FULL:
-            raise ValidationError(f"when_full: {when_full!r} is not one of {', '.join(WHEN_FULL)}")
         self._backend = backend
         self._clock = clock
         self.events = events if events is not None else Events()
         self._visibility = check_seconds("visibility", visibility, zero=False)
         self._poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
-        self._maxsize = check_int("maxsize", maxsize, 0)
-        self._when_full = when_full
+        self._bound = Bound(maxsize, when_full)
         self._pushes: Batch[Task, Task] = Batch(backend.push)
         self._updates: Batch[Change, bool] = Batch(backend.update)
         self._reads: Batch[str, Task | None] = Batch(backend.get)
         self._pops = OpenPops()
+        self._next_reap = 0  # ticks
         self._pop_owner = fresh_owner(POP_OWNER)
         self._background: set[asyncio.Future[Any]] = set()
 
@@ -101,7 +105,7 @@ class Queue:
 
         What does have to wait asks for the running loop before it has changed anything.
         """
-        return not self._backend.grouped and not self._maxsize and "pushed" not in self.events
+        return not self._backend.grouped and not self._bound.maxsize and "pushed" not in self.events
 
     # ---- pushing ----
 
@@ -114,7 +118,7 @@ class Queue:
         if self._backend.durable:
             for task in tasks:
                 self._check_durable(task)
-        if self._maxsize:
+        if self._bound.maxsize:
             await self._make_room(len(tasks))
         if session is not None:
             loop = asyncio.get_running_loop()
@@ -144,22 +148,15 @@ class Queue:
                 raise ValidationError(f"{field}: a function cannot be stored; give the name of a task")
 
     async def _make_room(self, wanted: int) -> None:
-        if wanted > self._maxsize:
-            raise QueueFull(f"{wanted} tasks never fit a queue of maxsize {self._maxsize}")
         with self._woken(TAKEN, ENDED) as event:
-            while (excess := await self.get_queue_size() + wanted - self._maxsize) > 0:
-                if self._when_full == "raise":
-                    raise QueueFull(f"the queue holds its maxsize of {self._maxsize} tasks; push later")
-                if self._when_full == "drop_oldest":
-                    await self._drop_oldest(excess)
+            while excess := self._bound.excess(await self.get_queue_size(), wanted):
+                if self._bound.drops:
+                    oldest = await self._backend.claim(self._pop_owner, self._clock.now(), excess)
+                    dropped = Cancelled("dropped: the queue is full")
+                    await self._backend.update([Change(t, settle(t, dropped, self._clock.now())) for t in oldest])
                 else:
                     await self._clock.wait(event, self._poll_interval)
                     event.clear()
-
-    async def _drop_oldest(self, count: int) -> None:
-        now = self._clock.now()
-        oldest = await self._backend.claim(self._pop_owner, now, count)
-        await self._backend.update([Change(t, settle(t, Cancelled("dropped: the queue is full"), now)) for t in oldest])
 
     async def push_task(self, task: Mapping[str, Any], priority: int = 0) -> str:
         """Add a task given as a dict (``type``, ``params``, optional ``task_id``), which is not changed; return its id.
@@ -221,6 +218,10 @@ class Queue:
                 await self._clock.wait(event, pause)
 
     async def _pop_one(self, visibility: float) -> Task | None:
+        if self._backend.durable and self._clock.ticks() >= self._next_reap:
+            # There may be no worker anywhere, so consumers by hand look after each other.
+            self._next_reap = self._clock.ticks() + int(min(REAP_INTERVAL, visibility / 4) * SECOND)
+            await self.reap()
         now = self._clock.now()
         lease = now + int(visibility * SECOND) if self._backend.durable else None
         tasks = await self.claim(self._pop_owner, 1, lease_until=lease)
@@ -272,7 +273,7 @@ class Queue:
             except asyncio.CancelledError:
                 self._in_background(self._undo(claim))
                 raise
-        if tasks and self._maxsize:
+        if tasks and self._bound.maxsize:
             self._backend.hints.tell(TAKEN)
         return tasks
 
@@ -317,6 +318,31 @@ class Queue:
             if row.cancel_requested == task.cancel_requested:
                 return None
             task = row.replace(params=task.params, extra=task.extra)
+
+    async def reap(
+        self,
+        *,
+        owner: str = "",
+        holds: Container[tuple[str, int]] = (),
+        then: Callable[[Task], tuple[Task, ...]] | None = None,
+    ) -> bool:
+        """Settle what nobody holds any more, whoever claimed it; return whether there may be more of it.
+
+        ``owner`` and ``holds`` are the worker that looks, and its deliveries: the heartbeat decides about those.
+        """
+        now = self._clock.now()
+        late = await self._backend.overdue(now, REAP_LIMIT)
+        for task in late:
+            if (task.task_id, task.fence) in holds:
+                continue
+            outcome: Outcome = Expired() if task.status is Status.PENDING else LeaseExpired()
+            if owner and task.lease_owner == owner:
+                # That worker lives and does not know of it: the answer to a claim was lost on its way. Nobody crashed.
+                outcome = Released("it never started")
+            after = await self.settle(task, outcome, lease_over=True, then=then)
+            if after is not None:
+                self.events.emit("expired" if after.status is Status.EXPIRED else "lost", now, after)
+        return len(late) == REAP_LIMIT
 
     async def complete_with(
         self, session: Any, task: Task, result: Any, *, then: Callable[[Task], tuple[Task, ...]]

@@ -9,6 +9,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event, exc
 
+from aiotaskq.engines import CONNECT_TIMEOUT
+
 __all__ = [
     "PATIENCE",
     "STATEMENT_TIMEOUT",
@@ -52,10 +54,10 @@ class Watch:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, seconds: float) -> None:
-        """Watch over what the running asyncio task does; the first answer must come within so many seconds."""
+    def begin(self) -> None:
+        """Watch over what the running asyncio task does from now on, at first over getting a connection."""
         _current.set(self)
-        self.expect(seconds)
+        self.expect(CONNECT_TIMEOUT + STATEMENT_TIMEOUT)
 
     def expect(self, seconds: float) -> None:
         """From now on there must be an answer within so many seconds."""

@@ -18,7 +18,7 @@ from aiotaskq.clock import Clock
 from aiotaskq.context import SnoozeRequested, TaskContext, current
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.handlers import Executors, Handler
-from aiotaskq.leases import Key, LeaseKeeper
+from aiotaskq.leases import Key, LeaseKeeper, fresh_owner
 from aiotaskq.log import logger, printable
 from aiotaskq.outcome import (
     Cancelled,
@@ -31,8 +31,7 @@ from aiotaskq.outcome import (
     describe,
     storable,
 )
-from aiotaskq.queue import Queue, fresh_owner
-from aiotaskq.reaper import Reaper
+from aiotaskq.queue import Queue
 from aiotaskq.running import Running
 from aiotaskq.service import Service
 from aiotaskq.task import MAX_NAME, SECOND, Status, Task, check_int, check_key, check_seconds
@@ -97,15 +96,8 @@ class Worker:
             backend, clock, lease=self._lease, heartbeat=self._heartbeat, answered=self._answered, fenced=self._fenced
         )
         self._canceller = Service("cancels", self._look_for_cancels, clock)
-        self._reaper = Reaper(
-            queue,
-            backend,
-            clock,
-            owner=self._owner,
-            keeper=self._keeper,
-            interval=check_seconds("reap_interval", reap_interval, zero=False),
-            follow_ups=self._follow_ups,
-        )
+        self._reap_interval = check_seconds("reap_interval", reap_interval, zero=False)
+        self._reaper = Service("reaper", self._reap, clock)
         self._stopping = False
         self._hurried = False
         self._given_back = 0
@@ -422,6 +414,11 @@ class Worker:
         if self._running:
             self._cancel_here(set(await self._backend.cancelling([task_id for task_id, _ in self._running])))
         return self._poll_interval
+
+    async def _reap(self) -> float:
+        if await self._queue.reap(owner=self._owner, holds=self._keeper, then=self._follow_ups):
+            return 0.0
+        return self._reap_interval * random.uniform(0.8, 1.2)
 
     # ---- stopping ----
 

@@ -343,8 +343,11 @@ class Valkey(Server):
     def ask(self, *words: str | bytes | int) -> Any:
         """Run one command and return its answer; a single string is cut at its blanks."""
         from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
 
-        with contextlib.closing(Redis(port=self.port, socket_timeout=PATIENCE, protocol=2)) as client:
+        once = Retry(NoBackoff(), 0)
+        with contextlib.closing(Redis(port=self.port, socket_timeout=PATIENCE, protocol=2, retry=once)) as client:
             return client.execute_command(*(str(words[0]).split() if len(words) == 1 else words))
 
     def execute(self, statement: str, database: str = "") -> list[tuple[Any, ...]]:
@@ -359,8 +362,9 @@ class Valkey(Server):
         return self.url(database)
 
     def drop(self, database: str) -> None:
-        for key in self.ask("KEYS", f"{{{database}}}:*"):
-            self.ask("UNLINK", key)
+        keys = self.ask("KEYS", f"{{{database}}}:*")
+        if keys:
+            self.ask("UNLINK", *keys)
 
 
 # ---- one of each -----------------------------------------------------------------------------------------------------

@@ -261,7 +261,7 @@ async def test_visibility_timeout_counts_retries_then_fails(tmp_path: Path) -> N
 async def _reap(queue: Queue, backend: Any, clock: VirtualClock) -> None:
     from aiotaskq.worker import Worker
 
-    await Worker(queue, backend, clock, {})._reaper.look()
+    await Worker(queue, backend, clock, {})._reap()
 
 
 async def test_unsettled_pops_in_memory_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -503,7 +503,7 @@ async def test_crashed_workers_tasks_come_back_and_poison_ends(url: str) -> None
             (task,) = await tq._backend.claim("worker-gone", clock.now(), 1, lease_until=clock.now() + 2 * SECOND)
             clock._now += 3 * SECOND
             worker = _bare_worker(tq)
-            await worker._reaper.look()
+            await worker._reap()
         task = await handle.task()
     assert (task.status, task.crashes, task.fence) == (Status.FAILED, 3, 3)
     assert task.error_message == "poison: its worker died 3 times"
@@ -525,10 +525,10 @@ async def test_reaper_never_touches_a_fresh_claim(url: str) -> None:  # A7
         worker = _bare_worker(tq)
         for _ in range(19):
             clock._now += SECOND // 10
-            await worker._reaper.look()
+            await worker._reap()
         assert (await tq.stats()).counts["running"] == 1
         clock._now += SECOND // 10
-        await worker._reaper.look()
+        await worker._reap()
         assert (await tq.stats()).counts["pending"] == 1
 
 
@@ -547,7 +547,7 @@ async def test_reaper_loses_against_a_heartbeat_in_between(url: str) -> None:  #
             return late
 
         tq._backend.overdue = slow  # type: ignore[method-assign]
-        await _bare_worker(tq)._reaper.look()
+        await _bare_worker(tq)._reap()
         after = await handle.task()
     assert (after.status, after.crashes) == (Status.RUNNING, 0)
 

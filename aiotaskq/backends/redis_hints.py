@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import Sequence
 
@@ -36,6 +37,7 @@ class RedisHints:
         self._me = secrets.token_hex(8)
         self._channel = f"{link.root}hints"
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
         self._waiting: dict[str, dict[str, None] | None] = {}  # names by kind; None when not all are known
         self._publisher: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
@@ -45,8 +47,8 @@ class RedisHints:
     def start(self) -> None:
         """Belong to the running loop from now on, as the link does."""
         loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop, self._publisher, self._listener = loop, None, None
+        if self._loop is not loop or self._pid != os.getpid():
+            self._loop, self._pid, self._publisher, self._listener = loop, os.getpid(), None, None
         if self._listens and (self._listener is None or self._listener.done()):
             self._listener = asyncio.create_task(self._listen(), name="aiotaskq-hints")
 
@@ -58,7 +60,7 @@ class RedisHints:
     async def stop(self) -> None:
         """Hear no more, and let what was told go out."""
         self._listens = False
-        if self._loop is not asyncio.get_running_loop():
+        if self._loop is not asyncio.get_running_loop() or self._pid != os.getpid():
             return
         if self._listener is not None:
             self._listener.cancel()

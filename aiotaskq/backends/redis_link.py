@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -19,9 +19,17 @@ try:
     from redis.asyncio.connection import parse_url
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
-    from redis.exceptions import DataError, MovedError, NoPermissionError, NoScriptError, RedisError, ResponseError
-except ModuleNotFoundError as error:
-    raise MissingExtra(f"{error.name} is not installed; install the extra redis: pip install -e '.[redis]'") from None
+    from redis.exceptions import (
+        DataError,
+        MovedError,
+        NoPermissionError,
+        NoScriptError,
+        ReadOnlyError,
+        RedisError,
+        ResponseError,
+    )
+except ModuleNotFoundError:
+    raise MissingExtra("redis is not installed; install the extra redis: pip install -e '.[redis]'") from None
 
 T = TypeVar("T")
 
@@ -104,6 +112,7 @@ class RedisLink:
         self._pid = 0
         self._opening = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
+        self._listening: set[Any] = set()  # the connections of subscriptions
 
     # ---- life ----
 
@@ -127,16 +136,20 @@ class RedisLink:
                 raise WrongLoop(f"the store {self.shown} is open in another event loop; make one object per loop")
             # The loop (or, after a fork, the process) that had it open is gone, and its connections with it.
             if self._pid not in (0, os.getpid()):
-                _inherited.append(self._client)
+                _inherited.append((self._client, self._listening))
             self._client, self._loop, self._pid = None, here, os.getpid()
             self._prepared = False
-            self._opening, self._running = asyncio.Lock(), set()
+            self._opening, self._running, self._listening = asyncio.Lock(), set(), set()
         await self._to_its_end(self._open_once())
 
     async def _open_once(self) -> None:
         async with self._opening:
             if not self._prepared:
-                await self._prepare(self)
+                try:
+                    await self._prepare(self)
+                except BaseException:
+                    await self._disconnect()
+                    raise
                 self._prepared = True
 
     async def close(self) -> None:
@@ -146,11 +159,15 @@ class RedisLink:
             return  # not ours to close; if its loop is gone, so are its connections
         while self._running:
             await asyncio.wait(self._running)
-        client, self._client, self._prepared = self._client, None, False
-        if client is not None:
-            await self._to_its_end(_disconnect(client))
-        if self._closed:
+        self._prepared = False
+        await self._to_its_end(self._disconnect())
+        if self._closed:  # only now: until then a second close waits for this one
             self._loop = None
+
+    async def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await _disconnect(client)
 
     # ---- what is sent ----
 
@@ -181,7 +198,7 @@ class RedisLink:
                 # All our keys are in one slot, so a cluster is to us one node, which can change.
                 self._leave(client, {"host": moved.host or self._host(), "port": moved.port})
             except ResponseError as error:
-                if "READONLY" in str(error):  # connected to what is a replica now
+                if isinstance(error, ReadOnlyError) or "READONLY" in str(error):  # connected to what is a replica now
                     self._leave(client)
                 raise
             except (RedisError, OSError):
@@ -217,11 +234,18 @@ class RedisLink:
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.ensure_future(work)
         self._hold(task)
-        try:
+        with self._explained():
             return await asyncio.shield(task)
-        except (AiotaskqError, DataError):
-            raise  # said already, or about a value, not about the server
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except DataError:
+            raise  # about a value, not about the server
         except (RedisError, OSError, EOFError) as error:
+            if isinstance(error, AiotaskqError):
+                raise  # said already
             raise DatabaseUnavailable(f"{self.shown}: {_said(error)}") from error
 
     # ---- what is heard ----
@@ -231,38 +255,51 @@ class RedisLink:
         """Subscribe on a connection of its own; gives what waits so many seconds for the next message.
 
         It answers None when there was none; raises DatabaseUnavailable as soon as the connection is known to be dead,
-        which a server that does not answer a ping is.
+        which that of a server is that does not answer a ping.
         """
         await self.ready()
         pool = self._connected().connection_pool
         connection = pool.connection_class(**{**pool.connection_kwargs, "socket_timeout": CONNECT_TIMEOUT})
+        self._listening.add(connection)
+        begun: list[asyncio.Task[Any]] = []
         asked = False
+
+        async def finished(work: Coroutine[Any, Any, T]) -> T:
+            # redis-py waits with what swallows a cancellation on Python 3.11, so none may get there.
+            begun[:] = [asyncio.ensure_future(work)]
+            return await asyncio.shield(begun[0])
 
         async def message(seconds: float) -> bytes | None:
             nonlocal asked
-            try:
-                answer = await connection.read_response(timeout=seconds)
-                if answer is not None:
-                    asked = False
-                    return answer[2] if answer[0] == b"message" else None
-                if asked:
-                    raise DatabaseUnavailable(f"{self.shown}: no answer to a ping in {seconds:g} s")
-                asked = True
-                await connection.send_command("PING", check_health=False)
-            except (RedisError, OSError, EOFError) as error:
-                raise DatabaseUnavailable(f"{self.shown}: {_said(error)}") from error
+            answer = await connection.read_response(timeout=seconds)
+            if answer is not None:
+                asked = False
+                return answer[2] if answer[0] == b"message" else None
+            if asked:
+                raise DatabaseUnavailable(f"{self.shown}: no answer to a ping in {seconds:g} s")
+            asked = True
+            await finished(connection.send_command("PING", check_health=False))
             return None
 
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
-            await connection.send_command("SUBSCRIBE", channel, check_health=False)
-            if await connection.read_response(timeout=CONNECT_TIMEOUT) is None:
-                raise DatabaseUnavailable(f"{self.shown}: no answer in {CONNECT_TIMEOUT:g} s")
-            yield message
-        except (RedisError, OSError, EOFError) as error:
-            raise DatabaseUnavailable(f"{self.shown}: {_said(error)}") from error
+            with self._explained():
+                if await finished(_subscribe(connection, channel)) is None:
+                    raise DatabaseUnavailable(f"{self.shown}: no answer in {CONNECT_TIMEOUT:g} s")
+                yield message
+        except GeneratorExit:  # thrown away with a loop that runs no more: nothing can be awaited
+            begun.clear()
+            raise
         finally:
-            await connection.disconnect(nowait=True)
+            if begun:
+                await asyncio.wait(begun)
+                await connection.disconnect(nowait=True)
+                self._listening.discard(connection)
+
+
+async def _subscribe(connection: Any, channel: str) -> Any:
+    await connection.connect()
+    await connection.send_command("SUBSCRIBE", channel, check_health=False)
+    return await connection.read_response(timeout=CONNECT_TIMEOUT)
 
 
 async def _disconnect(client: Redis, after: Collection[asyncio.Task[Any]] = ()) -> None:
@@ -275,7 +312,7 @@ async def _disconnect(client: Redis, after: Collection[asyncio.Task[Any]] = ()) 
 def _said(error: BaseException) -> str:
     """What the server said, with what to do about it where that is not plain."""
     text = str(error) or type(error).__name__
-    if "OOM" in text and "maxmemory" in text:
+    if "'maxmemory'" in text:
         return "the server's memory is full, nothing was written; purge ended tasks, or raise its maxmemory"
     if isinstance(error, NoPermissionError):
         return f"the user may not do this; allow it the prefix and the commands of the documentation ({text})"

@@ -27,7 +27,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import QueueStats, stats_of
 from aiotaskq.backends.sql_rows import TASKS, to_task
-from aiotaskq.backends.sql_tasks import PAUSED, PENDING, chunks, has_status
+from aiotaskq.backends.sql_tasks import ENDED, PAUSED, PENDING, RUNNING, chunks
 from aiotaskq.task import SECOND, Status, Task, claim_order
 
 SPAN: Final = 64  # priorities looked at in one statement
@@ -89,7 +89,7 @@ def _from(head: Head) -> list[ColumnElement[bool]]:
     """
     level = c.priority.is_(None) if head.priority is None else c.priority == head.priority
     return [
-        has_status(c.status, PENDING),
+        c.status == PENDING,
         level,
         c.run_at >= head.run_at,
         or_(c.run_at > head.run_at, c.seq >= head.seq),
@@ -131,7 +131,7 @@ def _head(rows: Any) -> Select[Any]:
 
 
 def _first(rows: Any, *where: ColumnElement[bool]) -> Select[Any]:
-    query = _head(rows).where(has_status(rows.c.status, PENDING), *where)
+    query = _head(rows).where(rows.c.status == PENDING, *where)
     return query.order_by(rows.c.priority, rows.c.run_at, rows.c.seq, rows.c.task_id).limit(1)
 
 
@@ -183,6 +183,8 @@ def count_ready(connection: Connection, now: int, queues: Sequence[str] | None) 
 
 
 def stats(connection: Connection, now: int) -> QueueStats:
-    groups = connection.execute(select(c.status, c.queue, func.count()).group_by(c.status, c.queue))
-    rows = [(queue, status or str(Status.PENDING), count) for status, queue, count in groups]
+    rows: list[tuple[str, str, int]] = []
+    for those in (c.status == PENDING, c.status == RUNNING, ENDED):
+        query = select(c.queue, c.status, func.count()).where(those).group_by(c.status, c.queue)
+        rows += [(queue, status or str(Status.PENDING), count) for queue, status, count in connection.execute(query)]
     return stats_of(rows, *_ready(connection, now, None))

@@ -13,6 +13,8 @@ from sqlalchemy.dialects.mysql import insert as mysql_insert
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from aiotaskq.backends.sql_rows import json_text
+
 # Rows in one statement. Enough to make the round trip cheap, few enough to end well within a statement's patience.
 CHUNK = 500
 SIZE = 4_000_000  # characters of their params
@@ -43,21 +45,23 @@ def _sqlite(connection: Connection, table: Any, rows: Rows) -> int:
     return connection.execute(sqlite_insert(table).on_conflict_do_nothing(), rows).rowcount
 
 
-# One array for each column: one statement with the same text for any number of rows, where VALUES lists would have
-# thousands of parameters, and executemany no count. Strings are not cast to their width: that would cut them.
-_ARRAYS = ((String, "TEXT"), (Boolean, "BOOLEAN"), (Float, "DOUBLE PRECISION"), (Integer, "BIGINT"))
+# All rows as one JSON text: one statement with the same words for any number of them, where VALUES lists would have
+# thousands of parameters, executemany has no count, and arrays make asyncpg look up their types on each new connection.
+# Strings are not cast to their width: that would cut them.
+_KINDS = ((String, "text"), (Boolean, "boolean"), (Float, "double precision"), (Integer, "bigint"))
 
 
 def _postgresql(connection: Connection, table: Any, rows: Rows) -> int:
     names = list(rows[0])
-    kinds = [next(kind for python, kind in _ARRAYS if isinstance(table.c[name].type, python)) for name in names]
-    arrays = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in zip(names, kinds, strict=True))
+    kinds = [next(kind for python, kind in _KINDS if isinstance(table.c[name].type, python)) for name in names]
+    record = ", ".join(f"{name} {kind}" for name, kind in zip(names, kinds, strict=True))
     key = table.primary_key.columns.keys()[0]
     statement = text(
-        f"INSERT INTO {table.name} ({', '.join(names)}) SELECT * FROM unnest({arrays}) "  # noqa: S608 - our own names
+        f"INSERT INTO {table.name} ({', '.join(names)}) "  # noqa: S608 - our own names
+        f"SELECT * FROM json_to_recordset(CAST(CAST(:rows AS text) AS json)) AS r({record}) "
         f"ON CONFLICT DO NOTHING RETURNING {key}"
     )
-    return len(connection.execute(statement, {name: [row[name] for row in rows] for name in names}).all())
+    return len(connection.execute(statement, {"rows": json_text(rows)}).all())
 
 
 def _mysql(connection: Connection, table: Any, rows: Rows) -> int:
@@ -94,7 +98,9 @@ def replace(connection: Connection, table: Any, rows: Rows) -> None:
         statement = statement.on_duplicate_key_update({name: statement.inserted[name] for name in others})
     else:
         statement = (sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert)(table)
-        statement = statement.on_conflict_do_update(index_elements=[key], set_={name: statement.excluded[name] for name in others})
+        statement = statement.on_conflict_do_update(
+            index_elements=[key], set_={name: statement.excluded[name] for name in others}
+        )
     # In the order of the keys, so that two writers of the same ones wait for each other in one direction only.
     rows = sorted(rows, key=lambda row: row[key])
     for start in range(0, len(rows), CHUNK):

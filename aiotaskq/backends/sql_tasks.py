@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import (
-    Boolean,
     Connection,
     and_,
     bindparam,
@@ -22,9 +21,7 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
-from sqlalchemy.sql.functions import FunctionElement
 
 from aiotaskq.backends.base import Change, holds, same_push
 from aiotaskq.backends.sql_insert import insert_new
@@ -36,37 +33,14 @@ c = TASKS.c
 CHUNK = 500  # ids in one statement: far below every driver's limit of bound values
 _QUEUES: Any = QueueState.__table__
 PAUSED = select(_QUEUES.c.name).where(_QUEUES.c.paused)
+# Written out, as in the conditions of the indexes: one over some rows only is not used for values that are bound.
 PENDING: ColumnElement[str] = literal_column("'pending'")
-_RUNNING: ColumnElement[str] = literal_column("'running'")
+RUNNING: ColumnElement[str] = literal_column("'running'")
+# PostgreSQL guesses how many rows have a status from statistics that are minutes old. After a quiet hour it believes
+# that none is pending, that any index by status will do and the rest be sorted, while there are 100,000. So those for
+# the ended ones leave out the live ones, and nothing is left but the index in the order of claims.
+ENDED: ColumnElement[bool] = func.coalesce(c.status, literal_column("''")).not_in([PENDING, RUNNING])
 _GUARD = and_(c.task_id == bindparam("b_id"), c.status == bindparam("b_status"), c.fence == bindparam("b_fence"))
-
-
-class has_status(FunctionElement[bool]):
-    """``status = 'pending'``, so written that the index over just these rows is used: not as a value that is bound.
-
-    PostgreSQL guesses how many rows have a status from statistics that are minutes old. After a quiet hour it believes
-    that none is pending, that any index on ``status`` will do and that the rest can be sorted, while there are 100,000.
-    An expression keeps all other indexes out of its way.
-    """
-
-    inherit_cache = True
-    type = Boolean()
-
-    def self_group(self, against: Any = None) -> Any:
-        """Stand in WHERE as it is; where there is no BOOLEAN, SQLAlchemy would write ``= 1`` behind it."""
-        return self
-
-
-@compiles(has_status)
-def _plain(element: Any, compiler: Any, **options: Any) -> str:
-    column, status = (compiler.process(each, **options) for each in element.clauses)
-    return f"{column} = {status}"
-
-
-@compiles(has_status, "postgresql")
-def _detour(element: Any, compiler: Any, **options: Any) -> str:
-    column, status = (compiler.process(each, **options) for each in element.clauses)
-    return f"({column} || '') = {status}"
 
 
 # The server's clock in microseconds; SQLite has none of its own.
@@ -217,6 +191,11 @@ def _conditions(where: TaskFilter) -> list[ColumnElement[bool]]:
     return conditions
 
 
+def _of_status(status: Status) -> ColumnElement[bool]:
+    known = {Status.PENDING: PENDING, Status.RUNNING: RUNNING}
+    return c.status == known[status] if status in known else and_(c.status == str(status), ENDED)
+
+
 def find(connection: Connection, where: TaskFilter, limit: int) -> list[Task]:
     conditions = _conditions(where)
     if where.after is not None:
@@ -224,7 +203,7 @@ def find(connection: Connection, where: TaskFilter, limit: int) -> list[Task]:
         if last is not None:
             conditions += [c.seq <= last, or_(c.seq < last, c.task_id < where.after)]
     # One query for each status, since each has its rows in this order in the index; for several they would be sorted.
-    one_each = [c.status == str(status) for status in dict.fromkeys(where.status)] or [true()]
+    one_each = [_of_status(status) for status in dict.fromkeys(where.status)] or [true()]
     rows: list[Any] = []
     for status in one_each:
         query = select(TASKS).where(status, *conditions).order_by(c.seq.desc(), c.task_id.desc()).limit(limit)
@@ -235,8 +214,8 @@ def find(connection: Connection, where: TaskFilter, limit: int) -> list[Task]:
 
 def overdue(connection: Connection, now: int, limit: int) -> list[Task]:
     queries = (
-        select(TASKS).where(has_status(c.status, _RUNNING), c.lease_until <= now).order_by(c.lease_until),
-        select(TASKS).where(has_status(c.status, PENDING), c.expires_at <= now).order_by(c.expires_at),
+        select(TASKS).where(c.status == RUNNING, c.lease_until <= now).order_by(c.lease_until),
+        select(TASKS).where(c.status == PENDING, c.expires_at <= now).order_by(c.expires_at),
     )
     late = [to_task(row) for query in queries for row in connection.execute(query.limit(limit))]
     late.sort(key=lambda task: (task.expires_at if task.status is Status.PENDING else task.lease_until) or 0)
@@ -256,11 +235,13 @@ def purge(connection: Connection, where: TaskFilter, limit: int) -> int:
     deleted = 0
     for status in [status for status in where.status or FINAL if status in FINAL]:
         for queue in _queues_with(connection, status) if where.queue is None else [where.queue]:
-            there = (c.status == str(status), c.queue == queue)
+            there = (_of_status(status), c.queue == queue)
             oldest = select(c.task_id).where(*there, *_conditions(where)).order_by(c.completed_at)
             for part in chunks(connection.execute(oldest.limit(limit - deleted)).scalars().all()):
                 # One that was brought back to life meanwhile stays.
-                deleted += connection.execute(delete(TASKS).where(c.task_id.in_(part), there[0])).rowcount
+                deleted += connection.execute(
+                    delete(TASKS).where(c.task_id.in_(part), c.status == str(status))
+                ).rowcount
             if deleted >= limit:
                 return deleted
     return deleted
@@ -268,7 +249,7 @@ def purge(connection: Connection, where: TaskFilter, limit: int) -> int:
 
 def _queues_with(connection: Connection, status: Status) -> Iterator[str]:
     """Yield the queues that have tasks of a status, without reading these."""
-    query = select(c.queue).where(c.status == str(status)).order_by(c.queue).limit(1)
+    query = select(c.queue).where(_of_status(status)).order_by(c.queue).limit(1)
     queue = connection.execute(query).scalar()
     while queue is not None:
         yield queue

@@ -36,7 +36,7 @@ def say_error(error: object) -> None:
 
 def note(text: str) -> None:
     """Print one line about the command itself on standard error, out of the way of its output."""
-    print(text, file=sys.stderr, flush=True)
+    print(f"{text}\n", end="", file=sys.stderr, flush=True)  # in one write: other processes may have the same stream
 
 
 def say_json(value: Any) -> None:

@@ -5,6 +5,7 @@ Pure functions: nothing here reads a file, a clock or a store. Instants are seco
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -137,7 +138,7 @@ def fences(runs: Mapping[str, Sequence[Run]], rows: Mapping[str, Task]) -> list[
     """Deliveries of one task whose fences do not strictly rise, and results that are not the last delivery's."""
     found = []
     for task_id, mine in runs.items():
-        for before, after in zip(mine, mine[1:], strict=False):
+        for before, after in itertools.pairwise(mine):
             if after.fence <= before.fence:
                 found.append(
                     f"{task_id}: fence {after.fence} (pid {after.pid}) started after {before.fence} (pid {before.pid})"
@@ -175,9 +176,7 @@ def zombie_writes(lines: Iterable[Line], runs: Mapping[str, Sequence[Run]]) -> t
     return tried, found
 
 
-def duplicates(
-    runs: Mapping[str, Sequence[Run]], harms: Sequence[Harm], *, slack: float
-) -> tuple[int, int, list[str]]:
+def duplicates(runs: Mapping[str, Sequence[Run]], harms: Sequence[Harm], *, slack: float) -> tuple[int, int, list[str]]:
     """Count runs beyond the first that no outcome asked for, those that some harm explains, and tell of the others.
 
     A run explains the next one if its process was killed, paused or cut off before its outcome was committed.
@@ -186,7 +185,7 @@ def duplicates(
     """
     count, explained, found = 0, 0, []
     for task_id, mine in runs.items():
-        for before, after in zip(mine, mine[1:], strict=False):
+        for before, after in itertools.pairwise(mine):
             if before.committed and before.event in GIVEN_BACK:
                 continue
             count += 1
@@ -255,7 +254,7 @@ def parallel(runs: Mapping[str, Sequence[Run]], lease: float, harms: Sequence[Ha
     """
     found = []
     for task_id, mine in runs.items():
-        for before, after in zip(mine, mine[1:], strict=False):
+        for before, after in itertools.pairwise(mine):
             if before.end is None or after.start >= before.end:
                 continue
             if not any(_explains(harm, before, after, lease) for harm in harms):

@@ -42,7 +42,9 @@ SCALE = float(os.environ.get("AIOTASKQ_CHAOS_SCALE") or 1.0)
 REPORTS: list[Report] = []
 """Of every scenario of this run, in order."""
 
-SURFACED = re.compile(r"database is locked|deadlock|\b1213\b|\b1205\b|could not be settled|Traceback|Task was destroyed", re.I)
+SURFACED = re.compile(
+    r"database is locked|deadlock|\b1213\b|\b1205\b|could not be settled|Traceback|Task was destroyed", re.IGNORECASE
+)
 """What must never be seen in a process's log, whatever was done to it."""
 
 
@@ -132,10 +134,14 @@ class Fleet:
         reap: float = 0.5,
         fault: str = "",
         patience: float = 60.0,
+        tolerance: float = 1.0,
         **common: Any,
     ) -> None:
-        """``patience`` is how many seconds without any progress are waited for, ``common`` options of every process."""
-        self.patience = patience
+        """``patience`` is how many seconds without any progress are waited for, ``common`` options of every process.
+
+        ``tolerance`` stretches what is promised about time, for a machine that does several scenarios at once.
+        """
+        self.patience, self.tolerance = patience, tolerance
         self.place = place
         self.scenario = scenario
         self.seed = SEED
@@ -165,7 +171,7 @@ class Fleet:
     @property
     def bound(self) -> float:
         """Seconds within which an interrupted task must be running again."""
-        return self.lease + self.reap + 1.0
+        return (self.lease + self.reap + 1.0) * self.tolerance
 
     async def __aenter__(self) -> Fleet:
         self.backend: Backend = connect(self.place.url)
@@ -239,6 +245,11 @@ class Fleet:
     def alive(self, role: str = "worker") -> list[Process]:
         """The processes that run, and are not paused."""
         return [p for p in self.processes if p.role == role and p.alive and p.paused_at is None]
+
+    def listening(self) -> list[Process]:
+        """The workers that run and have a handler for SIGTERM; before that it ends them at once, as any program."""
+        up = {line.pid for line in self.lines() if line.what == "boot"}
+        return [p for p in self.alive() if p.pid in up]
 
     async def kill(self, process: Process) -> None:
         """Kill -9, and wait until it is gone."""
@@ -364,5 +375,6 @@ class Fleet:
         for process in self.processes:
             if not process.alive and not process.harmed and process.pid not in suicides:
                 fine = process.status in (ExitCode.DRAINED, ExitCode.GIVEN_BACK, ExitCode.ABANDONED)
-                report.must(fine, f"{process.name} ended by itself with {process.status}")
+                last = (self.logs().get(process.name, "").splitlines() or ["nothing"])[-1]
+                report.must(fine, f"{process.name} ended by itself with {process.status}, and said last: {last[:300]}")
         return report

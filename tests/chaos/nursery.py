@@ -18,8 +18,7 @@ from typing import Any
 import msgspec
 
 # What a worker imports on use is imported here, once.
-import aiotaskq.backends.sql
-import aiotaskq.migrations
+import aiotaskq.backends.sql  # noqa: F401
 from aiotaskq.backends import scheme_of
 from tests.chaos import program
 

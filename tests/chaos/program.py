@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import logging
 import os
 import random
 import signal
@@ -86,6 +87,8 @@ def main(options: Options) -> int:
     logger.remove()
     logger.add(sys.stderr, level="WARNING", format="{time:HH:mm:ss.SSS} {level} {message}", diagnose=False)
     logger.enable("aiotaskq")
+    # It tells of each connection that was lost, with a traceback; those are lost on purpose here.
+    logging.getLogger("sqlalchemy.pool").addHandler(logging.NullHandler())
     random.seed(f"{options.seed} {options.name}")
     role = {"worker": work, "producer": produce, "scheduler": schedule, "transactor": transact}[options.role]
     ledger = Ledger(options.ledger)
@@ -101,7 +104,7 @@ def main(options: Options) -> int:
 def shift_clock(seconds: float) -> None:
     """Make the wall clock of this process wrong. CLOCK_MONOTONIC, and so every wait and the ledger, stays right."""
     true_time, true_ns = time.time, time.time_ns
-    time.time = lambda: true_time() + seconds  # noqa: TID251
+    time.time = lambda: true_time() + seconds
     time.time_ns = lambda: true_ns() + int(seconds * 1_000_000_000)
 
 
@@ -125,9 +128,7 @@ async def work(options: Options, ledger: Ledger) -> int:
     asyncio.get_running_loop().call_soon(lambda: ledger.write("boot", owner=tq._worker._owner if tq._worker else ""))
     if options.quiet:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, functools.partial(measure, tq, ledger))
-    return int(
-        await tq.run(options.concurrency, scheduler=False, drain=options.drain, grace=options.grace)
-    )
+    return int(await tq.run(options.concurrency, scheduler=False, drain=options.drain, grace=options.grace))
 
 
 def measure(tq: TaskQ, ledger: Ledger) -> None:

@@ -13,12 +13,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from aiotaskq.backends import connect
-from aiotaskq.schedule import Schedule, due_us, new_schedule
 from aiotaskq.task import Status
 from aiotaskq.worker import ExitCode
-from tests.chaos.checker import executions, runs_of, schedule_tasks, zombie_writes
-from tests.chaos.harness import Fleet, Process, Report
+from tests.chaos.checker import executions, runs_of, zombie_writes
+from tests.chaos.harness import Fleet, Report
 from tests.chaos.places import Place
 
 Scenario = Callable[..., Awaitable[Report]]
@@ -71,8 +69,9 @@ async def kills(
         await fleet.drained(lambda counts: sum(counts.values()) >= tasks // 2 * 2)
         report = await fleet.report()
     found = report.findings
-    report.must(found.duplicates <= kills * slots, f"{found.duplicates} duplicates, above {kills} kills x {slots} slots")
-    report.must(found.p99 <= fleet.bound, f"recovery p99 is {found.p99:.2f} s, above {fleet.bound} s")
+    most = kills * slots
+    report.must(found.duplicates <= most, f"{found.duplicates} duplicates, above {kills} kills x {slots} slots")
+    report.must(found.p99 <= fleet.bound, f"recovery p99 is {found.p99:.2f} s, above {fleet.bound:.1f} s")
     return report
 
 
@@ -83,15 +82,15 @@ async def survivors(
     async with Fleet(place, folder, "survivors", concurrency=8, **common) as fleet:
         workers = await fleet.start("worker", 4)
         await fleet.push("short", tasks, seconds, timeout=timeout)
-        while not (held := [p for p in workers if p.pid in {line.pid for line in fleet.lines() if line.what == "start"}]):
+        while not (busy := {line.pid for line in fleet.lines() if line.what == "start"}):
             await asyncio.sleep(0.05)
-        await fleet.kill(held[0])
+        await fleet.kill(next(p for p in workers if p.pid in busy))
         await fleet.drained()
         report = await fleet.report()
         rows = await fleet.rows()
     report.must(bool(report.findings.recovery), "the kill interrupted nothing: the scenario proves nothing")
     late = max(report.findings.recovery, default=0.0)
-    report.must(late <= fleet.bound, f"a task came back after {late:.2f} s, above {fleet.bound} s")
+    report.must(late <= fleet.bound, f"a task came back after {late:.2f} s, above {fleet.bound:.1f} s")
     report.must(all(row.retry_count == 0 for row in rows), "a crash has consumed a retry of the task")
     return report
 
@@ -146,13 +145,13 @@ async def pauses(
 ) -> Report:
     """Workers are stopped (SIGSTOP) for three leases and go on as zombies that write all they can.
 
-    Handlers run for two or three leases: when the zombie wakes up, its task runs elsewhere, and only the fence tells.
+    Handlers run for more than two leases: when the zombie wakes up, its task runs elsewhere, and only the fence tells.
     """
     async with Fleet(place, folder, "pauses", concurrency=slots, **common) as fleet:
         await fleet.booted(await fleet.start("worker", workers))
         pause = 3 * fleet.lease
         tasks = int(rate * pauses * every)
-        options = {"kinds": {"zombie": 1.0}, "seconds": (2 * fleet.lease, 3 * fleet.lease)}
+        options = {"kinds": {"zombie": 1.0}, "seconds": (2 * fleet.lease, 2.5 * fleet.lease)}
         producing = await fleet.start("producer", count=tasks, rate=rate, batch=4, **options)
         paused = []
         for _ in range(pauses):
@@ -193,16 +192,23 @@ async def blocking(
 
 
 async def poison(
-    place: Place, folder: Path, *, workers: int = 4, slots: int = 8, tasks: int = 1000, **common: Any
+    place: Place,
+    folder: Path,
+    *,
+    workers: int = 4,
+    slots: int = 8,
+    tasks: int = 1000,
+    hows: tuple[str, ...] = ("kill", "exit"),
+    **common: Any,
 ) -> Report:
     """Tasks that kill their process: failed as poison after three crashes; all others, also beside them, complete."""
     async with Fleet(place, folder, "poison", concurrency=slots, **common) as fleet:
         watch = await supervised(fleet, workers)
         bad: list[str] = []
-        for how in ("kill", "exit"):
-            await fleet.push("short", tasks // 4, 0.05)
+        for how in hows:
+            await fleet.push("short", tasks // 2, 0.05)
             bad += await fleet.push("killer", 1, 0.02, params={"how": how})
-            await fleet.push("short", tasks // 4, 0.05)
+            await fleet.push("short", tasks // 2, 0.05)
             await fleet.drained()
         fleet.acked -= set(bad)
         watch.cancel()
@@ -216,108 +222,6 @@ async def poison(
         report.must(len(runs[each]) == 3, f"the killer {each} ran {len(runs[each])} times")
     innocent = max((row.crashes for row in rows.values() if row.task_id not in bad), default=0)
     fleet.notes["worst bystander"] = f"{innocent} crashes"
-    return report
-
-
-# ---- schedules ------------------------------------------------------------------------------------------------------
-
-
-async def planned(place: Place, count: int, clock: Callable[[], int], kind: str) -> list[Schedule]:
-    """Put interval schedules of one second into the store, spread over that second."""
-    backend = connect(place.schedules or place.url)
-    await backend.open()
-    assert backend.schedules is not None
-    now = clock()
-    made = [
-        new_schedule(
-            f"every second {number}",
-            kind,
-            "interval",
-            {"seconds": 0.0},
-            interval_seconds=1,
-            misfire="fire_all",
-            start_at=(now // 1_000_000 + 2) + number % 4 / 4,
-            now=now,
-        )
-        for number in range(count)
-    ]
-    await backend.schedules.add(made)
-    await backend.close()
-    return made
-
-
-async def read_schedules(place: Place) -> list[Schedule]:
-    backend = connect(place.schedules or place.url)
-    await backend.open()
-    assert backend.schedules is not None
-    found = await backend.schedules.all()
-    await backend.close()
-    return found
-
-
-async def schedulers(
-    place: Place,
-    folder: Path,
-    *,
-    schedulers: int = 8,
-    schedules: int = 50,
-    seconds: float = 60.0,
-    skew: float = 5.0,
-    every: float = 1.0,
-    **common: Any,
-) -> Report:
-    """Schedulers with clocks that are wrong are killed one after the other: one task for each due, all counted."""
-    async with Fleet(place, folder, "schedulers", **common) as fleet:
-        planned_ones = await planned(place, schedules, fleet.clock.now, "nothing")
-        first = {each.task_id: due_us(each) or 0 for each in planned_ones}
-
-        async def start() -> Process:
-            return (await fleet.start("scheduler", clock=fleet.chance.uniform(-skew, skew)))[0]
-
-        await fleet.booted([await start() for _ in range(schedulers)])
-        begin = time.monotonic()
-        while time.monotonic() - begin < seconds:
-            await asyncio.sleep(every)
-            await fleet.kill(fleet.chance.choice(fleet.alive("scheduler")))
-            await start()
-        for process in fleet.alive("scheduler"):
-            await fleet.terminate(process, 10.0)
-        report = await fleet.report(all_complete=False)
-        rows, final = await fleet.rows(), await read_schedules(place)
-    for each in schedule_tasks(final, first, rows):
-        report.must(False, each)
-    # The fastest clock is ahead of ours; the slowest process that was alone at the end may be behind.
-    fewest = min(each.run_count for each in final)
-    fleet.notes["fired"] = f"{fewest} to {max(each.run_count for each in final)} times"
-    report.must(fewest >= seconds - skew - 3, f"a schedule has fired only {fewest} times in {seconds} s")
-    return report
-
-
-async def purged(
-    place: Place, folder: Path, *, schedulers: int = 4, schedules: int = 10, seconds: float = 20.0, **common: Any
-) -> Report:
-    """Fired tasks end at once and their rows are deleted at once: still each due runs once."""
-    async with Fleet(place, folder, "purged", **common) as fleet:
-        planned_ones = await planned(place, schedules, fleet.clock.now, "short")
-        await fleet.start("worker", 1)
-        await fleet.start("scheduler", schedulers, purge=True)
-        begin = time.monotonic()
-        while time.monotonic() - begin < seconds:
-            await asyncio.sleep(1.0)
-            victim = fleet.chance.choice(fleet.alive("scheduler"))
-            await fleet.kill(victim)
-            await fleet.start("scheduler", purge=True)
-        for process in fleet.alive("scheduler"):
-            await fleet.terminate(process, 10.0)
-        await fleet.drained()
-        report = await fleet.report(all_complete=False)
-        runs, final = runs_of(fleet.lines()), await read_schedules(place)
-    for each in executions(runs, list(runs)):
-        report.must(False, f"a due time ran more than once: {each}")
-    fired = sum(each.run_count for each in final)
-    fleet.notes["fired"] = fired
-    report.must(len(runs) == fired, f"the schedules have counted {fired} runs, and {len(runs)} tasks ran")
-    report.must(fired >= len(planned_ones) * (seconds - 4), f"only {fired} runs in {seconds} s")
     return report
 
 
@@ -345,11 +249,11 @@ async def terms(
         producing = await fleet.start("producer", count=tasks, rate=rate, kinds=kinds, seconds=(0.05, 1.2), batch=4)
         (endless,) = await fleet.push("cooperative", 1, 3600.0)
         stops: list[asyncio.Task[float]] = []
-        bound = drain + grace + 3.0
+        bound = (drain + grace + 2.0) * fleet.tolerance
         terminated: set[int] = set()
         for _ in range(terms):
             await asyncio.sleep(fleet.chance.uniform(0.5, 1.5) * every)
-            victims = [p for p in fleet.alive() if p.pid not in terminated]
+            victims = [p for p in fleet.listening() if p.pid not in terminated]
             victim = fleet.chance.choice(victims)
             terminated.add(victim.pid)
             stops.append(asyncio.create_task(fleet.terminate(victim, bound)))
@@ -365,9 +269,9 @@ async def terms(
         report = await fleet.report()
         rows = {row.task_id: row for row in await fleet.rows()}
     codes = [p.status for p in fleet.processes if p.pid in terminated]
-    fleet.notes["exits"] = " ".join(f"{code}:{codes.count(code)}" for code in sorted({c for c in codes if c is not None}))
+    fleet.notes["exits"] = " ".join(f"{code}:{codes.count(code)}" for code in sorted(set(codes), key=str))
     fleet.notes["slowest"] = f"{slowest:.1f} s"
-    report.must(slowest <= bound, f"an exit took {slowest:.1f} s, above {bound} s")
+    report.must(slowest <= bound, f"an exit took {slowest:.1f} s, above {bound:.1f} s")
     report.must(
         all(code in (ExitCode.DRAINED, ExitCode.GIVEN_BACK, ExitCode.ABANDONED) for code in codes),
         f"exit codes {sorted(map(str, codes))}",
@@ -385,7 +289,14 @@ async def terms(
 
 
 async def cut_short(
-    place: Place, folder: Path, *, workers: int = 4, stops: int = 50, every: float = 0.4, rate: float = 20.0, **common: Any
+    place: Place,
+    folder: Path,
+    *,
+    workers: int = 4,
+    stops: int = 50,
+    every: float = 0.4,
+    rate: float = 20.0,
+    **common: Any,
 ) -> Report:
     """SIGTERM, and then SIGKILL at a random moment of the drain: nothing is lost, nothing is stuck."""
     async with Fleet(place, folder, "cut_short", concurrency=8, drain=1.0, grace=0.5, **common) as fleet:
@@ -393,7 +304,7 @@ async def cut_short(
         tasks = int(rate * stops * every)
         producing = await fleet.start("producer", count=tasks, rate=rate, seconds=(0.05, 0.8), batch=4)
         for _ in range(stops):
-            victim = fleet.chance.choice(fleet.alive())
+            victim = fleet.chance.choice(fleet.listening())
             os.kill(victim.pid, signal.SIGTERM)
             await fleet.start("worker")
             await asyncio.sleep(fleet.chance.uniform(0.0, every * 2))
@@ -401,5 +312,4 @@ async def cut_short(
                 await fleet.kill(victim)
         await fleet.finished(producing)
         await fleet.drained(lambda counts: sum(counts.values()) >= tasks)
-        report = await fleet.report()
-    return report
+        return await fleet.report()

@@ -1,4 +1,4 @@
-"""More scenarios of the table "must hold": what the store goes through, what it grows to, and the caller's transactions."""
+"""More scenarios of the table "must hold": what the store goes through, grows to, and shares with its callers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def mixed(
     rate: float = 330.0,
     **common: Any,
 ) -> Report:
-    """Many processes push, claim and settle on one store and nothing is harmed: each task runs once, nothing is said."""
+    """Many processes push, claim and settle on one store and nothing is harmed: each task runs once."""
     async with Fleet(place, folder, "mixed", concurrency=slots, **common) as fleet:
         await fleet.booted(await fleet.start("worker", workers))
         each = tasks // producers
@@ -82,7 +82,7 @@ async def restarts(
         lines = fleet.lines()
     slowest = max(first_start(lines, at) for at in ready)
     fleet.notes.update({"restarts": len(ready), "first claim": f"{slowest:.2f} s", "conn.": f"{baseline} -> {after}"})
-    report.must(slowest <= 5.0, f"the first claim came {slowest:.2f} s after the server was ready")
+    report.must(slowest <= 5.0 * fleet.tolerance, f"the first claim came {slowest:.2f} s after the server was ready")
     # A pool may have grown to its size only now; a leak of one for each restart would be far more.
     report.must(after <= baseline + workers, f"{after} connections, {baseline} before {len(ready)} restarts")
     return with_everyone_alive(report, everyone)
@@ -110,18 +110,17 @@ async def outages(
     slots: int = 4,
     seconds: float = 20.0,
     rate: float = 30.0,
-    schedulers: int = 3,
+    calm: float = 3.0,
     **common: Any,
 ) -> Report:
-    """Workers and a scheduler are cut off by the network: refused, then swallowed, then with answers lost."""
-    del schedulers
+    """Workers are cut off by the network: refused, then swallowed, then with answers lost."""
     async with Proxy(*place.host) as proxy:
         through = place.through(proxy.port)
         async with Fleet(place, folder, "outages", concurrency=slots, **common) as fleet:
             everyone = await fleet.start("worker", workers, url=through)
             await fleet.booted(everyone)
             faults = (proxy.refuse, proxy.black_hole, proxy.drop_replies)
-            tasks = int(rate * (seconds + 6) * len(faults))
+            tasks = int(rate * (seconds + 2 * calm) * len(faults))
             # Producers are in another place: what is not cut off goes on.
             producing = await fleet.start("producer", count=tasks, rate=rate, seconds=(0.0, 0.5), batch=4)
             healed: list[float] = []
@@ -132,25 +131,25 @@ async def outages(
                 proxy.heal()
 
             for fault in faults:
-                await asyncio.sleep(3.0)
+                await asyncio.sleep(calm)
                 await fleet.outage(broken(fault))
                 healed.append(time.monotonic())
-                await asyncio.sleep(3.0)
+                await asyncio.sleep(calm)
             await fleet.finished(producing)
             await fleet.drained(lambda counts: sum(counts.values()) >= tasks)
             report = await fleet.report()
             lines = fleet.lines()
     slowest = max(first_start(lines, at) for at in healed)
     fleet.notes["first claim"] = f"{slowest:.2f} s"
-    report.must(slowest <= 5.0, f"the first claim came {slowest:.2f} s after the network was back")
+    report.must(slowest <= 5.0 * fleet.tolerance, f"the first claim came {slowest:.2f} s after the network was back")
     return with_everyone_alive(report, everyone)
 
 
 async def unknown_outcomes(
-    place: Place, folder: Path, *, tasks: int = 200, cuts: int = 40, rate: float = 50.0, pattern: bytes = b"COMMIT",
-    **common: Any,
+    place: Place, folder: Path, *, tasks: int = 200, cuts: int = 40, rate: float = 50.0, **common: Any
 ) -> Report:
-    """A producer's connection is cut right after its commit was sent, before the answer: the push is repeated."""
+    """A producer's connection is cut when its commit is sent, before or behind the server: the push is repeated."""
+    pattern = b"COMMIT" if place.sql else b"EVALSHA"
     async with Proxy(*place.host) as proxy, Fleet(place, folder, "unknown_outcomes", **common) as fleet:
         await fleet.start("worker", 2)
         options = {"count": tasks, "rate": rate, "seconds": (0.0, 0.01), "batch": 1}
@@ -197,8 +196,9 @@ async def transactions(place: Place, folder: Path, *, each: int = 10, hold: floa
     commits = {line.id: line.at for line in lines if line.what == "ack"}
     for task_id in kept:
         at = starts.get(task_id, float("inf"))
+        late = at - kept[task_id]
         report.must(at > commits[task_id], f"{task_id} ran {commits[task_id] - at:.3f} s before its commit")
-        report.must(at - kept[task_id] <= 2.0, f"{task_id} was found {at - kept[task_id]:.2f} s after its commit")
+        report.must(late <= 2.0 * fleet.tolerance, f"{task_id} was found {late:.2f} s after its commit")
     return report
 
 
@@ -239,7 +239,13 @@ async def memory(
 
 
 async def many_rows(
-    place: Place, folder: Path, *, finished: int = 1_000_000, future: int = 100_000, claims: int = 500, bound: float = 0.02,
+    place: Place,
+    folder: Path,
+    *,
+    finished: int = 1_000_000,
+    future: int = 100_000,
+    claims: int = 500,
+    bound: float = 0.02,
     **common: Any,
 ) -> Report:
     """With very many finished and future rows a claim is still quick, and its plan uses an index."""
@@ -255,11 +261,12 @@ async def many_rows(
             times.append(time.perf_counter() - begin)
             assert len(claimed) == 1, f"claim {number} found {len(claimed)} tasks"
         problems = await asyncio.to_thread(claim_problems, place.url)
+        seconds = time.monotonic() - begun
         findings = Findings(tasks=finished + future + claims)
-        report = Report("many_rows", place.name, fleet.seed, findings, time.monotonic() - begun, fleet.notes, fleet.folder)
+        report = Report("many_rows", place.name, fleet.seed, findings, seconds, fleet.notes, fleet.folder)
     p99 = percentile(times, 99)
     fleet.notes.update({"claim p50": f"{percentile(times, 50) * 1000:.1f} ms", "claim p99": f"{p99 * 1000:.1f} ms"})
-    report.must(p99 <= bound, f"claim p99 is {p99 * 1000:.1f} ms")
+    report.must(p99 <= bound * fleet.tolerance, f"claim p99 is {p99 * 1000:.1f} ms")
     for problem in problems:
         report.must(False, f"the claim reads more than an index gives it: {problem}")
     return report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.chaos import scenarios, scenarios_store
+from tests.chaos import scenarios, scenarios_schedules, scenarios_store
 from tests.chaos.harness import SCALE
 from tests.chaos.places import PLACES, SERVERS, SQL
 from tests.chaos.scenarios import Scenario
@@ -18,8 +18,9 @@ WHERE: dict[Scenario, tuple[str, ...]] = {
     scenarios.pauses: EVERYWHERE,
     scenarios.blocking: EVERYWHERE,
     scenarios.poison: EVERYWHERE,
-    scenarios.schedulers: EVERYWHERE,
-    scenarios.purged: EVERYWHERE,
+    scenarios_schedules.schedulers: EVERYWHERE,
+    scenarios_schedules.purged: EVERYWHERE,
+    scenarios_schedules.downtime: EVERYWHERE,
     scenarios.terms: EVERYWHERE,
     scenarios.cut_short: EVERYWHERE,
     scenarios_store.mixed: EVERYWHERE,
@@ -33,24 +34,25 @@ WHERE: dict[Scenario, tuple[str, ...]] = {
 """Every scenario, and the places that it makes sense on."""
 
 QUICK: dict[Scenario, dict[str, Any]] = {
-    scenarios.kills: {"workers": 3, "slots": 4, "tasks": 240, "kills": 4, "rate": 40.0},
-    scenarios.survivors: {"tasks": 12, "seconds": 1.5},
-    scenarios.producers: {"producers": 5, "tasks": 20, "rate": 10.0},
+    scenarios_store.outages: {"workers": 2, "seconds": 3.0, "rate": 10.0, "calm": 1.0},
     scenarios.pauses: {"workers": 3, "pauses": 2, "every": 1.5},
     scenarios.blocking: {"rounds": 1, "others": 8},
-    scenarios.poison: {"workers": 2, "tasks": 60},
-    scenarios.schedulers: {"schedulers": 3, "schedules": 8, "seconds": 6.0},
-    scenarios.purged: {"schedulers": 3, "schedules": 4, "seconds": 5.0},
+    scenarios.poison: {"workers": 2, "tasks": 40, "hows": ("kill",)},
+    scenarios.kills: {"workers": 3, "slots": 4, "tasks": 200, "kills": 4, "rate": 40.0},
+    scenarios_schedules.schedulers: {"schedulers": 3, "schedules": 8, "seconds": 6.0},
+    scenarios_schedules.purged: {"schedulers": 3, "schedules": 4, "seconds": 5.0},
     scenarios.terms: {"workers": 2, "terms": 8},
+    scenarios.survivors: {"tasks": 12, "seconds": 1.5},
     scenarios.cut_short: {"workers": 2, "stops": 8, "rate": 10.0},
-    scenarios_store.mixed: {"workers": 3, "producers": 3, "tasks": 600, "rate": 100.0},
-    scenarios_store.restarts: {"workers": 2, "slots": 4, "each": 1, "rate": 40.0, "every": 3.0},
-    scenarios_store.outages: {"workers": 2, "seconds": 3.0, "rate": 10.0},
-    scenarios_store.unknown_outcomes: {"tasks": 50, "cuts": 10, "rate": 20.0},
+    scenarios_store.mixed: {"workers": 3, "producers": 3, "tasks": 400, "rate": 100.0},
+    scenarios_store.unknown_outcomes: {"tasks": 40, "cuts": 8, "rate": 20.0},
     scenarios_store.transactions: {"each": 2, "hold": 0.3},
     scenarios_store.many_rows: {"finished": 20_000, "future": 2_000, "claims": 200},
+    scenarios.producers: {"producers": 5, "tasks": 20, "rate": 10.0},
+    scenarios_schedules.downtime: {},
+    scenarios_store.restarts: {"workers": 2, "slots": 4, "each": 1, "rate": 40.0, "every": 3.0},
 }
-"""What the two-minute profile does: the same scenarios, smaller; ``memory`` needs its size."""
+"""What the two-minute profile does: the same scenarios, smaller, the longest first; ``memory`` needs its size."""
 
 SCALED = ("tasks", "kills", "pauses", "terms", "stops", "each", "cuts", "seconds")
 

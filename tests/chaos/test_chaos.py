@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import scenarios, scenarios_store
+from tests.chaos import scenarios, scenarios_schedules, scenarios_store
 from tests.chaos.places import opened
 from tests.chaos.scenarios import Scenario
 from tests.chaos.sizes import WHERE, full
@@ -54,22 +54,25 @@ async def test_a_handler_that_kills_its_process(name: str, tmp_path: Path, unava
     await hold(scenarios.poison, name, tmp_path, unavailable)
 
 
-@on_places(scenarios.schedulers)
+@on_places(scenarios_schedules.schedulers)
 async def test_one_task_for_each_due(
     name: str, tmp_path: Path, unavailable: dict[str, str]
-) -> None:  # C1, C2, C5, C9
-    await hold(scenarios.schedulers, name, tmp_path, unavailable)
+) -> None:  # C1, C2, C3, C5, C9
+    await hold(scenarios_schedules.schedulers, name, tmp_path, unavailable)
 
 
-@on_places(scenarios.purged)
+@on_places(scenarios_schedules.purged)
 async def test_once_although_rows_are_purged(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # C8
-    await hold(scenarios.purged, name, tmp_path, unavailable)
+    await hold(scenarios_schedules.purged, name, tmp_path, unavailable)
+
+
+@on_places(scenarios_schedules.downtime)
+async def test_after_a_downtime(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # C18
+    await hold(scenarios_schedules.downtime, name, tmp_path, unavailable)
 
 
 @on_places(scenarios.terms)
-async def test_a_rolling_deploy(
-    name: str, tmp_path: Path, unavailable: dict[str, str]
-) -> None:  # D4, D5, D7, D8, D13
+async def test_a_rolling_deploy(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # D4, D5, D7, D8, D13
     await hold(scenarios.terms, name, tmp_path, unavailable)
 
 

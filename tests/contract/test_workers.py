@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 import aiotaskq.sync
 from aiotaskq.backends.base import Change
+from aiotaskq.clock import VirtualClock
 from aiotaskq.context import current_task
-from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.errors import DatabaseUnavailable, LeaseLost
 from aiotaskq.outcome import Released, settle
+from aiotaskq.queue import Queue
 from aiotaskq.task import SECOND, Status
 from aiotaskq.taskq import TaskQ
 from tests.backends import Store
@@ -246,3 +250,22 @@ async def test_dead_letters_come_back_by_filter(durable_store: Store) -> None:
         assert await tq.retry_many(status=["failed", "cancelled"]) == 1
         assert (await tq.stats()).counts["pending"] == 3
         assert await tq.purge(status="completed") == 1
+
+
+async def test_a_pop_that_is_never_settled_comes_back_though_there_is_no_worker(durable_store: Store) -> None:
+    clock = VirtualClock(1_750_000_000 * SECOND)
+    one = Queue(durable_store.backend, clock, visibility=30)
+    two = Queue(durable_store.backend, clock, visibility=30)
+    await one.push_task({"type": "mail", "task_id": "m", "max_retries": 1})
+    assert (await one.pop_task(0) or {})["retry_count"] == 0
+    clock._now += 29 * SECOND
+    assert await two.pop_task(0) is None
+    clock._now += 10 * SECOND
+    assert (await two.pop_task(0) or {})["retry_count"] == 1
+    with pytest.raises(LeaseLost):
+        await one.task_done("m")  # too late: its visibility timeout is over, and the task is another consumer's
+    clock._now += 40 * SECOND
+    assert await two.pop_task(0) is None
+    task = await two.get("m")
+    assert (task.status, task.retry_count) == (Status.FAILED, 1)
+    assert "visibility" in (task.error_message or "")

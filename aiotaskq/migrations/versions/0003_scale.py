@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
@@ -14,33 +14,19 @@ if TYPE_CHECKING:
 revision = "0003_scale"
 down_revision = "0002_leases"
 
-
-class Index(NamedTuple):
-    """What an index is over; ``status`` and ``also`` are the rows, on databases that can leave out the others."""
-
-    name: str
-    columns: list[str]
-    status: str | None = None
-    also: str | None = None
-
-
-INDEXES = (
-    Index("ready", ["status", "priority", "run_at", "seq", "task_id", "queue", "expires_at"], "pending"),
-    Index("expires", ["status", "expires_at"], "pending", "expires_at IS NOT NULL"),
-    Index("held", ["status", "lease_until"], "running"),
-    Index("pushed", ["seq", "task_id"]),
-    Index("status", ["status", "seq", "task_id"]),
-    Index("ended", ["status", "queue", "completed_at"]),
-    Index("fired", ["scheduler_task_id", "status"], None, "scheduler_task_id IS NOT NULL"),
-)
+PENDING = "status = 'pending'"
+ENDED = "coalesce(status, '') NOT IN ('pending', 'running')"
 REPLACED = ("claim", "lease", "due", "expiry", "newest", "scheduler")
-
-
-def condition(index: Index, status: str) -> sa.TextClause | None:
-    """Return which rows the index is over; ``status`` is how this database writes that column."""
-    parts = [] if index.status is None else [f"{status} = '{index.status}'"]
-    parts += [] if index.also is None else [index.also]
-    return sa.text(" AND ".join(parts)) if parts else None
+INDEXES: dict[str, tuple[list[str], str | None]] = {
+    # The columns, and the rows that it is over on a database that can leave out the others.
+    "ready": (["status", "priority", "run_at", "seq", "task_id", "queue", "expires_at"], PENDING),
+    "expires": (["status", "expires_at"], f"{PENDING} AND expires_at IS NOT NULL"),
+    "held": (["status", "lease_until"], "status = 'running'"),
+    "ended": (["status", "queue", "completed_at"], ENDED),
+    "listed": (["status", "seq", "task_id"], ENDED),
+    "fired": (["scheduler_task_id", "status"], "scheduler_task_id IS NOT NULL"),
+    "pushed": (["seq", "task_id"], None),
+}
 
 
 def upgrade(op: Operations, report: Report, now: int) -> None:
@@ -49,8 +35,7 @@ def upgrade(op: Operations, report: Report, now: int) -> None:
     for name in (f"ix_task_queue_{short}" for short in REPLACED):
         if name in there:
             op.drop_index(name, "task_queue")
-    for index in INDEXES:
-        if (name := f"ix_task_queue_{index.name}") not in there:
-            # Why PostgreSQL's condition makes a detour stands at `has_status` in `backends.sql_tasks`.
-            postgresql, sqlite = condition(index, "(status || '')"), condition(index, "status")
-            op.create_index(name, "task_queue", index.columns, postgresql_where=postgresql, sqlite_where=sqlite)
+    for short, (columns, rows) in INDEXES.items():
+        if (name := f"ix_task_queue_{short}") not in there:
+            where = None if rows is None else sa.text(rows)
+            op.create_index(name, "task_queue", columns, postgresql_where=where, sqlite_where=where)
