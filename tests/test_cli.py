@@ -169,6 +169,12 @@ def test_help_and_version(cli: Cli) -> None:
     assert re.fullmatch(r"aiotaskq \d+\.\d+\.\d+\n", cli.out("--version"))
 
 
+def test_help_of_run_tells_of_processes_not_of_what_they_tell_each_other(cli: Cli) -> None:
+    text = cli.out("run", "--help")
+    assert "--processes" in text
+    assert "--lifeline" not in text and "--number" not in text
+
+
 def test_help_imports_neither_database_nor_rich() -> None:
     code = (
         "import sys; from aiotaskq.cli import main; sys.argv = ['aiotaskq', '--help']\n"
@@ -186,6 +192,7 @@ def test_wrong_usage_is_2(cli: Cli) -> None:
     cli.fails("demo", "nowhere", code=2)
     cli.fails("run", "app", code=2)
     cli.fails("run", "app:tq", "--log-level", "LOUD", code=2)
+    cli.fails("run", "app:tq", "--processes", "0", code=2)
     assert "say --yes" in cli.fails("tasks", "purge", code=2)
 
 

@@ -456,28 +456,24 @@ def test_one_winner_however_rows_are_counted(place: Place) -> None:  # C4
 async def test_a_deadlock_is_settled_inside(backend: SqlBackend) -> None:  # F12
     first, second = await backend.push([new(), new()])
     runs = 0
-    met = threading.Semaphore(0)
 
-    def body(ids: tuple[str, str]) -> Callable[[Connection], None]:
+    def body(*ids: str) -> Callable[[Connection], None]:
         def touch(connection: Connection) -> None:
             nonlocal runs
             runs += 1
-            for number, task_id in enumerate(ids):
+            for task_id in ids:
                 connection.execute(text("UPDATE task_queue SET fence = fence + 1 WHERE task_id = :id"), {"id": task_id})
-                if number == 0 and runs <= 2:
-                    connection.execute(text("SELECT 1 FROM task_queue WHERE task_id = ''"))
 
         return touch
 
-    ids = (first.task_id, second.task_id)
-    tries = 0
-    while runs == 2 * tries:  # until one of them had to give way
-        tries += 1
-        assert tries < 200
-        await asyncio.gather(backend.database.write(body(ids)), backend.database.write(body(ids[::-1])))
-    assert met
-    rows = await backend.get(list(ids))
-    assert [row.fence for row in rows if row] == [2 * tries] * 2
+    there, back = body(first.task_id, second.task_id), body(second.task_id, first.task_id)
+    rounds = 0
+    while runs == 2 * rounds:  # until one of them had to give way
+        rounds += 1
+        assert rounds < 500
+        await asyncio.gather(backend.database.write(there), backend.database.write(back))
+    rows = await backend.get([first.task_id, second.task_id])
+    assert [row.fence for row in rows if row] == [2 * rounds] * 2
 
 
 async def test_many_workers_and_producers_meet_no_error(place: Place) -> None:  # F12
@@ -546,11 +542,11 @@ async def test_cancelled_callers_leak_no_connection(place: Place, backend: SqlBa
 
     looking = asyncio.create_task(look())
     cancelled = 0
-    for start in range(0, 2_000, 40):
+    for start in range(0, 2_000 if place.is_postgresql else 600, 40):
         cancelled += sum(await asyncio.gather(*(one(start + n) for n in range(40))))
     over.set()
     await looking
-    assert cancelled > 500
+    assert cancelled > 200
     assert 0 < most <= limit
     await backend.stats(NOW)
     while backend.database._running:

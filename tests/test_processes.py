@@ -78,7 +78,7 @@ class Run:
     def __init__(self, home: Path, *args: str, code: str | None = None) -> None:
         what = ["-m", "aiotaskq", "run", *args] if code is None else ["-c", textwrap.dedent(code), *args]
         self.popen = subprocess.Popen(
-            [sys.executable, *what],
+            [sys.executable, "-W", "always::DeprecationWarning", *what],
             cwd=home,
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},  # then a line is one write
             stdout=subprocess.PIPE,
@@ -190,7 +190,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 def test_processes_share_the_work_and_a_dead_one_is_replaced(place: Place) -> None:  # E14, B5
     run = place.run_app(3)
-    place.push("short", 40)
+    place.push("short", 30)
     run.until(lambda: len(set(run.said("short"))) == 3, "work in three processes")
 
     place.push("long")
@@ -206,7 +206,7 @@ def test_processes_share_the_work_and_a_dead_one_is_replaced(place: Place) -> No
     place.push("short", 20)
     run.until(lambda: fourth in run.said("short"), "work in the new process")
     assert {line[:4] for line in run.lines if "at a time from" in line} == {"[1] ", "[2] ", "[3] "}
-    assert not any("DeprecationWarning" in line for line in run.lines)  # of forks beside threads
+    assert not any("fork" in line for line in run.lines)  # which Python warns of beside threads
 
 
 def test_sigterm_lets_all_processes_drain(place: Place) -> None:  # D13
@@ -223,8 +223,8 @@ def test_sigterm_lets_all_processes_drain(place: Place) -> None:  # D13
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_ctrl_c_reaches_the_group_and_does_not_skip_the_drain(place: Place, processes: int) -> None:  # D12
-    place.push("elsewhere", seconds=0.8)
-    place.push("short", seconds=0.8)
+    place.push("elsewhere", seconds=0.6)
+    place.push("short", seconds=0.6)
     run = place.run_app(processes)
     run.wait_for("elsewhere")
     run.wait_for("short")
@@ -337,7 +337,7 @@ def test_a_crash_loop_at_the_start_ends(place: Place) -> None:
     run = place.run(code=supervisor(child, "processes.pause = lambda deaths, jitter: 0.01"))
     assert run.code() == 1
     assert run.lines[-1] == f"error: every process failed at its start, {TRIES} times in a row; what they said is above"
-    assert run.lines.count("cannot start") in range(2 * TRIES - 1, 2 * TRIES + 2)
+    assert run.lines.count("cannot start") >= 2 * TRIES - 1  # the second has failed once more, unsaid
 
 
 def test_a_program_that_cannot_be_started_is_an_error(place: Place) -> None:
@@ -346,11 +346,12 @@ def test_a_program_that_cannot_be_started_is_an_error(place: Place) -> None:
     assert "process 1 cannot be started" in run.lines[-1]
 
 
-def test_a_process_that_keeps_dying_is_started_ever_more_slowly(place: Place) -> None:
-    run = place.run(code=supervisor("ready()\nos._exit(70) if number == 2 else time.sleep(60)"))
+@pytest.mark.parametrize("code", [70, 0])
+def test_a_process_that_keeps_ending_is_started_ever_more_slowly(place: Place, code: int) -> None:
+    run = place.run(code=supervisor(f"ready()\nos._exit({code}) if number == 2 else time.sleep(60)"))
     run.wait_for_line("process 2", 2)
     first, second = [line for line in run.lines if "process 2" in line]
-    assert "ended with exit code 70; it is started again at once" in first
+    assert f"ended with exit code {code}; it is started again at once" in first
     assert "it is started again in 0." in second
     run.signal()
     assert run.code() == 4  # the first does not end by itself at SIGTERM, as a real one would
@@ -428,8 +429,8 @@ def test_sigterm_while_the_application_is_imported_ends_it(place: Place) -> None
 
 def test_rolling_restarts_take_no_retries(place: Place) -> None:  # D7
     place.push("long")
-    for _ in range(3):
-        run = place.run("app:tq", "--processes", "2", "--drain", "0.1")
+    for processes in "121":
+        run = place.run("app:tq", "--processes", processes, "--drain", "0.1")
         run.wait_for("long")
         run.signal()
         assert run.code() == 3
@@ -471,7 +472,7 @@ def test_killed_in_the_middle_of_a_graceful_stop(place: Place) -> None:  # A19
 
 
 def test_sigterm_while_a_handler_blocks_the_loop(place: Place) -> None:  # D15
-    place.push("blocking", seconds=1.0)
+    place.push("blocking", seconds=0.5)
     run = place.run("app:tq")
     run.wait_for("blocking")
     run.signal()

@@ -45,7 +45,16 @@ FUNCTIONS = [
 
 # Methods without a blocking twin, and why.
 AWAITED_ONLY = {
-    "Queue": {"add", "adopt", "claim", "give_back", "immediate", "complete_with", "reap", "settle"},  # for workers and the facade itself
+    "Queue": {
+        "add",
+        "adopt",
+        "claim",
+        "give_back",
+        "immediate",
+        "complete_with",
+        "reap",
+        "settle",
+    },  # for workers and the facade itself
     "Scheduler": {"add", "declare"},  # for TaskQ
     "TaskQ": {"adopt", "on_signal", "run_until"},  # an asyncio.Event belongs to a loop
 }

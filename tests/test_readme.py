@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.promises import Proofs, table
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
@@ -37,3 +39,23 @@ def test_python_blocks_run(number: int, tmp_path: Path) -> None:
 
 def test_the_index_name_is_never_recommended() -> None:
     assert "pip install aiotaskq" not in README
+
+
+def test_each_promise_has_a_test_in_the_contract_suite() -> None:
+    """That it passes on every backend whose cell promises something is checked at the end of the run."""
+    contract = Path(__file__).parent / "contract"
+    marked = {
+        name for file in contract.glob("test_*.py") for name in re.findall(r'promise\("(.+?)"\)', file.read_text())
+    }
+    rows = table()
+    assert len(rows) >= 8
+    assert marked == set(rows)
+
+
+def test_a_promise_that_is_tried_and_not_proved_is_found() -> None:
+    proofs = Proofs()
+    assert proofs.missing() == []
+    row = "survives kill -9 of the process"
+    proofs.tried |= {(row, "memory"), (row, "sqlite"), (row, "redis")}
+    proofs.proved.add((row, "redis"))
+    assert proofs.missing() == [(row, "sqlite")]

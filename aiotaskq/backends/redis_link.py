@@ -315,7 +315,7 @@ def _said(error: BaseException) -> str:
     if "'maxmemory'" in text:
         return "the server's memory is full, nothing was written; purge ended tasks, or raise its maxmemory"
     if isinstance(error, NoPermissionError):
-        return f"the user may not do this; allow it the prefix and the commands of the documentation ({text})"
+        return f"the user may not do this; it needs its commands, and all keys and channels under the prefix ({text})"
     return text
 
 

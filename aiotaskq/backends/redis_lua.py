@@ -39,19 +39,29 @@ local LIVE = {pending = true, running = true}
 local FACTS = {'status', 'queue', 'priority', 'run_at', 'seq', 'expires_at', 'lease_until', 'completed_at',
   'unique_key', 'idempotency_key', 'scheduler_task_id', 'fence', 'cancel_requested', 'type'}
 
-local function facts(id)
-  local found = call('HMGET', root .. 'task:' .. id, unpack(FACTS))
-  if not found[1] then return nil end
-  local f = {}
-  for i, name in ipairs(FACTS) do f[name] = found[i] or nil end
+local function complete(f)
   f.queue, f.priority, f.seq, f.fence = f.queue or 'default', f.priority or '0', f.seq or '0', f.fence or '0'
   return f
 end
 
+-- What the indexes and guards are made of, nil where there is no row.
+local function facts(id)
+  local found, f = call('HMGET', root .. 'task:' .. id, unpack(FACTS)), {}
+  if not found[1] then return nil end
+  for i, name in ipairs(FACTS) do f[name] = found[i] or nil end
+  return complete(f)
+end
+
+-- A whole row as it is answered, its id at the end.
 local function read(id)
   local row = call('HGETALL', root .. 'task:' .. id)
   row[#row + 1] = id
   return row
+end
+
+local function set(f, pairs_of, from)
+  for i = from, #pairs_of - 1, 2 do f[pairs_of[i]] = pairs_of[i + 1] end
+  return f
 end
 
 local function stamp(seq, id) return string.rep('0', 20 - #seq) .. seq .. id end
@@ -131,8 +141,7 @@ call('DEL', root .. 'room')  -- a write that needs no memory
 PUSH_ROW = """
 -- Insert, or answer with the id of the row that is in the way; nil where the push was repeated.
 local function push(row)
-  local id, f = row[1], {queue = 'default', priority = '0'}
-  for i = 2, #row, 2 do f[row[i]] = row[i + 1] end
+  local id, f = row[1], complete(set({}, row, 2))
   local there = facts(id)
   if there then return there.seq ~= f.seq and id or nil end
   local other = holder('once', f.idempotency_key) or holder('unique', f.unique_key)

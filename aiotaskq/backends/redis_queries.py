@@ -21,8 +21,8 @@ CANCELLING = Script(
     + """
 local answer = {}
 for i, id in ipairs(ARGV) do
-  local f = facts(id)
-  answer[i] = f and f.status == 'running' and f.cancel_requested == '1' and 1 or 0
+  local row = call('HMGET', root .. 'task:' .. id, 'status', 'cancel_requested')
+  answer[i] = row[1] == 'running' and row[2] == '1' and 1 or 0
 end
 return answer
 """

@@ -17,7 +17,7 @@ from aiotaskq.log import logger
 from aiotaskq.task import Status, Task, TaskFilter
 
 Row = Sequence[bytes]
-"""What a script answers for a row: field, value, field, value …, and at last its id."""
+"""What a script answers for a row: field, value, field, value …, and at last its id. A later value counts."""
 
 _encode = msgspec.json.encode
 _decode = msgspec.json.decode
@@ -103,6 +103,7 @@ _KINDS: dict[str, Kind] = {
     "on_failure": TEXT,
     "extra": OBJECT,
 }
+_READERS = {name.encode(): (name, kind[1]) for name, kind in _KINDS.items()}
 _ALWAYS = frozenset({"type", "status", "queue", "run_at", "seq"})
 _DEFAULTS = {
     field.name: {} if field.default_factory is dict else field.default for field in msgspec.structs.fields(Task)
@@ -174,13 +175,12 @@ def to_task(row: Row) -> Task:
     """Return the task of a row; what cannot be read is said in ``undecodable``, and has its default."""
     fields: dict[str, Any] = {}
     problem = None
-    for name_bytes, value in zip(row[:-1:2], row[1::2], strict=True):
-        name = name_bytes.decode(errors="replace")
-        kind = _KINDS.get(name)
-        if kind is None:
+    for field, value in dict(zip(row[:-1:2], row[1::2], strict=True)).items():
+        name, read = _READERS.get(field, (None, None))
+        if name is None or read is None:
             continue  # of a newer version
         try:
-            fields[name] = kind[1](value)
+            fields[name] = read(value)
         except _DAMAGED as error:
             problem = f"{name} cannot be read: {error}"
     fields["status"] = _STATUSES.get(fields.get("status", ""), fields.get("status", Status.PENDING))

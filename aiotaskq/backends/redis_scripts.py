@@ -70,23 +70,32 @@ end
 local answer = {}
 local function take(entry)
   local id = id_of(entry.stamp)
-  local f, key = facts(id), root .. 'task:' .. id
-  if not f or f.status ~= 'pending' or lane_of(f) ~= entry.lane or stamp(f.seq, id) ~= entry.stamp then
+  local key = root .. 'task:' .. id
+  local row = call('HGETALL', key)
+  local f = complete(set({}, row, 1))
+  if f.status ~= 'pending' or lane_of(f) ~= entry.lane or stamp(f.seq, id) ~= entry.stamp then
     call('ZREM', root .. 'lane:' .. entry.lane, entry.stamp)
     touched[entry.lane] = true
-  elseif f.expires_at and tonumber(f.expires_at) <= tonumber(now) then
-    lapse(id, f)
-  else
-    unindex(id, f)
-    f.status, f.lease_until = 'running', lease ~= '' and lease or nil
-    if type(redis.pcall('HINCRBY', key, 'fence', 1)) == 'table' then call('HSET', key, 'fence', '1') end
-    call('HDEL', key, 'lease_until')
-    call('HSET', key, 'status', 'running', 'lease_owner', owner, 'started_at', started)
-    if lease ~= '' then call('HSET', key, 'lease_until', lease) end
-    index(id, f)
-    answer[#answer + 1] = read(id)
-    left = left - 1
+    return
   end
+  if f.expires_at and tonumber(f.expires_at) <= tonumber(now) then return lapse(id, f) end
+  unindex(id, f)
+  if type(redis.pcall('HINCRBY', key, 'fence', 1)) == 'table' then call('HSET', key, 'fence', '1') end  -- no number
+  local changed = {'status', 'running', 'lease_owner', owner, 'started_at', started}
+  if lease ~= '' then changed[7], changed[8] = 'lease_until', lease end
+  local stale = f.lease_until and lease == ''
+  if stale then call('HDEL', key, 'lease_until') end
+  call('HSET', key, unpack(changed))
+  f.status, f.lease_until = 'running', lease ~= '' and lease or nil
+  index(id, f)
+  if stale then
+    row = read(id)
+  else  -- of a field that is there twice the later one counts
+    for _, word in ipairs(changed) do row[#row + 1] = word end
+    row[#row + 1], row[#row + 2], row[#row + 3] = 'fence', call('HGET', key, 'fence'), id
+  end
+  answer[#answer + 1] = row
+  left = left - 1
 end
 
 for _, priority in ipairs(priorities) do
@@ -122,7 +131,8 @@ for i, packed in ipairs(ARGV) do
     unindex(c.id, f)
     if #c.gone > 0 then call('HDEL', key, unpack(c.gone)) end
     call('HSET', key, unpack(c.row))
-    index(c.id, facts(c.id))
+    for _, name in ipairs(c.gone) do f[name] = nil end
+    index(c.id, complete(set(f, c.row, 1)))
     for _, row in ipairs(c.follow) do push(row) end
   end
   answer[i] = held and 1 or 0
@@ -139,12 +149,12 @@ HEARTBEAT = Script(
     + """
 local answer = {}
 for i = 2, #ARGV, 2 do
-  local id = ARGV[i]
-  local f = facts(id)
-  if f and f.status == 'running' and f.fence == ARGV[i + 1] then
-    call('HSET', root .. 'task:' .. id, 'lease_until', ARGV[1])
-    call('ZADD', root .. 'leases', ARGV[1], id)
-    answer[#answer + 1] = f.cancel_requested == '1' and 1 or 0
+  local key = root .. 'task:' .. ARGV[i]
+  local row = call('HMGET', key, 'status', 'fence', 'cancel_requested')
+  if row[1] == 'running' and (row[2] or '0') == ARGV[i + 1] then
+    call('HSET', key, 'lease_until', ARGV[1])
+    call('ZADD', root .. 'leases', ARGV[1], ARGV[i])
+    answer[#answer + 1] = row[3] == '1' and 1 or 0
   else
     answer[#answer + 1] = -1
   end
@@ -160,9 +170,10 @@ REPORT = Script(
     + """
 local answer = {}
 for i = 1, #ARGV, 3 do
-  local f = facts(ARGV[i])
-  local held = f and f.status == 'running' and f.fence == ARGV[i + 1]
-  if held then call('HSET', root .. 'task:' .. ARGV[i], 'progress', ARGV[i + 2]) end
+  local key = root .. 'task:' .. ARGV[i]
+  local row = call('HMGET', key, 'status', 'fence')
+  local held = row[1] == 'running' and (row[2] or '0') == ARGV[i + 1]
+  if held then call('HSET', key, 'progress', ARGV[i + 2]) end
   answer[#answer + 1] = held and 1 or 0
 end
 return answer
@@ -176,8 +187,7 @@ CANCEL = Script(
     + """
 local answer = {}
 for i, id in ipairs(ARGV) do
-  local f = facts(id)
-  local runs = f and f.status == 'running'
+  local runs = call('HGET', root .. 'task:' .. id, 'status') == 'running'
   if runs then call('HSET', root .. 'task:' .. id, 'cancel_requested', '1') end
   answer[i] = runs and 1 or 0
 end

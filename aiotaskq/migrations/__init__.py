@@ -106,10 +106,11 @@ def _migrate(connection: Connection, report: Report, now: int) -> None:
     scripts = ScriptDirectory(str(Path(__file__).parent))
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     operations = Operations(context)
-    _VERSION.create(connection, checkfirst=True)
     # All in the caller's transaction: killed at any point, the database is as before (F21).
     for revision in reversed(list(scripts.iterate_revisions(HEAD, current(connection) or "base"))):
         scripts.get_revision(revision.revision).module.upgrade(operations, report, now)
+        # Not before: MySQL keeps it, and a database that is refused shall stay as it is.
+        _VERSION.create(connection, checkfirst=True)
         context.stamp(scripts, revision.revision)
 
 

@@ -12,6 +12,7 @@ A scenario takes a ``Place`` (an empty store) and makes a ``Fleet`` on it::
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import re
@@ -193,7 +194,7 @@ class Fleet:
     async def __aexit__(self, *_error: object) -> None:
         for process in self.processes:
             if process.alive and process.pid:
-                os.kill(process.pid, signal.SIGKILL)
+                self.signal(process, signal.SIGKILL)
         assert self._nursery.stdin is not None
         self._nursery.stdin.close()
         await self._nursery.wait()
@@ -251,27 +252,31 @@ class Fleet:
         up = {line.pid for line in self.lines() if line.what == "boot"}
         return [p for p in self.alive() if p.pid in up]
 
+    def signal(self, process: Process, number: signal.Signals) -> None:
+        """Send a signal; one that has just ended (which the nursery may not have told yet) hears nothing."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
+
     async def kill(self, process: Process) -> None:
         """Kill -9, and wait until it is gone."""
         self.harms.append(Harm("killed", at := time.monotonic(), at, process.pid))
         process.harmed = True
-        os.kill(process.pid, signal.SIGKILL)
+        self.signal(process, signal.SIGKILL)
         await process.over.wait()
 
     async def pause(self, process: Process, seconds: float) -> None:
         """SIGSTOP, and SIGCONT after so many seconds."""
         at = process.paused_at = time.monotonic()
-        os.kill(process.pid, signal.SIGSTOP)
+        self.signal(process, signal.SIGSTOP)
         await asyncio.sleep(seconds)
-        if process.alive:
-            os.kill(process.pid, signal.SIGCONT)
+        self.signal(process, signal.SIGCONT)
         self.harms.append(Harm("paused", at, time.monotonic(), process.pid))
         process.paused_at = None
 
     async def terminate(self, process: Process, timeout: float) -> float:
         """SIGTERM; return the seconds until it was gone. After ``timeout`` it is killed, which is then noted."""
         start = time.monotonic()
-        os.kill(process.pid, signal.SIGTERM)
+        self.signal(process, signal.SIGTERM)
         try:
             async with asyncio.timeout(timeout):
                 await process.over.wait()
@@ -289,7 +294,7 @@ class Fleet:
         """Ask a quiet worker what it holds."""
         path = self.folder / f"{process.name}.ledger"
         before = len(read(path))
-        os.kill(process.pid, signal.SIGUSR1)
+        self.signal(process, signal.SIGUSR1)
         async with asyncio.timeout(30):
             while len(lines := read(path)) == before:
                 await asyncio.sleep(0.05)

@@ -125,10 +125,19 @@ def make(options: Options) -> TaskQ:
 async def work(options: Options, ledger: Ledger) -> int:
     tq = make(options)
     register(tq, options, ledger)
-    asyncio.get_running_loop().call_soon(lambda: ledger.write("boot", owner=tq._worker._owner if tq._worker else ""))
     if options.quiet:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, functools.partial(measure, tq, ledger))
-    return int(await tq.run(options.concurrency, scheduler=False, drain=options.drain, grace=options.grace))
+    booting = asyncio.create_task(tell_when_up(tq, ledger))
+    code = await tq.run(options.concurrency, scheduler=False, drain=options.drain, grace=options.grace)
+    booting.cancel()
+    return int(code)
+
+
+async def tell_when_up(tq: TaskQ, ledger: Ledger) -> None:
+    """Write the line when the worker asks for tasks, so that nobody cuts off one that has not found its store yet."""
+    while (worker := tq._worker) is None or not worker._fetcher.running:
+        await asyncio.sleep(0.01)
+    ledger.write("boot", owner=worker._owner)
 
 
 def measure(tq: TaskQ, ledger: Ledger) -> None:

@@ -6,7 +6,6 @@ The defaults are the full size of the table; ``sizes.py`` says what the two-minu
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -305,7 +304,7 @@ async def cut_short(
         producing = await fleet.start("producer", count=tasks, rate=rate, seconds=(0.05, 0.8), batch=4)
         for _ in range(stops):
             victim = fleet.chance.choice(fleet.listening())
-            os.kill(victim.pid, signal.SIGTERM)
+            fleet.signal(victim, signal.SIGTERM)
             await fleet.start("worker")
             await asyncio.sleep(fleet.chance.uniform(0.0, every * 2))
             if victim.alive:

@@ -120,7 +120,7 @@ async def lonely_scheduler(fleet: Fleet, seconds: float) -> AsyncIterator[None]:
 
 
 async def downtime(place: Place, folder: Path, *, dues: tuple[int, ...] = (1, 50), **common: Any) -> Report:
-    """No scheduler ran across one due, across fifty: each misfire policy fires what it says, and the counts are exact."""
+    """No scheduler ran across one due, or across fifty: each misfire policy fires exactly what it says."""
     wanted = {"fire_once": lambda _missed: 1, "skip": lambda _missed: 0, "fire_all": lambda missed: missed}
     async with Fleet(place, folder, "downtime", **common) as fleet:
         now = fleet.clock.now()

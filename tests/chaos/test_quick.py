@@ -31,8 +31,10 @@ async def test_quick(
 
     alone = [each for each in QUICK if name in WHERE[each] and each.__name__ == "restarts"]
     together = [each for each in QUICK if name in WHERE[each] and each not in alone]
-    reports = list(await asyncio.gather(*map(run, together)))
+    came = await asyncio.gather(*map(run, together), return_exceptions=True)  # each gets to its end
     # What takes the server away from everybody comes last.
-    reports += [await run(each) for each in alone]
-    broken = [report for report in reports if report.violations]
+    came += await asyncio.gather(*map(run, alone), return_exceptions=True)
+    if failed := [each for each in came if isinstance(each, BaseException)]:
+        raise BaseExceptionGroup("scenarios failed", failed)
+    broken = [report for report in came if isinstance(report, Report) and report.violations]
     assert not broken, "\n".join(report.table() for report in broken)

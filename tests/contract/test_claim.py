@@ -191,6 +191,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
 """
 
 
+@pytest.mark.promise("several processes")
 async def test_claimers_in_many_processes_get_each_task_once(shared_store: Store) -> None:  # A8
     count = 2_000
     await shared_store.backend.push([new() for _ in range(count)])

@@ -79,6 +79,7 @@ async def test_what_a_killed_producer_was_told_is_on_disk(  # A20
         assert len(await tq.find(limit=100_000)) == len(rows)
 
 
+@pytest.mark.promise("survives kill -9 of the process")
 async def test_what_a_killed_worker_ran_is_run_again(  # A1, A10, A12, B5
     durable_store: Store, program: Callable[..., Program]
 ) -> None:

@@ -80,6 +80,18 @@ async def test_many_processes_whose_clocks_differ_fire_each_due_once(process: Op
     await check(tqs[0], expected=5 * 11)
 
 
+@pytest.mark.promise("schedules")
+async def test_a_schedule_fires_into_each_store(store: Store, tmp_path: Path) -> None:
+    schedules = None if store.backend.schedules is not None else f"sqlite:///{tmp_path}/schedules.db"
+    clock = VirtualClock(START)
+    async with TaskQ(store.url, schedules=schedules, clock=clock) as tq:
+        await add(tq, seconds=5)
+        for _ in range(3):
+            clock.step(5)
+            await tq.scheduler._look()
+        await check(tq, expected=3)
+
+
 async def test_processes_that_come_and_go_neither_miss_nor_double(process: Open) -> None:  # C2, C6, C22
     first = await process()
     await add(first)

@@ -44,6 +44,7 @@ async def orders(engine: AsyncEngine) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.promise("push in the caller's transaction")
 async def test_a_push_exists_when_the_transaction_does(  # A11
     sql_store: Store, engine: AsyncEngine, kind: str
 ) -> None:
@@ -196,6 +197,7 @@ class Ledger:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.promise("complete in the caller's transaction")
 async def test_complete_joins_the_callers_transaction(sql_store: Store, engine: AsyncEngine, kind: str) -> None:
     ledger = Ledger(sql_store.url, engine, "commits", kind)
     task = await ledger.run()

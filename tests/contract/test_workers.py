@@ -11,7 +11,7 @@ import pytest
 
 import aiotaskq.sync
 from aiotaskq.backends.base import Change
-from aiotaskq.clock import VirtualClock
+from aiotaskq.clock import StoreClock, VirtualClock
 from aiotaskq.context import current_task
 from aiotaskq.errors import DatabaseUnavailable, LeaseLost
 from aiotaskq.outcome import Released, settle
@@ -29,6 +29,7 @@ async def eventually(condition: Callable[[], Any], seconds: float = 15.0) -> Non
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.promise("one run, though the handler blocks the loop")
 async def test_a_handler_that_blocks_the_loop_is_run_once(shared_store: Store) -> None:  # B3
     tq = TaskQ(shared_store.url, **QUICK)
     runs: list[int] = []
@@ -252,6 +253,7 @@ async def test_dead_letters_come_back_by_filter(durable_store: Store) -> None:
         assert await tq.purge(status="completed") == 1
 
 
+@pytest.mark.promise("a popped task is leased")
 async def test_a_pop_that_is_never_settled_comes_back_though_there_is_no_worker(durable_store: Store) -> None:
     clock = VirtualClock(1_750_000_000 * SECOND)
     one = Queue(durable_store.backend, clock, visibility=30)
@@ -269,3 +271,53 @@ async def test_a_pop_that_is_never_settled_comes_back_though_there_is_no_worker(
     task = await two.get("m")
     assert (task.status, task.retry_count) == (Status.FAILED, 1)
     assert "visibility" in (task.error_message or "")
+
+
+@pytest.mark.promise("a worker in another process wakes")
+async def test_a_push_from_afar_wakes_a_worker(shared_store: Store) -> None:
+    # MySQL has no way to tell; where there is one, only a hint comes within the patience of this test.
+    tq = TaskQ(shared_store.url, lease=240, poll_interval=1.0 if shared_store.name == "mysql" else 60.0)
+
+    @tq.task
+    async def work() -> str:
+        return "woken"
+
+    async with TaskQ(shared_store.url) as far, tq.running(concurrency=1):
+        for _ in range(3):
+            handle = await far.push("work")
+            assert await handle.result(10) == "woken"
+
+
+class Shifted(StoreClock):
+    """The clock of a host that is set wrong."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.shift = int(seconds * SECOND)
+
+    def ticks(self) -> int:
+        return super().ticks() + self.shift
+
+    def now(self) -> int:
+        return super().now() + (0 if self.foreign else self.shift)
+
+
+@pytest.mark.promise("hosts whose clocks differ")
+async def test_hosts_whose_clocks_differ_agree_about_leases_and_due_times(shared_store: Store) -> None:
+    if await shared_store.backend.ping() is None:
+        pytest.skip(f"{shared_store.name} goes by the host's clock, of which there is one")
+    slow, fast = (TaskQ(shared_store.url, clock=Shifted(seconds), **QUICK) for seconds in (-5, 5))
+
+    @slow.task
+    async def work() -> int:
+        await asyncio.sleep(3 * QUICK["lease"])
+        return current_task().task.fence
+
+    async with slow.running(concurrency=1):
+        handle = await slow.push("work")
+        await eventually(lambda: _fence_of(slow, handle.task_id, 1))
+        async with fast.running(concurrency=1, queues=["elsewhere"]):  # whose reaper believes that it is 10 s later
+            assert abs(fast._clock.now() - slow._clock.now()) < SECOND
+            delayed = await fast.push("work", delay=0.2)
+            assert await handle.result(15) == 1
+            assert await delayed.result(15) == 1

@@ -58,22 +58,26 @@ def documented() -> dict[str, list[sa.Column[object]]]:
 
 def upgrade(op: Operations, report: Report, now: int) -> None:
     """Create what is missing. A table that lacks a column without which a row means nothing is somebody else's."""
-    inspector = sa.inspect(op.get_bind())
+    connection = op.get_bind()
+    inspector = sa.inspect(connection)
+    missing = {}
     for table, columns in documented().items():
-        if not inspector.has_table(table):
+        if inspector.has_table(table):
+            there = {column["name"] for column in inspector.get_columns(table)}
+            missing[table] = [column for column in columns if column.name not in there]
+            if foreign := [column.name for column in missing[table] if not column.nullable]:
+                raise ValidationError(
+                    f"database: its table {table} has no column {', '.join(foreign)}, so it is not the documented one "
+                    "and stays as it is; give aiotaskq another database (or schema), or rename that table"
+                )
+    for table, columns in documented().items():
+        if table not in missing:
             op.create_table(table, *columns)
             continue
-        there = {column["name"] for column in inspector.get_columns(table)}
-        missing = [column for column in columns if column.name not in there]
-        if foreign := [column.name for column in missing if not column.nullable]:
-            raise ValidationError(
-                f"database: its table {table} has no column {', '.join(foreign)}, so it is not the documented one and "
-                "stays as it is; give aiotaskq another database (or schema), or rename that table"
-            )
-        for column in missing:
+        for column in missing[table]:
             op.add_column(table, column)
-        if op.get_bind().dialect.name in ("mysql", "mariadb"):
-            _convert(op.get_bind(), table, columns)
+        if connection.dialect.name in ("mysql", "mariadb"):
+            _convert(connection, table, columns)
 
 
 def _convert(connection: sa.Connection, table: str, columns: list[sa.Column[object]]) -> None:

@@ -1,0 +1,51 @@
+"""kill -9 of the server itself: what was acknowledged before is there after its recovery."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.task import TaskFilter
+from aiotaskq.taskq import TaskQ
+from tests.servers import Server, Unavailable, mariadb, postgresql, valkey
+
+SERVERS: dict[str, Callable[[], Server]] = {"postgresql": postgresql, "mysql": mariadb, "redis": valkey}
+
+
+@pytest.mark.promise("survives kill -9 of the server")
+@pytest.mark.parametrize("store", SERVERS)
+async def test_what_was_acknowledged_survives_the_server(  # G-11, F5
+    store: str, tmp_path: Path, unavailable: dict[str, str]
+) -> None:
+    try:
+        server = SERVERS[store]()  # one with every write on disk, unlike the quick one of the other tests
+    except Unavailable as error:
+        unavailable[store] = str(error)
+        pytest.skip(f"{store}: {error}")
+    told: list[str] = []
+    enough = asyncio.Event()
+    async with TaskQ(server.create("crash")) as tq:
+
+        async def produce(number: int) -> None:
+            for n in range(100_000):
+                try:
+                    handle = await tq.push("mail", {"n": n}, task_id=f"{number}-{n}")
+                except DatabaseUnavailable:
+                    return
+                told.append(handle.task_id)
+                if len(told) >= 300:
+                    enough.set()
+
+        producers = [asyncio.create_task(produce(number)) for number in range(8)]
+        await enough.wait()
+        await asyncio.to_thread(server.kill)
+        await asyncio.gather(*producers)
+        await asyncio.to_thread(server.start)
+        rows = await tq._backend.find(TaskFilter(), 100_000)
+        assert set(told) <= {row.task_id for row in rows}
+        assert len(rows) - len(told) <= len(producers)
+    server.drop("crash")
