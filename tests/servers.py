@@ -321,6 +321,7 @@ class Valkey(Server):
 
     def __init__(self, durable: bool, **settings: str) -> None:
         self._settings = {name.replace("_", "-"): value for name, value in settings.items()}
+        self.bus_port = _free_port()  # where nodes of a cluster meet; by default too high for some ports
         super().__init__(durable)
 
     def _install(self) -> None:
@@ -338,6 +339,8 @@ class Valkey(Server):
             "appendfsync": "always",
             **self._settings,
         }
+        if settings.get("cluster-enabled") == "yes":
+            settings["cluster-port"] = str(self.bus_port)
         return [self._binary, *(word for name, value in settings.items() for word in (f"--{name}", value))]
 
     def ask(self, *words: str | bytes | int) -> Any:

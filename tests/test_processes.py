@@ -189,6 +189,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def test_processes_share_the_work_and_a_dead_one_is_replaced(place: Place) -> None:  # E14, B5
+    place.app("import sys\nif 'always::DeprecationWarning' in sys.warnoptions:\n    say('flagged')")
     run = place.run_app(3)
     place.push("short", 30)
     run.until(lambda: len(set(run.said("short"))) == 3, "work in three processes")
@@ -207,6 +208,7 @@ def test_processes_share_the_work_and_a_dead_one_is_replaced(place: Place) -> No
     run.until(lambda: fourth in run.said("short"), "work in the new process")
     assert {line[:4] for line in run.lines if "at a time from" in line} == {"[1] ", "[2] ", "[3] "}
     assert not any("fork" in line for line in run.lines)  # which Python warns of beside threads
+    assert run.said("flagged") == run.said("imported")  # options of the interpreter are passed on
 
 
 def test_sigterm_lets_all_processes_drain(place: Place) -> None:  # D13

@@ -274,7 +274,7 @@ async def test_a_cluster_and_a_slot_that_moves(prefix: str) -> None:  # G-8, G-4
     with own_server(cluster_enabled="yes") as first, own_server(cluster_enabled="yes") as second:
         first.ask("CLUSTER ADDSLOTSRANGE 0 8191")
         second.ask("CLUSTER ADDSLOTSRANGE 8192 16383")
-        first.ask(f"CLUSTER MEET 127.0.0.1 {second.port}")
+        first.ask(f"CLUSTER MEET 127.0.0.1 {second.port} {second.bus_port}")
         slot = first.ask("CLUSTER", "KEYSLOT", f"{{{prefix}}}:")
         nodes = (first, second)
         owner, stranger = nodes if slot < 8192 else nodes[::-1]

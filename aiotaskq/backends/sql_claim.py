@@ -34,6 +34,7 @@ SPAN: Final = 64  # priorities looked at in one statement
 _BELOW_ALL: Final = -(2**63)
 
 c = TASKS.c
+_ORDER: Final = (c.priority, c.run_at, c.seq, c.task_id)
 
 
 def _open(queues: Sequence[str] | None) -> list[ColumnElement[bool]]:
@@ -54,7 +55,7 @@ def claim(
     for head in _due_heads(connection, now):
         query = select(TASKS).where(*_from(head), c.run_at <= now, *_open(queues), _alive(now))
         # In the order of the index, or a server would lock every candidate before it sorts (F13).
-        query = query.order_by(c.run_at, c.seq, c.task_id).limit(limit - len(tasks))
+        query = query.order_by(*_ORDER).limit(limit - len(tasks))
         tasks += [to_task(row) for row in connection.execute(query.with_for_update(skip_locked=True))]
         if len(tasks) == limit:
             break
@@ -141,9 +142,14 @@ def _span() -> CompoundSelect[Any]:
     start = _first(lowest, lowest.c.priority > bindparam("last", type_=BigInteger)).with_only_columns(lowest.c.task_id)
     steps: Any = select(start.scalar_subquery().label("task_id"), literal(1).label("step")).cte("steps", recursive=True)
     above = _first(higher, higher.c.priority > before.c.priority).with_only_columns(higher.c.task_id)
-    onward = select(above.scalar_subquery(), steps.c.step + 1).where(steps.c.task_id == before.c.task_id)
-    steps = steps.union_all(onward.where(steps.c.step < SPAN))
-    heads = _head(head).where(head.c.task_id == steps.c.task_id)
+    # Outer joins, though none lacks its row: SQLite would begin with the table, which it takes for the smaller one.
+    onward = select(above.scalar_subquery(), steps.c.step + 1).join_from(
+        steps, before, steps.c.task_id == before.c.task_id, isouter=True
+    )
+    onward = onward.where(steps.c.task_id.is_not(None), steps.c.step < SPAN)
+    steps = steps.union_all(onward)
+    heads = _head(head).join_from(steps, head, steps.c.task_id == head.c.task_id, isouter=True)
+    heads = heads.where(steps.c.task_id.is_not(None))
     return union_all(heads, select(_first(bare, bare.c.priority.is_(None)).subquery("without")))
 
 
@@ -158,7 +164,7 @@ def next_run_at(connection: Connection, now: int, queues: Sequence[str] | None) 
         at: int | None = head.run_at
         if head.paused or (queues is not None and head.queue not in queues) or (head.expires_at or now + 1) <= now:
             query = select(c.run_at).where(*_from(head), *_open(queues), _alive(now))
-            at = connection.execute(query.order_by(c.run_at, c.seq, c.task_id).limit(1)).scalar()
+            at = connection.execute(query.order_by(*_ORDER).limit(1)).scalar()
         if at is not None and (earliest is None or at < earliest):
             earliest = at
             if at <= now:

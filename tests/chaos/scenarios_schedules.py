@@ -19,6 +19,7 @@ from tests.chaos.places import Place
 from tests.chaos.proxy import Proxy
 
 HOUR = 3600 * SECOND
+PARTS = 4  # of a second at which schedules are due
 
 
 @contextlib.asynccontextmanager
@@ -42,7 +43,7 @@ async def planned(place: Place, count: int, clock: Callable[[], int], kind: str)
             {"seconds": 0.0},
             interval_seconds=1,
             misfire="fire_all",
-            start_at=(now // 1_000_000 + 2) + number % 4 / 4,
+            start_at=(now // SECOND + 2) + number % PARTS / PARTS,
             now=now,
         )
         for number in range(count)
@@ -50,6 +51,13 @@ async def planned(place: Place, count: int, clock: Callable[[], int], kind: str)
     async with schedules_of(place) as schedules:
         await schedules.add(made)
     return made
+
+
+async def near_a_due(fleet: Fleet, seconds: float) -> None:
+    """Wait for about so many seconds, until a moment at which schedules are being fired."""
+    await asyncio.sleep(seconds * fleet.chance.uniform(0.2, 1.0))
+    left = -fleet.clock.now() % (SECOND // PARTS) / SECOND
+    await asyncio.sleep(left + fleet.chance.uniform(0.0, 0.04))
 
 
 async def read_schedules(place: Place) -> list[Schedule]:
@@ -158,18 +166,24 @@ def _moved(schedule: Schedule, due: int) -> Schedule:
 
 
 async def purged(
-    place: Place, folder: Path, *, schedulers: int = 4, schedules: int = 10, seconds: float = 20.0, **common: Any
+    place: Place,
+    folder: Path,
+    *,
+    schedulers: int = 4,
+    schedules: int = 10,
+    seconds: float = 20.0,
+    every: float = 0.5,
+    **common: Any,
 ) -> Report:
-    """Fired tasks end at once and their rows are deleted at once: still each due runs once."""
+    """Fired tasks end at once and their rows are deleted at once, and schedulers die as they fire: each due runs once."""
     async with Fleet(place, folder, "purged", **common) as fleet:
         planned_ones = await planned(place, schedules, fleet.clock.now, "short")
         await fleet.start("worker", 1)
         await fleet.start("scheduler", schedulers, purge=True)
         begin = time.monotonic()
         while time.monotonic() - begin < seconds:
-            await asyncio.sleep(1.0)
-            victim = fleet.chance.choice(fleet.alive("scheduler"))
-            await fleet.kill(victim)
+            await near_a_due(fleet, every)
+            await fleet.kill(fleet.chance.choice(fleet.alive("scheduler")))
             await fleet.start("scheduler", purge=True)
         for process in fleet.alive("scheduler"):
             await fleet.terminate(process, 10.0)
