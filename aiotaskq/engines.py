@@ -59,7 +59,7 @@ OURS = {
     "postgresql": {
         *("connect_timeout", "command_timeout", "client_encoding", "tcp_user_timeout", "async_fallback"),
         *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
-        *("statement_cache_size", "prepared_statement_cache_size"),
+        *("statement_cache_size", "prepared_statement_cache_size", "notify"),
     },
     "mysql": {
         *("charset", "collation", "use_unicode", "binary_prefix", "autocommit", "sql_mode"),

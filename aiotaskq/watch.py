@@ -153,5 +153,8 @@ def is_about_a_value(error: Exception) -> bool:
         return True
     if not isinstance(error, exc.DBAPIError):
         return False
-    # asyncpg knows two more kinds: what the server calls a data exception, and what it cannot encode itself.
-    return str(_code(error.orig))[:2] in ("22", "23") or isinstance(getattr(error.orig, "__cause__", None), ValueError)
+    # asyncpg has two more kinds: what the server calls a data exception, and what it cannot encode itself. (A refused
+    # certificate is a ValueError, too.)
+    code, cause = _code(error.orig), getattr(error.orig, "__cause__", None)
+    unfit = isinstance(cause, ValueError) and not isinstance(cause, OSError)
+    return unfit or (isinstance(code, str) and code[:2] in ("22", "23"))

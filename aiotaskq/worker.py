@@ -39,6 +39,9 @@ from aiotaskq.task import MAX_NAME, SECOND, Status, Task, check_int, check_key, 
 UNKNOWN_AFTER = 3600.0  # seconds that a task without a handler is passed around before it fails
 
 T = TypeVar("T")
+STOPPED = "its worker was stopped"
+SERVICES = 1.0  # seconds in which a loop's round may end by itself when the worker stops
+CLOSING = 5.0  # seconds that giving back connections, threads and resources may take in the end
 RunCall = Callable[[Task], Awaitable[Any]]
 
 
@@ -102,6 +105,7 @@ class Worker:
         self._hurried = False
         self._given_back = 0
         self._idle = asyncio.Event()
+        self._executors = Executors(self._concurrency)
         self._stack = contextlib.AsyncExitStack()
         self._exit: asyncio.Task[ExitCode] | None = None
 
@@ -119,7 +123,6 @@ class Worker:
         """Start the slots, the fetcher, the heartbeat and the reaper in the running loop."""
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
-        self._executors = Executors(self._concurrency)
         self._resources = await self._make_resources(self._stack) if self._make_resources is not None else {}
         self._call: RunCall = self._invoke
         for middleware in reversed(self._middleware):
@@ -255,9 +258,10 @@ class Worker:
         except SnoozeRequested as snooze:
             return Released("snoozed", snooze.delay)
         except BrokenProcessPool:
-            # A process died, of this task or of one beside it: a crash, which is counted until it is poison.
+            # A process died, of this task or of one beside it: a crash, which is counted until it is poison; but a
+            # process manager that stops a service may well signal all of its processes.
             self._executors.renew_processes()
-            return LeaseExpired()
+            return Released(STOPPED) if self._stopping else LeaseExpired()
         except (SystemExit, KeyboardInterrupt, GeneratorExit):
             raise  # these end the loop, or this coroutine
         except BaseException as error:
@@ -300,7 +304,7 @@ class Worker:
             case "cancel":
                 return Cancelled()
             case "shutdown":
-                return Released("its worker was stopped")
+                return Released(STOPPED)
             case "lost":
                 return None
         return Failed("CancelledError: the handler was cancelled from within", True, handler.backoff, random.random())
@@ -372,7 +376,7 @@ class Worker:
         if after is None:
             self._queue.events.emit("lost", self._clock.now(), task)
             return
-        if isinstance(outcome, Released) and outcome.reason == "its worker was stopped":
+        if isinstance(outcome, Released) and outcome.reason == STOPPED:
             self._given_back += 1
         self._queue.events.emit(_event_of(after, outcome), self._clock.now(), after)
         await self._call_back(after)
@@ -439,9 +443,7 @@ class Worker:
 
     async def _stop(self, drain: float, grace: float) -> ExitCode:
         self._stopping = True
-        await self._fetcher.stop()
-        await self._reaper.stop()
-        await self._canceller.stop()
+        await asyncio.gather(*(each.stop(SERVICES) for each in (self._fetcher, self._reaper, self._canceller)))
         self._stop_listening()
         await self._give_back_unstarted(grace)
         while self._waiting:
@@ -457,12 +459,16 @@ class Worker:
                 "task {} ({}) does not stop and is abandoned", running.task.task_id, printable(running.task.type)
             )
         await self._queue.events.idle(grace)
-        await self._keeper.stop()
-        await self._executors.close(wait=not abandoned)
-        for slot in list(self._slots):
-            if not abandoned:
-                slot.cancel()
-        await self._stack.aclose()
+        try:
+            async with asyncio.timeout(CLOSING):
+                await self._keeper.stop()
+                await self._executors.close(wait=not abandoned)
+                for slot in list(self._slots):
+                    if not abandoned:
+                        slot.cancel()
+                await self._stack.aclose()
+        except TimeoutError:
+            logger.error("the worker's connections and resources were not closed within {:g} s", CLOSING)
         if abandoned:
             return ExitCode.ABANDONED
         return ExitCode.GIVEN_BACK if self._given_back else ExitCode.DRAINED

@@ -217,7 +217,7 @@ async def test_every_connection_is_durable(backend: SqlBackend) -> None:
             name: (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar()
             for name in ("journal_mode", "synchronous", "busy_timeout")
         }
-        assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 30_000}
+        assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 100}
     for connection in connections:
         await connection.close()
 
@@ -425,10 +425,10 @@ async def hold_lock(path: Path, seconds: float) -> asyncio.subprocess.Process:
 
 
 async def test_another_program_holds_the_write_lock(backend: SqlBackend, path: Path) -> None:  # F2
-    process = await hold_lock(path, 1.2)
+    process = await hold_lock(path, 4)
     begin = time.monotonic()
     (stored,) = await backend.push([new()])
-    assert 0.5 < time.monotonic() - begin < 10
+    assert 2 < time.monotonic() - begin < 20
     assert await backend.get([stored.task_id]) == [stored]
     await process.wait()
 
@@ -489,15 +489,15 @@ asyncio.run(main(sys.argv[1], float(sys.argv[2])))
 async def test_many_processes_on_one_file(url: str, path: Path) -> None:  # F1, F18
     processes = [
         await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", WORKER, url, "5"),
+            *(sys.executable, "-c", WORKER, url, "4"),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=ENV,
         )
-        for _ in range(4)  # all start on a file that is not there
+        for _ in range(8)  # all start on a file that is not there
     ]
     answers = [await process.communicate() for process in processes]
-    assert [err.decode() for _, err in answers] == [""] * 4
+    assert [err.decode() for _, err in answers] == [""] * 8
     pushed, completed = (sum(column) for column in zip(*(map(int, out.split()) for out, _ in answers), strict=True))
     assert pushed > 100 and completed > 100
     backend = SqlBackend(url)

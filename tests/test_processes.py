@@ -201,14 +201,14 @@ def test_processes_share_the_work_and_a_dead_one_is_replaced(place: Place) -> No
     assert run.wait_for("long", 2)[1] != victim
     fourth = run.wait_for("imported", 4)[3]
     (task,) = [task for task in place.tasks() if task.type == "long"]
-    assert (task.crashes, task.retry_count, task.fence) == (1, 0, 2)
+    assert task.crashes >= 1 and task.retry_count == 0 and task.fence == task.crashes + 1
     place.push("quitting")
     run.wait_for_line("failed quitting")  # and it ends no worker
     place.push("short", 20)
     run.until(lambda: fourth in run.said("short"), "work in the new process")
     assert {line[:4] for line in run.lines if "at a time from" in line} == {"[1] ", "[2] ", "[3] "}
     assert not any("fork" in line for line in run.lines)  # which Python warns of beside threads
-    assert run.said("flagged") == run.said("imported")  # options of the interpreter are passed on
+    assert sorted(run.said("flagged")) == sorted(run.said("imported"))  # options of the interpreter are passed on
 
 
 def test_sigterm_lets_all_processes_drain(place: Place) -> None:  # D13
@@ -284,17 +284,15 @@ def test_what_a_dead_worker_had_started_dies_with_it(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "app", "error"),
+    ("url", "error"),
     [
-        ("nowhere:tq", None, "there is no module 'nowhere'"),
-        ("app:tq", "from aiotaskq import TaskQ\ntq = TaskQ('memory://')", "memory:// is the memory of one process"),
-        ("app:tq", "from aiotaskq import TaskQ\ntq = TaskQ('sqlite:////no/such/folder/x.db')", "/no/such/folder/x.db"),
+        ("memory://", "memory:// is the memory of one process"),
+        ("sqlite:////no/such/folder/x.db", "/no/such/folder/x.db"),
     ],
 )
-def test_what_cannot_run_is_said_once(place: Place, target: str, app: str | None, error: str) -> None:
-    if app is not None:
-        (place.home / "app.py").write_text(app)
-    run = place.run(target, "--processes", "3")
+def test_what_cannot_run_is_said_once(place: Place, url: str, error: str) -> None:
+    (place.home / "app.py").write_text(f"from aiotaskq import TaskQ\ntq = TaskQ({url!r})")
+    run = place.run("app:tq", "--processes", "3")
     assert run.code() == 1
     (line,) = [line for line in run.lines if line.startswith("error: ")]
     assert error in line
@@ -506,6 +504,19 @@ def test_a_second_signal_ends_a_loop_that_is_blocked_for_good(place: Place) -> N
     assert run.code() == 4
     assert any("ended by force" in line for line in run.lines)
     assert place.statuses() == {"running"}
+
+
+def test_it_is_ended_by_force_also_when_nobody_reads_what_it_says(place: Place) -> None:
+    place.app("""
+        from aiotaskq.cli import stopping
+        stopping.MARGIN = 0.3
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 2)  # every write fails
+    """)
+    place.push("blocking", seconds=60)
+    run = place.run("app:tq", "--drain", "0", "--grace", "0")
+    run.wait_for("blocking")
+    run.signal()
+    assert run.code() == 4
 
 
 def test_a_thread_of_the_application_cannot_keep_a_stopped_process(place: Place) -> None:

@@ -337,6 +337,23 @@ async def test_a_server_that_became_a_replica(server: Valkey) -> None:  # G-4, F
         assert await backend.count_ready(NOW) == 0
 
 
+async def test_a_name_that_points_to_another_server_now(server: Valkey, proxy: Proxy) -> None:  # G-4, F6
+    """As after a failover: the old one is a replica, and connections to it are still open."""
+    other = Valkey(durable=False)
+    try:
+        async with opened(through(proxy)) as backend:
+            await asyncio.gather(*(backend.ping() for _ in range(5)))
+            server.ask(f"REPLICAOF 127.0.0.1 {other.port}")
+            proxy._target = ("127.0.0.1", other.port)
+            with pytest.raises(DatabaseUnavailable):
+                await pushed(backend)
+            await pushed(backend)
+            async with opened(other.url("a")) as there:
+                assert await there.count_ready(NOW) == 1
+    finally:
+        other.kill()
+
+
 async def test_too_few_replicas(server: Valkey) -> None:  # G-4
     async with opened(server.url("a")) as backend:
         task = await running(backend)
@@ -385,6 +402,7 @@ async def test_cancelled_callers_leave_nothing_half_done(server: Valkey) -> None
             for claimed in await backend.claim("o", NOW, 1, lease_until=LEASE):
                 await backend.update([Change(claimed, completed(claimed))])
 
+        before = _connections(server)
         running = [asyncio.ensure_future(life(task)) for task in tasks]
         for each in running:
             if chance.random() < 0.7:
@@ -397,8 +415,15 @@ async def test_cancelled_callers_leave_nothing_half_done(server: Valkey) -> None
             assert values == [[None]] * 5
         listed = server.ask("CLIENT LIST").splitlines()
         assert len(listed) <= 4
+        # Each connection was in order again after its caller had left: none had to be made anew.
+        assert _connections(server) - before <= 3 + 2
         stats = await backend.stats(NOW)
         rows = await backend.find(TaskFilter(), 1_000)
         assert sum(stats.counts.values()) == len(rows)
         for status in Status:
             assert stats.counts[status] == sum(row.status is status for row in rows)
+
+
+def _connections(server: Valkey) -> int:
+    """How many there have ever been, with the one that asks."""
+    return int(server.ask("INFO stats")["total_connections_received"])

@@ -959,3 +959,38 @@ async def test_latency_of_an_idle_worker_is_a_hint_not_a_poll(url: str) -> None:
         await asyncio.sleep(0.1)  # the worker is idle, asleep for its whole poll interval
         pushed = time.monotonic()
         assert await (await work.push()).result(5) - pushed < 5
+
+
+async def test_a_store_that_cannot_be_opened_is_said_as_it_is(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/no/such/folder/x.db")
+    with pytest.raises(DatabaseUnavailable, match="check the folder"):
+        async with tq.running():
+            pytest.fail("it cannot run")
+    with pytest.raises(DatabaseUnavailable, match="check the folder"):
+        await tq.run()
+
+
+async def test_processes_that_are_signalled_with_us_are_no_crash(tmp_path: Path) -> None:  # D7
+    from concurrent.futures.process import BrokenProcessPool
+
+    tq = TaskQ(f"sqlite:///{tmp_path}/pool.db", poll_interval=0.05)
+    started, die = asyncio.Event(), asyncio.Event()
+
+    @tq.task
+    async def in_a_process() -> None:
+        started.set()
+        await die.wait()
+        raise BrokenProcessPool("its process was signalled, too")
+
+    async with tq:
+        handle = await in_a_process.push()
+        stop = asyncio.Event()
+        running = asyncio.ensure_future(tq.run_until(stop, concurrency=1))
+        await started.wait()
+        stop.set()
+        await eventually(lambda: tq._worker is not None and tq._worker._stopping)
+        die.set()
+        assert await running is ExitCode.GIVEN_BACK
+        await tq.open()
+        task = await handle.task()
+    assert (task.status, task.crashes, task.retry_count) == (Status.PENDING, 0, 0)

@@ -19,6 +19,7 @@ try:
     from redis.asyncio.connection import parse_url
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
+    from redis.exceptions import ConnectionError as LostConnection
     from redis.exceptions import (
         DataError,
         MovedError,
@@ -193,7 +194,8 @@ class RedisLink:
         for _ in range(3):
             client = self._connected()
             try:
-                return await client.execute_command(*words)  # type: ignore[no-untyped-call]
+                with _cut_or_not():
+                    return await client.execute_command(*words)  # type: ignore[no-untyped-call]
             except MovedError as moved:
                 # All our keys are in one slot, so a cluster is to us one node, which can change.
                 self._leave(client, {"host": moved.host or self._host(), "port": moved.port})
@@ -271,14 +273,16 @@ class RedisLink:
 
         async def message(seconds: float) -> bytes | None:
             nonlocal asked
-            answer = await connection.read_response(timeout=seconds)
+            with _cut_or_not():
+                answer = await connection.read_response(timeout=seconds)
             if answer is not None:
                 asked = False
                 return answer[2] if answer[0] == b"message" else None
             if asked:
                 raise DatabaseUnavailable(f"{self.shown}: no answer to a ping in {seconds:g} s")
             asked = True
-            await finished(connection.send_command("PING", check_health=False))
+            with _cut_or_not():
+                await finished(connection.send_command("PING", check_health=False))
             return None
 
         try:
@@ -297,9 +301,19 @@ class RedisLink:
 
 
 async def _subscribe(connection: Any, channel: str) -> Any:
-    await connection.connect()
-    await connection.send_command("SUBSCRIBE", channel, check_health=False)
-    return await connection.read_response(timeout=CONNECT_TIMEOUT)
+    with _cut_or_not():
+        await connection.connect()
+        await connection.send_command("SUBSCRIBE", channel, check_health=False)
+        return await connection.read_response(timeout=CONNECT_TIMEOUT)
+
+
+@contextlib.contextmanager
+def _cut_or_not() -> Iterator[None]:
+    # What a connection says that was cut a moment ago: since Python 3.12 asyncio's own a TypeError, uvloop's another.
+    try:
+        yield
+    except (TypeError, AttributeError, RuntimeError) as error:
+        raise LostConnection(f"the connection was lost ({error})") from error
 
 
 async def _disconnect(client: Redis, after: Collection[asyncio.Task[Any]] = ()) -> None:

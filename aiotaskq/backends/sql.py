@@ -5,17 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, make_url
 
+from aiotaskq.backends import scheme_of
 from aiotaskq.backends import sql_claim as claim_sql
 from aiotaskq.backends import sql_tasks as tasks_sql
 from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats
+from aiotaskq.backends.sql_notify import Notifications
 from aiotaskq.backends.sql_schedules import SqlSchedules
 from aiotaskq.backends.sql_session import run_in
 from aiotaskq.backends.sql_values import SqlValues
+from aiotaskq.backends.sqlite_watch import FileWatch
 from aiotaskq.database import Database
+from aiotaskq.errors import ValidationError
 from aiotaskq.migrations import upgrade
 from aiotaskq.task import Task, TaskFilter
+
+
+def notifies(url: str) -> bool:
+    """Whether a URL leads to where LISTEN and NOTIFY work and are wanted: not MySQL, nor through a transaction pooler.
+
+    Raises ValidationError for an option ``notify`` that is neither ``on`` nor ``off``.
+    """
+    parsed = make_url(url)
+    notify = parsed.query.get("notify", "on")
+    if notify not in ("on", "off"):
+        raise ValidationError(f"url: notify is on or off (got {notify!r:.40})")
+    return scheme_of(url).startswith("postgres") and notify == "on" and "pooler" not in parsed.query
 
 
 class SqlBackend(Backend):
@@ -31,6 +47,12 @@ class SqlBackend(Backend):
         self.database = Database(url, prepare=self._upgrade)
         self.values = SqlValues(self.database)
         self.schedules = SqlSchedules(self.database, self.hints)
+        self._between: FileWatch | Notifications | None = None
+        """What passes hints between processes; nothing does on MySQL."""
+        if self.database.sqlite:
+            self._between = FileWatch(str(self.database.url.database), self.hints)
+        elif notifies(url):
+            self._between = Notifications(self.database, self.hints)
 
     def _upgrade(self, connection: Connection) -> None:
         self.odd_rows = upgrade(connection)
@@ -39,6 +61,8 @@ class SqlBackend(Backend):
         await self.database.open()
 
     async def close(self) -> None:
+        if self._between is not None:
+            await self._between.stop()
         await self.database.close()
 
     async def ping(self) -> int | None:
@@ -46,6 +70,10 @@ class SqlBackend(Backend):
 
     def another(self) -> SqlBackend:
         return SqlBackend(self._url)
+
+    async def watch(self) -> None:
+        if self._between is not None:
+            self._between.listen()
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         stored = await self.database.write(lambda c: tasks_sql.push(c, tasks)) if tasks else []

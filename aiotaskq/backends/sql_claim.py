@@ -121,7 +121,8 @@ def _heads(connection: Connection) -> Iterator[Head]:
         return
     last, steps = _BELOW_ALL, SPAN
     while steps == SPAN:
-        heads = [Head(*row) for row in connection.execute(_SPAN, {"last": last})]
+        rows = connection.execute(_SPAN, {"last": last}).all()
+        heads = [Head(*row[:-1]) for row in sorted(rows, key=lambda row: row.step)]  # a join may mix them up
         yield from heads
         known = [head.priority for head in heads if head.priority is not None]
         last, steps = max(known, default=last), len(known)
@@ -148,9 +149,12 @@ def _span() -> CompoundSelect[Any]:
     )
     onward = onward.where(steps.c.task_id.is_not(None), steps.c.step < SPAN)
     steps = steps.union_all(onward)
-    heads = _head(head).join_from(steps, head, steps.c.task_id == head.c.task_id, isouter=True)
+    heads = (
+        _head(head).add_columns(steps.c.step).join_from(steps, head, steps.c.task_id == head.c.task_id, isouter=True)
+    )
     heads = heads.where(steps.c.task_id.is_not(None))
-    return union_all(heads, select(_first(bare, bare.c.priority.is_(None)).subquery("without")))
+    without = _first(bare, bare.c.priority.is_(None)).add_columns(literal(0)).subquery("without")
+    return union_all(heads, select(without))
 
 
 _SPAN = _span()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import importlib
 import os
@@ -132,7 +133,8 @@ def _end_now(code: int) -> None:
         for child in sys.modules["multiprocessing"].active_children():
             child.kill()  # else it would wait for ever for work from us
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            stream.flush()
     os._exit(code)
 
 

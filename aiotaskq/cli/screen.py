@@ -5,6 +5,7 @@ On a terminal there are colours (unless NO_COLOR is set) and a live bar; into a 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -36,7 +37,9 @@ def say_error(error: object) -> None:
 
 def note(text: str) -> None:
     """Print one line about the command itself on standard error, out of the way of its output."""
-    print(f"{text}\n", end="", file=sys.stderr, flush=True)  # in one write: other processes may have the same stream
+    with contextlib.suppress(OSError):  # nobody reads it any more: a closed terminal, a dead collector of logs
+        # In one write, also where nothing is buffered: other processes may have the same stream.
+        print(f"{text}\n", end="", file=sys.stderr, flush=True)
 
 
 def say_json(value: Any) -> None:

@@ -29,6 +29,7 @@ import msgspec
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
 from aiotaskq.clock import SystemClock
+from aiotaskq.outcome import MAX_CRASHES
 from aiotaskq.queue import Queue
 from aiotaskq.task import Status, Task, TaskFilter, new_task
 from aiotaskq.worker import ExitCode
@@ -246,6 +247,12 @@ class Fleet:
     def alive(self, role: str = "worker") -> list[Process]:
         """The processes that run, and are not paused."""
         return [p for p in self.processes if p.role == role and p.alive and p.paused_at is None]
+
+    async def expendable(self, processes: Collection[Process]) -> list[Process]:
+        """Those that hold no task on its last chance: another kill or pause makes that poison, which is promised, too."""
+        running = await self.backend.find(TaskFilter(status=(Status.RUNNING,)), 1000)
+        owners = [row.lease_owner or "" for row in running if row.crashes >= MAX_CRASHES - 1]
+        return [p for p in processes if not any(f"-{p.pid}-" in owner for owner in owners)]
 
     def listening(self) -> list[Process]:
         """The workers that run and have a handler for SIGTERM; before that it ends them at once, as any program."""

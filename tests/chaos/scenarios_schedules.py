@@ -175,7 +175,7 @@ async def purged(
     every: float = 0.5,
     **common: Any,
 ) -> Report:
-    """Fired tasks end at once and their rows are deleted at once, and schedulers die as they fire: each due runs once."""
+    """Fired tasks end and are deleted at once, and schedulers die as they fire: still each due runs once."""
     async with Fleet(place, folder, "purged", **common) as fleet:
         planned_ones = await planned(place, schedules, fleet.clock.now, "short")
         await fleet.start("worker", 1)
