@@ -384,13 +384,18 @@ class TaskQ(Registry):
             await self.store.start_cleanup()
             await worker.start()
             await self._retention.start()
-            if scheduler and (self._declared or "scheduler" in self.__dict__ or self._backend.schedules is not None):
+            if scheduler and self._has_schedules():
                 await self.scheduler.declare([make() for make in self._declared.values()])
                 await self.scheduler.start()
         except BaseException:
             await self._stop_running(0.0, 0.0)
             await self.close()
             raise
+
+    def _has_schedules(self) -> bool:
+        """Whether there may be schedules: where none are declared or asked for, no database is opened for them."""
+        asked = self._schedules_url is not None or "scheduler" in self.__dict__
+        return asked or bool(self._declared) or self._backend.schedules is not None
 
     async def _stop_running(self, drain: float, grace: float) -> ExitCode:
         worker = self._worker

@@ -266,6 +266,9 @@ async def test_behind_a_transaction_pooler(server: Server, url: str) -> None:  #
             await asyncio.gather(*(work(backends[n % 3], f"w{n}", 10) for n in range(6)))
         assert (await backends[0].stats(NOW)).counts["completed"] == 120
         assert pooler.transactions > 300 and pooler.moves > 100
+        prepared = text("SELECT name FROM pg_prepared_statements")
+        for _ in range(20):  # none was left behind, on whichever connection
+            assert await backends[0].database.read(lambda connection: connection.execute(prepared).all()) == []
         await asyncio.to_thread(look_often, through)
         for backend in backends:
             await backend.close()

@@ -194,15 +194,20 @@ async def test_closing_does_not_wait_for_a_silent_server(  # F8
         await backend.close()
 
 
-async def test_a_loop_that_stands_still_cuts_nothing(backend: SqlBackend, hasty: None) -> None:
-    """The timer is late, and the answer has been there all the while."""
+async def test_a_loop_that_stands_still_cuts_nothing(place: Place, backend: SqlBackend, hasty: None) -> None:
+    """The timer is due, but the answer has been there all the while."""
+    which = "pg_backend_pid()" if place.is_postgresql else "connection_id()"
+    pause = "pg_sleep(0.3)" if place.is_postgresql else "sleep(0.3)"
 
-    def body(connection: Connection) -> int:
-        connection.execute(text("SELECT 1"))
-        time.sleep(2)  # the loop's thread: no timer can run
-        return int(connection.execute(text("SELECT 2")).scalar() or 0)
+    async def ask() -> Any:
+        query = text(f"SELECT {which}, {pause}")
+        return await backend.database.read(lambda connection: connection.execute(query).one()[0])
 
-    assert await backend.database.read(body) == 2
+    first = await ask()
+    second = asyncio.create_task(ask())
+    await asyncio.sleep(0.15)  # it is asked
+    time.sleep(2)
+    assert [await second, await ask()] == [first, first]  # on the same connection still
 
 
 async def test_a_slow_statement_may_be_allowed(place: Place, backend: SqlBackend, hasty: None) -> None:

@@ -189,6 +189,21 @@ async def test_a_request_that_is_not_answered_ends(proxy: Proxy, how: str) -> No
         assert await persist(backend.push, [task]) == [task]
 
 
+async def test_a_connection_that_was_cut_a_moment_ago(proxy: Proxy) -> None:  # G-1
+    async with opened(through(proxy)) as backend:
+        ended = 0
+        for number in range(60):
+            verbs = [asyncio.ensure_future(backend.push([new()])) for _ in range(3)]
+            for _ in range(number % 6):
+                await asyncio.sleep(0)
+            proxy.reset()
+            for answer in await asyncio.gather(*verbs, return_exceptions=True):
+                assert isinstance(answer, list | DatabaseUnavailable), repr(answer)
+                ended += isinstance(answer, DatabaseUnavailable)
+        assert ended > 0
+        await persist(backend.push, [new()])
+
+
 async def test_a_server_that_is_not_there(server: Valkey) -> None:
     server.kill()
     backend = RedisBackend(server.url("a"))

@@ -408,3 +408,18 @@ def test_preview_from_the_root() -> None:
     ]
     every = aiotaskq.preview(interval=90, after=after, count=2)
     assert [(i - after).total_seconds() for i in every] == [90, 180]
+
+
+async def test_schedules_that_are_asked_for_by_url_are_fired(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/apart.db"
+    async with TaskQ(database) as other:  # another process's, from before
+        await other.scheduler.add_scheduler_task("s", "t", "once", execute_at=1)
+    tq = TaskQ("memory://", schedules=database)
+    ran = asyncio.Event()
+
+    @tq.task
+    async def t() -> None:
+        ran.set()
+
+    async with tq.running(), asyncio.timeout(20):
+        await ran.wait()

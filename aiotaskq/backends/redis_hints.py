@@ -118,7 +118,7 @@ class RedisHints:
                         self._hear(await message(PING_AFTER))
             except ClosedError:
                 return
-            except AiotaskqError as error:
+            except Exception as error:  # whatever it was: nobody would notice a listener that has ended
                 if not failing:
                     logger.warning("hints of other processes are not heard for now, polling goes on: {}", error)
                 failing = True

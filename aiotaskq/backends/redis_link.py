@@ -196,10 +196,11 @@ class RedisLink:
             try:
                 with _cut_or_not():
                     return await client.execute_command(*words)  # type: ignore[no-untyped-call]
-            except MovedError as moved:
-                # All our keys are in one slot, so a cluster is to us one node, which can change.
-                self._leave(client, {"host": moved.host or self._host(), "port": moved.port})
             except ResponseError as error:
+                if (place := _moved_to(error)) is not None:
+                    # All our keys are in one slot, so a cluster is to us one node, which can change.
+                    self._leave(client, {"host": place[0] or self._host(), "port": place[1]})
+                    continue
                 if isinstance(error, ReadOnlyError) or "READONLY" in str(error):  # connected to what is a replica now
                     self._leave(client)
                 raise
@@ -321,6 +322,17 @@ async def _disconnect(client: Redis, after: Collection[asyncio.Task[Any]] = ()) 
         await asyncio.wait(after)
     with contextlib.suppress(RedisError, OSError):  # what cannot be closed in order is gone already
         await client.connection_pool.disconnect()
+
+
+def _moved_to(error: ResponseError) -> tuple[str, int] | None:
+    """Host and port of the node that has our slot, if that is what the error says. An empty host is the one asked."""
+    if isinstance(error, MovedError):
+        return error.host, error.port
+    words = str(error).split()  # older versions of redis-py leave it as it was said
+    if len(words) == 3 and words[0] == "MOVED":
+        host, _, port = words[2].rpartition(":")
+        return host, int(port)
+    return None
 
 
 def _said(error: BaseException) -> str:

@@ -53,20 +53,33 @@ elseif ARGV[4] ~= '' then
   local f = facts(ARGV[4])
   if f then from = '(' .. stamp(f.seq, ARGV[4]) end
 end
-local statuses, found = cmsgpack.unpack(ARGV[2]), {}
-for _, status in ipairs(statuses) do
-  for _, stamped in ipairs(call('ZREVRANGEBYLEX', root .. 'is:' .. status, from, '-', 'LIMIT', 0, look)) do
-    found[#found + 1] = stamped
-  end
+local lists = {}
+for _, status in ipairs(cmsgpack.unpack(ARGV[2])) do
+  local list = call('ZREVRANGEBYLEX', root .. 'is:' .. status, from, '-', 'LIMIT', 0, look)
+  if #list > 0 then lists[#lists + 1] = {list = list, at = 1} end
 end
-if #statuses > 1 then table.sort(found, function(a, b) return less(b, a) end) end
+
+local function newest()
+  local best
+  for _, l in ipairs(lists) do
+    if l.list[l.at] and (not best or less(best.list[best.at], l.list[l.at])) then best = l end
+  end
+  if not best then return end
+  best.at = best.at + 1
+  return best.list[best.at - 1]
+end
+
 local answer = {''}
-for i = 1, math.min(look, #found) do
-  local id = id_of(found[i])
-  local f = facts(id)
-  if f and matches(f) then answer[#answer + 1] = read(id) end
+for i = 1, look do
+  local stamped = newest()
+  if not stamped then break end
+  local id = id_of(stamped)
+  local row = call('HMGET', root .. 'task:' .. id, 'type', 'queue', 'scheduler_task_id', 'completed_at')
+  if row[1] and matches({type = row[1], queue = row[2], scheduler_task_id = row[3], completed_at = row[4]}) then
+    answer[#answer + 1] = read(id)
+  end
   if #answer > wanted or i == look then
-    answer[1] = found[i]
+    answer[1] = stamped
     break
   end
 end

@@ -6,7 +6,7 @@ They run in the backend's own transactions and, for a transactional push, in the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import (
     Connection,
@@ -43,10 +43,10 @@ ENDED: ColumnElement[bool] = func.coalesce(c.status, literal_column("''")).not_i
 _GUARD = and_(c.task_id == bindparam("b_id"), c.status == bindparam("b_status"), c.fence == bindparam("b_fence"))
 
 
-# The server's clock in microseconds; SQLite has none of its own.
+# The server's clock in microseconds, whatever the session's time zone; SQLite has none of its own.
 _CLOCKS = {
     "postgresql": text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"),
-    "mysql": text("SELECT CAST(unix_timestamp(now(6)) * 1000000 AS unsigned)"),
+    "mysql": text("SELECT timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6))"),
 }
 
 
@@ -90,13 +90,16 @@ def push(connection: Connection, tasks: Sequence[Task]) -> list[Task]:
     return stored
 
 
-def _rows_now(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
+def _rows(connection: Connection, ids: Sequence[str], lock: Literal["wait", "skip"] | None) -> dict[str, Any]:
+    """Read the guards of these rows. With a lock they are ours until the end, and are taken in everybody's order."""
     columns = (c.task_id, c.status, c.fence, c.lease_until, c.cancel_requested)
-    return {
-        row.task_id: row
-        for part in chunks(ids)
-        for row in connection.execute(select(*columns).where(c.task_id.in_(part)).with_for_update())
-    }
+    found = {}
+    for part in chunks(sorted(set(ids))):
+        query = select(*columns).where(c.task_id.in_(part))
+        if lock is not None:
+            query = query.order_by(c.task_id).with_for_update(skip_locked=lock == "skip")
+        found.update({row.task_id: row for row in connection.execute(query)})
+    return found
 
 
 def update_tasks(connection: Connection, changes: Sequence[Change]) -> list[bool]:
@@ -104,7 +107,11 @@ def update_tasks(connection: Connection, changes: Sequence[Change]) -> list[bool
     revived = any(change.before.final and change.after.unique_key is not None for change in changes)
     if len(changes) > 1 and (revived or len(set(ids)) < len(ids)):
         return [held for change in changes for held in update_tasks(connection, [change])]  # each sees the one before
-    rows = _rows_now(connection, ids)
+    # A reaper's write must lose against whoever has the row now, a handler's own transaction for instance, not wait for
+    # it with all the others; what a worker has to say of its own task must not get lost, and waits.
+    mild = [change.before.task_id for change in changes if change.lease_over]
+    rows = _rows(connection, [i for i, change in zip(ids, changes, strict=True) if not change.lease_over], "wait")
+    rows |= _rows(connection, mild, "skip")
     held = [i in rows and holds(rows[i], change) for i, change in zip(ids, changes, strict=True)]
     if revived and held[0]:
         # A dead letter that comes back must not break the uniqueness of a newer task.
@@ -130,22 +137,33 @@ def update_tasks(connection: Connection, changes: Sequence[Change]) -> list[bool
     return held
 
 
-def _running(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
-    return {i: row for i, row in _rows_now(connection, ids).items() if row.status == Status.RUNNING}
+def _running(connection: Connection, ids: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
+    """Read the running ones of these rows; and which of them somebody else has, as a handler's own transaction.
+
+    To wait for one would be to let the leases of all the others end.
+    """
+    ours = _rows(connection, ids, "skip")
+    taken = _rows(connection, [task_id for task_id in ids if task_id not in ours], None)
+    running = {i: row for i, row in (ours | taken).items() if row.status == Status.RUNNING}
+    return running, running.keys() - ours.keys()
 
 
 def heartbeat(connection: Connection, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
-    running = _running(connection, [task_id for task_id, _ in held])
+    running, taken = _running(connection, [task_id for task_id, _ in held])
     mine = [task_id in running and running[task_id].fence == fence for task_id, fence in held]
-    for part in chunks([task_id for (task_id, _), ok in zip(held, mine, strict=True) if ok]):
+    for part in chunks([i for (i, _), ok in zip(held, mine, strict=True) if ok and i not in taken]):
         connection.execute(update(TASKS).where(c.task_id.in_(part)).values(lease_until=lease_until))
     return [bool(running[i].cancel_requested) if ok else None for (i, _), ok in zip(held, mine, strict=True)]
 
 
 def report(connection: Connection, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
-    running = _running(connection, [task_id for task_id, _, _ in progress])
+    running, taken = _running(connection, [task_id for task_id, _, _ in progress])
     held = [task_id in running and running[task_id].fence == fence for task_id, fence, _ in progress]
-    values = [{"b_id": i, "progress": json_text(value)} for (i, _, value), ok in zip(progress, held, strict=True) if ok]
+    values = [
+        {"b_id": i, "progress": json_text(value)}
+        for (i, _, value), ok in zip(progress, held, strict=True)
+        if ok and i not in taken
+    ]
     if values:
         statement = update(TASKS).where(c.task_id == bindparam("b_id")).values(progress=bindparam("progress"))
         connection.execute(statement, values)
@@ -153,8 +171,9 @@ def report(connection: Connection, progress: Sequence[tuple[str, int, dict[str, 
 
 
 def request_cancel(connection: Connection, ids: Sequence[str]) -> list[bool]:
-    running = _running(connection, ids)
-    for part in chunks(list(running)):
+    # This one waits: a task that somebody is about to end has ended, or can be flagged, when he is through.
+    running = [i for i, row in _rows(connection, ids, "wait").items() if row.status == Status.RUNNING]
+    for part in chunks(running):
         connection.execute(update(TASKS).where(c.task_id.in_(part)).values(cancel_requested=True))
     return [task_id in running for task_id in ids]
 

@@ -27,6 +27,7 @@ class Line(msgspec.Struct, omit_defaults=True, frozen=True):
     intent   a producer is about to push ``id``
     ack      that push returned, or its transaction is about to commit
     rolled   its transaction is about to be rolled back
+    locked   SQLite refused the statement ``how``
     exit     a graceful end; ``n`` is the exit code
     measure  numbers about the process, in ``data``
     ======== ==========================================================================================

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import event
+from sqlalchemy import Engine, ExceptionContext, event
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq.context import current_task
@@ -92,6 +92,7 @@ def main(options: Options) -> int:
     random.seed(f"{options.seed} {options.name}")
     role = {"worker": work, "producer": produce, "scheduler": schedule, "transactor": transact}[options.role]
     ledger = Ledger(options.ledger)
+    watch_errors(ledger)
     code = asyncio.run(role(options, ledger))
     ledger.write("exit", n=code)
     if code == ExitCode.ABANDONED:
@@ -99,6 +100,20 @@ def main(options: Options) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def watch_errors(ledger: Ledger) -> None:
+    """Write down each time that SQLite was locked in the middle of a transaction.
+
+    The package tries again, and nobody else would know; waiting at the beginning of one is as it should be.
+    """
+
+    def failed(context: ExceptionContext) -> None:
+        statement = context.statement or ""
+        if "database is locked" in str(context.original_exception) and not statement.startswith("BEGIN"):
+            ledger.write("locked", how=statement[:100])
+
+    event.listen(Engine, "handle_error", failed)
 
 
 def shift_clock(seconds: float) -> None:

@@ -18,7 +18,11 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 FINDS: dict[str, tuple[Scenario, dict[str, Any], str]] = {
     "no-fence": (scenarios.pauses, {"pauses": 2, "workers": 3, "every": 2.0}, r"^zombie: .* was taken after fence"),
     "late-lease": (scenarios.kills, {"tasks": 200, "rate": 40.0, "kills": 6, "workers": 3}, r"^stuck: .* until None"),
-    "deferred": (scenarios_store.mixed, {"tasks": 600, "rate": 200.0, "workers": 4, "producers": 4}, r"is locked"),
+    "deferred": (
+        scenarios_store.mixed,
+        {"tasks": 600, "rate": 200.0, "workers": 4, "producers": 4},
+        r"^the database was locked",
+    ),
     "no-cas": (scenarios_schedules.purged, {"seconds": 6.0}, r"^a due time ran more than once"),
 }
 """By fault: the scenario that finds it, small, and what it must say."""

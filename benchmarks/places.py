@@ -1,0 +1,80 @@
+"""Where runs take place: an empty file, or an empty database of a server that is started when first needed."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.servers import Server, Unavailable, mariadb, postgresql, valkey
+
+START = {"postgresql": postgresql, "mysql": mariadb, "redis": valkey}
+
+
+class Places:
+    """Gives an empty place for each run, and takes it away afterwards. Servers end with the process."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
+        self.unavailable: dict[str, str] = {}
+        self._number = 0
+
+    def close(self) -> None:
+        """Remove the files."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self, kind: str) -> Server | None:
+        """Return the server of that kind, started if need be; None, and the reason kept, where it cannot be."""
+        if kind not in START or kind in self.unavailable:
+            return None
+        try:
+            return START[kind](durable=True)
+        except Unavailable as error:
+            self.unavailable[kind] = str(error).partition("\n")[0]
+            return None
+
+    @contextlib.contextmanager
+    def empty(self, kind: str) -> Iterator[str]:
+        """Give the URL of an empty database, or the path of a file or folder that does not exist; or nothing."""
+        self._number += 1
+        name = f"bench_{self._number}"
+        server = self.start(kind)
+        if server is not None:
+            url = server.create(name)
+            try:
+                yield url
+            finally:
+                _empty(server, name, kind)
+        elif kind == "file":
+            folder = self.folder / name
+            folder.mkdir()
+            try:
+                yield str(folder / "tasks.db")
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        else:
+            yield ""
+
+    def sync_seconds(self) -> float:
+        """Return how long this disk takes for the shortest durable write (median of 20): what a commit cannot beat."""
+        import os
+
+        times = []
+        with (self.folder / "sync").open("wb", buffering=0) as file:
+            for _ in range(20):
+                start = time.perf_counter()
+                file.write(b"x" * 4096)
+                os.fdatasync(file.fileno())
+                times.append(time.perf_counter() - start)
+        return sorted(times)[len(times) // 2]
+
+
+def _empty(server: Server, name: str, kind: str) -> None:
+    if kind == "redis":
+        server.execute("FLUSHALL")
+    else:
+        server.drop(name)

@@ -1,0 +1,211 @@
+"""Runs the cases: contestants of a scenario take turns, round after round, each in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from benchmarks.case import Case, Run, Sample, Scenario
+from benchmarks.places import Places
+
+ROOT = Path(__file__).parent.parent
+GROWTH = 10  # times the last try, at most
+MOST = 2_000_000  # of anything in one run
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is measured. ``seconds`` is what a run is sized for, where its scenario has no fixed size."""
+
+    seconds: float = 1.0
+    rounds: int = 3
+    scale: float = 1.0
+    patience: float = 180.0
+
+
+@dataclass
+class Measured:
+    """What the rounds of one case gave: each figure's values in order, and all waits together."""
+
+    case: Case
+    n: int = 0
+    rounds: dict[str, list[float]] = field(default_factory=dict)
+    waits: list[float] = field(default_factory=list)
+    error: str = ""
+
+    def add(self, sample: Sample) -> None:
+        """Add a round."""
+        for name, value in sample.values.items():
+            self.rounds.setdefault(name, []).append(value)
+        self.waits += sample.waits
+
+
+class Failed(Exception):
+    """A run gave no sample; says why."""
+
+
+class Child:
+    """A process that runs the cases of one contestant, one after the other."""
+
+    def __init__(self, log: Path) -> None:
+        self._log: IO[bytes] = log.open("ab")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self, case: Case, run: Run, patience: float) -> Sample:
+        """Run a case there. Raises Failed; a process that does not answer in time is killed, the next run gets a new one."""
+        process = self._alive()
+        order = {"id": case.scenario.id, "who": case.who, "run": vars(run)}
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(order).encode() + b"\n")
+            process.stdin.flush()
+            if not select.select([process.stdout], [], [], patience)[0]:
+                raise Failed(f"no end within {patience:.0f} s")
+            line = process.stdout.readline()
+            if not line:
+                raise Failed(f"its process ended with exit code {process.wait()}")
+        except (OSError, Failed) as error:
+            self._kill()
+            raise Failed(str(error)) from None
+        answer = json.loads(line)
+        if "error" in answer:
+            raise Failed(answer["error"])
+        if case.scenario.fresh:
+            self._kill()
+        return Sample(**answer)
+
+    def _alive(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            pipe = subprocess.PIPE
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.child"],
+                stdin=pipe,
+                stdout=pipe,
+                stderr=self._log,
+                cwd=ROOT,
+                # Settings of the machine's owner are not to be measured.
+                env={key: value for key, value in os.environ.items() if not key.startswith("AIOTASKQ_")},
+                start_new_session=True,  # so that it can be killed with the processes that it has started
+            )
+        return self._process
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, 9)
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        """End the process."""
+        self._kill()
+        self._log.close()
+
+
+class Runner:
+    """Measures scenarios; what it has is in ``measured`` at any time, also when it is interrupted."""
+
+    def __init__(self, places: Places, settings: Settings, logs: Path, tell: Callable[[str], None]) -> None:
+        self.measured: list[Measured] = []
+        self._places = places
+        self._settings = settings
+        self._logs = logs
+        self._tell = tell
+        self._children: dict[str, Child] = {}
+        self._family = ""
+        logs.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_family()
+
+    def measure(self, scenario: Scenario, cases: Iterable[Case]) -> None:
+        """Measure the cases of one scenario, round robin, after a warm-up that also says how large the runs are."""
+        if scenario.family != self._family:
+            self._end_family()  # a process that waits costs memory; one that polls costs time
+            self._family = scenario.family
+        turns = [Measured(case) for case in cases]
+        self.measured += turns
+        for turn in turns:
+            self._tell(f"{turn.case.who}: warm-up")
+            with self._failing(turn):
+                turn.n = self._size(turn.case)
+        for number in range(self._settings.rounds):
+            order = turns[number % len(turns) :] + turns[: number % len(turns)]  # nobody is always first
+            for turn in order:
+                self._tell(f"{turn.case.who}: round {number + 1} of {self._settings.rounds}")
+                with self._failing(turn):
+                    if not turn.error:
+                        turn.add(self._once(turn.case, turn.n, self._settings.scale))
+
+    @contextlib.contextmanager
+    def _failing(self, turn: Measured) -> Iterator[None]:
+        try:
+            yield
+        except Failed as error:
+            turn.error = str(error)
+
+    def _once(self, case: Case, n: int, scale: float) -> Sample:
+        if case.who not in self._children:
+            self._children[case.who] = Child(self._logs / f"{self._family}-{case.who.replace(' ', '-')}.log")
+        with self._places.empty(case.scenario.place) as place:
+            if case.scenario.place in self._places.unavailable:
+                raise Failed(self._places.unavailable[case.scenario.place])
+            return self._children[case.who].run(case, Run(n, place, scale), self._settings.patience)
+
+    def _size(self, case: Case) -> int:
+        """Warm up, and return how often a run is to do it."""
+        scenario, seconds = case.scenario, self._settings.seconds
+        if scenario.size:
+            n = max(1, round(scenario.size * self._settings.scale))
+            if not scenario.fresh:
+                self._once(case, max(1, n // 20), self._settings.scale / 20)
+            return n
+        n = scenario.start
+        for _ in range(6):
+            took = max(self._once(case, n, self._settings.scale).seconds, 1e-6)
+            grown = min(MOST, max(scenario.start, round(n * min(GROWTH, seconds / took))))
+            if took >= seconds / 3:
+                return grown
+            n = grown
+        return n
+
+    def _end_family(self) -> None:
+        for child in self._children.values():
+            child.close()
+        self._children.clear()
+
+
+def chosen(scenarios: dict[str, Scenario], only: list[str]) -> list[tuple[Scenario, list[Case]]]:
+    """Return the scenarios with the cases that one of the patterns names, ``family/scenario/contestant``; all, if none.
+
+    A pattern may name a part: ``redis``, ``sqlite/push*``, ``*/aiotaskq``, ``huey``.
+    """
+    found = []
+    for scenario in scenarios.values():
+        cases = [case for case in scenario.cases.values() if not only or any(_matches(case, each) for each in only)]
+        if cases:
+            found.append((scenario, cases))
+    return found
+
+
+def _matches(case: Case, pattern: str) -> bool:
+    parts = (case.scenario.family, case.scenario.name, case.who)
+    whole = "/".join(parts)
+    return any(fnmatch.fnmatchcase(text, pattern) for text in (whole, case.scenario.id, f"{parts[1]}/{parts[2]}", *parts))
+
+

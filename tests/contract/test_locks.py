@@ -1,0 +1,146 @@
+"""A row that somebody else has locked holds up nobody but who must have that very row."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+
+from aiotaskq.backends.base import Change
+from aiotaskq.backends.sql_tasks import clock
+from aiotaskq.database import sync_engine
+from aiotaskq.task import SECOND, Status, Task
+from tests.backends import Store
+from tests.contract.rows import LEASE, NOW, ids, new, read
+
+AT_ONCE = 3.0  # seconds; a lock is waited for longer
+
+
+@pytest.fixture
+def server(sql_store: Store) -> Store:
+    if sql_store.name == "sqlite":
+        pytest.skip("SQLite locks the file, not rows")
+    return sql_store
+
+
+@contextlib.contextmanager
+def locked(store: Store, task: Task) -> Iterator[Any]:
+    """A transaction of somebody's that has the row, as ``complete(session=...)`` leaves it until its commit."""
+    engine = sync_engine(store.url)
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1 FROM task_queue WHERE task_id = :i FOR UPDATE"), {"i": task.task_id})
+            yield connection
+            connection.rollback()
+    finally:
+        engine.dispose()
+
+
+async def three(store: Store) -> list[Task]:
+    await store.backend.push([new() for _ in range(3)])
+    return await store.backend.claim("o", NOW, 3, lease_until=LEASE)
+
+
+async def test_a_heartbeat_passes_by_a_locked_row(server: Store) -> None:
+    tasks = await three(server)
+    held = [(task.task_id, task.fence) for task in tasks]
+    with locked(server, tasks[1]):
+        async with asyncio.timeout(AT_ONCE):
+            answers = await server.backend.heartbeat([*held, (tasks[1].task_id, 99)], LEASE + SECOND)
+        assert answers == [False, False, False, None]
+        leases = [(await read(server.backend, task)).lease_until for task in tasks]
+        assert leases == [LEASE + SECOND, LEASE, LEASE + SECOND]
+    assert await server.backend.heartbeat(held, LEASE + 2 * SECOND) == [False] * 3
+    assert (await read(server.backend, tasks[1])).lease_until == LEASE + 2 * SECOND
+
+
+async def test_a_heartbeat_of_a_locked_row_still_tells_of_a_cancel(server: Store) -> None:
+    tasks = await three(server)
+    await server.backend.request_cancel([tasks[0].task_id])
+    with locked(server, tasks[0]):
+        async with asyncio.timeout(AT_ONCE):
+            assert await server.backend.heartbeat([(tasks[0].task_id, 1)], LEASE) == [True]
+
+
+async def test_progress_of_a_locked_row_is_left_out(server: Store) -> None:
+    tasks = await three(server)
+    progress = [(task.task_id, task.fence, {"done": n}) for n, task in enumerate(tasks)]
+    with locked(server, tasks[1]):
+        async with asyncio.timeout(AT_ONCE):
+            # Or a handler that has completed in its own transaction would wait for itself.
+            assert await server.backend.report(progress) == [True, True, True]
+    assert [(await read(server.backend, task)).progress for task in tasks] == [{"done": 0}, None, {"done": 2}]
+
+
+async def test_a_reaper_loses_against_who_has_the_row(server: Store) -> None:
+    tasks = await three(server)
+    changes = [Change(task, task.replace(status=Status.PENDING, lease_until=None), lease_over=True) for task in tasks]
+    with locked(server, tasks[1]):
+        async with asyncio.timeout(AT_ONCE):
+            assert await server.backend.update(changes) == [True, False, True]
+    assert await server.backend.update(changes) == [False, True, False]
+
+
+async def test_an_outcome_waits_for_its_row(server: Store) -> None:
+    tasks = await three(server)
+    done = Change(tasks[1], tasks[1].replace(status=Status.COMPLETED, completed_at=1, lease_until=None))
+    with locked(server, tasks[1]) as connection:
+        update = asyncio.create_task(server.backend.update([done]))
+        await asyncio.wait([update], timeout=0.2)
+        assert not update.done()
+        connection.rollback()
+        assert await update == [True]
+
+
+async def test_a_cancel_waits_for_who_ends_the_task(server: Store) -> None:
+    tasks = await three(server)
+    with locked(server, tasks[0]) as connection:
+        cancel = asyncio.create_task(server.backend.request_cancel(ids(tasks[:2])))
+        await asyncio.wait([cancel], timeout=0.2)
+        assert not cancel.done()
+        ended = text("UPDATE task_queue SET status = 'completed' WHERE task_id = :i")
+        connection.execute(ended, {"i": tasks[0].task_id})
+        connection.commit()
+        assert await cancel == [False, True]
+
+
+async def test_many_writers_of_the_same_rows_wait_in_one_direction(server: Store) -> None:  # F12
+    await server.backend.push([new() for _ in range(300)])
+    tasks = await server.backend.claim("o", NOW, 300, lease_until=LEASE)
+    other = await server.another()
+    lost: list[Any] = []
+
+    def note(context: Any) -> None:
+        lost.append(context.original_exception)
+
+    for backend in (server.backend, other):
+        event.listen(backend.database._engine.sync_engine, "handle_error", note)  # type: ignore[attr-defined]
+    same = [Change(task, task) for task in tasks]
+    for _ in range(10):
+        answers = await asyncio.gather(
+            server.backend.update(same),
+            other.update(same[::-1]),
+            server.backend.heartbeat([(task.task_id, task.fence) for task in tasks[::-1]], LEASE),
+            other.request_cancel([]),
+        )
+        assert all(answers[0]) and all(answers[1])
+    assert lost == []
+
+
+async def test_the_clock_is_utc_whatever_the_zone(server: Store) -> None:  # C12
+    engine = sync_engine(server.url)
+    zones = {"postgresql": ("UTC", "Asia/Tokyo", "-09:00"), "mysql": ("+00:00", "+09:00", "-11:30")}[server.name]
+    here = await server.backend.ping()
+    assert here is not None
+    with engine.connect() as connection:
+        for zone in zones:
+            connection.exec_driver_sql(
+                f"SET time_zone = '{zone}'" if server.name == "mysql" else f"SET TIME ZONE '{zone}'"
+            )
+            there = clock(connection)
+            assert there is not None and abs(there - here) < 60 * SECOND
+    engine.dispose()
