@@ -24,6 +24,7 @@ FLOORS = {
         "worker",
         "leases",
         "bulk",
+        "inbox",
         "bound",
         "pops",
         "running",

@@ -91,6 +91,9 @@ class Database:
         self._idle: weakref.WeakSet[Any] = weakref.WeakSet()
         self._opening = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
+        self.writing: Callable[[], None] = lambda: None
+        """Called on SQLite when a transaction of ours has the lock, and ``written`` when it has ended."""
+        self.written: Callable[[], None] = lambda: None
 
     @property
     def sqlite(self) -> bool:
@@ -214,10 +217,14 @@ class Database:
 
         async def once() -> T:
             async with engine.execution_options(aiotaskq_begin=True).begin() as connection:
+                self.writing()
                 return await connection.run_sync(body)
 
         async with self._turn:
-            return await self._patiently(once)
+            try:
+                return await self._patiently(once)
+            finally:
+                self.written()
 
     async def _read(self, engine: AsyncEngine, body: Callable[[Connection], T]) -> T:
         if not self.sqlite:

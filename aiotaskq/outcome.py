@@ -205,7 +205,7 @@ def _lost(task: Task, now: int) -> Task:
     crashes = task.crashes + 1
     if crashes >= MAX_CRASHES:
         return _end(task, Status.FAILED, now, crashes=crashes, error_message=f"poison: its worker died {crashes} times")
-    return _pending(task, run_at=now, crashes=crashes)
+    return _pending(task, crashes=crashes)  # at its old place: it has waited long enough
 
 
 # ---- what a handler leaves behind, as data --------------------------------------------------------------------------

@@ -234,17 +234,18 @@ class Scheduler:
         stand = [
             after.replace(version=before.version + 1) for (before, after), ok in zip(written, held, strict=True) if ok
         ]
-        await self._deliver([schedule for schedule in stand if schedule.outbox])
+        won = [task for (_, _, fired), ok in zip(changes, held, strict=True) if ok for task in fired]
+        # Not what somebody else left there: that may be on its way, and even done and deleted.
+        await self._deliver(stand, won)
         return held
 
-    async def _deliver(self, schedules: Sequence[Schedule]) -> None:
-        """Hand over what lies in outboxes; only then is it taken out. Twice is once: the task ids are derived."""
-        tasks = [task for schedule in schedules for task in schedule.outbox]
+    async def _deliver(self, schedules: Sequence[Schedule], tasks: Sequence[Task]) -> None:
+        """Hand over tasks from these outboxes; only then are they taken out."""
         if not tasks:
             return
         await self._queue.add(tasks)
         sent = {task.task_id for task in tasks}
-        left = list(schedules)
+        left = [schedule for schedule in schedules if any(task.task_id in sent for task in schedule.outbox)]
         while left:
             rest = [tuple(task for task in schedule.outbox if task.task_id not in sent) for schedule in left]
             emptied = [ScheduleChange(s, s.replace(outbox=out)) for s, out in zip(left, rest, strict=True)]
@@ -257,7 +258,9 @@ class Scheduler:
         """Hand over what a scheduler fired that has died before it could."""
         if self._apart and self._clock.ticks() >= self._next_recovery:
             self._next_recovery = self._clock.ticks() + RECOVERY * SECOND
-            await self._deliver(await self._schedules.undelivered(now // SECOND - RECOVERY, LIMIT))
+            left = [schedule for schedule in await self._schedules.undelivered(LIMIT) if schedule.outbox]
+            late = [task for s in left for task in s.outbox if task.created_at <= now // SECOND - RECOVERY]
+            await self._deliver(left, late)
 
     def _tell(self, schedule: Schedule, firing: rules.Firing, now: int) -> None:
         emit = self._queue.events.emit

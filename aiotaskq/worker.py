@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from enum import IntEnum
@@ -18,6 +17,7 @@ from aiotaskq.clock import Clock
 from aiotaskq.context import SnoozeRequested, TaskContext, current
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.handlers import Executors, Handler
+from aiotaskq.inbox import Inbox
 from aiotaskq.leases import Key, LeaseKeeper, fresh_owner
 from aiotaskq.log import logger, printable
 from aiotaskq.outcome import (
@@ -89,8 +89,7 @@ class Worker:
         self._middleware = middleware
         self._make_resources = resources
         self._owner = fresh_owner("worker-")
-        self._inbox: deque[Task] = deque()
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._inbox = Inbox(clock.ticks, int(self._lease * SECOND))
         self._running: dict[tuple[str, int], Running] = {}
         self._slots: set[asyncio.Task[None]] = set()
         self._stop_listening: Callable[[], None] = lambda: None
@@ -149,16 +148,15 @@ class Worker:
         for running in self._running.values():
             if running.task.task_id in ids:
                 running.interrupt("cancel")
-        self._inbox = deque(t.replace(cancel_requested=True) if t.task_id in ids else t for t in self._inbox)
+        for task in self._inbox.take(lambda task: task.task_id in ids):
+            self._inbox.put(task.replace(cancel_requested=True))
 
     # ---- claiming ----
 
-    def _free(self) -> int:
-        return self._concurrency - len(self._running) - len(self._inbox)
-
     async def _fetch(self) -> float:
-        free = self._free()
-        if free <= 0 or self._stopping or not self._keeper.trusted:
+        free = self._concurrency - len(self._running) - len(self._inbox)
+        self._inbox.hurry()
+        if free <= 0 or self._stopping or not self._keeper.trusted or self._inbox.narrow:
             return self._poll_interval  # a slot that becomes free wakes us
         now = self._clock.now()
         lease = now + int(self._lease * SECOND) if self._backend.shared else None
@@ -175,36 +173,21 @@ class Worker:
         self._keeper.hold((task.task_id, task.fence))
         earlier = [running for running in self._running.values() if running.task.task_id == task.task_id]
         if not earlier:
-            self._inbox.append(task)
-            self._wake_slot()
+            self._inbox.put(task)
             return
         # Its lease was lost, and it came back to us while the last run still goes on: never two of them here at once.
         for running in earlier:
             running.interrupt("lost")
         await self._finish(task, Released("an earlier run of it has not ended here", SECOND))
 
-    def _wake_slot(self) -> None:
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
-
     async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            while not self._inbox:
-                if self._stopping:
-                    return
-                waiter = loop.create_future()
-                self._waiting.append(waiter)
-                await waiter
-            task = self._inbox.popleft()
+        while (task := await self._inbox.get()) is not None:
             try:
                 await self._run(task)
             except Exception:
                 # A fault of ours, not of the handler; the slot must live, and the task comes back when its lease ends.
                 logger.opt(exception=True).error("task {} could not be settled", task.task_id)
+            self._inbox.done()
             self._fetcher.wake()
 
     # ---- running ----
@@ -403,14 +386,13 @@ class Worker:
                 running.interrupt("lost" if answer is None else "cancel")
             elif answer is None:
                 self._keeper.drop(key)
-                self._inbox = deque(task for task in self._inbox if (task.task_id, task.fence) != key)
+                self._inbox.take(lambda task, key=key: (task.task_id, task.fence) == key)  # type: ignore[misc]
 
     def _fenced(self) -> None:
         # Others may have our tasks by now: stop working on them; nothing is claimed until the store answers again.
         for running in self._running.values():
             running.interrupt("lost")
-        while self._inbox:
-            task = self._inbox.popleft()
+        for task in self._inbox.take():
             self._keeper.drop((task.task_id, task.fence))
 
     async def _look_for_cancels(self) -> float:
@@ -446,8 +428,7 @@ class Worker:
         await asyncio.gather(*(each.stop(SERVICES) for each in (self._fetcher, self._reaper, self._canceller)))
         self._stop_listening()
         await self._give_back_unstarted(grace)
-        while self._waiting:
-            self._wake_slot()
+        self._inbox.close()
         if not await self._until_idle(0.0 if self._hurried else drain):
             self.hurry()
             await self._until_idle(grace)
@@ -474,7 +455,7 @@ class Worker:
         return ExitCode.GIVEN_BACK if self._given_back else ExitCode.DRAINED
 
     async def _give_back_unstarted(self, seconds: float) -> None:
-        unstarted, self._inbox = list(self._inbox), deque()
+        unstarted = self._inbox.take()
         try:
             async with asyncio.timeout(seconds):
                 await asyncio.gather(*(self._finish(task, Released("never started")) for task in unstarted))

@@ -122,8 +122,7 @@ async def _on_server(name: str, start: Callable[..., Server]) -> AsyncIterator[S
     async with _opened(name, server.url(database)) as store:
         yield store
     # Emptied and used again: that takes a tenth of the time. Where the store could not be closed, a new one is made.
-    for table in OUR_TABLES:
-        server.execute(f"DELETE FROM {table}", database)
+    server.execute("; ".join(f"DELETE FROM {table}" for table in OUR_TABLES), database)
     free.append(database)
 
 

@@ -71,7 +71,7 @@ class Server(ABC):
 
     @abstractmethod
     def execute(self, statement: str, database: str = "") -> list[tuple[Any, ...]]:
-        """Run one statement as the administrator, outside any transaction; return its rows."""
+        """Run a statement as the administrator, or several with semicolons; return the rows of the first."""
 
     @abstractmethod
     def url(self, database: str) -> str:
@@ -247,26 +247,26 @@ class PostgreSQL(Server):
 # ---- MariaDB ---------------------------------------------------------------------------------------------------------
 
 
+_SCRIPTS = (("mariadb", "mariadb"), ("mysql", "mariadb"), ("mysql", "mysql"))  # since 11, and before
+
+
 class MariaDB(Server):
     """MariaDB from the system's packages; only the server itself is needed."""
 
     name: ClassVar[str] = "mariadb"
     stop_signals: ClassVar[dict[str, int]] = {"fast": signal.SIGTERM, "immediate": signal.SIGKILL}
-    system_tables: ClassVar[tuple[str, ...]] = (
-        "mariadb_system_tables.sql",
-        "mariadb_performance_tables.sql",
-        "mariadb_system_tables_data.sql",
-    )
 
     def _install(self) -> None:
         binary = shutil.which("mariadbd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-        scripts = Path("/usr/share/mariadb")
-        if binary is None or not scripts.is_dir():
+        # What mariadb-install-db would do; that script is not in the server's own package.
+        places = [Path("/usr/share") / folder / f"{prefix}_" for folder, prefix in _SCRIPTS]
+        found = [place for place in places if Path(f"{place}system_tables.sql").exists()]
+        if binary is None or not found:
             raise Unavailable("mariadbd is not installed (Debian: apt-get install -y mariadb-server-core)")
+        parts = ("system_tables", "performance_tables", "system_tables_data")
+        system = "".join(Path(f"{found[0]}{part}.sql").read_text() for part in parts)
         self._binary = binary
         (self.folder / "data").mkdir()
-        # What mariadb-install-db would do; that script is not in the server's own package.
-        system = "".join((scripts / name).read_text() for name in self.system_tables)
         _run(*self._options(), "--bootstrap", input=f"CREATE DATABASE mysql;\nUSE mysql;\n{system}")
 
     def _options(self) -> list[str]:
@@ -285,13 +285,18 @@ class MariaDB(Server):
 
     def execute(self, statement: str, database: str = "") -> list[tuple[Any, ...]]:
         import pymysql
+        from pymysql.constants import CLIENT
 
         place: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "user": "root", "connect_timeout": 10}
+        place["client_flag"] = CLIENT.MULTI_STATEMENTS
         connection = pymysql.connect(**place, database=database or None, autocommit=True)
         try:
             with connection.cursor() as cursor:
                 cursor.execute(statement)
-                return list(cursor.fetchall())
+                rows = list(cursor.fetchall())
+                while cursor.nextset():
+                    pass  # an error of a later statement shows here
+                return rows
         finally:
             connection.close()
 

@@ -192,6 +192,7 @@ FLOORS: dict[str, float] = {
     "service": 3.1,
     "leases": 3.2,
     "bulk": 3.15,
+    "inbox": 3.1,
     "bound": 3.1,
     "events": 3.1,
     # 2, stores: rows, not rules

@@ -544,6 +544,42 @@ print("both heard")
     assert await asyncio.to_thread(program.end) == ["both heard"]
 
 
+async def test_what_we_write_does_not_ring(sqlite: Store) -> None:
+    # Or everybody who waits here would look again fifty times a second while there is much to do.
+    ears = await watching(sqlite.backend)
+    for _ in range(50):
+        await asyncio.gather(*(sqlite.backend.push([new()]) for _ in range(3)))
+    await asyncio.sleep(0.1)
+    assert {kind for kind, _ in ears.heard} == {
+        READY
+    }  # what a push says itself; a change of somebody's rings for TAKEN
+    with pytest.raises(Exception, match="NOT NULL"):
+        await sqlite.backend.push([new(run_at=None)])
+    other = await sqlite.another()
+    await other.push([new()])
+    await ears.until(TAKEN)
+
+
+async def test_others_are_heard_while_we_write(sqlite: Store) -> None:
+    ears = await watching(sqlite.backend)
+    other = await sqlite.another()
+
+    async def write() -> None:
+        while True:
+            await sqlite.backend.push([new()])
+
+    writer = asyncio.create_task(write())
+    heard = 0
+    for _ in range(40):
+        ears.forget()
+        await other.push([new()])
+        await asyncio.sleep(0.05)
+        heard += TAKEN in {kind for kind, _ in ears.heard}
+    writer.cancel()
+    await asyncio.wait([writer])
+    assert heard > 10  # one that commits between our commit and our look at the counter waits for the poll
+
+
 async def test_looking_costs_little(sqlite: Store) -> None:
     await watching(sqlite.backend)
     await asyncio.sleep(0.1)

@@ -332,8 +332,8 @@ class Schedules(ABC):
         """Read enabled schedules whose due time is at or before ``now``, the earliest first."""
 
     @abstractmethod
-    async def undelivered(self, before: int, limit: int) -> list[Schedule]:
-        """Read schedules with something in their outbox, last written before this epoch second."""
+    async def undelivered(self, limit: int) -> list[Schedule]:
+        """Read schedules with something in their outbox."""
 
     @abstractmethod
     async def next_due(self) -> int | None:

@@ -16,6 +16,7 @@ cluster and one pattern of an access list. Under it:
 ``once``                hash: idempotency key to id
 ``counts``              hash: ``<status>:<queue>`` to the number of rows
 ``active``              hash: schedule to the number of its pending and running rows
+``fired:<id>``          for an hour, the ``seq`` of a schedule's task that was deleted
 ``paused``              set of queues
 ``values``, ``until``   hash of public values, and sorted set of those that expire
 ``format``              the number of this layout
@@ -144,6 +145,7 @@ local function push(row)
   local id, f = row[1], complete(set({}, row, 2))
   local there = facts(id)
   if there then return there.seq ~= f.seq and id or nil end
+  if f.scheduler_task_id and call('GET', root .. 'fired:' .. id) == f.seq then return nil end
   local other = holder('once', f.idempotency_key) or holder('unique', f.unique_key)
   if other then return other end
   call('HSET', root .. 'task:' .. id, unpack(row, 2))
@@ -199,5 +201,7 @@ local function remove(id, f)
     call('HDEL', root .. 'once', f.idempotency_key)
   end
   call('DEL', root .. 'task:' .. id)
+  -- Its schedule lives elsewhere, and hands it over once more if who fired it died at that moment (C8).
+  if f.scheduler_task_id then call('SET', root .. 'fired:' .. id, f.seq, 'EX', 3600) end
 end
 """

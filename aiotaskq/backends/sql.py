@@ -50,7 +50,8 @@ class SqlBackend(Backend):
         self._between: FileWatch | Notifications | None = None
         """What passes hints between processes; nothing does on MySQL."""
         if self.database.sqlite:
-            self._between = FileWatch(str(self.database.url.database), self.hints)
+            self._between = watch = FileWatch(str(self.database.url.database), self.hints)
+            self.database.writing, self.database.written = watch.writing, watch.written
         elif notifies(url):
             self._between = Notifications(self.database, self.hints)
 

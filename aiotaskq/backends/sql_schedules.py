@@ -63,8 +63,8 @@ class SqlSchedules(Schedules):
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return [to_schedule(row) for row in rows]
 
-    async def undelivered(self, before: int, limit: int) -> list[Schedule]:
-        query = select(SCHEDULES).where(c.outbox.is_not(None), c.updated_at < before).order_by(c.task_id).limit(limit)
+    async def undelivered(self, limit: int) -> list[Schedule]:
+        query = select(SCHEDULES).where(c.outbox.is_not(None)).order_by(c.task_id).limit(limit)
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return [to_schedule(row) for row in rows]
 

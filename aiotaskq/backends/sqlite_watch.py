@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 from pathlib import Path
@@ -16,10 +17,11 @@ RETRY: Final = 1.0  # seconds between attempts to open a file that cannot be ope
 
 
 class FileWatch:
-    """Tells the listeners that something may have changed, up to fifty times a second, once ``listen`` was called.
+    """Tells the listeners that somebody else may have changed something, once ``listen`` was called.
 
-    The counter stands still only for what its own connection writes, which is nothing: changes of this process ring as
-    well. A hint is no promise, so nothing here fails: polling goes on.
+    The counter moves for this process's own commits as well. These must not ring, or all that waits here would look
+    again fifty times a second: so it is read when a transaction of ours has the lock, and taken as read when that has
+    committed. Who commits between the two of us is missed, until the next change; polling goes on.
     """
 
     def __init__(self, database: str, hints: Hints) -> None:
@@ -31,6 +33,7 @@ class FileWatch:
         self._connection: sqlite3.Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._seen = 0
+        self._ours = False  # whether a transaction of ours has the lock
 
     def listen(self) -> None:
         """Look from now on in the running loop, until ``stop``; idempotent."""
@@ -42,7 +45,7 @@ class FileWatch:
             _inherited.append(self._connection)
             self._connection = None
         self._close()
-        self._loop, self._pid = loop, os.getpid()
+        self._loop, self._pid, self._ours = loop, os.getpid(), False
         self._look()
 
     async def stop(self) -> None:
@@ -53,24 +56,46 @@ class FileWatch:
             self._timer = None
             self._close()
 
-    def _look(self) -> None:
-        assert self._loop is not None
-        pause = INTERVAL
+    def writing(self) -> None:
+        """A transaction of ours has the lock: what has changed up to now was somebody else."""
+        self._check()
+        self._ours = True
+
+    def written(self) -> None:
+        """It has ended: the last change was ours."""
+        if self._ours:
+            self._moved()
+        self._ours = False
+
+    def _check(self) -> None:
+        if not self._ours and self._moved():
+            for kind in (READY, TAKEN, ENDED):
+                self._hints.hear(kind)
+
+    def _moved(self) -> bool:
+        if self._connection is None or self._pid != os.getpid():
+            return False
         try:
-            if self._connection is None:
-                # It waits for no lock: this is the loop's own thread.
-                self._connection = sqlite3.connect(
-                    self._uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False
-                )
             (counter,) = self._connection.execute("PRAGMA data_version").fetchone()
         except sqlite3.Error:
             self._close()
-            counter, pause = self._seen, RETRY
-        self._timer = self._loop.call_later(pause, self._look)
-        if counter != self._seen:
-            self._seen = counter
-            for kind in (READY, TAKEN, ENDED):
-                self._hints.hear(kind)
+            return False
+        before, self._seen = self._seen, counter
+        return bool(before != counter)
+
+    def _look(self) -> None:
+        assert self._loop is not None
+        if self._connection is None:
+            # It waits for no lock: this is the loop's own thread.
+            with contextlib.suppress(sqlite3.Error):
+                self._connection = sqlite3.connect(
+                    self._uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False
+                )
+        self._timer = self._loop.call_later(INTERVAL, self._look)
+        self._check()
+        if self._connection is None:
+            self._timer.cancel()
+            self._timer = self._loop.call_later(RETRY, self._look)
 
     def _close(self) -> None:
         connection, self._connection, self._seen = self._connection, None, 0

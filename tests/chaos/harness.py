@@ -254,6 +254,13 @@ class Fleet:
         owners = [row.lease_owner or "" for row in running if row.crashes >= MAX_CRASHES - 1]
         return [p for p in processes if not any(f"-{p.pid}-" in owner for owner in owners)]
 
+    async def victim(self, besides: Collection[int] = ()) -> Process:
+        """Choose a worker that is up and expendable, and none of the pids ``besides``; wait until there is one."""
+        async with asyncio.timeout(30):
+            while not (found := [p for p in await self.expendable(self.listening()) if p.pid not in besides]):
+                await asyncio.sleep(0.05)
+        return self.chance.choice(found)
+
     def listening(self) -> list[Process]:
         """The workers that run and have a handler for SIGTERM; before that it ends them at once, as any program."""
         up = {line.pid for line in self.lines() if line.what == "boot"}

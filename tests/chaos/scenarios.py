@@ -62,7 +62,7 @@ async def kills(
         begin = time.monotonic()
         for offset in moments(fleet, kills, tasks / rate):
             await until(begin, offset)
-            await fleet.kill(fleet.chance.choice(await fleet.expendable(fleet.alive())))
+            await fleet.kill(await fleet.victim())
             await fleet.start("worker")
         await fleet.finished(producers)
         await fleet.drained(lambda counts: sum(counts.values()) >= tasks // 2 * 2)
@@ -253,8 +253,7 @@ async def terms(
         terminated: set[int] = set()
         for _ in range(terms):
             await asyncio.sleep(fleet.chance.uniform(0.5, 1.5) * every)
-            victims = [p for p in fleet.listening() if p.pid not in terminated]
-            victim = fleet.chance.choice(victims)
+            victim = await fleet.victim(terminated)
             terminated.add(victim.pid)
             stops.append(asyncio.create_task(fleet.terminate(victim, bound)))
             await fleet.start("worker")
@@ -303,8 +302,10 @@ async def cut_short(
         await fleet.booted(await fleet.start("worker", workers))
         tasks = int(rate * stops * every)
         producing = await fleet.start("producer", count=tasks, rate=rate, seconds=(0.05, 0.8), batch=4)
+        terminated: set[int] = set()
         for _ in range(stops):
-            victim = fleet.chance.choice(fleet.listening())
+            victim = await fleet.victim(terminated)
+            terminated.add(victim.pid)
             fleet.signal(victim, signal.SIGTERM)
             await fleet.start("worker")
             await asyncio.sleep(fleet.chance.uniform(0.0, every * 2))

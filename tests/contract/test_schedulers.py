@@ -279,3 +279,40 @@ async def test_while_the_queue_is_away_nothing_is_fired(process: Open) -> None: 
     del backend.ping
     await tq.scheduler._look()
     await check(tq, expected=1)  # fire_once
+
+
+async def test_nothing_is_handed_over_again_once_it_was_done_and_deleted(process: Open) -> None:  # C8
+    slow, other = await process(), await process()
+    if not slow.scheduler._apart:
+        pytest.skip("queue and schedules are one store")
+    await add(slow)
+    step([slow, other], 1)
+    fired = 0
+    change = slow.scheduler._schedules.change
+
+    async def run_and_delete() -> None:
+        nonlocal fired
+        now = other._clock.now()
+        for task in await other._backend.claim("w", now, 10, lease_until=now + SECOND):
+            fired += 1
+            await other._backend.update([Change(task, settle(task, Completed(), now))])
+        await other._backend.purge(TaskFilter(), 100)
+
+    async def between(changes: Any) -> Any:
+        if all(not item.after.outbox and item.before.outbox for item in changes):  # it is about to empty the outbox
+            await run_and_delete()
+            step([other], 1)
+            await other.scheduler._look()  # fires the next one
+            await run_and_delete()
+            raise KeyboardInterrupt  # killed before it could
+        return await change(changes)
+
+    schedules: Any = slow.scheduler._schedules
+    schedules.change = between
+    with pytest.raises(KeyboardInterrupt):
+        await slow.scheduler._look()
+    step([other], 30)
+    other.scheduler._next_recovery = 0
+    await other.scheduler._recover(other._clock.now())  # what the dead one left behind was done long ago
+    await run_and_delete()
+    assert fired == 2

@@ -285,17 +285,13 @@ async def test_one_with_undecodable_params_is_not_fired(schedules: Schedules, sq
 
 
 async def test_what_lies_in_an_outbox_is_kept_and_found(schedules: Schedules) -> None:  # C9
-    plain, full, fresh = new_schedule(), new_schedule(), new_schedule(updated_at=NOW // SECOND + 60)
-    await schedules.add([plain, full, fresh])
+    plain, full = new_schedule(), new_schedule()
+    await schedules.add([plain, full])
     tasks = (new(params={"n": 2**60}, scheduler_task_id=full.task_id), new(scheduler_task_id=full.task_id))
     after = full.replace(outbox=tasks)
-    assert await schedules.change(
-        [ScheduleChange(full, after), ScheduleChange(fresh, fresh.replace(outbox=tasks[:1]))]
-    ) == [True, True]
-    (found,) = await schedules.undelivered(NOW // SECOND + 1, 10)
+    assert await schedules.change([ScheduleChange(full, after)]) == [True]
+    (found,) = await schedules.undelivered(10)
     assert found == after.replace(version=1)
-    assert await schedules.undelivered(NOW // SECOND, 10) == []
-    assert len(await schedules.undelivered(NOW // SECOND + 61, 10)) == 2
-    assert len(await schedules.undelivered(NOW // SECOND + 61, 1)) == 1
+    assert await schedules.undelivered(0) == []
     assert await schedules.change([ScheduleChange(found, found.replace(outbox=()))]) == [True]
-    assert await schedules.undelivered(NOW // SECOND + 1, 10) == []
+    assert await schedules.undelivered(10) == []

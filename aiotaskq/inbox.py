@@ -1,0 +1,97 @@
+"""Claimed tasks on their way to a worker's slots; one that is suspected of killing its process goes through alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from aiotaskq.outcome import MAX_CRASHES
+from aiotaskq.task import Task
+
+
+class Inbox:
+    """Hands tasks to whoever waits for one, the first come first.
+
+    A task whose process has died under it as often as it may is on its last chance: beside it others would be blamed
+    for what it does, or it for what others do. It waits until nothing runs, and until it has ended nothing else is let
+    through; but for no longer than ``patience`` ticks, since what runs beside it may go on for hours.
+    """
+
+    def __init__(self, ticks: Callable[[], int], patience: int) -> None:
+        self._ticks = ticks
+        self._patience = patience
+        self._tasks: deque[Task] = deque()
+        self._suspects: deque[tuple[int, Task]] = deque()  # with the tick until which they wait
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._running = 0
+        self._alone = False  # a suspect has been let through, and has not ended
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._tasks) + len(self._suspects)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether nothing more should be claimed now: a suspect waits for its turn, or runs alone."""
+        return self._alone or bool(self._suspects)
+
+    def put(self, task: Task) -> None:
+        """Add a task."""
+        if task.crashes == MAX_CRASHES - 1:
+            self._suspects.append((self._ticks() + self._patience, task))
+        else:
+            self._tasks.append(task)
+        self._wake()
+
+    async def get(self) -> Task | None:
+        """Wait for a task; None once the inbox is closed. Each one has to be followed by ``done``."""
+        while True:
+            if (task := self._next()) is not None:
+                self._running += 1
+                self._alone |= task.crashes == MAX_CRASHES - 1
+                return task
+            if self._closed:
+                return None
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
+
+    def _next(self) -> Task | None:
+        if self._tasks and not self._alone:
+            return self._tasks.popleft()
+        if self._suspects and (not self._running or self._ticks() >= self._suspects[0][0]):
+            return self._suspects.popleft()[1]
+        return None
+
+    def done(self) -> None:
+        """Say that a task that ``get`` gave has ended."""
+        self._running -= 1
+        if not self._running:
+            self._alone = False
+        self._wake()
+
+    def hurry(self) -> None:
+        """Look whether a suspect has waited for long enough."""
+        if self._suspects:
+            self._wake()
+
+    def take(self, which: Callable[[Task], bool] = lambda _task: True) -> list[Task]:
+        """Take out those that ``which`` names."""
+        taken = [task for task in self._tasks if which(task)] + [task for _, task in self._suspects if which(task)]
+        self._tasks = deque(task for task in self._tasks if not which(task))
+        self._suspects = deque(suspect for suspect in self._suspects if not which(suspect[1]))
+        return taken
+
+    def close(self) -> None:
+        """Let everybody who waits go."""
+        self._closed = True
+        while self._waiting:
+            self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return

@@ -1,0 +1,95 @@
+"""The way from a claim to a slot, and how a task that may kill its process goes it alone."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aiotaskq.inbox import Inbox
+from aiotaskq.outcome import MAX_CRASHES
+from aiotaskq.task import Task
+
+PATIENCE = 100
+
+
+class Turns:
+    """An inbox with a clock in a test's hands."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.inbox = Inbox(lambda: self.now, PATIENCE)
+
+    def put(self, *names: str) -> None:
+        for name in names:
+            self.inbox.put(Task(task_id=name, type="t", crashes=MAX_CRASHES - 1 if name.startswith("!") else 0))
+
+    async def got(self) -> str | None:
+        """What a slot that asks now gets; None if it has to wait."""
+        asking = asyncio.ensure_future(self.inbox.get())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if not asking.done():
+            asking.cancel()
+            return None
+        task = asking.result()
+        return None if task is None else task.task_id
+
+
+@pytest.fixture
+async def turns() -> Turns:
+    return Turns()
+
+
+async def test_first_come_first(turns: Turns) -> None:
+    turns.put("a", "b")
+    assert (len(turns.inbox), turns.inbox.narrow) == (2, False)
+    assert [await turns.got(), await turns.got(), await turns.got()] == ["a", "b", None]
+
+
+async def test_who_waits_is_woken(turns: Turns) -> None:
+    waiting = [asyncio.ensure_future(turns.inbox.get()) for _ in range(3)]
+    await asyncio.sleep(0)
+    turns.put("a", "b")
+    done, left = await asyncio.wait(waiting, timeout=0.05)
+    assert {task.task_id for each in done if (task := each.result())} == {"a", "b"}
+    turns.inbox.close()
+    (last,) = left
+    assert await last is None
+    assert await turns.inbox.get() is None
+
+
+async def test_on_its_last_chance_it_runs_alone(turns: Turns) -> None:  # A4
+    turns.put("a", "!x", "b", "!y")
+    assert turns.inbox.narrow
+    assert [await turns.got(), await turns.got()] == ["a", "b"]
+    assert await turns.got() is None
+    turns.inbox.done()
+    assert await turns.got() is None, "b still runs"
+    turns.inbox.done()
+    assert await turns.got() == "!x"
+    turns.put("c")
+    assert await turns.got() is None, "nothing runs beside it"
+    turns.inbox.done()
+    assert await turns.got() == "c"
+    assert await turns.got() is None
+    turns.inbox.done()
+    assert await turns.got() == "!y"
+    turns.inbox.done()
+    assert not turns.inbox.narrow
+
+
+async def test_it_does_not_wait_for_ever(turns: Turns) -> None:
+    turns.put("hours", "!x")
+    assert await turns.got() == "hours"
+    turns.now = PATIENCE - 1
+    assert await turns.got() is None
+    turns.now = PATIENCE
+    assert await turns.got() == "!x"
+
+
+async def test_waiting_ones_can_be_taken_out(turns: Turns) -> None:
+    turns.put("a", "!x", "b", "!y")
+    assert [task.task_id for task in turns.inbox.take(lambda task: task.task_id in ("b", "!x"))] == ["b", "!x"]
+    assert [task.task_id for task in turns.inbox.take()] == ["a", "!y"]
+    assert (len(turns.inbox), turns.inbox.narrow) == (0, False)
