@@ -19,7 +19,7 @@ from aiotaskq.service import Service
 from aiotaskq.task import SECOND, Task, check_seconds, new_id
 
 LIMIT = 1_000  # schedules fired in one transaction
-RECOVERY = 10  # seconds after which whoever fired a task and has not delivered it is taken for dead
+RECOVERY = 5  # seconds after which whoever fired a task and has not delivered it is taken for dead
 MAX_REFUSALS = 3  # a schedule that cannot be fired this often in a row is disabled, or it would be looked at for ever
 
 

@@ -65,6 +65,13 @@ async def read_schedules(place: Place) -> list[Schedule]:
         return await schedules.all()
 
 
+async def delivered(place: Place) -> None:
+    """Wait until what dead schedulers had fired into a store elsewhere was handed over by the living."""
+    async with schedules_of(place) as schedules, asyncio.timeout(60):
+        while await schedules.undelivered(1):
+            await asyncio.sleep(0.1)
+
+
 async def schedulers(
     place: Place,
     folder: Path,
@@ -94,6 +101,7 @@ async def schedulers(
             await asyncio.sleep(every)
             await fleet.kill(mortal.pop(fleet.chance.randrange(len(mortal))))
             mortal.append(await start())
+        await delivered(place)
         for process in fleet.alive("scheduler"):
             await fleet.terminate(process, 10.0)
         report = await fleet.report(all_complete=False)
@@ -185,6 +193,7 @@ async def purged(
             await near_a_due(fleet, every)
             await fleet.kill(fleet.chance.choice(fleet.alive("scheduler")))
             await fleet.start("scheduler", purge=True)
+        await delivered(place)
         for process in fleet.alive("scheduler"):
             await fleet.terminate(process, 10.0)
         await fleet.drained()
