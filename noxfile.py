@@ -42,6 +42,9 @@ FLOORS = {
 }
 
 
+PARALLEL = ["-n", "3", "--dist", "worksteal"]
+
+
 def group(name: str) -> list[str]:
     """Return the requirements of a dependency group (the pip of a new environment may be too old to read them)."""
     return list(nox.project.dependency_groups(PYPROJECT, name))
@@ -61,9 +64,7 @@ def tests(session: nox.Session) -> None:
         return
     data = Path(session.create_tmp()) / "coverage"
     session.env["COVERAGE_FILE"] = str(data)
-    session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest")
-    session.run("coverage", "combine", "-q")
+    session.run("pytest", *PARALLEL, "--cov=aiotaskq", "--cov-report=")
     include = ",".join(f"aiotaskq/{room}.py" for rooms in FLOORS.values() for room in rooms)
     session.log(f"branch coverage of floors 0 to 3 ({', '.join(FLOORS)}), at least {FLOOR_COVERAGE} %:")
     session.run("coverage", "report", f"--include={include}", f"--fail-under={FLOOR_COVERAGE}")

@@ -114,6 +114,9 @@ class TaskQueue(Base):
         Index("ix_task_queue_pushed", "seq", "task_id"),
         Index("uq_task_queue_idempotency_key", "idempotency_key", unique=True),
         Index("uq_task_queue_live_key", "live_key", unique=True),
+        # A claim passes by the entries of those that were claimed before, until they are swept away: by default that
+        # is when a fifth of a million rows are dead.
+        {"postgresql_with": {"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_threshold": 2000}},
     )
 
 

@@ -26,7 +26,7 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
         result = case.function(Run(**order["run"]))
         sample = asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
         assert isinstance(sample, Sample)
-    except Exception as error:  # of whatever kind the contestant raises; it must not end the others' turns
+    except (Exception, asyncio.CancelledError) as error:  # of whatever kind the contestant raises; the rest goes on
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}".partition("\n")[0]}
     return asdict(sample)

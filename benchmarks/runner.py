@@ -30,7 +30,11 @@ class Settings:
     seconds: float = 1.0
     rounds: int = 3
     scale: float = 1.0
-    patience: float = 180.0
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a run may take, with the filling of its queue."""
+        return 60.0 + 240.0 * self.scale
 
 
 @dataclass

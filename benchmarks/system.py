@@ -27,6 +27,7 @@ class Tally:
         self.count = 0
         self._loop = asyncio.get_running_loop()
         self._reached = asyncio.Event()
+        self._error: BaseException | None = None
         self.expect(0)
 
     def expect(self, count: int) -> None:
@@ -48,10 +49,17 @@ class Tally:
             self.last = time.perf_counter()
             self._loop.call_soon_threadsafe(self._reached.set)
 
+    def fail(self, error: BaseException) -> None:
+        """Say that the workers have ended: who waits for the last task raises this."""
+        self._error = error
+        self._reached.set()
+
     async def reached(self, patience: float = 120.0) -> None:
-        """Wait until as many as expected have run."""
+        """Wait until as many as expected have run. Raises what the workers ended with."""
         async with asyncio.timeout(patience):
             await self._reached.wait()
+        if self._error is not None:
+            raise self._error
 
 
 class System(ABC):

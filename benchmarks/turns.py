@@ -1,29 +1,46 @@
-"""A worker for the limits: one coroutine that claims a batch, runs it, and writes its end with the next claim."""
+"""Workers made of coroutines: for the limits, one that claims a batch, runs it, and writes its end with the next claim."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
+
+from benchmarks.system import Tally
 
 CLAIM = 100
 
 
 @contextlib.asynccontextmanager
-async def in_turns(turn: Callable[[Sequence[Any]], Awaitable[Sequence[Any]]]) -> AsyncIterator[None]:
-    """Call ``turn`` with what it gave the last time, again and again; it may wait. Cancelled at the end."""
+async def in_turns(
+    tally: Tally, turn: Callable[[Sequence[Any]], Awaitable[Sequence[Any]]], *, at_once: int = 1
+) -> AsyncIterator[None]:
+    """Call ``turn`` with what it gave the last time, again and again, in so many coroutines; cancelled at the end."""
 
     async def work() -> None:
         claimed: Sequence[Any] = ()
         while True:
             claimed = await turn(claimed)
 
-    worker = asyncio.create_task(work())
+    async with running(tally, *(work for _ in range(at_once))):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def running(tally: Tally, *functions: Callable[[], Coroutine[Any, Any, Any]]) -> AsyncIterator[None]:
+    """Run coroutine functions until the context is left, and cancel them; an error of one is the tally's."""
+
+    def ended(task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            tally.fail(error)
+
+    tasks = [asyncio.create_task(function()) for function in functions]
+    for task in tasks:
+        task.add_done_callback(ended)
     try:
         yield
     finally:
-        worker.cancel()
-        for result in await asyncio.gather(worker, return_exceptions=True):
-            if not isinstance(result, asyncio.CancelledError):
-                raise RuntimeError("the worker ended") from result
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -26,12 +26,20 @@ PROOFS = Proofs()
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
     report = yield
-    for mark in item.iter_markers("promise"):
-        proof = (mark.args[0], item.callspec.params["store"])  # type: ignore[attr-defined]
-        PROOFS.tried.add(proof)
-        if report.when == "call" and report.passed:
-            PROOFS.proved.add(proof)
+    if report.when == "setup":
+        for mark in item.iter_markers("promise"):
+            item.user_properties.append(("promise", [mark.args[0], item.callspec.params["store"]]))  # type: ignore[attr-defined]
+    report.user_properties = item.user_properties
     return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Take note in the one process that sees all reports, also where others run the tests."""
+    for name, value in report.user_properties:
+        if name == "promise":
+            PROOFS.tried.add(tuple(value))  # type: ignore[arg-type]
+            if report.when == "call" and report.passed:
+                PROOFS.proved.add(tuple(value))  # type: ignore[arg-type]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -43,5 +51,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI a backend that was not tested is a failure: a skip must not look like a pass."""
+    if hasattr(session.config, "workeroutput"):  # this is one of several processes: the first one judges
+        session.config.workeroutput["unavailable"] = UNAVAILABLE
+        return
     if (UNAVAILABLE or PROOFS.missing()) and os.environ.get("CI", "").lower() in {"1", "true"}:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    UNAVAILABLE.update(getattr(node, "workeroutput", {}).get("unavailable", {}))

@@ -549,6 +549,8 @@ async def test_cancelled_callers_leak_no_connection(place: Place, backend: SqlBa
     cancelled = 0
     for start in range(0, 2_000 if place.is_postgresql else 600, 40):
         cancelled += sum(await asyncio.gather(*(one(start + n) for n in range(40))))
+        while len(backend.database._running) > 40:  # what was left behind runs to its end; a busy machine needs longer
+            await asyncio.sleep(0.01)
     over.set()
     await looking
     assert cancelled > 200

@@ -204,7 +204,7 @@ def test_processes_share_the_work_and_a_dead_one_is_replaced(place: Place) -> No
     assert task.crashes >= 1 and task.retry_count == 0 and task.fence == task.crashes + 1
     place.push("quitting")
     run.wait_for_line("failed quitting")  # and it ends no worker
-    place.push("short", 20)
+    place.push("short", 60, seconds=0.7)  # more than the others can take at once
     run.until(lambda: fourth in run.said("short"), "work in the new process")
     assert {line[:4] for line in run.lines if "at a time from" in line} == {"[1] ", "[2] ", "[3] "}
     assert not any("fork" in line for line in run.lines)  # which Python warns of beside threads

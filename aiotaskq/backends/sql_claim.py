@@ -21,13 +21,12 @@ from sqlalchemy import (
     or_,
     select,
     union_all,
-    update,
 )
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import QueueStats, stats_of
 from aiotaskq.backends.sql_rows import TASKS, to_task
-from aiotaskq.backends.sql_tasks import ENDED, PAUSED, PENDING, RUNNING, chunks
+from aiotaskq.backends.sql_tasks import ENDED, PAUSED, PENDING, RUNNING, set_on
 from aiotaskq.task import SECOND, Status, Task, claim_order
 
 SPAN: Final = 64  # priorities looked at in one statement
@@ -65,8 +64,8 @@ def claim(
         "lease_until": lease_until,
         "started_at": now // SECOND,
     }
-    for part in chunks([task.task_id for task in tasks]):
-        connection.execute(update(TASKS).where(c.task_id.in_(part)).values(fence=c.fence + 1, **lease))
+    assignments = ", ".join(["fence = fence + 1", *(f"{column} = :{column}" for column in lease)])
+    set_on(connection, [task.task_id for task in tasks], assignments, **lease)
     claimed = [task.replace(**{**lease, "status": Status.RUNNING}, fence=task.fence + 1) for task in tasks]
     return sorted(claimed, key=claim_order)
 

@@ -90,12 +90,24 @@ def push(connection: Connection, tasks: Sequence[Task]) -> list[Task]:
     return stored
 
 
+# MySQL reads a small table from end to end to find a list of ids, and locks, or waits for, every row on its way.
+BY_ID = "FORCE INDEX (PRIMARY)"
+
+
+def set_on(connection: Connection, ids: Sequence[str], assignments: str, **values: Any) -> None:
+    """Write the same to all these rows, and touch no others."""
+    table = f"task_queue {BY_ID}" if connection.dialect.name == "mysql" else "task_queue"
+    statement = text(f"UPDATE {table} SET {assignments} WHERE task_id IN :ids")  # noqa: S608 - our own words
+    for part in chunks(ids):
+        connection.execute(statement.bindparams(bindparam("ids", expanding=True)), {"ids": part, **values})
+
+
 def _rows(connection: Connection, ids: Sequence[str], lock: Literal["wait", "skip"] | None) -> dict[str, Any]:
     """Read the guards of these rows. With a lock they are ours until the end, and are taken in everybody's order."""
     columns = (c.task_id, c.status, c.fence, c.lease_until, c.cancel_requested)
     found = {}
     for part in chunks(sorted(set(ids))):
-        query = select(*columns).where(c.task_id.in_(part))
+        query = select(*columns).where(c.task_id.in_(part)).with_hint(TASKS, BY_ID, "mysql")
         if lock is not None:
             query = query.order_by(c.task_id).with_for_update(skip_locked=lock == "skip")
         found.update({row.task_id: row for row in connection.execute(query)})
@@ -151,8 +163,8 @@ def _running(connection: Connection, ids: Sequence[str]) -> tuple[dict[str, Any]
 def heartbeat(connection: Connection, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
     running, taken = _running(connection, [task_id for task_id, _ in held])
     mine = [task_id in running and running[task_id].fence == fence for task_id, fence in held]
-    for part in chunks([i for (i, _), ok in zip(held, mine, strict=True) if ok and i not in taken]):
-        connection.execute(update(TASKS).where(c.task_id.in_(part)).values(lease_until=lease_until))
+    ids = [i for (i, _), ok in zip(held, mine, strict=True) if ok and i not in taken]
+    set_on(connection, ids, "lease_until = :lease_until", lease_until=lease_until)
     return [bool(running[i].cancel_requested) if ok else None for (i, _), ok in zip(held, mine, strict=True)]
 
 
@@ -173,8 +185,7 @@ def report(connection: Connection, progress: Sequence[tuple[str, int, dict[str, 
 def request_cancel(connection: Connection, ids: Sequence[str]) -> list[bool]:
     # This one waits: a task that somebody is about to end has ended, or can be flagged, when he is through.
     running = [i for i, row in _rows(connection, ids, "wait").items() if row.status == Status.RUNNING]
-    for part in chunks(running):
-        connection.execute(update(TASKS).where(c.task_id.in_(part)).values(cancel_requested=True))
+    set_on(connection, running, "cancel_requested = true")
     return [task_id in running for task_id in ids]
 
 

@@ -9,6 +9,7 @@ import itertools
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from benchmarks.case import LIMIT, OURS, Run, Sample, Unit, rate, scenario
@@ -16,6 +17,7 @@ from benchmarks.old_design import ThreadQueue, Workers
 from benchmarks.ours import Ours
 from benchmarks.queues import contestant, opened, push_and_run
 from benchmarks.system import System, ThreadSystem
+from benchmarks.turns import running
 
 
 @contestant
@@ -53,15 +55,8 @@ class AsyncioQueue(System):
             await self.handlers[name](**params)
             self.queue.task_done()
 
-    @contextlib.asynccontextmanager
-    async def working(self, concurrency: int) -> AsyncIterator[None]:
-        workers = [asyncio.create_task(self._worker()) for _ in range(concurrency)]
-        try:
-            yield
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+    def working(self, concurrency: int) -> AbstractAsyncContextManager[Any]:
+        return running(self.tally, *[self._worker] * concurrency)
 
     async def unfinished(self) -> bool:
         return not self.queue.empty()

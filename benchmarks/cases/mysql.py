@@ -68,20 +68,20 @@ class RawMySQL(System):
             await cursor.executemany(INSERT, [(str(uuid.uuid4()), "0.0") for _ in range(count)])
 
     def working(self, concurrency: int) -> AbstractAsyncContextManager[Any]:
-        return in_turns(self._turn)
+        return in_turns(self.tally, self._turn)
 
     async def _turn(self, ran: Sequence[Any]) -> Sequence[Any]:
         async with self.pool.acquire() as connection, connection.cursor() as cursor:
             await cursor.execute("BEGIN")
             if ran:
-                await cursor.execute("UPDATE task SET status = 'completed' WHERE id IN %s", ([row[0] for row in ran],))
+                await cursor.execute("UPDATE task SET status = 'completed' WHERE id IN %s", (tuple(row[0] for row in ran),))
             await cursor.execute(
                 "SELECT id, params FROM task WHERE status = 'pending' ORDER BY priority, run_at"
                 f" LIMIT {CLAIM} FOR UPDATE SKIP LOCKED"
             )
             claimed: Sequence[Any] = await cursor.fetchall()
             if claimed:
-                await cursor.execute("UPDATE task SET status = 'running' WHERE id IN %s", ([row[0] for row in claimed],))
+                await cursor.execute("UPDATE task SET status = 'running' WHERE id IN %s", (tuple(row[0] for row in claimed),))
             await cursor.execute("COMMIT")
         if not claimed:
             await asyncio.sleep(0.001)  # it has no notification: asking is the only way

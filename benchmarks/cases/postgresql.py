@@ -70,7 +70,7 @@ class RawPostgreSQL(System):
 
     def working(self, concurrency: int) -> AbstractAsyncContextManager[Any]:
         self.insert = NOTIFYING
-        return in_turns(self._turn)
+        return in_turns(self.tally, self._turn)
 
     async def _turn(self, ran: Sequence[Any]) -> Sequence[Any]:
         if ran:

@@ -54,7 +54,7 @@ class RawRedis(System):
         await pipe.execute()
 
     def working(self, concurrency: int) -> AbstractAsyncContextManager[Any]:
-        return in_turns(self._turn)
+        return in_turns(self.tally, self._turn)
 
     async def _turn(self, ran: Sequence[Any]) -> Sequence[Any]:
         if ran:

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import sqlite3
 import uuid
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from benchmarks.case import LIMIT
 from benchmarks.ours import Ours
 from benchmarks.queues import contestant
 from benchmarks.system import ThreadSystem
-
-CLAIM = 100
+from benchmarks.turns import CLAIM, running
 
 
 @contestant
@@ -71,14 +71,8 @@ class RawSQLite(ThreadSystem):
         self._insert(count, 0.0)
         self.connection.execute("COMMIT")
 
-    @contextlib.asynccontextmanager
-    async def working(self, concurrency: int) -> AsyncIterator[None]:
-        worker = asyncio.create_task(self._work())
-        try:
-            yield
-        finally:
-            worker.cancel()
-            await asyncio.gather(worker, return_exceptions=True)
+    def working(self, concurrency: int) -> AbstractAsyncContextManager[Any]:
+        return running(self.tally, self._work)
 
     async def _work(self) -> None:
         with contextlib.closing(self._connect()) as connection:

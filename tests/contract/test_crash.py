@@ -64,7 +64,7 @@ async def test_what_a_killed_producer_was_told_is_on_disk(  # A20
     assert producer.popen.stdout is not None
     told = [producer.popen.stdout.readline().strip() for _ in range(300)]
     producer.signal(signal.SIGKILL)
-    told += producer.popen.communicate()[0].split()
+    told += producer.popen.stdout.read().split()
     if not told[-1].partition("-")[2]:
         told.pop()  # cut in the middle of the line
     backend = durable_store.backend

@@ -14,7 +14,7 @@ from aiotaskq.schedule import Schedule
 from aiotaskq.task import FINAL, INT32, INT64, Status, Task, check_json, new_id
 
 ON_ONE_STORE = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 # What every store can hold (I1, I3): no NUL, no lone surrogates. Emoji and combining marks among them (I10).
@@ -101,6 +101,7 @@ schedule_values = st.builds(
     timeout=maybe(st.floats(0, 1e9)),
     declared=st.booleans(),
     version=instants,
+    outbox=st.lists(tasks, max_size=2).map(tuple),
 )
 
 

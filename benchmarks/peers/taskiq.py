@@ -1,0 +1,105 @@
+"""taskiq: its broker in memory, and Redis streams with an acknowledgement when the task is done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from benchmarks.queues import contestant
+from benchmarks.system import System
+
+BLOCK = 200  # milliseconds of one wait for news; by default 2,000, for which its worker also waits before it stops
+
+
+@contestant
+class TaskiqInMemory(System):
+    """What is pushed runs at once as a task of the loop: there is no queue to fill or drain."""
+
+    who = "taskiq"
+    family = "memory"
+    needs = ("taskiq",)
+    note = "InMemoryBroker(): a task of the loop for each"
+    without = ("push.one", "push.many", "push.bulk", "drain.10", "drain.100", "backlog")
+
+    async def open(self) -> None:
+        from taskiq import InMemoryBroker
+
+        self.broker = InMemoryBroker()
+
+        @self.broker.task(task_name="work")
+        async def work(at: float = 0.0) -> None:
+            self.tally.hit(at)
+
+        self.work = work
+        await self.broker.startup()
+
+    async def close(self) -> None:
+        await self.broker.shutdown()
+
+    async def push(self, at: float = 0.0) -> None:
+        await self.work.kiq(at=at)
+
+    @contextlib.asynccontextmanager
+    async def working(self, concurrency: int) -> AsyncIterator[None]:
+        yield
+
+    async def unfinished(self) -> bool:
+        return False
+
+
+@contestant
+class TaskiqOnStreams(System):
+    who = "taskiq"
+    family = "redis"
+    needs = ("taskiq", "taskiq_redis")
+    note = "RedisStreamBroker, no result backend, acknowledged when saved"
+    without = ("push.bulk", "backlog")
+
+    async def make(self) -> None:
+        await self.open()
+        await self.close()
+
+    async def open(self) -> None:
+        from taskiq_redis import RedisStreamBroker
+
+        logging.getLogger("taskiq").setLevel(logging.ERROR)
+        self.broker = RedisStreamBroker(
+            self.place.partition("?")[0],
+            xread_block=BLOCK,
+            unacknowledged_lock_timeout=1.0,  # a worker that stops while it holds this lock stops the others, else
+        )
+
+        @self.broker.task(task_name="work")
+        async def work(at: float = 0.0) -> None:
+            self.tally.hit(at)
+
+        self.work = work
+        await self.broker.startup()
+
+    async def close(self) -> None:
+        await self.broker.shutdown()
+
+    async def push(self, at: float = 0.0) -> None:
+        await self.work.kiq(at=at)
+
+    @contextlib.asynccontextmanager
+    async def working(self, concurrency: int) -> AsyncIterator[None]:
+        from taskiq.receiver import Receiver
+
+        stop = asyncio.Event()
+        receiver = Receiver(self.broker, max_async_tasks=concurrency, run_startup=False)
+        listening = asyncio.create_task(receiver.listen(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await listening
+
+    async def unfinished(self) -> bool:
+        from redis.asyncio import Redis
+
+        async with Redis(connection_pool=self.broker.connection_pool) as client:
+            (group,) = await client.xinfo_groups(self.broker.queue_name)
+        return bool(group["pending"] or group["lag"])
