@@ -42,7 +42,7 @@ FLOORS = {
 }
 
 
-PARALLEL = ["-n", "3", "--dist", "worksteal"]
+PARALLEL = ["-n", "3", "--dist", "loadfile"]
 
 
 def group(name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The words of the benchmarks: a scenario is what is measured, a case is one contestant in it, a sample what a run gave.
+"""The words of the benchmarks: a scenario is what is measured, a case one contestant in it, a sample what a run gave.
 
 A case is a function, ``async def`` or ``def``, that does something ``run.n`` times and says how long it took::
 

@@ -58,7 +58,7 @@ class Crew:
 
     async def __aenter__(self) -> Crew:
         # What breaks leaves them to be killed with this process: who knows what state they are in.
-        self._hands = _idle.pop(self._key, None) or [Hand(*self._key) for _ in range(self._count)]
+        self._hands = _idle.pop(self._key, []) or [Hand(*self._key) for _ in range(self._count)]
         for hand in self._hands:
             hand.say(self._order)
         for hand in self._hands:
@@ -121,7 +121,7 @@ def main() -> None:
 
     out = answers()
     load()
-    asyncio.run(work(*sys.argv[1:3], sys.stdin, lambda word: print(json.dumps(word), file=out, flush=True)))
+    asyncio.run(work(sys.argv[1], sys.argv[2], sys.stdin, lambda word: print(json.dumps(word), file=out, flush=True)))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -20,6 +21,7 @@ class Places:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
+        self.started: set[str] = set()
         self.unavailable: dict[str, str] = {}
         self._number = 0
 
@@ -32,7 +34,9 @@ class Places:
         if kind not in START or kind in self.unavailable:
             return None
         try:
-            return START[kind](durable=True)
+            server = START[kind](durable=True)
+            self.started.add(kind)
+            return server
         except Unavailable as error:
             self.unavailable[kind] = str(error).partition("\n")[0]
             return None
@@ -61,8 +65,6 @@ class Places:
 
     def sync_seconds(self) -> float:
         """Return how long this disk takes for the shortest durable write (median of 20): what a commit cannot beat."""
-        import os
-
         times = []
         with (self.folder / "sync").open("wb", buffering=0) as file:
             for _ in range(20):

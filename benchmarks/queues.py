@@ -86,8 +86,7 @@ async def drain_two(kind: type[System], run: Run) -> Sample:
         await system.fill(run.n)
         async with Crew(kind, run.place, processes=2, concurrency=50) as crew:
             await crew.until(run.n)
-            while await system.unfinished():
-                await asyncio.sleep(0.001)
+            await system.written()
             return rate(run.n, time.perf_counter() - crew.first)
 
 

@@ -66,7 +66,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, case: Case, run: Run, patience: float) -> Sample:
-        """Run a case there. Raises Failed; a process that does not answer in time is killed, the next run gets a new one."""
+        """Run a case there. Raises Failed; a process that does not answer in time is killed."""
         process = self._alive()
         order = {"id": case.scenario.id, "who": case.who, "run": vars(run)}
         assert process.stdin is not None and process.stdout is not None
@@ -119,12 +119,20 @@ class Child:
 class Runner:
     """Measures scenarios; what it has is in ``measured`` at any time, also when it is interrupted."""
 
-    def __init__(self, places: Places, settings: Settings, logs: Path, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        places: Places,
+        settings: Settings,
+        logs: Path,
+        tell: Callable[[str], None],
+        step: Callable[[], None],
+    ) -> None:
         self.measured: list[Measured] = []
         self._places = places
         self._settings = settings
         self._logs = logs
         self._tell = tell
+        self._step = step
         self._children: dict[str, Child] = {}
         self._family = ""
         logs.mkdir(parents=True, exist_ok=True)
@@ -162,6 +170,8 @@ class Runner:
             yield
         except Failed as error:
             turn.error = str(error)
+        finally:
+            self._step()
 
     def _once(self, case: Case, n: int, scale: float) -> Sample:
         if case.who not in self._children:
@@ -209,7 +219,5 @@ def chosen(scenarios: dict[str, Scenario], only: list[str]) -> list[tuple[Scenar
 
 def _matches(case: Case, pattern: str) -> bool:
     parts = (case.scenario.family, case.scenario.name, case.who)
-    whole = "/".join(parts)
-    return any(fnmatch.fnmatchcase(text, pattern) for text in (whole, case.scenario.id, f"{parts[1]}/{parts[2]}", *parts))
-
-
+    names = ("/".join(parts), case.scenario.id, "/".join(parts[1:]), *parts)
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names)

@@ -68,6 +68,7 @@ class System(ABC):
     who: ClassVar[str]
     family: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
+    """Modules without which it is absent."""
     note: ClassVar[str] = ""
     """How it is set up."""
     without: ClassVar[tuple[str, ...]] = ()
@@ -77,13 +78,13 @@ class System(ABC):
         self.place = place
         self.tally = Tally()
 
-    async def make(self) -> None:
+    async def make(self) -> None:  # noqa: B027 - not all need it
         """Make what is needed in an empty place, as tables; done once, whoever opens it afterwards."""
 
-    async def open(self) -> None:
+    async def open(self) -> None:  # noqa: B027
         """Connect."""
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027
         """Let go of everything."""
 
     @abstractmethod
@@ -123,7 +124,11 @@ class System(ABC):
     async def drained(self) -> None:
         """Wait until the tally is reached and all of it is written."""
         await self.tally.reached()
-        while await self.unfinished():
+        await self.written()
+
+    async def written(self) -> None:
+        """Wait until nothing is unfinished; the contestants have no event for this in common."""
+        while await self.unfinished():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
 

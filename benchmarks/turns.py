@@ -1,4 +1,4 @@
-"""Workers made of coroutines: for the limits, one that claims a batch, runs it, and writes its end with the next claim."""
+"""Workers made of coroutines; for the limits, one that claims a batch, runs it, writes its end with the next one."""
 
 from __future__ import annotations
 
@@ -41,6 +41,12 @@ async def running(tally: Tally, *functions: Callable[[], Coroutine[Any, Any, Any
     try:
         yield
     finally:
-        for task in tasks:
+        await end(*tasks)
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks until they have ended: there are clients, redis-py among them, that lose a cancellation."""
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait(running, timeout=0.5)

@@ -29,6 +29,10 @@ from typing import Any, ClassVar
 PATIENCE = 30.0  # seconds that a start or a stop may take on a busy machine
 
 
+BASE = "/tmp" if os.path.isdir("/tmp") else None
+"""Not TMPDIR: that may lie in a folder of root's, where another user cannot go, or be too long for a socket's path."""
+
+
 class Unavailable(Exception):
     """The server cannot be started on this machine; says why."""
 
@@ -42,7 +46,7 @@ class Server(ABC):
 
     def __init__(self, durable: bool) -> None:
         self.durable = durable
-        self.folder = Path(tempfile.mkdtemp(prefix=f"aiotaskq-{self.name}-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"aiotaskq-{self.name}-", dir=BASE))
         self.port = _free_port()
         self.user: str | None = None  # the system user that it runs as, if not ours
         self._process: subprocess.Popen[bytes] | None = None

@@ -487,6 +487,26 @@ def test_stats_read_no_rows_but_those_of_an_index(engine: sa.Engine) -> None:
     assert not any(each.startswith("ALL") for each in found.detours)
 
 
+def test_mysql_finds_ids_one_by_one_in_a_small_table_too(tmp_path: Path, unavailable: dict[str, str]) -> None:  # F12
+    # Read from end to end, it would lock, or wait for, the rows of others.
+    engine = start("mysql", tmp_path, unavailable, "plans_small")
+    push(engine, *(new(task_id=f"due-{n}") for n in range(300)))
+    with engine.begin() as connection:
+        tasks = claim(300)(connection)
+    held = [(task.task_id, task.fence) for task in tasks[:299]]
+    sent: list[tuple[str, Any]] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *a: sent.append((a[2], a[3])))
+    with engine.connect() as connection:
+        assert sql_tasks.heartbeat(connection, held, LEASE) == [False] * 299
+        assert sql_tasks.request_cancel(connection, [task_id for task_id, _ in held]) == [True] * 299
+        ways = []
+        for statement, parameters in sent[:]:
+            ways += connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).mappings().all()
+    engine.dispose()
+    assert len(ways) == 4
+    assert {(way["type"], way["key"]) for way in ways} == {("range", "PRIMARY")}
+
+
 # ---- the schema -----------------------------------------------------------------------------------------------------
 
 

@@ -171,9 +171,9 @@ def test_a_clock_set_forward_is_bounded(misfire: str, leap: int, fields: dict[st
     schedule = make(kind, misfire=misfire, **fields)
     now = due_of(schedule) + leap + 7
     firing = fire(schedule, now)  # the first call pays for imports and parsing
-    begin = time.perf_counter()
+    begin = time.thread_time()
     assert fire(schedule, now).fired == firing.fired
-    assert time.perf_counter() - begin < 0.2  # 100 ms on a quiet machine
+    assert time.thread_time() - begin < 0.2  # 100 ms on a quiet machine
     assert 0 <= len(firing.tasks) <= (100 if misfire == "fire_all" else 1)
     assert len(firing.skipped) <= 100
     assert due_of(firing.schedule) > now

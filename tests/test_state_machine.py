@@ -400,7 +400,7 @@ def test_like_the_model(name: str) -> None:  # A5, A6, A8, A18, B1, B10, D6, D10
             store_of = store
             run = staticmethod(runner.run)
 
-        examples = {"memory": 150, "sqlite": 60}.get(name, 30) * SOAK
+        examples = {"memory": 150, "sqlite": 40}.get(name, 30) * SOAK
         run_state_machine_as_test(
             Machine,
             settings=settings(

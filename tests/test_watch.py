@@ -602,3 +602,25 @@ async def test_watching_waits_for_no_lock(sqlite: Store, tmp_path: Path) -> None
             slow = max(slow, time.monotonic() - start)
         writer.execute("ROLLBACK")
     assert slow < 1.0
+
+
+async def test_a_file_that_was_replaced_is_watched_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_watch, "IDENTITY", 2)
+    path = tmp_path / "same.db"
+    first = connect(f"sqlite:///{path}")
+    await first.open()
+    ears = Ears(first)
+    await first.watch()
+    await ears.until(READY)
+    for name in ("same.db", "same.db-wal", "same.db-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    second = connect(f"sqlite:///{path}")  # another program begins anew
+    await second.open()
+    await ears.until(READY)
+    ears.forget()
+    await second.push([new()])
+    await ears.until(READY)
+    await second.close()
+    await first.close()

@@ -8,11 +8,13 @@ import os
 import sqlite3
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 from aiotaskq.backends.base import ENDED, READY, TAKEN, Hints
 
 INTERVAL: Final = 0.02
 """Seconds between two looks. One costs some 6 µs and no disk access: it reads the memory that the processes share."""
+IDENTITY: Final = 50  # looks after which it is checked that the file is still the one under its name
 RETRY: Final = 1.0  # seconds between attempts to open a file that cannot be opened, or read, now
 
 
@@ -27,12 +29,15 @@ class FileWatch:
     def __init__(self, database: str, hints: Hints) -> None:
         """Watch a file, given as SQLAlchemy's URLs have it: a path, or a ``file:`` URI of SQLite's own."""
         self._uri = database if database.startswith("file:") else f"{Path(database).absolute().as_uri()}?mode=rw"
+        self._path = unquote(urlsplit(self._uri).path)
         self._hints = hints
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._connection: sqlite3.Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._seen = 0
+        self._file: object = None  # what the open file is, whatever its name
+        self._looks = 0
         self._ours = False  # whether a transaction of ours has the lock
 
     def listen(self) -> None:
@@ -85,8 +90,12 @@ class FileWatch:
 
     def _look(self) -> None:
         assert self._loop is not None
+        self._looks += 1
+        if self._looks % IDENTITY == 0 and self._identity() != self._file:
+            self._close()  # it was deleted or replaced: what has changed is in the new one
         if self._connection is None:
             # It waits for no lock: this is the loop's own thread.
+            self._file = self._identity()
             with contextlib.suppress(sqlite3.Error):
                 self._connection = sqlite3.connect(
                     self._uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False
@@ -96,6 +105,13 @@ class FileWatch:
         if self._connection is None:
             self._timer.cancel()
             self._timer = self._loop.call_later(RETRY, self._look)
+
+    def _identity(self) -> object:
+        try:
+            there = os.stat(self._path)
+        except OSError:
+            return None
+        return there.st_dev, there.st_ino
 
     def _close(self) -> None:
         connection, self._connection, self._seen = self._connection, None, 0

@@ -163,6 +163,18 @@ def stats(db: Db = DEFAULT_DB, json: Json = False) -> None:
     stats(db, as_json=json)
 
 
+@app.command(
+    short_help="Measure it beside its peers; needs a checkout.",
+    # All that follows goes to the benchmarks, --help too.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def bench(context: typer.Context) -> None:
+    """Run ``python -m benchmarks`` of the checkout that this was installed from; options are handed on to it."""
+    from aiotaskq.cli.bench import bench
+
+    raise typer.Exit(bench(context.args))
+
+
 # ---- tasks ----
 
 

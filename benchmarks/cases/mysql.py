@@ -15,6 +15,7 @@ from benchmarks.queues import contestant
 from benchmarks.system import System
 from benchmarks.turns import CLAIM, in_turns
 
+STATUS = "UPDATE task SET status = %s WHERE id IN %s"
 INSERT = "INSERT INTO task (id, params) VALUES (%s, %s)"
 
 
@@ -74,14 +75,14 @@ class RawMySQL(System):
         async with self.pool.acquire() as connection, connection.cursor() as cursor:
             await cursor.execute("BEGIN")
             if ran:
-                await cursor.execute("UPDATE task SET status = 'completed' WHERE id IN %s", (tuple(row[0] for row in ran),))
+                await cursor.execute(STATUS, ("completed", tuple(row[0] for row in ran)))
             await cursor.execute(
                 "SELECT id, params FROM task WHERE status = 'pending' ORDER BY priority, run_at"
                 f" LIMIT {CLAIM} FOR UPDATE SKIP LOCKED"
             )
             claimed: Sequence[Any] = await cursor.fetchall()
             if claimed:
-                await cursor.execute("UPDATE task SET status = 'running' WHERE id IN %s", (tuple(row[0] for row in claimed),))
+                await cursor.execute(STATUS, ("running", tuple(row[0] for row in claimed)))
             await cursor.execute("COMMIT")
         if not claimed:
             await asyncio.sleep(0.001)  # it has no notification: asking is the only way

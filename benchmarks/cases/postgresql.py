@@ -32,7 +32,7 @@ class OursInPostgreSQL(Ours):
 
 @contestant
 class RawPostgreSQL(System):
-    """A pool of ten connections; one statement a push, arrays for many; claim 100 and finish 100 by one statement each."""
+    """A pool of ten connections; one statement a push, arrays for many; claim 100 and finish 100 by one each."""
 
     who = LIMIT
     family = "postgresql"

@@ -38,7 +38,7 @@ class RawRedis(System):
     async def open(self) -> None:
         from redis.asyncio import Redis
 
-        self.client = Redis.from_url(self.place.partition("?")[0])
+        self.client = Redis.from_url(self.place.partition("?")[0], protocol=2)
         self.consumer = str(uuid.uuid4())
 
     async def close(self) -> None:
@@ -64,7 +64,7 @@ class RawRedis(System):
             pipe.xdel("tasks", *ids)
             await pipe.execute()
         answer: Any = await self.client.xreadgroup("workers", self.consumer, {"tasks": ">"}, count=CLAIM, block=1_000)
-        claimed: Sequence[Any] = (answer.get(b"tasks", [[]])[0] if isinstance(answer, dict) else answer[0][1]) if answer else ()
+        claimed: Sequence[Any] = answer[0][1] if answer else ()
         for _id, fields in claimed:
             self.tally.hit(float(fields[b"at"]))
         return claimed

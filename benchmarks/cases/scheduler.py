@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -22,11 +23,12 @@ FIRE = {
     "cpu": Unit("% of a core", less=True),
 }
 THOUSAND = scenario("scheduler", "fire.1000", "1,000 schedules, 293 due a second", FIRE, size=1_000, place="file")
-TEN_THOUSAND = scenario("scheduler", "fire.10000", "10,000 schedules, 2,929 due a second", FIRE, size=10_000, place="file")
-ADD = scenario("scheduler", "add", "add schedules, many at once", {"rate": Unit("schedules/s")}, start=200, place="file")
-ADD_ONE = scenario(
-    "scheduler", "add.one", "add schedules, one by one", {"rate": Unit("schedules/s")}, start=100, place="file"
+TEN_THOUSAND = scenario(
+    "scheduler", "fire.10000", "10,000 schedules, 2,929 due a second", FIRE, size=10_000, place="file"
 )
+ADDED = {"rate": Unit("schedules/s")}
+ADD = scenario("scheduler", "add", "add schedules, many at once", ADDED, start=200, place="file")
+ADD_ONE = scenario("scheduler", "add.one", "add schedules, one by one", ADDED, start=100, place="file")
 CRON = scenario("scheduler", "cron", "the next 100 times of a cron expression", {"rate": Unit("times/s")}, start=5)
 CRON_LINES = ("*/5 * * * *", "0 2 * * *", "30 8-18/2 * * 1-5", "0 0 1 * *", "15 14 1 * *")
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -46,18 +48,22 @@ class Plan:
     @property
     def due(self) -> int:
         """How many due times lie in between."""
-        return sum(len(range(_first(start, every, self.begin), _first(start, every, self.end))) for every, start in self.schedules)
+        return sum(
+            _passed(start, every, self.end) - _passed(start, every, self.begin) for every, start in self.schedules
+        )
 
 
-def _first(start: float, every: int, moment: float) -> int:
-    return max(0, -int((start - moment) // every))
+def _passed(start: float, every: int, moment: float) -> int:
+    """Return how many due times lie before that moment."""
+    return max(0, math.ceil((moment - start) / every))
 
 
 def plan(run: Run, begin: float) -> Plan:
     """Return a plan of so many schedules that begins then and lasts for ten seconds, at full scale."""
     dice = random.Random(1)
     intervals = [1 + number % 10 for number in range(run.n)]
-    return Plan([(every, begin + every * dice.random()) for every in intervals], begin, begin + min(10.0, run.of(10, 2)))
+    starts = [begin + every * dice.random() for every in intervals]
+    return Plan(list(zip(intervals, starts, strict=True)), begin, begin + min(10, run.of(10, 2)))
 
 
 class Firings:
@@ -96,9 +102,7 @@ def schedules(planned: Plan) -> list[Schedule]:
     """Return the plan in the words of aiotaskq."""
     now = round(time.time() * 1_000_000)
     return [
-        new_schedule(
-            f"s{number}", "fire", "interval", {"every": every, "start": start}, every, start_at=start, now=now
-        )
+        new_schedule(f"s{number}", "fire", "interval", {"every": every, "start": start}, every, start_at=start, now=now)
         for number, (every, start) in enumerate(planned.schedules)
     ]
 

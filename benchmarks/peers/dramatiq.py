@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
 from benchmarks.queues import contestant
 from benchmarks.system import ThreadSystem
@@ -16,7 +16,7 @@ from benchmarks.system import ThreadSystem
 class DramatiqInMemory(ThreadSystem):
     who = "dramatiq"
     family = "memory"
-    needs = ("dramatiq",)
+    needs: ClassVar[tuple[str, ...]] = ("dramatiq",)
     note = "StubBroker, a thread a worker"
     without = ("push.bulk", "backlog")
 

@@ -18,7 +18,9 @@ class Honker(ThreadSystem):
     who = "honker (NORMAL)"
     family = "sqlite"
     needs = ("honker",)
-    note = "synchronous NORMAL, which it fixes: a power loss takes the last commits; claims and acknowledges 100 at a time"
+    note = (
+        "synchronous NORMAL, as it fixes it: a power loss takes the last commits; claim and acknowledge 100 at a time"
+    )
 
     async def open(self) -> None:
         import honker

@@ -30,13 +30,13 @@ class HueyInMemory(ThreadSystem):
     async def open(self) -> None:
         logging.getLogger("huey").setLevel(logging.WARNING)  # as its consumer with --quiet
         self.huey = self.make_huey()
-        self.push_now = self.huey.task(name="work")(self.tally.hit)
+        self._push = self.huey.task(name="work")(self.tally.hit)
 
     async def close(self) -> None:
         self.huey.storage.close()
 
     def push_now(self, at: float = 0.0) -> None:
-        raise NotImplementedError
+        self._push(at)
 
     @contextlib.asynccontextmanager
     async def working(self, concurrency: int) -> AsyncIterator[None]:

@@ -59,7 +59,8 @@ class ObanSystem(System):
     def working(self, concurrency: int) -> AbstractAsyncContextManager[Any]:
         from oban import Oban
 
-        return Oban(pool=self.pool, name="worker", queues={"default": concurrency})
+        worker: AbstractAsyncContextManager[Any] = Oban(pool=self.pool, name="worker", queues={"default": concurrency})
+        return worker
 
     async def unfinished(self) -> bool:
         async with self.pool.connection() as connection:

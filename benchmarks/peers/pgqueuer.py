@@ -51,9 +51,10 @@ class PgQueuer(System):
 
         manager = QueueManager(Queries(AsyncpgPoolDriver(self.pool)))
 
-        @manager.entrypoint("work")
         async def work(job: Any) -> None:
             self.tally.hit(float(job.payload))
+
+        manager.entrypoint("work")(work)
 
         async with running(self.tally, lambda: manager.run(batch_size=concurrency)):
             yield

@@ -30,11 +30,10 @@ class Procrastinate(System):
         logging.getLogger("procrastinate").setLevel(logging.ERROR)
         self.app = App(connector=PsycopgConnector(conninfo=self.place, min_size=10, max_size=10))
 
-        @self.app.task(name="work")
         async def work(at: float) -> None:
             self.tally.hit(at)
 
-        self.work = work
+        self.work: Any = self.app.task(name="work")(work)
         await self.app.open_async()
 
     async def close(self) -> None:

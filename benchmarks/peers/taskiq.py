@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 from benchmarks.queues import contestant
 from benchmarks.system import System
@@ -28,11 +29,10 @@ class TaskiqInMemory(System):
 
         self.broker = InMemoryBroker()
 
-        @self.broker.task(task_name="work")
         async def work(at: float = 0.0) -> None:
             self.tally.hit(at)
 
-        self.work = work
+        self.work: Any = self.broker.task(task_name="work")(work)
         await self.broker.startup()
 
     async def close(self) -> None:
@@ -71,11 +71,10 @@ class TaskiqOnStreams(System):
             unacknowledged_lock_timeout=1.0,  # a worker that stops while it holds this lock stops the others, else
         )
 
-        @self.broker.task(task_name="work")
         async def work(at: float = 0.0) -> None:
             self.tally.hit(at)
 
-        self.work = work
+        self.work: Any = self.broker.task(task_name="work")(work)
         await self.broker.startup()
 
     async def close(self) -> None:
@@ -95,7 +94,8 @@ class TaskiqOnStreams(System):
             yield
         finally:
             stop.set()
-            await listening
+            while not (await asyncio.wait([listening], timeout=0.5))[0]:
+                await self.push()  # its reader may have lost the cancellation; news ends its wait, too
 
     async def unfinished(self) -> bool:
         from redis.asyncio import Redis

@@ -1,0 +1,145 @@
+"""``python -m benchmarks``: measures, shows tables, and leaves a report in a folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import machine, page, report, terminal
+from benchmarks.case import Case, Scenario, load
+from benchmarks.places import Places
+from benchmarks.runner import Measured, Runner, Settings, chosen
+
+FULL = Settings()
+QUICK = Settings(seconds=0.1, rounds=1, scale=0.02)
+
+
+def main(arguments: list[str]) -> int:
+    options = _parser().parse_args(arguments)
+    console = Console()
+    scenarios = load()
+    if options.list:
+        terminal.list_scenarios(console, scenarios)
+        return 0
+    picked = chosen(scenarios, options.only)
+    if not picked:
+        print(f"nothing is named {', '.join(options.only)}; --list shows what there is", file=sys.stderr)
+        return 2
+    try:
+        old = None if options.compare is None else report.read(options.compare)
+    except (OSError, ValueError) as error:
+        print(f"--compare: {error}", file=sys.stderr)
+        return 2
+    made = _measure(console, picked, _settings(options), options.out, arguments)
+    _leave(console, made, options.out, options.json)
+    terminal.show(console, made)
+    if old is not None:
+        terminal.show_changes(console, report.changes(old, made), str(options.compare))
+    console.print(f"\nreport: {options.out / 'report.html'}", highlight=False)
+    return 1 if made["failed"] or made["stopped_early"] else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description="Measure aiotaskq beside its peers and the limit, on this machine."
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only what this names: redis, sqlite/push*, '*/aiotaskq', huey; may be repeated",
+    )
+    parser.add_argument("--scale", type=float, metavar="F", help="times and sizes, as a part of the full ones")
+    parser.add_argument("--quick", action="store_true", help="a look in under three minutes; its figures are rough")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"rounds, of which the median counts; {FULL.rounds}")
+    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="show what changed since that run")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the data there, too")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", default=Path("bench-results"), help="where the report goes; %(default)s"
+    )
+    parser.add_argument("--list", action="store_true", help="list what can be measured, and stop")
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    base = QUICK if options.quick else FULL
+    scale = base.scale if options.scale is None else options.scale
+    if not 0 < scale <= 100:
+        raise SystemExit("--scale: above 0, and at most 100")
+    rounds = base.rounds if options.rounds is None else options.rounds
+    if rounds < 1:
+        raise SystemExit("--rounds: at least 1")
+    seconds = base.seconds if options.scale is None else max(0.05, FULL.seconds * scale)
+    return Settings(seconds=seconds, rounds=rounds, scale=scale)
+
+
+def _measure(
+    console: Console,
+    picked: list[tuple[Scenario, list[Case]]],
+    settings: Settings,
+    out: Path,
+    arguments: list[str],
+) -> report.Report:
+    """Run all that was picked; what there is by then, if it is interrupted."""
+    started = time.monotonic()
+    places = Places(out)
+    try:
+        where = machine.describe(places, arguments)
+        present = [(scenario, [case for case in cases if not case.absent]) for scenario, cases in picked]
+        absent = [case for _, cases in picked for case in cases if case.absent]
+        measured, stopped = _run(console, places, present, settings, out / "logs")
+        where["servers"] = machine.servers(places)
+        where["seconds"] = round(time.monotonic() - started, 1)
+        return report.make(where, settings, measured, absent, stopped)
+    finally:
+        places.close()
+
+
+def _run(
+    console: Console, places: Places, picked: list[tuple[Scenario, list[Case]]], settings: Settings, logs: Path
+) -> tuple[list[Measured], bool]:
+    total = sum(len(cases) for _, cases in picked) * (settings.rounds + 1)
+    stopped = False
+    with terminal.progress(console) as bar:
+        doing = bar.add_task("starting", total=total)
+        title = ""
+
+        def tell(what: str) -> None:
+            bar.update(doing, description=f"{title}: {what}"[:70].ljust(70))
+
+        with Runner(places, settings, logs, tell, lambda: bar.advance(doing)) as runner:
+            try:
+                for scenario, cases in picked:
+                    title = f"{scenario.family}: {scenario.title}"
+                    runner.measure(scenario, cases)
+            except KeyboardInterrupt:
+                stopped = True
+    return runner.measured, stopped
+
+
+def _leave(console: Console, made: report.Report, out: Path, extra: Path | None) -> None:
+    """Write the JSON, the plots and the page."""
+    text = json.dumps(made, indent=1)
+    for path in (out / "report.json", *([extra] if extra is not None else [])):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    plots: dict[str, str] = {}
+    titles: dict[str, str] = {}
+    try:
+        from benchmarks import plots as drawing
+
+        plots = drawing.draw(made, out / "plots")
+        titles = {name: drawing.title_of(name) for name in plots}
+    except ImportError as error:
+        console.print(f"no plots: {error}", style="dim")
+    (out / "report.html").write_text(page.render(made, plots, titles), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

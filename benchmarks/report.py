@@ -1,0 +1,191 @@
+"""What was measured, as data: the JSON of a run, the medians by name, and what changed since another run."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.case import FAMILIES, NOTES, OURS, Case, quantile
+from benchmarks.runner import Measured, Settings
+from benchmarks.targets import judge
+
+FORMAT = 1
+SHARES = [number / 100 for number in range(100)] + [0.995, 0.999]  # of which a percentile plot is drawn
+
+Report = dict[str, Any]
+
+
+def make(
+    machine: dict[str, Any], settings: Settings, measured: Iterable[Measured], absent: Iterable[Case], stopped: bool
+) -> Report:
+    """Return the report of a run, ready for JSON."""
+    rows = [_row(each) for each in measured]
+    report: Report = {
+        "format": FORMAT,
+        "machine": machine,
+        "settings": {"seconds": settings.seconds, "rounds": settings.rounds, "scale": settings.scale},
+        "stopped_early": stopped,
+        "measurements": [row for row in rows if row["figures"]],
+        "failed": [{"id": row["id"], "why": row["error"]} for row in rows if row["error"]],
+        "absent": sorted({f"{case.who}: {case.absent} is not installed" for case in absent}),
+        "notes": {f"{family}/{who}": note for (family, who), note in sorted(NOTES.items())},
+    }
+    report["targets"] = [
+        {
+            "text": outcome.target.text,
+            "wanted": _wanted(outcome.target.at_least, outcome.target.at_most, outcome.target.unit),
+            "value": outcome.value,
+            "unit": outcome.target.unit,
+            "reached": outcome.reached,
+            "why": outcome.why,
+        }
+        for outcome in judge(medians(report), less_is_better(report))
+    ]
+    return report
+
+
+def _row(measured: Measured) -> dict[str, Any]:
+    case = measured.case
+    figures = {}
+    for name, values in measured.rounds.items():
+        unit = case.scenario.figures[name]
+        figures[name] = {
+            "unit": unit.name,
+            "less_is_better": unit.less,
+            "median": statistics.median(values),
+            "min": min(values),
+            "max": max(values),
+            "rounds": values,
+        }
+    waits = measured.waits
+    return {
+        "id": f"{case.scenario.id}/{case.who}",
+        "family": case.scenario.family,
+        "scenario": case.scenario.name,
+        "title": case.scenario.title,
+        "who": case.who,
+        "n": measured.n,
+        "figures": figures,
+        "percentiles_ms": [[share, quantile(waits, share) * 1000] for share in SHARES] if len(waits) > 1 else [],
+        "error": measured.error,
+    }
+
+
+def _wanted(at_least: float | None, at_most: float | None, unit: str) -> str:
+    sign, value = ("≥", at_least) if at_least is not None else ("≤", at_most)
+    return f"{sign} {value:g} {unit}"
+
+
+def medians(report: Report) -> dict[str, float]:
+    """Return the medians by ``family/scenario/contestant:figure``."""
+    return {
+        f"{row['id']}:{name}": figure["median"]
+        for row in report["measurements"]
+        for name, figure in row["figures"].items()
+    }
+
+
+def less_is_better(report: Report) -> set[str]:
+    """Return the figures of which less is better, as ``family/scenario:figure``."""
+    return {
+        f"{row['family']}/{row['scenario']}:{name}"
+        for row in report["measurements"]
+        for name, figure in row["figures"].items()
+        if figure["less_is_better"]
+    }
+
+
+@dataclass(frozen=True)
+class Group:
+    """One figure of one scenario, all contestants in it: a small table, or a plot."""
+
+    family: str
+    title: str
+    figure: str
+    unit: str
+    less: bool
+    rows: list[tuple[str, float, float, float]]
+    """Contestant, median, min, max; the best first."""
+
+    def against_ours(self, value: float) -> float | None:
+        """Return how many times as good aiotaskq is."""
+        ours = next((median for who, median, _, _ in self.rows if who == OURS), None)
+        if not ours or not value:
+            return None
+        return value / ours if self.less else ours / value
+
+
+def groups(report: Report, family: str) -> Iterator[Group]:
+    """Yield the groups of a family, in the order in which they were measured."""
+    rows = [row for row in report["measurements"] if row["family"] == family]
+    for scenario in dict.fromkeys(row["scenario"] for row in rows):
+        there = [row for row in rows if row["scenario"] == scenario]
+        for name in dict.fromkeys(name for row in there for name in row["figures"]):
+            found = [(row["who"], row["figures"][name]) for row in there if name in row["figures"]]
+            first = found[0][1]
+            less = first["less_is_better"]
+            values = [(who, figure["median"], figure["min"], figure["max"]) for who, figure in found]
+            values.sort(key=lambda each: each[1], reverse=not less)
+            title = there[0]["title"] if len(there[0]["figures"]) == 1 else f"{there[0]['title']}: {name}"
+            yield Group(family, title, name, first["unit"], less, values)
+
+
+def families(report: Report) -> list[str]:
+    """Return the families that were measured, in the order of the report."""
+    there = {row["family"] for row in report["measurements"]}
+    return [family for family in FAMILIES if family in there]
+
+
+def short(value: float) -> str:
+    """Return a figure with three digits that count."""
+    if value != value:
+        return "–"
+    if abs(value) >= 100:
+        digits = len(str(int(abs(value))))
+        return f"{round(value, 3 - digits):,.0f}"
+    return f"{value:.3g}"
+
+
+# ---- another run ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Change:
+    """One figure then and now. ``clear``: the rounds of the two runs do not overlap."""
+
+    id: str
+    unit: str
+    before: float
+    now: float
+    better: bool
+    clear: bool
+
+
+def changes(old: Report, new: Report) -> list[Change]:
+    """Compare what both runs measured; contestants of other names are left out."""
+    before = {row["id"]: row for row in old["measurements"]}
+    found = []
+    for row in new["measurements"]:
+        for name, figure in row["figures"].items():
+            was = before.get(row["id"], {"figures": {}})["figures"].get(name)
+            if was is None:
+                continue
+            better = (figure["median"] < was["median"]) == figure["less_is_better"]
+            apart = figure["min"] > was["max"] or figure["max"] < was["min"]
+            found.append(Change(f"{row['id']}:{name}", figure["unit"], was["median"], figure["median"], better, apart))
+    return found
+
+
+def read(path: Path) -> Report:
+    """Return the report of an earlier run. Raises ValueError when the file is none."""
+    try:
+        report: Report = json.loads(path.read_text(encoding="utf-8"))
+        if report["format"] != FORMAT:
+            raise ValueError(f"{path}: format {report['format']}, and this program reads {FORMAT}")
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a report of this program ({error})") from None
+    return report
