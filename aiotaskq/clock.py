@@ -82,10 +82,16 @@ class StoreClock(SystemClock):
         self._looked = 0  # ticks of that look
         self.is_set = False
         """Whether the store was asked."""
+        self._due = 0  # ticks from which on it should be asked again
 
     def now(self) -> int:
         ahead = self._ahead
         return super().now() if ahead is None else self.ticks() + ahead
+
+    @property
+    def stale(self) -> bool:
+        """Whether the store was never asked, or not for half a minute."""
+        return not self.is_set or (self.foreign and self.ticks() >= self._due)
 
     @property
     def foreign(self) -> bool:
@@ -103,12 +109,15 @@ class StoreClock(SystemClock):
         said = await ask()
         received = self.ticks()
         self.is_set = True
+        self._due = received + 30_000_000
         if said is None:
             return
         doubt = (received - sent) // 2
         aged = self._doubt + (received - self._looked) * self.DRIFT // 1_000_000
-        if self._ahead is None or doubt <= aged:
-            self._ahead, self._doubt, self._looked = said - (sent + received) // 2, doubt, received
+        ahead = said - (sent + received) // 2
+        # Where the two cannot both be right, a clock was set, or ours stood still while the host slept.
+        if self._ahead is None or doubt <= aged or abs(ahead - self._ahead) > doubt + aged:
+            self._ahead, self._doubt, self._looked = ahead, doubt, received
 
 
 class VirtualClock(Clock):

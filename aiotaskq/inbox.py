@@ -15,7 +15,7 @@ class Inbox:
 
     A task whose process has died under it as often as it may is on its last chance: beside it others would be blamed
     for what it does, or it for what others do. It waits until nothing runs, and until it has ended nothing else is let
-    through; but for no longer than ``patience`` ticks, since what runs beside it may go on for hours.
+    through; but neither for longer than ``patience`` ticks, since both may go on for hours.
     """
 
     def __init__(self, ticks: Callable[[], int], patience: int) -> None:
@@ -25,7 +25,7 @@ class Inbox:
         self._suspects: deque[tuple[int, Task]] = deque()  # with the tick until which they wait
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._running = 0
-        self._alone = False  # a suspect has been let through, and has not ended
+        self._alone: tuple[int, Task] | None = None  # a suspect that runs, and the tick until which others wait for it
         self._closed = False
 
     def __len__(self) -> int:
@@ -34,7 +34,10 @@ class Inbox:
     @property
     def narrow(self) -> bool:
         """Whether nothing more should be claimed now: a suspect waits for its turn, or runs alone."""
-        return self._alone or bool(self._suspects)
+        return self._is_alone() or bool(self._suspects)
+
+    def _is_alone(self) -> bool:
+        return self._alone is not None and self._ticks() < self._alone[0]
 
     def put(self, task: Task) -> None:
         """Add a task."""
@@ -49,7 +52,8 @@ class Inbox:
         while True:
             if (task := self._next()) is not None:
                 self._running += 1
-                self._alone |= task.crashes == MAX_CRASHES - 1
+                if task.crashes == MAX_CRASHES - 1:
+                    self._alone = self._ticks() + self._patience, task
                 return task
             if self._closed:
                 return None
@@ -58,22 +62,22 @@ class Inbox:
             await waiter
 
     def _next(self) -> Task | None:
-        if self._tasks and not self._alone:
+        if self._tasks and not self._is_alone():
             return self._tasks.popleft()
         if self._suspects and (not self._running or self._ticks() >= self._suspects[0][0]):
             return self._suspects.popleft()[1]
         return None
 
-    def done(self) -> None:
+    def done(self, task: Task) -> None:
         """Say that a task that ``get`` gave has ended."""
         self._running -= 1
-        if not self._running:
-            self._alone = False
+        if self._alone is not None and self._alone[1] is task:
+            self._alone = None
         self._wake()
 
     def hurry(self) -> None:
-        """Look whether a suspect has waited for long enough."""
-        if self._suspects:
+        """Look whether a suspect, or the others for one that runs, have waited for long enough."""
+        if self._suspects or self._tasks:
             self._wake()
 
     def take(self, which: Callable[[Task], bool] = lambda _task: True) -> list[Task]:

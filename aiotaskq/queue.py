@@ -101,10 +101,9 @@ class Queue:
 
     @property
     def immediate(self) -> bool:
-        """Whether pushing, popping what is ready and settling never suspend: then any thread may do it, without a loop.
+        """Whether pushing, popping what is ready and settling never suspend: any thread may do it, without a loop.
 
-        What does have to wait asks for the running loop before it has changed anything.
-        """
+        What does have to wait asks for the running loop first."""
         return not self._backend.grouped and not self._bound.maxsize and "pushed" not in self.events
 
     # ---- pushing ----
@@ -123,8 +122,9 @@ class Queue:
         if session is not None:
             loop = asyncio.get_running_loop()
 
-            def committed() -> None:  # perhaps in another thread
-                loop.call_soon_threadsafe(self._tell_pushed, tasks, stored)
+            def committed() -> None:  # perhaps in another thread, and after the end of this loop
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(self._tell_pushed, tasks, stored)
 
             stored = await self._backend.push_with(session, tasks, committed)
         else:
@@ -151,9 +151,9 @@ class Queue:
         with self._woken(TAKEN, ENDED) as event:
             while excess := self._bound.excess(await self.get_queue_size(), wanted):
                 if self._bound.drops:
-                    oldest = await self._backend.claim(self._pop_owner, self._clock.now(), excess)
-                    dropped = Cancelled("dropped: the queue is full")
-                    await self._backend.update([Change(t, settle(t, dropped, self._clock.now())) for t in oldest])
+                    dropped, now = Cancelled("dropped: the queue is full"), self._clock.now()
+                    oldest = await self._backend.claim(self._pop_owner, now, excess)
+                    await self._backend.update([Change(task, settle(task, dropped, now)) for task in oldest])
                 else:
                     await self._clock.wait(event, self._poll_interval)
                     event.clear()
@@ -293,6 +293,11 @@ class Queue:
 
         future.add_done_callback(done)
 
+    async def undone(self, timeout: float) -> None:
+        """Wait until claims that are being undone are, at most ``timeout`` seconds."""
+        if self._background:
+            await asyncio.wait(set(self._background), timeout=timeout)
+
     async def settle(
         self,
         task: Task,
@@ -328,8 +333,7 @@ class Queue:
     ) -> bool:
         """Settle what nobody holds any more, whoever claimed it; return whether there may be more of it.
 
-        ``owner`` and ``holds`` are the worker that looks, and its deliveries: the heartbeat decides about those.
-        """
+        ``owner`` and ``holds`` are the worker that looks, and its deliveries, about which the heartbeat decides."""
         now = self._clock.now()
         late = await self._backend.overdue(now, REAP_LIMIT)
         for task in late:
@@ -360,7 +364,7 @@ class Queue:
 
     async def is_empty(self) -> bool:
         """Return whether no task is ready to be popped."""
-        return await self.get_queue_size() == 0
+        return not await self.get_queue_size()
 
     async def get(self, task_id: str) -> Task:
         """Return a task by id. Raises NotFound."""

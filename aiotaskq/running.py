@@ -8,7 +8,7 @@ from typing import Any
 from aiotaskq.context import TaskContext
 from aiotaskq.task import Task
 
-Interrupt = str  # "timeout", "cancel", "shutdown" or "lost"
+Interrupt = str  # "timeout", "cancel", "shutdown", "cut off" or "lost"
 
 
 class Running:
@@ -33,7 +33,7 @@ class Running:
             return
         if reason == "cancel":
             self.context.cancel_requested = True
-        if self.reason is None or reason in ("lost", "shutdown"):
+        if self.reason is None or reason in ("lost", "cut off", "shutdown"):
             self.reason = reason
             self._asked += 1
             self._slot.cancel(f"aiotaskq: {reason}")

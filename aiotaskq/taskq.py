@@ -23,7 +23,7 @@ from aiotaskq.scheduler import Scheduler
 from aiotaskq.service import Service
 from aiotaskq.store import Store
 from aiotaskq.task import Task, check_seconds
-from aiotaskq.worker import ExitCode, Worker
+from aiotaskq.worker import CLOSING, SERVICES, ExitCode, Worker
 
 DEFAULT_URL = "sqlite:///aiotaskq.db"
 LOOK_AT_CLOCK = 30.0  # seconds between two looks at the store's clock
@@ -161,7 +161,7 @@ class TaskQ(Registry):
         Each is ``f.call(…)``, ``(type, params)``, or a dict with ``type``, ``params`` and options."""
         checked = [as_call(call) for call in calls]
         session = session_of(checked)
-        if isinstance(self._clock, StoreClock) and not self._clock.is_set:
+        if isinstance(self._clock, StoreClock) and self._clock.stale:
             await self._look_at_clock()
         now = self._clock.now()
         tasks = [new_task_of(call, self._handlers, self._elsewhere, now) for call in checked]
@@ -250,8 +250,12 @@ class TaskQ(Registry):
 
     async def open(self) -> None:
         """Connect, and make or adopt the tables; idempotent. Raises DatabaseUnavailable, SchemaTooNew."""
-        for backend in self._stores.values():
-            await backend.open()
+        try:
+            for backend in self._stores.values():
+                await backend.open()
+        except BaseException:
+            await self._close_stores()
+            raise
         if isinstance(self._clock, StoreClock):
             await self._look_at_clock()
             if self._clock.foreign:
@@ -268,11 +272,19 @@ class TaskQ(Registry):
         self._is_open = False
         if self._worker is not None:
             await self._stop_running(drain, grace)
-        await self.store.stop_cleanup()
-        await self._clock_service.stop()
-        await self._events.idle(5.0)
-        for backend in self._stores.values():
-            await backend.close()
+        await asyncio.gather(
+            self.store.stop_cleanup(),
+            self._clock_service.stop(SERVICES),
+            self._events.idle(CLOSING),
+            self.queue.undone(CLOSING),
+        )
+        await self._close_stores()
+
+    async def _close_stores(self) -> None:
+        ends = await asyncio.gather(*(store.close() for store in self._stores.values()), return_exceptions=True)
+        for error in ends:
+            if error is not None:
+                raise error
 
     async def __aenter__(self) -> TaskQ:
         await self.open()
@@ -382,10 +394,12 @@ class TaskQ(Registry):
         try:
             await self.open()
             await self.store.start_cleanup()
+            schedules = scheduler and self._has_schedules()
+            if schedules:
+                await self.scheduler.declare([make() for make in self._declared.values()])
             await worker.start()
             await self._retention.start()
-            if scheduler and self._has_schedules():
-                await self.scheduler.declare([make() for make in self._declared.values()])
+            if schedules:
                 await self.scheduler.start()
         except BaseException:
             await self._stop_running(0.0, 0.0)
@@ -401,10 +415,8 @@ class TaskQ(Registry):
         worker = self._worker
         if worker is None:
             return ExitCode.DRAINED
-        if "scheduler" in self.__dict__:
-            await self.scheduler.stop()
-        await self._retention.stop()
-        code = await worker.stop(drain, grace)
+        beside = [self._retention.stop(), *([self.scheduler.stop()] if "scheduler" in self.__dict__ else [])]
+        code, _ = await asyncio.gather(worker.stop(drain, grace), asyncio.gather(*beside))
         self._worker = None
         return code
 

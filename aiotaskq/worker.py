@@ -40,6 +40,7 @@ UNKNOWN_AFTER = 3600.0  # seconds that a task without a handler is passed around
 
 T = TypeVar("T")
 STOPPED = "its worker was stopped"
+CUT_OFF = "its worker was cut off from the store"
 SERVICES = 1.0  # seconds in which a loop's round may end by itself when the worker stops
 CLOSING = 5.0  # seconds that giving back connections, threads and resources may take in the end
 RunCall = Callable[[Task], Awaitable[Any]]
@@ -100,6 +101,7 @@ class Worker:
         self._canceller = Service("cancels", self._look_for_cancels, clock)
         self._reap_interval = check_seconds("reap_interval", reap_interval, zero=False)
         self._reaper = Service("reaper", self._reap, clock)
+        self._reap_from = 0  # ticks
         self._stopping = False
         self._hurried = False
         self._given_back = 0
@@ -187,7 +189,7 @@ class Worker:
             except Exception:
                 # A fault of ours, not of the handler; the slot must live, and the task comes back when its lease ends.
                 logger.opt(exception=True).error("task {} could not be settled", task.task_id)
-            self._inbox.done()
+            self._inbox.done(task)
             self._fetcher.wake()
 
     # ---- running ----
@@ -288,6 +290,8 @@ class Worker:
                 return Cancelled()
             case "shutdown":
                 return Released(STOPPED)
+            case "cut off":  # given back when the store is there again, unless somebody has taken it
+                return Released(CUT_OFF)
             case "lost":
                 return None
         return Failed("CancelledError: the handler was cancelled from within", True, handler.backoff, random.random())
@@ -335,6 +339,8 @@ class Worker:
         """The handler has completed the task in its own transaction: the row tells whether that was committed."""
         (row,) = await self._insist(task, lambda: self._backend.get([task.task_id]))
         if row is not None and (row.status, row.fence) == (Status.COMPLETED, task.fence):
+            if isinstance(outcome, Failed):
+                logger.warning("task {} had completed when its handler raised: {}", task.task_id, outcome.error)
             await self._told_of_the_end(task, Completed(row.result), row)
         elif outcome is not None:
             if isinstance(outcome, Completed):
@@ -391,7 +397,7 @@ class Worker:
     def _fenced(self) -> None:
         # Others may have our tasks by now: stop working on them; nothing is claimed until the store answers again.
         for running in self._running.values():
-            running.interrupt("lost")
+            running.interrupt("cut off")
         for task in self._inbox.take():
             self._keeper.drop((task.task_id, task.fence))
 
@@ -402,6 +408,14 @@ class Worker:
         return self._poll_interval
 
     async def _reap(self) -> float:
+        ticks = self._clock.ticks()
+        if self._reaper.failures:
+            await self._backend.ping()
+            # The store is back. Who lives renews its leases now, or gives back what it had to drop: only who does
+            # neither for a whole lease is lost, and blamed on its tasks.
+            self._reap_from = ticks + int(self._lease * SECOND)
+        if ticks < self._reap_from:
+            return min(self._reap_interval, (self._reap_from - ticks) / SECOND)
         if await self._queue.reap(owner=self._owner, holds=self._keeper, then=self._follow_ups):
             return 0.0
         return self._reap_interval * random.uniform(0.8, 1.2)

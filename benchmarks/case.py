@@ -99,6 +99,7 @@ class Scenario:
 
     With ``size`` a run does that often (times the scale); without, as often as fills the time of a run, tried out first
     from ``start`` up. ``place`` is the kind of store that is made for each run; ``fresh``: each in a new process.
+    Without ``warm_up`` the first run counts, as where a run is long and begins with a wait.
     """
 
     family: str
@@ -109,6 +110,7 @@ class Scenario:
     start: int = 100
     place: str = ""
     fresh: bool = False
+    warm_up: bool = True
     cases: dict[str, Case] = field(default_factory=dict, compare=False)
 
     @property
@@ -141,9 +143,10 @@ def scenario(
     start: int = 100,
     place: str = "",
     fresh: bool = False,
+    warm_up: bool = True,
 ) -> Scenario:
     """Register a scenario; one that has this id already is returned as it is."""
-    new = Scenario(family, name, title, figures, size, start, place, fresh)
+    new = Scenario(family, name, title, figures, size, start, place, fresh, warm_up)
     return SCENARIOS.setdefault(new.id, new)
 
 

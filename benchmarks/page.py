@@ -114,7 +114,7 @@ def _targets(report: Report) -> Iterator[str]:
     left = len(report["targets"]) - len(known)
     yield f'<section id="targets"><h2>Targets: {reached} of {len(known)} reached</h2>'
     if left:
-        yield f'<p class="soft">{left} more were not measured in this run.</p>'
+        yield f'<p class="soft">{left} more were not measured in this run, or say something of the full size only.</p>'
     yield '<div class="wide"><table><thead><tr><th></th><th>what</th><th class="number">wanted</th>'
     yield '<th class="number">is</th><th></th></tr></thead><tbody>'
     for each in known:

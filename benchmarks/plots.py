@@ -73,6 +73,9 @@ def _bars(shown: list[Group]) -> Figure:
     figure, panels = plt.subplots(
         count, COLUMNS, figsize=(10.5, sum(heights)), squeeze=False, height_ratios=heights, layout="constrained"
     )
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    layout.set(h_pad=0.12, w_pad=0.1)
     for number, group in enumerate(shown):
         _panel(panels.flat[number], group, lines[number // COLUMNS])
     for panel in panels.flat[len(shown) :]:

@@ -43,7 +43,7 @@ def make(
             "reached": outcome.reached,
             "why": outcome.why,
         }
-        for outcome in judge(medians(report), less_is_better(report))
+        for outcome in judge(medians(report), less_is_better(report), settings.scale)
     ]
     return report
 
@@ -69,6 +69,7 @@ def _row(measured: Measured) -> dict[str, Any]:
         "title": case.scenario.title,
         "who": case.who,
         "n": measured.n,
+        "took_s": round(measured.took, 2),
         "figures": figures,
         "percentiles_ms": [[share, quantile(waits, share) * 1000] for share in SHARES] if len(waits) > 1 else [],
         "error": measured.error,

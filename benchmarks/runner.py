@@ -7,8 +7,10 @@ import fnmatch
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +48,8 @@ class Measured:
     rounds: dict[str, list[float]] = field(default_factory=dict)
     waits: list[float] = field(default_factory=list)
     error: str = ""
+    took: float = 0.0
+    """Seconds, with the warm-up and all that is not measured."""
 
     def add(self, sample: Sample) -> None:
         """Add a round."""
@@ -89,7 +93,9 @@ class Child:
         return Sample(**answer)
 
     def _alive(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._process.poll() is not None:
+        if self._process is not None and self._process.poll() is not None:
+            self._kill()
+        if self._process is None:
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.child"],
@@ -106,8 +112,12 @@ class Child:
     def _kill(self) -> None:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, 9)
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                with contextlib.suppress(BrokenPipeError):  # an order that nobody reads any more
+                    assert pipe is not None
+                    pipe.close()
             self._process = None
 
     def close(self) -> None:
@@ -166,11 +176,13 @@ class Runner:
 
     @contextlib.contextmanager
     def _failing(self, turn: Measured) -> Iterator[None]:
+        start = time.monotonic()
         try:
             yield
         except Failed as error:
             turn.error = str(error)
         finally:
+            turn.took += time.monotonic() - start
             self._step()
 
     def _once(self, case: Case, n: int, scale: float) -> Sample:
@@ -186,7 +198,7 @@ class Runner:
         scenario, seconds = case.scenario, self._settings.seconds
         if scenario.size:
             n = max(1, round(scenario.size * self._settings.scale))
-            if not scenario.fresh:
+            if scenario.warm_up and not scenario.fresh:
                 self._once(case, max(1, n // 20), self._settings.scale / 20)
             return n
         n = scenario.start

@@ -80,16 +80,16 @@ def show_targets(console: Console, report: Report) -> None:
     if not rows:
         return
     table = Table(title="Targets", title_style="bold", title_justify="left", box=None, pad_edge=False)
-    for name in ("", "target", "wanted", "is", ""):
+    for name in ("", "target", "wanted", "is"):
         table.add_column(name, justify="right" if name in ("wanted", "is") else "left")
     for each in rows:
         mark, style = MARKS[each["reached"]]
         value = f"{short(each['value'])} {each['unit']}"
-        why = Text(each["why"], style="dim")
-        table.add_row(Text(mark, style=style), each["text"], each["wanted"], Text(value, style=style), why)
+        text = each["text"] + (f" ({each['why']})" if each["why"] else "")
+        table.add_row(Text(mark, style=style), text, each["wanted"], Text(value, style=style))
     console.print(table)
     reached = sum(each["reached"] for each in rows)
-    console.print(f"{reached} of {len(rows)} reached" + (f", {unknown} not measured" if unknown else ""))
+    console.print(f"{reached} of {len(rows)} reached" + (f", {unknown} not measured at full size" if unknown else ""))
 
 
 def show_changes(console: Console, changes: Sequence[Change], old: str) -> None:

@@ -18,11 +18,16 @@ class Turns:
 
     def __init__(self) -> None:
         self.now = 0
+        self.out: dict[str, Task] = {}
         self.inbox = Inbox(lambda: self.now, PATIENCE)
 
     def put(self, *names: str) -> None:
         for name in names:
             self.inbox.put(Task(task_id=name, type="t", crashes=MAX_CRASHES - 1 if name.startswith("!") else 0))
+
+    def done(self, name: str = "") -> None:
+        """The one that was got first, or the one named, has ended."""
+        self.inbox.done(self.out.pop(name or next(iter(self.out))))
 
     async def got(self) -> str | None:
         """What a slot that asks now gets; None if it has to wait."""
@@ -33,6 +38,8 @@ class Turns:
             asking.cancel()
             return None
         task = asking.result()
+        if task is not None:
+            self.out[task.task_id] = task
         return None if task is None else task.task_id
 
 
@@ -64,18 +71,18 @@ async def test_on_its_last_chance_it_runs_alone(turns: Turns) -> None:  # A4
     assert turns.inbox.narrow
     assert [await turns.got(), await turns.got()] == ["a", "b"]
     assert await turns.got() is None
-    turns.inbox.done()
+    turns.done()
     assert await turns.got() is None, "b still runs"
-    turns.inbox.done()
+    turns.done()
     assert await turns.got() == "!x"
     turns.put("c")
     assert await turns.got() is None, "nothing runs beside it"
-    turns.inbox.done()
+    turns.done()
     assert await turns.got() == "c"
     assert await turns.got() is None
-    turns.inbox.done()
+    turns.done()
     assert await turns.got() == "!y"
-    turns.inbox.done()
+    turns.done()
     assert not turns.inbox.narrow
 
 
@@ -86,6 +93,22 @@ async def test_it_does_not_wait_for_ever(turns: Turns) -> None:
     assert await turns.got() is None
     turns.now = PATIENCE
     assert await turns.got() == "!x"
+    turns.put("a")
+    assert await turns.got() is None
+    turns.done("!x")
+    assert not turns.inbox.narrow, "hours still runs, but that is not why"
+    assert await turns.got() == "a"
+
+
+async def test_others_do_not_wait_for_it_for_ever_either(turns: Turns) -> None:
+    turns.put("!x")
+    assert await turns.got() == "!x"
+    turns.put("a")
+    turns.now = PATIENCE - 1
+    assert await turns.got() is None
+    turns.now = PATIENCE
+    assert not turns.inbox.narrow
+    assert await turns.got() == "a"
 
 
 async def test_waiting_ones_can_be_taken_out(turns: Turns) -> None:

@@ -183,11 +183,39 @@ async def test_a_slow_answer_does_not_replace_a_good_one_until_that_has_aged() -
 
     await clock.look(ask(100 * SECOND, 1_000))
     good = clock.now()
-    await clock.look(ask(200 * SECOND, 4 * SECOND))  # two seconds of doubt
+    await clock.look(ask(103 * SECOND, 4 * SECOND))  # two seconds of doubt
     assert clock.now() == good + 4 * SECOND
     clock.steady += 20_000 * SECOND  # drift has made the good one worse than that
-    await clock.look(ask(300 * SECOND, 4 * SECOND))
-    assert clock.now() == 302 * SECOND
+    await clock.look(ask(20_107 * SECOND, 4 * SECOND))
+    assert clock.now() == 20_109 * SECOND
+
+
+async def test_an_answer_that_contradicts_the_last_one_is_believed() -> None:
+    clock = Host()
+
+    async def at_once() -> int:
+        return 100 * SECOND
+
+    async def an_hour_later() -> int:  # the host slept, and its monotonic clock with it
+        clock.steady += 200_000
+        return 3700 * SECOND
+
+    await clock.look(at_once)
+    await clock.look(an_hour_later)
+    assert clock.now() == 3700 * SECOND + 100_000
+
+
+async def test_who_only_pushes_asks_again_after_half_a_minute() -> None:
+    clock = Host()
+
+    async def ask() -> int:
+        return clock.steady
+
+    assert clock.stale
+    await clock.look(ask)
+    assert not clock.stale
+    clock.steady += 30 * SECOND
+    assert clock.stale
 
 
 async def test_a_store_without_a_clock_goes_by_the_hosts() -> None:

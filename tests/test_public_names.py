@@ -53,6 +53,7 @@ AWAITED_ONLY = {
         "immediate",
         "complete_with",
         "reap",
+        "undone",
         "settle",
     },  # for workers and the facade itself
     "Scheduler": {"add", "declare"},  # for TaskQ

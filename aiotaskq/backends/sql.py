@@ -91,7 +91,13 @@ class SqlBackend(Backend):
         return await run_in(session, self.database.url, lambda c: tasks_sql.push(c, tasks), wake)
 
     async def update_with(self, session: Any, changes: Sequence[Change]) -> list[bool]:
-        return await run_in(session, self.database.url, lambda c: tasks_sql.update_tasks(c, changes))
+        held: list[bool] = []
+
+        def committed() -> None:
+            self.hints.tell_updated(changes, held)
+
+        held += await run_in(session, self.database.url, lambda c: tasks_sql.update_tasks(c, changes), committed)
+        return held
 
     async def claim(
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -15,26 +16,28 @@ from sqlalchemy.orm import Session, scoped_session
 from aiotaskq.errors import ValidationError
 
 T = TypeVar("T")
+SOON = 0.05  # seconds that a COMMIT usually takes; whom the hint reaches too early finds the task by polling
 Body = Callable[[Connection], T]
 
 
 async def run_in(session: Any, url: URL, body: Body[T], committed: Callable[[], None] | None = None) -> T:
     """Run the body in the transaction of a session or connection, asynchronous or not, and leave the commit to it.
 
-    ``committed`` is called when a session has committed, and when a connection is about to. Raises ValidationError for
-    what is no such object, and for one of another database than ``url``.
+    ``committed`` is called when a session has committed; for a connection, which tells only that it is about to, a
+    moment after that. Raises ValidationError for what is no such object, and for one of another database than ``url``.
     """
     if isinstance(session, async_scoped_session | scoped_session):
         session = session()
     if isinstance(session, AsyncSession):
         return await session.run_sync(lambda inner: _in_session(inner, url, body, committed))
+    told = None if committed is None else _a_little_later(committed)
     if isinstance(session, AsyncConnection):
-        return await session.run_sync(lambda inner: _in_connection(inner, url, body, committed))
+        return await session.run_sync(lambda inner: _in_connection(inner, url, body, told))
     # A synchronous one waits in a thread: its database may be locked by a transaction of ours, which needs the loop.
     if isinstance(session, Session):
         return await asyncio.to_thread(_in_session, session, url, body, committed)
     if isinstance(session, Connection):
-        return await asyncio.to_thread(_in_connection, session, url, body, committed)
+        return await asyncio.to_thread(_in_connection, session, url, body, told)
     raise ValidationError(
         "session: a SQLAlchemy AsyncSession, AsyncConnection, Session or Connection is needed "
         f"(got {type(session).__name__})"
@@ -46,7 +49,13 @@ def _in_session(session: Session, url: URL, body: Body[T], committed: Callable[[
     _check_same(connection, url)
     answer = body(connection)
     if committed is not None:
-        _after(session, "after_commit", "after_soft_rollback", committed)
+        # Both come for savepoints, too: only the end of the whole transaction counts.
+        _after(
+            session,
+            ("after_commit", lambda inner: not inner.in_nested_transaction()),
+            ("after_soft_rollback", lambda _inner, ended: ended.parent is None),
+            committed,
+        )
     return answer
 
 
@@ -54,7 +63,7 @@ def _in_connection(connection: Connection, url: URL, body: Body[T], committed: C
     _check_same(connection, url)
     answer = body(connection)
     if committed is not None:
-        _after(connection, "commit", "rollback", committed)
+        _after(connection, ("commit", lambda _inner: True), ("rollback", lambda _inner: True), committed)
     return answer
 
 
@@ -62,14 +71,38 @@ _waiting: weakref.WeakKeyDictionary[Any, list[Callable[[], None]]] = weakref.Wea
 """What is to be called when these sessions and connections commit. A listener cannot be removed while it runs."""
 
 
-def _after(target: Any, commit: str, rollback: str, committed: Callable[[], None]) -> None:
+def _after(
+    target: Any,
+    commit: tuple[str, Callable[..., bool]],
+    rollback: tuple[str, Callable[..., bool]],
+    committed: Callable[[], None],
+) -> None:
     """Call back at the end of the transaction that goes well; after one that does not, nothing is left of it."""
     if target not in _waiting:
         _waiting[target] = []
-        event.listen(target, commit, lambda inner, *_: [callback() for callback in _taken(inner)])
-        # A savepoint rolled back is not the end, but counts as one: a hint too few is made up for by polling.
-        event.listen(target, rollback, lambda inner, *_: _taken(inner))
+
+        def on_commit(inner: Any, *rest: Any) -> None:
+            if commit[1](inner, *rest):
+                for callback in _taken(inner):
+                    callback()
+
+        def on_rollback(inner: Any, *rest: Any) -> None:
+            if rollback[1](inner, *rest):
+                _taken(inner)
+
+        event.listen(target, commit[0], on_commit)
+        event.listen(target, rollback[0], on_rollback)
     _waiting[target].append(committed)
+
+
+def _a_little_later(committed: Callable[[], None]) -> Callable[[], None]:
+    loop = asyncio.get_running_loop()
+
+    def told() -> None:  # from any thread, and perhaps after the end of this loop
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(loop.call_later, SOON, committed)
+
+    return told
 
 
 def _taken(target: Any) -> list[Callable[[], None]]:

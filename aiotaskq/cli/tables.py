@@ -64,6 +64,8 @@ def sql(url: str) -> None:
 
 def refuse_unready(url: str) -> None:
     """Raise unless the database is there, with tables of this version: looking at one must not make or change it."""
+    if scheme_of(url) in ("redis", "rediss", "valkey"):
+        return  # there are no tables, and to look makes nothing
     _refuse_absent(url)
     version = _look(url, current)
     if version is None or (version != HEAD and version in REVISIONS):

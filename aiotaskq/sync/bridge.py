@@ -202,7 +202,9 @@ def blocking_context(
         twin = f"aiotaskq.{type(self).__name__}.{method.__name__}"
         manager = run(lambda: _entered(self._reach, method, args, kwargs), twin, _left)
         with contextlib.ExitStack() as stack:
-            stack.push(lambda *error: run(lambda: manager.__aexit__(*error), twin))
+            process = _process
+            # A forked child leaves the block as well; what runs in it is its parent's.
+            stack.push(lambda *error: run(lambda: manager.__aexit__(*error), twin) if process is _process else None)
             yield self
 
     return cast("Callable[Concatenate[Any, P], AbstractContextManager[Any]]", like(method)(call))

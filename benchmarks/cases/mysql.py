@@ -37,7 +37,15 @@ class RawMySQL(System):
 
     def _place(self) -> dict[str, Any]:
         url = urlsplit(self.place)
-        return {"host": url.hostname, "port": url.port, "user": url.username, "db": url.path[1:], "autocommit": True}
+        return {
+            "host": url.hostname,
+            "port": url.port,
+            "user": url.username,
+            "db": url.path[1:],
+            "autocommit": True,
+            # By default it locks gaps, too, and who pushes and who claims would end in deadlocks.
+            "init_command": "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+        }
 
     async def make(self) -> None:
         import asyncmy

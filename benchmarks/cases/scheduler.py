@@ -14,7 +14,7 @@ from typing import Any
 
 from aiotaskq import TaskQ, preview
 from aiotaskq.schedule import Schedule, new_schedule
-from benchmarks.case import LIMIT, OURS, Run, Sample, Unit, quantile, rate, scenario
+from benchmarks.case import LIMIT, OURS, Run, Sample, Scenario, Unit, quantile, rate, scenario
 
 FIRE = {
     "p50": Unit("ms late", less=True),
@@ -22,10 +22,14 @@ FIRE = {
     "fired": Unit("% fired"),
     "cpu": Unit("% of a core", less=True),
 }
-THOUSAND = scenario("scheduler", "fire.1000", "1,000 schedules, 293 due a second", FIRE, size=1_000, place="file")
-TEN_THOUSAND = scenario(
-    "scheduler", "fire.10000", "10,000 schedules, 2,929 due a second", FIRE, size=10_000, place="file"
-)
+
+
+def _firing(name: str, title: str, size: int) -> Scenario:
+    return scenario("scheduler", name, title, FIRE, size=size, place="file", warm_up=False)
+
+
+THOUSAND = _firing("fire.1000", "1,000 schedules, 293 due a second", 1_000)
+TEN_THOUSAND = _firing("fire.10000", "10,000 schedules, 2,929 due a second", 10_000)
 ADDED = {"rate": Unit("schedules/s")}
 ADD = scenario("scheduler", "add", "add schedules, many at once", ADDED, start=200, place="file")
 ADD_ONE = scenario("scheduler", "add.one", "add schedules, one by one", ADDED, start=100, place="file")
@@ -63,7 +67,7 @@ def plan(run: Run, begin: float) -> Plan:
     dice = random.Random(1)
     intervals = [1 + number % 10 for number in range(run.n)]
     starts = [begin + every * dice.random() for every in intervals]
-    return Plan(list(zip(intervals, starts, strict=True)), begin, begin + min(10, run.of(10, 2)))
+    return Plan(list(zip(intervals, starts, strict=True)), begin, begin + min(10, run.of(10, 1)))
 
 
 class Firings:
@@ -118,7 +122,7 @@ async def fire_ours(run: Run) -> Sample:
         async def fire(every: int, start: float) -> None:
             firings.hit(every, start)
 
-        planned = plan(run, time.time() + 1.0 + run.n / 4_000)
+        planned = plan(run, time.time() + 0.5 + run.n / 3_000)
         await tq.scheduler.add(schedules(planned))
         async with tq.running(concurrency=10):
             return await firings.watch(planned)

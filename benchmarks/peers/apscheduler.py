@@ -75,7 +75,7 @@ def _add(scheduler: Any, planned: Plan) -> None:
 async def _fire(run: Run, place: str) -> Sample:
     global firings
     firings = Firings()
-    planned = plan(run, time.time() + 2.0 + run.n * (0.002 if place else 0.0003))
+    planned = plan(run, time.time() + 1.0 + run.n * (0.002 if place else 0.0003))
     if place:
         with _scheduler(place, synchronous="OFF", paused=True) as filling:  # not measured, so it need not take long
             _add(filling, planned)

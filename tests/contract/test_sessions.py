@@ -59,8 +59,9 @@ async def test_a_push_exists_when_the_transaction_does(  # A11
             assert told == []
             await transaction.commit()
         assert await handle.status() is Status.PENDING
-        for _ in range(100):
-            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while not told:
+                await asyncio.sleep(0.01)
         assert told == [handle.task_id]
 
         async with opened(engine, kind) as transaction:
@@ -249,3 +250,51 @@ async def test_complete_raises_lease_lost(sql_store: Store, engine: AsyncEngine)
         assert await tq.queue.complete_with(session, task, None, then=lambda _task: ()) is not None
         await session.commit()
         assert (await tq.get(task.task_id)).status is Status.COMPLETED
+
+
+async def test_savepoints_are_not_the_end(sql_store: Store) -> None:  # A11
+    if sql_store.name == "sqlite":
+        pytest.skip("what a savepoint is depends on the application's own driver there; see tests/test_database.py")
+    engine = create_async_engine(parse_url(sql_store.url, ASYNC_DRIVERS))
+    tq = TaskQ(sql_store.url)
+    told: list[str] = []
+    tq.on("pushed", lambda event: told.append(event.task.task_id))
+
+    async def settled() -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    async with tq:
+        async with AsyncSession(engine) as session:
+            async with session.begin_nested():
+                handle = await tq.push("mail", session=session)
+            await settled()
+            assert told == [], "told at the end of the savepoint"
+            await session.commit()
+            await settled()
+            assert told == [handle.task_id]
+        async with AsyncSession(engine) as session:
+            async with session.begin_nested():
+                await tq.push("mail", session=session)
+            await session.rollback()
+            await session.commit()
+        await settled()
+        assert told == [handle.task_id]
+        assert [task.task_id for task in await tq.find()] == [handle.task_id]
+    await engine.dispose()
+
+
+async def test_who_waits_for_a_task_that_completes_in_a_transaction_is_woken(
+    sql_store: Store, engine: AsyncEngine
+) -> None:
+    tq = TaskQ(sql_store.url, poll_interval=30)
+
+    @tq.task
+    async def book() -> None:
+        async with AsyncSession(engine) as session:
+            await asyncio.sleep(0.2)
+            await current_task().complete(session, result="booked")
+            await session.commit()
+
+    async with tq.running(concurrency=1):
+        assert await (await book.push()).result(10) == "booked"

@@ -321,3 +321,62 @@ async def test_hosts_whose_clocks_differ_agree_about_leases_and_due_times(shared
             delayed = await fast.push("work", delay=0.2)
             assert await handle.result(15) == 1
             assert await delayed.result(15) == 1
+
+
+async def test_an_outage_longer_than_the_lease_is_nobodys_crash(shared_store: Store) -> None:  # F20, B8
+    tqs = [TaskQ(shared_store.url, **QUICK) for _ in range(2)]
+    runs: list[int] = []
+
+    async def long() -> str:
+        runs.append(current_task().task.fence)
+        if current_task().task.fence == 1:
+            await asyncio.Event().wait()
+        return "done"
+
+    for tq in tqs:
+        tq.task(name="long")(long)
+    async with tqs[0].running(concurrency=2), tqs[1].running(concurrency=2):
+        handle = await tqs[0].push("long")
+        await eventually(lambda: runs)
+        cut: list[tuple[Any, str]] = []
+
+        async def away(*_args: Any, **_options: Any) -> Any:
+            raise DatabaseUnavailable("cut off")
+
+        for tq in tqs:
+            worker = tq._worker
+            assert worker is not None
+            for backend in (tq._backend, worker._keeper._backend):
+                for verb in ("claim", "update", "heartbeat", "overdue", "ping", "cancelling", "get"):
+                    setattr(backend, verb, away)
+                    cut.append((backend, verb))
+        await asyncio.sleep(3 * QUICK["lease"])
+        for backend, verb in cut:
+            delattr(backend, verb)
+        assert await handle.result(20) == "done"
+        task = await handle.task()
+    assert (task.crashes, task.retry_count) == (0, 0)
+
+
+async def test_a_claim_under_way_at_the_stop_is_undone_before_the_end(shared_store: Store) -> None:  # A9, D13
+    tq = TaskQ(shared_store.url)
+
+    @tq.task
+    async def work() -> None: ...
+
+    claim = tq._backend.claim
+    begun = asyncio.Event()
+
+    async def slow(*args: Any, **options: Any) -> Any:
+        begun.set()
+        await asyncio.sleep(1.5)
+        return await claim(*args, **options)
+
+    async with tq.running(concurrency=1):
+        tq._backend.claim = slow  # type: ignore[method-assign]
+        handle = await work.push()
+        await begun.wait()
+    del tq._backend.claim
+    async with TaskQ(shared_store.url) as after:
+        task = await after.get(handle.task_id)
+    assert (task.status, task.crashes) == (Status.PENDING, 0)
