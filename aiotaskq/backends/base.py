@@ -207,6 +207,21 @@ class Backend(ABC):
         ``ready``.
         """
 
+    async def exchange(
+        self,
+        changes: Sequence[Change],
+        owner: str,
+        now: int,
+        limit: int,
+        *,
+        queues: Sequence[str] | None = None,
+        lease_until: int | None = None,
+    ) -> tuple[list[bool], list[Task]]:
+        """``update`` and then ``claim``; in one transaction or round trip where that is cheaper."""
+        held = await self.update(changes) if changes else []
+        tasks = await self.claim(owner, now, limit, queues=queues, lease_until=lease_until) if limit else []
+        return held, tasks
+
     @abstractmethod
     async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
         """Extend the lease of running tasks by (id, fence): None where it is lost, else whether to cancel."""
