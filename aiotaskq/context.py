@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from aiotaskq.errors import LeaseLost, NotFound
 from aiotaskq.outcome import clip
@@ -20,24 +19,35 @@ class SnoozeRequested(Exception):
         self.delay = delay
 
 
+class Runner(Protocol):
+    """Who runs a task: the worker, as its handlers reach it."""
+
+    loop: asyncio.AbstractEventLoop
+
+    async def report(self, task: Task, value: dict[str, Any]) -> bool:
+        """Store the progress of a task that runs here; return whether it is still ours."""
+
+    async def complete(self, task: Task, session: Any, result: Any) -> bool:
+        """Complete a task that runs here in the caller's transaction; return whether it is still ours."""
+
+
 class TaskContext:
     """The running task, from inside its handler."""
 
-    def __init__(
-        self,
-        task: Task,
-        report: Callable[[dict[str, Any]], Awaitable[bool]],
-        complete: Callable[[Any, Any], Awaitable[bool]],
-    ) -> None:
+    __slots__ = ("_runner", "cancel_requested", "completed", "task")
+
+    def __init__(self, task: Task, runner: Runner) -> None:
         self.task = task
         """The frozen task as it was claimed; ``task.fence`` tells this delivery from others."""
         self.cancel_requested = False
         """Whether somebody asked the task to stop; an ``async def`` handler is cancelled besides."""
         self.completed = False
         """Whether ``complete`` was called: the worker then looks whether that transaction was committed."""
-        self._report = report
-        self._complete = complete
-        self._loop = asyncio.get_running_loop()  # the worker's: a `def` handler runs in a thread
+        self._runner = runner
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return self._runner.loop  # a `def` handler runs in a thread
 
     async def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
         """Store how far the task is, for ``handle.progress()``. Raises LeaseLost when it is no longer this worker's."""
@@ -46,7 +56,7 @@ class TaskContext:
             value["total"] = check_int("total", total, 0)
         if message is not None:
             value["message"] = clip(str(message)[:500])
-        if not await self._report(value):
+        if not await self._runner.report(self.task, value):
             raise LeaseLost(f"task {self.task.task_id} is no longer run here; stop working on it")
 
     def snooze(self, seconds: float) -> None:
@@ -64,7 +74,7 @@ class TaskContext:
         Raises LeaseLost when the task is no longer this worker's: roll back then. Raises NotSupported where the store
         is not SQL, ValidationError for another database's session or a result that cannot be stored.
         """
-        if not await self._complete(session, result):
+        if not await self._runner.complete(self.task, session, result):
             raise LeaseLost(f"task {self.task.task_id} is no longer run here; roll back what was done for it")
         self.completed = True
 

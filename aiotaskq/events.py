@@ -46,17 +46,21 @@ class Events:
     def __init__(self) -> None:
         self._listeners: dict[str, list[Callable[[Event], Any]]] = {}
         self._running: set[asyncio.Future[Any]] = set()
+        self.wanted = False
+        """Whether anybody listens to anything."""
 
     def on(self, name: str, listener: Callable[[Event], Any]) -> None:
         """Call ``listener(event)`` each time; raises ValidationError for an unknown name."""
         if name not in NAMES:
             raise ValidationError(f"event: {name!r} is not one of {', '.join(NAMES)}")
         self._listeners.setdefault(name, []).append(listener)
+        self.wanted = True
 
     def adopt(self, other: Events) -> None:
         """Tell the listeners of ``other``, too."""
         for name, listeners in other._listeners.items():
             self._listeners.setdefault(name, []).extend(listeners)
+            self.wanted = True
 
     def __contains__(self, name: str) -> bool:
         return name in self._listeners
@@ -64,14 +68,18 @@ class Events:
     def emit(self, name: str, at: int, task: Task | None = None, **detail: Any) -> None:
         """Tell the listeners; costs nothing where nobody listens."""
         for listener in self._listeners.get(name, ()):
-            try:
-                answer = listener(Event(name, at, task, detail))
-                if inspect.isawaitable(answer):
-                    running = asyncio.ensure_future(answer)
-                    self._running.add(running)
-                    running.add_done_callback(self._done)
-            except Exception:
-                logger.opt(exception=True).error("a listener of {!r} failed", name)
+            self.call(listener, Event(name, at, task, detail), f"a listener of {name!r}")
+
+    def call(self, function: Callable[[Any], Any], argument: object, what: str) -> None:
+        """Call a function of the application's, which may be a coroutine function; its errors are logged."""
+        try:
+            answer = function(argument)
+            if inspect.isawaitable(answer):
+                running = asyncio.ensure_future(answer)
+                self._running.add(running)
+                running.add_done_callback(self._done)
+        except Exception:
+            logger.opt(exception=True).error("{} failed", what)
 
     def _done(self, future: asyncio.Future[Any]) -> None:
         self._running.discard(future)

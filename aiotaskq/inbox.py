@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from aiotaskq.outcome import MAX_CRASHES
+from aiotaskq.pace import Pace
 from aiotaskq.task import Task
 
 
@@ -24,9 +25,12 @@ class Inbox:
         self._tasks: deque[Task] = deque()
         self._suspects: deque[tuple[int, Task]] = deque()  # with the tick until which they wait
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._running = 0
         self._alone: tuple[int, Task] | None = None  # a suspect that runs, and the tick until which others wait for it
+        self._moved = 0  # ticks when a task went in or out
         self._closed = False
+        self.pace = Pace()
+        self.running = 0
+        """How many were handed out and have not ended."""
 
     def __len__(self) -> int:
         return len(self._tasks) + len(self._suspects)
@@ -44,16 +48,16 @@ class Inbox:
         if task.crashes == MAX_CRASHES - 1:
             self._suspects.append((self._ticks() + self._patience, task))
         else:
+            if not self._tasks:
+                self._moved = self._ticks()
             self._tasks.append(task)
-        self._wake()
+        if self._waiting:
+            self._wake()
 
     async def get(self) -> Task | None:
         """Wait for a task; None once the inbox is closed. Each one has to be followed by ``done``."""
         while True:
-            if (task := self._next()) is not None:
-                self._running += 1
-                if task.crashes == MAX_CRASHES - 1:
-                    self._alone = self._ticks() + self._patience, task
+            if (task := self.next()) is not None:
                 return task
             if self._closed:
                 return None
@@ -61,19 +65,31 @@ class Inbox:
             self._waiting.append(waiter)
             await waiter
 
-    def _next(self) -> Task | None:
-        if self._tasks and not self._is_alone():
+    def next(self) -> Task | None:
+        """Return the next task, if there is one; as ``get``."""
+        if self._tasks and (self._alone is None or not self._is_alone()):
+            self.running += 1
             return self._tasks.popleft()
-        if self._suspects and (not self._running or self._ticks() >= self._suspects[0][0]):
-            return self._suspects.popleft()[1]
+        if self._suspects and (not self.running or self._ticks() >= self._suspects[0][0]):
+            task = self._suspects.popleft()[1]
+            self._alone = self._ticks() + self._patience, task
+            self.running += 1
+            return task
         return None
 
-    def done(self, task: Task) -> None:
-        """Say that a task that ``get`` gave has ended."""
-        self._running -= 1
+    def done(self, task: Task, ticks: int, took: int) -> None:
+        """Say that a task that was handed out has ended, when that was, and how many ticks it took."""
+        self.running -= 1
+        self._moved = ticks
+        self.pace.took(took)
         if self._alone is not None and self._alone[1] is task:
             self._alone = None
-        self._wake()
+        if self._waiting:
+            self._wake()
+
+    def waits_for(self) -> int:
+        """For how many ticks tasks have waited while no slot became free."""
+        return self._ticks() - self._moved if self._tasks and not self.narrow else 0
 
     def hurry(self) -> None:
         """Look whether a suspect, or the others for one that runs, have waited for long enough."""
@@ -86,6 +102,10 @@ class Inbox:
         self._tasks = deque(task for task in self._tasks if not which(task))
         self._suspects = deque(suspect for suspect in self._suspects if not which(suspect[1]))
         return taken
+
+    def take_last(self, keep: int) -> list[Task]:
+        """Take out all but so many of those that wait for nothing but a slot."""
+        return [self._tasks.pop() for _ in range(len(self._tasks) - keep)][::-1]
 
     def close(self) -> None:
         """Let everybody who waits go."""

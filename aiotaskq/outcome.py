@@ -9,6 +9,7 @@ import traceback
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.task import INT64, MAX_DEPTH, SECOND, Status, Task, check_json, check_seconds, shown
@@ -131,7 +132,14 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
     if task.status not in _ALLOWED[kind]:
         raise IllegalTransition(f"task {task.task_id} is {task.status}: {kind.__name__} is not possible")
     if kind is Completed:
-        return _end(task, Status.COMPLETED, now, result=outcome.result)  # type: ignore[union-attr]
+        return replace(  # as `_end` does, whose call would cost half as much again: this is what nearly all come to
+            task,
+            status=Status.COMPLETED,
+            completed_at=now // SECOND,
+            lease_owner=None,
+            lease_until=None,
+            result=outcome.result,  # type: ignore[union-attr]
+        )
     match outcome:
         case Failed(error, retryable, backoff, chance):
             if not retryable or task.retry_count >= task.max_retries:
@@ -181,11 +189,11 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
 
 
 def _end(task: Task, status: Status, now: int, **changes: Any) -> Task:
-    return task.replace(status=status, completed_at=now // SECOND, lease_owner=None, lease_until=None, **changes)
+    return replace(task, status=status, completed_at=now // SECOND, lease_owner=None, lease_until=None, **changes)
 
 
 def _pending(task: Task, **changes: Any) -> Task:
-    return task.replace(status=Status.PENDING, lease_owner=None, lease_until=None, cancel_requested=False, **changes)
+    return replace(task, status=Status.PENDING, lease_owner=None, lease_until=None, cancel_requested=False, **changes)
 
 
 def _retry(task: Task, error: str, now: int, delay: int) -> Task:

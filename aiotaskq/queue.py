@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ from aiotaskq.backends.base import ENDED, READY, TAKEN, Backend, Change
 from aiotaskq.batch import Batch
 from aiotaskq.bound import Bound
 from aiotaskq.bulk import RETRYABLE, ended_before, purge_all, retry_all, statuses
+from aiotaskq.claims import Claims
 from aiotaskq.clock import Clock
 from aiotaskq.errors import (
     LeaseLost,
@@ -23,7 +24,7 @@ from aiotaskq.errors import (
 )
 from aiotaskq.events import Events
 from aiotaskq.leases import fresh_owner
-from aiotaskq.log import logger, printable
+from aiotaskq.log import printable
 from aiotaskq.outcome import (
     POP_OWNER,
     Cancelled,
@@ -38,7 +39,6 @@ from aiotaskq.outcome import (
     settle,
 )
 from aiotaskq.pops import OpenPops
-from aiotaskq.service import Wakeup
 from aiotaskq.task import (
     SECOND,
     Status,
@@ -52,6 +52,7 @@ from aiotaskq.task import (
     task_from_dict,
     task_to_dict,
 )
+from aiotaskq.waiting import Waiting
 
 REAP_LIMIT = 500  # overdue tasks settled in one round
 REAP_INTERVAL = 15.0  # seconds between two looks for them, at most
@@ -94,10 +95,11 @@ class Queue:
         self._pushes: Batch[Task, Task] = Batch(backend.push)
         self._updates: Batch[Change, bool] = Batch(backend.update)
         self._reads: Batch[str, Task | None] = Batch(backend.get)
+        self.claims = Claims(backend, clock, bounded=bool(self._bound.maxsize))
+        self._waiting = Waiting(backend.hints)
         self._pops = OpenPops()
         self._next_reap = 0  # ticks
         self._pop_owner = fresh_owner(POP_OWNER)
-        self._background: set[asyncio.Future[Any]] = set()
 
     @property
     def immediate(self) -> bool:
@@ -129,7 +131,8 @@ class Queue:
             stored = await self._backend.push_with(session, tasks, committed)
         else:
             stored = await (self._pushes.add(tasks) if self._backend.grouped else self._backend.push(tasks))
-            self._tell_pushed(tasks, stored)
+            if "pushed" in self.events:
+                self._tell_pushed(tasks, stored)
         return stored
 
     def _tell_pushed(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
@@ -148,15 +151,15 @@ class Queue:
                 raise ValidationError(f"{field}: a function cannot be stored; give the name of a task")
 
     async def _make_room(self, wanted: int) -> None:
-        with self._woken(TAKEN, ENDED) as event:
+        with self._waiting.woken_by(TAKEN, ENDED) as woken:
             while excess := self._bound.excess(await self.get_queue_size(), wanted):
                 if self._bound.drops:
                     dropped, now = Cancelled("dropped: the queue is full"), self._clock.now()
                     oldest = await self._backend.claim(self._pop_owner, now, excess)
                     await self._backend.update([Change(task, settle(task, dropped, now)) for task in oldest])
                 else:
-                    await self._clock.wait(event, self._poll_interval)
-                    event.clear()
+                    await self._clock.wait(woken.event, self._poll_interval)
+                    woken.clear()
 
     async def push_task(self, task: Mapping[str, Any], priority: int = 0) -> str:
         """Add a task given as a dict (``type``, ``params``, optional ``task_id``), which is not changed; return its id.
@@ -201,9 +204,9 @@ class Queue:
     async def _pop_waiting(self, wait: float | None, visibility: float) -> Task | None:
         end = None if wait is None else self._clock.ticks() + int(wait * SECOND)
         await self._backend.watch()
-        with self._woken(READY) as event:
+        with self._waiting.woken_by(READY) as woken:
             while True:
-                event.clear()  # before the look: what comes after it is not missed
+                woken.clear()  # before the look: what comes after it is not missed
                 if (task := await self._pop_one(visibility)) is not None:
                     return task
                 now = self._clock.now()
@@ -215,7 +218,7 @@ class Queue:
                     if left <= 0:
                         return None
                     pause = min(pause, left)
-                await self._clock.wait(event, pause)
+                await self._clock.wait(woken.event, pause)
 
     async def _pop_one(self, visibility: float) -> Task | None:
         if self._backend.durable and self._clock.ticks() >= self._next_reap:
@@ -224,7 +227,7 @@ class Queue:
             await self.reap()
         now = self._clock.now()
         lease = now + int(visibility * SECOND) if self._backend.durable else None
-        tasks = await self.claim(self._pop_owner, 1, lease_until=lease)
+        _, tasks = await self.claims.exchange((), self._pop_owner, now, 1, lease_until=lease)
         if tasks and tasks[0].undecodable is not None:
             await self.settle(tasks[0], Failed(f"undecodable: {tasks[0].undecodable}", retryable=False))
             return await self._pop_one(visibility)
@@ -256,47 +259,7 @@ class Queue:
         if not pop.given_back:
             await self.settle(pop.task, Released("its caller left"))
 
-    # ---- for workers ----
-
-    async def claim(
-        self, owner: str, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
-    ) -> list[Task]:
-        """Claim for an owner. If the caller is cancelled meanwhile, what was claimed goes back at once."""
-        now = self._clock.now()
-        verb = self._backend.claim(owner, now, limit, queues=queues, lease_until=lease_until)
-        if not self._backend.grouped:  # does not suspend, so there is no meanwhile
-            tasks = await verb
-        else:
-            claim = asyncio.ensure_future(verb)
-            try:
-                tasks = await asyncio.shield(claim)
-            except asyncio.CancelledError:
-                self._in_background(self._undo(claim))
-                raise
-        if tasks and self._bound.maxsize:
-            self._backend.hints.tell(TAKEN)
-        return tasks
-
-    async def _undo(self, claim: asyncio.Future[list[Task]]) -> None:
-        now = self._clock.now()
-        tasks = await claim
-        await self._backend.update([Change(task, settle(task, Released("its caller left"), now)) for task in tasks])
-
-    def _in_background(self, work: Any) -> None:
-        future = asyncio.ensure_future(work)
-        self._background.add(future)
-
-        def done(ended: asyncio.Future[Any]) -> None:
-            self._background.discard(ended)
-            if not ended.cancelled() and (error := ended.exception()) is not None:
-                logger.warning("queue: {}: {}", type(error).__name__, error)
-
-        future.add_done_callback(done)
-
-    async def undone(self, timeout: float) -> None:
-        """Wait until claims that are being undone are, at most ``timeout`` seconds."""
-        if self._background:
-            await asyncio.wait(set(self._background), timeout=timeout)
+    # ---- settling ----
 
     async def settle(
         self,
@@ -319,7 +282,9 @@ class Queue:
             (row,) = await self._backend.get([task.task_id])
             # Only the cancel flag may have come in between; then the rules decide anew.
             if row is None or lease_over or (row.status, row.fence) != (task.status, task.fence):
-                return None
+                # Only who holds this fence can have completed it: an answer of the store was lost.
+                ours = row is not None and row.status is after.status is Status.COMPLETED and row.fence == task.fence
+                return row if ours else None
             if row.cancel_requested == task.cancel_requested:
                 return None
             task = row.replace(params=task.params, extra=task.extra)
@@ -473,28 +438,14 @@ class Queue:
         if timeout is not None:
             end = self._clock.ticks() + int(check_seconds("timeout", timeout) * SECOND)
         await self._backend.watch()
-        with self._woken(ENDED, only=task_id) as event:
+        with self._waiting.woken_at_end(task_id) as woken:
             pause = self._poll_interval
             while True:
-                event.clear()
+                woken.clear()
                 task = await self.get(task_id)
                 if task.final:
                     return task
                 left = pause if end is None else min(pause, (end - self._clock.ticks()) / SECOND)
                 if left <= 0:
                     raise ResultTimeout(f"task {task_id} ({task.type}) is {task.status} after {timeout:g} s")
-                await self._clock.wait(event, left)
-
-    @contextlib.contextmanager
-    def _woken(self, *kinds: str, only: str | None = None) -> Iterator[asyncio.Event]:
-        wakeup = Wakeup()
-
-        def listener(kind: str, names: Sequence[str]) -> None:
-            if kind in kinds and (only is None or not names or only in names):
-                wakeup()
-
-        stop = self._backend.hints.listen(listener)
-        try:
-            yield wakeup.event
-        finally:
-            stop()
+                await self._clock.wait(woken.event, left)

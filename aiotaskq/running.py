@@ -18,6 +18,8 @@ class Running:
     the job ends, the slot goes on.
     """
 
+    __slots__ = ("_asked", "_over", "_slot", "abandoned", "context", "reason", "task")
+
     def __init__(self, task: Task, slot: asyncio.Task[Any], context: TaskContext) -> None:
         self.task = task
         self.context = context

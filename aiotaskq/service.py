@@ -18,11 +18,15 @@ class Wakeup:
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
+        self._asked = False
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 
     def __call__(self) -> None:
         """Set the event, from any thread; a loop that has ended needs no waking."""
+        if self._asked:
+            return
+        self._asked = True
         if threading.get_ident() == self._thread:
             self.event.set()
         elif not self._loop.is_closed():
@@ -30,6 +34,11 @@ class Wakeup:
                 self._loop.call_soon_threadsafe(self.event.set)
             except RuntimeError:
                 return  # it was closed between the question and the call
+
+    def clear(self) -> None:
+        """Clear the event: what is told from now on sets it again."""
+        self._asked = False
+        self.event.clear()
 
 
 class Service:
@@ -52,6 +61,11 @@ class Service:
     def running(self) -> bool:
         """Whether the loop runs, in an event loop that still lives."""
         return self._task is not None and not self._task.done() and not self._task.get_loop().is_closed()
+
+    @property
+    def woken(self) -> bool:
+        """Whether the next round is wanted at once."""
+        return self._wakeup is not None and self._wakeup.event.is_set()
 
     async def start(self) -> None:
         """Start in the running loop; does nothing if it runs already."""
@@ -79,7 +93,7 @@ class Service:
 
     async def _run(self, wakeup: Wakeup) -> None:
         while not self._stopping:
-            wakeup.event.clear()
+            wakeup.clear()
             try:
                 delay = await self._poll()
                 self.failures = 0
@@ -89,4 +103,6 @@ class Service:
                 logger.warning("{}: {}: {}; next try in {:.1f} s", self.name, type(error).__name__, error, delay)
             if self._stopping:
                 break
-            await self._clock.wait(wakeup.event, delay)
+            if not await self._clock.wait(wakeup.event, delay):
+                continue
+            await asyncio.sleep(0)  # a round that never waits, woken again and again, must not keep the loop to itself

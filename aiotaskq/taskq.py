@@ -99,6 +99,7 @@ class TaskQ(Registry):
             store_backend.values, self._clock, durable=store_backend.durable, cleanup_interval=cleanup_interval
         )
         self._retention = Retention(self._backend, self._clock, ended=retention, failed=retention_failed)
+        self._store_clock = self._clock if isinstance(self._clock, StoreClock) else None
         self._clock_service = Service("clock", self._look_at_clock, self._clock)
         self._worker: Worker | None = None
         self._is_open = False
@@ -151,7 +152,11 @@ class TaskQ(Registry):
 
     async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
         """Push one checked call, as made by ``f.call(…)``."""
-        return (await self.push_many([call]))[0]
+        if self._store_clock is not None and self._store_clock.stale:
+            await self._look_at_clock()
+        task = new_task_of(call, self._handlers, self._elsewhere, self._clock.now())
+        (row,) = await self._push([task], call.options.get("session"))
+        return TaskHandle(self.queue, row.task_id, row is task)
 
     async def push_many(
         self, calls: Iterable[TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]]
@@ -161,17 +166,20 @@ class TaskQ(Registry):
         Each is ``f.call(…)``, ``(type, params)``, or a dict with ``type``, ``params`` and options."""
         checked = [as_call(call) for call in calls]
         session = session_of(checked)
-        if isinstance(self._clock, StoreClock) and self._clock.stale:
+        if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
         now = self._clock.now()
         tasks = [new_task_of(call, self._handlers, self._elsewhere, now) for call in checked]
+        stored = await self._push(tasks, session) if tasks else []
+        return [TaskHandle(self.queue, row.task_id, row is task) for task, row in zip(tasks, stored, strict=True)]
+
+    def _push(self, tasks: list[Task], session: Any) -> Awaitable[list[Task]]:
+        if not self._push_middleware:
+            return self.queue.add(tasks, session)
         push: Callable[[list[Task]], Awaitable[list[Task]]] = functools.partial(self.queue.add, session=session)
         for wrapper in reversed(self._push_middleware):
             push = functools.partial(_wrapped_push, wrapper, push)
-        stored = await push(tasks) if tasks else []
-        return [
-            TaskHandle(self.queue, row.task_id, created=row is task) for task, row in zip(tasks, stored, strict=True)
-        ]
+        return push(tasks)
 
     def handle(self, task_id: str) -> TaskHandle[Any]:
         """Return the handle of a task by id, whoever pushed it."""
@@ -256,15 +264,15 @@ class TaskQ(Registry):
         except BaseException:
             await self._close_stores()
             raise
-        if isinstance(self._clock, StoreClock):
+        if self._store_clock is not None:
             await self._look_at_clock()
-            if self._clock.foreign:
+            if self._store_clock.foreign:
                 await self._clock_service.start()
         self._is_open = True
 
     async def _look_at_clock(self) -> float:
-        assert isinstance(self._clock, StoreClock)
-        await self._clock.look(self._backend.ping)
+        assert self._store_clock is not None
+        await self._store_clock.look(self._backend.ping)
         return LOOK_AT_CLOCK
 
     async def close(self, drain: float = 25.0, grace: float = 5.0) -> None:
@@ -276,7 +284,7 @@ class TaskQ(Registry):
             self.store.stop_cleanup(),
             self._clock_service.stop(SERVICES),
             self._events.idle(CLOSING),
-            self.queue.undone(CLOSING),
+            self.queue.claims.undone(CLOSING),
         )
         await self._close_stores()
 

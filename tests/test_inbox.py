@@ -27,7 +27,7 @@ class Turns:
 
     def done(self, name: str = "") -> None:
         """The one that was got first, or the one named, has ended."""
-        self.inbox.done(self.out.pop(name or next(iter(self.out))))
+        self.inbox.done(self.out.pop(name or next(iter(self.out))), self.now, 0)
 
     async def got(self) -> str | None:
         """What a slot that asks now gets; None if it has to wait."""

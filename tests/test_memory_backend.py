@@ -30,7 +30,7 @@ def test_it_stays_under_200_lines() -> None:
 
 def entries(backend: MemoryBackend) -> int:
     """How many entries the queues hold, dead ones too."""
-    return sum(len(q._queue) + len(q._future) + len(q._new) for q in backend._queues.values())
+    return sum(len(q._queue) + len(q._between) + len(q._future) + len(q._new) for q in backend._queues.values())
 
 
 @pytest.mark.parametrize("looked_at", [False, True])

@@ -48,12 +48,10 @@ AWAITED_ONLY = {
     "Queue": {
         "add",
         "adopt",
-        "claim",
         "give_back",
         "immediate",
         "complete_with",
         "reap",
-        "undone",
         "settle",
     },  # for workers and the facade itself
     "Scheduler": {"add", "declare"},  # for TaskQ
@@ -193,7 +191,12 @@ FLOORS: dict[str, float] = {
     "service": 3.1,
     "leases": 3.2,
     "bulk": 3.15,
-    "inbox": 3.1,
+    "inbox": 3.12,
+    "pace": 3.1,
+    "deadlines": 3.1,
+    "supply": 3.3,
+    "waiting": 3.15,
+    "claims": 3.1,
     "bound": 3.1,
     "events": 3.1,
     # 2, stores: rows, not rules
@@ -214,6 +217,7 @@ FLOORS: dict[str, float] = {
     "models": 2,
     "backends.memory": 2.1,
     "backends.memory_queue": 2,
+    "backends.memory_keys": 2,
     "backends.memory_values": 2,
     "backends.redis": 2.4,
     "backends.redis_hints": 2.3,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import itertools
 import os
@@ -17,6 +18,7 @@ import pytest
 
 import aiotaskq
 from aiotaskq import Backoff, ExitCode, TaskFailed, TaskQ, current_task
+from aiotaskq.backends.base import Backend
 from aiotaskq.clock import VirtualClock
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.task import SECOND, Status
@@ -587,7 +589,8 @@ async def test_outcome_is_stored_after_a_short_outage(tmp_path: Path) -> None:  
             raise DatabaseUnavailable("gone")
         return await update(changes)
 
-    tq.queue._updates._write = refusing
+    tq._backend.update = refusing  # type: ignore[method-assign]
+    tq._backend.exchange = functools.partial(Backend.exchange, tq._backend)  # type: ignore[method-assign]
 
     @tq.task
     async def work() -> str:

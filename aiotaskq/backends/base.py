@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from aiotaskq.errors import NotSupported
-from aiotaskq.task import Status, Task, TaskFilter
+from aiotaskq.task import FINAL, Status, Task, TaskFilter
 
 if TYPE_CHECKING:
     from aiotaskq.schedule import Schedule
@@ -80,7 +80,7 @@ class Hints:
     def __init__(self) -> None:
         self._listeners: tuple[Callable[[str, Sequence[str]], None], ...] = ()
         self._lock = threading.Lock()
-        self.forward: Callable[[str, Sequence[str]], None] = lambda _kind, _names: None
+        self.forward: Callable[[str, Sequence[str]], None] | None = None
 
     def listen(self, listener: Callable[[str, Sequence[str]], None]) -> Callable[[], None]:
         """Call ``listener(kind, names)`` after each commit, from any thread; returns what ends it."""
@@ -95,8 +95,10 @@ class Hints:
 
     def tell(self, kind: str, names: Sequence[str] = ()) -> None:
         """Tell every listener, and other processes; listeners must be quick and must not raise."""
-        self.hear(kind, names)
-        self.forward(kind, names)
+        for listener in self._listeners:
+            listener(kind, names)
+        if self.forward is not None:
+            self.forward(kind, names)
 
     def hear(self, kind: str, names: Sequence[str] = ()) -> None:
         """Tell the listeners of this process only, for instance what another one has said."""
@@ -105,10 +107,17 @@ class Hints:
 
     def tell_updated(self, changes: Sequence[Change], held: Sequence[bool]) -> None:
         """Tell what came of an update."""
-        done = [change for change, ok in zip(changes, held, strict=True) if ok]
-        if ended := [change.after.task_id for change in done if change.after.final]:
+        ended, ready = [], False
+        for change, ok in zip(changes, held, strict=True):
+            if ok:
+                if change.after.status in FINAL:
+                    ended.append(change.after.task_id)
+                else:
+                    ready = True
+                ready = ready or bool(change.then)
+        if ended:
             self.tell(ENDED, ended)
-        if any(change.then or change.after.status is Status.PENDING for change in done):
+        if ready:
             self.tell(READY)
 
 

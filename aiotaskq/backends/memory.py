@@ -6,13 +6,15 @@ Every verb runs without suspending, under one lock, so that an app's loop and le
 from __future__ import annotations
 
 import threading
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Sequence
-from operator import itemgetter
 from typing import Any, ClassVar
 
+from msgspec.structs import replace
+
 from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, holds, matches, same_push, stats_of
-from aiotaskq.backends.memory_queue import ReadyQueue
+from aiotaskq.backends.memory_keys import Keys
+from aiotaskq.backends.memory_queue import ReadyQueue, first_of
 from aiotaskq.backends.memory_values import MemoryValues
 from aiotaskq.task import SECOND, Status, Task, TaskFilter
 
@@ -32,12 +34,11 @@ class MemoryBackend(Backend):
         self._keep = keep
         self._lock = threading.RLock()
         self._tasks: dict[str, Task] = {}
-        self._counts: Counter[tuple[str, Status]] = Counter()
         self._queues: defaultdict[str, ReadyQueue] = defaultdict(ReadyQueue)
         self._running: dict[str, None] = {}
-        self._final: dict[str, None] = {}
+        self._final: OrderedDict[str, None] = OrderedDict()  # taking the first out of a dict walks by all that were
         self._expiring: dict[str, None] = {}  # pending with an expires_at; nearly always empty, then nobody looks
-        self._keys: dict[tuple[str, str], str] = {}
+        self._keys = Keys()
         self._paused: set[str] = set()
 
     async def open(self) -> None: ...
@@ -46,45 +47,39 @@ class MemoryBackend(Backend):
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         with self._lock:
-            rows = self._insert(tasks)
+            stored = [self._insert(task) for task in tasks]
         self.hints.tell(READY)
-        return [task if same_push(row, task) else row for task, row in zip(tasks, rows, strict=True)]
+        return stored
 
-    def _insert(self, tasks: Sequence[Task]) -> list[Task]:
-        return [self._in_the_way(task) or self._put(task) for task in tasks]
+    def _insert(self, task: Task) -> Task:
+        row = self._tasks.get(task.task_id) or self._tasks.get(self._keys.holder(task) or "")
+        if row is None:
+            self._enter(task)
+        return task if row is None or same_push(row, task) else row
 
-    def _in_the_way(self, task: Task) -> Task | None:
-        ids = (task.task_id, *(self._keys.get(key, "") for key in _keys_of(task)))
-        return next((self._tasks[task_id] for task_id in ids if task_id in self._tasks), None)
-
-    def _put(self, task: Task) -> Task:
-        """Make ``task`` the row under its id, and let every index say so."""
-        self._forget(task.task_id)
+    def _enter(self, task: Task) -> None:
+        """Make ``task`` the row under its id, which is free, and let every index say so."""
         self._tasks[task.task_id] = task
-        self._counts[task.queue, task.status] += 1
-        self._keys.update((key, task.task_id) for key in _keys_of(task))
-        if task.status is Status.RUNNING:
-            self._running[task.task_id] = None
-        elif task.status is Status.PENDING:
+        self._keys.add(task)
+        if task.status is Status.PENDING:
+            self._queues[task.queue].put_nowait(task)
             if task.expires_at is not None:
                 self._expiring[task.task_id] = None
-            self._queues[task.queue].put_nowait(task)
+        elif task.status is Status.RUNNING:
+            self._running[task.task_id] = None
         else:
             self._final[task.task_id] = None
             while len(self._final) > self._keep:
-                self._forget(next(iter(self._final)))
-        return task
+                self._leave(self._tasks[next(iter(self._final))])
 
-    def _forget(self, task_id: str) -> bool:
-        task = self._tasks.pop(task_id, None)
-        if task is not None:
-            self._counts[task.queue, task.status] -= 1
-            for key in _keys_of(task):
-                self._keys.pop(key, None)
-            for index in (self._running, self._final, self._expiring):
-                index.pop(task_id, None)
-            self._queues[task.queue].discard(task_id)
-        return task is not None
+    def _leave(self, task: Task) -> None:
+        del self._tasks[task.task_id]
+        self._keys.remove(task)
+        if task.status is Status.PENDING:
+            self._expiring.pop(task.task_id, None)
+            self._queues[task.queue].discard(task.task_id)
+        else:
+            del (self._running if task.status is Status.RUNNING else self._final)[task.task_id]
 
     def _open(self, queues: Sequence[str] | None) -> list[ReadyQueue]:
         names = self._queues if queues is None else queues
@@ -95,11 +90,16 @@ class MemoryBackend(Backend):
     ) -> list[Task]:
         claimed: list[Task] = []
         with self._lock:
-            open_queues = self._open(queues)
-            while len(claimed) < limit and (heads := [(h, q) for q in open_queues if (h := q.head(now))]):
-                task = min(heads, key=itemgetter(0))[1].get_nowait()
-                lease = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND}
-                claimed.append(self._put(task.replace(status=Status.RUNNING, fence=task.fence + 1, **lease)))
+            ready = self._open(queues)
+            while len(claimed) < limit and (first := first_of(ready, now)) is not None:
+                for task in first.take(now, limit if len(ready) == 1 else 1):
+                    lease = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND}
+                    after = replace(task, status=Status.RUNNING, fence=task.fence + 1, **lease)
+                    # As `_leave` and `_enter` would; but it has left its queue, and its keys stay.
+                    self._tasks[task.task_id] = after
+                    self._running[task.task_id] = None
+                    self._expiring.pop(task.task_id, None)
+                    claimed.append(after)
         return claimed
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
@@ -107,13 +107,14 @@ class MemoryBackend(Backend):
         with self._lock:
             for change in changes:
                 after, row = change.after, self._tasks.get(change.before.task_id)
-                # A dead letter that comes back must not break the uniqueness of a newer task.
-                free = all(self._keys.get(key, after.task_id) == after.task_id for key in _keys_of(after))
-                ok = row is not None and holds(row, change) and free
-                held.append(ok)
-                if row is not None and ok:
-                    self._put(after if row.progress is after.progress else after.replace(progress=row.progress))
-                    self._insert(change.then)
+                # The last because a dead letter that comes back must not break the uniqueness of a newer task.
+                guard = row is not None and (row is change.before or holds(row, change))
+                held.append(guard and self._keys.holder(after) is None)
+                if row is not None and held[-1]:
+                    self._leave(row)
+                    self._enter(after if row.progress is after.progress else after.replace(progress=row.progress))
+                    for task in change.then:
+                        self._insert(task)
         self.hints.tell_updated(changes, held)
         return held
 
@@ -166,7 +167,11 @@ class MemoryBackend(Backend):
     async def stats(self, now: int) -> QueueStats:
         with self._lock:
             ready = [task for queue in self._open(None) for task in queue.ready(now)]
-            rows = [(queue, str(status), count) for (queue, status), count in self._counts.items() if count]
+            held = [self._tasks[task_id] for index in (self._running, self._final) for task_id in index]
+            held += [t for i in self._expiring if i not in self._queues[(t := self._tasks[i]).queue]]  # expired
+            counts = Counter((task.queue, str(task.status)) for task in held)
+            counts.update({(name, str(Status.PENDING)): queue.qsize() for name, queue in self._queues.items()})
+        rows = [(queue, status, count) for (queue, status), count in counts.items() if count]
         return stats_of(rows, len(ready), min((task.run_at for task in ready), default=None))
 
     async def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:
@@ -180,7 +185,10 @@ class MemoryBackend(Backend):
 
     async def delete(self, ids: Sequence[str]) -> int:
         with self._lock:
-            return sum(map(self._forget, ids))
+            rows = [self._tasks[task_id] for task_id in dict.fromkeys(ids) if task_id in self._tasks]
+            for row in rows:
+                self._leave(row)
+            return len(rows)
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         (self._paused.add if paused else self._paused.discard)(queue)
@@ -188,8 +196,3 @@ class MemoryBackend(Backend):
 
     async def paused(self) -> list[str]:
         return sorted(self._paused)
-
-
-def _keys_of(task: Task) -> list[tuple[str, str]]:
-    keys = [] if task.idempotency_key is None else [("idempotency", task.idempotency_key)]
-    return keys if task.unique_key is None or task.final else [*keys, ("unique", task.unique_key)]

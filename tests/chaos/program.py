@@ -150,7 +150,7 @@ async def work(options: Options, ledger: Ledger) -> int:
 
 async def tell_when_up(tq: TaskQ, ledger: Ledger) -> None:
     """Write the line when the worker asks for tasks, so that nobody cuts off one that has not found its store yet."""
-    while (worker := tq._worker) is None or not worker._fetcher.running:
+    while (worker := tq._worker) is None or not worker._supply.running:
         await asyncio.sleep(0.01)
     ledger.write("boot", owner=worker._owner)
 

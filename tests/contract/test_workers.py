@@ -100,7 +100,7 @@ async def test_a_worker_that_cannot_renew_stops_its_handlers_and_claims_nothing(
         second = await short.push()
         assert await tq._backend.claim("nobody", tq._clock.now(), 0) == []
         for _ in range(5):
-            await worker._fetch()
+            await worker._supply._round()
         assert await second.status() is Status.PENDING, "claimed while its leases were not trusted"
         keeper.heartbeat = renew
         del keeper.ping

@@ -1,0 +1,77 @@
+"""Claims that outlive their callers: what was claimed for somebody who left goes back at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+from aiotaskq.backends.base import TAKEN, Backend, Change
+from aiotaskq.clock import Clock
+from aiotaskq.log import logger
+from aiotaskq.outcome import Released, settle
+from aiotaskq.task import Task
+
+Exchanged = tuple[list[bool], list[Task]]
+
+
+class Claims:
+    """Claims from one backend. With ``bounded``, who waits for room is told of each."""
+
+    def __init__(self, backend: Backend, clock: Clock, *, bounded: bool) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._bounded = bounded
+        self._background: set[asyncio.Future[Any]] = set()
+
+    async def exchange(
+        self,
+        changes: Sequence[Change],
+        owner: str,
+        now: int,
+        limit: int,
+        *,
+        queues: Sequence[str] | None = None,
+        lease_until: int | None = None,
+    ) -> Exchanged:
+        """Write what ended, answer which held, and claim. If the caller is cancelled meanwhile, that goes on."""
+        verb: Awaitable[Exchanged]
+        if changes:
+            verb = self._backend.exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
+        else:
+            verb = self._claim(owner, now, limit, queues=queues, lease_until=lease_until)
+        if not self._backend.grouped:  # does not suspend, so there is no meanwhile
+            answer = await verb
+        else:
+            exchange = asyncio.ensure_future(verb)
+            try:
+                answer = await asyncio.shield(exchange)
+            except asyncio.CancelledError:
+                self._in_background(exchange)
+                raise
+        if answer[1] and self._bounded:
+            self._backend.hints.tell(TAKEN)
+        return answer
+
+    async def _claim(self, owner: str, now: int, limit: int, **options: Any) -> Exchanged:
+        return [], await self._backend.claim(owner, now, limit, **options)
+
+    def _in_background(self, exchange: asyncio.Future[Exchanged]) -> None:
+        future = asyncio.ensure_future(self._undo(exchange))
+        self._background.add(future)
+        future.add_done_callback(self._undone)
+
+    async def _undo(self, exchange: asyncio.Future[Exchanged]) -> None:
+        now = self._clock.now()
+        _, tasks = await exchange
+        await self._backend.update([Change(task, settle(task, Released("its caller left"), now)) for task in tasks])
+
+    def _undone(self, ended: asyncio.Future[None]) -> None:
+        self._background.discard(ended)
+        if not ended.cancelled() and (error := ended.exception()) is not None:
+            logger.warning("queue: {}: {}", type(error).__name__, error)
+
+    async def undone(self, timeout: float) -> None:
+        """Wait until claims that are being undone are, at most ``timeout`` seconds."""
+        if self._background:
+            await asyncio.wait(set(self._background), timeout=timeout)

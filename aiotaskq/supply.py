@@ -1,0 +1,247 @@
+"""What goes into a worker and comes out: claims tasks for its slots, and writes what they came to, in one exchange."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from aiotaskq.backends.base import Backend, Change
+from aiotaskq.clock import Clock
+from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.inbox import Inbox
+from aiotaskq.leases import LeaseKeeper
+from aiotaskq.log import logger
+from aiotaskq.outcome import Backoff, Completed, Failed, Outcome, Released, settle
+from aiotaskq.queue import Queue
+from aiotaskq.service import Service
+from aiotaskq.task import SECOND, Status, Task
+
+STALLED = 250_000  # ticks for which a claimed task may wait for a slot before others shall have it
+NEVER_STARTED = "never started"
+
+
+class Supply:
+    """Fills a worker's inbox and empties its outbox; one round is one transaction.
+
+    What a handler came to is kept until the store has taken it, for as long as that takes: the fence tells whether it
+    was still ours to write. Whoever runs next does not wait for that, so that quick tasks are written by the hundred.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        backend: Backend,
+        clock: Clock,
+        inbox: Inbox,
+        keeper: LeaseKeeper,
+        *,
+        owner: str,
+        queues: Sequence[str] | None,
+        concurrency: int,
+        lease: float | None,
+        poll_interval: float,
+        accept: Callable[[Task], None],
+        backoff: Callable[[Task], Backoff],
+        follow_ups: Callable[[Task], tuple[Task, ...]],
+        told: Callable[[Task, Outcome, Task | None], None],
+        rested: Callable[[], None],
+    ) -> None:
+        """Wire it; durations in seconds, ``lease`` None where the store knows none.
+
+        ``accept`` is called with each task that was claimed; ``told`` with a task, what it came to, and what it is now,
+        None if it was no longer this worker's; ``rested`` at the end of each round.
+        """
+        self._queue = queue
+        self._backend = backend
+        self._clock = clock
+        self._inbox = inbox
+        self._keeper = keeper
+        self._owner = owner
+        self._queues = queues
+        self._concurrency = concurrency
+        self._lease = None if lease is None else int(lease * SECOND)
+        self._poll_interval = poll_interval
+        self._accept = accept
+        self._backoff = backoff
+        self._follow_ups = follow_ups
+        self._told = told
+        self._rested = rested
+        self._ended: list[tuple[Task, Outcome]] = []
+        self._writing = 0
+        self._closed = False
+        self._in_round = False
+        self._service = Service("fetcher", self._round, clock)
+
+    @property
+    def failures(self) -> int:
+        """Failed rounds since the last good one; 0 is healthy."""
+        return self._service.failures
+
+    @property
+    def running(self) -> bool:
+        """Whether it claims and writes."""
+        return self._service.running
+
+    @property
+    def unwritten(self) -> int:
+        """How many have ended and are not yet written."""
+        return len(self._ended) + self._writing
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is to be written, or a round is under way, which may bring tasks."""
+        return self._in_round or bool(self._ended)
+
+    async def start(self) -> None:
+        """Start claiming and writing in the running loop."""
+        await self._service.start()
+
+    def wake(self) -> None:
+        """Look now: a hint, from any thread."""
+        self._service.wake()
+
+    def put(self, task: Task, outcome: Outcome) -> None:
+        """Have written what became of a task. On the loop."""
+        self._ended.append((task, outcome))
+        self._service.wake()
+
+    async def put_completed(self, task: Task, outcome: Outcome | None) -> None:
+        """A handler has completed its task in its own transaction: the row tells whether that was committed."""
+        row = await self._read(task)
+        if row is not None and (row.status, row.fence) == (Status.COMPLETED, task.fence):
+            if isinstance(outcome, Failed):
+                logger.warning("task {} had completed when its handler raised: {}", task.task_id, outcome.error)
+            self._told(task, Completed(row.result), row)
+        elif isinstance(outcome, Completed):
+            why = "complete(session=…): its transaction was not committed"
+            self.put(task, Failed(why, True, self._backoff(task), random.random()))
+        elif outcome is not None:
+            self.put(task, outcome)
+
+    async def _read(self, task: Task) -> Task | None:
+        failures = 0
+        while True:
+            try:
+                return (await self._backend.get([task.task_id]))[0]
+            except DatabaseUnavailable as error:
+                if failures == 0:
+                    logger.warning("task {}: whether it completed cannot be read yet: {}", task.task_id, error)
+                failures += 1
+                await self._clock.sleep(min(2.0, 0.05 * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0))
+
+    def close(self) -> None:
+        """Claim no more, and give back what was not started; what ends is still written."""
+        self._closed = True
+        for task in self._inbox.take():
+            self.put(task, Released(NEVER_STARTED))
+
+    async def stop(self, seconds: float) -> None:
+        """Write no more either; a round that runs may take so long to end."""
+        await self._service.stop(seconds)
+
+    # ---- one round ----
+
+    async def _round(self) -> float:
+        self._in_round = True
+        try:
+            return await self._exchange()
+        finally:
+            self._in_round = False
+            self._rested()
+
+    async def _exchange(self) -> float:
+        self._inbox.hurry()
+        self._give_back_what_waits()
+        ended, self._ended = self._ended, []
+        room = self._room(bool(ended))
+        if not ended and not room:
+            return self._pause()
+        now = self._clock.now()
+        changes = [self._change(task, outcome, now) for task, outcome in ended]
+        lease = None if self._lease is None else now + self._lease
+        self._writing = len(ended)
+        try:
+            held, tasks = await self._queue.claims.exchange(
+                changes, self._owner, now, room, queues=self._queues, lease_until=lease
+            )
+        except DatabaseUnavailable:
+            self._ended[:0] = ended
+            raise
+        except Exception:
+            if not ended:
+                raise
+            await self._write_each(ended)  # an error of one must not fail the others
+            return 0.0
+        finally:
+            self._writing = 0
+        for task in tasks:
+            self._accept(task)
+        if ended:
+            await self._tell(ended, changes, held)
+        if len(tasks) == room or self._service.woken:
+            return self._pause()
+        at = await self._backend.next_run_at(now, self._queues)
+        # Before the earliest known time nothing becomes due by itself; a hint or the next poll tells of the rest.
+        return self._pause() if at is None else min(self._pause(), max(0.0, (at - now) / SECOND))
+
+    async def _tell(
+        self, ended: Sequence[tuple[Task, Outcome]], changes: Sequence[Change], held: Sequence[bool]
+    ) -> None:
+        lost = []
+        for entry, change, ok in zip(ended, changes, held, strict=True):
+            if ok:
+                self._told(*entry, change.after)
+            else:
+                lost.append(entry)
+        if lost:
+            await self._write_each(lost)
+
+    def _change(self, task: Task, outcome: Outcome, now: int) -> Change:
+        after = settle(task, outcome, now)
+        return Change(task, after, self._follow_ups(after))
+
+    async def _write_each(self, entries: Sequence[tuple[Task, Outcome]]) -> None:
+        left = list(entries)
+        while left:
+            task, outcome = left[0]
+            self._writing = len(left)
+            try:
+                after = await self._queue.settle(task, outcome, then=self._follow_ups)
+            except DatabaseUnavailable:
+                self._ended[:0] = left
+                raise
+            except Exception:
+                # A fault of ours, not of the handler; the task comes back when its lease ends.
+                logger.opt(exception=True).error("task {} could not be settled", task.task_id)
+                self._keeper.drop((task.task_id, task.fence))
+            else:
+                self._told(task, outcome, after)
+            finally:
+                self._writing = 0
+            del left[0]
+
+    @property
+    def _slots(self) -> int:
+        """How many slots have nothing to do, and nothing on its way."""
+        return self._concurrency - self._inbox.running - len(self._inbox)
+
+    def _room(self, rides: bool) -> int:
+        """How many to claim: what the slots have room for, and some more where tasks are quick.
+
+        By itself a claim is for many, or for a slot that is free; it ``rides`` with what has to be written anyway.
+        """
+        if self._closed or not self._keeper.trusted or self._inbox.narrow:
+            return 0
+        ahead = self._inbox.pace.ahead
+        slots = self._slots
+        return max(0, slots + ahead) if rides or slots > 0 or (slots + ahead) * 2 >= ahead > 0 else 0
+
+    def _give_back_what_waits(self) -> None:
+        if not self._closed and self._inbox.waits_for() > STALLED:
+            # They were claimed because tasks were quick, and now they are slow: another process may have a slot.
+            self._inbox.pace.stalled()
+            for task in self._inbox.take_last(max(0, self._concurrency - self._inbox.running)):
+                self._ended.append((task, Released(NEVER_STARTED)))
+
+    def _pause(self) -> float:
+        return min(self._poll_interval, STALLED / SECOND) if len(self._inbox) else self._poll_interval
