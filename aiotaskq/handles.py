@@ -42,6 +42,8 @@ class PushOptions(TypedDict, total=False):
 class TaskCall(Generic[T_co]):
     """A call that was checked but not pushed yet: what ``push_many`` takes."""
 
+    __slots__ = ("options", "params", "type")
+
     def __init__(self, type: str, params: dict[str, Any], options: PushOptions) -> None:
         self.type = type
         self.params = params
@@ -57,6 +59,8 @@ class Pusher(Protocol):
 
 class TaskHandle(Generic[T_co]):
     """A pushed task. ``created`` is False if a key (or id) named one that stood already: this is that one's handle."""
+
+    __slots__ = ("_queue", "created", "task_id")
 
     def __init__(self, queue: Queue, task_id: str, created: bool = True) -> None:
         self._queue = queue

@@ -16,7 +16,7 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.memory import MemoryBackend
 from aiotaskq.backends.sql import SqlBackend
 from aiotaskq.clock import VirtualClock
-from aiotaskq.outcome import Cancelled, Completed, Released, settle
+from aiotaskq.outcome import Cancelled, Completed, Expired, Released, settle
 from aiotaskq.queue import Queue
 from aiotaskq.scheduler import Scheduler
 from aiotaskq.task import SECOND, Status, Task, TaskFilter
@@ -142,3 +142,15 @@ async def test_what_a_schedule_fires_is_due_at_once_though_the_wall_clock_was_se
     popped = await queue.pop_task(timeout=0)
     assert popped is not None and popped["type"] == "t"
     await store.close()
+
+
+async def test_what_expired_while_it_was_counted_is_never_claimed() -> None:
+    backend = MemoryBackend()
+    await backend.push([new(expires_at=NOW + 1), new()])
+    assert await backend.count_ready(NOW + 1) == 1
+    assert (await backend.stats(NOW + 1)).counts["pending"] == 2
+    assert [task.expires_at for task in await backend.claim("o", NOW, 10)] == [None], "also when the clock was set back"
+    (late,) = await backend.overdue(NOW + 1, 10)
+    assert await backend.update([Change(late, settle(late, Expired(), NOW + 1))]) == [True]
+    assert (await backend.stats(NOW + 1)).counts["pending"] == 0
+    assert await backend.count_ready(NOW + 1) == 0

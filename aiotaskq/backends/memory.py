@@ -34,7 +34,7 @@ class MemoryBackend(Backend):
         self._keep = keep
         self._lock = threading.RLock()
         self._tasks: dict[str, Task] = {}
-        self._queues: defaultdict[str, ReadyQueue] = defaultdict(ReadyQueue)
+        self._queues: defaultdict[str, ReadyQueue] = defaultdict(lambda: ReadyQueue(self._tasks))
         self._running: dict[str, None] = {}
         self._final: OrderedDict[str, None] = OrderedDict()  # taking the first out of a dict walks by all that were
         self._expiring: dict[str, None] = {}  # pending with an expires_at; nearly always empty, then nobody looks
@@ -77,7 +77,7 @@ class MemoryBackend(Backend):
         self._keys.remove(task)
         if task.status is Status.PENDING:
             self._expiring.pop(task.task_id, None)
-            self._queues[task.queue].discard(task.task_id)
+            self._queues[task.queue].discard(task)
         else:
             del (self._running if task.status is Status.RUNNING else self._final)[task.task_id]
 
@@ -162,13 +162,12 @@ class MemoryBackend(Backend):
 
     async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
         with self._lock:
-            return sum(len(queue.ready(now)) for queue in self._open(queues))
+            return sum(queue.count(now) for queue in self._open(queues))
 
     async def stats(self, now: int) -> QueueStats:
         with self._lock:
             ready = [task for queue in self._open(None) for task in queue.ready(now)]
             held = [self._tasks[task_id] for index in (self._running, self._final) for task_id in index]
-            held += [t for i in self._expiring if i not in self._queues[(t := self._tasks[i]).queue]]  # expired
             counts = Counter((task.queue, str(task.status)) for task in held)
             counts.update({(name, str(Status.PENDING)): queue.qsize() for name, queue in self._queues.items()})
         rows = [(queue, status, count) for (queue, status), count in counts.items() if count]

@@ -5,178 +5,196 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from operator import itemgetter
 
-from aiotaskq.task import INT64, Task
+from aiotaskq.task import INT64, Task, claim_order
 
-Entry = tuple[int, int, int, int, Task]
+Order = tuple[int, int, int]
+Entry = tuple[Order, int, Task]
 """Claim order, a number that only this entry has (so that tasks are never compared), and the task."""
 
 LATE_LOOK = 1_000_000  # microseconds: what 64 threads may wait for a lock
 
-_numbers = itertools.count()  # one for all queues: their heads are compared, too
+_numbers = itertools.count()
 
 
 class ReadyQueue(asyncio.Queue[Task]):
-    """Pending tasks of one queue. ``get_nowait`` gives what ``head`` has just found.
+    """Pending tasks of one queue, which are among the ``rows`` of the backend.
 
     It is used without blocking and under the backend's lock, so it belongs to no loop. Tasks are removed lazily: an
-    entry whose task is no longer the live one under its id is skipped when it comes up.
+    entry is skipped when it comes up and its task is no longer the row under its id.
     """
 
+    def __init__(self, rows: Mapping[str, Task]) -> None:
+        super().__init__()
+        self._rows = rows
+        self._size = 0  # pending tasks but those that expired
+        self._expired: set[str] = set()  # nobody claims these any more: they are the reaper's
+        self._delayed: set[str] = set()  # those in `_future`
+
     def _init(self, maxsize: int) -> None:
-        # Released, in claim order. Nearly all come in that order, which costs a heap of 100,000 ten times as much.
-        self._queue: deque[Entry] = deque()
+        # Released, in claim order. Nearly all come in that order, and a heap of 100,000 costs ten times as much.
+        self._queue: deque[Task] = deque()
+        self._last: Order = (0, 0, 0)  # of these
         self._between: list[Entry] = []  # a heap: released, too, but before the last of those
         self._future: list[tuple[int, int, Task]] = []  # a heap by run_at: not due yet
         self._new: list[Task] = []  # put since the last look: due or not, that depends on the next `now`
-        self._live: dict[str, Task] = {}
-        self._released: dict[str, Task] = {}
         self._latest, self._soonest = 0, INT64  # at instants between these, all that is released is due and not expired
 
     def put_nowait(self, task: Task) -> None:
         """Add a task; there is no bound, and nobody waits in ``get``."""
-        self._live[task.task_id] = task
+        self._size += 1
         self._new.append(task)
 
+    def qsize(self) -> int:
+        """Return how many there are, due or not, or expired."""
+        return self._size + len(self._expired)
+
     def get_nowait(self) -> Task:
-        task = self._pop()[4]
-        del self._live[task.task_id], self._released[task.task_id]
-        return task
+        """Take the task that ``head`` has just found."""
+        self._size -= 1
+        return self._pop()
 
-    def _pop(self) -> Entry:
-        """Take the first of the released ones from where it is."""
-        if self._between and (not self._queue or self._between[0] < self._queue[0]):
-            return heappop(self._between)
-        return self._queue.popleft()
+    def _pop(self) -> Task:
+        return heappop(self._between)[2] if self._is_between() else self._queue.popleft()
 
-    def discard(self, task_id: str) -> None:
-        """Take a task out, wherever it stands."""
-        if self._live.pop(task_id, None) is not None:
-            self._released.pop(task_id, None)
-            entries = len(self._new) + len(self._queue) + len(self._between) + len(self._future)
-            if entries > 1000 + 2 * len(self._live):
-                self._sweep()
+    def _is_between(self) -> bool:
+        """Whether the first of the released ones is not where most are."""
+        return bool(self._between) and (not self._queue or self._between[0][0] < claim_order(self._queue[0]))
+
+    def _is_live(self, task: Task) -> bool:
+        return self._rows.get(task.task_id) is task and task.task_id not in self._expired
+
+    def discard(self, task: Task) -> None:
+        """Take note that a task is no longer among the rows."""
+        if task.task_id in self._expired:
+            self._expired.remove(task.task_id)
+        else:
+            self._size -= 1
+            self._delayed.discard(task.task_id)
+        entries = len(self._new) + len(self._queue) + len(self._between) + len(self._future)
+        if entries > 1000 + 2 * self._size:
+            self._sweep()
 
     def _sweep(self) -> None:
         """Drop the entries of those that were discarded."""
         self._new = self._living(self._new)
-        released = self._living(entry[4] for entry in itertools.chain(self._queue, self._between))
-        self._queue, self._between = deque(sorted(map(_entry, released))), []
+        self._queue, self._between = deque(sorted(self._released(), key=claim_order)), []
         self._future = [(task.run_at, next(_numbers), task) for task in self._living(each[2] for each in self._future)]
         heapify(self._future)
 
+    def _released(self) -> list[Task]:
+        return self._living(itertools.chain(self._queue, (entry[2] for entry in self._between)))
+
     def _living(self, tasks: Iterable[Task]) -> list[Task]:
         """Those that were not discarded, each once."""
-        return list({task.task_id: task for task in tasks if self._live.get(task.task_id) is task}.values())
+        return list({task.task_id: task for task in tasks if self._is_live(task)}.values())
 
     def _release(self, now: int) -> None:
         for task in self._new:
-            if self._live.get(task.task_id) is not task:
-                continue
             if task.run_at <= now:
                 self._let_go(task)
-            else:
-                heappush(self._future, (task.run_at, next(_numbers), task))
+            elif self._is_live(task):
+                self._delay(task)
         self._new.clear()
         while self._future and self._future[0][0] <= now:
             task = heappop(self._future)[2]
-            if self._live.get(task.task_id) is task:
+            if self._is_live(task):
+                self._delayed.discard(task.task_id)
                 self._let_go(task)
 
+    def _delay(self, task: Task) -> None:
+        self._delayed.add(task.task_id)
+        heappush(self._future, (task.run_at, next(_numbers), task))
+
     def _let_go(self, task: Task) -> None:
-        self._released[task.task_id] = task
         if task.run_at > self._latest:
             self._latest = task.run_at
         if task.expires_at is not None:
             self._soonest = min(self._soonest, task.expires_at)
-        entry = (task.priority, task.run_at, task.seq, next(_numbers), task)  # `_entry`, whose call costs as much again
-        if not self._queue or self._queue[-1] < entry:
-            self._queue.append(entry)
+        order = (task.priority, task.run_at, task.seq)  # `claim_order`, whose call would cost as much again
+        if not self._queue or self._last <= order:
+            self._queue.append(task)
+            self._last = order
         else:
-            heappush(self._between, entry)
+            heappush(self._between, (order, next(_numbers), task))
 
-    def ready(self, now: int) -> Collection[Task]:
-        """Return all that could be claimed at ``now``."""
+    def count(self, now: int) -> int:
+        """Count what could be claimed at ``now``."""
         self._release(now)
         # Threads read the clock before they take the lock: such a look may be a little older than the last one.
         if self._latest - LATE_LOOK <= now < self._soonest:
-            return self._released.values()
-        for task in [task for task in self._released.values() if _expiry(task) <= now]:
-            self.discard(task.task_id)
-        self._latest = max((task.run_at for task in self._released.values()), default=0)
-        self._soonest = min((_expiry(task) for task in self._released.values()), default=INT64)
-        return [task for task in self._released.values() if task.run_at <= now]
+            return self._size - len(self._delayed)
+        return len(self.ready(now))
 
-    def qsize(self) -> int:
-        """Return how many there are, due or not."""
-        return len(self._live)
+    def ready(self, now: int) -> list[Task]:
+        """Return all that could be claimed at ``now``."""
+        self._release(now)
+        for task in self._released():
+            if _expiry(task) <= now:
+                self._expire(task)
+        released = self._released()
+        self._latest = max((task.run_at for task in released), default=0)
+        self._soonest = min((_expiry(task) for task in released), default=INT64)
+        return [task for task in released if task.run_at <= now]
 
-    def __contains__(self, task_id: str) -> bool:
-        return task_id in self._live
+    def _expire(self, task: Task) -> None:
+        self._size -= 1
+        self._expired.add(task.task_id)
 
-    def head(self, now: int) -> Entry | None:
+    def head(self, now: int) -> tuple[Order, int, Task] | None:
         """Return the order and task of the first in claim order at ``now``, or None."""
         if self._new or self._future:
             self._release(now)
         while self._queue or self._between:
-            entry = self._queue[0] if self._queue else self._between[0]
-            if self._between and self._between[0] < entry:
-                entry = self._between[0]
-            task = entry[4]
-            if self._released.get(task.task_id) is task:
-                if task.run_at <= now and (task.expires_at is None or now < task.expires_at):
+            entry = self._between[0] if self._is_between() else (claim_order(self._queue[0]), -1, self._queue[0])
+            task = entry[2]
+            if self._is_live(task):
+                if _expiry(task) <= now:
+                    self._expire(task)
+                elif task.run_at <= now:
                     return entry
-                self._send_back(task, now)
+                else:  # the clock was set back
+                    self._delay(task)
             self._pop()
         return None
 
-    def take(self, now: int, limit: int) -> list[Task]:
-        """Take up to ``limit`` tasks in claim order."""
-        taken: list[Task] = []
+    def take(self, now: int, limit: int) -> Iterator[Task]:
+        """Give up to ``limit`` tasks in claim order; each has another row under its id when the next is asked for."""
         if self._new or self._future:
             self._release(now)
-        if self._latest <= now < self._soonest:  # all that is released is due, and not expired
-            while self._queue and not self._between and len(taken) < limit:
-                task = self._queue.popleft()[4]
-                if self._released.get(task.task_id) is task:
-                    del self._live[task.task_id], self._released[task.task_id]
-                    taken.append(task)
-        while len(taken) < limit and self.head(now) is not None:
-            taken.append(self.get_nowait())
-        return taken
-
-    def _send_back(self, task: Task, now: int) -> None:
-        if _expiry(task) <= now:
-            self.discard(task.task_id)  # it is the reaper's: nobody claims it any more
-        else:  # the clock was set back
-            del self._released[task.task_id]
-            heappush(self._future, (task.run_at, next(_numbers), task))
+        if self._latest <= now < self._soonest and not (self._between or self._expired):  # all is due, in this order
+            while self._queue and limit:
+                task = self._queue.popleft()
+                if self._rows.get(task.task_id) is task:
+                    self._size -= 1
+                    limit -= 1
+                    yield task
+        while limit and self.head(now) is not None:
+            limit -= 1
+            yield self.get_nowait()
 
     def next_at(self, now: int) -> int | None:
         """Return ``now`` if a task is ready, else when the first will be, or None."""
-        if self.head(now):
+        if self.head(now) is not None:
             return now
         while self._future:
             task = self._future[0][2]
-            if self._live.get(task.task_id) is task:
+            if self._is_live(task):
                 if now < _expiry(task):
                     return task.run_at
-                self.discard(task.task_id)
+                self._expire(task)
+                self._delayed.discard(task.task_id)
             heappop(self._future)
         return None
 
 
 def first_of(queues: Sequence[ReadyQueue], now: int) -> ReadyQueue | None:
     """Return the queue whose head comes first in claim order at ``now``, or None where all are empty."""
-    heads = [(head, queue) for queue in queues if (head := queue.head(now)) is not None]
-    return min(heads, key=itemgetter(0))[1] if heads else None
-
-
-def _entry(task: Task) -> Entry:
-    return (task.priority, task.run_at, task.seq, next(_numbers), task)
+    heads = [(head[0], number, queue) for number, queue in enumerate(queues) if (head := queue.head(now)) is not None]
+    return min(heads, key=itemgetter(0, 1))[2] if heads else None
 
 
 def _expiry(task: Task) -> int:
