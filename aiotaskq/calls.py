@@ -84,8 +84,6 @@ def session_of(calls: Sequence[TaskCall[Any]]) -> Any:
 
 def follow_ups(after: Task, handlers: Mapping[str, Handler], now: int) -> tuple[Task, ...]:
     """Return the tasks that a push asked for on success or failure, to be pushed with what ended the task."""
-    if after.on_success is after.on_failure is None:
-        return ()
     name = {Status.COMPLETED: after.on_success, Status.FAILED: after.on_failure}.get(after.status)
     if not isinstance(name, str):
         return ()

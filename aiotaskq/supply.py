@@ -198,7 +198,7 @@ class Supply:
 
     def _change(self, task: Task, outcome: Outcome, now: int) -> Change:
         after = settle(task, outcome, now)
-        return Change(task, after, self._follow_ups(after))
+        return Change(task, after, () if task.on_success is task.on_failure is None else self._follow_ups(after))
 
     async def _write_each(self, entries: Sequence[tuple[Task, Outcome]]) -> None:
         left = list(entries)

@@ -175,7 +175,8 @@ class Worker:
             self._inbox.put(task.replace(cancel_requested=True))
 
     def _accept(self, task: Task) -> None:
-        self._keeper.hold((task.task_id, task.fence))
+        if self._backend.shared:
+            self._keeper.hold((task.task_id, task.fence))
         if self._stopping:
             self._supply.put(task, Released(NEVER_STARTED))
             return
@@ -356,7 +357,8 @@ class Worker:
     # ---- settling ----
 
     def _told_of_the_end(self, task: Task, outcome: Outcome, after: Task | None) -> None:
-        self._keeper.drop((task.task_id, task.fence))
+        if self._backend.shared:
+            self._keeper.drop((task.task_id, task.fence))
         events = self._queue.events
         if after is None:
             events.emit("lost", self._clock.now(), task)

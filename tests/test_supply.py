@@ -1,0 +1,202 @@
+"""Claiming ahead, writing behind, and timeouts on one timer: what makes workers quick must cost nobody anything."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiotaskq import TaskQ
+from aiotaskq.backends.base import Change
+from aiotaskq.clock import VirtualClock
+from aiotaskq.deadlines import Deadlines
+from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.pace import HORIZON, MOST, Pace
+from aiotaskq.task import SECOND, Status
+
+# ---- how far ahead ----
+
+
+def test_nothing_is_claimed_ahead_until_tasks_are_known_to_be_quick() -> None:  # H4
+    pace = Pace()
+    assert pace.ahead == 0
+    for _ in range(100):
+        pace.took(30)
+    assert pace.ahead == MOST
+
+
+def test_one_slow_task_ends_it() -> None:  # H4
+    pace = Pace()
+    for _ in range(200):
+        pace.took(30)
+    pace.took(SECOND)
+    assert pace.ahead == 0
+    for _ in range(200):
+        pace.took(30)
+    assert pace.ahead == MOST
+    pace.stalled()
+    assert pace.ahead == 0
+
+
+@given(st.lists(st.integers(0, 3600 * SECOND), min_size=1))
+def test_no_task_waits_longer_than_the_horizon_for_those_claimed_before_it(durations: list[int]) -> None:
+    pace = Pace()
+    for duration in durations:
+        pace.took(duration)
+    assert 0 <= pace.ahead <= MOST
+    if min(durations) > HORIZON:
+        assert pace.ahead == 0
+
+
+async def test_slow_tasks_are_claimed_for_free_slots_only() -> None:  # H4
+    tq = TaskQ("memory://")
+    started: list[int] = []
+    go = asyncio.Event()
+
+    @tq.task
+    async def slow(number: int) -> None:
+        started.append(number)
+        await go.wait()
+
+    async with tq.running(concurrency=2):
+        for number in range(5):
+            await slow.push(number=number)
+        await until(lambda: len(started) == 2)
+        assert (await tq.stats()).counts["running"] == 2
+        go.set()
+        await until_counts(tq, completed=5)
+
+
+async def test_what_waits_behind_a_task_that_became_slow_goes_back() -> None:  # H4
+    clock = VirtualClock()
+    tq = TaskQ("memory://", clock=clock)
+    go = asyncio.Event()
+
+    @tq.task
+    async def work(slow: bool = False) -> None:
+        if slow:
+            await go.wait()
+
+    async with tq.running(concurrency=1, scheduler=False):
+        await tq.push_many([work.call() for _ in range(300)])
+        await until_counts(tq, completed=300)
+        await tq.push_many([work.call(slow=True), *(work.call() for _ in range(100))])
+        await clock.settle()
+        assert (await tq.stats()).counts["running"] > 1, "claimed ahead, as they were all quick"
+        await clock.advance(0.6)
+        assert (await tq.stats()).counts["running"] == 1, "another process may have them"
+        go.set()
+        await until_counts(tq, completed=401)
+
+
+# ---- writing behind ----
+
+
+async def test_an_error_of_one_outcome_fails_no_other(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
+    exchange, update = tq._backend.exchange, tq.queue._updates._write
+
+    def check(changes: Sequence[Change]) -> None:
+        if any(change.before.params["number"] == 7 for change in changes):
+            raise ValueError("cannot be written")
+
+    async def exchanging(changes: Any, *args: Any, **options: Any) -> Any:
+        check(changes)
+        return await exchange(changes, *args, **options)
+
+    async def updating(changes: Any) -> Any:
+        check(changes)
+        return await update(changes)
+
+    tq._backend.exchange = exchanging  # type: ignore[method-assign]
+    tq.queue._updates._write = updating
+
+    @tq.task
+    async def work(number: int) -> int:
+        return number
+
+    async with tq.running(concurrency=5):
+        handles = await tq.push_many([("work", {"number": number}) for number in range(20)])
+        await until_counts(tq, completed=19)
+        assert await handles[7].status() is Status.RUNNING, "it comes back when its lease ends"
+
+
+@pytest.mark.parametrize("committed", [False, True])
+async def test_an_answer_that_was_lost_is_asked_for_again(tmp_path: Path, committed: bool) -> None:  # A20, G-5
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
+    exchange = tq._backend.exchange
+    cuts = 2
+    told: list[str] = []
+    runs: list[int] = []
+
+    async def cut(changes: Any, *args: Any, **options: Any) -> Any:
+        nonlocal cuts
+        answer = await exchange(changes, *args, **options) if committed or not cuts else None
+        if changes and cuts:
+            cuts -= 1
+            raise DatabaseUnavailable("cut off")
+        return answer or await exchange(changes, *args, **options)
+
+    tq._backend.exchange = cut  # type: ignore[method-assign]
+    tq.on("completed", lambda event: told.append(event.task.task_id))
+    tq.on("lost", lambda event: told.append("lost"))
+
+    @tq.task
+    async def work() -> str:
+        runs.append(1)
+        return "done"
+
+    async with tq.running(concurrency=1):
+        handle = await work.push()
+        assert await handle.result(10) == "done"
+        await until(lambda: told)
+    assert (runs, told, cuts) == ([1], [handle.task_id], 0)
+
+
+# ---- timeouts ----
+
+
+async def test_deadlines_ring_in_their_order_and_only_if_not_taken_back() -> None:
+    clock = VirtualClock()
+    deadlines = Deadlines(clock)
+    rung: list[tuple[int, int]] = []
+    start = clock.ticks()
+    set_ = [deadlines.add(s, lambda s=s: rung.append((s, clock.ticks() - start))) for s in (5, 1, 3, 2)]  # type: ignore[misc]
+    set_[2].cancel()
+    set_[2].cancel()
+    assert deadlines.live == 3
+    await clock.advance(10)
+    assert rung == [(1, SECOND), (2, 2 * SECOND), (5, 5 * SECOND)]
+    assert deadlines.live == 0
+    deadlines.add(1, lambda: rung.append((0, 0)))
+    deadlines.close()
+    await clock.advance(10)
+    assert len(rung) == 3
+
+
+async def test_deadlines_that_are_taken_back_leave_nothing_behind() -> None:  # H3
+    deadlines = Deadlines(VirtualClock())
+    for _ in range(10_000):
+        deadlines.add(3600, lambda: None).cancel()
+    assert len(deadlines._heap) < 1_100
+    assert deadlines.live == 0
+
+
+# ---- helpers ----
+
+
+async def until(fact: Any) -> None:
+    async with asyncio.timeout(10):
+        while not fact():
+            await asyncio.sleep(0.005)
+
+
+async def until_counts(tq: TaskQ, **counts: int) -> None:
+    async with asyncio.timeout(10):
+        while {name: (await tq.stats()).counts[name] for name in counts} != counts:
+            await asyncio.sleep(0.005)
