@@ -14,7 +14,7 @@ from aiotaskq.backends.base import Backend, OddRow
 from aiotaskq.bulk import Retention
 from aiotaskq.calls import as_call, new_task_of, session_of
 from aiotaskq.clock import Clock, SteadyClock, StoreClock, SystemClock
-from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.errors import AiotaskqError, NotSupported, ValidationError
 from aiotaskq.handles import PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.queue import Queue, Stats
 from aiotaskq.registry import PushMiddleware, Registry
@@ -254,6 +254,27 @@ class TaskQ(Registry):
         """Count tasks by status and queue, and what is ready."""
         return await self.queue.stats()
 
+    async def health(self, timeout: float = 5.0) -> dict[str, str | None]:
+        """Say of each part what is wrong with it, None if nothing: ``store``; ``workers``, ``scheduler`` if they run.
+
+        A store that does not answer within ``timeout`` seconds is wrong. For probes: raises nothing, opens nothing.
+        """
+        found: dict[str, str | None] = {"store": None if self._is_open else "it is not open"}
+        try:
+            async with asyncio.timeout(timeout):
+                for backend in self._stores.values() if self._is_open else ():
+                    await backend.ping()
+        except TimeoutError:
+            found["store"] = f"it did not answer within {timeout:g} s"
+        except AiotaskqError as error:
+            found["store"] = str(error)
+        if self._worker is not None:
+            found["workers"] = None if self._worker.healthy else "leases are not renewed, or nothing can be claimed"
+            if "scheduler" in self.__dict__ and self.scheduler.running:
+                failures = self.scheduler.failures
+                found["scheduler"] = f"{failures} looks for due schedules failed in a row" if failures else None
+        return found
+
     # ---- living ----
 
     async def open(self) -> None:
@@ -325,6 +346,16 @@ class TaskQ(Registry):
             await self._stop_running(drain, grace)
             if not was_open:  # else whoever opened it closes it
                 await self.close()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncIterator[None]:
+        """The lifespan of an ASGI application, with workers in it: ``FastAPI(lifespan=tq.lifespan)``, or Starlette's.
+
+        It is ``running()`` with its defaults, and lets the integrations find this queue: ``app.state.aiotaskq``.
+        """
+        async with self.running():
+            app.state.aiotaskq = self
+            yield
 
     async def run(
         self,

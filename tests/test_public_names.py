@@ -55,7 +55,7 @@ AWAITED_ONLY = {
         "settle",
     },  # for workers and the facade itself
     "Scheduler": {"add", "declare"},  # for TaskQ
-    "TaskQ": {"adopt", "on_signal", "run_until"},  # an asyncio.Event belongs to a loop
+    "TaskQ": {"adopt", "on_signal", "run_until", "lifespan"},  # these belong to a loop
 }
 ENTERING = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
 
@@ -311,14 +311,18 @@ def test_no_room_needs_itself() -> None:
 # Which rooms may import a heavy library; all others do it through these.
 HEAVY = {
     "aiosqlite": set(),  # SQLAlchemy does
+    "aiohttp": {"integrations.aiohttp"},
     "alembic": {"migrations"},
     "croniter": {"cron"},
+    "fastapi": {"integrations.fastapi"},
     "loguru": {"log"},
     "pydantic_settings": {"settings"},
     "redis": {"backends.redis_link"},
     "rich": {"cli.screen"},
+    "starlette": {"integrations.starlette"},
     "typer": {"cli.app"},
     "tzlocal": {"cron"},
+    "uvicorn": {"web.server"},
     "sqlalchemy": {
         "backends.sql",
         "backends.sql_claim",

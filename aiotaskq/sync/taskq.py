@@ -250,6 +250,7 @@ class TaskQ(Facade[AsyncTaskQ]):
     pause = blocking(AsyncTaskQ.pause)
     resume = blocking(AsyncTaskQ.resume)
     stats = blocking(AsyncTaskQ.stats)
+    health = blocking(AsyncTaskQ.health)
     odd_rows = reading(AsyncTaskQ.odd_rows)
 
     @documented(AsyncTaskQ.push_call)

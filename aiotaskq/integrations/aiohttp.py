@@ -1,0 +1,132 @@
+"""aiohttp: workers in the application's cleanup context, a typed key, and the operations as a sub-application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+from aiotaskq.errors import MissingExtra, ValidationError
+from aiotaskq.taskq import TaskQ
+from aiotaskq.web.openapi import document
+from aiotaskq.web.operation import MAX_BODY, Answer, Operation, Policy, make_policy, perform, say, say_problem
+from aiotaskq.web.operations import chosen
+from aiotaskq.web.problem import problem
+
+try:
+    from aiohttp import web
+except ModuleNotFoundError:
+    raise MissingExtra("aiohttp is not installed; install the extra aiohttp: pip install -e '.[aiohttp]'") from None
+
+__all__ = ["TASKQ", "cleanup_ctx", "operations", "setup"]
+
+TASKQ: web.AppKey[TaskQ] = web.AppKey("aiotaskq", TaskQ)
+"""``request.app[TASKQ]``: the task queue of the application."""
+
+_CHUNK = 64 * 1024
+
+
+def cleanup_ctx(
+    tq: TaskQ,
+    *,
+    concurrency: int = 10,
+    queues: Sequence[str] | None = None,
+    scheduler: bool = True,
+    drain: float = 25.0,
+    grace: float = 5.0,
+) -> Callable[[web.Application], AsyncIterator[None]]:
+    """Return what runs workers and the scheduler inside the application: ``app.cleanup_ctx.append(cleanup_ctx(tq))``.
+
+    Arguments as ``TaskQ.running``. What was appended before is there before the first handler runs, and goes after the
+    last one has ended.
+    """
+
+    async def context(_app: web.Application) -> AsyncIterator[None]:
+        limits: dict[str, Any] = {"queues": queues, "scheduler": scheduler, "drain": drain, "grace": grace}
+        async with tq.running(concurrency, **limits):
+            yield
+
+    return context
+
+
+def setup(app: web.Application, tq: TaskQ, **limits: Any) -> None:
+    """Put the queue under ``app[TASKQ]`` and run its workers in the application; ``limits`` as ``cleanup_ctx``.
+
+    Raises ValidationError for a second setup of the same application.
+    """
+    if TASKQ in app:
+        raise ValidationError("setup: this application has a task queue already; one setup() for each")
+    app[TASKQ] = tq
+    app.cleanup_ctx.append(cleanup_ctx(tq, **limits))
+
+
+def operations(
+    tq: TaskQ,
+    *,
+    middlewares: Sequence[Any] = (),
+    operations: Collection[str] | None = None,
+    read_only: bool = False,
+    show_args: bool = False,
+    origins: Collection[str] = (),
+    max_body: int = MAX_BODY,
+) -> web.Application:
+    """Return the operations as an application: ``app.add_subapp("/ops", operations(tq, middlewares=[admin]))``.
+
+    Its ``/openapi.json`` describes them.
+
+    Args:
+        middlewares: the application's own, above all who may come in: without them everybody may.
+        operations: the names of those that are wanted (``["healthz", "readyz"]``); default all.
+        read_only, show_args, origins, max_body: see ``aiotaskq.web.operation.make_policy``.
+
+    Raises:
+        ValidationError: for an unknown operation or a wrong value.
+    """
+    policy = make_policy(read_only=read_only, show_args=show_args, origins=origins, max_body=max_body)
+    wanted = chosen(operations)
+    whole = document(wanted, metadata.version("aiotaskq"))
+
+    async def openapi(_request: web.Request) -> web.Response:
+        return _response_of(say(whole))
+
+    app = web.Application(middlewares=[*middlewares, _problems])
+    for each in wanted:
+        app.router.add_route(each.method, each.path.replace("}", ":.+}"), _handler(each, tq, policy))
+    app.router.add_get("/openapi.json", openapi)
+    return app
+
+
+def _handler(operation: Operation, tq: TaskQ, policy: Policy) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return _response_of(await perform(operation, tq, policy, _Request(request)))
+
+    return handle
+
+
+@web.middleware
+async def _problems(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
+        words = {404: "there is nothing at this path", 405: "this path does not take that method"}
+        allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        return _response_of(say_problem(problem(error.status, "HTTPException", words[error.status]), **allow))
+
+
+def _response_of(answer: Answer) -> web.Response:
+    kind = None if answer.body is None else answer.media_type
+    return web.Response(body=answer.body, status=answer.status, headers=answer.headers, content_type=kind)
+
+
+class _Request:
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self.headers: Mapping[str, str] = request.headers
+        self.path: Mapping[str, str] = request.match_info
+        self.query = list(request.query.items())
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        async for chunk in self._request.content.iter_chunked(_CHUNK):
+            yield chunk

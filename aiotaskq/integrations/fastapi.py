@@ -1,0 +1,141 @@
+"""FastAPI: workers in the application's lifespan, typed dependencies, and the operations as a router."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from typing import Annotated, Any, Unpack
+
+from aiotaskq.errors import MissingExtra
+from aiotaskq.handles import BoundTask, P, PushOptions, T, TaskCall, TaskFunction, TaskHandle
+from aiotaskq.integrations.starlette import asgi_path, endpoint, setup, taskq_of
+from aiotaskq.taskq import TaskQ
+from aiotaskq.web.openapi import body, parameters, responses
+from aiotaskq.web.operation import MAX_BODY, Operation, make_policy
+from aiotaskq.web.operations import chosen
+
+try:
+    from fastapi import APIRouter, Depends, Request, Response
+    from fastapi.requests import HTTPConnection
+    from fastapi.responses import JSONResponse
+except ModuleNotFoundError:
+    raise MissingExtra("fastapi is not installed; install the extra fastapi: pip install -e '.[fastapi]'") from None
+
+__all__ = ["SessionPush", "TaskQDep", "get_taskq", "router", "session_push", "setup"]
+
+
+def get_taskq(connection: HTTPConnection) -> TaskQ:
+    """The task queue of the application, as a dependency. Raises ValidationError where it has none."""
+    return taskq_of(connection)
+
+
+TaskQDep = Annotated[TaskQ, Depends(get_taskq)]
+"""``async def endpoint(tq: TaskQDep)``: the task queue of the application."""
+
+
+class SessionPush:
+    """Pushes in the transaction of the request's session: roll back, and there was no task."""
+
+    def __init__(self, tq: TaskQ, session: Any) -> None:
+        self.tq = tq
+        self.session = session
+
+    async def __call__(
+        self, task: TaskFunction[P, Any, T] | BoundTask[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskHandle[T]:
+        """Push a task function, or one with options, with these arguments: ``await push(book, order=1)``.
+
+        It exists once the session is committed, which is not done here. Raises as ``TaskQ.push``.
+        """
+        call = task.call(*args, **kwargs)
+        return await self.tq.push_call(TaskCall(call.type, call.params, {**call.options, "session": self.session}))
+
+    async def push(
+        self, type: str, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]
+    ) -> TaskHandle[Any]:
+        """Push by the name of a type; arguments as ``TaskQ.push``."""
+        return await self.tq.push(type, params, **{**options, "session": self.session})
+
+
+def session_push(get_session: Callable[..., Any]) -> Callable[..., SessionPush]:
+    """Return a dependency that pushes with the session of ``get_session``, the application's own dependency.
+
+    ``Push = Annotated[SessionPush, Depends(session_push(get_session))]``. FastAPI calls ``get_session`` once in a
+    request, so an endpoint that depends on it, too, has the same session, and commits both with it.
+    """
+
+    def dependency(tq: TaskQ, session: Any) -> SessionPush:
+        return SessionPush(tq, session)
+
+    # Its parameters are known only now, so they are written where FastAPI looks for them.
+    kind = inspect.Parameter.KEYWORD_ONLY
+    dependency.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter("tq", kind, annotation=TaskQDep),
+            inspect.Parameter("session", kind, annotation=Annotated[Any, Depends(get_session)]),
+        ]
+    )
+    return dependency
+
+
+def router(
+    tq: TaskQ,
+    *,
+    dependencies: Sequence[Any] = (),
+    operations: Collection[str] | None = None,
+    read_only: bool = False,
+    show_args: bool = False,
+    origins: Collection[str] = (),
+    max_body: int = MAX_BODY,
+) -> APIRouter:
+    """Return the operations: ``app.include_router(router(tq, dependencies=[Depends(admin)]), prefix="/ops")``.
+
+    Args:
+        dependencies: the application's own, above all who may come in: without them everybody may.
+        operations: the names of those that are wanted (``["healthz", "readyz"]``); default all.
+        read_only, show_args, origins, max_body: see ``aiotaskq.web.operation.make_policy``.
+
+    Raises:
+        ValidationError: for an unknown operation or a wrong value.
+    """
+    policy = make_policy(read_only=read_only, show_args=show_args, origins=origins, max_body=max_body)
+    made = APIRouter(dependencies=list(dependencies))
+    for operation in chosen(operations):
+        answer = endpoint(operation, tq, policy)
+
+        async def run(request: Request, answer: Callable[[Request], Any] = answer) -> Response:
+            found: Response = await answer(request)
+            return found
+
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Request)]
+        )
+        made.add_api_route(
+            asgi_path(operation.path),
+            run,
+            methods=[operation.method],
+            name=f"aiotaskq:{operation.name}",
+            summary=operation.summary,
+            description=operation.description,
+            tags=[operation.tag],
+            status_code=operation.answers[0].status,
+            response_description=operation.answers[0].says,
+            response_model=None,
+            response_class=JSONResponse if operation.answers[0].type is not None else Response,
+            responses=_responses(operation),
+            openapi_extra=_extra(operation),
+        )
+    return made
+
+
+def _responses(operation: Operation) -> dict[int | str, dict[str, Any]]:
+    found: dict[int | str, dict[str, Any]] = {}
+    found.update(responses(operation).items())
+    return found
+
+
+def _extra(operation: Operation) -> dict[str, Any]:
+    extra: dict[str, Any] = {"parameters": parameters(operation)}
+    if (taken := body(operation)) is not None:
+        extra["requestBody"] = taken
+    return extra

@@ -1,0 +1,154 @@
+"""Starlette: the lifespan of an application with workers in it, and the operations as routes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from aiotaskq.errors import MissingExtra, ValidationError
+from aiotaskq.taskq import TaskQ
+from aiotaskq.web.openapi import document
+from aiotaskq.web.operation import MAX_BODY, Answer, Operation, Policy, make_policy, perform, say, say_problem
+from aiotaskq.web.operations import chosen
+from aiotaskq.web.problem import problem
+
+try:
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.requests import HTTPConnection, Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+except ModuleNotFoundError:
+    raise MissingExtra("starlette is not installed; install the extra web: pip install -e '.[web]'") from None
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+__all__ = ["application", "routes", "setup", "taskq_of"]
+
+
+def setup(
+    app: Starlette,
+    tq: TaskQ,
+    *,
+    concurrency: int = 10,
+    queues: Sequence[str] | None = None,
+    scheduler: bool = True,
+    drain: float = 25.0,
+    grace: float = 5.0,
+) -> None:
+    """Run workers and the scheduler inside the application, within the lifespan that it has; arguments as ``running``.
+
+    What its own lifespan makes is there before the first handler runs, and goes after the last one has ended.
+    Raises ValidationError for a second setup of the same application.
+    """
+    if getattr(app.state, "aiotaskq", None) is not None:
+        raise ValidationError("setup: this application has a task queue already; one setup() for each")
+    app.state.aiotaskq = tq
+    inner = app.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[Mapping[str, Any] | None]:
+        async with inner(app) as state:
+            limits: dict[str, Any] = {"queues": queues, "scheduler": scheduler, "drain": drain, "grace": grace}
+            async with tq.running(concurrency, **limits):
+                yield state
+
+    app.router.lifespan_context = lifespan  # type: ignore[assignment]
+
+
+def taskq_of(connection: HTTPConnection) -> TaskQ:
+    """Return the task queue of the application that answers this request.
+
+    Raises ValidationError where there is none: an application that is mounted into another one has a state of its own.
+    """
+    tq = getattr(connection.app.state, "aiotaskq", None)
+    if not isinstance(tq, TaskQ):
+        raise ValidationError(
+            "aiotaskq: this application has no task queue; use lifespan=tq.lifespan or setup(app, tq), "
+            "and in one that is mounted into another: app.state.aiotaskq = tq"
+        )
+    return tq
+
+
+def routes(
+    tq: TaskQ,
+    *,
+    operations: Collection[str] | None = None,
+    read_only: bool = False,
+    show_args: bool = False,
+    origins: Collection[str] = (),
+    max_body: int = MAX_BODY,
+) -> list[Route]:
+    """Return the operations as routes, for ``Mount("/ops", routes=routes(tq))``. They let everybody in: guard them.
+
+    Args:
+        operations: the names of those that are wanted (``["healthz", "readyz"]``); default all.
+        read_only, show_args, origins, max_body: see ``aiotaskq.web.operation.make_policy``.
+
+    Raises:
+        ValidationError: for an unknown operation or a wrong value.
+    """
+    policy = make_policy(read_only=read_only, show_args=show_args, origins=origins, max_body=max_body)
+    return [
+        Route(asgi_path(each.path), endpoint(each, tq, policy), methods=[each.method], name=f"aiotaskq:{each.name}")
+        for each in chosen(operations)
+    ]
+
+
+def application(
+    tq: TaskQ,
+    version: str,
+    *,
+    token: bool = False,
+    **options: Any,
+) -> Starlette:
+    """Return the operations as an application of their own, with ``/openapi.json``; options as ``routes``."""
+    whole = document(chosen(options.get("operations")), version, token=token)
+
+    async def openapi(_request: Request) -> Response:
+        return response_of(say(whole))
+
+    async def refused(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        words = {404: "there is nothing at this path", 405: "this path does not take that method"}
+        found = problem(error.status_code, "HTTPException", words.get(error.status_code, error.detail))
+        return response_of(say_problem(found, **(error.headers or {})))
+
+    return Starlette(
+        routes=[*routes(tq, **options), Route("/openapi.json", openapi, methods=["GET"])],
+        exception_handlers={HTTPException: refused},
+    )
+
+
+def asgi_path(path: str) -> str:
+    """Return a path as Starlette matches it: ids and keys may hold slashes, too."""
+    return path.replace("}", ":path}")
+
+
+def endpoint(operation: Operation, tq: TaskQ, policy: Policy) -> Endpoint:
+    """Return the endpoint of an operation."""
+
+    async def answer(request: Request) -> Response:
+        return response_of(await perform(operation, tq, policy, _Request(request)))
+
+    return answer
+
+
+def response_of(answer: Answer) -> Response:
+    """Return an answer as Starlette has it."""
+    if answer.body is None:
+        return Response(status_code=answer.status, headers=answer.headers)
+    return Response(answer.body, answer.status, answer.headers, answer.media_type)
+
+
+class _Request:
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.headers: Mapping[str, str] = request.headers
+        self.path: Mapping[str, str] = request.path_params
+        self.query = request.query_params.multi_items()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        async for chunk in self._request.stream():
+            yield chunk

@@ -1,0 +1,138 @@
+"""The OpenAPI document of the operations, and the parts of it that a framework puts into its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
+
+from aiotaskq.task import MAX_ID, MAX_KEY, MAX_NAME
+from aiotaskq.web.operation import JSON, Operation
+from aiotaskq.web.problem import MEDIA_TYPE, Problem, problem
+
+_PATH = {"task_id": MAX_ID, "schedule_id": MAX_ID, "queue": MAX_NAME, "key": MAX_KEY}
+_WORDS = {
+    400: ("NotJson", "body: JSON is malformed"),
+    401: ("NoToken", "a token is needed"),
+    403: ("ReadOnly", "this API is read-only; nothing can be changed here"),
+    404: ("NotFound", "there is no task 019ab0a4"),
+    408: ("BodyTooSlow", "body: did not arrive within 10 s"),
+    409: ("TaskConflict", "task 019ab0a4 has ended already: completed"),
+    413: ("BodyTooLarge", "body: more than 524,288 bytes"),
+    415: ("UnsupportedMediaType", "content-type: application/json is needed (got 'text/plain')"),
+    422: ("ValidationError", "limit: Expected `int` >= 1"),
+    429: ("TooManyGuesses", "too many wrong tokens; wait"),
+    501: ("NotSupported", "this store cannot do that"),
+    503: ("DatabaseUnavailable", "the store does not answer; try again later"),
+}
+
+
+def parameters(operation: Operation) -> list[dict[str, Any]]:
+    """Return the OpenAPI parameters of an operation."""
+    found: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "minLength": 1, "maxLength": _PATH[name]},
+        }
+        for name in re.findall(r"{(\w+)}", operation.path)
+    ]
+    if operation.query is not None:
+        schema = schema_of(operation.query)
+        required = schema.get("required", ())
+        for name, each in schema["properties"].items():
+            found.append({"name": name, "in": "query", "required": name in required, "schema": _not_null(each)})
+    return found
+
+
+def body(operation: Operation) -> dict[str, Any] | None:
+    """Return the OpenAPI request body of an operation, None where it takes none."""
+    if operation.body is None:
+        return None
+    return {
+        "required": True,
+        "content": {JSON: {"schema": schema_of(operation.body), "example": operation.example}},
+    }
+
+
+def responses(operation: Operation, also: Collection[int] = ()) -> dict[int, dict[str, Any]]:
+    """Return the OpenAPI responses of an operation by status; ``also`` are those of whoever stands before it."""
+    found: dict[int, dict[str, Any]] = {}
+    for good in operation.answers:
+        said = found[good.status] = {"description": good.says}
+        if good.type is not None:
+            said["content"] = {JSON: {"schema": schema_of(good.type), "example": good.example}}
+        if "Location" in good.says:
+            said["headers"] = {"Location": {"schema": {"type": "string", "format": "uri-reference"}}}
+    for status in sorted({*operation.problems, *also} - found.keys()):
+        code, detail = _WORDS[status]
+        example = problem(status, code, detail)
+        found[status] = {
+            "description": example.title,
+            "content": {MEDIA_TYPE: {"schema": schema_of(Problem), "example": msgspec.to_builtins(example)}},
+        }
+    return found
+
+
+def document(operations: Sequence[Operation], version: str, *, server: str = "", token: bool = False) -> dict[str, Any]:
+    """Return a whole OpenAPI 3.1 document. ``server`` is where the operations are mounted, seen from the document."""
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        guarded = token and not operation.open
+        said = responses(operation, (401, 429) if guarded else ())
+        entry: dict[str, Any] = {
+            "operationId": operation.name,
+            "tags": [operation.tag],
+            "summary": operation.summary,
+            "responses": {str(status): each for status, each in said.items()},
+        }
+        if operation.description:
+            entry["description"] = operation.description
+        if found := parameters(operation):
+            entry["parameters"] = found
+        if (taken := body(operation)) is not None:
+            entry["requestBody"] = taken
+        if guarded:
+            entry["security"] = [{"token": []}]
+        paths.setdefault(operation.path, {})[operation.method.lower()] = entry
+    whole: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "aiotaskq operations", "version": version},
+        "servers": [{"url": server or "."}],
+        "paths": paths,
+    }
+    if token:
+        whole["components"] = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
+    return whole
+
+
+def schema_of(kind: Any) -> dict[str, Any]:
+    """Return the JSON Schema of a type without references, so that it can stand in anybody's document."""
+    schema = msgspec.json.schema(kind)
+    found = _inline(schema, schema.pop("$defs", {}))
+    assert isinstance(found, dict)
+    return found
+
+
+def _inline(schema: Any, named: dict[str, Any]) -> Any:
+    if isinstance(schema, list):
+        return [_inline(each, named) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        inner = named[schema["$ref"].rpartition("/")[2]]
+        rest = {key: value for key, value in schema.items() if key != "$ref"}
+        return _inline({**inner, **rest}, named)
+    return {key: _inline(value, named) for key, value in schema.items()}
+
+
+def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A query parameter is left out, never null."""
+    if "anyOf" not in schema:
+        return schema
+    rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+    kinds = [each for each in schema["anyOf"] if each != {"type": "null"}]
+    return {**kinds[0], **rest} if len(kinds) == 1 else {"anyOf": kinds, **rest}

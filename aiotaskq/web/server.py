@@ -1,0 +1,198 @@
+"""The operations API as a server of its own, behind a token, by uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Collection, Iterator
+from importlib import metadata
+from typing import Any
+
+from aiotaskq.clock import SystemClock
+from aiotaskq.errors import MissingExtra, ValidationError
+from aiotaskq.integrations.starlette import application, response_of
+from aiotaskq.log import printable
+from aiotaskq.task import check_int
+from aiotaskq.taskq import TaskQ
+from aiotaskq.web.guard import Doorkeeper, check_access, names_loopback
+from aiotaskq.web.operation import MAX_BODY, say_problem
+from aiotaskq.web.operations import OPERATIONS
+from aiotaskq.web.problem import problem
+
+try:
+    import uvicorn
+except ModuleNotFoundError:
+    raise MissingExtra("uvicorn is not installed; install the extra web: pip install -e '.[web]'") from None
+
+__all__ = ["asgi", "serve", "serve_until"]
+
+HOST = "127.0.0.1"
+PORT = 8765
+LAST_REQUESTS = 5  # seconds that open requests get when the server stops
+
+_OPEN = frozenset(operation.path for operation in OPERATIONS if operation.open)
+_CLOCK = SystemClock()
+
+
+def serve(
+    tq: TaskQ,
+    host: str = HOST,
+    port: int = PORT,
+    token: str | None = None,
+    read_only: bool = False,
+    *,
+    show_args: bool = False,
+    origins: Collection[str] = (),
+    max_body: int = MAX_BODY,
+    started: Callable[[str], object] = lambda _url: None,
+) -> None:
+    """Serve the operations API until SIGINT or SIGTERM; connects to the store, and runs no workers.
+
+    Args:
+        host, port: where to listen; port 0 takes a free one.
+        token: what ``Authorization: Bearer …`` must hold, at least 16 characters; ``/healthz`` and ``/readyz`` need
+            none. Ten wrong ones in a minute make an address wait.
+        read_only, show_args, origins, max_body: see ``aiotaskq.web.operation.make_policy``.
+        started: is called with the URL as soon as requests are answered.
+
+    Raises:
+        ValidationError: for a host that other machines can reach without a token, a weak token, a port that is taken.
+        DatabaseUnavailable: the store cannot be opened.
+    """
+    check_access(host, token)  # before anything is opened
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        options: dict[str, Any] = {"show_args": show_args, "origins": origins, "max_body": max_body}
+        async with tq:
+            await serve_until(stop, tq, host, port, token, read_only, **options, started=started)
+
+    asyncio.run(main())
+
+
+async def serve_until(
+    stop: asyncio.Event,
+    tq: TaskQ,
+    host: str = HOST,
+    port: int = PORT,
+    token: str | None = None,
+    read_only: bool = False,
+    *,
+    show_args: bool = False,
+    origins: Collection[str] = (),
+    max_body: int = MAX_BODY,
+    started: Callable[[str], object] = lambda _url: None,
+) -> None:
+    """Like ``serve``, in the running loop until the event is set, for a queue that is open (or running) already.
+
+    No signal handler is installed. Open requests get 5 s to end. Raises ValidationError as ``serve``.
+    """
+    app = asgi(tq, host, token, read_only, show_args=show_args, origins=origins, max_body=max_body)
+    listener = _listen(host, port)
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # an address that the client can choose could guess for ever
+        timeout_graceful_shutdown=LAST_REQUESTS,
+    )
+    server = _Server(config, lambda: started(_url(host, listener)))
+    stopping = asyncio.create_task(_stop_when(stop, server), name="aiotaskq-web-stop")
+    try:
+        await server.serve([listener])
+    finally:
+        stopping.cancel()
+        listener.close()
+
+
+async def _stop_when(stop: asyncio.Event, server: uvicorn.Server) -> None:
+    await stop.wait()
+    server.should_exit = True
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Listen, before uvicorn does: it would end the whole process where it cannot."""
+    bare = host.strip("[]")
+    check_int("port", port, 0, 65_535)
+    try:
+        family = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((bare, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ValidationError(f"host, port: cannot listen on {printable(host)}:{port}: {error.strerror}") from None
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    bare = host.strip("[]")
+    return f"http://{f'[{bare}]' if ':' in bare else bare}:{listener.getsockname()[1]}"
+
+
+def asgi(
+    tq: TaskQ,
+    host: str = HOST,
+    token: str | None = None,
+    read_only: bool = False,
+    **options: Any,
+) -> Any:
+    """Return what ``serve`` serves as an ASGI application, for a server of one's own that listens on ``host``.
+
+    Raises ValidationError as ``serve``.
+    """
+    check_access(host, token)
+    version = metadata.version("aiotaskq")
+    app = application(tq, version, token=token is not None, read_only=read_only, **options)
+    return _Gate(app, token)
+
+
+class _Gate:
+    """Stands before the application: a token where there is one, else only this machine's own names."""
+
+    def __init__(self, app: Any, token: str | None) -> None:
+        self._app = app
+        self._doorkeeper = None if token is None else Doorkeeper(token)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        await (self._app if refusal is None else response_of(refusal))(scope, receive, send)
+
+    def _refusal(self, scope: Any) -> Any:
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if self._doorkeeper is None:
+            if names_loopback(headers.get(b"host")):
+                return None
+            # A page whose name was made to lead here is same-origin to the browser, but not to us.
+            return say_problem(problem(403, "WrongHost", "host: without a token only localhost is served"))
+        if scope["path"] in _OPEN and scope["method"] in ("GET", "HEAD"):
+            return None
+        address, ticks = (scope.get("client") or ("",))[0], _CLOCK.ticks()
+        if wait := self._doorkeeper.wait(address, ticks):
+            return say_problem(problem(429, "TooManyGuesses", "too many wrong tokens; wait"), Retry_After=str(wait))
+        if self._doorkeeper.admits(headers.get(b"authorization"), address, ticks):
+            return None
+        return say_problem(
+            problem(401, "NoToken", "a token is needed: Authorization: Bearer …"),
+            WWW_Authenticate='Bearer realm="aiotaskq"',
+        )
+
+
+class _Server(uvicorn.Server):
+    """A server in somebody else's loop, who handles the signals."""
+
+    def __init__(self, config: uvicorn.Config, told: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._told = told
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them alone."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and tell."""
+        await super().startup(sockets)
+        self._told()
