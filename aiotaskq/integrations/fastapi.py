@@ -135,7 +135,9 @@ def _responses(operation: Operation) -> dict[int | str, dict[str, Any]]:
 
 
 def _extra(operation: Operation) -> dict[str, Any]:
-    extra: dict[str, Any] = {"parameters": parameters(operation)}
+    extra: dict[str, Any] = {}
+    if found := parameters(operation):
+        extra["parameters"] = found
     if (taken := body(operation)) is not None:
         extra["requestBody"] = taken
     return extra
