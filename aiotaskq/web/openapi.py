@@ -13,6 +13,7 @@ from aiotaskq.web.operation import JSON, Operation
 from aiotaskq.web.problem import MEDIA_TYPE, Problem, problem
 
 _PATH = {"task_id": MAX_ID, "schedule_id": MAX_ID, "queue": MAX_NAME, "key": MAX_KEY}
+_NO_CONTROL = "^[^\\u0000-\\u001f\\u007f]+$"
 _WORDS = {
     400: ("NotJson", "body: JSON is malformed"),
     401: ("NoToken", "a token is needed"),
@@ -36,7 +37,7 @@ def parameters(operation: Operation) -> list[dict[str, Any]]:
             "name": name,
             "in": "path",
             "required": True,
-            "schema": {"type": "string", "minLength": 1, "maxLength": _PATH[name]},
+            "schema": {"type": "string", "minLength": 1, "maxLength": _PATH[name], "pattern": _NO_CONTROL},
         }
         for name in re.findall(r"{(\w+)}", operation.path)
     ]

@@ -140,6 +140,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
             found.add(403)
         if self.query is not None or self.body is not None or "{" in self.path:
             found.add(422)
+        if "{" in self.path:
+            found.add(404)  # also where a control character keeps the path from being found
         if self.body is not None:
             found |= {400, 408, 413, 415}
         return tuple(sorted(found))
