@@ -67,4 +67,4 @@ def make_app() -> web.Application:
 
 
 if __name__ == "__main__":
-    web.run_app(make_app(), host="127.0.0.1", port=int(os.environ["SHOP_PORT"]), shutdown_timeout=2)
+    web.run_app(make_app(), host="127.0.0.1", port=int(os.environ["SHOP_PORT"]), shutdown_timeout=1)
