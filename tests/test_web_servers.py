@@ -243,7 +243,7 @@ print("stopped")
 """
 
 
-def test_a_server_of_its_own_ends_by_a_signal(tmp_path: Path) -> None:  # D3, J4
+def test_a_server_of_its_own_ends_by_a_signal(tmp_path: Path) -> None:  # D3, J4, J14
     port = free_port()
     server = subprocess.Popen(
         [sys.executable, "-uc", SERVE, str(port)], cwd=tmp_path, stdout=subprocess.PIPE, text=True
@@ -253,6 +253,12 @@ def test_a_server_of_its_own_ends_by_a_signal(tmp_path: Path) -> None:  # D3, J4
         assert httpx.get(f"http://127.0.0.1:{port}/tasks").status_code == 401
         right = {"authorization": "Bearer 0123456789abcdef"}
         assert httpx.get(f"http://127.0.0.1:{port}/tasks", headers=right).json() == {"tasks": [], "next": None}
+        with socket.create_connection(("127.0.0.1", port)) as client:  # a gigabyte is refused before it is sent
+            head = ["POST /tasks HTTP/1.1", "host: x", "authorization: Bearer 0123456789abcdef"]
+            head += ["content-type: application/json", "content-length: 1073741824", "", ""]
+            client.sendall("\r\n".join(head).encode())
+            client.settimeout(PATIENCE)
+            assert client.recv(12) == b"HTTP/1.1 413"
         with pytest.raises(ValidationError, match=f"cannot listen on 127.0.0.1:{port}"):
             serve(TaskQ(f"sqlite:///{tmp_path / 'other.db'}"), port=port)
         server.send_signal(signal.SIGTERM)

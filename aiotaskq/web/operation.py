@@ -192,19 +192,19 @@ class Operations:
 
 
 def say(body: Any = None, status: int = 200, **headers: str) -> Answer:
-    """Answer with a view, as JSON."""
-    encoded = None if status == 204 else msgspec.json.encode(body)
-    return Answer(status, encoded, {name.replace("_", "-"): value for name, value in headers.items()})
+    """Answer with a view, as JSON; a header's name is written with underscores."""
+    return Answer(status, None if status == 204 else msgspec.json.encode(body), _headers(headers))
 
 
 def say_problem(problem: Problem, **headers: str) -> Answer:
     """Answer with a problem."""
-    return Answer(
-        problem.status,
-        msgspec.json.encode(problem),
-        {name.replace("_", "-"): value for name, value in headers.items()},
-        MEDIA_TYPE,
-    )
+    return Answer(problem.status, msgspec.json.encode(problem), _headers(headers), MEDIA_TYPE)
+
+
+def _headers(given: dict[str, str]) -> dict[str, str]:
+    # What is said holds for this moment, and is never anything but data, whatever is stored in it.
+    always = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return always | {name.replace("_", "-"): value for name, value in given.items()}
 
 
 async def perform(operation: Operation, tq: TaskQ, policy: Policy, request: Request) -> Answer:

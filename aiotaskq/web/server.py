@@ -96,6 +96,7 @@ async def serve_until(
     config = uvicorn.Config(
         app,
         lifespan="off",
+        log_config=None,  # logging is the application's
         log_level="warning",
         access_log=False,
         server_header=False,
