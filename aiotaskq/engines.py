@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import socket
 import ssl
@@ -174,6 +175,10 @@ def async_engine(url: URL, connected: Callable[[Any], None] | None = None, **opt
     database = url.get_backend_name()
     if database == "sqlite":
         prepare_sqlite(url)
+        # At DEBUG aiosqlite logs each statement with its values, and params are logged nowhere. Whoever wants that all
+        # the same sets the level of just that logger; SQLAlchemy handles its own in this way.
+        if (driver_log := logging.getLogger("aiosqlite")).level == logging.NOTSET:
+            driver_log.setLevel(logging.INFO)
         return _create(create_async_engine, url, **options)
     connect: dict[str, Any]
     if database == "postgresql":

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hmac
 import json
+import logging
 import sqlite3
 import subprocess
 import sys
@@ -315,6 +316,17 @@ async def test_params_results_and_error_texts_are_not_listed(door: Any, tq: Task
         assert (task["params"], task["result"]) == ({"name": SECRET}, f"Hello, {SECRET}!")
         assert (await ask.get("schedules?show=params")).json()["schedules"][0]["params"] == {"name": SECRET}
         assert (await ask.get(f"tasks/{good.task_id}")).json()["params"] == {"name": SECRET}
+
+
+async def test_an_application_that_logs_everything_logs_no_params(  # J8
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)  # as `python -m aiohttp.web` and some debug modes have it
+    async with TaskQ(f"sqlite:///{tmp_path / 'log.db'}") as tq, in_starlette(tq, show_args=True) as ask:
+        await ask.post("tasks", json={"type": "x", "params": {"name": SECRET}, "task_id": "t"})
+        await ask.put("store/k", json={"value": SECRET})
+        assert SECRET in (await ask.get("tasks/t")).text + (await ask.get("store/k")).text
+    assert caplog.records and SECRET not in caplog.text
 
 
 async def test_whatever_a_queue_in_memory_holds_is_shown_as_json(door: Any) -> None:
