@@ -16,6 +16,7 @@ class Bound:
         if when_full not in WHEN_FULL:
             raise ValidationError(f"when_full: {when_full!r} is not one of {', '.join(WHEN_FULL)}")
         self.maxsize = check_int("maxsize", maxsize, 0)
+        self.when_full = when_full
         self.drops = when_full == "drop_oldest"
         self._raises = when_full == "raise"
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
-from heapq import heappop, heappush
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sized
+from heapq import heapify, heappop, heappush
 from itertools import count
+from typing import Any
+from weakref import WeakSet
+
+ROUNDS = 1_000  # of a loop: something in it that never comes to rest, such as a busy wait, must not stop virtual time
+BLIND_ROUNDS = 20  # of a loop that does not show whether it is at rest
 
 
 class Clock(ABC):
@@ -126,8 +132,13 @@ class VirtualClock(Clock):
     def __init__(self, start: int = 1_700_000_000_000_000) -> None:
         self._now = start
         self._set_by = 0  # microseconds by which `step` has moved the wall clock
-        self._timers: list[tuple[int, int, Callable[[], object]]] = []
+        self._timers: list[tuple[int, int, list[Callable[[], object]]]] = []  # a heap; a cancelled one's list is empty
+        self._cancelled = 0
         self._ties = count()
+        self._watched: list[tuple[Callable[[], Iterable[asyncio.Future[Any]]], float]] = []
+        self._given_up: WeakSet[asyncio.Future[Any]] = WeakSet()
+        self.sleepers: Counter[asyncio.Task[Any] | None] = Counter()
+        """The asyncio tasks that wait for this clock just now: only time lets them go on."""
 
     def now(self) -> int:
         return self._now
@@ -146,43 +157,101 @@ class VirtualClock(Clock):
     async def wait(self, event: asyncio.Event, timeout: float) -> bool:
         if event.is_set():
             return True
-        waiter = asyncio.ensure_future(event.wait())
-        over = asyncio.get_running_loop().create_future()
-        cancel = self.call_later(timeout, lambda: None if over.done() else over.set_result(None))
+        if timeout <= 0:
+            await asyncio.sleep(0)
+            return event.is_set()
+        here = asyncio.current_task()
+        self.sleepers[here] += 1
         try:
-            await asyncio.wait({waiter, over}, return_when=asyncio.FIRST_COMPLETED)
+            async with asyncio.timeout(None) as limit:
+                cancel = self.call_later(timeout, lambda: limit.reschedule(0))  # 0 is past in any loop: at once
+                try:
+                    await event.wait()
+                finally:
+                    cancel()
+        except TimeoutError:
+            return event.is_set()
         finally:
-            cancel()
-            waiter.cancel()
-        return event.is_set()
+            self.sleepers[here] -= 1
+            if not self.sleepers[here]:
+                del self.sleepers[here]
+        return True
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Callable[[], None]:
-        active = True
-
-        def fire() -> None:
-            if active:
-                callback()
+        callbacks = [callback]
 
         def cancel() -> None:
-            nonlocal active
-            active = False
+            if callbacks:
+                callbacks.clear()
+                self._cancelled += 1
 
-        heappush(self._timers, (self._now + round(delay * 1_000_000), next(self._ties), fire))
+        heappush(self._timers, (self._now + round(delay * 1_000_000), next(self._ties), callbacks))
+        if self._cancelled > 1_000 + len(self._timers) // 2:
+            self._timers = [timer for timer in self._timers if timer[2]]
+            heapify(self._timers)
+            self._cancelled = 0
         return cancel
+
+    @property
+    def next_at(self) -> int | None:
+        """The instant at which the next timer fires, in microseconds UTC; None if nobody waits."""
+        while self._timers and not self._timers[0][2]:
+            heappop(self._timers)
+            self._cancelled -= 1
+        return self._timers[0][0] if self._timers else None
+
+    def watch(self, pending: Callable[[], Iterable[asyncio.Future[Any]]], patience: float = 30.0) -> None:
+        """Let time stand still while one of the futures that ``pending()`` returns has not ended.
+
+        They stand for work outside of the loop, such as that of a database; one that takes more than ``patience`` real
+        seconds is not waited for any longer.
+        """
+        self._watched.append((pending, patience))
 
     async def advance(self, seconds: float) -> None:
         """Let time pass: every timer fires at its own instant, and what it wakes runs before the next."""
         end = self._now + round(seconds * 1_000_000)
         await self.settle()
-        while self._timers and self._timers[0][0] <= end:
-            due, _, callback = heappop(self._timers)
+        while (due := self.next_at) is not None and due <= end:
             self._now = max(self._now, due)
-            callback()
+            fired = []
+            while self._timers and self._timers[0][0] <= self._now:
+                fired.append(heappop(self._timers)[2])
+            for callbacks in fired:
+                if callbacks:
+                    callbacks.pop()()
+                else:
+                    self._cancelled -= 1
             await self.settle()
-        self._now = end
+        self._now = max(self._now, end)
         await self.settle()
 
     async def settle(self) -> None:
-        """Run the loop until nothing in it is ready: what waits for threads (a database) is given a moment too."""
-        for _ in range(20):
-            await asyncio.sleep(0)
+        """Run the loop until nothing in it is ready, and what is watched has ended."""
+        while True:
+            await _until_quiet()
+            left = [
+                (future, patience)
+                for pending, patience in self._watched
+                for future in pending()
+                if not future.done() and future not in self._given_up
+            ]
+            if not left:
+                return
+            patience = min(patience for _, patience in left)
+            futures = {future for future, _ in left}
+            done, _ = await asyncio.wait(futures, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                self._given_up.update(future for future, seconds in left if seconds == patience)
+
+
+async def _until_quiet() -> None:
+    """Let the running loop go round until it has nothing to do but wait.
+
+    There is no public way to ask for that. The loops of asyncio show what is ready; with others, enough rounds must do.
+    """
+    ready: Sized | None = getattr(asyncio.get_running_loop(), "_ready", None)
+    for _ in range(ROUNDS if ready is not None else BLIND_ROUNDS):
+        await asyncio.sleep(0)
+        if ready is not None and not ready:
+            return

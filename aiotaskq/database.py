@@ -100,6 +100,11 @@ class Database:
         """Whether this is SQLite, which has one writer at a time."""
         return self.url.get_backend_name() == "sqlite"
 
+    @property
+    def pending(self) -> frozenset[asyncio.Task[Any]]:
+        """The transactions that have begun in this loop and not ended."""
+        return frozenset(self._running)
+
     async def open(self) -> None:
         """Open the engine in the running loop and prepare the schema; idempotent.
 

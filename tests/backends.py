@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from aiotaskq.backends import connect
+from aiotaskq.backends import REHEARSAL, connect
 from aiotaskq.backends.base import Backend, Schedules, Values
 from aiotaskq.database import sync_engine
 from aiotaskq.migrations import OUR_TABLES
@@ -85,6 +85,18 @@ def memory(folder: Path) -> AbstractAsyncContextManager[Store]:
     return _opened("memory", "memory://")
 
 
+class _OneProcess(Store):
+    """What a second process would have is here the same object, since nothing leaves this one."""
+
+    async def another(self) -> Backend:
+        return self.backend
+
+
+@contextlib.asynccontextmanager
+async def rehearsal(folder: Path) -> AsyncIterator[Store]:
+    yield _OneProcess("rehearsal", REHEARSAL, connect(REHEARSAL))
+
+
 @contextlib.asynccontextmanager
 async def sqlite(folder: Path) -> AsyncIterator[Store]:
     path = folder / "tasks.db"
@@ -146,6 +158,7 @@ async def redis(folder: Path) -> AsyncIterator[Store]:
 
 STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {
     "memory": memory,
+    "rehearsal": rehearsal,
     "sqlite": sqlite,
     "postgresql": postgresql,
     "mysql": mysql,

@@ -5,7 +5,10 @@ from __future__ import annotations
 from aiotaskq.backends.base import Backend
 from aiotaskq.errors import ValidationError
 
-__all__ = ["connect", "mask", "scheme_of"]
+__all__ = ["REHEARSAL", "connect", "mask", "scheme_of"]
+
+REHEARSAL = "memory://rehearsal"
+"""The URL of a store in memory that goes by the rules of a durable one: for tests."""
 
 SQL = ("sqlite", "postgresql", "postgres", "mysql", "mariadb")
 
@@ -41,6 +44,10 @@ def connect(url: str) -> Backend:
     Raises ValidationError for an unknown scheme, and MissingExtra when its driver is not installed.
     """
     scheme = scheme_of(url)
+    if url == REHEARSAL:
+        from aiotaskq.backends.rehearsal import RehearsalBackend
+
+        return RehearsalBackend()
     if scheme == "memory":
         from aiotaskq.backends.memory import MemoryBackend
 

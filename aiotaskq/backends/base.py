@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -19,6 +19,8 @@ from aiotaskq.errors import NotSupported
 from aiotaskq.task import FINAL, Status, Task, TaskFilter
 
 if TYPE_CHECKING:
+    from asyncio import Future
+
     from aiotaskq.schedule import Schedule
 
 READY = "ready"
@@ -167,6 +169,10 @@ class Backend(ABC):
 
         Idempotent. Hints only: a store that cannot, or whose channel is cut for a while, leaves it to polling.
         """
+
+    def pending(self) -> Iterable[Future[Any]]:
+        """Return what the store does for the running loop just now: until it has ended, virtual time stands still."""
+        return ()
 
     # ---- tasks ----
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from asyncio import Future
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 from sqlalchemy import Connection, make_url
@@ -75,6 +76,9 @@ class SqlBackend(Backend):
     async def watch(self) -> None:
         if self._between is not None:
             self._between.listen()
+
+    def pending(self) -> Iterable[Future[Any]]:
+        return self.database.pending
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         stored = await self.database.write(lambda c: tasks_sql.push(c, tasks)) if tasks else []

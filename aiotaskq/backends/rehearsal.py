@@ -1,0 +1,107 @@
+"""The rehearsal backend: memory that goes by the rules of a durable, shared store, for tests of an application.
+
+What a database would refuse is refused here, leases run out here, and nobody shares an object with the store. Only
+nothing survives the process, and nothing waits for a disk. Schedules are kept beside the tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import msgspec
+
+from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
+from aiotaskq.backends.memory import MemoryBackend
+from aiotaskq.schedule import Schedule, due_us
+from aiotaskq.task import Task
+
+KEEP = 1_000_000  # ended tasks; a test that makes more has other worries
+
+
+class RehearsalBackend(MemoryBackend):
+    """A task queue's store for one test."""
+
+    name: ClassVar[str] = "rehearsal"
+    durable: ClassVar[bool] = True
+    shared: ClassVar[bool] = True
+    steady: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__(keep=KEEP)
+        self.schedules: RehearsalSchedules = RehearsalSchedules(self)
+
+    def another(self) -> Backend:
+        return self
+
+    def _insert(self, tasks: Sequence[Task]) -> list[Task]:
+        return super()._insert([_copy(task) for task in tasks])
+
+    async def claim(
+        self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
+    ) -> list[Task]:
+        tasks = await super().claim(owner, now, limit, queues=queues, lease_until=lease_until)
+        return [_copy(task) for task in tasks]  # a handler that changes its params changes no row
+
+
+def _copy(task: Task) -> Task:
+    return task.replace(params=_stored(task.params)) if task.params else task
+
+
+def _stored(value: Any) -> Any:
+    """What becomes of a JSON value on its way through a database: a tuple a list, for instance."""
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
+class RehearsalSchedules(Schedules):
+    """Schedules of a rehearsal. Like the tasks, every verb runs without suspending."""
+
+    def __init__(self, backend: RehearsalBackend) -> None:
+        self._backend = backend
+        self._rows: dict[str, Schedule] = {}
+
+    async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
+        return [self._rows.setdefault(schedule.task_id, schedule) for schedule in schedules]
+
+    async def change(self, changes: Sequence[ScheduleChange]) -> list[bool]:
+        for change in changes:  # all or none: what cannot be stored is found before anything is
+            _ = [_copy(task) for task in change.tasks]
+        return [await self._change(change) for change in changes]
+
+    async def _change(self, change: ScheduleChange) -> bool:
+        before, row = change.before, self._rows.get(change.before.task_id)
+        if row is None or (row.version, row.next_run_at, row.next_run_us, row.enabled, row.run_count) != (
+            before.version,
+            before.next_run_at,
+            before.next_run_us,
+            before.enabled,
+            before.run_count,
+        ):
+            return False
+        self._rows[before.task_id] = change.after.replace(version=before.version + 1)
+        if change.tasks:
+            await self._backend.push(change.tasks)
+        return True
+
+    async def get(self, ids: Sequence[str]) -> list[Schedule | None]:
+        return [self._rows.get(schedule_id) for schedule_id in ids]
+
+    async def all(self, enabled_only: bool = False) -> list[Schedule]:
+        rows = [row for row in self._rows.values() if row.enabled or not enabled_only]
+        return sorted(rows, key=lambda row: (row.created_at, row.task_id))
+
+    def _dues(self) -> list[tuple[int, str]]:
+        dues = ((due_us(row), row.task_id) for row in self._rows.values() if row.enabled)
+        return [(due, schedule_id) for due, schedule_id in dues if due is not None]
+
+    async def due(self, now: int, limit: int) -> list[Schedule]:
+        return [self._rows[schedule_id] for due, schedule_id in sorted(self._dues())[:limit] if due <= now]
+
+    async def undelivered(self, limit: int) -> list[Schedule]:
+        return [row for _, row in sorted(self._rows.items()) if row.outbox][:limit]
+
+    async def next_due(self) -> int | None:
+        return min((due for due, _ in self._dues()), default=None)
+
+    async def delete(self, ids: Sequence[str]) -> list[bool]:
+        return [self._rows.pop(schedule_id, None) is not None for schedule_id in ids]

@@ -1,0 +1,135 @@
+"""Inline mode: each task is run before its push returns, in the caller, by the same rules as in a worker."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from aiotaskq.backends import REHEARSAL
+from aiotaskq.backends.base import Change
+from aiotaskq.clock import VirtualClock
+from aiotaskq.errors import TaskFailed
+from aiotaskq.schedule import instant
+from aiotaskq.task import SECOND, Status, Task
+from aiotaskq.taskq import TaskQ
+from aiotaskq.testing.kit import START
+from aiotaskq.testing.pushes import Pushes
+from aiotaskq.testing.rig import DEFAULTS, PushCall, Rig, RunCall, seconds
+from aiotaskq.testing.wiring import override
+
+NOBODY = "aiotaskq.inline"  # the queue of the worker that lends its rules: it is to take nothing by itself
+
+
+class Inline(Rig):
+    """A ``TaskQ`` whose pushes run the handler: ``tq``, its ``clock``, and what was ``pushed``."""
+
+    def __init__(
+        self, tq: TaskQ, clock: VirtualClock, recorded: Pushes, *, retries: bool = False, raise_errors: bool = True
+    ) -> None:
+        """For ``inline`` and the fixtures, which swap the store and the clock of ``tq`` first."""
+        super().__init__(tq, clock, recorded)
+        self._retries = retries
+        self._raise_errors = raise_errors
+        self._errors: dict[str, Exception] = {}
+        self._claimed: set[str] = set()  # ids of tasks that a push runs, or is about to
+
+    async def _start(self) -> None:
+        running = self.tq.running(1, queues=[NOBODY], scheduler=False, drain=0, grace=1)
+        await self._stack.enter_async_context(running)
+
+    async def push(self, tasks: list[Task], call_next: PushCall) -> list[Task]:
+        await self.start()
+        stored = await call_next(tasks)
+        new = [task for task, row in zip(tasks, stored, strict=True) if row is task]
+        await self._run_all([task.task_id for task in new if task.run_at <= self.clock.now()])
+        return stored
+
+    async def run(self, task: Task, call_next: RunCall) -> Any:
+        try:
+            return await super().run(task, call_next)
+        except Exception as error:
+            self._errors[task.task_id] = error
+            raise
+
+    async def _run_all(self, ids: list[str]) -> None:
+        self._claimed.update(ids)
+        try:
+            for task_id in ids:
+                await self._run_to_the_end(task_id)
+        finally:
+            self._claimed.difference_update(ids)
+        # What a task asked for on its success or failure was pushed with its end.
+        pending = await self.tasks(Status.PENDING)
+        due = [t.task_id for t in pending if t.run_at <= self.clock.now() and t.task_id not in self._claimed]
+        if due:
+            await self._run_all(due)
+
+    async def _run_to_the_end(self, task_id: str) -> None:
+        while (task := await self.tq.get(task_id)).status is Status.PENDING:
+            if task.run_at > self.clock.now():
+                if not self._retries:
+                    break
+                await self.clock.advance(seconds(task.run_at - self.clock.now()))
+            await self._run_once(task)
+        error = self._errors.pop(task_id, None)
+        if self._raise_errors and task.status in (Status.PENDING, Status.FAILED) and task.error_message is not None:
+            raise TaskFailed(task) if error is None else error
+
+    async def _run_once(self, task: Task) -> None:
+        worker = self.tq._worker
+        assert worker is not None
+        claimed = task.replace(
+            status=Status.RUNNING, fence=task.fence + 1, lease_owner=NOBODY, started_at=self.clock.now() // SECOND
+        )
+        self._errors.pop(task.task_id, None)
+        if await self.tq._backend.update([Change(task, claimed)]) == [True]:
+            await worker._run(claimed)
+
+
+@contextlib.contextmanager
+def open_inline(
+    tq: TaskQ | None,
+    url: str | None,
+    *,
+    clock: VirtualClock,
+    retries: bool = False,
+    raise_errors: bool = True,
+    **options: Any,
+) -> Iterator[Inline]:
+    """Make what ``inline`` gives where there is no loop yet: it starts by itself in the one that first uses it."""
+    app = TaskQ(REHEARSAL) if tq is None else tq
+    with override(app, url, clock=clock, **{**DEFAULTS, **options}) as recorded:
+        kit = Inline(app, clock, recorded, retries=retries, raise_errors=raise_errors)
+        try:
+            yield kit
+        finally:
+            kit.stop_from_outside()
+
+
+@contextlib.asynccontextmanager
+async def inline(
+    tq: TaskQ | None = None,
+    url: str | None = None,
+    *,
+    retries: bool = False,
+    raise_errors: bool = True,
+    **options: Any,
+) -> AsyncIterator[Inline]:
+    """Let a push run its task before it returns: then ``handle.result()`` is there at once.
+
+    The handler is awaited in the coroutine that pushes, with middleware, resources, timeout and events, and what it
+    comes to is settled as ever. A task with a delay stays pending, and no schedule fires: that is for ``virtual``.
+
+    Args:
+        tq: the application's own, or none for a new one.
+        url: the store; default one in memory by the rules of the real one. See ``override``.
+        retries: run a task that is to be retried again at once, as if its back-off had passed.
+        raise_errors: let the push raise what the handler raised at last (TaskFailed where nothing was raised, as by a
+            timeout); without it a failure is only stored.
+        options: as of ``TaskQ``.
+    """
+    clock = VirtualClock(instant("start", START))
+    with open_inline(tq, url, clock=clock, retries=retries, raise_errors=raise_errors, **options) as kit:
+        async with kit:
+            yield kit

@@ -1,0 +1,204 @@
+"""The kit: workers and schedules in virtual time, which a test moves on or runs until nothing is left to do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from aiotaskq.backends import REHEARSAL
+from aiotaskq.clock import VirtualClock
+from aiotaskq.errors import ValidationError
+from aiotaskq.log import printable
+from aiotaskq.schedule import instant
+from aiotaskq.task import SECOND, Status, check_int, check_seconds
+from aiotaskq.taskq import TaskQ
+from aiotaskq.testing.pushes import Pushes
+from aiotaskq.testing.rig import DEFAULTS, Rig, Run, seconds
+from aiotaskq.testing.wiring import override
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+"""When virtual time begins, unless a test says otherwise: the same each time."""
+JUMPS = 10_000  # of `drain(delayed=True)`: something that goes on for longer goes on for ever
+
+
+class Kit(Rig):
+    """A ``TaskQ`` in virtual time: ``tq``, its ``clock``, and what was ``pushed``.
+
+    Workers take what is due at once, as soon as the test awaits something. Time stands still but for ``advance`` and
+    ``drain(delayed=True)``: a test that awaits ``handle.result()`` of a delayed task waits for ever.
+    """
+
+    def __init__(
+        self, tq: TaskQ, clock: VirtualClock, recorded: Pushes, *, concurrency: int = 10, scheduler: bool = True
+    ) -> None:
+        """For ``virtual`` and the fixtures, which swap the store and the clock of ``tq`` first."""
+        super().__init__(tq, clock, recorded)
+        self._concurrency = check_int("concurrency", concurrency, 1, 10_000)
+        self._scheduler = scheduler
+        self._declared: set[str] = set()
+
+    async def _start(self) -> None:
+        self._declared = set(self.tq._declared)
+        running = self.tq.running(self._concurrency, scheduler=self._scheduler, drain=0, grace=1)
+        await self._stack.enter_async_context(running)
+
+    async def _ready(self) -> None:
+        await self.start()
+        if new := self.tq._declared.keys() - self._declared:
+            # Decorated in the test itself, after the start.
+            self._declared |= new
+            await self.tq.scheduler.declare([self.tq._declared[name]() for name in sorted(new)])
+            if self._scheduler:
+                await self.tq.scheduler.start()
+
+    # ---- time ----
+
+    @property
+    def now(self) -> datetime:
+        """The virtual time, as an aware datetime in UTC."""
+        return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=self.clock.now())
+
+    async def advance(
+        self, by: float | timedelta = 0, *, days: float = 0, hours: float = 0, minutes: float = 0
+    ) -> None:
+        """Let time pass: seconds or a timedelta, and whole days, hours and minutes. Everything happens at its instant.
+
+        Time stands still while a database or a handler in a thread works. A handler that waits for anything else
+        outside of the loop, a socket or ``asyncio.sleep``, is not waited for: ``drain()`` first.
+
+        Raises ValidationError for a negative time.
+        """
+        span = (by if isinstance(by, timedelta) else timedelta(seconds=by)) + timedelta(
+            days=days, hours=hours, minutes=minutes
+        )
+        check_seconds("by", span.total_seconds())
+        await self._ready()
+        await self.clock.advance(span.total_seconds())
+
+    async def advance_to(self, when: datetime) -> None:
+        """Let time pass until an instant, an aware datetime. Raises ValidationError for a naive one, or a past one."""
+        ahead = instant("when", when) - self.clock.now()
+        if ahead < 0:
+            raise ValidationError(f"when: {when.isoformat()} is past; it is {self.now.isoformat()}")
+        await self._ready()
+        await self.clock.advance(seconds(ahead))
+
+    async def drain(
+        self, timeout: float = 10.0, *, delayed: bool = False, within: timedelta = timedelta(days=366)
+    ) -> None:
+        """Run until no task is due or runs; time stands still.
+
+        Args:
+            timeout: real seconds that handlers may take which wait for something outside: a thread, a socket.
+            delayed: let time jump to what is planned, such as retries and delays, until no task is pending at all.
+                Schedules fire on the way; it ends as soon as nothing is pending, not when they are exhausted.
+            within: the virtual time that ``delayed`` may take.
+
+        Raises:
+            AssertionError: saying what is left: a handler that does not end in time, or, with ``delayed``, tasks that
+                go on for longer than ``within`` or for 10,000 jumps, such as one that pushes itself.
+        """
+        await self._ready()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + check_seconds("timeout", timeout)
+        began, jumps = self.clock.now(), 0
+        horizon = began + int(within.total_seconds() * SECOND)
+        while True:
+            await self.clock.settle()
+            now = self.clock.now()
+            outside = [run for run in self._runs.values() if run.inside not in self.clock.sleepers]
+            if outside or (await self.tq.stats()).ready:
+                left = end - loop.time()
+                if left <= 0:
+                    raise AssertionError(await self._left(f"after {timeout:g} s there is work left"))
+                await self._outside_work(outside, left)
+                continue
+            planned = await self.tq._backend.next_run_at(now)
+            if self._runs:  # all of them wait for the clock
+                planned = self.clock.next_at if planned is None else min(planned, self.clock.next_at or planned)
+                if not delayed:
+                    raise AssertionError(
+                        await self._left(
+                            "time stands still, and handlers wait for it: advance(…) or drain(delayed=True)"
+                        )
+                    )
+            if planned is None or not delayed:
+                return
+            jumps += 1
+            if planned > horizon or jumps > JUMPS:
+                passed = timedelta(microseconds=now - began)
+                raise AssertionError(await self._left(f"after {jumps - 1} jumps in {passed} of virtual time"))
+            await self.clock.advance(max(0.0, seconds(planned - now)))
+
+    @staticmethod
+    async def _outside_work(runs: Iterable[Run], left: float) -> None:
+        """Wait in real time for what handlers do outside; without one, for a worker that is about to take a task."""
+        futures = {run.ended for run in runs}
+        if futures:
+            await asyncio.wait(futures, timeout=min(left, 0.05), return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.sleep(min(left, 0.002))
+
+    async def _left(self, what: str) -> str:
+        lines = [f"drain: {what}"]
+        for status in (Status.RUNNING, Status.PENDING):
+            counts = Counter(task.type for task in await self.tasks(status))
+            if counts:
+                names = ", ".join(f"{count} x {printable(name)}" for name, count in sorted(counts.items()))
+                lines.append(f"  {status}: {names}")
+        if "scheduler" in vars(self.tq):
+            rows = await self.tq.scheduler.list_tasks(enabled_only=True)
+            if rows:
+                lines.append("  enabled schedules: " + ", ".join(printable(row["name"]) for row in rows[:20]))
+        return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def open_kit(
+    tq: TaskQ | None,
+    url: str | None,
+    *,
+    clock: VirtualClock,
+    concurrency: int = 10,
+    scheduler: bool = True,
+    **options: Any,
+) -> Iterator[Kit]:
+    """Make the kit of ``virtual`` where there is no loop yet: it starts by itself in the one that first uses it."""
+    app = TaskQ(REHEARSAL) if tq is None else tq
+    with override(app, url, clock=clock, **{**DEFAULTS, **options}) as recorded:
+        kit = Kit(app, clock, recorded, concurrency=concurrency, scheduler=scheduler)
+        try:
+            yield kit
+        finally:
+            kit.stop_from_outside()
+
+
+@contextlib.asynccontextmanager
+async def virtual(
+    tq: TaskQ | None = None,
+    url: str | None = None,
+    *,
+    start: datetime = START,
+    concurrency: int = 10,
+    scheduler: bool = True,
+    **options: Any,
+) -> AsyncIterator[Kit]:
+    """Run the workers and schedules of a TaskQ in virtual time, for the time of a test.
+
+    Args:
+        tq: the application's own, or none for a new one.
+        url: the store; default one in memory by the rules of the real one. See ``override``.
+        start: when virtual time begins; an aware datetime.
+        concurrency: handlers at a time.
+        scheduler: whether schedules are fired.
+        options: as of ``TaskQ``; a test of leases gives ``lease=60``, say: default are 3600 s, so that an idle month is
+            not full of heartbeats.
+    """
+    clock = VirtualClock(instant("start", start))
+    with open_kit(tq, url, clock=clock, concurrency=concurrency, scheduler=scheduler, **options) as kit:
+        async with kit:
+            yield kit

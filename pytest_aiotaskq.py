@@ -1,0 +1,107 @@
+"""The pytest plugin: ``aiotaskq.testing`` as fixtures, for pytest-asyncio in both modes and for anyio's plugin.
+
+pytest imports this module in every environment that has aiotaskq, so it imports nothing of it before a fixture is used.
+The fixtures are plain functions: what they give starts by itself in the loop of the test that uses it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from aiotaskq import TaskQ
+    from aiotaskq.testing import Inline, Kit, Pushes, VirtualClock
+
+__all__ = ["taskq_clock", "taskq_inline", "taskq_kit", "taskq_override", "taskq_virtual"]
+
+
+class MakesKit(Protocol):
+    """What the fixture ``taskq_virtual`` is."""
+
+    def __call__(self, tq: TaskQ | None = None, url: str | None = None, **options: Any) -> Kit: ...
+
+
+class MakesInline(Protocol):
+    """What the fixture ``taskq_inline`` is."""
+
+    def __call__(
+        self,
+        tq: TaskQ | None = None,
+        url: str | None = None,
+        *,
+        retries: bool = False,
+        raise_errors: bool = True,
+        **options: Any,
+    ) -> Inline: ...
+
+
+class Overrides(Protocol):
+    """What the fixture ``taskq_override`` is."""
+
+    def __call__(self, tq: TaskQ, url: str | None = None, **options: Any) -> Pushes: ...
+
+
+@pytest.fixture
+def taskq_clock() -> VirtualClock:
+    """The virtual clock that the other fixtures of this test go by; it begins at 2026-01-01 00:00 UTC."""
+    from aiotaskq.testing import START, VirtualClock
+
+    return VirtualClock(int(START.timestamp()) * 1_000_000)
+
+
+@pytest.fixture
+def taskq_virtual(taskq_clock: VirtualClock) -> Iterator[MakesKit]:
+    """``kit = taskq_virtual(app.tq)``: the application's TaskQ in virtual time, until the end of the test.
+
+    Arguments as of ``aiotaskq.testing.virtual``, without ``start``.
+    """
+    from aiotaskq.testing.kit import open_kit
+
+    with contextlib.ExitStack() as stack:
+
+        def make(tq: TaskQ | None = None, url: str | None = None, **options: Any) -> Kit:
+            return stack.enter_context(open_kit(tq, url, clock=taskq_clock, **options))
+
+        yield make
+
+
+@pytest.fixture
+def taskq_kit(taskq_virtual: MakesKit) -> Kit:
+    """A new TaskQ in virtual time, ``taskq_kit.tq``."""
+    return taskq_virtual()
+
+
+@pytest.fixture
+def taskq_inline(taskq_clock: VirtualClock) -> Iterator[MakesInline]:
+    """``taskq_inline(app.tq)``: from now on, each push runs its task before it returns; until the end of the test.
+
+    Arguments as of ``aiotaskq.testing.inline``.
+    """
+    from aiotaskq.testing.inline import open_inline
+
+    with contextlib.ExitStack() as stack:
+
+        def make(tq: TaskQ | None = None, url: str | None = None, **options: Any) -> Inline:
+            return stack.enter_context(open_inline(tq, url, clock=taskq_clock, **options))
+
+        yield make
+
+
+@pytest.fixture
+def taskq_override() -> Iterator[Overrides]:
+    """``pushes = taskq_override(app.tq)``: another store, and what is pushed is taken down; until the end of the test.
+
+    Arguments as of ``aiotaskq.testing.override``.
+    """
+    from aiotaskq.testing import override
+
+    with contextlib.ExitStack() as stack:
+
+        def make(tq: TaskQ, url: str | None = None, **options: Any) -> Pushes:
+            return stack.enter_context(override(tq, url, **options))
+
+        yield make
