@@ -1,11 +1,12 @@
 """A month of virtual time: schedules over changes of daylight saving time, retries, leases and TTLs, in a second.
 
-The oracle is independent: cronsim for cron in whole hours' zones, a look at every minute's wall clock for wildcards, and
-plain arithmetic for the rest.
+The oracle is independent: cronsim for cron in whole hours' zones, a look at every minute's wall clock for wildcards, plain
+arithmetic for the rest.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -18,11 +19,10 @@ import pytest
 from cronsim import CronSim
 
 from aiotaskq import Backoff
-from aiotaskq.task import SECOND, Status
+from aiotaskq.task import Status
 from aiotaskq.testing import Kit, virtual
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # In October Lord Howe (half an hour) loses 02:00 to 02:30 and Berlin repeats 02:00 to 03:00; in spring the other way.
 OCTOBER = datetime(2026, 10, 1, tzinfo=UTC)
@@ -71,7 +71,7 @@ class Month:
     def __init__(self, kit: Kit, start: datetime, length: timedelta) -> None:
         self.kit, self.start, self.end = kit, start, start + length
         self.ran: defaultdict[str, list[datetime]] = defaultdict(list)
-        self.expected: dict[str, list[datetime]] = {}
+        self.expected: dict[str, Iterator[datetime]] = {}
         self.ids: dict[str, str] = {}
 
     async def add(self, name: str, schedule_type: str, expected: Iterator[datetime], **options: Any) -> None:
@@ -84,7 +84,7 @@ class Month:
         self.ids[name] = await self.kit.tq.scheduler.add_scheduler_task(
             name, name, schedule_type, timezone=options.pop("timezone", "UTC"), **options
         )
-        self.expected[name] = list(expected)
+        self.expected[name] = expected
 
     async def add_all(self) -> None:
         start, end = self.start, self.end
@@ -111,7 +111,9 @@ class Month:
         whole = list(every(self.start, self.end, HOUR))
         began, ended = self.start + 24 * HOUR, self.start + 30.5 * HOUR
         for policy, made_up in {"fire_once": 1, "skip": 0, "fire_all": 6}.items():
-            expected = [due for due in whole if due <= began] + made_up * [ended] + [due for due in whole if due > ended]
+            expected = (
+                [due for due in whole if due <= began] + made_up * [ended] + [due for due in whole if due > ended]
+            )
             await self.add(policy, "interval", iter(expected), interval_seconds=3600, misfire=policy)
 
     async def standing_still(self) -> None:
@@ -123,14 +125,14 @@ class Month:
         for policy in policies:
             await scheduler.resume_task(self.ids[policy])
 
-    def compare(self) -> None:
-        for name, expected in self.expected.items():
-            assert self.ran[name] == expected, name
+    def differing(self) -> list[str]:
+        """Ask the oracle, which may take longer than the month, what ran otherwise than it says."""
+        return [name for name, expected in self.expected.items() if self.ran[name] != list(expected)]
 
 
 @pytest.mark.parametrize("start", [OCTOBER, SPRING], ids=["october", "spring"])
 async def test_a_month_in_under_two_seconds(start: datetime) -> None:  # C15, C16, C28
-    before = time.perf_counter()
+    before = time.process_time()
     async with virtual(start=start) as kit:
         tq, month = kit.tq, Month(kit, start, 31 * DAY)
         await month.add_all()
@@ -177,9 +179,9 @@ async def test_a_month_in_under_two_seconds(start: datetime) -> None:  # C15, C1
         await month.standing_still()
         assert await tq.store.list_keys() == ["ever", "week"]
         await kit.advance_to(month.end)
-        took = time.perf_counter() - before
+        took = time.process_time() - before
 
-        month.compare()
+        assert month.differing() == []
         noons = list(every(start, month.end, DAY, first=12 * HOUR))
         minutes = (0, 1, 3)  # and 60 s, then 120 s, after that
         assert retried == [(noon + timedelta(minutes=minutes[n]), n) for noon in noons for n in range(3)]
@@ -189,7 +191,9 @@ async def test_a_month_in_under_two_seconds(start: datetime) -> None:  # C15, C1
         assert (await kit.task(stale)).status is Status.EXPIRED
         assert await tq.store.list_keys() == ["ever"]
         assert len(tq._backend.values._values) == 1  # type: ignore[attr-defined]  # and the rows are gone, too
-    assert took < 2.0, f"{took:.2f} s"
+        assert sum(map(len, month.ran.values())) > 3_000
+    # Of the processor: the machine may have other work. Measuring coverage takes several times as long as the work.
+    assert took < (2.0 if sys.gettrace() is None else 10.0), f"{took:.2f} s"
 
 
 async def test_the_same_with_schedules_and_tasks_in_sqlite(tmp_path: Path) -> None:  # C15, C16
@@ -202,19 +206,23 @@ async def test_the_same_with_schedules_and_tasks_in_sqlite(tmp_path: Path) -> No
         await month.standing_still()
         await kit.advance_to(month.end)
         await kit.drain()
-        month.compare()
+        assert month.differing() == []
+        assert sum(map(len, month.ran.values())) > 200
 
 
-async def test_the_oracle_finds_a_firing_that_is_missing_or_late() -> None:
+@pytest.mark.parametrize("fault", ["late", "missing", "twice"])
+async def test_the_oracle_finds_a_wrong_firing(fault: str) -> None:
     async with virtual(start=OCTOBER) as kit:
         month = Month(kit, OCTOBER, DAY)
-        await month.add("hourly", "interval", every(OCTOBER, OCTOBER + DAY, HOUR), interval_seconds=3600)
+        for name in ("right", "wrong"):
+            await month.add(name, "interval", every(OCTOBER, OCTOBER + DAY, HOUR), interval_seconds=3600)
         await kit.advance(DAY)
-        month.compare()
-        month.ran["hourly"][3] += timedelta(microseconds=1)
-        with pytest.raises(AssertionError, match="hourly"):
-            month.compare()
-
-
-def test_the_clock_counts_in_microseconds() -> None:
-    assert (OCTOBER - EPOCH) // timedelta(microseconds=1) == int(OCTOBER.timestamp()) * SECOND
+        ran = month.ran["wrong"]
+        assert len(ran) == 24
+        if fault == "late":
+            ran[3] += timedelta(microseconds=1)
+        elif fault == "missing":
+            del ran[3]
+        else:
+            ran.insert(3, ran[3])
+        assert month.differing() == ["wrong"]
