@@ -1,7 +1,7 @@
 """A month of virtual time: schedules over changes of daylight saving time, retries, leases and TTLs, in a second.
 
-The oracle is independent: cronsim for cron in whole hours' zones, a look at every minute's wall clock for wildcards, plain
-arithmetic for the rest.
+The oracle is independent: cronsim for cron in zones of whole hours, a look at every minute's wall clock for wildcards,
+plain arithmetic for the rest.
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ nothing survives the process, and nothing waits for a disk. Schedules are kept b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
-from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
+from aiotaskq.backends.base import Backend, Change, ScheduleChange, Schedules
 from aiotaskq.backends.memory import MemoryBackend
 from aiotaskq.schedule import Schedule, due_us
 from aiotaskq.task import Task
@@ -43,14 +43,24 @@ class RehearsalBackend(MemoryBackend):
         tasks = await super().claim(owner, now, limit, queues=queues, lease_until=lease_until)
         return [_copy(task) for task in tasks]  # a handler that changes its params changes no row
 
+    async def update(self, changes: Sequence[Change]) -> list[bool]:
+        for change in changes:  # all or none: what cannot be stored is found before anything is
+            _ = [_copy(task) for task in change.then]
+        held = []
+        for change in changes:  # each sees what the one before has written
+            held += await super().update([self._without_params(change)])
+        return held
+
+    def _without_params(self, change: Change) -> Change:
+        row = self._tasks.get(change.before.task_id)
+        if row is None or change.after.params is not change.before.params:
+            return change
+        return msgspec.structs.replace(change, after=change.after.replace(params=row.params))
+
 
 def _copy(task: Task) -> Task:
-    return task.replace(params=_stored(task.params)) if task.params else task
-
-
-def _stored(value: Any) -> Any:
-    """What becomes of a JSON value on its way through a database: a tuple a list, for instance."""
-    return msgspec.json.decode(msgspec.json.encode(value))
+    """The task with params of its own, as they come out of a database. Raises TypeError where one would."""
+    return task.replace(params=msgspec.json.decode(msgspec.json.encode(task.params))) if task.params else task
 
 
 class RehearsalSchedules(Schedules):

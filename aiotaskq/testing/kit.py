@@ -93,57 +93,51 @@ class Kit(Rig):
         """Run until no task is due or runs; time stands still.
 
         Args:
-            timeout: real seconds that handlers may take which wait for something outside: a thread, a socket.
+            timeout: real seconds that all of it may take; handlers may wait for something outside: a thread, a socket.
             delayed: let time jump to what is planned, such as retries and delays, until no task is pending at all.
                 Schedules fire on the way; it ends as soon as nothing is pending, not when they are exhausted.
             within: the virtual time that ``delayed`` may take.
 
         Raises:
-            AssertionError: saying what is left: a handler that does not end in time, or, with ``delayed``, tasks that
-                go on for longer than ``within`` or for 10,000 jumps, such as one that pushes itself.
+            AssertionError: saying what is left: a handler that does not end in time or waits for virtual time, or, with
+                ``delayed``, tasks that go on beyond ``within`` or for 10,000 jumps, such as one that pushes itself.
         """
         await self._ready()
         loop = asyncio.get_running_loop()
         end = loop.time() + check_seconds("timeout", timeout)
         began, jumps = self.clock.now(), 0
-        horizon = began + int(within.total_seconds() * SECOND)
         while True:
             await self.clock.settle()
-            now = self.clock.now()
-            outside = [run for run in self._runs.values() if run.inside not in self.clock.sleepers]
-            if outside or (await self.tq.stats()).ready:
-                left = end - loop.time()
-                if left <= 0:
-                    raise AssertionError(await self._left(f"after {timeout:g} s there is work left"))
-                await self._outside_work(outside, left)
-                continue
+            now, over = self.clock.now(), loop.time() >= end
             planned = await self.tq._backend.next_run_at(now)
-            if self._runs:  # all of them wait for the clock
-                planned = self.clock.next_at if planned is None else min(planned, self.clock.next_at or planned)
+            outside = [run for run in self._runs.values() if run.inside not in self.clock.sleepers]
+            if outside or (planned is not None and planned <= now):
+                if over:
+                    raise await self._unfinished(f"after {timeout:g} s there is work left")
+                await self._outside_work(outside)
+                continue
+            if self._runs:  # and all of them wait for the clock
                 if not delayed:
-                    raise AssertionError(
-                        await self._left(
-                            "time stands still, and handlers wait for it: advance(…) or drain(delayed=True)"
-                        )
-                    )
+                    raise await self._unfinished("handlers wait for time: advance(…), or drain(delayed=True)")
+                planned = min(filter(None, (planned, self.clock.next_at)), default=None)
             if planned is None or not delayed:
                 return
-            jumps += 1
-            if planned > horizon or jumps > JUMPS:
+            if over or jumps == JUMPS or planned - began > within.total_seconds() * SECOND:
                 passed = timedelta(microseconds=now - began)
-                raise AssertionError(await self._left(f"after {jumps - 1} jumps in {passed} of virtual time"))
+                raise await self._unfinished(f"no end after {jumps} jumps, over {passed} of virtual time")
+            jumps += 1
             await self.clock.advance(max(0.0, seconds(planned - now)))
 
     @staticmethod
-    async def _outside_work(runs: Iterable[Run], left: float) -> None:
+    async def _outside_work(runs: Iterable[Run]) -> None:
         """Wait in real time for what handlers do outside; without one, for a worker that is about to take a task."""
         futures = {run.ended for run in runs}
         if futures:
-            await asyncio.wait(futures, timeout=min(left, 0.05), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(futures, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
         else:
-            await asyncio.sleep(min(left, 0.002))
+            await asyncio.sleep(0.002)
 
-    async def _left(self, what: str) -> str:
+    async def _unfinished(self, what: str) -> AssertionError:
         lines = [f"drain: {what}"]
         for status in (Status.RUNNING, Status.PENDING):
             counts = Counter(task.type for task in await self.tasks(status))
@@ -154,7 +148,7 @@ class Kit(Rig):
             rows = await self.tq.scheduler.list_tasks(enabled_only=True)
             if rows:
                 lines.append("  enabled schedules: " + ", ".join(printable(row["name"]) for row in rows[:20]))
-        return "\n".join(lines)
+        return AssertionError("\n".join(lines))
 
 
 @contextlib.contextmanager
