@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.clock import VirtualClock
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.task import SECOND, Status
+from aiotaskq.testing import virtual
 
 URLS = ["memory", "sqlite"]
 
@@ -77,20 +79,18 @@ async def test_retry_with_backoff_then_success(tq: TaskQ) -> None:
 
 
 async def test_retries_are_spread_and_delayed_by_the_clock() -> None:
-    clock = VirtualClock()
-    tq = TaskQ("memory://", clock=clock)
-    seen: list[int] = []
+    async with virtual(concurrency=1) as kit:
+        seen: list[datetime] = []
 
-    @tq.task(max_retries=3, backoff=Backoff(base=10, factor=3, limit=60, jitter=False))
-    async def fails() -> None:
-        seen.append(clock.now())
-        raise ValueError("no")
+        @kit.tq.task(max_retries=3, backoff=Backoff(base=10, factor=3, limit=60, jitter=False))
+        async def fails() -> None:
+            seen.append(kit.now)
+            raise ValueError("no")
 
-    async with tq.running(concurrency=1):
         handle = await fails.push()
-        await clock.advance(200)
+        await kit.drain(delayed=True)
         task = await handle.task()
-    assert [(b - a) // SECOND for a, b in itertools.pairwise(seen)] == [10, 30, 60]
+    assert [(b - a).total_seconds() for a, b in itertools.pairwise(seen)] == [10, 30, 60]
     assert task.status is Status.FAILED and task.error_message.startswith("ValueError: no\n\nTraceback")
 
 
@@ -320,13 +320,11 @@ async def test_only_registered_names_run(tq: TaskQ) -> None:  # J3
 
 
 async def test_unknown_type_fails_after_a_set_age() -> None:  # A13
-    clock = VirtualClock()
-    tq = TaskQ("memory://", clock=clock)
-    handle = await tq.push("of.another.deploy")
-    async with tq.running(concurrency=1):
-        await clock.advance(1800)
+    async with virtual(concurrency=1) as kit:
+        handle = await kit.tq.push("of.another.deploy")
+        await kit.advance(minutes=30)
         assert await handle.status() is Status.PENDING
-        await clock.advance(3600)
+        await kit.advance(hours=1)
         task = await handle.task()
     assert task.status is Status.FAILED and "unknown_task" in task.error_message
 

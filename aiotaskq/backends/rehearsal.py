@@ -34,8 +34,14 @@ class RehearsalBackend(MemoryBackend):
     def another(self) -> Backend:
         return self
 
-    def _insert(self, tasks: Sequence[Task]) -> list[Task]:
-        return super()._insert([_copy(task) for task in tasks])
+    async def push(self, tasks: Sequence[Task]) -> list[Task]:
+        _check(tasks)
+        return await super().push(tasks)
+
+    def _insert(self, task: Task) -> Task:
+        row = _copy(task)
+        stored = super()._insert(row)
+        return task if stored is row else stored
 
     async def claim(
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
@@ -44,8 +50,7 @@ class RehearsalBackend(MemoryBackend):
         return [_copy(task) for task in tasks]  # a handler that changes its params changes no row
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
-        for change in changes:  # all or none: what cannot be stored is found before anything is
-            _ = [_copy(task) for task in change.then]
+        _check([task for change in changes for task in change.then])
         held = []
         for change in changes:  # each sees what the one before has written
             held += await super().update([self._without_params(change)])
@@ -63,6 +68,12 @@ def _copy(task: Task) -> Task:
     return task.replace(params=msgspec.json.decode(msgspec.json.encode(task.params))) if task.params else task
 
 
+def _check(tasks: Sequence[Task]) -> None:
+    """All or none: what cannot be stored is found before anything is. Raises TypeError."""
+    for task in tasks:
+        _copy(task)
+
+
 class RehearsalSchedules(Schedules):
     """Schedules of a rehearsal. Like the tasks, every verb runs without suspending."""
 
@@ -74,8 +85,7 @@ class RehearsalSchedules(Schedules):
         return [self._rows.setdefault(schedule.task_id, schedule) for schedule in schedules]
 
     async def change(self, changes: Sequence[ScheduleChange]) -> list[bool]:
-        for change in changes:  # all or none: what cannot be stored is found before anything is
-            _ = [_copy(task) for task in change.tasks]
+        _check([task for change in changes for task in change.tasks])
         return [await self._change(change) for change in changes]
 
     async def _change(self, change: ScheduleChange) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 from aiotaskq.backends import REHEARSAL
 from aiotaskq.backends.base import Change
 from aiotaskq.clock import VirtualClock
+from aiotaskq.context import TaskContext
 from aiotaskq.errors import TaskFailed
+from aiotaskq.running import Running
 from aiotaskq.schedule import instant
 from aiotaskq.task import SECOND, Status, Task
 from aiotaskq.taskq import TaskQ
@@ -17,6 +20,7 @@ from aiotaskq.testing.kit import START
 from aiotaskq.testing.pushes import Pushes
 from aiotaskq.testing.rig import DEFAULTS, PushCall, Rig, RunCall, seconds
 from aiotaskq.testing.wiring import override
+from aiotaskq.worker import Worker
 
 NOBODY = "aiotaskq.inline"  # the queue of the worker that lends its rules: it is to take nothing by itself
 
@@ -84,7 +88,24 @@ class Inline(Rig):
         )
         self._errors.pop(task.task_id, None)
         if await self.tq._backend.update([Change(task, claimed)]) == [True]:
-            await worker._run(claimed)
+            await self._run_in(worker, claimed)
+
+    async def _run_in(self, worker: Worker, task: Task) -> None:
+        """What a slot of the worker does, but for waiting until others have ended, too, before it is written."""
+        here = asyncio.current_task()
+        assert here is not None
+        context = TaskContext(task, worker)
+        running = worker._running[task.task_id] = Running(task, here, context)
+        try:
+            outcome = await worker._outcome(running)
+        finally:
+            del worker._running[task.task_id]
+        if context.completed:
+            await worker._supply.put_completed(task, outcome)
+            await self.clock.settle()
+        elif outcome is not None:
+            after = await self.tq.queue.settle(task, outcome, then=worker._follow_ups)
+            worker._told_of_the_end(task, outcome, after)
 
 
 @contextlib.contextmanager
