@@ -8,7 +8,8 @@ and the order of a claim over several queues exact. So in a cluster a namespace 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from asyncio import Future
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from aiotaskq.backends import redis_queries as queries
@@ -54,6 +55,9 @@ class RedisBackend(Backend):
     async def close(self) -> None:
         await self._hints.stop()
         await self._link.close()
+
+    def pending(self) -> Iterable[Future[Any]]:
+        return self._link.pending
 
     async def ping(self) -> int | None:
         seconds, micros = await self._link.command("TIME")

@@ -117,6 +117,11 @@ class RedisLink:
 
     # ---- life ----
 
+    @property
+    def pending(self) -> frozenset[asyncio.Task[Any]]:
+        """What was sent in this loop and has not been answered."""
+        return frozenset(self._running)
+
     async def open(self) -> None:
         """Connect in the running loop; idempotent.
 
