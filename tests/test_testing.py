@@ -9,11 +9,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import ANY
 
 import pytest
 
+import aiotaskq.testing
 from aiotaskq import Backoff, QueueFull, TaskFailed, TaskQ, ValidationError, WrongLoop, current_task, injected
 from aiotaskq.clock import VirtualClock
 from aiotaskq.task import SECOND, Status, Task
@@ -634,3 +636,12 @@ async def test_assertions_say_what_was_pushed_instead() -> None:
         assert str(pushes).endswith("…  in queue mails\n  … and 12 more".replace("  in", " in"))
         pushes.pushed.clear()
         pushes.assert_not_pushed(send)
+
+
+def test_the_door_names_what_it_has() -> None:
+    public = {
+        name
+        for name, value in vars(aiotaskq.testing).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType) and name != "annotations"
+    }
+    assert public == set(aiotaskq.testing.__all__)
