@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import ANY
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import aiotaskq.testing
 from aiotaskq import Backoff, QueueFull, TaskFailed, TaskQ, ValidationError, WrongLoop, current_task, injected
@@ -598,6 +599,29 @@ async def test_inline_nests_follows_up_and_leaves_delayed_ones() -> None:
         same = await outer.options(idempotency_key="once").push()
         again = await outer.options(idempotency_key="once").push()
         assert (same.task_id, again.created) == (again.task_id, False) and ran.count("outer") == 3 - 1
+
+
+async def test_inline_in_the_transaction_of_a_test_database(tmp_path: Path) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/inline.db")
+    async with inline(url=f"sqlite:///{tmp_path}/inline.db", raise_errors=False) as kit:
+
+        @kit.tq.task(max_retries=0)
+        async def once(commit: bool) -> str:
+            async with AsyncSession(engine) as session:
+                await current_task().complete(session=session, result="exactly once")
+                if commit:
+                    await session.commit()
+            return "ignored"
+
+        assert await (await once.push(commit=True)).result() == "exactly once"
+        async with AsyncSession(engine) as session:
+            handle = await once.options(session=session).push(commit=True)
+            await session.rollback()
+        assert [task.status for task in await kit.tasks()] == [Status.COMPLETED]  # and this one never was
+        handle = await once.push(commit=False)
+        with pytest.raises(TaskFailed, match="not committed"):
+            await handle.result()
+    await engine.dispose()
 
 
 # ---- assertions -----------------------------------------------------------------------------------------------------

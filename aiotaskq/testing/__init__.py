@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from aiotaskq.backends import REHEARSAL
 from aiotaskq.clock import VirtualClock
-from aiotaskq.testing.inline import Inline, inline
+from aiotaskq.testing.inlining import Inline, inline
 from aiotaskq.testing.kit import START, Kit, virtual
 from aiotaskq.testing.pushes import Pushes
 from aiotaskq.testing.wiring import override

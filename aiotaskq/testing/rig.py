@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
@@ -35,7 +36,7 @@ class Run:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
-class Rig(Pushes):
+class Rig(Pushes, ABC):
     """What ``Kit`` and ``Inline`` share. It is the innermost middleware of its TaskQ."""
 
     def __init__(self, tq: TaskQ, clock: VirtualClock, recorded: Pushes) -> None:
@@ -63,8 +64,8 @@ class Rig(Pushes):
         elif self._loop is not here:
             raise WrongLoop("this kit was started in another event loop; make one for each test, or each loop")
 
-    async def _start(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def _start(self) -> None: ...
 
     async def stop(self) -> None:
         """Stop the workers, without waiting for handlers, and give back connections; idempotent."""

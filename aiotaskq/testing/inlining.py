@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from aiotaskq.backends import REHEARSAL
-from aiotaskq.backends.base import Change
 from aiotaskq.clock import VirtualClock
 from aiotaskq.context import TaskContext
 from aiotaskq.errors import TaskFailed
@@ -23,6 +22,7 @@ from aiotaskq.testing.wiring import override
 from aiotaskq.worker import Worker
 
 NOBODY = "aiotaskq.inline"  # the queue of the worker that lends its rules: it is to take nothing by itself
+MANY = 10_000  # tasks claimed at a time
 
 
 class Inline(Rig):
@@ -36,7 +36,8 @@ class Inline(Rig):
         self._retries = retries
         self._raise_errors = raise_errors
         self._errors: dict[str, Exception] = {}
-        self._claimed: set[str] = set()  # ids of tasks that a push runs, or is about to
+        self._wanted: set[str] = set()  # ids of tasks that a push runs, or is about to
+        self._claimed: dict[str, Task] = {}  # those that have not begun
 
     async def _start(self) -> None:
         running = self.tq.running(1, queues=[NOBODY], scheduler=False, drain=0, grace=1)
@@ -44,9 +45,21 @@ class Inline(Rig):
 
     async def push(self, tasks: list[Task], call_next: PushCall) -> list[Task]:
         await self.start()
-        stored = await call_next(tasks)
-        new = [task for task, row in zip(tasks, stored, strict=True) if row is task]
-        await self._run_all([task.task_id for task in new if task.run_at <= self.clock.now()])
+        ids = [task.task_id for task in tasks]
+        self._wanted.update(ids)  # now: another push may come upon them before this one goes on
+        try:
+            stored = await call_next(tasks)
+            new = [task.task_id for task, row in zip(tasks, stored, strict=True) if row is task]
+            if None in await self.tq._backend.get(new):
+                return stored  # in a transaction that is not committed yet; to claim now might be to wait for it
+            for task_id in new:
+                await self._run_to_the_end(task_id)
+        finally:
+            self._wanted.difference_update(ids)
+        await self._claim()
+        while others := self._claimed.keys() - self._wanted:  # what a task asked for on its success or failure
+            await self._run_to_the_end(min(others))
+            await self._claim()
         return stored
 
     async def run(self, task: Task, call_next: RunCall) -> Any:
@@ -56,42 +69,38 @@ class Inline(Rig):
             self._errors[task.task_id] = error
             raise
 
-    async def _run_all(self, ids: list[str]) -> None:
-        self._claimed.update(ids)
-        try:
-            for task_id in ids:
-                await self._run_to_the_end(task_id)
-        finally:
-            self._claimed.difference_update(ids)
-        # What a task asked for on its success or failure was pushed with its end.
-        pending = await self.tasks(Status.PENDING)
-        due = [t.task_id for t in pending if t.run_at <= self.clock.now() and t.task_id not in self._claimed]
-        if due:
-            await self._run_all(due)
-
     async def _run_to_the_end(self, task_id: str) -> None:
-        while (task := await self.tq.get(task_id)).status is Status.PENDING:
-            if task.run_at > self.clock.now():
-                if not self._retries:
-                    break
-                await self.clock.advance(seconds(task.run_at - self.clock.now()))
-            await self._run_once(task)
+        while True:
+            row = await self.tq.get(task_id)
+            if task_id not in self._claimed:
+                await self._claim()
+            if (task := self._claimed.pop(task_id, None)) is not None:
+                self._errors.pop(task_id, None)
+                await self._run_in(task)
+            elif row.status is Status.PENDING and row.retry_count and self._retries and row.run_at > self.clock.now():
+                await self.clock.advance(seconds(row.run_at - self.clock.now()))
+            else:
+                break
         error = self._errors.pop(task_id, None)
-        if self._raise_errors and task.status in (Status.PENDING, Status.FAILED) and task.error_message is not None:
-            raise TaskFailed(task) if error is None else error
+        if self._raise_errors and row.status in (Status.PENDING, Status.FAILED) and row.error_message is not None:
+            raise TaskFailed(row) if error is None else error
 
-    async def _run_once(self, task: Task) -> None:
-        worker = self.tq._worker
-        assert worker is not None
-        claimed = task.replace(
-            status=Status.RUNNING, fence=task.fence + 1, lease_owner=NOBODY, started_at=self.clock.now() // SECOND
-        )
-        self._errors.pop(task.task_id, None)
-        if await self.tq._backend.update([Change(task, claimed)]) == [True]:
-            await self._run_in(worker, claimed)
+    async def _claim(self) -> None:
+        """Claim all that is due: a store does not hand out a certain task."""
+        worker, now = self._worker, self.clock.now()
+        lease = now + int(worker._lease * SECOND) if self.tq._backend.shared else None
+        for task in await self.tq._backend.claim(NOBODY, now, MANY, lease_until=lease):
+            worker._keeper.hold((task.task_id, task.fence))
+            self._claimed[task.task_id] = task
 
-    async def _run_in(self, worker: Worker, task: Task) -> None:
+    @property
+    def _worker(self) -> Worker:
+        assert self.tq._worker is not None
+        return self.tq._worker
+
+    async def _run_in(self, task: Task) -> None:
         """What a slot of the worker does, but for waiting until others have ended, too, before it is written."""
+        worker = self._worker
         here = asyncio.current_task()
         assert here is not None
         context = TaskContext(task, worker)
