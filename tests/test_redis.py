@@ -93,10 +93,6 @@ def done(task: Task, **fields: Any) -> Task:
     return task.replace(**{**values, **fields})
 
 
-def row(server: Any, prefix: str, task: Task | str) -> str:
-    return f"{{{prefix}}}:task:{task if isinstance(task, str) else task.task_id}"
-
-
 async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(WATCHDOG):
         while not condition():
@@ -120,6 +116,7 @@ async def every_verb(backend: Backend) -> None:
     assert await backend.cancelling([a.task_id, b.task_id]) == [b.task_id]
     assert set(ids(await backend.overdue(LEASE, 10))) >= set(ids([b, c]))
     assert await backend.update([Change(a, done(a), then=(new(scheduler_task_id="s"),))]) == [True]
+    assert await backend.exchange([Change(a, done(a))], "o", NOW, 1, queues=["none"]) == ([False], [])
     assert await backend.active(["s"]) == {"s": 1}
     assert (await backend.stats(NOW)).counts["completed"] == 1
     assert len(await backend.find(TaskFilter(type="t"), 10)) == 5
@@ -178,6 +175,9 @@ async def test_each_verb_that_writes_is_one_script(  # G-6
     await sends(backend.report([(t.task_id, t.fence, {"n": 1}) for t in claimed]), ["EVALSHA"])
     await sends(backend.request_cancel(ids(claimed[:5])), ["EVALSHA"])
     await sends(backend.update([Change(t, done(t), then=(new(),)) for t in claimed[5:]]), ["EVALSHA"])
+    changes = [Change(t, done(t)) for t in await backend.claim("o", NOW, 50, lease_until=LEASE)]
+    held, more = await sends(backend.exchange(changes, "o", NOW, 100, lease_until=LEASE), ["EVALSHA"])
+    assert (held, len(more)) == ([True] * 50, 100)
     await sends(backend.delete(ids(claimed)), ["EVALSHA"])
     await sends(backend.set_paused("q1", True), ["EVALSHA"])
     await sends(backend.values.put([(f"k{n}", n, NOW) for n in range(200)]), ["EVALSHA"])
@@ -244,7 +244,7 @@ async def test_all_keys_are_in_one_hash_tag_and_none_is_left(  # G-8
 async def test_a_user_who_is_limited_to_the_prefix(server: Server, prefix: str, lines: list[str]) -> None:  # G-8
     commands = "+eval +evalsha +hmget +smembers +publish +subscribe +ping +time +select"
     inside = "+hget +hset +hdel +hgetall +hincrby +hkeys +hlen +get +set +del +unlink +sadd +srem +zadd +zrem +zrange"
-    inside += " +zrangebyscore +zrevrangebylex +zcount +zscore"
+    inside += " +zrangebyscore +zrevrangebylex +zcount +zscore +zcard +zunion"
     server.execute(f"ACL SETUSER small on >secret resetkeys resetchannels -@all ~{{{prefix}}}:* &{{{prefix}}}:*")
     server.execute(f"ACL SETUSER small {commands} {inside}")
     small = server.url(prefix).replace("//", "//small:secret@")
@@ -348,56 +348,80 @@ async def test_namespaces_do_not_see_each_other(backend: RedisBackend, server: S
 
 
 @pytest.mark.parametrize(
-    ("field", "broken"),
+    ("piece", "good", "broken", "told"),
     [
-        ("params", b"{nicht json"),
-        ("params", b"[1, 2]"),
-        ("params", b'{"a": NaN}'),
-        ("params", b'{"a": "\xff"}'),
-        ("extra", b"{"),
-        ("result", b"{"),
-        ("type", b"\xff\xfe"),
-        ("retry_count", b"many"),
-        ("fence", b"high"),
-        ("timeout", b"soon"),
+        ("body", b'{"n":57}', b"{nicht json", "params"),
+        ("body", b'{"n":57}', b"[1, 2]", "params"),
+        ("body", b'{"n":57}', b'{"a": NaN}', "params"),
+        ("body", b'{"n":57}', b'{"a": "\xff"}', "params"),
+        ("body", b'"type":"t"', b'"type":"\xff\xfe"', "body"),
+        ("body", b'"type":"t"', b'"type":5', "type"),
+        ("body", b'"type":"t",', b"", "type"),
+        ("body", b'"timeout":5.0', b'"timeout":"soon"', "timeout"),
+        ("state", b'"retry_count":2', b'"retry_count":"many"', "retry_count"),
+        ("state", b'"result":[1]', b'"result":{', "state"),
+        ("state", b"pending 7 0", b"pending high 0", "state"),
+        ("state", b"pending 7 0 ", b"", "state"),
     ],
 )
 async def test_an_undecodable_row_is_handed_out_and_kept(  # A16, I5
-    backend: RedisBackend, server: Server, prefix: str, field: str, broken: bytes
+    backend: RedisBackend, server: Server, prefix: str, piece: str, good: bytes, broken: bytes, told: str
 ) -> None:
     assert isinstance(server, Valkey)
-    tasks = await backend.push([new(params={"n": n}) for n in range(100)])
+    made = [
+        new(params={"n": n}, timeout=5.0, retry_count=2, fence=7, result=[1], unique_key=f"u{n}") for n in range(100)
+    ]
+    tasks = await backend.push(made)
     bad = tasks[57]
-    server.ask("HSET", row(server, prefix, bad), field, broken)
+    key = f"{{{prefix}}}:{piece}"
+    stored = server.ask("HGET", key, bad.task_id)
+    assert stored.count(good) == 1
+    damaged = stored.replace(good, broken)
+    server.ask("HSET", key, bad.task_id, damaged)
     assert (await backend.find(TaskFilter(), 100))[42].undecodable is not None
     claimed = await backend.claim("o", NOW, 100, lease_until=LEASE)
     assert ids(claimed) == ids(tasks)
-    told = [task.undecodable for task in claimed if task.undecodable is not None]
-    assert told == [] if field == "fence" else len(told) == 1 and field in told[0]
+    assert [(task.task_id, told in task.undecodable) for task in claimed if task.undecodable] == [(bad.task_id, True)]
+    assert (claimed[57].status, claimed[57].lease_until) == (Status.RUNNING, LEASE)
+    if piece == "body":
+        assert claimed[57] == bad.replace(
+            **{
+                name: getattr(claimed[57], name)
+                for name in ("status", "fence", "lease_owner", "lease_until", "started_at", "undecodable")
+                + (("params",) if told == "params" else ("type", "timeout") if told != "body" else _WRITTEN_ONCE)
+            }
+        )
     failed = claimed[57].replace(status=Status.FAILED, error_message="undecodable")
     assert await backend.update([Change(claimed[57], failed)]) == [True]
+    (other,) = await backend.push([new(unique_key="u57")])  # the key is free, whether or not it could be read
+    assert other.undecodable is None and await backend.delete([other.task_id]) == 1
     revived = failed.replace(status=Status.PENDING, error_message=None)
     assert await backend.update([Change(failed, revived)]) == [True]
-    kept = server.ask("HGET", row(server, prefix, bad), field)
-    assert kept == broken or field in ("fence", "retry_count", "result")  # those are written by every change
+    assert piece == "state" or server.ask("HGET", key, bad.task_id) == damaged  # every change writes the state
     assert await backend.delete([bad.task_id]) == 1
+
+
+_WRITTEN_ONCE = ("type", "params", "timeout", "unique_key", "created_at")
 
 
 async def test_a_field_of_a_newer_version_is_no_damage(backend: RedisBackend, server: Server, prefix: str) -> None:
     assert isinstance(server, Valkey)
     task = await pushed(backend)
-    server.ask("HSET", row(server, prefix, task), "mood", "good")
+    for piece in ("body", "state"):
+        stored = server.ask("HGET", f"{{{prefix}}}:{piece}", task.task_id)
+        server.ask("HSET", f"{{{prefix}}}:{piece}", task.task_id, stored + b',"mood":"good"')
     assert await read(backend, task) == task
 
 
 async def test_a_row_that_vanished_leaves_no_trouble(backend: RedisBackend, server: Server, prefix: str) -> None:  # G-4
-    """As a failover to a lagging replica, or an operator's DEL, may leave it."""
+    """As an operator's HDEL may leave it."""
     keys = {"unique_key": "u", "idempotency_key": "i", "expires_at": NOW + 50}
     waiting, held = await pushed(backend, **keys), await pushed(backend, priority=-1)
     await backend.claim("o", NOW, 1, lease_until=LEASE)
     finished = await ended(backend, priority=-1)
     for task in (waiting, held, finished):
-        server.execute(f"DEL {row(server, prefix, task)}")
+        for piece in ("body", "state"):
+            server.execute(f"HDEL {{{prefix}}}:{piece} {task.task_id}")
     after = await pushed(backend)
     assert ids(await backend.claim("o", NOW, 5)) == [after.task_id]
     assert await backend.next_run_at(NOW) is None

@@ -17,7 +17,17 @@ from aiotaskq.backends import redis_scripts as scripts
 from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, stats_of
 from aiotaskq.backends.redis_hints import RedisHints
 from aiotaskq.backends.redis_link import RedisLink
-from aiotaskq.backends.redis_rows import change_row, filter_of, new_row, number, pack, to_task, value_bytes
+from aiotaskq.backends.redis_rows import (
+    changed_rows,
+    filter_of,
+    json_text,
+    new_rows,
+    number,
+    pack,
+    to_tasks,
+    to_tasks_or_none,
+    value_bytes,
+)
 from aiotaskq.backends.redis_server import check_format, check_settings
 from aiotaskq.backends.redis_values import RedisValues
 from aiotaskq.errors import DatabaseUnavailable
@@ -76,24 +86,40 @@ class RedisBackend(Backend):
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         stored = list(tasks)
         if tasks:
-            answer = await self._link.run(scripts.PUSH, *(pack(new_row(task)) for task in tasks))
-            for place, row in zip(answer[::2], answer[1::2], strict=True):
-                stored[place - 1] = to_task(row)
+            numbers, rows = await self._link.run(scripts.PUSH, *new_rows(stored))
+            for number, task in zip(numbers, to_tasks(rows), strict=True):
+                stored[number - 1] = task
         self.hints.tell(READY)
         return stored
 
     async def claim(
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
     ) -> list[Task]:
-        lease = "" if lease_until is None else lease_until
-        rows = await self._link.run(scripts.CLAIM, owner, now, limit, lease, now // SECOND, _packed(queues))
-        return [to_task(row) for row in rows]
+        return to_tasks(await self._link.run(scripts.CLAIM, *_wanted(owner, now, limit, queues, lease_until)))
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         if not changes:
             return []
-        answer = await self._link.run(scripts.UPDATE, *map(change_row, changes))
-        held = [ok == 1 for ok in answer]
+        return self._updated(changes, await self._link.run(scripts.UPDATE, changed_rows(changes)))
+
+    async def exchange(
+        self,
+        changes: Sequence[Change],
+        owner: str,
+        now: int,
+        limit: int,
+        *,
+        queues: Sequence[str] | None = None,
+        lease_until: int | None = None,
+    ) -> tuple[list[bool], list[Task]]:
+        if not changes or not limit:
+            return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
+        wanted = _wanted(owner, now, limit, queues, lease_until)
+        flags, rows = await self._link.run(scripts.EXCHANGE, *wanted, changed_rows(changes))
+        return self._updated(changes, flags), to_tasks(rows)
+
+    def _updated(self, changes: Sequence[Change], flags: Sequence[int]) -> list[bool]:
+        held = [flag == 1 for flag in flags]
         self.hints.tell_updated(changes, held)
         return held
 
@@ -116,30 +142,31 @@ class RedisBackend(Backend):
         return [task_id for task_id, flag in zip(ids, asked, strict=True) if flag == 1]
 
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
-        rows = [
-            row
-            for start in range(0, len(ids), READ)
-            for row in await self._link.run(queries.GET, *ids[start : start + READ])
-        ]
-        return [to_task(row) if len(row) > 1 else None for row in rows]
+        found: list[Task | None] = []
+        for start in range(0, len(ids), READ):
+            found += to_tasks_or_none(await self._link.run(queries.GET, *ids[start : start + READ]))
+        return found
 
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
         statuses = pack([str(status) for status in where.status or Status])
-        restricts = where.type or where.queue or where.scheduler_task_id or where.completed_before is not None
+        live = {Status.PENDING, Status.RUNNING}.intersection(where.status)  # who wants one of them meets both
+        restricts = (
+            len(live) == 1 or where.type or where.queue or where.scheduler_task_id or where.completed_before is not None
+        )
         tasks: list[Task] = []
         cursor: bytes | str = ""
         while len(tasks) < limit:
             wanted = min(limit - len(tasks), READ)
             look = READ if restricts else wanted
             words = (filter_of(where), statuses, cursor, where.after or "", wanted, look)
-            cursor, *rows = await self._link.run(queries.FIND, *words)
-            tasks += map(to_task, rows)
+            cursor, rows = await self._link.run(queries.FIND, *words)
+            tasks += to_tasks(rows)
             if not cursor:
                 break
         return tasks
 
     async def overdue(self, now: int, limit: int) -> list[Task]:
-        return [to_task(row) for row in await self._link.run(queries.OVERDUE, now, limit)]
+        return to_tasks(await self._link.run(queries.OVERDUE, now, limit))
 
     async def _look(self, now: int, queues: Sequence[str] | None, count: bool = False) -> tuple[int, int | None, Any]:
         ready, first, counts = await self._link.run(queries.LOOK, now, _packed(queues), int(count))
@@ -188,3 +215,11 @@ class RedisBackend(Backend):
 
 def _packed(queues: Sequence[str] | None) -> bytes:
     return b"" if queues is None else pack(list(queues))
+
+
+def _wanted(
+    owner: str, now: int, limit: int, queues: Sequence[str] | None, lease_until: int | None
+) -> tuple[bytes | int | str, ...]:
+    """Return what the scripts take for a claim."""
+    lease = "" if lease_until is None else lease_until
+    return json_text(owner), now, limit, lease, now // SECOND, _packed(queues)

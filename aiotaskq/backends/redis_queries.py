@@ -5,38 +5,35 @@ from __future__ import annotations
 from aiotaskq.backends.redis_link import Script
 from aiotaskq.backends.redis_lua import BASE, MATCHES, OPEN_QUEUES
 
-# ARGV: ids. Answers with rows; one that is not there has no fields.
-GET = Script(
-    BASE
-    + """
-local answer = {}
-for i, id in ipairs(ARGV) do answer[i] = read(id) end
-return answer
-"""
-)
+# ARGV: ids. Answers with rows; one that is not there has no state.
+GET = Script(BASE + "return read(ARGV, {})")
 
 # ARGV: ids. Answers with 1 or 0: whether it runs and was asked to stop.
 CANCELLING = Script(
     BASE
     + """
 local answer = {}
+load(ARGV)
 for i, id in ipairs(ARGV) do
-  local row = call('HMGET', root .. 'task:' .. id, 'status', 'cancel_requested')
-  answer[i] = row[1] == 'running' and row[2] == '1' and 1 or 0
+  local f = parse(states[id])
+  answer[i] = f and f.status == 'running' and f.cancel == '1' and 1 or 0
 end
 return answer
 """
 )
 
 # ARGV: filter, packed statuses, cursor or '', id to begin behind or '', rows wanted, rows looked at.
-# Answers with the cursor behind the last one looked at, '' at the end, and then rows.
+# Answers with the cursor behind the last one looked at, '' at the end, and with rows.
 FIND = Script(
     BASE
     + MATCHES
     + """
+local FEW = 5000  -- running rows that are put in order for one answer; where there are more, they are not hard to find
+local STEP = 100  -- rows read at a time
+
 -- Strings are compared in the server's locale, which digits do not mind, and byte for byte in sorted sets.
 local function less(a, b)
-  local x, y = string.sub(a, 1, 20), string.sub(b, 1, 20)
+  local x, y = sub(a, 1, 20), sub(b, 1, 20)
   if x ~= y then return x < y end
   for i = 21, math.min(#a, #b) do
     x, y = string.byte(a, i), string.byte(b, i)
@@ -46,17 +43,36 @@ local function less(a, b)
 end
 
 local cursor, wanted, look = ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
-local from = '+'
+local from
 if cursor ~= '' then
-  from = '(' .. cursor
+  from = cursor
 elseif ARGV[4] ~= '' then
   local f = facts(ARGV[4])
-  if f then from = '(' .. stamp(f.seq, ARGV[4]) end
+  from = f and f.seq .. ARGV[4]
 end
-local lists = {}
-for _, status in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local list = call('ZREVRANGEBYLEX', root .. 'is:' .. status, from, '-', 'LIMIT', 0, look)
+local statuses, lists = {}, {}
+
+local function merge(list)
   if #list > 0 then lists[#lists + 1] = {list = list, at = 1} end
+end
+
+local function listed(name)
+  merge(call('ZREVRANGEBYLEX', root .. 'is:' .. name, from and '(' .. from or '+', '-', 'LIMIT', 0, look))
+end
+
+for _, status in ipairs(cmsgpack.unpack(ARGV[2])) do
+  statuses[status] = true
+  if not LIVE[status] then listed(status) end
+end
+if statuses.running and not statuses.pending and call('ZCARD', root .. 'running') <= FEW then
+  local stamps, list = call('ZUNION', 1, root .. 'running', 'WEIGHTS', 0), {}
+  for i = #stamps, 1, -1 do
+    if #list == look then break end
+    if not from or less(stamps[i], from) then list[#list + 1] = stamps[i] end
+  end
+  merge(list)
+elseif statuses.pending or statuses.running then
+  listed('live')
 end
 
 local function newest()
@@ -69,21 +85,28 @@ local function newest()
   return best.list[best.at - 1]
 end
 
-local answer = {''}
-for i = 1, look do
-  local stamped = newest()
-  if not stamped then break end
-  local id = id_of(stamped)
-  local row = call('HMGET', root .. 'task:' .. id, 'type', 'queue', 'scheduler_task_id', 'completed_at')
-  if row[1] and matches({type = row[1], queue = row[2], scheduler_task_id = row[3], completed_at = row[4]}) then
-    answer[#answer + 1] = read(id)
+local found, seen = {}, 0
+cursor = ''
+while cursor == '' do
+  local stamps, ids = {}, {}
+  for i = 1, math.min(STEP, look - seen) do
+    local stamp = newest()
+    if not stamp then break end
+    stamps[i], ids[i] = stamp, sub(stamp, 21)
   end
-  if #answer > wanted or i == look then
-    answer[1] = stamped
-    break
+  if #ids == 0 then break end
+  load(ids)
+  for i, id in ipairs(ids) do
+    local f = parse(states[id])
+    if states[id] and (not f or statuses[f.status] and matches(f)) then found[#found + 1] = id end
+    seen = seen + 1
+    if #found == wanted or seen == look then
+      cursor = stamps[i]
+      break
+    end
   end
 end
-return answer
+return {cursor, read(found, {})}
 """
 )
 
@@ -92,21 +115,24 @@ OVERDUE = Script(
     BASE
     + """
 local found = {}
-for name, status in pairs({leases = 'running', expiring = 'pending', expired = 'pending'}) do
-  local part = call('ZRANGEBYSCORE', root .. name, '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', 0, ARGV[2])
-  for i = 1, #part, 2 do
-    local f = facts(part[i])
+for name, status in pairs({running = 'running', expiring = 'pending', expired = 'pending'}) do
+  local part, ids = call('ZRANGEBYSCORE', root .. name, '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', 0, ARGV[2]), {}
+  for i = 1, #part, 2 do ids[#ids + 1] = name == 'running' and sub(part[i], 21) or part[i] end
+  load(ids)
+  for i, id in ipairs(ids) do
+    local f = parse(states[id])
     if f and f.status == status then
-      found[#found + 1] = {id = part[i], at = tonumber(part[i + 1])}
+      found[#found + 1] = {id = id, at = tonumber(part[2 * i])}
     else
-      call('ZREM', root .. name, part[i])
+      zset(name, part[2 * i - 1], false)
     end
   end
 end
+flush()
 table.sort(found, function(a, b) return a.at < b.at end)
-local answer = {}
-for i = 1, math.min(#found, tonumber(ARGV[2])) do answer[i] = read(found[i].id) end
-return answer
+local ids = {}
+for i = 1, math.min(#found, tonumber(ARGV[2])) do ids[i] = found[i].id end
+return read(ids, {})
 """
 )
 
@@ -117,7 +143,6 @@ LOOK = Script(
     + """
 want(ARGV[2])
 sweep(ARGV[1])
-finish()
 local ready, first, now = 0, nil, tonumber(ARGV[1])
 local heads = call('ZRANGE', root .. 'heads', 0, -1, 'WITHSCORES')
 for i = 1, #heads, 2 do

@@ -1,12 +1,15 @@
-"""Between rows in Redis and values: the only place that knows which field of a hash holds what, and how.
+"""Between rows in Redis and values: the only place that knows which part of a row holds what, and how.
 
-A row is a hash of named fields; one that has its default is not there, so that a row is small. Numbers are decimal
-text, since the numbers of Lua are exact up to 2**53 only; JSON is never looked into by a script.
+A row is a body, written by its push, a state, written by every change, and perhaps progress. Body and state are pieces
+of one JSON object, so that a row is read in one go; JSON is never looked into by a script. A state begins with a head
+of words for the scripts, in which numbers are decimal text, since those of Lua are exact up to 2**53 only. A script
+answers a row as four words: its id, body, state without the head, and progress.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -16,147 +19,160 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.log import logger
 from aiotaskq.task import Status, Task, TaskFilter
 
-Row = Sequence[bytes]
-"""What a script answers for a row: field, value, field, value …, and at last its id. A later value counts."""
+TOGETHER = 100  # rows in one argument of a script, which takes a million arguments, and half a GiB in each
 
-_encode = msgspec.json.encode
+
+class _Body(msgspec.Struct, omit_defaults=True):
+    """What is written once. Params and extra come last: where they are damaged, the rest can still be read."""
+
+    task_id: str
+    type: str
+    created_at: int
+    scheduler_task_id: str | None = None
+    timeout: float | None = None
+    unique_key: str | None = None
+    idempotency_key: str | None = None
+    on_success: Any = None
+    on_failure: Any = None
+    progress: dict[str, Any] | None = None  # of who pushes a task that has some; what is reported counts
+    params: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+
+
+class _State(msgspec.Struct, omit_defaults=True):
+    """What changes, but for what the head says."""
+
+    run_at: int
+    seq: int
+    queue: str
+    priority: int = 0
+    retry_count: int = 0
+    max_retries: int = 3
+    started_at: int | None = None
+    completed_at: int | None = None
+    error_message: str | None = None
+    expires_at: int | None = None
+    crashes: int = 0
+    lease_owner: str | None = None
+    result: Any = None
+
+
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode
-pack = msgspec.msgpack.encode
-"""How lists reach a script: as one argument each, of which a server takes more than it takes numbers of them."""
+_decode_task = msgspec.json.Decoder(Task).decode
+pack = msgspec.msgpack.Encoder().encode
+"""How lists reach a script. It takes no bytes of MessagePack, but text is bytes to it."""
 
-
-def _json(value: Any) -> str:
-    return _encode(value).decode()  # scripts cannot unpack the bytes of MessagePack, but its text is bytes to them
-
-
-def _text(value: Any) -> str:
-    if type(value) is not str:
-        raise TypeError(f"a string is needed (got {type(value).__name__})")
-    return value
-
-
-def _number(value: Any) -> str:
-    if type(value) is not int:
-        raise TypeError(f"an int is needed (got {type(value).__name__})")
-    return str(value)
-
-
-def _float(value: float) -> str:
-    return repr(float(value))
-
-
-def _flag(value: bool) -> str:
-    return "1" if value else "0"
-
-
-def _read_text(value: bytes) -> str:
-    return value.decode()
-
-
-def _read_flag(value: bytes) -> bool:
-    return value == b"1"
-
-
-def _read_object(value: bytes) -> dict[str, Any]:
-    found = _decode(value)
-    if not isinstance(found, dict):
-        raise TypeError(f"not a JSON object but {type(found).__name__}")
-    return found
-
-
-Kind = tuple[Callable[[Any], str], Callable[[bytes], Any]]
-TEXT: Kind = (_text, _read_text)
-STATUS: Kind = (str, _read_text)
-NUMBER: Kind = (_number, int)
-FLOAT: Kind = (_float, float)
-FLAG: Kind = (_flag, _read_flag)
-OBJECT: Kind = (_json, _read_object)
-JSON: Kind = (_json, _decode)
-
-_KINDS: dict[str, Kind] = {
-    "type": TEXT,
-    "params": OBJECT,
-    "status": STATUS,
-    "priority": NUMBER,
-    "retry_count": NUMBER,
-    "max_retries": NUMBER,
-    "created_at": NUMBER,
-    "started_at": NUMBER,
-    "completed_at": NUMBER,
-    "error_message": TEXT,
-    "scheduler_task_id": TEXT,
-    "queue": TEXT,
-    "run_at": NUMBER,
-    "seq": NUMBER,
-    "expires_at": NUMBER,
-    "timeout": FLOAT,
-    "fence": NUMBER,
-    "crashes": NUMBER,
-    "lease_owner": TEXT,
-    "lease_until": NUMBER,
-    "unique_key": TEXT,
-    "idempotency_key": TEXT,
-    "result": JSON,
-    "progress": OBJECT,
-    "cancel_requested": FLAG,
-    "on_success": TEXT,
-    "on_failure": TEXT,
-    "extra": OBJECT,
-}
-_READERS = {name.encode(): (name, kind[1]) for name, kind in _KINDS.items()}
-_ALWAYS = frozenset({"type", "status", "queue", "run_at", "seq"})
-_DEFAULTS = {
-    field.name: {} if field.default_factory is dict else field.default for field in msgspec.structs.fields(Task)
-}
-_CONTENT = ("type", "params", "extra")
-_STATE = (
-    *("status", "priority", "retry_count", "max_retries", "started_at", "completed_at", "error_message", "queue"),
-    *("run_at", "seq", "expires_at", "crashes", "lease_owner", "lease_until", "result", "cancel_requested"),
-)
+_TYPES = {field.name: field.type for field in msgspec.structs.fields(Task) if field.name != "undecodable"}
 _STATUSES = {str(status): status for status in Status}
+_NO_KEYS = (None, None, None)
 _DAMAGED = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
 
 
-def _pairs(task: Task, names: Sequence[str]) -> list[str]:
-    found: list[str] = []
-    for name in names:
-        value = getattr(task, name)
-        if name in _ALWAYS or value != _DEFAULTS[name]:
-            try:
-                found += (name, _KINDS[name][0](value))
-            except (TypeError, ValueError) as error:
-                raise ValidationError(f"{name}: {error}") from None
-    return found
+def _json(piece: Any) -> str:
+    try:
+        return _encode(piece).decode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValidationError(f"task: {error}") from None
 
 
-def new_row(task: Task) -> list[str]:
-    """Return the id and all fields of a task. Raises ValidationError for what no row can hold."""
-    return [_text(task.task_id), *_pairs(task, tuple(_KINDS))]
+def _body(task: Task) -> str:
+    return _json(
+        _Body(
+            task.task_id,
+            task.type,
+            task.created_at,
+            task.scheduler_task_id,
+            task.timeout,
+            task.unique_key,
+            task.idempotency_key,
+            task.on_success,
+            task.on_failure,
+            task.progress,
+            task.params,
+            task.extra,
+        )
+    )[:-1]
 
 
-def change_row(change: Change) -> bytes:
-    """Return what the script needs for one guarded write. Raises ValidationError."""
-    before, after = change.before, change.after
-    handed_back = not (after.params is before.params and after.extra is before.extra)
-    names = (*_STATE, *_CONTENT) if handed_back else _STATE
-    pairs = _pairs(after, names)
-    return pack(
-        {
-            "id": _text(before.task_id),
-            "status": str(before.status),
-            "fence": str(before.fence),
-            "lease": None if not change.lease_over else _or_none(before.lease_until),
-            "cancel": None if after.final else _flag(before.cancel_requested),
-            "revived": before.final and not after.final,
-            "gone": sorted(set(names).difference(pairs[::2])),
-            "row": pairs,
-            "follow": [new_row(task) for task in change.then],
-        }
+@functools.lru_cache(maxsize=1_000)
+def _place(priority: int, queue: str, type_name: str, *keys: str | None) -> str:
+    """Return the end of a head: how many bytes the lane and the names have, and these."""
+    lane, names = f"{priority}:{queue}", _json([type_name, *keys] if any(keys) else [type_name])
+    return f"{len(lane.encode())} {len(names.encode())} {lane}{names}"
+
+
+def _state(task: Task) -> str:
+    fence, seq, run_at, priority = task.fence, task.seq, task.run_at, task.priority
+    if not (type(fence) is type(seq) is type(run_at) is type(priority) is int):
+        raise ValidationError(f"fence, seq, run_at, priority: ints are needed (got {(fence, seq, run_at, priority)!r})")
+    if not (type(task.task_id) is type(task.type) is type(task.queue) is str):
+        raise ValidationError(
+            f"task_id, type, queue: strings are needed (got {(task.task_id, task.type, task.queue)!r})"
+        )
+    lease, expires, completed = task.lease_until, task.expires_at, task.completed_at
+    keys = (task.unique_key, task.idempotency_key, task.scheduler_task_id)
+    if keys == _NO_KEYS:
+        keyed, place = 0, _place(priority, task.queue, task.type)
+    else:  # hardly ever the same twice
+        keyed, place = 1, _place.__wrapped__(priority, task.queue, task.type, *keys)
+    json = _json(
+        _State(
+            run_at,
+            seq,
+            task.queue,
+            priority,
+            task.retry_count,
+            task.max_retries,
+            task.started_at,
+            completed,
+            task.error_message,
+            expires,
+            task.crashes,
+            task.lease_owner,
+            task.result,
+        )
+    )
+    return (
+        f"{task.status} {fence} {1 if task.cancel_requested else 0} {'-' if lease is None else lease} "
+        f"{'-' if expires is None else expires} {keyed} {seq:020d} {run_at} {'-' if completed is None else completed} "
+        f"{place},{json[1:-1]}"
     )
 
 
-def _or_none(number: int | None) -> str:
-    return "none" if number is None else str(number)
+def new_rows(tasks: Sequence[Task]) -> Iterator[bytes]:
+    """Return what a push hands to its script. Raises ValidationError for what no row can hold."""
+    for start in range(0, len(tasks), TOGETHER):
+        yield pack(
+            [word for task in tasks[start : start + TOGETHER] for word in (task.task_id, _body(task), _state(task))]
+        )
+
+
+def changed_rows(changes: Sequence[Change]) -> bytes:
+    """Return what the script needs for guarded writes. Raises ValidationError."""
+    words: list[Any] = []
+    for change in changes:
+        before, after = change.before, change.after
+        final = after.final
+        cancel = "" if final else "1" if before.cancel_requested else "0"
+        words += (before.task_id, str(before.status), str(before.fence), cancel, _state(after), _more(change, final))
+    return pack(words)
+
+
+def _more(change: Change, final: bool) -> dict[str, Any] | bool:
+    before, after = change.before, change.after
+    more: dict[str, Any] = {}
+    if change.lease_over:
+        more["lease"] = "-" if before.lease_until is None else str(before.lease_until)
+    if not final and before.final:
+        more["revived"] = True
+    if before.undecodable is not None:
+        more["unread"] = True
+    if after.params is not before.params or after.extra is not before.extra:
+        more["body"] = _body(after)
+    if change.then:
+        more["follow"] = [word for task in change.then for word in (task.task_id, _body(task), _state(task))]
+    return more or False
 
 
 def filter_of(where: TaskFilter) -> bytes:
@@ -171,23 +187,68 @@ def filter_of(where: TaskFilter) -> bytes:
     )
 
 
-def to_task(row: Row) -> Task:
-    """Return the task of a row; what cannot be read is said in ``undecodable``, and has its default."""
+def json_text(text: str) -> bytes:
+    """Return a text as JSON, for a script to put into a row."""
+    return _encode(text)
+
+
+def to_tasks(words: Sequence[bytes]) -> list[Task]:
+    """Return the tasks of rows; what cannot be read is said in ``undecodable``, and has its default."""
+    pieces = iter(words)
+    return [_to_task(*row) for row in zip(pieces, pieces, pieces, pieces, strict=True)]
+
+
+def to_tasks_or_none(words: Sequence[bytes]) -> list[Task | None]:
+    """Return the tasks of rows, None for those without a state."""
+    pieces = iter(words)
+    return [_to_task(*row) if row[2] else None for row in zip(pieces, pieces, pieces, pieces, strict=True)]
+
+
+def _to_task(task_id: bytes, body: bytes, state: bytes, progress: bytes) -> Task:
+    try:
+        return _decode_task(b"%b%b%b}" % (body, state, progress))
+    except _DAMAGED:
+        return _what_can_be_read(task_id, body, state, progress)
+
+
+def _object(members: bytes) -> tuple[dict[str, Any], str]:
+    """Return what these members of a JSON object say, or why they cannot be read."""
+    try:
+        found: dict[str, Any] = _decode(b"{%b}" % members)
+    except _DAMAGED as error:
+        return {}, str(error)
+    return found, ""
+
+
+def _what_can_be_read(task_id: bytes, body: bytes, state: bytes, progress: bytes) -> Task:
+    """Read a damaged row piece by piece, and each piece without the part that is most often at fault."""
     fields: dict[str, Any] = {}
-    problem = None
-    for field, value in dict(zip(row[:-1:2], row[1::2], strict=True)).items():
-        name, read = _READERS.get(field, (None, None))
-        if name is None or read is None:
-            continue  # of a newer version
-        try:
-            fields[name] = read(value)
-        except _DAMAGED as error:
-            problem = f"{name} cannot be read: {error}"
-    fields["status"] = _STATUSES.get(fields.get("status", ""), fields.get("status", Status.PENDING))
+    problems: list[str] = []
+    pieces = (
+        ("body", body[1:], body[1:].partition(b',"params":')[0]),
+        ("state", state[1:], state[state.rfind(b',"status":') + 1 :]),
+        ("progress", progress[1:], b""),
+    )
+    for piece, whole, rest in pieces:
+        found, problem = _object(whole)
+        if problem:
+            found, again = _object(rest)
+            at = "params" if piece == "body" and not again else piece
+            problems.append(f"{at} cannot be read: {problem}")
+        for name, value in found.items():
+            if name not in _TYPES:
+                continue  # of a newer version
+            try:
+                fields[name] = value if name == "status" else msgspec.convert(value, _TYPES[name])
+            except _DAMAGED as error:
+                problems.append(f"{name} cannot be read: {error}")
+    status = fields.get("status", Status.PENDING)
+    fields["status"] = _STATUSES.get(status, status)
     if "type" not in fields:
-        problem = problem or "type is missing"
+        problems.append("type is missing")
         fields["type"] = ""
-    return Task(task_id=row[-1].decode(errors="backslashreplace"), undecodable=problem, **fields)
+    fields["task_id"] = task_id.decode(errors="backslashreplace")
+    return Task(undecodable=problems[0] if problems else None, **fields)
 
 
 def number(score: bytes | None) -> int | None:

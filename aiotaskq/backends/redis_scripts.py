@@ -11,134 +11,194 @@ if not there then redis.call('SET', KEYS[1] .. 'format', ARGV[1]) end
 return there or ARGV[1]
 """)
 
-# ARGV: rows. Answers with pairs: the number of a row, and what is in its way.
+# ARGV: lists of rows, packed: id, body and state of each. Answers with the number of each row that met another in its
+# way, and then with those others.
 PUSH = Script(
     BASE
     + PUSH_ROW
     + """
-local answer = {}
-for i, packed in ipairs(ARGV) do
-  local other = push(cmsgpack.unpack(packed))
-  if other then
-    answer[#answer + 1] = i
-    answer[#answer + 1] = read(other)
+local numbers, others, number = {}, {}, 0
+for _, packed in ipairs(ARGV) do
+  local rows, ids = cmsgpack.unpack(packed), {}
+  for i = 1, #rows, 3 do ids[#ids + 1] = rows[i] end
+  load(ids)
+  for i = 1, #rows, 3 do
+    number = number + 1
+    local other = push(rows[i], rows[i + 1], rows[i + 2])
+    if other then
+      numbers[#numbers + 1] = number
+      others[#others + 1] = other
+    end
   end
 end
-finish()
-return answer
+flush()
+return {numbers, read(others, {})}
 """
 )
 
-# ARGV: owner, now, limit, lease_until or '', started_at, packed queues or ''. Answers with rows.
-CLAIM = Script(
-    BASE
-    + OPEN_QUEUES
-    + FULL
-    + """
-local owner, now, left, lease, started = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
-want(ARGV[6])
-sweep(now)
-
-local lanes, priorities = {}, {}
-for _, lane in ipairs(call('ZRANGEBYSCORE', root .. 'heads', '-inf', now)) do
-  local priority, queue = split(lane)
-  if is_open(queue) then
-    if not lanes[priority] then
-      lanes[priority] = {}
-      priorities[#priorities + 1] = priority
+_UPDATE = """
+-- Apply packed changes: id, status, fence and cancel flag ('' for any) as they must be, the new state, and what else
+-- there is, or false. Answers with 1 or 0 for each.
+local function update(packed)
+  local changes, ids, answer = cmsgpack.unpack(packed), {}, {}
+  for i = 1, #changes, 6 do ids[#ids + 1] = changes[i] end
+  load(ids)
+  for i = 1, #changes, 6 do
+    local id, cancel, state, more = changes[i], changes[i + 3], changes[i + 4], changes[i + 5]
+    local f = parse(states[id])
+    local held = f and f.status == changes[i + 1] and f.fence == changes[i + 2] and (cancel == '' or f.cancel == cancel)
+    if held and more then
+      held = not more.lease or f.lease == more.lease
+      if held and more.revived and f.keyed then
+        local newer = holder('unique', names_of(f).unique)
+        held = not newer or newer == id
+      end
+      if held and more.unread then state = renamed(state, f) end
     end
-    table.insert(lanes[priority], lane)
+    if held then
+      unindex(id, f)
+      write(id, state)
+      index(id, parse(state))
+      if more and more.body then
+        bodies[#bodies + 1] = id
+        bodies[#bodies + 1] = more.body
+      end
+      local follow = more and more.follow or {}
+      for j = 1, #follow, 3 do push(follow[j], follow[j + 1], follow[j + 2]) end
+    end
+    answer[#answer + 1] = held and 1 or 0
   end
+  flush()
+  return answer
 end
-table.sort(priorities)
+"""
 
+_RENAMED = """
+-- A state with the names of the one before: who could not read the body did not know them.
+local function renamed(state, before)
+  local f = parse(state)
+  local keyed = before.keyed and '1' or '0'
+  local words = {f.status, f.fence, f.cancel, f.lease, f.expires, keyed, before.seq, f.run_at, f.completed, #f.lane}
+  return table.concat(words, ' ') .. ' ' .. #before.names .. ' ' .. f.lane .. before.names .. sub(state, f.json)
+end
+"""
+
+_CLAIM = """
 local function before(a, b)
   if a.at ~= b.at then return a.at < b.at end
   return a.stamp < b.stamp
 end
 
-local function due(names)
+-- The first due rows of lanes of one priority, in claim order.
+local function due(lanes, now, limit)
   local found = {}
-  for _, lane in ipairs(names) do
-    local part = call('ZRANGEBYSCORE', root .. 'lane:' .. lane, '-inf', now, 'WITHSCORES', 'LIMIT', 0, left)
+  if #lanes == 1 then
+    for i, stamp in ipairs(call('ZRANGEBYSCORE', root .. 'lane:' .. lanes[1], '-inf', now, 'LIMIT', 0, limit)) do
+      found[i] = {lane = lanes[1], stamp = stamp}
+    end
+    return found
+  end
+  for _, lane in ipairs(lanes) do
+    local part = call('ZRANGEBYSCORE', root .. 'lane:' .. lane, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
     for i = 1, #part, 2 do found[#found + 1] = {lane = lane, stamp = part[i], at = tonumber(part[i + 1])} end
   end
-  if #names > 1 then table.sort(found, before) end
+  table.sort(found, before)
   return found
 end
 
-local answer = {}
-local function take(entry)
-  local id = id_of(entry.stamp)
-  local key = root .. 'task:' .. id
-  local row = call('HGETALL', key)
-  local f = complete(set({}, row, 1))
-  if f.status ~= 'pending' or lane_of(f) ~= entry.lane or stamp(f.seq, id) ~= entry.stamp then
-    call('ZREM', root .. 'lane:' .. entry.lane, entry.stamp)
-    touched[entry.lane] = true
-    return
-  end
-  if f.expires_at and tonumber(f.expires_at) <= tonumber(now) then return lapse(id, f) end
-  unindex(id, f)
-  if type(redis.pcall('HINCRBY', key, 'fence', 1)) == 'table' then call('HSET', key, 'fence', '1') end  -- no number
-  local changed = {'status', 'running', 'lease_owner', owner, 'started_at', started}
-  if lease ~= '' then changed[7], changed[8] = 'lease_until', lease end
-  local stale = f.lease_until and lease == ''
-  if stale then call('HDEL', key, 'lease_until') end
-  call('HSET', key, unpack(changed))
-  f.status, f.lease_until = 'running', lease ~= '' and lease or nil
-  index(id, f)
-  if stale then
-    row = read(id)
-  else  -- of a field that is there twice the later one counts
-    for _, word in ipairs(changed) do row[#row + 1] = word end
-    row[#row + 1], row[#row + 2], row[#row + 3] = 'fence', call('HGET', key, 'fence'), id
-  end
-  answer[#answer + 1] = row
-  left = left - 1
+local function next_fence(fence)
+  if #fence < 16 then return string.format('%d', fence + 1) end
+  -- More than the numbers of Lua are exact for.
+  local nines = match(fence, '9*$')
+  local head = sub(fence, 1, #fence - #nines)
+  if head == '' then return '1' .. string.rep('0', #nines) end
+  return sub(head, 1, -2) .. (tonumber(sub(head, -1)) + 1) .. string.rep('0', #nines)
 end
 
-for _, priority in ipairs(priorities) do
-  while left > 0 do
-    local found = due(lanes[priority])
-    if #found == 0 then break end
-    for i = 1, math.min(left, #found) do take(found[i]) end
+-- owner is JSON; lease and queues (packed) can be ''. Answers with rows.
+local function claim(owner, now, left, lease, started, queues)
+  want(queues)
+  sweep(now)
+  local lanes, priorities = {}, {}
+  for _, lane in ipairs(call('ZRANGEBYSCORE', root .. 'heads', '-inf', now)) do
+    local priority, queue = split(lane)
+    if is_open(queue) then
+      if not lanes[priority] then
+        lanes[priority] = {}
+        priorities[#priorities + 1] = priority
+      end
+      table.insert(lanes[priority], lane)
+    end
   end
+  table.sort(priorities)
+
+  local ids, shown = {}, {}
+  local stored = ',"lease_owner":' .. owner .. ',"started_at":' .. started
+  local ending = lease ~= '' and ',"lease_until":' .. lease or ''
+  local held, score = lease ~= '' and lease or '-', lease ~= '' and lease or '+inf'
+
+  local function take(lane, stamp)
+    local id = sub(stamp, 21)
+    local state = states[id]
+    local f = parse(state)
+    if state and not f then  -- damaged: what the index knows must do
+      state = 'pending 0 0 - - 0 ' .. sub(stamp, 1, 20) .. ' 0 - ' .. #lane .. ' 0 ' .. lane .. state
+      f = parse(state)
+    end
+    if not f or f.status ~= 'pending' or f.lane ~= lane or f.seq .. id ~= stamp then return out_of_lane(lane, stamp) end
+    if f.expires ~= '-' then
+      if tonumber(f.expires) <= tonumber(now) then return lapse(id, lane, stamp, f.expires) end
+      zset('expiring', id, false)
+      zset('expired', id, false)
+    end
+    local fence = next_fence(f.fence)
+    write(id, headed(f, state, 'running', fence, f.cancel, held) .. stored)
+    out_of_lane(lane, stamp)
+    zset('running', stamp, score)
+    count(f, -1)
+    f.status = 'running'
+    count(f, 1)
+    ids[#ids + 1] = id
+    shown[#ids] = sub(state, f.json) .. stored .. ',"status":"running","fence":' .. fence .. ending
+      .. (f.cancel == '1' and ',"cancel_requested":true' or '')
+    left = left - 1
+  end
+
+  for _, priority in ipairs(priorities) do
+    while left > 0 do
+      local most = left
+      local found, wanted_ids = due(lanes[priority], now, most), {}
+      for i = 1, math.min(most, #found) do wanted_ids[i] = sub(found[i].stamp, 21) end
+      load(wanted_ids)
+      for i = 1, #wanted_ids do take(found[i].lane, found[i].stamp) end
+      flush()
+      if #found < most then break end
+    end
+  end
+  return read(ids, {}, shown)
 end
-finish()
-return answer
 """
+
+# ARGV: packed changes. Answers with 1 or 0 for each.
+UPDATE = Script(BASE + PUSH_ROW + _RENAMED + _UPDATE + FULL + "return update(ARGV[1])")
+
+# ARGV: owner as JSON, now, limit, lease_until or '', started_at, packed queues or ''. Answers with rows.
+CLAIM = Script(
+    BASE + OPEN_QUEUES + _CLAIM + FULL + "return claim(ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6])"
 )
 
-# ARGV: changes. Answers with 1 or 0 for each.
-UPDATE = Script(
+# ARGV: as for a claim, and then packed changes. Answers with 1 or 0 for each change, and with rows.
+EXCHANGE = Script(
     BASE
     + PUSH_ROW
+    + _RENAMED
+    + _UPDATE
+    + OPEN_QUEUES
+    + _CLAIM
     + FULL
     + """
-local answer = {}
-for i, packed in ipairs(ARGV) do
-  local c = cmsgpack.unpack(packed)
-  local f, key = facts(c.id), root .. 'task:' .. c.id
-  local held = f and f.status == c.status and f.fence == c.fence
-    and (not c.lease or (f.lease_until or 'none') == c.lease)
-    and (not c.cancel or (f.cancel_requested or '0') == c.cancel)
-  if held and c.revived then
-    local newer = holder('unique', f.unique_key)
-    held = not newer or newer == c.id
-  end
-  if held then
-    unindex(c.id, f)
-    if #c.gone > 0 then call('HDEL', key, unpack(c.gone)) end
-    call('HSET', key, unpack(c.row))
-    for _, name in ipairs(c.gone) do f[name] = nil end
-    index(c.id, complete(set(f, c.row, 1)))
-    for _, row in ipairs(c.follow) do push(row) end
-  end
-  answer[i] = held and 1 or 0
-end
-finish()
-return answer
+local held = update(ARGV[7])
+return {held, claim(ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6])}
 """
 )
 
@@ -147,18 +207,20 @@ HEARTBEAT = Script(
     BASE
     + FULL
     + """
-local answer = {}
-for i = 2, #ARGV, 2 do
-  local key = root .. 'task:' .. ARGV[i]
-  local row = call('HMGET', key, 'status', 'fence', 'cancel_requested')
-  if row[1] == 'running' and (row[2] or '0') == ARGV[i + 1] then
-    call('HSET', key, 'lease_until', ARGV[1])
-    call('ZADD', root .. 'leases', ARGV[1], ARGV[i])
-    answer[#answer + 1] = row[3] == '1' and 1 or 0
+local answer, ids = {}, {}
+for i = 2, #ARGV, 2 do ids[#ids + 1] = ARGV[i] end
+load(ids)
+for i, id in ipairs(ids) do
+  local f = parse(states[id])
+  if f and f.status == 'running' and f.fence == ARGV[2 * i + 1] then
+    write(id, headed(f, states[id], f.status, f.fence, f.cancel, ARGV[1]))
+    zset('running', f.seq .. id, ARGV[1])
+    answer[i] = f.cancel == '1' and 1 or 0
   else
-    answer[#answer + 1] = -1
+    answer[i] = -1
   end
 end
+flush()
 return answer
 """
 )
@@ -170,10 +232,9 @@ REPORT = Script(
     + """
 local answer = {}
 for i = 1, #ARGV, 3 do
-  local key = root .. 'task:' .. ARGV[i]
-  local row = call('HMGET', key, 'status', 'fence')
-  local held = row[1] == 'running' and (row[2] or '0') == ARGV[i + 1]
-  if held then call('HSET', key, 'progress', ARGV[i + 2]) end
+  local f = facts(ARGV[i])
+  local held = f and f.status == 'running' and f.fence == ARGV[i + 1]
+  if held then call('HSET', root .. 'progress', ARGV[i], ARGV[i + 2]) end
   answer[#answer + 1] = held and 1 or 0
 end
 return answer
@@ -186,11 +247,14 @@ CANCEL = Script(
     + FULL
     + """
 local answer = {}
+load(ARGV)
 for i, id in ipairs(ARGV) do
-  local runs = call('HGET', root .. 'task:' .. id, 'status') == 'running'
-  if runs then call('HSET', root .. 'task:' .. id, 'cancel_requested', '1') end
+  local f = parse(states[id])
+  local runs = f and f.status == 'running'
+  if runs then write(id, headed(f, states[id], f.status, f.fence, '1', f.lease)) end
   answer[i] = runs and 1 or 0
 end
+flush()
 return answer
 """
 )
@@ -203,15 +267,16 @@ PURGE = Script(
     + REMOVE_ROW
     + FULL
     + """
-local ended, left, kept, look = root .. 'ended:' .. ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local ended, left, kept, look = 'ended:' .. ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local before = where.before and '(' .. where.before or '+inf'
-local page = call('ZRANGEBYSCORE', ended, '-inf', before, 'LIMIT', kept, look)
+local page = call('ZRANGEBYSCORE', root .. ended, '-inf', before, 'LIMIT', kept, look)
 local deleted = 0
+load(page)
 for _, id in ipairs(page) do
   if deleted == left then break end
-  local f = facts(id)
+  local f = parse(states[id])
   if not f or f.status ~= ARGV[2] then
-    call('ZREM', ended, id)
+    zset(ended, id, false)
   elseif matches(f) then
     remove(id, f)
     deleted = deleted + 1
@@ -219,7 +284,7 @@ for _, id in ipairs(page) do
     kept = kept + 1
   end
 end
-finish()
+flush()
 return {deleted, #page < look and -1 or kept}
 """
 )
@@ -231,14 +296,15 @@ DELETE = Script(
     + FULL
     + """
 local deleted = 0
+load(ARGV)
 for _, id in ipairs(ARGV) do
-  local f = facts(id)
-  if f then
-    remove(id, f)
+  if states[id] then
+    local f = parse(states[id])
+    if f then remove(id, f) else write(id, false) end
     deleted = deleted + 1
   end
 end
-finish()
+flush()
 return deleted
 """
 )
