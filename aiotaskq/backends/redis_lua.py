@@ -68,23 +68,29 @@ end
 
 -- Read the states of these ids with one command.
 local function load(ids)
-  local missing = {}
-  for _, id in ipairs(ids) do
-    if states[id] == nil then missing[#missing + 1] = id end
+  local missing, n = {}, 0
+  for i = 1, #ids do
+    if states[ids[i]] == nil then
+      n = n + 1
+      missing[n] = ids[i]
+    end
   end
-  for i, state in ipairs(fetch('state', missing)) do states[missing[i]] = state end
+  local found = fetch('state', missing)
+  for i = 1, n do states[missing[i]] = found[i] end
 end
 
 local function write(id, state) states[id], written[id] = state, true end
 
-local function zset(key, member, score)
+local function members(key)
   local set = zsets[key]
   if not set then
     set = {}
     zsets[key] = set
   end
-  set[member] = score
+  return set
 end
+
+local function zset(key, member, score) members(key)[member] = score end
 
 local function hash(key, field, value)
   hashes[key] = hashes[key] or {}
@@ -171,15 +177,15 @@ end
 local function index(id, f)
   local stamp = f.seq .. id
   if f.status == 'pending' then
-    zset('is:live', stamp, 0)
+    zset('is:live', stamp, '0')
     zset('lane:' .. f.lane, stamp, f.run_at)
     touched[f.lane] = true
     if f.expires ~= '-' then zset('expiring', id, f.expires) end
   elseif f.status == 'running' then
-    zset('is:live', stamp, 0)
+    zset('is:live', stamp, '0')
     zset('running', stamp, f.lease == '-' and '+inf' or f.lease)
   else
-    zset('is:' .. f.status, stamp, 0)
+    zset('is:' .. f.status, stamp, '0')
     zset('ended:' .. f.status, id, f.completed == '-' and '+inf' or f.completed)
   end
   if f.keyed and LIVE[f.status] then
@@ -196,11 +202,11 @@ end
 
 -- Write what was noted, first what needs no memory. What was read stays known.
 local function flush()
-  local rows, less, adding = {}, {}, {}
+  local rows, r, less, adding = {}, 0, {}, {}
   for id in pairs(written) do
     if states[id] then
-      rows[#rows + 1] = id
-      rows[#rows + 1] = states[id]
+      rows[r + 1], rows[r + 2] = id, states[id]
+      r = r + 2
     else
       less[#less + 1] = id
     end

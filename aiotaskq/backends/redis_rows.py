@@ -159,7 +159,7 @@ def changed_rows(changes: Sequence[Change]) -> bytes:
     return pack(words)
 
 
-def _more(change: Change, final: bool) -> dict[str, Any] | bool:
+def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
     before, after = change.before, change.after
     more: dict[str, Any] = {}
     if change.lease_over:
@@ -172,6 +172,14 @@ def _more(change: Change, final: bool) -> dict[str, Any] | bool:
         more["body"] = _body(after)
     if change.then:
         more["follow"] = [word for task in change.then for word in (task.task_id, _body(task), _state(task))]
+    if (
+        not more
+        and final
+        and after.seq == before.seq
+        and (after.queue, after.priority) == (before.queue, before.priority)
+    ):
+        keys = (after.unique_key, after.idempotency_key, after.scheduler_task_id)
+        return ("+inf" if after.completed_at is None else str(after.completed_at)) if keys == _NO_KEYS else False
     return more or False
 
 
