@@ -251,7 +251,7 @@ async def test_an_ack_that_is_lost_is_repeated(server: Valkey, proxy: Proxy, del
     @tq.task(name="job")
     async def job(n: int) -> int:
         if n == 1:
-            proxy.cut_on(scripts.UPDATE.sha.encode(), deliver=deliver)
+            proxy.cut_on(scripts.EXCHANGE.sha.encode(), deliver=deliver)
         ran.append(n)
         return n
 
