@@ -44,7 +44,7 @@ class _State(msgspec.Struct, omit_defaults=True):
 
     run_at: int
     seq: int
-    queue: str
+    queue: str = "default"
     priority: int = 0
     retry_count: int = 0
     max_retries: int = 3
