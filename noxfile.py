@@ -24,6 +24,8 @@ FLOORS = {
         "worker",
         "leases",
         "bulk",
+        "copying",
+        "health",
         "inbox",
         "pace",
         "supply",

@@ -1,10 +1,10 @@
-"""Many tasks at once, in small transactions: putting dead letters back, purging, and deleting by age."""
+"""Many tasks at once: counting them, and in small transactions putting dead letters back, purging, deleting by age."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -20,6 +20,24 @@ RETRY_CHUNK = 500  # tasks put back in one transaction
 RETRYABLE = frozenset({Status.FAILED, Status.CANCELLED, Status.EXPIRED})
 BREATH = 0.05  # seconds between two chunks of the retention, so that claims and pushes come in between
 SWEEP_INTERVAL = 60.0  # seconds
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """What a queue holds: ``counts`` by status, ``ready`` to be claimed now, ``oldest_age`` of these in seconds."""
+
+    counts: dict[str, int]
+    ready: int
+    oldest_age: float | None
+    queues: dict[str, dict[str, int]]
+    paused: list[str]
+
+
+async def counted(backend: Backend, clock: Clock) -> Stats:
+    """Count tasks by status and queue, and what is ready."""
+    now = clock.now()
+    found = await backend.stats(now)
+    age = None if found.oldest is None else max(0.0, (now - found.oldest) / SECOND)
+    return Stats(found.counts, found.ready, age, found.queues, await backend.paused())
 
 
 def statuses(names: str | Iterable[str] | None) -> tuple[Status, ...]:
@@ -38,10 +56,32 @@ def statuses(names: str | Iterable[str] | None) -> tuple[Status, ...]:
         raise ValidationError(f"status: {error}; use {', '.join(Status)}") from None
 
 
-async def retry_all(backend: Backend, clock: Clock, where: TaskFilter, limit: int | None) -> int:
+def _unheard(_done: int) -> None:
+    pass
+
+
+async def count_all(backend: Backend, clock: Clock, where: TaskFilter) -> int:
+    """Count the tasks that match; by reading them, where more than status and queue restricts them."""
+    if where.type is None and where.scheduler_task_id is None and where.completed_before is None:
+        found = await backend.stats(clock.now())
+        counted = found.counts if where.queue is None else found.queues.get(where.queue, {})
+        return sum(counted.get(str(status), 0) for status in set(where.status or Status))
+    total = 0
+    while tasks := await backend.find(where, PURGE_CHUNK):
+        total += len(tasks)
+        where = msgspec.structs.replace(where, after=tasks[-1].task_id)
+        if len(tasks) < PURGE_CHUNK:
+            break
+    return total
+
+
+async def retry_all(
+    backend: Backend, clock: Clock, where: TaskFilter, limit: int | None, progress: Callable[[int], None] | None = None
+) -> int:
     """Put ended tasks that match back, the newest first, at most ``limit``; return how many came back.
 
-    One whose unique key a newer task holds stays where it is. Raises ValidationError for a status that is not retried.
+    ``progress`` is called with how many so far. One whose unique key a newer task holds stays where it is. Raises
+    ValidationError for a status that is not retried.
     """
     if wrong := set(where.status) - RETRYABLE:
         raise ValidationError(f"status: {', '.join(sorted(wrong))} tasks are not retried; use {', '.join(RETRYABLE)}")
@@ -52,13 +92,16 @@ async def retry_all(backend: Backend, clock: Clock, where: TaskFilter, limit: in
             break
         now = clock.now()
         total += sum(await backend.update([Change(task, settle(task, Requeued(), now)) for task in tasks]))
+        (progress or _unheard)(total)
         limit = None if limit is None else limit - len(tasks)
         where = msgspec.structs.replace(where, after=tasks[-1].task_id)
     return total
 
 
-async def purge_all(backend: Backend, where: TaskFilter) -> int:
-    """Delete ended tasks that match; return how many. Raises ValidationError for a status that has not ended."""
+async def purge_all(backend: Backend, where: TaskFilter, progress: Callable[[int], None] | None = None) -> int:
+    """Delete ended tasks that match; return how many. Raises ValidationError for a status that has not ended.
+
+    ``progress`` is called with how many so far."""
     for wrong in (Status.PENDING, Status.RUNNING):
         if wrong in where.status:
             raise ValidationError(f"status: only ended tasks are purged, not {wrong}; cancel them first")
@@ -66,6 +109,7 @@ async def purge_all(backend: Backend, where: TaskFilter) -> int:
     while True:
         deleted = await backend.purge(where, PURGE_CHUNK)
         total += deleted
+        (progress or _unheard)(total)
         if deleted < PURGE_CHUNK:
             return total
         await asyncio.sleep(0)

@@ -7,21 +7,14 @@ import contextlib
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from aiotaskq.backends.base import ENDED, READY, TAKEN, Backend, Change
 from aiotaskq.batch import Batch
 from aiotaskq.bound import Bound
-from aiotaskq.bulk import RETRYABLE, ended_before, purge_all, retry_all, statuses
+from aiotaskq.bulk import RETRYABLE, count_all, counted, ended_before, purge_all, retry_all, statuses
+from aiotaskq.bulk import Stats as Stats
 from aiotaskq.claims import Claims
 from aiotaskq.clock import Clock
-from aiotaskq.errors import (
-    LeaseLost,
-    NotFound,
-    ResultTimeout,
-    TaskConflict,
-    ValidationError,
-)
+from aiotaskq.errors import LeaseLost, NotFound, ResultTimeout, TaskConflict, ValidationError
 from aiotaskq.events import Events
 from aiotaskq.leases import fresh_owner
 from aiotaskq.log import printable
@@ -56,16 +49,6 @@ from aiotaskq.waiting import Waiting
 
 REAP_LIMIT = 500  # overdue tasks settled in one round
 REAP_INTERVAL = 15.0  # seconds between two looks for them, at most
-
-
-class Stats(msgspec.Struct, frozen=True):
-    """What a queue holds: ``counts`` by status, ``ready`` to be claimed now, ``oldest_age`` of these in seconds."""
-
-    counts: dict[str, int]
-    ready: int
-    oldest_age: float | None
-    queues: dict[str, dict[str, int]]
-    paused: list[str]
 
 
 class Queue:
@@ -391,14 +374,15 @@ class Queue:
         type: str | None = None,
         queue: str | None = None,
         limit: int | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> int:
         """Put ended tasks that match back, the newest first, at most ``limit``; return how many. As ``retry``.
 
-        Raises ValidationError for a status other than failed, cancelled and expired.
+        ``progress`` hears how many so far. Raises ValidationError for a status that is not retried.
         """
         left = None if limit is None else check_int("limit", limit, 1)
         where = TaskFilter(status=statuses(status), type=type, queue=queue)
-        return await retry_all(self._backend, self._clock, where, left)
+        return await retry_all(self._backend, self._clock, where, left, progress)
 
     async def purge(
         self,
@@ -407,11 +391,27 @@ class Queue:
         type: str | None = None,
         queue: str | None = None,
         older_than: float | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> int:
-        """Delete ended tasks that match, in small transactions; return how many. ``older_than`` in seconds."""
+        """Delete ended tasks that match, in small transactions; return how many. ``older_than`` in seconds.
+
+        ``progress`` hears how many so far."""
         before = ended_before(older_than, self._clock)
         where = TaskFilter(status=statuses(status), type=type, queue=queue, completed_before=before)
-        return await purge_all(self._backend, where)
+        return await purge_all(self._backend, where, progress)
+
+    async def count(
+        self,
+        *,
+        status: str | Iterable[str] | None = None,
+        type: str | None = None,
+        queue: str | None = None,
+        older_than: float | None = None,
+    ) -> int:
+        """Count tasks that match, as for ``purge``; slowly where a type or an age is named."""
+        before = ended_before(older_than, self._clock)
+        where = TaskFilter(status=statuses(status), type=type, queue=queue, completed_before=before)
+        return await count_all(self._backend, self._clock, where)
 
     async def pause(self, queue: str = "default") -> None:
         """Stop handing out tasks of a queue, in every process; pushes go on."""
@@ -427,10 +427,7 @@ class Queue:
 
     async def stats(self) -> Stats:
         """Count tasks by status and queue, and what is ready."""
-        now = self._clock.now()
-        found = await self._backend.stats(now)
-        age = None if found.oldest is None else max(0.0, (now - found.oldest) / SECOND)
-        return Stats(found.counts, found.ready, age, found.queues, await self._backend.paused())
+        return await counted(self._backend, self._clock)
 
     async def wait_for_end(self, task_id: str, timeout: float | None = None) -> Task:
         """Wait until a task has ended, here or in another process; return it. Raises ResultTimeout, NotFound."""

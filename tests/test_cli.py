@@ -193,7 +193,7 @@ def test_wrong_usage_is_2(cli: Cli) -> None:
     cli.fails("run", "app", code=2)
     cli.fails("run", "app:tq", "--log-level", "LOUD", code=2)
     cli.fails("run", "app:tq", "--processes", "0", code=2)
-    assert "say --yes" in cli.fails("tasks", "purge", code=2)
+    assert "say --yes" in cli.fails("schedules", "delete", "x", code=2)
 
 
 # ---- databases ----
@@ -242,7 +242,7 @@ def test_tasks_list_show_cancel_retry_purge(cli: Cli) -> None:
     assert [task["task_id"] for task in cli.json("tasks", "list", *at, "--after", second)] == [first]
     assert "is not a valid Status" in cli.fails("tasks", "list", *at, "--status", "done")
 
-    shown = cli.json("tasks", "show", first, *at)
+    shown = cli.json("tasks", "show", first, "--params", *at)
     assert shown["params"] == {"name": "x\x1b[31m"} and shown["status"] == "pending"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", shown["created_at"])
     assert "\x1b" not in cli.out("tasks", "show", first, *at)

@@ -1,38 +1,89 @@
 """The command line: ``main`` is its entry point, and what turns an error into one line and an exit code.
 
-Each command is declared in ``app`` (the one file that knows typer) and done in a sibling that is imported when it runs:
-``aiotaskq --help`` must not wait for a database library.
+Each command is declared in ``commands`` (the one folder that knows typer) and done in a sibling that is imported when
+it runs: ``aiotaskq --help`` must not wait for a database library.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
 from io import TextIOWrapper
+from typing import Any
 
 __all__ = ["main", "program"]
 
+COMPLETE = "_AIOTASKQ_COMPLETE"  # set by the shell when it wants words completed
+
 
 def main() -> None:
-    """Run the command line and exit: 0 ok, 1 error, 2 wrong usage, 3 given back, 4 abandoned, 130 Ctrl-C."""
+    """Run the command line and exit.
+
+    0 ok, 1 error, 2 wrong usage, 3 given back, 4 abandoned, 5 not in time, 130 Ctrl-C.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a command
     try:
-        from aiotaskq.cli.app import app
-
-        app(prog_name=program())
+        code = _run()
     except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        from aiotaskq.cli.screen import say_error
+        code = 130
+    except OSError as error:
         from aiotaskq.errors import AiotaskqError
 
-        if not isinstance(error, AiotaskqError):
+        if isinstance(error, AiotaskqError):
+            code = _explain(error)
+        elif error.errno == errno.EPIPE:  # `aiotaskq tasks list | head`: nobody reads on
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at its end
+            code = 1
+        else:
             raise
-        say_error(error)
-        sys.exit(1)
+    except Exception as error:
+        code = _explain(error)
+    sys.exit(code)
+
+
+def _run() -> int:
+    from aiotaskq.cli.commands import app
+    from aiotaskq.cli.configuration import defaults
+
+    if COMPLETE in os.environ:
+        from typer._completion_classes import completion_init
+
+        completion_init()
+    options: dict[str, Any] = {}
+    if not {"--help", "--version"} & set(sys.argv):
+        options["default_map"] = defaults(app)
+    answer = app(prog_name=program(), complete_var=COMPLETE, standalone_mode=False, **options)
+    return answer if isinstance(answer, int) else 0
+
+
+def _explain(error: Exception) -> int:
+    """Say in one line what was wrong, and return the exit code. Raises what is neither ours nor wrong usage."""
+    import typer
+
+    from aiotaskq.cli.language import tr, usage_error
+    from aiotaskq.errors import AiotaskqError
+
+    if isinstance(error, typer.Abort):
+        print(tr("nothing was done"), file=sys.stderr)
+        return 1
+    if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # typer's own, wherever it keeps its classes
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message(), file=sys.stderr)
+        else:
+            print(tr("error: {error}", error=usage_error(error)), file=sys.stderr)
+            if (context := getattr(error, "ctx", None)) is not None:
+                print(tr("'{command} --help' says more", command=context.command_path), file=sys.stderr)
+        return int(error.exit_code)
+    if not isinstance(error, AiotaskqError):
+        raise error
+    from aiotaskq.cli.screen import say_error
+
+    say_error(error)
+    return 1
 
 
 def program() -> str:

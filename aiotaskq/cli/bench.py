@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from aiotaskq.cli.language import tr
 from aiotaskq.cli.screen import say_error
 
 CHECKOUT = Path(__file__).parents[2]
@@ -16,7 +17,7 @@ CHECKOUT = Path(__file__).parents[2]
 def bench(arguments: Sequence[str], checkout: Path = CHECKOUT) -> int:
     """Run ``python -m benchmarks`` from there with these arguments; return its exit code, 1 where there is none."""
     if not (checkout / "benchmarks" / "__main__.py").is_file():
-        say_error("the benchmarks are in the checkout of aiotaskq, not in its package; run this command from one")
+        say_error(tr("the benchmarks are in the checkout of aiotaskq, not in its package; run this command from one"))
         return 1
     path = os.pathsep.join(filter(None, (str(checkout), os.environ.get("PYTHONPATH"))))
     # -P: the user's own folder, where the report is left, may have benchmarks, too.

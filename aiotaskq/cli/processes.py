@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from aiotaskq.cli.language import tr
 from aiotaskq.cli.run import HOW_TO_STOP, STOPPED, show_log
 from aiotaskq.cli.screen import note, say_error
 from aiotaskq.cli.stopping import MARGIN, Deadline, Signals
@@ -113,13 +114,14 @@ class Supervisor:
             keepers = [asyncio.create_task(self._keep(1))]
             await self._begun.wait()
             if not self._stopping.is_set():
-                note(f"{self._target} in {self._processes} processes. {HOW_TO_STOP}")
+                what = tr("{target} in {count} processes.", target=self._target, count=self._processes)
+                note(f"{what} {tr(HOW_TO_STOP)}")
                 keepers += [asyncio.create_task(self._keep(number)) for number in range(2, self._processes + 1)]
             await asyncio.gather(*keepers)
         finally:
             self._signals.detach(self._worst)
         if self._worst in STOPPED:
-            note(STOPPED[ExitCode(self._worst)])
+            note(tr(STOPPED[ExitCode(self._worst)]))
         return self._worst
 
     # ---- keeping one running ----
@@ -137,7 +139,10 @@ class Supervisor:
             ready = child is not None and child.ready
             self._failed_starts[number] = 0 if ready else self._failed_starts[number] + 1
             if min(self._failed_starts.values()) >= TRIES:
-                say_error(f"every process failed at its start, {TRIES} times in a row; what they said is above")
+                said = tr(
+                    "every process failed at its start, {count} times in a row; what they said is above", count=TRIES
+                )
+                say_error(said)
                 self._give_up(1)
                 return
             lived = 0.0 if child is None else (self._clock.ticks() - child.started) / SECOND
@@ -207,7 +212,7 @@ class Supervisor:
         self._worst = max(self._worst, code if told else ExitCode.ABANDONED)
 
     def _force(self, code: int) -> None:
-        note("ended by force: some processes did not stop in time and are killed")
+        note(tr("ended by force: some processes did not stop in time and are killed"))
         for child in list(self._children.values()):
             child.kill_group()
         os._exit(code)

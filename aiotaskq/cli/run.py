@@ -14,7 +14,9 @@ from io import TextIOWrapper
 from typing import Any, Literal
 
 from aiotaskq.backends import mask
+from aiotaskq.cli.language import marked, tr
 from aiotaskq.cli.screen import note
+from aiotaskq.cli.serving import Site, beside
 from aiotaskq.cli.stopping import Deadline, Lifeline, Signals
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.events import Event
@@ -23,12 +25,13 @@ from aiotaskq.taskq import TaskQ
 from aiotaskq.worker import ExitCode
 
 FORMAT = "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> | <level>{level:<8}</level> | {name} - <level>{message}</level>"
-HOW_TO_STOP = "Ctrl-C or SIGTERM stops it, a second time without waiting for what runs."
+HOW_TO_STOP = marked("Ctrl-C or SIGTERM stops it, a second time without waiting for what runs.")
 STOPPED = {
-    ExitCode.DRAINED: "stopped; all that ran has ended",
-    ExitCode.GIVEN_BACK: "stopped; some tasks were given back",
-    ExitCode.ABANDONED: "stopped; some handlers did not end and were abandoned, "
-    "their tasks come back when their lease is over",
+    ExitCode.DRAINED: marked("stopped; all that ran has ended"),
+    ExitCode.GIVEN_BACK: marked("stopped; some tasks were given back"),
+    ExitCode.ABANDONED: marked(
+        "stopped; some handlers did not end and were abandoned, their tasks come back when their lease is over"
+    ),
 }
 
 
@@ -42,11 +45,12 @@ def run_workers(
     grace: float,
     level: str,
     lifeline: Lifeline | None = None,
+    site: Site | None = None,
 ) -> int:
     """Run the workers and the scheduler of ``module:name`` until a signal; return the exit code.
 
-    With a ``lifeline`` this is one of a supervisor's processes, and stops when the supervisor has ended. Raises
-    ValidationError when there is no such TaskQ. Does not return when a handler had to be abandoned, or what the
+    With a ``site`` the dashboard is served, too. With a ``lifeline`` this is one of a supervisor's processes, and stops
+    when the supervisor has ended. Raises ValidationError when there is no such TaskQ. Does not return when a handler had to be abandoned, or what the
     application started does not end in time: the process ends there, or what does not stop would keep it.
     """
     prefix = "" if lifeline is None else f"[{lifeline.number}] "
@@ -64,13 +68,19 @@ def run_workers(
             "use a store that processes share, as sqlite:///app.db, or --processes 1"
         )
     _log_events(tq)
-    where = "every queue" if queues is None else "queues " + ", ".join(queues)
-    types = ", ".join(sorted(tq._handlers)) or "none"
-    what = f"{module}:{name} on {mask(tq.url)}: {concurrency} at a time from {where}; handlers: {types}"
+    where = tr("every queue") if queues is None else tr("queues {names}", names=", ".join(queues))
+    what = tr(
+        "{target} on {url}: {concurrency} at a time from {where}; handlers: {types}",
+        target=f"{module}:{name}",
+        url=mask(tq.url),
+        concurrency=concurrency,
+        where=where,
+        types=", ".join(sorted(tq._handlers)) or tr("none"),
+    )
     note(prefix + printable(what, 1_000))
     if lifeline is None:
-        note(HOW_TO_STOP)
-    return asyncio.run(_run(tq, concurrency, queues, drain, grace, signals, lifeline, prefix))
+        note(tr(HOW_TO_STOP))
+    return asyncio.run(_run(tq, concurrency, queues, drain, grace, signals, lifeline, prefix, site))
 
 
 async def _run(
@@ -82,16 +92,18 @@ async def _run(
     signals: Signals,
     lifeline: Lifeline | None,
     prefix: str,
+    site: Site | None,
 ) -> int:
     code: int = 1
     stop = _Stop(lifeline)
     signals.attach(stop.set, functools.partial(_hurry, tq))
     try:
-        async with tq:  # before any worker is made: a store that cannot be opened is one line
+        # The store is opened before any worker is made: one that cannot be opened is one line.
+        async with tq, beside(tq, site, stop):
             code = ended = await tq.run_until(stop, concurrency, queues=queues, drain=drain, grace=grace)
     finally:
         signals.detach(code)
-    note(prefix + STOPPED[ended])
+    note(prefix + tr(STOPPED[ended]))
     if ended is ExitCode.ABANDONED:  # from in here: the end of the loop would wait for what does not stop
         await logger.complete()
         _end_now(ended)
@@ -124,7 +136,7 @@ def show_log(level: str, prefix: str = "") -> None:
 
 
 def _force(prefix: str, code: int) -> None:
-    note(f"{prefix}ended by force: something in here did not stop in time")
+    note(prefix + tr("ended by force: something in here did not stop in time"))
     _end_now(code)
 
 

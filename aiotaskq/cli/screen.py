@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from aiotaskq.cli.language import tr
 from aiotaskq.log import printable
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 LONG = 2_000  # characters of one text that are shown; a terminal scrolls
+_PASSWORD = re.compile(r"(\w://[^\s:/@]*:)[^\s/]*@")
 
 
 def interactive() -> bool:
@@ -32,7 +35,12 @@ def say(text: str = "") -> None:
 
 def say_error(error: object) -> None:
     """Print one line on standard error."""
-    print(f"error: {printable(error, LONG)}", file=sys.stderr, flush=True)
+    print(tr("error: {error}", error=printable(without_passwords(error), LONG)), file=sys.stderr, flush=True)
+
+
+def without_passwords(text: object) -> str:
+    """Return the text with three stars for each password in a URL: errors of drivers and handlers quote some."""
+    return _PASSWORD.sub(r"\1***@", str(text))
 
 
 def note(text: str) -> None:
@@ -59,25 +67,39 @@ def tick(held: bool) -> str:
 def say_table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, cut_last: bool = False) -> None:
     """Print rows under headers, in columns that are never cut, for what they hold is to be copied.
 
-    With ``cut_last`` the last column ends where the terminal does; a pipe gets all of it.
+    With ``cut_last`` the last column ends where the terminal does; a pipe gets all of it. Numbers stand to the right.
     """
-    from rich.cells import cell_len, set_cell_size
-    from rich.text import Text
-
-    cells = [[*headers], *(["" if cell is None else printable(cell, LONG) for cell in row] for row in rows)]
-    # Chinese characters are two columns wide.
-    widths = [max(cell_len(row[number]) for row in cells) for number in range(len(headers))]
-    room = _console().width - sum(widths[:-1]) - 2 * (len(widths) - 1) if interactive() and cut_last else 0
-    for number, row in enumerate(cells):
-        if room >= 10 and cell_len(row[-1]) > room:
-            row[-1] = set_cell_size(row[-1], room - 1) + "…"
-        line = "  ".join(
-            cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
-        ).rstrip()
+    for number, line in enumerate(table_lines(headers, rows, cut_last=cut_last)):
         if interactive() and not number:
-            _console().print(Text(line, "bold"), soft_wrap=True)
+            say_title(line)
         else:
             say(line)
+
+
+def table_lines(headers: Sequence[str], rows: Sequence[Sequence[object]], *, cut_last: bool = False) -> list[str]:
+    """Return the lines of a table, the headers first; see ``say_table``."""
+    from rich.cells import cell_len, set_cell_size
+
+    shown = (["" if cell is None else _cell(cell) for cell in row] for row in rows)
+    cells = [[tr(header) for header in headers], *shown]
+    # Chinese characters are two columns wide.
+    widths = [max(cell_len(row[number]) for row in cells) for number in range(len(headers))]
+    right = [bool(rows) and all(type(row[number]) is int for row in rows) for number in range(len(headers))]
+    room = _console().width - sum(widths[:-1]) - 2 * (len(widths) - 1) if interactive() and cut_last else 0
+    lines = []
+    for row in cells:
+        if room >= 10 and cell_len(row[-1]) > room:
+            row[-1] = set_cell_size(row[-1], room - 1) + "…"
+        padded = [
+            " " * (width - cell_len(cell)) + cell if flush else cell + " " * (width - cell_len(cell))
+            for cell, width, flush in zip(row, widths, right, strict=True)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return lines
+
+
+def _cell(value: object) -> str:
+    return f"{value:,}" if type(value) is int else printable(without_passwords(value), LONG)
 
 
 def say_held(held: bool, text: str) -> None:
@@ -101,28 +123,66 @@ def say_title(text: str) -> None:
     _console().print(Text(text, "bold"), soft_wrap=True)
 
 
-def _console() -> Console:
+def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, stderr=stderr)
+
+
+class Board:
+    """Lines that are drawn over their last version on a terminal; elsewhere each version is printed below the last."""
+
+    def __init__(self) -> None:
+        self._live: Any = None
+
+    def __enter__(self) -> Board:
+        if interactive():
+            from rich.live import Live
+
+            self._live = Live(console=_console(), auto_refresh=False, vertical_overflow="ellipsis")
+            self._live.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._live is not None:
+            self._live.stop()  # brings the cursor back, whatever happened
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Show these lines, the first as a headline."""
+        if self._live is None:
+            say("\n".join(lines))
+            return
+        from rich.text import Text
+
+        text = Text("\n", no_wrap=True, overflow="ellipsis").join(
+            Text(line, "" if number else "bold") for number, line in enumerate(lines)
+        )
+        self._live.update(text, refresh=True)
+
+
+def bar_of(label: str, total: int, *, quiet: bool) -> tuple[Bar, Callable[[int], None]]:
+    """Return a progress bar that is on standard error, and what moves it: for a command that prints its answer."""
+    bar = Bar(label, total, quiet=quiet or not sys.stderr.isatty(), to_stderr=True)
+    return bar, bar.update
 
 
 class Bar:
     """A live progress bar on a terminal; elsewhere only its lines are printed. ``quiet`` prints nothing at all."""
 
-    def __init__(self, label: str, total: int, *, quiet: bool = False) -> None:
+    def __init__(self, label: str, total: int, *, quiet: bool = False, to_stderr: bool = False) -> None:
         self._quiet = quiet
+        self._to_stderr = to_stderr
         self._label = label
         self._total = total
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
     def __enter__(self) -> Bar:
-        if self._quiet or not interactive():
+        if self._quiet or not (self._to_stderr or interactive()):
             return self
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
-        console = _console()
+        console = _console(stderr=self._to_stderr)
         columns: list[ProgressColumn] = [
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -130,7 +190,7 @@ class Bar:
         ]
         if console.width >= 60:
             columns += [TextColumn("{task.fields[note]}"), TimeElapsedColumn()]
-        self._progress = Progress(*columns, console=console, expand=True)
+        self._progress = Progress(*columns, console=console, expand=True, transient=self._to_stderr)
         self._task = self._progress.add_task(self._label, total=self._total, note="")
         self._progress.start()
         return self
@@ -145,8 +205,10 @@ class Bar:
             self._progress = None
 
     def total(self, total: int) -> None:
-        """Say how much there is, before the bar is shown."""
+        """Say how much there is."""
         self._total = total
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, total=total)
 
     def update(self, done: int, note: str = "") -> None:
         """Show how far it is."""

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, exc
 
 from aiotaskq.backends import mask, scheme_of
 from aiotaskq.backends.base import OddRow
+from aiotaskq.cli.language import marked, tr
 from aiotaskq.cli.screen import say, say_json, say_table
 from aiotaskq.database import SYNC_DRIVERS, Database, parse_url, sync_engine
 from aiotaskq.errors import DatabaseUnavailable, NotFound, NotSupported, ValidationError
@@ -19,9 +20,11 @@ from aiotaskq.migrations import HEAD, REVISIONS, current, odd_rows, sql_ddl
 from aiotaskq.taskq import TaskQ
 
 T = TypeVar("T")
+REDIS = ("redis", "rediss", "valkey")
+ODD = tuple(map(marked, ("TABLE", "ID", "COLUMN", "PROBLEM", "WHAT IS DONE")))
 
 
-def upgrade(url: str) -> None:
+def upgrade(url: str, *, as_json: bool = False) -> None:
     """Make the tables, or bring them to this version."""
     _refuse_memory(url)
     before = _look(url, current) if _is_there(url) else None
@@ -31,13 +34,16 @@ def upgrade(url: str) -> None:
             return tq.odd_rows
 
     odd = asyncio.run(main())
-    say(
-        f"{mask(url)} was at {before or 'no version'} and is at {HEAD}"
-        if before != HEAD
-        else f"{mask(url)} is at {HEAD}"
-    )
+    if as_json:
+        say_json({"database": mask(url), "before": before, "version": HEAD, "odd_rows": msgspec.to_builtins(odd)})
+        return
+    if before == HEAD:
+        say(tr("{url} is at {version}", url=mask(url), version=HEAD))
+    else:
+        was = before or tr("no version")
+        say(tr("{url} was at {before} and is at {version}", url=mask(url), before=was, version=HEAD))
     if odd:
-        say(f"{len(odd)} values do not mean what their columns say; they are kept:")
+        say(tr("{count} values do not mean what their columns say; they are kept:", count=len(odd)))
         _say_odd(odd)
 
 
@@ -49,11 +55,26 @@ def check(url: str, *, as_json: bool) -> None:
         rows = msgspec.to_builtins(odd)
         say_json({"database": mask(url), "version": version, "newest": HEAD, "odd_rows": rows})
         return
-    say(f"{mask(url)}: version {version or 'none yet'}, this aiotaskq makes it {HEAD}")
+    found = version or tr("none yet")
+    say(tr("{url}: version {version}, this aiotaskq makes it {newest}", url=mask(url), version=found, newest=HEAD))
     if not odd:
-        say("no odd rows")
+        say(tr("no odd rows"))
         return
     _say_odd(odd)
+
+
+def describe(url: str) -> dict[str, str | None]:
+    """Return the server's version and that of the tables, for what has tables. Raises as ``refuse_unready``."""
+    if scheme_of(url) in REDIS:
+        return {}
+    _refuse_absent(url)
+
+    def look(connection: Connection) -> dict[str, str | None]:
+        server = ".".join(str(part) for part in connection.dialect.server_version_info or ())
+        version = current(connection)
+        return {"server": f"{connection.dialect.name} {server}".strip(), "version": version, "newest": HEAD}
+
+    return _look(url, look)
 
 
 def sql(url: str) -> None:
@@ -64,7 +85,7 @@ def sql(url: str) -> None:
 
 def refuse_unready(url: str) -> None:
     """Raise unless the database is there, with tables of this version: looking at one must not make or change it."""
-    if scheme_of(url) in ("redis", "rediss", "valkey"):
+    if scheme_of(url) in REDIS:
         return  # there are no tables, and to look makes nothing
     _refuse_absent(url)
     version = _look(url, current)
@@ -112,4 +133,4 @@ def _look(url: str, body: Callable[[Connection], T]) -> T:
 
 
 def _say_odd(rows: list[OddRow]) -> None:
-    say_table(["TABLE", "ID", "COLUMN", "PROBLEM", "WHAT IS DONE"], [msgspec.structs.astuple(row) for row in rows])
+    say_table(ODD, [msgspec.structs.astuple(row) for row in rows])

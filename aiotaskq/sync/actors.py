@@ -43,6 +43,7 @@ class Queue(Facade[Any]):
     retry = blocking(aiotaskq.queue.Queue.retry)
     retry_many = blocking(aiotaskq.queue.Queue.retry_many)
     purge = blocking(aiotaskq.queue.Queue.purge)
+    count = blocking(aiotaskq.queue.Queue.count)
     pause = blocking(aiotaskq.queue.Queue.pause)
     resume = blocking(aiotaskq.queue.Queue.resume)
     paused = blocking(aiotaskq.queue.Queue.paused)

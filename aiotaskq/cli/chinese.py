@@ -1,0 +1,4 @@
+"""placeholder"""
+
+CHINESE: dict[str, str] = {}
+TYPER: dict[str, str] = {}

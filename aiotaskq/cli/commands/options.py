@@ -1,0 +1,98 @@
+"""What several commands share: groups, common options, and the question before something is done for good."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from aiotaskq.cli.language import marked, tr, translated_help
+
+CODES = marked(
+    "Exit codes: 0 ok, 1 error, 2 wrong usage, 5 the task has not ended in time; of run: 0 drained, 3 some tasks given "
+    "back, 4 some abandoned; 130 stopped by Ctrl-C."
+)
+
+
+class Command(TyperCommand):
+    """A command whose help page is in the user's language."""
+
+    def get_help(self, ctx: Any) -> str:
+        """Return the help page."""
+        return translated_help(super().get_help(ctx))
+
+
+class Group(TyperGroup):
+    """A group of commands whose help page is in the user's language."""
+
+    def get_help(self, ctx: Any) -> str:
+        """Return the help page."""
+        return translated_help(super().get_help(ctx))
+
+
+def group(help: str) -> typer.Typer:
+    """Return a group of commands, itself without any."""
+    # Help in plain text: drawing it with rich would double the time it takes.
+    return typer.Typer(
+        cls=Group,
+        help=help,
+        epilog=tr(CODES),
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+
+
+def option(*names: str, help: str, **settings: Any) -> Any:
+    """Return an option of typer; its help text comes in the user's language."""
+    return typer.Option(*names, help=help, **settings)
+
+
+DEFAULT_DB = "sqlite:///aiotaskq.db"
+Db = Annotated[
+    str,
+    option("--db", metavar="URL", envvar="AIOTASKQ_DATABASE_URL", help=tr("The store of tasks, as sqlite:///app.db.")),
+]
+SchedulesUrl = Annotated[
+    str | None,
+    option(
+        "--schedules",
+        metavar="URL",
+        envvar="AIOTASKQ_SCHEDULES_URL",
+        help=tr("Where schedules live, if not with the tasks."),
+    ),
+]
+Json = Annotated[bool, option("--json", help=tr("Print JSON, and nothing else, on standard output."))]
+Ids = Annotated[list[str], typer.Argument(metavar="TASK_ID...", help=tr("One or more task ids."), show_default=False)]
+StatusNames = Annotated[
+    list[str] | None,
+    option("--status", help=tr("pending, running, completed, failed, cancelled or expired; may be repeated.")),
+]
+TypeName = Annotated[str | None, option("--type", help=tr("Only tasks of this type."))]
+QueueName = Annotated[str | None, option("--queue", help=tr("Only tasks of this queue."))]
+Yes = Annotated[bool, option("--yes", "-y", help=tr("Do not ask."))]
+Params = Annotated[bool, option("--params", help=tr("Show params and results, which may hold secrets."))]
+Host = Annotated[str, option("--host", envvar="AIOTASKQ_HOST", help=tr("The address that the dashboard listens on."))]
+Port = Annotated[int, option("--port", min=0, max=65_535, envvar="AIOTASKQ_PORT", help=tr("Its port."))]
+TokenEnv = Annotated[
+    str | None,
+    option(
+        "--token-env", metavar="NAME", help=tr("The environment variable with the token that the dashboard asks for.")
+    ),
+]
+TokenFile = Annotated[
+    str | None, option("--token-file", metavar="PATH", help=tr("The file with that token, in its first line."))
+]
+ReadOnly = Annotated[bool, option("--read-only", help=tr("The dashboard shows, and changes nothing."))]
+
+
+def ask(question: str, yes: bool, as_json: bool) -> None:
+    """Go on if the user says so, here or by --yes; raises typer's Abort, and BadParameter where nobody can be asked."""
+    if yes:
+        return
+    if as_json or not sys.stdin.isatty():
+        raise typer.BadParameter(tr("nobody can be asked here; say --yes"), param_hint="--yes")
+    typer.confirm(question, abort=True, err=True)

@@ -1,0 +1,62 @@
+"""``aiotaskq db copy FROM TO``: moves tasks and schedules between stores, and tells what could not be."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import msgspec
+
+from aiotaskq.backends import connect, mask, scheme_of
+from aiotaskq.cli.language import tr
+from aiotaskq.cli.screen import Bar, bar_of, note, say, say_json, say_table
+from aiotaskq.cli.tables import refuse_unready
+from aiotaskq.clock import SystemClock
+from aiotaskq.copying import Copied
+from aiotaskq.copying import copy as copy_all
+from aiotaskq.errors import NotSupported, ValidationError
+
+
+def copy(source: str, target: str, *, running: bool, as_json: bool) -> int:
+    """Copy; return 1 if something could not be copied, else 0."""
+    if "memory" in (scheme_of(source), scheme_of(target)):
+        raise NotSupported("url: memory:// lives in its own process only; copy between stores that outlive it")
+    if source == target:
+        raise ValidationError("to: the same store; name another one")
+    refuse_unready(source)
+
+    async def work(bar: Bar) -> Copied:
+        async with contextlib.AsyncExitStack() as stack:
+            here, there = connect(source), connect(target)
+            for backend in (here, there):
+                stack.push_async_callback(backend.close)
+                await backend.open()
+
+            def progress(done: int, total: int) -> None:
+                bar.total(total)
+                bar.update(done)
+
+            return await copy_all(here, there, SystemClock().now(), running=running, progress=progress)
+
+    bar, _ = bar_of(tr("copy"), 0, quiet=as_json)
+    with bar:
+        done = asyncio.run(work(bar))
+    if as_json:
+        say_json({"from": mask(source), "to": mask(target), **msgspec.to_builtins(done)})
+        return int(bool(done.uncopied))
+    say(
+        tr(
+            "{tasks} tasks and {schedules} schedules copied; {tasks_there} and {schedules_there} were there already",
+            tasks=f"{done.tasks:,}",
+            schedules=f"{done.schedules:,}",
+            tasks_there=f"{done.tasks_there:,}",
+            schedules_there=f"{done.schedules_there:,}",
+        )
+    )
+    if done.released:
+        say(tr("{count} of them were running, and are pending there", count=f"{done.released:,}"))
+    if done.uncopied:
+        say(tr("{count} could not be copied:", count=f"{len(done.uncopied):,}"))
+        say_table(["KIND", "ID", "PROBLEM"], [(row.kind, row.id, row.problem) for row in done.uncopied])
+    note(tr("FROM is as it was; let nothing work on it any more, or its tasks are done twice"))
+    return int(bool(done.uncopied))

@@ -1,0 +1,142 @@
+"""``aiotaskq check`` and ``doctor``: is all well, in one line; and all that a bug report needs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import msgspec
+
+from aiotaskq.backends import mask, scheme_of
+from aiotaskq.cli.language import marked, tr
+from aiotaskq.cli.opened import with_tq
+from aiotaskq.cli.screen import say, say_error, say_held, say_json, say_title, without_passwords
+from aiotaskq.cli.tables import describe
+from aiotaskq.clock import SystemClock
+from aiotaskq.errors import AiotaskqError
+from aiotaskq.health import Distance, Health, examine, measure
+from aiotaskq.log import printable
+from aiotaskq.taskq import TaskQ
+
+LIBRARIES = (
+    *("sqlalchemy", "aiosqlite", "asyncpg", "alembic", "croniter", "msgspec", "loguru", "typer", "rich", "tzdata"),
+    *("redis", "asyncmy", "psycopg", "starlette", "uvicorn", "uvloop", "prometheus-client", "opentelemetry-api"),
+)
+LABELS = {"server": marked("server"), "version": marked("schema"), "newest": marked("newest schema")}
+FAR = 1_000.0  # milliseconds by which a store's clock may be off before it is told: the log's times do not match its
+
+
+def check(url: str, place: str | None, *, late: float, max_age: float | None, as_json: bool) -> int:
+    """Print one line, and return 0 if all is well, else 1."""
+
+    async def work(tq: TaskQ) -> Health:
+        has = place is not None or tq._backend.schedules is not None
+        schedules = tq.scheduler._schedules if has else None
+        return await examine(tq._backend, SystemClock(), schedules=schedules, late=late, max_age=max_age)
+
+    try:
+        found = with_tq(url, work, place)
+    except AiotaskqError as error:
+        if not as_json:
+            raise
+        say_json({"ok": False, "problems": [without_passwords(error)]})
+        return 1
+    if as_json:
+        say_json(msgspec.to_builtins(found))
+    elif found.ok:
+        running = found.counts.get("running", 0)
+        say(tr("ok: {ready} ready, {running} running", ready=f"{found.ready:,}", running=f"{running:,}"))
+    else:
+        say_error("; ".join(found.problems))
+    return int(not found.ok)
+
+
+def doctor(url: str, place: str | None, *, as_json: bool) -> int:
+    """Print versions, store, latency, clocks and settings; return 1 if the store is no good, else 0."""
+    found: dict[str, Any] = {
+        "aiotaskq": sys.modules["aiotaskq"].__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "libraries": {name: known for name in LIBRARIES if (known := _version(name)) is not None},
+        "settings": _settings(),
+        "database": mask(url),
+    }
+    try:
+        found["store"] = _store(url, place)
+        problem = None
+    except AiotaskqError as error:
+        problem = without_passwords(error)
+    found["problem"] = problem
+    if as_json:
+        say_json(found)
+    else:
+        _say(found)
+    return int(problem is not None)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _settings() -> dict[str, str]:
+    """What the environment sets, with stars for what may be secret."""
+    found = {}
+    for name, value in sorted(os.environ.items()):
+        if name.startswith("AIOTASKQ_"):
+            secret = any(word in name for word in ("TOKEN", "SECRET", "PASS", "KEY"))
+            found[name] = "***" if secret else mask(value) if "://" in value else value
+    return found
+
+
+def _store(url: str, place: str | None) -> dict[str, Any]:
+    facts = describe(url)
+
+    async def work(tq: TaskQ) -> tuple[Distance, Health]:
+        has = place is not None or tq._backend.schedules is not None
+        schedules = tq.scheduler._schedules if has else None
+        distance = await measure(tq._backend, SystemClock())
+        return distance, await examine(tq._backend, SystemClock(), schedules=schedules)
+
+    distance, health = with_tq(url, work, place)
+    return {
+        "scheme": scheme_of(url),
+        **facts,
+        "latency_ms": {"median": round(distance.median, 3), "worst": round(distance.worst, 3)},
+        "clock_ahead_ms": None if distance.ahead is None else round(distance.ahead, 3),
+        "health": msgspec.to_builtins(health),
+    }
+
+
+def _say(found: dict[str, Any]) -> None:
+    say_title(f"aiotaskq {found['aiotaskq']}, Python {found['python']}, {found['platform']}")
+    say(", ".join(f"{name} {known}" for name, known in found["libraries"].items()))
+    for name, value in found["settings"].items():
+        say(f"{name}={printable(value, 1_000)}")
+    say()
+    say_title(printable(found["database"], 1_000))
+    if found["problem"] is not None:
+        say_held(False, found["problem"])
+        return
+    store = found["store"]
+    for name in ("server", "version", "newest"):
+        if store.get(name) is not None:
+            say(f"  {tr(LABELS[name])}: {printable(store[name])}")
+    latency = store["latency_ms"]
+    say(tr("  latency: {median} ms, at most {worst} ms", median=latency["median"], worst=latency["worst"]))
+    ahead = store["clock_ahead_ms"]
+    if ahead is None:
+        say(tr("  clock: the host's"))
+    else:
+        say_held(abs(ahead) < FAR, tr("clock: {ahead} ms ahead of this host's", ahead=f"{ahead:+.1f}"))
+    health = store["health"]
+    for problem in health["problems"]:
+        say_held(False, problem)
+    if health["ok"]:
+        running = health["counts"].get("running", 0)
+        say_held(True, tr("{ready} ready, {running} running, work goes on", ready=health["ready"], running=running))

@@ -1,0 +1,107 @@
+"""How commands reach a store, the times that they read and print, and one verb for many ids."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
+
+from aiotaskq.cli.language import tr
+from aiotaskq.cli.screen import say, say_error, say_json
+from aiotaskq.cli.tables import refuse_unready
+from aiotaskq.cron import check_timezone, local_timezone
+from aiotaskq.errors import AiotaskqError, ValidationError
+from aiotaskq.log import printable
+from aiotaskq.task import SECOND
+from aiotaskq.taskq import TaskQ
+
+T = TypeVar("T")
+
+
+def with_tq(url: str, work: Callable[[TaskQ], Awaitable[T]], schedules: str | None = None) -> T:
+    """Open the store, which must be there already, and do the work; ``schedules`` is where these live, if apart."""
+    refuse_unready(url)
+    if schedules is not None:
+        refuse_unready(schedules)
+
+    async def main() -> T:
+        async with TaskQ(url, schedules=schedules) as tq:
+            return await work(tq)
+
+    return asyncio.run(main())
+
+
+def each(
+    url: str,
+    ids: Sequence[str],
+    verb: Callable[[TaskQ, str], Awaitable[str]],
+    *,
+    key: str = "task_id",
+    schedules: str | None = None,
+    as_json: bool,
+) -> int:
+    """Do the same with each id, also when one fails; print what came of each; return the exit code."""
+
+    async def work(tq: TaskQ) -> list[dict[str, str]]:
+        answers = []
+        for name in ids:
+            try:
+                answers.append({key: name, "outcome": await verb(tq, name)})
+            except AiotaskqError as error:  # the others are still to be done
+                answers.append({key: name, "error": str(error)})
+        return answers
+
+    answers = with_tq(url, work, schedules)
+    if as_json:
+        say_json(answers)
+    for answer in answers:
+        if "error" in answer:
+            say_error(answer["error"])
+        elif not as_json:
+            say(f"{printable(answer[key])}  {answer['outcome']}")
+    return int(any("error" in answer for answer in answers))
+
+
+def read_json(field: str, text: str) -> Any:
+    """Return the value of a JSON text, - for what is on standard input. Raises ValidationError."""
+    source = sys.stdin.read() if text == "-" else text
+    try:
+        return json.loads(source)
+    except (json.JSONDecodeError, RecursionError) as error:
+        # Where it is wrong, not what it says: it may hold secrets.
+        where = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
+        raise ValidationError(f"{field}: is not JSON ({where}); quote it for the shell, as '{{\"name\": 1}}'") from None
+
+
+def read_time(field: str, text: str, timezone: str | None) -> datetime:
+    """Return the aware datetime of an ISO 8601 text; without an offset it is in that zone. Raises ValidationError."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValidationError(
+            f"{field}: {text!r:.60} is no time; write it as 2026-03-28T12:00 or with +01:00"
+        ) from None
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=ZoneInfo(check_timezone(timezone or local_timezone()).key))
+    return time
+
+
+def instant(microseconds: int | None) -> str | None:
+    """Return an instant as ISO 8601 in UTC; what no calendar has is returned as the number."""
+    if microseconds is None:
+        return None
+    try:
+        seconds, rest = divmod(microseconds, SECOND)
+        time = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
+    except (ValueError, OverflowError, OSError, TypeError):  # a stored number may be anything
+        return str(microseconds)
+    return time.isoformat(timespec="milliseconds" if rest else "seconds").replace("+00:00", "Z")
+
+
+def hidden(value: Any) -> str:
+    """Return what is shown instead of params: how many there are, and how to see them."""
+    return tr("{count} hidden; --params shows them", count=len(value) if isinstance(value, dict) else 1)
