@@ -50,8 +50,9 @@ def run_workers(
     """Run the workers and the scheduler of ``module:name`` until a signal; return the exit code.
 
     With a ``site`` the dashboard is served, too. With a ``lifeline`` this is one of a supervisor's processes, and stops
-    when the supervisor has ended. Raises ValidationError when there is no such TaskQ. Does not return when a handler had to be abandoned, or what the
-    application started does not end in time: the process ends there, or what does not stop would keep it.
+    when the supervisor has ended. Raises ValidationError when there is no such TaskQ. Does not return when a handler
+    had to be abandoned, or what the application started does not end in time: the process ends there, or what does not
+    stop would keep it.
     """
     prefix = "" if lifeline is None else f"[{lifeline.number}] "
     deadline = Deadline(functools.partial(_force, prefix))

@@ -46,8 +46,8 @@ def db_sql(db: Db = DEFAULT_DB) -> None:
     cls=Command,
     help=tr(
         "Copy tasks, schedules and paused queues from one store to another. Stopped at any point, it goes on when it "
-        "is run again, and repeating it is harmless. FROM is not changed; stop its workers first. Public values are not "
-        "copied."
+        "is run again, and repeating it is harmless. FROM is not changed; stop its workers first. Public values are "
+        "not copied."
     ),
     short_help=tr("Copy tasks and schedules to another store."),
 )

@@ -69,10 +69,10 @@ Json = Annotated[bool, option("--json", help=tr("Print JSON, and nothing else, o
 Ids = Annotated[list[str], typer.Argument(metavar="TASK_ID...", help=tr("One or more task ids."), show_default=False)]
 StatusNames = Annotated[
     list[str] | None,
-    option("--status", help=tr("pending, running, completed, failed, cancelled or expired; may be repeated.")),
+    option("--status", metavar="STATUS", help=tr("pending, running, completed, failed, cancelled or expired; may be repeated.")),
 ]
-TypeName = Annotated[str | None, option("--type", help=tr("Only tasks of this type."))]
-QueueName = Annotated[str | None, option("--queue", help=tr("Only tasks of this queue."))]
+TypeName = Annotated[str | None, option("--type", metavar="TYPE", help=tr("Only tasks of this type."))]
+QueueName = Annotated[str | None, option("--queue", metavar="QUEUE", help=tr("Only tasks of this queue."))]
 Yes = Annotated[bool, option("--yes", "-y", help=tr("Do not ask."))]
 Params = Annotated[bool, option("--params", help=tr("Show params and results, which may hold secrets."))]
 Host = Annotated[str, option("--host", envvar="AIOTASKQ_HOST", help=tr("The address that the dashboard listens on."))]
