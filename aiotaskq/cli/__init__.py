@@ -46,13 +46,14 @@ def main() -> None:
 
 
 def _run() -> int:
-    from aiotaskq.cli.commands import app
+    from aiotaskq.cli.commands import app_for
     from aiotaskq.cli.configuration import defaults
 
     if COMPLETE in os.environ:
         from typer._completion_classes import completion_init
 
         completion_init()
+    app = app_for(None if COMPLETE in os.environ else sys.argv[1:])
     options: dict[str, Any] = {}
     if not {"--help", "--version"} & set(sys.argv):
         options["default_map"] = defaults(app)

@@ -11,6 +11,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+from aiotaskq.cli.language import tr
 from aiotaskq.errors import ValidationError
 
 FILE = "pyproject.toml"
@@ -32,13 +33,13 @@ def defaults(app: Any, folder: Path = Path()) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise ValidationError(f"{FILE}: cannot be read: {error.strerror}") from None
+        raise ValidationError(tr("{path} cannot be read: {why}", path=FILE, why=error.strerror)) from None
     if b"aiotaskq" not in raw:
         return {}  # most have nothing for us, and need not be understood
     table = _table(raw)
     run = table.pop("run", {})
     if not isinstance(run, dict):
-        raise ValidationError(f"{FILE}: [tool.aiotaskq.run] is no table")
+        raise ValidationError(tr("{path}: [tool.aiotaskq.run] is no table", path=FILE))
     _check("tool.aiotaskq", table, (*STORES, "run"))
     _check("tool.aiotaskq.run", run, RUN)
     if not (table or run):
@@ -71,10 +72,12 @@ def _check(where: str, table: dict[str, Any], known: tuple[str, ...]) -> None:
     for name, value in table.items():
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
-            guess = f"; did you mean {close[0]!r}?" if close else f"; use {', '.join(known)}"
-            raise ValidationError(f"{FILE}: [{where}] has an unknown key {name!r}{guess}")
+            said = tr("{path}: [{table}] has an unknown key {name}", path=FILE, table=where, name=repr(name))
+            guess = tr("did you mean {name}?", name=close[0]) if close else tr("use {names}", names=", ".join(known))
+            raise ValidationError(f"{said}; {guess}")
         if isinstance(value, dict) or (isinstance(value, list) and name != "queues"):
-            raise ValidationError(f"{FILE}: [{where}] {name}: a single value is needed")
+            said = tr("{path}: [{table}] {name}: a single value is needed", path=FILE, table=where, name=name)
+            raise ValidationError(said)
 
 
 def _for_each(command: Any, values: dict[str, Any]) -> dict[str, Any]:

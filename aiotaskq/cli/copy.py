@@ -8,7 +8,7 @@ import contextlib
 import msgspec
 
 from aiotaskq.backends import connect, mask, scheme_of
-from aiotaskq.cli.language import tr
+from aiotaskq.cli.language import marked, tr
 from aiotaskq.cli.screen import Bar, bar_of, note, say, say_json, say_table
 from aiotaskq.cli.tables import refuse_unready
 from aiotaskq.clock import SystemClock
@@ -20,9 +20,9 @@ from aiotaskq.errors import NotSupported, ValidationError
 def copy(source: str, target: str, *, running: bool, as_json: bool) -> int:
     """Copy; return 1 if something could not be copied, else 0."""
     if "memory" in (scheme_of(source), scheme_of(target)):
-        raise NotSupported("url: memory:// lives in its own process only; copy between stores that outlive it")
+        raise NotSupported(tr("memory:// lives in its own process only; copy between stores that outlive it"))
     if source == target:
-        raise ValidationError("to: the same store; name another one")
+        raise ValidationError(tr("FROM and TO are the same store"))
     refuse_unready(source)
 
     async def work(bar: Bar) -> Copied:
@@ -57,6 +57,9 @@ def copy(source: str, target: str, *, running: bool, as_json: bool) -> int:
         say(tr("{count} of them were running, and are pending there", count=f"{done.released:,}"))
     if done.uncopied:
         say(tr("{count} could not be copied:", count=f"{len(done.uncopied):,}"))
-        say_table(["KIND", "ID", "PROBLEM"], [(row.kind, row.id, row.problem) for row in done.uncopied])
+        say_table(
+            [marked("KIND"), marked("ID"), marked("PROBLEM")],
+            [(row.kind, row.id, row.problem) for row in done.uncopied],
+        )
     note(tr("FROM is as it was; let nothing work on it any more, or its tasks are done twice"))
     return int(bool(done.uncopied))

@@ -7,6 +7,9 @@ What the library itself raises stays English: it is what is searched for, and wh
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import unicodedata
 from typing import Any
 
 __all__ = ["chinese", "marked", "tr"]
@@ -43,7 +46,36 @@ def translated_help(text: str) -> str:
 
     for english, other in TYPER.items():
         text = text.replace(english, other)
-    return text
+    room = min(shutil.get_terminal_size().columns, 80)
+    return "\n".join(piece for line in text.splitlines() for piece in wrapped(line, room))
+
+
+UNWRAPPED = 10_000
+# A Chinese character breaks after itself and the punctuation behind it.
+_WORD = re.compile(r"[\u2e80-\u9fff\uff00-\uffef][，。；：、？）]*|[!-~]+ ?| +|.")
+_WORD = re.compile(
+    r"[\u2e80-\u9fff\uff00-\uffef][，。；：、？）]*|[!-~]+ ?| +|."
+)  # a Chinese character breaks after itself
+_COLUMNS = re.compile(r"  \S.*?\s{2,}(?=\S)|\s*")
+
+
+def wrapped(line: str, room: int) -> list[str]:
+    """Cut a line that is wider than so many columns, its rest under the text of its second column."""
+    indent = _COLUMNS.match(line)
+    assert indent is not None  # it matches nothing, too
+    before = "" if indent.end() > room // 2 else " " * width(indent.group())
+    lines, now = [], indent.group()
+    for word in _WORD.findall(line[indent.end() :]):
+        if width(now + word.rstrip()) > room and now.strip():
+            lines.append(now.rstrip())
+            now = before
+        now += word
+    return [*lines, now.rstrip()]
+
+
+def width(text: str) -> int:
+    """Return how many columns a text takes: Chinese characters take two (Unicode, annex 11)."""
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def usage_error(error: Any) -> str:
@@ -57,8 +89,12 @@ def usage_error(error: Any) -> str:
     if kind == "NoSuchOption":
         guess = f"；是不是 {'、'.join(error.possibilities)}？" if error.possibilities else ""
         return f"没有选项 {error.option_name}{guess}"
-    if kind in ("MissingParameter", "BadParameter") and error.param is not None:
-        hint = error.param_hint or error.param.get_error_hint(error.ctx)
-        hint = hint if isinstance(hint, str) else " / ".join(hint)
+    if kind == "UsageError" and (found := re.fullmatch(r"No such command '?(.*?)'?\.?", str(said), re.DOTALL)):
+        return f"没有命令 {found[1]}"
+    if kind in ("MissingParameter", "BadParameter") and (error.param or error.param_hint):
+        words = [error.param_hint] if error.param_hint else error.param.opts
+        if not error.param_hint and error.param.param_type_name == "argument":
+            words = [error.param.metavar or error.param.name]
+        hint = " / ".join(words)
         return f"缺少 {hint}" if kind == "MissingParameter" else f"{hint} 的值不对：{error.message}"
     return f"用法不对：{said}"

@@ -73,8 +73,13 @@ def read_json(field: str, text: str) -> Any:
         return json.loads(source)
     except (json.JSONDecodeError, RecursionError) as error:
         # Where it is wrong, not what it says: it may hold secrets.
-        where = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
-        raise ValidationError(f"{field}: is not JSON ({where}); quote it for the shell, as '{{\"name\": 1}}'") from None
+        where = tr("nested too deep")
+        if isinstance(error, json.JSONDecodeError):
+            where = tr("line {line}, column {column}", line=error.lineno, column=error.colno)
+        said = tr(
+            "{field}: is not JSON ({where}); quote it for the shell, as '{{\"name\": 1}}'", field=field, where=where
+        )
+        raise ValidationError(said) from None
 
 
 def read_time(field: str, text: str, timezone: str | None) -> datetime:
@@ -82,9 +87,10 @@ def read_time(field: str, text: str, timezone: str | None) -> datetime:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        raise ValidationError(
-            f"{field}: {text!r:.60} is no time; write it as 2026-03-28T12:00 or with +01:00"
-        ) from None
+        said = tr(
+            "{field}: {text} is no time; write it as 2026-03-28T12:00 or with +01:00", field=field, text=repr(text)
+        )
+        raise ValidationError(said) from None
     if time.tzinfo is None:
         time = time.replace(tzinfo=ZoneInfo(check_timezone(timezone or local_timezone()).key))
     return time

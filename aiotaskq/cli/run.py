@@ -65,8 +65,11 @@ def run_workers(
     tq = load(module, name)
     if lifeline is not None and not tq._backend.shared:
         raise ValidationError(
-            f"--processes: {mask(tq.url)} is the memory of one process, so each would have tasks of its own; "
-            "use a store that processes share, as sqlite:///app.db, or --processes 1"
+            tr(
+                "--processes: {url} is the memory of one process, so each would have tasks of its own; "
+                "use a store that processes share, as sqlite:///app.db, or --processes 1",
+                url=mask(tq.url),
+            )
         )
     _log_events(tq)
     where = tr("every queue") if queues is None else tr("queues {names}", names=", ".join(queues))
@@ -160,7 +163,10 @@ def load(module: str, name: str) -> TaskQ:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
-            raise ValidationError(f"there is no module {module!r} in {here} or among the installed ones") from None
+            said = tr(
+                "there is no module {name} in {folder} or among the installed ones", name=repr(module), folder=here
+            )
+            raise ValidationError(said) from None
         _own_fault(module, error)
     except Exception as error:
         _own_fault(module, error)
@@ -175,8 +181,14 @@ def load(module: str, name: str) -> TaskQ:
         awaited: TaskQ = found._reach()  # with the same handlers
         return awaited
     there = [key for key, value in vars(whole).items() if isinstance(value, TaskQ)]
-    what = f"{module!r} has no {name!r}" if found is None else f"{module}:{name} is no TaskQ ({type(found).__name__})"
-    hint = f"there is {', '.join(f'{module}:{key}' for key in there)}" if there else "no TaskQ is there at all"
+    if found is None:
+        what = tr("{module} has no {name}", module=repr(module), name=repr(name))
+    else:
+        what = tr("{target} is no TaskQ ({kind})", target=f"{module}:{name}", kind=type(found).__name__)
+    if there:
+        hint = tr("there is {names}", names=", ".join(f"{module}:{key}" for key in there))
+    else:
+        hint = tr("no TaskQ is there at all")
     raise ValidationError(f"{what}; {hint}")
 
 
@@ -184,7 +196,8 @@ def _own_fault(module: str, error: Exception) -> None:
     # The application's own fault, so its author needs to see where.
     traceback.print_exception(error)
     kind = "" if isinstance(error, AiotaskqError) else f"{type(error).__name__}: "
-    raise ValidationError(f"importing {module!r} failed: {kind}{error}") from None
+    said = tr("importing {name} failed: {error}", name=repr(module), error=f"{kind}{error}")
+    raise ValidationError(said) from None
 
 
 def _log_events(tq: TaskQ) -> None:

@@ -93,7 +93,7 @@ def add_schedule(
     kinds = {"cron": cron, "interval": interval, "once": at}
     given = [kind for kind, value in kinds.items() if value is not None]
     if len(given) != 1:
-        raise ValidationError("schedule: exactly one of --cron, --interval and --at is needed")
+        raise ValidationError(tr("schedule: exactly one of --cron, --interval and --at is needed"))
     values = read_json("params", params)
     time = None if at is None else read_time("at", at, timezone)
 

@@ -36,20 +36,22 @@ class Site:
         """
         token = None
         if token_env is not None and token_file is not None:
-            raise ValidationError("--token-env, --token-file: give one of the two")
+            raise ValidationError(tr("--token-env, --token-file: give one of the two"))
         if token_env is not None:
             token = os.environ.get(token_env, "").strip()
             if not token:
-                raise ValidationError(f"--token-env: the environment variable {token_env!r:.80} is not set, or empty")
+                said = tr("--token-env: the environment variable {name} is not set, or empty", name=repr(token_env))
+                raise ValidationError(said)
         if token_file is not None:
             try:
                 lines = Path(token_file).read_text().splitlines()
             except (OSError, UnicodeError) as error:
-                why = getattr(error, "strerror", None) or "it is no text"
-                raise ValidationError(f"--token-file: {token_file!r:.200} cannot be read: {why}") from None
+                why = getattr(error, "strerror", None) or tr("it is no text")
+                said = tr("--token-file: {path} cannot be read: {why}", path=repr(token_file), why=why)
+                raise ValidationError(said) from None
             token = lines[0].strip() if lines else ""
             if not token:
-                raise ValidationError(f"--token-file: the first line of {token_file!r:.200} is empty")
+                raise ValidationError(tr("--token-file: the first line of {path} is empty", path=repr(token_file)))
         return Site(host=host, port=port, token=token, read_only=read_only)
 
     def __repr__(self) -> str:

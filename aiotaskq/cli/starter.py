@@ -58,9 +58,10 @@ def write(folder: Path) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(application())
     except FileExistsError:
-        raise ValidationError(f"folder: {printable(path)} is there already; nothing was written") from None
+        raise ValidationError(tr("{path} is there already; nothing was written", path=printable(path))) from None
     except OSError as error:
-        raise ValidationError(f"folder: {printable(path)} cannot be written: {error.strerror}") from None
+        said = tr("{path} cannot be written: {why}", path=printable(path), why=error.strerror)
+        raise ValidationError(said) from None
     me = program()
     say(tr("wrote {path}; try", path=printable(path)))
     if folder != Path():

@@ -90,20 +90,24 @@ def refuse_unready(url: str) -> None:
     _refuse_absent(url)
     version = _look(url, current)
     if version is None or (version != HEAD and version in REVISIONS):
-        raise DatabaseUnavailable(f"{mask(url)} has no tables of this version yet; 'aiotaskq db upgrade' makes them")
+        raise DatabaseUnavailable(
+            tr("{url} has no tables of this version yet; 'aiotaskq db upgrade' makes them", url=mask(url))
+        )
 
 
 def _refuse_absent(url: str) -> None:
     _refuse_memory(url)
     if not _is_there(url):
-        raise NotFound(f"there is no file {parse_url(url, SYNC_DRIVERS).database}; 'aiotaskq db upgrade' would make it")
+        path = parse_url(url, SYNC_DRIVERS).database
+        raise NotFound(tr("there is no file {path}; 'aiotaskq db upgrade' would make it", path=path))
 
 
 def _refuse_memory(url: str) -> None:
     if scheme_of(url) == "memory":
-        raise NotSupported("url: memory:// lives in its own process only; name a database, as in sqlite:///app.db")
+        raise NotSupported(tr("memory:// lives in its own process only; name a database, as in sqlite:///app.db"))
     if scheme_of(url) not in ("sqlite", "postgresql", "postgres", "mysql", "mariadb"):
-        raise ValidationError(f"url: {scheme_of(url)} has no tables; name a database, as in sqlite:///app.db")
+        scheme = scheme_of(url)
+        raise ValidationError(tr("{scheme} has no tables; name a database, as in sqlite:///app.db", scheme=scheme))
 
 
 def _is_there(url: str) -> bool:

@@ -28,7 +28,8 @@ def push_task(
     """Push one task; with ``wait`` print its result; return the exit code."""
     values = read_json("params", params)
     if not isinstance(values, dict):
-        raise ValidationError(f"params: a JSON object is needed, as '{{\"name\": 1}}' (got {type(values).__name__})")
+        kind = type(values).__name__
+        raise ValidationError(tr("params: a JSON object is needed, as '{{\"name\": 1}}' (got {kind})", kind=kind))
     given: Any = {key: value for key, value in options.items() if value is not None}
 
     async def work(tq: TaskQ) -> tuple[int, dict[str, Any], str | None]:

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from aiotaskq.cli.commands.options import DEFAULT_DB, Command, Db, Json, group, option
+from aiotaskq.cli.commands.options import DEFAULT_DB, GROUPS, Command, Db, Json, group, option
 from aiotaskq.cli.language import tr
 
-app = group(tr("Make, check, print or copy the tables."))
+app = group(GROUPS["db"])
 
 
 @app.command("upgrade", cls=Command, help=tr("Make the tables, or bring them to this version; harmless when repeated."))

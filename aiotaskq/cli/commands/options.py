@@ -8,12 +8,22 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from aiotaskq.cli.language import marked, tr, translated_help
+from aiotaskq.cli.language import UNWRAPPED, chinese, marked, tr, translated_help
 
 CODES = marked(
     "Exit codes: 0 ok, 1 error, 2 wrong usage, 5 the task has not ended in time; of run: 0 drained, 3 some tasks given "
     "back, 4 some abandoned; 130 stopped by Ctrl-C."
 )
+
+
+GROUPS = {
+    "tasks": tr("Look at tasks, and operate on them."),
+    "schedules": tr("Look at schedules, and operate on them."),
+    "store": tr("Public values: list their keys, read, set and delete."),
+    "queues": tr("Queues: list, pause and resume them."),
+    "db": tr("Make, check, print or copy the tables."),
+}
+"""Groups of commands, each in the file of its name, with what they are for."""
 
 
 class Command(TyperCommand):
@@ -39,6 +49,7 @@ def group(help: str) -> typer.Typer:
         cls=Group,
         help=help,
         epilog=tr(CODES),
+        context_settings={"terminal_width": UNWRAPPED} if chinese() else {},
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
@@ -69,7 +80,11 @@ Json = Annotated[bool, option("--json", help=tr("Print JSON, and nothing else, o
 Ids = Annotated[list[str], typer.Argument(metavar="TASK_ID...", help=tr("One or more task ids."), show_default=False)]
 StatusNames = Annotated[
     list[str] | None,
-    option("--status", metavar="STATUS", help=tr("pending, running, completed, failed, cancelled or expired; may be repeated.")),
+    option(
+        "--status",
+        metavar="STATUS",
+        help=tr("pending, running, completed, failed, cancelled or expired; may be repeated."),
+    ),
 ]
 TypeName = Annotated[str | None, option("--type", metavar="TYPE", help=tr("Only tasks of this type."))]
 QueueName = Annotated[str | None, option("--queue", metavar="QUEUE", help=tr("Only tasks of this queue."))]

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from aiotaskq.cli.commands.options import DEFAULT_DB, Command, Db, Json, group
+from aiotaskq.cli.commands.options import DEFAULT_DB, GROUPS, Command, Db, Json, group
 from aiotaskq.cli.language import tr
 
-app = group(tr("Queues: list, pause and resume them."))
+app = group(GROUPS["queues"])
 Name = Annotated[str, typer.Argument(metavar="[QUEUE]", show_default=True)]
 
 

@@ -24,7 +24,8 @@ from aiotaskq.cli.commands.options import (
 )
 from aiotaskq.cli.language import tr
 
-app = group(tr("aiotaskq: a task queue and scheduler inside your asyncio application; no broker needed."))
+HELP = tr("aiotaskq: a task queue and scheduler inside your asyncio application; no broker needed.")
+app = group(HELP)
 LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 SHELLS = ("bash", "zsh", "fish")
 

@@ -6,10 +6,22 @@ from typing import Annotated
 
 import typer
 
-from aiotaskq.cli.commands.options import DEFAULT_DB, Command, Db, Json, Params, SchedulesUrl, Yes, ask, group, option
+from aiotaskq.cli.commands.options import (
+    DEFAULT_DB,
+    GROUPS,
+    Command,
+    Db,
+    Json,
+    Params,
+    SchedulesUrl,
+    Yes,
+    ask,
+    group,
+    option,
+)
 from aiotaskq.cli.language import tr
 
-app = group(tr("Look at schedules, and operate on them."))
+app = group(GROUPS["schedules"])
 
 ScheduleIds = Annotated[
     list[str], typer.Argument(metavar="SCHEDULE_ID...", help=tr("One or more schedule ids."), show_default=False)

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from aiotaskq.cli.commands.options import DEFAULT_DB, Command, Db, Json, group, option
+from aiotaskq.cli.commands.options import DEFAULT_DB, GROUPS, Command, Db, Json, group, option
 from aiotaskq.cli.language import tr
 
-app = group(tr("Public values: list their keys, read, set and delete."))
+app = group(GROUPS["store"])
 Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False)]
 
 

@@ -8,6 +8,7 @@ import typer
 
 from aiotaskq.cli.commands.options import (
     DEFAULT_DB,
+    GROUPS,
     Command,
     Db,
     Ids,
@@ -23,7 +24,7 @@ from aiotaskq.cli.commands.options import (
 )
 from aiotaskq.cli.language import tr
 
-app = group(tr("Look at tasks, and operate on them."))
+app = group(GROUPS["tasks"])
 
 
 @app.command("list", cls=Command, help=tr("List tasks, the newest first."))
