@@ -10,21 +10,21 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from aiotaskq.cli import main
 from aiotaskq.demo.show import APP
 from aiotaskq.task import Task
 from aiotaskq.taskq import TaskQ
+from tests.command import ROOT, Cli, wait_for
 
-ROOT = Path(__file__).parent.parent
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(tmp_path, monkeypatch, capsys)
+
 
 STUBBORN = """
 import asyncio, time
@@ -60,101 +60,6 @@ def process() -> None:
 async def broken() -> None:
     raise ValueError("no\\nway")
 """
-
-
-class Cli:
-    """Runs commands in a folder of their own."""
-
-    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.home = home
-        self.monkeypatch = monkeypatch
-        self.capsys = capsys
-        monkeypatch.chdir(home)
-        monkeypatch.delenv("AIOTASKQ_DATABASE_URL", raising=False)
-        self.url = f"sqlite:///{home}/app.db"
-        self.env = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-    def run(self, *args: str) -> tuple[int, str, str]:
-        """Run a command in this process, which is quicker than one of its own, through its real entry point."""
-        self.monkeypatch.setattr(sys, "argv", ["aiotaskq", *args])
-        self.capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        code = ended.value.code
-        assert code is None or isinstance(code, int)
-        captured = self.capsys.readouterr()
-        return code or 0, captured.out, captured.err
-
-    def process(self, *args: str, **env: str) -> tuple[int, str, str]:
-        """Run a command in a process of its own."""
-        command = [sys.executable, "-m", "aiotaskq", *args]
-        done = subprocess.run(
-            command, cwd=self.home, env={**self.env, **env}, capture_output=True, encoding="utf-8", timeout=30
-        )
-        return done.returncode, done.stdout, done.stderr
-
-    def out(self, *args: str) -> str:
-        code, out, err = self.run(*args)
-        assert (code, err) == (0, "")
-        return out
-
-    def json(self, *args: str) -> Any:
-        return json.loads(self.out(*args, "--json"))
-
-    def fails(self, *args: str, code: int = 1) -> str:
-        """Run what fails, and return its one line."""
-        got, out, err = self.run(*args)
-        assert (got, out) == (code, ""), err
-        if code == 1:
-            assert err.startswith("error: ") and err.count("\n") == 1
-        return err
-
-    @contextmanager
-    def running(self, *args: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-        """Start ``run`` and collect its lines; wait until a handler has said that it began."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "aiotaskq", "run", *args],
-            cwd=self.home,
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-        )
-        assert process.stdout is not None
-        lines: list[str] = []
-
-        def collect(lines: list[str] = lines, stream: Any = process.stdout) -> None:
-            lines.extend(iter(stream.readline, ""))
-
-        thread = threading.Thread(target=collect)
-        thread.start()
-        try:
-            yield process, lines
-        finally:
-            process.kill()
-            process.wait()
-            thread.join(10)
-            process.stdout.close()
-
-    def push(self, *types: str, max_retries: int = 3, **params: Any) -> list[str]:
-        async def main() -> list[str]:
-            async with TaskQ(self.url) as tq:
-                return [(await tq.push(name, params, max_retries=max_retries)).task_id for name in types]
-
-        return asyncio.run(main())
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    return Cli(tmp_path, monkeypatch, capsys)
-
-
-def wait_for(lines: list[str], text: str, *, whole: bool = False) -> None:
-    end = time.monotonic() + 15
-    while not any(text == line if whole else text in line for line in lines):
-        assert time.monotonic() < end, lines
-        time.sleep(0.01)
 
 
 # ---- the command itself ----

@@ -301,7 +301,7 @@ CHINESE: Final[dict[str, str]] = {
     "STATE": "状态",
     "QUEUE": "队列",
     "RETRIES": "重试",
-    "CREATED": "创建时间",
+    "AGE": "已有",
     "ERROR": "错误",
     "WHEN": "何时",
     "NEXT": "下次",

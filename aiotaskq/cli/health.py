@@ -133,7 +133,10 @@ def _say(found: dict[str, Any]) -> None:
     if ahead is None:
         say(tr("  clock: the host's"))
     else:
-        say_held(abs(ahead) < FAR, tr("clock: {ahead} ms ahead of this host's", ahead=f"{ahead:+.1f}"))
+        say_held(
+            abs(ahead) < FAR,
+            tr("clock: {ahead} ms ahead of this host's", ahead=f"{ahead + 0.0:+.1f}".replace("-0.0", "+0.0")),
+        )
     health = store["health"]
     for problem in health["problems"]:
         say_held(False, problem)

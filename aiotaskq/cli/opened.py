@@ -108,6 +108,14 @@ def instant(microseconds: int | None) -> str | None:
     return time.isoformat(timespec="milliseconds" if rest else "seconds").replace("+00:00", "Z")
 
 
+def age(seconds: int) -> str:
+    """Return a time span in the largest unit that it fills twice."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if abs(seconds) >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
 def hidden(value: Any) -> str:
     """Return what is shown instead of params: how many there are, and how to see them."""
     return tr("{count} hidden; --params shows them", count=len(value) if isinstance(value, dict) else 1)

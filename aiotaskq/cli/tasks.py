@@ -9,14 +9,17 @@ from typing import Any
 import msgspec
 
 from aiotaskq.cli.language import marked, tr
-from aiotaskq.cli.opened import each, hidden, instant, read_json, with_tq
+from aiotaskq.cli.opened import age, each, hidden, instant, read_json, with_tq
 from aiotaskq.cli.screen import bar_of, note, say, say_error, say_json, say_table, without_passwords
+from aiotaskq.clock import SystemClock
 from aiotaskq.errors import ResultTimeout, TaskFailed, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.task import FINAL, SECOND, Status, Task
 from aiotaskq.taskq import TaskQ
 
-LISTED = tuple(map(marked, ("TASK_ID", "TYPE", "STATUS", "QUEUE", "RETRIES", "CREATED", "ERROR")))
+LISTED = tuple(map(marked, ("TASK_ID", "TYPE", "STATUS", "RETRIES", "AGE", "QUEUE", "ERROR")))
+PLAIN = ("default", "")
+"""A last column in which every row says one of these is left out: a terminal is narrow."""
 NOT_IN_TIME = 5  # exit code
 SECRET = ("params", "result", "extra")
 """What a handler was given and gave back: shown only when it is asked for (J8)."""
@@ -79,19 +82,26 @@ def list_tasks(
     if not tasks:
         say(tr("no tasks"))
         return
-    rows = [
-        (
+    now = SystemClock().now() // SECOND
+    rows: list[list[object]] = [
+        [
             task.task_id,
             task.type,
             task.status,
-            task.queue,
             f"{task.retry_count}/{task.max_retries}",
-            instant(task.created_at * SECOND),
+            age(now - task.created_at),
+            task.queue,
             _first_line(task.error_message),
-        )
+        ]
         for task in tasks
     ]
-    say_table(LISTED, rows, cut_last=True)
+    headers = list(LISTED)
+    for column in (6, 5):
+        if all(row[column] in PLAIN for row in rows):
+            del headers[column]
+            for row in rows:
+                del row[column]
+    say_table(headers, rows, cut_last=headers[-1] == "ERROR")
     if more:
         say(tr("there are more: --after {task_id}", task_id=printable(tasks[-1].task_id)))
 
@@ -192,6 +202,8 @@ def purge_tasks(
 def _as_dict(task: Task, *, params: bool) -> dict[str, Any]:
     values: dict[str, Any] = msgspec.to_builtins(task, enc_hook=str)
     values.pop("seq")
+    if task.error_message is not None:
+        values["error_message"] = without_passwords(task.error_message)
     if not params:
         for name in SECRET:
             values.pop(name)
