@@ -14,7 +14,7 @@ from aiotaskq.clock import SystemClock
 from aiotaskq.schedule import new_schedule
 from aiotaskq.task import SECOND, Status, Task
 from aiotaskq.taskq import TaskQ
-from tests.command import Cli
+from tests.command import Cli, prepared
 
 
 @pytest.fixture
@@ -58,6 +58,7 @@ def fill(cli: Cli) -> None:
             await tq.store.set_public("greeting", {"text": "你好"})
             await tq.store.set_public("none", None)
 
+    prepared(cli.home / "app.db")
     asyncio.run(main())
 
 
