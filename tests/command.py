@@ -96,10 +96,10 @@ class Cli:
         return err
 
     @contextmanager
-    def running(self, *args: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    def running(self, *args: str, verb: str = "run") -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
         """Start ``run`` and collect its lines; wait until a handler has said that it began."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "aiotaskq", "run", *args],
+            [sys.executable, "-m", "aiotaskq", verb, *args],
             cwd=self.home,
             env=self.env,
             stdout=subprocess.PIPE,

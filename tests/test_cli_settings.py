@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import urllib.error
+import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +123,33 @@ def test_a_token_that_is_not_there_is_told(cli: Cli, args: tuple[str, ...], said
     Path("empty").touch()
     assert said in cli.fails("web", "--db", made("x"), *args)
     assert said in cli.fails("run", "app:tq", "--web", *args)
+
+
+@pytest.mark.skipif(find_spec("aiotaskq.web") is None, reason="this checkout has no dashboard")
+def test_the_dashboard_beside_the_workers_and_alone(cli: Cli) -> None:
+    Path("app.py").write_text("from aiotaskq import TaskQ\ntq = TaskQ('sqlite:///x.db')\n")
+    url = made("x")
+    Path("token").write_text("a-token-of-enough-characters\n")
+    for words in (("run", "app:tq", "--web"), ("web", "--db", url)):
+        command = [*words, "--port", "0", "--token-file", "token", "--read-only"]
+        with cli.running(*command[1:], verb=command[0]) as (process, lines):
+            wait_for(lines, "dashboard of sqlite:///x.db on http://127.0.0.1:")
+            (line,) = [line for line in lines if "dashboard" in line]
+            place = line.split()[-1]
+            with urllib.request.urlopen(f"{place}/healthz", timeout=10) as answer:
+                assert answer.status == 200
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(f"{place}/tasks", timeout=10)
+            process.terminate()
+            assert process.wait(15) == 0
+        assert "a-token" not in "".join(lines)
+
+
+@pytest.mark.skipif(find_spec("aiotaskq.web") is None, reason="this checkout has no dashboard")
+def test_a_dashboard_that_cannot_be_served_stops_the_workers(cli: Cli) -> None:
+    Path("app.py").write_text("from aiotaskq import TaskQ\ntq = TaskQ('sqlite:///x.db')\n")
+    code, _, err = cli.process("run", "app:tq", "--web", "--host", "0.0.0.0")
+    assert code == 1 and "token" in err.splitlines()[-1] and "Traceback" not in err
 
 
 def test_the_dashboard_does_not_go_with_several_processes(cli: Cli) -> None:

@@ -279,8 +279,7 @@ CHINESE: Final[dict[str, str]] = {
     "every process failed at its start, {count} times in a row; what they said is above": (
         "所有进程启动都失败，连续 {count} 次；原因见上文"
     ),
-    "dashboard of {url} on http://{host}:{port}; Ctrl-C stops it": "{url} 的面板：http://{host}:{port}；Ctrl-C 停止",
-    "dashboard on http://{host}:{port}": "面板：http://{host}:{port}",
+    "dashboard of {store} on {url}": "{store} 的面板：{url}",
     # init
     "wrote {path}; try": "已写入 {path}；试试",
     "and in another terminal": "再在另一个终端里",
@@ -340,6 +339,7 @@ CHINESE: Final[dict[str, str]] = {
     "{count} tasks deleted": "删除了 {count} 个任务",
     "retry": "重试",
     "purge": "清除",
+    "upgrade": "升级",
     "copy": "复制",
     "enabled": "启用",
     "paused": "暂停",

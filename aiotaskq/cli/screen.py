@@ -160,8 +160,10 @@ class Board:
         self._live.update(text, refresh=True)
 
 
-def bar_of(label: str, total: int, *, quiet: bool) -> tuple[Bar, Callable[[int], None]]:
-    """Return a progress bar that is on standard error, and what moves it: for a command that prints its answer."""
+def bar_of(label: str, total: int | None, *, quiet: bool) -> tuple[Bar, Callable[[int], None]]:
+    """Return a progress bar that is on standard error, and what moves it: for a command that prints its answer.
+
+    A total of None is one that nobody knows."""
     bar = Bar(label, total, quiet=quiet or not sys.stderr.isatty(), to_stderr=True)
     return bar, bar.update
 
@@ -169,7 +171,7 @@ def bar_of(label: str, total: int, *, quiet: bool) -> tuple[Bar, Callable[[int],
 class Bar:
     """A live progress bar on a terminal; elsewhere only its lines are printed. ``quiet`` prints nothing at all."""
 
-    def __init__(self, label: str, total: int, *, quiet: bool = False, to_stderr: bool = False) -> None:
+    def __init__(self, label: str, total: int | None, *, quiet: bool = False, to_stderr: bool = False) -> None:
         self._quiet = quiet
         self._to_stderr = to_stderr
         self._label = label

@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aiotaskq.backends import mask
 from aiotaskq.cli.language import tr
@@ -58,46 +57,43 @@ class Site:
         return f"Site({self.host}:{self.port})"
 
 
-async def _serve(tq: TaskQ, site: Site) -> None:
-    from aiotaskq.web.server import serve as serve_site  # type: ignore[import-not-found, unused-ignore]
+async def _serve(tq: TaskQ, site: Site, stop: asyncio.Event) -> None:
+    from aiotaskq.web.server import serve_until  # type: ignore[import-not-found, unused-ignore]
 
-    await serve_site(tq, host=site.host, port=site.port, token=site.token, read_only=site.read_only)
+    await serve_until(
+        stop,
+        tq,
+        host=site.host,
+        port=site.port,
+        token=site.token,
+        read_only=site.read_only,
+        started=lambda url: note(tr("dashboard of {store} on {url}", store=mask(tq.url), url=url)),
+    )
 
 
 def serve(url: str, schedules: str | None, site: Site) -> None:
     """Serve the dashboard of a store until Ctrl-C or SIGTERM."""
-    note(
-        tr("dashboard of {url} on http://{host}:{port}; Ctrl-C stops it", url=mask(url), host=site.host, port=site.port)
-    )
-    with_tq(url, lambda tq: _until_signal(_serve(tq, site)), schedules)
 
+    async def main(tq: TaskQ) -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await _serve(tq, site, stop)
 
-async def _until_signal(serving: Coroutine[Any, Any, None]) -> None:
-    task = asyncio.ensure_future(serving)
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
+    with_tq(url, main, schedules)
 
 
 @contextlib.asynccontextmanager
 async def beside(tq: TaskQ, site: Site | None, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Serve the dashboard while the workers run; if it cannot be served, everything stops and that is raised."""
+    """Serve the dashboard until the workers are asked to stop; if it cannot be served, that stops them and is raised."""
     if site is None:
         yield
         return
-    note(tr("dashboard on http://{host}:{port}", host=site.host, port=site.port))
-    task = asyncio.ensure_future(_serve(tq, site))
+    task = asyncio.ensure_future(_serve(tq, site, stop))
     task.add_done_callback(lambda _task: stop.set())
     try:
         yield
     finally:
-        failed = task.done() and not task.cancelled()
-        task.cancel()
-        if failed:
-            await task
-        else:
-            await asyncio.wait([task], timeout=5.0)
+        stop.set()
+        await task  # it gives open requests some seconds only

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, exc
 from aiotaskq.backends import mask, scheme_of
 from aiotaskq.backends.base import OddRow
 from aiotaskq.cli.language import marked, tr
-from aiotaskq.cli.screen import say, say_json, say_table
+from aiotaskq.cli.screen import bar_of, say, say_json, say_table
 from aiotaskq.database import SYNC_DRIVERS, Database, parse_url, sync_engine
 from aiotaskq.errors import DatabaseUnavailable, NotFound, NotSupported, ValidationError
 from aiotaskq.migrations import HEAD, REVISIONS, current, odd_rows, sql_ddl
@@ -33,7 +33,9 @@ def upgrade(url: str, *, as_json: bool = False) -> None:
         async with TaskQ(url) as tq:
             return tq.odd_rows
 
-    odd = asyncio.run(main())
+    bar, _ = bar_of(tr("upgrade"), None, quiet=as_json)
+    with bar:
+        odd = asyncio.run(main())
     if as_json:
         say_json({"database": mask(url), "before": before, "version": HEAD, "odd_rows": msgspec.to_builtins(odd)})
         return
