@@ -18,7 +18,7 @@ import pytest
 from aiotaskq.demo.show import APP
 from aiotaskq.task import Task
 from aiotaskq.taskq import TaskQ
-from tests.command import ROOT, Cli, wait_for
+from tests.command import ROOT, Cli, prepared, wait_for
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_stats(cli: Cli) -> None:
     assert re.search(r"^default +2 ", text, re.MULTILINE) and "2 ready to run" in text
 
 
-def test_what_comes_from_outside_cannot_drive_the_terminal(cli: Cli) -> None:
+def test_what_comes_from_outside_cannot_drive_the_terminal(cli: Cli) -> None:  # J12
     async def main() -> None:
         async with TaskQ(cli.url) as tq:
             row = Task(task_id="x\n[red]\x1b]0;gotcha\x07", type="[bold]t\x1b[2J", queue="q\x1b[2J", created_at=10**18)
@@ -182,7 +182,16 @@ def test_what_comes_from_outside_cannot_drive_the_terminal(cli: Cli) -> None:
         text = cli.out(*command, "--db", cli.url)
         assert "\x1b" not in text and "\x07" not in text
         assert "\\x1b[2J" in text
-    assert cli.fails("tasks", "show", "\x1b[2J\nnobody", "--db", cli.url).isprintable() is False  # its one line end
+    assert "\x1b" not in cli.fails("tasks", "show", "\x1b[2J\nnobody", "--db", cli.url)
+    assert "\x1b" not in cli.fails("tasks", "list", "--lim\x1b[2J", code=2)
+
+
+def test_json_cannot_drive_the_terminal(cli: Cli) -> None:  # J12
+    value = {"text": "a\x9b2J\x85b\u202ec \U000e0001 é你好"}
+    prepared(cli.home / "app.db")
+    cli.out("store", "set", "k", json.dumps(value), "--db", cli.url)
+    out = cli.out("store", "get", "k", "--db", cli.url)
+    assert out.replace("\n", "").isprintable() and "é你好" in out and json.loads(out) == value
 
 
 # ---- schedules ----

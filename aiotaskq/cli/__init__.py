@@ -67,6 +67,7 @@ def _explain(error: Exception) -> int:
 
     from aiotaskq.cli.language import tr, usage_error
     from aiotaskq.errors import AiotaskqError
+    from aiotaskq.log import printable
 
     if isinstance(error, typer.Abort):
         print(tr("nothing was done"), file=sys.stderr)
@@ -75,7 +76,8 @@ def _explain(error: Exception) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error.format_message(), file=sys.stderr)
         else:
-            print(tr("error: {error}", error=usage_error(error)), file=sys.stderr)
+            said = printable(usage_error(error), 2_000)  # what is quoted may come from elsewhere
+            print(tr("error: {error}", error=said), file=sys.stderr)
             if (context := getattr(error, "ctx", None)) is not None:
                 print(tr("'{command} --help' says more", command=context.command_path), file=sys.stderr)
         return int(error.exit_code)

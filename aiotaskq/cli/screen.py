@@ -52,7 +52,15 @@ def note(text: str) -> None:
 
 def say_json(value: Any) -> None:
     """Print a value as JSON; instants, ids and other words as text."""
-    print(json.dumps(value, ensure_ascii=False, indent=2, default=str), flush=True)
+    print(json_text(value, indent=2), flush=True)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return JSON that drives no terminal: what JSON itself leaves as it is (as C1 controls) is escaped, too."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent, default=str)
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
 
 
 def tick(held: bool) -> str:

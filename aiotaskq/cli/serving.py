@@ -86,7 +86,7 @@ def serve(url: str, schedules: str | None, site: Site) -> None:
 
 @contextlib.asynccontextmanager
 async def beside(tq: TaskQ, site: Site | None, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Serve the dashboard until the workers are asked to stop; if it cannot be served, that stops them and is raised."""
+    """Serve the dashboard until the workers are asked to stop; if it cannot be, that stops them and is raised."""
     if site is None:
         yield
         return

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import msgspec
 
 from aiotaskq.cli.language import marked, tr
 from aiotaskq.cli.opened import with_tq
-from aiotaskq.cli.screen import Board, say, say_json, say_table, table_lines
+from aiotaskq.cli.screen import Board, json_text, say, say_json, say_table, table_lines
 from aiotaskq.clock import SystemClock
 from aiotaskq.log import printable
 from aiotaskq.queue import Stats
@@ -46,7 +45,7 @@ def watching(url: str, *, count: int | None, as_json: bool) -> None:
             while True:
                 found, at = await tq.stats(), clock.ticks()
                 if as_json:
-                    print(json.dumps(msgspec.to_builtins(found), ensure_ascii=False), flush=True)
+                    say(json_text(msgspec.to_builtins(found)))
                 else:
                     board.show([*table_lines(HEADERS, _rows(found)), *_below(found, _speed(before, at, found))])
                 before = at, found
