@@ -16,7 +16,8 @@ from tests.command import ROOT
 
 def sentences() -> Iterator[tuple[str, str]]:
     """Where a sentence is said, and the sentence: what ``tr`` and ``marked`` are given."""
-    for path in sorted((ROOT / "aiotaskq" / "cli").rglob("*.py")):
+    doors = [path for room in ("cli", "demo") for path in sorted((ROOT / "aiotaskq" / room).rglob("*.py"))]
+    for path in doors:
         for node in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
                 continue
@@ -41,7 +42,7 @@ def test_every_sentence_has_its_chinese_one() -> None:
 
 @pytest.mark.parametrize("english", CHINESE)
 def test_the_same_values_are_in_both(english: str) -> None:
-    names = re.compile(r"\{(\w*)\}")
+    names = re.compile(r"\{(\w*)(?::[^}]*)?\}")
     assert sorted(names.findall(CHINESE[english])) == sorted(names.findall(english))
 
 

@@ -69,6 +69,16 @@ def test_run_has_its_defaults_in_the_file(cli: Cli) -> None:
         assert process.wait(10) == 0
 
 
+def test_what_the_environment_says_of_processes_is_for_the_supervisor(cli: Cli) -> None:
+    Path("app.py").write_text("from aiotaskq import TaskQ\ntq = TaskQ('sqlite:///app.db')\n")
+    cli.env["AIOTASKQ_PROCESSES"] = "2"
+    with cli.running("app:tq") as (process, lines):
+        wait_for(lines, "[2] app:tq on sqlite:///app.db")
+        process.terminate()
+        assert process.wait(15) == 0
+    assert len([line for line in lines if "in 2 processes" in line]) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -217,7 +217,7 @@ def test_walk_ends_at_its_limits_in_a_fixed_order(tmp_path: Path) -> None:
     assert [file.path for file in found.files] == sorted(paths[1:])
     assert [file.path for file in walk(tmp_path, max_files=4, max_bytes=1_000_000).files] == sorted(paths)[:4]
     small = walk(tmp_path, max_files=100, max_bytes=20)
-    assert sum(file.size for file in small.files) <= 20 and any("MB" in reason for reason in small.left_out)
+    assert sum(file.size for file in small.files) <= 20 and any("max-mb" in reason for reason in small.left_out)
     assert walk(tmp_path / "nowhere", max_files=1, max_bytes=1).left_out == {
         "folder: No such file or directory": (1, ".")
     }

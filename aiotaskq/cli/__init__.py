@@ -6,7 +6,6 @@ it runs: ``aiotaskq --help`` must not wait for a database library.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import sys
@@ -30,16 +29,6 @@ def main() -> None:
         code = _run()
     except KeyboardInterrupt:
         code = 130
-    except OSError as error:
-        from aiotaskq.errors import AiotaskqError
-
-        if isinstance(error, AiotaskqError):
-            code = _explain(error)
-        elif error.errno == errno.EPIPE:  # `aiotaskq tasks list | head`: nobody reads on
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at its end
-            code = 1
-        else:
-            raise
     except Exception as error:
         code = _explain(error)
     sys.exit(code)

@@ -291,6 +291,90 @@ CHINESE: Final[dict[str, str]] = {
     "Workers inside the program itself; 'aiotaskq run app:tq' runs them in a process of their own.": (
         "工作协程就在本程序里；'aiotaskq run app:tq' 则在单独的进程里运行。"
     ),
+    # demo
+    "aiotaskq demo: {files} in {folder}, {size}": "aiotaskq 演示：{folder} 里的 {files}，{size}",
+    "1 file": "1 个文件",
+    "{count} files": "{count} 个文件",
+    "files": "文件",
+    "left out: {what}": "跳过：{what}",
+    "hidden": "隐藏的",
+    "symbolic link": "符号链接",
+    "no regular file": "不是普通文件",
+    "not readable": "不可读",
+    "name is not UTF-8": "文件名不是 UTF-8",
+    "beyond --max-mb": "超出 --max-mb",
+    "more than --max-files": "超出 --max-files",
+    "database: {url}": "数据库：{url}",
+    "going on with the run that was stopped: {done} of {files} done, {left} to go": (
+        "接着做上次停下的：{files}中的 {done} 个已完成，还剩 {left} 个"
+    ),
+    "pushed {count} tasks in one transaction, on disk after {seconds} s": (
+        "在一个事务里推送了 {count} 个任务，{seconds} 秒后已写入磁盘"
+    ),
+    "{rate} files/s": "每秒 {rate} 个文件",
+    "  scheduled report {number}: {done} of {files}{rate}, {size} read": (
+        "  定时报告 {number}：{files}中的 {done} 个{rate}，已读 {size}"
+    ),
+    "waiting for the schedules": "等待定时计划",
+    "stopping: what runs may end (Ctrl-C again does not wait for it)": "正在停止：让运行中的做完（再按 Ctrl-C 则不等）",
+    "files done": "完成的文件",
+    "{count} in {seconds} s": "{count} 个，用时 {seconds} 秒",
+    "throughput": "吞吐量",
+    "compressed": "压缩",
+    "{size} to {less}": "{size} 到 {less}",
+    "tasks completed": "完成的任务",
+    "retried": "重试",
+    "failed for good": "最终失败",
+    "wait in the queue p50 / p99": "排队时间 p50 / p99",
+    "schedule lateness p50 / max": "定时误差 p50 / 最大",
+    "{count} due times": "{count} 次到期",
+    "taken over from a killed process": "从被杀进程接管",
+    "due while nothing ran, caught up": "停机期间到期并补上",
+    "skipped, since it could not be read any more: {file}": "已跳过，因为读不到了：{file}",
+    "Checks": "检查",
+    "one task per file, each completed: {done:,} of {total:,}": "每个文件一个任务，{total:,} 个中完成 {done:,} 个",
+    "the stored result is right: {right} of {looked} files hashed once more": (
+        "保存的结果正确：重新计算哈希的 {looked} 个文件中 {right} 个相符"
+    ),
+    "a task that fails twice is retried twice, and succeeds": "失败两次的任务重试两次后成功",
+    "a task that fails always is kept among the dead letters, with its error": "总是失败的任务连同错误留在死信里",
+    "{kind}: one task for each due time, {tasks} for {runs}": "{kind}：每次到期一个任务，{runs} 次 {tasks} 个",
+    "interval of 1 s": "间隔 1 秒",
+    "cron with seconds": "带秒的 cron",
+    "once: fired once, and is disabled now": "一次性计划：触发一次，现已停用",
+    "a public value with a time to live is readable, and then is not": "有存活时间的公共键值可读，到期后读不到",
+    "an old script pushed {total} tasks from a thread, without asyncio: {done} done": (
+        "旧脚本不用 asyncio，从线程推送 {total} 个任务：完成 {done} 个"
+    ),
+    "closed and reopened, the database still holds {tasks:,} tasks, {results:,} results and {schedules} schedules": (
+        "关闭再打开，数据库里仍有 {tasks:,} 个任务、{results:,} 个结果和 {schedules} 个定时计划"
+    ),
+    "{done:,} tasks were completed before this run went on; {again} of them ran again": (
+        "这次接着做之前已完成 {done:,} 个任务；其中再次执行的：{again}"
+    ),
+    "Try next": "接下来可以试试",
+    "1. Look at the dead letter in the database, which stays, and put it back:": (
+        "1. 数据库会保留；看看里面的死信，并把它放回队列："
+    ),
+    "2. Stop it in the middle with Ctrl-C (or kill -9) and run it again: it goes on, and repeats nothing:": (
+        "2. 中途按 Ctrl-C（或 kill -9）停下再运行：接着做，且不重复："
+    ),
+    "3. Your own: save this as app.py and start it, in as many terminals as you like; it says hello once a second:": (
+        "3. 自己写：把下面存为 app.py 并启动，开几个终端都行；每秒说一次 hello："
+    ),
+    "stopped before anything was done": "还没做什么就停下了",
+    "stopped: {done} of {files} are done, and stay done. This goes on with the rest:": (
+        "已停止：{files}中的 {done} 个已完成并会保留。接着做其余的："
+    ),
+    "db: the demo closes its database and opens it again; name a file, as in sqlite:///x.db": (
+        "db：演示会关闭数据库再打开；请给出文件，如 sqlite:///x.db"
+    ),
+    "db: tasks of somebody else are in there; the demo needs a database of its own": (
+        "db：里面有别人的任务；演示需要自己的数据库"
+    ),
+    "db: it holds a run over {folder} that was stopped; go on with that folder, or forget it with --fresh": (
+        "db：里面有对 {folder} 停下的演示；请接着用那个文件夹，或加 --fresh 重新开始"
+    ),
     # tables and answers
     "TASK_ID": "任务编号",
     "SCHEDULE_ID": "计划编号",

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from aiotaskq.cli.language import marked, tr
 from aiotaskq.demo.files import File
 from aiotaskq.task import Status, Task
 
@@ -15,10 +16,22 @@ SAMPLE = 3  # files that are hashed a second time
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One claim, and whether it held."""
+    """One claim, and whether it held. The claim's sentence has ``{names}`` for its values; see ``cli.language``."""
 
-    name: str
+    claim: str
     held: bool
+    values: dict[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """The claim in English, whatever the locale."""
+        return self.claim.format(**self.values)
+
+    @property
+    def shown(self) -> str:
+        """The claim in the user's language."""
+        values = {name: tr(value) if isinstance(value, str) else value for name, value in self.values.items()}
+        return tr(self.claim, **values) if values else tr(self.claim)
 
 
 class Seen(msgspec.Struct, kw_only=True):
@@ -41,8 +54,8 @@ def look(seen: Seen) -> list[Check]:
     """Check every claim."""
     checks = [_files(seen), _contents(seen), _retried(seen), _dead(seen)]
     checks += [
-        _schedule(seen, "every-second", "interval of 1 s", 3),
-        _schedule(seen, "two-seconds", "cron with seconds", 1),
+        _schedule(seen, "every-second", marked("interval of 1 s"), 3),
+        _schedule(seen, "two-seconds", marked("cron with seconds"), 1),
     ]
     checks += [_once(seen), _cookie(seen), _legacy(seen), _reopened(seen)]
     if seen.before:
@@ -53,7 +66,8 @@ def look(seen: Seen) -> list[Check]:
 def _files(seen: Seen) -> Check:
     tasks = [seen.tasks.get(file.task_id(seen.run)) for file in seen.files]
     done = sum(task is not None and task.status is Status.COMPLETED for task in tasks)
-    return Check(f"one task per file, each completed: {done:,} of {len(tasks):,}", done == len(tasks))
+    claim = marked("one task per file, each completed: {done:,} of {total:,}")
+    return Check(claim, done == len(tasks), {"done": done, "total": len(tasks)})
 
 
 def _contents(seen: Seen) -> Check:
@@ -70,19 +84,20 @@ def _contents(seen: Seen) -> Check:
         if same:  # else it was changed since, and another sum is right
             looked += 1
             right += task is not None and (task.result or {}).get("sha256") == hashlib.sha256(data).hexdigest()
-    return Check(f"the stored result is right: {right} of {looked} files hashed once more", right == looked)
+    claim = marked("the stored result is right: {right} of {looked} files hashed once more")
+    return Check(claim, right == looked, {"right": right, "looked": looked})
 
 
 def _retried(seen: Seen) -> Check:
     task = seen.tasks.get(f"{seen.run}-fails-twice")
     held = task is not None and task.status is Status.COMPLETED and task.retry_count == 2
-    return Check("a task that fails twice is retried twice, and succeeds", held)
+    return Check(marked("a task that fails twice is retried twice, and succeeds"), held)
 
 
 def _dead(seen: Seen) -> Check:
     task = seen.tasks.get(f"{seen.run}-fails-always")
     held = task is not None and task.status is Status.FAILED and "on purpose" in (task.error_message or "")
-    return Check("a task that fails always is kept among the dead letters, with its error", held)
+    return Check(marked("a task that fails always is kept among the dead letters, with its error"), held)
 
 
 def _fired(seen: Seen, name: str) -> int:
@@ -92,46 +107,42 @@ def _fired(seen: Seen, name: str) -> int:
 def _schedule(seen: Seen, name: str, kind: str, least: int) -> Check:
     runs = seen.schedules.get(f"{seen.run}-{name}", {}).get("run_count", 0)
     tasks = _fired(seen, name)
-    return Check(f"{kind}: one task for each due time, {tasks} for {runs}", runs == tasks >= least)
+    claim = marked("{kind}: one task for each due time, {tasks} for {runs}")
+    return Check(claim, runs == tasks >= least, {"kind": kind, "tasks": tasks, "runs": runs})
 
 
 def _once(seen: Seen) -> Check:
     row = seen.schedules.get(f"{seen.run}-once", {})
     held = _fired(seen, "once") == 1 and row.get("enabled") is False
-    return Check("once: fired once, and is disabled now", held)
+    return Check(marked("once: fired once, and is disabled now"), held)
 
 
 def _cookie(seen: Seen) -> Check:
-    return Check(
-        "a public value with a time to live is readable, and then is not", seen.cookie == ("session=abc", None)
-    )
+    claim = marked("a public value with a time to live is readable, and then is not")
+    return Check(claim, seen.cookie == ("session=abc", None))
 
 
 def _legacy(seen: Seen) -> Check:
     numbers = range(1, 6)
     tasks = [seen.tasks.get(f"{seen.run}-legacy-{n}") for n in numbers]
     done = sum(task is not None and task.result == n * n for n, task in zip(numbers, tasks, strict=True))
-    return Check(
-        f"an old script pushed {len(tasks)} tasks from a thread, without asyncio: {done} done", done == len(tasks)
-    )
+    claim = marked("an old script pushed {total} tasks from a thread, without asyncio: {done} done")
+    return Check(claim, done == len(tasks), {"total": len(tasks), "done": done})
 
 
 def _reopened(seen: Seen) -> Check:
     then, now = seen.counts
     results = sum(task.result is not None for task in seen.tasks.values())
     held = then == now and seen.schedules_then == len(seen.schedules) and seen.run_value is not None
-    return Check(
-        f"closed and reopened, the database still holds {sum(now.values()):,} tasks, {results:,} results and "
-        f"{len(seen.schedules)} schedules",
-        held,
+    claim = marked(
+        "closed and reopened, the database still holds {tasks:,} tasks, {results:,} results and {schedules} schedules"
     )
+    return Check(claim, held, {"tasks": sum(now.values()), "results": results, "schedules": len(seen.schedules)})
 
 
 def _nothing_twice(seen: Seen) -> Check:
     again = sum(
         task_id not in seen.tasks or seen.tasks[task_id].fence != task.fence for task_id, task in seen.before.items()
     )
-    return Check(
-        f"{len(seen.before):,} tasks were completed before this run went on; {again or 'none'} of them ran again",
-        not again,
-    )
+    claim = marked("{done:,} tasks were completed before this run went on; {again} of them ran again")
+    return Check(claim, not again, {"done": len(seen.before), "again": again or marked("none")})

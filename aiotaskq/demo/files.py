@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from aiotaskq.cli.language import marked
+
 
 class File(msgspec.Struct, frozen=True):
     """One file: its path within the folder, and what tells one state of it from another."""
@@ -58,9 +60,9 @@ def walk(folder: Path, *, max_files: int, max_bytes: int, without: Collection[Pa
         for entry in listed:
             path = os.path.join(here, entry.name)
             if entry.name.startswith("."):
-                found.leave_out("hidden", path)
+                found.leave_out(marked("hidden"), path)
             elif entry.is_symlink():
-                found.leave_out("symbolic link", path)
+                found.leave_out(marked("symbolic link"), path)
             elif entry.is_dir(follow_symlinks=False):
                 inner.append(path)
             elif os.path.realpath(entry.path) not in ours:
@@ -68,10 +70,10 @@ def walk(folder: Path, *, max_files: int, max_bytes: int, without: Collection[Pa
                 if file is None:
                     continue
                 if total + file.size > max_bytes:
-                    found.leave_out(f"beyond {max_bytes / 1e6:,.0f} MB in all", path)
+                    found.leave_out(marked("beyond --max-mb"), path)
                     continue
                 if len(found.files) == max_files:
-                    found.leave_out(f"more than {max_files:,} files", path)
+                    found.leave_out(marked("more than --max-files"), path)
                     return found
                 total += file.size
                 found.files.append(file)
@@ -86,11 +88,11 @@ def _look(entry: os.DirEntry[str], path: str, found: Found) -> File | None:
         found.leave_out(str(error.strerror), path)
         return None
     if not stat.S_ISREG(state.st_mode):
-        found.leave_out("no regular file", path)
+        found.leave_out(marked("no regular file"), path)
     elif not os.access(entry.path, os.R_OK):
-        found.leave_out("not readable", path)
+        found.leave_out(marked("not readable"), path)
     elif not _is_text(path):
-        found.leave_out("name is not UTF-8", path)  # params are JSON, which has no word for it
+        found.leave_out(marked("name is not UTF-8"), path)  # params are JSON, which has no word for it
     else:
         return File(path, state.st_size, state.st_mtime_ns)
     return None

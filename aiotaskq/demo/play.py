@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.backends import scheme_of
+from aiotaskq.cli.language import tr
 from aiotaskq.cli.screen import Bar
 from aiotaskq.clock import SystemClock
 from aiotaskq.demo import show
@@ -101,7 +102,7 @@ class Play:
         self.files_left: set[str] = set()
         self.others_left: set[str] = set()
         self.reports = 0
-        self.bar = Bar("files", 0, quiet=options.as_json)
+        self.bar = Bar(tr("files"), 0, quiet=options.as_json)
         self._clock = SystemClock()
         self._changed = asyncio.Event()
         self._cookie: tuple[Any, Any] = (None, None)
@@ -110,7 +111,8 @@ class Play:
     async def run(self) -> int:
         """Play it all; return 0 if every check held."""
         if scheme_of(self.url) == "memory":
-            raise NotSupported("db: the demo closes its database and opens it again; name a file, as in sqlite:///x.db")
+            said = tr("db: the demo closes its database and opens it again; name a file, as in sqlite:///x.db")
+            raise NotSupported(said)
         self.found = await asyncio.to_thread(
             walk,
             self.folder,
@@ -144,13 +146,16 @@ class Play:
         schedules = await tq.scheduler.list_tasks()
         others = set((await tq.stats()).queues) | {row["queue"] for row in schedules}
         if others - {QUEUE}:
-            raise ValidationError("db: tasks of somebody else are in there; the demo needs a database of its own")
+            raise ValidationError(tr("db: tasks of somebody else are in there; the demo needs a database of its own"))
         state = await tq.store.get_public(RUN)
         if isinstance(state, dict) and state.get("state") == "running" and not self.options.fresh:
             if state.get("folder") != str(self.folder):
                 raise ValidationError(
-                    f"db: it holds a run over {state.get('folder')} that was stopped; go on with that folder, "
-                    "or forget it with --fresh"
+                    tr(
+                        "db: it holds a run over {folder} that was stopped; go on with that folder, "
+                        "or forget it with --fresh",
+                        folder=state.get("folder"),
+                    )
                 )
             self.run_id, self.resumed = str(state["id"]), True
         else:
@@ -253,7 +258,7 @@ class Play:
             await self._clock.wait(self._changed, 0.25)
             await self._clock.sleep(0.05)  # a bar that moves twenty times a second is enough
             done = len(self.found.files) - len(self.files_left)
-            self.bar.update(done, show.speed(numbers) if self.files_left else "waiting for the schedules")
+            self.bar.update(done, show.speed(numbers) if self.files_left else tr("waiting for the schedules"))
             left, now = len(self.files_left) + len(self.others_left), self._clock.ticks()
             if left != left_then:
                 moved = looked = now
@@ -309,7 +314,7 @@ class Play:
 
     def stopping(self) -> None:
         """Say that what runs is waited for."""
-        self.bar.line("stopping: what runs may end (Ctrl-C again does not wait for it)")
+        self.bar.line(tr("stopping: what runs may end (Ctrl-C again does not wait for it)"))
 
     def stopped(self) -> None:
         """Say how to go on."""

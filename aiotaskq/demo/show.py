@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from aiotaskq.backends import mask
 from aiotaskq.cli import program
+from aiotaskq.cli.language import tr, width
 from aiotaskq.cli.screen import say, say_held, say_json, say_title
 from aiotaskq.demo.checks import Check
 from aiotaskq.demo.files import Found
@@ -34,32 +35,41 @@ async def hello() -> None:
 def introduce(folder: Path, url: str, found: Found) -> None:
     """Say what will be done, and where it is kept."""
     size = _size(sum(file.size for file in found.files))
-    say_title(f"aiotaskq demo: {many(len(found.files), 'file')} in {printable(folder)}, {size}")
+    said = tr(
+        "aiotaskq demo: {files} in {folder}, {size}",
+        files=many(len(found.files)),
+        folder=printable(folder),
+        size=size,
+    )
+    say_title(said)
     if found.left_out:
         parts = [
-            f"{count:,} {reason} ({printable(example, 60)})" for reason, (count, example) in found.left_out.items()
+            f"{count:,} {tr(reason)} ({printable(example, 60)})" for reason, (count, example) in found.left_out.items()
         ]
-        say(f"left out: {', '.join(parts)}")
-    say(f"database: {printable(mask(url), 1_000)}")
+        say(tr("left out: {what}", what=", ".join(parts)))
+    say(tr("database: {url}", url=printable(mask(url), 1_000)))
 
 
 def pushed(created: int, seconds: float, resumed: bool, done: int, total: int) -> None:
     """Say what was pushed, or what was there already."""
     if resumed:
-        say(f"going on with the run that was stopped: {done:,} of {many(total, 'file')} done, {total - done:,} to go")
+        values = {"done": f"{done:,}", "files": many(total), "left": f"{total - done:,}"}
+        say(tr("going on with the run that was stopped: {done} of {files} done, {left} to go", **values))
     else:
-        say(f"pushed {created:,} tasks in one transaction, on disk after {seconds:.2f} s")
+        values = {"count": f"{created:,}", "seconds": f"{seconds:.2f}"}
+        say(tr("pushed {count} tasks in one transaction, on disk after {seconds} s", **values))
 
 
 def speed(numbers: Numbers) -> str:
     """Return how fast it goes."""
-    return f"{numbers.rate:,.0f} files/s" if numbers.rate else ""
+    return tr("{rate} files/s", rate=f"{numbers.rate:,.0f}") if numbers.rate else ""
 
 
 def every_second(number: int, done: int, total: int, numbers: Numbers) -> str:
     """Return the line that the schedule prints."""
     rate = f", {speed(numbers)}" if numbers.rate else ""
-    return f"  scheduled report {number}: {done:,} of {many(total, 'file')}{rate}, {_size(numbers.bytes)} read"
+    values = {"number": number, "done": f"{done:,}", "files": many(total), "size": _size(numbers.bytes)}
+    return tr("  scheduled report {number}: {done} of {files}{rate}, {size} read", rate=rate, **values)
 
 
 def report(
@@ -86,57 +96,68 @@ def report(
         return
     say()
     rows = _rows(numbers)
-    width = max(len(label) for label, _ in rows)
+    columns = max(width(label) for label, _ in rows)
     for label, value in rows:
-        say(f"  {label:<{width}}  {value}")
+        say(f"  {label}{' ' * (columns - width(label))}  {value}")
     for skipped in numbers.skipped[:5]:
-        say(f"skipped, since it could not be read any more: {printable(skipped)}")
+        say(tr("skipped, since it could not be read any more: {file}", file=printable(skipped)))
     say()
-    say_title("Checks")
+    say_title(tr("Checks"))
     for check in checks:
-        say_held(check.held, check.name)
+        say_held(check.held, check.shown)
     say()
     _next(options, url, dead)
 
 
 def _rows(numbers: Numbers) -> list[tuple[str, str]]:
     counts = numbers.counts
-    rate = f"{numbers.rate:,.0f} files/s, {_size(numbers.bytes / numbers.seconds)}/s" if numbers.seconds else "-"
+    rate = "-"
+    if numbers.seconds:
+        files = tr("{rate} files/s", rate=f"{numbers.rate:,.0f}")
+        rate = f"{files}, {_size(numbers.bytes / numbers.seconds)}/s"
     ratio = f" ({100 * numbers.compressed / numbers.bytes:.0f} %)" if numbers.bytes else ""
     rows = [
-        ("files done", f"{numbers.files:,} in {numbers.seconds:.2f} s"),
-        ("throughput", rate),
-        ("compressed", f"{_size(numbers.bytes)} to {_size(numbers.compressed)}{ratio}"),
-        ("tasks completed", f"{counts['completed']:,}"),
-        ("retried", f"{counts['retried']:,}"),
-        ("failed for good", f"{counts['failed']:,}"),
         (
-            "wait in the queue p50 / p99",
+            tr("files done"),
+            tr("{count} in {seconds} s", count=f"{numbers.files:,}", seconds=f"{numbers.seconds:.2f}"),
+        ),
+        (tr("throughput"), rate),
+        (tr("compressed"), tr("{size} to {less}", size=_size(numbers.bytes), less=_size(numbers.compressed)) + ratio),
+        (tr("tasks completed"), f"{counts['completed']:,}"),
+        (tr("retried"), f"{counts['retried']:,}"),
+        (tr("failed for good"), f"{counts['failed']:,}"),
+        (
+            tr("wait in the queue p50 / p99"),
             f"{_time(percentile(numbers.waits, 0.5))} / {_time(percentile(numbers.waits, 0.99))}",
         ),
         (
-            "schedule lateness p50 / max",
+            tr("schedule lateness p50 / max"),
             f"{_time(percentile(numbers.lateness, 0.5))} / {_time(percentile(numbers.lateness, 1.0))}, "
-            f"{len(numbers.lateness)} due times",
+            + tr("{count} due times", count=len(numbers.lateness)),
         ),
     ]
     if numbers.counts["lost"]:
-        rows.append(("taken over from a killed process", f"{numbers.counts['lost']:,}"))
+        rows.append((tr("taken over from a killed process"), f"{numbers.counts['lost']:,}"))
     if numbers.caught_up:
-        rows.append(("due while nothing ran, caught up", f"{numbers.caught_up:,}"))
+        rows.append((tr("due while nothing ran, caught up"), f"{numbers.caught_up:,}"))
     return rows
 
 
 def _next(options: Options, url: str, dead: str) -> None:
     me, db, folder = program(), f"--db {shlex.quote(url)}", _folder(options)
-    say_title("Try next")
-    say("1. Look at the dead letter in the database, which stays, and put it back:")
+    say_title(tr("Try next"))
+    say(tr("1. Look at the dead letter in the database, which stays, and put it back:"))
     say(f"     {me} stats {db}")
     say(f"     {me} tasks show {dead} {db}")
     say(f"     {me} tasks retry {dead} {db}")
-    say("2. Stop it in the middle with Ctrl-C (or kill -9) and run it again: it goes on, and repeats nothing:")
+    say(tr("2. Stop it in the middle with Ctrl-C (or kill -9) and run it again: it goes on, and repeats nothing:"))
     say(f"     {me} demo --pause 0.5{folder}")
-    say("3. Your own: save this as app.py and start it, in as many terminals as you like; it says hello once a second:")
+    say(
+        tr(
+            "3. Your own: save this as app.py and start it, in as many terminals as you like; "
+            "it says hello once a second:"
+        )
+    )
     for line in APP.splitlines():
         say(f"     {line}".rstrip())
     say(f"     $ {me} run app:tq")
@@ -148,9 +169,10 @@ def stopped(options: Options, url: str, done: int, total: int) -> None:
         say_json({"ok": False, "stopped": True, "database": mask(url), "files": total, "done": done})
         return
     if not total:
-        say("stopped before anything was done")
+        say(tr("stopped before anything was done"))
         return
-    say(f"stopped: {done:,} of {many(total, 'file')} are done, and stay done. This goes on with the rest:")
+    values = {"done": f"{done:,}", "files": many(total)}
+    say(tr("stopped: {done} of {files} are done, and stay done. This goes on with the rest:", **values))
     pause = f" --pause {options.pause:g}" if options.pause else ""
     db = f" --db {shlex.quote(options.url)}" if options.url else ""
     say(f"     {program()} demo{pause}{_folder(options)}{db}")
@@ -160,9 +182,9 @@ def _folder(options: Options) -> str:
     return "" if options.folder == Path() else f" {shlex.quote(os.fspath(options.folder))}"
 
 
-def many(count: int, word: str) -> str:
-    """Return the count with its word, plural where it is due."""
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
+def many(count: int) -> str:
+    """Return the count of files with its word, plural where it is due."""
+    return tr("1 file") if count == 1 else tr("{count} files", count=f"{count:,}")
 
 
 def _size(count: float) -> str:
