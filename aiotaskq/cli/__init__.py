@@ -39,7 +39,7 @@ def _run() -> int:
     from aiotaskq.cli.configuration import defaults
 
     if COMPLETE in os.environ:
-        from typer._completion_classes import completion_init
+        from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
     app = app_for(None if COMPLETE in os.environ else sys.argv[1:])

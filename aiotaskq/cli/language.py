@@ -12,7 +12,7 @@ import shutil
 import unicodedata
 from typing import Any
 
-__all__ = ["chinese", "marked", "tr"]
+__all__ = ["UNWRAPPED", "chinese", "marked", "tr", "translated_help", "usage_error", "width", "wrapped"]
 
 
 def chinese() -> bool:

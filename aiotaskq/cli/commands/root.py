@@ -332,6 +332,6 @@ def completion(
     if shell not in SHELLS:
         wrong = tr("use {names} (got {shell})", names=", ".join(SHELLS), shell=repr(shell))
         raise typer.BadParameter(wrong, param_hint="SHELL")
-    from typer._completion_shared import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     print(get_completion_script(prog_name="aiotaskq", complete_var="_AIOTASKQ_COMPLETE", shell=shell))
