@@ -66,8 +66,8 @@ async def copy(
     total = sum(stats.counts.values())
     if (count := stats.counts.get(str(Status.RUNNING), 0)) and not running:
         raise ValidationError(
-            f"running: {count} tasks are running; stop the workers of the source first, or have running tasks copied "
-            "as pending: --running-as-pending (they will run again)"
+            f"running: tasks that still run: {count}; stop the workers of the source first, or have running tasks "
+            "copied as pending: --running-as-pending (they will run again)"
         )
     schedules = [] if source.schedules is None else await source.schedules.all()
     await _refuse_conflicts(source, target, schedules)

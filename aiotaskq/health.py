@@ -55,12 +55,12 @@ async def examine(
     if lost:
         count = f"{len(lost)}{'+' if len(lost) == LOOK else ''}"
         problems.append(
-            f"{count} running tasks have had no living worker for over {late:g} s, and no other worker takes them up"
+            f"running tasks without a living worker for over {late:g} s, which no other worker takes up: {count}"
         )
     stats = await backend.stats(now)
     age = None if stats.oldest is None else max(0.0, (now - stats.oldest) / SECOND)
     if max_age is not None and age is not None and age > max_age:
-        problems.append(f"{stats.ready} tasks are ready, the oldest for {age:.0f} s (more than {max_age:g} s)")
+        problems.append(f"tasks that are ready: {stats.ready}, the oldest for {age:.0f} s (more than {max_age:g} s)")
     due = None if schedules is None else await schedules.next_due()
     if due is not None and due < behind:
         problems.append(f"a schedule has been due for {(now - due) / SECOND:.0f} s: no scheduler runs")

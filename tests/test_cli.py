@@ -14,7 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
+from aiotaskq.cli.commands import app_for
 from aiotaskq.demo.show import APP
 from aiotaskq.task import Task
 from aiotaskq.taskq import TaskQ
@@ -72,6 +74,31 @@ def test_help_and_version(cli: Cli) -> None:
     for group in ("db", "tasks", "schedules"):
         assert "Exit codes" in cli.out(group, "--help")
     assert re.fullmatch(r"aiotaskq \d+\.\d+\.\d+\n", cli.out("--version"))
+
+
+VERBS = {
+    "demo": (), "init": (), "run": (), "push": (), "stats": (), "web": (), "check": (), "doctor": (), "bench": (),
+    "completion": (),
+    "tasks": ("list", "show", "retry", "cancel", "purge"),
+    "schedules": ("list", "add", "pause", "resume", "run", "delete", "preview"),
+    "store": ("list", "get", "set", "delete"),
+    "queues": ("list", "pause", "resume"),
+    "db": ("upgrade", "check", "sql", "copy"),
+}  # fmt: skip
+WITHOUT_JSON = {"init", "run", "web", "bench", "completion", "sql"}
+
+
+def test_the_verbs_and_that_each_says_what_it_is_for() -> None:
+    whole: Any = typer.main.get_command(app_for(None))
+    assert {name: tuple(getattr(each, "commands", ())) for name, each in whole.commands.items()} == VERBS
+    for name, each in whole.commands.items():
+        for verb, command in getattr(each, "commands", {name: each}).items():
+            assert command.help and command.get_short_help_str(), verb
+            options = {word for parameter in command.params for word in parameter.opts}
+            assert ("--json" in options) is (verb not in WITHOUT_JSON), (name, verb)
+            for parameter in command.params:
+                described = getattr(parameter, "help", None) or parameter.param_type_name == "argument"
+                assert described, (name, verb, parameter.name)
 
 
 def test_help_of_run_tells_of_processes_not_of_what_they_tell_each_other(cli: Cli) -> None:
@@ -160,8 +187,8 @@ def test_tasks_list_show_cancel_retry_purge(cli: Cli) -> None:
 
     cli.out("tasks", "cancel", first, second, *at)
     assert cli.json("tasks", "purge", *at, "--type", "mail", "--yes") == {"deleted": 1}
-    assert cli.out("tasks", "purge", *at, "--older-than", "3600", "--yes") == "0 tasks deleted\n"
-    assert cli.out("tasks", "purge", *at, "--yes") == "1 tasks deleted\n"
+    assert cli.out("tasks", "purge", *at, "--older-than", "3600", "--yes") == "tasks deleted: 0\n"
+    assert cli.out("tasks", "purge", *at, "--yes") == "tasks deleted: 1\n"
 
 
 def test_stats(cli: Cli) -> None:

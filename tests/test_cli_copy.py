@@ -114,9 +114,9 @@ def test_there_and_back_again_everything_is_equal(
     assert len(before["task_queue"]) == len(LIVES) and len(before["scheduler_task"]) == 3
     for source, target in ((here, server), (server, back)):
         code, out, err = cli.run("db", "copy", source, target)
-        assert (code, out) == (0, "6 tasks and 3 schedules copied; 0 and 0 were there already\n"), err
+        assert (code, out) == (0, "copied: tasks 6, schedules 3; there already: tasks 0, schedules 0\n"), err
         code, out, err = cli.run("db", "copy", source, target)  # harmless
-        assert (code, out) == (0, "0 tasks and 0 schedules copied; 6 and 3 were there already\n"), err
+        assert (code, out) == (0, "copied: tasks 0, schedules 0; there already: tasks 6, schedules 3\n"), err
     assert {name: table(cli.home / "back.db", name) for name in TABLES} == before
     assert {name: table(cli.home / "here.db", name) for name in TABLES} == before
 
@@ -204,7 +204,7 @@ def test_running_tasks_are_refused_or_released(cli: Cli) -> None:
     lease = {"status": Status.RUNNING, "lease_owner": "w", "lease_until": NOW + 2**50, "fence": 4, "started_at": 5}
     asked = tasks(2)[1].replace(**lease, cancel_requested=True)
     fill(here, [*tasks(1, **lease), asked])
-    assert "2 tasks are running; stop the workers" in cli.fails("db", "copy", here, there)
+    assert "tasks that still run: 2; stop the workers" in cli.fails("db", "copy", here, there)
     assert table(cli.home / "there.db", "task_queue") == []
     found = cli.json("db", "copy", here, there, "--running-as-pending")
     assert (found["tasks"], found["released"]) == (2, 2)
@@ -232,7 +232,7 @@ def test_what_cannot_be_read_or_held_is_told_and_stops_nothing(cli: Cli, unavail
     assert "params is not JSON" in problems["task-000003"] and "NUL" in problems["task-000004"]
     assert "the target refuses it" in problems["task-000005"]
     code, out, _ = cli.run("db", "copy", source, server)
-    assert code == 1 and "3 could not be copied:\n" in out and "17 and 3 were there already" in out
+    assert code == 1 and "could not be copied: 3\n" in out and "there already: tasks 17, schedules 3" in out
 
 
 async def test_what_is_in_an_outbox_is_copied_as_a_task(tmp_path: Path) -> None:

@@ -109,9 +109,9 @@ def dead(count: int, **fields: Any) -> list[Task]:
 def test_retry_by_filter(cli: Cli) -> None:
     store(cli, *dead(3), *dead(2, type="audio"))
     assert "say --yes" in cli.fails("tasks", "retry", "--status", "failed", code=2)
-    assert cli.out("tasks", "retry", "--status", "failed", "--type", "mail", "--yes") == "3 tasks are pending again\n"
+    assert cli.out("tasks", "retry", "--status", "failed", "--type", "mail", "--yes") == "tasks put back: 3\n"
     assert cli.json("tasks", "retry", "--status", "failed", "--yes") == {"retried": 2}
-    assert cli.out("tasks", "retry", "--type", "mail") == "0 tasks are pending again\n"  # nothing to ask about
+    assert cli.out("tasks", "retry", "--type", "mail") == "tasks put back: 0\n"  # nothing to ask about
     assert "not both" in cli.fails("tasks", "retry", "mail-1", "--type", "mail", code=2)
     assert "which?" in cli.fails("tasks", "retry", code=2)
     assert "are not retried" in cli.fails("tasks", "retry", "--status", "pending", "--yes")
@@ -121,8 +121,8 @@ def test_purge_asks_with_a_count(cli: Cli) -> None:
     store(cli, *dead(3), *dead(2, type="audio", completed_at=SystemClock().now() // SECOND))
     assert "say --yes" in cli.fails("tasks", "purge", code=2)
     assert cli.json("tasks", "purge", "--older-than", "3600", "--yes") == {"deleted": 3}
-    assert cli.out("tasks", "purge", "--yes") == "2 tasks deleted\n"
-    assert cli.out("tasks", "purge") == "0 tasks deleted\n"
+    assert cli.out("tasks", "purge", "--yes") == "tasks deleted: 2\n"
+    assert cli.out("tasks", "purge") == "tasks deleted: 0\n"
     assert "only ended tasks" in cli.fails("tasks", "purge", "--status", "pending", "--yes")
 
 
@@ -216,7 +216,9 @@ def test_check_sees_a_dead_worker(cli: Cli) -> None:
     running = {"status": Status.RUNNING, "lease_owner": "w", "type": "t"}
     store(cli, Task(task_id="late", lease_until=now - 100 * SECOND, **running))
     assert cli.out("check") == "ok: 0 ready, 1 running\n"  # its lease has ended, and others have time yet
-    assert "1 running tasks have had no living worker" in cli.fails("check", "--late", "60")
+    assert "running tasks without a living worker for over 60 s, which no other worker takes up: 1" in cli.fails(
+        "check", "--late", "60"
+    )
     code, out, _ = cli.run("check", "--late", "60", "--json")
     assert code == 1 and '"ok": false' in out
 

@@ -81,14 +81,14 @@ def test_it_asks_before_it_deletes_and_shows_how_far_it_is(cli: Cli, terminals: 
     store(cli, *rows)
     screen = Terminal(cli, "tasks", "purge", "--db", cli.url)
     terminals.append(screen)
-    screen.wait_for("Delete 2,500 tasks for good? [y/N]:")
+    screen.wait_for("Tasks to delete for good: 2,500. Go on? [y/N]:")
     screen.type("n\n")
     assert screen.end() == 1 and "nothing was done" in screen.drawn
     screen = Terminal(cli, "tasks", "purge", "--db", cli.url)
     terminals.append(screen)
     screen.wait_for("[y/N]:")
     screen.type("y\n")
-    assert screen.end() == 0 and "2,500 tasks deleted" in screen.drawn
+    assert screen.end() == 0 and "tasks deleted: 2,500" in screen.drawn
     assert "/2500" in screen.drawn and COLOUR.search(screen.drawn)
 
 
@@ -96,7 +96,7 @@ def test_no_color(cli: Cli, terminals: list[Terminal]) -> None:
     store(cli, *[Task(task_id=f"t-{n}", type="t", seq=n, status=Status.FAILED, completed_at=9) for n in range(1_500)])
     screen = Terminal(cli, "tasks", "retry", "--status", "failed", "--yes", "--db", cli.url, NO_COLOR="1")
     terminals.append(screen)
-    assert screen.end() == 0 and "1,500 tasks are pending again" in screen.drawn
+    assert screen.end() == 0 and "tasks put back: 1,500" in screen.drawn
     assert "/1500" in screen.drawn and not COLOUR.search(screen.drawn)
 
 

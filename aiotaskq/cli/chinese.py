@@ -195,9 +195,9 @@ CHINESE: Final[dict[str, str]] = {
     "error: {error}": "错误：{error}",
     "'{command} --help' says more": "详见 {command} --help",
     "nobody can be asked here; say --yes": "这里无法询问；请加 --yes",
-    "Put {count} tasks back?": "把 {count} 个任务放回队列？",
-    "Delete {count} tasks for good?": "彻底删除 {count} 个任务？",
-    "Delete {count} schedules for good?": "彻底删除 {count} 个定时计划？",
+    "Tasks to put back: {count}. Go on?": "要放回队列的任务：{count}。继续？",
+    "Tasks to delete for good: {count}. Go on?": "要彻底删除的任务：{count}。继续？",
+    "Schedules to delete for good: {count}. Go on?": "要彻底删除的定时计划：{count}。继续？",
     "name tasks, or say which by options; not both": "要么指名任务，要么用选项说明，不能两者都用",
     "which? name tasks, or say --status failed": "哪些任务？请指名，或用 --status failed",
     "{target} names no object; write app:tq for 'tq' in app.py": "{target} 不是一个对象；app.py 里的 tq 写作 app:tq",
@@ -419,8 +419,8 @@ CHINESE: Final[dict[str, str]] = {
     "has ended already: {status}": "已经结束：{status}",
     "cancelled": "已取消",
     "asked to stop": "已请它停下",
-    "{count} tasks are pending again": "{count} 个任务重新等待",
-    "{count} tasks deleted": "删除了 {count} 个任务",
+    "tasks put back: {count}": "放回的任务：{count}",
+    "tasks deleted: {count}": "删除的任务：{count}",
     "retry": "重试",
     "purge": "清除",
     "upgrade": "升级",
@@ -452,11 +452,11 @@ CHINESE: Final[dict[str, str]] = {
     "{url}: version {version}, this aiotaskq makes it {newest}": "{url}：版本 {version}，本程序的版本是 {newest}",
     "no odd rows": "没有可疑的行",
     "{count} values do not mean what their columns say; they are kept:": "{count} 个值含义不对；保留原样：",
-    "{tasks} tasks and {schedules} schedules copied; {tasks_there} and {schedules_there} were there already": (
-        "复制了 {tasks} 个任务和 {schedules} 个定时计划；{tasks_there} 个和 {schedules_there} 个原已存在"
+    "copied: tasks {tasks}, schedules {schedules}; there already: tasks {tasks_there}, schedules {schedules_there}": (
+        "已复制：任务 {tasks}，定时计划 {schedules}；原已存在：任务 {tasks_there}，定时计划 {schedules_there}"
     ),
-    "{count} of them were running, and are pending there": "其中 {count} 个原在运行，在目标里为等待",
-    "{count} could not be copied:": "{count} 个无法复制：",
+    "of them running before, and pending there: {count}": "其中原在运行、在目标里为等待的：{count}",
+    "could not be copied: {count}": "无法复制：{count}",
     "FROM is as it was; let nothing work on it any more, or its tasks are done twice": (
         "FROM 保持原样；不要再让任何进程处理它，否则任务会做两次"
     ),

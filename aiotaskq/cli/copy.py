@@ -46,7 +46,8 @@ def copy(source: str, target: str, *, running: bool, as_json: bool) -> int:
         return int(bool(done.uncopied))
     say(
         tr(
-            "{tasks} tasks and {schedules} schedules copied; {tasks_there} and {schedules_there} were there already",
+            "copied: tasks {tasks}, schedules {schedules}; "
+            "there already: tasks {tasks_there}, schedules {schedules_there}",
             tasks=f"{done.tasks:,}",
             schedules=f"{done.schedules:,}",
             tasks_there=f"{done.tasks_there:,}",
@@ -54,9 +55,9 @@ def copy(source: str, target: str, *, running: bool, as_json: bool) -> int:
         )
     )
     if done.released:
-        say(tr("{count} of them were running, and are pending there", count=f"{done.released:,}"))
+        say(tr("of them running before, and pending there: {count}", count=f"{done.released:,}"))
     if done.uncopied:
-        say(tr("{count} could not be copied:", count=f"{len(done.uncopied):,}"))
+        say(tr("could not be copied: {count}", count=f"{len(done.uncopied):,}"))
         say_table(
             [marked("KIND"), marked("ID"), marked("PROBLEM")],
             [(row.kind, row.id, row.problem) for row in done.uncopied],

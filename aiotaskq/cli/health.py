@@ -125,7 +125,7 @@ def _say(found: dict[str, Any]) -> None:
         return
     store = found["store"]
     for name in ("server", "version", "newest"):
-        if store.get(name) is not None:
+        if store.get(name) is not None and (name != "newest" or store["newest"] != store["version"]):
             say(f"  {tr(LABELS[name])}: {printable(store[name])}")
     latency = store["latency_ms"]
     say(tr("  latency: {median} ms, at most {worst} ms", median=latency["median"], worst=latency["worst"]))

@@ -41,7 +41,7 @@ def _row(schedule: dict[str, Any]) -> list[Any]:
         schedule["name"],
         schedule["task_type"],
         _when(schedule),
-        instant(_next(schedule)) or "-",
+        instant(_whole(_next(schedule))) or "-",
         runs,
         state,
     ]
@@ -63,6 +63,11 @@ def _when(schedule: dict[str, Any]) -> str:
 def _next(schedule: dict[str, Any]) -> int | None:
     at = schedule["next_run_at"]
     return None if at is None else at * SECOND + (schedule["next_run_us"] or 0)
+
+
+def _whole(microseconds: int | None) -> int | None:
+    """Cut to a second: a terminal is narrow."""
+    return None if microseconds is None else microseconds // SECOND * SECOND
 
 
 def _as_dict(schedule: dict[str, Any], params: bool) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def retry_matching(
     bar, moved = bar_of(tr("retry"), total, quiet=as_json)
     with bar:
         count = with_tq(url, lambda tq: tq.queue.retry_many(status=status, type=type, queue=queue, progress=moved))
-    say_json({"retried": count}) if as_json else say(tr("{count} tasks are pending again", count=f"{count:,}"))
+    say_json({"retried": count}) if as_json else say(tr("tasks put back: {count}", count=f"{count:,}"))
 
 
 def purge_tasks(
@@ -196,7 +196,7 @@ def purge_tasks(
                 status=status or None, type=type, queue=queue, older_than=older_than, progress=moved
             ),
         )
-    say_json({"deleted": count}) if as_json else say(tr("{count} tasks deleted", count=f"{count:,}"))
+    say_json({"deleted": count}) if as_json else say(tr("tasks deleted: {count}", count=f"{count:,}"))
 
 
 def _as_dict(task: Task, *, params: bool) -> dict[str, Any]:

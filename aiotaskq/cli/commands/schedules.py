@@ -124,7 +124,7 @@ def schedules_run(ids: ScheduleIds, db: Db = DEFAULT_DB, schedules: SchedulesUrl
 def schedules_delete(
     ids: ScheduleIds, db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, yes: Yes = False, json: Json = False
 ) -> None:
-    ask(tr("Delete {count} schedules for good?", count=len(ids)), yes, json)
+    ask(tr("Schedules to delete for good: {count}. Go on?", count=len(ids)), yes, json)
     from aiotaskq.cli.schedules import delete
 
     raise typer.Exit(delete(db, schedules, ids, as_json=json))

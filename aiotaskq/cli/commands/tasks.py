@@ -82,7 +82,7 @@ def tasks_retry(
         raise typer.BadParameter(tr("which? name tasks, or say --status failed"), param_hint="TASK_ID")
     count = count_tasks(db, status=status or ["failed"], type=type, queue=queue)
     if count:
-        ask(tr("Put {count} tasks back?", count=f"{count:,}"), yes, json)
+        ask(tr("Tasks to put back: {count}. Go on?", count=f"{count:,}"), yes, json)
     retry_matching(db, status=status or ["failed"], type=type, queue=queue, total=count, as_json=json)
 
 
@@ -114,5 +114,5 @@ def tasks_purge(
 
     total = count_tasks(db, status=ended(status), type=type, queue=queue, older_than=older_than)
     if total:
-        ask(tr("Delete {count} tasks for good?", count=f"{total:,}"), yes, json)
+        ask(tr("Tasks to delete for good: {count}. Go on?", count=f"{total:,}"), yes, json)
     purge_tasks(db, status=status, type=type, queue=queue, older_than=older_than, total=total, as_json=json)
