@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import urllib.error
 import urllib.request
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +134,6 @@ def test_a_token_that_is_not_there_is_told(cli: Cli, args: tuple[str, ...], said
     assert said in cli.fails("run", "app:tq", "--web", *args)
 
 
-@pytest.mark.skipif(find_spec("aiotaskq.web") is None, reason="this checkout has no dashboard")
 def test_the_dashboard_beside_the_workers_and_alone(cli: Cli) -> None:
     Path("app.py").write_text("from aiotaskq import TaskQ\ntq = TaskQ('sqlite:///x.db')\n")
     url = made("x")
@@ -155,7 +153,6 @@ def test_the_dashboard_beside_the_workers_and_alone(cli: Cli) -> None:
         assert "a-token" not in "".join(lines)
 
 
-@pytest.mark.skipif(find_spec("aiotaskq.web") is None, reason="this checkout has no dashboard")
 def test_a_dashboard_that_cannot_be_served_stops_the_workers(cli: Cli) -> None:
     Path("app.py").write_text("from aiotaskq import TaskQ\ntq = TaskQ('sqlite:///x.db')\n")
     code, _, err = cli.process("run", "app:tq", "--web", "--host", "0.0.0.0")

@@ -58,7 +58,7 @@ class Site:
 
 
 async def _serve(tq: TaskQ, site: Site, stop: asyncio.Event) -> None:
-    from aiotaskq.web.server import serve_until  # type: ignore[import-not-found, unused-ignore]
+    from aiotaskq.web.server import serve_until
 
     await serve_until(
         stop,
