@@ -106,7 +106,7 @@ def test_a_wrong_value_in_the_file_is_wrong_usage(cli: Cli) -> None:
     assert "concurrency" in cli.fails("run", "app:tq", code=2)
 
 
-# ---- the dashboard's token ----
+# ---- the operations API's token ----
 
 
 def test_the_token_is_read_from_where_no_other_user_sees_it(cli: Cli) -> None:
@@ -141,7 +141,7 @@ def test_the_dashboard_beside_the_workers_and_alone(cli: Cli) -> None:
     for words in (("run", "app:tq", "--web"), ("web", "--db", url)):
         command = [*words, "--port", "0", "--token-file", "token", "--read-only"]
         with cli.running(*command[1:], verb=command[0]) as (process, lines):
-            wait_for(lines, "dashboard of sqlite:///x.db on http://127.0.0.1:")
+            wait_for(lines, "operations API of sqlite:///x.db on http://127.0.0.1:")
             (line,) = [line for line in lines if "dashboard" in line]
             place = line.split()[-1]
             with urllib.request.urlopen(f"{place}/healthz", timeout=10) as answer:

@@ -31,8 +31,8 @@ CHINESE: Final[dict[str, str]] = {
     "Count tasks by queue and status; with --watch each second, until Ctrl-C.": (
         "按队列和状态统计任务；加 --watch 每秒刷新，直到 Ctrl-C。"
     ),
-    "Serve the dashboard.": "提供网页面板。",
-    "Serve the dashboard of a store until Ctrl-C.": "提供网页面板，直到 Ctrl-C。",
+    "Serve the operations API.": "提供运维接口。",
+    "Serve the operations API of a store until Ctrl-C.": "提供运维接口，直到 Ctrl-C。",
     "For health probes: is all well?": "健康检查：一切正常吗？",
     "Say in one line whether the store answers and work goes on in it: 0 if so, 1 if not. For health probes.": (
         "用一行说明存储是否应答、工作是否在继续：正常退出码为 0，否则为 1。供健康探针使用。"
@@ -125,7 +125,7 @@ CHINESE: Final[dict[str, str]] = {
     "Seconds more after they were cancelled.": "取消之后再等的秒数。",
     "So many worker processes; one that dies is started again.": "工作进程数；死掉的会重新启动。",
     "TRACE, DEBUG, INFO, WARNING or ERROR.": "TRACE、DEBUG、INFO、WARNING 或 ERROR。",
-    "Serve the dashboard, too.": "同时提供网页面板。",
+    "Serve the operations API, too.": "同时提供运维接口。",
     "The task type.": "任务类型。",
     "Its params as a JSON object; - reads them from standard input, out of the shell's history.": (
         "参数，JSON 对象；- 表示从标准输入读取，不留在命令历史里。"
@@ -157,11 +157,11 @@ CHINESE: Final[dict[str, str]] = {
     "Only tasks of this queue.": "只要这个队列的任务。",
     "Do not ask.": "不询问。",
     "Show params and results, which may hold secrets.": "显示参数和结果，其中可能有机密。",
-    "The address that the dashboard listens on.": "面板监听的地址。",
-    "Its port.": "面板的端口。",
-    "The environment variable with the token that the dashboard asks for.": "存有面板口令的环境变量名。",
+    "The address that the operations API listens on.": "运维接口监听的地址。",
+    "Its port.": "运维接口的端口。",
+    "The environment variable with the token that the operations API asks for.": "存有运维接口口令的环境变量名。",
     "The file with that token, in its first line.": "存有口令的文件，在第一行。",
-    "The dashboard shows, and changes nothing.": "面板只看不改。",
+    "The operations API shows, and changes nothing.": "运维接口只看不改。",
     "At most so many.": "最多这么多。",
     "Go on behind this one.": "从这个之后接着列。",
     "Only those that ended longer ago.": "只要结束得更早的。",
@@ -279,7 +279,7 @@ CHINESE: Final[dict[str, str]] = {
     "every process failed at its start, {count} times in a row; what they said is above": (
         "所有进程启动都失败，连续 {count} 次；原因见上文"
     ),
-    "dashboard of {store} on {url}": "{store} 的面板：{url}",
+    "operations API of {store} on {url}": "{store} 的运维接口：{url}",
     # init
     "wrote {path}; try": "已写入 {path}；试试",
     "and in another terminal": "再在另一个终端里",

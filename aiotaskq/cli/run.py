@@ -49,7 +49,7 @@ def run_workers(
 ) -> int:
     """Run the workers and the scheduler of ``module:name`` until a signal; return the exit code.
 
-    With a ``site`` the dashboard is served, too. With a ``lifeline`` this is one of a supervisor's processes, and stops
+    With a ``site`` the operations API is served, too. With a ``lifeline`` this is one of a supervisor's processes, and stops
     when the supervisor has ended. Raises ValidationError when there is no such TaskQ. Does not return when a handler
     had to be abandoned, or what the application started does not end in time: the process ends there, or what does not
     stop would keep it.

@@ -1,4 +1,4 @@
-"""``aiotaskq web`` and ``run --web``: where the dashboard listens, its token, and who serves it."""
+"""``aiotaskq web`` and ``run --web``: where the operations API listens, its token, and who serves it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aiotaskq.taskq import TaskQ
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Where the dashboard listens, and what it asks of who comes; the token is not for printing."""
+    """Where the operations API listens, and what it asks of who comes; the token is not for printing."""
 
     host: str
     port: int
@@ -67,12 +67,12 @@ async def _serve(tq: TaskQ, site: Site, stop: asyncio.Event) -> None:
         port=site.port,
         token=site.token,
         read_only=site.read_only,
-        started=lambda url: note(tr("dashboard of {store} on {url}", store=mask(tq.url), url=url)),
+        started=lambda url: note(tr("operations API of {store} on {url}", store=mask(tq.url), url=url)),
     )
 
 
 def serve(url: str, schedules: str | None, site: Site) -> None:
-    """Serve the dashboard of a store until Ctrl-C or SIGTERM."""
+    """Serve the operations API of a store until Ctrl-C or SIGTERM."""
 
     async def main(tq: TaskQ) -> None:
         stop = asyncio.Event()
@@ -86,7 +86,7 @@ def serve(url: str, schedules: str | None, site: Site) -> None:
 
 @contextlib.asynccontextmanager
 async def beside(tq: TaskQ, site: Site | None, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Serve the dashboard until the workers are asked to stop; if it cannot be, that stops them and is raised."""
+    """Serve the operations API until the workers are asked to stop; if it cannot be, that stops them and is raised."""
     if site is None:
         yield
         return

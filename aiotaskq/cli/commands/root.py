@@ -157,7 +157,7 @@ def run(
     log_level: Annotated[
         str, option(envvar="AIOTASKQ_LOG_LEVEL", help=tr("TRACE, DEBUG, INFO, WARNING or ERROR."))
     ] = "INFO",
-    web: Annotated[bool, option("--web", help=tr("Serve the dashboard, too."))] = False,
+    web: Annotated[bool, option("--web", help=tr("Serve the operations API, too."))] = False,
     host: Host = "127.0.0.1",
     port: Port = 8765,
     token_env: TokenEnv = None,
@@ -258,7 +258,7 @@ def stats(
 
 
 @app.command(
-    cls=Command, help=tr("Serve the dashboard of a store until Ctrl-C."), short_help=tr("Serve the dashboard.")
+    cls=Command, help=tr("Serve the operations API of a store until Ctrl-C."), short_help=tr("Serve the operations API.")
 )
 def web(
     db: Db = DEFAULT_DB,
