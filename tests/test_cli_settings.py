@@ -134,7 +134,7 @@ def test_a_token_that_is_not_there_is_told(cli: Cli, args: tuple[str, ...], said
     assert said in cli.fails("run", "app:tq", "--web", *args)
 
 
-def test_the_dashboard_beside_the_workers_and_alone(cli: Cli) -> None:
+def test_the_operations_api_beside_the_workers_and_alone(cli: Cli) -> None:
     Path("app.py").write_text("from aiotaskq import TaskQ\ntq = TaskQ('sqlite:///x.db')\n")
     url = made("x")
     Path("token").write_text("a-token-of-enough-characters\n")
@@ -142,7 +142,7 @@ def test_the_dashboard_beside_the_workers_and_alone(cli: Cli) -> None:
         command = [*words, "--port", "0", "--token-file", "token", "--read-only"]
         with cli.running(*command[1:], verb=command[0]) as (process, lines):
             wait_for(lines, "operations API of sqlite:///x.db on http://127.0.0.1:")
-            (line,) = [line for line in lines if "dashboard" in line]
+            (line,) = [line for line in lines if "operations API" in line]
             place = line.split()[-1]
             with urllib.request.urlopen(f"{place}/healthz", timeout=10) as answer:
                 assert answer.status == 200
@@ -153,13 +153,13 @@ def test_the_dashboard_beside_the_workers_and_alone(cli: Cli) -> None:
         assert "a-token" not in "".join(lines)
 
 
-def test_a_dashboard_that_cannot_be_served_stops_the_workers(cli: Cli) -> None:
+def test_an_operations_api_that_cannot_be_served_stops_the_workers(cli: Cli) -> None:
     Path("app.py").write_text("from aiotaskq import TaskQ\ntq = TaskQ('sqlite:///x.db')\n")
     code, _, err = cli.process("run", "app:tq", "--web", "--host", "0.0.0.0")
     assert code == 1 and "token" in err.splitlines()[-1] and "Traceback" not in err
 
 
-def test_the_dashboard_does_not_go_with_several_processes(cli: Cli) -> None:
+def test_the_operations_api_does_not_go_with_several_processes(cli: Cli) -> None:
     assert "aiotaskq web" in cli.fails("run", "app:tq", "--web", "--processes", "2", code=2)
 
 
