@@ -35,6 +35,8 @@ FLOORS = {
         "bound",
         "pops",
         "running",
+        "stall",
+        "slots",
         "scheduler",
         "service",
         "batch",

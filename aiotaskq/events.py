@@ -28,6 +28,8 @@ NAMES = (
     "fired",
     "skipped",
     "disabled",
+    "stalled",
+    "exhausted",
 )
 
 

@@ -206,7 +206,7 @@ class Executors:
         self._threads: DaemonThreads | None = None
         self._processes: ProcessPoolExecutor | None = None
 
-    def start(self, handler: Handler, params: Mapping[str, Any]) -> asyncio.Future[Any]:
+    def start(self, handler: Handler, params: Mapping[str, Any]) -> Future[Any]:
         """Start a ``def`` handler in a thread (with the context of the caller) or a process; return its future."""
         if handler.executor == "process":
             if self._processes is None:
@@ -220,14 +220,14 @@ class Executors:
             # By name: under the function's name its module holds the decorated one, which the child finds again.
             where = (handler.function.__module__, handler.function.__qualname__)
             try:
-                return asyncio.wrap_future(self._processes.submit(_in_process, *where, dict(params)))
+                return self._processes.submit(_in_process, *where, dict(params))
             except BrokenProcessPool:
                 self.renew_processes()
                 raise
         if self._threads is None:
             self._threads = DaemonThreads(self._concurrency)
         call = functools.partial(handler.function, **params)
-        return asyncio.wrap_future(self._threads.submit(contextvars.copy_context().run, call))
+        return self._threads.submit(contextvars.copy_context().run, call)
 
     def renew_processes(self) -> None:
         """Forget a pool in which a process died: it takes no more work."""

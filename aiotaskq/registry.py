@@ -240,7 +240,8 @@ class Registry(ABC):
         """Call a listener with each Event of that name, after it was committed; usable as a decorator.
 
         Names: pushed, started, completed, retried, failed, cancelled, expired, released, lost, timeout, unknown, fired,
-        skipped, disabled. Raises ValidationError for another.
+        skipped, disabled, stalled (the loop stood still; listened to before the workers start), exhausted (all slots
+        are held by ``def`` handlers past their timeout). Raises ValidationError for another.
         """
         if listener is None:
             return lambda function: self.on(event, function)

@@ -40,6 +40,10 @@ class Running:
             self._asked += 1
             self._slot.cancel(f"aiotaskq: {reason}")
 
+    def runs_in(self, coroutine: asyncio.Task[Any] | None) -> bool:
+        """Whether it is this coroutine that runs the task."""
+        return coroutine is self._slot
+
     def over(self) -> None:
         """The handler has ended: no interrupt reaches the slot any more, and those that did are taken back."""
         self._over = True

@@ -190,6 +190,7 @@ class Supply:
         lost = []
         for entry, change, ok in zip(ended, changes, held, strict=True):
             if ok:
+                self._queue.tell_pushed(change.then, change.then)
                 self._told(*entry, change.after)
             else:
                 lost.append(entry)

@@ -35,6 +35,7 @@ from aiotaskq.outcome import (
 from aiotaskq.queue import Queue
 from aiotaskq.running import Running
 from aiotaskq.service import Service
+from aiotaskq.slots import Slots
 from aiotaskq.supply import NEVER_STARTED, Supply
 from aiotaskq.task import MAX_NAME, SECOND, Status, Task, check_int, check_key, check_seconds
 
@@ -96,6 +97,7 @@ class Worker:
         self._deadlines = Deadlines(clock)
         self._inbox = Inbox(clock.ticks, int(self._lease * SECOND))
         self._running: dict[str, Running] = {}
+        self.held = Slots(self._running, handlers, self._concurrency, queue.events, clock)
         self._slots: set[asyncio.Task[None]] = set()
         self._stop_listening: Callable[[], None] = lambda: None
         self._keeper = LeaseKeeper(
@@ -154,6 +156,7 @@ class Worker:
             self._slots.add(slot)
             slot.add_done_callback(self._slots.discard)
         self._stop_listening = self._backend.hints.listen(self._told)
+        self.held.start()
         await self._keeper.start()
         if self._backend.shared:
             await self._backend.watch()
@@ -256,7 +259,7 @@ class Worker:
         timeout = task.timeout if task.timeout is not None else handler.timeout
         deadline = None
         if timeout is not None:
-            deadline = self._deadlines.add(timeout, functools.partial(self._ring, running))
+            deadline = self._deadlines.add(timeout, functools.partial(self.held.timed_out, running))
         token = current.set(running.context)
         try:
             if self._plain and handler.executor == "loop" and not handler.injected:
@@ -292,10 +295,6 @@ class Worker:
         if running.reason == "timeout" and handler.executor != "loop":
             return self._interrupted(running, timeout)  # a thread cannot be stopped, but late is late
         return self._completed(result)
-
-    def _ring(self, running: Running) -> None:
-        self._queue.events.emit("timeout", self._clock.now(), running.task)
-        running.interrupt("timeout")
 
     def _completed(self, result: Any) -> Outcome:
         if not self._backend.durable:
@@ -336,14 +335,16 @@ class Worker:
             params = {**{name: self._resource(kind) for name, kind in handler.injected.items()}, **params}
         if handler.executor == "loop":
             return await handler.function(**params)
-        future = self._executors.start(handler, params)
+        work = self._executors.start(handler, params)
+        future = asyncio.wrap_future(work)
         running = self._running[task.task_id]
         while True:
             try:
                 return await asyncio.shield(future)
             except asyncio.CancelledError:
-                # A thread cannot be interrupted: the slot stays taken, and the task ours, until it has ended.
-                if running.abandoned or running.reason is None:
+                # A thread cannot be interrupted: the slot stays taken, and the task ours, until it has ended; but what
+                # waits for a process that others hold has not begun, and never will.
+                if running.abandoned or running.reason is None or work.cancel():
                     raise
                 running.take_back()
 
@@ -437,6 +438,7 @@ class Worker:
         self._stopping = True
         await asyncio.gather(self._reaper.stop(SERVICES), self._canceller.stop(SERVICES))
         self._stop_listening()
+        self.held.stop()
         self._supply.close()
         self._inbox.close()
         if not await self._until_idle(0.0 if self._hurried else drain):

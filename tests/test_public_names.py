@@ -185,6 +185,8 @@ FLOORS: dict[str, float] = {
     "handlers": 3.1,
     "context": 3.1,
     "running": 3.2,
+    "stall": 3.1,
+    "slots": 3.3,
     "pops": 3.1,
     "resources": 3.1,
     "batch": 3.1,

@@ -1,0 +1,110 @@
+"""What a worker's slots are taken by; it is told when late threads hold all of them, or when the loop stands still."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+
+import msgspec
+
+from aiotaskq.clock import Clock, SystemClock
+from aiotaskq.context import current
+from aiotaskq.events import Events
+from aiotaskq.handlers import Handler
+from aiotaskq.log import logger
+from aiotaskq.running import Running
+from aiotaskq.stall import StallWatch
+from aiotaskq.task import Task
+
+
+class Occupancy(msgspec.Struct, frozen=True):
+    """How many slots there are, and how many are taken: in all, by threads, by processes, and by these past a timeout.
+
+    A thread cannot be interrupted, so its slot stays taken until it ends: ``overdue_threads`` of ``threads`` have
+    passed their task's timeout. The same holds for a process.
+    """
+
+    slots: int
+    busy: int = 0
+    threads: int = 0
+    processes: int = 0
+    overdue_threads: int = 0
+    overdue_processes: int = 0
+
+
+class Slots:
+    """The slots of one worker as others see them."""
+
+    def __init__(
+        self,
+        running: Mapping[str, Running],
+        handlers: Mapping[str, Handler],
+        size: int,
+        events: Events,
+        clock: Clock,
+    ) -> None:
+        """Wire it to the worker's own record of what runs, which this never writes."""
+        self._running = running
+        self._handlers = handlers
+        self._size = size
+        self._processes = min(size, os.cpu_count() or 1)
+        self._events = events
+        self._clock = clock
+        self._stalls: StallWatch | None = None
+
+    def start(self) -> None:
+        """Watch the running loop, if somebody wants to hear of stalls and time is real."""
+        if "stalled" in self._events and isinstance(self._clock, SystemClock):
+            self._stalls = StallWatch(self._clock, self._runs_in, self._stalled)
+            self._stalls.start()
+
+    def stop(self) -> None:
+        """Watch no more; idempotent."""
+        if self._stalls is not None:
+            self._stalls.stop()
+
+    def occupancy(self) -> Occupancy:
+        """Count what runs now; any thread may ask."""
+        count = {"thread": 0, "process": 0}
+        overdue = dict(count)
+        running = list(self._running.values())
+        for each in running:
+            handler = self._handlers.get(each.task.type)
+            if handler is not None and handler.executor in count:
+                count[handler.executor] += 1
+                overdue[handler.executor] += each.reason == "timeout"
+        return Occupancy(
+            self._size, len(running), count["thread"], count["process"], overdue["thread"], overdue["process"]
+        )
+
+    def timed_out(self, running: Running) -> None:
+        """Tell that a task has passed its timeout, interrupt it, and tell if nothing else can run for it."""
+        task = running.task
+        self._events.emit("timeout", self._clock.now(), task)
+        running.interrupt("timeout")
+        handler = self._handlers[task.type]
+        if handler.executor == "loop":
+            return  # it is being cancelled
+        held = self.occupancy()
+        late = held.overdue_threads + held.overdue_processes
+        if late == self._size:
+            what = f"all {late} slots are held by def handlers"
+        elif handler.executor == "process" and held.overdue_processes == self._processes:
+            what = f"all {self._processes} processes for handlers are held by some"
+        else:
+            return
+        logger.error("{} past their timeout: nothing more runs there until one ends; stop them from within", what)
+        self._events.emit("exhausted", self._clock.now(), task, occupancy=held)
+
+    def _runs_in(self, coroutine: asyncio.Task[object] | None) -> Task | None:
+        for running in list(self._running.values()):
+            if running.runs_in(coroutine):
+                return running.task
+        # What a handler has started runs in a copy of its context, which can be asked for since Python 3.12.
+        context = getattr(coroutine, "get_context", lambda: None)()
+        found = None if context is None else context.get(current)
+        return None if found is None else found.task
+
+    def _stalled(self, seconds: float, task: Task | None) -> None:
+        self._events.emit("stalled", self._clock.now(), task, seconds=seconds)
