@@ -12,6 +12,7 @@ from aiotaskq.handles import PushOptions, TaskCall
 from aiotaskq.schedule import instant
 from aiotaskq.task import SECOND, Status, Task, check_params, check_seconds, new_id, new_task, next_seq
 
+_TRACE = ("traceparent", "tracestate")  # https://www.w3.org/TR/trace-context/
 _DEFAULTS = {"queue": "default", "priority": 0, "max_retries": 3}
 
 
@@ -90,7 +91,8 @@ def follow_ups(after: Task, handlers: Mapping[str, Handler], now: int) -> tuple[
     params = {"task_id": after.task_id, "type": after.type, "result": after.result, "error": after.error_message}
     handler = handlers.get(name)
     options: dict[str, Any] = {} if handler is None else {"queue": handler.queue, "max_retries": handler.max_retries}
-    return (new_task(name, params, now=now, **options),)
+    trace = {key: value for key, value in after.extra.items() if key in _TRACE}  # it belongs to the same one
+    return (new_task(name, params, now=now, extra=trace, **options),)
 
 
 def _microseconds(field: str, value: Any) -> int:

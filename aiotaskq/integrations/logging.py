@@ -1,0 +1,116 @@
+"""The log beyond aiotaskq: which task a line belongs to, and bridges between loguru and the standard library."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import TYPE_CHECKING, Any
+
+from aiotaskq.context import current
+from aiotaskq.log import logger, printable
+
+if TYPE_CHECKING:
+    from loguru import Record
+
+NOWHERE = "-"
+"""What the fields hold in a line that no handler has written."""
+
+_FROM_STANDARD = "from_standard_library"
+_FROM_LOGURU = "from_loguru"
+_LEVELS = {5: "TRACE", 25: "SUCCESS"}  # loguru's own, which have no name in the standard library
+
+
+def task_fields() -> dict[str, str]:
+    """Return ``task_id``, ``type`` and ``queue`` of the task whose handler runs here, else three times "-"."""
+    context = current.get()
+    if context is None:
+        return {"task_id": NOWHERE, "type": NOWHERE, "queue": NOWHERE}
+    task = context.task
+    # Escaped: names come from outside, and a line feed in one would forge a line.
+    return {"task_id": printable(task.task_id), "type": printable(task.type), "queue": printable(task.queue)}
+
+
+def bind_task(record: Record) -> None:
+    """Put the three fields into a loguru record's ``extra``: a patcher, as in ``logger.configure(patcher=bind_task)``.
+
+    It asks when a line is written, so that a task costs nothing. Formats can name ``{extra[task_id]}``,
+    ``{extra[type]}`` and ``{extra[queue]}`` in every line. What the line itself has bound under these names is kept.
+    """
+    record["extra"].update({**task_fields(), **record["extra"]})
+
+
+class TaskFields(logging.Filter):
+    """Gives each standard ``LogRecord`` the attributes ``task_id``, ``type`` and ``queue``; lets every record through.
+
+    For handlers (``handler.addFilter(TaskFields())``), since a logger's filter does not see its children's records;
+    then a format can name ``%(task_id)s``. What a record has already is kept.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add what is missing; True."""
+        for name, value in task_fields().items():
+            record.__dict__.setdefault(name, value)
+        return True
+
+
+class ToLoguru(logging.Handler):
+    """A handler of the standard library that passes records on to loguru; but not back to where they came from."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass one on: its level, message, exception and origin."""
+        if hasattr(record, _FROM_LOGURU):
+            return
+        try:
+            level: str | int = logger.level(record.levelname).name
+        except ValueError:
+            level = record.levelno
+        frame, depth = inspect.currentframe(), 0
+        while frame is not None and (depth == 0 or frame.f_code.co_filename == logging.__file__):
+            frame, depth = frame.f_back, depth + 1
+
+        def patch(to: Record) -> None:
+            to["extra"][_FROM_STANDARD] = record.name
+
+        # Without arguments, so that braces in the message are no fields.
+        logger.opt(depth=depth, exception=record.exc_info).patch(patch).log(level, record.getMessage())
+
+
+class ToStandard(logging.Handler):
+    """A sink of loguru that passes records on to the logger of that name in the standard library; but not back."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass one on, with loguru's ``extra`` as its attributes where no attribute has that name."""
+        extra: dict[str, Any] = getattr(record, "extra", {})
+        if _FROM_STANDARD in extra:
+            return
+        setattr(record, _FROM_LOGURU, True)
+        record.exc_text = None  # loguru's placeholder: the receiving formatter writes the traceback itself
+        for name, value in extra.items():
+            record.__dict__.setdefault(name, value)
+        target = logging.getLogger(record.name)
+        if target.isEnabledFor(record.levelno):
+            target.handle(record)
+
+
+def standard_to_loguru(level: int | str = logging.NOTSET) -> logging.Handler:
+    """Send what the standard library logs to loguru's sinks, beside the handlers that there are; return the handler.
+
+    ``logging.getLogger().removeHandler(handler)`` ends it. Together with ``loguru_to_standard`` each line appears once
+    on each side.
+    """
+    handler = ToLoguru(level)
+    logging.getLogger().addHandler(handler)
+    return handler
+
+
+def loguru_to_standard(level: int | str = 0) -> int:
+    """Send what loguru logs (also aiotaskq, once ``logger.enable("aiotaskq")`` is said) to the standard library.
+
+    Lines go to the logger named after the module that wrote them, as their message alone. Returns loguru's number of
+    the sink: ``logger.remove(number)`` ends it. Loguru's own default sink, to standard error, stays until removed, too.
+    """
+    for number, name in _LEVELS.items():
+        if logging.getLevelName(number) == f"Level {number}":
+            logging.addLevelName(number, name)
+    # A function, since to a text loguru would add the traceback, with the values of variables.
+    return logger.add(ToStandard(), level=level, format=lambda record: "{message}", diagnose=False, backtrace=False)

@@ -1,0 +1,147 @@
+"""Traces for OpenTelemetry: a span around each push and each run, and the context of the one carried to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from aiotaskq.context import SnoozeRequested
+from aiotaskq.errors import MissingExtra, ValidationError
+from aiotaskq.events import Event
+from aiotaskq.log import printable
+from aiotaskq.task import Task
+from aiotaskq.taskq import TaskQ
+
+if TYPE_CHECKING:
+    import aiotaskq.sync
+
+try:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider, get_current_span, get_tracer
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+except ImportError:
+    raise MissingExtra("opentelemetry-api is not installed; install the extra: pip install -e '.[otel]'") from None
+
+W3C = TraceContextTextMapPropagator()  # and nothing else: baggage may hold what must not be stored
+
+
+class Tracing:
+    """The spans of one TaskQ: ``Tracing(tq)``, made before its workers start.
+
+    A push is a producer span; its context is stored with each task as W3C ``traceparent`` (and ``tracestate``), in the
+    task's ``extra``, on every backend. A run is a consumer span that continues it, in whatever process, and again with
+    each retry; what a schedule has fired begins a trace of its own. Attributes follow OpenTelemetry's semantic
+    conventions for messaging. Never params, results or, unless asked for, the texts of errors.
+    """
+
+    def __init__(
+        self,
+        tq: TaskQ | aiotaskq.sync.TaskQ,
+        tracer_provider: TracerProvider | None = None,
+        *,
+        relation: str = "child",
+        record_exceptions: bool = False,
+    ) -> None:
+        """Attach to a TaskQ, the awaited or the blocking one.
+
+        Args:
+            tracer_provider: default the global one; without an SDK it records nothing, and passes on what there is.
+            relation: of a run to its push: ``child`` (one trace), or ``link`` (a trace of its own, with a link).
+            record_exceptions: record the text and traceback of what a handler raises, which may hold secrets. Else only
+                its type.
+
+        Raises:
+            ValidationError: for another relation.
+        """
+        if relation not in ("child", "link"):
+            raise ValidationError(f"relation: {relation!r} is not one of child, link")
+        self._linked = relation == "link"
+        self._record = record_exceptions
+        self._tracer = get_tracer("aiotaskq", tracer_provider=tracer_provider)
+        self._spans: dict[tuple[str, int], Span] = {}  # of what runs now
+        tq.middleware(self)
+        tq.on("timeout", self._timed_out)
+
+    async def push(self, tasks: list[Task], call_next: Callable[[list[Task]], Awaitable[list[Task]]]) -> list[Task]:
+        """Wrap a push: the tasks are given the context of its span."""
+        if not tasks:
+            return await call_next(tasks)
+        types = {task.type for task in tasks}
+        queues = {task.queue for task in tasks}
+        attributes: dict[str, Any] = {"messaging.system": "aiotaskq", "messaging.operation.type": "send"}
+        if len(queues) == 1:
+            attributes["messaging.destination.name"] = printable(queues.pop())
+        if len(tasks) == 1:
+            attributes["messaging.message.id"] = printable(tasks[0].task_id)
+        else:
+            attributes["messaging.batch.message_count"] = len(tasks)
+        name = f"push {printable(types.pop()) if len(types) == 1 else 'many'}"
+        with self._tracer.start_as_current_span(
+            name, kind=SpanKind.PRODUCER, attributes=attributes, record_exception=False, set_status_on_exception=False
+        ) as span:
+            carrier: dict[str, str] = {}
+            W3C.inject(carrier)
+            if carrier:
+                # In this very list: who pushed compares what is stored with what is in it.
+                tasks[:] = [task.replace(extra={**task.extra, **carrier}) for task in tasks]
+            try:
+                return await call_next(tasks)
+            except BaseException as error:
+                self._failed(span, error)
+                raise
+
+    async def run(self, task: Task, call_next: Callable[[Task], Awaitable[Any]]) -> Any:
+        """Wrap a run: what its handler does is part of the trace of the push."""
+        carrier = {name: value for name in W3C.fields if isinstance(value := task.extra.get(name), str)}
+        # Out of nothing, not out of what happened to be current when the worker was started.
+        context = W3C.extract(carrier, Context())
+        links: list[Link] = []
+        if self._linked and (pushed := get_current_span(context).get_span_context()).is_valid:
+            links, context = [Link(pushed)], Context()
+        attributes: dict[str, Any] = {
+            "messaging.system": "aiotaskq",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": printable(task.queue),
+            "messaging.message.id": printable(task.task_id),
+            "aiotaskq.type": printable(task.type),
+            "aiotaskq.retry_count": task.retry_count,
+        }
+        if task.scheduler_task_id is not None:
+            attributes["aiotaskq.schedule_id"] = printable(task.scheduler_task_id)
+        key = (task.task_id, task.fence)
+        with self._tracer.start_as_current_span(
+            f"run {printable(task.type)}",
+            context,
+            SpanKind.CONSUMER,
+            attributes,
+            links,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            self._spans[key] = span
+            try:
+                return await call_next(task)
+            except SnoozeRequested:
+                span.set_attribute("aiotaskq.snoozed", True)
+                raise
+            except BaseException as error:
+                if key in self._spans:  # else it is known already that it is late
+                    self._failed(span, error)
+                raise
+            finally:
+                self._spans.pop(key, None)
+
+    def _failed(self, span: Span, error: BaseException) -> None:
+        kind = type(error).__name__
+        span.set_attribute("error.type", kind)
+        if self._record:
+            span.record_exception(error)
+        span.set_status(StatusCode.ERROR, kind)
+
+    def _timed_out(self, event: Event) -> None:
+        assert event.task is not None
+        # Popped: what the handler then raises (or returns, in a thread) does not change that.
+        span = self._spans.pop((event.task.task_id, event.task.fence), None)
+        if span is not None:
+            span.set_attribute("error.type", "TimeoutError")
+            span.set_status(StatusCode.ERROR, "TimeoutError")

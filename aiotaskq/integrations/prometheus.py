@@ -1,0 +1,332 @@
+"""Metrics for Prometheus: counts events, measures runs, and samples the store while workers run."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any
+
+from aiotaskq.errors import DatabaseUnavailable, MissingExtra, ValidationError
+from aiotaskq.events import Event
+from aiotaskq.log import logger, printable
+from aiotaskq.service import Service
+from aiotaskq.slots import Occupancy
+from aiotaskq.task import SECOND, Status, Task, check_int, check_key, check_seconds
+from aiotaskq.taskq import TaskQ
+
+if TYPE_CHECKING:
+    import aiotaskq.sync
+
+try:
+    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+    from prometheus_client import start_http_server as _start_http_server
+except ImportError:
+    raise MissingExtra("prometheus-client is not installed; install the extra: pip install -e '.[metrics]'") from None
+
+OTHER = "other"
+"""The label of every type and queue that is not known, or is one too many."""
+
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
+"""Upper bounds of the histograms, in seconds: from a fast handler to a long one."""
+
+COUNTED = {
+    "pushed": "Tasks pushed here.",
+    "started": "Runs started here.",
+    "completed": "Tasks whose handler returned here.",
+    "retried": "Runs that failed or timed out here and are tried again.",
+    "failed": "Tasks that failed for good here: dead letters.",
+    "cancelled": "Tasks cancelled here.",
+    "expired": "Tasks that nobody claimed in time, found here.",
+    "released": "Runs given back unharmed: a stop, a snooze, an unknown type.",
+    "lost": "Runs whose worker died or was cut off, found here.",
+    "refused": "Late outcomes refused here, since the task had been given to another worker.",
+    "timed_out": "Runs that passed their timeout here; told when it happens, whatever the handler then does.",
+    "unknown": "Claims of a type that no handler here is registered for.",
+}
+OPEN = (Status.PENDING, Status.RUNNING, Status.FAILED)
+SKIPS = ("misfire", "catch_up", "overlap", "max_runs")
+
+
+class Metrics:
+    """The metrics of one TaskQ: ``Metrics(tq)``, made before its workers start. Listens to events, and decides nothing.
+
+    Where no Metrics is made, nothing is measured. Labels are bounded: a type is that of a registered handler (or one
+    named by ``tq.elsewhere``), a queue is that of a handler or one of ``queues``; everything else is ``other``, and so
+    is what comes after ``limit`` pairs of the two. Never ids, params or error texts.
+    """
+
+    def __init__(
+        self,
+        tq: TaskQ | aiotaskq.sync.TaskQ,
+        registry: CollectorRegistry | None = None,
+        *,
+        port: int | None = None,
+        host: str = "127.0.0.1",
+        ports: int = 1,
+        namespace: str = "aiotaskq",
+        queues: Collection[str] = (),
+        sample_interval: float = 15.0,
+        buckets: Iterable[float] = BUCKETS,
+        limit: int = 200,
+    ) -> None:
+        """Attach to a TaskQ.
+
+        Args:
+            tq: the awaited or the blocking one.
+            registry: prometheus_client's, default its global one. The application exposes it as it likes.
+            port: serve the registry over HTTP here while workers run, else the application does. With ``ports`` 4, the
+                first free one of 4: for the processes of ``aiotaskq run --processes 4``. 0 is any free one.
+            host: the address of that port; loopback unless you say otherwise, since it asks for no password.
+            namespace: what the names of the metrics begin with.
+            queues: names of queues beside those of the registered handlers, and "default".
+            sample_interval: seconds between two counts of the store's rows, while workers run.
+            buckets: upper bounds of the histograms, in seconds.
+            limit: how many pairs of type and queue have series of their own.
+
+        Raises:
+            ValidationError: for a wrong value, a second Metrics of the same TaskQ, or names that the registry has.
+        """
+        # The blocking one may make its awaited twin anew, with the same handlers and listeners.
+        self._tq: Callable[[], TaskQ] = (lambda: tq) if isinstance(tq, TaskQ) else tq._reach
+        self.registry = REGISTRY if registry is None else registry
+        self._port = None if port is None else check_int("port", port, 0, 65_535)
+        self._host = host
+        self._ports = check_int("ports", ports, 1, 1_000)
+        self._labels = _Labels(self._tq, [check_key("queues", name, 100) for name in queues], check_int("limit", limit))
+        self._interval = check_seconds("sample_interval", sample_interval, zero=False)
+        self.serving: int | None = None
+        """The port that is served, while it is."""
+        tq.resource(self._while_workers_run)
+        try:
+            self._make(namespace, tuple(buckets))
+        except ValueError as error:
+            raise ValidationError(f"registry, namespace: {error}; give each TaskQ a namespace of its own") from None
+        self._listen(tq.on)
+        tq.middleware(self._measured)
+
+    def _make(self, namespace: str, buckets: tuple[float, ...]) -> None:
+        common: dict[str, Any] = {"namespace": namespace, "registry": self.registry}
+        both = ("type", "queue")
+        self._counters = {
+            name: Counter(f"tasks_{name}", text, both, **common) for name, text in COUNTED.items()
+        }  # fmt: skip
+        timed = {**common, "buckets": buckets}
+        self._wait = Histogram("wait_seconds", "From when a task is due to its start.", both, **timed)
+        self._run = Histogram("run_seconds", "How long a handler runs, however it ends.", both, **timed)
+        self._lateness = Histogram("schedule_lateness_seconds", "From due to fired.", both, **timed)
+        self._skipped = Counter("schedule_skipped", "Due times skipped.", ("type", "queue", "reason"), **common)
+        self._disabled = Counter("schedules_disabled", "Schedules that could not be fired.", both, **common)
+        stalls = "How long the event loop stood still in a task."
+        self._stall = Histogram("loop_stall_seconds", stalls, both, **timed)
+        self._exhausted = Counter("slots_exhausted", "Times that late threads held all slots.", both, **common)
+        self._up = Gauge(
+            "store_up", "Whether the store answered the last count.", multiprocess_mode="livemin", **common
+        )
+        rows = "Rows of the store by queue and status (pending, running, failed), as last counted."
+        self._rows = Gauge("tasks", rows, ("queue", "status"), multiprocess_mode="livemostrecent", **common)
+        ready = "Tasks that could be claimed now, as last counted."
+        self._ready = Gauge("ready_tasks", ready, multiprocess_mode="livemostrecent", **common)
+        oldest = "How long the oldest of these is due, as last counted."
+        self._oldest = Gauge("oldest_ready_seconds", oldest, multiprocess_mode="livemostrecent", **common)
+        for name, text, read in HELD:
+            gauge = Gauge(f"worker_{name}", text, **common)
+            gauge.set_function(lambda read=read: float(read(self._occupancy())))  # type: ignore[misc]
+
+    def _occupancy(self) -> Occupancy:
+        worker = self._tq()._worker
+        return Occupancy(0) if worker is None else worker.held.occupancy()
+
+    # ---- listening ----
+
+    def _listen(self, on: Callable[[str, Callable[[Event], Any]], Any]) -> None:
+        for name in ("pushed", "completed", "retried", "failed", "cancelled", "expired", "released", "unknown"):
+            on(name, self._counting(name))
+        on("started", self._started)
+        on("timeout", self._counting("timed_out"))
+        on("lost", self._lost)
+        on("fired", self._fired)
+        on("skipped", self._skip)
+        on("disabled", lambda event: self._disabled.labels(*self._of_schedule(event)).inc())
+        on("stalled", lambda event: self._stall.labels(*self._labels.of(event.task)).observe(event.detail["seconds"]))
+        on("exhausted", lambda event: self._exhausted.labels(*self._labels.of(event.task)).inc())
+
+    def _counting(self, name: str) -> Callable[[Event], None]:
+        counter = self._counters[name]
+        return lambda event: counter.labels(*self._labels.of(event.task)).inc()
+
+    def _started(self, event: Event) -> None:
+        task = event.task
+        assert task is not None
+        labels = self._labels.of(task)
+        self._counters["started"].labels(*labels).inc()
+        self._wait.labels(*labels).observe(max(0, event.at - task.run_at) / SECOND)
+
+    def _lost(self, event: Event) -> None:
+        task = event.task
+        assert task is not None
+        labels = self._labels.of(task)
+        if task.status is Status.RUNNING:  # as its late worker still has it
+            self._counters["refused"].labels(*labels).inc()
+            return
+        self._counters["lost"].labels(*labels).inc()
+        if task.status in (Status.FAILED, Status.CANCELLED):  # poison, or cancelled and its worker had gone
+            self._counters[str(task.status)].labels(*labels).inc()
+
+    def _fired(self, event: Event) -> None:
+        self._lateness.labels(*self._labels.of(event.task)).observe(max(0.0, event.detail["lateness"]))
+
+    def _skip(self, event: Event) -> None:
+        labels = self._of_schedule(event)
+        known = [reason for _, reason in event.detail["skipped"] if reason in SKIPS]
+        for reason in known:
+            self._skipped.labels(*labels, reason).inc()
+        # Of very many only the latest are listed: the rest went the way of the first of these.
+        rest = event.detail["count"] - len(known)
+        if rest > 0:
+            self._skipped.labels(*labels, known[0] if known else OTHER).inc(rest)
+
+    def _of_schedule(self, event: Event) -> tuple[str, str]:
+        schedule = event.detail["schedule"]
+        return self._labels.pair(schedule.task_type, schedule.queue)
+
+    async def _measured(self, task: Task, call_next: Callable[[Task], Awaitable[Any]]) -> Any:
+        clock = self._tq()._clock
+        start = clock.ticks()
+        try:
+            return await call_next(task)
+        finally:
+            self._run.labels(*self._labels.of(task)).observe((clock.ticks() - start) / SECOND)
+
+    # ---- sampling and serving ----
+
+    @contextlib.asynccontextmanager
+    async def sampling(self) -> AsyncIterator[None]:
+        """Sample the store, and serve the port if there is one: for a process that runs no workers; these do it."""
+        sampler = Service("metrics", self._sample, self._tq()._clock)
+        stop = self._serve(self._port) if self._port is not None else None
+        await sampler.start()
+        try:
+            yield
+        finally:
+            await sampler.stop(1.0)
+            if stop is not None:
+                self.serving = None
+                stop()
+
+    async def _while_workers_run(self) -> AsyncIterator[Metrics]:
+        async with self.sampling():
+            yield self
+
+    async def _sample(self) -> float:
+        try:
+            stats = await self._tq().stats()
+        except DatabaseUnavailable:
+            self._up.set(0)
+            raise
+        self._up.set(1)
+        self._ready.set(stats.ready)
+        self._oldest.set(stats.oldest_age or 0.0)
+        counts = {(printable(queue), status): 0 for queue in self._labels.queues() for status in OPEN}
+        for queue, by_status in stats.queues.items():
+            label = self._labels.queue(queue)
+            for status in OPEN:
+                counts[label, status] += by_status.get(status, 0)
+        for (label, status), count in counts.items():
+            self._rows.labels(label, status).set(count)
+        return self._interval
+
+    def _serve(self, first: int) -> Callable[[], None]:
+        for port in range(first, first + (self._ports if first else 1)):
+            try:
+                stop, self.serving = start_http_server(port, self._host, self.registry)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            logger.info("metrics are served at http://{}:{}/metrics", self._host, self.serving)
+            return stop
+        # Work goes on: metrics are not what it is for.
+        logger.error("metrics are not served: port {} of {}, the first of {}, is taken", first, self._host, self._ports)
+        return lambda: None
+
+
+HELD: tuple[tuple[str, str, Callable[[Occupancy], int]], ...] = (
+    ("slots", "How many tasks the worker runs at a time.", lambda held: held.slots),
+    ("busy_slots", "How many of its slots are taken.", lambda held: held.busy),
+    ("thread_slots", "Slots taken by def handlers in threads.", lambda held: held.threads),
+    ("process_slots", "Slots taken by handlers in processes.", lambda held: held.processes),
+    ("overdue_threads", "Threads past their task's timeout, which hold their slot.", lambda held: held.overdue_threads),
+    ("overdue_processes", "The same for handlers in processes.", lambda held: held.overdue_processes),
+)
+
+
+def start_http_server(
+    port: int, host: str = "127.0.0.1", registry: CollectorRegistry | None = None
+) -> tuple[Callable[[], None], int]:
+    """Serve a registry over HTTP from a daemon thread; return what stops it, and the port (0 asked for a free one).
+
+    Loopback by default, since whoever can connect can read it. Raises OSError when the port is taken.
+    """
+    server, thread = _start_http_server(port, host, REGISTRY if registry is None else registry)
+    server.daemon_threads = True  # type: ignore[attr-defined]  # a scraper that hangs must not keep the process
+
+    def stop() -> None:
+        # Not on the event loop: it waits for the thread's next look, half a second at most.
+        threading.Thread(target=_close, args=(server, thread), name="aiotaskq-metrics", daemon=True).start()
+
+    return stop, server.server_port
+
+
+def _close(server: Any, thread: threading.Thread) -> None:
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class _Labels:
+    """Which label values there are: what is registered, and no more than so many."""
+
+    def __init__(self, tq: Callable[[], TaskQ], queues: Collection[str], limit: int) -> None:
+        self._tq = tq
+        self._named = {OTHER, "default", *queues}
+        self._limit = limit
+        self._pairs: dict[tuple[str, str], tuple[str, str]] = {}
+        self._registered = -1
+        self._queues: set[str] = set()
+
+    def of(self, task: Task | None) -> tuple[str, str]:
+        """The labels of a task, (type, queue); of none, "other"."""
+        return (OTHER, OTHER) if task is None else self.pair(task.type, task.queue)
+
+    def pair(self, type: str, queue: str) -> tuple[str, str]:
+        """The labels of a type and a queue."""
+        pair = (type, queue)
+        labels = self._pairs.get(pair)
+        if labels is not None:
+            return labels
+        tq = self._tq()
+        known = type in tq._handlers or type in tq._elsewhere
+        named = queue in self.queues()
+        if known and named and len(self._pairs) < self._limit:
+            return self._pairs.setdefault(pair, (printable(type), printable(queue)))
+        # One of the two may be known by itself, as long as there is room for its pair.
+        if known or named:
+            half = (type if known else OTHER, queue if named else OTHER)
+            if half != pair and (half in self._pairs or len(self._pairs) < self._limit):
+                return self._pairs.setdefault(half, (printable(half[0]), printable(half[1])))
+        return (OTHER, OTHER)
+
+    def queue(self, name: str) -> str:
+        """The label of a queue."""
+        return printable(name) if name in self.queues() else OTHER
+
+    def queues(self) -> set[str]:
+        """Every queue that is known; no more than so many of the handlers'."""
+        handlers = self._tq()._handlers
+        if len(handlers) != self._registered:
+            self._registered = len(handlers)
+            names = sorted({handler.queue for handler in handlers.values()})
+            self._queues = self._named | set(names[: self._limit])
+        return self._queues
