@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.errors import AiotaskqError, ValidationError
-from aiotaskq.task import INT64, MAX_DEPTH, SECOND, Status, Task, check_json, check_seconds, shown
+from aiotaskq.task import INT64, MAX_DEPTH, SECOND, Status, Task, check_json, check_seconds, discreet, shown
 
 MAX_ERROR = 16 * 1024  # bytes of error text that are kept
 MAX_CRASHES = 3  # a task that took its worker down this often is poison
@@ -57,6 +57,9 @@ class Completed(msgspec.Struct, frozen=True):
 
     result: Any = None
 
+    def __repr__(self) -> str:
+        return discreet(self)
+
 
 class Failed(msgspec.Struct, frozen=True):
     """The handler raised."""
@@ -65,6 +68,9 @@ class Failed(msgspec.Struct, frozen=True):
     retryable: bool = True
     backoff: Backoff = Backoff()
     chance: float = 0.5
+
+    def __repr__(self) -> str:
+        return discreet(self)
 
 
 class TimedOut(msgspec.Struct, frozen=True):

@@ -32,6 +32,8 @@ from aiotaskq.task import (
     check_params,
     check_seconds,
     check_text,
+    discreet,
+    fields_shown,
     new_id,
     next_seq,
 )
@@ -96,6 +98,12 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     """Fired, and not yet handed to a queue that lives in another store; the rules here leave it alone."""
     version: int = 0
     """Counted up by the store with every write; the rules here leave it alone."""
+
+    def __repr__(self) -> str:
+        return discreet(self)
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return fields_shown(self)
 
     def replace(self, **changes: Any) -> Schedule:
         """Return a copy with these fields changed."""

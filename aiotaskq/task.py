@@ -39,6 +39,36 @@ class Status(StrEnum):
     EXPIRED = "expired"
 
 
+HIDDEN = frozenset({"params", "result", "progress", "extra", "error_message", "error"})
+"""Fields that may hold secrets of the application: a repr, which ends up in logs and reports, says only that they are
+set. Who wants to see them asks for them by name."""
+
+
+class _Unseen:
+    def __repr__(self) -> str:
+        return "…"
+
+
+def fields_shown(struct: msgspec.Struct) -> list[tuple[str, Any]]:
+    """Return the fields of a value that differ from their defaults, and "…" for what is hidden."""
+    shown: list[tuple[str, Any]] = []
+    for field in msgspec.structs.fields(struct):
+        value = getattr(struct, field.name)
+        if field.name in HIDDEN:
+            # Not compared: whatever a handler has returned, its == may say anything.
+            if value is not None and not (type(value) is dict and not value):
+                shown.append((field.name, _Unseen()))
+        elif field.required or value != field.default:
+            shown.append((field.name, value))
+    return shown
+
+
+def discreet(struct: msgspec.Struct) -> str:
+    """Return a repr that shows no params, results or texts of errors."""
+    shown = ", ".join(f"{name}={value!r}" for name, value in fields_shown(struct))
+    return f"{type(struct).__name__}({shown})"
+
+
 FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
 
 
@@ -80,6 +110,12 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """The caller's own keys of a documented task dict; they survive the trip on every backend."""
     undecodable: str | None = None
     """Why the stored row cannot be read; the row is kept as it is. Never stored itself."""
+
+    def __repr__(self) -> str:
+        return discreet(self)
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return fields_shown(self)
 
     @property
     def final(self) -> bool:

@@ -321,6 +321,8 @@ HEAVY = {
     "croniter": {"cron"},
     "fastapi": {"integrations.fastapi"},
     "loguru": {"log"},
+    "opentelemetry": {"integrations.opentelemetry"},
+    "prometheus_client": {"integrations.prometheus"},
     "pydantic_settings": {"settings"},
     "redis": {"backends.redis_link"},
     "rich": {"cli.screen"},
