@@ -241,7 +241,7 @@ class Registry(ABC):
 
         Names: pushed, started, completed, retried, failed, cancelled, expired, released, lost, timeout, unknown, fired,
         skipped, disabled, stalled (the loop stood still; listened to before the workers start), exhausted (all slots
-        are held by ``def`` handlers past their timeout). Raises ValidationError for another.
+        are held by handlers past their timeout that go on). Raises ValidationError for another.
         """
         if listener is None:
             return lambda function: self.on(event, function)

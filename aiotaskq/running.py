@@ -40,6 +40,11 @@ class Running:
             self._asked += 1
             self._slot.cancel(f"aiotaskq: {reason}")
 
+    @property
+    def overdue(self) -> bool:
+        """Whether the handler has passed its timeout and goes on: a thread cannot be interrupted."""
+        return self.reason == "timeout" and not self._over
+
     def runs_in(self, coroutine: asyncio.Task[Any] | None) -> bool:
         """Whether it is this coroutine that runs the task."""
         return coroutine is self._slot

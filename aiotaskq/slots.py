@@ -1,4 +1,4 @@
-"""What a worker's slots are taken by; it is told when late threads hold all of them, or when the loop stands still."""
+"""What a worker's slots are taken by; it is told when late handlers hold all of them, or when the loop stands still."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from aiotaskq.log import logger
 from aiotaskq.running import Running
 from aiotaskq.stall import StallWatch
 from aiotaskq.task import Task
+
+UNWINDING = 0.05  # seconds within which a handler that can be interrupted is
 
 
 class Occupancy(msgspec.Struct, frozen=True):
@@ -52,6 +54,7 @@ class Slots:
         self._events = events
         self._clock = clock
         self._stalls: StallWatch | None = None
+        self._told: set[tuple[str, int]] = set()  # the deliveries that held everything up when it was last told
 
     def start(self) -> None:
         """Watch the running loop, if somebody wants to hear of stalls and time is real."""
@@ -73,29 +76,30 @@ class Slots:
             handler = self._handlers.get(each.task.type)
             if handler is not None and handler.executor in count:
                 count[handler.executor] += 1
-                overdue[handler.executor] += each.reason == "timeout"
+                overdue[handler.executor] += each.overdue
         return Occupancy(
             self._size, len(running), count["thread"], count["process"], overdue["thread"], overdue["process"]
         )
 
     def timed_out(self, running: Running) -> None:
-        """Tell that a task has passed its timeout, interrupt it, and tell if nothing else can run for it."""
-        task = running.task
-        self._events.emit("timeout", self._clock.now(), task)
+        """Tell that a task has passed its timeout and interrupt it; soon after, tell if that held up all others."""
+        self._events.emit("timeout", self._clock.now(), running.task)
         running.interrupt("timeout")
-        handler = self._handlers[task.type]
-        if handler.executor == "loop":
-            return  # it is being cancelled
-        held = self.occupancy()
-        late = held.overdue_threads + held.overdue_processes
-        if late == self._size:
-            what = f"all {late} slots are held by def handlers"
-        elif handler.executor == "process" and held.overdue_processes == self._processes:
+        self._clock.call_later(UNWINDING, lambda: self._look(running.task))
+
+    def _look(self, task: Task) -> None:
+        late = {key: each for key, each in self._running.items() if each.overdue}
+        held = set(late)
+        what = f"all {len(held)} slots are held by handlers"
+        if len(held) < self._size:
+            held = {key for key, each in late.items() if self._handlers[each.task.type].executor == "process"}
             what = f"all {self._processes} processes for handlers are held by some"
-        else:
-            return
-        logger.error("{} past their timeout: nothing more runs there until one ends; stop them from within", what)
-        self._events.emit("exhausted", self._clock.now(), task, occupancy=held)
+            if len(held) < self._processes:
+                return
+        if held != self._told:  # else it is known
+            self._told = held
+            logger.error("{} past their timeout: nothing more runs there until one ends; stop them from within", what)
+            self._events.emit("exhausted", self._clock.now(), task, occupancy=self.occupancy())
 
     def _runs_in(self, coroutine: asyncio.Task[object] | None) -> Task | None:
         for running in list(self._running.values()):

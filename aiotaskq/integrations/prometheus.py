@@ -120,7 +120,7 @@ class Metrics:
         self._disabled = Counter("schedules_disabled", "Schedules that could not be fired.", both, **common)
         stalls = "How long the event loop stood still in a task."
         self._stall = Histogram("loop_stall_seconds", stalls, both, **timed)
-        self._exhausted = Counter("slots_exhausted", "Times that late threads held all slots.", both, **common)
+        self._exhausted = Counter("slots_exhausted", "Times that late handlers held all slots.", both, **common)
         self._up = Gauge(
             "store_up", "Whether the store answered the last count.", multiprocess_mode="livemin", **common
         )
