@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.errors import AiotaskqError, ValidationError
-from aiotaskq.task import INT64, MAX_DEPTH, SECOND, Status, Task, check_json, check_seconds, discreet, shown
+from aiotaskq.task import INT64, MAX_DEPTH, SECOND, Discreet, Status, Task, check_json, check_seconds, shown
 
 MAX_ERROR = 16 * 1024  # bytes of error text that are kept
 MAX_CRASHES = 3  # a task that took its worker down this often is poison
@@ -52,25 +52,19 @@ def make_backoff(value: Backoff | float | None) -> Backoff:
     return Backoff(base=check_seconds("backoff", value), factor=1.0, limit=max(value, 0.0), jitter=False)
 
 
-class Completed(msgspec.Struct, frozen=True):
+class Completed(Discreet, frozen=True):
     """The handler returned."""
 
     result: Any = None
 
-    def __repr__(self) -> str:
-        return discreet(self)
 
-
-class Failed(msgspec.Struct, frozen=True):
+class Failed(Discreet, frozen=True):
     """The handler raised."""
 
     error: str
     retryable: bool = True
     backoff: Backoff = Backoff()
     chance: float = 0.5
-
-    def __repr__(self) -> str:
-        return discreet(self)
 
 
 class TimedOut(msgspec.Struct, frozen=True):

@@ -25,6 +25,7 @@ from aiotaskq.task import (
     MAX_NAME,
     SECOND,
     TEN_YEARS,
+    Discreet,
     Task,
     check_int,
     check_json,
@@ -32,8 +33,6 @@ from aiotaskq.task import (
     check_params,
     check_seconds,
     check_text,
-    discreet,
-    fields_shown,
     new_id,
     next_seq,
 )
@@ -58,13 +57,13 @@ class ScheduleStuck(AiotaskqError, RuntimeError):
     """The next due time is not later than the one just consumed; the schedule must be corrected or disabled."""
 
 
-class Schedule(msgspec.Struct, frozen=True, kw_only=True):
+class Schedule(Discreet, frozen=True, kw_only=True):
     """A rule that makes tasks, as it is stored: the documented columns, then the added ones."""
 
     task_id: str
     name: str
     task_type: str
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = msgspec.field(default_factory=dict)
     schedule_type: str
     """``interval``, ``cron`` or ``once``."""
     interval_seconds: int | None = None
@@ -98,12 +97,6 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     """Fired, and not yet handed to a queue that lives in another store; the rules here leave it alone."""
     version: int = 0
     """Counted up by the store with every write; the rules here leave it alone."""
-
-    def __repr__(self) -> str:
-        return discreet(self)
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return fields_shown(self)
 
     def replace(self, **changes: Any) -> Schedule:
         """Return a copy with these fields changed."""

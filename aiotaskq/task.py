@@ -49,30 +49,30 @@ class _Unseen:
         return "…"
 
 
-def fields_shown(struct: msgspec.Struct) -> list[tuple[str, Any]]:
-    """Return the fields of a value that differ from their defaults, and "…" for what is hidden."""
-    shown: list[tuple[str, Any]] = []
-    for field in msgspec.structs.fields(struct):
-        value = getattr(struct, field.name)
-        if field.name in HIDDEN:
-            # Not compared: whatever a handler has returned, its == may say anything.
-            if value is not None and not (type(value) is dict and not value):
-                shown.append((field.name, _Unseen()))
-        elif field.required or value != field.default:
-            shown.append((field.name, value))
-    return shown
+class Discreet(msgspec.Struct, frozen=True):
+    """A value whose repr shows no params, results or texts of errors, nor fields that are as by default."""
 
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({shown})"
 
-def discreet(struct: msgspec.Struct) -> str:
-    """Return a repr that shows no params, results or texts of errors."""
-    shown = ", ".join(f"{name}={value!r}" for name, value in fields_shown(struct))
-    return f"{type(struct).__name__}({shown})"
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        shown: list[tuple[str, Any]] = []
+        for field in msgspec.structs.fields(self):
+            value = getattr(self, field.name)
+            if field.name in HIDDEN:
+                # Not compared: whatever a handler has returned, its == may say anything.
+                if value is not None and not (type(value) is dict and not value):
+                    shown.append((field.name, _Unseen()))
+            elif field.required or value != field.default:
+                shown.append((field.name, value))
+        return shown
 
 
 FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True):
+class Task(Discreet, frozen=True, kw_only=True):
     """One unit of work as it is stored. Frozen: every change is a new value, written under a guard."""
 
     task_id: str
@@ -110,12 +110,6 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """The caller's own keys of a documented task dict; they survive the trip on every backend."""
     undecodable: str | None = None
     """Why the stored row cannot be read; the row is kept as it is. Never stored itself."""
-
-    def __repr__(self) -> str:
-        return discreet(self)
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return fields_shown(self)
 
     @property
     def final(self) -> bool:
