@@ -106,7 +106,9 @@ async def test_names_from_outside_forge_no_line_and_colour_no_terminal(lines: li
     assert line.isprintable() and r"id\r\nFAKE|a\x1b[31mred\u2028b|q\x9bc|here" in line
 
 
-def test_each_line_crosses_once_and_none_comes_back(lines: list[str], standard: Kept) -> None:
+def test_each_line_crosses_once_and_none_comes_back(
+    lines: list[str], standard: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
     handler, sink = standard_to_loguru(), loguru_to_standard()
     try:
         logging.getLogger("app.db").warning("from %s {braces} <red>", "standard")
@@ -116,6 +118,7 @@ def test_each_line_crosses_once_and_none_comes_back(lines: list[str], standard: 
     finally:
         logging.getLogger().removeHandler(handler)
         logger.remove(sink)
+    assert capsys.readouterr().err == "", "loguru would tell here of a line that came back while it was written"
     logger.info("not any more")
     logging.getLogger("app").info("nor this")
 

@@ -16,9 +16,12 @@ import pytest
 
 from aiotaskq import Event, Status, TaskFailed, TaskQ
 from aiotaskq.clock import SystemClock, VirtualClock
+from aiotaskq.context import TaskContext
 from aiotaskq.log import logger
+from aiotaskq.running import Running
 from aiotaskq.slots import Occupancy
 from aiotaskq.stall import StallWatch
+from aiotaskq.task import new_task
 
 
 @pytest.fixture
@@ -117,6 +120,25 @@ async def test_some_late_threads_beside_free_slots_are_no_alarm(lines: list[str]
             with pytest.raises(TaskFailed, match="timed out"):
                 await handle.result(20)
     assert alarms == [] and "slots are held" not in "".join(lines)
+
+
+async def test_who_has_ended_is_not_late_though_its_slot_is_still_writing_that_down() -> None:
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    async def never(*_: Any) -> bool:
+        raise AssertionError
+
+    task = new_task("x", now=0)
+    slot = asyncio.create_task(forever())
+    running = Running(task, slot, TaskContext(task, never, never))
+    assert not running.overdue
+    running.interrupt("timeout")
+    assert running.overdue
+    running.over()
+    assert not running.overdue
+    slot.cancel()
+    await asyncio.wait({slot})
 
 
 async def test_handlers_that_swallow_their_timeout_hold_slots_as_threads_do(lines: list[str]) -> None:
