@@ -109,17 +109,16 @@ class Queue:
 
             def committed() -> None:  # perhaps in another thread, and after the end of this loop
                 with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(self.tell_pushed, tasks, stored)
+                    loop.call_soon_threadsafe(self._tell_pushed, tasks, stored)
 
             stored = await self._backend.push_with(session, tasks, committed)
         else:
             stored = await (self._pushes.add(tasks) if self._backend.grouped else self._backend.push(tasks))
             if "pushed" in self.events:
-                self.tell_pushed(tasks, stored)
+                self._tell_pushed(tasks, stored)
         return stored
 
-    def tell_pushed(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
-        """Tell of the tasks that were pushed just now: those that stand for themselves, and not for an earlier one."""
+    def _tell_pushed(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
         if "pushed" in self.events:
             for task, row in zip(tasks, stored, strict=True):
                 if row is task:
@@ -262,7 +261,7 @@ class Queue:
             change = Change(task, after, then(after) if then is not None else (), lease_over)
             (held,) = await (self._updates.add([change]) if self._backend.grouped else self._backend.update([change]))
             if held:
-                self.tell_pushed(change.then, change.then)
+                self._tell_pushed(change.then, change.then)
                 return after
             (row,) = await self._backend.get([task.task_id])
             # Only the cancel flag may have come in between; then the rules decide anew.

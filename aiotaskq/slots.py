@@ -88,14 +88,14 @@ class Slots:
         self._clock.call_later(UNWINDING, lambda: self._look(running.task))
 
     def _look(self, task: Task) -> None:
-        late = {key: each for key, each in self._running.items() if each.overdue}
-        held = set(late)
-        what = f"all {len(held)} slots are held by handlers"
-        if len(held) < self._size:
-            held = {key for key, each in late.items() if self._handlers[each.task.type].executor == "process"}
+        late = [each for each in self._running.values() if each.overdue]
+        what = f"all {len(late)} slots are held by handlers"
+        if len(late) < self._size:
+            late = [each for each in late if self._handlers[each.task.type].executor == "process"]
             what = f"all {self._processes} processes for handlers are held by some"
-            if len(held) < self._processes:
+            if len(late) < self._processes:
                 return
+        held = {(each.task.task_id, each.task.fence) for each in late}
         if held != self._told:  # else it is known
             self._told = held
             logger.error("{} past their timeout: nothing more runs there until one ends; stop them from within", what)

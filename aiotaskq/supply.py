@@ -190,7 +190,8 @@ class Supply:
         lost = []
         for entry, change, ok in zip(ended, changes, held, strict=True):
             if ok:
-                self._queue.tell_pushed(change.then, change.then)
+                for pushed in change.then:
+                    self._queue.events.emit("pushed", self._clock.now(), pushed)
                 self._told(*entry, change.after)
             else:
                 lost.append(entry)

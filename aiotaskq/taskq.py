@@ -154,9 +154,9 @@ class TaskQ(Registry):
         """Push one checked call, as made by ``f.call(…)``."""
         if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
-        task = new_task_of(call, self._handlers, self._elsewhere, self._clock.now())
-        (row,) = await self._push([task], call.options.get("session"))
-        return TaskHandle(self.queue, row.task_id, row is task)
+        tasks = [new_task_of(call, self._handlers, self._elsewhere, self._clock.now())]
+        (row,) = await self._push(tasks, call.options.get("session"))
+        return TaskHandle(self.queue, row.task_id, row is tasks[0])  # middleware may have put another one there
 
     async def push_many(
         self, calls: Iterable[TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]]
