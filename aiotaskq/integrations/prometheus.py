@@ -96,6 +96,7 @@ class Metrics:
         self._ports = check_int("ports", ports, 1, 1_000)
         self._labels = _Labels(self._tq, [check_key("queues", name, 100) for name in queues], check_int("limit", limit))
         self._interval = check_seconds("sample_interval", sample_interval, zero=False)
+        self._known: dict[tuple[Any, tuple[str, str]], Any] = {}
         self.serving: int | None = None
         """The port that is served, while it is."""
         tq.resource(self._while_workers_run)
@@ -154,14 +155,21 @@ class Metrics:
 
     def _counting(self, name: str) -> Callable[[Event], None]:
         counter = self._counters[name]
-        return lambda event: counter.labels(*self._labels.of(event.task)).inc()
+        return lambda event: self._series(counter, self._labels.of(event.task)).inc()
+
+    def _series(self, metric: Any, labels: tuple[str, str]) -> Any:
+        """The series of a metric with these labels, of which there are few: to look one up again takes a while."""
+        series = self._known.get((metric, labels))
+        if series is None:
+            series = self._known[metric, labels] = metric.labels(*labels)
+        return series
 
     def _started(self, event: Event) -> None:
         task = event.task
         assert task is not None
         labels = self._labels.of(task)
-        self._counters["started"].labels(*labels).inc()
-        self._wait.labels(*labels).observe(max(0, event.at - task.run_at) / SECOND)
+        self._series(self._counters["started"], labels).inc()
+        self._series(self._wait, labels).observe(max(0, event.at - task.run_at) / SECOND)
 
     def _lost(self, event: Event) -> None:
         task = event.task
@@ -197,7 +205,7 @@ class Metrics:
         try:
             return await call_next(task)
         finally:
-            self._run.labels(*self._labels.of(task)).observe((clock.ticks() - start) / SECOND)
+            self._series(self._run, self._labels.of(task)).observe((clock.ticks() - start) / SECOND)
 
     # ---- sampling and serving ----
 
