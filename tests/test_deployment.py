@@ -17,7 +17,7 @@ import yaml
 from typer.main import get_command
 
 from aiotaskq import TaskQ, engines
-from aiotaskq.cli.app import app
+from aiotaskq.cli.commands import app_for
 from aiotaskq.errors import DatabaseUnavailable
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +33,7 @@ def options(command: list[str]) -> dict[str, float]:
     """Parse ``aiotaskq run app:tq …`` as the command line does; return its numbers."""
     name, verb, *arguments = command
     assert (Path(name).name, verb) == ("aiotaskq", "run")
-    run = get_command(app).commands["run"]  # type: ignore[attr-defined]
+    run = get_command(app_for(None)).commands["run"]  # type: ignore[attr-defined]
     context = run.make_context("run", arguments)
     return {key: value for key, value in context.params.items() if isinstance(value, int | float)}
 

@@ -443,7 +443,7 @@ def test_ids_are_unique_across_threads() -> None:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_ids_are_unique_after_a_fork() -> None:  # E1
     new_id()  # so that random bytes are in stock
-    assert task_module._random
+    assert task_module._tails
     children = []
     for _ in range(3):
         reading, writing = os.pipe()

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from aiotaskq.backends import mask
 from aiotaskq.cli.language import marked, tr
@@ -20,9 +20,13 @@ from aiotaskq.cli.serving import Site, beside
 from aiotaskq.cli.stopping import Deadline, Lifeline, Signals
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.events import Event
+from aiotaskq.integrations.logging import NOWHERE, bind_task
 from aiotaskq.log import logger, printable
 from aiotaskq.taskq import TaskQ
 from aiotaskq.worker import ExitCode
+
+if TYPE_CHECKING:
+    from loguru import Record
 
 FORMAT = "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> | <level>{level:<8}</level> | {name} - <level>{message}</level>"
 HOW_TO_STOP = marked("Ctrl-C or SIGTERM stops it, a second time without waiting for what runs.")
@@ -49,10 +53,10 @@ def run_workers(
 ) -> int:
     """Run the workers and the scheduler of ``module:name`` until a signal; return the exit code.
 
-    With a ``site`` the operations API is served, too. With a ``lifeline`` this is one of a supervisor's processes, and stops
-    when the supervisor has ended. Raises ValidationError when there is no such TaskQ. Does not return when a handler
-    had to be abandoned, or what the application started does not end in time: the process ends there, or what does not
-    stop would keep it.
+    With a ``site`` the operations API is served, too. With a ``lifeline`` this is one of a supervisor's processes, and
+    stops when the supervisor has ended. Raises ValidationError when there is no such TaskQ. Does not return when a
+    handler had to be abandoned, or what the application started does not end in time: the process ends there, or what
+    does not stop would keep it.
     """
     prefix = "" if lifeline is None else f"[{lifeline.number}] "
     deadline = Deadline(functools.partial(_force, prefix))
@@ -134,8 +138,14 @@ def _hurry(tq: TaskQ) -> None:
 
 def show_log(level: str, prefix: str = "") -> None:
     """Write what aiotaskq logs to standard error, each line behind the prefix."""
+
+    def line(record: Record) -> str:
+        where = " <dim>[{extra[type]} {extra[task_id]}]</dim>" if record["extra"]["task_id"] != NOWHERE else ""
+        return f"{prefix}{FORMAT}{where}\n{{exception}}"
+
     logger.remove()
-    logger.add(sys.stderr, level=level, format=prefix + FORMAT, diagnose=False)
+    logger.configure(patcher=bind_task)  # what a handler logs says which task it is
+    logger.add(sys.stderr, level=level, format=line, diagnose=False)
     logger.enable("aiotaskq")
 
 
@@ -227,5 +237,6 @@ _LEVELS = {
     "lost": "WARNING",
     "timeout": "WARNING",
     "unknown": "WARNING",
+    "stalled": "DEBUG",  # the watch has said so; listening sets it going
 }
 _WITH_ERROR = ("retried", "failed", "lost")

@@ -90,12 +90,14 @@ TypeName = Annotated[str | None, option("--type", metavar="TYPE", help=tr("Only 
 QueueName = Annotated[str | None, option("--queue", metavar="QUEUE", help=tr("Only tasks of this queue."))]
 Yes = Annotated[bool, option("--yes", "-y", help=tr("Do not ask."))]
 Params = Annotated[bool, option("--params", help=tr("Show params and results, which may hold secrets."))]
-Host = Annotated[str, option("--host", envvar="AIOTASKQ_HOST", help=tr("The address that the operations API listens on."))]
+Host = Annotated[str, option("--host", envvar="AIOTASKQ_HOST", help=tr("The address that it listens on."))]
 Port = Annotated[int, option("--port", min=0, max=65_535, envvar="AIOTASKQ_PORT", help=tr("Its port."))]
 TokenEnv = Annotated[
     str | None,
     option(
-        "--token-env", metavar="NAME", help=tr("The environment variable with the token that the operations API asks for.")
+        "--token-env",
+        metavar="NAME",
+        help=tr("The environment variable with the token that it asks for."),
     ),
 ]
 TokenFile = Annotated[

@@ -258,7 +258,9 @@ def stats(
 
 
 @app.command(
-    cls=Command, help=tr("Serve the operations API of a store until Ctrl-C."), short_help=tr("Serve the operations API.")
+    cls=Command,
+    help=tr("Serve the operations API of a store until Ctrl-C."),
+    short_help=tr("Serve the operations API."),
 )
 def web(
     db: Db = DEFAULT_DB,
