@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 from aiotaskq.backends.base import ENDED, Hints
 from aiotaskq.service import Wakeup
@@ -15,6 +16,8 @@ class Waiting:
     def __init__(self, hints: Hints) -> None:
         self._hints = hints
         self._ends: dict[str, tuple[Wakeup, ...]] = {}  # by task id: a hint must not look at every one that waits
+        self._stop: Callable[[], None] | None = None
+        self._lock = threading.Lock()  # an app's loop and legacy threads may share a queue in memory
 
     @contextlib.contextmanager
     def woken_by(self, *kinds: str) -> Iterator[Wakeup]:
@@ -35,19 +38,20 @@ class Waiting:
     def woken_at_end(self, task_id: str) -> Iterator[Wakeup]:
         """Give a wakeup for the end of one task."""
         wakeup = Wakeup()
-        if not self._ends:
-            self._stop = self._hints.listen(self._told)
-        self._ends[task_id] = (*self._ends.get(task_id, ()), wakeup)
+        with self._lock:
+            self._ends[task_id] = (*self._ends.get(task_id, ()), wakeup)
+            if self._stop is None:
+                self._stop = self._hints.listen(self._told)
         try:
             yield wakeup
         finally:
-            left = tuple(other for other in self._ends[task_id] if other is not wakeup)
-            if left:
-                self._ends[task_id] = left
-            else:
-                del self._ends[task_id]
-            if not self._ends:
-                self._stop()
+            with self._lock:
+                left = tuple(other for other in self._ends.pop(task_id) if other is not wakeup)
+                if left:
+                    self._ends[task_id] = left
+                if not self._ends and self._stop is not None:
+                    self._stop()
+                    self._stop = None
 
     def _told(self, kind: str, names: Sequence[str]) -> None:
         if kind == ENDED:

@@ -109,7 +109,7 @@ class MemoryBackend(Backend):
                 after, row = change.after, self._tasks.get(change.before.task_id)
                 # The last because a dead letter that comes back must not break the uniqueness of a newer task.
                 guard = row is not None and (row is change.before or holds(row, change))
-                held.append(guard and self._keys.holder(after) is None)
+                held.append(guard and (after.unique_key is None or self._keys.holder(after) is None))
                 if row is not None and held[-1]:
                     self._leave(row)
                     self._enter(after if row.progress is after.progress else after.replace(progress=row.progress))
