@@ -17,7 +17,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 FLOOR_COVERAGE = 95
 FLOORS = {
     "0 words": ["errors", "task", "outcome", "schedule", "upcoming", "cron", "cron_fields", "clock", "settings", "log"],
-    "1 seam, 2 stores": ["backends/*", "models", "database", "migrations/*", "migrations/versions/*"],
+    "1 seam, 2 stores": ["backends/*", "models", "database", "sqlite_threads", "migrations/*", "migrations/versions/*"],
     "3 actors": [
         "queue",
         "store",

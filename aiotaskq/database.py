@@ -7,7 +7,6 @@ The documented names open the database that ``AIOTASKQ_DATABASE_URL`` names; the
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
 import random
@@ -19,14 +18,12 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, event, exc
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from aiotaskq import engines
 from aiotaskq.backends import mask
 from aiotaskq.engines import (
     ASYNC_DRIVERS,
     CONNECT_TIMEOUT,
     SYNC_DRIVERS,
     async_engine,
-    lenient_text,
     on_sqlite_connect,
     parse_url,
     sync_engine,
@@ -34,6 +31,7 @@ from aiotaskq.engines import (
 )
 from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, WrongLoop
 from aiotaskq.models import Base
+from aiotaskq.sqlite_threads import SqliteThreads
 from aiotaskq.watch import (
     STATEMENT_TIMEOUT,
     Watch,
@@ -60,12 +58,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+Engines = AsyncEngine | SqliteThreads
 
 TRIES = 10  # of a transaction that the server gives up in favour of another
-
-# SQLite looks more and more rarely for the lock, so that who has waited long loses it to whoever has just come. To
-# begin anew after this many seconds is fairer: of 8 busy processes the unluckiest waited for 0.9 s instead of 3.2 s.
-BUSY_POLLING = 0.1
 
 # Engines of a parent process: SQLite forbids a forked child even to close its parent's connections.
 _inherited: list[object] = []
@@ -83,16 +78,15 @@ class Database:
         self.url = parse_url(url, ASYNC_DRIVERS)
         self.shown = mask(url)
         self._prepare = prepare
-        self._engine: AsyncEngine | None = None
+        self._engine: Engines | None = None
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
-        self._turn = asyncio.Lock()  # SQLite has one writer: to wait for it here is fair, and costs no connection
         self._idle: weakref.WeakSet[Any] = weakref.WeakSet()
         self._opening = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
         self.writing: Callable[[], None] = lambda: None
-        """Called on SQLite when a transaction of ours has the lock, and ``written`` when it has ended."""
+        """Called on SQLite when a transaction of ours has the lock, and ``written`` when it has ended; in a thread."""
         self.written: Callable[[], None] = lambda: None
 
     @property
@@ -113,7 +107,7 @@ class Database:
         self._closed = False
         await self._ready()
 
-    async def _ready(self) -> AsyncEngine:
+    async def _ready(self) -> Engines:
         here = asyncio.get_running_loop()
         if self._closed:
             raise ClosedError(f"the database {self.shown} was closed; open it again with 'async with'")
@@ -125,28 +119,29 @@ class Database:
             # The loop (or, after a fork, the process) that had it open is gone, and its connections with it.
             if self._pid not in (0, os.getpid()):
                 _inherited.append(self._engine)
+            elif isinstance(self._engine, SqliteThreads):
+                self._engine.abandon()
             self._engine, self._loop, self._pid = None, here, os.getpid()
-            self._turn, self._opening, self._running = asyncio.Lock(), asyncio.Lock(), set()
+            self._opening, self._running = asyncio.Lock(), set()
             self._idle = weakref.WeakSet()
         return await self._to_its_end(self._open_once())
 
-    async def _open_once(self) -> AsyncEngine:
+    async def _open_once(self) -> Engines:
         async with self._opening:
             if self._engine is None:
                 self._engine = await self._open_engine()
             return self._engine
 
-    async def _open_engine(self) -> AsyncEngine:
-        wait = engines.BUSY_TIMEOUT if self.sqlite else STATEMENT_TIMEOUT
-        engine = async_engine(self.url, connected, pool_size=5, max_overflow=5, pool_timeout=wait)
+    async def _open_engine(self) -> Engines:
+        engine: Engines
         if self.sqlite:
-            event.listen(engine.sync_engine, "connect", self._on_connect)
-            event.listen(engine.sync_engine, "begin", self._on_begin)
-            event.listen(engine.sync_engine, "invalidate", self._on_invalidate)
+            engine = SqliteThreads(self.url, self._on_begin, lambda: self.writing(), lambda: self.written())
         else:
+            wait = STATEMENT_TIMEOUT
+            engine = async_engine(self.url, connected, pool_size=5, max_overflow=5, pool_timeout=wait)
             watch_over(engine.sync_engine, self._idle)
         try:
-            if self.sqlite:
+            if isinstance(engine, SqliteThreads):
                 await self._enable_wal(engine)
             if self._prepare is not None:
                 await self._write(engine, self._prepare)
@@ -156,30 +151,13 @@ class Database:
         return engine
 
     @staticmethod
-    def _on_connect(connection: Any, record: object) -> None:
-        # The driver's own idea of when a transaction begins would make it deferred; ours begin in `_on_begin`.
-        connection.isolation_level = None
-        connection.driver_connection.text_factory = lenient_text
-        on_sqlite_connect(connection, record)
-        cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_POLLING * 1000)}")
-        cursor.close()
-
-    @staticmethod
     def _on_begin(connection: Connection) -> None:
         # A transaction that reads and then writes would fail at once as busy, whatever the timeout; so writers say so
         # when they begin. Readers need none: each of their statements is its own snapshot.
         if connection.get_execution_options().get("aiotaskq_begin"):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    @staticmethod
-    def _on_invalidate(connection: Any, _record: object, _error: object) -> None:
-        # The loop ended in the middle. A closed connection keeps its lock while one of its statements is referred to,
-        # by a traceback for instance.
-        with contextlib.suppress(Exception):
-            connection.rollback()
-
-    async def _enable_wal(self, engine: AsyncEngine) -> None:
+    async def _enable_wal(self, engine: SqliteThreads) -> None:
         for attempt in range(100):
             try:
                 mode = await self._pragma(engine, "journal_mode")
@@ -192,8 +170,8 @@ class Database:
             await asyncio.sleep(0.01 * (1 + attempt % 10))
         raise DatabaseUnavailable(f"cannot switch {self.shown} to WAL (a network file system?); use a local disk")
 
-    async def _pragma(self, engine: AsyncEngine, pragma: str) -> object:
-        return await self._read(engine, lambda c: c.exec_driver_sql(f"PRAGMA {pragma}").scalar())
+    async def _pragma(self, engine: SqliteThreads, pragma: str) -> object:
+        return await engine.read(lambda c: c.exec_driver_sql(f"PRAGMA {pragma}").scalar())
 
     async def close(self) -> None:
         """Let running transactions end and give back every connection; idempotent."""
@@ -216,42 +194,15 @@ class Database:
         """Run a body that only reads. Raises DatabaseUnavailable."""
         return await self._to_its_end(self._read(await self._ready(), body))
 
-    async def _write(self, engine: AsyncEngine, body: Callable[[Connection], T]) -> T:
-        if not self.sqlite:
-            return await self._on_server(engine, body, commit=True)
+    async def _write(self, engine: Engines, body: Callable[[Connection], T]) -> T:
+        if isinstance(engine, SqliteThreads):
+            return await engine.write(body)
+        return await self._on_server(engine, body, commit=True)
 
-        async def once() -> T:
-            async with engine.execution_options(aiotaskq_begin=True).begin() as connection:
-                self.writing()
-                return await connection.run_sync(body)
-
-        async with self._turn:
-            try:
-                return await self._patiently(once)
-            finally:
-                self.written()
-
-    async def _read(self, engine: AsyncEngine, body: Callable[[Connection], T]) -> T:
-        if not self.sqlite:
-            return await self._on_server(engine, body, commit=False)
-
-        async def once() -> T:
-            async with engine.connect() as connection:
-                return await connection.run_sync(body)
-
-        return await self._patiently(once)
-
-    @staticmethod
-    async def _patiently(once: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Repeat on SQLite until another process lets go of the file; nothing was done before that."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + engines.BUSY_TIMEOUT
-        while True:
-            try:
-                return await once()
-            except exc.OperationalError as error:
-                if "locked" not in str(error.orig) or loop.time() > end:
-                    raise
+    async def _read(self, engine: Engines, body: Callable[[Connection], T]) -> T:
+        if isinstance(engine, SqliteThreads):
+            return await engine.read(body)
+        return await self._on_server(engine, body, commit=False)
 
     async def _on_server(self, engine: AsyncEngine, body: Callable[[Connection], T], commit: bool) -> T:
         lost = 0
@@ -285,7 +236,7 @@ class Database:
                 await connection.commit()
             return answer
 
-    async def _dispose(self, engine: AsyncEngine) -> None:
+    async def _dispose(self, engine: Engines) -> None:
         """Close every connection, politely if their peer plays along."""
         timer = asyncio.get_running_loop().call_later(CONNECT_TIMEOUT, cut_all, self._idle)
         try:

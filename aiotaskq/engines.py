@@ -24,6 +24,7 @@ __all__ = [
     "async_engine",
     "connect_postgresql",
     "parse_url",
+    "sqlite_engine",
     "sync_engine",
     "sync_session_factory",
 ]
@@ -145,7 +146,9 @@ def sync_engine(url: str, **options: Any) -> Engine:
     parsed = parse_url(url, SYNC_DRIVERS)
     database = parsed.get_backend_name()
     if database == "sqlite":
-        prepare_sqlite(parsed)
+        made = sqlite_engine(parsed, **options)
+        event.listen(made, "connect", on_sqlite_connect)
+        return made
     else:
         connect: dict[str, Any] = {"connect_timeout": int(CONNECT_TIMEOUT)}
         if database == "postgresql" and "pooler" in parsed.query:
@@ -156,10 +159,13 @@ def sync_engine(url: str, **options: Any) -> Engine:
             connect |= {"charset": "utf8mb4", "init_command": _MYSQL_SESSION, **({"ssl": context} if context else {})}
         # A connection that a restarted server has forgotten must not surface in code that does not retry.
         options = {"pool_pre_ping": True, "isolation_level": "READ COMMITTED", "connect_args": connect, **options}
-    made: Engine = _create(create_engine, parsed, **options)
-    if database == "sqlite":
-        event.listen(made, "connect", on_sqlite_connect)
-    return made
+    return _create(create_engine, parsed, **options)
+
+
+def sqlite_engine(url: URL, **options: Any) -> Engine:
+    """Return a plain engine on a SQLite file, made its owner's if it is new; its connections are told nothing yet."""
+    prepare_sqlite(url)
+    return _create(create_engine, url.set(drivername=f"sqlite+{SYNC_DRIVERS['sqlite']}"), **options)
 
 
 def sync_session_factory(engine: Engine) -> sessionmaker[Session]:

@@ -211,15 +211,15 @@ def _with_causes(error: BaseException | None) -> str:
 
 async def test_every_connection_is_durable(backend: SqlBackend) -> None:
     engine = await backend.database._ready()
-    connections = [await engine.connect() for _ in range(7)]
+    connections = [engine.sync_engine.connect() for _ in range(5)]  # as many as there may be
     for connection in connections:
         pragmas = {
-            name: (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar()
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "busy_timeout")
         }
         assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 100}
     for connection in connections:
-        await connection.close()
+        connection.close()
 
 
 def test_the_blocking_engine_is_durable_too(url: str) -> None:
@@ -325,7 +325,7 @@ async def trace(database: Database) -> list[tuple[int, str]]:
         def note(statement: str) -> None:
             seen.append((id(connection), statement))
 
-        connection.run_async(lambda driver: driver.set_trace_callback(note))
+        connection.set_trace_callback(note)
 
     return seen
 
@@ -602,56 +602,81 @@ class Fire(Scenario):
 
 @pytest.mark.parametrize("scenario", [Push, Claim, Update, Fire])
 @pytest.mark.parametrize("victim", ["caller", "transaction"])
-async def test_cancelled_at_each_await(  # D1, F3, F4
+async def test_cancelled_at_each_statement(  # D1, F3, F4
     backend: SqlBackend, path: Path, monkeypatch: pytest.MonkeyPatch, scenario: Any, victim: str
 ) -> None:
-    """The caller is cancelled while its transaction is at its n-th await; or the transaction itself is, as at the end
-    of the loop. Either way it has happened or it has not, and the lock and the pool are free."""
+    """The caller is cancelled while its transaction is at its n-th statement; or the transaction itself is, as at the
+    end of the loop. Either way it runs to its end, which is waited for, and the lock and the pool are free."""
     real = Database._write
     case = scenario(backend)
+    engine = (await backend.database._ready()).sync_engine
+    loop = asyncio.get_running_loop()
+    targets: list[asyncio.Task[Any] | None] = []
 
-    async def cancelled_at(at: int) -> tuple[bool, bool]:
-        """Whether it came that far, and whether it has happened."""
+    async def write(self: Database, *args: Any) -> Any:
+        targets.append(asyncio.current_task() if victim == "transaction" else caller)
+        return await real(self, *args)
+
+    for at in range(1, 200):
         await case.prepare()
         reached = [0]
-        cancelled: list[bool] = []
+        delivered = threading.Event()
 
-        async def write(self: Database, *args: Any) -> Any:
-            target = caller if victim == "caller" else asyncio.current_task()
-            assert target is not None
-            return await counted(real(self, *args), at, lambda: cancelled.append(target.cancel()), reached)
+        def cancel(delivered: threading.Event = delivered) -> None:
+            assert targets[-1] is not None and targets[-1].cancel()
+            loop.call_soon(loop.call_soon, delivered.set)
+
+        def cut(*_: Any, at: int = at, reached: list[int] = reached, act: Any = cancel, then: Any = delivered) -> None:
+            reached[0] += 1
+            if reached[0] == at:
+                loop.call_soon_threadsafe(act)
+                assert then.wait(5)
 
         monkeypatch.setattr(Database, "_write", write)
+        for name in ("before_cursor_execute", "commit"):
+            event.listen(engine, name, cut)
         caller = asyncio.create_task(case.act())
-        try:
-            async with asyncio.timeout(5):
-                await caller
-        except asyncio.CancelledError:
-            assert cancelled
-        monkeypatch.setattr(Database, "_write", real)
         async with asyncio.timeout(5):
-            while backend.database._running:
-                await asyncio.sleep(0.001)
+            (answer,) = await asyncio.gather(caller, return_exceptions=True)
+            assert isinstance(answer, asyncio.CancelledError) == (reached[0] >= at)
+            running = list(backend.database._running)
+            assert victim == "caller" or not running
+            await asyncio.gather(*running)
+        for name in ("before_cursor_execute", "commit"):
+            event.remove(engine, name, cut)
+        monkeypatch.setattr(Database, "_write", real)
         assert_lock_free(path)
-        happened = await case.happened()
-        if victim == "caller" or not cancelled:
-            assert happened  # it runs to its end, whether somebody still waits or not
+        assert await case.happened()
         await case.clear()
-        return reached[0] >= at, happened
-
-    happened = set()
-    for at in range(1, 200):
-        so_far, did = await cancelled_at(at)
-        happened.add(did)
-        if not so_far:
+        if reached[0] < at:
             break
     else:
         pytest.fail("it never came to its end")
     assert at > 3
-    if victim == "transaction":
-        assert happened == {True, False}
-    engine = await backend.database._ready()
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def test_cancelled_before_its_turn(backend: SqlBackend) -> None:  # D1, F3
+    """One that waits for the thread when the loop ends does not happen any more."""
+    await backend.open()
+    engine = await backend.database._ready()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(_connection: Any) -> None:
+        begun.set()
+        assert go_on.wait(5)
+
+    first = asyncio.create_task(backend.database._write(engine, wait))
+    assert await asyncio.to_thread(begun.wait, 5)
+    happened: list[Any] = []
+    second = asyncio.create_task(backend.database._write(engine, happened.append))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.wait([second], timeout=5)
+    go_on.set()
+    await first
+    await backend.push([new()])
+    assert second.cancelled() and happened == []
 
 
 @linux

@@ -218,6 +218,7 @@ FLOORS: dict[str, float] = {
     "database": 2.1,
     "engines": 2.05,
     "watch": 2.07,
+    "sqlite_threads": 2.07,
     "models": 2,
     "backends.rehearsal": 2.2,
     "backends.memory": 2.1,
@@ -331,6 +332,7 @@ HEAVY = {
     "tzlocal": {"cron"},
     "uvicorn": {"web.server"},
     "sqlalchemy": {
+        "sqlite_threads",
         "backends.sql",
         "backends.sql_claim",
         "backends.sql_insert",

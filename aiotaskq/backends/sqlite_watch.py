@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -23,7 +24,7 @@ class FileWatch:
 
     The counter moves for this process's own commits as well. These must not ring, or all that waits here would look
     again fifty times a second: so it is read when a transaction of ours has the lock, and taken as read when that has
-    committed. Who commits between the two of us is missed, until the next change; polling goes on.
+    committed, in its thread. Who commits between the two of us is missed, until the next change; polling goes on.
     """
 
     def __init__(self, database: str, hints: Hints) -> None:
@@ -39,6 +40,7 @@ class FileWatch:
         self._file: object = None  # what the open file is, whatever its name
         self._looks = 0
         self._ours = False  # whether a transaction of ours has the lock
+        self._lock = threading.Lock()  # of the connection and what was seen by it
 
     def listen(self) -> None:
         """Look from now on in the running loop, until ``stop``; idempotent."""
@@ -48,7 +50,7 @@ class FileWatch:
         if self._pid not in (0, os.getpid()):
             # SQLite forbids a forked child even to close its parent's connections.
             _inherited.append(self._connection)
-            self._connection = None
+            self._connection, self._lock = None, threading.Lock()
         self._close()
         self._loop, self._pid, self._ours = loop, os.getpid(), False
         self._look()
@@ -63,17 +65,20 @@ class FileWatch:
 
     def writing(self) -> None:
         """A transaction of ours has the lock: what has changed up to now was somebody else."""
-        self._check()
-        self._ours = True
+        self._check(ours=True)
 
     def written(self) -> None:
         """It has ended: the last change was ours."""
-        if self._ours:
-            self._moved()
-        self._ours = False
+        with self._lock:
+            if self._ours:
+                self._moved()
+            self._ours = False
 
-    def _check(self) -> None:
-        if not self._ours and self._moved():
+    def _check(self, ours: bool = False) -> None:
+        with self._lock:
+            others = not self._ours and self._moved()
+            self._ours = self._ours or ours
+        if others:
             for kind in (READY, TAKEN, ENDED):
                 self._hints.hear(kind)
 
@@ -83,7 +88,7 @@ class FileWatch:
         try:
             (counter,) = self._connection.execute("PRAGMA data_version").fetchone()
         except sqlite3.Error:
-            self._close()
+            self._drop()
             return False
         before, self._seen = self._seen, counter
         return bool(before != counter)
@@ -114,6 +119,10 @@ class FileWatch:
         return there.st_dev, there.st_ino
 
     def _close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
         connection, self._connection, self._seen = self._connection, None, 0
         if connection is not None:
             connection.close()
