@@ -115,6 +115,27 @@ class SqlBackend(Backend):
         self.hints.tell_updated(changes, held)
         return held
 
+    async def exchange(
+        self,
+        changes: Sequence[Change],
+        owner: str,
+        now: int,
+        limit: int,
+        *,
+        queues: Sequence[str] | None = None,
+        lease_until: int | None = None,
+    ) -> tuple[list[bool], list[Task]]:
+        def body(connection: Connection) -> tuple[list[bool], list[Task]]:
+            held = tasks_sql.update_tasks(connection, changes) if changes else []
+            tasks = claim_sql.claim(connection, owner, now, limit, queues, lease_until) if limit else []
+            return held, tasks
+
+        if not changes and not limit:
+            return [], []
+        held, tasks = await self.database.write(body)
+        self.hints.tell_updated(changes, held)
+        return held, tasks
+
     async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
         return await self.database.write(lambda c: tasks_sql.heartbeat(c, held, lease_until)) if held else []
 

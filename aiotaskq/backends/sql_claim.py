@@ -7,6 +7,7 @@ priority.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -14,10 +15,14 @@ from sqlalchemy import (
     BigInteger,
     CompoundSelect,
     Connection,
+    Integer,
     Select,
+    String,
     bindparam,
+    false,
     func,
     literal,
+    literal_column,
     or_,
     select,
     union_all,
@@ -25,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import QueueStats, stats_of
+from aiotaskq.backends.sql_compiled import run
 from aiotaskq.backends.sql_rows import TASKS, to_task
 from aiotaskq.backends.sql_tasks import ENDED, PAUSED, PENDING, RUNNING, set_on
 from aiotaskq.task import SECOND, Status, Task, claim_order
@@ -51,23 +57,52 @@ def claim(
     connection: Connection, owner: str, now: int, limit: int, queues: Sequence[str] | None, lease_until: int | None
 ) -> list[Task]:
     tasks: list[Task] = []
+    lease = {"owner": owner, "lease_until": lease_until, "started_at": now // SECOND}
     for head in _due_heads(connection, now):
-        query = select(TASKS).where(*_from(head), c.run_at <= now, *_open(queues), _alive(now))
-        # In the order of the index, or a server would lock every candidate before it sorts (F13).
-        query = query.order_by(*_ORDER).limit(limit - len(tasks))
-        tasks += [to_task(row) for row in connection.execute(query.with_for_update(skip_locked=True))]
+        given = {"now": now, "limit": limit - len(tasks), **_names(queues), **lease}
+        given |= {"priority": head.priority, "run_at": head.run_at, "seq": head.seq}
+        rows = run(connection, _claimable(head.priority is None, None if queues is None else len(queues)), given)
+        tasks += map(to_task, rows.all())
         if len(tasks) == limit:
             break
-    lease = {
-        "status": str(Status.RUNNING),
-        "lease_owner": owner,
-        "lease_until": lease_until,
-        "started_at": now // SECOND,
+    assignments = "status = 'running', fence = fence + 1, " + ", ".join(f"{column} = :{column}" for column in _LEASE)
+    values = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND}
+    set_on(connection, [task.task_id for task in tasks], assignments, **values)
+    return sorted(tasks, key=claim_order)
+
+
+_LEASE: Final = ("lease_owner", "lease_until", "started_at")
+
+
+def _names(queues: Sequence[str] | None) -> dict[str, str]:
+    return {} if queues is None else {f"queue_{number}": name for number, name in enumerate(queues)}
+
+
+@functools.cache
+def _claimable(bare: bool, queues: int | None) -> Select[Any]:
+    """What can be claimed of a priority from its head on, as it will be when it is claimed."""
+    claimed = {
+        "status": RUNNING,
+        "fence": c.fence + literal_column("1"),
+        "lease_owner": bindparam("owner", type_=String),
+        "lease_until": bindparam("lease_until", type_=BigInteger),
+        "started_at": bindparam("started_at", type_=BigInteger),
     }
-    assignments = ", ".join(["fence = fence + 1", *(f"{column} = :{column}" for column in lease)])
-    set_on(connection, [task.task_id for task in tasks], assignments, **lease)
-    claimed = [task.replace(**{**lease, "status": Status.RUNNING}, fence=task.fence + 1) for task in tasks]
-    return sorted(claimed, key=claim_order)
+    level = c.priority.is_(None) if bare else c.priority == bindparam("priority", type_=Integer)
+    names = None if queues is None else [bindparam(f"queue_{number}", type_=String) for number in range(queues)]
+    run_at, seq, at = (bindparam(name, type_=BigInteger) for name in ("run_at", "seq", "now"))
+    query = select(*(claimed.get(column.name, column) for column in TASKS.columns)).where(
+        c.status == PENDING,
+        level,
+        c.run_at >= run_at,
+        or_(c.run_at > run_at, c.seq >= seq),
+        c.run_at <= at,
+        c.queue.not_in(PAUSED),
+        *([] if names is None else [or_(false(), *(c.queue == name for name in names))]),
+        or_(c.expires_at.is_(None), c.expires_at > at),
+    )
+    # In the order of the index, or a server would lock every candidate before it sorts (F13).
+    return query.order_by(*_ORDER).limit(bindparam("limit", type_=BigInteger)).with_for_update(skip_locked=True)
 
 
 class Head(NamedTuple):
@@ -112,16 +147,16 @@ def _heads(connection: Connection) -> Iterator[Head]:
     """Yield the head of each priority, without reading the rows between, as the 100,000 that wait for tomorrow."""
     if connection.dialect.name == "mysql":
         # It knows no way to the first row "above" what is not a constant; so a statement for each.
-        found = connection.execute(_FIRST).first()
+        found = run(connection, _FIRST, {}).first()
         while found is not None:
-            yield Head(*found)
-            last = _BELOW_ALL if found.priority is None else found.priority
-            found = connection.execute(_NEXT, {"last": last}).first()
+            yield Head._make(found)
+            last = _BELOW_ALL if found[0] is None else found[0]
+            found = run(connection, _NEXT, {"last": last}).first()
         return
     last, steps = _BELOW_ALL, SPAN
     while steps == SPAN:
-        rows = connection.execute(_SPAN, {"last": last}).all()
-        heads = [Head(*row[:-1]) for row in sorted(rows, key=lambda row: row.step)]  # a join may mix them up
+        rows = run(connection, _SPAN, {"last": last}).all()
+        heads = [Head._make(row[:-1]) for row in sorted(rows, key=lambda row: row[-1])]  # a join may mix them up
         yield from heads
         known = [head.priority for head in heads if head.priority is not None]
         last, steps = max(known, default=last), len(known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,8 +16,11 @@ TASKS: Any = TaskQueue.__table__  # a Table; the declarative stubs say only From
 SCHEDULES: Any = SchedulerTask.__table__
 LIVE = (Status.PENDING, Status.RUNNING)
 
+COLUMNS: tuple[str, ...] = tuple(column.name for column in TASKS.columns)
+"""The order of the columns in a row, here and in each statement that reads one."""
+
 _encode = msgspec.json.encode
-_decode = msgspec.json.decode
+_decode = msgspec.json.Decoder().decode
 _STATUS: dict[object, Any] = {str(status): status for status in Status} | {None: Status.PENDING}
 
 
@@ -25,98 +29,125 @@ def json_text(value: Any) -> str:
     return _encode(value).decode()
 
 
-def content(task: Task) -> dict[str, Any]:
+CONTENT = ("task_type", "params", "extra")
+
+
+def content(task: Task) -> tuple[Any, ...]:
     """Return the columns that a push sets for good, except after it is handed back."""
-    return {
-        "task_type": task.type,
-        "params": json_text(task.params),
-        "extra": json_text(task.extra) if task.extra else None,
-    }
+    return task.type, json_text(task.params), json_text(task.extra) if task.extra else None
 
 
-def state(task: Task) -> dict[str, Any]:
+STATE = (
+    *("status", "priority", "retry_count", "max_retries", "started_at", "completed_at", "error_message", "queue"),
+    *("run_at", "seq", "expires_at", "crashes", "lease_owner", "lease_until", "live_key", "result"),
+    "cancel_requested",
+)
+
+
+def state(task: Task) -> tuple[Any, ...]:
     """Return the columns that change in a task's life."""
-    return {
-        "status": str(task.status),
-        "priority": task.priority,
-        "retry_count": task.retry_count,
-        "max_retries": task.max_retries,
-        "started_at": task.started_at,
-        "completed_at": task.completed_at,
-        "error_message": task.error_message,
-        "queue": task.queue,
-        "run_at": task.run_at,
-        "seq": task.seq,
-        "expires_at": task.expires_at,
-        "crashes": task.crashes,
-        "lease_owner": task.lease_owner,
-        "lease_until": task.lease_until,
-        "live_key": task.unique_key if task.status in LIVE else None,
-        "result": None if task.result is None else json_text(task.result),
-        "cancel_requested": task.cancel_requested,
-    }
-
-
-def new_row(task: Task) -> dict[str, Any]:
-    """Return all columns of a task."""
-    return {
-        "task_id": task.task_id,
-        "created_at": task.created_at,
-        "scheduler_task_id": task.scheduler_task_id,
-        "timeout": task.timeout,
-        "fence": task.fence,
-        "unique_key": task.unique_key,
-        "idempotency_key": task.idempotency_key,
-        "progress": None if task.progress is None else json_text(task.progress),
-        "on_success": task.on_success,
-        "on_failure": task.on_failure,
-        **content(task),
-        **state(task),
-    }
-
-
-def to_task(row: Row[Any]) -> Task:
-    """Return the task of a full row of ``task_queue``; what cannot be read is said in ``undecodable``."""
-    m = row._mapping
-    params, problem = _object("params", m["params"])
-    extra, extra_problem = _object("extra", m["extra"])
-    return Task(
-        task_id=m["task_id"],
-        type=m["task_type"],
-        params=params,
-        status=_STATUS.get(m["status"], m["status"]),
-        priority=_int(m["priority"], 0),
-        retry_count=_int(m["retry_count"], 0),
-        max_retries=_int(m["max_retries"], 3),
-        created_at=_int(m["created_at"], 0),
-        started_at=m["started_at"],
-        completed_at=m["completed_at"],
-        error_message=m["error_message"],
-        scheduler_task_id=m["scheduler_task_id"],
-        queue=m["queue"],
-        run_at=m["run_at"],
-        seq=m["seq"],
-        expires_at=m["expires_at"],
-        timeout=m["timeout"],
-        fence=m["fence"],
-        crashes=m["crashes"],
-        lease_owner=m["lease_owner"],
-        lease_until=m["lease_until"],
-        unique_key=m["unique_key"],
-        idempotency_key=m["idempotency_key"],
-        result=_value(m["result"]),
-        progress=_value(m["progress"]),
-        cancel_requested=bool(m["cancel_requested"]),
-        on_success=m["on_success"],
-        on_failure=m["on_failure"],
-        extra=extra,
-        undecodable=problem or extra_problem,
+    return (
+        task.status.value,
+        task.priority,
+        task.retry_count,
+        task.max_retries,
+        task.started_at,
+        task.completed_at,
+        task.error_message,
+        task.queue,
+        task.run_at,
+        task.seq,
+        task.expires_at,
+        task.crashes,
+        task.lease_owner,
+        task.lease_until,
+        task.unique_key if task.unique_key is not None and task.status in LIVE else None,
+        None if task.result is None else json_text(task.result),
+        task.cancel_requested,
     )
 
 
-def _int(value: Any, default: int) -> int:
-    # SQLite stores text in an INT column if somebody puts it there.
-    return value if type(value) is int else default
+def new_row(task: Task) -> tuple[Any, ...]:
+    """Return all columns of a task, in their order."""
+    return (
+        task.task_id,
+        task.type,
+        json_text(task.params),
+        task.status.value,
+        task.priority,
+        task.retry_count,
+        task.max_retries,
+        task.created_at,
+        task.started_at,
+        task.completed_at,
+        task.error_message,
+        task.scheduler_task_id,
+        task.queue,
+        task.run_at,
+        task.seq,
+        task.expires_at,
+        task.timeout,
+        task.fence,
+        task.crashes,
+        task.lease_owner,
+        task.lease_until,
+        task.unique_key,
+        task.unique_key if task.unique_key is not None and task.status in LIVE else None,
+        task.idempotency_key,
+        None if task.result is None else json_text(task.result),
+        None if task.progress is None else json_text(task.progress),
+        task.cancel_requested,
+        task.on_success,
+        task.on_failure,
+        json_text(task.extra) if task.extra else None,
+    )
+
+
+def to_task(row: Sequence[Any]) -> Task:
+    """Return the task of a full row of ``task_queue``; what cannot be read is said in ``undecodable``."""
+    # fmt: off
+    (
+        task_id, task_type, params, status, priority, retry_count, max_retries, created_at, started_at,
+        completed_at, error_message, scheduler_task_id, queue, run_at, seq, expires_at, timeout, fence, crashes,
+        lease_owner, lease_until, unique_key, _, idempotency_key, result, progress, cancel_requested,
+        on_success, on_failure, extra,
+    ) = row
+    # fmt: on
+    decoded, problem = _object("params", params)
+    known, extra_problem = _object("extra", extra) if extra is not None else ({}, None)
+    return Task(
+        task_id=task_id,
+        type=task_type,
+        params=decoded,
+        status=_STATUS.get(status, status),
+        # SQLite stores text in an INT column if somebody puts it there.
+        priority=priority if type(priority) is int else 0,
+        retry_count=retry_count if type(retry_count) is int else 0,
+        max_retries=max_retries if type(max_retries) is int else 3,
+        created_at=created_at if type(created_at) is int else 0,
+        started_at=started_at,
+        completed_at=completed_at,
+        error_message=error_message,
+        scheduler_task_id=scheduler_task_id,
+        queue=queue,
+        run_at=run_at,
+        seq=seq,
+        expires_at=expires_at,
+        timeout=timeout,
+        fence=fence,
+        crashes=crashes,
+        lease_owner=lease_owner,
+        lease_until=lease_until,
+        unique_key=unique_key,
+        idempotency_key=idempotency_key,
+        result=None if result is None else _value(result),
+        progress=None if progress is None else _value(progress),
+        cancel_requested=bool(cancel_requested),
+        on_success=on_success,
+        on_failure=on_failure,
+        extra=known,
+        undecodable=problem or extra_problem,
+    )
 
 
 def _object(column: str, text: str | None) -> tuple[dict[str, Any], str | None]:
@@ -126,14 +157,12 @@ def _object(column: str, text: str | None) -> tuple[dict[str, Any], str | None]:
         value = _decode(text)
     except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError) as error:
         return {}, f"{column} is not JSON: {error}"
-    if not isinstance(value, dict):
+    if type(value) is not dict:
         return {}, f"{column} is not a JSON object but {type(value).__name__}"
     return value, None
 
 
-def _value(text: str | None) -> Any:
-    if text is None:
-        return None
+def _value(text: str) -> Any:
     try:
         return _decode(text)
     except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError):

@@ -29,7 +29,7 @@ class SqlSchedules(Schedules):
         def body(connection: Connection) -> list[Schedule]:
             stands = {schedule.task_id: schedule for schedule in _read(connection, [s.task_id for s in schedules])}
             new = [schedule for schedule in schedules if stands.setdefault(schedule.task_id, schedule) is schedule]
-            if new and insert_new(connection, SCHEDULES, [schedule_row(schedule) for schedule in new]) < len(new):
+            if new and insert_new(connection, SCHEDULES, *_rows_of(new)) < len(new):
                 # Another process was quicker, after our look.
                 rows = {schedule.task_id: schedule for schedule in _read(connection, [s.task_id for s in new])}
                 stands |= {s.task_id: s if rows[s.task_id] == s else rows[s.task_id] for s in new}
@@ -83,6 +83,11 @@ class SqlSchedules(Schedules):
 
         found = await self._database.write(body)
         return [schedule_id in found for schedule_id in ids]
+
+
+def _rows_of(schedules: Sequence[Schedule]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    rows = [schedule_row(schedule) for schedule in schedules]
+    return tuple(rows[0]), [tuple(row.values()) for row in rows]
 
 
 def _read(connection: Connection, ids: Sequence[str], lock: bool = False) -> list[Schedule]:

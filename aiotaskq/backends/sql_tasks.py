@@ -5,11 +5,13 @@ They run in the backend's own transactions and, for a transactional push, in the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from sqlalchemy import (
     Connection,
+    TextClause,
     and_,
     bindparam,
     delete,
@@ -24,8 +26,10 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change, holds, same_push
+from aiotaskq.backends.sql_compiled import run
 from aiotaskq.backends.sql_insert import insert_new
-from aiotaskq.backends.sql_rows import LIVE, TASKS, content, json_text, new_row, state, to_task
+from aiotaskq.backends.sql_rows import COLUMNS, LIVE, TASKS, json_text, new_row, to_task
+from aiotaskq.backends.sql_write import write, write_guarded
 from aiotaskq.models import QueueState
 from aiotaskq.task import FINAL, Status, Task, TaskFilter
 
@@ -40,7 +44,6 @@ RUNNING: ColumnElement[str] = literal_column("'running'")
 # that none is pending, that any index by status will do and the rest be sorted, while there are 100,000. So those for
 # the ended ones leave out the live ones, and nothing is left but the index in the order of claims.
 ENDED: ColumnElement[bool] = func.coalesce(c.status, literal_column("''")).not_in([PENDING, RUNNING])
-_GUARD = and_(c.task_id == bindparam("b_id"), c.status == bindparam("b_status"), c.fence == bindparam("b_fence"))
 
 
 # The server's clock in microseconds, whatever the session's time zone; SQLite has none of its own.
@@ -63,7 +66,7 @@ def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def push(connection: Connection, tasks: Sequence[Task]) -> list[Task]:
-    if insert_new(connection, TASKS, [new_row(task) for task in tasks]) == len(tasks):
+    if insert_new(connection, TASKS, COLUMNS, [new_row(task) for task in tasks]) == len(tasks):
         return list(tasks)
     # Some were in the way.
     found: dict[str, Task] = {}
@@ -96,10 +99,22 @@ BY_ID = "FORCE INDEX (PRIMARY)"
 
 def set_on(connection: Connection, ids: Sequence[str], assignments: str, **values: Any) -> None:
     """Write the same to all these rows, and touch no others."""
+    if connection.dialect.name == "sqlite":
+        words = _set_on_sqlite(assignments, len(ids) == 1)
+        if ids:
+            run(connection, words, {"ids": ids[0] if len(ids) == 1 else json_text(ids), **values})
+        return
     table = f"task_queue {BY_ID}" if connection.dialect.name == "mysql" else "task_queue"
     statement = text(f"UPDATE {table} SET {assignments} WHERE task_id IN :ids")  # noqa: S608 - our own words
     for part in chunks(ids):
         connection.execute(statement.bindparams(bindparam("ids", expanding=True)), {"ids": part, **values})
+
+
+@functools.cache
+def _set_on_sqlite(assignments: str, one: bool) -> TextClause:
+    """As JSON, the same words do for any number of ids, and SQLite need not parse them again."""
+    which = "task_id = :ids" if one else "task_id IN (SELECT value FROM json_each(:ids))"
+    return text(f"UPDATE task_queue SET {assignments} WHERE {which}")  # noqa: S608 - our own words
 
 
 def _rows(connection: Connection, ids: Sequence[str], lock: Literal["wait", "skip"] | None) -> dict[str, Any]:
@@ -119,34 +134,29 @@ def update_tasks(connection: Connection, changes: Sequence[Change]) -> list[bool
     revived = any(change.before.final and change.after.unique_key is not None for change in changes)
     if len(changes) > 1 and (revived or len(set(ids)) < len(ids)):
         return [held for change in changes for held in update_tasks(connection, [change])]  # each sees the one before
-    # A reaper's write must lose against whoever has the row now, a handler's own transaction for instance, not wait for
-    # it with all the others; what a worker has to say of its own task must not get lost, and waits.
-    mild = [change.before.task_id for change in changes if change.lease_over]
-    rows = _rows(connection, [i for i, change in zip(ids, changes, strict=True) if not change.lease_over], "wait")
-    rows |= _rows(connection, mild, "skip")
-    held = [i in rows and holds(rows[i], change) for i, change in zip(ids, changes, strict=True)]
-    if revived and held[0]:
-        # A dead letter that comes back must not break the uniqueness of a newer task.
-        after = changes[0].after
-        newer = select(c.task_id).where(c.live_key == after.unique_key, c.task_id != after.task_id)
-        held[0] = after.final or connection.execute(newer).first() is None
-    written: list[dict[str, Any]] = []
-    handed_back: list[dict[str, Any]] = []
-    for change, ok in zip(changes, held, strict=True):
-        before, after = change.before, change.after
-        if ok:
-            guard = {"b_id": before.task_id, "b_status": str(before.status), "b_fence": before.fence}
-            if after.params is before.params and after.extra is before.extra:
-                written.append({**guard, **state(after)})
-            else:
-                handed_back.append({**guard, **state(after), **content(after)})
-    for values in (written, handed_back):
-        if values:
-            names = [name for name in values[0] if not name.startswith("b_")]
-            connection.execute(update(TASKS).where(_GUARD).values({n: bindparam(n) for n in names}), values)
+    held = None
+    if not revived and not any(change.lease_over for change in changes):
+        held = write_guarded(connection, changes)
+    if held is None:
+        held = _holding(connection, changes)
+        if revived and held[0]:
+            # A dead letter that comes back must not break the uniqueness of a newer task.
+            after = changes[0].after
+            newer = select(c.task_id).where(c.live_key == after.unique_key, c.task_id != after.task_id)
+            held[0] = after.final or connection.execute(newer).first() is None
+        write(connection, [change for change, ok in zip(changes, held, strict=True) if ok])
     if then := [task for change, ok in zip(changes, held, strict=True) if ok for task in change.then]:
         push(connection, then)
     return held
+
+
+def _holding(connection: Connection, changes: Sequence[Change]) -> list[bool]:
+    """Lock the rows, and say whose guard holds."""
+    # A reaper's write must lose against whoever has the row now, a handler's own transaction for instance, not wait for
+    # it with all the others; what a worker has to say of its own task must not get lost, and waits.
+    rows = _rows(connection, [change.before.task_id for change in changes if not change.lease_over], "wait")
+    rows |= _rows(connection, [change.before.task_id for change in changes if change.lease_over], "skip")
+    return [change.before.task_id in rows and holds(rows[change.before.task_id], change) for change in changes]
 
 
 def _running(connection: Connection, ids: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
@@ -291,7 +301,7 @@ def delete_tasks(connection: Connection, ids: Sequence[str]) -> int:
 
 
 def set_paused(connection: Connection, queue: str, paused: bool) -> None:
-    if not insert_new(connection, _QUEUES, [{"name": queue, "paused": paused}]):
+    if not insert_new(connection, _QUEUES, ("name", "paused"), [(queue, paused)]):
         connection.execute(update(_QUEUES).where(_QUEUES.c.name == queue).values(paused=paused))
 
 
