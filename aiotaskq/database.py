@@ -79,6 +79,7 @@ class Database:
         self.shown = mask(url)
         self._prepare = prepare
         self._engine: Engines | None = None
+        self._alone: AsyncEngine | None = None  # the same, on PostgreSQL, for statements outside a transaction
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
@@ -140,6 +141,9 @@ class Database:
             wait = STATEMENT_TIMEOUT
             engine = async_engine(self.url, connected, pool_size=5, max_overflow=5, pool_timeout=wait)
             watch_over(engine.sync_engine, self._idle)
+            # MySQL has to be told, which is another round trip.
+            alone = self.url.get_backend_name() == "postgresql"
+            self._alone = engine.execution_options(isolation_level="AUTOCOMMIT") if alone else None
         try:
             if isinstance(engine, SqliteThreads):
                 await self._enable_wal(engine)
@@ -186,23 +190,29 @@ class Database:
         if self._closed:  # only now: until then a second close waits for this one
             self._loop = None
 
-    async def write(self, body: Callable[[Connection], T]) -> T:
-        """Run the body in one write transaction and commit it. Raises DatabaseUnavailable."""
-        return await self._to_its_end(self._write(await self._ready(), body))
+    async def write(self, body: Callable[[Connection], T], alone: bool = False) -> T:
+        """Run the body in one write transaction and commit it. Raises DatabaseUnavailable.
+
+        With ``alone`` all that it writes is one statement: on PostgreSQL that goes without BEGIN and COMMIT, which are
+        two round trips more. If its connection is lost, it is done once more, though it may have been done.
+        """
+        return await self._to_its_end(self._write(await self._ready(), body, alone))
 
     async def read(self, body: Callable[[Connection], T]) -> T:
-        """Run a body that only reads. Raises DatabaseUnavailable."""
+        """Run a body that only reads, each statement what is there when it begins. Raises DatabaseUnavailable."""
         return await self._to_its_end(self._read(await self._ready(), body))
 
-    async def _write(self, engine: Engines, body: Callable[[Connection], T]) -> T:
+    async def _write(self, engine: Engines, body: Callable[[Connection], T], alone: bool = False) -> T:
         if isinstance(engine, SqliteThreads):
             return await engine.write(body)
+        if alone and self._alone is not None:
+            return await self._on_server(self._alone, body, commit=False)
         return await self._on_server(engine, body, commit=True)
 
     async def _read(self, engine: Engines, body: Callable[[Connection], T]) -> T:
         if isinstance(engine, SqliteThreads):
             return await engine.read(body)
-        return await self._on_server(engine, body, commit=False)
+        return await self._on_server(self._alone or engine, body, commit=False)
 
     async def _on_server(self, engine: AsyncEngine, body: Callable[[Connection], T], commit: bool) -> T:
         lost = 0

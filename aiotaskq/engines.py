@@ -195,7 +195,12 @@ def async_engine(url: URL, connected: Callable[[Any], None] | None = None, **opt
         place = url.set(drivername="postgresql").render_as_string(hide_password=False)
 
         async def open_one(**_options: Any) -> Any:
-            return await connect_postgresql(place, keep=not pooled)
+            driver = await connect_postgresql(place, keep=not pooled)
+            if connected is not None and not pooled:
+                # A plan that is kept from when the table was small reads all of it, until somebody looks at how many
+                # rows it has by now. Each of our statements has an index to go by.
+                await driver.execute("SET enable_seqscan = off")
+            return driver
 
         connect = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str} if pooled else {}
     else:

@@ -289,14 +289,15 @@ def test_the_order_does_not_hang_on_the_kind_of_join(filled: sa.Engine, monkeypa
     assert ids(tasks) == [f"due-{n:02}" for n in range(25)]
 
 
-def test_usually_a_claim_is_three_statements(engine: sa.Engine) -> None:
+def test_usually_a_claim_is_two_or_three_statements(engine: sa.Engine) -> None:
     push(engine, *(new(task_id=f"due-{n}", priority=-2) for n in range(20)))
     try:
         tasks, found = cost(engine, claim(10))
     finally:
         remove(engine, "due-%")
     assert len(tasks) == 10
-    assert [statement.split()[0] for statement in found.statements][1:] == ["SELECT", "UPDATE"]
+    words = [statement.split()[0] for statement in found.statements][1:]
+    assert words == (["WITH"] if engine.dialect.name == "postgresql" else ["SELECT", "UPDATE"])
 
 
 def test_more_priorities_than_one_statement_looks_at(engine: sa.Engine) -> None:

@@ -16,6 +16,7 @@ from aiotaskq.backends.sql_notify import Notifications
 from aiotaskq.backends.sql_schedules import SqlSchedules
 from aiotaskq.backends.sql_session import run_in
 from aiotaskq.backends.sql_values import SqlValues
+from aiotaskq.backends.sql_write import in_one
 from aiotaskq.backends.sqlite_watch import FileWatch
 from aiotaskq.database import Database
 from aiotaskq.errors import ValidationError
@@ -48,6 +49,8 @@ class SqlBackend(Backend):
         self.database = Database(url, prepare=self._upgrade)
         self.values = SqlValues(self.database)
         self.schedules = SqlSchedules(self.database, self.hints)
+        self._alone = self.database.url.get_backend_name() == "postgresql"
+        """Whether statements can go without a transaction around them."""
         self._between: FileWatch | Notifications | None = None
         """What passes hints between processes; nothing does on MySQL."""
         if self.database.sqlite:
@@ -81,7 +84,9 @@ class SqlBackend(Backend):
         return self.database.pending
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
-        stored = await self.database.write(lambda c: tasks_sql.push(c, tasks)) if tasks else []
+        # To repeat a push is no other push, whether the first has come through or not.
+        alone = len(tasks) <= tasks_sql.CHUNK
+        stored = await self.database.write(lambda c: tasks_sql.push(c, tasks), alone) if tasks else []
         self.hints.tell(READY)
         return stored
 
@@ -106,12 +111,20 @@ class SqlBackend(Backend):
     async def claim(
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
     ) -> list[Task]:
-        return await self.database.write(lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until))
+        if not self._alone:
+            return await self.database.write(lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until))
+        # Where it begins is only read: the few that were pushed before that meanwhile come with the next claim.
+        heads = await self.database.read(lambda c: list(claim_sql.due_heads(c, now)))
+        if not heads or not limit:
+            return []
+        return await self.database.write(
+            lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until, heads), alone=len(heads) == 1
+        )
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         if not changes:
             return []
-        held = await self.database.write(lambda c: tasks_sql.update_tasks(c, changes))
+        held = await self.database.write(lambda c: tasks_sql.update_tasks(c, changes), alone=in_one(changes))
         self.hints.tell_updated(changes, held)
         return held
 
@@ -126,12 +139,11 @@ class SqlBackend(Backend):
         lease_until: int | None = None,
     ) -> tuple[list[bool], list[Task]]:
         def body(connection: Connection) -> tuple[list[bool], list[Task]]:
-            held = tasks_sql.update_tasks(connection, changes) if changes else []
-            tasks = claim_sql.claim(connection, owner, now, limit, queues, lease_until) if limit else []
-            return held, tasks
+            held = tasks_sql.update_tasks(connection, changes)
+            return held, claim_sql.claim(connection, owner, now, limit, queues, lease_until)
 
-        if not changes and not limit:
-            return [], []
+        if not changes or not limit:
+            return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
         held, tasks = await self.database.write(body)
         self.hints.tell_updated(changes, held)
         return held, tasks

@@ -8,7 +8,7 @@ priority.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
@@ -26,6 +26,7 @@ from sqlalchemy import (
     or_,
     select,
     union_all,
+    update,
 )
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -54,44 +55,57 @@ def _alive(now: int) -> ColumnElement[bool]:
 
 
 def claim(
-    connection: Connection, owner: str, now: int, limit: int, queues: Sequence[str] | None, lease_until: int | None
+    connection: Connection,
+    owner: str,
+    now: int,
+    limit: int,
+    queues: Sequence[str] | None,
+    lease_until: int | None,
+    heads: Iterable[Head] | None = None,
 ) -> list[Task]:
     tasks: list[Task] = []
-    lease = {"owner": owner, "lease_until": lease_until, "started_at": now // SECOND}
-    for head in _due_heads(connection, now):
+    lease = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND}
+    at_once = connection.dialect.name == "postgresql"
+    words = _claiming if at_once else _claimable
+    for head in due_heads(connection, now) if heads is None else heads:
         given = {"now": now, "limit": limit - len(tasks), **_names(queues), **lease}
-        given |= {"priority": head.priority, "run_at": head.run_at, "seq": head.seq}
-        rows = run(connection, _claimable(head.priority is None, None if queues is None else len(queues)), given)
+        given |= {"priority": head.priority, "head_run_at": head.run_at, "head_seq": head.seq}
+        rows = run(connection, words(head.priority is None, None if queues is None else len(queues)), given)
         tasks += map(to_task, rows.all())
         if len(tasks) == limit:
             break
-    assignments = "status = 'running', fence = fence + 1, " + ", ".join(f"{column} = :{column}" for column in _LEASE)
-    values = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND}
-    set_on(connection, [task.task_id for task in tasks], assignments, **values)
-    return sorted(tasks, key=claim_order)
+    if not at_once:
+        set_on(connection, [task.task_id for task in tasks], _ASSIGNMENTS, **lease)
+    return sorted(tasks, key=_claim_order)
 
 
-_LEASE: Final = ("lease_owner", "lease_until", "started_at")
+def _claim_order(task: Task) -> tuple[Any, ...]:
+    return (*claim_order(task), task.task_id)
+
+
+_ASSIGNMENTS: Final = (
+    "status = 'running', fence = fence + 1, lease_owner = :lease_owner, lease_until = :lease_until, "
+    "started_at = :started_at"
+)
+_CLAIMED: Final = {
+    "status": RUNNING,
+    "fence": c.fence + literal_column("1"),
+    "lease_owner": bindparam("lease_owner", type_=String),
+    "lease_until": bindparam("lease_until", type_=BigInteger),
+    "started_at": bindparam("started_at", type_=BigInteger),
+}
 
 
 def _names(queues: Sequence[str] | None) -> dict[str, str]:
     return {} if queues is None else {f"queue_{number}": name for number, name in enumerate(queues)}
 
 
-@functools.cache
-def _claimable(bare: bool, queues: int | None) -> Select[Any]:
-    """What can be claimed of a priority from its head on, as it will be when it is claimed."""
-    claimed = {
-        "status": RUNNING,
-        "fence": c.fence + literal_column("1"),
-        "lease_owner": bindparam("owner", type_=String),
-        "lease_until": bindparam("lease_until", type_=BigInteger),
-        "started_at": bindparam("started_at", type_=BigInteger),
-    }
+def _ready_from(bare: bool, queues: int | None, *columns: Any) -> Select[Any]:
+    """What can be claimed of a priority from its head on, locked."""
     level = c.priority.is_(None) if bare else c.priority == bindparam("priority", type_=Integer)
     names = None if queues is None else [bindparam(f"queue_{number}", type_=String) for number in range(queues)]
-    run_at, seq, at = (bindparam(name, type_=BigInteger) for name in ("run_at", "seq", "now"))
-    query = select(*(claimed.get(column.name, column) for column in TASKS.columns)).where(
+    run_at, seq, at = (bindparam(name, type_=BigInteger) for name in ("head_run_at", "head_seq", "now"))
+    query = select(*columns).where(
         c.status == PENDING,
         level,
         c.run_at >= run_at,
@@ -103,6 +117,25 @@ def _claimable(bare: bool, queues: int | None) -> Select[Any]:
     )
     # In the order of the index, or a server would lock every candidate before it sorts (F13).
     return query.order_by(*_ORDER).limit(bindparam("limit", type_=BigInteger)).with_for_update(skip_locked=True)
+
+
+@functools.cache
+def _claimable(bare: bool, queues: int | None) -> Select[Any]:
+    """The rows, as they will be when they are claimed."""
+    return _ready_from(bare, queues, *(_CLAIMED.get(column.name, column) for column in TASKS.columns))
+
+
+@functools.cache
+def _claiming(bare: bool, queues: int | None) -> Any:
+    """The same, claimed. By their place in the table: no plan can take another way, whatever it believes of it."""
+    place: ColumnElement[Any] = literal_column("task_queue.ctid")
+    picked = _ready_from(bare, queues, place.label("place")).cte("picked")
+    return (
+        update(TASKS)
+        .where(place == func.any(func.array(select(picked.c.place).scalar_subquery())))
+        .values(_CLAIMED)
+        .returning(*TASKS.columns)
+    )
 
 
 class Head(NamedTuple):
@@ -131,7 +164,7 @@ def _from(head: Head) -> list[ColumnElement[bool]]:
     ]
 
 
-def _due_heads(connection: Connection, now: int) -> Iterator[Head]:
+def due_heads(connection: Connection, now: int) -> Iterator[Head]:
     """Yield a head for each priority that has something due, in order; whoever stops early saves the rest."""
     without = None
     for head in _heads(connection):
@@ -212,7 +245,7 @@ def next_run_at(connection: Connection, now: int, queues: Sequence[str] | None) 
 
 def _ready(connection: Connection, now: int, queues: Sequence[str] | None) -> tuple[int, int | None]:
     count, oldest = 0, None
-    for head in _due_heads(connection, now):
+    for head in due_heads(connection, now):
         query = select(func.count(), func.min(c.run_at)).where(
             *_from(head), c.run_at <= now, *_open(queues), _alive(now)
         )

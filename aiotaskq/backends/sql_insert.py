@@ -31,8 +31,13 @@ def insert_new(connection: Connection, table: Any, names: tuple[str, ...], rows:
     return sum(put(connection, table, *_filled(names, part)) for part in _parts(rows, params))
 
 
+def in_one(rows: int, size: int) -> bool:
+    """Whether so many rows, with so many characters of params, are inserted by one statement."""
+    return rows <= CHUNK and size <= SIZE
+
+
 def _parts(rows: Rows, params: int) -> Iterator[Rows]:
-    if len(rows) <= CHUNK and sum(len(row[params]) for row in rows) <= SIZE:
+    if in_one(len(rows), sum(len(row[params]) for row in rows)):
         yield rows
         return
     part: list[tuple[Any, ...]] = []

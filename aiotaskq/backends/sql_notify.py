@@ -110,7 +110,8 @@ class Notifications:
                     await self._database.write(
                         lambda c, texts=texts: [  # type: ignore[misc]
                             c.exec_driver_sql("SELECT pg_notify($1, $2)", (CHANNEL, text)) for text in texts
-                        ]
+                        ],
+                        alone=True,
                     )
                 except AiotaskqError as error:
                     logger.debug("a hint was lost: {}", error)

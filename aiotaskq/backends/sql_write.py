@@ -63,6 +63,16 @@ def _group(changes: Sequence[Change], more: tuple[str, ...]) -> Group:
     return Group(changes, names + more, list(zip(*columns, *zip(*guards, strict=True), strict=True)))
 
 
+def in_one(changes: Sequence[Change]) -> bool:
+    """Whether ``write_guarded`` is all that there is to do, and one statement where many rows can be."""
+    first = _same_content(changes[0])
+    return (
+        not any(change.then or change.lease_over or change.before.final for change in changes)
+        and all(_same_content(change) is first for change in changes)
+        and len({change.before.task_id for change in changes}) == len(changes)
+    )
+
+
 def write_guarded(connection: Connection, changes: Sequence[Change]) -> list[bool] | None:
     """Write each change whose guard holds, and say which did; None, and nothing is written, if that cannot be told.
 
