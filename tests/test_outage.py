@@ -337,13 +337,13 @@ async def test_a_server_that_became_a_replica_is_left(place: Place, backend: Sql
 
 async def test_a_commit_whose_answer_is_lost(place: Place, far: SqlBackend, proxy: Proxy) -> None:  # A20
     for number in range(1, 4):
-        task = new()
+        tasks = [new() for _ in range(501)]  # more than one statement, so there is a commit
         proxy.cut_on(place.commit)
         with pytest.raises(DatabaseUnavailable):
-            await far.push([task])
+            await far.push(tasks)
         assert proxy.cuts == number
-        assert await far.push([task]) == [task]
-        assert (await far.stats(NOW)).counts["pending"] == number
+        assert await far.push(tasks) == tasks
+        assert (await far.stats(NOW)).counts["pending"] == number * 501
 
 
 async def test_a_connection_cut_before_the_commit_is_not_noticed(far: SqlBackend, proxy: Proxy) -> None:

@@ -12,6 +12,7 @@ from aiotaskq.backends import scheme_of
 from aiotaskq.backends import sql_claim as claim_sql
 from aiotaskq.backends import sql_tasks as tasks_sql
 from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats
+from aiotaskq.backends.sql_insert import small_enough
 from aiotaskq.backends.sql_notify import Notifications
 from aiotaskq.backends.sql_schedules import SqlSchedules
 from aiotaskq.backends.sql_session import run_in
@@ -85,7 +86,7 @@ class SqlBackend(Backend):
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         # To repeat a push is no other push, whether the first has come through or not.
-        alone = len(tasks) <= tasks_sql.CHUNK
+        alone = self._alone and small_enough(len(tasks), (task.params for task in tasks))
         stored = await self.database.write(lambda c: tasks_sql.push(c, tasks), alone) if tasks else []
         self.hints.tell(READY)
         return stored
@@ -124,7 +125,9 @@ class SqlBackend(Backend):
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         if not changes:
             return []
-        held = await self.database.write(lambda c: tasks_sql.update_tasks(c, changes), alone=in_one(changes))
+        held = await self.database.write(
+            lambda c: tasks_sql.update_tasks(c, changes), alone=self._alone and in_one(changes)
+        )
         self.hints.tell_updated(changes, held)
         return held
 

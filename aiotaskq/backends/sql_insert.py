@@ -6,7 +6,7 @@ Only a conflict of keys is passed over; any other fault of a row raises, and non
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Boolean, Connection, Float, Integer, String, exc
@@ -16,6 +16,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from aiotaskq.backends.sql_compiled import place
 from aiotaskq.backends.sql_rows import json_text
+from aiotaskq.task import MAX_PAYLOAD
 
 # Rows in one statement. Enough to make the round trip cheap, few enough to end well within a statement's patience.
 CHUNK = 500
@@ -27,24 +28,27 @@ Rows = Sequence[tuple[Any, ...]]
 def insert_new(connection: Connection, table: Any, names: tuple[str, ...], rows: Rows) -> int:
     """Insert the rows that are in nobody's way; return how many were, if it is all of them, or a smaller number."""
     put = _WAYS[connection.dialect.name]
-    params = names.index("params") if "params" in names else 0
-    return sum(put(connection, table, *_filled(names, part)) for part in _parts(rows, params))
+    return sum(put(connection, table, *_filled(names, part)) for part in parts(names, rows))
 
 
-def in_one(rows: int, size: int) -> bool:
-    """Whether so many rows, with so many characters of params, are inserted by one statement."""
-    return rows <= CHUNK and size <= SIZE
+def small_enough(rows: int, payloads: Iterable[Any]) -> bool:
+    """Whether so many rows, with these values as JSON, go in one statement."""
+    if rows > CHUNK:
+        return False
+    return rows * MAX_PAYLOAD <= SIZE or sum(len(json_text(value)) for value in payloads) <= SIZE
 
 
-def _parts(rows: Rows, params: int) -> Iterator[Rows]:
-    if in_one(len(rows), sum(len(row[params]) for row in rows)):
+def parts(names: tuple[str, ...], rows: Rows) -> Iterator[Rows]:
+    """Cut into pieces that fit one statement."""
+    large = next((names.index(name) for name in ("params", "result") if name in names), 0)
+    if len(rows) <= CHUNK and sum(len(row[large] or "") for row in rows) <= SIZE:
         yield rows
         return
     part: list[tuple[Any, ...]] = []
     size = 0
     for row in rows:
         part.append(row)
-        size += len(row[params])
+        size += len(row[large] or "")
         if len(part) == CHUNK or size > SIZE:
             yield part
             part, size = [], 0

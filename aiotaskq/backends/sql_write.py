@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql_compiled import place
-from aiotaskq.backends.sql_insert import record
+from aiotaskq.backends.sql_insert import parts, record, small_enough
 from aiotaskq.backends.sql_rows import CONTENT, STATE, TASKS, content, json_text, state
 from aiotaskq.task import Status
 
@@ -70,6 +70,7 @@ def in_one(changes: Sequence[Change]) -> bool:
         not any(change.then or change.lease_over or change.before.final for change in changes)
         and all(_same_content(change) is first for change in changes)
         and len({change.before.task_id for change in changes}) == len(changes)
+        and small_enough(len(changes), (change.after.result for change in changes))
     )
 
 
@@ -130,9 +131,10 @@ def _postgresql(connection: Connection, changes: Sequence[Change]) -> list[bool]
     # In the order of the ids, so that two writers of the same ones wait for each other in one direction only.
     for group in _groups(sorted(changes, key=lambda change: change.before.task_id)):
         names = group.names + GUARD
-        values = json_text([dict(zip(names, row, strict=True)) for row in group.rows])
         words = _postgresql_words(group.names, place(connection))
-        held.update(connection.exec_driver_sql(words, (values,)).scalars())
+        for rows in parts(names, group.rows):
+            values = json_text([dict(zip(names, row, strict=True)) for row in rows])
+            held.update(connection.exec_driver_sql(words, (values,)).scalars())
     return [change.before.task_id in held for change in changes]
 
 
@@ -144,11 +146,30 @@ _GUARDED: dict[str, Callable[[Connection, Sequence[Change]], list[bool] | None]]
 
 def write(connection: Connection, changes: Sequence[Change]) -> None:
     """Write changes whose guard is known to hold: the rows are locked."""
-    if connection.dialect.name == "postgresql":
+    dialect = connection.dialect.name
+    if dialect == "postgresql":
         _postgresql(connection, changes)
         return
     value = place(connection)
     for group in _groups(changes):
+        if dialect != "sqlite" and len(group.changes) > 1:
+            _mysql(connection, group)
+            continue
         assignments = ", ".join(f"{name} = {value}" for name in group.names)
         words = f"UPDATE task_queue SET {assignments} WHERE task_id = {value}"  # noqa: S608 - our own names
         connection.exec_driver_sql(words, [row[: len(group.names) + 1] for row in group.rows])
+
+
+def _mysql(connection: Connection, group: Group) -> None:
+    """As an insert of rows that are all there: its drivers send many of these at a time, but updates one by one."""
+    given = (*group.names, "task_id", "created_at", *(() if "task_type" in group.names else ("task_type",)))
+    words = (
+        f"INSERT INTO task_queue ({', '.join(given)}) VALUES ({', '.join(['%s'] * len(given))}) "  # noqa: S608
+        f"ON DUPLICATE KEY UPDATE {', '.join(f'{name} = VALUES({name})' for name in group.names)}"
+    )
+    rows = [
+        (*row[: len(group.names)], change.before.task_id, change.before.created_at, change.after.type)[: len(given)]
+        for row, change in zip(group.rows, group.changes, strict=True)
+    ]
+    for part in parts(given, rows):
+        connection.exec_driver_sql(words, part)
