@@ -27,6 +27,10 @@ SILENCE: Final = 3.0
 BACK_OFF: Final = (0.05, 5.0)  # seconds between attempts to listen again: the first, and the longest
 KINDS: Final = frozenset({READY, ENDED, TAKEN, CANCEL})
 
+# A notification is a commit of its own, and the disk would be waited for, by the next claim as well; but a hint that is
+# lost with the server has nobody left to tell.
+_NOTIFY: Final = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)"
+
 Message = tuple[str, str, list[str]]
 """Who says it, the kind, and the names."""
 _decode = msgspec.json.Decoder(Message).decode
@@ -109,7 +113,7 @@ class Notifications:
                 try:
                     await self._database.write(
                         lambda c, texts=texts: [  # type: ignore[misc]
-                            c.exec_driver_sql("SELECT pg_notify($1, $2)", (CHANNEL, text)) for text in texts
+                            c.exec_driver_sql(_NOTIFY, (CHANNEL, text)) for text in texts
                         ],
                         alone=True,
                     )
