@@ -300,6 +300,55 @@ def test_usually_a_claim_is_two_or_three_statements(engine: sa.Engine) -> None:
     assert words == (["WITH"] if engine.dialect.name == "postgresql" else ["SELECT", "UPDATE"])
 
 
+@pytest.mark.parametrize("queues", [None, ["default"]])
+def test_the_first_priority_is_claimed_in_one_statement(filled: sa.Engine, queues: list[str] | None) -> None:
+    if filled.dialect.name != "postgresql":
+        pytest.skip("only PostgreSQL says what it has changed, and skips what others have")
+    first = [new(task_id=f"due-{n:03}", priority=-2, run_at=NOW - n) for n in range(200)]
+    push(filled, *first, new(task_id="due-x", priority=-1))
+
+    def claim_first(limit: int) -> Verb:
+        return lambda connection: sql_claim.claim_first(connection, "o", NOW, limit, queues, LEASE)
+
+    try:
+        for _ in ("before", "after"):
+            (tasks, more), found = cost(filled, claim_first(10))
+            assert ids(tasks) == ids(sorted(first, key=lambda task: task.run_at)[:10])
+            assert {(task.status, task.fence, task.lease_until) for task in tasks} == {(Status.RUNNING, 1, LEASE)}
+            assert not more and len(found.statements) == 1
+            assert found.indexes - PRIMARY == {READY} and found.detours == []
+            assert found.reads <= 200, found.statements
+            analyze(filled)
+        (tasks, more), _ = cost(filled, claim_first(250))
+        assert len(tasks) == 200 and more
+    finally:
+        remove(filled, "due-%")
+    (tasks, more), found = cost(filled, claim_first(10))
+    assert (tasks, more) == ([], True)
+    assert found.detours == [] and found.reads <= 60
+
+
+def test_nothing_but_one_priority(tmp_path: Path, unavailable: dict[str, str]) -> None:
+    engine = start("postgresql", tmp_path, unavailable, "plans_one")
+
+    def first(limit: int) -> tuple[int, bool]:
+        with engine.connect() as connection:
+            tasks, more = sql_claim.claim_first(connection, "o", NOW, limit, None, LEASE)
+            connection.rollback()
+        return len(tasks), more
+
+    push(engine, *(new(task_id=f"due-{n}", priority=3) for n in range(5)))
+    assert [first(3), first(5), first(9)] == [(3, False), (5, False), (5, False)]
+    push(engine, new(task_id="due-late", priority=4, run_at=NOW + SECOND))
+    assert first(9) == (5, True)
+    remove(engine, "due-late")
+    with engine.begin() as connection:
+        values = {"task_id": "due-null", "task_type": "t", "created_at": 1, "priority": None, "run_at": NOW}
+        connection.execute(sa.insert(TASKS).values(**values))
+    assert first(9) == (5, True)
+    engine.dispose()
+
+
 def test_more_priorities_than_one_statement_looks_at(engine: sa.Engine) -> None:
     waiting = [new(task_id=f"many-{n:03}", priority=100 + n, run_at=NOW + SECOND) for n in range(sql_claim.SPAN * 3)]
     due = [new(task_id=f"due-{n}", priority=150 + 100 * n) for n in range(3)]

@@ -20,7 +20,7 @@ from aiotaskq.backends.sql_values import SqlValues
 from aiotaskq.backends.sql_write import in_one
 from aiotaskq.backends.sqlite_watch import FileWatch
 from aiotaskq.database import Database
-from aiotaskq.errors import ValidationError
+from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.migrations import upgrade
 from aiotaskq.task import Task, TaskFilter
 
@@ -114,9 +114,25 @@ class SqlBackend(Backend):
     ) -> list[Task]:
         if not self._alone:
             return await self.database.write(lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until))
-        # Where it begins is only read: the few that were pushed before that meanwhile come with the next claim.
+        if not limit:
+            return []
+        tasks, more = await self.database.write(
+            lambda c: claim_sql.claim_first(c, owner, now, limit, queues, lease_until), alone=True
+        )
+        if more:
+            try:
+                tasks += await self._claim_more(owner, now, limit - len(tasks), queues, lease_until)
+            except DatabaseUnavailable:
+                if not tasks:
+                    raise  # else these are ours, and must not be lost; whoever asks again hears of it
+        return tasks
+
+    async def _claim_more(
+        self, owner: str, now: int, limit: int, queues: Sequence[str] | None, lease_until: int | None
+    ) -> list[Task]:
+        # Where they begin is only read: the few that were pushed before that meanwhile come with the next claim.
         heads = await self.database.read(lambda c: list(claim_sql.due_heads(c, now)))
-        if not heads or not limit:
+        if not heads:
             return []
         return await self.database.write(
             lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until, heads), alone=len(heads) == 1

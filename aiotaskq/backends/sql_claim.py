@@ -100,11 +100,12 @@ def _names(queues: Sequence[str] | None) -> dict[str, str]:
     return {} if queues is None else {f"queue_{number}": name for number, name in enumerate(queues)}
 
 
-def _ready_from(bare: bool, queues: int | None, *columns: Any) -> Select[Any]:
+def _ready_from(
+    level: ColumnElement[bool], run_at: ColumnElement[Any], seq: ColumnElement[Any], queues: int | None, *columns: Any
+) -> Select[Any]:
     """What can be claimed of a priority from its head on, locked."""
-    level = c.priority.is_(None) if bare else c.priority == bindparam("priority", type_=Integer)
     names = None if queues is None else [bindparam(f"queue_{number}", type_=String) for number in range(queues)]
-    run_at, seq, at = (bindparam(name, type_=BigInteger) for name in ("head_run_at", "head_seq", "now"))
+    at = bindparam("now", type_=BigInteger)
     query = select(*columns).where(
         c.status == PENDING,
         level,
@@ -119,23 +120,60 @@ def _ready_from(bare: bool, queues: int | None, *columns: Any) -> Select[Any]:
     return query.order_by(*_ORDER).limit(bindparam("limit", type_=BigInteger)).with_for_update(skip_locked=True)
 
 
+def _ready_from_head(bare: bool, queues: int | None, *columns: Any) -> Select[Any]:
+    level = c.priority.is_(None) if bare else c.priority == bindparam("priority", type_=Integer)
+    run_at, seq = (bindparam(name, type_=BigInteger) for name in ("head_run_at", "head_seq"))
+    return _ready_from(level, run_at, seq, queues, *columns)
+
+
 @functools.cache
 def _claimable(bare: bool, queues: int | None) -> Select[Any]:
     """The rows, as they will be when they are claimed."""
-    return _ready_from(bare, queues, *(_CLAIMED.get(column.name, column) for column in TASKS.columns))
+    return _ready_from_head(bare, queues, *(_CLAIMED.get(column.name, column) for column in TASKS.columns))
+
+
+_PLACE: ColumnElement[Any] = literal_column("task_queue.ctid")
+
+
+def _claim_of(ready: Select[Any]) -> Any:
+    """By their place in the table: no plan can take another way to the rows, whatever it believes of them."""
+    picked = ready.cte("picked")
+    places = func.array(select(picked.c.place).scalar_subquery())
+    return update(TASKS).where(_PLACE.op("=")(func.any(places))).values(_CLAIMED).returning(*TASKS.columns)
 
 
 @functools.cache
 def _claiming(bare: bool, queues: int | None) -> Any:
-    """The same, claimed. By their place in the table: no plan can take another way, whatever it believes of it."""
-    place: ColumnElement[Any] = literal_column("task_queue.ctid")
-    picked = _ready_from(bare, queues, place.label("place")).cte("picked")
-    return (
-        update(TASKS)
-        .where(place == func.any(func.array(select(picked.c.place).scalar_subquery())))
-        .values(_CLAIMED)
-        .returning(*TASKS.columns)
-    )
+    """The same, claimed."""
+    return _claim_of(_ready_from_head(bare, queues, _PLACE.label("place")))
+
+
+@functools.cache
+def _claiming_first(queues: int | None) -> Any:
+    """What is ready in the first priority, claimed, each row with whether there is another priority at all."""
+    lowest, higher, bare = (TASKS.alias(name) for name in ("lowest", "higher", "bare"))
+    head = _first(lowest).with_only_columns(lowest.c.priority, lowest.c.run_at, lowest.c.seq).cte("head")
+    priority, run_at, seq = (select(column).scalar_subquery() for column in head.c)
+    ready = _ready_from(c.priority == priority, run_at, seq, queues, _PLACE.label("place"))
+    # As the first in an order, which is found by the index: whether there is one would be looked for in the table.
+    above = _first(higher, higher.c.priority > priority).with_only_columns(higher.c.task_id).scalar_subquery()
+    without = _first(bare, bare.c.priority.is_(None)).with_only_columns(bare.c.task_id).scalar_subquery()
+    return _claim_of(ready).returning(func.coalesce(above, without).is_not(None))
+
+
+def claim_first(
+    connection: Connection, owner: str, now: int, limit: int, queues: Sequence[str] | None, lease_until: int | None
+) -> tuple[list[Task], bool]:
+    """Claim what is ready in the first priority, in one statement; and say whether there may be more in others.
+
+    PostgreSQL only. All priorities in one statement would have to be joined, and a plan that takes the wrong join
+    reads every pending row.
+    """
+    given = {"now": now, "limit": limit, "lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND}
+    words = _claiming_first(None if queues is None else len(queues))
+    rows = run(connection, words, {**given, **_names(queues)}).all()
+    more = not rows or (len(rows) < limit and bool(rows[0][-1]))
+    return sorted([to_task(row[:-1]) for row in rows], key=_claim_order), more
 
 
 class Head(NamedTuple):
