@@ -47,12 +47,12 @@ class Base(DeclarativeBase):
     """The declarative base of aiotaskq's tables; an application may add its own to it, as the old one's did."""
 
 
-def _only(rows: str, name: str, *columns: str) -> Index:
+def _only(rows: str, name: str, *columns: str, unique: bool = False) -> Index:
     """Return an index over some rows, where the database can leave out the others: fewer to write and to look through.
 
     ``backends.sql_tasks`` says why those by status keep the live rows and the ended ones apart.
     """
-    return Index(name, *columns, postgresql_where=text(rows), sqlite_where=text(rows))
+    return Index(name, *columns, unique=unique, postgresql_where=text(rows), sqlite_where=text(rows))
 
 
 _PENDING = "status = 'pending'"
@@ -112,8 +112,8 @@ class TaskQueue(Base):
         _only(_ENDED, "ix_task_queue_listed", "status", "seq", "task_id"),
         _only("scheduler_task_id IS NOT NULL", "ix_task_queue_fired", "scheduler_task_id", "status"),
         Index("ix_task_queue_pushed", "seq", "task_id"),
-        Index("uq_task_queue_idempotency_key", "idempotency_key", unique=True),
-        Index("uq_task_queue_live_key", "live_key", unique=True),
+        _only("idempotency_key IS NOT NULL", "uq_task_queue_idempotency_key", "idempotency_key", unique=True),
+        _only("live_key IS NOT NULL", "uq_task_queue_live_key", "live_key", unique=True),
         # A claim passes by the entries of those that were claimed before, until they are swept away: by default that
         # is when a fifth of a million rows are dead.
         {"postgresql_with": {"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_threshold": 2000}},
