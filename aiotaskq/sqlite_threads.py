@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
@@ -94,26 +94,33 @@ def _on_connect(connection: Any, record: object) -> None:
 
 async def _in(threads: ThreadPoolExecutor, once: Callable[[], T]) -> T:
     """Run it in one of the threads. Only the end of the loop cancels this; then what has begun ends first."""
-    cancelled = threading.Event()
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    cancelled: list[None] = []
+
+    def tell(_work: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits
+            loop.call_soon_threadsafe(ended.set)
+
     work = threads.submit(_patiently, once, cancelled)
-    future = asyncio.wrap_future(work)
+    work.add_done_callback(tell)
     try:
-        return await asyncio.shield(future)
+        await ended.wait()
     except asyncio.CancelledError:
-        cancelled.set()
+        cancelled.append(None)
         if not work.cancel():
-            await asyncio.wait([future])
-            future.exception()  # nobody else asks for it
+            await ended.wait()
         raise
+    return work.result()
 
 
-def _patiently(once: Callable[[], T], cancelled: threading.Event) -> T:
+def _patiently(once: Callable[[], T], cancelled: Sequence[None]) -> T:
     """Repeat until another process lets go of the file; nothing was done before that."""
     end = time.monotonic() + engines.BUSY_TIMEOUT
     while True:
         try:
             return once()
         except exc.OperationalError as error:
-            if "locked" not in str(error.orig) or time.monotonic() > end or cancelled.is_set():
+            if "locked" not in str(error.orig) or time.monotonic() > end or cancelled:
                 raise
             time.sleep(0.001)  # what does not wait for the lock by itself, such as a change of the journal
