@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
 import socket
@@ -295,5 +294,9 @@ def on_sqlite_connect(connection: Any, _record: object) -> None:
     cursor.close()
 
 
-# One text that is not UTF-8, written by somebody else, must not make whole pages of rows unreadable.
-lenient_text = functools.partial(str, encoding="utf-8", errors="backslashreplace")
+def lenient_text(stored: bytes) -> str:
+    """Return a text of SQLite's: one that is not UTF-8, written by somebody else, must not make whole pages unreadable.
+
+    It is called for each text of each row; a partial of ``str`` takes half as long again.
+    """
+    return stored.decode("utf-8", "backslashreplace")
