@@ -29,6 +29,11 @@ class Store:
         self._interval = check_seconds("cleanup_interval", cleanup_interval, zero=False)
         self._cleaner = Service("cleanup", self._clean, clock)
 
+    @property
+    def immediate(self) -> bool:
+        """Whether setting and reading never suspend: any thread may do it, without a loop."""
+        return self._held is not None
+
     def _now(self) -> int:
         if self._held is not None:
             return self._nanos() // 1000

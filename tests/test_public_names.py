@@ -54,6 +54,7 @@ AWAITED_ONLY = {
         "reap",
         "settle",
     },  # for workers and the facade itself
+    "Store": {"immediate"},
     "Scheduler": {"add", "declare"},  # for TaskQ
     "TaskQ": {"adopt", "on_signal", "run_until", "lifespan"},  # these belong to a loop
 }
