@@ -238,6 +238,7 @@ FLOORS: dict[str, float] = {
     # 1, seam
     "backends.base": 1,
     # 0, words
+    "agenda": 0.5,
     "upcoming": 0.5,
     "schedule": 0.4,
     "cron": 0.3,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +11,7 @@ from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
 from aiotaskq.backends.base import READY, Hints, ScheduleChange, Schedules
 from aiotaskq.backends.sql_insert import insert_new
-from aiotaskq.backends.sql_rows import SCHEDULES, schedule_row, to_schedule
+from aiotaskq.backends.sql_rows import SCHEDULES, changed_columns, schedule_row, to_schedule
 from aiotaskq.backends.sql_tasks import chunks, push
 from aiotaskq.database import Database
 from aiotaskq.schedule import Schedule
@@ -27,13 +29,11 @@ class SqlSchedules(Schedules):
 
     async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
         def body(connection: Connection) -> list[Schedule]:
-            stands = {schedule.task_id: schedule for schedule in _read(connection, [s.task_id for s in schedules])}
-            new = [schedule for schedule in schedules if stands.setdefault(schedule.task_id, schedule) is schedule]
-            if new and insert_new(connection, SCHEDULES, [schedule_row(schedule) for schedule in new]) < len(new):
-                # Another process was quicker, after our look.
-                rows = {schedule.task_id: schedule for schedule in _read(connection, [s.task_id for s in new])}
-                stands |= {s.task_id: s if rows[s.task_id] == s else rows[s.task_id] for s in new}
-            return [stands[schedule.task_id] for schedule in schedules]
+            if insert_new(connection, SCHEDULES, [schedule_row(schedule) for schedule in schedules]) == len(schedules):
+                return list(schedules)
+            # Some ids were there before, or come twice.
+            rows = {row.task_id: row for row in _read(connection, [schedule.task_id for schedule in schedules])}
+            return [s if rows[s.task_id] == s else rows[s.task_id] for s in schedules]
 
         return await self._database.write(body)
 
@@ -85,37 +85,46 @@ class SqlSchedules(Schedules):
         return [schedule_id in found for schedule_id in ids]
 
 
-def _read(connection: Connection, ids: Sequence[str], lock: bool = False) -> list[Schedule]:
-    queries = (select(SCHEDULES).where(c.task_id.in_(part)) for part in chunks(ids))
-    rows = (row for q in queries for row in connection.execute(q.with_for_update() if lock else q))
-    return [to_schedule(row) for row in rows]
+_BY_ID = select(SCHEDULES).where(c.task_id.in_(bindparam("ids", expanding=True)))
+_GUARDS = select(c.task_id, c.version, c.next_run_at, c.next_run_us, c.enabled, c.run_count)
+_GUARDS = _GUARDS.where(c.task_id.in_(bindparam("ids", expanding=True))).with_for_update()
+
+
+def _read(connection: Connection, ids: Sequence[str]) -> list[Schedule]:
+    return [to_schedule(row) for part in chunks(ids) for row in connection.execute(_BY_ID, {"ids": part})]
 
 
 def change(connection: Connection, changes: Sequence[ScheduleChange]) -> list[bool]:
     """Write those whose row is as it was read, and push what they fired."""
-    if len({item.before.task_id for item in changes}) < len(changes):
+    ids = [item.before.task_id for item in changes]
+    if len(set(ids)) < len(changes):
         return [held for item in changes for held in change(connection, [item])]  # each sees the one before
-    rows = {
-        schedule.task_id: schedule for schedule in _read(connection, [i.before.task_id for i in changes], lock=True)
-    }
+    rows = {row.task_id: row for part in chunks(ids) for row in connection.execute(_GUARDS, {"ids": part})}
     held = [_same(rows.get(item.before.task_id), item.before) for item in changes]
-    values = [
-        {**schedule_row(item.after), "version": item.before.version + 1, "b_id": item.before.task_id}
-        for item, ok in zip(changes, held, strict=True)
-        if ok
-    ]
-    if values:
-        names = [name for name in values[0] if name not in ("b_id", "task_id")]
-        statement = update(SCHEDULES).where(c.task_id == bindparam("b_id"))
-        for value in values:
-            del value["task_id"]
-        connection.execute(statement.values({name: bindparam(name) for name in names}), values)
+    if not all(held):  # perhaps it only reads otherwise: a NULL, say
+        odd = {s.task_id: s for s in _read(connection, [i for i, ok in zip(ids, held, strict=True) if not ok])}
+        held = [ok or _same(odd.get(item.before.task_id), item.before) for item, ok in zip(changes, held, strict=True)]
+    # Only what is another now: another program may have changed the rest, which it does not count in the version.
+    values: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for item, ok in zip(changes, held, strict=True):
+        if ok:
+            row = changed_columns(item.before, item.after)
+            row |= {"version": item.before.version + 1, "b_id": item.before.task_id}
+            values[tuple(row)].append(row)
+    for names, rows_alike in values.items():
+        connection.execute(_update(names), rows_alike)
     if tasks := [task for item, ok in zip(changes, held, strict=True) if ok for task in item.tasks]:
         push(connection, tasks)
     return held
 
 
-def _same(row: Schedule | None, before: Schedule) -> bool:
+@functools.lru_cache(maxsize=64)
+def _update(names: tuple[str, ...]) -> Any:
+    statement = update(SCHEDULES).where(c.task_id == bindparam("b_id"))
+    return statement.values({name: bindparam(name) for name in names if name != "b_id"})
+
+
+def _same(row: Any, before: Schedule) -> bool:
     # The version tells our own writes apart; the other columns those of programs that know only the documented ones.
     return row is not None and (row.version, row.next_run_at, row.next_run_us, row.enabled, row.run_count) == (
         before.version,
