@@ -249,6 +249,7 @@ FLOORS: dict[str, float] = {
     "settings": 0,
     "log": 0,
     "loopthread": 0.2,
+    "answer": 0.1,
     "errors": 0.1,
 }
 

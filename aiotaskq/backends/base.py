@@ -312,7 +312,7 @@ class Values(ABC):
     held: Mapping[str, Held] | None = None
     """Where values are objects of this process: all of them by key. To read one takes no call, and no wait."""
 
-    def keep(self, key: str, value: Any, until: int) -> bool:  # noqa: B027 - only where there is something to be quick
+    def keep(self, key: str, value: Any, until: int) -> bool:
         """Put in place of the value under ``key``, if there is one and that is all there is to do; else answer False.
 
         Only where ``held`` is; ``until`` in nanoseconds. After False it may or may not have been written: ``put`` it.

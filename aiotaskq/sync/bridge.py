@@ -242,14 +242,17 @@ def run(coro_fn: Callable[[], Coroutine[Any, Any, R]], twin: str, unclaimed: Any
 
 
 def _run(reach: Reach[Any], method: Any, args: Any, kwargs: Any, twin: str, unclaimed: Unclaimed[Any] | None) -> Any:
+    me = threading.current_thread()
+
     async def on_loop() -> Any:
+        caller.set(me)
         return await method(await reach.enter(), *args, **kwargs)
 
     async def go_back(value: Any) -> None:
         if unclaimed is not None:
             await unclaimed(await reach.enter(), value)
 
-    return run(on_loop, twin, go_back)
+    return loop_thread.run(on_loop, twin=twin, unclaimed=go_back)
 
 
 class _NeedsLoop(Exception):
