@@ -25,6 +25,7 @@ FLOORS = {
         "upcoming",
         "cron",
         "cron_fields",
+        "cron_walk",
         "clock",
         "settings",
         "log",

@@ -243,6 +243,7 @@ FLOORS: dict[str, float] = {
     "schedule": 0.4,
     "cron": 0.3,
     "cron_fields": 0.2,
+    "cron_walk": 0.2,
     "outcome": 0.3,
     "task": 0.2,
     "clock": 0,
