@@ -21,9 +21,10 @@ from aiotaskq.task import INT64, SECOND, Task, check_seconds, new_id
 
 LIMIT = 1_000  # schedules read ahead, and fired in one transaction
 AHEAD = SECOND  # microseconds that are read ahead; what other processes change in them may be seen so much later
-# Seconds from one round that fires to the next: what becomes due meanwhile shares a transaction, and a worker's round.
-# At 293 due times a second that halves the cost of each; a due time after a pause is fired at once.
-GRAIN = 0.025
+# Seconds within which what becomes due right after a round is written: the next one waits for so long, less what it
+# will take. What becomes due meanwhile shares a transaction, and a worker's round; at 293 due times a second that
+# halves the cost of each. A due time after a pause is fired at once.
+PATIENCE = 0.035
 RECOVERY = 5  # seconds after which whoever fired a task and has not delivered it is taken for dead
 MAX_REFUSALS = 3  # a schedule that cannot be fired this often in a row is disabled, or it would be looked at for ever
 
@@ -211,7 +212,7 @@ class Scheduler:
             return 0.0
         delay = await self._until_next()
         if due:
-            delay = max(delay, GRAIN - (self._clock.ticks() - begin) / SECOND)
+            delay = max(delay, PATIENCE - 2 * (self._clock.ticks() - begin) / SECOND)
         self._next_look = self._clock.now() + int(delay * SECOND)
         return delay
 

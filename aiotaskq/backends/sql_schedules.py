@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, or_, select, update
@@ -99,23 +99,60 @@ def change(connection: Connection, changes: Sequence[ScheduleChange]) -> list[bo
     ids = [item.before.task_id for item in changes]
     if len(set(ids)) < len(changes):
         return [held for item in changes for held in change(connection, [item])]  # each sees the one before
+    held = [True] * len(changes) if _written_at_once(connection, changes) else _written_by_guards(connection, changes)
+    if tasks := [task for item, ok in zip(changes, held, strict=True) if ok for task in item.tasks]:
+        push(connection, tasks)
+    return held
+
+
+def _rows_by_columns(changes: Iterable[ScheduleChange]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    """What to write: only what is another now, since another program may have changed the rest without a version."""
+    rows: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for item in changes:
+        row = changed_columns(item.before, item.after) | {"version": item.before.version + 1}
+        rows[tuple(row)].append(row | {"b_id": item.before.task_id})
+    return rows
+
+
+def _written_by_guards(connection: Connection, changes: Sequence[ScheduleChange]) -> list[bool]:
+    ids = [item.before.task_id for item in changes]
     rows = {row.task_id: row for part in chunks(ids) for row in connection.execute(_GUARDS, {"ids": part})}
     held = [_same(rows.get(item.before.task_id), item.before) for item in changes]
     if not all(held):  # perhaps it only reads otherwise: a NULL, say
         odd = {s.task_id: s for s in _read(connection, [i for i, ok in zip(ids, held, strict=True) if not ok])}
         held = [ok or _same(odd.get(item.before.task_id), item.before) for item, ok in zip(changes, held, strict=True)]
-    # Only what is another now: another program may have changed the rest, which it does not count in the version.
-    values: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
-    for item, ok in zip(changes, held, strict=True):
-        if ok:
-            row = changed_columns(item.before, item.after)
-            row |= {"version": item.before.version + 1, "b_id": item.before.task_id}
-            values[tuple(row)].append(row)
-    for names, rows_alike in values.items():
-        connection.execute(_update(names), rows_alike)
-    if tasks := [task for item, ok in zip(changes, held, strict=True) if ok for task in item.tasks]:
-        push(connection, tasks)
+    for names, alike in _rows_by_columns(item for item, ok in zip(changes, held, strict=True) if ok).items():
+        connection.execute(_update(names), alike)
     return held
+
+
+def _written_at_once(connection: Connection, changes: Sequence[ScheduleChange]) -> bool:
+    """On SQLite, in our own transaction, write all of them, the guards in the statement; or, answering False, none.
+
+    To read the guards first would take as long again. Only how many held is known, so if one did not, all is undone.
+    """
+    if connection.dialect.name != "sqlite" or not connection.get_execution_options().get("aiotaskq_begin"):
+        return False
+    guards = {item.before.task_id: item.before for item in changes}
+    count = 0
+    connection.exec_driver_sql("SAVEPOINT aiotaskq_change")
+    for names, rows in _rows_by_columns(changes).items():
+        values = [(*row.values(), *(getattr(guards[row["b_id"]], name) for name in _GUARD)) for row in rows]
+        count += connection.exec_driver_sql(_words(names), values).rowcount
+    if count < len(changes):
+        connection.exec_driver_sql("ROLLBACK TO aiotaskq_change")
+    connection.exec_driver_sql("RELEASE aiotaskq_change")
+    return count == len(changes)
+
+
+_GUARD = ("version", "next_run_at", "next_run_us", "enabled", "run_count")
+
+
+@functools.lru_cache(maxsize=64)
+def _words(names: tuple[str, ...]) -> str:
+    assignments = ", ".join(f"{name} = ?" for name in names if name != "b_id")
+    guard = " AND ".join(f"{name} IS ?" for name in _GUARD)
+    return f"UPDATE scheduler_task SET {assignments} WHERE task_id = ? AND {guard}"  # noqa: S608 - our own names
 
 
 @functools.lru_cache(maxsize=64)
