@@ -36,7 +36,8 @@ class MemoryValues(Values):
     """Values of this process, kept as the Python objects they are. Thread-safe.
 
     A key is listed under a second in which it expires, or an earlier one: what is set again with a later end stays
-    where it is, and moves on when the sweep comes by. So the usual ``keep`` is one write into one dict.
+    where it is, and moves on when the sweep comes by. So the usual ``keep`` is one write into one dict. The value says
+    under which second its key is listed; a key that a race of threads has left under another one too is passed over.
     """
 
     def __init__(self) -> None:
@@ -60,7 +61,8 @@ class MemoryValues(Values):
             for key, value, expires_at in items:
                 until = NEVER if expires_at is None else expires_at * 1000
                 listed = self._values[key][2] if key in self._values else NEVER
-                if until < listed:
+                lost = listed < NEVER and key not in self._expiry.get(listed, ())  # `keep` was a moment too late
+                if until < listed or lost:
                     self._unlist(key, listed)
                     listed = self._list(key, until)
                 self._values[key] = (value, until, listed)
@@ -77,7 +79,7 @@ class MemoryValues(Values):
         return second
 
     def _unlist(self, key: str, second: int) -> None:
-        if second < NEVER:
+        if second in self._expiry:
             self._expiry[second].discard(key)
 
     async def get(self, keys: Sequence[str], now: int) -> list[tuple[Any] | None]:
@@ -99,8 +101,13 @@ class MemoryValues(Values):
 
     async def count(self, now: int) -> int:
         with self._alone:
-            due = (key for second, keys in self._expiry.items() if second <= now * 1000 for key in keys)
-            return len(self._values) - sum(self._values[key][1] <= now * 1000 for key in due)
+            due = [(second, keys) for second, keys in self._expiry.items() if second <= now * 1000]
+            dead = sum(self._is_over(key, second, now * 1000) for second, keys in due for key in keys)
+            return len(self._values) - dead
+
+    def _is_over(self, key: str, second: int, now: int) -> bool:
+        held = self._values.get(key)
+        return held is not None and held[2] == second and held[1] <= now
 
     async def expire(self, now: int, limit: int) -> int:
         removed = 0
@@ -119,27 +126,24 @@ class MemoryValues(Values):
             keys = self._expiry[second]
             if second + SECOND > now:  # it is not over; who lives on in it is in the past soon, and so are the others
                 for key in list(islice(keys, 10 * looks)):
-                    if removed < limit and (self._values[key][1] <= now or self._values[key][1] >= second + SECOND):
+                    if removed < limit and self._is_over(key, second, now):
                         keys.discard(key)
-                        removed += self._drop_or_move(key, now)
+                        del self._values[key]
+                        removed += 1
                 if keys:
                     return removed, False
             while keys:
                 if removed == limit or not looks:
                     return removed, True
                 looks -= 1
-                removed += self._drop_or_move(keys.pop(), now)
+                key = keys.pop()
+                if self._is_over(key, second, now):
+                    del self._values[key]
+                    removed += 1
+                elif (held := self._values.get(key)) is not None and held[2] == second:
+                    self._values[key] = (held[0], held[1], self._list(key, held[1]))
             del self._expiry[heappop(self._seconds)]
         return removed, False
-
-    def _drop_or_move(self, key: str, now: int) -> bool:
-        """Remove a key that is over, or list it anew; return whether it was over."""
-        value, until, _ = self._values[key]
-        if until <= now:
-            del self._values[key]
-            return True
-        self._values[key] = (value, until, self._list(key, until))
-        return False
 
     async def clear(self) -> None:
         with self._alone:

@@ -151,7 +151,8 @@ def schedule_row(schedule: Schedule) -> dict[str, Any]:
     return {column.name: row[column.name] for column in SCHEDULES.columns if column.name in row}
 
 
-_FIELDS = tuple(column.name for column in SCHEDULES.columns if column.name not in ("task_id", "version"))
+_NAMES = tuple(column.name for column in SCHEDULES.columns)
+_FIELDS = tuple(name for name in _NAMES if name not in ("task_id", "version"))
 
 
 def changed_columns(before: Schedule, after: Schedule) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def changed_columns(before: Schedule, after: Schedule) -> dict[str, Any]:
 
 def to_schedule(row: Row[Any]) -> Schedule:
     """Return the schedule of a full row of ``scheduler_task``."""
-    known = dict(row._mapping)
+    known = dict(zip(_NAMES, row, strict=True))
     params, problem = _object("params", known.pop("params"))
     outbox = known.pop("outbox")
     defaults = {"run_count": 0, "max_runs": 0, "misfire": "fire_once", "overlap": "allow"}
