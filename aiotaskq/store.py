@@ -24,6 +24,7 @@ class Store:
         self._nanos = clock.nanos
         self._json_only = durable
         self._held = values.held
+        self._keep = None if values.held is None else values.keep
         self._seen = 0
         self._span: tuple[float | None, int] = (None, FOREVER)  # the ttl given last, and its nanoseconds
         self._interval = check_seconds("cleanup_interval", cleanup_interval, zero=False)
@@ -47,8 +48,12 @@ class Store:
         if ttl is not seen:  # nearly always it is the one before
             span = FOREVER if ttl is None else int(check_seconds("ttl", ttl) * SECOND) * 1000
             self._span = ttl, span
-        if self._held is not None and type(key) is str and self._values.keep(key, value, self._nanos() + span):
-            return
+        if (keep := self._keep) is not None:
+            try:
+                if keep(key, value, self._nanos() + span):
+                    return
+            except TypeError:
+                pass  # not a key, as is told below
         check_key("key", key, MAX_KEY)
         if self._json_only:
             check_json("value", value, MAX_PAYLOAD)

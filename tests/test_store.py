@@ -162,6 +162,7 @@ def test_values_of_threads_survive_sweeps_and_deletions_beside_them() -> None:  
     [
         ("", None, "key: must not be empty"),
         (5, None, "key: a string is needed (got int)"),
+        (["k"], 1, "key: a string is needed (got list)"),
         ("k" * 256, None, "key: 256 characters are more than 255"),
         ("a\x00", None, "key: NUL"),
         ("k", -1, "ttl: must be at least 0 seconds (got -1)"),

@@ -49,12 +49,13 @@ class MemoryValues(Values):
 
     def keep(self, key: str, value: Any, until: int) -> bool:
         # Without the lock, which takes longer than all the rest: whoever changes more than a value has it, and is seen.
-        turns = self._alone.turns
-        held = self._values.get(key)
-        if held is None or until < held[2] or turns & 1:
+        alone, values = self._alone, self._values
+        turns = alone.turns
+        held = values.get(key)
+        if held is None or until < (listed := held[2]) or turns & 1:
             return False
-        self._values[key] = (value, until, held[2])
-        return self._alone.turns == turns
+        values[key] = (value, until, listed)
+        return alone.turns == turns
 
     async def put(self, items: Sequence[tuple[str, Any, int | None]]) -> None:
         with self._alone:
