@@ -19,12 +19,13 @@ from aiotaskq.schedule import Schedule
 from aiotaskq.service import Service
 from aiotaskq.task import INT64, SECOND, Task, check_seconds, new_id
 
-LIMIT = 1_000  # schedules read ahead, and fired in one transaction
+LIMIT = 1_000  # schedules fired in one transaction
+READ = 300  # schedules read ahead at a time: the round that reads them is late by 5 ms, with a thousand by 20
 AHEAD = SECOND  # microseconds that are read ahead; what other processes change in them may be seen so much later
-# Seconds within which what becomes due right after a round is written: the next one waits for so long, less what it
-# will take. What becomes due meanwhile shares a transaction, and a worker's round; at 293 due times a second that
-# halves the cost of each. A due time after a pause is fired at once.
-PATIENCE = 0.035
+# Seconds within which what becomes due right after a round should be running: the next one waits for so long, less what
+# it and then a worker's will take. What becomes due meanwhile shares a transaction with them; at 293 due times a second
+# that halves the cost of each. A due time after a pause is fired at once.
+PATIENCE = 0.040
 RECOVERY = 5  # seconds after which whoever fired a task and has not delivered it is taken for dead
 MAX_REFUSALS = 3  # a schedule that cannot be fired this often in a row is disabled, or it would be looked at for ever
 
@@ -208,18 +209,20 @@ class Scheduler:
             except BaseException:
                 self._agenda.forget()  # what became of them is not known
                 raise
-        if len(due) == LIMIT:
-            return 0.0
+        if len(due) == LIMIT or not self._agenda.covers(now):
+            return 0.0  # more may be due already
         delay = await self._until_next()
         if due:
-            delay = max(delay, PATIENCE - 2 * (self._clock.ticks() - begin) / SECOND)
+            delay = max(delay, PATIENCE - 3 * (self._clock.ticks() - begin) / SECOND)
         self._next_look = self._clock.now() + int(delay * SECOND)
         return delay
 
     async def _read_ahead(self, now: int) -> None:
         end = now + AHEAD
-        found = await self._schedules.due(end - 1, LIMIT)
-        if len(found) == LIMIT:
+        found = await self._schedules.due(end - 1, READ)
+        if len(found) == READ and (rules.due_us(found[-1]) or 0) <= now:  # many are late: as many as may be fired
+            found = await self._schedules.due(end - 1, LIMIT)
+        if len(found) in (READ, LIMIT):
             end = rules.due_us(found[-1]) or 0  # of those due at that instant there may be more
         self._agenda.fill(found, now, end)
 
