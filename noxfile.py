@@ -16,7 +16,20 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 # Floors 0 to 3 of the design, where the rules and the rows live: the one list, held to FLOOR_COVERAGE per cent.
 FLOOR_COVERAGE = 95
 FLOORS = {
-    "0 words": ["errors", "task", "outcome", "schedule", "upcoming", "cron", "cron_fields", "clock", "settings", "log"],
+    "0 words": [
+        "errors",
+        "task",
+        "outcome",
+        "schedule",
+        "agenda",
+        "upcoming",
+        "cron",
+        "cron_fields",
+        "cron_walk",
+        "clock",
+        "settings",
+        "log",
+    ],
     "1 seam, 2 stores": ["backends/*", "models", "database", "sqlite_threads", "migrations/*", "migrations/versions/*"],
     "3 actors": [
         "queue",

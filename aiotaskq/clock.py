@@ -28,6 +28,10 @@ class Clock(ABC):
         """Return microseconds of a clock that cannot be set: for measuring how long something takes."""
 
     @abstractmethod
+    def nanos(self) -> int:
+        """Return nanoseconds of a clock that is never set back: for what ends with the process and is read often."""
+
+    @abstractmethod
     async def wait(self, event: asyncio.Event, timeout: float) -> bool:
         """Wait until the event is set or ``timeout`` seconds have passed; return whether it is set."""
 
@@ -48,6 +52,8 @@ class SystemClock(Clock):
 
     def ticks(self) -> int:
         return time.monotonic_ns() // 1000
+
+    nanos = staticmethod(time.monotonic_ns)  # no call of Python's own
 
     async def wait(self, event: asyncio.Event, timeout: float) -> bool:
         if event.is_set():
@@ -132,6 +138,7 @@ class VirtualClock(Clock):
     def __init__(self, start: int = 1_700_000_000_000_000) -> None:
         self._now = start
         self._set_by = 0  # microseconds by which `step` has moved the wall clock
+        self._latest = start
         self._timers: list[tuple[int, int, list[Callable[[], object]]]] = []  # a heap; a cancelled one's list is empty
         self._cancelled = 0
         self._ties = count()
@@ -145,6 +152,10 @@ class VirtualClock(Clock):
 
     def ticks(self) -> int:
         return self._now - self._set_by
+
+    def nanos(self) -> int:
+        self._latest = max(self._latest, self._now)
+        return self._latest * 1000
 
     def step(self, seconds: float) -> None:
         """Set the clock forward or back without waking anybody early, as an administrator would."""

@@ -1,8 +1,8 @@
 """Parses cron expressions strictly and maps their wall-clock times to instants: the one home of the DST rules.
 
 Two layers. ``Cron.parse`` reads the text with a parser of its own and refuses, by field, whatever is doubtful. The
-library croniter then walks the *naive wall clock* over a normalised expression (explicit lists, no shorthand), and
-this module maps each wall time to an instant:
+library croniter then walks the *naive wall clock* over a normalised expression (explicit lists, no shorthand; the plain
+ones are walked by ``cron_walk``, in the same steps), and this module maps each wall time to an instant:
 
 * A **fixed** schedule has only numbers and lists of numbers in its hour and minute fields. A time that a spring gap
   swallows fires once, at the first instant after the gap; a repeated autumn time fires once, at its first occurrence.
@@ -23,6 +23,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, final
 
 from aiotaskq.cron_fields import FIELDS, Refused, Values, clip_text, days_per_year, parse_field, split_fields
+from aiotaskq.cron_walk import PlainWalk
 from aiotaskq.errors import CronError, ValidationError
 
 HORIZON_YEARS: Final = 50  # 29 February on a given weekday can be 40 years away (across a year like 2100)
@@ -96,7 +97,7 @@ class Cron:
     _fixed: bool = field(repr=False, compare=False)
     _seconds: bool = field(repr=False, compare=False)
     _rate: float = field(repr=False, compare=False)  # mean dues per second
-    _walkers: tuple[Any, ...] = field(repr=False, compare=False)  # croniter objects; their dues are united
+    _walkers: tuple[PlainWalk | _CroniterWalk, ...] = field(repr=False, compare=False)  # their dues are united
     # Per walker, between which two wall times it found nothing: a rare side is not searched again for each step of a
     # frequent one. Each pair is replaced as a whole, so that threads see an older or a newer one, both of them true.
     _quiet: list[tuple[datetime, datetime]] = field(repr=False, compare=False)
@@ -240,8 +241,7 @@ class Cron:
             since, until = self._quiet[index]
             if not since <= wall < until:
                 try:
-                    # A croniter object moves as it walks; a shallow copy keeps this one where it is.
-                    until = copy.copy(walker).get_next(datetime, start_time=wall)
+                    until = walker.after(wall)
                 except (ValueError, OverflowError):  # croniter's own errors are ValueErrors
                     continue
                 self._quiet[index] = (wall, until)
@@ -294,20 +294,38 @@ class Cron:
         return due
 
 
-def _walkers(values: list[Values], both: bool, six: bool) -> tuple[Any, ...]:
-    """The croniter objects whose dues, united, are those of the expression, each on naive wall-clock time.
+class _CroniterWalk:
+    """Walks the wall clock by croniter. Immutable."""
+
+    def __init__(self, text: str) -> None:
+        from croniter import croniter  # 50 ms to import, on use
+
+        self._croniter: Any = croniter(
+            text, datetime(1970, 1, 1), day_or=False, max_years_between_matches=HORIZON_YEARS
+        )
+
+    def after(self, wall: datetime) -> datetime:
+        # A croniter object moves as it walks; a shallow copy keeps this one where it is.
+        found: datetime = copy.copy(self._croniter).get_next(datetime, start_time=wall)
+        return found
+
+
+def _walkers(values: list[Values], both: bool, six: bool, plain: bool = True) -> tuple[PlainWalk | _CroniterWalk, ...]:
+    """What walks the naive wall clock over the dues; those of several are united. Without ``plain``, croniter alone.
 
     croniter reads "day of month OR ``MON#2``" as AND, refuses ``5,MON#2`` and, under OR, searches 50 years for the
     side that never comes. So OR becomes two walkers, an impossible side is left out, and weekdays are spelt out.
     """
-    from croniter import croniter  # 50 ms to import, on use
-
     second, minute, hour, dom, month, dow = values
     every = Values("*", set(range(1, 32))), Values("*", set(range(7)))
     days = [(dom, dow)] if both else [(dom, every[1]), (every[0], dow)]
-    walkers = []
+    walkers: list[PlainWalk | _CroniterWalk] = []
     for on_date, on_weekday in days:
         if days_per_year(on_date, month.numbers, on_weekday, both=True) == 0:
+            continue
+        if plain and not on_date.last and not on_weekday.nth:
+            times = second.numbers, minute.numbers, hour.numbers
+            walkers.append(PlainWalk(times, on_date.numbers, month.numbers, on_weekday.numbers))
             continue
         date = _list(on_date.numbers, 31) + (["l"] if on_date.last and len(on_date.numbers) < 31 else [])
         if on_weekday.nth:
@@ -318,8 +336,7 @@ def _walkers(values: list[Values], both: bool, six: bool) -> tuple[Any, ...]:
         columns = [_list(minute.numbers, 60), _list(hour.numbers, 24), date, _list(month.numbers, 12), weekday]
         if six:
             columns.append(_list(second.numbers, 60))
-        text = " ".join(",".join(column) for column in columns)
-        walkers.append(croniter(text, datetime(1970, 1, 1), day_or=False, max_years_between_matches=HORIZON_YEARS))
+        walkers.append(_CroniterWalk(" ".join(",".join(column) for column in columns)))
     return tuple(walkers)
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, Generic, TypeVar
 
+from aiotaskq.answer import Answer
 from aiotaskq.errors import CallTimeout, ClosedError, WrongLoop
 
 __all__ = ["LoopThread", "refuse_running_loop"]
@@ -75,7 +76,7 @@ class LoopThread:
         called then), ClosedError while or after the loop is closed, crashed, or the interpreter ends.
         """
         refuse_running_loop(twin)
-        call = _Call(self._current(), coro_fn, unclaimed)
+        call = _Call(self._current(), coro_fn, Answer(), unclaimed)
         try:
             call.post()
             return call.future.result(timeout)
@@ -100,10 +101,11 @@ class LoopThread:
 
         Allowed from every thread, also from one that runs a loop. Raises ClosedError as ``run`` does.
         """
-        call = _Call(self._current(), coro_fn)
-        call.future.add_done_callback(call.forward_cancel)
+        future: Future[T] = Future()
+        call = _Call(self._current(), coro_fn, future)
+        future.add_done_callback(call.forward_cancel)
         call.post()
-        return call.future
+        return future
 
     def call_soon(self, fn: Callable[..., object], *args: object) -> None:
         """Call ``fn(*args)`` on the loop as soon as it can, without waiting. Raises ClosedError as ``run`` does."""
@@ -296,13 +298,14 @@ class _Call(Generic[T]):
         self,
         host: _Host,
         coro_fn: Callable[[], Coroutine[Any, Any, T]],
+        future: Future[T] | Answer[T],
         unclaimed: Callable[[T], Coroutine[Any, Any, object]] | None = None,
     ) -> None:
         self._host = host
         self._coro_fn = coro_fn
         self._unclaimed = unclaimed
-        self.future: Future[T] = Future()
-        self.task: asyncio.Task[T] | None = None
+        self.future = future
+        self.task: asyncio.Task[None] | None = None
 
     # On the caller's thread.
 
@@ -351,13 +354,21 @@ class _Call(Generic[T]):
         if self.future.done():
             self._host.calls.discard(self)
             return
+        self.task = self._host.loop.create_task(self._work())
+        self.task.add_done_callback(self._finish)
+
+    async def _work(self) -> None:
+        # The answer leaves from here: a callback of the task would come one round of the loop later.
         try:
-            self.task = self._host.loop.create_task(self._coro_fn())
-        except Exception as error:
-            self._host.calls.discard(self)
-            self.fail(error)
+            value = await self._coro_fn()
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise  # see _finish
+        except BaseException as error:
+            self.fail(_typed(error))
         else:
-            self.task.add_done_callback(self._finish)
+            self._deliver(value)
+        finally:
+            del self  # the error's traceback holds this frame, and the call holds the error: no cycle for gc to find
 
     def _cancel(self) -> None:
         if self.task is None:
@@ -366,21 +377,22 @@ class _Call(Generic[T]):
         else:
             self.task.cancel()
 
-    def _finish(self, task: asyncio.Task[T]) -> None:
+    def _deliver(self, value: T) -> None:
+        try:
+            self.future.set_result(value)
+        except InvalidStateError:
+            self._hand_over(value)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
         self._host.calls.discard(self)
         if task.cancelled():
             if self._host.closed:
                 self.fail(self._host.gone())
             else:
                 self.future.cancel()
-        elif (error := task.exception()) is not None:
+        elif (error := task.exception()) is not None:  # one that leaves the loop, too
             self.fail(_typed(error))
-        else:
-            try:
-                self.future.set_result(task.result())
-            except InvalidStateError:
-                self._hand_over(task.result())
-        if self.future.cancelled():
+        if self.future.cancelled() and isinstance(self.future, Future):
             self.future.set_running_or_notify_cancel()  # for those in concurrent.futures.wait()
 
     def _hand_over(self, value: T) -> None:

@@ -10,6 +10,7 @@ from aiotaskq.clock import Clock
 from aiotaskq.service import Service
 from aiotaskq.task import MAX_KEY, MAX_PAYLOAD, SECOND, check_json, check_key, check_seconds
 
+FOREVER = 2**80  # nanoseconds
 SWEEP = 1_000  # expired values removed at a time, so that a million of them never hold the loop
 
 
@@ -20,28 +21,48 @@ class Store:
         """Wire a store; ``cleanup_interval`` in seconds. Values must be JSON on a durable one."""
         self._values = values
         self._store_clock = clock
+        self._nanos = clock.nanos
         self._json_only = durable
+        self._held = values.held
+        self._keep = None if values.held is None else values.keep
         self._seen = 0
+        self._span: tuple[float | None, int] = (None, FOREVER)  # the ttl given last, and its nanoseconds
         self._interval = check_seconds("cleanup_interval", cleanup_interval, zero=False)
         self._cleaner = Service("cleanup", self._clean, clock)
 
+    @property
+    def immediate(self) -> bool:
+        """Whether setting and reading never suspend: any thread may do it, without a loop."""
+        return self._held is not None
+
     def _now(self) -> int:
+        if self._held is not None:
+            return self._nanos() // 1000
         # A wall clock that is set back must not bring an expired value back to life.
         self._seen = max(self._seen, self._store_clock.now())
         return self._seen
 
     async def set_public(self, key: str, value: Any, ttl: float | None = None) -> None:
         """Store a value; ``ttl`` in seconds, None is permanent. Raises ValidationError before anything is written."""
+        seen, span = self._span
+        if ttl is not seen:  # nearly always it is the one before
+            span = FOREVER if ttl is None else int(check_seconds("ttl", ttl) * SECOND) * 1000
+            self._span = ttl, span
+        if (keep := self._keep) is not None:
+            try:
+                if keep(key, value, self._nanos() + span):
+                    return
+            except TypeError:
+                pass  # not a key, as is told below
         check_key("key", key, MAX_KEY)
-        expires_at = None
-        if ttl is not None:
-            expires_at = self._now() + int(check_seconds("ttl", ttl) * SECOND)
         if self._json_only:
             check_json("value", value, MAX_PAYLOAD)
-        await self._values.put([(key, value, expires_at)])
+        await self._values.put([(key, value, None if ttl is None else self._now() + span // 1000)])
 
     async def get_public(self, key: str) -> Any:
         """Return the value, or None when it is missing or expired."""
+        if self._held is not None and type(key) is str and (held := self._held.get(key)) is not None:
+            return held[0] if held[1] > self._nanos() else None
         (found,) = await self._values.get([check_key("key", key, MAX_KEY)], self._now())
         return None if found is None else found[0]
 

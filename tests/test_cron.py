@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import random
 import sys
 import time
@@ -17,8 +18,8 @@ from cronsim import CronSim
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from aiotaskq.cron import Cron, check_timezone, local_timezone
-from aiotaskq.cron_fields import ALIASES
+from aiotaskq.cron import Cron, _walkers, check_timezone, local_timezone
+from aiotaskq.cron_fields import ALIASES, FIELDS, parse_field
 from aiotaskq.errors import CronError, ValidationError
 
 S = 1_000_000
@@ -278,6 +279,35 @@ def test_agrees_with_cronsim_in_utc(
     expression = f"{sec} {minute} {hour} {dom} {month} {dow}".strip()
     if len(expression) <= 100:
         assert_agree(expression, "UTC", at)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.one_of(st.just(""), field_texts(0, 59)), field_texts(0, 59), field_texts(0, 23), DOM, MONTH, DOW, MOMENT)
+def test_the_short_walk_takes_the_steps_of_croniter(
+    sec: str, minute: str, hour: str, dom: str, month: str, dow: str, at: datetime
+) -> None:
+    expression = f"{sec} {minute} {hour} {dom} {month} {dow}".strip()
+    assume(len(expression) <= 100)
+    cron, _ = attempt(expression, "UTC")
+    assume(cron is not None)
+    fields = [sec or "0", minute, hour, dom, month, dow]
+    values = [parse_field(spec, text) for spec, text in zip(FIELDS, fields, strict=True)]
+    walkers = _walkers(values, dom.startswith("*") or dow.startswith("*"), bool(sec), plain=False)
+    wall, steps = at.replace(microsecond=0), 5
+    for _ in range(steps):
+        later = cron._next_wall(wall)  # type: ignore[union-attr]
+        found = []
+        for walker in walkers:
+            with contextlib.suppress(ValueError):  # croniter gives up after some years
+                found.append(walker.after(wall))
+        assert later == min(found)
+        wall = later
+
+
+def test_the_short_walk_ends_with_the_calendar() -> None:
+    for expression in ("0 0 1 1 *", "*/5 * * * *", "0 0 29 2 */1"):
+        with pytest.raises(CronError, match="no date within 50 years of 9999-12-31"):
+            Cron.parse(expression, "UTC").next_after(epoch("9999-12-31 23:59"))
 
 
 ZONES = [

@@ -54,6 +54,7 @@ AWAITED_ONLY = {
         "reap",
         "settle",
     },  # for workers and the facade itself
+    "Store": {"immediate"},
     "Scheduler": {"add", "declare"},  # for TaskQ
     "TaskQ": {"adopt", "on_signal", "run_until", "lifespan"},  # these belong to a loop
 }
@@ -240,16 +241,19 @@ FLOORS: dict[str, float] = {
     # 1, seam
     "backends.base": 1,
     # 0, words
+    "agenda": 0.5,
     "upcoming": 0.5,
     "schedule": 0.4,
     "cron": 0.3,
     "cron_fields": 0.2,
+    "cron_walk": 0.2,
     "outcome": 0.3,
     "task": 0.2,
     "clock": 0,
     "settings": 0,
     "log": 0,
     "loopthread": 0.2,
+    "answer": 0.1,
     "errors": 0.1,
 }
 

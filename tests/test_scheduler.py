@@ -275,6 +275,88 @@ async def test_outside_edits_are_seen_and_not_overwritten(tq: TaskQ, clock: Virt
     assert (await tq.scheduler.get_task(schedule_id))["run_count"] == 1
 
 
+async def test_what_others_do_meanwhile_is_seen_when_it_fires(  # C10: it was read ahead, before they did it
+    tq: TaskQ, clock: VirtualClock, tmp_path: Path
+) -> None:
+    ids = {
+        name: await tq.scheduler.add_scheduler_task(name, "t", "interval", {"of": name}, 5)
+        for name in ("paused", "put off", "described", "untouched", "deleted")
+    }
+    clock.step(4.5)
+    await tq.scheduler._look()
+    changes = {
+        "paused": "enabled = 0",
+        "put off": f"next_run_at = {START // SECOND + 60}",
+        "described": "description = 'theirs', version = version + 1",
+        "untouched": "description = 'theirs'",  # nothing that the guard knows
+    }
+    with contextlib.closing(sqlite3.connect(tmp_path / "schedules.db")) as raw:
+        for name, change in changes.items():
+            raw.execute(f"UPDATE scheduler_task SET {change} WHERE task_id = ?", (ids[name],))
+        raw.execute("DELETE FROM scheduler_task WHERE task_id = ?", (ids["deleted"],))
+        raw.commit()
+    clock.step(0.5)
+    await tq.scheduler._look()
+    await tq.scheduler._look()
+    assert sorted(task.params["of"] for task in await fired(tq)) == ["described", "untouched"]
+    rows = {row["name"]: row for row in await tq.scheduler.list_tasks()}
+    assert [rows[name]["run_count"] for name in ("paused", "put off", "described", "untouched")] == [0, 0, 1, 1]
+    assert rows["described"]["description"] == rows["untouched"]["description"] == "theirs"
+
+
+async def test_firing_takes_one_transaction_and_no_query(tq: TaskQ, clock: VirtualClock) -> None:
+    for number in range(5):
+        await tq.scheduler.add_scheduler_task(f"s{number}", "t", "interval", interval_seconds=1)
+    clock.step(1.0)
+    await tq.scheduler._look()
+    calls = []
+    schedules = tq.scheduler._schedules
+
+    def count(name: str, verb: Any) -> None:
+        async def counted(*args: Any) -> Any:
+            calls.append(name)
+            return await verb(*args)
+
+        setattr(schedules, name, counted)
+
+    for name in ("due", "next_due", "get", "change"):
+        count(name, getattr(schedules, name))
+    clock.step(0.999_999)
+    delay = await tq.scheduler._look()
+    assert 0 < delay <= 0.001
+    clock.step(0.000_001)
+    await tq.scheduler._look()
+    assert len(await fired(tq)) == 10
+    assert calls.count("change") == 1 and calls.count("get") == 0 and calls.count("due") == 1
+    # In between it slept until the moment that it knew.
+
+
+async def test_rounds_are_paced_but_a_due_time_after_a_pause_is_not_delayed(tq: TaskQ, clock: VirtualClock) -> None:
+    await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=10)
+    await tq.scheduler.add_scheduler_task("a little later", "t", "once", execute_at=START / SECOND + 10.005)
+    assert await tq.scheduler._look() == 10
+    clock.step(10)
+    assert await tq.scheduler._look() == pytest.approx(aiotaskq.scheduler.PATIENCE)
+    clock.step(aiotaskq.scheduler.PATIENCE)
+    await tq.scheduler._look()
+    assert len(await fired(tq)) == 2
+
+
+async def test_adding_what_is_due_later_wakes_nobody_and_what_is_due_earlier_does(
+    tq: TaskQ, clock: VirtualClock
+) -> None:
+    woken = []
+    tq.scheduler._service.wake = lambda: woken.append(True)  # type: ignore[method-assign]
+    assert await tq.scheduler._look() == 10
+    await tq.scheduler.add_scheduler_task("later", "t", "interval", interval_seconds=60)
+    assert not woken
+    await tq.scheduler.add_scheduler_task("earlier", "t", "interval", interval_seconds=5)
+    assert woken
+    clock.step(5)
+    await tq.scheduler._look()
+    assert len(await fired(tq)) == 1
+
+
 async def test_no_drift_over_ten_minutes() -> None:  # C28
     async with virtual() as kit:
         lateness: list[float] = []

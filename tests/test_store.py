@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from aiotaskq import MemoryQueue, ValidationError
 from aiotaskq.backends import connect
 from aiotaskq.backends.memory_values import MemoryValues
-from aiotaskq.clock import VirtualClock
+from aiotaskq.clock import SystemClock, VirtualClock
 from aiotaskq.store import Store
 
 
@@ -95,11 +97,72 @@ async def test_background_cleanup_starts_stops_and_starts_again(clock: VirtualCl
     await store.stop_cleanup()
 
 
+async def test_what_is_set_again_outlives_its_first_end(clock: VirtualClock) -> None:  # H7
+    values = MemoryValues()
+    store = Store(values, clock, durable=False)
+    for number in range(3_000):
+        await store.set_public(f"k{number}", number, ttl=2)
+    await clock.advance(1)
+    for number in range(3_000):
+        await store.set_public(f"k{number}", -number, ttl=(2, 0.5, None)[number % 3])
+    assert await store.get_store_size() == 3_000
+    await clock.advance(1.5)
+    assert await store.get_store_size() == 2_000
+    assert await store.cleanup() == 1_000  # and the others are looked at on the way
+    assert (await store.get_public("k0"), await store.get_public("k1"), await store.get_public("k2")) == (0, None, -2)
+    await clock.advance(1)
+    assert await store.get_store_size() == 1_000
+    assert await store.cleanup() == 1_000
+    assert values._expiry == {} and values._seconds == [] and len(values._values) == 1_000
+
+
+def test_values_of_threads_survive_sweeps_and_deletions_beside_them() -> None:  # E15, H7
+    values, clock = MemoryValues(), SystemClock()
+    end, wrong = time.monotonic() + 1.0, []
+
+    def run(coro: Any) -> Any:
+        return asyncio.run(coro)
+
+    async def set_and_read(name: str) -> None:
+        store = Store(values, clock, durable=False)
+        count = 0
+        while time.monotonic() < end:
+            count += 1
+            await store.set_public(name, count, 0.0 if count % 3 else 60.0)
+            found = await store.get_public(name)
+            if found != (None if count % 3 else count):
+                wrong.append((name, count, found))
+
+    async def disturb() -> None:
+        store, count = Store(values, clock, durable=False), 0
+        while time.monotonic() < end:
+            count += 1
+            await store.set_public(f"other-{count % 5}", 1, 0.0)
+            await store.delete_public(f"other-{count % 7}")
+            await store.cleanup()
+
+    threads = [threading.Thread(target=run, args=(set_and_read(f"mine-{n}"),)) for n in range(3)]
+    threads += [threading.Thread(target=run, args=(disturb(),)) for _ in range(2)]
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(switch)
+    assert wrong == []
+    # None is forgotten by the sweep.
+    assert all(key in values._expiry[second] for key, (_, _, second) in values._values.items())
+
+
 @pytest.mark.parametrize(
     ("key", "ttl", "message"),
     [
         ("", None, "key: must not be empty"),
         (5, None, "key: a string is needed (got int)"),
+        (["k"], 1, "key: a string is needed (got list)"),
         ("k" * 256, None, "key: 256 characters are more than 255"),
         ("a\x00", None, "key: NUL"),
         ("k", -1, "ttl: must be at least 0 seconds (got -1)"),

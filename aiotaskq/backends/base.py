@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -302,8 +302,22 @@ class Backend(ABC):
         """Return the paused queues, sorted."""
 
 
+Held = tuple[Any, int, int]
+"""A value, when it ends in nanoseconds of ``Clock.nanos``, and what only its store reads."""
+
+
 class Values(ABC):
     """A store of public values. ``expires_at`` in microseconds, None for never; at or before now it is gone."""
+
+    held: Mapping[str, Held] | None = None
+    """Where values are objects of this process: all of them by key. To read one takes no call, and no wait."""
+
+    def keep(self, key: str, value: Any, until: int) -> bool:
+        """Put in place of the value under ``key``, if there is one and that is all there is to do; else answer False.
+
+        Only where ``held`` is; ``until`` in nanoseconds. After False it may or may not have been written: ``put`` it.
+        """
+        return False
 
     @abstractmethod
     async def put(self, items: Sequence[tuple[str, Any, int | None]]) -> None:

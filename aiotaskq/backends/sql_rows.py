@@ -180,9 +180,24 @@ def schedule_row(schedule: Schedule) -> dict[str, Any]:
     return {column.name: row[column.name] for column in SCHEDULES.columns if column.name in row}
 
 
+_NAMES = tuple(column.name for column in SCHEDULES.columns)
+_FIELDS = tuple(name for name in _NAMES if name not in ("task_id", "version"))
+
+
+def changed_columns(before: Schedule, after: Schedule) -> dict[str, Any]:
+    """Return those columns of a schedule that are others now."""
+    row = {name: new for name in _FIELDS if (new := getattr(after, name)) != getattr(before, name)}
+    row["enabled"] = after.enabled  # a row that cannot be decoded was read as a disabled one
+    if "params" in row:
+        row["params"] = json_text(after.params)
+    if "outbox" in row:
+        row["outbox"] = json_text(after.outbox) if after.outbox else None
+    return row
+
+
 def to_schedule(row: Row[Any]) -> Schedule:
     """Return the schedule of a full row of ``scheduler_task``."""
-    known = dict(row._mapping)
+    known = dict(zip(_NAMES, row, strict=True))
     params, problem = _object("params", known.pop("params"))
     outbox = known.pop("outbox")
     defaults = {"run_count": 0, "max_runs": 0, "misfire": "fire_once", "overlap": "allow"}

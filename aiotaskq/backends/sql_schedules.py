@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
 from aiotaskq.backends.base import READY, Hints, ScheduleChange, Schedules
 from aiotaskq.backends.sql_insert import insert_new
-from aiotaskq.backends.sql_rows import SCHEDULES, schedule_row, to_schedule
+from aiotaskq.backends.sql_rows import SCHEDULES, changed_columns, schedule_row, to_schedule
 from aiotaskq.backends.sql_tasks import chunks, push
 from aiotaskq.database import Database
 from aiotaskq.schedule import Schedule
@@ -27,13 +29,11 @@ class SqlSchedules(Schedules):
 
     async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
         def body(connection: Connection) -> list[Schedule]:
-            stands = {schedule.task_id: schedule for schedule in _read(connection, [s.task_id for s in schedules])}
-            new = [schedule for schedule in schedules if stands.setdefault(schedule.task_id, schedule) is schedule]
-            if new and insert_new(connection, SCHEDULES, *_rows_of(new)) < len(new):
-                # Another process was quicker, after our look.
-                rows = {schedule.task_id: schedule for schedule in _read(connection, [s.task_id for s in new])}
-                stands |= {s.task_id: s if rows[s.task_id] == s else rows[s.task_id] for s in new}
-            return [stands[schedule.task_id] for schedule in schedules]
+            if not schedules or insert_new(connection, SCHEDULES, *_rows_of(schedules)) == len(schedules):
+                return list(schedules)
+            # Some ids were there before, or come twice.
+            rows = {row.task_id: row for row in _read(connection, [schedule.task_id for schedule in schedules])}
+            return [s if rows[s.task_id] == s else rows[s.task_id] for s in schedules]
 
         return await self._database.write(body)
 
@@ -51,8 +51,7 @@ class SqlSchedules(Schedules):
         query = select(SCHEDULES).order_by(c.created_at, c.task_id)
         if enabled_only:
             query = query.where(c.enabled)
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [to_schedule(row) for row in rows]
+        return await self._database.read(lambda connection: _schedules(connection, query))
 
     async def due(self, now: int, limit: int) -> list[Schedule]:
         second, part = divmod(now, SECOND)
@@ -60,13 +59,11 @@ class SqlSchedules(Schedules):
         # The first condition says the same more loosely, so that the index serves it.
         where = (c.enabled, c.next_run_at <= second, due)
         query = select(SCHEDULES).where(*where).order_by(c.next_run_at, c.next_run_us, c.task_id).limit(limit)
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [to_schedule(row) for row in rows]
+        return await self._database.read(lambda connection: _schedules(connection, query))
 
     async def undelivered(self, limit: int) -> list[Schedule]:
         query = select(SCHEDULES).where(c.outbox.is_not(None)).order_by(c.task_id).limit(limit)
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [to_schedule(row) for row in rows]
+        return await self._database.read(lambda connection: _schedules(connection, query))
 
     async def next_due(self) -> int | None:
         query = select(c.next_run_at, c.next_run_us).where(c.enabled, c.next_run_at.is_not(None))
@@ -90,37 +87,88 @@ def _rows_of(schedules: Sequence[Schedule]) -> tuple[tuple[str, ...], list[tuple
     return tuple(rows[0]), [tuple(row.values()) for row in rows]
 
 
-def _read(connection: Connection, ids: Sequence[str], lock: bool = False) -> list[Schedule]:
-    queries = (select(SCHEDULES).where(c.task_id.in_(part)) for part in chunks(ids))
-    rows = (row for q in queries for row in connection.execute(q.with_for_update() if lock else q))
-    return [to_schedule(row) for row in rows]
+_BY_ID = select(SCHEDULES).where(c.task_id.in_(bindparam("ids", expanding=True)))
+_GUARDS = select(c.task_id, c.version, c.next_run_at, c.next_run_us, c.enabled, c.run_count)
+_GUARDS = _GUARDS.where(c.task_id.in_(bindparam("ids", expanding=True))).with_for_update()
+
+
+def _schedules(connection: Connection, query: Any) -> list[Schedule]:
+    # In the transaction's thread, where there is one: a thousand of them would hold the loop for 10 ms.
+    return [to_schedule(row) for row in connection.execute(query)]
+
+
+def _read(connection: Connection, ids: Sequence[str]) -> list[Schedule]:
+    return [to_schedule(row) for part in chunks(ids) for row in connection.execute(_BY_ID, {"ids": part})]
 
 
 def change(connection: Connection, changes: Sequence[ScheduleChange]) -> list[bool]:
     """Write those whose row is as it was read, and push what they fired."""
-    if len({item.before.task_id for item in changes}) < len(changes):
+    ids = [item.before.task_id for item in changes]
+    if len(set(ids)) < len(changes):
         return [held for item in changes for held in change(connection, [item])]  # each sees the one before
-    rows = {
-        schedule.task_id: schedule for schedule in _read(connection, [i.before.task_id for i in changes], lock=True)
-    }
-    held = [_same(rows.get(item.before.task_id), item.before) for item in changes]
-    values = [
-        {**schedule_row(item.after), "version": item.before.version + 1, "b_id": item.before.task_id}
-        for item, ok in zip(changes, held, strict=True)
-        if ok
-    ]
-    if values:
-        names = [name for name in values[0] if name not in ("b_id", "task_id")]
-        statement = update(SCHEDULES).where(c.task_id == bindparam("b_id"))
-        for value in values:
-            del value["task_id"]
-        connection.execute(statement.values({name: bindparam(name) for name in names}), values)
+    held = [True] * len(changes) if _written_at_once(connection, changes) else _written_by_guards(connection, changes)
     if tasks := [task for item, ok in zip(changes, held, strict=True) if ok for task in item.tasks]:
         push(connection, tasks)
     return held
 
 
-def _same(row: Schedule | None, before: Schedule) -> bool:
+def _rows_by_columns(changes: Iterable[ScheduleChange]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    """What to write: only what is another now, since another program may have changed the rest without a version."""
+    rows: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for item in changes:
+        row = changed_columns(item.before, item.after) | {"version": item.before.version + 1}
+        rows[tuple(row)].append(row | {"b_id": item.before.task_id})
+    return rows
+
+
+def _written_by_guards(connection: Connection, changes: Sequence[ScheduleChange]) -> list[bool]:
+    ids = [item.before.task_id for item in changes]
+    rows = {row.task_id: row for part in chunks(ids) for row in connection.execute(_GUARDS, {"ids": part})}
+    held = [_same(rows.get(item.before.task_id), item.before) for item in changes]
+    if not all(held):  # perhaps it only reads otherwise: a NULL, say
+        odd = {s.task_id: s for s in _read(connection, [i for i, ok in zip(ids, held, strict=True) if not ok])}
+        held = [ok or _same(odd.get(item.before.task_id), item.before) for item, ok in zip(changes, held, strict=True)]
+    for names, alike in _rows_by_columns(item for item, ok in zip(changes, held, strict=True) if ok).items():
+        connection.execute(_update(names), alike)
+    return held
+
+
+def _written_at_once(connection: Connection, changes: Sequence[ScheduleChange]) -> bool:
+    """On SQLite, in our own transaction, write all of them, the guards in the statement; or, answering False, none.
+
+    To read the guards first would take as long again. Only how many held is known, so if one did not, all is undone.
+    """
+    if connection.dialect.name != "sqlite" or not connection.get_execution_options().get("aiotaskq_begin"):
+        return False
+    guards = {item.before.task_id: item.before for item in changes}
+    count = 0
+    connection.exec_driver_sql("SAVEPOINT aiotaskq_change")
+    for names, rows in _rows_by_columns(changes).items():
+        values = [(*row.values(), *(getattr(guards[row["b_id"]], name) for name in _GUARD)) for row in rows]
+        count += connection.exec_driver_sql(_words(names), values).rowcount
+    if count < len(changes):
+        connection.exec_driver_sql("ROLLBACK TO aiotaskq_change")
+    connection.exec_driver_sql("RELEASE aiotaskq_change")
+    return count == len(changes)
+
+
+_GUARD = ("version", "next_run_at", "next_run_us", "enabled", "run_count")
+
+
+@functools.lru_cache(maxsize=64)
+def _words(names: tuple[str, ...]) -> str:
+    assignments = ", ".join(f"{name} = ?" for name in names if name != "b_id")
+    guard = " AND ".join(f"{name} IS ?" for name in _GUARD)
+    return f"UPDATE scheduler_task SET {assignments} WHERE task_id = ? AND {guard}"  # noqa: S608 - our own names
+
+
+@functools.lru_cache(maxsize=64)
+def _update(names: tuple[str, ...]) -> Any:
+    statement = update(SCHEDULES).where(c.task_id == bindparam("b_id"))
+    return statement.values({name: bindparam(name) for name in names if name != "b_id"})
+
+
+def _same(row: Any, before: Schedule) -> bool:
     # The version tells our own writes apart; the other columns those of programs that know only the documented ones.
     return row is not None and (row.version, row.next_run_at, row.next_run_us, row.enabled, row.run_count) == (
         before.version,

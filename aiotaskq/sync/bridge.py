@@ -11,11 +11,13 @@ import functools
 import inspect
 import os
 import threading
+from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from threading import get_ident
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from aiotaskq.loopthread import LoopThread, refuse_running_loop
+from aiotaskq.loopthread import LoopThread
 from aiotaskq.pops import caller
 
 A = TypeVar("A")
@@ -159,8 +161,12 @@ def blocking(
 
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Any:
         reach = self._reach
-        twin = f"aiotaskq.{type(self).__name__}.{method.__name__}"
-        value = (_quickly if at_once else _run)(reach, method, args, kwargs, twin, unclaimed)
+        if at_once:
+            try:
+                return _at_once(reach(), method, args, kwargs)
+            except _NeedsLoop:
+                pass
+        value = _run(reach, method, args, kwargs, f"aiotaskq.{type(self).__name__}.{method.__name__}", unclaimed)
         return value if give is None else give(self, value)
 
     return like(method)(call)
@@ -187,7 +193,10 @@ def blocking_function(
         return function(*args, **kwargs)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        return cast(R, _quickly(reach, without_self, args, kwargs, twin, unclaimed))
+        try:
+            return cast(R, _at_once(reach(), without_self, args, kwargs))
+        except _NeedsLoop:
+            return cast(R, _run(reach, without_self, args, kwargs, twin, unclaimed))
 
     return cast("Callable[P, R]", like(function)(call))
 
@@ -233,42 +242,43 @@ def run(coro_fn: Callable[[], Coroutine[Any, Any, R]], twin: str, unclaimed: Any
 
 
 def _run(reach: Reach[Any], method: Any, args: Any, kwargs: Any, twin: str, unclaimed: Unclaimed[Any] | None) -> Any:
+    me = threading.current_thread()
+
     async def on_loop() -> Any:
+        caller.set(me)
         return await method(await reach.enter(), *args, **kwargs)
 
     async def go_back(value: Any) -> None:
         if unclaimed is not None:
             await unclaimed(await reach.enter(), value)
 
-    return run(on_loop, twin, go_back)
-
-
-def _quickly(reach: Reach[Any], method: Any, args: Any, kwargs: Any, twin: str, unclaimed: Any) -> Any:
-    # Not in the main thread: there a signal handler could call again, or an interrupt strike, within a lock.
-    if getattr(reach(), "immediate", False) and threading.current_thread() is not threading.main_thread():
-        refuse_running_loop(twin)
-        with contextlib.suppress(_NeedsLoop):
-            return _at_once(method(reach(), *args, **kwargs))
-    return _run(reach, method, args, kwargs, twin, unclaimed)
+    return loop_thread.run(on_loop, twin=twin, unclaimed=go_back)
 
 
 class _NeedsLoop(Exception):
     """A coroutine has to wait, which takes a loop; it has not changed anything yet."""
 
 
-def _at_once(coro: Coroutine[Any, Any, R]) -> R:
-    """Run, here and now, a coroutine that need not wait: 1 µs, where the way through the loop takes 40."""
-    token = caller.set(threading.current_thread())
+_needs_loop = _NeedsLoop()
+
+
+def _at_once(made: Any, method: Any, args: Any, kwargs: Any) -> Any:
+    """Run, here and now, a coroutine that need not wait: under 1 µs, where the way through the loop takes 40.
+
+    Raises _NeedsLoop where that cannot be, and in the main thread: there a signal handler could call again, or an
+    interrupt strike, within a lock. A thread that runs a loop is left to the long way, which refuses it.
+    """
+    if not made.immediate or get_ident() == _main or _get_running_loop() is not None:
+        raise _needs_loop
+    coro = method(made, *args, **kwargs)
     try:
         coro.send(None)
     except StopIteration as end:
-        return cast(R, end.value)
+        return end.value
     except RuntimeError as error:
         if str(error) == "no running event loop":
             raise _NeedsLoop from None
         raise
-    finally:
-        caller.reset(token)
     coro.close()
     raise _NeedsLoop
 
@@ -320,6 +330,7 @@ def reading(source: Callable[[Any], R]) -> R:
 
 # ---- fork -----------------------------------------------------------------------------------------------------------
 
+_main = threading.main_thread().ident
 _process = object()
 """Which process this is: another object after a fork."""
 _lock = threading.RLock()  # one object may be made of another
@@ -328,8 +339,8 @@ _left_behind: list[object] = []
 
 
 def _forked() -> None:
-    global _process, _lock
-    _process, _lock = object(), threading.RLock()
+    global _process, _lock, _main
+    _process, _lock, _main = object(), threading.RLock(), threading.main_thread().ident
 
 
 if hasattr(os, "register_at_fork"):
