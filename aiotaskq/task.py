@@ -375,6 +375,7 @@ _TAKEN = (
     "scheduler_task_id",
     "timeout",
 )
+_PLAIN = frozenset(("type", "params"))
 _SYSTEM = frozenset(_TAKEN) | {"created_at"}
 
 
@@ -383,6 +384,20 @@ def task_from_dict(source: Mapping[str, Any], priority: object, now: int) -> Tas
 
     A ``priority`` other than 0 wins over the dict's own, so that a popped task pushed again keeps its priority.
     """
+    if type(source) is dict and source.keys() <= _PLAIN and type(priority) is int:
+        # Nearly every task: a type and params. What is odd about one is found, and told, by the long way.
+        kind, params = source.get("type"), source.get("params")
+        odd = type(kind) is not str or not kind.isprintable() or not kind.strip() or len(kind) > MAX_NAME
+        if not odd and type(params) is dict and -INT32 <= priority <= INT32:
+            return Task(
+                task_id=new_id(),
+                type=kind,
+                params=params,
+                priority=priority,
+                created_at=now // SECOND,
+                run_at=now,
+                seq=next_seq(now),
+            )
     if not isinstance(source, Mapping):
         raise ValidationError(f"task: a dict is needed (got {type(source).__name__})")
     if "type" not in source:
