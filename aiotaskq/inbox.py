@@ -15,8 +15,9 @@ class Inbox:
     """Hands tasks to whoever waits for one, the first come first.
 
     A task whose process has died under it as often as it may is on its last chance: beside it others would be blamed
-    for what it does, or it for what others do. It waits until nothing runs, and until it has ended nothing else is let
-    through; but neither for longer than ``patience`` ticks, since both may go on for hours.
+    for what it does, or it for what others do. It waits until nothing runs and all that ran is written, and until that
+    is so of itself nothing else is let through; but neither for longer than ``patience`` ticks, for both may go on for
+    hours. Meanwhile nothing else is kept: where it waits, its worker may die of the suspect.
     """
 
     def __init__(self, ticks: Callable[[], int], patience: int) -> None:
@@ -31,6 +32,8 @@ class Inbox:
         self.pace = Pace()
         self.running = 0
         """How many were handed out and have not ended."""
+        self.unwritten = 0
+        """How many of those that have ended are not yet written."""
 
     def __len__(self) -> int:
         return len(self._tasks) + len(self._suspects)
@@ -43,8 +46,10 @@ class Inbox:
     def _is_alone(self) -> bool:
         return self._alone is not None and self._ticks() < self._alone[0]
 
-    def put(self, task: Task) -> None:
-        """Add a task."""
+    def put(self, task: Task) -> bool:
+        """Add a task; return False if it has to go back, since a suspect waits or runs."""
+        if self.narrow:
+            return False
         if task.crashes == MAX_CRASHES - 1:
             self._suspects.append((self._ticks() + self._patience, task))
         else:
@@ -53,6 +58,7 @@ class Inbox:
             self._tasks.append(task)
         if self._waiting:
             self._wake()
+        return True
 
     async def get(self) -> Task | None:
         """Wait for a task; None once the inbox is closed. Each one has to be followed by ``done``."""
@@ -70,7 +76,7 @@ class Inbox:
         if self._tasks and (self._alone is None or not self._is_alone()):
             self.running += 1
             return self._tasks.popleft()
-        if self._suspects and (not self.running or self._ticks() >= self._suspects[0][0]):
+        if self._suspects and (not (self.running or self.unwritten) or self._ticks() >= self._suspects[0][0]):
             task = self._suspects.popleft()[1]
             self._alone = self._ticks() + self._patience, task
             self.running += 1
@@ -82,10 +88,13 @@ class Inbox:
         self.running -= 1
         self._moved = ticks
         self.pace.took(took)
-        if self._alone is not None and self._alone[1] is task:
-            self._alone = None
         if self._waiting:
             self._wake()
+
+    def written(self, task: Task) -> None:
+        """Say that nothing is left to be done for a task that was handed out, or could be."""
+        if self._alone is not None and self._alone[1] is task:
+            self._alone = None
 
     def waits_for(self) -> int:
         """For how many ticks tasks have waited while no slot became free."""
@@ -93,7 +102,7 @@ class Inbox:
 
     def hurry(self) -> None:
         """Look whether a suspect, or the others for one that runs, have waited for long enough."""
-        if self._suspects or self._tasks:
+        for _ in range(min(len(self), len(self._waiting))):
             self._wake()
 
     def take(self, which: Callable[[Task], bool] = lambda _task: True) -> list[Task]:

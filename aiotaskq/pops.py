@@ -8,6 +8,8 @@ import contextvars
 import threading
 import weakref
 from asyncio import _get_running_loop
+from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -48,20 +50,37 @@ def _me() -> object:
 class OpenPops:
     """The pops of one queue. Thread-safe: an app's loop and legacy threads may share a queue in memory.
 
-    There is no lock, which would cost a thread more than all the rest: each step is one call of a dict, and whoever
-    takes a pop out of ``_open`` has it.
+    There is no lock, which would cost a thread more than all the rest: each step is one call of a dict or a deque, and
+    whoever takes a pop out of ``_open`` has it. The two indexes may name pops that are gone; thousands may be open.
     """
 
     def __init__(self) -> None:
         self._open: dict[Key, OpenPop] = {}  # by id and fence: an id handed back may be open twice
+        self._by_owner: dict[int, deque[Key]] = {}  # in the order of the pops, by the `id` of whose they are
+        self._newest: dict[str, Key] = {}  # by task id
 
     def add(self, task: Task) -> OpenPop | None:
         """Remember a task that was just popped; return the oldest pop if that had to be forgotten for it."""
-        self._open[task.task_id, task.fence] = OpenPop(task, weakref.ref(_me()))
+        me = _me()
+        key = task.task_id, task.fence
+        self._open[key] = OpenPop(task, weakref.ref(me))
+        self._newest[task.task_id] = key
+        mine = self._by_owner.setdefault(id(me), deque())
+        mine.append(key)
+        if len(mine) > 1_000 + len(self._open):  # all were settled by name
+            self._by_owner[id(me)] = deque(key for key in list(mine) if key in self._open)
+        if len(self._by_owner) > 1_000 + len(self._open):
+            self._by_owner = {owner: keys for owner, keys in list(self._by_owner.items()) if keys}
         if len(self._open) > MAX_OPEN:
             with contextlib.suppress(RuntimeError, StopIteration):  # somebody else added or took meanwhile: next time
-                return self._open.pop(next(iter(self._open)), None)
+                return self._take(next(iter(self._open)))
         return None
+
+    def _take(self, key: Key) -> OpenPop | None:
+        pop = self._open.pop(key, None)
+        if pop is not None and self._newest.get(key[0]) == key:
+            self._newest.pop(key[0], None)
+        return pop
 
     def given_back(self, task: Task) -> None:
         """Note that the popped task was handed back, so that it needs no settling."""
@@ -70,24 +89,51 @@ class OpenPops:
 
     def take(self, task_id: str | None) -> OpenPop:
         """Take out the oldest unsettled pop of this coroutine (or thread), or the one named. Raises NoOpenTask."""
-        me = _me()
-        pops = list(self._open.items())
-        if task_id is not None:
-            named = [item for item in pops if item[0][0] == task_id]
-            mine = [item for item in named if item[1].owner() is me] or named
-        else:
-            mine = [item for item in pops if item[1].owner() is me]
-            # A pop inside asyncio.wait_for belongs to a coroutine of its own on Python 3.11; it has ended by now.
-            mine = mine or [item for item in pops if item[1].orphaned()]
-        if len(mine) > 1:  # one that was handed back only answers for a task_done() that may still come
-            mine.sort(key=lambda item: item[1].given_back)
-        for key, _ in mine:
-            if (taken := self._open.pop(key, None)) is not None:
-                return taken
+        taken = self._take_mine() if task_id is None else self._take_named(task_id)
+        if taken is not None:
+            return taken
         if task_id is not None:
             raise NoOpenTask(f"task_done(): task {printable(task_id)} was not popped here, or is settled already")
         raise NoOpenTask("task_done() called with no popped task open in this thread or coroutine")
 
+    def _take_mine(self) -> OpenPop | None:
+        me = _me()
+        mine = self._by_owner.get(id(me), deque())
+        handed_back: deque[Key] = deque()  # these only answer for a task_done() that may still come
+        try:
+            while True:
+                key = mine.popleft()
+                pop = self._open.get(key)
+                if pop is None or pop.owner() is not me:
+                    continue  # settled by name; or of an earlier object in this place of memory
+                if pop.given_back:
+                    handed_back.append(key)
+                elif (taken := self._take(key)) is not None:
+                    mine.extendleft(reversed(handed_back))
+                    return taken
+        except IndexError:
+            mine.extendleft(reversed(handed_back))
+        # A pop inside asyncio.wait_for belongs to a coroutine of its own on Python 3.11; it has ended by now.
+        orphans = (key for key, pop in list(self._open.items()) if pop.orphaned())
+        return self._first([*handed_back, *orphans])
+
+    def _take_named(self, task_id: str) -> OpenPop | None:
+        me = _me()
+        newest = self._newest.get(task_id)
+        pop = None if newest is None else self._open.get(newest)
+        if newest is not None and pop is not None and pop.owner() is me and not pop.given_back:
+            return self._take(newest)
+        named = [(key, pop) for key, pop in list(self._open.items()) if key[0] == task_id]
+        mine = [item for item in named if item[1].owner() is me] or named
+        mine.sort(key=lambda item: item[1].given_back)
+        return self._first([key for key, _ in mine])
+
+    def _first(self, keys: Iterable[Key]) -> OpenPop | None:
+        return next((taken for key in keys if (taken := self._take(key)) is not None), None)
+
     def adopt(self, other: OpenPops) -> None:
         """Take over the pops of another queue object of the same store, which is used no more."""
         self._open.update(other._open)
+        for owner, keys in other._by_owner.items():
+            self._by_owner.setdefault(owner, deque()).extend(keys)
+        self._newest.update(other._newest)

@@ -17,6 +17,7 @@ from aiotaskq.service import Service
 from aiotaskq.task import SECOND, Status, Task
 
 STALLED = 250_000  # ticks for which a claimed task may wait for a slot before others shall have it
+LULL = 0.005  # seconds without a hint before a store is asked when its next task becomes due
 NEVER_STARTED = "never started"
 
 
@@ -67,9 +68,10 @@ class Supply:
         self._told = told
         self._rested = rested
         self._ended: list[tuple[Task, Outcome]] = []
-        self._writing = 0
         self._closed = False
         self._in_round = False
+        self._hinted = False
+        self._lull = False
         self._service = Service("fetcher", self._round, clock)
 
     @property
@@ -83,14 +85,9 @@ class Supply:
         return self._service.running
 
     @property
-    def unwritten(self) -> int:
-        """How many have ended and are not yet written."""
-        return len(self._ended) + self._writing
-
-    @property
     def busy(self) -> bool:
         """Whether something is to be written, or a round is under way, which may bring tasks."""
-        return self._in_round or bool(self._ended)
+        return self._in_round or self._inbox.unwritten > 0
 
     async def start(self) -> None:
         """Start claiming and writing in the running loop."""
@@ -98,12 +95,19 @@ class Supply:
 
     def wake(self) -> None:
         """Look now: a hint, from any thread."""
+        self._hinted = True
         self._service.wake()
 
     def put(self, task: Task, outcome: Outcome) -> None:
         """Have written what became of a task. On the loop."""
+        self._inbox.unwritten += 1
         self._ended.append((task, outcome))
         self._service.wake()
+
+    def _done(self, task: Task, outcome: Outcome, after: Task | None) -> None:
+        self._inbox.unwritten -= 1
+        self._inbox.written(task)
+        self._told(task, outcome, after)
 
     async def put_completed(self, task: Task, outcome: Outcome | None) -> None:
         """A handler has completed its task in its own transaction: the row tells whether that was committed."""
@@ -111,12 +115,15 @@ class Supply:
         if row is not None and (row.status, row.fence) == (Status.COMPLETED, task.fence):
             if isinstance(outcome, Failed):
                 logger.warning("task {} had completed when its handler raised: {}", task.task_id, outcome.error)
+            self._inbox.written(task)
             self._told(task, Completed(row.result), row)
         elif isinstance(outcome, Completed):
             why = "complete(session=…): its transaction was not committed"
             self.put(task, Failed(why, True, self._backoff(task), random.random()))
         elif outcome is not None:
             self.put(task, outcome)
+        else:
+            self._inbox.written(task)
 
     async def _read(self, task: Task) -> Task | None:
         failures = 0
@@ -147,19 +154,26 @@ class Supply:
             return await self._exchange()
         finally:
             self._in_round = False
+            self._inbox.hurry()
             self._rested()
 
     async def _exchange(self) -> float:
-        self._inbox.hurry()
-        self._give_back_what_waits()
+        if self._inbox.narrow:
+            self._give_back(0)
+        else:
+            self._give_back_what_waits()
         ended, self._ended = self._ended, []
+        hinted, self._hinted = self._hinted, False
         room = self._room(bool(ended))
         if not ended and not room:
             return self._pause()
         now = self._clock.now()
+        if self._lull and not ended and not hinted:
+            self._lull = False
+            if (pause := await self._until_due(now)) > 0:
+                return pause
         changes = [self._change(task, outcome, now) for task, outcome in ended]
         lease = None if self._lease is None else now + self._lease
-        self._writing = len(ended)
         try:
             held, tasks = await self._queue.claims.exchange(
                 changes, self._owner, now, room, queues=self._queues, lease_until=lease
@@ -172,16 +186,21 @@ class Supply:
                 raise
             await self._write_each(ended)  # an error of one must not fail the others
             return 0.0
-        finally:
-            self._writing = 0
         for task in tasks:
             self._accept(task)
         if ended:
             await self._tell(ended, changes, held)
-        if len(tasks) == room or self._service.woken:
+        if len(tasks) == room:
             return self._pause()
+        if not self._backend.grouped:
+            return await self._until_due(now)
+        # While tasks come and go it does not pay to ask when the next becomes due: each hint is followed by a claim.
+        self._lull = True
+        return min(LULL, self._poll_interval)
+
+    async def _until_due(self, now: int) -> float:
+        """Before the earliest known time nothing becomes due by itself; a hint or the next poll tells of the rest."""
         at = await self._backend.next_run_at(now, self._queues)
-        # Before the earliest known time nothing becomes due by itself; a hint or the next poll tells of the rest.
         return self._pause() if at is None else min(self._pause(), max(0.0, (at - now) / SECOND))
 
     async def _tell(
@@ -192,7 +211,7 @@ class Supply:
             if ok:
                 for pushed in change.then:
                     self._queue.events.emit("pushed", self._clock.now(), pushed)
-                self._told(*entry, change.after)
+                self._done(*entry, change.after)
             else:
                 lost.append(entry)
         if lost:
@@ -206,7 +225,6 @@ class Supply:
         left = list(entries)
         while left:
             task, outcome = left[0]
-            self._writing = len(left)
             try:
                 after = await self._queue.settle(task, outcome, then=self._follow_ups)
             except DatabaseUnavailable:
@@ -215,11 +233,11 @@ class Supply:
             except Exception:
                 # A fault of ours, not of the handler; the task comes back when its lease ends.
                 logger.opt(exception=True).error("task {} could not be settled", task.task_id)
+                self._inbox.unwritten -= 1
+                self._inbox.written(task)
                 self._keeper.drop((task.task_id, task.fence))
             else:
-                self._told(task, outcome, after)
-            finally:
-                self._writing = 0
+                self._done(task, outcome, after)
             del left[0]
 
     @property
@@ -242,8 +260,11 @@ class Supply:
         if not self._closed and self._inbox.waits_for() > STALLED:
             # They were claimed because tasks were quick, and now they are slow: another process may have a slot.
             self._inbox.pace.stalled()
-            for task in self._inbox.take_last(max(0, self._concurrency - self._inbox.running)):
-                self._ended.append((task, Released(NEVER_STARTED)))
+            self._give_back(max(0, self._concurrency - self._inbox.running))
+
+    def _give_back(self, but: int) -> None:
+        for task in self._inbox.take_last(but):
+            self.put(task, Released(NEVER_STARTED))
 
     def _pause(self) -> float:
         return min(self._poll_interval, STALLED / SECOND) if len(self._inbox) else self._poll_interval

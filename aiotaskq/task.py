@@ -391,7 +391,7 @@ def task_from_dict(source: Mapping[str, Any], priority: object, now: int) -> Tas
         if not odd and type(params) is dict and -INT32 <= priority <= INT32:
             return Task(
                 task_id=new_id(),
-                type=kind,
+                type=kind,  # type: ignore[arg-type]  # `odd` has looked
                 params=params,
                 priority=priority,
                 created_at=now // SECOND,

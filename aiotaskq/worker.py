@@ -175,7 +175,7 @@ class Worker:
             if running.task.task_id in ids:
                 running.interrupt("cancel")
         for task in self._inbox.take(lambda task: task.task_id in ids):
-            self._inbox.put(task.replace(cancel_requested=True))
+            self._put(task.replace(cancel_requested=True))
 
     def _accept(self, task: Task) -> None:
         if self._backend.shared:
@@ -183,10 +183,16 @@ class Worker:
         if self._stopping:
             self._supply.put(task, Released(NEVER_STARTED))
             return
-        if (earlier := self._running.get(task.task_id)) is None:
-            self._inbox.put(task)
-        else:
+        if (earlier := self._running.get(task.task_id)) is not None:
             self._not_beside(earlier, task)
+        else:
+            self._put(task)
+
+    def _put(self, task: Task) -> None:
+        if not self._inbox.put(task):
+            self._supply.put(task, Released(NEVER_STARTED))
+        elif self._inbox.narrow:
+            self._supply.wake()  # what waits beside it goes back
 
     def _not_beside(self, earlier: Running, task: Task) -> None:
         # Its lease was lost, and it came back to us while the last run still goes on: never two of them here at once.
@@ -226,8 +232,10 @@ class Worker:
             elif outcome is not None:
                 self._supply.put(task, outcome)
             else:
+                self._inbox.written(task)
                 self._keeper.drop((task.task_id, task.fence))
         except BaseException:
+            self._inbox.written(task)
             self._keeper.drop((task.task_id, task.fence))
             raise
         finally:
@@ -452,7 +460,7 @@ class Worker:
                 "task {} ({}) does not stop and is abandoned", running.task.task_id, printable(running.task.type)
             )
         await self._supply.stop(SERVICES)
-        if unwritten := self._supply.unwritten:  # the store is away: their leases end by themselves
+        if unwritten := self._inbox.unwritten:  # the store is away: their leases end by themselves
             logger.error("what became of {} tasks could not be stored; they will be run again", unwritten)
         await self._queue.events.idle(grace)
         try:

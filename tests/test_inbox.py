@@ -21,13 +21,23 @@ class Turns:
         self.out: dict[str, Task] = {}
         self.inbox = Inbox(lambda: self.now, PATIENCE)
 
-    def put(self, *names: str) -> None:
-        for name in names:
+    def put(self, *names: str) -> list[bool]:
+        return [
             self.inbox.put(Task(task_id=name, type="t", crashes=MAX_CRASHES - 1 if name.startswith("!") else 0))
+            for name in names
+        ]
 
-    def done(self, name: str = "") -> None:
+    def done(self, name: str = "", written: bool = True) -> None:
         """The one that was got first, or the one named, has ended."""
-        self.inbox.done(self.out.pop(name or next(iter(self.out))), self.now, 0)
+        task = self.out.pop(name or next(iter(self.out)))
+        self.inbox.done(task, self.now, 0)
+        self.inbox.unwritten += 1
+        if written:
+            self.written(task)
+
+    def written(self, task: Task) -> None:
+        self.inbox.unwritten -= 1
+        self.inbox.written(task)
 
     async def got(self) -> str | None:
         """What a slot that asks now gets; None if it has to wait."""
@@ -67,23 +77,38 @@ async def test_who_waits_is_woken(turns: Turns) -> None:
 
 
 async def test_on_its_last_chance_it_runs_alone(turns: Turns) -> None:  # A4
-    turns.put("a", "!x", "b", "!y")
+    assert turns.put("a", "b", "!x") == [True, True, True]
     assert turns.inbox.narrow
+    assert turns.put("c", "!y") == [False, False], "where they wait, their worker may die of it"
     assert [await turns.got(), await turns.got()] == ["a", "b"]
     assert await turns.got() is None
     turns.done()
     assert await turns.got() is None, "b still runs"
     turns.done()
     assert await turns.got() == "!x"
-    turns.put("c")
-    assert await turns.got() is None, "nothing runs beside it"
-    turns.done()
-    assert await turns.got() == "c"
-    assert await turns.got() is None
-    turns.done()
-    assert await turns.got() == "!y"
+    assert turns.put("c") == [False]
     turns.done()
     assert not turns.inbox.narrow
+    assert turns.put("c", "!y") == [True, True]
+    assert [await turns.got(), await turns.got()] == ["c", None]
+    turns.done()
+    assert await turns.got() == "!y"
+
+
+async def test_nobody_is_blamed_whose_outcome_is_not_written_yet(turns: Turns) -> None:  # A4
+    turns.put("a", "!x")
+    task = turns.inbox.next()
+    assert task is not None and task.task_id == "a"
+    turns.out["a"] = task
+    turns.done(written=False)
+    assert await turns.got() is None, "it has ended, but if the process dies now, it is blamed"
+    turns.written(task)
+    assert await turns.got() == "!x"
+    suspect = turns.out["!x"]
+    turns.done(written=False)
+    assert turns.put("b") == [False], "nor is anybody claimed beside a suspect whose end is not written"
+    turns.written(suspect)
+    assert turns.put("b") == [True]
 
 
 async def test_it_does_not_wait_for_ever(turns: Turns) -> None:
@@ -93,26 +118,27 @@ async def test_it_does_not_wait_for_ever(turns: Turns) -> None:
     assert await turns.got() is None
     turns.now = PATIENCE
     assert await turns.got() == "!x"
-    turns.put("a")
-    assert await turns.got() is None
+    assert turns.put("a") == [False]
     turns.done("!x")
     assert not turns.inbox.narrow, "hours still runs, but that is not why"
+    turns.put("a")
     assert await turns.got() == "a"
 
 
 async def test_others_do_not_wait_for_it_for_ever_either(turns: Turns) -> None:
     turns.put("!x")
     assert await turns.got() == "!x"
-    turns.put("a")
     turns.now = PATIENCE - 1
-    assert await turns.got() is None
+    assert turns.put("a") == [False]
     turns.now = PATIENCE
     assert not turns.inbox.narrow
+    turns.put("a")
     assert await turns.got() == "a"
 
 
 async def test_waiting_ones_can_be_taken_out(turns: Turns) -> None:
-    turns.put("a", "!x", "b", "!y")
+    turns.put("a", "b", "c", "!x")
     assert [task.task_id for task in turns.inbox.take(lambda task: task.task_id in ("b", "!x"))] == ["b", "!x"]
-    assert [task.task_id for task in turns.inbox.take()] == ["a", "!y"]
+    assert [task.task_id for task in turns.inbox.take_last(1)] == ["c"]
+    assert [task.task_id for task in turns.inbox.take()] == ["a"]
     assert (len(turns.inbox), turns.inbox.narrow) == (0, False)

@@ -11,9 +11,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam
+from sqlalchemy import Connection
 
-from aiotaskq.backends import sql_schedules, sql_tasks
+from aiotaskq.backends import sql_schedules, sql_tasks, sql_write
 from aiotaskq.backends.sql import SqlBackend
 from aiotaskq.database import Database
 from aiotaskq.task import Status, Task
@@ -43,15 +43,21 @@ def no_fence() -> None:
         rows = sql_tasks._running(connection, [task_id for task_id, _ in held])
         return original(connection, [(i, rows[i].fence if i in rows else fence) for i, fence in held], lease_until)
 
+    def without(words: Callable[..., str], guard: str, instead: str) -> Any:
+        def broken(*args: Any) -> str:
+            whole = words(*args)
+            assert guard in whole, "the statement was rewritten: this fault would do nothing"
+            return whole.replace(guard, instead)
+
+        return broken
+
     original = sql_tasks.heartbeat
-    c = sql_tasks.c
     replace(sql_tasks, "holds", holds)
     replace(sql_tasks, "heartbeat", mine)
+    # The fence is still bound, and compared with nothing.
+    replace(sql_write, "_sqlite_words", without(sql_write._sqlite_words, "fence = ?", "? >= 0"))
     replace(
-        sql_tasks,
-        "_GUARD",
-        # The fence is still bound, and compared with itself.
-        and_(c.task_id == bindparam("b_id"), c.status == bindparam("b_status"), bindparam("b_fence") >= 0),
+        sql_write, "_postgresql_words", without(sql_write._postgresql_words, "t.fence = r.b_fence", "r.b_fence >= 0")
     )
 
 
