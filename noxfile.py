@@ -29,6 +29,7 @@ FLOORS = {
         "clock",
         "settings",
         "log",
+        "daemons",
     ],
     "1 seam, 2 stores": ["backends/*", "models", "database", "sqlite_threads", "migrations/*", "migrations/versions/*"],
     "3 actors": [

@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import difflib
-import functools
 import importlib
 import inspect
 import os
-import queue
 import signal
-import threading
 import typing
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import msgspec
 
+from aiotaskq.daemons import DaemonThreads
 from aiotaskq.errors import UnknownHandler, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.outcome import Backoff
@@ -142,45 +140,11 @@ def _failure(error: BaseException) -> RuntimeError:
     return RuntimeError(f"the handler raised {type(error).__name__}: {error}")
 
 
-class DaemonThreads(Executor):
-    """Up to ``size`` threads for ``def`` handlers, made on demand. They are daemons: one that never returns cannot keep
-    the process from ending, as those of concurrent.futures would."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._idle = threading.Semaphore(0)
-        self._threads = 0
-
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(function(*args, **kwargs))
-            except ENDINGS as error:
-                future.set_exception(_failure(error))
-            except BaseException as error:
-                future.set_exception(error)
-
-        self._work.put(run)
-        if not self._idle.acquire(blocking=False) and self._threads < self._size:
-            self._threads += 1
-            threading.Thread(target=self._serve, name=f"aiotaskq-handler-{self._threads}", daemon=True).start()
-        return future
-
-    def _serve(self) -> None:
-        while (run := self._work.get()) is not None:
-            run()
-            del run  # do not keep the last task's arguments alive while idle
-            self._idle.release()
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let idle threads end; those that run a handler end with it, or with the process."""
-        for _ in range(self._threads):
-            self._work.put(None)
+def _guarded(function: Callable[..., Any], params: Mapping[str, Any]) -> Any:
+    try:
+        return function(**params)
+    except ENDINGS as error:
+        raise _failure(error) from None
 
 
 def _ignore_ctrl_c() -> None:
@@ -192,10 +156,7 @@ def _in_process(module: str, qualname: str, params: dict[str, Any]) -> Any:
     found: Any = importlib.import_module(module)
     for name in qualname.split("."):
         found = getattr(found, name)
-    try:
-        return inspect.unwrap(found)(**params)
-    except ENDINGS as error:
-        raise _failure(error) from None
+    return _guarded(inspect.unwrap(found), params)
 
 
 class Executors:
@@ -225,9 +186,9 @@ class Executors:
                 self.renew_processes()
                 raise
         if self._threads is None:
-            self._threads = DaemonThreads(self._concurrency)
-        call = functools.partial(handler.function, **params)
-        return self._threads.submit(contextvars.copy_context().run, call)
+            # Not those of concurrent.futures: a handler that never returns must not keep the process from ending.
+            self._threads = DaemonThreads(self._concurrency, "aiotaskq-handler")
+        return self._threads.submit(contextvars.copy_context().run, _guarded, handler.function, params)
 
     def renew_processes(self) -> None:
         """Forget a pool in which a process died: it takes no more work."""
@@ -238,7 +199,9 @@ class Executors:
         threads, processes, self._threads, self._processes = self._threads, self._processes, None, None
         if processes is not None:
             # In a thread of ours: one that the interpreter waits for could keep it from ending.
-            ended = asyncio.wrap_future(DaemonThreads(1).submit(processes.shutdown, wait, cancel_futures=True))
+            ended = asyncio.wrap_future(
+                DaemonThreads(1, "aiotaskq-ending").submit(processes.shutdown, wait, cancel_futures=True)
+            )
             await asyncio.wait({ended}, timeout=5)
         if threads is not None:
-            threads.shutdown()
+            threads.shutdown(wait=False)

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import URL, Connection, Pool, event, exc
 
 from aiotaskq import engines
+from aiotaskq.daemons import DaemonThreads
 from aiotaskq.engines import lenient_text, on_sqlite_connect, sqlite_engine
 
 T = TypeVar("T")
@@ -39,8 +40,9 @@ class SqliteThreads:
         event.listen(self.sync_engine, "begin", begin)
         self._for_writing = self.sync_engine.execution_options(aiotaskq_begin=True)
         self._writing, self._written = writing, written
-        self._writer = ThreadPoolExecutor(1, "aiotaskq-sqlite-writer")
-        self._readers = ThreadPoolExecutor(READERS, "aiotaskq-sqlite-reader")
+        loop = asyncio.get_running_loop()
+        self._writer = DaemonThreads(1, "aiotaskq-sqlite-writer", loop)
+        self._readers = DaemonThreads(READERS, "aiotaskq-sqlite-reader", loop)
 
     @property
     def pool(self) -> Pool:
@@ -92,7 +94,7 @@ def _on_connect(connection: Any, record: object) -> None:
     connection.execute(f"PRAGMA busy_timeout = {int(BUSY_POLLING * 1000)}").close()
 
 
-async def _in(threads: ThreadPoolExecutor, once: Callable[[], T]) -> T:
+async def _in(threads: DaemonThreads, once: Callable[[], T]) -> T:
     """Run it in one of the threads. Only the end of the loop cancels this; then what has begun ends first."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
@@ -102,7 +104,7 @@ async def _in(threads: ThreadPoolExecutor, once: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits
             loop.call_soon_threadsafe(ended.set)
 
-    work = threads.submit(_patiently, once, cancelled)
+    work: Future[T] = threads.submit(_patiently, once, cancelled)
     work.add_done_callback(tell)
     try:
         await ended.wait()

@@ -255,6 +255,7 @@ FLOORS: dict[str, float] = {
     "loopthread": 0.2,
     "answer": 0.1,
     "errors": 0.1,
+    "daemons": 0,
 }
 
 ROOMS = {

@@ -1,0 +1,58 @@
+"""Threads that cannot keep a process from ending, and that can still be used while it does."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any
+
+
+class DaemonThreads(Executor):
+    """Up to ``size`` threads, made on demand, each a daemon: one that never returns ends with the process."""
+
+    def __init__(self, size: int, name: str, keeping: object = None) -> None:
+        """``keeping`` is referred to by each thread, which a forked child does not have and so never lets go of.
+
+        Were an event loop collected there, its parent, with which it shares its epoll, would hear nothing any more.
+        """
+        self._size = size
+        self._keeping = keeping
+        self._name = name
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._work.put(run)
+        if not self._idle.acquire(blocking=False) and len(self._threads) < self._size:
+            name = f"{self._name}-{len(self._threads) + 1}"
+            thread = threading.Thread(target=self._serve, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        return future
+
+    def _serve(self) -> None:
+        keeping = self._keeping  # noqa: F841 - in the frame itself
+        while (run := self._work.get()) is not None:
+            run()
+            del run  # do not keep the last task's arguments alive while idle
+            self._idle.release()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let the threads end when all that was submitted has run; with ``wait``, return when they have."""
+        for _ in self._threads:
+            self._work.put(None)
+        for thread in self._threads if wait else ():
+            thread.join()
