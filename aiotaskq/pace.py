@@ -22,6 +22,10 @@ class Pace:
         """Say that tasks which run now have taken far longer than those before."""
         self._mean = max(self._mean, 2.0 * HORIZON)
 
+    def lasts(self, tasks: int) -> float:
+        """For how many ticks so many tasks would run, one after the other."""
+        return tasks * self._mean
+
     @property
     def ahead(self) -> int:
         """How many to claim beyond the free slots."""

@@ -257,10 +257,15 @@ class Supply:
         return max(0, slots + ahead) if rides or slots > 0 or (slots + ahead) * 2 >= ahead > 0 else 0
 
     def _give_back_what_waits(self) -> None:
-        if not self._closed and self._inbox.waits_for() > STALLED:
-            # They were claimed because tasks were quick, and now they are slow: another process may have a slot.
+        """Tasks were claimed because those before were quick; if now they are slow, another process may have a slot."""
+        if self._closed:
+            return
+        free = self._concurrency - self._inbox.running
+        if self._inbox.waits_for() > STALLED:
             self._inbox.pace.stalled()
-            self._give_back(max(0, self._concurrency - self._inbox.running))
+        elif self._inbox.pace.lasts(len(self._inbox) - free) <= STALLED * self._concurrency:
+            return
+        self._give_back(max(0, free + self._inbox.pace.ahead))
 
     def _give_back(self, but: int) -> None:
         for task in self._inbox.take_last(but):

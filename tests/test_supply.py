@@ -94,6 +94,28 @@ async def test_what_waits_behind_a_task_that_became_slow_goes_back() -> None:  #
         await until_counts(tq, completed=401)
 
 
+async def test_what_waits_behind_many_that_became_slower_goes_back() -> None:  # H4
+    clock = VirtualClock()
+    tq = TaskQ("memory://", clock=clock)
+
+    @tq.task
+    async def work(seconds: float = 0) -> None:
+        if seconds:
+            await clock.sleep(seconds)
+
+    async with tq.running(concurrency=1, scheduler=False):
+        await tq.push_many([work.call() for _ in range(300)])
+        await until_counts(tq, completed=300)
+        await tq.push_many([work.call(seconds=0.2) for _ in range(100)])
+        await clock.settle()
+        assert (await tq.stats()).counts["running"] > 1, "claimed ahead, as they were all quick"
+        await clock.advance(0.7)  # a slot becomes free every 0.2 s, so nothing ever stands still
+        counts = (await tq.stats()).counts
+        assert (counts["running"], counts["completed"]) == (1, 303), "another process may have the others"
+        await clock.advance(100 * 0.2)
+        await until_counts(tq, completed=400)
+
+
 # ---- writing behind ----
 
 
