@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Sequence
 
@@ -178,7 +179,7 @@ class Supply:
             held, tasks = await self._queue.claims.exchange(
                 changes, self._owner, now, room, queues=self._queues, lease_until=lease
             )
-        except DatabaseUnavailable:
+        except (DatabaseUnavailable, asyncio.CancelledError):  # cancelled: the store does not answer, and we stop
             self._ended[:0] = ended
             raise
         except Exception:
@@ -227,7 +228,7 @@ class Supply:
             task, outcome = left[0]
             try:
                 after = await self._queue.settle(task, outcome, then=self._follow_ups)
-            except DatabaseUnavailable:
+            except (DatabaseUnavailable, asyncio.CancelledError):
                 self._ended[:0] = left
                 raise
             except Exception:

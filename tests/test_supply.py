@@ -18,6 +18,7 @@ from aiotaskq.deadlines import Deadlines
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.pace import HORIZON, MOST, Pace
 from aiotaskq.task import SECOND, Status
+from aiotaskq.worker import ExitCode
 
 # ---- how far ahead ----
 
@@ -178,6 +179,30 @@ async def test_an_answer_that_was_lost_is_asked_for_again(tmp_path: Path, commit
         assert await handle.result(10) == "done"
         await until(lambda: told)
     assert (runs, told, cuts) == ([1], [handle.task_id], 0)
+
+
+async def test_an_outcome_that_the_store_does_not_answer_for_is_not_called_drained(tmp_path: Path) -> None:  # F8
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
+    silent, answers = asyncio.Event(), asyncio.Event()
+    exchange = tq._backend.exchange
+
+    async def hang(*args: Any, **options: Any) -> Any:
+        silent.set()
+        await answers.wait()
+        return await exchange(*args, **options)
+
+    tq._backend.exchange = hang  # type: ignore[method-assign]
+
+    @tq.task
+    async def work() -> None: ...
+
+    async with tq.running(concurrency=1):
+        await work.push()
+        await silent.wait()
+        assert tq._worker is not None
+        code = await tq._worker.stop(0, 0)
+        answers.set()
+    assert code is ExitCode.ABANDONED
 
 
 # ---- timeouts ----
