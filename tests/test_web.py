@@ -453,6 +453,8 @@ WRONG_BODIES = [
     (b'{"type": "greet"', "application/json", 400, "NotJson"),
     (b"", "application/json", 400, "NotJson"),
     (b"\xff\xfe", "application/json", 400, "NotJson"),
+    (b'{"type": "gr\xff"}', "application/json", 400, "NotJson"),
+    (b'{"type": "greet", "params": {"\xc3": 1}}', "application/json", 400, "NotJson"),
     (b'{"type": "greet", "params": ' + b'{"a":' * 100_000, "application/json", 400, "NotJson"),
     (
         b'{"type": "greet", "params": {"a": ' + b"[" * 70 + b"]" * 70 + b"}}",

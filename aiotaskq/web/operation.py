@@ -269,7 +269,7 @@ async def _body(kind: type[S], policy: Policy, request: Request) -> S:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         raise Refused(422, "ValidationError", f"body: {error}") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the latter for bytes in a string that are not UTF-8
         raise Refused(400, "NotJson", f"body: {error}") from None
     except RecursionError:
         raise Refused(400, "NotJson", "body: nested too deeply") from None
