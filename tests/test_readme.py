@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from aiotaskq.cli.commands import app_for
 from tests.promises import Proofs, table
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -35,6 +39,21 @@ def test_python_blocks_run(number: int, tmp_path: Path) -> None:
     if "Hello" in PYTHON[number]:
         assert f"```text\n{done.stdout}```" in README
         assert len([line for line in PYTHON[number].splitlines() if line.strip()]) <= 12
+
+
+# A bare verb names a command, it does not call it; what has placeholders cannot be typed either.
+COMMANDS = [line for line in re.findall(r"`aiotaskq (\S+ [^`]+)`", README) if not re.search(r"[\[|…]| N\b", line)]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_are_called_as_they_want_to_be(line: str) -> None:
+    command: Any = typer.main.get_command(app_for(None))
+    words, context = shlex.split(line), None
+    while True:
+        context = command.make_context(words[0], words, parent=context)  # raises for what it does not take
+        if not hasattr(command, "resolve_command"):
+            return
+        _, command, words = command.resolve_command(context, context._protected_args + context.args)
 
 
 def test_the_index_name_is_never_recommended() -> None:

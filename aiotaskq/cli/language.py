@@ -53,9 +53,6 @@ def translated_help(text: str) -> str:
 UNWRAPPED = 10_000
 # A Chinese character breaks after itself and the punctuation behind it.
 _WORD = re.compile(r"[\u2e80-\u9fff\uff00-\uffef][，。；：、？）]*|[!-~]+ ?| +|.")
-_WORD = re.compile(
-    r"[\u2e80-\u9fff\uff00-\uffef][，。；：、？）]*|[!-~]+ ?| +|."
-)  # a Chinese character breaks after itself
 _COLUMNS = re.compile(r"  \S.*?\s{2,}(?=\S)|\s*")
 
 
