@@ -444,11 +444,11 @@ class Worker:
 
     async def _stop(self, drain: float, grace: float) -> ExitCode:
         self._stopping = True
+        self._supply.close()
+        self._inbox.close()
         await asyncio.gather(self._reaper.stop(SERVICES), self._canceller.stop(SERVICES))
         self._stop_listening()
         self.held.stop()
-        self._supply.close()
-        self._inbox.close()
         if not await self._until_idle(0.0 if self._hurried else drain):
             self.hurry()
             await self._until_idle(grace)

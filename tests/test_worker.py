@@ -633,6 +633,32 @@ async def test_stop_drains_what_runs_and_claims_no_more(tq: TaskQ) -> None:  # D
         assert len(begun) == 2
 
 
+async def test_who_stops_claims_nothing_while_a_loop_ends(tmp_path: Path) -> None:  # D13
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
+    hangs, answers, claims = asyncio.Event(), asyncio.Event(), 0
+    claim = tq._backend.claim
+
+    async def overdue(*_: Any) -> list[Any]:
+        hangs.set()
+        await answers.wait()
+        return []
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        nonlocal claims
+        claims += tq._worker is not None and tq._worker._stopping
+        return await claim(*args, **options)
+
+    tq._backend.overdue, tq._backend.claim = overdue, counted  # type: ignore[method-assign]
+    async with tq.running():
+        await hangs.wait()
+        stopping = asyncio.create_task(tq._stop_running(5, 1))
+        for _ in range(20):
+            await tq.push("nobody handles it")
+        answers.set()
+        assert await stopping is ExitCode.DRAINED
+    assert claims == 0
+
+
 async def test_cooperative_handlers_are_given_back_without_a_retry(tq: TaskQ) -> None:  # D7, D8
     begun = asyncio.Event()
 
