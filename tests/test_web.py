@@ -709,9 +709,12 @@ def test_wrong_settings_are_refused(name: str) -> None:
 async def test_setup_keeps_the_lifespan_that_was_there() -> None:
     events: list[str] = []
     tq = TaskQ("memory://")
+    begun = asyncio.Event()
 
     @tq.task
     async def work() -> None:
+        begun.set()
+        await asyncio.sleep(0)
         events.append("worked")
 
     @contextlib.asynccontextmanager
@@ -727,7 +730,9 @@ async def test_setup_keeps_the_lifespan_that_was_there() -> None:
     async with app.router.lifespan_context(app) as state:
         assert state == {"answer": 42} and app.state.aiotaskq is tq
         await (await work.push()).result(5)
+        begun.clear()
         await work.push()
+        await begun.wait()
     assert events == ["resources", "worked", "worked", "no resources"]  # drained before they go
 
 
