@@ -44,7 +44,9 @@ def new_task_of(call: TaskCall[Any], handlers: Mapping[str, Handler], elsewhere:
         if options.get(name) is None:
             options[name] = default if handler is None else getattr(handler, name)
     for name in ("on_success", "on_failure"):
-        options[name] = getattr(options.get(name), "name", options.get(name))
+        follow_up = options[name] = getattr(options.get(name), "name", options.get(name))
+        if handlers and isinstance(follow_up, str) and follow_up not in handlers and follow_up not in elsewhere:
+            raise unknown(follow_up, handlers, name)
     delay, at, expires = options.pop("delay", None), options.pop("at", None), options.pop("expires", None)
     if expires is None and handler is not None:
         expires = handler.expires

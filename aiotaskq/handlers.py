@@ -125,11 +125,11 @@ def _injected(function: Callable[..., Any]) -> dict[str, Any]:
     return {name: hints[name] for name in names}
 
 
-def unknown(name: str, known: Collection[str]) -> UnknownHandler:
+def unknown(name: str, known: Collection[str], field: str = "type") -> UnknownHandler:
     """Return the error for a type that nobody handles, with a guess at what was meant."""
     close = difflib.get_close_matches(name, known, n=1)
     guess = f"; did you mean {close[0]!r}?" if close else ""
-    return UnknownHandler(f"type: no handler is registered for {printable(name)!r}{guess}")
+    return UnknownHandler(f"{field}: no handler is registered for {printable(name)!r}{guess}")
 
 
 # In a thread or a process of its own these end no program and no loop: sys.exit() of an old script is a failure.

@@ -21,7 +21,7 @@ import aiotaskq
 from aiotaskq import Backoff, ExitCode, TaskFailed, TaskQ, current_task
 from aiotaskq.backends.base import Backend
 from aiotaskq.clock import VirtualClock
-from aiotaskq.errors import DatabaseUnavailable, ValidationError
+from aiotaskq.errors import DatabaseUnavailable, UnknownHandler, ValidationError
 from aiotaskq.task import SECOND, Status
 from aiotaskq.testing import virtual
 
@@ -793,6 +793,21 @@ async def test_callbacks_come_after_the_commit(tq: TaskQ) -> None:
         await work.options(on_success="after", on_failure="after").push(ok=False)
         await eventually(lambda: len(seen) == 2)
     assert sorted(seen) == [("work", "completed"), ("work", "failed")]
+
+
+async def test_a_follow_up_that_nobody_handles_is_refused_when_it_is_asked_for(tq: TaskQ) -> None:
+    @tq.task
+    async def work() -> None: ...
+
+    @tq.task
+    async def after(**_: Any) -> None: ...
+
+    for name in ("on_success", "on_failure"):
+        with pytest.raises(UnknownHandler, match=f"{name}: no handler is registered for 'aftr'; did you mean 'after'"):
+            await work.options(**{name: "aftr"}).push()  # type: ignore[typeddict-item]
+    tq.elsewhere("aftr")
+    await work.options(on_success="aftr").push()
+    await tq.close()
 
 
 async def test_function_callback_in_memory_only(tmp_path: Path) -> None:
