@@ -404,7 +404,7 @@ class Worker:
         for running in self._running.values():
             running.interrupt("cut off")
         for task in self._inbox.take():
-            self._keeper.drop((task.task_id, task.fence))
+            self._supply.put(task, Released(CUT_OFF))
 
     async def _look_for_cancels(self) -> float:
         """Cancel requests reach us by a hint where the store has one, else here."""

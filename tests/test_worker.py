@@ -515,6 +515,33 @@ def _bare_worker(tq: TaskQ) -> Any:
     return Worker(tq.queue, tq._backend, tq._clock, {}, lease=2, heartbeat=0.5)
 
 
+async def test_what_never_started_is_given_back_when_its_worker_was_cut_off(tmp_path: Path) -> None:  # A4
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
+    go, runs = asyncio.Event(), []
+
+    @tq.task
+    async def work(name: str) -> None:
+        runs.append(name)
+        await go.wait()
+
+    async with started(tq):
+        await work.push(name="hours")
+        await eventually(lambda: runs == ["hours"])
+        suspect = await work.push(name="suspect")
+        worker = tq._worker
+        assert worker is not None
+        worker._supply._closed = True  # a claim by hand, of a task whose worker has died twice before
+        pending = await suspect.task()
+        if pending.status is Status.PENDING:
+            (pending,) = await tq._backend.claim("w", tq._clock.now(), 1, lease_until=tq._clock.now() + 60 * SECOND)
+        worker._accept(pending.replace(crashes=2))
+        worker._fenced()
+        await eventually(lambda: not worker._supply.unwritten)
+        task = await suspect.task()
+        go.set()
+    assert (task.status, task.crashes, runs) == (Status.PENDING, 2, ["hours"])
+
+
 async def test_reaper_never_touches_a_fresh_claim(url: str) -> None:  # A7
     clock = VirtualClock()
     tq = TaskQ(url, clock=clock, lease=2)
