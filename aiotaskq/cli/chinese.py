@@ -483,3 +483,12 @@ TYPER: Final[dict[str, str]] = {
     "; required]": "；必需]",
 }
 """Words that typer itself puts into a help page."""
+
+# What typer says of a value, with what it quotes.
+REFUSALS: Final[tuple[tuple[str, str], ...]] = (
+    (r"Input should be greater than or equal to (\S+)", r"不能小于 \1"),
+    (r"Input should be less than or equal to (\S+)", r"不能大于 \1"),
+    (r"Input should be a valid integer\b.*", "应为整数"),
+    (r"Input should be a valid number\b.*", "应为数字"),
+    (r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", r"多余的参数 \1"),
+)

@@ -93,5 +93,14 @@ def usage_error(error: Any) -> str:
         if not error.param_hint and error.param.param_type_name == "argument":
             words = [error.param.metavar or error.param.name]
         hint = " / ".join(words)
-        return f"缺少 {hint}" if kind == "MissingParameter" else f"{hint} 的值不对：{error.message}"
-    return f"用法不对：{said}"
+        return f"缺少 {hint}" if kind == "MissingParameter" else f"{hint} 的值不对：{_refusal(error.message)}"
+    return f"用法不对：{_refusal(said)}"
+
+
+def _refusal(said: object) -> str:
+    from aiotaskq.cli.chinese import REFUSALS
+
+    for english, other in REFUSALS:
+        if found := re.fullmatch(english, str(said), re.DOTALL):
+            return found.expand(other)
+    return str(said)
