@@ -536,7 +536,7 @@ async def test_what_never_started_is_given_back_when_its_worker_was_cut_off(tmp_
             (pending,) = await tq._backend.claim("w", tq._clock.now(), 1, lease_until=tq._clock.now() + 60 * SECOND)
         worker._accept(pending.replace(crashes=2))
         worker._fenced()
-        await eventually(lambda: not worker._supply.unwritten)
+        await eventually(lambda: not worker._inbox.unwritten)
         task = await suspect.task()
         go.set()
     assert (task.status, task.crashes, runs) == (Status.PENDING, 2, ["hours"])
