@@ -539,7 +539,7 @@ async def test_what_never_started_is_given_back_when_its_worker_was_cut_off(tmp_
         await eventually(lambda: not worker._inbox.unwritten)
         task = await suspect.task()
         go.set()
-    assert (task.status, task.crashes, runs) == (Status.PENDING, 2, ["hours"])
+    assert (task.status, task.crashes, runs) == (Status.PENDING, 0, ["hours"]), "as the row had it: nothing was counted"
 
 
 async def test_reaper_never_touches_a_fresh_claim(url: str) -> None:  # A7
