@@ -96,8 +96,9 @@ class Slots:
             if len(late) < self._processes:
                 return
         held = {(each.task.task_id, each.task.fence) for each in late}
-        if held != self._told:  # else it is known
-            self._told = held
+        known = not held.isdisjoint(self._told)  # the same ones, or some of them, and who came late, too
+        self._told = held
+        if not known:
             logger.error("{} past their timeout: nothing more runs there until one ends; stop them from within", what)
             self._events.emit("exhausted", self._clock.now(), task, occupancy=self.occupancy())
 

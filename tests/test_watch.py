@@ -275,9 +275,9 @@ async def test_a_push_does_not_wait_for_its_wake_up(postgresql: Store) -> None:
     writes: list[str] = []
     original = database.write
 
-    async def write(body: Any) -> Any:
+    async def write(*args: Any, **options: Any) -> Any:
         writes.append("begin")
-        answer = await original(body)
+        answer = await original(*args, **options)
         writes.append("end")
         return answer
 
@@ -557,7 +557,7 @@ async def test_what_we_write_does_not_ring(sqlite: Store) -> None:
         READY
     }  # what a push says itself; a change of somebody's rings for TAKEN
     with pytest.raises(Exception, match="NOT NULL"):
-        await sqlite.backend.push([new(run_at=None)])
+        await sqlite.backend.push([new(type=None)])
     other = await sqlite.another()
     await other.push([new()])
     await ears.until(TAKEN)
