@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from aiotaskq.context import TaskContext
@@ -58,4 +59,14 @@ class Running:
         """Undo the cancels that were asked for, so that the slot's coroutine is not cancelled itself."""
         while self._asked:
             self._asked -= 1
+            self._slot.uncancel()
+
+    async def forget_cancels(self, loop_ends: Callable[[], bool]) -> None:
+        """Keep a slot whose handler has cancelled its own coroutine, and may have left before that cancel came."""
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if loop_ends():
+                raise
+        while self._slot.cancelling():
             self._slot.uncancel()

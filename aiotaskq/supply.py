@@ -86,6 +86,11 @@ class Supply:
         return self._service.running
 
     @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled from outside, as every coroutine is when the loop ends."""
+        return self._service.cancelled
+
+    @property
     def busy(self) -> bool:
         """Whether something is to be written, or a round is under way, which may bring tasks."""
         return self._in_round or self._inbox.unwritten > 0

@@ -227,6 +227,8 @@ class Worker:
         running = self._running[task.task_id] = Running(task, slot, context)
         try:
             outcome = await self._outcome(running)
+            if slot.cancelling():
+                await running.forget_cancels(lambda: self._supply.cancelled)
             if context.completed:
                 await self._supply.put_completed(task, outcome)
             elif outcome is not None:
@@ -275,8 +277,7 @@ class Worker:
             else:
                 result = await self._call(task)
         except asyncio.CancelledError:
-            slot = asyncio.current_task()
-            if running.abandoned or (running.reason is None and slot is not None and slot.cancelling()):
+            if running.abandoned or (running.reason is None and self._supply.cancelled):
                 raise  # the loop is ending; the lease ends by itself
             return self._interrupted(running, timeout)
         except SnoozeRequested as snooze:

@@ -579,6 +579,29 @@ async def test_reaper_loses_against_a_heartbeat_in_between(url: str) -> None:  #
     assert (after.status, after.crashes) == (Status.RUNNING, 0)
 
 
+async def test_a_handler_that_cancels_its_own_coroutine_takes_no_slot_with_it(tq: TaskQ) -> None:  # D1
+    def cancel() -> None:
+        here = asyncio.current_task()
+        assert here is not None
+        here.cancel()
+
+    @tq.task(max_retries=0)
+    async def stays() -> None:
+        cancel()
+        await asyncio.Event().wait()
+
+    @tq.task(max_retries=0)
+    async def leaves() -> str:
+        cancel()
+        return "done"
+
+    async with tq.running(concurrency=1):
+        for _ in range(3):
+            assert await (await leaves.push()).result(5) == "done"
+            with pytest.raises(TaskFailed, match="cancelled from within"):
+                await (await stays.push()).result(5)
+
+
 async def test_end_of_the_loop_settles_nothing(url: str) -> None:
     tq = TaskQ(url, poll_interval=0.05)
     begun = asyncio.Event()
@@ -594,9 +617,11 @@ async def test_end_of_the_loop_settles_nothing(url: str) -> None:
         await begun.wait()
         worker = tq._worker
         assert worker is not None
-        for slot in worker._slots:  # as asyncio.run does with what is left
-            slot.cancel()
-        await asyncio.wait(set(worker._slots))
+        slots = set(worker._slots)
+        for each in asyncio.all_tasks():  # as asyncio.run does with what is left
+            if each.get_name().startswith("aiotaskq-"):
+                each.cancel()
+        await asyncio.wait(slots)
         task = await handle.task()
     assert (task.status, task.retry_count) == (Status.RUNNING, 0)
 
