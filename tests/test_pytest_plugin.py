@@ -126,6 +126,7 @@ def test_never_used(taskq_kit, taskq_virtual, taskq_inline, taskq_override, task
 
 
 def run(pytester: pytest.Pytester, test: str, *arguments: str) -> pytest.RunResult:
+    pytester.makeini("[pytest]")  # or that of a folder above would count, where temporary files lie in a checkout
     pytester.makepyfile(app=APP, test_app=test)
     if "no:asyncio" not in arguments:  # pytest-asyncio warns where this is not said
         arguments += "-o", "asyncio_default_fixture_loop_scope=function"

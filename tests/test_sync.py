@@ -736,7 +736,7 @@ def test_ctrl_c_ends_a_wait_within_a_second_and_the_program_goes_on(start: Calla
 
 @pytest.mark.parametrize(
     ("kind", "patience"),
-    [("MemoryQueue()", 0.003), ("DatabaseQueue('sqlite:///q.db')", 0.03)],
+    [("MemoryQueue()", 0.003), ("DatabaseQueue('sqlite:///q.db')", 0.006)],
     ids=["memory", "sqlite"],
 )
 def test_a_task_popped_after_the_caller_has_left_goes_back_at_once(
