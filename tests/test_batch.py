@@ -178,3 +178,41 @@ async def test_the_flusher_is_not_collected() -> None:  # D2
     batch = Batch(slow)
     async with asyncio.timeout(10):
         assert await asyncio.gather(*(batch.add([n]) for n in range(3))) == [[0], [1], [2]]
+
+
+async def test_a_lone_caller_that_is_cancelled_leaves_the_way_free() -> None:
+    writing, go = asyncio.Event(), asyncio.Event()
+
+    async def write(items: list[int]) -> list[int]:
+        writing.set()
+        await go.wait()
+        return items
+
+    batch: Batch[int, int] = Batch(write)
+    alone = asyncio.ensure_future(batch.add([1]))
+    await writing.wait()
+    behind = asyncio.ensure_future(batch.add([2]))
+    await asyncio.sleep(0)
+    alone.cancel()
+    go.set()
+    assert await behind == [2]
+    assert await batch.add([3]) == [3]
+    assert alone.cancelled()
+
+
+def test_what_a_loop_left_behind_is_forgotten() -> None:
+    async def write(items: list[int]) -> list[int]:
+        if items == [0]:
+            await asyncio.Event().wait()
+        return items
+
+    batch: Batch[int, int] = Batch(write)
+
+    async def left_behind() -> None:
+        for number in range(3):
+            asyncio.ensure_future(batch.add([number]))  # noqa: RUF006 - the loop ends before they do
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    asyncio.run(left_behind())
+    assert asyncio.run(batch.add([5])) == [5]
