@@ -25,46 +25,21 @@ class Batch(Generic[I, R]):
         self._limit = limit
         self._waiting: deque[tuple[Sequence[I], asyncio.Future[list[R]]]] = deque()
         self._flusher: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._alone = False  # one caller writes for itself
 
     async def add(self, items: Sequence[I]) -> list[R]:
         """Return the answers for the items, when they are written."""
         loop = asyncio.get_running_loop()
-        if self._loop is not loop:
+        if self._flusher is not None and self._flusher.get_loop() is not loop:
             self._waiting.clear()  # left behind by a loop that is gone
-            self._loop, self._flusher, self._alone = loop, None, False
-        if not self._alone and not self._waiting and (self._flusher is None or self._flusher.done()):
-            # Nobody else is here: to write without a task and a future saves a lone producer a tenth of its time.
-            self._alone = True
-            try:
-                await asyncio.sleep(0)  # lets a gather() of callers arrive before the first call
-                if not self._waiting:
-                    return await self._write(list(items))
-                future = self._wait(items, loop, first=True)
-            finally:
-                self._alone = False
-                if self._waiting:
-                    self._start()
-        else:
-            future = self._wait(items, loop)
-            if not self._alone:
-                self._start()
-        return await future
-
-    def _wait(
-        self, items: Sequence[I], loop: asyncio.AbstractEventLoop, first: bool = False
-    ) -> asyncio.Future[list[R]]:
+            self._flusher = None
         future: asyncio.Future[list[R]] = loop.create_future()
-        (self._waiting.appendleft if first else self._waiting.append)((items, future))
-        return future
-
-    def _start(self) -> None:
+        self._waiting.append((items, future))
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush(), name="aiotaskq-batch")
+        return await future
 
     async def _flush(self) -> None:
-        await asyncio.sleep(0)  # for those whom the last call has just answered
+        await asyncio.sleep(0)  # lets a gather() of callers arrive before the first call
         while self._waiting:
             group = [self._waiting.popleft()]
             size = len(group[0][0])
