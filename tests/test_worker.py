@@ -527,13 +527,13 @@ async def test_what_never_started_is_given_back_when_its_worker_was_cut_off(tmp_
     async with started(tq):
         await work.push(name="hours")
         await eventually(lambda: runs == ["hours"])
-        suspect = await work.push(name="suspect")
         worker = tq._worker
         assert worker is not None
         worker._supply._closed = True  # a claim by hand, of a task whose worker has died twice before
-        pending = await suspect.task()
-        if pending.status is Status.PENDING:
-            (pending,) = await tq._backend.claim("w", tq._clock.now(), 1, lease_until=tq._clock.now() + 60 * SECOND)
+        await eventually(lambda: not worker._supply.busy)  # a claim under way would be quicker
+        suspect = await work.push(name="suspect")
+        now = tq._clock.now()
+        (pending,) = await tq._backend.claim("w", now, 1, lease_until=now + 60 * SECOND)
         worker._accept(pending.replace(crashes=2))
         worker._fenced()
         await eventually(lambda: not worker._inbox.unwritten)
