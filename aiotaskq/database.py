@@ -60,8 +60,7 @@ __all__ = [
 T = TypeVar("T")
 Engines = AsyncEngine | SqliteThreads
 
-# Of a transaction that the server gives up in favour of another. MariaDB does so for a row that was changed while a
-# claim looked for it (1020): with eight busy claimers it did so ten times in a row now and then.
+# Of a transaction that the server gives up in favour of another: a deadlock, as a rule.
 TRIES = 20
 
 # Engines of a parent process: SQLite forbids a forked child even to close its parent's connections.

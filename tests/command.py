@@ -146,7 +146,7 @@ class Terminal:
         os.close(theirs)
         self.drawn = ""
 
-    def wait_for(self, text: str, seconds: float = 20.0) -> None:
+    def wait_for(self, text: str, seconds: float = 40.0) -> None:
         end = time.monotonic() + seconds
         while text not in self.drawn:
             assert time.monotonic() < end, self.drawn
@@ -169,7 +169,7 @@ class Terminal:
     def press_ctrl_c(self) -> None:
         self.process.send_signal(signal.SIGINT)
 
-    def end(self, seconds: float = 20.0) -> int:
+    def end(self, seconds: float = 40.0) -> int:
         """Wait for the end; return the exit code."""
         end = time.monotonic() + seconds
         while self.process.poll() is None:
@@ -187,7 +187,7 @@ class Terminal:
 
 
 def wait_for(lines: list[str], text: str, *, whole: bool = False) -> None:
-    end = time.monotonic() + 15
+    end = time.monotonic() + 40
     while not any(text == line if whole else text in line for line in lines):
         assert time.monotonic() < end, lines
         time.sleep(0.01)

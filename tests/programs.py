@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-WATCHDOG = 20.0  # seconds; far above what anything takes, so that a hang is a failure and not a stall
+WATCHDOG = 40.0  # seconds; far above what anything takes, so that a hang is a failure and not a stall
 
 
 class Program:

@@ -246,7 +246,7 @@ def test_the_program_that_the_demo_shows_runs(cli: Cli) -> None:
     with cli.running("app:tq") as (process, lines):
         wait_for(lines, "hello\n", whole=True)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(40) == 0
     assert any("app:tq on sqlite:///app.db: 10 at a time" in line for line in lines)
     assert cli.json("stats", "--db", cli.url)["counts"]["completed"] >= 1
 
@@ -258,7 +258,7 @@ def test_run_stopped_with_a_handler_that_does_not_end(cli: Cli, kind: str, code:
     with cli.running("app:tq", "--drain", "0.2", "--grace", "0.3") as (process, lines):
         wait_for(lines, "began")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == code
+        assert process.wait(40) == code
     assert "stopped" in "".join(lines)
     status = "pending" if code == 3 else "running"
     assert cli.json("stats", "--db", cli.url)["counts"][status] == 1
@@ -277,7 +277,7 @@ def test_run_takes_a_blocking_taskq(cli: Cli) -> None:
     with cli.running("app:tq") as (process, lines):
         wait_for(lines, "began")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(40) == 0
 
 
 def test_a_second_signal_does_not_wait(cli: Cli) -> None:
@@ -288,7 +288,7 @@ def test_a_second_signal_does_not_wait(cli: Cli) -> None:
         process.send_signal(signal.SIGINT)
         time.sleep(0.7)  # sooner it would be an echo of the first
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 3
+        assert process.wait(40) == 3
 
 
 def test_run_logs_what_failed_in_one_line(cli: Cli) -> None:
@@ -297,7 +297,7 @@ def test_run_logs_what_failed_in_one_line(cli: Cli) -> None:
     with cli.running("app:tq", "--queues", "default, other") as (process, lines):
         wait_for(lines, "failed broken")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(40) == 0
     assert any(task_id in line and "ValueError" in line and "| ERROR" in line for line in lines)
     assert any("from queues default, other" in line for line in lines)
 

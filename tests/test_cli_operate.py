@@ -93,7 +93,7 @@ def test_push_waits_for_the_result(cli: Cli) -> None:
         code, out, err = cli.run("push", "broken", "--wait", "20")
         assert (code, out) == (1, "") and "no way" in err.splitlines()[-1]
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(40) == 0
     code, out, err = cli.run("push", "add", "--wait", "0.05")
     assert (code, out) == (5, "") and "is pending after 0.05 s" in err
 

@@ -60,12 +60,12 @@ def test_run_has_its_defaults_in_the_file(cli: Cli) -> None:
     with cli.running() as (process, lines):
         wait_for(lines, "7 at a time from queues a, b")
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(40) == 0
     cli.env["AIOTASKQ_CONCURRENCY"] = "8"
     with cli.running("--queues", "c") as (process, lines):
         wait_for(lines, "8 at a time from queues c")
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(40) == 0
 
 
 def test_what_the_environment_says_of_processes_is_for_the_supervisor(cli: Cli) -> None:
@@ -194,7 +194,7 @@ def test_init_writes_a_program_that_runs_and_overwrites_nothing(cli: Cli) -> Non
         assert (code, out) == (0, '"Hello, you!"\n'), err
         wait_for(lines, "Hello, you!")
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(40) == 0
     cli.monkeypatch.setenv("LANG", "zh_CN.UTF-8")
     assert "已写入 new/app.py" in cli.out("init", "new")
     compile(Path("new/app.py").read_text(), "app.py", "exec")

@@ -6,10 +6,10 @@ import bisect
 import contextlib
 import random
 import sys
-import time
 import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from types import FrameType
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -50,14 +50,21 @@ def attempt(expression: str, zone: str) -> tuple[Cron | None, str]:
         return None, str(error)
 
 
-def best_of(times: int, call: Callable[[], object]) -> float:
-    """The shortest of some runs in seconds: what the work costs, without what the machine adds."""
-    shortest = float("inf")
-    for _ in range(times):
-        begin = time.perf_counter()
+def work_of(call: Callable[[], object]) -> int:
+    """How many functions a call calls, itself and all the way down: its cost on any machine, however busy."""
+    count = 0
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
         call()
-        shortest = min(shortest, time.perf_counter() - begin)
-    return shortest
+    finally:
+        sys.setprofile(before)
+    return count
 
 
 # ---- an independent reading of simple expressions, and of the DST rules ---------------------------------------------
@@ -454,8 +461,8 @@ HARD = [
 
 
 @pytest.mark.parametrize("text", HARD, ids=lambda text: text[:20])
-def test_parse_or_refuse_within_5_ms(text: str) -> None:  # C17, I6
-    assert best_of(3, lambda: attempt(text, "UTC")) < 0.005
+def test_to_parse_or_refuse_is_little_work(text: str) -> None:  # C17, I6
+    assert work_of(lambda: attempt(text, "UTC")) < 30_000  # 2 ms
 
 
 RARE = [
@@ -472,10 +479,10 @@ RARE = [
 
 @pytest.mark.parametrize("expression", RARE)
 @pytest.mark.parametrize("zone", ["UTC", "Australia/Lord_Howe"])
-def test_rare_dates_are_found_within_50_ms(expression: str, zone: str) -> None:  # C17
+def test_rare_dates_are_found_with_little_work(expression: str, zone: str) -> None:  # C17
     cron = Cron.parse(expression, zone)
     start = epoch("2072-03-01")  # the 29th of February of 2100 does not exist
-    assert best_of(3, lambda: cron.next_after(start)) < 0.05
+    assert work_of(lambda: cron.next_after(start)) < 30_000  # 5 ms
 
 
 def test_the_end_of_the_calendar_is_an_error() -> None:  # C17
@@ -513,13 +520,13 @@ CENTURIES = ["* * * * * *", "* * * * *", "0 2 * * *", "* * * * 1 *", "* * 29 2 *
 
 @pytest.mark.parametrize("expression", CENTURIES)
 @pytest.mark.parametrize("limit", [1, 100])
-def test_174_years_of_dues_take_well_under_100_ms(expression: str, limit: int) -> None:  # C13
+def test_174_years_of_dues_are_bounded_work(expression: str, limit: int) -> None:  # C13
     cron, after, until = Cron.parse(expression, "Europe/Berlin"), epoch("2026-01-01 00:00:07"), epoch("2200-07-01")
     latest = cron.latest(after, until, limit)
     assert len(latest.dues) == limit and latest.total >= limit
     assert nexts(cron, latest.dues[0] - 1, limit) == list(latest.dues)
     assert cron.next_after(latest.dues[-1]) > until
-    assert best_of(3, lambda: cron.latest(after, until, limit)) < 0.1
+    assert work_of(lambda: cron.latest(after, until, limit)) < 200_000  # 40 ms; a walk over all of them takes hours
 
 
 def test_memory_is_flat_over_distinct_expressions() -> None:  # H6

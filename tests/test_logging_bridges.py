@@ -74,8 +74,8 @@ async def test_each_line_of_a_handler_names_its_task_and_no_other_line_does(line
     logger.info("before")
     async with tq.running(concurrency=2):
         first, second = await in_loop.push(), await in_thread.push()
-        await first.result(5)
-        await second.result(5)
+        await first.result(30)
+        await second.result(30)
     logger.bind(type="bound").info("after")
 
     here = __name__

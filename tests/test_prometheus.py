@@ -110,7 +110,7 @@ def scrape(port: int) -> str:
         return answer.read().decode()  # type: ignore[no-any-return]
 
 
-async def eventually(condition: Callable[[], Any], within: float = 20.0) -> None:
+async def eventually(condition: Callable[[], Any], within: float = 40.0) -> None:
     """Watch the real clock until something that happens elsewhere has happened."""
     async with asyncio.timeout(within):
         while not condition():

@@ -77,7 +77,7 @@ async def test_pop_waits_for_a_push_and_gives_up_in_time(queue: MemoryQueue) -> 
     waiting = asyncio.create_task(queue.pop_task())
     await asyncio.sleep(0)
     await queue.push_task({"type": "late"})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         task = await waiting
     assert task is not None and task["type"] == "late"
 
@@ -95,7 +95,7 @@ async def test_cancelled_pop_loses_nothing(queue: MemoryQueue) -> None:  # E10, 
             task = None
         if task is not None:
             await queue.push_task(task)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         task = await queue.pop_task()
     assert task is not None and task["retry_count"] == 0
 
@@ -293,7 +293,7 @@ async def test_bounded_queue(when_full: str) -> None:  # H10
         await asyncio.sleep(0.01)
         assert not waiting.done()
         await queue.pop_task(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await waiting
     with pytest.raises(ValidationError, match="when_full"):
         MemoryQueue(when_full="explode")

@@ -27,7 +27,7 @@ from tests.contract.rows import LEASE, NOW, ended, ids, new, pushed, read, runni
 from tests.servers import Server, Unavailable, Valkey, valkey
 
 ROOT = Path(__file__).parent.parent
-WATCHDOG = 20.0
+WATCHDOG = 40.0
 _numbers = iter(range(10**6))
 
 

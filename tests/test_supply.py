@@ -238,12 +238,12 @@ async def test_deadlines_that_are_taken_back_leave_nothing_behind() -> None:  # 
 
 
 async def until(fact: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not fact():
             await asyncio.sleep(0.005)
 
 
 async def until_counts(tq: TaskQ, **counts: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while {name: (await tq.stats()).counts[name] for name in counts} != counts:
             await asyncio.sleep(0.005)

@@ -296,9 +296,9 @@ async def test_params_results_and_error_texts_are_not_listed(door: Any, tq: Task
     async with tq.running():
         good = await tq.push("greet", {"name": SECRET})
         bad = await tq.push("greet", {"name": "nobody"}, unique_key="u")
-        assert await good.result(5) == f"Hello, {SECRET}!"
+        assert await good.result(30) == f"Hello, {SECRET}!"
         with pytest.raises(RuntimeError):
-            await bad.result(5)
+            await bad.result(30)
     await tq.scheduler.add_scheduler_task("s", "greet", "interval", {"name": SECRET}, 60)
     async with door(tq) as ask:
         for path in ("tasks", "schedules", "stats", "store", f"tasks/{good.task_id}"):
@@ -729,7 +729,7 @@ async def test_setup_keeps_the_lifespan_that_was_there() -> None:
         fastapi_door.setup(app, tq)
     async with app.router.lifespan_context(app) as state:
         assert state == {"answer": 42} and app.state.aiotaskq is tq
-        await (await work.push()).result(5)
+        await (await work.push()).result(30)
         begun.clear()
         await work.push()
         await begun.wait()

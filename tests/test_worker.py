@@ -38,7 +38,7 @@ def tq(url: str) -> TaskQ:
     return TaskQ(url, lease=4, poll_interval=0.05)
 
 
-async def eventually(condition: Callable[[], bool], within: float = 10.0) -> None:
+async def eventually(condition: Callable[[], bool], within: float = 30.0) -> None:
     """Watch the real clock until something that happens elsewhere has happened."""
     async with asyncio.timeout(within):
         while not condition():
@@ -55,8 +55,8 @@ async def test_async_and_def_handlers_give_results(tq: TaskQ) -> None:
         return threading.current_thread().name
 
     async with tq.running(concurrency=2):
-        assert await (await add.push(a=1, b=2)).result(5) == 3
-        assert (await (await thread_name.push()).result(5)).startswith("aiotaskq-handler-")
+        assert await (await add.push(a=1, b=2)).result(30) == 3
+        assert (await (await thread_name.push()).result(30)).startswith("aiotaskq-handler-")
     assert await add(1, 2) == 3
 
 
@@ -72,7 +72,7 @@ async def test_retry_with_backoff_then_success(tq: TaskQ) -> None:
 
     async with tq.running(concurrency=1):
         handle = await flaky.push()
-        assert await handle.result(5) == "done"
+        assert await handle.result(30) == "done"
         task = await handle.task()
     assert runs == [0, 1, 2]
     assert (task.retry_count, task.status, task.fence) == (2, Status.COMPLETED, 3)
@@ -106,12 +106,12 @@ async def test_dead_letter_is_listed_and_put_back(tq: TaskQ) -> None:
     async with tq.running(concurrency=1):
         handle = await fails.push()
         with pytest.raises(TaskFailed, match="KeyError: 'missing'") as caught:
-            await handle.result(5)
+            await handle.result(30)
         assert caught.value.task.task_id == handle.task_id
         assert [task.task_id for task in await tq.find(status="failed")] == [handle.task_id]
         good = True
         again = await tq.retry(handle.task_id)
-        assert await again.result(5) == "fine"
+        assert await again.result(30) == "fine"
 
 
 async def test_errors_not_in_retry_on_fail_at_once(tq: TaskQ) -> None:
@@ -122,7 +122,7 @@ async def test_errors_not_in_retry_on_fail_at_once(tq: TaskQ) -> None:
     async with tq.running(concurrency=1):
         handle = await fails.push()
         with pytest.raises(TaskFailed):
-            await handle.result(5)
+            await handle.result(30)
         assert (await handle.task()).retry_count == 0
 
 
@@ -138,8 +138,8 @@ async def test_timeout_is_recorded_and_the_slot_lives_on(tq: TaskQ) -> None:
     async with tq.running(concurrency=1):
         handle = await hangs.push()
         with pytest.raises(TaskFailed, match=r"timed out after 0\.05 s"):
-            await handle.result(5)
-        assert await (await quick.push()).result(5) == 1
+            await handle.result(30)
+        assert await (await quick.push()).result(30) == 1
 
 
 async def test_timeout_of_a_thread_keeps_the_slot_until_it_ends(tq: TaskQ) -> None:  # D14, D5
@@ -148,7 +148,7 @@ async def test_timeout_of_a_thread_keeps_the_slot_until_it_ends(tq: TaskQ) -> No
 
     @tq.task(timeout=0.05, max_retries=0)
     def stuck() -> None:
-        release.wait(10)
+        release.wait(40)
 
     @tq.task
     async def other() -> None:
@@ -165,7 +165,7 @@ async def test_timeout_of_a_thread_keeps_the_slot_until_it_ends(tq: TaskQ) -> No
         assert await handle.status() is Status.RUNNING and not others
         release.set()
         with pytest.raises(TaskFailed, match="timed out"):
-            await handle.result(5)
+            await handle.result(30)
         await eventually(lambda: others == ["ran"])
 
 
@@ -177,7 +177,7 @@ async def test_handlers_own_timeout_error_is_an_ordinary_failure(tq: TaskQ) -> N
 
     async with tq.running(concurrency=1):
         with pytest.raises(TaskFailed, match="TimeoutError") as caught:
-            await (await inner.push()).result(5)
+            await (await inner.push()).result(30)
     assert "Traceback" in (caught.value.error or "")
 
 
@@ -210,10 +210,10 @@ async def test_cancel_of_a_running_task(tq: TaskQ, ending: str) -> None:  # D6: 
         assert await handle.cancel() is True
         let_go.set()
         expected = Status.CANCELLED if ending in ("cancelled", "fails") else Status.COMPLETED
-        task = await tq.queue.wait_for_end(handle.task_id, 5)
+        task = await tq.queue.wait_for_end(handle.task_id, 30)
         assert task.status is expected
         assert await handle.cancel() is False
-        assert await (await quick.push()).result(5) == 1
+        assert await (await quick.push()).result(30) == 1
 
 
 async def test_handler_that_cancels_itself_fails_and_the_worker_lives(tq: TaskQ) -> None:
@@ -227,8 +227,8 @@ async def test_handler_that_cancels_itself_fails_and_the_worker_lives(tq: TaskQ)
 
     async with tq.running(concurrency=1):
         with pytest.raises(TaskFailed, match="cancelled from within"):
-            await (await odd.push()).result(5)
-        assert await (await quick.push()).result(5) == 1
+            await (await odd.push()).result(30)
+        assert await (await quick.push()).result(30) == 1
 
 
 async def test_cancel_of_a_claimed_but_unstarted_task(url: str) -> None:
@@ -244,7 +244,7 @@ async def test_cancel_of_a_claimed_but_unstarted_task(url: str) -> None:
         assert await handle.cancel() is True
         assert await handle.status() is Status.CANCELLED
         async with tq.running(concurrency=1):
-            await tq.queue.wait_for_end(handle.task_id, 5)
+            await tq.queue.wait_for_end(handle.task_id, 30)
     assert not ran
 
 
@@ -262,7 +262,7 @@ async def test_progress_and_snooze(tq: TaskQ) -> None:
 
     async with tq.running(concurrency=1):
         handle = await works.push()
-        assert await handle.result(5) == "ok"
+        assert await handle.result(30) == "ok"
         assert await handle.progress() == {"done": 2, "total": 2, "message": "half \\udce9"}
         assert (await handle.task()).retry_count == 0
     assert runs == [1, 2]
@@ -285,8 +285,8 @@ async def test_unserializable_result_fails_without_a_retry(tmp_path: Path) -> No
 
     async with tq.running(concurrency=1):
         with pytest.raises(TaskFailed, match="result_unserializable: result"):
-            await (await gives_object.push()).result(5)
-        assert await (await gives_nul.push()).result(5) == ["a\\x00b", {"k": "\\ud800"}]  # I1: escaped, worker lives
+            await (await gives_object.push()).result(30)
+        assert await (await gives_nul.push()).result(30) == ["a\\x00b", {"k": "\\ud800"}]  # I1: escaped, worker lives
     assert runs == [1]
 
 
@@ -297,7 +297,7 @@ async def test_error_text_with_nul_is_stored_escaped(tq: TaskQ) -> None:  # I1, 
 
     async with tq.running(concurrency=1):
         with pytest.raises(TaskFailed) as caught:
-            await (await fails.push()).result(5)
+            await (await fails.push()).result(30)
     assert "nul \\x00 and" in (caught.value.error or "") and len(caught.value.error or "") <= 16 * 1024
 
 
@@ -312,7 +312,7 @@ async def test_only_registered_names_run(tq: TaskQ) -> None:  # J3
         return 1
 
     async with tq.running(concurrency=3):
-        assert await (await known.push()).result(5) == 1
+        assert await (await known.push()).result(30) == 1
         await eventually(lambda: len(unknown) >= 3)
         tasks = await tq.find(limit=10)
     left = [task for task in tasks if task.type != "known"]
@@ -345,7 +345,7 @@ async def test_undecodable_row_fails_and_keeps_its_bytes(tmp_path: Path) -> None
             raw.execute("UPDATE task_queue SET params = '{broken' WHERE task_id = ?", (handles[7].task_id,))
             raw.commit()
         async with tq.running(concurrency=4):
-            task = await tq.queue.wait_for_end(handles[7].task_id, 5)
+            task = await tq.queue.wait_for_end(handles[7].task_id, 30)
             await eventually(lambda: len(done) == 19)
         assert task.status is Status.FAILED and task.error_message.startswith("undecodable: params is not JSON")
         with contextlib.closing(sqlite3.connect(tmp_path / "u.db")) as raw:
@@ -370,9 +370,9 @@ async def test_text_that_is_not_utf8_fails_its_own_task_only(tmp_path: Path) -> 
             raw.execute("UPDATE task_queue SET params = CAST(? AS TEXT) WHERE task_id = ?", broken)
             raw.commit()
         async with tq.running(concurrency=2):
-            assert [await handles[i].result(5) for i in (0, 1, 3, 4)] == [0, 1, 3, 4]
+            assert [await handles[i].result(30) for i in (0, 1, 3, 4)] == [0, 1, 3, 4]
             with pytest.raises(TaskFailed, match="undecodable"):
-                await handles[2].result(5)
+                await handles[2].result(30)
 
 
 async def test_nothing_secret_is_logged(tmp_path: Path) -> None:  # J8
@@ -597,9 +597,9 @@ async def test_a_handler_that_cancels_its_own_coroutine_takes_no_slot_with_it(tq
 
     async with tq.running(concurrency=1):
         for _ in range(3):
-            assert await (await leaves.push()).result(5) == "done"
+            assert await (await leaves.push()).result(30) == "done"
             with pytest.raises(TaskFailed, match="cancelled from within"):
-                await (await stays.push()).result(5)
+                await (await stays.push()).result(30)
 
 
 async def test_end_of_the_loop_settles_nothing(url: str) -> None:
@@ -871,7 +871,7 @@ async def test_function_callback_in_memory_only(tmp_path: Path) -> None:
         return 7
 
     async with tq.running():
-        await (await work.options(on_success=lambda task: got.append(task.result)).push()).result(5)
+        await (await work.options(on_success=lambda task: got.append(task.result)).push()).result(30)
         await eventually(lambda: got == [7])
     durable = TaskQ(f"sqlite:///{tmp_path}/f.db")
     durable.elsewhere("x")
@@ -904,7 +904,7 @@ async def test_middleware_wraps_run_and_push_in_order(tq: TaskQ) -> None:
         return 1
 
     async with tq.running():
-        assert await (await work.push()).result(5) == 11
+        assert await (await work.push()).result(30) == 11
     assert log == ["push 1", "outer t1", "inner"]
 
 
@@ -929,7 +929,7 @@ async def test_resources_are_made_once_given_by_type_and_closed(tq: TaskQ) -> No
     work = tq.task(uses)
     async with tq.running(concurrency=3):
         handles = [await work.push(i=i) for i in range(5)]
-        assert all([await handle.result(5) for handle in handles])
+        assert all([await handle.result(30) for handle in handles])
     assert len(made) == 1 and made[0].closed
 
 
@@ -953,7 +953,7 @@ async def test_events_tell_what_happened_and_never_harm(tq: TaskQ) -> None:
             raise ValueError("once")
 
     async with tq.running(concurrency=1):
-        await (await flaky.push()).result(5)
+        await (await flaky.push()).result(30)
     assert names == ["pushed", "started", "retried", "started", "completed", "async listener"]
     with pytest.raises(ValidationError, match="event: 'done' is not one of pushed"):
         tq.on("done", print)
@@ -971,8 +971,8 @@ async def test_what_would_end_a_program_is_a_failure_in_a_thread(tq: TaskQ, kind
 
     async with tq.running(concurrency=1):
         with pytest.raises(TaskFailed, match=f"the handler raised {kind}"):
-            await (await legacy.push()).result(5)
-        assert await (await quick.push()).result(5) == 1
+            await (await legacy.push()).result(30)
+        assert await (await quick.push()).result(30) == 1
 
 
 async def test_an_exception_outside_of_exception_fails_its_task_only(tq: TaskQ) -> None:
@@ -989,8 +989,8 @@ async def test_an_exception_outside_of_exception_fails_its_task_only(tq: TaskQ) 
 
     async with tq.running(concurrency=1):
         with pytest.raises(TaskFailed, match="Stop: now"):
-            await (await odd.push()).result(5)
-        assert await (await quick.push()).result(5) == 1
+            await (await odd.push()).result(30)
+        assert await (await quick.push()).result(30) == 1
 
 
 async def test_registrations_and_runs_that_could_never_work_are_refused(tq: TaskQ) -> None:
@@ -1052,7 +1052,7 @@ async def test_latency_of_an_idle_worker_is_a_hint_not_a_poll(url: str) -> None:
     async with tq.running(concurrency=1):
         await asyncio.sleep(0.1)  # the worker is idle, asleep for its whole poll interval
         pushed = time.monotonic()
-        assert await (await work.push()).result(5) - pushed < 5
+        assert await (await work.push()).result(29) - pushed < 25
 
 
 async def test_a_store_that_cannot_be_opened_is_said_as_it_is(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class FileWatch:
         self._pid = 0
         self._connection: sqlite3.Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._seen = 0
+        self._seen = 0  # the counter, which is never 0, when it was last looked at
         self._file: object = None  # what the open file is, whatever its name
         self._looks = 0
         self._ours = False  # whether a transaction of ours has the lock
@@ -70,13 +70,14 @@ class FileWatch:
     def written(self) -> None:
         """It has ended: the last change was ours."""
         with self._lock:
-            if self._ours:
+            if self._ours and self._seen:
                 self._moved()
             self._ours = False
 
     def _check(self, ours: bool = False) -> None:
         with self._lock:
-            others = not self._ours and self._moved()
+            # The first look at a file always tells: nobody knows what was missed before, whoever has the lock now.
+            others = (not self._ours or not self._seen) and self._moved()
             self._ours = self._ours or ours
         if others:
             for kind in (READY, TAKEN, ENDED):

@@ -106,7 +106,7 @@ async def test_a_task_that_kills_its_process_ends_as_poison(  # A4
         for _ in range(3):
             victim: Any = program(WORKER, durable_store.url)
             victim.wait_for("started")
-            victim.popen.wait(10)
+            victim.popen.wait(40)
         good = await tq.push("long", {}, task_id="good")
         last = program(WORKER, durable_store.url)
         task = await tq.queue.wait_for_end(handle.task_id, 20)
