@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from aiotaskq.backends.base import ENDED, READY, TAKEN, Backend, Change
 from aiotaskq.batch import Batch
@@ -51,6 +51,20 @@ REAP_LIMIT = 500  # overdue tasks settled in one round
 REAP_INTERVAL = 15.0  # seconds between two looks for them, at most
 
 
+class Taker(Protocol):
+    """Who can use tasks at once."""
+
+    @property
+    def wants(self) -> bool:
+        """Whether there is room for some."""
+
+    async def push_and_claim(self, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
+        """Push, and claim what there is room for, in one transaction; as the verb of ``Backend``."""
+
+    def take(self, tasks: Sequence[Task]) -> None:
+        """Have what was claimed."""
+
+
 class Queue:
     """Tasks of one store. Arguments and results are values; nothing here depends on which store it is."""
 
@@ -75,10 +89,12 @@ class Queue:
         self._visibility = check_seconds("visibility", visibility, zero=False)
         self._poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
         self._bound = Bound(maxsize, when_full)
-        self._pushes: Batch[Task, Task] = Batch(backend.push)
+        self._pushes: Batch[Task, Task] = Batch(self._push)
         self._updates: Batch[Change, bool] = Batch(backend.update)
         self._reads: Batch[str, Task | None] = Batch(backend.get)
         self.claims = Claims(backend, clock, bounded=bool(self._bound.maxsize))
+        self.takers: list[Taker] = []
+        """Workers of this queue, which may claim what is pushed here in the transaction that pushes it."""
         self._waiting = Waiting(backend.hints)
         self._pops = OpenPops()
         self._next_reap = 0  # ticks
@@ -112,10 +128,23 @@ class Queue:
                     loop.call_soon_threadsafe(self._tell_pushed, tasks, stored)
 
             stored = await self._backend.push_with(session, tasks, committed)
+        elif self._backend.grouped:
+            stored = await self._pushes.add(tasks)
         else:
-            stored = await (self._pushes.add(tasks) if self._backend.grouped else self._backend.push(tasks))
-            if "pushed" in self.events:
-                self._tell_pushed(tasks, stored)
+            stored = await self._backend.push(tasks)
+            self._tell_pushed(tasks, stored)
+        return stored
+
+    async def _push(self, tasks: Sequence[Task]) -> list[Task]:
+        if not self._backend.hands_over or (taker := next((each for each in self.takers if each.wants), None)) is None:
+            stored = await self._backend.push(tasks)
+            self._tell_pushed(tasks, stored)
+            return stored
+        stored, claimed = await taker.push_and_claim(tasks)
+        self._tell_pushed(tasks, stored)
+        if claimed and self._bound.maxsize:
+            self._backend.hints.tell(TAKEN)
+        taker.take(claimed)
         return stored
 
     def _tell_pushed(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:

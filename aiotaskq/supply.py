@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Sequence
 
@@ -71,6 +72,7 @@ class Supply:
         self._ended: list[tuple[Task, Outcome]] = []
         self._closed = False
         self._in_round = False
+        self._coming = 0  # slots that are kept for what comes with a push
         self._hinted = False
         self._lull = False
         self._service = Service("fetcher", self._round, clock)
@@ -93,11 +95,12 @@ class Supply:
     @property
     def busy(self) -> bool:
         """Whether something is to be written, or a round is under way, which may bring tasks."""
-        return self._in_round or self._inbox.unwritten > 0
+        return self._in_round or self._coming > 0 or self._inbox.unwritten > 0
 
     async def start(self) -> None:
         """Start claiming and writing in the running loop."""
         await self._service.start()
+        self._queue.takers.append(self)
 
     def wake(self) -> None:
         """Look now: a hint, from any thread."""
@@ -145,12 +148,40 @@ class Supply:
     def close(self) -> None:
         """Claim no more, and give back what was not started; what ends is still written."""
         self._closed = True
+        with contextlib.suppress(ValueError):
+            self._queue.takers.remove(self)
         for task in self._inbox.take():
             self.put(task, Released(NEVER_STARTED))
 
     async def stop(self, seconds: float) -> None:
         """Write no more either; a round that runs may take so long to end."""
         await self._service.stop(seconds)
+
+    # ---- what is pushed in this process ----
+
+    @property
+    def wants(self) -> bool:
+        """Whether slots wait, and no round is under way that could bring them tasks."""
+        return not self._in_round and self._slots > 0 and self.running and self._room(True) > 0
+
+    async def push_and_claim(self, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
+        """Push tasks, and claim for the free slots in the same transaction; ``take`` has to follow."""
+        room = self._room(True)
+        self._coming += room
+        now = self._clock.now()
+        lease = None if self._lease is None else now + self._lease
+        try:
+            return await self._backend.push_and_claim(
+                tasks, self._owner, now, room, queues=self._queues, lease_until=lease
+            )
+        finally:
+            self._coming -= room
+            self._rested()
+
+    def take(self, tasks: Sequence[Task]) -> None:
+        """Accept what was claimed."""
+        for task in tasks:
+            self._accept(task)
 
     # ---- one round ----
 
@@ -249,7 +280,7 @@ class Supply:
     @property
     def _slots(self) -> int:
         """How many slots have nothing to do, and nothing on its way."""
-        return self._concurrency - self._inbox.running - len(self._inbox)
+        return self._concurrency - self._inbox.running - len(self._inbox) - self._coming
 
     def _room(self, rides: bool) -> int:
         """How many to claim: what the slots have room for, and some more where tasks are quick.

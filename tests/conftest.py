@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from typing import Any
 
@@ -21,6 +22,12 @@ def unavailable() -> dict[str, str]:
 
 
 PROOFS = Proofs()
+
+
+def pytest_configure() -> None:
+    # A shell without job control starts what is in its background with SIGINT ignored, and its children inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotaskq import TaskQ
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.base import Backend, Change
 from aiotaskq.clock import VirtualClock
 from aiotaskq.deadlines import Deadlines
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.pace import HORIZON, MOST, Pace
-from aiotaskq.task import SECOND, Status
+from aiotaskq.task import SECOND, Status, Task
 from aiotaskq.worker import ExitCode
 
 # ---- how far ahead ----
@@ -247,3 +249,116 @@ async def until_counts(tq: TaskQ, **counts: int) -> None:
     async with asyncio.timeout(30):
         while {name: (await tq.stats()).counts[name] for name in counts} != counts:
             await asyncio.sleep(0.005)
+
+
+# ---- what is pushed in the process that runs it ----
+
+
+class Counted:
+    """How often each verb of a backend is called."""
+
+    def __init__(self, backend: Backend, *verbs: str) -> None:
+        self.calls: Counter[str] = Counter()
+        for verb in verbs:
+            setattr(backend, verb, functools.partial(self._call, verb, getattr(backend, verb)))
+
+    async def _call(self, verb: str, real: Any, *args: Any, **options: Any) -> Any:
+        self.calls[verb] += 1
+        return await real(*args, **options)
+
+
+async def test_a_push_brings_its_task_to_a_free_slot(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=30)
+    told: list[str] = []
+    for name in ("pushed", "started", "completed"):
+        tq.on(name, lambda event: told.append(event.name))
+
+    @tq.task
+    async def work() -> None: ...
+
+    async with tq.running(concurrency=2, scheduler=False):
+        await until_counts(tq, running=0)
+        await asyncio.sleep(0.1)  # its first rounds, which find nothing
+        counted = Counted(tq._backend, "push", "push_and_claim", "claim")
+        handle = await work.push()
+        assert await handle.result(30) is None
+        assert counted.calls == {"push_and_claim": 1}, "no claim of its own"
+        assert told == ["pushed", "started", "completed"]
+
+
+async def test_more_than_the_slots_waits_for_all(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=30)
+    go = asyncio.Event()
+
+    @tq.task
+    async def work() -> None:
+        await go.wait()
+
+    async with tq.running(concurrency=2, scheduler=False):
+        await until_counts(tq, running=0)
+        for _ in range(3):
+            await tq.push_many([work.call(), work.call()])
+        await until_counts(tq, running=2, pending=4)
+        go.set()
+        await until_counts(tq, completed=6)
+
+
+async def test_a_worker_that_stops_or_has_stopped_takes_nothing_more(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=30)
+    begun, go = asyncio.Event(), asyncio.Event()
+    real = tq._backend.push_and_claim
+
+    async def slowly(*args: Any, **options: Any) -> Any:
+        answer = await real(*args, **options)
+        begun.set()
+        await go.wait()
+        return answer
+
+    tq._backend.push_and_claim = slowly  # type: ignore[method-assign]
+
+    @tq.task
+    async def work() -> None: ...
+
+    async with tq:
+        async with tq.running(concurrency=2, scheduler=False):
+            await until_counts(tq, running=0)
+            await asyncio.sleep(0.1)
+            pushing = asyncio.create_task(work.push())
+            async with asyncio.timeout(30):
+                await begun.wait()  # committed and claimed: it has to be given back by a worker that stops
+            asyncio.get_running_loop().call_later(0.1, go.set)
+        handle = await pushing
+        assert tq.queue.takers == []
+        task = await tq.get(handle.task_id)
+        assert (task.status, task.fence, task.retry_count) == (Status.PENDING, 1, 0)
+        await work.push()
+        assert (await tq.stats()).counts["pending"] == 2
+
+
+async def test_a_push_that_fails_leaves_the_slots_to_others(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=30)
+
+    def failing(real: Any) -> Any:
+        async def push(tasks: Sequence[Task], *args: Any, **options: Any) -> Any:
+            if any(task.params.get("bad") for task in tasks):
+                raise ValueError("on purpose")
+            return await real(tasks, *args, **options)
+
+        return push
+
+    for verb in ("push", "push_and_claim"):
+        setattr(tq._backend, verb, failing(getattr(tq._backend, verb)))
+
+    @tq.task
+    async def work(bad: bool = False) -> int:
+        return 1
+
+    async with tq.running(concurrency=1, scheduler=False):
+        await until_counts(tq, running=0)
+        await asyncio.sleep(0.1)
+        good, bad, another = await asyncio.gather(work.push(), work.push(bad=True), work.push(), return_exceptions=True)
+        assert isinstance(bad, ValueError)
+        for handle in (good, another):
+            assert not isinstance(handle, BaseException)
+            assert await handle.result(30) == 1
+        assert await (await work.push()).result(30) == 1

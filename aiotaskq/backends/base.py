@@ -135,6 +135,8 @@ class Backend(ABC):
     """Whether time should be taken from a clock that cannot be set back (nothing outlives the process)."""
     grouped: ClassVar[bool] = True
     """Whether many rows in one call are cheaper than many calls; then concurrent calls are put together."""
+    hands_over: bool = False
+    """Whether ``push_and_claim`` costs hardly more than ``push``, as where one transaction follows the other anyway."""
     values: Values
     schedules: Schedules | None = None
     odd_rows: Sequence[OddRow] = ()
@@ -236,6 +238,20 @@ class Backend(ABC):
         held = await self.update(changes) if changes else []
         tasks = await self.claim(owner, now, limit, queues=queues, lease_until=lease_until) if limit else []
         return held, tasks
+
+    async def push_and_claim(
+        self,
+        tasks: Sequence[Task],
+        owner: str,
+        now: int,
+        limit: int,
+        *,
+        queues: Sequence[str] | None = None,
+        lease_until: int | None = None,
+    ) -> tuple[list[Task], list[Task]]:
+        """``push`` and then ``claim``; in one transaction where it ``hands_over``. Hints ``ready`` for what is left."""
+        stored = await self.push(tasks)
+        return stored, await self.claim(owner, now, limit, queues=queues, lease_until=lease_until)
 
     @abstractmethod
     async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:

@@ -52,6 +52,7 @@ class SqlBackend(Backend):
         self.schedules = SqlSchedules(self.database, self.hints)
         self._alone = self.database.url.get_backend_name() == "postgresql"
         """Whether statements can go without a transaction around them."""
+        self.hands_over = self.database.sqlite
         self._between: FileWatch | Notifications | None = None
         """What passes hints between processes; nothing does on MySQL."""
         if self.database.sqlite:
@@ -166,6 +167,27 @@ class SqlBackend(Backend):
         held, tasks = await self.database.write(body)
         self.hints.tell_updated(changes, held)
         return held, tasks
+
+    async def push_and_claim(
+        self,
+        tasks: Sequence[Task],
+        owner: str,
+        now: int,
+        limit: int,
+        *,
+        queues: Sequence[str] | None = None,
+        lease_until: int | None = None,
+    ) -> tuple[list[Task], list[Task]]:
+        def body(connection: Connection) -> tuple[list[Task], list[Task]]:
+            stored = tasks_sql.push(connection, tasks)
+            return stored, claim_sql.claim(connection, owner, now, limit, queues, lease_until)
+
+        if not (self.hands_over and tasks and limit):
+            return await super().push_and_claim(tasks, owner, now, limit, queues=queues, lease_until=lease_until)
+        stored, claimed = await self.database.write(body)
+        if not {task.task_id for task in tasks} <= {task.task_id for task in claimed}:
+            self.hints.tell(READY)
+        return stored, claimed
 
     async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
         return await self.database.write(lambda c: tasks_sql.heartbeat(c, held, lease_until)) if held else []

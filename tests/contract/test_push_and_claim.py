@@ -1,0 +1,90 @@
+"""``push_and_claim``: what ``push`` and then ``claim`` would do; in SQLite both of it or neither."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aiotaskq.backends.base import READY, Backend
+from aiotaskq.task import SECOND, Status, Task
+from tests.backends import Store
+from tests.contract.rows import LEASE, NOW, ids, new, pushed, read, running
+
+
+async def test_what_is_pushed_is_claimed_at_once(backend: Backend) -> None:
+    task = new(params={"a": 1})
+    stored, claimed = await backend.push_and_claim([task], "me", NOW, 5, lease_until=LEASE)
+    assert stored[0] is task and task.status is Status.PENDING
+    assert claimed == [task.replace(status=Status.RUNNING, fence=1, lease_owner="me", lease_until=LEASE,
+                                    started_at=NOW // SECOND)]  # fmt: skip
+    assert await read(backend, task) == claimed[0]
+
+
+async def test_what_waited_before_is_claimed_first(backend: Backend) -> None:
+    waiting = [await pushed(backend, priority=priority) for priority in (1, 0, 0)]
+    first, second = new(priority=0), new(priority=0)
+    stored, claimed = await backend.push_and_claim([first, second], "o", NOW, 3, lease_until=LEASE)
+    assert stored[0] is first and stored[1] is second
+    assert ids(claimed) == ids([waiting[1], waiting[2], first])
+    assert ids(await backend.claim("o", NOW, 9)) == ids([second, waiting[0]])
+
+
+async def test_what_is_not_due_or_paused_or_of_another_queue_waits(backend: Backend) -> None:
+    later, paused, other, due = new(run_at=NOW + 1), new(queue="p"), new(queue="other"), new(queue="mine")
+    await backend.set_paused("p", True)
+    tasks = [later, paused, other, due]
+    stored, claimed = await backend.push_and_claim(tasks, "o", NOW, 9, queues=["default", "p", "mine"])
+    assert stored == tasks and ids(claimed) == [due.task_id]
+    assert [task.status for task in await backend.get(ids(tasks)) if task] == ["pending"] * 3 + ["running"]
+
+
+async def test_what_stands_in_the_way_is_answered_and_not_claimed_again(backend: Backend) -> None:
+    runs = await running(backend, unique_key="u", idempotency_key="i")
+    stored, claimed = await backend.push_and_claim([new(unique_key="u"), new(idempotency_key="i")], "o", NOW, 9)
+    assert stored == [runs, runs] and claimed == []
+    assert await read(backend, runs) == runs
+
+
+async def test_nothing_for_nothing(backend: Backend) -> None:
+    assert await backend.push_and_claim([], "o", NOW, 0) == ([], [])
+    task, second = new(), new()
+    assert await backend.push_and_claim([task], "o", NOW, 0) == ([task], [])
+    assert ids((await backend.push_and_claim([], "o", NOW, 9))[1]) == [task.task_id]
+    assert ids((await backend.push_and_claim([second], "o", NOW, 9))[1]) == [second.task_id]
+
+
+async def test_it_tells_of_what_is_left(backend: Backend, hints: list[tuple[str, list[str]]]) -> None:
+    await backend.push_and_claim([new(), new()], "o", NOW, 1)
+    assert READY in [kind for kind, _ in hints]
+    await backend.claim("o", NOW, 9)
+    hints.clear()
+    await backend.push_and_claim([new(), new(run_at=NOW + SECOND)], "o", NOW, 9)
+    assert READY in [kind for kind, _ in hints]
+    if backend.hands_over:
+        hints.clear()
+        await backend.push_and_claim([new(), new()], "o", NOW, 9)
+        assert hints == [], "who waits would look in vain"
+
+
+async def test_both_or_neither(sql_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aiotaskq.backends import sql_claim
+
+    backend = sql_store.backend
+    if not backend.hands_over:
+        pytest.skip(f"{sql_store.name}: two transactions")
+    waiting, task = await pushed(backend), new()
+    real = sql_claim.claim
+
+    class Broken(Exception):
+        pass
+
+    def broken(*args: Any) -> list[Task]:
+        assert ids(real(*args)) == [waiting.task_id, task.task_id]
+        raise Broken
+
+    monkeypatch.setattr(sql_claim, "claim", broken)
+    with pytest.raises(Broken):
+        await backend.push_and_claim([task], "o", NOW, 10, lease_until=LEASE)
+    monkeypatch.setattr(sql_claim, "claim", real)
+    assert await backend.get([task.task_id, waiting.task_id]) == [None, waiting]
