@@ -65,7 +65,7 @@ FLOORS = {
 }
 
 
-PARALLEL = ["-n", "3", "--dist", "loadfile"]
+PARALLEL = ["-n", "4", "--dist", "loadfile"]
 
 
 def group(name: str) -> list[str]:
