@@ -30,6 +30,7 @@ FLOORS = {
         "settings",
         "log",
         "daemons",
+        "forks",
     ],
     "1 seam, 2 stores": ["backends/*", "models", "database", "sqlite_threads", "migrations/*", "migrations/versions/*"],
     "3 actors": [

@@ -14,6 +14,7 @@ from sqlalchemy import URL, Connection, Pool, event, exc
 from aiotaskq import engines
 from aiotaskq.daemons import DaemonThreads
 from aiotaskq.engines import lenient_text, on_sqlite_connect, sqlite_engine
+from aiotaskq.forks import outside_of_forks
 
 T = TypeVar("T")
 
@@ -83,7 +84,8 @@ class SqliteThreads:
 
     def _close(self) -> None:
         self._readers.shutdown()
-        self.sync_engine.dispose()
+        with outside_of_forks:
+            self.sync_engine.dispose()
 
 
 def _on_connect(connection: Any, record: object) -> None:
@@ -121,7 +123,8 @@ def _patiently(once: Callable[[], T], cancelled: Sequence[None]) -> T:
     end = time.monotonic() + engines.BUSY_TIMEOUT
     while True:
         try:
-            return once()
+            with outside_of_forks:
+                return once()
         except exc.OperationalError as error:
             if "locked" not in str(error.orig) or time.monotonic() > end or cancelled:
                 raise

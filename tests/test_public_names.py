@@ -256,6 +256,7 @@ FLOORS: dict[str, float] = {
     "answer": 0.1,
     "errors": 0.1,
     "daemons": 0,
+    "forks": 0,
 }
 
 ROOMS = {

@@ -656,6 +656,35 @@ def test_calls_while_the_interpreter_ends_are_told_in_one_type_of_error(start: C
     assert program.end() == ["at exit True"]
 
 
+def test_100_forks_beside_threads_in_sqlite_never_stall(start: Callable[..., Program]) -> None:  # E4
+    code = """
+        import os, sqlite3, sys, threading
+        from aiotaskq.sync import *
+        tq = TaskQ("sqlite:///tq.db")
+        handle = tq.push_many([("x", {})] * 300)[0]
+        stop = threading.Event()
+        def hammer():
+            while not stop.is_set():
+                tq.find(limit=300)
+        threads = [threading.Thread(target=hammer) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for number in range(100):
+            child = os.fork()
+            if child == 0:
+                sqlite3.connect(":memory:").execute("select 1")
+                if number % 50 == 0:
+                    assert handle.status() == "pending"
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        stop.set()
+        for thread in threads:
+            thread.join()
+        print("done")
+    """
+    assert start(code).end() == ["done"]
+
+
 def test_a_forked_child_has_a_loop_a_pool_and_an_empty_memory_of_its_own(
     start: Callable[..., Program],
 ) -> None:  # E1, E2, E3

@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from aiotaskq.backends.base import ENDED, READY, TAKEN, Hints
+from aiotaskq.forks import outside_of_forks
 
 INTERVAL: Final = 0.02
 """Seconds between two looks. One costs some 6 µs and no disk access: it reads the memory that the processes share."""
@@ -69,13 +70,13 @@ class FileWatch:
 
     def written(self) -> None:
         """It has ended: the last change was ours."""
-        with self._lock:
+        with outside_of_forks, self._lock:
             if self._ours and self._seen:
                 self._moved()
             self._ours = False
 
     def _check(self, ours: bool = False) -> None:
-        with self._lock:
+        with outside_of_forks, self._lock:
             # The first look at a file always tells: nobody knows what was missed before, whoever has the lock now.
             others = (not self._ours or not self._seen) and self._moved()
             self._ours = self._ours or ours
@@ -102,7 +103,7 @@ class FileWatch:
         if self._connection is None:
             # It waits for no lock: this is the loop's own thread.
             self._file = self._identity()
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(sqlite3.Error), outside_of_forks:
                 self._connection = sqlite3.connect(
                     self._uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False
                 )
@@ -120,7 +121,7 @@ class FileWatch:
         return there.st_dev, there.st_ino
 
     def _close(self) -> None:
-        with self._lock:
+        with outside_of_forks, self._lock:
             self._drop()
 
     def _drop(self) -> None:

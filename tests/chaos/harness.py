@@ -278,14 +278,21 @@ class Fleet:
         self.signal(process, signal.SIGKILL)
         await process.over.wait()
 
-    async def pause(self, process: Process, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT after so many seconds."""
+    async def pause(self, process: Process, seconds: float) -> bool:
+        """SIGSTOP, and SIGCONT after so many seconds; at once, and False, for one that turns out not to be expendable.
+
+        What it had claimed when it was chosen is known only now that it can claim no more.
+        """
         at = process.paused_at = time.monotonic()
         self.signal(process, signal.SIGSTOP)
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(0.1)  # what it had sent is committed
+        expendable = bool(await self.expendable([process]))
+        if expendable:
+            await asyncio.sleep(seconds)
         self.signal(process, signal.SIGCONT)
         self.harms.append(Harm("paused", at, time.monotonic(), process.pid))
         process.paused_at = None
+        return expendable
 
     async def terminate(self, process: Process, timeout: float) -> float:
         """SIGTERM; return the seconds until it was gone. After ``timeout`` it is killed, which is then noted."""

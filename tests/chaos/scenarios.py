@@ -152,14 +152,16 @@ async def pauses(
         tasks = int(rate * pauses * every)
         options = {"kinds": {"zombie": 1.0}, "seconds": (2 * fleet.lease, 2.5 * fleet.lease)}
         producing = await fleet.start("producer", count=tasks, rate=rate, batch=4, **options)
-        paused: list[asyncio.Task[None]] = []
+        paused: list[asyncio.Task[bool]] = []
         while len(paused) < pauses:
             await asyncio.sleep(fleet.chance.uniform(0.5, 1.0) * every)
             alive = fleet.alive()
             victims = await fleet.expendable(alive)
             if victims and len(alive) > 1:  # somebody has to take over
                 paused.append(asyncio.create_task(fleet.pause(fleet.chance.choice(victims), pause)))
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.5)
+                if paused[-1].done() and not paused[-1].result():
+                    paused.pop()
         await asyncio.gather(*paused)
         await fleet.finished(producing)
         await fleet.drained(lambda counts: sum(counts.values()) >= tasks)
