@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,6 +19,12 @@ ROOT = Path(__file__).parent.parent
 WATCHDOG = 40.0  # seconds; far above what anything takes, so that a hang is a failure and not a stall
 
 
+def kill_all_of(program: subprocess.Popen[str]) -> None:
+    """Kill a program that leads a process group, and the children that it has forked: they hold its pipes, too."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(program.pid, signal.SIGKILL)
+
+
 class Program:
     """A Python program in a folder: started at once, watched line by line. ``code`` is a script or the name of one."""
 
@@ -31,6 +38,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            process_group=0,
         )
 
     def wait_for(self, line: str) -> None:
@@ -43,7 +51,7 @@ class Program:
 
     def stop(self) -> None:
         """Whatever it does, end it; nothing is left of it."""
-        self.popen.kill()
+        kill_all_of(self.popen)
         self.popen.communicate()
 
     def signal(self, number: signal.Signals) -> None:
@@ -54,7 +62,7 @@ class Program:
         try:
             out, err = self.popen.communicate(timeout=WATCHDOG)
         except subprocess.TimeoutExpired:
-            self.popen.kill()
+            kill_all_of(self.popen)
             pytest.fail(f"the program hangs: {self.popen.communicate()}")
         assert (self.popen.returncode, "".join(err.splitlines()[-1:])) == (status, stderr), (out, err)
         return out.splitlines()

@@ -19,6 +19,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -31,6 +32,10 @@ PATIENCE = 30.0  # seconds that a start or a stop may take on a busy machine
 
 BASE = "/tmp" if os.path.isdir("/tmp") else None
 """Not TMPDIR: that may lie in a folder of root's, where another user cannot go, or be too long for a socket's path."""
+
+
+CRASHES = (1, *(-number for number in (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)))
+"""Exit codes that no test brings about."""
 
 
 class Unavailable(Exception):
@@ -171,6 +176,9 @@ class Server(ABC):
     def _remove(self) -> None:
         if os.getpid() != self._pid:
             return  # a forked child's exit is not ours
+        if self._process is not None and self._process.poll() in CRASHES:
+            said = self.log.read_text(errors="replace")[-4000:]
+            print(f"{self.name} crashed ({self._process.returncode}):\n{said}", file=sys.__stderr__)
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
         atexit.unregister(self._remove)

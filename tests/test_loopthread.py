@@ -22,6 +22,7 @@ import pytest
 
 from aiotaskq.errors import CallTimeout, ClosedError, WrongLoop
 from aiotaskq.loopthread import LoopThread
+from tests.programs import kill_all_of
 
 ROOT = Path(__file__).parent.parent
 WATCHDOG = 40.0  # seconds; far above what anything here takes, so that a hang is a failure and not a stall
@@ -99,6 +100,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            process_group=0,
         )
 
     def wait_for(self, line: str) -> None:
@@ -111,7 +113,7 @@ class Process:
         try:
             out, err = self.popen.communicate(timeout=WATCHDOG)
         except subprocess.TimeoutExpired:
-            self.popen.kill()
+            kill_all_of(self.popen)
             pytest.fail(f"the process hangs: {self.popen.communicate()}")
         return self.popen.returncode, out.splitlines(), err
 
