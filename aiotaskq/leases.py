@@ -18,6 +18,7 @@ from aiotaskq.task import SECOND, new_id
 Key = tuple[str, int]
 """A delivery: task id and fence."""
 
+TRY_WITHIN = 0.5  # leases between tries while the store is away: a reaper waits for one whole lease when it is back
 DEAD_AFTER = 5  # leases: a loop that has stood still for so long is not coming back, and others may have its tasks
 
 
@@ -57,7 +58,7 @@ class LeaseKeeper:
         self._answered = answered
         self._fenced = fenced
         self._held: dict[Key, None] = {}  # written on the worker's loop, copied on the keeper's
-        self._service = Service("heartbeat", self._renew, clock)
+        self._service = Service("heartbeat", self._renew, clock, lease * TRY_WITHIN)
         self._trusted = 0  # ticks at the sending of the last heartbeat that was answered
         self._alive = 0  # ticks when the worker's loop last did something
         self._failing = False

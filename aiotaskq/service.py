@@ -47,7 +47,11 @@ class Service:
     An exception does not end it: it is logged, and the next round comes after a back-off with jitter.
     """
 
-    def __init__(self, name: str, poll: Callable[[], Awaitable[float]], clock: Clock) -> None:
+    def __init__(
+        self, name: str, poll: Callable[[], Awaitable[float]], clock: Clock, max_backoff: float = MAX_BACKOFF
+    ) -> None:
+        """``max_backoff`` in seconds between tries while rounds fail; never more than MAX_BACKOFF."""
+        self._max_backoff = min(max_backoff, MAX_BACKOFF)
         self.name = name
         self._poll = poll
         self._clock = clock
@@ -104,7 +108,7 @@ class Service:
                 self.failures = 0
             except Exception as error:
                 self.failures += 1
-                delay = min(MAX_BACKOFF, 0.05 * 2 ** min(self.failures, 12)) * random.uniform(0.5, 1.0)
+                delay = min(self._max_backoff, 0.05 * 2 ** min(self.failures, 12)) * random.uniform(0.5, 1.0)
                 logger.warning("{}: {}: {}; next try in {:.1f} s", self.name, type(error).__name__, error, delay)
             if self._stopping:
                 break

@@ -11,11 +11,11 @@ from aiotaskq.backends.base import Backend, Change
 from aiotaskq.clock import Clock
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.inbox import Inbox
-from aiotaskq.leases import LeaseKeeper
+from aiotaskq.leases import TRY_WITHIN, LeaseKeeper
 from aiotaskq.log import logger
 from aiotaskq.outcome import Backoff, Completed, Failed, Outcome, Released, settle
 from aiotaskq.queue import Queue
-from aiotaskq.service import Service
+from aiotaskq.service import MAX_BACKOFF, Service
 from aiotaskq.task import SECOND, Status, Task
 
 STALLED = 250_000  # ticks for which a claimed task may wait for a slot before others shall have it
@@ -75,7 +75,7 @@ class Supply:
         self._coming = 0  # slots that are kept for what comes with a push
         self._hinted = False
         self._lull = False
-        self._service = Service("fetcher", self._round, clock)
+        self._service = Service("fetcher", self._round, clock, MAX_BACKOFF if lease is None else lease * TRY_WITHIN)
 
     @property
     def failures(self) -> int:

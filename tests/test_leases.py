@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aiotaskq import TaskQ
 from aiotaskq.backends.memory import MemoryBackend
 from aiotaskq.clock import StoreClock, VirtualClock
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.leases import DEAD_AFTER, LeaseKeeper
+from aiotaskq.service import MAX_BACKOFF
 from aiotaskq.task import SECOND
 
 LEASE = 2.0
@@ -239,3 +243,30 @@ async def test_an_error_of_the_store_is_told_and_the_old_answer_kept() -> None:
     with pytest.raises(DatabaseUnavailable):
         await clock.look(away)
     assert not clock.is_set
+
+
+# ---- a store that is away ----
+
+
+async def test_it_is_asked_again_well_within_a_lease(kept: Kept) -> None:  # F20: its reapers wait for just one lease
+    kept.store.away = True
+    kept.keeper.hold(KEY)
+    tries: list[int] = []
+    heartbeat = kept.store.heartbeat
+
+    async def noted(*args: Any) -> list[bool | None]:
+        tries.append(kept.clock.now())
+        return await heartbeat(*args)
+
+    kept.store.heartbeat = noted  # type: ignore[method-assign]
+    await kept.keeper.start()
+    await kept.clock.advance(60)
+    assert max(after - before for before, after in itertools.pairwise(tries)) <= LEASE / 2 * SECOND
+    await kept.keeper.stop()
+
+
+async def test_a_worker_asks_as_often_for_tasks_and_to_write_what_became_of_some(tmp_path: Path) -> None:  # F20
+    for lease, most in ((2.0, 1.0), (60.0, MAX_BACKOFF)):
+        async with TaskQ(f"sqlite:///{tmp_path}/{lease}.db", lease=lease, heartbeat=0.5).running(concurrency=1) as tq:
+            assert tq._worker is not None
+            assert tq._worker._supply._service._max_backoff == most
