@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import functools
 import gc
 import logging
@@ -158,6 +159,10 @@ async def tell_when_up(tq: TaskQ, ledger: Ledger) -> None:
 def measure(tq: TaskQ, ledger: Ledger) -> None:
     """Write down what must not grow."""
     gc.collect()
+    # What the allocator keeps for the next peak nobody holds: it was 65 to 84 MB, after 20,000 tasks as after 300,000.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
     with open("/proc/self/statm") as statm:
         pages = int(statm.read().split()[1])
     data = {
