@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any
 
 from aiotaskq.backends.base import TAKEN, Backend, Change
@@ -47,23 +47,45 @@ class Claims:
             try:
                 answer = await asyncio.shield(exchange)
             except asyncio.CancelledError:
-                self._in_background(exchange)
+                self._in_background(self._undo(exchange))
                 raise
-        if answer[1] and self._bounded:
-            self._backend.hints.tell(TAKEN)
+        self._tell(answer[1])
         return answer
+
+    async def push_and_claim(
+        self, tasks: Sequence[Task], owner: str, now: int, limit: int, **options: Any
+    ) -> tuple[list[Task], list[Task]]:
+        """As the backend's verb; ``undone`` waits for its end, too."""
+        verb = asyncio.ensure_future(self._backend.push_and_claim(tasks, owner, now, limit, **options))
+        self._background.add(verb)
+        verb.add_done_callback(self._background.discard)
+        answer = await verb
+        self._tell(answer[1])
+        return answer
+
+    def give_back(self, tasks: Sequence[Task]) -> None:
+        """Undo the claim of these, in the background."""
+        if tasks:
+            self._in_background(self._release(tasks))
+
+    def _tell(self, tasks: Sequence[Task]) -> None:
+        if tasks and self._bounded:
+            self._backend.hints.tell(TAKEN)
 
     async def _claim(self, owner: str, now: int, limit: int, **options: Any) -> Exchanged:
         return [], await self._backend.claim(owner, now, limit, **options)
 
-    def _in_background(self, exchange: asyncio.Future[Exchanged]) -> None:
-        future = asyncio.ensure_future(self._undo(exchange))
+    def _in_background(self, undoing: Coroutine[Any, Any, None]) -> None:
+        future = asyncio.ensure_future(undoing)
         self._background.add(future)
         future.add_done_callback(self._undone)
 
     async def _undo(self, exchange: asyncio.Future[Exchanged]) -> None:
-        now = self._clock.now()
         _, tasks = await exchange
+        await self._release(tasks)
+
+    async def _release(self, tasks: Sequence[Task]) -> None:
+        now = self._clock.now()
         await self._backend.update([Change(task, settle(task, Released("its caller left"), now)) for task in tasks])
 
     def _undone(self, ended: asyncio.Future[None]) -> None:
@@ -73,5 +95,7 @@ class Claims:
 
     async def undone(self, timeout: float) -> None:
         """Wait until claims that are being undone are, at most ``timeout`` seconds."""
-        if self._background:
-            await asyncio.wait(set(self._background), timeout=timeout)
+        end = asyncio.get_running_loop().time() + timeout
+        while self._background and (left := end - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(set(self._background), timeout=left)
+            await asyncio.sleep(0)  # what has ended may be undone now

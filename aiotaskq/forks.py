@@ -18,42 +18,41 @@ class _OutsideOfForks:
 
     def __init__(self) -> None:
         self._here = threading.local()
+        self._inside: set[int] = set()  # threads; whom an interrupt has left in here is out with its next visit
         self._start_anew()
 
     def _start_anew(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
-        self._inside = self._mine()
+        self._lock = threading.Lock()  # used by itself: an interrupt may leave the Condition's own `with` locked
+        self._changed = threading.Condition(self._lock)
+        self._inside &= {threading.get_ident()}
         self._forks = 0  # under way
-
-    def _mine(self) -> int:
-        return 1 if getattr(self._here, "depth", 0) else 0
 
     def __enter__(self) -> None:
         depth = getattr(self._here, "depth", 0)
         if not depth:
-            with self._changed:
+            with self._lock:
                 while self._forks:
                     self._changed.wait()
-                self._inside += 1
+                self._inside.add(threading.get_ident())
         self._here.depth = depth + 1
 
     def __exit__(self, *_error: object) -> None:
         self._here.depth -= 1
         if not self._here.depth:
-            with self._changed:
-                self._inside -= 1
+            with self._lock:
+                self._inside.discard(threading.get_ident())
                 if self._forks:
                     self._changed.notify_all()
 
     def _before(self) -> None:
-        mine = self._mine()
-        with self._changed:
+        here = {threading.get_ident()}
+        with self._lock:
             self._forks += 1
-            self._changed.wait_for(lambda: self._inside <= mine, PATIENCE)
+            self._changed.wait_for(lambda: self._inside <= here, PATIENCE)
 
     def _after(self) -> None:
-        with self._changed:
-            self._forks -= 1
+        with self._lock:
+            self._forks = max(0, self._forks - 1)  # this hook may be younger than the fork
             self._changed.notify_all()
 
 

@@ -58,11 +58,11 @@ class Taker(Protocol):
     def wants(self) -> bool:
         """Whether there is room for some."""
 
-    async def push_and_claim(self, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
-        """Push, and claim what there is room for, in one transaction; as the verb of ``Backend``."""
+    async def push(self, tasks: Sequence[Task]) -> list[Task]:
+        """Push as the backend does, and claim what there is room for in the same transaction.
 
-    def take(self, tasks: Sequence[Task]) -> None:
-        """Have what was claimed."""
+        What was claimed starts when all who wait for this have been told.
+        """
 
 
 class Queue:
@@ -128,24 +128,15 @@ class Queue:
                     loop.call_soon_threadsafe(self._tell_pushed, tasks, stored)
 
             stored = await self._backend.push_with(session, tasks, committed)
-        elif self._backend.grouped:
-            stored = await self._pushes.add(tasks)
         else:
-            stored = await self._backend.push(tasks)
-            self._tell_pushed(tasks, stored)
+            stored = await (self._pushes.add(tasks) if self._backend.grouped else self._backend.push(tasks))
+            if "pushed" in self.events:
+                self._tell_pushed(tasks, stored)
         return stored
 
     async def _push(self, tasks: Sequence[Task]) -> list[Task]:
-        if not self._backend.hands_over or (taker := next((each for each in self.takers if each.wants), None)) is None:
-            stored = await self._backend.push(tasks)
-            self._tell_pushed(tasks, stored)
-            return stored
-        stored, claimed = await taker.push_and_claim(tasks)
-        self._tell_pushed(tasks, stored)
-        if claimed and self._bound.maxsize:
-            self._backend.hints.tell(TAKEN)
-        taker.take(claimed)
-        return stored
+        taker = next((each for each in self.takers if each.wants), None) if self._backend.hands_over else None
+        return await (self._backend.push(tasks) if taker is None else taker.push(tasks))
 
     def _tell_pushed(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
         if "pushed" in self.events:

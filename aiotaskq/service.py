@@ -67,6 +67,11 @@ class Service:
         return self._task is not None and not self._task.done() and not self._task.get_loop().is_closed()
 
     @property
+    def here(self) -> bool:
+        """Whether it runs in the running loop: not in one that stands still, nor in the parent of a forked process."""
+        return self._task is not None and not self._task.done() and self._task.get_loop() is asyncio.get_running_loop()
+
+    @property
     def woken(self) -> bool:
         """Whether the next round is wanted at once."""
         return self._wakeup is not None and self._wakeup.event.is_set()

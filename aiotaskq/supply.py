@@ -72,7 +72,9 @@ class Supply:
         self._ended: list[tuple[Task, Outcome]] = []
         self._closed = False
         self._in_round = False
+        self._stopped = False
         self._coming = 0  # slots that are kept for what comes with a push
+        self._missed = False  # whether a round has found them kept, and may have been for what comes after that
         self._hinted = False
         self._lull = False
         self._service = Service("fetcher", self._round, clock, MAX_BACKOFF if lease is None else lease * TRY_WITHIN)
@@ -155,6 +157,7 @@ class Supply:
 
     async def stop(self, seconds: float) -> None:
         """Write no more either; a round that runs may take so long to end."""
+        self._stopped = True
         await self._service.stop(seconds)
 
     # ---- what is pushed in this process ----
@@ -162,26 +165,39 @@ class Supply:
     @property
     def wants(self) -> bool:
         """Whether slots wait, and no round is under way that could bring them tasks."""
-        return not self._in_round and self._slots > 0 and self.running and self._room(True) > 0
+        return not self._in_round and self._slots > 0 and self._service.here and self._room(True) > 0
 
-    async def push_and_claim(self, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
-        """Push tasks, and claim for the free slots in the same transaction; ``take`` has to follow."""
+    async def push(self, tasks: Sequence[Task]) -> list[Task]:
+        """Push tasks, and claim for the free slots in the same transaction."""
         room = self._room(True)
         self._coming += room
         now = self._clock.now()
         lease = None if self._lease is None else now + self._lease
         try:
-            return await self._backend.push_and_claim(
+            stored, claimed = await self._queue.claims.push_and_claim(
                 tasks, self._owner, now, room, queues=self._queues, lease_until=lease
             )
-        finally:
-            self._coming -= room
-            self._rested()
+        except BaseException:
+            self._arrived(room)
+            raise
+        # Later, so that each is told as pushed before it is told as started.
+        asyncio.get_running_loop().call_soon(self._take, claimed, room)
+        return stored
 
-    def take(self, tasks: Sequence[Task]) -> None:
-        """Accept what was claimed."""
-        for task in tasks:
-            self._accept(task)
+    def _take(self, tasks: Sequence[Task], room: int) -> None:
+        if self._stopped:
+            self._queue.claims.give_back(tasks)
+        else:
+            for task in tasks:
+                self._accept(task)
+        self._arrived(room)
+
+    def _arrived(self, room: int) -> None:
+        self._coming -= room
+        if self._missed:
+            self._missed = False
+            self._service.wake()
+        self._rested()
 
     # ---- one round ----
 
@@ -200,7 +216,8 @@ class Supply:
         else:
             self._give_back_what_waits()
         ended, self._ended = self._ended, []
-        hinted, self._hinted = self._hinted, False
+        self._missed = self._coming > 0
+        hinted, self._hinted = self._hinted, self._hinted and self._missed  # who gets the room needs the hint
         room = self._room(bool(ended))
         if not ended and not room:
             return self._pause()

@@ -46,7 +46,7 @@ def test_a_fork_waits_until_nobody_is_inside(gate: _OutsideOfForks) -> None:  # 
     assert forked.wait(HANG)
     for thread in (worker, forker):
         thread.join(HANG)
-    assert (gate._inside, gate._forks) == (0, 0)
+    assert (gate._inside, gate._forks) == (set(), 0)
 
 
 def test_who_comes_during_a_fork_waits_for_its_end(gate: _OutsideOfForks) -> None:
@@ -87,22 +87,30 @@ def test_a_fork_does_not_wait_for_itself_nor_for_ever(gate: _OutsideOfForks, mon
 
 
 def test_a_child_has_only_the_thread_that_forked(gate: _OutsideOfForks) -> None:
-    gate._inside = 3  # of others
+    gate._inside |= {1, 2}  # other threads
     with gate:
         gate._start_anew()
-        assert gate._inside == 1
-    assert gate._inside == 0
+        assert gate._inside == {threading.get_ident()}
+    assert gate._inside == set()
+
+
+def test_a_fork_that_is_older_than_the_gate_does_not_shut_it(gate: _OutsideOfForks) -> None:
+    gate._after()
+    with gate:
+        assert gate._forks == 0
 
 
 async def test_all_that_we_do_in_sqlite_is_outside_of_forks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inside = outside_of_forks._mine
-    seen: list[int] = []
+    def inside() -> bool:
+        return threading.get_ident() in outside_of_forks._inside
+
+    seen: list[bool] = []
     real = FileWatch._moved
     monkeypatch.setattr(FileWatch, "_moved", lambda self: (seen.append(inside()), real(self))[1])
     backend = SqlBackend(f"sqlite:///{tmp_path}/x.db")
-    assert await backend.database.write(lambda _connection: inside()) == 1
-    assert await backend.database.read(lambda _connection: inside()) == 1
+    assert await backend.database.write(lambda _connection: inside())
+    assert await backend.database.read(lambda _connection: inside())
     await backend.watch()
     await backend.close()
-    assert len(seen) > 2 and set(seen) == {1}
-    assert (inside(), outside_of_forks._inside) == (0, 0)
+    assert len(seen) > 2 and all(seen)
+    assert not inside()

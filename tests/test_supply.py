@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
+import os
+import sqlite3
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -362,3 +366,110 @@ async def test_a_push_that_fails_leaves_the_slots_to_others(tmp_path: Path) -> N
             assert not isinstance(handle, BaseException)
             assert await handle.result(30) == 1
         assert await (await work.push()).result(30) == 1
+
+
+async def test_who_is_told_of_a_push_hears_it_as_its_caller(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=30)
+    who: contextvars.ContextVar[int] = contextvars.ContextVar("who")
+    heard: list[tuple[int, int]] = []
+    tq.on("pushed", lambda event: heard.append((event.task.params["n"], who.get())))
+
+    @tq.task
+    async def work(n: int) -> None: ...
+
+    async def push(n: int) -> None:
+        who.set(n)
+        await work.push(n=n)
+
+    async with tq.running(concurrency=2, scheduler=False):
+        await until_counts(tq, running=0)
+        await asyncio.gather(*(asyncio.create_task(push(n)) for n in range(3)))
+        await until_counts(tq, completed=3)
+    assert heard == [(0, 0), (1, 1), (2, 2)]
+
+
+def held_lock(path: Path) -> sqlite3.Connection:
+    """Another program that writes."""
+    connection = sqlite3.connect(path, isolation_level=None, timeout=30)
+    connection.execute("BEGIN IMMEDIATE")
+    return connection
+
+
+async def test_what_came_while_slots_were_kept_is_not_forgotten(tmp_path: Path) -> None:
+    """A round in that time has no room: it must not sleep on a hint, nor over a time that has come."""
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=60)
+    ran: list[str] = []
+    go = asyncio.Event()
+
+    @tq.task
+    async def work(name: str) -> None:
+        ran.append(name)
+        if name == "pushed":
+            await go.wait()  # its end would bring a round as well
+
+    async with tq.running(concurrency=4, scheduler=False):
+        await until_counts(tq, running=0)
+        await asyncio.sleep(0.1)
+        await tq.push("work", {"name": "due"}, delay=0.15)
+        await asyncio.sleep(0.05)
+        lock = held_lock(tmp_path / "x.db")
+        pushing = asyncio.create_task(tq.push("work", {"name": "pushed"}))
+        await asyncio.sleep(0.2)  # the other's time comes while this one waits for the lock
+        lock.execute("ROLLBACK")
+        await pushing
+        await until(lambda: sorted(ran) == ["due", "pushed"])
+        go.set()
+        lock.close()
+
+
+@pytest.mark.parametrize("late", [0.0, 0.3])
+async def test_what_comes_after_the_worker_has_stopped_goes_back(tmp_path: Path, late: float) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=30)
+
+    @tq.task
+    async def work() -> None: ...
+
+    async with tq:
+        async with tq.running(concurrency=4, scheduler=False, drain=0.01, grace=0.01):
+            await until_counts(tq, running=0)
+            await asyncio.sleep(0.1)
+            lock = held_lock(tmp_path / "x.db")
+            pushing = asyncio.create_task(work.push())
+            await asyncio.sleep(0.05)
+            asyncio.get_running_loop().call_later(1.3 + late, lock.execute, "ROLLBACK")
+        handle = await pushing
+        async with asyncio.timeout(30):
+            while await handle.status() is not Status.PENDING:
+                await asyncio.sleep(0.01)
+        assert (await tq.get(handle.task_id)).crashes == 0
+        lock.close()
+
+
+def test_only_a_worker_in_the_running_loop_takes_what_is_pushed(tmp_path: Path) -> None:  # E1
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
+
+    @tq.task
+    async def work() -> int:
+        return 1
+
+    async def main() -> None:
+        async with tq.running(concurrency=2, scheduler=False):
+            await until_counts(tq, running=0)
+            await asyncio.sleep(0.1)
+            assert [taker.wants for taker in tq.queue.takers] == [True]
+            child = os.fork()  # as multiprocessing does; what is in our objects is not the child's
+            if not child:
+                try:
+                    asyncio.run(tq.push("work", {}, task_id="of the child"))
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            assert os.waitstatus_to_exitcode((await asyncio.to_thread(os.waitpid, child, 0))[1]) == 0
+            async with asyncio.timeout(30):
+                while (task := await tq.get("of the child")).status is not Status.COMPLETED:
+                    await asyncio.sleep(0.02)
+            assert (task.fence, task.crashes) == (1, 0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: a fork beside threads
+        asyncio.run(main())
