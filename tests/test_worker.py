@@ -445,16 +445,16 @@ async def test_failing_tasks_leave_no_frames(tq: TaskQ) -> None:  # H2, in small
 
 
 async def test_heartbeat_keeps_a_long_task(tmp_path: Path) -> None:  # B2
-    tq = TaskQ(f"sqlite:///{tmp_path}/b.db", lease=0.4, poll_interval=0.05)
+    tq = TaskQ(f"sqlite:///{tmp_path}/b.db", lease=1.0, poll_interval=0.05)
     runs: list[int] = []
 
     @tq.task
     async def long() -> None:
         runs.append(1)
-        await asyncio.sleep(2.0)  # five leases of the real clock, which is what this test watches
+        await asyncio.sleep(3.0)  # three leases of the real clock, which is what this test watches
 
     async with tq.running(concurrency=2):
-        await (await long.push()).result(10)
+        await (await long.push()).result(30)
     assert runs == [1]
 
 
@@ -784,7 +784,7 @@ async def test_stop_is_idempotent_also_in_parallel(tq: TaskQ) -> None:  # D12
 
 
 async def test_heartbeat_goes_on_through_the_drain(tmp_path: Path) -> None:  # B9
-    tq = TaskQ(f"sqlite:///{tmp_path}/d.db", lease=0.4, poll_interval=0.05)
+    tq = TaskQ(f"sqlite:///{tmp_path}/d.db", lease=1.0, poll_interval=0.05)
     runs: list[int] = []
     begun = asyncio.Event()
 
@@ -792,7 +792,7 @@ async def test_heartbeat_goes_on_through_the_drain(tmp_path: Path) -> None:  # B
     async def long() -> None:
         runs.append(1)
         begun.set()
-        await asyncio.sleep(1.2)  # three leases of the real clock
+        await asyncio.sleep(2.2)  # two leases of the real clock
 
     async with started(tq):
         handle = await long.push()
