@@ -66,7 +66,7 @@ FLOORS = {
 }
 
 
-PARALLEL = ["-n", "4", "--dist", "loadfile"]
+PARALLEL = ["-n", "3", "--dist", "loadfile"]
 
 
 def group(name: str) -> list[str]:

@@ -121,8 +121,8 @@ async def far(place: Place, proxy: Proxy) -> AsyncIterator[SqlBackend]:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Less patience than in real life."""
-    monkeypatch.setattr(watch, "STATEMENT_TIMEOUT", 1.0)
-    monkeypatch.setattr(engines, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(watch, "STATEMENT_TIMEOUT", 4.0)
+    monkeypatch.setattr(engines, "CONNECT_TIMEOUT", 3.0)
 
 
 async def fill_pool(backend: SqlBackend) -> None:
@@ -151,12 +151,12 @@ async def test_a_silent_server_holds_nobody_up(far: SqlBackend, proxy: Proxy, ha
     await fill_pool(far)
     proxy.black_hole()
     verbs: list[Awaitable[Any]] = [far.push([task]), far.get([task.task_id]), far.claim("o", NOW, 1, lease_until=LEASE)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         answers = await asyncio.gather(*verbs, return_exceptions=True)
     assert [type(answer) for answer in answers] == [DatabaseUnavailable] * 3
-    assert "no answer within 1 s, so the connection was cut" in str(answers[0])
+    assert "no answer within 4 s, so the connection was cut" in str(answers[0])
     proxy.heal()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         assert await far.push([task]) == [task]
 
 
@@ -164,7 +164,7 @@ async def test_a_silent_answer_to_a_commit(far: SqlBackend, proxy: Proxy, hasty:
     await far.stats(NOW)
     proxy.drop_replies()
     task = new()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         with pytest.raises(DatabaseUnavailable):
             await far.push([task])
     proxy.heal()
@@ -174,7 +174,7 @@ async def test_a_silent_answer_to_a_commit(far: SqlBackend, proxy: Proxy, hasty:
 async def test_a_server_that_lets_nobody_in(place: Place, proxy: Proxy, hasty: None) -> None:  # F8
     backend = SqlBackend(place.through(proxy))
     proxy.black_hole()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         with pytest.raises(DatabaseUnavailable, match="no connection within"):
             await backend.open()
     proxy.heal()
@@ -190,7 +190,7 @@ async def test_closing_does_not_wait_for_a_silent_server(  # F8
     await backend.open()
     await fill_pool(backend)
     proxy.black_hole()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         await backend.close()
 
 
@@ -206,12 +206,12 @@ async def test_a_loop_that_stands_still_cuts_nothing(place: Place, backend: SqlB
     first = await ask()
     second = asyncio.create_task(ask())
     await asyncio.sleep(0.15)  # it is asked
-    time.sleep(2)
+    time.sleep(5)
     assert [await second, await ask()] == [first, first]  # on the same connection still
 
 
 async def test_a_slow_statement_may_be_allowed(place: Place, backend: SqlBackend, hasty: None) -> None:
-    sleep = text("SELECT pg_sleep(1.5)" if place.is_postgresql else "SELECT sleep(1.5)")
+    sleep = text("SELECT pg_sleep(6)" if place.is_postgresql else "SELECT sleep(6)")
 
     def patient(connection: Connection) -> bool:
         connection.execution_options(**{watch.PATIENCE: 30.0})
@@ -219,7 +219,7 @@ async def test_a_slow_statement_may_be_allowed(place: Place, backend: SqlBackend
         return True
 
     assert await backend.database.write(patient)
-    with pytest.raises(DatabaseUnavailable, match="no answer within 1 s"):
+    with pytest.raises(DatabaseUnavailable, match="no answer within 4 s"):
         await backend.database.write(lambda connection: connection.execute(sleep))
 
 

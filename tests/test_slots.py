@@ -84,15 +84,15 @@ async def test_a_hundred_late_threads_are_recorded_and_hold_their_slots(
             exhausted.clear()
             handles = [await stuck.push() for _ in range(slots)]
             waiting = await other.push(number=number)
-            await asyncio.wait_for(exhausted.wait(), 20)
+            await asyncio.wait_for(exhausted.wait(), 60)
             assert occupancy(tq) == Occupancy(slots, slots, slots, 0, slots, 0)
             assert await waiting.status() is Status.PENDING and len(ran) == number
             assert {await handle.status() for handle in handles} == {Status.RUNNING}
             release.set()
             for handle in handles:
                 with pytest.raises(TaskFailed, match=r"TimeoutError: timed out after 0\.01 s"):
-                    await handle.result(20)
-            await waiting.result(20)
+                    await handle.result(60)
+            await waiting.result(60)
         await eventually(lambda: occupancy(tq) == Occupancy(slots))
     assert len(late) == rounds * slots
     assert sum("ERROR all 4 slots are held by handlers" in line for line in lines) == rounds
@@ -118,7 +118,7 @@ async def test_some_late_threads_beside_free_slots_are_no_alarm(lines: list[str]
         release.set()
         for handle in handles:
             with pytest.raises(TaskFailed, match="timed out"):
-                await handle.result(20)
+                await handle.result(60)
     assert alarms == [] and "slots are held" not in "".join(lines)
 
 
@@ -182,7 +182,7 @@ async def test_late_processes_hold_theirs_and_what_never_began_frees_its_slot(
         (tmp_path / "release").touch()
         for handle in handles:
             with pytest.raises(TaskFailed, match=r"timed out after 0\.5 s"):
-                await handle.result(20)
+                await handle.result(60)
     assert len(list(tmp_path.glob("began-*"))) == held
     assert sum("all 1 processes for handlers are held" in line for line in lines) == len(alarms) == 1
 
@@ -208,9 +208,9 @@ async def test_a_loop_that_stands_still_is_told_with_the_task_it_stands_in(lines
 
     async with tq.running(concurrency=2):
         handle = await blocking.push()
-        assert await handle.result(20), "said while the loop stands still, since it may never go on"
+        assert await handle.result(60), "said while the loop stands still, since it may never go on"
         await eventually(lambda: len(stalls) == 1)
-        await (await in_its_child.push()).result(20)
+        await (await in_its_child.push()).result(60)
         await eventually(lambda: len(stalls) == 2)
         time.sleep(0.5)  # nobody's task
         await eventually(lambda: len(stalls) == 3)

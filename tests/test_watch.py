@@ -237,7 +237,7 @@ async def test_another_process_wakes_us_soon(store: Store, tmp_path: Path) -> No
         await asyncio.sleep(GAP)
     process.stdin.close()
     assert await process.wait() == 0
-    assert statistics.median(late) < 0.5, late  # 0.05 are promised, and measured by the benchmarks; nothing polls here
+    assert statistics.median(late) < 0.5, late  # 0.05 are promised to a machine that is not busy; nothing polls here
 
 
 async def test_wake_ups_are_put_together(postgresql: Store) -> None:  # F11
