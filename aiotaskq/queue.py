@@ -135,7 +135,7 @@ class Queue:
         return stored
 
     async def _push(self, tasks: Sequence[Task]) -> list[Task]:
-        taker = next((each for each in self.takers if each.wants), None) if self._backend.hands_over else None
+        taker = next((each for each in self.takers if each.wants), None)
         return await (self._backend.push(tasks) if taker is None else taker.push(tasks))
 
     def _tell_pushed(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:

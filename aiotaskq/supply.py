@@ -102,7 +102,8 @@ class Supply:
     async def start(self) -> None:
         """Start claiming and writing in the running loop."""
         await self._service.start()
-        self._queue.takers.append(self)
+        if self._backend.hands_over:
+            self._queue.takers.append(self)
 
     def wake(self) -> None:
         """Look now: a hint, from any thread."""
@@ -172,10 +173,9 @@ class Supply:
         room = self._room(True)
         self._coming += room
         now = self._clock.now()
-        lease = None if self._lease is None else now + self._lease
         try:
             stored, claimed = await self._queue.claims.push_and_claim(
-                tasks, self._owner, now, room, queues=self._queues, lease_until=lease
+                tasks, self._owner, now, room, queues=self._queues, lease_until=self._lease_from(now)
             )
         except BaseException:
             self._arrived(room)
@@ -227,10 +227,9 @@ class Supply:
             if (pause := await self._until_due(now)) > 0:
                 return pause
         changes = [self._change(task, outcome, now) for task, outcome in ended]
-        lease = None if self._lease is None else now + self._lease
         try:
             held, tasks = await self._queue.claims.exchange(
-                changes, self._owner, now, room, queues=self._queues, lease_until=lease
+                changes, self._owner, now, room, queues=self._queues, lease_until=self._lease_from(now)
             )
         except (DatabaseUnavailable, asyncio.CancelledError):  # cancelled: the store does not answer, and we stop
             self._ended[:0] = ended
@@ -293,6 +292,9 @@ class Supply:
             else:
                 self._done(task, outcome, after)
             del left[0]
+
+    def _lease_from(self, now: int) -> int | None:
+        return None if self._lease is None else now + self._lease
 
     @property
     def _slots(self) -> int:

@@ -499,7 +499,7 @@ async def test_many_processes_on_one_file(url: str, path: Path) -> None:  # F1, 
     answers = [await process.communicate() for process in processes]
     assert [err.decode() for _, err in answers] == [""] * 8
     pushed, completed = (sum(column) for column in zip(*(map(int, out.split()) for out, _ in answers), strict=True))
-    assert pushed > 20 and completed > 20
+    assert pushed > 100 and completed > 100
     backend = SqlBackend(url)
     counts = (await backend.stats(NOW)).counts
     assert (counts["completed"], sum(counts.values()), counts["running"]) == (completed, pushed, 0)
@@ -984,7 +984,7 @@ asyncio.run(main(*sys.argv[1:]))
 async def test_a_script_that_never_closes_ends(url: str, how: str, code: int) -> None:  # E5
     begin = time.monotonic()
     done = run_script(END, url, how)
-    assert time.monotonic() - begin < 25
+    assert time.monotonic() - begin < 8
     assert done.returncode == code
     if how == "error":
         assert done.stderr.strip().endswith("SystemError: on purpose")

@@ -380,7 +380,7 @@ def test_ctrl_c_interrupts_promptly_and_cancels_the_coroutine() -> None:  # E9
     process.popen.send_signal(signal.SIGINT)
     code, lines, err = process.end()
     assert (code, lines, err) == (0, ["cancelled", "interrupted 42"], "")
-    assert time.monotonic() - began < WATCHDOG
+    assert time.monotonic() - began < 1.0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -617,7 +617,7 @@ def test_a_script_that_never_closes_ends_cleanly(ending: str, status: int, stder
     assert (code, lines) == (status, ["flushed"])
     assert err.strip().splitlines()[-1:] == ([stderr] if stderr else [])
     assert "Task was destroyed" not in err
-    assert time.monotonic() - began < 8.0
+    assert time.monotonic() - began < 2.0
 
 
 def test_the_exit_waits_neither_for_stubborn_tasks_nor_for_a_blocked_loop() -> None:  # E5
@@ -642,7 +642,7 @@ def test_the_exit_waits_neither_for_stubborn_tasks_nor_for_a_blocked_loop() -> N
         process.wait_for("started")
     began = time.monotonic()
     assert [process.end() for process in (stubborn, blocked)] == [(0, [], ""), (0, [], "")]
-    assert time.monotonic() - began < WATCHDOG  # 1.5 s, and two interpreters ending on a busy machine; not 60 s
+    assert time.monotonic() - began < 2.5  # 1.5 s, and two interpreters ending on a busy machine
 
 
 def test_calls_while_the_interpreter_ends_raise_closed_error() -> None:  # E6

@@ -674,7 +674,7 @@ def test_100_000_rows(path: Path, engine: sa.Engine) -> None:
         )
     start = time.perf_counter()
     odd = upgrade(engine)
-    assert time.perf_counter() - start < 60  # 1.3 s of the processor; row by row, minutes
+    assert time.perf_counter() - start < 10
     assert len(odd) == 1_001
     with raw(path) as connection:
         wrong = "run_at != created_at * 1000000 OR created_at > 100000000000 OR priority IS NULL OR seq != run_at"

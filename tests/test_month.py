@@ -192,8 +192,8 @@ async def test_a_month_in_under_two_seconds(start: datetime) -> None:  # C15, C1
         assert await tq.store.list_keys() == ["ever"]
         assert len(tq._backend.values._values) == 1  # type: ignore[attr-defined]  # and the rows are gone, too
         assert sum(map(len, month.ran.values())) > 3_000
-    # Of the processor, and with room for a busy machine: it is about one. Measuring coverage takes several times that.
-    assert took < (6.0 if sys.gettrace() is None else 30.0), f"{took:.2f} s"
+    # Of the processor: the machine may have other work. Measuring coverage takes several times as long as the work.
+    assert took < (2.0 if sys.gettrace() is None else 10.0), f"{took:.2f} s"
 
 
 async def test_the_same_with_schedules_and_tasks_in_sqlite(tmp_path: Path) -> None:  # C15, C16

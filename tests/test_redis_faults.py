@@ -23,7 +23,7 @@ from tests.contract.rows import LEASE, NOW, ids, new, pushed, read, running
 from tests.servers import Unavailable, Valkey
 
 WATCHDOG = 40.0
-RESUMED = 25.0  # seconds; 5 are promised, the rest is for a busy machine
+RESUMED = 10.0  # seconds; 5 are promised, the rest is for a busy machine
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def test_a_clock_set_forward_is_bounded(misfire: str, leap: int, fields: dict[st
     firing = fire(schedule, now)  # the first call pays for imports and parsing
     begin = time.thread_time()
     assert fire(schedule, now).fired == firing.fired
-    assert time.thread_time() - begin < 2.0  # 100 ms on a quiet machine
+    assert time.thread_time() - begin < 0.2  # 100 ms on a quiet machine
     assert 0 <= len(firing.tasks) <= (100 if misfire == "fire_all" else 1)
     assert len(firing.skipped) <= 100
     assert due_of(firing.schedule) > now

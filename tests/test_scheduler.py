@@ -178,7 +178,7 @@ async def test_clock_set_back_and_far_ahead(tq: TaskQ, clock: VirtualClock) -> N
         clock.step(step)
         began = time.perf_counter()
         await tq.scheduler._look()
-        assert time.perf_counter() - began < 10.0  # bounded work; the promise of 100 ms is measured by the benchmarks
+        assert time.perf_counter() - began < 1.0  # bounded work; the promise of 100 ms is measured by the benchmarks
     assert len(await fired(tq)) == 5
 
 
@@ -480,7 +480,7 @@ async def test_documented_scheduler_pushes_into_the_process_wide_queue(
 
 
 async def test_lateness_at_a_thousand_schedules(tmp_path: Path) -> None:
-    """Watches the real clock: 50 ms are promised, and measured by the benchmarks; here nothing waits for a check."""
+    """Watches the real clock: due to push is promised under 50 ms; the bound here is for a machine under load."""
     tq = TaskQ(f"sqlite:///{tmp_path}/l.db")
     late: list[float] = []
     tq.on("fired", lambda event: late.append(event.detail["lateness"]))
@@ -494,7 +494,7 @@ async def test_lateness_at_a_thousand_schedules(tmp_path: Path) -> None:
             while len(late) < 60:
                 await asyncio.sleep(0.01)
         await tq.scheduler.stop()
-    assert sorted(late[20:])[len(late[20:]) // 2] < 5
+    assert sorted(late[20:])[len(late[20:]) // 2] < 0.5
 
 
 def test_preview_from_the_root() -> None:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotaskq import TaskQ
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.base import TAKEN, Backend, Change
 from aiotaskq.clock import VirtualClock
 from aiotaskq.deadlines import Deadlines
 from aiotaskq.errors import DatabaseUnavailable
@@ -474,3 +474,20 @@ def test_only_a_worker_in_the_running_loop_takes_what_is_pushed(tmp_path: Path) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: a fork beside threads
         asyncio.run(main())
+
+
+async def test_a_bounded_queue_has_room_again_for_what_a_push_brings_along(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=60, maxsize=1)
+    told: list[str] = []
+    tq._backend.hints.listen(lambda kind, _names: told.append(kind))
+
+    @tq.task
+    async def work() -> None: ...
+
+    async with tq.running(concurrency=2, scheduler=False):
+        await until_counts(tq, running=0)
+        await asyncio.sleep(0.1)
+        told.clear()
+        counted = Counted(tq._backend, "push_and_claim")
+        await (await work.push()).result(30)
+        assert counted.calls == {"push_and_claim": 1} and TAKEN in told

@@ -10,7 +10,6 @@ import gc
 import inspect
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -30,7 +29,7 @@ from aiotaskq.task import Status
 from tests.programs import WATCHDOG, Program, programs_in
 
 PROMPT = 0.5  # seconds; what is woken "at once" takes milliseconds, and a poll would take a second at least
-AT_ONCE = 10.0  # seconds on a busy machine for an interpreter to end; what it must not wait for takes 60
+AT_ONCE = 2.0  # seconds for an interpreter to end; what it must not wait for takes 60
 
 
 @pytest.fixture
@@ -173,7 +172,7 @@ def test_a_bounded_queue_waits_for_room() -> None:
     with pytest.raises(concurrent.futures.TimeoutError):
         waiting.result(0.05)
     assert queue.pop_task(0) is not None
-    assert waiting.result(WATCHDOG)
+    assert waiting.result(PROMPT)
 
 
 def test_64_threads_with_1000_mixed_calls_each_lose_and_double_nothing(queue: aiotaskq.sync.MemoryQueue) -> None:  # E15
@@ -198,8 +197,10 @@ def test_64_threads_with_1000_mixed_calls_each_lose_and_double_nothing(queue: ai
                     queue.get_queue_size()
         return pushed, popped
 
+    start = time.monotonic()
     done = [in_thread(functools.partial(work, number)) for number in range(64)]
-    results = [future.result(WATCHDOG) for future in done]
+    results = [future.result(30) for future in done]
+    assert time.monotonic() - start < 30
     pushed = [task_id for mine, _ in results for task_id in mine]
     popped = [task_id for _, mine in results for task_id in mine]
     rest = [task["task_id"] for task in iter(lambda: queue.pop_task(0), None)]
@@ -241,7 +242,7 @@ async def test_tasks_of_an_asyncio_producer_wake_consumers_in_threads() -> None:
     for thread in threads:
         await asyncio.wrap_future(thread)
     assert sorted(task_id for task_id, _ in got) == sorted(ids)
-    assert statistics.median(late for _, late in got) < PROMPT
+    assert max(late for _, late in got) < PROMPT
     assert (await awaited.get(ids[0])).status is Status.COMPLETED
 
 
@@ -267,7 +268,7 @@ async def test_tasks_of_producer_threads_wake_an_asyncio_consumer() -> None:
     await asyncio.sleep(0.02)  # so that it waits
     pushed = await asyncio.gather(asyncio.to_thread(produce, "a"), asyncio.to_thread(produce, "b"))
     assert sorted(await consumer) == sorted(pushed[0] + pushed[1])
-    assert statistics.median(late) < PROMPT
+    assert max(late) < PROMPT
 
 
 async def test_public_values_are_the_same_on_both_sides() -> None:
@@ -558,9 +559,11 @@ def test_64_threads_in_calls_are_freed_when_the_loop_closes_and_the_objects_work
     waiting = [in_thread(functools.partial(each.pop_task)) for each in (queue, durable) for _ in range(32)]
     with pytest.raises(concurrent.futures.TimeoutError):
         waiting[-1].result(0.1)
+    start = time.monotonic()
     assert loop_thread.close()
     for future in waiting:
         assert isinstance(future.exception(WATCHDOG), ClosedError)
+    assert time.monotonic() - start < 5
     assert queue.get(kept[0]).status is durable.get(kept[1]).status is Status.RUNNING
     queue.task_done()
     durable.task_done()
@@ -760,7 +763,7 @@ def test_ctrl_c_ends_a_wait_within_a_second_and_the_program_goes_on(start: Calla
         sent = time.monotonic()
         program.signal(signal.SIGINT)
         program.wait_for("interrupted")
-        assert time.monotonic() - sent < AT_ONCE
+        assert time.monotonic() - sent < 1
     assert program.end() == ["1"]
 
 

@@ -157,7 +157,7 @@ async def test_time_waits_for_watched_work_but_not_for_ever() -> None:
     began = time.perf_counter()
     for _ in range(20):
         await clock.advance(1)
-    assert time.perf_counter() - began < 5  # what took too long once is not waited for again
+    assert time.perf_counter() - began < 0.5  # what took too long once is not waited for again
 
 
 # ---- the kit --------------------------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ async def test_stopping_a_kit_is_quick_whatever_its_handlers_do() -> None:
         await stubborn.push()
         await kit.clock.settle()
         began = time.perf_counter()
-    assert time.perf_counter() - began < 20
+    assert time.perf_counter() - began < 3
 
 
 async def test_what_a_database_would_refuse_is_refused() -> None:

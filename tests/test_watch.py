@@ -237,7 +237,8 @@ async def test_another_process_wakes_us_soon(store: Store, tmp_path: Path) -> No
         await asyncio.sleep(GAP)
     process.stdin.close()
     assert await process.wait() == 0
-    assert statistics.median(late) < 0.5, late  # 0.05 are promised to a machine that is not busy; nothing polls here
+    assert statistics.median(late) < 0.05, late
+    assert sum(each > 1.0 for each in late) == 0  # what polling would have taken, at most
 
 
 async def test_wake_ups_are_put_together(postgresql: Store) -> None:  # F11
@@ -349,7 +350,7 @@ async def test_a_session_that_falls_silent_is_found_out(postgresql: Store) -> No
         proxy.black_hole()
         start = time.monotonic()
         await until(lambda: proxy.accepted > connections)  # it has given up the old one
-        assert time.monotonic() - start < PATIENCE
+        assert time.monotonic() - start < 10
         proxy.heal()
         await ears.until(READY)
         ears.forget()
@@ -596,7 +597,7 @@ async def test_others_are_heard_while_we_write(sqlite: Store) -> None:
         heard += TAKEN in {kind for kind, _ in ears.heard}
     writer.cancel()
     await asyncio.wait([writer])
-    assert heard > 3  # one that commits between our commit and our look at the counter waits for the poll
+    assert heard > 10  # one that commits between our commit and our look at the counter waits for the poll
 
 
 async def test_looking_costs_little(sqlite: Store) -> None:
@@ -604,7 +605,7 @@ async def test_looking_costs_little(sqlite: Store) -> None:
     await asyncio.sleep(0.1)
     before = time.process_time()
     await asyncio.sleep(2)
-    assert time.process_time() - before < 2 * 0.25  # about 0.006 where nothing else runs
+    assert time.process_time() - before < 2 * 0.05  # about 0.006 where nothing else runs
 
 
 async def test_watching_waits_for_no_lock(sqlite: Store, tmp_path: Path) -> None:
@@ -617,7 +618,7 @@ async def test_watching_waits_for_no_lock(sqlite: Store, tmp_path: Path) -> None
             await asyncio.sleep(0.01)
             slow = max(slow, time.monotonic() - start)
         writer.execute("ROLLBACK")
-    assert slow < 4.0  # and not SQLite's patience with a lock
+    assert slow < 1.0
 
 
 async def test_a_file_that_was_replaced_is_watched_under_its_name(

@@ -149,7 +149,7 @@ async def test_stopped_during_work_within_bounds_and_nothing_is_lost(  # D3
         seconds = await asyncio.to_thread(first.end)
         await asyncio.wait([*orders, waiting])
         waiting.exception()  # it was cut off, or answered with an error: both are right
-    assert seconds < 25
+    assert seconds < 12
     assert len(answered) >= 10
     assert len(first.said("down")) == 1  # the application's own resources were closed, after the workers
 
@@ -163,7 +163,7 @@ async def test_stopped_during_work_within_bounds_and_nothing_is_lost(  # D3
     second = shop(command, SHOP_LONGEST="0")
     assert httpx.get(f"{second.url}/result/{long}", timeout=PATIENCE).json() == 1
     until(lambda: all(second.said("booked", str(number)) for number in answered))
-    assert second.end(signal.SIGINT if command is AIOHTTP else signal.SIGTERM) < 25
+    assert second.end(signal.SIGINT if command is AIOHTTP else signal.SIGTERM) < 12
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -183,7 +183,7 @@ async def test_two_processes_fire_each_schedule_once(database: str, shop: Callab
     async with httpx.AsyncClient(base_url=both.url, headers=ADMIN, timeout=PATIENCE) as ask:
         await asyncio.gather(*(ask.post(f"/orders/{number}?seconds=0.1") for number in range(20)))
         await asyncio.to_thread(until, lambda: len(both.said("tick")) >= 3)  # the real clock
-        assert await asyncio.to_thread(both.end) < 25
+        assert await asyncio.to_thread(both.end) < 12
     async with TaskQ(database) as tq:
         (schedule,) = await tq.scheduler.list_tasks()
         ticks = await tq.find(type="tick")
@@ -216,7 +216,7 @@ def test_a_reload_gives_the_work_to_the_next_process(shop: Callable[..., Shop], 
     module.write_text(source.format(2))
     until(lambda: version() == 2)
     until(lambda: len(set(running.said("began", "1"))) == 2)  # given back by the old process, begun by the new one
-    assert running.end(signal.SIGINT) < 25
+    assert running.end(signal.SIGINT) < 12
 
 
 def test_a_push_joins_the_session_of_the_request(shop: Callable[..., Shop]) -> None:
@@ -231,7 +231,7 @@ def test_a_push_joins_the_session_of_the_request(shop: Callable[..., Shop]) -> N
     assert httpx.get(f"{one.url}/deep/down/stats").json()["counts"]["completed"] == 1
     assert httpx.post(f"{one.url}/deep/down/queues/default/pause").status_code == 403
     assert "/ops/tasks/{task_id}/retry" in httpx.get(f"{one.url}/openapi.json").json()["paths"]
-    assert one.end() < 25
+    assert one.end() < 12
 
 
 SERVE = """

@@ -182,7 +182,7 @@ class SqlBackend(Backend):
             stored = tasks_sql.push(connection, tasks)
             return stored, claim_sql.claim(connection, owner, now, limit, queues, lease_until)
 
-        if not (self.hands_over and tasks and limit):
+        if not (self.hands_over and tasks):
             return await super().push_and_claim(tasks, owner, now, limit, queues=queues, lease_until=lease_until)
         stored, claimed = await self.database.write(body)
         if not {task.task_id for task in tasks} <= {task.task_id for task in claimed}:
