@@ -279,10 +279,13 @@ class MariaDB(Server):
         system = "".join(Path(f"{found[0]}{part}.sql").read_text() for part in parts)
         self._binary = binary
         (self.folder / "data").mkdir()
+        (self.folder / "tmp").mkdir()
         _run(*self._options(), "--bootstrap", input=f"CREATE DATABASE mysql;\nUSE mysql;\n{system}")
 
     def _options(self) -> list[str]:
         options = ["--no-defaults", f"--datadir={self.folder / 'data'}", "--log-warnings=0"]
+        # Its own, for a server that starts removes the temporary tables there: those of every other server, too.
+        options.append(f"--tmpdir={self.folder / 'tmp'}")
         options += ["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=32M"]
         if os.geteuid() == 0:
             options.append("--user=root")
