@@ -41,14 +41,14 @@ class Inbox:
     @property
     def narrow(self) -> bool:
         """Whether nothing more should be claimed now: a suspect waits for its turn, or runs alone."""
-        return self._is_alone() or bool(self._suspects)
+        return bool(self._suspects) or (self._alone is not None and self._is_alone())
 
     def _is_alone(self) -> bool:
         return self._alone is not None and self._ticks() < self._alone[0]
 
     def put(self, task: Task) -> bool:
         """Add a task; return False if it has to go back, since a suspect waits or runs."""
-        if self.narrow:
+        if (self._alone is not None or self._suspects) and self.narrow:
             return False
         if task.crashes == MAX_CRASHES - 1:
             self._suspects.append((self._ticks() + self._patience, task))

@@ -12,7 +12,19 @@ import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.errors import AiotaskqError, ValidationError
-from aiotaskq.task import INT64, MAX_DEPTH, SECOND, Discreet, Status, Task, check_json, check_seconds, shown
+from aiotaskq.task import (
+    COMPLETED,
+    INT64,
+    MAX_DEPTH,
+    PENDING,
+    SECOND,
+    Discreet,
+    Status,
+    Task,
+    check_json,
+    check_seconds,
+    shown,
+)
 
 MAX_ERROR = 16 * 1024  # bytes of error text that are kept
 MAX_CRASHES = 3  # a task that took its worker down this often is poison
@@ -52,9 +64,11 @@ def make_backoff(value: Backoff | float | None) -> Backoff:
     return Backoff(base=check_seconds("backoff", value), factor=1.0, limit=max(value, 0.0), jitter=False)
 
 
-class Completed(Discreet, frozen=True):
+class Completed(Discreet, frozen=True, gc=False):
     """The handler returned."""
 
+    # Unknown to the garbage collector, for it lives until it is written: by the hundred they set it going, and with
+    # changes, which are alike, that took a seventh of a task's time in memory.
     result: Any = None
 
 
@@ -134,7 +148,7 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
     if kind is Completed:
         return replace(  # as `_end` does, whose call would cost half as much again: this is what nearly all come to
             task,
-            status=Status.COMPLETED,
+            status=COMPLETED,
             completed_at=now // SECOND,
             lease_owner=None,
             lease_until=None,
@@ -193,7 +207,7 @@ def _end(task: Task, status: Status, now: int, **changes: Any) -> Task:
 
 
 def _pending(task: Task, **changes: Any) -> Task:
-    return replace(task, status=Status.PENDING, lease_owner=None, lease_until=None, cancel_requested=False, **changes)
+    return replace(task, status=PENDING, lease_owner=None, lease_until=None, cancel_requested=False, **changes)
 
 
 def _retry(task: Task, error: str, now: int, delay: int) -> Task:

@@ -89,6 +89,7 @@ class Queue:
         self._visibility = check_seconds("visibility", visibility, zero=False)
         self._poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
         self._bound = Bound(maxsize, when_full)
+        self._waits = backend.grouped or self._bound.maxsize > 0
         self._pushes: Batch[Task, Task] = Batch(self._push)
         self._updates: Batch[Change, bool] = Batch(backend.update)
         self._reads: Batch[str, Task | None] = Batch(backend.get)
@@ -105,7 +106,7 @@ class Queue:
         """Whether pushing, popping what is ready and settling never suspend: any thread may do it, without a loop.
 
         What does have to wait asks for the running loop first."""
-        return not self._backend.grouped and not self._bound.maxsize and "pushed" not in self.events
+        return not self._waits and not (self.events.wanted and "pushed" in self.events)
 
     # ---- pushing ----
 
@@ -130,7 +131,7 @@ class Queue:
             stored = await self._backend.push_with(session, tasks, committed)
         else:
             stored = await (self._pushes.add(tasks) if self._backend.grouped else self._backend.push(tasks))
-            if "pushed" in self.events:
+            if self.events.wanted:
                 self._tell_pushed(tasks, stored)
         return stored
 

@@ -53,7 +53,8 @@ class Running:
     def over(self) -> None:
         """The handler has ended: no interrupt reaches the slot any more, and those that did are taken back."""
         self._over = True
-        self.take_back()
+        if self._asked:
+            self.take_back()
 
     def take_back(self) -> None:
         """Undo the cancels that were asked for, so that the slot's coroutine is not cancelled itself."""

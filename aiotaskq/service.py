@@ -18,15 +18,16 @@ class Wakeup:
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
-        self._asked = False
+        self.asked = False
+        """Whether it was set, or is about to be, since it was cleared."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 
     def __call__(self) -> None:
         """Set the event, from any thread; a loop that has ended needs no waking."""
-        if self._asked:
+        if self.asked:
             return
-        self._asked = True
+        self.asked = True
         if threading.get_ident() == self._thread:
             self.event.set()
         elif not self._loop.is_closed():
@@ -37,7 +38,7 @@ class Wakeup:
 
     def clear(self) -> None:
         """Clear the event: what is told from now on sets it again."""
-        self._asked = False
+        self.asked = False
         self.event.clear()
 
 
@@ -102,8 +103,9 @@ class Service:
 
     def wake(self) -> None:
         """Do the next round now: a hint, from any thread."""
-        if self._wakeup is not None:
-            self._wakeup()
+        wakeup = self._wakeup
+        if wakeup is not None and not wakeup.asked:
+            wakeup()
 
     async def _run(self, wakeup: Wakeup) -> None:
         while not self._stopping:

@@ -7,7 +7,7 @@ import contextlib
 import random
 from collections.abc import Callable, Sequence
 
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.base import READY, Backend, Change
 from aiotaskq.clock import Clock
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.inbox import Inbox
@@ -43,7 +43,7 @@ class Supply:
         concurrency: int,
         lease: float | None,
         poll_interval: float,
-        accept: Callable[[Task], None],
+        accept: Callable[[Sequence[Task]], None],
         backoff: Callable[[Task], Backoff],
         follow_ups: Callable[[Task], tuple[Task, ...]],
         told: Callable[[Task, Outcome, Task | None], None],
@@ -51,8 +51,8 @@ class Supply:
     ) -> None:
         """Wire it; durations in seconds, ``lease`` None where the store knows none.
 
-        ``accept`` is called with each task that was claimed; ``told`` with a task, what it came to, and what it is now,
-        None if it was no longer this worker's; ``rested`` at the end of each round.
+        ``accept`` is called with the tasks that were claimed; ``told`` with a task, what it came to, and what it is
+        now, None if it was no longer this worker's; ``rested`` at the end of each round.
         """
         self._queue = queue
         self._backend = backend
@@ -77,6 +77,7 @@ class Supply:
         self._missed = False  # whether a round has found them kept, and may have been for what comes after that
         self._hinted = False
         self._lull = False
+        self._stop_listening: Callable[[], None] = lambda: None
         self._service = Service("fetcher", self._round, clock, MAX_BACKOFF if lease is None else lease * TRY_WITHIN)
 
     @property
@@ -102,11 +103,16 @@ class Supply:
     async def start(self) -> None:
         """Start claiming and writing in the running loop."""
         await self._service.start()
+        self._stop_listening = self._backend.hints.listen(self._hear, READY)
         if self._backend.hands_over:
             self._queue.takers.append(self)
 
+    def _hear(self, _kind: str, _names: Sequence[str]) -> None:  # in any thread
+        self._hinted = True
+        self._service.wake()
+
     def wake(self) -> None:
-        """Look now: a hint, from any thread."""
+        """Look now."""
         self._hinted = True
         self._service.wake()
 
@@ -151,6 +157,7 @@ class Supply:
     def close(self) -> None:
         """Claim no more, and give back what was not started; what ends is still written."""
         self._closed = True
+        self._stop_listening()
         with contextlib.suppress(ValueError):
             self._queue.takers.remove(self)
         for task in self._inbox.take():
@@ -188,8 +195,7 @@ class Supply:
         if self._stopped:
             self._queue.claims.give_back(tasks)
         else:
-            for task in tasks:
-                self._accept(task)
+            self._accept(tasks)
         self._arrived(room)
 
     def _arrived(self, room: int) -> None:
@@ -239,8 +245,8 @@ class Supply:
                 raise
             await self._write_each(ended)  # an error of one must not fail the others
             return 0.0
-        for task in tasks:
-            self._accept(task)
+        if tasks:
+            self._accept(tasks)
         if ended:
             await self._tell(ended, changes, held)
         if len(tasks) == room:
@@ -264,7 +270,7 @@ class Supply:
             if ok:
                 for pushed in change.then:
                     self._queue.events.emit("pushed", self._clock.now(), pushed)
-                self._done(*entry, change.after)
+                self._done(entry[0], entry[1], change.after)
             else:
                 lost.append(entry)
         if lost:

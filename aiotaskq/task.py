@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -38,6 +38,11 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
     EXPIRED = "expired"
 
+    __hash__ = str.__hash__  # Enum's own is a Python function, and sets of these are asked about each task
+
+
+# As names of their own, for what each task comes by: Python 3.11 makes a call of `Status.PENDING`, which takes 60 ns.
+PENDING, RUNNING, COMPLETED = Status.PENDING, Status.RUNNING, Status.COMPLETED
 
 HIDDEN = frozenset({"params", "result", "progress", "extra", "error_message", "error"})
 """Fields that may hold secrets of the application: a repr, which ends up in logs and reports, says only that they are
@@ -141,17 +146,19 @@ def claim_order(task: Task) -> tuple[int, int, int]:
 
 # ---- ids and stamps -----------------------------------------------------------------------------------------------
 
+_BLOCK = 256  # ids whose randomness is taken from the system at a time
+_TAIL = b"xxx-yxxx-xxxxxxxxxxxx"
+_VARIANT = bytes.maketrans(b"0123456789abcdef", b"89ab" * 4)
 _tails: deque[str] = deque()
 _head = (0, "")
-_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 _stamp = 0
 
 
 def new_id() -> str:
     """Return a new UUID (version 7, RFC 9562: time-ordered, so that index inserts stay at the right end).
 
-    Randomness is taken from the system in blocks, for 256 ids each, and the part that tells the time is kept for as
-    long as the millisecond lasts: 0.2 µs an id, where uuid4 takes 1.5.
+    Randomness is taken from the system in blocks, and the part that tells the time is kept for as long as the
+    millisecond lasts: 0.25 µs an id, where uuid4 takes 1.5.
     """
     global _head
     millisecond, text = _head
@@ -166,11 +173,15 @@ def new_id() -> str:
         return text + _tails.popleft()
 
 
-def _random_tails() -> Iterator[str]:
-    block = os.urandom(10 * 256).hex()
-    for start in range(0, len(block), 20):
-        r = block[start : start + 20]
-        yield f"{r[:3]}-{_VARIANT[r[3]]}{r[4:7]}-{r[7:19]}"
+def _random_tails() -> list[str]:
+    """Write the digits of many ids at once, each digit into all of them: one by one took three times as long."""
+    digits = os.urandom(10 * _BLOCK).hex().encode()
+    lines = bytearray((_TAIL + b" ") * _BLOCK)
+    for place, kind in enumerate(_TAIL):
+        if kind != ord("-"):
+            column, digits = digits[:_BLOCK], digits[_BLOCK:]
+            lines[place :: len(_TAIL) + 1] = column if kind == ord("x") else column.translate(_VARIANT)
+    return lines.decode().split()
 
 
 def next_seq(now: int) -> int:
@@ -375,7 +386,6 @@ _TAKEN = (
     "scheduler_task_id",
     "timeout",
 )
-_PLAIN = frozenset(("type", "params"))
 _SYSTEM = frozenset(_TAKEN) | {"created_at"}
 
 
@@ -384,7 +394,7 @@ def task_from_dict(source: Mapping[str, Any], priority: object, now: int) -> Tas
 
     A ``priority`` other than 0 wins over the dict's own, so that a popped task pushed again keeps its priority.
     """
-    if type(source) is dict and source.keys() <= _PLAIN and type(priority) is int:
+    if type(source) is dict and len(source) == 2 and type(priority) is int:
         # Nearly every task: a type and params. What is odd about one is found, and told, by the long way.
         kind, params = source.get("type"), source.get("params")
         odd = type(kind) is not str or not kind.isprintable() or not kind.strip() or len(kind) > MAX_NAME

@@ -23,12 +23,7 @@ class Waiting:
     def woken_by(self, *kinds: str) -> Iterator[Wakeup]:
         """Give a wakeup for hints of these kinds."""
         wakeup = Wakeup()
-
-        def listener(kind: str, _names: Sequence[str]) -> None:
-            if kind in kinds:
-                wakeup()
-
-        stop = self._hints.listen(listener)
+        stop = self._hints.listen(lambda _kind, _names: wakeup(), *kinds)
         try:
             yield wakeup
         finally:
@@ -41,7 +36,7 @@ class Waiting:
         with self._lock:
             self._ends[task_id] = (*self._ends.get(task_id, ()), wakeup)
             if self._stop is None:
-                self._stop = self._hints.listen(self._told)
+                self._stop = self._hints.listen(self._told, ENDED)
         try:
             yield wakeup
         finally:
@@ -53,8 +48,7 @@ class Waiting:
                     self._stop()
                     self._stop = None
 
-    def _told(self, kind: str, names: Sequence[str]) -> None:
-        if kind == ENDED:
-            for task_id in names or list(self._ends):
-                for wakeup in self._ends.get(task_id, ()):
-                    wakeup()
+    def _told(self, _kind: str, names: Sequence[str]) -> None:
+        for task_id in names or list(self._ends):
+            for wakeup in self._ends.get(task_id, ()):
+                wakeup()

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from enum import IntEnum
 from typing import Any, TypeVar
 
-from aiotaskq.backends.base import CANCEL, READY, Backend
+from aiotaskq.backends.base import CANCEL, Backend
 from aiotaskq.calls import follow_ups
 from aiotaskq.clock import Clock
 from aiotaskq.context import SnoozeRequested, TaskContext, current
@@ -94,10 +94,10 @@ class Worker:
         self._middleware = middleware
         self._make_resources = resources
         self._owner = fresh_owner("worker-")
-        self._deadlines = Deadlines(clock)
         self._inbox = Inbox(clock.ticks, int(self._lease * SECOND))
         self._running: dict[str, Running] = {}
         self.held = Slots(self._running, handlers, self._concurrency, queue.events, clock)
+        self._deadlines = Deadlines(clock, self.held.timed_out)
         self._slots: set[asyncio.Task[None]] = set()
         self._stop_listening: Callable[[], None] = lambda: None
         self._keeper = LeaseKeeper(
@@ -155,7 +155,7 @@ class Worker:
             slot = asyncio.create_task(self._serve(), name=f"aiotaskq-slot-{number}")
             self._slots.add(slot)
             slot.add_done_callback(self._slots.discard)
-        self._stop_listening = self._backend.hints.listen(self._told)
+        self._stop_listening = self._backend.hints.listen(self._told_to_cancel, CANCEL)
         self.held.start()
         await self._keeper.start()
         if self._backend.shared:
@@ -164,10 +164,8 @@ class Worker:
         await self._supply.start()
         await self._reaper.start()
 
-    def _told(self, kind: str, names: Sequence[str]) -> None:
-        if kind == READY:
-            self._supply.wake()
-        elif kind == CANCEL and not self.loop.is_closed():
+    def _told_to_cancel(self, _kind: str, names: Sequence[str]) -> None:
+        if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._cancel_here, set(names))  # the hint may come from any thread
 
     def _cancel_here(self, ids: set[str]) -> None:
@@ -177,21 +175,21 @@ class Worker:
         for task in self._inbox.take(lambda task: task.task_id in ids):
             self._put(task.replace(cancel_requested=True))
 
-    def _accept(self, task: Task) -> None:
-        if self._backend.shared:
-            self._keeper.hold((task.task_id, task.fence))
-        if self._stopping:
-            self._supply.put(task, Released(NEVER_STARTED))
-            return
-        if (earlier := self._running.get(task.task_id)) is not None:
-            self._not_beside(earlier, task)
-        else:
-            self._put(task)
+    def _accept(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            if self._backend.shared:
+                self._keeper.hold((task.task_id, task.fence))
+            if self._stopping:
+                self._supply.put(task, Released(NEVER_STARTED))
+            elif (earlier := self._running.get(task.task_id)) is not None:
+                self._not_beside(earlier, task)
+            else:
+                self._put(task)
 
     def _put(self, task: Task) -> None:
         if not self._inbox.put(task):
             self._supply.put(task, Released(NEVER_STARTED))
-        elif self._inbox.narrow:
+        elif task.crashes and self._inbox.narrow:
             self._supply.wake()  # what waits beside it goes back
 
     def _not_beside(self, earlier: Running, task: Task) -> None:
@@ -203,9 +201,12 @@ class Worker:
         slot = asyncio.current_task()
         assert slot is not None
         inbox, ticks = self._inbox, self._clock.ticks
-        began = ticks()
-        while (task := inbox.next() or await inbox.get()) is not None:
-            start = ticks()
+        began = start = ticks()
+        while True:
+            if (task := inbox.next()) is None:
+                if (task := await inbox.get()) is None:
+                    return
+                start = ticks()
             try:
                 await self._run(task, slot)
             except Exception:
@@ -215,7 +216,8 @@ class Worker:
             inbox.done(task, end, end - start)
             if end - began > TURN:  # a handler that never waits gives nobody else the loop
                 await asyncio.sleep(0)
-                began = ticks()
+                began = end = ticks()
+            start = end
 
     # ---- running ----
 
@@ -267,9 +269,7 @@ class Worker:
         if self._queue.events.wanted and "started" in self._queue.events:
             self._queue.events.emit("started", self._clock.now(), task)
         timeout = task.timeout if task.timeout is not None else handler.timeout
-        deadline = None
-        if timeout is not None:
-            deadline = self._deadlines.add(timeout, functools.partial(self.held.timed_out, running))
+        deadline = 0 if timeout is None else self._deadlines.add(timeout, running)
         token = current.set(running.context)
         try:
             if self._plain and handler.executor == "loop" and not handler.injected:
@@ -297,8 +297,8 @@ class Worker:
         finally:
             running.over()
             current.reset(token)
-            if deadline is not None:
-                deadline.cancel()
+            if deadline:
+                self._deadlines.cancel(deadline)
         if running.abandoned:
             return None  # its worker has stopped; the lease ends by itself
         if running.reason == "timeout" and handler.executor != "loop":

@@ -216,28 +216,28 @@ async def test_an_outcome_that_the_store_does_not_answer_for_is_not_called_drain
 
 async def test_deadlines_ring_in_their_order_and_only_if_not_taken_back() -> None:
     clock = VirtualClock()
-    deadlines = Deadlines(clock)
-    rung: list[tuple[int, int]] = []
+    rung: list[tuple[str, int]] = []
     start = clock.ticks()
-    set_ = [deadlines.add(s, lambda s=s: rung.append((s, clock.ticks() - start))) for s in (5, 1, 3, 2)]  # type: ignore[misc]
-    set_[2].cancel()
-    set_[2].cancel()
-    assert deadlines.live == 3
+    deadlines: Deadlines[str] = Deadlines(clock, lambda what: rung.append((what, clock.ticks() - start)))
+    numbers = [deadlines.add(seconds, what) for what, seconds in (("five", 5), ("one", 1), ("three", 3), ("two", 2))]
+    deadlines.cancel(numbers[2])
+    deadlines.cancel(numbers[2])
+    assert len(deadlines) == 3
     await clock.advance(10)
-    assert rung == [(1, SECOND), (2, 2 * SECOND), (5, 5 * SECOND)]
-    assert deadlines.live == 0
-    deadlines.add(1, lambda: rung.append((0, 0)))
+    assert rung == [("one", SECOND), ("two", 2 * SECOND), ("five", 5 * SECOND)]
+    assert len(deadlines) == 0
+    deadlines.add(1, "late")
     deadlines.close()
     await clock.advance(10)
     assert len(rung) == 3
 
 
 async def test_deadlines_that_are_taken_back_leave_nothing_behind() -> None:  # H3
-    deadlines = Deadlines(VirtualClock())
-    for _ in range(10_000):
-        deadlines.add(3600, lambda: None).cancel()
+    deadlines: Deadlines[int] = Deadlines(VirtualClock(), print)
+    for number in range(10_000):
+        deadlines.cancel(deadlines.add(3600, number))
     assert len(deadlines._heap) < 1_100
-    assert deadlines.live == 0
+    assert len(deadlines) == 0
 
 
 # ---- helpers ----

@@ -31,14 +31,17 @@ TAKEN = "taken"
 """Hint: tasks were claimed, so a bounded queue has room."""
 CANCEL = "cancel"
 """Hint: running tasks were asked to stop; the argument is their ids."""
+KINDS = (READY, ENDED, TAKEN, CANCEL)
 
 
-class Change(msgspec.Struct, frozen=True):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """One guarded write: ``before`` as it was read, ``after`` as it shall be.
 
     ``then`` are tasks pushed in the same transaction, if and only if the guard held. With ``lease_over`` the guard also
     asks that the lease is still the one that was read (a reaper's write must lose against a heartbeat).
     """
+
+    # Unknown to the garbage collector, for it lives as long as its call: by the hundred they set it going.
 
     before: Task
     after: Task
@@ -80,43 +83,52 @@ class Hints:
     """
 
     def __init__(self) -> None:
-        self._listeners: tuple[Callable[[str, Sequence[str]], None], ...] = ()
+        self._listeners: dict[str, tuple[Callable[[str, Sequence[str]], None], ...]] = {}
         self._lock = threading.Lock()
         self.forward: Callable[[str, Sequence[str]], None] | None = None
 
-    def listen(self, listener: Callable[[str, Sequence[str]], None]) -> Callable[[], None]:
-        """Call ``listener(kind, names)`` after each commit, from any thread; returns what ends it."""
+    def listen(self, listener: Callable[[str, Sequence[str]], None], *kinds: str) -> Callable[[], None]:
+        """Call ``listener(kind, names)`` after each commit, from any thread; returns what ends it.
+
+        Of these kinds only, or of all.
+        """
         with self._lock:
-            self._listeners = (*self._listeners, listener)
+            for kind in kinds or KINDS:
+                self._listeners[kind] = (*self._listeners.get(kind, ()), listener)
 
         def stop() -> None:
             with self._lock:
-                self._listeners = tuple(known for known in self._listeners if known is not listener)
+                for kind in kinds or KINDS:
+                    left = tuple(known for known in self._listeners.get(kind, ()) if known is not listener)
+                    if left:
+                        self._listeners[kind] = left
+                    else:
+                        self._listeners.pop(kind, None)
 
         return stop
 
     def tell(self, kind: str, names: Sequence[str] = ()) -> None:
         """Tell every listener, and other processes; listeners must be quick and must not raise."""
-        for listener in self._listeners:
+        for listener in self._listeners.get(kind, ()):
             listener(kind, names)
         if self.forward is not None:
             self.forward(kind, names)
 
     def hear(self, kind: str, names: Sequence[str] = ()) -> None:
         """Tell the listeners of this process only, for instance what another one has said."""
-        for listener in self._listeners:
+        for listener in self._listeners.get(kind, ()):
             listener(kind, names)
 
     def tell_updated(self, changes: Sequence[Change], held: Sequence[bool]) -> None:
         """Tell what came of an update."""
         ended, ready = [], False
+        heard = self.forward is not None or ENDED in self._listeners
         for change, ok in zip(changes, held, strict=True):
             if ok:
-                if change.after.status in FINAL:
-                    ended.append(change.after.task_id)
-                else:
+                if change.after.status not in FINAL or change.then:
                     ready = True
-                ready = ready or bool(change.then)
+                if heard and change.after.status in FINAL:
+                    ended.append(change.after.task_id)
         if ended:
             self.tell(ENDED, ended)
         if ready:

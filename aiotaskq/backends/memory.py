@@ -16,7 +16,7 @@ from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, h
 from aiotaskq.backends.memory_keys import Keys
 from aiotaskq.backends.memory_queue import ReadyQueue, first_of
 from aiotaskq.backends.memory_values import MemoryValues
-from aiotaskq.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.task import PENDING, RUNNING, SECOND, Task, TaskFilter
 
 
 class MemoryBackend(Backend):
@@ -47,7 +47,7 @@ class MemoryBackend(Backend):
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         with self._lock:
-            stored = [self._insert(task) for task in tasks]
+            stored = list(map(self._insert, tasks))
         self.hints.tell(READY)
         return stored
 
@@ -61,25 +61,25 @@ class MemoryBackend(Backend):
         """Make ``task`` the row under its id, which is free, and let every index say so."""
         self._tasks[task.task_id] = task
         self._keys.add(task)
-        if task.status is Status.PENDING:
+        if task.status is PENDING:
             self._queues[task.queue].put_nowait(task)
             if task.expires_at is not None:
                 self._expiring[task.task_id] = None
-        elif task.status is Status.RUNNING:
+        elif task.status is RUNNING:
             self._running[task.task_id] = None
         else:
             self._final[task.task_id] = None
             while len(self._final) > self._keep:
-                self._leave(self._tasks[next(iter(self._final))])
+                self._keys.remove(self._tasks.pop(self._final.popitem(last=False)[0]))
 
     def _leave(self, task: Task) -> None:
         del self._tasks[task.task_id]
         self._keys.remove(task)
-        if task.status is Status.PENDING:
+        if task.status is PENDING:
             self._expiring.pop(task.task_id, None)
             self._queues[task.queue].discard(task)
         else:
-            del (self._running if task.status is Status.RUNNING else self._final)[task.task_id]
+            del (self._running if task.status is RUNNING else self._final)[task.task_id]
 
     def _open(self, queues: Sequence[str] | None) -> list[ReadyQueue]:
         names = self._queues if queues is None else queues
@@ -89,12 +89,14 @@ class MemoryBackend(Backend):
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
     ) -> list[Task]:
         claimed: list[Task] = []
+        at, until = now // SECOND, lease_until
         with self._lock:
             ready = self._open(queues)
             while len(claimed) < limit and (first := first_of(ready, now)) is not None:
                 for task in first.take(now, limit if len(ready) == 1 else 1):
-                    lease = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND}
-                    after = replace(task, status=Status.RUNNING, fence=task.fence + 1, **lease)
+                    after = replace(
+                        task, status=RUNNING, fence=task.fence + 1, started_at=at, lease_owner=owner, lease_until=until
+                    )
                     # As `_leave` and `_enter` would; but it has left its queue, and its keys stay.
                     self._tasks[task.task_id] = after
                     self._running[task.task_id] = None
@@ -168,9 +170,9 @@ class MemoryBackend(Backend):
         with self._lock:
             ready = [task for queue in self._open(None) for task in queue.ready(now)]
             held = [self._tasks[task_id] for index in (self._running, self._final) for task_id in index]
-            counts = Counter((task.queue, str(task.status)) for task in held)
-            counts.update({(name, str(Status.PENDING)): queue.qsize() for name, queue in self._queues.items()})
-        rows = [(queue, status, count) for (queue, status), count in counts.items() if count]
+            counts = Counter([(task.queue, task.status) for task in held])
+            counts.update({(name, PENDING): queue.qsize() for name, queue in self._queues.items()})
+        rows = [(queue, str(status), count) for (queue, status), count in counts.items() if count]
         return stats_of(rows, len(ready), min((task.run_at for task in ready), default=None))
 
     async def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:

@@ -193,6 +193,8 @@ class ReadyQueue(asyncio.Queue[Task]):
 
 def first_of(queues: Sequence[ReadyQueue], now: int) -> ReadyQueue | None:
     """Return the queue whose head comes first in claim order at ``now``, or None where all are empty."""
+    if len(queues) == 1:  # as a rule
+        return queues[0] if queues[0].head(now) is not None else None
     heads = [(head[0], number, queue) for number, queue in enumerate(queues) if (head := queue.head(now)) is not None]
     return min(heads, key=itemgetter(0, 1))[2] if heads else None
 

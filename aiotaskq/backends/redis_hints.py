@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from aiotaskq.backends.base import CANCEL, ENDED, READY, TAKEN, Hints
+from aiotaskq.backends.base import ENDED, KINDS, READY, TAKEN, Hints
 from aiotaskq.backends.redis_link import RedisLink
 from aiotaskq.errors import AiotaskqError, ClosedError
 from aiotaskq.log import logger
@@ -17,7 +17,6 @@ from aiotaskq.log import logger
 PING_AFTER = 1.5  # seconds of silence after which the server is asked whether it is still there, and given to answer
 BACK_OFF = (0.05, 1.0)  # seconds between attempts to subscribe again: the first, and the longest
 MOST_NAMES = 1_000  # ids in one message; more are not named, and everybody looks
-KINDS = frozenset({READY, ENDED, TAKEN, CANCEL})
 
 Message = tuple[str, dict[str, list[str]]]
 """Who says it, and what: the names by kind."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from aiotaskq.backends.base import CANCEL, ENDED, READY, TAKEN, Hints
+from aiotaskq.backends.base import CANCEL, ENDED, KINDS, READY, TAKEN, Hints
 from aiotaskq.database import Database
 from aiotaskq.engines import connect_postgresql
 from aiotaskq.errors import AiotaskqError
@@ -25,7 +25,6 @@ MOST_NAMES: Final = 1_000  # ids of one kind that are told; of more only that th
 SILENCE: Final = 3.0
 """Seconds without a word after which the server is asked whether it is there, and that it may take to answer."""
 BACK_OFF: Final = (0.05, 5.0)  # seconds between attempts to listen again: the first, and the longest
-KINDS: Final = frozenset({READY, ENDED, TAKEN, CANCEL})
 
 # A notification is a commit of its own, and the disk would be waited for, by the next claim as well; but a hint that is
 # lost with the server has nobody left to tell.

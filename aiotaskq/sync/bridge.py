@@ -85,7 +85,7 @@ class Home(Generic[A]):
                     _left_behind.append(self._made)
                     self._made, self._generation = self._make(), -1
                     self._process = _process
-        return cast(A, self._made)
+        return self._made  # type: ignore[return-value]  # a call of `cast` takes as long as all of this
 
     async def enter(self) -> A:
         await self._needs.enter()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.backends.base import CANCEL, READY, Backend, Change
+from aiotaskq.backends.base import CANCEL, ENDED, READY, Backend, Change
 from aiotaskq.errors import ClosedError
 from aiotaskq.task import SECOND, Status, TaskFilter
 from tests.backends import Store
@@ -167,6 +167,19 @@ async def test_a_listener_can_leave(backend: Backend) -> None:
     stop()
     await pushed(backend)
     assert heard == [READY]
+
+
+async def test_a_listener_hears_the_kinds_that_it_named(backend: Backend) -> None:
+    heard: list[str] = []
+    stop = backend.hints.listen(lambda kind, names: heard.append(kind), ENDED, CANCEL)
+    task = await running(backend)
+    await backend.request_cancel([task.task_id])
+    (task,) = [row for row in await backend.get([task.task_id]) if row is not None]
+    assert await backend.update([Change(task, task.replace(status=Status.CANCELLED))]) == [True]
+    assert heard == [CANCEL, ENDED]
+    stop()
+    backend.hints.hear(ENDED)
+    assert heard == [CANCEL, ENDED]
 
 
 async def test_a_hint_comes_after_the_commit(shared_store: Store) -> None:  # A11
