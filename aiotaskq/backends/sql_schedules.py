@@ -94,11 +94,11 @@ _GUARDS = _GUARDS.where(c.task_id.in_(bindparam("ids", expanding=True))).with_fo
 
 def _schedules(connection: Connection, query: Any) -> list[Schedule]:
     # In the transaction's thread, where there is one: a thousand of them would hold the loop for 10 ms.
-    return [to_schedule(row) for row in connection.execute(query)]
+    return [to_schedule(row) for row in connection.execute(query).all()]
 
 
 def _read(connection: Connection, ids: Sequence[str]) -> list[Schedule]:
-    return [to_schedule(row) for part in chunks(ids) for row in connection.execute(_BY_ID, {"ids": part})]
+    return [to_schedule(row) for part in chunks(ids) for row in connection.execute(_BY_ID, {"ids": part}).all()]
 
 
 def change(connection: Connection, changes: Sequence[ScheduleChange]) -> list[bool]:
