@@ -31,6 +31,7 @@ FLOORS = {
         "log",
         "daemons",
         "forks",
+        "shelter",
     ],
     "1 seam, 2 stores": ["backends/*", "models", "database", "sqlite_threads", "migrations/*", "migrations/versions/*"],
     "3 actors": [

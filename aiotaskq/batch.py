@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.shelter import Sheltered
 
 I = TypeVar("I")  # noqa: E741 - item
 R = TypeVar("R")
@@ -24,7 +25,7 @@ class Batch(Generic[I, R]):
         self._write = write
         self._limit = limit
         self._waiting: deque[tuple[Sequence[I], asyncio.Future[list[R]]]] = deque()
-        self._flusher: asyncio.Task[None] | None = None
+        self._flusher: Sheltered[None] | None = None
 
     async def add(self, items: Sequence[I]) -> list[R]:
         """Return the answers for the items, when they are written."""
@@ -35,11 +36,11 @@ class Batch(Generic[I, R]):
         future: asyncio.Future[list[R]] = loop.create_future()
         self._waiting.append((items, future))
         if self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.create_task(self._flush(), name="aiotaskq-batch")
+            # It begins in the loop's next round: by then all callers of a gather() have arrived.
+            self._flusher = Sheltered(self._flush(), loop=loop, name="aiotaskq-batch")
         return await future
 
     async def _flush(self) -> None:
-        await asyncio.sleep(0)  # lets a gather() of callers arrive before the first call
         while self._waiting:
             group = [self._waiting.popleft()]
             size = len(group[0][0])

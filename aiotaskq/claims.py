@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from aiotaskq.backends.base import TAKEN, Backend, Change
 from aiotaskq.clock import Clock
 from aiotaskq.log import logger
 from aiotaskq.outcome import Released, settle
+from aiotaskq.shelter import Sheltered
 from aiotaskq.task import Task
 
 Exchanged = tuple[list[bool], list[Task]]
@@ -35,7 +36,7 @@ class Claims:
         lease_until: int | None = None,
     ) -> Exchanged:
         """Write what ended, answer which held, and claim. If the caller is cancelled meanwhile, that goes on."""
-        verb: Awaitable[Exchanged]
+        verb: Coroutine[Any, Any, Exchanged]
         if changes:
             verb = self._backend.exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
         else:
@@ -43,7 +44,7 @@ class Claims:
         if not self._backend.grouped:  # does not suspend, so there is no meanwhile
             answer = await verb
         else:
-            exchange = asyncio.ensure_future(verb)
+            exchange = Sheltered(verb)
             try:
                 answer = await asyncio.shield(exchange)
             except asyncio.CancelledError:
@@ -56,7 +57,7 @@ class Claims:
         self, tasks: Sequence[Task], owner: str, now: int, limit: int, **options: Any
     ) -> tuple[list[Task], list[Task]]:
         """As the backend's verb; ``undone`` waits for its end, too."""
-        verb = asyncio.ensure_future(self._backend.push_and_claim(tasks, owner, now, limit, **options))
+        verb = Sheltered(self._backend.push_and_claim(tasks, owner, now, limit, **options))
         self._background.add(verb)
         verb.add_done_callback(self._background.discard)
         answer = await verb

@@ -35,6 +35,8 @@ SYNC_DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg", "mysql": "pymysql
 EXTRAS = {"asyncmy": "mysql", "pymysql": "mysql", "psycopg": "postgres"}
 BUSY_TIMEOUT = 30.0  # seconds that SQLite waits for another process's transaction
 CONNECT_TIMEOUT = 3.0  # seconds until a server must have let us in
+DRIVERS_PATIENCE = 60.0  # seconds after which a driver gives up by itself, that is, never before we do
+STALLED = 0.5  # seconds by which a timer of a loop that was not held up is never late
 LOCK_TIMEOUT = 5  # seconds that MySQL waits for a row lock; its own 50 are more than a caller waits for an answer
 
 # ---- options in the URL ----------------------------------------------------------------------------------------------
@@ -205,11 +207,11 @@ def async_engine(url: URL, connected: Callable[[Any], None] | None = None, **opt
     else:
         url, context = _tls(url)
         open_one = _connect_mysql
-        connect = {"charset": "utf8mb4", "init_command": _MYSQL_SESSION, "connect_timeout": CONNECT_TIMEOUT}
+        connect = {"charset": "utf8mb4", "init_command": _MYSQL_SESSION, "connect_timeout": DRIVERS_PATIENCE}
         connect |= {"ssl": context} if context else {}
 
     async def creator(**arguments: Any) -> Any:
-        driver = await _in_time(open_one(**arguments))
+        driver = await in_time(open_one(**arguments))
         _keep_alive(driver)
         if connected is not None:
             connected(driver)
@@ -248,7 +250,7 @@ async def connect_postgresql(place: str, *, keep: bool = True) -> Any:
     """
     import asyncpg
 
-    return await asyncpg.connect(place, timeout=CONNECT_TIMEOUT, **({} if keep else {"statement_cache_size": 0}))
+    return await asyncpg.connect(place, timeout=DRIVERS_PATIENCE, **({} if keep else {"statement_cache_size": 0}))
 
 
 async def _connect_mysql(**options: Any) -> Any:
@@ -257,12 +259,34 @@ async def _connect_mysql(**options: Any) -> Any:
     return await asyncmy.connect(**options)
 
 
-async def _in_time(connecting: Awaitable[T]) -> T:
+def stood_still(due: float) -> bool:
+    """Whether the running loop comes to what was due at that time so late that answers may have come meanwhile."""
+    return asyncio.get_running_loop().time() > due + STALLED
+
+
+async def in_time(connecting: Awaitable[T]) -> T:
+    """Give up after CONNECT_TIMEOUT; but a loop that stood still has yet to read what the server has answered.
+
+    Raises TimeoutError.
+    """
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+
+    def look(due: float) -> None:
+        nonlocal timer
+        if stood_still(due):
+            timer = loop.call_later(STALLED, look, loop.time() + STALLED)
+        else:
+            limit.reschedule(loop.time())
+
+    timer = loop.call_later(CONNECT_TIMEOUT, look, loop.time() + CONNECT_TIMEOUT)
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):  # the drivers' own may end before the server has answered
+        async with asyncio.timeout(None) as limit:
             return await connecting
     except TimeoutError:
         raise TimeoutError(f"no connection within {CONNECT_TIMEOUT:.0f} s") from None
+    finally:
+        timer.cancel()
 
 
 def _keep_alive(driver: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event, exc
 
-from aiotaskq.engines import CONNECT_TIMEOUT
+from aiotaskq.engines import CONNECT_TIMEOUT, STALLED, stood_still
 
 __all__ = [
     "PATIENCE",
@@ -70,9 +70,8 @@ class Watch:
             self._timer.cancel()
 
     def _late(self, seconds: float, due: float) -> None:
-        if self._loop.time() > due + 0.5:
-            # Our own loop stood still; an answer that came meanwhile is about to be read.
-            self._timer = self._loop.call_later(0.5, self._late, seconds, self._loop.time() + 0.5)
+        if stood_still(due):  # an answer that came meanwhile is about to be read
+            self._timer = self._loop.call_later(STALLED, self._late, seconds, self._loop.time() + STALLED)
         elif self.driver is not None:
             self.silent = seconds
             # Those that nobody uses just now lead to the same peer, and would be closed with a long farewell.

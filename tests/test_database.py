@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, exc, text
+from sqlalchemy import Connection, event, exc, text
 
 from aiotaskq import database as database_module
 from aiotaskq import engines
@@ -36,6 +36,8 @@ from aiotaskq.errors import (
     WrongLoop,
 )
 from aiotaskq.migrations import HEAD
+from aiotaskq.shelter import Sheltered
+from aiotaskq.sqlite_threads import READERS, SqliteThreads
 from aiotaskq.task import Status, Task, TaskFilter, new_id
 from tests.contract.rows import LEASE, NOW, new, new_schedule
 
@@ -210,16 +212,20 @@ def _with_causes(error: BaseException | None) -> str:
 
 
 async def test_every_connection_is_durable(backend: SqlBackend) -> None:
-    engine = await backend.database._ready()
-    connections = [engine.sync_engine.connect() for _ in range(5)]  # as many as there may be
-    for connection in connections:
-        pragmas = {
-            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
-            for name in ("journal_mode", "synchronous", "busy_timeout")
-        }
-        assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 100}
-    for connection in connections:
-        connection.close()
+    together = threading.Barrier(READERS)
+
+    def pragmas(connection: Connection) -> tuple[int, dict[str, Any]]:
+        names = ("journal_mode", "synchronous", "busy_timeout")
+        values = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names}
+        return id(connection.connection.dbapi_connection), values
+
+    def at_once(connection: Connection) -> tuple[int, dict[str, Any]]:
+        together.wait(30)  # so that each reads in a thread of its own
+        return pragmas(connection)
+
+    reading = await asyncio.gather(*(backend.database.read(at_once) for _ in range(READERS)))
+    seen = dict([*reading, await backend.database.write(pragmas)])
+    assert list(seen.values()) == [{"journal_mode": "wal", "synchronous": 2, "busy_timeout": 100}] * (1 + READERS)
 
 
 def test_the_blocking_engine_is_durable_too(url: str) -> None:
@@ -321,12 +327,15 @@ async def trace(database: Database) -> list[tuple[int, str]]:
     engine = await database._ready()
 
     @event.listens_for(engine.sync_engine, "checkout")
-    def checkout(connection: Any, record: Any, proxy: Any) -> None:
+    def watch(connection: Any, *_: Any) -> None:
         def note(statement: str) -> None:
             seen.append((id(connection), statement))
 
         connection.set_trace_callback(note)
 
+    assert isinstance(engine, SqliteThreads)
+    for kept in engine._kept.values():
+        watch(kept.connection.dbapi_connection)
     return seen
 
 
@@ -601,12 +610,13 @@ class Fire(Scenario):
 
 
 @pytest.mark.parametrize("scenario", [Push, Claim, Update, Fire])
-@pytest.mark.parametrize("victim", ["caller", "transaction"])
+@pytest.mark.parametrize("victim", ["caller", "transaction", "sheltered"])
 async def test_cancelled_at_each_statement(  # D1, F3, F4
     backend: SqlBackend, path: Path, monkeypatch: pytest.MonkeyPatch, scenario: Any, victim: str
 ) -> None:
     """The caller is cancelled while its transaction is at its n-th statement; or the transaction itself is, as at the
-    end of the loop. Either way it runs to its end, which is waited for, and the lock and the pool are free."""
+    end of the loop, in its own task or in a sheltered one. Each time it runs to its end, which is waited for, and the
+    lock and the pool are free."""
     real = Database._write
     case = scenario(backend)
     engine = (await backend.database._ready()).sync_engine
@@ -635,7 +645,7 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
         monkeypatch.setattr(Database, "_write", write)
         for name in ("before_cursor_execute", "commit"):
             event.listen(engine, name, cut)
-        caller = asyncio.create_task(case.act())
+        caller = asyncio.create_task(case.act()) if victim != "sheltered" else Sheltered(case.act())
         async with asyncio.timeout(30):
             (answer,) = await asyncio.gather(caller, return_exceptions=True)
             assert isinstance(answer, asyncio.CancelledError) == (reached[0] >= at)
@@ -653,7 +663,60 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
     else:
         pytest.fail("it never came to its end")
     assert at > 3
-    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    threads = await backend.database._ready()
+    assert isinstance(threads, SqliteThreads)
+    assert engine.pool.checkedout() == len(threads._kept) <= 1 + READERS  # type: ignore[attr-defined]
+
+
+async def test_a_sheltered_transaction_needs_no_task_and_is_waited_for(backend: SqlBackend) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def body(_connection: Connection) -> set[asyncio.Task[Any]]:
+        begun.set()
+        assert go.wait(30)
+        return asyncio.all_tasks(loop)
+
+    loop = asyncio.get_running_loop()
+    sheltered = Sheltered(backend.database.write(body))
+    await asyncio.to_thread(begun.wait, 30)
+    others = asyncio.all_tasks()
+    assert len(backend.database.pending) == 1
+    closing = asyncio.create_task(backend.close())
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    go.set()
+    assert await sheltered <= others | {closing}
+    await closing
+    assert not backend.database.pending
+
+
+async def test_a_thread_keeps_its_connection_but_not_after_an_error(backend: SqlBackend, path: Path) -> None:
+    threads = await backend.database._ready()
+    assert isinstance(threads, SqliteThreads)
+
+    def mine(connection: Connection) -> Connection:
+        return connection
+
+    await backend.push([new()])
+    for act, words in ((backend.database.write, "DELETE FROM task_queue"), (backend.database.read, "SELECT 1")):
+
+        def broken(connection: Connection, words: str = words) -> None:
+            connection.execute(text(words))
+            raise ZeroDivisionError
+
+        kept = await act(mine)
+        assert await act(mine) is kept
+        with pytest.raises(ZeroDivisionError):
+            await act(broken)
+        assert kept.closed and await act(mine) is not kept
+    assert_lock_free(path)
+    assert await backend.count_ready(NOW) == 1
+
+
+async def test_between_transactions_nothing_of_the_file_is_held(backend: SqlBackend, path: Path) -> None:
+    await every_verb(backend)
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)  # no reader is in the way
 
 
 async def test_cancelled_before_its_turn(backend: SqlBackend) -> None:  # D1, F3

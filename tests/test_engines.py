@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from aiotaskq import engines
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql import SqlBackend
@@ -283,3 +286,23 @@ async def test_who_forgets_the_option_is_told(server: Server, url: str) -> None:
                 await asyncio.gather(*(work(backends[n % 3], f"w{n}", 20) for n in range(6)))
         for backend in backends:
             await backend.close()
+
+
+# ---- a loop that stands still ----
+
+
+async def test_an_answer_that_came_while_the_loop_stood_still_is_in_time(monkeypatch: pytest.MonkeyPatch) -> None:  # B3
+    monkeypatch.setattr(engines, "CONNECT_TIMEOUT", 0.1)
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[str] = loop.create_future()
+    connecting = asyncio.create_task(engines.in_time(answer))
+    await asyncio.sleep(0)
+    threading.Timer(0.2, loop.call_soon_threadsafe, (answer.set_result, "welcome")).start()
+    time.sleep(0.9)  # as a handler does that forgets whose loop it is on
+    assert await connecting == "welcome"
+
+
+async def test_no_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:  # F8
+    monkeypatch.setattr(engines, "CONNECT_TIMEOUT", 0.1)
+    with pytest.raises(TimeoutError, match="no connection within"):
+        await engines.in_time(asyncio.get_running_loop().create_future())

@@ -419,9 +419,9 @@ def test_sigterm_while_it_starts_ends_it(place: Place) -> None:  # D11
 
 
 def test_sigterm_while_the_application_is_imported_ends_it(place: Place) -> None:  # D11
-    place.app("try:\n    time.sleep(30)\nexcept BaseException:\n    say('swallowed')")
+    place.app("try:\n    say('inside')\n    time.sleep(30)\nexcept BaseException:\n    say('swallowed')")
     run = place.run("app:tq")
-    run.wait_for("imported")
+    run.wait_for("inside")
     run.signal()
     assert run.code() == 0  # also where the application swallows what ends it
     assert run.said("swallowed")

@@ -257,6 +257,7 @@ FLOORS: dict[str, float] = {
     "errors": 0.1,
     "daemons": 0,
     "forks": 0,
+    "shelter": 0,
 }
 
 ROOMS = {
@@ -346,7 +347,6 @@ HEAVY = {
         "backends.sql_compiled",
         "backends.sql_write",
         "backends.sql_insert",
-        "backends.sql_rows",
         "backends.sql_schedules",
         "backends.sql_session",
         "backends.sql_tasks",

@@ -13,7 +13,7 @@ import msgspec
 
 from aiotaskq.backends.base import CANCEL, ENDED, KINDS, READY, TAKEN, Hints
 from aiotaskq.database import Database
-from aiotaskq.engines import connect_postgresql
+from aiotaskq.engines import connect_postgresql, in_time
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import logger
 
@@ -131,7 +131,7 @@ class Notifications:
         while True:
             connection: Any = None
             try:
-                connection = await connect_postgresql(self._place())
+                connection = await in_time(connect_postgresql(self._place()))
                 gone = asyncio.Event()
                 connection.add_termination_listener(lambda _connection, gone=gone: gone.set())
                 await _answered(connection, connection.add_listener(CHANNEL, self._hear))
