@@ -295,7 +295,14 @@ async def test_an_answer_that_came_while_the_loop_stood_still_is_in_time(monkeyp
     monkeypatch.setattr(engines, "CONNECT_TIMEOUT", 0.1)
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[str] = loop.create_future()
-    connecting = asyncio.create_task(engines.in_time(answer))
+
+    async def greet() -> str:
+        welcome = await answer
+        for _ in range(5):  # to read it takes some rounds of the loop
+            await asyncio.sleep(0)
+        return welcome
+
+    connecting = asyncio.create_task(engines.in_time(greet()))
     await asyncio.sleep(0)
     threading.Timer(0.2, loop.call_soon_threadsafe, (answer.set_result, "welcome")).start()
     time.sleep(0.9)  # as a handler does that forgets whose loop it is on
