@@ -10,7 +10,7 @@ from aiotaskq.backends.base import TAKEN, Backend, Change
 from aiotaskq.clock import Clock
 from aiotaskq.log import logger
 from aiotaskq.outcome import Released, settle
-from aiotaskq.shelter import Sheltered
+from aiotaskq.shelter import Sheltered, is_sheltered
 from aiotaskq.task import Task
 
 Exchanged = tuple[list[bool], list[Task]]
@@ -60,7 +60,7 @@ class Claims:
         verb = Sheltered(self._backend.push_and_claim(tasks, owner, now, limit, **options))
         self._background.add(verb)
         verb.add_done_callback(self._background.discard)
-        answer = await verb
+        answer = await (verb if is_sheltered() else asyncio.shield(verb))
         self._tell(answer[1])
         return answer
 

@@ -288,7 +288,8 @@ class Database:
             return await transaction
         finally:
             self._running.discard(ended)
-            ended.set_result(None)
+            if not ended.done():  # whoever was handed `pending` may have cancelled it
+                ended.set_result(None)
 
 
 # ---- the documented names ------------------------------------------------------------------------------------------

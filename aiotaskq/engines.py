@@ -265,21 +265,21 @@ def stood_still(due: float) -> bool:
 
 
 async def in_time(connecting: Awaitable[T]) -> T:
-    """Give up after CONNECT_TIMEOUT; but a loop that stood still has yet to read what the server has answered.
+    """Give up after CONNECT_TIMEOUT, but at the second look: a loop that stood still has yet to read the answer.
 
     Raises TimeoutError.
     """
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle
 
-    def look(due: float) -> None:
+    def look(due: float, again: bool) -> None:
         nonlocal timer
-        if stood_still(due):
-            timer = loop.call_later(STALLED, look, loop.time() + STALLED)
+        if again or stood_still(due):
+            timer = loop.call_later(STALLED, look, loop.time() + STALLED, False)
         else:
             limit.reschedule(loop.time())
 
-    timer = loop.call_later(CONNECT_TIMEOUT, look, loop.time() + CONNECT_TIMEOUT)
+    timer = loop.call_later(CONNECT_TIMEOUT, look, loop.time() + CONNECT_TIMEOUT, True)
     try:
         async with asyncio.timeout(None) as limit:
             return await connecting

@@ -214,7 +214,8 @@ class Scheduler:
             return 0.0  # more may be due already
         delay = await self._until_next()
         if due and (took := self._clock.ticks() - begin):  # by a virtual clock none: there all is at its instant
-            self._took = max(took, 0.9 * self._took)  # of late: one that takes longer can come at any time
+            # Of late, for one that takes longer can come at any time; one of seconds is forgotten after a few.
+            self._took = min(max(took, 0.9 * self._took), PATIENCE * SECOND)
             delay = max(delay, PATIENCE - 4 * self._took / SECOND)
         self._next_look = self._clock.now() + int(delay * SECOND)
         return delay

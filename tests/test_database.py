@@ -694,21 +694,23 @@ async def test_a_thread_keeps_its_connection_but_not_after_an_error(backend: Sql
     threads = await backend.database._ready()
     assert isinstance(threads, SqliteThreads)
 
-    def mine(connection: Connection) -> Connection:
-        return connection
+    used: list[Connection] = []
 
     await backend.push([new()])
     for act, words in ((backend.database.write, "DELETE FROM task_queue"), (backend.database.read, "SELECT 1")):
 
         def broken(connection: Connection, words: str = words) -> None:
+            used.append(connection)
             connection.execute(text(words))
             raise ZeroDivisionError
 
-        kept = await act(mine)
-        assert await act(mine) is kept
+        await act(used.append)
+        assert used[-1] in threads._kept.values() and not used[-1].closed
         with pytest.raises(ZeroDivisionError):
             await act(broken)
-        assert kept.closed and await act(mine) is not kept
+        assert used[-1] not in threads._kept.values() and used[-1].closed
+    await backend.database.write(used.append)
+    assert used[-1] is await backend.database.write(lambda connection: connection)
     assert_lock_free(path)
     assert await backend.count_ready(NOW) == 1
 

@@ -291,7 +291,10 @@ async def test_who_forgets_the_option_is_told(server: Server, url: str) -> None:
 # ---- a loop that stands still ----
 
 
-async def test_an_answer_that_came_while_the_loop_stood_still_is_in_time(monkeypatch: pytest.MonkeyPatch) -> None:  # B3
+@pytest.mark.parametrize("seconds", [0.25, 0.9])
+async def test_an_answer_that_came_while_the_loop_stood_still_is_in_time(  # B3
+    monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
     monkeypatch.setattr(engines, "CONNECT_TIMEOUT", 0.1)
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[str] = loop.create_future()
@@ -304,8 +307,8 @@ async def test_an_answer_that_came_while_the_loop_stood_still_is_in_time(monkeyp
 
     connecting = asyncio.create_task(engines.in_time(greet()))
     await asyncio.sleep(0)
-    threading.Timer(0.2, loop.call_soon_threadsafe, (answer.set_result, "welcome")).start()
-    time.sleep(0.9)  # as a handler does that forgets whose loop it is on
+    threading.Timer(0.15, loop.call_soon_threadsafe, (answer.set_result, "welcome")).start()
+    time.sleep(seconds)  # as a handler does that forgets whose loop it is on
     assert await connecting == "welcome"
 
 

@@ -426,6 +426,7 @@ async def test_the_first_look_at_a_file_tells_also_while_we_write(tmp_path: Path
     ears, watch = Ears(backend), backend._between
     await backend.watch()  # there is no file yet
     await backend.open()
+    watch._close()  # whether or not it has looked since: the next look is the first
     ears.forget()
     watch.writing()
     watch._look()
