@@ -169,8 +169,9 @@ def new_id() -> str:
     try:
         return text + _tails.popleft()
     except IndexError:
-        _tails.extend(_random_tails())
-        return text + _tails.popleft()
+        own, *others = _random_tails()
+        _tails.extend(others)  # not to take one back: other threads may have taken them all
+        return text + own
 
 
 def _random_tails() -> list[str]:

@@ -10,7 +10,7 @@ import sys
 import threading
 import types
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from enum import StrEnum
@@ -438,6 +438,16 @@ def test_ids_are_unique_across_threads() -> None:
         sys.setswitchinterval(before)
     # The random part alone must be unique: threads share the millisecond.
     assert len({text[13:] for text in ids}) == len(ids) == 40_000
+
+
+def test_an_id_is_made_though_other_threads_take_all_of_the_stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plundered(deque[str]):
+        def extend(self, _tails: object) -> None:
+            pass
+
+    monkeypatch.setattr(task_module, "_tails", Plundered())
+    ids = {new_id() for _ in range(3)}
+    assert len(ids) == 3 and all(uuid.UUID(text).version == 7 for text in ids)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
