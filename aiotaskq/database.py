@@ -165,7 +165,7 @@ class Database:
         if connection.get_execution_options().get("aiotaskq_begin"):
             driver: Any = connection.connection.dbapi_connection
             try:
-                driver.execute("BEGIN IMMEDIATE").close()  # past SQLAlchemy, whose way to it takes five times as long
+                driver.execute("BEGIN IMMEDIATE").close()  # past SQLAlchemy, whose way takes 28 µs more
             except sqlite3.Error as error:
                 raise exc.DBAPIError.instance("BEGIN IMMEDIATE", None, error, sqlite3.Error) from error
 
@@ -255,7 +255,8 @@ class Database:
                 return answer
 
         watch.begin()
-        # All of it in one greenlet: AsyncConnection makes one for each of its steps, 20 µs apiece.
+        # All of it in one greenlet: AsyncConnection makes one for each of its steps, and a push took 430 µs of the
+        # processor, where it takes 335.
         return await greenlet_spawn(transaction)
 
     async def _dispose(self, engine: Engines) -> None:

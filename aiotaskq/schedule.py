@@ -382,7 +382,7 @@ def _task(schedule: Schedule, task_id: str, now: int) -> Task:
 
 
 def _copied(value: Any) -> Any:
-    """Return a copy of a JSON value, for a handler may change it; `copy.deepcopy` takes five times as long."""
+    """Return a copy of a JSON value, for a handler may change it; `copy.deepcopy` takes three times as long."""
     if type(value) is dict:
         return {key: _copied(item) if type(item) in (dict, list) else item for key, item in value.items()}
     return [_copied(item) for item in value] if type(value) is list else value

@@ -103,16 +103,12 @@ class Supply:
     async def start(self) -> None:
         """Start claiming and writing in the running loop."""
         await self._service.start()
-        self._stop_listening = self._backend.hints.listen(self._hear, READY)
+        self._stop_listening = self._backend.hints.listen(self.wake, READY)
         if self._backend.hands_over:
             self._queue.takers.append(self)
 
-    def _hear(self, _kind: str, _names: Sequence[str]) -> None:  # in any thread
-        self._hinted = True
-        self._service.wake()
-
-    def wake(self) -> None:
-        """Look now."""
+    def wake(self, *_hint: object) -> None:
+        """Look now: a hint, from any thread."""
         self._hinted = True
         self._service.wake()
 

@@ -346,6 +346,21 @@ async def test_rounds_are_paced_but_a_due_time_after_a_pause_is_not_delayed(
     assert len(await fired(tq)) == 2
 
 
+async def test_the_pause_leaves_time_for_the_longest_round_of_late(
+    tq: TaskQ, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience = aiotaskq.scheduler.PATIENCE
+    monkeypatch.setattr(clock, "ticks", iter([0, 0, 5_000, 0, 1]).__next__)  # of one look, and two rounds
+    await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=10)
+    for later in (0.002, 0.030):
+        await tq.scheduler.add_scheduler_task(f"{later}", "t", "once", execute_at=START / SECOND + 10 + later)
+    assert await tq.scheduler._look() == 10
+    clock.step(10)
+    assert await tq.scheduler._look() == pytest.approx(patience - 4 * 0.005)
+    clock.step(patience - 4 * 0.005)
+    assert await tq.scheduler._look() == pytest.approx(patience - 4 * 0.9 * 0.005)
+
+
 async def test_in_virtual_time_nothing_is_late(tq: TaskQ, clock: VirtualClock) -> None:
     await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=10)
     await tq.scheduler.add_scheduler_task("a little later", "t", "once", execute_at=START / SECOND + 10.005)
