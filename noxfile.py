@@ -67,7 +67,11 @@ FLOORS = {
 }
 
 
-PARALLEL = ["-n", "3", "--dist", "loadfile"]
+PARALLEL = ["-n", "4", "--dist", "loadfile"]
+# What another Python may do differently: its event loop, threads, forks, signals, its SQLite and its introspection.
+INTERPRETER = ["contract", "batch", "cli", "database", "demo", "documented_examples", "forks", "leases", "loopthread"]
+INTERPRETER += ["processes", "public_names", "pytest_plugin", "queue", "scheduler", "slots", "store", "supply", "sync"]
+INTERPRETER += ["testing", "watch", "web", "web_servers", "worker"]
 
 
 def group(name: str) -> list[str]:
@@ -93,6 +97,14 @@ def tests(session: nox.Session) -> None:
     include = ",".join(f"aiotaskq/{room}.py" for rooms in FLOORS.values() for room in rooms)
     session.log(f"branch coverage of floors 0 to 3 ({', '.join(FLOORS)}), at least {FLOOR_COVERAGE} %:")
     session.run("coverage", "report", f"--include={include}", f"--fail-under={FLOOR_COVERAGE}")
+
+
+@nox.session
+def interpreter(session: nox.Session) -> None:
+    """Run what another Python may do differently, on the stores that need no server: nox itself says which Python."""
+    install(session, *group("test"))
+    paths = [f"tests/{name}" if name == "contract" else f"tests/test_{name}.py" for name in INTERPRETER]
+    session.run("pytest", *PARALLEL, "-k", "not postgresql and not mysql and not redis", *paths, *session.posargs)
 
 
 @nox.session

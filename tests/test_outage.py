@@ -481,9 +481,8 @@ async def test_a_deadlock_is_settled_inside(backend: SqlBackend) -> None:  # F12
     assert [row.fence for row in rows if row] == [2 * rounds] * 2
 
 
-async def test_locking_reads_see_what_is_there_now(place: Place, backend: SqlBackend) -> None:  # F12
-    if place.is_postgresql:
-        pytest.skip("a setting of MariaDB's")
+@only("mysql")  # a setting of MariaDB's
+async def test_locking_reads_see_what_is_there_now(backend: SqlBackend) -> None:  # F12
     query = text("SHOW SESSION VARIABLES LIKE 'innodb_snapshot_isolation'")
     found = await backend.database.read(lambda connection: connection.execute(query).all())
     assert [tuple(row) for row in found] in ([], [("innodb_snapshot_isolation", "OFF")])

@@ -126,6 +126,10 @@ def filled(
     engine.dispose()
 
 
+def on(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("filled", names, indirect=True)
+
+
 @pytest.fixture(params=["before", "after"])
 def engine(request: pytest.FixtureRequest, filled: sa.Engine) -> sa.Engine:
     """The filled database, before and after it has looked at its rows."""
@@ -275,10 +279,9 @@ def test_an_idle_claim_passes_by_what_waits(engine: sa.Engine, queues: list[str]
     assert len(found.statements) == (1 if engine.dialect.name != "mysql" else 4)
 
 
+@on("sqlite", "postgresql")  # in MariaDB the heads come one by one
 def test_the_order_does_not_hang_on_the_kind_of_join(filled: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     # A hash join gives its rows in any order; PostgreSQL takes it now and then.
-    if filled.dialect.name == "mysql":
-        pytest.skip("there the heads come one by one")
     push(filled, *(new(task_id=f"due-{n:02}", priority=n - 50) for n in range(40)))
     backwards = sa.select(sql_claim._SPAN.subquery()).order_by(sa.text("step DESC"))
     monkeypatch.setattr(sql_claim, "_SPAN", backwards)
@@ -300,10 +303,9 @@ def test_usually_a_claim_is_two_or_three_statements(engine: sa.Engine) -> None:
     assert words == (["WITH"] if engine.dialect.name == "postgresql" else ["SELECT", "UPDATE"])
 
 
+@on("postgresql")  # it alone says what it has changed, and skips what others have
 @pytest.mark.parametrize("queues", [None, ["default"]])
 def test_the_first_priority_is_claimed_in_one_statement(filled: sa.Engine, queues: list[str] | None) -> None:
-    if filled.dialect.name != "postgresql":
-        pytest.skip("only PostgreSQL says what it has changed, and skips what others have")
     first = [new(task_id=f"due-{n:03}", priority=-2, run_at=NOW - n) for n in range(200)]
     push(filled, *first, new(task_id="due-x", priority=-1))
 
@@ -377,9 +379,8 @@ def test_a_task_without_a_priority_is_claimed_too(engine: sa.Engine) -> None:
     assert found.detours == []
 
 
+@on("postgresql", "mysql")  # SQLite has one writer at a time
 def test_two_claims_at_a_time_both_get_rows(engine: sa.Engine) -> None:  # F13, F14
-    if engine.dialect.name == "sqlite":
-        pytest.skip("SQLite has one writer at a time")
     push(engine, *(new(task_id=f"due-{n:02}", seq=n) for n in range(20)))
     try:
         with engine.connect() as one, engine.connect() as other:

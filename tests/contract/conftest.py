@@ -10,8 +10,23 @@ import pytest
 from aiotaskq.backends.base import Backend, Schedules, Values
 from tests.backends import STORES, Store, Unavailable
 
+SQL = ("sqlite", "postgresql", "mysql")
+SHARED = (*SQL, "redis")
+ABOUT = {"sql_store": SQL, "shared_store": SHARED, "durable_store": SHARED, "schedules": ("rehearsal", *SQL)}
+"""The stores that a fixture is about: a test that asks for it says nothing about the others, and is not made for them.
+The mark ``stores`` narrows it further."""
 
-@pytest.fixture(params=STORES)
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marks = metafunc.definition
+    if "store" in metafunc.fixturenames and all(mark.args[0] != "store" for mark in marks.iter_markers("parametrize")):
+        about = [ABOUT[name] for name in metafunc.fixturenames if name in ABOUT]
+        about += [mark.args for mark in marks.iter_markers("stores")]
+        names = [name for name in STORES if all(name in stores for stores in about)]
+        metafunc.parametrize("store", names, indirect=True)
+
+
+@pytest.fixture
 async def store(request: pytest.FixtureRequest, tmp_path: Path, unavailable: dict[str, str]) -> AsyncIterator[Store]:
     """A fresh, empty, opened store of each kind."""
     manager = STORES[request.param](tmp_path)
@@ -38,32 +53,27 @@ def values(store: Store) -> Values:
 
 @pytest.fixture
 def schedules(store: Store) -> Schedules:
-    if store.backend.schedules is None:
-        pytest.skip(f"{store.name} holds no schedules")
-    return store.backend.schedules
+    return store.schedules
 
 
 @pytest.fixture
 def durable_store(store: Store) -> Store:
-    if not store.backend.durable:
-        pytest.skip(f"{store.name} is not durable")
-    if store.name == "rehearsal":
-        pytest.skip("rehearsal goes by the rules of a durable store, and keeps nothing")
+    """What is written there is on disk. (The rehearsal goes by the rules of such a store, and keeps nothing.)"""
+    assert store.backend.durable
     return store
 
 
 @pytest.fixture
 def shared_store(store: Store) -> Store:
-    if not store.backend.shared or store.name == "rehearsal":
-        pytest.skip(f"{store.name} belongs to one process")
+    """Many processes use it."""
+    assert store.backend.shared
     return store
 
 
 @pytest.fixture
 def sql_store(store: Store) -> Store:
     """Where rows can be reached with raw SQL."""
-    if not store.is_sql:
-        pytest.skip(f"{store.name} is not SQL")
+    assert store.is_sql
     return store
 
 

@@ -238,9 +238,8 @@ async def test_an_undecodable_row_is_handed_out_and_kept(  # A16, I5
     assert kept == broken
 
 
+@pytest.mark.stores("sqlite")  # the others look at text before they store it
 async def test_text_that_is_not_utf8_does_not_stop_the_queue(sql_store: Store) -> None:  # A16
-    if sql_store.name != "sqlite":
-        pytest.skip("only SQLite stores text without looking at it")
     backend = sql_store.backend
     tasks = await backend.push([new(), new(params={"a": 1}), new()])
     sql_store.execute(

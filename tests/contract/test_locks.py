@@ -19,11 +19,11 @@ from tests.contract.rows import LEASE, NOW, ids, new, read
 
 AT_ONCE = 3.0  # seconds; a lock is waited for longer
 
+pytestmark = pytest.mark.stores("postgresql", "mysql")  # SQLite locks the file, not rows
+
 
 @pytest.fixture
 def server(sql_store: Store) -> Store:
-    if sql_store.name == "sqlite":
-        pytest.skip("SQLite locks the file, not rows")
     return sql_store
 
 

@@ -182,19 +182,17 @@ async def test_a_listener_hears_the_kinds_that_it_named(backend: Backend) -> Non
     assert heard == [CANCEL, ENDED]
 
 
-async def test_a_hint_comes_after_the_commit(shared_store: Store) -> None:  # A11
-    seen: list[str] = []
-    if not shared_store.is_sql:
-        pytest.skip("only SQL can be looked at without waiting")
+async def test_a_hint_comes_after_the_commit(sql_store: Store) -> None:  # A11
+    seen: list[str] = []  # only SQL can be looked at without waiting
 
     def listener(kind: str, names: object) -> None:
-        rows = shared_store.execute("SELECT status FROM task_queue")
+        rows = sql_store.execute("SELECT status FROM task_queue")
         seen.extend(f"{kind} {status}" for (status,) in rows)
 
-    shared_store.backend.hints.listen(listener)
-    task = await running(shared_store.backend)
+    sql_store.backend.hints.listen(listener)
+    task = await running(sql_store.backend)
     done = task.replace(status=Status.COMPLETED)
-    assert await shared_store.backend.update([Change(task, done)]) == [True]
+    assert await sql_store.backend.update([Change(task, done)]) == [True]
     assert seen == ["ready pending", "ended completed"]
 
 

@@ -67,12 +67,12 @@ async def test_it_tells_of_what_is_left(backend: Backend, hints: list[tuple[str,
         assert hints == [], "who waits would look in vain"
 
 
+@pytest.mark.stores("sqlite")  # elsewhere it is two transactions
 async def test_both_or_neither(sql_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from aiotaskq.backends import sql_claim
 
     backend = sql_store.backend
-    if not backend.hands_over:
-        pytest.skip(f"{sql_store.name}: two transactions")
+    assert backend.hands_over
     waiting, task = await pushed(backend), new()
     real = sql_claim.claim
 

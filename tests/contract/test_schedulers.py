@@ -238,10 +238,10 @@ async def test_pause_edit_and_run_now_hold_for_every_process(process: Open) -> N
     assert len(await dues(one)) == 2
 
 
+@pytest.mark.stores("redis")  # elsewhere queue and schedules are one store
 async def test_a_queue_elsewhere_gets_what_a_dead_scheduler_had_fired(process: Open) -> None:  # C9, C22
     dead, alive = await process(), await process()
-    if not dead.scheduler._apart:
-        pytest.skip("queue and schedules are one store: both in one transaction")
+    assert dead.scheduler._apart
     await add(dead)
     step([dead, alive], 1)
 
@@ -260,10 +260,10 @@ async def test_a_queue_elsewhere_gets_what_a_dead_scheduler_had_fired(process: O
     await check(alive, expected=3)
 
 
+@pytest.mark.stores("redis")  # elsewhere queue and schedules are one store
 async def test_while_the_queue_is_away_nothing_is_fired(process: Open) -> None:  # G-10
     tq = await process()
-    if not tq.scheduler._apart:
-        pytest.skip("queue and schedules are one store")
+    assert tq.scheduler._apart
     await add(tq)
     step([tq], 1)
     backend: Any = tq._backend
@@ -281,10 +281,10 @@ async def test_while_the_queue_is_away_nothing_is_fired(process: Open) -> None: 
     await check(tq, expected=1)  # fire_once
 
 
+@pytest.mark.stores("redis")  # elsewhere queue and schedules are one store
 async def test_nothing_is_handed_over_again_once_it_was_done_and_deleted(process: Open) -> None:  # C8
     slow, other = await process(), await process()
-    if not slow.scheduler._apart:
-        pytest.skip("queue and schedules are one store")
+    assert slow.scheduler._apart
     await add(slow)
     step([slow, other], 1)
     fired = 0

@@ -129,9 +129,8 @@ async def test_what_is_no_session_of_this_database_is_refused(sql_store: Store, 
     await other.dispose()
 
 
+@pytest.mark.stores("memory", "rehearsal", "redis")
 async def test_a_store_that_is_not_sql_says_so(store: Store) -> None:
-    if store.is_sql:
-        pytest.skip(f"{store.name} is SQL")
     async with TaskQ(store.url) as tq:
         with pytest.raises(NotSupported, match="cannot join a transaction"):
             await tq.push("mail", session=object())
@@ -230,9 +229,8 @@ async def test_what_is_raised_after_the_commit_changes_nothing(sql_store: Store,
     assert ledger.events == ["completed"]
 
 
+@pytest.mark.stores("postgresql", "mysql")  # with one writer nobody can take the task over within the transaction
 async def test_who_lost_the_task_cannot_complete_it(sql_store: Store, engine: AsyncEngine) -> None:  # B10
-    if sql_store.name == "sqlite":
-        pytest.skip("one writer at a time: nobody can take the task over within the transaction")
     ledger = Ledger(sql_store.url, engine, "taken over")
     task = await ledger.run()
     assert (task.status, ledger.runs) == (Status.COMPLETED, 2)
@@ -252,9 +250,9 @@ async def test_complete_raises_lease_lost(sql_store: Store, engine: AsyncEngine)
         assert (await tq.get(task.task_id)).status is Status.COMPLETED
 
 
+# On SQLite the application's own driver says what a savepoint is: see tests/test_database.py.
+@pytest.mark.stores("postgresql", "mysql")
 async def test_savepoints_are_not_the_end(sql_store: Store) -> None:  # A11
-    if sql_store.name == "sqlite":
-        pytest.skip("what a savepoint is depends on the application's own driver there; see tests/test_database.py")
     engine = create_async_engine(parse_url(sql_store.url, ASYNC_DRIVERS))
     tq = TaskQ(sql_store.url)
     told: list[str] = []
