@@ -67,11 +67,11 @@ FLOORS = {
 }
 
 
-PARALLEL = ["-n", "4", "--dist", "loadfile"]
+# In the order of their names: by the number of their tests, the longest would come last.
+PARALLEL = ["-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
 # What another Python may do differently: its event loop, threads, forks, signals, its SQLite and its introspection.
-INTERPRETER = ["contract", "batch", "cli", "database", "demo", "documented_examples", "forks", "leases", "loopthread"]
-INTERPRETER += ["processes", "public_names", "pytest_plugin", "queue", "scheduler", "slots", "store", "supply", "sync"]
-INTERPRETER += ["testing", "watch", "web", "web_servers", "worker"]
+INTERPRETER = ["contract", "batch", "demo", "forks", "leases", "loopthread", "processes", "public_names", "queue"]
+INTERPRETER += ["scheduler", "slots", "store", "supply", "sync", "worker"]
 
 
 def group(name: str) -> list[str]:
