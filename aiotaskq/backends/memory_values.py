@@ -51,8 +51,11 @@ class MemoryValues(Values):
         # Without the lock, which takes longer than all the rest: whoever changes more than a value has it, and is seen.
         alone, values = self._alone, self._values
         turns = alone.turns
-        held = values.get(key)
-        if held is None or until < (listed := held[2]) or turns & 1:
+        try:
+            listed = values[key][2]
+        except KeyError:
+            return False
+        if until < listed or turns & 1:
             return False
         values[key] = (value, until, listed)
         return alone.turns == turns
