@@ -6,6 +6,8 @@ import asyncio
 import contextvars
 from typing import Any, Protocol
 
+import msgspec
+
 from aiotaskq.errors import LeaseLost, NotFound
 from aiotaskq.outcome import clip
 from aiotaskq.task import SECOND, Task, check_int, check_seconds
@@ -31,19 +33,19 @@ class Runner(Protocol):
         """Complete a task that runs here in the caller's transaction; return whether it is still ours."""
 
 
-class TaskContext:
+class TaskContext(msgspec.Struct, eq=False):
     """The running task, from inside its handler."""
 
-    __slots__ = ("_runner", "cancel_requested", "completed", "task")
+    task: Task
+    """The frozen task as it was claimed; ``task.fence`` tells this delivery from others."""
+    _runner: Runner
+    cancel_requested: bool = False
+    """Whether somebody asked the task to stop; an ``async def`` handler is cancelled besides."""
+    completed: bool = False
+    """Whether ``complete`` was called: the worker then looks whether that transaction was committed."""
 
-    def __init__(self, task: Task, runner: Runner) -> None:
-        self.task = task
-        """The frozen task as it was claimed; ``task.fence`` tells this delivery from others."""
-        self.cancel_requested = False
-        """Whether somebody asked the task to stop; an ``async def`` handler is cancelled besides."""
-        self.completed = False
-        """Whether ``complete`` was called: the worker then looks whether that transaction was committed."""
-        self._runner = runner
+    def __repr__(self) -> str:
+        return f"<TaskContext {self.task.task_id}>"
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:

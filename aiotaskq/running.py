@@ -6,29 +6,29 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from aiotaskq.context import TaskContext
 from aiotaskq.task import Task
 
 Interrupt = str  # "timeout", "cancel", "shutdown", "cut off" or "lost"
 
 
-class Running:
+class Running(msgspec.Struct, eq=False):
     """One task in one slot, and how to interrupt it.
 
     An interrupt cancels the slot's coroutine, as ``asyncio.timeout`` does, and takes the cancel back when it arrives:
     the job ends, the slot goes on.
     """
 
-    __slots__ = ("_asked", "_over", "_slot", "abandoned", "context", "reason", "task")
-
-    def __init__(self, task: Task, slot: asyncio.Task[Any], context: TaskContext) -> None:
-        self.task = task
-        self.context = context
-        self.reason: Interrupt | None = None
-        self.abandoned = False
-        self._slot = slot
-        self._over = False
-        self._asked = 0
+    # A struct, as the context is: one of each is made for every task, in a third of the time that a class takes.
+    task: Task
+    _slot: asyncio.Task[Any]
+    context: TaskContext
+    reason: Interrupt | None = None
+    abandoned: bool = False
+    _over: bool = False
+    _asked: int = 0
 
     def interrupt(self, reason: Interrupt) -> None:
         """Cancel the handler, once; the first reason counts, but a lost lease counts more."""

@@ -38,8 +38,7 @@ class MemoryBackend(Backend):
         self._running: dict[str, None] = {}
         self._final: OrderedDict[str, None] = OrderedDict()  # taking the first out of a dict walks by all that were
         self._expiring: dict[str, None] = {}  # pending with an expires_at; nearly always empty, then nobody looks
-        self._keys = Keys()
-        self._paused: set[str] = set()
+        self._keys, self._paused = Keys(), set[str]()
 
     async def open(self) -> None: ...
 
@@ -47,18 +46,19 @@ class MemoryBackend(Backend):
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         with self._lock:
-            stored = list(map(self._insert, tasks))
+            stored = [self._insert(task) for task in tasks]
         self.hints.tell(READY)
         return stored
 
     def _insert(self, task: Task) -> Task:
-        row = self._tasks.get(task.task_id) or self._tasks.get(self._keys.holder(task) or "")
+        keyed = task.unique_key is not None or task.idempotency_key is not None
+        row = self._tasks.get(task.task_id) or (self._tasks.get(self._keys.holder(task) or "") if keyed else None)
         if row is None:
             self._enter(task)
         return task if row is None or same_push(row, task) else row
 
     def _enter(self, task: Task) -> None:
-        """Make ``task`` the row under its id, which is free, and let every index say so."""
+        """Make ``task`` the row under its id, which has left the indexes, and let every index say so."""
         self._tasks[task.task_id] = task
         self._keys.add(task)
         if task.status is PENDING:
@@ -73,7 +73,6 @@ class MemoryBackend(Backend):
                 self._keys.remove(self._tasks.pop(self._final.popitem(last=False)[0]))
 
     def _leave(self, task: Task) -> None:
-        del self._tasks[task.task_id]
         self._keys.remove(task)
         if task.status is PENDING:
             self._expiring.pop(task.task_id, None)
@@ -186,7 +185,7 @@ class MemoryBackend(Backend):
 
     async def delete(self, ids: Sequence[str]) -> int:
         with self._lock:
-            rows = [self._tasks[task_id] for task_id in dict.fromkeys(ids) if task_id in self._tasks]
+            rows = [self._tasks.pop(task_id) for task_id in dict.fromkeys(ids) if task_id in self._tasks]
             for row in rows:
                 self._leave(row)
             return len(rows)
