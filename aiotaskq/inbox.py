@@ -92,6 +92,12 @@ class Inbox:
             self._wake()
 
     def written(self, task: Task) -> None:
+        """Say that one of the ``unwritten`` is written, or never will be."""
+        self.unwritten -= 1
+        if self._alone is not None:
+            self.forget(task)
+
+    def forget(self, task: Task) -> None:
         """Say that nothing is left to be done for a task that was handed out, or could be."""
         if self._alone is not None and self._alone[1] is task:
             self._alone = None

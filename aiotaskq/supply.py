@@ -115,11 +115,11 @@ class Supply:
     def put(self, task: Task, outcome: Outcome) -> None:
         """Have written what became of a task. On the loop."""
         self._inbox.unwritten += 1
+        if not self._ended:  # what follows goes with it; and where the store is away, its return is not asked for each
+            self._service.wake()
         self._ended.append((task, outcome))
-        self._service.wake()
 
     def _done(self, task: Task, outcome: Outcome, after: Task | None) -> None:
-        self._inbox.unwritten -= 1
         self._inbox.written(task)
         self._told(task, outcome, after)
 
@@ -129,7 +129,7 @@ class Supply:
         if row is not None and (row.status, row.fence) == (Status.COMPLETED, task.fence):
             if isinstance(outcome, Failed):
                 logger.warning("task {} had completed when its handler raised: {}", task.task_id, outcome.error)
-            self._inbox.written(task)
+            self._inbox.forget(task)
             self._told(task, Completed(row.result), row)
         elif isinstance(outcome, Completed):
             why = "complete(session=…): its transaction was not committed"
@@ -137,7 +137,7 @@ class Supply:
         elif outcome is not None:
             self.put(task, outcome)
         else:
-            self._inbox.written(task)
+            self._inbox.forget(task)
 
     async def _read(self, task: Task) -> Task | None:
         failures = 0
@@ -288,7 +288,6 @@ class Supply:
             except Exception:
                 # A fault of ours, not of the handler; the task comes back when its lease ends.
                 logger.opt(exception=True).error("task {} could not be settled", task.task_id)
-                self._inbox.unwritten -= 1
                 self._inbox.written(task)
                 self._keeper.drop((task.task_id, task.fence))
             else:

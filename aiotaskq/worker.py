@@ -236,10 +236,10 @@ class Worker:
             elif outcome is not None:
                 self._supply.put(task, outcome)
             else:
-                self._inbox.written(task)
+                self._inbox.forget(task)
                 self._keeper.drop((task.task_id, task.fence))
         except BaseException:
-            self._inbox.written(task)
+            self._inbox.forget(task)
             self._keeper.drop((task.task_id, task.fence))
             raise
         finally:
@@ -303,11 +303,9 @@ class Worker:
             return None  # its worker has stopped; the lease ends by itself
         if running.reason == "timeout" and handler.executor != "loop":
             return self._interrupted(running, timeout)  # a thread cannot be stopped, but late is late
-        return self._completed(result)
+        return self._stored(result) if self._backend.durable else Completed(result)
 
-    def _completed(self, result: Any) -> Outcome:
-        if not self._backend.durable:
-            return Completed(result)
+    def _stored(self, result: Any) -> Outcome:
         try:
             return Completed(storable(result))
         except ValidationError as error:

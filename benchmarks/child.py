@@ -22,8 +22,8 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
     """Run the case that the order names; return its sample, or the error in one line."""
     case = load()[order["id"]].cases[order["who"]]
     gc.collect()
-    # What was imported is no part of any case: a pass of the collector over all of it, 30 to 45 ms, came into some samples
-    # and not into others, which for 4,000 tasks from SQLite was the difference between 0.6 and 1.0 of the rate.
+    # What was imported is no part of any case: a pass of the collector over all of it, 30 to 45 ms, came into some
+    # samples and not into others. For 4,000 tasks from SQLite that was the difference between 0.6 and 1.0 of the rate.
     gc.freeze()
     try:
         result = case.function(Run(**order["run"]))

@@ -36,7 +36,6 @@ class Turns:
             self.written(task)
 
     def written(self, task: Task) -> None:
-        self.inbox.unwritten -= 1
         self.inbox.written(task)
 
     async def got(self) -> str | None:

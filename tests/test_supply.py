@@ -126,6 +126,31 @@ async def test_what_waits_behind_many_that_became_slower_goes_back() -> None:  #
 # ---- writing behind ----
 
 
+async def test_a_store_that_is_away_is_not_asked_by_each_task_that_ends() -> None:  # A17
+    clock = VirtualClock()
+    tq = TaskQ("memory://", clock=clock)
+    tries = 0
+
+    async def away(*_args: Any, **_options: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        raise DatabaseUnavailable("away")
+
+    @tq.task
+    async def work(seconds: float) -> None:
+        await clock.sleep(seconds)
+
+    async with tq.running(concurrency=200, scheduler=False):
+        await tq.push_many([work.call(seconds=number / 20) for number in range(1, 201)])
+        await clock.settle()
+        tq._backend.exchange = away  # type: ignore[method-assign]
+        await clock.advance(10.0)
+        del tq._backend.exchange  # type: ignore[method-assign]
+        await clock.advance(4.0)
+        assert (await tq.stats()).counts["completed"] == 200
+    assert 3 <= tries < 20, "one after the other by the back-off, not one for each"
+
+
 async def test_an_error_of_one_outcome_fails_no_other(tmp_path: Path) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
     exchange, update = tq._backend.exchange, tq.queue._updates._write
