@@ -302,6 +302,17 @@ def test_run_logs_what_failed_in_one_line(cli: Cli) -> None:
     assert any("from queues default, other" in line for line in lines)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("stats", "--json")])
+def test_a_full_disk_under_the_output_is_told_in_one_line(cli: Cli, arguments: tuple[str, ...]) -> None:
+    prepared(cli.home / "app.db")
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "aiotaskq", *arguments]
+        env = {**cli.env, "AIOTASKQ_DATABASE_URL": cli.url}
+        done = subprocess.run(command, env=env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (1, "error: standard output: No space left on device\n")
+
+
 def test_run_says_what_is_wrong_with_the_target(cli: Cli) -> None:
 
     def fails(*args: str) -> str:

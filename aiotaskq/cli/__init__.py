@@ -6,6 +6,7 @@ it runs: ``aiotaskq --help`` must not wait for a database library.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 __all__ = ["main", "program"]
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what is printed cannot be written
 COMPLETE = "_AIOTASKQ_COMPLETE"  # set by the shell when it wants words completed
 
 
@@ -27,6 +29,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a command
     try:
         code = _run()
+        sys.stdout.flush()  # here an error is told; at the end of the interpreter it would be a traceback
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
@@ -70,6 +73,11 @@ def _explain(error: Exception) -> int:
             if (context := getattr(error, "ctx", None)) is not None:
                 print(tr("'{command} --help' says more", command=context.command_path), file=sys.stderr)
         return int(error.exit_code)
+    if isinstance(error, OSError) and error.errno in _FULL:
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 1)  # for what is still to be written at the end
+        print(tr("error: {error}", error=f"standard output: {error.strerror}"), file=sys.stderr)
+        return 1
     if not isinstance(error, AiotaskqError):
         raise error
     from aiotaskq.cli.screen import say_error
