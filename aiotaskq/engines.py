@@ -259,34 +259,43 @@ async def _connect_mysql(**options: Any) -> Any:
     return await asyncmy.connect(**options)
 
 
-def stood_still(due: float) -> bool:
-    """Whether the running loop comes to what was due at that time so late that answers may have come meanwhile."""
-    return asyncio.get_running_loop().time() > due + STALLED
+class SecondLook:
+    """A timer over an answer that is awaited. It rings at the second look, or a later one if that is late: a loop that
+    stood still has yet to read what came meanwhile.
+    """
+
+    __slots__ = ("_loop", "_ring", "_timer")
+
+    def __init__(self, seconds: float, ring: Callable[[], object], loop: asyncio.AbstractEventLoop) -> None:
+        self._ring = ring
+        self._loop = loop
+        self._set(seconds, again=True)
+
+    def _set(self, seconds: float, again: bool) -> None:
+        self._timer = self._loop.call_later(seconds, self._look, self._loop.time() + seconds, again)
+
+    def _look(self, due: float, again: bool) -> None:
+        if again or self._loop.time() > due + STALLED:
+            self._set(STALLED, again=False)
+        else:
+            self._ring()
+
+    def cancel(self) -> None:
+        """Ring no more; idempotent."""
+        self._timer.cancel()
 
 
 async def in_time(connecting: Awaitable[T]) -> T:
-    """Give up after CONNECT_TIMEOUT, but at the second look: a loop that stood still has yet to read the answer.
-
-    Raises TimeoutError.
-    """
+    """Give up after CONNECT_TIMEOUT, at the second look. Raises TimeoutError."""
     loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle
-
-    def look(due: float, again: bool) -> None:
-        nonlocal timer
-        if again or stood_still(due):
-            timer = loop.call_later(STALLED, look, loop.time() + STALLED, False)
-        else:
-            limit.reschedule(loop.time())
-
-    timer = loop.call_later(CONNECT_TIMEOUT, look, loop.time() + CONNECT_TIMEOUT, True)
+    look = SecondLook(CONNECT_TIMEOUT, lambda: limit.reschedule(loop.time()), loop)
     try:
         async with asyncio.timeout(None) as limit:
             return await connecting
     except TimeoutError:
         raise TimeoutError(f"no connection within {CONNECT_TIMEOUT:.0f} s") from None
     finally:
-        timer.cancel()
+        look.cancel()
 
 
 def _keep_alive(driver: Any) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event, exc
 
-from aiotaskq.engines import CONNECT_TIMEOUT, STALLED, stood_still
+from aiotaskq.engines import CONNECT_TIMEOUT, SecondLook
 
 __all__ = [
     "PATIENCE",
@@ -52,7 +53,7 @@ class Watch:
         """How long the server had been silent when the connection was cut."""
         self._idle = idle
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: SecondLook | None = None
 
     def begin(self) -> None:
         """Watch over what the running asyncio task does from now on, at first over getting a connection."""
@@ -62,17 +63,15 @@ class Watch:
     def expect(self, seconds: float) -> None:
         """From now on there must be an answer within so many seconds."""
         self.rest()
-        self._timer = self._loop.call_later(seconds, self._late, seconds, self._loop.time() + seconds)
+        self._timer = SecondLook(seconds, partial(self._cut, seconds), self._loop)
 
     def rest(self) -> None:
         """Nothing is awaited any more."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _late(self, seconds: float, due: float) -> None:
-        if stood_still(due):  # an answer that came meanwhile is about to be read
-            self._timer = self._loop.call_later(STALLED, self._late, seconds, self._loop.time() + STALLED)
-        elif self.driver is not None:
+    def _cut(self, seconds: float) -> None:
+        if self.driver is not None:
             self.silent = seconds
             # Those that nobody uses just now lead to the same peer, and would be closed with a long farewell.
             cut_all([self.driver, *self._idle])
