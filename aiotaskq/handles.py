@@ -8,8 +8,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
 
-import msgspec
-
 from aiotaskq.errors import TaskFailed, ValidationError
 from aiotaskq.handlers import INJECTED, Handler
 from aiotaskq.queue import Queue
@@ -41,12 +39,15 @@ class PushOptions(TypedDict, total=False):
     session: Any
 
 
-class TaskCall(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
+class TaskCall(Generic[T_co]):
     """A call that was checked but not pushed yet: what ``push_many`` takes."""
 
-    type: str
-    params: dict[str, Any]
-    options: PushOptions
+    __slots__ = ("options", "params", "type")
+
+    def __init__(self, type: str, params: dict[str, Any], options: PushOptions) -> None:
+        self.type = type
+        self.params = params
+        self.options = options
 
     def __repr__(self) -> str:
         return f"<TaskCall {self.type}>"

@@ -158,6 +158,7 @@ class Supply:
             self._queue.takers.remove(self)
         for task in self._inbox.take():
             self.put(task, Released(NEVER_STARTED))
+        self._service.wake()  # what waits for a store that was away: there is not all the time that a back-off takes
 
     async def stop(self, seconds: float) -> None:
         """Write no more either; a round that runs may take so long to end."""

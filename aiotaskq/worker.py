@@ -438,6 +438,7 @@ class Worker:
     def hurry(self) -> None:
         """Skip the drain, or what is left of it: cancel the handlers now (a second signal), and start no others."""
         self._stopping = self._hurried = True
+        self._supply.wake()
         for running in list(self._running.values()):
             running.interrupt("shutdown")
 

@@ -313,6 +313,39 @@ def test_a_full_disk_under_the_output_is_told_in_one_line(cli: Cli, arguments: t
     assert (done.returncode, done.stderr) == (1, "error: standard output: No space left on device\n")
 
 
+@pytest.mark.parametrize("arguments", [("--version",), ("stats", "--json")])
+def test_who_reads_nothing_is_told_nothing(cli: Cli, arguments: tuple[str, ...]) -> None:
+    prepared(cli.home / "app.db")
+    env = {**cli.env, "AIOTASKQ_DATABASE_URL": cli.url, "PYTHONUNBUFFERED": ""}
+    command = [sys.executable, "-m", "aiotaskq", *arguments]
+    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], env=env, capture_output=True, timeout=30)
+    assert (closed.returncode, closed.stderr) == (0, b"")
+    reader, writer = os.pipe()
+    os.close(reader)
+    broken = subprocess.run(command, env=env, stdout=writer, stderr=subprocess.PIPE, timeout=30)
+    os.close(writer)
+    assert (broken.returncode, broken.stderr) == (1, b"")
+
+
+def test_an_error_of_a_file_of_the_application_is_shown_whole(cli: Cli) -> None:
+    (cli.home / "broken.py").write_text(
+        textwrap.dedent(
+            f"""
+            from aiotaskq import TaskQ
+
+            tq = TaskQ({cli.url!r})
+
+            @tq.resource
+            async def model() -> int:
+                raise OSError(5, "Input/output error", "model.bin")
+            """
+        )
+    )
+    code, _, err = cli.process("run", "broken:tq")
+    assert code == 1
+    assert "model.bin" in err and "standard output" not in err
+
+
 def test_run_says_what_is_wrong_with_the_target(cli: Cli) -> None:
 
     def fails(*args: str) -> str:

@@ -151,6 +151,36 @@ async def test_a_store_that_is_away_is_not_asked_by_each_task_that_ends() -> Non
     assert 3 <= tries < 20, "one after the other by the back-off, not one for each"
 
 
+@pytest.mark.parametrize("back", ["before the stop", "in the drain"])
+async def test_a_stop_asks_a_store_that_was_away_at_once(monkeypatch: pytest.MonkeyPatch, back: str) -> None:  # A17
+    monkeypatch.setattr("aiotaskq.service.random.uniform", lambda _low, high: high)  # tries every 4 s in the end
+    clock = VirtualClock()
+    tq = TaskQ("memory://", clock=clock)
+
+    async def away(*_args: Any, **_options: Any) -> Any:
+        raise DatabaseUnavailable("away")
+
+    @tq.task
+    async def work(seconds: float) -> None:
+        await clock.sleep(seconds)
+
+    async with tq.running(concurrency=3, scheduler=False):
+        await tq.push_many([work.call(seconds=seconds) for seconds in (1.0, 20.5, 60.0)])
+        await clock.settle()
+        tq._backend.exchange = away  # type: ignore[method-assign]
+        await clock.advance(20.0)
+        if back == "before the stop":
+            del tq._backend.exchange  # type: ignore[method-assign]
+        assert tq._worker is not None
+        stopping = asyncio.create_task(tq._worker.stop(drain=1.0, grace=1.0))
+        await clock.advance(0.7)
+        if back == "in the drain":
+            del tq._backend.exchange  # type: ignore[method-assign]
+        await clock.advance(3.0)
+        code, counts = await stopping, (await tq.stats()).counts
+    assert (code, counts["completed"], counts["pending"]) == (ExitCode.GIVEN_BACK, 2, 1)
+
+
 async def test_an_error_of_one_outcome_fails_no_other(tmp_path: Path) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
     exchange, update = tq._backend.exchange, tq.queue._updates._write

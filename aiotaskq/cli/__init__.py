@@ -10,12 +10,13 @@ import errno
 import os
 import shutil
 import sys
+import traceback
 from io import TextIOWrapper
 from typing import Any
 
 __all__ = ["main", "program"]
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what is printed cannot be written
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 COMPLETE = "_AIOTASKQ_COMPLETE"  # set by the shell when it wants words completed
 
 
@@ -29,7 +30,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a command
     try:
         code = _run()
-        sys.stdout.flush()  # here an error is told; at the end of the interpreter it would be a traceback
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()  # here an error is told; at the end of the interpreter it would be a traceback
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
@@ -73,10 +75,11 @@ def _explain(error: Exception) -> int:
             if (context := getattr(error, "ctx", None)) is not None:
                 print(tr("'{command} --help' says more", command=context.command_path), file=sys.stderr)
         return int(error.exit_code)
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE and _is_ours(error):
         with open(os.devnull, "w") as nothing:
             os.dup2(nothing.fileno(), 1)  # for what is still to be written at the end
-        print(tr("error: {error}", error=f"standard output: {error.strerror}"), file=sys.stderr)
+        if error.errno != errno.EPIPE:  # who reads no more needs no word
+            print(tr("error: {error}", error=f"standard output: {error.strerror}"), file=sys.stderr)
         return 1
     if not isinstance(error, AiotaskqError):
         raise error
@@ -84,6 +87,12 @@ def _explain(error: Exception) -> int:
 
     say_error(error)
     return 1
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it was raised by what prints for the command line, not by a file of the application's."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return str(frames[-1][0].f_globals.get("__name__")).startswith(("aiotaskq.cli", "typer", "rich"))
 
 
 def program() -> str:

@@ -15,6 +15,7 @@ SHARED = (*SQL, "redis")
 ABOUT = {"sql_store": SQL, "shared_store": SHARED, "durable_store": SHARED, "schedules": ("rehearsal", *SQL)}
 """The stores that a fixture is about: a test that asks for it says nothing about the others, and is not made for them.
 The mark ``stores`` narrows it further."""
+assert {*SHARED, "memory", "rehearsal"} == set(STORES), "a new store: say what it is"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
