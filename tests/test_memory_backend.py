@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import aiotaskq.sync
 from aiotaskq.backends import memory
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.memory import MemoryBackend
@@ -26,6 +28,30 @@ from tests.contract.rows import NOW, new
 def test_it_stays_under_200_lines() -> None:
     """The price of one more backend tells whether the seam is right."""
     assert len(Path(memory.__file__).read_text().splitlines()) < 200
+
+
+def test_threads_do_not_stop_for_each_other() -> None:
+    """A thread is not made to wait each time it wants the lock, once another has found it taken."""
+    queue = aiotaskq.sync.MemoryQueue()
+    stops: list[int] = []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)  # so that they meet often
+
+    def work(number: int) -> None:
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        for _ in range(3_000):
+            queue.push_task({"type": "work"})
+            while queue.pop_task(timeout=0) is None:
+                pass
+            queue.task_done()
+        stops.append(resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before)
+
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            assert list(pool.map(work, range(3))) == [None] * 3
+    finally:
+        sys.setswitchinterval(interval)
+    assert sum(stops) < 4_500, "half a stop for each task"
 
 
 def entries(backend: MemoryBackend) -> int:

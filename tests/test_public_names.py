@@ -227,6 +227,7 @@ FLOORS: dict[str, float] = {
     "backends.memory": 2.1,
     "backends.memory_queue": 2,
     "backends.memory_keys": 2,
+    "backends.memory_lock": 2,
     "backends.memory_values": 2,
     "backends.redis": 2.4,
     "backends.redis_hints": 2.3,

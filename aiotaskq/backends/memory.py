@@ -5,7 +5,6 @@ Every verb runs without suspending, under one lock, so that an app's loop and le
 
 from __future__ import annotations
 
-import threading
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, holds, matches, same_push, stats_of
 from aiotaskq.backends.memory_keys import Keys
+from aiotaskq.backends.memory_lock import BriefLock
 from aiotaskq.backends.memory_queue import ReadyQueue, first_of
 from aiotaskq.backends.memory_values import MemoryValues
 from aiotaskq.task import PENDING, RUNNING, SECOND, Task, TaskFilter
@@ -31,7 +31,7 @@ class MemoryBackend(Backend):
     def __init__(self, keep: int = 10_000) -> None:
         super().__init__()
         self.values = MemoryValues()
-        self._keep, self._lock = keep, threading.RLock()
+        self._keep, self._lock = keep, BriefLock()
         self._tasks: dict[str, Task] = {}
         self._queues: defaultdict[str, ReadyQueue] = defaultdict(lambda: ReadyQueue(self._tasks))
         self._running: dict[str, None] = {}

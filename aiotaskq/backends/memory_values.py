@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from itertools import islice
 from typing import Any
 
 from aiotaskq.backends.base import Held, Values
+from aiotaskq.backends.memory_lock import BriefLock
 
 SECOND = 1_000_000_000  # nanoseconds
 NEVER = 2**80  # nanoseconds: later than any instant
 LOOKS = 1_000  # keys looked at in one go, so that the loop is not held
 
 
-class _Alone:
+class _Alone(BriefLock):
     """A lock that tells who does without it whether anybody had it meanwhile: ``turns`` is odd while it is held."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.turns = 0
-        self._lock = threading.Lock()
 
     def __enter__(self) -> None:
-        self._lock.acquire()
+        super().__enter__()
         self.turns += 1
 
     def __exit__(self, *error: object) -> None:
         self.turns += 1
-        self._lock.release()
+        super().__exit__()
 
 
 class MemoryValues(Values):
