@@ -77,11 +77,6 @@ class Service:
         """Whether the next round is wanted at once."""
         return self._wakeup is not None and self._wakeup.event.is_set()
 
-    @property
-    def cancelled(self) -> bool:
-        """Whether its coroutine was asked to end by somebody else than ``stop``."""
-        return self._task is not None and self._task.cancelling() > 0
-
     async def start(self) -> None:
         """Start in the running loop; does nothing if it runs already."""
         if not self.running:

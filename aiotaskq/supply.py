@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from aiotaskq.backends.base import READY, Backend, Change
 from aiotaskq.clock import Clock
@@ -73,6 +74,8 @@ class Supply:
         self._closed = False
         self._in_round = False
         self._stopped = False
+        self._over = asyncio.Event()
+        self._sentinel: asyncio.Task[Any] | None = None
         self._coming = 0  # slots that are kept for what comes with a push
         self._missed = False  # whether a round has found them kept, and may have been for what comes after that
         self._hinted = False
@@ -92,8 +95,8 @@ class Supply:
 
     @property
     def cancelled(self) -> bool:
-        """Whether it was cancelled from outside, as every coroutine is when the loop ends."""
-        return self._service.cancelled
+        """Whether every coroutine was cancelled, as when the loop ends."""
+        return self._sentinel is not None and (self._sentinel.cancelling() > 0 or self._sentinel.cancelled())
 
     @property
     def busy(self) -> bool:
@@ -102,6 +105,8 @@ class Supply:
 
     async def start(self) -> None:
         """Start claiming and writing in the running loop."""
+        # Nobody else cancels it: one that works is cancelled by each of its own timeouts, for a moment.
+        self._sentinel = asyncio.create_task(self._over.wait(), name="aiotaskq-sentinel")
         await self._service.start()
         self._stop_listening = self._backend.hints.listen(self.wake, READY)
         if self._backend.hands_over:
@@ -164,6 +169,7 @@ class Supply:
         """Write no more either; a round that runs may take so long to end."""
         self._stopped = True
         await self._service.stop(seconds)
+        self._over.set()
 
     # ---- what is pushed in this process ----
 

@@ -579,6 +579,25 @@ async def test_reaper_loses_against_a_heartbeat_in_between(url: str) -> None:  #
     assert (after.status, after.crashes) == (Status.RUNNING, 0)
 
 
+async def test_a_cancel_within_a_timeout_of_the_fetcher_is_not_the_end_of_the_loop() -> None:  # D1
+    """``asyncio.timeout`` cancels its coroutine for a moment; that of the fetcher was taken for the end of the loop."""
+    tq = TaskQ("memory://", poll_interval=0.01)
+
+    @tq.task(max_retries=0)
+    async def cancels_itself() -> None:
+        here = asyncio.current_task()
+        assert here is not None
+        time.sleep(0.03)  # so that the fetcher's timer is due, and rings after the next step of this
+        await asyncio.sleep(0)
+        here.cancel()
+        await asyncio.sleep(0)
+
+    async with tq.running(concurrency=1, scheduler=False, drain=1, grace=1):
+        for _ in range(3):
+            with pytest.raises(TaskFailed, match="cancelled from within"):
+                await (await cancels_itself.push()).result(5)
+
+
 async def test_a_handler_that_cancels_its_own_coroutine_takes_no_slot_with_it(tq: TaskQ) -> None:  # D1
     def cancel() -> None:
         here = asyncio.current_task()
