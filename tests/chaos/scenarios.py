@@ -156,7 +156,8 @@ async def pauses(
         while len(paused) < pauses:
             await asyncio.sleep(fleet.chance.uniform(0.5, 1.0) * every)
             alive = fleet.alive()
-            victims = await fleet.expendable(alive)
+            at_work = {run.pid for runs in runs_of(fleet.lines()).values() for run in runs if run.end is None}
+            victims = [each for each in await fleet.expendable(alive) if each.pid in at_work]  # others make no zombies
             if victims and len(alive) > 1:  # somebody has to take over
                 paused.append(asyncio.create_task(fleet.pause(fleet.chance.choice(victims), pause)))
                 await asyncio.sleep(0.5)
