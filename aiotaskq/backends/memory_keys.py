@@ -15,9 +15,8 @@ class Keys:
         return len(self._held)
 
     def add(self, task: Task) -> None:
-        """The task has its keys; a unique one only until it has ended."""
-        if task.unique_key is not None or task.idempotency_key is not None:
-            self._held.update((key, task.task_id) for key in _keys_of(task))
+        """The task has its keys; a unique one only until it has ended. Who has none is not worth the call."""
+        self._held.update((key, task.task_id) for key in _keys_of(task))
 
     def remove(self, task: Task) -> None:
         """The task has no keys any more."""

@@ -73,9 +73,8 @@ async def _until_signal(options: Options) -> int:
         first = loop.time()
         stop.set_result(number)
 
-    with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, on_signal, number)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
     body = asyncio.create_task(play.run())
     await asyncio.wait({body, stop}, return_when=asyncio.FIRST_COMPLETED)
     if not body.done():

@@ -156,11 +156,14 @@ async def pauses(
         while len(paused) < pauses:
             await asyncio.sleep(fleet.chance.uniform(0.5, 1.0) * every)
             alive = fleet.alive()
-            at_work = {run.pid for runs in runs_of(fleet.lines()).values() for run in runs if run.end is None}
+            known = runs_of(fleet.lines())
+            if sum(any(run.committed for run in runs) for runs in known.values()) >= tasks:
+                break  # nobody will be at work any more
+            at_work = {run.pid for runs in known.values() for run in runs if run.end is None}
             victims = [each for each in await fleet.expendable(alive) if each.pid in at_work]  # others make no zombies
             if victims and len(alive) > 1:  # somebody has to take over
                 paused.append(asyncio.create_task(fleet.pause(fleet.chance.choice(victims), pause)))
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(0.5)  # by then it is known whether there was still a process to be stopped
                 if paused[-1].done() and not paused[-1].result():
                     paused.pop()
         await asyncio.gather(*paused)
@@ -172,6 +175,7 @@ async def pauses(
         lines = fleet.lines()
     tried, _ = zombie_writes(lines, runs_of(lines))
     fleet.notes["zombie writes"] = tried
+    report.must(len(paused) == pauses, "all tasks had ended before the last pause")
     report.must(tried > 0, "no zombie has tried to write: the scenario proves nothing")
     report.must(len(fleet.alive()) == workers, "a worker that was paused has ended")
     return report
