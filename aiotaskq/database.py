@@ -20,7 +20,6 @@ from sqlalchemy import Connection, event, exc
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.util import greenlet_spawn
 
-from aiotaskq.backends import mask
 from aiotaskq.engines import (
     ASYNC_DRIVERS,
     CONNECT_TIMEOUT,
@@ -32,6 +31,7 @@ from aiotaskq.engines import (
     sync_session_factory,
 )
 from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, WrongLoop
+from aiotaskq.masking import mask
 from aiotaskq.models import Base
 from aiotaskq.shelter import is_sheltered
 from aiotaskq.sqlite_threads import SqliteThreads

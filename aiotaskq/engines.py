@@ -14,8 +14,9 @@ from sqlalchemy import URL, Engine, create_engine, event, exc, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from aiotaskq.backends import mask, scheme_of
+from aiotaskq.backends import scheme_of
 from aiotaskq.errors import DatabaseUnavailable, MissingExtra, ValidationError
+from aiotaskq.masking import mask
 
 __all__ = [
     "ASYNC_DRIVERS",

@@ -9,13 +9,14 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
-from aiotaskq.backends import connect, mask
+from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, OddRow
 from aiotaskq.bulk import Retention
 from aiotaskq.calls import as_call, new_task_of, session_of
 from aiotaskq.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.errors import AiotaskqError, NotSupported, ValidationError
 from aiotaskq.handles import PushOptions, T, TaskCall, TaskHandle
+from aiotaskq.masking import mask
 from aiotaskq.queue import Queue, Stats
 from aiotaskq.registry import PushMiddleware, Registry
 from aiotaskq.resources import open_resource

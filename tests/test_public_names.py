@@ -253,6 +253,7 @@ FLOORS: dict[str, float] = {
     "clock": 0,
     "settings": 0,
     "log": 0,
+    "masking": 0,
     "loopthread": 0.2,
     "answer": 0.1,
     "errors": 0.1,

@@ -22,6 +22,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from fastapi import FastAPI
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -31,7 +34,17 @@ from aiotaskq.integrations import aiohttp as aiohttp_door
 from aiotaskq.integrations import fastapi as fastapi_door
 from aiotaskq.integrations import starlette as starlette_door
 from aiotaskq.log import logger
-from aiotaskq.web.guard import GUESSES, MAX_ADDRESSES, MINUTE, Doorkeeper, check_access, is_same_origin, names_loopback
+from aiotaskq.task import SECOND
+from aiotaskq.web.guard import (
+    GUESSES,
+    MAX_ADDRESSES,
+    MINUTE,
+    Connections,
+    Doorkeeper,
+    check_access,
+    is_same_origin,
+    names_loopback,
+)
 from aiotaskq.web.openapi import document, schema_of
 from aiotaskq.web.operations import OPERATIONS
 from aiotaskq.web.problem import MEDIA_TYPE, Problem
@@ -581,6 +594,8 @@ def test_where_it_may_listen() -> None:  # J4
     for weak in ("", "short", "x" * 15, "ü" * 20, "a\nb" * 9):
         with pytest.raises(ValidationError, match="token: at least 16"):
             check_access("127.0.0.1", weak)
+    with pytest.raises(ValidationError, match="token: at least 8 different characters"):
+        check_access("127.0.0.1", "ab" * 20)
     assert names_loopback("localhost:80") and names_loopback("[::1]:80") and names_loopback("127.0.0.1")
     for host in (None, "", "evil.example", "127.0.0.1.evil.example", "[oops"):
         assert not names_loopback(host)
@@ -604,6 +619,11 @@ def test_guessing_takes_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:  # J1
     assert keeper.wait("a", MINUTE - 1) == 1 and keeper.wait("a", MINUTE) == 0
     assert keeper.admits(f"bearer {TOKEN}", "a", MINUTE) and not keeper.admits(f"Basic {TOKEN}", "a", MINUTE)
     assert not keeper.admits(None, "c", 0) and "c" not in keeper._wrong
+    for number in range(GUESSES):
+        keeper.admits("Bearer wrong", "d", number)
+    wait = keeper.wait("d", GUESSES)
+    assert keeper.admits(f"Bearer {TOKEN}", "d", GUESSES)
+    assert not keeper.admits("Bearer wrong", "d", 30 * SECOND) and keeper.wait("d", GUESSES) == wait
     for number in range(3 * MAX_ADDRESSES):
         keeper.admits("Bearer wrong", f"address {number}", 0)
     assert len(keeper._wrong) == MAX_ADDRESSES  # H3
@@ -628,11 +648,15 @@ async def test_the_gate_of_a_server_of_its_own(tq: TaskQ) -> None:  # J4, J15
         cross = right | {"origin": "https://evil.example"}
         refused(await ask.post("/queues/q/pause", headers=cross), 403, "CrossOrigin")
         assert (await ask.post("/queues/q/pause", headers=right)).status_code == 200
+        wrong = {"authorization": "Bearer nonsense"}
         for _ in range(GUESSES):
-            refused(await ask.get("/tasks", headers={"authorization": "Bearer nonsense"}), 401, "NoToken")
-        late = await ask.get("/tasks", headers=right)
+            refused(await ask.get("/tasks", headers=wrong), 401, "NoToken")
+        late = await ask.get("/tasks", headers=wrong)
         refused(late, 429, "TooManyGuesses")
         assert 0 < int(late.headers["retry-after"]) <= 60
+        assert (await ask.get("/tasks", headers=right)).status_code == 200  # behind a proxy all have one address
+        refused(await ask.get("/tasks", headers=wrong), 429, "TooManyGuesses")
+        refused(await ask.get("/tasks"), 401, "NoToken")
 
 
 async def test_without_a_token_only_this_machines_names_are_served(tq: TaskQ) -> None:  # J4
@@ -640,6 +664,68 @@ async def test_without_a_token_only_this_machines_names_are_served(tq: TaskQ) ->
     for name, status in (("localhost:8765", 200), ("127.0.0.1", 200), ("rebound.evil.example:8765", 403)):
         async with Ask(transport=httpx.ASGITransport(app), base_url=f"http://{name}") as ask:
             assert (await ask.get("/tasks")).status_code == status, name
+
+
+class Connecting(RuleBasedStateMachine):
+    """Connections that come, ask and go: the bounds hold, and only one without a request ever makes room."""
+
+    TOTAL, EACH = 5, 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connections: Connections[int] = Connections(self.TOTAL, self.EACH)
+        self.open: dict[int, str] = {}
+        self.waiting: list[int] = []  # without a request, the longest waiting first
+        self.made = 0
+
+    @rule(address=st.sampled_from("abc"))
+    def enter(self, address: str) -> None:
+        self.made += 1
+        of_address = [each for each in self.waiting if self.open[each] == address]
+        full = len(self.open) >= self.TOTAL
+        closed: int | None = None
+        if list(self.open.values()).count(address) >= self.EACH:
+            closed = of_address[0] if of_address else self.made
+        elif full:
+            closed = self.waiting[0] if self.waiting else self.made
+        assert self.connections.enter(self.made, address) == closed
+        if closed != self.made:
+            if closed is not None:
+                self.forget(closed)
+            self.open[self.made] = address
+            self.waiting.append(self.made)
+
+    def forget(self, connection: int) -> None:
+        del self.open[connection]
+        if connection in self.waiting:
+            self.waiting.remove(connection)
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), verb=st.sampled_from(("busy", "idle", "leave")))
+    def change(self, data: st.DataObject, verb: str) -> None:
+        connection = data.draw(st.sampled_from(sorted(self.open)))
+        getattr(self.connections, verb)(connection)
+        if verb == "leave":
+            self.forget(connection)
+        elif verb == "busy" and connection in self.waiting:
+            self.waiting.remove(connection)
+        elif verb == "idle" and connection not in self.waiting:
+            self.waiting.append(connection)
+
+    @invariant()
+    def bounded(self) -> None:
+        assert len(self.connections) == len(self.open) <= self.TOTAL
+        assert all(list(self.open.values()).count(address) <= self.EACH for address in "abc")
+
+    def teardown(self) -> None:
+        for connection in [*self.open, -1]:
+            self.connections.leave(connection)
+        kept = [value for value in vars(self.connections).values() if not isinstance(value, int)]
+        assert kept and not any(kept)  # H3
+
+
+TestConnecting = Connecting.TestCase
+TestConnecting.settings = settings(max_examples=50, stateful_step_count=40)
 
 
 # ---- the document ---------------------------------------------------------------------------------------------------

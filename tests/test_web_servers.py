@@ -22,7 +22,8 @@ from fastapi import FastAPI
 
 from aiotaskq import Status, TaskQ, ValidationError, WrongLoop
 from aiotaskq.integrations.fastapi import router
-from aiotaskq.web.server import serve
+from aiotaskq.web import server as web_server
+from aiotaskq.web.server import serve, serve_until
 from tests.backends import STORES, Unavailable
 from tests.programs import ROOT
 
@@ -267,6 +268,83 @@ def test_a_server_of_its_own_ends_by_a_signal(tmp_path: Path) -> None:  # D3, J4
     finally:
         server.kill()
         server.communicate()
+
+
+FEW_FILES = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
+"""
+HALF = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\nx-never-ends: "
+
+
+def test_half_sent_requests_shut_nobody_out_and_fill_no_log(tmp_path: Path) -> None:  # J14
+    port = free_port()
+    log = tmp_path / "log"
+    with log.open("w") as stream:
+        command = [sys.executable, "-uc", FEW_FILES + SERVE, str(port)]
+        server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=stream, text=True)
+    flood: list[socket.socket] = []
+    try:
+        assert server.stdout is not None and server.stdout.readline()
+        for number in range(300):  # more than the server may have files
+            source = f"127.0.0.{1 + number % 3 if sys.platform == 'linux' else 1}", 0
+            one = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE, source_address=source)
+            flood.append(one)
+            one.sendall(HALF if number % 2 else b"nonsense\r\n\r\n")
+            if number % 25 == 24:
+                assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=PATIENCE).status_code == 200
+        right = {"authorization": "Bearer 0123456789abcdef"}
+        assert httpx.get(f"http://127.0.0.1:{port}/tasks", headers=right, timeout=PATIENCE).status_code == 200
+        assert len(os.listdir(f"/proc/{server.pid}/fd")) < 160 // 2 if sys.platform == "linux" else True
+    finally:
+        for one in flood:
+            one.close()
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=PATIENCE)
+        server.kill()
+    assert server.returncode == 0
+    assert log.stat().st_size < 2_000, log.read_text()[:4_000]
+
+
+async def test_a_request_head_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # J14
+    monkeypatch.setattr(web_server, "HEAD", 0.2)
+    stop = asyncio.Event()
+    urls: asyncio.Queue[str] = asyncio.Queue()
+    async with (
+        TaskQ(f"sqlite:///{tmp_path / 'head.db'}") as tq,
+        asyncio.timeout(PATIENCE),
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(serve_until(stop, tq, port=0, started=urls.put_nowait))
+        port = int((await urls.get()).rpartition(":")[2])
+
+        async def rest(*parts: bytes, pause: float = 0.0) -> bytes:
+            """What the server says until it closes the connection, when it is sent these parts."""
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            with contextlib.suppress(ConnectionError):
+                for part in parts:
+                    writer.write(part)
+                    await writer.drain()
+                    await asyncio.sleep(pause)
+            try:
+                return await reader.read()
+            except ConnectionError:
+                return b""
+            finally:
+                writer.close()
+
+        whole = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        assert await rest() == b""
+        assert await rest(HALF) == b""
+        assert await rest(*[HALF, *[b"x"] * 400], pause=0.01) == b""  # a byte now and then is no progress
+        assert (await rest(whole + HALF)).startswith(b"HTTP/1.1 200")  # nor is the second half of a second request
+        assert (await rest(whole)).startswith(b"HTTP/1.1 200")
+        body = (
+            b"POST /tasks HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 31\r\n\r\n"
+        )
+        slow = [body, *[bytes([each]) for each in b'{"type": "x", "params": {}    }']]
+        assert (await rest(*slow, pause=0.02)).startswith(b"HTTP/1.1 201")  # a body has a deadline of its own
+        stop.set()
 
 
 def test_one_queue_in_two_loops_is_refused_and_never_hangs(tmp_path: Path) -> None:  # E12

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.errors import ValidationError
+from aiotaskq.masking import mask
 
-__all__ = ["REHEARSAL", "connect", "mask", "scheme_of"]
+__all__ = ["REHEARSAL", "connect", "scheme_of"]
 
 REHEARSAL = "memory://rehearsal"
 """The URL of a store in memory that goes by the rules of a durable one: for tests."""
@@ -19,23 +20,9 @@ def scheme_of(url: str) -> str:
         raise ValidationError(f"url: a text such as 'sqlite:///app.db' is needed (got {type(url).__name__})")
     scheme = url.partition(":")[0].partition("+")[0].lower()
     if scheme not in ("memory", "redis", "rediss", "valkey", *SQL) or "://" not in url:
-        raise ValidationError(
-            f"url: unknown scheme {scheme[:20]!r}; use memory://, sqlite:///file.db, postgresql://, mysql:// or redis://"
-        )
+        known = "memory://, sqlite:///file.db, postgresql://, mysql:// or redis://"
+        raise ValidationError(f"url: unknown scheme in {mask(url)!r:.100}; use {known}")
     return scheme
-
-
-def mask(url: str) -> str:
-    """Return the URL fit for messages: the password is three stars."""
-    scheme, sep, rest = url.partition("://")
-    login, at, place = rest.rpartition("@")
-    if at:
-        user, colon, _ = login.partition(":")
-        rest = f"{user}{colon and ':***'}@{place}"
-    head, question, query = rest.partition("?")
-    if "pass" in query.lower() or "secret" in query.lower():
-        query = "***"
-    return f"{scheme}{sep}{head}{question}{query}"
 
 
 def connect(url: str) -> Backend:

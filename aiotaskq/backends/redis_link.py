@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coro
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from aiotaskq.backends import mask
 from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, MissingExtra, ValidationError, WrongLoop
+from aiotaskq.masking import mask
 
 try:
     from redis.asyncio import BlockingConnectionPool, Redis
@@ -77,8 +77,8 @@ class Address:
         try:
             known: dict[str, Any] = dict(parse_url(f"{scheme}://{head}?{urlencode(options)}"))
             urlsplit(f"{scheme}://{head}").port  # noqa: B018 - raises for what is no port
-        except ValueError as error:
-            raise ValidationError(f"url: {error} (got {self.shown})") from None
+        except ValueError:  # its text may quote a part of the password
+            raise ValidationError(f"url: cannot be parsed (got {self.shown})") from None
         self.connections = int(known.pop("max_connections", CONNECTIONS))
         self.options = {
             "socket_timeout": TIMEOUT,

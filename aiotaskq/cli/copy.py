@@ -7,7 +7,7 @@ import contextlib
 
 import msgspec
 
-from aiotaskq.backends import connect, mask, scheme_of
+from aiotaskq.backends import connect, scheme_of
 from aiotaskq.cli.language import marked, tr
 from aiotaskq.cli.screen import Bar, bar_of, note, say, say_json, say_table
 from aiotaskq.cli.tables import refuse_unready
@@ -15,6 +15,7 @@ from aiotaskq.clock import SystemClock
 from aiotaskq.copying import Copied
 from aiotaskq.copying import copy as copy_all
 from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.masking import mask
 
 
 def copy(source: str, target: str, *, running: bool, as_json: bool) -> int:

@@ -10,15 +10,16 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.backends import mask, scheme_of
+from aiotaskq.backends import scheme_of
 from aiotaskq.cli.language import marked, tr
 from aiotaskq.cli.opened import with_tq
-from aiotaskq.cli.screen import say, say_error, say_held, say_json, say_title, without_passwords
+from aiotaskq.cli.screen import say, say_error, say_held, say_json, say_title
 from aiotaskq.cli.tables import describe
 from aiotaskq.clock import SystemClock
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.health import Distance, Health, examine, measure
 from aiotaskq.log import printable
+from aiotaskq.masking import mask, without_passwords
 from aiotaskq.taskq import TaskQ
 
 LIBRARIES = (
@@ -90,7 +91,7 @@ def _settings() -> dict[str, str]:
     for name, value in sorted(os.environ.items()):
         if name.startswith("AIOTASKQ_"):
             secret = any(word in name for word in ("TOKEN", "SECRET", "PASS", "KEY"))
-            found[name] = "***" if secret else mask(value) if "://" in value else value
+            found[name] = "***" if secret else mask(value) if name.endswith("URL") or "@" in value else value
     return found
 
 

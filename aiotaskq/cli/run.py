@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, Literal
 
-from aiotaskq.backends import mask
 from aiotaskq.cli.language import marked, tr
 from aiotaskq.cli.screen import note
 from aiotaskq.cli.serving import Site, beside
@@ -22,6 +21,7 @@ from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.events import Event
 from aiotaskq.integrations.logging import NOWHERE, bind_task
 from aiotaskq.log import logger, printable
+from aiotaskq.masking import mask
 from aiotaskq.taskq import TaskQ
 from aiotaskq.worker import ExitCode
 

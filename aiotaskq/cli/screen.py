@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.cli.language import tr
 from aiotaskq.log import printable
+from aiotaskq.masking import without_passwords
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
 LONG = 2_000  # characters of one text that are shown; a terminal scrolls
-_PASSWORD = re.compile(r"(\w://[^\s:/@]*:)[^\s/]*@")
 
 
 def interactive() -> bool:
@@ -36,11 +35,6 @@ def say(text: str = "") -> None:
 def say_error(error: object) -> None:
     """Print one line on standard error."""
     print(tr("error: {error}", error=printable(without_passwords(error), LONG)), file=sys.stderr, flush=True)
-
-
-def without_passwords(text: object) -> str:
-    """Return the text with three stars for each password in a URL: errors of drivers and handlers quote some."""
-    return _PASSWORD.sub(r"\1***@", str(text))
 
 
 def note(text: str) -> None:

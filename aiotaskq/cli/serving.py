@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiotaskq.backends import mask
 from aiotaskq.cli.language import tr
 from aiotaskq.cli.opened import with_tq
 from aiotaskq.cli.screen import note
 from aiotaskq.errors import ValidationError
+from aiotaskq.masking import mask
 from aiotaskq.taskq import TaskQ
 
 

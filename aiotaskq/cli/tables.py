@@ -10,12 +10,13 @@ from typing import TypeVar
 import msgspec
 from sqlalchemy import Connection, exc
 
-from aiotaskq.backends import mask, scheme_of
+from aiotaskq.backends import scheme_of
 from aiotaskq.backends.base import OddRow
 from aiotaskq.cli.language import marked, tr
 from aiotaskq.cli.screen import bar_of, say, say_json, say_table
 from aiotaskq.database import SYNC_DRIVERS, Database, parse_url, sync_engine
 from aiotaskq.errors import DatabaseUnavailable, NotFound, NotSupported, ValidationError
+from aiotaskq.masking import mask
 from aiotaskq.migrations import HEAD, REVISIONS, current, odd_rows, sql_ddl
 from aiotaskq.taskq import TaskQ
 

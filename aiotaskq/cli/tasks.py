@@ -10,10 +10,11 @@ import msgspec
 
 from aiotaskq.cli.language import marked, tr
 from aiotaskq.cli.opened import age, each, hidden, instant, read_json, with_tq
-from aiotaskq.cli.screen import bar_of, note, say, say_error, say_json, say_table, without_passwords
+from aiotaskq.cli.screen import bar_of, note, say, say_error, say_json, say_table
 from aiotaskq.clock import SystemClock
 from aiotaskq.errors import ResultTimeout, TaskFailed, ValidationError
 from aiotaskq.log import printable
+from aiotaskq.masking import without_passwords
 from aiotaskq.task import FINAL, SECOND, Status, Task
 from aiotaskq.taskq import TaskQ
 

@@ -7,7 +7,6 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiotaskq.backends import mask
 from aiotaskq.cli import program
 from aiotaskq.cli.language import tr, width
 from aiotaskq.cli.screen import say, say_held, say_json, say_title
@@ -15,6 +14,7 @@ from aiotaskq.demo.checks import Check
 from aiotaskq.demo.files import Found
 from aiotaskq.demo.numbers import Numbers, percentile
 from aiotaskq.log import printable
+from aiotaskq.masking import mask
 
 if TYPE_CHECKING:
     from aiotaskq.demo.play import Options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
 from collections.abc import Callable, Collection, Iterator
@@ -13,16 +14,17 @@ from typing import Any
 from aiotaskq.clock import SystemClock
 from aiotaskq.errors import MissingExtra, ValidationError
 from aiotaskq.integrations.starlette import application, response_of
-from aiotaskq.log import printable
-from aiotaskq.task import check_int
+from aiotaskq.log import logger, printable
+from aiotaskq.task import SECOND, check_int
 from aiotaskq.taskq import TaskQ
-from aiotaskq.web.guard import Doorkeeper, check_access, names_loopback
+from aiotaskq.web.guard import Connections, Doorkeeper, check_access, names_loopback
 from aiotaskq.web.operation import MAX_BODY, say_problem
 from aiotaskq.web.operations import OPERATIONS
 from aiotaskq.web.problem import problem
 
 try:
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 except ModuleNotFoundError:
     raise MissingExtra("uvicorn is not installed; install the extra web: pip install -e '.[web]'") from None
 
@@ -31,6 +33,10 @@ __all__ = ["asgi", "serve", "serve_until"]
 HOST = "127.0.0.1"
 PORT = 8765
 LAST_REQUESTS = 5  # seconds that open requests get when the server stops
+HEAD = 10.0  # seconds in which the head of a request has to arrive
+MAX_CONNECTIONS = 512  # in all, and never more than a quarter of the files that the process may have open
+BACKLOG = 64  # connections that wait to be accepted, which is done for all of them at once
+TELL = 60.0  # seconds between two lines about connections that were closed to make room
 
 _OPEN = frozenset(operation.path for operation in OPERATIONS if operation.open)
 _CLOCK = SystemClock()
@@ -53,7 +59,7 @@ def serve(
     Args:
         host, port: where to listen; port 0 takes a free one.
         token: what ``Authorization: Bearer …`` must hold, at least 16 characters; ``/healthz`` and ``/readyz`` need
-            none. Ten wrong ones in a minute make an address wait.
+            none. After ten wrong ones in a minute an address gets 429 for further ones; the right one is let in.
         read_only, show_args, origins, max_body: see ``aiotaskq.web.operation.make_policy``.
         started: is called with the URL as soon as requests are answered.
 
@@ -89,18 +95,23 @@ async def serve_until(
 ) -> None:
     """Like ``serve``, in the running loop until the event is set, for a queue that is open (or running) already.
 
-    No signal handler is installed. Open requests get 5 s to end. Raises ValidationError as ``serve``.
+    No signal handler is installed. Open requests get 5 s to end. A connection whose request head has not arrived
+    within 10 s is closed. At most 512 connections are open, and no more than a quarter of the process's limit on open
+    files; a quarter of them may be of one address. Raises ValidationError as ``serve``.
     """
     app = asgi(tq, host, token, read_only, show_args=show_args, origins=origins, max_body=max_body)
     listener = _listen(host, port)
     config = uvicorn.Config(
         app,
+        http=bounded(*_limits()),
+        ws="none",
+        backlog=BACKLOG,
         lifespan="off",
         log_config=None,  # logging is the application's
-        log_level="warning",
+        log_level="error",  # a warning for each malformed request would let anybody fill the log
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # an address that the client can choose could guess for ever
+        proxy_headers=False,  # an address that the client can choose is no address to count by
         timeout_graceful_shutdown=LAST_REQUESTS,
     )
     server = _Server(config, lambda: started(_url(host, listener)))
@@ -123,7 +134,7 @@ def _listen(host: str, port: int) -> socket.socket:
     check_int("port", port, 0, 65_535)
     try:
         family = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((bare, port), family=family, backlog=2048)
+        return socket.create_server((bare, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise ValidationError(f"host, port: cannot listen on {printable(host)}:{port}: {error.strerror}") from None
 
@@ -171,10 +182,11 @@ class _Gate:
         if scope["path"] in _OPEN and scope["method"] in ("GET", "HEAD"):
             return None
         address, ticks = (scope.get("client") or ("",))[0], _CLOCK.ticks()
-        if wait := self._doorkeeper.wait(address, ticks):
-            return say_problem(problem(429, "TooManyGuesses", "too many wrong tokens; wait"), Retry_After=str(wait))
-        if self._doorkeeper.admits(headers.get(b"authorization"), address, ticks):
+        given, wait = headers.get(b"authorization"), self._doorkeeper.wait(address, ticks)
+        if self._doorkeeper.admits(given, address, ticks):
             return None
+        if wait and given:
+            return say_problem(problem(429, "TooManyGuesses", "too many wrong tokens; wait"), Retry_After=str(wait))
         return say_problem(
             problem(401, "NoToken", "a token is needed: Authorization: Bearer …"),
             WWW_Authenticate='Bearer realm="aiotaskq"',
@@ -197,3 +209,88 @@ class _Server(uvicorn.Server):
         """Start, and tell."""
         await super().startup(sockets)
         self._told()
+
+
+def _limits() -> tuple[int, int]:
+    """Return how many connections may be open in all, and of one address.
+
+    The accepted ones must leave files for the store and the handlers: a process without any cannot even accept, and
+    asyncio logs each attempt.
+    """
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    total = MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(8, min(MAX_CONNECTIONS, files // 4))
+    return total, total // 4
+
+
+def bounded(total: int, each: int) -> type[H11Protocol]:
+    """Return uvicorn's protocol for at most so many connections in all and of one address; see ``Connections``.
+
+    uvicorn's own ``limit_concurrency`` answers each request above it with 503, the probe's too, and does not see a
+    connection that never completes its first request; its ``timeout_keep_alive`` begins after the first answer.
+    """
+    connections: Connections[Bounded] = Connections(total, each)
+    told: list[int] = []  # ticks of the last line in the log
+
+    class Bounded(H11Protocol):
+        """A connection that is closed when the head of its request does not arrive in time, or its place is needed."""
+
+        _deadline: asyncio.TimerHandle | None = None
+        _unsent = 0  # bytes of the last answer that the client has not read yet
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            closed = connections.enter(self, (self.client or ("",))[0])
+            if closed is not None:
+                closed.transport.abort()
+                _tell(told, total, each)
+            self._look()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            connections.leave(self)
+            self._stop_waiting()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._look()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._look()
+
+        def _look(self) -> None:
+            """Wait for a head while no request is being answered."""
+            if self.cycle is not None and not self.cycle.response_complete:
+                connections.busy(self)
+                self._stop_waiting()
+            elif self._deadline is None and not self.transport.is_closing():
+                connections.idle(self)
+                self._wait()
+
+        def _wait(self) -> None:
+            self._unsent = self.transport.get_write_buffer_size()
+            self._deadline = self.loop.call_later(HEAD, self._too_late)
+
+        def _stop_waiting(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+        def _too_late(self) -> None:
+            if 0 < self.transport.get_write_buffer_size() < self._unsent:
+                self._wait()  # it still reads the last answer, slowly
+            else:
+                self.transport.abort()
+
+    return Bounded
+
+
+def _tell(told: list[int], total: int, each: int) -> None:
+    now = _CLOCK.ticks()
+    if not told or now - told[0] >= TELL * SECOND:
+        told[:] = [now]
+        logger.warning(
+            "web: too many connections (at most {} of one address, {} in all); the longest waiting ones are closed",
+            each,
+            total,
+        )

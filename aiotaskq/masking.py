@@ -1,0 +1,46 @@
+"""Passwords in URLs become three stars, also in URLs that no parser accepts: they are what error messages quote."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["mask", "without_passwords"]
+
+STARS = "***"
+_SCHEME = re.compile(r"[^@]*?://|[A-Za-z][\w+.-]*(?::/{0,3}|/{2,3})|")
+_PORT = re.compile(r"\d*")
+_USER = re.compile(r"[\w.%+-]*")
+# Names of options whose values are not shown.
+_HIDDEN = r"[\w.-]*(?:pass|pwd|secret|token|cred|key)[\w.-]*"
+_OPTION = re.compile(rf"\b({_HIDDEN}=)[^&\s]*", re.IGNORECASE)
+# In a text the end of a password is not known where it holds an "@": up to the last one before a blank.
+_LOGIN = re.compile(
+    r"((?:[\w+]:?/{1,3}|\b(?:postgres|postgresql|mysql|mariadb|rediss?|valkey)(?:\+\w+)?:)[^\s:/@]*):\S*@"
+)
+_LOGIN_WITHOUT_USER = re.compile(r"\b((?:redis|rediss|valkey)://)[^\s:/@]+@")
+_OPTION_OF_URL = re.compile(rf"([?&;]{_HIDDEN}=)[^&;\s'\"]*", re.IGNORECASE)
+
+
+def mask(url: str) -> str:
+    """Return a URL fit for messages: its password, and what may be a part of one, is ``***``."""
+    scheme = _SCHEME.match(url)
+    assert scheme is not None  # it matches nothing, too
+    head, rest = url[: scheme.end()], url[scheme.end() :]
+    login, at, place = rest.rpartition("@")
+    if at:
+        user, colon, _ = login.partition(":")
+        if not colon and not (head.endswith("://") and not head.startswith(("redis", "valkey"))):
+            user, colon = "", ":"  # a password alone is what some write for redis, and others by mistake
+        rest = f"{user if _USER.fullmatch(user) else STARS}{colon and ':' + STARS}@{place}"
+    elif not head.lower().startswith("sqlite"):
+        host, colon, port = re.split(r"[/?]", rest, maxsplit=1)[0].rpartition(":")
+        if colon and not host.startswith("[") and not _PORT.fullmatch(port):
+            rest = f"{host.partition(':')[0]}:{STARS}"  # a login without its "@"
+    return head + _OPTION.sub(rf"\1{STARS}", rest)
+
+
+def without_passwords(text: object) -> str:
+    """Return a text with ``***`` for each password of a URL in it: errors of drivers and handlers quote some."""
+    said = _LOGIN.sub(rf"\1:{STARS}@", str(text))
+    said = _LOGIN_WITHOUT_USER.sub(rf"\1:{STARS}@", said)
+    return _OPTION_OF_URL.sub(rf"\1{STARS}", said)
