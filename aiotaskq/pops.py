@@ -27,22 +27,25 @@ Key = tuple[str, int]
 
 
 class OpenPop(msgspec.Struct):
-    """A task that was popped and not settled yet. ``given_back`` once its id was pushed again (the retry recipe)."""
+    """A task that was popped and not settled yet.
+
+    ``given_back`` is the thread or coroutine that pushed its id again (the retry recipe): the next ``task_done()`` of
+    that one, or of the owner, is answered by this pop and writes nothing.
+    """
 
     task: Task
     owner: weakref.ref[Any]
-    given_back: bool = False
+    given_back: weakref.ref[Any] | None = None
+    told: bool = False
+    """Whether a warning was given that it was left open."""
 
-    def orphaned(self) -> bool:
-        """Whether the coroutine or thread that popped it has ended."""
-        owner = self.owner()
-        if isinstance(owner, asyncio.Task):
-            return owner.done()
-        return owner is None or (isinstance(owner, threading.Thread) and not owner.is_alive())
+    def belongs_to(self, caller: object) -> bool:
+        """Whether this thread or coroutine popped the task, or pushed its id again."""
+        return self.owner() is caller or (self.given_back is not None and self.given_back() is caller)
 
 
 def _me() -> object:
-    """Who pops or settles here: the running coroutine, or in a thread without a loop that thread."""
+    """Return the running coroutine's task, or in a thread without a loop that thread."""
     loop = _get_running_loop()
     return threading.current_thread() if loop is None else caller.get() or asyncio.current_task(loop)
 
@@ -76,6 +79,20 @@ class OpenPops:
                 return self._take(next(iter(self._open)))
         return None
 
+    def left_open(self) -> Task | None:
+        """Return the caller's newest task if it is not settled; each task once."""
+        me = _me()
+        mine = self._by_owner.get(id(me))
+        while mine:
+            pop = self._open.get(mine[-1])
+            if pop is not None and pop.belongs_to(me):
+                if pop.told or pop.given_back is not None:
+                    return None
+                pop.told = True
+                return pop.task
+            mine.pop()
+        return None
+
     def _take(self, key: Key) -> OpenPop | None:
         pop = self._open.pop(key, None)
         if pop is not None and self._newest.get(key[0]) == key:
@@ -83,53 +100,61 @@ class OpenPops:
         return pop
 
     def given_back(self, task: Task) -> None:
-        """Note that the popped task was handed back, so that it needs no settling."""
-        if (pop := self._open.get((task.task_id, task.fence))) is not None:
-            pop.given_back = True
+        """Note that the popped task was pushed again, so that it needs no settling."""
+        key = task.task_id, task.fence
+        if (pop := self._open.get(key)) is not None:
+            me = _me()
+            pop.given_back = weakref.ref(me)
+            if pop.owner() is not me:
+                self._by_owner.setdefault(id(me), deque()).append(key)
 
     def take(self, task_id: str | None) -> OpenPop:
-        """Take out the oldest unsettled pop of this coroutine (or thread), or the one named. Raises NoOpenTask."""
-        taken = self._take_mine() if task_id is None else self._take_named(task_id)
+        """Take out the caller's newest unsettled pop, else the oldest of any thread; or the one named.
+
+        Raises NoOpenTask.
+        """
+        taken = (self._take_mine() or self._take_oldest()) if task_id is None else self._take_named(task_id)
         if taken is not None:
             return taken
         if task_id is not None:
             raise NoOpenTask(f"task_done(): task {printable(task_id)} was not popped here, or is settled already")
-        raise NoOpenTask("task_done() called with no popped task open in this thread or coroutine")
+        raise NoOpenTask("task_done() called with no popped task open in any thread or coroutine")
 
     def _take_mine(self) -> OpenPop | None:
+        # The newest, also where it was given back: a `task_done()` in `finally` means that one. An older one may be
+        # open because its handler failed; to complete it would lose it.
         me = _me()
         mine = self._by_owner.get(id(me), deque())
-        handed_back: deque[Key] = deque()  # these only answer for a task_done() that may still come
-        try:
-            while True:
-                key = mine.popleft()
-                pop = self._open.get(key)
-                if pop is None or pop.owner() is not me:
-                    continue  # settled by name; or of an earlier object in this place of memory
-                if pop.given_back:
-                    handed_back.append(key)
-                elif (taken := self._take(key)) is not None:
-                    mine.extendleft(reversed(handed_back))
-                    return taken
-        except IndexError:
-            mine.extendleft(reversed(handed_back))
-        # A pop inside asyncio.wait_for belongs to a coroutine of its own on Python 3.11; it has ended by now.
-        orphans = (key for key, pop in list(self._open.items()) if pop.orphaned())
-        return self._first([*handed_back, *orphans])
+        while mine:
+            key = mine.pop()
+            pop = self._open.get(key)  # it may be settled by name; or be of an earlier object in this place of memory
+            if pop is not None and pop.belongs_to(me) and (taken := self._take(key)) is not None:
+                return taken
+        return None
+
+    def _take_oldest(self) -> OpenPop | None:
+        pops = list(self._open.items())
+        return self._first(key for key, pop in pops if pop.given_back is None) or self._first(key for key, _ in pops)
 
     def _take_named(self, task_id: str) -> OpenPop | None:
         me = _me()
         newest = self._newest.get(task_id)
         pop = None if newest is None else self._open.get(newest)
-        if newest is not None and pop is not None and pop.owner() is me and not pop.given_back:
+        if newest is not None and pop is not None and pop.owner() is me and pop.given_back is None:
             return self._take(newest)
-        named = [(key, pop) for key, pop in list(self._open.items()) if key[0] == task_id]
-        mine = [item for item in named if item[1].owner() is me] or named
-        mine.sort(key=lambda item: item[1].given_back)
-        return self._first([key for key, _ in mine])
+        named = [(key, pop) for key, pop in reversed(list(self._open.items())) if key[0] == task_id]
+        named.sort(key=lambda item: (not item[1].belongs_to(me), item[1].given_back is not None))
+        return self._first(key for key, _ in named)
 
     def _first(self, keys: Iterable[Key]) -> OpenPop | None:
         return next((taken for key in keys if (taken := self._take(key)) is not None), None)
+
+    def put_back(self, pop: OpenPop) -> None:
+        """Undo a ``take``: the pop could not be settled, and is its owner's newest again."""
+        key = pop.task.task_id, pop.task.fence
+        self._open[key] = pop
+        self._newest.setdefault(pop.task.task_id, key)
+        self._by_owner.setdefault(id(pop.owner()), deque()).append(key)
 
     def adopt(self, other: OpenPops) -> None:
         """Take over the pops of another queue object of the same store, which is used no more."""

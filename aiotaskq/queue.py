@@ -17,7 +17,7 @@ from aiotaskq.clock import Clock
 from aiotaskq.errors import LeaseLost, NotFound, ResultTimeout, TaskConflict, ValidationError
 from aiotaskq.events import Events
 from aiotaskq.leases import fresh_owner
-from aiotaskq.log import printable
+from aiotaskq.log import logger, printable
 from aiotaskq.outcome import (
     POP_OWNER,
     Cancelled,
@@ -238,19 +238,34 @@ class Queue:
         return tasks[0] if tasks else None
 
     async def _remember(self, task: Task) -> None:
+        if self._backend.durable and (former := self._pops.left_open()) is not None:
+            logger.warning(
+                "queue: {} {} was popped and not settled; it comes back after its visibility timeout",
+                printable(former.type),
+                printable(former.task_id),
+            )
         forgotten = self._pops.add(task)
-        if forgotten is not None and not (forgotten.given_back or self._backend.durable):
+        if forgotten is not None and forgotten.given_back is None and not self._backend.durable:
             await self._backend.delete([forgotten.task.task_id])  # a store without leases would keep it for ever
 
     async def task_done(self, task_id: str | None = None) -> None:
-        """Say that a popped task is finished: the oldest unsettled of this coroutine (or thread), or the one named.
+        """Say that a popped task is finished: the newest unsettled one of this coroutine (or thread).
 
-        Raises NoOpenTask when there is none, and LeaseLost when its visibility timeout passed and it was taken over.
+        If that has none, the oldest unsettled one of any thread; or the one named. One that was pushed again since its
+        pop is settled already: then nothing is written. Raises NoOpenTask when no pop is open, LeaseLost when the
+        visibility timeout passed and the task was taken over; after any other error the pop is still open.
         """
-        open_pop = self._pops.take(task_id)
-        if not open_pop.given_back and await self.settle(open_pop.task, Completed()) is None:
+        pop = self._pops.take(task_id)
+        if pop.given_back is not None:
+            return
+        try:
+            after = await self.settle(pop.task, Completed())
+        except BaseException:
+            self._pops.put_back(pop)  # else the next call would complete an older one, whose handler may have failed
+            raise
+        if after is None:
             raise LeaseLost(
-                f"task {open_pop.task.task_id} was not settled within its visibility timeout and is no longer yours"
+                f"task {pop.task.task_id} was not settled within its visibility timeout and is no longer yours"
             )
 
     def adopt(self, other: Queue) -> None:
@@ -260,7 +275,7 @@ class Queue:
     async def give_back(self, task_id: str) -> None:
         """Put a popped task back as if it had not been popped: whoever popped it has left, and never saw it."""
         pop = self._pops.take(task_id)
-        if not pop.given_back:
+        if pop.given_back is None:
             await self.settle(pop.task, Released("its caller left"))
 
     # ---- settling ----

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
+import aiotaskq.sync
 from aiotaskq import (
     DatabaseQueue,
+    DatabaseUnavailable,
     LeaseLost,
     MemoryQueue,
     NoOpenTask,
@@ -100,8 +104,12 @@ async def test_cancelled_pop_loses_nothing(queue: MemoryQueue) -> None:  # E10, 
     assert task is not None and task["retry_count"] == 0
 
 
-async def test_task_done_settles_the_oldest_of_the_calling_coroutine(queue: MemoryQueue) -> None:
-    ids = [await queue.push_task({"type": "t"}) for _ in range(3)]
+async def statuses(queue: MemoryQueue, ids: list[str]) -> list[str]:
+    return [str((await queue.get(task_id)).status) for task_id in ids]
+
+
+async def test_task_done_settles_the_newest_of_the_calling_coroutine(queue: MemoryQueue) -> None:
+    ids = [await queue.push_task({"type": "t"}) for _ in range(4)]
 
     async def other() -> None:
         task = await queue.pop_task(0)
@@ -112,16 +120,74 @@ async def test_task_done_settles_the_oldest_of_the_calling_coroutine(queue: Memo
     await queue.pop_task(0)
     await asyncio.create_task(other())
     await queue.pop_task(0)
-    assert [str((await queue.get(i)).status) for i in ids] == ["running", "completed", "running"]
+    await queue.pop_task(0)
+    assert await statuses(queue, ids) == ["running", "completed", "running", "running"]
     await queue.task_done()
-    assert [str((await queue.get(i)).status) for i in ids] == ["completed", "completed", "running"]
+    assert await statuses(queue, ids) == ["running", "completed", "running", "completed"]
     await queue.task_done(ids[2])
+    await queue.task_done()
+    assert await statuses(queue, ids) == ["completed"] * 4
     with pytest.raises(NoOpenTask, match="no popped task open"):
         await queue.task_done()
     with pytest.raises(NoOpenTask, match="was not popped here"):
         await queue.task_done(ids[2])
     with pytest.raises(ValueError, match="task_done"):  # as the standard library's queue
         await queue.task_done()
+
+
+async def test_who_has_popped_nothing_settles_the_oldest_of_all(queue: MemoryQueue) -> None:
+    """As with the standard library's queue, one coroutine may finish what others have popped."""
+    ids = [await queue.push_task({"type": "t"}) for _ in range(4)]
+    hold = asyncio.Event()
+
+    async def pops(popped: asyncio.Event) -> None:
+        assert await queue.pop_task(0) is not None
+        popped.set()
+        await hold.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(2):
+            popped = asyncio.Event()
+            group.create_task(pops(popped))
+            await popped.wait()
+        await asyncio.create_task(queue.pop_task(0))  # its coroutine has ended: no reason to go before the others
+        for settled in range(1, 4):
+            await queue.task_done()
+            assert await statuses(queue, ids) == ["completed"] * settled + ["running"] * (3 - settled) + ["pending"]
+        with pytest.raises(NoOpenTask):
+            await queue.task_done()
+        hold.set()
+
+
+def test_a_thread_settles_what_another_has_popped() -> None:
+    queue = aiotaskq.sync.MemoryQueue()
+    mine, *others = [queue.push_task({"type": "t", "task_id": str(number)}) for number in range(3)]
+    assert queue.pop_task(0) is not None
+    for _ in others:
+        thread = threading.Thread(target=queue.pop_task, args=(0,))
+        thread.start()
+        thread.join()
+    done = threading.Thread(target=lambda: [queue.task_done() for _ in range(2)])
+    done.start()
+    done.join()
+    assert [str(queue.get(task_id).status) for task_id in (mine, *others)] == ["completed", "completed", "running"]
+    queue.task_done()
+    with pytest.raises(NoOpenTask):
+        queue.task_done()
+
+
+async def test_what_could_not_be_settled_stays_the_newest(queue: MemoryQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second try must not complete the one before it, whose handler has failed."""
+    failed, done = [await queue.push_task({"type": "t"}) for _ in range(2)]
+    await queue.pop_task(0)
+    await queue.pop_task(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(queue, "settle", AsyncMock(side_effect=DatabaseUnavailable("away")))
+        for task_id in (None, None, done):
+            with pytest.raises(DatabaseUnavailable):
+                await queue.task_done(task_id)
+    await queue.task_done()
+    assert await statuses(queue, [failed, done]) == ["running", "completed"]
 
 
 async def test_pop_inside_a_coroutine_that_has_ended_can_be_settled(queue: MemoryQueue) -> None:
@@ -150,6 +216,25 @@ async def test_retry_recipe(queue: MemoryQueue, done_in_finally: bool) -> None:
     assert task is not None and task["task_id"] == other
     await queue.task_done()
     assert (await queue.get(other)).status is Status.COMPLETED
+
+
+@pytest.mark.parametrize("who", ["the one that popped", "another"])
+async def test_task_done_after_a_push_again_completes_no_older_pop(queue: MemoryQueue, who: str) -> None:
+    """`finally: task_done()` is about the task that was just handed back, whoever worked on it."""
+    older, failed = [await queue.push_task({"type": "t"}) for _ in range(2)]
+    await queue.pop_task(0)
+    task = await queue.pop_task(0)
+    assert task is not None
+
+    async def fails() -> None:
+        task["retry_count"] += 1
+        await queue.push_task(task)
+        await queue.task_done()
+
+    await (fails() if who == "the one that popped" else asyncio.create_task(fails()))
+    assert await statuses(queue, [older, failed]) == ["running", "pending"]
+    await queue.task_done()
+    assert await statuses(queue, [older, failed]) == ["completed", "pending"]
 
 
 async def test_a_handed_back_pop_never_hides_a_real_one(queue: MemoryQueue) -> None:

@@ -84,7 +84,7 @@ def test_the_documented_verbs(queue: aiotaskq.sync.MemoryQueue, where: Callable[
         assert popped[1] is not None and popped[1]["mine"] == [1] and popped[1]["task_id"] == ids[0]
         assert queue.pop_task(0) is None and queue.pop_task(timeout=0.01) is None and queue.is_empty()
         queue.task_done()
-        queue.task_done(ids[1])
+        queue.task_done(ids[0])
         queue.task_done()
         with pytest.raises(NoOpenTask):
             queue.task_done()
