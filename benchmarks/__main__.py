@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError) as error:
         print(f"--compare: {error}", file=sys.stderr)
         return 2
-    made = _measure(console, picked, _settings(options), options.out, arguments)
+    made = _measure(console, picked, _settings(options), options, arguments)
     _leave(console, made, options.out, options.json)
     terminal.show(console, made)
     if old is not None:
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", default=Path("bench-results"), help="where the report goes; %(default)s"
     )
+    parser.add_argument("--jit", action="store_true", help="PostgreSQL of the system, 17 or earlier, with JIT")
     parser.add_argument("--list", action="store_true", help="list what can be measured, and stop")
     return parser
 
@@ -83,17 +84,17 @@ def _measure(
     console: Console,
     picked: list[tuple[Scenario, list[Case]]],
     settings: Settings,
-    out: Path,
+    options: argparse.Namespace,
     arguments: list[str],
 ) -> report.Report:
     """Run all that was picked; what there is by then, if it is interrupted."""
     started = time.monotonic()
-    places = Places(out)
+    places = Places(options.out, jit=options.jit)
     try:
         where = machine.describe(places, arguments)
         present = [(scenario, [case for case in cases if not case.absent]) for scenario, cases in picked]
         absent = [case for _, cases in picked for case in cases if case.absent]
-        measured, stopped = _run(console, places, present, settings, out / "logs")
+        measured, stopped = _run(console, places, present, settings, options.out / "logs")
         where["servers"] = machine.servers(places)
         where["seconds"] = round(time.monotonic() - started, 1)
         return report.make(where, settings, measured, absent, stopped)

@@ -22,6 +22,11 @@ PACKAGES = (
     "sqlalchemy", "taskiq", "taskiq-redis",
 )  # fmt: skip
 
+POSTGRESQL = (
+    "SELECT current_setting('server_version') || ', JIT ' || "
+    "CASE WHEN pg_jit_available() THEN 'on' WHEN current_setting('jit') = 'on' THEN 'not installed' ELSE 'off' END"
+)
+
 
 def describe(places: Places, arguments: list[str]) -> dict[str, Any]:
     """Return what the reader of a report must know, before anything is measured."""
@@ -42,8 +47,8 @@ def describe(places: Places, arguments: list[str]) -> dict[str, Any]:
 
 
 def servers(places: Places) -> dict[str, str]:
-    """Return the versions of the servers that were started."""
-    questions = {"postgresql": "SHOW server_version", "mysql": "SELECT version()", "redis": "INFO server"}
+    """Return the versions of the servers that were started, and whether PostgreSQL compiles plans (JIT)."""
+    questions = {"postgresql": POSTGRESQL, "mysql": "SELECT version()", "redis": "INFO server"}
     found = {}
     for kind in START:
         if kind in places.started and (server := places.start(kind)) is not None:

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from benchmarks.case import FAMILIES, LIMIT, OURS
-from benchmarks.report import Group, Report, families, groups, short
+from benchmarks.report import Group, Report, families, groups, report_servers, short
 
 STYLE = """
 :root { color-scheme: light; --ink: #212529; --soft: #868e96; --line: #dee2e6; --ours: #0b7285; }
@@ -78,7 +78,7 @@ def _head(report: Report) -> Iterator[str]:
         "disk": f"{machine['disk']}; the shortest durable write takes {machine['sync_ms']:g} ms",
         "load before": f"{machine['load']:g}",
         "Python": machine["python"],
-        "servers": ", ".join(f"{name} {version}" for name, version in machine.get("servers", {}).items()) or "none",
+        "servers": report_servers(report),
         "took": f"{machine.get('seconds', 0):,.0f} s",
     }
     for name, value in rows.items():

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.servers import Server, Unavailable, mariadb, postgresql, valkey
+from tests.servers import Server, Unavailable, mariadb, postgresql, postgresql_jit, valkey
 
 START = {"postgresql": postgresql, "mysql": mariadb, "redis": valkey}
 
@@ -18,9 +18,11 @@ START = {"postgresql": postgresql, "mysql": mariadb, "redis": valkey}
 class Places:
     """Gives an empty place for each run, and takes it away afterwards. Servers end with the process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, jit: bool = False) -> None:
+        """With ``jit``, PostgreSQL is that of the system: version 17 or earlier, with JIT."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
+        self._start = {**START, "postgresql": postgresql_jit} if jit else START
         self.started: set[str] = set()
         self.unavailable: dict[str, str] = {}
         self._number = 0
@@ -34,7 +36,7 @@ class Places:
         if kind not in START or kind in self.unavailable:
             return None
         try:
-            server = START[kind](durable=True)
+            server = self._start[kind](durable=True)
             self.started.add(kind)
             return server
         except Unavailable as error:

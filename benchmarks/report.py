@@ -48,6 +48,11 @@ def make(
     return report
 
 
+def report_servers(report: Report) -> str:
+    """Return the servers that took part, with their versions, in one line."""
+    return ", ".join(f"{name} {version}" for name, version in report["machine"].get("servers", {}).items()) or "none"
+
+
 def _row(measured: Measured) -> dict[str, Any]:
     case = measured.case
     figures = {}

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.case import FAMILIES, LIMIT, OURS, Scenario
-from benchmarks.report import Change, Report, families, groups, short
+from benchmarks.report import Change, Report, families, groups, report_servers, short
 
 BAR = 16  # columns of the longest bar
 BLOCK = "▇"
@@ -46,6 +46,7 @@ def list_scenarios(console: Console, scenarios: Mapping[str, Scenario]) -> None:
 def show(console: Console, report: Report) -> None:
     """Show all tables of a report."""
     console.print("each figure: median, min–max, and how many times as good aiotaskq is", style="dim")
+    console.print(f"servers: {report_servers(report)}", style="dim", highlight=False)
     for family in families(report):
         show_family(console, report, family)
     show_targets(console, report)

@@ -20,6 +20,7 @@ from aiotaskq.database import sync_engine
 from aiotaskq.migrations import OUR_TABLES
 from tests.servers import Server, Unavailable, mariadb, valkey
 from tests.servers import postgresql as postgresql_server
+from tests.servers import postgresql_jit as postgresql_jit_server
 
 __all__ = ["STORES", "Store", "Unavailable"]
 
@@ -142,6 +143,10 @@ def postgresql(folder: Path) -> AbstractAsyncContextManager[Store]:
     return _on_server("postgresql", postgresql_server)
 
 
+def postgresql_jit(folder: Path) -> AbstractAsyncContextManager[Store]:
+    return _on_server("postgresql_jit", postgresql_jit_server)
+
+
 def mysql(folder: Path) -> AbstractAsyncContextManager[Store]:
     return _on_server("mysql", mariadb)
 
@@ -161,6 +166,7 @@ STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {
     "rehearsal": rehearsal,
     "sqlite": sqlite,
     "postgresql": postgresql,
+    "postgresql_jit": postgresql_jit,
     "mysql": mysql,
     "redis": redis,
 }

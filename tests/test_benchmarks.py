@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +16,11 @@ from typing import Any
 import pytest
 
 from aiotaskq.cli.bench import bench
-from benchmarks import page, report
+from benchmarks import machine, page, report
 from benchmarks.__main__ import main
 from benchmarks.case import LIMIT, OURS, Case, Run, Sample, Scenario, Unit, load, quantile
 from benchmarks.cases.scheduler import plan
+from benchmarks.places import Places
 from benchmarks.runner import Child, Failed, Measured, Settings, chosen
 from benchmarks.system import Tally, in_threads
 from benchmarks.targets import ANY_PEER, TARGETS, judge
@@ -84,6 +87,19 @@ def test_machine_and_versions_are_named(data: dict[str, Any]) -> None:
     assert machine["command"].startswith("python -m benchmarks --scale 0.01")
 
 
+@pytest.mark.parametrize(
+    ("jit", "said"), [(False, r"1\d\.\d+, JIT not installed"), (True, r"1[0-7]\.\d+ .*, JIT on")], ids=["18", "jit"]
+)
+def test_the_version_of_the_server_is_named_with_its_jit(
+    jit: bool, said: str, tmp_path: Path, unavailable: dict[str, str]
+) -> None:
+    with contextlib.closing(Places(tmp_path, jit=jit)) as places:
+        if places.start("postgresql") is None:
+            unavailable["postgresql_jit" if jit else "postgresql"] = places.unavailable["postgresql"]
+            pytest.skip(places.unavailable["postgresql"])
+        assert re.fullmatch(said, machine.servers(places)["postgresql"])
+
+
 def test_the_page_needs_nothing_from_anywhere(made: Path) -> None:
     text = (made / "report.html").read_text()
     assert "<script" not in text and "src=" not in text and "@import" not in text
@@ -95,7 +111,7 @@ def test_the_terminal_shows_medians_and_targets(made: Path) -> None:
     said = (made / "said.txt").read_text()
     assert "push, run and finish, 10 at a time  tasks/s" in said
     assert "memory, end to end" in said and "not measured" in said
-    assert "report.html" in said
+    assert "report.html" in said and "servers: none" in said
 
 
 def test_no_process_and_no_file_of_a_run_is_left(made: Path) -> None:

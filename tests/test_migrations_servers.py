@@ -20,11 +20,15 @@ from aiotaskq.errors import SchemaTooNew, ValidationError
 from aiotaskq.models import Base
 from aiotaskq.task import Status
 from tests.contract.rows import LEASE, new
-from tests.servers import Server, Unavailable, mariadb, postgresql
+from tests.servers import Server, Unavailable, mariadb, postgresql, postgresql_jit
 from tests.test_migrations import LEGACY, NOW, NOW_S, found
 
 ROOT = Path(__file__).resolve().parent.parent
-SERVERS: dict[str, Callable[..., Server]] = {"postgresql": postgresql, "mysql": mariadb}
+SERVERS: dict[str, Callable[..., Server]] = {
+    "postgresql": postgresql,
+    "postgresql_jit": postgresql_jit,
+    "mysql": mariadb,
+}
 _made = 0
 
 

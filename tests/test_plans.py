@@ -26,11 +26,17 @@ from aiotaskq.database import sync_engine
 from aiotaskq.models import Base
 from aiotaskq.task import SECOND, Status, TaskFilter
 from tests.contract.rows import LEASE, NOW, ids, new
-from tests.servers import Unavailable, mariadb, postgresql
+from tests.servers import Server, Unavailable, mariadb, postgresql, postgresql_jit
 
 FINISHED = 100_000
 FUTURE = 20_000  # of each of three priorities: what is due at -1, 0 and 1 lies behind those of the priority before
-DATABASES = ("sqlite", "postgresql", "mysql")
+SERVERS: dict[str, Callable[..., Server]] = {
+    "postgresql": postgresql,
+    "postgresql_jit": postgresql_jit,
+    "mysql": mariadb,
+}
+DATABASES = ("sqlite", *SERVERS)
+POSTGRESQL = ("postgresql", "postgresql_jit")
 READY = "ix_task_queue_ready"
 
 Verb = Callable[[sa.Connection], Any]
@@ -97,7 +103,7 @@ def start(name: str, folder: Path, unavailable: dict[str, str], database: str) -
         url = f"sqlite:///{folder / database}.db"
     else:
         try:
-            server = (postgresql if name == "postgresql" else mariadb)(durable=False)
+            server = SERVERS[name](durable=False)
         except Unavailable as error:
             unavailable[name] = str(error)
             pytest.skip(f"{name}: {error}")
@@ -153,6 +159,11 @@ class Cost:
 
 def cost(engine: sa.Engine, verb: Verb) -> tuple[Any, Cost]:
     """Run a verb in a transaction that is rolled back, then explain each of its statements that reads."""
+    with engine.connect() as connection:
+        return cost_on(connection, verb)
+
+
+def cost_on(connection: sa.Connection, verb: Verb) -> tuple[Any, Cost]:
     found = Cost()
     sent: list[tuple[str, Any]] = []
 
@@ -160,18 +171,18 @@ def cost(engine: sa.Engine, verb: Verb) -> tuple[Any, Cost]:
         if not many:
             sent.append((statement, parameters))
 
-    with engine.connect() as connection:
-        sa.event.listen(engine, "before_cursor_execute", note)
-        try:
-            answer, found.reads = COUNTED[engine.dialect.name](connection, verb)
-        finally:
-            sa.event.remove(engine, "before_cursor_execute", note)
-        connection.rollback()
-        found.statements = [statement for statement, _ in sent if "task_queue" in statement]
-        for statement, parameters in sent:
-            if "task_queue" in statement and statement.startswith(("SELECT", "WITH")):
-                EXPLAIN[engine.dialect.name](connection, statement, parameters, found)
-        connection.rollback()
+    dialect = connection.dialect.name
+    sa.event.listen(connection, "before_cursor_execute", note)
+    try:
+        answer, found.reads = COUNTED[dialect](connection, verb)
+    finally:
+        sa.event.remove(connection, "before_cursor_execute", note)
+    connection.rollback()
+    found.statements = [statement for statement, _ in sent if "task_queue" in statement]
+    for statement, parameters in sent:
+        if "task_queue" in statement and statement.startswith(("SELECT", "WITH")):
+            EXPLAIN[dialect](connection, statement, parameters, found)
+    connection.rollback()
     return answer, found
 
 
@@ -205,7 +216,10 @@ def postgresql_counted(connection: sa.Connection, verb: Verb) -> tuple[Any, int]
 
 def postgresql_explain(connection: sa.Connection, statement: str, parameters: Any, found: Cost) -> None:
     (plan,) = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).scalars()
-    nodes = [(json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]]
+    (explained,) = json.loads(plan) if isinstance(plan, str) else plan
+    if "JIT" in explained:
+        found.detours.append(f"compiled: {explained['JIT']}")
+    nodes = [explained["Plan"]]
     while nodes:
         node = nodes.pop()
         nodes += node.get("Plans", [])
@@ -279,7 +293,7 @@ def test_an_idle_claim_passes_by_what_waits(engine: sa.Engine, queues: list[str]
     assert len(found.statements) == (1 if engine.dialect.name != "mysql" else 4)
 
 
-@on("sqlite", "postgresql")  # in MariaDB the heads come one by one
+@on("sqlite", *POSTGRESQL)  # in MariaDB the heads come one by one
 def test_the_order_does_not_hang_on_the_kind_of_join(filled: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     # A hash join gives its rows in any order; PostgreSQL takes it now and then.
     push(filled, *(new(task_id=f"due-{n:02}", priority=n - 50) for n in range(40)))
@@ -303,7 +317,7 @@ def test_usually_a_claim_is_two_or_three_statements(engine: sa.Engine) -> None:
     assert words == (["WITH"] if engine.dialect.name == "postgresql" else ["SELECT", "UPDATE"])
 
 
-@on("postgresql")  # it alone says what it has changed, and skips what others have
+@on(*POSTGRESQL)  # it alone says what it has changed, and skips what others have
 @pytest.mark.parametrize("queues", [None, ["default"]])
 def test_the_first_priority_is_claimed_in_one_statement(filled: sa.Engine, queues: list[str] | None) -> None:
     first = [new(task_id=f"due-{n:03}", priority=-2, run_at=NOW - n) for n in range(200)]
@@ -330,8 +344,42 @@ def test_the_first_priority_is_claimed_in_one_statement(filled: sa.Engine, queue
     assert found.detours == [] and found.reads <= 60
 
 
-def test_nothing_but_one_priority(tmp_path: Path, unavailable: dict[str, str]) -> None:
-    engine = start("postgresql", tmp_path, unavailable, "plans_one")
+@on(*POSTGRESQL)
+@pytest.mark.parametrize("pooler", ["", "?pooler=transaction"])
+async def test_no_statement_is_compiled(engine: sa.Engine, pooler: str) -> None:
+    # Before version 18 a disabled scan adds 1e10 to a plan's cost, and JIT compiles each plan above 1e5.
+    push(engine, *(new(task_id=f"due-{n:03}", priority=n % 3 - 1, expires_at=NOW + 9) for n in range(200)))
+    fill(engine, 200, "held-", status="running", lease_until=NOW - 1, fence=1, run_at=NOW)
+    held = [(f"held-{n}", 1) for n in range(100)]
+    verbs: dict[str, Verb] = {
+        "claim": claim(10),
+        "claim of queues": claim(10, ["default", "mail"]),
+        "claim of the first": lambda c: sql_claim.claim_first(c, "o", NOW, 10, None, LEASE),
+        "heartbeat": lambda c: sql_tasks.heartbeat(c, held, LEASE),
+        "request_cancel": lambda c: sql_tasks.request_cancel(c, [name for name, _ in held]),
+        "next_run_at": lambda c: sql_claim.next_run_at(c, NOW, ["mail"]),
+        "stats": lambda c: sql_claim.stats(c, NOW),
+        "overdue": lambda c: sql_tasks.overdue(c, NOW, 100),
+        "find": lambda c: sql_tasks.find(c, TaskFilter(), 50),
+        "active": lambda c: sql_tasks.active(c, ["s"]),
+        "purge": lambda c: sql_tasks.purge(c, TaskFilter(), 500),
+    }
+    backend = SqlBackend(engine.url.render_as_string(hide_password=False) + pooler)
+    try:
+        await backend.open()
+        for name, verb in verbs.items():
+            _, found = await backend.database.write(lambda c, verb=verb: cost_on(c, verb))  # type: ignore[misc]
+            assert found.statements, name
+            assert [each for each in found.detours if each.startswith("compiled")] == [], name
+    finally:
+        await backend.close()
+        remove(engine, "due-%")
+        remove(engine, "held-%")
+
+
+@pytest.mark.parametrize("name", POSTGRESQL)
+def test_nothing_but_one_priority(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:
+    engine = start(name, tmp_path, unavailable, "plans_one")
 
     def first(limit: int) -> tuple[int, bool]:
         with engine.connect() as connection:
@@ -379,7 +427,7 @@ def test_a_task_without_a_priority_is_claimed_too(engine: sa.Engine) -> None:
     assert found.detours == []
 
 
-@on("postgresql", "mysql")  # SQLite has one writer at a time
+@on(*SERVERS)  # SQLite has one writer at a time
 def test_two_claims_at_a_time_both_get_rows(engine: sa.Engine) -> None:  # F13, F14
     push(engine, *(new(task_id=f"due-{n:02}", seq=n) for n in range(20)))
     try:
@@ -394,10 +442,11 @@ def test_two_claims_at_a_time_both_get_rows(engine: sa.Engine) -> None:  # F13, 
     assert third == []
 
 
+@pytest.mark.parametrize("name", POSTGRESQL)
 def test_entries_that_a_snapshot_holds_are_passed_once(  # F10
-    tmp_path: Path, unavailable: dict[str, str]
+    name: str, tmp_path: Path, unavailable: dict[str, str]
 ) -> None:
-    engine = start("postgresql", tmp_path, unavailable, "plans_held")
+    engine = start(name, tmp_path, unavailable, "plans_held")
     churned = 3_000
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as reader:
         reader.execute(sa.select(sa.func.count()).select_from(TASKS))

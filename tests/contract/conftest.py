@@ -15,7 +15,9 @@ SHARED = (*SQL, "redis")
 ABOUT = {"sql_store": SQL, "shared_store": SHARED, "durable_store": SHARED, "schedules": ("rehearsal", *SQL)}
 """The stores that a fixture is about: a test that asks for it says nothing about the others, and is not made for them.
 The mark ``stores`` narrows it further."""
-assert {*SHARED, "memory", "rehearsal"} == set(STORES), "a new store: say what it is"
+SAME = {"postgresql_jit": "postgresql"}
+"""What is said of the one store here, and by the mark ``stores``, holds for the other."""
+assert {*SHARED, *SAME, "memory", "rehearsal"} == set(STORES), "a new store: say what it is"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -23,7 +25,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "store" in metafunc.fixturenames and all(mark.args[0] != "store" for mark in marks.iter_markers("parametrize")):
         about = [ABOUT[name] for name in metafunc.fixturenames if name in ABOUT]
         about += [mark.args for mark in marks.iter_markers("stores")]
-        names = [name for name in STORES if all(name in stores for stores in about)]
+        names = [name for name in STORES if all(SAME.get(name, name) in stores for stores in about)]
         metafunc.parametrize("store", names, indirect=True)
 
 

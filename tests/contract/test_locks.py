@@ -147,14 +147,13 @@ async def test_many_writers_of_the_same_rows_wait_in_one_direction(server: Store
 
 async def test_the_clock_is_utc_whatever_the_zone(server: Store) -> None:  # C12
     engine = sync_engine(server.url)
-    zones = {"postgresql": ("UTC", "Asia/Tokyo", "-09:00"), "mysql": ("+00:00", "+09:00", "-11:30")}[server.name]
+    mysql = server.name == "mysql"
+    zones = ("+00:00", "+09:00", "-11:30") if mysql else ("UTC", "Asia/Tokyo", "-09:00")
     here = await server.backend.ping()
     assert here is not None
     with engine.connect() as connection:
         for zone in zones:
-            connection.exec_driver_sql(
-                f"SET time_zone = '{zone}'" if server.name == "mysql" else f"SET TIME ZONE '{zone}'"
-            )
+            connection.exec_driver_sql(f"SET time_zone = '{zone}'" if mysql else f"SET TIME ZONE '{zone}'")
             there = clock(connection)
             assert there is not None and abs(there - here) < 60 * SECOND
     engine.dispose()

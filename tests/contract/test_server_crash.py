@@ -11,9 +11,14 @@ import pytest
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.task import TaskFilter
 from aiotaskq.taskq import TaskQ
-from tests.servers import Server, Unavailable, mariadb, postgresql, valkey
+from tests.servers import Server, Unavailable, mariadb, postgresql, postgresql_jit, valkey
 
-SERVERS: dict[str, Callable[[], Server]] = {"postgresql": postgresql, "mysql": mariadb, "redis": valkey}
+SERVERS: dict[str, Callable[[], Server]] = {
+    "postgresql": postgresql,
+    "postgresql_jit": postgresql_jit,
+    "mysql": mariadb,
+    "redis": valkey,
+}
 
 
 @pytest.mark.promise("survives kill -9 of the server")
