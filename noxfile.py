@@ -50,6 +50,7 @@ FLOORS = {
         "claims",
         "bound",
         "pops",
+        "runner",
         "running",
         "stall",
         "slots",

@@ -25,7 +25,8 @@ class Clock(ABC):
 
     @abstractmethod
     def ticks(self) -> int:
-        """Return microseconds of a clock that cannot be set: for measuring how long something takes."""
+        """Return microseconds of a clock that cannot be set and, where the system has such a one, goes on while the
+        host sleeps: for measuring how long something takes."""
 
     @abstractmethod
     def nanos(self) -> int:
@@ -44,6 +45,10 @@ class Clock(ABC):
         await self.wait(asyncio.Event(), seconds)
 
 
+# CLOCK_MONOTONIC stands still while Linux is suspended (clock_gettime(2)), and leases do not.
+_TICKS = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 class SystemClock(Clock):
     """The host's wall clock; waiting is monotonic, so that a step of the wall clock never prolongs a sleep."""
 
@@ -51,7 +56,7 @@ class SystemClock(Clock):
         return time.time_ns() // 1000
 
     def ticks(self) -> int:
-        return time.monotonic_ns() // 1000
+        return time.clock_gettime_ns(_TICKS) // 1000
 
     nanos = staticmethod(time.monotonic_ns)  # no call of Python's own
 

@@ -1,8 +1,7 @@
-"""Claimed tasks on their way to a worker's slots; one that is suspected of killing its process goes through alone."""
+"""Claimed tasks that wait for a free slot of a worker; a task suspected of killing its process runs alone."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 
@@ -12,7 +11,7 @@ from aiotaskq.task import Task
 
 
 class Inbox:
-    """Hands tasks to whoever waits for one, the first come first.
+    """Claimed tasks in the order in which they were put. ``ready`` is called when ``next`` may have a task to give.
 
     A task whose process has died under it as often as it may is on its last chance: beside it others would be blamed
     for what it does, or it for what others do. It waits until nothing runs and all that ran is written, and until that
@@ -20,15 +19,14 @@ class Inbox:
     hours. Meanwhile nothing else is kept: where it waits, its worker may die of the suspect.
     """
 
-    def __init__(self, ticks: Callable[[], int], patience: int) -> None:
+    def __init__(self, ticks: Callable[[], int], patience: int, ready: Callable[[], object] = lambda: None) -> None:
         self._ticks = ticks
         self._patience = patience
+        self._ready = ready
         self._tasks: deque[Task] = deque()
         self._suspects: deque[tuple[int, Task]] = deque()  # with the tick until which they wait
-        self._waiting: deque[asyncio.Future[None]] = deque()
         self._alone: tuple[int, Task] | None = None  # a suspect that runs, and the tick until which others wait for it
         self._moved = 0  # ticks when a task went in or out
-        self._closed = False
         self.pace = Pace()
         self.running = 0
         """How many were handed out and have not ended."""
@@ -56,23 +54,11 @@ class Inbox:
             if not self._tasks:
                 self._moved = self._ticks()
             self._tasks.append(task)
-        if self._waiting:
-            self._wake()
+        self._ready()
         return True
 
-    async def get(self) -> Task | None:
-        """Wait for a task; None once the inbox is closed. Each one has to be followed by ``done``."""
-        while True:
-            if (task := self.next()) is not None:
-                return task
-            if self._closed:
-                return None
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            await waiter
-
     def next(self) -> Task | None:
-        """Return the next task, if there is one; as ``get``."""
+        """Return the task that may run next, or None. Each one has to be followed by ``done``."""
         if self._tasks and (self._alone is None or not self._is_alone()):
             self.running += 1
             return self._tasks.popleft()
@@ -88,8 +74,7 @@ class Inbox:
         self.running -= 1
         self._moved = ticks
         self.pace.took(took)
-        if self._waiting:
-            self._wake()
+        self._ready()
 
     def written(self, task: Task) -> None:
         """Say that one of the ``unwritten`` is written, or never will be."""
@@ -108,8 +93,8 @@ class Inbox:
 
     def hurry(self) -> None:
         """Look whether a suspect, or the others for one that runs, have waited for long enough."""
-        for _ in range(min(len(self), len(self._waiting))):
-            self._wake()
+        if len(self):
+            self._ready()
 
     def take(self, which: Callable[[Task], bool] = lambda _task: True) -> list[Task]:
         """Take out those that ``which`` names."""
@@ -121,16 +106,3 @@ class Inbox:
     def take_last(self, keep: int) -> list[Task]:
         """Take out all but so many of those that wait for nothing but a slot."""
         return [self._tasks.pop() for _ in range(len(self._tasks) - keep)][::-1]
-
-    def close(self) -> None:
-        """Let everybody who waits go."""
-        self._closed = True
-        while self._waiting:
-            self._wake()
-
-    def _wake(self) -> None:
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return

@@ -12,7 +12,7 @@ from aiotaskq.clock import Clock, SystemClock
 from aiotaskq.context import current
 from aiotaskq.events import Events
 from aiotaskq.handlers import Handler
-from aiotaskq.log import logger
+from aiotaskq.log import logger, printable
 from aiotaskq.running import Running
 from aiotaskq.stall import StallWatch
 from aiotaskq.task import Task
@@ -24,7 +24,7 @@ class Occupancy(msgspec.Struct, frozen=True):
     """How many slots there are, and how many are taken: in all, by threads, by processes, and by these past a timeout.
 
     A thread cannot be interrupted, so its slot stays taken until it ends: ``overdue_threads`` of ``threads`` have
-    passed their task's timeout. The same holds for a process.
+    passed their task's timeout. The same holds for a process, and for a coroutine that swallows its cancel.
     """
 
     slots: int
@@ -33,6 +33,7 @@ class Occupancy(msgspec.Struct, frozen=True):
     processes: int = 0
     overdue_threads: int = 0
     overdue_processes: int = 0
+    overdue_coroutines: int = 0
 
 
 class Slots:
@@ -69,25 +70,38 @@ class Slots:
 
     def occupancy(self) -> Occupancy:
         """Count what runs now; any thread may ask."""
-        count = {"thread": 0, "process": 0}
+        count = {"loop": 0, "thread": 0, "process": 0}
         overdue = dict(count)
         running = list(self._running.values())
         for each in running:
             handler = self._handlers.get(each.task.type)
-            if handler is not None and handler.executor in count:
+            if handler is not None:
                 count[handler.executor] += 1
-                overdue[handler.executor] += each.overdue
+                overdue[handler.executor] += each.deaf if handler.executor == "loop" else each.overdue
         return Occupancy(
-            self._size, len(running), count["thread"], count["process"], overdue["thread"], overdue["process"]
+            self._size,
+            len(running),
+            count["thread"],
+            count["process"],
+            overdue["thread"],
+            overdue["process"],
+            overdue["loop"],
         )
+
+    def deaf(self) -> list[Task]:
+        """Return the tasks whose handlers go on though their timeout has passed; any thread may ask."""
+        return [each.task for each in list(self._running.values()) if each.deaf]
 
     def timed_out(self, running: Running) -> None:
         """Tell that a task has passed its timeout and interrupt it; soon after, tell if that held up all others."""
         self._events.emit("timeout", self._clock.now(), running.task)
         running.interrupt("timeout")
-        self._clock.call_later(UNWINDING, lambda: self._look(running.task))
+        self._clock.call_later(UNWINDING, lambda: self._look(running))
 
-    def _look(self, task: Task) -> None:
+    def _look(self, running: Running) -> None:
+        task, running.unwound = running.task, True
+        if running.deaf and self._handlers[task.type].executor == "loop":
+            logger.warning("task {} ({}) goes on after its timeout", task.task_id, printable(task.type))
         late = [each for each in self._running.values() if each.overdue]
         what = f"all {len(late)} slots are held by handlers"
         if len(late) < self._size:

@@ -270,7 +270,7 @@ class TaskQ(Registry):
         except AiotaskqError as error:
             found["store"] = str(error)
         if self._worker is not None:
-            found["workers"] = None if self._worker.healthy else "leases are not renewed, or nothing can be claimed"
+            found["workers"] = self._worker.problem
             if "scheduler" in self.__dict__ and self.scheduler.running:
                 failures = self.scheduler.failures
                 found["scheduler"] = f"{failures} looks for due schedules failed in a row" if failures else None

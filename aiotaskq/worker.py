@@ -1,53 +1,35 @@
-"""The worker actor: claims tasks, runs their handlers in a fixed number of coroutines, settles what they came to."""
+"""The worker: claims tasks, runs each in a coroutine of its own, and settles what they came to."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
+import contextvars
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from enum import IntEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from aiotaskq.backends.base import CANCEL, Backend
 from aiotaskq.calls import follow_ups
 from aiotaskq.clock import Clock
-from aiotaskq.context import SnoozeRequested, TaskContext, current
-from aiotaskq.deadlines import Deadlines
+from aiotaskq.context import TaskContext
 from aiotaskq.errors import ValidationError
 from aiotaskq.handlers import Executors, Handler
 from aiotaskq.inbox import Inbox
 from aiotaskq.leases import Key, LeaseKeeper, fresh_owner
 from aiotaskq.log import logger, printable
-from aiotaskq.outcome import (
-    Cancelled,
-    Completed,
-    Failed,
-    LeaseExpired,
-    Outcome,
-    Released,
-    TimedOut,
-    describe,
-    storable,
-)
+from aiotaskq.outcome import Outcome, Released, storable
 from aiotaskq.queue import Queue
+from aiotaskq.runner import CUT_OFF, STOPPED, RunCall, Runner
 from aiotaskq.running import Running
 from aiotaskq.service import Service
 from aiotaskq.slots import Slots
 from aiotaskq.supply import NEVER_STARTED, Supply
 from aiotaskq.task import MAX_NAME, SECOND, Status, Task, check_int, check_key, check_seconds
 
-UNKNOWN_AFTER = 3600.0  # seconds that a task without a handler is passed around before it fails
-
-T = TypeVar("T")
-STOPPED = "its worker was stopped"
-CUT_OFF = "its worker was cut off from the store"
 SERVICES = 1.0  # seconds in which a loop's round may end by itself when the worker stops
-TURN = 2_000  # ticks for which a slot may run quick tasks, one after the other, before others have the loop
 CLOSING = 5.0  # seconds that giving back connections, threads and resources may take in the end
-RunCall = Callable[[Task], Awaitable[Any]]
 
 
 class ExitCode(IntEnum):
@@ -94,11 +76,9 @@ class Worker:
         self._middleware = middleware
         self._make_resources = resources
         self._owner = fresh_owner("worker-")
-        self._inbox = Inbox(clock.ticks, int(self._lease * SECOND))
+        self._inbox = Inbox(clock.ticks, int(self._lease * SECOND), self._start_ready)
         self._running: dict[str, Running] = {}
         self.held = Slots(self._running, handlers, self._concurrency, queue.events, clock)
-        self._deadlines = Deadlines(clock, self.held.timed_out)
-        self._slots: set[asyncio.Task[None]] = set()
         self._stop_listening: Callable[[], None] = lambda: None
         self._keeper = LeaseKeeper(
             backend, clock, lease=self._lease, heartbeat=self._heartbeat, answered=self._answered, fenced=self._fenced
@@ -120,6 +100,17 @@ class Worker:
             told=self._told_of_the_end,
             rested=self._look_idle,
         )
+        self._executors = Executors(self._concurrency)
+        self.runner = Runner(
+            handlers,
+            self._executors,
+            clock,
+            queue.events,
+            self._running,
+            durable=backend.durable,
+            timed_out=self.held.timed_out,
+            ending=lambda: self._supply.cancelled,
+        )
         self._canceller = Service("cancels", self._look_for_cancels, clock)
         self._reap_interval = check_seconds("reap_interval", reap_interval, zero=False)
         self._reaper = Service("reaper", self._reap, clock)
@@ -128,7 +119,6 @@ class Worker:
         self._hurried = False
         self._given_back = 0
         self._idle = asyncio.Event()
-        self._executors = Executors(self._concurrency)
         self._stack = contextlib.AsyncExitStack()
         self._exit: asyncio.Task[ExitCode] | None = None
 
@@ -138,23 +128,24 @@ class Worker:
         return len(self._running)
 
     @property
-    def healthy(self) -> bool:
-        """Whether the store answers: its leases are renewed, and it was asked for tasks without an error."""
-        return self._keeper.trusted and not self._supply.failures
+    def problem(self) -> str | None:
+        """What is wrong, or None: leases not renewed, claims that fail, handlers that go on after their timeout."""
+        if not self._keeper.trusted or self._supply.failures:
+            return "leases are not renewed, or nothing can be claimed"
+        if deaf := self.held.deaf():
+            types = ", ".join(sorted({printable(task.type) for task in deaf})[:5])
+            return (
+                f"{len(deaf)} of {self._concurrency} slots are held by handlers that go on after their timeout: {types}"
+            )
+        return None
 
     async def start(self) -> None:
-        """Start the slots, the fetcher, the heartbeat and the reaper in the running loop."""
+        """Start the fetcher, the heartbeat and the reaper in the running loop."""
         self.loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
         self._idle = asyncio.Event()
-        self._resources = await self._make_resources(self._stack) if self._make_resources is not None else {}
-        self._call: RunCall = self._invoke
-        self._plain = not self._middleware
-        for middleware in reversed(self._middleware):
-            self._call = functools.partial(_wrapped, middleware, self._call)
-        for number in range(self._concurrency):
-            slot = asyncio.create_task(self._serve(), name=f"aiotaskq-slot-{number}")
-            self._slots.add(slot)
-            slot.add_done_callback(self._slots.discard)
+        resources = await self._make_resources(self._stack) if self._make_resources is not None else {}
+        self.runner.prepare(self._middleware, resources)
         self._stop_listening = self._backend.hints.listen(self._told_to_cancel, CANCEL)
         self.held.start()
         await self._keeper.start()
@@ -197,55 +188,74 @@ class Worker:
         earlier.interrupt("lost")
         self._supply.put(task, Released("an earlier run of it has not ended here", SECOND))
 
-    async def _serve(self) -> None:
-        slot = asyncio.current_task()
-        assert slot is not None
-        inbox, ticks = self._inbox, self._clock.ticks
-        began = start = ticks()
-        while True:
-            if (task := inbox.next()) is None:
-                if (task := await inbox.get()) is None:
-                    return
-                start = ticks()
-            try:
-                await self._run(task, slot)
-            except Exception:
-                # A fault of ours, not of the handler; the slot must live, and the task comes back when its lease ends.
-                logger.opt(exception=True).error("task {} could not be settled", task.task_id)
-            end = ticks()
-            inbox.done(task, end, end - start)
-            if end - began > TURN:  # a handler that never waits gives nobody else the loop
-                await asyncio.sleep(0)
-                began = end = ticks()
-            start = end
-
     # ---- running ----
 
-    async def _run(self, task: Task, slot: asyncio.Task[None]) -> None:
-        if (earlier := self._running.get(task.task_id)) is not None:
-            self._not_beside(earlier, task)
-            return
-        context = TaskContext(task, self)
-        running = self._running[task.task_id] = Running(task, slot, context)
+    def _start_ready(self) -> None:
+        """Start a run for each task that may run now, as far as there are free slots."""
+        inbox = self._inbox
+        while inbox.running < self._concurrency and (task := inbox.next()) is not None:
+            if (earlier := self._running.get(task.task_id)) is not None:
+                self._not_beside(earlier, task)
+                inbox.done(task, self._clock.ticks(), 0)
+                continue
+            running = self._running[task.task_id] = Running(task, TaskContext(task, self))
+            self._spawn(running, self._run(running))
+
+    def _spawn(self, running: Running, work: Coroutine[Any, Any, None]) -> None:
+        # A copy of the context that the worker was started in: a handler's context variables end with its run.
+        running.coroutine = self.loop.create_task(work, name="aiotaskq-run", context=self._context.copy())
+
+    async def _run(self, running: Running) -> None:
+        """Run one task. Nothing is awaited here but the handler: a cancel that it leaves behind meets nobody else."""
+        task, began = running.task, self._clock.ticks()
+        running.begun = True
         try:
-            outcome = await self._outcome(running)
-            if slot.cancelling():
-                await running.forget_cancels(lambda: self._supply.cancelled)
-            if context.completed:
-                await self._supply.put_completed(task, outcome)
-            elif outcome is not None:
-                self._supply.put(task, outcome)
-            else:
-                self._inbox.forget(task)
-                self._keeper.drop((task.task_id, task.fence))
+            if self._keeper.trusted:
+                outcome = await self.runner.run(running)
+            else:  # the process stood still for longer than its lease: others may have the task; if not, it goes back
+                outcome = Released(CUT_OFF)
+            if running.context.completed:
+                self._spawn(running, self._run_completed(running, outcome, began))
+                return
+            self._put_outcome(task, outcome)
+        except Exception:
+            self._not_settled(task)
         except BaseException:
-            self._inbox.forget(task)
-            self._keeper.drop((task.task_id, task.fence))
+            self._drop(task)
+            self._ended(running, began)
             raise
+        self._ended(running, began)
+
+    async def _run_completed(self, running: Running, outcome: Outcome | None, began: int) -> None:
+        """Settle a run that has completed its task in a transaction of its own, which is read back from the store."""
+        try:
+            await self._supply.put_completed(running.task, outcome)
+        except Exception:
+            self._not_settled(running.task)
         finally:
-            del self._running[task.task_id]
-            if self._stopping:
-                self._look_idle()
+            self._ended(running, began)
+
+    def _put_outcome(self, task: Task, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            self._supply.put(task, outcome)
+        else:
+            self._drop(task)
+
+    def _not_settled(self, task: Task) -> None:
+        # A fault of ours, not of the handler: the worker must live, and the task comes back when its lease ends.
+        logger.opt(exception=True).error("task {} could not be settled", task.task_id)
+        self._drop(task)
+
+    def _drop(self, task: Task) -> None:
+        self._inbox.forget(task)
+        self._keeper.drop((task.task_id, task.fence))
+
+    def _ended(self, running: Running, began: int) -> None:
+        del self._running[running.task.task_id]
+        now = self._clock.ticks()
+        self._inbox.done(running.task, now, now - began)
+        if self._stopping:
+            self._look_idle()
 
     async def report(self, task: Task, value: dict[str, Any]) -> bool:
         """Store the progress of a task that runs here; return whether it is still ours."""
@@ -255,112 +265,6 @@ class Worker:
         """Complete a task that runs here in the caller's transaction; return whether it is still ours."""
         result = storable(result)
         return await self._queue.complete_with(session, task, result, then=self._follow_ups) is not None
-
-    async def _outcome(self, running: Running) -> Outcome | None:
-        """Run the handler; return what it came to, or None if the task is no longer ours."""
-        task = running.task
-        handler = self._handlers.get(task.type)
-        if task.undecodable is not None:
-            return Failed(f"undecodable: {task.undecodable}", retryable=False)
-        if task.cancel_requested:
-            return Cancelled()
-        if handler is None:
-            return self._unknown(task)
-        if self._queue.events.wanted and "started" in self._queue.events:
-            self._queue.events.emit("started", self._clock.now(), task)
-        timeout = task.timeout if task.timeout is not None else handler.timeout
-        deadline = 0 if timeout is None else self._deadlines.add(timeout, running)
-        token = current.set(running.context)
-        try:
-            if self._plain and handler.executor == "loop" and not handler.injected:
-                result = await handler.function(**task.params)  # as `_invoke` does, in half the time
-            else:
-                result = await self._call(task)
-        except asyncio.CancelledError:
-            if running.abandoned or (running.reason is None and self._supply.cancelled):
-                raise  # the loop is ending; the lease ends by itself
-            return self._interrupted(running, timeout)
-        except SnoozeRequested as snooze:
-            return Released("snoozed", snooze.delay)
-        except BrokenProcessPool:
-            # A process died, of this task or of one beside it: a crash, which is counted until it is poison; but a
-            # process manager that stops a service may well signal all of its processes.
-            self._executors.renew_processes()
-            return Released(STOPPED) if self._stopping else LeaseExpired()
-        except (SystemExit, KeyboardInterrupt, GeneratorExit):
-            raise  # these end the loop, or this coroutine
-        except BaseException as error:
-            if running.reason == "timeout" and isinstance(error, TimeoutError):
-                return self._interrupted(running, timeout)
-            retryable = isinstance(error, handler.retry_on)
-            return Failed(describe(error), retryable, handler.backoff, random.random())
-        finally:
-            running.over()
-            current.reset(token)
-            if deadline:
-                self._deadlines.cancel(deadline)
-        if running.abandoned:
-            return None  # its worker has stopped; the lease ends by itself
-        if running.reason == "timeout" and handler.executor != "loop":
-            return self._interrupted(running, timeout)  # a thread cannot be stopped, but late is late
-        return self._stored(result) if self._backend.durable else Completed(result)
-
-    def _stored(self, result: Any) -> Outcome:
-        try:
-            return Completed(storable(result))
-        except ValidationError as error:
-            # The work is done, so it is not done again.
-            return Failed(f"result_unserializable: {error}", retryable=False)
-
-    def _interrupted(self, running: Running, timeout: float | None) -> Outcome | None:
-        handler = self._handlers[running.task.type]
-        match running.reason:
-            case "timeout":
-                return TimedOut(timeout or 0.0, handler.backoff, random.random())
-            case "cancel":
-                return Cancelled()
-            case "shutdown":
-                return Released(STOPPED)
-            case "cut off":  # given back when the store is there again, unless somebody has taken it
-                return Released(CUT_OFF)
-            case "lost":
-                return None
-        return Failed("CancelledError: the handler was cancelled from within", True, handler.backoff, random.random())
-
-    def _unknown(self, task: Task) -> Outcome:
-        age = self._clock.now() / SECOND - task.created_at
-        self._queue.events.emit("unknown", self._clock.now(), task)
-        if age > UNKNOWN_AFTER:
-            return Failed(f"unknown_task: no worker handles {printable(task.type)!r}", retryable=False)
-        # Another process, or the next deploy, may know it: passed on, ever more slowly.
-        return Released("unknown type", int(min(60.0, max(1.0, age)) * SECOND))
-
-    async def _invoke(self, task: Task) -> Any:
-        handler = self._handlers[task.type]
-        params = task.params
-        if handler.injected:
-            params = {**{name: self._resource(kind) for name, kind in handler.injected.items()}, **params}
-        if handler.executor == "loop":
-            return await handler.function(**params)
-        work = self._executors.start(handler, params)
-        future = asyncio.wrap_future(work)
-        running = self._running[task.task_id]
-        while True:
-            try:
-                return await asyncio.shield(future)
-            except asyncio.CancelledError:
-                # A thread cannot be interrupted: the slot stays taken, and the task ours, until it has ended; but what
-                # waits for a process that others hold has not begun, and never will.
-                if running.abandoned or running.reason is None or work.cancel():
-                    raise
-                running.take_back()
-
-    def _resource(self, kind: Any) -> Any:
-        if kind not in self._resources:
-            raise ValidationError(
-                f"no resource gives {getattr(kind, '__name__', kind)}; register one with @tq.resource"
-            )
-        return self._resources[kind]
 
     # ---- settling ----
 
@@ -437,15 +341,14 @@ class Worker:
 
     def hurry(self) -> None:
         """Skip the drain, or what is left of it: cancel the handlers now (a second signal), and start no others."""
-        self._stopping = self._hurried = True
+        self._stopping = self._hurried = self.runner.stopping = True
         self._supply.wake()
         for running in list(self._running.values()):
             running.interrupt("shutdown")
 
     async def _stop(self, drain: float, grace: float) -> ExitCode:
-        self._stopping = True
+        self._stopping = self.runner.stopping = True
         self._supply.close()
-        self._inbox.close()
         await asyncio.gather(self._reaper.stop(SERVICES), self._canceller.stop(SERVICES))
         self._stop_listening()
         self.held.stop()
@@ -467,13 +370,10 @@ class Worker:
             async with asyncio.timeout(CLOSING):
                 await self._keeper.stop()
                 await self._executors.close(wait=not abandoned)
-                for slot in list(self._slots):
-                    if not abandoned:
-                        slot.cancel()
                 await self._stack.aclose()
         except TimeoutError:
             logger.error("the worker's connections and resources were not closed within {:g} s", CLOSING)
-        self._deadlines.close()
+        self.runner.deadlines.close()
         if abandoned or unwritten:
             return ExitCode.ABANDONED
         return ExitCode.GIVEN_BACK if self._given_back else ExitCode.DRAINED
@@ -487,10 +387,6 @@ class Worker:
             if left <= 0 or not await self._clock.wait(self._idle, left):
                 return False
         return True
-
-
-async def _wrapped(middleware: Callable[[Task, RunCall], Awaitable[Any]], call_next: RunCall, task: Task) -> Any:
-    return await middleware(task, call_next)
 
 
 def _event_of(after: Task, outcome: Outcome) -> str:

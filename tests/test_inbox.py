@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from aiotaskq.inbox import Inbox
@@ -39,14 +37,8 @@ class Turns:
         self.inbox.written(task)
 
     async def got(self) -> str | None:
-        """What a slot that asks now gets; None if it has to wait."""
-        asking = asyncio.ensure_future(self.inbox.get())
-        for _ in range(5):
-            await asyncio.sleep(0)
-        if not asking.done():
-            asking.cancel()
-            return None
-        task = asking.result()
+        """What may run next; None if nothing may."""
+        task = self.inbox.next()
         if task is not None:
             self.out[task.task_id] = task
         return None if task is None else task.task_id
@@ -63,16 +55,19 @@ async def test_first_come_first(turns: Turns) -> None:
     assert [await turns.got(), await turns.got(), await turns.got()] == ["a", "b", None]
 
 
-async def test_who_waits_is_woken(turns: Turns) -> None:
-    waiting = [asyncio.ensure_future(turns.inbox.get()) for _ in range(3)]
-    await asyncio.sleep(0)
+async def test_it_is_said_when_a_task_may_run(turns: Turns) -> None:
+    said: list[int] = []
+    turns.inbox = Inbox(lambda: turns.now, PATIENCE, lambda: said.append(len(turns.inbox)))
     turns.put("a", "b")
-    done, left = await asyncio.wait(waiting, timeout=0.05)
-    assert {task.task_id for each in done if (task := each.result())} == {"a", "b"}
-    turns.inbox.close()
-    (last,) = left
-    assert await last is None
-    assert await turns.inbox.get() is None
+    assert said == [1, 2]
+    await turns.got()
+    turns.done()
+    assert said == [1, 2, 1], "a slot is free"
+    turns.inbox.hurry()
+    assert said == [1, 2, 1, 1]
+    await turns.got()
+    turns.inbox.hurry()
+    assert said == [1, 2, 1, 1], "there is nothing to start"
 
 
 async def test_on_its_last_chance_it_runs_alone(turns: Turns) -> None:  # A4

@@ -177,6 +177,7 @@ FLOORS: dict[str, float] = {
     "documented": 4,
     # 3, actors, and what they are made of
     "worker": 3.4,
+    "runner": 3.3,
     "scheduler": 3.4,
     "calls": 3.4,
     "registry": 3.4,

@@ -128,7 +128,7 @@ async def test_who_has_ended_is_not_late_though_its_slot_is_still_writing_that_d
 
     task = new_task("x", now=0)
     slot = asyncio.create_task(forever())
-    running = Running(task, slot, TaskContext(task, cast(Any, None)))
+    running = Running(task, TaskContext(task, cast(Any, None)), slot, begun=True)
     assert not running.overdue
     running.interrupt("timeout")
     assert running.overdue

@@ -636,11 +636,11 @@ async def test_end_of_the_loop_settles_nothing(url: str) -> None:
         await begun.wait()
         worker = tq._worker
         assert worker is not None
-        slots = set(worker._slots)
+        runs = {running.coroutine for running in worker._running.values() if running.coroutine is not None}
         for each in asyncio.all_tasks():  # as asyncio.run does with what is left
             if each.get_name().startswith("aiotaskq-"):
                 each.cancel()
-        await asyncio.wait(slots)
+        await asyncio.wait(runs)
         task = await handle.task()
     assert (task.status, task.retry_count) == (Status.RUNNING, 0)
 

@@ -267,6 +267,7 @@ HELD: tuple[tuple[str, str, Callable[[Occupancy], int]], ...] = (
     ("process_slots", "Slots taken by handlers in processes.", lambda held: held.processes),
     ("overdue_threads", "Threads past their task's timeout, which hold their slot.", lambda held: held.overdue_threads),
     ("overdue_processes", "The same for handlers in processes.", lambda held: held.overdue_processes),
+    ("overdue_coroutines", "Coroutines that go on after their task's timeout.", lambda held: held.overdue_coroutines),
 )
 
 

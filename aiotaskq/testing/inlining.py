@@ -99,16 +99,15 @@ class Inline(Rig):
         return self.tq._worker
 
     async def _run_in(self, task: Task) -> None:
-        """What a slot of the worker does, but for waiting until others have ended, too, before it is written."""
+        """What the worker does for a run, but for waiting until others have ended, too, before it is written."""
         worker = self._worker
-        here = asyncio.current_task()
-        assert here is not None
         context = TaskContext(task, worker)
-        running = worker._running[task.task_id] = Running(task, here, context)
+        running = worker._running[task.task_id] = Running(task, context, asyncio.current_task(), begun=True)
         try:
-            outcome = await worker._outcome(running)
+            outcome = await worker.runner.run(running)
         finally:
             del worker._running[task.task_id]
+            running.take_back()
         if context.completed:
             await worker._supply.put_completed(task, outcome)
             await self.clock.settle()

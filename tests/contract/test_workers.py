@@ -96,7 +96,7 @@ async def test_a_worker_that_cannot_renew_stops_its_handlers_and_claims_nothing(
 
         keeper.heartbeat = keeper.ping = refused
         await eventually(lambda: cancelled)
-        assert not worker.healthy
+        assert worker.problem is not None
         second = await short.push()
         assert await tq._backend.claim("nobody", tq._clock.now(), 0) == []
         for _ in range(5):
@@ -106,7 +106,7 @@ async def test_a_worker_that_cannot_renew_stops_its_handlers_and_claims_nothing(
         del keeper.ping
         assert await second.result(40) == "short"
         await first.result(40)
-        assert worker.healthy
+        assert worker.problem is None
     assert cancelled == ["long"]
 
 
