@@ -1,32 +1,28 @@
-"""Parses cron expressions strictly and maps their wall-clock times to instants: the one home of the DST rules.
+"""Reads cron expressions and maps their wall-clock times to instants: the one home of the DST rules.
 
-Two layers. ``Cron.parse`` reads the text with a parser of its own and refuses, by field, whatever is doubtful. The
-library croniter then walks the *naive wall clock* over a normalised expression (explicit lists, no shorthand; the plain
-ones are walked by ``cron_walk``, in the same steps), and this module maps each wall time to an instant:
+croniter parses every expression; ``cron_fields`` checks it strictly and ``cron_walk`` walks the *naive wall clock* over
+croniter's sets. This module maps each wall time to an instant:
 
 * A **fixed** schedule has only numbers and lists of numbers in its hour and minute fields. A time that a spring gap
   swallows fires once, at the first instant after the gap; a repeated autumn time fires once, at its first occurrence.
 * Every other schedule follows **elapsed time**: skipped times are skipped, repeated ones fire twice.
 
-Sources: Debian cron(8) for the DST rule and crontab(5) for the fields and the day rule (when day of month or day of
-week starts with ``*`` both must match, otherwise either is enough); PEP 495 for repeated and missing local times.
+Sources: Debian cron(8) for the DST rule; PEP 495 for repeated and missing local times.
 """
 
 from __future__ import annotations
 
-import copy
 import difflib
 import re
 import zoneinfo
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple, final
+from typing import Final, NamedTuple, final
 
-from aiotaskq.cron_fields import FIELDS, Refused, Values, clip_text, days_per_year, parse_field, split_fields
-from aiotaskq.cron_walk import PlainWalk
+from aiotaskq.cron_fields import Refused, clip_text, days_per_year, read
+from aiotaskq.cron_walk import WallWalk
 from aiotaskq.errors import CronError, ValidationError
 
-HORIZON_YEARS: Final = 50  # 29 February on a given weekday can be 40 years away (across a year like 2100)
 MICROS: Final = 1_000_000
 
 _DAY: Final = 86_400
@@ -95,12 +91,9 @@ class Cron:
     timezone: str
     _zone: zoneinfo.ZoneInfo = field(repr=False, compare=False)
     _fixed: bool = field(repr=False, compare=False)
-    _seconds: bool = field(repr=False, compare=False)
+    _seconds: bool = field(repr=False, compare=False)  # whether a minute may hold more than one due
     _rate: float = field(repr=False, compare=False)  # mean dues per second
-    _walkers: tuple[PlainWalk | _CroniterWalk, ...] = field(repr=False, compare=False)  # their dues are united
-    # Per walker, between which two wall times it found nothing: a rare side is not searched again for each step of a
-    # frequent one. Each pair is replaced as a whole, so that threads see an older or a newer one, both of them true.
-    _quiet: list[tuple[datetime, datetime]] = field(repr=False, compare=False)
+    _wall: WallWalk = field(repr=False, compare=False)
 
     @classmethod
     def parse(cls, expression: str, timezone_name: str | None = None) -> Cron:
@@ -109,7 +102,10 @@ class Cron:
         Seconds come first as in Quartz, Spring and cronsim; croniter on its own takes them last. Also accepted:
         ``@yearly @annually @monthly @weekly @daily @midnight @hourly``; lists, ranges and steps; ``JAN``-``DEC`` and
         ``SUN``-``SAT`` in any case; 0 and 7 for Sunday; ``L`` as the last day of the month; ``MON#2`` as its second
-        Monday. ``a/n`` goes from a to the end of its field (Saturday for days of the week).
+        Monday and ``L1`` as its last one. ``a/n`` goes from a to the end of its field (Saturday for days of the week).
+
+        A day must match the day of month and the day of week. If both are restricted, one of the two is enough: ``0 0
+        13 * 5`` is every 13th and every Friday. Restricted is a field that is anything but ``*``, ``*/2`` too.
 
         Args:
             expression: at most 100 ASCII characters.
@@ -124,28 +120,17 @@ class Cron:
         name = local_timezone() if timezone_name is None else timezone_name
         zone = check_timezone(name)
         try:
-            fields = split_fields(expression)
-            six = len(fields) == 6
-            values = [parse_field(*pair) for pair in zip(FIELDS, fields if six else ["0", *fields], strict=True)]
-            second, minute, hour, dom, month, dow = values
-            both = dom.text.startswith("*") or dow.text.startswith("*")
-            per_year = days_per_year(dom, month.numbers, dow, both)
-            if per_year == 0:
-                days, months = dom.text, month.text
-                never = f"day of month {days} never occurs in month {months}"
-                raise Refused(never if dow.text == "*" else f"{never} together with day of week {dow.text}")
+            sets = read(expression)
         except Refused as refused:
             raise CronError(f"cron_expression: {refused} (got {clip_text(expression)})") from None
-        rate = per_year * len(hour.numbers) * len(minute.numbers) * len(second.numbers) / _YEAR
-        fixed = set("*/-").isdisjoint(hour.text + minute.text)
-        walkers = _walkers(values, both, six)
-        return cls(expression, name, zone, fixed, six, rate, walkers, [(datetime.max, datetime.min)] * len(walkers))
+        rate = days_per_year(sets) * len(sets.hours) * len(sets.minutes) * len(sets.seconds) / _YEAR
+        return cls(expression, name, zone, sets.fixed, len(sets.seconds) > 1, rate, WallWalk(sets))
 
     def next_after(self, instant_us: int) -> int:
         """The first due time strictly later than ``instant_us``; both are microseconds UTC, dues are whole seconds.
 
         Raises:
-            CronError: there is none within 50 years, or none before the year 10000.
+            CronError: there is none before the year 10000.
         """
         return self._next(instant_us // MICROS) * MICROS
 
@@ -168,9 +153,7 @@ class Cron:
     def _next(self, instant: int) -> int:
         try:
             return self._next_fixed(instant) if self._fixed else self._next_elapsed(instant)
-        except (OverflowError, ValueError, OSError) as error:
-            if isinstance(error, CronError):
-                raise
+        except (OverflowError, ValueError, OSError):
             problem = f"no next date before the year 10000 (got {clip_text(self.expression)})"
             raise CronError(f"cron_expression: {problem}") from None
 
@@ -182,7 +165,7 @@ class Cron:
             first_pass = int(local.replace(fold=0).timestamp())
             wall = self._local(self._change(first_pass, instant) - 1).replace(tzinfo=None)
         while True:
-            wall = self._next_wall(wall)
+            wall = self._wall.after(wall)
             due = self._first_instant(wall)
             if due > instant:
                 return due
@@ -199,7 +182,7 @@ class Cron:
         at, back = instant, timedelta(0)
         while True:
             here = self._local(at).replace(tzinfo=None)
-            wall = self._next_wall(here - back)
+            wall = self._wall.after(here - back)
             due = at + int((wall - here).total_seconds())
             end = min(due, at + _REACH)
             change = self._first_change(at, end)
@@ -234,23 +217,6 @@ class Cron:
 
     def _local(self, instant: int) -> datetime:
         return datetime.fromtimestamp(instant, self._zone)
-
-    def _next_wall(self, wall: datetime) -> datetime:
-        found: list[datetime] = []
-        for index, walker in enumerate(self._walkers):
-            since, until = self._quiet[index]
-            if not since <= wall < until:
-                try:
-                    until = walker.after(wall)
-                except (ValueError, OverflowError):  # croniter's own errors are ValueErrors
-                    continue
-                self._quiet[index] = (wall, until)
-            found.append(until)
-        if not found:
-            raise CronError(
-                f"cron_expression: no date within {HORIZON_YEARS} years of {wall} (got {clip_text(self.expression)})"
-            )
-        return min(found)
 
     def _walk(self, after: int, until: int, cap: int) -> list[int]:
         """The first ``cap`` (at most) dues in ``(after, until]``."""
@@ -292,53 +258,3 @@ class Cron:
             else:
                 right = middle
         return due
-
-
-class _CroniterWalk:
-    """Walks the wall clock by croniter. Immutable."""
-
-    def __init__(self, text: str) -> None:
-        from croniter import croniter  # 50 ms to import, on use
-
-        self._croniter: Any = croniter(
-            text, datetime(1970, 1, 1), day_or=False, max_years_between_matches=HORIZON_YEARS
-        )
-
-    def after(self, wall: datetime) -> datetime:
-        # A croniter object moves as it walks; a shallow copy keeps this one where it is.
-        found: datetime = copy.copy(self._croniter).get_next(datetime, start_time=wall)
-        return found
-
-
-def _walkers(values: list[Values], both: bool, six: bool, plain: bool = True) -> tuple[PlainWalk | _CroniterWalk, ...]:
-    """What walks the naive wall clock over the dues; those of several are united. Without ``plain``, croniter alone.
-
-    croniter reads "day of month OR ``MON#2``" as AND, refuses ``5,MON#2`` and, under OR, searches 50 years for the
-    side that never comes. So OR becomes two walkers, an impossible side is left out, and weekdays are spelt out.
-    """
-    second, minute, hour, dom, month, dow = values
-    every = Values("*", set(range(1, 32))), Values("*", set(range(7)))
-    days = [(dom, dow)] if both else [(dom, every[1]), (every[0], dow)]
-    walkers: list[PlainWalk | _CroniterWalk] = []
-    for on_date, on_weekday in days:
-        if days_per_year(on_date, month.numbers, on_weekday, both=True) == 0:
-            continue
-        if plain and not on_date.last and not on_weekday.nth:
-            times = second.numbers, minute.numbers, hour.numbers
-            walkers.append(PlainWalk(times, on_date.numbers, month.numbers, on_weekday.numbers))
-            continue
-        date = _list(on_date.numbers, 31) + (["l"] if on_date.last and len(on_date.numbers) < 31 else [])
-        if on_weekday.nth:
-            nths = on_weekday.nth | {(day, nth) for day in on_weekday.numbers for nth in range(1, 6)}
-            weekday = [f"{day}#{nth}" for day, nth in sorted(nths)]
-        else:
-            weekday = _list(on_weekday.numbers, 7)
-        columns = [_list(minute.numbers, 60), _list(hour.numbers, 24), date, _list(month.numbers, 12), weekday]
-        if six:
-            columns.append(_list(second.numbers, 60))
-        walkers.append(_CroniterWalk(" ".join(",".join(column) for column in columns)))
-    return tuple(walkers)
-
-
-def _list(numbers: set[int], size: int) -> list[str]:
-    return ["*"] if len(numbers) == size else [str(number) for number in sorted(numbers)]

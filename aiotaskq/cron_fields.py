@@ -1,26 +1,18 @@
-"""The fields of a cron expression, read strictly: what is doubtful is refused in words, by field.
+"""Checks cron expressions strictly, field by field, and hands them to croniter, which parses them.
 
-Source: Debian crontab(5) for the fields; seconds, ``L`` and ``dow#n`` as in cronsim and croniter.
+All sets of values are croniter's. The checks refuse, in words and by field, what croniter refuses (its own messages
+name no field) and what croniter reads in a way that surprises: a range that wraps around or is one value, a step that
+leaves one value, ``?``, ``W``, a random ``R``. Source: Debian crontab(5) for the fields.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 MAX_LENGTH: Final = 100  # the column is VARCHAR(100)
 
-ALIASES: Final[Mapping[str, str]] = {
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-    "@monthly": "0 0 1 * *",
-    "@weekly": "0 0 * * 0",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@hourly": "0 * * * *",
-}
+ALIASES: Final = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
 
 
 class Field(NamedTuple):
@@ -39,22 +31,92 @@ FIELDS: Final = (
     Field("month", 1, 12, 12, ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")),
     Field("day of week", 0, 6, 7, ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")),
 )
-_MONTH_DAYS: Final = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+LAST: Final = 0  # in the place of the n of a weekday's n-th: its last one in the month
+
+_LONG: Final = frozenset((1, 3, 5, 7, 8, 10, 12))
+_SHORT: Final = frozenset((4, 6, 9, 11))
 _LEAP: Final = 0.2425  # share of leap years in the Gregorian calendar
 
 
 class Refused(Exception):
-    """What is wrong with a field, in words; ``Cron.parse`` adds the expression."""
+    """What is wrong with an expression, in words; the caller adds its text."""
 
 
-@dataclass(slots=True)
-class Values:
-    """The values that one field allows."""
+class Sets(NamedTuple):
+    """An expression as croniter reads it: the values of each field."""
 
-    text: str
-    numbers: set[int] = field(default_factory=set)
-    last: bool = False  # L, the last day of the month
-    nth: set[tuple[int, int]] = field(default_factory=set)  # (weekday, n): the n-th such weekday of the month
+    seconds: frozenset[int]
+    minutes: frozenset[int]
+    hours: frozenset[int]
+    dates: frozenset[int]
+    last: bool  # whether the last day of the month is among the dates
+    months: frozenset[int]
+    weekdays: frozenset[int]  # Sunday is 0
+    nth: frozenset[tuple[int, int]]  # (weekday, n): the n-th such weekday of the month, or its LAST
+    either: bool  # whether a day needs to match by date or by weekday; otherwise by both
+    fixed: bool  # whether hour and minute are numbers and lists of numbers
+
+
+Columns = tuple[list[list[Any]], dict[int, set[Any]]]
+"""What ``croniter.expand`` returns: minute, hour, date, month, weekday and second, each ``["*"]`` or values; nth."""
+
+
+def expand(text: str, *, seconds_first: bool = False) -> Columns:
+    """Parse an expression by croniter. Raises Refused."""
+    from croniter import CroniterError, croniter  # slow to import, so on use
+
+    try:
+        columns: Columns = croniter.expand(text, second_at_beginning=seconds_first)
+    except CroniterError:
+        raise Refused("croniter cannot read it; write 5 fields, or 6 with the seconds first") from None
+    return columns
+
+
+def read(expression: str) -> Sets:
+    """Check an expression of five fields, or six with the seconds first, and parse it by croniter.
+
+    Raises:
+        Refused: naming the field and what to write.
+    """
+    fields = split_fields(expression)
+    for spec, text in zip(FIELDS[-len(fields) :], fields, strict=True) if len(fields) > 1 else ():
+        check_field(spec, text)
+    columns, nth = expand(" ".join(fields), seconds_first=len(fields) == 6)
+    if len(fields) == 1:  # an alias: the fields are those that croniter has for it
+        fields = [",".join(map(str, column)) for column in columns]
+    sets = sets_of(columns, nth, fixed=set("*/-").isdisjoint(fields[-5] + fields[-4]))
+    date, month, weekday = fields[-3:]
+    full = len(sets.dates) == 31, len(sets.weekdays) == 7
+    if date != "*" and weekday != "*" and full[0] != full[1]:
+        # Beside it croniter drops the other field, or this one, depending on how the two are written.
+        every, other = (("day of month", date), ("day of week", weekday))[:: 1 if full[0] else -1]
+        raise Refused(f"{every[0]} {every[1]} is every day; write * for it, or * for {other[0]} {other[1]}")
+    if days_per_year(sets) == 0:
+        never = f"day of month {date} never occurs in month {month}"
+        raise Refused(never if weekday == "*" else f"{never} together with day of week {weekday}")
+    return sets
+
+
+def sets_of(columns: list[list[Any]], nth: dict[int, set[Any]], *, fixed: bool) -> Sets:
+    """What croniter walks over, as sets."""
+    minute, hour, date, month, weekday = columns[:5]
+    second = columns[5] if len(columns) > 5 else [0]
+    numbers = [
+        frozenset(range(spec.low, spec.top + 1)) if "*" in column else frozenset(column).difference("l")
+        for spec, column in zip(FIELDS, (second, minute, hour, date, month, weekday), strict=True)
+    ]
+    return Sets(
+        seconds=numbers[0],
+        minutes=numbers[1],
+        hours=numbers[2],
+        dates=numbers[3],
+        last="l" in date,
+        months=numbers[4],
+        weekdays=frozenset() if nth else numbers[5],  # beside the nth, croniter's column has their days again
+        nth=frozenset((day, LAST if n == "l" else n) for day, ns in nth.items() for n in ns),
+        either="*" not in date and "*" not in weekday,
+        fixed=fixed,
+    )
 
 
 def _number(spec: Field, text: str) -> int:
@@ -76,6 +138,8 @@ def _hint(spec: Field, text: str) -> str:
     if spec.name == "day of month" and "W" in text:
         return "is not supported: there is no W (nearest weekday); list days, or use a weekday such as MON#1"
     if "L" in text and (text == "L" or not text.isalpha()):
+        if spec.name == "day of week":
+            return "is not supported; the last Friday of the month is L5"
         return "is not supported; L (last day) stands alone, as day of month"
     if text[:1] in ("H", "R", "~") and not text[1:2].isalpha():
         return "is not supported: nothing is chosen at random; write a number"
@@ -84,8 +148,8 @@ def _hint(spec: Field, text: str) -> str:
     return f"is not a number of {spec.low}-{spec.high}, a range, a list or *"
 
 
-def _range(spec: Field, base: str, stepped: bool) -> tuple[int, int]:
-    """The first and the last value of ``*``, ``a-b`` or ``a`` (which, before a step, goes on to the end)."""
+def _check_range(spec: Field, base: str, stepped: bool) -> tuple[int, int]:
+    """The ends of ``*``, ``a-b`` or ``a`` (which, before a step, goes on to the end of its field)."""
     if base == "*":
         return spec.low, spec.top
     first, dash, second = base.partition("-")
@@ -104,53 +168,72 @@ def _range(spec: Field, base: str, stepped: bool) -> tuple[int, int]:
     return low, high
 
 
-def parse_field(spec: Field, text: str) -> Values:
-    values = Values(text)
-    for part in text.split(","):
+def check_part(spec: Field, part: str) -> None:
+    """Refuse an element of a field's list, unless croniter reads it as everybody does."""
+    if spec.name == "day of month" and part.upper() == "L":
+        return
+    if spec.name == "day of week" and "#" in part:
+        day, _, nth = part.partition("#")
+        if nth not in ("1", "2", "3", "4", "5"):
+            raise Refused(f"{spec.name} {part!r} must end in #1 to #5")
+        _number(spec, day)
+        return
+    if spec.name == "day of week" and len(part) == 2 and part[0] in "Ll" and part[1] in "01234567":
+        return
+    base, slash, step_text = part.partition("/")
+    low, high = _check_range(spec, base, bool(slash))
+    if slash:
+        if not (step_text.isascii() and step_text.isdigit()):
+            raise Refused(f"{spec.name} step {step_text!r} is not a number")
+        step = int(step_text)
+        if step == 0:
+            raise Refused(f"{spec.name} step 0 never advances; write 1 or more")
+        if step > high - low:
+            leap = f"step {step} leaves {low}-{high}"
+            raise Refused(f"{spec.name} {part} gives just one value ({leap}); write {low}")
+
+
+def check_field(spec: Field, text: str) -> None:
+    """Refuse what is doubtful in a field. Raises Refused."""
+    parts = text.split(",")
+    for part in parts:
         if not part:
             raise Refused(f"{spec.name} has an empty part in {text!r}")
-        if spec.name == "day of month" and part.upper() == "L":
-            values.last = True
-            continue
-        if spec.name == "day of week" and "#" in part:
-            day, _, nth = part.partition("#")
-            if nth not in ("1", "2", "3", "4", "5"):
-                raise Refused(f"{spec.name} {part!r} must end in #1 to #5")
-            values.nth.add((_number(spec, day) % 7, int(nth)))
-            continue
-        base, slash, step_text = part.partition("/")
-        low, high = _range(spec, base, bool(slash))
-        step = 1
-        if slash:
-            if not (step_text.isascii() and step_text.isdigit()):
-                raise Refused(f"{spec.name} step {step_text!r} is not a number")
-            step = int(step_text)
-            if step == 0:
-                raise Refused(f"{spec.name} step 0 never advances; write 1 or more")
-            if step > high - low:
-                leap = f"step {step} leaves {low}-{high}"
-                raise Refused(f"{spec.name} {part} gives just one value ({leap}); write {low}")
-        elif base == "*" and part != text:
+        check_part(spec, part)
+        if part == "*" and part != text:
             raise Refused(f"{spec.name} * in a list covers the rest of it; write * alone")
-        values.numbers.update(range(low, high + 1, step))
-    if spec.name == "day of week":
-        values.numbers = {number % 7 for number in values.numbers}
-    return values
+    if spec.name == "day of week" and len({is_nth(part) for part in parts}) > 1:
+        plain = next(part for part in parts if not is_nth(part))
+        raise Refused(f"{spec.name} {text!r} mixes {plain} with a weekday's n-th; write two schedules")
 
 
-def days_per_year(dom: Values, months: Iterable[int], dow: Values, both: bool) -> float:
+def is_nth(part: str) -> bool:
+    """Whether an element of the weekdays names one of a month, as ``MON#2`` and ``L5`` do."""
+    return "#" in part or part[0] in "Ll"
+
+
+def days_per_year(sets: Sets) -> float:
     """How many days of a mean year match; 0.0 means none ever (any date of a month meets every weekday some year)."""
-    weekdays = [len(dow.numbers | {day for day, nth in dow.nth if nth == week}) / 7 for week in range(1, 6)]
-    total = 0.0
-    for month in months:
-        length = _MONTH_DAYS[month - 1]
-        for day in range(1, length + 1):
-            by_date = float(day in dom.numbers or (dom.last and day == length))
-            if dom.last and (month, day) == (2, 28):
-                by_date = max(by_date, 1 - _LEAP)
-            by_week = weekdays[(day - 1) // 7]
-            share = by_date * by_week if both else by_date + by_week - by_date * by_week
-            total += share * (_LEAP if (month, day) == (2, 29) else 1.0)
+    lengths = {31: float(len(sets.months & _LONG)), 30: float(len(sets.months & _SHORT))}
+    if 2 in sets.months:
+        lengths |= {28: 1 - _LEAP, 29: _LEAP}
+    return sum(months * _days(sets, length) for length, months in lengths.items() if months)
+
+
+def _days(sets: Sets, length: int) -> float:
+    """How many days of a month of that length match, over all weekdays on which it may begin."""
+    dates = {day for day in sets.dates if day <= length}
+    if sets.last:
+        dates.add(length)
+    # By the weekday: where the date has not decided already.
+    open_days = set(range(1, length + 1)) - dates if sets.either else dates
+    by_date = len(dates) if sets.either else 0
+    if not sets.nth:
+        return by_date + len(open_days) * len(sets.weekdays) / 7
+    total = float(by_date)
+    for day in open_days:
+        places = {(day + 6) // 7, LAST if day + 7 > length else -1}
+        total += len({weekday for weekday, nth in sets.nth if nth in places}) / 7
     return total
 
 
@@ -159,7 +242,7 @@ def clip_text(text: str) -> str:
 
 
 def split_fields(expression: str) -> list[str]:
-    """The five or six fields as text."""
+    """The five or six fields as text, or an alias alone. Raises Refused."""
     if len(expression) > MAX_LENGTH:
         raise Refused(f"{len(expression)} characters are more than {MAX_LENGTH}")
     for char in expression:
@@ -172,7 +255,7 @@ def split_fields(expression: str) -> list[str]:
         if text.lower() not in ALIASES:
             close = difflib.get_close_matches(text.lower(), ALIASES, 1)
             raise Refused(f"{text!r} is unknown; {f'did you mean {close[0]}?' if close else ' '.join(ALIASES)}")
-        text = ALIASES[text.lower()]
+        return [text]
     fields = text.split()
     if len(fields) == 7:
         raise Refused("7 fields; there is no year field, write 5 or 6 (seconds first)")

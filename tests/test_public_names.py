@@ -331,7 +331,7 @@ HEAVY = {
     "aiosqlite": set(),  # SQLAlchemy does
     "aiohttp": {"integrations.aiohttp"},
     "alembic": {"migrations"},
-    "croniter": {"cron"},
+    "croniter": {"cron_fields"},
     "fastapi": {"integrations.fastapi"},
     "loguru": {"log"},
     "opentelemetry": {"integrations.opentelemetry"},
