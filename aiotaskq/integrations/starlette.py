@@ -11,12 +11,12 @@ from aiotaskq.taskq import TaskQ
 from aiotaskq.web.openapi import document
 from aiotaskq.web.operation import MAX_BODY, Answer, Operation, Policy, make_policy, perform, say, say_problem
 from aiotaskq.web.operations import chosen
-from aiotaskq.web.problem import problem
+from aiotaskq.web.problem import Refused, problem
 
 try:
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
-    from starlette.requests import HTTPConnection, Request
+    from starlette.requests import ClientDisconnect, HTTPConnection, Request
     from starlette.responses import Response
     from starlette.routing import Route
 except ModuleNotFoundError:
@@ -150,5 +150,8 @@ class _Request:
         self.query = request.query_params.multi_items()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        async for chunk in self._request.stream():
-            yield chunk
+        try:
+            async for chunk in self._request.stream():
+                yield chunk
+        except ClientDisconnect:  # not a fault of the application's, so no traceback in its log
+            raise Refused(400, "Disconnected", "body: the client closed the connection") from None
