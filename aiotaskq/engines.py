@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from aiotaskq.backends import scheme_of
-from aiotaskq.errors import DatabaseUnavailable, MissingExtra, ValidationError
+from aiotaskq.errors import DatabaseUnavailable, ValidationError
+from aiotaskq.extras import missing
 from aiotaskq.masking import mask
 
 __all__ = [
@@ -138,9 +139,11 @@ def _tls(url: URL) -> tuple[URL, ssl.SSLContext | None]:
 def _create(factory: Callable[..., T], url: URL, **options: Any) -> T:
     try:
         return factory(url, **{"hide_parameters": True, **options})  # errors are logged, params never
-    except ModuleNotFoundError as error:
-        extra = EXTRAS.get(str(error.name), "all")
-        raise MissingExtra(f"{error.name} is not installed; install the extra: pip install -e '.[{extra}]'") from None
+    except ImportError as error:  # psycopg without its C library names no module
+        name = url.get_driver_name() if error.name is None else error.name.partition(".")[0]
+        if name not in EXTRAS:
+            raise
+        raise missing(name, EXTRAS[name]) from None
 
 
 def sync_engine(url: str, **options: Any) -> Engine:

@@ -90,7 +90,7 @@ class NotSupported(AiotaskqError, NotImplementedError):
 
 
 class MissingExtra(AiotaskqError, ImportError):
-    """An optional dependency is not installed; the message names the extra to install."""
+    """An optional dependency is not installed; the message has the command that installs it."""
 
 
 class DatabaseUnavailable(AiotaskqError, ConnectionError):

@@ -257,6 +257,7 @@ FLOORS: dict[str, float] = {
     "masking": 0,
     "loopthread": 0.2,
     "answer": 0.1,
+    "extras": 0.2,
     "errors": 0.1,
     "daemons": 0,
     "forks": 0,

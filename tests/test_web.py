@@ -30,6 +30,7 @@ from starlette.routing import Mount
 
 import aiotaskq.web.operation as operation_module
 from aiotaskq import TaskQ, ValidationError
+from aiotaskq.extras import missing
 from aiotaskq.integrations import aiohttp as aiohttp_door
 from aiotaskq.integrations import fastapi as fastapi_door
 from aiotaskq.integrations import starlette as starlette_door
@@ -890,4 +891,4 @@ def test_a_missing_extra_is_named(module: str, library: str, extra: str) -> None
         "except MissingExtra as error:\n    print(error)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout == f"{library} is not installed; install the extra {extra}: pip install -e '.[{extra}]'\n"
+    assert run.stdout == f"{missing(library, extra)}\n"

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coro
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, MissingExtra, ValidationError, WrongLoop
+from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, ValidationError, WrongLoop
+from aiotaskq.extras import missing
 from aiotaskq.masking import mask
 
 try:
@@ -30,7 +31,7 @@ try:
         ResponseError,
     )
 except ModuleNotFoundError:
-    raise MissingExtra("redis is not installed; install the extra redis: pip install -e '.[redis]'") from None
+    raise missing("redis", "redis") from None
 
 T = TypeVar("T")
 

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from importlib import metadata
 from typing import Any
 
-from aiotaskq.errors import MissingExtra, ValidationError
+from aiotaskq.errors import ValidationError
+from aiotaskq.extras import missing
 from aiotaskq.taskq import TaskQ
 from aiotaskq.web.openapi import document
 from aiotaskq.web.operation import MAX_BODY, Answer, Operation, Policy, make_policy, perform, say, say_problem
@@ -16,7 +17,7 @@ from aiotaskq.web.problem import problem
 try:
     from aiohttp import web
 except ModuleNotFoundError:
-    raise MissingExtra("aiohttp is not installed; install the extra aiohttp: pip install -e '.[aiohttp]'") from None
+    raise missing("aiohttp", "aiohttp") from None
 
 __all__ = ["TASKQ", "cleanup_ctx", "operations", "setup"]
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any, Unpack
 
-from aiotaskq.errors import MissingExtra
+from aiotaskq.extras import missing
 from aiotaskq.handles import BoundTask, P, PushOptions, T, TaskCall, TaskFunction, TaskHandle
 from aiotaskq.integrations.starlette import asgi_path, endpoint, setup, taskq_of
 from aiotaskq.taskq import TaskQ
@@ -19,7 +19,7 @@ try:
     from fastapi.requests import HTTPConnection
     from fastapi.responses import JSONResponse
 except ModuleNotFoundError:
-    raise MissingExtra("fastapi is not installed; install the extra fastapi: pip install -e '.[fastapi]'") from None
+    raise missing("fastapi", "fastapi") from None
 
 __all__ = ["SessionPush", "TaskQDep", "get_taskq", "router", "session_push", "setup"]
 

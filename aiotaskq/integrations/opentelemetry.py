@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.context import SnoozeRequested
-from aiotaskq.errors import MissingExtra, ValidationError
+from aiotaskq.errors import ValidationError
 from aiotaskq.events import Event
+from aiotaskq.extras import missing
 from aiotaskq.log import printable
 from aiotaskq.task import Task
 from aiotaskq.taskq import TaskQ
@@ -20,7 +21,7 @@ try:
     from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider, get_current_span, get_tracer
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError:
-    raise MissingExtra("opentelemetry-api is not installed; install the extra: pip install -e '.[otel]'") from None
+    raise missing("opentelemetry-api", "otel") from None
 
 W3C = TraceContextTextMapPropagator()  # and nothing else: baggage may hold what must not be stored
 

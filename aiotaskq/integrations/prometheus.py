@@ -8,8 +8,9 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
-from aiotaskq.errors import DatabaseUnavailable, MissingExtra, ValidationError
+from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.events import Event
+from aiotaskq.extras import missing
 from aiotaskq.log import logger, printable
 from aiotaskq.service import Service
 from aiotaskq.slots import Occupancy
@@ -23,7 +24,7 @@ try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
     from prometheus_client import start_http_server as _start_http_server
 except ImportError:
-    raise MissingExtra("prometheus-client is not installed; install the extra: pip install -e '.[metrics]'") from None
+    raise missing("prometheus-client", "metrics") from None
 
 OTHER = "other"
 """The label of every type and queue that is not known, or is one too many."""

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from aiotaskq.errors import MissingExtra, ValidationError
+from aiotaskq.errors import ValidationError
+from aiotaskq.extras import missing
 from aiotaskq.taskq import TaskQ
 from aiotaskq.web.openapi import document
 from aiotaskq.web.operation import MAX_BODY, Answer, Operation, Policy, make_policy, perform, say, say_problem
@@ -20,7 +21,7 @@ try:
     from starlette.responses import Response
     from starlette.routing import Route
 except ModuleNotFoundError:
-    raise MissingExtra("starlette is not installed; install the extra web: pip install -e '.[web]'") from None
+    raise missing("starlette", "web") from None
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 

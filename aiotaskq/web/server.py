@@ -12,7 +12,8 @@ from importlib import metadata
 from typing import Any
 
 from aiotaskq.clock import SystemClock
-from aiotaskq.errors import MissingExtra, ValidationError
+from aiotaskq.errors import ValidationError
+from aiotaskq.extras import missing
 from aiotaskq.integrations.starlette import application, response_of
 from aiotaskq.log import logger, printable
 from aiotaskq.task import SECOND, check_int
@@ -26,7 +27,7 @@ try:
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 except ModuleNotFoundError:
-    raise MissingExtra("uvicorn is not installed; install the extra web: pip install -e '.[web]'") from None
+    raise missing("uvicorn", "web") from None
 
 __all__ = ["asgi", "serve", "serve_until"]
 

@@ -1,0 +1,29 @@
+"""What each extra of the package installs, for the errors about a library that is missing.
+
+The table says the same as ``[project.optional-dependencies]`` in pyproject.toml; a test compares them. It is repeated
+here because an error has to name the library itself: ``pip install 'aiotaskq[redis]'`` fetches another project of that
+name from the public index, and ``pip install -e '.[redis]'`` installs the project of the user.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from aiotaskq.errors import MissingExtra
+
+REQUIREMENTS = {
+    "redis": ("redis[hiredis]>=5.0.4,<9",),
+    "mysql": ("asyncmy>=0.2.9,<0.3", "pymysql>=1.1,<2"),
+    "postgres": ("psycopg[binary]>=3.1.18,<4",),
+    "web": ("starlette>=0.40,<2", "uvicorn>=0.30,<1"),
+    "fastapi": ("fastapi>=0.115.3,<1",),
+    "aiohttp": ("aiohttp>=3.10,<4",),
+    "metrics": ("prometheus-client>=0.20,<1",),
+    "otel": ("opentelemetry-api>=1.24,<2",),
+}
+
+
+def missing(library: str, extra: str) -> MissingExtra:
+    """Return the error for a library that is not installed, with the command that installs what its extra has."""
+    wanted = " ".join(shlex.quote(requirement) for requirement in REQUIREMENTS[extra])
+    return MissingExtra(f"{library} is not installed; install the extra {extra}: pip install {wanted}")
