@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typing
+
 from aiotaskq.backends.base import OddRow
 from aiotaskq.context import TaskContext, current_task
 from aiotaskq.documented import (
@@ -45,15 +47,21 @@ from aiotaskq.outcome import Backoff
 from aiotaskq.queue import Stats
 from aiotaskq.registry import injected
 from aiotaskq.schedule import Schedule
+from aiotaskq.settings import configure
 from aiotaskq.task import Status, Task
 from aiotaskq.taskq import TaskQ
 from aiotaskq.worker import ExitCode
 
+if typing.TYPE_CHECKING:
+    from aiotaskq.database import DATABASE_URL, Base, SessionLocal, engine, get_db
+
 __version__ = "0.1.0"
 
 __all__ = [
+    "DATABASE_URL",
     "AiotaskqError",
     "Backoff",
+    "Base",
     "CallTimeout",
     "ClosedError",
     "CronError",
@@ -74,6 +82,7 @@ __all__ = [
     "Schedule",
     "Scheduler",
     "SchemaTooNew",
+    "SessionLocal",
     "Stats",
     "Status",
     "Task",
@@ -87,8 +96,11 @@ __all__ = [
     "UnknownHandler",
     "ValidationError",
     "WrongLoop",
+    "configure",
     "current_task",
     "delete_public",
+    "engine",
+    "get_db",
     "get_public",
     "get_queue",
     "get_scheduler",
@@ -101,3 +113,12 @@ __all__ = [
 
 # A library is silent until the application asks: logger.enable("aiotaskq").
 _logger.disable("aiotaskq")
+
+
+def __getattr__(name: str) -> typing.Any:
+    # Imported on use: who needs no database does not wait for SQLAlchemy.
+    if name in ("Base", "DATABASE_URL", "SessionLocal", "engine", "get_db"):
+        from aiotaskq import database
+
+        return getattr(database, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,12 +11,11 @@ import itertools
 import os
 import random
 import sqlite3
-import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, event, exc
+from sqlalchemy import Connection, Engine, event, exc
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.util import greenlet_spawn
 
@@ -27,12 +26,15 @@ from aiotaskq.engines import (
     async_engine,
     on_sqlite_connect,
     parse_url,
+    pool_options,
     sync_engine,
     sync_session_factory,
 )
 from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, WrongLoop
+from aiotaskq.lazy_engine import LazyAsyncEngine
 from aiotaskq.masking import mask
 from aiotaskq.models import Base
+from aiotaskq.settings import settings
 from aiotaskq.shelter import is_sheltered
 from aiotaskq.sqlite_threads import SqliteThreads
 from aiotaskq.watch import (
@@ -49,6 +51,7 @@ from aiotaskq.watch import (
 
 __all__ = [
     "ASYNC_DRIVERS",
+    "DATABASE_URL",
     "SYNC_DRIVERS",
     "Base",
     "Database",
@@ -79,7 +82,7 @@ class Database:
     """
 
     def __init__(self, url: str, prepare: Callable[[Connection], None] | None = None) -> None:
-        self.url = parse_url(url, ASYNC_DRIVERS)
+        self.url, self._pool = pool_options(parse_url(url, ASYNC_DRIVERS))
         self.shown = mask(url)
         self._prepare = prepare
         self._engine: Engines | None = None
@@ -143,7 +146,8 @@ class Database:
             engine = SqliteThreads(self.url, self._on_begin, lambda: self.writing(), lambda: self.written())
         else:
             wait = STATEMENT_TIMEOUT
-            engine = async_engine(self.url, connected, pool_size=5, max_overflow=5, pool_timeout=wait)
+            pool = {"pool_size": 5, "max_overflow": 5, **self._pool}
+            engine = async_engine(self.url, connected, pool_timeout=wait, **pool)
             watch_over(engine.sync_engine, self._idle)
             # MySQL has to be told, which is another round trip.
             alone = self.url.get_backend_name() == "postgresql"
@@ -295,39 +299,29 @@ class Database:
 
 # ---- the documented names ------------------------------------------------------------------------------------------
 
-_lock = threading.Lock()
-_default: dict[str, Any] = {}
+
+def _make_engine() -> Engine:
+    made = async_engine(parse_url(settings().database_url, ASYNC_DRIVERS), pool_pre_ping=True).sync_engine
+    if made.dialect.name == "sqlite":
+        event.listen(made, "connect", on_sqlite_connect)
+    return made
 
 
-def _make_default(name: str) -> Any:
-    with _lock:
-        if "engine" not in _default:
-            from aiotaskq.settings import Settings
-
-            url = parse_url(Settings().database_url, ASYNC_DRIVERS)
-            made = async_engine(url, pool_pre_ping=True)
-            if made.dialect.name == "sqlite":
-                event.listen(made.sync_engine, "connect", on_sqlite_connect)
-            _default["engine"] = made
-            _default["SessionLocal"] = async_sessionmaker(made, expire_on_commit=False, autoflush=False)
-        return _default[name]
-
-
-engine: AsyncEngine
-SessionLocal: async_sessionmaker[AsyncSession]
-
-
-def __getattr__(name: str) -> Any:
-    # Made when first used, so that importing this module opens nothing and the variable can still be set.
-    if name in ("engine", "SessionLocal"):
-        return _make_default(name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+engine: AsyncEngine = LazyAsyncEngine(_make_engine)
+SessionLocal = async_sessionmaker(engine, expire_on_commit=False, autoflush=False)
 
 
 async def get_db() -> AsyncIterator[AsyncSession]:
     """Yield an ``AsyncSession`` and close it afterwards: a dependency for FastAPI, as the old ``get_db`` was."""
-    async with _make_default("SessionLocal")() as session:
+    async with SessionLocal() as session:
         yield session
 
 
-os.register_at_fork(after_in_child=_default.clear)  # connections must not be shared between processes
+def __getattr__(name: str) -> Any:
+    if name == "DATABASE_URL":  # a plain text: whoever asks for it needs it now
+        return settings().database_text
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+if TYPE_CHECKING:
+    DATABASE_URL: str

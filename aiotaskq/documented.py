@@ -16,6 +16,7 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.clock import Clock, SteadyClock, SystemClock
 from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.queue import Queue
+from aiotaskq.settings import settings, visibility_timeout
 from aiotaskq.store import Store
 from aiotaskq.upcoming import preview as _preview
 
@@ -23,7 +24,10 @@ from aiotaskq.upcoming import preview as _preview
 class _StoredQueue(Queue, Store):
     """A queue and a public store in one object, as the guide has them."""
 
-    def __init__(self, backend: Backend, clock: Clock, cleanup_interval: float, **options: Any) -> None:
+    def __init__(self, url: str, clock: Clock, cleanup_interval: float, **options: Any) -> None:
+        backend = connect(url)
+        self.url = url
+        """The store's URL, password included."""
         Queue.__init__(self, backend, clock, **options)
         Store.__init__(self, backend.values, clock, durable=backend.durable, cleanup_interval=cleanup_interval)
 
@@ -44,7 +48,7 @@ class MemoryQueue(_StoredQueue):
     def __init__(self, cleanup_interval: float = 60, *, maxsize: int = 0, when_full: str = "wait") -> None:
         """Make a queue. ``cleanup_interval`` in seconds; ``maxsize`` 0 is unbounded; ``when_full`` is ``wait``,
         ``raise`` or ``drop_oldest``."""
-        super().__init__(connect("memory://"), SteadyClock(), cleanup_interval, maxsize=maxsize, when_full=when_full)
+        super().__init__("memory://", SteadyClock(), cleanup_interval, maxsize=maxsize, when_full=when_full)
 
 
 class DatabaseQueue(_StoredQueue):
@@ -61,17 +65,14 @@ class DatabaseQueue(_StoredQueue):
     ) -> None:
         """Make a queue on a database URL, default ``AIOTASKQ_DATABASE_URL``; ``visibility`` is the seconds that a pop
         may take."""
-        from aiotaskq.settings import Settings
-
-        settings = Settings()
-        place = settings.database_url if url is None else url
+        place = settings().database_url if url is None else url
         if scheme_of(place) in ("memory", "redis", "rediss", "valkey"):
             raise ValidationError(f"url: a SQL database is needed, as in sqlite:///app.db (got {scheme_of(place)}://)")
         super().__init__(
-            connect(place),
+            place,
             SystemClock(),
             cleanup_interval,
-            visibility=settings.visibility_timeout if visibility is None else visibility,
+            visibility=visibility_timeout() if visibility is None else visibility,
             maxsize=maxsize,
             when_full=when_full,
         )
@@ -93,15 +94,13 @@ class RedisQueue(_StoredQueue):
 
         Raises MissingExtra when the extra ``redis`` is not installed.
         """
-        from aiotaskq.settings import Settings
-
         if scheme_of(url) not in ("redis", "rediss", "valkey"):
             raise ValidationError(f"url: a Redis server is needed, as in redis://host:6379/0 (got {scheme_of(url)}://)")
         super().__init__(
-            connect(url),
+            url,
             SystemClock(),
             cleanup_interval,
-            visibility=Settings().visibility_timeout if visibility is None else visibility,
+            visibility=visibility_timeout() if visibility is None else visibility,
             maxsize=maxsize,
             when_full=when_full,
         )
@@ -112,20 +111,27 @@ class Scheduler(aiotaskq.scheduler.Scheduler):
 
     def __init__(self, check_interval: float = 10, *, url: str | None = None, queue: Queue | None = None) -> None:
         """Make a scheduler. ``check_interval``: longest sleep in seconds between looks at the database."""
-        if url is None:
-            from aiotaskq.settings import Settings
-
-            url = Settings().database_url
-        self._home = connect(url)
-        if self._home.schedules is None:
+        place = settings().database_url if url is None else url
+        target: Any = _queue_here() if queue is None else queue
+        self._own: list[Backend] = []
+        if target is None:
+            target = make_queue()
+            self._own.append(target._backend)
+        if getattr(target, "url", None) == place:
+            home = target._backend  # a schedule and the task that it fires are written in one transaction
+        else:
+            home = connect(place)
+            self._own.append(home)
+        if home.schedules is None:
             raise NotSupported("schedules live in SQL; name a database, as in sqlite:///app.db")
-        target = queue if queue is not None else _default_queue()
-        super().__init__(self._home.schedules, target, target._backend, SystemClock(), check_interval=check_interval)
+        self._home = home
+        super().__init__(home.schedules, target, target._backend, SystemClock(), check_interval=check_interval)
 
     async def stop(self) -> None:
         """Fire no more, and give back the connections; idempotent, and it can be started again."""
         await super().stop()
-        await self._home.close()
+        for backend in self._own:
+            await backend.close()
 
     async def start(self) -> None:
         """Open the database and start looking; does nothing if it runs."""
@@ -133,23 +139,49 @@ class Scheduler(aiotaskq.scheduler.Scheduler):
         await super().start()
 
 
-# ---- one queue a process; one scheduler a loop, since connections belong to loops (no due time fires twice) ----
+# ---- one queue and one scheduler a process --------------------------------------------------------------------------
+
+# Connections belong to loops: of a durable queue and of the scheduler there is one object a loop. The store makes them
+# one: no task is popped twice, and no due time fires twice.
+
+AnyQueue = MemoryQueue | DatabaseQueue | RedisQueue
 
 _lock = threading.Lock()
-_queues: list[MemoryQueue] = []
+_memory: list[MemoryQueue] = []
+_queues: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AnyQueue] = weakref.WeakKeyDictionary()
 _schedulers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Scheduler] = weakref.WeakKeyDictionary()
 
 
-def _default_queue() -> MemoryQueue:
+def make_queue() -> AnyQueue:
+    """Return the process-wide queue: the one in memory, or a new object of the store that ``AIOTASKQ_QUEUE_URL`` names.
+
+    Raises ValidationError for a wrong URL, and MissingExtra.
+    """
+    url = settings().queue_url
+    if (scheme := scheme_of(url)) != "memory":
+        return RedisQueue(url) if scheme in ("redis", "rediss", "valkey") else DatabaseQueue(url)
     with _lock:
-        if not _queues:
-            _queues.append(MemoryQueue())
-        return _queues[0]
+        if not _memory:
+            _memory.append(MemoryQueue())
+        return _memory[0]
 
 
-async def get_queue() -> MemoryQueue:
-    """Return the process-wide queue, its cleanup running."""
-    queue = _default_queue()
+def _queue_here() -> AnyQueue | None:
+    """The process-wide queue for the running loop; None if it is durable and no loop runs."""
+    if scheme_of(settings().queue_url) == "memory":
+        return make_queue()
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        return None
+    if loop not in _queues:
+        _queues[loop] = make_queue()
+    return _queues[loop]
+
+
+async def get_queue() -> AnyQueue:
+    """Return the process-wide queue, its cleanup running: in memory, or in the store ``AIOTASKQ_QUEUE_URL`` names."""
+    queue = _queue_here()
+    assert queue is not None  # a loop runs
     await queue.start_cleanup()
     return queue
 
@@ -207,12 +239,18 @@ async def delete_public(key: str) -> bool:
     return await (await get_queue()).delete_public(key)
 
 
+_inherited: list[object] = []
+
+
 def _forget() -> None:
-    # A forked child has its parent's tasks in memory only as a copy: they are the parent's to run.
+    # A forked child has its parent's tasks in memory only as a copy: they are the parent's to run. Connections are not
+    # even to be closed, as the garbage collector would do.
     global _lock
     _lock = threading.Lock()
-    _queues.clear()
-    _schedulers.clear()
+    for kept in (_queues, _schedulers):
+        _inherited.extend(kept.values())
+        kept.clear()
+    _memory.clear()
 
 
 os.register_at_fork(after_in_child=_forget)

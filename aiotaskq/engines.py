@@ -25,6 +25,7 @@ __all__ = [
     "async_engine",
     "connect_postgresql",
     "parse_url",
+    "pool_options",
     "sqlite_engine",
     "sync_engine",
     "sync_session_factory",
@@ -72,6 +73,8 @@ OURS = {
     },
 }
 TRUTH = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
+# SQLAlchemy's, for its pool: connections kept, connections beyond those, seconds until one is replaced. Smallest value.
+POOL = {"pool_size": 0, "max_overflow": -1, "pool_recycle": -1}
 
 
 def parse_url(url: str, drivers: Mapping[str, str]) -> URL:
@@ -90,19 +93,36 @@ def parse_url(url: str, drivers: Mapping[str, str]) -> URL:
     return parsed.set(drivername=f"{database}+{drivers[database]}", query=_query(database, parsed.query))
 
 
+def pool_options(url: URL) -> tuple[URL, dict[str, int]]:
+    """Take the options of the pool out of a parsed URL, since no driver knows them."""
+    found = {name: int(str(value)) for name, value in url.query.items() if name in POOL}
+    return url.difference_update_query(found), found
+
+
+def _check_pool(name: str, value: object) -> None:
+    try:
+        number = int(str(value))
+    except ValueError:
+        number = POOL[name] - 1
+    if not POOL[name] <= number <= 1_000_000:
+        raise ValidationError(f"url: {name} is a whole number of at least {POOL[name]} (got {str(value)[:40]!r})")
+
+
 def _query(database: str, given: Mapping[str, Any]) -> dict[str, Any]:
     known = OPTIONS[database]
-    if known is None:
-        return dict(given)
     query: dict[str, Any] = {}
     for name, value in given.items():
+        if name in POOL:
+            _check_pool(name, value)
+        if known is None or name in POOL:
+            query[name] = value
+            continue
         option = SAME[database].get(name, name)
         if option in known:
             query[option] = TRUTH.get(str(value).lower(), value) if name == "ssl" else value
         elif option not in OURS[database]:
-            raise ValidationError(
-                f"url: the option {name[:40]!r} is unknown; for {database} there are {', '.join(sorted(known))}"
-            )
+            names = ", ".join([*sorted(known), *POOL])
+            raise ValidationError(f"url: the option {name[:40]!r} is unknown; for {database} there are {names}")
     if query.get("pooler", "transaction") != "transaction":
         raise ValidationError(f"url: pooler can only be 'transaction' (got {str(query['pooler'])[:40]!r})")
     return query
@@ -147,8 +167,12 @@ def _create(factory: Callable[..., T], url: URL, **options: Any) -> T:
 
 
 def sync_engine(url: str, **options: Any) -> Engine:
-    """Return a plain synchronous engine on the database, for code that is not asynchronous."""
-    parsed = parse_url(url, SYNC_DRIVERS)
+    """Return a plain synchronous engine on the database, for code that is not asynchronous.
+
+    ``pool_size``, ``max_overflow`` and ``pool_recycle`` in the URL's query are its pool's. Raises MissingExtra.
+    """
+    parsed, pool = pool_options(parse_url(url, SYNC_DRIVERS))
+    options = {**options, **pool}
     database = parsed.get_backend_name()
     if database == "sqlite":
         made = sqlite_engine(parsed, **options)
@@ -182,7 +206,10 @@ def async_engine(url: URL, connected: Callable[[Any], None] | None = None, **opt
     """Return an asynchronous engine for a parsed URL. Raises MissingExtra.
 
     With ``connected``, which is told each connection of a server's driver, it is one for aiotaskq's own statements.
+    Options of the pool in the URL's query win over ``options``.
     """
+    url, pool = pool_options(url)
+    options = {**options, **pool}
     database = url.get_backend_name()
     if database == "sqlite":
         prepare_sqlite(url)

@@ -15,7 +15,7 @@ AiotaskqError
 ├── MissingExtra (ImportError)          an optional dependency is not installed
 ├── DatabaseUnavailable (ConnectionError)  the store cannot be opened or reached
 ├── SchemaTooNew (RuntimeError)         the database was written by a newer aiotaskq
-├── ClosedError (RuntimeError)          used after close, or while the interpreter ends
+├── ClosedError (RuntimeError)          used after close, configured after use, or the interpreter ends
 ├── WrongLoop (RuntimeError)            a blocking call from a loop, or an object of another loop
 └── CallTimeout (TimeoutError)          a facade call ran into the caller's deadline
 """
@@ -102,7 +102,7 @@ class SchemaTooNew(AiotaskqError, RuntimeError):
 
 
 class ClosedError(AiotaskqError, RuntimeError):
-    """The object was closed, or the interpreter is shutting down."""
+    """The object was closed, it is too late to configure it, or the interpreter is shutting down."""
 
 
 class WrongLoop(AiotaskqError, RuntimeError):

@@ -22,6 +22,7 @@ from aiotaskq.registry import PushMiddleware, Registry
 from aiotaskq.resources import open_resource
 from aiotaskq.scheduler import Scheduler
 from aiotaskq.service import Service
+from aiotaskq.settings import settings
 from aiotaskq.store import Store
 from aiotaskq.task import Task, check_seconds
 from aiotaskq.worker import CLOSING, SERVICES, ExitCode, Worker
@@ -119,9 +120,7 @@ class TaskQ(Registry):
         """The scheduler actor; made (and its database opened) only when something uses it."""
         url = self._schedules_url
         if url is None and self._backend.schedules is None:
-            from aiotaskq.settings import Settings
-
-            url = Settings().database_url
+            url = settings().database_url
         schedules = (self._backend if url is None else self._store(url)).schedules
         if schedules is None:
             raise NotSupported(f"schedules: they live in SQL, not in {mask(url or self.url)}; name sqlite:///file.db")

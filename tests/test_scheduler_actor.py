@@ -478,12 +478,9 @@ async def test_declared_schedules_are_made_once_and_updated(tmp_path: Path, cloc
         async def never() -> None: ...
 
 
-async def test_documented_scheduler_pushes_into_the_process_wide_queue(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AIOTASKQ_DATABASE_URL", f"sqlite:///{tmp_path}/legacy.db")
+async def test_documented_scheduler_pushes_into_the_queue_that_it_is_given(tmp_path: Path) -> None:
     queue = MemoryQueue()
-    scheduler = Scheduler(check_interval=10, queue=queue)
+    scheduler = Scheduler(check_interval=10, url=f"sqlite:///{tmp_path}/legacy.db", queue=queue)
     await scheduler.start()
     await scheduler.start()
     await scheduler.add_scheduler_task("now", "greet", "once", {"who": "you"}, execute_at=1)

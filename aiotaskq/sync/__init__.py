@@ -36,6 +36,7 @@ from aiotaskq.outcome import Backoff
 from aiotaskq.queue import Stats
 from aiotaskq.registry import injected
 from aiotaskq.schedule import Schedule
+from aiotaskq.settings import configure
 from aiotaskq.sync.actors import (
     DatabaseQueue,
     MemoryQueue,
@@ -54,16 +55,11 @@ from aiotaskq.task import Status, Task
 from aiotaskq.worker import ExitCode
 
 if typing.TYPE_CHECKING:
-    from sqlalchemy import Engine
-    from sqlalchemy.orm import Session, sessionmaker
-
-    from aiotaskq.models import Base
-    from aiotaskq.sync.session import get_db
-
-    engine: Engine
-    SessionLocal: sessionmaker[Session]
+    from aiotaskq.database import DATABASE_URL
+    from aiotaskq.sync.session import Base, SessionLocal, engine, get_db
 
 __all__ = [
+    "DATABASE_URL",
     "AiotaskqError",
     "Backoff",
     "Base",
@@ -101,6 +97,7 @@ __all__ = [
     "UnknownHandler",
     "ValidationError",
     "WrongLoop",
+    "configure",
     "current_task",
     "delete_public",
     "engine",
@@ -117,10 +114,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> typing.Any:
-    # Made when first used: importing this module opens nothing, the variable can still be set, and who only needs the
-    # queue does not wait for SQLAlchemy.
+    # Imported on use: who only needs the queue does not wait for SQLAlchemy.
     if name in ("Base", "SessionLocal", "engine", "get_db"):
         from aiotaskq.sync import session
 
-        return session.by_name(name)
+        return getattr(session, name)
+    if name == "DATABASE_URL":
+        from aiotaskq.settings import settings
+
+        return settings().database_text
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 import aiotaskq.documented as awaited
 import aiotaskq.queue
@@ -22,6 +22,9 @@ from aiotaskq.sync.bridge import (
     reading,
     run,
 )
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 async def _give_back(queue: Any, task: dict[str, Any] | None) -> None:
@@ -82,11 +85,12 @@ class MemoryQueue(_StoredQueue):
 
 
 def _home_of(make: Callable[[], Any]) -> Home[Any]:
-    """Where a queue on a server or in a file lives: made anew where its loop is gone."""
+    """Where a queue on a server or in a file lives: made anew where its loop is gone. One in memory stays the same."""
 
     async def anew(before: Any) -> Any:
         made = make()
-        made.adopt(before)
+        if made is not before:
+            made.adopt(before)
         return made
 
     return Home(make, anew=anew, close=awaited._StoredQueue.close)
@@ -153,22 +157,44 @@ class Scheduler(SchedulerActor):
 
 # ---- one of each a process ------------------------------------------------------------------------------------------
 
-_queue_home = Home(awaited._default_queue)
-_process_queue: MemoryQueue = MemoryQueue._of(_queue_home)
-_process_scheduler: Scheduler = Scheduler._of(_scheduler_home(awaited.Scheduler, _queue_home))
+AnyQueue = MemoryQueue | DatabaseQueue | RedisQueue
 
-_started_queue = blocking_function(awaited.get_queue, _queue_home)
-push_task = blocking_function(awaited.push_task, _queue_home)
-pop_task = blocking_function(awaited.pop_task, _queue_home, unclaimed=_give_back)
-set_public = blocking_function(awaited.set_public, _queue_home)
-get_public = blocking_function(awaited.get_public, _queue_home)
-delete_public = blocking_function(awaited.delete_public, _queue_home)
+_queue_home = _home_of(awaited.make_queue)
+_process_queues: dict[type, Any] = {
+    awaited.MemoryQueue: MemoryQueue._of(_queue_home),
+    awaited.DatabaseQueue: DatabaseQueue._of(_queue_home),
+    awaited.RedisQueue: RedisQueue._of(_queue_home),
+}
+_process_scheduler: Scheduler = Scheduler._of(
+    _scheduler_home(lambda: awaited.Scheduler(queue=_queue_home()), _queue_home)
+)
+
+
+def _on_queue(function: Callable[P, Coroutine[Any, Any, R]], *, unclaimed: Any = None) -> Callable[P, R]:
+    """Return the blocking twin of a module function: that method of the process-wide queue, its cleanup running."""
+    method = getattr(awaited._StoredQueue, function.__name__)
+
+    async def act(queue: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+        await queue.start_cleanup()
+        value: R = await method(queue, *args, **kwargs)
+        return value
+
+    return blocking_function(function, act, _queue_home, unclaimed=unclaimed)
+
+
+_started_queue = blocking_function(awaited.get_queue, awaited._StoredQueue.start_cleanup, _queue_home)
+push_task = _on_queue(awaited.push_task)
+pop_task = _on_queue(awaited.pop_task, unclaimed=_give_back)
+set_public = _on_queue(awaited.set_public)
+get_public = _on_queue(awaited.get_public)
+delete_public = _on_queue(awaited.delete_public)
 
 
 @documented(awaited.get_queue)
-def get_queue() -> MemoryQueue:
+def get_queue() -> AnyQueue:
     _started_queue()
-    return _process_queue
+    queue: AnyQueue = _process_queues[type(_queue_home())]
+    return queue
 
 
 @documented(awaited.get_scheduler)

@@ -184,19 +184,20 @@ def direct(
 
 
 def blocking_function(
-    function: Callable[P, Coroutine[Any, Any, R]], reach: Reach[Any], *, unclaimed: Unclaimed[R] | None = None
+    function: Callable[P, Coroutine[Any, Any, R]],
+    act: Callable[..., Coroutine[Any, Any, Any]],
+    reach: Reach[Any],
+    *,
+    unclaimed: Unclaimed[R] | None = None,
 ) -> Callable[P, R]:
-    """Return the blocking twin of a coroutine function on the object ``reach``, with ``at_once`` (see there)."""
+    """Return the blocking twin of a coroutine function: ``act(object of reach, …)``, with ``at_once`` (see there)."""
     twin = f"aiotaskq.{function.__name__}"
-
-    def without_self(_reached: Any, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, R]:
-        return function(*args, **kwargs)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return cast(R, _at_once(reach(), without_self, args, kwargs))
+            return cast(R, _at_once(reach(), act, args, kwargs))
         except _NeedsLoop:
-            return cast(R, _run(reach, without_self, args, kwargs, twin, unclaimed))
+            return cast(R, _run(reach, act, args, kwargs, twin, unclaimed))
 
     return cast("Callable[P, R]", like(function)(call))
 

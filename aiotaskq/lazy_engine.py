@@ -1,0 +1,98 @@
+"""Engines that are made when they are first used, so that importing their names decides nothing."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = ["LazyAsyncEngine", "LazyEngine"]
+
+
+class _Making:
+    """Makes an engine once, whichever thread asks first."""
+
+    def __init__(self, make: Callable[[], Engine]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: Engine | None = None
+
+    def made(self) -> Engine:
+        """Return the engine, making it if need be. Raises what ``make`` raises; then the next call tries again."""
+        if self._made is None:
+            with self._lock:
+                if self._made is None:
+                    self._made = self._make()
+        return self._made
+
+    def forked(self) -> bool:
+        """Drop the parent's lock; return whether there are connections of the parent's."""
+        self._lock = threading.Lock()
+        return self._made is not None
+
+
+class LazyEngine(Engine):
+    """A SQLAlchemy ``Engine`` for ``from … import engine``: ``make()`` is called when it is first used.
+
+    Until then it has none of the attributes that every use of an engine begins with (``url``, ``dialect``, ``pool``).
+    The first of them that is asked for turns it into the engine that was made.
+    """
+
+    def __init__(self, make: Callable[[], Engine]) -> None:
+        # Engine.__init__ is not called: it would need the dialect, and so the URL.
+        self._making = _Making(make)
+        _all.add(self)
+
+    def _forked(self) -> None:
+        if self._making.forked():
+            _leave_to_the_parent(self)
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.endswith("_"):  # what inspects an object asks for names such as __wrapped__ or _repr_html_
+            for key, value in self._making.made().__dict__.items():
+                self.__dict__.setdefault(key, value)
+            if name in self.__dict__:
+                return self.__dict__[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+class LazyAsyncEngine(AsyncEngine):
+    """The same for an ``AsyncEngine``; ``make()`` returns the engine that it awaits, one with an async driver."""
+
+    def __init__(self, make: Callable[[], Engine]) -> None:
+        self._making = _Making(make)
+        _all.add(self)
+
+    def _forked(self) -> None:
+        if self._making.forked():
+            _leave_to_the_parent(self.sync_engine)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "sync_engine":
+            AsyncEngine.__init__(self, self._making.made())
+            return self.sync_engine
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+_all: weakref.WeakSet[LazyEngine | LazyAsyncEngine] = weakref.WeakSet()
+_inherited: list[object] = []
+
+
+def _leave_to_the_parent(engine: Engine) -> None:
+    # The engine stays, since other modules have it by name. Its connections are not to be closed in the child, not
+    # even by the garbage collector.
+    _inherited.append(engine.pool)
+    engine.dispose(close=False)
+
+
+def _forked() -> None:
+    for engine in list(_all):
+        engine._forked()
+
+
+os.register_at_fork(after_in_child=_forked)
