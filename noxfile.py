@@ -49,6 +49,7 @@ FLOORS = {
         "waiting",
         "claims",
         "bound",
+        "known_ids",
         "pops",
         "runner",
         "running",

@@ -40,6 +40,11 @@ def new_task_of(call: TaskCall[Any], handlers: Mapping[str, Handler], elsewhere:
         known = ", ".join(PushOptions.__annotations__)
         raise ValidationError(f"push: unknown option {', '.join(sorted(wrong))}; use {known}")
     options.pop("session", None)  # says how it is pushed, not what
+    rerun = options.pop("rerun", False)
+    if type(rerun) is not bool:
+        raise ValidationError(f"rerun: True or False is needed (got {type(rerun).__name__})")
+    if rerun and options.get("task_id") is None:
+        raise ValidationError("rerun: it is about an id that has ended; give its task_id, too")
     for name, default in _DEFAULTS.items():
         if options.get(name) is None:
             options[name] = default if handler is None else getattr(handler, name)
@@ -83,6 +88,12 @@ def session_of(calls: Sequence[TaskCall[Any]]) -> Any:
     if any(session is not sessions[0] for session in sessions):
         raise ValidationError("session: push_many writes in one transaction, so all of its calls need the same session")
     return sessions[0] if sessions else None
+
+
+def reruns_of(calls: Sequence[TaskCall[Any]]) -> dict[str, bool]:
+    """Return the ids that these calls name, and whether each may run again where it has ended."""
+    named = ((call.options.get("task_id"), call.options.get("rerun", False)) for call in calls if call.options)
+    return {task_id: rerun for task_id, rerun in named if task_id is not None}
 
 
 def follow_ups(after: Task, handlers: Mapping[str, Handler], now: int) -> tuple[Task, ...]:

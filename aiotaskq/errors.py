@@ -4,7 +4,7 @@ AiotaskqError
 ├── ValidationError (ValueError)        what was passed in is wrong; nothing was written
 │   ├── CronError                       a cron expression, named by field
 │   └── UnknownHandler (LookupError)    no handler is registered under that name
-├── TaskConflict (ValueError)           the id is taken by a pending task with other content
+├── TaskConflict (ValueError)           the id is taken: by a pending task with other content, or by one that has ended
 ├── NoOpenTask (ValueError)             task_done() without a popped task
 ├── NotFound (LookupError)              no task, schedule or key under that name
 ├── QueueFull (asyncio.QueueFull)       a bounded queue is full and was told to raise
@@ -46,7 +46,7 @@ class UnknownHandler(ValidationError, LookupError):
 
 
 class TaskConflict(AiotaskqError, ValueError):
-    """A pending task with this id exists and has other content; use another id or cancel that one."""
+    """A task with this id is pending with other content, or has ended; use another id, or do as the message says."""
 
 
 class NoOpenTask(AiotaskqError, ValueError):

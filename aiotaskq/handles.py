@@ -34,6 +34,7 @@ class PushOptions(TypedDict, total=False):
     unique_key: str
     idempotency_key: str
     task_id: str
+    rerun: bool
     on_success: Callback
     on_failure: Callback
     session: Any

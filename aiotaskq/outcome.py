@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.task import (
     COMPLETED,
+    FINAL,
     INT64,
     MAX_DEPTH,
     PENDING,
@@ -120,7 +121,13 @@ class HandedBack(msgspec.Struct, frozen=True):
     new: Task
 
 
-Outcome = Completed | Failed | TimedOut | Released | Cancelled | LeaseExpired | Expired | Requeued | HandedBack
+class Rerun(msgspec.Struct, frozen=True):
+    """An id that has ended was pushed again. Only its keys and its fence outlive the earlier run."""
+
+    new: Task
+
+
+Outcome = Completed | Failed | TimedOut | Released | Cancelled | LeaseExpired | Expired | Requeued | HandedBack | Rerun
 
 
 class IllegalTransition(AiotaskqError, RuntimeError):
@@ -137,6 +144,7 @@ _ALLOWED: dict[type, frozenset[Status]] = {
     Cancelled: frozenset({Status.RUNNING, Status.PENDING}),
     Expired: frozenset({Status.PENDING}),
     Requeued: frozenset({Status.FAILED, Status.CANCELLED, Status.EXPIRED}),
+    Rerun: FINAL,
 }
 
 
@@ -195,9 +203,20 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
                 retry_count=new.retry_count,
                 max_retries=new.max_retries,
                 queue=new.queue,
+                timeout=new.timeout,
+                scheduler_task_id=new.scheduler_task_id,
                 extra=new.extra,
                 run_at=now,
                 seq=new.seq,
+            )
+        case Rerun(new):
+            # Its push stamp makes a repetition of this push the same push, also once the task has run.
+            return replace(
+                new,
+                fence=task.fence,
+                unique_key=task.unique_key,
+                idempotency_key=task.idempotency_key,
+                progress=task.progress,
             )
     raise TypeError(f"not an outcome: {outcome!r}")  # pragma: no cover - the match above is complete
 

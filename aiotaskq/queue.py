@@ -16,6 +16,7 @@ from aiotaskq.claims import Claims
 from aiotaskq.clock import Clock
 from aiotaskq.errors import LeaseLost, NotFound, ResultTimeout, TaskConflict, ValidationError
 from aiotaskq.events import Events
+from aiotaskq.known_ids import KnownIds
 from aiotaskq.leases import fresh_owner
 from aiotaskq.log import logger, printable
 from aiotaskq.outcome import (
@@ -98,6 +99,7 @@ class Queue:
         """Workers of this queue, which may claim what is pushed here in the transaction that pushes it."""
         self._waiting = Waiting(backend.hints)
         self._pops = OpenPops()
+        self.known_ids = KnownIds(backend, clock, self.add, lambda task: self._tell_pushed([task], [task]))
         self._next_reap = 0  # ticks
         self._pop_owner = fresh_owner(POP_OWNER)
 
@@ -168,8 +170,9 @@ class Queue:
     async def push_task(self, task: Mapping[str, Any], priority: int = 0) -> str:
         """Add a task given as a dict (``type``, ``params``, optional ``task_id``), which is not changed; return its id.
 
-        An id that is running is handed back as pending with the new fields; one that is pending with the same content
-        is a no-op. Raises ValidationError, and TaskConflict when the id is pending or has ended with other content.
+        An id that is running is handed back as pending with the new fields, one that has ended runs again, one that is
+        pending with the same content is a no-op. Raises ValidationError, and TaskConflict when the id is pending with
+        other content, or when it ended and a newer task holds its unique key.
         """
         new = task_from_dict(task, priority, self._clock.now())
         while True:
@@ -179,6 +182,9 @@ class Queue:
             if stored.status is Status.RUNNING:
                 if await self.settle(stored, HandedBack(new)) is not None:
                     self._pops.given_back(stored)
+                    return new.task_id
+            elif stored.final:
+                if await self.known_ids.run_again(stored, new):
                     return new.task_id
             elif same_content(stored, new):
                 return new.task_id

@@ -464,5 +464,7 @@ def same_content(a: Task, b: Task) -> bool:
         and a.retry_count == b.retry_count
         and a.max_retries == b.max_retries
         and a.queue == b.queue
+        and a.timeout == b.timeout
+        and a.scheduler_task_id == b.scheduler_task_id
         and a.extra == b.extra
     )

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, OddRow
 from aiotaskq.bulk import Retention
-from aiotaskq.calls import as_call, new_task_of, session_of
+from aiotaskq.calls import as_call, new_task_of, reruns_of, session_of
 from aiotaskq.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.errors import AiotaskqError, NotSupported, ValidationError
 from aiotaskq.handles import PushOptions, T, TaskCall, TaskHandle
@@ -141,12 +141,14 @@ class TaskQ(Registry):
         """Push a task by the name of its type; when this returns on a durable store, the task is on disk.
 
         Options: ``delay`` or ``at``, ``priority``, ``queue``, ``timeout``, ``max_retries``, ``expires``, ``unique_key``
-        (one pending or running task), ``idempotency_key`` (one task while its row is kept), ``task_id``, ``on_success``
-        and ``on_failure`` (the name of a task pushed in the same transaction; in memory also a function), ``session``
-        (the SQLAlchemy session or connection in whose transaction it is pushed; it exists when that is committed).
+        (one pending or running task), ``idempotency_key`` (one task while its row is kept), ``task_id`` (an id of your
+        own), ``rerun`` (True: where that id has ended, it runs again), ``on_success`` and ``on_failure`` (the name of a
+        task pushed in the same transaction; in memory also a function), ``session`` (the SQLAlchemy session or
+        connection in whose transaction it is pushed; it exists when that is committed).
 
         Raises ValidationError, UnknownHandler (when handlers are registered, but none under this name; see
-        ``elsewhere``), QueueFull, DatabaseUnavailable, and NotSupported for a session where the store is not SQL.
+        ``elsewhere``), TaskConflict (the id has ended and ``rerun`` was not asked for, or its keys forbid it),
+        QueueFull, DatabaseUnavailable, and NotSupported for a session where the store is not SQL.
         """
         return await self.push_call(TaskCall(type, params or {} if params is None else params, options))
 
@@ -155,7 +157,8 @@ class TaskQ(Registry):
         if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
         tasks = [new_task_of(call, self._handlers, self._elsewhere, self._clock.now())]
-        (row,) = await self._push(tasks, call.options.get("session"))
+        session, reruns = (call.options.get("session"), reruns_of([call])) if call.options else (None, None)
+        (row,) = await self._push(tasks, session, reruns)
         return TaskHandle(self.queue, row.task_id, row is tasks[0])  # middleware may have put another one there
 
     async def push_many(
@@ -163,20 +166,26 @@ class TaskQ(Registry):
     ) -> list[TaskHandle[Any]]:
         """Push many in one transaction: all or none.
 
-        Each is ``f.call(…)``, ``(type, params)``, or a dict with ``type``, ``params`` and options."""
+        Each is ``f.call(…)``, ``(type, params)``, or a dict with ``type``, ``params`` and options. Ids that run again
+        (``rerun``) are written after the others, in a transaction of their own unless they have a session. Raises as
+        ``push``; then nothing was written."""
         checked = [as_call(call) for call in calls]
         session = session_of(checked)
         if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
         now = self._clock.now()
         tasks = [new_task_of(call, self._handlers, self._elsewhere, now) for call in checked]
-        stored = await self._push(tasks, session) if tasks else []
+        stored = await self._push(tasks, session, reruns_of(checked)) if tasks else []
         return [TaskHandle(self.queue, row.task_id, row is task) for task, row in zip(tasks, stored, strict=True)]
 
-    def _push(self, tasks: list[Task], session: Any) -> Awaitable[list[Task]]:
-        if not self._push_middleware:
+    def _push(self, tasks: list[Task], session: Any, reruns: Mapping[str, bool] | None) -> Awaitable[list[Task]]:
+        push: Callable[[list[Task]], Awaitable[list[Task]]]
+        if reruns:
+            push = functools.partial(self.queue.known_ids.push, reruns=reruns, session=session)
+        elif not self._push_middleware:
             return self.queue.add(tasks, session)
-        push: Callable[[list[Task]], Awaitable[list[Task]]] = functools.partial(self.queue.add, session=session)
+        else:
+            push = functools.partial(self.queue.add, session=session)
         for wrapper in reversed(self._push_middleware):
             push = functools.partial(_wrapped_push, wrapper, push)
         return push(tasks)

@@ -37,6 +37,7 @@ from aiotaskq.outcome import (
     Outcome,
     Released,
     Requeued,
+    Rerun,
     TimedOut,
     clip,
     describe,
@@ -67,7 +68,19 @@ def task(status: Status = R, **fields: Any) -> Task:
     return Task(**{**values, **fields})
 
 
-NEW = Task(task_id="1", type="other", params={"b": 2}, priority=3, retry_count=1, max_retries=7, queue="q", seq=99)
+NEW = Task(
+    task_id="1",
+    type="other",
+    params={"b": 2},
+    priority=3,
+    retry_count=1,
+    max_retries=7,
+    queue="q",
+    seq=99,
+    timeout=4.0,
+    scheduler_task_id="s",
+    created_at=NOW_S,
+)
 SAMPLES: dict[type, Outcome] = {
     Completed: Completed({"r": 1}),
     Failed: Failed("boom"),
@@ -78,6 +91,7 @@ SAMPLES: dict[type, Outcome] = {
     Expired: Expired(),
     Requeued: Requeued(),
     HandedBack: HandedBack(NEW),
+    Rerun: Rerun(NEW),
 }
 
 # The table of the design: (from, trigger) to what it may become. What is not in here is refused.
@@ -94,6 +108,10 @@ TABLE: dict[tuple[Status, type], set[Status]] = {
     (F, Requeued): {P},
     (X, Requeued): {P},
     (E, Requeued): {P},
+    (C, Rerun): {P},
+    (F, Rerun): {P},
+    (X, Rerun): {P},
+    (E, Rerun): {P},
 }
 
 
@@ -141,6 +159,7 @@ outcomes: st.SearchStrategy[Outcome] = st.one_of(
     st.builds(Expired),
     st.builds(Requeued),
     st.just(HandedBack(NEW)),
+    st.just(Rerun(NEW)),
 )
 tasks = st.builds(
     task,
@@ -173,9 +192,13 @@ def test_what_holds_for_every_transition(before: Task, outcome: Outcome, owner: 
     assert after.status is not R  # only a claim makes it run
     # The fence is the backend's: it rises with a claim, and never otherwise.
     assert after.fence == before.fence
-    # Who it is does not change, whatever becomes of it.
-    for field in ("task_id", "created_at", "unique_key", "idempotency_key", "scheduler_task_id", "timeout"):
+    # Who it is does not change, whatever becomes of it; what it is about, only by another push of its id.
+    for field in ("task_id", "unique_key", "idempotency_key"):
         assert getattr(after, field) == getattr(before, field)
+    pushed = NEW if isinstance(outcome, HandedBack | Rerun) else before
+    for field in ("scheduler_task_id", "timeout", "params", "type"):
+        assert getattr(after, field) == getattr(pushed, field)
+    assert after.created_at == (NEW if isinstance(outcome, Rerun) else before).created_at
     # Nobody owns what does not run.
     assert (after.lease_owner, after.lease_until) == (None, None)
     if after.final:
@@ -199,6 +222,8 @@ def test_what_holds_for_every_transition(before: Task, outcome: Outcome, owner: 
             assert (retries, crashes) == (0, 1)
     elif isinstance(outcome, Requeued):
         assert (after.retry_count, after.crashes) == (0, 0)
+    elif isinstance(outcome, Rerun):
+        assert (after.retry_count, after.crashes) == (NEW.retry_count, 0)
     elif not isinstance(outcome, HandedBack):
         assert (retries, crashes) == (0, 0)
     # A cancel that was asked for is never lost with a task that goes on by itself.
@@ -207,8 +232,8 @@ def test_what_holds_for_every_transition(before: Task, outcome: Outcome, owner: 
 
 
 @given(before=tasks, outcome=outcomes)
-def test_a_final_status_changes_only_by_an_operators_retry(before: Task, outcome: Outcome) -> None:
-    if before.final and not (isinstance(outcome, Requeued) and before.status is not C):
+def test_a_final_status_changes_only_by_an_operators_retry_or_a_push_of_its_id(before: Task, outcome: Outcome) -> None:
+    if before.final and not (isinstance(outcome, Rerun) or (isinstance(outcome, Requeued) and before.status is not C)):
         with pytest.raises(IllegalTransition):
             settle(before, outcome, NOW)
 
@@ -290,6 +315,26 @@ def test_expired() -> None:
     assert settle(task(P, expires_at=NOW), Expired(), NOW).error_message == "expired before anybody claimed it"
 
 
+@pytest.mark.parametrize("status", [C, F, X, E])
+def test_run_again_as_the_new_push_says_under_the_old_fence_and_keys(status: Status) -> None:
+    before = task(
+        status,
+        result=1,
+        started_at=5,
+        expires_at=NOW - 1,
+        timeout=2.0,
+        on_success="x",
+        created_at=3,
+        unique_key="u",
+        idempotency_key="i",
+        cancel_requested=True,
+        extra={"old": 1},
+        seq=1,
+    )
+    new = NEW.replace(run_at=NOW + 7, expires_at=NOW + 9, created_at=NOW_S, extra={"own": 1}, on_failure="mail")
+    assert settle(before, Rerun(new), NOW) == new.replace(fence=4, unique_key="u", idempotency_key="i")
+
+
 @pytest.mark.parametrize("status", [F, X, E])
 def test_requeued(status: Status) -> None:
     before = task(status, result=1, started_at=5, expires_at=NOW - 1, unique_key="u", cancel_requested=True)
@@ -311,6 +356,8 @@ def test_handed_back() -> None:
         max_retries=7,
         queue="q",
         seq=99,
+        timeout=4.0,
+        scheduler_task_id="s",
         run_at=NOW,
         extra={},
         lease_owner=None,

@@ -208,6 +208,7 @@ FLOORS: dict[str, float] = {
     "waiting": 3.15,
     "claims": 3.1,
     "bound": 3.1,
+    "known_ids": 3.1,
     "events": 3.1,
     # 2, stores: rows, not rules
     "backends.sql": 2.4,

@@ -255,10 +255,26 @@ async def test_pushing_a_known_id(queue: MemoryQueue) -> None:
     assert await queue.get_queue_size() == 1
     with pytest.raises(TaskConflict, match="mine is pending with other content"):
         await queue.push_task({"type": "t", "task_id": "mine", "params": {"n": 2}})
-    await queue.pop_task(0)
-    await queue.task_done()
-    assert await queue.push_task({"type": "t", "task_id": "mine", "params": {"n": 1}}) == "mine"
-    assert await queue.is_empty()
+    with pytest.raises(TaskConflict, match="mine is pending with other content"):
+        await queue.push_task({"type": "t", "task_id": "mine", "params": {"n": 1}, "timeout": 5})
+    assert (await queue.get("mine")).params == {"n": 1}
+
+
+async def test_the_guides_nightly_task(queue: MemoryQueue) -> None:
+    """A script pushes the same id each night: each time it runs."""
+    nightly = {"task_id": "nightly", "type": "backup", "params": {"to": "/mnt"}}
+    for night in range(3):
+        assert await queue.push_task(nightly) == "nightly"
+        assert await queue.push_task(nightly) == "nightly"  # twice in one night is once
+        task = await queue.pop_task(0)
+        assert task is not None and (task["task_id"], task["retry_count"]) == ("nightly", 0)
+        assert await queue.is_empty()
+        await queue.task_done()
+        assert (await queue.get("nightly")).fence == night + 1
+    assert await queue.push_task({"task_id": "nightly", "type": "other", "retry_count": 2}, priority=-1) == "nightly"
+    task = await queue.pop_task(0)
+    assert task is not None
+    assert (task["type"], task["params"], task["retry_count"], task["priority"]) == ("other", {}, 2, -1)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ from aiotaskq.outcome import (
     Outcome,
     Released,
     Requeued,
+    Rerun,
     TimedOut,
     settle,
 )
@@ -264,6 +265,32 @@ class QueueMachine(RuleBasedStateMachine):
             return multiple()
         rows = list(self.model.rows.values())
         return self.settle([rows[pick % len(rows)]], outcome, False)
+
+    @rule(
+        target=seen,
+        pick=st.integers(0, 50),
+        fields=st.fixed_dictionaries(
+            {"queue": st.sampled_from(QUEUES), "priority": st.integers(-1, 1)},
+            optional={
+                "params": st.just({"again": [1]}),
+                "timeout": st.just(2.5),
+                "on_failure": st.just("mail"),
+            },
+        ),
+    )
+    def run_again(self, pick: int, fields: dict[str, Any]) -> Any:
+        """The id of a row that has ended is pushed again."""
+        ended = [row for row in self.model.rows.values() if row.final]
+        if not ended:
+            return multiple()
+        before = ended[pick % len(ended)]
+        new = self.make(run_at=self.now, **fields).replace(task_id=before.task_id)
+        change = Change(before, settle(before, Rerun(new), self.now))
+        held = self.do(self.backend.update([change]))
+        assert held == self.model.update([change])
+        # That push, repeated, is the same push, unless the id was found to be taken.
+        assert self.do(self.backend.push([new])) == self.model.push([new])
+        return multiple(change.after) if held == [True] else multiple()
 
     @rule(limit=st.integers(1, 5))
     def reap(self, limit: int) -> None:

@@ -22,7 +22,16 @@ import pytest
 
 import aiotaskq
 import aiotaskq.sync
-from aiotaskq.errors import ClosedError, NoOpenTask, NotFound, ResultTimeout, TaskFailed, ValidationError, WrongLoop
+from aiotaskq.errors import (
+    ClosedError,
+    NoOpenTask,
+    NotFound,
+    ResultTimeout,
+    TaskConflict,
+    TaskFailed,
+    ValidationError,
+    WrongLoop,
+)
 from aiotaskq.registry import injected
 from aiotaskq.sync.bridge import loop_thread
 from aiotaskq.task import Status
@@ -411,6 +420,11 @@ def test_push_run_and_operate(tq: aiotaskq.sync.TaskQ) -> None:
         assert shout.options(priority=-1, unique_key="k").push(text="a").result(timeout=WATCHDOG) == "A!"
         handles = tq.push_many([double.call(n=1), ("double", {"n": 2}), {"type": "double", "params": {"n": 3}}])
         assert [handle.result(timeout=WATCHDOG) for handle in handles] == [2, 4, 6]
+        for rerun in (False, True):
+            nightly = double.options(task_id="nightly", rerun=rerun).push(n=5)
+            assert nightly.created and nightly.result(timeout=WATCHDOG) == 10
+        with pytest.raises(TaskConflict, match="nightly is completed"):
+            tq.push("double", {"n": 5}, task_id="nightly")
         later = tq.push("double", {"n": 1}, delay=60)
         with pytest.raises(ResultTimeout):
             later.result(timeout=0.01)
@@ -421,7 +435,7 @@ def test_push_run_and_operate(tq: aiotaskq.sync.TaskQ) -> None:
         tq.resume()
         assert tq.get(later.task_id).status is Status.CANCELLED
         assert [task.task_id for task in tq.find(status="cancelled")] == [later.task_id]
-        assert tq.stats().counts["completed"] == 5
+        assert tq.stats().counts["completed"] == 6
         assert tq.handle(later.task_id).progress() is None
         tq.store.set_public("k", 1)
         assert tq.store.get_public("k") == 1 and tq.odd_rows == []

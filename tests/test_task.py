@@ -390,7 +390,7 @@ def test_same_content() -> None:
     assert same_content(task, task.replace(task_id="other", seq=0, run_at=0, status=Status.RUNNING))
     changes: list[dict[str, Any]] = [
         *({"type": "u"}, {"params": {}}, {"priority": 0}, {"retry_count": 1}, {"max_retries": 1}),
-        *({"queue": "q"}, {"extra": {}}),
+        *({"queue": "q"}, {"extra": {}}, {"timeout": 5.0}, {"scheduler_task_id": "s"}),
     ]
     for change in changes:
         assert not same_content(task, task.replace(**change))

@@ -209,7 +209,9 @@ class Backend(ABC):
         """
         raise NotSupported(f"session: {self.name} cannot join a transaction; push after the commit, or use a SQL store")
 
-    async def update_with(self, session: Any, changes: Sequence[Change]) -> list[bool]:
+    async def update_with(
+        self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
+    ) -> list[bool]:
         """``update`` in the caller's own transaction. Raises as ``push_with``."""
         raise NotSupported(f"session: {self.name} cannot join a transaction; return from the handler instead")
 
@@ -231,9 +233,10 @@ class Backend(ABC):
         brings a final task back does not hold while a newer task has its unique key.
 
         Changes apply one after the other: of two for the same row, the second sees what the first has written. A change
-        that does not hold alters nothing and does not stop the others. Params are written only if they were changed,
-        progress never (``report`` does that). A unique key is free again once its task is final. Hints ``ended`` and
-        ``ready``.
+        that does not hold alters nothing and does not stop the others. What only a push sets (type, params, extra,
+        schedule, timeout, follow-ups, time of creation) is written only if params or extra are other objects than
+        before; the keys and progress never (``report`` does that). A unique key is free again once its task is final.
+        Hints ``ended`` and ``ready``.
         """
 
     async def exchange(

@@ -101,13 +101,16 @@ class SqlBackend(Backend):
 
         return await run_in(session, self.database.url, lambda c: tasks_sql.push(c, tasks), wake)
 
-    async def update_with(self, session: Any, changes: Sequence[Change]) -> list[bool]:
+    async def update_with(
+        self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
+    ) -> list[bool]:
         held: list[bool] = []
 
-        def committed() -> None:
+        def wake() -> None:
             self.hints.tell_updated(changes, held)
+            committed()
 
-        held += await run_in(session, self.database.url, lambda c: tasks_sql.update_tasks(c, changes), committed)
+        held += await run_in(session, self.database.url, lambda c: tasks_sql.update_tasks(c, changes), wake)
         return held
 
     async def claim(

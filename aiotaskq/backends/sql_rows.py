@@ -28,12 +28,21 @@ def json_text(value: Any) -> str:
     return _encode(value).decode()
 
 
-CONTENT = ("task_type", "params", "extra")
+CONTENT = (*("task_type", "params", "extra", "created_at", "scheduler_task_id", "timeout", "on_success", "on_failure"),)
 
 
 def content(task: Task) -> tuple[Any, ...]:
-    """Return the columns that a push sets for good, except after it is handed back."""
-    return task.type, json_text(task.params), json_text(task.extra) if task.extra else None
+    """Return the columns that only a push sets: a first one, or one of an id that runs or has ended."""
+    return (
+        task.type,
+        json_text(task.params),
+        json_text(task.extra) if task.extra else None,
+        task.created_at,
+        task.scheduler_task_id,
+        task.timeout,
+        task.on_success,
+        task.on_failure,
+    )
 
 
 STATE = (

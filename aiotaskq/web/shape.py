@@ -49,6 +49,7 @@ class PushBody(Struct, forbid_unknown_fields=True):
     unique_key: Key | None = None
     idempotency_key: Key | None = None
     task_id: Id | None = None
+    rerun: Annotated[bool, Meta(description="Run the task_id again if it has ended")] = False
     on_success: Name | None = None
     on_failure: Name | None = None
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
+from aiotaskq import TaskConflict, TaskQ, ValidationError
 from aiotaskq.clock import VirtualClock
+from aiotaskq.database import ASYNC_DRIVERS, parse_url
 from aiotaskq.log import logger
+from aiotaskq.outcome import Cancelled, Completed, Expired, Failed, Outcome, Released
 from aiotaskq.queue import Queue
-from aiotaskq.task import Status
+from aiotaskq.task import FINAL, SECOND, Status, Task, new_task
 from tests.backends import Store
 from tests.contract.rows import NOW
 
@@ -82,3 +87,251 @@ async def test_the_guides_worker_under_failures(queue: Queue, clock: VirtualCloc
     assert (dead.status, dead.error_message) == (Status.FAILED, "not settled within its visibility timeout")
     assert runs == [("A", 0), ("B", 0), ("A", 1), ("later 1", 0), ("A", 2), ("later 2", 0)]
     assert (await queue.stats()).counts["completed"] == 3
+
+
+# ---- an id that has ended is pushed again ---------------------------------------------------------------------------
+
+
+async def end(queue: Queue, clock: VirtualClock, status: Status, task_id: str) -> Task:
+    """Let a pending task come to its end, the longer way where there are two."""
+    if status is Status.EXPIRED:
+        assert await queue.settle(await queue.get(task_id), Expired()) is not None
+    else:
+        assert await queue.pop_task(0) is not None
+        ends: dict[Status, Outcome] = {
+            Status.COMPLETED: Completed({"sum": 1}),
+            Status.FAILED: Failed("boom", retryable=False),
+            Status.CANCELLED: Cancelled("by an operator"),
+        }
+        if status is Status.CANCELLED:
+            assert await queue.cancel(task_id)
+        assert await queue.settle(await queue.get(task_id), ends[status]) is not None
+    await clock.advance(7)
+    return await queue.get(task_id)
+
+
+@pytest.mark.parametrize("status", sorted(FINAL))
+async def test_a_pushed_id_that_has_ended_runs_again(queue: Queue, clock: VirtualClock, status: Status) -> None:
+    first = {"task_id": "nightly", "type": "backup", "params": {"n": 1}, "own": "a", "timeout": 5, "max_retries": 9}
+    await queue.push_task({**first, "scheduler_task_id": "s1"}, priority=4)
+    ended = await end(queue, clock, status, "nightly")
+    assert (ended.status, ended.fence) == (status, int(status is not Status.EXPIRED))
+
+    second = {"task_id": "nightly", "type": "restore", "params": {"n": 2}, "more": [1], "scheduler_task_id": "s2"}
+    assert await queue.push_task(second) == "nightly"
+    row = await queue.get("nightly")
+    assert row == Task(
+        task_id="nightly",
+        type="restore",
+        params={"n": 2},
+        extra={"more": [1]},
+        scheduler_task_id="s2",
+        created_at=clock.now() // SECOND,
+        run_at=clock.now(),
+        fence=ended.fence,
+        seq=row.seq,
+    )
+    assert row.seq > ended.seq
+    assert await queue._backend.active(["s1", "s2"]) == {"s1": 0, "s2": 1}
+    task = await queue.pop_task(0)
+    assert task is not None and (task["type"], task["params"], task["more"]) == ("restore", {"n": 2}, [1])
+    assert "own" not in task and "timeout" not in task
+    await queue.task_done()
+    again = await queue.get("nightly")
+    assert (again.status, again.fence) == (Status.COMPLETED, ended.fence + 1)
+    assert (await queue.stats()).counts == {**dict.fromkeys(Status, 0), "completed": 1}
+
+
+async def test_a_write_of_the_run_before_does_not_reach_the_one_that_runs_again(
+    queue: Queue, clock: VirtualClock
+) -> None:
+    await queue.push_task({"task_id": "x", "type": "t"})
+    assert await queue.pop_task(0) is not None
+    zombie = await queue.get("x")
+    assert await queue.settle(zombie, Failed("its worker was taken for dead", retryable=False)) is not None
+    await queue.push_task({"task_id": "x", "type": "t"})
+    assert await queue.settle(zombie, Completed("late")) is None
+    assert await queue.pop_task(0) is not None
+    assert await queue.settle(zombie, Completed("late")) is None
+    assert (await queue.get("x")).status is Status.RUNNING
+
+
+@pytest.mark.parametrize("then", ["pending", "running", "ended"])
+async def test_a_repeated_push_of_an_id_that_ran_again_is_the_same_push(
+    queue: Queue, clock: VirtualClock, then: str
+) -> None:
+    """The answer was lost, and the store's own layer sends the push once more."""
+    await queue.push_task({"task_id": "x", "type": "t"})
+    await end(queue, clock, Status.COMPLETED, "x")
+    await queue.push_task({"task_id": "x", "type": "t", "params": {"n": 2}})
+    again = await queue.get("x")
+    if then != "pending":
+        await queue.pop_task(0)
+    if then == "ended":
+        await queue.task_done()
+    row = await queue.get("x")
+    (stored,) = await queue.add([again])
+    assert stored is again
+    assert await queue.get("x") == row
+
+
+async def test_of_two_that_push_an_ended_id_at_once_one_runs_it(queue: Queue, clock: VirtualClock) -> None:
+    await queue.push_task({"task_id": "x", "type": "t"})
+    await end(queue, clock, Status.COMPLETED, "x")
+    assert await asyncio.gather(*(queue.push_task({"task_id": "x", "type": "t"}) for _ in range(10))) == ["x"] * 10
+    assert await queue.pop_task(0) is not None
+    assert await queue.pop_task(0) is None
+
+
+async def test_an_ended_id_does_not_come_back_beside_a_newer_task_with_its_unique_key(
+    queue: Queue, clock: VirtualClock
+) -> None:
+    await queue.add([new_task("t", task_id="old", unique_key="u", now=clock.now())])
+    ended = await end(queue, clock, Status.FAILED, "old")
+    (newer,) = await queue.add([new_task("t", unique_key="u", now=clock.now())])
+    with pytest.raises(TaskConflict, match=r"^task_id: a newer task holds the unique key of old$"):
+        await queue.push_task({"task_id": "old", "type": "t"})
+    assert await queue.get("old") == ended
+    assert await queue.cancel(newer.task_id)
+    await queue.push_task({"task_id": "old", "type": "t"})
+    assert ((await queue.get("old")).status, (await queue.get("old")).unique_key) == (Status.PENDING, "u")
+    assert [row.task_id for row in await queue.add([new_task("t", unique_key="u", now=clock.now())])] == ["old"]
+
+
+# ---- the retry recipe -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settles", ["first", "in finally", "after success"])
+async def test_the_guides_retry_recipe(queue: Queue, settles: str) -> None:
+    """``task["retry_count"] += 1; push_task(task)``, wherever the worker calls ``task_done``."""
+    await queue.push_task({"task_id": "flaky", "type": "t", "max_retries": 2})
+    await queue.push_task({"task_id": "sound", "type": "t"}, priority=5)
+    runs = []
+    while (task := await queue.pop_task(timeout=0)) is not None:
+        if settles == "first":
+            await queue.task_done()
+        try:
+            runs.append((task["task_id"], task["retry_count"]))
+            if task["task_id"] == "flaky":
+                raise ConnectionError
+        except ConnectionError:
+            if task["retry_count"] < task["max_retries"]:
+                task["retry_count"] += 1
+                await queue.push_task(task)
+        else:
+            if settles == "after success":
+                await queue.task_done()
+        finally:
+            if settles == "in finally":
+                await queue.task_done()
+    assert runs == [("flaky", 0), ("flaky", 1), ("flaky", 2), ("sound", 0)]
+    left = Status.RUNNING if settles == "after success" else Status.COMPLETED
+    assert [(await queue.get(name)).status for name in ("flaky", "sound")] == [left, Status.COMPLETED]
+
+
+# ---- the modern front -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def tq(store: Store, clock: VirtualClock) -> AsyncIterator[TaskQ]:
+    async with TaskQ(store.url, clock=clock) as made:
+        yield made
+
+
+@pytest.mark.parametrize("status", sorted(FINAL))
+async def test_an_ended_id_is_refused_or_runs_again(tq: TaskQ, clock: VirtualClock, status: Status) -> None:
+    pushed: list[str] = []
+    tq.on("pushed", lambda event: pushed.append(event.task.task_id))
+    assert (await tq.push("t", {"n": 1}, task_id="x")).created
+    for _ in range(2):  # pending, and then running
+        assert not (await tq.push("t", {"n": 1}, task_id="x", rerun=True)).created
+        await tq.queue.pop_task(0)
+    await tq.queue.settle(await tq.get("x"), Released("so that it can end in any way"))
+    ended = await end(tq.queue, clock, status, "x")
+    with pytest.raises(TaskConflict, match=f"^task_id: x is {status}; use another id, or rerun=True to run it again$"):
+        await tq.push("t", {"n": 1}, task_id="x")
+    assert await tq.get("x") == ended
+
+    handle = await tq.push("u", {"n": 2}, task_id="x", rerun=True, on_failure="mail", delay=60, expires=90, timeout=3)
+    now, row = clock.now(), await handle.task()
+    assert (handle.task_id, handle.created) == ("x", True)
+    assert row == Task(
+        task_id="x",
+        type="u",
+        params={"n": 2},
+        created_at=now // SECOND,
+        run_at=now + 60 * SECOND,
+        expires_at=now + 150 * SECOND,
+        timeout=3.0,
+        on_failure="mail",
+        fence=ended.fence,
+        seq=row.seq,
+    )
+    assert pushed == ["x", "x"]
+    assert await tq.queue.pop_task(0) is None
+    await clock.advance(60)
+    task = await tq.queue.pop_task(0)
+    assert task is not None and task["params"] == {"n": 2}
+
+
+async def test_many_are_pushed_or_none_where_one_has_ended(tq: TaskQ, clock: VirtualClock) -> None:
+    await tq.push("t", task_id="old")
+    await end(tq.queue, clock, Status.COMPLETED, "old")
+    calls: list[Any] = [("t", {}), {"type": "t", "task_id": "old"}, {"type": "t", "task_id": "new"}]
+    with pytest.raises(TaskConflict, match="old is completed"):
+        await tq.push_many(calls)
+    assert (await tq.stats()).counts == {**dict.fromkeys(Status, 0), "completed": 1}
+    calls[1]["rerun"] = True
+    handles = await tq.push_many([*calls, *calls[1:]])
+    assert [handle.created for handle in handles] == [True, True, True, False, False]
+    assert (await tq.stats()).counts == {**dict.fromkeys(Status, 0), "pending": 3}
+
+
+async def test_keys_and_an_id_that_has_ended(tq: TaskQ, clock: VirtualClock) -> None:
+    keys: Any = {"task_id": "x", "unique_key": "u", "idempotency_key": "i"}
+    await tq.push("t", **keys)
+    ended = await end(tq.queue, clock, Status.COMPLETED, "x")
+    assert not (await tq.push("t", **keys)).created  # its idempotency key says that it is the same push
+    for other in ({"unique_key": "v"}, {"idempotency_key": "j"}):
+        (key,) = other
+        with pytest.raises(TaskConflict, match=f"^{key}: x was pushed with another one"):
+            await tq.push("t", **{**keys, **other, "rerun": True})
+        with pytest.raises(TaskConflict, match=f"^{key}: x was pushed with another one"):
+            await tq.push_many([("t", {}), {"type": "t", **keys, **other, "rerun": True}])
+    assert await tq.get("x") == ended
+    assert (await tq.stats()).counts["pending"] == 0
+    assert (await tq.push("t", **keys, rerun=True)).created
+    assert ((await tq.get("x")).unique_key, (await tq.get("x")).idempotency_key) == ("u", "i")
+
+
+async def test_rerun_is_checked(tq: TaskQ) -> None:
+    with pytest.raises(ValidationError, match=r"^rerun: it is about an id that has ended; give its task_id, too"):
+        await tq.push("t", rerun=True)
+    with pytest.raises(ValidationError, match=r"^rerun: True or False is needed \(got str\)"):
+        await tq.push("t", task_id="x", rerun="yes")  # type: ignore[typeddict-item]
+    assert (await tq.push("t", task_id="x", rerun=True)).created
+
+
+@pytest.mark.stores("sqlite", "postgresql", "mysql")
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+async def test_an_id_runs_again_in_the_callers_transaction(
+    store: Store, tq: TaskQ, clock: VirtualClock, ending: str
+) -> None:
+    await tq.push("t", task_id="x")
+    ended = await end(tq.queue, clock, Status.COMPLETED, "x")
+    pushed = asyncio.Event()
+    tq.on("pushed", lambda event: pushed.set())
+    engine = create_async_engine(parse_url(store.url, ASYNC_DRIVERS))
+    async with AsyncSession(engine) as session:
+        with pytest.raises(TaskConflict, match="x is completed"):
+            await tq.push("t", task_id="x", session=session)
+        assert (await tq.push("t", task_id="x", session=session, rerun=True)).created
+        assert not (await tq.push("t", task_id="x", session=session, rerun=True)).created
+        assert await tq.get("x") == ended
+        assert not pushed.is_set()
+        await (session.commit() if ending == "commit" else session.rollback())
+    await engine.dispose()
+    assert (await tq.get("x")).status is (Status.PENDING if ending == "commit" else Status.COMPLETED)
+    if ending == "commit":
+        async with asyncio.timeout(30):
+            await pushed.wait()

@@ -67,7 +67,8 @@ async def push_task(call: Call) -> Answer:
     """Push a task.
 
     Only types that are registered are taken, if any is. The task is on disk when this answers, where the store is
-    durable. Repeat it with the same task_id or idempotency_key after a broken connection: it is the same push.
+    durable. Repeat it with the same idempotency_key after a broken connection: it is the same push. A task_id that is
+    pending or running is the same push, too; one that has ended is refused (409), or runs again with `rerun`.
     """
     options = {name: value for name, value in body_options(call.body).items() if value is not None}
     kind, params = options.pop("type"), options.pop("params")
