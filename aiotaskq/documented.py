@@ -15,6 +15,7 @@ from aiotaskq.backends import connect, scheme_of
 from aiotaskq.backends.base import Backend
 from aiotaskq.clock import Clock, SteadyClock, SystemClock
 from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.masking import mask
 from aiotaskq.queue import Queue
 from aiotaskq.settings import settings, visibility_timeout
 from aiotaskq.store import Store
@@ -110,13 +111,18 @@ class Scheduler(aiotaskq.scheduler.Scheduler):
     """The documented scheduler: schedules in ``AIOTASKQ_DATABASE_URL``, fired into the process-wide queue."""
 
     def __init__(self, check_interval: float = 10, *, url: str | None = None, queue: Queue | None = None) -> None:
-        """Make a scheduler. ``check_interval``: longest sleep in seconds between looks at the database."""
+        """Make a scheduler. ``check_interval``: longest sleep in seconds between looks at the database.
+
+        Raises NotSupported for a queue in Redis if neither ``url`` nor ``AIOTASKQ_DATABASE_URL`` names a database.
+        """
         place = settings().database_url if url is None else url
         target: Any = _queue_here() if queue is None else queue
         self._own: list[Backend] = []
         if target is None:
             target = make_queue()
             self._own.append(target._backend)
+        if url is None:
+            aiotaskq.scheduler.check_default_home(target._backend, mask(getattr(target, "url", "the queue")))
         if getattr(target, "url", None) == place:
             home = target._backend  # a schedule and the task that it fires are written in one transaction
         else:

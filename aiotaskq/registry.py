@@ -75,6 +75,10 @@ class Registry(ABC):
         self._resources.update(other._resources)
 
     @abstractmethod
+    def _check_schedules(self) -> None:
+        """Raise NotSupported where schedules cannot be kept."""
+
+    @abstractmethod
     async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
         """Push one checked call, as made by ``f.call(…)``."""
 
@@ -170,8 +174,10 @@ class Registry(ABC):
         """Declare a schedule of the decorated task: created or updated at start, never doubled.
 
         Exactly one of ``cron``, ``interval`` (whole seconds or timedelta) and ``at``. ``name`` identifies it across
-        restarts; default the task's name. Raises ValidationError when it is declared, not when it runs.
+        restarts; default the task's name. Raises, when it is declared and not when it runs, ValidationError, and
+        NotSupported for Redis where no database is named for the schedules.
         """
+        self._check_schedules()
         if sum(each is not None for each in (cron, interval, at)) != 1:
             raise ValidationError("schedule: exactly one of cron, interval and at is needed")
         kind = "cron" if cron is not None else "interval" if interval is not None else "once"

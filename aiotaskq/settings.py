@@ -13,7 +13,7 @@ from aiotaskq.errors import ClosedError, ValidationError
 from aiotaskq.masking import mask
 from aiotaskq.task import check_seconds
 
-__all__ = ["Settings", "configure", "settings", "visibility_timeout"]
+__all__ = ["Settings", "configure", "names_database", "settings", "visibility_timeout"]
 
 DATABASE = "AIOTASKQ_DATABASE_URL"
 QUEUE = "AIOTASKQ_QUEUE_URL"
@@ -27,6 +27,8 @@ class Settings(msgspec.Struct, frozen=True):
     """The database URL as it was given, password included."""
     database_url: str
     """The same, to be opened: a relative SQLite path is absolute, so that a later ``chdir`` changes nothing."""
+    named: bool
+    """Whether the database was named, and is not the default file in the working directory."""
     queue_url: str
     """The store of the process-wide queue. If it is SQL, it is ``database_url``."""
 
@@ -74,6 +76,11 @@ def settings() -> Settings:
     return _settings
 
 
+def names_database() -> bool:
+    """Return whether ``configure()`` or a variable names a database; this fixes nothing. Raises ValidationError."""
+    return (_settings or _resolve(_given)).named
+
+
 def visibility_timeout() -> float:
     """Return the seconds after which an unsettled pop of a durable queue comes back. Raises ValidationError."""
     text = os.environ.get(VISIBILITY, "300")
@@ -96,7 +103,7 @@ def _resolve(given: dict[str, str]) -> Settings:
     place = _absolute(database)
     if sql and _absolute(queue) != place:
         _check_same(database, queue)
-    return Settings(database, place, place if sql else queue)
+    return Settings(database, place, sql or DATABASE in urls, place if sql else queue)
 
 
 def _checked(name: str, url: object) -> str:

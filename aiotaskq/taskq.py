@@ -20,7 +20,7 @@ from aiotaskq.masking import mask
 from aiotaskq.queue import Queue, Stats
 from aiotaskq.registry import PushMiddleware, Registry
 from aiotaskq.resources import open_resource
-from aiotaskq.scheduler import Scheduler
+from aiotaskq.scheduler import ONE_DATABASE, Scheduler, check_default_home
 from aiotaskq.service import Service
 from aiotaskq.settings import settings
 from aiotaskq.store import Store
@@ -63,7 +63,8 @@ class TaskQ(Registry):
 
         Args:
             url: ``memory://``, ``sqlite:///file.db``, ``postgresql://``, ``mysql://`` or ``redis://``.
-            schedules: where schedules live (SQL); default the same place, or ``AIOTASKQ_DATABASE_URL``.
+            schedules: URL of the SQL database that holds schedules; default the same place, or for ``memory://`` and
+                Redis ``AIOTASKQ_DATABASE_URL``. With Redis one of the two is needed as soon as there is a schedule.
             store: where public values live; default the same place.
             timezone: IANA name in which cron schedules are evaluated; default the system's.
             lease, heartbeat, reap_interval: how long a task stays a silent worker's own, how often it is renewed
@@ -117,16 +118,24 @@ class TaskQ(Registry):
 
     @functools.cached_property
     def scheduler(self) -> Scheduler:
-        """The scheduler actor; made (and its database opened) only when something uses it."""
+        """The scheduler actor; made (and its database opened) only when something uses it.
+
+        Raises NotSupported for Redis where no database is named for the schedules.
+        """
+        self._check_schedules()
         url = self._schedules_url
         if url is None and self._backend.schedules is None:
             url = settings().database_url
         schedules = (self._backend if url is None else self._store(url)).schedules
         if schedules is None:
-            raise NotSupported(f"schedules: they live in SQL, not in {mask(url or self.url)}; name sqlite:///file.db")
+            raise NotSupported(f"schedules: {mask(url or self.url)} cannot hold them; {ONE_DATABASE}")
         # A schedule is about the wall clock, even where the queue's own clock is a steady one.
         clock = SystemClock() if type(self._clock) is SteadyClock else self._clock
         return Scheduler(schedules, self.queue, self._backend, clock, check_interval=self._check_interval)
+
+    def _check_schedules(self) -> None:
+        if self._schedules_url is None:
+            check_default_home(self._backend, mask(self.url))
 
     @property
     def odd_rows(self) -> list[OddRow]:
