@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from aiotaskq.errors import ValidationError
-from aiotaskq.handlers import Handler, unknown
+from aiotaskq.handlers import Handler, check_fit, unknown
 from aiotaskq.handles import PushOptions, TaskCall
 from aiotaskq.schedule import instant
 from aiotaskq.task import SECOND, Status, Task, check_params, check_seconds, new_id, new_task, next_seq
@@ -70,15 +70,27 @@ def new_task_of(call: TaskCall[Any], handlers: Mapping[str, Handler], elsewhere:
     return new_task(call.type, call.params, now=now, run_at=run_at, expires_at=expires_at, **options)
 
 
-def as_call(call: TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]) -> TaskCall[Any]:
+def named_call(type: str, params: Any, options: PushOptions, handlers: Mapping[str, Handler]) -> TaskCall[Any]:
+    """Return a call by the name of a type; its params are checked where the handler is known. Raises ValidationError.
+
+    A call made by ``f.call(…)`` is checked there.
+    """
+    params = {} if params is None else params
+    check_fit(handlers.get(type) if isinstance(type, str) else None, params)
+    return TaskCall(type, params, options)
+
+
+def as_call(
+    call: TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any], handlers: Mapping[str, Handler]
+) -> TaskCall[Any]:
     """Return the call that an item of ``push_many`` means. Raises ValidationError."""
     if isinstance(call, TaskCall):
         return call
     if isinstance(call, tuple) and len(call) == 2:
-        return TaskCall(call[0], call[1], {})
+        return named_call(call[0], call[1], {}, handlers)
     if isinstance(call, Mapping) and "type" in call:
-        options = {key: value for key, value in call.items() if key not in ("type", "params")}
-        return TaskCall(call["type"], call.get("params"), options)  # type: ignore[arg-type]
+        options: Any = {key: value for key, value in call.items() if key not in ("type", "params")}
+        return named_call(call["type"], call.get("params"), options, handlers)
     raise ValidationError("push_many: each item is f.call(…), (type, params), or a dict with 'type' and 'params'")
 
 

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import os
 import signal
+import traceback
 import typing
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -51,6 +52,10 @@ class Handler(msgspec.Struct, frozen=True):
     expires: float | None = None
     injected: Mapping[str, Any] = {}
     """Parameter names and the types of the resources that fill them."""
+    accepted: frozenset[str] | None = None
+    """The names of its parameters; None where it takes any (``**kwargs``)."""
+    required: frozenset[str] = frozenset()
+    """The names of those that every call needs; a decorator around the function may give it some itself."""
 
 
 def make_handler(
@@ -76,7 +81,8 @@ def make_handler(
         raise ValidationError(f"executor: an 'async def' handler runs in the loop, not in a {executor}")
     if executor is not None and executor not in EXECUTORS:
         raise ValidationError(f"executor: {executor!r} is not one of {', '.join(EXECUTORS)}")
-    for parameter in inspect.signature(function).parameters.values():
+    parameters = inspect.signature(function).parameters
+    for parameter in parameters.values():
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
             raise ValidationError(
                 f"handler {name or function.__name__}: parameter {parameter.name!r} has no name to pass it by; "
@@ -104,11 +110,19 @@ def make_handler(
         timeout=None if timeout is None else check_seconds("timeout", timeout, zero=False),
         expires=None if expires is None else check_seconds("expires", expires, zero=False),
         injected=_injected(function),
+        accepted=None if any(each.kind is each.VAR_KEYWORD for each in parameters.values()) else frozenset(parameters),
+        required=_required(function),
     )
 
 
 def _default_name(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", type(function).__name__)
+
+
+def _required(function: Callable[..., Any]) -> frozenset[str]:
+    parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
+    without = [each for each in parameters if each.default is each.empty]
+    return frozenset(each.name for each in without if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD))
 
 
 def _injected(function: Callable[..., Any]) -> dict[str, Any]:
@@ -130,6 +144,36 @@ def unknown(name: str, known: Collection[str], field: str = "type") -> UnknownHa
     close = difflib.get_close_matches(name, known, n=1)
     guess = f"; did you mean {close[0]!r}?" if close else ""
     return UnknownHandler(f"{field}: no handler is registered for {printable(name)!r}{guess}")
+
+
+class ParamsMisfit(TypeError):
+    """A handler cannot be called with the params of its task; no retry can change that."""
+
+
+def check_fit(handler: Handler | None, params: object) -> None:
+    """Refuse params with which a handler cannot be called. Raises ValidationError."""
+    if handler is None or not isinstance(params, dict):
+        return
+    if handler.accepted is not None and (unknown := [name for name in params if name not in handler.accepted]):
+        free = handler.accepted - params.keys() - handler.injected.keys()
+        close = difflib.get_close_matches(str(unknown[0]), free, n=1)
+        guess = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValidationError(f"params: {handler.name}() has no parameter {printable(unknown[0])!r}{guess}")
+    if lacking := handler.required - params.keys():
+        raise ValidationError(f"params: {handler.name}() needs {', '.join(map(repr, sorted(lacking)))}")
+
+
+def misfit(error: TypeError, handler: Handler, params: Mapping[str, Any]) -> str | None:
+    """Return why the call that raised this error could not be made, or None where the handler itself has raised it."""
+    function = inspect.unwrap(handler.function)
+    code = getattr(function if inspect.isroutine(function) else type(function).__call__, "__code__", None)
+    if any(frame.f_code is code for frame, _ in traceback.walk_tb(error.__traceback__)):
+        return None
+    try:
+        inspect.signature(handler.function).bind(**params)
+    except TypeError as wrong:
+        return f"{handler.name}() {wrong}"
+    return None
 
 
 # In a thread or a process of its own these end no program and no loop: sys.exit() of an old script is a failure.

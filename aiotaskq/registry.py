@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, overload
 from aiotaskq.clock import Clock
 from aiotaskq.errors import ValidationError
 from aiotaskq.events import Event, Events
-from aiotaskq.handlers import INJECTED, Handler, make_handler
+from aiotaskq.handlers import INJECTED, Handler, check_fit, make_handler
 from aiotaskq.handles import P, T, TaskCall, TaskFunction, TaskHandle
 from aiotaskq.outcome import Backoff, make_backoff
 from aiotaskq.resources import kind_of
@@ -191,6 +191,7 @@ class Registry(ABC):
                     f"name: a schedule {label!r} is declared already; give this one a name of its own"
                 )
             handler = task.handler
+            check_fit(handler, {} if params is None else params)
 
             def make() -> Schedule:
                 return new_schedule(

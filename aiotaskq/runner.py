@@ -14,7 +14,7 @@ from aiotaskq.context import SnoozeRequested, current
 from aiotaskq.deadlines import Deadlines
 from aiotaskq.errors import ValidationError
 from aiotaskq.events import Events
-from aiotaskq.handlers import Executors, Handler
+from aiotaskq.handlers import Executors, Handler, ParamsMisfit, misfit
 from aiotaskq.log import printable
 from aiotaskq.outcome import Cancelled, Completed, Failed, LeaseExpired, Outcome, Released, TimedOut, describe, storable
 from aiotaskq.running import Running
@@ -116,6 +116,8 @@ class Runner:
                 raise  # this coroutine is being closed, since its loop has ended
             if running.reason == "timeout" and isinstance(error, TimeoutError):
                 return self._interrupted(running, timeout)
+            if isinstance(error, TypeError) and (wrong := self._misfit(error, handler, task)) is not None:
+                return Failed(f"invalid_params: {wrong}", retryable=False)
             retryable = isinstance(error, handler.retry_on)
             return Failed(describe(error), retryable, handler.backoff, random.random())
         finally:
@@ -128,6 +130,13 @@ class Runner:
         if running.reason == "timeout":
             return self._interrupted(running, timeout)  # a thread, or a coroutine that swallowed its cancel: it is late
         return _stored(result) if self._durable else Completed(result)
+
+    def _misfit(self, error: TypeError, handler: Handler, task: Task) -> str | None:
+        """Return why the handler could not be called, or None where it was, and the error is its own."""
+        if isinstance(error, ParamsMisfit):  # from `_invoke`, which knows the params: middleware may have changed them
+            return str(error)
+        direct = self._plain and handler.executor == "loop" and not handler.injected
+        return misfit(error, handler, task.params) if direct else None
 
     def _interrupted(self, running: Running, timeout: float | None) -> Outcome | None:
         match running.reason:
@@ -157,11 +166,19 @@ class Runner:
         params = task.params
         if handler.injected:
             params = {**{name: self._resource(kind) for name, kind in handler.injected.items()}, **params}
-        if handler.executor == "loop":
-            return await handler.function(**params)
+        try:
+            if handler.executor == "loop":
+                return await handler.function(**params)
+            return await self._elsewhere(handler, params, self._running[task.task_id])
+        except TypeError as error:
+            if (wrong := misfit(error, handler, params)) is not None:
+                raise ParamsMisfit(wrong) from None
+            raise
+
+    async def _elsewhere(self, handler: Handler, params: Mapping[str, Any], running: Running) -> Any:
+        """Run a ``def`` handler in a thread or a process."""
         work = self._executors.start(handler, params)
         future = asyncio.wrap_future(work)
-        running = self._running[task.task_id]
         while True:
             try:
                 return await asyncio.shield(future)

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, OddRow
 from aiotaskq.bulk import Retention
-from aiotaskq.calls import as_call, new_task_of, reruns_of, session_of
+from aiotaskq.calls import as_call, named_call, new_task_of, reruns_of, session_of
 from aiotaskq.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.errors import AiotaskqError, NotSupported, ValidationError
 from aiotaskq.handles import PushOptions, T, TaskCall, TaskHandle
@@ -155,11 +155,12 @@ class TaskQ(Registry):
         task pushed in the same transaction; in memory also a function), ``session`` (the SQLAlchemy session or
         connection in whose transaction it is pushed; it exists when that is committed).
 
-        Raises ValidationError, UnknownHandler (when handlers are registered, but none under this name; see
-        ``elsewhere``), TaskConflict (the id has ended and ``rerun`` was not asked for, or its keys forbid it),
-        QueueFull, DatabaseUnavailable, and NotSupported for a session where the store is not SQL.
+        Raises ValidationError (also for params with which the registered handler cannot be called), UnknownHandler
+        (when handlers are registered, but none under this name; see ``elsewhere``), TaskConflict (the id has ended and
+        ``rerun`` was not asked for, or its keys forbid it), QueueFull, DatabaseUnavailable, and NotSupported for a
+        session where the store is not SQL.
         """
-        return await self.push_call(TaskCall(type, params or {} if params is None else params, options))
+        return await self.push_call(named_call(type, params, options, self._handlers))
 
     async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
         """Push one checked call, as made by ``f.call(…)``."""
@@ -178,7 +179,7 @@ class TaskQ(Registry):
         Each is ``f.call(…)``, ``(type, params)``, or a dict with ``type``, ``params`` and options. Ids that run again
         (``rerun``) are written after the others, in a transaction of their own unless they have a session. Raises as
         ``push``; then nothing was written."""
-        checked = [as_call(call) for call in calls]
+        checked = [as_call(call, self._handlers) for call in calls]
         session = session_of(checked)
         if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
