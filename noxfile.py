@@ -50,6 +50,8 @@ FLOORS = {
         "claims",
         "bound",
         "known_ids",
+        "expired_keys",
+        "pushed",
         "pops",
         "runner",
         "running",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -16,6 +14,7 @@ from aiotaskq.claims import Claims
 from aiotaskq.clock import Clock
 from aiotaskq.errors import LeaseLost, NotFound, ResultTimeout, TaskConflict, ValidationError
 from aiotaskq.events import Events
+from aiotaskq.expired_keys import take_expired_keys
 from aiotaskq.known_ids import KnownIds
 from aiotaskq.leases import fresh_owner
 from aiotaskq.log import logger, printable
@@ -33,6 +32,7 @@ from aiotaskq.outcome import (
     settle,
 )
 from aiotaskq.pops import OpenPops
+from aiotaskq.pushed import PushedEvents
 from aiotaskq.task import (
     SECOND,
     Status,
@@ -97,9 +97,10 @@ class Queue:
         self.claims = Claims(backend, clock, bounded=bool(self._bound.maxsize))
         self.takers: list[Taker] = []
         """Workers of this queue, which may claim what is pushed here in the transaction that pushes it."""
+        self._pushed = PushedEvents(backend, clock, self.events)
         self._waiting = Waiting(backend.hints)
         self._pops = OpenPops()
-        self.known_ids = KnownIds(backend, clock, self.add, lambda task: self._tell_pushed([task], [task]))
+        self.known_ids = KnownIds(backend, clock, self.add, lambda task: self._pushed.tell([task], [task]))
         self._next_reap = 0  # ticks
         self._pop_owner = fresh_owner(POP_OWNER)
 
@@ -124,28 +125,22 @@ class Queue:
         if self._bound.maxsize:
             await self._make_room(len(tasks))
         if session is not None:
-            loop = asyncio.get_running_loop()
-
-            def committed() -> None:  # perhaps in another thread, and after the end of this loop
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(self._tell_pushed, tasks, stored)
-
-            stored = await self._backend.push_with(session, tasks, committed)
+            stored = list[Task]()
+            stored += await self._backend.push_with(session, tasks, self._pushed.at_commit(tasks, stored))
         else:
             stored = await (self._pushes.add(tasks) if self._backend.grouped else self._backend.push(tasks))
-            if self.events.wanted:
-                self._tell_pushed(tasks, stored)
+        if len(tasks) != 1 or stored[0] is not tasks[0]:
+            now = self._clock.now()
+            for expired in await take_expired_keys(self._backend, now, tasks, stored, session):
+                if session is None:
+                    self.events.emit("expired", now, expired)
+        if session is None and self.events.wanted:
+            self._pushed.tell(tasks, stored)
         return stored
 
     async def _push(self, tasks: Sequence[Task]) -> list[Task]:
         taker = next((each for each in self.takers if each.wants), None)
         return await (self._backend.push(tasks) if taker is None else taker.push(tasks))
-
-    def _tell_pushed(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
-        if "pushed" in self.events:
-            for task, row in zip(tasks, stored, strict=True):
-                if row is task:
-                    self.events.emit("pushed", self._clock.now(), task)
 
     @staticmethod
     def _check_durable(task: Task) -> None:
@@ -303,7 +298,7 @@ class Queue:
             change = Change(task, after, then(after) if then is not None else (), lease_over)
             (held,) = await (self._updates.add([change]) if self._backend.grouped else self._backend.update([change]))
             if held:
-                self._tell_pushed(change.then, change.then)
+                self._pushed.tell(change.then, change.then)
                 return after
             (row,) = await self._backend.get([task.task_id])
             # Only the cancel flag may have come in between; then the rules decide anew.

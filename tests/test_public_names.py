@@ -208,6 +208,8 @@ FLOORS: dict[str, float] = {
     "waiting": 3.15,
     "claims": 3.1,
     "bound": 3.1,
+    "expired_keys": 3.1,
+    "pushed": 3.11,
     "known_ids": 3.1,
     "events": 3.1,
     # 2, stores: rows, not rules

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -36,6 +36,13 @@ async def engine(sql_store: Store) -> AsyncIterator[AsyncEngine]:
 
 def opened(engine: AsyncEngine, kind: str) -> AsyncSession | AsyncConnection:
     return AsyncSession(engine) if kind == "session" else AsyncConnection(engine)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another coroutine or thread does."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 async def orders(engine: AsyncEngine) -> int:
@@ -269,16 +276,23 @@ async def test_savepoints_are_not_the_end(sql_store: Store) -> None:  # A11
             await settled()
             assert told == [], "told at the end of the savepoint"
             await session.commit()
-            await settled()
+            await until(lambda: bool(told))
             assert told == [handle.task_id]
         async with AsyncSession(engine) as session:
             async with session.begin_nested():
                 await tq.push("mail", session=session)
             await session.rollback()
             await session.commit()
+        async with AsyncSession(engine) as session:
+            after = await tq.push("mail", session=session)
+            async with session.begin_nested() as savepoint:
+                await tq.push("mail", session=session)
+                await savepoint.rollback()
+            await session.commit()
+        await until(lambda: len(told) > 1)
         await settled()
-        assert told == [handle.task_id]
-        assert [task.task_id for task in await tq.find()] == [handle.task_id]
+        assert told == [handle.task_id, after.task_id], "told of a push that its savepoint has taken back"
+        assert {task.task_id for task in await tq.find()} == {handle.task_id, after.task_id}
     await engine.dispose()
 
 
