@@ -23,6 +23,7 @@ AiotaskqError
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -94,7 +95,21 @@ class MissingExtra(AiotaskqError, ImportError):
 
 
 class DatabaseUnavailable(AiotaskqError, ConnectionError):
-    """The database cannot be opened or reached; the message holds its URL without the password."""
+    """The database cannot be opened or reached; the message holds its URL without the password.
+
+    ``task_ids`` are the ids of the tasks of a push, in its order, when a push raised this: they may have been stored.
+    To push again with ``task_id=`` one of them makes no second task; TaskConflict then says that it was stored and has
+    ended. After ``push_task`` of the documented queues look with ``get(task_id)`` first, since pushing an id that has
+    ended runs it again there. Empty after any other call.
+    """
+
+    task_ids: tuple[str, ...] = ()
+
+    def of_push(self, task_ids: Iterable[str]) -> DatabaseUnavailable:
+        """Return the same error for the push of these tasks."""
+        error = type(self)(str(self))
+        error.task_ids = tuple(task_ids)
+        return error
 
 
 class SchemaTooNew(AiotaskqError, RuntimeError):

@@ -12,7 +12,7 @@ from aiotaskq.bulk import RETRYABLE, count_all, counted, ended_before, purge_all
 from aiotaskq.bulk import Stats as Stats
 from aiotaskq.claims import Claims
 from aiotaskq.clock import Clock
-from aiotaskq.errors import LeaseLost, NotFound, ResultTimeout, TaskConflict, ValidationError
+from aiotaskq.errors import DatabaseUnavailable, LeaseLost, NotFound, ResultTimeout, TaskConflict, ValidationError
 from aiotaskq.events import Events
 from aiotaskq.expired_keys import take_expired_keys
 from aiotaskq.known_ids import KnownIds
@@ -117,26 +117,32 @@ class Queue:
         """Push in one transaction; answer with what now stands for each: the object given, or what was in the way.
 
         With ``session`` it is the caller's own transaction, and is not committed here. Raises ValidationError (before
-        anything is written), QueueFull, DatabaseUnavailable, and NotSupported where the store cannot join it.
+        anything is written), QueueFull, DatabaseUnavailable with the ids, and NotSupported where the store cannot join
+        it.
         """
         if self._backend.durable:
             for task in tasks:
                 self._check_durable(task)
-        if self._bound.maxsize:
-            await self._make_room(len(tasks))
-        if session is not None:
-            stored = list[Task]()
-            stored += await self._backend.push_with(session, tasks, self._pushed.at_commit(tasks, stored))
-        else:
-            stored = await (self._pushes.add(tasks) if self._backend.grouped else self._backend.push(tasks))
-        if len(tasks) != 1 or stored[0] is not tasks[0]:
-            now = self._clock.now()
-            for expired in await take_expired_keys(self._backend, now, tasks, stored, session):
-                if session is None:
-                    self.events.emit("expired", now, expired)
-        if session is None and self.events.wanted:
-            self._pushed.tell(tasks, stored)
-        return stored
+        try:
+            if self._bound.maxsize:
+                await self._make_room(len(tasks))
+            if session is not None:
+                stored = list[Task]()
+                stored += await self._backend.push_with(session, tasks, self._pushed.at_commit(tasks, stored))
+            else:
+                stored = await (self._pushes.add(tasks) if self._backend.grouped else self._backend.push(tasks))
+            if len(tasks) != 1 or stored[0] is not tasks[0]:
+                now = self._clock.now()
+                for expired in await take_expired_keys(self._backend, now, tasks, stored, session):
+                    if session is None:
+                        self.events.emit("expired", now, expired)
+            if session is None and self.events.wanted:
+                self._pushed.tell(tasks, stored)
+            return stored
+        except DatabaseUnavailable as error:  # of a group, it is the error of each of its pushes
+            if session is not None:
+                raise  # nothing of it is there before the caller commits
+            raise error.of_push(task.task_id for task in tasks) from error
 
     async def _push(self, tasks: Sequence[Task]) -> list[Task]:
         taker = next((each for each in self.takers if each.wants), None)

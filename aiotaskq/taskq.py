@@ -157,8 +157,9 @@ class TaskQ(Registry):
 
         Raises ValidationError (also for params with which the registered handler cannot be called), UnknownHandler
         (when handlers are registered, but none under this name; see ``elsewhere``), TaskConflict (the id has ended and
-        ``rerun`` was not asked for, or its keys forbid it), QueueFull, DatabaseUnavailable, and NotSupported for a
-        session where the store is not SQL.
+        ``rerun`` was not asked for, or its keys forbid it), QueueFull, NotSupported for a session where the store is
+        not SQL, and DatabaseUnavailable: then it is not known whether the task was stored, and ``task_ids`` of the
+        error holds its id, with which to push again.
         """
         return await self.push_call(named_call(type, params, options, self._handlers))
 

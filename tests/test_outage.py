@@ -349,6 +349,26 @@ async def test_a_commit_whose_answer_is_lost(place: Place, far: SqlBackend, prox
         assert (await far.stats(NOW)).counts["pending"] == number * 501
 
 
+async def test_a_push_that_raises_may_be_repeated_with_its_ids(place: Place, proxy: Proxy) -> None:  # A20
+    count = 501  # more than one statement, so there is a commit
+    async with TaskQ(place.through(proxy)) as tq:
+        assert isinstance(tq._backend, SqlBackend)
+        await fill_pool(tq._backend)  # a new connection to MySQL begins with a COMMIT
+        proxy.cut_on(place.commit)
+        with pytest.raises(DatabaseUnavailable) as refused:
+            await tq.push_many([("job", {"n": n}) for n in range(count)])
+        assert len(set(refused.value.task_ids)) == count
+        calls = [{"type": "job", "params": {"n": n}, "task_id": name} for n, name in enumerate(refused.value.task_ids)]
+        handles = await tq.push_many(calls)
+        assert not any(handle.created for handle in handles)
+        assert (await tq.stats()).counts["pending"] == count
+        proxy.refuse()
+        with pytest.raises(DatabaseUnavailable) as other:
+            await tq.stats()
+        assert other.value.task_ids == ()
+        proxy.heal()
+
+
 async def test_a_connection_cut_before_the_commit_is_not_noticed(far: SqlBackend, proxy: Proxy) -> None:
     for number, deliver in enumerate((True, False), 1):
         await renew_pool(far)

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import DatabaseUnavailable, TaskQ
+from aiotaskq import DatabaseUnavailable, TaskConflict, TaskQ
 from aiotaskq.backends import redis_hints, redis_link
 from aiotaskq.backends import redis_scripts as scripts
 from aiotaskq.backends.base import CANCEL, ENDED, READY, Change
 from aiotaskq.backends.redis import RedisBackend
+from aiotaskq.backends.redis_link import RedisLink
 from aiotaskq.task import SECOND, Status, Task, TaskFilter
 from tests.chaos.proxy import Proxy
 from tests.contract.rows import LEASE, NOW, ids, new, pushed, read, running
@@ -193,7 +194,8 @@ async def test_a_connection_that_was_cut_a_moment_ago(proxy: Proxy) -> None:  # 
     async with opened(through(proxy)) as backend:
         ended = 0
         for number in range(60):
-            verbs = [asyncio.ensure_future(backend.push([new()])) for _ in range(3)]
+            verbs: list[Any] = [backend.push([new()]), backend.claim("o", NOW, 1), backend.heartbeat([("x", 1)], LEASE)]
+            verbs = [asyncio.ensure_future(verb) for verb in verbs]
             for _ in range(number % 6):
                 await asyncio.sleep(0)
             proxy.reset()
@@ -229,18 +231,73 @@ async def test_a_server_that_is_not_there(server: Valkey) -> None:
 
 
 @pytest.mark.parametrize("deliver", [False, True])
-async def test_a_push_whose_answer_is_lost_may_be_repeated(proxy: Proxy, deliver: bool) -> None:  # A20
+async def test_a_push_whose_answer_is_lost_is_repeated(proxy: Proxy, deliver: bool) -> None:  # A20
     async with opened(through(proxy)) as backend:
         await pushed(backend)
-        tasks = [new(unique_key="u"), new(idempotency_key="i"), new()]
-        proxy.cut_on(scripts.PUSH.sha.encode(), deliver=deliver)
-        with pytest.raises(DatabaseUnavailable):
-            await backend.push(tasks)
-        await asyncio.sleep(0.1)
-        assert await backend.count_ready(NOW) == (4 if deliver else 1)
-        stored = await backend.push(tasks)
-        assert all(a is b for a, b in zip(stored, tasks, strict=True))
-        assert await backend.count_ready(NOW) == 4
+        for number in range(1, 6):
+            tasks = [new(unique_key=f"u{number}"), new(idempotency_key=f"i{number}"), new()]
+            proxy.cut_on(scripts.PUSH.sha.encode(), deliver=deliver)
+            stored = await backend.push(tasks)
+            assert all(a is b for a, b in zip(stored, tasks, strict=True))
+            assert proxy.cuts == number
+            assert await backend.count_ready(NOW) == 1 + 3 * number
+
+
+class _Mute:
+    """Cuts the connection of every push, whose answers are lost."""
+
+    def __init__(self, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+        original = RedisLink.evaluate
+
+        async def evaluate(link: RedisLink, script: Any, *args: Any) -> Any:
+            if script is scripts.PUSH:
+                proxy.cut_on(script.sha.encode())
+            return await original(link, script, *args)
+
+        monkeypatch.setattr(RedisLink, "evaluate", evaluate)
+
+
+async def test_a_push_that_raises_may_be_repeated_with_its_ids(
+    server: Valkey, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:  # A20
+    async with TaskQ(server.url("a")) as outside, TaskQ(through(proxy)) as tq:
+        await tq.push("job")  # else the server does not know the script yet, and runs nothing
+        with monkeypatch.context() as patch:
+            _Mute(proxy, patch)
+            with pytest.raises(DatabaseUnavailable, match=r"127\.0\.0\.1") as one:
+                await tq.push("job")
+            with pytest.raises(DatabaseUnavailable) as many:
+                await tq.push_many([("job", {"n": n}) for n in range(3)])
+            assert proxy.cuts == 4
+            with pytest.raises(DatabaseUnavailable) as both:
+                await asyncio.gather(tq.push("job"), tq.push("job"))  # of one batch, each has its own id
+        assert len(one.value.task_ids) == 1 and len(many.value.task_ids) == 3 and len(both.value.task_ids) == 1
+        assert (await outside.stats()).counts["pending"] == 7
+        (task_id,) = one.value.task_ids
+        handle = await tq.push("job", task_id=task_id)
+        assert (handle.task_id, handle.created) == (task_id, False)
+        calls = [{"type": "job", "params": {"n": n}, "task_id": name} for n, name in enumerate(many.value.task_ids)]
+        assert [handle.created for handle in await tq.push_many(calls)] == [False] * 3
+        assert (await outside.stats()).counts["pending"] == 7
+        _, task = await outside._backend.claim("o", NOW * 2, 2)
+        assert task.task_id == task_id
+        await outside._backend.update([Change(task, completed(task))])
+        with pytest.raises(TaskConflict, match="is completed"):  # it was stored, and has run
+            await tq.push("job", task_id=task_id)
+        assert (await outside.stats()).counts["pending"] == 5
+
+
+async def test_a_silent_server_is_not_asked_twice(proxy: Proxy) -> None:
+    async with TaskQ(through(proxy, 0.3)) as tq:
+        await tq.push("job")  # else the server does not know the script yet, and runs nothing
+        connections = proxy.accepted
+        proxy.drop_replies()
+        with pytest.raises(DatabaseUnavailable) as refused:
+            await tq.push("job")
+        assert proxy.accepted == connections
+        proxy.heal()
+        (task_id,) = refused.value.task_ids
+        assert not (await persist(tq.push, "job", task_id=task_id)).created
 
 
 @pytest.mark.parametrize("deliver", [False, True])

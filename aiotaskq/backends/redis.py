@@ -86,7 +86,8 @@ class RedisBackend(Backend):
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         stored = list(tasks)
         if tasks:
-            numbers, rows = await self._link.run(scripts.PUSH, *new_rows(stored))
+            # To repeat a push is no other push, whether the first has come through or not.
+            numbers, rows = await self._link.run(scripts.PUSH, *new_rows(stored), repeatable=True)
             for number, task in zip(numbers, to_tasks(rows), strict=True):
                 stored[number - 1] = task
         self.hints.tell(READY)

@@ -98,7 +98,7 @@ class RedisLink:
     """The connections of one backend; they belong to the loop that opens them.
 
     What was begun always runs to its end: a cancelled caller leaves no connection with half an answer in it. Nothing
-    is sent twice: whether what was cut off in the middle may be repeated is known to the caller only.
+    is sent twice unless its caller says that it may be: a script whose connection was cut may have run.
     """
 
     def __init__(self, url: str, prepare: Callable[[RedisLink], Awaitable[None]]) -> None:
@@ -178,10 +178,22 @@ class RedisLink:
 
     # ---- what is sent ----
 
-    async def run(self, script: Script, *args: bytes | str | int) -> Any:
-        """Run a script and return its answer. Raises DatabaseUnavailable."""
+    async def run(self, script: Script, *args: bytes | str | int, repeatable: bool = False) -> Any:
+        """Run a script and return its answer. Raises DatabaseUnavailable.
+
+        With ``repeatable`` it is run once more, on another connection, if its connection is lost.
+        """
         await self.ready()
-        return await self._to_its_end(self.evaluate(script, *args))
+        return await self._to_its_end(self._repeated(script, *args) if repeatable else self.evaluate(script, *args))
+
+    async def _repeated(self, script: Script, *args: bytes | str | int) -> Any:
+        try:
+            return await self.evaluate(script, *args)
+        except (LostConnection, OSError, EOFError) as error:
+            # A silent server, or too few connections, was waited for long enough.
+            if isinstance(error, AiotaskqError | TimeoutError) or isinstance(error.__cause__, TimeoutError):
+                raise
+            return await self.evaluate(script, *args)
 
     async def command(self, *words: bytes | str | int) -> Any:
         """Run one command and return its answer. Raises DatabaseUnavailable."""
