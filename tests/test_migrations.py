@@ -608,8 +608,10 @@ def test_report_and_log_are_bounded(path: Path, engine: sa.Engine, logged: list[
     odd = upgrade(engine)
     assert odd[0].table == "scheduler_task"
     assert len(odd) == 1_001 and odd[-1].problem == "1,501 more findings" and odd[-1].table == ""
-    assert len(logged) == 21 and "2501 odd values, no row was dropped" in logged[-1]
-    assert all(line.startswith("WARNING ") and line[:-1].isprintable() for line in logged)
+    assert len(logged) == 22 and "2501 odd values, no row was dropped" in logged[-1]
+    assert logged[0].startswith("ERROR schedule 'nightly' (id 'evil")  # it is disabled
+    assert all(line.startswith("WARNING ") for line in logged[1:])
+    assert all(line[:-1].isprintable() for line in logged)
     assert "hunter2" not in "".join(logged) and "hunter2" not in repr(odd)
 
 

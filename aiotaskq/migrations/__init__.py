@@ -73,7 +73,8 @@ def odd_rows(connection: Connection, limit: int = LIMIT, now: int | None = None)
     Writes nothing. On a database that is not adopted yet this is the rehearsal of the adoption.
     """
     report = Report(limit)
-    examine(connection, report, now=SystemClock().now() if now is None else now, write=False)
+    adopting = current(connection) in (None, REVISIONS[0])
+    examine(connection, report, now=SystemClock().now() if now is None else now, write=False, adopting=adopting)
     return report.rows()
 
 

@@ -7,6 +7,7 @@ an adoption. Every repair can be repeated; what was repaired is no longer odd.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +15,7 @@ import msgspec
 from sqlalchemy import Connection, exc, inspect, text
 
 from aiotaskq.backends.base import OddRow
+from aiotaskq.cron_fields import Refused, clip_text
 from aiotaskq.errors import CronError, ValidationError
 from aiotaskq.log import logger, printable
 from aiotaskq.task import INT32, SECOND, Status
@@ -31,7 +33,7 @@ TASK_COLUMNS: Final = (
 SCHEDULE_COLUMNS: Final = (
     "task_id", "name", "task_type", "params", "schedule_type", "interval_seconds", "cron_expression", "execute_at",
     "last_run_at", "next_run_at", "run_count", "max_runs", "enabled", "created_at", "updated_at", "description",
-    "timezone",
+    "timezone", "version",
 )  # fmt: skip
 
 _DAY: Final = 86_400
@@ -67,6 +69,8 @@ class Verdict:
         self.findings: list[Finding] = []
         self.changes: dict[str, Any] = {}
         self.enabled = False
+        self.disabled: Finding | None = None
+        """Why the schedule cannot go on, if it did before."""
 
     def keep(self, column: str, problem: str, action: str = "kept as it is") -> None:
         """Report a value that stays."""
@@ -77,8 +81,18 @@ class Verdict:
         self.changes[column] = value
         self.findings.append(Finding(column, problem, f"set to {value!r}{why}", written=True))
 
-    def stop(self, column: str, problem: str, why: str = "it cannot fire") -> None:
-        """Report a value that stays, and disable the schedule for it."""
+    def stop(self, column: str, problem: str) -> None:
+        """Report a value that stays, and disable the schedule: it cannot fire with it."""
+        enabled = self.enabled
+        self._disable(column, problem, "it cannot fire")
+        if enabled:
+            self.disabled = self.findings[-1]
+
+    def finish(self, column: str, problem: str) -> None:
+        """Report a value that stays, and disable the schedule: it has made all its runs."""
+        self._disable(column, problem, "it is finished")
+
+    def _disable(self, column: str, problem: str, why: str) -> None:
         if self.enabled:
             self.changes["enabled"] = self.enabled = False
             self.findings.append(Finding(column, problem, f"kept as it is; enabled set to False, since {why}", True))
@@ -176,8 +190,14 @@ def judge_task(row: Row, now: int) -> Verdict:
     return verdict
 
 
-def judge_schedule(row: Row, now: int, *, overdue: bool = True) -> Verdict:
-    """Judge a row of ``scheduler_task``; ``now`` in microseconds. With ``overdue``, a missed run is reported too."""
+def judge_schedule(row: Row, now: int, *, overdue: bool = True, adopting: bool = True) -> Verdict:
+    """Judge a row of ``scheduler_task``.
+
+    Args:
+        now: microseconds UTC.
+        overdue: whether a missed run is reported, too.
+        adopting: whether the database is the documented system's: its cron expressions mean what croniter reads.
+    """
     verdict = Verdict(row)
     keep, put, stop = verdict.keep, verdict.set, verdict.stop
     enabled = row["enabled"]
@@ -198,7 +218,7 @@ def judge_schedule(row: Row, now: int, *, overdue: bool = True) -> Verdict:
     run_count = verdict.number("run_count", 0) or 0
     max_runs = verdict.number("max_runs", 0) or 0
     kind = verdict.words("schedule_type")
-    timing = _timing(verdict, kind, execute_at if next_run_at is None else next_run_at)
+    timing = _timing(verdict, kind, execute_at if next_run_at is None else next_run_at, adopting)
     if not verdict.enabled:
         return verdict
     if next_run_at is not None:
@@ -206,7 +226,7 @@ def judge_schedule(row: Row, now: int, *, overdue: bool = True) -> Verdict:
             # No flood: nothing is fired here, and the default policy fires the latest of the missed runs.
             keep("next_run_at", f"is past ({next_run_at})", "kept as it is; the misfire policy decides (fire_once)")
     elif 0 < max_runs <= run_count or (kind == "once" and (run_count or last_run_at)):
-        stop("next_run_at", "is NULL, and every run has been made", "it is finished")
+        verdict.finish("next_run_at", "is NULL, and every run has been made")
     else:
         try:
             due = timing(now)
@@ -223,7 +243,7 @@ def judge_schedule(row: Row, now: int, *, overdue: bool = True) -> Verdict:
     return verdict
 
 
-def _timing(verdict: Verdict, kind: str | None, once: int | None) -> Callable[[int], int]:
+def _timing(verdict: Verdict, kind: str | None, once: int | None, adopting: bool) -> Callable[[int], int]:
     """Judge what makes a schedule due; returns its first due after an instant, to be called if it is still enabled."""
     row, stop = verdict.row, verdict.stop
     if kind == "interval":
@@ -232,10 +252,13 @@ def _timing(verdict: Verdict, kind: str | None, once: int | None) -> Callable[[i
             stop("interval_seconds", f"is {_shown(seconds)}, not a number of seconds from 1")
         return lambda now: now + int(seconds) * SECOND
     if kind == "cron":
-        from aiotaskq.cron import Cron  # with croniter, 50 ms
+        from aiotaskq.cron import Cron
 
         expression, zone = verdict.words("cron_expression") or "", verdict.words("timezone") or None
+        # aiotaskq writes a zone and counts the version up, so that a row is rewritten once, however often it is judged.
+        documented = adopting and zone is None and not row["version"]
         try:
+            expression = _rewrite(verdict, expression) if documented else expression
             # Without a zone it means the system's, which may be unknown just now; the expression is judged anyhow.
             Cron.parse(expression, zone or "UTC")
         except CronError as error:
@@ -248,6 +271,20 @@ def _timing(verdict: Verdict, kind: str | None, once: int | None) -> Callable[[i
     elif once is None:
         stop("execute_at", f"is {_shown(row['execute_at'])}, but the schedule type is once")
     return lambda now: (once or 0) * SECOND
+
+
+def _rewrite(verdict: Verdict, expression: str) -> str:
+    """The expression that means here what ``expression`` means to croniter, written to the row where it differs."""
+    from aiotaskq.migrations.adopt_cron import rewritten
+
+    try:
+        kept = rewritten(expression)
+    except Refused as refused:
+        raise CronError(f"cron_expression: {refused} (got {clip_text(expression)})") from None
+    if kept != expression:
+        verdict.set("cron_expression", kept, f"is {_shown(expression)}", ", which means here what croniter made of it")
+        verdict.changes["version"] = 1
+    return kept
 
 
 def _shown(raw: object) -> str:
@@ -263,12 +300,26 @@ class Report:
         self.limit = limit
         self.total = 0
         self._kept: list[OddRow] = []
+        self._disabled = 0
 
     def add(self, row: OddRow) -> None:
         """Take one."""
         self.total += 1
         if len(self._kept) < self.limit:
             self._kept.append(row)
+
+    def disable(self, verdict: Verdict) -> None:
+        """Say that a schedule that went on until now does not any more: at ERROR, by name and id."""
+        self._disabled += 1
+        if verdict.disabled is not None and self._disabled <= self.limit:
+            name, task_id = (printable(_shown(verdict.row[column]), 100) for column in ("name", "task_id"))
+            why = f"its {verdict.disabled.column} {printable(verdict.disabled.problem, 400)}"
+            _say(f"schedule {name} (id {task_id}) is disabled: {why}. Correct it by update_task, then call resume_task")
+
+    def end(self) -> None:
+        """Say how many schedules were disabled beyond those that were named."""
+        if self._disabled > self.limit:
+            _say(f"{self._disabled - self.limit:,} more schedules are disabled; `aiotaskq schedules list` shows them")
 
     def rows(self) -> list[OddRow]:
         """Return them, and one more that counts those left out."""
@@ -286,9 +337,18 @@ class Report:
             logger.warning("adopted the tables that were there: {} odd values, no row was dropped", self.total)
 
 
+def _say(message: str) -> None:
+    """Log at ERROR; where the application has not asked for the log, write to standard error."""
+    logged: list[object] = []
+    logger.patch(logged.append).error("{}", message)  # the patch is applied to a record that some sink will get
+    if not logged:
+        sys.stderr.write(f"ERROR aiotaskq: {message}\n")
+
+
 def adopt(connection: Connection, report: Report, now: int) -> None:
     """Repair the rows of both tables and give old tasks their place in the claim order."""
-    examine(connection, report, now=now, write=True)
+    examine(connection, report, now=now, write=True, adopting=True)
+    report.end()
     # Push order becomes claim order. Only rows that no aiotaskq wrote have a `run_at` of 0; what claims to come from
     # the future may run now. The upper bound also keeps SQLite from calculating with words, which compare as larger.
     for column, limit in (("run_at", now // SECOND), ("seq", LATEST)):
@@ -296,8 +356,11 @@ def adopt(connection: Connection, report: Report, now: int) -> None:
         connection.execute(text(f"{update} WHERE {column} = 0 AND created_at BETWEEN 1 AND {limit}"))
 
 
-def examine(connection: Connection, report: Report, *, now: int, write: bool) -> None:
-    """Judge every row of both tables into ``report``, and with ``write`` do what the verdicts say."""
+def examine(connection: Connection, report: Report, *, now: int, write: bool, adopting: bool) -> None:
+    """Judge every row of both tables into ``report``, and with ``write`` do what the verdicts say.
+
+    ``adopting`` is whether the documented system wrote the schedules.
+    """
     # Schedules first: they are few, and would not be seen behind a thousand tasks.
     for table, columns in (("scheduler_task", SCHEDULE_COLUMNS), ("task_queue", TASK_COLUMNS)):
         if not inspect(connection).has_table(table):
@@ -305,8 +368,14 @@ def examine(connection: Connection, report: Report, *, now: int, write: bool) ->
         key = _key(connection, table)
         for page in _pages(connection, table, key, columns):
             updates: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+            disabled: list[Verdict] = []
             for row_key, row in page:
-                verdict = judge_task(row, now) if table == "task_queue" else judge_schedule(row, now, overdue=write)
+                if table == "task_queue":
+                    verdict = judge_task(row, now)
+                else:
+                    verdict = judge_schedule(row, now, overdue=write, adopting=adopting)
+                if verdict.disabled is not None:
+                    disabled.append(verdict)
                 for finding in verdict.findings:
                     report.add(_odd_row(table, row, finding, write))
                 if verdict.changes:
@@ -316,6 +385,8 @@ def examine(connection: Connection, report: Report, *, now: int, write: bool) ->
                 for names, parameters in updates.items():
                     assignments = ", ".join(f"{name} = :{name}" for name in names)
                     connection.execute(text(f"UPDATE {table} SET {assignments} WHERE {key} = :row_key"), parameters)
+                for verdict in disabled:
+                    report.disable(verdict)
 
 
 def _odd_row(table: str, row: Row, finding: Finding, write: bool) -> OddRow:
