@@ -21,6 +21,7 @@ import pytest
 
 from aiotaskq.cli import main
 from aiotaskq.taskq import TaskQ
+from tests.machine import within
 
 ROOT = Path(__file__).parent.parent
 
@@ -75,7 +76,7 @@ class Cli:
         """Run a command in a process of its own."""
         command = [sys.executable, "-m", "aiotaskq", *args]
         done = subprocess.run(
-            command, cwd=self.home, env={**self.env, **env}, capture_output=True, encoding="utf-8", timeout=30
+            command, cwd=self.home, env={**self.env, **env}, capture_output=True, encoding="utf-8", timeout=within(30)
         )
         return done.returncode, done.stdout, done.stderr
 
@@ -120,7 +121,7 @@ class Cli:
         finally:
             process.kill()
             process.wait()
-            thread.join(10)
+            thread.join(within(10))
             process.stdout.close()
 
     def push(self, *types: str, max_retries: int = 3, **params: Any) -> list[str]:
@@ -147,7 +148,7 @@ class Terminal:
         self.drawn = ""
 
     def wait_for(self, text: str, seconds: float = 40.0) -> None:
-        end = time.monotonic() + seconds
+        end = time.monotonic() + within(seconds)
         while text not in self.drawn:
             assert time.monotonic() < end, self.drawn
             if not self._read(0.1) and self.process.poll() is not None:
@@ -171,7 +172,7 @@ class Terminal:
 
     def end(self, seconds: float = 40.0) -> int:
         """Wait for the end; return the exit code."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + within(seconds)
         while self.process.poll() is None:
             assert time.monotonic() < end, self.drawn
             self._read(0.05)
@@ -187,7 +188,7 @@ class Terminal:
 
 
 def wait_for(lines: list[str], text: str, *, whole: bool = False) -> None:
-    end = time.monotonic() + 40
+    end = time.monotonic() + within(40)
     while not any(text == line if whole else text in line for line in lines):
         assert time.monotonic() < end, lines
         time.sleep(0.01)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.machine import MACHINE, VARIABLE, within
 from tests.promises import Proofs
 
 # Name of the backend to the reason. Filled through the fixture: an import of this module might get a second copy.
@@ -31,7 +32,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.no_cover)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Measure the machine between two tests, and give the next one as much time as it may need there."""
+    MACHINE.look()
+    mark = item.get_closest_marker("timeout")
+    seconds = float(mark.args[0] if mark is not None else item.config.getini("timeout"))
+    item.add_marker(pytest.mark.timeout(within(seconds)), append=False)
+    return (yield)
+
+
+def pytest_report_header() -> str:
+    return f"this machine is {MACHINE.slowness:.1f} times as slow as a quiet one: bounds of time are as much longer"
+
+
 def pytest_configure() -> None:
+    if VARIABLE not in os.environ:  # the first process of the run
+        MACHINE.calibrate()
     # A shell without job control starts what is in its background with SIGINT ignored, and its children inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.machine import watchdog
+
 ROOT = Path(__file__).parent.parent
-WATCHDOG = 40.0  # seconds; far above what anything takes, so that a hang is a failure and not a stall
 
 
 def kill_all_of(program: subprocess.Popen[str]) -> None:
@@ -47,7 +48,7 @@ class Program:
         for got in self.popen.stdout:
             if got.strip() == line:
                 return
-        pytest.fail(f"never said {line!r}: {self.popen.communicate(timeout=WATCHDOG)}")
+        pytest.fail(f"never said {line!r}: {self.popen.communicate(timeout=watchdog())}")
 
     def stop(self) -> None:
         """Whatever it does, end it; nothing is left of it."""
@@ -60,7 +61,7 @@ class Program:
     def end(self, status: int = 0, stderr: str = "") -> list[str]:
         """Return the lines that it has (still) said; it must end with this status, and this last line of stderr."""
         try:
-            out, err = self.popen.communicate(timeout=WATCHDOG)
+            out, err = self.popen.communicate(timeout=watchdog())
         except subprocess.TimeoutExpired:
             kill_all_of(self.popen)
             pytest.fail(f"the program hangs: {self.popen.communicate()}")

@@ -27,8 +27,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
-PATIENCE = 30.0  # seconds that a start or a stop may take on a busy machine
-
+from tests.machine import watchdog, within
 
 BASE = "/tmp" if os.path.isdir("/tmp") else None
 """Not TMPDIR: that may lie in a folder of root's, where another user cannot go, or be too long for a socket's path."""
@@ -112,7 +111,7 @@ class Server(ABC):
         with self._lock:
             if self._process is not None and self._process.poll() is None:
                 return
-            give_up = time.monotonic() + PATIENCE
+            give_up = time.monotonic() + watchdog()
             self._spawn()
             while True:
                 try:
@@ -123,7 +122,7 @@ class Server(ABC):
                     if time.monotonic() > give_up:
                         said = self.log.read_text(errors="replace")[-1000:]
                         raise Unavailable(
-                            f"{self.name} does not answer within {PATIENCE:.0f} s ({error}): {said}"
+                            f"{self.name} does not answer within {watchdog():.0f} s ({error}): {said}"
                         ) from None
                     if self._process.poll() is not None:
                         self._spawn()  # what a killed server leaves behind can be in the way for a moment
@@ -148,7 +147,7 @@ class Server(ABC):
                 return
             self._process.send_signal(self.stop_signals[how])
             try:
-                self._process.wait(PATIENCE)
+                self._process.wait(watchdog())
             except subprocess.TimeoutExpired:
                 self.kill()
 
@@ -161,11 +160,11 @@ class Server(ABC):
 
             helpers = psutil.Process(self._process.pid).children(recursive=True)
             self._process.kill()
-            self._process.wait(PATIENCE)
+            self._process.wait(watchdog())
             for each in helpers:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     each.kill()
-            psutil.wait_procs(helpers, timeout=PATIENCE)
+            psutil.wait_procs(helpers, timeout=watchdog())
 
     def restart(self, how: str = "fast") -> None:
         """Stop it in that way and start it again."""
@@ -192,7 +191,9 @@ def _free_port() -> int:
 
 
 def _run(*command: str, **options: Any) -> None:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, **options)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=within(120), **options
+    )
     if done.returncode:
         raise Unavailable(f"{Path(command[0]).name} failed: {done.stdout[-500:]}")
 
@@ -400,7 +401,7 @@ class Valkey(Server):
         from redis.retry import Retry
 
         once = Retry(NoBackoff(), 0)
-        with contextlib.closing(Redis(port=self.port, socket_timeout=PATIENCE, protocol=2, retry=once)) as client:
+        with contextlib.closing(Redis(port=self.port, socket_timeout=watchdog(), protocol=2, retry=once)) as client:
             return client.execute_command(*(str(words[0]).split() if len(words) == 1 else words))
 
     def execute(self, statement: str, database: str = "") -> list[tuple[Any, ...]]:

@@ -17,6 +17,7 @@ from aiotaskq.cron import Cron
 from aiotaskq.cron_fields import Refused
 from aiotaskq.migrations.adopt_cron import rewritten
 from aiotaskq.schedule import Schedule, fire
+from tests.machine import within
 from tests.test_cron_agreement import BOUNDS, DAYS, MONTHS, random_field
 from tests.test_migrations import (
     NOW,
@@ -274,7 +275,7 @@ def test_kill_in_the_middle(path: Path, engine: sa.Engine) -> None:
         "upgrade()\n"
     )
     process = child(path, code)
-    process.communicate(timeout=50)
+    process.communicate(timeout=within(50))
     assert process.returncode == -signal.SIGKILL
     assert contents(path) == original
     upgrade(engine)

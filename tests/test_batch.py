@@ -10,6 +10,7 @@ import pytest
 
 from aiotaskq.batch import Batch
 from aiotaskq.errors import DatabaseUnavailable
+from tests.machine import within
 
 
 class Writer:
@@ -159,7 +160,7 @@ def test_a_batch_left_by_a_dead_loop_does_not_hang() -> None:  # E12
     batch._write = quick
 
     async def second() -> list[int]:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(within(30)):
             return await batch.add([2])
 
     assert asyncio.run(second()) == [2]
@@ -176,5 +177,5 @@ async def test_the_flusher_is_not_collected() -> None:  # D2
         return list(items)
 
     batch = Batch(slow)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(within(10)):
         assert await asyncio.gather(*(batch.add([n]) for n in range(3))) == [[0], [1], [2]]

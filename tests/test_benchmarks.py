@@ -24,6 +24,7 @@ from benchmarks.places import START, Places
 from benchmarks.runner import Child, Failed, Measured, Settings, chosen
 from benchmarks.system import Tally, in_threads
 from benchmarks.targets import ANY_PEER, TARGETS, judge
+from tests.machine import within
 from tests.servers import Unavailable
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     only = ["memory/run/aiotaskq", "memory/run/limit", "sqlite/drain.two/limit", "sqlite/latency/aiotaskq", "store/set"]
     command = [sys.executable, "-m", "benchmarks", "--scale", "0.01", "--rounds", "2", "--out", str(out)]
     command += [word for name in only for word in ("--only", name)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=50)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=within(50))
     assert done.returncode == 0, done.stdout + done.stderr
     (out / "said.txt").write_text(done.stdout)
     return out

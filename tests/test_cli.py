@@ -22,6 +22,7 @@ from aiotaskq.demo.show import APP
 from aiotaskq.task import Task
 from aiotaskq.taskq import TaskQ
 from tests.command import ROOT, Cli, prepared, wait_for
+from tests.machine import within
 
 
 @pytest.fixture
@@ -246,7 +247,7 @@ def test_the_program_that_the_demo_shows_runs(cli: Cli) -> None:
     with cli.running("app:tq") as (process, lines):
         wait_for(lines, "hello\n", whole=True)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(40) == 0
+        assert process.wait(within(40)) == 0
     assert any("app:tq on sqlite:///app.db: 10 at a time" in line for line in lines)
     assert cli.json("stats", "--db", cli.url)["counts"]["completed"] >= 1
 
@@ -258,7 +259,7 @@ def test_run_stopped_with_a_handler_that_does_not_end(cli: Cli, kind: str, code:
     with cli.running("app:tq", "--drain", "0.2", "--grace", "0.3") as (process, lines):
         wait_for(lines, "began")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(40) == code
+        assert process.wait(within(40)) == code
     assert "stopped" in "".join(lines)
     status = "pending" if code == 3 else "running"
     assert cli.json("stats", "--db", cli.url)["counts"][status] == 1
@@ -277,7 +278,7 @@ def test_run_takes_a_blocking_taskq(cli: Cli) -> None:
     with cli.running("app:tq") as (process, lines):
         wait_for(lines, "began")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(40) == 0
+        assert process.wait(within(40)) == 0
 
 
 def test_a_second_signal_does_not_wait(cli: Cli) -> None:
@@ -288,7 +289,7 @@ def test_a_second_signal_does_not_wait(cli: Cli) -> None:
         process.send_signal(signal.SIGINT)
         time.sleep(0.7)  # sooner it would be an echo of the first
         process.send_signal(signal.SIGINT)
-        assert process.wait(40) == 3
+        assert process.wait(within(40)) == 3
 
 
 def test_run_logs_what_failed_in_one_line(cli: Cli) -> None:
@@ -297,7 +298,7 @@ def test_run_logs_what_failed_in_one_line(cli: Cli) -> None:
     with cli.running("app:tq", "--queues", "default, other") as (process, lines):
         wait_for(lines, "failed broken")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(40) == 0
+        assert process.wait(within(40)) == 0
     assert any(task_id in line and "ValueError" in line and "| ERROR" in line for line in lines)
     assert any("from queues default, other" in line for line in lines)
 
@@ -309,7 +310,7 @@ def test_a_full_disk_under_the_output_is_told_in_one_line(cli: Cli, arguments: t
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "aiotaskq", *arguments]
         env = {**cli.env, "AIOTASKQ_DATABASE_URL": cli.url}
-        done = subprocess.run(command, env=env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
+        done = subprocess.run(command, env=env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=within(30))
     assert (done.returncode, done.stderr) == (1, "error: standard output: No space left on device\n")
 
 
@@ -318,11 +319,13 @@ def test_who_reads_nothing_is_told_nothing(cli: Cli, arguments: tuple[str, ...])
     prepared(cli.home / "app.db")
     env = {**cli.env, "AIOTASKQ_DATABASE_URL": cli.url, "PYTHONUNBUFFERED": ""}
     command = [sys.executable, "-m", "aiotaskq", *arguments]
-    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], env=env, capture_output=True, timeout=30)
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command], env=env, capture_output=True, timeout=within(30)
+    )
     assert (closed.returncode, closed.stderr) == (0, b"")
     reader, writer = os.pipe()
     os.close(reader)
-    broken = subprocess.run(command, env=env, stdout=writer, stderr=subprocess.PIPE, timeout=30)
+    broken = subprocess.run(command, env=env, stdout=writer, stderr=subprocess.PIPE, timeout=within(30))
     os.close(writer)
     assert (broken.returncode, broken.stderr) == (1, b"")
 

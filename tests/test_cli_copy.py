@@ -21,6 +21,7 @@ from aiotaskq.schedule import new_schedule
 from aiotaskq.task import SECOND, Status, Task
 from aiotaskq.taskq import TaskQ
 from tests.command import Cli, prepared
+from tests.machine import within
 from tests.servers import Server, Unavailable, mariadb, postgresql, valkey
 
 
@@ -152,7 +153,7 @@ def test_killed_in_the_middle_it_goes_on(cli: Cli, unavailable: dict[str, str]) 
 
     command = [sys.executable, "-m", "aiotaskq", "db", "copy", source, target]
     process = subprocess.Popen(command, cwd=cli.home, env=cli.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 30
+    end = time.monotonic() + within(30)
     while not copied():
         assert time.monotonic() < end and process.poll() is None
     process.send_signal(signal.SIGKILL)

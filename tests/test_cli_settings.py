@@ -13,6 +13,7 @@ import pytest
 from aiotaskq.cli.serving import Site
 from aiotaskq.taskq import TaskQ
 from tests.command import Cli, prepared, wait_for
+from tests.machine import within
 
 
 @pytest.fixture
@@ -60,12 +61,12 @@ def test_run_has_its_defaults_in_the_file(cli: Cli) -> None:
     with cli.running() as (process, lines):
         wait_for(lines, "7 at a time from queues a, b")
         process.terminate()
-        assert process.wait(40) == 0
+        assert process.wait(within(40)) == 0
     cli.env["AIOTASKQ_CONCURRENCY"] = "8"
     with cli.running("--queues", "c") as (process, lines):
         wait_for(lines, "8 at a time from queues c")
         process.terminate()
-        assert process.wait(40) == 0
+        assert process.wait(within(40)) == 0
 
 
 def test_what_the_environment_says_of_processes_is_for_the_supervisor(cli: Cli) -> None:
@@ -74,7 +75,7 @@ def test_what_the_environment_says_of_processes_is_for_the_supervisor(cli: Cli) 
     with cli.running("app:tq") as (process, lines):
         wait_for(lines, "[2] app:tq on sqlite:///app.db")
         process.terminate()
-        assert process.wait(15) == 0
+        assert process.wait(within(15)) == 0
     assert len([line for line in lines if "in 2 processes" in line]) == 1
 
 
@@ -144,12 +145,12 @@ def test_the_operations_api_beside_the_workers_and_alone(cli: Cli) -> None:
             wait_for(lines, "operations API of sqlite:///x.db on http://127.0.0.1:")
             (line,) = [line for line in lines if "operations API" in line]
             place = line.split()[-1]
-            with urllib.request.urlopen(f"{place}/healthz", timeout=10) as answer:
+            with urllib.request.urlopen(f"{place}/healthz", timeout=within(10)) as answer:
                 assert answer.status == 200
             with pytest.raises(urllib.error.HTTPError, match="401"):
-                urllib.request.urlopen(f"{place}/tasks", timeout=10)
+                urllib.request.urlopen(f"{place}/tasks", timeout=within(10))
             process.terminate()
-            assert process.wait(15) == 0
+            assert process.wait(within(15)) == 0
         assert "a-token" not in "".join(lines)
 
 
@@ -194,7 +195,7 @@ def test_init_writes_a_program_that_runs_and_overwrites_nothing(cli: Cli) -> Non
         assert (code, out) == (0, '"Hello, you!"\n'), err
         wait_for(lines, "Hello, you!")
         process.terminate()
-        assert process.wait(40) == 0
+        assert process.wait(within(40)) == 0
     cli.monkeypatch.setenv("LANG", "zh_CN.UTF-8")
     assert "已写入 new/app.py" in cli.out("init", "new")
     compile(Path("new/app.py").read_text(), "app.py", "exec")

@@ -13,6 +13,7 @@ import pytest
 
 from aiotaskq.task import Status, Task
 from tests.command import Cli, Terminal, prepared
+from tests.machine import within
 from tests.test_cli_operate import store
 
 CURSOR_OFF, CURSOR_ON = "\x1b[?25l", "\x1b[?25h"
@@ -120,4 +121,4 @@ def test_a_reader_that_leaves_ends_it_quietly(cli: Cli) -> None:
         assert process.stdout.readline().startswith(b"TASK_ID")
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(20) == 1
+        assert process.wait(within(20)) == 1

@@ -40,6 +40,7 @@ from aiotaskq.shelter import Sheltered
 from aiotaskq.sqlite_threads import READERS, SqliteThreads
 from aiotaskq.task import Status, Task, TaskFilter, new_id
 from tests.contract.rows import LEASE, NOW, new, new_schedule
+from tests.machine import within
 
 ROOT = Path(__file__).resolve().parent.parent
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error::ResourceWarning"}
@@ -222,7 +223,7 @@ async def test_every_connection_is_durable(backend: SqlBackend) -> None:
         return id(connection.connection.dbapi_connection), values
 
     def at_once(connection: Connection) -> tuple[int, dict[str, Any]]:
-        together.wait(30)  # so that each reads in a thread of its own
+        together.wait(within(30))  # so that each reads in a thread of its own
         return pragmas(connection)
 
     reading = await asyncio.gather(*(backend.database.read(at_once) for _ in range(READERS)))
@@ -403,7 +404,7 @@ async def test_readers_do_not_wait_for_a_writer(backend: SqlBackend, path: Path)
     await backend.push([new()])
     raw = sqlite3.connect(path, isolation_level=None)
     raw.execute("BEGIN IMMEDIATE")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(within(30)):
         assert await backend.count_ready(NOW) == 1
     raw.close()
 
@@ -439,7 +440,7 @@ async def test_another_program_holds_the_write_lock(backend: SqlBackend, path: P
     process = await hold_lock(path, 4)
     begin = time.monotonic()
     (stored,) = await backend.push([new()])
-    assert 2 < time.monotonic() - begin < 20
+    assert 2 < time.monotonic() - begin < within(20)
     assert await backend.get([stored.task_id]) == [stored]
     await process.wait()
 
@@ -450,7 +451,7 @@ async def test_another_program_holds_it_for_too_long(  # F2
     monkeypatch.setattr(engines, "BUSY_TIMEOUT", 0.2)
     backend = SqlBackend(url)
     await backend.open()
-    process = await hold_lock(path, 1.2)
+    process = await hold_lock(path, within(1.2))
     task = new()
     with pytest.raises(DatabaseUnavailable, match="locked"):
         await backend.push([task])
@@ -642,13 +643,13 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
             reached[0] += 1
             if reached[0] == at:
                 loop.call_soon_threadsafe(act)
-                assert then.wait(60)
+                assert then.wait(within(60))
 
         monkeypatch.setattr(Database, "_write", write)
         for name in ("before_cursor_execute", "commit"):
             event.listen(engine, name, cut)
         caller = asyncio.create_task(case.act()) if victim != "sheltered" else Sheltered(case.act())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(within(30)):
             (answer,) = await asyncio.gather(caller, return_exceptions=True)
             assert isinstance(answer, asyncio.CancelledError) == (reached[0] >= at)
             running = list(backend.database._running)
@@ -675,7 +676,7 @@ async def test_a_sheltered_transaction_needs_no_task_and_is_waited_for(backend: 
 
     def body(_connection: Connection) -> set[asyncio.Task[Any]]:
         begun.set()
-        assert go.wait(30)
+        assert go.wait(within(30))
         return asyncio.all_tasks(loop)
 
     loop = asyncio.get_running_loop()
@@ -731,7 +732,7 @@ async def test_cancelled_before_its_turn(backend: SqlBackend) -> None:  # D1, F3
 
     def wait(_connection: Any) -> None:
         begun.set()
-        assert go_on.wait(60)
+        assert go_on.wait(within(60))
 
     first = asyncio.create_task(backend.database._write(engine, wait))
     assert await asyncio.to_thread(begun.wait, 60)
@@ -739,7 +740,7 @@ async def test_cancelled_before_its_turn(backend: SqlBackend) -> None:  # D1, F3
     second = asyncio.create_task(backend.database._write(engine, happened.append))
     await asyncio.sleep(0)
     second.cancel()
-    await asyncio.wait([second], timeout=30)
+    await asyncio.wait([second], timeout=within(30))
     go_on.set()
     await first
     await backend.push([new()])
@@ -761,7 +762,7 @@ async def test_opening_cancelled_at_each_await(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(Database, "_open_engine", open_engine)
         caller = asyncio.create_task(backend.open())
         await asyncio.gather(caller, return_exceptions=True)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(within(30)):
             await backend.close()
         assert open_files(tmp_path) == 0
         return reached[0] >= at
@@ -797,7 +798,7 @@ async def test_closing_gives_everything_back(url: str, path: Path) -> None:
     await backend.close()
     await backend.close()
     assert open_files(path) == 0
-    async with asyncio.timeout(30):  # they end just after they have answered
+    async with asyncio.timeout(within(30)):  # they end just after they have answered
         while threading.active_count() > threads:
             await asyncio.sleep(0.01)
     assert not path.with_name("tasks.db-wal").exists()  # the last connection has moved it into the file
@@ -833,7 +834,7 @@ async def test_closed_twice_at_once_under_load(url: str, path: Path) -> None:  #
     tasks = [new() for _ in range(50)]
     pushes = [asyncio.create_task(backend.push([task])) for task in tasks]
     await asyncio.sleep(0.005)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(within(10)):
         await asyncio.gather(backend.close(), backend.close())
     answers = await asyncio.gather(*pushes, return_exceptions=True)
     assert {type(answer) for answer in answers} <= {list, ClosedError}
@@ -851,7 +852,7 @@ async def test_closed_while_it_opens(url: str, path: Path, steps: int) -> None: 
     opening = asyncio.create_task(backend.open())
     for _ in range(steps):
         await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(within(10)):
         await backend.close()
     await asyncio.gather(opening, return_exceptions=True)
     assert opening.done()
@@ -870,7 +871,7 @@ async def test_a_second_loop_is_told_so(backend: SqlBackend) -> None:  # E12
 
     def in_another_loop() -> str:
         async def use() -> str:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(within(30)):
                 with pytest.raises(WrongLoop) as raised:
                     await backend.push([new()])
                 with pytest.raises(WrongLoop):
@@ -909,7 +910,7 @@ def test_the_next_loop_opens_it_afresh(url: str, path: Path, closed: bool) -> No
     backend = SqlBackend(url)
 
     async def use() -> int:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(within(30)):
             await backend.open()
             await backend.push([new()])
             ready = (await backend.stats(NOW)).ready
@@ -937,7 +938,7 @@ def test_a_loop_that_ends_in_the_middle_leaves_no_lock(url: str, path: Path) -> 
         assert_lock_free(path)
 
     async def count() -> int:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(within(30)):
             ready = (await backend.stats(NOW)).ready
             await backend.close()
             return ready
@@ -1051,7 +1052,7 @@ asyncio.run(main(*sys.argv[1:]))
 async def test_a_script_that_never_closes_ends(url: str, how: str, code: int) -> None:  # E5
     begin = time.monotonic()
     done = run_script(END, url, how)
-    assert time.monotonic() - begin < 8
+    assert time.monotonic() - begin < within(8)
     assert done.returncode == code
     if how == "error":
         assert done.stderr.strip().endswith("SystemError: on purpose")
@@ -1093,7 +1094,7 @@ def test_the_documented_names(url: str, path: Path) -> None:
         env={**ENV, "AIOTASKQ_DATABASE_URL": url},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=within(20),
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -19,6 +19,7 @@ import pytest
 
 from aiotaskq.demo.files import walk
 from aiotaskq.demo.numbers import percentile
+from tests.machine import within
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,7 +58,7 @@ class Demo:
 
     def run(self, *args: object) -> tuple[int, str, str]:
         with self.start(*args) as process:
-            out, err = process.communicate(timeout=40)
+            out, err = process.communicate(timeout=within(40))
             return process.returncode, out, err
 
     def report(self, *args: object) -> dict[str, Any]:
@@ -73,7 +74,7 @@ class Demo:
 
     def wait_for_files(self, count: int, process: subprocess.Popen[str]) -> None:
         """Wait until the running demo has finished so many files."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + within(20)
         while len(self.finished()) < count:
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.01)
@@ -138,7 +139,7 @@ def test_ctrl_c_and_again_repeats_nothing(demo: Demo, tmp_path: Path) -> None:
     with demo.start(*slow) as process:
         demo.wait_for_files(40, process)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=within(20))
     assert (process.returncode, err) == (130, "")
     done = demo.finished()
     assert 40 <= len(done) < 200
@@ -162,7 +163,7 @@ def test_kill_and_again_runs_only_what_was_not_completed(demo: Demo, tmp_path: P
     with demo.start("--db", f"sqlite:///{db}", "--concurrency", "4", "--pause", "0.05") as process:
         demo.wait_for_files(40, process)
         process.kill()
-        process.communicate(timeout=20)
+        process.communicate(timeout=within(20))
     rows = sqlite3.connect(db)
     query = "SELECT params FROM task_queue WHERE status = 'completed' AND task_type = 'demo.file'"
     completed = {json.loads(row[0])["path"] for row in rows.execute(query)}

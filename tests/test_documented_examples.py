@@ -30,6 +30,7 @@ OLD_FILES = {
 # What the old scripts share.
 WORKERS = """
 import json, signal, sys, threading, time
+from tests.machine import within
 from app.core.message_queue import MemoryQueue, get_queue, push_task, pop_task, set_public, get_public, delete_public
 from app.core.scheduler import Scheduler, get_scheduler
 from app.database import Base, SessionLocal, engine, get_db
@@ -68,7 +69,7 @@ def stop_workers(threads):
     for thread in threads:
         thread.join()
 
-def wait_until(condition, seconds=40):
+def wait_until(condition, seconds=within(40)):
     deadline = time.time() + seconds
     while not condition():
         assert time.time() < deadline, "never came true"
@@ -214,7 +215,7 @@ for place in (queue, get_queue()):
 set_at = time.time()
 queue.start_cleanup()
 wait_until(lambda: queue.get_public("soon gone") is None)
-assert 0.19 < time.time() - set_at < 30
+assert 0.19 < time.time() - set_at < within(30)
 wait_until(lambda: queue.get_store_size() == 1 and queue.list_keys() == ["for ever"])
 queue.stop_cleanup()
 wait_until(lambda: get_public("soon gone") is None)
@@ -323,7 +324,7 @@ def test_an_existing_database_is_adopted_in_place(start: Callable[[str], Program
     script = """
 Base.metadata.create_all(bind=engine)
 scheduler = get_scheduler()
-fired = [pop_task(timeout=20) for _ in range(3)]
+fired = [pop_task(timeout=within(20)) for _ in range(3)]
 for _ in fired:
     get_queue().task_done()
 assert pop_task(timeout=0.3) is None, "a flood"
@@ -371,11 +372,11 @@ def insert(name, due, **columns):
 insert("before", int(time.time()) - 5, schedule_type="interval", interval_seconds=3600)
 scheduler = Scheduler(check_interval=0.1)
 scheduler.start()
-first = pop_task(timeout=20)
+first = pop_task(timeout=within(20))
 assert (first["type"], first["params"], first["scheduler_task_id"]) == ("report", {"of": "before"}, "before"), first
 get_queue().task_done()
 insert("while it runs", int(time.time()), schedule_type="once", execute_at=int(time.time()))
-assert pop_task(timeout=20)["params"] == {"of": "while it runs"}
+assert pop_task(timeout=within(20))["params"] == {"of": "while it runs"}
 get_queue().task_done()
 
 session = SessionLocal()

@@ -25,6 +25,7 @@ from aiotaskq.engines import ASYNC_DRIVERS, SYNC_DRIVERS, parse_url, sync_engine
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.task import Status
 from tests.contract.rows import LEASE, NOW, new
+from tests.machine import within
 from tests.pooler import Pooler
 from tests.servers import Server, Unavailable, mariadb, postgresql
 
@@ -230,7 +231,7 @@ def test_the_documented_names(url: str) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "AIOTASKQ_DATABASE_URL": url},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=within(50),
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -264,7 +265,7 @@ async def test_behind_a_transaction_pooler(server: Server, url: str) -> None:  #
     async with Pooler(server.port) as pooler:
         through = f"{url.replace(f':{server.port}/', f':{pooler.port}/')}?pooler=transaction"
         backends = [SqlBackend(through) for _ in range(3)]
-        async with asyncio.timeout(50):
+        async with asyncio.timeout(within(50)):
             await asyncio.gather(*(backend.open() for backend in backends))
             await asyncio.gather(*(work(backends[n % 3], f"w{n}", 10) for n in range(6)))
         assert (await backends[0].stats(NOW)).counts["completed"] == 120
@@ -282,7 +283,7 @@ async def test_who_forgets_the_option_is_told(server: Server, url: str) -> None:
     async with Pooler(server.port) as pooler:
         backends = [SqlBackend(url.replace(f":{server.port}/", f":{pooler.port}/")) for _ in range(3)]
         with pytest.raises(DatabaseUnavailable, match=r"Then add \?pooler=transaction to the URL"):
-            async with asyncio.timeout(50):
+            async with asyncio.timeout(within(50)):
                 await asyncio.gather(*(work(backends[n % 3], f"w{n}", 20) for n in range(6)))
         for backend in backends:
             await backend.close()

@@ -12,9 +12,9 @@ from aiotaskq import forks
 from aiotaskq.backends.sql import SqlBackend
 from aiotaskq.backends.sqlite_watch import FileWatch
 from aiotaskq.forks import _OutsideOfForks, outside_of_forks
+from tests.machine import watchdog
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-HANG = 30.0
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_a_fork_waits_until_nobody_is_inside(gate: _OutsideOfForks) -> None:  # 
     def work() -> None:
         with gate, gate:
             inside.set()
-            leave.wait(HANG)
+            leave.wait(watchdog())
         assert not forked.is_set()
 
     def fork() -> None:
@@ -38,14 +38,14 @@ def test_a_fork_waits_until_nobody_is_inside(gate: _OutsideOfForks) -> None:  # 
 
     worker = threading.Thread(target=work)
     worker.start()
-    assert inside.wait(HANG)
+    assert inside.wait(watchdog())
     forker = threading.Thread(target=fork)
     forker.start()
     assert not forked.wait(0.05)
     leave.set()
-    assert forked.wait(HANG)
+    assert forked.wait(watchdog())
     for thread in (worker, forker):
-        thread.join(HANG)
+        thread.join(watchdog())
     assert (gate._inside, gate._forks) == (set(), 0)
 
 
@@ -61,8 +61,8 @@ def test_who_comes_during_a_fork_waits_for_its_end(gate: _OutsideOfForks) -> Non
     worker.start()
     assert not entered.wait(0.05)
     gate._after()
-    assert entered.wait(HANG)
-    worker.join(HANG)
+    assert entered.wait(watchdog())
+    worker.join(watchdog())
 
 
 def test_a_fork_does_not_wait_for_itself_nor_for_ever(gate: _OutsideOfForks, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,15 +75,15 @@ def test_a_fork_does_not_wait_for_itself_nor_for_ever(gate: _OutsideOfForks, mon
     def work() -> None:
         with gate:
             inside.set()
-            leave.wait(HANG)
+            leave.wait(watchdog())
 
     worker = threading.Thread(target=work)
     worker.start()
-    assert inside.wait(HANG)
+    assert inside.wait(watchdog())
     gate._before()
     gate._after()
     leave.set()
-    worker.join(HANG)
+    worker.join(watchdog())
 
 
 def test_a_child_has_only_the_thread_that_forked(gate: _OutsideOfForks) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from aiotaskq import Status, TaskFailed, TaskQ, current_task
 from aiotaskq.clock import VirtualClock
+from tests.machine import within
 
 Handler = Callable[[], Awaitable[Any]]
 ON_STORE = ["memory", "sqlite"]
@@ -147,11 +148,11 @@ async def test_a_handler_ends_its_own_run_alone(tq: TaskQ, handler: Handler) -> 
         for _ in range(4):
             wild, other = await tq.push_many([("wild", {}), innocent.call()])  # type: ignore[list-item]
             if error is None:
-                assert await wild.result(30) == "done"
+                assert await wild.result(within(30)) == "done"
             else:
                 with pytest.raises(TaskFailed, match=error):
-                    await wild.result(30)
-            assert await other.result(30) == "innocent"
+                    await wild.result(within(30))
+            assert await other.result(within(30)) == "innocent"
         assert (await tq.health())["workers"] is None
         assert not (await tq.queue.stats()).counts.get("running")
 
@@ -166,7 +167,7 @@ async def test_context_variables_end_with_their_run(tq: TaskQ) -> None:
         return found
 
     async with tq.running(concurrency=1):
-        assert [await (await read.push()).result(30) for _ in range(3)] == ["nobody"] * 3
+        assert [await (await read.push()).result(within(30)) for _ in range(3)] == ["nobody"] * 3
 
 
 async def test_a_cancel_left_behind_does_not_reach_what_settles_the_task(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ async def test_a_cancel_left_behind_does_not_reach_what_settles_the_task(tmp_pat
 
     async with tq.running(concurrency=1):
         for _ in range(3):
-            assert await (await books.push()).result(30) == "booked"
+            assert await (await books.push()).result(within(30)) == "booked"
     await engine.dispose()
 
 
@@ -217,7 +218,7 @@ async def test_a_coroutine_that_swallows_its_timeout_is_late_and_told_by_health(
         release.set()
         await clock.advance(0)
         with pytest.raises(TaskFailed, match="timed out after 1 s"):
-            await handle.result(5)
+            await handle.result(within(5))
         assert (await tq.health())["workers"] is None
 
 
@@ -242,7 +243,7 @@ async def test_what_was_claimed_before_a_pause_longer_than_the_lease_is_not_star
         worker = tq._worker
         assert worker is not None
         await work.push(number=0)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(within(30)):
             await entered.wait()
         # Claimed ahead, and waiting for the slot when the process is stopped.
         later = await work.push(number=1)

@@ -20,6 +20,7 @@ from aiotaskq.integrations.logging import (
 )
 from aiotaskq.log import logger
 from aiotaskq.task import new_task
+from tests.machine import within
 
 FORMAT = "{level}|{name}|{extra[task_id]}|{extra[type]}|{extra[queue]}|{message}"
 
@@ -74,8 +75,8 @@ async def test_each_line_of_a_handler_names_its_task_and_no_other_line_does(line
     logger.info("before")
     async with tq.running(concurrency=2):
         first, second = await in_loop.push(), await in_thread.push()
-        await first.result(30)
-        await second.result(30)
+        await first.result(within(30))
+        await second.result(within(30))
     logger.bind(type="bound").info("after")
 
     here = __name__

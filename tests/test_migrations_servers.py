@@ -21,6 +21,7 @@ from aiotaskq.errors import SchemaTooNew, ValidationError
 from aiotaskq.models import Base
 from aiotaskq.task import Status
 from tests.contract.rows import LEASE, new
+from tests.machine import within
 from tests.servers import Server, Unavailable, mariadb, postgresql, postgresql_jit
 from tests.test_migrations import LEGACY, NOW, NOW_S, found
 
@@ -368,7 +369,7 @@ def test_kill_in_the_middle_of_an_adoption(url: str, engine: sa.Engine, at: str)
         [sys.executable, "-c", KILLED, url, at, str(NOW)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
-        timeout=50,
+        timeout=within(50),
         check=False,
     )
     assert process.returncode == -signal.SIGKILL, process.stderr
@@ -425,7 +426,7 @@ def test_many_processes_make_one_schema(url: str, engine: sa.Engine, adopting: b
     answers: list[str] = []
     errors: list[str] = []
     for child in children:
-        out, err = child.communicate(timeout=50)
+        out, err = child.communicate(timeout=within(50))
         assert child.returncode == 0, err
         answers += out.split()
         errors += err.splitlines()

@@ -19,6 +19,7 @@ from aiotaskq import Status, Task, TaskFailed, TaskQ, current_task
 from aiotaskq.errors import ValidationError
 from aiotaskq.integrations.opentelemetry import Tracing
 from aiotaskq.task import new_task
+from tests.machine import within
 
 TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[0-9a-f]")
 
@@ -55,7 +56,7 @@ def trace_of(span: ReadableSpan) -> int:
 
 
 async def ended(handle: Any) -> Task:
-    return await handle._queue.wait_for_end(handle.task_id, 20)  # type: ignore[no-any-return]
+    return await handle._queue.wait_for_end(handle.task_id, within(20))  # type: ignore[no-any-return]
 
 
 async def test_a_run_continues_the_trace_of_its_push_in_every_retry_and_thread(url: str, traces: Traces) -> None:
@@ -79,7 +80,7 @@ async def test_a_run_continues_the_trace_of_its_push_in_every_retry_and_thread(u
             first, second = await fetch.push(n=7), await blocking.push()
         assert first.created and second.created
         task = await ended(first)
-        assert (await second.result(20)).startswith("aiotaskq-handler")
+        assert (await second.result(within(20))).startswith("aiotaskq-handler")
     assert task.status is Status.COMPLETED and TRACEPARENT.fullmatch(task.extra["traceparent"])
 
     push = traces.one("push fetch")
@@ -142,7 +143,7 @@ async def test_what_nobody_pushed_begins_a_trace_of_its_own(tmp_path: Path, trac
 
     with traces.tracer.start_as_current_span("startup"):  # what is current where workers are started is no parent
         async with tq.running():
-            await asyncio.wait_for(done.wait(), 20)
+            await asyncio.wait_for(done.wait(), within(20))
             forged = new_task("odd", now=0, extra={"traceparent": "00-nonsense", "tracestate": 5})
             await tq.queue.add([forged])
             await ended(tq.handle(forged.task_id))
@@ -164,7 +165,7 @@ async def test_follow_ups_belong_to_the_trace(url: str, traces: Traces) -> None:
 
     async with tq.running():
         await first.options(on_success="second").push()
-        await asyncio.wait_for(done.wait(), 20)
+        await asyncio.wait_for(done.wait(), within(20))
     assert trace_of(traces.one("push first")) == trace_of(traces.one("run first")) == trace_of(traces.one("run second"))
 
 
@@ -208,7 +209,7 @@ async def test_a_timeout_is_an_error_whatever_the_handler_does(kind: str, traces
 
     async with tq.running():
         with pytest.raises(TaskFailed, match="timed out"):
-            await (await slow.push()).result(20)
+            await (await slow.push()).result(within(20))
     span = traces.one("run slow")
     assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "TimeoutError")
     assert (span.attributes or {})["error.type"] == "TimeoutError" and tracing._spans == {}
@@ -273,6 +274,6 @@ async def test_without_an_sdk_nothing_is_stored_and_work_goes_on() -> None:
 
     async with tq.running():
         handle = await work.push()
-        assert await handle.result(20) == 1
+        assert await handle.result(within(20)) == 1
         assert (await handle.task()).extra == {}
         assert await tq.push_many([]) == []

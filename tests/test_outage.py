@@ -27,6 +27,7 @@ from aiotaskq.schedule import derived_id, due_us
 from aiotaskq.task import SECOND, Status, Task, TaskFilter
 from tests.chaos.proxy import Proxy
 from tests.contract.rows import LEASE, NOW, new, new_schedule
+from tests.machine import within
 from tests.servers import Server, Unavailable, mariadb, postgresql
 
 SERVERS: dict[str, Callable[[], Server]] = {"postgresql": postgresql, "mysql": mariadb}
@@ -137,7 +138,7 @@ async def renew_pool(backend: SqlBackend) -> None:
 
 async def settled(answer: Callable[[], Any], wanted: Any, patience: float = 5.0) -> None:
     """Wait until the answer is the wanted one."""
-    end = time.monotonic() + patience
+    end = time.monotonic() + within(patience)
     while (got := await asyncio.to_thread(answer)) != wanted:
         assert time.monotonic() < end, f"{got} is not {wanted}"
         await asyncio.sleep(0.05)
@@ -151,12 +152,12 @@ async def test_a_silent_server_holds_nobody_up(far: SqlBackend, proxy: Proxy, ha
     await fill_pool(far)
     proxy.black_hole()
     verbs: list[Awaitable[Any]] = [far.push([task]), far.get([task.task_id]), far.claim("o", NOW, 1, lease_until=LEASE)]
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(within(40)):
         answers = await asyncio.gather(*verbs, return_exceptions=True)
     assert [type(answer) for answer in answers] == [DatabaseUnavailable] * 3
     assert "no answer within 4 s, so the connection was cut" in str(answers[0])
     proxy.heal()
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(within(40)):
         assert await far.push([task]) == [task]
 
 
@@ -164,7 +165,7 @@ async def test_a_silent_answer_to_a_commit(far: SqlBackend, proxy: Proxy, hasty:
     await far.stats(NOW)
     proxy.drop_replies()
     task = new()
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(within(40)):
         with pytest.raises(DatabaseUnavailable):
             await far.push([task])
     proxy.heal()
@@ -174,7 +175,7 @@ async def test_a_silent_answer_to_a_commit(far: SqlBackend, proxy: Proxy, hasty:
 async def test_a_server_that_lets_nobody_in(place: Place, proxy: Proxy, hasty: None) -> None:  # F8
     backend = SqlBackend(place.through(proxy))
     proxy.black_hole()
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(within(40)):
         with pytest.raises(DatabaseUnavailable, match="no connection within"):
             await backend.open()
     proxy.heal()
@@ -190,7 +191,7 @@ async def test_closing_does_not_wait_for_a_silent_server(  # F8
     await backend.open()
     await fill_pool(backend)
     proxy.black_hole()
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(within(40)):
         await backend.close()
 
 
@@ -271,7 +272,7 @@ async def test_workers_live_through_restarts(place: Place) -> None:  # F5, F20
             number += 1
             await note.push(n=number)
             while number not in ran:
-                assert time.monotonic() < ready + 10, how
+                assert time.monotonic() < ready + within(10), how
                 await asyncio.sleep(0.01)
         assert set(ran) == set(range(1, number + 1))
 
@@ -311,7 +312,7 @@ async def test_nothing_acknowledged_is_lost_in_restarts_under_load(place: Place,
 async def test_a_server_that_is_away_is_told_at_once(place: Place, backend: SqlBackend) -> None:  # F20
     place.server.stop()
     for _ in range(3):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(within(30)):
             with pytest.raises(DatabaseUnavailable):
                 await backend.push([new()])
             with pytest.raises(DatabaseUnavailable):

@@ -11,6 +11,7 @@ import pytest
 
 from aiotaskq import Task, TaskQ, ValidationError, injected, sync
 from aiotaskq.task import Status
+from tests.machine import within
 
 RUN: list[str] = []
 
@@ -99,8 +100,8 @@ async def test_what_a_decorator_or_a_resource_gives_need_not_be_pushed(tq: TaskQ
         return len(numbers)
 
     async with tq.running():
-        assert await (await tq.push("book", {"order": 1})).result(30) == "s1"
-        assert await (await tq.push("count")).result(30) == 2
+        assert await (await tq.push("book", {"order": 1})).result(within(30)) == "s1"
+        assert await (await tq.push("count")).result(within(30)) == 2
         with pytest.raises(ValidationError, match="no parameter 'oder'"):
             await tq.push("book", {"oder": 1})
 
@@ -110,7 +111,7 @@ async def test_what_a_decorator_or_a_resource_gives_need_not_be_pushed(tq: TaskQ
 
 async def ended(tq: TaskQ, type: str, params: dict[str, Any]) -> Task:
     task_id = await tq.queue.push_task({"type": type, "params": params})
-    return await tq.queue.wait_for_end(task_id, 30)
+    return await tq.queue.wait_for_end(task_id, within(30))
 
 
 @pytest.mark.parametrize("kind", ["loop", "thread", "process", "injected", "wrapped", "middleware"])

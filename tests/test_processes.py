@@ -20,14 +20,16 @@ import pytest
 from aiotaskq.cli.processes import MAX_PAUSE, TRIES, pause
 from aiotaskq.task import Task
 from aiotaskq.taskq import TaskQ
-from tests.programs import ROOT, WATCHDOG
+from tests.machine import watchdog, within
+from tests.programs import ROOT
 
 APP = """
 import asyncio, os, time
 from pathlib import Path
 from aiotaskq import TaskQ
+from tests.machine import within
 
-tq = TaskQ("sqlite:///app.db", lease=1, poll_interval=0.05)
+tq = TaskQ("sqlite:///app.db", lease=min(within(1), 5), poll_interval=0.05)
 
 def say(word):
     print(word, os.getpid(), flush=True)
@@ -110,7 +112,7 @@ class Run:
         self.until(lambda: sum(text in line for line in self.lines) >= count, text)
 
     def until(self, held: Any, what: str) -> None:
-        end = time.monotonic() + WATCHDOG
+        end = time.monotonic() + watchdog()
         while not held():
             assert time.monotonic() < end, f"never: {what}: {self.lines}"
             time.sleep(0.01)
@@ -120,9 +122,9 @@ class Run:
 
     def code(self) -> int:
         """Wait until it *and every process that it has started* has ended; return its exit code."""
-        self._reader.join(WATCHDOG)  # the pipe ends when nobody has it open any more
+        self._reader.join(watchdog())  # the pipe ends when nobody has it open any more
         assert not self._reader.is_alive(), f"some process lives on: {self.lines}"
-        return self.popen.wait(WATCHDOG)
+        return self.popen.wait(watchdog())
 
     def kill(self) -> None:
         """End all of it, whatever it does."""
@@ -133,7 +135,7 @@ class Run:
                 except ProcessLookupError:
                     continue
         self.popen.wait()
-        self._reader.join(WATCHDOG)
+        self._reader.join(watchdog())
         assert self.popen.stdout is not None
         self.popen.stdout.close()
 
@@ -212,7 +214,7 @@ def test_processes_share_the_work_and_a_dead_one_is_replaced(place: Place) -> No
 
 
 def test_sigterm_lets_all_processes_drain(place: Place) -> None:  # D13
-    place.push("short", 8, seconds=0.7)
+    place.push("short", int(within(8)), seconds=0.7)  # enough for the second process to find some
     run = place.run_app(2, "--concurrency", "2")
     run.until(lambda: len(set(run.said("short"))) == 2, "work in both processes")
     run.signal()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 import subprocess
@@ -27,12 +28,14 @@ from aiotaskq.integrations.prometheus import Metrics, start_http_server
 from aiotaskq.log import logger
 from aiotaskq.schedule import new_schedule
 from aiotaskq.task import new_task
+from tests.machine import VARIABLE, within
 from tests.programs import ROOT
 
 APP = """
 import threading, time
 from pathlib import Path
 from aiotaskq import TaskQ, current_task
+from tests.machine import within
 from aiotaskq.integrations.prometheus import Metrics
 
 tq = TaskQ("sqlite:///app.db", poll_interval=0.05)
@@ -61,10 +64,10 @@ def bad():
     write("failed bad default")
     raise ValueError("S3CRET")
 
-@tq.task(max_retries=0, timeout=0.05)
+@tq.task(max_retries=0, timeout=within(0.05))
 def slow():
     write("started slow default")
-    time.sleep(0.15)
+    time.sleep(3 * within(0.05))
     write("timed_out slow default")
     write("failed slow default")
 
@@ -106,13 +109,13 @@ def read(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:
 
 
 def scrape(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=within(10)) as answer:
         return answer.read().decode()  # type: ignore[no-any-return]
 
 
-async def eventually(condition: Callable[[], Any], within: float = 40.0) -> None:
+async def eventually(condition: Callable[[], Any], seconds: float = 40.0) -> None:
     """Watch the real clock until something that happens elsewhere has happened."""
-    async with asyncio.timeout(within):
+    async with asyncio.timeout(within(seconds)):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -123,7 +126,7 @@ def worker_process(home: Path) -> Iterator[int]:
     run = subprocess.Popen(
         [sys.executable, "-m", "aiotaskq", "run", "app:tq", "--concurrency", "4"],
         cwd=home,
-        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        env={"PYTHONPATH": str(ROOT), "PATH": "", VARIABLE: os.environ[VARIABLE]},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -142,7 +145,7 @@ def worker_process(home: Path) -> Iterator[int]:
             yield int(served[1])
         finally:
             run.terminate()
-            run.wait(20)
+            run.wait(within(20))
     drain.join()
 
 
@@ -155,7 +158,7 @@ async def test_what_a_running_process_tells_is_what_its_ledger_says(tmp_path: Pa
                 retries = 2 if name == "flaky" else 0
                 await tq.push_many({"type": name, "params": {}, "max_retries": retries} for _ in range(count))
             await tq.push_many({"type": "good", "params": {}, "queue": "mail"} for _ in range(10))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(within(30)):
                 while (counts := (await tq.stats()).counts)["pending"] or counts["running"]:
                     await asyncio.sleep(0.05)
             assert (counts["completed"], counts["failed"]) == (10 + 6 + 4 + 2 + 1 + 1, 5)
@@ -292,7 +295,7 @@ async def test_follow_ups_count_as_pushed(tmp_path: Path) -> None:
 
     async with tq.running():
         await first.options(on_success="second").push()
-        await asyncio.wait_for(done.wait(), 20)
+        await asyncio.wait_for(done.wait(), within(20))
     told = read(registry)
     assert told["tasks_pushed_total", "default", "first"] == told["tasks_pushed_total", "default", "second"] == 1
 
@@ -301,9 +304,9 @@ async def test_late_threads_are_gauged_until_they_end() -> None:  # D14
     tq, registry, release = TaskQ("memory://"), CollectorRegistry(), threading.Event()
     Metrics(tq, registry)
 
-    @tq.task(timeout=0.01, max_retries=0)
+    @tq.task(timeout=within(0.05), max_retries=0)  # long enough for a thread to start
     def stuck() -> None:
-        release.wait(20)
+        release.wait(within(20))
 
     def held() -> tuple[float, ...]:
         told = read(registry)
@@ -320,7 +323,7 @@ async def test_late_threads_are_gauged_until_they_end() -> None:  # D14
         release.set()
         for handle in handles:
             with pytest.raises(TaskFailed, match="timed out"):
-                await handle.result(20)
+                await handle.result(within(20))
         await eventually(lambda: held() == (2, 0, 0, 0))
     assert read(registry)["tasks_failed_total", "default", "stuck"] == 2
 
@@ -374,7 +377,7 @@ async def test_ports_are_shared_out_and_work_goes_on_without_one() -> None:
             async with tq.running(), other.running():
                 assert first.serving is None and second.serving is not None
                 assert port < second.serving < port + 50
-                assert await (await work.push()).result(20) == 1
+                assert await (await work.push()).result(within(20)) == 1
     finally:
         logger.disable("aiotaskq")
         logger.remove(sink)
@@ -400,7 +403,7 @@ def test_the_blocking_one_has_metrics_too() -> None:
         return 2 * x
 
     with tq.running():
-        assert double.push(x=4).result(20) == 8
+        assert double.push(x=4).result(within(20)) == 8
         assert read(registry)["worker_slots",] == 10
     told = read(registry)
     assert told["tasks_pushed_total", "default", "double"] == told["tasks_completed_total", "default", "double"] == 1
@@ -422,7 +425,7 @@ def test_refusals_name_what_is_wrong() -> None:
         ("opentelemetry", "opentelemetry", "'opentelemetry-api>=1.24,<2'"),
     ):
         code = without.format(library, door)
-        run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=within(60))
         assert run.stderr.splitlines()[-1].startswith("aiotaskq.errors.MissingExtra: ")
         assert run.stderr.rstrip().endswith(f": pip install {wanted}")
 
@@ -436,5 +439,5 @@ async def test_where_nothing_listens_nothing_is_done(monkeypatch: pytest.MonkeyP
     async def work() -> None: ...
 
     async with tq.running():
-        await (await work.push()).result(20)
+        await (await work.push()).result(within(20))
     assert made == [] and tq._run_middleware == tq._push_middleware == [] and tq.queue.immediate

@@ -31,6 +31,7 @@ from aiotaskq.clock import VirtualClock
 from aiotaskq.outcome import IllegalTransition
 from aiotaskq.queue import Queue
 from aiotaskq.task import SECOND
+from tests.machine import within
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -81,7 +82,7 @@ async def test_pop_waits_for_a_push_and_gives_up_in_time(queue: MemoryQueue) -> 
     waiting = asyncio.create_task(queue.pop_task())
     await asyncio.sleep(0)
     await queue.push_task({"type": "late"})
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(within(30)):
         task = await waiting
     assert task is not None and task["type"] == "late"
 
@@ -99,7 +100,7 @@ async def test_cancelled_pop_loses_nothing(queue: MemoryQueue) -> None:  # E10, 
             task = None
         if task is not None:
             await queue.push_task(task)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(within(30)):
         task = await queue.pop_task()
     assert task is not None and task["retry_count"] == 0
 
@@ -394,7 +395,7 @@ async def test_bounded_queue(when_full: str) -> None:  # H10
         await asyncio.sleep(0.01)
         assert not waiting.done()
         await queue.pop_task(0)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(within(30)):
             await waiting
     with pytest.raises(ValidationError, match="when_full"):
         MemoryQueue(when_full="explode")

@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from aiotaskq.cli.commands import app_for
+from tests.machine import within
 from tests.promises import Proofs, table
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -33,7 +34,12 @@ def test_python_blocks_run(number: int, tmp_path: Path) -> None:
     program = tmp_path / "readme.py"
     program.write_text(PYTHON[number], encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, str(program)], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=50
+        [sys.executable, str(program)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=within(50),
     )
     assert (done.returncode, done.stderr) == (0, "")
     if "Hello" in PYTHON[number]:

@@ -24,10 +24,10 @@ from aiotaskq.backends.redis_link import RedisLink
 from aiotaskq.errors import ClosedError, SchemaTooNew, WrongLoop
 from aiotaskq.task import SECOND, Status, Task, TaskFilter
 from tests.contract.rows import LEASE, NOW, ended, ids, new, pushed, read, running
+from tests.machine import watchdog
 from tests.servers import Server, Unavailable, Valkey, valkey
 
 ROOT = Path(__file__).parent.parent
-WATCHDOG = 40.0
 _numbers = iter(range(10**6))
 
 
@@ -94,7 +94,7 @@ def done(task: Task, **fields: Any) -> Task:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(WATCHDOG):
+    async with asyncio.timeout(watchdog()):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -139,7 +139,7 @@ def run_program(code: str, *args: str) -> str:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=WATCHDOG,
+        timeout=watchdog(),
     )
     assert run.returncode == 0, run.stderr
     assert not run.stderr
@@ -265,7 +265,7 @@ async def _hears(one: RedisBackend, other: RedisBackend) -> None:
     heard: list[tuple[str, list[str]]] = []
     await one.watch()
     stop = one.hints.listen(lambda kind, names: heard.append((kind, list(names))))
-    async with asyncio.timeout(WATCHDOG):
+    async with asyncio.timeout(watchdog()):
         while (CANCEL, ["x"]) not in heard:
             other.hints.tell(CANCEL, ["x"])
             await asyncio.sleep(0.02)
@@ -852,7 +852,7 @@ async def test_the_documented_queue(url: str) -> None:
 def test_the_documented_queue_blocking(url: str) -> None:
     queue, other = aiotaskq.sync.RedisQueue(url), aiotaskq.sync.RedisQueue(url)
     task_id = queue.push_task({"type": "mail"})
-    task = other.pop_task(timeout=WATCHDOG)
+    task = other.pop_task(timeout=watchdog())
     assert task is not None and task["task_id"] == task_id
     other.task_done()
     assert queue.get(task_id).status is Status.COMPLETED
@@ -871,10 +871,10 @@ async def test_schedules_live_in_sql_and_fire_into_redis(url: str, tmp_path: Pat
     scheduler = tq.scheduler  # it runs with the workers, since it is used
     async with tq.running():
         schedule = await scheduler.add_scheduler_task("n", "job", "once", execute_at=1)
-        async with asyncio.timeout(WATCHDOG):
+        async with asyncio.timeout(watchdog()):
             await ran.wait()
         (task,) = await tq.find(scheduler_task_id=schedule)
-        await tq.handle(task.task_id).result(timeout=WATCHDOG)
+        await tq.handle(task.task_id).result(timeout=watchdog())
 
 
 # The process's database is fixed at its first use, so each of these is a process of its own.
@@ -954,6 +954,6 @@ async def test_without_a_schedule_no_database_is_needed(
         return 1
 
     async with tq.running():
-        assert await (await work.push()).result(timeout=WATCHDOG) == 1
+        assert await (await work.push()).result(timeout=watchdog()) == 1
         assert (await tq.health())["store"] is None
     assert list(tmp_path.iterdir()) == []

@@ -27,6 +27,7 @@ from aiotaskq.schedule import (
     run_now,
 )
 from aiotaskq.upcoming import preview
+from tests.machine import working
 
 S = 1_000_000
 NOW = 1_764_072_000_123_456  # 2025-11-25 12:00:00.123456 UTC
@@ -173,7 +174,7 @@ def test_a_clock_set_forward_is_bounded(misfire: str, leap: int, fields: dict[st
     firing = fire(schedule, now)  # the first call pays for imports and parsing
     begin = time.thread_time()
     assert fire(schedule, now).fired == firing.fired
-    assert time.thread_time() - begin < 0.2  # 100 ms on a quiet machine
+    assert time.thread_time() - begin < working(0.2)
     assert 0 <= len(firing.tasks) <= (100 if misfire == "fire_all" else 1)
     assert len(firing.skipped) <= 100
     assert due_of(firing.schedule) > now

@@ -21,6 +21,7 @@ from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.task import SECOND
 from aiotaskq.testing import START as START_OF_TESTS
 from aiotaskq.testing import virtual
+from tests.machine import within
 
 START = 1_700_000_000_000_000
 
@@ -178,7 +179,7 @@ async def test_clock_set_back_and_far_ahead(tq: TaskQ, clock: VirtualClock) -> N
         clock.step(step)
         began = time.perf_counter()
         await tq.scheduler._look()
-        assert time.perf_counter() - began < 1.0  # bounded work; the promise of 100 ms is measured by the benchmarks
+        assert time.perf_counter() - began < within(1.0)  # bounded work; the benchmarks measure the promise of 100 ms
     assert len(await fired(tq)) == 5
 
 
@@ -484,7 +485,7 @@ async def test_documented_scheduler_pushes_into_the_queue_that_it_is_given(tmp_p
     await scheduler.start()
     await scheduler.start()
     await scheduler.add_scheduler_task("now", "greet", "once", {"who": "you"}, execute_at=1)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(within(30)):
         task = await queue.pop_task()
     assert task is not None and (task["type"], task["params"]) == ("greet", {"who": "you"})
     await scheduler.stop()
@@ -492,7 +493,7 @@ async def test_documented_scheduler_pushes_into_the_queue_that_it_is_given(tmp_p
 
 
 async def test_lateness_at_a_thousand_schedules(tmp_path: Path) -> None:
-    """Watches the real clock: due to push is promised under 50 ms; the bound here is for a machine under load."""
+    """Watches the real clock: due to push is promised under 50 ms; the bound here is ten times that."""
     tq = TaskQ(f"sqlite:///{tmp_path}/l.db")
     late: list[float] = []
     tq.on("fired", lambda event: late.append(event.detail["lateness"]))
@@ -502,11 +503,11 @@ async def test_lateness_at_a_thousand_schedules(tmp_path: Path) -> None:
                 f"s{number}", "t", "interval", interval_seconds=1 if number < 20 else 3600
             )
         await tq.scheduler.start()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(within(30)):
             while len(late) < 60:
                 await asyncio.sleep(0.01)
         await tq.scheduler.stop()
-    assert sorted(late[20:])[len(late[20:]) // 2] < 0.5
+    assert sorted(late[20:])[len(late[20:]) // 2] < within(0.5)
 
 
 def test_preview_from_the_root() -> None:
@@ -532,5 +533,5 @@ async def test_schedules_that_are_asked_for_by_url_are_fired(tmp_path: Path) -> 
     async def t() -> None:
         ran.set()
 
-    async with tq.running(), asyncio.timeout(20):
+    async with tq.running(), asyncio.timeout(within(20)):
         await ran.wait()

@@ -22,6 +22,7 @@ from aiotaskq.running import Running
 from aiotaskq.slots import Occupancy
 from aiotaskq.stall import StallWatch
 from aiotaskq.task import new_task
+from tests.machine import within
 
 
 @pytest.fixture
@@ -35,9 +36,9 @@ def lines() -> Iterator[list[str]]:
     logger.remove(sink)
 
 
-async def eventually(condition: Callable[[], bool], within: float = 40.0) -> None:
+async def eventually(condition: Callable[[], bool], seconds: float = 40.0) -> None:
     """Watch the real clock until something that happens elsewhere has happened."""
-    async with asyncio.timeout(within):
+    async with asyncio.timeout(within(seconds)):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -59,9 +60,11 @@ async def test_a_hundred_late_threads_are_recorded_and_hold_their_slots(
     release = threading.Event()
     rounds, slots = (25, 4) if store == "memory" else (3, 4)
 
-    @tq.task(timeout=0.01, max_retries=0)
+    seconds = within(0.05)  # long enough for a thread to start
+
+    @tq.task(timeout=seconds, max_retries=0)
     def stuck() -> str:
-        release.wait(20)
+        release.wait(within(20))
         return "too late"
 
     ran: list[int] = []
@@ -84,15 +87,15 @@ async def test_a_hundred_late_threads_are_recorded_and_hold_their_slots(
             exhausted.clear()
             handles = [await stuck.push() for _ in range(slots)]
             waiting = await other.push(number=number)
-            await asyncio.wait_for(exhausted.wait(), 60)
+            await asyncio.wait_for(exhausted.wait(), within(60))
             assert occupancy(tq) == Occupancy(slots, slots, slots, 0, slots, 0)
             assert await waiting.status() is Status.PENDING and len(ran) == number
             assert {await handle.status() for handle in handles} == {Status.RUNNING}
             release.set()
             for handle in handles:
-                with pytest.raises(TaskFailed, match=r"TimeoutError: timed out after 0\.01 s"):
-                    await handle.result(60)
-            await waiting.result(60)
+                with pytest.raises(TaskFailed, match=f"TimeoutError: timed out after {seconds:g} s"):
+                    await handle.result(within(60))
+            await waiting.result(within(60))
         await eventually(lambda: occupancy(tq) == Occupancy(slots))
     assert len(late) == rounds * slots
     assert sum("ERROR all 4 slots are held by handlers" in line for line in lines) == rounds
@@ -102,9 +105,9 @@ async def test_a_hundred_late_threads_are_recorded_and_hold_their_slots(
 async def test_some_late_threads_beside_free_slots_are_no_alarm(lines: list[str]) -> None:
     tq, release = TaskQ("memory://"), threading.Event()
 
-    @tq.task(timeout=0.01, max_retries=0)
+    @tq.task(timeout=within(0.05), max_retries=0)
     def stuck() -> None:
-        release.wait(20)
+        release.wait(within(20))
 
     @tq.task(timeout=0.01, max_retries=0)
     async def too_slow() -> None:
@@ -118,7 +121,7 @@ async def test_some_late_threads_beside_free_slots_are_no_alarm(lines: list[str]
         release.set()
         for handle in handles:
             with pytest.raises(TaskFailed, match="timed out"):
-                await handle.result(60)
+                await handle.result(within(60))
     assert alarms == [] and "slots are held" not in "".join(lines)
 
 
@@ -161,7 +164,7 @@ in_processes = TaskQ("memory://")
 @in_processes.task(executor="process", timeout=0.5, max_retries=0)
 def hold(folder: str) -> None:
     (Path(folder) / f"began-{os.getpid()}-{time.monotonic_ns()}").touch()
-    end = time.monotonic() + 20
+    end = time.monotonic() + within(20)
     while not (Path(folder) / "release").exists() and time.monotonic() < end:
         time.sleep(0.01)
 
@@ -182,7 +185,7 @@ async def test_late_processes_hold_theirs_and_what_never_began_frees_its_slot(
         (tmp_path / "release").touch()
         for handle in handles:
             with pytest.raises(TaskFailed, match=r"timed out after 0\.5 s"):
-                await handle.result(60)
+                await handle.result(within(60))
     assert len(list(tmp_path.glob("began-*"))) == held
     assert sum("all 1 processes for handlers are held" in line for line in lines) == len(alarms) == 1
 
@@ -194,7 +197,7 @@ async def test_a_loop_that_stands_still_is_told_with_the_task_it_stands_in(lines
     @tq.task
     async def blocking() -> bool:
         await asyncio.sleep(0)
-        end = time.monotonic() + 20
+        end = time.monotonic() + within(20)
         while not any("stands still" in line for line in lines) and time.monotonic() < end:
             time.sleep(0.01)
         return any("WARNING the event loop stands still in task" in line for line in lines)
@@ -208,23 +211,23 @@ async def test_a_loop_that_stands_still_is_told_with_the_task_it_stands_in(lines
 
     async with tq.running(concurrency=2):
         handle = await blocking.push()
-        assert await handle.result(60), "said while the loop stands still, since it may never go on"
+        assert await handle.result(within(60)), "said while the loop stands still, since it may never go on"
         await eventually(lambda: len(stalls) == 1)
-        await (await in_its_child.push()).result(60)
+        await (await in_its_child.push()).result(within(60))
         await eventually(lambda: len(stalls) == 2)
         time.sleep(0.5)  # nobody's task
         await eventually(lambda: len(stalls) == 3)
     found = [None if event.task is None else event.task.type for event in stalls]
     # Which task a coroutine belongs to that its handler has started can be asked since Python 3.12.
     assert found == ["blocking", "in_its_child" if sys.version_info >= (3, 12) else None, None]
-    assert all(0.25 <= event.detail["seconds"] < 15 for event in stalls)
+    assert all(0.25 <= event.detail["seconds"] < within(15) for event in stalls)
     assert handle.task_id in "".join(lines) and "(blocking)" in "".join(lines)
 
 
 @pytest.mark.parametrize("clock", [None, VirtualClock()])
 async def test_nobody_watches_the_loop_unless_somebody_listens_and_time_is_real(clock: Any) -> None:
     for thread in watching():  # of a worker that has just stopped
-        thread.join(10)
+        thread.join(within(10))
     tq = TaskQ("memory://", clock=clock)
     if clock is not None:
         tq.on("stalled", print)
@@ -239,5 +242,5 @@ def test_the_watch_ends_with_its_loop() -> None:
 
     asyncio.run(main())
     for thread in watching():
-        thread.join(10)
+        thread.join(within(10))
     assert not watching()

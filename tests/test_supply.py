@@ -25,6 +25,7 @@ from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.pace import HORIZON, MOST, Pace
 from aiotaskq.task import SECOND, Status, Task
 from aiotaskq.worker import ExitCode
+from tests.machine import within
 
 # ---- how far ahead ----
 
@@ -237,7 +238,7 @@ async def test_an_answer_that_was_lost_is_asked_for_again(tmp_path: Path, commit
 
     async with tq.running(concurrency=1):
         handle = await work.push()
-        assert await handle.result(10) == "done"
+        assert await handle.result(within(10)) == "done"
         await until(lambda: told)
     assert (runs, told, cuts) == ([1], [handle.task_id], 0)
 
@@ -299,13 +300,13 @@ async def test_deadlines_that_are_taken_back_leave_nothing_behind() -> None:  # 
 
 
 async def until(fact: Any) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(within(30)):
         while not fact():
             await asyncio.sleep(0.005)
 
 
 async def until_counts(tq: TaskQ, **counts: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(within(30)):
         while {name: (await tq.stats()).counts[name] for name in counts} != counts:
             await asyncio.sleep(0.005)
 
@@ -327,7 +328,7 @@ class Counted:
 
 
 async def test_a_push_brings_its_task_to_a_free_slot(tmp_path: Path) -> None:
-    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=30)
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
     told: list[str] = []
     for name in ("pushed", "started", "completed"):
         tq.on(name, lambda event: told.append(event.name))
@@ -340,14 +341,14 @@ async def test_a_push_brings_its_task_to_a_free_slot(tmp_path: Path) -> None:
         await asyncio.sleep(0.1)  # its first rounds, which find nothing
         counted = Counted(tq._backend, "push", "push_and_claim", "claim")
         handle = await work.push()
-        assert await handle.result(30) is None
+        assert await handle.result(within(30)) is None
         assert counted.calls == {"push_and_claim": 1}, "no claim of its own"
         await until(lambda: len(told) == 3)  # who waits for the row may see it before the listeners are told
     assert told == ["pushed", "started", "completed"]
 
 
 async def test_more_than_the_slots_waits_for_all(tmp_path: Path) -> None:
-    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=30)
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
     go = asyncio.Event()
 
     @tq.task
@@ -364,7 +365,7 @@ async def test_more_than_the_slots_waits_for_all(tmp_path: Path) -> None:
 
 
 async def test_a_worker_that_stops_or_has_stopped_takes_nothing_more(tmp_path: Path) -> None:
-    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=30)
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
     begun, go = asyncio.Event(), asyncio.Event()
     real = tq._backend.push_and_claim
 
@@ -384,7 +385,7 @@ async def test_a_worker_that_stops_or_has_stopped_takes_nothing_more(tmp_path: P
             await until_counts(tq, running=0)
             await asyncio.sleep(0.1)
             pushing = asyncio.create_task(work.push())
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(within(30)):
                 await begun.wait()  # committed and claimed: it has to be given back by a worker that stops
             asyncio.get_running_loop().call_later(0.1, go.set)
         handle = await pushing
@@ -396,7 +397,7 @@ async def test_a_worker_that_stops_or_has_stopped_takes_nothing_more(tmp_path: P
 
 
 async def test_a_push_that_fails_leaves_the_slots_to_others(tmp_path: Path) -> None:
-    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=30)
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
 
     def failing(real: Any) -> Any:
         async def push(tasks: Sequence[Task], *args: Any, **options: Any) -> Any:
@@ -420,12 +421,12 @@ async def test_a_push_that_fails_leaves_the_slots_to_others(tmp_path: Path) -> N
         assert isinstance(bad, ValueError)
         for handle in (good, another):
             assert not isinstance(handle, BaseException)
-            assert await handle.result(30) == 1
-        assert await (await work.push()).result(30) == 1
+            assert await handle.result(within(30)) == 1
+        assert await (await work.push()).result(within(30)) == 1
 
 
 async def test_who_is_told_of_a_push_hears_it_as_its_caller(tmp_path: Path) -> None:
-    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=30)
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
     who: contextvars.ContextVar[int] = contextvars.ContextVar("who")
     heard: list[tuple[int, int]] = []
     tq.on("pushed", lambda event: heard.append((event.task.params["n"], who.get())))
@@ -453,7 +454,7 @@ def held_lock(path: Path) -> sqlite3.Connection:
 
 async def test_what_came_while_slots_were_kept_is_not_forgotten(tmp_path: Path) -> None:
     """A round in that time has no room: it must not sleep on a hint, nor over a time that has come."""
-    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=60)
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
     ran: list[str] = []
     go = asyncio.Event()
 
@@ -473,7 +474,7 @@ async def test_what_came_while_slots_were_kept_is_not_forgotten(tmp_path: Path) 
         await asyncio.sleep(0.2)  # the other's time comes while this one waits for the lock
         lock.execute("ROLLBACK")
         await pushing
-        async with asyncio.timeout(10):  # the reaper comes after 12 to 18 s, and would bring a round as well
+        async with asyncio.timeout(within(10)):
             await until(lambda: sorted(ran) == ["due", "pushed"])
         go.set()
         lock.close()
@@ -481,7 +482,7 @@ async def test_what_came_while_slots_were_kept_is_not_forgotten(tmp_path: Path) 
 
 @pytest.mark.parametrize("late", [0.0, 0.3])
 async def test_what_comes_after_the_worker_has_stopped_goes_back(tmp_path: Path, late: float) -> None:
-    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=30)
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
 
     @tq.task
     async def work() -> None: ...
@@ -495,7 +496,7 @@ async def test_what_comes_after_the_worker_has_stopped_goes_back(tmp_path: Path,
             await asyncio.sleep(0.05)
             asyncio.get_running_loop().call_later(1.3 + late, lock.execute, "ROLLBACK")
         handle = await pushing
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(within(30)):
             while await handle.status() is not Status.PENDING:
                 await asyncio.sleep(0.01)
         assert (await tq.get(handle.task_id)).crashes == 0
@@ -522,7 +523,7 @@ def test_only_a_worker_in_the_running_loop_takes_what_is_pushed(tmp_path: Path) 
                 finally:
                     os._exit(1)
             assert os.waitstatus_to_exitcode((await asyncio.to_thread(os.waitpid, child, 0))[1]) == 0
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(within(30)):
                 while (task := await tq.get("of the child")).status is not Status.COMPLETED:
                     await asyncio.sleep(0.02)
             assert (task.fence, task.crashes) == (1, 0)
@@ -533,7 +534,7 @@ def test_only_a_worker_in_the_running_loop_takes_what_is_pushed(tmp_path: Path) 
 
 
 async def test_a_bounded_queue_has_room_again_for_what_a_push_brings_along(tmp_path: Path) -> None:
-    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=60, maxsize=1)
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600, maxsize=1)
     told: list[str] = []
     tq._backend.hints.listen(lambda kind, _names: told.append(kind))
 
@@ -545,5 +546,5 @@ async def test_a_bounded_queue_has_room_again_for_what_a_push_brings_along(tmp_p
         await asyncio.sleep(0.1)
         told.clear()
         counted = Counted(tq._backend, "push_and_claim")
-        await (await work.push()).result(30)
+        await (await work.push()).result(within(30))
         assert counted.calls == {"push_and_claim": 1} and TAKEN in told

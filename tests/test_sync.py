@@ -35,9 +35,10 @@ from aiotaskq.errors import (
 from aiotaskq.registry import injected
 from aiotaskq.sync.bridge import loop_thread
 from aiotaskq.task import Status
-from tests.programs import WATCHDOG, Program, programs_in
+from tests.machine import watchdog, within
+from tests.programs import Program, programs_in
 
-PROMPT = 0.5  # seconds; what is woken "at once" takes milliseconds, and a poll would take a second at least
+PROMPT = 0.5  # seconds; what is woken at once takes milliseconds, and a poll 60 seconds
 AT_ONCE = 2.0  # seconds for an interpreter to end; what it must not wait for takes 60
 
 
@@ -75,7 +76,7 @@ def in_thread(fn: Callable[[], Any]) -> concurrent.futures.Future[Any]:
 
 
 def from_thread(fn: Callable[[], Any]) -> Any:
-    return in_thread(fn).result(WATCHDOG)
+    return in_thread(fn).result(watchdog())
 
 
 # ---- calls ----------------------------------------------------------------------------------------------------------
@@ -88,7 +89,7 @@ def test_the_documented_verbs(queue: aiotaskq.sync.MemoryQueue, where: Callable[
         ids = [queue.push_task(task), queue.push_task({"type": "b"}), queue.push_task({"type": "c"}, priority=-1)]
         assert task == {"type": "mail", "params": {"to": "a"}, "mine": [1]}
         assert queue.get_queue_size() == 3 and not queue.is_empty()
-        popped = [queue.pop_task(timeout=WATCHDOG) for _ in ids]
+        popped = [queue.pop_task(timeout=watchdog()) for _ in ids]
         assert [each["type"] for each in popped if each is not None] == ["c", "mail", "b"]
         assert popped[1] is not None and popped[1]["mine"] == [1] and popped[1]["task_id"] == ids[0]
         assert queue.pop_task(0) is None and queue.pop_task(timeout=0.01) is None and queue.is_empty()
@@ -125,18 +126,18 @@ def test_task_done_settles_the_pop_of_its_own_thread(queue: aiotaskq.sync.Memory
     def other() -> None:
         queue.pop_task()
         popped.set()
-        finish.wait(WATCHDOG)
+        finish.wait(watchdog())
         queue.task_done()
         with pytest.raises(NoOpenTask):
             queue.task_done()
 
     there = in_thread(other)
-    assert popped.wait(WATCHDOG)
+    assert popped.wait(watchdog())
     queue.task_done()
     assert here is not None and (here["task_id"], queue.get("0").status) == ("0", Status.COMPLETED)
     assert queue.get("1").status is Status.RUNNING
     finish.set()
-    there.result(WATCHDOG)
+    there.result(watchdog())
     assert queue.get("1").status is Status.COMPLETED
 
 
@@ -151,19 +152,19 @@ def test_a_retry_that_another_thread_takes_at_once_leaves_each_its_own_task_done
     settle = threading.Event()
 
     def other() -> None:
-        again = queue.pop_task(timeout=WATCHDOG)
+        again = queue.pop_task(timeout=watchdog())
         assert again is not None and again["retry_count"] == 1
         took.set()
-        settle.wait(WATCHDOG)
+        settle.wait(watchdog())
         queue.task_done()
 
     took = threading.Event()
     there = in_thread(other)
-    assert took.wait(WATCHDOG)
+    assert took.wait(watchdog())
     queue.task_done()  # of the pop that was handed back: it settles nothing
     assert queue.get("t").status is Status.RUNNING
     settle.set()
-    there.result(WATCHDOG)
+    there.result(watchdog())
     assert queue.get("t").status is Status.COMPLETED
 
 
@@ -181,7 +182,7 @@ def test_a_bounded_queue_waits_for_room() -> None:
     with pytest.raises(concurrent.futures.TimeoutError):
         waiting.result(0.05)
     assert queue.pop_task(0) is not None
-    assert waiting.result(PROMPT)
+    assert waiting.result(within(PROMPT))
 
 
 def test_64_threads_with_1000_mixed_calls_each_lose_and_double_nothing(queue: aiotaskq.sync.MemoryQueue) -> None:  # E15
@@ -208,8 +209,8 @@ def test_64_threads_with_1000_mixed_calls_each_lose_and_double_nothing(queue: ai
 
     start = time.monotonic()
     done = [in_thread(functools.partial(work, number)) for number in range(64)]
-    results = [future.result(30) for future in done]
-    assert time.monotonic() - start < 30
+    results = [future.result(within(30)) for future in done]
+    assert time.monotonic() - start < within(30)
     pushed = [task_id for mine, _ in results for task_id in mine]
     popped = [task_id for _, mine in results for task_id in mine]
     rest = [task["task_id"] for task in iter(lambda: queue.pop_task(0), None)]
@@ -235,7 +236,7 @@ async def test_tasks_of_an_asyncio_producer_wake_consumers_in_threads() -> None:
     lock = threading.Lock()
 
     def consume() -> None:
-        while (task := blocking.pop_task(timeout=WATCHDOG)) is not None and task["type"] != "stop":
+        while (task := blocking.pop_task(timeout=watchdog())) is not None and task["type"] != "stop":
             with lock:
                 got.append((task["task_id"], time.monotonic() - task["pushed"]))
             blocking.task_done()
@@ -251,7 +252,7 @@ async def test_tasks_of_an_asyncio_producer_wake_consumers_in_threads() -> None:
     for thread in threads:
         await asyncio.wrap_future(thread)
     assert sorted(task_id for task_id, _ in got) == sorted(ids)
-    assert max(late for _, late in got) < PROMPT
+    assert max(late for _, late in got) < within(PROMPT)
     assert (await awaited.get(ids[0])).status is Status.COMPLETED
 
 
@@ -266,7 +267,7 @@ async def test_tasks_of_producer_threads_wake_an_asyncio_consumer() -> None:
     async def consume() -> list[str]:
         got: list[str] = []
         while len(got) < 40:
-            task = await awaited.pop_task(timeout=WATCHDOG)
+            task = await awaited.pop_task(timeout=watchdog())
             assert task is not None
             late.append(time.monotonic() - task["pushed"])
             await awaited.task_done()
@@ -277,7 +278,7 @@ async def test_tasks_of_producer_threads_wake_an_asyncio_consumer() -> None:
     await asyncio.sleep(0.02)  # so that it waits
     pushed = await asyncio.gather(asyncio.to_thread(produce, "a"), asyncio.to_thread(produce, "b"))
     assert sorted(await consumer) == sorted(pushed[0] + pushed[1])
-    assert max(late) < PROMPT
+    assert max(late) < within(PROMPT)
 
 
 async def test_public_values_are_the_same_on_both_sides() -> None:
@@ -303,7 +304,7 @@ async def test_a_thread_handler_of_an_asyncio_app_reports_progress_to_its_own_lo
 
     async with tq.running():
         handle = await convert.push(count=3)
-        assert (await handle.result(timeout=WATCHDOG)).startswith("aiotaskq-handler")
+        assert (await handle.result(timeout=watchdog())).startswith("aiotaskq-handler")
         assert await handle.progress() == {"done": 3, "total": 3, "message": "busy"}
     assert seen == [("convert", False)]
     with pytest.raises(NotFound):
@@ -357,14 +358,14 @@ def test_an_async_handler_that_calls_the_facade_gets_the_error_and_a_thread_hand
 
     @tq.task
     def right(n: int = 0) -> int:
-        return n if n == 2 else right.push(n=n + 1).result(timeout=WATCHDOG)
+        return n if n == 2 else right.push(n=n + 1).result(timeout=watchdog())
 
     with tq.running():
         with pytest.raises(TaskFailed, match=r"WrongLoop.*await aiotaskq.TaskQ.push\("):
-            wrong.push().result(timeout=WATCHDOG)
+            wrong.push().result(timeout=watchdog())
         with pytest.raises(TaskFailed, match=r"await aiotaskq.current_task\(\).progress\("):
-            wrong_progress.push().result(timeout=WATCHDOG)
-        assert right.push().result(timeout=WATCHDOG) == 2
+            wrong_progress.push().result(timeout=watchdog())
+        assert right.push().result(timeout=watchdog()) == 2
 
 
 async def test_what_the_facade_has_open_refuses_another_loop(tmp_path: Path) -> None:  # E12
@@ -416,13 +417,13 @@ def test_push_run_and_operate(tq: aiotaskq.sync.TaskQ) -> None:
     tq.elsewhere("other")
     with tq, tq.running(concurrency=2) as same:
         assert same is tq
-        assert double.push(n=4).result(timeout=WATCHDOG) == 8
-        assert shout.options(priority=-1, unique_key="k").push(text="a").result(timeout=WATCHDOG) == "A!"
+        assert double.push(n=4).result(timeout=watchdog()) == 8
+        assert shout.options(priority=-1, unique_key="k").push(text="a").result(timeout=watchdog()) == "A!"
         handles = tq.push_many([double.call(n=1), ("double", {"n": 2}), {"type": "double", "params": {"n": 3}}])
-        assert [handle.result(timeout=WATCHDOG) for handle in handles] == [2, 4, 6]
+        assert [handle.result(timeout=watchdog()) for handle in handles] == [2, 4, 6]
         for rerun in (False, True):
             nightly = double.options(task_id="nightly", rerun=rerun).push(n=5)
-            assert nightly.created and nightly.result(timeout=WATCHDOG) == 10
+            assert nightly.created and nightly.result(timeout=watchdog()) == 10
         with pytest.raises(TaskConflict, match="nightly is completed"):
             tq.push("double", {"n": 5}, task_id="nightly")
         later = tq.push("double", {"n": 1}, delay=60)
@@ -462,7 +463,7 @@ def test_declared_schedules_run_and_the_actor_lists_them(tq: aiotaskq.sync.TaskQ
 
     assert isinstance(hourly, aiotaskq.sync.TaskFunction)
     with tq.running():
-        assert ran.wait(WATCHDOG)
+        assert ran.wait(watchdog())
         listed = {each["name"]: each for each in tq.scheduler.list_tasks()}
         assert set(listed) == {"once", "hourly"} and tq.scheduler.running and tq.scheduler.failures == 0
         added = tq.scheduler.add_scheduler_task("x", "tick", "interval", interval_seconds=60)
@@ -480,12 +481,12 @@ def test_leaving_running_by_an_error_stops_the_workers(tq: aiotaskq.sync.TaskQ) 
         return 1
 
     with pytest.raises(ZeroDivisionError), tq.running():  # noqa: PT012
-        assert work.push().result(timeout=WATCHDOG) == 1
+        assert work.push().result(timeout=watchdog()) == 1
         raise ZeroDivisionError
     with pytest.raises(ValidationError, match="one running"), tq.running(), tq.running():
         pass
     with tq.running():
-        assert work.push().result(timeout=WATCHDOG) == 1
+        assert work.push().result(timeout=watchdog()) == 1
 
 
 def test_a_cancel_from_another_thread_stops_an_async_handler(tq: aiotaskq.sync.TaskQ) -> None:  # E11
@@ -498,10 +499,10 @@ def test_a_cancel_from_another_thread_stops_an_async_handler(tq: aiotaskq.sync.T
 
     with tq.running():
         handle = forever.push()
-        assert started.wait(WATCHDOG)
+        assert started.wait(watchdog())
         assert from_thread(handle.cancel) is True
         with pytest.raises(TaskFailed, match="cancelled"):
-            handle.result(timeout=WATCHDOG)
+            handle.result(timeout=watchdog())
 
 
 def test_a_thread_handler_sees_that_it_shall_stop_and_may_snooze(tq: aiotaskq.sync.TaskQ) -> None:
@@ -520,9 +521,9 @@ def test_a_thread_handler_sees_that_it_shall_stop_and_may_snooze(tq: aiotaskq.sy
 
     with tq.running():
         handle, snoozed = stubborn.push(), snoozing.push()
-        assert started.wait(WATCHDOG) and handle.cancel()
-        assert handle._reach().task_id and tq.queue.wait_for_end(handle.task_id, WATCHDOG).final
-        deadline = time.monotonic() + WATCHDOG
+        assert started.wait(watchdog()) and handle.cancel()
+        assert handle._reach().task_id and tq.queue.wait_for_end(handle.task_id, watchdog()).final
+        deadline = time.monotonic() + watchdog()
         while (task := snoozed.task()).fence == 0 or task.status is Status.RUNNING:
             assert time.monotonic() < deadline
         assert (task.status, task.retry_count) == (Status.PENDING, 0)
@@ -553,7 +554,7 @@ def test_a_scheduler_fires_into_the_queue_it_was_given(tmp_path: Path) -> None:
     scheduler = aiotaskq.sync.Scheduler(0.2, url=f"sqlite:///{tmp_path}/s.db", queue=queue)
     scheduler.start()
     schedule = scheduler.add_scheduler_task("n", "x", "once", execute_at=1)
-    task = queue.pop_task(timeout=WATCHDOG)
+    task = queue.pop_task(timeout=watchdog())
     assert task is not None and task["scheduler_task_id"] == schedule
     queue.task_done()
     scheduler.stop()
@@ -576,8 +577,8 @@ def test_64_threads_in_calls_are_freed_when_the_loop_closes_and_the_objects_work
     start = time.monotonic()
     assert loop_thread.close()
     for future in waiting:
-        assert isinstance(future.exception(WATCHDOG), ClosedError)
-    assert time.monotonic() - start < 5
+        assert isinstance(future.exception(watchdog()), ClosedError)
+    assert time.monotonic() - start < within(5)
     assert queue.get(kept[0]).status is durable.get(kept[1]).status is Status.RUNNING
     queue.task_done()
     durable.task_done()
@@ -598,7 +599,7 @@ def test_a_crash_of_the_loop_is_told_once_with_its_cause_and_everything_works_ag
 
     handle = crash.push()
     with pytest.raises(ClosedError, match="crashed: SystemExit"), tq.running():
-        handle.result(timeout=WATCHDOG)
+        handle.result(timeout=watchdog())
     with contextlib.suppress(ClosedError):  # the caller who waited may have been the one who was told
         queue.get_queue_size()
     assert queue.get_queue_size() == 1
@@ -631,10 +632,10 @@ def test_a_script_that_just_ends_ends_at_once_and_silently(
     interrupted = start(code + "time.sleep(60)")
     for program, status, err in programs:
         program.wait_for("used")
-        assert program.seconds_to_end(status, err) < AT_ONCE
+        assert program.seconds_to_end(status, err) < within(AT_ONCE)
     interrupted.wait_for("used")
     interrupted.signal(signal.SIGINT)
-    assert interrupted.seconds_to_end(-signal.SIGINT, "KeyboardInterrupt") < AT_ONCE
+    assert interrupted.seconds_to_end(-signal.SIGINT, "KeyboardInterrupt") < within(AT_ONCE)
     if use == "TaskQ":
         tq = aiotaskq.sync.TaskQ(f"sqlite:///{tmp_path}/tq.db")
         assert tq.get("mine").type == "x"
@@ -708,6 +709,7 @@ def test_a_forked_child_has_a_loop_a_pool_and_an_empty_memory_of_its_own(
     code = """
         import os, sys, threading
         from aiotaskq.sync import *
+        from tests.machine import watchdog, within
         memory, tq, durable = MemoryQueue(), TaskQ("sqlite:///tq.db"), DatabaseQueue("sqlite:///q.db")
         push_task({"type": "parent"}); memory.push_task({"type": "parent"})
         @tq.task
@@ -737,8 +739,8 @@ def test_a_forked_child_has_a_loop_a_pool_and_an_empty_memory_of_its_own(
                 session.connection().exec_driver_sql("select count(*) from scheduler_task").scalar()
             if number == 0:
                 with tq.running():
-                    assert handle.result(timeout=10) == 2
-                    assert double.push(n=4).result(timeout=10) == 8
+                    assert handle.result(timeout=within(10)) == 2
+                    assert double.push(n=4).result(timeout=within(10)) == 8
             else:
                 double.push(n=number)
             sys.exit(0)
@@ -777,7 +779,7 @@ def test_ctrl_c_ends_a_wait_within_a_second_and_the_program_goes_on(start: Calla
         sent = time.monotonic()
         program.signal(signal.SIGINT)
         program.wait_for("interrupted")
-        assert time.monotonic() - sent < 1
+        assert time.monotonic() - sent < within(1)
     assert program.end() == ["1"]
 
 
@@ -792,6 +794,7 @@ def test_a_task_popped_after_the_caller_has_left_goes_back_at_once(
     code = f"""
         import random, signal, sys, threading, time
         from aiotaskq.sync import *
+        from tests.machine import watchdog, within
         sys.unraisablehook = lambda *_: None  # the signal may strike within a weakref's callback
         queue = {kind}
         total = 200
@@ -807,7 +810,7 @@ def test_a_task_popped_after_the_caller_has_left_goes_back_at_once(
         pusher = threading.Thread(target=push)
         pusher.start()
         got, left, last = [], 0, time.monotonic()
-        while len(got) < total and time.monotonic() - last < 10:
+        while len(got) < total and time.monotonic() - last < within(10):
             task = None
             try:
                 signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, {patience}))
@@ -824,7 +827,7 @@ def test_a_task_popped_after_the_caller_has_left_goes_back_at_once(
             counts = queue.stats().counts
             if counts["running"] + counts["pending"] + len(got) == total and counts["running"] <= left // 20:
                 break
-            time.sleep(0.05)
+            time.sleep(within(0.05))
         # An interrupt may strike between the return of a pop and its assignment: nobody can know of that one.
         print(len(got) == len(set(got)), counts["running"] + counts["pending"] + len(got) == total)
         print(counts["running"] <= left // 20, left > 9)
@@ -885,7 +888,7 @@ def test_process_handlers_are_spawned_not_forked_beside_the_loop_thread(tmp_path
         env={"PYTHONPATH": f"{Path(aiotaskq.__file__).parent.parent}"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=within(30),
         check=False,
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "True\n", "")

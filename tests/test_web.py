@@ -51,6 +51,7 @@ from aiotaskq.web.operations import OPERATIONS
 from aiotaskq.web.problem import MEDIA_TYPE, Problem
 from aiotaskq.web.server import asgi
 from tests.backends import sqlite
+from tests.machine import within
 
 SECRET = "sesame-4711"
 TOKEN = "a token of thirty-one letters.."
@@ -310,9 +311,9 @@ async def test_params_results_and_error_texts_are_not_listed(door: Any, tq: Task
     async with tq.running():
         good = await tq.push("greet", {"name": SECRET})
         bad = await tq.push("greet", {"name": "nobody"}, unique_key="u")
-        assert await good.result(30) == f"Hello, {SECRET}!"
+        assert await good.result(within(30)) == f"Hello, {SECRET}!"
         with pytest.raises(RuntimeError):
-            await bad.result(30)
+            await bad.result(within(30))
     await tq.scheduler.add_scheduler_task("s", "greet", "interval", {"name": SECRET}, 60)
     async with door(tq) as ask:
         for path in ("tasks", "schedules", "stats", "store", f"tasks/{good.task_id}"):
@@ -537,7 +538,7 @@ async def test_slow_bodies_are_cut_off(  # J14
         reader, writer = await asyncio.open_connection(ask.base_url.host, ask.base_url.port)
         head = "POST /any/where/tasks HTTP/1.1", "host: x", "content-type: application/json", "content-length: 99"
         writer.write("\r\n".join([*head, "", '{"type":']).encode())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(within(10)):
             assert await reader.readline() == b"HTTP/1.1 408 Request Timeout\r\n"
         writer.close()
         return
@@ -817,7 +818,7 @@ async def test_setup_keeps_the_lifespan_that_was_there() -> None:
         fastapi_door.setup(app, tq)
     async with app.router.lifespan_context(app) as state:
         assert state == {"answer": 42} and app.state.aiotaskq is tq
-        await (await work.push()).result(30)
+        await (await work.push()).result(within(30))
         begun.clear()
         await work.push()
         await begun.wait()

@@ -24,6 +24,7 @@ from aiotaskq import TaskQ
 from aiotaskq.web.operation import Operation
 from aiotaskq.web.operations import OPERATIONS
 from aiotaskq.web.server import serve_until
+from tests.machine import within
 
 CHECKS: list[Any] = [
     not_a_server_error,
@@ -62,12 +63,12 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     thread = threading.Thread(target=asyncio.run, args=(main(),))
     thread.start()
-    place, stop = told.get(timeout=30)
+    place, stop = told.get(timeout=within(30))
     try:
         yield schemathesis.openapi.from_url(f"{place}/openapi.json")
     finally:
         stop()
-        thread.join(30)
+        thread.join(within(30))
         assert not thread.is_alive()
 
 
@@ -92,7 +93,7 @@ def test_every_answer_is_documented_and_none_is_a_fault(  # J6, J7, J14
     )
     @given(case=described.as_strategy(generation_mode=mode))
     def ask(case: Any) -> None:
-        seen.add(case.call_and_validate(checks=CHECKS, timeout=20).status_code)
+        seen.add(case.call_and_validate(checks=CHECKS, timeout=within(20)).status_code)
 
     ask()
     assert seen

@@ -25,9 +25,9 @@ from aiotaskq.integrations.fastapi import router
 from aiotaskq.web import server as web_server
 from aiotaskq.web.server import serve, serve_until
 from tests.backends import STORES, Unavailable
+from tests.machine import watchdog, within
 from tests.programs import ROOT
 
-PATIENCE = 30.0  # seconds, on a busy machine
 ADMIN = {"x-admin": "yes"}
 UVICORN = ["-m", "uvicorn", "tests.apps.fastapi_shop:app", "--timeout-graceful-shutdown", "1", "--log-level", "warning"]
 AIOHTTP = ["-m", "tests.apps.aiohttp_shop"]
@@ -42,7 +42,7 @@ def free_port() -> int:
 
 def until(condition: Callable[[], bool]) -> None:
     """Watch other processes until it holds."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + watchdog()
     while not condition():
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.02)
@@ -81,7 +81,7 @@ class Shop:
     def answers(self) -> bool:
         assert self.popen.poll() is None, self.popen.communicate()
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/nothing", timeout=20).status_code == 404
+            return httpx.get(f"{self.url}/nothing", timeout=within(20)).status_code == 404
         return False
 
     def lines(self) -> list[list[str]]:
@@ -97,7 +97,7 @@ class Shop:
         begin = time.monotonic()
         self.popen.send_signal(number)
         try:
-            out, _ = self.popen.communicate(timeout=PATIENCE)
+            out, _ = self.popen.communicate(timeout=watchdog())
         except subprocess.TimeoutExpired:
             self.kill()
             raise
@@ -131,7 +131,7 @@ async def test_stopped_during_work_within_bounds_and_nothing_is_lost(  # D3
 ) -> None:
     first = shop(command, SHOP_DRAIN="0.3")
     answered = {}
-    async with httpx.AsyncClient(base_url=first.url, headers=ADMIN, timeout=PATIENCE) as ask:
+    async with httpx.AsyncClient(base_url=first.url, headers=ADMIN, timeout=watchdog()) as ask:
         quick = (await ask.post("/orders/0")).json()["task_id"]
         assert (await ask.get(f"/result/{quick}")).json() == 0
         long = (await ask.post("/orders/1?seconds=60")).json()["task_id"]
@@ -162,7 +162,7 @@ async def test_stopped_during_work_within_bounds_and_nothing_is_lost(  # D3
         assert set(answered.values()) <= tasks.keys()
 
     second = shop(command, SHOP_LONGEST="0")
-    assert httpx.get(f"{second.url}/result/{long}", timeout=PATIENCE).json() == 1
+    assert httpx.get(f"{second.url}/result/{long}", timeout=watchdog()).json() == 1
     until(lambda: all(second.said("booked", str(number)) for number in answered))
     assert second.end(signal.SIGINT if command is AIOHTTP else signal.SIGTERM) < 12
 
@@ -181,7 +181,7 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path, unavailable: 
 async def test_two_processes_fire_each_schedule_once(database: str, shop: Callable[..., Shop]) -> None:
     both = shop([*UVICORN, "--workers", "2"], SHOP_URL=database, SHOP_EVERY="1")
     await asyncio.to_thread(until, lambda: len(set(both.said("up"))) == 2)
-    async with httpx.AsyncClient(base_url=both.url, headers=ADMIN, timeout=PATIENCE) as ask:
+    async with httpx.AsyncClient(base_url=both.url, headers=ADMIN, timeout=watchdog()) as ask:
         await asyncio.gather(*(ask.post(f"/orders/{number}?seconds=0.1") for number in range(20)))
         await asyncio.to_thread(until, lambda: len(both.said("tick")) >= 3)  # the real clock
         assert await asyncio.to_thread(both.end) < 12
@@ -207,7 +207,7 @@ def test_a_reload_gives_the_work_to_the_next_process(shop: Callable[..., Shop], 
 
     def version() -> int:
         with contextlib.suppress(httpx.TransportError):
-            found: int = httpx.get(f"{running.url}/version", timeout=20).json()
+            found: int = httpx.get(f"{running.url}/version", timeout=within(20)).json()
             return found
         return 0
 
@@ -258,12 +258,12 @@ def test_a_server_of_its_own_ends_by_a_signal(tmp_path: Path) -> None:  # D3, J4
             head = ["POST /tasks HTTP/1.1", "host: x", "authorization: Bearer 0123456789abcdef"]
             head += ["content-type: application/json", "content-length: 1073741824", "", ""]
             client.sendall("\r\n".join(head).encode())
-            client.settimeout(PATIENCE)
+            client.settimeout(watchdog())
             assert client.recv(12) == b"HTTP/1.1 413"
         with pytest.raises(ValidationError, match=f"cannot listen on 127.0.0.1:{port}"):
             serve(TaskQ(f"sqlite:///{tmp_path / 'other.db'}"), port=port)
         server.send_signal(signal.SIGTERM)
-        out, _ = server.communicate(timeout=PATIENCE)
+        out, _ = server.communicate(timeout=watchdog())
         assert (server.returncode, out) == (0, "stopped\n")
     finally:
         server.kill()
@@ -288,13 +288,13 @@ def test_half_sent_requests_shut_nobody_out_and_fill_no_log(tmp_path: Path) -> N
         assert server.stdout is not None and server.stdout.readline()
         for number in range(300):  # more than the server may have files
             source = f"127.0.0.{1 + number % 3 if sys.platform == 'linux' else 1}", 0
-            one = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE, source_address=source)
+            one = socket.create_connection(("127.0.0.1", port), timeout=watchdog(), source_address=source)
             flood.append(one)
             one.sendall(HALF if number % 2 else b"nonsense\r\n\r\n")
             if number % 25 == 24:
-                assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=PATIENCE).status_code == 200
+                assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=watchdog()).status_code == 200
         right = {"authorization": "Bearer 0123456789abcdef"}
-        assert httpx.get(f"http://127.0.0.1:{port}/tasks", headers=right, timeout=PATIENCE).status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/tasks", headers=right, timeout=watchdog()).status_code == 200
         for _ in range(3):  # gone in the middle of a body
             with socket.create_connection(("127.0.0.1", port)) as one:
                 head = ["POST /tasks HTTP/1.1", "host: x", "authorization: Bearer 0123456789abcdef"]
@@ -305,7 +305,7 @@ def test_half_sent_requests_shut_nobody_out_and_fill_no_log(tmp_path: Path) -> N
         for one in flood:
             one.close()
         server.send_signal(signal.SIGTERM)
-        server.communicate(timeout=PATIENCE)
+        server.communicate(timeout=watchdog())
         server.kill()
     assert server.returncode == 0
     assert log.stat().st_size < 2_000, log.read_text()[:4_000]
@@ -317,7 +317,7 @@ async def test_a_request_head_has_a_deadline(tmp_path: Path, monkeypatch: pytest
     urls: asyncio.Queue[str] = asyncio.Queue()
     async with (
         TaskQ(f"sqlite:///{tmp_path / 'head.db'}") as tq,
-        asyncio.timeout(PATIENCE),
+        asyncio.timeout(watchdog()),
         asyncio.TaskGroup() as group,
     ):
         group.create_task(serve_until(stop, tq, port=0, started=urls.put_nowait))

@@ -13,6 +13,7 @@ import pytest
 from aiotaskq.task import Status, TaskFilter
 from aiotaskq.taskq import TaskQ
 from tests.backends import Store
+from tests.machine import within
 from tests.programs import Program, programs_in
 
 PRODUCER = """
@@ -32,8 +33,9 @@ PRODUCER = """
 WORKER = """
     import asyncio, os, sys
     from aiotaskq import TaskQ, current_task
+    from tests.machine import within
 
-    tq = TaskQ(sys.argv[1], lease=1.0, heartbeat=0.2, reap_interval=0.2, poll_interval=0.1)
+    tq = TaskQ(sys.argv[1], lease=within(1.0), heartbeat=0.2, reap_interval=0.2, poll_interval=0.1)
 
     @tq.task(timeout=3600, max_retries=3)
     async def long(first: bool = False):
@@ -90,7 +92,7 @@ async def test_what_a_killed_worker_ran_is_run_again(  # A1, A10, A12, B5
         before = await handle.task()
         first.signal(signal.SIGKILL)
         second = program(WORKER, durable_store.url)
-        assert await handle.result(20) == second.popen.pid
+        assert await handle.result(within(30)) == second.popen.pid
         after = await handle.task()
     assert (after.fence, after.crashes, after.retry_count) == (2, 1, 0)
     assert before.lease_owner is not None and after.lease_owner is None
@@ -106,10 +108,10 @@ async def test_a_task_that_kills_its_process_ends_as_poison(  # A4
         for _ in range(3):
             victim: Any = program(WORKER, durable_store.url)
             victim.wait_for("started")
-            victim.popen.wait(40)
+            victim.popen.wait(within(40))
         good = await tq.push("long", {}, task_id="good")
         last = program(WORKER, durable_store.url)
-        task = await tq.queue.wait_for_end(handle.task_id, 20)
+        task = await tq.queue.wait_for_end(handle.task_id, within(30))
         assert (task.status, task.crashes) == (Status.FAILED, 3)
         assert "poison" in (task.error_message or "")
         assert await good.status() in (Status.PENDING, Status.RUNNING)

@@ -16,6 +16,7 @@ from aiotaskq.database import sync_engine
 from aiotaskq.task import SECOND, Status, Task
 from tests.backends import Store
 from tests.contract.rows import LEASE, NOW, ids, new, read
+from tests.machine import within
 
 AT_ONCE = 3.0  # seconds; a lock is waited for longer
 
@@ -49,7 +50,7 @@ async def test_a_heartbeat_passes_by_a_locked_row(server: Store) -> None:
     tasks = await three(server)
     held = [(task.task_id, task.fence) for task in tasks]
     with locked(server, tasks[1]):
-        async with asyncio.timeout(AT_ONCE):
+        async with asyncio.timeout(min(within(AT_ONCE), 30.0)):
             answers = await server.backend.heartbeat([*held, (tasks[1].task_id, 99)], LEASE + SECOND)
         assert answers == [False, False, False, None]
         leases = [(await read(server.backend, task)).lease_until for task in tasks]
@@ -62,7 +63,7 @@ async def test_a_heartbeat_of_a_locked_row_still_tells_of_a_cancel(server: Store
     tasks = await three(server)
     await server.backend.request_cancel([tasks[0].task_id])
     with locked(server, tasks[0]):
-        async with asyncio.timeout(AT_ONCE):
+        async with asyncio.timeout(min(within(AT_ONCE), 30.0)):
             assert await server.backend.heartbeat([(tasks[0].task_id, 1)], LEASE) == [True]
 
 
@@ -70,7 +71,7 @@ async def test_progress_of_a_locked_row_is_left_out(server: Store) -> None:
     tasks = await three(server)
     progress = [(task.task_id, task.fence, {"done": n}) for n, task in enumerate(tasks)]
     with locked(server, tasks[1]):
-        async with asyncio.timeout(AT_ONCE):
+        async with asyncio.timeout(min(within(AT_ONCE), 30.0)):
             # Or a handler that has completed in its own transaction would wait for itself.
             assert await server.backend.report(progress) == [True, True, True]
     assert [(await read(server.backend, task)).progress for task in tasks] == [{"done": 0}, None, {"done": 2}]
@@ -80,7 +81,7 @@ async def test_a_reaper_loses_against_who_has_the_row(server: Store) -> None:
     tasks = await three(server)
     changes = [Change(task, task.replace(status=Status.PENDING, lease_until=None), lease_over=True) for task in tasks]
     with locked(server, tasks[1]):
-        async with asyncio.timeout(AT_ONCE):
+        async with asyncio.timeout(min(within(AT_ONCE), 30.0)):
             assert await server.backend.update(changes) == [True, False, True]
     assert await server.backend.update(changes) == [False, True, False]
 
@@ -102,7 +103,7 @@ async def test_nobody_waits_for_a_row_that_is_not_his(server: Store) -> None:
     pending = [new() for _ in range(2)]
     await server.backend.push(pending)
     with locked(server, tasks[1]):
-        async with asyncio.timeout(AT_ONCE):
+        async with asyncio.timeout(min(within(AT_ONCE), 30.0)):
             claimed = await server.backend.claim("o", NOW, 2, lease_until=LEASE)
             assert ids(claimed) == ids(pending)
             assert await server.backend.heartbeat([(claimed[0].task_id, 1)], LEASE) == [False]

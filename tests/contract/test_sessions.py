@@ -18,6 +18,7 @@ from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.task import Status, Task
 from aiotaskq.taskq import TaskQ
 from tests.backends import Store
+from tests.machine import within
 
 KINDS = ["session", "connection"]
 
@@ -40,7 +41,7 @@ def opened(engine: AsyncEngine, kind: str) -> AsyncSession | AsyncConnection:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what another coroutine or thread does."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(within(20)):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -66,7 +67,7 @@ async def test_a_push_exists_when_the_transaction_does(  # A11
             assert told == []
             await transaction.commit()
         assert await handle.status() is Status.PENDING
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(within(10)):
             while not told:
                 await asyncio.sleep(0.01)
         assert told == [handle.task_id]
@@ -112,7 +113,7 @@ async def test_a_waiting_worker_runs_it_after_the_commit(sql_store: Store, engin
         async with opened(engine, "session") as session:
             handle = await double.options(session=session).push(n=21)
             await session.commit()
-        assert await handle.result(10) == 42
+        assert await handle.result(within(10)) == 42
 
 
 async def test_bad_input_leaves_the_transaction_as_it_was(sql_store: Store, engine: AsyncEngine) -> None:
@@ -200,7 +201,7 @@ class Ledger:
     async def run(self) -> Task:
         async with self.tq.running(concurrency=1):
             handle = await self.book.push()
-            return await self.tq.queue.wait_for_end(handle.task_id, 10)
+            return await self.tq.queue.wait_for_end(handle.task_id, within(10))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -299,7 +300,7 @@ async def test_savepoints_are_not_the_end(sql_store: Store) -> None:  # A11
 async def test_who_waits_for_a_task_that_completes_in_a_transaction_is_woken(
     sql_store: Store, engine: AsyncEngine
 ) -> None:
-    tq = TaskQ(sql_store.url, poll_interval=30)
+    tq = TaskQ(sql_store.url, poll_interval=3600, reap_interval=3600)
 
     @tq.task
     async def book() -> None:
@@ -309,4 +310,4 @@ async def test_who_waits_for_a_task_that_completes_in_a_transaction_is_woken(
             await session.commit()
 
     async with tq.running(concurrency=1):
-        assert await (await book.push()).result(10) == "booked"
+        assert await (await book.push()).result(within(10)) == "booked"
