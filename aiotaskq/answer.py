@@ -66,17 +66,23 @@ class Answer(Generic[T]):
         """Whether there will be none."""
         return self._settled and self._cancelled
 
-    def _wait(self, timeout: float | None) -> None:
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for ``timeout`` seconds; return whether there is an answer, or will be none."""
         if not self._settled:
             if not self._lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)):
-                raise TimeoutError
+                return False
             self._lock.release()
+        return True
+
+    def _come(self, timeout: float | None) -> None:
+        if not self.wait(timeout):
+            raise TimeoutError
         if self._cancelled:
             raise CancelledError
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the answer, for ``timeout`` seconds; raise its error, TimeoutError, or CancelledError."""
-        self._wait(timeout)
+        self._come(timeout)
         if self._error is not None:
             try:
                 raise self._error
@@ -86,5 +92,5 @@ class Answer(Generic[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait as ``result`` does; return the error, or None where there is a value."""
-        self._wait(timeout)
+        self._come(timeout)
         return self._error

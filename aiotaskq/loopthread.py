@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from aiotaskq.answer import Answer
 from aiotaskq.errors import CallTimeout, ClosedError, WrongLoop
+from aiotaskq.uninterrupted import uninterrupted
 
 __all__ = ["LoopThread", "refuse_running_loop"]
 
@@ -76,25 +77,22 @@ class LoopThread:
         called then), ClosedError while or after the loop is closed, crashed, or the interpreter ends.
         """
         refuse_running_loop(twin)
-        call = _Call(self._current(), coro_fn, Answer(), unclaimed)
+        answer: Answer[T] = Answer()
+        call = _Call(self._current(), coro_fn, answer, unclaimed)
         try:
             call.post()
-            return call.future.result(timeout)
+            if answer.wait(timeout) or call.leave():
+                return answer.result()
+            cause = None if answer.cancelled() else answer.exception()
         except BaseException as error:
-            # Either the coroutine's own error, or the waiting broke off: a TimeoutError can be both.
-            if call.outcome_is(error):
-                raise
-            has_value = call.leave()
-            if not isinstance(error, TimeoutError):
-                if has_value:
-                    call.give_back()
-                raise
-            if has_value:
-                return call.future.result()
-            cause = None if call.future.cancelled() else call.future.exception()
-            raise CallTimeout(f"the call did not finish within {timeout} s and was cancelled") from cause
+            # Either the coroutine's own error, or the waiting was interrupted: a signal handler may raise any class.
+            if not call.outcome_is(error):
+                call.abandon()
+            raise
         finally:
-            del call  # the error's traceback holds this frame, and the call holds the error: no cycle for gc to find
+            # The error's traceback holds this frame, and the call holds the error: no cycle for gc to find.
+            del call, answer
+        raise CallTimeout(f"the call did not finish within {timeout} s and was cancelled") from cause
 
     def submit(self, coro_fn: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         """Start ``coro_fn()`` on the loop without waiting. Cancelling the future cancels the coroutine.
@@ -138,7 +136,7 @@ class LoopThread:
         new loop. Raises WrongLoop from a thread that runs an event loop.
         """
         refuse_running_loop()
-        host = self._stop(timeout)
+        host = uninterrupted(lambda: self._stop(timeout))
         return host is None or self._join(host, timeout)
 
     def _current(self) -> _Host:
@@ -150,6 +148,9 @@ class LoopThread:
             if threading.current_thread().daemon:
                 time.sleep(0.05)  # a worker's "except Exception: log, go on" would spin until the interpreter is gone
             raise ClosedError(_ENDING)
+        return uninterrupted(self._start)
+
+    def _start(self) -> _Host:
         with self._lock:
             host = self._host
             if host is None:
@@ -185,9 +186,12 @@ class LoopThread:
             return ended
         finally:
             host.fail_calls()
-            with self._lock:
-                if self._host is host:
-                    self._forget(host)
+            uninterrupted(lambda: self._leave(host))
+
+    def _leave(self, host: _Host) -> None:
+        with self._lock:
+            if self._host is host:
+                self._forget(host)
 
     def _forget(self, host: _Host) -> None:
         self._host = None
@@ -225,11 +229,12 @@ class _Host:
         error.__cause__ = self.error
         return error
 
-    def keep(self, coro: Coroutine[Any, Any, object]) -> None:
+    def keep(self, coro: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
         """Run ``coro`` as a task of its own, strongly held. On the loop only."""
         task = self.loop.create_task(coro)
         self.kept.add(task)
         task.add_done_callback(self.kept.discard)
+        return task
 
     def stop(self) -> None:
         """Leave ``run_forever``, once. On the loop only: a second stop would cut the winding down short."""
@@ -292,7 +297,7 @@ class _Host:
 class _Call(Generic[T]):
     """One coroutine on its way to the loop, and the future that its caller holds."""
 
-    __slots__ = ("_coro_fn", "_host", "_unclaimed", "future", "task")
+    __slots__ = ("_coro_fn", "_gone", "_handing_over", "_host", "_unclaimed", "future", "task")
 
     def __init__(
         self,
@@ -304,6 +309,8 @@ class _Call(Generic[T]):
         self._host = host
         self._coro_fn = coro_fn
         self._unclaimed = unclaimed
+        self._handing_over: asyncio.Task[object] | None = None
+        self._gone: Answer[None] | None = None
         self.future = future
         self.task: asyncio.Task[None] | None = None
 
@@ -329,10 +336,15 @@ class _Call(Generic[T]):
             self.future.exception(LEAVE_SECONDS)
         return not self.future.cancel() and self.future.exception() is None  # once cancelled, a value is unclaimed
 
-    def give_back(self) -> None:
-        """Hand a value that the caller will never see to ``unclaimed``."""
+    def abandon(self) -> None:
+        """Leave at once: the coroutine is cancelled, and a value handed to ``unclaimed``; wait a little for both.
+
+        The loop decides between the two. If this is interrupted as well, that changes nothing.
+        """
+        gone = self._gone = Answer[None]()
         with contextlib.suppress(RuntimeError):  # the loop is closed: nothing can be awaited any more
-            self._host.loop.call_soon_threadsafe(self._hand_over, self.future.result())
+            self._host.loop.call_soon_threadsafe(self._abandoned)
+            gone.wait(LEAVE_SECONDS)
 
     def forward_cancel(self, future: Future[T]) -> None:
         """Carry the cancellation of a submitted future to its coroutine."""
@@ -377,6 +389,24 @@ class _Call(Generic[T]):
         else:
             self.task.cancel()
 
+    def _abandoned(self) -> None:
+        if self.future.cancel():
+            self._cancel()  # a value that comes all the same finds nobody
+        elif not self.future.cancelled() and self.future.exception() is None:
+            self._hand_over(self.future.result())
+        self._host.keep(self._tell_gone())
+
+    async def _tell_gone(self) -> None:
+        try:
+            if self.task is not None:
+                await asyncio.wait({self.task})
+            if self._handing_over is not None:
+                await asyncio.wait({self._handing_over})
+        finally:
+            self._handing_over = None
+            if self._gone is not None:
+                self._gone.set_result(None)
+
     def _deliver(self, value: T) -> None:
         try:
             self.future.set_result(value)
@@ -385,6 +415,9 @@ class _Call(Generic[T]):
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._host.calls.discard(self)
+        # A task dies here, not with the caller's last reference to this call: its end runs code of Python's, in which
+        # the exception of a signal handler would be lost.
+        self.task = None
         if task.cancelled():
             if self._host.closed:
                 self.fail(self._host.gone())
@@ -397,7 +430,7 @@ class _Call(Generic[T]):
 
     def _hand_over(self, value: T) -> None:
         if self._unclaimed is not None:
-            self._host.keep(self._unclaimed(value))
+            self._handing_over = self._host.keep(self._unclaimed(value))
 
 
 async def _await(fn: Callable[[], Coroutine[Any, Any, object]]) -> None:
@@ -428,6 +461,7 @@ def _close_all() -> None:
     global _exiting
     _exiting = True
     _hush_daemon_threads()
+    # Not `uninterrupted`: a handler that calls meanwhile is refused before it comes to a lock.
     hosts = [(thread, host) for thread in list(_all) if (host := thread._stop(EXIT_SECONDS)) is not None]
     patience = EXIT_SECONDS
     for thread, host in hosts:

@@ -265,6 +265,7 @@ FLOORS: dict[str, float] = {
     "masking": 0,
     "loopthread": 0.2,
     "answer": 0.1,
+    "uninterrupted": 0.15,
     "extras": 0.2,
     "errors": 0.1,
     "daemons": 0,

@@ -19,6 +19,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from aiotaskq.loopthread import LoopThread
 from aiotaskq.pops import caller
+from aiotaskq.uninterrupted import uninterrupted
 
 A = TypeVar("A")
 A_co = TypeVar("A_co", covariant=True)
@@ -80,12 +81,15 @@ class Home(Generic[A]):
 
     def __call__(self) -> A:
         if self._process is not _process:
-            with _lock:
-                if self._process is not _process:
-                    _left_behind.append(self._made)
-                    self._made, self._generation = self._make(), -1
-                    self._process = _process
+            uninterrupted(self._make_once)
         return self._made  # type: ignore[return-value]  # a call of `cast` takes as long as all of this
+
+    def _make_once(self) -> None:
+        with _lock:
+            if self._process is not _process:
+                _left_behind.append(self._made)
+                self._made, self._generation = self._make(), -1
+                self._process = _process
 
     async def enter(self) -> A:
         await self._needs.enter()
