@@ -75,7 +75,7 @@ FLOORS = {
 PARALLEL = ["-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
 # What another Python may do differently: its event loop, threads, forks, signals, its SQLite and its introspection.
 INTERPRETER = ["contract", "batch", "demo", "forks", "leases", "loopthread", "processes", "public_names", "queue"]
-INTERPRETER += ["scheduler", "slots", "store", "supply", "sync", "worker"]
+INTERPRETER += ["scheduler_actor", "signals", "slots", "store", "supply", "sync", "worker"]
 
 
 def group(name: str) -> list[str]:
