@@ -213,12 +213,15 @@ def test_wrong_usage_in_chinese(cli: Cli) -> None:
     assert cli.fails("run", code=2).startswith("错误：缺少 MODULE:TQ\n详见 aiotaskq run --help")
     assert "没有选项 --porx" in cli.fails("run", "app:tq", "--porx", code=2)
     assert "--port 的值不对" in cli.fails("run", "app:tq", "--port", "x", code=2)
-    assert "没有命令 nonsense" in cli.fails("nonsense", code=2)
+    assert cli.fails("nonsense", code=2).startswith("错误：没有命令 nonsense\n")
+    assert cli.fails("tasks", "lst", code=2).startswith("错误：没有命令 lst；是不是 list？\n")
     for words, says in [
         (["push", "a", "{}", "--delay", "-1"], "--delay 的值不对：不能小于 0"),
         (["push", "a", "{}", "--delay", "soon"], "--delay 的值不对：应为数字"),
         (["tasks", "list", "--limit", "x"], "--limit 的值不对：应为整数"),
         (["tasks", "list", "--limit", "999999999"], "--limit 的值不对：不能大于 99999"),
-        (["web", "app:tq"], "用法不对：多余的参数 app:tq"),
+        (["tasks", "list", "--limit"], "选项 --limit 需要一个值"),
+        (["demo", "/no/where"], "[FOLDER] 的值不对：文件夹 /no/where 不存在"),
+        (["web", "app:tq"], "多余的参数 app:tq"),
     ]:
         assert cli.fails(*words, code=2).startswith(f"错误：{says}\n")

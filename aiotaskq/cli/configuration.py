@@ -1,8 +1,8 @@
 """Defaults of options from ``pyproject.toml``: the table ``[tool.aiotaskq]`` of the file in the working directory.
 
 A flag wins over the environment (``AIOTASKQ_…``), and that over this file. ``[tool.aiotaskq]`` has ``database_url`` and
-``schedules_url``, for every command that asks a store; ``[tool.aiotaskq.run]`` has ``app`` (``MODULE:TQ``) and the
-options of ``run`` with an underscore for each dash.
+``schedules_url``, for every command that asks a store; ``[tool.aiotaskq.run]`` has ``app`` (``MODULE:TQ``), also for
+``push`` and ``schedules add``, and the options of ``run`` with an underscore for each dash.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def defaults(app: Any, folder: Path = Path()) -> dict[str, Any]:
         run["queues"] = ",".join(map(str, run["queues"]))
     if "app" in run:
         run["target"] = run.pop("app")
+        found = _merged(found, _for_each(typer.main.get_command(app), {"target": run["target"]}))
     found.setdefault("run", {}).update(run)
     return found
 
@@ -88,3 +89,11 @@ def _for_each(command: Any, values: dict[str, Any]) -> dict[str, Any]:
         if inside := _for_each(below, values):
             found[name] = inside
     return found
+
+
+def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    merged = {**one, **other}
+    for name in one.keys() & other.keys():
+        if isinstance(one[name], dict):
+            merged[name] = _merged(one[name], other[name])
+    return merged

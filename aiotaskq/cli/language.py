@@ -1,7 +1,7 @@
 """In which language the command line speaks: English, or Chinese where the locale says so.
 
-The English sentence is the key, so the code reads as it speaks. Chinese is in ``chinese``, imported only when spoken.
-What the library itself raises stays English: it is what is searched for, and what other programs match.
+The English sentence is the key, so the code reads as it speaks. The Chinese ones are in the catalogue, which is read
+only when they are wanted. What goes into JSON stays English: it is what other programs match.
 """
 
 from __future__ import annotations
@@ -12,7 +12,19 @@ import shutil
 import unicodedata
 from typing import Any
 
-__all__ = ["UNWRAPPED", "chinese", "marked", "tr", "translated_help", "usage_error", "width", "wrapped"]
+from aiotaskq.cli.catalogue import HELP, TYPER, entries, rendered, sentence
+
+__all__ = [
+    "UNWRAPPED",
+    "chinese",
+    "marked",
+    "tr",
+    "translated",
+    "translated_help",
+    "usage_error",
+    "width",
+    "wrapped",
+]
 
 
 def chinese() -> bool:
@@ -25,11 +37,7 @@ def chinese() -> bool:
 
 def tr(message: str, **values: object) -> str:
     """Return the sentence in the user's language, with the values in place of its ``{names}``."""
-    text = message
-    if chinese():
-        from aiotaskq.cli.chinese import CHINESE
-
-        text = CHINESE.get(message, message)
+    text = sentence(message) if chinese() else message
     return text.format(**values) if values else text
 
 
@@ -42,10 +50,9 @@ def translated_help(text: str) -> str:
     """Return a help page with what typer itself says in it in the user's language."""
     if not chinese():
         return text
-    from aiotaskq.cli.chinese import TYPER
-
-    for english, other in TYPER.items():
-        text = text.replace(english, other)
+    for (context, english), other in entries().items():
+        if context == HELP:
+            text = text.replace(english, other)
     room = min(shutil.get_terminal_size().columns, 80)
     return "\n".join(piece for line in text.splitlines() for piece in wrapped(line, room))
 
@@ -86,21 +93,23 @@ def usage_error(error: Any) -> str:
     if kind == "NoSuchOption":
         guess = f"；是不是 {'、'.join(error.possibilities)}？" if error.possibilities else ""
         return f"没有选项 {error.option_name}{guess}"
-    if kind == "UsageError" and (found := re.fullmatch(r"No such command '?(.*?)'?\.?", str(said), re.DOTALL)):
-        return f"没有命令 {found[1]}"
     if kind in ("MissingParameter", "BadParameter") and (error.param or error.param_hint):
         words = [error.param_hint] if error.param_hint else error.param.opts
         if not error.param_hint and error.param.param_type_name == "argument":
             words = [error.param.metavar or error.param.name]
         hint = " / ".join(words)
-        return f"缺少 {hint}" if kind == "MissingParameter" else f"{hint} 的值不对：{_refusal(error.message)}"
-    return f"用法不对：{_refusal(said)}"
+        return f"缺少 {hint}" if kind == "MissingParameter" else f"{hint} 的值不对：{_typer(error.message)}"
+    known = _typer(said)
+    return known if known != said else f"用法不对：{said}"
 
 
-def _refusal(said: object) -> str:
-    from aiotaskq.cli.chinese import REFUSALS
+def _typer(said: str) -> str:
+    # Its quotes are taken away: they stand around names, where Chinese needs none.
+    plain = said.replace("'", "")
+    known = rendered(plain, [TYPER])
+    return said if known == plain else known
 
-    for english, other in REFUSALS:
-        if found := re.fullmatch(english, str(said), re.DOTALL):
-            return found.expand(other)
-    return str(said)
+
+def translated(error: object) -> str:
+    """Return the text of an error or a finding of the library in the user's language."""
+    return rendered(str(error)) if chinese() else str(error)

@@ -17,19 +17,33 @@ from aiotaskq.cron import check_timezone, local_timezone
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.task import SECOND
-from aiotaskq.taskq import TaskQ
+from aiotaskq.taskq import DEFAULT_URL, TaskQ
 
 T = TypeVar("T")
 
 
-def with_tq(url: str, work: Callable[[TaskQ], Awaitable[T]], schedules: str | None = None) -> T:
-    """Open the store, which must be there already, and do the work; ``schedules`` is where these live, if apart."""
-    refuse_unready(url)
-    if schedules is not None:
-        refuse_unready(schedules)
+def with_tq(
+    url: str | None, work: Callable[[TaskQ], Awaitable[T]], schedules: str | None = None, app: TaskQ | None = None
+) -> T:
+    """Open the store, which must be there already, and do the work.
+
+    Args:
+        url: the store; None for that of ``app``.
+        schedules: where schedules live, if apart.
+        app: the application's TaskQ, whose handlers, defaults and middleware then apply.
+    """
+    for place in (app.url if app is not None and url is None else url, schedules):
+        if place is not None:
+            refuse_unready(place)
+    if app is not None and schedules is None and url in (None, app.url):
+        tq = app
+    else:
+        tq = TaskQ(url or (DEFAULT_URL if app is None else app.url), schedules=schedules)
+        if app is not None:
+            tq.adopt(app)
 
     async def main() -> T:
-        async with TaskQ(url, schedules=schedules) as tq:
+        async with tq:
             return await work(tq)
 
     return asyncio.run(main())
@@ -80,6 +94,15 @@ def read_json(field: str, text: str) -> Any:
             "{field}: is not JSON ({where}); quote it for the shell, as '{{\"name\": 1}}'", field=field, where=where
         )
         raise ValidationError(said) from None
+
+
+def read_params(text: str) -> dict[str, Any]:
+    """Return the params in a JSON text, - for what is on standard input. Raises ValidationError for no JSON object."""
+    values = read_json("params", text)
+    if not isinstance(values, dict):
+        kind = type(values).__name__
+        raise ValidationError(tr("params: a JSON object is needed, as '{{\"name\": 1}}' (got {kind})", kind=kind))
+    return values
 
 
 def read_time(field: str, text: str, timezone: str | None) -> datetime:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, Literal
 
+from aiotaskq.cli.application import load
 from aiotaskq.cli.language import marked, tr
 from aiotaskq.cli.screen import note
 from aiotaskq.cli.serving import Site, beside
 from aiotaskq.cli.stopping import Deadline, Lifeline, Signals
-from aiotaskq.errors import AiotaskqError, ValidationError
+from aiotaskq.errors import ValidationError
 from aiotaskq.events import Event
 from aiotaskq.integrations.logging import NOWHERE, bind_task
 from aiotaskq.log import logger, printable
@@ -40,8 +39,7 @@ STOPPED = {
 
 
 def run_workers(
-    module: str,
-    name: str,
+    target: str,
     *,
     concurrency: int,
     queues: Sequence[str] | None,
@@ -51,7 +49,7 @@ def run_workers(
     lifeline: Lifeline | None = None,
     site: Site | None = None,
 ) -> int:
-    """Run the workers and the scheduler of ``module:name`` until a signal; return the exit code.
+    """Run the workers and the scheduler of ``target``, MODULE:TQ, until a signal; return the exit code.
 
     With a ``site`` the operations API is served, too. With a ``lifeline`` this is one of a supervisor's processes, and
     stops when the supervisor has ended. Raises ValidationError when there is no such TaskQ. Does not return when a
@@ -66,7 +64,7 @@ def run_workers(
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what handlers print is wanted now, also in a container's log
     show_log(level, prefix)  # before the import, so that what the application says about logging comes last and counts
-    tq = load(module, name)
+    tq = load(target)
     if lifeline is not None and not tq._backend.shared:
         raise ValidationError(
             tr(
@@ -79,7 +77,7 @@ def run_workers(
     where = tr("every queue") if queues is None else tr("queues {names}", names=", ".join(queues))
     what = tr(
         "{target} on {url}: {concurrency} at a time from {where}; handlers: {types}",
-        target=f"{module}:{name}",
+        target=target,
         url=mask(tq.url),
         concurrency=concurrency,
         where=where,
@@ -162,52 +160,6 @@ def _end_now(code: int) -> None:
         with contextlib.suppress(OSError):  # nobody reads it any more
             stream.flush()
     os._exit(code)
-
-
-def load(module: str, name: str) -> TaskQ:
-    """Import ``module`` as seen from the working directory, and return its ``name`` (dots allowed), a TaskQ."""
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
-            said = tr(
-                "there is no module {name} in {folder} or among the installed ones", name=repr(module), folder=here
-            )
-            raise ValidationError(said) from None
-        _own_fault(module, error)
-    except Exception as error:
-        _own_fault(module, error)
-    whole = found
-    for part in name.split("."):
-        found = getattr(found, part, None)
-        if found is None:
-            break
-    if isinstance(found, TaskQ):
-        return found
-    if (blocking := sys.modules.get("aiotaskq.sync.taskq")) is not None and isinstance(found, blocking.TaskQ):
-        awaited: TaskQ = found._reach()  # with the same handlers
-        return awaited
-    there = [key for key, value in vars(whole).items() if isinstance(value, TaskQ)]
-    if found is None:
-        what = tr("{module} has no {name}", module=repr(module), name=repr(name))
-    else:
-        what = tr("{target} is no TaskQ ({kind})", target=f"{module}:{name}", kind=type(found).__name__)
-    if there:
-        hint = tr("there is {names}", names=", ".join(f"{module}:{key}" for key in there))
-    else:
-        hint = tr("no TaskQ is there at all")
-    raise ValidationError(f"{what}; {hint}")
-
-
-def _own_fault(module: str, error: Exception) -> None:
-    # The application's own fault, so its author needs to see where.
-    traceback.print_exception(error)
-    kind = "" if isinstance(error, AiotaskqError) else f"{type(error).__name__}: "
-    said = tr("importing {name} failed: {error}", name=repr(module), error=f"{kind}{error}")
-    raise ValidationError(said) from None
 
 
 def _log_events(tq: TaskQ) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from aiotaskq.cli.application import knows, load_quietly
 from aiotaskq.cli.language import marked, tr
-from aiotaskq.cli.opened import each, instant, read_json, read_time, with_tq
+from aiotaskq.cli.opened import each, instant, read_params, read_time, with_tq
 from aiotaskq.cli.screen import say, say_json, say_table
+from aiotaskq.cli.tasks import warn_of_unknown
 from aiotaskq.clock import SystemClock
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import printable
@@ -81,7 +83,7 @@ def _as_dict(schedule: dict[str, Any], params: bool) -> dict[str, Any]:
 
 
 def add_schedule(
-    url: str,
+    url: str | None,
     place: str | None,
     name: str,
     task_type: str,
@@ -91,24 +93,29 @@ def add_schedule(
     interval: int | None,
     at: str | None,
     timezone: str | None,
+    target: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Add a schedule and print its id."""
+    """Add a schedule and print its id; ``target`` and ``url`` as in ``push_task``."""
     kinds = {"cron": cron, "interval": interval, "once": at}
     given = [kind for kind, value in kinds.items() if value is not None]
     if len(given) != 1:
         raise ValidationError(tr("schedule: exactly one of --cron, --interval and --at is needed"))
-    values = read_json("params", params)
+    values = read_params(params)
     time = None if at is None else read_time("at", at, timezone)
+    app = None if target is None else load_quietly(target)
 
     async def work(tq: TaskQ) -> dict[str, Any]:
+        known = knows(tq, task_type, values)
         schedule_id = await tq.scheduler.add_scheduler_task(
             name, task_type, given[0], values, interval, cron, time, timezone=timezone, **options
         )
+        if not known:
+            await warn_of_unknown(tq, task_type)
         return await tq.scheduler.get_task(schedule_id)
 
-    found = with_tq(url, work, place)
+    found = with_tq(url, work, place, app)
     say_json(_as_dict(found, False)) if as_json else say(printable(found["task_id"]))
 
 

@@ -68,5 +68,5 @@ def write(folder: Path) -> None:
         say(f"  cd {shlex.quote(os.fspath(folder))}")
     say(f"  {me} run app:tq")
     say("  " + tr("and in another terminal"))
-    say(f'  {me} push greet \'{{"name": "you"}}\' --db sqlite:///app.db --wait 10')
+    say(f'  {me} push greet \'{{"name": "you"}}\' --app app:tq --wait 10')
     say(f"  {me} stats --db sqlite:///app.db --watch")

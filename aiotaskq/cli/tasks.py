@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from aiotaskq.cli.application import knows, load_quietly
 from aiotaskq.cli.language import marked, tr
-from aiotaskq.cli.opened import age, each, hidden, instant, read_json, with_tq
-from aiotaskq.cli.screen import bar_of, note, say, say_error, say_json, say_table
+from aiotaskq.cli.opened import age, each, hidden, instant, read_params, with_tq
+from aiotaskq.cli.screen import LONG, bar_of, note, say, say_error, say_json, say_table
 from aiotaskq.clock import SystemClock
-from aiotaskq.errors import ResultTimeout, TaskFailed, ValidationError
+from aiotaskq.errors import ResultTimeout, TaskFailed
 from aiotaskq.log import printable
 from aiotaskq.masking import without_passwords
 from aiotaskq.task import FINAL, SECOND, Status, Task
@@ -22,21 +24,31 @@ LISTED = tuple(map(marked, ("TASK_ID", "TYPE", "STATUS", "RETRIES", "AGE", "QUEU
 PLAIN = ("default", "")
 """A last column in which every row says one of these is left out: a terminal is narrow."""
 NOT_IN_TIME = 5  # exit code
+LOOK = 200  # tasks among which a type is looked for
 SECRET = ("params", "result", "extra")
 """What a handler was given and gave back: shown only when it is asked for (J8)."""
 
 
 def push_task(
-    url: str, name: str, params: str, options: Mapping[str, Any], *, wait: float | None, as_json: bool
+    url: str | None,
+    name: str,
+    params: str,
+    options: Mapping[str, Any],
+    *,
+    target: str | None,
+    wait: float | None,
+    as_json: bool,
 ) -> int:
-    """Push one task; with ``wait`` print its result; return the exit code."""
-    values = read_json("params", params)
-    if not isinstance(values, dict):
-        kind = type(values).__name__
-        raise ValidationError(tr("params: a JSON object is needed, as '{{\"name\": 1}}' (got {kind})", kind=kind))
+    """Push one task; with ``wait`` print its result; return the exit code.
+
+    With a ``target``, MODULE:TQ, its handlers check the type and the params; its store is meant where ``url`` is None.
+    """
+    values = read_params(params)
     given: Any = {key: value for key, value in options.items() if value is not None}
+    app = None if target is None else load_quietly(target)
 
     async def work(tq: TaskQ) -> tuple[int, dict[str, Any], str | None]:
+        known = knows(tq, name, values)
         handle = await tq.push(name, values, **given)
         answer: dict[str, Any] = {"task_id": handle.task_id, "created": handle.created}
         if not as_json:  # now: it may take long
@@ -44,22 +56,44 @@ def push_task(
             if not handle.created:
                 note(tr("it was there already: a task with this key"))
         if wait is None:
+            if not known:
+                await warn_of_unknown(tq, name)
             return 0, answer, None
         try:
             return 0, {**answer, "status": "completed", "result": await handle.result(wait)}, None
         except ResultTimeout as error:
+            if not known:
+                await warn_of_unknown(tq, name)
             return NOT_IN_TIME, {**answer, "status": str(await handle.status())}, str(error)
         except TaskFailed as error:
             return 1, {**answer, "status": str(error.task.status), "error": error.error}, str(error)
 
-    code, answer, problem = with_tq(url, work)
+    code, answer, problem = with_tq(url, work, app=app)
     if as_json:
         say_json(answer)
     elif problem is None and wait is not None:
         say_json(answer["result"])
     if problem is not None:
-        say_error(problem)
+        said, _, rest = problem.partition("\n")
+        say_error(said)
+        for line in [] if as_json else without_passwords(rest.strip("\n")).splitlines():  # a traceback
+            note(printable(line, LONG))
     return code
+
+
+async def warn_of_unknown(tq: TaskQ, name: str) -> None:
+    """Say so where no task of this type is among the last that ran: its name may be misspelt."""
+    ran = await tq.find(status=[Status.RUNNING, Status.COMPLETED, Status.FAILED], limit=LOOK)
+    handled = {task.type for task in ran if not (task.error_message or "").startswith("unknown_task")}
+    if name in handled:
+        return
+    if not ran:
+        said = tr("no task has run in this store yet, so whether anybody handles {type} is not known", type=repr(name))
+    else:
+        said = tr("nobody has handled {type} among the last {count} tasks", type=repr(name), count=len(ran))
+    if close := difflib.get_close_matches(name, handled, 1):
+        said += tr("; did you mean {name}?", name=repr(close[0]))
+    note(printable(tr("warning: {said}; --app MODULE:TQ checks it before the push", said=said), LONG))
 
 
 def list_tasks(

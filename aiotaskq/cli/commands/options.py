@@ -76,6 +76,16 @@ SchedulesUrl = Annotated[
         help=tr("Where schedules live, if not with the tasks."),
     ),
 ]
+App = Annotated[
+    str | None,
+    option(
+        "--app",
+        metavar="MODULE:TQ",
+        envvar="AIOTASKQ_APP",
+        help=tr("Where your TaskQ is, as app:tq for 'tq' in app.py."),
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, option("--json", help=tr("Print JSON, and nothing else, on standard output."))]
 Ids = Annotated[list[str], typer.Argument(metavar="TASK_ID...", help=tr("One or more task ids."), show_default=False)]
 StatusNames = Annotated[
@@ -113,3 +123,24 @@ def ask(question: str, yes: bool, as_json: bool) -> None:
     if as_json or not sys.stdin.isatty():
         raise typer.BadParameter(tr("nobody can be asked here; say --yes"), param_hint="--yes")
     typer.confirm(question, abort=True, err=True)
+
+
+def check_target(target: str) -> None:
+    """Raise BadParameter for what is not of the form MODULE:TQ."""
+    module, colon, name = target.partition(":")
+    if not (module and colon and name):
+        wrong = tr("{target} names no object; write app:tq for 'tq' in app.py", target=repr(target))
+        raise typer.BadParameter(wrong, param_hint="MODULE:TQ")
+
+
+def store_of(context: typer.Context, db: str, target: str | None) -> str | None:
+    """Return the URL of the store, or None for that of the application's own TaskQ.
+
+    What is given more explicitly counts: a flag before the environment, and that before pyproject.toml.
+    """
+    if target is None:
+        return db
+    check_target(target)
+    sources = ("DEFAULT", "DEFAULT_MAP", "ENVIRONMENT", "COMMANDLINE")
+    ranks = [sources.index(getattr(context.get_parameter_source(name), "name", "DEFAULT")) for name in ("target", "db")]
+    return None if ranks[0] > ranks[1] else db

@@ -10,6 +10,7 @@ import typer
 
 from aiotaskq.cli.commands.options import (
     DEFAULT_DB,
+    App,
     Command,
     Db,
     Host,
@@ -19,8 +20,10 @@ from aiotaskq.cli.commands.options import (
     SchedulesUrl,
     TokenEnv,
     TokenFile,
+    check_target,
     group,
     option,
+    store_of,
 )
 from aiotaskq.cli.language import tr
 
@@ -166,10 +169,7 @@ def run(
     number: Annotated[int, option(hidden=True, help="Which of a supervisor's processes this is.")] = 0,
     lifeline: Annotated[int, option(hidden=True, help="The descriptor of the socket to the supervisor.")] = -1,
 ) -> None:
-    module, colon, name = target.partition(":")
-    if not (module and colon and name):
-        wrong = tr("{target} names no object; write app:tq for 'tq' in app.py", target=repr(target))
-        raise typer.BadParameter(wrong, param_hint="MODULE:TQ")
+    check_target(target)
     if log_level.upper() not in LEVELS:
         raise typer.BadParameter(tr("{level} is no level", level=repr(log_level)), param_hint="--log-level")
     names = None if queues is None else [part.strip() for part in queues.split(",") if part.strip()]
@@ -190,15 +190,19 @@ def run(
 
         serving = Site.of(host, port, token_env, token_file, read_only)
     line = Lifeline(number, lifeline) if number else None
-    raise typer.Exit(run_workers(module, name, queues=names, lifeline=line, site=serving, **options))
+    raise typer.Exit(run_workers(target, queues=names, lifeline=line, site=serving, **options))
 
 
 @app.command(
     cls=Command,
-    help=tr("Push one task by the name of its type; prints its id."),
+    help=tr(
+        "Push one task by the name of its type; prints its id. With --app the type and the params are checked by your "
+        "handlers, whose defaults apply; the store is that of your TaskQ unless --db is given."
+    ),
     short_help=tr("Push one task."),
 )
 def push(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help=tr("The task type."), show_default=False)],
     params: Annotated[
         str,
@@ -209,6 +213,7 @@ def push(
         ),
     ] = "{}",
     db: Db = DEFAULT_DB,
+    target: App = None,
     delay: Annotated[float | None, option(min=0.0, metavar="SECONDS", help=tr("Not before that."))] = None,
     priority: Annotated[int | None, option(help=tr("Smaller numbers go first; default 0."))] = None,
     queue: Annotated[str | None, option(help=tr("Default the queue 'default'."))] = None,
@@ -233,7 +238,8 @@ def push(
         "max_retries": max_retries,
         "timeout": timeout,
     }
-    raise typer.Exit(push_task(db, name, params, options, wait=wait, as_json=json))
+    place = store_of(context, db, target)
+    raise typer.Exit(push_task(place, name, params, options, target=target, wait=wait, as_json=json))
 
 
 @app.command(

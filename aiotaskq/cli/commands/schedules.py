@@ -9,6 +9,7 @@ import typer
 from aiotaskq.cli.commands.options import (
     DEFAULT_DB,
     GROUPS,
+    App,
     Command,
     Db,
     Json,
@@ -18,6 +19,7 @@ from aiotaskq.cli.commands.options import (
     ask,
     group,
     option,
+    store_of,
 )
 from aiotaskq.cli.language import tr
 
@@ -44,6 +46,7 @@ def schedules_list(
 
 @app.command("add", cls=Command, help=tr("Add a schedule by --cron, --interval or --at; prints its id."))
 def schedules_add(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
     task_type: Annotated[
         str, typer.Argument(metavar="TYPE", help=tr("The type of the tasks that it makes."), show_default=False)
@@ -54,6 +57,7 @@ def schedules_add(
     ] = "{}",
     db: Db = DEFAULT_DB,
     schedules: SchedulesUrl = None,
+    target: App = None,
     cron: Annotated[str | None, option(metavar="EXPR", help=tr("Cron: 5 fields, or 6 with the seconds first."))] = None,
     interval: Annotated[int | None, option(min=1, metavar="SECONDS", help=tr("Once in so many seconds."))] = None,
     at: Annotated[
@@ -79,11 +83,12 @@ def schedules_add(
     from aiotaskq.cli.schedules import add_schedule
 
     add_schedule(
-        db,
+        store_of(context, db, target),
         schedules,
         name,
         task_type,
         params,
+        target=target,
         cron=cron,
         interval=interval,
         at=at,

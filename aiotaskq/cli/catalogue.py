@@ -1,0 +1,113 @@
+"""The Chinese catalogue: a gettext file, and how a finished text finds its entry in it.
+
+The command line looks its own sentences up by their English text. What the library raises has its values in it
+already; such a text is compared with the entries in the context ``library``, whose ``{0}``, ``{1}`` … stand for values.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["HELP", "LIBRARY", "SENTENCES", "TYPER", "entries", "parse", "rendered", "sentence"]
+
+FILE = Path(__file__).parent / "locale" / "zh" / "LC_MESSAGES" / "aiotaskq.po"
+SENTENCES = ""
+LIBRARY = "library"
+TYPER = "typer"
+HELP = "help"
+"""The contexts: sentences of the command line, texts of the library, what typer says of a wrong command line, and its
+words on a help page."""
+
+_PLACE = re.compile(r"\{\d+\}")
+_FEW = 3  # letters: a template with fewer fits anything
+_DEEP = 3  # texts within texts
+
+
+class Template(NamedTuple):
+    """An entry with places for values: the text between them, and what the whole becomes."""
+
+    pieces: tuple[str, ...]
+    becomes: str
+
+    @property
+    def weight(self) -> int:
+        """How much text is given: the more, the more surely it is this one."""
+        return sum(map(len, self.pieces))
+
+    def values(self, text: str) -> list[str] | None:
+        """Return what stands in the places if the text fits, else None."""
+        first, *rest = self.pieces
+        if not rest:
+            return [] if text == first else None
+        last = rest.pop()
+        if not text.startswith(first) or not text.endswith(last) or len(text) < len(first) + len(last):
+            return None
+        end = len(text) - len(last)
+        values, at = [], len(first)
+        for piece in rest:
+            found = text.find(piece, at, end)
+            if found < 0:
+                return None
+            values.append(text[at:found])
+            at = found + len(piece)
+        return [*values, text[at:end]]
+
+
+def parse(text: str) -> dict[tuple[str, str], str]:
+    """Return the entries of a gettext file, by context and English text. Plural forms are not used."""
+    found: dict[tuple[str, str], str] = {}
+    fields: dict[str, str] = {}
+    name = ""
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("#"):
+            continue
+        if not line:
+            if fields.get("msgid"):
+                found[fields.get("msgctxt", SENTENCES), fields["msgid"]] = fields["msgstr"]
+            fields = {}
+            continue
+        if not line.startswith('"'):
+            name, _, line = line.partition(" ")
+        fields[name] = fields.get(name, "") + json.loads(line)  # its escapes are those of JSON
+    return found
+
+
+@functools.cache
+def entries() -> dict[tuple[str, str], str]:
+    """Return the Chinese entries, by context and English text."""
+    return parse(FILE.read_text(encoding="utf-8"))
+
+
+def sentence(english: str) -> str:
+    """Return the Chinese sentence for an English one of the command line, or that itself."""
+    return entries().get((SENTENCES, english), english)
+
+
+@functools.cache
+def _templates(context: str) -> list[Template]:
+    made = [
+        Template(tuple(_braces(piece) for piece in _PLACE.split(english)), chinese)
+        for (where, english), chinese in entries().items()
+        if where == context
+    ]
+    known = [each for each in made if sum(map(str.isalpha, "".join(each.pieces))) >= _FEW]
+    return sorted(known, key=lambda each: -each.weight)
+
+
+def _braces(text: str) -> str:
+    return text.replace("{{", "{").replace("}}", "}")
+
+
+def rendered(text: str, contexts: Iterable[str] = (LIBRARY,), depth: int = _DEEP) -> str:
+    """Return a finished English text in Chinese, also the texts that stand in its places; or it itself."""
+    for context in contexts:
+        for template in _templates(context):
+            if (values := template.values(text)) is not None:
+                inside = [rendered(value, contexts, depth - 1) if depth else value for value in values]
+                return template.becomes.format(*inside)
+    return text
