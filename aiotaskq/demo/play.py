@@ -178,14 +178,16 @@ class Play:
         extras = {FLAKY: f"{run}-fails-twice", BROKEN: f"{run}-fails-always"}
         self.files_left = {file.task_id(run) for file in self.found.files} - self._done_before()
         self.others_left = set(extras.values()) - self._done_before()
-        # The ids are made of the run and the file, so what an earlier process has pushed is not pushed again.
+        # The ids are made of the run and the file: what an earlier process has pushed is not pushed again, and what has
+        # ended must not be.
         calls = [
             handlers.fails_twice.options(task_id=extras[FLAKY]).call(),
             handlers.fails_always.options(task_id=extras[BROKEN]).call(),
             *(handlers.file.options(task_id=file.task_id(run)).call(path=file.path) for file in self.found.files),
         ]
         began = self._clock.ticks()
-        handles = await tq.push_many(calls)
+        ended = self._done_before()
+        handles = await tq.push_many(call for call in calls if call.options["task_id"] not in ended)
         self.pushed = True
         if not self.options.as_json:
             created = sum(handle.created for handle in handles)
