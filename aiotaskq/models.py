@@ -80,6 +80,7 @@ class TaskQueue(Base):
     # Added. Each has a server default or may be NULL, so that a writer that knows only the documented columns works.
     queue: Mapped[str] = mapped_column(Name(100), default="default", server_default="default")
     run_at: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
+    due_at: Mapped[int | None] = mapped_column(BigInteger)
     seq: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
     expires_at: Mapped[int | None] = mapped_column(BigInteger)
     timeout: Mapped[float | None] = mapped_column(Float(53))

@@ -95,6 +95,8 @@ class Released(msgspec.Struct, frozen=True):
 
     reason: str
     delay: int = 0
+    put_off: bool = False
+    """Whether the task keeps the time at which it was due: nobody here could run it."""
 
 
 class Cancelled(msgspec.Struct, frozen=True):
@@ -172,10 +174,11 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
             if task.retry_count >= task.max_retries:
                 return _end(task, Status.FAILED, now, error_message=error)
             return _retry(task, error, now, backoff.delay(task.retry_count, chance))
-        case Released(reason, delay):
+        case Released(reason, delay, put_off):
             if task.cancel_requested:
                 return _end(task, Status.CANCELLED, now, error_message=clip(f"cancelled; {reason}"))
-            return _pending(task, run_at=max(task.run_at, now + delay) if delay else task.run_at)
+            due = (task.run_at if task.due_at is None else task.due_at) if put_off else None
+            return _pending(task, run_at=max(task.run_at, now + delay) if delay else task.run_at, due_at=due)
         case Cancelled(reason):
             return _end(task, Status.CANCELLED, now, error_message=clip(reason))
         case Expired():
@@ -226,6 +229,7 @@ def _end(task: Task, status: Status, now: int, **changes: Any) -> Task:
 
 
 def _pending(task: Task, **changes: Any) -> Task:
+    changes.setdefault("due_at", None)  # it is due at `run_at`, unless it was put off
     return replace(task, status=PENDING, lease_owner=None, lease_until=None, cancel_requested=False, **changes)
 
 

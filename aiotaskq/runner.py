@@ -154,12 +154,13 @@ class Runner:
         return Failed("CancelledError: the handler was cancelled from within", True, backoff, random.random())
 
     def _unknown(self, task: Task) -> Outcome:
-        age = self._clock.now() / SECOND - task.created_at
+        due = task.run_at if task.due_at is None else task.due_at  # not since its push: it may have been delayed
+        age = (self._clock.now() - due) / SECOND
         self._events.emit("unknown", self._clock.now(), task)
         if age > UNKNOWN_AFTER:
             return Failed(f"unknown_task: no worker handles {printable(task.type)!r}", retryable=False)
         # Another process, or the next deploy, may know it: passed on, ever more slowly.
-        return Released("unknown type", int(min(60.0, max(1.0, age)) * SECOND))
+        return Released("unknown type", int(min(60.0, max(1.0, age)) * SECOND), put_off=True)
 
     async def _invoke(self, task: Task) -> Any:
         handler = self._handlers[task.type]

@@ -95,6 +95,8 @@ class Task(Discreet, frozen=True, kw_only=True):
     queue: str = "default"
     run_at: int = 0
     """Not before this instant, in microseconds UTC: delay, retry time and visibility are all this one number."""
+    due_at: int | None = None
+    """When a pending task was due that has been put off since, in microseconds UTC; None where ``run_at`` says it."""
     seq: int = 0
     """Push order: strictly rising within a process, by wall clock across processes."""
     expires_at: int | None = None

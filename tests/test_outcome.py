@@ -275,6 +275,12 @@ def test_given_back_unharmed() -> None:  # D7
     assert settle(before, Released("stopped"), NOW) == before.replace(status=P, lease_owner=None, lease_until=None)
     assert settle(before, Released("snoozed", 7), NOW).run_at == NOW + 7
     assert settle(before.replace(run_at=NOW + 9), Released("snoozed", 7), NOW).run_at == NOW + 9
+    put_off = settle(before, Released("unknown type", 7, put_off=True), NOW)
+    assert (put_off.run_at, put_off.due_at) == (NOW + 7, before.run_at)
+    again = settle(put_off.replace(status=R), Released("unknown type", 9, put_off=True), NOW)
+    assert (again.run_at, again.due_at) == (NOW + 9, before.run_at), "still due when it was first"
+    for outcome in (Released("stopped"), Failed("x")):
+        assert settle(again.replace(status=R), outcome, NOW).due_at is None
 
 
 def test_given_back_after_a_cancel_is_cancelled() -> None:  # D6

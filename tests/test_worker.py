@@ -333,6 +333,23 @@ async def test_unknown_type_fails_after_a_set_age() -> None:  # A13
     assert task.status is Status.FAILED and "unknown_task" in task.error_message
 
 
+async def test_the_age_of_an_unknown_type_counts_from_when_it_was_due(url: str) -> None:  # A13
+    """A delay, a retry and an operator's retry are no time in which a worker could have known it."""
+    async with virtual(url=None if url == "memory://" else url, concurrency=1) as kit:
+        delayed = await kit.tq.push("of.another.deploy", delay=2 * 3600)
+        await kit.advance(hours=2, minutes=30)
+        row = await delayed.task()
+        assert row.status is Status.PENDING and row.due_at is not None and row.run_at > row.due_at
+        assert (kit.clock.now() - row.due_at) // SECOND == 1800
+        await kit.advance(hours=1)
+        assert await delayed.status() is Status.FAILED
+        await kit.tq.retry(delayed.task_id)
+        await kit.advance(minutes=30)
+        assert await delayed.status() is Status.PENDING, "an operator has put it back: it counts anew"
+        await kit.advance(hours=1)
+        assert await delayed.status() is Status.FAILED
+
+
 async def test_undecodable_row_fails_and_keeps_its_bytes(tmp_path: Path) -> None:  # A16, I5, F21
     import sqlite3
 

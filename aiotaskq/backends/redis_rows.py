@@ -54,6 +54,7 @@ class _State(msgspec.Struct, omit_defaults=True):
     expires_at: int | None = None
     crashes: int = 0
     lease_owner: str | None = None
+    due_at: int | None = None
     result: Any = None
 
 
@@ -130,6 +131,7 @@ def _state(task: Task) -> str:
             expires,
             task.crashes,
             task.lease_owner,
+            task.due_at,
             task.result,
         )
     )

@@ -47,7 +47,7 @@ def content(task: Task) -> tuple[Any, ...]:
 
 STATE = (
     *("status", "priority", "retry_count", "max_retries", "started_at", "completed_at", "error_message", "queue"),
-    *("run_at", "seq", "expires_at", "crashes", "lease_owner", "lease_until", "live_key", "result"),
+    *("run_at", "due_at", "seq", "expires_at", "crashes", "lease_owner", "lease_until", "live_key", "result"),
     "cancel_requested",
 )
 
@@ -64,6 +64,7 @@ def state(task: Task) -> tuple[Any, ...]:
         task.error_message,
         task.queue,
         task.run_at,
+        task.due_at,
         task.seq,
         task.expires_at,
         task.crashes,
@@ -92,6 +93,7 @@ def new_row(task: Task) -> tuple[Any, ...]:
         task.scheduler_task_id,
         task.queue,
         task.run_at,
+        task.due_at,
         task.seq,
         task.expires_at,
         task.timeout,
@@ -116,7 +118,7 @@ def to_task(row: Sequence[Any]) -> Task:
     # fmt: off
     (
         task_id, task_type, params, status, priority, retry_count, max_retries, created_at, started_at,
-        completed_at, error_message, scheduler_task_id, queue, run_at, seq, expires_at, timeout, fence, crashes,
+        completed_at, error_message, scheduler_task_id, queue, run_at, due_at, seq, expires_at, timeout, fence, crashes,
         lease_owner, lease_until, unique_key, _, idempotency_key, result, progress, cancel_requested,
         on_success, on_failure, extra,
     ) = row
@@ -139,6 +141,7 @@ def to_task(row: Sequence[Any]) -> Task:
         scheduler_task_id=scheduler_task_id,
         queue=queue,
         run_at=run_at,
+        due_at=due_at,
         seq=seq,
         expires_at=expires_at,
         timeout=timeout,

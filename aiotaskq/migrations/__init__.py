@@ -24,7 +24,7 @@ from aiotaskq.watch import PATIENCE
 
 __all__ = ["HEAD", "VERSION_TABLE", "current", "odd_rows", "sql_ddl", "upgrade"]
 
-REVISIONS: Final = ("0001_documented", "0002_leases", "0003_scale", "0004_outbox", "0005_keys")
+REVISIONS: Final = ("0001_documented", "0002_leases", "0003_scale", "0004_outbox", "0005_keys", "0006_due")
 HEAD: Final = REVISIONS[-1]
 VERSION_TABLE: Final = "aiotaskq_version"
 OUR_TABLES: Final = ("task_queue", "scheduler_task", "aiotaskq_public", "aiotaskq_queue")

@@ -56,6 +56,7 @@ tasks = st.builds(
     scheduler_task_id=maybe(name(36)),
     queue=name(100),
     run_at=st.integers(-INT64, INT64),
+    due_at=maybe(instants),
     seq=instants,
     expires_at=maybe(instants),
     timeout=maybe(st.floats(0, 1e9)),
