@@ -294,6 +294,11 @@ def storable(result: Any) -> Any:
     return plain
 
 
+def unstorable(error: ValidationError) -> Failed:
+    """Return what becomes of a task whose result cannot be stored: the work is done, so it is not done again."""
+    return Failed(f"result_unserializable: {error}", retryable=False)
+
+
 def _check_keys(path: str, value: Any, depth: int = 0) -> None:
     """Refuse two keys that would be one in JSON: a value would be lost."""
     if depth > MAX_DEPTH:

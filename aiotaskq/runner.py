@@ -16,7 +16,18 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.events import Events
 from aiotaskq.handlers import Executors, Handler, ParamsMisfit, misfit
 from aiotaskq.log import printable
-from aiotaskq.outcome import Cancelled, Completed, Failed, LeaseExpired, Outcome, Released, TimedOut, describe, storable
+from aiotaskq.outcome import (
+    Cancelled,
+    Completed,
+    Failed,
+    LeaseExpired,
+    Outcome,
+    Released,
+    TimedOut,
+    describe,
+    storable,
+    unstorable,
+)
 from aiotaskq.running import Running
 from aiotaskq.task import SECOND, Task
 
@@ -202,8 +213,7 @@ def _stored(result: Any) -> Outcome:
     try:
         return Completed(storable(result))
     except ValidationError as error:
-        # The work is done, so it is not done again.
-        return Failed(f"result_unserializable: {error}", retryable=False)
+        return unstorable(error)
 
 
 async def _wrapped(middleware: Callable[[Task, RunCall], Awaitable[Any]], call_next: RunCall, task: Task) -> Any:

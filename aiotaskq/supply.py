@@ -10,11 +10,11 @@ from typing import Any
 
 from aiotaskq.backends.base import READY, Backend, Change
 from aiotaskq.clock import Clock
-from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.inbox import Inbox
 from aiotaskq.leases import TRY_WITHIN, LeaseKeeper
 from aiotaskq.log import logger
-from aiotaskq.outcome import Backoff, Completed, Failed, Outcome, Released, settle
+from aiotaskq.outcome import Backoff, Completed, Failed, Outcome, Released, settle, unstorable
 from aiotaskq.queue import Queue
 from aiotaskq.service import MAX_BACKOFF, Service
 from aiotaskq.task import SECOND, Status, Task
@@ -292,14 +292,22 @@ class Supply:
             except (DatabaseUnavailable, asyncio.CancelledError):
                 self._ended[:0] = left
                 raise
+            except ValidationError as error:
+                if isinstance(outcome, Completed):  # the result is larger than this store can hold
+                    left[0] = (task, unstorable(error))
+                    continue
+                self._unsettled(task)
             except Exception:
-                # A fault of ours, not of the handler; the task comes back when its lease ends.
-                logger.opt(exception=True).error("task {} could not be settled", task.task_id)
-                self._inbox.written(task)
-                self._keeper.drop((task.task_id, task.fence))
+                self._unsettled(task)
             else:
                 self._done(task, outcome, after)
             del left[0]
+
+    def _unsettled(self, task: Task) -> None:
+        # A fault of ours, not of the handler; the task comes back when its lease ends.
+        logger.opt(exception=True).error("task {} could not be settled", task.task_id)
+        self._inbox.written(task)
+        self._keeper.drop((task.task_id, task.fence))
 
     def _lease_from(self, now: int) -> int | None:
         return None if self._lease is None else now + self._lease

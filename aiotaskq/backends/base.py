@@ -3,6 +3,7 @@
 A backend knows rows, not rules: no retries, no back-off, no cron, no TTL arithmetic, no handlers, no time of day.
 ``now`` and every other instant is an argument, in microseconds. Verbs take and return lists, in the same order, so that
 a thousand concurrent calls can become one transaction. Each verb is atomic: all of its rows, or (when it raises) none.
+A value that is larger than the store can take at once raises ValidationError, which names both sizes.
 ``tests/contract`` proves every sentence below on each backend.
 """
 

@@ -28,7 +28,7 @@ from aiotaskq.backends.redis_rows import (
     to_tasks_or_none,
     value_bytes,
 )
-from aiotaskq.backends.redis_server import check_format, check_settings
+from aiotaskq.backends.redis_server import check_format, check_settings, read_limits
 from aiotaskq.backends.redis_values import RedisValues
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.task import FINAL, SECOND, Status, Task, TaskFilter
@@ -54,6 +54,7 @@ class RedisBackend(Backend):
 
     async def _prepare(self, link: RedisLink) -> None:
         await check_format(link)
+        await read_limits(link)
         if not self._quiet:
             await check_settings(link)
             self._quiet = True
@@ -101,7 +102,7 @@ class RedisBackend(Backend):
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         if not changes:
             return []
-        return self._updated(changes, await self._link.run(scripts.UPDATE, changed_rows(changes)))
+        return self._updated(changes, await self._link.run(scripts.UPDATE, *changed_rows(changes)))
 
     async def exchange(
         self,
@@ -116,7 +117,7 @@ class RedisBackend(Backend):
         if not changes or not limit:
             return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
         wanted = _wanted(owner, now, limit, queues, lease_until)
-        flags, rows = await self._link.run(scripts.EXCHANGE, *wanted, changed_rows(changes))
+        flags, rows = await self._link.run(scripts.EXCHANGE, *wanted, *changed_rows(changes))
         return self._updated(changes, flags), to_tasks(rows)
 
     def _updated(self, changes: Sequence[Change], flags: Sequence[int]) -> list[bool]:

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -38,6 +38,8 @@ T = TypeVar("T")
 TIMEOUT = 10.0  # seconds for one answer, and for a free connection
 CONNECT_TIMEOUT = 3.0  # seconds
 CONNECTIONS = 10
+LARGEST = 512 * 1024 * 1024  # bytes of one argument, as a server has it by default
+MOST = 1024 * 1024 * 1024  # bytes of one command, as a server has it by default
 PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 EVICTION = ("refuse", "any")
 
@@ -115,6 +117,10 @@ class RedisLink:
         self._opening = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
         self._listening: set[Any] = set()  # the connections of subscriptions
+        self.largest = LARGEST
+        """Bytes of one argument that the server takes (``proto-max-bulk-len``)."""
+        self.most = MOST
+        """Bytes of one command that the server takes (``client-query-buffer-limit``)."""
 
     # ---- life ----
 
@@ -201,11 +207,25 @@ class RedisLink:
         return await self._to_its_end(self.execute(*words))
 
     async def evaluate(self, script: Script, *args: bytes | str | int) -> Any:
-        """``run`` for ``prepare``, which comes before the link is ready."""
+        """``run`` for ``prepare``, before the link is ready. Raises ValidationError for what is too large."""
+        self._check_sizes(args)
         try:
             return await self.execute("EVALSHA", script.sha, 1, self.root, *args)
         except NoScriptError:  # a new server, or somebody flushed its scripts; it has not begun
             return await self.execute("EVAL", script.source, 1, self.root, *args)
+
+    def _check_sizes(self, args: Iterable[bytes | str | int]) -> None:
+        """Refuse what the server would not read: it cuts the connection, which would look like an outage."""
+        lengths = [len(word) for word in args if not isinstance(word, int)]
+        for size, most, setting in (
+            (max(lengths, default=0), self.largest, "proto-max-bulk-len"),
+            (sum(lengths), self.most, "client-query-buffer-limit"),
+        ):
+            if size > most:
+                raise ValidationError(
+                    f"{size:,} bytes at once are more than the {most:,} that {self.shown} takes ({setting}); store a "
+                    "reference instead, or write fewer at a time"
+                )
 
     async def execute(self, *words: bytes | str | int) -> Any:
         """``command`` for ``prepare``."""

@@ -9,7 +9,7 @@ answers a row as four words: its id, body, state without the head, and progress.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +19,8 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.log import logger
 from aiotaskq.task import Status, Task, TaskFilter
 
-TOGETHER = 100  # rows in one argument of a script, which takes a million arguments, and half a GiB in each
+TOGETHER = 100  # rows in one argument of a script, which takes a million arguments
+SIZE = 512 * 1024  # bytes in one argument, but for a row that is larger by itself
 
 
 class _Body(msgspec.Struct, omit_defaults=True):
@@ -142,23 +143,34 @@ def _state(task: Task) -> str:
     )
 
 
-def new_rows(tasks: Sequence[Task]) -> Iterator[bytes]:
+def new_rows(tasks: Iterable[Task]) -> Iterator[bytes]:
     """Return what a push hands to its script. Raises ValidationError for what no row can hold."""
-    for start in range(0, len(tasks), TOGETHER):
-        yield pack(
-            [word for task in tasks[start : start + TOGETHER] for word in (task.task_id, _body(task), _state(task))]
-        )
+    return _packed((task.task_id, _body(task), _state(task)) for task in tasks)
 
 
-def changed_rows(changes: Sequence[Change]) -> bytes:
+def changed_rows(changes: Iterable[Change]) -> Iterator[bytes]:
     """Return what the script needs for guarded writes. Raises ValidationError."""
+    return _packed(map(_changed, changes))
+
+
+def _packed(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
     words: list[Any] = []
-    for change in changes:
-        before, after = change.before, change.after
-        final = after.final
-        cancel = "" if final else "1" if before.cancel_requested else "0"
-        words += (before.task_id, str(before.status), str(before.fence), cancel, _state(after), _more(change, final))
-    return pack(words)
+    count = size = 0
+    for row in rows:
+        length = sum(len(word) for word in row if type(word) is str)
+        if words and (count == TOGETHER or size + length > SIZE):
+            yield pack(words)
+            words, count, size = [], 0, 0
+        words += row
+        count, size = count + 1, size + length
+    yield pack(words)
+
+
+def _changed(change: Change) -> tuple[Any, ...]:
+    before, after = change.before, change.after
+    final = after.final
+    cancel = "" if final else "1" if before.cancel_requested else "0"
+    return before.task_id, str(before.status), str(before.fence), cancel, _state(after), _more(change, final)
 
 
 def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:

@@ -122,6 +122,17 @@ local function update(packed)
 end
 """
 
+_UPDATE += """
+-- Apply all the packed changes from this argument on.
+local function update_from(first)
+  local answer = {}
+  for i = first, #ARGV do
+    for _, held in ipairs(update(ARGV[i])) do answer[#answer + 1] = held end
+  end
+  return answer
+end
+"""
+
 _CLAIM = """
 local function before(a, b)
   if a.at ~= b.at then return a.at < b.at end
@@ -241,15 +252,15 @@ local function claim(owner, now, left, lease, started, queues)
 end
 """
 
-# ARGV: packed changes. Answers with 1 or 0 for each.
-UPDATE = Script(BASE + PUSH_ROW + _CHANGE + _UPDATE + FULL + "return update(ARGV[1])")
+# ARGV: lists of changes, packed. Answers with 1 or 0 for each.
+UPDATE = Script(BASE + PUSH_ROW + _CHANGE + _UPDATE + FULL + "return update_from(1)")
 
 # ARGV: owner as JSON, now, limit, lease_until or '', started_at, packed queues or ''. Answers with rows.
 CLAIM = Script(
     BASE + OPEN_QUEUES + _CLAIM + FULL + "return claim(ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6])"
 )
 
-# ARGV: as for a claim, and then packed changes. Answers with 1 or 0 for each change, and with rows.
+# ARGV: as for a claim, and then lists of changes, packed. Answers with 1 or 0 for each change, and with rows.
 EXCHANGE = Script(
     BASE
     + PUSH_ROW
@@ -259,7 +270,7 @@ EXCHANGE = Script(
     + _CLAIM
     + FULL
     + """
-local held = update(ARGV[7])
+local held = update_from(7)
 return {held, claim(ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6])}
 """
 )

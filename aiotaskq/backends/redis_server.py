@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiotaskq.backends.redis_link import RedisLink, is_refusal
+from aiotaskq.backends.redis_link import LARGEST, MOST, RedisLink, is_refusal
 from aiotaskq.backends.redis_lua import FORMAT
 from aiotaskq.backends.redis_scripts import OPEN
 from aiotaskq.errors import DatabaseUnavailable, SchemaTooNew
@@ -31,6 +31,13 @@ async def check_settings(link: RedisLink) -> None:
     )
     told = f"; maxmemory-policy {policy}" if policy is not None else "; its eviction policy could not be checked"
     logger.log("INFO" if safe else "WARNING", "{}: {}{}", link.shown, promise, told)
+
+
+async def read_limits(link: RedisLink) -> None:
+    """Note how much the server takes at once; where we may not ask, what is usual is believed."""
+    largest, most = await _setting(link, "proto-max-bulk-len"), await _setting(link, "client-query-buffer-limit")
+    link.largest = LARGEST if largest is None else int(largest)
+    link.most = MOST if most is None else int(most)
 
 
 async def _setting(link: RedisLink, name: str) -> str | None:

@@ -14,6 +14,7 @@ from aiotaskq.backends import sql_tasks as tasks_sql
 from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats
 from aiotaskq.backends.sql_insert import small_enough
 from aiotaskq.backends.sql_notify import Notifications
+from aiotaskq.backends.sql_packet import check_packet
 from aiotaskq.backends.sql_schedules import SqlSchedules
 from aiotaskq.backends.sql_session import run_in
 from aiotaskq.backends.sql_values import SqlValues
@@ -62,6 +63,7 @@ class SqlBackend(Backend):
             self._between = Notifications(self.database, self.hints)
 
     def _upgrade(self, connection: Connection) -> None:
+        check_packet(connection)
         self.odd_rows = upgrade(connection)
 
     async def open(self) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from aiotaskq.backends.sql_compiled import place
+from aiotaskq.backends.sql_packet import fits, packet, room, sizes
 from aiotaskq.backends.sql_rows import json_text
 from aiotaskq.task import MAX_PAYLOAD
 
@@ -28,7 +29,8 @@ Rows = Sequence[tuple[Any, ...]]
 def insert_new(connection: Connection, table: Any, names: tuple[str, ...], rows: Rows) -> int:
     """Insert the rows that are in nobody's way; return how many were, if it is all of them, or a smaller number."""
     put = _WAYS[connection.dialect.name]
-    return sum(put(connection, table, *_filled(names, part)) for part in parts(names, rows))
+    pieces = parts(names, rows, packet(connection))
+    return sum(put(connection, table, *_filled(names, part)) for part in pieces)
 
 
 def small_enough(rows: int, payloads: Iterable[Any]) -> bool:
@@ -38,22 +40,29 @@ def small_enough(rows: int, payloads: Iterable[Any]) -> bool:
     return rows * MAX_PAYLOAD <= SIZE or sum(len(json_text(value)) for value in payloads) <= SIZE
 
 
-def parts(names: tuple[str, ...], rows: Rows) -> Iterator[Rows]:
-    """Cut into pieces that fit one statement."""
-    large = next((names.index(name) for name in ("params", "result") if name in names), 0)
-    if len(rows) <= CHUNK and sum(len(row[large] or "") for row in rows) <= SIZE:
+def parts(names: Sequence[str], rows: Rows, limit: int | None = None) -> Iterator[Rows]:
+    """Cut into pieces that fit one statement.
+
+    ``limit`` is what ``packet`` returned. Raises ValidationError for a row that does not fit, before the first piece.
+    """
+    most = SIZE
+    if limit is None or fits(limit, names, rows):
+        large = next((names.index(name) for name in ("params", "result", "value") if name in names), 0)
+        lengths = [len(row[large] or "") for row in rows]
+    else:
+        lengths, most = sizes(limit, names, rows), min(SIZE, room(limit))
+    if len(rows) <= CHUNK and sum(lengths) <= most:
         yield rows
         return
     part: list[tuple[Any, ...]] = []
     size = 0
-    for row in rows:
-        part.append(row)
-        size += len(row[large] or "")
-        if len(part) == CHUNK or size > SIZE:
+    for row, length in zip(rows, lengths, strict=True):
+        if part and (len(part) == CHUNK or size + length > most):
             yield part
             part, size = [], 0
-    if part:
-        yield part
+        part.append(row)
+        size += length
+    yield part
 
 
 def _filled(names: tuple[str, ...], rows: Rows) -> tuple[tuple[str, ...], Rows]:
@@ -144,6 +153,6 @@ def replace(connection: Connection, table: Any, rows: list[dict[str, Any]]) -> N
             index_elements=[key], set_={name: statement.excluded[name] for name in others}
         )
     # In the order of the keys, so that two writers of the same ones wait for each other in one direction only.
-    rows = sorted(rows, key=lambda row: row[key])
-    for start in range(0, len(rows), CHUNK):
-        connection.execute(statement, rows[start : start + CHUNK])
+    values = [tuple(row.values()) for row in sorted(rows, key=lambda row: row[key])]
+    for part in parts(list(rows[0]), values, packet(connection)):
+        connection.execute(statement, [dict(zip(rows[0], row, strict=True)) for row in part])

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
 from aiotaskq.backends.base import READY, Hints, ScheduleChange, Schedules
 from aiotaskq.backends.sql_insert import insert_new
+from aiotaskq.backends.sql_packet import check_rows
 from aiotaskq.backends.sql_rows import SCHEDULES, changed_columns, schedule_row, to_schedule
 from aiotaskq.backends.sql_tasks import chunks, push
 from aiotaskq.database import Database
@@ -129,6 +130,7 @@ def _written_by_guards(connection: Connection, changes: Sequence[ScheduleChange]
         odd = {s.task_id: s for s in _read(connection, [i for i, ok in zip(ids, held, strict=True) if not ok])}
         held = [ok or _same(odd.get(item.before.task_id), item.before) for item, ok in zip(changes, held, strict=True)]
     for names, alike in _rows_by_columns(item for item, ok in zip(changes, held, strict=True) if ok).items():
+        check_rows(connection, names, [tuple(row.values()) for row in alike])
         connection.execute(_update(names), alike)
     return held
 

@@ -28,6 +28,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from aiotaskq.backends.base import Change, holds, same_push
 from aiotaskq.backends.sql_compiled import run
 from aiotaskq.backends.sql_insert import insert_new
+from aiotaskq.backends.sql_packet import check_rows
 from aiotaskq.backends.sql_rows import COLUMNS, LIVE, TASKS, json_text, new_row, to_task
 from aiotaskq.backends.sql_write import write, write_guarded
 from aiotaskq.models import QueueState
@@ -187,6 +188,7 @@ def report(connection: Connection, progress: Sequence[tuple[str, int, dict[str, 
         if ok and i not in taken
     ]
     if values:
+        check_rows(connection, ("b_id", "progress"), [tuple(row.values()) for row in values])
         statement = update(TASKS).where(c.task_id == bindparam("b_id")).values(progress=bindparam("progress"))
         connection.execute(statement, values)
     return held

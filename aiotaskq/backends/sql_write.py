@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql_compiled import place
 from aiotaskq.backends.sql_insert import parts, record, small_enough
+from aiotaskq.backends.sql_packet import check_rows, packet
 from aiotaskq.backends.sql_rows import CONTENT, STATE, TASKS, content, json_text, state
 from aiotaskq.task import Status
 
@@ -155,6 +156,7 @@ def write(connection: Connection, changes: Sequence[Change]) -> None:
         if dialect != "sqlite" and len(group.changes) > 1:
             _mysql(connection, group)
             continue
+        check_rows(connection, (*group.names, *GUARD), group.rows)
         assignments = ", ".join(f"{name} = {value}" for name in group.names)
         words = f"UPDATE task_queue SET {assignments} WHERE task_id = {value}"  # noqa: S608 - our own names
         connection.exec_driver_sql(words, [row[: len(group.names) + 1] for row in group.rows])
@@ -165,7 +167,7 @@ def _mysql(connection: Connection, group: Group) -> None:
 
     An insert that updates what is there would do with fewer words, and lock the gaps in each unique index.
     """
-    for rows in parts((*group.names, *GUARD), group.rows):
+    for rows in parts((*group.names, *GUARD), group.rows, packet(connection)):
         ids = [row[len(group.names)] for row in rows]
         cases = " ".join(["WHEN %s THEN %s"] * len(rows))
         assignments, values = [], []
