@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,13 +10,14 @@ from aiotaskq.clock import Clock
 from aiotaskq.errors import TaskConflict
 from aiotaskq.log import printable
 from aiotaskq.outcome import Rerun, settle
+from aiotaskq.pushed import PushedEvents
 from aiotaskq.task import Task
 
 
 class KnownIds:
     """What a push does where the row under its id has ended.
 
-    ``add`` pushes as the queue does; ``told`` is called with a task that runs again, once that is committed.
+    ``add`` pushes as the queue does.
     """
 
     def __init__(
@@ -26,12 +25,12 @@ class KnownIds:
         backend: Backend,
         clock: Clock,
         add: Callable[[Sequence[Task], Any], Awaitable[list[Task]]],
-        told: Callable[[Task], None],
+        pushed: PushedEvents,
     ) -> None:
         self._backend = backend
         self._clock = clock
         self._add = add
-        self._told = told
+        self._pushed = pushed
 
     async def push(self, tasks: Sequence[Task], reruns: Mapping[str, bool], session: Any = None) -> list[Task]:
         """Push, and answer with what now stands for each task, as ``Queue.add`` does.
@@ -73,16 +72,10 @@ class KnownIds:
         if session is None:
             (held,) = await self._backend.update(changes)
         else:
-            loop = asyncio.get_running_loop()
-
-            def committed() -> None:  # perhaps in another thread, and after the end of this loop
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(self._told, new)
-
-            (held,) = await self._backend.update_with(session, changes, committed)
+            (held,) = await self._backend.update_with(session, changes, self._pushed.at_commit([new], [new]))
         if held:
             if session is None:
-                self._told(new)
+                self._pushed.tell([new], [new])
             return True
         (row,) = await self._backend.get([new.task_id])
         if row is not None and (row.status, row.fence, row.seq) == (ended.status, ended.fence, ended.seq):

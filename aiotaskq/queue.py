@@ -100,7 +100,7 @@ class Queue:
         self._pushed = PushedEvents(backend, clock, self.events)
         self._waiting = Waiting(backend.hints)
         self._pops = OpenPops()
-        self.known_ids = KnownIds(backend, clock, self.add, lambda task: self._pushed.tell([task], [task]))
+        self.known_ids = KnownIds(backend, clock, self.add, self._pushed)
         self._next_reap = 0  # ticks
         self._pop_owner = fresh_owner(POP_OWNER)
 
@@ -171,11 +171,12 @@ class Queue:
     async def push_task(self, task: Mapping[str, Any], priority: int = 0) -> str:
         """Add a task given as a dict (``type``, ``params``, optional ``task_id``), which is not changed; return its id.
 
-        An id that is running is handed back as pending with the new fields, one that has ended runs again, one that is
-        pending with the same content is a no-op. Raises ValidationError, and TaskConflict when the id is pending with
-        other content, or when it ended and a newer task holds its unique key.
+        In memory an id may be any hashable value, on a durable store a string of at most 36 characters. One that is
+        running is handed back as pending with the new fields, one that has ended runs again, one that is pending with
+        the same content is a no-op. Raises ValidationError, and TaskConflict when the id is pending with other content,
+        or when it ended and a newer task holds its unique key.
         """
-        new = task_from_dict(task, priority, self._clock.now())
+        new = task_from_dict(task, priority, self._clock.now(), any_id=not self._backend.durable)
         while True:
             (stored,) = await self.add([new])
             if stored is new:

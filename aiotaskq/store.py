@@ -8,7 +8,7 @@ from typing import Any
 from aiotaskq.backends.base import Values
 from aiotaskq.clock import Clock
 from aiotaskq.service import Service
-from aiotaskq.task import MAX_KEY, MAX_PAYLOAD, SECOND, check_json, check_key, check_seconds
+from aiotaskq.task import MAX_KEY, MAX_PAYLOAD, SECOND, check_hashable, check_json, check_key, check_seconds
 
 FOREVER = 2**80  # nanoseconds
 SWEEP = 1_000  # expired values removed at a time, so that a million of them never hold the loop
@@ -24,7 +24,7 @@ class Store:
         self._nanos = clock.nanos
         self._json_only = durable
         self._held = values.held
-        self._keep = None if values.held is None else values.keep
+        self._keep = None if values.held is None or durable else values.keep
         self._seen = 0
         self._span: tuple[float | None, int] = (None, FOREVER)  # the ttl given last, and its nanoseconds
         self._interval = check_seconds("cleanup_interval", cleanup_interval, zero=False)
@@ -42,8 +42,15 @@ class Store:
         self._seen = max(self._seen, self._store_clock.now())
         return self._seen
 
+    def _check(self, key: str) -> str:
+        return check_key("key", key, MAX_KEY) if self._json_only else check_hashable("key", key)
+
     async def set_public(self, key: str, value: Any, ttl: float | None = None) -> None:
-        """Store a value; ``ttl`` in seconds, None is permanent. Raises ValidationError before anything is written."""
+        """Store a value; ``ttl`` in seconds, None is permanent.
+
+        In memory the key may be any hashable value, on a durable store a string of at most 255 characters. Raises
+        ValidationError before anything is written.
+        """
         seen, span = self._span
         if ttl is not seen:  # nearly always it is the one before
             span = FOREVER if ttl is None else int(check_seconds("ttl", ttl) * SECOND) * 1000
@@ -54,7 +61,7 @@ class Store:
                     return
             except TypeError:
                 pass  # not a key, as is told below
-        check_key("key", key, MAX_KEY)
+        self._check(key)
         if self._json_only:
             check_json("value", value, MAX_PAYLOAD)
         await self._values.put([(key, value, None if ttl is None else self._now() + span // 1000)])
@@ -63,12 +70,12 @@ class Store:
         """Return the value, or None when it is missing or expired."""
         if self._held is not None and type(key) is str and (held := self._held.get(key)) is not None:
             return held[0] if held[1] > self._nanos() else None
-        (found,) = await self._values.get([check_key("key", key, MAX_KEY)], self._now())
+        (found,) = await self._values.get([self._check(key)], self._now())
         return None if found is None else found[0]
 
     async def delete_public(self, key: str) -> bool:
         """Remove a value; return whether there was one."""
-        (there,) = await self._values.delete([check_key("key", key, MAX_KEY)], self._now())
+        (there,) = await self._values.delete([self._check(key)], self._now())
         return there
 
     async def get_store_size(self) -> int:
@@ -76,7 +83,7 @@ class Store:
         return await self._values.count(self._now())
 
     async def list_keys(self) -> list[str]:
-        """Return the live keys, sorted."""
+        """Return the live keys, sorted; keys that cannot be compared with each other are in the order of their text."""
         return await self._values.keys(self._now())
 
     async def clear_store(self) -> None:

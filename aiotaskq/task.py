@@ -225,6 +225,15 @@ def check_key(field: str, value: object, limit: int = MAX_KEY) -> str:
     return text
 
 
+def check_hashable(field: str, value: Any) -> Any:
+    """Return ``value`` if it can be the key of a dict, as an id or key in memory must be; raises ValidationError."""
+    try:
+        hash(value)
+    except TypeError:
+        raise ValidationError(f"{field}: {type(value).__name__} is not hashable, so it cannot be a key") from None
+    return value
+
+
 def shown(value: object) -> str:
     """Return a short text of a value for a message, whatever the value."""
     try:
@@ -349,13 +358,19 @@ def new_task(
     on_success: Any = None,
     on_failure: Any = None,
     extra: dict[str, Any] | None = None,
+    any_id: bool = False,
 ) -> Task:
     """Make a pending task from unchecked input; ``now`` and ``run_at`` in microseconds, ``timeout`` in seconds.
 
-    Raises ValidationError naming the field. Whether params are JSON is asked by durable queues only.
+    With ``any_id`` the id may be any hashable value, as in memory. Raises ValidationError naming the field. Whether
+    params are JSON is asked by durable queues only.
     """
+    if task_id is None:
+        known_id = new_id()
+    else:
+        known_id = check_hashable("task_id", task_id) if any_id else check_key("task_id", task_id, MAX_ID)
     return Task(
-        task_id=new_id() if task_id is None else check_key("task_id", task_id, MAX_ID),
+        task_id=known_id,
         type=check_key("type", type, MAX_NAME),
         params=check_params(params),
         priority=check_int("priority", priority),
@@ -392,10 +407,11 @@ _TAKEN = (
 _SYSTEM = frozenset(_TAKEN) | {"created_at"}
 
 
-def task_from_dict(source: Mapping[str, Any], priority: object, now: int) -> Task:
+def task_from_dict(source: Mapping[str, Any], priority: object, now: int, *, any_id: bool = False) -> Task:
     """Make a task from the documented dict, which is never changed; keys of the caller's own go to ``extra``.
 
     A ``priority`` other than 0 wins over the dict's own, so that a popped task pushed again keeps its priority.
+    ``any_id`` as for ``new_task``.
     """
     if type(source) is dict and len(source) == 2 and type(priority) is int:
         # Nearly every task: a type and params. What is odd about one is found, and told, by the long way.
@@ -433,6 +449,7 @@ def task_from_dict(source: Mapping[str, Any], priority: object, now: int) -> Tas
         now=now,
         scheduler_task_id=scheduler_task_id,
         extra=extra,
+        any_id=any_id,
         **known,
     )
 

@@ -287,7 +287,6 @@ async def test_the_guides_nightly_task(queue: MemoryQueue) -> None:
         ({"type": 3}, "type: a string is needed (got int)"),
         ({"type": "a\x00b"}, "type: NUL"),
         ({"type": "t", "params": [1]}, "params: a dict is needed (got list)"),
-        ({"type": "t", "task_id": "x" * 37}, "task_id: 37 characters are more than 36"),
         ({"type": "t", "priority": 1.5}, "priority: an int is needed (got float"),
         ({"type": "t", "priority": True}, "priority: an int is needed (got bool"),
         ({"type": "t", "timeout": -1}, "timeout: must be more than 0 seconds"),
@@ -326,6 +325,54 @@ async def test_durable_queues_take_json_only(tmp_path: Path, params: Any, messag
     assert str(caught.value).startswith(message)
     assert await queue.is_empty()
     await queue.close()
+
+
+@pytest.mark.parametrize(
+    ("task_id", "message"),
+    [
+        ("x" * 37, "task_id: 37 characters are more than 36"),
+        ("", "task_id: must not be empty"),
+        (5, "task_id: a string is needed (got int)"),
+    ],
+)
+async def test_ids_on_a_durable_queue_are_short_text(tmp_path: Path, task_id: Any, message: str) -> None:
+    queue = DatabaseQueue(f"sqlite:///{tmp_path}/i.db")
+    with pytest.raises(ValidationError) as caught:
+        await queue.push_task({"type": "t", "task_id": task_id})
+    assert str(caught.value).startswith(message)
+    assert await queue.is_empty()
+    await queue.close()
+
+
+IDS: list[Any] = ["x" * 1_000, "", "a\x00b", 5, ("job", 1), b"raw", frozenset({1})]
+
+
+async def test_in_memory_an_id_is_any_hashable_value() -> None:
+    """As the dict of the old queue took them: pushed, popped, retried, settled by name and pushed again."""
+    queue = MemoryQueue()
+    for task_id in IDS:
+        assert await queue.push_task({"type": "t", "task_id": task_id}) == task_id
+        assert await queue.push_task({"type": "t", "task_id": task_id}) == task_id
+        with pytest.raises(TaskConflict, match="is pending with other content"):
+            await queue.push_task({"type": "u", "task_id": task_id})
+    for task_id in IDS:
+        task = await queue.pop_task(0)
+        assert task is not None and task["task_id"] == task_id
+        task["retry_count"] += 1
+        assert await queue.push_task(task, priority=1) == task_id
+        await queue.task_done()
+    for task_id in IDS:
+        task = await queue.pop_task(0)
+        assert task is not None and (task["task_id"], task["retry_count"]) == (task_id, 1)
+        await queue.task_done(task_id)
+        assert (await queue.get(task_id)).status is Status.COMPLETED
+        assert await queue.push_task({"type": "t", "task_id": task_id}) == task_id
+        assert await queue.cancel(task_id)
+    with pytest.raises(NoOpenTask, match=r"\('job', 1\) was not popped here"):
+        await queue.task_done(IDS[4])
+    assert len(await queue.find()) == len(IDS)
+    with pytest.raises(ValidationError, match=r"^task_id: list is not hashable, so it cannot be a key$"):
+        await queue.push_task({"type": "t", "task_id": ["x"]})
 
 
 async def test_memory_keeps_python_values_as_they_are() -> None:

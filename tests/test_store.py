@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import sys
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import MemoryQueue, ValidationError
-from aiotaskq.backends import connect
+from aiotaskq.backends import REHEARSAL, connect
 from aiotaskq.backends.memory_values import MemoryValues
 from aiotaskq.clock import SystemClock, VirtualClock
 from aiotaskq.store import Store
@@ -161,11 +162,6 @@ def test_values_of_threads_survive_sweeps_and_deletions_beside_them() -> None:  
 @pytest.mark.parametrize(
     ("key", "ttl", "message"),
     [
-        ("", None, "key: must not be empty"),
-        (5, None, "key: a string is needed (got int)"),
-        (["k"], 1, "key: a string is needed (got list)"),
-        ("k" * 256, None, "key: 256 characters are more than 255"),
-        ("a\x00", None, "key: NUL"),
         ("k", -1, "ttl: must be at least 0 seconds (got -1)"),
         ("k", float("nan"), "ttl: nan is not a number of seconds"),
         ("k", "5", "ttl: seconds as int or float are needed (got str"),
@@ -179,13 +175,58 @@ async def test_bad_input(store: Store, key: Any, ttl: Any, message: str) -> None
     assert await store.get_store_size() == 0
 
 
-async def test_durable_values_are_json(tmp_path: Path, clock: VirtualClock) -> None:  # I3
-    backend = connect(f"sqlite:///{tmp_path}/j.db")
-    store = Store(backend.values, clock, durable=True)
-    with pytest.raises(ValidationError, match=r"value\.cookies: set is not JSON"):
-        await store.set_public("k", {"cookies": {1}})
-    await store.set_public("k", "x" * 200_000)
+@pytest.fixture(params=["rehearsal", "sqlite"])
+async def durable(request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualClock) -> Any:
+    backend = connect(REHEARSAL if request.param == "rehearsal" else f"sqlite:///{tmp_path}/s.db")
+    yield Store(backend.values, clock, durable=backend.durable)
     await backend.close()
+
+
+async def test_durable_values_are_json(durable: Store) -> None:  # I3
+    for _ in ("new", "known"):
+        with pytest.raises(ValidationError, match=r"value\.cookies: set is not JSON"):
+            await durable.set_public("k", {"cookies": {1}})
+        await durable.set_public("k", "x" * 200_000)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("", "key: must not be empty"),
+        (5, "key: a string is needed (got int)"),
+        (["k"], "key: a string is needed (got list)"),
+        ("k" * 256, "key: 256 characters are more than 255"),
+        ("a\x00", "key: NUL"),
+    ],
+)
+async def test_durable_keys_are_short_text(durable: Store, key: Any, message: str) -> None:  # I1, I9
+    for verb in (durable.get_public, durable.delete_public, functools.partial(durable.set_public, value=1)):
+        with pytest.raises(ValidationError) as caught:
+            await verb(key)
+        assert str(caught.value).startswith(message)
+    assert await durable.get_store_size() == 0
+
+
+KEYS: list[Any] = ["k" * 10_000, "", " ", "a\x00b\n", "\ud800", 5, 2.5, None, ("a", 1), frozenset({1}), b"raw", object]
+
+
+async def test_in_memory_a_key_is_any_hashable_value(clock: VirtualClock) -> None:
+    """As the dict of the old store took them."""
+    store = Store(MemoryValues(), clock, durable=False)
+    for number, key in enumerate(KEYS):
+        for ttl in (None, 5, 60, 5):
+            await store.set_public(key, number, ttl)
+        assert await store.get_public(key) == number
+    assert await store.get_store_size() == len(KEYS)
+    assert await store.list_keys() == sorted(KEYS, key=str)
+    clock.step(3)
+    assert await store.delete_public(KEYS[0]) is True and await store.delete_public(KEYS[0]) is False
+    clock.step(3)
+    assert await store.get_public(KEYS[1]) is None
+    assert await store.cleanup() == len(KEYS) - 1
+    for verb in (store.get_public, store.delete_public, functools.partial(store.set_public, value=1)):
+        with pytest.raises(ValidationError, match=r"^key: list is not hashable, so it cannot be a key$"):
+            await verb(["k"])  # type: ignore[arg-type]
 
 
 async def test_a_million_expiring_keys_never_hold_the_loop(clock: VirtualClock) -> None:  # H7

@@ -51,8 +51,8 @@ class MemoryBackend(Backend):
         return stored
 
     def _insert(self, task: Task) -> Task:
-        keyed = task.unique_key is not None or task.idempotency_key is not None
-        row = self._tasks.get(task.task_id) or (self._tasks.get(self._keys.holder(task) or "") if keyed else None)
+        held = None if task.unique_key is task.idempotency_key is None else self._keys.holder(task)
+        row = self._tasks.get(task.task_id) or (None if held is None else self._tasks.get(held))
         if row is None:
             self._enter(task)
         return task if row is None or same_push(row, task) else row
@@ -149,7 +149,7 @@ class MemoryBackend(Backend):
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
         with self._lock:
             found = sorted((-t.seq, t.task_id) for t in self._tasks.values() if matches(t, where))
-            last = self._tasks.get(where.after or "")
+            last = self._tasks.get(where.after)  # type: ignore[arg-type]  # None is no id
             return [self._tasks[i] for n, i in found if last is None or (n, i) > (-last.seq, last.task_id)][:limit]
 
     async def overdue(self, now: int, limit: int) -> list[Task]:

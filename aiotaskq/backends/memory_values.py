@@ -101,7 +101,11 @@ class MemoryValues(Values):
 
     async def keys(self, now: int) -> list[str]:
         with self._alone:
-            return sorted(key for key, (_, until, _) in self._values.items() if until > now * 1000)
+            live = [key for key, (_, until, _) in self._values.items() if until > now * 1000]
+        try:
+            return sorted(live)
+        except TypeError:  # a key in memory may be any hashable value
+            return sorted(live, key=str)
 
     async def count(self, now: int) -> int:
         with self._alone:

@@ -25,7 +25,7 @@ def _key(call: Call) -> str:
 async def list_keys(call: Call) -> Answer:
     """List the live keys of the public store, sorted; values are never listed."""
     query: PageQuery = call.query
-    keys = sorted(await call.tq.store.list_keys())
+    keys = sorted(str(key) for key in await call.tq.store.list_keys())  # in memory a key need not be a string
     start = 0 if query.cursor is None else bisect_right(keys, query.cursor)
     limit = min(query.limit, MAX_PAGE)
     page = keys[start : start + limit]
