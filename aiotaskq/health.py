@@ -44,7 +44,8 @@ async def examine(
 
     Args:
         schedules: where schedules are looked for; None does not look.
-        late: seconds for which a dead worker's task may wait to be taken up, and a due schedule to be fired.
+        late: seconds for which a dead worker's task may wait to be taken up, a due schedule to be fired, and a ready
+            task to be claimed where nothing runs.
         max_age: seconds for which a ready task may wait; None does not ask.
     """
     await backend.ping()
@@ -59,6 +60,10 @@ async def examine(
         )
     stats = await backend.stats(now)
     age = None if stats.oldest is None else max(0.0, (now - stats.oldest) / SECOND)
+    if age is not None and age > late and stats.counts.get(str(Status.RUNNING), 0) <= len(lost):
+        problems.append(
+            f"tasks that are ready: {stats.ready}, the oldest for {age:.0f} s, and none runs: no worker is at work"
+        )
     if max_age is not None and age is not None and age > max_age:
         problems.append(f"tasks that are ready: {stats.ready}, the oldest for {age:.0f} s (more than {max_age:g} s)")
     due = None if schedules is None else await schedules.next_due()

@@ -128,6 +128,11 @@ class Worker:
         return len(self._running)
 
     @property
+    def tasks(self) -> list[Task]:
+        """The tasks that run here now, the earliest first."""
+        return [running.task for running in self._running.values()]
+
+    @property
     def problem(self) -> str | None:
         """What is wrong, or None: leases not renewed, claims that fail, handlers that go on after their timeout."""
         if not self._keeper.trusted or self._supply.failures:

@@ -260,7 +260,10 @@ def test_run_stopped_with_a_handler_that_does_not_end(cli: Cli, kind: str, code:
         wait_for(lines, "began")
         process.send_signal(signal.SIGTERM)
         assert process.wait(within(40)) == code
-    assert "stopped" in "".join(lines)
+    told = "".join(lines)
+    assert f"stopping: waits up to 0.2 s for running tasks (1): {kind} " in told and "a second signal" in told
+    assert f"0.2 s are over: cancels running tasks (1), which get 0.3 s to end: {kind} " in told
+    assert "stopped" in told
     status = "pending" if code == 3 else "running"
     assert cli.json("stats", "--db", cli.url)["counts"][status] == 1
 
@@ -288,8 +291,10 @@ def test_a_second_signal_does_not_wait(cli: Cli) -> None:
         wait_for(lines, "began")
         process.send_signal(signal.SIGINT)
         time.sleep(0.7)  # sooner it would be an echo of the first
+        wait_for(lines, "stopping: waits up to 25 s for running tasks (1): polite ")
         process.send_signal(signal.SIGINT)
         assert process.wait(within(40)) == 3
+    assert "waits no more: cancels running tasks (1), which get 5 s to end: polite " in "".join(lines)
 
 
 def test_run_logs_what_failed_in_one_line(cli: Cli) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -226,8 +227,21 @@ def test_check_sees_a_dead_worker(cli: Cli) -> None:
 
 def test_check_sees_tasks_that_wait_and_schedules_that_nobody_fires(cli: Cli) -> None:
     now = SystemClock().now()
+    store(cli, Task(task_id="new", type="t", run_at=now))
+    assert cli.out("check", "--late", "86400") == "ok: 1 ready, 0 running\n"
     store(cli, Task(task_id="ready", type="t", run_at=now - 500 * SECOND))
-    assert cli.out("check") == "ok: 1 ready, 0 running\n"
+    assert re.fullmatch(
+        r"ok: 2 ready, 0 running; no worker has claimed the oldest for 5\d\d s: start one with 'aiotaskq run'\n",
+        cli.out("check", "--late", "86400"),
+    )
+    said = r"tasks that are ready: 2, the oldest for 5\d\d s, and none runs: no worker is at work"
+    assert re.search(said, cli.fails("check"))
+    assert re.search(said, cli.out("doctor"))
+    store(
+        cli, Task(task_id="running", type="t", status=Status.RUNNING, lease_owner="w", lease_until=now + 900 * SECOND)
+    )
+    assert cli.out("check") == "ok: 2 ready, 1 running\n"
+    assert "2 ready, 1 running, work goes on" in cli.out("doctor")
     assert "the oldest for 50" in cli.fails("check", "--max-age", "60")
     cli.out("schedules", "add", "x", "t", "--at", "2001-01-01T00:00+00:00")
     assert "no scheduler runs" in cli.fails("check")

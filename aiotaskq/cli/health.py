@@ -27,6 +27,7 @@ LIBRARIES = (
     *("redis", "asyncmy", "psycopg", "starlette", "uvicorn", "uvloop", "prometheus-client", "opentelemetry-api"),
 )
 LABELS = {"server": marked("server"), "version": marked("schema"), "newest": marked("newest schema")}
+SOON = 5.0  # seconds in which a worker that has nothing to do claims what is ready
 FAR = 1_000.0  # milliseconds by which a store's clock may be off before it is told: the log's times do not match its
 
 
@@ -49,10 +50,20 @@ def check(url: str, place: str | None, *, late: float, max_age: float | None, as
         say_json(msgspec.to_builtins(found))
     elif found.ok:
         running = found.counts.get("running", 0)
-        say(tr("ok: {ready} ready, {running} running", ready=f"{found.ready:,}", running=f"{running:,}"))
+        said = tr("ok: {ready} ready, {running} running", ready=f"{found.ready:,}", running=f"{running:,}")
+        say(said + _unclaimed(found.ready, running, found.oldest_age))
     else:
         say_error("; ".join(found.problems))
     return int(not found.ok)
+
+
+def _unclaimed(ready: int, running: int, age: float | None) -> str:
+    """What is said where tasks wait and none runs: a worker would have claimed them."""
+    if not ready or running or age is None or age < SOON:
+        return ""
+    return tr(
+        "; no worker has claimed the oldest for {seconds} s: start one with 'aiotaskq run'", seconds=f"{age:,.0f}"
+    )
 
 
 def doctor(url: str, place: str | None, *, as_json: bool) -> int:
@@ -143,4 +154,6 @@ def _say(found: dict[str, Any]) -> None:
         say_held(False, problem)
     if health["ok"]:
         running = health["counts"].get("running", 0)
-        say_held(True, tr("{ready} ready, {running} running, work goes on", ready=health["ready"], running=running))
+        said = tr("{ready} ready, {running} running", ready=health["ready"], running=running)
+        said += _unclaimed(health["ready"], running, health["oldest_age"]) or tr(", work goes on")
+        say_held(True, said)

@@ -16,6 +16,7 @@ from aiotaskq.cli.language import marked, tr
 from aiotaskq.cli.screen import note
 from aiotaskq.cli.serving import Site, beside
 from aiotaskq.cli.stopping import Deadline, Lifeline, Signals
+from aiotaskq.cli.waiting import Waiting
 from aiotaskq.errors import ValidationError
 from aiotaskq.events import Event
 from aiotaskq.integrations.logging import NOWHERE, bind_task
@@ -102,12 +103,24 @@ async def _run(
 ) -> int:
     code: int = 1
     stop = _Stop(lifeline)
-    signals.attach(stop.set, functools.partial(_hurry, tq))
+    waiting = Waiting(tq, drain, grace, prefix)
+
+    def begin() -> None:
+        stop.set()
+        waiting.begin()
+
+    def hurry() -> None:
+        waiting.hurry()
+        if tq._worker is not None:
+            tq._worker.hurry()
+
+    signals.attach(begin, hurry)
     try:
         # The store is opened before any worker is made: one that cannot be opened is one line.
         async with tq, beside(tq, site, stop):
             code = ended = await tq.run_until(stop, concurrency, queues=queues, drain=drain, grace=grace)
     finally:
+        waiting.end()
         signals.detach(code)
     note(prefix + tr(STOPPED[ended]))
     if ended is ExitCode.ABANDONED:  # from in here: the end of the loop would wait for what does not stop
@@ -127,11 +140,6 @@ class _Stop(asyncio.Event):
         if self._lifeline is not None:
             self._lifeline.ready()
         return await super().wait()
-
-
-def _hurry(tq: TaskQ) -> None:
-    if tq._worker is not None:
-        tq._worker.hurry()
 
 
 def show_log(level: str, prefix: str = "") -> None:
