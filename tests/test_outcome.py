@@ -13,6 +13,7 @@ import sys
 import typing
 import uuid
 import weakref
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -391,8 +392,10 @@ def test_the_waits_without_jitter() -> None:
 
 def test_full_jitter_spreads_what_failed_together() -> None:  # H11
     waits = [Backoff(base=8, factor=1).delay(0, n / 10_000) for n in range(10_000)]
-    seconds = [wait // SECOND for wait in waits]
-    assert max(map(seconds.count, range(8))) <= 1_250
+    assert Counter(wait // SECOND for wait in waits) == dict.fromkeys(range(8), 1_250)
+    after = {settle(task(), Failed("x", chance=n / 10, backoff=Backoff(base=10)), NOW).run_at - NOW for n in range(10)}
+    assert after == {n * SECOND for n in range(10)}
+    assert settle(task(), TimedOut(1.0, chance=0.3, backoff=Backoff(base=10)), NOW).run_at == NOW + 3 * SECOND
 
 
 def test_make_backoff() -> None:

@@ -413,6 +413,26 @@ async def _reap(queue: Queue, backend: Any, clock: VirtualClock) -> None:
     await Worker(queue, backend, clock, {})._reap()
 
 
+async def test_a_reaper_leaves_what_its_own_worker_holds(tmp_path: Path) -> None:  # A6, A7
+    clock = VirtualClock()
+    backend = connect(f"sqlite:///{tmp_path}/v.db")
+    queue = Queue(backend, clock)
+    lost: list[str] = []
+    queue.events.on("lost", lambda event: lost.append(event.task.task_id))
+    ids = [await queue.push_task({"type": "t"}) for _ in range(3)]
+    end = clock.now() + SECOND
+    mine = [*await backend.claim("worker", clock.now(), 2, lease_until=end)]
+    mine += await backend.claim("another", clock.now(), 1, lease_until=end)
+    clock.step(2)  # longer than the leases: the heartbeat is late, or its answer is
+
+    await queue.reap(owner="worker", holds={(mine[0].task_id, mine[0].fence), (mine[1].task_id, mine[1].fence + 1)})
+    found = [await queue.get(task_id) for task_id in ids]
+    assert [task.status for task in found] == [Status.RUNNING, Status.PENDING, Status.PENDING]
+    assert [task.crashes for task in found] == [0, 0, 1], "the second was never held: nobody crashed"
+    assert lost == ids[1:]
+    await backend.close()
+
+
 async def test_unsettled_pops_in_memory_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aiotaskq.pops.MAX_OPEN", 100)
     queue = MemoryQueue()

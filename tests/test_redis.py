@@ -433,6 +433,18 @@ async def test_a_row_that_vanished_leaves_no_trouble(backend: RedisBackend, serv
     assert (await backend.push([again]))[0] is again
 
 
+async def test_an_index_that_lags_behind_its_rows_deletes_nothing(
+    backend: RedisBackend, server: Server, prefix: str
+) -> None:  # G-4
+    """As a replica may leave it that was promoted while it lagged: a task is among the ended ones, and waits."""
+    assert isinstance(server, Valkey)
+    waits = await pushed(backend)
+    server.ask("ZADD", f"{{{prefix}}}:ended:failed", NOW // SECOND - 9, waits.task_id)
+    assert await backend.purge(TaskFilter(status=(Status.FAILED,)), 5) == 0
+    assert await read(backend, waits) == waits
+    assert server.ask("ZCARD", f"{{{prefix}}}:ended:failed") == 0, "the entry is dropped"
+
+
 async def test_more_expired_tasks_than_one_step_puts_aside(backend: RedisBackend) -> None:
     await backend.push([new(expires_at=NOW + 1) for _ in range(10_005)])
     last = await pushed(backend)

@@ -835,6 +835,50 @@ def test_a_task_popped_after_the_caller_has_left_goes_back_at_once(
     assert start(code).end() == ["True True", "True True"]
 
 
+@pytest.mark.parametrize("kind", ["MemoryQueue()", "DatabaseQueue('sqlite:///q.db')"], ids=["memory", "sqlite"])
+def test_a_pop_whose_caller_leaves_at_its_last_moment_is_undone(
+    kind: str, start: Callable[..., Program]
+) -> None:  # E10
+    """The loop has popped, and its caller goes before it is told: by a signal, or since its time is over."""
+    code = f"""
+        import os, signal, threading, time
+        import aiotaskq.queue
+        from aiotaskq.sync import *
+        from tests.machine import within
+
+        class Left(BaseException): ...
+        def leave(*_):
+            raise Left
+        signal.signal(signal.SIGUSR1, leave)
+        left = threading.Event()
+        remember = aiotaskq.queue.Queue._remember
+        async def remembered(self, task):
+            await remember(self, task)
+            if threading.current_thread() is not threading.main_thread():
+                os.kill(os.getpid(), signal.SIGUSR1)
+                left.wait(within(20))  # what follows comes too late for the caller
+
+        queue = {kind}
+        queue.get_queue_size()
+        aiotaskq.queue.Queue._remember = remembered
+        threading.Timer(0.2, queue.push_task, [{{"type": "x", "task_id": "mine"}}]).start()
+        try:
+            queue.pop_task()
+        except Left:
+            left.set()
+        end = time.monotonic() + within(20)
+        while (counts := queue.stats().counts)["running"] or not counts["pending"]:
+            assert time.monotonic() < end, counts
+            time.sleep(0.01)
+        aiotaskq.queue.Queue._remember = remember
+        again = queue.pop_task(0)
+        print(again["task_id"], again["retry_count"])
+        queue.task_done()
+        print(queue.stats().counts["completed"])
+    """
+    assert start(code).end() == ["mine 0", "1"]
+
+
 def test_run_works_until_a_signal_in_the_main_thread(start: Callable[..., Program]) -> None:
     code = """
         import signal, sys, threading, time

@@ -22,6 +22,7 @@ from aiotaskq import Backoff, ExitCode, TaskFailed, TaskQ, current_task
 from aiotaskq.backends.base import Backend
 from aiotaskq.clock import VirtualClock
 from aiotaskq.errors import DatabaseUnavailable, UnknownHandler, ValidationError
+from aiotaskq.outcome import Released, settle
 from aiotaskq.task import SECOND, Status
 from aiotaskq.testing import virtual
 from tests.machine import within
@@ -462,6 +463,25 @@ async def test_failing_tasks_leave_no_frames(tq: TaskQ) -> None:  # H2, in small
         assert Big.alive == 0
 
 
+async def test_tasks_that_failed_together_do_not_come_back_together() -> None:  # H11
+    async with virtual(concurrency=50) as kit:
+
+        @kit.tq.task(max_retries=1, backoff=Backoff(base=1000))
+        async def fails() -> None:
+            raise ValueError("all at once")
+
+        @kit.tq.task(max_retries=1, backoff=Backoff(base=1000), timeout=1)
+        async def hangs() -> None:
+            await asyncio.Event().wait()
+
+        for handler in (fails, hangs):
+            handles = await kit.tq.push_many([handler.call() for _ in range(50)])
+            await kit.advance(1)
+            waits = sorted([(await kit.task(handle)).run_at - kit.tq._clock.now() for handle in handles])
+            # Uniform between 0 and 1,000 s; that a third is empty has a chance of 3 * (2/3)**50.
+            assert waits[0] < 333 * SECOND < waits[25] < 900 * SECOND and waits[-1] > 667 * SECOND
+
+
 # ---- leases ----------------------------------------------------------------------------------------------------------
 
 
@@ -562,6 +582,54 @@ async def test_what_never_started_is_given_back_when_its_worker_was_cut_off(tmp_
         task = await suspect.task()
         go.set()
     assert (task.status, task.crashes, runs) == (Status.PENDING, 0, ["hours"]), "as the row had it: nothing was counted"
+
+
+async def test_what_waits_for_a_slot_is_not_started_once_its_lease_is_lost(tmp_path: Path) -> None:  # B10
+    async with virtual(url=f"sqlite:///{tmp_path}/b.db", concurrency=1, lease=0.4, heartbeat=0.1) as kit:
+        tq, go, ran = kit.tq, asyncio.Event(), list[str]()
+
+        @tq.task
+        async def work(name: str) -> None:
+            ran.append(name)
+            if name == "long":
+                await go.wait()
+
+        await tq.push_many([work.call(name="quick") for _ in range(30)])  # so that it claims more than it has slots
+        await kit.drain()
+        ran.clear()
+        _long, waiting, kept = await tq.push_many([work.call(name=name) for name in ("long", "waiting", "kept")])
+        await kit.advance(0.01)
+        assert ran == ["long"] and await waiting.status() is await kept.status() is Status.RUNNING, "claimed ahead"
+        claimed = await kit.task(waiting)
+        later = settle(claimed, Released("taken away by a test", 3600 * SECOND), tq._clock.now())
+        assert await tq._backend.update([_change(claimed, later)]) == [True]
+        await kit.advance(0.15)  # a heartbeat, and not so long that it gives back what waits
+        go.set()
+        await kit.advance(0.01)
+        assert ran == ["long", "kept"]
+        assert await kit.task(waiting) == later
+
+
+async def test_a_reaper_gives_every_worker_a_lease_when_the_store_is_back() -> None:  # F20, B8
+    clock = VirtualClock()
+    tq = TaskQ("memory://", clock=clock, lease=10, reap_interval=1)
+    async with tq.running(concurrency=1, queues=["elsewhere"], scheduler=False):
+        handles = [await tq.push(name) for name in ("lives", "died")]
+        lives, died = await tq._backend.claim("others", clock.now(), 2, lease_until=clock.now() + 5 * SECOND)
+
+        async def away(*_: Any) -> Any:
+            raise DatabaseUnavailable("away")
+
+        tq._backend.overdue = tq._backend.ping = away  # type: ignore[method-assign]
+        await clock.advance(60)  # their leases have long been over, since nobody could renew them
+        del tq._backend.overdue, tq._backend.ping
+        await clock.advance(9)
+        assert [await handle.status() for handle in handles] == [Status.RUNNING] * 2
+        until = clock.now() + 600 * SECOND
+        assert await tq._backend.heartbeat([(lives.task_id, lives.fence)], until) == [False]
+        await clock.advance(20)
+        assert [await handle.status() for handle in handles] == [Status.RUNNING, Status.PENDING]
+        assert (await tq.get(died.task_id)).crashes == 1
 
 
 async def test_reaper_never_touches_a_fresh_claim(url: str) -> None:  # A7

@@ -114,6 +114,17 @@ async def test_not_at_or_after_expires_at(backend: Backend) -> None:
     assert (await read(backend, gone)).status is Status.PENDING  # ending it is a rule's business
 
 
+@pytest.mark.parametrize("limit", [1, 10])
+async def test_an_expired_one_behind_others_is_not_claimed(backend: Backend, limit: int) -> None:
+    tasks = [new(expires_at=expires_at) for expires_at in (None, NOW + 5, NOW + 20, None, NOW + 9)]
+    await backend.push(tasks)
+    assert await backend.count_ready(NOW + 4) == 5
+    claimed: list[Task] = []
+    while part := await backend.claim("o", NOW + 10, limit, lease_until=LEASE):
+        claimed += part
+    assert ids(claimed) == ids([tasks[0], tasks[2], tasks[3]])
+
+
 async def test_an_expired_one_does_not_look_claimable(backend: Backend) -> None:
     await pushed(backend, expires_at=NOW + 5)
     await pushed(backend, run_at=NOW + 20, expires_at=NOW + 8)

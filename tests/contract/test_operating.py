@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from aiotaskq.backends.base import CANCEL, ENDED, READY, Backend, Change
+from aiotaskq.database import sync_engine
 from aiotaskq.errors import ClosedError
 from aiotaskq.task import SECOND, Status, TaskFilter
 from tests.backends import Store
@@ -91,6 +94,35 @@ async def test_purge_deletes_final_tasks_only(backend: Backend) -> None:
     assert await backend.purge(TaskFilter(status=(Status.PENDING, Status.RUNNING)), 100) == 0
     assert await backend.purge(TaskFilter(), 100) == 4
     assert await backend.find(TaskFilter(), 100) == kept[::-1]
+
+
+async def test_purge_keeps_what_was_brought_back(backend: Backend) -> None:  # F23
+    for status in (Status.FAILED, Status.CANCELLED, Status.EXPIRED):
+        back = await ended(backend, status, priority=-1)
+        gone = await ended(backend, status, priority=-1)
+        after = back.replace(status=Status.PENDING, completed_at=None)
+        assert await backend.update([Change(back, after)]) == [True]
+        assert await backend.purge(TaskFilter(status=(status,)), 10) == 1
+        assert await backend.get([back.task_id, gone.task_id]) == [after, None]
+        await backend.delete([back.task_id])
+
+
+@pytest.mark.stores("sqlite", "postgresql", "mysql")  # in the others nothing comes between the look and the deletion
+async def test_purge_keeps_what_is_brought_back_meanwhile(sql_store: Store) -> None:  # F23
+    backend = sql_store.backend
+    back, gone = await ended(backend, Status.FAILED), await ended(backend, Status.FAILED)
+    engine = sync_engine(sql_store.url)
+    with engine.connect() as operator:
+        words = "UPDATE task_queue SET status = 'pending', completed_at = NULL WHERE task_id = :i"
+        operator.execute(text(words), {"i": back.task_id})
+        purge = asyncio.create_task(backend.purge(TaskFilter(), 10))
+        await asyncio.wait([purge], timeout=0.2)
+        assert not purge.done(), "it waits for the operator's transaction"
+        operator.commit()
+    assert await purge == 1
+    assert await backend.get([gone.task_id]) == [None]
+    assert (await read(backend, back)).status is Status.PENDING
+    engine.dispose()
 
 
 async def test_purge_limit(backend: Backend) -> None:  # F23

@@ -12,10 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.orm import Session
 
 import aiotaskq.sync
+from aiotaskq.backends.base import Change
 from aiotaskq.context import current_task
 from aiotaskq.database import ASYNC_DRIVERS, parse_url, sync_engine
 from aiotaskq.errors import NotSupported, ValidationError
-from aiotaskq.task import Status, Task
+from aiotaskq.outcome import Completed, settle
+from aiotaskq.task import SECOND, Status, Task
 from aiotaskq.taskq import TaskQ
 from tests.backends import Store
 from tests.machine import within
@@ -183,6 +185,9 @@ class Ledger:
                     raise RuntimeError("before the commit")
                 if way == "forgets" and self.runs == 1:
                     return "not committed"
+                if way == "completed elsewhere":
+                    await transaction.rollback()
+                    await self.take_over(current_task().task, complete=True)
                 await transaction.commit()
             if way == "raises after":
                 raise RuntimeError("after the commit")
@@ -190,12 +195,14 @@ class Ledger:
 
         self.book = book
 
-    async def take_over(self, task: Task) -> None:
-        from aiotaskq.backends.base import Change
-
+    async def take_over(self, task: Task, *, complete: bool = False) -> None:
         back = task.replace(status=Status.PENDING, lease_owner=None, lease_until=None)
         other = self.tq._backend.another()
         assert await other.update([Change(task, back)]) == [True]
+        if complete:
+            now = self.tq._clock.now()
+            (again,) = await other.claim("another worker", now, 1, lease_until=now + 60 * SECOND)
+            assert await other.update([Change(again, settle(again, Completed("by another worker"), now))]) == [True]
         await other.close()
 
     async def run(self) -> Task:
@@ -235,6 +242,14 @@ async def test_what_is_raised_after_the_commit_changes_nothing(sql_store: Store,
     task = await ledger.run()
     assert (task.status, task.result, ledger.runs) == (Status.COMPLETED, "booked", 1)
     assert ledger.events == ["completed"]
+
+
+async def test_what_another_delivery_completed_is_not_counted_as_ours(sql_store: Store, engine: AsyncEngine) -> None:
+    ledger = Ledger(sql_store.url, engine, "completed elsewhere")
+    task = await ledger.run()
+    assert (task.status, task.result, task.fence, ledger.runs) == (Status.COMPLETED, "by another worker", 2, 1)
+    assert ledger.events == ["lost"]
+    assert await orders(engine) == 0
 
 
 @pytest.mark.stores("postgresql", "mysql")  # with one writer nobody can take the task over within the transaction
