@@ -11,6 +11,7 @@ import pytest
 
 from aiotaskq import TaskQ
 from tests.command import Cli, prepared, wait_for
+from tests.machine import within
 
 APP = """
 from aiotaskq import TaskQ
@@ -157,4 +158,4 @@ def test_a_traceback_is_shown_as_its_lines(cli: Cli) -> None:
         answer = cli.run("push", "broken", *APP_DB, "--wait", "30", "--json")
         assert answer[0] == 1 and len([line for line in answer[2].splitlines() if line.startswith("error: ")]) == 1
         process.terminate()
-        assert process.wait(40) == 0
+        assert process.wait(within(40)) == 0
