@@ -42,7 +42,6 @@ from aiotaskq.errors import (
 )
 from aiotaskq.events import Event
 from aiotaskq.handles import TaskCall, TaskFunction, TaskHandle
-from aiotaskq.log import logger as _logger
 from aiotaskq.outcome import Backoff
 from aiotaskq.queue import Stats
 from aiotaskq.registry import injected
@@ -110,9 +109,6 @@ __all__ = [
     "push_task",
     "set_public",
 ]
-
-# A library is silent until the application asks: logger.enable("aiotaskq").
-_logger.disable("aiotaskq")
 
 
 def __getattr__(name: str) -> typing.Any:

@@ -11,6 +11,7 @@ import msgspec
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.clock import Clock
 from aiotaskq.errors import ValidationError
+from aiotaskq.log import log
 from aiotaskq.outcome import Requeued, settle
 from aiotaskq.service import Service
 from aiotaskq.task import SECOND, Status, TaskFilter, check_seconds
@@ -95,6 +96,7 @@ async def retry_all(
         (progress or _unheard)(total)
         limit = None if limit is None else limit - len(tasks)
         where = msgspec.structs.replace(where, after=tasks[-1].task_id)
+    log.debug("retry_many: {} tasks", total)
     return total
 
 
@@ -111,6 +113,7 @@ async def purge_all(backend: Backend, where: TaskFilter, progress: Callable[[int
         total += deleted
         (progress or _unheard)(total)
         if deleted < PURGE_CHUNK:
+            log.debug("purge: {} tasks", total)
             return total
         await asyncio.sleep(0)
 

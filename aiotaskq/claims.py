@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from aiotaskq.backends.base import TAKEN, Backend, Change
 from aiotaskq.clock import Clock
-from aiotaskq.log import logger
+from aiotaskq.log import log
 from aiotaskq.outcome import Released, settle
 from aiotaskq.shelter import Sheltered, is_sheltered
 from aiotaskq.task import Task
 
 Exchanged = tuple[list[bool], list[Task]]
+
+
+class Taker(Protocol):
+    """Who can use tasks at once."""
+
+    @property
+    def wants(self) -> bool:
+        """Whether there is room for some."""
+
+    async def push(self, tasks: Sequence[Task]) -> list[Task]:
+        """Push as the backend does, and claim what there is room for in the same transaction.
+
+        What was claimed starts when all who wait for this have been told.
+        """
 
 
 class Claims:
@@ -92,7 +106,7 @@ class Claims:
     def _undone(self, ended: asyncio.Future[None]) -> None:
         self._background.discard(ended)
         if not ended.cancelled() and (error := ended.exception()) is not None:
-            logger.warning("queue: {}: {}", type(error).__name__, error)
+            log.warning("queue: {}: {}", type(error).__name__, error)
 
     async def undone(self, timeout: float) -> None:
         """Wait until claims that are being undone are, at most ``timeout`` seconds."""

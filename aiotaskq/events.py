@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.errors import ValidationError
-from aiotaskq.log import logger
+from aiotaskq.log import log
 from aiotaskq.task import Task
 
 NAMES = (
@@ -80,13 +80,13 @@ class Events:
                 running = asyncio.ensure_future(answer)
                 self._running.add(running)
                 running.add_done_callback(self._done)
-        except Exception:
-            logger.opt(exception=True).error("{} failed", what)
+        except Exception as error:
+            log.error("{} failed", what, cause=error)
 
     def _done(self, future: asyncio.Future[Any]) -> None:
         self._running.discard(future)
         if not future.cancelled() and (error := future.exception()) is not None:
-            logger.opt(exception=error).error("a listener failed")
+            log.error("a listener failed", cause=error)
 
     async def idle(self, timeout: float) -> None:
         """Wait until the listeners that run have ended, at most ``timeout`` seconds."""

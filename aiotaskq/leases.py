@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from aiotaskq.backends.base import Backend
 from aiotaskq.clock import Clock, SystemClock
 from aiotaskq.errors import DatabaseUnavailable
-from aiotaskq.log import logger
+from aiotaskq.log import log
 from aiotaskq.loopthread import LoopThread
 from aiotaskq.service import Service
 from aiotaskq.task import SECOND, new_id
@@ -135,7 +135,7 @@ class LeaseKeeper:
         self._tell(self._beat)
         dead = ticks - self._alive > DEAD_AFTER * self._lease
         if dead and not self._given_up:
-            logger.error("the worker's event loop has stood still for {} leases; they are renewed no more", DEAD_AFTER)
+            log.error("the worker's event loop has stood still for {} leases; they are renewed no more", DEAD_AFTER)
         self._given_up = dead
         return dead
 

@@ -1,25 +1,329 @@
-"""The one logger. Silent until the application asks for it: ``logger.enable("aiotaskq")``.
+"""What aiotaskq logs, and where it goes. The one place that decides it.
 
-``logger`` is loguru's own, so that the old ``from app.log import logger`` keeps working. Sinks belong to the
-application; ``configure()`` makes those of the old ``app/log.py``. Params, values and passwords are never logged; names
-that come from outside are escaped.
+Every operation is one line at DEBUG; a retry is a WARNING, a final failure an ERROR, both with the handler's traceback.
+A line names the operation, the type and the id; never params, results or public values, and names that come from
+outside are escaped.
+
+Without further ado warnings and errors go to the logger ``aiotaskq`` of the standard library. An application that has
+added a sink to loguru gets them there instead. Who uses ``aiotaskq.sync``, or imports ``logger`` from here, gets every
+line through loguru, as in the old system. ``output`` changes all of this.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import queue
 import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from loguru import logger
+from loguru import _defaults
+from loguru import logger as _loguru
 
-__all__ = ["configure", "logger", "printable"]
+from aiotaskq.answer import Answer
+from aiotaskq.errors import ValidationError
 
-_sinks: list[int] = [0]  # loguru's own default sink is the first to go
+if TYPE_CHECKING:
+    from loguru import Record
+    from loguru import logger as logger
+
+    from aiotaskq.task import Task
+
+__all__ = ["configure", "logger", "output", "printable"]
+
+DEBUG: Final = 10
+INFO: Final = 20
+WARNING: Final = 30
+ERROR: Final = 40
+NOTHING: Final = 1_000
+
+_NAMES = {DEBUG: "DEBUG", INFO: "INFO", WARNING: "WARNING", ERROR: "ERROR"}
+_TRACEBACK_LINE = 2_000  # characters
+
+Output = Literal["auto", "loguru", "logging"]
+
+
+class _Gate:
+    """Compared with the level of a line before the line is made; has the attribute of loguru's core."""
+
+    __slots__ = ("min_level",)
+
+    def __init__(self, min_level: float) -> None:
+        self.min_level = min_level
+
+
+class Log:
+    """Writes aiotaskq's own lines.
+
+    Before a line at DEBUG ask ``gate.min_level <= DEBUG``: where nobody listens, that is all that the line costs.
+    """
+
+    def __init__(self) -> None:
+        self.gate: Any = _Gate(NOTHING)
+        self._level: int = INFO
+        self._to: Output = "auto"
+        self._tracebacks = True
+        self._chosen = False
+
+    def set(self, level: int, to: Output, tracebacks: bool, *, chosen: bool) -> None:
+        """Set what is written; what was ``chosen`` by the application gives way only to another choice of it."""
+        if self._chosen and not chosen:
+            return
+        self._level, self._to, self._tracebacks, self._chosen = level, to, tracebacks, chosen
+        if level > DEBUG:
+            self.gate = _Gate(NOTHING)
+        else:
+            # Loguru's core knows the lowest level of all sinks.
+            self.gate = _core if to == "loguru" else _Gate(DEBUG)
+
+    def asked(self) -> None:
+        """Write every line through loguru from now on, unless the application has chosen something."""
+        if self._to == "auto":
+            self.set(DEBUG, "loguru", True, chosen=False)
+
+    @property
+    def tracebacks(self) -> bool:
+        """Whether lines may hold the texts of exceptions that handlers raise."""
+        return self._tracebacks
+
+    def task(self, operation: str, task: Task) -> None:
+        """Write a line at DEBUG about a task: the operation, its type and its id."""
+        self._write(DEBUG, f"{operation} {named(task)}", (), None)
+
+    def debug(self, template: str, *args: object) -> None:
+        """Write a line at DEBUG: ``template.format(*args)``."""
+        self._write(DEBUG, template, args, None)
+
+    def info(self, template: str, *args: object) -> None:
+        """Write a line at INFO."""
+        self._write(INFO, template, args, None)
+
+    def warning(self, template: str, *args: object, cause: BaseException | None = None) -> None:
+        """Write a line at WARNING, with the traceback of ``cause``."""
+        self._write(WARNING, template, args, cause)
+
+    def error(self, template: str, *args: object, cause: BaseException | None = None) -> None:
+        """Write a line at ERROR, with the traceback of ``cause``."""
+        self._write(ERROR, template, args, cause)
+
+    def _write(self, level: int, template: str, args: tuple[object, ...], cause: BaseException | None) -> None:
+        if level < self._level:
+            return
+        text = template.format(*args) if args else template
+        line = _Line(level, text, sys._getframe(2), cause if self._tracebacks else None)
+        held = _held.get()
+        if held is None:
+            self.emit(line)
+        else:
+            held.add(line)
+
+    def heard(self, level: int) -> bool:
+        """Whether a line at this level would reach a sink or a handler that the application has set up."""
+        if level < self._level:
+            return False
+        if self._loguru():
+            return bool(_core.min_level <= level)
+        standard = logging.getLogger("aiotaskq")
+        return standard.isEnabledFor(level) and standard.hasHandlers()
+
+    def _loguru(self) -> bool:
+        return self._to == "loguru" or (
+            self._to == "auto" and any(number not in _default_sink for number in _core.handlers)
+        )
+
+    def emit(self, line: _Line) -> None:
+        """Hand a line to where lines go now."""
+        if self._loguru():
+            line.to_loguru()
+        else:
+            line.to_logging()
+
+
+class _Line:
+    """A line that was made, with the place in the code that it comes from."""
+
+    __slots__ = ("_cause", "_function", "_level", "_name", "_number", "_path", "_text")
+
+    def __init__(self, level: int, text: str, frame: FrameType, cause: BaseException | None) -> None:
+        self._level = level
+        self._text = text
+        self._cause = cause
+        self._name = str(frame.f_globals.get("__name__", "aiotaskq"))
+        self._path = frame.f_code.co_filename
+        self._function = frame.f_code.co_name
+        self._number = frame.f_lineno
+
+    def to_loguru(self) -> None:
+        # The traceback is a part of the text: a sink with `diagnose` would write the values of variables into it.
+        text = self._text if self._cause is None else f"{self._text}\n{_formatted(self._cause)}"
+        _loguru.patch(self._place).log(_NAMES[self._level], text)
+
+    def _place(self, record: Record) -> None:
+        record["name"], record["function"], record["line"] = self._name, self._function, self._number
+
+    def to_logging(self) -> None:
+        standard = logging.getLogger("aiotaskq")
+        if standard.isEnabledFor(self._level):
+            error = self._cause
+            info = None if error is None else (type(error), error, error.__traceback__)
+            place = (self._path, self._number, self._text, (), info, self._function)
+            record = standard.makeRecord(standard.name, self._level, *place)
+            if error is not None:
+                record.exc_text = _formatted(error)
+            standard.handle(record)
+
+
+def _formatted(error: BaseException) -> str:
+    """The traceback, indented, and with control characters escaped: no line of it can pass for a line of the log."""
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception as broken:  # an exception whose own __str__ raises
+        text = f"{type(error).__name__}: <{type(broken).__name__} in __str__>"
+    return "\n".join(f"    {printable(line, _TRACEBACK_LINE)}" for line in text.rstrip("\n").split("\n"))
+
+
+_PACKAGE = os.path.dirname(__file__) + os.sep
+_BETWEEN = tuple(_PACKAGE + name for name in ("runner.py", "handlers.py", "daemons.py"))
+
+
+def application_frames(trace: TracebackType | None) -> TracebackType | None:
+    """Return the traceback of what aiotaskq has called, without the frames of ours that have called it.
+
+    Frames of ours stay where the application has called aiotaskq.
+    """
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        trace = trace.tb_next
+    kept: list[TracebackType] = []
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename not in _BETWEEN:  # between a middleware and the handler
+            kept.append(trace)
+        trace = trace.tb_next
+    following: TracebackType | None = None
+    for each in reversed(kept):
+        following = TracebackType(following, each.tb_frame, each.tb_lasti, each.tb_lineno)
+    return following
+
+
+# ---- lines of the blocking facade ------------------------------------------------------------------------------------
+
+WRITTEN_WITHIN = 0.2  # seconds that a blocking call waits for its lines to be written
+
+
+class Held:
+    """The lines that one call of the blocking facade causes on the facade's loop; a thread of its own writes them.
+
+    The caller may be in a signal handler that has interrupted the writing of a line. Then that log is locked until the
+    call has ended, and a loop that wrote to it would stand still for ever. Nor does the caller write the lines: what
+    writes a log catches errors, which may be the exception of a signal handler that strikes there.
+    """
+
+    __slots__ = ("_any",)
+
+    def __init__(self) -> None:
+        self._any = False
+
+    def hold(self) -> None:
+        """Take over the lines of the running coroutine, and of what it starts and leaves behind on the loop."""
+        _held.set(self)
+
+    def add(self, line: _Line) -> None:
+        """Have a line written soon."""
+        self._any = True
+        _writer.put(line)
+
+    def wait(self) -> None:
+        """Wait until the lines so far are written; not for ever, since the calling thread may itself be in the way."""
+        if self._any:
+            _writer.flush(WRITTEN_WITHIN)
+
+
+class _Writer:
+    """A thread that writes lines in their order."""
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._started = False
+
+    def put(self, line: _Line) -> None:
+        """Write a line soon. For the thread of the facade's loop, in which no signal handler runs."""
+        if not self._started:
+            try:
+                threading.Thread(target=self._serve, name="aiotaskq-log", daemon=True).start()
+            except RuntimeError:  # the interpreter ends, or there are too many threads
+                log.emit(line)
+                return
+            self._started = True
+        self._work.put(lambda: log.emit(line))
+
+    def flush(self, seconds: float) -> None:
+        """Wait until all is written that was put before. Any thread may call it, at any moment."""
+        written: Answer[None] = Answer()
+        self._work.put(lambda: written.set_result(None))
+        written.wait(seconds)
+
+    def _serve(self) -> None:
+        while True:
+            write = self._work.get()
+            try:
+                write()
+            except Exception:  # of a sink that lets its errors through; there is no caller to raise them in
+                kind, error, trace = sys.exc_info()
+                threading.excepthook(threading.ExceptHookArgs((kind, error, trace, threading.current_thread())))
+
+
+_held: ContextVar[Held | None] = ContextVar("aiotaskq-log-held", default=None)
+_writer = _Writer()
+
+
+def _forked() -> None:
+    global _writer
+    _writer = _Writer()  # the child does not have the thread
+
+
+os.register_at_fork(after_in_child=_forked)
+
+# Not public, and pinned with loguru below 0.8: `min_level` and `handlers` of its core, and its defaults.
+_core: Any = _loguru._core  # type: ignore[attr-defined]
+# Loguru adds it when it is imported, unless LOGURU_AUTOINIT says otherwise; numbers are never used again.
+_default_sink = (0,) if _defaults.LOGURU_AUTOINIT else ()
+log: Final = Log()
+"""Through which the modules of aiotaskq write; ``logger`` is the application's."""
+
+
+# ---- for applications ------------------------------------------------------------------------------------------------
+
+_LEVELS: dict[str | None, int] = {"DEBUG": DEBUG, "INFO": INFO, "WARNING": WARNING, "ERROR": ERROR, None: NOTHING}
+_sinks: list[int] = list(_default_sink)  # what `configure` replaces
+
+
+def output(level: str | None = "INFO", *, to: Output = "auto", tracebacks: bool = True) -> None:
+    """Choose what aiotaskq logs, and where it goes; the choice holds until the next call.
+
+    Args:
+        level: the lowest level that is written: ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR``, or None for nothing.
+        to: ``loguru``; ``logging``, the logger ``aiotaskq`` of the standard library; or ``auto``, which is loguru where
+            the application has added a sink to it, else the standard library.
+        tracebacks: whether failures come with the traceback of the handler. It holds the exception's own text, which
+            may be what the handler was given; without it there is the exception's type.
+
+    Levels and filters of the sinks, handlers and loggers apply after that: ``logger.disable("aiotaskq")`` of loguru, or
+    ``logging.getLogger("aiotaskq").setLevel(…)``. Raises ValidationError for another level or destination.
+    """
+    if level not in _LEVELS:
+        raise ValidationError(f"level: DEBUG, INFO, WARNING, ERROR or None is needed (got {level!r:.40})")
+    if to not in ("auto", "loguru", "logging"):
+        raise ValidationError(f"to: 'auto', 'loguru' or 'logging' is needed (got {to!r:.40})")
+    log.set(_LEVELS[level], to, tracebacks, chosen=True)
 
 
 def configure(folder: str | os.PathLike[str] = "logs") -> None:
-    """Do in one call what the old ``app/log.py`` did: log to stdout and to a file a day.
+    """Do in one call what the old ``app/log.py`` did: log to stdout and to a file a day, aiotaskq's lines included.
 
     Stdout gets INFO and higher. ``app_<date>.log`` in ``folder`` gets DEBUG and higher; it is rotated at 10 MB, and
     rotated files are kept for 10 days, as ZIP archives. Loguru's default sink is removed, other sinks of the
@@ -29,7 +333,7 @@ def configure(folder: str | os.PathLike[str] = "logs") -> None:
     """
     file = os.path.join(os.fspath(folder), "app_{time:YYYY-MM-DD}.log")
     # Without `diagnose`, which would write the values of variables into tracebacks: they may be secrets.
-    kept = logger.add(
+    kept = _loguru.add(
         file,
         level="DEBUG",
         rotation="10 MB",
@@ -38,12 +342,24 @@ def configure(folder: str | os.PathLike[str] = "logs") -> None:
         encoding="utf-8",
         diagnose=False,
     )
-    shown = logger.add(sys.stdout, level="INFO", diagnose=False)
+    shown = _loguru.add(sys.stdout, level="INFO", diagnose=False)
     for number in _sinks:
         with contextlib.suppress(ValueError):  # the application has removed it
-            logger.remove(number)
+            _loguru.remove(number)
     _sinks[:] = [kept, shown]
-    logger.enable("aiotaskq")
+    output("DEBUG", to="loguru")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "logger":
+        log.asked()  # who takes loguru's logger from here gets our lines in it, as in the old system
+        return _loguru
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def named(task: Task) -> str:
+    """Return how a line names a task: its type and its id."""
+    return f"{printable(task.type)} {printable(task.task_id)}"
 
 
 def printable(text: object, limit: int = 200) -> str:

@@ -34,6 +34,9 @@ _ENDING = "the interpreter is shutting down, so the background event loop takes 
 _REFUSALS = ("cannot schedule new futures", "can't create new thread", "can't start new thread")
 
 
+def _nothing() -> None: ...
+
+
 def refuse_running_loop(twin: str = "") -> None:
     """Raise WrongLoop when the calling thread runs an event loop; ``twin`` is the awaitable to name, as ``pkg.fn``."""
     if asyncio._get_running_loop() is None:  # the public get_running_loop() raises, which costs more than the call
@@ -66,12 +69,14 @@ class LoopThread:
         timeout: float | None = None,
         twin: str = "",
         unclaimed: Callable[[T], Coroutine[Any, Any, object]] | None = None,
+        settled: Callable[[], object] = _nothing,
     ) -> T:
         """Run ``coro_fn()`` on the loop and block until it ends; return its value or raise its error.
 
         ``timeout`` is in seconds. When it is over, or the waiting is interrupted (Ctrl-C), the coroutine is cancelled
         and given up to a second to end. A value that was ready in spite of the deadline is returned; one that finds
-        nobody waiting any more is handed to ``unclaimed`` on the loop, so that a popped task can go back.
+        nobody waiting any more is handed to ``unclaimed`` on the loop, so that a popped task can go back. When the
+        coroutine has ended, ``settled`` is called in the calling thread, which still counts as waiting.
 
         Raises CallTimeout after the deadline, WrongLoop from a thread that runs an event loop (``coro_fn`` is not
         called then), ClosedError while or after the loop is closed, crashed, or the interpreter ends.
@@ -82,6 +87,7 @@ class LoopThread:
         try:
             call.post()
             if answer.wait(timeout) or call.leave():
+                settled()
                 return answer.result()
             cause = None if answer.cancelled() else answer.exception()
         except BaseException as error:

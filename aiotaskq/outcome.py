@@ -80,6 +80,8 @@ class Failed(Discreet, frozen=True):
     retryable: bool = True
     backoff: Backoff = Backoff()
     chance: float = 0.5
+    cause: BaseException | None = None
+    """What the handler raised, for the log; nothing is decided by it."""
 
 
 class TimedOut(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Tells the listeners of the event ``pushed`` which tasks were stored."""
+"""Tells the log and the listeners of the event ``pushed`` which tasks were stored."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.clock import Clock
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.events import Events
-from aiotaskq.log import logger
+from aiotaskq.log import DEBUG, log
 from aiotaskq.task import Task
+from aiotaskq.task_log import log_pushed
 
 
 class PushedEvents:
@@ -25,6 +26,8 @@ class PushedEvents:
 
     def tell(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
         """Tell of those tasks that are stored themselves; the others met a row that was there already."""
+        if log.gate.min_level <= DEBUG:
+            log_pushed(tasks, stored)
         if "pushed" in self._events:
             for task, row in zip(tasks, stored, strict=True):
                 if row is task:
@@ -41,7 +44,7 @@ class PushedEvents:
         return committed
 
     def _committed(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
-        if "pushed" in self._events:
+        if "pushed" in self._events or log.gate.min_level <= DEBUG:
             self._reading.add(reading := asyncio.create_task(self._tell_what_is_there(tasks, stored)))
             reading.add_done_callback(self._reading.discard)
 
@@ -51,7 +54,7 @@ class PushedEvents:
         try:
             rows = await self._backend.get([task.task_id for task in new])
         except AiotaskqError as error:
-            logger.warning("the event 'pushed' is missing for up to {} tasks: {}", len(new), error)
+            log.warning("the event 'pushed' is missing for up to {} tasks: {}", len(new), error)
             return
         there = [task for task, row in zip(new, rows, strict=True) if row is not None]
         self.tell(there, there)

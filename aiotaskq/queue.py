@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from aiotaskq.backends.base import ENDED, READY, TAKEN, Backend, Change
 from aiotaskq.batch import Batch
 from aiotaskq.bound import Bound
 from aiotaskq.bulk import RETRYABLE, count_all, counted, ended_before, purge_all, retry_all, statuses
 from aiotaskq.bulk import Stats as Stats
-from aiotaskq.claims import Claims
+from aiotaskq.claims import Claims, Taker
 from aiotaskq.clock import Clock
 from aiotaskq.errors import DatabaseUnavailable, LeaseLost, NotFound, ResultTimeout, TaskConflict, ValidationError
 from aiotaskq.events import Events
 from aiotaskq.expired_keys import take_expired_keys
 from aiotaskq.known_ids import KnownIds
 from aiotaskq.leases import fresh_owner
-from aiotaskq.log import logger, printable
+from aiotaskq.log import DEBUG, log, named, printable
 from aiotaskq.outcome import (
     POP_OWNER,
     Cancelled,
@@ -46,24 +46,11 @@ from aiotaskq.task import (
     task_from_dict,
     task_to_dict,
 )
+from aiotaskq.task_log import log_outcome
 from aiotaskq.waiting import Waiting
 
 REAP_LIMIT = 500  # overdue tasks settled in one round
 REAP_INTERVAL = 15.0  # seconds between two looks for them, at most
-
-
-class Taker(Protocol):
-    """Who can use tasks at once."""
-
-    @property
-    def wants(self) -> bool:
-        """Whether there is room for some."""
-
-    async def push(self, tasks: Sequence[Task]) -> list[Task]:
-        """Push as the backend does, and claim what there is room for in the same transaction.
-
-        What was claimed starts when all who wait for this have been told.
-        """
 
 
 class Queue:
@@ -135,8 +122,9 @@ class Queue:
                 now = self._clock.now()
                 for expired in await take_expired_keys(self._backend, now, tasks, stored, session):
                     if session is None:
+                        log_outcome(expired, Expired(), expired, now)
                         self.events.emit("expired", now, expired)
-            if session is None and self.events.wanted:
+            if session is None and (self.events.wanted or log.gate.min_level <= DEBUG):
                 self._pushed.tell(tasks, stored)
             return stored
         except DatabaseUnavailable as error:  # of a group, it is the error of each of its pushes
@@ -184,11 +172,13 @@ class Queue:
             if stored.status is Status.RUNNING:
                 if await self.settle(stored, HandedBack(new)) is not None:
                     self._pops.given_back(stored)
+                    log.task("push", new)
                     return new.task_id
             elif stored.final:
                 if await self.known_ids.run_again(stored, new):
                     return new.task_id
             elif same_content(stored, new):
+                log.debug("push {}: it is pending already", named(new))
                 return new.task_id
             else:
                 raise TaskConflict(
@@ -211,6 +201,8 @@ class Queue:
         if task is None:
             return None
         await self._remember(task)
+        if log.gate.min_level <= DEBUG:
+            log.task("pop", task)
         return task_to_dict(task)
 
     async def _pop_waiting(self, wait: float | None, visibility: float) -> Task | None:
@@ -241,17 +233,14 @@ class Queue:
         lease = now + int(visibility * SECOND) if self._backend.durable else None
         _, tasks = await self.claims.exchange((), self._pop_owner, now, 1, lease_until=lease)
         if tasks and tasks[0].undecodable is not None:
-            await self.settle(tasks[0], Failed(f"undecodable: {tasks[0].undecodable}", retryable=False))
+            undecodable = Failed(f"undecodable: {tasks[0].undecodable}", retryable=False)
+            log_outcome(tasks[0], undecodable, await self.settle(tasks[0], undecodable), now)
             return await self._pop_one(visibility)
         return tasks[0] if tasks else None
 
     async def _remember(self, task: Task) -> None:
         if self._backend.durable and (former := self._pops.left_open()) is not None:
-            logger.warning(
-                "queue: {} {} was popped and not settled; it comes back after its visibility timeout",
-                printable(former.type),
-                printable(former.task_id),
-            )
+            log.warning("{} was popped and not settled; it comes back after its visibility timeout", named(former))
         forgotten = self._pops.add(task)
         if forgotten is not None and forgotten.given_back is None and not self._backend.durable:
             await self._backend.delete([forgotten.task.task_id])  # a store without leases would keep it for ever
@@ -264,6 +253,8 @@ class Queue:
         visibility timeout passed and the task was taken over; after any other error the pop is still open.
         """
         pop = self._pops.take(task_id)
+        if log.gate.min_level <= DEBUG:
+            log.task("task_done", pop.task)
         if pop.given_back is not None:
             return
         try:
@@ -285,6 +276,7 @@ class Queue:
         pop = self._pops.take(task_id)
         if pop.given_back is None:
             await self.settle(pop.task, Released("its caller left"))
+            log.task("give back", pop.task)
 
     # ---- settling ----
 
@@ -338,6 +330,7 @@ class Queue:
                 outcome = Released("it never started")
             after = await self.settle(task, outcome, lease_over=True, then=then)
             if after is not None:
+                log_outcome(task, outcome, after, now)
                 self.events.emit("expired" if after.status is Status.EXPIRED else "lost", now, after)
         return len(late) == REAP_LIMIT
 
@@ -394,8 +387,10 @@ class Queue:
             if task.status is Status.RUNNING:
                 (flagged,) = await self._backend.request_cancel([task_id])
                 if flagged:
+                    log.task("cancel", task)
                     return True
             elif (after := await self.settle(task, Cancelled())) is not None:
+                log.task("cancel", after)
                 self.events.emit("cancelled", self._clock.now(), after)
                 return True
         return False
@@ -410,6 +405,7 @@ class Queue:
         after = await self.settle(task, Requeued())
         if after is None:
             raise TaskConflict(f"task {printable(task_id)} changed meanwhile, or a newer task holds its unique key")
+        log.task("retry", after)
         return after
 
     async def retry_many(
@@ -461,10 +457,12 @@ class Queue:
     async def pause(self, queue: str = "default") -> None:
         """Stop handing out tasks of a queue, in every process; pushes go on."""
         await self._backend.set_paused(check_key("queue", queue, 100), True)
+        log.debug("pause queue {}", printable(queue))
 
     async def resume(self, queue: str = "default") -> None:
         """Hand out tasks of a paused queue again."""
         await self._backend.set_paused(check_key("queue", queue, 100), False)
+        log.debug("resume queue {}", printable(queue))
 
     async def paused(self) -> list[str]:
         """Return the paused queues."""

@@ -15,7 +15,7 @@ from aiotaskq.deadlines import Deadlines
 from aiotaskq.errors import ValidationError
 from aiotaskq.events import Events
 from aiotaskq.handlers import Executors, Handler, ParamsMisfit, misfit
-from aiotaskq.log import printable
+from aiotaskq.log import DEBUG, application_frames, log, named, printable
 from aiotaskq.outcome import (
     Cancelled,
     Completed,
@@ -99,6 +99,8 @@ class Runner:
             return Cancelled()
         if handler is None:
             return self._unknown(task)
+        if log.gate.min_level <= DEBUG:
+            log.task("start", task)
         if self._events.wanted and "started" in self._events:
             self._events.emit("started", self._clock.now(), task)
         timeout = task.timeout if task.timeout is not None else handler.timeout
@@ -130,7 +132,8 @@ class Runner:
             if isinstance(error, TypeError) and (wrong := self._misfit(error, handler, task)) is not None:
                 return Failed(f"invalid_params: {wrong}", retryable=False)
             retryable = isinstance(error, handler.retry_on)
-            return Failed(describe(error), retryable, handler.backoff, random.random())
+            error.__traceback__ = application_frames(error.__traceback__)
+            return Failed(describe(error), retryable, handler.backoff, random.random(), error)
         finally:
             running.over()
             current.reset(token)
@@ -170,6 +173,7 @@ class Runner:
         self._events.emit("unknown", self._clock.now(), task)
         if age > UNKNOWN_AFTER:
             return Failed(f"unknown_task: no worker handles {printable(task.type)!r}", retryable=False)
+        log.warning("{} is of an unknown type; it is passed on to other workers", named(task))
         # Another process, or the next deploy, may know it: passed on, ever more slowly.
         return Released("unknown type", int(min(60.0, max(1.0, age)) * SECOND), put_off=True)
 

@@ -13,7 +13,7 @@ from aiotaskq.agenda import Agenda
 from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
 from aiotaskq.clock import Clock
 from aiotaskq.errors import AiotaskqError, NotFound, NotSupported
-from aiotaskq.log import logger, printable
+from aiotaskq.log import DEBUG, log, named, printable
 from aiotaskq.queue import Queue
 from aiotaskq.schedule import Schedule
 from aiotaskq.service import Service
@@ -145,6 +145,9 @@ class Scheduler:
     async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
         """Store schedules in one transaction; answer with what now stands under each id."""
         stored = await self._schedules.add(schedules)
+        if log.gate.min_level <= DEBUG:
+            for schedule, row in zip(schedules, stored, strict=True):
+                log.debug("schedule {} {}", _named(row), "added" if row is schedule else "is there already")
         self._note(stored)
         return stored
 
@@ -165,19 +168,21 @@ class Scheduler:
 
     async def pause_task(self, task_id: str) -> None:
         """Disable a schedule, for every process. Raises NotFound."""
-        await self._edit(task_id, rules.paused)
+        log.debug("schedule {} paused", _named(await self._edit(task_id, rules.paused)))
 
     async def resume_task(self, task_id: str) -> None:
         """Enable a schedule; what became due meanwhile follows its misfire policy. Raises NotFound, ValidationError."""
-        await self._edit(task_id, rules.resumed)
+        log.debug("schedule {} resumed", _named(await self._edit(task_id, rules.resumed)))
 
     async def update_task(self, /, task_id: str, **changes: Any) -> None:
         """Change a schedule; with other timing its next run is later than now. Raises NotFound, ValidationError."""
-        await self._edit(task_id, lambda schedule, now: rules.changed(schedule, now, **changes))
+        edited = await self._edit(task_id, lambda schedule, now: rules.changed(schedule, now, **changes))
+        log.debug("schedule {} changed", _named(edited))
 
     async def delete_task(self, task_id: str) -> bool:
         """Delete a schedule; return whether there was one. Tasks it fired stay."""
         (there,) = await self._schedules.delete([task_id])
+        log.debug("schedule {} {}", printable(task_id), "deleted" if there else "is not there")
         return there
 
     async def run_now(self, task_id: str) -> str:
@@ -186,6 +191,7 @@ class Scheduler:
             before = await self._get(task_id)
             after, task = rules.run_now(before, self._clock.now(), new_id())
             if await self._write([(before, after, (task,))]) == [True]:
+                log.debug("schedule {} fired now: {}", _named(before), named(task))
                 return task.task_id
 
     async def _get(self, task_id: str) -> Schedule:
@@ -338,22 +344,33 @@ class Scheduler:
     def _tell(self, schedule: Schedule, firing: rules.Firing, now: int) -> None:
         emit = self._queue.events.emit
         for due, task in zip(firing.fired, firing.tasks, strict=True):
+            if log.gate.min_level <= DEBUG:
+                log.debug("schedule {} fired: {}", _named(schedule), named(task))
             emit("fired", now, task, schedule=schedule, lateness=(now - due) / SECOND)
         if firing.skipped_count:
-            reasons = sorted({reason for _, reason in firing.skipped})
-            logger.warning("schedule {}: {} due times skipped ({})", schedule.task_id, firing.skipped_count, reasons)
+            reasons = ", ".join(sorted({reason for _, reason in firing.skipped}))
+            # Information only: the schedule's own policies say so.
+            log.info("schedule {}: {} due times skipped ({})", _title(schedule), firing.skipped_count, reasons)
             emit("skipped", now, None, schedule=schedule, count=firing.skipped_count, skipped=firing.skipped)
 
     async def _refuse(self, schedule: Schedule, error: Exception, now: int) -> None:
         self._agenda.note(schedule)
         count = self._refusals[schedule.task_id] = self._refusals.get(schedule.task_id, 0) + 1
         known = str(error) if isinstance(error, AiotaskqError) else f"{type(error).__name__}: {error}"
-        logger.error("schedule {} cannot be fired: {}", schedule.task_id, known)
+        log.error("schedule {} cannot be fired: {}", _title(schedule), known)
         if count >= MAX_REFUSALS:
             del self._refusals[schedule.task_id]
             if await self._schedules.change([ScheduleChange(schedule, rules.paused(schedule, now))]) == [True]:
-                logger.error("schedule {} is disabled; correct it and resume it", schedule.task_id)
+                log.error("schedule {} is disabled; correct it and resume it", _title(schedule))
                 self._queue.events.emit("disabled", now, None, schedule=schedule, error=known)
+
+
+def _title(schedule: Schedule) -> str:
+    return f"'{printable(schedule.name)}'"
+
+
+def _named(schedule: Schedule) -> str:
+    return f"{_title(schedule)} {printable(schedule.task_id)}"
 
 
 def _columns(schedule: Schedule) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable
 
 from aiotaskq.clock import Clock
-from aiotaskq.log import logger
+from aiotaskq.log import log
 
 MAX_BACKOFF = 4.0  # seconds between tries while a store is away: it is noticed within 5 s that it is back
 
@@ -111,7 +111,7 @@ class Service:
             except Exception as error:
                 self.failures += 1
                 delay = min(self._max_backoff, 0.05 * 2 ** min(self.failures, 12)) * random.uniform(0.5, 1.0)
-                logger.warning("{}: {}: {}; next try in {:.1f} s", self.name, type(error).__name__, error, delay)
+                log.warning("{}: {}: {}; next try in {:.1f} s", self.name, type(error).__name__, error, delay)
             if self._stopping:
                 break
             if not await self._clock.wait(wakeup.event, delay):

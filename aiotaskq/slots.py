@@ -12,7 +12,7 @@ from aiotaskq.clock import Clock, SystemClock
 from aiotaskq.context import current
 from aiotaskq.events import Events
 from aiotaskq.handlers import Handler
-from aiotaskq.log import logger, printable
+from aiotaskq.log import log, named
 from aiotaskq.running import Running
 from aiotaskq.stall import StallWatch
 from aiotaskq.task import Task
@@ -101,7 +101,7 @@ class Slots:
     def _look(self, running: Running) -> None:
         task, running.unwound = running.task, True
         if running.deaf and self._handlers[task.type].executor == "loop":
-            logger.warning("task {} ({}) goes on after its timeout", task.task_id, printable(task.type))
+            log.warning("{} goes on after its timeout", named(task))
         late = [each for each in self._running.values() if each.overdue]
         what = f"all {len(late)} slots are held by handlers"
         if len(late) < self._size:
@@ -113,7 +113,7 @@ class Slots:
         known = not held.isdisjoint(self._told)  # the same ones, or some of them, and who came late, too
         self._told = held
         if not known:
-            logger.error("{} past their timeout: nothing more runs there until one ends; stop them from within", what)
+            log.error("{} past their timeout: nothing more runs there until one ends; stop them from within", what)
             self._events.emit("exhausted", self._clock.now(), task, occupancy=self.occupancy())
 
     def _runs_in(self, coroutine: asyncio.Task[object] | None) -> Task | None:

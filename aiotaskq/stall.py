@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from aiotaskq.clock import Clock
-from aiotaskq.log import logger, printable
+from aiotaskq.log import log, named
 from aiotaskq.task import SECOND, Task
 
 INTERVAL = 0.1  # seconds between two questions to the loop
@@ -56,8 +56,8 @@ class StallWatch:
                 continue
             task = self._runs_in(asyncio.current_task(loop))
             # Told at once, since it may never go on.
-            what = "no task of ours" if task is None else f"task {task.task_id} ({printable(task.type)})"
-            logger.warning("the event loop stands still in {}: use await in it, or a def handler", what)
+            what = "no task of ours" if task is None else named(task)
+            log.warning("the event loop stands still in {}: use await in it, or a def handler", what)
             while not answered.wait(INTERVAL):
                 if stopped.is_set() or loop.is_closed():
                     return

@@ -7,6 +7,7 @@ from typing import Any
 
 from aiotaskq.backends.base import Values
 from aiotaskq.clock import Clock
+from aiotaskq.log import DEBUG, log, printable
 from aiotaskq.service import Service
 from aiotaskq.task import MAX_KEY, MAX_PAYLOAD, SECOND, check_hashable, check_json, check_key, check_seconds
 
@@ -51,6 +52,8 @@ class Store:
         In memory the key may be any hashable value, on a durable store a string of at most 255 characters. Raises
         ValidationError before anything is written.
         """
+        if log.gate.min_level <= DEBUG:
+            log.debug("set {}", printable(key))
         seen, span = self._span
         if ttl is not seen:  # nearly always it is the one before
             span = FOREVER if ttl is None else int(check_seconds("ttl", ttl) * SECOND) * 1000
@@ -68,6 +71,8 @@ class Store:
 
     async def get_public(self, key: str) -> Any:
         """Return the value, or None when it is missing or expired."""
+        if log.gate.min_level <= DEBUG:
+            log.debug("get {}", printable(key))
         if self._held is not None and type(key) is str and (held := self._held.get(key)) is not None:
             return held[0] if held[1] > self._nanos() else None
         (found,) = await self._values.get([self._check(key)], self._now())
@@ -75,6 +80,8 @@ class Store:
 
     async def delete_public(self, key: str) -> bool:
         """Remove a value; return whether there was one."""
+        if log.gate.min_level <= DEBUG:
+            log.debug("delete {}", printable(key))
         (there,) = await self._values.delete([self._check(key)], self._now())
         return there
 
@@ -88,10 +95,16 @@ class Store:
 
     async def clear_store(self) -> None:
         """Remove every value."""
+        log.debug("clear the public store")
         await self._values.clear()
 
     async def cleanup(self) -> int:
         """Remove expired values now; return how many. Other coroutines run in between."""
+        removed = await self._sweep()
+        log.debug("cleanup: {} expired values", removed)
+        return removed
+
+    async def _sweep(self) -> int:
         removed = 0
         while swept := await self._values.expire(self._now(), SWEEP):
             removed += swept
@@ -99,7 +112,8 @@ class Store:
         return removed
 
     async def _clean(self) -> float:
-        await self.cleanup()
+        if removed := await self._sweep():
+            log.debug("cleanup: {} expired values", removed)
         return self._interval
 
     async def start_cleanup(self) -> None:

@@ -13,7 +13,7 @@ from aiotaskq.clock import Clock
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.inbox import Inbox
 from aiotaskq.leases import TRY_WITHIN, LeaseKeeper
-from aiotaskq.log import logger
+from aiotaskq.log import log, named
 from aiotaskq.outcome import Backoff, Completed, Failed, Outcome, Released, settle, unstorable
 from aiotaskq.queue import Queue
 from aiotaskq.service import MAX_BACKOFF, Service
@@ -133,7 +133,7 @@ class Supply:
         row = await self._read(task)
         if row is not None and (row.status, row.fence) == (Status.COMPLETED, task.fence):
             if isinstance(outcome, Failed):
-                logger.warning("task {} had completed when its handler raised: {}", task.task_id, outcome.error)
+                log.warning("{} had completed when its handler raised", named(task), cause=outcome.cause)
             self._inbox.forget(task)
             self._told(task, Completed(row.result), row)
         elif isinstance(outcome, Completed):
@@ -151,7 +151,7 @@ class Supply:
                 return (await self._backend.get([task.task_id]))[0]
             except DatabaseUnavailable as error:
                 if failures == 0:
-                    logger.warning("task {}: whether it completed cannot be read yet: {}", task.task_id, error)
+                    log.warning("{}: whether it completed cannot be read yet: {}", named(task), error)
                 failures += 1
                 await self._clock.sleep(min(2.0, 0.05 * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0))
 
@@ -296,16 +296,16 @@ class Supply:
                 if isinstance(outcome, Completed):  # the result is larger than this store can hold
                     left[0] = (task, unstorable(error))
                     continue
-                self._unsettled(task)
-            except Exception:
-                self._unsettled(task)
+                self._unsettled(task, error)
+            except Exception as error:
+                self._unsettled(task, error)
             else:
                 self._done(task, outcome, after)
             del left[0]
 
-    def _unsettled(self, task: Task) -> None:
+    def _unsettled(self, task: Task, error: Exception) -> None:
         # A fault of ours, not of the handler; the task comes back when its lease ends.
-        logger.opt(exception=True).error("task {} could not be settled", task.task_id)
+        log.error("{} could not be settled", named(task), cause=error)
         self._inbox.written(task)
         self._keeper.drop((task.task_id, task.fence))
 

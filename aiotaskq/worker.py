@@ -18,8 +18,8 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.handlers import Executors, Handler
 from aiotaskq.inbox import Inbox
 from aiotaskq.leases import Key, LeaseKeeper, fresh_owner
-from aiotaskq.log import logger, printable
-from aiotaskq.outcome import Outcome, Released, storable
+from aiotaskq.log import DEBUG, log, named, printable
+from aiotaskq.outcome import Completed, Outcome, Released, storable
 from aiotaskq.queue import Queue
 from aiotaskq.runner import CUT_OFF, STOPPED, RunCall, Runner
 from aiotaskq.running import Running
@@ -27,6 +27,7 @@ from aiotaskq.service import Service
 from aiotaskq.slots import Slots
 from aiotaskq.supply import NEVER_STARTED, Supply
 from aiotaskq.task import MAX_NAME, SECOND, Status, Task, check_int, check_key, check_seconds
+from aiotaskq.task_log import log_outcome
 
 SERVICES = 1.0  # seconds in which a loop's round may end by itself when the worker stops
 CLOSING = 5.0  # seconds that giving back connections, threads and resources may take in the end
@@ -159,6 +160,10 @@ class Worker:
             await self._canceller.start()
         await self._supply.start()
         await self._reaper.start()
+        log.debug("worker started: {} slots, {}", self._concurrency, self._served())
+
+    def _served(self) -> str:
+        return "every queue" if self._queues is None else f"queues {', '.join(map(printable, self._queues))}"
 
     def _told_to_cancel(self, _kind: str, names: Sequence[str]) -> None:
         if not self.loop.is_closed():
@@ -223,8 +228,8 @@ class Worker:
                 self._spawn(running, self._run_completed(running, outcome, began))
                 return
             self._put_outcome(task, outcome)
-        except Exception:
-            self._not_settled(task)
+        except Exception as error:
+            self._not_settled(task, error)
         except BaseException:
             self._drop(task)
             self._ended(running, began)
@@ -235,8 +240,8 @@ class Worker:
         """Settle a run that has completed its task in a transaction of its own, which is read back from the store."""
         try:
             await self._supply.put_completed(running.task, outcome)
-        except Exception:
-            self._not_settled(running.task)
+        except Exception as error:
+            self._not_settled(running.task, error)
         finally:
             self._ended(running, began)
 
@@ -246,9 +251,9 @@ class Worker:
         else:
             self._drop(task)
 
-    def _not_settled(self, task: Task) -> None:
+    def _not_settled(self, task: Task, error: Exception) -> None:
         # A fault of ours, not of the handler: the worker must live, and the task comes back when its lease ends.
-        logger.opt(exception=True).error("task {} could not be settled", task.task_id)
+        log.error("{} could not be settled", named(task), cause=error)
         self._drop(task)
 
     def _drop(self, task: Task) -> None:
@@ -277,6 +282,8 @@ class Worker:
         if self._backend.shared:
             self._keeper.drop((task.task_id, task.fence))
         events = self._queue.events
+        if after is None or type(outcome) is not Completed or log.gate.min_level <= DEBUG:
+            log_outcome(task, outcome, after, self._clock.now())
         if after is None:
             events.emit("lost", self._clock.now(), task)
             return
@@ -364,12 +371,10 @@ class Worker:
         for running in abandoned:
             # Its lease ends by itself; nobody may take the task while this process still works on it.
             running.abandoned = True
-            logger.error(
-                "task {} ({}) does not stop and is abandoned", running.task.task_id, printable(running.task.type)
-            )
+            log.error("{} does not stop and is abandoned", named(running.task))
         await self._supply.stop(SERVICES)
         if unwritten := self._inbox.unwritten:  # the store is away: their leases end by themselves
-            logger.error("what became of {} tasks could not be stored; they will be run again", unwritten)
+            log.error("what became of {} tasks could not be stored; they will be run again", unwritten)
         await self._queue.events.idle(grace)
         try:
             async with asyncio.timeout(CLOSING):
@@ -377,7 +382,7 @@ class Worker:
                 await self._executors.close(wait=not abandoned)
                 await self._stack.aclose()
         except TimeoutError:
-            logger.error("the worker's connections and resources were not closed within {:g} s", CLOSING)
+            log.error("the worker's connections and resources were not closed within {:g} s", CLOSING)
         self.runner.deadlines.close()
         if abandoned or unwritten:
             return ExitCode.ABANDONED

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from aiotaskq.log import output
 from tests.machine import MACHINE, VARIABLE, within
 from tests.promises import Proofs
 
@@ -52,6 +53,12 @@ def pytest_configure() -> None:
     # A shell without job control starts what is in its background with SIGINT ignored, and its children inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _default_log() -> None:
+    """What aiotaskq logs is as in an application that has chosen nothing, whatever a test before has chosen."""
+    output()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -35,7 +35,14 @@ class Program:
         self.popen = subprocess.Popen(
             [sys.executable, "-W", "ignore::DeprecationWarning", *what, *args],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment},
+            # Loguru without its default sink: where standard error matters, the lines of the facade are not wanted.
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "PYTHONUNBUFFERED": "1",
+                "LOGURU_AUTOINIT": "False",
+                **environment,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -15,6 +15,7 @@ from loguru import logger
 
 from aiotaskq.cron import Cron
 from aiotaskq.cron_fields import Refused
+from aiotaskq.log import output
 from aiotaskq.migrations.adopt_cron import rewritten
 from aiotaskq.schedule import Schedule, fire
 from tests.machine import within
@@ -135,10 +136,8 @@ def engine(path: Path) -> Iterator[sa.Engine]:
 def logged() -> Iterator[list[str]]:
     lines: list[str] = []
     sink = logger.add(lambda message: lines.append(str(message)), format="{level} {message}", level="ERROR")
-    logger.enable("aiotaskq")
     yield lines
     logger.remove(sink)
-    logger.disable("aiotaskq")
 
 
 def by_croniter(expression: str, start: int, count: int = COUNT) -> list[int]:
@@ -185,6 +184,7 @@ def test_adopted_expressions_go_on_as_croniter_read_them(path: Path, engine: sa.
 
 
 def test_what_is_lost_is_said_once_at_error(path: Path, engine: sa.Engine, capfd: pytest.CaptureFixture[str]) -> None:
+    output(None)
     legacy(path)
     ids = put_table(path)
     put(path, "scheduler_task", "off", schedule_type="cron", cron_expression="61 * * * *", enabled=0)
@@ -213,6 +213,7 @@ def test_an_application_that_has_asked_for_the_log_gets_the_error_there(
 def test_a_thousand_are_named_and_the_others_counted(
     path: Path, engine: sa.Engine, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    output(None)
     legacy(path)
     with raw(path) as connection:
         columns = "task_id, name, task_type, schedule_type, cron_expression, created_at, updated_at"

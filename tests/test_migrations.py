@@ -98,10 +98,8 @@ def engine(path: Path) -> Iterator[sa.Engine]:
 def logged() -> Iterator[list[str]]:
     lines: list[str] = []
     sink = logger.add(lambda message: lines.append(str(message)), format="{level} {message}", level="DEBUG")
-    logger.enable("aiotaskq")
     yield lines
     logger.remove(sink)
-    logger.disable("aiotaskq")
 
 
 def upgrade(engine: sa.Engine, now: int = NOW) -> list[OddRow]:

@@ -362,7 +362,6 @@ async def test_a_process_without_workers_samples_when_it_wants_to() -> None:
 async def test_ports_are_shared_out_and_work_goes_on_without_one() -> None:
     lines: list[str] = []
     sink = logger.add(lambda message: lines.append(str(message)), format="{message}")
-    logger.enable("aiotaskq")
     try:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
@@ -379,7 +378,6 @@ async def test_ports_are_shared_out_and_work_goes_on_without_one() -> None:
                 assert port < second.serving < port + 50
                 assert await (await work.push()).result(within(20)) == 1
     finally:
-        logger.disable("aiotaskq")
         logger.remove(sink)
     assert f"metrics are not served: port {port} of 127.0.0.1, the first of 1, is taken\n" in lines
 

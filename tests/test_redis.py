@@ -73,9 +73,7 @@ def lines() -> Iterator[list[str]]:
     """What is logged: level and message."""
     said: list[str] = []
     sink = logger.add(lambda message: said.append(str(message).strip()), format="{level} {message}", level="DEBUG")
-    logger.enable("aiotaskq")
     yield said
-    logger.disable("aiotaskq")
     logger.remove(sink)
 
 
@@ -142,7 +140,8 @@ def run_program(code: str, *args: str) -> str:
         timeout=watchdog(),
     )
     assert run.returncode == 0, run.stderr
-    assert not run.stderr
+    # The server of the tests keeps nothing on disk, which is a warning.
+    assert not [line for line in run.stderr.splitlines() if "nothing is kept on disk" not in line], run.stderr
     return run.stdout
 
 

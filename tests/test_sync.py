@@ -929,7 +929,7 @@ def test_process_handlers_are_spawned_not_forked_beside_the_loop_thread(tmp_path
     result = subprocess.run(
         [sys.executable, "-W", "error", "jobs.py"],
         cwd=tmp_path,
-        env={"PYTHONPATH": f"{Path(aiotaskq.__file__).parent.parent}"},
+        env={"PYTHONPATH": f"{Path(aiotaskq.__file__).parent.parent}", "LOGURU_AUTOINIT": "False"},
         capture_output=True,
         text=True,
         timeout=within(30),

@@ -559,7 +559,6 @@ async def test_slow_bodies_are_cut_off(  # J14
 async def test_a_store_that_is_away_is_a_503_that_names_no_host(door: Any, tmp_path: Path) -> None:  # J9
     lines: list[str] = []
     sink = logger.add(lines.append, format="{message}")
-    logger.enable("aiotaskq")
     try:
         tq = TaskQ(f"postgresql://someone:{SECRET}@127.0.0.1:1/db")
         async with door(tq) as ask:
@@ -573,7 +572,6 @@ async def test_a_store_that_is_away_is_a_503_that_names_no_host(door: Any, tmp_p
         await tq.close()
     finally:
         logger.remove(sink)
-        logger.disable("aiotaskq")
     assert lines and not any(SECRET in line for line in lines)
 
 

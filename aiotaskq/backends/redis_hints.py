@@ -12,7 +12,7 @@ import msgspec
 from aiotaskq.backends.base import ENDED, KINDS, READY, TAKEN, Hints
 from aiotaskq.backends.redis_link import RedisLink
 from aiotaskq.errors import AiotaskqError, ClosedError
-from aiotaskq.log import logger
+from aiotaskq.log import log
 
 PING_AFTER = 1.5  # seconds of silence after which the server is asked whether it is still there, and given to answer
 BACK_OFF = (0.05, 1.0)  # seconds between attempts to subscribe again: the first, and the longest
@@ -100,7 +100,7 @@ class RedisHints:
             try:
                 await self._link.command("PUBLISH", self._channel, msgspec.json.encode((self._me, told)))
             except AiotaskqError as error:
-                logger.debug("a hint was lost: {}", error)
+                log.debug("a hint was lost: {}", error)
 
     # ---- hearing ----
 
@@ -110,7 +110,7 @@ class RedisHints:
             try:
                 async with self._link.subscribed(self._channel) as message:
                     if failing:
-                        logger.info("{} is heard again", self._link.shown)
+                        log.info("{} is heard again", self._link.shown)
                     pause, failing = BACK_OFF[0], False
                     self._hear_what_was_missed()
                     while True:
@@ -119,7 +119,7 @@ class RedisHints:
                 return
             except Exception as error:  # whatever it was: nobody would notice a listener that has ended
                 if not failing:
-                    logger.warning("hints of other processes are not heard for now, polling goes on: {}", error)
+                    log.warning("hints of other processes are not heard for now, polling goes on: {}", error)
                 failing = True
             await asyncio.sleep(pause)
             pause = min(2 * pause, BACK_OFF[1])

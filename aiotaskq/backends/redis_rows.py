@@ -16,7 +16,7 @@ import msgspec
 
 from aiotaskq.backends.base import Change
 from aiotaskq.errors import ValidationError
-from aiotaskq.log import logger
+from aiotaskq.log import log, printable
 from aiotaskq.task import Status, Task, TaskFilter
 
 TOGETHER = 100  # rows in one argument of a script, which takes a million arguments
@@ -290,5 +290,5 @@ def read_value(key: str, stored: bytes | None) -> tuple[Any] | None:
     try:
         return (_decode(stored),)
     except _DAMAGED:
-        logger.warning("public value {!r} is not JSON; it is kept and not readable", key)
+        log.warning("public value {} is not JSON; it is kept and not readable", printable(key))
         return None

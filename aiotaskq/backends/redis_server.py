@@ -6,7 +6,7 @@ from aiotaskq.backends.redis_link import LARGEST, MOST, RedisLink, is_refusal
 from aiotaskq.backends.redis_lua import FORMAT
 from aiotaskq.backends.redis_scripts import OPEN
 from aiotaskq.errors import DatabaseUnavailable, SchemaTooNew
-from aiotaskq.log import logger
+from aiotaskq.log import log
 
 
 async def check_format(link: RedisLink) -> None:
@@ -30,7 +30,8 @@ async def check_settings(link: RedisLink) -> None:
         await _setting(link, "appendonly"), await _setting(link, "appendfsync"), await _setting(link, "save")
     )
     told = f"; maxmemory-policy {policy}" if policy is not None else "; its eviction policy could not be checked"
-    logger.log("INFO" if safe else "WARNING", "{}: {}{}", link.shown, promise, told)
+    write = log.info if safe else log.warning
+    write("{}: {}{}", link.shown, promise, told)
 
 
 async def read_limits(link: RedisLink) -> None:

@@ -15,7 +15,7 @@ from aiotaskq.backends.base import CANCEL, ENDED, KINDS, READY, TAKEN, Hints
 from aiotaskq.database import Database
 from aiotaskq.engines import connect_postgresql, in_time
 from aiotaskq.errors import AiotaskqError
-from aiotaskq.log import logger
+from aiotaskq.log import log
 
 CHANNEL: Final = "aiotaskq"
 GAP: Final = 0.05
@@ -119,7 +119,7 @@ class Notifications:
                         alone=True,
                     )
                 except AiotaskqError as error:
-                    logger.debug("a hint was lost: {}", error)
+                    log.debug("a hint was lost: {}", error)
                 await asyncio.sleep(GAP)
         finally:
             del self._senders[kind]
@@ -136,14 +136,14 @@ class Notifications:
                 connection.add_termination_listener(lambda _connection, gone=gone: gone.set())
                 await _answered(connection, connection.add_listener(CHANNEL, self._hear))
                 if failing:
-                    logger.info("{}: hints of other processes are heard again", self._database.shown)
+                    log.info("{}: hints of other processes are heard again", self._database.shown)
                 pause, failing = BACK_OFF[0], False
                 for kind in (READY, TAKEN, ENDED):  # what was said before; who runs a task asks himself whether to stop
                     self._hints.hear(kind)
                 await _until_lost(connection, gone)
             except Exception as error:  # whatever the driver raises: the next attempt may do better
                 if not failing:
-                    logger.warning(
+                    log.warning(
                         "{}: hints of other processes are not heard for now, polling goes on: {}: {}",
                         *(self._database.shown, type(error).__name__, error),
                     )

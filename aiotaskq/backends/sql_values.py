@@ -13,7 +13,7 @@ from aiotaskq.backends.sql_insert import replace
 from aiotaskq.backends.sql_rows import json_text
 from aiotaskq.backends.sql_tasks import chunks
 from aiotaskq.database import Database
-from aiotaskq.log import logger
+from aiotaskq.log import log, printable
 from aiotaskq.models import PublicValue
 
 _V: Any = PublicValue.__table__
@@ -87,5 +87,5 @@ def _decoded(key: str, text: str) -> tuple[Any] | None:
     try:
         return (msgspec.json.decode(text),)
     except msgspec.DecodeError:
-        logger.warning("public value {!r} is not JSON; it is kept and not readable", key)
+        log.warning("public value {} is not JSON; it is kept and not readable", printable(key))
         return None

@@ -42,6 +42,9 @@ def main() -> None:
 def _run() -> int:
     from aiotaskq.cli.commands import app_for
     from aiotaskq.cli.configuration import defaults
+    from aiotaskq.log import output
+
+    output(None)  # a command says itself what is wrong; `run` shows the log
 
     if COMPLETE in os.environ:
         from typer.completion import completion_init  # type: ignore[attr-defined]

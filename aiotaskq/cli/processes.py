@@ -24,7 +24,7 @@ from aiotaskq.cli.run import HOW_TO_STOP, STOPPED, show_log
 from aiotaskq.cli.screen import note, say_error
 from aiotaskq.cli.stopping import MARGIN, Deadline, Signals
 from aiotaskq.clock import SystemClock
-from aiotaskq.log import logger
+from aiotaskq.log import log
 from aiotaskq.task import SECOND
 from aiotaskq.worker import ExitCode
 
@@ -149,7 +149,7 @@ class Supervisor:
             deaths = deaths + 1 if lived < QUICK else 0
             seconds = pause(deaths, random.random())
             when = f"in {seconds:.1f} s" if seconds else "at once"
-            logger.warning("process {} {}; it is started again {}", number, _how(code, child), when)
+            log.warning("process {} {}; it is started again {}", number, _how(code, child), when)
             await self._clock.wait(self._stopping, seconds)
 
     async def _run_one(self, number: int) -> tuple[int, Child | None]:
@@ -165,7 +165,7 @@ class Supervisor:
                         *words, stdin=subprocess.DEVNULL, pass_fds=[line], start_new_session=True
                     )
                 except OSError as error:
-                    logger.error("process {} cannot be started: {}", number, error)
+                    log.error("process {} cannot be started: {}", number, error)
                     return 1, None
             child = self._children[number] = Child(process, self._clock.ticks())
             if self._stopping.is_set():  # while it was started

@@ -9,7 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+from loguru import logger
 
 from aiotaskq.cli.application import load
 from aiotaskq.cli.language import marked, tr
@@ -20,7 +22,7 @@ from aiotaskq.cli.waiting import Waiting
 from aiotaskq.errors import ValidationError
 from aiotaskq.events import Event
 from aiotaskq.integrations.logging import NOWHERE, bind_task
-from aiotaskq.log import logger, printable
+from aiotaskq.log import output, printable
 from aiotaskq.masking import mask
 from aiotaskq.taskq import TaskQ
 from aiotaskq.worker import ExitCode
@@ -74,7 +76,7 @@ def run_workers(
                 url=mask(tq.url),
             )
         )
-    _log_events(tq)
+    tq.on("stalled", _watched)
     where = tr("every queue") if queues is None else tr("queues {names}", names=", ".join(queues))
     what = tr(
         "{target} on {url}: {concurrency} at a time from {where}; handlers: {types}",
@@ -152,7 +154,7 @@ def show_log(level: str, prefix: str = "") -> None:
     logger.remove()
     logger.configure(patcher=bind_task)  # what a handler logs says which task it is
     logger.add(sys.stderr, level=level, format=line, diagnose=False)
-    logger.enable("aiotaskq")
+    output("DEBUG", to="loguru")  # of which the sink takes what has its level
 
 
 def _force(prefix: str, code: int) -> None:
@@ -170,33 +172,5 @@ def _end_now(code: int) -> None:
     os._exit(code)
 
 
-def _log_events(tq: TaskQ) -> None:
-    told = logger.patch(lambda record: record.__setitem__("name", "aiotaskq"))  # not the name of this file
-
-    def log(level: str) -> Any:
-        def listener(event: Event) -> None:
-            task = event.task
-            if task is not None:
-                error = task.error_message if event.name in _WITH_ERROR else None
-                why = f": {printable(error.splitlines()[0])}" if error else ""
-                told.log(level, "{} {} {}{}", event.name, printable(task.type), task.task_id, why)
-
-        return listener
-
-    for name, level in _LEVELS.items():
-        tq.on(name, log(level))
-
-
-_LEVELS = {
-    "completed": "DEBUG",
-    "released": "INFO",
-    "cancelled": "INFO",
-    "expired": "WARNING",
-    "retried": "WARNING",
-    "failed": "ERROR",
-    "lost": "WARNING",
-    "timeout": "WARNING",
-    "unknown": "WARNING",
-    "stalled": "DEBUG",  # the watch has said so; listening sets it going
-}
-_WITH_ERROR = ("retried", "failed", "lost")
+def _watched(_event: Event) -> None:
+    """Listening to this event sets the watch over the loop going, which logs what it sees."""

@@ -6,8 +6,10 @@ import inspect
 import logging
 from typing import TYPE_CHECKING, Any
 
+from loguru import logger
+
 from aiotaskq.context import current
-from aiotaskq.log import logger, printable
+from aiotaskq.log import printable
 
 if TYPE_CHECKING:
     from loguru import Record
@@ -104,7 +106,7 @@ def standard_to_loguru(level: int | str = logging.NOTSET) -> logging.Handler:
 
 
 def loguru_to_standard(level: int | str = 0) -> int:
-    """Send what loguru logs (also aiotaskq, once ``logger.enable("aiotaskq")`` is said) to the standard library.
+    """Send what loguru logs to the standard library. With it aiotaskq's own lines go to loguru, as to any sink there.
 
     Lines go to the logger named after the module that wrote them, as their message alone. Returns loguru's number of
     the sink: ``logger.remove(number)`` ends it. Loguru's own default sink, to standard error, stays until removed, too.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.events import Event
 from aiotaskq.extras import missing
-from aiotaskq.log import logger, printable
+from aiotaskq.log import log, printable
 from aiotaskq.service import Service
 from aiotaskq.slots import Occupancy
 from aiotaskq.task import SECOND, Status, Task, check_int, check_key, check_seconds
@@ -254,10 +254,10 @@ class Metrics:
                 if error.errno != errno.EADDRINUSE:
                     raise
                 continue
-            logger.info("metrics are served at http://{}:{}/metrics", self._host, self.serving)
+            log.info("metrics are served at http://{}:{}/metrics", self._host, self.serving)
             return stop
         # Work goes on: metrics are not what it is for.
-        logger.error("metrics are not served: port {} of {}, the first of {}, is taken", first, self._host, self._ports)
+        log.error("metrics are not served: port {} of {}, the first of {}, is taken", first, self._host, self._ports)
         return lambda: None
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, exc, inspect, text
 from aiotaskq.backends.base import OddRow
 from aiotaskq.cron_fields import Refused, clip_text
 from aiotaskq.errors import CronError, ValidationError
-from aiotaskq.log import logger, printable
+from aiotaskq.log import ERROR, log, printable
 from aiotaskq.task import INT32, SECOND, Status
 
 LIMIT: Final = 1_000  # findings that one report holds; the rest are counted
@@ -332,16 +332,16 @@ class Report:
         """Warn about the first of them and say how many there are; nothing of a row's params is in it."""
         for odd in self._kept[:LOGGED]:
             problem, action = printable(odd.problem, 400), printable(odd.action)
-            logger.warning("adopted {} {}: {} {}; {}", odd.table, printable(odd.id, 40), odd.column, problem, action)
+            log.warning("adopted {} {}: {} {}; {}", odd.table, printable(odd.id, 40), odd.column, problem, action)
         if self.total:
-            logger.warning("adopted the tables that were there: {} odd values, no row was dropped", self.total)
+            log.warning("adopted the tables that were there: {} odd values, no row was dropped", self.total)
 
 
 def _say(message: str) -> None:
-    """Log at ERROR; where the application has not asked for the log, write to standard error."""
-    logged: list[object] = []
-    logger.patch(logged.append).error("{}", message)  # the patch is applied to a record that some sink will get
-    if not logged:
+    """Log at ERROR; where the application has not set up a log that takes it, write to standard error."""
+    if log.heard(ERROR):
+        log.error("{}", message)
+    else:
         sys.stderr.write(f"ERROR aiotaskq: {message}\n")
 
 

@@ -17,6 +17,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from threading import get_ident
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
+from aiotaskq.log import Held, log
 from aiotaskq.loopthread import LoopThread
 from aiotaskq.pops import caller
 from aiotaskq.uninterrupted import uninterrupted
@@ -87,6 +88,7 @@ class Home(Generic[A]):
     def _make_once(self) -> None:
         with _lock:
             if self._process is not _process:
+                log.asked()
                 _left_behind.append(self._made)
                 self._made, self._generation = self._make(), -1
                 self._process = _process
@@ -237,27 +239,31 @@ async def _left(manager: AbstractAsyncContextManager[Any]) -> None:
 def run(coro_fn: Callable[[], Coroutine[Any, Any, R]], twin: str, unclaimed: Any = None) -> R:
     """Run a coroutine on the facade's loop, in the name of the calling thread; return its value or raise its error."""
     me = threading.current_thread()
+    lines = Held()
 
     async def in_its_name() -> R:
         caller.set(me)
+        lines.hold()
         return await coro_fn()
 
-    value: R = loop_thread.run(in_its_name, twin=twin, unclaimed=unclaimed)
+    value: R = loop_thread.run(in_its_name, twin=twin, unclaimed=unclaimed, settled=lines.wait)
     return value
 
 
 def _run(reach: Reach[Any], method: Any, args: Any, kwargs: Any, twin: str, unclaimed: Unclaimed[Any] | None) -> Any:
     me = threading.current_thread()
+    lines = Held()
 
     async def on_loop() -> Any:
         caller.set(me)
+        lines.hold()
         return await method(await reach.enter(), *args, **kwargs)
 
     async def go_back(value: Any) -> None:
         if unclaimed is not None:
             await unclaimed(await reach.enter(), value)
 
-    return loop_thread.run(on_loop, twin=twin, unclaimed=go_back)
+    return loop_thread.run(on_loop, twin=twin, unclaimed=go_back, settled=lines.wait)
 
 
 class _NeedsLoop(Exception):

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from aiotaskq.errors import AiotaskqError, ValidationError
-from aiotaskq.log import logger
+from aiotaskq.log import log
 from aiotaskq.task import check_int
 from aiotaskq.taskq import TaskQ
 from aiotaskq.web.guard import is_same_origin
@@ -225,7 +225,7 @@ async def perform(operation: Operation, tq: TaskQ, policy: Policy, request: Requ
         if problem is None:
             raise
         if problem.status >= 500:
-            logger.warning("{} {}: {}: {}", operation.method, operation.path, type(error).__name__, error)
+            log.warning("{} {}: {}: {}", operation.method, operation.path, type(error).__name__, error)
         return say_problem(problem)
 
 

@@ -15,7 +15,7 @@ from aiotaskq.clock import SystemClock
 from aiotaskq.errors import ValidationError
 from aiotaskq.extras import missing
 from aiotaskq.integrations.starlette import application, response_of
-from aiotaskq.log import logger, printable
+from aiotaskq.log import log, printable
 from aiotaskq.task import SECOND, check_int
 from aiotaskq.taskq import TaskQ
 from aiotaskq.web.guard import Connections, Doorkeeper, check_access, names_loopback
@@ -290,7 +290,7 @@ def _tell(told: list[int], total: int, each: int) -> None:
     now = _CLOCK.ticks()
     if not told or now - told[0] >= TELL * SECOND:
         told[:] = [now]
-        logger.warning(
+        log.warning(
             "web: too many connections (at most {} of one address, {} in all); the longest waiting ones are closed",
             each,
             total,

@@ -30,7 +30,7 @@ from aiotaskq.context import current_task
 from aiotaskq.database import ASYNC_DRIVERS, parse_url
 from aiotaskq.errors import AiotaskqError, DatabaseUnavailable
 from aiotaskq.events import NAMES, Event
-from aiotaskq.log import logger
+from aiotaskq.log import logger, output
 from aiotaskq.outcome import Completed, Failed, settle
 from aiotaskq.task import SECOND, Task
 from aiotaskq.taskq import TaskQ
@@ -87,7 +87,7 @@ def main(options: Options) -> int:
     faults.install(options.fault)
     logger.remove()
     logger.add(sys.stderr, level="WARNING", format="{time:HH:mm:ss.SSS} {level} {message}", diagnose=False)
-    logger.enable("aiotaskq")
+    output("WARNING", to="loguru")
     # It tells of each connection that was lost, with a traceback; those are lost on purpose here.
     logging.getLogger("sqlalchemy.pool").addHandler(logging.NullHandler())
     random.seed(f"{options.seed} {options.name}")

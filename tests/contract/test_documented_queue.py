@@ -37,11 +37,9 @@ def queue(store: Store, clock: VirtualClock) -> Queue:
 def warnings() -> Iterator[list[str]]:
     """What is logged as a warning."""
     lines: list[str] = []
-    logger.enable("aiotaskq")
     sink = logger.add(lambda line: lines.append(str(line).strip()), level="WARNING", format="{message}")
     yield lines
     logger.remove(sink)
-    logger.disable("aiotaskq")
 
 
 # ---- the guide's worker ---------------------------------------------------------------------------------------------
@@ -72,7 +70,7 @@ async def test_the_guides_worker_under_failures(queue: Queue, clock: VirtualCloc
     await queue.push_task({"task_id": "B", "type": "works"})
     assert await work(queue, handle) == ["A: as told"]
     assert [(await queue.get(name)).status for name in "AB"] == [Status.RUNNING, Status.COMPLETED]
-    assert warnings == ["queue: fails A was popped and not settled; it comes back after its visibility timeout"]
+    assert warnings == ["fails A was popped and not settled; it comes back after its visibility timeout"]
 
     await clock.advance(VISIBILITY - 1)
     assert await work(queue, handle) == []  # it is still invisible
