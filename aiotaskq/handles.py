@@ -54,11 +54,22 @@ class TaskCall(Generic[T_co]):
         return f"<TaskCall {self.type}>"
 
 
+class ThreadPusher(Protocol):
+    """Where a thread pushes to."""
+
+    def push_call(self, call: TaskCall[Any]) -> str:
+        """Push one checked call and return its id."""
+
+
 class Pusher(Protocol):
     """Where a decorated function pushes to."""
 
     async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
         """Push one checked call."""
+
+    @property
+    def sync(self) -> ThreadPusher:
+        """The same from a thread."""
 
 
 class TaskHandle(Generic[T_co]):
@@ -125,6 +136,13 @@ class TaskFunction(Generic[P, R, T]):
         """
         return await self._pusher.push_call(self.call(*args, **kwargs))
 
+    def push_sync(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Push from a thread beside the application's event loop, as in a ``def`` endpoint; return the task's id.
+
+        Raises as ``push``, WrongLoop in a thread that runs a loop, ClosedError while the task queue is not open.
+        """
+        return self._pusher.sync.push_call(self.call(*args, **kwargs))
+
     def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[T]:
         """Check the arguments and return the call, to be pushed with others by ``push_many``."""
         return self._checked({}, args, kwargs)
@@ -164,6 +182,10 @@ class BoundTask(Generic[P, T]):
     async def push(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
         """Push a task that calls the function with these arguments, with the options."""
         return await self._pusher.push_call(self.call(*args, **kwargs))
+
+    def push_sync(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Push from a thread, with the options; as ``TaskFunction.push_sync``."""
+        return self._pusher.sync.push_call(self.call(*args, **kwargs))
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[T]:
         """Check the arguments and return the call with the options."""

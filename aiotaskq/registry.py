@@ -12,7 +12,7 @@ from aiotaskq.clock import Clock
 from aiotaskq.errors import ValidationError
 from aiotaskq.events import Event, Events
 from aiotaskq.handlers import INJECTED, Handler, check_fit, make_handler
-from aiotaskq.handles import P, T, TaskCall, TaskFunction, TaskHandle
+from aiotaskq.handles import P, T, TaskCall, TaskFunction, TaskHandle, ThreadPusher
 from aiotaskq.outcome import Backoff, make_backoff
 from aiotaskq.resources import kind_of
 from aiotaskq.schedule import NAMESPACE, Schedule, new_schedule
@@ -77,6 +77,11 @@ class Registry(ABC):
     @abstractmethod
     def _check_schedules(self) -> None:
         """Raise NotSupported where schedules cannot be kept."""
+
+    @property
+    @abstractmethod
+    def sync(self) -> ThreadPusher:
+        """The same from a thread."""
 
     @abstractmethod
     async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, OddRow
+from aiotaskq.blocking import BlockingPush
 from aiotaskq.bulk import Retention
 from aiotaskq.calls import as_call, named_call, new_task_of, reruns_of, session_of
 from aiotaskq.clock import Clock, SteadyClock, StoreClock, SystemClock
@@ -97,19 +98,25 @@ class TaskQ(Registry):
             maxsize=maxsize,
             when_full=when_full,
         )
-        store_backend = self._backend if store is None else self._store(store)
-        self.store = Store(
-            store_backend.values, self._clock, durable=store_backend.durable, cleanup_interval=cleanup_interval
-        )
+        home = self._backend if store is None else self._store(store)
+        self.store = Store(home.values, self._clock, durable=home.durable, cleanup_interval=cleanup_interval)
         self._retention = Retention(self._backend, self._clock, ended=retention, failed=retention_failed)
         self._store_clock = self._clock if isinstance(self._clock, StoreClock) else None
         self._clock_service = Service("clock", self._look_at_clock, self._clock)
         self._worker: Worker | None = None
         self._is_open = False
+        self._home: asyncio.AbstractEventLoop | None = None  # the loop in which it was opened last
+        self.stands_by = False
+        """Whether ``running`` runs no workers unless it is told to: for a test."""
         self._asked_to_stop = 0  # ticks of the first signal
 
     def __repr__(self) -> str:
         return f"TaskQ({mask(self.url)!r})"
+
+    @property
+    def sync(self) -> BlockingPush:
+        """Pushes from threads on this same task queue: ``tq.sync.push(…)`` in a ``def`` endpoint."""
+        return BlockingPush(self, lambda: self._home)
 
     def _store(self, url: str) -> Backend:
         if url not in self._stores:
@@ -305,6 +312,7 @@ class TaskQ(Registry):
         except BaseException:
             await self._close_stores()
             raise
+        self._home = asyncio.get_running_loop()
         if self._store_clock is not None:
             await self._look_at_clock()
             if self._store_clock.foreign:
@@ -349,22 +357,26 @@ class TaskQ(Registry):
         *,
         queues: Sequence[str] | None = None,
         scheduler: bool = True,
+        workers: bool | None = None,
         drain: float = 25.0,
         grace: float = 5.0,
     ) -> AsyncIterator[TaskQ]:
         """Run workers and the scheduler inside the application; no signal handler is installed.
 
-        On leaving: no more claims, handlers may end for ``drain`` seconds, are then cancelled and given back after
-        ``grace`` more.
+        With ``workers=False`` it is only opened, for a process that pushes and runs nothing; None runs them unless the
+        task queue stands by for a test. On leaving: no more claims, handlers may end for ``drain`` seconds, are then
+        cancelled and given back after ``grace`` more.
         """
         self._check_stop(drain, grace)
         was_open = self._is_open
-        await self._start_running(concurrency, queues, scheduler)
+        runs = not self.stands_by if workers is None else workers
+        await (self._start_running(concurrency, queues, scheduler) if runs else self.open())
         try:
             yield self
         finally:
-            await self._stop_running(drain, grace)
-            if not was_open:  # else whoever opened it closes it
+            if runs:
+                await self._stop_running(drain, grace)
+            if not was_open and self._worker is None:  # else whoever opened it closes it
                 await self.close()
 
     @contextlib.asynccontextmanager
@@ -471,8 +483,7 @@ class TaskQ(Registry):
         return asked or bool(self._declared) or self._backend.schedules is not None
 
     async def _stop_running(self, drain: float, grace: float) -> ExitCode:
-        worker = self._worker
-        if worker is None:
+        if (worker := self._worker) is None:
             return ExitCode.DRAINED
         beside = [self._retention.stop(), *([self.scheduler.stop()] if "scheduler" in self.__dict__ else [])]
         code, _ = await asyncio.gather(worker.stop(drain, grace), asyncio.gather(*beside))

@@ -56,7 +56,8 @@ AWAITED_ONLY = {
     },  # for workers and the facade itself
     "Store": {"immediate"},
     "Scheduler": {"add", "declare"},  # for TaskQ
-    "TaskQ": {"adopt", "on_signal", "run_until", "lifespan"},  # these belong to a loop
+    "TaskFunction": {"push_sync"},
+    "TaskQ": {"adopt", "on_signal", "run_until", "lifespan", "sync"},  # these belong to a loop
 }
 ENTERING = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
 
@@ -184,6 +185,7 @@ FLOORS: dict[str, float] = {
     "runner": 3.3,
     "scheduler": 3.4,
     "calls": 3.4,
+    "blocking": 3.4,
     "registry": 3.4,
     "handles": 3.3,
     "queue": 3.2,

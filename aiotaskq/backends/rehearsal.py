@@ -6,12 +6,12 @@ nothing survives the process, and nothing waits for a disk. Schedules are kept b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import msgspec
 
-from aiotaskq.backends.base import Backend, Change, ScheduleChange, Schedules
+from aiotaskq.backends.base import READY, Backend, Change, ScheduleChange, Schedules, same_push
 from aiotaskq.backends.memory import MemoryBackend
 from aiotaskq.schedule import Schedule, due_us
 from aiotaskq.task import Task
@@ -37,6 +37,31 @@ class RehearsalBackend(MemoryBackend):
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         _check(tasks)
         return await super().push(tasks)
+
+    async def push_with(
+        self, session: Any, tasks: Sequence[Task], committed: Callable[[], None] = lambda: None
+    ) -> list[Task]:
+        """As where the session's database holds the tasks: they are stored when it commits, and not if it does not."""
+        from aiotaskq.backends.sql_session import at_commit
+
+        _check(tasks)
+        stored = self._would_stand(tasks)
+
+        def store() -> None:
+            with self._lock:
+                for task in tasks:
+                    self._insert(task)
+            self.hints.tell(READY)
+            committed()
+
+        await at_commit(session, store)
+        return stored
+
+    def _would_stand(self, tasks: Sequence[Task]) -> list[Task]:
+        """What stands for each of these tasks if they are pushed now."""
+        with self._lock:
+            rows = [self._tasks.get(task.task_id) or self._tasks.get(self._keys.holder(task) or "") for task in tasks]
+        return [task if row is None or same_push(row, task) else row for task, row in zip(tasks, rows, strict=True)]
 
     def _insert(self, task: Task) -> Task:
         row = _copy(task)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, event
+from sqlalchemy.exc import StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
@@ -18,6 +19,7 @@ from aiotaskq.errors import ValidationError
 T = TypeVar("T")
 SOON = 0.05  # seconds that a COMMIT usually takes; whom the hint reaches too early finds the task by polling
 Body = Callable[[Connection], T]
+NEEDED = "session: a SQLAlchemy AsyncSession, AsyncConnection, Session or Connection is needed (got {})"
 
 
 async def run_in(session: Any, url: URL, body: Body[T], committed: Callable[[], None] | None = None) -> T:
@@ -38,33 +40,74 @@ async def run_in(session: Any, url: URL, body: Body[T], committed: Callable[[], 
         return await asyncio.to_thread(_in_session, session, url, body, committed)
     if isinstance(session, Connection):
         return await asyncio.to_thread(_in_connection, session, url, body, told)
-    raise ValidationError(
-        "session: a SQLAlchemy AsyncSession, AsyncConnection, Session or Connection is needed "
-        f"(got {type(session).__name__})"
-    )
+    raise ValidationError(NEEDED.format(type(session).__name__))
+
+
+async def at_commit(session: Any, committed: Callable[[], None]) -> None:
+    """Call back when the transaction of a session or connection has committed, and not if it is rolled back.
+
+    One is begun where there is none. For a connection, which tells only that it is about to commit, the call comes a
+    moment before. Raises ValidationError for what is no SQLAlchemy session or connection.
+    """
+    if isinstance(session, async_scoped_session | scoped_session):
+        session = session()
+    if isinstance(session, AsyncSession):
+        session = session.sync_session
+    if isinstance(session, AsyncConnection):
+        await session.run_sync(_begin)
+        session = session.sync_connection
+    if isinstance(session, Session):
+        _after_session(session, committed)
+    elif isinstance(session, Connection):
+        _begin(session)
+        _after_connection(session, committed)
+    else:
+        raise ValidationError(NEEDED.format(type(session).__name__))
+
+
+def _begin(connection: Connection) -> None:
+    if not connection.in_transaction():
+        connection.begin()
 
 
 def _in_session(session: Session, url: URL, body: Body[T], committed: Callable[[], None] | None) -> T:
     connection = session.connection()
     _check_same(connection, url)
-    answer = body(connection)
+    answer = _discreetly(body, connection)
     if committed is not None:
-        # Both come for savepoints, too: only the end of the whole transaction counts.
-        _after(
-            session,
-            ("after_commit", lambda inner: not inner.in_nested_transaction()),
-            ("after_soft_rollback", lambda _inner, ended: ended.parent is None),
-            committed,
-        )
+        _after_session(session, committed)
     return answer
+
+
+def _discreetly(body: Body[T], connection: Connection) -> T:
+    """Run the body; an error of the database shows no values, which are the params of tasks, in a traceback or log."""
+    try:
+        return body(connection)
+    except StatementError as error:
+        error.hide_parameters, error.params = True, None
+        raise
+
+
+def _after_session(session: Session, committed: Callable[[], None]) -> None:
+    # Both come for savepoints, too: only the end of the whole transaction counts.
+    _after(
+        session,
+        ("after_commit", lambda inner: not inner.in_nested_transaction()),
+        ("after_soft_rollback", lambda _inner, ended: ended.parent is None),
+        committed,
+    )
 
 
 def _in_connection(connection: Connection, url: URL, body: Body[T], committed: Callable[[], None] | None) -> T:
     _check_same(connection, url)
-    answer = body(connection)
+    answer = _discreetly(body, connection)
     if committed is not None:
-        _after(connection, ("commit", lambda _inner: True), ("rollback", lambda _inner: True), committed)
+        _after_connection(connection, committed)
     return answer
+
+
+def _after_connection(connection: Connection, committed: Callable[[], None]) -> None:
+    _after(connection, ("commit", lambda _inner: True), ("rollback", lambda _inner: True), committed)
 
 
 _waiting: weakref.WeakKeyDictionary[Any, list[Callable[[], None]]] = weakref.WeakKeyDictionary()

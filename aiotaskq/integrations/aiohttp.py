@@ -10,7 +10,17 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.extras import missing
 from aiotaskq.taskq import TaskQ
 from aiotaskq.web.openapi import document
-from aiotaskq.web.operation import MAX_BODY, Answer, Operation, Policy, make_policy, perform, say, say_problem
+from aiotaskq.web.operation import (
+    MAX_BODY,
+    Answer,
+    Operation,
+    Policy,
+    check_taskq,
+    make_policy,
+    perform,
+    say,
+    say_problem,
+)
 from aiotaskq.web.operations import chosen
 from aiotaskq.web.problem import problem
 
@@ -33,6 +43,7 @@ def cleanup_ctx(
     concurrency: int = 10,
     queues: Sequence[str] | None = None,
     scheduler: bool = True,
+    workers: bool | None = None,
     drain: float = 25.0,
     grace: float = 5.0,
 ) -> Callable[[web.Application], AsyncIterator[None]]:
@@ -42,9 +53,11 @@ def cleanup_ctx(
     last one has ended.
     """
 
+    check_taskq("cleanup_ctx", tq)
+
     async def context(_app: web.Application) -> AsyncIterator[None]:
         limits: dict[str, Any] = {"queues": queues, "scheduler": scheduler, "drain": drain, "grace": grace}
-        async with tq.running(concurrency, **limits):
+        async with tq.running(concurrency, workers=workers, **limits):
             yield
 
     return context
@@ -83,6 +96,7 @@ def operations(
     Raises:
         ValidationError: for an unknown operation or a wrong value.
     """
+    check_taskq("operations", tq)
     policy = make_policy(read_only=read_only, show_args=show_args, origins=origins, max_body=max_body)
     wanted = chosen(operations)
     whole = document(wanted, metadata.version("aiotaskq"))

@@ -11,7 +11,7 @@ from aiotaskq.handles import BoundTask, P, PushOptions, T, TaskCall, TaskFunctio
 from aiotaskq.integrations.starlette import asgi_path, endpoint, setup, taskq_of
 from aiotaskq.taskq import TaskQ
 from aiotaskq.web.openapi import body, parameters, responses
-from aiotaskq.web.operation import MAX_BODY, Operation, make_policy
+from aiotaskq.web.operation import MAX_BODY, Operation, check_taskq, make_policy
 from aiotaskq.web.operations import chosen
 
 try:
@@ -56,6 +56,11 @@ class SessionPush:
         """Push by the name of a type; arguments as ``TaskQ.push``."""
         return await self.tq.push(type, params, **{**options, "session": self.session})
 
+    def sync(self, task: TaskFunction[P, Any, T] | BoundTask[P, T], /, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The same in a ``def`` endpoint, where the session is a ``Session``; return the task's id."""
+        call = task.call(*args, **kwargs)
+        return self.tq.sync.push_call(TaskCall(call.type, call.params, {**call.options, "session": self.session}))
+
 
 def session_push(get_session: Callable[..., Any]) -> Callable[..., SessionPush]:
     """Return a dependency that pushes with the session of ``get_session``, the application's own dependency.
@@ -98,6 +103,7 @@ def router(
     Raises:
         ValidationError: for an unknown operation or a wrong value.
     """
+    check_taskq("router", tq)
     policy = make_policy(read_only=read_only, show_args=show_args, origins=origins, max_body=max_body)
     made = APIRouter(dependencies=list(dependencies))
     for operation in chosen(operations):

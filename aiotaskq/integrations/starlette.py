@@ -10,7 +10,17 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.extras import missing
 from aiotaskq.taskq import TaskQ
 from aiotaskq.web.openapi import document
-from aiotaskq.web.operation import MAX_BODY, Answer, Operation, Policy, make_policy, perform, say, say_problem
+from aiotaskq.web.operation import (
+    MAX_BODY,
+    Answer,
+    Operation,
+    Policy,
+    check_taskq,
+    make_policy,
+    perform,
+    say,
+    say_problem,
+)
 from aiotaskq.web.operations import chosen
 from aiotaskq.web.problem import Refused, problem
 
@@ -35,14 +45,17 @@ def setup(
     concurrency: int = 10,
     queues: Sequence[str] | None = None,
     scheduler: bool = True,
+    workers: bool | None = None,
     drain: float = 25.0,
     grace: float = 5.0,
 ) -> None:
     """Run workers and the scheduler inside the application, within the lifespan that it has; arguments as ``running``.
 
-    What its own lifespan makes is there before the first handler runs, and goes after the last one has ended.
-    Raises ValidationError for a second setup of the same application.
+    With ``workers=False`` the task queue is only opened: for a process that pushes what others run. What the
+    application's own lifespan makes is there before the first handler runs, and goes after the last one has ended.
+    Raises ValidationError for a second setup of the same application, and for a task queue of ``aiotaskq.sync``.
     """
+    check_taskq("setup", tq)
     if getattr(app.state, "aiotaskq", None) is not None:
         raise ValidationError("setup: this application has a task queue already; one setup() for each")
     app.state.aiotaskq = tq
@@ -52,7 +65,7 @@ def setup(
     async def lifespan(app: Any) -> AsyncIterator[Mapping[str, Any] | None]:
         async with inner(app) as state:
             limits: dict[str, Any] = {"queues": queues, "scheduler": scheduler, "drain": drain, "grace": grace}
-            async with tq.running(concurrency, **limits):
+            async with tq.running(concurrency, workers=workers, **limits):
                 yield state
 
     app.router.lifespan_context = lifespan  # type: ignore[assignment]
@@ -90,6 +103,7 @@ def routes(
     Raises:
         ValidationError: for an unknown operation or a wrong value.
     """
+    check_taskq("routes", tq)
     policy = make_policy(read_only=read_only, show_args=show_args, origins=origins, max_body=max_body)
     return [
         Route(asgi_path(each.path), endpoint(each, tq, policy), methods=[each.method], name=f"aiotaskq:{each.name}")

@@ -40,7 +40,7 @@ class Inline(Rig):
         self._claimed: dict[str, Task] = {}  # those that have not begun
 
     async def _start(self) -> None:
-        running = self.tq.running(1, queues=[NOBODY], scheduler=False, drain=0, grace=1)
+        running = self.tq.running(1, queues=[NOBODY], scheduler=False, workers=True, drain=0, grace=1)
         await self._stack.enter_async_context(running)
 
     async def push(self, tasks: list[Task], call_next: PushCall) -> list[Task]:

@@ -43,7 +43,7 @@ class Kit(Rig):
 
     async def _start(self) -> None:
         self._declared = set(self.tq._declared)
-        running = self.tq.running(self._concurrency, scheduler=self._scheduler, drain=0, grace=1)
+        running = self.tq.running(self._concurrency, scheduler=self._scheduler, workers=True, drain=0, grace=1)
         await self._stack.enter_async_context(running)
 
     async def _ready(self) -> None:

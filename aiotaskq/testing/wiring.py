@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,35 +17,36 @@ from aiotaskq.testing.pushes import Pushes
 def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, **options: Any) -> Iterator[Pushes]:
     """Let an application's own ``TaskQ`` use another store for a while; nothing of it runs by itself.
 
-    Its handlers, schedules, middleware, listeners and resources stay, and whatever is registered meanwhile goes.
+    Its handlers, schedules, middleware, listeners and resources stay, and whatever is registered meanwhile goes. An
+    application that starts meanwhile, as under ``TestClient(app)``, opens the task queue and runs no workers. One that
+    runs already keeps its workers on the store that it had: no push made meanwhile reaches them.
 
     Args:
         tq: the one that the application's modules hold.
         url: the store; default one in memory, which goes by the rules of a durable one if the real store is durable.
-            A push that joins a transaction (``session=…``) needs the database of that session here.
+            There a push that joins a transaction (``session=…``) is stored when that commits, whatever its database.
         clock: default the real one.
         options: as of ``TaskQ``; its timezone and the bound of its queue are kept unless they are given.
 
     Raises:
-        ValidationError: for something that is no ``TaskQ``, or one whose workers run.
+        ValidationError: for something that is no ``TaskQ``.
     """
     if not isinstance(tq, TaskQ):
         raise ValidationError(f"override: an aiotaskq.TaskQ is needed (got {type(tq).__module__}.{type(tq).__name__})")
-    if tq._worker is not None:
-        raise ValidationError("override: the workers of this TaskQ run; override it before they start")
-    before, original = dict(vars(tq)), copy.copy(tq)
     bound = tq.queue._bound
     options = {"timezone": tq._timezone, "maxsize": bound.maxsize, "when_full": bound.when_full, **options}
-    vars(tq).clear()
+    other = TaskQ(stand_in(tq) if url is None else url, clock=clock, **options)
+    other.adopt(tq)
+    other.stands_by = True
+    pushes = Pushes()
+    other.on("pushed", lambda event: pushes.pushed.append(event.task))
+    # Each of the two is one assignment: the application may run in another thread.
+    before, other._home = tq.__dict__, tq._home
+    tq.__dict__ = other.__dict__
     try:
-        TaskQ.__init__(tq, stand_in(original) if url is None else url, clock=clock, **options)
-        tq.adopt(original)
-        pushes = Pushes()
-        tq.on("pushed", lambda event: pushes.pushed.append(event.task))
         yield pushes
     finally:
-        vars(tq).clear()
-        vars(tq).update(before)
+        tq.__dict__ = before
 
 
 def stand_in(tq: TaskQ) -> str:

@@ -35,6 +35,16 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     max_body: int = MAX_BODY
 
 
+def check_taskq(what: str, tq: object) -> None:
+    """Raise ValidationError unless ``tq`` is a task queue of an event loop."""
+    if not isinstance(tq, TaskQ):
+        kind = f"{type(tq).__module__}.{type(tq).__name__}"
+        raise ValidationError(
+            f"{what}: an aiotaskq.TaskQ is needed (got {kind}); make it with `from aiotaskq import TaskQ`, and push "
+            "with tq.sync.push(…) or task.push_sync(…) in `def` endpoints and threads"
+        )
+
+
 def make_policy(
     *, read_only: bool = False, show_args: bool = False, origins: Collection[str] = (), max_body: int = MAX_BODY
 ) -> Policy:
