@@ -863,8 +863,12 @@ async def test_the_aiohttp_application_in_its_test_client(tmp_path: Path, monkey
 
 async def test_health_tells_what_is_wrong() -> None:
     tq = TaskQ(f"postgresql://someone:{SECRET}@127.0.0.1:1/db")
-    assert await tq.health() == {"store": "it is not open"}
+    problem = (await tq.health())["store"]
+    assert problem is not None and "127.0.0.1:1" in problem and SECRET not in problem
+    await tq.close()
     tq = TaskQ("memory://")
+    await tq.push("x")
+    assert await tq.health() == {"store": None}, "nobody opened it, and pushes succeed"
     async with tq.running():
         assert await tq.health() == {"store": None, "workers": None}
 

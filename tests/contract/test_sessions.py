@@ -139,7 +139,7 @@ async def test_what_is_no_session_of_this_database_is_refused(sql_store: Store, 
     await other.dispose()
 
 
-@pytest.mark.stores("memory", "rehearsal", "redis")
+@pytest.mark.stores("memory", "redis")
 async def test_a_store_that_is_not_sql_says_so(store: Store) -> None:
     async with TaskQ(store.url) as tq:
         with pytest.raises(NotSupported, match="cannot join a transaction"):
