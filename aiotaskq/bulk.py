@@ -51,10 +51,10 @@ def statuses(names: str | Iterable[str] | None) -> tuple[Status, ...]:
         raise ValidationError(f"status: names are needed (got {type(names).__name__})") from None
     if not found:
         raise ValidationError("status: an empty list names none; leave it out to mean every status")
-    try:
-        return tuple(Status(name) for name in found)
-    except ValueError as error:
-        raise ValidationError(f"status: {error}; use {', '.join(Status)}") from None
+    for name in found:
+        if name not in tuple(Status):
+            raise ValidationError(f"status: {name!r:.40} is unknown; use {', '.join(Status)}")
+    return tuple(map(Status, found))
 
 
 def _unheard(_done: int) -> None:

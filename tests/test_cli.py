@@ -174,7 +174,7 @@ def test_tasks_list_show_cancel_retry_purge(cli: Cli) -> None:
     listed = cli.out("tasks", "list", *at, "--limit", "1")
     assert second in listed and first not in listed and f"--after {second}" in listed
     assert [task["task_id"] for task in cli.json("tasks", "list", *at, "--after", second)] == [first]
-    assert "is not a valid Status" in cli.fails("tasks", "list", *at, "--status", "done")
+    assert "status: 'done' is unknown; use pending" in cli.fails("tasks", "list", *at, "--status", "done")
 
     shown = cli.json("tasks", "show", first, "--params", *at)
     assert shown["params"] == {"name": "x\x1b[31m"} and shown["status"] == "pending"

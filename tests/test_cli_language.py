@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from aiotaskq import errors
 from aiotaskq.cli import language
-from aiotaskq.cli.catalogue import FILE, HELP, SENTENCES, TYPER, Template, entries, parse, rendered
+from aiotaskq.cli.catalogue import FILE, HELP, LIBRARY, SENTENCES, TYPER, Template, entries, parse, rendered
 from aiotaskq.cli.language import tr, width, wrapped
+from aiotaskq.errors import AiotaskqError
 from tests.command import ROOT
 
 
@@ -80,10 +82,10 @@ def test_a_finished_text_finds_its_entry() -> None:
     assert template.values("a b of c") == ["b", "c"] and template.values("a b or c") is None
     assert Template(("whole",), "x").values("whole") == [] and Template(("whole",), "x").values("wholes") is None
     assert Template(("ab", "bc"), "x").values("abc") is None
-    assert rendered("No such command x.", [TYPER]) == "没有命令 x"
-    assert rendered("No such command x. Did you mean y?", [TYPER]) == "没有命令 x；是不是 y？"
-    assert rendered("what nobody has translated", [TYPER]) == "what nobody has translated"
-    assert rendered("No such command {0}{1}.", [TYPER]) == "没有命令 {0}{1}"
+    assert rendered("No such command x.", TYPER) == "没有命令 x"
+    assert rendered("No such command x. Did you mean y?", TYPER) == "没有命令 x；是不是 y？"
+    assert rendered("what nobody has translated", TYPER) == "what nobody has translated"
+    assert rendered("No such command {0}{1}.", TYPER) == "没有命令 {0}{1}"
 
 
 @pytest.mark.parametrize(
@@ -122,3 +124,96 @@ def test_what_typer_says_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     translated = language.translated_help(page)
     assert "Usage" not in translated and "Options" not in translated and "Show" not in translated
     assert {english for context, english in entries() if context == HELP} >= {"Usage: ", "\nCommands:\n"}
+
+
+# ---- what the library says -------------------------------------------------------------------------------------------
+
+LIBRARY_ROOMS = [
+    path
+    for path in sorted((ROOT / "aiotaskq").rglob("*.py"))
+    if path.relative_to(ROOT / "aiotaskq").parts[0] not in ("cli", "demo", "testing")
+]
+RAISED = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, AiotaskqError)}
+RAISED |= {"IllegalTransition", "Refused"}
+
+
+def literal(node: ast.expr) -> list[str] | None:
+    """The text between the values of a string or an f-string; None for another expression."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return [node.value]
+    if not isinstance(node, ast.JoinedStr):
+        return None
+    pieces = [""]
+    for part in node.values:
+        if isinstance(part, ast.Constant):
+            pieces[-1] += str(part.value)
+        else:
+            pieces.append("")
+    return pieces
+
+
+def raised() -> Iterator[tuple[str, list[str]]]:
+    """Where the library makes an error, and the text between its values."""
+    for path in LIBRARY_ROOMS:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in RAISED):
+                continue
+            if node.args and path.parts[-2:] != ("web", "problem.py"):
+                pieces = literal(node.args[0])
+                if pieces is not None and sum(map(str.isalpha, "".join(pieces))) > 3:
+                    yield f"{path.name}:{node.lineno}", pieces
+
+
+def sample(pieces: list[str]) -> str:
+    """The text with X for each value; one that follows another, or a word, is a hint, which may be empty."""
+    text = pieces[0]
+    for number, piece in enumerate(pieces[1:], 1):
+        before = pieces[number - 1]
+        hint = number > 1 and (not before or (before[-1].isalnum() and not piece) or before.endswith(")"))
+        text += ("" if hint else "X") + piece
+    return text
+
+
+def test_every_error_of_the_library_has_its_chinese_text() -> None:
+    texts = {sample(pieces): where for where, pieces in raised()}
+    assert len(texts) > 150
+    assert {where: text for text, where in texts.items() if rendered(text) == text} == {}
+
+
+def test_every_chinese_text_is_of_something_that_the_library_says() -> None:
+    said = set()
+    for path in LIBRARY_ROOMS:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.add(node.value)  # those in f-strings, too
+    whole = "\n".join(said)
+    for context, english in entries():
+        if context == LIBRARY:
+            text = re.sub(r"\{\d\}", "\n", english).replace("{{", "{").replace("}}", "}")
+            for part in re.split(r"[\n,;]", text):  # of two literals that are joined, each
+                assert part.strip() in whole, english
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("there is no task mail", "没有任务 mail"),
+        (
+            "type: no handler is registered for 'gret'; did you mean 'greet'?",
+            "type：没有注册 'gret' 的处理函数；是不是 'greet'？",
+        ),
+        ("params: greet() has no parameter 'minute'", "params：greet() 没有参数 'minute'"),  # a value stays as it is
+        (
+            "cron_expression: minute 61 is not in 0-59 (got '61 * * * *')",
+            "cron_expression：分钟 61 不在 0-59 之内（收到 '61 * * * *'）",
+        ),
+        ("wait: must be at least 0 seconds (got -1)", "wait：应不小于 0 秒（收到 -1）"),
+        ("task 7 (mail) failed: ValueError: no", "任务 7（mail）failed：ValueError: no"),
+        ("postgresql://me:***@host: whatever the driver says", "postgresql://me:***@host: whatever the driver says"),
+    ],
+)
+def test_what_the_library_says_in_chinese(monkeypatch: pytest.MonkeyPatch, english: str, chinese: str) -> None:
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    assert language.translated(english) == chinese
+    monkeypatch.setenv("LC_ALL", "C")
+    assert language.translated(english) == english

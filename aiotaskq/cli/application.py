@@ -9,7 +9,7 @@ import sys
 import traceback
 from typing import Any
 
-from aiotaskq.cli.language import tr
+from aiotaskq.cli.language import tr, translated
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.handlers import check_fit, unknown
 from aiotaskq.taskq import TaskQ
@@ -67,7 +67,7 @@ def _own_fault(module: str, error: Exception) -> None:
     # The application's own fault, so its author needs to see where.
     traceback.print_exception(error)
     kind = "" if isinstance(error, AiotaskqError) else f"{type(error).__name__}: "
-    said = tr("importing {name} failed: {error}", name=repr(module), error=f"{kind}{error}")
+    said = tr("importing {name} failed: {error}", name=repr(module), error=f"{kind}{translated(error)}")
     raise ValidationError(said) from None
 
 

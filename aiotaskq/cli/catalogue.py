@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +24,6 @@ words on a help page."""
 
 _PLACE = re.compile(r"\{\d+\}")
 _FEW = 3  # letters: a template with fewer fits anything
-_DEEP = 3  # texts within texts
 
 
 class Template(NamedTuple):
@@ -103,11 +101,18 @@ def _braces(text: str) -> str:
     return text.replace("{{", "{").replace("}}", "}")
 
 
-def rendered(text: str, contexts: Iterable[str] = (LIBRARY,), depth: int = _DEEP) -> str:
-    """Return a finished English text in Chinese, also the texts that stand in its places; or it itself."""
-    for context in contexts:
-        for template in _templates(context):
-            if (values := template.values(text)) is not None:
-                inside = [rendered(value, contexts, depth - 1) if depth else value for value in values]
-                return template.becomes.format(*inside)
+class _Value(str):
+    """A value in a text; in a place that is written ``{0:t}`` it is a text of the library itself."""
+
+    __slots__ = ()
+
+    def __format__(self, how: str) -> str:
+        return rendered(self) if how == "t" else str(self)
+
+
+def rendered(text: str, context: str = LIBRARY) -> str:
+    """Return a finished English text in Chinese, or itself where no entry fits."""
+    for template in _templates(context):
+        if (values := template.values(text)) is not None:
+            return template.becomes.format(*map(_Value, values))
     return text

@@ -8,7 +8,7 @@ import contextlib
 import msgspec
 
 from aiotaskq.backends import connect, scheme_of
-from aiotaskq.cli.language import marked, tr
+from aiotaskq.cli.language import marked, tr, translated
 from aiotaskq.cli.screen import Bar, bar_of, note, say, say_json, say_table
 from aiotaskq.cli.tables import refuse_unready
 from aiotaskq.clock import SystemClock
@@ -61,7 +61,7 @@ def copy(source: str, target: str, *, running: bool, as_json: bool) -> int:
         say(tr("could not be copied: {count}", count=f"{len(done.uncopied):,}"))
         say_table(
             [marked("KIND"), marked("ID"), marked("PROBLEM")],
-            [(row.kind, row.id, row.problem) for row in done.uncopied],
+            [(row.kind, translated(row.id), translated(row.problem)) for row in done.uncopied],
         )
     note(tr("FROM is as it was; let nothing work on it any more, or its tasks are done twice"))
     return int(bool(done.uncopied))

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.backends import scheme_of
-from aiotaskq.cli.language import marked, tr
+from aiotaskq.cli.language import marked, tr, translated
 from aiotaskq.cli.opened import with_tq
 from aiotaskq.cli.screen import say, say_error, say_held, say_json, say_title
 from aiotaskq.cli.tables import describe
@@ -53,7 +53,7 @@ def check(url: str, place: str | None, *, late: float, max_age: float | None, as
         said = tr("ok: {ready} ready, {running} running", ready=f"{found.ready:,}", running=f"{running:,}")
         say(said + _unclaimed(found.ready, running, found.oldest_age))
     else:
-        say_error("; ".join(found.problems))
+        say_error(tr("; ").join(map(translated, found.problems)))
     return int(not found.ok)
 
 
@@ -133,7 +133,7 @@ def _say(found: dict[str, Any]) -> None:
     say()
     say_title(printable(found["database"], 1_000))
     if found["problem"] is not None:
-        say_held(False, found["problem"])
+        say_held(False, translated(found["problem"]))
         return
     store = found["store"]
     for name in ("server", "version", "newest"):
@@ -151,7 +151,7 @@ def _say(found: dict[str, Any]) -> None:
         )
     health = store["health"]
     for problem in health["problems"]:
-        say_held(False, problem)
+        say_held(False, translated(problem))
     if health["ok"]:
         running = health["counts"].get("running", 0)
         said = tr("{ready} ready, {running} running", ready=health["ready"], running=running)

@@ -106,7 +106,7 @@ def usage_error(error: Any) -> str:
 def _typer(said: str) -> str:
     # Its quotes are taken away: they stand around names, where Chinese needs none.
     plain = said.replace("'", "")
-    known = rendered(plain, [TYPER])
+    known = rendered(plain, TYPER)
     return said if known == plain else known
 
 

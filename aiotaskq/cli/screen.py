@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aiotaskq.cli.language import tr
+from aiotaskq.cli.language import tr, translated
 from aiotaskq.log import printable
 from aiotaskq.masking import without_passwords
 
@@ -33,8 +33,9 @@ def say(text: str = "") -> None:
 
 
 def say_error(error: object) -> None:
-    """Print one line on standard error."""
-    print(tr("error: {error}", error=printable(without_passwords(error), LONG)), file=sys.stderr, flush=True)
+    """Print one line on standard error; what the library says is translated."""
+    said = printable(without_passwords(translated(error)), LONG)
+    print(tr("error: {error}", error=said), file=sys.stderr, flush=True)
 
 
 def note(text: str) -> None:

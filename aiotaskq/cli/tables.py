@@ -12,7 +12,7 @@ from sqlalchemy import Connection, exc
 
 from aiotaskq.backends import scheme_of
 from aiotaskq.backends.base import OddRow
-from aiotaskq.cli.language import marked, tr
+from aiotaskq.cli.language import marked, tr, translated
 from aiotaskq.cli.screen import bar_of, say, say_json, say_table
 from aiotaskq.database import SYNC_DRIVERS, Database, parse_url, sync_engine
 from aiotaskq.errors import DatabaseUnavailable, NotFound, NotSupported, ValidationError
@@ -140,4 +140,4 @@ def _look(url: str, body: Callable[[Connection], T]) -> T:
 
 
 def _say_odd(rows: list[OddRow]) -> None:
-    say_table(ODD, [msgspec.structs.astuple(row) for row in rows])
+    say_table(ODD, [(row.table, row.id, row.column, translated(row.problem), translated(row.action)) for row in rows])
