@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 
+import aiotaskq.sync
 from aiotaskq.demo.files import walk
 from aiotaskq.demo.numbers import percentile
+from aiotaskq.demo.work import push_as_before
 from tests.machine import within
 
 ROOT = Path(__file__).parent.parent
@@ -235,3 +237,14 @@ def test_percentile_is_a_value_that_was_measured() -> None:
     assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
     assert percentile([float(n) for n in range(1, 101)], 0.99) == 99.0
     assert percentile([1.0], 0.99) == 1.0
+
+
+def test_the_old_scripts_tasks_that_have_ended_are_not_pushed_again(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/demo.db"
+    ids = push_as_before(url, "run", 2)
+    queue = aiotaskq.sync.DatabaseQueue(url)
+    assert queue.pop_task(0) is not None
+    queue.task_done()
+    assert push_as_before(url, "run", 2) == ids
+    assert [str(queue.get(task_id).status) for task_id in ids] == ["completed", "pending"]
+    queue.close()

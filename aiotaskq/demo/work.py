@@ -89,14 +89,22 @@ def squeeze(path: Path) -> dict[str, Any]:
 
 
 def push_as_before(url: str, run: str, count: int) -> list[str]:
-    """What an old script does in its thread: push tasks as dicts, blocking. Pushed again, they are the same tasks."""
-    from aiotaskq.sync import DatabaseQueue
+    """Push tasks as dicts, blocking, as an old script does in its thread; return their ids.
+
+    One that an earlier process of this run has brought to its end is not pushed again: it would run again.
+    """
+    from aiotaskq.sync import DatabaseQueue, NotFound
 
     queue = DatabaseQueue(url)
+    ids = [f"{run}-legacy-{number}" for number in range(1, count + 1)]
     try:
-        return [
-            queue.push_task({"type": LEGACY, "params": {"number": n}, "task_id": f"{run}-legacy-{n}", "queue": QUEUE})
-            for n in range(1, count + 1)
-        ]
+        for number, task_id in enumerate(ids, 1):
+            try:
+                ended = queue.get(task_id).final
+            except NotFound:
+                ended = False
+            if not ended:
+                queue.push_task({"type": LEGACY, "params": {"number": number}, "task_id": task_id, "queue": QUEUE})
+        return ids
     finally:
         queue.close()

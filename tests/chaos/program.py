@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq.context import current_task
 from aiotaskq.database import ASYNC_DRIVERS, parse_url
-from aiotaskq.errors import AiotaskqError, DatabaseUnavailable
+from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, TaskConflict
 from aiotaskq.events import NAMES, Event
 from aiotaskq.log import logger, output
 from aiotaskq.outcome import Completed, Failed, settle
@@ -359,6 +359,8 @@ async def persistently(push: Callable[[], Any]) -> None:
             return
         except DatabaseUnavailable:
             await asyncio.sleep(random.uniform(0.02, 0.1))
+        except TaskConflict:
+            return  # an earlier push of this id was stored, and its task has ended
         except AiotaskqError:
             logger.exception("a push was refused")
             raise
