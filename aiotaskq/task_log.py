@@ -8,7 +8,7 @@ from aiotaskq.log import DEBUG, log, named, printable
 from aiotaskq.outcome import Cancelled, Failed, LeaseExpired, Outcome, Released, TimedOut
 from aiotaskq.task import SECOND, Status, Task
 
-__all__ = ["log_outcome", "log_pushed"]
+__all__ = ["log_completed", "log_outcome", "log_pushed"]
 
 
 def log_pushed(tasks: Sequence[Task], stored: Sequence[Task]) -> None:
@@ -18,6 +18,11 @@ def log_pushed(tasks: Sequence[Task], stored: Sequence[Task]) -> None:
             log.task("push", task)
         elif row.task_id != task.task_id:  # with the same id it may still be pushed again
             log.debug("push {}: {} is there already", printable(task.type), printable(row.task_id))
+
+
+def log_completed(task: Task) -> None:
+    """Log a completed task at INFO, for a process that does nothing but run tasks."""
+    log.info("completed {}", named(task))
 
 
 def log_outcome(task: Task, outcome: Outcome, after: Task | None, now: int) -> None:

@@ -297,15 +297,37 @@ def test_a_second_signal_does_not_wait(cli: Cli) -> None:
     assert "waits no more: cancels running tasks (1), which get 5 s to end: polite " in "".join(lines)
 
 
-def test_run_logs_what_failed_in_one_line(cli: Cli) -> None:
-    (cli.home / "app.py").write_text(STUBBORN)
-    (task_id,) = cli.push("broken", max_retries=0)
-    with cli.running("app:tq", "--queues", "default, other") as (process, lines):
+ENDS = """
+from aiotaskq import TaskQ
+
+tq = TaskQ("sqlite:///app.db", poll_interval=0.05)
+
+@tq.task
+async def good() -> None: ...
+
+@tq.task(backoff=0.01)
+async def broken() -> None:
+    raise ValueError("no")
+"""
+
+
+@pytest.mark.parametrize("level", ["INFO", "DEBUG", "WARNING"])
+def test_run_says_in_one_line_each_what_was_completed_retried_and_failed(cli: Cli, level: str) -> None:
+    (cli.home / "app.py").write_text(ENDS)
+    good, broken = cli.push("good", "broken", max_retries=1)
+    with cli.running("app:tq", "--queues", "default, other", "--log-level", level) as (process, lines):
         wait_for(lines, "failed broken")
         process.send_signal(signal.SIGTERM)
         assert process.wait(within(40)) == 0
-    assert any(task_id in line and "ValueError" in line and "| ERROR" in line for line in lines)
     assert any("from queues default, other" in line for line in lines)
+
+    def told(words: str) -> list[str]:
+        return [line.partition(" - ")[2].rstrip() for line in lines if f"- {words}" in line]
+
+    assert told("completed good") == ([] if level == "WARNING" else [f"completed good {good}"])
+    (retried,) = told("retried broken")
+    assert re.fullmatch(rf"retried broken {broken}: ValueError: no; attempt 1 of 2, next in [\d.e-]+ s", retried)
+    assert told("failed broken") == [f"failed broken {broken}: ValueError: no"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")

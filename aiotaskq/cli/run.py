@@ -24,6 +24,7 @@ from aiotaskq.events import Event
 from aiotaskq.integrations.logging import NOWHERE, bind_task
 from aiotaskq.log import output, printable
 from aiotaskq.masking import mask
+from aiotaskq.task_log import log_completed
 from aiotaskq.taskq import TaskQ
 from aiotaskq.worker import ExitCode
 
@@ -77,6 +78,8 @@ def run_workers(
             )
         )
     tq.on("stalled", _watched)
+    if level == "INFO":  # below it the library's own line is shown
+        tq.on("completed", _completed)
     where = tr("every queue") if queues is None else tr("queues {names}", names=", ".join(queues))
     what = tr(
         "{target} on {url}: {concurrency} at a time from {where}; handlers: {types}",
@@ -170,6 +173,11 @@ def _end_now(code: int) -> None:
         with contextlib.suppress(OSError):  # nobody reads it any more
             stream.flush()
     os._exit(code)
+
+
+def _completed(event: Event) -> None:
+    if event.task is not None:
+        log_completed(event.task)
 
 
 def _watched(_event: Event) -> None:
