@@ -33,7 +33,14 @@ FLOORS = {
         "forks",
         "shelter",
     ],
-    "1 seam, 2 stores": ["backends/*", "models", "database", "sqlite_threads", "migrations/*", "migrations/versions/*"],
+    "1 seam, 2 stores": [
+        "backends/*",
+        "models",
+        "database",
+        "sqlite_connections",
+        "migrations/*",
+        "migrations/versions/*",
+    ],
     "3 actors": [
         "queue",
         "store",

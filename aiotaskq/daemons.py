@@ -12,13 +12,8 @@ from typing import Any
 class DaemonThreads(Executor):
     """Up to ``size`` threads, made on demand, each a daemon: one that never returns ends with the process."""
 
-    def __init__(self, size: int, name: str, keeping: object = None) -> None:
-        """``keeping`` is referred to by each thread, which a forked child does not have and so never lets go of.
-
-        Were an event loop collected there, its parent, with which it shares its epoll, would hear nothing any more.
-        """
+    def __init__(self, size: int, name: str) -> None:
         self._size = size
-        self._keeping = keeping
         self._name = name
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
@@ -44,7 +39,6 @@ class DaemonThreads(Executor):
         return future
 
     def _serve(self) -> None:
-        keeping = self._keeping  # noqa: F841 - in the frame itself
         while (run := self._work.get()) is not None:
             run()
             del run  # do not keep the last task's arguments alive while idle

@@ -10,13 +10,13 @@ import asyncio
 import itertools
 import os
 import random
-import sqlite3
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, event, exc
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
 from aiotaskq.engines import (
@@ -36,7 +36,7 @@ from aiotaskq.masking import mask
 from aiotaskq.models import Base
 from aiotaskq.settings import settings
 from aiotaskq.shelter import is_sheltered
-from aiotaskq.sqlite_threads import SqliteThreads
+from aiotaskq.sqlite_connections import SqliteConnections
 from aiotaskq.watch import (
     STATEMENT_TIMEOUT,
     Watch,
@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-Engines = AsyncEngine | SqliteThreads
+Engines = AsyncEngine | SqliteConnections
 
 # Of a transaction that the server gives up in favour of another: a deadlock, as a rule.
 TRIES = 20
@@ -78,7 +78,7 @@ class Database:
 
     A transaction body is a plain function over a ``Connection``: it can run in the caller's own transaction as well. It
     always runs to its end: a cancelled caller leaves the database before or after it, never between, and the connection
-    goes back to the pool.
+    goes back to the pool. On SQLite that end is waited for first; what has not begun does not happen.
     """
 
     def __init__(self, url: str, prepare: Callable[[Connection], None] | None = None) -> None:
@@ -127,12 +127,12 @@ class Database:
             # The loop (or, after a fork, the process) that had it open is gone, and its connections with it.
             if self._pid not in (0, os.getpid()):
                 _inherited.append(self._engine)
-            elif isinstance(self._engine, SqliteThreads):
+            elif isinstance(self._engine, SqliteConnections):
                 self._engine.abandon()
             self._engine, self._loop, self._pid = None, here, os.getpid()
             self._opening, self._running = asyncio.Lock(), set()
             self._idle = weakref.WeakSet()
-        return await self._to_its_end(self._open_once())
+        return await self._to_its_end(self._open_once(), shield=True)
 
     async def _open_once(self) -> Engines:
         async with self._opening:
@@ -143,7 +143,7 @@ class Database:
     async def _open_engine(self) -> Engines:
         engine: Engines
         if self.sqlite:
-            engine = SqliteThreads(self.url, self._on_begin, lambda: self.writing(), lambda: self.written())
+            engine = SqliteConnections(self.url, lambda: self.writing(), lambda: self.written())
         else:
             wait = STATEMENT_TIMEOUT
             pool = {"pool_size": 5, "max_overflow": 5, **self._pool}
@@ -153,7 +153,7 @@ class Database:
             alone = self.url.get_backend_name() == "postgresql"
             self._alone = engine.execution_options(isolation_level="AUTOCOMMIT") if alone else None
         try:
-            if isinstance(engine, SqliteThreads):
+            if isinstance(engine, SqliteConnections):
                 await self._enable_wal(engine)
             if self._prepare is not None:
                 await self._write(engine, self._prepare)
@@ -162,18 +162,7 @@ class Database:
             raise
         return engine
 
-    @staticmethod
-    def _on_begin(connection: Connection) -> None:
-        # A transaction that reads and then writes would fail at once as busy, whatever the timeout; so writers say so
-        # when they begin. Readers need none: each of their statements is its own snapshot.
-        if connection.get_execution_options().get("aiotaskq_begin"):
-            driver: Any = connection.connection.dbapi_connection
-            try:
-                driver.execute("BEGIN IMMEDIATE").close()  # past SQLAlchemy, whose way takes 28 µs more
-            except sqlite3.Error as error:
-                raise exc.DBAPIError.instance("BEGIN IMMEDIATE", None, error, sqlite3.Error) from error
-
-    async def _enable_wal(self, engine: SqliteThreads) -> None:
+    async def _enable_wal(self, engine: SqliteConnections) -> None:
         for attempt in range(100):
             try:
                 mode = await self._pragma(engine, "journal_mode")
@@ -186,7 +175,7 @@ class Database:
             await asyncio.sleep(0.01 * (1 + attempt % 10))
         raise DatabaseUnavailable(f"cannot switch {self.shown} to WAL (a network file system?); use a local disk")
 
-    async def _pragma(self, engine: SqliteThreads, pragma: str) -> object:
+    async def _pragma(self, engine: SqliteConnections, pragma: str) -> object:
         return await engine.read(lambda c: c.exec_driver_sql(f"PRAGMA {pragma}").scalar())
 
     async def close(self) -> None:
@@ -198,7 +187,7 @@ class Database:
             await asyncio.wait(self._running)
         engine, self._engine = self._engine, None
         if engine is not None:
-            await self._to_its_end(self._dispose(engine))
+            await self._to_its_end(self._dispose(engine), shield=True)
         if self._closed:  # only now: until then a second close waits for this one
             self._loop = None
 
@@ -214,24 +203,45 @@ class Database:
         """Run a body that only reads, each statement what is there when it begins. Raises DatabaseUnavailable."""
         return await self._to_its_end(self._read(await self._ready(), body))
 
+    async def write_session(self, body: Callable[[Connection], T]) -> T:
+        """Do as ``write`` does, in an ``AsyncSession``: the body is given its connection, and the session commits."""
+        return await self._to_its_end(self._write_session(await self._ready(), body))
+
+    async def read_session(self, body: Callable[[Connection], T]) -> T:
+        """Do as ``read`` does, in an ``AsyncSession``: the body is given its connection."""
+        return await self._to_its_end(self._read_session(await self._ready(), body))
+
     async def _write(self, engine: Engines, body: Callable[[Connection], T], alone: bool = False) -> T:
-        if isinstance(engine, SqliteThreads):
+        if isinstance(engine, SqliteConnections):
             return await engine.write(body)
-        if alone and self._alone is not None:
-            return await self._on_server(self._alone, body, commit=False)
-        return await self._on_server(engine, body, commit=True)
+        if alone and (autocommit := self._alone) is not None:
+            return await self._on_server(lambda watch: _once(autocommit, body, None))
+        return await self._on_server(lambda watch: _once(engine, body, watch))
 
     async def _read(self, engine: Engines, body: Callable[[Connection], T]) -> T:
-        if isinstance(engine, SqliteThreads):
+        if isinstance(engine, SqliteConnections):
             return await engine.read(body)
-        return await self._on_server(self._alone or engine, body, commit=False)
+        reading = self._alone or engine
+        return await self._on_server(lambda watch: _once(reading, body, None))
 
-    async def _on_server(self, engine: AsyncEngine, body: Callable[[Connection], T], commit: bool) -> T:
+    async def _write_session(self, engine: Engines, body: Callable[[Connection], T]) -> T:
+        if isinstance(engine, SqliteConnections):
+            return await engine.write_session(body)
+        return await self._on_server(lambda watch: _once_in_session(engine, body, watch))
+
+    async def _read_session(self, engine: Engines, body: Callable[[Connection], T]) -> T:
+        if isinstance(engine, SqliteConnections):
+            return await engine.read_session(body)
+        reading = self._alone or engine
+        return await self._on_server(lambda watch: _once_in_session(reading, body, None))
+
+    async def _on_server(self, once: Callable[[Watch], Awaitable[T]]) -> T:
         lost = 0
         for attempt in itertools.count(1):
             watch = Watch(self._idle)
             try:
-                return await self._once(engine, body, commit, watch)
+                watch.begin()
+                return await once(watch)
             except (exc.DBAPIError, OSError) as error:
                 if watch.silent is not None:
                     late = f"{self.shown}: no answer within {watch.silent:g} s, so the connection was cut"
@@ -249,20 +259,6 @@ class Database:
             await asyncio.sleep(random.uniform(0, min(0.01 * 2**attempt, 1)))
         raise AssertionError("unreachable")
 
-    async def _once(self, engine: AsyncEngine, body: Callable[[Connection], T], commit: bool, watch: Watch) -> T:
-        def transaction() -> T:
-            with engine.sync_engine.connect() as connection:
-                answer = body(connection)
-                if commit:
-                    watch.committing = True
-                    connection.commit()
-                return answer
-
-        watch.begin()
-        # All of it in one greenlet: AsyncConnection makes one for each of its steps, and a push took 430 µs of the
-        # processor, where it takes 335.
-        return await greenlet_spawn(transaction)
-
     async def _dispose(self, engine: Engines) -> None:
         """Close every connection, politely if their peer plays along."""
         timer = asyncio.get_running_loop().call_later(CONNECT_TIMEOUT, cut_all, self._idle)
@@ -271,9 +267,10 @@ class Database:
         finally:
             timer.cancel()
 
-    async def _to_its_end(self, transaction: Coroutine[Any, Any, T]) -> T:
+    async def _to_its_end(self, transaction: Coroutine[Any, Any, T], *, shield: bool = False) -> T:
         try:
-            if is_sheltered():
+            # A call on the thread of a SQLite connection is waited for, whoever is cancelled: it needs no asyncio task.
+            if is_sheltered() or (self.sqlite and not shield):
                 return await self._noted(transaction)
             task = asyncio.ensure_future(transaction)
             self._running.add(task)  # the loop itself keeps only weak references
@@ -295,6 +292,37 @@ class Database:
             self._running.discard(ended)
             if not ended.done():  # whoever was handed `pending` may have cancelled it
                 ended.set_result(None)
+
+
+async def _once(engine: AsyncEngine, body: Callable[[Connection], T], watch: Watch | None) -> T:
+    """Run the body in one transaction on a server; with ``watch``, which is told before that, commit it."""
+
+    def transaction() -> T:
+        with engine.sync_engine.connect() as connection:
+            answer = body(connection)
+            if watch is not None:
+                watch.before_commit()
+                connection.commit()
+            return answer
+
+    # All of it in one greenlet: AsyncConnection makes one for each of its steps.
+    return await greenlet_spawn(transaction)
+
+
+async def _once_in_session(engine: AsyncEngine, body: Callable[[Connection], T], watch: Watch | None) -> T:
+    """Do the same in an ``AsyncSession``, on its connection."""
+
+    def transaction(session: Session) -> T:
+        try:
+            answer = body(session.connection())
+            if watch is not None:
+                watch.before_commit()
+                session.commit()
+            return answer
+        finally:
+            session.close()
+
+    return await AsyncSession(engine, expire_on_commit=False, autoflush=False).run_sync(transaction)
 
 
 # ---- the documented names ------------------------------------------------------------------------------------------

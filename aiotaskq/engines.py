@@ -213,10 +213,7 @@ def async_engine(url: URL, connected: Callable[[Any], None] | None = None, **opt
     database = url.get_backend_name()
     if database == "sqlite":
         prepare_sqlite(url)
-        # At DEBUG aiosqlite logs each statement with its values, and params are logged nowhere. Whoever wants that all
-        # the same sets the level of just that logger; SQLAlchemy handles its own in this way.
-        if (driver_log := logging.getLogger("aiosqlite")).level == logging.NOTSET:
-            driver_log.setLevel(logging.INFO)
+        quiet_aiosqlite()
         return _create(create_async_engine, url, **options)
     connect: dict[str, Any]
     if database == "postgresql":
@@ -256,6 +253,15 @@ def async_engine(url: URL, connected: Callable[[Any], None] | None = None, **opt
         for name in ("setup_asyncpg_json_codec", "setup_asyncpg_jsonb_codec"):
             setattr(made.dialect, name, _nothing)
     return made
+
+
+def quiet_aiosqlite() -> None:
+    """Keep aiosqlite from logging each statement with its values at DEBUG: params are logged nowhere.
+
+    An application that wants these lines sets the level of the logger ``aiosqlite``; SQLAlchemy's loggers work so, too.
+    """
+    if (driver_log := logging.getLogger("aiosqlite")).level == logging.NOTSET:
+        driver_log.setLevel(logging.INFO)
 
 
 async def _nothing(_connection: object) -> None:

@@ -1,4 +1,11 @@
-"""Keeps forks and SQLite's library apart: a child has its mutexes as they were, but not who would unlock them."""
+"""Keeps forks and SQLite's library apart: a child has its mutexes as they were, but not the threads that unlock them.
+
+aiosqlite does not make this unnecessary. Its threads call the library as any other thread does, SQLite's allocator has
+one mutex for the whole process, and neither aiosqlite nor the library does anything at a fork. All that the store does
+in the library is therefore inside: opening and closing a connection, each function that runs on its thread, and the
+looks at the file between transactions. A plain aiosqlite engine, such as ``aiotaskq.database.engine``, is not: an
+application that forks while it uses one has to look after that itself.
+"""
 
 from __future__ import annotations
 

@@ -60,6 +60,10 @@ class Watch:
         _current.set(self)
         self.expect(CONNECT_TIMEOUT + STATEMENT_TIMEOUT)
 
+    def before_commit(self) -> None:
+        """Note that the commit is sent now: if the connection is lost from here on, nobody knows what became of it."""
+        self.committing = True
+
     def expect(self, seconds: float) -> None:
         """From now on there must be an answer within so many seconds."""
         self.rest()

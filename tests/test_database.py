@@ -37,7 +37,7 @@ from aiotaskq.errors import (
 )
 from aiotaskq.migrations import HEAD
 from aiotaskq.shelter import Sheltered
-from aiotaskq.sqlite_threads import READERS, SqliteThreads
+from aiotaskq.sqlite_connections import READERS, SqliteConnections
 from aiotaskq.task import Status, Task, TaskFilter, new_id
 from tests.contract.rows import LEASE, NOW, new, new_schedule
 from tests.machine import within
@@ -327,18 +327,14 @@ async def test_a_newer_schema_is_refused(backend: SqlBackend, url: str, path: Pa
 async def trace(database: Database) -> list[tuple[int, str]]:
     """Every statement that reaches SQLite from now on, with its connection."""
     seen: list[tuple[int, str]] = []
-    engine = await database._ready()
+    connections = await database._ready()
+    assert isinstance(connections, SqliteConnections)
+    for store in (connections.writer, *connections.readers):
 
-    @event.listens_for(engine.sync_engine, "checkout")
-    def watch(connection: Any, *_: Any) -> None:
-        def note(statement: str) -> None:
-            seen.append((id(connection), statement))
+        def note(statement: str, number: int = id(store)) -> None:
+            seen.append((number, statement))
 
-        connection.set_trace_callback(note)
-
-    assert isinstance(engine, SqliteThreads)
-    for kept in engine._kept.values():
-        watch(kept.connection.dbapi_connection)
+        await store.run(lambda store=store, note=note: store.raw.set_trace_callback(note))  # type: ignore[misc]
     return seen
 
 
@@ -620,15 +616,20 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
     """The caller is cancelled while its transaction is at its n-th statement; or the transaction itself is, as at the
     end of the loop, in its own task or in a sheltered one. Each time it runs to its end, which is waited for, and the
     lock and the pool are free."""
-    real = Database._write
+    real = {name: getattr(Database, name) for name in ("_write", "_write_session")}
     case = scenario(backend)
-    engine = (await backend.database._ready()).sync_engine
+    connections = await backend.database._ready()
+    assert isinstance(connections, SqliteConnections)
+    before = [connections.writer, *connections.readers]
     loop = asyncio.get_running_loop()
     targets: list[asyncio.Task[Any] | None] = []
 
-    async def write(self: Database, *args: Any) -> Any:
-        targets.append(asyncio.current_task() if victim == "transaction" else caller)
-        return await real(self, *args)
+    def noted(name: str) -> Any:
+        async def write(self: Database, *args: Any) -> Any:
+            targets.append(asyncio.current_task() if victim == "transaction" else caller)
+            return await real[name](self, *args)
+
+        return write
 
     for at in range(1, 200):
         await case.prepare()
@@ -645,9 +646,10 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
                 loop.call_soon_threadsafe(act)
                 assert then.wait(within(60))
 
-        monkeypatch.setattr(Database, "_write", write)
+        for name in real:
+            monkeypatch.setattr(Database, name, noted(name))
         for name in ("before_cursor_execute", "commit"):
-            event.listen(engine, name, cut)
+            event.listen(connections.sync_engine, name, cut)
         caller = asyncio.create_task(case.act()) if victim != "sheltered" else Sheltered(case.act())
         async with asyncio.timeout(within(30)):
             (answer,) = await asyncio.gather(caller, return_exceptions=True)
@@ -656,8 +658,9 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
             assert victim == "caller" or not running
             await asyncio.gather(*running)
         for name in ("before_cursor_execute", "commit"):
-            event.remove(engine, name, cut)
-        monkeypatch.setattr(Database, "_write", real)
+            event.remove(connections.sync_engine, name, cut)
+        for name, function in real.items():
+            monkeypatch.setattr(Database, name, function)
         assert_lock_free(path)
         assert await case.happened()
         await case.clear()
@@ -666,9 +669,7 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
     else:
         pytest.fail("it never came to its end")
     assert at > 3
-    threads = await backend.database._ready()
-    assert isinstance(threads, SqliteThreads)
-    assert engine.pool.checkedout() == len(threads._kept) <= 1 + READERS  # type: ignore[attr-defined]
+    assert [connections.writer, *connections.readers] == before
 
 
 async def test_a_sheltered_transaction_needs_no_task_and_is_waited_for(backend: SqlBackend) -> None:
@@ -693,29 +694,56 @@ async def test_a_sheltered_transaction_needs_no_task_and_is_waited_for(backend: 
     assert not backend.database.pending
 
 
-async def test_a_thread_keeps_its_connection_but_not_after_an_error(backend: SqlBackend, path: Path) -> None:
-    threads = await backend.database._ready()
-    assert isinstance(threads, SqliteThreads)
-
-    used: list[Connection] = []
-
+async def test_an_error_in_a_body_leaves_its_connection_as_it_was(backend: SqlBackend, path: Path) -> None:
     await backend.push([new()])
     for act, words in ((backend.database.write, "DELETE FROM task_queue"), (backend.database.read, "SELECT 1")):
 
         def broken(connection: Connection, words: str = words) -> None:
-            used.append(connection)
             connection.execute(text(words))
             raise ZeroDivisionError
 
-        await act(used.append)
-        assert used[-1] in threads._kept.values() and not used[-1].closed
         with pytest.raises(ZeroDivisionError):
             await act(broken)
-        assert used[-1] not in threads._kept.values() and used[-1].closed
-    await backend.database.write(used.append)
-    assert used[-1] is await backend.database.write(lambda connection: connection)
     assert_lock_free(path)
     assert await backend.count_ready(NOW) == 1
+
+    in_session = (
+        (backend.database.write_session, "DELETE FROM task_queue"),
+        (backend.database.read_session, "SELECT 1"),
+    )
+    for act, words in in_session:
+
+        def broken(connection: Connection, words: str = words) -> None:
+            connection.execute(text(words))
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await act(broken)
+    assert_lock_free(path)
+    assert await backend.count_ready(NOW) == 1
+
+
+@pytest.mark.parametrize("how", ["write", "read"])
+async def test_a_connection_that_is_broken_is_replaced(backend: SqlBackend, how: str) -> None:
+    await backend.push([new()])
+    act = backend.database.write if how == "write" else backend.database.read
+    connections = await backend.database._ready()
+    assert isinstance(connections, SqliteConnections)
+    threads = threading.active_count()
+
+    def broken(connection: Connection) -> None:
+        connection.connection.driver_connection.close()  # type: ignore[union-attr]
+        connection.exec_driver_sql("SELECT 1")
+
+    for _ in range(5):
+        with pytest.raises(DatabaseUnavailable, match="closed database"):
+            await act(broken)
+        assert await backend.count_ready(NOW) == 1
+    assert len(connections.readers) == READERS
+    await backend.push([new()])
+    async with asyncio.timeout(30):  # those of the old ones end
+        while threading.active_count() > threads:
+            await asyncio.sleep(0.01)
 
 
 async def test_between_transactions_nothing_of_the_file_is_held(backend: SqlBackend, path: Path) -> None:

@@ -29,8 +29,10 @@ Rows = Sequence[tuple[Any, ...]]
 def insert_new(connection: Connection, table: Any, names: tuple[str, ...], rows: Rows) -> int:
     """Insert the rows that are in nobody's way; return how many were, if it is all of them, or a smaller number."""
     put = _WAYS[connection.dialect.name]
-    pieces = parts(names, rows, packet(connection))
-    return sum(put(connection, table, *_filled(names, part)) for part in pieces)
+    limit = packet(connection)
+    if len(rows) == 1 and limit is None:
+        return put(connection, table, *_filled(names, rows))
+    return sum(put(connection, table, *_filled(names, part)) for part in parts(names, rows, limit))
 
 
 def small_enough(rows: int, payloads: Iterable[Any]) -> bool:
@@ -67,6 +69,9 @@ def parts(names: Sequence[str], rows: Rows, limit: int | None = None) -> Iterato
 
 def _filled(names: tuple[str, ...], rows: Rows) -> tuple[tuple[str, ...], Rows]:
     """Leave out the columns that are NULL in all the rows: half of a task's, and half of SQLite's time for them."""
+    if len(rows) == 1:
+        pairs = [(name, value) for name, value in zip(names, rows[0], strict=True) if value is not None]
+        return tuple([name for name, _ in pairs]), [tuple([value for _, value in pairs])]
     columns = list(zip(*rows, strict=True))
     none = (None,) * len(rows)
     kept = tuple(number for number, values in enumerate(columns) if values != none)

@@ -183,15 +183,19 @@ def _value(text: str) -> Any:
 _tasks = msgspec.json.Decoder(tuple[Task, ...]).decode
 
 
-def schedule_row(schedule: Schedule) -> dict[str, Any]:
-    """Return all columns of a schedule."""
-    row = msgspec.structs.asdict(schedule)
-    row["params"] = json_text(schedule.params)
-    row["outbox"] = json_text(schedule.outbox) if schedule.outbox else None
-    return {column.name: row[column.name] for column in SCHEDULES.columns if column.name in row}
-
-
 _NAMES = tuple(column.name for column in SCHEDULES.columns)
+SCHEDULE_FIELDS = Schedule.__struct_fields__
+_PARAMS, _OUTBOX = SCHEDULE_FIELDS.index("params"), SCHEDULE_FIELDS.index("outbox")
+
+
+def schedule_row(schedule: Schedule) -> tuple[Any, ...]:
+    """Return all columns of a schedule, in the order of ``SCHEDULE_FIELDS``."""
+    row = list(msgspec.structs.astuple(schedule))
+    row[_PARAMS] = json_text(schedule.params)
+    row[_OUTBOX] = json_text(schedule.outbox) if schedule.outbox else None
+    return tuple(row)
+
+
 _FIELDS = tuple(name for name in _NAMES if name not in ("task_id", "version"))
 
 

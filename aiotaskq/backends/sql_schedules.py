@@ -1,4 +1,4 @@
-"""Schedules in SQL: a compare-and-swap and the fired tasks in one transaction."""
+"""Schedules in SQL, by way of asynchronous sessions: a compare-and-swap and the fired tasks in one transaction."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, or_, select, update
+from sqlalchemy import BigInteger, BindParameter, Connection, Integer, bindparam, delete, or_, select, update
 
 from aiotaskq.backends.base import READY, Hints, ScheduleChange, Schedules
 from aiotaskq.backends.sql_insert import insert_new
 from aiotaskq.backends.sql_packet import check_rows
-from aiotaskq.backends.sql_rows import SCHEDULES, changed_columns, schedule_row, to_schedule
+from aiotaskq.backends.sql_rows import SCHEDULE_FIELDS, SCHEDULES, changed_columns, schedule_row, to_schedule
 from aiotaskq.backends.sql_tasks import chunks, push
 from aiotaskq.database import Database
 from aiotaskq.schedule import Schedule
@@ -30,46 +30,40 @@ class SqlSchedules(Schedules):
 
     async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
         def body(connection: Connection) -> list[Schedule]:
-            if not schedules or insert_new(connection, SCHEDULES, *_rows_of(schedules)) == len(schedules):
+            if not schedules or _inserted(connection, schedules) == len(schedules):
                 return list(schedules)
             # Some ids were there before, or come twice.
             rows = {row.task_id: row for row in _read(connection, [schedule.task_id for schedule in schedules])}
             return [s if rows[s.task_id] == s else rows[s.task_id] for s in schedules]
 
-        return await self._database.write(body)
+        return await self._database.write_session(body)
 
     async def change(self, changes: Sequence[ScheduleChange]) -> list[bool]:
-        held = await self._database.write(lambda connection: change(connection, changes))
+        held = await self._database.write_session(lambda connection: change(connection, changes))
         if any(ok and item.tasks for ok, item in zip(held, changes, strict=True)):
             self._hints.tell(READY)
         return held
 
     async def get(self, ids: Sequence[str]) -> list[Schedule | None]:
-        found = {s.task_id: s for s in await self._database.read(lambda connection: _read(connection, ids))}
+        found = {s.task_id: s for s in await self._database.read_session(lambda connection: _read(connection, ids))}
         return [found.get(schedule_id) for schedule_id in ids]
 
     async def all(self, enabled_only: bool = False) -> list[Schedule]:
-        query = select(SCHEDULES).order_by(c.created_at, c.task_id)
-        if enabled_only:
-            query = query.where(c.enabled)
-        return await self._database.read(lambda connection: _schedules(connection, query))
+        query = _ALL.where(c.enabled) if enabled_only else _ALL
+        return await self._database.read_session(lambda connection: _schedules(connection, query))
 
     async def due(self, now: int, limit: int) -> list[Schedule]:
         second, part = divmod(now, SECOND)
-        due = or_(c.next_run_at < second, (c.next_run_at == second) & (c.next_run_us <= part))
-        # The first condition says the same more loosely, so that the index serves it.
-        where = (c.enabled, c.next_run_at <= second, due)
-        query = select(SCHEDULES).where(*where).order_by(c.next_run_at, c.next_run_us, c.task_id).limit(limit)
-        return await self._database.read(lambda connection: _schedules(connection, query))
+        values = {"second": second, "part": part, "limit": limit}
+        return await self._database.read_session(lambda connection: _schedules(connection, _DUE, values))
 
     async def undelivered(self, limit: int) -> list[Schedule]:
-        query = select(SCHEDULES).where(c.outbox.is_not(None)).order_by(c.task_id).limit(limit)
-        return await self._database.read(lambda connection: _schedules(connection, query))
+        return await self._database.read_session(
+            lambda connection: _schedules(connection, _UNDELIVERED, {"limit": limit})
+        )
 
     async def next_due(self) -> int | None:
-        query = select(c.next_run_at, c.next_run_us).where(c.enabled, c.next_run_at.is_not(None))
-        query = query.order_by(c.next_run_at, c.next_run_us).limit(1)
-        row: Any = await self._database.read(lambda connection: connection.execute(query).first())
+        row: Any = await self._database.read_session(lambda connection: connection.execute(_NEXT).first())
         return None if row is None else int(row[0] * SECOND + (row[1] or 0))
 
     async def delete(self, ids: Sequence[str]) -> list[bool]:
@@ -79,23 +73,32 @@ class SqlSchedules(Schedules):
                 connection.execute(delete(SCHEDULES).where(c.task_id.in_(part)))
             return found
 
-        found = await self._database.write(body)
+        found = await self._database.write_session(body)
         return [schedule_id in found for schedule_id in ids]
 
 
-def _rows_of(schedules: Sequence[Schedule]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    rows = [schedule_row(schedule) for schedule in schedules]
-    return tuple(rows[0]), [tuple(row.values()) for row in rows]
+def _inserted(connection: Connection, schedules: Sequence[Schedule]) -> int:
+    return insert_new(connection, SCHEDULES, SCHEDULE_FIELDS, [schedule_row(schedule) for schedule in schedules])
 
 
 _BY_ID = select(SCHEDULES).where(c.task_id.in_(bindparam("ids", expanding=True)))
+_ALL = select(SCHEDULES).order_by(c.created_at, c.task_id)
+_NEXT = select(c.next_run_at, c.next_run_us).where(c.enabled, c.next_run_at.is_not(None))
+_NEXT = _NEXT.order_by(c.next_run_at, c.next_run_us).limit(1)
+_LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
+_UNDELIVERED = select(SCHEDULES).where(c.outbox.is_not(None)).order_by(c.task_id).limit(_LIMIT)
+# Due at or before a second and a part of it. The loose condition beside it is there for the index.
+_SECOND, _PART = bindparam("second", type_=BigInteger), bindparam("part", type_=Integer)
+_DUE = select(SCHEDULES).where(c.enabled, c.next_run_at <= _SECOND)
+_DUE = _DUE.where(or_(c.next_run_at < _SECOND, (c.next_run_at == _SECOND) & (c.next_run_us <= _PART)))
+_DUE = _DUE.order_by(c.next_run_at, c.next_run_us, c.task_id).limit(_LIMIT)
 _GUARDS = select(c.task_id, c.version, c.next_run_at, c.next_run_us, c.enabled, c.run_count)
 _GUARDS = _GUARDS.where(c.task_id.in_(bindparam("ids", expanding=True))).with_for_update()
 
 
-def _schedules(connection: Connection, query: Any) -> list[Schedule]:
-    # In the transaction's thread, where there is one: a thousand of them would hold the loop for 10 ms.
-    return [to_schedule(row) for row in connection.execute(query).all()]
+def _schedules(connection: Connection, query: Any, values: dict[str, Any] | None = None) -> list[Schedule]:
+    # On the connection's thread, where there is one: a thousand of them would hold the loop.
+    return [to_schedule(row) for row in connection.execute(query, values).all()]
 
 
 def _read(connection: Connection, ids: Sequence[str]) -> list[Schedule]:

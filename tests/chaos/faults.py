@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
 
+from aiotaskq import sqlite_connections
 from aiotaskq.backends import sql_schedules, sql_tasks, sql_write
 from aiotaskq.backends.sql import SqlBackend
-from aiotaskq.database import Database
 from aiotaskq.task import Status, Task
 
 WINDOW = 0.15  # seconds; a fault that opens a window opens it wide, or a run of minutes might never meet it
@@ -79,11 +80,10 @@ def late_lease() -> None:
 def deferred() -> None:
     """SQLite's transactions begin as readers and become writers when they first write."""
 
-    def begin(connection: Connection) -> None:
-        if connection.get_execution_options().get("aiotaskq_begin"):
-            connection.exec_driver_sql("BEGIN DEFERRED")
+    def begin(connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN DEFERRED").close()
 
-    replace(Database, "_on_begin", staticmethod(begin))
+    replace(sqlite_connections, "begin_immediate", begin)
 
 
 def no_cas() -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from aiotaskq.backends.base import READY, ScheduleChange, Schedules
 from aiotaskq.schedule import Schedule, due_us
@@ -295,3 +299,62 @@ async def test_what_lies_in_an_outbox_is_kept_and_found(schedules: Schedules) ->
     assert await schedules.undelivered(0) == []
     assert await schedules.change([ScheduleChange(found, found.replace(outbox=()))]) == [True]
     assert await schedules.undelivered(10) == []
+
+
+# ---- asynchronous sessions ------------------------------------------------------------------------------------------
+
+
+async def test_each_verb_awaits_one_asynchronous_session(
+    schedules: Schedules, sql_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written, the fired task with it, is committed by that session; and without it there is nothing."""
+    awaited: list[str] = []
+    commits: list[Session] = []
+    real = AsyncSession.run_sync
+
+    async def run_sync(self: AsyncSession, function: Any, *args: Any, **options: Any) -> Any:
+        answer = await real(self, function, *args, **options)
+        awaited.append(type(self).__name__)
+        return answer
+
+    async def refused(self: AsyncSession, function: Any, *args: Any, **options: Any) -> Any:
+        raise ZeroDivisionError
+
+    before = await added(schedules)
+
+    def committed(session: Session) -> None:
+        commits.append(session)
+
+    verbs: dict[str, tuple[int, Callable[[], Awaitable[Any]]]] = {
+        "add": (1, lambda: schedules.add([new_schedule(), new_schedule()])),
+        "change": (1, lambda: schedules.change([fired(before, new(type="fired"))])),
+        "get": (0, lambda: schedules.get([before.task_id])),
+        "all": (0, schedules.all),
+        "due": (0, lambda: schedules.due(NOW, 5)),
+        "undelivered": (0, lambda: schedules.undelivered(5)),
+        "next_due": (0, schedules.next_due),
+        "delete": (1, lambda: schedules.delete([before.task_id])),
+    }
+    assert set(verbs) == Schedules.__abstractmethods__
+
+    def count() -> tuple[int, int]:
+        tables = "task_queue", "scheduler_task"
+        first, second = (sql_store.execute(f"SELECT count(*) FROM {table}")[0][0] for table in tables)
+        return first, second
+
+    for name, (writes, verb) in verbs.items():
+        monkeypatch.setattr(AsyncSession, "run_sync", refused)
+        there = count()
+        with pytest.raises(ZeroDivisionError):
+            await verb()
+        assert count() == there, name
+        monkeypatch.setattr(AsyncSession, "run_sync", run_sync)
+        event.listen(Session, "after_commit", committed)
+        try:
+            await verb()
+        finally:
+            event.remove(Session, "after_commit", committed)
+        assert (name, len(awaited), len(commits)) == (name, 1, writes)
+        awaited.clear()
+        commits.clear()
+    assert len(await sql_store.backend.find(TaskFilter(type="fired"), 5)) == 1
