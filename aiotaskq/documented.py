@@ -48,7 +48,7 @@ class MemoryQueue(_StoredQueue):
 
     def __init__(self, cleanup_interval: float = 60, *, maxsize: int = 0, when_full: str = "wait") -> None:
         """Make a queue. ``cleanup_interval`` in seconds; ``maxsize`` 0 is unbounded; ``when_full`` is ``wait``,
-        ``raise`` or ``drop_oldest``."""
+        ``raise`` or ``drop_oldest`` (see ``TaskQ``)."""
         super().__init__("memory://", SteadyClock(), cleanup_interval, maxsize=maxsize, when_full=when_full)
 
 

@@ -59,7 +59,14 @@ class NotFound(AiotaskqError, LookupError):
 
 
 class QueueFull(AiotaskqError, asyncio.QueueFull):
-    """The queue holds ``maxsize`` tasks and was told to raise; push later, or let it wait."""
+    """The queue holds ``maxsize`` tasks; nothing was written. Push later, or let the push wait.
+
+    ``excess`` is how many tasks were too many, 0 where that is not known.
+    """
+
+    def __init__(self, message: str = "", excess: int = 0) -> None:
+        super().__init__(message)
+        self.excess = excess
 
 
 class TaskFailed(AiotaskqError, RuntimeError):

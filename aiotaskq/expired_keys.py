@@ -35,6 +35,12 @@ async def take_expired_keys(
     return expired
 
 
+def expired_in_the_way(now: int, tasks: Sequence[Task], stored: Sequence[Task]) -> list[Change]:
+    """Return how each expired task is settled that was in the way of one of ``tasks`` by its unique key."""
+    met = {row.task_id: row for task, row in zip(tasks, stored, strict=True) if _is_expired(row, task, now)}
+    return [Change(row, settle(row, Expired(), now)) for row in met.values()]
+
+
 def _is_expired(row: Task, task: Task, now: int) -> bool:
     """Whether the row is in the way of the task by its unique key alone, and nobody can claim it any more."""
     return (

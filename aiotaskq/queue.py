@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
-from aiotaskq.backends.base import ENDED, READY, TAKEN, Backend, Change
+from aiotaskq.backends.base import READY, Backend, Change
 from aiotaskq.batch import Batch
 from aiotaskq.bound import Bound
 from aiotaskq.bulk import RETRYABLE, count_all, counted, ended_before, purge_all, retry_all, statuses
@@ -69,14 +69,16 @@ class Queue:
     ) -> None:
         """Wire a queue. ``visibility`` and ``poll_interval`` in seconds; ``maxsize`` 0 is unbounded.
 
-        ``when_full`` is ``wait``, ``raise`` (QueueFull) or ``drop_oldest`` (the oldest pending task is cancelled).
+        ``when_full`` is ``wait``, ``raise`` (QueueFull) or ``drop_oldest``, which cancels ready tasks in the push's
+        transaction: of the largest priority number, the oldest first.
         """
         self._backend = backend
         self._clock = clock
         self.events = events if events is not None else Events()
         self._visibility = check_seconds("visibility", visibility, zero=False)
         self._poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
-        self._bound = Bound(maxsize, when_full)
+        self._waiting = Waiting(backend.hints)
+        self._bound = Bound(backend, clock, self.events, self._waiting, maxsize, when_full, self._poll_interval)
         self._waits = backend.grouped or self._bound.maxsize > 0
         self._pushes: Batch[Task, Task] = Batch(self._push)
         self._updates: Batch[Change, bool] = Batch(backend.update)
@@ -85,7 +87,6 @@ class Queue:
         self.takers: list[Taker] = []
         """Workers of this queue, which may claim what is pushed here in the transaction that pushes it."""
         self._pushed = PushedEvents(backend, clock, self.events)
-        self._waiting = Waiting(backend.hints)
         self._pops = OpenPops()
         self.known_ids = KnownIds(backend, clock, self.add, self._pushed)
         self._next_reap = 0  # ticks
@@ -104,21 +105,20 @@ class Queue:
         """Push in one transaction; answer with what now stands for each: the object given, or what was in the way.
 
         With ``session`` it is the caller's own transaction, and is not committed here. Raises ValidationError (before
-        anything is written), QueueFull, DatabaseUnavailable with the ids, and NotSupported where the store cannot join
-        it.
+        anything is written, also for more than ``maxsize``), QueueFull (with a session also where it would wait),
+        DatabaseUnavailable with the ids, and NotSupported where the store cannot join it.
         """
         if self._backend.durable:
             for task in tasks:
                 self._check_durable(task)
         try:
-            if self._bound.maxsize:
-                await self._make_room(len(tasks))
-            if session is not None:
-                stored = list[Task]()
-                stored += await self._backend.push_with(session, tasks, self._pushed.at_commit(tasks, stored))
-            else:
+            if session is None and not self._bound.maxsize:
                 stored = await (self._pushes.add(tasks) if self._backend.grouped else self._backend.push(tasks))
-            if len(tasks) != 1 or stored[0] is not tasks[0]:
+            else:
+                stored = []
+                committed = None if session is None else self._pushed.at_commit(tasks, stored)
+                stored += await self._bound.push(tasks, session, committed)
+            if not self._bound.maxsize and (len(tasks) != 1 or stored[0] is not tasks[0]):
                 now = self._clock.now()
                 for expired in await take_expired_keys(self._backend, now, tasks, stored, session):
                     if session is None:
@@ -144,17 +144,6 @@ class Queue:
         for field, name in (("on_success", task.on_success), ("on_failure", task.on_failure)):
             if name is not None and not isinstance(name, str):
                 raise ValidationError(f"{field}: a function cannot be stored; give the name of a task")
-
-    async def _make_room(self, wanted: int) -> None:
-        with self._waiting.woken_by(TAKEN, ENDED) as woken:
-            while excess := self._bound.excess(await self.get_queue_size(), wanted):
-                if self._bound.drops:
-                    dropped, now = Cancelled("dropped: the queue is full"), self._clock.now()
-                    oldest = await self._backend.claim(self._pop_owner, now, excess)
-                    await self._backend.update([Change(task, settle(task, dropped, now)) for task in oldest])
-                else:
-                    await self._clock.wait(woken.event, self._poll_interval)
-                    woken.clear()
 
     async def push_task(self, task: Mapping[str, Any], priority: int = 0) -> str:
         """Add a task given as a dict (``type``, ``params``, optional ``task_id``), which is not changed; return its id.

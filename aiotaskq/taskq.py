@@ -70,8 +70,8 @@ class TaskQ(Registry):
             timezone: IANA name in which cron schedules are evaluated; default the system's.
             lease, heartbeat, reap_interval: how long a task stays a silent worker's own, how often it is renewed
                 (default a quarter of the lease), and how often lost ones are looked for (default a quarter, too).
-            retention, retention_failed: for how long ended tasks are kept, and failed ones (the dead letters), before
-                running workers delete them in small batches; default for ever.
+            maxsize, when_full: bound of its ready tasks, and what a push to a full queue does; see ``Queue``.
+            retention, retention_failed: how long workers keep ended tasks, and dead letters; default for ever.
 
         Raises:
             ValidationError: for an unknown scheme or a wrong value, MissingExtra when its driver is not installed.

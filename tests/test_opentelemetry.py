@@ -231,7 +231,7 @@ async def test_a_snooze_is_no_error_and_a_refused_push_is_one(traces: Traces) ->
     first, second = traces.named("run patient")
     assert first.status.status_code is second.status.status_code is StatusCode.UNSET
     assert (first.attributes or {})["aiotaskq.snoozed"] is True
-    assert traces.named("push patient")[-1].status.description == "QueueFull" and tracing._spans == {}
+    assert traces.named("push patient")[-1].status.description == "ValidationError" and tracing._spans == {}
 
 
 @pytest.mark.parametrize("asked", [False, True])

@@ -30,7 +30,7 @@ from aiotaskq.backends import connect
 from aiotaskq.clock import VirtualClock
 from aiotaskq.outcome import IllegalTransition
 from aiotaskq.queue import Queue
-from aiotaskq.task import SECOND
+from aiotaskq.task import SECOND, new_task
 from tests.machine import within
 
 
@@ -464,6 +464,8 @@ async def test_bounded_queue(when_full: str) -> None:  # H10
         await queue.pop_task(0)
         async with asyncio.timeout(within(30)):
             await waiting
+    with pytest.raises(ValidationError, match="4 in one push never fit a queue of maxsize 3"):
+        await queue.add([new_task("t", now=0) for _ in range(4)])
     with pytest.raises(ValidationError, match="when_full"):
         MemoryQueue(when_full="explode")
 

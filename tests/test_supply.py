@@ -533,7 +533,7 @@ def test_only_a_worker_in_the_running_loop_takes_what_is_pushed(tmp_path: Path) 
         asyncio.run(main())
 
 
-async def test_a_bounded_queue_has_room_again_for_what_a_push_brings_along(tmp_path: Path) -> None:
+async def test_a_bounded_queue_tells_that_it_has_room_again(tmp_path: Path) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600, maxsize=1)
     told: list[str] = []
     tq._backend.hints.listen(lambda kind, _names: told.append(kind))
@@ -545,6 +545,6 @@ async def test_a_bounded_queue_has_room_again_for_what_a_push_brings_along(tmp_p
         await until_counts(tq, running=0)
         await asyncio.sleep(0.1)
         told.clear()
-        counted = Counted(tq._backend, "push_and_claim")
-        await (await work.push()).result(within(30))
-        assert counted.calls == {"push_and_claim": 1} and TAKEN in told
+        for _ in range(3):
+            await (await work.push()).result(within(30))
+        assert TAKEN in told

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from aiotaskq.errors import NotSupported
+from aiotaskq.errors import NotSupported, QueueFull
 from aiotaskq.task import FINAL, Status, Task, TaskFilter
 
 if TYPE_CHECKING:
@@ -48,6 +48,18 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     after: Task
     then: tuple[Task, ...] = ()
     lease_over: bool = False
+
+
+class Room(msgspec.Struct, frozen=True):
+    """The bound of a push: at most ``maxsize`` ready tasks, counted in the transaction of the push.
+
+    A task counts that is ready at ``now``; in a shared store at the latest push stamp there if that is later, since the
+    clocks of two hosts differ. ``instead`` settles ready tasks in the same transaction, to make room.
+    """
+
+    maxsize: int
+    now: int
+    instead: tuple[Change, ...] = ()
 
 
 class ScheduleChange(msgspec.Struct, frozen=True):
@@ -192,16 +204,24 @@ class Backend(ABC):
     # ---- tasks ----
 
     @abstractmethod
-    async def push(self, tasks: Sequence[Task]) -> list[Task]:
+    async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         """Insert; answer with the row that now stands for each: the very object given, or the one that was in the way.
 
         In the way is the row with the same id, the same idempotency key, or the same unique key among pending and
         running rows; also one inserted earlier in the same call. A push that is repeated, because its outcome was
         unknown, is the same push (same id, same ``seq``): the object given stands for it. Hints ``ready``.
+
+        With ``room`` the number of ready tasks is bounded, however many processes push. Raises QueueFull, and nothing
+        is written, when there is no room for the tasks that would be inserted; its ``excess`` says how many are too
+        many, or is 0 where the guard of one of ``room.instead`` does not hold. These are written first.
         """
 
     async def push_with(
-        self, session: Any, tasks: Sequence[Task], committed: Callable[[], None] = lambda: None
+        self,
+        session: Any,
+        tasks: Sequence[Task],
+        committed: Callable[[], None] = lambda: None,
+        room: Room | None = None,
     ) -> list[Task]:
         """``push`` in the caller's own transaction, which only the caller commits: a SQLAlchemy session or connection.
 
@@ -308,6 +328,10 @@ class Backend(ABC):
     @abstractmethod
     async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
         """Count the tasks that ``claim`` could hand out at ``now``."""
+
+    @abstractmethod
+    async def least_ready(self, now: int, limit: int) -> list[Task]:
+        """Read tasks that count for a ``Room``, the largest priority number first, of one priority the oldest first."""
 
     @abstractmethod
     async def stats(self, now: int) -> QueueStats:
@@ -423,6 +447,11 @@ class Schedules(ABC):
 def same_push(row: Task, task: Task) -> bool:
     """Whether the row was inserted by a push of this very task; id and push stamp tell it from another's."""
     return (row.task_id, row.seq) == (task.task_id, task.seq)
+
+
+def queue_full(room: Room, excess: int) -> QueueFull:
+    """Return the error of a push that has no room, by so many tasks."""
+    return QueueFull(f"the queue holds its maxsize of {room.maxsize} tasks; push later, or raise maxsize", excess)
 
 
 def holds(row: Any, change: Change) -> bool:

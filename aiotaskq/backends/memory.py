@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, holds, matches, same_push, stats_of
+from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room, holds, matches, same_push
 from aiotaskq.backends.memory_keys import Keys
 from aiotaskq.backends.memory_lock import BriefLock
 from aiotaskq.backends.memory_queue import ReadyQueue, first_of
+from aiotaskq.backends.memory_reads import Reads
 from aiotaskq.backends.memory_values import MemoryValues
 from aiotaskq.task import PENDING, RUNNING, SECOND, Task, TaskFilter
 
@@ -38,13 +39,17 @@ class MemoryBackend(Backend):
         self._final: OrderedDict[str, None] = OrderedDict()  # taking the first out of a dict walks by all that were
         self._expiring: dict[str, None] = {}  # pending with an expires_at; nearly always empty, then nobody looks
         self._keys, self._paused = Keys(), set[str]()
+        self._reads = Reads(self._tasks, self._keys, self._queues, self._paused)
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...
 
-    async def push(self, tasks: Sequence[Task]) -> list[Task]:
+    async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         stored: list[Task] = []
         with self._lock:
+            if room is not None:
+                self._reads.check_room(tasks, room)
+                await self.update(room.instead)
             for task in tasks:
                 stored.append(self._insert(task))  # noqa: PERF401 - nearly always one, which is quicker so
         self.hints.tell(READY)
@@ -148,15 +153,11 @@ class MemoryBackend(Backend):
 
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
         with self._lock:
-            found = sorted((-t.seq, t.task_id) for t in self._tasks.values() if matches(t, where))
-            last = self._tasks.get(where.after)  # type: ignore[arg-type]  # None is no id
-            return [self._tasks[i] for n, i in found if last is None or (n, i) > (-last.seq, last.task_id)][:limit]
+            return self._reads.find(where, limit)
 
     async def overdue(self, now: int, limit: int) -> list[Task]:
         with self._lock:
-            late = [(self._tasks[i].lease_until, i) for i in self._running]
-            late += [(self._tasks[i].expires_at, i) for i in self._expiring]
-            return [self._tasks[i] for when, i in sorted((w, i) for w, i in late if w is not None and w <= now)[:limit]]
+            return self._reads.overdue(self._running, self._expiring, now, limit)
 
     async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
         with self._lock:
@@ -166,14 +167,13 @@ class MemoryBackend(Backend):
         with self._lock:
             return sum(queue.count(now) for queue in self._open(queues))
 
+    async def least_ready(self, now: int, limit: int) -> list[Task]:
+        with self._lock:
+            return self._reads.least_ready(now, limit)
+
     async def stats(self, now: int) -> QueueStats:
         with self._lock:
-            ready = [task for queue in self._open(None) for task in queue.ready(now)]
-            held = [self._tasks[task_id] for index in (self._running, self._final) for task_id in index]
-            counts = Counter([(task.queue, task.status) for task in held])
-            counts.update({(name, PENDING): queue.qsize() for name, queue in self._queues.items()})
-        rows = [(queue, str(status), count) for (queue, status), count in counts.items() if count]
-        return stats_of(rows, len(ready), min((task.run_at for task in ready), default=None))
+            return self._reads.stats(now, [self._tasks[i] for index in (self._running, self._final) for i in index])
 
     async def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:
         with self._lock:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from aiotaskq.backends import redis_queries as queries
 from aiotaskq.backends import redis_scripts as scripts
-from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, stats_of
+from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room, queue_full, stats_of
 from aiotaskq.backends.redis_hints import RedisHints
 from aiotaskq.backends.redis_link import RedisLink
 from aiotaskq.backends.redis_rows import (
@@ -84,15 +84,28 @@ class RedisBackend(Backend):
 
     # ---- tasks ----
 
-    async def push(self, tasks: Sequence[Task]) -> list[Task]:
+    async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         stored = list(tasks)
         if tasks:
             # To repeat a push is no other push, whether the first has come through or not.
-            numbers, rows = await self._link.run(scripts.PUSH, *new_rows(stored), repeatable=True)
+            if room is None:
+                numbers, rows = await self._link.run(scripts.PUSH, *new_rows(stored), repeatable=True)
+            else:
+                numbers, rows = await self._push_bounded(stored, room)
             for number, task in zip(numbers, to_tasks(rows), strict=True):
                 stored[number - 1] = task
         self.hints.tell(READY)
         return stored
+
+    async def _push_bounded(self, tasks: Sequence[Task], room: Room) -> tuple[Sequence[int], Sequence[bytes]]:
+        changes = list(changed_rows(room.instead))
+        words: list[bytes | int] = [room.maxsize, room.now, len(changes), *changes, *new_rows(tasks)]
+        excess, *rest = await self._link.run(scripts.PUSH_BOUNDED, *words, repeatable=True)
+        if excess >= 0:
+            raise queue_full(room, excess)
+        self.hints.tell_updated(room.instead, [True] * len(room.instead))
+        numbers, rows = rest
+        return numbers, rows
 
     async def claim(
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
@@ -179,6 +192,9 @@ class RedisBackend(Backend):
 
     async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
         return (await self._look(now, queues))[0]
+
+    async def least_ready(self, now: int, limit: int) -> list[Task]:
+        return to_tasks(await self._link.run(queries.LEAST_READY, now, limit))
 
     async def stats(self, now: int) -> QueueStats:
         ready, first, counts = await self._look(now, None, count=True)

@@ -353,6 +353,14 @@ local function sweep(now)
 end
 """
 
+READY = """
+-- The instant at which tasks count for a bound: one pushed without delay is due by its push stamp, on any clock.
+local function latest(now)
+  local newest = call('ZREVRANGEBYLEX', root .. 'is:live', '+', '-', 'LIMIT', 0, 1)[1]
+  return string.format('%.0f', math.max(now, newest and tonumber(sub(newest, 1, 20)) or 0))
+end
+"""
+
 MATCHES = """
 local where = cmsgpack.unpack(ARGV[1])
 local named = where.type or where.scheduler_task_id

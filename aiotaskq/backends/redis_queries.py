@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aiotaskq.backends.redis_link import Script
-from aiotaskq.backends.redis_lua import BASE, MATCHES, OPEN_QUEUES
+from aiotaskq.backends.redis_lua import BASE, MATCHES, OPEN_QUEUES, READY
 
 # ARGV: ids. Answers with rows; one that is not there has no state.
 GET = Script(BASE + "return read(ARGV, {})")
@@ -132,6 +132,46 @@ flush()
 table.sort(found, function(a, b) return a.at < b.at end)
 local ids = {}
 for i = 1, math.min(#found, tonumber(ARGV[2])) do ids[i] = found[i].id end
+return read(ids, {})
+"""
+)
+
+# ARGV: now, limit. Answers with rows, the largest priority number first, and of one priority the oldest first.
+LEAST_READY = Script(
+    BASE
+    + OPEN_QUEUES
+    + READY
+    + """
+want('')
+sweep(ARGV[1])
+local at, left = latest(tonumber(ARGV[1])), tonumber(ARGV[2])
+local lanes, priorities = {}, {}
+for _, lane in ipairs(call('ZRANGEBYSCORE', root .. 'heads', '-inf', at)) do
+  local priority, queue = split(lane)
+  if is_open(queue) then
+    if not lanes[priority] then
+      lanes[priority] = {}
+      priorities[#priorities + 1] = priority
+    end
+    table.insert(lanes[priority], lane)
+  end
+end
+table.sort(priorities, function(a, b) return a > b end)
+local ids = {}
+for _, priority in ipairs(priorities) do
+  local found = {}
+  for _, lane in ipairs(lanes[priority]) do
+    local part = call('ZRANGEBYSCORE', root .. 'lane:' .. lane, '-inf', at, 'WITHSCORES', 'LIMIT', 0, left)
+    for i = 1, #part, 2 do found[#found + 1] = {stamp = part[i], at = tonumber(part[i + 1])} end
+  end
+  table.sort(found, function(a, b)
+    if a.at ~= b.at then return a.at < b.at end
+    return a.stamp < b.stamp
+  end)
+  for i = 1, math.min(#found, left) do ids[#ids + 1] = sub(found[i].stamp, 21) end
+  left = left - math.min(#found, left)
+  if left == 0 then break end
+end
 return read(ids, {})
 """
 )

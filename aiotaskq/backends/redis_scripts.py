@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aiotaskq.backends.redis_link import Script
-from aiotaskq.backends.redis_lua import BASE, FULL, MATCHES, OPEN_QUEUES, PUSH_ROW, REMOVE_ROW
+from aiotaskq.backends.redis_lua import BASE, FULL, MATCHES, OPEN_QUEUES, PUSH_ROW, READY, REMOVE_ROW
 
 OPEN = Script("""
 local there = redis.call('GET', KEYS[1] .. 'format')
@@ -251,6 +251,65 @@ local function claim(owner, now, left, lease, started, queues)
   return read(ids, {}, shown)
 end
 """
+
+# ARGV: maxsize, now, the number of lists of changes, these, packed, and then lists of rows as for a push. Answers with
+# -1, and as a push does; or, where nothing was written, with the number of tasks that are too many, 0 if a change did
+# not hold.
+PUSH_BOUNDED = Script(
+    BASE
+    + PUSH_ROW
+    + _CHANGE
+    + OPEN_QUEUES
+    + READY
+    + """
+local maxsize, now = tonumber(ARGV[1]), tonumber(ARGV[2])
+want('')
+sweep(ARGV[2])
+local at = latest(now)
+local ready = 0
+for _, lane in ipairs(call('ZRANGEBYSCORE', root .. 'heads', '-inf', at)) do
+  local _, queue = split(lane)
+  if is_open(queue) then ready = ready + call('ZCOUNT', root .. 'lane:' .. lane, '-inf', at) end
+end
+
+-- Apply one change if it holds; it is not written yet.
+local function settle(id, status, fence, cancel, state, more)
+  local f = facts(id)
+  if not change(id, status, fence, cancel, state, type(more) == 'table' and more or {}) then return false end
+  local due = f.status == 'pending' and is_open(queue_of(f.lane)) and tonumber(f.run_at) <= tonumber(at)
+  if due and (f.expires == '-' or tonumber(f.expires) > now) then ready = ready - 1 end
+  return true
+end
+
+local behind = 3 + tonumber(ARGV[3])
+for n = 4, behind do
+  local changes = cmsgpack.unpack(ARGV[n])
+  for i = 1, #changes, 6 do
+    if not settle(unpack(changes, i, i + 5)) then return {0} end
+  end
+end
+local numbers, others, number, new = {}, {}, 0, 0
+for n = behind + 1, #ARGV do
+  local rows, ids = cmsgpack.unpack(ARGV[n]), {}
+  for i = 1, #rows, 3 do ids[#ids + 1] = rows[i] end
+  load(ids)
+  for i = 1, #rows, 3 do
+    number = number + 1
+    local known = states[rows[i]]
+    local other = push(rows[i], rows[i + 1], rows[i + 2])
+    if other then
+      numbers[#numbers + 1] = number
+      others[#others + 1] = other
+    elseif not known and states[rows[i]] then
+      new = new + 1
+    end
+  end
+end
+if new > 0 and ready + new > maxsize then return {ready + new - maxsize} end
+flush()
+return {-1, numbers, read(others, {})}
+"""
+)
 
 # ARGV: lists of changes, packed. Answers with 1 or 0 for each.
 UPDATE = Script(BASE + PUSH_ROW + _CHANGE + _UPDATE + FULL + "return update_from(1)")

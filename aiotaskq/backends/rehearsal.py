@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from aiotaskq.backends.base import READY, Backend, Change, ScheduleChange, Schedules, same_push
+from aiotaskq.backends.base import READY, Backend, Change, Room, ScheduleChange, Schedules, holds, same_push
 from aiotaskq.backends.memory import MemoryBackend
 from aiotaskq.schedule import Schedule, due_us
 from aiotaskq.task import Task
@@ -34,21 +34,33 @@ class RehearsalBackend(MemoryBackend):
     def another(self) -> Backend:
         return self
 
-    async def push(self, tasks: Sequence[Task]) -> list[Task]:
+    async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         _check(tasks)
-        return await super().push(tasks)
+        return await super().push(tasks, room)
 
     async def push_with(
-        self, session: Any, tasks: Sequence[Task], committed: Callable[[], None] = lambda: None
+        self,
+        session: Any,
+        tasks: Sequence[Task],
+        committed: Callable[[], None] = lambda: None,
+        room: Room | None = None,
     ) -> list[Task]:
         """As where the session's database holds the tasks: they are stored when it commits, and not if it does not."""
         from aiotaskq.backends.sql_session import at_commit
 
         _check(tasks)
+        if room is not None:
+            with self._lock:
+                self._reads.check_room(tasks, room)
         stored = self._would_stand(tasks)
 
         def store() -> None:
             with self._lock:
+                for change in () if room is None else room.instead:
+                    row = self._tasks.get(change.before.task_id)
+                    if row is not None and holds(row, change):
+                        self._leave(row)
+                        self._enter(change.after.replace(params=row.params))
                 for task in tasks:
                     self._insert(task)
             self.hints.tell(READY)

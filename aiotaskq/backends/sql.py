@@ -11,7 +11,8 @@ from sqlalchemy import Connection, make_url
 from aiotaskq.backends import scheme_of
 from aiotaskq.backends import sql_claim as claim_sql
 from aiotaskq.backends import sql_tasks as tasks_sql
-from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats
+from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room
+from aiotaskq.backends.sql_bound import least_ready, push_bounded
 from aiotaskq.backends.sql_insert import small_enough
 from aiotaskq.backends.sql_notify import Notifications
 from aiotaskq.backends.sql_packet import check_packet
@@ -87,7 +88,12 @@ class SqlBackend(Backend):
     def pending(self) -> Iterable[Future[Any]]:
         return self.database.pending
 
-    async def push(self, tasks: Sequence[Task]) -> list[Task]:
+    async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
+        if room is not None:
+            stored = await self.database.write(lambda c: push_bounded(c, tasks, room))
+            self.hints.tell_updated(room.instead, [True] * len(room.instead))
+            self.hints.tell(READY)
+            return stored
         # To repeat a push is no other push, whether the first has come through or not.
         alone = self._alone and small_enough(len(tasks), (task.params for task in tasks))
         stored = await self.database.write(lambda c: tasks_sql.push(c, tasks), alone) if tasks else []
@@ -95,13 +101,20 @@ class SqlBackend(Backend):
         return stored
 
     async def push_with(
-        self, session: Any, tasks: Sequence[Task], committed: Callable[[], None] = lambda: None
+        self,
+        session: Any,
+        tasks: Sequence[Task],
+        committed: Callable[[], None] = lambda: None,
+        room: Room | None = None,
     ) -> list[Task]:
+        def body(connection: Connection) -> list[Task]:
+            return tasks_sql.push(connection, tasks) if room is None else push_bounded(connection, tasks, room)
+
         def wake() -> None:
             self.hints.tell(READY)
             committed()
 
-        return await run_in(session, self.database.url, lambda c: tasks_sql.push(c, tasks), wake)
+        return await run_in(session, self.database.url, body, wake)
 
     async def update_with(
         self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
@@ -222,6 +235,9 @@ class SqlBackend(Backend):
 
     async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
         return await self.database.read(lambda c: claim_sql.count_ready(c, now, queues))
+
+    async def least_ready(self, now: int, limit: int) -> list[Task]:
+        return await self.database.read(lambda c: least_ready(c, now, limit))
 
     async def stats(self, now: int) -> QueueStats:
         return await self.database.read(lambda c: claim_sql.stats(c, now))

@@ -43,14 +43,16 @@ c = TASKS.c
 _ORDER: Final = (c.priority, c.run_at, c.seq, c.task_id)
 
 
-def _open(queues: Sequence[str] | None) -> list[ColumnElement[bool]]:
+def open_queues(queues: Sequence[str] | None) -> list[ColumnElement[bool]]:
+    """Return the condition of a queue that is not paused, and is one of these."""
     conditions: list[ColumnElement[bool]] = [c.queue.not_in(PAUSED)]
     if queues is not None:
         conditions.append(c.queue.in_(list(queues)))
     return conditions
 
 
-def _alive(now: int) -> ColumnElement[bool]:
+def alive(now: int) -> ColumnElement[bool]:
+    """Return the condition of a task that has not expired."""
     return or_(c.expires_at.is_(None), c.expires_at > now)
 
 
@@ -187,7 +189,7 @@ class Head(NamedTuple):
     paused: bool
 
 
-def _from(head: Head) -> list[ColumnElement[bool]]:
+def from_head(head: Head) -> list[ColumnElement[bool]]:
     """The rows of a priority, from its head on.
 
     Not from the first entry in the index: while a snapshot is held somewhere, a server keeps an entry of every task
@@ -272,7 +274,7 @@ def next_run_at(connection: Connection, now: int, queues: Sequence[str] | None) 
     for head in _heads(connection):
         at: int | None = head.run_at
         if head.paused or (queues is not None and head.queue not in queues) or (head.expires_at or now + 1) <= now:
-            query = select(c.run_at).where(*_from(head), *_open(queues), _alive(now))
+            query = select(c.run_at).where(*from_head(head), *open_queues(queues), alive(now))
             at = connection.execute(query.order_by(*_ORDER).limit(1)).scalar()
         if at is not None and (earliest is None or at < earliest):
             earliest = at
@@ -281,11 +283,15 @@ def next_run_at(connection: Connection, now: int, queues: Sequence[str] | None) 
     return earliest
 
 
-def _ready(connection: Connection, now: int, queues: Sequence[str] | None) -> tuple[int, int | None]:
+def ready(
+    connection: Connection, now: int, queues: Sequence[str] | None, alive_at: int | None = None
+) -> tuple[int, int | None]:
+    """Count what is due, and not expired at ``alive_at``, by default then; and return the ``run_at`` of the oldest."""
     count, oldest = 0, None
+    unexpired = alive(now if alive_at is None else alive_at)
     for head in due_heads(connection, now):
         query = select(func.count(), func.min(c.run_at)).where(
-            *_from(head), c.run_at <= now, *_open(queues), _alive(now)
+            *from_head(head), c.run_at <= now, *open_queues(queues), unexpired
         )
         more, at = connection.execute(query).one()
         count += more
@@ -294,7 +300,7 @@ def _ready(connection: Connection, now: int, queues: Sequence[str] | None) -> tu
 
 
 def count_ready(connection: Connection, now: int, queues: Sequence[str] | None) -> int:
-    return _ready(connection, now, queues)[0]
+    return ready(connection, now, queues)[0]
 
 
 def stats(connection: Connection, now: int) -> QueueStats:
@@ -302,4 +308,4 @@ def stats(connection: Connection, now: int) -> QueueStats:
     for those in (c.status == PENDING, c.status == RUNNING, ENDED):
         query = select(c.queue, c.status, func.count()).where(those).group_by(c.status, c.queue)
         rows += [(queue, status or str(Status.PENDING), count) for queue, status, count in connection.execute(query)]
-    return stats_of(rows, *_ready(connection, now, None))
+    return stats_of(rows, *ready(connection, now, None))

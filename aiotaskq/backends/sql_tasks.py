@@ -70,6 +70,14 @@ def push(connection: Connection, tasks: Sequence[Task]) -> list[Task]:
     if insert_new(connection, TASKS, COLUMNS, [new_row(task) for task in tasks]) == len(tasks):
         return list(tasks)
     # Some were in the way.
+    return [
+        task if row is None or same_push(row, task) else row
+        for task, row in zip(tasks, in_the_way(connection, tasks), strict=True)
+    ]
+
+
+def in_the_way(connection: Connection, tasks: Sequence[Task]) -> list[Task | None]:
+    """Return the row that is in the way of each task, perhaps its own; None where there is none."""
     found: dict[str, Task] = {}
     by_key: dict[tuple[str, str | None], Task] = {}
     for part in chunks(tasks):
@@ -84,14 +92,14 @@ def push(connection: Connection, tasks: Sequence[Task]) -> list[Task]:
             if task.idempotency_key is not None:
                 by_key["idempotency", task.idempotency_key] = task
     place = {(task.task_id, task.seq): number for number, task in reversed(list(enumerate(tasks)))}
-    stored = []
+    met: list[Task | None] = []
     for number, task in enumerate(tasks):
         once, unique = ("idempotency", task.idempotency_key), ("unique", task.unique_key)
         rows = [row for row in (found.get(task.task_id), by_key.get(once), by_key.get(unique)) if row is not None]
         # One inserted later in this call was not in the way.
         rows.sort(key=lambda row: place.get((row.task_id, row.seq), 0) > number)
-        stored.append(task if not rows or same_push(rows[0], task) else rows[0])
-    return stored
+        met.append(rows[0] if rows else None)
+    return met
 
 
 # MySQL reads a small table from end to end to find a list of ids, and locks, or waits for, every row on its way.
@@ -139,7 +147,7 @@ def update_tasks(connection: Connection, changes: Sequence[Change]) -> list[bool
     if not revived and not any(change.lease_over for change in changes):
         held = write_guarded(connection, changes)
     if held is None:
-        held = _holding(connection, changes)
+        held = holding(connection, changes)
         if revived and held[0]:
             # A dead letter that comes back must not break the uniqueness of a newer task.
             after = changes[0].after
@@ -151,7 +159,7 @@ def update_tasks(connection: Connection, changes: Sequence[Change]) -> list[bool
     return held
 
 
-def _holding(connection: Connection, changes: Sequence[Change]) -> list[bool]:
+def holding(connection: Connection, changes: Sequence[Change]) -> list[bool]:
     """Lock the rows, and say whose guard holds."""
     # A reaper's write must lose against whoever has the row now, a handler's own transaction for instance, not wait for
     # it with all the others; what a worker has to say of its own task must not get lost, and waits.
