@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sqlite3
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import Program, programs_in
+from tests.programs import ROOT, Program, programs_in
 
 # The bodies of a user's old files, each replaced by one import line.
 OLD_FILES = {
@@ -442,3 +443,26 @@ scheduler.stop()
 print("done")
 """
     assert start(script).end() == ["done"]
+
+
+@pytest.mark.parametrize("script", ["test_message_queue.py", "test_scheduler.py"])
+def test_the_guides_test_commands(script: str, tmp_path: Path) -> None:
+    """``python tests/test_….py`` in the project's root needs no pytest, says what passed, and leaves nothing behind."""
+    (tmp_path / "pytest.py").write_text("raise ImportError('not there')")
+    before = sorted(path.name for path in ROOT.iterdir())
+    with programs_in(ROOT) as start:
+        lines = start(f"tests/{script}", PYTHONPATH=f"{tmp_path}:{ROOT}").end()
+    tests = re.findall(r"^def test_", (ROOT / "tests" / script).read_text(), re.MULTILINE)
+    assert lines[-1] == f"{len(tests)} of {len(tests)} passed"
+    assert [line.split()[0] for line in lines[:-1]] == ["passed"] * len(tests)
+    assert sorted(path.name for path in ROOT.iterdir()) == before
+
+
+def test_a_guides_test_command_that_fails_says_so(tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text(
+        "import sys\n\ndef test_right(): ...\n\ndef test_wrong():\n    'It is wrong'\n    assert 1 == 2\n\n"
+        f"sys.path.insert(0, {str(ROOT / 'tests')!r})\nimport script\nsys.exit(script.run(globals()))\n"
+    )
+    with programs_in(tmp_path) as start:
+        lines = start("wrong.py").end(1, "AssertionError")
+    assert lines == ["passed  test_right", "FAILED  It is wrong", "1 of 2 passed"]
