@@ -49,23 +49,22 @@ _TRACEBACK_LINE = 2_000  # characters
 Output = Literal["auto", "loguru", "logging"]
 
 
-class _Gate:
-    """Compared with the level of a line before the line is made; has the attribute of loguru's core."""
+class Gate:
+    """Whether lines at DEBUG are written. Asked before such a line is made, this is all that it costs where it is shut.
 
-    __slots__ = ("min_level",)
+    It may be open though no sink of loguru takes the line; that is seen before the line is made, too.
+    """
 
-    def __init__(self, min_level: float) -> None:
-        self.min_level = min_level
+    __slots__ = ("open",)
+
+    def __init__(self) -> None:
+        self.open = False
 
 
 class Log:
-    """Writes aiotaskq's own lines.
-
-    Before a line at DEBUG ask ``gate.min_level <= DEBUG``: where nobody listens, that is all that the line costs.
-    """
+    """Writes aiotaskq's own lines."""
 
     def __init__(self) -> None:
-        self.gate: Any = _Gate(NOTHING)
         self._level: int = INFO
         self._to: Output = "auto"
         self._tracebacks = True
@@ -76,11 +75,7 @@ class Log:
         if self._chosen and not chosen:
             return
         self._level, self._to, self._tracebacks, self._chosen = level, to, tracebacks, chosen
-        if level > DEBUG:
-            self.gate = _Gate(NOTHING)
-        else:
-            # Loguru's core knows the lowest level of all sinks.
-            self.gate = _core if to == "loguru" else _Gate(DEBUG)
+        gate.open = level <= DEBUG
 
     def asked(self) -> None:
         """Write every line through loguru from now on, unless the application has chosen something."""
@@ -94,7 +89,8 @@ class Log:
 
     def task(self, operation: str, task: Task) -> None:
         """Write a line at DEBUG about a task: the operation, its type and its id."""
-        self._write(DEBUG, f"{operation} {named(task)}", (), None)
+        if not self._unheard(DEBUG):
+            self._write(DEBUG, f"{operation} {named(task)}", (), None)
 
     def debug(self, template: str, *args: object) -> None:
         """Write a line at DEBUG: ``template.format(*args)``."""
@@ -112,8 +108,12 @@ class Log:
         """Write a line at ERROR, with the traceback of ``cause``."""
         self._write(ERROR, template, args, cause)
 
+    def _unheard(self, level: int) -> bool:
+        # Loguru's core knows the lowest level of all sinks.
+        return level < self._level or (self._to == "loguru" and bool(level < _core.min_level))
+
     def _write(self, level: int, template: str, args: tuple[object, ...], cause: BaseException | None) -> None:
-        if level < self._level:
+        if self._unheard(level):
             return
         text = template.format(*args) if args else template
         line = _Line(level, text, sys._getframe(2), cause if self._tracebacks else None)
@@ -125,7 +125,7 @@ class Log:
 
     def heard(self, level: int) -> bool:
         """Whether a line at this level would reach a sink or a handler that the application has set up."""
-        if level < self._level:
+        if self._unheard(level):
             return False
         if self._loguru():
             return bool(_core.min_level <= level)
@@ -292,6 +292,7 @@ os.register_at_fork(after_in_child=_forked)
 _core: Any = _loguru._core  # type: ignore[attr-defined]
 # Loguru adds it when it is imported, unless LOGURU_AUTOINIT says otherwise; numbers are never used again.
 _default_sink = (0,) if _defaults.LOGURU_AUTOINIT else ()
+gate: Final = Gate()
 log: Final = Log()
 """Through which the modules of aiotaskq write; ``logger`` is the application's."""
 

@@ -10,7 +10,7 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.clock import Clock
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.events import Events
-from aiotaskq.log import DEBUG, log
+from aiotaskq.log import gate, log
 from aiotaskq.task import Task
 from aiotaskq.task_log import log_pushed
 
@@ -26,7 +26,7 @@ class PushedEvents:
 
     def tell(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
         """Tell of those tasks that are stored themselves; the others met a row that was there already."""
-        if log.gate.min_level <= DEBUG:
+        if gate.open:
             log_pushed(tasks, stored)
         if "pushed" in self._events:
             for task, row in zip(tasks, stored, strict=True):
@@ -44,7 +44,7 @@ class PushedEvents:
         return committed
 
     def _committed(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
-        if "pushed" in self._events or log.gate.min_level <= DEBUG:
+        if "pushed" in self._events or gate.open:
             self._reading.add(reading := asyncio.create_task(self._tell_what_is_there(tasks, stored)))
             reading.add_done_callback(self._reading.discard)
 

@@ -17,7 +17,7 @@ from aiotaskq.events import Events
 from aiotaskq.expired_keys import take_expired_keys
 from aiotaskq.known_ids import KnownIds
 from aiotaskq.leases import fresh_owner
-from aiotaskq.log import DEBUG, log, named, printable
+from aiotaskq.log import gate, log, named, printable
 from aiotaskq.outcome import (
     POP_OWNER,
     Cancelled,
@@ -124,7 +124,7 @@ class Queue:
                     if session is None:
                         log_outcome(expired, Expired(), expired, now)
                         self.events.emit("expired", now, expired)
-            if session is None and (self.events.wanted or log.gate.min_level <= DEBUG):
+            if session is None and (self.events.wanted or gate.open):
                 self._pushed.tell(tasks, stored)
             return stored
         except DatabaseUnavailable as error:  # of a group, it is the error of each of its pushes
@@ -190,7 +190,7 @@ class Queue:
         if task is None:
             return None
         await self._remember(task)
-        if log.gate.min_level <= DEBUG:
+        if gate.open:
             log.task("pop", task)
         return task_to_dict(task)
 
@@ -242,7 +242,7 @@ class Queue:
         visibility timeout passed and the task was taken over; after any other error the pop is still open.
         """
         pop = self._pops.take(task_id)
-        if log.gate.min_level <= DEBUG:
+        if gate.open:
             log.task("task_done", pop.task)
         if pop.given_back is not None:
             return

@@ -15,7 +15,7 @@ from aiotaskq.deadlines import Deadlines
 from aiotaskq.errors import ValidationError
 from aiotaskq.events import Events
 from aiotaskq.handlers import Executors, Handler, ParamsMisfit, misfit
-from aiotaskq.log import DEBUG, application_frames, log, named, printable
+from aiotaskq.log import application_frames, gate, log, named, printable
 from aiotaskq.outcome import (
     Cancelled,
     Completed,
@@ -99,7 +99,7 @@ class Runner:
             return Cancelled()
         if handler is None:
             return self._unknown(task)
-        if log.gate.min_level <= DEBUG:
+        if gate.open:
             log.task("start", task)
         if self._events.wanted and "started" in self._events:
             self._events.emit("started", self._clock.now(), task)

@@ -13,7 +13,7 @@ from aiotaskq.agenda import Agenda
 from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
 from aiotaskq.clock import Clock
 from aiotaskq.errors import AiotaskqError, NotFound, NotSupported
-from aiotaskq.log import DEBUG, log, named, printable
+from aiotaskq.log import gate, log, named, printable
 from aiotaskq.queue import Queue
 from aiotaskq.schedule import Schedule
 from aiotaskq.service import Service
@@ -145,7 +145,7 @@ class Scheduler:
     async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
         """Store schedules in one transaction; answer with what now stands under each id."""
         stored = await self._schedules.add(schedules)
-        if log.gate.min_level <= DEBUG:
+        if gate.open:
             for schedule, row in zip(schedules, stored, strict=True):
                 log.debug("schedule {} {}", _named(row), "added" if row is schedule else "is there already")
         self._note(stored)
@@ -344,7 +344,7 @@ class Scheduler:
     def _tell(self, schedule: Schedule, firing: rules.Firing, now: int) -> None:
         emit = self._queue.events.emit
         for due, task in zip(firing.fired, firing.tasks, strict=True):
-            if log.gate.min_level <= DEBUG:
+            if gate.open:
                 log.debug("schedule {} fired: {}", _named(schedule), named(task))
             emit("fired", now, task, schedule=schedule, lateness=(now - due) / SECOND)
         if firing.skipped_count:

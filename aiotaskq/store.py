@@ -7,7 +7,7 @@ from typing import Any
 
 from aiotaskq.backends.base import Values
 from aiotaskq.clock import Clock
-from aiotaskq.log import DEBUG, log, printable
+from aiotaskq.log import gate, log, printable
 from aiotaskq.service import Service
 from aiotaskq.task import MAX_KEY, MAX_PAYLOAD, SECOND, check_hashable, check_json, check_key, check_seconds
 
@@ -52,7 +52,7 @@ class Store:
         In memory the key may be any hashable value, on a durable store a string of at most 255 characters. Raises
         ValidationError before anything is written.
         """
-        if log.gate.min_level <= DEBUG:
+        if gate.open:
             log.debug("set {}", printable(key))
         seen, span = self._span
         if ttl is not seen:  # nearly always it is the one before
@@ -71,7 +71,7 @@ class Store:
 
     async def get_public(self, key: str) -> Any:
         """Return the value, or None when it is missing or expired."""
-        if log.gate.min_level <= DEBUG:
+        if gate.open:
             log.debug("get {}", printable(key))
         if self._held is not None and type(key) is str and (held := self._held.get(key)) is not None:
             return held[0] if held[1] > self._nanos() else None
@@ -80,7 +80,7 @@ class Store:
 
     async def delete_public(self, key: str) -> bool:
         """Remove a value; return whether there was one."""
-        if log.gate.min_level <= DEBUG:
+        if gate.open:
             log.debug("delete {}", printable(key))
         (there,) = await self._values.delete([self._check(key)], self._now())
         return there

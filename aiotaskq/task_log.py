@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aiotaskq.log import DEBUG, log, named, printable
+from aiotaskq.log import gate, log, named, printable
 from aiotaskq.outcome import Cancelled, Failed, LeaseExpired, Outcome, Released, TimedOut
 from aiotaskq.task import SECOND, Status, Task
 
@@ -42,7 +42,7 @@ def log_outcome(task: Task, outcome: Outcome, after: Task | None, now: int) -> N
         log.error("failed {}: {}", named(after), _reason(outcome, after), cause=_cause(outcome))
     elif after.status is Status.EXPIRED:
         log.warning("expired {}: nobody claimed it in time", named(after))
-    elif log.gate.min_level <= DEBUG:
+    elif gate.open:
         if isinstance(outcome, Released):
             log.debug("released {}: {}", named(after), outcome.reason)
         else:

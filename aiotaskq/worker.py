@@ -18,7 +18,7 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.handlers import Executors, Handler
 from aiotaskq.inbox import Inbox
 from aiotaskq.leases import Key, LeaseKeeper, fresh_owner
-from aiotaskq.log import DEBUG, log, named, printable
+from aiotaskq.log import gate, log, named, printable
 from aiotaskq.outcome import Completed, Outcome, Released, storable
 from aiotaskq.queue import Queue
 from aiotaskq.runner import CUT_OFF, STOPPED, RunCall, Runner
@@ -282,7 +282,7 @@ class Worker:
         if self._backend.shared:
             self._keeper.drop((task.task_id, task.fence))
         events = self._queue.events
-        if after is None or type(outcome) is not Completed or log.gate.min_level <= DEBUG:
+        if after is None or type(outcome) is not Completed or gate.open:
             log_outcome(task, outcome, after, self._clock.now())
         if after is None:
             events.emit("lost", self._clock.now(), task)
