@@ -27,7 +27,7 @@ class Reads:
     def find(self, where: TaskFilter, limit: int) -> list[Task]:
         """List tasks, the newest push first."""
         found = sorted((-task.seq, task.task_id) for task in self._rows.values() if matches(task, where))
-        last = self._rows.get(where.after or "")
+        last = self._rows.get(where.after)  # type: ignore[arg-type]  # None is no id
         return [self._rows[i] for n, i in found if last is None or (n, i) > (-last.seq, last.task_id)][:limit]
 
     def overdue(self, running: Iterable[str], expiring: Iterable[str], now: int, limit: int) -> list[Task]:
@@ -72,7 +72,8 @@ class Reads:
         """Count those that no row is in the way of, but one that is leaving, nor another of these."""
         count, keys, ids = 0, Keys(), set[str]()
         for task in tasks:
-            row = self._rows.get(task.task_id) or self._rows.get(self._keys.holder(task) or "")
+            held = self._keys.holder(task)
+            row = self._rows.get(task.task_id) or (None if held is None else self._rows.get(held))
             if (row is None or row.task_id in leaving) and task.task_id not in ids and keys.holder(task) is None:
                 ids.add(task.task_id)
                 keys.add(task)
