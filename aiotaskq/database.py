@@ -81,10 +81,16 @@ class Database:
     goes back to the pool. On SQLite that end is waited for first; what has not begun does not happen.
     """
 
-    def __init__(self, url: str, prepare: Callable[[Connection], None] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        prepare: Callable[[Connection], None] | None = None,
+        prepared: Callable[[Connection], bool] = lambda _connection: False,
+    ) -> None:
+        """``prepare`` runs in a transaction of its own at each opening, unless ``prepared`` reads that it need not."""
         self.url, self._pool = pool_options(parse_url(url, ASYNC_DRIVERS))
         self.shown = mask(url)
-        self._prepare = prepare
+        self._prepare, self._prepared = prepare, prepared
         self._engine: Engines | None = None
         self._alone: AsyncEngine | None = None  # the same, on PostgreSQL, for statements outside a transaction
         self._closed = False
@@ -101,6 +107,11 @@ class Database:
     def sqlite(self) -> bool:
         """Whether this is SQLite, which has one writer at a time."""
         return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened, here or in another thread, and not closed since."""
+        return self._engine is not None
 
     @property
     def pending(self) -> frozenset[asyncio.Future[Any]]:
@@ -155,7 +166,8 @@ class Database:
         try:
             if isinstance(engine, SqliteConnections):
                 await self._enable_wal(engine)
-            if self._prepare is not None:
+            # Read first: on SQLite the write lock may be held by a transaction that waits for this, the caller's own.
+            if self._prepare is not None and not await self._read(engine, self._prepared):
                 await self._write(engine, self._prepare)
         except BaseException:
             await self._dispose(engine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Coroutine
@@ -77,6 +78,12 @@ class Registry(ABC):
     @abstractmethod
     def _check_schedules(self) -> None:
         """Raise NotSupported where schedules cannot be kept."""
+
+    def _wrapped(self, push: Callable[[list[Task]], Awaitable[list[Task]]]) -> Callable[..., Awaitable[list[Task]]]:
+        """Return what pushes through the middleware for pushes, the first registered outermost."""
+        for wrapper in reversed(self._push_middleware):
+            push = functools.partial(_wrapped_push, wrapper, push)
+        return push
 
     @property
     @abstractmethod
@@ -271,3 +278,9 @@ class Registry(ABC):
             raise ValidationError(f"resource: there is one for {kind!r} already")
         self._resources[kind] = factory
         return factory
+
+
+async def _wrapped_push(
+    wrapper: PushMiddleware, call_next: Callable[[list[Task]], Awaitable[list[Task]]], tasks: list[Task]
+) -> list[Task]:
+    return await wrapper(tasks, call_next)

@@ -19,7 +19,7 @@ from aiotaskq.errors import AiotaskqError, NotSupported, ValidationError
 from aiotaskq.handles import PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.masking import mask
 from aiotaskq.queue import Queue, Stats
-from aiotaskq.registry import PushMiddleware, Registry
+from aiotaskq.registry import Registry
 from aiotaskq.resources import open_resource
 from aiotaskq.scheduler import ONE_DATABASE, Scheduler, check_default_home
 from aiotaskq.service import Service
@@ -79,7 +79,7 @@ class TaskQ(Registry):
         self.url = url
         self._backend = connect(url)
         self._stores: dict[str, Backend] = {url: self._backend}
-        super().__init__(clock or (SteadyClock() if self._backend.steady else StoreClock()), timezone)
+        super().__init__(clock or _clock_of(self._backend), timezone)
         self._schedules_url = schedules
         self._check_interval = check_seconds("check_interval", check_interval, zero=False)
         quarter = check_seconds("lease", lease, zero=False) / 4
@@ -204,9 +204,7 @@ class TaskQ(Registry):
             return self.queue.add(tasks, session)
         else:
             push = functools.partial(self.queue.add, session=session)
-        for wrapper in reversed(self._push_middleware):
-            push = functools.partial(_wrapped_push, wrapper, push)
-        return push(tasks)
+        return self._wrapped(push)(tasks)
 
     def handle(self, task_id: str) -> TaskHandle[Any]:
         """Return the handle of a task by id, whoever pushed it."""
@@ -363,9 +361,9 @@ class TaskQ(Registry):
     ) -> AsyncIterator[TaskQ]:
         """Run workers and the scheduler inside the application; no signal handler is installed.
 
-        With ``workers=False`` it is only opened, for a process that pushes and runs nothing; None runs them unless the
-        task queue stands by for a test. On leaving: no more claims, handlers may end for ``drain`` seconds, are then
-        cancelled and given back after ``grace`` more.
+        With ``workers=False`` it is only opened, for a process that only pushes; None runs them unless it stands by
+        for a test. On leaving: no more claims, handlers may end for ``drain`` seconds, are then cancelled, and given
+        back after ``grace`` more.
         """
         self._check_stop(drain, grace)
         was_open = self._is_open
@@ -494,7 +492,5 @@ class TaskQ(Registry):
         return {kind: await open_resource(factory, stack) for kind, factory in self._resources.items()}
 
 
-async def _wrapped_push(
-    wrapper: PushMiddleware, call_next: Callable[[list[Task]], Awaitable[list[Task]]], tasks: list[Task]
-) -> list[Task]:
-    return await wrapper(tasks, call_next)
+def _clock_of(backend: Backend) -> Clock:
+    return SteadyClock() if backend.steady else StoreClock() if backend.has_clock else SystemClock()

@@ -156,6 +156,8 @@ class Backend(ABC):
     """Whether rows survive the process; then params must be JSON."""
     shared: ClassVar[bool]
     """Whether other processes see the same rows."""
+    has_clock = True
+    """Whether ``ping`` may tell a time that is not the host's."""
     steady: ClassVar[bool] = False
     """Whether time should be taken from a clock that cannot be set back (nothing outlives the process)."""
     grouped: ClassVar[bool] = True

@@ -23,7 +23,7 @@ from aiotaskq.backends.sql_write import in_one
 from aiotaskq.backends.sqlite_watch import FileWatch
 from aiotaskq.database import Database
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
-from aiotaskq.migrations import upgrade
+from aiotaskq.migrations import up_to_date, upgrade
 from aiotaskq.task import Task, TaskFilter
 
 
@@ -49,12 +49,13 @@ class SqlBackend(Backend):
     def __init__(self, url: str) -> None:
         super().__init__()
         self._url = url
-        self.database = Database(url, prepare=self._upgrade)
+        self.database = Database(url, prepare=self._upgrade, prepared=self._is_upgraded)
         self.values = SqlValues(self.database)
         self.schedules = SqlSchedules(self.database, self.hints)
         self._alone = self.database.url.get_backend_name() == "postgresql"
         """Whether statements can go without a transaction around them."""
         self.hands_over = self.database.sqlite
+        self.has_clock = not self.database.sqlite
         self._between: FileWatch | Notifications | None = None
         """What passes hints between processes; nothing does on MySQL."""
         if self.database.sqlite:
@@ -63,9 +64,17 @@ class SqlBackend(Backend):
         elif notifies(url):
             self._between = Notifications(self.database, self.hints)
 
-    def _upgrade(self, connection: Connection) -> None:
+    def _is_upgraded(self, connection: Connection) -> bool:
         check_packet(connection)
+        return up_to_date(connection)
+
+    def _upgrade(self, connection: Connection) -> None:
         self.odd_rows = upgrade(connection)
+
+    def _upgrade_there(self, connection: Connection) -> None:
+        """Make the tables in the caller's transaction, which on SQLite may hold the lock that an opening would need."""
+        if self.database.sqlite and not self.database.is_open:
+            self._upgrade(connection)
 
     async def open(self) -> None:
         await self.database.open()
@@ -108,6 +117,7 @@ class SqlBackend(Backend):
         room: Room | None = None,
     ) -> list[Task]:
         def body(connection: Connection) -> list[Task]:
+            self._upgrade_there(connection)
             return tasks_sql.push(connection, tasks) if room is None else push_bounded(connection, tasks, room)
 
         def wake() -> None:

@@ -22,7 +22,7 @@ from aiotaskq.errors import DatabaseUnavailable, SchemaTooNew, ValidationError
 from aiotaskq.migrations.adopt import LIMIT, Report, examine
 from aiotaskq.watch import PATIENCE
 
-__all__ = ["HEAD", "VERSION_TABLE", "current", "odd_rows", "sql_ddl", "upgrade"]
+__all__ = ["HEAD", "VERSION_TABLE", "current", "odd_rows", "sql_ddl", "up_to_date", "upgrade"]
 
 REVISIONS: Final = ("0001_documented", "0002_leases", "0003_scale", "0004_outbox", "0005_keys", "0006_due")
 HEAD: Final = REVISIONS[-1]
@@ -55,11 +55,11 @@ def upgrade(connection: Connection, now: int | None = None) -> list[OddRow]:
     Raises SchemaTooNew if a newer aiotaskq was here before, ValidationError if a table of ours is somebody else's, and
     DatabaseUnavailable if another process holds the migration lock for a minute. Nothing was written then.
     """
-    if _up_to_date(connection):
+    if up_to_date(connection):
         return []
     connection.execution_options(**{PATIENCE: _PATIENCE})
     with _locked(connection):
-        if _up_to_date(connection):
+        if up_to_date(connection):
             return []
         report = Report()
         _migrate(connection, report, SystemClock().now() if now is None else now)
@@ -115,7 +115,7 @@ def _migrate(connection: Connection, report: Report, now: int) -> None:
         context.stamp(scripts, revision.revision)
 
 
-def _up_to_date(connection: Connection) -> bool:
+def up_to_date(connection: Connection) -> bool:
     """Whether nothing is to be done; raises SchemaTooNew for a revision that this version does not know (F19)."""
     found = current(connection)
     if found is not None and found not in REVISIONS:
