@@ -62,7 +62,7 @@ def _explain(error: Exception) -> int:
     """Say in one line what was wrong, and return the exit code. Raises what is neither ours nor wrong usage."""
     import typer
 
-    from aiotaskq.cli.language import tr, usage_error
+    from aiotaskq.cli.language import tr, translated, usage_error
     from aiotaskq.errors import AiotaskqError
     from aiotaskq.log import printable
 
@@ -82,7 +82,8 @@ def _explain(error: Exception) -> int:
         with open(os.devnull, "w") as nothing:
             os.dup2(nothing.fileno(), 1)  # for what is still to be written at the end
         if error.errno != errno.EPIPE:  # who reads no more needs no word
-            print(tr("error: {error}", error=f"standard output: {error.strerror}"), file=sys.stderr)
+            said = tr("standard output: {why}", why=translated(error.strerror))
+            print(tr("error: {error}", error=said), file=sys.stderr)
         return 1
     if not isinstance(error, AiotaskqError):
         raise error

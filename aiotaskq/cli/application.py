@@ -60,7 +60,7 @@ def load(target: str) -> TaskQ:
         hint = tr("there is {names}", names=", ".join(f"{module}:{key}" for key in there))
     else:
         hint = tr("no TaskQ is there at all")
-    raise ValidationError(f"{what}; {hint}")
+    raise ValidationError(what + tr("; ") + hint)
 
 
 def _own_fault(module: str, error: Exception) -> None:

@@ -12,15 +12,16 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["HELP", "LIBRARY", "SENTENCES", "TYPER", "entries", "parse", "rendered", "sentence"]
+__all__ = ["HELP", "LIBRARY", "SENTENCES", "SYSTEM", "TYPER", "entries", "parse", "rendered", "sentence"]
 
 FILE = Path(__file__).parent / "locale" / "zh" / "LC_MESSAGES" / "aiotaskq.po"
 SENTENCES = ""
 LIBRARY = "library"
+SYSTEM = "system"
 TYPER = "typer"
 HELP = "help"
-"""The contexts: sentences of the command line, texts of the library, what typer says of a wrong command line, and its
-words on a help page."""
+"""The contexts: sentences of the command line, texts of the library, those of the operating system and of drivers,
+what typer says of a wrong command line, and its words on a help page."""
 
 _PLACE = re.compile(r"\{\d+\}")
 _FEW = 3  # letters: a template with fewer fits anything
@@ -32,11 +33,6 @@ class Template(NamedTuple):
     pieces: tuple[str, ...]
     becomes: str
 
-    @property
-    def weight(self) -> int:
-        """How much text is given: the more, the more surely it is this one."""
-        return sum(map(len, self.pieces))
-
     def values(self, text: str) -> list[str] | None:
         """Return what stands in the places if the text fits, else None."""
         first, *rest = self.pieces
@@ -47,8 +43,12 @@ class Template(NamedTuple):
             return None
         end = len(text) - len(last)
         values, at = [], len(first)
-        for piece in rest:
-            found = text.find(piece, at, end)
+        for number, piece in enumerate(rest):
+            if piece.strip():
+                found = text.find(piece, at, end)
+            else:  # a value before a blank may have blanks itself: "day of month 3 is not …"
+                later = next((text.find(other, at, end) for other in rest[number + 1 :] if other.strip()), end)
+                found = text.rfind(piece, at, later)
             if found < 0:
                 return None
             values.append(text[at:found])
@@ -93,8 +93,7 @@ def _templates(context: str) -> list[Template]:
         for (where, english), chinese in entries().items()
         if where == context
     ]
-    known = [each for each in made if sum(map(str.isalpha, "".join(each.pieces))) >= _FEW]
-    return sorted(known, key=lambda each: -each.weight)
+    return [each for each in made if sum(map(str.isalpha, "".join(each.pieces))) >= _FEW]
 
 
 def _braces(text: str) -> str:
@@ -102,17 +101,29 @@ def _braces(text: str) -> str:
 
 
 class _Value(str):
-    """A value in a text; in a place that is written ``{0:t}`` it is a text of the library itself."""
+    """A value in a text. In a place that is written ``{0:t}`` it is a text itself, in ``{0:l}`` a list."""
 
     __slots__ = ()
 
     def __format__(self, how: str) -> str:
-        return rendered(self) if how == "t" else str(self)
+        if how == "t":
+            return rendered(self)
+        return self.replace(", ", "、") if how == "l" else str(self)
 
 
 def rendered(text: str, context: str = LIBRARY) -> str:
-    """Return a finished English text in Chinese, or itself where no entry fits."""
-    for template in _templates(context):
-        if (values := template.values(text)) is not None:
-            return template.becomes.format(*map(_Value, values))
-    return text
+    """Return a finished English text in Chinese, or itself where no entry fits.
+
+    Of several entries that fit, the one counts that leaves the least English.
+    """
+    contexts = (LIBRARY, SYSTEM) if context == LIBRARY else (context,)
+    fitting = [(each, each.values(text)) for where in contexts for each in _templates(where)]
+    found = [each.becomes.format(*map(_Value, values)) for each, values in fitting if values is not None]
+    where, colon, what = text.partition(": ")  # a URL or a file, and what is wrong with it
+    if colon and (known := rendered(what, context)) != what:
+        found.append(f"{where}：{known}")
+    return min(found, key=_english, default=text)
+
+
+def _english(text: str) -> int:
+    return sum(char.isascii() and char.isalpha() for char in text)

@@ -11,7 +11,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from aiotaskq.cli.language import tr
+from aiotaskq.cli.language import tr, translated
 from aiotaskq.errors import ValidationError
 
 FILE = "pyproject.toml"
@@ -33,7 +33,7 @@ def defaults(app: Any, folder: Path = Path()) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise ValidationError(tr("{path} cannot be read: {why}", path=FILE, why=error.strerror)) from None
+        raise ValidationError(tr("{path} cannot be read: {why}", path=FILE, why=translated(error.strerror))) from None
     if b"aiotaskq" not in raw:
         return {}  # most have nothing for us, and need not be understood
     table = _table(raw)
@@ -75,7 +75,7 @@ def _check(where: str, table: dict[str, Any], known: tuple[str, ...]) -> None:
             close = difflib.get_close_matches(name, known, 1)
             said = tr("{path}: [{table}] has an unknown key {name}", path=FILE, table=where, name=repr(name))
             guess = tr("did you mean {name}?", name=close[0]) if close else tr("use {names}", names=", ".join(known))
-            raise ValidationError(f"{said}; {guess}")
+            raise ValidationError(said + tr("; ") + guess)
         if isinstance(value, dict) or (isinstance(value, list) and name != "queues"):
             said = tr("{path}: [{table}] {name}: a single value is needed", path=FILE, table=where, name=name)
             raise ValidationError(said)

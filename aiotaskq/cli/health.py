@@ -127,7 +127,7 @@ def _store(url: str, place: str | None) -> dict[str, Any]:
 
 def _say(found: dict[str, Any]) -> None:
     say_title(f"aiotaskq {found['aiotaskq']}, Python {found['python']}, {found['platform']}")
-    say(", ".join(f"{name} {known}" for name, known in found["libraries"].items()))
+    say(tr(", ").join(f"{name} {known}" for name, known in found["libraries"].items()))
     for name, value in found["settings"].items():
         say(f"{name}={printable(value, 1_000)}")
     say()
@@ -138,7 +138,7 @@ def _say(found: dict[str, Any]) -> None:
     store = found["store"]
     for name in ("server", "version", "newest"):
         if store.get(name) is not None and (name != "newest" or store["newest"] != store["version"]):
-            say(f"  {tr(LABELS[name])}: {printable(store[name])}")
+            say(f"  {tr(LABELS[name])}{tr(': ')}{printable(store[name])}")
     latency = store["latency_ms"]
     say(tr("  latency: {median} ms, at most {worst} ms", median=latency["median"], worst=latency["worst"]))
     ahead = store["clock_ahead_ms"]

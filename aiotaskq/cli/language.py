@@ -88,6 +88,8 @@ def usage_error(error: Any) -> str:
     ``error`` is one of typer's; which of its classes is told by name, since the library has moved them about.
     """
     kind, said = type(error).__name__, error.format_message()
+    if kind == "BadParameter" and not (error.param or error.param_hint):
+        return str(error.message)  # of ours, and not about one value
     if not chinese():
         return str(said)
     if kind == "NoSuchOption":

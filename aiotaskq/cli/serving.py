@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiotaskq.cli.language import tr
+from aiotaskq.cli.language import tr, translated
 from aiotaskq.cli.opened import with_tq
 from aiotaskq.cli.screen import note
 from aiotaskq.errors import ValidationError
@@ -45,7 +45,7 @@ class Site:
             try:
                 lines = Path(token_file).read_text().splitlines()
             except (OSError, UnicodeError) as error:
-                why = getattr(error, "strerror", None) or tr("it is no text")
+                why = translated(error.strerror) if isinstance(error, OSError) else tr("it is no text")
                 said = tr("--token-file: {path} cannot be read: {why}", path=repr(token_file), why=why)
                 raise ValidationError(said) from None
             token = lines[0].strip() if lines else ""

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from aiotaskq.cli import program
-from aiotaskq.cli.language import tr
+from aiotaskq.cli.language import tr, translated
 from aiotaskq.cli.screen import say
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
@@ -60,7 +60,7 @@ def write(folder: Path) -> None:
     except FileExistsError:
         raise ValidationError(tr("{path} is there already; nothing was written", path=printable(path))) from None
     except OSError as error:
-        said = tr("{path} cannot be written: {why}", path=printable(path), why=error.strerror)
+        said = tr("{path} cannot be written: {why}", path=printable(path), why=translated(error.strerror))
         raise ValidationError(said) from None
     me = program()
     say(tr("wrote {path}; try", path=printable(path)))

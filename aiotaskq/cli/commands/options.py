@@ -121,7 +121,7 @@ def ask(question: str, yes: bool, as_json: bool) -> None:
     if yes:
         return
     if as_json or not sys.stdin.isatty():
-        raise typer.BadParameter(tr("nobody can be asked here; say --yes"), param_hint="--yes")
+        raise typer.BadParameter(tr("nobody can be asked here; say --yes"))
     typer.confirm(question, abort=True, err=True)
 
 

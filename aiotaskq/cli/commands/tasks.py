@@ -76,10 +76,10 @@ def tasks_retry(
     if ids:
         if status or type or queue:
             wrong = tr("name tasks, or say which by options; not both")
-            raise typer.BadParameter(wrong, param_hint="TASK_ID")
+            raise typer.BadParameter(wrong)
         raise typer.Exit(retry_tasks(db, ids, as_json=json))
     if not (status or type or queue):
-        raise typer.BadParameter(tr("which? name tasks, or say --status failed"), param_hint="TASK_ID")
+        raise typer.BadParameter(tr("which? name tasks, or say --status failed"))
     count = count_tasks(db, status=status or ["failed"], type=type, queue=queue)
     if count:
         ask(tr("Tasks to put back: {count}. Go on?", count=f"{count:,}"), yes, json)
