@@ -21,6 +21,7 @@ from aiotaskq.outcome import Completed, Failed, LeaseExpired, TimedOut, settle
 from aiotaskq.schedule import new_schedule
 from aiotaskq.task import SECOND, Status, new_task
 from aiotaskq.task_log import log_outcome
+from tests.machine import within
 from tests.programs import Program, programs_in
 
 SECRET = "S3CRET"
@@ -67,7 +68,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 async def run_one(tq: TaskQ, handler: Any, **params: Any) -> str:
     async with tq.running(concurrency=2):
         task_id: str = (await handler.push(**params)).task_id
-        await tq.queue.wait_for_end(task_id, 30)
+        await tq.queue.wait_for_end(task_id, within(30))
     return task_id
 
 
@@ -128,7 +129,7 @@ async def test_frames_of_ours_are_not_in_the_way(standard: Kept, kind: str) -> N
     function: Any = {"thread": in_thread, "middleware": mail, "injected": with_resource}[kind]
     handler = tq.task(max_retries=0)(function)
     async with tq.running():
-        await tq.queue.wait_for_end((await handler.push(n=1)).task_id, 30)
+        await tq.queue.wait_for_end((await handler.push(n=1)).task_id, within(30))
     (text,) = standard.written
     frames = [line.strip().rpartition(", in ")[2] for line in text.split("\n") if line.strip().startswith("File")]
     assert frames == {"thread": ["in_thread"], "middleware": ["around", "mail"], "injected": ["with_resource"]}[kind]
@@ -243,7 +244,7 @@ asyncio.run(main())
 )
 def test_what_an_application_sees_of_a_failure(start: Callable[..., Program], first: str, lines: list[str]) -> None:
     program = start(FAILING.format(first=first))
-    _, err = program.popen.communicate(timeout=40)
+    _, err = program.popen.communicate(timeout=within(40))
     assert program.popen.returncode == 0
     said = [line for line in err.split("\n") if line and not line.startswith("    ")]
     assert sorted(" ".join(line.split(" ")[:2]).rstrip(":") for line in said) == sorted(lines), err
@@ -260,7 +261,7 @@ get_queue().task_done()
 set_public("cookie", "S3CRET")
 """
     program = start(("from aiotaskq.log import output; output()" if quiet else "") + script)
-    _, err = program.popen.communicate(timeout=40)
+    _, err = program.popen.communicate(timeout=within(40))
     assert program.popen.returncode == 0 and SECRET not in err
     said = [line.partition(" - ")[2] for line in err.splitlines()]
     assert said == ([] if quiet else ["push mail one", "pop mail one", "task_done mail one", "set cookie"]), err
@@ -338,7 +339,7 @@ import sys, loguru
 loguru.logger.add(sys.stderr, format="loguru|{message}")  # number 0
 """
     program = start(FAILING.format(first=first))
-    assert program.popen.communicate(timeout=40)[1].startswith("loguru|failed mail ")
+    assert program.popen.communicate(timeout=within(40))[1].startswith("loguru|failed mail ")
 
 
 # ---- what they say ---------------------------------------------------------------------------------------------------
@@ -384,7 +385,7 @@ async def test_every_operation_is_one_line_with_its_type_and_id_only(tmp_path: P
     assert len(fired) == 2 and any(line.startswith("schedule 'nightly' s fired now: mail ") for line in fired)
     sink.clear()
     await scheduler.start()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(within(30)):
         for _ in range(2):
             await queue.pop_task()
     await scheduler.stop()
@@ -458,7 +459,7 @@ async def test_due_times_that_a_policy_skips_are_information_and_name_the_schedu
     long_ago = new_schedule("nightly", "mail", "interval", None, 60, misfire="skip", task_id="its-id", now=SECOND)
     await scheduler.add([long_ago])
     await scheduler.start()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(within(30)):
         while not standard.records:
             await asyncio.sleep(0.01)
     await scheduler.stop()
@@ -486,7 +487,7 @@ async def test_where_nobody_listens_no_line_is_made(monkeypatch: pytest.MonkeyPa
 
     async def work() -> None:
         async with tq.running():
-            await (await good.push()).result(30)
+            await (await good.push()).result(within(30))
         await tq.store.set_public("a", 1)
         await tq.store.get_public("a")
         await tq.store.delete_public("a")
