@@ -741,7 +741,7 @@ async def test_a_connection_that_is_broken_is_replaced(backend: SqlBackend, how:
         assert await backend.count_ready(NOW) == 1
     assert len(connections.readers) == READERS
     await backend.push([new()])
-    async with asyncio.timeout(30):  # those of the old ones end
+    async with asyncio.timeout(within(30)):  # those of the old ones end
         while threading.active_count() > threads:
             await asyncio.sleep(0.01)
 
