@@ -8,7 +8,7 @@ from aiotaskq.log import gate, log, named, printable
 from aiotaskq.outcome import Cancelled, Failed, LeaseExpired, Outcome, Released, TimedOut
 from aiotaskq.task import SECOND, Status, Task
 
-__all__ = ["log_completed", "log_outcome", "log_pushed"]
+__all__ = ["log_completed", "log_lost", "log_outcome", "log_pushed"]
 
 
 def log_pushed(tasks: Sequence[Task], stored: Sequence[Task]) -> None:
@@ -25,10 +25,15 @@ def log_completed(task: Task) -> None:
     log.info("completed {}", named(task))
 
 
+def log_lost(task: Task) -> None:
+    """Log that a task is no longer this worker's."""
+    log.warning("lost {}: its lease was over, and another worker has taken it", named(task))
+
+
 def log_outcome(task: Task, outcome: Outcome, after: Task | None, now: int) -> None:
     """Log what became of a task. ``after`` is its state as it was written, None if it was no longer the caller's."""
     if after is None:
-        log.warning("lost {}: its lease was over, and another worker has taken it", named(task))
+        log_lost(task)
         return
     if after.status is Status.PENDING and not isinstance(outcome, Released):
         if isinstance(outcome, LeaseExpired):

@@ -27,7 +27,7 @@ from aiotaskq.service import Service
 from aiotaskq.slots import Slots
 from aiotaskq.supply import NEVER_STARTED, Supply
 from aiotaskq.task import MAX_NAME, SECOND, Status, Task, check_int, check_key, check_seconds
-from aiotaskq.task_log import log_outcome
+from aiotaskq.task_log import log_lost, log_outcome
 
 SERVICES = 1.0  # seconds in which a loop's round may end by itself when the worker stops
 CLOSING = 5.0  # seconds that giving back connections, threads and resources may take in the end
@@ -310,12 +310,17 @@ class Worker:
             running = self._running.get(key[0])
             if running is not None and running.task.fence == key[1] and answer is not False:
                 running.interrupt("lost" if answer is None else "cancel")
+                if answer is None:
+                    log_lost(running.task)
             elif answer is None:
                 self._keeper.drop(key)
-                self._inbox.take(lambda task, key=key: (task.task_id, task.fence) == key)  # type: ignore[misc]
+                for task in self._inbox.take(lambda task, key=key: (task.task_id, task.fence) == key):  # type: ignore[misc]
+                    log_lost(task)
 
     def _fenced(self) -> None:
         # Others may have our tasks by now: stop working on them; nothing is claimed until the store answers again.
+        count = len(self._running)
+        log.warning("no lease could be renewed in time: {} running tasks are stopped, others may have them", count)
         for running in self._running.values():
             running.interrupt("cut off")
         for task in self._inbox.take():

@@ -501,7 +501,9 @@ async def test_heartbeat_keeps_a_long_task(tmp_path: Path) -> None:  # B2
     assert runs == [1]
 
 
-async def test_lost_lease_cancels_the_handler_and_its_write_is_refused(tmp_path: Path) -> None:  # B10, A5
+async def test_lost_lease_cancels_the_handler_and_its_write_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:  # B10, A5
     url = f"sqlite:///{tmp_path}/z.db"
     tq = TaskQ(url, lease=within(30), heartbeat=0.05, poll_interval=0.05)
     started, cancelled = asyncio.Event(), asyncio.Event()
@@ -528,6 +530,9 @@ async def test_lost_lease_cancels_the_handler_and_its_write_is_refused(tmp_path:
         await eventually(lambda: tq._worker is not None and tq._worker.busy == 0)
         after = await handle.task()
     assert after.status is Status.PENDING and after.retry_count == 0
+    assert [record.getMessage().partition(":")[0] for record in caplog.records if record.name == "aiotaskq"] == [
+        f"lost zombie {handle.task_id}"
+    ]
 
 
 def _change(before: Any, after: Any) -> Any:
@@ -558,7 +563,9 @@ def _bare_worker(tq: TaskQ) -> Any:
     return Worker(tq.queue, tq._backend, tq._clock, {}, lease=2, heartbeat=0.5)
 
 
-async def test_what_never_started_is_given_back_when_its_worker_was_cut_off(tmp_path: Path) -> None:  # A4
+async def test_what_never_started_is_given_back_when_its_worker_was_cut_off(  # A4
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
     go, runs = asyncio.Event(), []
 
@@ -583,6 +590,7 @@ async def test_what_never_started_is_given_back_when_its_worker_was_cut_off(tmp_
         task = await suspect.task()
         go.set()
     assert (task.status, task.crashes, runs) == (Status.PENDING, 0, ["hours"]), "as the row had it: nothing was counted"
+    assert "no lease could be renewed in time: 1 running tasks are stopped" in caplog.text
 
 
 async def test_what_waits_for_a_slot_is_not_started_once_its_lease_is_lost(tmp_path: Path) -> None:  # B10
