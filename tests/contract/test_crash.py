@@ -97,7 +97,8 @@ async def test_what_a_killed_worker_ran_is_run_again(  # A1, A10, A12, B5
     assert (after.fence, after.crashes, after.retry_count) == (2, 1, 0)
     assert before.lease_owner is not None and after.lease_owner is None
     second.signal(signal.SIGTERM)
-    second.end()
+    lost = "its lease was over, the worker died or stood still (1 times); it is run again"
+    second.end(stderr=f"lost long {handle.task_id}: {lost}")
 
 
 async def test_a_task_that_kills_its_process_ends_as_poison(  # A4
