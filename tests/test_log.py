@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient as AiohttpClient
+from aiohttp.test_utils import TestServer
+from fastapi import FastAPI
+from fastapi.testclient import TestClient as FastAPIClient
 
 import aiotaskq.log
 import aiotaskq.sync
 from aiotaskq import MemoryQueue, Scheduler, TaskQ, injected
 from aiotaskq.errors import ValidationError
+from aiotaskq.integrations.aiohttp import setup
 from aiotaskq.log import logger, output
 from aiotaskq.outcome import Completed, Failed, LeaseExpired, TimedOut, settle
 from aiotaskq.schedule import new_schedule
@@ -101,6 +107,47 @@ async def test_a_failing_handler_reaches_the_standard_library_with_its_traceback
     info = standard.records[0].exc_info
     assert info is not None and info[0] is PermissionError and info[2] is not None
     assert info[2].tb_frame.f_code.co_name == "mail", "what reads the record itself gets the same traceback"
+
+
+def failing() -> tuple[TaskQ, Callable[[], Awaitable[str]]]:
+    """A task queue, and what an endpoint does: push a task that fails, and wait for its end."""
+    tq = TaskQ("memory://")
+
+    @tq.task(max_retries=0)
+    async def mail() -> None:
+        raise ValueError("no")
+
+    async def fail() -> str:
+        task_id = (await mail.push()).task_id
+        await tq.queue.wait_for_end(task_id, 30)
+        return task_id
+
+    return tq, fail
+
+
+def test_a_failure_inside_fastapi_is_in_its_log(standard: Kept) -> None:
+    tq, fail = failing()
+    app = FastAPI(lifespan=tq.lifespan)
+    app.get("/")(fail)
+    with FastAPIClient(app) as client:
+        task_id = client.get("/").json()
+    (text,) = standard.written
+    assert text.startswith(f"ERROR aiotaskq task_log failed mail {task_id}: ValueError: no\n    Traceback")
+
+
+async def test_a_failure_inside_aiohttp_is_in_its_log(standard: Kept) -> None:
+    tq, fail = failing()
+    app = web.Application()
+    setup(app, tq)
+
+    async def endpoint(_request: web.Request) -> web.Response:
+        return web.Response(text=await fail())
+
+    app.router.add_get("/", endpoint)
+    async with AiohttpClient(TestServer(app)) as client, client.get("/") as answer:
+        task_id = await answer.text()
+    (text,) = standard.written
+    assert text.startswith(f"ERROR aiotaskq task_log failed mail {task_id}: ValueError: no\n    Traceback")
 
 
 @pytest.mark.parametrize("kind", ["thread", "middleware", "injected"])
