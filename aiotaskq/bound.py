@@ -25,7 +25,8 @@ class Bound:
     """At most ``maxsize`` ready tasks, 0 for any number; ``when_full`` says what a push does that finds no room.
 
     The store counts in the transaction of the push, so the bound is exact for any number of processes that push with
-    it. It is a bound of pushes: a retry, a follow-up or a task that a schedule fires is never refused.
+    it. It is a bound of new rows: a retry, an id that is pushed again, a follow-up or a task that a schedule fires is
+    never refused.
     """
 
     def __init__(

@@ -175,8 +175,8 @@ class TaskQ(Registry):
         if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
         tasks = [new_task_of(call, self._handlers, self._elsewhere, self._clock.now())]
-        session, reruns = (call.options.get("session"), reruns_of([call])) if call.options else (None, None)
-        (row,) = await self._push(tasks, session, reruns)
+        options = call.options
+        (row,) = await self._push(tasks, options.get("session"), reruns_of([call]) if options else None)
         return TaskHandle(self.queue, row.task_id, row is tasks[0])  # middleware may have put another one there
 
     async def push_many(
