@@ -180,7 +180,9 @@ class Queue:
         """Take the next task as a dict; wait ``timeout`` seconds (None for ever, 0 looks once), then return None.
 
         On a durable store the pop is a lease of ``visibility`` seconds (default that of the queue): a task not settled
-        by then comes back as a retry. Raises ValidationError for a negative timeout.
+        by then comes back as a retry. The task is the calling coroutine's, for ``task_done``; where the call runs in a
+        coroutine of its own, as in ``asyncio.wait_for`` on Python 3.11, it is that one's: use ``timeout`` instead.
+        Raises ValidationError for a negative timeout.
         """
         wait = None if timeout is None else check_seconds("timeout", timeout)
         seconds = self._visibility if visibility is None else check_seconds("visibility", visibility, zero=False)
