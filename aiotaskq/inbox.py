@@ -17,12 +17,24 @@ class Inbox:
     for what it does, or it for what others do. It waits until nothing runs and all that ran is written, and until that
     is so of itself nothing else is let through; but neither for longer than ``patience`` ticks, for both may go on for
     hours. Meanwhile nothing else is kept: where it waits, its worker may die of the suspect.
+
+    The row of a suspect that runs alone has a mark (``mark``), for then the death of its process is blamed on it. While
+    it has that, nothing else is handed out; when the patience is over, ``overstayed`` is called, and is expected to
+    take the mark back and to call ``unmark``.
     """
 
-    def __init__(self, ticks: Callable[[], int], patience: int, ready: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        ticks: Callable[[], int],
+        patience: int,
+        ready: Callable[[], object] = lambda: None,
+        overstayed: Callable[[Task], object] = lambda task: None,
+    ) -> None:
         self._ticks = ticks
         self._patience = patience
         self._ready = ready
+        self._overstayed = overstayed
+        self._marked = False
         self._tasks: deque[Task] = deque()
         self._suspects: deque[tuple[int, Task]] = deque()  # with the tick until which they wait
         self._alone: tuple[int, Task] | None = None  # a suspect that runs, and the tick until which others wait for it
@@ -42,13 +54,35 @@ class Inbox:
         return bool(self._suspects) or (self._alone is not None and self._is_alone())
 
     def _is_alone(self) -> bool:
-        return self._alone is not None and self._ticks() < self._alone[0]
+        return self._alone is not None and (self._marked or self._ticks() < self._alone[0])
+
+    def _is_suspect(self, task: Task) -> bool:
+        """Whether it is the one that runs alone. Its task has another owner while it is marked."""
+        return self._alone is not None and (self._alone[1].task_id, self._alone[1].fence) == (task.task_id, task.fence)
+
+    def alone(self, task: Task) -> bool:
+        """Whether a task that was just handed out is a suspect with nothing beside it."""
+        return self.running == 1 and not self.unwritten and self._is_suspect(task)
+
+    def mark(self) -> None:
+        """Say that the row of the suspect is marked, or is about to be."""
+        self._marked = True
+
+    def unmark(self) -> None:
+        """Say that it is not any more."""
+        self._marked = False
+        self._ready()
 
     def put(self, task: Task) -> bool:
-        """Add a task; return False if it has to go back, since a suspect waits or runs."""
+        """Add a task; return False if it has to go back, since a suspect waits or runs.
+
+        One suspect never runs beside another: each would be what keeps the other from running alone.
+        """
         if (self._alone is not None or self._suspects) and self.narrow:
             return False
         if task.crashes == MAX_CRASHES - 1:
+            if self._alone is not None:
+                return False
             self._suspects.append((self._ticks() + self._patience, task))
         else:
             if not self._tasks:
@@ -59,6 +93,8 @@ class Inbox:
 
     def next(self) -> Task | None:
         """Return the task that may run next, or None. Each one has to be followed by ``done``."""
+        if self._marked:
+            return None
         if self._tasks and (self._alone is None or not self._is_alone()):
             self.running += 1
             return self._tasks.popleft()
@@ -84,8 +120,8 @@ class Inbox:
 
     def forget(self, task: Task) -> None:
         """Say that nothing is left to be done for a task that was handed out, or could be."""
-        if self._alone is not None and self._alone[1] is task:
-            self._alone = None
+        if self._is_suspect(task):
+            self._alone, self._marked = None, False
 
     def waits_for(self) -> int:
         """For how many ticks tasks have waited while no slot became free."""
@@ -93,6 +129,8 @@ class Inbox:
 
     def hurry(self) -> None:
         """Look whether a suspect, or the others for one that runs, have waited for long enough."""
+        if self._marked and self._alone is not None and self._ticks() >= self._alone[0]:
+            self._overstayed(self._alone[1])
         if len(self):
             self._ready()
 

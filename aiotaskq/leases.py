@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import re
 import socket
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.clock import Clock, SystemClock
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.log import log
 from aiotaskq.loopthread import LoopThread
+from aiotaskq.outcome import DEAD_AFTER, Life
 from aiotaskq.service import Service
 from aiotaskq.task import SECOND, new_id
 
@@ -19,12 +23,62 @@ Key = tuple[str, int]
 """A delivery: task id and fence."""
 
 TRY_WITHIN = 0.5  # leases between tries while the store is away: a reaper waits for one whole lease when it is back
-DEAD_AFTER = 5  # leases: a loop that has stood still for so long is not coming back, and others may have its tasks
 
 
 def fresh_owner(kind: str) -> str:
-    """Return an owner id that no other process start has ever had, whatever its host name and pid."""
-    return f"{kind}{socket.gethostname()[:40]}-{os.getpid()}-{new_id()[-12:]}"
+    """Return an owner id that no other process start has ever had, whatever its host name and pid.
+
+    It tells other processes of this host which process it is, see ``life_of``.
+    """
+    seen = _process(os.getpid())
+    birth = "0" if seen is None else seen[0]
+    return f"{kind}{socket.gethostname()[:32]}-{os.getpid()}-{birth}-{new_id()[-12:]}"
+
+
+PROC = Path("/proc")
+_OWNER = re.compile(r".*-(\d{1,10})-([0-9a-f]{12})-[0-9a-f]{12}", re.DOTALL)
+_renewing: set[str] = set()
+"""The owners in this process whose leases are renewed."""
+
+
+def life_of(owner: str) -> Life:
+    """Return what this host knows of the process that has this owner id."""
+    found = _OWNER.fullmatch(owner)
+    seen = None if found is None else _process(int(found[1]))
+    if found is None or seen is None or seen[0] != found[2] or seen[1] in "ZXx":
+        return Life.UNKNOWN
+    if seen[1] in "Tt" or (int(found[1]) == os.getpid() and owner not in _renewing):
+        return Life.STOPPED
+    return Life.LIVES
+
+
+def _process(pid: int) -> tuple[str, str] | None:
+    """Return what tells this process from others of the same pid, and its state as in ``/proc``; None if it is gone."""
+    try:
+        # Its name, in brackets, may hold anything.
+        fields = (PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].decode().split()
+        boot = (PROC / "sys/kernel/random/boot_id").read_text()
+        namespace = os.readlink(PROC / "self/ns/pid")  # in another container the same pid is another process
+    except OSError:
+        return _process_elsewhere(pid)
+    return _digest(boot, namespace, fields[19]), fields[0]
+
+
+def _process_elsewhere(pid: int) -> tuple[str, str] | None:
+    """The same without ``/proc``: another process that has got the pid since cannot be told from it."""
+    if os.name != "posix" or (PROC / "self/stat").exists():
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass  # it is there, and belongs to somebody else
+    return _digest(socket.gethostname()), "R"
+
+
+def _digest(*words: str) -> str:
+    return hashlib.blake2s("\n".join(words).encode(), digest_size=6).hexdigest()
 
 
 class LeaseKeeper:
@@ -43,12 +97,14 @@ class LeaseKeeper:
         heartbeat: float,
         answered: Callable[[Sequence[Key], Sequence[bool | None]], None],
         fenced: Callable[[], None],
+        owner: str = "",
     ) -> None:
-        """Wire a keeper; ``lease`` and ``heartbeat`` in seconds.
+        """Wire a keeper for the leases of ``owner``; ``lease`` and ``heartbeat`` in seconds.
 
         Both callbacks run on the worker's loop: ``answered`` after each heartbeat with what came of it, ``fenced`` when
         none was answered for a whole lease, so that others may have the tasks.
         """
+        self._owner = owner
         self._shared = backend.shared
         self._thread = LoopThread("aiotaskq-leases") if backend.shared and isinstance(clock, SystemClock) else None
         self._backend = backend if self._thread is None else backend.another()
@@ -86,6 +142,7 @@ class LeaseKeeper:
             return
         self._loop = asyncio.get_running_loop()
         self._trusted = self._alive = self._clock.ticks()
+        _renewing.add(self._owner)
         if self._thread is None:
             await self._service.start()
         else:
@@ -99,6 +156,7 @@ class LeaseKeeper:
         """Renew no more and give the connection back; idempotent."""
         if not self._shared:
             return
+        _renewing.discard(self._owner)
         if self._thread is None:
             await self._service.stop()
         else:
@@ -136,6 +194,8 @@ class LeaseKeeper:
         dead = ticks - self._alive > DEAD_AFTER * self._lease
         if dead and not self._given_up:
             log.error("the worker's event loop has stood still for {} leases; they are renewed no more", DEAD_AFTER)
+        if dead != self._given_up:
+            (_renewing.discard if dead else _renewing.add)(self._owner)
         self._given_up = dead
         return dead
 

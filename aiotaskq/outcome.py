@@ -6,6 +6,7 @@ Everything here is pure: time and chance are arguments. The table of transitions
 from __future__ import annotations
 
 import traceback
+from enum import Enum
 from typing import Any
 
 import msgspec
@@ -28,7 +29,10 @@ from aiotaskq.task import (
 )
 
 MAX_ERROR = 16 * 1024  # bytes of error text that are kept
-MAX_CRASHES = 3  # a task that took its worker down this often is poison
+MAX_CRASHES = 3  # a task is poison when so many processes died under it, the last one while it ran alone there
+DEAD_AFTER = 5  # leases: a loop that has stood still for so long is not coming back, and others may have its tasks
+ALONE = "!alone"
+"""Owner ids end with this while the task runs, and no other one runs in that process."""
 POP_OWNER = "pop-"
 """Owner ids of manual consumers start with this: for them an overdue lease is a visibility timeout, so a retry."""
 
@@ -108,7 +112,15 @@ class Cancelled(msgspec.Struct, frozen=True):
 
 
 class LeaseExpired(msgspec.Struct, frozen=True):
-    """Nobody renewed the lease: the owner crashed, or a manual consumer never settled."""
+    """Nobody renewed the lease: the owner's process died, or a manual consumer never settled."""
+
+
+class Life(Enum):
+    """What is known of the process that holds a lease."""
+
+    UNKNOWN = "it is dead, or on another host"
+    STOPPED = "it is there, and does not work: suspended, or its worker has ended"
+    LIVES = "it lives"
 
 
 class Expired(msgspec.Struct, frozen=True):
@@ -226,6 +238,46 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
     raise TypeError(f"not an outcome: {outcome!r}")  # pragma: no cover - the match above is complete
 
 
+def lease_over(life: Life, late: int, lease: int) -> Outcome | None:
+    """Return what becomes of a running task whose lease ended ``late`` ticks ago; None where it is left to its worker.
+
+    A process that lives did not die: it may be in C code that does not let its other threads run. So that the task
+    does not run twice at a time, it is left there for ``DEAD_AFTER`` leases of ``lease`` ticks; then it comes back
+    uncounted.
+    """
+    if life is Life.UNKNOWN:
+        return LeaseExpired()
+    if life is Life.LIVES and late < DEAD_AFTER * lease:
+        return None
+    return Released("its worker does not answer")
+
+
+def marked(task: Task) -> Task:
+    """Return a running task with the mark that no other one runs in its process."""
+    return replace(task, lease_owner=f"{owner_of(task)}{ALONE}")
+
+
+def unmarked(task: Task) -> Task:
+    """Return a running task without that mark."""
+    return replace(task, lease_owner=owner_of(task))
+
+
+def owner_of(task: Task) -> str:
+    """Return whose lease it is, without the mark."""
+    return (task.lease_owner or "").removesuffix(ALONE)
+
+
+def uncounted(row: Task, lost: Task) -> Task | None:
+    """Return the row without the crash that was counted when the lease of ``lost`` ended, or None if none is.
+
+    The worker that held that lease lives. A task that has ended meanwhile stays as it is.
+    """
+    held = row.status is Status.RUNNING and row.fence == lost.fence
+    if held or row.final or row.crashes <= lost.crashes:
+        return None
+    return replace(row, crashes=row.crashes - 1)
+
+
 def _end(task: Task, status: Status, now: int, **changes: Any) -> Task:
     return replace(task, status=status, completed_at=now // SECOND, lease_owner=None, lease_until=None, **changes)
 
@@ -250,9 +302,12 @@ def _lost(task: Task, now: int) -> Task:
             return _end(task, Status.FAILED, now, error_message="not settled within its visibility timeout")
         return _pending(task, run_at=now, retry_count=task.retry_count + 1)
     crashes = task.crashes + 1
-    if crashes >= MAX_CRASHES:
-        return _end(task, Status.FAILED, now, crashes=crashes, error_message=f"poison: its worker died {crashes} times")
-    return _pending(task, crashes=crashes)  # at its old place: it has waited long enough
+    if crashes < MAX_CRASHES:
+        return _pending(task, crashes=crashes)  # at its old place: it has waited long enough
+    if not (task.lease_owner or "").endswith(ALONE):  # another task may have killed the process, or it never started
+        return _pending(task, crashes=MAX_CRASHES - 1)
+    error = f"poison: its worker died {crashes} times, the last time while it ran alone"
+    return _end(task, Status.FAILED, now, crashes=crashes, error_message=error)
 
 
 # ---- what a handler leaves behind, as data --------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiotaskq.backends.base import READY, Backend, Change
@@ -25,7 +25,6 @@ from aiotaskq.outcome import (
     Expired,
     Failed,
     HandedBack,
-    LeaseExpired,
     Outcome,
     Released,
     Requeued,
@@ -33,6 +32,7 @@ from aiotaskq.outcome import (
 )
 from aiotaskq.pops import OpenPops
 from aiotaskq.pushed import PushedEvents
+from aiotaskq.reaper import Reaper
 from aiotaskq.task import (
     SECOND,
     Status,
@@ -49,7 +49,6 @@ from aiotaskq.task import (
 from aiotaskq.task_log import log_outcome
 from aiotaskq.waiting import Waiting
 
-REAP_LIMIT = 500  # overdue tasks settled in one round
 REAP_INTERVAL = 15.0  # seconds between two looks for them, at most
 
 
@@ -90,6 +89,7 @@ class Queue:
         self._pops = OpenPops()
         self.known_ids = KnownIds(backend, clock, self.add, self._pushed)
         self._next_reap = 0  # ticks
+        self.reaper = Reaper(backend, clock, self.events, self.settle)
         self._pop_owner = fresh_owner(POP_OWNER)
 
     @property
@@ -219,7 +219,7 @@ class Queue:
         if self._backend.durable and self._clock.ticks() >= self._next_reap:
             # There may be no worker anywhere, so consumers by hand look after each other.
             self._next_reap = self._clock.ticks() + int(min(REAP_INTERVAL, visibility / 4) * SECOND)
-            await self.reap()
+            await self.reaper.reap()
         now = self._clock.now()
         lease = now + int(visibility * SECOND) if self._backend.durable else None
         _, tasks = await self.claims.exchange((), self._pop_owner, now, 1, lease_until=lease)
@@ -299,31 +299,6 @@ class Queue:
             if row.cancel_requested == task.cancel_requested:
                 return None
             task = row.replace(params=task.params, extra=task.extra)
-
-    async def reap(
-        self,
-        *,
-        owner: str = "",
-        holds: Container[tuple[str, int]] = (),
-        then: Callable[[Task], tuple[Task, ...]] | None = None,
-    ) -> bool:
-        """Settle what nobody holds any more, whoever claimed it; return whether there may be more of it.
-
-        ``owner`` and ``holds`` are the worker that looks, and its deliveries, about which the heartbeat decides."""
-        now = self._clock.now()
-        late = await self._backend.overdue(now, REAP_LIMIT)
-        for task in late:
-            if (task.task_id, task.fence) in holds:
-                continue
-            outcome: Outcome = Expired() if task.status is Status.PENDING else LeaseExpired()
-            if owner and task.lease_owner == owner:
-                # That worker lives and does not know of it: the answer to a claim was lost on its way. Nobody crashed.
-                outcome = Released("it never started")
-            after = await self.settle(task, outcome, lease_over=True, then=then)
-            if after is not None:
-                log_outcome(task, outcome, after, now)
-                self.events.emit("expired" if after.status is Status.EXPIRED else "lost", now, after)
-        return len(late) == REAP_LIMIT
 
     async def complete_with(
         self, session: Any, task: Task, result: Any, *, then: Callable[[Task], tuple[Task, ...]]

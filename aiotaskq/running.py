@@ -31,6 +31,8 @@ class Running(msgspec.Struct, eq=False):
     """Whether the coroutine has begun: until then it must not be cancelled, for a cancel would end it unseen."""
     unwound: bool = False
     """Whether the time is over in which a handler ends that heeds its timeout."""
+    unmarking: bool = False
+    """Whether the mark that it runs alone is being taken back."""
     _over: bool = False
     _asked: int = 0
 

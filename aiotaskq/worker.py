@@ -10,16 +10,16 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
-from aiotaskq.backends.base import CANCEL, Backend
+from aiotaskq.backends.base import CANCEL, Backend, Change
 from aiotaskq.calls import follow_ups
 from aiotaskq.clock import Clock
 from aiotaskq.context import TaskContext
-from aiotaskq.errors import ValidationError
+from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.handlers import Executors, Handler
 from aiotaskq.inbox import Inbox
 from aiotaskq.leases import Key, LeaseKeeper, fresh_owner
 from aiotaskq.log import gate, log, named, printable
-from aiotaskq.outcome import Completed, Outcome, Released, storable
+from aiotaskq.outcome import Completed, Outcome, Released, marked, storable, unmarked
 from aiotaskq.queue import Queue
 from aiotaskq.runner import CUT_OFF, STOPPED, RunCall, Runner
 from aiotaskq.running import Running
@@ -77,12 +77,19 @@ class Worker:
         self._middleware = middleware
         self._make_resources = resources
         self._owner = fresh_owner("worker-")
-        self._inbox = Inbox(clock.ticks, int(self._lease * SECOND), self._start_ready)
+        self._inbox = Inbox(clock.ticks, int(self._lease * SECOND), self._start_ready, self._let_others_in)
+        self._chores: set[asyncio.Task[None]] = set()
         self._running: dict[str, Running] = {}
         self.held = Slots(self._running, handlers, self._concurrency, queue.events, clock)
         self._stop_listening: Callable[[], None] = lambda: None
         self._keeper = LeaseKeeper(
-            backend, clock, lease=self._lease, heartbeat=self._heartbeat, answered=self._answered, fenced=self._fenced
+            backend,
+            clock,
+            lease=self._lease,
+            heartbeat=self._heartbeat,
+            answered=self._answered,
+            fenced=self._fenced,
+            owner=self._owner,
         )
         self._supply = Supply(
             queue,
@@ -189,7 +196,8 @@ class Worker:
 
     def _put(self, task: Task) -> None:
         if not self._inbox.put(task):
-            self._supply.put(task, Released(NEVER_STARTED))
+            # Where others are let in, it is a second suspect, and would be claimed again at once.
+            self._supply.put(task, Released(NEVER_STARTED, 0 if self._inbox.narrow else SECOND))
         elif task.crashes and self._inbox.narrow:
             self._supply.wake()  # what waits beside it goes back
 
@@ -209,7 +217,71 @@ class Worker:
                 inbox.done(task, self._clock.ticks(), 0)
                 continue
             running = self._running[task.task_id] = Running(task, TaskContext(task, self))
-            self._spawn(running, self._run(running))
+            alone = task.crashes > 0 and inbox.alone(task)
+            self._spawn(running, self._run_alone(running) if alone else self._run(running))
+
+    async def _run_alone(self, running: Running) -> None:
+        """Mark the row of a suspect that has no other task beside it, then run it.
+
+        If this process dies from here on, the task is blamed for it.
+        """
+        began = self._clock.ticks()
+        self._inbox.mark()
+        try:
+            if await self._rewrite(running, marked(running.task)):
+                self._clock.call_later(self._lease, self._inbox.hurry)
+                self._spawn(running, self._run(running))
+                return
+            self._supply.put(running.task, Released(NEVER_STARTED))
+        except Exception as error:
+            self._not_settled(running.task, error)
+        self._ended(running, began)
+
+    async def _rewrite(self, running: Running, after: Task) -> bool:
+        """Write another owner of a task that runs here; return whether it is still ours, unchanged."""
+        if self._backend.shared:
+            until = self._clock.now() + int(self._lease * SECOND)
+            try:
+                (held,) = await self._backend.update([Change(running.task, after.replace(lease_until=until))])
+            except DatabaseUnavailable as error:
+                log.warning("{}: whether it runs alone cannot be written: {}", named(after), error)
+                return False
+            if not held:
+                return False
+        running.task = after
+        return True
+
+    def _let_others_in(self, task: Task) -> None:
+        running = self._running.get(task.task_id)
+        if running is not None and not running.unmarking:
+            running.unmarking = True
+            self._chore(self._take_mark_back(running))
+
+    async def _take_mark_back(self, running: Running) -> None:
+        """Before other tasks run beside a suspect: from then on one of them may be what this process dies of."""
+        task = running.task
+        try:
+            gone = await self._rewrite(running, unmarked(task))
+            if not gone and self._running.get(task.task_id) is running:
+                (row,) = await self._backend.get([task.task_id])
+                gone = row is None or (row.status, row.fence) != (task.status, task.fence)
+                if row is not None and not gone:
+                    running.task = task.replace(cancel_requested=row.cancel_requested)
+            if gone and self._running.get(task.task_id) is running:
+                self._inbox.unmark()
+                self._supply.wake()
+        finally:
+            running.unmarking = False  # if the mark is still there, the next round tries again
+
+    def _chore(self, work: Coroutine[Any, Any, None]) -> None:
+        chore = self.loop.create_task(work, name="aiotaskq-chore")
+        self._chores.add(chore)
+        chore.add_done_callback(self._chore_done)
+
+    def _chore_done(self, chore: asyncio.Task[None]) -> None:
+        self._chores.discard(chore)
+        if not chore.cancelled() and (error := chore.exception()) is not None:
+            log.warning("worker: {}: {}", type(error).__name__, error)
 
     def _spawn(self, running: Running, work: Coroutine[Any, Any, None]) -> None:
         # A copy of the context that the worker was started in: a handler's context variables end with its run.
@@ -217,7 +289,7 @@ class Worker:
 
     async def _run(self, running: Running) -> None:
         """Run one task. Nothing is awaited here but the handler: a cancel that it leaves behind meets nobody else."""
-        task, began = running.task, self._clock.ticks()
+        began = self._clock.ticks()
         running.begun = True
         try:
             if self._keeper.trusted:
@@ -227,11 +299,11 @@ class Worker:
             if running.context.completed:
                 self._spawn(running, self._run_completed(running, outcome, began))
                 return
-            self._put_outcome(task, outcome)
+            self._put_outcome(running.task, outcome)
         except Exception as error:
-            self._not_settled(task, error)
+            self._not_settled(running.task, error)
         except BaseException:
-            self._drop(task)
+            self._drop(running.task)
             self._ended(running, began)
             raise
         self._ended(running, began)
@@ -285,6 +357,7 @@ class Worker:
         if after is None or type(outcome) is not Completed or gate.open:
             log_outcome(task, outcome, after, self._clock.now())
         if after is None:
+            self._uncount(task)
             events.emit("lost", self._clock.now(), task)
             return
         if type(outcome) is Released and outcome.reason == STOPPED:
@@ -309,13 +382,20 @@ class Worker:
         for key, answer in zip(held, answers, strict=True):
             running = self._running.get(key[0])
             if running is not None and running.task.fence == key[1] and answer is not False:
-                running.interrupt("lost" if answer is None else "cancel")
-                if answer is None:
+                if answer is None and running.reason != "lost":
+                    self._uncount(running.task)
                     log_lost(running.task)
+                running.interrupt("lost" if answer is None else "cancel")
             elif answer is None:
                 self._keeper.drop(key)
                 for task in self._inbox.take(lambda task, key=key: (task.task_id, task.fence) == key):  # type: ignore[misc]
+                    self._uncount(task)
                     log_lost(task)
+
+    def _uncount(self, lost: Task) -> None:
+        # Another host cannot know that this process lives.
+        if self._backend.shared:
+            self._chore(self._queue.reaper.uncount(lost))
 
     def _fenced(self) -> None:
         # Others may have our tasks by now: stop working on them; nothing is claimed until the store answers again.
@@ -341,7 +421,9 @@ class Worker:
             self._reap_from = ticks + int(self._lease * SECOND)
         if ticks < self._reap_from:
             return min(self._reap_interval, (self._reap_from - ticks) / SECOND)
-        if await self._queue.reap(owner=self._owner, holds=self._keeper, then=self._follow_ups):
+        if await self._queue.reaper.reap(
+            owner=self._owner, holds=self._keeper, then=self._follow_ups, lease=self._lease
+        ):
             return 0.0
         return self._reap_interval * random.uniform(0.8, 1.2)
 
@@ -381,6 +463,8 @@ class Worker:
         if unwritten := self._inbox.unwritten:  # the store is away: their leases end by themselves
             log.error("what became of {} tasks could not be stored; they will be run again", unwritten)
         await self._queue.events.idle(grace)
+        for chore in self._chores:
+            chore.cancel()
         try:
             async with asyncio.timeout(CLOSING):
                 await self._keeper.stop()

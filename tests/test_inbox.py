@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aiotaskq.inbox import Inbox
-from aiotaskq.outcome import MAX_CRASHES
+from aiotaskq.outcome import MAX_CRASHES, marked
 from aiotaskq.task import Task
 
 PATIENCE = 100
@@ -136,3 +136,51 @@ async def test_waiting_ones_can_be_taken_out(turns: Turns) -> None:
     assert [task.task_id for task in turns.inbox.take_last(1)] == ["c"]
     assert [task.task_id for task in turns.inbox.take()] == ["a"]
     assert (len(turns.inbox), turns.inbox.narrow) == (0, False)
+
+
+async def test_whether_it_runs_alone(turns: Turns) -> None:
+    turns.put("a", "!x")
+    assert await turns.got() == "a"
+    assert not turns.inbox.alone(turns.out["a"]), "no suspect"
+    turns.done(written=False)
+    turns.now = PATIENCE
+    assert await turns.got() == "!x"
+    assert not turns.inbox.alone(turns.out["!x"]), "what a came to is not written"
+
+
+async def test_nothing_runs_beside_it_until_its_mark_is_taken_back(turns: Turns) -> None:
+    overstayed: list[str] = []
+    turns.inbox = Inbox(lambda: turns.now, PATIENCE, overstayed=lambda task: overstayed.append(task.task_id))
+    turns.put("!x")
+    assert await turns.got() == "!x" and turns.inbox.alone(turns.out["!x"])
+    turns.inbox.mark()
+    turns.now = PATIENCE - 1
+    turns.inbox.hurry()
+    assert overstayed == []
+    turns.now = PATIENCE
+    assert turns.inbox.narrow and turns.put("a") == [False] and await turns.got() is None
+    turns.inbox.hurry()
+    assert overstayed == ["!x"]
+    turns.inbox.unmark()
+    assert turns.put("a") == [True] and await turns.got() == "a"
+
+
+async def test_its_end_ends_its_mark(turns: Turns) -> None:
+    turns.put("!x")
+    assert await turns.got() == "!x"
+    turns.inbox.mark()
+    suspect = turns.out["!x"]
+    turns.done(written=False)
+    assert turns.put("a") == [False]
+    turns.written(marked(suspect))  # another object, of the same delivery
+    assert turns.put("a") == [True] and await turns.got() == "a"
+
+
+async def test_two_suspects_never_run_side_by_side(turns: Turns) -> None:
+    turns.put("!x")
+    assert await turns.got() == "!x"
+    turns.now = PATIENCE
+    assert turns.put("!y", "a") == [False, True], "others may run beside it by now"
+    assert await turns.got() == "a"
+    turns.done("!x")
+    assert turns.put("!y") == [True]

@@ -23,7 +23,7 @@ from aiotaskq import MemoryQueue, Scheduler, TaskQ, injected
 from aiotaskq.errors import ValidationError
 from aiotaskq.integrations.aiohttp import setup
 from aiotaskq.log import logger, output
-from aiotaskq.outcome import Completed, Failed, LeaseExpired, TimedOut, settle
+from aiotaskq.outcome import Completed, Failed, LeaseExpired, TimedOut, marked, settle
 from aiotaskq.schedule import new_schedule
 from aiotaskq.task import SECOND, Status, new_task
 from aiotaskq.task_log import log_outcome
@@ -474,7 +474,7 @@ def test_a_lost_lease_and_a_dead_worker_are_warnings(standard: Kept) -> None:
     log_outcome(running, Completed(), None, now)
     dead = settle(running, LeaseExpired(), now)
     log_outcome(running, LeaseExpired(), dead, now)
-    poison = settle(running.replace(crashes=2), LeaseExpired(), now)
+    poison = settle(marked(running.replace(crashes=2)), LeaseExpired(), now)
     log_outcome(running, LeaseExpired(), poison, now)
     late = TimedOut(3.0)
     log_outcome(running, late, settle(running, late, now), now)
@@ -494,7 +494,7 @@ async def test_a_dead_worker_is_told_by_the_one_that_finds_its_task(standard: Ke
     async with tq:
         await tq.push("mail", task_id="one")
         await tq._backend.claim("a worker that has died", tq._clock.now(), 1, lease_until=1)
-        await tq.queue.reap()
+        await tq.queue.reaper.reap()
     assert [text.split(": ")[0] for text in standard.written] == ["WARNING aiotaskq task_log lost mail one"]
 
 

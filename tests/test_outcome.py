@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from aiotaskq import outcome as outcome_module
 from aiotaskq.errors import ValidationError
 from aiotaskq.outcome import (
+    DEAD_AFTER,
     MAX_CRASHES,
     MAX_ERROR,
     POP_OWNER,
@@ -35,6 +36,7 @@ from aiotaskq.outcome import (
     HandedBack,
     IllegalTransition,
     LeaseExpired,
+    Life,
     Outcome,
     Released,
     Requeued,
@@ -42,9 +44,14 @@ from aiotaskq.outcome import (
     TimedOut,
     clip,
     describe,
+    lease_over,
     make_backoff,
+    marked,
+    owner_of,
     settle,
     storable,
+    uncounted,
+    unmarked,
 )
 from aiotaskq.task import FINAL, INT64, SECOND, Status, Task, check_json
 
@@ -126,7 +133,7 @@ def test_every_outcome_is_sampled() -> None:
 def test_the_table_of_transitions_and_no_other(status: Status, kind: type) -> None:
     reached = set()
     for retries, flag, crashes, owner, retryable in itertools.product(
-        (0, 2, 3), (False, True), (0, 2), ("worker-1", "pop-1"), (True, False)
+        (0, 2, 3), (False, True), (0, 2), ("worker-1", "worker-1!alone", "pop-1"), (True, False)
     ):
         before = task(status, retry_count=retries, max_retries=3, cancel_requested=flag, crashes=crashes)
         if status is R:
@@ -177,7 +184,7 @@ tasks = st.builds(
 
 
 @settings(max_examples=600, deadline=None)
-@given(before=tasks, outcome=outcomes, owner=st.sampled_from(["worker-1", "pop-1", None]))
+@given(before=tasks, outcome=outcomes, owner=st.sampled_from(["worker-1", "worker-1!alone", "pop-1", None]))
 def test_what_holds_for_every_transition(before: Task, outcome: Outcome, owner: str | None) -> None:
     if before.status is R:
         before = before.replace(lease_owner=owner)
@@ -219,8 +226,11 @@ def test_what_holds_for_every_transition(before: Task, outcome: Outcome, owner: 
             assert (retries, crashes) == (0, 0)
         elif popped:
             assert (retries, crashes) == (int(after.status is P), 0)
+        elif before.crashes >= MAX_CRASHES - 1 and after.status is P:
+            assert (retries, after.crashes) == (0, MAX_CRASHES - 1) and owner != "worker-1!alone"
         else:
             assert (retries, crashes) == (0, 1)
+            assert (after.status is F) == (after.crashes >= MAX_CRASHES)
     elif isinstance(outcome, Requeued):
         assert (after.retry_count, after.crashes) == (0, 0)
     elif isinstance(outcome, Rerun):
@@ -301,8 +311,44 @@ def test_poison_after_three_crashes() -> None:  # A4, A10
         current = settle(current, LeaseExpired(), NOW)
         assert (current.status, current.crashes, current.retry_count, current.run_at) == (P, crash, 0, place)
         current = current.replace(status=R, lease_owner="worker-2")
-    current = settle(current, LeaseExpired(), NOW)
-    assert (current.status, current.crashes, current.error_message) == (F, 3, "poison: its worker died 3 times")
+    beside = settle(current, LeaseExpired(), NOW)
+    assert (beside.status, beside.crashes, beside.run_at) == (P, MAX_CRASHES - 1, place), (
+        "beside others, or not started"
+    )
+    current = settle(marked(current), LeaseExpired(), NOW)
+    error = "poison: its worker died 3 times, the last time while it ran alone"
+    assert (current.status, current.crashes, current.error_message) == (F, 3, error)
+
+
+def test_the_mark_of_a_task_that_runs_alone() -> None:
+    before = task(lease_owner="worker-1")
+    alone = marked(before)
+    assert (alone.lease_owner, owner_of(alone), owner_of(before)) == ("worker-1!alone", "worker-1", "worker-1")
+    assert marked(alone) == alone and unmarked(alone) == unmarked(before) == before
+
+
+@pytest.mark.parametrize("late", [0, DEAD_AFTER * 10 - 1, DEAD_AFTER * 10])
+@pytest.mark.parametrize("life", Life)
+def test_a_process_that_lives_did_not_die(life: Life, late: int) -> None:
+    outcome = lease_over(life, late, 10)
+    if life is Life.UNKNOWN:
+        assert outcome == LeaseExpired()
+    elif life is Life.LIVES and late < DEAD_AFTER * 10:
+        assert outcome is None
+    else:
+        assert isinstance(outcome, Released)
+        assert settle(task(crashes=1), outcome, NOW).crashes == 1
+
+
+@given(crashes=st.integers(0, 3), counted=st.integers(0, 3), status=st.sampled_from(Status), again=st.booleans())
+def test_the_count_is_taken_back_once(crashes: int, counted: int, status: Status, again: bool) -> None:
+    lost = task(crashes=crashes)
+    row = lost.replace(status=status, crashes=crashes + counted, fence=lost.fence + again)
+    after = uncounted(row, lost)
+    if status in FINAL or (status is R and not again) or not counted:
+        assert after is None
+    else:
+        assert after == row.replace(crashes=crashes + counted - 1)
 
 
 def test_for_a_manual_consumer_an_overdue_lease_is_a_retry() -> None:

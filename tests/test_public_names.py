@@ -51,7 +51,6 @@ AWAITED_ONLY = {
         "give_back",
         "immediate",
         "complete_with",
-        "reap",
         "settle",
     },  # for workers and the facade itself
     "Store": {"immediate"},
@@ -199,7 +198,8 @@ FLOORS: dict[str, float] = {
     "resources": 3.1,
     "batch": 3.1,
     "service": 3.1,
-    "leases": 3.2,
+    "leases": 3.15,
+    "reaper": 3.16,
     "bulk": 3.15,
     "copying": 3.1,
     "health": 3.1,

@@ -425,7 +425,8 @@ async def test_a_reaper_leaves_what_its_own_worker_holds(tmp_path: Path) -> None
     mine += await backend.claim("another", clock.now(), 1, lease_until=end)
     clock.step(2)  # longer than the leases: the heartbeat is late, or its answer is
 
-    await queue.reap(owner="worker", holds={(mine[0].task_id, mine[0].fence), (mine[1].task_id, mine[1].fence + 1)})
+    holds = {(mine[0].task_id, mine[0].fence), (mine[1].task_id, mine[1].fence + 1)}
+    await queue.reaper.reap(owner="worker", holds=holds)
     found = [await queue.get(task_id) for task_id in ids]
     assert [task.status for task in found] == [Status.RUNNING, Status.PENDING, Status.PENDING]
     assert [task.crashes for task in found] == [0, 0, 1], "the second was never held: nobody crashed"

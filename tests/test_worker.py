@@ -23,7 +23,7 @@ from aiotaskq import Backoff, ExitCode, TaskFailed, TaskQ, current_task
 from aiotaskq.backends.base import Backend
 from aiotaskq.clock import VirtualClock
 from aiotaskq.errors import DatabaseUnavailable, UnknownHandler, ValidationError
-from aiotaskq.outcome import Released, settle
+from aiotaskq.outcome import Released, marked, settle
 from aiotaskq.task import SECOND, Status
 from aiotaskq.testing import virtual
 from tests.machine import within
@@ -548,13 +548,21 @@ async def test_crashed_workers_tasks_come_back_and_poison_ends(url: str) -> None
         handle = await tq.push("deadly")
         for _ in range(3):
             # A worker that claims and is gone; the reaper belongs to a worker that has no handlers at all.
-            (task,) = await tq._backend.claim("worker-gone", clock.now(), 1, lease_until=clock.now() + 2 * SECOND)
-            clock._now += 3 * SECOND
-            worker = _bare_worker(tq)
-            await worker._reap()
+            await _lose(tq, clock)
         task = await handle.task()
-    assert (task.status, task.crashes, task.fence) == (Status.FAILED, 3, 3)
-    assert task.error_message == "poison: its worker died 3 times"
+        assert (task.status, task.crashes, task.fence) == (Status.PENDING, 2, 3), "it may never have started"
+        await _lose(tq, clock, alone=True)
+        task = await handle.task()
+    assert (task.status, task.crashes, task.fence) == (Status.FAILED, 3, 4)
+    assert task.error_message == "poison: its worker died 3 times, the last time while it ran alone"
+
+
+async def _lose(tq: TaskQ, clock: VirtualClock, alone: bool = False) -> None:
+    (task,) = await tq._backend.claim("worker-gone", clock.now(), 1, lease_until=clock.now() + 2 * SECOND)
+    if alone:
+        assert await tq._backend.update([_change(task, marked(task))]) == [True]
+    clock._now += 3 * SECOND
+    await _bare_worker(tq)._reap()
 
 
 def _bare_worker(tq: TaskQ) -> Any:

@@ -249,7 +249,7 @@ class Fleet:
         return [p for p in self.processes if p.role == role and p.alive and p.paused_at is None]
 
     async def expendable(self, processes: Collection[Process]) -> list[Process]:
-        """Those that hold no task on its last chance: one more kill or pause would make it poison, as is promised."""
+        """Those that hold no task on its last chance: if it runs alone, a kill would make it poison, as is promised."""
         running = await self.backend.find(TaskFilter(status=(Status.RUNNING,)), 1000)
         owners = [row.lease_owner or "" for row in running if row.crashes >= MAX_CRASHES - 1]
         return [p for p in processes if not any(f"-{p.pid}-" in owner for owner in owners)]
