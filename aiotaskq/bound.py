@@ -94,7 +94,7 @@ class Bound:
                 woken.clear()  # before the look: what comes after it is not missed
                 with contextlib.suppress(QueueFull):
                     return await self._try(tasks, session, committed)
-                await self._clock.wait(woken.event, self._poll)
+                await self._clock.wait(woken, self._poll)
 
     async def _drop(self, tasks: Sequence[Task], session: Any, committed: Callable[[], None] | None) -> list[Task]:
         instead: tuple[Change, ...] = ()

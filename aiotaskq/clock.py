@@ -12,6 +12,8 @@ from itertools import count
 from typing import Any
 from weakref import WeakSet
 
+from aiotaskq.wakeup import Waitable
+
 ROUNDS = 1_000  # of a loop: something in it that never comes to rest, such as a busy wait, must not stop virtual time
 BLIND_ROUNDS = 20  # of a loop that does not show whether it is at rest
 
@@ -33,7 +35,7 @@ class Clock(ABC):
         """Return nanoseconds of a clock that is never set back: for what ends with the process and is read often."""
 
     @abstractmethod
-    async def wait(self, event: asyncio.Event, timeout: float) -> bool:
+    async def wait(self, event: Waitable, timeout: float) -> bool:
         """Wait until the event is set or ``timeout`` seconds have passed; return whether it is set."""
 
     @abstractmethod
@@ -60,7 +62,7 @@ class SystemClock(Clock):
 
     nanos = staticmethod(time.monotonic_ns)  # no call of Python's own
 
-    async def wait(self, event: asyncio.Event, timeout: float) -> bool:
+    async def wait(self, event: Waitable, timeout: float) -> bool:
         if event.is_set():
             return True
         try:
@@ -170,7 +172,7 @@ class VirtualClock(Clock):
         # Waits are monotonic: they end after as much passed time as before the step.
         self._timers = [(due + shift, tie, callback) for due, tie, callback in self._timers]
 
-    async def wait(self, event: asyncio.Event, timeout: float) -> bool:
+    async def wait(self, event: Waitable, timeout: float) -> bool:
         if event.is_set():
             return True
         if timeout <= 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from aiotaskq.backends.base import READY, Backend, Change
+from aiotaskq.backends.base import Backend, Change
 from aiotaskq.batch import Batch
 from aiotaskq.bound import Bound
 from aiotaskq.bulk import RETRYABLE, count_all, counted, ended_before, purge_all, retry_all, statuses
@@ -76,7 +76,7 @@ class Queue:
         self.events = events if events is not None else Events()
         self._visibility = check_seconds("visibility", visibility, zero=False)
         self._poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
-        self._waiting = Waiting(backend.hints)
+        self._waiting = Waiting(backend)
         self._bound = Bound(backend, clock, self.events, self._waiting, maxsize, when_full, self._poll_interval)
         self._waits = backend.grouped or self._bound.maxsize > 0
         self._pushes: Batch[Task, Task] = Batch(self._push)
@@ -199,7 +199,7 @@ class Queue:
     async def _pop_waiting(self, wait: float | None, visibility: float) -> Task | None:
         end = None if wait is None else self._clock.ticks() + int(wait * SECOND)
         await self._backend.watch()
-        with self._waiting.woken_by(READY) as woken:
+        with self._waiting.woken_by_tasks() as woken:
             while True:
                 woken.clear()  # before the look: what comes after it is not missed
                 if (task := await self._pop_one(visibility)) is not None:
@@ -213,7 +213,7 @@ class Queue:
                     if left <= 0:
                         return None
                     pause = min(pause, left)
-                await self._clock.wait(woken.event, pause)
+                await self._clock.wait(woken, pause)
 
     async def _pop_one(self, visibility: float) -> Task | None:
         if self._backend.durable and self._clock.ticks() >= self._next_reap:
@@ -454,4 +454,4 @@ class Queue:
                 left = pause if end is None else min(pause, (end - self._clock.ticks()) / SECOND)
                 if left <= 0:
                     raise ResultTimeout(f"task {task_id} ({task.type}) is {task.status} after {timeout:g} s")
-                await self._clock.wait(woken.event, left)
+                await self._clock.wait(woken, left)

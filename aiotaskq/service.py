@@ -4,42 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 from collections.abc import Awaitable, Callable
 
 from aiotaskq.clock import Clock
 from aiotaskq.log import log
+from aiotaskq.wakeup import LoopWakeup, Wakeup
 
 MAX_BACKOFF = 4.0  # seconds between tries while a store is away: it is noticed within 5 s that it is back
-
-
-class Wakeup:
-    """An event of one loop that any thread may set."""
-
-    def __init__(self) -> None:
-        self.event = asyncio.Event()
-        self.asked = False
-        """Whether it was set, or is about to be, since it was cleared."""
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-
-    def __call__(self) -> None:
-        """Set the event, from any thread; a loop that has ended needs no waking."""
-        if self.asked:
-            return
-        self.asked = True
-        if threading.get_ident() == self._thread:
-            self.event.set()
-        elif not self._loop.is_closed():
-            try:
-                self._loop.call_soon_threadsafe(self.event.set)
-            except RuntimeError:
-                return  # it was closed between the question and the call
-
-    def clear(self) -> None:
-        """Clear the event: what is told from now on sets it again."""
-        self.asked = False
-        self.event.clear()
 
 
 class Service:
@@ -49,9 +20,18 @@ class Service:
     """
 
     def __init__(
-        self, name: str, poll: Callable[[], Awaitable[float]], clock: Clock, max_backoff: float = MAX_BACKOFF
+        self,
+        name: str,
+        poll: Callable[[], Awaitable[float]],
+        clock: Clock,
+        max_backoff: float = MAX_BACKOFF,
+        wakeup: Callable[[], Wakeup] = LoopWakeup,
     ) -> None:
-        """``max_backoff`` in seconds between tries while rounds fail; never more than MAX_BACKOFF."""
+        """``max_backoff`` in seconds between tries while rounds fail; never more than MAX_BACKOFF.
+
+        ``wakeup`` makes, in the running loop, what is waited for between rounds.
+        """
+        self._make_wakeup = wakeup
         self._max_backoff = min(max_backoff, MAX_BACKOFF)
         self.name = name
         self._poll = poll
@@ -72,16 +52,11 @@ class Service:
         """Whether it runs in the running loop: not in one that stands still, nor in the parent of a forked process."""
         return self._task is not None and not self._task.done() and self._task.get_loop() is asyncio.get_running_loop()
 
-    @property
-    def woken(self) -> bool:
-        """Whether the next round is wanted at once."""
-        return self._wakeup is not None and self._wakeup.event.is_set()
-
     async def start(self) -> None:
         """Start in the running loop; does nothing if it runs already."""
         if not self.running:
             self._stopping = False
-            self._wakeup = Wakeup()
+            self._wakeup = self._make_wakeup()
             self._task = asyncio.create_task(self._run(self._wakeup), name=f"aiotaskq-{self.name}")
 
     async def stop(self, timeout: float = 5.0) -> None:
@@ -103,6 +78,12 @@ class Service:
             wakeup()
 
     async def _run(self, wakeup: Wakeup) -> None:
+        try:
+            await self._rounds(wakeup)
+        finally:
+            wakeup.close()
+
+    async def _rounds(self, wakeup: Wakeup) -> None:
         while not self._stopping:
             wakeup.clear()
             try:
@@ -114,6 +95,6 @@ class Service:
                 log.warning("{}: {}: {}; next try in {:.1f} s", self.name, type(error).__name__, error, delay)
             if self._stopping:
                 break
-            if not await self._clock.wait(wakeup.event, delay):
+            if not await self._clock.wait(wakeup, delay):
                 continue
             await asyncio.sleep(0)  # a round that never waits, woken again and again, must not keep the loop to itself

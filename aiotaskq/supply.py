@@ -18,6 +18,7 @@ from aiotaskq.outcome import Backoff, Completed, Failed, Outcome, Released, sett
 from aiotaskq.queue import Queue
 from aiotaskq.service import MAX_BACKOFF, Service
 from aiotaskq.task import SECOND, Status, Task
+from aiotaskq.wakeup import Arrivals, LoopWakeup, Wakeup
 
 STALLED = 250_000  # ticks for which a claimed task may wait for a slot before others shall have it
 LULL = 0.005  # seconds without a hint before a store is asked when its next task becomes due
@@ -81,7 +82,9 @@ class Supply:
         self._hinted = False
         self._lull = False
         self._stop_listening: Callable[[], None] = lambda: None
-        self._service = Service("fetcher", self._round, clock, MAX_BACKOFF if lease is None else lease * TRY_WITHIN)
+        self._arrivals: Arrivals | None = None
+        most = MAX_BACKOFF if lease is None else lease * TRY_WITHIN
+        self._service = Service("fetcher", self._round, clock, most, self._make_wakeup)
 
     @property
     def failures(self) -> int:
@@ -108,9 +111,14 @@ class Supply:
         # Nobody else cancels it: one that works is cancelled by each of its own timeouts, for a moment.
         self._sentinel = asyncio.create_task(self._over.wait(), name="aiotaskq-sentinel")
         await self._service.start()
-        self._stop_listening = self._backend.hints.listen(self.wake, READY)
+        if self._arrivals is None:
+            self._stop_listening = self._backend.hints.listen(self.wake, READY)
         if self._backend.hands_over:
             self._queue.takers.append(self)
+
+    def _make_wakeup(self) -> Wakeup:
+        self._arrivals = self._backend.arrivals(self._queues)
+        return LoopWakeup() if self._arrivals is None else self._arrivals
 
     def wake(self, *_hint: object) -> None:
         """Look now: a hint, from any thread."""
@@ -228,6 +236,8 @@ class Supply:
         self._missed = self._coming > 0
         hinted, self._hinted = self._hinted, self._hinted and self._missed  # who gets the room needs the hint
         room = self._room(bool(ended))
+        if self._arrivals is not None:
+            self._arrivals.wanted = False  # until a claim has found less than there is room for
         if not ended and not room:
             return self._pause()
         now = self._clock.now()
@@ -254,6 +264,8 @@ class Supply:
             await self._tell(ended, changes, held)
         if len(tasks) == room:
             return self._pause()
+        if self._arrivals is not None:
+            self._arrivals.wanted = True
         if not self._backend.grouped:
             return await self._until_due(now)
         # While tasks come and go it does not pay to ask when the next becomes due: each hint is followed by a claim.

@@ -6,15 +6,16 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from aiotaskq.backends.base import ENDED, Hints
-from aiotaskq.service import Wakeup
+from aiotaskq.backends.base import ENDED, READY, Backend
+from aiotaskq.wakeup import LoopWakeup, Wakeup
 
 
 class Waiting:
     """Wakes those who wait, in their own loops; a hint is never the truth, so they look, and time out, themselves."""
 
-    def __init__(self, hints: Hints) -> None:
-        self._hints = hints
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._hints = backend.hints
         self._ends: dict[str, tuple[Wakeup, ...]] = {}  # by task id: a hint must not look at every one that waits
         self._stop: Callable[[], None] | None = None
         self._lock = threading.Lock()  # an app's loop and legacy threads may share a queue in memory
@@ -22,7 +23,7 @@ class Waiting:
     @contextlib.contextmanager
     def woken_by(self, *kinds: str) -> Iterator[Wakeup]:
         """Give a wakeup for hints of these kinds."""
-        wakeup = Wakeup()
+        wakeup = LoopWakeup()
         stop = self._hints.listen(lambda _kind, _names: wakeup(), *kinds)
         try:
             yield wakeup
@@ -30,9 +31,20 @@ class Waiting:
             stop()
 
     @contextlib.contextmanager
+    def woken_by_tasks(self) -> Iterator[Wakeup]:
+        """Give a wakeup for tasks that can be claimed."""
+        arrivals = self._backend.arrivals()
+        if arrivals is None:
+            with self.woken_by(READY) as wakeup:
+                yield wakeup
+        else:
+            with contextlib.closing(arrivals):
+                yield arrivals
+
+    @contextlib.contextmanager
     def woken_at_end(self, task_id: str) -> Iterator[Wakeup]:
         """Give a wakeup for the end of one task."""
-        wakeup = Wakeup()
+        wakeup = LoopWakeup()
         with self._lock:
             self._ends[task_id] = (*self._ends.get(task_id, ()), wakeup)
             if self._stop is None:

@@ -57,7 +57,7 @@ def test_threads_do_not_stop_for_each_other() -> None:
 
 def entries(backend: MemoryBackend) -> int:
     """How many entries the queues hold, dead ones too."""
-    return sum(len(q._queue) + len(q._between) + len(q._future) + len(q._new) for q in backend._queues.values())
+    return sum(lane.entries() for lane in backend.queue.lanes.values())
 
 
 @pytest.mark.parametrize("looked_at", [False, True])

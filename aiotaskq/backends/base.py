@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from asyncio import Future
 
     from aiotaskq.schedule import Schedule
+    from aiotaskq.wakeup import Arrivals
 
 READY = "ready"
 """Hint: tasks became claimable (or will at a time not yet known to the sleepers)."""
@@ -96,7 +97,7 @@ class Hints:
     """
 
     def __init__(self) -> None:
-        self._listeners: dict[str, tuple[Callable[[str, Sequence[str]], None], ...]] = {}
+        self.listeners: dict[str, tuple[Callable[[str, Sequence[str]], None], ...]] = {}
         self._lock = threading.Lock()
         self.forward: Callable[[str, Sequence[str]], None] | None = None
 
@@ -107,35 +108,35 @@ class Hints:
         """
         with self._lock:
             for kind in kinds or KINDS:
-                self._listeners[kind] = (*self._listeners.get(kind, ()), listener)
+                self.listeners[kind] = (*self.listeners.get(kind, ()), listener)
 
         def stop() -> None:
             with self._lock:
                 for kind in kinds or KINDS:
-                    left = tuple(known for known in self._listeners.get(kind, ()) if known is not listener)
+                    left = tuple(known for known in self.listeners.get(kind, ()) if known is not listener)
                     if left:
-                        self._listeners[kind] = left
+                        self.listeners[kind] = left
                     else:
-                        self._listeners.pop(kind, None)
+                        self.listeners.pop(kind, None)
 
         return stop
 
     def tell(self, kind: str, names: Sequence[str] = ()) -> None:
         """Tell every listener, and other processes; listeners must be quick and must not raise."""
-        for listener in self._listeners.get(kind, ()):
+        for listener in self.listeners.get(kind, ()):
             listener(kind, names)
         if self.forward is not None:
             self.forward(kind, names)
 
     def hear(self, kind: str, names: Sequence[str] = ()) -> None:
         """Tell the listeners of this process only, for instance what another one has said."""
-        for listener in self._listeners.get(kind, ()):
+        for listener in self.listeners.get(kind, ()):
             listener(kind, names)
 
     def tell_updated(self, changes: Sequence[Change], held: Sequence[bool]) -> None:
         """Tell what came of an update."""
         ended, ready = [], False
-        heard = self.forward is not None or ENDED in self._listeners
+        heard = self.forward is not None or ENDED in self.listeners
         for change, ok in zip(changes, held, strict=True):
             if ok:
                 if change.after.status not in FINAL or change.then:
@@ -198,6 +199,14 @@ class Backend(ABC):
 
         Idempotent. Hints only: a store that cannot, or whose channel is cut for a while, leaves it to polling.
         """
+
+    def arrivals(self, queues: Sequence[str] | None = None) -> Arrivals | None:
+        """Return what wakes a consumer of these queues, in the running loop, when it should look for tasks.
+
+        That is when there is one to claim, or when the next one is due earlier than before. One task wakes one
+        consumer, the one that has waited longest. None where a store has hints only, which wake every consumer.
+        """
+        return None
 
     def pending(self) -> Iterable[Future[Any]]:
         """Return what the store does for the running loop just now: until it has ended, virtual time stands still."""

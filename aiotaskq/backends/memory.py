@@ -5,7 +5,7 @@ Every verb runs without suspending, under one lock, so that an app's loop and le
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room, holds, matches, same_push
 from aiotaskq.backends.memory_keys import Keys
 from aiotaskq.backends.memory_lock import BriefLock
-from aiotaskq.backends.memory_queue import ReadyQueue, first_of
+from aiotaskq.backends.memory_queue import Arrivals, TaskQueue
 from aiotaskq.backends.memory_reads import Reads
 from aiotaskq.backends.memory_values import MemoryValues
 from aiotaskq.task import PENDING, RUNNING, SECOND, Task, TaskFilter
@@ -31,18 +31,20 @@ class MemoryBackend(Backend):
 
     def __init__(self, keep: int = 10_000) -> None:
         super().__init__()
-        self.values = MemoryValues()
+        self.values, self._keys = MemoryValues(), Keys()
         self._keep, self._lock = keep, BriefLock()
         self._tasks: dict[str, Task] = {}
-        self._queues: defaultdict[str, ReadyQueue] = defaultdict(lambda: ReadyQueue(self._tasks))
+        self.queue = TaskQueue(rows=self._tasks, lock=self._lock, taken=self._start)
         self._running: dict[str, None] = {}
         self._final: OrderedDict[str, None] = OrderedDict()  # taking the first out of a dict walks by all that were
         self._expiring: dict[str, None] = {}  # pending with an expires_at; nearly always empty, then nobody looks
-        self._keys, self._paused = Keys(), set[str]()
-        self._reads = Reads(self._tasks, self._keys, self._queues, self._paused)
+        self._reads = Reads(self._tasks, self._keys, self.queue)
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...
+
+    def arrivals(self, queues: Sequence[str] | None = None) -> Arrivals:
+        return Arrivals(self.queue, queues)
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         stored: list[Task] = []
@@ -52,7 +54,8 @@ class MemoryBackend(Backend):
                 await self.update(room.instead)
             for task in tasks:
                 stored.append(self._insert(task))  # noqa: PERF401 - nearly always one, which is quicker so
-        self.hints.tell(READY)
+        if READY in self.hints.listeners:  # consumers do not listen: they wait in the queue
+            self.hints.tell(READY)
         return stored
 
     def _insert(self, task: Task) -> Task:
@@ -64,15 +67,17 @@ class MemoryBackend(Backend):
 
     def _enter(self, task: Task) -> None:
         """Make ``task`` the row under its id, which has left the indexes, and let every index say so."""
-        self._tasks[task.task_id] = task
         if task.unique_key is not None or task.idempotency_key is not None:
             self._keys.add(task)
         if task.status is PENDING:
-            self._queues[task.queue].put_nowait(task)
+            self.queue.enter(task)
             if task.expires_at is not None:
                 self._expiring[task.task_id] = None
-        elif task.status is RUNNING:
+            return
+        self._tasks[task.task_id] = task
+        if task.status is RUNNING:
             self._running[task.task_id] = None
+            self.queue.enter_running()
         else:
             self._final[task.task_id] = None
             while len(self._final) > self._keep:
@@ -83,31 +88,24 @@ class MemoryBackend(Backend):
             self._keys.remove(task)
         if task.status is PENDING:
             self._expiring.pop(task.task_id, None)
-            self._queues[task.queue].discard(task)
+            self.queue.lanes[task.queue].discard(task)
         else:
             del (self._running if task.status is RUNNING else self._final)[task.task_id]
-
-    def _open(self, queues: Sequence[str] | None) -> list[ReadyQueue]:
-        names = self._queues if queues is None else queues
-        return [self._queues[name] for name in names if name in self._queues and name not in self._paused]
 
     async def claim(
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
     ) -> list[Task]:
-        claimed, at, until = list[Task](), now // SECOND, lease_until
         with self._lock:
-            ready = self._open(queues)
-            while len(claimed) < limit and (first := first_of(ready, now)) is not None:
-                for task in first.take(now, limit if len(ready) == 1 else 1):
-                    after = replace(
-                        task, status=RUNNING, fence=task.fence + 1, started_at=at, lease_owner=owner, lease_until=until
-                    )
-                    # As `_leave` and `_enter` would; but it has left its queue, and its keys stay.
-                    self._tasks[task.task_id] = after
-                    self._running[task.task_id] = None
-                    self._expiring.pop(task.task_id, None)
-                    claimed.append(after)
-        return claimed
+            taken, at = self.queue.take(now, limit, queues), now // SECOND
+            return [self._start(task, owner, at, lease_until) for task in taken]
+
+    def _start(self, task: Task, owner: str | None = None, at: int | None = None, until: int | None = None) -> Task:
+        after = replace(task, status=RUNNING, fence=task.fence + 1, started_at=at, lease_owner=owner, lease_until=until)
+        # As `_leave` and `_enter` would; but it has left its queue, and its keys stay.
+        self._tasks[task.task_id] = after
+        self._running[task.task_id] = None
+        self._expiring.pop(task.task_id, None)
+        return after
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         held = []
@@ -122,6 +120,7 @@ class MemoryBackend(Backend):
                     self._enter(after if row.progress is after.progress else after.replace(progress=row.progress))
                     for task in change.then:
                         self._insert(task)
+                    self.queue.end(row)
         self.hints.tell_updated(changes, held)
         return held
 
@@ -161,11 +160,11 @@ class MemoryBackend(Backend):
 
     async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
         with self._lock:
-            return min((at for q in self._open(queues) if (at := q.next_at(now)) is not None), default=None)
+            return min((at for lane in self.queue.open(queues) if (at := lane.next_at(now)) is not None), default=None)
 
     async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
         with self._lock:
-            return sum(queue.count(now) for queue in self._open(queues))
+            return sum(lane.count(now) for lane in self.queue.open(queues))
 
     async def least_ready(self, now: int, limit: int) -> list[Task]:
         with self._lock:
@@ -189,11 +188,12 @@ class MemoryBackend(Backend):
             rows = [self._tasks.pop(task_id) for task_id in dict.fromkeys(ids) if task_id in self._tasks]
             for row in rows:
                 self._leave(row)
+                self.queue.end(row)
             return len(rows)
 
     async def set_paused(self, queue: str, paused: bool) -> None:
-        (self._paused.add if paused else self._paused.discard)(queue)
+        self.queue.pause(queue, paused)
         self.hints.tell(READY)
 
     async def paused(self) -> list[str]:
-        return sorted(self._paused)
+        return sorted(self.queue.paused)

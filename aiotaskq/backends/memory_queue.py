@@ -1,203 +1,217 @@
-"""The queue of the memory backend: an asyncio.Queue that knows claim order, delay and expiry."""
+"""The queue of the memory backend: an asyncio.Queue of pending tasks, and those that wait in it."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from heapq import heapify, heappop, heappush
-from operator import itemgetter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+from weakref import WeakSet
 
-from aiotaskq.task import INT64, Task, claim_order
-
-Order = tuple[int, int, int]
-Entry = tuple[Order, int, Task]
-"""Claim order, a number that only this entry has (so that tasks are never compared), and the task."""
-
-LATE_LOOK = 1_000_000  # microseconds: what 64 threads may wait for a lock
-
-_numbers = itertools.count()
+from aiotaskq.backends.memory_lane import Lane, first_of
+from aiotaskq.shared_queue import SharedQueue, in_steps
+from aiotaskq.task import PENDING, RUNNING, Task
 
 
-class ReadyQueue(asyncio.Queue[Task]):
-    """Pending tasks of one queue, which are among the ``rows`` of the backend.
+class TaskQueue(SharedQueue[Task]):
+    """The pending tasks among the ``rows`` of a backend, in claim order, with a lane for each named queue.
 
-    It is used without blocking and under the backend's lock, so it belongs to no loop. Tasks are removed lazily: an
-    entry is skipped when it comes up and its task is no longer the row under its id.
+    It holds what is due and in no paused queue: that is what ``qsize`` counts and ``get`` waits for. It reads no clock,
+    so it does not know when a delayed task becomes due: a claim says what time it is, and lets those in that are due.
     """
 
-    def __init__(self, rows: Mapping[str, Task]) -> None:
-        super().__init__()
-        self._rows = rows
-        self._size = 0  # pending tasks but those that expired
-        self._expired: set[str] = set()  # nobody claims these any more: they are the reaper's
-        self._delayed: set[str] = set()  # those in `_future`
+    def __init__(
+        self,
+        maxsize: int = 0,
+        *,
+        rows: dict[str, Task] | None = None,
+        lock: AbstractContextManager[Any] | None = None,
+        taken: Callable[[Task], Task] | None = None,
+    ) -> None:
+        """Make an empty queue. A backend gives its rows by id, its reentrant lock, and ``taken``.
+
+        That is called under the lock with each task that ``get`` takes; it puts another row under the id of the task,
+        or none, and returns what ``get`` shall.
+        """
+        self._rows: dict[str, Task] = {} if rows is None else rows
+        self._taken = (lambda task: self._rows.pop(task.task_id)) if taken is None else taken
+        self.lock = threading.RLock() if lock is None else lock
+        self.sleepers: WeakSet[Arrivals] = WeakSet()
+        self.places: dict[Any, Arrivals] = {}  # by the future that waits
+        super().__init__(maxsize, lock=self.lock)
+
+    # ---- as an asyncio.Queue ----
 
     def _init(self, maxsize: int) -> None:
-        # Released, in claim order. Nearly all come in that order, and a heap of 100,000 costs ten times as much.
-        self._queue: deque[Task] = deque()
-        self._last: Order = (0, 0, 0)  # of these
-        self._between: list[Entry] = []  # a heap: released, too, but before the last of those
-        self._future: list[tuple[int, int, Task]] = []  # a heap by run_at: not due yet
-        self._new: list[Task] = []  # put since the last look: due or not, that depends on the next `now`
-        self._latest, self._soonest = 0, INT64  # at instants between these, all that is released is due and not expired
+        self.lanes: dict[str, Lane] = {}
+        self.paused: set[str] = set()
+        self._open: list[Lane] = []  # those that are not paused
 
-    def put_nowait(self, task: Task) -> None:
-        """Add a task; there is no bound, and nobody waits in ``get``."""
-        self._size += 1
-        self._new.append(task)
+    def _put(self, item: Task) -> None:
+        self._rows[item.task_id] = item
+        lane = self.lanes.get(item.queue)
+        if lane is None:
+            lane = self.lanes[item.queue] = Lane(self._rows, self._look_again)
+            self._open = self.open(tuple(self.lanes))
+        lane.put(item)
+
+    def _get(self) -> Task:
+        lane = first_of(self.open())
+        assert lane is not None
+        return self._taken(lane.pop())
+
+    def empty(self) -> bool:
+        with self.lock:
+            return not self.has()
 
     def qsize(self) -> int:
-        """Return how many there are, due or not, or expired."""
-        return self._size + len(self._expired)
+        with self.lock:
+            return sum(lane.due() for lane in self.open())
 
-    def get_nowait(self) -> Task:
-        """Take the task that ``head`` has just found."""
-        self._size -= 1
-        return self._pop()
+    def _wakeup_next(self, waiters: deque[asyncio.Future[Any]]) -> None:
+        if not waiters:  # as a rule
+            return
+        if waiters is not self._getters:
+            super()._wakeup_next(waiters)
+            return
+        for waiter in tuple(waiters):  # a copy: to look for tasks may find a delayed one, and wake all
+            if not self.places.get(waiter, self).empty() and waiter in waiters:
+                waiters.remove(waiter)
+                if self.wake(waiter):
+                    return
 
-    def _pop(self) -> Task:
-        return heappop(self._between)[2] if self._is_between() else self._queue.popleft()
+    # ---- for the backend, which holds the lock ----
 
-    def _is_between(self) -> bool:
-        """Whether the first of the released ones is not where most are."""
-        return bool(self._between) and (not self._queue or self._between[0][0] < claim_order(self._queue[0]))
+    enter = asyncio.Queue.put_nowait
+    """``put_nowait`` without taking the lock again."""
 
-    def _is_live(self, task: Task) -> bool:
-        return self._rows.get(task.task_id) is task and task.task_id not in self._expired
+    def end(self, row: Task) -> None:
+        """Count a row that was replaced or deleted as done, if it was not done before."""
+        if row.status is PENDING or row.status is RUNNING:
+            asyncio.Queue.task_done(self)
 
-    def discard(self, task: Task) -> None:
-        """Take note that a task is no longer among the rows."""
-        if task.task_id in self._expired:
-            self._expired.remove(task.task_id)
+    def open(self, names: Sequence[str] | None = None) -> list[Lane]:
+        """Return the lanes of these named queues, or of all, without those that are paused."""
+        if names is None:
+            return self._open
+        return [self.lanes[name] for name in names if name in self.lanes and name not in self.paused]
+
+    def take(self, now: int, limit: int, names: Sequence[str] | None) -> Iterator[Task]:
+        """Give up to ``limit`` tasks in claim order; each has another row under its id when the next is asked for.
+
+        Those who wait are woken for what is left.
+        """
+        lanes = self.open(names)
+        if len(lanes) == 1:  # as a rule
+            yield from lanes[0].take(now, limit)
         else:
-            self._size -= 1
-            self._delayed.discard(task.task_id)
-        entries = len(self._new) + len(self._queue) + len(self._between) + len(self._future)
-        if entries > 1000 + 2 * self._size:
-            self._sweep()
+            while limit and (lane := first_of(lanes, now)) is not None:
+                limit -= 1
+                yield from lane.take(now, 1)
+        if self._getters:
+            self.pass_on()
 
-    def _sweep(self) -> None:
-        """Drop the entries of those that were discarded."""
-        self._new = self._living(self._new)
-        self._queue, self._between = deque(sorted(self._released(), key=claim_order)), []
-        self._future = [(task.run_at, next(_numbers), task) for task in self._living(each[2] for each in self._future)]
-        heapify(self._future)
+    def has(self, names: Sequence[str] | None = None) -> bool:
+        """Return whether there is a task to get in these named queues, or in any."""
+        for lane in self.open(names):  # noqa: SIM110 - `any` would take twice as long
+            if lane.first() is not None:
+                return True
+        return False
 
-    def _released(self) -> list[Task]:
-        return self._living(itertools.chain(self._queue, (entry[2] for entry in self._between)))
+    def enter_running(self) -> None:
+        """Count a task that was inserted as running: it is unfinished, and never was in the queue."""
+        self._unfinished_tasks += 1
+        self._finished.clear()
 
-    def _living(self, tasks: Iterable[Task]) -> list[Task]:
-        """Those that were not discarded, each once."""
-        return list({task.task_id: task for task in tasks if self._is_live(task)}.values())
+    def pause(self, name: str, paused: bool) -> None:
+        """Leave the lane of a named queue out, or let it in again."""
+        with self.lock:
+            (self.paused.add if paused else self.paused.discard)(name)
+            self._open = self.open(tuple(self.lanes))
+            if not paused:
+                self._look_again()
+                self.pass_on()
 
-    def _release(self, now: int) -> None:
-        for task in self._new:
-            if task.run_at <= now:
-                self._let_go(task)
-            elif self._is_live(task):
-                self._delay(task)
-        self._new.clear()
-        while self._future and self._future[0][0] <= now:
-            task = heappop(self._future)[2]
-            if self._is_live(task):
-                self._delayed.discard(task.task_id)
-                self._let_go(task)
+    def _look_again(self) -> None:
+        """Tell all who wait that something has changed which they may wait for."""
+        for sleeper in list(self.sleepers):
+            sleeper()
 
-    def _delay(self, task: Task) -> None:
-        self._delayed.add(task.task_id)
-        heappush(self._future, (task.run_at, next(_numbers), task))
 
-    def _let_go(self, task: Task) -> None:
-        if task.run_at > self._latest:
-            self._latest = task.run_at
-        if task.expires_at is not None:
-            self._soonest = min(self._soonest, task.expires_at)
-        order = (task.priority, task.run_at, task.seq)  # `claim_order`, whose call would cost as much again
-        if not self._queue or self._last <= order:
-            self._queue.append(task)
-            self._last = order
-        else:
-            heappush(self._between, (order, next(_numbers), task))
+class Arrivals(asyncio.Queue[None]):
+    """The place of one consumer among those who wait in a TaskQueue.
 
-    def count(self, now: int) -> int:
-        """Count what could be claimed at ``now``."""
-        self._release(now)
-        # Threads read the clock before they take the lock: such a look may be a little older than the last one.
-        if self._latest - LATE_LOOK <= now < self._soonest:
-            return self._size - len(self._delayed)
-        return len(self.ready(now))
+    Its ``get`` waits in the line of the TaskQueue's getters until there is a task in the consumer's queues, or until
+    the consumer is called, and takes nothing. Taking is left to a claim: ``get`` has no owner, lease and time to give.
+    """
 
-    def ready(self, now: int) -> list[Task]:
-        """Return all that could be claimed at ``now``."""
-        self._release(now)
-        for task in self._released():
-            if _expiry(task) <= now:
-                self._expire(task)
-        released = self._released()
-        self._latest = max((task.run_at for task in released), default=0)
-        self._soonest = min((_expiry(task) for task in released), default=INT64)
-        return [task for task in released if task.run_at <= now]
+    def __init__(self, tasks: TaskQueue, names: Sequence[str] | None) -> None:
+        """Make a place for a consumer of these named queues, or of all, in the running loop."""
+        self._running_loop = asyncio.get_running_loop()
+        super().__init__()
+        self._tasks = tasks
+        self._names = names
+        self._getters = tasks._getters
+        self._waiter: asyncio.Future[None] | None = None
+        self.asked = False
+        """Whether it was called since it was cleared."""
+        self.wanted = True
+        """Whether the consumer can take tasks; without that it waits to be called."""
+        with tasks.lock:
+            tasks.sleepers.add(self)
 
-    def _expire(self, task: Task) -> None:
-        self._size -= 1
-        self._expired.add(task.task_id)
+    def empty(self) -> bool:
+        # Asked comes last: a look at the tasks may find a delayed one, and ask.
+        return not ((self.wanted and self._tasks.has(self._names)) or self.asked)
 
-    def head(self, now: int) -> tuple[Order, int, Task] | None:
-        """Return the order and task of the first in claim order at ``now``, or None."""
-        if self._new or self._future:
-            self._release(now)
-        while self._queue or self._between:
-            entry = self._between[0] if self._is_between() else (claim_order(self._queue[0]), -1, self._queue[0])
-            task = entry[2]
-            if self._is_live(task):
-                if _expiry(task) <= now:
-                    self._expire(task)
-                elif task.run_at <= now:
-                    return entry
-                else:  # the clock was set back
-                    self._delay(task)
-            self._pop()
+    def get_nowait(self) -> None:
         return None
 
-    def take(self, now: int, limit: int) -> Iterator[Task]:
-        """Give up to ``limit`` tasks in claim order; each has another row under its id when the next is asked for."""
-        if self._new or self._future:
-            self._release(now)
-        if self._latest <= now < self._soonest and not (self._between or self._expired):  # all is due, in this order
-            while self._queue and limit:
-                task = self._queue.popleft()
-                if self._rows.get(task.task_id) is task:
-                    self._size -= 1
-                    limit -= 1
-                    yield task
-        while limit and self.head(now) is not None:
-            limit -= 1
-            yield self.get_nowait()
+    def _wakeup_next(self, waiters: Any) -> None:
+        self._tasks._wakeup_next(waiters)
 
-    def next_at(self, now: int) -> int | None:
-        """Return ``now`` if a task is ready, else when the first will be, or None."""
-        if self.head(now) is not None:
-            return now
-        while self._future:
-            task = self._future[0][2]
-            if self._is_live(task):
-                if now < _expiry(task):
-                    return task.run_at
-                self._expire(task)
-                self._delayed.discard(task.task_id)
-            heappop(self._future)
-        return None
+    def _get_loop(self) -> Any:
+        return self  # to be asked for the future
 
+    def create_future(self) -> asyncio.Future[None]:
+        """Return the future that stands in the line of getters."""
+        self._tasks.places.pop(self._waiter, None)  # it was woken, but another one has taken the task
+        self._waiter = waiter = self._running_loop.create_future()
+        self._tasks.places[waiter] = self
+        return waiter
 
-def first_of(queues: Sequence[ReadyQueue], now: int) -> ReadyQueue | None:
-    """Return the queue whose head comes first in claim order at ``now``, or None where all are empty."""
-    if len(queues) == 1:  # as a rule
-        return queues[0] if queues[0].head(now) is not None else None
-    heads = [(head[0], number, queue) for number, queue in enumerate(queues) if (head := queue.head(now)) is not None]
-    return min(heads, key=itemgetter(0, 1))[2] if heads else None
+    def __call__(self) -> None:
+        """Wake the consumer, from any thread."""
+        if self.asked:
+            return
+        with self._tasks.lock:
+            self.asked = True
+            if (waiter := self._waiter) is not None and waiter in self._getters:
+                self._getters.remove(waiter)
+                self._tasks.wake(waiter)
 
+    def clear(self) -> None:
+        """Forget that the consumer was called: it is about to look."""
+        self.asked = False
 
-def _expiry(task: Task) -> int:
-    return INT64 if task.expires_at is None else task.expires_at
+    def is_set(self) -> bool:
+        """Return whether the consumer was called."""
+        return self.asked
+
+    async def wait(self) -> None:
+        """Wait until there is a task, or until the consumer is called."""
+        if not self.wanted:
+            self._tasks.pass_on()
+        try:
+            await in_steps(self.get(), self._tasks.lock)
+        finally:
+            self._tasks.places.pop(self._waiter, None)
+
+    def close(self) -> None:
+        """Leave; another one who waits is woken for what is there."""
+        self.wanted = False
+        with self._tasks.lock:
+            self._tasks.sleepers.discard(self)
+            self._tasks.pass_on()

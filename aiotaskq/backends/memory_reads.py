@@ -8,20 +8,17 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 
 from aiotaskq.backends.base import QueueStats, Room, holds, matches, queue_full, stats_of
 from aiotaskq.backends.memory_keys import Keys
-from aiotaskq.backends.memory_queue import ReadyQueue
+from aiotaskq.backends.memory_queue import TaskQueue
 from aiotaskq.task import PENDING, Task, TaskFilter
 
 
 class Reads:
-    """Reads of rows, keys and queues that the backend writes. Used under the backend's lock."""
+    """Reads of rows, keys and the queue that the backend writes. Used under the backend's lock."""
 
-    def __init__(
-        self, rows: Mapping[str, Task], keys: Keys, queues: Mapping[str, ReadyQueue], paused: Container[str]
-    ) -> None:
+    def __init__(self, rows: Mapping[str, Task], keys: Keys, queue: TaskQueue) -> None:
         self._rows = rows
         self._keys = keys
-        self._queues = queues
-        self._paused = paused
+        self._queue = queue
         self._latest = 0  # the latest instant of a bounded push: threads read the clock before they take the lock
 
     def find(self, where: TaskFilter, limit: int) -> list[Task]:
@@ -40,7 +37,7 @@ class Reads:
         """Count the pending tasks, and those that are ``held`` or have ended."""
         ready = self._ready(now)
         counts = Counter([(task.queue, task.status) for task in held])
-        counts.update({(name, PENDING): queue.qsize() for name, queue in self._queues.items()})
+        counts.update({(name, PENDING): len(lane) for name, lane in self._queue.lanes.items()})
         rows = [(queue, str(status), count) for (queue, status), count in counts.items() if count]
         return stats_of(rows, len(ready), min((task.run_at for task in ready), default=None))
 
@@ -51,7 +48,7 @@ class Reads:
             raise queue_full(room, 0)
         self._latest = max(self._latest, room.now)
         leaving = {row.task_id for row in rows if row is not None}
-        size = sum(queue.count(self._latest) for queue in self._open())
+        size = sum(lane.count(self._latest) for lane in self._queue.open())
         if leaving:
             size -= len(leaving.intersection(task.task_id for task in self._ready(self._latest)))
         if size + len(tasks) > room.maxsize and (new := self._count_new(tasks, leaving)) > room.maxsize - size and new:
@@ -63,10 +60,7 @@ class Reads:
         return heapq.nsmallest(limit, ready, lambda task: (-task.priority, task.run_at, task.seq))
 
     def _ready(self, now: int) -> list[Task]:
-        return [task for queue in self._open() for task in queue.ready(now)]
-
-    def _open(self) -> list[ReadyQueue]:
-        return [queue for name, queue in self._queues.items() if name not in self._paused]
+        return [task for lane in self._queue.open() for task in lane.ready(now)]
 
     def _count_new(self, tasks: Sequence[Task], leaving: Container[str]) -> int:
         """Count those that no row is in the way of, but one that is leaving, nor another of these."""

@@ -1,0 +1,157 @@
+"""An asyncio.Queue that several threads and event loops may share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import types
+from collections import deque
+from collections.abc import Coroutine, Generator
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_queues: WeakSet[SharedQueue[Any]] = WeakSet()
+
+
+class SharedQueue(asyncio.Queue[T]):
+    """An asyncio.Queue whose methods may be called from any thread, and awaited in any event loop.
+
+    It runs the code of asyncio.Queue, which relies on one condition: nothing else runs between two of its awaits. Here
+    a reentrant lock meets that condition. Every call holds the lock, and so does every step of a coroutine; nothing
+    holds it while a coroutine waits. A waiter that another thread wakes is resolved in its own loop.
+
+    As in asyncio.Queue, a subclass decides what is kept: by ``_init``, ``_put``, ``_get``, ``qsize`` and ``empty``.
+    """
+
+    _getters: deque[asyncio.Future[Any]]
+    _putters: deque[asyncio.Future[Any]]
+    _unfinished_tasks: int
+
+    def __init__(self, maxsize: int = 0, *, lock: AbstractContextManager[Any] | None = None) -> None:
+        """Make an empty queue. ``maxsize`` 0 is unbounded; ``lock`` is a reentrant lock to share with other data."""
+        self._lock = threading.RLock() if lock is None else lock
+        super().__init__(maxsize)
+        self._finished = _Finished(self)
+        self._finished.set()
+        _queues.add(self)
+
+    def _get_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()  # asyncio.Queue would go on with the first one for ever
+
+    async def put(self, item: T) -> None:
+        await in_steps(super().put(item), self._lock)
+
+    async def get(self) -> T:
+        return await in_steps(super().get(), self._lock)
+
+    async def join(self) -> None:
+        await in_steps(super().join(), self._lock)
+
+    def put_nowait(self, item: T) -> None:
+        with self._lock:
+            super().put_nowait(item)
+
+    def get_nowait(self) -> T:
+        with self._lock:
+            return super().get_nowait()
+
+    def task_done(self) -> None:
+        with self._lock:
+            super().task_done()
+
+    if sys.version_info >= (3, 13):
+
+        def shutdown(self, immediate: bool = False) -> None:
+            with self._lock:
+                # It would resolve those of other loops itself. They go on when the lock is free.
+                for waiters in (self._getters, self._putters):
+                    while waiters:
+                        self.wake(waiters.popleft())
+                super().shutdown(immediate)
+
+    def _wakeup_next(self, waiters: deque[asyncio.Future[Any]]) -> None:
+        """Wake the first that waits here, in its own loop; called under the lock."""
+        while waiters and not self.wake(waiters.popleft()):
+            pass
+
+    def wake(self, waiter: asyncio.Future[Any]) -> bool:
+        """Resolve a future, at once in its own loop, else in the next round of that loop; called under the lock.
+
+        Return False if it was resolved or cancelled before, or its loop has ended.
+        """
+        if waiter.done():
+            return False
+        loop = waiter.get_loop()
+        if asyncio._get_running_loop() is loop:
+            waiter.set_result(None)
+            return True
+        try:
+            loop.call_soon_threadsafe(self._resolve, waiter)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
+
+    def _resolve(self, waiter: asyncio.Future[Any]) -> None:
+        if waiter.done():  # cancelled since another thread has woken it
+            self.pass_on()
+        else:
+            waiter.set_result(None)
+
+    def pass_on(self) -> None:
+        """Wake the next one where there is an item, or room: the one that was woken for it cannot use it."""
+        with self._lock:
+            if self._getters and not self.empty():
+                self._wakeup_next(self._getters)
+            if self._putters and not self.full():
+                self._wakeup_next(self._putters)
+
+
+class _Finished(asyncio.Event):
+    """The event that ``join`` waits for."""
+
+    def __init__(self, queue: SharedQueue[Any]) -> None:
+        super().__init__()
+        self._queue = queue
+
+    def _get_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    def set(self) -> None:
+        self._value = True
+        for waiter in tuple(self._waiters):
+            self._queue.wake(waiter)
+
+
+@types.coroutine
+def in_steps(coroutine: Coroutine[Any, Any, R], lock: AbstractContextManager[Any]) -> Generator[Any, Any, R]:
+    """Run a coroutine, each of its steps under the lock."""
+    error: BaseException | None = None
+    while True:
+        with lock:
+            try:
+                awaited = coroutine.send(None) if error is None else coroutine.throw(error)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+        try:
+            yield awaited
+        except BaseException as thrown:  # a cancellation, which the coroutine handles in its next step
+            error = thrown
+        else:
+            error = None
+
+
+def _forked() -> None:
+    # What waits in the copies of the parent's loops never runs in a child, and would take the turn of what does.
+    for queue in tuple(_queues):
+        queue._getters.clear()
+        queue._putters.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
