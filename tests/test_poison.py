@@ -116,6 +116,7 @@ async def test_a_suspended_worker_loses_its_task_uncounted(
         first.signal(signal.SIGSTOP)
         second = program(WORKER, url, str(lease))
         second.wait_for("started")  # well before the five leases of one that may be in C code
+        assert (await handle.task()).crashes == 0
         first.signal(signal.SIGCONT)
         assert await handle.result(within(60)) == second.popen.pid
         task = await handle.task()
