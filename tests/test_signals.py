@@ -13,6 +13,7 @@ from tests.programs import Program, programs_in
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
+URLS = {"memory": "memory://", "sqlite": "sqlite:///signals.db"}
 STORES = {"memory": "MemoryQueue()", "sqlite": "DatabaseQueue('sqlite:///signals.db')"}
 
 HEAD = """
@@ -173,12 +174,29 @@ print("done")
 """
 
 
+PROCESS_WIDE = """
+import aiotaskq.sync
+from aiotaskq.sync import configure, get_queue
+
+configure(queue_url="{url}")
+
+class ProcessWide:
+    def __getattr__(self, name):
+        return getattr(aiotaskq.sync if name in ("push_task", "pop_task") else get_queue(), name)
+
+queue = ProcessWide()
+"""
+
+
 @pytest.mark.parametrize("wait", [0, 0.0005])
+@pytest.mark.parametrize("through", ["a queue", "the module's functions"])
 @pytest.mark.parametrize("store", STORES)
 def test_signals_at_random_moments_lose_and_double_nothing(
-    start: Callable[[str, str], Program], store: str, wait: float
+    start: Callable[[str, str], Program], store: str, through: str, wait: float
 ) -> None:
-    script = STORM.format(seed=f"{store} {wait}", count={"memory": 2_000, "sqlite": 300}[store], wait=wait)
+    script = STORM.format(seed=f"{store} {wait}", count={"memory": 2_000, "sqlite": 200}[store], wait=wait)
+    if through != "a queue":
+        script = PROCESS_WIDE.format(url=URLS[store]) + script
     assert start(store, script).end() == ["done"]
 
 

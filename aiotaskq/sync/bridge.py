@@ -200,10 +200,14 @@ def blocking_function(
     twin = f"aiotaskq.{function.__name__}"
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        # No call may follow the one that gives the value, not even of `cast`: a signal handler that raises in it would
+        # lose the value, and with it a popped task.
+        value: R
         try:
-            return cast(R, _at_once(reach(), act, args, kwargs))
+            value = _at_once(reach(), act, args, kwargs)
         except _NeedsLoop:
-            return cast(R, _run(reach, act, args, kwargs, twin, unclaimed))
+            value = _run(reach, act, args, kwargs, twin, unclaimed)
+        return value
 
     return cast("Callable[P, R]", like(function)(call))
 
