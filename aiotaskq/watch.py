@@ -36,6 +36,7 @@ GAVE_WAY = frozenset({"40001", "40P01", 1020, 1205, 1213, 1412})
 GONE = frozenset({"25006", "57P01", "57P02", "57P03", 1053, 1290, 1792, 1836, 1927, 4031})
 # A prepared statement is not there, or there twice: somebody else's connection.
 UNPREPARED = frozenset({"26000", "42P05"})
+NO_TABLE = frozenset({"42P01", "42S02", 1146})
 
 
 class Watch:
@@ -136,8 +137,15 @@ def gave_way(error: Exception) -> bool:
 
 
 def hint(error: Exception) -> str:
-    """Return what to do about an error that only the URL can cure, else nothing."""
-    if _code(getattr(error, "orig", error)) in UNPREPARED:
+    """Return what to do about an error that no other try can cure, else nothing."""
+    cause = getattr(error, "orig", error)
+    if _code(cause) in NO_TABLE or str(cause).startswith("no such table: "):  # SQLite has no code of its own for it
+        return (
+            "; it was dropped after aiotaskq had made it, perhaps by a migration of the application's (exclude our "
+            "tables there by aiotaskq.integrations.alembic). Restore it from a backup, or make it anew, empty, by "
+            "'aiotaskq db upgrade'"
+        )
+    if _code(cause) in UNPREPARED:
         return "; is there a transaction pooler in between? Then add ?pooler=transaction to the URL"
     return ""
 

@@ -17,7 +17,7 @@ from aiotaskq.cli.screen import bar_of, say, say_json, say_table
 from aiotaskq.database import SYNC_DRIVERS, Database, parse_url, sync_engine
 from aiotaskq.errors import DatabaseUnavailable, NotFound, NotSupported, ValidationError
 from aiotaskq.masking import mask
-from aiotaskq.migrations import HEAD, REVISIONS, current, odd_rows, sql_ddl
+from aiotaskq.migrations import HEAD, REVISIONS, current, make_missing, missing, odd_rows, sql_ddl
 from aiotaskq.taskq import TaskQ
 
 T = TypeVar("T")
@@ -30,17 +30,21 @@ def upgrade(url: str, *, as_json: bool = False) -> None:
     _refuse_memory(url)
     before = _look(url, current) if _is_there(url) else None
 
-    async def main() -> list[OddRow]:
+    async def main() -> tuple[list[str], list[OddRow]]:
+        made = await _write(url, make_missing) if before == HEAD else []
         async with TaskQ(url) as tq:
-            return tq.odd_rows
+            return made, tq.odd_rows
 
     bar, _ = bar_of(tr("upgrade"), None, quiet=as_json)
     with bar:
-        odd = asyncio.run(main())
+        made, odd = asyncio.run(main())
     if as_json:
-        say_json({"database": mask(url), "before": before, "version": HEAD, "odd_rows": msgspec.to_builtins(odd)})
+        rows = msgspec.to_builtins(odd)
+        say_json({"database": mask(url), "before": before, "version": HEAD, "made_anew": made, "odd_rows": rows})
         return
-    if before == HEAD:
+    if made:
+        say(tr("{url}: tables that had been dropped were made anew, empty: {names}", url=mask(url), names=_names(made)))
+    elif before == HEAD:
         say(tr("{url} is at {version}", url=mask(url), version=HEAD))
     else:
         was = before or tr("no version")
@@ -91,7 +95,12 @@ def refuse_unready(url: str) -> None:
     if scheme_of(url) in REDIS:
         return  # there are no tables, and to look makes nothing
     _refuse_absent(url)
-    version = _look(url, current)
+    version, gone = _look(url, lambda connection: (current(connection), missing(connection)))
+    if version == HEAD and gone:
+        said = marked(
+            "{url}: tables are missing: {names}; restore them from a backup, or 'aiotaskq db upgrade' makes them anew"
+        )
+        raise DatabaseUnavailable(tr(said, url=mask(url), names=_names(gone)))
     if version is None or (version != HEAD and version in REVISIONS):
         raise DatabaseUnavailable(
             tr("{url} has no tables of this version yet; 'aiotaskq db upgrade' makes them", url=mask(url))
@@ -137,6 +146,18 @@ def _look(url: str, body: Callable[[Connection], T]) -> T:
             await database.close()
 
     return asyncio.run(main())
+
+
+async def _write(url: str, body: Callable[[Connection], T]) -> T:
+    database = Database(url)
+    try:
+        return await database.write(body)
+    finally:
+        await database.close()
+
+
+def _names(tables: list[str]) -> str:
+    return tr(", ").join(tables)
 
 
 def _say_odd(rows: list[OddRow]) -> None:

@@ -22,7 +22,18 @@ from aiotaskq.errors import DatabaseUnavailable, SchemaTooNew, ValidationError
 from aiotaskq.migrations.adopt import LIMIT, Report, examine
 from aiotaskq.watch import PATIENCE
 
-__all__ = ["HEAD", "VERSION_TABLE", "current", "odd_rows", "sql_ddl", "up_to_date", "upgrade"]
+__all__ = [
+    "HEAD",
+    "VERSION_TABLE",
+    "current",
+    "is_ours",
+    "make_missing",
+    "missing",
+    "odd_rows",
+    "sql_ddl",
+    "up_to_date",
+    "upgrade",
+]
 
 REVISIONS: Final = ("0001_documented", "0002_leases", "0003_scale", "0004_outbox", "0005_keys", "0006_due")
 HEAD: Final = REVISIONS[-1]
@@ -44,6 +55,29 @@ def current(connection: Connection) -> str | None:
         return None
     found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
     return None if found is None else str(found)
+
+
+def is_ours(table: str | None) -> bool:
+    """Return whether a table of this name is one of aiotaskq's, of this version or another."""
+    return table is not None and (table in OUR_TABLES or table.startswith("aiotaskq_"))
+
+
+def missing(connection: Connection) -> list[str]:
+    """Return those of our tables that are not there."""
+    found = inspect(connection)
+    return [name for name in (*OUR_TABLES, VERSION_TABLE) if not found.has_table(name)]
+
+
+def make_missing(connection: Connection) -> list[str]:
+    """Make, empty, those of our tables that somebody has dropped from a database at ``HEAD``; return their names.
+
+    ``upgrade`` does not see that they are gone: on a database at ``HEAD`` it looks no further.
+    """
+    from aiotaskq.models import Base
+
+    gone = missing(connection)
+    Base.metadata.create_all(connection, [Base.metadata.tables[name] for name in gone if name in OUR_TABLES])
+    return gone
 
 
 def upgrade(connection: Connection, now: int | None = None) -> list[OddRow]:

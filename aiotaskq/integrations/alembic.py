@@ -1,0 +1,20 @@
+"""Alembic: keeps an application's ``alembic revision --autogenerate`` from dropping the tables of aiotaskq."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiotaskq.migrations import is_ours
+
+__all__ = ["include_name"]
+
+
+def include_name(name: str | None, type_: str, parent_names: Mapping[str, Any]) -> bool:
+    """Return whether Alembic compares what has this name in the database; False for the tables of aiotaskq.
+
+    In ``env.py``: ``context.configure(…, include_name=include_name)``. A filter of the application's own calls it:
+    ``return include_name(name, type_, parent_names) and …``. Tables of the same name in another schema than the
+    connection's default one are the application's.
+    """
+    return type_ != "table" or parent_names.get("schema_name") is not None or not is_ours(name)
