@@ -263,7 +263,8 @@ class Supply:
         if ended:
             await self._tell(ended, changes, held)
         if len(tasks) == room:
-            return self._pause()
+            # A suspect that has just ended has kept others out: nothing else tells that there is room now.
+            return 0.0 if not room and self._room(False) else self._pause()
         if self._arrivals is not None:
             self._arrivals.wanted = True
         if not self._backend.grouped:

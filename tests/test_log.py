@@ -119,7 +119,7 @@ def failing() -> tuple[TaskQ, Callable[[], Awaitable[str]]]:
 
     async def fail() -> str:
         task_id = (await mail.push()).task_id
-        await tq.queue.wait_for_end(task_id, 30)
+        await tq.queue.wait_for_end(task_id, within(30))
         return task_id
 
     return tq, fail

@@ -36,6 +36,7 @@ from aiotaskq.shared_queue import SharedQueue
 from aiotaskq.task import SECOND, Status, Task
 from aiotaskq.worker import Worker
 from tests.contract.rows import new
+from tests.machine import within
 
 try:
     cpython: Any = importlib.import_module("test.test_asyncio.test_queues")
@@ -199,17 +200,17 @@ def test_every_loop_joins() -> None:
 
     async def join() -> str:
         asyncio.get_running_loop().call_soon(waiting.wait)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(within(10)):
             await queue.join()
         return "joined"
 
     with ThreadPoolExecutor(2) as pool:
         # A loop in debug mode refuses what another thread does to it.
         joining = [pool.submit(asyncio.run, join(), debug=True) for _ in range(2)]
-        waiting.wait(10)
+        waiting.wait(within(10))
         queue.get_nowait()
         queue.task_done()
-        assert [each.result(10) for each in joining] == ["joined"] * 2
+        assert [each.result(within(10)) for each in joining] == ["joined"] * 2
 
 
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="asyncio.Queue has no shutdown before Python 3.13")
@@ -256,11 +257,11 @@ def test_nothing_is_lost_between_threads(kind: type[SharedQueue[int]]) -> None:
         with ThreadPoolExecutor(6) as pool:
             consuming = [pool.submit(asyncio.run, consume(seed)) for seed in range(3)]
             for each in [pool.submit(asyncio.run, produce(start * count)) for start in range(3)]:
-                each.result(60)
+                each.result(within(60))
             for _ in consuming:
                 asyncio.run(queue.put(-1))
             for each in consuming:
-                each.result(60)
+                each.result(within(60))
     finally:
         sys.setswitchinterval(interval)
     assert sorted(got) == list(range(3 * count)), "each once"
@@ -294,7 +295,7 @@ def test_a_forked_child_does_not_wake_what_waits_in_its_parent(tmp_path: Path) -
         asyncio.run(parent())
         """
     )
-    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=within(60))
 
 
 # ---- consumers ------------------------------------------------------------------------------------------------------
