@@ -159,6 +159,12 @@ def soak(session: nox.Session) -> None:
     _on_request(session, "tests", "test", "pytest", "-m", "soak", "tests", *session.posargs)
 
 
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Put faults into the package and name those that no test notices; arguments go to ``python -m tests.mutants``."""
+    _on_request(session, "tests/mutants.py", "test", "python", "-m", "tests.mutants", *session.posargs)
+
+
 def _on_request(session: nox.Session, needs: str, requirements: str, *command: str) -> None:
     if not Path(needs).exists():
         session.skip(f"{needs.replace('/', os.sep)} does not exist yet: nothing was run")
