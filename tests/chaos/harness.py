@@ -398,9 +398,12 @@ class Fleet:
             for line in said.splitlines():
                 report.must(not SURFACED.search(line), f"{name} said: {line[:200]}")
         suicides = {line.pid for line in lines if line.what == "suicide"}
+        begun = {line.pid for line in lines}
         for process in self.processes:
             if not process.alive and not process.harmed and process.pid not in suicides:
                 fine = process.status in (ExitCode.DRAINED, ExitCode.GIVEN_BACK, ExitCode.ABANDONED)
+                # A SIGTERM ends a process that has no handler for it yet, as it ends any program.
+                fine = fine or (process.status == -signal.SIGTERM and process.pid not in begun)
                 last = (self.logs().get(process.name, "").splitlines() or ["nothing"])[-1]
                 report.must(fine, f"{process.name} ended by itself with {process.status}, and said last: {last[:300]}")
         return report
