@@ -13,69 +13,9 @@ nox.options.error_on_missing_interpreters = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
-# Floors 0 to 3 of the design, where the rules and the rows live: the one list, held to FLOOR_COVERAGE per cent.
-FLOOR_COVERAGE = 95
-FLOORS = {
-    "0 words": [
-        "errors",
-        "task",
-        "outcome",
-        "schedule",
-        "agenda",
-        "upcoming",
-        "cron",
-        "cron_fields",
-        "cron_walk",
-        "clock",
-        "settings",
-        "log",
-        "daemons",
-        "forks",
-        "shelter",
-    ],
-    "1 seam, 2 stores": [
-        "backends/*",
-        "models",
-        "database",
-        "sqlite_connections",
-        "migrations/*",
-        "migrations/versions/*",
-    ],
-    "3 actors": [
-        "queue",
-        "store",
-        "worker",
-        "leases",
-        "bulk",
-        "copying",
-        "health",
-        "inbox",
-        "pace",
-        "supply",
-        "deadlines",
-        "waiting",
-        "claims",
-        "bound",
-        "known_ids",
-        "expired_keys",
-        "pushed",
-        "pops",
-        "runner",
-        "running",
-        "stall",
-        "slots",
-        "scheduler",
-        "service",
-        "batch",
-        "events",
-        "context",
-        "handlers",
-        "handles",
-        "resources",
-        "calls",
-        "registry",
-    ],
-}
+# Per cent of the statements and branches of the whole package that the tests run. A list of files would leave out what
+# is added later.
+COVERAGE = 90
 
 
 # In the order of their names: by the number of their tests, the longest would come last.
@@ -106,9 +46,8 @@ def tests(session: nox.Session) -> None:
     data = Path(session.create_tmp()) / "coverage"
     session.env["COVERAGE_FILE"] = str(data)
     session.run("pytest", *PARALLEL, "--cov=aiotaskq", "--cov-report=")
-    include = ",".join(f"aiotaskq/{room}.py" for rooms in FLOORS.values() for room in rooms)
-    session.log(f"branch coverage of floors 0 to 3 ({', '.join(FLOORS)}), at least {FLOOR_COVERAGE} %:")
-    session.run("coverage", "report", f"--include={include}", f"--fail-under={FLOOR_COVERAGE}")
+    session.log(f"branch coverage of the whole package, at least {COVERAGE} %:")
+    session.run("coverage", "report", f"--fail-under={COVERAGE}")
 
 
 @nox.session
