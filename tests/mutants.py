@@ -33,7 +33,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.machine import MACHINE
+from tests.machine import MACHINE, within
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "aiotaskq"
@@ -345,7 +345,7 @@ def tried(target: Target, copies: Sequence[Copy], faults: Sequence[Fault], until
     patience = []
     for tests in target.tests:
         begin = time.monotonic()
-        if copies[0].run(tests, 900) != "passed":
+        if copies[0].run(tests, within(900)) != "passed":
             print(f"{target.file}: not tried, its tests fail without a fault: pytest {' '.join(tests)}", flush=True)
             return
         patience.append(30 + 4 * (time.monotonic() - begin))

@@ -65,14 +65,18 @@ class Program:
     def signal(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)
 
-    def end(self, status: int = 0, stderr: str = "") -> list[str]:
-        """Return the lines that it has (still) said; it must end with this status, and this last line of stderr."""
+    def end(self, status: int = 0, stderr: str | tuple[str, ...] = "") -> list[str]:
+        """Return the lines that it has (still) said; it must end with this status, and this last line of stderr.
+
+        Several lines: one of them is the last.
+        """
         try:
             out, err = self.popen.communicate(timeout=watchdog())
         except subprocess.TimeoutExpired:
             kill_all_of(self.popen)
             pytest.fail(f"the program hangs: {self.popen.communicate()}")
-        assert (self.popen.returncode, "".join(err.splitlines()[-1:])) == (status, stderr), (out, err)
+        assert self.popen.returncode == status, (out, err)
+        assert "".join(err.splitlines()[-1:]) in ((stderr,) if isinstance(stderr, str) else stderr), (out, err)
         return out.splitlines()
 
     def seconds_to_end(self, status: int = 0, stderr: str = "") -> float:

@@ -25,7 +25,12 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SECTION = README.partition("\n## Deployment\n")[2].partition("\n## ")[0]
 SAMPLES = dict(re.findall(r"```(\w+)\n(.*?)```", SECTION, re.DOTALL))
-ERRORS = [row.split("|")[1].strip().strip("`") for row in SECTION.splitlines() if row.startswith("| `")]
+ERRORS = [
+    quoted
+    for row in SECTION.splitlines()
+    if row.startswith("| `")
+    for quoted in re.findall(r"`(.+?)`(?=, `|$)", row.split("|")[1].strip())
+]
 # What other software says, in its own words.
 FOREIGN = {"too many clients already": "PostgreSQL", "database is locked": "SQLite"}
 

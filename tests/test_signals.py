@@ -197,7 +197,8 @@ def test_signals_at_random_moments_lose_and_double_nothing(
     script = STORM.format(seed=f"{store} {wait}", count={"memory": 2_000, "sqlite": 200}[store], wait=wait)
     if through != "a queue":
         script = PROCESS_WIDE.format(url=URLS[store]) + script
-    assert start(store, script).end() == ["done"]
+    # A strike in the callback of a weak reference interrupts nothing: Python reports it on stderr and goes on.
+    assert start(store, script).end(stderr=("", "Alarm: ")) == ["done"]
 
 
 @pytest.mark.parametrize("store", STORES)
