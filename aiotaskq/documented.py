@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import aiotaskq.scheduler
-from aiotaskq.backends import connect, scheme_of
+from aiotaskq.backends import KEEP_ENDED, connect, keep_ended_of, scheme_of
 from aiotaskq.backends.base import Backend
 from aiotaskq.clock import Clock, SteadyClock, SystemClock
 from aiotaskq.errors import NotSupported, ValidationError
@@ -25,8 +25,10 @@ from aiotaskq.upcoming import preview as _preview
 class _StoredQueue(Queue, Store):
     """A queue and a public store in one object, as the guide has them."""
 
-    def __init__(self, url: str, clock: Clock, cleanup_interval: float, **options: Any) -> None:
-        backend = connect(url)
+    def __init__(
+        self, url: str, clock: Clock, cleanup_interval: float, *, keep_ended: int | None = None, **options: Any
+    ) -> None:
+        backend = connect(url, keep_ended=keep_ended)
         self.url = url
         """The store's URL, password included."""
         Queue.__init__(self, backend, clock, **options)
@@ -46,10 +48,23 @@ class MemoryQueue(_StoredQueue):
     """The documented queue, in memory: a task queue and a public key-value store with TTL. May be shared by threads
     and loops."""
 
-    def __init__(self, cleanup_interval: float = 60, *, maxsize: int = 0, when_full: str = "wait") -> None:
+    def __init__(
+        self,
+        cleanup_interval: float = 60,
+        *,
+        maxsize: int = 0,
+        when_full: str = "wait",
+        keep_ended: int = KEEP_ENDED,
+    ) -> None:
         """Make a queue. ``cleanup_interval`` in seconds; ``maxsize`` 0 is unbounded; ``when_full`` is ``wait``,
-        ``raise`` or ``drop_oldest`` (see ``TaskQ``)."""
-        super().__init__("memory://", SteadyClock(), cleanup_interval, maxsize=maxsize, when_full=when_full)
+        ``raise`` or ``drop_oldest`` (see ``TaskQ``). The latest ``keep_ended`` ended tasks are kept, and as many dead
+        letters beside them.
+
+        Raises ValidationError for a wrong value.
+        """
+        super().__init__(
+            "memory://", SteadyClock(), cleanup_interval, maxsize=maxsize, when_full=when_full, keep_ended=keep_ended
+        )
 
 
 class DatabaseQueue(_StoredQueue):
@@ -168,7 +183,7 @@ def make_queue() -> AnyQueue:
         return RedisQueue(url) if scheme in ("redis", "rediss", "valkey") else DatabaseQueue(url)
     with _lock:
         if not _memory:
-            _memory.append(MemoryQueue())
+            _memory.append(MemoryQueue(keep_ended=keep_ended_of(url)))
         return _memory[0]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.backends import SQL, scheme_of
+from aiotaskq.backends import SQL, keep_ended_of, scheme_of
 from aiotaskq.errors import ClosedError, ValidationError
 from aiotaskq.masking import mask
 from aiotaskq.task import check_seconds
@@ -108,7 +108,7 @@ def _resolve(given: dict[str, str]) -> Settings:
 
 def _checked(name: str, url: object) -> str:
     try:
-        scheme_of(url)  # type: ignore[arg-type]  # it looks at the type
+        keep_ended_of(url)  # type: ignore[arg-type]  # it looks at the type, and at the options of memory://
     except ValidationError as error:
         raise ValidationError(f"{name}: {str(error).removeprefix('url: ')}") from None
     return str(url)

@@ -42,7 +42,7 @@ class Status(StrEnum):
 
 
 # As names of their own, for what each task comes by: Python 3.11 makes a call of `Status.PENDING`, which takes 60 ns.
-PENDING, RUNNING, COMPLETED = Status.PENDING, Status.RUNNING, Status.COMPLETED
+PENDING, RUNNING, COMPLETED, FAILED = Status.PENDING, Status.RUNNING, Status.COMPLETED, Status.FAILED
 
 HIDDEN = frozenset({"params", "result", "progress", "extra", "error_message", "error", "cause"})
 """Fields that may hold secrets of the application: a repr, which ends up in logs and reports, says only that they are

@@ -58,6 +58,7 @@ class TaskQ(Registry):
         when_full: str = "wait",
         retention: float | None = None,
         retention_failed: float | None = None,
+        keep_ended: int | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Wire a task queue; nothing is opened yet. All durations in seconds.
@@ -72,12 +73,14 @@ class TaskQ(Registry):
                 (default a quarter of the lease), and how often lost ones are looked for (default a quarter, too).
             maxsize, when_full: bound of its ready tasks, and what a push to a full queue does; see ``Queue``.
             retention, retention_failed: how long workers keep ended tasks, and dead letters; default for ever.
+            keep_ended: how many ended tasks ``memory://`` keeps, and how many dead letters beside them; default 10,000.
 
         Raises:
-            ValidationError: for an unknown scheme or a wrong value, MissingExtra when its driver is not installed.
+            ValidationError: for an unknown scheme or a wrong value, MissingExtra when its driver is not installed,
+                NotSupported for ``keep_ended`` where the store is another than ``memory://``.
         """
         self.url = url
-        self._backend = connect(url)
+        self._backend = connect(url, keep_ended=keep_ended)
         self._stores: dict[str, Backend] = {url: self._backend}
         super().__init__(clock or _clock_of(self._backend), timezone)
         self._schedules_url = schedules

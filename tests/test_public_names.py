@@ -241,6 +241,8 @@ FLOORS: dict[str, float] = {
     "backends.memory": 2.1,
     "backends.memory_queue": 2.05,
     "backends.memory_lane": 2,
+    "backends.memory_ended": 2.05,
+    "backends.memory_running": 2,
     "backends.memory_keys": 2,
     "backends.memory_reads": 2.05,
     "backends.memory_lock": 2,

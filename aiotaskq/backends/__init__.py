@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from aiotaskq.backends.base import Backend
-from aiotaskq.errors import ValidationError
-from aiotaskq.masking import mask
+from urllib.parse import parse_qs
 
-__all__ = ["REHEARSAL", "connect", "scheme_of"]
+from aiotaskq.backends.base import Backend
+from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.masking import mask
+from aiotaskq.task import check_int
+
+__all__ = ["KEEP_ENDED", "REHEARSAL", "connect", "keep_ended_of", "scheme_of"]
 
 REHEARSAL = "memory://rehearsal"
 """The URL of a store in memory that goes by the rules of a durable one: for tests."""
+
+KEEP_ENDED = 10_000
+"""How many ended tasks a store in memory keeps, and how many dead letters beside them, unless told otherwise."""
 
 SQL = ("sqlite", "postgresql", "postgres", "mysql", "mariadb")
 
@@ -25,20 +31,50 @@ def scheme_of(url: str) -> str:
     return scheme
 
 
-def connect(url: str) -> Backend:
-    """Return the backend that a URL names; nothing is opened yet.
+def keep_ended_of(url: str, given: int | None = None) -> int:
+    """Return the ``keep_ended`` of a store, which is ``given``, or named in the query of its URL, or KEEP_ENDED.
 
-    Raises ValidationError for an unknown scheme, and MissingExtra when its driver is not installed.
+    Raises ValidationError for a wrong value or URL, and NotSupported where the store is another than ``memory://``.
     """
     scheme = scheme_of(url)
-    if url == REHEARSAL:
+    place, _, query = url.partition("?")
+    options = parse_qs(query, keep_blank_values=True)
+    texts = options.pop("keep_ended", None)
+    if (given is not None or texts is not None) and (scheme != "memory" or place == REHEARSAL):
+        raise NotSupported(
+            f"keep_ended: {scheme if scheme != 'memory' else 'rehearsal'} cannot bound ended tasks by their number, "
+            "only memory:// can; use retention and retention_failed"
+        )
+    if scheme != "memory":
+        return KEEP_ENDED
+    for name in options:
+        raise ValidationError(f"url: the option {name[:40]!r} is unknown; for memory there is keep_ended")
+    if given is not None and texts is not None:
+        raise ValidationError("keep_ended: it is in the URL, too; give it in one place")
+    if texts is None:
+        return KEEP_ENDED if given is None else check_int("keep_ended", given, 1)
+    try:
+        value: object = int(texts[-1])
+    except ValueError:
+        value = texts[-1]
+    return check_int("url: keep_ended", value, 1)
+
+
+def connect(url: str, *, keep_ended: int | None = None) -> Backend:
+    """Return the backend that a URL names; nothing is opened yet.
+
+    Raises ValidationError for an unknown scheme, MissingExtra when its driver is not installed, and as
+    ``keep_ended_of``.
+    """
+    scheme, keep = scheme_of(url), keep_ended_of(url, keep_ended)
+    if url.partition("?")[0] == REHEARSAL:
         from aiotaskq.backends.rehearsal import RehearsalBackend
 
         return RehearsalBackend()
     if scheme == "memory":
         from aiotaskq.backends.memory import MemoryBackend
 
-        return MemoryBackend()
+        return MemoryBackend(keep)
     if scheme in SQL:
         from aiotaskq.backends.sql import SqlBackend
 

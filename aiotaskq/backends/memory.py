@@ -5,23 +5,25 @@ Every verb runs without suspending, under one lock, so that an app's loop and le
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
+from aiotaskq.backends import KEEP_ENDED
 from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room, holds, matches, same_push
+from aiotaskq.backends.memory_ended import Ended
 from aiotaskq.backends.memory_keys import Keys
 from aiotaskq.backends.memory_lock import BriefLock
 from aiotaskq.backends.memory_queue import Arrivals, TaskQueue
 from aiotaskq.backends.memory_reads import Reads
+from aiotaskq.backends.memory_running import Running
 from aiotaskq.backends.memory_values import MemoryValues
 from aiotaskq.task import PENDING, RUNNING, SECOND, Task, TaskFilter
 
 
 class MemoryBackend(Backend):
-    """Tasks and public values in this process. ``keep`` is how many finished tasks are remembered."""
+    """Tasks and public values in this process. The latest ``keep`` dead letters and other ended tasks are kept."""
 
     name: ClassVar[str] = "memory"
     durable: ClassVar[bool] = False
@@ -29,14 +31,13 @@ class MemoryBackend(Backend):
     steady: ClassVar[bool] = True
     grouped: ClassVar[bool] = False
 
-    def __init__(self, keep: int = 10_000) -> None:
+    def __init__(self, keep: int = KEEP_ENDED) -> None:
         super().__init__()
-        self.values, self._keys = MemoryValues(), Keys()
-        self._keep, self._lock = keep, BriefLock()
+        self.values, self._keys, self._lock = MemoryValues(), Keys(), BriefLock()
         self._tasks: dict[str, Task] = {}
         self.queue = TaskQueue(rows=self._tasks, lock=self._lock, taken=self._start)
-        self._running: dict[str, None] = {}
-        self._final: OrderedDict[str, None] = OrderedDict()  # taking the first out of a dict walks by all that were
+        self._running = Running(self._tasks)
+        self._ended = Ended(keep, self._tasks, self._keys, self._lock)
         self._expiring: dict[str, None] = {}  # pending with an expires_at; nearly always empty, then nobody looks
         self._reads = Reads(self._tasks, self._keys, self.queue)
 
@@ -51,9 +52,11 @@ class MemoryBackend(Backend):
         with self._lock:
             if room is not None:
                 self._reads.check_room(tasks, room)
-                await self.update(room.instead)
+                self._update(room.instead)
             for task in tasks:
                 stored.append(self._insert(task))  # noqa: PERF401 - nearly always one, which is quicker so
+        if room is not None:
+            self.hints.tell_updated(room.instead, [True] * len(room.instead))
         if READY in self.hints.listeners:  # consumers do not listen: they wait in the queue
             self.hints.tell(READY)
         return stored
@@ -79,9 +82,7 @@ class MemoryBackend(Backend):
             self._running[task.task_id] = None
             self.queue.enter_running()
         else:
-            self._final[task.task_id] = None
-            while len(self._final) > self._keep:
-                self._keys.remove(self._tasks.pop(self._final.popitem(last=False)[0]))
+            self._ended.add(task)
 
     def _leave(self, task: Task) -> None:
         if task.unique_key is not None or task.idempotency_key is not None:
@@ -89,8 +90,10 @@ class MemoryBackend(Backend):
         if task.status is PENDING:
             self._expiring.pop(task.task_id, None)
             self.queue.lanes[task.queue].discard(task)
+        elif task.status is RUNNING:
+            del self._running[task.task_id]
         else:
-            del (self._running if task.status is RUNNING else self._final)[task.task_id]
+            self._ended.remove(task)
 
     async def claim(
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
@@ -108,42 +111,40 @@ class MemoryBackend(Backend):
         return after
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
-        held = []
         with self._lock:
-            for change in changes:
-                after, row = change.after, self._tasks.get(change.before.task_id)
-                # The last because a dead letter that comes back must not break the uniqueness of a newer task.
-                guard = row is not None and (row is change.before or holds(row, change))
-                held.append(guard and (after.unique_key is None or self._keys.holder(after) is None))
-                if row is not None and held[-1]:
-                    self._leave(row)
-                    self._enter(after if row.progress is after.progress else after.replace(progress=row.progress))
-                    for task in change.then:
-                        self._insert(task)
-                    self.queue.end(row)
+            held = self._update(changes)
         self.hints.tell_updated(changes, held)
+        if self._ended.untold:
+            self._ended.tell()
         return held
 
-    def _edit(self, task_id: str, fence: int | None, **changes: Any) -> Task | None:
-        """Change a running task in place, if the fence is right; the indexes do not depend on these fields."""
-        task = self._tasks.get(task_id) if task_id in self._running else None
-        if task is None or fence not in (task.fence, None):
-            return None
-        self._tasks[task_id] = task.replace(**changes)
-        return task
+    def _update(self, changes: Sequence[Change]) -> list[bool]:
+        held = []
+        for change in changes:
+            after, row = change.after, self._tasks.get(change.before.task_id)
+            # The last because a dead letter that comes back must not break the uniqueness of a newer task.
+            guard = row is not None and (row is change.before or holds(row, change))
+            held.append(guard and (after.unique_key is None or self._keys.holder(after) is None))
+            if row is not None and held[-1]:
+                self._leave(row)
+                self._enter(after if row.progress is after.progress else after.replace(progress=row.progress))
+                for task in change.then:
+                    self._insert(task)
+                self.queue.end(row)
+        return held
 
     async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
         with self._lock:
-            tasks = [self._edit(task_id, fence, lease_until=lease_until) for task_id, fence in held]
+            tasks = [self._running.edit(task_id, fence, lease_until=lease_until) for task_id, fence in held]
         return [None if task is None else task.cancel_requested for task in tasks]
 
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
         with self._lock:
-            return [self._edit(task_id, fence, progress=value) is not None for task_id, fence, value in progress]
+            return [self._running.edit(i, fence, progress=value) is not None for i, fence, value in progress]
 
     async def request_cancel(self, ids: Sequence[str]) -> list[bool]:
         with self._lock:
-            flagged = [self._edit(task_id, None, cancel_requested=True) is not None for task_id in ids]
+            flagged = [self._running.edit(task_id, None, cancel_requested=True) is not None for task_id in ids]
         self.hints.tell(CANCEL, ids)
         return flagged
 
@@ -172,16 +173,15 @@ class MemoryBackend(Backend):
 
     async def stats(self, now: int) -> QueueStats:
         with self._lock:
-            return self._reads.stats(now, [self._tasks[i] for index in (self._running, self._final) for i in index])
+            return self._reads.stats(now, [self._tasks[i] for index in (self._running, self._ended) for i in index])
 
     async def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:
         with self._lock:
-            found = Counter(t.scheduler_task_id for t in self._tasks.values() if not t.final)
-        return {schedule_id: found[schedule_id] for schedule_id in schedule_ids}
+            return self._reads.active(schedule_ids)
 
     async def purge(self, where: TaskFilter, limit: int) -> int:
         with self._lock:
-            return await self.delete([i for i in self._final if matches(self._tasks[i], where)][:limit])
+            return await self.delete([i for i in self._ended if matches(self._tasks[i], where)][:limit])
 
     async def delete(self, ids: Sequence[str]) -> int:
         with self._lock:

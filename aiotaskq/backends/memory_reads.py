@@ -41,6 +41,11 @@ class Reads:
         rows = [(queue, str(status), count) for (queue, status), count in counts.items() if count]
         return stats_of(rows, len(ready), min((task.run_at for task in ready), default=None))
 
+    def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:
+        """Count the unfinished tasks of each schedule."""
+        found = Counter(task.scheduler_task_id for task in self._rows.values() if not task.final)
+        return {schedule_id: found[schedule_id] for schedule_id in schedule_ids}
+
     def check_room(self, tasks: Sequence[Task], room: Room) -> None:
         """Raise QueueFull if there is no room for these tasks, or a change of ``room.instead`` does not hold."""
         rows = [self._rows.get(change.before.task_id) for change in room.instead]
