@@ -24,6 +24,11 @@ LIMIT = "limit"  # what the driver or the language can do at most, with nothing 
 OURS = "aiotaskq"
 
 
+def is_peer(who: str) -> bool:
+    """Return whether a contestant is a peer: neither aiotaskq, nor a part or another version of it, nor the limit."""
+    return who != LIMIT and not who.startswith(OURS)
+
+
 class Unit(NamedTuple):
     """What a figure is counted in, and whether less of it is better."""
 
@@ -86,6 +91,13 @@ class Case:
     function: Function
     needs: tuple[str, ...] = ()
     """Modules without which it is absent."""
+    checkout: Path | None = None
+    """The checkout of aiotaskq whose own benchmarks run it, where it is another one than this."""
+
+    @property
+    def label(self) -> str:
+        """The contestant's name in the report."""
+        return self.who if self.checkout is None else f"{self.who} of {self.checkout.name}"
 
     @property
     def absent(self) -> str:

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from benchmarks.case import FAMILIES, LIMIT, OURS
-from benchmarks.report import Group, Report, families, groups, report_servers, short
+from benchmarks.report import Group, Report, families, groups, report_servers, short, warnings
 
 STYLE = """
 :root { color-scheme: light; --ink: #212529; --soft: #868e96; --line: #dee2e6; --ours: #0b7285; }
@@ -41,7 +41,6 @@ details { margin: 1rem 0; } summary { cursor: pointer; color: var(--ours); }
 .warn { border-left: 3px solid #e67700; padding: .25rem 0 .25rem .9rem; }
 code { font-size: .92em; }
 """
-BUSY = 0.5  # load before the run, above which its figures are doubtful
 
 
 def render(report: Report, plots: Mapping[str, str], titles: Mapping[str, str]) -> str:
@@ -67,7 +66,7 @@ def _head(report: Report) -> Iterator[str]:
         f"{settings['rounds']} round{'s' * (settings['rounds'] > 1)} of the same run; a figure is their median, a "
         "whisker goes from the least to the most.</p>"
     )
-    for warning in _warnings(report):
+    for warning in warnings(report):
         yield f'<p class="warn">{escape(warning)}</p>'
     yield "<dl>"
     rows = {
@@ -86,24 +85,6 @@ def _head(report: Report) -> Iterator[str]:
     yield "</dl>"
     links = (f'<a href="#{family}">{escape(FAMILIES[family])}</a>' for family in families(report))
     yield f'<nav><a href="#targets">Targets</a> {" ".join(links)}</nav></header>'
-
-
-def _warnings(report: Report) -> Iterator[str]:
-    machine, settings = report["machine"], report["settings"]
-    if report["stopped_early"]:
-        yield "The run was stopped early: what follows is what was measured by then."
-    if machine["load"] > BUSY * machine["cores"]:
-        yield (
-            f"The machine was busy: its load was {machine['load']:g} on {machine['cores']} cores before anything was "
-            "measured. Figures of this run are rough."
-        )
-    if settings["scale"] < 1:
-        yield (
-            f"Sizes and times were {settings['scale']:g} of the full ones: a look, not a measurement. The backlogs, "
-            "for example, were that part of 200,000 and 10,000."
-        )
-    if machine["disk"] in ("tmpfs", "ramfs"):
-        yield "The files were in memory: what says durable here was not."
 
 
 def _targets(report: Report) -> Iterator[str]:

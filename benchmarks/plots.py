@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.case import FAMILIES, LIMIT, OURS
-from benchmarks.report import Group, Report, families, groups, short
+from benchmarks.report import Group, Report, digest, families, groups, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +25,32 @@ def draw(report: Report, folder: Path) -> dict[str, str]:
 
     Raises ImportError where matplotlib is not installed.
     """
+    _prepare()
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {}
+    for family in families(report):
+        for name, figure in (
+            (f"{family}", _bars(list(groups(report, family)))),
+            (f"{family}-percentiles", _percentiles(report, family)),
+        ):
+            if figure is not None:
+                figure.savefig(folder / f"{name}.png", dpi=130)
+                svg = _svg(figure, digest(report, family))
+                (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+                made[name] = svg[svg.index("<svg") :]
+    return made
+
+
+def bars(report: Report, family: str) -> str:
+    """Draw the bars of a family as an SVG file whose identifier is the digest of the figures that it shows.
+
+    Raises ImportError where matplotlib is not installed.
+    """
+    _prepare()
+    return _svg(_bars(list(groups(report, family))), digest(report, family))
+
+
+def _prepare() -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -39,28 +65,16 @@ def draw(report: Report, folder: Path) -> dict[str, str]:
         "xtick.color": INK,
         "ytick.color": INK,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    made = {}
-    for family in families(report):
-        for name, figure in (
-            (f"{family}", _bars(list(groups(report, family)))),
-            (f"{family}-percentiles", _percentiles(report, family)),
-        ):
-            if figure is not None:
-                made[name] = _saved(figure, folder / name)
-    return made
 
 
-def _saved(figure: Figure, path: Path) -> str:
+def _svg(figure: Figure, identifier: str) -> str:
+    """Return a figure as the text of an SVG file, and close it."""
     import matplotlib.pyplot as plt
 
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    figure.savefig(path.with_suffix(".png"), dpi=130)
+    figure.savefig(text, format="svg", metadata={"Date": None, "Identifier": identifier})
     plt.close(figure)
-    svg = text.getvalue()
-    path.with_suffix(".svg").write_text(svg, encoding="utf-8")
-    return svg[svg.index("<svg") :]
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
 def _bars(shown: list[Group]) -> Figure:

@@ -123,10 +123,9 @@ async def idle_latency(kind: type[System], run: Run) -> Sample:
 async def backlog(kind: type[System], run: Run) -> Sample:
     """The rate of the first few thousand tasks, with so many waiting behind them."""
     values, held = {}, 0
-    measured = run.of(4_000, 200)
+    measured, sizes = backlog_sizes(run)
     async with opened(kind, run.place) as system:
-        for full in BACKLOGS:
-            size = run.of(full, 2 * measured)
+        for full, size in zip(BACKLOGS, sizes, strict=True):
             await system.fill(size - held)
             system.tally.expect(measured)
             async with system.working(100):
@@ -134,6 +133,12 @@ async def backlog(kind: type[System], run: Run) -> Sample:
                 values[f"{full:,}"] = (measured - 1) / (system.tally.last - system.tally.first)
             held = size - measured
     return Sample(values)
+
+
+def backlog_sizes(run: Run) -> tuple[int, list[int]]:
+    """Return how many tasks of a backlog are measured, and the sizes of the backlogs at the run's scale."""
+    measured = run.of(4_000, 200)
+    return measured, [run.of(full, 2 * measured) for full in BACKLOGS]
 
 
 async def _warm(system: System) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.case import FAMILIES, NOTES, OURS, quantile
+from benchmarks.case import FAMILIES, NOTES, OURS, is_peer, quantile
 from benchmarks.runner import Measured, Settings
 from benchmarks.targets import judge
 
 FORMAT = 1
+BUSY = 0.5  # load before the run, as a part of the cores, above which its figures are doubtful
+LOOK = 0.1  # scale below which a run is too short for its figures to be relied on
 SHARES = [number / 100 for number in range(100)] + [0.995, 0.999]  # of which a percentile plot is drawn
 
 Report = dict[str, Any]
@@ -68,15 +72,17 @@ def _row(measured: Measured) -> dict[str, Any]:
         }
     waits = measured.waits
     return {
-        "id": f"{case.scenario.id}/{case.who}",
+        "id": f"{case.scenario.id}/{case.label}",
         "family": case.scenario.family,
         "scenario": case.scenario.name,
         "title": case.scenario.title,
-        "who": case.who,
+        "who": case.label,
         "n": measured.n,
         "took_s": round(measured.took, 2),
         "figures": figures,
-        "percentiles_ms": [[share, quantile(waits, share) * 1000] for share in SHARES] if len(waits) > 1 else [],
+        "percentiles_ms": [[share, float(f"{quantile(waits, share) * 1000:.6g}")] for share in SHARES]
+        if len(waits) > 1
+        else [],
         "error": measured.error,
     }
 
@@ -109,7 +115,8 @@ def less_is_better(report: Report) -> set[str]:
 class Group:
     """One figure of one scenario, all contestants in it: a small table, or a plot."""
 
-    family: str
+    scenario: str
+    """``family/name``."""
     title: str
     figure: str
     unit: str
@@ -117,12 +124,30 @@ class Group:
     rows: list[tuple[str, float, float, float]]
     """Contestant, median, min, max; the best first."""
 
+    @property
+    def family(self) -> str:
+        """The family of the scenario."""
+        return self.scenario.partition("/")[0]
+
     def against_ours(self, value: float) -> float | None:
         """Return how many times as good aiotaskq is."""
         ours = next((median for who, median, _, _ in self.rows if who == OURS), None)
         if not ours or not value:
             return None
         return value / ours if self.less else ours / value
+
+    def ahead(self) -> list[tuple[str, float]]:
+        """Return the peers whose median is better than that of aiotaskq, with it; the best first."""
+        ours = next((median for who, median, _, _ in self.rows if who == OURS), None)
+        if ours is None:
+            return []
+
+        def better(median: float) -> bool:
+            if math.isnan(ours):
+                return not math.isnan(median)
+            return median < ours if self.less else median > ours
+
+        return [(who, median) for who, median, _, _ in self.rows if is_peer(who) and better(median)]
 
 
 def groups(report: Report, family: str) -> Iterator[Group]:
@@ -135,15 +160,38 @@ def groups(report: Report, family: str) -> Iterator[Group]:
             first = found[0][1]
             less = first["less_is_better"]
             values = [(who, figure["median"], figure["min"], figure["max"]) for who, figure in found]
-            values.sort(key=lambda each: each[1], reverse=not less)
+            values.sort(key=lambda each: (math.isnan(each[1]), each[1] if less else -each[1]))
             title = there[0]["title"] if len(there[0]["figures"]) == 1 else f"{there[0]['title']}: {name}"
-            yield Group(family, title, name, first["unit"], less, values)
+            yield Group(f"{family}/{scenario}", title, name, first["unit"], less, values)
 
 
 def families(report: Report) -> list[str]:
     """Return the families that were measured, in the order of the report."""
     there = {row["family"] for row in report["measurements"]}
     return [family for family in FAMILIES if family in there]
+
+
+def warnings(report: Report) -> Iterator[str]:
+    """Yield what makes the figures of a report doubtful, each in whole sentences."""
+    machine, settings = report["machine"], report["settings"]
+    if report["stopped_early"]:
+        yield "The run was stopped early: what follows is what was measured by then."
+    if machine["load"] > BUSY * machine["cores"]:
+        yield (
+            f"The machine was busy: its load was {machine['load']:g} on {machine['cores']} cores before anything was "
+            "measured. Figures of this run are rough."
+        )
+    if settings["scale"] != 1:
+        look = ": a look, not a measurement" if settings["scale"] < LOOK else ""
+        yield f"Sizes and times were {settings['scale']:g} of the full ones, which the titles name{look}."
+    if machine["disk"] in ("tmpfs", "ramfs"):
+        yield "The files were in memory: what says durable here was not."
+
+
+def digest(report: Report, family: str) -> str:
+    """Return what identifies the figures of a family, so that a plot can name the figures that it was drawn from."""
+    shown = [[group.title, group.unit, group.rows] for group in groups(report, family)]
+    return f"sha256:{hashlib.sha256(json.dumps(shown).encode()).hexdigest()}"
 
 
 def short(value: float) -> str:
@@ -184,6 +232,46 @@ def changes(old: Report, new: Report) -> list[Change]:
             apart = figure["min"] > was["max"] or figure["max"] < was["min"]
             found.append(Change(f"{row['id']}:{name}", figure["unit"], was["median"], figure["median"], better, apart))
     return found
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as good one figure of aiotaskq is as that of another checkout, round by round."""
+
+    id: str
+    median: float
+    least: float
+    most: float
+
+
+def ratios(report: Report) -> list[Ratio]:
+    """Compare this checkout with the other one that took turns with it."""
+    rows = {row["id"]: row for row in report["measurements"]}
+    found = []
+    for row in rows.values():
+        here = rows.get(f"{row['family']}/{row['scenario']}/{OURS}")
+        if here is None or not row["who"].startswith(f"{OURS} of "):
+            continue
+        for figure, theirs in row["figures"].items():
+            ours = here["figures"].get(figure, {"rounds": []})
+            pairs = zip(ours["rounds"], theirs["rounds"], strict=False)  # of a case that failed there are fewer
+            times = [b / a if theirs["less_is_better"] else a / b for a, b in pairs if a and b]
+            if times:
+                label = f"{row['family']}/{row['scenario']}:{figure}"
+                found.append(Ratio(label, statistics.median(times), min(times), max(times)))
+    return found
+
+
+def dumps(report: Report) -> str:
+    """Return a report as JSON of one line for each measurement, so that a difference between two can be read."""
+    parts = []
+    for key, value in report.items():
+        if isinstance(value, list) and value:
+            lines = ",\n  ".join(json.dumps(each, ensure_ascii=False) for each in value)
+            parts.append(f"{json.dumps(key)}: [\n  {lines}\n ]")
+        else:
+            parts.append(f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")
+    return "{\n " + ",\n ".join(parts) + "\n}\n"
 
 
 def read(path: Path) -> Report:

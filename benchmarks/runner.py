@@ -12,12 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from benchmarks.case import Case, Run, Sample, Scenario
+from benchmarks.case import OURS, Case, Run, Sample, Scenario
 from benchmarks.places import Places
 
 ROOT = Path(__file__).parent.parent
@@ -65,8 +65,12 @@ class Failed(Exception):
 class Child:
     """A process that runs the cases of one contestant, one after the other."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, checkout: Path | None = None) -> None:
+        """Another ``checkout`` runs its own benchmarks, with the Python of its ``.venv`` if it has one."""
         self._log: IO[bytes] = log.open("ab")
+        self._root = checkout or ROOT
+        own = self._root / ".venv" / "bin" / "python"
+        self._python = str(own) if checkout is not None and own.exists() else sys.executable
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, case: Case, run: Run, patience: float) -> Sample:
@@ -97,14 +101,17 @@ class Child:
             self._kill()
         if self._process is None:
             pipe = subprocess.PIPE
+            # Settings of the machine's owner are not to be measured.
+            environment = {key: value for key, value in os.environ.items() if not key.startswith("AIOTASKQ_")}
+            # Before what is installed, and before another checkout that PYTHONPATH may name already.
+            path = os.pathsep.join(filter(None, (str(self._root), os.environ.get("PYTHONPATH"))))
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.child"],
+                [self._python, "-m", "benchmarks.child"],
                 stdin=pipe,
                 stdout=pipe,
                 stderr=self._log,
-                cwd=ROOT,
-                # Settings of the machine's owner are not to be measured.
-                env={key: value for key, value in os.environ.items() if not key.startswith("AIOTASKQ_")},
+                cwd=self._root,
+                env={**environment, "PYTHONPATH": path},
                 start_new_session=True,  # so that it can be killed with the processes that it has started
             )
         return self._process
@@ -162,14 +169,17 @@ class Runner:
             self._family = scenario.family
         turns = [Measured(case) for case in cases]
         self.measured += turns
+        sizes: dict[str, int] = {}
         for turn in turns:
-            self._tell(f"{turn.case.who}: warm-up")
+            self._tell(f"{turn.case.label}: warm-up")
             with self._failing(turn):
                 turn.n = self._size(turn.case)
+                # Two checkouts do the same amount: a rate may depend on how many there are.
+                turn.n = sizes.setdefault(turn.case.who, turn.n)
         for number in range(self._settings.rounds):
             order = turns[number % len(turns) :] + turns[: number % len(turns)]  # nobody is always first
             for turn in order:
-                self._tell(f"{turn.case.who}: round {number + 1} of {self._settings.rounds}")
+                self._tell(f"{turn.case.label}: round {number + 1} of {self._settings.rounds}")
                 with self._failing(turn):
                     if not turn.error:
                         turn.add(self._once(turn.case, turn.n, self._settings.scale))
@@ -186,10 +196,11 @@ class Runner:
             self._step()
 
     def _once(self, case: Case, n: int, scale: float) -> Sample:
-        if case.who not in self._children:
-            self._children[case.who] = Child(self._logs / f"{self._family}-{case.who.replace(' ', '-')}.log")
+        if case.label not in self._children:
+            log = self._logs / f"{self._family}-{case.label.replace(' ', '-')}.log"
+            self._children[case.label] = Child(log, case.checkout)
         with self._places.empty(case.scenario.place) as place:
-            return self._children[case.who].run(case, Run(n, place, scale), self._settings.patience)
+            return self._children[case.label].run(case, Run(n, place, scale), self._settings.patience)
 
     def _size(self, case: Case) -> int:
         """Warm up, and return how often a run is to do it."""
@@ -225,6 +236,14 @@ def chosen(scenarios: dict[str, Scenario], only: list[str]) -> list[tuple[Scenar
         if cases:
             found.append((scenario, cases))
     return found
+
+
+def beside(picked: list[tuple[Scenario, list[Case]]], checkout: Path) -> list[tuple[Scenario, list[Case]]]:
+    """Return the cases of aiotaskq alone, each with the same case of another checkout."""
+    pairs = ((scenario, [case for case in cases if case.who == OURS]) for scenario, cases in picked)
+    return [
+        (scenario, [*ours, *(replace(case, checkout=checkout) for case in ours)]) for scenario, ours in pairs if ours
+    ]
 
 
 def _matches(case: Case, pattern: str) -> bool:

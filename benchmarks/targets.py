@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from benchmarks.case import FAMILIES, LIMIT, OURS
+from benchmarks.case import FAMILIES, LIMIT, OURS, is_peer
 
 ANY_PEER = "best peer"
 
@@ -74,7 +74,7 @@ def _value(name: str, figures: Mapping[str, float], less: set[str]) -> tuple[flo
     for other, value in figures.items():
         place, _, end = other.rpartition("/")
         contestant, _, what = end.partition(":")
-        if place == scenario and what == figure and contestant not in (OURS, LIMIT):
+        if place == scenario and what == figure and is_peer(contestant):
             peers[contestant] = value
     if not peers:
         return None, ""

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.case import FAMILIES, LIMIT, OURS, Scenario
-from benchmarks.report import Change, Report, families, groups, report_servers, short
+from benchmarks.report import Change, Ratio, Report, families, groups, report_servers, short
 
 BAR = 16  # columns of the longest bar
 BLOCK = "▇"
@@ -107,4 +107,16 @@ def show_changes(console: Console, changes: Sequence[Change], old: str) -> None:
         style = "green" if each.better else "red"
         unit = Text(f" {each.unit}", style="dim")
         table.add_row(each.id, short(each.before), Text(short(each.now)) + unit, Text(ratio, style=style))
+    console.print(table)
+
+
+def show_ratios(console: Console, ratios: Sequence[Ratio], other: str) -> None:
+    """Show how many times as good this checkout is as another one that took turns with it."""
+    console.print(f"\nagainst {other}, round by round: above 1 this checkout is better", style="bold")
+    table = Table("figure", box=None, pad_edge=False)
+    for name in ("median", "min–max"):
+        table.add_column(name, justify="right")
+    for each in ratios:
+        style = "green" if each.least > 1 else "red" if each.most < 1 else ""
+        table.add_row(each.id, Text(f"{each.median:.3f} ×", style=style), f"{each.least:.3f}–{each.most:.3f}")
     console.print(table)

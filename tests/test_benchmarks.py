@@ -86,7 +86,8 @@ def test_machine_and_versions_are_named(data: dict[str, Any]) -> None:
     machine = data["machine"]
     assert machine["cores"] == os.cpu_count() and machine["disk"] and machine["sync_ms"] > 0
     assert machine["versions"]["aiosqlite"] and machine["versions"]["SQLite"]
-    assert machine["command"].startswith("python -m benchmarks --scale 0.01")
+    assert machine["command"].startswith("python -m benchmarks --rounds 2 --scale 0.01 --only")
+    assert "--out" not in machine["command"]
 
 
 @pytest.mark.parametrize(
@@ -184,6 +185,71 @@ def test_what_is_not_a_report_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["--only", "store/set", "--compare", str(other)]) == 2
     assert main(["--only", "nonsense"]) == 2
     assert "nothing is named nonsense" in capsys.readouterr().err
+
+
+def test_another_checkout_takes_turns_with_this_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = tmp_path / "old"
+    for name, text in {
+        "aiotaskq/__init__.py": "RATE = 0.5\n",
+        "benchmarks/__init__.py": "",
+        "benchmarks/child.py": (
+            "import json, sys, time\n"
+            "from aiotaskq import RATE\n"
+            "for line in sys.stdin:\n"
+            "    print(line, file=sys.stderr, flush=True)\n"
+            "    print(json.dumps({'values': {'rate': RATE}, 'seconds': 9.0, 'waits': []}), flush=True)\n"
+        ),
+    }.items():
+        (old / name).parent.mkdir(parents=True, exist_ok=True)
+        (old / name).write_text(text)
+    words = [
+        "--only",
+        "store/set",
+        "--only",
+        "huey",
+        "--scale",
+        "0.01",
+        "--rounds",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main([*words, "--against", str(old)]) == 0
+    made = report.read(tmp_path / "out" / "report.json")
+    here, there = made["measurements"]
+    assert [row["id"] for row in (here, there)] == ["store/set/aiotaskq", "store/set/aiotaskq of old"]
+    assert there["figures"]["rate"]["rounds"] == [0.5, 0.5] and here["n"] == there["n"]
+    orders = [
+        json.loads(line) for line in (tmp_path / "out/logs/store-aiotaskq-of-old.log").read_text().split("\n") if line
+    ]
+    assert [order["who"] for order in orders] == [OURS] * 3 and orders[-1]["run"]["n"] == here["n"]
+    (ratio,) = report.ratios(made)
+    assert ratio.id == "store/set:rate"
+    assert ratio.least == min(here["figures"]["rate"]["rounds"]) / 0.5
+    assert "above 1 this checkout is better" in capsys.readouterr().out
+    assert not next(report.groups(made, "store")).ahead()
+
+
+def test_a_ratio_is_that_of_each_round_and_above_one_where_this_checkout_is_better() -> None:
+    scene = Scenario("memory", "x", "a title", {"rate": Unit("tasks/s"), "p50": Unit("ms", less=True)})
+    turns = []
+    for checkout, rates, waits in (
+        (None, [10.0, 30.0, 20.0], [1.0, 1.0, 4.0]),
+        (Path("old"), [5.0, 10.0, 40.0], [2.0] * 3),
+    ):
+        turns.append(Measured(Case(scene, OURS, lambda run: Sample({}), checkout=checkout)))
+        for figure, wait in zip(rates, waits, strict=True):
+            turns[-1].add(Sample({"rate": figure, "p50": wait}))
+    made = report.make({}, Settings(), turns, [], False)
+    assert report.ratios(made) == [
+        report.Ratio("memory/x:rate", 2.0, 0.5, 3.0),
+        report.Ratio("memory/x:p50", 2.0, 0.5, 2.0),
+    ]
+
+
+def test_what_is_no_checkout_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only", "store/set", "--against", str(tmp_path)]) == 2
+    assert "is no checkout of aiotaskq" in capsys.readouterr().err
 
 
 def test_the_list_names_every_scenario(capsys: pytest.CaptureFixture[str]) -> None:

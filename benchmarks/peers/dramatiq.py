@@ -57,12 +57,13 @@ class DramatiqInMemory(ThreadSystem):
 class DramatiqOnRedis(DramatiqInMemory):
     family = "redis"
     needs = ("dramatiq", "redis")
-    note = "RedisBroker, a thread a worker, acknowledged after the run"
+    note = "RedisBroker with 200 connections, a thread a worker, acknowledged after the run"
 
     def make_broker(self) -> Any:
         from dramatiq.brokers.redis import RedisBroker
 
-        return RedisBroker(url=self.place.partition("?")[0])
+        # The pool's default of 100 connections is too few for 100 threads and those that fetch for them.
+        return RedisBroker(url=f"{self.place.partition('?')[0]}?max_connections=200")
 
     async def unfinished(self) -> bool:
         client = self.broker.client

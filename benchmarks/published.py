@@ -1,0 +1,288 @@
+"""The figures of the README: written from a report, which is kept beside the plots that were drawn from it."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from benchmarks.case import LIMIT, OURS, Run, is_peer, load
+from benchmarks.queues import backlog_sizes
+from benchmarks.report import Group, Report, dumps, families, groups, short, warnings
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path("benchmarks", "results")
+KEPT = RESULTS / "report.json"
+BEGIN = "<!-- figures: written by `python -m benchmarks --publish`, which replaces what stands here -->"
+END = "<!-- end of figures -->"
+
+RATES = (
+    "memory/run",
+    "sqlite/push.one",
+    "sqlite/push.many",
+    "sqlite/push.bulk",
+    "sqlite/drain.10",
+    "sqlite/drain.100",
+    "sqlite/drain.two",
+    "sqlite/run",
+    "postgresql/push.one",
+    "postgresql/push.many",
+    "postgresql/push.bulk",
+    "postgresql/drain.10",
+    "postgresql/drain.100",
+    "postgresql/drain.two",
+    "postgresql/run",
+    "redis/push.one",
+    "redis/push.many",
+    "redis/drain.10",
+    "redis/drain.100",
+    "redis/drain.two",
+    "redis/run",
+    "scheduler/add",
+)
+"""The scenarios of the table of rates, in its order."""
+
+LIMITS = {
+    "sqlite/push.many": ("one a commit", "sqlite/push.one"),
+    "postgresql/push.many": ("one a commit", "postgresql/push.many"),
+    "redis/push.many": ("one a call", "redis/push.many"),
+}
+"""Where the limit does less than aiotaskq in one step: what it does, and the scenario that measures it."""
+
+LATENCIES = ("memory/latency", "sqlite/latency", "postgresql/latency", "redis/latency")
+BACKLOGS = ("memory/backlog", "sqlite/backlog", "postgresql/backlog", "mysql/backlog", "redis/backlog")
+PLOTS = ("sqlite", "postgresql")
+OPTIONAL = {"oban": "it needs Python 3.12"}
+"""The peers that may be absent, and why; all others take part in what is published."""
+
+NAMES = {
+    "memory": "memory",
+    "sqlite": "SQLite",
+    "postgresql": "PostgreSQL",
+    "mysql": "MariaDB",
+    "redis": "Valkey",
+    "facade": "blocking facade",
+    "store": "public store",
+    "scheduler": "scheduler",
+    "startup": "start",
+}
+"""The families, as the README names them."""
+
+Draw = Callable[[Report, str], str]
+
+
+# ---- what may be published ------------------------------------------------------------------------------------------
+
+
+def problems(report: Report) -> list[str]:
+    """Return why a report is not fit to be published, one reason each; nothing where it is."""
+    found = []
+    if report["stopped_early"]:
+        found.append("the run was stopped early")
+    if partial := {"--only", "--against"} & set(shlex.split(report["machine"]["command"])):
+        found.append(f"a part of the cases was run ({', '.join(sorted(partial))})")
+    found += [f"{each['id']} failed: {each['why']}" for each in report["failed"]]
+    found += [f"left out: {each}" for each in report["absent"] if each.partition(":")[0] not in OPTIONAL]
+    there = {row["id"] for row in report["measurements"]}
+    found += [f"{name} was not measured" for name in _wanted() if name not in there]
+    return found
+
+
+def _wanted() -> Iterator[str]:
+    """Yield the cases that the tables need: each contestant of their scenarios, so that none can be left out."""
+    scenarios = load()
+    for name in (*RATES, *LATENCIES, *BACKLOGS):
+        for who in scenarios[name].cases:
+            if who not in OPTIONAL:
+                yield f"{name}/{who}"
+
+
+def publish(report: Report, draw: Draw, root: Path) -> list[Path]:
+    """Keep a report and its plots under ``root``, and write its figures into the README; return the files written.
+
+    Raises ValueError where the report has ``problems`` or the README lacks its marks; nothing is written then.
+    """
+    if found := problems(report):
+        raise ValueError("; ".join(found))
+    readme = root / "README.md"
+    texts = {
+        readme: replaced(readme.read_text(encoding="utf-8"), section(report)),
+        root / KEPT: dumps(report),
+        **{root / RESULTS / f"{family}.svg": draw(report, family) for family in PLOTS},
+    }
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return list(texts)
+
+
+def parts(readme: str) -> tuple[str, str, str]:
+    """Return the README before the figures, the figures with their marks, and the README after them.
+
+    Raises ValueError unless each mark is there once, the first before the second.
+    """
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(END) < readme.index(BEGIN):
+        raise ValueError(f"README.md: the figures go between one line {BEGIN} and one line {END}; write both there")
+    before, _, rest = readme.partition(BEGIN)
+    inside, _, after = rest.partition(END)
+    return before, f"{BEGIN}{inside}{END}", after
+
+
+def replaced(readme: str, figures: str) -> str:
+    """Return the README with these figures instead of those it has. Raises ValueError where its marks are missing."""
+    before, _, after = parts(readme)
+    return f"{before}{figures}{after}"
+
+
+# ---- the README's part ----------------------------------------------------------------------------------------------
+
+
+def section(report: Report) -> str:
+    """Return the figures of a report as the README shows them, with the marks around them."""
+    blocks = [
+        _measured(report),
+        "Tasks a second, more is better. **Bold** is the best of aiotaskq and its peers; the limit is what the driver "
+        "or the language does with nothing around it.",
+        _table(("", OURS, "limit", "peers"), _rates(report)),
+        "From a push to the start of its handler, workers idle, p50 / p99 in ms, less is better (bold: the best p50):",
+        _table(("", OURS, "limit", "peers"), _latencies(report)),
+        _backlogs(report),
+        *(f"![{NAMES[each]}: bars of the same run]({RESULTS.as_posix()}/{each}.svg)" for each in PLOTS),
+        *_behind(report),
+        _setup(report),
+    ]
+    return "\n\n".join([BEGIN, *blocks, END])
+
+
+def _measured(report: Report) -> str:
+    """Say when, where, how and from which file."""
+    machine, rounds = report["machine"], report["settings"]["rounds"]
+    servers = [f"{NAMES[kind]} {_number(said)}" for kind, said in machine["servers"].items()]
+    sentences = [
+        f"Measured on {machine['date'][:10]} by `{machine['command']}`: {machine['cores']} cores ({machine['cpu']}), "
+        f"{machine['memory_gib']:g} GiB, {machine['python']}, {', '.join(servers)}, files on {machine['disk']}, where "
+        f"the shortest durable write takes {short(machine['sync_ms'])} ms.",
+        f"A figure is the median of {rounds} rounds." if rounds > 1 else "A figure is a single round.",
+        *warnings(report),
+        f"All figures, with their least and most: [report.json]({KEPT.as_posix()}).",
+    ]
+    return " ".join(sentences)
+
+
+def _rates(report: Report) -> Iterator[tuple[str, ...]]:
+    there = _groups(report)
+    for name in RATES:
+        group = there[name, "rate"]
+        text, limit = LIMITS.get(name, ("", name))
+        most = next((median for who, median, *_ in there[limit, "rate"].rows if who == LIMIT), None)
+        unit = "" if group.unit == "tasks/s" else f" ({group.unit})"
+        yield (
+            f"{_title(group)}{unit}",
+            _bold(short(_median(group, OURS)), not group.ahead()),
+            "" if most is None else f"{text}: {short(most)}" if text else short(most),
+            _peers(group, lambda who, median: short(median)),
+        )
+
+
+def _latencies(report: Report) -> Iterator[tuple[str, ...]]:
+    there = _groups(report)
+    for name in LATENCIES:
+        half, most = there[name, "p50"], there[name, "p99"]
+        both = {who: f"{short(median)} / {short(_median(most, who))}" for who, median, *_ in half.rows}
+        yield (
+            NAMES[half.family],
+            _bold(both[OURS], not half.ahead()),
+            both.get(LIMIT, ""),
+            _peers(half, lambda who, median, both=both: both[who]),  # type: ignore[misc]
+        )
+
+
+def _backlogs(report: Report) -> str:
+    there = _groups(report)
+    _, (few, many) = backlog_sizes(Run(1, scale=report["settings"]["scale"]))
+    told = []
+    for name in BACKLOGS:
+        small, large = (each for (scenario, _), each in there.items() if scenario == name)
+        told.append(f"{NAMES[small.family]} {short(_median(large, OURS) / _median(small, OURS))}")
+    return (
+        f"The rate of aiotaskq with {many:,} tasks waiting, as a part of its rate with {few:,} waiting: "
+        f"{', '.join(told)}."
+    )
+
+
+def _behind(report: Report) -> Iterator[str]:
+    """Tell every figure of the whole report in which a peer is ahead, also of what is in no table above."""
+    compared = [group for group in _groups(report).values() if any(is_peer(who) for who, *_ in group.rows)]
+    behind = [group for group in compared if group.ahead()]
+    if not behind:
+        yield f"A peer is ahead in none of the {len(compared)} figures that were measured beside peers."
+        return
+    yield (
+        f"A peer is ahead in {len(behind)} of the {len(compared)} figures that were measured beside peers. A peer is "
+        "another library, what the standard library offers for the same, or the old threads; × is how many times as "
+        "good it is."
+    )
+    yield _table(("A peer is ahead in", OURS, "peers that are ahead"), map(_lost, behind))
+
+
+def _lost(group: Group) -> tuple[str, ...]:
+    ours = _median(group, OURS)
+    peers = (f"{who} {short(median)}{_times(group, median, ours)}" for who, median in group.ahead())
+    return f"{_title(group)} ({group.unit})", short(ours), "; ".join(peers)  # there are commas in names
+
+
+def _times(group: Group, median: float, ours: float) -> str:
+    better, worse = (ours, median) if group.less else (median, ours)
+    return f" ({short(better / worse)} ×)" if worse and not math.isnan(ours) else ""
+
+
+def _setup(report: Report) -> str:
+    """Tell the versions, and how each contestant of the tables is set up."""
+    shown = {f"{row['family']}/{row['who']}" for row in report["measurements"] if row["scenario"] in ("run", "latency")}
+    notes = [f"- {_contestant(key)}: {note}" for key, note in report["notes"].items() if key in shown]
+    versions = ", ".join(f"{name} {version}" for name, version in report["machine"]["versions"].items())
+    lines = ["<details><summary>Versions, and how each is set up</summary>", "", f"{versions}.", "", *notes]
+    return "\n".join([*lines, "", "</details>"])
+
+
+def _contestant(key: str) -> str:
+    family, _, who = key.partition("/")
+    return f"{NAMES[family]}, {who}"
+
+
+def _groups(report: Report) -> Mapping[tuple[str, str], Group]:
+    """Return what was measured by scenario, ``family/name``, and figure."""
+    return {(group.scenario, group.figure): group for family in families(report) for group in groups(report, family)}
+
+
+def _title(group: Group) -> str:
+    return f"{NAMES[group.family]}: {group.title}".replace("|", "\\|")
+
+
+def _median(group: Group, wanted: str) -> float:
+    return next((median for who, median, *_ in group.rows if who == wanted), float("nan"))
+
+
+def _peers(group: Group, shown: Callable[[str, float], str]) -> str:
+    """Return the peers of a row, the best first, in bold if it is ahead."""
+    peers = [(who, median) for who, median, *_ in group.rows if is_peer(who)]
+    ahead = [who for who, _ in group.ahead()][:1]
+    return "; ".join(f"{who} {_bold(shown(who, median), who in ahead)}" for who, median in peers)
+
+
+def _bold(text: str, best: bool) -> str:
+    return f"**{text}**" if best else text
+
+
+def _number(version: str) -> str:
+    """Return the number in what a server says of its version."""
+    found = re.search(r"\d+(\.\d+)*", version)
+    return found[0] if found else version
+
+
+def _table(head: Iterable[str], rows: Iterable[tuple[str, ...]]) -> str:
+    names = list(head)
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
