@@ -123,7 +123,11 @@ class LeaseKeeper:
     @property
     def trusted(self) -> bool:
         """Whether the store has answered within the lease; otherwise others may have what this worker holds."""
-        return not self._shared or self._clock.ticks() - self._trusted <= self._lease
+        return self.trusted_at(self._clock.ticks())
+
+    def trusted_at(self, ticks: int) -> bool:
+        """Return the same for ``ticks`` of the clock that were just read."""
+        return not self._shared or ticks - self._trusted <= self._lease
 
     def hold(self, key: Key) -> None:
         """Renew the lease of this delivery from now on."""

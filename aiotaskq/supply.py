@@ -15,6 +15,7 @@ from aiotaskq.inbox import Inbox
 from aiotaskq.leases import TRY_WITHIN, LeaseKeeper
 from aiotaskq.log import log, named
 from aiotaskq.outcome import Backoff, Completed, Failed, Outcome, Released, settle, unstorable
+from aiotaskq.pace import HORIZON, MOST
 from aiotaskq.queue import Queue
 from aiotaskq.service import MAX_BACKOFF, Service
 from aiotaskq.task import SECOND, Status, Task
@@ -232,6 +233,8 @@ class Supply:
             self._give_back(0)
         else:
             self._give_back_what_waits()
+        if self._ended and len(self._inbox):
+            await self._while_quick()
         ended, self._ended = self._ended, []
         self._missed = self._coming > 0
         hinted, self._hinted = self._hinted, self._hinted and self._missed  # who gets the room needs the hint
@@ -272,6 +275,14 @@ class Supply:
         # While tasks come and go it does not pay to ask when the next becomes due: each hint is followed by a claim.
         self._lull = True
         return min(LULL, self._poll_interval)
+
+    async def _while_quick(self) -> None:
+        """Wait while each turn of the loop ends a run, for up to HORIZON, so that one transaction writes many."""
+        until = self._clock.ticks() + HORIZON
+        count = 0
+        while count < len(self._ended) < MOST and len(self._inbox) and self._clock.ticks() < until:
+            count = len(self._ended)
+            await asyncio.sleep(0)
 
     async def _until_due(self, now: int) -> float:
         """Before the earliest known time nothing becomes due by itself; a hint or the next poll tells of the rest."""

@@ -285,14 +285,15 @@ class Worker:
 
     def _spawn(self, running: Running, work: Coroutine[Any, Any, None]) -> None:
         # A copy of the context that the worker was started in: a handler's context variables end with its run.
-        running.coroutine = self.loop.create_task(work, name="aiotaskq-run", context=self._context.copy())
+        # Not by the loop's task factory: an eager one would run the handler, and those after it, in here.
+        running.coroutine = asyncio.Task(work, loop=self.loop, name="aiotaskq-run", context=self._context.copy())
 
     async def _run(self, running: Running) -> None:
         """Run one task. Nothing is awaited here but the handler: a cancel that it leaves behind meets nobody else."""
         began = self._clock.ticks()
         running.begun = True
         try:
-            if self._keeper.trusted:
+            if self._keeper.trusted_at(began):
                 outcome = await self.runner.run(running)
             else:  # the process stood still for longer than its lease: others may have the task; if not, it goes back
                 outcome = Released(CUT_OFF)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -259,3 +260,24 @@ async def test_what_was_claimed_before_a_pause_longer_than_the_lease_is_not_star
         await tq._stop_running(0.01, 0.01)
     assert started == [0]
     assert (row.status, row.retry_count, row.crashes) == (Status.PENDING, 0, 0)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+async def test_the_eager_tasks_of_an_application_do_not_nest_runs(tq: TaskQ) -> None:
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
+    runs, depths = 0, set()
+    all_ran = asyncio.Event()
+
+    @tq.task
+    async def quick() -> None:
+        nonlocal runs
+        runs += 1
+        depths.add(sum(1 for _ in traceback.walk_stack(None)))
+        if runs == 2_000:
+            all_ran.set()
+
+    async with tq, asyncio.timeout(within(60)):
+        await tq.push_many([("quick", {})] * 2_000)
+        async with tq.running():
+            await all_ran.wait()
+    assert len(depths) == 1

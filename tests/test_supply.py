@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from aiotaskq import TaskQ
 from aiotaskq.backends.base import TAKEN, Backend, Change
+from aiotaskq.claims import Claims
 from aiotaskq.clock import VirtualClock
 from aiotaskq.deadlines import Deadlines
 from aiotaskq.errors import DatabaseUnavailable
@@ -125,6 +126,31 @@ async def test_what_waits_behind_many_that_became_slower_goes_back() -> None:  #
 
 
 # ---- writing behind ----
+
+
+async def test_quick_tasks_are_written_by_the_hundred(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with TaskQ("memory://") as tq:
+        count, written = 4_000, asyncio.Event()
+
+        @tq.task
+        async def quick(left: int) -> None:
+            if not left:
+                written.set()
+
+        await tq.push_many([("quick", {"left": count - number - 1}) for number in range(count)])
+        exchanges = 0
+        exchange = Claims.exchange
+
+        async def counted(*args: Any, **options: Any) -> Any:
+            nonlocal exchanges
+            exchanges += 1
+            return await exchange(*args, **options)
+
+        monkeypatch.setattr(Claims, "exchange", counted)
+        async with tq.running(concurrency=10):
+            await written.wait()
+    # One for each 500 at best; a slow machine claims less ahead. One for each turn of the loop would be 200.
+    assert exchanges <= 80
 
 
 async def test_a_store_that_is_away_is_not_asked_by_each_task_that_ends() -> None:  # A17
