@@ -113,6 +113,11 @@ class Database:
         """Whether it was opened, here or in another thread, and not closed since."""
         return self._engine is not None
 
+    def check_file(self) -> None:
+        """Raise DatabaseUnavailable if this is SQLite and the open file was deleted, moved or replaced."""
+        if isinstance(self._engine, SqliteConnections):
+            self._engine.file.check()
+
     @property
     def pending(self) -> frozenset[asyncio.Future[Any]]:
         """The transactions that have begun in this loop and not ended."""
@@ -222,6 +227,14 @@ class Database:
     async def read_session(self, body: Callable[[Connection], T]) -> T:
         """Do as ``read`` does, in an ``AsyncSession``: the body is given its connection."""
         return await self._to_its_end(self._read_session(await self._ready(), body))
+
+    async def trim(self) -> None:
+        """Give back disk space that is not needed any more, on SQLite that of a large write-ahead log.
+
+        Raises DatabaseUnavailable.
+        """
+        if isinstance(engine := await self._ready(), SqliteConnections):
+            await self._to_its_end(engine.trim())
 
     async def _write(self, engine: Engines, body: Callable[[Connection], T], alone: bool = False) -> T:
         if isinstance(engine, SqliteConnections):

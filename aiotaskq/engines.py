@@ -18,6 +18,7 @@ from aiotaskq.backends import scheme_of
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.extras import missing
 from aiotaskq.masking import mask
+from aiotaskq.sqlite_file import WAL_LIMIT
 
 __all__ = [
     "ASYNC_DRIVERS",
@@ -362,10 +363,13 @@ def prepare_sqlite(url: URL) -> None:
 
 
 def on_sqlite_connect(connection: Any, _record: object) -> None:
-    """Make a SQLite connection durable and patient."""
+    """Make a SQLite connection durable and patient, and bound what it leaves of the write-ahead log."""
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000)}")
     cursor.execute("PRAGMA synchronous = FULL")
+    # The log grows while a reader keeps a snapshot. The first commit after that reader's end that can use it from the
+    # beginning cuts it.
+    cursor.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
     cursor.close()
 
 

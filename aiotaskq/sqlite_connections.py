@@ -20,6 +20,7 @@ from aiotaskq import engines
 from aiotaskq.engines import lenient_text, on_sqlite_connect, quiet_aiosqlite, sqlite_engine
 from aiotaskq.errors import ClosedError
 from aiotaskq.forks import outside_of_forks
+from aiotaskq.sqlite_file import WAL_LIMIT, SqliteFile
 from aiotaskq.watch import is_about_a_value
 
 T = TypeVar("T")
@@ -226,6 +227,8 @@ class SqliteConnections:
         """``writing`` is called when a transaction has the write lock, ``written`` when it has ended; on a thread."""
         quiet_aiosqlite()
         self.sync_engine = sqlite_engine(url, poolclass=NullPool)
+        self.file = SqliteFile(str(url.database))
+        event.listen(self.sync_engine, "do_connect", partial(_connect, self.file))
         event.listen(self.sync_engine, "connect", _on_connect)
         self._writing, self._written = writing, written
         self.writer = StoreConnection(self.sync_engine, writes=True)
@@ -272,6 +275,7 @@ class SqliteConnections:
 
     def _begin(self, store: StoreConnection) -> None:
         begin_immediate(store.raw)
+        self.file.check()  # now that it has waited for the lock
         self._writing()
 
     async def read(self, body: Callable[[Connection], T]) -> T:
@@ -312,9 +316,18 @@ class SqliteConnections:
         async with self._unused:
             store = self.readers.pop()
             try:
-                return await store.run(partial(act, store))
+                return await store.run(partial(self._look, store, act))
             finally:
                 self.readers.append(store)
+
+    def _look(self, store: StoreConnection, act: Callable[[StoreConnection], T]) -> T:
+        self.file.check()
+        return act(store)
+
+    async def trim(self) -> None:
+        """Empty the write-ahead log if it is larger than WAL_LIMIT and no reader needs it."""
+        if self.file.wal_size() > WAL_LIMIT:
+            await self.read(_empty_wal)
 
     async def dispose(self) -> None:
         """Close every connection, after what runs, and end the threads."""
@@ -330,6 +343,13 @@ class SqliteConnections:
             store.abandon()
 
 
+def _empty_wal(connection: Connection) -> None:
+    # The first one holds up no writer while it copies; the second has the lock, and nothing left to copy.
+    busy, frames, copied = connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").one()
+    if not busy and frames == copied:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").close()
+
+
 def begin_immediate(connection: sqlite3.Connection) -> None:
     """Begin a transaction that has the write lock. Raises OperationalError of SQLAlchemy's if it is taken.
 
@@ -340,6 +360,10 @@ def begin_immediate(connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE").close()
     except sqlite3.Error as error:
         raise exc.DBAPIError.instance("BEGIN IMMEDIATE", None, error, sqlite3.Error) from error
+
+
+def _connect(file: SqliteFile, dialect: Any, _record: object, arguments: Sequence[Any], options: dict[str, Any]) -> Any:
+    return file.connected(lambda: dialect.connect(*arguments, **options))
 
 
 def _on_connect(connection: Any, record: object) -> None:

@@ -426,6 +426,7 @@ class Worker:
             owner=self._owner, holds=self._keeper, then=self._follow_ups, lease=self._lease
         ):
             return 0.0
+        await self._backend.tidy()
         return self._reap_interval * random.uniform(0.8, 1.2)
 
     # ---- stopping ----

@@ -115,6 +115,8 @@ async def test_without_that_line_they_are_dropped_and_the_error_says_what_to_do(
             assert not host.tables() & OURS
 
         await asyncio.to_thread(migrate)
+        store = (await tq.health())["store"]
+        assert store is not None and "it was dropped after aiotaskq had made it" in store
         for call in (tq.push("mail", {}), tq.stats(), tq.get("x")):
             with pytest.raises(DatabaseUnavailable) as raised:
                 await call

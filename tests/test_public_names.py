@@ -234,6 +234,7 @@ FLOORS: dict[str, float] = {
     "engines": 2.05,
     "settings": 2.06,
     "lazy_engine": 2.06,
+    "sqlite_file": 2,
     "watch": 2.07,
     "sqlite_connections": 2.08,
     "models": 2,

@@ -43,8 +43,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     asks that the lease is still the one that was read (a reaper's write must lose against a heartbeat).
     """
 
-    # Unknown to the garbage collector, for it lives as long as its call: by the hundred they set it going.
-
+    # Unknown to the garbage collector: they end with their call, and by the hundred they would start a collection.
     before: Task
     after: Task
     then: tuple[Task, ...] = ()
@@ -184,11 +183,14 @@ class Backend(ABC):
         """
 
     async def ping(self) -> int | None:
-        """Make one round trip; answer with the store's clock in microseconds UTC, None where the host's is the store's.
+        """Make one round trip; return the store's clock in microseconds UTC, None where the host's is the store's.
 
-        Raises DatabaseUnavailable.
+        Raises DatabaseUnavailable, also if one of its tables is missing.
         """
         return None
+
+    async def tidy(self) -> None:  # noqa: B027 - most stores keep themselves in order
+        """Give back disk space that is not needed; each worker calls it now and then. Raises DatabaseUnavailable."""
 
     def another(self) -> Backend:
         """Return a backend on the same rows for another event loop, with connections of its own; not opened yet."""
@@ -478,15 +480,13 @@ def holds(row: Any, change: Change) -> bool:
 
 def matches(task: Task, where: TaskFilter) -> bool:
     """Whether a task passes the filter (``after`` is paging, not a filter)."""
+    before = where.completed_before
     return (
         (not where.status or task.status in where.status)
         and (where.type is None or task.type == where.type)
         and (where.queue is None or task.queue == where.queue)
         and (where.scheduler_task_id is None or task.scheduler_task_id == where.scheduler_task_id)
-        and (
-            where.completed_before is None
-            or (task.completed_at is not None and task.completed_at < where.completed_before)
-        )
+        and (before is None or (task.completed_at is not None and task.completed_at < before))
     )
 
 

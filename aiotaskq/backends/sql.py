@@ -71,10 +71,14 @@ class SqlBackend(Backend):
     def _upgrade(self, connection: Connection) -> None:
         self.odd_rows = upgrade(connection)
 
-    def _upgrade_there(self, connection: Connection) -> None:
-        """Make the tables in the caller's transaction, which on SQLite may hold the lock that an opening would need."""
+    def _enter(self, connection: Connection) -> None:
+        """Make the tables in the caller's transaction, which on SQLite may hold the lock that an opening would need.
+
+        Raises DatabaseUnavailable if the open file of SQLite was deleted or replaced.
+        """
         if self.database.sqlite and not self.database.is_open:
             self._upgrade(connection)
+        self.database.check_file()
 
     async def open(self) -> None:
         await self.database.open()
@@ -86,6 +90,9 @@ class SqlBackend(Backend):
 
     async def ping(self) -> int | None:
         return await self.database.read(tasks_sql.clock)
+
+    async def tidy(self) -> None:
+        await self.database.trim()
 
     def another(self) -> SqlBackend:
         return SqlBackend(self._url)
@@ -117,7 +124,7 @@ class SqlBackend(Backend):
         room: Room | None = None,
     ) -> list[Task]:
         def body(connection: Connection) -> list[Task]:
-            self._upgrade_there(connection)
+            self._enter(connection)
             return tasks_sql.push(connection, tasks) if room is None else push_bounded(connection, tasks, room)
 
         def wake() -> None:
@@ -135,7 +142,11 @@ class SqlBackend(Backend):
             self.hints.tell_updated(changes, held)
             committed()
 
-        held += await run_in(session, self.database.url, lambda c: tasks_sql.update_tasks(c, changes), wake)
+        def body(connection: Connection) -> list[bool]:
+            self.database.check_file()
+            return tasks_sql.update_tasks(connection, changes)
+
+        held += await run_in(session, self.database.url, body, wake)
         return held
 
     async def claim(

@@ -31,6 +31,7 @@ from aiotaskq.backends.sql_insert import insert_new
 from aiotaskq.backends.sql_packet import check_rows
 from aiotaskq.backends.sql_rows import COLUMNS, LIVE, TASKS, json_text, new_row, to_task
 from aiotaskq.backends.sql_write import write, write_guarded
+from aiotaskq.migrations import OUR_TABLES
 from aiotaskq.models import QueueState
 from aiotaskq.task import FINAL, Status, Task, TaskFilter
 
@@ -47,16 +48,19 @@ RUNNING: ColumnElement[str] = literal_column("'running'")
 ENDED: ColumnElement[bool] = func.coalesce(c.status, literal_column("''")).not_in([PENDING, RUNNING])
 
 
+# No row is read, but the statement fails where a table is missing.
+_THERE = "".join(f", (SELECT 1 FROM {name} LIMIT 0)" for name in OUR_TABLES)  # noqa: S608 - our own names
 # The server's clock in microseconds, whatever the session's time zone; SQLite has none of its own.
 _CLOCKS = {
-    "postgresql": text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"),
-    "mysql": text("SELECT timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6))"),
+    "postgresql": text(f"SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint){_THERE}"),  # noqa: S608
+    "mysql": text(f"SELECT timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)){_THERE}"),
+    "sqlite": text(f"SELECT NULL{_THERE}"),
 }
 
 
 def clock(connection: Connection) -> int | None:
-    """Return the database's time in microseconds UTC, None on SQLite."""
-    answer = connection.execute(_CLOCKS.get(connection.dialect.name, text("SELECT NULL"))).scalar()
+    """Return the database's time in microseconds UTC, None on SQLite. Raises if one of our tables is missing."""
+    answer = connection.execute(_CLOCKS[connection.dialect.name]).scalar()
     return None if answer is None else int(answer)
 
 

@@ -9,10 +9,10 @@ import sqlite3
 import threading
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 from aiotaskq.backends.base import ENDED, READY, TAKEN, Hints
 from aiotaskq.forks import outside_of_forks
+from aiotaskq.sqlite_file import SqliteFile
 
 INTERVAL: Final = 0.02
 """Seconds between two looks. One costs some 6 µs and no disk access: it reads the memory that the processes share."""
@@ -31,7 +31,7 @@ class FileWatch:
     def __init__(self, database: str, hints: Hints) -> None:
         """Watch a file, given as SQLAlchemy's URLs have it: a path, or a ``file:`` URI of SQLite's own."""
         self._uri = database if database.startswith("file:") else f"{Path(database).absolute().as_uri()}?mode=rw"
-        self._path = unquote(urlsplit(self._uri).path)
+        self._under_name = SqliteFile(database)
         self._hints = hints
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
@@ -98,11 +98,11 @@ class FileWatch:
     def _look(self) -> None:
         assert self._loop is not None
         self._looks += 1
-        if self._looks % IDENTITY == 0 and self._identity() != self._file:
+        if self._looks % IDENTITY == 0 and self._under_name.identity() != self._file:
             self._close()  # it was deleted or replaced: what has changed is in the new one
         if self._connection is None:
             # It waits for no lock: this is the loop's own thread.
-            self._file = self._identity()
+            self._file = self._under_name.identity()
             with contextlib.suppress(sqlite3.Error), outside_of_forks:
                 self._connection = sqlite3.connect(
                     self._uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False
@@ -112,13 +112,6 @@ class FileWatch:
         if self._connection is None:
             self._timer.cancel()
             self._timer = self._loop.call_later(RETRY, self._look)
-
-    def _identity(self) -> object:
-        try:
-            there = os.stat(self._path)
-        except OSError:
-            return None
-        return there.st_dev, there.st_ino
 
     def _close(self) -> None:
         with outside_of_forks, self._lock:

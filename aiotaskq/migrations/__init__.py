@@ -24,6 +24,7 @@ from aiotaskq.watch import PATIENCE
 
 __all__ = [
     "HEAD",
+    "OUR_TABLES",
     "VERSION_TABLE",
     "current",
     "is_ours",
