@@ -314,7 +314,9 @@ def serve() -> None:
             for stream in (0, 1, 2):
                 os.dup2(nothing, stream)
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-            sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+            # Plugins that were imported for many runs cannot have their asserts rewritten.
+            quiet = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
+            sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *quiet, *tests]))
         end, code = time.monotonic() + patience, None
         while code is None and time.monotonic() < end:
             time.sleep(0.02)
@@ -365,7 +367,7 @@ def tried(target: Target, copies: Sequence[Copy], faults: Sequence[Fault], until
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try faults, and print those that survived; the exit code says nothing of them."""
+    """Try faults, and print those that survived; the exit code is 1 if the tests of a file could not be used."""
     parser = argparse.ArgumentParser("python -m tests.mutants", description=str(__doc__).partition("\n")[0])
     parser.add_argument("files", nargs="*", help="only these files of the package, such as outcome.py; default all")
     parser.add_argument(
@@ -387,6 +389,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     MACHINE.calibrate()  # once, and not for each run of the tests
     results: list[Tried] = []
+    unused = False
     begin, whole = time.monotonic(), options.minutes * 60
     with tempfile.TemporaryDirectory(prefix="aiotaskq-mutants-") as folder:
         copies = [] if options.list else [Copy(Path(folder) / str(number)) for number in range(options.jobs)]
@@ -401,12 +404,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             left = whole - (time.monotonic() - begin)
             here = list(tried(target, copies, faults, time.monotonic() + left / (len(targets) - number)))
             results += here
+            unused = unused or not here
             _show(target, len(faults), here)
             if options.out is not None:
                 options.out.write_text(json.dumps([asdict(each) for each in results], indent=1) + "\n")
         for each in copies:
             each.close()
-    return 0
+    return int(unused)
 
 
 def _show(target: Target, there: int, results: Sequence[Tried]) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import sys
+from pathlib import Path
 
 import pytest
 
-from tests.mutants import PACKAGE, ROOT, TARGETS, Fault, faults_of, python_faults, text_faults
+from tests.machine import within
+from tests.mutants import PACKAGE, ROOT, TARGETS, Copy, Fault, Target, faults_of, python_faults, text_faults
 
 
 def applied(source: str, fault: Fault) -> str:
@@ -70,3 +73,16 @@ def test_every_target_has_faults_and_tests(target: object) -> None:
         assert ast.dump(ast.parse(applied(source, fault))) != ast.dump(ast.parse(source)), fault
     paths = [word for tests in target.tests for word in tests if word.endswith(".py")]
     assert paths and all((ROOT / path).exists() for path in paths)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="runs each test in a fork")
+def test_a_copy_tells_a_fault_that_is_noticed_from_one_that_is_not(tmp_path: Path) -> None:
+    copy = Copy(tmp_path)
+    noticed, unnoticed = (("tests/test_outcome.py", "-k", name) for name in ("waits or wait", "describe"))
+    try:
+        assert [copy.run(tests, within(60)) for tests in (noticed, unnoticed)] == ["passed", "passed"]
+        fault = next(each for each in faults_of(Target("outcome.py", [])) if "// self.factor" in each.new)
+        came = [copy.try_out(fault, Target("outcome.py", [tests]), [within(60)]) for tests in (noticed, unnoticed)]
+        assert [each.came_of_it for each in came] == ["killed", "survived"]
+    finally:
+        copy.close()
