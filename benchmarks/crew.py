@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 REPORT = 0.005  # seconds between two reports of a worker
 PATIENCE = 120.0
 
-_idle: dict[tuple[str, str], list[Hand]] = {}
+_idle: dict[tuple[str, str, int], list[Hand]] = {}
 
 
 class Hand:
@@ -50,15 +50,16 @@ class Crew:
     """So many processes, each with the contestant opened and waiting, that start to work when the crew is entered."""
 
     def __init__(self, kind: type[System], place: str, *, processes: int, concurrency: int) -> None:
-        self._key = (kind.family, kind.who)
+        self._key = (kind.family, kind.who, processes)
         self._order = json.dumps({"place": place, "concurrency": concurrency})
         self._count = processes
         self._reports: list[dict[str, float]] = [{} for _ in range(processes)]
+        self.waits: list[float] = []  # from push to start, in seconds, of tasks that say when they were pushed
         self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Crew:
         # What breaks leaves them to be killed with this process: who knows what state they are in.
-        self._hands = _idle.pop(self._key, []) or [Hand(*self._key) for _ in range(self._count)]
+        self._hands = _idle.pop(self._key, []) or [Hand(*self._key[:2]) for _ in range(self._count)]
         for hand in self._hands:
             hand.say(self._order)
         for hand in self._hands:
@@ -89,6 +90,7 @@ class Crew:
 
     async def _read(self, number: int) -> None:
         while report := await self._hands[number].hear():
+            self.waits += report.pop("waits")
             self._reports[number] = report
             self._changed.set()
 
@@ -110,7 +112,8 @@ async def work(family: str, who: str, lines: IO[str], say: Any) -> None:
                 await asyncio.wait([stop], timeout=REPORT)
                 if (count := system.tally.count) != said:
                     said = count
-                    say({"count": count, "first": system.tally.first})
+                    say({"count": count, "first": system.tally.first, "waits": system.tally.waits})
+                    system.tally.waits = []
         await system.close()
         say(None)
 

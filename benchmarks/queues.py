@@ -22,6 +22,7 @@ SYSTEMS: dict[tuple[str, str], type[System]] = {}
 PRODUCERS = {"memory": 1, "sqlite": 100}  # as many at the same time; elsewhere 50
 BACKLOGS = (10_000, 200_000)
 GAP = 0.004  # seconds between two pushes into an idle queue, on average
+PACE = 0.015  # seconds between two pushes for another process, on average
 PLACES = {"sqlite": "file", "postgresql": "postgresql", "mysql": "mysql", "redis": "redis"}
 
 
@@ -120,6 +121,24 @@ async def idle_latency(kind: type[System], run: Run) -> Sample:
         return latency(system.tally.waits)
 
 
+async def two_latency(kind: type[System], run: Run) -> Sample:
+    """From before the push until the handler starts in another process; a push does not wait for earlier tasks."""
+    dice = random.Random(1)
+    clock = asyncio.get_running_loop().time
+    async with opened(kind, run.place) as system, Crew(kind, run.place, processes=1, concurrency=10) as crew:
+        system.notify()
+        await system.push()
+        await crew.until(1)
+        due = clock()
+        for _ in range(run.n):
+            due = max(due + dice.uniform(0.0, 2 * PACE), clock())
+            await asyncio.sleep(due - clock())
+            await system.push(at=time.perf_counter())
+        await crew.until(1 + run.n)
+        await system.written()
+    return latency(crew.waits)
+
+
 async def backlog(kind: type[System], run: Run) -> Sample:
     """The rate of the first few thousand tasks, with so many waiting behind them."""
     values, held = {}, 0
@@ -171,6 +190,13 @@ KINDS = {
     "drain.two": _Kind("drain, two processes with 50 each", drain_two, only=SHARED, start=400),
     "run": _Kind("push, run and finish, 10 at a time", push_and_run),
     "latency": _Kind("push to start, workers idle", idle_latency, size=400, figures="latency"),
+    "latency.two": _Kind(
+        "push to start, a task every 15 ms in another process",
+        two_latency,
+        size=400,
+        only=("postgresql",),
+        figures="latency",
+    ),
     "backlog": _Kind("drain, 100 at a time, before a backlog", backlog, size=1, figures="backlog"),
 }
 FIGURES = {"rate": RATE, "latency": LATENCY, "backlog": {f"{full:,}": Unit("tasks/s") for full in BACKLOGS}}

@@ -104,6 +104,9 @@ class System(ABC):
 
         await asyncio.gather(*(producer() for _ in range(producers)))
 
+    def notify(self) -> None:  # noqa: B027 - most always do
+        """From now on wake workers of other processes by each push."""
+
     @abstractmethod
     def working(self, concurrency: int) -> AbstractAsyncContextManager[Any]:
         """Run workers, so many tasks at a time, while the context is entered."""

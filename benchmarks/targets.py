@@ -112,11 +112,12 @@ TARGETS = [
     _rate("… in two processes", "postgresql/drain.two", "postgresql/drain.two/pgqueuer", 1.3),
     *(
         Target(
-            f"… push to start, {name}: of the best peer",
-            f"postgresql/latency/{OURS}:{name}",
-            f"postgresql/latency/{ANY_PEER}:{name}",
+            f"… push to start{where}, {name}: of the best peer",
+            f"postgresql/{scene}/{OURS}:{name}",
+            f"postgresql/{scene}/{ANY_PEER}:{name}",
             at_most=1.0,
         )
+        for scene, where in (("latency", ""), ("latency.two", " in another process"))
         for name in ("p50", "p99")
     ),
     _rate("Redis, 50 producers: of saq", "redis/push.many", "redis/push.many/saq", 3),

@@ -133,6 +133,21 @@ def test_a_run_is_compared_with_an_earlier_one(data: dict[str, Any]) -> None:
     assert not any(each.clear for each in report.changes(data, data))
 
 
+def test_waits_in_another_process_are_reported(tmp_path: Path, unavailable: dict[str, str]) -> None:
+    with contextlib.closing(Places(tmp_path)) as places:
+        if places.start("postgresql") is None:
+            unavailable["postgresql"] = places.unavailable["postgresql"]
+            pytest.skip(places.unavailable["postgresql"])
+        child = Child(tmp_path / "log")
+        try:
+            for who in (OURS, LIMIT):
+                with places.empty("postgresql") as place:
+                    sample = child.run(load()["postgresql/latency.two"].cases[who], Run(5, place), within(60))
+                assert len(sample.waits) == 5 and min(sample.waits) > 0
+        finally:
+            child.close()
+
+
 # ---- what can go wrong ----------------------------------------------------------------------------------------------
 
 

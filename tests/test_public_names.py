@@ -220,6 +220,7 @@ FLOORS: dict[str, float] = {
     "backends.sql_claim": 2.3,
     "backends.sql_bound": 2.35,
     "backends.sql_notify": 2.3,
+    "backends.sql_gap": 2,
     "backends.sql_schedules": 2.3,
     "backends.sqlite_watch": 2.3,
     "backends.sql_values": 2.3,

@@ -113,6 +113,8 @@ class SqlBackend(Backend):
         # To repeat a push is no other push, whether the first has come through or not.
         alone = self._alone and small_enough(len(tasks), (task.params for task in tasks))
         stored = await self.database.write(lambda c: tasks_sql.push(c, tasks), alone) if tasks else []
+        if len(tasks) > 1 and isinstance(self._between, Notifications):
+            self._between.weigh(READY, len(tasks) - 1)
         self.hints.tell(READY)
         return stored
 

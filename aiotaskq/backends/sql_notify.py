@@ -12,14 +12,13 @@ from typing import Any, Final
 import msgspec
 
 from aiotaskq.backends.base import CANCEL, ENDED, KINDS, READY, TAKEN, Hints
+from aiotaskq.backends.sql_gap import Gap
 from aiotaskq.database import Database
 from aiotaskq.engines import connect_postgresql, in_time
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log
 
 CHANNEL: Final = "aiotaskq"
-GAP: Final = 0.05
-"""Seconds between two messages of one kind: each takes a lock that all of the server's commits share (F11)."""
 SIZE: Final = 7_900  # bytes in one message; the server takes less than 8,000
 MOST_NAMES: Final = 1_000  # ids of one kind that are told; of more only that there are some, and everybody looks
 SILENCE: Final = 3.0
@@ -48,6 +47,7 @@ class Notifications:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._waiting: dict[str, dict[str, None] | None] = {}  # names by kind; None when not all are known
+        self._gaps = {kind: Gap() for kind in KINDS}
         self._senders: dict[str, asyncio.Task[None]] = {}
         self._listener: asyncio.Task[None] | None = None
         hints.forward = self.forward
@@ -56,7 +56,7 @@ class Notifications:
         """Belong to the running loop; what ran in one that is gone, or before a fork, has gone with it."""
         if self._loop is not loop or self._pid != os.getpid():
             self._loop, self._pid, self._senders, self._listener = loop, os.getpid(), {}, None
-            self._waiting = {}
+            self._waiting, self._gaps = {}, {kind: Gap() for kind in KINDS}
 
     def listen(self) -> None:
         """Tell this process's listeners what others do, until ``stop``; idempotent."""
@@ -77,6 +77,11 @@ class Notifications:
 
     # ---- telling ----
 
+    def weigh(self, kind: str, more: int) -> None:
+        """Count so many more tasks towards the load than the hint that follows says, since it names none."""
+        self._belong(asyncio.get_running_loop())
+        self._gaps[kind].wish(more)
+
     def forward(self, kind: str, names: Sequence[str]) -> None:
         """Tell the other processes soon; from any thread."""
         try:
@@ -94,6 +99,7 @@ class Notifications:
 
     def _note(self, kind: str, names: Sequence[str]) -> None:
         self._belong(asyncio.get_running_loop())
+        self._gaps[kind].wish(len(names) or 1)
         known = self._waiting.setdefault(kind, {})
         # A cancel without names would tell nobody anything.
         if kind != CANCEL and (not names or known is None or len(known) + len(names) > MOST_NAMES):
@@ -104,11 +110,15 @@ class Notifications:
             self._senders[kind] = asyncio.create_task(self._send(kind), name=f"aiotaskq-notify-{kind}")
 
     async def _send(self, kind: str) -> None:
-        """Send at once, and then what has come together meanwhile, until nothing has."""
+        """Send what has come together, as soon as the gap allows, until nothing has."""
+        gap, clock = self._gaps[kind], asyncio.get_running_loop().time
         for _ in range(8):
-            await asyncio.sleep(0)  # whom it wakes in this process goes first: his claim is under way when we send
+            await asyncio.sleep(0)  # a claim of this process begins first: its worker was woken by the same hint
         try:
             while kind in self._waiting:
+                if (delay := gap.delay(clock())) > 0:
+                    await asyncio.sleep(delay)
+                gap.sent(clock())
                 names = self._waiting.pop(kind)
                 texts = list(messages(self._me, kind, list(names or ())))
                 try:
@@ -120,7 +130,6 @@ class Notifications:
                     )
                 except AiotaskqError as error:
                     log.debug("a hint was lost: {}", error)
-                await asyncio.sleep(GAP)
         finally:
             del self._senders[kind]
 

@@ -68,8 +68,11 @@ class RawPostgreSQL(System):
     async def push_many(self, count: int) -> None:
         await self.pool.execute(INSERT_MANY, [uuid.uuid4() for _ in range(count)], ["0.0"] * count)
 
-    def working(self, concurrency: int) -> AbstractAsyncContextManager[Any]:
+    def notify(self) -> None:
         self.insert = NOTIFYING
+
+    def working(self, concurrency: int) -> AbstractAsyncContextManager[Any]:
+        self.notify()
         return in_turns(self.tally, self._turn)
 
     async def _turn(self, ran: Sequence[Any]) -> Sequence[Any]:
