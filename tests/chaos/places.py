@@ -86,13 +86,14 @@ def on_server(
 PLACES: dict[str, Callable[[Path], AbstractAsyncContextManager[Place]]] = {
     "sqlite": sqlite,
     "postgresql": on_server("postgresql", servers.postgresql),
+    "postgresql_jit": on_server("postgresql", servers.postgresql_jit),
     "mysql": on_server("mysql", servers.mariadb),
     "redis": on_server("redis", servers.valkey, schedules=False),
 }
 """By name: a folder of its own gives an empty store. Raises Unavailable where the server cannot be started."""
 
-SQL = ("sqlite", "postgresql", "mysql")
-SERVERS = ("postgresql", "mysql", "redis")
+SQL = ("sqlite", "postgresql", "postgresql_jit", "mysql")
+SERVERS = ("postgresql", "postgresql_jit", "mysql", "redis")
 
 
 @contextlib.asynccontextmanager
