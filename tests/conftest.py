@@ -13,6 +13,8 @@ from aiotaskq.log import output
 from tests.machine import MACHINE, VARIABLE, within
 from tests.promises import Proofs
 
+collect_ignore = ["apps"]  # tests of other projects, which tests/test_apps.py runs
+
 # Name of the backend to the reason. Filled through the fixture: an import of this module might get a second copy.
 UNAVAILABLE: dict[str, str] = {}
 

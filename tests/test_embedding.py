@@ -140,13 +140,15 @@ def test_a_blocking_task_queue_is_refused_with_the_remedy(tmp_path: Path) -> Non
 
 def test_override_around_the_test_client_starts_no_worker(shop: Shop) -> None:
     with override(shop.tq) as pushes, TestClient(shop.app) as client:
-        client.post("/plain/1")
-        client.post("/orders/2")
-        client.post("/orders/3?fail=true")
-        until(lambda: len(pushes.pushed) == 2)
+        for order in range(1, 20):
+            client.post(f"/orders/{order}")
+            pushes.assert_pushed(shop.receipt, {"order": order}, count=1)  # at once: the request has committed
+        client.post("/orders/20?fail=true")
+        client.post("/plain/21")
+        pushes.assert_pushed(shop.receipt, count=20)
+        pushes.assert_not_pushed(shop.receipt, {"order": 20})
         assert shop.tq._worker is None
-    pushes.assert_pushed(shop.receipt, {"order": 1})
-    pushes.assert_pushed(shop.receipt, {"order": 2})
+    pushes.assert_pushed(shop.receipt, count=20)
     assert shop.sent == []
     with TestClient(shop.app) as client:
         client.post("/plain/9")
@@ -158,7 +160,7 @@ def test_override_inside_the_test_client_reaches_no_worker(shop: Shop) -> None:
         with override(shop.tq) as pushes:
             client.post("/plain/1")
             client.post("/orders/2")
-            until(lambda: len(pushes.pushed) == 2)
+            pushes.assert_pushed(shop.receipt, count=2)
         client.post("/plain/3")
         until(lambda: shop.sent == [3])
     assert shop.sent == [3]
@@ -173,7 +175,7 @@ def test_override_without_a_lifespan(shop: Shop) -> None:
 
     with override(shop.tq) as pushes:
         assert TestClient(shop.app).post("/async/1").status_code == 200
-        until(lambda: len(pushes.pushed) == 1)
+        pushes.assert_pushed(shop.receipt, {"order": 1}, count=1)
     assert shop.sent == []
 
 
@@ -190,6 +192,7 @@ async def test_a_push_with_a_session_under_override_follows_the_transaction(tmp_
             handle = await work.options(session=session).push(order=1)
             assert handle.created and await tq.find() == []
             await session.commit()
+            pushes.assert_pushed(work, {"order": 1}, count=1)
             assert [task.task_id for task in await tq.find()] == [handle.task_id]
             await work.options(session=session).push(order=2)
             await session.rollback()
@@ -198,8 +201,28 @@ async def test_a_push_with_a_session_under_override_follows_the_transaction(tmp_
             await work.options(session=connection).push(order=3)
             await connection.commit()
             assert len(await tq.find()) == 2
-    pushes.assert_pushed(work, {"order": 1})
+        await asyncio.sleep(0)  # the events come now
+        pushes.assert_pushed(work, count=2)
     await engine.dispose()
+
+
+async def test_under_override_a_push_is_taken_down_when_the_commit_returns(tmp_path: Path) -> None:
+    tq = TaskQ("postgresql://nowhere/shop")
+    engine = create_engine(f"sqlite:///{tmp_path}/other.db")
+
+    @tq.task
+    async def work(order: int) -> None: ...
+
+    with override(tq) as pushes, Session(engine) as session:
+        await work.options(session=session).push(order=1)
+        pushes.assert_not_pushed(work)
+        session.commit()  # the loop of this test does nothing meanwhile
+        pushes.assert_pushed(work, {"order": 1}, count=1)
+        await work.options(session=session).push(order=2)
+        session.rollback()
+        await asyncio.sleep(0)
+        assert [task.params for task in pushes.pushed] == [{"order": 1}]
+    engine.dispose()
 
 
 # ---- what a host's log must not hold ---------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ class RehearsalBackend(MemoryBackend):
     def __init__(self) -> None:
         super().__init__(keep=KEEP)
         self.schedules: RehearsalSchedules = RehearsalSchedules(self)
+        self.on_commit: Callable[[Task], object] = lambda task: None
+        """Called with each task of a ``push_with`` when it is stored, in the thread that commits."""
 
     def another(self) -> Backend:
         return self
@@ -61,8 +63,9 @@ class RehearsalBackend(MemoryBackend):
                     if row is not None and holds(row, change):
                         self._leave(row)
                         self._enter(change.after.replace(params=row.params))
-                for task in tasks:
-                    self._insert(task)
+                new = [task for task in tasks if self._insert(task) is task]
+            for task in new:
+                self.on_commit(task)
             self.hints.tell(READY)
             committed()
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from aiotaskq.backends import REHEARSAL
+from aiotaskq.backends.rehearsal import RehearsalBackend
 from aiotaskq.clock import Clock
 from aiotaskq.errors import ValidationError
+from aiotaskq.task import Task
 from aiotaskq.taskq import TaskQ
 from aiotaskq.testing.pushes import Pushes
 
@@ -38,8 +40,17 @@ def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, *
     other = TaskQ(stand_in(tq) if url is None else url, clock=clock, **options)
     other.adopt(tq)
     other.stands_by = True
-    pushes = Pushes()
-    other.on("pushed", lambda event: pushes.pushed.append(event.task))
+    pushes, seen = Pushes(), set[tuple[str, int]]()
+
+    def take_down(task: Task) -> None:
+        if (push := (task.task_id, task.seq)) not in seen:
+            seen.add(push)
+            pushes.pushed.append(task)
+
+    other.on("pushed", lambda event: take_down(event.task))
+    if isinstance(other._backend, RehearsalBackend):
+        # The event comes a little after the commit of a session; a test asserts as soon as the commit has returned.
+        other._backend.on_commit = take_down
     # Each of the two is one assignment: the application may run in another thread.
     before, other._home = tq.__dict__, tq._home
     tq.__dict__ = other.__dict__
