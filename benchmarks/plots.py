@@ -18,6 +18,7 @@ OTHER = "#adb5bd"
 LINES = ["#d9480f", "#5f3dc4", "#2b8a3e", "#a61e4d", "#1864ab", "#e67700", "#495057"]
 INK = "#343a40"
 COLUMNS = 2
+LONG = 50  # characters of a title that would be cut off
 
 
 def draw(report: Report, folder: Path) -> dict[str, str]:
@@ -112,7 +113,8 @@ def _panel(panel: Axes, group: Group, lines: int) -> None:
     panel.set_xlim(0, most * 1.25)
     for number, (_, median, _, high) in enumerate(group.rows):
         panel.text(max(median, high) + most * 0.015, number, short(median), va="center", fontsize=8)
-    panel.set_title(f"{group.title}  ({group.unit})", loc="left", fontsize=9.5, fontweight="bold")
+    title = f"{group.title}  ({group.unit})"
+    panel.set_title(title, loc="left", fontsize=9.5 if len(title) < LONG else 8, fontweight="bold")
     panel.set_xticks([])
     for side in ("top", "right", "bottom", "left"):
         panel.spines[side].set_visible(False)

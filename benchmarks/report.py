@@ -35,6 +35,7 @@ def make(
         "stopped_early": stopped,
         "measurements": [row for row in rows if row["figures"]],
         "failed": [{"id": row["id"], "why": row["error"]} for row in rows if row["error"]],
+        "repeated": [{"id": row["id"], "why": why} for row in rows for why in row["repeated"]],
         "absent": sorted(absent),
         "notes": {f"{family}/{who}": note for (family, who), note in sorted(NOTES.items())},
     }
@@ -84,6 +85,7 @@ def _row(measured: Measured) -> dict[str, Any]:
         if len(waits) > 1
         else [],
         "error": measured.error,
+        "repeated": measured.repeated,
     }
 
 
@@ -184,6 +186,8 @@ def warnings(report: Report) -> Iterator[str]:
     if settings["scale"] != 1:
         look = ": a look, not a measurement" if settings["scale"] < LOOK else ""
         yield f"Sizes and times were {settings['scale']:g} of the full ones, which the titles name{look}."
+    if repeated := sorted({each["id"] for each in report["repeated"]}):
+        yield f"A run failed and was tried a second time: {', '.join(repeated)}."
     if machine["disk"] in ("tmpfs", "ramfs"):
         yield "The files were in memory: what says durable here was not."
 

@@ -50,6 +50,8 @@ def show(console: Console, report: Report) -> None:
     for family in families(report):
         show_family(console, report, family)
     show_targets(console, report)
+    for each in report["repeated"]:
+        console.print(f"{each['id']}: tried a second time: {each['why']}", style="yellow", highlight=False)
     for line in [*report["absent"], *(f"{each['id']}: FAILED: {each['why']}" for each in report["failed"])]:
         console.print(line, style="dim" if "not installed" in line else "red", highlight=False)
 

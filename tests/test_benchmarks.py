@@ -21,7 +21,7 @@ from benchmarks.__main__ import main
 from benchmarks.case import LIMIT, OURS, Case, Run, Sample, Scenario, Unit, load, quantile
 from benchmarks.cases.scheduler import plan
 from benchmarks.places import START, Places
-from benchmarks.runner import Child, Failed, Measured, Settings, chosen
+from benchmarks.runner import Child, Failed, Measured, Runner, Settings, chosen
 from benchmarks.system import Tally, in_threads
 from benchmarks.targets import ANY_PEER, TARGETS, judge
 from tests.machine import within
@@ -200,6 +200,32 @@ def test_what_is_not_a_report_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["--only", "store/set", "--compare", str(other)]) == 2
     assert main(["--only", "nonsense"]) == 2
     assert "nothing is named nonsense" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("who", "failures", "failed", "repeated"),
+    [("huey", 1, [], ["it broke"]), ("huey", 2, ["it broke"], ["it broke"]), (OURS, 1, ["it broke"], [])],
+)
+def test_a_peer_that_fails_is_tried_a_second_time(
+    who: str, failures: int, failed: list[str], repeated: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter([Failed("it broke")] * failures)
+
+    def once(child: Child, case: Case, run: Run, patience: float) -> Sample:
+        if run.n == 7 and (error := next(left, None)):
+            raise error
+        return Sample({"rate": 1.0})
+
+    monkeypatch.setattr(Child, "run", once)
+    scene = Scenario("memory", "x", "a title", {"rate": Unit("tasks/s")}, size=7, warm_up=False)
+    with (
+        contextlib.closing(Places(tmp_path)) as places,
+        Runner(places, Settings(rounds=2), tmp_path / "logs", lambda what: None, lambda: None) as runner,
+    ):
+        runner.measure(scene, [Case(scene, who, lambda run: Sample({}))])
+    made = report.make({}, Settings(), runner.measured, [], False)
+    assert [each["why"] for each in made["failed"]] == failed
+    assert made["repeated"] == [{"id": f"memory/x/{who}", "why": why} for why in repeated]
 
 
 def test_another_checkout_takes_turns_with_this_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
