@@ -60,7 +60,7 @@ def test_the_kept_report_is_one_that_may_be_published() -> None:
 
 def test_the_kept_files_are_the_report_and_its_plots() -> None:
     assert {path.name for path in (ROOT / RESULTS).iterdir()} == {"report.json", *(f"{each}.svg" for each in PLOTS)}
-    shown = re.findall(r"!\[.*?\]\((.+?)\)", README)
+    shown = re.findall(r"!\[.*?\]\((.+?)\)", section(REPORT))
     assert shown == [f"{RESULTS.as_posix()}/{each}.svg" for each in PLOTS]
 
 
@@ -84,7 +84,8 @@ def test_a_plot_names_one_set_of_figures_only() -> None:
 def test_the_kept_text_of_a_report_is_the_report(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     path.write_text(dumps(REPORT), encoding="utf-8")
-    assert read(path) == REPORT
+    # As text: a figure that is no number equals nothing.
+    assert json.dumps(read(path)) == json.dumps(REPORT)
     assert len(path.read_text().splitlines()) < 500
 
 
@@ -218,7 +219,7 @@ def test_publish_keeps_the_report_and_writes_the_figures(checkout: Path, capsys:
     report = changed(**{f"sqlite/push.one/{OURS}:rate": 3.0})
     assert main(["--publish", given_report(checkout, report)]) == 0
     assert (checkout / "README.md").read_text() == f"before\n\n{section(report)}\n\nafter\n"
-    assert read(checkout / KEPT) == report
+    assert (checkout / KEPT).read_text(encoding="utf-8") == dumps(report)
     assert (checkout / RESULTS / "sqlite.svg").read_text() == f"<svg>{digest(report, 'sqlite')}</svg>"
     assert "written: benchmarks/results/postgresql.svg" in capsys.readouterr().out
     once = {path: path.read_bytes() for path in checkout.rglob("*.*")}
@@ -230,7 +231,7 @@ def test_publish_takes_the_report_of_the_last_run(checkout: Path) -> None:
     (checkout / "out").mkdir()
     shutil.copy(given_report(checkout, SMALL), checkout / "out" / "report.json")
     assert main(["--out", str(checkout / "out"), "--publish"]) == 0
-    assert read(checkout / KEPT) == SMALL
+    assert (checkout / KEPT).read_text(encoding="utf-8") == dumps(SMALL)
 
 
 def without(name: str) -> Report:
