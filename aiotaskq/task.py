@@ -294,7 +294,10 @@ _HINTS = {
     "tuple": "; use a list",
     "bytes": "; encode it as text",
     "datetime": "; use .isoformat()",
+    "date": "; use .isoformat()",
     "set": "; use a list",
+    "UUID": "; use str()",
+    "Decimal": "; use str()",
 }
 
 

@@ -12,6 +12,7 @@ import types
 import uuid
 from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -228,12 +229,14 @@ def nested(depth: int) -> Any:
 
 NOT_JSON: list[tuple[Any, str]] = [
     ({"items": [0, 1, 2, {3}]}, "params.items[3]: set is not JSON; use a list"),
+    ({"order": uuid.UUID(int=7)}, "params.order: UUID is not JSON; use str()"),
+    ({"on": date(2026, 1, 1)}, "params.on: date is not JSON; use .isoformat()"),
     ({"a": {"b": (1,)}}, "params.a.b: tuple is not JSON; use a list"),
     ({"a": b"x"}, "params.a: bytes is not JSON; encode it as text"),
     ({"a": Rude()}, "params.a: Rude is not JSON"),
     ({"a": Colour.RED}, "params.a: Colour is not JSON"),
     ({"a": OrderedDict()}, "params.a: OrderedDict is not JSON"),
-    ({"a": Decimal(1)}, "params.a: Decimal is not JSON"),
+    ({"a": Decimal(1)}, "params.a: Decimal is not JSON; use str()"),
     ({"a": math.nan}, "params.a: nan is not JSON"),
     ({"a": [1.5, math.inf]}, "params.a[1]: inf is not JSON"),
     ({"a": -math.inf}, "params.a: -inf is not JSON"),
