@@ -9,6 +9,7 @@ import re
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.clock import Clock, SystemClock
@@ -81,6 +82,9 @@ def _digest(*words: str) -> str:
     return hashlib.blake2s("\n".join(words).encode(), digest_size=6).hexdigest()
 
 
+LOST: Final = -(2**63)  # ticks from which no lease lasts
+
+
 class LeaseKeeper:
     """Renews the leases of one worker until it is stopped.
 
@@ -113,7 +117,9 @@ class LeaseKeeper:
         self._heartbeat = heartbeat
         self._answered = answered
         self._fenced = fenced
-        self._held: dict[Key, None] = {}  # written on the worker's loop, copied on the keeper's
+        # By delivery, the ticks from which its lease counts. The keeper's loop changes the lists; keys are
+        # added and removed on the worker's loop alone.
+        self._held: dict[Key, list[int]] = {}
         self._service = Service("heartbeat", self._renew, clock, lease * TRY_WITHIN)
         self._trusted = 0  # ticks at the sending of the last heartbeat that was answered
         self._alive = 0  # ticks when the worker's loop last did something
@@ -123,15 +129,21 @@ class LeaseKeeper:
     @property
     def trusted(self) -> bool:
         """Whether the store has answered within the lease; otherwise others may have what this worker holds."""
-        return self.trusted_at(self._clock.ticks())
+        return not self._shared or self._clock.ticks() - self._trusted <= self._lease
 
-    def trusted_at(self, ticks: int) -> bool:
-        """Return the same for ``ticks`` of the clock that were just read."""
-        return not self._shared or ticks - self._trusted <= self._lease
+    def holds(self, key: Key, ticks: int) -> bool:
+        """Return whether the lease of this delivery lasts at ``ticks`` of the clock, as far as the store has told.
 
-    def hold(self, key: Key) -> None:
-        """Renew the lease of this delivery from now on."""
-        self._held[key] = None
+        After the process has stood still, an answer about other deliveries says nothing of this one.
+        """
+        if not self._shared:
+            return True
+        since = self._held.get(key)
+        return since is not None and ticks - since[0] <= self._lease
+
+    def hold(self, key: Key, since: int) -> None:
+        """Renew the lease of this delivery from now on; it was asked for at ``since`` ticks of the clock."""
+        self._held[key] = [since]
 
     def drop(self, key: Key) -> None:
         """Renew it no more."""
@@ -174,13 +186,16 @@ class LeaseKeeper:
     # ---- on the keeper's loop ----
 
     async def _renew(self) -> float:
-        held = list(self._held)
+        since = list(self._held.items())
+        held = [key for key, _ in since]
         ticks = self._clock.ticks()  # trust counts from the sending, not from the answer
         if self._is_dead(ticks):
             return self._heartbeat
         try:
             if held:
                 answers = await self._backend.heartbeat(held, self._clock.now() + self._lease)
+                for (_, asked), answer in zip(since, answers, strict=True):
+                    asked[0] = LOST if answer is None else ticks
                 self._tell(self._answered, held, answers)
             elif self._failing:  # with nothing to renew, only this tells that the store is back
                 await self._backend.ping()

@@ -46,7 +46,7 @@ class Supply:
         concurrency: int,
         lease: float | None,
         poll_interval: float,
-        accept: Callable[[Sequence[Task]], None],
+        accept: Callable[[Sequence[Task], int], None],
         backoff: Callable[[Task], Backoff],
         follow_ups: Callable[[Task], tuple[Task, ...]],
         told: Callable[[Task, Outcome, Task | None], None],
@@ -54,8 +54,9 @@ class Supply:
     ) -> None:
         """Wire it; durations in seconds, ``lease`` None where the store knows none.
 
-        ``accept`` is called with the tasks that were claimed; ``told`` with a task, what it came to, and what it is
-        now, None if it was no longer this worker's; ``rested`` at the end of each round.
+        ``accept`` is called with the tasks that were claimed, and the clock's ticks before that; ``told`` with a task,
+        what it came to, and what it is now, None if it was no longer this worker's; ``rested`` at the end of each
+        round.
         """
         self._queue = queue
         self._backend = backend
@@ -191,7 +192,7 @@ class Supply:
         """Push tasks, and claim for the free slots in the same transaction."""
         room = self._room(True)
         self._coming += room
-        now = self._clock.now()
+        since, now = self._clock.ticks(), self._clock.now()
         try:
             stored, claimed = await self._queue.claims.push_and_claim(
                 tasks, self._owner, now, room, queues=self._queues, lease_until=self._lease_from(now)
@@ -200,14 +201,14 @@ class Supply:
             self._arrived(room)
             raise
         # Later, so that each is told as pushed before it is told as started.
-        asyncio.get_running_loop().call_soon(self._take, claimed, room)
+        asyncio.get_running_loop().call_soon(self._take, claimed, since, room)
         return stored
 
-    def _take(self, tasks: Sequence[Task], room: int) -> None:
+    def _take(self, tasks: Sequence[Task], since: int, room: int) -> None:
         if self._stopped:
             self._queue.claims.give_back(tasks)
         else:
-            self._accept(tasks)
+            self._accept(tasks, since)
         self._arrived(room)
 
     def _arrived(self, room: int) -> None:
@@ -243,7 +244,7 @@ class Supply:
             self._arrivals.wanted = False  # until a claim has found less than there is room for
         if not ended and not room:
             return self._pause()
-        now = self._clock.now()
+        since, now = self._clock.ticks(), self._clock.now()
         if self._lull and not ended and not hinted:
             self._lull = False
             if (pause := await self._until_due(now)) > 0:
@@ -262,7 +263,7 @@ class Supply:
             await self._write_each(ended)  # an error of one must not fail the others
             return 0.0
         if tasks:
-            self._accept(tasks)
+            self._accept(tasks, since)
         if ended:
             await self._tell(ended, changes, held)
         if len(tasks) == room:

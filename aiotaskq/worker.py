@@ -183,10 +183,10 @@ class Worker:
         for task in self._inbox.take(lambda task: task.task_id in ids):
             self._put(task.replace(cancel_requested=True))
 
-    def _accept(self, tasks: Sequence[Task]) -> None:
+    def _accept(self, tasks: Sequence[Task], since: int) -> None:
         for task in tasks:
             if self._backend.shared:
-                self._keeper.hold((task.task_id, task.fence))
+                self._keeper.hold((task.task_id, task.fence), since)
             if self._stopping:
                 self._supply.put(task, Released(NEVER_STARTED))
             elif (earlier := self._running.get(task.task_id)) is not None:
@@ -293,7 +293,7 @@ class Worker:
         began = self._clock.ticks()
         running.begun = True
         try:
-            if self._keeper.trusted_at(began):
+            if self._keeper.holds((running.task.task_id, running.task.fence), began):
                 outcome = await self.runner.run(running)
             else:  # the process stood still for longer than its lease: others may have the task; if not, it goes back
                 outcome = Released(CUT_OFF)

@@ -249,7 +249,7 @@ async def test_what_was_claimed_before_a_pause_longer_than_the_lease_is_not_star
         # Claimed ahead, and waiting for the slot when the process is stopped.
         later = await work.push(number=1)
         (claimed,) = await tq._backend.claim(worker._owner, clock.now(), 1, lease_until=clock.now() + 10_000_000)
-        worker._accept([claimed])
+        worker._accept([claimed], clock.ticks())
         clock._now += 11_000_000  # no timer of this process has rung meanwhile
         release.set()
         for _ in range(200):

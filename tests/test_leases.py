@@ -34,13 +34,14 @@ class Remote(MemoryBackend):
         self.slow = 0.0
         self.asked: list[tuple[list[tuple[str, int]], int]] = []
         self.pings = 0
+        self.gone: set[tuple[str, int]] = set()
 
     async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
         self.clock._now += int(self.slow * SECOND)
         if self.away:
             raise DatabaseUnavailable("away")
         self.asked.append((list(held), lease_until))
-        return [False] * len(held)
+        return [None if key in self.gone else False for key in held]
 
     async def ping(self) -> int | None:
         self.pings += 1
@@ -91,7 +92,7 @@ async def kept() -> Kept:
 async def test_renews_what_is_held_and_nothing_else(kept: Kept) -> None:  # B2
     await kept.round()
     assert kept.store.asked == []
-    kept.keeper.hold(KEY)
+    kept.keeper.hold(KEY, kept.clock.ticks())
     await kept.round()
     assert kept.store.asked == [([KEY], kept.clock.now() + 2 * SECOND)]
     assert kept.answers == [(KEY, False)]
@@ -101,7 +102,7 @@ async def test_renews_what_is_held_and_nothing_else(kept: Kept) -> None:  # B2
 
 
 async def test_trust_counts_from_the_sending(kept: Kept) -> None:  # B14
-    kept.keeper.hold(KEY)
+    kept.keeper.hold(KEY, kept.clock.ticks())
     kept.store.slow = 0.9 * LEASE
     await kept.round()
     assert kept.keeper.trusted
@@ -109,8 +110,29 @@ async def test_trust_counts_from_the_sending(kept: Kept) -> None:  # B14
     assert not kept.keeper.trusted
 
 
+async def test_what_was_asked_for_before_the_process_stood_still_is_not_held(kept: Kept) -> None:
+    """A claim is sent, the process stands still, and a heartbeat is answered before the claim's answer is read."""
+    asked = kept.clock.ticks()
+    kept.pass_time(1.1 * LEASE)
+    await kept.round()
+    assert kept.keeper.trusted
+    kept.keeper.hold(KEY, asked)
+    assert not kept.keeper.holds(KEY, kept.clock.ticks())
+    await kept.round()  # nobody has taken it
+    assert kept.keeper.holds(KEY, kept.clock.ticks())
+
+
+async def test_what_was_taken_is_not_held_before_the_worker_has_heard_of_it(kept: Kept) -> None:
+    kept.keeper.hold(KEY, kept.clock.ticks())
+    kept.pass_time(1.1 * LEASE)
+    kept.store.gone.add(KEY)
+    await kept.keeper._renew()  # on the thread of the keeper: the worker's loop has not run since
+    assert (kept.answers, kept.keeper.trusted) == ([], True)
+    assert not kept.keeper.holds(KEY, kept.clock.ticks())
+
+
 async def test_without_an_answer_for_a_lease_it_fences_and_recovers_alone(kept: Kept) -> None:  # B8
-    kept.keeper.hold(KEY)
+    kept.keeper.hold(KEY, kept.clock.ticks())
     kept.store.away = True
     for _ in range(4):
         await kept.round()
@@ -132,7 +154,7 @@ async def test_without_an_answer_for_a_lease_it_fences_and_recovers_alone(kept: 
 
 
 async def test_a_loop_that_stands_still_for_five_leases_is_given_up(kept: Kept) -> None:  # B3
-    kept.keeper.hold(KEY)
+    kept.keeper.hold(KEY, kept.clock.ticks())
     for _ in range(DEAD_AFTER):  # `_renew` by hand, without letting the loop do anything
         await kept.keeper._renew()
         kept.pass_time(LEASE)
@@ -250,7 +272,7 @@ async def test_an_error_of_the_store_is_told_and_the_old_answer_kept() -> None:
 
 async def test_it_is_asked_again_well_within_a_lease(kept: Kept) -> None:  # F20: its reapers wait for just one lease
     kept.store.away = True
-    kept.keeper.hold(KEY)
+    kept.keeper.hold(KEY, kept.clock.ticks())
     tries: list[int] = []
     heartbeat = kept.store.heartbeat
 

@@ -592,7 +592,7 @@ async def test_what_never_started_is_given_back_when_its_worker_was_cut_off(  # 
         suspect = await work.push(name="suspect")
         now = tq._clock.now()
         (pending,) = await tq._backend.claim("w", now, 1, lease_until=now + 60 * SECOND)
-        worker._accept([pending.replace(crashes=2)])
+        worker._accept([pending.replace(crashes=2)], tq._clock.ticks())
         worker._fenced()
         await eventually(lambda: not worker._inbox.unwritten)
         task = await suspect.task()

@@ -90,7 +90,7 @@ class Inline(Rig):
         worker, now = self._worker, self.clock.now()
         lease = now + int(worker._lease * SECOND) if self.tq._backend.shared else None
         for task in await self.tq._backend.claim(NOBODY, now, MANY, lease_until=lease):
-            worker._keeper.hold((task.task_id, task.fence))
+            worker._keeper.hold((task.task_id, task.fence), self.clock.ticks())
             self._claimed[task.task_id] = task
 
     @property
