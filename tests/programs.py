@@ -26,6 +26,15 @@ def kill_all_of(program: subprocess.Popen[str]) -> None:
         os.killpg(program.pid, signal.SIGKILL)
 
 
+def read_line(program: subprocess.Popen[str]) -> str:
+    """Read a line of its standard output and nothing more: what a buffer holds, ``communicate`` would not return."""
+    assert program.stdout is not None
+    line = b""
+    while not line.endswith(b"\n") and (byte := os.read(program.stdout.fileno(), 1)):
+        line += byte
+    return line.decode()
+
+
 class Program:
     """A Python program in a folder: started at once, watched line by line. ``code`` is a script or the name of one."""
 
@@ -51,8 +60,7 @@ class Program:
 
     def wait_for(self, line: str) -> None:
         """Read until the program has said ``line``."""
-        assert self.popen.stdout is not None
-        for got in self.popen.stdout:
+        while got := read_line(self.popen):
             if got.strip() == line:
                 return
         pytest.fail(f"never said {line!r}: {self.popen.communicate(timeout=watchdog())}")

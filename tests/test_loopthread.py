@@ -24,7 +24,7 @@ import pytest
 from aiotaskq.errors import CallTimeout, ClosedError, WrongLoop
 from aiotaskq.loopthread import LoopThread
 from tests.machine import watchdog, within
-from tests.programs import kill_all_of
+from tests.programs import kill_all_of, read_line
 
 ROOT = Path(__file__).parent.parent
 
@@ -105,8 +105,7 @@ class Process:
         )
 
     def wait_for(self, line: str) -> None:
-        assert self.popen.stdout is not None
-        got = self.popen.stdout.readline().strip()
+        got = read_line(self.popen).strip()
         assert got == line, (got, self.popen.communicate(timeout=watchdog()))
 
     def end(self) -> tuple[int, list[str], str]:

@@ -11,6 +11,7 @@ import pytest
 
 from tests import machine
 from tests.machine import MOST, Machine
+from tests.programs import programs_in
 
 TESTS = Path(__file__).parent
 SHORT = 2.0  # seconds; a wait that is shorter is part of what a test does
@@ -82,3 +83,10 @@ def test_every_bound_is_scaled() -> None:
         unscaled = filter(is_unscaled, bounds(ast.parse(path.read_text())))
         found += [f"{path.relative_to(TESTS)}:{each.lineno}: {ast.unparse(each)}: write within(…)" for each in unscaled]
     assert found == []
+
+
+def test_what_a_program_says_with_the_awaited_line_is_not_lost(tmp_path: Path) -> None:
+    with programs_in(tmp_path) as start:
+        program = start("import os\nos.write(1, 'é\\nready\\nlast\\n'.encode())")
+        program.wait_for("ready")
+        assert program.end() == ["last"]
