@@ -131,7 +131,7 @@ async def two_latency(kind: type[System], run: Run) -> Sample:
         await crew.until(1)
         due = clock()
         for _ in range(run.n):
-            due = max(due + dice.uniform(0.0, 2 * PACE), clock())
+            due = max(due + dice.uniform(0.5, 1.5) * PACE, clock())
             await asyncio.sleep(due - clock())
             await system.push(at=time.perf_counter())
         await crew.until(1 + run.n)
