@@ -15,6 +15,7 @@ from weakref import WeakSet
 from aiotaskq.wakeup import Waitable
 
 ROUNDS = 1_000  # of a loop: something in it that never comes to rest, such as a busy wait, must not stop virtual time
+SAME_MOMENT = 10_000  # microseconds between two reads of a clock
 BLIND_ROUNDS = 20  # of a loop that does not show whether it is at rest
 
 
@@ -41,6 +42,14 @@ class Clock(ABC):
     @abstractmethod
     def call_later(self, delay: float, callback: Callable[[], object]) -> Callable[[], None]:
         """Call back after ``delay`` seconds, in the running loop; returns what cancels it."""
+
+    def anchor(self) -> int:
+        """Return ``now`` less ``ticks``: it changes only when the clock is set, since both go on equally."""
+        for _ in range(10):
+            begin, now = self.ticks(), self.now()
+            if self.ticks() - begin < SAME_MOMENT:  # else this thread was held up in between
+                break
+        return now - begin
 
     async def sleep(self, seconds: float) -> None:
         """Let ``seconds`` pass."""

@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.backends.base import Backend, same_push
+from aiotaskq.backends.base import Backend
 from aiotaskq.errors import ClosedError, DatabaseUnavailable, TaskConflict, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.outcome import Released, settle
 from aiotaskq.schedule import Schedule
-from aiotaskq.task import FINAL, MAX_NAME, Status, Task, TaskFilter, check_json, check_text
+from aiotaskq.task import FINAL, MAX_NAME, Status, Task, TaskFilter, check_json, check_text, same_push
 
 CHUNK = 200  # tasks read, and written in one transaction
 SHOWN = 5  # ids in a message

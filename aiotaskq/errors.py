@@ -69,6 +69,11 @@ class QueueFull(AiotaskqError, asyncio.QueueFull):
         self.excess = excess
 
 
+def queue_full(maxsize: int, excess: int) -> QueueFull:
+    """Return the error of a push that has no room, by so many tasks."""
+    return QueueFull(f"the queue holds its maxsize of {maxsize} tasks; push later, or raise maxsize", excess)
+
+
 class TaskFailed(AiotaskqError, RuntimeError):
     """The awaited task ended without a result. ``task`` is its last state, ``error`` the stored text.
 

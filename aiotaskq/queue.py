@@ -12,6 +12,7 @@ from aiotaskq.bulk import RETRYABLE, count_all, counted, ended_before, purge_all
 from aiotaskq.bulk import Stats as Stats
 from aiotaskq.claims import Claims, Taker
 from aiotaskq.clock import Clock
+from aiotaskq.clock_steps import StepLog
 from aiotaskq.errors import DatabaseUnavailable, LeaseLost, NotFound, ResultTimeout, TaskConflict, ValidationError
 from aiotaskq.events import Events
 from aiotaskq.expired_keys import take_expired_keys
@@ -87,6 +88,7 @@ class Queue:
         """Workers of this queue, which may claim what is pushed here in the transaction that pushes it."""
         self._pushed = PushedEvents(backend, clock, self.events)
         self._pops = OpenPops()
+        self.told_of_step = StepLog()
         self.known_ids = KnownIds(backend, clock, self.add, self._pushed)
         self._next_reap = 0  # ticks
         self.reaper = Reaper(backend, clock, self.events, self.settle)

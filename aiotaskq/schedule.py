@@ -46,6 +46,10 @@ NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "aiotaskq:schedule")
 _NAMED: Final = hashlib.sha1(NAMESPACE.bytes, usedforsecurity=False)
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
+CLOCKS_DIFFER: Final = 2 * SECOND
+"""Microseconds by which a clock may be set back without any consequence."""
+HOSTS_DIFFER: Final = 60 * SECOND
+"""Microseconds by which two hosts' clocks may differ: what one writes is no sign that the other's was set back."""
 _POSTPONE: Final = 5 * SECOND  # a `once` that meets a running task of its own looks again after this
 _NEEDS: Final = {"interval": "interval_seconds", "cron": "cron_expression", "once": "execute_at"}
 _MISFIRE: Final = ("fire_once", "skip", "fire_all")
@@ -315,6 +319,23 @@ def fire(schedule: Schedule, now: int, active: int = 0) -> Firing:
         skipped=skipped,
         skipped_count=total - len(fired),
     )
+
+
+def brought_near(schedule: Schedule, now: int, differ: int = CLOCKS_DIFFER) -> Schedule:
+    """Return an interval schedule due within one interval from ``now`` (microseconds), if the clock was set back.
+
+    That is seen by a row that was written later than ``now`` and is due more than an interval later, by more than
+    ``differ`` microseconds; every other schedule is returned as it is. Cron expressions and ``once`` name times of the
+    wall clock, and wait for them.
+    """
+    due, written = due_us(schedule), schedule.updated_at * SECOND
+    if schedule.schedule_type != "interval" or due is None or not schedule.enabled:
+        return schedule
+    step = (schedule.interval_seconds or 0) * SECOND  # an adopted row may have none: `fire` tells of that
+    if step <= 0 or not now + step + differ < due <= written + step + CLOCKS_DIFFER:
+        return schedule
+    # A due time is an identity, see `derived_id`: those of the repeated hour must not be the ones that were fired.
+    return _due(schedule.replace(updated_at=now // SECOND), now + (due - now) % step + 1)
 
 
 def derived_id(schedule_id: str, due: int) -> str:

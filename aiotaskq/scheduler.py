@@ -12,6 +12,7 @@ import aiotaskq.schedule as rules
 from aiotaskq.agenda import Agenda
 from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
 from aiotaskq.clock import Clock
+from aiotaskq.clock_steps import ClockSteps
 from aiotaskq.errors import AiotaskqError, NotFound, NotSupported
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.queue import Queue
@@ -67,6 +68,10 @@ class Scheduler:
         self._refusals: dict[str, int] = {}
         self._apart = queue_backend.shared and queue_backend.schedules is not schedules
         self._next_recovery = 0  # ticks
+        self._steps = ClockSteps(clock, queue.told_of_step)
+        # By more than so many microseconds the clock may have been set back. Before the first look only the rows tell,
+        # and another host may have written them.
+        self._set_back: int | None = rules.HOSTS_DIFFER
 
     async def start(self) -> None:
         """Start looking in the running loop; does nothing if it runs."""
@@ -222,6 +227,10 @@ class Scheduler:
         now, begin = self._clock.now(), self._clock.ticks()
         self._next_look = 0  # whoever changes something now need not wake us
         await self._recover(now)
+        if self._steps.back():
+            self._set_back = rules.CLOCKS_DIFFER
+        if self._set_back is not None:
+            await self._bring_near(now, self._set_back)
         if not self._agenda.covers(now):
             await self._read_ahead(now)
         due = self._agenda.take(now, LIMIT)
@@ -243,6 +252,17 @@ class Scheduler:
             delay = max(delay, PATIENCE - 4 * self._took / SECOND)
         self._next_look = self._clock.now() + int(delay * SECOND)
         return delay
+
+    async def _bring_near(self, now: int, differ: int) -> None:
+        """Let intervals go on after the clock was set back."""
+        found = await self._schedules.written_after(now)
+        changes = [ScheduleChange(schedule, rules.brought_near(schedule, now, differ)) for schedule in found]
+        changes = [change for change in changes if change.after is not change.before]
+        for begin in range(0, len(changes), LIMIT):
+            # One that does not hold was brought near by another process, or edited since.
+            await self._schedules.change(changes[begin : begin + LIMIT])
+        self._agenda.forget()
+        self._set_back = None
 
     async def _read_ahead(self, now: int) -> None:
         end = now + AHEAD

@@ -490,3 +490,8 @@ def same_content(a: Task, b: Task) -> bool:
         and a.scheduler_task_id == b.scheduler_task_id
         and a.extra == b.extra
     )
+
+
+def same_push(row: Task, task: Task) -> bool:
+    """Whether the row was inserted by a push of this very task; id and push stamp tell it from another's."""
+    return (row.task_id, row.seq) == (task.task_id, task.seq)

@@ -13,6 +13,7 @@ from typing import Any
 from aiotaskq.backends.base import CANCEL, Backend, Change
 from aiotaskq.calls import follow_ups
 from aiotaskq.clock import Clock
+from aiotaskq.clock_steps import HostClock
 from aiotaskq.context import TaskContext
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.handlers import Executors, Handler
@@ -119,6 +120,7 @@ class Worker:
             timed_out=self.held.timed_out,
             ending=lambda: self._supply.cancelled,
         )
+        self._host_clock = HostClock(backend, clock, queue.told_of_step)
         self._canceller = Service("cancels", self._look_for_cancels, clock)
         self._reap_interval = check_seconds("reap_interval", reap_interval, zero=False)
         self._reaper = Service("reaper", self._reap, clock)
@@ -411,6 +413,7 @@ class Worker:
         """Cancel requests reach us by a hint where the store has one, else here."""
         if self._running:
             self._cancel_here(set(await self._backend.cancelling(list(self._running))))
+        await self._host_clock.look()
         return self._poll_interval
 
     async def _reap(self) -> float:

@@ -223,6 +223,7 @@ FLOORS: dict[str, float] = {
     "backends.sql_gap": 2,
     "backends.sql_schedules": 2.3,
     "backends.sqlite_watch": 2.3,
+    "backends.sqlite_clock": 2.3,
     "backends.sql_values": 2.3,
     "backends.sql_tasks": 2.2,
     "backends.sql_rows": 2.1,
@@ -263,6 +264,7 @@ FLOORS: dict[str, float] = {
     "backends.base": 1,
     # 0, words
     "agenda": 0.5,
+    "clock_steps": 1.1,
     "upcoming": 0.5,
     "schedule": 0.4,
     "cron": 0.3,
@@ -378,6 +380,7 @@ HEAVY = {
         "backends.sql_session",
         "backends.sql_tasks",
         "backends.sql_values",
+        "backends.sqlite_clock",
         "cli.tables",
         "database",
         "engines",

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from aiotaskq.errors import AiotaskqError, CronError, ValidationError
 from aiotaskq.schedule import (
+    HOSTS_DIFFER,
     Firing,
     Schedule,
     ScheduleStuck,
+    brought_near,
     changed,
     derived_id,
     due_us,
@@ -662,3 +664,57 @@ def test_preview_refuses(arguments: dict[str, Any], message: str) -> None:  # I7
     with pytest.raises(ValidationError) as caught:
         preview(**arguments, now=NOW)
     assert str(caught.value).startswith(message)
+
+
+# ---- a clock that is set back ---------------------------------------------------------------------------------------
+
+
+@given(
+    seconds=st.integers(1, 100_000),
+    runs=st.integers(0, 5),
+    back=st.integers(0, YEAR),
+    late=st.integers(0, 30 * S),
+)
+def test_an_interval_goes_on_when_the_clock_is_set_back(seconds: int, runs: int, back: int, late: int) -> None:  # C12
+    schedule, now = make(interval_seconds=seconds), NOW
+    dues = {due_of(schedule)}
+    for _ in range(runs):
+        now = due_of(schedule)
+        schedule = fire(schedule, now).schedule
+        dues.add(due_of(schedule))
+    now = min(now + late, due_of(schedule) - 1) - back
+    near = brought_near(schedule, now)
+    assert now < due_of(near) <= now + seconds * S + 2 * S
+    assert brought_near(near, now) is near  # whoever looks next changes nothing
+    if near is not schedule:
+        assert back > 0 and due_of(near) not in dues and near.updated_at == now // S
+        assert near.replace(updated_at=0, next_run_at=0, next_run_us=0) == schedule.replace(
+            updated_at=0, next_run_at=0, next_run_us=0
+        )
+
+
+@given(back=st.integers(0, YEAR), start=st.integers(0, YEAR))
+def test_what_names_a_time_waits_for_it(back: int, start: int) -> None:  # C12
+    later = make(start_at=(NOW + start) // S + 61)
+    assert brought_near(later, NOW) is later
+    for schedule in (make("cron"), make("once"), paused(make(), NOW)):
+        assert brought_near(schedule, NOW - back) is schedule
+    for seconds in (None, 0, -1):
+        broken = make().replace(interval_seconds=seconds)  # an adopted row must not stop the others
+        assert brought_near(broken, NOW - back) is broken
+    ended = fire(make(max_runs=1), NOW + 60 * S).schedule
+    assert brought_near(ended, NOW - back) is ended
+
+
+def test_what_another_host_wrote_is_no_sign_of_a_step() -> None:
+    schedule = make(interval_seconds=10)
+    for ahead in (3 * S, 60 * S):
+        assert brought_near(schedule, NOW - ahead, HOSTS_DIFFER) is schedule
+        assert brought_near(schedule, NOW - ahead) is not schedule
+    assert brought_near(schedule, NOW - 61 * S, HOSTS_DIFFER) is not schedule
+
+
+def test_an_interval_that_begins_later_is_left_alone_after_an_extra_run() -> None:
+    later = make(start_at=(NOW + DAY) // S)
+    after, _ = run_now(later, NOW, "extra")
+    assert brought_near(after, NOW) is after and brought_near(after, NOW - HOUR) is after

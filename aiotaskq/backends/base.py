@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from aiotaskq.errors import NotSupported, QueueFull
+from aiotaskq.errors import NotSupported
 from aiotaskq.task import FINAL, Status, Task, TaskFilter
 
 if TYPE_CHECKING:
@@ -191,6 +191,12 @@ class Backend(ABC):
 
     async def tidy(self) -> None:  # noqa: B027 - most stores keep themselves in order
         """Give back disk space that is not needed; each worker calls it now and then. Raises DatabaseUnavailable."""
+
+    async def clock_set(self, anchor: int, back: int, now: int) -> None:  # noqa: B027
+        """Take note that the host's clock less its ticks is ``anchor`` now, and before that was ``back`` more.
+
+        Where rows go by the host's clock, what waits beyond ``now`` is moved back by ``back``, by the first that tells.
+        """
 
     def another(self) -> Backend:
         """Return a backend on the same rows for another event loop, with connections of its own; not opened yet."""
@@ -445,6 +451,10 @@ class Schedules(ABC):
         """Read enabled schedules whose due time is at or before ``now``, the earliest first."""
 
     @abstractmethod
+    async def written_after(self, now: int) -> list[Schedule]:
+        """Read enabled schedules that were written, and are due, in a later second than that of ``now``."""
+
+    @abstractmethod
     async def undelivered(self, limit: int) -> list[Schedule]:
         """Read schedules with something in their outbox."""
 
@@ -455,16 +465,6 @@ class Schedules(ABC):
     @abstractmethod
     async def delete(self, ids: Sequence[str]) -> list[bool]:
         """Delete; answer where there was one. Tasks that were fired stay."""
-
-
-def same_push(row: Task, task: Task) -> bool:
-    """Whether the row was inserted by a push of this very task; id and push stamp tell it from another's."""
-    return (row.task_id, row.seq) == (task.task_id, task.seq)
-
-
-def queue_full(room: Room, excess: int) -> QueueFull:
-    """Return the error of a push that has no room, by so many tasks."""
-    return QueueFull(f"the queue holds its maxsize of {room.maxsize} tasks; push later, or raise maxsize", excess)
 
 
 def holds(row: Any, change: Change) -> bool:

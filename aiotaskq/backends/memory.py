@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 
 from aiotaskq.backends import KEEP_ENDED
-from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room, holds, matches, same_push
+from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room, holds, matches
 from aiotaskq.backends.memory_ended import Ended
 from aiotaskq.backends.memory_keys import Keys
 from aiotaskq.backends.memory_lock import BriefLock
@@ -19,7 +19,7 @@ from aiotaskq.backends.memory_queue import Arrivals, TaskQueue
 from aiotaskq.backends.memory_reads import Reads
 from aiotaskq.backends.memory_running import Running
 from aiotaskq.backends.memory_values import MemoryValues
-from aiotaskq.task import PENDING, RUNNING, SECOND, Task, TaskFilter
+from aiotaskq.task import PENDING, RUNNING, SECOND, Task, TaskFilter, same_push
 
 
 class MemoryBackend(Backend):

@@ -6,9 +6,10 @@ import heapq
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 
-from aiotaskq.backends.base import QueueStats, Room, holds, matches, queue_full, stats_of
+from aiotaskq.backends.base import QueueStats, Room, holds, matches, stats_of
 from aiotaskq.backends.memory_keys import Keys
 from aiotaskq.backends.memory_queue import TaskQueue
+from aiotaskq.errors import queue_full
 from aiotaskq.task import PENDING, Task, TaskFilter
 
 
@@ -50,14 +51,14 @@ class Reads:
         """Raise QueueFull if there is no room for these tasks, or a change of ``room.instead`` does not hold."""
         rows = [self._rows.get(change.before.task_id) for change in room.instead]
         if not all(row is not None and holds(row, change) for row, change in zip(rows, room.instead, strict=True)):
-            raise queue_full(room, 0)
+            raise queue_full(room.maxsize, 0)
         self._latest = max(self._latest, room.now)
         leaving = {row.task_id for row in rows if row is not None}
         size = sum(lane.count(self._latest) for lane in self._queue.open())
         if leaving:
             size -= len(leaving.intersection(task.task_id for task in self._ready(self._latest)))
         if size + len(tasks) > room.maxsize and (new := self._count_new(tasks, leaving)) > room.maxsize - size and new:
-            raise queue_full(room, size + new - room.maxsize)
+            raise queue_full(room.maxsize, size + new - room.maxsize)
 
     def least_ready(self, now: int, limit: int) -> list[Task]:
         """Return ready tasks, the largest priority number first, of one priority the oldest first."""

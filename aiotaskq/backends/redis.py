@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from aiotaskq.backends import redis_queries as queries
 from aiotaskq.backends import redis_scripts as scripts
-from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room, queue_full, stats_of
+from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room, stats_of
 from aiotaskq.backends.redis_hints import RedisHints
 from aiotaskq.backends.redis_link import RedisLink
 from aiotaskq.backends.redis_rows import (
@@ -30,7 +30,7 @@ from aiotaskq.backends.redis_rows import (
 )
 from aiotaskq.backends.redis_server import check_format, check_settings, read_limits
 from aiotaskq.backends.redis_values import RedisValues
-from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.errors import DatabaseUnavailable, queue_full
 from aiotaskq.task import FINAL, SECOND, Status, Task, TaskFilter
 
 READ = 1_000  # rows in one answer of a reading script: it holds up everybody else for some milliseconds
@@ -102,7 +102,7 @@ class RedisBackend(Backend):
         words: list[bytes | int] = [room.maxsize, room.now, len(changes), *changes, *new_rows(tasks)]
         excess, *rest = await self._link.run(scripts.PUSH_BOUNDED, *words, repeatable=True)
         if excess >= 0:
-            raise queue_full(room, excess)
+            raise queue_full(room.maxsize, excess)
         self.hints.tell_updated(room.instead, [True] * len(room.instead))
         numbers, rows = rest
         return numbers, rows

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from aiotaskq.backends.base import READY, Backend, Change, Room, ScheduleChange, Schedules, holds, same_push
+from aiotaskq.backends.base import READY, Backend, Change, Room, ScheduleChange, Schedules, holds
 from aiotaskq.backends.memory import MemoryBackend
 from aiotaskq.schedule import Schedule, due_us
-from aiotaskq.task import Task
+from aiotaskq.task import SECOND, Task, same_push
 
 KEEP = 1_000_000  # ended tasks; a test that makes more has other worries
 
@@ -159,6 +159,11 @@ class RehearsalSchedules(Schedules):
 
     async def due(self, now: int, limit: int) -> list[Schedule]:
         return [self._rows[schedule_id] for due, schedule_id in sorted(self._dues())[:limit] if due <= now]
+
+    async def written_after(self, now: int) -> list[Schedule]:
+        second = now // SECOND
+        rows = [self._rows[schedule_id] for due, schedule_id in self._dues() if due // SECOND > second]
+        return [row for row in rows if row.updated_at > second]
 
     async def undelivered(self, limit: int) -> list[Schedule]:
         return [row for _, row in sorted(self._rows.items()) if row.outbox][:limit]

@@ -20,6 +20,7 @@ from aiotaskq.backends.sql_schedules import SqlSchedules
 from aiotaskq.backends.sql_session import run_in
 from aiotaskq.backends.sql_values import SqlValues
 from aiotaskq.backends.sql_write import in_one
+from aiotaskq.backends.sqlite_clock import clock_set
 from aiotaskq.backends.sqlite_watch import FileWatch
 from aiotaskq.database import Database
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
@@ -93,6 +94,10 @@ class SqlBackend(Backend):
 
     async def tidy(self) -> None:
         await self.database.trim()
+
+    async def clock_set(self, anchor: int, back: int, now: int) -> None:
+        if not self.has_clock and await self.database.write(lambda c: clock_set(c, anchor, back, now)):
+            self.hints.tell(READY)
 
     def another(self) -> SqlBackend:
         return SqlBackend(self._url)

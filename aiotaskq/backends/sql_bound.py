@@ -11,11 +11,12 @@ from typing import Final
 
 from sqlalchemy import Connection, func, select
 
-from aiotaskq.backends.base import Room, queue_full, same_push
+from aiotaskq.backends.base import Room
 from aiotaskq.backends.sql_claim import alive, due_heads, from_head, open_queues, ready
 from aiotaskq.backends.sql_rows import TASKS, to_task
 from aiotaskq.backends.sql_tasks import PENDING, chunks, holding, in_the_way, push, update_tasks
-from aiotaskq.task import Task
+from aiotaskq.errors import queue_full
+from aiotaskq.task import Task, same_push
 
 c = TASKS.c
 
@@ -33,7 +34,7 @@ def push_bounded(connection: Connection, tasks: Sequence[Task], room: Room) -> l
     """Push if there is room. Raises QueueFull before anything is written."""
     connection.exec_driver_sql(_LOCKS[connection.dialect.name])
     if room.instead and not all(holding(connection, room.instead)):
-        raise queue_full(room, 0)
+        raise queue_full(room.maxsize, 0)
     leaving = [change.before.task_id for change in room.instead]
     at = _latest(connection, room.now)
     size = ready(connection, at, None, room.now)[0] - _ready_of(connection, leaving, at, room.now)
@@ -43,7 +44,7 @@ def push_bounded(connection: Connection, tasks: Sequence[Task], room: Room) -> l
     rows = in_the_way(connection, tasks)
     new = _new(tasks, rows, leaving)
     if new and size + len(new) > room.maxsize:
-        raise queue_full(room, size + len(new) - room.maxsize)
+        raise queue_full(room.maxsize, size + len(new) - room.maxsize)
     update_tasks(connection, room.instead)
     # Only these: what was in the way of another may have left since.
     stored = {task.task_id: row for task, row in zip(new, push(connection, new), strict=True)} if new else {}

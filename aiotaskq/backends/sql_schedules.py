@@ -57,6 +57,11 @@ class SqlSchedules(Schedules):
         values = {"second": second, "part": part, "limit": limit}
         return await self._database.read_session(lambda connection: _schedules(connection, _DUE, values))
 
+    async def written_after(self, now: int) -> list[Schedule]:
+        return await self._database.read_session(
+            lambda connection: _schedules(connection, _WRITTEN_AFTER, {"second": now // SECOND})
+        )
+
     async def undelivered(self, limit: int) -> list[Schedule]:
         return await self._database.read_session(
             lambda connection: _schedules(connection, _UNDELIVERED, {"limit": limit})
@@ -89,6 +94,7 @@ _LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
 _UNDELIVERED = select(SCHEDULES).where(c.outbox.is_not(None)).order_by(c.task_id).limit(_LIMIT)
 # Due at or before a second and a part of it. The loose condition beside it is there for the index.
 _SECOND, _PART = bindparam("second", type_=BigInteger), bindparam("part", type_=Integer)
+_WRITTEN_AFTER = select(SCHEDULES).where(c.enabled, c.updated_at > _SECOND, c.next_run_at > _SECOND)
 _DUE = select(SCHEDULES).where(c.enabled, c.next_run_at <= _SECOND)
 _DUE = _DUE.where(or_(c.next_run_at < _SECOND, (c.next_run_at == _SECOND) & (c.next_run_us <= _PART)))
 _DUE = _DUE.order_by(c.next_run_at, c.next_run_us, c.task_id).limit(_LIMIT)

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.base import Change, holds, same_push
+from aiotaskq.backends.base import Change, holds
 from aiotaskq.backends.sql_compiled import run
 from aiotaskq.backends.sql_insert import insert_new
 from aiotaskq.backends.sql_packet import check_rows
@@ -33,7 +33,7 @@ from aiotaskq.backends.sql_rows import COLUMNS, LIVE, TASKS, json_text, new_row,
 from aiotaskq.backends.sql_write import write, write_guarded
 from aiotaskq.migrations import OUR_TABLES
 from aiotaskq.models import QueueState
-from aiotaskq.task import FINAL, Status, Task, TaskFilter
+from aiotaskq.task import FINAL, Status, Task, TaskFilter, same_push
 
 c = TASKS.c
 CHUNK = 500  # ids in one statement: far below every driver's limit of bound values

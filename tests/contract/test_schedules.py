@@ -332,6 +332,7 @@ async def test_each_verb_awaits_one_asynchronous_session(
         "all": (0, schedules.all),
         "due": (0, lambda: schedules.due(NOW, 5)),
         "undelivered": (0, lambda: schedules.undelivered(5)),
+        "written_after": (0, lambda: schedules.written_after(NOW)),
         "next_due": (0, schedules.next_due),
         "delete": (1, lambda: schedules.delete([before.task_id])),
     }
@@ -358,3 +359,15 @@ async def test_each_verb_awaits_one_asynchronous_session(
         awaited.clear()
         commits.clear()
     assert len(await sql_store.backend.find(TaskFilter(type="fired"), 5)) == 1
+
+
+async def test_written_after_a_time_that_a_clock_was_set_back_to(schedules: Schedules) -> None:
+    late = {"updated_at": NOW_S + 10, "next_run_at": NOW_S + 20}
+    wanted = await added(schedules, **late)
+    await added(schedules, **late, enabled=False)
+    await added(schedules, **{**late, "updated_at": NOW_S})
+    await added(schedules, **{**late, "next_run_at": NOW_S})
+    await added(schedules, **{**late, "next_run_at": None})
+    assert await schedules.written_after(NOW) == [wanted]
+    assert await schedules.written_after(NOW + 9 * SECOND) == [wanted]
+    assert await schedules.written_after(NOW + 10 * SECOND) == []
