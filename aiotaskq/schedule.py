@@ -130,6 +130,29 @@ def due_us(schedule: Schedule) -> int | None:
 # ---- making and changing ------------------------------------------------------------------------------------------
 
 
+def check_timing(
+    schedule_type: object, interval_seconds: object = None, cron_expression: object = None, execute_at: object = None
+) -> str:
+    """Return the schedule type. Raises ValidationError unless its own timing is given, and no other one."""
+    kind = _choice("schedule_type", schedule_type, _NEEDS)
+    if foreign := foreign_timing(kind, interval_seconds, cron_expression, execute_at):
+        owner = next(other for other, needed in _NEEDS.items() if needed == foreign[0])
+        raise ValidationError(f"{foreign[0]}: belongs to schedule_type {owner!r}, not {kind!r}; pass one of the two")
+    given = {"interval_seconds": interval_seconds, "cron_expression": cron_expression, "execute_at": execute_at}
+    if given[_NEEDS[kind]] is None:
+        raise ValidationError(f"{_NEEDS[kind]}: missing; schedule_type {kind!r} needs it")
+    return kind
+
+
+def foreign_timing(
+    schedule_type: object, interval_seconds: object = None, cron_expression: object = None, execute_at: object = None
+) -> list[str]:
+    """Return the names of the given timings that belong to other schedule types. Raises ValidationError for the type."""
+    own = _NEEDS[_choice("schedule_type", schedule_type, _NEEDS)]
+    given = {"interval_seconds": interval_seconds, "cron_expression": cron_expression, "execute_at": execute_at}
+    return [field for field, value in given.items() if value is not None and field != own]
+
+
 def new_schedule(
     name: object,
     task_type: object,
@@ -167,14 +190,7 @@ def new_schedule(
     Raises:
         ValidationError: naming the field; CronError for the cron expression.
     """
-    kind = _choice("schedule_type", schedule_type, _NEEDS)
-    given = {"interval_seconds": interval_seconds, "cron_expression": cron_expression, "execute_at": execute_at}
-    for field, value in given.items():
-        if field == _NEEDS[kind] and value is None:
-            raise ValidationError(f"{field}: missing; schedule_type {kind!r} needs it")
-        if field != _NEEDS[kind] and value is not None:
-            owner = next(other for other, needed in _NEEDS.items() if needed == field)
-            raise ValidationError(f"{field}: belongs to schedule_type {owner!r}, not {kind!r}; pass one of the two")
+    kind = check_timing(schedule_type, interval_seconds, cron_expression, execute_at)
     zone = None if timezone is None else check_timezone(timezone).key  # type: ignore[arg-type]
     begin = None if start_at is None else instant("start_at", start_at)
     if kind == "once" and begin is not None:

@@ -120,16 +120,19 @@ class Scheduler:
 
         ``schedule_type`` is ``interval`` (first run one interval from now), ``cron`` or ``once`` (``execute_at`` in
         epoch seconds or as an aware datetime; in the past it fires at once). ``max_runs`` 0 is no limit. Cron is
-        evaluated in ``timezone``, an IANA name, default the system's. Raises ValidationError naming the field.
+        evaluated in ``timezone``, an IANA name, default the system's. An ``interval_seconds``, ``cron_expression`` or
+        ``execute_at`` of another schedule type is ignored, with a warning in the log. Raises ValidationError naming the
+        field.
         """
+        foreign = rules.foreign_timing(schedule_type, interval_seconds, cron_expression, execute_at)
         schedule = rules.new_schedule(
             name,
             task_type,
             schedule_type,
             params,
-            interval_seconds,
-            cron_expression,
-            execute_at,
+            None if "interval_seconds" in foreign else interval_seconds,
+            None if "cron_expression" in foreign else cron_expression,
+            None if "execute_at" in foreign else execute_at,
             max_runs,
             description,
             timezone=timezone,
@@ -144,6 +147,8 @@ class Scheduler:
             start_at=start_at,
             now=self._clock.now(),
         )
+        for field in foreign:
+            log.warning("schedule {}: {} is ignored; its type is {}", _named(schedule), field, schedule.schedule_type)
         await self.add([schedule])
         return schedule.task_id
 

@@ -433,7 +433,7 @@ async def test_store_failures_do_not_end_it(tmp_path: Path, together: bool) -> N
         ({"schedule_type": "weekly"}, "schedule_type: "),
         ({"schedule_type": "interval"}, "interval_seconds: missing"),
         ({"schedule_type": "interval", "interval_seconds": 0}, "interval_seconds: 0 is not in 1"),
-        ({"schedule_type": "interval", "interval_seconds": 5, "execute_at": 1}, "execute_at: belongs to"),
+        ({"schedule_type": "interval", "execute_at": 1}, "interval_seconds: missing"),
         ({"schedule_type": "cron", "cron_expression": "61 * * * *"}, "cron_expression: minute 61 is not in 0-59"),
         ({"schedule_type": "cron", "cron_expression": "0 0 31 2 *"}, "cron_expression: "),
         ({"schedule_type": "cron", "cron_expression": "\uff11 * * * *"}, "cron_expression: "),
@@ -602,3 +602,21 @@ async def test_two_schedulers_see_the_clock_set_back(tmp_path: Path, clock: Virt
         tasks = await one.find(limit=1000)
         runs = [row["run_count"] for row in await one.scheduler.list_tasks()]
         assert sum(runs) == len(tasks) and all(count in (13, 14, 15) for count in runs)
+
+
+async def test_a_timing_of_another_schedule_type_is_ignored_with_a_warning(tq: TaskQ) -> None:
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(str(line)), level="WARNING", format="{message}")
+    try:
+        schedule_id = await tq.scheduler.add_scheduler_task(
+            "n", "t", "cron", cron_expression="0 2 * * *", interval_seconds=5, execute_at=-1
+        )
+    finally:
+        logger.remove(sink)
+    row = await tq.scheduler.get_task(schedule_id)
+    assert (row["schedule_type"], row["cron_expression"]) == ("cron", "0 2 * * *")
+    assert (row["interval_seconds"], row["execute_at"]) == (None, None)
+    assert [line.strip() for line in lines] == [
+        f"schedule 'n' {schedule_id}: {field} is ignored; its type is cron"
+        for field in ("interval_seconds", "execute_at")
+    ]

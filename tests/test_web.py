@@ -216,6 +216,8 @@ async def test_schedules_are_made_changed_fired_and_deleted(ask: Ask, tq: TaskQ)
     refused(await ask.post("schedules", json=body), 409, "TaskConflict", "there is a schedule nightly")
     wrong = body | {"task_id": "wrong", "cron_expression": "0 61 * * *"}
     refused(await ask.post("schedules", json=wrong), 422, "CronError", "61")
+    two = body | {"task_id": "two", "interval_seconds": 60}
+    refused(await ask.post("schedules", json=two), 422, "ValidationError", "interval_seconds: belongs to")
     every = {"name": "e", "task_type": "greet", "schedule_type": "interval", "interval_seconds": 60}
     every_id = (await ask.post("schedules", json=every)).json()["task_id"]
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from aiotaskq.clock import SystemClock
 from aiotaskq.errors import NotFound, TaskConflict
-from aiotaskq.schedule import EPOCH
+from aiotaskq.schedule import EPOCH, check_timing
 from aiotaskq.task import MAX_ID, check_json, check_key
 from aiotaskq.upcoming import preview
 from aiotaskq.web.operation import Answer, Call, Good, Operations, say
@@ -86,6 +86,8 @@ async def add_schedule(call: Call) -> Answer:
     """Make a schedule: every so many seconds, by cron expression, or once; 409 if there is one with this id."""
     options = body_options(call.body)
     check_json("params", options["params"])
+    # add_scheduler_task() would ignore the timing of another schedule type, as the documented function does.
+    check_timing(*(options.get(name) for name in ("schedule_type", "interval_seconds", "cron_expression", "execute_at")))
     wanted = options["task_id"]
     if wanted is not None:
         try:
