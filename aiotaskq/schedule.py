@@ -147,7 +147,7 @@ def check_timing(
 def foreign_timing(
     schedule_type: object, interval_seconds: object = None, cron_expression: object = None, execute_at: object = None
 ) -> list[str]:
-    """Return the names of the given timings that belong to other schedule types. Raises ValidationError for the type."""
+    """Return the given timings that belong to other schedule types. Raises ValidationError for the type."""
     own = _NEEDS[_choice("schedule_type", schedule_type, _NEEDS)]
     given = {"interval_seconds": interval_seconds, "cron_expression": cron_expression, "execute_at": execute_at}
     return [field for field, value in given.items() if value is not None and field != own]

@@ -66,6 +66,33 @@ print("done")
     assert start(store, script).end() == ["done"]
 
 
+@pytest.mark.parametrize("store", URLS)
+def test_the_guides_alarm_interrupts_the_module_functions_with_its_own_exception(tmp_path: Path, store: str) -> None:
+    script = """
+import signal
+from aiotaskq.sync import get_queue, pop_task, push_task
+
+def alarm(number, frame):
+    raise error
+
+signal.signal(signal.SIGALRM, alarm)
+get_queue()
+error = TimeoutError("Task timed out")
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+try:
+    pop_task(timeout=30)
+except TimeoutError as caught:
+    assert caught is error and caught.__cause__ is None and caught.__context__ is None, repr(caught.__context__)
+try:
+    push_task({})
+except ValueError as refused:
+    assert refused.__context__ is None, repr(refused.__context__)
+print("done")
+"""
+    with programs_in(tmp_path) as start:
+        assert start(script, AIOTASKQ_QUEUE_URL=URLS[store]).end() == ["done"]
+
+
 @pytest.mark.parametrize("store", STORES)
 def test_the_guides_alarm_interrupts_a_handler(start: Callable[[str, str], Program], store: str) -> None:
     script = """

@@ -941,3 +941,26 @@ def test_process_handlers_are_spawned_not_forked_beside_the_loop_thread(tmp_path
 def test_tools_that_unwrap_find_no_coroutine_function() -> None:
     for twin in (aiotaskq.sync.get_queue, aiotaskq.sync.push_task, aiotaskq.sync.TaskQ.push, aiotaskq.sync.TaskQ.run):
         assert not inspect.iscoroutinefunction(inspect.unwrap(twin))
+
+
+def test_the_module_functions_keep_no_argument_of_former_calls(start: Callable[..., Program]) -> None:
+    script = """
+import gc, weakref
+from aiotaskq.sync import delete_public, get_public, set_public
+
+class Value:
+    pass
+
+def call():
+    value = Value()
+    set_public("key", value)
+    delete_public("key")
+    return weakref.ref(value)
+
+kept = [call() for _ in range(20)]
+get_public("key")  # whatever serves the calls still holds the last one
+gc.collect()
+assert sum(reference() is not None for reference in kept) <= 1
+print("done")
+"""
+    assert start(script).end() == ["done"]

@@ -167,11 +167,8 @@ def blocking(
 
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Any:
         reach = self._reach
-        if at_once:
-            try:
-                return _at_once(reach(), method, args, kwargs)
-            except _NeedsLoop:
-                pass
+        if at_once and (value := _at_once(reach(), method, args, kwargs)) is not _NEEDS_LOOP:
+            return value
         value = _run(reach, method, args, kwargs, f"aiotaskq.{type(self).__name__}.{method.__name__}", unclaimed)
         return value if give is None else give(self, value)
 
@@ -202,10 +199,9 @@ def blocking_function(
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         # No call may follow the one that gives the value, not even of `cast`: a signal handler that raises in it would
         # lose the value, and with it a popped task.
-        value: R
-        try:
-            value = _at_once(reach(), act, args, kwargs)
-        except _NeedsLoop:
+        # Nor may the long way run within `except`: what it raises would be said to come from that exception.
+        value: R = _at_once(reach(), act, args, kwargs)
+        if value is _NEEDS_LOOP:
             value = _run(reach, act, args, kwargs, twin, unclaimed)
         return value
 
@@ -270,21 +266,19 @@ def _run(reach: Reach[Any], method: Any, args: Any, kwargs: Any, twin: str, uncl
     return loop_thread.run(on_loop, twin=twin, unclaimed=go_back, settled=lines.wait)
 
 
-class _NeedsLoop(Exception):
-    """A coroutine has to wait, which takes a loop; it has not changed anything yet."""
-
-
-_needs_loop = _NeedsLoop()
+# What `_at_once` answers when a coroutine has to wait, which takes a loop; it has changed nothing yet. A value: one
+# exception that is raised by every call keeps the frames of all of them, and their arguments.
+_NEEDS_LOOP: Any = object()
 
 
 def _at_once(made: Any, method: Any, args: Any, kwargs: Any) -> Any:
     """Run, here and now, a coroutine that need not wait: under 1 µs, where the way through the loop takes 40.
 
-    Raises _NeedsLoop where that cannot be, and in the main thread: there a signal handler could call again, or an
+    Returns _NEEDS_LOOP where that cannot be, and in the main thread: there a signal handler could call again, or an
     interrupt strike, within a lock. A thread that runs a loop is left to the long way, which refuses it.
     """
     if not made.immediate or get_ident() == _main or _get_running_loop() is not None:
-        raise _needs_loop
+        return _NEEDS_LOOP
     coro = method(made, *args, **kwargs)
     try:
         coro.send(None)
@@ -292,10 +286,10 @@ def _at_once(made: Any, method: Any, args: Any, kwargs: Any) -> Any:
         return end.value
     except RuntimeError as error:
         if str(error) == "no running event loop":
-            raise _NeedsLoop from None
+            return _NEEDS_LOOP
         raise
     coro.close()
-    raise _NeedsLoop
+    return _NEEDS_LOOP
 
 
 # ---- names, signatures, docstrings ----------------------------------------------------------------------------------

@@ -87,7 +87,8 @@ async def add_schedule(call: Call) -> Answer:
     options = body_options(call.body)
     check_json("params", options["params"])
     # add_scheduler_task() would ignore the timing of another schedule type, as the documented function does.
-    check_timing(*(options.get(name) for name in ("schedule_type", "interval_seconds", "cron_expression", "execute_at")))
+    body = call.body
+    check_timing(body.schedule_type, body.interval_seconds, body.cron_expression, body.execute_at)
     wanted = options["task_id"]
     if wanted is not None:
         try:
