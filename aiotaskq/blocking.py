@@ -61,6 +61,7 @@ class BlockingPush:
         if loop is None or loop.is_closed() or not loop.is_running():
             raise ClosedError(
                 f"{verb}: no event loop has this task queue open; open it where the application starts "
-                "(setup(app, tq), or `async with tq`), or use aiotaskq.sync.TaskQ where there is no loop at all"
+                "(setup(app, tq), or `async with tq`; a test starts it by `with TestClient(app)`), "
+                "or use aiotaskq.sync.TaskQ where there is no loop at all"
             )
         return asyncio.run_coroutine_threadsafe(work(), loop).result()

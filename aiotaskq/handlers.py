@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import difflib
+import functools
 import importlib
 import inspect
 import os
@@ -76,7 +77,7 @@ def make_handler(
         raise ValidationError(f"handler: a function is needed (got {type(function).__name__})")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ValidationError(f"handler {_default_name(function)}: a generator's body would never run; use return")
-    is_async = inspect.iscoroutinefunction(function)
+    is_async = _is_async(function)
     if is_async and executor is not None:
         raise ValidationError(f"executor: an 'async def' handler runs in the loop, not in a {executor}")
     if executor is not None and executor not in EXECUTORS:
@@ -113,6 +114,13 @@ def make_handler(
         accepted=None if any(each.kind is each.VAR_KEYWORD for each in parameters.values()) else frozenset(parameters),
         required=_required(function),
     )
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    # An object whose `__call__` is `async def` is no coroutine function to `inspect`.
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def _default_name(function: Callable[..., Any]) -> str:

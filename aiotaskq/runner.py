@@ -7,6 +7,7 @@ import functools
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from types import CoroutineType
 from typing import Any
 
 from aiotaskq.clock import Clock
@@ -34,6 +35,10 @@ from aiotaskq.task import SECOND, Task
 UNKNOWN_AFTER = 3600.0  # seconds that a task without a handler is passed around before it fails
 STOPPED = "its worker was stopped"
 CUT_OFF = "its worker was cut off from the store"
+NOT_AWAITED = (
+    "not_awaited: the handler returned a coroutine, which has not run; await it, and make the function, "
+    "or the decorator around it, 'async def'"
+)
 RunCall = Callable[[Task], Awaitable[Any]]
 
 
@@ -143,6 +148,9 @@ class Runner:
             return None  # its worker has stopped; the lease ends by itself
         if running.reason == "timeout":
             return self._interrupted(running, timeout)  # a thread, or a coroutine that swallowed its cancel: it is late
+        if type(result) is CoroutineType:
+            result.close()  # or the interpreter warns of it as well
+            return Failed(NOT_AWAITED, retryable=False)
         return _stored(result) if self._durable else Completed(result)
 
     def _misfit(self, error: TypeError, handler: Handler, task: Task) -> str | None:

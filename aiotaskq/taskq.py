@@ -365,8 +365,8 @@ class TaskQ(Registry):
         """Run workers and the scheduler inside the application; no signal handler is installed.
 
         With ``workers=False`` it is only opened, for a process that only pushes; None runs them unless it stands by
-        for a test. On leaving: no more claims, handlers may end for ``drain`` seconds, are then cancelled, and given
-        back after ``grace`` more.
+        for a test, True in a test as well. On leaving: no more claims, handlers may end for ``drain`` seconds, are then
+        cancelled, and given back after ``grace`` more.
         """
         self._check_stop(drain, grace)
         was_open = self._is_open

@@ -297,6 +297,55 @@ def test_a_second_signal_does_not_wait(cli: Cli) -> None:
     assert "waits no more: cancels running tasks (1), which get 5 s to end: polite " in "".join(lines)
 
 
+EXITS = """
+import asyncio, sys
+from aiotaskq import TaskQ
+
+tq = TaskQ("sqlite:///app.db", poll_interval=0.05)
+
+async def leave():
+    sys.exit(0)
+
+@tq.task(max_retries=0)
+async def group():
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(leave())
+
+@tq.task
+async def orphan():
+    orphan.left = asyncio.create_task(leave())
+
+@tq.task
+async def timer():
+    asyncio.get_running_loop().call_soon(sys.exit, 0)
+    await asyncio.sleep(0.01)
+
+@tq.task(priority=1)
+async def good():
+    print("good", flush=True)
+"""
+
+
+def test_no_exit_of_what_a_handler_starts_ends_the_worker(cli: Cli) -> None:
+    (cli.home / "app.py").write_text(EXITS)
+    ids = cli.push("group", "orphan", "timer", "good")
+    with cli.running("app:tq", "--concurrency", "1") as (process, lines):
+        wait_for(lines, f"completed good {ids[3]}")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(within(40)) == 0
+    told = "".join(lines)
+    assert told.count("called sys.exit(); the worker goes on") == 3
+    assert f"failed group {ids[0]}: SystemExit: 0" in told
+    assert cli.json("stats", "--db", cli.url)["counts"] == {
+        "pending": 0,
+        "running": 0,
+        "completed": 3,
+        "failed": 1,
+        "cancelled": 0,
+        "expired": 0,
+    }
+
+
 ENDS = """
 from aiotaskq import TaskQ
 

@@ -155,6 +155,20 @@ def test_override_around_the_test_client_starts_no_worker(shop: Shop) -> None:
         until(lambda: shop.sent == [9])
 
 
+def test_override_starts_no_worker_where_the_application_asks_for_workers(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, workers=True)
+    shop.app.include_router(router(shop.tq), prefix="/ops")
+    with override(shop.tq) as pushes, TestClient(shop.app) as client:
+        assert client.post("/plain/1").status_code == 200
+        assert "workers" not in client.get("/ops/readyz").json()["parts"]
+        pushes.assert_pushed("receipt", {"order": 1}, count=1)
+    assert shop.sent == []
+    with TestClient(shop.app) as client:
+        client.post("/plain/2")
+        until(lambda: shop.sent == [2])
+    shop.engine.dispose()
+
+
 def test_override_inside_the_test_client_reaches_no_worker(shop: Shop) -> None:
     with TestClient(shop.app) as client:
         with override(shop.tq) as pushes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
@@ -133,6 +134,39 @@ CASES: dict[Handler, str | None] = {  # to a part of the error message, None for
     raises_stop_iteration: "RuntimeError",
     awaits_an_object: None,
 }
+
+
+class Greeter:
+    async def __call__(self, number: int = 1) -> int:
+        here()  # it runs in the loop
+        return number + 1
+
+
+@pytest.mark.parametrize("handler", [Greeter(), functools.partial(Greeter(), number=1)], ids=["object", "partial"])
+async def test_an_object_that_is_called_by_await_is_a_coroutine_handler(tq: TaskQ, handler: Handler) -> None:
+    tq.task(name="called", timeout=30)(handler)
+    async with tq.running(concurrency=1):
+        assert await (await tq.push("called")).result(within(30)) == 2
+
+
+async def test_a_coroutine_that_nothing_awaits_is_a_failure_that_says_so(tq: TaskQ) -> None:
+    def decorated(handler: Handler) -> Handler:
+        @functools.wraps(handler)
+        def wrapper() -> Awaitable[Any]:
+            return handler()
+
+        return wrapper
+
+    async def forgets() -> Any:
+        return awaits_an_object()
+
+    tq.task(decorated(awaits_an_object))
+    tq.task(forgets)
+    async with tq.running(concurrency=1):
+        for name in ("awaits_an_object", "forgets"):
+            with pytest.raises(TaskFailed, match="not_awaited: the handler returned a coroutine"):
+                await (await tq.push(name)).result(within(30))
+        assert all(task.retry_count == 0 for task in await tq.find())
 
 
 @pytest.mark.parametrize("handler", CASES, ids=lambda handler: handler.__name__)

@@ -7,9 +7,9 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from loguru import logger
 
@@ -22,7 +22,7 @@ from aiotaskq.cli.waiting import Waiting
 from aiotaskq.errors import ValidationError
 from aiotaskq.events import Event
 from aiotaskq.integrations.logging import NOWHERE, bind_task
-from aiotaskq.log import output, printable
+from aiotaskq.log import log, output, printable
 from aiotaskq.masking import mask
 from aiotaskq.task_log import log_completed
 from aiotaskq.taskq import TaskQ
@@ -92,7 +92,25 @@ def run_workers(
     note(prefix + printable(what, 1_000))
     if lifeline is None:
         note(tr(HOW_TO_STOP))
-    return asyncio.run(_run(tq, concurrency, queues, drain, grace, signals, lifeline, prefix, site))
+    return _to_the_end(_run(tq, concurrency, queues, drain, grace, signals, lifeline, prefix, site))
+
+
+def _to_the_end(work: Coroutine[Any, Any, int]) -> int:
+    """Run it in a loop that no sys.exit() of another task or of a timer ends, such as one that a handler has made."""
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        main = loop.create_task(work)
+        while True:
+            try:
+                return loop.run_until_complete(main)
+            except SystemExit as error:
+                if main.done():
+                    raise
+                log.error(
+                    "a task or a timer that a handler may have left called sys.exit(); "
+                    "the worker goes on: stop it by SIGTERM",
+                    cause=error,
+                )
 
 
 async def _run(

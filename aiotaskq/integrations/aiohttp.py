@@ -49,15 +49,15 @@ def cleanup_ctx(
 ) -> Callable[[web.Application], AsyncIterator[None]]:
     """Return what runs workers and the scheduler inside the application: ``app.cleanup_ctx.append(cleanup_ctx(tq))``.
 
-    Arguments as ``TaskQ.running``. What was appended before is there before the first handler runs, and goes after the
-    last one has ended.
+    Arguments as ``TaskQ.running``; under ``override`` no workers run, whatever ``workers`` is. What was appended before
+    is there before the first handler runs, and goes after the last one has ended.
     """
 
     check_taskq("cleanup_ctx", tq)
 
     async def context(_app: web.Application) -> AsyncIterator[None]:
         limits: dict[str, Any] = {"queues": queues, "scheduler": scheduler, "drain": drain, "grace": grace}
-        async with tq.running(concurrency, workers=workers, **limits):
+        async with tq.running(concurrency, workers=workers and None, **limits):  # True is for the real run only
             yield
 
     return context

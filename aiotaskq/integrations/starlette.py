@@ -51,9 +51,10 @@ def setup(
 ) -> None:
     """Run workers and the scheduler inside the application, within the lifespan that it has; arguments as ``running``.
 
-    With ``workers=False`` the task queue is only opened: for a process that pushes what others run. What the
-    application's own lifespan makes is there before the first handler runs, and goes after the last one has ended.
-    Raises ValidationError for a second setup of the same application, and for a task queue of ``aiotaskq.sync``.
+    With ``workers=False`` the task queue is only opened: for a process that pushes what others run. Under
+    ``override`` it is only opened, too, whatever ``workers`` is. What the application's own lifespan makes is there
+    before the first handler runs, and goes after the last one has ended. Raises ValidationError for a second setup of
+    the same application, and for a task queue of ``aiotaskq.sync``.
     """
     check_taskq("setup", tq)
     if getattr(app.state, "aiotaskq", None) is not None:
@@ -65,7 +66,7 @@ def setup(
     async def lifespan(app: Any) -> AsyncIterator[Mapping[str, Any] | None]:
         async with inner(app) as state:
             limits: dict[str, Any] = {"queues": queues, "scheduler": scheduler, "drain": drain, "grace": grace}
-            async with tq.running(concurrency, workers=workers, **limits):
+            async with tq.running(concurrency, workers=workers and None, **limits):  # True is for the real run only
                 yield state
 
     app.router.lifespan_context = lifespan  # type: ignore[assignment]
