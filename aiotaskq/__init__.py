@@ -52,12 +52,14 @@ from aiotaskq.taskq import TaskQ
 from aiotaskq.worker import ExitCode
 
 if typing.TYPE_CHECKING:
-    from aiotaskq.database import DATABASE_URL, Base, SessionLocal, engine, get_db
+    from aiotaskq.database import Base, SessionLocal, engine, get_db
 
+    DATABASE_URL: str
+
+# DATABASE_URL is no part of `import *`: it is a text, and asking for it fixes the settings of the process.
 __version__ = "0.1.0"
 
 __all__ = [
-    "DATABASE_URL",
     "AiotaskqError",
     "Backoff",
     "Base",

@@ -49,9 +49,9 @@ from aiotaskq.watch import (
     watch_over,
 )
 
+# DATABASE_URL is no part of `import *`: it is a text, and asking for it fixes the settings of the process.
 __all__ = [
     "ASYNC_DRIVERS",
-    "DATABASE_URL",
     "SYNC_DRIVERS",
     "Base",
     "Database",

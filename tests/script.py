@@ -6,10 +6,13 @@ import sys
 import traceback
 from collections.abc import Mapping
 
+from loguru import logger
+
 
 def run(names: Mapping[str, object]) -> int:
     """Call each ``test_`` function among these names, and print what passed; return the exit code."""
     tests = [value for name, value in names.items() if name.startswith("test_") and callable(value)]
+    logger.remove()  # a line for each operation would bury what passed
     failed = 0
     for test in tests:
         title = (test.__doc__ or test.__name__).strip().partition("\n")[0]

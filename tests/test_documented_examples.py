@@ -451,7 +451,7 @@ def test_the_guides_test_commands(script: str, tmp_path: Path) -> None:
     (tmp_path / "pytest.py").write_text("raise ImportError('not there')")
     before = sorted(path.name for path in ROOT.iterdir())
     with programs_in(ROOT) as start:
-        lines = start(f"tests/{script}", PYTHONPATH=f"{tmp_path}:{ROOT}").end()
+        lines = start(f"tests/{script}", PYTHONPATH=f"{tmp_path}:{ROOT}", LOGURU_AUTOINIT="True").end()
     tests = re.findall(r"^def test_", (ROOT / "tests" / script).read_text(), re.MULTILINE)
     assert lines[-1] == f"{len(tests)} of {len(tests)} passed"
     assert [line.split()[0] for line in lines[:-1]] == ["passed"] * len(tests)

@@ -20,7 +20,7 @@ PACKAGE = Path(aiotaskq.__file__).parent
 
 # ---- names ----------------------------------------------------------------------------------------------------------
 
-DATABASE_NAMES = {"Base", "DATABASE_URL", "SessionLocal", "engine", "get_db"}  # imported when they are asked for
+DATABASE_NAMES = {"Base", "SessionLocal", "engine", "get_db"}  # imported when they are asked for
 
 CLASSES = [
     "DatabaseQueue",

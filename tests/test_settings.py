@@ -75,6 +75,18 @@ print(type(queue).__name__, DATABASE_URL)
     ]
 
 
+@pytest.mark.parametrize("module", ["aiotaskq", "aiotaskq.sync", "aiotaskq.database"])
+def test_an_import_of_all_names_is_no_first_use(module: str, start: Start) -> None:
+    script = f"""
+from {module} import *
+from aiotaskq.settings import configure
+configure(database_url="sqlite:///later.db")
+from {module} import DATABASE_URL
+print(DATABASE_URL)
+"""
+    assert start(script).end() == ["sqlite:///later.db"]
+
+
 def test_the_awaited_names_are_in_the_root(start: Start, tmp_path: Path) -> None:
     script = """
 import asyncio

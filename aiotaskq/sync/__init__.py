@@ -55,11 +55,12 @@ from aiotaskq.task import Status, Task
 from aiotaskq.worker import ExitCode
 
 if typing.TYPE_CHECKING:
-    from aiotaskq.database import DATABASE_URL
     from aiotaskq.sync.session import Base, SessionLocal, engine, get_db
 
+    DATABASE_URL: str
+
+# DATABASE_URL is no part of `import *`: it is a text, and asking for it fixes the settings of the process.
 __all__ = [
-    "DATABASE_URL",
     "AiotaskqError",
     "Backoff",
     "Base",
