@@ -88,6 +88,10 @@ def parse_url(url: str, drivers: Mapping[str, str]) -> URL:
     database = {"postgres": "postgresql", "mariadb": "mysql"}.get(scheme, scheme)
     if database not in drivers:
         raise ValidationError(f"url: {scheme} is no SQL database; use sqlite:///, postgresql:// or mysql://")
+    if database == "sqlite" and parsed.host:
+        raise ValidationError(
+            f"url: {mask(url)} names a host; write a file after three slashes, as in sqlite:///app.db"
+        )
     place = parsed.database or ":memory:"
     if database == "sqlite" and (place.endswith(":memory:") or parsed.query.get("mode") == "memory"):
         raise ValidationError("url: an in-memory SQLite database is lost with its connection; use memory:// or a file")

@@ -111,6 +111,10 @@ def test_the_driver_is_ours(url: str, asynchronous: str, synchronous: str) -> No
     [
         ("memory://", "url: memory is no SQL database; use sqlite:///, postgresql:// or mysql://"),
         ("redis://h", "url: redis is no SQL database; use sqlite:///, postgresql:// or mysql://"),
+        (
+            "sqlite://app.db",
+            "url: sqlite://app.db names a host; write a file after three slashes, as in sqlite:///app.db",
+        ),
         ("postgresql://u:secret@h:port/d", "url: cannot be parsed (got postgresql://u:***@h:port/d)"),
     ],
 )
