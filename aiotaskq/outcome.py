@@ -34,6 +34,7 @@ DEAD_AFTER = 5  # leases: a loop that has stood still for so long is not coming 
 ALONE = "!alone"
 """Owner ids end with this while the task runs, and no other one runs in that process."""
 POP_OWNER = "pop-"
+UNSETTLED = "not settled within its visibility timeout"
 """Owner ids of manual consumers start with this: for them an overdue lease is a visibility timeout, so a retry."""
 
 
@@ -294,12 +295,17 @@ def _retry(task: Task, error: str, now: int, delay: int) -> Task:
     return _pending(task, run_at=now + delay, retry_count=task.retry_count + 1, error_message=clip(error))
 
 
+def was_popped(task: Task) -> bool:
+    """Whether the lease of the task is that of a pop, and not of a worker."""
+    return (task.lease_owner or "").startswith(POP_OWNER)
+
+
 def _lost(task: Task, now: int) -> Task:
     if task.cancel_requested:
         return _end(task, Status.CANCELLED, now, error_message="cancelled; its worker had gone")
-    if (task.lease_owner or "").startswith(POP_OWNER):
+    if was_popped(task):
         if task.retry_count >= task.max_retries:
-            return _end(task, Status.FAILED, now, error_message="not settled within its visibility timeout")
+            return _end(task, Status.FAILED, now, error_message=UNSETTLED)
         return _pending(task, run_at=now, retry_count=task.retry_count + 1)
     crashes = task.crashes + 1
     if crashes < MAX_CRASHES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aiotaskq.log import gate, log, named, printable
-from aiotaskq.outcome import Cancelled, Failed, LeaseExpired, Outcome, Released, TimedOut
+from aiotaskq.outcome import UNSETTLED, Cancelled, Failed, LeaseExpired, Outcome, Released, TimedOut, was_popped
 from aiotaskq.task import SECOND, Status, Task
 
 __all__ = ["log_completed", "log_lost", "log_outcome", "log_pushed"]
@@ -37,14 +37,14 @@ def log_outcome(task: Task, outcome: Outcome, after: Task | None, now: int) -> N
         return
     if after.status is Status.PENDING and not isinstance(outcome, Released):
         if isinstance(outcome, LeaseExpired):
-            log.warning("lost {}: {}; it is run again", named(after), _reason(outcome, after))
+            log.warning("lost {}: {}; it is run again", named(after), _reason(outcome, task, after))
         else:
             attempt = f"attempt {after.retry_count} of {after.max_retries + 1}"
             wait = f"next in {max(0, after.run_at - now) / SECOND:.3g} s"
-            why = f"{_reason(outcome, after)}; {attempt}, {wait}"
+            why = f"{_reason(outcome, task, after)}; {attempt}, {wait}"
             log.warning("retried {}: {}", named(after), why, cause=_cause(outcome))
     elif after.status is Status.FAILED:
-        log.error("failed {}: {}", named(after), _reason(outcome, after), cause=_cause(outcome))
+        log.error("failed {}: {}", named(after), _reason(outcome, task, after), cause=_cause(outcome))
     elif after.status is Status.EXPIRED:
         log.warning("expired {}: nobody claimed it in time", named(after))
     elif gate.open:
@@ -58,10 +58,12 @@ def _cause(outcome: Outcome) -> BaseException | None:
     return outcome.cause if isinstance(outcome, Failed) else None
 
 
-def _reason(outcome: Outcome, after: Task) -> str:
+def _reason(outcome: Outcome, task: Task, after: Task) -> str:
     if isinstance(outcome, TimedOut):
         return f"timed out after {outcome.seconds:g} s"
     if isinstance(outcome, LeaseExpired):
+        if was_popped(task):
+            return UNSETTLED
         return f"its lease was over, the worker died or stood still ({after.crashes} times)"
     first = (after.error_message or "no reason").splitlines()[0]
     if log.tracebacks and _cause(outcome) is not None:

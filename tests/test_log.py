@@ -20,6 +20,7 @@ from fastapi.testclient import TestClient as FastAPIClient
 import aiotaskq.log
 import aiotaskq.sync
 from aiotaskq import MemoryQueue, Scheduler, TaskQ, injected
+from aiotaskq.clock import VirtualClock
 from aiotaskq.errors import ValidationError
 from aiotaskq.integrations.aiohttp import setup
 from aiotaskq.log import logger, output
@@ -486,6 +487,21 @@ def test_a_lost_lease_and_a_dead_worker_are_warnings(standard: Kept) -> None:
         "ERROR failed mail one: its lease was over, the worker died or stood still (3 times)",
         "WARNING retried mail one: timed out after 3 s; attempt 1 of 4",
         "ERROR failed mail one: unknown_task",
+    ]
+
+
+async def test_a_pop_that_was_not_settled_is_told_as_one(standard: Kept) -> None:
+    clock = VirtualClock(1_000 * SECOND)
+    async with TaskQ("memory://rehearsal", clock=clock) as tq:
+        await tq.push("mail", task_id="one", max_retries=1)
+        for _ in range(2):
+            assert await tq.queue.pop_task(timeout=0, visibility=5) is not None
+            clock.step(6)
+            await tq.queue.reaper.reap()
+    told = [text.replace("aiotaskq task_log ", "") for text in standard.written if "task_log" in text]
+    assert told == [
+        "WARNING lost mail one: not settled within its visibility timeout; it is run again",
+        "ERROR failed mail one: not settled within its visibility timeout",
     ]
 
 
