@@ -10,7 +10,7 @@ import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import create_engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -263,3 +263,15 @@ async def test_a_push_that_fails_in_the_hosts_session_shows_no_params(tmp_path: 
         await (session.close() if kind == "async" else asyncio.to_thread(session.close))
         blocking.dispose()
         await awaiting.dispose()
+
+
+async def test_a_push_with_a_session_says_what_to_do_where_the_tables_are_gone(tmp_path: Path) -> None:
+    tq, engine = TaskQ(f"sqlite:///{tmp_path}/x.db"), create_engine(f"sqlite:///{tmp_path}/x.db")
+    async with tq:
+        with engine.begin() as connection:
+            connection.execute(text("DROP TABLE task_queue"))
+        with Session(engine) as session, pytest.raises(OperationalError, match="no such table: task_queue") as failed:
+            await tq.push("any", session=session)
+    (note,) = failed.value.__notes__
+    assert note.startswith("aiotaskq: it was dropped") and "'aiotaskq db upgrade'" in note
+    engine.dispose()

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_s
 from sqlalchemy.orm import Session, scoped_session
 
 from aiotaskq.errors import ValidationError
+from aiotaskq.watch import hint
 
 T = TypeVar("T")
 SOON = 0.05  # seconds that a COMMIT usually takes; whom the hint reaches too early finds the task by polling
@@ -85,6 +86,8 @@ def _discreetly(body: Body[T], connection: Connection) -> T:
         return body(connection)
     except StatementError as error:
         error.hide_parameters, error.params = True, None
+        if remedy := hint(error):
+            error.add_note("aiotaskq: " + remedy.removeprefix("; "))
         raise
 
 
