@@ -293,8 +293,12 @@ async def test_a_few_notifications_go_out_at_once(postgresql: Store, monkeypatch
         sender.cancel()  # nobody waits for an hour
 
 
-async def test_a_push_does_not_wait_for_its_wake_up(postgresql: Store) -> None:
+async def test_a_push_brings_its_wake_up_along_or_does_not_wait_for_it(
+    postgresql: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql_gap, "SHORT", 3600.0)
     other: Any = await postgresql.another()
+    ears = await watching(postgresql.backend)
     database = other.database
     writes: list[str] = []
     original = database.write
@@ -306,9 +310,26 @@ async def test_a_push_does_not_wait_for_its_wake_up(postgresql: Store) -> None:
         return answer
 
     database.write = write
-    await other.push([new()])
-    assert writes == ["begin", "end"]  # the NOTIFY comes after, in a transaction of its own
-    await until(lambda: len(writes) == 4)
+    for number in range(1, BURST + 1):
+        tasks = await other.push([new(), new()])
+        await ears.until(READY)
+        ears.forget()
+        assert writes == ["begin", "end"] * number  # in one statement
+    assert await other.push(tasks) == tasks  # the gap does not allow another one now
+    assert writes == ["begin", "end"] * (BURST + 1)
+    await until(lambda: other._between._senders)
+    for sender in list(other._between._senders.values()):
+        sender.cancel()  # nobody waits for an hour
+
+
+async def test_a_push_that_brings_its_wake_up_along_meets_what_is_there(postgresql: Store) -> None:
+    other = await postgresql.another()
+    heard = Ears(other)
+    first, second = new(task_id="a", unique_key="k"), new(task_id="b")
+    assert await other.push([first]) == [first]
+    met = await other.push([new(task_id="c", unique_key="k"), second])
+    assert [task.task_id for task in met] == ["a", "b"]
+    assert heard.heard == [(READY, ())] * 2  # this process itself is told as well
 
 
 # ---- where it is off ------------------------------------------------------------------------------------------------

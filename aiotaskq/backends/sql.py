@@ -117,9 +117,14 @@ class SqlBackend(Backend):
             return stored
         # To repeat a push is no other push, whether the first has come through or not.
         alone = self._alone and small_enough(len(tasks), (task.params for task in tasks))
-        stored = await self.database.write(lambda c: tasks_sql.push(c, tasks), alone) if tasks else []
-        if len(tasks) > 1 and isinstance(self._between, Notifications):
-            self._between.weigh(READY, len(tasks) - 1)
+        between = self._between if isinstance(self._between, Notifications) else None
+        notify = between.along(READY, len(tasks)) if between is not None and alone and tasks else None
+        stored = await self.database.write(lambda c: tasks_sql.push(c, tasks, notify), alone) if tasks else []
+        if notify is not None:
+            self.hints.hear(READY)
+            return stored
+        if between is not None and len(tasks) > 1:
+            between.weigh(READY, len(tasks) - 1)
         self.hints.tell(READY)
         return stored
 

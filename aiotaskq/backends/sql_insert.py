@@ -26,8 +26,15 @@ SIZE = 4_000_000  # characters of their params
 Rows = Sequence[tuple[Any, ...]]
 
 
-def insert_new(connection: Connection, table: Any, names: tuple[str, ...], rows: Rows) -> int:
-    """Insert the rows that are in nobody's way; return how many were, if it is all of them, or a smaller number."""
+def insert_new(
+    connection: Connection, table: Any, names: tuple[str, ...], rows: Rows, notify: tuple[str, str] | None = None
+) -> int:
+    """Insert the rows that are in nobody's way; return how many were, if it is all of them, or a smaller number.
+
+    On PostgreSQL the same statement sends ``notify``, a channel and a message, if a row is new; the rows must fit it.
+    """
+    if notify is not None:
+        return _postgresql(connection, table, *_filled(names, rows), notify)
     put = _WAYS[connection.dialect.name]
     limit = packet(connection)
     if len(rows) == 1 and limit is None:
@@ -106,18 +113,23 @@ def record(table: Any, names: Sequence[str]) -> str:
 
 
 @functools.cache
-def _postgresql_words(table: Any, names: tuple[str, ...], value: str) -> str:
+def _postgresql_words(table: Any, names: tuple[str, ...], value: str, notify: bool) -> str:
     key = table.primary_key.columns.keys()[0]
-    return (
+    insert = (
         f"INSERT INTO {table.name} ({', '.join(names)}) "  # noqa: S608 - our own names
         f"SELECT * FROM json_to_recordset({value}::text::json) AS r({record(table, names)}) "
         f"ON CONFLICT DO NOTHING RETURNING {key}"
     )
+    # The server sends one of equal notifications of a transaction.
+    return f"WITH new AS ({insert}) SELECT {key}, pg_notify($2, $3) FROM new" if notify else insert  # noqa: S608
 
 
-def _postgresql(connection: Connection, table: Any, names: tuple[str, ...], rows: Rows) -> int:
+def _postgresql(
+    connection: Connection, table: Any, names: tuple[str, ...], rows: Rows, notify: tuple[str, str] | None = None
+) -> int:
     values = json_text([dict(zip(names, row, strict=True)) for row in rows])
-    return len(connection.exec_driver_sql(_postgresql_words(table, names, place(connection)), (values,)).all())
+    words = _postgresql_words(table, names, place(connection), notify is not None)
+    return len(connection.exec_driver_sql(words, (values, *(notify or ()))).all())
 
 
 def _mysql(connection: Connection, table: Any, names: tuple[str, ...], rows: Rows) -> int:

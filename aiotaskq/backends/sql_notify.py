@@ -107,31 +107,53 @@ class Notifications:
         elif known is not None:
             known.update(dict.fromkeys(names))
         if kind not in self._senders:
-            self._senders[kind] = asyncio.create_task(self._send(kind), name=f"aiotaskq-notify-{kind}")
+            self._start_sender(kind)
+
+    def _start_sender(self, kind: str) -> None:
+        sender = self._senders[kind] = asyncio.create_task(self._send(kind), name=f"aiotaskq-notify-{kind}")
+        sender.add_done_callback(lambda sender: self._sender_done(kind, sender))
+
+    def _sender_done(self, kind: str, sender: asyncio.Task[None]) -> None:
+        # A callback, since a sender that is cancelled before it begins runs none of its own code.
+        if self._senders.get(kind) is not sender:
+            return  # of a loop that has ended
+        del self._senders[kind]
+        if kind in self._waiting and not sender.cancelled():
+            self._start_sender(kind)
 
     async def _send(self, kind: str) -> None:
         """Send what has come together, as soon as the gap allows, until nothing has."""
         gap, clock = self._gaps[kind], asyncio.get_running_loop().time
         for _ in range(8):
             await asyncio.sleep(0)  # a claim of this process begins first: its worker was woken by the same hint
-        try:
-            while kind in self._waiting:
-                if (delay := gap.delay(clock())) > 0:
-                    await asyncio.sleep(delay)
-                gap.sent(clock())
-                names = self._waiting.pop(kind)
-                texts = list(messages(self._me, kind, list(names or ())))
-                try:
-                    await self._database.write(
-                        lambda c, texts=texts: [  # type: ignore[misc]
-                            c.exec_driver_sql(_NOTIFY, (CHANNEL, text)) for text in texts
-                        ],
-                        alone=True,
-                    )
-                except AiotaskqError as error:
-                    log.debug("a hint was lost: {}", error)
-        finally:
-            del self._senders[kind]
+        while kind in self._waiting:
+            if (delay := gap.delay(clock())) > 0:
+                await asyncio.sleep(delay)
+            gap.sent(clock())
+            names = self._waiting.pop(kind)
+            texts = list(messages(self._me, kind, list(names or ())))
+            try:
+                await self._database.write(
+                    lambda c, texts=texts: [  # type: ignore[misc]
+                        c.exec_driver_sql(_NOTIFY, (CHANNEL, text)) for text in texts
+                    ],
+                    alone=True,
+                )
+            except AiotaskqError as error:
+                log.debug("a hint was lost: {}", error)
+
+    def along(self, kind: str, count: int) -> tuple[str, str] | None:
+        """Return the channel and the message of a notification that may go out now, about so many tasks, if one may.
+
+        The caller sends it in the statement that it tells of, and does not call ``forward``.
+        """
+        self._belong(asyncio.get_running_loop())
+        gap, now = self._gaps[kind], asyncio.get_running_loop().time()
+        if kind in self._senders or gap.delay(now) > 0:
+            return None
+        gap.wish(count)
+        gap.sent(now)
+        return CHANNEL, next(messages(self._me, kind, ()))
 
     # ---- hearing ----
 

@@ -70,8 +70,8 @@ def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield items[start : start + CHUNK]
 
 
-def push(connection: Connection, tasks: Sequence[Task]) -> list[Task]:
-    if insert_new(connection, TASKS, COLUMNS, [new_row(task) for task in tasks]) == len(tasks):
+def push(connection: Connection, tasks: Sequence[Task], notify: tuple[str, str] | None = None) -> list[Task]:
+    if insert_new(connection, TASKS, COLUMNS, [new_row(task) for task in tasks], notify) == len(tasks):
         return list(tasks)
     # Some were in the way.
     return [
