@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import typing
 
-from aiotaskq.backends.base import OddRow
-from aiotaskq.context import TaskContext, current_task
-from aiotaskq.documented import (
+from aiotaskq.app.handle import TaskCall, TaskFunction, TaskHandle
+from aiotaskq.app.legacy import (
     DatabaseQueue,
     MemoryQueue,
     RedisQueue,
@@ -20,6 +19,13 @@ from aiotaskq.documented import (
     push_task,
     set_public,
 )
+from aiotaskq.app.registry import injected
+from aiotaskq.app.settings import configure
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.backends.base import OddRow
+from aiotaskq.core.outcome import Backoff
+from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import (
     AiotaskqError,
     CallTimeout,
@@ -40,16 +46,10 @@ from aiotaskq.errors import (
     ValidationError,
     WrongLoop,
 )
-from aiotaskq.events import Event
-from aiotaskq.handles import TaskCall, TaskFunction, TaskHandle
-from aiotaskq.outcome import Backoff
-from aiotaskq.queue import Stats
-from aiotaskq.registry import injected
-from aiotaskq.schedule import Schedule
-from aiotaskq.settings import configure
-from aiotaskq.task import Status, Task
-from aiotaskq.taskq import TaskQ
-from aiotaskq.worker import ExitCode
+from aiotaskq.runtime.context import TaskContext, current_task
+from aiotaskq.runtime.events import Event
+from aiotaskq.runtime.queue.queue import Stats
+from aiotaskq.runtime.worker.worker import ExitCode
 
 if typing.TYPE_CHECKING:
     from aiotaskq.database import Base, SessionLocal, engine, get_db

@@ -19,7 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
-from aiotaskq.engines import (
+from aiotaskq.app.settings import settings
+from aiotaskq.backends.sql.engines import (
     ASYNC_DRIVERS,
     CONNECT_TIMEOUT,
     SYNC_DRIVERS,
@@ -30,14 +31,9 @@ from aiotaskq.engines import (
     sync_engine,
     sync_session_factory,
 )
-from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, WrongLoop
-from aiotaskq.lazy_engine import LazyAsyncEngine
-from aiotaskq.masking import mask
-from aiotaskq.models import Base
-from aiotaskq.settings import settings
-from aiotaskq.shelter import is_sheltered
-from aiotaskq.sqlite_connections import SqliteConnections
-from aiotaskq.watch import (
+from aiotaskq.backends.sql.lazy_engine import LazyAsyncEngine
+from aiotaskq.backends.sql.sqlite_connections import SqliteConnections
+from aiotaskq.backends.sql.statement_watch import (
     STATEMENT_TIMEOUT,
     Watch,
     connected,
@@ -48,6 +44,10 @@ from aiotaskq.watch import (
     is_lost,
     watch_over,
 )
+from aiotaskq.concurrency.sheltered import is_sheltered
+from aiotaskq.core.masking import mask
+from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, WrongLoop
+from aiotaskq.models import Base
 
 # DATABASE_URL is no part of `import *`: it is a text, and asking for it fixes the settings of the process.
 __all__ = [

@@ -27,7 +27,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aiotaskq.task import Task
+    from aiotaskq.core.task import Task
 
 
 class AiotaskqError(Exception):

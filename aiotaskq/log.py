@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from loguru import _defaults
 from loguru import logger as _loguru
 
-from aiotaskq.answer import Answer
+from aiotaskq.concurrency.answer import Answer
 from aiotaskq.errors import ValidationError
 
 if TYPE_CHECKING:
     from loguru import Record
     from loguru import logger as logger
 
-    from aiotaskq.task import Task
+    from aiotaskq.core.task import Task
 
 __all__ = ["configure", "logger", "output", "printable"]
 

@@ -16,8 +16,8 @@ from sqlalchemy import Engine, text
 
 from aiotaskq.backends import REHEARSAL, connect
 from aiotaskq.backends.base import Backend, Schedules, Values
+from aiotaskq.backends.sql.migrations import OUR_TABLES
 from aiotaskq.database import sync_engine
-from aiotaskq.migrations import OUR_TABLES
 from tests.servers import Server, Unavailable, mariadb, valkey
 from tests.servers import postgresql as postgresql_server
 from tests.servers import postgresql_jit as postgresql_jit_server

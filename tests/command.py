@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli import main
-from aiotaskq.taskq import TaskQ
 from tests.machine import within
 
 ROOT = Path(__file__).parent.parent

@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from croniter import CroniterBadDateError, CroniterError, croniter
 from loguru import logger
 
-from aiotaskq.cron import Cron
-from aiotaskq.cron_fields import Refused
+from aiotaskq.backends.sql.migrations.adopt_cron import rewritten
+from aiotaskq.core.cron import Cron
+from aiotaskq.core.cron_parser import Refused
+from aiotaskq.core.schedule import Schedule, fire
 from aiotaskq.log import output
-from aiotaskq.migrations.adopt_cron import rewritten
-from aiotaskq.schedule import Schedule, fire
 from tests.machine import within
 from tests.test_cron_agreement import BOUNDS, DAYS, MONTHS, random_field
 from tests.test_migrations import (

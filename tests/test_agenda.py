@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotaskq.agenda import Agenda
-from aiotaskq.schedule import Schedule, due_us, new_schedule
-from aiotaskq.task import SECOND
+from aiotaskq.core.schedule import Schedule, due_us, new_schedule
+from aiotaskq.core.task import SECOND
+from aiotaskq.runtime.scheduler.due_heap import Agenda
 
 START = 1_700_000_000_000_000
 

@@ -14,10 +14,10 @@ from alembic import command
 from alembic.config import Config
 
 from aiotaskq import TaskQ
-from aiotaskq.engines import sync_engine
+from aiotaskq.backends.sql.engines import sync_engine
+from aiotaskq.backends.sql.migrations import OUR_TABLES, VERSION_TABLE
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.integrations.alembic import include_name
-from aiotaskq.migrations import OUR_TABLES, VERSION_TABLE
 from tests.command import Cli
 from tests.servers import Unavailable, mariadb, postgresql
 

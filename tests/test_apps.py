@@ -21,8 +21,8 @@ import pytest
 import sqlalchemy as sa
 
 from aiotaskq import Status, TaskQ
-from aiotaskq.engines import sync_engine
-from aiotaskq.migrations import OUR_TABLES, VERSION_TABLE
+from aiotaskq.backends.sql.engines import sync_engine
+from aiotaskq.backends.sql.migrations import OUR_TABLES, VERSION_TABLE
 from tests.machine import watchdog, within
 from tests.programs import ROOT
 from tests.servers import Unavailable, postgresql

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from aiotaskq.batch import Batch
+from aiotaskq.concurrency.batcher import Batch
 from aiotaskq.errors import DatabaseUnavailable
 from tests.machine import within
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.bulk import BREATH, PURGE_CHUNK, Retention
-from aiotaskq.clock import VirtualClock
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.task import FINAL, SECOND, Status, TaskFilter, new_task
 from aiotaskq.errors import ValidationError
-from aiotaskq.task import FINAL, SECOND, Status, TaskFilter, new_task
-from aiotaskq.taskq import TaskQ
+from aiotaskq.runtime.queue.bulk import BREATH, PURGE_CHUNK, Retention
 
 DAY = 86_400
 

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import typer
 
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.commands import app_for
-from aiotaskq.demo.show import APP
-from aiotaskq.task import Task
-from aiotaskq.taskq import TaskQ
+from aiotaskq.cli.demo.show import APP
+from aiotaskq.core.task import Task
 from tests.command import ROOT, Cli, prepared, wait_for
 from tests.machine import within
 
@@ -113,7 +113,7 @@ def test_help_imports_neither_database_nor_rich() -> None:
     code = (
         "import sys; from aiotaskq.cli import main; sys.argv = ['aiotaskq', '--help']\n"
         "try: main()\nexcept SystemExit: pass\n"
-        "print(sorted({'sqlalchemy', 'alembic', 'rich', 'pydantic', 'aiotaskq.cli.screen'} & set(sys.modules)))"
+        "print(sorted({'sqlalchemy', 'alembic', 'rich', 'pydantic', 'aiotaskq.cli.output'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.clock import SystemClock
-from aiotaskq.copying import copy
-from aiotaskq.schedule import new_schedule
-from aiotaskq.task import SECOND, Status, Task
-from aiotaskq.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.schedule import new_schedule
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.runtime.copy import copy
 from tests.command import Cli, prepared
 from tests.machine import within
 from tests.servers import Server, Unavailable, mariadb, postgresql, valkey
@@ -251,7 +251,7 @@ async def test_what_is_in_an_outbox_is_copied_as_a_task(tmp_path: Path) -> None:
 async def test_tasks_that_are_deleted_meanwhile_do_not_make_it_run_in_circles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiotaskq.copying.CHUNK", 2)
+    monkeypatch.setattr("aiotaskq.runtime.copy.CHUNK", 2)
     async with TaskQ(prepared(tmp_path / "a.db")) as here, TaskQ(prepared(tmp_path / "b.db")) as there:
         await here._backend.push(tasks(6))
         find = here._backend.find

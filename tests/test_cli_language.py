@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from aiotaskq import errors
-from aiotaskq.cli import language
+from aiotaskq.cli import i18n as language
 from aiotaskq.cli.catalogue import FILE, HELP, LIBRARY, SENTENCES, SYSTEM, TYPER, Template, entries, parse, rendered
-from aiotaskq.cli.language import tr, width, wrapped
+from aiotaskq.cli.i18n import tr, width, wrapped
 from aiotaskq.errors import AiotaskqError
 from tests.command import ROOT
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.clock import SystemClock
-from aiotaskq.task import SECOND, Status, Task
-from aiotaskq.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.task import SECOND, Status, Task
 from tests.command import Cli, prepared, wait_for
 from tests.machine import within
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.cli.serving import Site
-from aiotaskq.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli.web import Site
 from tests.command import Cli, prepared, wait_for
 from tests.machine import within
 

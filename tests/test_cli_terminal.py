@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aiotaskq.task import Status, Task
+from aiotaskq.core.task import Status, Task
 from tests.command import Cli, Terminal, prepared
 from tests.machine import within
 from tests.test_cli_operate import store

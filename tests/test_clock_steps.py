@@ -15,10 +15,10 @@ from loguru import logger
 from aiotaskq import TaskQ
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
-from aiotaskq.clock import SystemClock, VirtualClock
-from aiotaskq.clock_steps import ClockSteps, HostClock, StepLog
+from aiotaskq.concurrency.clock import SystemClock, VirtualClock
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable
-from aiotaskq.task import SECOND, Task
+from aiotaskq.runtime.clock_steps import ClockSteps, HostClock, StepLog
 from tests.contract.rows import NOW, new, running
 from tests.machine import within
 

@@ -19,8 +19,8 @@ from cronsim import CronSim
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from aiotaskq import cron_fields
-from aiotaskq.cron import Cron, check_timezone, local_timezone
+from aiotaskq.core import cron_parser as cron_fields
+from aiotaskq.core.cron import Cron, check_timezone, local_timezone
 from aiotaskq.errors import CronError, ValidationError
 from tests.test_cron_agreement import ALIASES, for_cronsim
 

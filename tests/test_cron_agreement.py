@@ -19,7 +19,7 @@ import pytest
 from croniter import CroniterBadDateError, CroniterError, croniter
 from cronsim import CronSim
 
-from aiotaskq.cron import Cron
+from aiotaskq.core.cron import Cron
 from aiotaskq.errors import CronError
 
 S = 1_000_000

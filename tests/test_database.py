@@ -23,9 +23,13 @@ import pytest
 from sqlalchemy import Connection, event, exc, text
 
 from aiotaskq import database as database_module
-from aiotaskq import engines
 from aiotaskq.backends.base import Change, ScheduleChange
-from aiotaskq.backends.sql import SqlBackend
+from aiotaskq.backends.sql import engines
+from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.migrations import HEAD
+from aiotaskq.backends.sql.sqlite_connections import READERS, SqliteConnections
+from aiotaskq.concurrency.sheltered import Sheltered
+from aiotaskq.core.task import Status, Task, TaskFilter, new_id
 from aiotaskq.database import ASYNC_DRIVERS, SYNC_DRIVERS, Database, parse_url, sync_engine, sync_session_factory
 from aiotaskq.errors import (
     ClosedError,
@@ -35,10 +39,6 @@ from aiotaskq.errors import (
     ValidationError,
     WrongLoop,
 )
-from aiotaskq.migrations import HEAD
-from aiotaskq.shelter import Sheltered
-from aiotaskq.sqlite_connections import READERS, SqliteConnections
-from aiotaskq.task import Status, Task, TaskFilter, new_id
 from tests.contract.rows import LEASE, NOW, new, new_schedule
 from tests.machine import within
 
@@ -465,8 +465,8 @@ WORKER = """
 import asyncio, random, sys, time
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change
-from aiotaskq.outcome import Completed, settle
-from aiotaskq.task import new_task
+from aiotaskq.core.outcome import Completed, settle
+from aiotaskq.core.task import new_task
 
 async def main(url, seconds):
     backend = connect(url)
@@ -982,7 +982,7 @@ def test_a_loop_that_ends_in_the_middle_leaves_no_lock(url: str, path: Path) -> 
 FORK = """
 import asyncio, os, sys
 from aiotaskq.backends import connect
-from aiotaskq.task import new_task
+from aiotaskq.core.task import new_task
 
 backend = connect(sys.argv[1])
 loop = asyncio.new_event_loop()
@@ -1026,7 +1026,7 @@ async def test_a_forked_child_makes_connections_of_its_own(url: str, path: Path)
 PUSHER = """
 import asyncio, sys
 from aiotaskq.backends import connect
-from aiotaskq.task import new_task
+from aiotaskq.core.task import new_task
 
 async def main(url):
     backend = connect(url)
@@ -1066,7 +1066,7 @@ async def test_what_was_acknowledged_survives_kill_9(url: str, path: Path) -> No
 END = """
 import asyncio, sys
 from aiotaskq.backends import connect
-from aiotaskq.task import new_task
+from aiotaskq.core.task import new_task
 
 async def main(url, how):
     backend = connect(url)

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 import aiotaskq.sync
-from aiotaskq.demo.files import walk
-from aiotaskq.demo.numbers import percentile
-from aiotaskq.demo.work import push_as_before
+from aiotaskq.cli.demo.files import walk
+from aiotaskq.cli.demo.numbers import percentile
+from aiotaskq.cli.demo.work import push_as_before
 from tests.machine import within
 
 ROOT = Path(__file__).parent.parent

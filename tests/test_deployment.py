@@ -16,7 +16,8 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from aiotaskq import TaskQ, engines
+from aiotaskq import TaskQ
+from aiotaskq.backends.sql import engines
 from aiotaskq.cli.commands import app_for
 from aiotaskq.errors import DatabaseUnavailable
 from tests.machine import within

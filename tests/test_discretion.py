@@ -16,14 +16,14 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import CollectorRegistry, generate_latest
 
 from aiotaskq import Event, Schedule, Task, TaskQ
+from aiotaskq.core.outcome import Completed, Failed
+from aiotaskq.core.schedule import new_schedule
+from aiotaskq.core.task import Status, new_task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.integrations.logging import bind_task, loguru_to_standard
 from aiotaskq.integrations.opentelemetry import Tracing
 from aiotaskq.integrations.prometheus import Metrics
 from aiotaskq.log import logger, output
-from aiotaskq.outcome import Completed, Failed
-from aiotaskq.schedule import new_schedule
-from aiotaskq.task import Status, new_task
 from tests.machine import within
 
 SECRET = "S3CRET"

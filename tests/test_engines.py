@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from aiotaskq import engines
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.sql import SqlBackend
+from aiotaskq.backends.sql import engines
+from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, SYNC_DRIVERS, parse_url, sync_engine, sync_session_factory
+from aiotaskq.core.task import Status
 from aiotaskq.database import Database
-from aiotaskq.engines import ASYNC_DRIVERS, SYNC_DRIVERS, parse_url, sync_engine, sync_session_factory
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
-from aiotaskq.task import Status
 from tests.contract.rows import LEASE, NOW, new
 from tests.machine import within
 from tests.pooler import Pooler

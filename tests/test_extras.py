@@ -9,7 +9,7 @@ import tomllib
 
 import pytest
 
-from aiotaskq.extras import REQUIREMENTS, missing
+from aiotaskq.core.extras import REQUIREMENTS, missing
 from tests.programs import ROOT
 
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from aiotaskq import forks
-from aiotaskq.backends.sql import SqlBackend
-from aiotaskq.backends.sqlite_watch import FileWatch
-from aiotaskq.forks import _OutsideOfForks, outside_of_forks
+from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.sqlite_notifier import FileWatch
+from aiotaskq.concurrency import forks
+from aiotaskq.concurrency.forks import _OutsideOfForks, outside_of_forks
 from tests.machine import watchdog
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")

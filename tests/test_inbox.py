@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from aiotaskq.inbox import Inbox
-from aiotaskq.outcome import MAX_CRASHES, marked
-from aiotaskq.task import Task
+from aiotaskq.core.outcome import MAX_CRASHES, marked
+from aiotaskq.core.task import Task
+from aiotaskq.runtime.worker.buffer import Inbox
 
 PATIENCE = 100
 

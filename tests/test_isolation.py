@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import Status, TaskFailed, TaskQ, current_task
-from aiotaskq.clock import VirtualClock
+from aiotaskq.concurrency.clock import VirtualClock
 from tests.machine import within
 
 Handler = Callable[[], Awaitable[Any]]

@@ -18,11 +18,11 @@ import aiotaskq.sync
 from aiotaskq import MemoryQueue, NotFound, NotSupported, TaskQ, ValidationError
 from aiotaskq.backends import KEEP_ENDED, REHEARSAL, connect, keep_ended_of
 from aiotaskq.backends.base import Change, Room
-from aiotaskq.backends.memory import MemoryBackend
-from aiotaskq.clock import VirtualClock
-from aiotaskq.outcome import Cancelled, settle
-from aiotaskq.queue import Queue
-from aiotaskq.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.backends.memory.backend import MemoryBackend
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.outcome import Cancelled, settle
+from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.runtime.queue.queue import Queue
 from tests.contract.rows import NOW, ended, ids, new
 from tests.machine import within
 from tests.programs import programs_in

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from aiotaskq import TaskQ
-from aiotaskq.backends.memory import MemoryBackend
-from aiotaskq.clock import StoreClock, VirtualClock
+from aiotaskq.backends.memory.backend import MemoryBackend
+from aiotaskq.concurrency.clock import StoreClock, VirtualClock
+from aiotaskq.concurrency.poller import MAX_BACKOFF
+from aiotaskq.core.task import SECOND
 from aiotaskq.errors import DatabaseUnavailable
-from aiotaskq.leases import DEAD_AFTER, LeaseKeeper
-from aiotaskq.service import MAX_BACKOFF
-from aiotaskq.task import SECOND
+from aiotaskq.runtime.worker.heartbeat import DEAD_AFTER, LeaseKeeper
 
 LEASE = 2.0
 KEY = ("task", 1)

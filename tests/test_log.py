@@ -20,14 +20,14 @@ from fastapi.testclient import TestClient as FastAPIClient
 import aiotaskq.log
 import aiotaskq.sync
 from aiotaskq import MemoryQueue, Scheduler, TaskQ, injected
-from aiotaskq.clock import VirtualClock
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.outcome import Completed, Failed, LeaseExpired, TimedOut, marked, settle
+from aiotaskq.core.schedule import new_schedule
+from aiotaskq.core.task import SECOND, Status, new_task
 from aiotaskq.errors import ValidationError
 from aiotaskq.integrations.aiohttp import setup
 from aiotaskq.log import logger, output
-from aiotaskq.outcome import Completed, Failed, LeaseExpired, TimedOut, marked, settle
-from aiotaskq.schedule import new_schedule
-from aiotaskq.task import SECOND, Status, new_task
-from aiotaskq.task_log import log_outcome
+from aiotaskq.runtime.task_log import log_outcome
 from tests.machine import within
 from tests.programs import Program, programs_in
 
@@ -193,8 +193,8 @@ async def test_who_uses_loguru_gets_the_lines_there_instead(standard: Kept, sink
     task_id = await run_one(tq, mail)
     assert not standard.records
     assert [line.split("\n")[0].rpartition(";")[0] or line.split("\n")[0] for line in sink] == [
-        f"WARNING aiotaskq.task_log retried mail {task_id}: ValueError: no",
-        f"ERROR aiotaskq.task_log failed mail {task_id}: ValueError: no",
+        f"WARNING aiotaskq.runtime.task_log retried mail {task_id}: ValueError: no",
+        f"ERROR aiotaskq.runtime.task_log failed mail {task_id}: ValueError: no",
     ]
     assert all("in mail\n" in line and line.count("Traceback") == 1 for line in sink)
 
@@ -465,7 +465,7 @@ async def test_the_lines_of_a_worker(sink: list[str]) -> None:
     ]
     sink.clear()
     two = await run_one(tq, slow)
-    assert sink[-1] == f"ERROR aiotaskq.task_log failed slow {two}: timed out after 0.01 s"
+    assert sink[-1] == f"ERROR aiotaskq.runtime.task_log failed slow {two}: timed out after 0.01 s"
     assert SECRET not in "".join(sink)
 
 

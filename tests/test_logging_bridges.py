@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from aiotaskq import TaskQ
-from aiotaskq.context import TaskContext, current
+from aiotaskq.core.task import new_task
 from aiotaskq.integrations.logging import (
     TaskFields,
     bind_task,
@@ -18,7 +18,7 @@ from aiotaskq.integrations.logging import (
     task_fields,
 )
 from aiotaskq.log import logger
-from aiotaskq.task import new_task
+from aiotaskq.runtime.context import TaskContext, current
 from tests.machine import within
 
 FORMAT = "{level}|{name}|{extra[task_id]}|{extra[type]}|{extra[queue]}|{message}"

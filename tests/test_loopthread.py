@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
+from aiotaskq.concurrency.loop_thread import LoopThread
 from aiotaskq.errors import CallTimeout, ClosedError, WrongLoop
-from aiotaskq.loopthread import LoopThread
 from tests.machine import watchdog, within
 from tests.programs import kill_all_of, read_line
 
@@ -87,7 +87,7 @@ class Process:
             sys.modules["aiotaskq"] = types.ModuleType("aiotaskq")
             sys.modules["aiotaskq"].__path__ = ["aiotaskq"]
             from aiotaskq.errors import *
-            from aiotaskq.loopthread import LoopThread
+            from aiotaskq.concurrency.loop_thread import LoopThread
             lt = LoopThread()
             async def value(result=42): return result
             async def forever(): await asyncio.Event().wait()
@@ -326,7 +326,7 @@ def test_every_item_popped_around_a_deadline_is_returned_or_given_back(lt: LoopT
 def test_a_value_that_comes_after_the_caller_left_is_unclaimed(
     lt: LoopThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # E10
-    monkeypatch.setattr("aiotaskq.loopthread.LEAVE_SECONDS", 0.02)
+    monkeypatch.setattr("aiotaskq.concurrency.loop_thread.LEAVE_SECONDS", 0.02)
     started, release, given = threading.Event(), threading.Event(), threading.Event()
     values: list[int] = []
 
@@ -345,7 +345,7 @@ def test_a_value_that_comes_after_the_caller_left_is_unclaimed(
 def test_a_blocked_loop_does_not_hold_a_caller_past_its_deadline(
     lt: LoopThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # E10
-    monkeypatch.setattr("aiotaskq.loopthread.LEAVE_SECONDS", 0.02)
+    monkeypatch.setattr("aiotaskq.concurrency.loop_thread.LEAVE_SECONDS", 0.02)
     release = threading.Event()
     began = threading.Event()
     lt.call_soon(block, began, release)

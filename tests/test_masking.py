@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotaskq import AiotaskqError, TaskQ
-from aiotaskq.masking import mask, without_passwords
+from aiotaskq.core.masking import mask, without_passwords
 from tests.command import Cli
 
 SECRET = "S3CRET"

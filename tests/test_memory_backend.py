@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 import aiotaskq.sync
-from aiotaskq.backends import memory
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.memory import MemoryBackend
-from aiotaskq.backends.sql import SqlBackend
-from aiotaskq.clock import VirtualClock
-from aiotaskq.outcome import Cancelled, Completed, Expired, Released, settle
-from aiotaskq.queue import Queue
-from aiotaskq.scheduler import Scheduler
-from aiotaskq.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.backends.memory import backend as memory
+from aiotaskq.backends.memory.backend import MemoryBackend
+from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.outcome import Cancelled, Completed, Expired, Released, settle
+from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.runtime.queue.queue import Queue
+from aiotaskq.runtime.scheduler.scheduler import Scheduler
 from tests.contract.rows import NOW, new
 
 

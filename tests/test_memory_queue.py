@@ -26,15 +26,15 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from aiotaskq import Backoff, MemoryQueue
 from aiotaskq.backends.base import READY
-from aiotaskq.backends.memory import MemoryBackend
-from aiotaskq.backends.memory_queue import Arrivals, TaskQueue
-from aiotaskq.clock import VirtualClock
-from aiotaskq.handlers import Handler
-from aiotaskq.outcome import Failed
-from aiotaskq.queue import Queue
-from aiotaskq.shared_queue import SharedQueue
-from aiotaskq.task import SECOND, Status, Task
-from aiotaskq.worker import Worker
+from aiotaskq.backends.memory.backend import MemoryBackend
+from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.concurrency.shared_queue import SharedQueue
+from aiotaskq.core.outcome import Failed
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.runtime.handler import Handler
+from aiotaskq.runtime.queue.queue import Queue
+from aiotaskq.runtime.worker.worker import Worker
 from tests.contract.rows import new
 from tests.machine import within
 
@@ -272,7 +272,7 @@ def test_a_forked_child_does_not_wake_what_waits_in_its_parent(tmp_path: Path) -
     script = textwrap.dedent(
         """
         import asyncio, os, sys
-        from aiotaskq.shared_queue import SharedQueue
+        from aiotaskq.concurrency.shared_queue import SharedQueue
 
         queue = SharedQueue()
 

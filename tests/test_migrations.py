@@ -20,8 +20,8 @@ import sqlalchemy as sa
 from loguru import logger
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from aiotaskq import migrations
 from aiotaskq.backends.base import OddRow
+from aiotaskq.backends.sql import migrations
 from aiotaskq.errors import SchemaTooNew, ValidationError
 from aiotaskq.models import Base
 from tests.machine import within
@@ -562,7 +562,7 @@ def test_a_zone_that_is_unknown_just_now_disables_nothing(
     def unknown() -> str:
         raise ValidationError("timezone: the system's local time zone has no IANA name")
 
-    monkeypatch.setattr("aiotaskq.cron.local_timezone", unknown)
+    monkeypatch.setattr("aiotaskq.core.cron.local_timezone", unknown)
     legacy(path)
     put(path, "scheduler_task", "a", schedule_type="cron", cron_expression="0 2 * * *")
     put(path, "scheduler_task", "b", schedule_type="cron", cron_expression="0 2 * * *", next_run_at=None)
@@ -645,7 +645,7 @@ def test_overdue_schedules_do_not_flood(path: Path, engine: sa.Engine) -> None: 
             ("fire_once", 1)
         ]
 
-    from aiotaskq.schedule import Schedule, fire
+    from aiotaskq.core.schedule import Schedule, fire
 
     schedule = Schedule(
         task_id="s0", name="n", task_type="t", schedule_type="interval", interval_seconds=1, created_at=1, updated_at=1,

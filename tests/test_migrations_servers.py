@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from aiotaskq import migrations
 from aiotaskq.backends.base import Change, OddRow
-from aiotaskq.backends.sql import SqlBackend
-from aiotaskq.engines import sync_engine
+from aiotaskq.backends.sql import migrations
+from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.engines import sync_engine
+from aiotaskq.core.task import Status
 from aiotaskq.errors import SchemaTooNew, ValidationError
 from aiotaskq.models import Base
-from aiotaskq.task import Status
 from tests.contract.rows import LEASE, new
 from tests.machine import within
 from tests.servers import Server, Unavailable, mariadb, postgresql, postgresql_jit
@@ -343,7 +343,7 @@ KILLED = """
 import os, signal, sys
 import sqlalchemy as sa
 from aiotaskq import migrations
-from aiotaskq.engines import sync_engine
+from aiotaskq.backends.sql.engines import sync_engine
 
 engine = sync_engine(sys.argv[1])
 adopted = False
@@ -380,7 +380,7 @@ def test_kill_in_the_middle_of_an_adoption(url: str, engine: sa.Engine, at: str)
 
 CHILD = """
 import asyncio, sys, threading
-from aiotaskq.backends.sql import SqlBackend
+from aiotaskq.backends.sql.backend import SqlBackend
 
 answers = []
 

@@ -16,15 +16,17 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, create_engine, text
 
-from aiotaskq import TaskQ, database, engines, watch
-from aiotaskq.backends import sql_schedules
+from aiotaskq import TaskQ, database
 from aiotaskq.backends.base import Change, ScheduleChange
-from aiotaskq.backends.sql import SqlBackend
+from aiotaskq.backends.sql import engines
+from aiotaskq.backends.sql import schedules as sql_schedules
+from aiotaskq.backends.sql import statement_watch as watch
+from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.migrations import upgrade
+from aiotaskq.core.outcome import Completed, settle
+from aiotaskq.core.schedule import derived_id, due_us
+from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
-from aiotaskq.migrations import upgrade
-from aiotaskq.outcome import Completed, settle
-from aiotaskq.schedule import derived_id, due_us
-from aiotaskq.task import SECOND, Status, Task, TaskFilter
 from tests.chaos.proxy import Proxy
 from tests.contract.rows import LEASE, NOW, new, new_schedule
 from tests.machine import within

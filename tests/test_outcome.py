@@ -21,9 +21,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiotaskq import outcome as outcome_module
-from aiotaskq.errors import ValidationError
-from aiotaskq.outcome import (
+from aiotaskq.core import outcome as outcome_module
+from aiotaskq.core.outcome import (
     DEAD_AFTER,
     MAX_CRASHES,
     MAX_ERROR,
@@ -53,7 +52,8 @@ from aiotaskq.outcome import (
     uncounted,
     unmarked,
 )
-from aiotaskq.task import FINAL, INT64, SECOND, Status, Task, check_json
+from aiotaskq.core.task import FINAL, INT64, SECOND, Status, Task, check_json
+from aiotaskq.errors import ValidationError
 
 NOW = 1_750_000_000 * SECOND
 NOW_S = NOW // SECOND

@@ -12,12 +12,13 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from aiotaskq import DatabaseUnavailable, TaskFailed, TaskQ, ValidationError, current_task
-from aiotaskq.backends import connect, sql_packet
+from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.backends.sql import SqlBackend
-from aiotaskq.engines import ASYNC_DRIVERS, parse_url
-from aiotaskq.outcome import Completed, settle
-from aiotaskq.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.backends.sql import packet as sql_packet
+from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, parse_url
+from aiotaskq.core.outcome import Completed, settle
+from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.contract.rows import LEASE, NOW, new
 from tests.servers import Server, Unavailable, Valkey, mariadb
 

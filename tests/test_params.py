@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import Task, TaskQ, ValidationError, injected, sync
-from aiotaskq.task import Status
+from aiotaskq.core.task import Status
 from tests.machine import within
 
 RUN: list[str] = []

@@ -17,14 +17,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from aiotaskq import migrations
-from aiotaskq.backends import sql_claim, sql_tasks
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.sql import SqlBackend
-from aiotaskq.backends.sql_rows import TASKS
+from aiotaskq.backends.sql import claim as sql_claim
+from aiotaskq.backends.sql import migrations
+from aiotaskq.backends.sql import tasks as sql_tasks
+from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.rows import TASKS
+from aiotaskq.core.task import SECOND, Status, TaskFilter
 from aiotaskq.database import sync_engine
 from aiotaskq.models import Base
-from aiotaskq.task import SECOND, Status, TaskFilter
 from tests.contract.rows import LEASE, NOW, ids, new
 from tests.machine import within
 from tests.servers import Server, Unavailable, mariadb, postgresql, postgresql_jit

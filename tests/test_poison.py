@@ -15,9 +15,9 @@ import pytest
 
 from aiotaskq import DatabaseUnavailable, TaskQ, current_task
 from aiotaskq.backends.base import Change
-from aiotaskq.leases import fresh_owner, life_of
-from aiotaskq.outcome import LeaseExpired, Life, settle
-from aiotaskq.task import Status
+from aiotaskq.core.outcome import LeaseExpired, Life, settle
+from aiotaskq.core.task import Status
+from aiotaskq.runtime.worker.heartbeat import fresh_owner, life_of
 from aiotaskq.testing import virtual
 from tests.machine import within
 from tests.programs import Program, programs_in
@@ -158,7 +158,7 @@ async def test_a_worker_that_lives_takes_back_what_another_host_has_counted(tmp_
 
 
 def test_a_process_is_known_by_its_owner_id(tmp_path: Path) -> None:
-    sleeper = "import sys; from aiotaskq.leases import fresh_owner; print(fresh_owner('worker-'), flush=True); input()"
+    sleeper = "import sys; from aiotaskq.runtime.worker.heartbeat import fresh_owner; print(fresh_owner('worker-'), flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", sleeper], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
@@ -185,7 +185,7 @@ def test_a_worker_of_this_process_lives_while_its_leases_are_renewed() -> None:
 
 
 def test_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiotaskq.leases.PROC", Path("/no/such/folder"))
+    monkeypatch.setattr("aiotaskq.runtime.worker.heartbeat.PROC", Path("/no/such/folder"))
     owner = fresh_owner("worker-")
     assert life_of(owner) is Life.STOPPED
     assert life_of(owner.replace(f"-{os.getpid()}-", f"-{os.getppid()}-")) is Life.LIVES

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.cli.processes import MAX_PAUSE, TRIES, pause
-from aiotaskq.task import Task
-from aiotaskq.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli.supervisor import MAX_PAUSE, TRIES, pause
+from aiotaskq.core.task import Task
 from tests.machine import watchdog, within
 from tests.programs import ROOT
 

@@ -22,12 +22,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import aiotaskq.sync
 from aiotaskq import Status, TaskFailed, TaskQ
-from aiotaskq.clock import VirtualClock
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.schedule import new_schedule
+from aiotaskq.core.task import new_task
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.integrations.prometheus import Metrics, start_http_server
 from aiotaskq.log import logger
-from aiotaskq.schedule import new_schedule
-from aiotaskq.task import new_task
 from tests.machine import VARIABLE, within
 from tests.programs import ROOT
 
@@ -430,7 +430,7 @@ def test_refusals_name_what_is_wrong() -> None:
 
 async def test_where_nothing_listens_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
-    monkeypatch.setattr("aiotaskq.events.Event", lambda *args: made.append(args))
+    monkeypatch.setattr("aiotaskq.runtime.events.Event", lambda *args: made.append(args))
     tq = TaskQ("memory://")
 
     @tq.task

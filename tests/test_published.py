@@ -304,8 +304,8 @@ FIGURE = re.compile(rf"{AMOUNT}{UNIT}|{RATIO}|(?:milli|micro)seconds\b")
 RULES = {
     "within 50 ms": "a promise: the contract suite proves it",
     "every 50 ms under load": "a limit: how often PostgreSQL is notified",
-    "they take more than 20 ms": "a limit of aiotaskq.pace: above it nothing is claimed ahead",
-    "at 40 µs a task up to 500": "a limit of aiotaskq.pace: how far it claims ahead",
+    "they take more than 20 ms": "a limit of aiotaskq.runtime.worker.prefetch: above it nothing is claimed ahead",
+    "at 40 µs a task up to 500": "a limit of aiotaskq.runtime.worker.prefetch: how far it claims ahead",
     "12 × worker processes + 11 × pushing processes": "factors: connections of a process, times their number",
 }
 """What has the form of a measured figure, and is none: where it stands, and why it may be written by hand."""

@@ -27,10 +27,10 @@ from aiotaskq import (
     ValidationError,
 )
 from aiotaskq.backends import connect
-from aiotaskq.clock import VirtualClock
-from aiotaskq.outcome import IllegalTransition
-from aiotaskq.queue import Queue
-from aiotaskq.task import SECOND, new_task
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.outcome import IllegalTransition
+from aiotaskq.core.task import SECOND, new_task
+from aiotaskq.runtime.queue.queue import Queue
 from tests.machine import within
 
 
@@ -408,7 +408,7 @@ async def test_visibility_timeout_counts_retries_then_fails(tmp_path: Path) -> N
 
 
 async def _reap(queue: Queue, backend: Any, clock: VirtualClock) -> None:
-    from aiotaskq.worker import Worker
+    from aiotaskq.runtime.worker.worker import Worker
 
     await Worker(queue, backend, clock, {})._reap()
 
@@ -435,7 +435,7 @@ async def test_a_reaper_leaves_what_its_own_worker_holds(tmp_path: Path) -> None
 
 
 async def test_unsettled_pops_in_memory_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiotaskq.pops.MAX_OPEN", 100)
+    monkeypatch.setattr("aiotaskq.runtime.queue.unacked.MAX_OPEN", 100)
     queue = MemoryQueue()
     for _ in range(1000):
         await queue.push_task({"type": "t"})
@@ -627,7 +627,7 @@ async def test_result_waits_and_gives_up(tmp_path: Path) -> None:
 
 
 async def test_illegal_transitions_raise(tq: TaskQ) -> None:
-    from aiotaskq.outcome import Completed
+    from aiotaskq.core.outcome import Completed
 
     handle = await tq.push("t")
     with pytest.raises(IllegalTransition, match="is pending: Completed is not possible"):

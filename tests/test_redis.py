@@ -19,10 +19,10 @@ import aiotaskq.sync
 from aiotaskq import DatabaseUnavailable, TaskQ, ValidationError
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import CANCEL, ENDED, READY, TAKEN, Backend, Change
-from aiotaskq.backends.redis import RedisBackend
-from aiotaskq.backends.redis_link import RedisLink
+from aiotaskq.backends.redis.backend import RedisBackend
+from aiotaskq.backends.redis.connection import RedisLink
+from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import ClosedError, SchemaTooNew, WrongLoop
-from aiotaskq.task import SECOND, Status, Task, TaskFilter
 from tests.contract.rows import LEASE, NOW, ended, ids, new, pushed, read, running
 from tests.machine import watchdog
 from tests.servers import Server, Unavailable, Valkey, valkey

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from aiotaskq import DatabaseUnavailable, TaskConflict, TaskQ
-from aiotaskq.backends import redis_hints, redis_link
-from aiotaskq.backends import redis_scripts as scripts
 from aiotaskq.backends.base import CANCEL, ENDED, READY, Change
-from aiotaskq.backends.redis import RedisBackend
-from aiotaskq.backends.redis_link import RedisLink
-from aiotaskq.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.backends.redis import connection as redis_link
+from aiotaskq.backends.redis import notifier as redis_hints
+from aiotaskq.backends.redis import scripts
+from aiotaskq.backends.redis.backend import RedisBackend
+from aiotaskq.backends.redis.connection import RedisLink
+from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.chaos.proxy import Proxy
 from tests.contract.rows import LEASE, NOW, ids, new, pushed, read, running
 from tests.machine import watchdog, within

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiotaskq.errors import AiotaskqError, CronError, ValidationError
-from aiotaskq.schedule import (
+from aiotaskq.core.preview import preview
+from aiotaskq.core.schedule import (
     HOSTS_DIFFER,
     Firing,
     Schedule,
@@ -28,7 +28,7 @@ from aiotaskq.schedule import (
     resumed,
     run_now,
 )
-from aiotaskq.upcoming import preview
+from aiotaskq.errors import AiotaskqError, CronError, ValidationError
 from tests.machine import working
 
 S = 1_000_000
@@ -323,7 +323,7 @@ def test_a_schedule_that_does_not_advance_is_refused(monkeypatch: pytest.MonkeyP
     ):
         with pytest.raises(ScheduleStuck, match="never becomes due again; update or delete it"):
             fire(make().replace(**fields), NOW + DAY)
-    monkeypatch.setattr("aiotaskq.schedule._following", lambda schedule, instant: instant)
+    monkeypatch.setattr("aiotaskq.core.schedule._following", lambda schedule, instant: instant)
     with pytest.raises(ScheduleStuck, match="is not after"):
         fire(make("cron"), NOW + 2 * DAY)
 

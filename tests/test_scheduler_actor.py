@@ -17,9 +17,9 @@ from loguru import logger
 
 import aiotaskq
 from aiotaskq import MemoryQueue, NotFound, Scheduler, TaskQ, ValidationError
-from aiotaskq.clock import VirtualClock
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.task import SECOND
 from aiotaskq.errors import DatabaseUnavailable
-from aiotaskq.task import SECOND
 from aiotaskq.testing import START as START_OF_TESTS
 from aiotaskq.testing import virtual
 from tests.machine import within
@@ -342,8 +342,8 @@ async def test_rounds_are_paced_but_a_due_time_after_a_pause_is_not_delayed(
     await tq.scheduler.add_scheduler_task("a little later", "t", "once", execute_at=START / SECOND + 10.005)
     assert await tq.scheduler._look() == 10
     clock.step(10)
-    assert await tq.scheduler._look() == pytest.approx(aiotaskq.scheduler.PATIENCE, abs=1e-4)
-    clock.step(aiotaskq.scheduler.PATIENCE)
+    assert await tq.scheduler._look() == pytest.approx(aiotaskq.runtime.scheduler.scheduler.PATIENCE, abs=1e-4)
+    clock.step(aiotaskq.runtime.scheduler.scheduler.PATIENCE)
     await tq.scheduler._look()
     assert len(await fired(tq)) == 2
 
@@ -351,7 +351,7 @@ async def test_rounds_are_paced_but_a_due_time_after_a_pause_is_not_delayed(
 async def test_the_pause_leaves_time_for_the_longest_round_of_late(
     tq: TaskQ, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patience = aiotaskq.scheduler.PATIENCE
+    patience = aiotaskq.runtime.scheduler.scheduler.PATIENCE
     monkeypatch.setattr(
         clock, "ticks", iter([0, 0, 0, 0, 0, 0, 5_000, 0, 0, 0, 1]).__next__
     )  # of one look, and two rounds

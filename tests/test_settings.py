@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.engines import ASYNC_DRIVERS, SYNC_DRIVERS, async_engine, parse_url, pool_options, sync_engine
+from aiotaskq.backends.sql.engines import (
+    ASYNC_DRIVERS,
+    SYNC_DRIVERS,
+    async_engine,
+    parse_url,
+    pool_options,
+    sync_engine,
+)
 from aiotaskq.errors import ValidationError
 from tests.programs import Program, programs_in
 
@@ -79,7 +86,7 @@ print(type(queue).__name__, DATABASE_URL)
 def test_an_import_of_all_names_is_no_first_use(module: str, start: Start) -> None:
     script = f"""
 from {module} import *
-from aiotaskq.settings import configure
+from aiotaskq.app.settings import configure
 configure(database_url="sqlite:///later.db")
 from {module} import DATABASE_URL
 print(DATABASE_URL)

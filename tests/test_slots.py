@@ -15,13 +15,13 @@ from typing import Any, cast
 import pytest
 
 from aiotaskq import Event, Status, TaskFailed, TaskQ
-from aiotaskq.clock import SystemClock, VirtualClock
-from aiotaskq.context import TaskContext
+from aiotaskq.concurrency.clock import SystemClock, VirtualClock
+from aiotaskq.core.task import new_task
 from aiotaskq.log import logger
-from aiotaskq.running import Running
-from aiotaskq.slots import Occupancy
-from aiotaskq.stall import StallWatch
-from aiotaskq.task import new_task
+from aiotaskq.runtime.context import TaskContext
+from aiotaskq.runtime.worker.execution import Running
+from aiotaskq.runtime.worker.stall import StallWatch
+from aiotaskq.runtime.worker.watchdog import Occupancy
 from tests.machine import within
 
 

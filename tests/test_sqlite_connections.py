@@ -15,13 +15,13 @@ import aiosqlite
 import pytest
 from sqlalchemy import Connection, event, text
 
-from aiotaskq import engines, sqlite_connections
 from aiotaskq.backends.base import Change, ScheduleChange
-from aiotaskq.backends.sql import SqlBackend
+from aiotaskq.backends.sql import engines, sqlite_connections
+from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.sqlite_connections import SqliteConnections, StoreConnection
+from aiotaskq.core.task import Status, TaskFilter
 from aiotaskq.database import Database
 from aiotaskq.errors import ClosedError
-from aiotaskq.sqlite_connections import SqliteConnections, StoreConnection
-from aiotaskq.task import Status, TaskFilter
 from tests.contract.rows import LEASE, NOW, new, new_schedule
 
 HANG = 30.0

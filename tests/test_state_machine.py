@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 )
 
 from aiotaskq.backends.base import Change, matches
-from aiotaskq.outcome import (
+from aiotaskq.core.outcome import (
     Backoff,
     Cancelled,
     Completed,
@@ -43,7 +43,7 @@ from aiotaskq.outcome import (
     TimedOut,
     settle,
 )
-from aiotaskq.task import FINAL, SECOND, Status, Task, TaskFilter, claim_order
+from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter, claim_order
 from tests.backends import STORES, Store
 
 T = TypeVar("T")

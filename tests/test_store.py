@@ -15,9 +15,9 @@ import pytest
 
 from aiotaskq import MemoryQueue, ValidationError
 from aiotaskq.backends import REHEARSAL, connect
-from aiotaskq.backends.memory_values import MemoryValues
-from aiotaskq.clock import SystemClock, VirtualClock
-from aiotaskq.store import Store
+from aiotaskq.backends.memory.values import MemoryValues
+from aiotaskq.concurrency.clock import SystemClock, VirtualClock
+from aiotaskq.runtime.store import Store
 
 
 @pytest.fixture

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from aiotaskq import TaskQ
 from aiotaskq.backends.base import TAKEN, Backend, Change
-from aiotaskq.claims import Claims
-from aiotaskq.clock import VirtualClock
-from aiotaskq.deadlines import Deadlines
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.concurrency.deadlines import Deadlines
+from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.errors import DatabaseUnavailable
-from aiotaskq.pace import HORIZON, MOST, Pace
-from aiotaskq.task import SECOND, Status, Task
-from aiotaskq.worker import ExitCode
+from aiotaskq.runtime.queue.claims import Claims
+from aiotaskq.runtime.worker.prefetch import HORIZON, MOST, Pace
+from aiotaskq.runtime.worker.worker import ExitCode
 from tests.machine import within
 
 # ---- how far ahead ----
@@ -180,7 +180,9 @@ async def test_a_store_that_is_away_is_not_asked_by_each_task_that_ends() -> Non
 
 @pytest.mark.parametrize("back", ["before the stop", "in the drain"])
 async def test_a_stop_asks_a_store_that_was_away_at_once(monkeypatch: pytest.MonkeyPatch, back: str) -> None:  # A17
-    monkeypatch.setattr("aiotaskq.service.random.uniform", lambda _low, high: high)  # tries every 4 s in the end
+    monkeypatch.setattr(
+        "aiotaskq.concurrency.poller.random.uniform", lambda _low, high: high
+    )  # tries every 4 s in the end
     clock = VirtualClock()
     tq = TaskQ("memory://", clock=clock)
 

@@ -22,6 +22,8 @@ import pytest
 
 import aiotaskq
 import aiotaskq.sync
+from aiotaskq.app.registry import injected
+from aiotaskq.core.task import Status
 from aiotaskq.errors import (
     ClosedError,
     NoOpenTask,
@@ -32,9 +34,7 @@ from aiotaskq.errors import (
     ValidationError,
     WrongLoop,
 )
-from aiotaskq.registry import injected
 from aiotaskq.sync.bridge import loop_thread
-from aiotaskq.task import Status
 from tests.machine import watchdog, within
 from tests.programs import Program, programs_in
 
@@ -842,7 +842,7 @@ def test_a_pop_whose_caller_leaves_at_its_last_moment_is_undone(
     """The loop has popped, and its caller goes before it is told: by a signal, or since its time is over."""
     code = f"""
         import os, signal, threading, time
-        import aiotaskq.queue
+        import aiotaskq.runtime.queue.queue
         from aiotaskq.sync import *
         from tests.machine import within
 
@@ -851,7 +851,7 @@ def test_a_pop_whose_caller_leaves_at_its_last_moment_is_undone(
             raise Left
         signal.signal(signal.SIGUSR1, leave)
         left = threading.Event()
-        remember = aiotaskq.queue.Queue._remember
+        remember = aiotaskq.runtime.queue.queue.Queue._remember
         async def remembered(self, task):
             await remember(self, task)
             if threading.current_thread() is not threading.main_thread():
@@ -860,7 +860,7 @@ def test_a_pop_whose_caller_leaves_at_its_last_moment_is_undone(
 
         queue = {kind}
         queue.get_queue_size()
-        aiotaskq.queue.Queue._remember = remembered
+        aiotaskq.runtime.queue.queue.Queue._remember = remembered
         threading.Timer(0.2, queue.push_task, [{{"type": "x", "task_id": "mine"}}]).start()
         try:
             queue.pop_task()
@@ -870,7 +870,7 @@ def test_a_pop_whose_caller_leaves_at_its_last_moment_is_undone(
         while (counts := queue.stats().counts)["running"] or not counts["pending"]:
             assert time.monotonic() < end, counts
             time.sleep(0.01)
-        aiotaskq.queue.Queue._remember = remember
+        aiotaskq.runtime.queue.queue.Queue._remember = remember
         again = queue.pop_task(0)
         print(again["task_id"], again["retry_count"])
         queue.task_done()

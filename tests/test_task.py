@@ -22,9 +22,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotaskq import task as task_module
-from aiotaskq.errors import ValidationError
-from aiotaskq.task import (
+from aiotaskq.core import task as task_module
+from aiotaskq.core.task import (
     FINAL,
     INT32,
     INT64,
@@ -45,6 +44,7 @@ from aiotaskq.task import (
     task_from_dict,
     task_to_dict,
 )
+from aiotaskq.errors import ValidationError
 
 NOW = 1_750_000_000 * SECOND + 250_000
 HUGE = 10**5000  # Python refuses to print it

@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import aiotaskq.testing
 from aiotaskq import Backoff, QueueFull, TaskFailed, TaskQ, ValidationError, WrongLoop, current_task, injected
-from aiotaskq.clock import VirtualClock
-from aiotaskq.task import SECOND, Status, Task
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.testing import START, Kit, inline, override, virtual
 from tests.machine import within
 
@@ -105,7 +105,7 @@ async def test_a_loop_that_does_not_show_what_is_ready_gets_enough_rounds(monkey
     class Opaque:
         """A loop as uvloop's, which has no such attribute."""
 
-    monkeypatch.setattr("aiotaskq.clock.asyncio.get_running_loop", Opaque)
+    monkeypatch.setattr("aiotaskq.concurrency.clock.asyncio.get_running_loop", Opaque)
     rounds = 0
 
     async def busy() -> None:

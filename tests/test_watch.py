@@ -17,13 +17,16 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.backends import connect, sql_gap, sql_notify, sqlite_watch
+from aiotaskq.backends import connect
 from aiotaskq.backends.base import CANCEL, ENDED, READY, TAKEN, Backend, Change
-from aiotaskq.backends.sql import SqlBackend
-from aiotaskq.backends.sql_gap import BURST, LONG
-from aiotaskq.backends.sql_notify import CHANNEL, SIZE, messages
+from aiotaskq.backends.sql import notify_gap as sql_gap
+from aiotaskq.backends.sql import postgresql_notifier as sql_notify
+from aiotaskq.backends.sql import sqlite_notifier as sqlite_watch
+from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.notify_gap import BURST, LONG
+from aiotaskq.backends.sql.postgresql_notifier import CHANNEL, SIZE, messages
+from aiotaskq.core.task import SECOND, Status
 from aiotaskq.errors import ValidationError
-from aiotaskq.task import SECOND, Status
 from tests.backends import STORES, Store, Unavailable
 from tests.chaos.proxy import Proxy
 from tests.contract.rows import LEASE, NOW, new
@@ -199,7 +202,7 @@ async def test_very_many_ends_are_told_without_names(postgresql: Store) -> None:
 PUSHER = """
 import asyncio, sys, time
 from aiotaskq.backends import connect
-from aiotaskq.task import Task, new_id
+from aiotaskq.core.task import Task, new_id
 
 async def main(url):
     backend = connect(url)
@@ -573,7 +576,7 @@ async def test_a_forked_child_hears_for_itself(store: Store, tmp_path: Path) -> 
 import asyncio, os, sys
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import READY
-from aiotaskq.task import Task, new_id
+from aiotaskq.core.task import Task, new_id
 from tests.machine import within
 
 backend = connect(sys.argv[1])

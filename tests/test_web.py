@@ -30,13 +30,13 @@ from starlette.routing import Mount
 
 import aiotaskq.web.operation as operation_module
 from aiotaskq import TaskQ, ValidationError
-from aiotaskq.extras import missing
+from aiotaskq.core.extras import missing
+from aiotaskq.core.task import SECOND
 from aiotaskq.integrations import aiohttp as aiohttp_door
 from aiotaskq.integrations import fastapi as fastapi_door
 from aiotaskq.integrations import starlette as starlette_door
 from aiotaskq.log import logger
-from aiotaskq.task import SECOND
-from aiotaskq.web.guard import (
+from aiotaskq.web.access import (
     GUESSES,
     MAX_ADDRESSES,
     MINUTE,
@@ -46,9 +46,9 @@ from aiotaskq.web.guard import (
     is_same_origin,
     names_loopback,
 )
+from aiotaskq.web.endpoints import OPERATIONS
 from aiotaskq.web.openapi import document, schema_of
-from aiotaskq.web.operations import OPERATIONS
-from aiotaskq.web.problem import MEDIA_TYPE, Problem
+from aiotaskq.web.problem_details import MEDIA_TYPE, Problem
 from aiotaskq.web.server import asgi
 from tests.backends import sqlite
 from tests.machine import within

@@ -21,8 +21,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from aiotaskq import TaskQ
+from aiotaskq.web.endpoints import OPERATIONS
 from aiotaskq.web.operation import Operation
-from aiotaskq.web.operations import OPERATIONS
 from aiotaskq.web.server import serve_until
 from tests.machine import within
 

@@ -21,10 +21,10 @@ import pytest
 import aiotaskq
 from aiotaskq import Backoff, ExitCode, TaskFailed, TaskQ, current_task
 from aiotaskq.backends.base import Backend
-from aiotaskq.clock import VirtualClock
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.outcome import Released, marked, settle
+from aiotaskq.core.task import SECOND, Status
 from aiotaskq.errors import DatabaseUnavailable, UnknownHandler, ValidationError
-from aiotaskq.outcome import Released, marked, settle
-from aiotaskq.task import SECOND, Status
 from aiotaskq.testing import virtual
 from tests.machine import within
 
@@ -566,7 +566,7 @@ async def _lose(tq: TaskQ, clock: VirtualClock, alone: bool = False) -> None:
 
 
 def _bare_worker(tq: TaskQ) -> Any:
-    from aiotaskq.worker import Worker
+    from aiotaskq.runtime.worker.worker import Worker
 
     return Worker(tq.queue, tq._backend, tq._clock, {}, lease=2, heartbeat=0.5)
 

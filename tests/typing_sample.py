@@ -8,7 +8,7 @@ from typing import Any, assert_type
 
 import aiotaskq.sync
 from aiotaskq import TaskFunction, TaskHandle, TaskQ, injected
-from aiotaskq.task import Status, Task
+from aiotaskq.core.task import Status, Task
 
 tq = TaskQ("memory://")
 

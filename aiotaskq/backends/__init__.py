@@ -5,9 +5,9 @@ from __future__ import annotations
 from urllib.parse import parse_qs
 
 from aiotaskq.backends.base import Backend
+from aiotaskq.core.masking import mask
+from aiotaskq.core.task import check_int
 from aiotaskq.errors import NotSupported, ValidationError
-from aiotaskq.masking import mask
-from aiotaskq.task import check_int
 
 __all__ = ["KEEP_ENDED", "REHEARSAL", "connect", "keep_ended_of", "scheme_of"]
 
@@ -68,17 +68,17 @@ def connect(url: str, *, keep_ended: int | None = None) -> Backend:
     """
     scheme, keep = scheme_of(url), keep_ended_of(url, keep_ended)
     if url.partition("?")[0] == REHEARSAL:
-        from aiotaskq.backends.rehearsal import RehearsalBackend
+        from aiotaskq.backends.memory.durable_fake import RehearsalBackend
 
         return RehearsalBackend()
     if scheme == "memory":
-        from aiotaskq.backends.memory import MemoryBackend
+        from aiotaskq.backends.memory.backend import MemoryBackend
 
         return MemoryBackend(keep)
     if scheme in SQL:
-        from aiotaskq.backends.sql import SqlBackend
+        from aiotaskq.backends.sql.backend import SqlBackend
 
         return SqlBackend(url)
-    from aiotaskq.backends.redis import RedisBackend
+    from aiotaskq.backends.redis.backend import RedisBackend
 
     return RedisBackend(url)

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from aiotaskq.core.task import FINAL, Status, Task, TaskFilter
 from aiotaskq.errors import NotSupported
-from aiotaskq.task import FINAL, Status, Task, TaskFilter
 
 if TYPE_CHECKING:
     from asyncio import Future
 
-    from aiotaskq.schedule import Schedule
-    from aiotaskq.wakeup import Arrivals
+    from aiotaskq.concurrency.wakeup import Arrivals
+    from aiotaskq.core.schedule import Schedule
 
 READY = "ready"
 """Hint: tasks became claimable (or will at a time not yet known to the sleepers)."""

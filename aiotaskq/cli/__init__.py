@@ -41,7 +41,7 @@ def main() -> None:
 
 def _run() -> int:
     from aiotaskq.cli.commands import app_for
-    from aiotaskq.cli.configuration import defaults
+    from aiotaskq.cli.config import defaults
     from aiotaskq.log import output
 
     output(None)  # a command says itself what is wrong; `run` shows the log
@@ -62,7 +62,7 @@ def _explain(error: Exception) -> int:
     """Say in one line what was wrong, and return the exit code. Raises what is neither ours nor wrong usage."""
     import typer
 
-    from aiotaskq.cli.language import tr, translated, usage_error
+    from aiotaskq.cli.i18n import tr, translated, usage_error
     from aiotaskq.errors import AiotaskqError
     from aiotaskq.log import printable
 
@@ -87,7 +87,7 @@ def _explain(error: Exception) -> int:
         return 1
     if not isinstance(error, AiotaskqError):
         raise error
-    from aiotaskq.cli.screen import say_error
+    from aiotaskq.cli.output import say_error
 
     say_error(error)
     return 1

@@ -9,10 +9,10 @@ import sys
 import traceback
 from typing import Any
 
-from aiotaskq.cli.language import tr, translated
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli.i18n import tr, translated
 from aiotaskq.errors import AiotaskqError, ValidationError
-from aiotaskq.handlers import check_fit, unknown
-from aiotaskq.taskq import TaskQ
+from aiotaskq.runtime.handler import check_fit, unknown
 
 
 def load_quietly(target: str) -> TaskQ:

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aiotaskq.cli.language import tr
-from aiotaskq.cli.screen import say_error
+from aiotaskq.cli.i18n import tr
+from aiotaskq.cli.output import say_error
 
 CHECKOUT = Path(__file__).parents[2]
 

@@ -8,14 +8,14 @@ import contextlib
 import msgspec
 
 from aiotaskq.backends import connect, scheme_of
-from aiotaskq.cli.language import marked, tr, translated
-from aiotaskq.cli.screen import Bar, bar_of, note, say, say_json, say_table
+from aiotaskq.cli.i18n import marked, tr, translated
+from aiotaskq.cli.output import Bar, bar_of, note, say, say_json, say_table
 from aiotaskq.cli.tables import refuse_unready
-from aiotaskq.clock import SystemClock
-from aiotaskq.copying import Copied
-from aiotaskq.copying import copy as copy_all
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.masking import mask
 from aiotaskq.errors import NotSupported, ValidationError
-from aiotaskq.masking import mask
+from aiotaskq.runtime.copy import Copied
+from aiotaskq.runtime.copy import copy as copy_all
 
 
 def copy(source: str, target: str, *, running: bool, as_json: bool) -> int:

@@ -10,17 +10,17 @@ from typing import Any
 
 import msgspec
 
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends import scheme_of
-from aiotaskq.cli.language import marked, tr, translated
-from aiotaskq.cli.opened import with_tq
-from aiotaskq.cli.screen import say, say_error, say_held, say_json, say_title
+from aiotaskq.cli.i18n import marked, tr, translated
+from aiotaskq.cli.output import say, say_error, say_held, say_json, say_title
+from aiotaskq.cli.store_access import with_tq
 from aiotaskq.cli.tables import describe
-from aiotaskq.clock import SystemClock
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.masking import mask, without_passwords
 from aiotaskq.errors import AiotaskqError
-from aiotaskq.health import Distance, Health, examine, measure
 from aiotaskq.log import printable
-from aiotaskq.masking import mask, without_passwords
-from aiotaskq.taskq import TaskQ
+from aiotaskq.runtime.health import Distance, Health, examine, measure
 
 LIBRARIES = (
     *("sqlalchemy", "aiosqlite", "asyncpg", "alembic", "croniter", "msgspec", "loguru", "typer", "rich", "tzdata"),

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from loguru import logger
 
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.application import load
-from aiotaskq.cli.language import marked, tr
-from aiotaskq.cli.screen import note
-from aiotaskq.cli.serving import Site, beside
-from aiotaskq.cli.stopping import Deadline, Lifeline, Signals
+from aiotaskq.cli.i18n import marked, tr
+from aiotaskq.cli.output import note
+from aiotaskq.cli.shutdown import Deadline, Lifeline, Signals
 from aiotaskq.cli.waiting import Waiting
+from aiotaskq.cli.web import Site, beside
+from aiotaskq.core.masking import mask
 from aiotaskq.errors import ValidationError
-from aiotaskq.events import Event
 from aiotaskq.integrations.logging import NOWHERE, bind_task
 from aiotaskq.log import log, output, printable
-from aiotaskq.masking import mask
-from aiotaskq.task_log import log_completed
-from aiotaskq.taskq import TaskQ
-from aiotaskq.worker import ExitCode
+from aiotaskq.runtime.events import Event
+from aiotaskq.runtime.task_log import log_completed
+from aiotaskq.runtime.worker.worker import ExitCode
 
 if TYPE_CHECKING:
     from loguru import Record

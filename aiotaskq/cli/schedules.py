@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.application import knows, load_quietly
-from aiotaskq.cli.language import marked, tr
-from aiotaskq.cli.opened import each, instant, read_params, read_time, with_tq
-from aiotaskq.cli.screen import say, say_json, say_table
+from aiotaskq.cli.i18n import marked, tr
+from aiotaskq.cli.output import say, say_json, say_table
+from aiotaskq.cli.store_access import each, instant, read_params, read_time, with_tq
 from aiotaskq.cli.tasks import warn_of_unknown
-from aiotaskq.clock import SystemClock
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.preview import preview as next_times
+from aiotaskq.core.task import SECOND
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import printable
-from aiotaskq.task import SECOND
-from aiotaskq.taskq import TaskQ
-from aiotaskq.upcoming import preview as next_times
 
 LISTED = tuple(map(marked, ("SCHEDULE_ID", "NAME", "TYPE", "WHEN", "NEXT", "RUNS", "STATE")))
 

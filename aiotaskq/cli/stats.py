@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.cli.language import marked, tr
-from aiotaskq.cli.opened import with_tq
-from aiotaskq.cli.screen import Board, json_text, say, say_json, say_table, table_lines
-from aiotaskq.clock import SystemClock
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli.i18n import marked, tr
+from aiotaskq.cli.output import Board, json_text, say, say_json, say_table, table_lines
+from aiotaskq.cli.store_access import with_tq
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.task import FINAL, Status
 from aiotaskq.log import printable
-from aiotaskq.queue import Stats
-from aiotaskq.task import FINAL, Status
-from aiotaskq.taskq import TaskQ
+from aiotaskq.runtime.queue.queue import Stats
 
 EVERY = 1.0  # seconds between two looks
 HEADERS = ("QUEUE", *(str(status).upper() for status in Status))

@@ -9,16 +9,16 @@ from typing import Any
 
 import msgspec
 
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.application import knows, load_quietly
-from aiotaskq.cli.language import marked, tr
-from aiotaskq.cli.opened import age, each, hidden, instant, read_params, with_tq
-from aiotaskq.cli.screen import LONG, bar_of, note, say, say_error, say_json, say_table
-from aiotaskq.clock import SystemClock
+from aiotaskq.cli.i18n import marked, tr
+from aiotaskq.cli.output import LONG, bar_of, note, say, say_error, say_json, say_table
+from aiotaskq.cli.store_access import age, each, hidden, instant, read_params, with_tq
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.masking import without_passwords
+from aiotaskq.core.task import FINAL, SECOND, Status, Task
 from aiotaskq.errors import ResultTimeout, TaskFailed
 from aiotaskq.log import printable
-from aiotaskq.masking import without_passwords
-from aiotaskq.task import FINAL, SECOND, Status, Task
-from aiotaskq.taskq import TaskQ
 
 LISTED = tuple(map(marked, ("TASK_ID", "TYPE", "STATUS", "RETRIES", "AGE", "QUEUE", "ERROR")))
 PLAIN = ("default", "")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from aiotaskq.cli.language import tr
-from aiotaskq.cli.opened import read_json, with_tq
-from aiotaskq.cli.screen import say, say_error, say_json
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli.i18n import tr
+from aiotaskq.cli.output import say, say_error, say_json
+from aiotaskq.cli.store_access import read_json, with_tq
 from aiotaskq.log import printable
-from aiotaskq.taskq import TaskQ
 
 
 def list_keys(url: str, *, as_json: bool) -> None:

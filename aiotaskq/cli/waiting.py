@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from aiotaskq.cli.language import tr
-from aiotaskq.cli.screen import note
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli.i18n import tr
+from aiotaskq.cli.output import note
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.log import printable
-from aiotaskq.task import SECOND, Task
-from aiotaskq.taskq import TaskQ
 
 SHOWN = 5  # tasks that are named
 

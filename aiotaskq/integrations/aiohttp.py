@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from importlib import metadata
 from typing import Any
 
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.extras import missing
 from aiotaskq.errors import ValidationError
-from aiotaskq.extras import missing
-from aiotaskq.taskq import TaskQ
+from aiotaskq.web.endpoints import chosen
 from aiotaskq.web.openapi import document
 from aiotaskq.web.operation import (
     MAX_BODY,
@@ -21,8 +22,7 @@ from aiotaskq.web.operation import (
     say,
     say_problem,
 )
-from aiotaskq.web.operations import chosen
-from aiotaskq.web.problem import problem
+from aiotaskq.web.problem_details import problem
 
 try:
     from aiohttp import web

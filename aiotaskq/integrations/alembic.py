@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aiotaskq.migrations import is_ours
+from aiotaskq.backends.sql.migrations import is_ours
 
 __all__ = ["include_name"]
 

@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any, Unpack
 
-from aiotaskq.extras import missing
-from aiotaskq.handles import BoundTask, P, PushOptions, T, TaskCall, TaskFunction, TaskHandle
+from aiotaskq.app.handle import BoundTask, P, PushOptions, T, TaskCall, TaskFunction, TaskHandle
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.extras import missing
 from aiotaskq.integrations.starlette import asgi_path, endpoint, setup, taskq_of
-from aiotaskq.taskq import TaskQ
+from aiotaskq.web.endpoints import chosen
 from aiotaskq.web.openapi import body, parameters, responses
 from aiotaskq.web.operation import MAX_BODY, Operation, check_taskq, make_policy
-from aiotaskq.web.operations import chosen
 
 try:
     from fastapi import APIRouter, Depends, Request, Response

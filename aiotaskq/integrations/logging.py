@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from aiotaskq.context import current
 from aiotaskq.log import printable
+from aiotaskq.runtime.context import current
 
 if TYPE_CHECKING:
     from loguru import Record

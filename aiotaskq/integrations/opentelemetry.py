@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from aiotaskq.context import SnoozeRequested
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.extras import missing
+from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
-from aiotaskq.events import Event
-from aiotaskq.extras import missing
 from aiotaskq.log import printable
-from aiotaskq.task import Task
-from aiotaskq.taskq import TaskQ
+from aiotaskq.runtime.context import SnoozeRequested
+from aiotaskq.runtime.events import Event
 
 if TYPE_CHECKING:
     import aiotaskq.sync

@@ -8,14 +8,14 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.concurrency.poller import Service
+from aiotaskq.core.extras import missing
+from aiotaskq.core.task import SECOND, Status, Task, check_int, check_key, check_seconds
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
-from aiotaskq.events import Event
-from aiotaskq.extras import missing
 from aiotaskq.log import log, printable
-from aiotaskq.service import Service
-from aiotaskq.slots import Occupancy
-from aiotaskq.task import SECOND, Status, Task, check_int, check_key, check_seconds
-from aiotaskq.taskq import TaskQ
+from aiotaskq.runtime.events import Event
+from aiotaskq.runtime.worker.watchdog import Occupancy
 
 if TYPE_CHECKING:
     import aiotaskq.sync

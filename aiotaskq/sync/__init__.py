@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import typing
 
+from aiotaskq.app.handle import TaskCall
+from aiotaskq.app.legacy import preview
+from aiotaskq.app.registry import injected
+from aiotaskq.app.settings import configure
 from aiotaskq.backends.base import OddRow
-from aiotaskq.documented import preview
+from aiotaskq.core.outcome import Backoff
+from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import (
     AiotaskqError,
     CallTimeout,
@@ -30,13 +36,9 @@ from aiotaskq.errors import (
     ValidationError,
     WrongLoop,
 )
-from aiotaskq.events import Event
-from aiotaskq.handles import TaskCall
-from aiotaskq.outcome import Backoff
-from aiotaskq.queue import Stats
-from aiotaskq.registry import injected
-from aiotaskq.schedule import Schedule
-from aiotaskq.settings import configure
+from aiotaskq.runtime.events import Event
+from aiotaskq.runtime.queue.queue import Stats
+from aiotaskq.runtime.worker.worker import ExitCode
 from aiotaskq.sync.actors import (
     DatabaseQueue,
     MemoryQueue,
@@ -51,8 +53,6 @@ from aiotaskq.sync.actors import (
     set_public,
 )
 from aiotaskq.sync.taskq import TaskContext, TaskFunction, TaskHandle, TaskQ, current_task
-from aiotaskq.task import Status, Task
-from aiotaskq.worker import ExitCode
 
 if typing.TYPE_CHECKING:
     from aiotaskq.sync.session import Base, SessionLocal, engine, get_db
@@ -121,7 +121,7 @@ def __getattr__(name: str) -> typing.Any:
 
         return getattr(session, name)
     if name == "DATABASE_URL":
-        from aiotaskq.settings import settings
+        from aiotaskq.app.settings import settings
 
         return settings().database_text
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,10 +6,10 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
-import aiotaskq.documented as awaited
-import aiotaskq.queue
-import aiotaskq.scheduler
-import aiotaskq.store
+import aiotaskq.app.legacy as awaited
+import aiotaskq.runtime.queue.queue
+import aiotaskq.runtime.scheduler.scheduler
+import aiotaskq.runtime.store
 from aiotaskq.sync.bridge import (
     Facade,
     Home,
@@ -33,39 +33,39 @@ async def _give_back(queue: Any, task: dict[str, Any] | None) -> None:
 
 
 class Queue(Facade[Any]):
-    """Tasks of one store; see ``aiotaskq.queue.Queue``."""
+    """Tasks of one store; see ``aiotaskq.runtime.queue.queue.Queue``."""
 
-    push_task = blocking(aiotaskq.queue.Queue.push_task, at_once=True)
-    pop_task = blocking(aiotaskq.queue.Queue.pop_task, at_once=True, unclaimed=_give_back)
-    task_done = blocking(aiotaskq.queue.Queue.task_done, at_once=True)
-    get_queue_size = blocking(aiotaskq.queue.Queue.get_queue_size, at_once=True)
-    is_empty = blocking(aiotaskq.queue.Queue.is_empty, at_once=True)
-    get = blocking(aiotaskq.queue.Queue.get)
-    find = blocking(aiotaskq.queue.Queue.find)
-    cancel = blocking(aiotaskq.queue.Queue.cancel)
-    retry = blocking(aiotaskq.queue.Queue.retry)
-    retry_many = blocking(aiotaskq.queue.Queue.retry_many)
-    purge = blocking(aiotaskq.queue.Queue.purge)
-    count = blocking(aiotaskq.queue.Queue.count)
-    pause = blocking(aiotaskq.queue.Queue.pause)
-    resume = blocking(aiotaskq.queue.Queue.resume)
-    paused = blocking(aiotaskq.queue.Queue.paused)
-    stats = blocking(aiotaskq.queue.Queue.stats)
-    wait_for_end = blocking(aiotaskq.queue.Queue.wait_for_end)
+    push_task = blocking(aiotaskq.runtime.queue.queue.Queue.push_task, at_once=True)
+    pop_task = blocking(aiotaskq.runtime.queue.queue.Queue.pop_task, at_once=True, unclaimed=_give_back)
+    task_done = blocking(aiotaskq.runtime.queue.queue.Queue.task_done, at_once=True)
+    get_queue_size = blocking(aiotaskq.runtime.queue.queue.Queue.get_queue_size, at_once=True)
+    is_empty = blocking(aiotaskq.runtime.queue.queue.Queue.is_empty, at_once=True)
+    get = blocking(aiotaskq.runtime.queue.queue.Queue.get)
+    find = blocking(aiotaskq.runtime.queue.queue.Queue.find)
+    cancel = blocking(aiotaskq.runtime.queue.queue.Queue.cancel)
+    retry = blocking(aiotaskq.runtime.queue.queue.Queue.retry)
+    retry_many = blocking(aiotaskq.runtime.queue.queue.Queue.retry_many)
+    purge = blocking(aiotaskq.runtime.queue.queue.Queue.purge)
+    count = blocking(aiotaskq.runtime.queue.queue.Queue.count)
+    pause = blocking(aiotaskq.runtime.queue.queue.Queue.pause)
+    resume = blocking(aiotaskq.runtime.queue.queue.Queue.resume)
+    paused = blocking(aiotaskq.runtime.queue.queue.Queue.paused)
+    stats = blocking(aiotaskq.runtime.queue.queue.Queue.stats)
+    wait_for_end = blocking(aiotaskq.runtime.queue.queue.Queue.wait_for_end)
 
 
 class Store(Facade[Any]):
-    """Public values of one store; see ``aiotaskq.store.Store``."""
+    """Public values of one store; see ``aiotaskq.runtime.store.Store``."""
 
-    set_public = blocking(aiotaskq.store.Store.set_public, at_once=True)
-    get_public = blocking(aiotaskq.store.Store.get_public, at_once=True)
-    delete_public = blocking(aiotaskq.store.Store.delete_public, at_once=True)
-    get_store_size = blocking(aiotaskq.store.Store.get_store_size, at_once=True)
-    list_keys = blocking(aiotaskq.store.Store.list_keys, at_once=True)
-    clear_store = blocking(aiotaskq.store.Store.clear_store)
-    cleanup = blocking(aiotaskq.store.Store.cleanup)
-    start_cleanup = blocking(aiotaskq.store.Store.start_cleanup)
-    stop_cleanup = blocking(aiotaskq.store.Store.stop_cleanup)
+    set_public = blocking(aiotaskq.runtime.store.Store.set_public, at_once=True)
+    get_public = blocking(aiotaskq.runtime.store.Store.get_public, at_once=True)
+    delete_public = blocking(aiotaskq.runtime.store.Store.delete_public, at_once=True)
+    get_store_size = blocking(aiotaskq.runtime.store.Store.get_store_size, at_once=True)
+    list_keys = blocking(aiotaskq.runtime.store.Store.list_keys, at_once=True)
+    clear_store = blocking(aiotaskq.runtime.store.Store.clear_store)
+    cleanup = blocking(aiotaskq.runtime.store.Store.cleanup)
+    start_cleanup = blocking(aiotaskq.runtime.store.Store.start_cleanup)
+    stop_cleanup = blocking(aiotaskq.runtime.store.Store.stop_cleanup)
 
 
 class _StoredQueue(Queue, Store):
@@ -122,20 +122,20 @@ def _scheduler_home(make: Callable[[], awaited.Scheduler], needs: Reach[Any]) ->
 
 
 class SchedulerActor(Facade[Any]):
-    """Schedules of one store; see ``aiotaskq.scheduler.Scheduler``."""
+    """Schedules of one store; see ``aiotaskq.runtime.scheduler.scheduler.Scheduler``."""
 
-    start = blocking(aiotaskq.scheduler.Scheduler.start)
-    stop = blocking(aiotaskq.scheduler.Scheduler.stop)
-    add_scheduler_task = blocking(aiotaskq.scheduler.Scheduler.add_scheduler_task)
-    list_tasks = blocking(aiotaskq.scheduler.Scheduler.list_tasks)
-    get_task = blocking(aiotaskq.scheduler.Scheduler.get_task)
-    pause_task = blocking(aiotaskq.scheduler.Scheduler.pause_task)
-    resume_task = blocking(aiotaskq.scheduler.Scheduler.resume_task)
-    update_task = blocking(aiotaskq.scheduler.Scheduler.update_task)
-    delete_task = blocking(aiotaskq.scheduler.Scheduler.delete_task)
-    run_now = blocking(aiotaskq.scheduler.Scheduler.run_now)
-    running = reading(aiotaskq.scheduler.Scheduler.running)
-    failures = reading(aiotaskq.scheduler.Scheduler.failures)
+    start = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.start)
+    stop = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.stop)
+    add_scheduler_task = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.add_scheduler_task)
+    list_tasks = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.list_tasks)
+    get_task = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.get_task)
+    pause_task = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.pause_task)
+    resume_task = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.resume_task)
+    update_task = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.update_task)
+    delete_task = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.delete_task)
+    run_now = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.run_now)
+    running = reading(aiotaskq.runtime.scheduler.scheduler.Scheduler.running)
+    failures = reading(aiotaskq.runtime.scheduler.scheduler.Scheduler.failures)
 
 
 class Scheduler(SchedulerActor):

@@ -17,10 +17,10 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from threading import get_ident
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
+from aiotaskq.concurrency.loop_thread import LoopThread
+from aiotaskq.concurrency.uninterrupted import uninterrupted
 from aiotaskq.log import Held, log
-from aiotaskq.loopthread import LoopThread
-from aiotaskq.pops import caller
-from aiotaskq.uninterrupted import uninterrupted
+from aiotaskq.runtime.queue.unacked import caller
 
 A = TypeVar("A")
 A_co = TypeVar("A_co", covariant=True)

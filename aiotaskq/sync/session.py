@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from aiotaskq.engines import sync_engine, sync_session_factory
-from aiotaskq.lazy_engine import LazyEngine
+from aiotaskq.app.settings import settings
+from aiotaskq.backends.sql.engines import sync_engine, sync_session_factory
+from aiotaskq.backends.sql.lazy_engine import LazyEngine
 from aiotaskq.models import Base
-from aiotaskq.settings import settings
 
 __all__ = ["Base", "SessionLocal", "engine", "get_db"]
 

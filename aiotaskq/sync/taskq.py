@@ -10,14 +10,16 @@ from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, Generic, Protocol, TypeVar, Unpack, overload
 
-import aiotaskq.context
-import aiotaskq.handles
-import aiotaskq.taskq
+import aiotaskq.app.handle
+import aiotaskq.app.taskq
+import aiotaskq.runtime.context
+from aiotaskq.app.handle import P, PushOptions, R, T, T_co, TaskCall
+from aiotaskq.app.registry import Coro
+from aiotaskq.concurrency.loop_thread import refuse_running_loop
+from aiotaskq.core.outcome import Backoff
+from aiotaskq.core.task import Task
 from aiotaskq.errors import ClosedError
-from aiotaskq.handles import P, PushOptions, R, T, T_co, TaskCall
-from aiotaskq.loopthread import refuse_running_loop
-from aiotaskq.outcome import Backoff
-from aiotaskq.registry import Coro
+from aiotaskq.runtime.worker.worker import ExitCode
 from aiotaskq.sync.actors import Queue, SchedulerActor, Store
 from aiotaskq.sync.bridge import (
     Facade,
@@ -31,12 +33,10 @@ from aiotaskq.sync.bridge import (
     loop_thread,
     reading,
 )
-from aiotaskq.task import Task
-from aiotaskq.worker import ExitCode
 
-AsyncHandle = aiotaskq.handles.TaskHandle
-AsyncFunction = aiotaskq.handles.TaskFunction
-AsyncTaskQ = aiotaskq.taskq.TaskQ
+AsyncHandle = aiotaskq.app.handle.TaskHandle
+AsyncFunction = aiotaskq.app.handle.TaskFunction
+AsyncTaskQ = aiotaskq.app.taskq.TaskQ
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -93,24 +93,24 @@ class TaskFunction(Generic[P, R, T]):
 
 
 class BoundTask(Generic[P, T]):
-    __doc__ = aiotaskq.handles.BoundTask.__doc__
+    __doc__ = aiotaskq.app.handle.BoundTask.__doc__
 
-    def __init__(self, pusher: TaskQ, bound: aiotaskq.handles.BoundTask[P, T]) -> None:
+    def __init__(self, pusher: TaskQ, bound: aiotaskq.app.handle.BoundTask[P, T]) -> None:
         self._pusher = pusher
         self._bound = bound
 
-    @documented(aiotaskq.handles.BoundTask.push)
+    @documented(aiotaskq.app.handle.BoundTask.push)
     def push(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
         refuse_running_loop("aiotaskq.TaskFunction.push")
         return self._pusher.push_call(self.call(*args, **kwargs))
 
-    @documented(aiotaskq.handles.BoundTask.call)
+    @documented(aiotaskq.app.handle.BoundTask.call)
     def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[T]:
         return self._bound.call(*args, **kwargs)
 
 
 class TaskDecorator(Protocol):
-    """What ``@tq.task(...)`` returns; see ``aiotaskq.registry.TaskDecorator``."""
+    """What ``@tq.task(...)`` returns; see ``aiotaskq.app.registry.TaskDecorator``."""
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> TaskFunction[P, Coro[T], T]: ...
@@ -309,7 +309,7 @@ def _signals(then: Callable[[], object]) -> Iterator[None]:
 class TaskContext:
     """The running task, from inside its ``def`` handler, which runs in a thread."""
 
-    def __init__(self, context: aiotaskq.context.TaskContext) -> None:
+    def __init__(self, context: aiotaskq.runtime.context.TaskContext) -> None:
         self._context = context
 
     @property
@@ -322,15 +322,15 @@ class TaskContext:
         """Whether somebody asked the task to stop: a thread cannot be cancelled, so a long handler should look."""
         return self._context.cancel_requested
 
-    @documented(aiotaskq.context.TaskContext.progress)
+    @documented(aiotaskq.runtime.context.TaskContext.progress)
     def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
         self._run(self._context.progress, done, total, message)
 
-    @documented(aiotaskq.context.TaskContext.snooze)
+    @documented(aiotaskq.runtime.context.TaskContext.snooze)
     def snooze(self, seconds: float) -> None:
         self._context.snooze(seconds)
 
-    @documented(aiotaskq.context.TaskContext.complete)
+    @documented(aiotaskq.runtime.context.TaskContext.complete)
     def complete(self, session: Any, result: Any = None) -> None:
         self._run(self._context.complete, session, result)
 
@@ -352,6 +352,6 @@ class TaskContext:
 _GONE = "the event loop of this task's worker has ended; the task will be run again elsewhere"
 
 
-@documented(aiotaskq.context.current_task)
+@documented(aiotaskq.runtime.context.current_task)
 def current_task() -> TaskContext:
-    return TaskContext(aiotaskq.context.current_task())
+    return TaskContext(aiotaskq.runtime.context.current_task())

@@ -10,10 +10,10 @@ and ``taskq_clock``.
 from __future__ import annotations
 
 from aiotaskq.backends import REHEARSAL
-from aiotaskq.clock import VirtualClock
-from aiotaskq.testing.inlining import Inline, inline
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.testing.inline import Inline, inline
 from aiotaskq.testing.kit import START, Kit, virtual
-from aiotaskq.testing.pushes import Pushes
-from aiotaskq.testing.wiring import override
+from aiotaskq.testing.override import override
+from aiotaskq.testing.recorder import Pushes
 
 __all__ = ["REHEARSAL", "START", "Inline", "Kit", "Pushes", "VirtualClock", "inline", "override", "virtual"]

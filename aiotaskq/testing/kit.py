@@ -9,16 +9,16 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends import REHEARSAL
-from aiotaskq.clock import VirtualClock
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.schedule import instant
+from aiotaskq.core.task import SECOND, Status, check_int, check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
-from aiotaskq.schedule import instant
-from aiotaskq.task import SECOND, Status, check_int, check_seconds
-from aiotaskq.taskq import TaskQ
-from aiotaskq.testing.pushes import Pushes
-from aiotaskq.testing.rig import DEFAULTS, Rig, Run, seconds
-from aiotaskq.testing.wiring import override
+from aiotaskq.testing.harness import DEFAULTS, Rig, Run, seconds
+from aiotaskq.testing.override import override
+from aiotaskq.testing.recorder import Pushes
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 """When virtual time begins, unless a test says otherwise: the same each time."""

@@ -81,7 +81,7 @@ def taskq_inline(taskq_clock: VirtualClock) -> Iterator[MakesInline]:
 
     Arguments as of ``aiotaskq.testing.inline``.
     """
-    from aiotaskq.testing.inlining import open_inline
+    from aiotaskq.testing.inline import open_inline
 
     with contextlib.ExitStack() as stack:
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.task import MAX_ID, MAX_KEY, MAX_NAME
+from aiotaskq.core.task import MAX_ID, MAX_KEY, MAX_NAME
 from aiotaskq.web.operation import JSON, Operation
-from aiotaskq.web.problem import MEDIA_TYPE, Problem, problem
+from aiotaskq.web.problem_details import MEDIA_TYPE, Problem, problem
 
 _PATH = {"task_id": MAX_ID, "schedule_id": MAX_ID, "queue": MAX_NAME, "key": MAX_KEY}
 _NO_CONTROL = "^[^\\u0000-\\u001f\\u007f]+$"

@@ -11,12 +11,12 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.task import check_int
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import log
-from aiotaskq.task import check_int
-from aiotaskq.taskq import TaskQ
-from aiotaskq.web.guard import is_same_origin
-from aiotaskq.web.problem import MEDIA_TYPE, Problem, Refused, problem_of
+from aiotaskq.web.access import is_same_origin
+from aiotaskq.web.problem_details import MEDIA_TYPE, Problem, Refused, problem_of
 
 JSON = "application/json"
 MAX_BODY = 512 * 1024  # bytes; params are at most 256 KiB of JSON, and escapes make text longer

@@ -11,17 +11,17 @@ from collections.abc import Callable, Collection, Iterator
 from importlib import metadata
 from typing import Any
 
-from aiotaskq.clock import SystemClock
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.extras import missing
+from aiotaskq.core.task import SECOND, check_int
 from aiotaskq.errors import ValidationError
-from aiotaskq.extras import missing
 from aiotaskq.integrations.starlette import application, response_of
 from aiotaskq.log import log, printable
-from aiotaskq.task import SECOND, check_int
-from aiotaskq.taskq import TaskQ
-from aiotaskq.web.guard import Connections, Doorkeeper, check_access, names_loopback
+from aiotaskq.web.access import Connections, Doorkeeper, check_access, names_loopback
+from aiotaskq.web.endpoints import OPERATIONS
 from aiotaskq.web.operation import MAX_BODY, say_problem
-from aiotaskq.web.operations import OPERATIONS
-from aiotaskq.web.problem import problem
+from aiotaskq.web.problem_details import problem
 
 try:
     import uvicorn

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aiotaskq import TaskQ, preview
-from aiotaskq.schedule import Schedule, new_schedule
+from aiotaskq.core.schedule import Schedule, new_schedule
 from benchmarks.case import LIMIT, OURS, Run, Sample, Scenario, Unit, quantile, rate, scenario
 
 FIRE = {

@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aiotaskq.schedule import Schedule, derived_id
-from aiotaskq.task import SECOND, Status, Task
+from aiotaskq.core.schedule import Schedule, derived_id
+from aiotaskq.core.task import SECOND, Status, Task
 from tests.chaos.ledger import Line
 
 GIVEN_BACK = frozenset({"released", "retried"})

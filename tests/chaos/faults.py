@@ -14,10 +14,12 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from aiotaskq import sqlite_connections
-from aiotaskq.backends import sql_schedules, sql_tasks, sql_write
-from aiotaskq.backends.sql import SqlBackend
-from aiotaskq.task import Status, Task
+from aiotaskq.backends.sql import schedules as sql_schedules
+from aiotaskq.backends.sql import sqlite_connections
+from aiotaskq.backends.sql import tasks as sql_tasks
+from aiotaskq.backends.sql import write as sql_write
+from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.core.task import Status, Task
 
 WINDOW = 0.15  # seconds; a fault that opens a window opens it wide, or a run of minutes might never meet it
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event, func, insert, literal_column, select, text
 
-from aiotaskq.backends.sql_claim import claim
-from aiotaskq.backends.sql_rows import COLUMNS, TASKS, new_row
+from aiotaskq.backends.sql.claim import claim
+from aiotaskq.backends.sql.rows import COLUMNS, TASKS, new_row
+from aiotaskq.core.task import SECOND, Status, Task, new_task
 from aiotaskq.database import sync_engine
-from aiotaskq.task import SECOND, Status, Task, new_task
 
 BASE = 1_000
 c = TASKS.c

@@ -28,11 +28,11 @@ import msgspec
 
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
-from aiotaskq.clock import SystemClock
-from aiotaskq.outcome import MAX_CRASHES
-from aiotaskq.queue import Queue
-from aiotaskq.task import Status, Task, TaskFilter, new_task
-from aiotaskq.worker import ExitCode
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.outcome import MAX_CRASHES
+from aiotaskq.core.task import Status, Task, TaskFilter, new_task
+from aiotaskq.runtime.queue.queue import Queue
+from aiotaskq.runtime.worker.worker import ExitCode
 from tests.chaos.checker import Findings, Harm, check
 from tests.chaos.ledger import Line, read, read_all
 from tests.chaos.places import Place

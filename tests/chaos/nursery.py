@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 # What a worker imports on use is imported here, once.
-import aiotaskq.backends.sql  # noqa: F401
+import aiotaskq.backends.sql.backend  # noqa: F401
 from aiotaskq.backends import scheme_of
 from tests.chaos import program
 
@@ -82,7 +82,7 @@ def preload(url: str) -> None:
     """Import the driver of a URL."""
     scheme = scheme_of(url)
     if scheme in ("redis", "rediss", "valkey"):
-        __import__("aiotaskq.backends.redis")
+        __import__("aiotaskq.backends.redis.backend")
     __import__({"sqlite": "aiosqlite", "mysql": "asyncmy", "mariadb": "asyncmy"}.get(scheme, "asyncpg"))
 
 

@@ -26,15 +26,15 @@ import msgspec
 from sqlalchemy import Engine, ExceptionContext, event
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from aiotaskq.context import current_task
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.outcome import Completed, Failed, settle
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.database import ASYNC_DRIVERS, parse_url
 from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, TaskConflict
-from aiotaskq.events import NAMES, Event
 from aiotaskq.log import logger, output
-from aiotaskq.outcome import Completed, Failed, settle
-from aiotaskq.task import SECOND, Task
-from aiotaskq.taskq import TaskQ
-from aiotaskq.worker import ExitCode
+from aiotaskq.runtime.context import current_task
+from aiotaskq.runtime.events import NAMES, Event
+from aiotaskq.runtime.worker.worker import ExitCode
 from tests.chaos import faults
 from tests.chaos.ledger import Ledger, read
 

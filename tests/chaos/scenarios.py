@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from aiotaskq.task import Status
-from aiotaskq.worker import ExitCode
+from aiotaskq.core.task import Status
+from aiotaskq.runtime.worker.worker import ExitCode
 from tests.chaos.checker import executions, runs_of, zombie_writes
 from tests.chaos.harness import Fleet, Report
 from tests.chaos.places import Place

@@ -11,8 +11,8 @@ from typing import Any
 
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import ScheduleChange, Schedules
-from aiotaskq.schedule import Schedule, due_us, new_schedule
-from aiotaskq.task import SECOND
+from aiotaskq.core.schedule import Schedule, due_us, new_schedule
+from aiotaskq.core.task import SECOND
 from tests.chaos.checker import executions, runs_of, schedule_tasks
 from tests.chaos.harness import Fleet, Process, Report
 from tests.chaos.places import Place

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import event
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.task import SECOND, Status, Task, TaskFilter, claim_order
+from aiotaskq.core.task import SECOND, Status, Task, TaskFilter, claim_order
 from tests.backends import Store
 from tests.contract.rows import LEASE, NOW, ids, new, pushed, read
 

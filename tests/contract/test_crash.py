@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.task import Status, TaskFilter
-from aiotaskq.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.task import Status, TaskFilter
 from tests.backends import Store
 from tests.machine import within
 from tests.programs import Program, programs_in

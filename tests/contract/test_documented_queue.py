@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq import TaskConflict, TaskQ, ValidationError
-from aiotaskq.clock import VirtualClock
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.outcome import Cancelled, Completed, Expired, Failed, Outcome, Released
+from aiotaskq.core.task import FINAL, SECOND, Status, Task, new_task
 from aiotaskq.database import ASYNC_DRIVERS, parse_url
 from aiotaskq.log import logger
-from aiotaskq.outcome import Cancelled, Completed, Expired, Failed, Outcome, Released
-from aiotaskq.queue import Queue
-from aiotaskq.task import FINAL, SECOND, Status, Task, new_task
+from aiotaskq.runtime.queue.queue import Queue
 from tests.backends import Store
 from tests.contract.rows import NOW
 from tests.machine import within

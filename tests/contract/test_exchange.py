@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aiotaskq.backends.base import ENDED, READY, Backend, Change
-from aiotaskq.task import SECOND, Status, Task
+from aiotaskq.core.task import SECOND, Status, Task
 from tests.backends import Store
 from tests.contract.rows import LEASE, NOW, ids, new, pushed, read, running
 
@@ -159,7 +159,7 @@ async def test_no_task_is_handed_out_twice(store: Store) -> None:
 
 
 async def test_both_or_neither(sql_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aiotaskq.backends import sql_claim
+    from aiotaskq.backends.sql import claim as sql_claim
 
     backend = sql_store.backend
     task = await running(backend)

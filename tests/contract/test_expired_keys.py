@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from aiotaskq.clock import VirtualClock
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.task import SECOND, Status, Task, new_task
 from aiotaskq.database import ASYNC_DRIVERS, parse_url
-from aiotaskq.queue import Queue
-from aiotaskq.task import SECOND, Status, Task, new_task
+from aiotaskq.runtime.queue.queue import Queue
 from tests.backends import Store
 from tests.contract.rows import NOW
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.clock import VirtualClock
-from aiotaskq.outcome import Completed, LeaseExpired, marked, settle, unmarked
-from aiotaskq.queue import Queue
-from aiotaskq.task import SECOND, Status, Task
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.outcome import Completed, LeaseExpired, marked, settle, unmarked
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.runtime.queue.queue import Queue
 from tests.contract.rows import LEASE, NOW, read, running
 
 

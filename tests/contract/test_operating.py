@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import text
 
 from aiotaskq.backends.base import CANCEL, ENDED, READY, Backend, Change
+from aiotaskq.core.task import SECOND, Status, TaskFilter
 from aiotaskq.database import sync_engine
 from aiotaskq.errors import ClosedError
-from aiotaskq.task import SECOND, Status, TaskFilter
 from tests.backends import Store
 from tests.contract.rows import LEASE, NOW, ended, new, pushed, read, running
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aiotaskq.backends.base import READY, Backend, Change
-from aiotaskq.task import Status
+from aiotaskq.core.task import Status
 from tests.backends import Store
 from tests.contract.rows import NOW, ended, ids, new, pushed, read, running
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aiotaskq.backends.base import READY, Backend
-from aiotaskq.task import SECOND, Status, Task
+from aiotaskq.core.task import SECOND, Status, Task
 from tests.backends import Store
 from tests.contract.rows import LEASE, NOW, ids, new, pushed, read, running
 
@@ -69,7 +69,7 @@ async def test_it_tells_of_what_is_left(backend: Backend, hints: list[tuple[str,
 
 @pytest.mark.stores("sqlite")  # elsewhere it is two transactions
 async def test_both_or_neither(sql_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aiotaskq.backends import sql_claim
+    from aiotaskq.backends.sql import claim as sql_claim
 
     backend = sql_store.backend
     assert backend.hands_over

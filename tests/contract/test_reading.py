@@ -7,7 +7,7 @@ import random
 import pytest
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.contract.rows import LEASE, NOW, ended, ids, new, pushed, running
 
 

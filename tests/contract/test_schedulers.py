@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Change
-from aiotaskq.clock import VirtualClock
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.outcome import Completed, settle
+from aiotaskq.core.task import SECOND, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
-from aiotaskq.outcome import Completed, settle
-from aiotaskq.task import SECOND, TaskFilter
-from aiotaskq.taskq import TaskQ
 from tests.backends import Store
 
 START = 1_700_000_000_000_000
@@ -186,7 +186,7 @@ async def test_a_crash_between_fire_and_commit_is_both_or_neither(process: Open)
 
 async def test_a_thousand_due_in_the_same_second_all_fire(process: Open) -> None:  # C26
     tqs = [await process(), await process()]
-    from aiotaskq.schedule import new_schedule
+    from aiotaskq.core.schedule import new_schedule
 
     now = tqs[0]._clock.now()
     wanted = [

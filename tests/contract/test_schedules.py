@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from aiotaskq.backends.base import READY, ScheduleChange, Schedules
-from aiotaskq.schedule import Schedule, due_us
-from aiotaskq.task import SECOND, TaskFilter
+from aiotaskq.core.schedule import Schedule, due_us
+from aiotaskq.core.task import SECOND, TaskFilter
 from tests.backends import Store
 from tests.contract.rows import NOW, ended, new, new_schedule, pushed
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.task import TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
-from aiotaskq.task import TaskFilter
-from aiotaskq.taskq import TaskQ
 from tests.servers import Server, Unavailable, mariadb, postgresql, postgresql_jit, valkey
 
 SERVERS: dict[str, Callable[[], Server]] = {

@@ -12,13 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.orm import Session
 
 import aiotaskq.sync
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Change
-from aiotaskq.context import current_task
+from aiotaskq.core.outcome import Completed, settle
+from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.database import ASYNC_DRIVERS, parse_url, sync_engine
 from aiotaskq.errors import NotSupported, ValidationError
-from aiotaskq.outcome import Completed, settle
-from aiotaskq.task import SECOND, Status, Task
-from aiotaskq.taskq import TaskQ
+from aiotaskq.runtime.context import current_task
 from tests.backends import Store
 from tests.machine import within
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aiotaskq.backends.base import ENDED, READY, Backend, Change
-from aiotaskq.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.backends import Store
 from tests.contract.rows import LEASE, NOW, ended, ids, new, pushed, read, running
 

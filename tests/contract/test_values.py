@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aiotaskq.backends.base import Values
-from aiotaskq.task import SECOND
+from aiotaskq.core.task import SECOND
 from tests.backends import Store
 from tests.contract.rows import NOW
 from tests.machine import working

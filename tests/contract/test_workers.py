@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 import aiotaskq.sync
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Change
-from aiotaskq.clock import StoreClock, VirtualClock
-from aiotaskq.context import current_task
+from aiotaskq.concurrency.clock import StoreClock, VirtualClock
+from aiotaskq.core.outcome import Released, settle
+from aiotaskq.core.task import SECOND, Status
 from aiotaskq.errors import DatabaseUnavailable, LeaseLost
-from aiotaskq.outcome import Released, settle
-from aiotaskq.queue import Queue
-from aiotaskq.task import SECOND, Status
-from aiotaskq.taskq import TaskQ
+from aiotaskq.runtime.context import current_task
+from aiotaskq.runtime.queue.queue import Queue
 from tests.backends import Store
 from tests.machine import within
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from aiotaskq.cli.language import UNWRAPPED, chinese, marked, tr, translated_help
+from aiotaskq.cli.i18n import UNWRAPPED, chinese, marked, tr, translated_help
 
 CODES = marked(
     "Exit codes: 0 ok, 1 error, 2 wrong usage, 5 the task has not ended in time; of run: 0 drained, 3 some tasks given "

@@ -25,7 +25,7 @@ from aiotaskq.cli.commands.options import (
     option,
     store_of,
 )
-from aiotaskq.cli.language import tr
+from aiotaskq.cli.i18n import tr
 
 HELP = tr("aiotaskq: a task queue and scheduler inside your asyncio application; no broker needed.")
 app = group(HELP)
@@ -83,7 +83,7 @@ def demo(
     fresh: Annotated[bool, option("--fresh", help=tr("Forget a run that was stopped, instead of going on."))] = False,
     json: Json = False,
 ) -> None:
-    from aiotaskq.demo import Options, run_demo
+    from aiotaskq.cli.demo import Options, run_demo
 
     raise typer.Exit(
         run_demo(
@@ -111,7 +111,7 @@ def init(
         Path, typer.Argument(metavar="[FOLDER]", help=tr("Default the current one."), show_default=False)
     ] = Path(),
 ) -> None:
-    from aiotaskq.cli.starter import write
+    from aiotaskq.cli.init import write
 
     write(folder)
 
@@ -178,15 +178,15 @@ def run(
         if web:
             wrong = tr("not with --processes: start 'aiotaskq web' beside them")
             raise typer.BadParameter(wrong, param_hint="--web")
-        from aiotaskq.cli.processes import supervise
+        from aiotaskq.cli.supervisor import supervise
 
         raise typer.Exit(supervise(target, processes, queues=names, **options))
     from aiotaskq.cli.run import run_workers
-    from aiotaskq.cli.stopping import Lifeline
+    from aiotaskq.cli.shutdown import Lifeline
 
     serving = None
     if web:
-        from aiotaskq.cli.serving import Site
+        from aiotaskq.cli.web import Site
 
         serving = Site.of(host, port, token_env, token_file, read_only)
     line = Lifeline(number, lifeline) if number else None
@@ -277,7 +277,7 @@ def web(
     token_file: TokenFile = None,
     read_only: ReadOnly = False,
 ) -> None:
-    from aiotaskq.cli.serving import Site, serve
+    from aiotaskq.cli.web import Site, serve
 
     serve(db, schedules, Site.of(host, port, token_env, token_file, read_only))
 

@@ -21,7 +21,7 @@ from aiotaskq.cli.commands.options import (
     option,
     store_of,
 )
-from aiotaskq.cli.language import tr
+from aiotaskq.cli.i18n import tr
 
 app = group(GROUPS["schedules"])
 

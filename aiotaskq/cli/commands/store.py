@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from aiotaskq.cli.commands.options import DEFAULT_DB, GROUPS, Command, Db, Json, group, option
-from aiotaskq.cli.language import tr
+from aiotaskq.cli.i18n import tr
 
 app = group(GROUPS["store"])
 Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False)]

@@ -22,7 +22,7 @@ from aiotaskq.cli.commands.options import (
     group,
     option,
 )
-from aiotaskq.cli.language import tr
+from aiotaskq.cli.i18n import tr
 
 app = group(GROUPS["tasks"])
 

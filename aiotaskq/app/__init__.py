@@ -1,0 +1,1 @@
+"""``TaskQ``, the registry of handlers, and the documented API of the older system."""

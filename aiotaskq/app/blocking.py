@@ -1,0 +1,67 @@
+"""Pushes from threads on a task queue that lives in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
+
+from aiotaskq.app.handle import PushOptions, TaskCall, TaskHandle
+from aiotaskq.errors import ClosedError, WrongLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Pushing(Protocol):
+    """The task queue, as far as it pushes."""
+
+    async def push(
+        self, type: str, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]
+    ) -> TaskHandle[Any]: ...
+
+    async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]: ...
+
+    async def push_many(
+        self, calls: Iterable[TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]]
+    ) -> Sequence[TaskHandle[Any]]: ...
+
+
+class BlockingPush:
+    """``tq.sync``: pushes for code that blocks, in a thread beside the loop in which ``tq`` was opened.
+
+    Each returns when the task is stored. ``session=`` takes a SQLAlchemy ``Session`` of the calling thread, which is
+    not to be used by others meanwhile. Raises WrongLoop in a thread that runs an event loop, and ClosedError while no
+    loop has the task queue open.
+    """
+
+    def __init__(self, tq: Pushing, home: Callable[[], asyncio.AbstractEventLoop | None]) -> None:
+        self._tq = tq
+        self._home = home
+
+    def push(self, type: str, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]) -> str:
+        """Push a task by the name of its type and return its id; arguments and errors as ``TaskQ.push``."""
+        return self._run("push", lambda: self._tq.push(type, params, **options)).task_id
+
+    def push_call(self, call: TaskCall[Any]) -> str:
+        """Push one checked call, as made by ``f.call(…)``, and return its id."""
+        return self._run("push", lambda: self._tq.push_call(call)).task_id
+
+    def push_many(self, calls: Iterable[TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]]) -> list[str]:
+        """Push many in one transaction and return their ids; as ``TaskQ.push_many``."""
+        return [handle.task_id for handle in self._run("push_many", lambda: self._tq.push_many(calls))]
+
+    def _run(self, verb: str, work: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        if asyncio._get_running_loop() is not None:
+            raise WrongLoop(f"{verb}: this thread runs an event loop; write `await tq.{verb}(…)`")
+        loop = self._home()
+        if loop is None or loop.is_closed() or not loop.is_running():
+            raise ClosedError(
+                f"{verb}: no event loop has this task queue open; open it where the application starts "
+                "(setup(app, tq), or `async with tq`; a test starts it by `with TestClient(app)`), "
+                "or use aiotaskq.sync.TaskQ where there is no loop at all"
+            )
+        return asyncio.run_coroutine_threadsafe(work(), loop).result()

@@ -1,0 +1,192 @@
+"""What a program holds of its tasks: the handle of a pushed one, and the decorated function that pushes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
+
+from aiotaskq.core.task import Status, Task
+from aiotaskq.errors import TaskFailed, ValidationError
+from aiotaskq.runtime.handler import INJECTED, Handler
+from aiotaskq.runtime.queue.queue import Queue
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+Callback = str | Callable[[Task], Any]
+
+
+class PushOptions(TypedDict, total=False):
+    """How a task is pushed. Durations in seconds or as timedelta, instants as aware datetime or epoch seconds."""
+
+    delay: float | timedelta
+    at: float | datetime
+    priority: int
+    queue: str
+    timeout: float
+    max_retries: int
+    expires: float | timedelta | datetime
+    unique_key: str
+    idempotency_key: str
+    task_id: str
+    rerun: bool
+    on_success: Callback
+    on_failure: Callback
+    session: Any
+
+
+class TaskCall(Generic[T_co]):
+    """A call that was checked but not pushed yet: what ``push_many`` takes."""
+
+    __slots__ = ("options", "params", "type")
+
+    def __init__(self, type: str, params: dict[str, Any], options: PushOptions) -> None:
+        self.type = type
+        self.params = params
+        self.options = options
+
+    def __repr__(self) -> str:
+        return f"<TaskCall {self.type}>"
+
+
+class ThreadPusher(Protocol):
+    """Where a thread pushes to."""
+
+    def push_call(self, call: TaskCall[Any]) -> str:
+        """Push one checked call and return its id."""
+
+
+class Pusher(Protocol):
+    """Where a decorated function pushes to."""
+
+    async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
+        """Push one checked call."""
+
+    @property
+    def sync(self) -> ThreadPusher:
+        """The same from a thread."""
+
+
+class TaskHandle(Generic[T_co]):
+    """A pushed task. ``created`` is False if a key (or id) named one that stood already: this is that one's handle."""
+
+    __slots__ = ("_queue", "created", "task_id")
+
+    def __init__(self, queue: Queue, task_id: str, created: bool = True) -> None:
+        self._queue = queue
+        self.task_id = task_id
+        self.created = created
+
+    def __repr__(self) -> str:
+        return f"<TaskHandle {self.task_id}>"
+
+    async def result(self, timeout: float | None = None) -> T_co:
+        """Wait until the task has ended, here or in another process, and return the handler's result.
+
+        ``timeout`` in seconds, None waits for ever. Raises TaskFailed when it failed, was cancelled or expired (the
+        error is data: ``.error``), ResultTimeout when it has not ended in time (it goes on), NotFound once purged.
+        """
+        task = await self._queue.wait_for_end(self.task_id, timeout)
+        if task.status is not Status.COMPLETED:
+            raise TaskFailed(task)
+        return task.result  # type: ignore[no-any-return]
+
+    async def task(self) -> Task:
+        """Return the task as it is now. Raises NotFound."""
+        return await self._queue.get(self.task_id)
+
+    async def status(self) -> Status:
+        """Return the task's status. Raises NotFound."""
+        return (await self.task()).status
+
+    async def progress(self) -> dict[str, Any] | None:
+        """Return what the handler last reported: ``done``, and perhaps ``total`` and ``message``; None if nothing."""
+        return (await self.task()).progress
+
+    async def cancel(self) -> bool:
+        """Cancel the task, or ask it to stop if it runs; return False if it has ended already."""
+        return await self._queue.cancel(self.task_id)
+
+
+class TaskFunction(Generic[P, R, T]):
+    """A registered handler. Calling it calls the function; ``push`` runs it later, elsewhere."""
+
+    def __init__(self, pusher: Pusher, handler: Handler) -> None:
+        functools.update_wrapper(self, handler.function)
+        self.handler = handler
+        self.name = handler.name
+        self._pusher = pusher
+        self._signature = inspect.signature(handler.function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.handler.function(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"<TaskFunction {self.name}>"
+
+    async def push(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
+        """Push a task that calls the function with these arguments.
+
+        Raises TypeError for arguments that the function does not take, ValidationError for what cannot be stored.
+        """
+        return await self._pusher.push_call(self.call(*args, **kwargs))
+
+    def push_sync(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Push from a thread beside the application's event loop, as in a ``def`` endpoint; return the task's id.
+
+        Raises as ``push``, WrongLoop in a thread that runs a loop, ClosedError while the task queue is not open.
+        """
+        return self._pusher.sync.push_call(self.call(*args, **kwargs))
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[T]:
+        """Check the arguments and return the call, to be pushed with others by ``push_many``."""
+        return self._checked({}, args, kwargs)
+
+    def options(self, **options: Unpack[PushOptions]) -> BoundTask[P, T]:
+        """Return the same task with these options, to be pushed: ``f.options(delay=60).push(…)``."""
+        return BoundTask(self, self._pusher, options)
+
+    def _checked(self, options: PushOptions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskCall[T]:
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.name}(): {error}") from None
+        params = dict(bound.arguments)
+        for name, parameter in self._signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                params.update(params.pop(name, {}))
+        for name in self.handler.injected:
+            if params.get(name) is INJECTED:
+                del params[name]
+        return TaskCall(self.name, params, options)
+
+
+class BoundTask(Generic[P, T]):
+    """A registered handler with push options."""
+
+    def __init__(self, function: TaskFunction[P, Any, T], pusher: Pusher, options: PushOptions) -> None:
+        unknown = set(options) - PushOptions.__annotations__.keys()
+        if unknown:
+            raise ValidationError(
+                f"options: unknown {', '.join(sorted(unknown))}; use {', '.join(PushOptions.__annotations__)}"
+            )
+        self._function = function
+        self._pusher = pusher
+        self._options = options
+
+    async def push(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
+        """Push a task that calls the function with these arguments, with the options."""
+        return await self._pusher.push_call(self.call(*args, **kwargs))
+
+    def push_sync(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Push from a thread, with the options; as ``TaskFunction.push_sync``."""
+        return self._pusher.sync.push_call(self.call(*args, **kwargs))
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[T]:
+        """Check the arguments and return the call with the options."""
+        return self._function._checked(self._options, args, kwargs)

@@ -1,0 +1,279 @@
+"""The documented front: ``MemoryQueue``, ``DatabaseQueue``, ``Scheduler`` and the process-wide ones, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import aiotaskq.runtime.scheduler.scheduler
+from aiotaskq.app.settings import settings, visibility_timeout
+from aiotaskq.backends import KEEP_ENDED, connect, keep_ended_of, scheme_of
+from aiotaskq.backends.base import Backend
+from aiotaskq.concurrency.clock import Clock, SteadyClock, SystemClock
+from aiotaskq.core.masking import mask
+from aiotaskq.core.preview import preview as _preview
+from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.runtime.queue.queue import Queue
+from aiotaskq.runtime.store import Store
+
+
+class _StoredQueue(Queue, Store):
+    """A queue and a public store in one object, as the guide has them."""
+
+    def __init__(
+        self, url: str, clock: Clock, cleanup_interval: float, *, keep_ended: int | None = None, **options: Any
+    ) -> None:
+        backend = connect(url, keep_ended=keep_ended)
+        self.url = url
+        """The store's URL, password included."""
+        Queue.__init__(self, backend, clock, **options)
+        Store.__init__(self, backend.values, clock, durable=backend.durable, cleanup_interval=cleanup_interval)
+
+    async def open(self) -> None:
+        """Connect, and make or adopt the tables; idempotent. The first use does it too, but not after ``close``."""
+        await self._backend.open()
+
+    async def close(self) -> None:
+        """Stop the cleanup and give back every connection; idempotent."""
+        await self.stop_cleanup()
+        await self._backend.close()
+
+
+class MemoryQueue(_StoredQueue):
+    """The documented queue, in memory: a task queue and a public key-value store with TTL. May be shared by threads
+    and loops."""
+
+    def __init__(
+        self,
+        cleanup_interval: float = 60,
+        *,
+        maxsize: int = 0,
+        when_full: str = "wait",
+        keep_ended: int = KEEP_ENDED,
+    ) -> None:
+        """Make a queue. ``cleanup_interval`` in seconds; ``maxsize`` 0 is unbounded; ``when_full`` is ``wait``,
+        ``raise`` or ``drop_oldest`` (see ``TaskQ``). The latest ``keep_ended`` ended tasks are kept, and as many dead
+        letters beside them.
+
+        Raises ValidationError for a wrong value.
+        """
+        super().__init__(
+            "memory://", SteadyClock(), cleanup_interval, maxsize=maxsize, when_full=when_full, keep_ended=keep_ended
+        )
+
+
+class DatabaseQueue(_StoredQueue):
+    """The same in a SQL database: what is pushed is on disk, and a pop is a lease."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        cleanup_interval: float = 60,
+        *,
+        visibility: float | None = None,
+        maxsize: int = 0,
+        when_full: str = "wait",
+    ) -> None:
+        """Make a queue on a database URL, default ``AIOTASKQ_DATABASE_URL``; ``visibility`` is the seconds that a pop
+        may take."""
+        place = settings().database_url if url is None else url
+        if scheme_of(place) in ("memory", "redis", "rediss", "valkey"):
+            raise ValidationError(f"url: a SQL database is needed, as in sqlite:///app.db (got {scheme_of(place)}://)")
+        super().__init__(
+            place,
+            SystemClock(),
+            cleanup_interval,
+            visibility=visibility_timeout() if visibility is None else visibility,
+            maxsize=maxsize,
+            when_full=when_full,
+        )
+
+
+class RedisQueue(_StoredQueue):
+    """The same in Redis or Valkey: several processes share it, and a pop is a lease."""
+
+    def __init__(
+        self,
+        url: str = "redis://localhost:6379/0",
+        cleanup_interval: float = 60,
+        *,
+        visibility: float | None = None,
+        maxsize: int = 0,
+        when_full: str = "wait",
+    ) -> None:
+        """Make a queue on a server's URL; ``visibility`` is the seconds that a pop may take.
+
+        Raises MissingExtra when the extra ``redis`` is not installed.
+        """
+        if scheme_of(url) not in ("redis", "rediss", "valkey"):
+            raise ValidationError(f"url: a Redis server is needed, as in redis://host:6379/0 (got {scheme_of(url)}://)")
+        super().__init__(
+            url,
+            SystemClock(),
+            cleanup_interval,
+            visibility=visibility_timeout() if visibility is None else visibility,
+            maxsize=maxsize,
+            when_full=when_full,
+        )
+
+
+class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
+    """The documented scheduler: schedules in ``AIOTASKQ_DATABASE_URL``, fired into the process-wide queue."""
+
+    def __init__(self, check_interval: float = 10, *, url: str | None = None, queue: Queue | None = None) -> None:
+        """Make a scheduler. ``check_interval``: longest sleep in seconds between looks at the database.
+
+        Raises NotSupported for a queue in Redis if neither ``url`` nor ``AIOTASKQ_DATABASE_URL`` names a database.
+        """
+        place = settings().database_url if url is None else url
+        target: Any = _queue_here() if queue is None else queue
+        self._own: list[Backend] = []
+        if target is None:
+            target = make_queue()
+            self._own.append(target._backend)
+        if url is None:
+            aiotaskq.runtime.scheduler.scheduler.check_default_home(
+                target._backend, mask(getattr(target, "url", "the queue"))
+            )
+        if getattr(target, "url", None) == place:
+            home = target._backend  # a schedule and the task that it fires are written in one transaction
+        else:
+            home = connect(place)
+            self._own.append(home)
+        if home.schedules is None:
+            raise NotSupported("schedules live in SQL; name a database, as in sqlite:///app.db")
+        self._home = home
+        super().__init__(home.schedules, target, target._backend, SystemClock(), check_interval=check_interval)
+
+    async def stop(self) -> None:
+        """Fire no more, and give back the connections; idempotent, and it can be started again."""
+        await super().stop()
+        for backend in self._own:
+            await backend.close()
+
+    async def start(self) -> None:
+        """Open the database and start looking; does nothing if it runs."""
+        await self._home.open()
+        await super().start()
+
+
+# ---- one queue and one scheduler a process --------------------------------------------------------------------------
+
+# Connections belong to loops: of a durable queue and of the scheduler there is one object a loop. The store makes them
+# one: no task is popped twice, and no due time fires twice.
+
+AnyQueue = MemoryQueue | DatabaseQueue | RedisQueue
+
+_lock = threading.Lock()
+_memory: list[MemoryQueue] = []
+_queues: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AnyQueue] = weakref.WeakKeyDictionary()
+_schedulers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Scheduler] = weakref.WeakKeyDictionary()
+
+
+def make_queue() -> AnyQueue:
+    """Return the process-wide queue: the one in memory, or a new object of the store that ``AIOTASKQ_QUEUE_URL`` names.
+
+    Raises ValidationError for a wrong URL, and MissingExtra.
+    """
+    url = settings().queue_url
+    if (scheme := scheme_of(url)) != "memory":
+        return RedisQueue(url) if scheme in ("redis", "rediss", "valkey") else DatabaseQueue(url)
+    with _lock:
+        if not _memory:
+            _memory.append(MemoryQueue(keep_ended=keep_ended_of(url)))
+        return _memory[0]
+
+
+def _queue_here() -> AnyQueue | None:
+    """The process-wide queue for the running loop; None if it is durable and no loop runs."""
+    if scheme_of(settings().queue_url) == "memory":
+        return make_queue()
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        return None
+    if loop not in _queues:
+        _queues[loop] = make_queue()
+    return _queues[loop]
+
+
+async def get_queue() -> AnyQueue:
+    """Return the process-wide queue, its cleanup running: in memory, or in the store ``AIOTASKQ_QUEUE_URL`` names."""
+    queue = _queue_here()
+    assert queue is not None  # a loop runs
+    await queue.start_cleanup()
+    return queue
+
+
+async def get_scheduler() -> Scheduler:
+    """Return the process-wide scheduler, started; it pushes into the process-wide queue."""
+    loop = asyncio.get_running_loop()
+    scheduler = _schedulers.get(loop)
+    if scheduler is None:
+        scheduler = _schedulers[loop] = Scheduler()
+    await scheduler.start()
+    return scheduler
+
+
+def preview(
+    *,
+    cron: str | None = None,
+    interval: int | timedelta | None = None,
+    at: float | datetime | None = None,
+    timezone: str | None = None,
+    after: datetime | None = None,
+    count: int = 5,
+) -> list[datetime]:
+    """Return the next ``count`` instants of a schedule, strictly after ``after`` (default now), as aware datetimes.
+
+    Exactly one of ``cron``, ``interval`` (seconds or timedelta) and ``at``; ``timezone`` is an IANA name, default the
+    system's. Raises ValidationError (CronError for a cron expression) naming the argument.
+    """
+    now = SystemClock().now()
+    return _preview(cron=cron, interval=interval, at=at, timezone=timezone, after=after, count=count, now=now)
+
+
+async def push_task(task: Mapping[str, Any], priority: int = 0) -> str:
+    """Add a task to the process-wide queue; see ``MemoryQueue.push_task``."""
+    return await (await get_queue()).push_task(task, priority)
+
+
+async def pop_task(timeout: float | None = None) -> dict[str, Any] | None:
+    """Take the next task of the process-wide queue; see ``MemoryQueue.pop_task``."""
+    return await (await get_queue()).pop_task(timeout)
+
+
+async def set_public(key: str, value: Any, ttl: float | None = None) -> None:
+    """Store a public value; see ``MemoryQueue.set_public``."""
+    await (await get_queue()).set_public(key, value, ttl)
+
+
+async def get_public(key: str) -> Any:
+    """Read a public value; see ``MemoryQueue.get_public``."""
+    return await (await get_queue()).get_public(key)
+
+
+async def delete_public(key: str) -> bool:
+    """Remove a public value; see ``MemoryQueue.delete_public``."""
+    return await (await get_queue()).delete_public(key)
+
+
+_inherited: list[object] = []
+
+
+def _forget() -> None:
+    # A forked child has its parent's tasks in memory only as a copy: they are the parent's to run. Connections are not
+    # even to be closed, as the garbage collector would do.
+    global _lock
+    _lock = threading.Lock()
+    for kept in (_queues, _schedulers):
+        _inherited.extend(kept.values())
+        kept.clear()
+    _memory.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

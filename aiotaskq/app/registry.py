@@ -1,0 +1,286 @@
+"""What an application registers: handlers, schedules, middleware, listeners, resources."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from datetime import datetime, timedelta
+from typing import Any, Protocol, TypeAlias, TypeVar, overload
+
+from aiotaskq.app.handle import P, T, TaskCall, TaskFunction, TaskHandle, ThreadPusher
+from aiotaskq.app.resources import kind_of
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.outcome import Backoff, make_backoff
+from aiotaskq.core.schedule import NAMESPACE, Schedule, new_schedule
+from aiotaskq.core.task import Task
+from aiotaskq.errors import ValidationError
+from aiotaskq.runtime.events import Event, Events
+from aiotaskq.runtime.handler import INJECTED, Handler, check_fit, make_handler
+
+F = TypeVar("F", bound=Callable[..., Any])
+# What a coroutine function returns. Without an Any in it: that would make every later overload ambiguous to mypy.
+Coro: TypeAlias = Coroutine[object, None, T]
+TF = TypeVar("TF", bound=TaskFunction[..., Any, Any])
+PushMiddleware = Callable[[list[Task], Callable[[list[Task]], Awaitable[list[Task]]]], Awaitable[list[Task]]]
+
+
+def injected() -> Any:
+    """The default of a handler's parameter that a resource fills in: ``client: Client = injected()``."""
+    return INJECTED
+
+
+class TaskDecorator(Protocol):
+    """What ``@tq.task(...)`` returns. The first overload that fits is meant: a coroutine function before others."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> TaskFunction[P, Coro[T], T]: ...
+    @overload
+    def __call__(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
+
+
+class ScheduleDecorator(Protocol):
+    """What ``@tq.schedule(...)`` returns: it takes a task, or a function that it makes one."""
+
+    @overload
+    def __call__(self, function: TF, /) -> TF: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> TaskFunction[P, Coro[T], T]: ...
+    @overload
+    def __call__(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
+
+
+class Registry(ABC):
+    """The decorators of a TaskQ, and what they collected."""
+
+    def __init__(self, clock: Clock, timezone: str | None) -> None:
+        self._clock = clock
+        self._timezone = timezone
+        self._events = Events()
+        self._handlers: dict[str, Handler] = {}
+        self._elsewhere: set[str] = set()
+        self._declared: dict[str, Callable[[], Schedule]] = {}
+        self._run_middleware: list[Any] = []
+        self._push_middleware: list[PushMiddleware] = []
+        self._resources: dict[Any, Callable[[], Any]] = {}
+
+    def adopt(self, other: Registry) -> None:
+        """Take over what another one has collected: handlers, schedules, middleware, listeners and resources."""
+        self._events.adopt(other._events)
+        self._handlers.update(other._handlers)
+        self._elsewhere.update(other._elsewhere)
+        self._declared.update(other._declared)
+        self._run_middleware.extend(other._run_middleware)
+        self._push_middleware.extend(other._push_middleware)
+        self._resources.update(other._resources)
+
+    @abstractmethod
+    def _check_schedules(self) -> None:
+        """Raise NotSupported where schedules cannot be kept."""
+
+    def _wrapped(self, push: Callable[[list[Task]], Awaitable[list[Task]]]) -> Callable[..., Awaitable[list[Task]]]:
+        """Return what pushes through the middleware for pushes, the first registered outermost."""
+        for wrapper in reversed(self._push_middleware):
+            push = functools.partial(_wrapped_push, wrapper, push)
+        return push
+
+    @property
+    @abstractmethod
+    def sync(self) -> ThreadPusher:
+        """The same from a thread."""
+
+    @abstractmethod
+    async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
+        """Push one checked call, as made by ``f.call(…)``."""
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> TaskFunction[P, Coro[T], T]: ...
+    @overload
+    def task(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = ...,
+        queue: str = ...,
+        priority: int = ...,
+        max_retries: int = ...,
+        backoff: Backoff | float | None = ...,
+        retry_on: type[BaseException] | Collection[type[BaseException]] = ...,
+        timeout: float | None = ...,
+        expires: float | None = ...,
+        executor: str | None = ...,
+    ) -> TaskDecorator: ...
+
+    def task(
+        self,
+        function: Any = None,  # positional; mypy does not take a '/' here for the third overload
+        *,
+        name: str | None = None,
+        queue: str = "default",
+        priority: int = 0,
+        max_retries: int = 3,
+        backoff: Backoff | float | None = None,
+        retry_on: type[BaseException] | Collection[type[BaseException]] = Exception,
+        timeout: float | None = None,
+        expires: float | None = None,
+        executor: str | None = None,
+    ) -> Any:
+        """Register a handler, ``async def`` or ``def`` (run in a thread, or with ``executor="process"`` in a process).
+
+        The function keeps its signature, is called as ``f(**params)``, and gains ``.push(…)`` and ``.options(…)``.
+
+        Args:
+            name: the task type; default the function's name.
+            queue, priority, max_retries: defaults of its tasks; smaller priorities go first.
+            backoff: a Backoff, or seconds; default 1 s doubling up to an hour, with full jitter.
+            retry_on: exceptions after which it is retried; others fail it at once.
+            timeout: seconds that one run may take; default no limit.
+            expires: seconds after which a task that nobody claimed expires; default never.
+
+        Raises:
+            ValidationError: naming what is wrong, also when the name is taken.
+        """
+
+        def register(function: Callable[..., Any]) -> TaskFunction[Any, Any, Any]:
+            handler = make_handler(
+                name,
+                function,
+                executor=executor,
+                queue=queue,
+                priority=priority,
+                max_retries=max_retries,
+                backoff=make_backoff(backoff),
+                retry_on=retry_on,
+                timeout=timeout,
+                expires=expires,
+            )
+            if handler.name in self._handlers:
+                raise ValidationError(
+                    f"name: a handler {handler.name!r} is registered already; give this one another name"
+                )
+            self._handlers[handler.name] = handler
+            return TaskFunction(self, handler)
+
+        return register if function is None else register(function)
+
+    def elsewhere(self, *names: str) -> None:
+        """Say that other processes handle these task types, so that pushing them by name is no mistake."""
+        self._elsewhere.update(names)
+
+    def schedule(
+        self,
+        *,
+        cron: str | None = None,
+        interval: int | timedelta | None = None,
+        at: float | datetime | None = None,
+        params: dict[str, Any] | None = None,
+        name: str | None = None,
+        max_runs: int = 0,
+        timezone: str | None = None,
+        misfire: str = "fire_once",
+        overlap: str = "allow",
+        catch_up: int | None = None,
+    ) -> ScheduleDecorator:
+        """Declare a schedule of the decorated task: created or updated at start, never doubled.
+
+        Exactly one of ``cron``, ``interval`` (whole seconds or timedelta) and ``at``. ``name`` identifies it across
+        restarts; default the task's name. Raises, when it is declared and not when it runs, ValidationError, and
+        NotSupported for Redis where no database is named for the schedules.
+        """
+        self._check_schedules()
+        if sum(each is not None for each in (cron, interval, at)) != 1:
+            raise ValidationError("schedule: exactly one of cron, interval and at is needed")
+        kind = "cron" if cron is not None else "interval" if interval is not None else "once"
+        seconds = int(interval.total_seconds()) if isinstance(interval, timedelta) else interval
+
+        def declare(function: Any) -> Any:
+            task: TaskFunction[Any, Any, Any] = function if isinstance(function, TaskFunction) else self.task(function)
+            label = name or task.name
+            if label in self._declared:
+                raise ValidationError(
+                    f"name: a schedule {label!r} is declared already; give this one a name of its own"
+                )
+            handler = task.handler
+            check_fit(handler, {} if params is None else params)
+
+            def make() -> Schedule:
+                return new_schedule(
+                    label,
+                    task.name,
+                    kind,
+                    params,
+                    seconds,
+                    cron,
+                    at,
+                    max_runs,
+                    timezone=timezone or self._timezone,
+                    misfire=misfire,
+                    overlap=overlap,
+                    catch_up=catch_up,
+                    priority=handler.priority,
+                    queue=handler.queue,
+                    max_retries=handler.max_retries,
+                    timeout=handler.timeout,
+                    task_id=str(uuid.uuid5(NAMESPACE, f"declared:{label}")),
+                    declared=True,
+                    now=self._clock.now(),
+                )
+
+            make()
+            self._declared[label] = make
+            return task
+
+        return declare
+
+    def middleware(self, wrapper: Any) -> Any:
+        """Register what wraps pushes and runs; usable as a decorator; the first registered is the outermost.
+
+        A coroutine function ``(task, call_next)`` wraps runs. An object may have ``run(task, call_next)`` and
+        ``push(tasks, call_next)``, each a coroutine function that awaits ``call_next`` and returns what it returns.
+        """
+        run = getattr(wrapper, "run", wrapper if callable(wrapper) and not hasattr(wrapper, "push") else None)
+        push = getattr(wrapper, "push", None)
+        if run is None and push is None:
+            raise ValidationError("middleware: a coroutine function, or an object with run() or push(), is needed")
+        if run is not None:
+            self._run_middleware.append(run)
+        if push is not None:
+            self._push_middleware.append(push)
+        return wrapper
+
+    @overload
+    def on(self, event: str, /) -> Callable[[F], F]: ...
+    @overload
+    def on(self, event: str, listener: F, /) -> F: ...
+
+    def on(self, event: str, listener: Any = None, /) -> Any:
+        """Call a listener with each Event of that name, after it was committed; usable as a decorator.
+
+        Names: pushed, started, completed, retried, failed, cancelled, expired, released, lost, timeout, unknown, fired,
+        skipped, disabled, stalled (the loop stood still; listened to before the workers start), exhausted (all slots
+        are held by handlers past their timeout that go on). Raises ValidationError for another.
+        """
+        if listener is None:
+            return lambda function: self.on(event, function)
+        checked: Callable[[Event], Any] = listener
+        self._events.on(event, checked)
+        return listener
+
+    def resource(self, factory: F) -> F:
+        """Register a per-worker resource: a (async) generator or function whose return annotation is its type.
+
+        A handler gets it as the parameter of that type whose default is ``injected()``.
+        """
+        kind = kind_of(factory)
+        if kind in self._resources:
+            raise ValidationError(f"resource: there is one for {kind!r} already")
+        self._resources[kind] = factory
+        return factory
+
+
+async def _wrapped_push(
+    wrapper: PushMiddleware, call_next: Callable[[list[Task]], Awaitable[list[Task]]], tasks: list[Task]
+) -> list[Task]:
+    return await wrapper(tasks, call_next)

@@ -1,0 +1,141 @@
+"""What the documented process-wide names use: which database and which queue. Read once, when the first is used."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import msgspec
+
+from aiotaskq.backends import SQL, keep_ended_of, scheme_of
+from aiotaskq.core.masking import mask
+from aiotaskq.core.task import check_seconds
+from aiotaskq.errors import ClosedError, ValidationError
+
+__all__ = ["Settings", "configure", "names_database", "settings", "visibility_timeout"]
+
+DATABASE = "AIOTASKQ_DATABASE_URL"
+QUEUE = "AIOTASKQ_QUEUE_URL"
+VISIBILITY = "AIOTASKQ_VISIBILITY_TIMEOUT"
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """The resolved settings of the process."""
+
+    database_text: str
+    """The database URL as it was given, password included."""
+    database_url: str
+    """The same, to be opened: a relative SQLite path is absolute, so that a later ``chdir`` changes nothing."""
+    named: bool
+    """Whether the database was named, and is not the default file in the working directory."""
+    queue_url: str
+    """The store of the process-wide queue. If it is SQL, it is ``database_url``."""
+
+
+_lock = threading.Lock()
+_given: dict[str, str] = {}
+_settings: Settings | None = None
+
+
+def configure(*, database_url: str | None = None, queue_url: str | None = None) -> None:
+    """Name the process's database and queue, instead of ``AIOTASKQ_DATABASE_URL`` and ``AIOTASKQ_QUEUE_URL``.
+
+    To be called once, before ``engine``, ``SessionLocal``, ``get_db``, ``DATABASE_URL``, the process-wide queue or
+    scheduler, or a ``Scheduler`` or ``DatabaseQueue`` without a URL is used. An argument of None leaves the variable in
+    force.
+
+    Raises ValidationError for a URL that cannot be used, and ClosedError after the first use or on a second call.
+    """
+    names = {DATABASE: ("database_url", database_url), QUEUE: ("queue_url", queue_url)}
+    given = {variable: _checked(name, url) for variable, (name, url) in names.items() if url is not None}
+    if DATABASE in given and (scheme := scheme_of(given[DATABASE])) not in SQL:
+        raise ValidationError(f"database_url: a SQL database is needed, as in sqlite:///app.db (got {scheme}://)")
+    with _lock:
+        if _settings is not None:
+            raise ClosedError(
+                f"configure(): {mask(_settings.database_text)} is in use already; call it before the first use of "
+                "engine, SessionLocal, get_db, DATABASE_URL, a queue or a scheduler"
+            )
+        if _given:
+            raise ClosedError("configure(): it was called before; name both URLs in one call")
+        _resolve(given)  # what does not fit together is refused here, and not at the first use
+        _given.update(given)
+
+
+def settings() -> Settings:
+    """Return the settings of the process, which are fixed by the first call.
+
+    Raises ValidationError for a URL that cannot be used; then nothing is fixed.
+    """
+    global _settings
+    if _settings is None:
+        with _lock:
+            if _settings is None:
+                _settings = _resolve(_given)
+    return _settings
+
+
+def names_database() -> bool:
+    """Return whether ``configure()`` or a variable names a database; this fixes nothing. Raises ValidationError."""
+    return (_settings or _resolve(_given)).named
+
+
+def visibility_timeout() -> float:
+    """Return the seconds after which an unsettled pop of a durable queue comes back. Raises ValidationError."""
+    text = os.environ.get(VISIBILITY, "300")
+    try:
+        seconds: Any = float(text)
+    except ValueError:
+        seconds = text
+    return check_seconds(VISIBILITY, seconds, zero=False)
+
+
+def _resolve(given: dict[str, str]) -> Settings:
+    urls = {
+        name: given.get(name) or _checked(name, text)
+        for name in (DATABASE, QUEUE)
+        if (text := given.get(name) or os.environ.get(name))
+    }
+    queue = urls.get(QUEUE, "memory://")
+    sql = scheme_of(queue) in SQL
+    database = urls.get(DATABASE) or (queue if sql else "sqlite:///aiotaskq.db")
+    place = _absolute(database)
+    if sql and _absolute(queue) != place:
+        _check_same(database, queue)
+    return Settings(database, place, sql or DATABASE in urls, place if sql else queue)
+
+
+def _checked(name: str, url: object) -> str:
+    try:
+        keep_ended_of(url)  # type: ignore[arg-type]  # it looks at the type, and at the options of memory://
+    except ValidationError as error:
+        raise ValidationError(f"{name}: {str(error).removeprefix('url: ')}") from None
+    return str(url)
+
+
+def _absolute(url: str) -> str:
+    head, slashes, rest = url.partition(":///")
+    path, question, query = rest.partition("?")
+    if scheme_of(url) != "sqlite" or not path or path.startswith(("/", ":", "file:")) or "?" in os.getcwd():
+        return url
+    return f"{head}{slashes}{os.path.abspath(path)}{question}{query}"
+
+
+def _check_same(database: str, queue: str) -> None:
+    from aiotaskq.backends.sql.engines import SYNC_DRIVERS, parse_url
+
+    one, other = (parse_url(_absolute(url), SYNC_DRIVERS) for url in (database, queue))
+    if (one.drivername, one.host, one.port, one.database) != (other.drivername, other.host, other.port, other.database):
+        raise ValidationError(
+            f"{QUEUE}: {mask(queue)} is another database than {mask(database)} of {DATABASE}; name one SQL database "
+            "for both (either variable alone is enough), or a queue in memory:// or redis://"
+        )
+
+
+def _forked() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)

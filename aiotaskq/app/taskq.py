@@ -1,0 +1,499 @@
+"""TaskQ: one backend with its queue, store, scheduler and workers, wired."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Unpack
+
+from aiotaskq.app.blocking import BlockingPush
+from aiotaskq.app.handle import PushOptions, T, TaskCall, TaskHandle
+from aiotaskq.app.push import as_call, named_call, new_task_of, reruns_of, session_of
+from aiotaskq.app.registry import Registry
+from aiotaskq.app.resources import open_resource
+from aiotaskq.app.settings import settings
+from aiotaskq.backends import connect
+from aiotaskq.backends.base import Backend, OddRow
+from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
+from aiotaskq.concurrency.poller import Service
+from aiotaskq.core.masking import mask
+from aiotaskq.core.task import Task, check_seconds
+from aiotaskq.errors import AiotaskqError, NotSupported, ValidationError
+from aiotaskq.runtime.queue.bulk import Retention
+from aiotaskq.runtime.queue.queue import Queue, Stats
+from aiotaskq.runtime.scheduler.scheduler import ONE_DATABASE, Scheduler, check_default_home
+from aiotaskq.runtime.store import Store
+from aiotaskq.runtime.worker.worker import CLOSING, SERVICES, ExitCode, Worker
+
+DEFAULT_URL = "sqlite:///aiotaskq.db"
+LOOK_AT_CLOCK = 30.0  # seconds between two looks at the store's clock
+ECHO = 500_000  # microseconds: a wrapper may pass on a Ctrl-C that the terminal sent already; that is not a second one
+
+
+class TaskQ(Registry):
+    """A task queue: ``TaskQ("sqlite:///app.db")`` inside the application, no server.
+
+    Open it with ``async with tq`` (connect only), ``async with tq.running()`` (workers and scheduler embedded in the
+    application) or ``await tq.run()`` (the same until a signal).
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        schedules: str | None = None,
+        store: str | None = None,
+        timezone: str | None = None,
+        lease: float = 60.0,
+        heartbeat: float | None = None,
+        reap_interval: float | None = None,
+        poll_interval: float = 1.0,
+        check_interval: float = 10.0,
+        cleanup_interval: float = 60.0,
+        visibility: float = 300.0,
+        maxsize: int = 0,
+        when_full: str = "wait",
+        retention: float | None = None,
+        retention_failed: float | None = None,
+        keep_ended: int | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Wire a task queue; nothing is opened yet. All durations in seconds.
+
+        Args:
+            url: ``memory://``, ``sqlite:///file.db``, ``postgresql://``, ``mysql://`` or ``redis://``.
+            schedules: URL of the SQL database that holds schedules; default the same place, or for ``memory://`` and
+                Redis ``AIOTASKQ_DATABASE_URL``. With Redis one of the two is needed as soon as there is a schedule.
+            store: where public values live; default the same place.
+            timezone: IANA name in which cron schedules are evaluated; default the system's.
+            lease, heartbeat, reap_interval: how long a task stays a silent worker's own, how often it is renewed
+                (default a quarter of the lease), and how often lost ones are looked for (default a quarter, too).
+            maxsize, when_full: bound of its ready tasks, and what a push to a full queue does; see ``Queue``.
+            retention, retention_failed: how long workers keep ended tasks, and dead letters; default for ever.
+            keep_ended: how many ended tasks ``memory://`` keeps, and how many dead letters beside them; default 10,000.
+
+        Raises:
+            ValidationError: for an unknown scheme or a wrong value, MissingExtra when its driver is not installed,
+                NotSupported for ``keep_ended`` where the store is another than ``memory://``.
+        """
+        self.url = url
+        self._backend = connect(url, keep_ended=keep_ended)
+        self._stores: dict[str, Backend] = {url: self._backend}
+        super().__init__(clock or _clock_of(self._backend), timezone)
+        self._schedules_url = schedules
+        self._check_interval = check_seconds("check_interval", check_interval, zero=False)
+        quarter = check_seconds("lease", lease, zero=False) / 4
+        self._worker_options: dict[str, Any] = {
+            "lease": lease,
+            "heartbeat": quarter if heartbeat is None else heartbeat,
+            "reap_interval": quarter if reap_interval is None else reap_interval,
+            "poll_interval": poll_interval,
+        }
+        self.queue = Queue(
+            self._backend,
+            self._clock,
+            events=self._events,
+            visibility=visibility,
+            poll_interval=poll_interval,
+            maxsize=maxsize,
+            when_full=when_full,
+        )
+        home = self._backend if store is None else self._store(store)
+        self.store = Store(home.values, self._clock, durable=home.durable, cleanup_interval=cleanup_interval)
+        self._retention = Retention(self._backend, self._clock, ended=retention, failed=retention_failed)
+        self._store_clock = self._clock if isinstance(self._clock, StoreClock) else None
+        self._clock_service = Service("clock", self._look_at_clock, self._clock)
+        self._worker: Worker | None = None
+        self._is_open = False
+        self._home: asyncio.AbstractEventLoop | None = None  # the loop in which it was opened last
+        self.stands_by = False
+        """Whether ``running`` runs no workers unless it is told to: for a test."""
+        self._asked_to_stop = 0  # ticks of the first signal
+
+    def __repr__(self) -> str:
+        return f"TaskQ({mask(self.url)!r})"
+
+    @property
+    def sync(self) -> BlockingPush:
+        """Pushes from threads on this same task queue: ``tq.sync.push(…)`` in a ``def`` endpoint."""
+        return BlockingPush(self, lambda: self._home)
+
+    def _store(self, url: str) -> Backend:
+        if url not in self._stores:
+            self._stores[url] = connect(url)
+        return self._stores[url]
+
+    @functools.cached_property
+    def scheduler(self) -> Scheduler:
+        """The scheduler actor; made (and its database opened) only when something uses it.
+
+        Raises NotSupported for Redis where no database is named for the schedules.
+        """
+        self._check_schedules()
+        url = self._schedules_url
+        if url is None and self._backend.schedules is None:
+            url = settings().database_url
+        schedules = (self._backend if url is None else self._store(url)).schedules
+        if schedules is None:
+            raise NotSupported(f"schedules: {mask(url or self.url)} cannot hold them; {ONE_DATABASE}")
+        # A schedule is about the wall clock, even where the queue's own clock is a steady one.
+        clock = SystemClock() if type(self._clock) is SteadyClock else self._clock
+        return Scheduler(schedules, self.queue, self._backend, clock, check_interval=self._check_interval)
+
+    def _check_schedules(self) -> None:
+        if self._schedules_url is None:
+            check_default_home(self._backend, mask(self.url))
+
+    @property
+    def odd_rows(self) -> list[OddRow]:
+        """Rows of an adopted database that do not mean what their column says; they are kept. Known after opening."""
+        return [row for backend in self._stores.values() for row in backend.odd_rows]
+
+    # ---- pushing ----
+
+    async def push(
+        self, type: str, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]
+    ) -> TaskHandle[Any]:
+        """Push a task by the name of its type; when this returns on a durable store, the task is on disk.
+
+        Options: ``delay`` or ``at``, ``priority``, ``queue``, ``timeout``, ``max_retries``, ``expires``, ``unique_key``
+        (one pending or running task), ``idempotency_key`` (one task while its row is kept), ``task_id`` (an id of your
+        own), ``rerun`` (True: where that id has ended, it runs again), ``on_success`` and ``on_failure`` (the name of a
+        task pushed in the same transaction; in memory also a function), ``session`` (the SQLAlchemy session or
+        connection in whose transaction it is pushed; it exists when that is committed).
+
+        Raises ValidationError (also for params with which the registered handler cannot be called), UnknownHandler
+        (when handlers are registered, but none under this name; see ``elsewhere``), TaskConflict (the id has ended and
+        ``rerun`` was not asked for, or its keys forbid it), QueueFull, NotSupported for a session where the store is
+        not SQL, and DatabaseUnavailable: then it is not known whether the task was stored, and ``task_ids`` of the
+        error holds its id, with which to push again.
+        """
+        return await self.push_call(named_call(type, params, options, self._handlers))
+
+    async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
+        """Push one checked call, as made by ``f.call(…)``."""
+        if self._store_clock is not None and self._store_clock.stale:
+            await self._look_at_clock()
+        tasks = [new_task_of(call, self._handlers, self._elsewhere, self._clock.now())]
+        options = call.options
+        (row,) = await self._push(tasks, options.get("session"), reruns_of([call]) if options else None)
+        return TaskHandle(self.queue, row.task_id, row is tasks[0])  # middleware may have put another one there
+
+    async def push_many(
+        self, calls: Iterable[TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]]
+    ) -> list[TaskHandle[Any]]:
+        """Push many in one transaction: all or none.
+
+        Each is ``f.call(…)``, ``(type, params)``, or a dict with ``type``, ``params`` and options. Ids that run again
+        (``rerun``) are written after the others, in a transaction of their own unless they have a session. Raises as
+        ``push``; then nothing was written."""
+        checked = [as_call(call, self._handlers) for call in calls]
+        session = session_of(checked)
+        if self._store_clock is not None and self._store_clock.stale:
+            await self._look_at_clock()
+        now = self._clock.now()
+        tasks = [new_task_of(call, self._handlers, self._elsewhere, now) for call in checked]
+        stored = await self._push(tasks, session, reruns_of(checked)) if tasks else []
+        return [TaskHandle(self.queue, row.task_id, row is task) for task, row in zip(tasks, stored, strict=True)]
+
+    def _push(self, tasks: list[Task], session: Any, reruns: Mapping[str, bool] | None) -> Awaitable[list[Task]]:
+        push: Callable[[list[Task]], Awaitable[list[Task]]]
+        if reruns:
+            push = functools.partial(self.queue.known_ids.push, reruns=reruns, session=session)
+        elif not self._push_middleware:
+            return self.queue.add(tasks, session)
+        else:
+            push = functools.partial(self.queue.add, session=session)
+        return self._wrapped(push)(tasks)
+
+    def handle(self, task_id: str) -> TaskHandle[Any]:
+        """Return the handle of a task by id, whoever pushed it."""
+        return TaskHandle(self.queue, task_id, created=False)
+
+    # ---- operating: the queue's verbs ----
+
+    async def get(self, task_id: str) -> Task:
+        """Return a task by id. Raises NotFound."""
+        return await self.queue.get(task_id)
+
+    async def find(
+        self,
+        *,
+        status: str | Iterable[str] | None = None,
+        type: str | None = None,
+        queue: str | None = None,
+        scheduler_task_id: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[Task]:
+        """List tasks, the newest first; ``after`` continues behind that task id.
+
+        Raises ValidationError, and NotFound when there is no such task (any more).
+        """
+        return await self.queue.find(
+            status=status, type=type, queue=queue, scheduler_task_id=scheduler_task_id, limit=limit, after=after
+        )
+
+    async def cancel(self, task_id: str) -> bool:
+        """Cancel a pending task, or ask a running one to stop; return False if it has ended. Raises NotFound."""
+        return await self.queue.cancel(task_id)
+
+    async def retry(self, task_id: str) -> TaskHandle[Any]:
+        """Put a failed, cancelled or expired task back, its retries unused. Raises NotFound, TaskConflict."""
+        return TaskHandle(self.queue, (await self.queue.retry(task_id)).task_id, created=False)
+
+    async def retry_many(
+        self,
+        *,
+        status: str | Iterable[str] = "failed",
+        type: str | None = None,
+        queue: str | None = None,
+        limit: int | None = None,
+    ) -> int:
+        """Put ended tasks that match back, the newest first, at most ``limit``; return how many. As ``retry``.
+
+        Raises ValidationError for a status other than failed, cancelled and expired.
+        """
+        return await self.queue.retry_many(status=status, type=type, queue=queue, limit=limit)
+
+    async def purge(
+        self,
+        *,
+        status: str | Iterable[str] | None = None,
+        type: str | None = None,
+        queue: str | None = None,
+        older_than: float | None = None,
+    ) -> int:
+        """Delete ended tasks that match; return how many. ``older_than`` in seconds. Raises ValidationError."""
+        return await self.queue.purge(status=status, type=type, queue=queue, older_than=older_than)
+
+    async def pause(self, queue: str = "default") -> None:
+        """Stop handing out tasks of a queue, in every process; pushes go on."""
+        await self.queue.pause(queue)
+
+    async def resume(self, queue: str = "default") -> None:
+        """Hand out tasks of a paused queue again."""
+        await self.queue.resume(queue)
+
+    async def stats(self) -> Stats:
+        """Count tasks by status and queue, and what is ready."""
+        return await self.queue.stats()
+
+    async def health(self, timeout: float = 5.0) -> dict[str, str | None]:
+        """Say of each part what is wrong with it, None if nothing: ``store``; ``workers``, ``scheduler`` if they run.
+
+        A store that does not answer within ``timeout`` seconds is wrong. Raises nothing; opens what a push would open.
+        """
+        found: dict[str, str | None] = {"store": None}
+        try:
+            async with asyncio.timeout(timeout):
+                for backend in self._stores.values():
+                    await backend.ping()
+        except TimeoutError:
+            found["store"] = f"it did not answer within {timeout:g} s"
+        except AiotaskqError as error:
+            found["store"] = str(error)
+        if self._worker is not None:
+            found["workers"] = self._worker.problem
+            if "scheduler" in self.__dict__ and self.scheduler.running:
+                failures = self.scheduler.failures
+                found["scheduler"] = f"{failures} looks for due schedules failed in a row" if failures else None
+        return found
+
+    # ---- living ----
+
+    async def open(self) -> None:
+        """Connect, and make or adopt the tables; idempotent. Raises DatabaseUnavailable, SchemaTooNew."""
+        try:
+            for backend in self._stores.values():
+                await backend.open()
+        except BaseException:
+            await self._close_stores()
+            raise
+        self._home = asyncio.get_running_loop()
+        if self._store_clock is not None:
+            await self._look_at_clock()
+            if self._store_clock.foreign:
+                await self._clock_service.start()
+        self._is_open = True
+
+    async def _look_at_clock(self) -> float:
+        assert self._store_clock is not None
+        await self._store_clock.look(self._backend.ping)
+        return LOOK_AT_CLOCK
+
+    async def close(self, drain: float = 25.0, grace: float = 5.0) -> None:
+        """Stop what runs, as ``running`` does, and give back every connection; idempotent."""
+        self._is_open = False
+        if self._worker is not None:
+            await self._stop_running(drain, grace)
+        await asyncio.gather(
+            self.store.stop_cleanup(),
+            self._clock_service.stop(SERVICES),
+            self._events.idle(CLOSING),
+            self.queue.claims.undone(CLOSING),
+        )
+        await self._close_stores()
+
+    async def _close_stores(self) -> None:
+        ends = await asyncio.gather(*(store.close() for store in self._stores.values()), return_exceptions=True)
+        for error in ends:
+            if error is not None:
+                raise error
+
+    async def __aenter__(self) -> TaskQ:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
+
+    @contextlib.asynccontextmanager
+    async def running(
+        self,
+        concurrency: int = 10,
+        *,
+        queues: Sequence[str] | None = None,
+        scheduler: bool = True,
+        workers: bool | None = None,
+        drain: float = 25.0,
+        grace: float = 5.0,
+    ) -> AsyncIterator[TaskQ]:
+        """Run workers and the scheduler inside the application; no signal handler is installed.
+
+        With ``workers=False`` it is only opened, for a process that only pushes; None runs them unless it stands by
+        for a test, True in a test as well. On leaving: no more claims, handlers may end for ``drain`` seconds, are then
+        cancelled, and given back after ``grace`` more.
+        """
+        self._check_stop(drain, grace)
+        was_open = self._is_open
+        runs = not self.stands_by if workers is None else workers
+        await (self._start_running(concurrency, queues, scheduler) if runs else self.open())
+        try:
+            yield self
+        finally:
+            if runs:
+                await self._stop_running(drain, grace)
+            if not was_open and self._worker is None:  # else whoever opened it closes it
+                await self.close()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncIterator[None]:
+        """The lifespan of an ASGI application, with workers in it: ``FastAPI(lifespan=tq.lifespan)``, or Starlette's.
+
+        It is ``running()`` with its defaults, and lets the integrations find this queue: ``app.state.aiotaskq``.
+        """
+        async with self.running():
+            app.state.aiotaskq = self
+            yield
+
+    async def run(
+        self,
+        concurrency: int = 10,
+        *,
+        queues: Sequence[str] | None = None,
+        scheduler: bool = True,
+        drain: float = 25.0,
+        grace: float = 5.0,
+    ) -> ExitCode:
+        """Run workers and the scheduler until SIGINT or SIGTERM; a second signal skips the drain.
+
+        Returns 0 when everything drained, 3 when some tasks were given back, 4 when some had to be abandoned.
+        """
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            loop.add_signal_handler(number, self.on_signal, stop)
+        try:
+            return await self.run_until(stop, concurrency, queues=queues, scheduler=scheduler, drain=drain, grace=grace)
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    def on_signal(self, stop: asyncio.Event) -> None:
+        """Do what a signal asks for: the first sets the event of ``run_until``, the next one skips the drain."""
+        if not stop.is_set():
+            self._asked_to_stop = self._clock.ticks()
+            stop.set()
+        elif self._worker is not None and self._clock.ticks() - self._asked_to_stop > ECHO:
+            self._worker.hurry()
+
+    async def run_until(
+        self,
+        stop: asyncio.Event,
+        concurrency: int = 10,
+        *,
+        queues: Sequence[str] | None = None,
+        scheduler: bool = True,
+        drain: float = 25.0,
+        grace: float = 5.0,
+    ) -> ExitCode:
+        """Like ``run``, until the event is set instead of a signal."""
+        self._check_stop(drain, grace)
+        await self._start_running(concurrency, queues, scheduler)
+        code = ExitCode.DRAINED
+        try:
+            await stop.wait()
+        finally:
+            code = await self._stop_running(drain, grace)
+            await self.close()
+        return code
+
+    @staticmethod
+    def _check_stop(drain: float, grace: float) -> None:
+        check_seconds("drain", drain)
+        check_seconds("grace", grace)
+
+    async def _start_running(self, concurrency: int, queues: Sequence[str] | None, scheduler: bool) -> None:
+        if self._worker is not None:
+            raise ValidationError("running: workers run already; one running() at a time")
+        worker = Worker(
+            self.queue,
+            self._backend,
+            self._clock,
+            self._handlers,
+            concurrency=concurrency,
+            queues=queues,
+            middleware=self._run_middleware,
+            resources=self._open_resources if self._resources else None,
+            **self._worker_options,
+        )
+        self._worker = worker
+        try:
+            await self.open()
+            await self.store.start_cleanup()
+            schedules = scheduler and self._has_schedules()
+            if schedules:
+                await self.scheduler.declare([make() for make in self._declared.values()])
+            await worker.start()
+            await self._retention.start()
+            if schedules:
+                await self.scheduler.start()
+        except BaseException:
+            await self._stop_running(0.0, 0.0)
+            await self.close()
+            raise
+
+    def _has_schedules(self) -> bool:
+        """Whether there may be schedules: where none are declared or asked for, no database is opened for them."""
+        asked = self._schedules_url is not None or "scheduler" in self.__dict__
+        return asked or bool(self._declared) or self._backend.schedules is not None
+
+    async def _stop_running(self, drain: float, grace: float) -> ExitCode:
+        if (worker := self._worker) is None:
+            return ExitCode.DRAINED
+        beside = [self._retention.stop(), *([self.scheduler.stop()] if "scheduler" in self.__dict__ else [])]
+        code, _ = await asyncio.gather(worker.stop(drain, grace), asyncio.gather(*beside))
+        self._worker = None
+        return code
+
+    async def _open_resources(self, stack: contextlib.AsyncExitStack) -> dict[Any, Any]:
+        return {kind: await open_resource(factory, stack) for kind, factory in self._resources.items()}
+
+
+def _clock_of(backend: Backend) -> Clock:
+    return SteadyClock() if backend.steady else StoreClock() if backend.has_clock else SystemClock()

@@ -1,0 +1,199 @@
+"""The memory backend: an asyncio.Queue in claim order, and dicts. Nothing survives the process.
+
+Every verb runs without suspending, under one lock, so that an app's loop and legacy threads share one queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from msgspec.structs import replace
+
+from aiotaskq.backends import KEEP_ENDED
+from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room, holds, matches
+from aiotaskq.backends.memory.ended import Ended
+from aiotaskq.backends.memory.keys import Keys
+from aiotaskq.backends.memory.lock import BriefLock
+from aiotaskq.backends.memory.reads import Reads
+from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
+from aiotaskq.backends.memory.running import Running
+from aiotaskq.backends.memory.values import MemoryValues
+from aiotaskq.core.task import PENDING, RUNNING, SECOND, Task, TaskFilter, same_push
+
+
+class MemoryBackend(Backend):
+    """Tasks and public values in this process. The latest ``keep`` dead letters and other ended tasks are kept."""
+
+    name: ClassVar[str] = "memory"
+    durable: ClassVar[bool] = False
+    shared: ClassVar[bool] = False
+    steady: ClassVar[bool] = True
+    grouped: ClassVar[bool] = False
+
+    def __init__(self, keep: int = KEEP_ENDED) -> None:
+        super().__init__()
+        self.values, self._keys, self._lock = MemoryValues(), Keys(), BriefLock()
+        self._tasks: dict[str, Task] = {}
+        self.queue = TaskQueue(rows=self._tasks, lock=self._lock, taken=self._start)
+        self._running = Running(self._tasks)
+        self._ended = Ended(keep, self._tasks, self._keys, self._lock)
+        self._expiring: dict[str, None] = {}  # pending with an expires_at; nearly always empty, then nobody looks
+        self._reads = Reads(self._tasks, self._keys, self.queue)
+
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
+
+    def arrivals(self, queues: Sequence[str] | None = None) -> Arrivals:
+        return Arrivals(self.queue, queues)
+
+    async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
+        stored: list[Task] = []
+        with self._lock:
+            if room is not None:
+                self._reads.check_room(tasks, room)
+                self._update(room.instead)
+            for task in tasks:
+                stored.append(self._insert(task))  # noqa: PERF401 - nearly always one, which is quicker so
+        if room is not None:
+            self.hints.tell_updated(room.instead, [True] * len(room.instead))
+        if READY in self.hints.listeners:  # consumers do not listen: they wait in the queue
+            self.hints.tell(READY)
+        return stored
+
+    def _insert(self, task: Task) -> Task:
+        held = None if task.unique_key is task.idempotency_key is None else self._keys.holder(task)
+        row = self._tasks.get(task.task_id) or (None if held is None else self._tasks.get(held))
+        if row is None:
+            self._enter(task)
+        return task if row is None or same_push(row, task) else row
+
+    def _enter(self, task: Task) -> None:
+        """Make ``task`` the row under its id, which has left the indexes, and let every index say so."""
+        if task.unique_key is not None or task.idempotency_key is not None:
+            self._keys.add(task)
+        if task.status is PENDING:
+            self.queue.enter(task)
+            if task.expires_at is not None:
+                self._expiring[task.task_id] = None
+            return
+        self._tasks[task.task_id] = task
+        if task.status is RUNNING:
+            self._running[task.task_id] = None
+            self.queue.enter_running()
+        else:
+            self._ended.add(task)
+
+    def _leave(self, task: Task) -> None:
+        if task.unique_key is not None or task.idempotency_key is not None:
+            self._keys.remove(task)
+        if task.status is PENDING:
+            self._expiring.pop(task.task_id, None)
+            self.queue.lanes[task.queue].discard(task)
+        elif task.status is RUNNING:
+            del self._running[task.task_id]
+        else:
+            self._ended.remove(task)
+
+    async def claim(
+        self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
+    ) -> list[Task]:
+        with self._lock:
+            taken, at = self.queue.take(now, limit, queues), now // SECOND
+            return [self._start(task, owner, at, lease_until) for task in taken]
+
+    def _start(self, task: Task, owner: str | None = None, at: int | None = None, until: int | None = None) -> Task:
+        after = replace(task, status=RUNNING, fence=task.fence + 1, started_at=at, lease_owner=owner, lease_until=until)
+        # As `_leave` and `_enter` would; but it has left its queue, and its keys stay.
+        self._tasks[task.task_id] = after
+        self._running[task.task_id] = None
+        self._expiring.pop(task.task_id, None)
+        return after
+
+    async def update(self, changes: Sequence[Change]) -> list[bool]:
+        with self._lock:
+            held = self._update(changes)
+        self.hints.tell_updated(changes, held)
+        if self._ended.untold:
+            self._ended.tell()
+        return held
+
+    def _update(self, changes: Sequence[Change]) -> list[bool]:
+        held = []
+        for change in changes:
+            after, row = change.after, self._tasks.get(change.before.task_id)
+            # The last because a dead letter that comes back must not break the uniqueness of a newer task.
+            guard = row is not None and (row is change.before or holds(row, change))
+            held.append(guard and (after.unique_key is None or self._keys.holder(after) is None))
+            if row is not None and held[-1]:
+                self._leave(row)
+                self._enter(after if row.progress is after.progress else after.replace(progress=row.progress))
+                for task in change.then:
+                    self._insert(task)
+                self.queue.end(row)
+        return held
+
+    async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
+        with self._lock:
+            tasks = [self._running.edit(task_id, fence, lease_until=lease_until) for task_id, fence in held]
+        return [None if task is None else task.cancel_requested for task in tasks]
+
+    async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
+        with self._lock:
+            return [self._running.edit(i, fence, progress=value) is not None for i, fence, value in progress]
+
+    async def request_cancel(self, ids: Sequence[str]) -> list[bool]:
+        with self._lock:
+            flagged = [self._running.edit(task_id, None, cancel_requested=True) is not None for task_id in ids]
+        self.hints.tell(CANCEL, ids)
+        return flagged
+
+    async def get(self, ids: Sequence[str]) -> list[Task | None]:
+        return [self._tasks.get(task_id) for task_id in ids]
+
+    async def find(self, where: TaskFilter, limit: int) -> list[Task]:
+        with self._lock:
+            return self._reads.find(where, limit)
+
+    async def overdue(self, now: int, limit: int) -> list[Task]:
+        with self._lock:
+            return self._reads.overdue(self._running, self._expiring, now, limit)
+
+    async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
+        with self._lock:
+            return min((at for lane in self.queue.open(queues) if (at := lane.next_at(now)) is not None), default=None)
+
+    async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
+        with self._lock:
+            return sum(lane.count(now) for lane in self.queue.open(queues))
+
+    async def least_ready(self, now: int, limit: int) -> list[Task]:
+        with self._lock:
+            return self._reads.least_ready(now, limit)
+
+    async def stats(self, now: int) -> QueueStats:
+        with self._lock:
+            return self._reads.stats(now, [self._tasks[i] for index in (self._running, self._ended) for i in index])
+
+    async def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:
+        with self._lock:
+            return self._reads.active(schedule_ids)
+
+    async def purge(self, where: TaskFilter, limit: int) -> int:
+        with self._lock:
+            return await self.delete([i for i in self._ended if matches(self._tasks[i], where)][:limit])
+
+    async def delete(self, ids: Sequence[str]) -> int:
+        with self._lock:
+            rows = [self._tasks.pop(task_id) for task_id in dict.fromkeys(ids) if task_id in self._tasks]
+            for row in rows:
+                self._leave(row)
+                self.queue.end(row)
+            return len(rows)
+
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        self.queue.pause(queue, paused)
+        self.hints.tell(READY)
+
+    async def paused(self) -> list[str]:
+        return sorted(self.queue.paused)

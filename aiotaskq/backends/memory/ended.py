@@ -1,0 +1,70 @@
+"""The ended tasks of the memory backend: the latest ones are kept, dead letters apart from the others."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from itertools import chain
+from typing import Any
+
+from aiotaskq.backends.memory.keys import Keys
+from aiotaskq.core.task import FAILED, Task
+from aiotaskq.log import log, named
+
+
+class Ended:
+    """The ids of ended tasks, in the order in which they ended; used under the backend's lock, but for ``tell``.
+
+    Dead letters are bounded apart from the others, so that completed tasks, however many, drop none of them.
+    """
+
+    def __init__(self, keep: int, rows: dict[str, Task], keys: Keys, lock: AbstractContextManager[Any]) -> None:
+        """Make an empty index of the ended tasks among these rows, which are by id; ``keep`` bounds each kind."""
+        self._keep = keep
+        self._rows = rows
+        self._keys = keys
+        self._lock = lock
+        # To take the first key out of a plain dict takes longer, the more keys were taken before.
+        self._dead_letters: OrderedDict[str, None] = OrderedDict()
+        self._others: OrderedDict[str, None] = OrderedDict()
+        self._dropping: set[bool] = set()  # the kinds of which a task was dropped; True is that of dead letters
+        self.untold: list[Task] = []
+        """The first task of a kind that was dropped, until ``tell`` has logged it."""
+
+    def __iter__(self) -> Iterator[str]:
+        return chain(self._dead_letters, self._others)
+
+    def add(self, task: Task) -> None:
+        """Add a task that has ended, and drop the oldest one of its kind where there are too many."""
+        ids = self._dead_letters if task.status is FAILED else self._others
+        ids[task.task_id] = None
+        if len(ids) > self._keep:
+            dropped = self._rows.pop(ids.popitem(last=False)[0])
+            self._keys.remove(dropped)
+            if (dead := ids is self._dead_letters) not in self._dropping:
+                self._dropping.add(dead)
+                self.untold.append(dropped)
+
+    def remove(self, task: Task) -> None:
+        """Remove a task that runs again, or was deleted."""
+        del (self._dead_letters if task.status is FAILED else self._others)[task.task_id]
+
+    def tell(self) -> None:
+        """Log what was dropped for the first time; called without the lock, since writing a log can block."""
+        with self._lock:
+            untold, self.untold = self.untold, []
+        for task in untold:
+            if task.status is FAILED:
+                log.warning(
+                    "memory:// dropped its first dead letter, {}: it keeps the latest {} of them, and drops older ones "
+                    "from now on; retry or purge dead letters, or raise keep_ended",
+                    named(task),
+                    self._keep,
+                )
+            else:
+                log.info(
+                    "memory:// keeps the latest {} ended tasks (keep_ended), and drops older ones from now on; "
+                    "dead letters are kept apart",
+                    self._keep,
+                )

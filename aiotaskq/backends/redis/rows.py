@@ -1,0 +1,294 @@
+"""Between rows in Redis and values: the only place that knows which part of a row holds what, and how.
+
+A row is a body, written by its push, a state, written by every change, and perhaps progress. Body and state are pieces
+of one JSON object, so that a row is read in one go; JSON is never looked into by a script. A state begins with a head
+of words for the scripts, in which numbers are decimal text, since those of Lua are exact up to 2**53 only. A script
+answers a row as four words: its id, body, state without the head, and progress.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from aiotaskq.backends.base import Change
+from aiotaskq.core.task import Status, Task, TaskFilter
+from aiotaskq.errors import ValidationError
+from aiotaskq.log import log, printable
+
+TOGETHER = 100  # rows in one argument of a script, which takes a million arguments
+SIZE = 512 * 1024  # bytes in one argument, but for a row that is larger by itself
+
+
+class _Body(msgspec.Struct, omit_defaults=True):
+    """What is written once. Params and extra come last: where they are damaged, the rest can still be read."""
+
+    task_id: str
+    type: str
+    created_at: int
+    scheduler_task_id: str | None = None
+    timeout: float | None = None
+    unique_key: str | None = None
+    idempotency_key: str | None = None
+    on_success: Any = None
+    on_failure: Any = None
+    progress: dict[str, Any] | None = None  # of who pushes a task that has some; what is reported counts
+    params: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+
+
+class _State(msgspec.Struct, omit_defaults=True):
+    """What changes, but for what the head says."""
+
+    run_at: int
+    seq: int
+    queue: str = "default"
+    priority: int = 0
+    retry_count: int = 0
+    max_retries: int = 3
+    started_at: int | None = None
+    completed_at: int | None = None
+    error_message: str | None = None
+    expires_at: int | None = None
+    crashes: int = 0
+    lease_owner: str | None = None
+    due_at: int | None = None
+    result: Any = None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.decode
+_decode_task = msgspec.json.Decoder(Task).decode
+pack = msgspec.msgpack.Encoder().encode
+"""How lists reach a script. It takes no bytes of MessagePack, but text is bytes to it."""
+
+_TYPES = {field.name: field.type for field in msgspec.structs.fields(Task) if field.name != "undecodable"}
+_STATUSES = {str(status): status for status in Status}
+_NO_KEYS = (None, None, None)
+_DAMAGED = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
+
+
+def _json(piece: Any) -> str:
+    try:
+        return _encode(piece).decode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValidationError(f"task: {error}") from None
+
+
+def _body(task: Task) -> str:
+    return _json(
+        _Body(
+            task.task_id,
+            task.type,
+            task.created_at,
+            task.scheduler_task_id,
+            task.timeout,
+            task.unique_key,
+            task.idempotency_key,
+            task.on_success,
+            task.on_failure,
+            task.progress,
+            task.params,
+            task.extra,
+        )
+    )[:-1]
+
+
+@functools.lru_cache(maxsize=1_000)
+def _place(priority: int, queue: str, type_name: str, *keys: str | None) -> str:
+    """Return the end of a head: how many bytes the lane and the names have, and these."""
+    lane, names = f"{priority}:{queue}", _json([type_name, *keys] if any(keys) else [type_name])
+    return f"{len(lane.encode())} {len(names.encode())} {lane}{names}"
+
+
+def _state(task: Task) -> str:
+    fence, seq, run_at, priority = task.fence, task.seq, task.run_at, task.priority
+    if not (type(fence) is type(seq) is type(run_at) is type(priority) is int):
+        raise ValidationError(f"fence, seq, run_at, priority: ints are needed (got {(fence, seq, run_at, priority)!r})")
+    if not (type(task.task_id) is type(task.type) is type(task.queue) is str):
+        raise ValidationError(
+            f"task_id, type, queue: strings are needed (got {(task.task_id, task.type, task.queue)!r})"
+        )
+    lease, expires, completed = task.lease_until, task.expires_at, task.completed_at
+    keys = (task.unique_key, task.idempotency_key, task.scheduler_task_id)
+    if keys == _NO_KEYS:
+        keyed, place = 0, _place(priority, task.queue, task.type)
+    else:  # hardly ever the same twice
+        keyed, place = 1, _place.__wrapped__(priority, task.queue, task.type, *keys)
+    json = _json(
+        _State(
+            run_at,
+            seq,
+            task.queue,
+            priority,
+            task.retry_count,
+            task.max_retries,
+            task.started_at,
+            completed,
+            task.error_message,
+            expires,
+            task.crashes,
+            task.lease_owner,
+            task.due_at,
+            task.result,
+        )
+    )
+    return (
+        f"{task.status} {fence} {1 if task.cancel_requested else 0} {'-' if lease is None else lease} "
+        f"{'-' if expires is None else expires} {keyed} {seq:020d} {run_at} {'-' if completed is None else completed} "
+        f"{place},{json[1:-1]}"
+    )
+
+
+def new_rows(tasks: Iterable[Task]) -> Iterator[bytes]:
+    """Return what a push hands to its script. Raises ValidationError for what no row can hold."""
+    return _packed((task.task_id, _body(task), _state(task)) for task in tasks)
+
+
+def changed_rows(changes: Iterable[Change]) -> Iterator[bytes]:
+    """Return what the script needs for guarded writes. Raises ValidationError."""
+    return _packed(map(_changed, changes))
+
+
+def _packed(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
+    words: list[Any] = []
+    count = size = 0
+    for row in rows:
+        length = sum(len(word) for word in row if type(word) is str)
+        if words and (count == TOGETHER or size + length > SIZE):
+            yield pack(words)
+            words, count, size = [], 0, 0
+        words += row
+        count, size = count + 1, size + length
+    yield pack(words)
+
+
+def _changed(change: Change) -> tuple[Any, ...]:
+    before, after = change.before, change.after
+    final = after.final
+    cancel = "" if final else "1" if before.cancel_requested else "0"
+    return before.task_id, str(before.status), str(before.fence), cancel, _state(after), _more(change, final)
+
+
+def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
+    before, after = change.before, change.after
+    more: dict[str, Any] = {}
+    if change.lease_over:
+        more["lease"] = "-" if before.lease_until is None else str(before.lease_until)
+    if not final and before.final:
+        more["revived"] = True
+    if before.undecodable is not None:
+        more["unread"] = True
+    if after.params is not before.params or after.extra is not before.extra:
+        more["body"] = _body(after)
+    if change.then:
+        more["follow"] = [word for task in change.then for word in (task.task_id, _body(task), _state(task))]
+    if (
+        not more
+        and final
+        and after.seq == before.seq
+        and (after.queue, after.priority) == (before.queue, before.priority)
+    ):
+        keys = (after.unique_key, after.idempotency_key, after.scheduler_task_id)
+        return ("+inf" if after.completed_at is None else str(after.completed_at)) if keys == _NO_KEYS else False
+    return more or False
+
+
+def filter_of(where: TaskFilter) -> bytes:
+    """Return what a script compares a row with, but for the status."""
+    return pack(
+        {
+            "type": where.type,
+            "queue": where.queue,
+            "scheduler_task_id": where.scheduler_task_id,
+            "before": None if where.completed_before is None else str(where.completed_before),
+        }
+    )
+
+
+def json_text(text: str) -> bytes:
+    """Return a text as JSON, for a script to put into a row."""
+    return _encode(text)
+
+
+def to_tasks(words: Sequence[bytes]) -> list[Task]:
+    """Return the tasks of rows; what cannot be read is said in ``undecodable``, and has its default."""
+    pieces = iter(words)
+    return [_to_task(*row) for row in zip(pieces, pieces, pieces, pieces, strict=True)]
+
+
+def to_tasks_or_none(words: Sequence[bytes]) -> list[Task | None]:
+    """Return the tasks of rows, None for those without a state."""
+    pieces = iter(words)
+    return [_to_task(*row) if row[2] else None for row in zip(pieces, pieces, pieces, pieces, strict=True)]
+
+
+def _to_task(task_id: bytes, body: bytes, state: bytes, progress: bytes) -> Task:
+    try:
+        return _decode_task(b"%b%b%b}" % (body, state, progress))
+    except _DAMAGED:
+        return _what_can_be_read(task_id, body, state, progress)
+
+
+def _object(members: bytes) -> tuple[dict[str, Any], str]:
+    """Return what these members of a JSON object say, or why they cannot be read."""
+    try:
+        found: dict[str, Any] = _decode(b"{%b}" % members)
+    except _DAMAGED as error:
+        return {}, str(error)
+    return found, ""
+
+
+def _what_can_be_read(task_id: bytes, body: bytes, state: bytes, progress: bytes) -> Task:
+    """Read a damaged row piece by piece, and each piece without the part that is most often at fault."""
+    fields: dict[str, Any] = {}
+    problems: list[str] = []
+    pieces = (
+        ("body", body[1:], body[1:].partition(b',"params":')[0]),
+        ("state", state[1:], state[state.rfind(b',"status":') + 1 :]),
+        ("progress", progress[1:], b""),
+    )
+    for piece, whole, rest in pieces:
+        found, problem = _object(whole)
+        if problem:
+            found, again = _object(rest)
+            at = "params" if piece == "body" and not again else piece
+            problems.append(f"{at} cannot be read: {problem}")
+        for name, value in found.items():
+            if name not in _TYPES:
+                continue  # of a newer version
+            try:
+                fields[name] = value if name == "status" else msgspec.convert(value, _TYPES[name])
+            except _DAMAGED as error:
+                problems.append(f"{name} cannot be read: {error}")
+    status = fields.get("status", Status.PENDING)
+    fields["status"] = _STATUSES.get(status, status)
+    if "type" not in fields:
+        problems.append("type is missing")
+        fields["type"] = ""
+    fields["task_id"] = task_id.decode(errors="backslashreplace")
+    return Task(undecodable=problems[0] if problems else None, **fields)
+
+
+def number(score: bytes | None) -> int | None:
+    """Return the instant that a sorted set's score is; exact until the year 2255."""
+    return None if score is None else int(float(score))
+
+
+def value_bytes(value: Any) -> bytes:
+    """Return a public value as JSON."""
+    return _encode(value)
+
+
+def read_value(key: str, stored: bytes | None) -> tuple[Any] | None:
+    """Return a public value in a 1-tuple, None where there is none, or none that can be read."""
+    if stored is None:
+        return None
+    try:
+        return (_decode(stored),)
+    except _DAMAGED:
+        log.warning("public value {} is not JSON; it is kept and not readable", printable(key))
+        return None

@@ -1,0 +1,292 @@
+"""The SQL backend: each verb is one transaction; what happens in it stands in ``sql_tasks`` and its siblings."""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
+
+from sqlalchemy import Connection, make_url
+
+from aiotaskq.backends import scheme_of
+from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room
+from aiotaskq.backends.sql import claim as claim_sql
+from aiotaskq.backends.sql import tasks as tasks_sql
+from aiotaskq.backends.sql.bound import least_ready, push_bounded
+from aiotaskq.backends.sql.caller_session import run_in
+from aiotaskq.backends.sql.insert import small_enough
+from aiotaskq.backends.sql.migrations import up_to_date, upgrade
+from aiotaskq.backends.sql.packet import check_packet
+from aiotaskq.backends.sql.postgresql_notifier import Notifications
+from aiotaskq.backends.sql.schedules import SqlSchedules
+from aiotaskq.backends.sql.sqlite_clock import clock_set
+from aiotaskq.backends.sql.sqlite_notifier import FileWatch
+from aiotaskq.backends.sql.values import SqlValues
+from aiotaskq.backends.sql.write import in_one
+from aiotaskq.core.task import Task, TaskFilter
+from aiotaskq.database import Database
+from aiotaskq.errors import DatabaseUnavailable, ValidationError
+
+
+def notifies(url: str) -> bool:
+    """Whether a URL leads to where LISTEN and NOTIFY work and are wanted: not MySQL, nor through a transaction pooler.
+
+    Raises ValidationError for an option ``notify`` that is neither ``on`` nor ``off``.
+    """
+    parsed = make_url(url)
+    notify = parsed.query.get("notify", "on")
+    if notify not in ("on", "off"):
+        raise ValidationError(f"url: notify is on or off (got {notify!r:.40})")
+    return scheme_of(url).startswith("postgres") and notify == "on" and "pooler" not in parsed.query
+
+
+class SqlBackend(Backend):
+    """Tasks, public values and schedules in one SQL database. Belongs to the loop in which it is opened."""
+
+    name: ClassVar[str] = "sql"
+    durable: ClassVar[bool] = True
+    shared: ClassVar[bool] = True
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+        self.database = Database(url, prepare=self._upgrade, prepared=self._is_upgraded)
+        self.values = SqlValues(self.database)
+        self.schedules = SqlSchedules(self.database, self.hints)
+        self._alone = self.database.url.get_backend_name() == "postgresql"
+        """Whether statements can go without a transaction around them."""
+        self.hands_over = self.database.sqlite
+        self.has_clock = not self.database.sqlite
+        self._between: FileWatch | Notifications | None = None
+        """What passes hints between processes; nothing does on MySQL."""
+        if self.database.sqlite:
+            self._between = watch = FileWatch(str(self.database.url.database), self.hints)
+            self.database.writing, self.database.written = watch.writing, watch.written
+        elif notifies(url):
+            self._between = Notifications(self.database, self.hints)
+
+    def _is_upgraded(self, connection: Connection) -> bool:
+        check_packet(connection)
+        return up_to_date(connection)
+
+    def _upgrade(self, connection: Connection) -> None:
+        self.odd_rows = upgrade(connection)
+
+    def _enter(self, connection: Connection) -> None:
+        """Make the tables in the caller's transaction, which on SQLite may hold the lock that an opening would need.
+
+        Raises DatabaseUnavailable if the open file of SQLite was deleted or replaced.
+        """
+        if self.database.sqlite and not self.database.is_open:
+            self._upgrade(connection)
+        self.database.check_file()
+
+    async def open(self) -> None:
+        await self.database.open()
+
+    async def close(self) -> None:
+        if self._between is not None:
+            await self._between.stop()
+        await self.database.close()
+
+    async def ping(self) -> int | None:
+        return await self.database.read(tasks_sql.clock)
+
+    async def tidy(self) -> None:
+        await self.database.trim()
+
+    async def clock_set(self, anchor: int, back: int, now: int) -> None:
+        if not self.has_clock and await self.database.write(lambda c: clock_set(c, anchor, back, now)):
+            self.hints.tell(READY)
+
+    def another(self) -> SqlBackend:
+        return SqlBackend(self._url)
+
+    async def watch(self) -> None:
+        if self._between is not None:
+            self._between.listen()
+
+    def pending(self) -> Iterable[Future[Any]]:
+        return self.database.pending
+
+    async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
+        if room is not None:
+            stored = await self.database.write(lambda c: push_bounded(c, tasks, room))
+            self.hints.tell_updated(room.instead, [True] * len(room.instead))
+            self.hints.tell(READY)
+            return stored
+        # To repeat a push is no other push, whether the first has come through or not.
+        alone = self._alone and small_enough(len(tasks), (task.params for task in tasks))
+        between = self._between if isinstance(self._between, Notifications) else None
+        notify = between.along(READY, len(tasks)) if between is not None and alone and tasks else None
+        stored = await self.database.write(lambda c: tasks_sql.push(c, tasks, notify), alone) if tasks else []
+        if notify is not None:
+            self.hints.hear(READY)
+            return stored
+        if between is not None and len(tasks) > 1:
+            between.weigh(READY, len(tasks) - 1)
+        self.hints.tell(READY)
+        return stored
+
+    async def push_with(
+        self,
+        session: Any,
+        tasks: Sequence[Task],
+        committed: Callable[[], None] = lambda: None,
+        room: Room | None = None,
+    ) -> list[Task]:
+        def body(connection: Connection) -> list[Task]:
+            self._enter(connection)
+            return tasks_sql.push(connection, tasks) if room is None else push_bounded(connection, tasks, room)
+
+        def wake() -> None:
+            self.hints.tell(READY)
+            committed()
+
+        return await run_in(session, self.database.url, body, wake)
+
+    async def update_with(
+        self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
+    ) -> list[bool]:
+        held: list[bool] = []
+
+        def wake() -> None:
+            self.hints.tell_updated(changes, held)
+            committed()
+
+        def body(connection: Connection) -> list[bool]:
+            self.database.check_file()
+            return tasks_sql.update_tasks(connection, changes)
+
+        held += await run_in(session, self.database.url, body, wake)
+        return held
+
+    async def claim(
+        self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
+    ) -> list[Task]:
+        if not self._alone:
+            return await self.database.write(lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until))
+        if not limit:
+            return []
+        tasks, more = await self.database.write(
+            lambda c: claim_sql.claim_first(c, owner, now, limit, queues, lease_until), alone=True
+        )
+        if more:
+            try:
+                tasks += await self._claim_more(owner, now, limit - len(tasks), queues, lease_until)
+            except DatabaseUnavailable:
+                if not tasks:
+                    raise  # else these are ours, and must not be lost; whoever asks again hears of it
+        return tasks
+
+    async def _claim_more(
+        self, owner: str, now: int, limit: int, queues: Sequence[str] | None, lease_until: int | None
+    ) -> list[Task]:
+        # Where they begin is only read: the few that were pushed before that meanwhile come with the next claim.
+        heads = await self.database.read(lambda c: list(claim_sql.due_heads(c, now)))
+        if not heads:
+            return []
+        return await self.database.write(
+            lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until, heads), alone=len(heads) == 1
+        )
+
+    async def update(self, changes: Sequence[Change]) -> list[bool]:
+        if not changes:
+            return []
+        held = await self.database.write(
+            lambda c: tasks_sql.update_tasks(c, changes), alone=self._alone and in_one(changes)
+        )
+        self.hints.tell_updated(changes, held)
+        return held
+
+    async def exchange(
+        self,
+        changes: Sequence[Change],
+        owner: str,
+        now: int,
+        limit: int,
+        *,
+        queues: Sequence[str] | None = None,
+        lease_until: int | None = None,
+    ) -> tuple[list[bool], list[Task]]:
+        def body(connection: Connection) -> tuple[list[bool], list[Task]]:
+            held = tasks_sql.update_tasks(connection, changes)
+            return held, claim_sql.claim(connection, owner, now, limit, queues, lease_until)
+
+        if not changes or not limit:
+            return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
+        held, tasks = await self.database.write(body)
+        self.hints.tell_updated(changes, held)
+        return held, tasks
+
+    async def push_and_claim(
+        self,
+        tasks: Sequence[Task],
+        owner: str,
+        now: int,
+        limit: int,
+        *,
+        queues: Sequence[str] | None = None,
+        lease_until: int | None = None,
+    ) -> tuple[list[Task], list[Task]]:
+        def body(connection: Connection) -> tuple[list[Task], list[Task]]:
+            stored = tasks_sql.push(connection, tasks)
+            return stored, claim_sql.claim(connection, owner, now, limit, queues, lease_until)
+
+        if not (self.hands_over and tasks):
+            return await super().push_and_claim(tasks, owner, now, limit, queues=queues, lease_until=lease_until)
+        stored, claimed = await self.database.write(body)
+        if not {task.task_id for task in tasks} <= {task.task_id for task in claimed}:
+            self.hints.tell(READY)
+        return stored, claimed
+
+    async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
+        return await self.database.write(lambda c: tasks_sql.heartbeat(c, held, lease_until)) if held else []
+
+    async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
+        return await self.database.write(lambda c: tasks_sql.report(c, progress))
+
+    async def request_cancel(self, ids: Sequence[str]) -> list[bool]:
+        flagged = await self.database.write(lambda c: tasks_sql.request_cancel(c, ids))
+        self.hints.tell(CANCEL, ids)
+        return flagged
+
+    async def cancelling(self, ids: Sequence[str]) -> list[str]:
+        return await self.database.read(lambda c: tasks_sql.cancelling(c, ids)) if ids else []
+
+    async def get(self, ids: Sequence[str]) -> list[Task | None]:
+        return await self.database.read(lambda c: tasks_sql.get(c, ids))
+
+    async def find(self, where: TaskFilter, limit: int) -> list[Task]:
+        return await self.database.read(lambda c: tasks_sql.find(c, where, limit))
+
+    async def overdue(self, now: int, limit: int) -> list[Task]:
+        return await self.database.read(lambda c: tasks_sql.overdue(c, now, limit))
+
+    async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
+        return await self.database.read(lambda c: claim_sql.next_run_at(c, now, queues))
+
+    async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
+        return await self.database.read(lambda c: claim_sql.count_ready(c, now, queues))
+
+    async def least_ready(self, now: int, limit: int) -> list[Task]:
+        return await self.database.read(lambda c: least_ready(c, now, limit))
+
+    async def stats(self, now: int) -> QueueStats:
+        return await self.database.read(lambda c: claim_sql.stats(c, now))
+
+    async def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:
+        return await self.database.read(lambda c: tasks_sql.active(c, schedule_ids))
+
+    async def purge(self, where: TaskFilter, limit: int) -> int:
+        return await self.database.write(lambda c: tasks_sql.purge(c, where, limit))
+
+    async def delete(self, ids: Sequence[str]) -> int:
+        return await self.database.write(lambda c: tasks_sql.delete_tasks(c, ids))
+
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        await self.database.write(lambda c: tasks_sql.set_paused(c, queue, paused))
+        self.hints.tell(READY)
+
+    async def paused(self) -> list[str]:
+        return await self.database.read(tasks_sql.paused)

@@ -1,0 +1,98 @@
+"""The push into a bounded queue: counts and inserts under one lock, so that no other push comes in between.
+
+Plain functions over a SQLAlchemy connection, in the backend's own transactions or in the caller's. All that is refused
+is refused before anything is written, for the transaction may be the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import Final
+
+from sqlalchemy import Connection, func, select
+
+from aiotaskq.backends.base import Room
+from aiotaskq.backends.sql.claim import alive, due_heads, from_head, open_queues, ready
+from aiotaskq.backends.sql.rows import TASKS, to_task
+from aiotaskq.backends.sql.tasks import PENDING, chunks, holding, in_the_way, push, update_tasks
+from aiotaskq.core.task import Task, same_push
+from aiotaskq.errors import queue_full
+
+c = TASKS.c
+
+# A lock until the end of the transaction. It is a statement of its own: what is counted in the statement that waits for
+# a lock is counted by a snapshot from before the wait. The empty name is no queue's.
+_LOCKS: Final = {
+    # A statement that writes takes the write lock, though it finds no row.
+    "sqlite": "UPDATE aiotaskq_queue SET paused = paused WHERE name = ''",
+    "postgresql": "SELECT pg_advisory_xact_lock(hashtext('aiotaskq.push'), 0)",
+    "mysql": "INSERT INTO aiotaskq_queue (name, paused) VALUES ('', false) ON DUPLICATE KEY UPDATE name = ''",
+}
+
+
+def push_bounded(connection: Connection, tasks: Sequence[Task], room: Room) -> list[Task]:
+    """Push if there is room. Raises QueueFull before anything is written."""
+    connection.exec_driver_sql(_LOCKS[connection.dialect.name])
+    if room.instead and not all(holding(connection, room.instead)):
+        raise queue_full(room.maxsize, 0)
+    leaving = [change.before.task_id for change in room.instead]
+    at = _latest(connection, room.now)
+    size = ready(connection, at, None, room.now)[0] - _ready_of(connection, leaving, at, room.now)
+    if size + len(tasks) <= room.maxsize:
+        update_tasks(connection, room.instead)
+        return push(connection, tasks) if tasks else []
+    rows = in_the_way(connection, tasks)
+    new = _new(tasks, rows, leaving)
+    if new and size + len(new) > room.maxsize:
+        raise queue_full(room.maxsize, size + len(new) - room.maxsize)
+    update_tasks(connection, room.instead)
+    # Only these: what was in the way of another may have left since.
+    stored = {task.task_id: row for task, row in zip(new, push(connection, new), strict=True)} if new else {}
+    answer = []
+    for task, row in zip(tasks, rows, strict=True):
+        there = stored.get(task.task_id, row)
+        if there is None or there.task_id in leaving:  # another of this call is in its way
+            (there,) = [other or task for other in in_the_way(connection, [task])]
+        answer.append(task if same_push(there, task) else there)
+    return answer
+
+
+def _new(tasks: Sequence[Task], rows: Sequence[Task | None], leaving: Container[str]) -> list[Task]:
+    """Return those that no row is in the way of, but one that is leaving, nor another of these."""
+    new: list[Task] = []
+    names: set[tuple[str, str | None]] = {("unique", None), ("idempotency", None)}
+    for task, row in zip(tasks, rows, strict=True):
+        own = {("id", task.task_id), ("unique", task.unique_key), ("idempotency", task.idempotency_key)}
+        own -= {("unique", None), ("idempotency", None)}
+        if (row is None or row.task_id in leaving) and names.isdisjoint(own):
+            names |= own
+            new.append(task)
+    return new
+
+
+def _latest(connection: Connection, now: int) -> int:
+    """Return the instant at which tasks count: a task pushed without delay is due by its push stamp, on any clock."""
+    return max(now, connection.execute(select(func.max(c.seq))).scalar() or 0)
+
+
+def _ready_of(connection: Connection, ids: Sequence[str], at: int, now: int) -> int:
+    """Count which of these tasks are ready."""
+    there = (c.status == PENDING, c.run_at <= at, *open_queues(None), alive(now))
+    return sum(
+        connection.execute(select(func.count()).where(c.task_id.in_(part), *there)).scalar() or 0
+        for part in chunks(ids)
+    )
+
+
+def least_ready(connection: Connection, now: int, limit: int) -> list[Task]:
+    """Read ready tasks, the largest priority number first, and of one priority the oldest first."""
+    at = _latest(connection, now)
+    tasks: list[Task] = []
+    heads = list(due_heads(connection, at))
+    for head in sorted(heads, key=lambda head: -(head.priority or 0)):
+        query = select(TASKS).where(*from_head(head), c.run_at <= at, *open_queues(None), alive(now))
+        rows = connection.execute(query.order_by(c.run_at, c.seq, c.task_id).limit(limit - len(tasks)))
+        tasks += map(to_task, rows)
+        if len(tasks) == limit:
+            break
+    return tasks

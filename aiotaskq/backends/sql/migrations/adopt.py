@@ -1,0 +1,441 @@
+"""Judges rows that other software wrote into the documented tables, and repairs what has one sure meaning (F21).
+
+No row is dropped. ``judge_task`` and ``judge_schedule`` are pure: a row in, what is odd and what to write out. Rows are
+read in pages, as raw values: SQLite keeps a word in a number's column, or bytes that are no text, and neither may stop
+an adoption. Every repair can be repeated; what was repaired is no longer odd.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, exc, inspect, text
+
+from aiotaskq.backends.base import OddRow
+from aiotaskq.core.cron_parser import Refused, clip_text
+from aiotaskq.core.task import INT32, SECOND, Status
+from aiotaskq.errors import CronError, ValidationError
+from aiotaskq.log import ERROR, log, printable
+
+LIMIT: Final = 1_000  # findings that one report holds; the rest are counted
+LOGGED: Final = 20  # of them, with a log line each
+PAGE: Final = 1_000
+LATEST: Final = 100_000_000_000  # seconds, the year 5138; a larger number is an epoch in a smaller unit
+ADOPTED: Final = "adopted"  # owner of tasks that ran under nobody's lease
+
+TASK_COLUMNS: Final = (
+    "task_id", "task_type", "params", "status", "priority", "retry_count", "max_retries", "created_at", "started_at",
+    "completed_at", "error_message", "scheduler_task_id", "lease_owner",
+)  # fmt: skip
+SCHEDULE_COLUMNS: Final = (
+    "task_id", "name", "task_type", "params", "schedule_type", "interval_seconds", "cron_expression", "execute_at",
+    "last_run_at", "next_run_at", "run_count", "max_runs", "enabled", "created_at", "updated_at", "description",
+    "timezone", "version",
+)  # fmt: skip
+
+_DAY: Final = 86_400
+_STATUSES: Final = frozenset(str(status) for status in Status)
+_UNITS: Final = (
+    (LATEST * 1_000_000, 1_000_000_000, "nano"),
+    (LATEST * 1_000, 1_000_000, "micro"),
+    (LATEST, 1_000, "milli"),
+)
+
+Row = Mapping[str, Any]
+"""A row as it is stored; text may be ``str``, or the ``bytes`` of UTF-8 that may turn out to be no text at all."""
+
+
+class Finding(NamedTuple):
+    """One odd value. ``written`` tells whether the action is a write, which a mere check does not do."""
+
+    column: str
+    problem: str
+    action: str
+    written: bool = False
+
+
+class Verdict:
+    """What a row needs: the findings to report and the columns to write.
+
+    The methods that judge a column return the value that counts from here on, or None where none can be relied on. They
+    tell ``odd`` (default :meth:`keep`) what is wrong with a value that stays.
+    """
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        self.findings: list[Finding] = []
+        self.changes: dict[str, Any] = {}
+        self.enabled = False
+        self.disabled: Finding | None = None
+        """Why the schedule cannot go on, if it did before."""
+
+    def keep(self, column: str, problem: str, action: str = "kept as it is") -> None:
+        """Report a value that stays."""
+        self.findings.append(Finding(column, problem, action))
+
+    def set(self, column: str, value: Any, problem: str, why: str = "") -> None:
+        """Report a value and replace it."""
+        self.changes[column] = value
+        self.findings.append(Finding(column, problem, f"set to {value!r}{why}", written=True))
+
+    def stop(self, column: str, problem: str) -> None:
+        """Report a value that stays, and disable the schedule: it cannot fire with it."""
+        enabled = self.enabled
+        self._disable(column, problem, "it cannot fire")
+        if enabled:
+            self.disabled = self.findings[-1]
+
+    def finish(self, column: str, problem: str) -> None:
+        """Report a value that stays, and disable the schedule: it has made all its runs."""
+        self._disable(column, problem, "it is finished")
+
+    def _disable(self, column: str, problem: str, why: str) -> None:
+        if self.enabled:
+            self.changes["enabled"] = self.enabled = False
+            self.findings.append(Finding(column, problem, f"kept as it is; enabled set to False, since {why}", True))
+        else:
+            self.keep(column, problem, "kept as it is; the schedule is disabled")
+
+    def words(self, column: str, odd: Callable[[str, str], None] | None = None, *, needed: bool = False) -> str | None:
+        """Judge a text column."""
+        raw = self.row[column]
+        if isinstance(raw, str | bytes) and (raw or not needed):
+            try:
+                return raw if isinstance(raw, str) else raw.decode()
+            except UnicodeDecodeError as error:
+                (odd or self.keep)(column, f"is no text (byte {error.start} of {len(raw)})")
+        elif raw is not None or needed:
+            (odd or self.keep)(column, f"is {_shown(raw)}, not text")
+        return None
+
+    def number(
+        self, column: str, default: int | None = None, odd: Callable[[str, str], None] | None = None
+    ) -> int | None:
+        """Judge an integer column; NULL becomes the documented default, if there is one."""
+        raw = self.row[column]
+        if isinstance(raw, int):
+            return raw
+        if raw is None and default is not None:
+            self.set(column, default, "is NULL", ", the documented default")
+            return default
+        (odd or self.keep)(column, f"is {_shown(raw)}, not a whole number")
+        return None
+
+    def epoch(self, column: str, odd: Callable[[str, str], None] | None = None, *, needed: bool = False) -> int | None:
+        """Judge a time: epoch seconds, as the guide has them."""
+        raw = self.row[column]
+        if (raw is None and not needed) or (raw.__class__ is int and 0 <= raw <= LATEST):
+            return raw
+        if not isinstance(raw, int | float) or raw in (float("inf"), float("-inf")):
+            (odd or self.keep)(column, f"is {_shown(raw)}, not a time")
+            return None
+        value = int(raw)
+        for over, factor, unit in _UNITS:
+            if value > over:
+                value //= factor
+                self.set(column, value, f"is {raw}, which is {unit}seconds", f", divided by {factor}")
+                return value
+        if value != raw:
+            self.set(column, value, f"is {raw}, not a whole number", ", without the fraction")
+        if value < 0:
+            self.keep(column, f"is negative ({value})")
+        return value
+
+    def params(self, odd: Callable[[str, str], None]) -> None:
+        """Judge params as workers will read them. Their contents are in no message."""
+        raw = self.row["params"]
+        if raw is None:
+            self.keep("params", "is NULL", "kept as it is, which means {}")
+        elif not isinstance(raw, str | bytes):
+            odd("params", "is a number, not JSON")
+        else:
+            try:
+                if not isinstance(msgspec.json.decode(raw), dict):
+                    odd("params", "is JSON, but no object")
+            except (msgspec.DecodeError, ValueError) as error:
+                odd("params", f"is not JSON ({printable(error, 100)})")
+            except RecursionError:
+                odd("params", "is nested too deeply")
+
+
+def judge_task(row: Row, now: int) -> Verdict:
+    """Judge a row of ``task_queue``; ``now`` in microseconds."""
+    verdict = Verdict(row)
+    keep, put = verdict.keep, verdict.set
+    verdict.words("task_id", needed=True)
+    verdict.words("task_type", needed=True)
+    refused = "its params cannot be read; it will be failed as undecodable when claimed, with the text kept"
+    verdict.params(lambda column, problem: keep(column, problem, refused))
+    status = verdict.words("status")
+    if row["status"] is None:
+        put("status", "pending", "is NULL", ", the documented default")
+    elif status is not None and status not in _STATUSES:
+        keep("status", f"is unknown ({_shown(status)})", "kept as it is; the task is never claimed")
+    elif status == "running" and row["lease_owner"] is None:
+        verdict.changes["lease_until"] = 1  # long over: some worker's reaper gives it back, by the ordinary rule
+        put("lease_owner", ADOPTED, "is NULL, but the status is running", "; the task is given back and runs again")
+    verdict.number("priority", 0)
+    verdict.number("retry_count", 0)
+    verdict.number("max_retries", 3)
+    created = verdict.epoch("created_at", needed=True)
+    if created is not None and created > now // SECOND + _DAY:
+        keep("created_at", f"is in the future ({created})", "kept as it is; the task may run now")
+    verdict.epoch("started_at")
+    verdict.epoch("completed_at")
+    verdict.words("error_message")
+    verdict.words("scheduler_task_id")
+    return verdict
+
+
+def judge_schedule(row: Row, now: int, *, overdue: bool = True, adopting: bool = True) -> Verdict:
+    """Judge a row of ``scheduler_task``.
+
+    Args:
+        now: microseconds UTC.
+        overdue: whether a missed run is reported, too.
+        adopting: whether the database is the documented system's: its cron expressions mean what croniter reads.
+    """
+    verdict = Verdict(row)
+    keep, put, stop = verdict.keep, verdict.set, verdict.stop
+    enabled = row["enabled"]
+    if enabled in (0, 1):
+        verdict.enabled = bool(enabled)
+    else:
+        put("enabled", False, f"is {_shown(enabled)}", "; resume_task(id) enables it")
+    verdict.words("task_id", needed=True)
+    verdict.words("name", needed=True)
+    verdict.words("task_type", stop, needed=True)
+    verdict.params(stop)
+    verdict.words("description")
+    verdict.epoch("created_at", needed=True)
+    verdict.epoch("updated_at", needed=True)
+    last_run_at = verdict.epoch("last_run_at")
+    next_run_at = verdict.epoch("next_run_at", stop)
+    execute_at = verdict.epoch("execute_at")
+    run_count = verdict.number("run_count", 0) or 0
+    max_runs = verdict.number("max_runs", 0) or 0
+    kind = verdict.words("schedule_type")
+    timing = _timing(verdict, kind, execute_at if next_run_at is None else next_run_at, adopting)
+    if not verdict.enabled:
+        return verdict
+    if next_run_at is not None:
+        if overdue and next_run_at * SECOND < now:
+            # No flood: nothing is fired here, and the default policy fires the latest of the missed runs.
+            keep("next_run_at", f"is past ({next_run_at})", "kept as it is; the misfire policy decides (fire_once)")
+    elif 0 < max_runs <= run_count or (kind == "once" and (run_count or last_run_at)):
+        verdict.finish("next_run_at", "is NULL, and every run has been made")
+    else:
+        try:
+            due = timing(now)
+        except CronError as error:
+            stop("cron_expression", f"has no next time: {printable(error, 300)}")
+        except ValidationError as error:
+            # The system's own zone is unknown: not the row's fault.
+            keep(
+                "next_run_at", f"is NULL: {printable(error, 300)}", "kept as it is; resume_task(id) plans the next run"
+            )
+        else:
+            put("next_run_at", due // SECOND, "is NULL, but the schedule is enabled", ", its next run")
+            verdict.changes["next_run_us"] = due % SECOND
+    return verdict
+
+
+def _timing(verdict: Verdict, kind: str | None, once: int | None, adopting: bool) -> Callable[[int], int]:
+    """Judge what makes a schedule due; returns its first due after an instant, to be called if it is still enabled."""
+    row, stop = verdict.row, verdict.stop
+    if kind == "interval":
+        seconds = row["interval_seconds"]
+        if not isinstance(seconds, int) or not 1 <= seconds <= INT32:
+            stop("interval_seconds", f"is {_shown(seconds)}, not a number of seconds from 1")
+        return lambda now: now + int(seconds) * SECOND
+    if kind == "cron":
+        from aiotaskq.core.cron import Cron
+
+        expression, zone = verdict.words("cron_expression") or "", verdict.words("timezone") or None
+        # aiotaskq writes a zone and counts the version up, so that a row is rewritten once, however often it is judged.
+        documented = adopting and zone is None and not row["version"]
+        try:
+            expression = _rewrite(verdict, expression) if documented else expression
+            # Without a zone it means the system's, which may be unknown just now; the expression is judged anyhow.
+            Cron.parse(expression, zone or "UTC")
+        except CronError as error:
+            stop("cron_expression", f"is refused: {printable(error, 300)}")
+        except ValidationError as error:
+            stop("timezone", f"is refused: {printable(error, 300)}")
+        return lambda now: Cron.parse(expression, zone).next_after(now)
+    if kind != "once":
+        stop("schedule_type", f"is unknown ({_shown(row['schedule_type'])})")
+    elif once is None:
+        stop("execute_at", f"is {_shown(row['execute_at'])}, but the schedule type is once")
+    return lambda now: (once or 0) * SECOND
+
+
+def _rewrite(verdict: Verdict, expression: str) -> str:
+    """The expression that means here what ``expression`` means to croniter, written to the row where it differs."""
+    from aiotaskq.backends.sql.migrations.adopt_cron import rewritten
+
+    try:
+        kept = rewritten(expression)
+    except Refused as refused:
+        raise CronError(f"cron_expression: {refused} (got {clip_text(expression)})") from None
+    if kept != expression:
+        verdict.set("cron_expression", kept, f"is {_shown(expression)}", ", which means here what croniter made of it")
+        verdict.changes["version"] = 1
+    return kept
+
+
+def _shown(raw: object) -> str:
+    """A value in words, for a column whose contents are no secret."""
+    text = raw.decode(errors="backslashreplace") if isinstance(raw, bytes) else raw
+    return "NULL" if text is None else printable(repr(text), 40)
+
+
+class Report:
+    """Odd rows, at most ``limit`` kept and the others counted: a million of them must not fill the memory."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.limit = limit
+        self.total = 0
+        self._kept: list[OddRow] = []
+        self._disabled = 0
+
+    def add(self, row: OddRow) -> None:
+        """Take one."""
+        self.total += 1
+        if len(self._kept) < self.limit:
+            self._kept.append(row)
+
+    def disable(self, verdict: Verdict) -> None:
+        """Say that a schedule that went on until now does not any more: at ERROR, by name and id."""
+        self._disabled += 1
+        if verdict.disabled is not None and self._disabled <= self.limit:
+            name, task_id = (printable(_shown(verdict.row[column]), 100) for column in ("name", "task_id"))
+            why = f"its {verdict.disabled.column} {printable(verdict.disabled.problem, 400)}"
+            _say(f"schedule {name} (id {task_id}) is disabled: {why}. Correct it by update_task, then call resume_task")
+
+    def end(self) -> None:
+        """Say how many schedules were disabled beyond those that were named."""
+        if self._disabled > self.limit:
+            _say(f"{self._disabled - self.limit:,} more schedules are disabled; `aiotaskq schedules list` shows them")
+
+    def rows(self) -> list[OddRow]:
+        """Return them, and one more that counts those left out."""
+        if self.total == len(self._kept):
+            return list(self._kept)
+        more = f"{self.total - len(self._kept):,} more findings"
+        return [*self._kept, OddRow(table="", id="", column="", problem=more, action="treated alike; not listed")]
+
+    def log(self) -> None:
+        """Warn about the first of them and say how many there are; nothing of a row's params is in it."""
+        for odd in self._kept[:LOGGED]:
+            problem, action = printable(odd.problem, 400), printable(odd.action)
+            log.warning("adopted {} {}: {} {}; {}", odd.table, printable(odd.id, 40), odd.column, problem, action)
+        if self.total:
+            log.warning("adopted the tables that were there: {} odd values, no row was dropped", self.total)
+
+
+def _say(message: str) -> None:
+    """Log at ERROR; where the application has not set up a log that takes it, write to standard error."""
+    if log.heard(ERROR):
+        log.error("{}", message)
+    else:
+        sys.stderr.write(f"ERROR aiotaskq: {message}\n")
+
+
+def adopt(connection: Connection, report: Report, now: int) -> None:
+    """Repair the rows of both tables and give old tasks their place in the claim order."""
+    examine(connection, report, now=now, write=True, adopting=True)
+    report.end()
+    # Push order becomes claim order. Only rows that no aiotaskq wrote have a `run_at` of 0; what claims to come from
+    # the future may run now. The upper bound also keeps SQLite from calculating with words, which compare as larger.
+    for column, limit in (("run_at", now // SECOND), ("seq", LATEST)):
+        update = f"UPDATE task_queue SET {column} = created_at * {SECOND}"
+        connection.execute(text(f"{update} WHERE {column} = 0 AND created_at BETWEEN 1 AND {limit}"))
+
+
+def examine(connection: Connection, report: Report, *, now: int, write: bool, adopting: bool) -> None:
+    """Judge every row of both tables into ``report``, and with ``write`` do what the verdicts say.
+
+    ``adopting`` is whether the documented system wrote the schedules.
+    """
+    # Schedules first: they are few, and would not be seen behind a thousand tasks.
+    for table, columns in (("scheduler_task", SCHEDULE_COLUMNS), ("task_queue", TASK_COLUMNS)):
+        if not inspect(connection).has_table(table):
+            continue
+        key = _key(connection, table)
+        for page in _pages(connection, table, key, columns):
+            updates: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+            disabled: list[Verdict] = []
+            for row_key, row in page:
+                if table == "task_queue":
+                    verdict = judge_task(row, now)
+                else:
+                    verdict = judge_schedule(row, now, overdue=write, adopting=adopting)
+                if verdict.disabled is not None:
+                    disabled.append(verdict)
+                for finding in verdict.findings:
+                    report.add(_odd_row(table, row, finding, write))
+                if verdict.changes:
+                    values = {**verdict.changes, "row_key": row_key}
+                    updates.setdefault(tuple(verdict.changes), []).append(values)
+            if write:
+                for names, parameters in updates.items():
+                    assignments = ", ".join(f"{name} = :{name}" for name in names)
+                    connection.execute(text(f"UPDATE {table} SET {assignments} WHERE {key} = :row_key"), parameters)
+                for verdict in disabled:
+                    report.disable(verdict)
+
+
+def _odd_row(table: str, row: Row, finding: Finding, write: bool) -> OddRow:
+    task_id, action = row["task_id"], finding.action
+    if isinstance(task_id, bytes):
+        task_id = task_id.decode(errors="backslashreplace")
+    if finding.written and not write:
+        action = f"unchanged by this check; adoption does this: {action}"
+    return OddRow(
+        table=table,
+        id="" if task_id is None else str(task_id),
+        column=finding.column,
+        problem=finding.problem,
+        action=action,
+    )
+
+
+def _key(connection: Connection, table: str) -> str:
+    """The column that finds a row again. On SQLite a primary key of text may be NULL, or no text."""
+    if connection.dialect.name == "sqlite":
+        try:
+            connection.execute(text(f"SELECT rowid FROM {table} LIMIT 0"))
+            return "rowid"
+        except exc.OperationalError:
+            pass  # made WITHOUT ROWID
+    return "task_id"
+
+
+def _pages(
+    connection: Connection, table: str, key: str, columns: tuple[str, ...]
+) -> Iterator[list[tuple[Any, dict[str, Any]]]]:
+    """Yield the rows by pages, each with its key; a column that an old table lacks is NULL."""
+    there = {column["name"] for column in inspect(connection).get_columns(table)}
+    sqlite = connection.dialect.name == "sqlite"
+    # SQLite's driver raises for text that is no text; a blob it hands out.
+    raw = "CASE typeof({0}) WHEN 'text' THEN CAST({0} AS BLOB) ELSE {0} END" if sqlite else "{0}"
+    encoding = str(connection.execute(text("PRAGMA encoding")).scalar()) if sqlite else "UTF-8"
+    shown = ", ".join(raw.format(name) if name in there else "NULL" for name in columns)
+    query = f"SELECT {key}, {shown} FROM {table} {{}} ORDER BY {key} LIMIT {PAGE}"
+    first, following = text(query.format("")), text(query.format(f"WHERE {key} > :last"))
+    rows = connection.execute(first).all()
+    while rows:
+        yield [
+            (row[0], dict(zip(columns, row[1:] if encoding == "UTF-8" else _utf8(row[1:], encoding), strict=True)))
+            for row in rows
+        ]
+        rows = connection.execute(following, {"last": rows[-1][0]}).all()
+
+
+def _utf8(values: Iterable[Any], encoding: str) -> list[Any]:
+    """A SQLite file may be in UTF-16."""
+    return [value.decode(encoding, "replace").encode() if isinstance(value, bytes) else value for value in values]

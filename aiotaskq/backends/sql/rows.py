@@ -1,0 +1,252 @@
+"""Between rows and values: the only place that knows which column holds what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.task import Status, Task
+from aiotaskq.models import SchedulerTask, TaskQueue
+
+TASKS: Any = TaskQueue.__table__  # a Table; the declarative stubs say only FromClause
+SCHEDULES: Any = SchedulerTask.__table__
+LIVE = (Status.PENDING, Status.RUNNING)
+
+COLUMNS: tuple[str, ...] = tuple(column.name for column in TASKS.columns)
+"""The order of the columns in a row, here and in each statement that reads one."""
+
+_encode = msgspec.json.encode
+_decode = msgspec.json.Decoder().decode
+_STATUS: dict[object, Any] = {str(status): status for status in Status} | {None: Status.PENDING}
+
+
+def json_text(value: Any) -> str:
+    """Return JSON text."""
+    return _encode(value).decode()
+
+
+CONTENT = (*("task_type", "params", "extra", "created_at", "scheduler_task_id", "timeout", "on_success", "on_failure"),)
+
+
+def content(task: Task) -> tuple[Any, ...]:
+    """Return the columns that only a push sets: a first one, or one of an id that runs or has ended."""
+    return (
+        task.type,
+        json_text(task.params),
+        json_text(task.extra) if task.extra else None,
+        task.created_at,
+        task.scheduler_task_id,
+        task.timeout,
+        task.on_success,
+        task.on_failure,
+    )
+
+
+STATE = (
+    *("status", "priority", "retry_count", "max_retries", "started_at", "completed_at", "error_message", "queue"),
+    *("run_at", "due_at", "seq", "expires_at", "crashes", "lease_owner", "lease_until", "live_key", "result"),
+    "cancel_requested",
+)
+
+
+def state(task: Task) -> tuple[Any, ...]:
+    """Return the columns that change in a task's life."""
+    return (
+        task.status.value,
+        task.priority,
+        task.retry_count,
+        task.max_retries,
+        task.started_at,
+        task.completed_at,
+        task.error_message,
+        task.queue,
+        task.run_at,
+        task.due_at,
+        task.seq,
+        task.expires_at,
+        task.crashes,
+        task.lease_owner,
+        task.lease_until,
+        task.unique_key if task.unique_key is not None and task.status in LIVE else None,
+        None if task.result is None else json_text(task.result),
+        task.cancel_requested,
+    )
+
+
+def new_row(task: Task) -> tuple[Any, ...]:
+    """Return all columns of a task, in their order."""
+    return (
+        task.task_id,
+        task.type,
+        json_text(task.params),
+        task.status.value,
+        task.priority,
+        task.retry_count,
+        task.max_retries,
+        task.created_at,
+        task.started_at,
+        task.completed_at,
+        task.error_message,
+        task.scheduler_task_id,
+        task.queue,
+        task.run_at,
+        task.due_at,
+        task.seq,
+        task.expires_at,
+        task.timeout,
+        task.fence,
+        task.crashes,
+        task.lease_owner,
+        task.lease_until,
+        task.unique_key,
+        task.unique_key if task.unique_key is not None and task.status in LIVE else None,
+        task.idempotency_key,
+        None if task.result is None else json_text(task.result),
+        None if task.progress is None else json_text(task.progress),
+        task.cancel_requested,
+        task.on_success,
+        task.on_failure,
+        json_text(task.extra) if task.extra else None,
+    )
+
+
+def to_task(row: Sequence[Any]) -> Task:
+    """Return the task of a full row of ``task_queue``; what cannot be read is said in ``undecodable``."""
+    # fmt: off
+    (
+        task_id, task_type, params, status, priority, retry_count, max_retries, created_at, started_at,
+        completed_at, error_message, scheduler_task_id, queue, run_at, due_at, seq, expires_at, timeout, fence, crashes,
+        lease_owner, lease_until, unique_key, _, idempotency_key, result, progress, cancel_requested,
+        on_success, on_failure, extra,
+    ) = row
+    # fmt: on
+    decoded, problem = _object("params", params)
+    known, extra_problem = _object("extra", extra) if extra is not None else ({}, None)
+    return Task(
+        task_id=task_id,
+        type=task_type,
+        params=decoded,
+        status=_STATUS.get(status, status),
+        # SQLite stores text in an INT column if somebody puts it there.
+        priority=priority if type(priority) is int else 0,
+        retry_count=retry_count if type(retry_count) is int else 0,
+        max_retries=max_retries if type(max_retries) is int else 3,
+        created_at=created_at if type(created_at) is int else 0,
+        started_at=started_at,
+        completed_at=completed_at,
+        error_message=error_message,
+        scheduler_task_id=scheduler_task_id,
+        queue=queue,
+        run_at=run_at,
+        due_at=due_at,
+        seq=seq,
+        expires_at=expires_at,
+        timeout=timeout,
+        fence=fence,
+        crashes=crashes,
+        lease_owner=lease_owner,
+        lease_until=lease_until,
+        unique_key=unique_key,
+        idempotency_key=idempotency_key,
+        result=None if result is None else _value(result),
+        progress=None if progress is None else _value(progress),
+        cancel_requested=bool(cancel_requested),
+        on_success=on_success,
+        on_failure=on_failure,
+        extra=known,
+        undecodable=problem or extra_problem,
+    )
+
+
+def _object(column: str, text: str | None) -> tuple[dict[str, Any], str | None]:
+    if text is None:
+        return {}, None
+    try:
+        value = _decode(text)
+    except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError) as error:
+        return {}, f"{column} is not JSON: {error}"
+    if type(value) is not dict:
+        return {}, f"{column} is not a JSON object but {type(value).__name__}"
+    return value, None
+
+
+def _value(text: str) -> Any:
+    try:
+        return _decode(text)
+    except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError):
+        return None  # a result that somebody else wrote; the text stays in the row
+
+
+_tasks = msgspec.json.Decoder(tuple[Task, ...]).decode
+
+
+_NAMES = tuple(column.name for column in SCHEDULES.columns)
+SCHEDULE_FIELDS = Schedule.__struct_fields__
+_PARAMS, _OUTBOX = SCHEDULE_FIELDS.index("params"), SCHEDULE_FIELDS.index("outbox")
+
+
+def schedule_row(schedule: Schedule) -> tuple[Any, ...]:
+    """Return all columns of a schedule, in the order of ``SCHEDULE_FIELDS``."""
+    row = list(msgspec.structs.astuple(schedule))
+    row[_PARAMS] = json_text(schedule.params)
+    row[_OUTBOX] = json_text(schedule.outbox) if schedule.outbox else None
+    return tuple(row)
+
+
+_FIELDS = tuple(name for name in _NAMES if name not in ("task_id", "version"))
+
+
+def changed_columns(before: Schedule, after: Schedule) -> dict[str, Any]:
+    """Return those columns of a schedule that are others now."""
+    row = {name: new for name in _FIELDS if (new := getattr(after, name)) != getattr(before, name)}
+    row["enabled"] = after.enabled  # a row that cannot be decoded was read as a disabled one
+    if "params" in row:
+        row["params"] = json_text(after.params)
+    if "outbox" in row:
+        row["outbox"] = json_text(after.outbox) if after.outbox else None
+    return row
+
+
+def to_schedule(row: Sequence[Any]) -> Schedule:
+    """Return the schedule of a full row of ``scheduler_task``."""
+    # fmt: off
+    (
+        task_id, name, task_type, params, schedule_type, interval_seconds, cron_expression, execute_at, last_run_at,
+        next_run_at, run_count, max_runs, enabled, created_at, updated_at, description, next_run_us, timezone,
+        misfire, overlap, catch_up, priority, queue, max_retries, timeout, declared, version, outbox,
+    ) = row
+    # fmt: on
+    decoded, problem = _object("params", params)
+    return Schedule(
+        task_id=task_id,
+        name=name,
+        task_type=task_type,
+        params=decoded,
+        schedule_type=schedule_type,
+        interval_seconds=interval_seconds,
+        cron_expression=cron_expression,
+        execute_at=execute_at,
+        last_run_at=last_run_at,
+        next_run_at=next_run_at,
+        run_count=0 if run_count is None else run_count,
+        max_runs=0 if max_runs is None else max_runs,
+        enabled=bool(enabled) and problem is None,
+        created_at=created_at,
+        updated_at=updated_at,
+        description=description,
+        next_run_us=next_run_us,
+        timezone=timezone,
+        misfire="fire_once" if misfire is None else misfire,
+        overlap="allow" if overlap is None else overlap,
+        catch_up=catch_up,
+        priority=priority,
+        queue=queue,
+        max_retries=max_retries,
+        timeout=timeout,
+        declared=declared,
+        outbox=_tasks(outbox) if outbox else (),
+        version=version,
+    )

@@ -1,0 +1,31 @@
+"""Moves what a SQLite file holds when the host's clock is set back, once for all processes that see it."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from aiotaskq.core.schedule import CLOCKS_DIFFER
+from aiotaskq.core.task import SECOND
+
+# What was written between the step and its discovery goes by the new time already, and must not be over by the move.
+_LEFT = 60 * SECOND
+_TABLE = "CREATE TABLE IF NOT EXISTS aiotaskq_clock (id INTEGER PRIMARY KEY CHECK (id = 1), anchor BIGINT NOT NULL)"
+_MOVES = (
+    "UPDATE task_queue SET run_at = run_at - :back, due_at = due_at - :back WHERE status = 'pending' AND run_at > :now",
+    "UPDATE task_queue SET expires_at = MAX(expires_at - :back, :left) "
+    "WHERE status = 'pending' AND expires_at IS NOT NULL AND expires_at > :left",
+    "UPDATE task_queue SET lease_until = MAX(lease_until - :back, :left) "
+    "WHERE status = 'running' AND lease_until > :left",
+)
+
+
+def clock_set(connection: Connection, anchor: int, back: int, now: int) -> bool:
+    """Do what ``Backend.clock_set`` says, in a transaction that has the write lock; return whether rows were moved."""
+    connection.exec_driver_sql(_TABLE)
+    known = connection.exec_driver_sql("SELECT anchor FROM aiotaskq_clock").scalar()
+    if known is not None and abs(known - anchor) <= CLOCKS_DIFFER:
+        return False  # another process was quicker
+    connection.exec_driver_sql("INSERT OR REPLACE INTO aiotaskq_clock VALUES (1, ?)", (anchor,))
+    for words in _MOVES if back else ():
+        connection.exec_driver_sql(words, {"back": back, "now": now, "left": now + _LEFT})
+    return back > 0

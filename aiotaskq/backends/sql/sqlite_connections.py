@@ -1,0 +1,374 @@
+"""SQLite through aiosqlite: each transaction is one call on the thread of an aiosqlite connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from functools import partial
+from typing import Any, Final, Generic, TypeVar, cast
+
+import aiosqlite
+from sqlalchemy import URL, Connection, Engine, NullPool, event, exc
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+from sqlalchemy.util import await_only
+
+from aiotaskq.backends.sql import engines
+from aiotaskq.backends.sql.engines import lenient_text, on_sqlite_connect, quiet_aiosqlite, sqlite_engine
+from aiotaskq.backends.sql.sqlite_file import WAL_LIMIT, SqliteFile
+from aiotaskq.backends.sql.statement_watch import is_about_a_value
+from aiotaskq.concurrency.forks import outside_of_forks
+from aiotaskq.errors import ClosedError
+
+T = TypeVar("T")
+
+READERS: Final = 4  # connections that read, beside the one that writes
+# SQLite looks for the lock ever more rarely, so that the oldest waiter loses it to a new one. To give up after so many
+# seconds and begin again is fairer between busy processes.
+BUSY_POLLING: Final = 0.1
+
+
+class StoreConnection(aiosqlite.Connection):
+    """An aiosqlite connection with one method more: ``run`` calls a plain function on the connection's own thread.
+
+    A statement at a time, a transaction takes a hop to the thread and back for its begin, each cursor, each statement,
+    each fetch and its commit. Here it is one hop, whatever the function does there with ``connection``, a synchronous
+    SQLAlchemy connection on the same SQLite connection.
+
+    The names of aiosqlite that are not public are used in this class alone. They are why its versions are pinned in
+    ``pyproject.toml``:
+
+    - ``_tx``: the queue of the thread, which takes pairs of a future and a function. It may have None for the future.
+      Then nothing that becomes of the loop can end the thread, as an answer to a loop that was closed would.
+    - ``_thread``: started by the first call, which opens the connection there, for the same reason. It is made a
+      daemon, so that a process that closes nothing can end, as SQLAlchemy's own dialect does.
+    - ``_connection``: the SQLite connection, None while there is none.
+    """
+
+    def __init__(self, engine: Engine, writes: bool) -> None:
+        """Make a connection that ``engine`` opens, on the thread, when it is first used."""
+        super().__init__(cast(Any, engine.raw_connection), iter_chunk_size=64)  # never called: see _call
+        self._thread.daemon = True
+        self._engine = engine
+        self._writes = writes
+        self._alchemy: Connection | None = None
+        self._is_closed = False
+
+    def __await__(self) -> Generator[Any, None, StoreConnection]:
+        return self.run(lambda: self).__await__()
+
+    @property
+    def connection(self) -> Connection:
+        """The synchronous SQLAlchemy connection; for use on the thread only."""
+        assert self._alchemy is not None
+        return self._alchemy
+
+    @property
+    def raw(self) -> sqlite3.Connection:
+        """The standard library's connection; for use on the thread only."""
+        assert self._connection is not None
+        return self._connection
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Call the function on the thread and return its result, or raise its error.
+
+        Functions are called one after the other, in the order of the calls of ``run``. While the file is locked by
+        another connection the function is called again, for up to ``BUSY_TIMEOUT``; so it must leave no transaction.
+        A call that is cancelled before its turn does not happen; one that has begun is waited for. After an error that
+        may be the connection's fault, such as one of a file that was replaced, the next call opens another. Raises
+        ClosedError.
+        """
+        if self._is_closed:
+            raise ClosedError("the SQLite connection was closed")
+        if self._thread.ident is None:
+            self._thread.start()
+        return await self._on_thread(partial(self._call, function))
+
+    async def _on_thread(self, function: Callable[[], T]) -> T:
+        call = _Call(function, asyncio.get_running_loop())
+        self._tx.put_nowait((None, call))
+        return await call.result()
+
+    def _call(self, function: Callable[[], T]) -> T:
+        if self._connection is None:
+            self._alchemy = self._engine.connect().execution_options(aiotaskq_begin=self._writes)
+            self._connection = cast(sqlite3.Connection, self._alchemy.connection.driver_connection)
+        try:
+            return function()
+        except exc.DBAPIError as error:
+            if not is_about_a_value(error) and not is_locked(error):
+                self.connection.invalidate()
+                self._let_go()
+            raise
+
+    def _let_go(self) -> None:
+        connection, self._alchemy, self._connection = self._alchemy, None, None
+        if connection is not None:
+            connection.close()
+
+    async def close(self) -> None:
+        """Close it after what was asked for before, and end the thread; idempotent. A cancel does not prevent it."""
+        if self._thread.ident is not None and not self._is_closed:
+            try:
+                await self._on_thread(self._shut)
+            finally:
+                self.abandon()
+        self._is_closed = True
+
+    def abandon(self) -> None:
+        """Do the same without waiting, from any thread, with or without a loop; idempotent."""
+        if self._thread.ident is not None and not self._is_closed:
+            self._tx.put_nowait((None, self._shut))
+        self._is_closed = True
+
+    def _shut(self) -> None:
+        self._is_closed = True
+        try:
+            with outside_of_forks:
+                self._let_go()
+        finally:
+            # It ends the thread. Here it finds no loop, whose future it would want to be done when the thread ends.
+            self.stop()
+
+    def __del__(self) -> None:
+        self.abandon()
+
+
+class _Call(Generic[T]):
+    """A function on its way to the thread, and what came of it.
+
+    The thread's frame keeps its last call, and that the loop. A forked child has the frame but not the thread, so that
+    the loop is never collected there: its parent, with which it shares its epoll, would hear nothing any more.
+    """
+
+    __slots__ = ("_answer", "_cancelled", "_ended", "_error", "_function", "_loop", "_waiting")
+
+    def __init__(self, function: Callable[[], T], loop: asyncio.AbstractEventLoop) -> None:
+        self._function = [function]  # whoever takes it out, the thread or a cancel, decides whether it is called
+        self._loop = loop
+        self._waiting = loop.create_future()
+        self._ended = False
+        self._cancelled: list[None] = []
+        self._answer: T | None = None
+        self._error: BaseException | None = None
+
+    def __call__(self) -> None:
+        """Call the function, on the thread."""
+        try:
+            function = self._function.pop()
+        except IndexError:
+            return
+        try:
+            self._answer = _patiently(function, self._cancelled)
+        except BaseException as error:
+            self._error = error
+        del function
+        with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits
+            self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        self._ended = True
+        if not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def result(self) -> T:
+        """Wait for the end, on the loop."""
+        try:
+            await self._waiting
+        except asyncio.CancelledError:
+            self._cancelled.append(None)
+            try:
+                self._function.pop()
+            except IndexError:
+                if not self._ended:
+                    self._waiting = self._loop.create_future()  # the other one was cancelled
+                    await self._waiting
+                self._answer = self._error = None
+            raise
+        # Taken out, since the thread's frame keeps this object until its next call.
+        answer, self._answer = self._answer, None
+        error, self._error = self._error, None
+        if error is None:
+            return cast(T, answer)
+        try:
+            raise error
+        finally:
+            del error
+
+
+def _patiently(function: Callable[[], T], cancelled: Sequence[None]) -> T:
+    """Call it until no other connection has the file locked: nothing was done before that."""
+    end = time.monotonic() + engines.BUSY_TIMEOUT
+    while True:
+        try:
+            with outside_of_forks:
+                return function()
+        except exc.OperationalError as error:
+            if not is_locked(error) or time.monotonic() > end or cancelled:
+                raise
+            time.sleep(0.001)  # what does not wait for the lock by itself, such as a change of the journal
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether another connection has the file's lock, and nothing was done."""
+    return isinstance(error, exc.OperationalError) and "locked" in str(error.orig)
+
+
+class SqliteConnections:
+    """The connections to a SQLite file: one that writes (SQLite has one writer at a time) and a few that read.
+
+    A transaction that has begun ends with its commit or its rollback, whatever becomes of the loop that waits for it.
+    """
+
+    def __init__(self, url: URL, writing: Callable[[], None], written: Callable[[], None]) -> None:
+        """``writing`` is called when a transaction has the write lock, ``written`` when it has ended; on a thread."""
+        quiet_aiosqlite()
+        self.sync_engine = sqlite_engine(url, poolclass=NullPool)
+        self.file = SqliteFile(str(url.database))
+        event.listen(self.sync_engine, "do_connect", partial(_connect, self.file))
+        event.listen(self.sync_engine, "connect", _on_connect)
+        self._writing, self._written = writing, written
+        self.writer = StoreConnection(self.sync_engine, writes=True)
+        # Those that nobody uses, the last used at the end.
+        self.readers = [StoreConnection(self.sync_engine, writes=False) for _ in range(READERS)]
+        self._unused = asyncio.Semaphore(READERS)
+        self._sessions: list[AsyncSession] = []  # those that nobody uses
+
+    async def write(self, body: Callable[[Connection], T]) -> T:
+        """Run the body in one transaction that writes, and commit it."""
+
+        def in_connection(store: StoreConnection) -> T:
+            with store.connection.begin():
+                self._begin(store)
+                return body(store.connection)
+
+        return await self._write(in_connection)
+
+    async def write_session(self, body: Callable[[Connection], T]) -> T:
+        """Do the same in an ``AsyncSession``: the body is given its connection, and the session commits."""
+
+        def in_session(session: Session, store: StoreConnection) -> T:
+            session.bind = store.connection
+            try:
+                connection = session.connection()
+                self._begin(store)
+                answer = body(connection)
+                session.commit()
+                return answer
+            except BaseException:
+                session.rollback()
+                raise
+
+        return await self._in_session(self._write, in_session)
+
+    async def _write(self, act: Callable[[StoreConnection], T]) -> T:
+        return await self.writer.run(partial(self._once, self.writer, act))
+
+    def _once(self, store: StoreConnection, act: Callable[[StoreConnection], T]) -> T:
+        try:
+            return act(store)
+        finally:
+            self._written()
+
+    def _begin(self, store: StoreConnection) -> None:
+        begin_immediate(store.raw)
+        self.file.check()  # now that it has waited for the lock
+        self._writing()
+
+    async def read(self, body: Callable[[Connection], T]) -> T:
+        """Run a body that only reads, each statement what is there when it begins; it waits for no writer."""
+
+        def in_connection(store: StoreConnection) -> T:
+            try:
+                return body(store.connection)
+            finally:
+                store.connection.rollback()
+
+        return await self._read(in_connection)
+
+    async def read_session(self, body: Callable[[Connection], T]) -> T:
+        """Do the same in an ``AsyncSession``: the body is given its connection."""
+
+        def in_session(session: Session, store: StoreConnection) -> T:
+            session.bind = store.connection
+            try:
+                return body(session.connection())
+            finally:
+                session.rollback()
+
+        return await self._in_session(self._read, in_session)
+
+    async def _in_session(
+        self,
+        run: Callable[[Callable[[StoreConnection], T]], Coroutine[Any, Any, T]],
+        act: Callable[[Session, StoreConnection], T],
+    ) -> T:
+        """Await an ``AsyncSession``, which awaits its one call on a connection's thread: the session is used there."""
+        session = self._sessions.pop() if self._sessions else AsyncSession(expire_on_commit=False, autoflush=False)
+        answer = await session.run_sync(lambda inner: await_only(run(partial(act, inner))))
+        self._sessions.append(session)  # not after an error, or a cancel: then it may be in any state, or in use
+        return answer
+
+    async def _read(self, act: Callable[[StoreConnection], T]) -> T:
+        async with self._unused:
+            store = self.readers.pop()
+            try:
+                return await store.run(partial(self._look, store, act))
+            finally:
+                self.readers.append(store)
+
+    def _look(self, store: StoreConnection, act: Callable[[StoreConnection], T]) -> T:
+        self.file.check()
+        return act(store)
+
+    async def trim(self) -> None:
+        """Empty the write-ahead log if it is larger than WAL_LIMIT and no reader needs it."""
+        if self.file.wal_size() > WAL_LIMIT:
+            await self.read(_empty_wal)
+
+    async def dispose(self) -> None:
+        """Close every connection, after what runs, and end the threads."""
+        try:
+            for store in (*self.readers, self.writer):
+                await store.close()
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Do the same without waiting, for a loop that is gone."""
+        for store in (*self.readers, self.writer):
+            store.abandon()
+
+
+def _empty_wal(connection: Connection) -> None:
+    # The first one holds up no writer while it copies; the second has the lock, and nothing left to copy.
+    busy, frames, copied = connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").one()
+    if not busy and frames == copied:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").close()
+
+
+def begin_immediate(connection: sqlite3.Connection) -> None:
+    """Begin a transaction that has the write lock. Raises OperationalError of SQLAlchemy's if it is taken.
+
+    One that reads and then writes would fail at once as busy, whatever the timeout. The driver does it by itself, since
+    SQLAlchemy's way to a statement takes longer than the statement.
+    """
+    try:
+        connection.execute("BEGIN IMMEDIATE").close()
+    except sqlite3.Error as error:
+        raise exc.DBAPIError.instance("BEGIN IMMEDIATE", None, error, sqlite3.Error) from error
+
+
+def _connect(file: SqliteFile, dialect: Any, _record: object, arguments: Sequence[Any], options: dict[str, Any]) -> Any:
+    return file.connected(lambda: dialect.connect(*arguments, **options))
+
+
+def _on_connect(connection: Any, record: object) -> None:
+    # The driver's own idea of when a transaction begins would make it deferred; ours begin with their own words.
+    connection.isolation_level = None
+    connection.text_factory = lenient_text
+    on_sqlite_connect(connection, record)
+    connection.execute(f"PRAGMA busy_timeout = {int(BUSY_POLLING * 1000)}").close()

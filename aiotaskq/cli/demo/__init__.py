@@ -1,0 +1,7 @@
+"""``aiotaskq demo``: shows on the files of a folder what the package does, and checks every claim it makes."""
+
+from __future__ import annotations
+
+from aiotaskq.cli.demo.play import Options, run_demo
+
+__all__ = ["Options", "run_demo"]

@@ -1,0 +1,137 @@
+"""What ends a process of the command line: signals, its supervisor's death, and a deadline that nothing outlasts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+from aiotaskq.app.taskq import ECHO
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.task import SECOND, check_seconds
+from aiotaskq.runtime.worker.worker import ExitCode
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+MARGIN = 5.0  # seconds that stopping may take beyond drain and grace: to give back, to close, to end
+
+_CLOCK = SystemClock()
+
+
+class Deadline:
+    """Ends the process by force, from a thread of its own: a handler that blocks the loop cannot keep it."""
+
+    def __init__(self, force: Callable[[int], object]) -> None:
+        """Wire a deadline that is not set yet; ``force`` gets the exit code and does not return."""
+        self._force = force
+        self._changes: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()  # signal handlers may put into it
+        threading.Thread(target=self._wait, name="aiotaskq-deadline", daemon=True).start()
+
+    def set(self, seconds: float, code: int = ExitCode.ABANDONED) -> None:
+        """End in so many seconds with this code; of several deadlines the earliest holds, of the codes the last."""
+        self._changes.put((_CLOCK.ticks() + int(seconds * SECOND), int(code)))
+
+    def _wait(self) -> None:
+        end, code = self._changes.get()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                later, code = self._changes.get(timeout=max(0.0, (end - _CLOCK.ticks()) / SECOND))
+                end = min(end, later)
+        self._force(code)
+
+
+class Signals:
+    """SIGINT and SIGTERM of this process: the first asks to stop, the next one to hurry.
+
+    The time at which they arrive counts, not when the loop comes to them: of two that arrive while a handler blocks it,
+    the second is no echo of the first.
+    """
+
+    def __init__(self, deadline: Deadline, drain: float, grace: float) -> None:
+        """From now on SIGTERM ends a process that only starts, also where it is the first of a container, which the
+        system would let ignore it. Both durations in seconds. Raises ValidationError."""
+        self._drain = check_seconds("drain", drain)
+        self._grace = check_seconds("grace", grace)
+        self._deadline = deadline
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: Callable[[], object] = lambda: None
+        self._hurry: Callable[[], object] = lambda: None
+        self._first: int | None = None
+        self._ours, self._wakeup = socket.socketpair()
+        signal.signal(signal.SIGTERM, self._arrived)
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal has asked to stop."""
+        return self._first is not None
+
+    def attach(self, stop: Callable[[], object], hurry: Callable[[], object]) -> None:
+        """Call ``stop`` in the running loop at the first signal, ``hurry`` at each later one that is no echo of it."""
+        self._loop = asyncio.get_running_loop()
+        self._stop, self._hurry = stop, hurry
+        # The system may hand a signal to another thread: then this is what wakes a loop that waits.
+        for end in (self._ours, self._wakeup):
+            end.setblocking(False)
+        self._loop.add_reader(self._ours, self._ours.recv, 4096)
+        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, self._arrived)
+        if self.asked:  # while it started, and something swallowed the exit
+            stop()
+
+    def detach(self, code: int) -> None:
+        """Ignore signals from now on: this process ends, with this code, and at the deadline also by force."""
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        self._deadline.set(self._drain + self._grace + MARGIN, code)
+        signal.set_wakeup_fd(-1)
+        if self._loop is not None:
+            self._loop.remove_reader(self._ours)
+        self._ours.close()
+        self._wakeup.close()
+
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        # Runs in the main thread between two instructions, also while a handler blocks the loop.
+        now = _CLOCK.ticks()
+        if self._first is None:
+            self._first = now
+            self._deadline.set(self._drain + self._grace + MARGIN)
+            self._call(self._stop)
+        elif now - self._first > ECHO:
+            self._deadline.set(self._grace + MARGIN)
+            self._call(self._hurry)
+
+    def _call(self, callback: Callable[[], object]) -> None:
+        if self._loop is None:
+            raise SystemExit(0)  # nothing was begun
+        self._loop.call_soon_threadsafe(callback)
+
+
+class Lifeline:
+    """A worker process's end of the socket to its supervisor: says when it works, and ends it when that one ends."""
+
+    def __init__(self, number: int, descriptor: int) -> None:
+        """Take over an inherited descriptor; ``number`` is which of the supervisor's processes this is."""
+        self.number = number
+        self._socket = socket.socket(fileno=descriptor)
+        self._socket.set_inheritable(False)
+
+    def watch(self, signals: Signals) -> None:
+        """Stop as by SIGTERM when the supervisor has ended."""
+        threading.Thread(target=self._watch, args=(signals,), name="aiotaskq-lifeline", daemon=True).start()
+
+    def ready(self) -> None:
+        """Tell the supervisor that this process works."""
+        with contextlib.suppress(ConnectionError):  # it has just died, and the other thread sees it
+            self._socket.send(b"r")
+
+    def _watch(self, signals: Signals) -> None:
+        with contextlib.suppress(ConnectionError):
+            self._socket.recv(1)  # nothing is ever sent: it returns at the end
+        if not signals.asked:  # a drain that has begun is not cut short
+            os.kill(os.getpid(), signal.SIGTERM)

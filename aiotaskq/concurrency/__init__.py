@@ -1,0 +1,1 @@
+"""Tools for event loops and threads that know nothing of tasks."""

@@ -1,0 +1,75 @@
+"""Group commit: concurrent awaits become one call of a verb that takes lists."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from aiotaskq.concurrency.sheltered import Sheltered
+from aiotaskq.errors import DatabaseUnavailable
+
+I = TypeVar("I")  # noqa: E741 - item
+R = TypeVar("R")
+
+
+class Batch(Generic[I, R]):
+    """Collects what comes while the last call runs. No timer: the first caller never waits for others.
+
+    What one caller adds stays together in one call. An error in a batch fails only its own caller: the others are tried
+    again by themselves; but a store that cannot be reached fails all. Belongs to the loop that uses it.
+    """
+
+    def __init__(self, write: Callable[[list[I]], Awaitable[list[R]]], limit: int = 500) -> None:
+        self._write = write
+        self._limit = limit
+        self._waiting: deque[tuple[Sequence[I], asyncio.Future[list[R]]]] = deque()
+        self._flusher: Sheltered[None] | None = None
+
+    async def add(self, items: Sequence[I]) -> list[R]:
+        """Return the answers for the items, when they are written."""
+        loop = asyncio.get_running_loop()
+        if self._flusher is not None and self._flusher.get_loop() is not loop:
+            self._waiting.clear()  # left behind by a loop that is gone
+            self._flusher = None
+        future: asyncio.Future[list[R]] = loop.create_future()
+        self._waiting.append((items, future))
+        if self._flusher is None or self._flusher.done():
+            # It begins in the loop's next round: by then all callers of a gather() have arrived.
+            self._flusher = Sheltered(self._flush(), loop=loop, name="aiotaskq-batch")
+        return await future
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            group = [self._waiting.popleft()]
+            size = len(group[0][0])
+            while self._waiting and size + len(self._waiting[0][0]) <= self._limit:
+                group.append(self._waiting.popleft())
+                size += len(group[-1][0])
+            try:
+                await self._together(group)
+            except BaseException:
+                # Only the end of the loop cancels a flusher; nobody may be left waiting for it.
+                for _, future in [*group, *self._waiting]:
+                    future.cancel()
+                self._waiting.clear()
+                raise
+
+    async def _together(self, group: list[tuple[Sequence[I], asyncio.Future[list[R]]]]) -> None:
+        try:
+            answers = await self._write([item for items, _ in group for item in items])
+        except Exception as error:
+            if len(group) > 1 and not isinstance(error, DatabaseUnavailable):
+                for single in group:
+                    await self._together([single])
+                return
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        start = 0
+        for items, future in group:
+            if not future.done():
+                future.set_result(answers[start : start + len(items)])
+            start += len(items)

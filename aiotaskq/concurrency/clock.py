@@ -1,0 +1,284 @@
+"""The only reader of the clock: real, steady, or virtual. Below the actors, now is an argument."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sized
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import Any
+from weakref import WeakSet
+
+from aiotaskq.concurrency.wakeup import Waitable
+
+ROUNDS = 1_000  # of a loop: something in it that never comes to rest, such as a busy wait, must not stop virtual time
+SAME_MOMENT = 10_000  # microseconds between two reads of a clock
+BLIND_ROUNDS = 20  # of a loop that does not show whether it is at rest
+
+
+class Clock(ABC):
+    """What the actors ask for time. Instants are integer microseconds UTC, durations float seconds."""
+
+    @abstractmethod
+    def now(self) -> int:
+        """Return the present instant in microseconds UTC."""
+
+    @abstractmethod
+    def ticks(self) -> int:
+        """Return microseconds of a clock that cannot be set and, where the system has such a one, goes on while the
+        host sleeps: for measuring how long something takes."""
+
+    @abstractmethod
+    def nanos(self) -> int:
+        """Return nanoseconds of a clock that is never set back: for what ends with the process and is read often."""
+
+    @abstractmethod
+    async def wait(self, event: Waitable, timeout: float) -> bool:
+        """Wait until the event is set or ``timeout`` seconds have passed; return whether it is set."""
+
+    @abstractmethod
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call back after ``delay`` seconds, in the running loop; returns what cancels it."""
+
+    def anchor(self) -> int:
+        """Return ``now`` less ``ticks``: it changes only when the clock is set, since both go on equally."""
+        for _ in range(10):
+            begin, now = self.ticks(), self.now()
+            if self.ticks() - begin < SAME_MOMENT:  # else this thread was held up in between
+                break
+        return now - begin
+
+    async def sleep(self, seconds: float) -> None:
+        """Let ``seconds`` pass."""
+        await self.wait(asyncio.Event(), seconds)
+
+
+# CLOCK_MONOTONIC stands still while Linux is suspended (clock_gettime(2)), and leases do not.
+_TICKS = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+class SystemClock(Clock):
+    """The host's wall clock; waiting is monotonic, so that a step of the wall clock never prolongs a sleep."""
+
+    def now(self) -> int:
+        return time.time_ns() // 1000
+
+    def ticks(self) -> int:
+        return time.clock_gettime_ns(_TICKS) // 1000
+
+    nanos = staticmethod(time.monotonic_ns)  # no call of Python's own
+
+    async def wait(self, event: Waitable, timeout: float) -> bool:
+        if event.is_set():
+            return True
+        try:
+            # asyncio.wait_for swallows cancellation on Python 3.11.
+            async with asyncio.timeout(timeout):
+                await event.wait()
+        except TimeoutError:
+            return event.is_set()
+        return True
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Callable[[], None]:
+        return asyncio.get_running_loop().call_later(delay, callback).cancel
+
+
+class SteadyClock(SystemClock):
+    """Wall time at the start of the process plus monotonic time since: for stores that end with the process."""
+
+    _offset = time.time_ns() // 1000 - time.monotonic_ns() // 1000
+
+    def now(self) -> int:
+        return self._offset + time.monotonic_ns() // 1000
+
+
+class StoreClock(SystemClock):
+    """A store's clock as seen from here: what it said at the last look, plus what a monotonic clock has counted since.
+
+    So hosts whose clocks differ agree about leases and due times. Before the first look, and for a store that goes by
+    the host's clock, it is the host's.
+    """
+
+    DRIFT = 200  # microseconds a second by which two unsynchronised quartz clocks may part
+
+    def __init__(self) -> None:
+        self._ahead: int | None = None  # of `ticks`
+        self._doubt = 0  # microseconds by which the last look may be wrong
+        self._looked = 0  # ticks of that look
+        self.is_set = False
+        """Whether the store was asked."""
+        self._due = 0  # ticks from which on it should be asked again
+
+    def now(self) -> int:
+        ahead = self._ahead
+        return super().now() if ahead is None else self.ticks() + ahead
+
+    @property
+    def stale(self) -> bool:
+        """Whether the store was never asked, or not for half a minute."""
+        return not self.is_set or (self.foreign and self.ticks() >= self._due)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the store has a clock of its own."""
+        return self._ahead is not None
+
+    async def look(self, ask: Callable[[], Awaitable[int | None]]) -> None:
+        """Ask the store for its time. Raises what ``ask`` raises.
+
+        The answer was made somewhere between sending and receiving, so it is taken for the middle and may be wrong by
+        half of the round trip (F. Cristian, "Probabilistic clock synchronization", 1989); a better one is kept until
+        drift has made it worse.
+        """
+        sent = self.ticks()
+        said = await ask()
+        received = self.ticks()
+        self.is_set = True
+        self._due = received + 30_000_000
+        if said is None:
+            return
+        doubt = (received - sent) // 2
+        aged = self._doubt + (received - self._looked) * self.DRIFT // 1_000_000
+        ahead = said - (sent + received) // 2
+        # Where the two cannot both be right, a clock was set, or ours stood still while the host slept.
+        if self._ahead is None or doubt <= aged or abs(ahead - self._ahead) > doubt + aged:
+            self._ahead, self._doubt, self._looked = ahead, doubt, received
+
+
+class VirtualClock(Clock):
+    """Time that passes only by :meth:`advance`: for tests. One loop, not thread-safe."""
+
+    def __init__(self, start: int = 1_700_000_000_000_000) -> None:
+        self._now = start
+        self._set_by = 0  # microseconds by which `step` has moved the wall clock
+        self._latest = start
+        self._timers: list[tuple[int, int, list[Callable[[], object]]]] = []  # a heap; a cancelled one's list is empty
+        self._cancelled = 0
+        self._ties = count()
+        self._watched: list[tuple[Callable[[], Iterable[asyncio.Future[Any]]], float]] = []
+        self._given_up: WeakSet[asyncio.Future[Any]] = WeakSet()
+        self.sleepers: Counter[asyncio.Task[Any] | None] = Counter()
+        """The asyncio tasks that wait for this clock just now: only time lets them go on."""
+
+    def now(self) -> int:
+        return self._now
+
+    def ticks(self) -> int:
+        return self._now - self._set_by
+
+    def nanos(self) -> int:
+        self._latest = max(self._latest, self._now)
+        return self._latest * 1000
+
+    def step(self, seconds: float) -> None:
+        """Set the clock forward or back without waking anybody early, as an administrator would."""
+        shift = round(seconds * 1_000_000)
+        self._now += shift
+        self._set_by += shift
+        # Waits are monotonic: they end after as much passed time as before the step.
+        self._timers = [(due + shift, tie, callback) for due, tie, callback in self._timers]
+
+    async def wait(self, event: Waitable, timeout: float) -> bool:
+        if event.is_set():
+            return True
+        if timeout <= 0:
+            await asyncio.sleep(0)
+            return event.is_set()
+        here = asyncio.current_task()
+        self.sleepers[here] += 1
+        try:
+            async with asyncio.timeout(None) as limit:
+                cancel = self.call_later(timeout, lambda: limit.reschedule(0))  # 0 is past in any loop: at once
+                try:
+                    await event.wait()
+                finally:
+                    cancel()
+        except TimeoutError:
+            return event.is_set()
+        finally:
+            self.sleepers[here] -= 1
+            if not self.sleepers[here]:
+                del self.sleepers[here]
+        return True
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Callable[[], None]:
+        callbacks = [callback]
+
+        def cancel() -> None:
+            if callbacks:
+                callbacks.clear()
+                self._cancelled += 1
+
+        heappush(self._timers, (self._now + round(delay * 1_000_000), next(self._ties), callbacks))
+        if self._cancelled > 1_000 + len(self._timers) // 2:
+            self._timers = [timer for timer in self._timers if timer[2]]
+            heapify(self._timers)
+            self._cancelled = 0
+        return cancel
+
+    @property
+    def next_at(self) -> int | None:
+        """The instant at which the next timer fires, in microseconds UTC; None if nobody waits."""
+        while self._timers and not self._timers[0][2]:
+            heappop(self._timers)
+            self._cancelled -= 1
+        return self._timers[0][0] if self._timers else None
+
+    def watch(self, pending: Callable[[], Iterable[asyncio.Future[Any]]], patience: float = 30.0) -> None:
+        """Let time stand still while one of the futures that ``pending()`` returns has not ended.
+
+        They stand for work outside of the loop, such as that of a database; one that takes more than ``patience`` real
+        seconds is not waited for any longer.
+        """
+        self._watched.append((pending, patience))
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass: every timer fires at its own instant, and what it wakes runs before the next."""
+        end = self._now + round(seconds * 1_000_000)
+        await self.settle()
+        while (due := self.next_at) is not None and due <= end:
+            self._now = max(self._now, due)
+            fired = []
+            while self._timers and self._timers[0][0] <= self._now:
+                fired.append(heappop(self._timers)[2])
+            for callbacks in fired:
+                if callbacks:
+                    callbacks.pop()()
+                else:
+                    self._cancelled -= 1
+            await self.settle()
+        self._now = max(self._now, end)
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Run the loop until nothing in it is ready, and what is watched has ended."""
+        while True:
+            await _until_quiet()
+            left = [
+                (future, patience)
+                for pending, patience in self._watched
+                for future in pending()
+                if not future.done() and future not in self._given_up
+            ]
+            if not left:
+                return
+            patience = min(patience for _, patience in left)
+            futures = {future for future, _ in left}
+            done, _ = await asyncio.wait(futures, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                self._given_up.update(future for future, seconds in left if seconds == patience)
+
+
+async def _until_quiet() -> None:
+    """Let the running loop go round until it has nothing to do but wait.
+
+    There is no public way to ask for that. The loops of asyncio show what is ready; with others, enough rounds must do.
+    """
+    ready: Sized | None = getattr(asyncio.get_running_loop(), "_ready", None)
+    for _ in range(ROUNDS if ready is not None else BLIND_ROUNDS):
+        await asyncio.sleep(0)
+        if ready is not None and not ready:
+            return

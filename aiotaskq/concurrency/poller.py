@@ -1,0 +1,100 @@
+"""The one shape of every loop: start, stop, "poll once and say how long to sleep"."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.concurrency.wakeup import LoopWakeup, Wakeup
+from aiotaskq.log import log
+
+MAX_BACKOFF = 4.0  # seconds between tries while a store is away: it is noticed within 5 s that it is back
+
+
+class Service:
+    """Calls ``poll`` again and again; ``poll`` does one round and returns the seconds until the next.
+
+    An exception does not end it: it is logged, and the next round comes after a back-off with jitter.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        poll: Callable[[], Awaitable[float]],
+        clock: Clock,
+        max_backoff: float = MAX_BACKOFF,
+        wakeup: Callable[[], Wakeup] = LoopWakeup,
+    ) -> None:
+        """``max_backoff`` in seconds between tries while rounds fail; never more than MAX_BACKOFF.
+
+        ``wakeup`` makes, in the running loop, what is waited for between rounds.
+        """
+        self._make_wakeup = wakeup
+        self._max_backoff = min(max_backoff, MAX_BACKOFF)
+        self.name = name
+        self._poll = poll
+        self._clock = clock
+        self._task: asyncio.Task[None] | None = None
+        self._wakeup: Wakeup | None = None
+        self._stopping = False
+        self.failures = 0
+        """Failed rounds since the last good one; 0 is healthy."""
+
+    @property
+    def running(self) -> bool:
+        """Whether the loop runs, in an event loop that still lives."""
+        return self._task is not None and not self._task.done() and not self._task.get_loop().is_closed()
+
+    @property
+    def here(self) -> bool:
+        """Whether it runs in the running loop: not in one that stands still, nor in the parent of a forked process."""
+        return self._task is not None and not self._task.done() and self._task.get_loop() is asyncio.get_running_loop()
+
+    async def start(self) -> None:
+        """Start in the running loop; does nothing if it runs already."""
+        if not self.running:
+            self._stopping = False
+            self._wakeup = self._make_wakeup()
+            self._task = asyncio.create_task(self._run(self._wakeup), name=f"aiotaskq-{self.name}")
+
+    async def stop(self, timeout: float = 5.0) -> None:
+        """Let the round that runs end, for at most ``timeout`` seconds, then cancel it; idempotent."""
+        task, self._task = self._task, None
+        self._stopping = True
+        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
+            return
+        self.wake()
+        _, late = await asyncio.wait({task}, timeout=timeout)
+        if late:
+            task.cancel()
+            await asyncio.wait({task}, timeout=timeout)
+
+    def wake(self) -> None:
+        """Do the next round now: a hint, from any thread."""
+        wakeup = self._wakeup
+        if wakeup is not None and not wakeup.asked:
+            wakeup()
+
+    async def _run(self, wakeup: Wakeup) -> None:
+        try:
+            await self._rounds(wakeup)
+        finally:
+            wakeup.close()
+
+    async def _rounds(self, wakeup: Wakeup) -> None:
+        while not self._stopping:
+            wakeup.clear()
+            try:
+                delay = await self._poll()
+                self.failures = 0
+            except Exception as error:
+                self.failures += 1
+                delay = min(self._max_backoff, 0.05 * 2 ** min(self.failures, 12)) * random.uniform(0.5, 1.0)
+                log.warning("{}: {}: {}; next try in {:.1f} s", self.name, type(error).__name__, error, delay)
+            if self._stopping:
+                break
+            if not await self._clock.wait(wakeup, delay):
+                continue
+            await asyncio.sleep(0)  # a round that never waits, woken again and again, must not keep the loop to itself

@@ -1,0 +1,260 @@
+"""Reads cron expressions and maps their wall-clock times to instants: the one home of the DST rules.
+
+croniter parses every expression; ``cron_fields`` checks it strictly and ``cron_walk`` walks the *naive wall clock* over
+croniter's sets. This module maps each wall time to an instant:
+
+* A **fixed** schedule has only numbers and lists of numbers in its hour and minute fields. A time that a spring gap
+  swallows fires once, at the first instant after the gap; a repeated autumn time fires once, at its first occurrence.
+* Every other schedule follows **elapsed time**: skipped times are skipped, repeated ones fire twice.
+
+Sources: Debian cron(8) for the DST rule; PEP 495 for repeated and missing local times.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import zoneinfo
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple, final
+
+from aiotaskq.core.cron_calendar import WallWalk
+from aiotaskq.core.cron_parser import Refused, clip_text, days_per_year, read
+from aiotaskq.errors import CronError, ValidationError
+
+MICROS: Final = 1_000_000
+
+_DAY: Final = 86_400
+# No zone ever jumped by more than 24 hours; beyond this distance the order of wall times is that of instants.
+_REACH: Final = 2 * _DAY
+_PROBE: Final = _DAY  # the shortest stay of any zone on one offset, in the whole database, is 167 hours
+_YEAR: Final = 31_556_952  # seconds in a mean Gregorian year
+_WALK: Final = 400  # up to about this many dues are counted one by one, more are estimated
+
+
+def check_timezone(name: str) -> zoneinfo.ZoneInfo:
+    """The zone of an IANA name, as ``Europe/Berlin``.
+
+    Raises:
+        ValidationError: the name is not in the time-zone database; the message names the nearest one that is.
+    """
+    if not isinstance(name, str):
+        raise ValidationError(f"timezone: must be an IANA name such as 'Europe/Berlin' (got {type(name).__name__})")
+    # Paths are refused before the library sees them, and so are the leap-second ("right/") and private entries of a
+    # system's zone directory, which other machines do not have.
+    private = ("posix/", "right/", "posixrules", "localtime", "Factory")
+    if len(name) <= 64 and re.fullmatch(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", name) and not name.startswith(private):
+        try:
+            return zoneinfo.ZoneInfo(name)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+            pass
+    names = sorted(name for name in zoneinfo.available_timezones() if not name.startswith(private))
+    known = {name.rpartition("/")[2].lower(): name for name in names} | {name.lower(): name for name in names}
+    close = difflib.get_close_matches(name[:64].strip().lower().replace(" ", "_"), known, 1)
+    guess = f"did you mean {known[close[0]]!r}?" if close else "write one such as 'Europe/Berlin' or 'UTC'"
+    raise ValidationError(f"timezone: the name is not an IANA time zone (got {clip_text(name)}); {guess}")
+
+
+def local_timezone() -> str:
+    """The IANA name of the system's local zone.
+
+    Raises:
+        ValidationError: the system's zone has no usable IANA name.
+    """
+    import tzlocal  # only schedules without a zone of their own need it
+
+    try:
+        name = tzlocal.get_localzone_name()
+        check_timezone(name)
+    except (LookupError, ValueError, OSError) as error:
+        raise ValidationError(
+            "timezone: the system's local time zone has no IANA name; pass timezone=, or set the TZ variable"
+        ) from error
+    return name
+
+
+class Latest(NamedTuple):
+    """The dues of an interval seen from its end: how many (an estimate unless ``exact``), and the latest, ascending."""
+
+    total: int
+    exact: bool
+    dues: tuple[int, ...]  # microseconds UTC
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cron:
+    """A cron expression in a time zone. Made by :meth:`parse`; immutable, comparable, safe to share between threads."""
+
+    expression: str
+    timezone: str
+    _zone: zoneinfo.ZoneInfo = field(repr=False, compare=False)
+    _fixed: bool = field(repr=False, compare=False)
+    _seconds: bool = field(repr=False, compare=False)  # whether a minute may hold more than one due
+    _rate: float = field(repr=False, compare=False)  # mean dues per second
+    _wall: WallWalk = field(repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, expression: str, timezone_name: str | None = None) -> Cron:
+        """Read five fields (minute, hour, day of month, month, day of week), or six with the SECONDS FIRST.
+
+        Seconds come first as in Quartz, Spring and cronsim; croniter on its own takes them last. Also accepted:
+        ``@yearly @annually @monthly @weekly @daily @midnight @hourly``; lists, ranges and steps; ``JAN``-``DEC`` and
+        ``SUN``-``SAT`` in any case; 0 and 7 for Sunday; ``L`` as the last day of the month; ``MON#2`` as its second
+        Monday and ``L1`` as its last one. ``a/n`` goes from a to the end of its field (Saturday for days of the week).
+
+        A day must match the day of month and the day of week. If both are restricted, one of the two is enough: ``0 0
+        13 * 5`` is every 13th and every Friday. Restricted is a field that is anything but ``*``, ``*/2`` too.
+
+        Args:
+            expression: at most 100 ASCII characters.
+            timezone_name: an IANA name; None takes the system's local zone.
+
+        Raises:
+            CronError: the text is refused; the message names the field and says what to write.
+            ValidationError: the time zone is unknown.
+        """
+        if not isinstance(expression, str):
+            raise CronError(f"cron_expression: must be text (got {type(expression).__name__})")
+        name = local_timezone() if timezone_name is None else timezone_name
+        zone = check_timezone(name)
+        try:
+            sets = read(expression)
+        except Refused as refused:
+            raise CronError(f"cron_expression: {refused} (got {clip_text(expression)})") from None
+        rate = days_per_year(sets) * len(sets.hours) * len(sets.minutes) * len(sets.seconds) / _YEAR
+        return cls(expression, name, zone, sets.fixed, len(sets.seconds) > 1, rate, WallWalk(sets))
+
+    def next_after(self, instant_us: int) -> int:
+        """The first due time strictly later than ``instant_us``; both are microseconds UTC, dues are whole seconds.
+
+        Raises:
+            CronError: there is none before the year 10000.
+        """
+        return self._next(instant_us // MICROS) * MICROS
+
+    def latest(self, after_us: int, until_us: int, limit: int = 100) -> Latest:
+        """The latest ``limit`` (at most) dues in ``(after_us, until_us]``, in bounded time however long that is.
+
+        Up to some hundred dues the count is exact; beyond, it is an estimate from the calendar.
+        """
+        after, until = after_us // MICROS, until_us // MICROS
+        expected = max(0, until - after) * self._rate
+        dues = self._walk(after, until, 2 * _WALK) if expected <= _WALK else []
+        exact, known = expected <= _WALK and len(dues) < 2 * _WALK, len(dues)
+        if not exact:
+            dues = self._look_back(after, until, limit)
+        total = known if exact else max(known, len(dues), round(expected))
+        return Latest(total, exact, tuple(due * MICROS for due in dues[-limit:]))
+
+    # Whole seconds from here on. An "instant" is an int of epoch seconds, a "wall" time is a naive datetime.
+
+    def _next(self, instant: int) -> int:
+        try:
+            return self._next_fixed(instant) if self._fixed else self._next_elapsed(instant)
+        except (OverflowError, ValueError, OSError):
+            problem = f"no next date before the year 10000 (got {clip_text(self.expression)})"
+            raise CronError(f"cron_expression: {problem}") from None
+
+    def _next_fixed(self, instant: int) -> int:
+        local = self._local(instant)
+        wall = local.replace(tzinfo=None)
+        if local.fold:
+            # The second pass through a repeated hour: all of it has been served by the first pass.
+            first_pass = int(local.replace(fold=0).timestamp())
+            wall = self._local(self._change(first_pass, instant) - 1).replace(tzinfo=None)
+        while True:
+            wall = self._wall.after(wall)
+            due = self._first_instant(wall)
+            if due > instant:
+                return due
+
+    def _first_instant(self, wall: datetime) -> int:
+        """When the local clock first reads ``wall``, or, if a gap swallows it, the first instant after the gap."""
+        due = int(wall.replace(tzinfo=self._zone, fold=0).timestamp())
+        if self._local(due).replace(tzinfo=None) == wall:
+            return due
+        # In a gap PEP 495 reads fold=0 with the offset before it (so after the change) and fold=1 the other way round.
+        return self._change(int(wall.replace(tzinfo=self._zone, fold=1).timestamp()), due)
+
+    def _next_elapsed(self, instant: int) -> int:
+        at, back = instant, timedelta(0)
+        while True:
+            here = self._local(at).replace(tzinfo=None)
+            wall = self._wall.after(here - back)
+            due = at + int((wall - here).total_seconds())
+            end = min(due, at + _REACH)
+            change = self._first_change(at, end)
+            if change is not None:
+                at, back = change, timedelta(seconds=1)  # the new offset begins here, this second included
+            elif end == due:
+                return due
+            else:
+                # Nothing is due up to `end`; later, offsets cannot bring `wall` nearer than _REACH before `due`.
+                at, back = max(end, due - _REACH), timedelta(0)
+
+    def _first_change(self, start: int, end: int) -> int | None:
+        """The first instant in ``(start, end]`` with another UTC offset than ``start`` has."""
+        offset = self._local(start).utcoffset()
+        while start < end:
+            probe = min(start + _PROBE, end)
+            if self._local(probe).utcoffset() != offset:
+                return self._change(start, probe)
+            start = probe
+        return None
+
+    def _change(self, before: int, after: int) -> int:
+        """The first instant with the offset of ``after``; the offset changes once between the two."""
+        offset = self._local(before).utcoffset()
+        while after - before > 1:
+            middle = (before + after) // 2
+            if self._local(middle).utcoffset() == offset:
+                before = middle
+            else:
+                after = middle
+        return after
+
+    def _local(self, instant: int) -> datetime:
+        return datetime.fromtimestamp(instant, self._zone)
+
+    def _walk(self, after: int, until: int, cap: int) -> list[int]:
+        """The first ``cap`` (at most) dues in ``(after, until]``."""
+        dues: list[int] = []
+        while len(dues) < cap:
+            try:
+                after = self._next(after)
+            except CronError:  # the end of the calendar
+                break
+            if after > until:
+                break
+            dues.append(after)
+        return dues
+
+    def _look_back(self, after: int, until: int, limit: int) -> list[int]:
+        """The latest ``limit`` dues, found by windows that grow backwards from ``until``."""
+        found: list[int] = []
+        shortest = limit * (1 if self._seconds else 60)  # cannot hold more than `limit` dues
+        span, cap = shortest, 2 * limit + 1
+        while len(found) < limit and until > after:
+            start = max(after, until - span)
+            dues = self._walk(start, until, cap)
+            if len(dues) < cap:
+                found, until, span = dues + found, start, span * 2
+            else:
+                # Too dense for this window: find the last due by bisection and begin again from there.
+                last = self._last(dues[-1], until)
+                found, until, span = [last, *found], last - 1, shortest
+        return found[-limit:]
+
+    def _last(self, due: int, until: int) -> int:
+        """The last due not after ``until``, given any earlier one."""
+        right = until
+        while due < right:
+            middle = (due + right) // 2
+            later = self._next(middle)
+            if later <= until:
+                due = later
+            else:
+                right = middle
+        return due

@@ -1,7 +1,0 @@
-"""``aiotaskq demo``: shows on the files of a folder what the package does, and checks every claim it makes."""
-
-from __future__ import annotations
-
-from aiotaskq.demo.play import Options, run_demo
-
-__all__ = ["Options", "run_demo"]

@@ -1,0 +1,92 @@
+"""What a handler can ask and tell about the task it runs: ``current_task()``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from typing import Any, Protocol
+
+import msgspec
+
+from aiotaskq.core.outcome import clip
+from aiotaskq.core.task import SECOND, Task, check_int, check_seconds
+from aiotaskq.errors import LeaseLost, NotFound
+
+
+class SnoozeRequested(Exception):
+    """Raised by ``snooze()`` to leave the handler; the worker puts the task back."""
+
+    def __init__(self, delay: int) -> None:
+        super().__init__(f"snooze for {delay / SECOND:g} s")
+        self.delay = delay
+
+
+class Runner(Protocol):
+    """Who runs a task: the worker, as its handlers reach it."""
+
+    loop: asyncio.AbstractEventLoop
+
+    async def report(self, task: Task, value: dict[str, Any]) -> bool:
+        """Store the progress of a task that runs here; return whether it is still ours."""
+
+    async def complete(self, task: Task, session: Any, result: Any) -> bool:
+        """Complete a task that runs here in the caller's transaction; return whether it is still ours."""
+
+
+class TaskContext(msgspec.Struct, eq=False):
+    """The running task, from inside its handler."""
+
+    task: Task
+    """The frozen task as it was claimed; ``task.fence`` tells this delivery from others."""
+    _runner: Runner
+    cancel_requested: bool = False
+    """Whether somebody asked the task to stop; an ``async def`` handler is cancelled besides."""
+    completed: bool = False
+    """Whether ``complete`` was called: the worker then looks whether that transaction was committed."""
+
+    def __repr__(self) -> str:
+        return f"<TaskContext {self.task.task_id}>"
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return self._runner.loop  # a `def` handler runs in a thread
+
+    async def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
+        """Store how far the task is, for ``handle.progress()``. Raises LeaseLost when it is no longer this worker's."""
+        value: dict[str, Any] = {"done": check_int("done", done, 0)}
+        if total is not None:
+            value["total"] = check_int("total", total, 0)
+        if message is not None:
+            value["message"] = clip(str(message)[:500])
+        if not await self._runner.report(self.task, value):
+            raise LeaseLost(f"task {self.task.task_id} is no longer run here; stop working on it")
+
+    def snooze(self, seconds: float) -> None:
+        """Leave the handler now and run the task again after ``seconds``; no retry is consumed."""
+        raise SnoozeRequested(int(check_seconds("seconds", seconds) * SECOND))
+
+    async def complete(self, session: Any, result: Any = None) -> None:
+        """Complete the task in the caller's own transaction: exactly-once effects inside one database.
+
+        ``session`` is a SQLAlchemy session or connection of the tasks' database. Commit it and return from the handler;
+        what is rolled back leaves the task running, and what the handler then raises (or that it returns all the same,
+        uncommitted) counts as a failure. On SQLite, which has one writer, nothing else of aiotaskq can write before
+        that commit.
+
+        Raises LeaseLost when the task is no longer this worker's: roll back then. Raises NotSupported where the store
+        is not SQL, ValidationError for another database's session or a result that cannot be stored.
+        """
+        if not await self._runner.complete(self.task, session, result):
+            raise LeaseLost(f"task {self.task.task_id} is no longer run here; roll back what was done for it")
+        self.completed = True
+
+
+current: contextvars.ContextVar[TaskContext | None] = contextvars.ContextVar("aiotaskq_task", default=None)
+
+
+def current_task() -> TaskContext:
+    """Return the context of the task whose handler runs here. Raises NotFound outside of a handler."""
+    context = current.get()
+    if context is None:
+        raise NotFound("current_task(): no task runs here; call it from a handler")
+    return context

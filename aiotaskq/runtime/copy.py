@@ -1,0 +1,215 @@
+"""Copies tasks, schedules and paused queues from one store to another, so that stopping and repeating it is harmless.
+
+Ids and push stamps are kept, and a push that is repeated is the same push: what is there already is left as it stands,
+also when it has gone on in the meantime. A row that is another one's under the same id, or that has its key, is a
+conflict; the target is looked through for those before anything is written to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from aiotaskq.backends.base import Backend
+from aiotaskq.core.outcome import Released, settle
+from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.task import FINAL, MAX_NAME, Status, Task, TaskFilter, check_json, check_text, same_push
+from aiotaskq.errors import ClosedError, DatabaseUnavailable, TaskConflict, ValidationError
+from aiotaskq.log import printable
+
+CHUNK = 200  # tasks read, and written in one transaction
+SHOWN = 5  # ids in a message
+MAX_STORED = 2**26  # bytes of JSON: a row that is stored may be larger than what is pushed today
+
+
+class Uncopied(msgspec.Struct, frozen=True):
+    """What could not be copied, and why. ``kind`` is ``task``, ``schedule`` or ``schedules``."""
+
+    kind: str
+    id: str
+    problem: str
+
+
+class Copied(msgspec.Struct):
+    """What a copy came to. ``…_there`` the target had already; ``released`` were running and are pending there."""
+
+    tasks: int = 0
+    tasks_there: int = 0
+    released: int = 0
+    schedules: int = 0
+    schedules_there: int = 0
+    queues_paused: int = 0
+    uncopied: list[Uncopied] = []
+
+
+async def copy(
+    source: Backend,
+    target: Backend,
+    now: int,
+    *,
+    running: bool = False,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Copied:
+    """Copy all tasks, schedules and paused queues; both stores are open, and nobody works on the source.
+
+    A running task is refused, or with ``running`` copied as pending: its lease is its worker's, and means nothing in
+    another store. ``progress`` gets how many tasks were looked at, and of how many. ``now`` in microseconds.
+
+    Raises:
+        ValidationError: there are running tasks; TaskConflict: the target has rows that are in the way. Nothing was
+            written then. DatabaseUnavailable: a store went away; run it again.
+    """
+    stats = await source.stats(now)
+    total = sum(stats.counts.values())
+    if (count := stats.counts.get(str(Status.RUNNING), 0)) and not running:
+        raise ValidationError(
+            f"running: tasks that still run: {count}; stop the workers of the source first, or have running tasks "
+            "copied as pending: --running-as-pending (they will run again)"
+        )
+    schedules = [] if source.schedules is None else await source.schedules.all()
+    await _refuse_conflicts(source, target, schedules)
+    done = Copied(uncopied=[])
+    looked = 0
+    async for tasks in _pages(source):
+        await _copy_tasks(target, tasks, now, running, done)
+        looked += len(tasks)
+        progress(looked, max(total, looked))
+    await _copy_schedules(target, schedules, now, done)
+    for queue in await source.paused():
+        await target.set_paused(queue, True)
+        done.queues_paused += 1
+    return done
+
+
+async def _pages(backend: Backend, **where: Any) -> AsyncIterator[list[Task]]:
+    """Yield all tasks, the newest push first."""
+    last: Task | None = None
+    while True:
+        found = await backend.find(TaskFilter(after=None if last is None else last.task_id, **where), CHUNK)
+        if last is not None and found and (found[0].seq, found[0].task_id) >= (last.seq, last.task_id):
+            # The row to go on behind is gone, so this is the first page again.
+            raise TaskConflict("source: tasks are deleted from it meanwhile; stop what works on it, and run this again")
+        if found:
+            yield found
+        if len(found) < CHUNK:
+            return
+        last = found[-1]
+
+
+async def _refuse_conflicts(source: Backend, target: Backend, schedules: Sequence[Schedule]) -> None:
+    """Raise TaskConflict if a row of the target is in the way of one of the source."""
+    wrong: list[str] = []
+    once: dict[str, str] = {}
+    unique: dict[str, str] = {}
+    async for tasks in _pages(source):
+        for task, row in zip(tasks, await target.get([task.task_id for task in tasks]), strict=True):
+            if row is not None and not same_push(row, task):
+                wrong.append(f"task {printable(task.task_id)}")
+            if task.idempotency_key is not None:
+                once[task.idempotency_key] = task.task_id
+            if task.unique_key is not None and task.status not in FINAL:
+                unique[task.unique_key] = task.task_id
+    if once or unique:
+        async for tasks in _pages(target):
+            for row in tasks:
+                holds = once.get(row.idempotency_key or "", row.task_id) != row.task_id
+                live = row.status not in FINAL and unique.get(row.unique_key or "", row.task_id) != row.task_id
+                if holds or live:
+                    wrong.append(f"the key of task {printable(row.task_id)}")
+    if target.schedules is not None:
+        rows = await target.schedules.get([schedule.task_id for schedule in schedules])
+        for schedule, there in zip(schedules, rows, strict=True):
+            if there is not None and not _same_schedule(schedule, there):
+                wrong.append(f"schedule {printable(schedule.task_id)}")
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise TaskConflict(
+            f"target: other rows are in the way: {', '.join(wrong[:SHOWN])}{more}; nothing was written. Delete them "
+            "there, or copy into an empty store"
+        )
+
+
+def _same_schedule(one: Schedule, other: Schedule) -> bool:
+    # It may have been fired, paused or edited since.
+    return (one.created_at, one.name, one.task_type) == (other.created_at, other.name, other.task_type)
+
+
+async def _copy_tasks(target: Backend, tasks: Sequence[Task], now: int, running: bool, done: Copied) -> None:
+    wanted = []
+    for task, row in zip(tasks, await target.get([task.task_id for task in tasks]), strict=True):
+        if row is not None:
+            done.tasks_there += 1
+        elif (problem := _problem(task)) is not None:
+            done.uncopied.append(Uncopied("task", task.task_id, problem))
+        elif task.status is not Status.RUNNING:
+            wanted.append(task)
+        elif running:
+            wanted.append(settle(task, Released("copied"), now))
+        else:
+            done.uncopied.append(Uncopied("task", task.task_id, "it began to run meanwhile"))
+    began = {task.task_id for task in tasks if task.status is Status.RUNNING}
+    for task in await _write(target.push, wanted, "task", done):
+        done.tasks += 1
+        done.released += task.task_id in began
+
+
+async def _copy_schedules(target: Backend, schedules: Sequence[Schedule], now: int, done: Copied) -> None:
+    if target.schedules is None:
+        if schedules:
+            problem = "schedules live in SQL, not in this store"
+            done.uncopied.append(Uncopied("schedules", f"{len(schedules)} schedules", problem))
+        return
+    for start in range(0, len(schedules), CHUNK):
+        part = schedules[start : start + CHUNK]
+        # Fired, and not handed over yet: in one store with its queue nobody would.
+        await _copy_tasks(target, [task for schedule in part for task in schedule.outbox], now, False, done)
+        there = await target.schedules.get([schedule.task_id for schedule in part])
+        new = [schedule.replace(outbox=()) for schedule, row in zip(part, there, strict=True) if row is None]
+        done.schedules_there += len(part) - len(new)
+        done.schedules += len(await _write(target.schedules.add, new, "schedule", done))
+
+
+async def _write(verb: Callable[[Sequence[Any]], Any], rows: Sequence[Any], kind: str, done: Copied) -> list[Any]:
+    """Write the rows, and return those that stand; one that the target cannot hold is told, and stops no other."""
+    if not rows:
+        return []
+    try:
+        stored = await verb(rows)
+    except (DatabaseUnavailable, ClosedError, asyncio.CancelledError):
+        raise
+    except Exception as error:  # whatever a driver says of a value that it cannot take
+        if len(rows) == 1:
+            said = str(getattr(error, "orig", error)).splitlines() or [type(error).__name__]
+            done.uncopied.append(Uncopied(kind, rows[0].task_id, f"the target refuses it: {said[0]:.200}"))
+            return []
+        half = len(rows) // 2
+        return [*await _write(verb, rows[:half], kind, done), *await _write(verb, rows[half:], kind, done)]
+    written = []
+    for row, stands in zip(rows, stored, strict=True):
+        if stands is row:
+            written.append(row)
+        else:
+            done.uncopied.append(Uncopied(kind, row.task_id, f"{printable(stands.task_id)} is in its way there"))
+    return written
+
+
+def _problem(task: Task) -> str | None:
+    """Why no other store can hold this task, None if any can."""
+    if task.undecodable is not None:
+        return task.undecodable
+    if not isinstance(task.status, Status):
+        return f"status: {task.status!r:.40} is none"
+    try:
+        for name in ("params", "result", "progress", "extra"):
+            if (value := getattr(task, name)) is not None:
+                check_json(name, value, MAX_STORED)
+        for name in ("type", "queue"):
+            check_text(name, getattr(task, name), MAX_NAME)
+        if task.error_message:
+            check_text("error_message", task.error_message, MAX_STORED)
+    except ValidationError as error:
+        return str(error)
+    return None

@@ -1,0 +1,94 @@
+"""What happened, told to whoever asked: after it was committed, and never in the way of the work."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from aiotaskq.core.task import Task
+from aiotaskq.errors import ValidationError
+from aiotaskq.log import log
+
+NAMES = (
+    "pushed",
+    "started",
+    "completed",
+    "retried",
+    "failed",
+    "cancelled",
+    "expired",
+    "released",
+    "lost",
+    "timeout",
+    "unknown",
+    "fired",
+    "skipped",
+    "disabled",
+    "stalled",
+    "exhausted",
+)
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One thing that happened. ``at`` in microseconds UTC; ``detail`` holds what ``name`` needs beside the task."""
+
+    name: str
+    at: int
+    task: Task | None = None
+    detail: dict[str, Any] = {}
+
+
+class Events:
+    """Listeners by name. A listener may be a function or a coroutine function; its errors are logged."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[str, list[Callable[[Event], Any]]] = {}
+        self._running: set[asyncio.Future[Any]] = set()
+        self.wanted = False
+        """Whether anybody listens to anything."""
+
+    def on(self, name: str, listener: Callable[[Event], Any]) -> None:
+        """Call ``listener(event)`` each time; raises ValidationError for an unknown name."""
+        if name not in NAMES:
+            raise ValidationError(f"event: {name!r} is not one of {', '.join(NAMES)}")
+        self._listeners.setdefault(name, []).append(listener)
+        self.wanted = True
+
+    def adopt(self, other: Events) -> None:
+        """Tell the listeners of ``other``, too."""
+        for name, listeners in other._listeners.items():
+            self._listeners.setdefault(name, []).extend(listeners)
+            self.wanted = True
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._listeners
+
+    def emit(self, name: str, at: int, task: Task | None = None, **detail: Any) -> None:
+        """Tell the listeners; costs nothing where nobody listens."""
+        for listener in self._listeners.get(name, ()):
+            self.call(listener, Event(name, at, task, detail), f"a listener of {name!r}")
+
+    def call(self, function: Callable[[Any], Any], argument: object, what: str) -> None:
+        """Call a function of the application's, which may be a coroutine function; its errors are logged."""
+        try:
+            answer = function(argument)
+            if inspect.isawaitable(answer):
+                running = asyncio.ensure_future(answer)
+                self._running.add(running)
+                running.add_done_callback(self._done)
+        except Exception as error:
+            log.error("{} failed", what, cause=error)
+
+    def _done(self, future: asyncio.Future[Any]) -> None:
+        self._running.discard(future)
+        if not future.cancelled() and (error := future.exception()) is not None:
+            log.error("a listener failed", cause=error)
+
+    async def idle(self, timeout: float) -> None:
+        """Wait until the listeners that run have ended, at most ``timeout`` seconds."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=timeout)

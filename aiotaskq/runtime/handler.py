@@ -1,0 +1,259 @@
+"""What runs when a task runs: the registered functions, found by name, called in the loop, a thread or a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import difflib
+import functools
+import importlib
+import inspect
+import os
+import signal
+import traceback
+import typing
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import msgspec
+
+from aiotaskq.concurrency.daemon_threads import DaemonThreads
+from aiotaskq.core.outcome import Backoff
+from aiotaskq.core.task import MAX_NAME, check_int, check_key, check_seconds
+from aiotaskq.errors import UnknownHandler, ValidationError
+from aiotaskq.log import printable
+
+EXECUTORS = ("thread", "process")
+
+
+class Injected:
+    """The default of a handler's parameter that a resource fills in."""
+
+    def __repr__(self) -> str:
+        return "injected()"
+
+
+INJECTED = Injected()
+
+
+class Handler(msgspec.Struct, frozen=True):
+    """A registered function and the defaults of its tasks. ``executor`` is ``loop``, ``thread`` or ``process``."""
+
+    name: str
+    function: Callable[..., Any]
+    executor: str
+    queue: str = "default"
+    priority: int = 0
+    max_retries: int = 3
+    backoff: Backoff = Backoff()
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    timeout: float | None = None
+    expires: float | None = None
+    injected: Mapping[str, Any] = {}
+    """Parameter names and the types of the resources that fill them."""
+    accepted: frozenset[str] | None = None
+    """The names of its parameters; None where it takes any (``**kwargs``)."""
+    required: frozenset[str] = frozenset()
+    """The names of those that every call needs; a decorator around the function may give it some itself."""
+
+
+def make_handler(
+    name: str | None,
+    function: Callable[..., Any],
+    *,
+    executor: str | None = None,
+    queue: str = "default",
+    priority: int = 0,
+    max_retries: int = 3,
+    backoff: Backoff,
+    retry_on: Collection[type[BaseException]] | type[BaseException] = Exception,
+    timeout: float | None = None,
+    expires: float | None = None,
+) -> Handler:
+    """Check a registration and return the handler. Raises ValidationError, naming what is wrong."""
+    if not callable(function):
+        raise ValidationError(f"handler: a function is needed (got {type(function).__name__})")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ValidationError(f"handler {_default_name(function)}: a generator's body would never run; use return")
+    is_async = _is_async(function)
+    if is_async and executor is not None:
+        raise ValidationError(f"executor: an 'async def' handler runs in the loop, not in a {executor}")
+    if executor is not None and executor not in EXECUTORS:
+        raise ValidationError(f"executor: {executor!r} is not one of {', '.join(EXECUTORS)}")
+    parameters = inspect.signature(function).parameters
+    for parameter in parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
+            raise ValidationError(
+                f"handler {name or function.__name__}: parameter {parameter.name!r} has no name to pass it by; "
+                "a handler is called as f(**params)"
+            )
+    if executor == "process" and ("<locals>" in function.__qualname__ or "<lambda>" in function.__qualname__):
+        raise ValidationError(
+            f"executor: {function.__qualname__} cannot be found by another process; define it at a module's top"
+        )
+    try:
+        kinds = (retry_on,) if isinstance(retry_on, type) else tuple(retry_on)
+    except TypeError:
+        raise ValidationError(f"retry_on: exception classes are needed (got {type(retry_on).__name__})") from None
+    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+        raise ValidationError("retry_on: exception classes are needed")
+    return Handler(
+        name=check_key("name", name or _default_name(function), MAX_NAME),
+        function=function,
+        executor="loop" if is_async else executor or "thread",
+        queue=check_key("queue", queue, MAX_NAME),
+        priority=check_int("priority", priority),
+        max_retries=check_int("max_retries", max_retries, 0),
+        backoff=backoff,
+        retry_on=kinds,
+        timeout=None if timeout is None else check_seconds("timeout", timeout, zero=False),
+        expires=None if expires is None else check_seconds("expires", expires, zero=False),
+        injected=_injected(function),
+        accepted=None if any(each.kind is each.VAR_KEYWORD for each in parameters.values()) else frozenset(parameters),
+        required=_required(function),
+    )
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    # An object whose `__call__` is `async def` is no coroutine function to `inspect`.
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _default_name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _required(function: Callable[..., Any]) -> frozenset[str]:
+    parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
+    without = [each for each in parameters if each.default is each.empty]
+    return frozenset(each.name for each in without if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD))
+
+
+def _injected(function: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.default is INJECTED]
+    if not names:
+        return {}
+    hints = typing.get_type_hints(function)
+    for name in names:
+        if name not in hints:
+            raise ValidationError(
+                f"handler {function.__name__}: parameter {name!r} = injected() needs a type annotation"
+            )
+    return {name: hints[name] for name in names}
+
+
+def unknown(name: str, known: Collection[str], field: str = "type") -> UnknownHandler:
+    """Return the error for a type that nobody handles, with a guess at what was meant."""
+    close = difflib.get_close_matches(name, known, n=1)
+    guess = f"; did you mean {close[0]!r}?" if close else ""
+    return UnknownHandler(f"{field}: no handler is registered for {printable(name)!r}{guess}")
+
+
+class ParamsMisfit(TypeError):
+    """A handler cannot be called with the params of its task; no retry can change that."""
+
+
+def check_fit(handler: Handler | None, params: object) -> None:
+    """Refuse params with which a handler cannot be called. Raises ValidationError."""
+    if handler is None or not isinstance(params, dict):
+        return
+    if handler.accepted is not None and (unknown := [name for name in params if name not in handler.accepted]):
+        free = handler.accepted - params.keys() - handler.injected.keys()
+        close = difflib.get_close_matches(str(unknown[0]), free, n=1)
+        guess = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValidationError(f"params: {handler.name}() has no parameter {printable(unknown[0])!r}{guess}")
+    if lacking := handler.required - params.keys():
+        raise ValidationError(f"params: {handler.name}() needs {', '.join(map(repr, sorted(lacking)))}")
+
+
+def misfit(error: TypeError, handler: Handler, params: Mapping[str, Any]) -> str | None:
+    """Return why the call that raised this error could not be made, or None where the handler itself has raised it."""
+    function = inspect.unwrap(handler.function)
+    code = getattr(function if inspect.isroutine(function) else type(function).__call__, "__code__", None)
+    if any(frame.f_code is code for frame, _ in traceback.walk_tb(error.__traceback__)):
+        return None
+    try:
+        inspect.signature(handler.function).bind(**params)
+    except TypeError as wrong:
+        return f"{handler.name}() {wrong}"
+    return None
+
+
+# In a thread or a process of its own these end no program and no loop: sys.exit() of an old script is a failure.
+ENDINGS = (StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit)
+
+
+def _failure(error: BaseException) -> RuntimeError:
+    return RuntimeError(f"the handler raised {type(error).__name__}: {error}")
+
+
+def _guarded(function: Callable[..., Any], params: Mapping[str, Any]) -> Any:
+    try:
+        return function(**params)
+    except ENDINGS as error:
+        raise _failure(error) from None
+
+
+def _ignore_ctrl_c() -> None:
+    # A terminal's Ctrl-C reaches the processes of handlers, too; but the worker decides what ends, and when.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _in_process(module: str, qualname: str, params: dict[str, Any]) -> Any:
+    found: Any = importlib.import_module(module)
+    for name in qualname.split("."):
+        found = getattr(found, name)
+    return _guarded(inspect.unwrap(found), params)
+
+
+class Executors:
+    """Where a worker's handlers run; threads and processes are made when the first handler needs one."""
+
+    def __init__(self, concurrency: int) -> None:
+        self._concurrency = concurrency
+        self._threads: DaemonThreads | None = None
+        self._processes: ProcessPoolExecutor | None = None
+
+    def start(self, handler: Handler, params: Mapping[str, Any]) -> Future[Any]:
+        """Start a ``def`` handler in a thread (with the context of the caller) or a process; return its future."""
+        if handler.executor == "process":
+            if self._processes is None:
+                import multiprocessing
+
+                # Spawn: a fork of a process with threads may hang.
+                spawn = multiprocessing.get_context("spawn")
+                # All of them are started at once, so there are no more than can work at once.
+                size = min(self._concurrency, os.cpu_count() or 1)
+                self._processes = ProcessPoolExecutor(size, mp_context=spawn, initializer=_ignore_ctrl_c)
+            # By name: under the function's name its module holds the decorated one, which the child finds again.
+            where = (handler.function.__module__, handler.function.__qualname__)
+            try:
+                return self._processes.submit(_in_process, *where, dict(params))
+            except BrokenProcessPool:
+                self.renew_processes()
+                raise
+        if self._threads is None:
+            # Not those of concurrent.futures: a handler that never returns must not keep the process from ending.
+            self._threads = DaemonThreads(self._concurrency, "aiotaskq-handler")
+        return self._threads.submit(contextvars.copy_context().run, _guarded, handler.function, params)
+
+    def renew_processes(self) -> None:
+        """Forget a pool in which a process died: it takes no more work."""
+        self._processes = None
+
+    async def close(self, wait: bool) -> None:
+        """End idle threads and processes; with ``wait``, until the processes have ended, at most 5 s."""
+        threads, processes, self._threads, self._processes = self._threads, self._processes, None, None
+        if processes is not None:
+            # In a thread of ours: one that the interpreter waits for could keep it from ending.
+            ended = asyncio.wrap_future(
+                DaemonThreads(1, "aiotaskq-ending").submit(processes.shutdown, wait, cancel_futures=True)
+            )
+            await asyncio.wait({ended}, timeout=5)
+        if threads is not None:
+            threads.shutdown(wait=False)

@@ -1,0 +1,87 @@
+"""Whether a store answers and work goes on in it: what a health probe asks, and how far the store is away."""
+
+from __future__ import annotations
+
+import statistics
+
+import msgspec
+
+from aiotaskq.backends.base import Backend, Schedules
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.task import SECOND, Status
+
+LOOK = 100  # overdue tasks that are looked at
+
+
+class Health(msgspec.Struct, frozen=True):
+    """What was found; ``problems`` is empty when all is well. Ages in seconds."""
+
+    ok: bool
+    problems: list[str]
+    counts: dict[str, int]
+    ready: int
+    oldest_age: float | None
+    paused: list[str]
+
+
+class Distance(msgspec.Struct, frozen=True):
+    """Round trips to a store in milliseconds, and by how many its clock is ahead of the host's (None: it has none)."""
+
+    median: float
+    worst: float
+    ahead: float | None
+
+
+async def examine(
+    backend: Backend,
+    clock: Clock,
+    *,
+    schedules: Schedules | None = None,
+    late: float = 120.0,
+    max_age: float | None = None,
+) -> Health:
+    """Look whether work goes on. Raises DatabaseUnavailable where the store does not answer.
+
+    Args:
+        schedules: where schedules are looked for; None does not look.
+        late: seconds for which a dead worker's task may wait to be taken up, a due schedule to be fired, and a ready
+            task to be claimed where nothing runs.
+        max_age: seconds for which a ready task may wait; None does not ask.
+    """
+    await backend.ping()
+    now = clock.now()
+    problems = []
+    behind = now - int(late * SECOND)
+    lost = [task for task in await backend.overdue(behind, LOOK) if task.status is Status.RUNNING]
+    if lost:
+        count = f"{len(lost)}{'+' if len(lost) == LOOK else ''}"
+        problems.append(
+            f"running tasks without a living worker for over {late:g} s, which no other worker takes up: {count}"
+        )
+    stats = await backend.stats(now)
+    age = None if stats.oldest is None else max(0.0, (now - stats.oldest) / SECOND)
+    if age is not None and age > late and stats.counts.get(str(Status.RUNNING), 0) <= len(lost):
+        problems.append(
+            f"tasks that are ready: {stats.ready}, the oldest for {age:.0f} s, and none runs: no worker is at work"
+        )
+    if max_age is not None and age is not None and age > max_age:
+        problems.append(f"tasks that are ready: {stats.ready}, the oldest for {age:.0f} s (more than {max_age:g} s)")
+    due = None if schedules is None else await schedules.next_due()
+    if due is not None and due < behind:
+        problems.append(f"a schedule has been due for {(now - due) / SECOND:.0f} s: no scheduler runs")
+    return Health(not problems, problems, stats.counts, stats.ready, age, await backend.paused())
+
+
+async def measure(backend: Backend, clock: Clock, rounds: int = 7) -> Distance:
+    """Measure round trips and the store's clock. Raises DatabaseUnavailable."""
+    trips: list[int] = []
+    ahead: list[tuple[int, float]] = []
+    for _ in range(rounds):
+        sent, at = clock.ticks(), clock.now()
+        said = await backend.ping()
+        trip = clock.ticks() - sent
+        trips.append(trip)
+        if said is not None:
+            ahead.append((trip, said - (at + trip / 2)))  # made somewhere between sending and receiving
+    best = min(ahead)[1] if ahead else None  # the quickest answer is the least wrong
+    return Distance(statistics.median(trips) / 1000, max(trips) / 1000, None if best is None else best / 1000)

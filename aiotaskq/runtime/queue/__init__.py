@@ -1,0 +1,1 @@
+"""Pushing, popping and settling tasks of one store."""

@@ -1,0 +1,127 @@
+"""A bounded queue: how many tasks it takes, and what happens to a push that it has no room for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aiotaskq.backends.base import ENDED, TAKEN, Backend, Change, Room
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.outcome import Cancelled, Expired, settle
+from aiotaskq.core.task import Task, check_int
+from aiotaskq.errors import QueueFull, ValidationError
+from aiotaskq.runtime.events import Events
+from aiotaskq.runtime.queue.expired_keys import expired_in_the_way
+from aiotaskq.runtime.queue.waiters import Waiting
+from aiotaskq.runtime.task_log import log_outcome
+
+WHEN_FULL = ("wait", "raise", "drop_oldest")
+DROPPED = "dropped: the queue is full"
+
+
+class Bound:
+    """At most ``maxsize`` ready tasks, 0 for any number; ``when_full`` says what a push does that finds no room.
+
+    The store counts in the transaction of the push, so the bound is exact for any number of processes that push with
+    it. It is a bound of new rows: a retry, an id that is pushed again, a follow-up or a task that a schedule fires is
+    never refused.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        events: Events,
+        waiting: Waiting,
+        maxsize: int,
+        when_full: str,
+        poll: float,
+    ) -> None:
+        """Wire it; ``poll`` in seconds. Raises ValidationError."""
+        if when_full not in WHEN_FULL:
+            raise ValidationError(f"when_full: {when_full!r} is not one of {', '.join(WHEN_FULL)}")
+        self.maxsize = check_int("maxsize", maxsize, 0)
+        self.when_full = when_full
+        self._backend = backend
+        self._clock = clock
+        self._events = events
+        self._waiting = waiting
+        self._poll = poll
+        # Those that drop in one process would all choose the same tasks, and all but one would have to choose again.
+        # Memory does not suspend, and may be used by several loops.
+        self._dropping = asyncio.Lock() if backend.grouped else contextlib.nullcontext()
+
+    async def push(self, tasks: Sequence[Task], session: Any, committed: Callable[[], None] | None) -> list[Task]:
+        """Push as the backend does, as soon as there is room; with a session in its transaction.
+
+        Raises QueueFull when there is none and ``when_full`` is ``raise``, or ``wait`` with a session: while its
+        transaction is open, nobody else may be able to make room. Raises ValidationError for more than ``maxsize``.
+        """
+        if not self.maxsize:
+            return await self._try(tasks, session, committed)
+        if len(tasks) > self.maxsize:
+            raise ValidationError(
+                f"tasks: {len(tasks)} in one push never fit a queue of maxsize {self.maxsize}; push fewer at a time"
+            )
+        while True:
+            stored = await self._push(tasks, session, committed)
+            now = self._clock.now()
+            if not (expired := expired_in_the_way(now, tasks, stored)):
+                return stored
+            if session is not None:
+                if not all(await self._backend.update_with(session, expired)):
+                    return stored  # another transaction changed it, which the caller's may not see
+            else:
+                for change, held in zip(expired, await self._backend.update(expired), strict=True):
+                    if held:
+                        log_outcome(change.before, Expired(), change.after, now)
+                        self._events.emit("expired", now, change.after)
+
+    async def _push(self, tasks: Sequence[Task], session: Any, committed: Callable[[], None] | None) -> list[Task]:
+        with contextlib.suppress(QueueFull):
+            return await self._try(tasks, session, committed)
+        if self.when_full == "drop_oldest":
+            if session is not None:
+                return await self._drop(tasks, session, committed)
+            async with self._dropping:
+                return await self._drop(tasks, session, committed)
+        if self.when_full == "raise" or session is not None:
+            return await self._try(tasks, session, committed)
+        with self._waiting.woken_by(TAKEN, ENDED) as woken:
+            while True:
+                woken.clear()  # before the look: what comes after it is not missed
+                with contextlib.suppress(QueueFull):
+                    return await self._try(tasks, session, committed)
+                await self._clock.wait(woken, self._poll)
+
+    async def _drop(self, tasks: Sequence[Task], session: Any, committed: Callable[[], None] | None) -> list[Task]:
+        instead: tuple[Change, ...] = ()
+        while True:
+            try:
+                stored = await self._try(tasks, session, committed, instead)
+            except QueueFull as full:
+                # With no excess, one of these was claimed or cancelled, and has made room itself.
+                wanted, now = len(instead) + full.excess if full.excess else 0, self._clock.now()
+                rows = await self._backend.least_ready(now, wanted) if wanted else []
+                instead = tuple(Change(row, settle(row, Cancelled(DROPPED), now)) for row in rows)
+            else:
+                if session is None:
+                    for change in instead:
+                        now = self._clock.now()
+                        log_outcome(change.before, Cancelled(DROPPED), change.after, now)
+                        self._events.emit("cancelled", now, change.after)
+                return stored
+
+    async def _try(
+        self,
+        tasks: Sequence[Task],
+        session: Any,
+        committed: Callable[[], None] | None,
+        instead: tuple[Change, ...] = (),
+    ) -> list[Task]:
+        room = Room(self.maxsize, self._clock.now(), instead) if self.maxsize else None
+        if session is None:
+            return await self._backend.push(tasks, room)
+        return await self._backend.push_with(session, tasks, committed or (lambda: None), room)

@@ -1,0 +1,103 @@
+"""Pushes of ids that their callers chose: one that has ended runs again or is refused, never dropped in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from aiotaskq.backends.base import Backend, Change
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.outcome import Rerun, settle
+from aiotaskq.core.task import Task
+from aiotaskq.errors import TaskConflict
+from aiotaskq.log import printable
+from aiotaskq.runtime.queue.pushed import PushedEvents
+
+
+class KnownIds:
+    """What a push does where the row under its id has ended.
+
+    ``add`` pushes as the queue does.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        add: Callable[[Sequence[Task], Any], Awaitable[list[Task]]],
+        pushed: PushedEvents,
+    ) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._add = add
+        self._pushed = pushed
+
+    async def push(self, tasks: Sequence[Task], reruns: Mapping[str, bool], session: Any = None) -> list[Task]:
+        """Push, and answer with what now stands for each task, as ``Queue.add`` does.
+
+        ``reruns`` says of each id that its caller chose whether it may run again. Those that do are written after the
+        others, in a transaction of their own unless a session is given. Raises TaskConflict for an id that has ended
+        and may not run again, or not with these keys; then nothing was written.
+        """
+        if len(tasks) > 1:
+            known = await self._backend.get(list(reruns))
+            rows = {row.task_id: row for row in known if row is not None}
+            for task in tasks:
+                if task.task_id in reruns and task.task_id in rows:
+                    _check(task, rows[task.task_id], reruns[task.task_id])
+        stored = await self._add(tasks, session)
+        for number, (task, row) in enumerate(zip(tasks, stored, strict=True)):
+            if row is not task and row.task_id == task.task_id and row.final:
+                if len(tasks) == 1:
+                    _check(task, row, reruns.get(task.task_id, False))
+                if reruns.get(task.task_id):
+                    stored[number] = await self._until_live(row, task, session)
+        return stored
+
+    async def _until_live(self, row: Task, task: Task, session: Any) -> Task:
+        while row is not task and row.final:
+            if await self.run_again(row, task, session):
+                return task
+            (row,) = await self._add([task], session)
+        return row
+
+    async def run_again(self, ended: Task, new: Task, session: Any = None) -> bool:
+        """Make the row of an ended task pending anew, as ``new`` says; answer False if it has changed meanwhile.
+
+        Raises TaskConflict where ``new`` has other keys, or a newer task holds the unique key; with a session also
+        where the row has changed, since its transaction may not see that.
+        """
+        _check(new, ended, rerun=True)
+        changes = [Change(ended, settle(ended, Rerun(new), self._clock.now()))]
+        if session is None:
+            (held,) = await self._backend.update(changes)
+        else:
+            (held,) = await self._backend.update_with(session, changes, self._pushed.at_commit([new], [new]))
+        if held:
+            if session is None:
+                self._pushed.tell([new], [new])
+            return True
+        (row,) = await self._backend.get([new.task_id])
+        if row is not None and (row.status, row.fence, row.seq) == (ended.status, ended.fence, ended.seq):
+            raise TaskConflict(f"task_id: a newer task holds the unique key of {printable(new.task_id)}")
+        if session is not None:
+            raise TaskConflict(f"task_id: {printable(new.task_id)} was changed by another transaction; begin a new one")
+        return False
+
+
+def _check(task: Task, row: Task, rerun: bool) -> None:
+    """Raise TaskConflict where the row has ended, and the push neither repeats an earlier one nor may run it again."""
+    if not row.final:
+        return
+    if not rerun:
+        if task.idempotency_key is None or task.idempotency_key != row.idempotency_key:
+            raise TaskConflict(
+                f"task_id: {printable(row.task_id)} is {row.status}; use another id, or rerun=True to run it again"
+            )
+        return
+    for field, mine, theirs in (
+        ("unique_key", task.unique_key, row.unique_key),
+        ("idempotency_key", task.idempotency_key, row.idempotency_key),
+    ):
+        if mine not in (None, theirs):
+            raise TaskConflict(f"{field}: {printable(row.task_id)} was pushed with another one; use another id")

@@ -1,0 +1,60 @@
+"""Tells the log and the listeners of the event ``pushed`` which tasks were stored."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+
+from aiotaskq.backends.base import Backend
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.task import Task
+from aiotaskq.errors import AiotaskqError
+from aiotaskq.log import gate, log
+from aiotaskq.runtime.events import Events
+from aiotaskq.runtime.task_log import log_pushed
+
+
+class PushedEvents:
+    """Emits ``pushed`` for a push of this queue, and later for one in a transaction of the caller's."""
+
+    def __init__(self, backend: Backend, clock: Clock, events: Events) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._events = events
+        self._reading: set[asyncio.Task[None]] = set()
+
+    def tell(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
+        """Tell of those tasks that are stored themselves; the others met a row that was there already."""
+        if gate.open:
+            log_pushed(tasks, stored)
+        if "pushed" in self._events:
+            for task, row in zip(tasks, stored, strict=True):
+                if row is task:
+                    self._events.emit("pushed", self._clock.now(), task)
+
+    def at_commit(self, tasks: Sequence[Task], stored: Sequence[Task]) -> Callable[[], None]:
+        """Return what is to be called, from any thread, when the transaction of this push has committed."""
+        loop = asyncio.get_running_loop()
+
+        def committed() -> None:
+            with contextlib.suppress(RuntimeError):  # that loop has ended, and its listeners with it
+                loop.call_soon_threadsafe(self._committed, tasks, stored)
+
+        return committed
+
+    def _committed(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
+        if "pushed" in self._events or gate.open:
+            self._reading.add(reading := asyncio.create_task(self._tell_what_is_there(tasks, stored)))
+            reading.add_done_callback(self._reading.discard)
+
+    async def _tell_what_is_there(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
+        # The transaction has committed, but it may have rolled back to a savepoint from before the push.
+        new = [task for task, row in zip(tasks, stored, strict=True) if row is task]
+        try:
+            rows = await self._backend.get([task.task_id for task in new])
+        except AiotaskqError as error:
+            log.warning("the event 'pushed' is missing for up to {} tasks: {}", len(new), error)
+            return
+        there = [task for task, row in zip(new, rows, strict=True) if row is not None]
+        self.tell(there, there)

@@ -1,0 +1,66 @@
+"""Who waits for what a store may tell: for tasks to become ready, for room, or for one task to end."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from aiotaskq.backends.base import ENDED, READY, Backend
+from aiotaskq.concurrency.wakeup import LoopWakeup, Wakeup
+
+
+class Waiting:
+    """Wakes those who wait, in their own loops; a hint is never the truth, so they look, and time out, themselves."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._hints = backend.hints
+        self._ends: dict[str, tuple[Wakeup, ...]] = {}  # by task id: a hint must not look at every one that waits
+        self._stop: Callable[[], None] | None = None
+        self._lock = threading.Lock()  # an app's loop and legacy threads may share a queue in memory
+
+    @contextlib.contextmanager
+    def woken_by(self, *kinds: str) -> Iterator[Wakeup]:
+        """Give a wakeup for hints of these kinds."""
+        wakeup = LoopWakeup()
+        stop = self._hints.listen(lambda _kind, _names: wakeup(), *kinds)
+        try:
+            yield wakeup
+        finally:
+            stop()
+
+    @contextlib.contextmanager
+    def woken_by_tasks(self) -> Iterator[Wakeup]:
+        """Give a wakeup for tasks that can be claimed."""
+        arrivals = self._backend.arrivals()
+        if arrivals is None:
+            with self.woken_by(READY) as wakeup:
+                yield wakeup
+        else:
+            with contextlib.closing(arrivals):
+                yield arrivals
+
+    @contextlib.contextmanager
+    def woken_at_end(self, task_id: str) -> Iterator[Wakeup]:
+        """Give a wakeup for the end of one task."""
+        wakeup = LoopWakeup()
+        with self._lock:
+            self._ends[task_id] = (*self._ends.get(task_id, ()), wakeup)
+            if self._stop is None:
+                self._stop = self._hints.listen(self._told, ENDED)
+        try:
+            yield wakeup
+        finally:
+            with self._lock:
+                left = tuple(other for other in self._ends.pop(task_id) if other is not wakeup)
+                if left:
+                    self._ends[task_id] = left
+                if not self._ends and self._stop is not None:
+                    self._stop()
+                    self._stop = None
+
+    def _told(self, _kind: str, names: Sequence[str]) -> None:
+        for task_id in names or list(self._ends):
+            for wakeup in self._ends.get(task_id, ()):
+                wakeup()

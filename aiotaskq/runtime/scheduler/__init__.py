@@ -1,0 +1,1 @@
+"""The scheduler: fires what is due."""

@@ -1,0 +1,404 @@
+"""The scheduler actor: looks for due schedules and fires each due time once, however many processes do the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+import aiotaskq.core.schedule as rules
+from aiotaskq.app.settings import names_database
+from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.concurrency.poller import Service
+from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.task import INT64, SECOND, Task, check_seconds, new_id
+from aiotaskq.errors import AiotaskqError, NotFound, NotSupported
+from aiotaskq.log import gate, log, named, printable
+from aiotaskq.runtime.clock_steps import ClockSteps
+from aiotaskq.runtime.queue.queue import Queue
+from aiotaskq.runtime.scheduler.due_heap import Agenda
+
+LIMIT = 1_000  # schedules fired in one transaction
+READ = 300  # schedules read ahead at a time: the round that reads them is late by 5 ms, with a thousand by 20
+AHEAD = SECOND  # microseconds that are read ahead; what other processes change in them may be seen so much later
+# Seconds within which what becomes due right after a round should be running: the next one waits for so long, less what
+# it and then a worker's will take if they take as long as any of late. What becomes due meanwhile shares a transaction
+# with them; at 293 due times a second that halves the cost of each. A due time after a pause is fired at once.
+PATIENCE = 0.046
+RECOVERY = 5  # seconds after which whoever fired a task and has not delivered it is taken for dead
+ONE_DATABASE = (
+    "name one SQL database for all hosts: TaskQ(..., schedules='postgresql://...'), AIOTASKQ_DATABASE_URL, "
+    "or --schedules on the command line"
+)
+MAX_REFUSALS = 3  # a schedule that cannot be fired this often in a row is disabled, or it would be looked at for ever
+
+
+def check_default_home(queue_backend: Backend, shown: str) -> None:
+    """Raise NotSupported if schedules would be in the default file beside a queue that several hosts share.
+
+    Each host has a file of its own, and would fire its own copy of every schedule. ``shown`` is the queue's URL without
+    its password.
+    """
+    if queue_backend.schedules is None and queue_backend.shared and not names_database():
+        raise NotSupported(
+            f"schedules: {shown} cannot hold them, and a file of each host would fire each of them once per host; "
+            f"{ONE_DATABASE}"
+        )
+
+
+class Scheduler:
+    """Schedules of one store, fired into one queue. No leader: a compare-and-swap says who fired."""
+
+    def __init__(
+        self, schedules: Schedules, queue: Queue, queue_backend: Backend, clock: Clock, *, check_interval: float = 10.0
+    ) -> None:
+        """Wire a scheduler; ``check_interval`` is the longest sleep in seconds between looks at the database."""
+        self._schedules = schedules
+        self._queue = queue
+        self._queue_backend = queue_backend
+        self._clock = clock
+        self._check_interval = check_seconds("check_interval", check_interval, zero=False)
+        self._service = Service("scheduler", self._look, clock)
+        self._agenda = Agenda()
+        self._took = 0.0  # ticks of a round
+        self._next_look = 0  # the instant for which it is planned
+        self._refusals: dict[str, int] = {}
+        self._apart = queue_backend.shared and queue_backend.schedules is not schedules
+        self._next_recovery = 0  # ticks
+        self._steps = ClockSteps(clock, queue.told_of_step)
+        # By more than so many microseconds the clock may have been set back. Before the first look only the rows tell,
+        # and another host may have written them.
+        self._set_back: int | None = rules.HOSTS_DIFFER
+
+    async def start(self) -> None:
+        """Start looking in the running loop; does nothing if it runs."""
+        await self._service.start()
+
+    async def stop(self) -> None:
+        """Fire no more; idempotent. What was fired stays."""
+        await self._service.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether it looks for due schedules."""
+        return self._service.running
+
+    @property
+    def failures(self) -> int:
+        """Failed looks since the last good one; 0 is healthy."""
+        return self._service.failures
+
+    # ---- the documented verbs ----
+
+    async def add_scheduler_task(
+        self,
+        name: str,
+        task_type: str,
+        schedule_type: str,
+        params: dict[str, Any] | None = None,
+        interval_seconds: int | None = None,
+        cron_expression: str | None = None,
+        execute_at: float | datetime | None = None,
+        max_runs: int = 0,
+        description: str | None = None,
+        *,
+        timezone: str | None = None,
+        misfire: str = "fire_once",
+        overlap: str = "allow",
+        catch_up: int | None = None,
+        priority: int = 0,
+        queue: str = "default",
+        max_retries: int = 3,
+        timeout: float | None = None,
+        task_id: str | None = None,
+        start_at: float | datetime | None = None,
+    ) -> str:
+        """Store a schedule and return its id; an id that exists already is left as it is.
+
+        ``schedule_type`` is ``interval`` (first run one interval from now), ``cron`` or ``once`` (``execute_at`` in
+        epoch seconds or as an aware datetime; in the past it fires at once). ``max_runs`` 0 is no limit. Cron is
+        evaluated in ``timezone``, an IANA name, default the system's. An ``interval_seconds``, ``cron_expression`` or
+        ``execute_at`` of another schedule type is ignored, with a warning in the log. Raises ValidationError naming the
+        field.
+        """
+        foreign = rules.foreign_timing(schedule_type, interval_seconds, cron_expression, execute_at)
+        schedule = rules.new_schedule(
+            name,
+            task_type,
+            schedule_type,
+            params,
+            None if "interval_seconds" in foreign else interval_seconds,
+            None if "cron_expression" in foreign else cron_expression,
+            None if "execute_at" in foreign else execute_at,
+            max_runs,
+            description,
+            timezone=timezone,
+            misfire=misfire,
+            overlap=overlap,
+            catch_up=catch_up,
+            priority=priority,
+            queue=queue,
+            max_retries=max_retries,
+            timeout=timeout,
+            task_id=task_id,
+            start_at=start_at,
+            now=self._clock.now(),
+        )
+        for field in foreign:
+            log.warning("schedule {}: {} is ignored; its type is {}", _named(schedule), field, schedule.schedule_type)
+        await self.add([schedule])
+        return schedule.task_id
+
+    async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
+        """Store schedules in one transaction; answer with what now stands under each id."""
+        stored = await self._schedules.add(schedules)
+        if gate.open:
+            for schedule, row in zip(schedules, stored, strict=True):
+                log.debug("schedule {} {}", _named(row), "added" if row is schedule else "is there already")
+        self._note(stored)
+        return stored
+
+    def _note(self, schedules: Sequence[Schedule]) -> None:
+        """Take to heart what stands in the store since a write of our own."""
+        for schedule in schedules:
+            self._agenda.note(schedule)
+        if any(s.enabled and (rules.due_us(s) or INT64) < self._next_look for s in schedules):
+            self._service.wake()
+
+    async def list_tasks(self, enabled_only: bool = False) -> list[dict[str, Any]]:
+        """Return the schedules as dicts with the table's columns, in the order in which they were added."""
+        return [_columns(schedule) for schedule in await self._schedules.all(enabled_only)]
+
+    async def get_task(self, task_id: str) -> dict[str, Any]:
+        """Return one schedule as a dict. Raises NotFound."""
+        return _columns(await self._get(task_id))
+
+    async def pause_task(self, task_id: str) -> None:
+        """Disable a schedule, for every process. Raises NotFound."""
+        log.debug("schedule {} paused", _named(await self._edit(task_id, rules.paused)))
+
+    async def resume_task(self, task_id: str) -> None:
+        """Enable a schedule; what became due meanwhile follows its misfire policy. Raises NotFound, ValidationError."""
+        log.debug("schedule {} resumed", _named(await self._edit(task_id, rules.resumed)))
+
+    async def update_task(self, /, task_id: str, **changes: Any) -> None:
+        """Change a schedule; with other timing its next run is later than now. Raises NotFound, ValidationError."""
+        edited = await self._edit(task_id, lambda schedule, now: rules.changed(schedule, now, **changes))
+        log.debug("schedule {} changed", _named(edited))
+
+    async def delete_task(self, task_id: str) -> bool:
+        """Delete a schedule; return whether there was one. Tasks it fired stay."""
+        (there,) = await self._schedules.delete([task_id])
+        log.debug("schedule {} {}", printable(task_id), "deleted" if there else "is not there")
+        return there
+
+    async def run_now(self, task_id: str) -> str:
+        """Fire once more, now; return the task's id. The next due time stays. Raises NotFound."""
+        while True:
+            before = await self._get(task_id)
+            after, task = rules.run_now(before, self._clock.now(), new_id())
+            if await self._write([(before, after, (task,))]) == [True]:
+                log.debug("schedule {} fired now: {}", _named(before), named(task))
+                return task.task_id
+
+    async def _get(self, task_id: str) -> Schedule:
+        (schedule,) = await self._schedules.get([task_id])
+        if schedule is None:
+            raise NotFound(f"there is no schedule {printable(task_id)}")
+        return schedule
+
+    async def _edit(self, task_id: str, edit: Callable[[Schedule, int], Schedule]) -> Schedule:
+        while True:
+            before = await self._get(task_id)
+            after = edit(before, self._clock.now())
+            if after == before:
+                return after
+            if await self._schedules.change([ScheduleChange(before, after)]) == [True]:
+                self._note([after.replace(version=before.version + 1)])
+                return after
+
+    async def declare(self, wanted: Sequence[Schedule]) -> None:
+        """Make what the code declares true: created once, changed where it differs; paused stays paused."""
+        for schedule, stored in zip(wanted, await self.add(wanted), strict=True):
+            if stored is not schedule and (changes := rules.differences(stored, schedule)):
+                await self.update_task(stored.task_id, **changes)
+
+    # ---- firing ----
+
+    async def _look(self) -> float:
+        now, begin = self._clock.now(), self._clock.ticks()
+        self._next_look = 0  # whoever changes something now need not wake us
+        await self._recover(now)
+        if self._steps.back():
+            self._set_back = rules.CLOCKS_DIFFER
+        if self._set_back is not None:
+            await self._bring_near(now, self._set_back)
+        if not self._agenda.covers(now):
+            await self._read_ahead(now)
+        due = self._agenda.take(now, LIMIT)
+        if due:
+            try:
+                if self._apart:
+                    # While the queue is away nothing is fired: the misfire policy decides what is made up for.
+                    await self._queue_backend.ping()
+                await self._fire(due, now)
+            except BaseException:
+                self._agenda.forget()  # what became of them is not known
+                raise
+        if len(due) == LIMIT or not self._agenda.covers(now):
+            return 0.0  # more may be due already
+        delay = await self._until_next()
+        if due and (took := self._clock.ticks() - begin):  # by a virtual clock none: there all is at its instant
+            # Of late, for one that takes longer can come at any time; one of seconds is forgotten after a few.
+            self._took = min(max(took, 0.9 * self._took), PATIENCE * SECOND)
+            delay = max(delay, PATIENCE - 4 * self._took / SECOND)
+        self._next_look = self._clock.now() + int(delay * SECOND)
+        return delay
+
+    async def _bring_near(self, now: int, differ: int) -> None:
+        """Let intervals go on after the clock was set back."""
+        found = await self._schedules.written_after(now)
+        changes = [ScheduleChange(schedule, rules.brought_near(schedule, now, differ)) for schedule in found]
+        changes = [change for change in changes if change.after is not change.before]
+        for begin in range(0, len(changes), LIMIT):
+            # One that does not hold was brought near by another process, or edited since.
+            await self._schedules.change(changes[begin : begin + LIMIT])
+        self._agenda.forget()
+        self._set_back = None
+
+    async def _read_ahead(self, now: int) -> None:
+        end = now + AHEAD
+        found = await self._schedules.due(end - 1, READ)
+        if len(found) == READ and (rules.due_us(found[-1]) or 0) <= now:  # many are late: as many as may be fired
+            found = await self._schedules.due(end - 1, LIMIT)
+        if len(found) in (READ, LIMIT):
+            end = rules.due_us(found[-1]) or 0  # of those due at that instant there may be more
+        self._agenda.fill(found, now, end)
+
+    async def _until_next(self) -> float:
+        at = self._agenda.head()
+        if at is None:
+            at = await self._schedules.next_due()
+        if at is None:
+            return self._check_interval
+        return min(self._check_interval, max(0.0, (at - self._clock.now()) / SECOND))
+
+    async def _fire(self, due: Sequence[Schedule], now: int) -> None:
+        watched = [schedule.task_id for schedule in due if schedule.overlap != "allow"]
+        active = await self._queue_backend.active(watched) if watched else {}
+        firings: list[tuple[Schedule, rules.Firing]] = []
+        for schedule in due:
+            try:
+                firings.append((schedule, rules.fire(schedule, now, active.get(schedule.task_id, 0))))
+            except Exception as error:  # whatever a stored row holds: it must not stop the others
+                await self._refuse(schedule, error, now)
+        held = await self._write([(before, firing.schedule, firing.tasks) for before, firing in firings])
+        unknown = []
+        for (schedule, firing), ok in zip(firings, held, strict=True):
+            if ok:
+                self._refusals.pop(schedule.task_id, None)
+                self._tell(schedule, firing, now)
+            if ok and not self._apart:
+                self._agenda.note(firing.schedule.replace(version=schedule.version + 1))
+            else:
+                unknown.append(schedule.task_id)  # another process was quicker, or what it was is still in the outbox
+        if unknown:
+            for stands in await self._schedules.get(unknown):
+                if stands is not None:
+                    self._agenda.note(stands)
+
+    async def _write(self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]) -> list[bool]:
+        """Advance schedules and push their tasks: in one transaction, or where that cannot be, by way of an outbox."""
+        if not changes:
+            return []
+        if self._queue_backend.schedules is self._schedules:
+            held = await self._schedules.change([ScheduleChange(*change) for change in changes])
+            for (_, _, fired), ok in zip(changes, held, strict=True):
+                for task in fired if ok else ():
+                    self._queue.events.emit("pushed", self._clock.now(), task)
+            return held
+        if self._queue_backend.shared:
+            return await self._write_apart(changes)
+        held = await self._schedules.change([ScheduleChange(before, after) for before, after, _ in changes])
+        # A queue of this process alone, which its tasks do not outlive.
+        won = [task for (_, _, fired), ok in zip(changes, held, strict=True) if ok for task in fired]
+        if won:
+            # Due is what this clock says; that queue has a steady one, which may be behind it.
+            now = self._queue._clock.now()
+            await self._queue.add([task.replace(run_at=min(task.run_at, now)) for task in won])
+        return held
+
+    async def _write_apart(self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]) -> list[bool]:
+        """Who wins the swap leaves the tasks in the schedule's outbox with it, and then hands them to the queue."""
+        written = [(before, after.replace(outbox=before.outbox + fired)) for before, after, fired in changes]
+        held = await self._schedules.change([ScheduleChange(before, after) for before, after in written])
+        stand = [
+            after.replace(version=before.version + 1) for (before, after), ok in zip(written, held, strict=True) if ok
+        ]
+        won = [task for (_, _, fired), ok in zip(changes, held, strict=True) if ok for task in fired]
+        # Not what somebody else left there: that may be on its way, and even done and deleted.
+        await self._deliver(stand, won)
+        return held
+
+    async def _deliver(self, schedules: Sequence[Schedule], tasks: Sequence[Task]) -> None:
+        """Hand over tasks from these outboxes; only then are they taken out."""
+        if not tasks:
+            return
+        await self._queue.add(tasks)
+        sent = {task.task_id for task in tasks}
+        left = [schedule for schedule in schedules if any(task.task_id in sent for task in schedule.outbox)]
+        while left:
+            rest = [tuple(task for task in schedule.outbox if task.task_id not in sent) for schedule in left]
+            emptied = [ScheduleChange(s, s.replace(outbox=out)) for s, out in zip(left, rest, strict=True)]
+            held = await self._schedules.change(emptied)
+            # Somebody wrote the row in between: the same again, on top of that.
+            again = await self._schedules.get([s.task_id for s, ok in zip(left, held, strict=True) if not ok])
+            left = [s for s in again if s is not None and any(task.task_id in sent for task in s.outbox)]
+
+    async def _recover(self, now: int) -> None:
+        """Hand over what a scheduler fired that has died before it could."""
+        if self._apart and self._clock.ticks() >= self._next_recovery:
+            self._next_recovery = self._clock.ticks() + RECOVERY * SECOND
+            left = [schedule for schedule in await self._schedules.undelivered(LIMIT) if schedule.outbox]
+            late = [task for s in left for task in s.outbox if task.created_at <= now // SECOND - RECOVERY]
+            await self._deliver(left, late)
+
+    def _tell(self, schedule: Schedule, firing: rules.Firing, now: int) -> None:
+        emit = self._queue.events.emit
+        for due, task in zip(firing.fired, firing.tasks, strict=True):
+            if gate.open:
+                log.debug("schedule {} fired: {}", _named(schedule), named(task))
+            emit("fired", now, task, schedule=schedule, lateness=(now - due) / SECOND)
+        if firing.skipped_count:
+            reasons = ", ".join(sorted({reason for _, reason in firing.skipped}))
+            # Information only: the schedule's own policies say so.
+            log.info("schedule {}: {} due times skipped ({})", _title(schedule), firing.skipped_count, reasons)
+            emit("skipped", now, None, schedule=schedule, count=firing.skipped_count, skipped=firing.skipped)
+
+    async def _refuse(self, schedule: Schedule, error: Exception, now: int) -> None:
+        self._agenda.note(schedule)
+        count = self._refusals[schedule.task_id] = self._refusals.get(schedule.task_id, 0) + 1
+        known = str(error) if isinstance(error, AiotaskqError) else f"{type(error).__name__}: {error}"
+        log.error("schedule {} cannot be fired: {}", _title(schedule), known)
+        if count >= MAX_REFUSALS:
+            del self._refusals[schedule.task_id]
+            if await self._schedules.change([ScheduleChange(schedule, rules.paused(schedule, now))]) == [True]:
+                log.error("schedule {} is disabled; correct it and resume it", _title(schedule))
+                self._queue.events.emit("disabled", now, None, schedule=schedule, error=known)
+
+
+def _title(schedule: Schedule) -> str:
+    return f"'{printable(schedule.name)}'"
+
+
+def _named(schedule: Schedule) -> str:
+    return f"{_title(schedule)} {printable(schedule.task_id)}"
+
+
+def _columns(schedule: Schedule) -> dict[str, Any]:
+    columns: dict[str, Any] = msgspec.structs.asdict(schedule)
+    del columns["version"], columns["outbox"]
+    return columns

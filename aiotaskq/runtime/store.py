@@ -1,0 +1,125 @@
+"""The store actor: public values with a time to live. Expiry is computed here; backends compare numbers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiotaskq.backends.base import Values
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.concurrency.poller import Service
+from aiotaskq.core.task import MAX_KEY, MAX_PAYLOAD, SECOND, check_hashable, check_json, check_key, check_seconds
+from aiotaskq.log import gate, log, printable
+
+FOREVER = 2**80  # nanoseconds
+SWEEP = 1_000  # expired values removed at a time, so that a million of them never hold the loop
+
+
+class Store:
+    """Public values of one store. An expired value is never readable, whether or not a cleanup has run."""
+
+    def __init__(self, values: Values, clock: Clock, *, durable: bool, cleanup_interval: float = 60.0) -> None:
+        """Wire a store; ``cleanup_interval`` in seconds. Values must be JSON on a durable one."""
+        self._values = values
+        self._store_clock = clock
+        self._nanos = clock.nanos
+        self._json_only = durable
+        self._held = values.held
+        self._keep = None if values.held is None or durable else values.keep
+        self._seen = 0
+        self._span: tuple[float | None, int] = (None, FOREVER)  # the ttl given last, and its nanoseconds
+        self._interval = check_seconds("cleanup_interval", cleanup_interval, zero=False)
+        self._cleaner = Service("cleanup", self._clean, clock)
+
+    @property
+    def immediate(self) -> bool:
+        """Whether setting and reading never suspend: any thread may do it, without a loop."""
+        return self._held is not None
+
+    def _now(self) -> int:
+        if self._held is not None:
+            return self._nanos() // 1000
+        # A wall clock that is set back must not bring an expired value back to life.
+        self._seen = max(self._seen, self._store_clock.now())
+        return self._seen
+
+    def _check(self, key: str) -> str:
+        return check_key("key", key, MAX_KEY) if self._json_only else check_hashable("key", key)
+
+    async def set_public(self, key: str, value: Any, ttl: float | None = None) -> None:
+        """Store a value; ``ttl`` in seconds, None is permanent.
+
+        In memory the key may be any hashable value, on a durable store a string of at most 255 characters. Raises
+        ValidationError before anything is written.
+        """
+        if gate.open:
+            log.debug("set {}", printable(key))
+        seen, span = self._span
+        if ttl is not seen:  # nearly always it is the one before
+            span = FOREVER if ttl is None else int(check_seconds("ttl", ttl) * SECOND) * 1000
+            self._span = ttl, span
+        if (keep := self._keep) is not None:
+            try:
+                if keep(key, value, self._nanos() + span):
+                    return
+            except TypeError:
+                pass  # not a key, as is told below
+        self._check(key)
+        if self._json_only:
+            check_json("value", value, MAX_PAYLOAD)
+        await self._values.put([(key, value, None if ttl is None else self._now() + span // 1000)])
+
+    async def get_public(self, key: str) -> Any:
+        """Return the value, or None when it is missing or expired."""
+        if gate.open:
+            log.debug("get {}", printable(key))
+        if self._held is not None and type(key) is str and (held := self._held.get(key)) is not None:
+            return held[0] if held[1] > self._nanos() else None
+        (found,) = await self._values.get([self._check(key)], self._now())
+        return None if found is None else found[0]
+
+    async def delete_public(self, key: str) -> bool:
+        """Remove a value; return whether there was one."""
+        if gate.open:
+            log.debug("delete {}", printable(key))
+        (there,) = await self._values.delete([self._check(key)], self._now())
+        return there
+
+    async def get_store_size(self) -> int:
+        """Return how many live values there are."""
+        return await self._values.count(self._now())
+
+    async def list_keys(self) -> list[str]:
+        """Return the live keys, sorted; keys that cannot be compared with each other are in the order of their text."""
+        return await self._values.keys(self._now())
+
+    async def clear_store(self) -> None:
+        """Remove every value."""
+        log.debug("clear the public store")
+        await self._values.clear()
+
+    async def cleanup(self) -> int:
+        """Remove expired values now; return how many. Other coroutines run in between."""
+        removed = await self._sweep()
+        log.debug("cleanup: {} expired values", removed)
+        return removed
+
+    async def _sweep(self) -> int:
+        removed = 0
+        while swept := await self._values.expire(self._now(), SWEEP):
+            removed += swept
+            await asyncio.sleep(0)
+        return removed
+
+    async def _clean(self) -> float:
+        if removed := await self._sweep():
+            log.debug("cleanup: {} expired values", removed)
+        return self._interval
+
+    async def start_cleanup(self) -> None:
+        """Start the background cleanup in the running loop; does nothing if it runs."""
+        await self._cleaner.start()
+
+    async def stop_cleanup(self) -> None:
+        """Stop the background cleanup; it can be started again."""
+        await self._cleaner.stop()

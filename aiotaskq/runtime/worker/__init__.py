@@ -1,0 +1,1 @@
+"""The worker: fetches tasks, runs their handlers, settles them."""

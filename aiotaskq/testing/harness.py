@@ -1,0 +1,135 @@
+"""A TaskQ under test: its workers, started by the first push or await in a loop, and stopped in that loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+from aiotaskq.app.handle import TaskHandle
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.errors import WrongLoop
+from aiotaskq.testing.recorder import Pushes
+
+IDLE = 3600.0
+"""Seconds between two looks of workers and scheduler, for what no hint tells them of: virtual ones cost, too."""
+DEFAULTS = {"lease": IDLE, "poll_interval": IDLE, "check_interval": IDLE, "cleanup_interval": IDLE}
+THREADS = 5.0  # real seconds for which virtual time waits for a handler in a thread or a process
+
+R = TypeVar("R", bound="Rig")
+RunCall = Callable[[Task], Awaitable[Any]]
+PushCall = Callable[[list[Task]], Awaitable[list[Task]]]
+
+
+class Run:
+    """One run of a handler: the task, the asyncio task it runs in, and a future that ends with it."""
+
+    def __init__(self, task: Task, outside: bool) -> None:
+        self.task = task
+        self.outside = outside
+        """Whether the handler runs in a thread or a process."""
+        self.inside = asyncio.current_task()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Rig(Pushes, ABC):
+    """What ``Kit`` and ``Inline`` share. It is the innermost middleware of its TaskQ."""
+
+    def __init__(self, tq: TaskQ, clock: VirtualClock, recorded: Pushes) -> None:
+        self.tq = tq
+        self.clock = clock
+        self.pushed = recorded.pushed
+        self._runs: dict[tuple[str, int], Run] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stack = contextlib.AsyncExitStack()
+        clock.watch(self._transactions)
+        clock.watch(self._outside, THREADS)
+        tq.middleware(self)
+
+    # ---- living ----
+
+    async def start(self) -> None:
+        """Start in the running loop, as the first push does; does nothing if it was started.
+
+        Raises WrongLoop when it was started in another loop: its workers and connections belong to that one.
+        """
+        here = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = here
+            await self._start()
+        elif self._loop is not here:
+            raise WrongLoop("this kit was started in another event loop; make one for each test, or each loop")
+
+    @abstractmethod
+    async def _start(self) -> None: ...
+
+    async def stop(self) -> None:
+        """Stop the workers, without waiting for handlers, and give back connections; idempotent."""
+        if self._loop is None:
+            return
+        stopping = asyncio.ensure_future(self._stack.aclose())
+        while not stopping.done():
+            # A part of the stop goes by the clock, which nobody else moves now.
+            await self.clock.advance(1)
+            await asyncio.wait({stopping}, timeout=0.01)
+        self._loop = None
+        stopping.result()
+
+    def stop_from_outside(self) -> None:
+        """Stop where nothing runs: between a test and the end of its loop. A loop that has ended has stopped it."""
+        if self._loop is not None and not self._loop.is_closed() and not self._loop.is_running():
+            self._loop.run_until_complete(self.stop())
+
+    async def __aenter__(self: R) -> R:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.stop()
+
+    # ---- as a middleware ----
+
+    async def push(self, tasks: list[Task], call_next: PushCall) -> list[Task]:
+        """Let a push through, and be started by it."""
+        await self.start()
+        return await call_next(tasks)
+
+    async def run(self, task: Task, call_next: RunCall) -> Any:
+        """Let a handler run, and know of it."""
+        handler = self.tq._handlers.get(task.type)
+        run = self._runs[task.task_id, task.fence] = Run(task, handler is not None and handler.executor != "loop")
+        try:
+            return await call_next(task)
+        finally:
+            del self._runs[task.task_id, task.fence]
+            if not run.ended.done():
+                run.ended.set_result(None)
+
+    # ---- what the clock waits for ----
+
+    def _transactions(self) -> Iterator[asyncio.Future[Any]]:
+        for store in self.tq._stores.values():
+            yield from store.pending()
+
+    def _outside(self) -> Iterator[asyncio.Future[Any]]:
+        return (run.ended for run in list(self._runs.values()) if run.outside)
+
+    # ---- reading ----
+
+    async def task(self, of: TaskHandle[Any] | str) -> Task:
+        """Return a task as it is now, by handle or id. Raises NotFound."""
+        return await self.tq.get(of if isinstance(of, str) else of.task_id)
+
+    async def tasks(self, status: Status | str | None = None) -> list[Task]:
+        """Return the tasks in the store, in the order in which they were pushed; ``status`` narrows them down."""
+        found = await self.tq.find(status=status, limit=100_000)
+        return sorted(found, key=lambda task: task.seq)
+
+
+def seconds(microseconds: int) -> float:
+    """Return the seconds of a number of microseconds."""
+    return microseconds / SECOND

@@ -1,0 +1,164 @@
+"""Inline mode: each task is run before its push returns, in the caller, by the same rules as in a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.backends import REHEARSAL
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.schedule import instant
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.errors import TaskFailed
+from aiotaskq.runtime.context import TaskContext
+from aiotaskq.runtime.worker.execution import Running
+from aiotaskq.runtime.worker.worker import Worker
+from aiotaskq.testing.harness import DEFAULTS, PushCall, Rig, RunCall, seconds
+from aiotaskq.testing.kit import START
+from aiotaskq.testing.override import override
+from aiotaskq.testing.recorder import Pushes
+
+NOBODY = "aiotaskq.inline"  # the queue of the worker that lends its rules: it is to take nothing by itself
+MANY = 10_000  # tasks claimed at a time
+
+
+class Inline(Rig):
+    """A ``TaskQ`` whose pushes run the handler: ``tq``, its ``clock``, and what was ``pushed``."""
+
+    def __init__(
+        self, tq: TaskQ, clock: VirtualClock, recorded: Pushes, *, retries: bool = False, raise_errors: bool = True
+    ) -> None:
+        """For ``inline`` and the fixtures, which swap the store and the clock of ``tq`` first."""
+        super().__init__(tq, clock, recorded)
+        self._retries = retries
+        self._raise_errors = raise_errors
+        self._errors: dict[str, Exception] = {}
+        self._wanted: set[str] = set()  # ids of tasks that a push runs, or is about to
+        self._claimed: dict[str, Task] = {}  # those that have not begun
+
+    async def _start(self) -> None:
+        running = self.tq.running(1, queues=[NOBODY], scheduler=False, workers=True, drain=0, grace=1)
+        await self._stack.enter_async_context(running)
+
+    async def push(self, tasks: list[Task], call_next: PushCall) -> list[Task]:
+        await self.start()
+        ids = [task.task_id for task in tasks]
+        self._wanted.update(ids)  # now: another push may come upon them before this one goes on
+        try:
+            stored = await call_next(tasks)
+            new = [task.task_id for task, row in zip(tasks, stored, strict=True) if row is task]
+            if None in await self.tq._backend.get(new):
+                return stored  # in a transaction that is not committed yet; to claim now might be to wait for it
+            for task_id in new:
+                await self._run_to_the_end(task_id)
+        finally:
+            self._wanted.difference_update(ids)
+        await self._claim()
+        while others := self._claimed.keys() - self._wanted:  # what a task asked for on its success or failure
+            await self._run_to_the_end(min(others))
+            await self._claim()
+        return stored
+
+    async def run(self, task: Task, call_next: RunCall) -> Any:
+        try:
+            return await super().run(task, call_next)
+        except Exception as error:
+            self._errors[task.task_id] = error
+            raise
+
+    async def _run_to_the_end(self, task_id: str) -> None:
+        while True:
+            row = await self.tq.get(task_id)
+            if task_id not in self._claimed:
+                await self._claim()
+            if (task := self._claimed.pop(task_id, None)) is not None:
+                self._errors.pop(task_id, None)
+                await self._run_in(task)
+            elif row.status is Status.PENDING and row.retry_count and self._retries and row.run_at > self.clock.now():
+                await self.clock.advance(seconds(row.run_at - self.clock.now()))
+            else:
+                break
+        error = self._errors.pop(task_id, None)
+        if self._raise_errors and row.status in (Status.PENDING, Status.FAILED) and row.error_message is not None:
+            raise TaskFailed(row) if error is None else error
+
+    async def _claim(self) -> None:
+        """Claim all that is due: a store does not hand out a certain task."""
+        worker, now = self._worker, self.clock.now()
+        lease = now + int(worker._lease * SECOND) if self.tq._backend.shared else None
+        for task in await self.tq._backend.claim(NOBODY, now, MANY, lease_until=lease):
+            worker._keeper.hold((task.task_id, task.fence), self.clock.ticks())
+            self._claimed[task.task_id] = task
+
+    @property
+    def _worker(self) -> Worker:
+        assert self.tq._worker is not None
+        return self.tq._worker
+
+    async def _run_in(self, task: Task) -> None:
+        """What the worker does for a run, but for waiting until others have ended, too, before it is written."""
+        worker = self._worker
+        context = TaskContext(task, worker)
+        running = worker._running[task.task_id] = Running(task, context, asyncio.current_task(), begun=True)
+        try:
+            outcome = await worker.runner.run(running)
+        finally:
+            del worker._running[task.task_id]
+            running.take_back()
+        if context.completed:
+            await worker._supply.put_completed(task, outcome)
+            await self.clock.settle()
+        elif outcome is not None:
+            after = await self.tq.queue.settle(task, outcome, then=worker._follow_ups)
+            worker._told_of_the_end(task, outcome, after)
+
+
+@contextlib.contextmanager
+def open_inline(
+    tq: TaskQ | None,
+    url: str | None,
+    *,
+    clock: VirtualClock,
+    retries: bool = False,
+    raise_errors: bool = True,
+    **options: Any,
+) -> Iterator[Inline]:
+    """Make what ``inline`` gives where there is no loop yet: it starts by itself in the one that first uses it."""
+    app = TaskQ(REHEARSAL) if tq is None else tq
+    with override(app, url, clock=clock, **{**DEFAULTS, **options}) as recorded:
+        kit = Inline(app, clock, recorded, retries=retries, raise_errors=raise_errors)
+        try:
+            yield kit
+        finally:
+            kit.stop_from_outside()
+
+
+@contextlib.asynccontextmanager
+async def inline(
+    tq: TaskQ | None = None,
+    url: str | None = None,
+    *,
+    retries: bool = False,
+    raise_errors: bool = True,
+    **options: Any,
+) -> AsyncIterator[Inline]:
+    """Let a push run its task before it returns: then ``handle.result()`` is there at once.
+
+    The handler is awaited in the coroutine that pushes, with middleware, resources, timeout and events, and what it
+    comes to is settled as ever. A task with a delay stays pending, and no schedule fires: that is for ``virtual``.
+
+    Args:
+        tq: the application's own, or none for a new one.
+        url: the store; default one in memory by the rules of the real one. See ``override``.
+        retries: run a task that is to be retried again at once, as if its back-off had passed.
+        raise_errors: let the push raise what the handler raised at last (TaskFailed where nothing was raised, as by a
+            timeout); without it a failure is only stored.
+        options: as of ``TaskQ``.
+    """
+    clock = VirtualClock(instant("start", START))
+    with open_inline(tq, url, clock=clock, retries=retries, raise_errors=raise_errors, **options) as kit:
+        async with kit:
+            yield kit

@@ -1,0 +1,89 @@
+"""What was pushed, in order, and the assertions on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from aiotaskq.app.handle import TaskFunction
+from aiotaskq.core.task import Task
+from aiotaskq.log import printable
+
+SHOWN = 20  # tasks listed in the message of a failed assertion
+WIDTH = 200  # characters of their params
+
+Named = str | TaskFunction[..., Any, Any]
+"""A task type: its name, or the decorated function."""
+
+
+class Pushes:
+    """Takes down what a ``TaskQ`` pushes and what its schedules fire."""
+
+    def __init__(self) -> None:
+        self.pushed: list[Task] = []
+        """Each as it was pushed, the oldest first. ``clear()`` it to begin anew."""
+
+    def assert_pushed(
+        self,
+        type: Named,
+        params: Mapping[str, Any] | None = None,
+        *,
+        count: int | None = None,
+        queue: str | None = None,
+    ) -> list[Task]:
+        """Fail unless a task of this type was pushed; return those that were, the oldest first.
+
+        Args:
+            type: the name of the task type, or the decorated function.
+            params: those that have to be among its params; others may be there, too.
+            count: how many there have to be; default at least one.
+            queue: the queue that they have to be in; default any.
+
+        Raises:
+            AssertionError: saying what was pushed instead, with params.
+        """
+        found = self._matching(type, params, queue)
+        if len(found) != count if count is not None else not found:
+            wanted = "at least one" if count is None else str(count)
+            raise AssertionError(f"{_said(type, params, queue)}: {wanted} expected, {len(found)} pushed\n{self}")
+        return found
+
+    def assert_not_pushed(
+        self, type: Named, params: Mapping[str, Any] | None = None, *, queue: str | None = None
+    ) -> None:
+        """Fail if such a task was pushed; arguments as of ``assert_pushed``. Raises AssertionError."""
+        if found := self._matching(type, params, queue):
+            raise AssertionError(f"{_said(type, params, queue)}: none expected, {len(found)} pushed\n{self}")
+
+    def _matching(self, type: Named, params: Mapping[str, Any] | None, queue: str | None) -> list[Task]:
+        name, wanted = _name(type), dict(params or {})
+        return [
+            task
+            for task in self.pushed
+            if task.type == name
+            and queue in (None, task.queue)
+            and all(key in task.params and task.params[key] == value for key, value in wanted.items())
+        ]
+
+    def __str__(self) -> str:
+        if not self.pushed:
+            return "nothing was pushed"
+        counts = Counter(task.type for task in self.pushed)
+        lines = [", ".join(f"{count} x {printable(name)}" for name, count in sorted(counts.items())) + ":"]
+        for task in self.pushed[:SHOWN]:
+            params = repr(task.params)
+            place = "" if task.queue == "default" else f" in queue {printable(task.queue)}"
+            lines.append(f"  {printable(task.type)} {params[:WIDTH]}{'…' if len(params) > WIDTH else ''}{place}")
+        if len(self.pushed) > SHOWN:
+            lines.append(f"  … and {len(self.pushed) - SHOWN} more")
+        return "\n".join(lines)
+
+
+def _name(type: Named) -> str:
+    return type if isinstance(type, str) else type.name
+
+
+def _said(type: Named, params: Mapping[str, Any] | None, queue: str | None) -> str:
+    said = printable(_name(type)) + (f" with {dict(params)!r}" if params else "")
+    return said + (f" in queue {printable(queue)}" if queue is not None else "")

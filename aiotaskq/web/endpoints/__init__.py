@@ -1,0 +1,25 @@
+"""Every operation of the API, in the order in which paths are matched."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from aiotaskq.errors import ValidationError
+from aiotaskq.web.endpoints.health import health
+from aiotaskq.web.endpoints.schedules import schedules
+from aiotaskq.web.endpoints.tasks import queues, tasks
+from aiotaskq.web.endpoints.values import values
+from aiotaskq.web.operation import Operation
+
+OPERATIONS: tuple[Operation, ...] = (*tasks.all, *queues.all, *schedules.all, *values.all, *health.all)
+
+
+def chosen(names: Collection[str] | None) -> tuple[Operation, ...]:
+    """Return the operations of these names, or all. Raises ValidationError for an unknown name."""
+    if names is None:
+        return OPERATIONS
+    known = {operation.name for operation in OPERATIONS}
+    if isinstance(names, str) or (unknown := sorted(set(names) - known)):
+        what = repr(names) if isinstance(names, str) else ", ".join(unknown)
+        raise ValidationError(f"operations: a list of {', '.join(sorted(known))} is needed (got {what:.60})")
+    return tuple(operation for operation in OPERATIONS if operation.name in names)

@@ -1,0 +1,247 @@
+"""Operations on schedules: make, list, show, change, delete, pause, resume, run now, and the times to come."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.preview import preview
+from aiotaskq.core.schedule import EPOCH, check_timing
+from aiotaskq.core.task import MAX_ID, check_json, check_key
+from aiotaskq.errors import NotFound, TaskConflict
+from aiotaskq.web.operation import Answer, Call, Good, Operations, say
+from aiotaskq.web.schemas import (
+    MAX_PAGE,
+    Fired,
+    NextQuery,
+    PreviewQuery,
+    ScheduleBody,
+    ScheduleChanges,
+    SchedulePage,
+    ScheduleQuery,
+    ScheduleView,
+    Times,
+    body_options,
+    schedule_view,
+)
+
+schedules = Operations("schedules")
+
+ID = "nightly-report"
+VIEW: dict[str, Any] = {
+    "task_id": ID,
+    "name": "Nightly report",
+    "task_type": "report",
+    "schedule_type": "cron",
+    "interval_seconds": None,
+    "cron_expression": "0 2 * * *",
+    "execute_at": None,
+    "timezone": "Asia/Shanghai",
+    "enabled": True,
+    "next_run_at": "2026-01-31T18:00:00Z",
+    "last_run_at": "2026-01-30T18:00:00Z",
+    "run_count": 12,
+    "max_runs": 0,
+    "misfire": "fire_once",
+    "overlap": "allow",
+    "catch_up": None,
+    "priority": 0,
+    "queue": "default",
+    "max_retries": 3,
+    "timeout": None,
+    "description": None,
+    "declared": False,
+    "created_at": "2026-01-18T09:30:00Z",
+    "updated_at": "2026-01-30T18:00:00Z",
+}
+TIMES = {"times": ["2026-02-01T02:00:00+08:00", "2026-02-02T02:00:00+08:00"]}
+
+
+async def _view(call: Call, schedule_id: str) -> ScheduleView:
+    return schedule_view(await call.tq.scheduler.get_task(schedule_id), show=call.policy.show_args)
+
+
+def _id(call: Call) -> str:
+    return check_key("schedule_id", call.path["schedule_id"], MAX_ID)
+
+
+@schedules(
+    "POST",
+    "/schedules",
+    Good(201, "It is stored; Location is where it can be read", ScheduleView, VIEW),
+    body=ScheduleBody,
+    example={
+        "name": "Nightly report",
+        "task_type": "report",
+        "schedule_type": "cron",
+        "cron_expression": "0 2 * * *",
+        "timezone": "Asia/Shanghai",
+        "task_id": ID,
+    },
+    refuses=(409, 501),
+)
+async def add_schedule(call: Call) -> Answer:
+    """Make a schedule: every so many seconds, by cron expression, or once; 409 if there is one with this id."""
+    options = body_options(call.body)
+    check_json("params", options["params"])
+    # add_scheduler_task() would ignore the timing of another schedule type, as the documented function does.
+    body = call.body
+    check_timing(body.schedule_type, body.interval_seconds, body.cron_expression, body.execute_at)
+    wanted = options["task_id"]
+    if wanted is not None:
+        try:
+            await call.tq.scheduler.get_task(check_key("task_id", wanted, MAX_ID))
+        except NotFound:
+            pass
+        else:
+            raise TaskConflict(f"task_id: there is a schedule {wanted} already; change that one, or use another id")
+    schedule_id = await call.tq.scheduler.add_scheduler_task(**options)
+    return say(await _view(call, schedule_id), 201, Location=f"schedules/{quote(schedule_id, safe='')}")
+
+
+@schedules(
+    "GET",
+    "/schedules",
+    Good(200, "One page, in the order in which they were made", SchedulePage, {"schedules": [VIEW], "next": None}),
+    query=ScheduleQuery,
+    refuses=(403, 404, 501),
+)
+async def list_schedules(call: Call) -> Answer:
+    """List schedules; 404 if the one that `cursor` names has been deleted since."""
+    query: ScheduleQuery = call.query
+    show = call.may_show("params" in query.show)
+    found = await call.tq.scheduler.list_tasks(query.enabled)
+    start = 0
+    if query.cursor is not None:
+        start = 1 + next((n for n, each in enumerate(found) if each["task_id"] == query.cursor), -2)
+        if start < 0:
+            raise NotFound("cursor: there is no such schedule (any more); begin again without it")
+    limit = min(query.limit, MAX_PAGE)
+    page = found[start : start + limit]
+    more = page[-1]["task_id"] if len(found) > start + limit else None
+    return say(SchedulePage([schedule_view(each, show=show) for each in page], more))
+
+
+@schedules(
+    "GET",
+    "/preview",
+    Good(200, "The next times, in the schedule's time zone", Times, TIMES),
+    query=PreviewQuery,
+)
+async def preview_schedule(call: Call) -> Answer:
+    """Say when a schedule would fire that need not exist: exactly one of cron, interval and at."""
+    query: PreviewQuery = call.query
+    times = preview(
+        cron=query.cron,
+        interval=query.interval,
+        at=query.at,
+        timezone=query.timezone,
+        after=query.after,
+        count=query.count,
+        now=SystemClock().now(),
+    )
+    return say(Times([each.isoformat() for each in times]))
+
+
+@schedules(
+    "GET",
+    "/schedules/{schedule_id}/preview",
+    Good(200, "The next times, in the schedule's time zone; none if it is finished", Times, TIMES),
+    query=NextQuery,
+    refuses=(404, 501),
+)
+async def preview_times(call: Call) -> Answer:
+    """Say when a schedule fires next; a paused one as if it were resumed now."""
+    columns = await call.tq.scheduler.get_task(_id(call))
+    return say(Times([each.isoformat() for each in _upcoming(columns, call.query.count)]))
+
+
+def _upcoming(columns: dict[str, Any], count: int) -> list[datetime]:
+    if columns["next_run_at"] is None:
+        return []
+    due = EPOCH + timedelta(seconds=columns["next_run_at"], microseconds=columns["next_run_us"])
+    kind, left = columns["schedule_type"], columns["max_runs"] - columns["run_count"]
+    count = min(count, left) if columns["max_runs"] else count
+    given: dict[str, Any] = {"at": due}
+    after = due - timedelta(microseconds=1)
+    if kind == "cron":
+        given = {"cron": columns["cron_expression"]}
+    elif kind == "interval":
+        # The first of its times is one interval after what is given.
+        given, after = {"interval": columns["interval_seconds"]}, due - timedelta(seconds=columns["interval_seconds"])
+    now = (after - EPOCH) // timedelta(microseconds=1)
+    return preview(**given, timezone=columns["timezone"], after=after, count=count, now=now)
+
+
+@schedules(
+    "POST",
+    "/schedules/{schedule_id}/pause",
+    Good(200, "It is paused", ScheduleView, VIEW | {"enabled": False}),
+    refuses=(404, 501),
+)
+async def pause_schedule(call: Call) -> Answer:
+    """Disable a schedule, for every process."""
+    await call.tq.scheduler.pause_task(_id(call))
+    return say(await _view(call, _id(call)))
+
+
+@schedules(
+    "POST",
+    "/schedules/{schedule_id}/resume",
+    Good(200, "It is enabled", ScheduleView, VIEW),
+    refuses=(404, 501),
+)
+async def resume_schedule(call: Call) -> Answer:
+    """Enable a schedule; what became due meanwhile follows its misfire policy. 422 if it is finished."""
+    await call.tq.scheduler.resume_task(_id(call))
+    return say(await _view(call, _id(call)))
+
+
+@schedules(
+    "POST",
+    "/schedules/{schedule_id}/run",
+    Good(201, "The task that it has made", Fired, {"task_id": "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b11"}),
+    refuses=(404, 501),
+)
+async def run_schedule(call: Call) -> Answer:
+    """Fire once more, now; the next due time stays."""
+    task_id = await call.tq.scheduler.run_now(_id(call))
+    return say(Fired(task_id), 201)
+
+
+@schedules(
+    "GET",
+    "/schedules/{schedule_id}",
+    Good(200, "The schedule", ScheduleView, VIEW),
+    refuses=(404, 501),
+)
+async def show_schedule(call: Call) -> Answer:
+    """Show a schedule; with params where the host allows it."""
+    return say(await _view(call, _id(call)))
+
+
+@schedules(
+    "PATCH",
+    "/schedules/{schedule_id}",
+    Good(200, "As it is now", ScheduleView, VIEW),
+    body=ScheduleChanges,
+    example={"cron_expression": "30 2 * * *", "max_runs": 10},
+    refuses=(404, 501),
+)
+async def change_schedule(call: Call) -> Answer:
+    """Change a schedule; with other timing its next run is later than now."""
+    changes = body_options(call.body)
+    if "params" in changes:
+        check_json("params", changes["params"])
+    await call.tq.scheduler.update_task(_id(call), **changes)
+    return say(await _view(call, _id(call)))
+
+
+@schedules("DELETE", "/schedules/{schedule_id}", Good(204, "It is gone; tasks it fired stay"), refuses=(404, 501))
+async def delete_schedule(call: Call) -> Answer:
+    """Delete a schedule. Tasks that it fired stay."""
+    if not await call.tq.scheduler.delete_task(_id(call)):
+        raise NotFound(f"there is no schedule {_id(call)}")
+    return say(status=204)

@@ -1,0 +1,204 @@
+"""Operations on tasks and queues: push, list, show, cancel, retry, pause, count."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from aiotaskq.core.task import MAX_ID, MAX_NAME, Status, check_json, check_key
+from aiotaskq.errors import TaskConflict
+from aiotaskq.web.operation import Answer, Call, Good, Operations, say
+from aiotaskq.web.schemas import (
+    MAX_PAGE,
+    PushBody,
+    Pushed,
+    QueueState,
+    StatsView,
+    TaskPage,
+    TaskQuery,
+    TaskState,
+    TaskView,
+    body_options,
+    task_view,
+)
+
+tasks = Operations("tasks")
+queues = Operations("queues")
+
+ID = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b11"
+VIEW: dict[str, Any] = {
+    "task_id": ID,
+    "type": "send_mail",
+    "status": "failed",
+    "queue": "default",
+    "priority": 0,
+    "retry_count": 3,
+    "max_retries": 3,
+    "crashes": 0,
+    "created_at": "2026-01-31T08:00:00Z",
+    "run_at": "2026-01-31T08:00:14.250000Z",
+    "started_at": "2026-01-31T08:00:14Z",
+    "completed_at": "2026-01-31T08:00:15Z",
+    "cancel_requested": False,
+    "error": "ConnectionError",
+    "scheduler_task_id": None,
+    "unique_key": None,
+    "idempotency_key": "order-17",
+    "timeout": 30.0,
+    "expires_at": None,
+    "lease_owner": None,
+    "lease_until": None,
+    "progress": {"done": 1, "total": 2},
+}
+
+
+@tasks(
+    "POST",
+    "/tasks",
+    Good(201, "It is stored; Location is where it can be read", Pushed, {"task_id": ID, "created": True}),
+    Good(200, "A key or the id named a task that stood already", Pushed, {"task_id": ID, "created": False}),
+    body=PushBody,
+    example={"type": "send_mail", "params": {"to": "you@example.com"}, "delay": 60, "idempotency_key": "order-17"},
+    refuses=(409, 501),
+)
+async def push_task(call: Call) -> Answer:
+    """Push a task.
+
+    Only types that are registered are taken, if any is. The task is on disk when this answers, where the store is
+    durable. Repeat it with the same idempotency_key after a broken connection: it is the same push. A task_id that is
+    pending or running is the same push, too; one that has ended is refused (409), or runs again with `rerun`.
+    """
+    options = {name: value for name, value in body_options(call.body).items() if value is not None}
+    kind, params = options.pop("type"), options.pop("params")
+    check_json("params", params)  # also on a queue in memory: what came as JSON may still be too deep
+    handle = await call.tq.push(kind, params, **options)
+    location = f"tasks/{quote(handle.task_id, safe='')}"
+    return say(Pushed(handle.task_id, handle.created), 201 if handle.created else 200, Location=location)
+
+
+@tasks(
+    "GET",
+    "/tasks",
+    Good(200, "One page, the newest first", TaskPage, {"tasks": [VIEW], "next": ID}),
+    query=TaskQuery,
+    refuses=(403, 404),
+)
+async def list_tasks(call: Call) -> Answer:
+    """List tasks, the newest first.
+
+    `cursor` takes the `next` of the page before; 404 if that task has been deleted since.
+    """
+    query: TaskQuery = call.query
+    limit = min(query.limit, MAX_PAGE)
+    show = call.may_show("params" in query.show)
+    for field, value, longest in (("type", query.type, MAX_NAME), ("queue", query.queue, MAX_NAME)):
+        if value is not None:
+            check_key(field, value, longest)
+    for field, value in (("schedule", query.schedule), ("cursor", query.cursor)):
+        if value is not None:
+            check_key(field, value, MAX_ID)
+    found = await call.tq.find(
+        status=query.status or None,
+        type=query.type,
+        queue=query.queue,
+        scheduler_task_id=query.schedule,
+        limit=limit + 1,
+        after=query.cursor,
+    )
+    page = found[:limit]
+    more = page[-1].task_id if len(found) > limit else None
+    return say(TaskPage([task_view(task, one=False, show=show) for task in page], more))
+
+
+@tasks(
+    "POST",
+    "/tasks/{task_id}/cancel",
+    Good(
+        200,
+        "It is cancelled, or was asked to stop if it runs",
+        TaskState,
+        {"task_id": ID, "status": "cancelled", "cancel_requested": False},
+    ),
+    refuses=(404, 409),
+)
+async def cancel_task(call: Call) -> Answer:
+    """Cancel a pending task, or ask a running one to stop; 409 if it has ended."""
+    task_id = check_key("task_id", call.path["task_id"], MAX_ID)
+    cancelled = await call.tq.cancel(task_id)
+    task = await call.tq.get(task_id)
+    if not cancelled:
+        raise TaskConflict(f"task {task_id} has ended already: {task.status}")
+    return say(TaskState(task_id, task.status, task.cancel_requested))
+
+
+@tasks(
+    "POST",
+    "/tasks/{task_id}/retry",
+    Good(200, "It is pending again", TaskState, {"task_id": ID, "status": "pending", "cancel_requested": False}),
+    refuses=(404, 409),
+)
+async def retry_task(call: Call) -> Answer:
+    """Put a failed, cancelled or expired task back, its retries unused; 409 if it is none of these."""
+    task_id = check_key("task_id", call.path["task_id"], MAX_ID)
+    await call.tq.retry(task_id)
+    return say(TaskState(task_id, Status.PENDING, False))
+
+
+@tasks(
+    "GET",
+    "/tasks/{task_id}",
+    Good(200, "The task", TaskView, VIEW | {"error": "ConnectionError: the mail server does not answer"}),
+    refuses=(404,),
+)
+async def show_task(call: Call) -> Answer:
+    """Show a task; with params and result where the host allows it."""
+    task = await call.tq.get(check_key("task_id", call.path["task_id"], MAX_ID))
+    return say(task_view(task, one=True, show=call.policy.show_args))
+
+
+@queues(
+    "GET",
+    "/stats",
+    Good(
+        200,
+        "Counted now",
+        StatsView,
+        {
+            "counts": {"pending": 2, "completed": 40},
+            "ready": 1,
+            "oldest_age": 0.25,
+            "queues": {"default": {"pending": 2, "completed": 40}},
+            "paused": [],
+        },
+    ),
+)
+async def stats(call: Call) -> Answer:
+    """Count tasks by status and queue, and what is ready."""
+    found = await call.tq.stats()
+    return say(StatsView(**msgspec.structs.asdict(found)))
+
+
+@queues(
+    "POST",
+    "/queues/{queue}/pause",
+    Good(200, "It is paused, for every process", QueueState, {"queue": "mail", "paused": True}),
+)
+async def pause_queue(call: Call) -> Answer:
+    """Stop handing out tasks of a queue, in every process; pushes go on."""
+    queue = check_key("queue", call.path["queue"], MAX_NAME)
+    await call.tq.pause(queue)
+    return say(QueueState(queue, True))
+
+
+@queues(
+    "POST",
+    "/queues/{queue}/resume",
+    Good(200, "It is not paused", QueueState, {"queue": "mail", "paused": False}),
+)
+async def resume_queue(call: Call) -> Answer:
+    """Hand out tasks of a paused queue again."""
+    queue = check_key("queue", call.path["queue"], MAX_NAME)
+    await call.tq.resume(queue)
+    return say(QueueState(queue, False))
