@@ -22,56 +22,47 @@ AiotaskqError
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from aiotaskq.core.errors import (
+    AiotaskqError,
+    CallTimeout,
+    ClosedError,
+    CronError,
+    DatabaseUnavailable,
+    LeaseLost,
+    MissingExtra,
+    NoOpenTask,
+    NotFound,
+    NotSupported,
+    QueueFull,
+    ResultTimeout,
+    SchemaTooNew,
+    TaskConflict,
+    UnknownHandler,
+    ValidationError,
+    WrongLoop,
+)
+from aiotaskq.core.task import Task
 
-if TYPE_CHECKING:
-    from aiotaskq.core.task import Task
-
-
-class AiotaskqError(Exception):
-    """Base of every error that aiotaskq raises on purpose."""
-
-
-class ValidationError(AiotaskqError, ValueError):
-    """The input is wrong; nothing was written. The message names the field, the value and a remedy."""
-
-
-class CronError(ValidationError):
-    """A cron expression cannot be accepted; the message names the field and gives a hint."""
-
-
-class UnknownHandler(ValidationError, LookupError):
-    """No handler is registered under that task type; register it, or correct the name."""
-
-
-class TaskConflict(AiotaskqError, ValueError):
-    """A task with this id is pending with other content, or has ended; use another id, or do as the message says."""
-
-
-class NoOpenTask(AiotaskqError, ValueError):
-    """``task_done()`` was called more often than tasks were popped, or names a task not popped here."""
-
-
-class NotFound(AiotaskqError, LookupError):
-    """There is no task or schedule under that id."""
-
-
-class QueueFull(AiotaskqError, asyncio.QueueFull):
-    """The queue holds ``maxsize`` tasks; nothing was written. Push later, or let the push wait.
-
-    ``excess`` is how many tasks were too many, 0 where that is not known.
-    """
-
-    def __init__(self, message: str = "", excess: int = 0) -> None:
-        super().__init__(message)
-        self.excess = excess
-
-
-def queue_full(maxsize: int, excess: int) -> QueueFull:
-    """Return the error of a push that has no room, by so many tasks."""
-    return QueueFull(f"the queue holds its maxsize of {maxsize} tasks; push later, or raise maxsize", excess)
+__all__ = [
+    "AiotaskqError",
+    "CallTimeout",
+    "ClosedError",
+    "CronError",
+    "DatabaseUnavailable",
+    "LeaseLost",
+    "MissingExtra",
+    "NoOpenTask",
+    "NotFound",
+    "NotSupported",
+    "QueueFull",
+    "ResultTimeout",
+    "SchemaTooNew",
+    "TaskConflict",
+    "TaskFailed",
+    "UnknownHandler",
+    "ValidationError",
+    "WrongLoop",
+]
 
 
 class TaskFailed(AiotaskqError, RuntimeError):
@@ -90,51 +81,5 @@ class TaskFailed(AiotaskqError, RuntimeError):
         return (type(self), (self.task,))
 
 
-class ResultTimeout(AiotaskqError, TimeoutError):
-    """The task did not end in time; it is not cancelled by that. Wait again, or cancel it."""
-
-
-class LeaseLost(AiotaskqError, RuntimeError):
-    """The task was taken over (or settled) by somebody else; this write changed nothing."""
-
-
-class NotSupported(AiotaskqError, NotImplementedError):
-    """This backend cannot honour the option; the message names one that can."""
-
-
-class MissingExtra(AiotaskqError, ImportError):
-    """An optional dependency is not installed; the message has the command that installs it."""
-
-
-class DatabaseUnavailable(AiotaskqError, ConnectionError):
-    """The database cannot be opened or reached; the message holds its URL without the password.
-
-    ``task_ids`` are the ids of the tasks of a push, in its order, when a push raised this: they may have been stored.
-    To push again with ``task_id=`` one of them makes no second task; TaskConflict then says that it was stored and has
-    ended. After ``push_task`` of the documented queues look with ``get(task_id)`` first, since pushing an id that has
-    ended runs it again there. Empty after any other call.
-    """
-
-    task_ids: tuple[str, ...] = ()
-
-    def of_push(self, task_ids: Iterable[str]) -> DatabaseUnavailable:
-        """Return the same error for the push of these tasks."""
-        error = type(self)(str(self))
-        error.task_ids = tuple(task_ids)
-        return error
-
-
-class SchemaTooNew(AiotaskqError, RuntimeError):
-    """The database was migrated by a newer aiotaskq; upgrade this installation."""
-
-
-class ClosedError(AiotaskqError, RuntimeError):
-    """The object was closed, it is too late to configure it, or the interpreter is shutting down."""
-
-
-class WrongLoop(AiotaskqError, RuntimeError):
-    """A blocking call was made from a thread that runs an event loop, or an object belongs to another loop."""
-
-
-class CallTimeout(AiotaskqError, TimeoutError):
-    """A facade call did not finish within its deadline; its coroutine was cancelled."""
+for _name in __all__:
+    globals()[_name].__module__ = __name__  # tracebacks name the path that users import

@@ -27,7 +27,7 @@ from loguru import _defaults
 from loguru import logger as _loguru
 
 from aiotaskq.concurrency.answer import Answer
-from aiotaskq.errors import ValidationError
+from aiotaskq.core.errors import ValidationError
 
 if TYPE_CHECKING:
     from loguru import Record

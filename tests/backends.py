@@ -14,10 +14,11 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from aiotaskq.backends import REHEARSAL, connect
+from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Schedules, Values
+from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.migrations import OUR_TABLES
-from aiotaskq.database import sync_engine
+from aiotaskq.backends.url import REHEARSAL
 from tests.servers import Server, Unavailable, mariadb, valkey
 from tests.servers import postgresql as postgresql_server
 from tests.servers import postgresql_jit as postgresql_jit_server

@@ -63,36 +63,44 @@ def _contract(stores: str, *files: str) -> Tests:
 CLAIMS = ("claim", "push", "update", "exchange", "push_and_claim", "operating", "reading")
 WORKER: Sequence[Tests] = (("tests/test_worker.py",), _contract("sqlite", "workers"))
 TARGETS = [
-    Target("outcome.py", [("tests/test_outcome.py",), ("tests/test_worker.py", "tests/test_queue.py")]),
-    Target("task.py", [("tests/test_task.py", "tests/test_outcome.py"), ("tests/test_queue.py",)]),
-    Target("schedule.py", [("tests/test_schedule.py",), ("tests/test_scheduler.py",)]),
-    Target("cron.py", [("tests/test_cron.py",)]),
-    Target("cron_fields.py", [("tests/test_cron.py",)]),
-    Target("cron_walk.py", [("tests/test_cron.py",)]),
-    Target("agenda.py", [("tests/test_agenda.py",), ("tests/test_scheduler.py",)]),
-    Target("upcoming.py", [("tests/test_schedule.py", "tests/test_scheduler.py")]),
-    Target("backends/memory.py", [_contract("memory", *CLAIMS), ("tests/test_memory_backend.py",)]),
-    Target("backends/memory_queue.py", [_contract("memory", *CLAIMS), ("tests/test_memory_backend.py",)]),
-    Target("backends/memory_lane.py", [_contract("memory", *CLAIMS), ("tests/test_memory_backend.py",)]),
-    Target("backends/memory_values.py", [_contract("memory", "values"), ("tests/test_store.py",)]),
-    Target("backends/sql_claim.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
-    Target("backends/sql_write.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
-    Target("backends/sql_tasks.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
+    Target("core/outcome.py", [("tests/test_outcome.py",), ("tests/test_worker.py", "tests/test_queue.py")]),
+    Target("core/task.py", [("tests/test_task.py", "tests/test_outcome.py"), ("tests/test_queue.py",)]),
+    Target("core/schedule.py", [("tests/test_schedule.py",), ("tests/test_scheduler.py",)]),
+    Target("core/cron.py", [("tests/test_cron.py",)]),
+    Target("core/cron_parser.py", [("tests/test_cron.py",)]),
+    Target("core/cron_calendar.py", [("tests/test_cron.py",)]),
+    Target("runtime/scheduler/due_heap.py", [("tests/test_agenda.py",), ("tests/test_scheduler.py",)]),
+    Target("core/preview.py", [("tests/test_schedule.py", "tests/test_scheduler.py")]),
+    Target("backends/memory/backend.py", [_contract("memory", *CLAIMS), ("tests/test_memory_backend.py",)]),
+    Target("backends/memory/ready_queue.py", [_contract("memory", *CLAIMS), ("tests/test_memory_backend.py",)]),
+    Target("backends/memory/lane.py", [_contract("memory", *CLAIMS), ("tests/test_memory_backend.py",)]),
+    Target("backends/memory/values.py", [_contract("memory", "values"), ("tests/test_store.py",)]),
+    Target("backends/sql/claim.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
+    Target("backends/sql/write.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
+    Target("backends/sql/tasks.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
     Target(
-        "backends/sql_write.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS)], text=True
+        "backends/sql/write.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS)], text=True
     ),
-    Target("backends/redis_lua.py", [_contract("redis", *CLAIMS), ("tests/test_redis.py",)], text=True),
-    Target("backends/redis_scripts.py", [_contract("redis", *CLAIMS), ("tests/test_redis.py",)], text=True),
-    Target("worker.py", WORKER),
-    Target("runner.py", WORKER),
-    Target("supply.py", [("tests/test_supply.py", "tests/test_worker.py"), _contract("sqlite", "workers", "sessions")]),
-    Target("inbox.py", [("tests/test_inbox.py",), ("tests/test_worker.py",)]),
-    Target("leases.py", [("tests/test_leases.py",), ("tests/test_worker.py",), _contract("sqlite", "workers")]),
-    Target("queue.py", [("tests/test_queue.py",), ("tests/test_worker.py", "tests/test_store.py")]),
-    Target("pops.py", [("tests/test_queue.py",), ("tests/test_sync.py",)]),
-    Target("claims.py", [("tests/test_queue.py", "tests/test_supply.py"), _contract("sqlite", "workers")]),
-    Target("scheduler.py", [("tests/test_scheduler.py",), _contract("sqlite", "schedulers")]),
-    Target("loopthread.py", [("tests/test_loopthread.py",), ("tests/test_sync.py",)]),
+    Target("backends/redis/fragments.py", [_contract("redis", *CLAIMS), ("tests/test_redis.py",)], text=True),
+    Target("backends/redis/scripts.py", [_contract("redis", *CLAIMS), ("tests/test_redis.py",)], text=True),
+    Target("runtime/worker/worker.py", WORKER),
+    Target("runtime/worker/runner.py", WORKER),
+    Target(
+        "runtime/worker/fetcher.py",
+        [("tests/test_supply.py", "tests/test_worker.py"), _contract("sqlite", "workers", "sessions")],
+    ),
+    Target("runtime/worker/buffer.py", [("tests/test_inbox.py",), ("tests/test_worker.py",)]),
+    Target(
+        "runtime/worker/heartbeat.py",
+        [("tests/test_leases.py",), ("tests/test_worker.py",), _contract("sqlite", "workers")],
+    ),
+    Target("runtime/queue/queue.py", [("tests/test_queue.py",), ("tests/test_worker.py", "tests/test_store.py")]),
+    Target("runtime/queue/unacked.py", [("tests/test_queue.py",), ("tests/test_sync.py",)]),
+    Target(
+        "runtime/queue/claims.py", [("tests/test_queue.py", "tests/test_supply.py"), _contract("sqlite", "workers")]
+    ),
+    Target("runtime/scheduler/scheduler.py", [("tests/test_scheduler.py",), _contract("sqlite", "schedulers")]),
+    Target("concurrency/loop_thread.py", [("tests/test_loopthread.py",), ("tests/test_sync.py",)]),
     Target("sync/bridge.py", [("tests/test_sync.py",)]),
     Target("sync/actors.py", [("tests/test_sync.py",)]),
 ]
@@ -369,7 +377,9 @@ def tried(target: Target, copies: Sequence[Copy], faults: Sequence[Fault], until
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try faults, and print those that survived; the exit code is 1 if the tests of a file could not be used."""
     parser = argparse.ArgumentParser("python -m tests.mutants", description=str(__doc__).partition("\n")[0])
-    parser.add_argument("files", nargs="*", help="only these files of the package, such as outcome.py; default all")
+    parser.add_argument(
+        "files", nargs="*", help="only these files of the package, such as core/outcome.py; default all"
+    )
     parser.add_argument(
         "--minutes", type=float, default=40.0, help="for all of it, shared among the files; %(default)g"
     )

@@ -26,11 +26,12 @@ from aiotaskq import database as database_module
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.sql import engines
 from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, SYNC_DRIVERS, parse_url, sync_engine, sync_session_factory
 from aiotaskq.backends.sql.migrations import HEAD
 from aiotaskq.backends.sql.sqlite_connections import READERS, SqliteConnections
 from aiotaskq.concurrency.sheltered import Sheltered
 from aiotaskq.core.task import Status, Task, TaskFilter, new_id
-from aiotaskq.database import ASYNC_DRIVERS, SYNC_DRIVERS, Database, parse_url, sync_engine, sync_session_factory
 from aiotaskq.errors import (
     ClosedError,
     DatabaseUnavailable,

@@ -20,9 +20,9 @@ from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql import engines
 from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, SYNC_DRIVERS, parse_url, sync_engine, sync_session_factory
 from aiotaskq.core.task import Status
-from aiotaskq.database import Database
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from tests.contract.rows import LEASE, NOW, new
 from tests.machine import within

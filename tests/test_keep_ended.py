@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 import aiotaskq.sync
 from aiotaskq import MemoryQueue, NotFound, NotSupported, TaskQ, ValidationError
-from aiotaskq.backends import KEEP_ENDED, REHEARSAL, connect, keep_ended_of
+from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change, Room
 from aiotaskq.backends.memory.backend import MemoryBackend
+from aiotaskq.backends.url import KEEP_ENDED, REHEARSAL, keep_ended_of
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter

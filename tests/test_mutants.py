@@ -81,8 +81,8 @@ def test_a_copy_tells_a_fault_that_is_noticed_from_one_that_is_not(tmp_path: Pat
     noticed, unnoticed = (("tests/test_outcome.py", "-k", name) for name in ("waits or wait", "describe"))
     try:
         assert [copy.run(tests, within(60)) for tests in (noticed, unnoticed)] == ["passed", "passed"]
-        fault = next(each for each in faults_of(Target("outcome.py", [])) if "// self.factor" in each.new)
-        came = [copy.try_out(fault, Target("outcome.py", [tests]), [within(60)]) for tests in (noticed, unnoticed)]
+        fault = next(each for each in faults_of(Target("core/outcome.py", [])) if "// self.factor" in each.new)
+        came = [copy.try_out(fault, Target("core/outcome.py", [tests]), [within(60)]) for tests in (noticed, unnoticed)]
         assert [each.came_of_it for each in came] == ["killed", "survived"]
     finally:
         copy.close()

@@ -22,9 +22,9 @@ from aiotaskq.backends.sql import claim as sql_claim
 from aiotaskq.backends.sql import migrations
 from aiotaskq.backends.sql import tasks as sql_tasks
 from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.core.task import SECOND, Status, TaskFilter
-from aiotaskq.database import sync_engine
 from aiotaskq.models import Base
 from tests.contract.rows import LEASE, NOW, ids, new
 from tests.machine import within

@@ -158,7 +158,8 @@ async def test_a_worker_that_lives_takes_back_what_another_host_has_counted(tmp_
 
 
 def test_a_process_is_known_by_its_owner_id(tmp_path: Path) -> None:
-    sleeper = "import sys; from aiotaskq.runtime.worker.heartbeat import fresh_owner; print(fresh_owner('worker-'), flush=True); input()"
+    imports = "from aiotaskq.runtime.worker.heartbeat import fresh_owner"
+    sleeper = f"{imports}; print(fresh_owner('worker-'), flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", sleeper], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:

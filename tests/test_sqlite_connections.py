@@ -18,9 +18,9 @@ from sqlalchemy import Connection, event, text
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.sql import engines, sqlite_connections
 from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.sqlite_connections import SqliteConnections, StoreConnection
 from aiotaskq.core.task import Status, TaskFilter
-from aiotaskq.database import Database
 from aiotaskq.errors import ClosedError
 from tests.contract.rows import LEASE, NOW, new, new_schedule
 

@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from aiotaskq import TaskQ
 from aiotaskq.backends.sql import sqlite_connections
 from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.migrations import OUR_TABLES
 from aiotaskq.backends.sql.sqlite_file import WAL_LIMIT, SqliteFile
-from aiotaskq.database import sync_engine
 from aiotaskq.errors import DatabaseUnavailable
 from tests.contract.rows import NOW, new
 

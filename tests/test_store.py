@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from aiotaskq import MemoryQueue, ValidationError
-from aiotaskq.backends import REHEARSAL, connect
+from aiotaskq.backends import connect
 from aiotaskq.backends.memory.values import MemoryValues
+from aiotaskq.backends.url import REHEARSAL
 from aiotaskq.concurrency.clock import SystemClock, VirtualClock
 from aiotaskq.runtime.store import Store
 

@@ -11,9 +11,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import aiotaskq.runtime.scheduler.scheduler
-from aiotaskq.app.settings import settings, visibility_timeout
-from aiotaskq.backends import KEEP_ENDED, connect, keep_ended_of, scheme_of
+from aiotaskq.app.settings import check_default_home, settings, visibility_timeout
+from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
+from aiotaskq.backends.url import KEEP_ENDED, keep_ended_of, scheme_of
 from aiotaskq.concurrency.clock import Clock, SteadyClock, SystemClock
 from aiotaskq.core.masking import mask
 from aiotaskq.core.preview import preview as _preview
@@ -137,9 +138,7 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
             target = make_queue()
             self._own.append(target._backend)
         if url is None:
-            aiotaskq.runtime.scheduler.scheduler.check_default_home(
-                target._backend, mask(getattr(target, "url", "the queue"))
-            )
+            check_default_home(target._backend, mask(getattr(target, "url", "the queue")))
         if getattr(target, "url", None) == place:
             home = target._backend  # a schedule and the task that it fires are written in one transaction
         else:

@@ -8,11 +8,10 @@ from typing import Any
 
 from aiotaskq.app.handle import PushOptions, TaskCall
 from aiotaskq.core.schedule import instant
-from aiotaskq.core.task import SECOND, Status, Task, check_params, check_seconds, new_id, new_task, next_seq
+from aiotaskq.core.task import SECOND, Task, check_params, check_seconds, new_id, new_task, next_seq
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.handler import Handler, check_fit, unknown
 
-_TRACE = ("traceparent", "tracestate")  # https://www.w3.org/TR/trace-context/
 _DEFAULTS = {"queue": "default", "priority": 0, "max_retries": 3}
 
 
@@ -106,18 +105,6 @@ def reruns_of(calls: Sequence[TaskCall[Any]]) -> dict[str, bool]:
     """Return the ids that these calls name, and whether each may run again where it has ended."""
     named = ((call.options.get("task_id"), call.options.get("rerun", False)) for call in calls if call.options)
     return {task_id: rerun for task_id, rerun in named if task_id is not None}
-
-
-def follow_ups(after: Task, handlers: Mapping[str, Handler], now: int) -> tuple[Task, ...]:
-    """Return the tasks that a push asked for on success or failure, to be pushed with what ended the task."""
-    name = {Status.COMPLETED: after.on_success, Status.FAILED: after.on_failure}.get(after.status)
-    if not isinstance(name, str):
-        return ()
-    params = {"task_id": after.task_id, "type": after.type, "result": after.result, "error": after.error_message}
-    handler = handlers.get(name)
-    options: dict[str, Any] = {} if handler is None else {"queue": handler.queue, "max_retries": handler.max_retries}
-    trace = {key: value for key, value in after.extra.items() if key in _TRACE}  # it belongs to the same one
-    return (new_task(name, params, now=now, extra=trace, **options),)
 
 
 def _microseconds(field: str, value: Any) -> int:

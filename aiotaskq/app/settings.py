@@ -8,16 +8,30 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.backends import SQL, keep_ended_of, scheme_of
+from aiotaskq.backends.base import Backend
+from aiotaskq.backends.url import SQL, keep_ended_of, scheme_of
 from aiotaskq.core.masking import mask
 from aiotaskq.core.task import check_seconds
-from aiotaskq.errors import ClosedError, ValidationError
+from aiotaskq.errors import ClosedError, NotSupported, ValidationError
 
-__all__ = ["Settings", "configure", "names_database", "settings", "visibility_timeout"]
+__all__ = [
+    "ONE_DATABASE",
+    "Settings",
+    "check_default_home",
+    "configure",
+    "names_database",
+    "settings",
+    "visibility_timeout",
+]
 
 DATABASE = "AIOTASKQ_DATABASE_URL"
 QUEUE = "AIOTASKQ_QUEUE_URL"
 VISIBILITY = "AIOTASKQ_VISIBILITY_TIMEOUT"
+
+ONE_DATABASE = (
+    "name one SQL database for all hosts: TaskQ(..., schedules='postgresql://...'), AIOTASKQ_DATABASE_URL, "
+    "or --schedules on the command line"
+)
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -79,6 +93,19 @@ def settings() -> Settings:
 def names_database() -> bool:
     """Return whether ``configure()`` or a variable names a database; this fixes nothing. Raises ValidationError."""
     return (_settings or _resolve(_given)).named
+
+
+def check_default_home(queue_backend: Backend, shown: str) -> None:
+    """Raise NotSupported if schedules would be in the default file beside a queue that several hosts share.
+
+    Each host has a file of its own, and would fire its own copy of every schedule. ``shown`` is the queue's URL without
+    its password.
+    """
+    if queue_backend.schedules is None and queue_backend.shared and not names_database():
+        raise NotSupported(
+            f"schedules: {shown} cannot hold them, and a file of each host would fire each of them once per host; "
+            f"{ONE_DATABASE}"
+        )
 
 
 def visibility_timeout() -> float:

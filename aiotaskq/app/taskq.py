@@ -14,7 +14,7 @@ from aiotaskq.app.handle import PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.app.push import as_call, named_call, new_task_of, reruns_of, session_of
 from aiotaskq.app.registry import Registry
 from aiotaskq.app.resources import open_resource
-from aiotaskq.app.settings import settings
+from aiotaskq.app.settings import ONE_DATABASE, check_default_home, settings
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, OddRow
 from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
@@ -24,7 +24,7 @@ from aiotaskq.core.task import Task, check_seconds
 from aiotaskq.errors import AiotaskqError, NotSupported, ValidationError
 from aiotaskq.runtime.queue.bulk import Retention
 from aiotaskq.runtime.queue.queue import Queue, Stats
-from aiotaskq.runtime.scheduler.scheduler import ONE_DATABASE, Scheduler, check_default_home
+from aiotaskq.runtime.scheduler.scheduler import Scheduler
 from aiotaskq.runtime.store import Store
 from aiotaskq.runtime.worker.worker import CLOSING, SERVICES, ExitCode, Worker
 

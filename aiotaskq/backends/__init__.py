@@ -2,62 +2,23 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs
+from importlib import import_module
+from typing import cast
 
 from aiotaskq.backends.base import Backend
-from aiotaskq.core.masking import mask
-from aiotaskq.core.task import check_int
-from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.backends.url import REHEARSAL, SQL, keep_ended_of, scheme_of
 
-__all__ = ["KEEP_ENDED", "REHEARSAL", "connect", "keep_ended_of", "scheme_of"]
+__all__ = ["connect"]
 
-REHEARSAL = "memory://rehearsal"
-"""The URL of a store in memory that goes by the rules of a durable one: for tests."""
-
-KEEP_ENDED = 10_000
-"""How many ended tasks a store in memory keeps, and how many dead letters beside them, unless told otherwise."""
-
-SQL = ("sqlite", "postgresql", "postgres", "mysql", "mariadb")
-
-
-def scheme_of(url: str) -> str:
-    """Return the store a URL names (``sqlite``, ``memory`` …), whatever driver it asks for; raises ValidationError."""
-    if not isinstance(url, str) or not url:
-        raise ValidationError(f"url: a text such as 'sqlite:///app.db' is needed (got {type(url).__name__})")
-    scheme = url.partition(":")[0].partition("+")[0].lower()
-    if scheme not in ("memory", "redis", "rediss", "valkey", *SQL) or "://" not in url:
-        known = "memory://, sqlite:///file.db, postgresql://, mysql:// or redis://"
-        raise ValidationError(f"url: unknown scheme in {mask(url)!r:.100}; use {known}")
-    return scheme
-
-
-def keep_ended_of(url: str, given: int | None = None) -> int:
-    """Return the ``keep_ended`` of a store, which is ``given``, or named in the query of its URL, or KEEP_ENDED.
-
-    Raises ValidationError for a wrong value or URL, and NotSupported where the store is another than ``memory://``.
-    """
-    scheme = scheme_of(url)
-    place, _, query = url.partition("?")
-    options = parse_qs(query, keep_blank_values=True)
-    texts = options.pop("keep_ended", None)
-    if (given is not None or texts is not None) and (scheme != "memory" or place == REHEARSAL):
-        raise NotSupported(
-            f"keep_ended: {scheme if scheme != 'memory' else 'rehearsal'} cannot bound ended tasks by their number, "
-            "only memory:// can; use retention and retention_failed"
-        )
-    if scheme != "memory":
-        return KEEP_ENDED
-    for name in options:
-        raise ValidationError(f"url: the option {name[:40]!r} is unknown; for memory there is keep_ended")
-    if given is not None and texts is not None:
-        raise ValidationError("keep_ended: it is in the URL, too; give it in one place")
-    if texts is None:
-        return KEEP_ENDED if given is None else check_int("keep_ended", given, 1)
-    try:
-        value: object = int(texts[-1])
-    except ValueError:
-        value = texts[-1]
-    return check_int("url: keep_ended", value, 1)
+# A new backend is one row here.
+BACKENDS = {
+    "memory": "aiotaskq.backends.memory.backend:MemoryBackend",
+    "rehearsal": "aiotaskq.backends.memory.durable_fake:RehearsalBackend",
+    "redis": "aiotaskq.backends.redis.backend:RedisBackend",
+    "rediss": "aiotaskq.backends.redis.backend:RedisBackend",
+    "valkey": "aiotaskq.backends.redis.backend:RedisBackend",
+    **dict.fromkeys(SQL, "aiotaskq.backends.sql.backend:SqlBackend"),
+}
 
 
 def connect(url: str, *, keep_ended: int | None = None) -> Backend:
@@ -67,18 +28,9 @@ def connect(url: str, *, keep_ended: int | None = None) -> Backend:
     ``keep_ended_of``.
     """
     scheme, keep = scheme_of(url), keep_ended_of(url, keep_ended)
-    if url.partition("?")[0] == REHEARSAL:
-        from aiotaskq.backends.memory.durable_fake import RehearsalBackend
-
-        return RehearsalBackend()
-    if scheme == "memory":
-        from aiotaskq.backends.memory.backend import MemoryBackend
-
-        return MemoryBackend(keep)
-    if scheme in SQL:
-        from aiotaskq.backends.sql.backend import SqlBackend
-
-        return SqlBackend(url)
-    from aiotaskq.backends.redis.backend import RedisBackend
-
-    return RedisBackend(url)
+    rehearsal = url.partition("?")[0] == REHEARSAL
+    module, _, name = BACKENDS["rehearsal" if rehearsal else scheme].partition(":")
+    kind = getattr(import_module(module), name)
+    if rehearsal:
+        return cast("Backend", kind())
+    return cast("Backend", kind(keep) if scheme == "memory" else kind(url))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sys
 import traceback
 from io import TextIOWrapper
 from typing import Any
+
+from aiotaskq.cli.program import program
 
 __all__ = ["main", "program"]
 
@@ -97,11 +98,3 @@ def _is_ours(error: Exception) -> bool:
     """Whether it was raised by what prints for the command line, not by a file of the application's."""
     frames = list(traceback.walk_tb(error.__traceback__))
     return str(frames[-1][0].f_globals.get("__name__")).startswith(("aiotaskq.cli", "typer", "rich"))
-
-
-def program() -> str:
-    """Return how the user calls this command line, for what is printed to be typed again."""
-    if sys.argv[0].endswith("__main__.py"):
-        return "python -m aiotaskq"
-    # What is printed to be typed must work as it is: from an environment that is not active, with the path as typed.
-    return "aiotaskq" if shutil.which("aiotaskq") == os.path.abspath(sys.argv[0]) else sys.argv[0]

@@ -7,7 +7,8 @@ import contextlib
 
 import msgspec
 
-from aiotaskq.backends import connect, scheme_of
+from aiotaskq.backends import connect
+from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.i18n import marked, tr, translated
 from aiotaskq.cli.output import Bar, bar_of, note, say, say_json, say_table
 from aiotaskq.cli.tables import refuse_unready

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.backends import scheme_of
+from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.i18n import marked, tr, translated
 from aiotaskq.cli.output import say, say_error, say_held, say_json, say_title
 from aiotaskq.cli.store_access import with_tq

@@ -6,9 +6,9 @@ import os
 import shlex
 from pathlib import Path
 
-from aiotaskq.cli import program
 from aiotaskq.cli.i18n import tr, translated
 from aiotaskq.cli.output import say
+from aiotaskq.cli.program import program
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
 

@@ -11,13 +11,14 @@ import msgspec
 from sqlalchemy import Connection, exc
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.backends import scheme_of
 from aiotaskq.backends.base import OddRow
+from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.sql.engines import SYNC_DRIVERS, parse_url, sync_engine
 from aiotaskq.backends.sql.migrations import HEAD, REVISIONS, current, make_missing, missing, odd_rows, sql_ddl
+from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.i18n import marked, tr, translated
 from aiotaskq.cli.output import bar_of, say, say_json, say_table
 from aiotaskq.core.masking import mask
-from aiotaskq.database import SYNC_DRIVERS, Database, parse_url, sync_engine
 from aiotaskq.errors import DatabaseUnavailable, NotFound, NotSupported, ValidationError
 
 T = TypeVar("T")

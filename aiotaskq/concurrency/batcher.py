@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from aiotaskq.concurrency.sheltered import Sheltered
-from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.core.errors import DatabaseUnavailable
 
 I = TypeVar("I")  # noqa: E741 - item
 R = TypeVar("R")

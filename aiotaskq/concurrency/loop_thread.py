@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from aiotaskq.concurrency.answer import Answer
 from aiotaskq.concurrency.uninterrupted import uninterrupted
-from aiotaskq.errors import CallTimeout, ClosedError, WrongLoop
+from aiotaskq.core.errors import CallTimeout, ClosedError, WrongLoop
 
 __all__ = ["LoopThread", "refuse_running_loop"]
 

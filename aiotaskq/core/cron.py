@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, final
 
 from aiotaskq.core.cron_calendar import WallWalk
 from aiotaskq.core.cron_parser import Refused, clip_text, days_per_year, read
-from aiotaskq.errors import CronError, ValidationError
+from aiotaskq.core.errors import CronError, ValidationError
 
 MICROS: Final = 1_000_000
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 
-from aiotaskq.errors import MissingExtra
+from aiotaskq.core.errors import MissingExtra
 
 REQUIREMENTS = {
     "redis": ("redis[hiredis]>=5.0.4,<9",),

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from aiotaskq.core.errors import AiotaskqError, ValidationError
 from aiotaskq.core.task import (
     COMPLETED,
     FINAL,
@@ -26,7 +27,6 @@ from aiotaskq.core.task import (
     check_seconds,
     shown,
 )
-from aiotaskq.errors import AiotaskqError, ValidationError
 
 MAX_ERROR = 16 * 1024  # bytes of error text that are kept
 MAX_CRASHES = 3  # a task is poison when so many processes died under it, the last one while it ran alone there

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from aiotaskq.core.cron import Cron, check_timezone, local_timezone
+from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.schedule import EPOCH, instant
 from aiotaskq.core.task import SECOND, TEN_YEARS, check_int
-from aiotaskq.errors import ValidationError
 
 
 def preview(

@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from aiotaskq.core.cron import Cron, check_timezone, local_timezone
+from aiotaskq.core.errors import AiotaskqError, ValidationError
 from aiotaskq.core.task import (
     MAX_ID,
     MAX_NAME,
@@ -35,7 +36,6 @@ from aiotaskq.core.task import (
     new_id,
     next_seq,
 )
-from aiotaskq.errors import AiotaskqError, ValidationError
 
 MAX_CATCH_UP: Final = 100
 """How many overdue runs one ``fire`` starts at most, whatever the policy and the clock say."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.errors import ValidationError
+from aiotaskq.core.errors import ValidationError
 
 SECOND = 1_000_000  # microseconds
 MAX_PAYLOAD = 256 * 1024  # bytes of JSON

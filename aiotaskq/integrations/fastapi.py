@@ -9,7 +9,8 @@ from typing import Annotated, Any, Unpack
 from aiotaskq.app.handle import BoundTask, P, PushOptions, T, TaskCall, TaskFunction, TaskHandle
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
-from aiotaskq.integrations.starlette import asgi_path, endpoint, setup, taskq_of
+from aiotaskq.integrations.starlette import setup, taskq_of
+from aiotaskq.web.asgi import asgi_path, endpoint
 from aiotaskq.web.endpoints import chosen
 from aiotaskq.web.openapi import body, parameters, responses
 from aiotaskq.web.operation import MAX_BODY, Operation, check_taskq, make_policy

@@ -9,7 +9,7 @@ and ``taskq_clock``.
 
 from __future__ import annotations
 
-from aiotaskq.backends import REHEARSAL
+from aiotaskq.backends.url import REHEARSAL
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.testing.inline import Inline, inline
 from aiotaskq.testing.kit import START, Kit, virtual

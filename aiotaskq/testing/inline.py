@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.backends import REHEARSAL
+from aiotaskq.backends.url import REHEARSAL
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.schedule import instant
 from aiotaskq.core.task import SECOND, Status, Task

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.backends import REHEARSAL
+from aiotaskq.backends.url import REHEARSAL
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.schedule import instant
 from aiotaskq.core.task import SECOND, Status, check_int, check_seconds

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.backends import REHEARSAL
 from aiotaskq.backends.memory.durable_fake import RehearsalBackend
+from aiotaskq.backends.url import REHEARSAL
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 if TYPE_CHECKING:
-    from aiotaskq import TaskQ
+    from aiotaskq.app.taskq import TaskQ
     from aiotaskq.testing import Inline, Kit, Pushes, VirtualClock
 
 __all__ = ["taskq_clock", "taskq_inline", "taskq_kit", "taskq_override", "taskq_virtual"]

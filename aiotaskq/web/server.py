@@ -16,9 +16,9 @@ from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.extras import missing
 from aiotaskq.core.task import SECOND, check_int
 from aiotaskq.errors import ValidationError
-from aiotaskq.integrations.starlette import application, response_of
 from aiotaskq.log import log, printable
 from aiotaskq.web.access import Connections, Doorkeeper, check_access, names_loopback
+from aiotaskq.web.asgi import application, response_of
 from aiotaskq.web.endpoints import OPERATIONS
 from aiotaskq.web.operation import MAX_BODY, say_problem
 from aiotaskq.web.problem_details import problem

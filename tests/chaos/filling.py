@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event, func, insert, literal_column, select, text
 
 from aiotaskq.backends.sql.claim import claim
+from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.rows import COLUMNS, TASKS, new_row
 from aiotaskq.core.task import SECOND, Status, Task, new_task
-from aiotaskq.database import sync_engine
 
 BASE = 1_000
 c = TASKS.c

@@ -19,7 +19,7 @@ import msgspec
 
 # What a worker imports on use is imported here, once.
 import aiotaskq.backends.sql.backend  # noqa: F401
-from aiotaskq.backends import scheme_of
+from aiotaskq.backends.url import scheme_of
 from tests.chaos import program
 
 TICK = 0.02

@@ -27,9 +27,9 @@ from sqlalchemy import Engine, ExceptionContext, event
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, parse_url
 from aiotaskq.core.outcome import Completed, Failed, settle
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.database import ASYNC_DRIVERS, parse_url
 from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, TaskConflict
 from aiotaskq.log import logger, output
 from aiotaskq.runtime.context import current_task

@@ -13,10 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 
 from aiotaskq import QueueFull, TaskQ, ValidationError
 from aiotaskq.backends.base import Backend, Change, Room
+from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, settle
 from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.database import ASYNC_DRIVERS, parse_url
 from tests.backends import Store
 from tests.contract.rows import LEASE, NOW, ids, new, pushed, read, running
 from tests.machine import within

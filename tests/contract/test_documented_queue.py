@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq import TaskConflict, TaskQ, ValidationError
+from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, Completed, Expired, Failed, Outcome, Released
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, new_task
-from aiotaskq.database import ASYNC_DRIVERS, parse_url
 from aiotaskq.log import logger
 from aiotaskq.runtime.queue.queue import Queue
 from tests.backends import Store

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
+from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import SECOND, Status, Task, new_task
-from aiotaskq.database import ASYNC_DRIVERS, parse_url
 from aiotaskq.runtime.queue.queue import Queue
 from tests.backends import Store
 from tests.contract.rows import NOW

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import event, text
 
 from aiotaskq.backends.base import Change
+from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.tasks import clock
 from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.database import sync_engine
 from tests.backends import Store
 from tests.contract.rows import LEASE, NOW, ids, new, read
 from tests.machine import within

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import text
 
 from aiotaskq.backends.base import CANCEL, ENDED, READY, Backend, Change
+from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.core.task import SECOND, Status, TaskFilter
-from aiotaskq.database import sync_engine
 from aiotaskq.errors import ClosedError
 from tests.backends import Store
 from tests.contract.rows import LEASE, NOW, ended, new, pushed, read, running

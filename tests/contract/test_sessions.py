@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 import aiotaskq.sync
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Change
+from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, parse_url, sync_engine
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.database import ASYNC_DRIVERS, parse_url, sync_engine
 from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.runtime.context import current_task
 from tests.backends import Store

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
-from aiotaskq.backends import KEEP_ENDED
 from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room, holds, matches
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.keys import Keys
@@ -19,6 +18,7 @@ from aiotaskq.backends.memory.reads import Reads
 from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
 from aiotaskq.backends.memory.running import Running
 from aiotaskq.backends.memory.values import MemoryValues
+from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.task import PENDING, RUNNING, SECOND, Task, TaskFilter, same_push
 
 

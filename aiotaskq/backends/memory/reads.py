@@ -9,8 +9,8 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from aiotaskq.backends.base import QueueStats, Room, holds, matches, stats_of
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.ready_queue import TaskQueue
+from aiotaskq.core.errors import queue_full
 from aiotaskq.core.task import PENDING, Task, TaskFilter
-from aiotaskq.errors import queue_full
 
 
 class Reads:

@@ -29,8 +29,9 @@ from aiotaskq.backends.redis.rows import (
 )
 from aiotaskq.backends.redis.server import check_format, check_settings, read_limits
 from aiotaskq.backends.redis.values import RedisValues
+from aiotaskq.core.errors import queue_full
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
-from aiotaskq.errors import DatabaseUnavailable, queue_full
+from aiotaskq.errors import DatabaseUnavailable
 
 READ = 1_000  # rows in one answer of a reading script: it holds up everybody else for some milliseconds
 

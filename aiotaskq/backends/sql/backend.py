@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 from sqlalchemy import Connection, make_url
 
-from aiotaskq.backends import scheme_of
 from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
 from aiotaskq.backends.sql.bound import least_ready, push_bounded
 from aiotaskq.backends.sql.caller_session import run_in
+from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.insert import small_enough
 from aiotaskq.backends.sql.migrations import up_to_date, upgrade
 from aiotaskq.backends.sql.packet import check_packet
@@ -23,8 +23,8 @@ from aiotaskq.backends.sql.sqlite_clock import clock_set
 from aiotaskq.backends.sql.sqlite_notifier import FileWatch
 from aiotaskq.backends.sql.values import SqlValues
 from aiotaskq.backends.sql.write import in_one
+from aiotaskq.backends.url import scheme_of
 from aiotaskq.core.task import Task, TaskFilter
-from aiotaskq.database import Database
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 
 

@@ -15,8 +15,8 @@ from aiotaskq.backends.base import Room
 from aiotaskq.backends.sql.claim import alive, due_heads, from_head, open_queues, ready
 from aiotaskq.backends.sql.rows import TASKS, to_task
 from aiotaskq.backends.sql.tasks import PENDING, chunks, holding, in_the_way, push, update_tasks
+from aiotaskq.core.errors import queue_full
 from aiotaskq.core.task import Task, same_push
-from aiotaskq.errors import queue_full
 
 c = TASKS.c
 

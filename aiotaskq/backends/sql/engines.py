@@ -14,8 +14,8 @@ from sqlalchemy import URL, Engine, create_engine, event, exc, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from aiotaskq.backends import scheme_of
 from aiotaskq.backends.sql.sqlite_file import WAL_LIMIT
+from aiotaskq.backends.url import scheme_of
 from aiotaskq.core.extras import missing
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import DatabaseUnavailable, ValidationError

@@ -12,9 +12,9 @@ from typing import Any, Final
 import msgspec
 
 from aiotaskq.backends.base import CANCEL, ENDED, KINDS, READY, TAKEN, Hints
+from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.engines import connect_postgresql, in_time
 from aiotaskq.backends.sql.notify_gap import Gap
-from aiotaskq.database import Database
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log
 

@@ -10,13 +10,13 @@ from typing import Any
 from sqlalchemy import BigInteger, BindParameter, Connection, Integer, bindparam, delete, or_, select, update
 
 from aiotaskq.backends.base import READY, Hints, ScheduleChange, Schedules
+from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.packet import check_rows
 from aiotaskq.backends.sql.rows import SCHEDULE_FIELDS, SCHEDULES, changed_columns, schedule_row, to_schedule
 from aiotaskq.backends.sql.tasks import chunks, push
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
-from aiotaskq.database import Database
 
 c = SCHEDULES.c
 

@@ -9,10 +9,10 @@ import msgspec
 from sqlalchemy import delete, func, or_, select
 
 from aiotaskq.backends.base import Values
+from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.insert import replace
 from aiotaskq.backends.sql.rows import json_text
 from aiotaskq.backends.sql.tasks import chunks
-from aiotaskq.database import Database
 from aiotaskq.log import log, printable
 from aiotaskq.models import PublicValue
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from aiotaskq.cli.demo.play import Options, run_demo
+from aiotaskq.cli.demo.options import Options
+from aiotaskq.cli.demo.play import run_demo
 
 __all__ = ["Options", "run_demo"]

@@ -7,17 +7,15 @@ import contextlib
 import os
 import signal
 import threading
-from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.backends import scheme_of
+from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.demo import show
 from aiotaskq.cli.demo.checks import Check, Seen, look
 from aiotaskq.cli.demo.files import Found, walk
 from aiotaskq.cli.demo.numbers import Numbers
+from aiotaskq.cli.demo.options import Options
 from aiotaskq.cli.demo.place import default_url, own_files
 from aiotaskq.cli.demo.work import BROKEN, FLAKY, ONCE, QUEUE, REPORT, TWO_SECONDS, Handlers, push_as_before
 from aiotaskq.cli.i18n import tr
@@ -34,19 +32,6 @@ REPORTS = 3  # that are waited for, however soon the files are done
 LEGACY_TASKS = 5
 PATIENCE = 60.0  # seconds without any task ending, after which the demo gives up
 ALL = 100_000  # more than a demo ever has
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user asked for. ``url`` None is a file in the cache folder, one for each folder."""
-
-    folder: Path
-    url: str | None = None
-    max_files: int = 2_000
-    max_bytes: int = 512_000_000
-    concurrency: int = 32
-    pause: float = 0.0
-    fresh: bool = False
-    as_json: bool = False
 
 
 def run_demo(options: Options) -> int:

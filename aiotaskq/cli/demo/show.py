@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from aiotaskq.cli import program
 from aiotaskq.cli.demo.checks import Check
 from aiotaskq.cli.demo.files import Found
 from aiotaskq.cli.demo.numbers import Numbers, percentile
+from aiotaskq.cli.demo.options import Options
 from aiotaskq.cli.i18n import tr, width
 from aiotaskq.cli.output import say, say_held, say_json, say_title
+from aiotaskq.cli.program import program
 from aiotaskq.core.masking import mask
 from aiotaskq.log import printable
-
-if TYPE_CHECKING:
-    from aiotaskq.cli.demo.play import Options
 
 APP = """\
 from aiotaskq import TaskQ

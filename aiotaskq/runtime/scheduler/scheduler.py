@@ -9,13 +9,12 @@ from typing import Any
 import msgspec
 
 import aiotaskq.core.schedule as rules
-from aiotaskq.app.settings import names_database
 from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Service
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import INT64, SECOND, Task, check_seconds, new_id
-from aiotaskq.errors import AiotaskqError, NotFound, NotSupported
+from aiotaskq.errors import AiotaskqError, NotFound
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import ClockSteps
 from aiotaskq.runtime.queue.queue import Queue
@@ -29,24 +28,7 @@ AHEAD = SECOND  # microseconds that are read ahead; what other processes change 
 # with them; at 293 due times a second that halves the cost of each. A due time after a pause is fired at once.
 PATIENCE = 0.046
 RECOVERY = 5  # seconds after which whoever fired a task and has not delivered it is taken for dead
-ONE_DATABASE = (
-    "name one SQL database for all hosts: TaskQ(..., schedules='postgresql://...'), AIOTASKQ_DATABASE_URL, "
-    "or --schedules on the command line"
-)
 MAX_REFUSALS = 3  # a schedule that cannot be fired this often in a row is disabled, or it would be looked at for ever
-
-
-def check_default_home(queue_backend: Backend, shown: str) -> None:
-    """Raise NotSupported if schedules would be in the default file beside a queue that several hosts share.
-
-    Each host has a file of its own, and would fire its own copy of every schedule. ``shown`` is the queue's URL without
-    its password.
-    """
-    if queue_backend.schedules is None and queue_backend.shared and not names_database():
-        raise NotSupported(
-            f"schedules: {shown} cannot hold them, and a file of each host would fire each of them once per host; "
-            f"{ONE_DATABASE}"
-        )
 
 
 class Scheduler:

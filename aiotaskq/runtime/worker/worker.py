@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
-from aiotaskq.app.push import follow_ups
 from aiotaskq.backends.base import CANCEL, Backend, Change
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Service
@@ -26,6 +25,7 @@ from aiotaskq.runtime.task_log import log_lost, log_outcome
 from aiotaskq.runtime.worker.buffer import Inbox
 from aiotaskq.runtime.worker.execution import Running
 from aiotaskq.runtime.worker.fetcher import NEVER_STARTED, Supply
+from aiotaskq.runtime.worker.follow_ups import follow_ups
 from aiotaskq.runtime.worker.heartbeat import Key, LeaseKeeper, fresh_owner
 from aiotaskq.runtime.worker.runner import CUT_OFF, STOPPED, RunCall, Runner
 from aiotaskq.runtime.worker.watchdog import Slots

@@ -1,0 +1,183 @@
+"""Which folder may import which: seven layers in one table, no circles, and what holds for each file."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import aiotaskq
+
+PACKAGE = Path(aiotaskq.__file__).parent
+
+# The folders and files at the root of the package; "" is its __init__. A module imports lower layers and its own.
+LAYERS = {
+    "cli": 7,
+    "__main__": 7,
+    "": 6,
+    "integrations": 6,
+    "testing": 6,
+    "sync": 5,
+    "web": 5,
+    "app": 4,
+    "database": 4,
+    "runtime": 3,
+    "backends": 2,
+    "errors": 2,
+    "models": 2,
+    "concurrency": 1,
+    "core": 1,
+    "log": 1,
+}
+
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in MODULES.items()}
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, list[str], int]]:
+    """Yield module, names and line of every import, also of those in functions and for type checkers."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, [], node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in line {node.lineno}"
+            yield node.module or "", [alias.name for alias in node.names], node.lineno
+
+
+def imports_at_run_time(tree: ast.AST) -> Iterator[str]:
+    """Yield the modules of all imports but those for type checkers."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            for other in node.orelse:
+                yield from imports_at_run_time(other)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+        else:
+            yield from imports_at_run_time(node)
+
+
+def own_imports(module: str) -> Iterator[tuple[str, int]]:
+    """Yield the modules of the package that one of them imports, and the lines."""
+    for imported, names, line in imports(TREES[module]):
+        if imported == "aiotaskq" or imported.startswith("aiotaskq."):
+            inside = imported.removeprefix("aiotaskq").removeprefix(".")
+            for name in names or [""]:
+                deeper = f"{inside}.{name}".strip(".")
+                yield (deeper if deeper in MODULES else inside), line
+
+
+def layer_of(module: str) -> int:
+    return LAYERS[module.partition(".")[0]]
+
+
+def test_the_root_holds_what_the_table_names() -> None:
+    there = {
+        path.stem
+        for path in PACKAGE.iterdir()
+        if path.suffix == ".py" or (path.is_dir() and path.name != "__pycache__")
+    }
+    assert there - {"__init__"} == LAYERS.keys() - {""}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_to_lower_layers_or_the_same(module: str) -> None:
+    for other, line in own_imports(module):
+        assert other or module == "__main__" or layer_of(module) > LAYERS[""], f"line {line} imports the package root"
+        assert layer_of(other) <= layer_of(module), f"line {line} imports {other}, which is in a higher layer"
+
+
+def test_no_module_needs_itself() -> None:
+    """Imports in functions and for type checkers count as well."""
+    needs = {module: {other for other, _ in own_imports(module)} - {module} for module in MODULES}
+    while needs:
+        free = {module for module, others in needs.items() if not others & needs.keys()}
+        assert free, f"a circle among {sorted(needs)}"
+        needs = {module: others for module, others in needs.items() if module not in free}
+
+
+# Which modules may import a large library; a folder stands for all of its modules.
+LIBRARIES = {
+    "aiosqlite": {"backends.sql.sqlite_connections"},
+    "aiohttp": {"integrations.aiohttp"},
+    "alembic": {"backends.sql.migrations"},
+    "croniter": {"core.cron_parser"},
+    "fastapi": {"integrations.fastapi"},
+    "loguru": {"cli.run", "integrations.logging", "log"},
+    "opentelemetry": {"integrations.opentelemetry"},
+    "prometheus_client": {"integrations.prometheus"},
+    "redis": {"backends.redis"},
+    "rich": {"cli.output"},
+    "sqlalchemy": {"backends.sql", "cli.tables", "database", "models", "sync.session"},
+    "starlette": {"integrations.starlette", "web.asgi"},
+    "typer": {"cli", "cli.commands", "cli.config"},
+    "tzlocal": {"core.cron"},
+    "uvicorn": {"web.server"},
+}
+FOLDERS = ("backends.sql.migrations", "backends.sql", "backends.redis", "cli.commands")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_large_libraries_are_imported_where_they_belong(library: str) -> None:
+    users = set()
+    for module, tree in TREES.items():
+        if any(name.partition(".")[0] == library for name in imports_at_run_time(tree)):
+            whole = [name for name in FOLDERS if f"{module}.".startswith(f"{name}.")]
+            users.add(next((name for name in whole if name in LIBRARIES[library]), module))
+    assert users == LIBRARIES[library]
+
+
+def test_what_an_application_does_not_use_is_not_imported() -> None:
+    code = (
+        "import sys, aiotaskq, aiotaskq.sync\naiotaskq.sync.push_task({'type': 'x'})\n"
+        f"print(sorted({set(LIBRARIES) - {'loguru'}!r} & sys.modules.keys()))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
+
+
+# ---- every file -----------------------------------------------------------------------------------------------------
+
+
+def called(node: ast.AST) -> str:
+    return ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_holds_for_every_file(module: str) -> None:
+    tree, lines = TREES[module], MODULES[module].read_text(encoding="utf-8").count("\n")
+    assert ast.get_docstring(tree), "its first sentence says what it is responsible for"
+    assert lines <= 500, f"{lines} lines"
+    assert module.rpartition(".")[2] not in ("utils", "util", "helpers", "misc")
+    for imported, names, line in imports(tree):
+        # Stored bytes are data: nothing that can build objects from them.
+        assert imported.partition(".")[0] not in ("pickle", "marshal", "shelve", "dill", "yaml"), f"line {line}"
+        assert "wait_for" not in names or imported != "asyncio", f"line {line}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            assert ast.unparse(node) != "asyncio.wait_for", f"line {node.lineno}: it swallows cancellation on 3.11"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("eval", "exec", "compile", "__import__"), f"line {node.lineno}"
+        if isinstance(node, ast.Expr):
+            dropped = called(node.value) in ("create_task", "ensure_future", "run_coroutine_threadsafe")
+            assert not dropped, f"line {node.lineno}: the loop holds tasks weakly; keep a reference to this one"
+
+
+def test_the_facade_decides_nothing() -> None:
+    """Its methods have no branches: what differs is decided by the wrapper, once."""
+    for module in ("sync.actors", "sync.taskq"):
+        for kind in (node for node in TREES[module].body if isinstance(node, ast.ClassDef)):
+            for method in (node for node in kind.body if isinstance(node, ast.FunctionDef)):
+                if method.name in ("__init__", "_run"):  # makes what is wrapped; crosses to another loop
+                    continue
+                branches = [node for node in ast.walk(method) if isinstance(node, ast.If | ast.While | ast.Match)]
+                assert not branches, f"{module}.{kind.name}.{method.name}"
