@@ -22,8 +22,7 @@ from tests.command import ROOT
 
 def sentences() -> Iterator[tuple[str, str]]:
     """Where a sentence is said, and the sentence: what ``tr`` and ``marked`` are given."""
-    doors = [path for room in ("cli", "demo") for path in sorted((ROOT / "aiotaskq" / room).rglob("*.py"))]
-    for path in doors:
+    for path in sorted((ROOT / "aiotaskq" / "cli").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
                 continue
@@ -131,7 +130,7 @@ def test_what_typer_says_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
 LIBRARY_ROOMS = [
     path
     for path in sorted((ROOT / "aiotaskq").rglob("*.py"))
-    if path.relative_to(ROOT / "aiotaskq").parts[0] not in ("cli", "demo", "testing")
+    if path.relative_to(ROOT / "aiotaskq").parts[0] not in ("cli", "testing")
 ]
 RAISED = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, AiotaskqError)}
 RAISED |= {"IllegalTransition", "Refused"}
