@@ -17,7 +17,7 @@ from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, async_engine, on_sqlite
 from aiotaskq.backends.sql.lazy_engine import LazyAsyncEngine
 from aiotaskq.models import Base
 
-__all__ = ["DATABASE_URL", "Base", "SessionLocal", "engine", "get_db"]
+__all__ = ["Base", "SessionLocal", "engine", "get_db"]
 
 
 def _make_engine() -> Engine:

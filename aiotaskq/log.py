@@ -189,7 +189,14 @@ def _formatted(error: BaseException) -> str:
 
 
 _PACKAGE = os.path.dirname(__file__) + os.sep
-_BETWEEN = tuple(_PACKAGE + name for name in ("runner.py", "handlers.py", "daemons.py"))
+_BETWEEN = tuple(
+    os.path.join(_PACKAGE, *name)
+    for name in (
+        ("runtime", "worker", "runner.py"),
+        ("runtime", "handler.py"),
+        ("concurrency", "daemon_threads.py"),
+    )
+)
 
 
 def application_frames(trace: TracebackType | None) -> TracebackType | None:

@@ -690,7 +690,7 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 sys.path.insert(0, {tests!r})
 import sqlalchemy as sa
-from aiotaskq import migrations
+from aiotaskq.backends.sql import migrations
 from test_migrations import sqlite_engine, NOW
 engine = sqlite_engine(Path({path!r}))
 def upgrade():

@@ -342,7 +342,7 @@ def test_a_failure_at_any_statement_can_be_repeated(url: str, engine: sa.Engine)
 KILLED = """
 import os, signal, sys
 import sqlalchemy as sa
-from aiotaskq import migrations
+from aiotaskq.backends.sql import migrations
 from aiotaskq.backends.sql.engines import sync_engine
 
 engine = sync_engine(sys.argv[1])

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, create_engine, text
 
-from aiotaskq import TaskQ, database
+from aiotaskq import TaskQ
 from aiotaskq.backends.base import Change, ScheduleChange
-from aiotaskq.backends.sql import engines
+from aiotaskq.backends.sql import database, engines
 from aiotaskq.backends.sql import schedules as sql_schedules
 from aiotaskq.backends.sql import statement_watch as watch
 from aiotaskq.backends.sql.backend import SqlBackend

@@ -310,7 +310,8 @@ def ready():
 """
 SUPERVISOR = """
 import asyncio, os, signal
-from aiotaskq.cli import processes, stopping
+from aiotaskq.cli import shutdown as stopping
+from aiotaskq.cli import supervisor as processes
 from aiotaskq.cli.run import show_log
 
 show_log("INFO")
@@ -496,7 +497,7 @@ def test_two_signals_while_a_handler_blocks_the_loop(place: Place) -> None:  # D
 
 
 def test_a_second_signal_ends_a_loop_that_is_blocked_for_good(place: Place) -> None:  # D15
-    place.app("from aiotaskq.cli import stopping\nstopping.MARGIN = 0.3")
+    place.app("from aiotaskq.cli import shutdown as stopping\nstopping.MARGIN = 0.3")
     place.push("blocking", seconds=60)
     run = place.run("app:tq", "--grace", "0.1")
     run.wait_for("blocking")
@@ -510,7 +511,7 @@ def test_a_second_signal_ends_a_loop_that_is_blocked_for_good(place: Place) -> N
 
 def test_it_is_ended_by_force_also_when_nobody_reads_what_it_says(place: Place) -> None:
     place.app("""
-        from aiotaskq.cli import stopping
+        from aiotaskq.cli import shutdown as stopping
         stopping.MARGIN = 0.3
         os.dup2(os.open("/dev/full", os.O_WRONLY), 2)  # every write fails
     """)
@@ -524,7 +525,7 @@ def test_it_is_ended_by_force_also_when_nobody_reads_what_it_says(place: Place) 
 def test_a_thread_of_the_application_cannot_keep_a_stopped_process(place: Place) -> None:
     place.app("""
         import threading
-        from aiotaskq.cli import stopping
+        from aiotaskq.cli import shutdown as stopping
         detach = stopping.Signals.detach
         def detach_and_be_quick(signals, code):
             stopping.MARGIN = 0.2
