@@ -60,8 +60,19 @@ def _contract(stores: str, *files: str) -> Tests:
     return (*(f"{CONTRACT}/test_{name}.py" for name in files), "-k", stores)
 
 
-CLAIMS = ("claim", "push", "update", "exchange", "push_and_claim", "operating", "reading")
-WORKER: Sequence[Tests] = (("tests/test_worker.py",), _contract("sqlite", "workers"))
+CLAIMS = (
+    "claim",
+    "push",
+    "bounded_push",
+    "expired_keys",
+    "update",
+    "exchange",
+    "push_and_claim",
+    "operating",
+    "reading",
+)
+MEMORY_TESTS: Tests = ("tests/test_memory_backend.py", "tests/test_memory_queue.py", "tests/test_keep_ended.py")
+WORKER: Sequence[Tests] = (("tests/test_worker.py",), ("tests/test_isolation.py", "tests/test_poison.py"))
 TARGETS = [
     Target("core/outcome.py", [("tests/test_outcome.py",), ("tests/test_worker.py", "tests/test_queue.py")]),
     Target("core/task.py", [("tests/test_task.py", "tests/test_outcome.py"), ("tests/test_queue.py",)]),
@@ -71,9 +82,10 @@ TARGETS = [
     Target("core/cron_calendar.py", [("tests/test_cron.py",)]),
     Target("runtime/scheduler/due_heap.py", [("tests/test_agenda.py",), ("tests/test_scheduler.py",)]),
     Target("core/preview.py", [("tests/test_schedule.py", "tests/test_scheduler.py")]),
-    Target("backends/memory/backend.py", [_contract("memory", *CLAIMS), ("tests/test_memory_backend.py",)]),
-    Target("backends/memory/ready_queue.py", [_contract("memory", *CLAIMS), ("tests/test_memory_backend.py",)]),
-    Target("backends/memory/lane.py", [_contract("memory", *CLAIMS), ("tests/test_memory_backend.py",)]),
+    Target("backends/memory/backend.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
+    Target("backends/memory/ready_queue.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
+    Target("backends/memory/lane.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
+    Target("backends/memory/ended.py", [MEMORY_TESTS]),
     Target("backends/memory/values.py", [_contract("memory", "values"), ("tests/test_store.py",)]),
     Target("backends/sql/claim.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
     Target("backends/sql/write.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
