@@ -21,7 +21,7 @@ COVERAGE = 90
 # In the order of their names: by the number of their tests, the longest would come last.
 PARALLEL = ["-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
 # What another Python may do differently: its event loop, threads, forks, signals, its SQLite and its introspection.
-INTERPRETER = ["contract", "batch", "demo", "forks", "leases", "loopthread", "message_queue", "processes"]
+INTERPRETER = ["contract", "batch", "demo", "forks", "isolation", "leases", "loopthread", "message_queue", "processes"]
 INTERPRETER += ["public_names", "queue", "scheduler", "scheduler_actor", "signals", "slots"]
 INTERPRETER += ["store", "supply", "sync", "worker"]
 

@@ -4,7 +4,7 @@
 cluster and one pattern of an access list. Under it:
 
 ======================  ==============================================================================================
-``body``                hash: id to what a push wrote once and for all; see ``redis_rows``
+``body``                hash: id to what a push wrote once and for all; see ``rows``
 ``state``               hash: id to what changes: a head that scripts read, and JSON that they do not
 ``progress``            hash: id to JSON, of rows that have any
 ``is:live``             sorted set: the stamps of pending and running rows, in push order (all scores are 0)

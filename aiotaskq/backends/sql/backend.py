@@ -1,4 +1,4 @@
-"""The SQL backend: each verb is one transaction; what happens in it stands in ``sql_tasks`` and its siblings."""
+"""The SQL backend: each verb is one transaction; what happens in it stands in ``tasks`` and its siblings."""
 
 from __future__ import annotations
 
