@@ -626,6 +626,18 @@ def test_a_socket_a_cycle_and_a_deep_result() -> None:  # I4, I3
         storable(deep)
 
 
+def test_a_result_of_objects_that_is_deep_or_a_cycle() -> None:
+    cycle: dict[str, Any] = {}
+    cycle["a"] = cycle
+    with pytest.raises(ValidationError, match=r"^result\.a\.a.*…: maximum recursion depth"):
+        storable(cycle)
+    deep: Any = 1
+    for _ in range(sys.getrecursionlimit() * 10):
+        deep = {"a": deep}
+    with pytest.raises(ValidationError, match=r"^result\.a.*…: "):
+        storable(deep)
+
+
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()), st.lists))
 def test_every_result_is_stored_or_refused(result: Any) -> None:
     try:
