@@ -284,6 +284,15 @@ def test_max_runs_is_exact(misfire: str, step: int) -> None:  # C27
     assert len(set(ids)) == len(ids)
 
 
+def test_a_once_with_a_new_time_is_resumed_for_that_time() -> None:
+    over = fire(make("once", execute_at=NOW // S), NOW).schedule
+    assert over.next_run_at is None and not over.enabled
+    with pytest.raises(ValidationError, match="its one time is over"):
+        resumed(over, NOW)
+    again = resumed(over.replace(execute_at=NOW // S + 100), NOW)
+    assert (again.enabled, due_of(again)) == (True, (NOW // S + 100) * S)
+
+
 def test_once_fires_once_and_is_disabled() -> None:
     schedule = make("once")
     firing = fire(schedule, due_of(schedule) + 30 * DAY)
