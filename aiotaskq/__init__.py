@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import typing
 
 from aiotaskq.app.handle import TaskCall, TaskFunction, TaskHandle
@@ -114,9 +115,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> typing.Any:
-    # Imported on use: who needs no database does not wait for SQLAlchemy.
+    # Imported on use: a program without a database does not wait for SQLAlchemy.
     if name in ("Base", "DATABASE_URL", "SessionLocal", "engine", "get_db"):
-        from aiotaskq import database
-
-        return getattr(database, name)
+        return getattr(importlib.import_module("aiotaskq.database"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -416,7 +416,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="aiotaskq-mutants-") as folder:
         copies = [] if options.list else [Copy(Path(folder) / str(number)) for number in range(options.jobs)]
         for number, target in enumerate(targets):
-            root = copies[0].folder if copies else ROOT  # where nobody edits meanwhile
+            root = copies[0].folder if copies else ROOT  # the copy does not change meanwhile
             faults = [fault for fault in faults_of(target, root) if options.line in (None, fault.line)]
             random.Random(options.seed).shuffle(faults)
             if options.list:

@@ -55,7 +55,7 @@ class ResultTimeout(AiotaskqError, TimeoutError):
 
 
 class LeaseLost(AiotaskqError, RuntimeError):
-    """The task was taken over (or settled) by somebody else; this write changed nothing."""
+    """Another worker has taken the task over, or settled it; this write changed nothing."""
 
 
 class NotSupported(AiotaskqError, NotImplementedError):

@@ -249,7 +249,7 @@ class Database:
                     raise DatabaseUnavailable(late) from error
                 again = gave_way(error) and attempt < TRIES
                 # What was not committed was not done: another connection may do it all, once. After the COMMIT was
-                # sent nobody knows, and only the caller can tell whether to repeat it.
+                # sent the outcome is unknown, and only the caller can tell whether to repeat it.
                 if is_lost(error, watch) and not watch.committing:
                     lost += 1
                     again = again or lost == 1
@@ -270,7 +270,7 @@ class Database:
 
     async def _to_its_end(self, transaction: Coroutine[Any, Any, T], *, shield: bool = False) -> T:
         try:
-            # A call on the thread of a SQLite connection is waited for, whoever is cancelled: it needs no asyncio task.
+            # A cancelled caller waits for the call on a SQLite connection's thread: it needs no asyncio task.
             if is_sheltered() or (self.sqlite and not shield):
                 return await self._noted(transaction)
             task = asyncio.ensure_future(transaction)
@@ -291,7 +291,7 @@ class Database:
             return await transaction
         finally:
             self._running.discard(ended)
-            if not ended.done():  # whoever was handed `pending` may have cancelled it
+            if not ended.done():  # a caller of `pending` may have cancelled it
                 ended.set_result(None)
 
 

@@ -378,8 +378,8 @@ def on_sqlite_connect(connection: Any, _record: object) -> None:
 
 
 def lenient_text(stored: bytes) -> str:
-    """Return a text of SQLite's: one that is not UTF-8, written by somebody else, must not make whole pages unreadable.
+    """Return a text of SQLite's. Another program may have written one that is not UTF-8; it hides no other row.
 
-    It is called for each text of each row; a partial of ``str`` takes half as long again.
+    It is called for each text of each row; a partial of ``str`` is slower.
     """
     return stored.decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Inserts rows that are in nobody's way, or in place of others: in each database's own words.
+"""Inserts rows that conflict with no other, or in place of others, in the SQL of each database.
 
 Only a conflict of keys is passed over; any other fault of a row raises, and none of the call is stored.
 """
@@ -29,7 +29,7 @@ Rows = Sequence[tuple[Any, ...]]
 def insert_new(
     connection: Connection, table: Any, names: tuple[str, ...], rows: Rows, notify: tuple[str, str] | None = None
 ) -> int:
-    """Insert the rows that are in nobody's way; return how many were, if it is all of them, or a smaller number.
+    """Insert the rows that conflict with no other. Return their number if it is all of them, else a smaller number.
 
     On PostgreSQL the same statement sends ``notify``, a channel and a message, if a row is new; the rows must fit it.
     """

@@ -238,7 +238,7 @@ class Supply:
             await self._while_quick()
         ended, self._ended = self._ended, []
         self._missed = self._coming > 0
-        hinted, self._hinted = self._hinted, self._hinted and self._missed  # who gets the room needs the hint
+        hinted, self._hinted = self._hinted, self._hinted and self._missed  # kept for the claim that gets the room
         room = self._room(bool(ended))
         if self._arrivals is not None:
             self._arrivals.wanted = False  # until a claim has found less than there is room for

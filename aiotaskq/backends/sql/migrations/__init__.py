@@ -70,7 +70,7 @@ def missing(connection: Connection) -> list[str]:
 
 
 def make_missing(connection: Connection) -> list[str]:
-    """Make, empty, those of our tables that somebody has dropped from a database at ``HEAD``; return their names.
+    """Make our tables that are missing in a database at ``HEAD``, empty, and return their names.
 
     ``upgrade`` does not see that they are gone: on a database at ``HEAD`` it looks no further.
     """
