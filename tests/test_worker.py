@@ -9,9 +9,10 @@ import gc
 import itertools
 import logging
 import os
+import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -464,6 +465,16 @@ async def test_failing_tasks_leave_no_frames(tq: TaskQ, monkeypatch: pytest.Monk
         assert Big.alive == 0
 
 
+@pytest.fixture
+def fixed_chance() -> Iterator[None]:
+    """The same chances in each run: half of 50 waits fall into their first third once in some hundred runs."""
+    state = random.getstate()
+    random.seed(11)
+    yield
+    random.setstate(state)
+
+
+@pytest.mark.usefixtures("fixed_chance")
 async def test_tasks_that_failed_together_do_not_come_back_together() -> None:  # H11
     async with virtual(concurrency=50) as kit:
 
