@@ -21,9 +21,9 @@ COVERAGE = 90
 # In the order of their names: by the number of their tests, the longest would come last.
 PARALLEL = ["-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
 # What another Python may do differently: its event loop, threads, forks, signals, its SQLite and its introspection.
-INTERPRETER = ["contract", "batch", "demo", "forks", "isolation", "leases", "loopthread", "message_queue", "processes"]
-INTERPRETER += ["public_names", "queue", "scheduler", "scheduler_actor", "signals", "slots"]
-INTERPRETER += ["store", "supply", "sync", "worker"]
+INTERPRETER = ["contract", "concurrency", "runtime/queue", "runtime/scheduler", "runtime/worker", "sync"]
+INTERPRETER += ["architecture/test_public_names.py", "backends/sql/test_forks.py", "cli/test_demo.py"]
+INTERPRETER += ["cli/test_processes.py", "runtime/test_store.py", "test_message_queue.py", "test_scheduler.py"]
 
 
 def group(name: str) -> list[str]:
@@ -54,7 +54,7 @@ def tests(session: nox.Session) -> None:
 def interpreter(session: nox.Session) -> None:
     """Run what another Python may do differently, on the stores that need no server: nox itself says which Python."""
     install(session, *group("test"))
-    paths = [f"tests/{name}" if name == "contract" else f"tests/test_{name}.py" for name in INTERPRETER]
+    paths = [f"tests/{name}" for name in INTERPRETER]
     session.run("pytest", *PARALLEL, "-k", "not postgresql and not mysql and not redis", *paths, *session.posargs)
 
 
@@ -71,7 +71,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check the package, and a user's view of it, with mypy --strict."""
     install(session, *group("lint"))
-    sample = Path("tests/typing_sample.py")
+    sample = Path("tests/architecture/typing_sample.py")
     if not sample.exists():
         session.warn(f"{sample} does not exist yet: only the package is checked")
     session.run("mypy", "aiotaskq", *([str(sample)] if sample.exists() else []))

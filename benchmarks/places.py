@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.servers import Server, Unavailable, mariadb, postgresql, postgresql_jit, valkey
+from tests.support.servers import Server, Unavailable, mariadb, postgresql, postgresql_jit, valkey
 
 START = {"postgresql": postgresql, "mysql": mariadb, "redis": valkey}
 

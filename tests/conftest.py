@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from aiotaskq.log import output
-from tests.machine import MACHINE, VARIABLE, within
-from tests.promises import Proofs
+from tests.support.machine import MACHINE, VARIABLE, within
+from tests.support.promises import Proofs
 
-collect_ignore = ["apps"]  # tests of other projects, which tests/test_apps.py runs
+collect_ignore = ["apps"]  # tests of other projects, which tests/integrations/test_apps.py runs
 
 # Name of the backend to the reason. Filled through the fixture: an import of this module might get a second copy.
 UNAVAILABLE: dict[str, str] = {}

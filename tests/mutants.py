@@ -33,7 +33,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.machine import MACHINE, within
+from tests.support.machine import MACHINE, within
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "aiotaskq"
@@ -71,50 +71,91 @@ CLAIMS = (
     "operating",
     "reading",
 )
-MEMORY_TESTS: Tests = ("tests/test_memory_backend.py", "tests/test_memory_queue.py", "tests/test_keep_ended.py")
-WORKER: Sequence[Tests] = (("tests/test_worker.py",), ("tests/test_isolation.py", "tests/test_poison.py"))
+MEMORY_TESTS: Tests = (
+    "tests/backends/memory/test_memory_backend.py",
+    "tests/backends/memory/test_memory_queue.py",
+    "tests/backends/memory/test_keep_ended.py",
+)
+WORKER: Sequence[Tests] = (
+    ("tests/runtime/worker/test_worker.py",),
+    ("tests/runtime/worker/test_isolation.py", "tests/runtime/worker/test_poison.py"),
+)
 TARGETS = [
-    Target("core/outcome.py", [("tests/test_outcome.py",), ("tests/test_worker.py", "tests/test_queue.py")]),
-    Target("core/task.py", [("tests/test_task.py", "tests/test_outcome.py"), ("tests/test_queue.py",)]),
-    Target("core/schedule.py", [("tests/test_schedule.py",), ("tests/test_scheduler.py",)]),
-    Target("core/cron.py", [("tests/test_cron.py",)]),
-    Target("core/cron_parser.py", [("tests/test_cron.py",)]),
-    Target("core/cron_calendar.py", [("tests/test_cron.py",)]),
-    Target("runtime/scheduler/due_heap.py", [("tests/test_agenda.py",), ("tests/test_scheduler.py",)]),
-    Target("core/preview.py", [("tests/test_schedule.py", "tests/test_scheduler.py")]),
+    Target(
+        "core/outcome.py",
+        [("tests/core/test_outcome.py",), ("tests/runtime/worker/test_worker.py", "tests/runtime/queue/test_queue.py")],
+    ),
+    Target(
+        "core/task.py",
+        [("tests/core/test_task.py", "tests/core/test_outcome.py"), ("tests/runtime/queue/test_queue.py",)],
+    ),
+    Target(
+        "core/schedule.py", [("tests/core/test_schedule.py",), ("tests/runtime/scheduler/test_scheduler_actor.py",)]
+    ),
+    Target("core/cron.py", [("tests/core/test_cron.py",)]),
+    Target("core/cron_parser.py", [("tests/core/test_cron.py",)]),
+    Target("core/cron_calendar.py", [("tests/core/test_cron.py",)]),
+    Target(
+        "runtime/scheduler/due_heap.py",
+        [("tests/runtime/scheduler/test_due_heap.py",), ("tests/runtime/scheduler/test_scheduler_actor.py",)],
+    ),
+    Target("core/preview.py", [("tests/core/test_schedule.py", "tests/runtime/scheduler/test_scheduler_actor.py")]),
     Target("backends/memory/backend.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
     Target("backends/memory/ready_queue.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
     Target("backends/memory/lane.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
     Target("backends/memory/ended.py", [MEMORY_TESTS]),
-    Target("backends/memory/values.py", [_contract("memory", "values"), ("tests/test_store.py",)]),
+    Target("backends/memory/values.py", [_contract("memory", "values"), ("tests/runtime/test_store.py",)]),
     Target("backends/sql/claim.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
     Target("backends/sql/write.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
     Target("backends/sql/tasks.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
     Target(
         "backends/sql/write.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS)], text=True
     ),
-    Target("backends/redis/fragments.py", [_contract("redis", *CLAIMS), ("tests/test_redis.py",)], text=True),
-    Target("backends/redis/scripts.py", [_contract("redis", *CLAIMS), ("tests/test_redis.py",)], text=True),
+    Target(
+        "backends/redis/fragments.py", [_contract("redis", *CLAIMS), ("tests/backends/redis/test_redis.py",)], text=True
+    ),
+    Target(
+        "backends/redis/scripts.py", [_contract("redis", *CLAIMS), ("tests/backends/redis/test_redis.py",)], text=True
+    ),
     Target("runtime/worker/worker.py", WORKER),
     Target("runtime/worker/runner.py", WORKER),
     Target(
         "runtime/worker/fetcher.py",
-        [("tests/test_supply.py", "tests/test_worker.py"), _contract("sqlite", "workers", "sessions")],
+        [
+            ("tests/runtime/worker/test_fetcher.py", "tests/runtime/worker/test_worker.py"),
+            _contract("sqlite", "workers", "sessions"),
+        ],
     ),
-    Target("runtime/worker/buffer.py", [("tests/test_inbox.py",), ("tests/test_worker.py",)]),
+    Target(
+        "runtime/worker/buffer.py", [("tests/runtime/worker/test_buffer.py",), ("tests/runtime/worker/test_worker.py",)]
+    ),
     Target(
         "runtime/worker/heartbeat.py",
-        [("tests/test_leases.py",), ("tests/test_worker.py",), _contract("sqlite", "workers")],
+        [
+            ("tests/runtime/worker/test_heartbeat.py",),
+            ("tests/runtime/worker/test_worker.py",),
+            _contract("sqlite", "workers"),
+        ],
     ),
-    Target("runtime/queue/queue.py", [("tests/test_queue.py",), ("tests/test_worker.py", "tests/test_store.py")]),
-    Target("runtime/queue/unacked.py", [("tests/test_queue.py",), ("tests/test_sync.py",)]),
     Target(
-        "runtime/queue/claims.py", [("tests/test_queue.py", "tests/test_supply.py"), _contract("sqlite", "workers")]
+        "runtime/queue/queue.py",
+        [
+            ("tests/runtime/queue/test_queue.py",),
+            ("tests/runtime/worker/test_worker.py", "tests/runtime/test_store.py"),
+        ],
     ),
-    Target("runtime/scheduler/scheduler.py", [("tests/test_scheduler.py",), _contract("sqlite", "schedulers")]),
-    Target("concurrency/loop_thread.py", [("tests/test_loopthread.py",), ("tests/test_sync.py",)]),
-    Target("sync/bridge.py", [("tests/test_sync.py",)]),
-    Target("sync/actors.py", [("tests/test_sync.py",)]),
+    Target("runtime/queue/unacked.py", [("tests/runtime/queue/test_queue.py",), ("tests/sync/test_sync.py",)]),
+    Target(
+        "runtime/queue/claims.py",
+        [("tests/runtime/queue/test_queue.py", "tests/runtime/worker/test_fetcher.py"), _contract("sqlite", "workers")],
+    ),
+    Target(
+        "runtime/scheduler/scheduler.py",
+        [("tests/runtime/scheduler/test_scheduler_actor.py",), _contract("sqlite", "schedulers")],
+    ),
+    Target("concurrency/loop_thread.py", [("tests/concurrency/test_loop_thread.py",), ("tests/sync/test_sync.py",)]),
+    Target("sync/bridge.py", [("tests/sync/test_sync.py",)]),
+    Target("sync/actors.py", [("tests/sync/test_sync.py",)]),
 ]
 
 

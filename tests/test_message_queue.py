@@ -182,6 +182,6 @@ def test_a_durable_queue() -> None:
 
 
 if __name__ == "__main__":
-    import script
+    from support import script
 
     sys.exit(script.run(globals()))

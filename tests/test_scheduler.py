@@ -127,6 +127,6 @@ def test_a_restart() -> None:
 
 
 if __name__ == "__main__":
-    import script
+    from support import script
 
     sys.exit(script.run(globals()))

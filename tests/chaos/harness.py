@@ -36,8 +36,8 @@ from aiotaskq.runtime.worker.worker import ExitCode
 from tests.chaos.checker import Findings, Harm, check
 from tests.chaos.ledger import Line, read, read_all
 from tests.chaos.places import Place
-from tests.machine import within
-from tests.programs import ROOT
+from tests.support.machine import within
+from tests.support.programs import ROOT
 
 SEED = int(os.environ.get("AIOTASKQ_CHAOS_SEED") or random.SystemRandom().randrange(1_000_000))
 SCALE = float(os.environ.get("AIOTASKQ_CHAOS_SCALE") or 1.0)

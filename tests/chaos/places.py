@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import servers
-from tests.servers import Server, Unavailable
+from tests.support import servers
+from tests.support.servers import Server, Unavailable
 
 
 @dataclass

@@ -16,7 +16,7 @@ from aiotaskq.core.task import SECOND
 from tests.chaos.checker import executions, runs_of, schedule_tasks
 from tests.chaos.harness import Fleet, Process, Report
 from tests.chaos.places import Place
-from tests.chaos.proxy import Proxy
+from tests.support.proxy import Proxy
 
 HOUR = 3600 * SECOND
 PARTS = 4  # of a second at which schedules are due

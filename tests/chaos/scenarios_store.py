@@ -14,7 +14,7 @@ from tests.chaos.filling import claim_problems, fill
 from tests.chaos.harness import Fleet, Process, Report
 from tests.chaos.ledger import Line
 from tests.chaos.places import Place
-from tests.chaos.proxy import Proxy
+from tests.support.proxy import Proxy
 
 
 async def mixed(

@@ -1,4 +1,4 @@
-"""The contract suite: every sentence of ``aiotaskq/backends/base.py``, proved on each backend of ``tests/backends``."""
+"""The contract suite: every sentence of ``aiotaskq/backends/base.py``, proved on each of the stores of the tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aiotaskq.backends.base import Backend, Schedules, Values
-from tests.backends import STORES, Store, Unavailable
+from tests.support.backends import STORES, Store, Unavailable
 
 SQL = ("sqlite", "postgresql", "mysql")
 SHARED = (*SQL, "redis")

@@ -17,10 +17,10 @@ from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, settle
 from aiotaskq.core.task import SECOND, Status, Task
-from tests.backends import Store
-from tests.contract.rows import LEASE, NOW, ids, new, pushed, read, running
-from tests.machine import within
-from tests.programs import programs_in
+from tests.support.backends import Store
+from tests.support.machine import within
+from tests.support.programs import programs_in
+from tests.support.rows import LEASE, NOW, ids, new, pushed, read, running
 
 
 async def fill(backend: Backend, count: int, **fields: Any) -> list[Task]:

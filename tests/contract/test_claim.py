@@ -16,8 +16,8 @@ from sqlalchemy import event
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter, claim_order
-from tests.backends import Store
-from tests.contract.rows import LEASE, NOW, ids, new, pushed, read
+from tests.support.backends import Store
+from tests.support.rows import LEASE, NOW, ids, new, pushed, read
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -12,9 +12,9 @@ import pytest
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.task import Status, TaskFilter
-from tests.backends import Store
-from tests.machine import within
-from tests.programs import Program, programs_in
+from tests.support.backends import Store
+from tests.support.machine import within
+from tests.support.programs import Program, programs_in
 
 PRODUCER = """
     import asyncio, sys
@@ -33,7 +33,7 @@ PRODUCER = """
 WORKER = """
     import asyncio, os, sys
     from aiotaskq import TaskQ, current_task
-    from tests.machine import within
+    from tests.support.machine import within
 
     tq = TaskQ(sys.argv[1], lease=within(1.0), heartbeat=0.2, reap_interval=0.2, poll_interval=0.1)
 

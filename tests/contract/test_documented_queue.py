@@ -16,9 +16,9 @@ from aiotaskq.core.outcome import Cancelled, Completed, Expired, Failed, Outcome
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, new_task
 from aiotaskq.log import logger
 from aiotaskq.runtime.queue.queue import Queue
-from tests.backends import Store
-from tests.contract.rows import NOW
-from tests.machine import within
+from tests.support.backends import Store
+from tests.support.machine import within
+from tests.support.rows import NOW
 
 VISIBILITY = 300.0  # seconds
 

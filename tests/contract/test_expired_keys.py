@@ -12,8 +12,8 @@ from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import SECOND, Status, Task, new_task
 from aiotaskq.runtime.queue.queue import Queue
-from tests.backends import Store
-from tests.contract.rows import NOW
+from tests.support.backends import Store
+from tests.support.rows import NOW
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.tasks import clock
 from aiotaskq.core.task import SECOND, Status, Task
-from tests.backends import Store
-from tests.contract.rows import LEASE, NOW, ids, new, read
-from tests.machine import within
+from tests.support.backends import Store
+from tests.support.machine import within
+from tests.support.rows import LEASE, NOW, ids, new, read
 
 AT_ONCE = 3.0  # seconds; a lock is waited for longer
 

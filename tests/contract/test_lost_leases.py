@@ -7,7 +7,7 @@ from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Completed, LeaseExpired, marked, settle, unmarked
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.runtime.queue.queue import Queue
-from tests.contract.rows import LEASE, NOW, read, running
+from tests.support.rows import LEASE, NOW, read, running
 
 
 async def test_a_running_task_is_marked_and_unmarked_under_its_fence(backend: Backend) -> None:

@@ -13,8 +13,8 @@ from aiotaskq.backends.base import CANCEL, ENDED, READY, Backend, Change
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.core.task import SECOND, Status, TaskFilter
 from aiotaskq.errors import ClosedError
-from tests.backends import Store
-from tests.contract.rows import LEASE, NOW, ended, new, pushed, read, running
+from tests.support.backends import Store
+from tests.support.rows import LEASE, NOW, ended, new, pushed, read, running
 
 
 async def test_heartbeat_extends_the_lease_of_what_is_held(backend: Backend) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from aiotaskq.backends.base import READY, Backend, Change
 from aiotaskq.core.task import Status
-from tests.backends import Store
-from tests.contract.rows import NOW, ended, ids, new, pushed, read, running
+from tests.support.backends import Store
+from tests.support.rows import NOW, ended, ids, new, pushed, read, running
 
 
 async def test_answers_with_the_objects_given_in_order(backend: Backend) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from aiotaskq.backends.base import READY, Backend
 from aiotaskq.core.task import SECOND, Status, Task
-from tests.backends import Store
-from tests.contract.rows import LEASE, NOW, ids, new, pushed, read, running
+from tests.support.backends import Store
+from tests.support.rows import LEASE, NOW, ids, new, pushed, read, running
 
 
 async def test_what_is_pushed_is_claimed_at_once(backend: Backend) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
-from tests.contract.rows import LEASE, NOW, ended, ids, new, pushed, running
+from tests.support.rows import LEASE, NOW, ended, ids, new, pushed, running
 
 
 async def test_get_answers_in_order_with_none_for_what_is_missing(backend: Backend) -> None:

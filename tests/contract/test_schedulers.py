@@ -20,7 +20,7 @@ from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.task import SECOND, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
-from tests.backends import Store
+from tests.support.backends import Store
 
 START = 1_700_000_000_000_000
 

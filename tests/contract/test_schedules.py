@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from aiotaskq.backends.base import READY, ScheduleChange, Schedules
 from aiotaskq.core.schedule import Schedule, due_us
 from aiotaskq.core.task import SECOND, TaskFilter
-from tests.backends import Store
-from tests.contract.rows import NOW, ended, new, new_schedule, pushed
+from tests.support.backends import Store
+from tests.support.rows import NOW, ended, new, new_schedule, pushed
 
 NOW_S = NOW // SECOND
 

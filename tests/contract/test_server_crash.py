@@ -11,7 +11,7 @@ import pytest
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.task import TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
-from tests.servers import Server, Unavailable, mariadb, postgresql, postgresql_jit, valkey
+from tests.support.servers import Server, Unavailable, mariadb, postgresql, postgresql_jit, valkey
 
 SERVERS: dict[str, Callable[[], Server]] = {
     "postgresql": postgresql,

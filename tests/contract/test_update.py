@@ -9,8 +9,8 @@ import pytest
 
 from aiotaskq.backends.base import ENDED, READY, Backend, Change
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
-from tests.backends import Store
-from tests.contract.rows import LEASE, NOW, ended, ids, new, pushed, read, running
+from tests.support.backends import Store
+from tests.support.rows import LEASE, NOW, ended, ids, new, pushed, read, running
 
 FINAL = [Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED]
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from aiotaskq.backends.base import Values
 from aiotaskq.core.task import SECOND
-from tests.backends import Store
-from tests.contract.rows import NOW
-from tests.machine import working
+from tests.support.backends import Store
+from tests.support.machine import working
+from tests.support.rows import NOW
 
 
 async def test_put_and_get(values: Values) -> None:

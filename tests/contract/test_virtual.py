@@ -8,7 +8,7 @@ from typing import Any
 
 from aiotaskq import Backoff, current_task
 from aiotaskq.testing import START, virtual
-from tests.backends import Store
+from tests.support.backends import Store
 
 
 async def test_nothing_is_late_in_virtual_time(store: Store, tmp_path: Path) -> None:

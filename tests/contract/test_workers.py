@@ -18,8 +18,8 @@ from aiotaskq.core.task import SECOND, Status
 from aiotaskq.errors import DatabaseUnavailable, LeaseLost
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.queue.queue import Queue
-from tests.backends import Store
-from tests.machine import within
+from tests.support.backends import Store
+from tests.support.machine import within
 
 
 def quick() -> dict[str, Any]:

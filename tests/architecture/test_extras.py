@@ -1,0 +1,55 @@
+"""The extras: what they install is used, and the error about a missing library names what installs it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import tomllib
+
+import pytest
+
+from aiotaskq.core.extras import REQUIREMENTS, missing
+from tests.support.programs import ROOT
+
+DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+MODULES = {
+    "prometheus-client": "prometheus_client",
+    "opentelemetry-api": "opentelemetry",
+}
+BY_NAME = {"pymysql", "psycopg"}  # SQLAlchemy imports its drivers by the name in the URL
+
+
+def test_the_table_is_that_of_pyproject() -> None:
+    assert {name: list(wanted) for name, wanted in REQUIREMENTS.items()} == {
+        name: wanted for name, wanted in DECLARED.items() if name != "all"
+    }
+    assert DECLARED["all"] == [f"aiotaskq[{','.join(REQUIREMENTS)}]"]
+
+
+def test_the_package_imports_what_its_extras_install() -> None:
+    imported = set(BY_NAME)
+    for path in (ROOT / "aiotaskq").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").partition(".")[0])
+            elif isinstance(node, ast.Import):
+                imported.update(alias.name.partition(".")[0] for alias in node.names)
+    for extra, wanted in REQUIREMENTS.items():
+        names = [re.split(r"[\[<>=;]", requirement)[0] for requirement in wanted]
+        assert [name for name in names if MODULES.get(name, name) not in imported] == [], extra
+
+
+@pytest.mark.parametrize("extra", REQUIREMENTS)
+def test_the_command_installs_libraries_and_no_project_of_the_users(extra: str) -> None:
+    said = str(missing("something", extra))
+    command = shlex.split(said.partition(": ")[2])
+    assert command == ["pip", "install", *REQUIREMENTS[extra]]
+    assert "aiotaskq" not in said and "-e" not in command
+
+
+def test_no_text_for_users_installs_their_own_project_or_the_one_of_the_public_index() -> None:
+    for path in (ROOT / "aiotaskq").rglob("*.py"):
+        if path.name != "extras.py":
+            text = path.read_text()
+            assert "pip install -e" not in text and "aiotaskq[" not in text, path

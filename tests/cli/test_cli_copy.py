@@ -1,0 +1,273 @@
+"""``db copy``: what arrives is what was sent, however often it is killed or repeated, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.schedule import new_schedule
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.runtime.copy import copy
+from tests.support.command import Cli, prepared
+from tests.support.machine import within
+from tests.support.servers import Server, Unavailable, mariadb, postgresql, valkey
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(tmp_path, monkeypatch, capsys)
+
+
+def started(kind: Callable[..., Server], unavailable: dict[str, str]) -> Server:
+    try:
+        return kind(durable=False)
+    except Unavailable as error:
+        unavailable[kind.__name__] = str(error)
+        pytest.skip(f"{kind.__name__} cannot be started here: {error}")
+
+
+_made = [0]
+
+
+def fresh(server: Server) -> str:
+    """The URL of an empty database of its own."""
+    _made[0] += 1
+    return server.create(f"copy_{_made[0]}")
+
+
+NOW = SystemClock().now()
+
+
+def tasks(count: int, **fields: Any) -> list[Task]:
+    made = []
+    for number in range(count):
+        given: dict[str, Any] = {
+            "params": {"n": number, "text": "é\n你好"},
+            "seq": NOW + number,
+            "run_at": NOW + number,
+        }
+        made.append(Task(task_id=f"task-{number:06}", type="t", created_at=NOW // SECOND, **{**given, **fields}))
+    return made
+
+
+LIVES = [
+    {"priority": -5, "unique_key": "one", "expires_at": NOW + 2**50, "timeout": 2.5, "extra": {"own": [1]}},
+    {"status": Status.COMPLETED, "started_at": 5, "completed_at": 9, "fence": 3, "result": {"a": [1.5, None]}},
+    {"status": Status.FAILED, "completed_at": 9, "retry_count": 3, "error_message": "E: 'x'\n\ttrace", "crashes": 2},
+    {"status": Status.CANCELLED, "completed_at": 9, "unique_key": "one", "idempotency_key": "once", "queue": "slow"},
+    {"status": Status.EXPIRED, "completed_at": 9, "on_success": "next", "on_failure": "other", "progress": {"done": 1}},
+    {"scheduler_task_id": "s-1", "max_retries": 0},
+]
+
+
+def fill(url: str, rows: list[Task], schedules: bool = True) -> None:
+    async def main() -> None:
+        async with TaskQ(url) as tq:
+            await tq._backend.push(rows)
+            if schedules:
+                made = [
+                    new_schedule("a", "t", "cron", {"k": 1}, None, "0 2 * * *", timezone="Asia/Shanghai",
+                                 task_id="s-1", overlap="skip", now=NOW),
+                    new_schedule("b", "t", "interval", None, 7, task_id="s-2", max_runs=3, now=NOW + SECOND),
+                    new_schedule("c", "t", "once", None, None, None, 4_000_000_000, task_id="s-3", now=NOW + SECOND),
+                ]  # fmt: skip
+                await tq.scheduler.add(made)
+                await tq.scheduler.pause_task("s-2")
+            await tq.pause("slow")
+
+    asyncio.run(main())
+
+
+def lives() -> list[Task]:
+    return [row.replace(**fields) for row, fields in zip(tasks(len(LIVES)), LIVES, strict=True)]
+
+
+def table(path: Path, name: str) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(path) as connection:
+        found = connection.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall()
+    connection.close()
+    return found
+
+
+TABLES = ("task_queue", "scheduler_task", "aiotaskq_queue")
+
+
+@pytest.mark.parametrize("kind", [postgresql, mariadb], ids=["postgresql", "mysql"])
+def test_there_and_back_again_everything_is_equal(
+    cli: Cli, kind: Callable[..., Server], unavailable: dict[str, str]
+) -> None:
+    server = fresh(started(kind, unavailable))
+    here, back = prepared(cli.home / "here.db"), prepared(cli.home / "back.db")
+    fill(here, lives())
+    before = {name: table(cli.home / "here.db", name) for name in TABLES}
+    assert len(before["task_queue"]) == len(LIVES) and len(before["scheduler_task"]) == 3
+    for source, target in ((here, server), (server, back)):
+        code, out, err = cli.run("db", "copy", source, target)
+        assert (code, out) == (0, "copied: tasks 6, schedules 3; there already: tasks 0, schedules 0\n"), err
+        code, out, err = cli.run("db", "copy", source, target)  # harmless
+        assert (code, out) == (0, "copied: tasks 0, schedules 0; there already: tasks 6, schedules 3\n"), err
+    assert {name: table(cli.home / "back.db", name) for name in TABLES} == before
+    assert {name: table(cli.home / "here.db", name) for name in TABLES} == before
+
+
+def test_redis_takes_and_gives_tasks_and_says_that_it_has_no_schedules(cli: Cli, unavailable: dict[str, str]) -> None:
+    server = fresh(started(valkey, unavailable))
+    here, back = prepared(cli.home / "here.db"), prepared(cli.home / "back.db")
+    fill(here, lives())
+    code, out, err = cli.run("db", "copy", here, server, "--json")
+    found = json.loads(out)
+    assert (code, found["tasks"], found["schedules"], err) == (1, 6, 0, "")
+    assert [row["id"] for row in found["uncopied"]] == ["3 schedules"]
+    assert cli.json("db", "copy", server, back)["tasks"] == 6
+    assert table(cli.home / "back.db", "task_queue") == table(cli.home / "here.db", "task_queue")
+
+
+def test_killed_in_the_middle_it_goes_on(cli: Cli, unavailable: dict[str, str]) -> None:
+    server = started(postgresql, unavailable)
+    target = fresh(server)
+    source = prepared(cli.home / "here.db")
+    count = 4_000
+    fill(source, tasks(count))
+
+    async def make() -> None:
+        async with TaskQ(target):
+            pass
+
+    asyncio.run(make())
+    database = target.rpartition("/")[2]
+
+    def copied() -> int:
+        return int(server.execute("SELECT count(*) FROM task_queue", database)[0][0])
+
+    command = [sys.executable, "-m", "aiotaskq", "db", "copy", source, target]
+    process = subprocess.Popen(command, cwd=cli.home, env=cli.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + within(30)
+    while not copied():
+        assert time.monotonic() < end and process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    there = copied()
+    assert 0 < there < count, "it was not killed in the middle"
+    found = cli.json("db", "copy", source, target)
+    assert (found["tasks_there"], found["tasks"]) == (there, count - there) and found["schedules"] == 3
+    back = prepared(cli.home / "back.db")
+    cli.json("db", "copy", target, back)
+    for name in TABLES:
+        assert table(cli.home / "back.db", name) == table(cli.home / "here.db", name)
+
+
+def test_what_has_gone_on_in_the_target_is_left_alone(cli: Cli) -> None:
+    here, there = prepared(cli.home / "here.db"), prepared(cli.home / "there.db")
+    fill(here, tasks(2))
+    cli.json("db", "copy", here, there)
+    cli.json("tasks", "cancel", "task-000000", "--db", there)
+    cli.json("schedules", "pause", "s-1", "--db", there)
+    found = cli.json("db", "copy", here, there)
+    assert (found["tasks_there"], found["schedules_there"]) == (2, 3)
+    assert cli.json("tasks", "show", "task-000000", "--db", there)["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("way", ["id", "idempotency_key", "unique_key", "schedule"])
+def test_rows_in_the_way_are_refused_and_nothing_is_written(cli: Cli, way: str) -> None:
+    here, there = prepared(cli.home / "here.db"), prepared(cli.home / "there.db")
+    fields: dict[str, Any] = {} if way in ("id", "schedule") else {way: "k"}
+    fill(here, [*tasks(1, **fields), *(row.replace(task_id=f"x{row.task_id}") for row in tasks(3))])
+
+    async def other() -> None:
+        async with TaskQ(there) as tq:
+            if way == "schedule":
+                await tq.scheduler.add_scheduler_task("other", "t", "interval", interval_seconds=9, task_id="s-1")
+            else:
+                name = "task-000000" if way == "id" else "mine"
+                await tq.push("other", {}, task_id=name, **fields)
+
+    asyncio.run(other())
+    said = cli.fails("db", "copy", here, there)
+    named = {"id": "task task-000000", "schedule": "schedule s-1"}.get(way, "the key of task mine")
+    assert f"in the way: {named}; nothing was written" in said
+    assert len(table(cli.home / "there.db", "task_queue")) == (0 if way == "schedule" else 1)
+
+
+def test_running_tasks_are_refused_or_released(cli: Cli) -> None:
+    here, there = prepared(cli.home / "here.db"), prepared(cli.home / "there.db")
+    lease = {"status": Status.RUNNING, "lease_owner": "w", "lease_until": NOW + 2**50, "fence": 4, "started_at": 5}
+    asked = tasks(2)[1].replace(**lease, cancel_requested=True)
+    fill(here, [*tasks(1, **lease), asked])
+    assert "tasks that still run: 2; stop the workers" in cli.fails("db", "copy", here, there)
+    assert table(cli.home / "there.db", "task_queue") == []
+    found = cli.json("db", "copy", here, there, "--running-as-pending")
+    assert (found["tasks"], found["released"]) == (2, 2)
+    row = cli.json("tasks", "show", "task-000000", "--db", there)
+    assert (row["status"], row["fence"], row["lease_owner"], row["retry_count"]) == ("pending", 4, None, 0)
+    assert cli.json("tasks", "show", "task-000001", "--db", there)["status"] == "cancelled"  # as was asked for
+    assert cli.json("tasks", "show", "task-000000", "--db", here)["status"] == "running"
+
+
+def test_what_cannot_be_read_or_held_is_told_and_stops_nothing(cli: Cli, unavailable: dict[str, str]) -> None:
+    server = fresh(started(postgresql, unavailable))
+    source = prepared(cli.home / "here.db")
+    fill(source, tasks(20))
+    with sqlite3.connect(cli.home / "here.db") as connection:
+        connection.execute("UPDATE task_queue SET params = '{bad' WHERE task_id = 'task-000003'")
+        connection.execute("UPDATE task_queue SET error_message = 'a' || char(0) WHERE task_id = 'task-000004'")
+        # Nothing here sees that this is too long for the column there.
+        connection.execute("UPDATE task_queue SET lease_owner = ? WHERE task_id = 'task-000005'", ("x" * 10_000,))
+    connection.close()
+    code, out, err = cli.run("db", "copy", source, server, "--json")
+    found = json.loads(out)
+    assert (code, found["tasks"], err) == (1, 17, "")
+    problems = {row["id"]: row["problem"] for row in found["uncopied"]}
+    assert problems.keys() == {"task-000003", "task-000004", "task-000005"}
+    assert "params is not JSON" in problems["task-000003"] and "NUL" in problems["task-000004"]
+    assert "the target refuses it" in problems["task-000005"]
+    code, out, _ = cli.run("db", "copy", source, server)
+    assert code == 1 and "could not be copied: 3\n" in out and "there already: tasks 17, schedules 3" in out
+
+
+async def test_what_is_in_an_outbox_is_copied_as_a_task(tmp_path: Path) -> None:
+    waiting = tasks(1)[0]
+    async with TaskQ(prepared(tmp_path / "a.db")) as here, TaskQ(prepared(tmp_path / "b.db")) as there:
+        schedule = new_schedule("a", "t", "interval", None, 7, task_id="s-1", now=NOW).replace(outbox=(waiting,))
+        await here.scheduler.add([schedule])
+        done = await copy(here._backend, there._backend, NOW)
+        assert (done.tasks, done.schedules, done.uncopied) == (1, 1, [])
+        assert await there.get(waiting.task_id) == waiting
+        assert there._backend.schedules is not None
+        assert (await there._backend.schedules.get(["s-1"]))[0] == schedule.replace(outbox=())
+
+
+async def test_tasks_that_are_deleted_meanwhile_do_not_make_it_run_in_circles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiotaskq.runtime.copy.CHUNK", 2)
+    async with TaskQ(prepared(tmp_path / "a.db")) as here, TaskQ(prepared(tmp_path / "b.db")) as there:
+        await here._backend.push(tasks(6))
+        find = here._backend.find
+
+        async def find_and_lose(*args: Any) -> list[Task]:
+            found = await find(*args)
+            await here._backend.delete([found[-1].task_id])
+            return found
+
+        monkeypatch.setattr(here._backend, "find", find_and_lose)
+        with pytest.raises(ValueError, match="deleted from it meanwhile"):
+            await copy(here._backend, there._backend, NOW)
+
+
+def test_wrong_ways_to_copy(cli: Cli) -> None:
+    here = prepared(cli.home / "here.db")
+    assert "the same store" in cli.fails("db", "copy", here, here)
+    assert "memory://" in cli.fails("db", "copy", here, "memory://")
+    assert "there is no file" in cli.fails("db", "copy", "sqlite:///nowhere.db", here)

@@ -1,0 +1,233 @@
+"""The catalogue of the command line: every English sentence has its Chinese one, with the same values in it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from gettext import GNUTranslations
+from pathlib import Path
+
+import pytest
+
+from aiotaskq import errors
+from aiotaskq.cli import i18n as language
+from aiotaskq.cli.catalogue import FILE, HELP, LIBRARY, SENTENCES, SYSTEM, TYPER, Template, entries, parse, rendered
+from aiotaskq.cli.i18n import tr, width, wrapped
+from aiotaskq.errors import AiotaskqError
+from tests.support.command import ROOT
+
+
+def sentences() -> Iterator[tuple[str, str]]:
+    """Where a sentence is said, and the sentence: what ``tr`` and ``marked`` are given."""
+    for path in sorted((ROOT / "aiotaskq" / "cli").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+                continue
+            texts = node.args[:1] if node.func.id in ("tr", "marked") else []
+            if node.func.id == "map" and ast.unparse(node.args[0]) == "marked":
+                assert isinstance(node.args[1], ast.Tuple)
+                texts = node.args[1].elts
+            for text in texts:
+                if isinstance(text, ast.Constant):
+                    yield f"{path.name}:{node.lineno}", text.value
+
+
+SAID = {sentence: where for where, sentence in sentences()}
+CHINESE = {english: chinese for (context, english), chinese in entries().items() if context == SENTENCES}
+PLACES = re.compile(r"\{(\w*)(?::[^}]*)?\}")
+
+
+def test_every_sentence_has_its_chinese_one() -> None:
+    assert len(SAID) > 250
+    assert {where: sentence for sentence, where in SAID.items() if sentence not in CHINESE} == {}
+    assert CHINESE.keys() - SAID.keys() == set(), "said nowhere"
+    assert not [english for english, chinese in CHINESE.items() if english == chinese]
+
+
+def test_the_same_values_are_in_both() -> None:
+    for (context, english), chinese in entries().items():
+        wanted = {*PLACES.findall(english.replace("{{", ""))}
+        found = {*PLACES.findall(chinese.replace("{{", ""))}
+        assert found <= wanted, english
+        assert found == wanted or context in (SYSTEM, TYPER), english  # what explains no more may be left out
+
+
+def test_the_punctuation_is_chinese_and_no_blank_is_left_where_lines_were_joined() -> None:
+    chinese = "[\u4e00-\u9fff]"
+    odd = re.compile(rf"{chinese}[,;:!?]|[,;!?]{chinese}|{chinese} +{chinese}|[，。；：、？（）] | [，。；：、？（）]")
+    assert {text: found.group() for text in entries().values() if (found := odd.search(text))} == {}
+
+
+def test_the_file_is_read_as_gettext_reads_it(tmp_path: Path) -> None:
+    assert parse(FILE.read_text(encoding="utf-8")) == entries()
+    text = 'msgid ""\nmsgstr ""\n"x: y\\n"\n\n# said\nmsgctxt "c"\nmsgid "a "\n"b\\n\\"c\\""\nmsgstr "d"\n'
+    assert parse(text) == {("c", 'a b\n"c"'): "d"}
+    if shutil.which("msgfmt") is None:
+        pytest.skip("gettext's msgfmt is not installed")
+    made = tmp_path / "aiotaskq.mo"
+    subprocess.run(["msgfmt", "--check-format", "--output-file", made, FILE], check=True)
+    with made.open("rb") as file:
+        known = GNUTranslations(file)._catalog  # type: ignore[attr-defined]
+    assert len(known) - 1 == len(entries())  # the head
+    for (context, english), chinese in entries().items():
+        assert (known[f"{context}\x04{english}"] if context else known[english]) == chinese
+
+
+def test_a_finished_text_finds_its_entry() -> None:
+    template = Template(("a ", " of ", ""), "{1}的{0}")
+    assert template.values("a b of c") == ["b", "c"] and template.values("a b or c") is None
+    assert Template(("whole",), "x").values("whole") == [] and Template(("whole",), "x").values("wholes") is None
+    assert Template(("ab", "bc"), "x").values("abc") is None
+    assert rendered("No such command x.", TYPER) == "没有命令 x"
+    assert rendered("No such command x. Did you mean y?", TYPER) == "没有命令 x；是不是 y？"
+    assert rendered("what nobody has translated", TYPER) == "what nobody has translated"
+    assert rendered("No such command {0}{1}.", TYPER) == "没有命令 {0}{1}"
+
+
+@pytest.mark.parametrize(
+    ("values", "chinese"),
+    [
+        ({}, False),
+        ({"LANG": "zh_CN.UTF-8"}, True),
+        ({"LANG": "zh_CN.UTF-8", "LC_MESSAGES": "en_US.UTF-8"}, False),
+        ({"LANG": "de_DE", "LC_MESSAGES": "zh_TW"}, True),
+        ({"LC_ALL": "C", "LC_MESSAGES": "zh_TW", "LANG": "zh_CN"}, False),
+        ({"LC_ALL": "", "LANG": "zh_CN"}, True),
+    ],
+)
+def test_the_locale_says_which(monkeypatch: pytest.MonkeyPatch, values: dict[str, str], chinese: bool) -> None:
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    assert language.chinese() is chinese
+    assert (tr("no tasks") == "没有任务") is chinese
+    assert tr("queue {queue} is open", queue="{x}") == ("队列 {x} 已开放" if chinese else "queue {x} is open")
+
+
+def test_chinese_lines_are_broken_where_the_terminal_ends() -> None:
+    line = "  --option  " + "一二三四五，" * 20 + " AIOTASKQ_DATABASE_URL " + "六" * 10
+    lines = wrapped(line, 40)
+    assert max(map(width, lines)) <= 41  # a punctuation mark stays with what it follows
+    assert all(each.startswith(" " * 12) and not each.strip().startswith("，") for each in lines[1:])
+    assert "".join(each.strip() for each in lines).replace(" ", "") == line.replace(" ", "")
+    assert wrapped("short", 40) == ["short"] and wrapped("", 40) == [""]
+
+
+def test_what_typer_says_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    page = "Usage: x\n\nOptions:\n  --y  text  [env var: Y; default: 1]\n  --help  Show this message and exit."
+    translated = language.translated_help(page)
+    assert "Usage" not in translated and "Options" not in translated and "Show" not in translated
+    assert {english for context, english in entries() if context == HELP} >= {"Usage: ", "\nCommands:\n"}
+
+
+# ---- what the library says -------------------------------------------------------------------------------------------
+
+LIBRARY_ROOMS = [
+    path
+    for path in sorted((ROOT / "aiotaskq").rglob("*.py"))
+    if path.relative_to(ROOT / "aiotaskq").parts[0] not in ("cli", "testing")
+]
+RAISED = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, AiotaskqError)}
+RAISED |= {"IllegalTransition", "Refused"}
+
+
+def literal(node: ast.expr) -> list[str] | None:
+    """The text between the values of a string or an f-string; None for another expression."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return [node.value]
+    if not isinstance(node, ast.JoinedStr):
+        return None
+    pieces = [""]
+    for part in node.values:
+        if isinstance(part, ast.Constant):
+            pieces[-1] += str(part.value)
+        else:
+            pieces.append("")
+    return pieces
+
+
+def raised() -> Iterator[tuple[str, list[str]]]:
+    """Where the library makes an error, and the text between its values."""
+    for path in LIBRARY_ROOMS:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in RAISED):
+                continue
+            if node.args and path.parts[-2:] != ("web", "problem.py"):
+                pieces = literal(node.args[0])
+                if pieces is not None and sum(map(str.isalpha, "".join(pieces))) > 3:
+                    yield f"{path.name}:{node.lineno}", pieces
+
+
+def sample(pieces: list[str]) -> str:
+    """The text with X for each value; one that follows another, or a word, is a hint, which may be empty."""
+    text = pieces[0]
+    for number, piece in enumerate(pieces[1:], 1):
+        before = pieces[number - 1]
+        hint = number > 1 and (not before or (before[-1].isalnum() and not piece) or before.endswith(")"))
+        text += ("" if hint else "X") + piece
+    return text
+
+
+def test_every_error_of_the_library_has_its_chinese_text() -> None:
+    texts = {sample(pieces): where for where, pieces in raised()}
+    assert len(texts) > 150
+    assert {where: text for text, where in texts.items() if rendered(text) == text} == {}
+
+
+def test_every_chinese_text_is_of_something_that_the_library_says() -> None:
+    said = set()
+    for path in LIBRARY_ROOMS:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.add(node.value)  # those in f-strings, too
+    whole = "\n".join(said)
+    for context, english in entries():
+        if context == LIBRARY:
+            text = re.sub(r"\{\d\}", "\n", english).replace("{{", "{").replace("}}", "}")
+            for part in re.split(r"[\n,;]", text):  # of two literals that are joined, each
+                assert part.strip() in whole, english
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("there is no task mail", "没有任务 mail"),
+        (
+            "type: no handler is registered for 'gret'; did you mean 'greet'?",
+            "type：没有注册 'gret' 的处理函数；是不是 'greet'？",
+        ),
+        ("params: greet() has no parameter 'minute'", "params：greet() 没有参数 'minute'"),  # a value stays as it is
+        (
+            "cron_expression: minute 61 is not in 0-59 (got '61 * * * *')",
+            "cron_expression：分钟 61 不在 0-59 之内（收到 '61 * * * *'）",
+        ),
+        (
+            "cron_expression: day of month 'L' is not supported; L (last day) stands alone, as day of month (got 'x')",
+            "cron_expression：日 'L' 不支持；L（最后一天）只能单独用作日（收到 'x'）",
+        ),
+        (
+            "cron_expression: day of week range MON-SUN is reversed; write 1-7, where 7 is Sunday (got 'x y')",
+            "cron_expression：星期的范围 MON-SUN 颠倒了；请写 1-7，7 是星期日（收到 'x y'）",
+        ),
+        ("priority: an int is needed (got str 'a b')", "priority：需要整数（收到 str 'a b'）"),
+        ("status: 'x' is unknown; use pending, running", "status：没有状态 'x'；可用：pending、running"),
+        (
+            "cannot open sqlite:////x/y: No such file or directory; check the folder and its rights",
+            "无法打开 sqlite:////x/y：没有这个文件或文件夹；请检查文件夹及其权限",
+        ),
+        ("redis://h:1/0: [Errno 111] Connect call failed ('h', 1)", "redis://h:1/0：连接被拒绝 ('h', 1)"),
+        ("wait: must be at least 0 seconds (got -1)", "wait：应不小于 0 秒（收到 -1）"),
+        ("task 7 (mail) failed: ValueError: no", "任务 7（mail）failed：ValueError: no"),
+        ("postgresql://me:***@host: whatever the driver says", "postgresql://me:***@host: whatever the driver says"),
+    ],
+)
+def test_what_the_library_says_in_chinese(monkeypatch: pytest.MonkeyPatch, english: str, chinese: str) -> None:
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    assert language.translated(english) == chinese
+    monkeypatch.setenv("LC_ALL", "C")
+    assert language.translated(english) == english

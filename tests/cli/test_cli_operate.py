@@ -1,0 +1,253 @@
+"""What an operator does: push and wait, retry and purge many, schedules, public values, queues, and health probes."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.task import SECOND, Status, Task
+from tests.support.command import Cli, prepared, wait_for
+from tests.support.machine import within
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    made = Cli(tmp_path, monkeypatch, capsys)
+    prepared(tmp_path / "app.db")
+    monkeypatch.setenv("AIOTASKQ_DATABASE_URL", made.url)
+    made.env["AIOTASKQ_DATABASE_URL"] = made.url
+    return made
+
+
+APP = """
+from aiotaskq import TaskQ
+tq = TaskQ("sqlite:///app.db")
+
+@tq.task
+async def add(a: int, b: int) -> int:
+    return a + b
+
+@tq.task(max_retries=0)
+async def broken() -> None:
+    raise ValueError("no way")
+"""
+
+
+def store(cli: Cli, *rows: Task) -> None:
+    async def main() -> None:
+        async with TaskQ(cli.url) as tq:
+            await tq._backend.push(rows)
+
+    asyncio.run(main())
+
+
+# ---- push ----
+
+
+def test_push_with_its_options(cli: Cli) -> None:
+    options = "--delay 60 --priority -3 --queue slow --unique-key u --idempotency-key i --max-retries 9 --timeout 4"
+    task_id = cli.out("push", "mail", '{"to": "me"}', *options.split()).strip()
+    row = cli.json("tasks", "show", task_id, "--params")
+    assert row["params"] == {"to": "me"} and row["run_at"] > row["created_at"]
+    wanted = {"type": "mail", "priority": -3, "queue": "slow", "unique_key": "u", "idempotency_key": "i"}
+    assert {**row, **wanted, "max_retries": 9, "timeout": 4.0} == row
+    assert cli.json("push", "mail", "{}", "--unique-key", "u") == {"task_id": task_id, "created": False}
+    code, out, err = cli.run("push", "mail", "--idempotency-key", "i")
+    assert (code, out) == (0, f"{task_id}\n") and "was there already" in err
+
+
+def test_params_may_come_from_standard_input(cli: Cli) -> None:
+    cli.monkeypatch.setattr("sys.stdin", io.StringIO('{"token": "x"}'))
+    task_id = cli.json("push", "mail", "-")["task_id"]
+    assert cli.json("tasks", "show", task_id, "--params")["params"] == {"token": "x"}
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ("{bad secret", "params: is not JSON (line 1, column 2)"),
+        ("[1]", "params: a JSON object is needed"),
+        ('{"a": 99999999999999999999}', "64 bits"),
+        ("[" * 100_000, "params: is not JSON (nested too deep)"),
+    ],
+)
+def test_wrong_params_are_told_without_what_they_hold(cli: Cli, params: str, said: str) -> None:
+    error = cli.fails("push", "mail", params)
+    assert said in error and "secret" not in error
+    assert cli.json("stats")["counts"].get("pending", 0) == 0
+
+
+def test_push_waits_for_the_result(cli: Cli) -> None:
+    Path("app.py").write_text(APP)
+    with cli.running("app:tq") as (process, lines):
+        wait_for(lines, "Ctrl-C")
+        code, out, err = cli.run("push", "add", '{"a": 1, "b": 2}', "--wait", "20")
+        assert (code, out) == (0, "3\n") and len(err.strip()) == 36  # the id, out of the result's way
+        answer = cli.json("push", "add", '{"a": 1, "b": 2}', "--wait", "20")
+        assert (answer["status"], answer["result"]) == ("completed", 3)
+        code, out, err = cli.run("push", "broken", "--wait", "20")
+        assert (code, out) == (1, "") and "no way" in err.splitlines()[-1]
+        process.terminate()
+        assert process.wait(within(40)) == 0
+    code, out, err = cli.run("push", "add", "--wait", "0.05")
+    assert (code, out) == (5, "") and "is pending after 0.05 s" in err
+
+
+# ---- many tasks ----
+
+
+def dead(count: int, **fields: Any) -> list[Task]:
+    given = {"type": "mail", "status": Status.FAILED, "completed_at": 9, **fields}
+    return [Task(task_id=f"{given['type']}-{number}", seq=number, **given) for number in range(count)]
+
+
+def test_retry_by_filter(cli: Cli) -> None:
+    store(cli, *dead(3), *dead(2, type="audio"))
+    assert "say --yes" in cli.fails("tasks", "retry", "--status", "failed", code=2)
+    assert cli.out("tasks", "retry", "--status", "failed", "--type", "mail", "--yes") == "tasks put back: 3\n"
+    assert cli.json("tasks", "retry", "--status", "failed", "--yes") == {"retried": 2}
+    assert cli.out("tasks", "retry", "--type", "mail") == "tasks put back: 0\n"  # nothing to ask about
+    assert "not both" in cli.fails("tasks", "retry", "mail-1", "--type", "mail", code=2)
+    assert "which?" in cli.fails("tasks", "retry", code=2)
+    assert "are not retried" in cli.fails("tasks", "retry", "--status", "pending", "--yes")
+
+
+def test_purge_asks_with_a_count(cli: Cli) -> None:
+    store(cli, *dead(3), *dead(2, type="audio", completed_at=SystemClock().now() // SECOND))
+    assert "say --yes" in cli.fails("tasks", "purge", code=2)
+    assert cli.json("tasks", "purge", "--older-than", "3600", "--yes") == {"deleted": 3}
+    assert cli.out("tasks", "purge", "--yes") == "tasks deleted: 2\n"
+    assert cli.out("tasks", "purge") == "tasks deleted: 0\n"
+    assert "only ended tasks" in cli.fails("tasks", "purge", "--status", "pending", "--yes")
+
+
+async def test_count_is_the_number_that_find_finds(tmp_path: Path) -> None:
+    async with TaskQ(prepared(tmp_path / "x.db")) as tq:
+        await tq._backend.push([*dead(1_050), *dead(7, type="audio", queue="slow", status=Status.CANCELLED)])
+        await tq.push("mail", {})
+        assert await tq.queue.count() == 1_058
+        assert await tq.queue.count(status=["failed", "cancelled", "failed"]) == 1_057
+        assert await tq.queue.count(queue="slow") == 7 and await tq.queue.count(queue="nobody") == 0
+        assert await tq.queue.count(type="mail") == 1_051
+        assert await tq.queue.count(type="mail", status="failed", older_than=60) == 1_050
+        heard: list[int] = []
+        assert await tq.queue.retry_many(type="mail", progress=heard.append) == 1_050
+        assert heard == [500, 1_000, 1_050]
+        heard.clear()
+        assert await tq.queue.purge(progress=heard.append) == 7 and heard == [7]
+
+
+# ---- schedules, values, queues ----
+
+
+def test_the_life_of_a_schedule(cli: Cli) -> None:
+    add = ("schedules", "add", "nightly", "report", '{"a": 1}', "--id", "s")
+    assert cli.out(*add, "--cron", "0 2 * * *", "--timezone", "Asia/Shanghai", "--queue", "q") == "s\n"
+    (row,) = cli.json("schedules", "list", "--params")
+    assert (row["cron_expression"], row["timezone"], row["params"], row["queue"]) == (
+        "0 2 * * *",
+        "Asia/Shanghai",
+        {"a": 1},
+        "q",
+    )
+    assert cli.out("schedules", "pause", "s") == "s  paused\n"
+    assert cli.json("schedules", "list", "--enabled") == []
+    assert cli.out("schedules", "resume", "s").startswith("s  next 2")
+    (fired,) = cli.json("schedules", "run", "s")
+    task_id = fired["outcome"].removeprefix("fired ")
+    assert cli.json("tasks", "show", task_id)["scheduler_task_id"] == "s"
+    assert "say --yes" in cli.fails("schedules", "delete", "s", code=2)
+    assert cli.json("schedules", "delete", "s", "--yes") == [{"schedule_id": "s", "outcome": "deleted"}]
+    assert "there is no schedule s" in cli.fails("schedules", "delete", "s", "--yes")
+    assert cli.out("schedules", "list") == "no schedules\n"
+
+
+def test_intervals_and_single_times(cli: Cli) -> None:
+    cli.out("schedules", "add", "often", "t", "--interval", "90", "--id", "a")
+    at = ("--at", "2100-01-01T08:00", "--timezone", "Asia/Shanghai")
+    assert cli.json("schedules", "add", "once", "t", *at, "--id", "b")["execute_at"] == "2100-01-01T00:00:00Z"
+    lines = cli.out("schedules", "list").splitlines()
+    assert "every 90 s" in lines[1] and "once, 2100-01-01T00:00:00Z" in lines[2]
+    assert "exactly one of" in cli.fails("schedules", "add", "x", "t")
+    assert "exactly one of" in cli.fails("schedules", "add", "x", "t", "--interval", "1", *at)
+    assert "is no time" in cli.fails("schedules", "add", "x", "t", "--at", "soon")
+    assert "cron_expression" in cli.fails("schedules", "add", "x", "t", "--cron", "61 * * * *")
+
+
+def test_schedules_may_live_apart(cli: Cli) -> None:
+    apart = prepared(cli.home / "apart.db")
+    cli.out("schedules", "add", "n", "t", "--interval", "90", "--id", "a", "--schedules", apart)
+    assert cli.json("schedules", "list") == []
+    cli.out("schedules", "run", "a", "--schedules", apart)
+    assert len(cli.json("tasks", "list")) == 1 and cli.json("tasks", "list", "--db", apart) == []
+    cli.monkeypatch.setenv("AIOTASKQ_SCHEDULES_URL", apart)
+    assert len(cli.json("schedules", "list")) == 1
+
+
+def test_public_values(cli: Cli) -> None:
+    assert cli.out("store", "set", "k", '{"a": [1]}', "--ttl", "3600") == "stored k\n"
+    assert cli.out("store", "get", "k") == '{\n  "a": [\n    1\n  ]\n}\n'
+    assert cli.json("store", "list") == ["k"]
+    assert cli.out("store", "delete", "k") == "deleted k\n"
+    assert "there is no value k" in cli.fails("store", "delete", "k")
+    assert "there is no value k" in cli.fails("store", "get", "k")
+    assert "value: is not JSON" in cli.fails("store", "set", "k", "plain text")
+
+
+def test_queues(cli: Cli) -> None:
+    assert cli.out("queues", "list") == "no queues\n"
+    assert cli.out("queues", "pause", "slow") == "queue slow is paused\n"
+    assert cli.json("queues", "list") == [{"queue": "slow", "paused": True, "pending": 0, "running": 0}]
+    assert "paused, and empty: slow" in cli.out("stats")
+    assert cli.json("queues", "resume", "slow") == {"queue": "slow", "paused": False}
+    assert cli.out("queues", "pause") == "queue default is paused\n"
+
+
+# ---- health ----
+
+
+def test_check_sees_a_dead_worker(cli: Cli) -> None:
+    now = SystemClock().now()
+    running = {"status": Status.RUNNING, "lease_owner": "w", "type": "t"}
+    store(cli, Task(task_id="late", lease_until=now - 100 * SECOND, **running))
+    assert cli.out("check") == "ok: 0 ready, 1 running\n"  # its lease has ended, and others have time yet
+    assert "running tasks without a living worker for over 60 s, which no other worker takes up: 1" in cli.fails(
+        "check", "--late", "60"
+    )
+    code, out, _ = cli.run("check", "--late", "60", "--json")
+    assert code == 1 and '"ok": false' in out
+
+
+def test_check_sees_tasks_that_wait_and_schedules_that_nobody_fires(cli: Cli) -> None:
+    now = SystemClock().now()
+    store(cli, Task(task_id="new", type="t", run_at=now))
+    assert cli.out("check", "--late", "86400") == "ok: 1 ready, 0 running\n"
+    store(cli, Task(task_id="ready", type="t", run_at=now - 500 * SECOND))
+    assert re.fullmatch(
+        r"ok: 2 ready, 0 running; no worker has claimed the oldest for 5\d\d s: start one with 'aiotaskq run'\n",
+        cli.out("check", "--late", "86400"),
+    )
+    said = r"tasks that are ready: 2, the oldest for 5\d\d s, and none runs: no worker is at work"
+    assert re.search(said, cli.fails("check"))
+    assert re.search(said, cli.out("doctor"))
+    store(
+        cli, Task(task_id="running", type="t", status=Status.RUNNING, lease_owner="w", lease_until=now + 900 * SECOND)
+    )
+    assert cli.out("check") == "ok: 2 ready, 1 running\n"
+    assert "2 ready, 1 running, work goes on" in cli.out("doctor")
+    assert "the oldest for 50" in cli.fails("check", "--max-age", "60")
+    cli.out("schedules", "add", "x", "t", "--at", "2001-01-01T00:00+00:00")
+    assert "no scheduler runs" in cli.fails("check")
+
+
+def test_check_of_what_does_not_answer(cli: Cli) -> None:
+    assert "there is no file" in cli.fails("check", "--db", "sqlite:///nowhere.db")
+    code, out, err = cli.run("check", "--db", "postgresql://me:sw0rdfish@127.0.0.1:1/x", "--json")
+    assert (code, err) == (1, "") and '"ok": false' in out and "sw0rdfish" not in out  # J9

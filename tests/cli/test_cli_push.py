@@ -1,0 +1,161 @@
+"""Pushing from the command line: what the application's handlers say of it, and how a failure is shown."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from aiotaskq import TaskQ
+from tests.support.command import Cli, prepared, wait_for
+from tests.support.machine import within
+
+APP = """
+from aiotaskq import TaskQ
+tq = TaskQ("sqlite:///app.db", poll_interval=0.05)
+
+@tq.task(queue="letters", max_retries=7, priority=-2)
+async def greet(name: str) -> str:
+    return "hello " + name
+
+@tq.task(max_retries=0)
+async def broken() -> None:
+    raise ValueError("first line\\nsecond \\x1b[31mline")
+
+tq.elsewhere("audio")
+"""
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    made = Cli(tmp_path, monkeypatch, capsys)
+    (tmp_path / "shop.py").write_text(APP)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+    prepared(tmp_path / "app.db")
+    prepared(tmp_path / "aiotaskq.db")
+    return made
+
+
+APP_DB = ("--db", "sqlite:///app.db")
+
+
+def in_store(url: str, body: Callable[[TaskQ], Awaitable[object]]) -> None:
+    async def main() -> None:
+        async with TaskQ(url) as tq:
+            await body(tq)
+
+    asyncio.run(main())
+
+
+# ---- --app ----
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("gret", '{"name": "x"}'), "type: no handler is registered for 'gret'; did you mean 'greet'?"),
+        (("greet", '{"nmae": "x"}'), "params: greet() has no parameter 'nmae'; did you mean 'name'?"),
+        (("greet",), "params: greet() needs 'name'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["push", "schedules"])
+def test_a_misspelt_type_or_parameter_is_refused(cli: Cli, command: str, args: tuple[str, ...], said: str) -> None:
+    words = ("push", *args) if command == "push" else ("schedules", "add", "s", *args, "--interval", "60")
+    assert said in cli.fails(*words, "--app", "shop:tq")
+    assert cli.json("stats", *APP_DB)["counts"].get("pending", 0) == 0
+    assert cli.json("schedules", "list", *APP_DB) == []
+
+
+def test_the_applications_store_and_defaults_are_meant(cli: Cli) -> None:
+    Path("talks.py").write_text("print('imported')\nfrom shop import tq\n")
+    code, out, err = cli.run("push", "greet", '{"name": "x"}', "--app", "talks:tq")
+    assert (code, err) == (0, "imported\n")  # what the application prints is not the answer
+    row = cli.json("tasks", "show", out.strip(), *APP_DB)
+    assert (row["queue"], row["max_retries"], row["priority"]) == ("letters", 7, -2)
+    assert "warning" not in cli.run("push", "audio", "--app", "shop:tq")[2]
+    (schedule,) = [cli.json("schedules", "add", "s", "greet", '{"name": "x"}', "--interval", "60", "--app", "shop:tq")]
+    assert [each["task_id"] for each in cli.json("schedules", "list", *APP_DB)] == [schedule["task_id"]]
+
+
+def test_the_store_is_the_one_that_was_named_more_explicitly(cli: Cli) -> None:
+    other = prepared(Path("other.db"))
+
+    def stored() -> dict[str, int]:
+        urls = ("sqlite:///app.db", other)
+        return {url: cli.json("stats", "--db", url)["counts"].get("pending", 0) for url in urls}
+
+    push = ("push", "greet", '{"name": "x"}')
+    cli.run(*push, "--app", "shop:tq", "--db", other)
+    assert stored() == {"sqlite:///app.db": 0, other: 1}
+    cli.monkeypatch.setenv("AIOTASKQ_DATABASE_URL", other)
+    cli.run(*push, "--app", "shop:tq")
+    assert stored() == {"sqlite:///app.db": 1, other: 1}
+    Path("pyproject.toml").write_text('[tool.aiotaskq.run]\napp = "shop:tq"\n')
+    cli.run(*push)
+    assert stored() == {"sqlite:///app.db": 1, other: 2}
+    cli.monkeypatch.delenv("AIOTASKQ_DATABASE_URL")
+    cli.run(*push)
+    assert stored() == {"sqlite:///app.db": 2, other: 2}
+    assert "did you mean 'greet'" in cli.fails("push", "gret")
+    Path("pyproject.toml").write_text(
+        f'[tool.aiotaskq]\ndatabase_url = "{other}"\n[tool.aiotaskq.run]\napp = "shop:tq"\n'
+    )
+    cli.run(*push)
+    assert stored() == {"sqlite:///app.db": 2, other: 3}
+
+
+def test_what_names_no_taskq_is_wrong_usage_or_an_error(cli: Cli) -> None:
+    assert "app:tq" in cli.fails("push", "greet", "--app", "shop", code=2)
+    assert "there is no module 'nowhere'" in cli.fails("push", "greet", "--app", "nowhere:tq")
+    assert "there is shop:tq" in cli.run("push", "greet", "--app", "shop:app")[2]
+
+
+# ---- without it ----
+
+
+def test_a_type_that_nobody_has_handled_is_warned_of(cli: Cli) -> None:
+    code, out, err = cli.run("push", "gret", *APP_DB)
+    assert (code, len(out.strip())) == (0, 36)
+    assert err == (
+        "warning: no task has run in this store yet, so whether anybody handles 'gret' is not known; "
+        "--app MODULE:TQ checks it before the push\n"
+    )
+
+    async def complete(tq: TaskQ) -> None:
+        await tq.queue.push_task({"type": "greet"}, priority=-1)
+        assert (await tq.queue.pop_task(0) or {})["type"] == "greet"
+        await tq.queue.task_done()
+
+    in_store("sqlite:///app.db", complete)
+    for words in (("push", "gret"), ("schedules", "add", "s", "gret", "--interval", "60")):
+        code, out, err = cli.run(*words, *APP_DB)
+        assert code == 0 and "nobody has handled 'gret' among the last 1 tasks; did you mean 'greet'?" in err
+        code, out, err = cli.run(*words, *APP_DB, "--json")
+        assert code == 0 and "did you mean" in err and "did you mean" not in out
+    assert cli.run("push", "greet", *APP_DB)[2] == ""
+    code, _, err = cli.run("push", "gret", *APP_DB, "--wait", "0.01")
+    assert code == 5 and "did you mean 'greet'?" in err
+
+
+# ---- --wait ----
+
+
+def test_a_traceback_is_shown_as_its_lines(cli: Cli) -> None:
+    with cli.running("shop:tq") as (process, lines):
+        wait_for(lines, "Ctrl-C")
+        code, out, err = cli.run("push", "broken", *APP_DB, "--wait", "30")
+        assert (code, out) == (1, "")
+        said = err.splitlines()
+        at = next(number for number, line in enumerate(said) if line.startswith("error: task "))
+        assert said[at].endswith("(broken) failed: ValueError: first line")
+        assert said[at + 1] == r"second \x1b[31mline"
+        assert "Traceback (most recent call last):" in said[at:]
+        assert any(line.lstrip().startswith("File ") and "shop.py" in line for line in said)
+        answer = cli.run("push", "broken", *APP_DB, "--wait", "30", "--json")
+        assert answer[0] == 1 and len([line for line in answer[2].splitlines() if line.startswith("error: ")]) == 1
+        process.terminate()
+        assert process.wait(within(40)) == 0

@@ -1,0 +1,214 @@
+"""Where the command line takes its settings from: flags win over the environment, and that over pyproject.toml."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli.web import Site
+from tests.support.command import Cli, prepared, wait_for
+from tests.support.machine import within
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(tmp_path, monkeypatch, capsys)
+
+
+def made(name: str) -> str:
+    """A database with one task of the type ``name``; its URL."""
+
+    async def main() -> None:
+        async with TaskQ(url) as tq:
+            await tq.push(name, {})
+
+    url = prepared(Path(f"{name}.db"))
+    asyncio.run(main())
+    return url
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(cli: Cli) -> None:
+    file, environment, flag = made("file"), made("environment"), made("flag")
+
+    def listed(*args: str) -> str:
+        (task,) = cli.json("tasks", "list", *args)
+        return str(task["type"])
+
+    Path("pyproject.toml").write_text(f'[tool.aiotaskq]\ndatabase_url = "{file}"\n')
+    assert listed() == "file"
+    cli.monkeypatch.setenv("AIOTASKQ_DATABASE_URL", environment)
+    assert listed() == "environment"
+    assert listed("--db", flag) == "flag"
+
+
+def test_every_command_that_asks_a_store_takes_it_from_the_file(cli: Cli) -> None:
+    Path("pyproject.toml").write_text(f'[tool.aiotaskq]\ndatabase_url = "{made("x")}"\n')
+    for command in ("stats", "check", "queues list", "store list", "schedules list", "db check"):
+        cli.json(*command.split())
+
+
+def test_run_has_its_defaults_in_the_file(cli: Cli) -> None:
+    Path("app.py").write_text("from aiotaskq import TaskQ\ntq = TaskQ('sqlite:///app.db')\n")
+    Path("pyproject.toml").write_text(
+        '[tool.aiotaskq.run]\napp = "app:tq"\nconcurrency = 7\nqueues = ["a", "b"]\ndrain = 0.1\n'
+    )
+    with cli.running() as (process, lines):
+        wait_for(lines, "7 at a time from queues a, b")
+        process.terminate()
+        assert process.wait(within(40)) == 0
+    cli.env["AIOTASKQ_CONCURRENCY"] = "8"
+    with cli.running("--queues", "c") as (process, lines):
+        wait_for(lines, "8 at a time from queues c")
+        process.terminate()
+        assert process.wait(within(40)) == 0
+
+
+def test_what_the_environment_says_of_processes_is_for_the_supervisor(cli: Cli) -> None:
+    Path("app.py").write_text("from aiotaskq import TaskQ\ntq = TaskQ('sqlite:///app.db')\n")
+    cli.env["AIOTASKQ_PROCESSES"] = "2"
+    with cli.running("app:tq") as (process, lines):
+        wait_for(lines, "[2] app:tq on sqlite:///app.db")
+        process.terminate()
+        assert process.wait(within(15)) == 0
+    assert len([line for line in lines if "in 2 processes" in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[tool.aiotaskq]\ndatabase = 1", "unknown key 'database'; did you mean database_url?"),
+        ("[tool.aiotaskq.run]\nspeed = 1", "unknown key 'speed'; use app, concurrency"),
+        ("[tool.aiotaskq]\nrun = 3", "[tool.aiotaskq.run] is no table"),
+        ("[tool.aiotaskq]\ndatabase_url = ['a']", "a single value is needed"),
+        ("[tool.aiotaskq", "at end of document"),
+    ],
+)
+def test_what_is_wrong_with_the_file_is_told_in_one_line(cli: Cli, text: str, said: str) -> None:
+    Path("pyproject.toml").write_text(text)
+    assert said in cli.fails("stats")
+    cli.out("--help")  # which needs none
+
+
+def test_another_projects_file_is_nobodys_business(cli: Cli) -> None:
+    url = made("x")
+    for text in ("not toml at all [", '[tool.other]\nname = "x"', "[project]\nname = 'uses-aiotaskq'\n"):
+        Path("pyproject.toml").write_text(text)
+        cli.json("stats", "--db", url)
+
+
+def test_a_wrong_value_in_the_file_is_wrong_usage(cli: Cli) -> None:
+    Path("pyproject.toml").write_text('[tool.aiotaskq.run]\nconcurrency = "many"\n')
+    assert "concurrency" in cli.fails("run", "app:tq", code=2)
+
+
+# ---- the operations API's token ----
+
+
+def test_the_token_is_read_from_where_no_other_user_sees_it(cli: Cli) -> None:
+    cli.monkeypatch.setenv("TOKEN", " abc ")
+    Path("token").write_text("def\nmore\n")
+    made: Any = Site.of("127.0.0.1", 1, "TOKEN", None, True)
+    assert (made.token, made.read_only, made.port) == ("abc", True, 1)
+    assert Site.of("127.0.0.1", 1, None, "token", False).token == "def"
+    assert Site.of("127.0.0.1", 1, None, None, False).token is None
+    assert "abc" not in repr(made)  # J9
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--token-env", "NOT_SET"), "NOT_SET"),
+        (("--token-file", "nowhere"), "cannot be read: No such file"),
+        (("--token-file", "empty"), "is empty"),
+        (("--token-file", "empty", "--token-env", "X"), "give one of the two"),
+    ],
+)
+def test_a_token_that_is_not_there_is_told(cli: Cli, args: tuple[str, ...], said: str) -> None:
+    Path("empty").touch()
+    assert said in cli.fails("web", "--db", made("x"), *args)
+    assert said in cli.fails("run", "app:tq", "--web", *args)
+
+
+def test_the_operations_api_beside_the_workers_and_alone(cli: Cli) -> None:
+    Path("app.py").write_text("from aiotaskq import TaskQ\ntq = TaskQ('sqlite:///x.db')\n")
+    url = made("x")
+    Path("token").write_text("a-token-of-enough-characters\n")
+    for words in (("run", "app:tq", "--web"), ("web", "--db", url)):
+        command = [*words, "--port", "0", "--token-file", "token", "--read-only"]
+        with cli.running(*command[1:], verb=command[0]) as (process, lines):
+            wait_for(lines, "operations API of sqlite:///x.db on http://127.0.0.1:")
+            (line,) = [line for line in lines if "operations API" in line]
+            place = line.split()[-1]
+            with urllib.request.urlopen(f"{place}/healthz", timeout=within(10)) as answer:
+                assert answer.status == 200
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(f"{place}/tasks", timeout=within(10))
+            process.terminate()
+            assert process.wait(within(15)) == 0
+        assert "a-token" not in "".join(lines)
+
+
+def test_an_operations_api_that_cannot_be_served_stops_the_workers(cli: Cli) -> None:
+    Path("app.py").write_text("from aiotaskq import TaskQ\ntq = TaskQ('sqlite:///x.db')\n")
+    code, _, err = cli.process("run", "app:tq", "--web", "--host", "0.0.0.0")
+    assert code == 1 and "token" in err.splitlines()[-1] and "Traceback" not in err
+
+
+def test_the_operations_api_does_not_go_with_several_processes(cli: Cli) -> None:
+    assert "aiotaskq web" in cli.fails("run", "app:tq", "--web", "--processes", "2", code=2)
+
+
+# ---- doctor and init ----
+
+
+def test_doctor_masks_what_is_secret(cli: Cli) -> None:  # J9
+    cli.monkeypatch.setenv("AIOTASKQ_DATABASE_URL", "postgresql://me:sw0rdfish@127.0.0.1:1/x?password=sw0rdfish")
+    cli.monkeypatch.setenv("AIOTASKQ_WEB_TOKEN", "sw0rdfish")
+    for form in ((), ("--json",)):
+        code, out, err = cli.run("doctor", *form)
+        assert code == 1 and "sw0rdfish" not in out + err and "127.0.0.1" in out
+        assert "AIOTASKQ_WEB_TOKEN" in out and "sqlalchemy" in out
+
+
+def test_doctor_tells_what_a_bug_report_needs(cli: Cli) -> None:
+    found = cli.json("doctor", "--db", made("x"))
+    assert found["problem"] is None and found["store"]["scheme"] == "sqlite"
+    assert found["store"]["version"] == found["store"]["newest"]
+    assert found["store"]["latency_ms"]["median"] > 0 and found["store"]["clock_ahead_ms"] is None
+    assert found["store"]["health"]["ok"] and found["libraries"]["typer"]
+
+
+def test_init_writes_a_program_that_runs_and_overwrites_nothing(cli: Cli) -> None:
+    assert "run app:tq" in cli.out("init")
+    before = Path("app.py").read_text()
+    assert "already" in cli.fails("init")
+    assert Path("app.py").read_text() == before
+    with cli.running("app:tq") as (process, lines):
+        wait_for(lines, "Ctrl-C")
+        code, out, err = cli.process("push", "greet", '{"name": "you"}', "--db", "sqlite:///app.db", "--wait", "20")
+        assert (code, out) == (0, '"Hello, you!"\n'), err
+        wait_for(lines, "Hello, you!")
+        process.terminate()
+        assert process.wait(within(40)) == 0
+    cli.monkeypatch.setenv("LANG", "zh_CN.UTF-8")
+    assert "已写入 new/app.py" in cli.out("init", "new")
+    compile(Path("new/app.py").read_text(), "app.py", "exec")
+
+
+# ---- completion ----
+
+
+def test_completion(cli: Cli) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert "_AIOTASKQ_COMPLETE=complete_" + shell in cli.out("completion", shell)
+    assert "tcsh" in cli.fails("completion", "tcsh", code=2)
+    code, out, _ = cli.process(
+        _AIOTASKQ_COMPLETE="complete_bash", COMP_WORDS="aiotaskq tasks retry --st", COMP_CWORD="3"
+    )
+    assert (code, out.split()) == (0, ["--status"])

@@ -1,0 +1,244 @@
+"""Slots held by late threads and processes, and a loop that stands still: counted, told, and never silent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from aiotaskq import Event, Status, TaskFailed, TaskQ
+from aiotaskq.concurrency.clock import SystemClock, VirtualClock
+from aiotaskq.core.task import new_task
+from aiotaskq.log import logger
+from aiotaskq.runtime.context import TaskContext
+from aiotaskq.runtime.worker.execution import Running
+from aiotaskq.runtime.worker.stall import StallWatch
+from aiotaskq.runtime.worker.watchdog import Occupancy
+from tests.support.machine import within
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """What aiotaskq logs."""
+    got: list[str] = []
+    sink = logger.add(lambda message: got.append(str(message)), format="{level} {message}")
+    yield got
+    logger.remove(sink)
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 40.0) -> None:
+    """Watch the real clock until something that happens elsewhere has happened."""
+    async with asyncio.timeout(within(seconds)):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def watching() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "aiotaskq-stalls"]
+
+
+def occupancy(tq: TaskQ) -> Occupancy:
+    assert tq._worker is not None
+    return tq._worker.held.occupancy()
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_a_hundred_late_threads_are_recorded_and_hold_their_slots(
+    store: str, tmp_path: Path, lines: list[str]
+) -> None:  # D14
+    tq = TaskQ("memory://" if store == "memory" else f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
+    release = threading.Event()
+    rounds, slots = (25, 4) if store == "memory" else (3, 4)
+
+    seconds = within(0.05)  # long enough for a thread to start
+
+    @tq.task(timeout=seconds, max_retries=0)
+    def stuck() -> str:
+        release.wait(within(20))
+        return "too late"
+
+    ran: list[int] = []
+
+    @tq.task
+    async def other(number: int) -> None:
+        ran.append(number)
+
+    exhausted, late = asyncio.Event(), []
+    tq.on("timeout", late.append)
+
+    @tq.on("exhausted")
+    def told(event: Event) -> None:
+        assert event.detail["occupancy"].overdue_threads == slots
+        exhausted.set()
+
+    async with tq.running(concurrency=slots):
+        for number in range(rounds):
+            release.clear()
+            exhausted.clear()
+            handles = [await stuck.push() for _ in range(slots)]
+            waiting = await other.push(number=number)
+            await asyncio.wait_for(exhausted.wait(), within(60))
+            assert occupancy(tq) == Occupancy(slots, slots, slots, 0, slots, 0)
+            assert await waiting.status() is Status.PENDING and len(ran) == number
+            assert {await handle.status() for handle in handles} == {Status.RUNNING}
+            release.set()
+            for handle in handles:
+                with pytest.raises(TaskFailed, match=f"TimeoutError: timed out after {seconds:g} s"):
+                    await handle.result(within(60))
+            await waiting.result(within(60))
+        await eventually(lambda: occupancy(tq) == Occupancy(slots))
+    assert len(late) == rounds * slots
+    assert sum("ERROR all 4 slots are held by handlers" in line for line in lines) == rounds
+    assert sum(thread.name.startswith("aiotaskq-handler") for thread in threading.enumerate()) <= slots
+
+
+async def test_some_late_threads_beside_free_slots_are_no_alarm(lines: list[str]) -> None:
+    tq, release = TaskQ("memory://"), threading.Event()
+
+    @tq.task(timeout=within(0.05), max_retries=0)
+    def stuck() -> None:
+        release.wait(within(20))
+
+    @tq.task(timeout=0.01, max_retries=0)
+    async def too_slow() -> None:
+        await asyncio.sleep(20)
+
+    alarms: list[Event] = []
+    tq.on("exhausted", alarms.append)
+    async with tq.running(concurrency=3):
+        handles = [await stuck.push(), await stuck.push(), await too_slow.push()]
+        await eventually(lambda: occupancy(tq) == Occupancy(3, 2, 2, 0, 2, 0))
+        release.set()
+        for handle in handles:
+            with pytest.raises(TaskFailed, match="timed out"):
+                await handle.result(within(60))
+    assert alarms == [] and "slots are held" not in "".join(lines)
+
+
+async def test_who_has_ended_is_not_late_though_its_slot_is_still_writing_that_down() -> None:
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    task = new_task("x", now=0)
+    slot = asyncio.create_task(forever())
+    running = Running(task, TaskContext(task, cast(Any, None)), slot, begun=True)
+    assert not running.overdue
+    running.interrupt("timeout")
+    assert running.overdue
+    running.over()
+    assert not running.overdue
+    slot.cancel()
+    await asyncio.wait({slot})
+
+
+async def test_handlers_that_swallow_their_timeout_hold_slots_as_threads_do(lines: list[str]) -> None:
+    tq, stop, alarms = TaskQ("memory://"), asyncio.Event(), []
+    tq.on("exhausted", alarms.append)
+
+    @tq.task(timeout=0.01)
+    async def deaf() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await stop.wait()
+
+    async with tq.running(concurrency=2):
+        await tq.push_many([deaf.call(), deaf.call()])
+        await eventually(lambda: bool(alarms))
+        stop.set()
+    assert len(alarms) == 1 and "ERROR all 2 slots are held by handlers past their timeout" in "".join(lines)
+
+
+in_processes = TaskQ("memory://")
+
+
+@in_processes.task(executor="process", timeout=0.5, max_retries=0)
+def hold(folder: str) -> None:
+    (Path(folder) / f"began-{os.getpid()}-{time.monotonic_ns()}").touch()
+    end = time.monotonic() + within(20)
+    while not (Path(folder) / "release").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+async def test_late_processes_hold_theirs_and_what_never_began_frees_its_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:  # D14
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    alarms: list[Event] = []
+    in_processes.on("exhausted", alarms.append)
+    async with in_processes.running(concurrency=6):
+        handles = [await hold.push(folder=str(tmp_path)) for _ in range(6)]
+        # One process: one runs, one or two are on their way to it; the rest has not begun, and never will.
+        await eventually(lambda: len(alarms) == 1)
+        await eventually(lambda: occupancy(in_processes).busy == occupancy(in_processes).overdue_processes < 6)
+        held = occupancy(in_processes).busy
+        assert held in (2, 3) and occupancy(in_processes) == Occupancy(6, held, 0, held, 0, held)
+        (tmp_path / "release").touch()
+        for handle in handles:
+            with pytest.raises(TaskFailed, match=r"timed out after 0\.5 s"):
+                await handle.result(within(60))
+    assert len(list(tmp_path.glob("began-*"))) == held
+    assert sum("all 1 processes for handlers are held" in line for line in lines) == len(alarms) == 1
+
+
+async def test_a_loop_that_stands_still_is_told_with_the_task_it_stands_in(lines: list[str]) -> None:
+    tq, stalls = TaskQ("memory://"), []
+    tq.on("stalled", stalls.append)
+
+    @tq.task
+    async def blocking() -> bool:
+        await asyncio.sleep(0)
+        end = time.monotonic() + within(20)
+        while not any("stands still" in line for line in lines) and time.monotonic() < end:
+            time.sleep(0.01)
+        return any("WARNING the event loop stands still in blocking " in line for line in lines)
+
+    @tq.task
+    async def in_its_child() -> None:
+        async def child() -> None:
+            time.sleep(0.5)
+
+        await asyncio.create_task(child())
+
+    async with tq.running(concurrency=2):
+        handle = await blocking.push()
+        assert await handle.result(within(60)), "said while the loop stands still, since it may never go on"
+        await eventually(lambda: len(stalls) == 1)
+        await (await in_its_child.push()).result(within(60))
+        await eventually(lambda: len(stalls) == 2)
+        time.sleep(0.5)  # nobody's task
+        await eventually(lambda: len(stalls) == 3)
+    found = [None if event.task is None else event.task.type for event in stalls]
+    # Which task a coroutine belongs to that its handler has started can be asked since Python 3.12.
+    assert found == ["blocking", "in_its_child" if sys.version_info >= (3, 12) else None, None]
+    assert all(0.25 <= event.detail["seconds"] < within(15) for event in stalls)
+    assert handle.task_id in "".join(lines) and "blocking" in "".join(lines)
+
+
+@pytest.mark.parametrize("clock", [None, VirtualClock()])
+async def test_nobody_watches_the_loop_unless_somebody_listens_and_time_is_real(clock: Any) -> None:
+    for thread in watching():  # of a worker that has just stopped
+        thread.join(within(10))
+    tq = TaskQ("memory://", clock=clock)
+    if clock is not None:
+        tq.on("stalled", print)
+    async with tq.running():
+        assert not watching()
+
+
+def test_the_watch_ends_with_its_loop() -> None:
+    async def main() -> None:
+        StallWatch(SystemClock(), lambda _: None, lambda *_: None).start()
+        assert watching()
+
+    asyncio.run(main())
+    for thread in watching():
+        thread.join(within(10))
+    assert not watching()

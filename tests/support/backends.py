@@ -1,0 +1,173 @@
+"""Every backend that the contract suite runs on, and how a fresh, empty one is made.
+
+One more backend is one more entry in ``STORES``: an async context manager that takes a folder of its own, gives a
+``Store`` whose backend is open and empty, and cleans up. One that cannot be started here raises ``Unavailable``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from aiotaskq.backends import connect
+from aiotaskq.backends.base import Backend, Schedules, Values
+from aiotaskq.backends.sql.engines import sync_engine
+from aiotaskq.backends.sql.migrations import OUR_TABLES
+from aiotaskq.backends.url import REHEARSAL
+from tests.support.servers import Server, Unavailable, mariadb, valkey
+from tests.support.servers import postgresql as postgresql_server
+from tests.support.servers import postgresql_jit as postgresql_jit_server
+
+__all__ = ["STORES", "Store", "Unavailable"]
+
+
+class Store:
+    """A backend under test, and the ways around it that the tests need."""
+
+    def __init__(self, name: str, url: str, backend: Backend) -> None:
+        self.name = name
+        self.url = url
+        self.backend = backend
+        self._others: list[Backend] = []
+        self._engine: Engine | None = None
+
+    @property
+    def values(self) -> Values:
+        return self.backend.values
+
+    @property
+    def schedules(self) -> Schedules:
+        assert self.backend.schedules is not None
+        return self.backend.schedules
+
+    @property
+    def is_sql(self) -> bool:
+        """Whether ``execute`` works."""
+        return self.url.partition(":")[0].partition("+")[0] in ("sqlite", "postgresql", "mysql", "mariadb")
+
+    async def another(self) -> Backend:
+        """One more opened backend on the same rows, as another process would have it. Closed with the store."""
+        other = connect(self.url)
+        await other.open()
+        self._others.append(other)
+        return other
+
+    def execute(self, statement: str, **values: Any) -> list[Any]:
+        """Run raw SQL past the backend, and commit; return its rows. What a human or another program would do."""
+        if self._engine is None:
+            self._engine = sync_engine(self.url)
+        with self._engine.begin() as connection:
+            result = connection.execute(text(statement), values)
+            return list(result) if result.returns_rows else []
+
+    async def close(self) -> None:
+        for other in self._others:
+            await other.close()
+        await self.backend.close()
+        if self._engine is not None:
+            self._engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def _opened(name: str, url: str) -> AsyncIterator[Store]:
+    store = Store(name, url, connect(url))
+    try:
+        await store.backend.open()
+        yield store
+    finally:
+        await store.close()
+
+
+def memory(folder: Path) -> AbstractAsyncContextManager[Store]:
+    return _opened("memory", "memory://")
+
+
+class _OneProcess(Store):
+    """What a second process would have is here the same object, since nothing leaves this one."""
+
+    async def another(self) -> Backend:
+        return self.backend
+
+
+@contextlib.asynccontextmanager
+async def rehearsal(folder: Path) -> AsyncIterator[Store]:
+    yield _OneProcess("rehearsal", REHEARSAL, connect(REHEARSAL))
+
+
+@contextlib.asynccontextmanager
+async def sqlite(folder: Path) -> AsyncIterator[Store]:
+    path = folder / "tasks.db"
+    path.write_bytes(await _empty_sqlite(folder))
+    async with _opened("sqlite", f"sqlite:///{path}") as store:
+        yield store
+
+
+_empty: dict[str, bytes] = {}
+
+
+async def _empty_sqlite(folder: Path) -> bytes:
+    """The bytes of an empty migrated database: to make one afresh takes ten times as long."""
+    if not _empty:
+        async with _opened("sqlite", f"sqlite:///{folder / 'empty.db'}"):
+            pass
+        _empty["sqlite"] = (folder / "empty.db").read_bytes()
+    return _empty["sqlite"]
+
+
+_free: dict[str, list[str]] = {}  # names of empty migrated databases, by kind of server
+_made: dict[str, int] = {}
+
+
+@contextlib.asynccontextmanager
+async def _on_server(name: str, start: Callable[..., Server]) -> AsyncIterator[Store]:
+    server = start(durable=False)
+    free = _free.setdefault(name, [])
+    if free:
+        database = free.pop()
+    else:
+        _made[name] = _made.get(name, 0) + 1
+        database = f"contract_{_made[name]}"
+        server.create(database)
+    async with _opened(name, server.url(database)) as store:
+        yield store
+    # Emptied and used again: that takes a tenth of the time. Where the store could not be closed, a new one is made.
+    server.execute("; ".join(f"DELETE FROM {table}" for table in OUR_TABLES), database)
+    free.append(database)
+
+
+def postgresql(folder: Path) -> AbstractAsyncContextManager[Store]:
+    return _on_server("postgresql", postgresql_server)
+
+
+def postgresql_jit(folder: Path) -> AbstractAsyncContextManager[Store]:
+    return _on_server("postgresql_jit", postgresql_jit_server)
+
+
+def mysql(folder: Path) -> AbstractAsyncContextManager[Store]:
+    return _on_server("mysql", mariadb)
+
+
+@contextlib.asynccontextmanager
+async def redis(folder: Path) -> AsyncIterator[Store]:
+    server = valkey(durable=False)
+    # A namespace of its own for each store: what one leaves behind when its test fails is not in the next one.
+    number = _made["redis"] = _made.get("redis", 0) + 1
+    async with _opened("redis", server.url(f"contract.{number}")) as store:
+        yield store
+    server.execute("FLUSHDB")
+
+
+STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {
+    "memory": memory,
+    "rehearsal": rehearsal,
+    "sqlite": sqlite,
+    "postgresql": postgresql,
+    "postgresql_jit": postgresql_jit,
+    "mysql": mysql,
+    "redis": redis,
+}

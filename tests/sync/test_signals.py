@@ -1,0 +1,272 @@
+"""Signals in the main thread of a blocking program: what a handler raises comes through, and no task is lost."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.programs import Program, programs_in
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+
+URLS = {"memory": "memory://", "sqlite": "sqlite:///signals.db"}
+STORES = {"memory": "MemoryQueue()", "sqlite": "DatabaseQueue('sqlite:///signals.db')"}
+
+HEAD = """
+import random, signal, sys, threading, time
+from aiotaskq.errors import NoOpenTask, NotFound
+from aiotaskq.sync import DatabaseQueue, MemoryQueue
+
+queue = {make}
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[str, str], Program]]:
+    with programs_in(tmp_path) as start:
+        yield lambda store, script: start(HEAD.format(make=STORES[store]) + script)
+
+
+# What a signal handler may raise: TimeoutError is the guide's own, and the others are what a careless wait would take
+# for an answer of its own.
+RAISED = ("TimeoutError", "KeyboardInterrupt", "SystemExit", "RuntimeError", "CancelledError", "ClosedError")
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_the_guides_alarm_interrupts_a_pop_with_its_own_exception(
+    start: Callable[[str, str], Program], store: str
+) -> None:
+    script = f"""
+from concurrent.futures import CancelledError
+from aiotaskq.errors import ClosedError
+
+def alarm(number, frame):
+    raise error
+
+signal.signal(signal.SIGALRM, alarm)
+for kind in ({", ".join(RAISED)}):
+    for timeout in (None, 30):
+        error = kind("Task timed out")
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        try:
+            queue.pop_task(timeout)
+        except BaseException as caught:
+            assert caught is error and caught.__cause__ is None and caught.__context__ is None, repr(caught)
+        else:
+            raise AssertionError("it was not interrupted")
+    queue.push_task({{"type": "x", "task_id": kind.__name__}})
+    assert queue.pop_task(timeout=30)["task_id"] == kind.__name__
+    queue.task_done()
+print("done")
+"""
+    assert start(store, script).end() == ["done"]
+
+
+@pytest.mark.parametrize("store", URLS)
+def test_the_guides_alarm_interrupts_the_module_functions_with_its_own_exception(tmp_path: Path, store: str) -> None:
+    script = """
+import signal
+from aiotaskq.sync import get_queue, pop_task, push_task
+
+def alarm(number, frame):
+    raise error
+
+signal.signal(signal.SIGALRM, alarm)
+get_queue()
+error = TimeoutError("Task timed out")
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+try:
+    pop_task(timeout=30)
+except TimeoutError as caught:
+    assert caught is error and caught.__cause__ is None and caught.__context__ is None, repr(caught.__context__)
+try:
+    push_task({})
+except ValueError as refused:
+    assert refused.__context__ is None, repr(refused.__context__)
+print("done")
+"""
+    with programs_in(tmp_path) as start:
+        assert start(script, AIOTASKQ_QUEUE_URL=URLS[store]).end() == ["done"]
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_the_guides_alarm_interrupts_a_handler(start: Callable[[str, str], Program], store: str) -> None:
+    script = """
+def timeout_handler(signum, frame):
+    raise TimeoutError("Task timed out")
+
+signal.signal(signal.SIGALRM, timeout_handler)
+queue.push_task({"type": "slow", "task_id": "slow"})
+queue.push_task({"type": "quick", "task_id": "quick"})
+errors = []
+while (task := queue.pop_task(timeout=0)) is not None:
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        if task["type"] == "slow":
+            time.sleep(30)
+        queue.task_done()
+    except TimeoutError as error:
+        errors.append(f"{task['task_id']}: {error}")
+    finally:
+        signal.alarm(0)
+assert errors == ["slow: Task timed out"], errors
+assert [queue.get(name).status for name in ("slow", "quick")] == ["running", "completed"]
+print("done")
+"""
+    assert start(store, script).end() == ["done"]
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_ctrl_c_in_a_pop_that_waits(start: Callable[[str, str], Program], store: str) -> None:
+    script = """
+def late():
+    print("waits", flush=True)
+
+threading.Timer(0.1, late).start()
+try:
+    queue.pop_task()
+finally:
+    queue.push_task({"type": "x"})
+    assert queue.pop_task(timeout=30) is not None
+"""
+    program = start(store, script)
+    program.wait_for("waits")
+    program.signal(signal.SIGINT)
+    program.end(-signal.SIGINT, "KeyboardInterrupt")
+
+
+# Each operation has one signal, at a random moment within it or a little after.
+STORM = """
+class Alarm(TimeoutError):
+    pass
+
+def alarm(number, frame):
+    global struck
+    struck = Alarm()
+    raise struck
+
+signal.signal(signal.SIGALRM, alarm)
+chance = random.Random({seed!r})
+struck, strikes, operations = None, 0, 0
+usual = {{}}  # seconds that an operation takes
+
+def interrupted(kind, operation):
+    \"\"\"Return what the operation returns, None if the alarm has struck before.\"\"\"
+    global struck, strikes, operations
+    struck, answer, start = None, None, time.monotonic()
+    operations += 1
+    try:
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 1.5 * usual.get(kind, 0.01)))
+        answer = operation()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        usual[kind] = 0.8 * usual.get(kind, 0.01) + 0.2 * (time.monotonic() - start)
+    except Alarm as error:
+        assert error is struck and error.__cause__ is None, repr(error)
+        strikes += 1
+        usual[kind] = 1.1 * usual.get(kind, 0.01)
+    return answer
+
+pushed, delivered = [], []
+while len(pushed) < {count}:
+    name = str(len(pushed))
+    task = {{"type": "x", "task_id": name, "params": {{"n": len(pushed)}}}}
+    if interrupted("push", lambda: queue.push_task(task)) is None:
+        try:
+            assert queue.get(name).status == "pending"
+        except NotFound:
+            queue.push_task(task)
+    pushed.append(name)
+    task = interrupted("pop", lambda: queue.pop_task({wait}))
+    if task is not None:
+        delivered.append(task["task_id"])
+        interrupted("done", lambda: queue.task_done(task["task_id"]))
+        if queue.get(task["task_id"]).status == "running":  # the alarm was first
+            queue.task_done(task["task_id"])
+        try:
+            queue.task_done(task["task_id"])
+        except NoOpenTask:
+            pass
+while (task := queue.pop_task(0)) is not None:
+    delivered.append(task["task_id"])
+    queue.task_done()
+assert sorted(delivered) == sorted(pushed), set(pushed) ^ set(delivered)
+counts = {{status: count for status, count in queue.stats().counts.items() if count}}
+assert counts == {{"completed": len(pushed)}}, counts
+assert operations / 10 < strikes < operations, (operations, strikes)
+print("done")
+"""
+
+
+PROCESS_WIDE = """
+import aiotaskq.sync
+from aiotaskq.sync import configure, get_queue
+
+configure(queue_url="{url}")
+
+class ProcessWide:
+    def __getattr__(self, name):
+        return getattr(aiotaskq.sync if name in ("push_task", "pop_task") else get_queue(), name)
+
+queue = ProcessWide()
+"""
+
+
+@pytest.mark.parametrize("wait", [0, 0.0005])
+@pytest.mark.parametrize("through", ["a queue", "the module's functions"])
+@pytest.mark.parametrize("store", STORES)
+def test_signals_at_random_moments_lose_and_double_nothing(
+    start: Callable[[str, str], Program], store: str, through: str, wait: float
+) -> None:
+    script = STORM.format(seed=f"{store} {wait}", count={"memory": 2_000, "sqlite": 200}[store], wait=wait)
+    if through != "a queue":
+        script = PROCESS_WIDE.format(url=URLS[store]) + script
+    # A strike in the callback of a weak reference interrupts nothing: Python reports it on stderr and goes on.
+    assert start(store, script).end(stderr=("", "Alarm: ")) == ["done"]
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_handler_that_pushes_may_come_at_any_moment_of_the_first_use(
+    start: Callable[[str, str], Program], store: str
+) -> None:
+    """Each forked child makes the process-wide queue and its loop anew; the handler needs both while that is done."""
+    url, longest = {"memory": ("memory://", 0.002), "sqlite": ("sqlite:///first_use.db", 0.02)}[store]
+    script = f"""
+import os, traceback
+import aiotaskq.sync
+from aiotaskq.sync import configure, get_queue, push_task
+
+configure(database_url="sqlite:///first_use.db", queue_url="{url}")
+get_queue().push_task({{"type": "import what is needed"}})
+chance = random.Random(7)
+
+def child(number):
+    pushed = []
+
+    def alarm(signal_number, frame):
+        pushed.append(push_task({{"type": "x", "task_id": f"{{number}} from the handler"}}))
+
+    signal.signal(signal.SIGALRM, alarm)
+    signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, {longest}))
+    here = push_task({{"type": "x", "task_id": f"{{number}} from the main thread"}})
+    while not pushed:
+        signal.sigtimedwait([], 0.001)
+    assert [get_queue().get(name).status for name in (here, *pushed)] == ["pending"] * 2
+
+for number in range(60):
+    chance.random()  # another moment for each child
+    if pid := os.fork():
+        assert os.waitpid(pid, 0)[1] == 0, number
+    else:
+        try:
+            child(number)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+print("done")
+"""
+    assert start(store, script).end() == ["done"]

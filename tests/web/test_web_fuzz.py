@@ -1,0 +1,99 @@
+"""Requests invented from the OpenAPI document: whatever is asked, the answer is a documented one, and no fault."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from aiotaskq import TaskQ
+from aiotaskq.web.endpoints import OPERATIONS
+from aiotaskq.web.operation import Operation
+from aiotaskq.web.server import serve_until
+from tests.support.machine import within
+
+CHECKS: list[Any] = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    response_headers_conformance,
+]
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The document of a server that runs in a thread, with workers beside it."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('fuzz') / 'tasks.db'}"
+    told: queue.Queue[Any] = queue.Queue()
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        tq = TaskQ(url)
+
+        @tq.task(max_retries=0)
+        async def send_mail(to: str = "") -> str:
+            return to
+
+        async with tq.running():
+            for number in range(3):
+                await tq.push("send_mail", {"to": "you"}, task_id=str(number), delay=number * 3600)
+                await tq.scheduler.add_scheduler_task("s", "report", "interval", {}, 3600, task_id=str(number))
+                await tq.store.set_public(str(number), number)
+            loop = asyncio.get_running_loop()
+
+            def started(place: str) -> None:
+                told.put((place, lambda: loop.call_soon_threadsafe(stop.set)))
+
+            await serve_until(stop, tq, port=0, show_args=True, started=started)
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    place, stop = told.get(timeout=within(30))
+    try:
+        yield schemathesis.openapi.from_url(f"{place}/openapi.json")
+    finally:
+        stop()
+        thread.join(within(30))
+        assert not thread.is_alive()
+
+
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # schemathesis does
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["right", "wrong"])
+@pytest.mark.parametrize("operation", OPERATIONS, ids=[each.name for each in OPERATIONS])
+def test_every_answer_is_documented_and_none_is_a_fault(  # J6, J7, J14
+    api: Any, operation: Operation, mode: GenerationMode
+) -> None:
+    described = api[operation.path][operation.method]
+    if mode is GenerationMode.NEGATIVE and operation.query is None and operation.body is None:
+        mode = GenerationMode.POSITIVE  # a path alone cannot be wrong
+    seen = set()
+
+    @settings(
+        max_examples=12,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=described.as_strategy(generation_mode=mode))
+    def ask(case: Any) -> None:
+        seen.add(case.call_and_validate(checks=CHECKS, timeout=within(20)).status_code)
+
+    ask()
+    assert seen
