@@ -162,13 +162,16 @@ def check_fit(handler: Handler | None, params: object) -> None:
     """Refuse params with which a handler cannot be called. Raises ValidationError."""
     if handler is None or not isinstance(params, dict):
         return
-    if handler.accepted is not None and (unknown := [name for name in params if name not in handler.accepted]):
-        free = handler.accepted - params.keys() - handler.injected.keys()
+    accepted, required = handler.accepted, handler.required
+    if required.issubset(params) and (accepted is None or accepted.issuperset(params)):
+        return
+    if accepted is not None and (unknown := [name for name in params if name not in accepted]):
+        free = accepted - params.keys() - handler.injected.keys()
         close = difflib.get_close_matches(str(unknown[0]), free, n=1)
         guess = f"; did you mean {close[0]!r}?" if close else ""
         raise ValidationError(f"params: {handler.name}() has no parameter {printable(unknown[0])!r}{guess}")
-    if lacking := handler.required - params.keys():
-        raise ValidationError(f"params: {handler.name}() needs {', '.join(map(repr, sorted(lacking)))}")
+    lacking = ", ".join(map(repr, sorted(required - params.keys())))
+    raise ValidationError(f"params: {handler.name}() needs {lacking}")
 
 
 def misfit(error: TypeError, handler: Handler, params: Mapping[str, Any]) -> str | None:
