@@ -23,7 +23,7 @@ PARALLEL = ["-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
 # What another Python may do differently: its event loop, threads, forks, signals, its SQLite and its introspection.
 INTERPRETER = ["contract", "concurrency", "runtime/queue", "runtime/scheduler", "runtime/worker", "sync"]
 INTERPRETER += ["architecture/test_public_names.py", "backends/sql/test_forks.py", "cli/test_demo.py"]
-INTERPRETER += ["cli/test_processes.py", "runtime/test_store.py", "test_message_queue.py", "test_scheduler.py"]
+INTERPRETER += ["cli/processes", "runtime/test_store.py", "test_message_queue.py", "test_scheduler.py"]
 
 
 def group(name: str) -> list[str]:

@@ -71,35 +71,33 @@ CLAIMS = (
     "operating",
     "reading",
 )
-MEMORY_TESTS: Tests = (
-    "tests/backends/memory/test_memory_backend.py",
-    "tests/backends/memory/test_memory_queue.py",
-    "tests/backends/memory/test_keep_ended.py",
-)
-WORKER: Sequence[Tests] = (
-    ("tests/runtime/worker/test_worker.py",),
-    ("tests/runtime/worker/test_isolation.py", "tests/runtime/worker/test_poison.py"),
-)
+MEMORY_TESTS: Tests = ("tests/backends/memory",)
+REDIS_TESTS: Tests = ("tests/backends/redis", "--ignore=tests/backends/redis/faults")
+QUEUE: Tests = ("tests/runtime/queue",)
+SCHEDULER: Tests = ("tests/runtime/scheduler",)
+CRON: Tests = ("tests/core", "-k", "cron")
+SCHEDULES: Tests = ("tests/core", "-k", "firing or test_schedule or preview")
+SYNC: Tests = ("tests/sync",)
+WORKER: Tests = ("tests/runtime/worker", "-k", "not isolation and not poison")
+WORKERS_DEATHS: Tests = ("tests/runtime/worker", "-k", "isolation or poison")
 TARGETS = [
     Target(
         "core/outcome.py",
-        [("tests/core/test_outcome.py",), ("tests/runtime/worker/test_worker.py", "tests/runtime/queue/test_queue.py")],
+        [("tests/core", "-k", "outcome or backoff or results"), WORKER, QUEUE],
     ),
     Target(
         "core/task.py",
-        [("tests/core/test_task.py", "tests/core/test_outcome.py"), ("tests/runtime/queue/test_queue.py",)],
+        [("tests/core", "-k", "test_task or outcome"), QUEUE],
     ),
-    Target(
-        "core/schedule.py", [("tests/core/test_schedule.py",), ("tests/runtime/scheduler/test_scheduler_actor.py",)]
-    ),
-    Target("core/cron.py", [("tests/core/test_cron.py",)]),
-    Target("core/cron_parser.py", [("tests/core/test_cron.py",)]),
-    Target("core/cron_calendar.py", [("tests/core/test_cron.py",)]),
+    Target("core/schedule.py", [SCHEDULES, SCHEDULER]),
+    Target("core/cron.py", [CRON]),
+    Target("core/cron_parser.py", [CRON]),
+    Target("core/cron_calendar.py", [CRON]),
     Target(
         "runtime/scheduler/due_heap.py",
-        [("tests/runtime/scheduler/test_due_heap.py",), ("tests/runtime/scheduler/test_scheduler_actor.py",)],
+        [("tests/runtime/scheduler/test_due_heap.py",), SCHEDULER],
     ),
-    Target("core/preview.py", [("tests/core/test_schedule.py", "tests/runtime/scheduler/test_scheduler_actor.py")]),
+    Target("core/preview.py", [SCHEDULES, SCHEDULER]),
     Target("backends/memory/backend.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
     Target("backends/memory/ready_queue.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
     Target("backends/memory/lane.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
@@ -111,51 +109,46 @@ TARGETS = [
     Target(
         "backends/sql/write.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS)], text=True
     ),
-    Target(
-        "backends/redis/fragments.py", [_contract("redis", *CLAIMS), ("tests/backends/redis/test_redis.py",)], text=True
-    ),
-    Target(
-        "backends/redis/scripts.py", [_contract("redis", *CLAIMS), ("tests/backends/redis/test_redis.py",)], text=True
-    ),
-    Target("runtime/worker/worker.py", WORKER),
-    Target("runtime/worker/runner.py", WORKER),
+    Target("backends/redis/fragments.py", [_contract("redis", *CLAIMS), REDIS_TESTS], text=True),
+    Target("backends/redis/scripts.py", [_contract("redis", *CLAIMS), REDIS_TESTS], text=True),
+    Target("runtime/worker/worker.py", [WORKER, WORKERS_DEATHS]),
+    Target("runtime/worker/runner.py", [WORKER, WORKERS_DEATHS]),
     Target(
         "runtime/worker/fetcher.py",
         [
-            ("tests/runtime/worker/test_fetcher.py", "tests/runtime/worker/test_worker.py"),
+            ("tests/runtime/worker", "-k", "fetcher or test_worker"),
             _contract("sqlite", "workers", "sessions"),
         ],
     ),
-    Target(
-        "runtime/worker/buffer.py", [("tests/runtime/worker/test_buffer.py",), ("tests/runtime/worker/test_worker.py",)]
-    ),
+    Target("runtime/worker/buffer.py", [("tests/runtime/worker/test_buffer.py",), WORKER]),
     Target(
         "runtime/worker/heartbeat.py",
         [
             ("tests/runtime/worker/test_heartbeat.py",),
-            ("tests/runtime/worker/test_worker.py",),
+            WORKER,
             _contract("sqlite", "workers"),
         ],
     ),
     Target(
         "runtime/queue/queue.py",
         [
-            ("tests/runtime/queue/test_queue.py",),
-            ("tests/runtime/worker/test_worker.py", "tests/runtime/test_store.py"),
+            QUEUE,
+            ("tests/runtime/test_store.py",),
+            WORKER,
         ],
     ),
-    Target("runtime/queue/unacked.py", [("tests/runtime/queue/test_queue.py",), ("tests/sync/test_sync.py",)]),
+    Target("runtime/queue/unacked.py", [QUEUE, SYNC]),
     Target(
         "runtime/queue/claims.py",
-        [("tests/runtime/queue/test_queue.py", "tests/runtime/worker/test_fetcher.py"), _contract("sqlite", "workers")],
+        [QUEUE, ("tests/runtime/worker/test_fetcher.py",), _contract("sqlite", "workers")],
     ),
     Target(
         "runtime/scheduler/scheduler.py",
-        [("tests/runtime/scheduler/test_scheduler_actor.py",), _contract("sqlite", "schedulers")],
+        [SCHEDULER, _contract("sqlite", "schedulers")],
     ),
-    Target("concurrency/loop_thread.py", [("tests/concurrency/test_loop_thread.py",), ("tests/sync/test_sync.py",)]),
-    Target("sync/bridge.py", [("tests/sync/test_sync.py",)]),
-    Target("sync/actors.py", [("tests/sync/test_sync.py",)]),
+    Target("concurrency/loop_thread.py", [("tests/concurrency", "-k", "loop_thread"), SYNC]),
+    Target("sync/bridge.py", [SYNC]),
+    Target("sync/actors.py", [SYNC]),
 ]
 
 

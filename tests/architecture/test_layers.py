@@ -172,6 +172,20 @@ def test_what_holds_for_every_file(module: str) -> None:
             assert not dropped, f"line {node.lineno}: the loop holds tasks weakly; keep a reference to this one"
 
 
+LONG = {"tests/runtime/worker/test_fetcher.py", "tests/runtime/worker/test_worker.py"}
+"""Files that wait for their split."""
+
+
+def test_no_file_of_the_tests_is_longer_than_500_lines() -> None:
+    root = PACKAGE.parent
+    lengths = {
+        str(path.relative_to(root)): path.read_text(encoding="utf-8").count("\n")
+        for folder in ("tests", "benchmarks")
+        for path in (root / folder).rglob("*.py")
+    }
+    assert {name for name, lines in lengths.items() if lines > 500} <= LONG
+
+
 def test_the_facade_decides_nothing() -> None:
     """Its methods have no branches: what differs is decided by the wrapper, once."""
     for module in ("sync.actors", "sync.taskq"):

@@ -273,7 +273,7 @@ async def test_complete_raises_lease_lost(sql_store: Store, engine: AsyncEngine)
         assert (await tq.get(task.task_id)).status is Status.COMPLETED
 
 
-# On SQLite the application's own driver says what a savepoint is: see tests/backends/sql/test_database.py.
+# On SQLite the application's own driver says what a savepoint is: see its documentation on transactions.
 @pytest.mark.stores("postgresql", "mysql")
 async def test_savepoints_are_not_the_end(sql_store: Store) -> None:  # A11
     engine = create_async_engine(parse_url(sql_store.url, ASYNC_DRIVERS))

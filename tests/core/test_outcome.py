@@ -1,22 +1,10 @@
-"""The rules of a task's life: the table of transitions, complete, and what each of them writes."""
+"""The rules of a task's life: the complete table of transitions, and what each transition writes."""
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
-import gc
 import itertools
-import json
-import math
-import socket
-import sys
 import typing
-import uuid
-import weakref
-from collections import Counter
-from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +13,6 @@ from aiotaskq.core import outcome as outcome_module
 from aiotaskq.core.outcome import (
     DEAD_AFTER,
     MAX_CRASHES,
-    MAX_ERROR,
     POP_OWNER,
     Backoff,
     Cancelled,
@@ -41,40 +28,15 @@ from aiotaskq.core.outcome import (
     Requeued,
     Rerun,
     TimedOut,
-    clip,
-    describe,
     lease_over,
-    make_backoff,
     marked,
     owner_of,
     settle,
-    storable,
     uncounted,
     unmarked,
 )
-from aiotaskq.core.task import FINAL, INT64, SECOND, Status, Task, check_json
-from aiotaskq.errors import ValidationError
-
-NOW = 1_750_000_000 * SECOND
-NOW_S = NOW // SECOND
-P, R, C, F, X, E = (
-    Status.PENDING,
-    Status.RUNNING,
-    Status.COMPLETED,
-    Status.FAILED,
-    Status.CANCELLED,
-    Status.EXPIRED,
-)
-
-
-def task(status: Status = R, **fields: Any) -> Task:
-    values: dict[str, Any] = {"task_id": "1", "type": "t", "params": {"a": 1}, "status": status, "run_at": NOW - 5}
-    if status is R:
-        values |= {"fence": 4, "lease_owner": "worker-1", "lease_until": NOW + 9, "started_at": NOW_S - 1}
-    if status in FINAL:
-        values |= {"fence": 4, "completed_at": NOW_S - 1, "error_message": "before", "retry_count": 3, "crashes": 2}
-    return Task(**{**values, **fields})
-
+from aiotaskq.core.task import FINAL, SECOND, Status, Task
+from tests.core.outcomes import NOW, NOW_S, C, E, F, P, R, X, backoffs, chances, task
 
 NEW = Task(
     task_id="1",
@@ -89,6 +51,8 @@ NEW = Task(
     scheduler_task_id="s",
     created_at=NOW_S,
 )
+
+
 SAMPLES: dict[type, Outcome] = {
     Completed: Completed({"r": 1}),
     Failed: Failed("boom"),
@@ -101,6 +65,7 @@ SAMPLES: dict[type, Outcome] = {
     HandedBack: HandedBack(NEW),
     Rerun: Rerun(NEW),
 }
+
 
 # The table of the design: (from, trigger) to what it may become. What is not in here is refused.
 TABLE: dict[tuple[Status, type], set[Status]] = {
@@ -147,16 +112,9 @@ def test_the_table_of_transitions_and_no_other(status: Status, kind: type) -> No
     assert reached == TABLE.get((status, kind), set())
 
 
-# ---- properties of every transition -------------------------------------------------------------------------------
+# ---- properties of every transition ---------------------------------------------------------------------------------
 
-backoffs = st.builds(
-    Backoff,
-    base=st.floats(0, 1e6),
-    factor=st.floats(1, 1000),
-    limit=st.floats(0, 1e6),
-    jitter=st.booleans(),
-)
-chances = st.floats(0, 1, exclude_max=True)
+
 outcomes: st.SearchStrategy[Outcome] = st.one_of(
     st.builds(Completed, st.integers()),
     st.builds(Failed, st.text(max_size=20), retryable=st.booleans(), backoff=backoffs, chance=chances),
@@ -169,6 +127,8 @@ outcomes: st.SearchStrategy[Outcome] = st.one_of(
     st.just(HandedBack(NEW)),
     st.just(Rerun(NEW)),
 )
+
+
 tasks = st.builds(
     task,
     st.sampled_from(Status),
@@ -416,238 +376,3 @@ def test_handed_back() -> None:
         lease_owner=None,
         lease_until=None,
     )
-
-
-# ---- back-off -------------------------------------------------------------------------------------------------------
-
-
-@given(backoff=backoffs, attempt=st.integers(0, 2**31), chance=chances)
-def test_a_wait_is_between_zero_and_its_limit(backoff: Backoff, attempt: int, chance: float) -> None:
-    ceiling = min(backoff.limit, backoff.base * backoff.factor ** min(attempt, 64))
-    wait = backoff.delay(attempt, chance)
-    assert isinstance(wait, int)
-    assert 0 <= wait <= ceiling * SECOND
-    if not backoff.jitter:
-        assert wait == int(ceiling * SECOND)
-
-
-def test_the_waits_without_jitter() -> None:
-    backoff = Backoff(jitter=False)
-    assert [backoff.delay(n, 0.5) // SECOND for n in (0, 1, 2, 10, 11, 12, 5_000)] == [1, 2, 4, 1024, 2048, 3600, 3600]
-
-
-def test_full_jitter_spreads_what_failed_together() -> None:  # H11
-    waits = [Backoff(base=8, factor=1).delay(0, n / 10_000) for n in range(10_000)]
-    assert Counter(wait // SECOND for wait in waits) == dict.fromkeys(range(8), 1_250)
-    after = {settle(task(), Failed("x", chance=n / 10, backoff=Backoff(base=10)), NOW).run_at - NOW for n in range(10)}
-    assert after == {n * SECOND for n in range(10)}
-    assert settle(task(), TimedOut(1.0, chance=0.3, backoff=Backoff(base=10)), NOW).run_at == NOW + 3 * SECOND
-
-
-def test_make_backoff() -> None:
-    assert make_backoff(None) == Backoff()
-    assert make_backoff(5) == Backoff(base=5, factor=1, limit=5, jitter=False)
-    assert make_backoff(0).delay(3, 0.9) == 0
-    assert make_backoff(2.5).delay(7, 0.1) == 2_500_000
-    given_one = Backoff(base=2, factor=3, limit=9)
-    assert make_backoff(given_one) is given_one
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        (-1, "backoff: must be at least 0 seconds (got -1)"),
-        (math.nan, "backoff: nan is not a number of seconds"),
-        (math.inf, "backoff: inf is not a number of seconds"),
-        (True, "backoff: seconds as int or float are needed (got bool True)"),
-        ("1", "backoff: seconds as int or float are needed (got str '1')"),
-        (Backoff(base=-1), "backoff.base: must be at least 0 seconds (got -1)"),
-        (Backoff(limit=math.inf), "backoff.limit: inf is not a number of seconds"),
-        (Backoff(factor=0.5), "backoff.factor: must be in 1..1000 (got 0.5)"),
-        (Backoff(factor=math.nan), "backoff.factor: must be in 1..1000 (got nan)"),
-    ],
-)
-def test_a_bad_backoff(bad: Any, message: str) -> None:  # I9
-    with pytest.raises(ValidationError) as raised:
-        make_backoff(bad)
-    assert str(raised.value) == message
-
-
-# ---- what a handler leaves behind -----------------------------------------------------------------------------------
-
-
-def test_error_text_is_cut_to_16_kb() -> None:  # F16
-    text = clip("E: " + "x" * 5_000_000)
-    assert text.startswith("E: xxx")
-    assert text.endswith("\n… (truncated)")
-    assert len(text.encode()) <= MAX_ERROR == 16 * 1024
-    assert clip("x" * MAX_ERROR) == "x" * MAX_ERROR
-
-
-@given(st.text(st.characters(), max_size=300), st.integers(0, 200))
-def test_error_text_fits_every_store(text: str, times: int) -> None:  # F16, I1
-    clipped = clip(text * times)
-    assert "\x00" not in clipped
-    assert len(clipped.encode()) <= MAX_ERROR  # also: no lone surrogates
-    if text.isascii() and "\x00" not in text and len(text * times) <= MAX_ERROR:
-        assert clipped == text * times
-
-
-def test_nul_and_surrogates_are_escaped() -> None:  # I1
-    assert clip("a\x00b\ud800c") == "a\\x00b\\ud800c"
-    assert len(clip("🙂" * 20_000).encode()) <= MAX_ERROR
-    assert len(clip("\x00" * 20_000).encode()) <= MAX_ERROR
-    for outcome in (Failed("a\x00\ud800", retryable=False), Cancelled("a\x00\ud800")):
-        assert settle(task(), outcome, NOW).error_message == "a\\x00\\ud800"
-    assert settle(task(), Failed("a\x00\ud800"), NOW).error_message == "a\\x00\\ud800"
-
-
-class Local:
-    pass
-
-
-def test_describe_names_the_error_and_keeps_no_frames() -> None:  # H2
-    def boom() -> None:
-        local = Local()
-        refs.append(weakref.ref(local))
-        raise KeyError("missing")
-
-    refs: list[weakref.ref[Local]] = []
-    texts = []
-    for _ in range(100):
-        try:
-            boom()
-        except KeyError as error:
-            texts.append(describe(error))
-    gc.collect()
-    assert all(ref() is None for ref in refs)
-    assert texts[0].startswith("KeyError: 'missing'\n\nTraceback (most recent call last):\n")
-    assert "in boom" in texts[0]
-    assert all(type(text) is str for text in texts)
-
-
-def test_describe_of_odd_errors() -> None:
-    class Mute(Exception):
-        def __str__(self) -> str:
-            raise RuntimeError("no")
-
-    assert describe(ValueError()) == "ValueError"
-    assert describe(ValueError("x")) == "ValueError: x"
-    assert describe(Mute()) == "Mute: <RuntimeError in __str__>"
-
-    def deep(n: int) -> None:
-        if n:
-            deep(n - 1)
-        raise ValueError("deep")
-
-    with pytest.raises(ValueError, match="deep") as raised:
-        deep(500)
-    assert describe(raised.value).count('File "') <= 20
-
-
-@dataclasses.dataclass
-class Point:
-    x: int
-    y: list[int]
-
-
-class Record(msgspec.Struct):
-    a: int
-
-
-@pytest.mark.parametrize(
-    ("result", "stored"),
-    [
-        (None, None),
-        (True, True),
-        (0, 0),
-        (INT64, INT64),
-        (1.5, 1.5),
-        ("é", "é"),
-        ((1, (2,)), [1, [2]]),
-        ({"a": {1}}, {"a": [1]}),
-        (Point(1, [2]), {"x": 1, "y": [2]}),
-        (Record(3), {"a": 3}),
-        ({1: "a"}, {"1": "a"}),
-        (Status.FAILED, "failed"),
-        (datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC), "2024-01-02T00:00:00Z"),
-        (uuid.UUID(int=5), "00000000-0000-0000-0000-000000000005"),
-        ("a\x00b", "a\\x00b"),
-        ({"k\x00": ["\ud800"]}, {"k\\x00": ["\\ud800"]}),
-    ],
-)
-def test_a_result_as_json(result: Any, stored: Any) -> None:  # I4
-    found = storable(result)
-    assert found == stored
-    assert type(found) is type(stored)
-    check_json("result", found)
-    assert json.loads(json.dumps(found)) == stored
-
-
-@pytest.mark.parametrize(
-    ("result", "message"),
-    [
-        ({"a": [1, {"b": (object(),)}]}, "result.a[1].b[0]: Encoding objects of type object is unsupported"),
-        (b"x", "result: bytes is not JSON; encode it as text"),
-        ({"a": bytearray(b"x")}, "result.a: bytearray is not JSON"),
-        ([0.0, math.nan], "result[1]: nan is not JSON"),
-        ({"x": -math.inf}, "result.x: -inf is not JSON"),
-        (INT64 + 1, "result: an int over 64 bits is not portable JSON; use a string"),
-        ([10**5000], "result[0]: an int over 64 bits is not portable JSON; use a string"),
-        (10**5000, "result: an int over 64 bits is not portable JSON; use a string"),
-        ({(1, 2): 3}, "result: Only dicts with str-like or number-like keys are supported"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else type(value).__name__,  # an int may be too long to print
-)
-def test_a_result_that_is_not_json(result: Any, message: str) -> None:  # I4
-    with pytest.raises(ValidationError) as raised:
-        storable(result)
-    assert str(raised.value) == message
-
-
-def test_a_socket_a_cycle_and_a_deep_result() -> None:  # I4, I3
-    with (
-        socket.socket() as handle,
-        pytest.raises(ValidationError, match=r"^result\.s: Encoding objects of type socket"),
-    ):
-        storable({"s": handle})
-    cycle: list[Any] = []
-    cycle.append(cycle)
-    with pytest.raises(ValidationError, match=r"^result\[0\]\[0\].*…: maximum recursion depth"):
-        storable(cycle)
-    deep: Any = 1
-    for _ in range(80):
-        deep = [deep]
-    with pytest.raises(ValidationError, match=r"^result\[0\].*…: nested deeper than 64 levels"):
-        storable(deep)
-    for _ in range(sys.getrecursionlimit() * 10):
-        deep = [deep]
-    with pytest.raises(ValidationError, match=r"^result"):
-        storable(deep)
-
-
-def test_a_result_of_objects_that_is_deep_or_a_cycle() -> None:
-    cycle: dict[str, Any] = {}
-    cycle["a"] = cycle
-    with pytest.raises(ValidationError, match=r"^result\.a\.a.*…: maximum recursion depth"):
-        storable(cycle)
-    deep: Any = 1
-    for _ in range(sys.getrecursionlimit() * 10):
-        deep = {"a": deep}
-    with pytest.raises(ValidationError, match=r"^result\.a.*…: "):
-        storable(deep)
-
-
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()), st.lists))
-def test_every_result_is_stored_or_refused(result: Any) -> None:
-    try:
-        stored = storable(result)
-    except ValidationError:
-        return
-    assert json.loads(msgspec.json.encode(stored)) == stored
-
-
-def test_keys_that_become_one_in_json_are_refused() -> None:
-    with pytest.raises(ValidationError, match=r"result\.a\[0\]: two of its keys are the same text"):
-        storable({"a": [{1: "x", "1": "y"}]})
-    assert storable({1: (2, 3)}) == {"1": [2, 3]}

@@ -1,0 +1,45 @@
+"""Redis stores behind a proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from aiotaskq import DatabaseUnavailable
+from aiotaskq.backends.redis.backend import RedisBackend
+from aiotaskq.core.task import SECOND, Status, Task
+from tests.support.machine import watchdog
+from tests.support.proxy import Proxy
+from tests.support.rows import NOW
+
+
+def through(proxy: Proxy, timeout: float = 10.0) -> str:
+    return f"redis://127.0.0.1:{proxy.port}/0?prefix=a&socket_timeout={timeout}"
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str) -> AsyncIterator[RedisBackend]:
+    backend = RedisBackend(url)
+    await backend.open()
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+async def persist(verb: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
+    """Try again until the server answers."""
+    async with asyncio.timeout(watchdog()):
+        while True:
+            try:
+                return await verb(*args, **options)
+            except DatabaseUnavailable:
+                await asyncio.sleep(0.02)
+
+
+def completed(task: Task, **fields: Any) -> Task:
+    return task.replace(
+        status=Status.COMPLETED, completed_at=NOW // SECOND, lease_owner=None, lease_until=None, **fields
+    )

@@ -1,0 +1,111 @@
+"""Redis stores, servers and programs for the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from aiotaskq.backends import connect
+from aiotaskq.backends.base import CANCEL, Backend, Change
+from aiotaskq.backends.redis.backend import RedisBackend
+from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from tests.support.machine import watchdog
+from tests.support.programs import ROOT
+from tests.support.rows import LEASE, NOW, ids, new
+from tests.support.servers import Valkey
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str) -> AsyncIterator[RedisBackend]:
+    backend = connect(url)
+    assert isinstance(backend, RedisBackend)
+    await backend.open()
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+@contextlib.contextmanager
+def own_server(durable: bool = False, **settings: str) -> Iterator[Valkey]:
+    made = Valkey(durable, **settings)
+    try:
+        yield made
+    finally:
+        made.kill()
+
+
+def done(task: Task, **fields: Any) -> Task:
+    values = {"status": Status.COMPLETED, "completed_at": NOW // SECOND, "lease_owner": None, "lease_until": None}
+    return task.replace(**{**values, **fields})
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(watchdog()):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def every_verb(backend: Backend) -> None:
+    """A life of some tasks and values in which each verb is used, and works."""
+    a, b, c = await backend.push([new(unique_key="u", queue="q1", idempotency_key="i"), new(priority=3), new()])
+    await backend.push([new(queue="paused", expires_at=NOW - 5, run_at=NOW - 9)])
+    await backend.set_paused("paused", True)
+    assert await backend.paused() == ["paused"]
+    assert await backend.next_run_at(NOW) == NOW
+    assert await backend.count_ready(NOW) == 3
+    claimed = await backend.claim("o", NOW, 10, lease_until=LEASE)
+    assert ids(claimed) == ids([a, c, b])
+    a, c, b = claimed
+    assert await backend.heartbeat([(a.task_id, a.fence)], LEASE + 1) == [False]
+    assert await backend.report([(a.task_id, a.fence, {"done": 1})]) == [True]
+    assert await backend.request_cancel([b.task_id]) == [True]
+    assert await backend.cancelling([a.task_id, b.task_id]) == [b.task_id]
+    assert set(ids(await backend.overdue(LEASE, 10))) >= set(ids([b, c]))
+    assert await backend.update([Change(a, done(a), then=(new(scheduler_task_id="s"),))]) == [True]
+    assert await backend.exchange([Change(a, done(a))], "o", NOW, 1, queues=["none"]) == ([False], [])
+    assert await backend.active(["s"]) == {"s": 1}
+    assert (await backend.stats(NOW)).counts["completed"] == 1
+    assert len(await backend.find(TaskFilter(type="t"), 10)) == 5
+    assert await backend.get([a.task_id, "none"]) == [done(a, progress={"done": 1}), None]
+    assert await backend.purge(TaskFilter(), 10) == 1
+    assert await backend.delete([b.task_id]) == 1
+    await backend.values.put([("k", [1], NOW + 1), ("l", 2, None)])
+    assert await backend.values.get(["k", "l"], NOW) == [([1],), (2,)]
+    assert (await backend.values.keys(NOW), await backend.values.count(NOW)) == (["k", "l"], 2)
+    assert await backend.values.delete(["l"], NOW) == [True]
+    assert await backend.values.expire(NOW + 1, 5) == 1
+    await backend.values.clear()
+    assert await backend.ping() is not None
+
+
+def run_program(code: str, *args: str) -> str:
+    """Run Python in a process of its own, which must end well; return what it prints."""
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, *args],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=watchdog(),
+    )
+    assert run.returncode == 0, run.stderr
+    # The server of the tests keeps nothing on disk, which is a warning.
+    assert not [line for line in run.stderr.splitlines() if "nothing is kept on disk" not in line], run.stderr
+    return run.stdout
+
+
+async def hears(one: RedisBackend, other: RedisBackend) -> None:
+    """Tell something from the other until it is heard by the one: the subscription takes its time."""
+    heard: list[tuple[str, list[str]]] = []
+    await one.watch()
+    stop = one.hints.listen(lambda kind, names: heard.append((kind, list(names))))
+    async with asyncio.timeout(watchdog()):
+        while (CANCEL, ["x"]) not in heard:
+            other.hints.tell(CANCEL, ["x"])
+            await asyncio.sleep(0.02)
+    stop()

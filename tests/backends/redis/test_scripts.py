@@ -1,0 +1,91 @@
+"""Redis: each transition is one script, and rows and indexes agree after it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+import pytest
+
+from aiotaskq.backends.base import Change
+from aiotaskq.backends.redis.backend import RedisBackend
+from aiotaskq.backends.redis.connection import RedisLink
+from aiotaskq.core.task import Status, Task
+from tests.backends.redis.stores import done, every_verb, opened
+from tests.support.rows import LEASE, NOW, ids, new, read, running
+from tests.support.servers import Server
+
+
+async def test_each_verb_that_writes_is_one_script(  # G-6
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+    execute = RedisLink.execute
+
+    async def spy(self: RedisLink, *words: Any) -> Any:
+        sent.append(words[0])
+        return await execute(self, *words)
+
+    await every_verb(backend)  # so that the server knows the scripts
+    monkeypatch.setattr(RedisLink, "execute", spy)
+
+    async def sends(verb: Awaitable[Any], commands: list[str]) -> Any:
+        sent.clear()
+        answer = await verb
+        assert [word for word in sent if word != "PUBLISH"] == commands
+        return answer
+
+    tasks = [new(queue=f"q{n % 3}", expires_at=NOW + 5) for n in range(300)]
+    await sends(backend.push(tasks), ["EVALSHA"])
+    claimed = await sends(backend.claim("o", NOW, 200, lease_until=LEASE), ["EVALSHA"])
+    await sends(backend.heartbeat([(t.task_id, t.fence) for t in claimed], LEASE + 1), ["EVALSHA"])
+    await sends(backend.report([(t.task_id, t.fence, {"n": 1}) for t in claimed]), ["EVALSHA"])
+    await sends(backend.request_cancel(ids(claimed[:5])), ["EVALSHA"])
+    await sends(backend.update([Change(t, done(t), then=(new(),)) for t in claimed[5:]]), ["EVALSHA"])
+    changes = [Change(t, done(t)) for t in await backend.claim("o", NOW, 50, lease_until=LEASE)]
+    held, more = await sends(backend.exchange(changes, "o", NOW, 100, lease_until=LEASE), ["EVALSHA"])
+    assert (held, len(more)) == ([True] * 50, 100)
+    await sends(backend.delete(ids(claimed)), ["EVALSHA"])
+    await sends(backend.set_paused("q1", True), ["EVALSHA"])
+    await sends(backend.values.put([(f"k{n}", n, NOW) for n in range(200)]), ["EVALSHA"])
+    await sends(backend.values.expire(NOW, 100), ["EVALSHA"])
+    await sends(backend.values.delete([f"k{n}" for n in range(200)], NOW), ["EVALSHA"])
+
+
+async def test_a_renewal_and_a_reaper_at_the_same_time_have_one_winner(backend: RedisBackend, url: str) -> None:  # G-7
+    async with opened(url) as other:
+        for number in range(40):
+            task = await running(backend, lease_until=NOW + 10)
+            back = task.replace(status=Status.PENDING, lease_owner=None, lease_until=None, crashes=1)
+            renew = backend.heartbeat([(task.task_id, task.fence)], NOW + 99)
+            reap = other.update([Change(task, back, lease_over=True)])
+            first, second = (renew, reap) if number % 2 else (reap, renew)
+            answers: tuple[Any, ...] = await asyncio.gather(first, second)
+            kept = answers[1 - number % 2] == [False]
+            assert answers[number % 2] == [not kept]
+            now = await read(backend, task)
+            assert (now.status, now.lease_until) == ((Status.RUNNING, NOW + 99) if kept else (Status.PENDING, None))
+            await backend.delete([task.task_id])
+
+
+async def test_flushed_scripts_harm_nothing(backend: RedisBackend, server: Server) -> None:  # G-9
+    flushes = 0
+    working = True
+
+    async def flush() -> None:
+        nonlocal flushes
+        while working:
+            await asyncio.to_thread(server.execute, "SCRIPT FLUSH")
+            flushes += 1
+
+    flusher = asyncio.ensure_future(flush())
+    claimed: list[Task] = []
+    while flushes < 30:
+        await backend.push([new() for _ in range(3)])
+        part = await backend.claim("o", NOW, 3, lease_until=LEASE)
+        assert await backend.update([Change(task, done(task)) for task in part]) == [True] * 3
+        claimed += part
+    working = False
+    await flusher
+    assert (await backend.stats(NOW)).counts["completed"] == len(claimed) == len(set(ids(claimed)))

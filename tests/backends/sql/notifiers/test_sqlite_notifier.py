@@ -1,0 +1,98 @@
+"""Wake-ups on SQLite: the watch of the file is cheap and takes no lock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from aiotaskq.backends import connect
+from aiotaskq.backends.base import READY, TAKEN
+from aiotaskq.backends.sql import sqlite_notifier as sqlite_watch
+from tests.backends.sql.notifiers.watched import Ears, watching
+from tests.support.backends import Store
+from tests.support.machine import within, working
+from tests.support.rows import new
+
+
+async def test_what_we_write_does_not_ring(sqlite: Store) -> None:
+    # Or everybody who waits here would look again fifty times a second while there is much to do.
+    ears = await watching(sqlite.backend)
+    for _ in range(50):
+        await asyncio.gather(*(sqlite.backend.push([new()]) for _ in range(3)))
+    await asyncio.sleep(0.1)
+    assert {kind for kind, _ in ears.heard} == {
+        READY
+    }  # what a push says itself; a change of somebody's rings for TAKEN
+    with pytest.raises(Exception, match="NOT NULL"):
+        await sqlite.backend.push([new(type=None)])
+    other = await sqlite.another()
+    await other.push([new()])
+    await ears.until(TAKEN)
+
+
+async def test_others_are_heard_while_we_write(sqlite: Store) -> None:
+    ears = await watching(sqlite.backend)
+    other = await sqlite.another()
+
+    async def write() -> None:
+        while True:
+            await sqlite.backend.push([new()])
+
+    writer = asyncio.create_task(write())
+    heard = 0
+    for _ in range(40):
+        ears.forget()
+        await other.push([new()])
+        await asyncio.sleep(within(0.05))
+        heard += TAKEN in {kind for kind, _ in ears.heard}
+    writer.cancel()
+    await asyncio.wait([writer])
+    assert heard > 10  # one that commits between our commit and our look at the counter waits for the poll
+
+
+async def test_looking_costs_little(sqlite: Store) -> None:
+    await watching(sqlite.backend)
+    await asyncio.sleep(0.1)
+    before = time.process_time()
+    await asyncio.sleep(2)
+    assert time.process_time() - before < working(2 * 0.05)  # about 0.006 where nothing else runs
+
+
+async def test_watching_waits_for_no_lock(sqlite: Store, tmp_path: Path) -> None:
+    await watching(sqlite.backend)
+    with contextlib.closing(sqlite3.connect(tmp_path / "tasks.db", isolation_level=None)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        slow = 0.0
+        for _ in range(20):
+            start = time.monotonic()
+            await asyncio.sleep(0.01)
+            slow = max(slow, time.monotonic() - start)
+        writer.execute("ROLLBACK")
+    assert slow < within(1.0)
+
+
+async def test_a_file_that_was_replaced_is_watched_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_watch, "IDENTITY", 2)
+    path = tmp_path / "same.db"
+    first = connect(f"sqlite:///{path}")
+    await first.open()
+    ears = Ears(first)
+    await first.watch()
+    await ears.until(READY)
+    for name in ("same.db", "same.db-wal", "same.db-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    second = connect(f"sqlite:///{path}")  # another program begins anew
+    await second.open()
+    await ears.until(READY)
+    ears.forget()
+    await second.push([new()])
+    await ears.until(READY)
+    await second.close()
+    await first.close()

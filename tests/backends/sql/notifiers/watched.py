@@ -1,0 +1,75 @@
+"""Stores whose wake-ups are recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiotaskq.backends.base import ENDED, READY, TAKEN, Backend
+from tests.support.backends import STORES, Store, Unavailable
+from tests.support.machine import watchdog, within
+
+
+@contextlib.asynccontextmanager
+async def opened(name: str, folder: Path, unavailable: dict[str, str]) -> AsyncIterator[Store]:
+    manager = STORES[name](folder)
+    try:
+        store = await manager.__aenter__()
+    except Unavailable as error:
+        unavailable[name] = str(error)
+        pytest.skip(f"{name}: {error}")
+    try:
+        yield store
+    finally:
+        await manager.__aexit__(None, None, None)
+
+
+class Ears:
+    """What a backend's listeners are told, and when the last of it came."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.heard: list[tuple[str, tuple[str, ...]]] = []
+        self.event = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.stop = backend.hints.listen(self._hear)
+
+    def _hear(self, kind: str, names: Sequence[str]) -> None:
+        self.heard.append((kind, tuple(names)))
+        self._loop.call_soon_threadsafe(self.event.set)
+
+    async def until(self, *kinds: str) -> None:
+        """Wait until each of these kinds was heard since the last ``forget``."""
+        async with asyncio.timeout(watchdog()):
+            while not set(kinds) <= {kind for kind, _ in self.heard}:
+                self.event.clear()
+                await self.event.wait()
+
+    def forget(self) -> None:
+        self.heard.clear()
+
+
+async def watching(backend: Backend) -> Ears:
+    """A backend that watches, and has heard what it always hears first."""
+    ears = Ears(backend)
+    await backend.watch()
+    await ears.until(READY, ENDED, TAKEN)
+    ears.forget()
+    return ears
+
+
+async def until(condition: Callable[[], Any], patience: float = 40.0) -> None:
+    """Look again and again, since nothing tells: what happens there is in the server."""
+    async with asyncio.timeout(within(patience)):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def listeners(store: Store) -> list[int]:
+    """The server's processes that LISTEN for somebody."""
+    query = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%' OR (query = 'SELECT 1' AND state = 'idle')"
+    return [pid for (pid,) in store.execute(query)]

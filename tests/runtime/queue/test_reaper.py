@@ -1,0 +1,69 @@
+"""Unsettled pops: the visibility timeout, the reaper, bounded memory; and bounded queues."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from aiotaskq import (
+    LeaseLost,
+    MemoryQueue,
+    Status,
+)
+from aiotaskq.backends import connect
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.task import SECOND
+from aiotaskq.runtime.queue.queue import Queue
+from tests.runtime.queue.reaping import reap
+
+
+async def test_visibility_timeout_counts_retries_then_fails(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    backend = connect(f"sqlite:///{tmp_path}/v.db")
+    queue = Queue(backend, clock, visibility=300)
+    task_id = await queue.push_task({"type": "t", "max_retries": 2})
+    for attempt in range(3):
+        task = await queue.pop_task(0)
+        assert task is not None and task["retry_count"] == attempt
+        assert await queue.pop_task(0) is None
+        clock.step(301)
+        await reap(queue, backend, clock)
+        with pytest.raises(LeaseLost, match="visibility timeout"):
+            await queue.task_done(task_id)
+    last = await queue.get(task_id)
+    assert (last.status, last.error_message) == (Status.FAILED, "not settled within its visibility timeout")
+    await backend.close()
+
+
+async def test_a_reaper_leaves_what_its_own_worker_holds(tmp_path: Path) -> None:  # A6, A7
+    clock = VirtualClock()
+    backend = connect(f"sqlite:///{tmp_path}/v.db")
+    queue = Queue(backend, clock)
+    lost: list[str] = []
+    queue.events.on("lost", lambda event: lost.append(event.task.task_id))
+    ids = [await queue.push_task({"type": "t"}) for _ in range(3)]
+    end = clock.now() + SECOND
+    mine = [*await backend.claim("worker", clock.now(), 2, lease_until=end)]
+    mine += await backend.claim("another", clock.now(), 1, lease_until=end)
+    clock.step(2)  # longer than the leases: the heartbeat is late, or its answer is
+
+    holds = {(mine[0].task_id, mine[0].fence), (mine[1].task_id, mine[1].fence + 1)}
+    await queue.reaper.reap(owner="worker", holds=holds)
+    found = [await queue.get(task_id) for task_id in ids]
+    assert [task.status for task in found] == [Status.RUNNING, Status.PENDING, Status.PENDING]
+    assert [task.crashes for task in found] == [0, 0, 1], "the second was never held: nobody crashed"
+    assert lost == ids[1:]
+    await backend.close()
+
+
+async def test_unsettled_pops_in_memory_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiotaskq.runtime.queue.unacked.MAX_OPEN", 100)
+    queue = MemoryQueue()
+    for _ in range(1000):
+        await queue.push_task({"type": "t"})
+        await queue.pop_task(0)
+    await asyncio.sleep(0)
+    assert len(queue._pops._open) == 100
+    assert (await queue.stats()).counts["running"] <= 101

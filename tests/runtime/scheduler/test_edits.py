@@ -1,0 +1,108 @@
+"""Schedules that are edited, paused, deleted or broken while the scheduler runs."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from aiotaskq import NotFound, TaskQ, ValidationError
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.task import SECOND
+from tests.runtime.scheduler.passing import START, fired, passes
+
+
+async def test_edits_never_fire_at_once(tq: TaskQ, clock: VirtualClock) -> None:  # C10
+    noon = 1_700_049_600_000_000  # 12:00 UTC
+    clock.step((noon - clock.now()) / SECOND)
+    schedule_id = await tq.scheduler.add_scheduler_task("s", "t", "cron", cron_expression="0 9 * * *", timezone="UTC")
+    await tq.scheduler.update_task(schedule_id, cron_expression="0 16 * * *")
+    await tq.scheduler._look()
+    assert await fired(tq) == []
+    assert (await tq.scheduler.get_task(schedule_id))["next_run_at"] == noon // SECOND + 4 * 3600
+    await tq.scheduler.update_task(schedule_id, timezone="Asia/Shanghai")
+    assert (await tq.scheduler.get_task(schedule_id))["next_run_at"] == noon // SECOND + 20 * 3600
+    with pytest.raises(ValidationError, match="cron_expression: hour 61 is not in 0-23"):
+        await tq.scheduler.update_task(schedule_id, cron_expression="0 61 * * *")
+
+
+async def test_pause_means_pause_and_resume_follows_the_policy(tq: TaskQ, clock: VirtualClock) -> None:  # C10
+    schedule_id = await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=10)
+    await tq.scheduler.pause_task(schedule_id)
+    await passes(tq, clock, 86_400, step=3600)
+    assert await fired(tq) == []
+    await tq.scheduler.resume_task(schedule_id)
+    await tq.scheduler._look()
+    assert len(await fired(tq)) == 1  # once, not 8,640 times
+
+
+async def test_run_now_and_delete(tq: TaskQ, clock: VirtualClock) -> None:
+    schedule_id = await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=1000)
+    due = (await tq.scheduler.get_task(schedule_id))["next_run_at"]
+    task_id = await tq.scheduler.run_now(schedule_id)
+    assert [task.task_id for task in await fired(tq)] == [task_id]
+    row = await tq.scheduler.get_task(schedule_id)
+    assert (row["run_count"], row["next_run_at"]) == (1, due)
+    assert await tq.scheduler.delete_task(schedule_id) is True
+    assert await tq.scheduler.delete_task(schedule_id) is False
+    for verb in (tq.scheduler.get_task, tq.scheduler.pause_task, tq.scheduler.run_now):
+        with pytest.raises(NotFound, match="there is no schedule"):
+            await verb(schedule_id)
+
+
+async def test_a_schedule_that_cannot_fire_is_disabled_and_stops_nobody(
+    tq: TaskQ, clock: VirtualClock, tmp_path: Path
+) -> None:  # C24
+    bad = await tq.scheduler.add_scheduler_task("bad", "t", "interval", interval_seconds=1)
+    good = await tq.scheduler.add_scheduler_task("good", "good", "interval", interval_seconds=1)
+    disabled: list[str] = []
+    tq.on("disabled", lambda event: disabled.append(event.detail["schedule"].task_id))
+    with contextlib.closing(sqlite3.connect(tmp_path / "schedules.db")) as raw:
+        raw.execute("UPDATE scheduler_task SET interval_seconds = 0 WHERE task_id = ?", (bad,))
+        raw.commit()
+    await passes(tq, clock, 5)
+    assert [task.type for task in await fired(tq)] == ["good"] * 5
+    assert disabled == [bad]
+    assert (await tq.scheduler.get_task(bad))["enabled"] is False
+    assert (await tq.scheduler.get_task(good))["run_count"] == 5
+
+
+async def test_outside_edits_are_seen_and_not_overwritten(tq: TaskQ, clock: VirtualClock, tmp_path: Path) -> None:
+    schedule_id = await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=100)
+    with contextlib.closing(sqlite3.connect(tmp_path / "schedules.db")) as raw:
+        raw.execute("UPDATE scheduler_task SET next_run_at = ?", (START // SECOND + 1,))
+        raw.commit()
+    await passes(tq, clock, 2)
+    assert len(await fired(tq)) == 1
+    assert (await tq.scheduler.get_task(schedule_id))["run_count"] == 1
+
+
+async def test_what_others_do_meanwhile_is_seen_when_it_fires(  # C10: it was read ahead, before they did it
+    tq: TaskQ, clock: VirtualClock, tmp_path: Path
+) -> None:
+    ids = {
+        name: await tq.scheduler.add_scheduler_task(name, "t", "interval", {"of": name}, 5)
+        for name in ("paused", "put off", "described", "untouched", "deleted")
+    }
+    clock.step(4.5)
+    await tq.scheduler._look()
+    changes = {
+        "paused": "enabled = 0",
+        "put off": f"next_run_at = {START // SECOND + 60}",
+        "described": "description = 'theirs', version = version + 1",
+        "untouched": "description = 'theirs'",  # nothing that the guard knows
+    }
+    with contextlib.closing(sqlite3.connect(tmp_path / "schedules.db")) as raw:
+        for name, change in changes.items():
+            raw.execute(f"UPDATE scheduler_task SET {change} WHERE task_id = ?", (ids[name],))
+        raw.execute("DELETE FROM scheduler_task WHERE task_id = ?", (ids["deleted"],))
+        raw.commit()
+    clock.step(0.5)
+    await tq.scheduler._look()
+    await tq.scheduler._look()
+    assert sorted(task.params["of"] for task in await fired(tq)) == ["described", "untouched"]
+    rows = {row["name"]: row for row in await tq.scheduler.list_tasks()}
+    assert [rows[name]["run_count"] for name in ("paused", "put off", "described", "untouched")] == [0, 0, 1, 1]
+    assert rows["described"]["description"] == rows["untouched"]["description"] == "theirs"

@@ -1,0 +1,274 @@
+"""The testing kit: due and delayed tasks, draining, schedules and leases in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiotaskq import Backoff, TaskFailed, TaskQ, ValidationError, current_task
+from aiotaskq.core.task import SECOND, Status
+from aiotaskq.testing import START, Kit, override, virtual
+from tests.support.machine import within
+from tests.testing.backoffs import STEADY
+
+
+@pytest.fixture(params=["rehearsal", "memory", "sqlite"])
+async def kit(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kit]:
+    url = {"rehearsal": None, "memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/kit.db"}[request.param]
+    async with virtual(url=url) as made:
+        yield made
+
+
+async def test_a_due_task_runs_without_time_a_delayed_one_with_it(kit: Kit) -> None:
+    ran: list[tuple[int, datetime]] = []
+
+    @kit.tq.task
+    async def note(x: int) -> int:
+        ran.append((x, kit.now))
+        return 2 * x
+
+    handle = await note.push(x=1)
+    later = await note.options(delay=90).push(x=2)
+    assert await handle.result() == 2
+    await kit.advance(89.999999)
+    assert ran == [(1, START)]
+    await kit.advance(timedelta(microseconds=1))
+    assert ran == [(1, START), (2, START + timedelta(seconds=90))]
+    assert (await kit.task(later)).status is Status.COMPLETED
+    assert [task.params["x"] for task in await kit.tasks("completed")] == [1, 2]
+
+
+async def test_advance_in_all_its_units(kit: Kit) -> None:
+    await kit.advance(days=1, hours=2, minutes=3)
+    await kit.advance(4.5)
+    await kit.advance(timedelta(seconds=0.5), hours=1)
+    assert kit.now == START + timedelta(days=1, hours=3, minutes=3, seconds=5)
+    await kit.advance_to(START + timedelta(days=2))
+    assert kit.now == START + timedelta(days=2)
+    with pytest.raises(ValidationError, match=r"when: .* is past; it is 2026-01-03T00:00:00\+00:00"):
+        await kit.advance_to(START)
+    with pytest.raises(ValidationError, match="when"):
+        await kit.advance_to(datetime(2027, 1, 1))
+    with pytest.raises(ValidationError, match="by"):
+        await kit.advance(-1)
+
+
+async def test_drain_runs_what_is_due_and_what_that_pushes(kit: Kit) -> None:
+    ran: list[str] = []
+
+    @kit.tq.task
+    def leaf(n: int) -> None:
+        ran.append(f"leaf {n}")
+
+    @kit.tq.task
+    async def root() -> None:
+        for n in range(20):
+            await leaf.push(n=n)
+        await leaf.options(delay=60).push(n=99)
+        ran.append("root")
+
+    await root.push()
+    await kit.drain()
+    assert sorted(ran) == sorted(["root", *(f"leaf {n}" for n in range(20))])
+    assert kit.now == START
+    await kit.drain(delayed=True)
+    assert ran[-1] == "leaf 99" and kit.now == START + timedelta(minutes=1)
+
+
+async def test_drain_jumps_through_retries(kit: Kit) -> None:
+    tried: list[datetime] = []
+
+    @kit.tq.task(max_retries=5, backoff=Backoff(base=60, factor=10, limit=86_400, jitter=False))
+    async def flaky() -> str:
+        tried.append(kit.now)
+        if len(tried) < 4:
+            raise ConnectionError("not yet")
+        return "done"
+
+    handle = await flaky.push()
+    await kit.drain(delayed=True)
+    assert [(b - tried[0]).total_seconds() for b in tried] == [0, 60, 660, 6660]
+    assert await handle.result() == "done"
+
+
+async def test_drain_refuses_what_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiotaskq.testing.kit.JUMPS", 500)
+    async with virtual() as kit:
+
+        @kit.tq.task
+        async def again(after: int) -> None:
+            await again.options(delay=after).push(after=after)
+
+        @kit.tq.schedule(interval=3600, name="tick")
+        @kit.tq.task
+        async def tock() -> None: ...
+
+        await again.push(after=3600)
+        with pytest.raises(
+            AssertionError, match=r"no end after \d+ jumps, over 2 days.*(\n.*)*pending: 1 x again(\n.*)*tick"
+        ):
+            await kit.drain(delayed=True, within=timedelta(days=2))
+        with pytest.raises(AssertionError, match=r"no end after \d+ jumps, over .*(\n.*)*1 x again"):
+            await kit.drain(0.1, delayed=True)
+        await again.push(after=1)
+        with pytest.raises(AssertionError, match=r"no end after 500 jumps, over 0:.*(\n.*)*2 x again"):
+            await kit.drain(timeout=30, delayed=True)
+
+
+async def test_drain_waits_for_threads_and_sockets_and_says_who_does_not_end(kit: Kit) -> None:
+    go = threading.Event()
+
+    @kit.tq.task
+    def thread() -> str:
+        time.sleep(0.05)
+        return "thread"
+
+    @kit.tq.task
+    async def outside() -> str:
+        await asyncio.sleep(0.05)  # stands for a socket: nothing that the clock knows of
+        return "outside"
+
+    @kit.tq.task
+    def stuck() -> None:
+        go.wait(within(20))
+
+    handles = [await thread.push(), await outside.push()]
+    await kit.drain()
+    assert [await handle.result() for handle in handles] == ["thread", "outside"]
+    await stuck.push()
+    seconds = within(0.2)
+    kit.clock._watched = kit.clock._watched[:1]  # or the clock would wait for 5 s, too
+    with pytest.raises(AssertionError, match=rf"after {seconds:g} s there is work left\n  running: 1 x stuck"):
+        await kit.drain(timeout=seconds)
+    go.set()
+    await kit.drain()
+
+
+async def test_drain_tells_a_handler_that_waits_for_time(kit: Kit) -> None:
+    @kit.tq.task
+    async def slow() -> str:
+        await kit.clock.sleep(3600)
+        return "slept"
+
+    @kit.tq.task(timeout=30, max_retries=0)
+    async def hangs() -> None:
+        await kit.clock.wait(asyncio.Event(), 1e6)
+
+    handle, hung = await slow.push(), await hangs.push()
+    with pytest.raises(AssertionError, match=r"handlers wait for time: advance(.*\n)*.*1 x hangs, 1 x slow"):
+        await kit.drain()
+    await kit.drain(delayed=True)
+    assert await handle.result() == "slept" and kit.now == START + timedelta(hours=1)
+    with pytest.raises(TaskFailed, match="timed out after 30 s"):
+        await hung.result()
+
+
+async def test_a_handler_in_a_thread_takes_no_virtual_time(kit: Kit) -> None:
+    @kit.tq.task(timeout=1, max_retries=0)
+    def works() -> str:
+        time.sleep(0.1)
+        return "done"
+
+    handle = await works.push()
+    await kit.advance(days=1)
+    assert await handle.result() == "done"
+
+
+async def test_schedules_declared_before_and_in_the_test() -> None:
+    tq = TaskQ("memory://")
+    fired: list[tuple[str, datetime]] = []
+
+    @tq.schedule(cron="0 9 * * mon", timezone="Asia/Shanghai")
+    @tq.task
+    async def weekly() -> None:
+        fired.append(("weekly", kit.now))
+
+    async with virtual(tq, url="memory://rehearsal") as kit:
+
+        @tq.schedule(interval=86_400)
+        @tq.task
+        async def daily() -> None:
+            fired.append(("daily", kit.now))
+
+        await kit.advance(days=7)
+    days = [("daily", START + timedelta(days=n)) for n in range(1, 8)]
+    assert fired == sorted([*days, ("weekly", datetime(2026, 1, 5, 1, tzinfo=UTC))], key=lambda item: item[1])
+    assert list(tq._handlers) == ["weekly"] and list(tq._declared) == ["weekly"]  # what the test added is gone
+
+
+async def test_a_lost_lease_in_virtual_time() -> None:
+    async with virtual(lease=60) as kit:
+        ran: list[int] = []
+
+        @kit.tq.task(backoff=STEADY)
+        async def work() -> None:
+            ran.append(current_task().task.fence)
+
+        lost: list[Any] = []
+        kit.tq.on("lost", lost.append)
+        handle = await work.push()
+        now = kit.clock.now()
+        (taken,) = await kit.tq._backend.claim("another-process", now, 1, lease_until=now + 60 * SECOND)
+        assert taken.task_id == handle.task_id
+        await kit.advance(59)
+        assert ran == []
+        await kit.advance(60)
+        assert ran == [2] and [event.task.task_id for event in lost] == [handle.task_id]
+        assert (await kit.task(handle)).crashes == 1
+
+
+async def test_leases_of_long_handlers_are_renewed_in_virtual_time() -> None:
+    async with virtual(lease=60) as kit:
+
+        @kit.tq.task
+        async def long() -> str:
+            await kit.clock.sleep(86_400)
+            return "once"
+
+        handle = await long.push()
+        await kit.advance(days=1)
+        assert await handle.result() == "once" and (await handle.task()).fence == 1
+
+
+async def test_stopping_a_kit_is_quick_whatever_its_handlers_do() -> None:
+    async with virtual() as kit:
+
+        @kit.tq.task
+        async def stubborn() -> None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await asyncio.Event().wait()
+
+        await stubborn.push()
+        await kit.clock.settle()
+        began = time.perf_counter()
+    assert time.perf_counter() - began < within(3)
+
+
+async def test_what_a_database_would_refuse_is_refused() -> None:
+    tq = TaskQ("sqlite:///nowhere/never-opened.db")
+
+    @tq.task
+    async def work(what: Any) -> Any:
+        what["changed"] = True
+        return what
+
+    with override(tq) as pushes:
+        with pytest.raises(ValidationError, match="params"):
+            await tq.push("work", {"what": object()})
+        with pytest.raises(ValidationError, match="on_success"):
+            await work.options(on_success=print).push(what={})
+    assert pushes.pushed == []
+    async with virtual(tq):
+        mine = {"numbers": [1, 2]}
+        handle = await work.push(what=mine)
+        assert await handle.result() == {"numbers": [1, 2], "changed": True}
+        assert mine == {"numbers": [1, 2]} and (await handle.task()).params == {"what": mine}  # nobody shares it

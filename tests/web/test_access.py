@@ -1,0 +1,113 @@
+"""Access to the operations API and its own server: origins, tokens, hosts."""
+
+from __future__ import annotations
+
+import hmac
+
+import httpx
+import pytest
+
+from aiotaskq import TaskQ, ValidationError
+from aiotaskq.core.task import SECOND
+from aiotaskq.web.access import (
+    GUESSES,
+    MAX_ADDRESSES,
+    MINUTE,
+    Doorkeeper,
+    check_access,
+    is_same_origin,
+    names_loopback,
+)
+from aiotaskq.web.server import asgi
+from tests.web.applications import Ask, refused
+
+TOKEN = "a token of thirty-one letters.."
+
+
+def test_who_is_of_the_same_origin() -> None:  # J4
+    assert is_same_origin(None, None, "a:1") and is_same_origin(None, "http://A:1", "a:1")
+    assert not is_same_origin(None, "http://a:2", "a:1") and not is_same_origin(None, "http://a", None)
+    assert not is_same_origin("cross-site", "http://a:1", "a:1")  # pages cannot forge the first
+    assert is_same_origin("cross-site", "http://b", "a", {"http://b"})
+
+
+def test_where_it_may_listen() -> None:  # J4
+    for host in ("127.0.0.1", "localhost", "::1", "[::1]", "127.9.9.9"):
+        check_access(host, None)
+    for host in ("0.0.0.0", "::", "", "192.168.0.1", "localhost.evil.example", "::ffff:10.0.0.1"):
+        with pytest.raises(ValidationError, match="token"):
+            check_access(host, None)
+        check_access(host, TOKEN)
+    for weak in ("", "short", "x" * 15, "ü" * 20, "a\nb" * 9):
+        with pytest.raises(ValidationError, match="token: at least 16"):
+            check_access("127.0.0.1", weak)
+    with pytest.raises(ValidationError, match="token: at least 8 different characters"):
+        check_access("127.0.0.1", "ab" * 20)
+    assert names_loopback("localhost:80") and names_loopback("[::1]:80") and names_loopback("127.0.0.1")
+    for host in (None, "", "evil.example", "127.0.0.1.evil.example", "[oops"):
+        assert not names_loopback(host)
+
+
+def test_guessing_takes_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:  # J15
+    keeper = Doorkeeper(TOKEN)
+    compared: list[tuple[int, int]] = []
+
+    def compare(a: bytes, b: bytes) -> bool:
+        compared.append((len(a), len(b)))
+        return original(a, b)
+
+    original = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    for number in range(GUESSES):
+        assert keeper.wait("a", number) == 0
+        assert not keeper.admits(f"Bearer {'x' * number}", "a", number)
+    assert set(compared) == {(32, 32)}  # not even the length tells
+    assert 0 < keeper.wait("a", GUESSES) <= 60 and keeper.wait("b", GUESSES) == 0
+    assert keeper.wait("a", MINUTE - 1) == 1 and keeper.wait("a", MINUTE) == 0
+    assert keeper.admits(f"bearer {TOKEN}", "a", MINUTE) and not keeper.admits(f"Basic {TOKEN}", "a", MINUTE)
+    assert not keeper.admits(None, "c", 0) and "c" not in keeper._wrong
+    for number in range(GUESSES):
+        keeper.admits("Bearer wrong", "d", number)
+    wait = keeper.wait("d", GUESSES)
+    assert keeper.admits(f"Bearer {TOKEN}", "d", GUESSES)
+    assert not keeper.admits("Bearer wrong", "d", 30 * SECOND) and keeper.wait("d", GUESSES) == wait
+    for number in range(3 * MAX_ADDRESSES):
+        keeper.admits("Bearer wrong", f"address {number}", 0)
+    assert len(keeper._wrong) == MAX_ADDRESSES  # H3
+
+
+async def test_the_gate_of_a_server_of_its_own(tq: TaskQ) -> None:  # J4, J15
+    with pytest.raises(ValidationError, match=r"host: '0\.0\.0\.0' can be reached from other machines"):
+        asgi(tq, "0.0.0.0")
+    async with Ask(transport=httpx.ASGITransport(asgi(tq, "0.0.0.0", TOKEN)), base_url="http://ops.example") as ask:
+        for path in ("/healthz", "/readyz"):
+            assert (await ask.get(path)).status_code == 200
+        for path in ("/tasks", "/stats", "/openapi.json", "/nothing"):
+            answer = await ask.get(path)
+            refused(answer, 401, "NoToken")
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+        right = {"authorization": f"Bearer {TOKEN}"}
+        assert (await ask.get("/tasks", headers=right)).status_code == 200
+        refused(await ask.get("/nothing", headers=right), 404, "HTTPException")
+        refused(await ask.delete("/stats", headers=right), 405, "HTTPException")
+        whole = (await ask.get("/openapi.json", headers=right)).json()
+        assert whole["paths"]["/tasks"]["get"]["security"] == [{"token": []}]
+        cross = right | {"origin": "https://evil.example"}
+        refused(await ask.post("/queues/q/pause", headers=cross), 403, "CrossOrigin")
+        assert (await ask.post("/queues/q/pause", headers=right)).status_code == 200
+        wrong = {"authorization": "Bearer nonsense"}
+        for _ in range(GUESSES):
+            refused(await ask.get("/tasks", headers=wrong), 401, "NoToken")
+        late = await ask.get("/tasks", headers=wrong)
+        refused(late, 429, "TooManyGuesses")
+        assert 0 < int(late.headers["retry-after"]) <= 60
+        assert (await ask.get("/tasks", headers=right)).status_code == 200  # behind a proxy all have one address
+        refused(await ask.get("/tasks", headers=wrong), 429, "TooManyGuesses")
+        refused(await ask.get("/tasks"), 401, "NoToken")
+
+
+async def test_without_a_token_only_this_machines_names_are_served(tq: TaskQ) -> None:  # J4
+    app = asgi(tq, "127.0.0.1")
+    for name, status in (("localhost:8765", 200), ("127.0.0.1", 200), ("rebound.evil.example:8765", 403)):
+        async with Ask(transport=httpx.ASGITransport(app), base_url=f"http://{name}") as ask:
+            assert (await ask.get("/tasks")).status_code == status, name

@@ -1,0 +1,187 @@
+"""The operations API: the same requests to Starlette, FastAPI and aiohttp have the same answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiotaskq import TaskQ
+from tests.web.applications import SECRET, Ask, refused
+
+
+async def test_a_task_is_pushed_shown_cancelled_and_retried(ask: Ask, tq: TaskQ) -> None:
+    body = {"type": "greet", "params": {"name": "you"}, "delay": 3600, "idempotency_key": "one", "priority": 3}
+    first = await ask.post("tasks", json=body)
+    assert (first.status_code, first.json()["created"]) == (201, True)
+    task_id = first.json()["task_id"]
+    assert first.headers["location"] == f"tasks/{task_id}"
+    again = await ask.post("tasks", json=body)
+    assert (again.status_code, again.json()) == (200, {"task_id": task_id, "created": False})
+    assert first.headers["x-content-type-options"] == "nosniff"
+    shown = (await ask.get(f"tasks/{task_id}")).json()
+    assert (shown["status"], shown["priority"], shown["idempotency_key"]) == ("pending", 3, "one")
+    assert shown["run_at"].endswith("Z") and not {"params", "result", "extra"} & shown.keys()
+
+    refused(await ask.post(f"tasks/{task_id}/retry"), 409, "TaskConflict", "is pending")
+    cancelled = await ask.post(f"tasks/{task_id}/cancel")
+    assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+    refused(await ask.post(f"tasks/{task_id}/cancel"), 409, "TaskConflict", "has ended already: cancelled")
+    assert (await ask.post(f"tasks/{task_id}/retry")).json()["status"] == "pending"
+    assert (await tq.get(task_id)).params == {"name": "you"}
+    for verb in ("cancel", "retry"):
+        refused(await ask.post(f"tasks/none/{verb}"), 404, "NotFound", "there is no task none")
+    refused(await ask.get("tasks/none"), 404, "NotFound")
+
+
+async def test_ids_and_keys_may_hold_anything_that_is_text(ask: Ask, tq: TaskQ) -> None:
+    for odd in ("a/b c", "x/cancel", "你好?&#%"):
+        pushed = await ask.post("tasks", json={"type": "greet", "params": {"name": odd}, "task_id": odd, "delay": 60})
+        assert pushed.status_code == 201, pushed.text
+        found = await ask.get(pushed.headers["location"])
+        assert (found.status_code, found.json()["task_id"]) == (200, odd)
+        quoted = pushed.headers["location"].removeprefix("tasks/")
+        assert (await ask.put(f"store/{quoted}", json={"value": odd})).status_code == 204
+        assert await tq.store.get_public(odd) == odd
+        assert (await ask.post(f"tasks/{quoted}/cancel")).json()["status"] == "cancelled"
+
+
+async def test_tasks_are_paged_and_filtered(ask: Ask, tq: TaskQ) -> None:
+    await tq.push_many([{"type": "greet", "params": {"name": str(n)}, "queue": f"q{n % 2}"} for n in range(5)])
+    seen, cursor = [], None
+    while True:
+        page = (await ask.get("tasks", params={"limit": 2, **({"cursor": cursor} if cursor else {})})).json()
+        assert len(page["tasks"]) <= 2
+        seen += [task["task_id"] for task in page["tasks"]]
+        if (cursor := page["next"]) is None:
+            break
+    assert seen == [task.task_id for task in await tq.find()] and len(seen) == 5
+    some = (await ask.get("tasks?status=pending&status=failed&queue=q1&type=greet")).json()["tasks"]
+    assert [task["queue"] for task in some] == ["q1", "q1"]
+    assert (await ask.get("tasks", params={"status": "failed"})).json() == {"tasks": [], "next": None}
+    assert (await ask.get("tasks", params={"schedule": "none"})).json()["tasks"] == []
+    refused(await ask.get("tasks", params={"cursor": "gone"}), 404, "NotFound")
+
+
+async def test_query_parameters_are_bounded(ask: Ask, tq: TaskQ) -> None:  # J6
+    await tq.push_many([{"type": "greet", "params": {"name": "x"}} for _ in range(3)])
+    assert len((await ask.get("tasks", params={"limit": 10**9})).json()["tasks"]) == 3
+    for name, value in [
+        ("limit", "0"),
+        ("limit", "-1"),
+        ("limit", "1e99"),
+        ("limit", "9" * 5000),
+        ("status", "asleep"),
+        ("type", "x" * 101),
+        ("cursor", "x" * 256),
+        ("show", "everything"),
+    ]:
+        refused(await ask.get("tasks", params={name: value}), 422, "ValidationError")
+    refused(await ask.get("tasks?limit=1&limit=2"), 422, "ValidationError", "limit: given more than once")
+    for count in ("0", "101", "9" * 30):
+        refused(await ask.get("preview", params={"interval": 60, "count": count}), 422, "ValidationError")
+    assert (await ask.get("tasks?" + "&".join(["status=failed"] * 500))).json()["tasks"] == []
+
+
+async def test_schedules_are_made_changed_fired_and_deleted(ask: Ask, tq: TaskQ) -> None:
+    body = {
+        "name": "Nightly",
+        "task_type": "greet",
+        "schedule_type": "cron",
+        "cron_expression": "0 2 * * *",
+        "timezone": "Asia/Shanghai",
+        "params": {"name": "night"},
+        "task_id": "nightly",
+    }
+    made = await ask.post("schedules", json=body)
+    assert (made.status_code, made.headers["location"]) == (201, "schedules/nightly")
+    assert made.json()["enabled"] and "params" not in made.json()
+    refused(await ask.post("schedules", json=body), 409, "TaskConflict", "there is a schedule nightly")
+    wrong = body | {"task_id": "wrong", "cron_expression": "0 61 * * *"}
+    refused(await ask.post("schedules", json=wrong), 422, "CronError", "61")
+    two = body | {"task_id": "two", "interval_seconds": 60}
+    refused(await ask.post("schedules", json=two), 422, "ValidationError", "interval_seconds: belongs to")
+    every = {"name": "e", "task_type": "greet", "schedule_type": "interval", "interval_seconds": 60}
+    every_id = (await ask.post("schedules", json=every)).json()["task_id"]
+
+    listed = [(await ask.get("schedules?limit=1")).json()]
+    listed.append((await ask.get("schedules", params={"limit": 1, "cursor": listed[0]["next"]})).json())
+    assert {page["schedules"][0]["task_id"] for page in listed} == {"nightly", every_id}
+    assert listed[1]["next"] is None
+    refused(await ask.get("schedules?cursor=gone"), 404, "NotFound")
+
+    assert (await ask.post("schedules/nightly/pause")).json()["enabled"] is False
+    enabled = (await ask.get("schedules?enabled=true")).json()["schedules"]
+    assert [each["task_id"] for each in enabled] == [every_id]
+    assert (await ask.post("schedules/nightly/resume")).json()["enabled"] is True
+    times = (await ask.get("schedules/nightly/preview?count=2")).json()["times"]
+    assert [time[10:] for time in times] == ["T02:00:00+08:00"] * 2
+
+    changes = {"cron_expression": "30 3 * * *", "max_runs": 3, "timeout": 5}
+    changed = (await ask.patch("schedules/nightly", json=changes)).json()
+    assert {name: changed[name] for name in changes} == changes
+    assert (await ask.patch("schedules/nightly", json={"timeout": None})).json()["timeout"] is None
+    refused(await ask.patch("schedules/nightly", json={"enabled": False}), 422, "ValidationError", "unknown field")
+
+    fired = await ask.post("schedules/nightly/run")
+    assert fired.status_code == 201
+    task = await tq.get(fired.json()["task_id"])
+    assert (task.type, task.params, task.scheduler_task_id) == ("greet", {"name": "night"}, "nightly")
+    times = (await ask.get("schedules/nightly/preview?count=9")).json()["times"]
+    assert [time[10:] for time in times] == ["T03:30:00+08:00"] * 2  # one of its three runs is made
+
+    assert (await ask.delete("schedules/nightly")).status_code == 204
+    for method, path in [
+        ("GET", ""),
+        ("DELETE", ""),
+        ("GET", "/preview"),
+        ("POST", "/run"),
+        ("POST", "/pause"),
+        ("POST", "/resume"),
+    ]:
+        refused(await ask.request(method, f"schedules/nightly{path}"), 404, "NotFound", "there is no schedule nightly")
+    refused(await ask.patch("schedules/nightly", json={"priority": 1}), 404, "NotFound")
+
+
+async def test_the_preview_of_a_stored_schedule_begins_with_its_next_run(ask: Ask, tq: TaskQ) -> None:
+    at = 4_000_000_000
+    add = tq.scheduler.add_scheduler_task
+    await add("i", "greet", "interval", interval_seconds=90, start_at=at, timezone="UTC", task_id="i")
+    await add("o", "greet", "once", execute_at=at, timezone="UTC", task_id="o")
+    first = "2096-10-02T07:06:40+00:00"
+    assert (await ask.get("schedules/i/preview?count=2")).json()["times"] == [first, "2096-10-02T07:08:10+00:00"]
+    assert (await ask.get("schedules/o/preview")).json()["times"] == [first]
+    assert (await ask.get("schedules/o")).json()["next_run_at"] == "2096-10-02T07:06:40Z"
+    assert (await ask.get("preview", params={"at": at, "timezone": "UTC"})).json()["times"] == [first]
+    same = {"at": "2096-10-02T09:06:40+02:00", "timezone": "UTC"}
+    assert (await ask.get("preview", params=same)).json()["times"] == [first]
+    refused(await ask.get("preview"), 422, "ValidationError", "exactly one of cron, interval and at")
+    refused(await ask.get("preview?at=2096-10-02T09:06:40"), 422, "ValidationError")  # naive
+
+
+async def test_public_values_are_listed_by_key_only(door: Any, tq: TaskQ) -> None:  # J8
+    async with door(tq) as ask:
+        for number in range(3):
+            assert (await ask.put(f"store/k{number}", json={"value": SECRET, "ttl": 60})).status_code == 204
+        page = (await ask.get("store?limit=2")).json()
+        assert page == {"keys": ["k0", "k1"], "next": "k1"}
+        assert (await ask.get("store", params={"cursor": page["next"]})).json() == {"keys": ["k2"], "next": None}
+        refused(await ask.get("store/k0"), 403, "NotShown", "show_args=True")
+        assert (await ask.delete("store/k0")).status_code == 204
+        refused(await ask.delete("store/k0"), 404, "NotFound")
+        refused(await ask.put("store/k0", json={"value": 1, "ttl": 0}), 422, "ValidationError")
+    async with door(tq, show_args=True) as ask:
+        assert (await ask.get("store/k1")).json() == {"key": "k1", "value": SECRET}
+        refused(await ask.get("store/k0"), 404, "NotFound")
+
+
+async def test_stats_queues_and_health(ask: Ask, tq: TaskQ) -> None:
+    await tq.push("greet", {"name": "x"}, queue="mail")
+    assert (await ask.post("queues/mail/pause")).json() == {"queue": "mail", "paused": True}
+    stats = (await ask.get("stats")).json()
+    assert (stats["counts"]["pending"], stats["ready"], stats["paused"]) == (1, 0, ["mail"])
+    assert (await ask.post("queues/mail/resume")).json() == {"queue": "mail", "paused": False}
+    assert (await ask.get("stats")).json()["ready"] == 1
+    assert (await ask.get("healthz")).json() == {"status": "ok", "parts": {}}
+    assert (await ask.get("readyz")).json() == {"status": "ok", "parts": {"store": "ok"}}
+    async with tq.running():
+        ready = (await ask.get("readyz")).json()
+    assert ready == {"status": "ok", "parts": {"store": "ok", "workers": "ok", "scheduler": "ok"}}

@@ -1,0 +1,79 @@
+"""The operations API shows no parameters, results or hosts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiotaskq import TaskQ
+from aiotaskq.log import logger
+from tests.support.machine import within
+from tests.web.applications import SECRET, in_starlette, refused
+
+
+async def test_params_results_and_error_texts_are_not_listed(door: Any, tq: TaskQ) -> None:  # J8
+    async with tq.running():
+        good = await tq.push("greet", {"name": SECRET})
+        bad = await tq.push("greet", {"name": "nobody"}, unique_key="u")
+        assert await good.result(within(30)) == f"Hello, {SECRET}!"
+        with pytest.raises(RuntimeError):
+            await bad.result(within(30))
+    await tq.scheduler.add_scheduler_task("s", "greet", "interval", {"name": SECRET}, 60)
+    async with door(tq) as ask:
+        for path in ("tasks", "schedules", "stats", "store", f"tasks/{good.task_id}"):
+            answer = await ask.get(path)
+            assert answer.status_code == 200 and SECRET not in answer.text, path
+        errors = [task["error"] for task in (await ask.get("tasks?status=failed")).json()["tasks"]]
+        assert errors == ["RuntimeError"]
+        for path in ("tasks", "schedules"):
+            refused(await ask.get(f"{path}?show=params"), 403, "NotShown", "show_args=True")
+        whole = (await ask.get(f"tasks/{bad.task_id}")).json()["error"]
+        assert whole.startswith(f"RuntimeError: no {SECRET}")  # of one task all of it, for who asks for just that
+    async with door(tq, show_args=True) as ask:
+        assert SECRET not in (await ask.get("tasks")).text + (await ask.get("schedules")).text
+        (task,) = (await ask.get("tasks?show=params&status=completed")).json()["tasks"]
+        assert (task["params"], task["result"]) == ({"name": SECRET}, f"Hello, {SECRET}!")
+        assert (await ask.get("schedules?show=params")).json()["schedules"][0]["params"] == {"name": SECRET}
+        assert (await ask.get(f"tasks/{good.task_id}")).json()["params"] == {"name": SECRET}
+
+
+async def test_an_application_that_logs_everything_logs_no_params(  # J8
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)  # as `python -m aiohttp.web` and some debug modes have it
+    async with TaskQ(f"sqlite:///{tmp_path / 'log.db'}") as tq, in_starlette(tq, show_args=True) as ask:
+        await ask.post("tasks", json={"type": "x", "params": {"name": SECRET}, "task_id": "t"})
+        await ask.put("store/k", json={"value": SECRET})
+        assert SECRET in (await ask.get("tasks/t")).text + (await ask.get("store/k")).text
+    assert caplog.records and SECRET not in caplog.text
+
+
+async def test_whatever_a_queue_in_memory_holds_is_shown_as_json(door: Any) -> None:
+    async with TaskQ("memory://") as tq:
+        await tq.push("odd", {"where": object(), "n": 1})
+        await tq.push("nan", {"x": {1, 2}})
+        async with door(tq, show_args=True) as ask:
+            shown = (await ask.get("tasks?show=params")).json()["tasks"]
+    assert [task["params"] for task in shown] == [{"x": [1, 2]}, "<dict>"]
+
+
+async def test_a_store_that_is_away_is_a_503_that_names_no_host(door: Any, tmp_path: Path) -> None:  # J9
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{message}")
+    try:
+        tq = TaskQ(f"postgresql://someone:{SECRET}@127.0.0.1:1/db")
+        async with door(tq) as ask:
+            for method, path in (("GET", "tasks"), ("POST", "queues/q/pause"), ("GET", "schedules"), ("GET", "stats")):
+                answer = await ask.request(method, path)
+                refused(answer, 503, "DatabaseUnavailable", "try again later")
+                assert "127.0.0.1" not in answer.text and SECRET not in answer.text
+            ready = await ask.get("readyz")
+            assert (ready.status_code, ready.json()) == (503, {"status": "failing", "parts": {"store": "failing"}})
+            assert (await ask.get("healthz")).status_code == 200
+        await tq.close()
+    finally:
+        logger.remove(sink)
+    assert lines and not any(SECRET in line for line in lines)
