@@ -17,7 +17,7 @@ from aiotaskq.backends import connect
 from aiotaskq.backends.base import CANCEL, ENDED, READY, TAKEN, Change
 from aiotaskq.backends.sql import notify_gap as sql_gap
 from aiotaskq.backends.sql.backend import SqlBackend
-from aiotaskq.backends.sql.notify_gap import BURST, LONG
+from aiotaskq.backends.sql.notify_gap import BURST, BUSY, LONG, SHORT
 from aiotaskq.backends.sql.postgresql_notifier import CHANNEL, SIZE, messages
 from aiotaskq.core.task import SECOND, Status
 from aiotaskq.errors import ValidationError
@@ -166,7 +166,8 @@ async def test_wake_ups_are_put_together(postgresql: Store) -> None:  # F11
     spent = time.monotonic() - start
     await ears.until(READY)
     await asyncio.sleep(0.2)
-    assert 1 <= len(ears.heard) <= 2 * BURST + (spent + 0.2) / LONG  # at most 20 a second, of 1,280 pushes
+    gap = LONG if 20 * 64 / spent > 2 * BUSY else SHORT  # a slow machine pushes too seldom to be under load
+    assert 1 <= len(ears.heard) <= 2 * BURST + (spent + 0.2) / gap
 
 
 @pytest.mark.parametrize("kind", [READY, ENDED])
