@@ -28,7 +28,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 REPORT = read(ROOT / KEPT)
 SMALL: Report = {**REPORT, "measurements": [{**row, "percentiles_ms": []} for row in REPORT["measurements"]]}
 HEAD = "| A peer is ahead in |"
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "aiotaskq" / "docs").rglob("*.md"))]
 
 
 def changed(**factors: float) -> Report:
