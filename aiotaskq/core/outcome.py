@@ -1,6 +1,6 @@
 """What a run came to, and what becomes of the task: the only place where such rules are decided.
 
-Everything here is pure: time and chance are arguments. The table of transitions is in the README.
+Everything here is pure: time and chance are arguments. The table of transitions is in ``docs/guarantees.md``.
 """
 
 from __future__ import annotations

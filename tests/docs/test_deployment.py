@@ -1,4 +1,4 @@
-"""The README's deployment samples: read by the tools that will read them, and held to what the code says."""
+"""The manual's page on deployment: its samples are valid, and the errors that it quotes are those of the code."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from aiotaskq.errors import DatabaseUnavailable
 from tests.support.machine import within
 
 ROOT = Path(__file__).parent.parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("\n## Deployment\n")[2].partition("\n## ")[0]
+SECTION = (ROOT / "aiotaskq" / "docs" / "deployment.md").read_text(encoding="utf-8")
 SAMPLES = dict(re.findall(r"```(\w+)\n(.*?)```", SECTION, re.DOTALL))
 ERRORS = [
     quoted
@@ -129,7 +128,7 @@ def said() -> list[str]:
 @pytest.mark.parametrize("quoted", ERRORS)
 def test_quoted_errors_are_what_the_code_says(quoted: str) -> None:
     if quoted not in FOREIGN:
-        assert any(quoted in text for text in said()), "no longer said like this: correct the README"
+        assert any(quoted in text for text in said()), "no longer said like this: correct the manual"
 
 
 async def test_a_locked_database_is_told_in_sqlites_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,17 @@
-"""The README's table of promises, and whether the contract suite has proved each cell of it."""
+"""The table of promises in the manual, and whether the contract suite has proved each cell of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-README = Path(__file__).parent.parent.parent / "README.md"
+GUARANTEES = Path(__file__).parent.parent.parent / "aiotaskq" / "docs" / "guarantees.md"
 COLUMNS = ("memory", "sqlite", "postgresql", "mysql", "redis")
 NOTHING = ("no", "no server", "no leases")  # cells that promise nothing
 
 
 def table() -> dict[str, dict[str, str]]:
     """Return the cells by row and backend."""
-    lines = iter(README.read_text(encoding="utf-8").splitlines())
+    lines = iter(GUARANTEES.read_text(encoding="utf-8").splitlines())
     for line in lines:
         if line.startswith("| | memory | SQLite |"):
             break
