@@ -68,6 +68,12 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def lua(session: nox.Session) -> None:
+    """Check the Lua scripts of the Redis backend with luacheck (Debian: ``apt-get install lua-check``)."""
+    session.run("python", ".ci/lint_lua.py")
+
+
+@nox.session
 def types(session: nox.Session) -> None:
     """Check the package, and a user's view of it, with mypy --strict."""
     install(session, *group("lint"))

@@ -5,7 +5,8 @@ the tests that matter for that file, the quickest first, until one fails. A faul
 a rule that no test proves, or code that does not matter. ``TARGETS`` names the files and their tests.
 
 The faults: a comparison, an operator or a condition turned round, a constant off by one, a value that is not returned,
-a statement left out; in Lua and SQL, which are texts, the same on words. Which are tried first is drawn by ``--seed``.
+a statement left out; in Lua files and in SQL, which is text in Python, the same on words. ``--seed`` draws which are
+tried first.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Target:
     file: str
     tests: Sequence[Tests]
     text: bool = False
-    """Whether faults are put into its texts, which are Lua or SQL, and not into its Python."""
+    """Whether faults are put into its texts, which are SQL, and not into its Python."""
 
 
 def _contract(stores: str, *files: str) -> Tests:
@@ -71,6 +72,8 @@ CLAIMS = (
     "operating",
     "reading",
 )
+LUA = ("include/base", "include/change", "include/claim", "include/insert", "include/lanes", "include/update")
+LUA += ("find", "overdue", "purge", "push_bounded")
 MEMORY_TESTS: Tests = ("tests/backends/memory",)
 REDIS_TESTS: Tests = ("tests/backends/redis", "--ignore=tests/backends/redis/faults")
 QUEUE: Tests = ("tests/runtime/queue",)
@@ -109,8 +112,7 @@ TARGETS = [
     Target(
         "backends/sql/write.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS)], text=True
     ),
-    Target("backends/redis/fragments.py", [_contract("redis", *CLAIMS), REDIS_TESTS], text=True),
-    Target("backends/redis/scripts.py", [_contract("redis", *CLAIMS), REDIS_TESTS], text=True),
+    *(Target(f"backends/redis/lua/{name}.lua", [_contract("redis", *CLAIMS), REDIS_TESTS]) for name in LUA),
     Target("runtime/worker/worker.py", [WORKER, WORKERS_DEATHS]),
     Target("runtime/worker/runner.py", [WORKER, WORKERS_DEATHS]),
     Target(
@@ -252,7 +254,7 @@ def _changed(node: ast.expr | ast.stmt) -> Iterator[tuple[str, ast.expr | ast.st
 
 # ---- faults in texts ------------------------------------------------------------------------------------------------
 
-LUA = [
+LUA_WORDS = [
     (r"==", "~="), (r"~=", "=="), (r"<=", "<"), (r">=", ">"), (r"(?<=\w) < (?=\w)", " <= "),
     (r"(?<=\w) > (?=\w)", " >= "),
     (r"\band\b", "or"), (r"\bor\b", "and"), (r"\bnot ", ""), (r"\btrue\b", "false"), (r"\bfalse\b", "true"),
@@ -267,27 +269,36 @@ SQL = [
 IS_SQL = re.compile(r"\b(SELECT|UPDATE|INSERT|DELETE|WHERE|ORDER BY|AND|LIMIT|SET|FROM|WITH)\b")
 
 
-def text_faults(file: str, source: str) -> Iterator[Fault]:
-    """Yield the faults in the texts of a file: words turned round, and in Lua a statement left out."""
+def sql_faults(file: str, source: str) -> Iterator[Fault]:
+    """Yield the faults in the SQL texts of a Python file: words turned round."""
     data, of, tree = source.encode(), _offsets(source), ast.parse(source)
     documented = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Constant) and isinstance(node.value, str)) or id(node) in documented:
             continue
         begin, end = of(node)
-        for line in re.finditer(r"[^\n]+", data[begin:end].decode()):
-            code = line[0].partition("--")[0]
-            sql = IS_SQL.search(code) is not None
-            if not sql and "\n" not in node.value:
-                continue
-            found = [(each, new) for pattern, new in (SQL if sql else LUA) for each in re.finditer(pattern, code)]
-            if not sql and (whole := STATEMENT.fullmatch(code)):
-                found.append((whole, ""))
-            for each, new in found:
-                at = begin + len(data[begin:end].decode()[: line.start() + each.start()].encode())
-                number = 1 + data[:at].count(b"\n")
-                what = f"{new.strip() or 'nothing'} for {each[0].strip()}"
-                yield Fault(file, number, what, at, at + len(each[0].encode()), new)
+        for line in re.finditer(rb"[^\n]+", data[begin:end]):
+            if IS_SQL.search(line[0].decode()):
+                yield from _word_faults(file, data, begin + line.start(), line[0].decode(), SQL)
+
+
+def lua_faults(file: str, source: str) -> Iterator[Fault]:
+    """Yield the faults in a Lua file: words turned round, and a statement left out. Comments stay as they are."""
+    data = source.encode()
+    for line in re.finditer(rb"[^\n]+", data):
+        code = line[0].decode().partition("--")[0]
+        yield from _word_faults(file, data, line.start(), code, LUA_WORDS)
+        if STATEMENT.fullmatch(code):
+            begin, end = line.start(), line.start() + len(code.encode())
+            yield Fault(file, 1 + data[:begin].count(b"\n"), f"nothing for {code.strip()}", begin, end, "")
+
+
+def _word_faults(file: str, data: bytes, begin: int, code: str, words: Sequence[tuple[str, str]]) -> Iterator[Fault]:
+    for pattern, new in words:
+        for each in re.finditer(pattern, code):
+            at = begin + len(code[: each.start()].encode())
+            what = f"{new.strip() or 'nothing'} for {each[0].strip()}"
+            yield Fault(file, 1 + data[:at].count(b"\n"), what, at, at + len(each[0].encode()), new)
 
 
 # ---- trying them ----------------------------------------------------------------------------------------------------
@@ -341,7 +352,8 @@ class Copy:
         changed = data[: fault.start] + fault.new.encode() + data[fault.end :]
         line = f"{_line(data, fault.line)}  ->  {_line(changed, fault.line)}"
         try:
-            compile(changed, fault.file, "exec")
+            if path.suffix == ".py":
+                compile(changed, fault.file, "exec")
         except SyntaxError:
             return Tried(fault, "no program", line)
         path.write_bytes(changed)
@@ -393,7 +405,8 @@ def _line(source: bytes, number: int) -> str:
 def faults_of(target: Target, root: Path = ROOT) -> list[Fault]:
     """Return the faults of a target, in the order of the file."""
     source = (root / PACKAGE / target.file).read_text(encoding="utf-8")
-    return list(dict.fromkeys((text_faults if target.text else python_faults)(target.file, source)))
+    faults = lua_faults if target.file.endswith(".lua") else sql_faults if target.text else python_faults
+    return list(dict.fromkeys(faults(target.file, source)))
 
 
 def tried(target: Target, copies: Sequence[Copy], faults: Sequence[Fault], until: float) -> Iterator[Tried]:

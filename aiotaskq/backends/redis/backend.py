@@ -1,8 +1,8 @@
-"""The Redis backend (also Valkey): each verb is one script, which the server runs as one step.
+"""The Redis backend (also Valkey): each verb is one Lua script, which the server runs as one step.
 
-One hash tag holds a whole namespace, not one for each queue: only then is a push over several queues all or nothing,
-and the order of a claim over several queues exact. So in a cluster a namespace lives on one node; several namespaces
-(``?prefix=…``) spread. Schedules live in SQL.
+A whole namespace has one hash tag, not one for each queue. So a push to several queues is all or nothing, and a claim
+from several queues has an exact order; and in a cluster a namespace is on one node, while several namespaces
+(``?prefix=…``) are spread. Schedules are kept in SQL.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room, stats_of
-from aiotaskq.backends.redis import queries, scripts
-from aiotaskq.backends.redis.connection import RedisLink
-from aiotaskq.backends.redis.notifier import RedisHints
+from aiotaskq.backends.redis import scripts
+from aiotaskq.backends.redis.connection import RedisConnections
+from aiotaskq.backends.redis.notifier import RedisNotifier
 from aiotaskq.backends.redis.rows import (
     changed_rows,
     filter_of,
@@ -33,63 +33,63 @@ from aiotaskq.core.errors import queue_full
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
 
-READ = 1_000  # rows in one answer of a reading script: it holds up everybody else for some milliseconds
+READ = 1_000  # rows in one answer of a script: the server runs no other command meanwhile
 
 
 class RedisBackend(Backend):
-    """Tasks and public values in Redis or Valkey. Belongs to the loop in which it is opened."""
+    """Tasks and public values in Redis or Valkey. It belongs to the event loop in which it is opened."""
 
     name: ClassVar[str] = "redis"
     durable: ClassVar[bool] = True
     shared: ClassVar[bool] = True
 
     def __init__(self, url: str, quiet: bool = False) -> None:
-        """Raises ValidationError for a wrong URL. ``quiet``: the server's settings were looked at already."""
+        """Raises ValidationError for a URL that is not valid. ``quiet``: the server's settings were checked already."""
         super().__init__()
         self._url = url
         self._quiet = quiet
-        self._link = RedisLink(url, self._prepare)
-        self._hints = RedisHints(self._link, self.hints)
-        self.values = RedisValues(self._link)
+        self._redis = RedisConnections(url, self._prepare)
+        self._notifier = RedisNotifier(self._redis, self.hints)
+        self.values = RedisValues(self._redis)
 
-    async def _prepare(self, link: RedisLink) -> None:
-        await check_format(link)
-        await read_limits(link)
+    async def _prepare(self, redis: RedisConnections) -> None:
+        await check_format(redis)
+        await read_limits(redis)
         if not self._quiet:
-            await check_settings(link)
+            await check_settings(redis)
             self._quiet = True
-        self._hints.start()
+        self._notifier.start()
 
     async def open(self) -> None:
-        await self._link.open()
+        await self._redis.open()
 
     async def close(self) -> None:
-        await self._hints.stop()
-        await self._link.close()
+        await self._notifier.stop()
+        await self._redis.close()
 
     def pending(self) -> Iterable[Future[Any]]:
-        return self._link.pending
+        return self._redis.pending
 
     async def ping(self) -> int | None:
-        seconds, micros = await self._link.command("TIME")
+        seconds, micros = await self._redis.command("TIME")
         return int(seconds) * SECOND + int(micros)
 
     def another(self) -> RedisBackend:
         return RedisBackend(self._url, quiet=True)
 
     async def watch(self) -> None:
-        with contextlib.suppress(DatabaseUnavailable):  # then it listens as soon as the server is there
-            await self._link.ready()
-        self._hints.listen()
+        with contextlib.suppress(DatabaseUnavailable):  # it listens as soon as the server can be reached
+            await self._redis.ready()
+        self._notifier.listen()
 
     # ---- tasks ----
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         stored = list(tasks)
         if tasks:
-            # To repeat a push is no other push, whether the first has come through or not.
+            # A repeated push is the same push, whether or not the first one has reached the server.
             if room is None:
-                numbers, rows = await self._link.run(scripts.PUSH, *new_rows(stored), repeatable=True)
+                numbers, rows = await self._redis.run(scripts.PUSH, *new_rows(stored), repeatable=True)
             else:
                 numbers, rows = await self._push_bounded(stored, room)
             for number, task in zip(numbers, to_tasks(rows), strict=True):
@@ -100,7 +100,7 @@ class RedisBackend(Backend):
     async def _push_bounded(self, tasks: Sequence[Task], room: Room) -> tuple[Sequence[int], Sequence[bytes]]:
         changes = list(changed_rows(room.instead))
         words: list[bytes | int] = [room.maxsize, room.now, len(changes), *changes, *new_rows(tasks)]
-        excess, *rest = await self._link.run(scripts.PUSH_BOUNDED, *words, repeatable=True)
+        excess, *rest = await self._redis.run(scripts.PUSH_BOUNDED, *words, repeatable=True)
         if excess >= 0:
             raise queue_full(room.maxsize, excess)
         self.hints.tell_updated(room.instead, [True] * len(room.instead))
@@ -110,12 +110,12 @@ class RedisBackend(Backend):
     async def claim(
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
     ) -> list[Task]:
-        return to_tasks(await self._link.run(scripts.CLAIM, *_wanted(owner, now, limit, queues, lease_until)))
+        return to_tasks(await self._redis.run(scripts.CLAIM, *_wanted(owner, now, limit, queues, lease_until)))
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         if not changes:
             return []
-        return self._updated(changes, await self._link.run(scripts.UPDATE, *changed_rows(changes)))
+        return self._updated(changes, await self._redis.run(scripts.UPDATE, *changed_rows(changes)))
 
     async def exchange(
         self,
@@ -130,7 +130,7 @@ class RedisBackend(Backend):
         if not changes or not limit:
             return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
         wanted = _wanted(owner, now, limit, queues, lease_until)
-        flags, rows = await self._link.run(scripts.EXCHANGE, *wanted, *changed_rows(changes))
+        flags, rows = await self._redis.run(scripts.EXCHANGE, *wanted, *changed_rows(changes))
         return self._updated(changes, flags), to_tasks(rows)
 
     def _updated(self, changes: Sequence[Change], flags: Sequence[int]) -> list[bool]:
@@ -140,31 +140,31 @@ class RedisBackend(Backend):
 
     async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
         words = [word for task_id, fence in held for word in (task_id, fence)]
-        answer = await self._link.run(scripts.HEARTBEAT, lease_until, *words)
+        answer = await self._redis.run(scripts.HEARTBEAT, lease_until, *words)
         return [None if flag < 0 else flag == 1 for flag in answer]
 
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
         words = [word for task_id, fence, value in progress for word in (task_id, fence, value_bytes(value))]
-        return [ok == 1 for ok in await self._link.run(scripts.REPORT, *words)]
+        return [ok == 1 for ok in await self._redis.run(scripts.REPORT, *words)]
 
     async def request_cancel(self, ids: Sequence[str]) -> list[bool]:
-        flagged = [ok == 1 for ok in await self._link.run(scripts.CANCEL, *ids)]
+        flagged = [ok == 1 for ok in await self._redis.run(scripts.CANCEL, *ids)]
         self.hints.tell(CANCEL, ids)
         return flagged
 
     async def cancelling(self, ids: Sequence[str]) -> list[str]:
-        asked = await self._link.run(queries.CANCELLING, *ids)
+        asked = await self._redis.run(scripts.CANCELLING, *ids)
         return [task_id for task_id, flag in zip(ids, asked, strict=True) if flag == 1]
 
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
         found: list[Task | None] = []
         for start in range(0, len(ids), READ):
-            found += to_tasks_or_none(await self._link.run(queries.GET, *ids[start : start + READ]))
+            found += to_tasks_or_none(await self._redis.run(scripts.GET, *ids[start : start + READ]))
         return found
 
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
         statuses = pack([str(status) for status in where.status or Status])
-        live = {Status.PENDING, Status.RUNNING}.intersection(where.status)  # who wants one of them meets both
+        live = {Status.PENDING, Status.RUNNING}.intersection(where.status)  # one index has both
         restricts = (
             len(live) == 1 or where.type or where.queue or where.scheduler_task_id or where.completed_before is not None
         )
@@ -174,17 +174,17 @@ class RedisBackend(Backend):
             wanted = min(limit - len(tasks), READ)
             look = READ if restricts else wanted
             words = (filter_of(where), statuses, cursor, where.after or "", wanted, look)
-            cursor, rows = await self._link.run(queries.FIND, *words)
+            cursor, rows = await self._redis.run(scripts.FIND, *words)
             tasks += to_tasks(rows)
             if not cursor:
                 break
         return tasks
 
     async def overdue(self, now: int, limit: int) -> list[Task]:
-        return to_tasks(await self._link.run(queries.OVERDUE, now, limit))
+        return to_tasks(await self._redis.run(scripts.OVERDUE, now, limit))
 
     async def _look(self, now: int, queues: Sequence[str] | None, count: bool = False) -> tuple[int, int | None, Any]:
-        ready, first, counts = await self._link.run(queries.LOOK, now, _packed(queues), int(count))
+        ready, first, counts = await self._redis.run(scripts.LOOK, now, _packed(queues), int(count))
         return ready, number(first), counts
 
     async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
@@ -194,7 +194,7 @@ class RedisBackend(Backend):
         return (await self._look(now, queues))[0]
 
     async def least_ready(self, now: int, limit: int) -> list[Task]:
-        return to_tasks(await self._link.run(queries.LEAST_READY, now, limit))
+        return to_tasks(await self._redis.run(scripts.LEAST_READY, now, limit))
 
     async def stats(self, now: int) -> QueueStats:
         ready, first, counts = await self._look(now, None, count=True)
@@ -207,7 +207,7 @@ class RedisBackend(Backend):
     async def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:
         if not schedule_ids:
             return {}
-        counts = await self._link.command("HMGET", f"{self._link.root}active", *schedule_ids)
+        counts = await self._redis.command("HMGET", f"{self._redis.root}active", *schedule_ids)
         return {name: int(count or 0) for name, count in zip(schedule_ids, counts, strict=True)}
 
     async def purge(self, where: TaskFilter, limit: int) -> int:
@@ -216,19 +216,19 @@ class RedisBackend(Backend):
             passed = 0
             while deleted < limit and passed >= 0:
                 words = (filter_of(where), str(status), limit - deleted, passed, READ)
-                more, passed = await self._link.run(scripts.PURGE, *words)
+                more, passed = await self._redis.run(scripts.PURGE, *words)
                 deleted += more
         return deleted
 
     async def delete(self, ids: Sequence[str]) -> int:
-        return int(await self._link.run(scripts.DELETE, *ids))
+        return int(await self._redis.run(scripts.DELETE, *ids))
 
     async def set_paused(self, queue: str, paused: bool) -> None:
-        await self._link.run(scripts.PAUSE, queue, int(paused))
+        await self._redis.run(scripts.PAUSE, queue, int(paused))
         self.hints.tell(READY)
 
     async def paused(self) -> list[str]:
-        return sorted(name.decode() for name in await self._link.command("SMEMBERS", f"{self._link.root}paused"))
+        return sorted(name.decode() for name in await self._redis.command("SMEMBERS", f"{self._redis.root}paused"))
 
 
 def _packed(queues: Sequence[str] | None) -> bytes:
@@ -238,6 +238,6 @@ def _packed(queues: Sequence[str] | None) -> bytes:
 def _wanted(
     owner: str, now: int, limit: int, queues: Sequence[str] | None, lease_until: int | None
 ) -> tuple[bytes | int | str, ...]:
-    """Return what the scripts take for a claim."""
+    """Return the arguments of a claim for a script."""
     lease = "" if lease_until is None else lease_until
     return json_text(owner), now, limit, lease, now // SECOND, _packed(queues)

@@ -1,4 +1,4 @@
-"""Hints between processes: what this one tells the others through Redis, and what it hears from them."""
+"""Hints between processes through Redis: PUBLISH for those of this process, SUBSCRIBE for those of others."""
 
 from __future__ import annotations
 
@@ -10,54 +10,55 @@ from collections.abc import Sequence
 import msgspec
 
 from aiotaskq.backends.base import ENDED, KINDS, READY, TAKEN, Hints
-from aiotaskq.backends.redis.connection import RedisLink
+from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.errors import AiotaskqError, ClosedError
 from aiotaskq.log import log
 
-PING_AFTER = 1.5  # seconds of silence after which the server is asked whether it is still there, and given to answer
+PING_AFTER = 1.5  # seconds without a message after which the server is pinged; also the time it has for the answer
 BACK_OFF = (0.05, 1.0)  # seconds between attempts to subscribe again: the first, and the longest
-MOST_NAMES = 1_000  # ids in one message; more are not named, and everybody looks
+MAX_NAMES = 1_000  # ids in one message; with more the message has none, and every listener looks
 
 Message = tuple[str, dict[str, list[str]]]
-"""Who says it, and what: the names by kind."""
+"""The sender, and the names by kind."""
 _decode = msgspec.json.Decoder(Message).decode
 
 
-class RedisHints:
-    """Publishes the hints of one backend, and listens for those of others once ``listen`` was called.
+class RedisNotifier:
+    """Publishes the hints of one backend, and receives those of others once ``listen`` was called.
 
-    What is told while a message is on its way goes together into the next one. A hint may be lost, so nothing here
-    fails: polling goes on.
+    Hints that come while a message is being sent go together into the next one. A hint may be lost: an error is logged
+    and not raised, since polling goes on.
     """
 
-    def __init__(self, link: RedisLink, hints: Hints) -> None:
-        self._link = link
+    def __init__(self, redis: RedisConnections, hints: Hints) -> None:
+        """Forward the hints of ``hints``, and hand it those of other processes."""
+        self._redis = redis
         self._hints = hints
-        self._me = secrets.token_hex(8)
-        self._channel = f"{link.root}hints"
+        self._sender = secrets.token_hex(8)
+        self._channel = f"{redis.root}hints"
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
-        self._waiting: dict[str, dict[str, None] | None] = {}  # names by kind; None when not all are known
+        self._waiting: dict[str, dict[str, None] | None] = {}  # names by kind; None where there are too many
         self._publisher: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
         self._listens = False
         hints.forward = self.forward
 
     def start(self) -> None:
-        """Belong to the running loop from now on, as the link does."""
+        """Belong to the running loop from now on, as the connections do."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop or self._pid != os.getpid():
             self._loop, self._pid, self._publisher, self._listener = loop, os.getpid(), None, None
         if self._listens and (self._listener is None or self._listener.done()):
-            self._listener = asyncio.create_task(self._listen(), name="aiotaskq-hints")
+            self._listener = asyncio.create_task(self._receive(), name="aiotaskq-hints")
 
     def listen(self) -> None:
-        """Tell this process's listeners what others do, until ``stop``; idempotent."""
+        """Receive the hints of other processes until ``stop``; idempotent."""
         self._listens = True
         self.start()
 
     async def stop(self) -> None:
-        """Hear no more, and let what was told go out."""
+        """Receive no more hints, and wait until those of this process are sent."""
         self._listens = False
         if self._loop is not asyncio.get_running_loop() or self._pid != os.getpid():
             return
@@ -68,13 +69,13 @@ class RedisHints:
             await asyncio.wait([self._publisher])
         self._loop = self._listener = self._publisher = None
 
-    # ---- telling ----
+    # ---- sending ----
 
     def forward(self, kind: str, names: Sequence[str]) -> None:
-        """Tell the other processes soon; from any thread."""
+        """Send a hint to the other processes soon; from any thread."""
         loop = self._loop
         if loop is None or loop.is_closed():
-            return  # not open: nothing was written that anybody could look for
+            return  # not open, so nothing was written
         try:
             here = asyncio.get_running_loop() is loop
         except RuntimeError:
@@ -86,7 +87,7 @@ class RedisHints:
 
     def _note(self, kind: str, names: Sequence[str]) -> None:
         known = self._waiting.setdefault(kind, {})
-        if not names or known is None or len(known) + len(names) > MOST_NAMES:
+        if not names or known is None or len(known) + len(names) > MAX_NAMES:
             self._waiting[kind] = None
         else:
             known.update(dict.fromkeys(names))
@@ -95,47 +96,47 @@ class RedisHints:
 
     async def _publish(self) -> None:
         while self._waiting:
-            told = {kind: list(names or ()) for kind, names in self._waiting.items()}
+            hints = {kind: list(names or ()) for kind, names in self._waiting.items()}
             self._waiting.clear()
             try:
-                await self._link.command("PUBLISH", self._channel, msgspec.json.encode((self._me, told)))
+                await self._redis.command("PUBLISH", self._channel, msgspec.json.encode((self._sender, hints)))
             except AiotaskqError as error:
                 log.debug("a hint was lost: {}", error)
 
-    # ---- hearing ----
+    # ---- receiving ----
 
-    async def _listen(self) -> None:
+    async def _receive(self) -> None:
         pause, failing = BACK_OFF[0], False
         while True:
             try:
-                async with self._link.subscribed(self._channel) as message:
+                async with self._redis.subscribed(self._channel) as message:
                     if failing:
-                        log.info("{} is heard again", self._link.shown)
+                        log.info("{}: hints of other processes are received again", self._redis.shown)
                     pause, failing = BACK_OFF[0], False
-                    self._hear_what_was_missed()
+                    self._receive_missed()
                     while True:
-                        self._hear(await message(PING_AFTER))
+                        self._handle(await message(PING_AFTER))
             except ClosedError:
                 return
-            except Exception as error:  # whatever it was: nobody would notice a listener that has ended
+            except Exception as error:  # of any kind: a receiver that ended would go unnoticed
                 if not failing:
-                    log.warning("hints of other processes are not heard for now, polling goes on: {}", error)
+                    log.warning("hints of other processes are not received for now, polling goes on: {}", error)
                 failing = True
             await asyncio.sleep(pause)
             pause = min(2 * pause, BACK_OFF[1])
 
-    def _hear_what_was_missed(self) -> None:
-        for kind in (READY, TAKEN, ENDED):  # who runs a task that is to stop asks for that himself
+    def _receive_missed(self) -> None:
+        for kind in (READY, TAKEN, ENDED):  # a worker reads the cancel flags of its tasks itself
             self._hints.hear(kind)
 
-    def _hear(self, message: bytes | None) -> None:
+    def _handle(self, message: bytes | None) -> None:
         if message is None:
             return
         try:
-            who, told = _decode(message)
+            sender, hints = _decode(message)
         except msgspec.DecodeError:
-            return  # somebody else's words on our channel
-        if who != self._me:
-            for kind, names in told.items():
+            return  # not a message of aiotaskq
+        if sender != self._sender:
+            for kind, names in hints.items():
                 if kind in KINDS:
                     self._hints.hear(kind, names)

@@ -1,8 +1,8 @@
-"""Between rows in Redis and values: the only place that knows which part of a row holds what, and how.
+"""Tasks to rows in Redis and back: the layout of a row.
 
-A row is a body, written by its push, a state, written by every change, and perhaps progress. Body and state are pieces
-of one JSON object, so that a row is read in one go; JSON is never looked into by a script. A state begins with a head
-of words for the scripts, in which numbers are decimal text, since those of Lua are exact up to 2**53 only. A script
+A row has a body, which its push writes, a state, which every change writes, and perhaps progress. Body and state are
+parts of one JSON object, so that one decoder reads a whole row; scripts never decode that JSON. A state begins with a
+head: words for the scripts, with numbers as decimal text, since a number in Lua is exact only up to 2**53. A script
 answers a row as four words: its id, body, state without the head, and progress.
 """
 
@@ -19,12 +19,12 @@ from aiotaskq.core.task import Status, Task, TaskFilter
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log, printable
 
-TOGETHER = 100  # rows in one argument of a script, which takes a million arguments
-SIZE = 512 * 1024  # bytes in one argument, but for a row that is larger by itself
+ROWS_PER_ARGUMENT = 100  # a command takes a million arguments
+BYTES_PER_ARGUMENT = 512 * 1024  # but for a row that is larger by itself
 
 
 class _Body(msgspec.Struct, omit_defaults=True):
-    """What is written once. Params and extra come last: where they are damaged, the rest can still be read."""
+    """The fields that are written once. Params and extra come last: if they are damaged, the rest can be read."""
 
     task_id: str
     type: str
@@ -35,13 +35,13 @@ class _Body(msgspec.Struct, omit_defaults=True):
     idempotency_key: str | None = None
     on_success: Any = None
     on_failure: Any = None
-    progress: dict[str, Any] | None = None  # of who pushes a task that has some; what is reported counts
+    progress: dict[str, Any] | None = None  # of a task that was pushed with some; reported progress overrides it
     params: dict[str, Any] = {}
     extra: dict[str, Any] = {}
 
 
 class _State(msgspec.Struct, omit_defaults=True):
-    """What changes, but for what the head says."""
+    """The fields that change, except those in the head."""
 
     run_at: int
     seq: int
@@ -63,7 +63,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode
 _decode_task = msgspec.json.Decoder(Task).decode
 pack = msgspec.msgpack.Encoder().encode
-"""How lists reach a script. It takes no bytes of MessagePack, but text is bytes to it."""
+"""Encode a list for a script, whose text is bytes: it has no decoder for MessagePack's own bytes."""
 
 _TYPES = {field.name: field.type for field in msgspec.structs.fields(Task) if field.name != "undecodable"}
 _STATUSES = {str(status): status for status in Status}
@@ -98,8 +98,8 @@ def _body(task: Task) -> str:
 
 
 @functools.lru_cache(maxsize=1_000)
-def _place(priority: int, queue: str, type_name: str, *keys: str | None) -> str:
-    """Return the end of a head: how many bytes the lane and the names have, and these."""
+def _head_end(priority: int, queue: str, type_name: str, *keys: str | None) -> str:
+    """Return the end of a head: the lengths of lane and names in bytes, the lane, and the names."""
     lane, names = f"{priority}:{queue}", _json([type_name, *keys] if any(keys) else [type_name])
     return f"{len(lane.encode())} {len(names.encode())} {lane}{names}"
 
@@ -115,9 +115,9 @@ def _state(task: Task) -> str:
     lease, expires, completed = task.lease_until, task.expires_at, task.completed_at
     keys = (task.unique_key, task.idempotency_key, task.scheduler_task_id)
     if keys == _NO_KEYS:
-        keyed, place = 0, _place(priority, task.queue, task.type)
-    else:  # hardly ever the same twice
-        keyed, place = 1, _place.__wrapped__(priority, task.queue, task.type, *keys)
+        keyed, end = 0, _head_end(priority, task.queue, task.type)
+    else:  # keys are hardly ever the same twice: not worth a cache
+        keyed, end = 1, _head_end.__wrapped__(priority, task.queue, task.type, *keys)
     json = _json(
         _State(
             run_at,
@@ -139,17 +139,17 @@ def _state(task: Task) -> str:
     return (
         f"{task.status} {fence} {1 if task.cancel_requested else 0} {'-' if lease is None else lease} "
         f"{'-' if expires is None else expires} {keyed} {seq:020d} {run_at} {'-' if completed is None else completed} "
-        f"{place},{json[1:-1]}"
+        f"{end},{json[1:-1]}"
     )
 
 
 def new_rows(tasks: Iterable[Task]) -> Iterator[bytes]:
-    """Return what a push hands to its script. Raises ValidationError for what no row can hold."""
+    """Return packed lists of new rows for a script. Raises ValidationError for a task that no row can hold."""
     return _packed((task.task_id, _body(task), _state(task)) for task in tasks)
 
 
 def changed_rows(changes: Iterable[Change]) -> Iterator[bytes]:
-    """Return what the script needs for guarded writes. Raises ValidationError."""
+    """Return packed lists of guarded writes for a script. Raises ValidationError for a task that no row can hold."""
     return _packed(map(_changed, changes))
 
 
@@ -158,7 +158,7 @@ def _packed(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
     count = size = 0
     for row in rows:
         length = sum(len(word) for word in row if type(word) is str)
-        if words and (count == TOGETHER or size + length > SIZE):
+        if words and (count == ROWS_PER_ARGUMENT or size + length > BYTES_PER_ARGUMENT):
             yield pack(words)
             words, count, size = [], 0, 0
         words += row
@@ -181,11 +181,11 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
     if not final and before.final:
         more["revived"] = True
     if before.undecodable is not None:
-        more["unread"] = True
+        more["undecodable"] = True
     if after.params is not before.params or after.extra is not before.extra:
         more["body"] = _body(after)
     if change.then:
-        more["follow"] = [word for task in change.then for word in (task.task_id, _body(task), _state(task))]
+        more["follow_ups"] = [word for task in change.then for word in (task.task_id, _body(task), _state(task))]
     if (
         not more
         and final
@@ -198,7 +198,7 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
 
 
 def filter_of(where: TaskFilter) -> bytes:
-    """Return what a script compares a row with, but for the status."""
+    """Return the filter for a script, without the statuses."""
     return pack(
         {
             "type": where.type,
@@ -210,12 +210,12 @@ def filter_of(where: TaskFilter) -> bytes:
 
 
 def json_text(text: str) -> bytes:
-    """Return a text as JSON, for a script to put into a row."""
+    """Return a text as JSON, which a script puts into a row."""
     return _encode(text)
 
 
 def to_tasks(words: Sequence[bytes]) -> list[Task]:
-    """Return the tasks of rows; what cannot be read is said in ``undecodable``, and has its default."""
+    """Return the tasks of rows. Fields that cannot be read have their defaults, and ``undecodable`` says so."""
     pieces = iter(words)
     return [_to_task(*row) for row in zip(pieces, pieces, pieces, pieces, strict=True)]
 
@@ -230,11 +230,11 @@ def _to_task(task_id: bytes, body: bytes, state: bytes, progress: bytes) -> Task
     try:
         return _decode_task(b"%b%b%b}" % (body, state, progress))
     except _DAMAGED:
-        return _what_can_be_read(task_id, body, state, progress)
+        return _damaged_task(task_id, body, state, progress)
 
 
 def _object(members: bytes) -> tuple[dict[str, Any], str]:
-    """Return what these members of a JSON object say, or why they cannot be read."""
+    """Return a JSON object of these members, or {} and the error message."""
     try:
         found: dict[str, Any] = _decode(b"{%b}" % members)
     except _DAMAGED as error:
@@ -242,8 +242,8 @@ def _object(members: bytes) -> tuple[dict[str, Any], str]:
     return found, ""
 
 
-def _what_can_be_read(task_id: bytes, body: bytes, state: bytes, progress: bytes) -> Task:
-    """Read a damaged row piece by piece, and each piece without the part that is most often at fault."""
+def _damaged_task(task_id: bytes, body: bytes, state: bytes, progress: bytes) -> Task:
+    """Read a damaged row part by part; of a damaged part, read what is before its nested values."""
     fields: dict[str, Any] = {}
     problems: list[str] = []
     pieces = (
@@ -274,7 +274,7 @@ def _what_can_be_read(task_id: bytes, body: bytes, state: bytes, progress: bytes
 
 
 def number(score: bytes | None) -> int | None:
-    """Return the instant that a sorted set's score is; exact until the year 2255."""
+    """Return a sorted set's score as microseconds; exact until the year 2255."""
     return None if score is None else int(float(score))
 
 
@@ -284,11 +284,11 @@ def value_bytes(value: Any) -> bytes:
 
 
 def read_value(key: str, stored: bytes | None) -> tuple[Any] | None:
-    """Return a public value in a 1-tuple, None where there is none, or none that can be read."""
+    """Return a public value in a 1-tuple, or None if there is none or it cannot be read, which is logged."""
     if stored is None:
         return None
     try:
         return (_decode(stored),)
     except _DAMAGED:
-        log.warning("public value {} is not JSON; it is kept and not readable", printable(key))
+        log.warning("public value {} is not JSON: it is kept and cannot be read", printable(key))
         return None

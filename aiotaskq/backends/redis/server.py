@@ -1,50 +1,49 @@
-"""What is asked of a server before tasks are entrusted to it: its layout, its eviction policy, what it keeps."""
+"""Checks of a server before the first command: format of the namespace, eviction policy, persistence, size limits."""
 
 from __future__ import annotations
 
-from aiotaskq.backends.redis.connection import LARGEST, MOST, RedisLink, is_refusal
-from aiotaskq.backends.redis.fragments import FORMAT
-from aiotaskq.backends.redis.scripts import OPEN
+from aiotaskq.backends.redis.connection import MAX_ARGUMENT, MAX_COMMAND, RedisConnections, is_refusal
+from aiotaskq.backends.redis.scripts import FORMAT, OPEN
 from aiotaskq.errors import DatabaseUnavailable, SchemaTooNew
 from aiotaskq.log import log
 
 
-async def check_format(link: RedisLink) -> None:
-    """Raise SchemaTooNew if a newer version has written what is there."""
-    found = int(await link.evaluate(OPEN, FORMAT))
+async def check_format(redis: RedisConnections) -> None:
+    """Raise SchemaTooNew if a newer version has written the namespace."""
+    found = int(await redis.evaluate(OPEN, FORMAT))
     if found > FORMAT:
         raise SchemaTooNew(
-            f"{link.shown}: format {found} of the prefix {link.address.prefix!r} is newer than {FORMAT}; upgrade"
+            f"{redis.shown}: format {found} of the prefix {redis.address.prefix!r} is newer than {FORMAT}; upgrade"
         )
 
 
-async def check_settings(link: RedisLink) -> None:
-    """Refuse a server that evicts keys when it is full, and log what its persistence promises."""
-    policy = await _setting(link, "maxmemory-policy")
-    if policy not in (None, "noeviction") and not link.address.any_eviction:
+async def check_settings(redis: RedisConnections) -> None:
+    """Raise DatabaseUnavailable if the server evicts keys when it is full; log what its persistence promises."""
+    policy = await _setting(redis, "maxmemory-policy")
+    if policy not in (None, "noeviction") and not redis.address.any_eviction:
         raise DatabaseUnavailable(
-            f"{link.shown}: maxmemory-policy is {policy}, so tasks can vanish when memory is full; "
-            "set maxmemory-policy to noeviction, or say eviction=any in the URL"
+            f"{redis.shown}: maxmemory-policy is {policy}, so tasks can vanish when memory is full; "
+            "set maxmemory-policy to noeviction, or put eviction=any into the URL"
         )
     promise, safe = _promise(
-        await _setting(link, "appendonly"), await _setting(link, "appendfsync"), await _setting(link, "save")
+        await _setting(redis, "appendonly"), await _setting(redis, "appendfsync"), await _setting(redis, "save")
     )
-    told = f"; maxmemory-policy {policy}" if policy is not None else "; its eviction policy could not be checked"
+    eviction = f"; maxmemory-policy {policy}" if policy is not None else "; its eviction policy could not be checked"
     write = log.info if safe else log.warning
-    write("{}: {}{}", link.shown, promise, told)
+    write("{}: {}{}", redis.shown, promise, eviction)
 
 
-async def read_limits(link: RedisLink) -> None:
-    """Note how much the server takes at once; where we may not ask, what is usual is believed."""
-    largest, most = await _setting(link, "proto-max-bulk-len"), await _setting(link, "client-query-buffer-limit")
-    link.largest = LARGEST if largest is None else int(largest)
-    link.most = MOST if most is None else int(most)
+async def read_limits(redis: RedisConnections) -> None:
+    """Read the server's size limits; its defaults count where CONFIG GET is not allowed."""
+    argument, command = await _setting(redis, "proto-max-bulk-len"), await _setting(redis, "client-query-buffer-limit")
+    redis.max_argument = MAX_ARGUMENT if argument is None else int(argument)
+    redis.max_command = MAX_COMMAND if command is None else int(command)
 
 
-async def _setting(link: RedisLink, name: str) -> str | None:
-    """Return a setting of the server, None where we are not allowed to ask."""
+async def _setting(redis: RedisConnections, name: str) -> str | None:
+    """Return a setting of the server, None where CONFIG GET is not allowed."""
     try:
-        answer = await link.execute("CONFIG", "GET", name)
+        answer = await redis.execute("CONFIG", "GET", name)
     except Exception as error:
         if is_refusal(error):
             return None
@@ -58,7 +57,7 @@ def _text(value: bytes | str) -> str:
 
 
 def _promise(appendonly: str | None, appendfsync: str | None, save: str | None) -> tuple[str, bool]:
-    """What survives a crash of the server, and whether that is nearly everything."""
+    """Return a sentence on what survives a crash of the server, and whether that is nearly everything."""
     if appendonly is None:
         return "what its persistence promises could not be checked (CONFIG GET is not allowed)", False
     if appendonly != "yes":

@@ -11,6 +11,7 @@ import pytest
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import READY
 from aiotaskq.backends.redis.backend import RedisBackend
+from aiotaskq.backends.redis.connection import Address
 from aiotaskq.errors import ClosedError, WrongLoop
 from tests.backends.redis.stores import opened, run_program, until
 from tests.support.programs import ROOT
@@ -131,8 +132,8 @@ def test_without_the_extra_one_line_says_so() -> None:
 @pytest.mark.parametrize("scheme", ["redis", "valkey"])
 def test_the_schemes(scheme: str) -> None:
     assert isinstance(connect(f"{scheme}://localhost:1/0"), RedisBackend)
-    address = RedisBackend(f"{scheme}://me:word@host:7/3?socket_timeout=2&prefix=p&max_connections=4")._link.address
+    address = Address(f"{scheme}://me:word@host:7/3?socket_timeout=2&prefix=p&max_connections=4")
     assert (address.prefix, address.root, address.connections) == ("p", "{p}:", 4)
     options = {name: address.options[name] for name in ("host", "port", "db", "username", "password", "socket_timeout")}
     assert options == {"host": "host", "port": 7, "db": 3, "username": "me", "password": "word", "socket_timeout": 2.0}
-    assert RedisBackend("rediss://host")._link.address.options["connection_class"].__name__ == "SSLConnection"
+    assert Address("rediss://host").options["connection_class"].__name__ == "SSLConnection"

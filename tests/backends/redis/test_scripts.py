@@ -10,7 +10,7 @@ import pytest
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis.backend import RedisBackend
-from aiotaskq.backends.redis.connection import RedisLink
+from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.core.task import Status, Task
 from tests.backends.redis.stores import done, every_verb, opened
 from tests.support.rows import LEASE, NOW, ids, new, read, running
@@ -21,14 +21,14 @@ async def test_each_verb_that_writes_is_one_script(  # G-6
     backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[Any] = []
-    execute = RedisLink.execute
+    execute = RedisConnections.execute
 
-    async def spy(self: RedisLink, *words: Any) -> Any:
+    async def spy(self: RedisConnections, *words: Any) -> Any:
         sent.append(words[0])
         return await execute(self, *words)
 
     await every_verb(backend)  # so that the server knows the scripts
-    monkeypatch.setattr(RedisLink, "execute", spy)
+    monkeypatch.setattr(RedisConnections, "execute", spy)
 
     async def sends(verb: Awaitable[Any], commands: list[str]) -> Any:
         sent.clear()

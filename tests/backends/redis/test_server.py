@@ -9,6 +9,7 @@ import pytest
 from aiotaskq import DatabaseUnavailable, TaskQ, ValidationError
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change
+from aiotaskq.backends.redis.connection import Address
 from aiotaskq.core.task import Status, TaskFilter
 from tests.backends.redis.stores import done, every_verb, opened, own_server
 from tests.support.rows import LEASE, NOW, ids, new, pushed
@@ -66,7 +67,7 @@ async def test_a_password_is_never_shown(lines: list[str], tmp_path: Path) -> No
         bad = server.url("a").replace("//", "//user:sesame-wrong@")
         async with opened(good) as backend:
             await every_verb(backend)
-            assert "sesame" not in repr(backend) + repr(TaskQ(good)) + repr(vars(backend._link.address)["shown"])
+            assert "sesame" not in repr(backend) + repr(TaskQ(good)) + repr(Address(good).shown)
         with pytest.raises(DatabaseUnavailable) as raised:
             async with opened(bad):
                 pass

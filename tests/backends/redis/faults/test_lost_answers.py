@@ -11,7 +11,7 @@ import pytest
 from aiotaskq import DatabaseUnavailable, TaskConflict, TaskQ
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis import scripts
-from aiotaskq.backends.redis.connection import RedisLink
+from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.core.task import Status, Task, TaskFilter
 from tests.backends.redis.faults.proxied import completed, opened, persist, through
 from tests.support.machine import watchdog, within
@@ -37,14 +37,14 @@ class _Mute:
     """Cuts the connection of every push, whose answers are lost."""
 
     def __init__(self, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-        original = RedisLink.evaluate
+        original = RedisConnections.evaluate
 
-        async def evaluate(link: RedisLink, script: Any, *args: Any) -> Any:
+        async def evaluate(redis: RedisConnections, script: Any, *args: Any) -> Any:
             if script is scripts.PUSH:
                 proxy.cut_on(script.sha.encode())
-            return await original(link, script, *args)
+            return await original(redis, script, *args)
 
-        monkeypatch.setattr(RedisLink, "evaluate", evaluate)
+        monkeypatch.setattr(RedisConnections, "evaluate", evaluate)
 
 
 async def test_a_push_that_raises_may_be_repeated_with_its_ids(

@@ -12,8 +12,7 @@ import pytest
 
 from aiotaskq import DatabaseUnavailable, TaskQ
 from aiotaskq.backends.base import CANCEL, ENDED, READY
-from aiotaskq.backends.redis import connection as redis_link
-from aiotaskq.backends.redis import notifier as redis_hints
+from aiotaskq.backends.redis import connection, notifier
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.core.task import SECOND
 from tests.backends.redis.faults.proxied import opened, persist, through
@@ -109,8 +108,8 @@ async def test_hints_are_heard_again_every_time(server: Valkey, proxy: Proxy, fa
 async def test_a_silent_subscription_is_noticed(  # G-2, F7
     server: Valkey, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_hints, "PING_AFTER", 0.2)
-    monkeypatch.setattr(redis_link, "CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(notifier, "PING_AFTER", 0.2)
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.3)
     async with opened(through(proxy)) as listener, opened(server.url("a")) as outside:
         heard: list[str] = []
         listener.hints.listen(lambda kind, _names: heard.append(kind))

@@ -1,0 +1,75 @@
+"""Checks the Lua scripts of the Redis backend with luacheck, each together with what it includes.
+
+A script uses the names that its includes define, so luacheck gets the whole text of one script at a time, and what it
+finds is told by file and line as they are in the checkout. An included file may define what one script does not use:
+a finding there counts where every script that includes it has it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+FOLDER = Path("aiotaskq/backends/redis/lua")
+INCLUDE = re.compile(r"-- include: (\w+)")
+FOUND = re.compile(r"[^:]+:(\d+):(\d+): (.*)")
+# What a server gives a script.
+OPTIONS = ["--std", "lua51", "--read-globals", "KEYS", "ARGV", "redis", "cjson", "cmsgpack", "--max-line-length", "120"]
+
+
+def lines_of(path: Path) -> list[tuple[Path, int, str]]:
+    """Return file, number and text of each line of a script, those of its includes among them."""
+    lines: list[tuple[Path, int, str]] = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        included = INCLUDE.fullmatch(line)
+        lines += lines_of(FOLDER / "include" / f"{included[1]}.lua") if included else [(path, number, line)]
+    return lines
+
+
+def findings(path: Path) -> tuple[set[Path], set[tuple[Path, int, str]]]:
+    """Return the files that a script consists of, and what luacheck finds there: file, line and message."""
+    lines = lines_of(path)
+    command = ["luacheck", "--formatter", "plain", "--codes", *OPTIONS, "-"]
+    text = "\n".join(line for _, _, line in lines) + "\n"
+    result = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    if result.returncode > 2:  # 1 and 2 are warnings and errors
+        raise SystemExit(f"luacheck failed on {path}: {result.stdout}{result.stderr}")
+    found = set()
+    for line in result.stdout.splitlines():
+        if match := FOUND.fullmatch(line):
+            file, number, _ = lines[min(int(match[1]), len(lines)) - 1]  # what is missing is missed behind the last
+            # A message may name another line of the whole text, which is of no use here.
+            found.add((file, number, re.sub(r" on line \d+", "", match[3])))
+    return {file for file, _, _ in lines}, found
+
+
+def main() -> int:
+    """Check every script; return the exit code."""
+    if shutil.which("luacheck") is None:
+        print("luacheck is not installed (Debian: apt-get install lua-check)", file=sys.stderr)
+        return 2
+    scripts = sorted(FOLDER.glob("*.lua"))
+    users: dict[Path, int] = defaultdict(int)
+    having: dict[tuple[Path, int, str], int] = defaultdict(int)
+    for script in scripts:
+        files, found = findings(script)
+        for file in files:
+            users[file] += 1
+        for finding in found:
+            having[finding] += 1
+    unused = sorted(set((FOLDER / "include").glob("*.lua")) - set(users))
+    counted = sorted(finding for finding, number in having.items() if number == users[finding[0]])
+    for file in unused:
+        print(f"{file}: no script includes it")
+    for file, number, message in counted:
+        print(f"{file}:{number}: {message}")
+    print(f"{len(scripts)} scripts, {len(users) - len(scripts)} included files, {len(counted) + len(unused)} findings")
+    return 1 if counted or unused else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

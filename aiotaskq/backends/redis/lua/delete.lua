@@ -1,0 +1,16 @@
+-- ARGV: ids. Returns how many rows there were.
+-- include: base
+-- include: remove
+-- include: when_full
+
+local deleted = 0
+load_states(ARGV)
+for _, id in ipairs(ARGV) do
+  if states[id] then
+    local row = parse(states[id])
+    if row then remove(id, row) else set_state(id, false) end
+    deleted = deleted + 1
+  end
+end
+flush()
+return deleted

@@ -1,0 +1,284 @@
+-- The rows of one namespace: read them, note what shall change, and write all changes at the end.
+--
+-- KEYS[1] is the prefix of every key, a hash tag ('{aiotaskq}:'): all keys are in one slot of a cluster, and one
+-- pattern of an access control list covers them. The keys:
+--
+-- body                 hash: id to the part of a row that its push writes and no change touches; see rows.py
+-- state                hash: id to the part that changes: a head of words for these scripts, then JSON
+-- progress             hash: id to JSON, of rows that have any
+-- is:live              sorted set: the stamps of pending and running rows, in push order (all scores are 0)
+-- is:<status>          the same for each final status
+-- lane:<prio>:<queue>  sorted set: the stamps of pending rows by run_at, that is, in claim order
+-- heads                sorted set: the lanes that have rows, by the run_at of their first row
+-- running              sorted set: the stamps of running rows by lease_until, those without a lease at infinity
+-- expiring             sorted set: the ids of pending rows by expires_at
+-- expired              the same, for rows that are out of their lane because they have expired
+-- ended:<status>       sorted set: the ids of final rows by completed_at
+-- unique               hash: the unique key of a pending or running row to its id
+-- once                 hash: idempotency key to id
+-- counts               hash: '<status>:<queue>' to the number of rows
+-- active               hash: schedule to the number of its pending and running rows
+-- fired:<id>           the seq of a schedule's task that was deleted; it expires after an hour
+-- paused               set of queues
+-- values, until        hash of public values, and sorted set of the keys that expire
+-- format               the number of this layout (FORMAT in scripts.py)
+--
+-- A stamp is the row's seq in twenty digits, followed by its id. Instants are scores, which are exact until the year
+-- 2255. The rows are the truth: an index entry that its row does not confirm is dropped when a script meets it.
+--
+-- A command costs more than the work on one row. So a script reads the rows of a whole batch with one command, notes
+-- the changes, and writes them in flush() with one command for each key. For the same reason the rows are fields of two
+-- hashes and not keys of their own, and the body is stored apart from the state, which alone is written again.
+--
+-- A server that has reached maxmemory refuses a command that needs memory, unless its script has written before. Verbs
+-- that must work then (all but the pushes) begin with a write that needs no memory: include/when_full.lua.
+
+local root, call = KEYS[1], redis.call
+local sub, match, find = string.sub, string.match, string.find
+local LIVE = {pending = true, running = true}
+local MAX_WORDS = 4000  -- of one command: Lua's unpack() is limited to some thousands
+
+-- Read or to be written: states by id (false: no such row), members of sorted sets (a score, or false to remove the
+-- member), fields of hashes (a value, or false to remove the field).
+local states, written, bodies, zsets, hashes = {}, {}, {}, {}, {}
+-- Lanes whose first row may be another now; changes of counts by status and lane, and of active rows by schedule.
+local changed_lanes, count_deltas, active_deltas = {}, {}, {}
+
+local function call_in_chunks(command, key, words)
+  for i = 1, #words, MAX_WORDS do
+    call(command, root .. key, unpack(words, i, math.min(i + MAX_WORDS - 1, #words)))
+  end
+end
+
+local function read_fields(key, fields)
+  if #fields <= MAX_WORDS then return #fields > 0 and call('HMGET', root .. key, unpack(fields)) or {} end
+  local found = {}
+  for i = 1, #fields, MAX_WORDS do
+    for _, value in ipairs(call('HMGET', root .. key, unpack(fields, i, math.min(i + MAX_WORDS - 1, #fields)))) do
+      found[#found + 1] = value
+    end
+  end
+  return found
+end
+
+-- Read the states of these ids, unless they are known, with one command.
+local function load_states(ids)
+  local missing, n = {}, 0
+  for i = 1, #ids do
+    if states[ids[i]] == nil then
+      n = n + 1
+      missing[n] = ids[i]
+    end
+  end
+  local found = read_fields('state', missing)
+  for i = 1, n do states[missing[i]] = found[i] end
+end
+
+local function set_state(id, state) states[id], written[id] = state, true end
+
+local function set_score(key, member, score)
+  local set = zsets[key]
+  if not set then
+    set = {}
+    zsets[key] = set
+  end
+  set[member] = score
+end
+
+local function set_field(key, field, value)
+  hashes[key] = hashes[key] or {}
+  hashes[key][field] = value
+end
+
+local function get_field(key, field)
+  local value = hashes[key] and hashes[key][field]
+  if value == nil then value = call('HGET', root .. key, field) end
+  return value
+end
+
+-- The head of a state: status, fence, cancel flag, lease_until, expires_at, whether there are keys, seq, run_at,
+-- completed_at, the lengths in bytes of the lane and of the names; then the lane, the names and JSON.
+local HEAD = '^(%S+) (%-?%d+) ([01]) (%S+) (%S+) ()([01]) (%-?%d+) (%-?%d+) (%S+) (%d+) (%d+) ()'
+
+-- The fields of a head, which guards and indexes depend on; nil if there is no row, or its head cannot be read.
+local function parse(state)
+  if not state then return nil end
+  local status, fence, cancel, lease, expires, rest, keyed, seq, run_at, completed, lane, names, at = match(state, HEAD)
+  if not status then return nil end
+  return {
+    status = status, fence = fence, cancel = cancel, lease = lease, expires = expires, rest = rest,
+    keyed = keyed == '1', seq = seq, run_at = run_at, completed = completed, lane = sub(state, at, at + lane - 1),
+    names = sub(state, at + lane, at + lane + names - 1), json = at + lane + names,
+  }
+end
+
+local function row_of(id)
+  if states[id] == nil then load_states({id}) end
+  return parse(states[id])
+end
+
+local function queue_of(lane) return sub(lane, find(lane, ':', 1, true) + 1) end
+
+-- The names of a row: its type, and its keys where it has them.
+local function names_of(row)
+  local ok, names = pcall(cjson.decode, row.names)
+  if not ok or type(names) ~= 'table' then return {} end
+  for i = 1, 4 do
+    if type(names[i]) ~= 'string' then names[i] = nil end
+  end
+  return {type = names[1], unique = names[2], once = names[3], schedule = names[4]}
+end
+
+local function add_count(status, lane, by)
+  local lanes = count_deltas[status]
+  if not lanes then
+    lanes = {}
+    count_deltas[status] = lanes
+  end
+  lanes[lane] = (lanes[lane] or 0) + by
+end
+
+local function add_active(schedule, by) active_deltas[schedule] = (active_deltas[schedule] or 0) + by end
+
+local function remove_from_lane(lane, stamp)
+  set_score('lane:' .. lane, stamp, false)
+  changed_lanes[lane] = true
+end
+
+local function unindex(id, row)
+  local stamp = row.seq .. id
+  if row.status == 'pending' then
+    set_score('is:live', stamp, false)
+    remove_from_lane(row.lane, stamp)
+    if row.expires ~= '-' then
+      set_score('expiring', id, false)
+      set_score('expired', id, false)
+    end
+  elseif row.status == 'running' then
+    set_score('is:live', stamp, false)
+    set_score('running', stamp, false)
+  else
+    set_score('is:' .. row.status, stamp, false)
+    set_score('ended:' .. row.status, id, false)
+  end
+  if row.keyed and LIVE[row.status] then
+    local names = names_of(row)
+    if names.unique and get_field('unique', names.unique) == id then set_field('unique', names.unique, false) end
+    if names.schedule then add_active(names.schedule, -1) end
+  end
+  add_count(row.status, row.lane, -1)
+end
+
+local function index(id, row)
+  local stamp = row.seq .. id
+  if row.status == 'pending' then
+    set_score('is:live', stamp, '0')
+    set_score('lane:' .. row.lane, stamp, row.run_at)
+    changed_lanes[row.lane] = true
+    if row.expires ~= '-' then set_score('expiring', id, row.expires) end
+  elseif row.status == 'running' then
+    set_score('is:live', stamp, '0')
+    set_score('running', stamp, row.lease == '-' and '+inf' or row.lease)
+  else
+    set_score('is:' .. row.status, stamp, '0')
+    set_score('ended:' .. row.status, id, row.completed == '-' and '+inf' or row.completed)
+  end
+  if row.keyed and LIVE[row.status] then
+    local names = names_of(row)
+    if names.unique then set_field('unique', names.unique, id) end
+    if names.schedule then add_active(names.schedule, 1) end
+  end
+  add_count(row.status, row.lane, 1)
+end
+
+local function add_to_counter(key, field, by)
+  if by ~= 0 and call('HINCRBY', root .. key, field, by) <= 0 then call('HDEL', root .. key, field) end
+end
+
+-- Write what was noted; first what needs no memory. States stay known.
+local function flush()
+  local rows, r, deleted, adding = {}, 0, {}, {}
+  for id in pairs(written) do
+    if states[id] then
+      rows[r + 1], rows[r + 2] = id, states[id]
+      r = r + 2
+    else
+      deleted[#deleted + 1] = id
+    end
+  end
+  for key, members in pairs(zsets) do
+    local added, a, removed, n = {}, 0, {}, 0
+    for member, score in pairs(members) do
+      if score then
+        added[a + 1], added[a + 2] = score, member
+        a = a + 2
+      else
+        n = n + 1
+        removed[n] = member
+      end
+    end
+    call_in_chunks('ZREM', key, removed)
+    if a > 0 then adding[key] = added end
+  end
+  call_in_chunks('HDEL', 'state', deleted)
+  call_in_chunks('HDEL', 'body', deleted)
+  call_in_chunks('HDEL', 'progress', deleted)
+  call_in_chunks('HSET', 'state', rows)
+  call_in_chunks('HSET', 'body', bodies)
+  for key, added in pairs(adding) do call_in_chunks('ZADD', key, added) end
+  for key, fields in pairs(hashes) do
+    for field, value in pairs(fields) do
+      if value then call('HSET', root .. key, field, value) else call('HDEL', root .. key, field) end
+    end
+  end
+  for lane in pairs(changed_lanes) do
+    local head = call('ZRANGE', root .. 'lane:' .. lane, 0, 0, 'WITHSCORES')
+    if head[1] then call('ZADD', root .. 'heads', head[2], lane) else call('ZREM', root .. 'heads', lane) end
+  end
+  for status, lanes in pairs(count_deltas) do
+    local queues = {}
+    for lane, by in pairs(lanes) do queues[queue_of(lane)] = (queues[queue_of(lane)] or 0) + by end
+    for queue, by in pairs(queues) do add_to_counter('counts', status .. ':' .. queue, by) end
+  end
+  for schedule, by in pairs(active_deltas) do add_to_counter('active', schedule, by) end
+  written, bodies, zsets, hashes, changed_lanes, count_deltas, active_deltas = {}, {}, {}, {}, {}, {}, {}
+end
+
+-- The id of the row that has this key ('unique' or 'once'), or nil.
+local function holder(kind, key)
+  local id = key and get_field(kind, key)
+  local row = id and row_of(id)
+  if row and (kind == 'once' or LIVE[row.status]) then return id end
+end
+
+-- The fields of the head as the end of the JSON of a state, for an answer.
+local function head_as_json(row)
+  return ',"status":"' .. row.status .. '","fence":' .. row.fence
+    .. (row.lease ~= '-' and ',"lease_until":' .. row.lease or '')
+    .. (row.cancel == '1' and ',"cancel_requested":true' or '')
+end
+
+-- Return rows as they are answered, four words each: id, body, state as JSON, progress. A row that does not exist has
+-- no state. json_states are the states as JSON where the caller has them already.
+local function read_rows(ids, json_states)
+  load_states(ids)
+  local stored = read_fields('body', ids)
+  local progress = call('HLEN', root .. 'progress') > 0 and read_fields('progress', ids)
+  local answer, n = {}, 0
+  for i, id in ipairs(ids) do
+    local state = json_states and json_states[i]
+    if not state then
+      local row = parse(states[id])
+      state = row and sub(states[id], row.json) .. head_as_json(row) or states[id] or ''
+    end
+    answer[n + 1], answer[n + 2], answer[n + 3] = id, stored[i] or '', state
+    answer[n + 4] = progress and progress[i] and ',"progress":' .. progress[i] or ''
+    n = n + 4
+  end
+  return answer
+end
+
+-- The state with other values at the beginning of its head.
+local function with_head(row, state, status, fence, cancel, lease)
+  return status .. ' ' .. fence .. ' ' .. cancel .. ' ' .. lease .. ' ' .. row.expires .. ' ' .. sub(state, row.rest)
+end

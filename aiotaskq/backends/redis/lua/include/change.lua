@@ -1,0 +1,36 @@
+-- One guarded write.
+
+-- The new state with the names that are stored: the client could not decode the body, so it does not know them.
+local function with_stored_names(state, stored)
+  local row = parse(state)
+  local words = {
+    row.status, row.fence, row.cancel, row.lease, row.expires, stored.keyed and '1' or '0', stored.seq, row.run_at,
+    row.completed, #row.lane, #stored.names,
+  }
+  return table.concat(words, ' ') .. ' ' .. row.lane .. stored.names .. sub(state, row.json)
+end
+
+-- Apply a change, and return whether its guard holds. cancel is '' where the cancel flag does not matter; more is a
+-- table where there is more to check or to write than the state.
+local function apply_change(id, status, fence, cancel, state, more)
+  if type(more) ~= 'table' then more = {} end
+  local row = parse(states[id])
+  local held = row and row.status == status and row.fence == fence and (cancel == '' or row.cancel == cancel)
+    and (not more.lease or row.lease == more.lease)
+  if held and more.revived and row.keyed then
+    local newer = holder('unique', names_of(row).unique)
+    held = not newer or newer == id
+  end
+  if not held then return false end
+  if more.undecodable then state = with_stored_names(state, row) end
+  unindex(id, row)
+  set_state(id, state)
+  index(id, parse(state))
+  if more.body then
+    bodies[#bodies + 1] = id
+    bodies[#bodies + 1] = more.body
+  end
+  local follow_ups = more.follow_ups or {}
+  for i = 1, #follow_ups, 3 do insert(follow_ups[i], follow_ups[i + 1], follow_ups[i + 2]) end
+  return true
+end

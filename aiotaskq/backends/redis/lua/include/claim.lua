@@ -1,0 +1,85 @@
+-- Claiming due rows in claim order.
+
+local function next_fence(fence)
+  if #fence < 16 then return string.format('%d', fence + 1) end
+  -- A double is not exact for so many digits.
+  local nines = match(fence, '9*$')
+  local head = sub(fence, 1, #fence - #nines)
+  if head == '' then return '1' .. string.rep('0', #nines) end
+  return sub(head, 1, -2) .. (tonumber(sub(head, -1)) + 1) .. string.rep('0', #nines)
+end
+
+-- Claim up to `left` rows and return them. owner is JSON; lease and queues (packed) can be ''.
+local function claim(owner, now, left, lease, started, queues)
+  want_queues(queues)
+  sweep_expired(now)
+  local lanes, priorities = due_lanes(now)
+  local ids, json_states, taken = {}, {}, 0
+  local stored = ',"lease_owner":' .. owner .. ',"started_at":' .. started
+  local running = stored .. ',"status":"running","fence":'
+  local ending = lease ~= '' and ',"lease_until":' .. lease or ''
+  local held, score = lease ~= '' and lease or '-', lease ~= '' and lease or '+inf'
+
+  -- Return the new state of a row, or nil if it cannot be claimed. It reads the head itself: parse() and with_head()
+  -- would be half of what a claim costs.
+  local function take(lane, stamp, id)
+    local state = states[id]
+    local status, fence, cancel, _, expires, rest, _, seq, _, _, long, names, at = match(state or '', HEAD)
+    if state and not status then  -- the head is damaged: make one of what the index knows
+      state = 'pending 0 0 - - 0 ' .. sub(stamp, 1, 20) .. ' 0 - ' .. #lane .. ' 0 ' .. lane .. state
+      status, fence, cancel, _, expires, rest, _, seq, _, _, long, names, at = match(state, HEAD)
+    end
+    if status ~= 'pending' or seq .. id ~= stamp or sub(state, at, at + long - 1) ~= lane then
+      remove_from_lane(lane, stamp)
+      return nil
+    end
+    if expires ~= '-' then
+      if tonumber(expires) <= tonumber(now) then
+        set_expired(id, lane, stamp, expires)
+        return nil
+      end
+      set_score('expiring', id, false)
+      set_score('expired', id, false)
+    end
+    fence = next_fence(fence)
+    taken = taken + 1
+    ids[taken] = id
+    json_states[taken] = sub(state, at + long + names) .. running .. fence .. ending
+      .. (cancel == '1' and ',"cancel_requested":true' or '')
+    state = 'running ' .. fence .. ' ' .. cancel .. ' ' .. held .. ' ' .. expires .. ' ' .. sub(state, rest) .. stored
+    states[id] = state
+    return state
+  end
+
+  for _, priority in ipairs(priorities) do
+    while left > 0 do
+      local most = left
+      local found, looked, rows, leased, claimed, n = due_rows(lanes[priority], now, most), {}, {}, {}, {}, 0
+      for i = 1, math.min(most, #found) do looked[i] = sub(found[i].stamp, 21) end
+      load_states(looked)
+      for i = 1, #looked do
+        local lane, stamp = found[i].lane, found[i].stamp
+        local state = take(lane, stamp, looked[i])
+        if state then
+          n = n + 2
+          rows[n - 1], rows[n] = looked[i], state
+          leased[n - 1], leased[n] = score, stamp
+          claimed[lane] = claimed[lane] or {}
+          table.insert(claimed[lane], stamp)
+        end
+      end
+      for lane, stamps in pairs(claimed) do
+        call_in_chunks('ZREM', 'lane:' .. lane, stamps)
+        changed_lanes[lane] = true
+        add_count('pending', lane, -#stamps)
+        add_count('running', lane, #stamps)
+      end
+      call_in_chunks('HSET', 'state', rows)
+      call_in_chunks('ZADD', 'running', leased)
+      flush()
+      left = left - n / 2
+      if #found < most then break end
+    end
+  end
+  return read_rows(ids, json_states)
+end

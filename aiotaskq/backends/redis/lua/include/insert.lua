@@ -1,0 +1,45 @@
+-- Inserting rows, for pushes and follow-up tasks.
+
+-- Insert a row, or return the id of the row that has its id or one of its keys. A repeated push returns nil.
+local function insert(id, body, state)
+  local row = parse(state)
+  if states[id] == nil then load_states({id}) end
+  if states[id] then
+    local stored = parse(states[id])
+    return not (stored and stored.seq == row.seq) and id or nil
+  end
+  if row.keyed then
+    local names = names_of(row)
+    if names.schedule and call('GET', root .. 'fired:' .. id) == row.seq then return nil end
+    local other = holder('once', names.once) or holder('unique', names.unique)
+    if other then return other end
+    if names.once then set_field('once', names.once, id) end
+  end
+  set_state(id, state)
+  bodies[#bodies + 1] = id
+  bodies[#bodies + 1] = body
+  index(id, row)
+end
+
+-- Insert the packed rows (id, body, state) of the arguments from this one on. Return the numbers of the rows that were
+-- not inserted because of another one, the ids of those others, and how many rows are new.
+local function insert_lists(first)
+  local numbers, others, number, new = {}, {}, 0, 0
+  for n = first, #ARGV do
+    local rows, ids = cmsgpack.unpack(ARGV[n]), {}
+    for i = 1, #rows, 3 do ids[#ids + 1] = rows[i] end
+    load_states(ids)
+    for i = 1, #rows, 3 do
+      number = number + 1
+      local known = states[rows[i]]
+      local other = insert(rows[i], rows[i + 1], rows[i + 2])
+      if other then
+        numbers[#numbers + 1] = number
+        others[#others + 1] = other
+      elseif not known and states[rows[i]] then
+        new = new + 1
+      end
+    end
+  end
+  return numbers, others, new
+end

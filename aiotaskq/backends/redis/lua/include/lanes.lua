@@ -1,0 +1,75 @@
+-- The lanes of the queues that a caller asks for, without paused queues and expired rows.
+
+local paused = {}
+for _, queue in ipairs(call('SMEMBERS', root .. 'paused')) do paused[queue] = true end
+local wanted = nil
+
+-- Restrict is_open() to these packed queues; '' is every queue.
+local function want_queues(packed)
+  if packed == '' then return end
+  wanted = {}
+  for _, queue in ipairs(cmsgpack.unpack(packed)) do wanted[queue] = true end
+end
+
+local function is_open(queue) return not paused[queue] and (not wanted or wanted[queue] == true) end
+
+-- Take an expired row out of its lane, so that claims do not meet it again.
+local function set_expired(id, lane, stamp, expires)
+  set_score('expiring', id, false)
+  remove_from_lane(lane, stamp)
+  set_score('expired', id, expires)
+end
+
+local function sweep_expired(now)
+  local late = call('ZRANGEBYSCORE', root .. 'expiring', '-inf', now, 'LIMIT', 0, 10000)
+  if #late == 0 then return end
+  load_states(late)
+  for _, id in ipairs(late) do
+    local row = parse(states[id])
+    if row and row.status == 'pending' and row.expires ~= '-' then
+      set_expired(id, row.lane, row.seq .. id, row.expires)
+    else
+      set_score('expiring', id, false)
+    end
+  end
+  flush()
+end
+
+-- Return the open lanes whose first row is due, by priority, and these priorities in ascending order.
+local function due_lanes(now)
+  local lanes, priorities = {}, {}
+  for _, lane in ipairs(call('ZRANGEBYSCORE', root .. 'heads', '-inf', now)) do
+    if is_open(queue_of(lane)) then
+      local priority = tonumber(sub(lane, 1, find(lane, ':', 1, true) - 1))
+      if not lanes[priority] then
+        lanes[priority] = {}
+        priorities[#priorities + 1] = priority
+      end
+      table.insert(lanes[priority], lane)
+    end
+  end
+  table.sort(priorities)
+  return lanes, priorities
+end
+
+local function by_run_at(a, b)
+  if a.at ~= b.at then return a.at < b.at end
+  return a.stamp < b.stamp
+end
+
+-- Return the first due rows of lanes of one priority, in claim order; with several lanes it may be more than the limit.
+local function due_rows(lanes, now, limit)
+  local found = {}
+  if #lanes == 1 then
+    for i, stamp in ipairs(call('ZRANGEBYSCORE', root .. 'lane:' .. lanes[1], '-inf', now, 'LIMIT', 0, limit)) do
+      found[i] = {lane = lanes[1], stamp = stamp}
+    end
+    return found
+  end
+  for _, lane in ipairs(lanes) do
+    local part = call('ZRANGEBYSCORE', root .. 'lane:' .. lane, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
+    for i = 1, #part, 2 do found[#found + 1] = {lane = lane, stamp = part[i], at = tonumber(part[i + 1])} end
+  end
+  table.sort(found, by_run_at)
+  return found
+end

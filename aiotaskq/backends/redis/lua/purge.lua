@@ -1,0 +1,26 @@
+-- ARGV: filter, status, limit, how many rows to skip, how many to look at.
+-- Returns how many rows were deleted, and how many to skip in the next call, -1 at the end.
+-- include: base
+-- include: filter
+-- include: remove
+-- include: when_full
+
+local ended, left, kept, look = 'ended:' .. ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local before = where.before and '(' .. where.before or '+inf'
+local page = call('ZRANGEBYSCORE', root .. ended, '-inf', before, 'LIMIT', kept, look)
+local deleted = 0
+load_states(page)
+for _, id in ipairs(page) do
+  if deleted == left then break end
+  local row = parse(states[id])
+  if not row or row.status ~= ARGV[2] then
+    set_score(ended, id, false)
+  elseif matches(row) then
+    remove(id, row)
+    deleted = deleted + 1
+  else
+    kept = kept + 1
+  end
+end
+flush()
+return {deleted, #page < look and -1 or kept}

@@ -1,0 +1,37 @@
+-- ARGV: maxsize, now, the number of lists of changes, these lists (packed), then lists of rows as for a push.
+-- Returns -1 and what a push returns; or, if nothing was written, how many tasks are too many, 0 if a change did not
+-- hold.
+-- include: base
+-- include: insert
+-- include: change
+-- include: lanes
+-- include: room
+
+local maxsize, now = tonumber(ARGV[1]), tonumber(ARGV[2])
+sweep_expired(ARGV[2])
+local at = bound_instant(now)
+local ready = 0
+for _, lane in ipairs(call('ZRANGEBYSCORE', root .. 'heads', '-inf', at)) do
+  if is_open(queue_of(lane)) then ready = ready + call('ZCOUNT', root .. 'lane:' .. lane, '-inf', at) end
+end
+
+-- Note one change, if its guard holds, and count the row as gone if it was ready.
+local function settle(id, ...)
+  local row = row_of(id)
+  if not apply_change(id, ...) then return false end
+  local due = row.status == 'pending' and is_open(queue_of(row.lane)) and tonumber(row.run_at) <= tonumber(at)
+  if due and (row.expires == '-' or tonumber(row.expires) > now) then ready = ready - 1 end
+  return true
+end
+
+local last = 3 + tonumber(ARGV[3])
+for n = 4, last do
+  local changes = cmsgpack.unpack(ARGV[n])
+  for i = 1, #changes, 6 do
+    if not settle(unpack(changes, i, i + 5)) then return {0} end
+  end
+end
+local numbers, others, new = insert_lists(last + 1)
+if new > 0 and ready + new > maxsize then return {ready + new - maxsize} end
+flush()
+return {-1, numbers, read_rows(others)}

@@ -1,0 +1,3 @@
+-- include: values
+
+call('UNLINK', values, expiry)

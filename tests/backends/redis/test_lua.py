@@ -1,0 +1,69 @@
+"""The Lua files of the Redis backend: all of them are used, and the linter finds what is wrong in them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aiotaskq.backends.redis import scripts
+from aiotaskq.backends.redis.scripts import FOLDER, Script
+
+CHECKOUT = Path(__file__).parents[3]
+LUACHECK = pytest.mark.skipif(not shutil.which("luacheck"), reason="luacheck is not installed (Debian: lua-check)")
+
+
+def test_every_file_is_used_and_every_include_is_replaced() -> None:
+    sources = {name: each.source for name, each in vars(scripts).items() if isinstance(each, Script)}
+    assert sorted(name.lower() for name in sources) == sorted(path.stem for path in FOLDER.glob("*.lua"))
+    assert not any("-- include" in source for source in sources.values())
+    for path in FOLDER.glob("include/*.lua"):
+        assert any(path.read_text() in source for source in sources.values()), path
+
+
+def lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(CHECKOUT / ".ci" / "lint_lua.py")]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@LUACHECK
+def test_the_scripts_pass_the_linter() -> None:
+    done = lint(CHECKOUT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@LUACHECK
+@pytest.mark.parametrize(
+    ("file", "line", "message"),
+    [
+        ("cancel.lua", "return undefined", "accessing undefined variable 'undefined'"),
+        ("include/base.lua", "local unused = 1", "unused variable 'unused'"),
+        ("include/claim.lua", "taken = 1", "setting non-standard global variable 'taken'"),
+        ("pause.lua", "if root then", "expected 'end'"),
+    ],
+)
+def test_the_linter_names_file_and_line_of_a_fault(tmp_path: Path, file: str, line: str, message: str) -> None:
+    folder = tmp_path / "aiotaskq/backends/redis/lua"
+    shutil.copytree(FOLDER, folder)
+    path = folder / file
+    number = len(path.read_text().splitlines()) + 1
+    if file == "cancel.lua":  # nothing may follow its last statement
+        number -= 1
+        path.write_text("\n".join(path.read_text().splitlines()[:-1]) + f"\n{line}\n")
+    else:
+        path.write_text(path.read_text() + f"{line}\n")
+    done = lint(tmp_path)
+    assert done.returncode == 1
+    assert f"{Path('aiotaskq/backends/redis/lua') / file}:{number}: " in done.stdout and message in done.stdout
+
+
+@LUACHECK
+def test_a_file_that_no_script_includes_is_a_fault(tmp_path: Path) -> None:
+    folder = tmp_path / "aiotaskq/backends/redis/lua"
+    shutil.copytree(FOLDER, folder)
+    (folder / "include" / "spare.lua").write_text("local spare = 1\n")
+    done = lint(tmp_path)
+    assert done.returncode == 1 and "spare.lua: no script includes it" in done.stdout
