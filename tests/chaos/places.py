@@ -9,10 +9,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from tests.support import servers
-from tests.support.servers import Server, Unavailable
+from tests.support.servers import Server
+from tests.support.skips import skipped_without
 
 
 @dataclass
@@ -100,9 +99,6 @@ SERVERS = ("postgresql", "postgresql_jit", "mysql", "redis")
 async def opened(name: str, folder: Path, unavailable: dict[str, str]) -> AsyncIterator[Place]:
     """An empty store; a server that cannot be started is a skip here, and in CI a failure of the whole run."""
     async with contextlib.AsyncExitStack() as stack:
-        try:
+        with skipped_without(name, unavailable):
             place = await stack.enter_async_context(PLACES[name](folder))
-        except Unavailable as error:
-            unavailable[name] = str(error)
-            pytest.skip(f"{name} could not be started: {error}")
         yield place

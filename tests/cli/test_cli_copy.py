@@ -22,7 +22,8 @@ from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.runtime.copy import copy
 from tests.support.command import Cli, prepared
 from tests.support.machine import within
-from tests.support.servers import Server, Unavailable, mariadb, postgresql, valkey
+from tests.support.servers import Server, mariadb, postgresql, valkey
+from tests.support.skips import skipped_without
 
 
 @pytest.fixture
@@ -31,11 +32,8 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def started(kind: Callable[..., Server], unavailable: dict[str, str]) -> Server:
-    try:
+    with skipped_without(kind.__name__, unavailable):
         return kind(durable=False)
-    except Unavailable as error:
-        unavailable[kind.__name__] = str(error)
-        pytest.skip(f"{kind.__name__} cannot be started here: {error}")
 
 
 _made = [0]

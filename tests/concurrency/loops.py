@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -42,20 +39,6 @@ async def stubborn(started: threading.Event, release: threading.Event) -> int:
 def block(began: threading.Event, release: threading.Event) -> None:
     began.set()
     release.wait(watchdog())
-
-
-def in_thread(fn: Callable[[], Any]) -> concurrent.futures.Future[Any]:
-    """Run ``fn`` in a daemon thread of its own; the future holds how it ended."""
-    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-
-    def body() -> None:
-        try:
-            future.set_result(fn())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=body, daemon=True).start()
-    return future
 
 
 class Process:

@@ -15,8 +15,9 @@ import pytest
 
 from aiotaskq.concurrency.loop_thread import LoopThread
 from aiotaskq.errors import CallTimeout, WrongLoop
-from tests.concurrency.loops import forever, in_thread, value
+from tests.concurrency.loops import forever, value
 from tests.support.machine import watchdog
+from tests.support.threads import in_thread
 
 # ---- calls ----------------------------------------------------------------------------------------------------------
 

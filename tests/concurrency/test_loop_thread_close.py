@@ -13,8 +13,9 @@ import pytest
 
 from aiotaskq.concurrency.loop_thread import LoopThread
 from aiotaskq.errors import ClosedError
-from tests.concurrency.loops import Process, block, forever, in_thread, stubborn, value
+from tests.concurrency.loops import Process, block, forever, stubborn, value
 from tests.support.machine import watchdog, within
+from tests.support.threads import in_thread
 
 # ---- close and crash ------------------------------------------------------------------------------------------------
 

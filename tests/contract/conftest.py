@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from aiotaskq.backends.base import Backend, Schedules, Values
-from tests.support.backends import STORES, Store, Unavailable
+from tests.support.backends import STORES, Store
+from tests.support.skips import skipped_without
 
 SQL = ("sqlite", "postgresql", "mysql")
 SHARED = (*SQL, "redis")
@@ -32,16 +33,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 async def store(request: pytest.FixtureRequest, tmp_path: Path, unavailable: dict[str, str]) -> AsyncIterator[Store]:
     """A fresh, empty, opened store of each kind."""
-    manager = STORES[request.param](tmp_path)
-    try:
-        opened = await manager.__aenter__()
-    except Unavailable as error:
-        unavailable[request.param] = str(error)
-        pytest.skip(f"{request.param}: {error}")
-    try:
-        yield opened
-    finally:
-        await manager.__aexit__(None, None, None)
+    with skipped_without(request.param, unavailable):
+        async with STORES[request.param](tmp_path) as opened:
+            yield opened
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, Completed, Expired, Failed, Outcome, Released
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, new_task
-from aiotaskq.log import logger
 from aiotaskq.runtime.queue.queue import Queue
 from tests.support.backends import Store
+from tests.support.logs import logged
 from tests.support.machine import within
 from tests.support.rows import NOW
 
@@ -36,10 +36,8 @@ def queue(store: Store, clock: VirtualClock) -> Queue:
 @pytest.fixture
 def warnings() -> Iterator[list[str]]:
     """What is logged as a warning."""
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line).strip()), level="WARNING", format="{message}")
-    yield lines
-    logger.remove(sink)
+    with logged() as lines:
+        yield lines
 
 
 # ---- the guide's worker ---------------------------------------------------------------------------------------------

@@ -10,12 +10,7 @@ import pytest
 from aiotaskq.backends.base import ENDED, READY, Backend, Change
 from aiotaskq.core.task import SECOND, Status, Task
 from tests.support.backends import Store
-from tests.support.rows import LEASE, NOW, ids, new, pushed, read, running
-
-
-def completed(task: Task, **fields: Any) -> Task:
-    values = {"status": Status.COMPLETED, "completed_at": NOW // SECOND, "lease_owner": None, "lease_until": None}
-    return task.replace(**{**values, **fields})
+from tests.support.rows import LEASE, NOW, completed, ids, new, pushed, read, running
 
 
 def retried(task: Task, run_at: int) -> Task:

@@ -11,7 +11,8 @@ import pytest
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.task import TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
-from tests.support.servers import Server, Unavailable, mariadb, postgresql, postgresql_jit, valkey
+from tests.support.servers import Server, mariadb, postgresql, postgresql_jit, valkey
+from tests.support.skips import skipped_without
 
 SERVERS: dict[str, Callable[[], Server]] = {
     "postgresql": postgresql,
@@ -26,11 +27,8 @@ SERVERS: dict[str, Callable[[], Server]] = {
 async def test_what_was_acknowledged_survives_the_server(  # G-11, F5
     store: str, tmp_path: Path, unavailable: dict[str, str]
 ) -> None:
-    try:
+    with skipped_without(store, unavailable):
         server = SERVERS[store]()  # one with every write on disk, unlike the quick one of the other tests
-    except Unavailable as error:
-        unavailable[store] = str(error)
-        pytest.skip(f"{store}: {error}")
     told: list[str] = []
     enough = asyncio.Event()
     async with TaskQ(server.create("crash")) as tq:

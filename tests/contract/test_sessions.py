@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.runtime.context import current_task
 from tests.support.backends import Store
 from tests.support.machine import within
+from tests.support.waiting import eventually
 
 KINDS = ["session", "connection"]
 
@@ -39,13 +40,6 @@ async def engine(sql_store: Store) -> AsyncIterator[AsyncEngine]:
 
 def opened(engine: AsyncEngine, kind: str) -> AsyncSession | AsyncConnection:
     return AsyncSession(engine) if kind == "session" else AsyncConnection(engine)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another coroutine or thread does."""
-    async with asyncio.timeout(within(20)):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def orders(engine: AsyncEngine) -> int:
@@ -292,7 +286,7 @@ async def test_savepoints_are_not_the_end(sql_store: Store) -> None:  # A11
             await settled()
             assert told == [], "told at the end of the savepoint"
             await session.commit()
-            await until(lambda: bool(told))
+            await eventually(lambda: bool(told))
             assert told == [handle.task_id]
         async with AsyncSession(engine) as session:
             async with session.begin_nested():
@@ -305,7 +299,7 @@ async def test_savepoints_are_not_the_end(sql_store: Store) -> None:  # A11
                 await tq.push("mail", session=session)
                 await savepoint.rollback()
             await session.commit()
-        await until(lambda: len(told) > 1)
+        await eventually(lambda: len(told) > 1)
         await settled()
         assert told == [handle.task_id, after.task_id], "told of a push that its savepoint has taken back"
         assert {task.task_id for task in await tq.find()} == {handle.task_id, after.task_id}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,17 +19,12 @@ from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.queue.queue import Queue
 from tests.support.backends import Store
 from tests.support.machine import within
+from tests.support.waiting import eventually
 
 
 def quick() -> dict[str, Any]:
     """Options of a worker whose leases end soon, but not while the machine is slow to renew them."""
     return {"lease": min(within(1.5), 3.0), "heartbeat": 0.1, "reap_interval": 0.1, "poll_interval": 0.05}
-
-
-async def eventually(condition: Callable[[], Any], seconds: float = 40.0) -> None:
-    async with asyncio.timeout(within(seconds)):
-        while not (await answer if asyncio.iscoroutine(answer := condition()) else answer):
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.promise("one run, though the handler blocks the loop")

@@ -19,7 +19,8 @@ from aiotaskq.backends.sql.migrations import OUR_TABLES, VERSION_TABLE
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.integrations.alembic import include_name
 from tests.support.command import Cli
-from tests.support.servers import Unavailable, mariadb, postgresql
+from tests.support.servers import mariadb, postgresql
+from tests.support.skips import skipped_without
 
 OURS = {*OUR_TABLES, VERSION_TABLE}
 MODELS = """
@@ -40,11 +41,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, unavailable: dict[str, s
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/host.db"
         return
-    try:
+    with skipped_without(request.param, unavailable):
         server = SERVERS[request.param](durable=False)
-    except Unavailable as error:
-        unavailable[request.param] = str(error)
-        pytest.skip(str(error))
     name = f"host_{next(_numbers)}"
     yield server.create(name)
     server.drop(name)

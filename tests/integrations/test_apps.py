@@ -25,7 +25,8 @@ from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.migrations import OUR_TABLES, VERSION_TABLE
 from tests.support.machine import watchdog, within
 from tests.support.programs import ROOT
-from tests.support.servers import Unavailable, postgresql
+from tests.support.servers import postgresql
+from tests.support.skips import skipped_without
 
 _numbers = itertools.count(1)
 
@@ -36,11 +37,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, unavailable: dict[str, s
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/shop.db"
         return
-    try:
+    with skipped_without("postgresql", unavailable):
         server = postgresql(durable=False)
-    except Unavailable as error:
-        unavailable["postgresql"] = str(error)
-        pytest.skip(str(error))
     name = f"shop_{next(_numbers)}"
     yield server.create(name).replace("postgresql://", "postgresql+psycopg://")
     server.drop(name)

@@ -1,8 +1,7 @@
 """Inside a web application of ``def`` endpoints and blocking sessions, and in its tests."""
 
 import asyncio
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ import aiotaskq.sync
 from aiotaskq import ClosedError, Status, TaskQ, ValidationError, WrongLoop
 from aiotaskq.integrations.fastapi import SessionPush, router, session_push, setup
 from aiotaskq.testing import override
+from tests.support.waiting import wait_until
 
 
 class Shop:
@@ -71,16 +71,6 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
     shop.engine.dispose()
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what the application's own thread does."""
-    changed = threading.Event()
-    for _ in range(2_000):
-        if condition():
-            return
-        changed.wait(0.01)
-    raise AssertionError("it did not happen")
-
-
 # ---- pushes from threads ---------------------------------------------------------------------------------------------
 
 
@@ -90,7 +80,7 @@ def test_blocking_endpoints_push_on_the_same_task_queue(shop: Shop) -> None:
         assert len(client.post("/by-name/2").json()) == 2
         assert client.post("/orders/4").status_code == 200
         assert client.post("/orders/5?fail=true").status_code == 200
-        until(lambda: len(shop.sent) == 4)
+        wait_until(lambda: len(shop.sent) == 4)
         assert sorted(shop.sent) == [1, 2, 3, 4], "what was rolled back is no task"
         with shop.engine.connect() as connection:
             assert connection.execute(text("SELECT count(*) FROM orders")).scalar() == 1
@@ -152,7 +142,7 @@ def test_override_around_the_test_client_starts_no_worker(shop: Shop) -> None:
     assert shop.sent == []
     with TestClient(shop.app) as client:
         client.post("/plain/9")
-        until(lambda: shop.sent == [9])
+        wait_until(lambda: shop.sent == [9])
 
 
 def test_override_starts_no_worker_where_the_application_asks_for_workers(tmp_path: Path) -> None:
@@ -165,7 +155,7 @@ def test_override_starts_no_worker_where_the_application_asks_for_workers(tmp_pa
     assert shop.sent == []
     with TestClient(shop.app) as client:
         client.post("/plain/2")
-        until(lambda: shop.sent == [2])
+        wait_until(lambda: shop.sent == [2])
     shop.engine.dispose()
 
 
@@ -176,7 +166,7 @@ def test_override_inside_the_test_client_reaches_no_worker(shop: Shop) -> None:
             client.post("/orders/2")
             pushes.assert_pushed(shop.receipt, count=2)
         client.post("/plain/3")
-        until(lambda: shop.sent == [3])
+        wait_until(lambda: shop.sent == [3])
     assert shop.sent == [3]
 
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ from aiotaskq.core.schedule import new_schedule
 from aiotaskq.core.task import new_task
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.integrations.prometheus import Metrics, start_http_server
-from aiotaskq.log import logger
+from tests.support.logs import logged
 from tests.support.machine import VARIABLE, within
 from tests.support.programs import ROOT
+from tests.support.waiting import eventually
 
 APP = """
 import threading, time
@@ -111,13 +112,6 @@ def read(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:
 def scrape(port: int) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=within(10)) as answer:
         return answer.read().decode()  # type: ignore[no-any-return]
-
-
-async def eventually(condition: Callable[[], Any], seconds: float = 40.0) -> None:
-    """Watch the real clock until something that happens elsewhere has happened."""
-    async with asyncio.timeout(within(seconds)):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @contextmanager
@@ -360,26 +354,21 @@ async def test_a_process_without_workers_samples_when_it_wants_to() -> None:
 
 
 async def test_ports_are_shared_out_and_work_goes_on_without_one() -> None:
-    lines: list[str] = []
-    sink = logger.add(lambda message: lines.append(str(message)), format="{message}")
-    try:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
-            tq, other = TaskQ("memory://"), TaskQ("memory://")
-            first = Metrics(tq, CollectorRegistry(), port=port)
-            second = Metrics(other, CollectorRegistry(), port=port, ports=50)
+    with logged("DEBUG") as lines, socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        tq, other = TaskQ("memory://"), TaskQ("memory://")
+        first = Metrics(tq, CollectorRegistry(), port=port)
+        second = Metrics(other, CollectorRegistry(), port=port, ports=50)
 
-            @other.task
-            async def work() -> int:
-                return 1
+        @other.task
+        async def work() -> int:
+            return 1
 
-            async with tq.running(), other.running():
-                assert first.serving is None and second.serving is not None
-                assert port < second.serving < port + 50
-                assert await (await work.push()).result(within(20)) == 1
-    finally:
-        logger.remove(sink)
-    assert f"metrics are not served: port {port} of 127.0.0.1, the first of 1, is taken\n" in lines
+        async with tq.running(), other.running():
+            assert first.serving is None and second.serving is not None
+            assert port < second.serving < port + 50
+            assert await (await work.push()).result(within(20)) == 1
+    assert f"metrics are not served: port {port} of 127.0.0.1, the first of 1, is taken" in lines
 
 
 def test_served_on_loopback_only_unless_asked() -> None:  # J4

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from loguru import logger
 
 from aiotaskq import TaskQ
 from aiotaskq.backends import connect
@@ -19,26 +17,17 @@ from aiotaskq.concurrency.clock import SystemClock, VirtualClock
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.clock_steps import ClockSteps, HostClock, StepLog
+from tests.support.logs import logged
 from tests.support.machine import within
 from tests.support.rows import NOW, new, running
 
 BACK = 3600
-SET_BACK = "the clock was set back by 3600 s: intervals go on; cron expressions wait for the times they name\n"
+SET_BACK = "the clock was set back by 3600 s: intervals go on; cron expressions wait for the times they name"
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/clock.db"
-
-
-@contextlib.contextmanager
-def told() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), level="WARNING", format="{message}")
-    try:
-        yield lines
-    finally:
-        logger.remove(sink)
 
 
 @pytest.fixture
@@ -58,7 +47,7 @@ async def test_delays_go_on(store: Virtual) -> None:  # C12
     tq, clock, host = store
     await tq.push("delayed", delay=30)
     await clock.advance(10)
-    with told() as lines:
+    with logged() as lines:
         clock.step(-BACK)
         await host.look()
         await host.look()
@@ -208,7 +197,7 @@ def test_a_step_is_told_once_in_a_process() -> None:
     clock = VirtualClock()
     log = StepLog()
     users: list[Any] = [ClockSteps(clock, log) for _ in range(3)]
-    with told() as lines:
+    with logged() as lines:
         assert [user.back() for user in users] == [0] * 3
         clock.step(-2)
         assert [user.back() for user in users] == [0] * 3  # no more than two hosts may differ

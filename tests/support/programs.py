@@ -106,3 +106,15 @@ def programs_in(folder: Path) -> Iterator[Callable[..., Program]]:
     yield start
     for program in started:
         program.stop()
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
+
+
+def open_files(path: Path) -> int:
+    """How many files this process has open whose path begins so."""
+    count = 0
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            count += os.readlink(f"/proc/self/fd/{entry}").startswith(str(path))
+    return count

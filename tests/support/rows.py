@@ -67,3 +67,9 @@ async def read(backend: Backend, task: Task | str) -> Task:
     (row,) = await backend.get([task if isinstance(task, str) else task.task_id])
     assert row is not None
     return row
+
+
+def completed(task: Task, **fields: Any) -> Task:
+    """The task as completed at NOW."""
+    values = {"status": Status.COMPLETED, "completed_at": NOW // SECOND, "lease_owner": None, "lease_until": None}
+    return task.replace(**{**values, **fields})

@@ -20,7 +20,8 @@ from aiotaskq.errors import (
     ValidationError,
 )
 from tests.support.machine import watchdog, within
-from tests.sync.threads import PROMPT, from_thread, in_thread
+from tests.support.threads import in_thread
+from tests.sync.threads import PROMPT, from_thread
 
 
 @pytest.mark.parametrize("where", [lambda fn: fn(), from_thread], ids=["main thread", "thread"])

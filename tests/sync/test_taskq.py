@@ -30,7 +30,8 @@ from aiotaskq.errors import (
 from aiotaskq.sync.bridge import loop_thread
 from tests.support.machine import watchdog, within
 from tests.support.programs import Program
-from tests.sync.threads import from_thread, in_thread
+from tests.support.threads import in_thread
+from tests.sync.threads import from_thread
 
 # ---- TaskQ ----------------------------------------------------------------------------------------------------------
 

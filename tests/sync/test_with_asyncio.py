@@ -16,7 +16,8 @@ from aiotaskq.errors import (
     NotFound,
 )
 from tests.support.machine import watchdog, within
-from tests.sync.threads import PROMPT, in_thread
+from tests.support.threads import in_thread
+from tests.sync.threads import PROMPT
 
 
 def drain(queue: aiotaskq.sync.MemoryQueue) -> None:

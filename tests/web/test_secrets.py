@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import TaskQ
-from aiotaskq.log import logger
+from tests.support.logs import logged
 from tests.support.machine import within
 from tests.web.applications import SECRET, in_starlette, refused
 
@@ -61,9 +61,7 @@ async def test_whatever_a_queue_in_memory_holds_is_shown_as_json(door: Any) -> N
 
 
 async def test_a_store_that_is_away_is_a_503_that_names_no_host(door: Any, tmp_path: Path) -> None:  # J9
-    lines: list[str] = []
-    sink = logger.add(lines.append, format="{message}")
-    try:
+    with logged("DEBUG") as lines:
         tq = TaskQ(f"postgresql://someone:{SECRET}@127.0.0.1:1/db")
         async with door(tq) as ask:
             for method, path in (("GET", "tasks"), ("POST", "queues/q/pause"), ("GET", "schedules"), ("GET", "stats")):
@@ -74,6 +72,4 @@ async def test_a_store_that_is_away_is_a_503_that_names_no_host(door: Any, tmp_p
             assert (ready.status_code, ready.json()) == (503, {"status": "failing", "parts": {"store": "failing"}})
             assert (await ask.get("healthz")).status_code == 200
         await tq.close()
-    finally:
-        logger.remove(sink)
     assert lines and not any(SECRET in line for line in lines)

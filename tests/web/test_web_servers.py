@@ -24,9 +24,11 @@ from aiotaskq import Status, TaskQ, ValidationError, WrongLoop
 from aiotaskq.integrations.fastapi import router
 from aiotaskq.web import server as web_server
 from aiotaskq.web.server import serve, serve_until
-from tests.support.backends import STORES, Unavailable
+from tests.support.backends import STORES
 from tests.support.machine import watchdog, within
 from tests.support.programs import ROOT
+from tests.support.skips import skipped_without
+from tests.support.waiting import wait_until
 
 ADMIN = {"x-admin": "yes"}
 UVICORN = ["-m", "uvicorn", "tests.apps.fastapi_shop:app", "--timeout-graceful-shutdown", "1", "--log-level", "warning"]
@@ -38,14 +40,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Watch other processes until it holds."""
-    end = time.monotonic() + watchdog()
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.02)
 
 
 class Shop:
@@ -68,7 +62,7 @@ class Shop:
             start_new_session=True,
         )
         with self.stopped_if_it_fails():
-            until(self.answers)
+            wait_until(self.answers)
 
     @contextlib.contextmanager
     def stopped_if_it_fails(self) -> Iterator[None]:
@@ -135,7 +129,7 @@ async def test_stopped_during_work_within_bounds_and_nothing_is_lost(  # D3
         quick = (await ask.post("/orders/0")).json()["task_id"]
         assert (await ask.get(f"/result/{quick}")).json() == 0
         long = (await ask.post("/orders/1?seconds=60")).json()["task_id"]
-        await asyncio.to_thread(until, lambda: first.said("began", "1") != [])
+        await asyncio.to_thread(wait_until, lambda: first.said("began", "1") != [])
         assert (await ask.get(f"/ops/tasks/{long}")).json()["status"] == "running"
         waiting = asyncio.create_task(ask.get(f"/result/{long}"))  # a request that would go on for ever
 
@@ -163,27 +157,24 @@ async def test_stopped_during_work_within_bounds_and_nothing_is_lost(  # D3
 
     second = shop(command, SHOP_LONGEST="0")
     assert httpx.get(f"{second.url}/result/{long}", timeout=watchdog()).json() == 1
-    until(lambda: all(second.said("booked", str(number)) for number in answered))
+    wait_until(lambda: all(second.said("booked", str(number)) for number in answered))
     assert second.end(signal.SIGINT if command is AIOHTTP else signal.SIGTERM) < 12
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def database(request: pytest.FixtureRequest, tmp_path: Path, unavailable: dict[str, str]) -> AsyncIterator[str]:
     """The URL of an empty database."""
-    try:
+    with skipped_without(request.param, unavailable):
         async with STORES[request.param](tmp_path) as store:
             yield store.url
-    except Unavailable as error:
-        unavailable[request.param] = str(error)
-        pytest.skip(f"{request.param}: {error}")
 
 
 async def test_two_processes_fire_each_schedule_once(database: str, shop: Callable[..., Shop]) -> None:
     both = shop([*UVICORN, "--workers", "2"], SHOP_URL=database, SHOP_EVERY="1")
-    await asyncio.to_thread(until, lambda: len(set(both.said("up"))) == 2)
+    await asyncio.to_thread(wait_until, lambda: len(set(both.said("up"))) == 2)
     async with httpx.AsyncClient(base_url=both.url, headers=ADMIN, timeout=watchdog()) as ask:
         await asyncio.gather(*(ask.post(f"/orders/{number}?seconds=0.1") for number in range(20)))
-        await asyncio.to_thread(until, lambda: len(both.said("tick")) >= 3)  # the real clock
+        await asyncio.to_thread(wait_until, lambda: len(both.said("tick")) >= 3)  # the real clock
         assert await asyncio.to_thread(both.end) < 12
     async with TaskQ(database) as tq:
         (schedule,) = await tq.scheduler.list_tasks()
@@ -213,10 +204,10 @@ def test_a_reload_gives_the_work_to_the_next_process(shop: Callable[..., Shop], 
 
     assert version() == 1
     assert httpx.post(f"{running.url}/orders/1?seconds=60").status_code == 200
-    until(lambda: running.said("began", "1") != [])
+    wait_until(lambda: running.said("began", "1") != [])
     module.write_text(source.format(2))
-    until(lambda: version() == 2)
-    until(lambda: len(set(running.said("began", "1"))) == 2)  # given back by the old process, begun by the new one
+    wait_until(lambda: version() == 2)
+    wait_until(lambda: len(set(running.said("began", "1"))) == 2)  # given back by the old process, begun by the new one
     assert running.end(signal.SIGINT) < 12
 
 
@@ -224,7 +215,7 @@ def test_a_push_joins_the_session_of_the_request(shop: Callable[..., Shop]) -> N
     one = shop(UVICORN)
     assert httpx.post(f"{one.url}/orders/7?fail=true").status_code == 418
     assert httpx.post(f"{one.url}/orders/8").status_code == 200
-    until(lambda: one.said("booked", "8") != [])
+    wait_until(lambda: one.said("booked", "8") != [])
     tasks = httpx.get(f"{one.url}/ops/tasks?show=params", headers=ADMIN).json()["tasks"]
     assert [task["params"]["order"] for task in tasks] == [8]  # rolled back, there was no task
     assert httpx.get(f"{one.url}/ops/tasks").status_code == 401  # the application's own dependency

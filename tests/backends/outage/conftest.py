@@ -9,18 +9,16 @@ import pytest
 from aiotaskq.backends.sql.backend import SqlBackend
 from tests.backends.outage.place import Place
 from tests.support.proxy import Proxy
-from tests.support.servers import Server, Unavailable, mariadb, postgresql
+from tests.support.servers import Server, mariadb, postgresql
+from tests.support.skips import skipped_without
 
 SERVERS: dict[str, Callable[[], Server]] = {"postgresql": postgresql, "mysql": mariadb}
 
 
 @pytest.fixture(params=SERVERS)
 def place(request: pytest.FixtureRequest, unavailable: dict[str, str]) -> Iterator[Place]:
-    try:
+    with skipped_without(request.param, unavailable):
         server = SERVERS[request.param]()
-    except Unavailable as error:
-        unavailable[request.param] = str(error)
-        pytest.skip(str(error))
     made = Place(server)
     yield made
     server.start()

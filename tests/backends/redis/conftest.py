@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from loguru import logger
 
 from aiotaskq.backends.redis.backend import RedisBackend
 from tests.backends.redis.stores import opened
-from tests.support.servers import Server, Unavailable, valkey
+from tests.support.logs import logged
+from tests.support.servers import Server, valkey
+from tests.support.skips import skipped_without
 
 _numbers = iter(range(10**6))
 
 
 @pytest.fixture(scope="module")
 def server(unavailable: dict[str, str]) -> Server:
-    try:
+    with skipped_without("redis", unavailable):
         return valkey(durable=False)
-    except Unavailable as error:
-        unavailable["redis"] = str(error)
-        pytest.skip(f"redis: {error}")
 
 
 @pytest.fixture
@@ -43,7 +41,5 @@ async def backend(url: str) -> AsyncIterator[RedisBackend]:
 @pytest.fixture
 def lines() -> Iterator[list[str]]:
     """What is logged: level and message."""
-    said: list[str] = []
-    sink = logger.add(lambda message: said.append(str(message).strip()), format="{level} {message}", level="DEBUG")
-    yield said
-    logger.remove(sink)
+    with logged("DEBUG", "{level} {message}") as said:
+        yield said

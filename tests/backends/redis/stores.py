@@ -7,16 +7,15 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
 
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import CANCEL, Backend, Change
 from aiotaskq.backends.redis.backend import RedisBackend
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.task import TaskFilter
 from tests.support.machine import watchdog
 from tests.support.programs import ROOT
-from tests.support.rows import LEASE, NOW, ids, new
+from tests.support.rows import LEASE, NOW, completed, ids, new
 from tests.support.servers import Valkey
 
 
@@ -40,17 +39,6 @@ def own_server(durable: bool = False, **settings: str) -> Iterator[Valkey]:
         made.kill()
 
 
-def done(task: Task, **fields: Any) -> Task:
-    values = {"status": Status.COMPLETED, "completed_at": NOW // SECOND, "lease_owner": None, "lease_until": None}
-    return task.replace(**{**values, **fields})
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(watchdog()):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 async def every_verb(backend: Backend) -> None:
     """A life of some tasks and values in which each verb is used, and works."""
     a, b, c = await backend.push([new(unique_key="u", queue="q1", idempotency_key="i"), new(priority=3), new()])
@@ -67,12 +55,12 @@ async def every_verb(backend: Backend) -> None:
     assert await backend.request_cancel([b.task_id]) == [True]
     assert await backend.cancelling([a.task_id, b.task_id]) == [b.task_id]
     assert set(ids(await backend.overdue(LEASE, 10))) >= set(ids([b, c]))
-    assert await backend.update([Change(a, done(a), then=(new(scheduler_task_id="s"),))]) == [True]
-    assert await backend.exchange([Change(a, done(a))], "o", NOW, 1, queues=["none"]) == ([False], [])
+    assert await backend.update([Change(a, completed(a), then=(new(scheduler_task_id="s"),))]) == [True]
+    assert await backend.exchange([Change(a, completed(a))], "o", NOW, 1, queues=["none"]) == ([False], [])
     assert await backend.active(["s"]) == {"s": 1}
     assert (await backend.stats(NOW)).counts["completed"] == 1
     assert len(await backend.find(TaskFilter(type="t"), 10)) == 5
-    assert await backend.get([a.task_id, "none"]) == [done(a, progress={"done": 1}), None]
+    assert await backend.get([a.task_id, "none"]) == [completed(a, progress={"done": 1}), None]
     assert await backend.purge(TaskFilter(), 10) == 1
     assert await backend.delete([b.task_id]) == 1
     await backend.values.put([("k", [1], NOW + 1), ("l", 2, None)])

@@ -8,8 +8,8 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.core.task import Status, TaskFilter
 from aiotaskq.errors import SchemaTooNew
-from tests.backends.redis.stores import done, opened
-from tests.support.rows import LEASE, NOW, ids, new, read, running
+from tests.backends.redis.stores import opened
+from tests.support.rows import LEASE, NOW, completed, ids, new, read, running
 from tests.support.servers import Server, Valkey
 
 
@@ -45,12 +45,12 @@ async def test_an_exchange_claims_what_its_own_changes_made_claimable(
     back = again.replace(status=Status.PENDING, lease_owner=None, lease_until=None, retry_count=1)
     follower = new(unique_key="u")
     changes = [
-        Change(plain, done(plain)),
-        Change(plain, done(plain, result="twice")),
-        Change(keyed, done(keyed), then=(follower,)),
+        Change(plain, completed(plain)),
+        Change(plain, completed(plain, result="twice")),
+        Change(keyed, completed(keyed), then=(follower,)),
         Change(again, back),
-        Change(elsewhere, done(elsewhere, status=Status.FAILED)),
-        Change(fired.replace(fence=7), done(fired)),
+        Change(elsewhere, completed(elsewhere, status=Status.FAILED)),
+        Change(fired.replace(fence=7), completed(fired)),
     ]
     held, claimed = await backend.exchange(changes, "p", NOW, 10, lease_until=LEASE + 1)
     assert held == [True, False, True, True, True, False]
@@ -58,20 +58,20 @@ async def test_an_exchange_claims_what_its_own_changes_made_claimable(
     assert [(task.fence, task.lease_owner, task.lease_until) for task in claimed] == [
         (2, "p", LEASE + 1), (1, "p", LEASE + 1), (1, "p", LEASE + 1)
     ]  # fmt: skip
-    assert await read(backend, plain) == done(plain)
+    assert await read(backend, plain) == completed(plain)
     await consistent(backend, server, prefix)
 
 
 async def test_changes_of_one_row_in_one_call(backend: RedisBackend, server: Server, prefix: str) -> None:
     first = await running(backend)
-    ended_ = done(first)
+    ended_ = completed(first)
     revived = ended_.replace(status=Status.PENDING, completed_at=None)
     assert await backend.update([Change(first, ended_), Change(ended_, revived)]) == [True, True]
     await consistent(backend, server, prefix)
     held = revived.replace(status=Status.RUNNING, lease_owner="o", lease_until=LEASE)
-    assert await backend.update([Change(revived, held), Change(held, done(held))]) == [True, True]
+    assert await backend.update([Change(revived, held), Change(held, completed(held))]) == [True, True]
     await consistent(backend, server, prefix)
-    assert await read(backend, first) == done(held)
+    assert await read(backend, first) == completed(held)
 
 
 async def test_a_newer_format_is_left_alone(url: str, server: Server, prefix: str) -> None:

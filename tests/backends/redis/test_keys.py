@@ -10,9 +10,10 @@ from aiotaskq import DatabaseUnavailable, ValidationError
 from aiotaskq.backends import connect
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.core.task import TaskFilter
-from tests.backends.redis.stores import every_verb, hears, opened, own_server, until
+from tests.backends.redis.stores import every_verb, hears, opened, own_server
 from tests.support.rows import LEASE, NOW, ids, new, pushed, read
 from tests.support.servers import Server
+from tests.support.waiting import eventually
 
 
 async def test_all_keys_are_in_one_hash_tag_and_none_is_left(  # G-8
@@ -58,7 +59,7 @@ async def test_a_cluster_and_a_slot_that_moves(prefix: str) -> None:  # G-8, G-4
         slot = first.ask("CLUSTER", "KEYSLOT", f"{{{prefix}}}:")
         nodes = (first, second)
         owner, stranger = nodes if slot < 8192 else nodes[::-1]
-        await until(lambda: all(b"cluster_state:ok" in node.ask("CLUSTER INFO") for node in nodes))
+        await eventually(lambda: all(b"cluster_state:ok" in node.ask("CLUSTER INFO") for node in nodes))
         async with opened(stranger.url(prefix)) as backend, opened(owner.url(prefix)) as same:
             task = await pushed(backend)
             assert await read(same, task) == task

@@ -13,10 +13,11 @@ from aiotaskq.backends.base import READY
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import Address
 from aiotaskq.errors import ClosedError, WrongLoop
-from tests.backends.redis.stores import opened, run_program, until
+from tests.backends.redis.stores import opened, run_program
 from tests.support.programs import ROOT
 from tests.support.rows import NOW
 from tests.support.servers import Server
+from tests.support.waiting import eventually
 
 LOOPS = """
 import asyncio, sys
@@ -67,14 +68,14 @@ async def test_nothing_is_left_behind(url: str, server: Server) -> None:
     def clients() -> int:
         return len(server.execute("CLIENT LIST")[0][0].splitlines())
 
-    await until(lambda: clients() == 1)
+    await eventually(lambda: clients() == 1)
     tasks = asyncio.all_tasks()
     async with opened(url) as backend:
         await backend.watch()
         await asyncio.gather(*(backend.ping() for _ in range(50)))
         assert 1 < clients() <= 12  # its connections, the listening one, and the one that asks
     assert asyncio.all_tasks() == tasks
-    await until(lambda: clients() == 1)
+    await eventually(lambda: clients() == 1)
 
 
 FORK = """

@@ -6,9 +6,10 @@ import asyncio
 
 from aiotaskq.backends.base import CANCEL, ENDED, READY, TAKEN, Change
 from aiotaskq.backends.redis.backend import RedisBackend
-from tests.backends.redis.stores import done, hears, opened, until
-from tests.support.rows import LEASE, NOW, new, read
+from tests.backends.redis.stores import hears, opened
+from tests.support.rows import LEASE, NOW, completed, new, read
 from tests.support.servers import Server, Valkey
+from tests.support.waiting import eventually
 
 
 async def test_what_one_process_does_anotherhears_once(backend: RedisBackend, url: str) -> None:
@@ -22,15 +23,15 @@ async def test_what_one_process_does_anotherhears_once(backend: RedisBackend, ur
         other.hints.listen(lambda kind, names: heard.append((kind, sorted(names))))
         backend.hints.listen(lambda kind, _names: own.append(kind))
         (task,) = await backend.push([new()])
-        await until(lambda: heard == [(READY, [])])
+        await eventually(lambda: heard == [(READY, [])])
         (claimed,) = await backend.claim("o", NOW, 1, lease_until=LEASE)
         backend.hints.tell(TAKEN)
-        await until(lambda: heard[1:] == [(TAKEN, [])])
+        await eventually(lambda: heard[1:] == [(TAKEN, [])])
         await backend.request_cancel([task.task_id])
-        await until(lambda: heard[2:] == [(CANCEL, [task.task_id])])
+        await eventually(lambda: heard[2:] == [(CANCEL, [task.task_id])])
         claimed = await read(backend, task)
-        await backend.update([Change(claimed, done(claimed))])
-        await until(lambda: heard[3:] == [(ENDED, [task.task_id])])
+        await backend.update([Change(claimed, completed(claimed))])
+        await eventually(lambda: heard[3:] == [(ENDED, [task.task_id])])
         await backend.ping()
         assert own == [READY, TAKEN, CANCEL, ENDED]
 
@@ -41,7 +42,7 @@ async def test_a_thread_may_tell(backend: RedisBackend, url: str) -> None:
         heard: list[str] = []
         other.hints.listen(lambda kind, _names: heard.append(kind))
         await asyncio.to_thread(backend.hints.tell, ENDED, ["a"])
-        await until(lambda: heard == [ENDED])
+        await eventually(lambda: heard == [ENDED])
 
 
 async def test_foreign_words_on_the_channel_are_ignored(  # J7
@@ -55,7 +56,7 @@ async def test_foreign_words_on_the_channel_are_ignored(  # J7
         for words in ("", "nonsense", "[]", '["me", {"boom": []}]', '["me", {"ready": [1]}]', '["me", 5]', b"\xff"):
             server.ask("PUBLISH", f"{{{prefix}}}:hints", words)
         other.hints.tell(TAKEN)
-        await until(lambda: heard)
+        await eventually(lambda: heard)
         assert heard == [TAKEN]
 
 
@@ -66,7 +67,7 @@ async def test_very_many_names_are_told_as_unknown(backend: RedisBackend, url: s
         other.hints.listen(lambda kind, names: heard.append((kind, list(names))))
         for number in range(5_000):
             backend.hints.tell(ENDED, [f"id-{number}"])
-        await until(lambda: heard)
+        await eventually(lambda: heard)
         assert heard == [(ENDED, [])]
 
 
@@ -76,4 +77,4 @@ async def test_what_was_told_just_before_the_close_goes_out(backend: RedisBacken
         await hears(backend, other)
         backend.hints.listen(lambda kind, _names: heard.append(kind))
         await other.push([new()])
-    await until(lambda: READY in heard)
+    await eventually(lambda: READY in heard)

@@ -12,8 +12,8 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.core.task import Status, Task
-from tests.backends.redis.stores import done, every_verb, opened
-from tests.support.rows import LEASE, NOW, ids, new, read, running
+from tests.backends.redis.stores import every_verb, opened
+from tests.support.rows import LEASE, NOW, completed, ids, new, read, running
 from tests.support.servers import Server
 
 
@@ -42,8 +42,8 @@ async def test_each_verb_that_writes_is_one_script(  # G-6
     await sends(backend.heartbeat([(t.task_id, t.fence) for t in claimed], LEASE + 1), ["EVALSHA"])
     await sends(backend.report([(t.task_id, t.fence, {"n": 1}) for t in claimed]), ["EVALSHA"])
     await sends(backend.request_cancel(ids(claimed[:5])), ["EVALSHA"])
-    await sends(backend.update([Change(t, done(t), then=(new(),)) for t in claimed[5:]]), ["EVALSHA"])
-    changes = [Change(t, done(t)) for t in await backend.claim("o", NOW, 50, lease_until=LEASE)]
+    await sends(backend.update([Change(t, completed(t), then=(new(),)) for t in claimed[5:]]), ["EVALSHA"])
+    changes = [Change(t, completed(t)) for t in await backend.claim("o", NOW, 50, lease_until=LEASE)]
     held, more = await sends(backend.exchange(changes, "o", NOW, 100, lease_until=LEASE), ["EVALSHA"])
     assert (held, len(more)) == ([True] * 50, 100)
     await sends(backend.delete(ids(claimed)), ["EVALSHA"])
@@ -84,7 +84,7 @@ async def test_flushed_scripts_harm_nothing(backend: RedisBackend, server: Serve
     while flushes < 30:
         await backend.push([new() for _ in range(3)])
         part = await backend.claim("o", NOW, 3, lease_until=LEASE)
-        assert await backend.update([Change(task, done(task)) for task in part]) == [True] * 3
+        assert await backend.update([Change(task, completed(task)) for task in part]) == [True] * 3
         claimed += part
     working = False
     await flusher

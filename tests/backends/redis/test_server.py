@@ -11,8 +11,8 @@ from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis.connection import Address
 from aiotaskq.core.task import Status, TaskFilter
-from tests.backends.redis.stores import done, every_verb, opened, own_server
-from tests.support.rows import LEASE, NOW, ids, new, pushed
+from tests.backends.redis.stores import every_verb, opened, own_server
+from tests.support.rows import LEASE, NOW, completed, ids, new, pushed
 from tests.support.servers import Server
 
 
@@ -101,7 +101,7 @@ async def test_full_memory_stops_pushes_only(server: Server) -> None:  # G-3
             assert await backend.report([(claimed[0].task_id, 1, {"n": 1})]) == [True]
             assert await backend.request_cancel([claimed[9].task_id]) == [True]
             follower = new(type="follower")
-            changes = [Change(task, done(task, result="r" * 100), then=(follower,)) for task in claimed[:5]]
+            changes = [Change(task, completed(task, result="r" * 100), then=(follower,)) for task in claimed[:5]]
             assert await backend.update(changes) == [True] * 5
             back = claimed[5].replace(status=Status.PENDING, lease_owner=None, lease_until=None)
             assert await backend.update([Change(claimed[5], back)]) == [True]

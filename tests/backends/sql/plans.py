@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import sqlalchemy as sa
 
 from aiotaskq.backends.sql.backend import SqlBackend
@@ -17,7 +16,8 @@ from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.core.task import SECOND
 from tests.support.rows import NOW
-from tests.support.servers import Server, Unavailable, mariadb, postgresql, postgresql_jit
+from tests.support.servers import Server, mariadb, postgresql, postgresql_jit
+from tests.support.skips import skipped_without
 
 FINISHED = 100_000
 
@@ -98,11 +98,8 @@ def start(name: str, folder: Path, unavailable: dict[str, str], database: str) -
     if name == "sqlite":
         url = f"sqlite:///{folder / database}.db"
     else:
-        try:
+        with skipped_without(name, unavailable):
             server = SERVERS[name](durable=False)
-        except Unavailable as error:
-            unavailable[name] = str(error)
-            pytest.skip(f"{name}: {error}")
         server.drop(database)
         url = server.create(database)
 

@@ -27,7 +27,8 @@ from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from tests.support.machine import within
 from tests.support.pooler import Pooler
 from tests.support.rows import LEASE, NOW, new
-from tests.support.servers import Server, Unavailable, mariadb, postgresql
+from tests.support.servers import Server, mariadb, postgresql
+from tests.support.skips import skipped_without
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 SERVERS: dict[str, Callable[..., Server]] = {"postgresql": postgresql, "mysql": mariadb}
@@ -36,11 +37,8 @@ _made = 0
 
 @pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest, unavailable: dict[str, str]) -> Server:
-    try:
+    with skipped_without(request.param, unavailable):
         return SERVERS[request.param](durable=False)
-    except Unavailable as error:
-        unavailable[request.param] = str(error)
-        pytest.skip(str(error))
 
 
 @pytest.fixture

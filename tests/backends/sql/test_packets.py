@@ -20,7 +20,8 @@ from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, parse_url
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.support.rows import LEASE, NOW, new
-from tests.support.servers import Server, Unavailable, Valkey, mariadb
+from tests.support.servers import Server, Valkey, mariadb
+from tests.support.skips import skipped_without
 
 WATCHDOG = 60.0
 MIB = 1024 * 1024
@@ -31,11 +32,8 @@ _numbers = iter(range(10**6))
 
 @pytest.fixture
 def server(unavailable: dict[str, str]) -> Server:
-    try:
+    with skipped_without("mysql", unavailable):
         return mariadb(durable=False)
-    except Unavailable as error:
-        unavailable["mysql"] = str(error)
-        pytest.skip(f"mysql: {error}")
 
 
 @pytest.fixture
@@ -269,11 +267,8 @@ async def test_the_session_of_a_task_refuses_too(server: Server, url: str) -> No
 @pytest.fixture(scope="module")
 def narrow(unavailable: dict[str, str]) -> Iterator[str]:
     """The URL of a server that takes 1 MiB in one argument, which is the least."""
-    try:
+    with skipped_without("redis", unavailable):
         made = Valkey(durable=False, proto_max_bulk_len="1mb")
-    except Unavailable as error:
-        unavailable["redis"] = str(error)
-        pytest.skip(f"redis: {error}")
     yield made.url("packets")
     made.kill()
 

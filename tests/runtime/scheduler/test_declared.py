@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loguru import logger
 
 import aiotaskq
 from aiotaskq import MemoryQueue, Scheduler, TaskQ, ValidationError
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import SECOND
+from tests.support.logs import logged
 from tests.support.machine import within
 
 
@@ -113,14 +113,10 @@ async def test_schedules_that_are_asked_for_by_url_are_fired(tmp_path: Path) -> 
 
 
 async def test_a_timing_of_another_schedule_type_is_ignored_with_a_warning(tq: TaskQ) -> None:
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), level="WARNING", format="{message}")
-    try:
+    with logged() as lines:
         schedule_id = await tq.scheduler.add_scheduler_task(
             "n", "t", "cron", cron_expression="0 2 * * *", interval_seconds=5, execute_at=-1
         )
-    finally:
-        logger.remove(sink)
     row = await tq.scheduler.get_task(schedule_id)
     assert (row["schedule_type"], row["cron_expression"]) == ("cron", "0 2 * * *")
     assert (row["interval_seconds"], row["execute_at"]) == (None, None)

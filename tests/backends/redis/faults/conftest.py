@@ -7,17 +7,15 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.support.proxy import Proxy
-from tests.support.servers import Unavailable, Valkey
+from tests.support.servers import Valkey
+from tests.support.skips import skipped_without
 
 
 @pytest.fixture
 def server(unavailable: dict[str, str]) -> Iterator[Valkey]:
     """A server of the test's own, which it may hurt; every write is on disk before it is answered."""
-    try:
+    with skipped_without("redis", unavailable):
         made = Valkey(durable=True)
-    except Unavailable as error:
-        unavailable["redis"] = str(error)
-        pytest.skip(f"redis: {error}")
     yield made
     made.kill()
 

@@ -9,10 +9,8 @@ from typing import Any
 
 from aiotaskq import DatabaseUnavailable
 from aiotaskq.backends.redis.backend import RedisBackend
-from aiotaskq.core.task import SECOND, Status, Task
 from tests.support.machine import watchdog
 from tests.support.proxy import Proxy
-from tests.support.rows import NOW
 
 
 def through(proxy: Proxy, timeout: float = 10.0) -> str:
@@ -37,9 +35,3 @@ async def persist(verb: Callable[..., Awaitable[Any]], *args: Any, **options: An
                 return await verb(*args, **options)
             except DatabaseUnavailable:
                 await asyncio.sleep(0.02)
-
-
-def completed(task: Task, **fields: Any) -> Task:
-    return task.replace(
-        status=Status.COMPLETED, completed_at=NOW // SECOND, lease_owner=None, lease_until=None, **fields
-    )

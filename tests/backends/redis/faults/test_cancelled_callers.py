@@ -7,8 +7,8 @@ import random
 
 from aiotaskq.backends.base import Change
 from aiotaskq.core.task import Status, Task, TaskFilter
-from tests.backends.redis.faults.proxied import completed, opened
-from tests.support.rows import LEASE, NOW, new
+from tests.backends.redis.faults.proxied import opened
+from tests.support.rows import LEASE, NOW, completed, new
 from tests.support.servers import Valkey
 
 

@@ -13,10 +13,10 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.core.task import Status, Task, TaskFilter
-from tests.backends.redis.faults.proxied import completed, opened, persist, through
+from tests.backends.redis.faults.proxied import opened, persist, through
 from tests.support.machine import watchdog, within
 from tests.support.proxy import Proxy
-from tests.support.rows import LEASE, NOW, ids, new, pushed, read, running
+from tests.support.rows import LEASE, NOW, completed, ids, new, pushed, read, running
 from tests.support.servers import Valkey
 
 

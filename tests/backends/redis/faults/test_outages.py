@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,14 +19,9 @@ from tests.support.machine import watchdog, within
 from tests.support.proxy import Proxy
 from tests.support.rows import LEASE, NOW, new, pushed
 from tests.support.servers import Valkey
+from tests.support.waiting import eventually
 
 RESUMED = 5.0  # seconds, as promised
-
-
-async def until(condition: Callable[[], Any], seconds: float = 40.0) -> None:
-    async with asyncio.timeout(within(seconds)):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def restarted(server: Valkey, proxy: Proxy) -> None:
@@ -75,9 +69,9 @@ async def test_a_worker_goes_on_every_time(server: Valkey, proxy: Proxy, fault: 
             begin = time.monotonic()
             task = new(type="job", params={"n": number}, run_at=now, created_at=now // SECOND)
             await persist(outside.push, [task])
-            await until(functools.partial(ran.__contains__, number))
+            await eventually(functools.partial(ran.__contains__, number))
             assert time.monotonic() - begin < within(RESUMED)
-        await until(lambda: len(ran) == rounds)
+        await eventually(lambda: len(ran) == rounds)
 
         async def counts() -> dict[str, int]:
             return (await outside.stats(now)).counts
@@ -114,14 +108,14 @@ async def test_a_silent_subscription_is_noticed(  # G-2, F7
         heard: list[str] = []
         listener.hints.listen(lambda kind, _names: heard.append(kind))
         await listener.watch()
-        await until(lambda: READY in heard)  # subscribed, and told to look what it may have missed
+        await eventually(lambda: READY in heard)  # subscribed, and told to look what it may have missed
         heard.clear()
         accepted = proxy.accepted
         proxy.black_hole()  # nothing is closed: nobody is told
-        await until(lambda: proxy.accepted >= accepted + 2)  # given up and tried again, more than once
+        await eventually(lambda: proxy.accepted >= accepted + 2)  # given up and tried again, more than once
         await outside.push([new()])
         proxy.heal()
-        await until(lambda: {READY, ENDED} <= set(heard))
+        await eventually(lambda: {READY, ENDED} <= set(heard))
 
 
 @pytest.mark.parametrize("how", ["black_hole", "drop_replies"])
@@ -168,6 +162,6 @@ async def test_a_server_that_is_not_there(server: Valkey) -> None:
     heard: list[str] = []
     backend.hints.listen(lambda kind, _names: heard.append(kind))
     await asyncio.to_thread(server.start)
-    await until(lambda: READY in heard)
+    await eventually(lambda: READY in heard)
     await pushed(backend)
     await backend.close()

@@ -8,9 +8,9 @@ import pytest
 
 from aiotaskq import DatabaseUnavailable
 from aiotaskq.backends.base import Change
-from tests.backends.redis.faults.proxied import completed, opened, persist, through
+from tests.backends.redis.faults.proxied import opened, persist, through
 from tests.support.proxy import Proxy
-from tests.support.rows import LEASE, NOW, new, pushed, read, running
+from tests.support.rows import LEASE, NOW, completed, new, pushed, read, running
 from tests.support.servers import Valkey
 
 

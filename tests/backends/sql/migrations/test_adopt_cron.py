@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from croniter import CroniterBadDateError, CroniterError, croniter
-from loguru import logger
 
 from aiotaskq.backends.sql.migrations.adopt_cron import rewritten
 from aiotaskq.core.cron import Cron
@@ -32,6 +31,7 @@ from tests.backends.sql.migrations.legacy import (
     upgrade,
 )
 from tests.core.test_cron_agreement import BOUNDS, DAYS, MONTHS, random_field
+from tests.support.logs import logged
 from tests.support.machine import within
 
 S = 1_000_000
@@ -119,14 +119,6 @@ LOST = {
 }
 
 
-@pytest.fixture
-def logged() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lambda message: lines.append(str(message)), format="{level} {message}", level="ERROR")
-    yield lines
-    logger.remove(sink)
-
-
 def by_croniter(expression: str, start: int, count: int = COUNT) -> list[int]:
     """What the older system did: croniter alone, with its default settings."""
     walk = croniter(expression, start)
@@ -153,6 +145,12 @@ def schedules(path: Path) -> list[Any]:
     with raw(path) as connection:
         query = "SELECT task_id, cron_expression, enabled, next_run_at, version, timezone FROM scheduler_task"
         return connection.execute(f"{query} ORDER BY task_id").fetchall()
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    with logged("ERROR", "{level} {message}") as lines:
+        yield lines
 
 
 def test_adopted_expressions_go_on_as_croniter_read_them(path: Path, engine: sa.Engine) -> None:
@@ -188,12 +186,12 @@ def test_what_is_lost_is_said_once_at_error(path: Path, engine: sa.Engine, capfd
 
 
 def test_an_application_that_has_asked_for_the_log_gets_the_error_there(
-    path: Path, engine: sa.Engine, capfd: pytest.CaptureFixture[str], logged: list[str]
+    path: Path, engine: sa.Engine, capfd: pytest.CaptureFixture[str], log: list[str]
 ) -> None:
     legacy(path)
     put(path, "scheduler_task", "c", name="nightly\n", schedule_type="cron", cron_expression="0 0 15W * *")
     upgrade(engine)
-    assert len(logged) == 1 and logged[0].startswith("ERROR schedule 'nightly\\n' (id 'c') is disabled: its cron_expr")
+    assert len(log) == 1 and log[0].startswith("ERROR schedule 'nightly\\n' (id 'c') is disabled: its cron_expr")
     assert "ERROR aiotaskq" not in capfd.readouterr().err
 
 

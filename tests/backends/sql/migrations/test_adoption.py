@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from loguru import logger
 
 from aiotaskq.backends.base import OddRow
 from aiotaskq.errors import ValidationError
@@ -31,15 +30,14 @@ from tests.backends.sql.migrations.legacy import (
     row,
     upgrade,
 )
+from tests.support.logs import logged
 from tests.support.machine import within
 
 
 @pytest.fixture
-def logged() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lambda message: lines.append(str(message)), format="{level} {message}", level="DEBUG")
-    yield lines
-    logger.remove(sink)
+def log() -> Iterator[list[str]]:
+    with logged("DEBUG", "{level} {message}") as lines:
+        yield lines
 
 
 def test_ordinary_rows_are_not_odd(path: Path, engine: sa.Engine) -> None:
@@ -148,7 +146,7 @@ def test_check_without_tables(engine: sa.Engine) -> None:
     assert check(engine) == []
 
 
-def test_report_and_log_are_bounded(path: Path, engine: sa.Engine, logged: list[str]) -> None:
+def test_report_and_log_are_bounded(path: Path, engine: sa.Engine, log: list[str]) -> None:
     legacy(path)
     with raw(path) as connection:
         rows = [(f"t{i:05}", "x", '{"password": "hunter2"', 1) for i in range(2_500)]
@@ -160,11 +158,11 @@ def test_report_and_log_are_bounded(path: Path, engine: sa.Engine, logged: list[
     odd = upgrade(engine)
     assert odd[0].table == "scheduler_task"
     assert len(odd) == 1_001 and odd[-1].problem == "1,501 more findings" and odd[-1].table == ""
-    assert len(logged) == 22 and "2501 odd values, no row was dropped" in logged[-1]
-    assert logged[0].startswith("ERROR schedule 'nightly' (id 'evil")  # it is disabled
-    assert all(line.startswith("WARNING ") for line in logged[1:])
-    assert all(line[:-1].isprintable() for line in logged)
-    assert "hunter2" not in "".join(logged) and "hunter2" not in repr(odd)
+    assert len(log) == 22 and "2501 odd values, no row was dropped" in log[-1]
+    assert log[0].startswith("ERROR schedule 'nightly' (id 'evil")  # it is disabled
+    assert all(line.startswith("WARNING ") for line in log[1:])
+    assert all(line.isprintable() for line in log)
+    assert "hunter2" not in "".join(log) and "hunter2" not in repr(odd)
 
 
 def test_utf16_database(path: Path, engine: sa.Engine) -> None:

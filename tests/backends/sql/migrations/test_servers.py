@@ -23,7 +23,8 @@ from aiotaskq.models import Base
 from tests.backends.sql.migrations.legacy import LEGACY, NOW, NOW_S, found
 from tests.support.machine import within
 from tests.support.rows import LEASE, new
-from tests.support.servers import Server, Unavailable, mariadb, postgresql, postgresql_jit
+from tests.support.servers import Server, mariadb, postgresql, postgresql_jit
+from tests.support.skips import skipped_without
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 SERVERS: dict[str, Callable[..., Server]] = {
@@ -38,11 +39,8 @@ _made = 0
 def url(request: pytest.FixtureRequest, unavailable: dict[str, str]) -> Iterator[str]:
     """An empty database."""
     global _made
-    try:
+    with skipped_without(request.param, unavailable):
         server = SERVERS[request.param](durable=False)
-    except Unavailable as error:
-        unavailable[request.param] = str(error)
-        pytest.skip(str(error))
     _made += 1
     yield server.create(f"migrate_{_made}")
     server.drop(f"migrate_{_made}")

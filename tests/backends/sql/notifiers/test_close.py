@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,11 @@ import pytest
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import READY
 from aiotaskq.backends.sql.backend import SqlBackend
-from tests.backends.sql.notifiers.watched import Ears, listeners, opened, until, watching
+from tests.backends.sql.notifiers.watched import Ears, listeners, opened, watching
 from tests.support.backends import Store
-from tests.support.programs import Program
+from tests.support.programs import Program, open_files
 from tests.support.rows import new
-
-
-def open_files(path: Path) -> int:
-    links = [Path(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd")]
-    return sum(str(link.readlink()).startswith(str(path)) for link in links if link.is_symlink())
+from tests.support.waiting import eventually
 
 
 async def test_closing_leaves_nothing(store: Store) -> None:
@@ -43,7 +38,7 @@ async def test_closing_leaves_nothing(store: Store) -> None:
         gc.collect()
         assert open_files(Path(store.url.removeprefix("sqlite:///"))) == 0
     else:
-        await until(lambda: listeners(store) == [])
+        await eventually(lambda: listeners(store) == [])
 
 
 async def test_a_second_watch_is_the_same(postgresql: Store) -> None:

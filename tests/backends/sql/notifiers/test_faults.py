@@ -13,11 +13,12 @@ from aiotaskq.backends.base import ENDED, READY, TAKEN
 from aiotaskq.backends.sql import postgresql_notifier as sql_notify
 from aiotaskq.backends.sql import sqlite_notifier as sqlite_watch
 from aiotaskq.backends.sql.backend import SqlBackend
-from tests.backends.sql.notifiers.watched import Ears, listeners, until, watching
+from tests.backends.sql.notifiers.watched import Ears, listeners, watching
 from tests.support.backends import Store
 from tests.support.machine import watchdog, within
 from tests.support.proxy import Proxy
 from tests.support.rows import new
+from tests.support.waiting import eventually
 
 
 def killed(store: Store) -> int:
@@ -37,7 +38,7 @@ async def test_a_listening_session_that_is_killed_comes_back(postgresql: Store) 
         ears.forget()
         await other.push([new()])
         await ears.until(READY)
-        await until(lambda: len(listeners(postgresql)) == 1)
+        await eventually(lambda: len(listeners(postgresql)) == 1)
         ears.forget()
 
 
@@ -52,7 +53,7 @@ async def test_a_session_that_falls_silent_is_found_out(postgresql: Store) -> No
         connections = proxy.accepted
         proxy.black_hole()
         start = time.monotonic()
-        await until(lambda: proxy.accepted > connections)  # it has given up the old one
+        await eventually(lambda: proxy.accepted > connections)  # it has given up the old one
         assert time.monotonic() - start < within(10)
         proxy.heal()
         await ears.until(READY)
@@ -60,7 +61,7 @@ async def test_a_session_that_falls_silent_is_found_out(postgresql: Store) -> No
         await postgresql.backend.push([new()])
         await ears.until(READY)
         await far.close()
-        await until(lambda: proxy.open == 0)
+        await eventually(lambda: proxy.open == 0)
 
 
 async def test_a_server_that_is_away_is_tried_for_ever(
@@ -73,7 +74,7 @@ async def test_a_server_that_is_away_is_tried_for_ever(
         far = connect(postgresql.url.replace(f":{url.port}/", f":{proxy.port}/"))
         ears = Ears(far)
         await far.watch()  # raises nothing
-        await until(lambda: proxy.refused > 10)
+        await eventually(lambda: proxy.refused > 10)
         assert ears.heard == []
         proxy.heal()
         await ears.until(READY)
@@ -99,10 +100,10 @@ async def test_a_lost_hint_is_no_error(postgresql: Store) -> None:
         await far.open()
         proxy.refuse()
         far.hints.tell(READY)
-        await until(lambda: proxy.refused > 0)
+        await eventually(lambda: proxy.refused > 0)
         proxy.heal()
         ears = await watching(postgresql.backend)
-        await until(lambda: not far._between._senders)  # type: ignore[attr-defined]
+        await eventually(lambda: not far._between._senders)  # type: ignore[attr-defined]
         far.hints.tell(READY)
         await ears.until(READY)
         await far.close()

@@ -21,11 +21,12 @@ from aiotaskq.backends.sql.notify_gap import BURST, BUSY, LONG, SHORT
 from aiotaskq.backends.sql.postgresql_notifier import CHANNEL, SIZE, messages
 from aiotaskq.core.task import SECOND, Status
 from aiotaskq.errors import ValidationError
-from tests.backends.sql.notifiers.watched import Ears, listeners, opened, until, watching
+from tests.backends.sql.notifiers.watched import Ears, listeners, opened, watching
 from tests.support.backends import Store
 from tests.support.machine import watchdog, within
 from tests.support.programs import ROOT
 from tests.support.rows import LEASE, NOW, new
+from tests.support.waiting import eventually
 
 # ---- what is heard --------------------------------------------------------------------------------------------------
 
@@ -230,7 +231,7 @@ async def test_a_push_brings_its_wake_up_along_or_does_not_wait_for_it(
         assert writes == ["begin", "end"] * number  # in one statement
     assert await other.push(tasks) == tasks  # the gap does not allow another one now
     assert writes == ["begin", "end"] * (BURST + 1)
-    await until(lambda: other._between._senders)
+    await eventually(lambda: other._between._senders)
     for sender in list(other._between._senders.values()):
         sender.cancel()  # nobody waits for an hour
 

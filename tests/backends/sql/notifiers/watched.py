@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from aiotaskq.backends.base import ENDED, READY, TAKEN, Backend
-from tests.support.backends import STORES, Store, Unavailable
-from tests.support.machine import watchdog, within
+from tests.support.backends import STORES, Store
+from tests.support.machine import watchdog
+from tests.support.skips import skipped_without
 
 
 @contextlib.asynccontextmanager
 async def opened(name: str, folder: Path, unavailable: dict[str, str]) -> AsyncIterator[Store]:
-    manager = STORES[name](folder)
-    try:
-        store = await manager.__aenter__()
-    except Unavailable as error:
-        unavailable[name] = str(error)
-        pytest.skip(f"{name}: {error}")
-    try:
-        yield store
-    finally:
-        await manager.__aexit__(None, None, None)
+    with skipped_without(name, unavailable):
+        async with STORES[name](folder) as store:
+            yield store
 
 
 class Ears:
@@ -60,13 +51,6 @@ async def watching(backend: Backend) -> Ears:
     await ears.until(READY, ENDED, TAKEN)
     ears.forget()
     return ears
-
-
-async def until(condition: Callable[[], Any], patience: float = 40.0) -> None:
-    """Look again and again, since nothing tells: what happens there is in the server."""
-    async with asyncio.timeout(within(patience)):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 def listeners(store: Store) -> list[int]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 from pathlib import Path
-
-import pytest
 
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.sql.backend import SqlBackend
@@ -24,18 +21,6 @@ def assert_lock_free(path: Path, patience: float = 1.0) -> None:
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("ROLLBACK")
     connection.close()
-
-
-def open_files(path: Path) -> int:
-    """How many files of the database this process has open."""
-    count = 0
-    for entry in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            count += os.readlink(f"/proc/self/fd/{entry}").startswith(str(path))
-    return count
-
-
-linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
 
 
 async def every_verb(backend: SqlBackend) -> None:

@@ -23,8 +23,9 @@ from aiotaskq.core.task import Status, Task, TaskFilter, new_id
 from aiotaskq.errors import (
     DatabaseUnavailable,
 )
-from tests.backends.sql.sqlite.stores import assert_lock_free, every_verb, linux, open_files
+from tests.backends.sql.sqlite.stores import assert_lock_free, every_verb
 from tests.support.machine import within
+from tests.support.programs import linux, open_files
 from tests.support.rows import LEASE, NOW, new, new_schedule
 
 

@@ -12,8 +12,8 @@ from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.errors import (
     ClosedError,
 )
-from tests.backends.sql.sqlite.stores import linux, open_files
 from tests.support.machine import within
+from tests.support.programs import linux, open_files
 from tests.support.rows import NOW, new
 
 

@@ -23,6 +23,7 @@ from aiotaskq.backends.sql.sqlite_connections import SqliteConnections, StoreCon
 from aiotaskq.core.task import Status, TaskFilter
 from aiotaskq.errors import ClosedError
 from tests.support.rows import LEASE, NOW, new, new_schedule
+from tests.support.waiting import eventually
 
 HANG = 30.0
 
@@ -57,12 +58,6 @@ async def connections(backend: SqlBackend) -> SqliteConnections:
 
 def aiosqlite_threads() -> int:
     return sum("_connection_worker_thread" in thread.name for thread in threading.enumerate())
-
-
-async def until(held: Callable[[], bool]) -> None:
-    async with asyncio.timeout(HANG):
-        while not held():
-            await asyncio.sleep(0.001)
 
 
 # ---- one hop --------------------------------------------------------------------------------------------------------
@@ -232,7 +227,7 @@ async def test_a_caller_cancelled_at_another_programs_lock_has_done_nothing(  # 
 
     monkeypatch.setattr(sqlite_connections, "begin_immediate", begin)
     caller = asyncio.create_task(backend.push([new()]))
-    await until(lambda: tries[0] > 1)  # it asks again and again
+    await eventually(lambda: tries[0] > 1)  # it asks again and again
     caller.cancel()
     await asyncio.wait([caller], timeout=HANG)
     assert caller.cancelled()
@@ -271,7 +266,7 @@ def test_a_loop_that_is_closed_under_a_transaction_ends_no_thread_with_an_error(
         priorities = sorted(task.priority for task in await backend.find(TaskFilter(), 5))
         ready = (await backend.stats(NOW)).ready
         await backend.close()
-        await until(lambda: aiosqlite_threads() == threads)  # those of the lost loop, too
+        await eventually(lambda: aiosqlite_threads() == threads)  # those of the lost loop, too
         return priorities, ready
 
     assert asyncio.run(use()) == ([0, 7], 2)  # it had begun, so it came to its end
@@ -288,7 +283,7 @@ async def test_what_is_dropped_without_a_close_is_closed(url: str) -> None:
     assert aiosqlite_threads() > threads
     del database
     gc.collect()
-    await until(lambda: aiosqlite_threads() == threads)
+    await eventually(lambda: aiosqlite_threads() == threads)
     assert not Path(url.removeprefix("sqlite:///") + "-wal").exists()
 
 
@@ -333,7 +328,7 @@ async def test_a_file_that_cannot_be_opened_is_tried_again(url: str, monkeypatch
     assert await opened.read(lambda c: c.exec_driver_sql("SELECT 1").scalar()) == 1
     assert await opened.write(lambda c: c.exec_driver_sql("SELECT 1").scalar()) == 1
     await opened.dispose()
-    await until(lambda: aiosqlite_threads() == threads)
+    await eventually(lambda: aiosqlite_threads() == threads)
 
 
 async def test_a_closed_connection_says_so(url: str) -> None:

@@ -14,7 +14,7 @@ from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.errors import (
     DatabaseUnavailable,
 )
-from tests.backends.sql.sqlite.stores import open_files
+from tests.support.programs import open_files
 from tests.support.rows import new
 
 # ---- errors ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,34 @@
+"""Waits for what other coroutines, threads or processes do, on the real clock."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.support.machine import within
+
+
+async def eventually(condition: Callable[[], Any], seconds: float = 40.0, pause: float = 0.005) -> None:
+    """Return when the condition, which may be a coroutine function, is true; raise TimeoutError otherwise.
+
+    The seconds are those of a quiet machine; ``pause`` is the time between two looks.
+    """
+    async with asyncio.timeout(within(seconds)):
+        while True:
+            answer = condition()
+            if inspect.isawaitable(answer):
+                answer = await answer
+            if answer:
+                return
+            await asyncio.sleep(pause)
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 40.0, pause: float = 0.01) -> None:
+    """Block until the condition is true; fail the test otherwise. As ``eventually``, for threads."""
+    end = time.monotonic() + within(seconds)
+    while not condition():
+        assert time.monotonic() < end, "the condition has not become true"
+        time.sleep(pause)
