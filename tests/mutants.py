@@ -1,4 +1,4 @@
-"""Puts small faults into the package, one at a time, and says which of them no test notices.
+"""Mutation testing: puts small faults into the package, one at a time, and lists those that no test notices.
 
 ``python -m tests.mutants`` (or ``nox -s mutants``) copies the checkout, changes one place of one file there, and runs
 the tests that matter for that file, the quickest first, until one fails. A fault that every test passes has survived:

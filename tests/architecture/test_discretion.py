@@ -51,7 +51,7 @@ def logged() -> Iterator[list[str]]:
     got.append(stream.getvalue())
 
 
-async def test_no_secret_is_told_anywhere(tmp_path: Path, logged: list[str]) -> None:  # J8
+async def test_no_secret_is_shown_anywhere(tmp_path: Path, logged: list[str]) -> None:  # J8
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
     registry, exporter, provider = CollectorRegistry(), InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -82,7 +82,7 @@ async def test_no_secret_is_told_anywhere(tmp_path: Path, logged: list[str]) -> 
         rows = [await tq.queue.wait_for_end(handle.task_id, within(20)) for handle in handles]
         schedules = await tq.scheduler._schedules.all()
     assert [row.status for row in rows] == ["failed", "completed", "failed"]
-    assert SECRET in (rows[0].error_message or "") and rows[1].result == SECRET, "it is there for who asks"
+    assert SECRET in (rows[0].error_message or "") and rows[1].result == SECRET, "it is there on request"
     spans = "".join(span.to_json() for span in exporter.get_finished_spans())
     shown = repr([tq, handles, rows, events, schedules, vars(tq.queue), echo, refuse.call(token=SECRET)])
     metrics = generate_latest(registry).decode()
@@ -92,7 +92,7 @@ async def test_no_secret_is_told_anywhere(tmp_path: Path, logged: list[str]) -> 
         assert SECRET not in where
 
 
-def test_values_say_that_something_is_there_and_not_what() -> None:  # J8
+def test_reprs_show_that_a_field_is_set_and_not_its_value() -> None:  # J8
     secret = {"token": SECRET}
     task = new_task("mail", secret, now=7, extra=secret).replace(result=SECRET, error_message=SECRET, progress=secret)
     schedule = new_schedule("n", "mail", "interval", secret, 60, now=0).replace(outbox=(task,))
@@ -108,7 +108,7 @@ def test_values_say_that_something_is_there_and_not_what() -> None:  # J8
     assert isinstance(schedule, Schedule) and "interval_seconds=60" in repr(schedule)
 
 
-def test_a_result_that_cannot_be_compared_can_be_shown() -> None:
+def test_the_repr_of_a_result_that_cannot_be_compared() -> None:
     class Odd:
         def __eq__(self, other: object) -> bool:
             raise TypeError("as arrays do")
@@ -118,7 +118,7 @@ def test_a_result_that_cannot_be_compared_can_be_shown() -> None:
     assert "result=…" in repr(new_task("x", now=0).replace(result=Odd()))
 
 
-async def test_a_password_in_a_url_is_masked_in_what_an_outage_says(logged: list[str]) -> None:  # J9
+async def test_a_password_in_a_url_is_masked_in_the_error_of_an_outage(logged: list[str]) -> None:  # J9
     tq = TaskQ(f"postgresql://app:{SECRET}@127.0.0.1:1/app")
     Metrics(tq, CollectorRegistry())
     with pytest.raises(DatabaseUnavailable) as raised:
@@ -129,7 +129,7 @@ async def test_a_password_in_a_url_is_masked_in_what_an_outage_says(logged: list
         assert SECRET not in where
 
 
-async def test_names_and_errors_from_outside_forge_no_line(tmp_path: Path, logged: list[str]) -> None:  # J12
+async def test_names_and_errors_with_control_characters_forge_no_line(tmp_path: Path, logged: list[str]) -> None:  # J12
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
     registry = CollectorRegistry()
     Metrics(tq, registry)

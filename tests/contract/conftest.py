@@ -17,7 +17,7 @@ ABOUT = {"sql_store": SQL, "shared_store": SHARED, "durable_store": SHARED, "sch
 """The stores that a fixture is about: a test that asks for it says nothing about the others, and is not made for them.
 The mark ``stores`` narrows it further."""
 SAME = {"postgresql_jit": "postgresql"}
-"""What is said of the one store here, and by the mark ``stores``, holds for the other."""
+"""Stores that the fixtures and the mark ``stores`` treat alike."""
 assert {*SHARED, *SAME, "memory", "rehearsal"} == set(STORES), "a new store: say what it is"
 
 
@@ -55,21 +55,21 @@ def schedules(store: Store) -> Schedules:
 
 @pytest.fixture
 def durable_store(store: Store) -> Store:
-    """What is written there is on disk. (The rehearsal goes by the rules of such a store, and keeps nothing.)"""
+    """A store whose writes are on disk."""
     assert store.backend.durable
     return store
 
 
 @pytest.fixture
 def shared_store(store: Store) -> Store:
-    """Many processes use it."""
+    """A store that several processes use."""
     assert store.backend.shared
     return store
 
 
 @pytest.fixture
 def sql_store(store: Store) -> Store:
-    """Where rows can be reached with raw SQL."""
+    """A store whose rows can be changed with raw SQL."""
     assert store.is_sql
     return store
 

@@ -1,4 +1,4 @@
-"""``push`` with room: an exact bound on ready tasks, whoever pushes; and what is dropped to make room."""
+"""``push`` into a bounded queue: an exact bound on ready tasks in all processes, and which tasks make room."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_only_ready_tasks_count_and_every_new_one(backend: Backend) -> Non
     assert await backend.count_ready(NOW) == 2
 
 
-async def test_what_meets_a_row_needs_no_room(backend: Backend) -> None:
+async def test_a_push_of_a_stored_id_needs_no_room(backend: Backend) -> None:
     room = Room(2, NOW)
     first, second = new(unique_key="u"), new(idempotency_key="i")
     await backend.push([first, second], room)
@@ -111,7 +111,7 @@ async def test_a_task_of_a_host_whose_clock_is_ahead_counts(shared_store: Store)
     assert len(await backend.least_ready(NOW, 5)) == 1
 
 
-async def test_the_least_important_are_first_and_of_these_the_oldest(backend: Backend) -> None:
+async def test_the_least_important_make_room_first_and_of_these_the_oldest(backend: Backend) -> None:
     low = [await pushed(backend, priority=9, run_at=NOW - age) for age in (1, 3, 2)]
     await pushed(backend, priority=9, run_at=NOW + 60 * SECOND, seq=NOW - 5000 * SECOND)
     await pushed(backend, priority=99, expires_at=NOW)
@@ -218,7 +218,7 @@ async def test_three_processes_that_drop_keep_the_newest(shared_store: Store) ->
             await tq.close()
 
 
-async def test_what_is_dropped(shared_store: Store) -> None:
+async def test_which_tasks_are_dropped(shared_store: Store) -> None:
     async with bounded(shared_store, "drop_oldest", 3) as tq:
         dropped: list[str] = []
         tq.on("cancelled", lambda event: dropped.append(event.task.task_id))
@@ -242,7 +242,7 @@ async def status(tq: TaskQ, *handles: Any) -> list[str]:
     return [str((await handle.task()).status) for handle in handles]
 
 
-async def test_who_waits_gets_in_when_there_is_room(shared_store: Store) -> None:
+async def test_a_waiting_push_continues_when_there_is_room(shared_store: Store) -> None:
     async with bounded(shared_store, "wait", 2) as tq, bounded(shared_store, "raise", 2) as other:
         await tq.push_many([("t", {})] * 2)
         with pytest.raises(QueueFull):

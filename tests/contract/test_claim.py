@@ -1,4 +1,4 @@
-"""``claim``: order, exclusivity, and what is not handed out."""
+"""``claim``: its order, one claim for each task, and the tasks that it does not return."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ async def test_paused_queues(backend: Backend) -> None:
     assert [task.queue for task in await backend.claim("o", NOW, 10)] == ["a", "a", "a"]
 
 
-async def test_given_back_it_keeps_its_place(backend: Backend) -> None:
+async def test_a_released_task_keeps_its_place(backend: Backend) -> None:
     tasks = await backend.push([new() for _ in range(3)])
     (first,) = await backend.claim("o", NOW, 1)
     back = first.replace(status=Status.PENDING, lease_owner=None, lease_until=None)

@@ -1,4 +1,4 @@
-"""kill -9 of real processes on each durable store: what was acknowledged is there, what ran is run again."""
+"""kill -9 of real processes on each durable store: acknowledged pushes are stored, and running tasks run again."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
         yield start
 
 
-async def test_what_a_killed_producer_was_told_is_on_disk(  # A20
+async def test_acknowledged_pushes_of_a_killed_producer_are_on_disk(  # A20
     durable_store: Store, program: Callable[..., Program]
 ) -> None:
     producer = program(PRODUCER, durable_store.url)
@@ -82,7 +82,7 @@ async def test_what_a_killed_producer_was_told_is_on_disk(  # A20
 
 
 @pytest.mark.promise("survives kill -9 of the process")
-async def test_what_a_killed_worker_ran_is_run_again(  # A1, A10, A12, B5
+async def test_tasks_of_a_killed_worker_run_again(  # A1, A10, A12, B5
     durable_store: Store, program: Callable[..., Program]
 ) -> None:
     first = program(WORKER, durable_store.url)

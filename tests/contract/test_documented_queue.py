@@ -1,4 +1,4 @@
-"""The documented queue's rules, on each store: what ``task_done`` and a push of a known id do to the rows."""
+"""The documented queue on each store: ``task_done``, and a push of an id that is stored already."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ async def test_a_repeated_push_of_an_id_that_ran_again_is_the_same_push(
     assert await queue.get("x") == row
 
 
-async def test_of_two_that_push_an_ended_id_at_once_one_runs_it(queue: Queue, clock: VirtualClock) -> None:
+async def test_two_concurrent_pushes_of_an_ended_id_give_one_run(queue: Queue, clock: VirtualClock) -> None:
     await queue.push_task({"task_id": "x", "type": "t"})
     await end(queue, clock, Status.COMPLETED, "x")
     assert await asyncio.gather(*(queue.push_task({"task_id": "x", "type": "t"}) for _ in range(10))) == ["x"] * 10

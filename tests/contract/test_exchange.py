@@ -1,4 +1,4 @@
-"""``exchange``: what ``update`` and then ``claim`` would do, and in SQL both of it or neither."""
+"""``exchange``: the same as ``update`` and then ``claim``; in SQL both in one transaction."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_guards_hold_one_by_one(backend: Backend) -> None:
     assert (await read(backend, asked)).status is Status.RUNNING
 
 
-async def test_what_has_ended_is_not_claimed(backend: Backend) -> None:
+async def test_an_ended_task_is_not_claimed(backend: Backend) -> None:
     task = await running(backend)
     stale = await pushed(backend)
     (fresh,) = await backend.claim("o", NOW, 1, lease_until=LEASE)
@@ -87,7 +87,7 @@ async def test_what_has_ended_is_not_claimed(backend: Backend) -> None:
     assert (await backend.stats(NOW)).counts["completed"] == 2
 
 
-async def test_what_goes_back_may_come_again_at_once(backend: Backend) -> None:
+async def test_a_released_task_may_be_claimed_in_the_same_call(backend: Backend) -> None:
     due, later = await running(backend), await running(backend)
     changes = [Change(due, retried(due, NOW)), Change(later, retried(later, NOW + 1))]
     held, claimed = await backend.exchange(changes, "again", NOW, 10, lease_until=LEASE)
@@ -96,7 +96,7 @@ async def test_what_goes_back_may_come_again_at_once(backend: Backend) -> None:
     assert (await read(backend, later)).status is Status.PENDING
 
 
-async def test_what_an_end_pushes_may_be_claimed_at_once(backend: Backend) -> None:
+async def test_a_follow_up_may_be_claimed_in_the_same_call(backend: Backend) -> None:
     task, lost = await running(backend), new(status=Status.RUNNING, fence=9)
     follower, orphan = new(), new()
     changes = [Change(task, completed(task), (follower,)), Change(lost, completed(lost), (orphan,))]
@@ -123,7 +123,7 @@ async def test_a_unique_key_is_free_for_the_follower(backend: Backend) -> None:
     assert (held, ids(claimed)) == ([True], [follower.task_id])
 
 
-async def test_it_tells_what_ended_and_what_came(backend: Backend, hints: list[tuple[str, list[str]]]) -> None:
+async def test_hints_name_what_ended_and_what_is_ready(backend: Backend, hints: list[tuple[str, list[str]]]) -> None:
     task, other = await running(backend), await running(backend)
     hints.clear()
     await backend.exchange([Change(task, completed(task))], "o", NOW, 10)

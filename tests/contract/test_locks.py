@@ -1,4 +1,4 @@
-"""A row that somebody else has locked holds up nobody but who must have that very row."""
+"""A locked row delays only the calls that need that row."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def server(sql_store: Store) -> Store:
 
 @contextlib.contextmanager
 def locked(store: Store, task: Task) -> Iterator[Any]:
-    """A transaction of somebody's that has the row, as ``complete(session=...)`` leaves it until its commit."""
+    """A transaction that holds the row, as ``complete(session=...)`` leaves it until its commit."""
     engine = sync_engine(store.url)
     try:
         with engine.connect() as connection:
@@ -46,7 +46,7 @@ async def three(store: Store) -> list[Task]:
     return await store.backend.claim("o", NOW, 3, lease_until=LEASE)
 
 
-async def test_a_heartbeat_passes_by_a_locked_row(server: Store) -> None:
+async def test_a_heartbeat_skips_a_locked_row(server: Store) -> None:
     tasks = await three(server)
     held = [(task.task_id, task.fence) for task in tasks]
     with locked(server, tasks[1]):
@@ -59,7 +59,7 @@ async def test_a_heartbeat_passes_by_a_locked_row(server: Store) -> None:
     assert (await read(server.backend, tasks[1])).lease_until == LEASE + 2 * SECOND
 
 
-async def test_a_heartbeat_of_a_locked_row_still_tells_of_a_cancel(server: Store) -> None:
+async def test_a_heartbeat_of_a_locked_row_still_reports_a_cancel(server: Store) -> None:
     tasks = await three(server)
     await server.backend.request_cancel([tasks[0].task_id])
     with locked(server, tasks[0]):
@@ -67,7 +67,7 @@ async def test_a_heartbeat_of_a_locked_row_still_tells_of_a_cancel(server: Store
             assert await server.backend.heartbeat([(tasks[0].task_id, 1)], LEASE) == [True]
 
 
-async def test_progress_of_a_locked_row_is_left_out(server: Store) -> None:
+async def test_progress_of_a_locked_row_is_not_written(server: Store) -> None:
     tasks = await three(server)
     progress = [(task.task_id, task.fence, {"done": n}) for n, task in enumerate(tasks)]
     with locked(server, tasks[1]):
@@ -77,7 +77,7 @@ async def test_progress_of_a_locked_row_is_left_out(server: Store) -> None:
     assert [(await read(server.backend, task)).progress for task in tasks] == [{"done": 0}, None, {"done": 2}]
 
 
-async def test_a_reaper_loses_against_who_has_the_row(server: Store) -> None:
+async def test_a_reaper_does_not_take_a_locked_row(server: Store) -> None:
     tasks = await three(server)
     changes = [Change(task, task.replace(status=Status.PENDING, lease_until=None), lease_over=True) for task in tasks]
     with locked(server, tasks[1]):
@@ -97,7 +97,7 @@ async def test_an_outcome_waits_for_its_row(server: Store) -> None:
         assert await update == [True]
 
 
-async def test_nobody_waits_for_a_row_that_is_not_his(server: Store) -> None:
+async def test_no_call_waits_for_a_row_that_it_does_not_need(server: Store) -> None:
     # MySQL would read so small a table from end to end, and wait for each row on its way.
     tasks = await three(server)
     pending = [new() for _ in range(2)]
@@ -111,7 +111,7 @@ async def test_nobody_waits_for_a_row_that_is_not_his(server: Store) -> None:
             assert await server.backend.update([Change(tasks[0], tasks[0].replace(status=Status.COMPLETED))]) == [True]
 
 
-async def test_a_cancel_waits_for_who_ends_the_task(server: Store) -> None:
+async def test_a_cancel_waits_for_the_transaction_that_ends_the_task(server: Store) -> None:
     tasks = await three(server)
     with locked(server, tasks[0]) as connection:
         cancel = asyncio.create_task(server.backend.request_cancel(ids(tasks[:2])))

@@ -1,4 +1,4 @@
-"""Marks and counts of lost leases, as each store writes them."""
+"""Marks and counts of lost leases on each store."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ async def test_a_listener_can_leave(backend: Backend) -> None:
     assert heard == [READY]
 
 
-async def test_a_listener_hears_the_kinds_that_it_named(backend: Backend) -> None:
+async def test_a_listener_receives_the_kinds_that_it_named(backend: Backend) -> None:
     heard: list[str] = []
     stop = backend.hints.listen(lambda kind, names: heard.append(kind), ENDED, CANCEL)
     task = await running(backend)
@@ -240,7 +240,7 @@ async def test_closing_again_is_harmless(backend: Backend) -> None:
     await backend.close()
 
 
-async def test_a_closed_store_says_so_until_it_is_opened(durable_store: Store) -> None:
+async def test_a_closed_store_raises_until_it_is_opened(durable_store: Store) -> None:
     backend = durable_store.backend
     task = await pushed(backend)
     await backend.close()
@@ -280,7 +280,7 @@ async def test_a_closed_store_says_so_until_it_is_opened(durable_store: Store) -
     assert await read(backend, task) == task
 
 
-async def test_cancelling_names_those_that_run_and_were_asked_to_stop(backend: Backend) -> None:  # D9
+async def test_cancelling_names_the_running_tasks_with_a_cancel_request(backend: Backend) -> None:  # D9
     asked, left = await running(backend), await running(backend)
     waiting = await pushed(backend, run_at=NOW + SECOND)
     await backend.request_cancel([asked.task_id, waiting.task_id])
@@ -313,7 +313,7 @@ async def test_the_clock_of_the_store_is_one_that_goes(backend: Backend) -> None
         assert 0 <= second - first < 60 * SECOND
 
 
-async def test_what_is_heard_is_not_passed_on(backend: Backend, hints: list[tuple[str, list[str]]]) -> None:
+async def test_a_received_wake_up_is_not_sent_again(backend: Backend, hints: list[tuple[str, list[str]]]) -> None:
     passed: list[str] = []
     backend.hints.forward = lambda kind, _names: passed.append(kind)
     backend.hints.hear(READY)

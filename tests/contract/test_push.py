@@ -1,4 +1,4 @@
-"""``push``: what stands afterwards, what is in the way, and all or nothing."""
+"""``push``: the rows that it returns, conflicts, and all or nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def test_nothing(backend: Backend) -> None:
     assert await backend.push([]) == []
 
 
-async def test_same_id_is_in_the_way(backend: Backend) -> None:
+async def test_the_same_id_conflicts(backend: Backend) -> None:
     first = await pushed(backend, params={"n": 1})
     (stored,) = await backend.push([new(task_id=first.task_id, params={"n": 2})])
     assert stored == first
@@ -32,7 +32,7 @@ async def test_same_id_is_in_the_way(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("key", ["unique_key", "idempotency_key"])
-async def test_same_key_is_in_the_way(backend: Backend, key: str) -> None:
+async def test_the_same_key_conflicts(backend: Backend, key: str) -> None:
     first = await pushed(backend, **{key: "k"})
     other = new(**{key: "k"})
     assert await backend.push([other]) == [first]
@@ -43,7 +43,7 @@ async def test_same_key_is_in_the_way(backend: Backend, key: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["task_id", "unique_key", "idempotency_key"])
-async def test_one_inserted_earlier_in_the_same_call_is_in_the_way(backend: Backend, key: str) -> None:
+async def test_one_inserted_earlier_in_the_same_call_conflicts(backend: Backend, key: str) -> None:
     a, b, c = new(**{key: "k"}), new(**{key: "k"}), new()
     stored = await backend.push([a, b, c])
     assert stored == [a, a, c]
@@ -63,7 +63,7 @@ async def test_id_goes_before_idempotency_key_before_unique_key(backend: Backend
     assert await backend.push(tasks) == [by_id, by_once, by_unique]
 
 
-async def test_one_inserted_later_in_the_same_call_is_not_in_the_way(backend: Backend) -> None:
+async def test_one_inserted_later_in_the_same_call_does_not_conflict(backend: Backend) -> None:
     first = await pushed(backend, unique_key="u")
     a, b = new(unique_key="u", idempotency_key="i"), new(idempotency_key="i")
     assert await backend.push([a, b]) == [first, b]
@@ -141,7 +141,7 @@ async def test_concurrent_pushes_of_one_key(shared_store: Store) -> None:
     assert {stored.task_id for (stored,) in answers} == {winner.task_id}
 
 
-async def test_what_one_process_pushed_another_sees(shared_store: Store) -> None:
+async def test_another_process_sees_a_pushed_task(shared_store: Store) -> None:
     other = await shared_store.another()
     task = await pushed(shared_store.backend, params={"n": 1})
     assert await read(other, task) == task

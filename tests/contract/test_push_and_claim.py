@@ -1,4 +1,4 @@
-"""``push_and_claim``: what ``push`` and then ``claim`` would do; in SQLite both of it or neither."""
+"""``push_and_claim``: the same as ``push`` and then ``claim``; on SQLite both in one transaction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def test_what_is_pushed_is_claimed_at_once(backend: Backend) -> None:
     assert await read(backend, task) == claimed[0]
 
 
-async def test_what_waited_before_is_claimed_first(backend: Backend) -> None:
+async def test_tasks_that_were_pushed_before_are_claimed_first(backend: Backend) -> None:
     waiting = [await pushed(backend, priority=priority) for priority in (1, 0, 0)]
     first, second = new(priority=0), new(priority=0)
     stored, claimed = await backend.push_and_claim([first, second], "o", NOW, 3, lease_until=LEASE)
@@ -30,7 +30,7 @@ async def test_what_waited_before_is_claimed_first(backend: Backend) -> None:
     assert ids(await backend.claim("o", NOW, 9)) == ids([second, waiting[0]])
 
 
-async def test_what_is_not_due_or_paused_or_of_another_queue_waits(backend: Backend) -> None:
+async def test_a_task_that_is_not_due_or_paused_or_of_another_queue_stays_pending(backend: Backend) -> None:
     later, paused, other, due = new(run_at=NOW + 1), new(queue="p"), new(queue="other"), new(queue="mine")
     await backend.set_paused("p", True)
     tasks = [later, paused, other, due]
@@ -39,7 +39,7 @@ async def test_what_is_not_due_or_paused_or_of_another_queue_waits(backend: Back
     assert [task.status for task in await backend.get(ids(tasks)) if task] == ["pending"] * 3 + ["running"]
 
 
-async def test_what_stands_in_the_way_is_answered_and_not_claimed_again(backend: Backend) -> None:
+async def test_a_conflicting_row_is_returned_and_not_claimed_again(backend: Backend) -> None:
     runs = await running(backend, unique_key="u", idempotency_key="i")
     stored, claimed = await backend.push_and_claim([new(unique_key="u"), new(idempotency_key="i")], "o", NOW, 9)
     assert stored == [runs, runs] and claimed == []
@@ -54,7 +54,7 @@ async def test_nothing_for_nothing(backend: Backend) -> None:
     assert ids((await backend.push_and_claim([second], "o", NOW, 9))[1]) == [second.task_id]
 
 
-async def test_it_tells_of_what_is_left(backend: Backend, hints: list[tuple[str, list[str]]]) -> None:
+async def test_hints_name_what_is_left(backend: Backend, hints: list[tuple[str, list[str]]]) -> None:
     await backend.push_and_claim([new(), new()], "o", NOW, 1)
     assert READY in [kind for kind, _ in hints]
     await backend.claim("o", NOW, 9)

@@ -103,7 +103,7 @@ async def test_a_freshly_claimed_task_is_not_overdue(backend: Backend) -> None: 
     assert await backend.overdue(NOW + 1_000, 10) == [task]
 
 
-async def test_what_ended_is_not_overdue(backend: Backend) -> None:
+async def test_an_ended_task_is_not_overdue(backend: Backend) -> None:
     await ended(backend, lease_until=NOW + 1)
     gone = await pushed(backend, expires_at=NOW + 1)
     assert await backend.update([Change(gone, gone.replace(status=Status.EXPIRED))]) == [True]

@@ -149,7 +149,7 @@ async def test_tasks(backend: Backend, drawn: list[Task]) -> None:  # I3, I10, F
 
 @ON_ONE_STORE
 @given(before=tasks, after=tasks)
-async def test_what_update_writes(backend: Backend, before: Task, after: Task) -> None:
+async def test_every_field_that_update_writes(backend: Backend, before: Task, after: Task) -> None:
     before = apart(before.replace(status=Status.RUNNING, cancel_requested=False))
     kept = (
         *("task_id", "created_at", "scheduler_task_id", "timeout", "fence", "unique_key", "idempotency_key"),

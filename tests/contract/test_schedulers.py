@@ -1,4 +1,4 @@
-"""Whole schedulers on each store, without a leader: whatever processes do, one task for each due time.
+"""Schedulers on each store, without a leader: one task for each due time, whatever processes do.
 
 Where a store holds no schedules they live in SQLite beside it, and the derived task id makes the push the same push.
 """
@@ -93,7 +93,7 @@ async def test_a_schedule_fires_into_each_store(store: Store, tmp_path: Path) ->
         await check(tq, expected=3)
 
 
-async def test_processes_that_come_and_go_neither_miss_nor_double(process: Open) -> None:  # C2, C6, C22
+async def test_processes_that_start_and_stop_neither_miss_nor_double(process: Open) -> None:  # C2, C6, C22
     first = await process()
     await add(first)
     for second in range(12):
@@ -142,7 +142,7 @@ async def test_uniqueness_does_not_live_in_the_task_row_alone(process: Open) -> 
     (1, "fire_once", 1), (1, "skip", 0), (1, "fire_all", 1),
     (50, "fire_once", 1), (50, "skip", 0), (50, "fire_all", 50), (150, "fire_all", 100),
 ])  # fmt: skip
-async def test_what_was_due_while_all_were_down(  # C18
+async def test_due_times_while_no_scheduler_runs(  # C18
     process: Open, missed: int, policy: str, expected: int
 ) -> None:
     tq = await process()
@@ -158,7 +158,7 @@ async def test_what_was_due_while_all_were_down(  # C18
     assert await tq.scheduler._look() > 0
 
 
-async def test_a_catch_up_window_bounds_what_is_made_up_for(process: Open) -> None:  # C18, C20
+async def test_a_catch_up_window_bounds_the_due_times_that_are_fired_late(process: Open) -> None:  # C18, C20
     tq = await process()
     await add(tq, seconds=60, misfire="fire_all", catch_up=300)
     step([tq], 60 * 30)
@@ -200,7 +200,7 @@ async def test_a_thousand_due_in_the_same_second_all_fire(process: Open) -> None
     await check(tqs[0], expected=1_000)
 
 
-async def test_overlap_is_judged_by_what_every_process_runs(process: Open) -> None:  # H8
+async def test_overlap_counts_the_runs_of_every_process(process: Open) -> None:  # H8
     one, two = await process(), await process()
     await add(one, overlap="skip")
     for _ in range(5):
@@ -240,7 +240,7 @@ async def test_pause_edit_and_run_now_hold_for_every_process(process: Open) -> N
 
 
 @pytest.mark.stores("redis")  # elsewhere queue and schedules are one store
-async def test_a_queue_elsewhere_gets_what_a_dead_scheduler_had_fired(process: Open) -> None:  # C9, C22
+async def test_a_queue_in_another_store_gets_the_tasks_of_a_dead_scheduler(process: Open) -> None:  # C9, C22
     dead, alive = await process(), await process()
     assert dead.scheduler._apart
     await add(dead)
@@ -262,7 +262,7 @@ async def test_a_queue_elsewhere_gets_what_a_dead_scheduler_had_fired(process: O
 
 
 @pytest.mark.stores("redis")  # elsewhere queue and schedules are one store
-async def test_while_the_queue_is_away_nothing_is_fired(process: Open) -> None:  # G-10
+async def test_nothing_is_fired_while_the_queue_is_unavailable(process: Open) -> None:  # G-10
     tq = await process()
     assert tq.scheduler._apart
     await add(tq)
@@ -283,7 +283,7 @@ async def test_while_the_queue_is_away_nothing_is_fired(process: Open) -> None: 
 
 
 @pytest.mark.stores("redis")  # elsewhere queue and schedules are one store
-async def test_nothing_is_handed_over_again_once_it_was_done_and_deleted(process: Open) -> None:  # C8
+async def test_a_task_that_ended_and_was_deleted_is_not_handed_over_again(process: Open) -> None:  # C8
     slow, other = await process(), await process()
     assert slow.scheduler._apart
     await add(slow)

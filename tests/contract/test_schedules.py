@@ -39,7 +39,7 @@ def fired(schedule: Schedule, *tasks: Any) -> ScheduleChange:
 # ---- add, get, all, delete ----------------------------------------------------------------------------------------
 
 
-async def test_add_answers_like_push(schedules: Schedules) -> None:
+async def test_add_returns_rows_like_push(schedules: Schedules) -> None:
     first = new_schedule()
     assert (await schedules.add([first]))[0] is first
     other = new_schedule(task_id=first.task_id, name="other")
@@ -76,7 +76,7 @@ async def test_all_lists_the_oldest_first(schedules: Schedules) -> None:
     assert await schedules.all(enabled_only=True) == [early, same[1], same[0]]
 
 
-async def test_delete_keeps_what_was_fired(schedules: Schedules, store: Store) -> None:
+async def test_delete_keeps_the_fired_tasks(schedules: Schedules, store: Store) -> None:
     schedule = await added(schedules)
     task = new(scheduler_task_id=schedule.task_id)
     assert await schedules.change([fired(schedule, task)]) == [True]
@@ -197,7 +197,7 @@ async def test_a_fired_id_is_not_doubled(schedules: Schedules, store: Store) -> 
     assert await store.backend.get(["derived-2"]) == [over]
 
 
-async def test_one_of_many_rivals_fires(schedules: Schedules, shared_store: Store) -> None:  # C1, C5
+async def test_one_of_many_schedulers_fires(schedules: Schedules, shared_store: Store) -> None:  # C1, C5
     other = (await shared_store.another()).schedules
     assert other is not None
     for _ in range(10):
@@ -288,7 +288,7 @@ async def test_one_with_undecodable_params_is_not_fired(schedules: Schedules, sq
     assert not (await row_of(schedules, schedule)).enabled
 
 
-async def test_what_lies_in_an_outbox_is_kept_and_found(schedules: Schedules) -> None:  # C9
+async def test_the_outbox_is_kept_and_found(schedules: Schedules) -> None:  # C9
     plain, full = new_schedule(), new_schedule()
     await schedules.add([plain, full])
     tasks = (new(params={"n": 2**60}, scheduler_task_id=full.task_id), new(scheduler_task_id=full.task_id))

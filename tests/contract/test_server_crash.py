@@ -1,4 +1,4 @@
-"""kill -9 of the server itself: what was acknowledged before is there after its recovery."""
+"""kill -9 of the database server: acknowledged writes are there after its recovery."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SERVERS: dict[str, Callable[[], Server]] = {
 
 @pytest.mark.promise("survives kill -9 of the server")
 @pytest.mark.parametrize("store", SERVERS)
-async def test_what_was_acknowledged_survives_the_server(  # G-11, F5
+async def test_acknowledged_writes_survive_a_crash_of_the_server(  # G-11, F5
     store: str, tmp_path: Path, unavailable: dict[str, str]
 ) -> None:
     with skipped_without(store, unavailable):

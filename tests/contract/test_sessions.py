@@ -122,7 +122,7 @@ async def test_bad_input_leaves_the_transaction_as_it_was(sql_store: Store, engi
         assert await tq.find() == []
 
 
-async def test_what_is_no_session_of_this_database_is_refused(sql_store: Store, tmp_path: Any) -> None:
+async def test_a_session_of_another_database_is_refused(sql_store: Store, tmp_path: Any) -> None:
     other = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/other.db")
     async with TaskQ(sql_store.url) as tq, AsyncSession(other) as session:
         with pytest.raises(ValidationError, match="session: it is connected to sqlite"):
@@ -134,7 +134,7 @@ async def test_what_is_no_session_of_this_database_is_refused(sql_store: Store, 
 
 
 @pytest.mark.stores("memory", "redis")
-async def test_a_store_that_is_not_sql_says_so(store: Store) -> None:
+async def test_a_store_that_is_not_sql_raises(store: Store) -> None:
     async with TaskQ(store.url) as tq:
         with pytest.raises(NotSupported, match="cannot join a transaction"):
             await tq.push("mail", session=object())
@@ -158,7 +158,7 @@ def test_blocking_sessions_push_through_the_facade(kind: str, tmp_path: Any) -> 
 
 
 class Ledger:
-    """A worker whose handler writes an order and completes in one transaction, in the way that a test asks for."""
+    """A worker whose handler writes an order and completes in one transaction; each test says how."""
 
     def __init__(self, url: str, engine: AsyncEngine, way: str, kind: str = "session") -> None:
         self.tq = TaskQ(url, poll_interval=0.05)
@@ -215,7 +215,7 @@ async def test_complete_joins_the_callers_transaction(sql_store: Store, engine: 
     assert await orders(engine) == 1
 
 
-async def test_what_was_rolled_back_is_run_again(sql_store: Store, engine: AsyncEngine) -> None:
+async def test_a_rolled_back_task_runs_again(sql_store: Store, engine: AsyncEngine) -> None:
     ledger = Ledger(sql_store.url, engine, "raises before")
     task = await ledger.run()
     assert (task.status, ledger.runs, task.retry_count) == (Status.COMPLETED, 2, 1)
@@ -231,14 +231,14 @@ async def test_a_commit_that_was_forgotten_is_a_failure(sql_store: Store, engine
     assert await orders(engine) == 1
 
 
-async def test_what_is_raised_after_the_commit_changes_nothing(sql_store: Store, engine: AsyncEngine) -> None:
+async def test_an_error_after_the_commit_changes_nothing(sql_store: Store, engine: AsyncEngine) -> None:
     ledger = Ledger(sql_store.url, engine, "raises after")
     task = await ledger.run()
     assert (task.status, task.result, ledger.runs) == (Status.COMPLETED, "booked", 1)
     assert ledger.events == ["completed"]
 
 
-async def test_what_another_delivery_completed_is_not_counted_as_ours(sql_store: Store, engine: AsyncEngine) -> None:
+async def test_a_task_that_another_worker_completed_is_lost_here(sql_store: Store, engine: AsyncEngine) -> None:
     ledger = Ledger(sql_store.url, engine, "completed elsewhere")
     task = await ledger.run()
     assert (task.status, task.result, task.fence, ledger.runs) == (Status.COMPLETED, "by another worker", 2, 1)
@@ -247,7 +247,9 @@ async def test_what_another_delivery_completed_is_not_counted_as_ours(sql_store:
 
 
 @pytest.mark.stores("postgresql", "mysql")  # with one writer nobody can take the task over within the transaction
-async def test_who_lost_the_task_cannot_complete_it(sql_store: Store, engine: AsyncEngine) -> None:  # B10
+async def test_a_handler_whose_lease_was_lost_cannot_complete_the_task(
+    sql_store: Store, engine: AsyncEngine
+) -> None:  # B10
     ledger = Ledger(sql_store.url, engine, "taken over")
     task = await ledger.run()
     assert (task.status, ledger.runs) == (Status.COMPLETED, 2)
@@ -269,7 +271,7 @@ async def test_complete_raises_lease_lost(sql_store: Store, engine: AsyncEngine)
 
 # On SQLite the application's own driver says what a savepoint is: see its documentation on transactions.
 @pytest.mark.stores("postgresql", "mysql")
-async def test_savepoints_are_not_the_end(sql_store: Store) -> None:  # A11
+async def test_a_released_savepoint_is_no_commit(sql_store: Store) -> None:  # A11
     engine = create_async_engine(parse_url(sql_store.url, ASYNC_DRIVERS))
     tq = TaskQ(sql_store.url)
     told: list[str] = []
@@ -306,9 +308,7 @@ async def test_savepoints_are_not_the_end(sql_store: Store) -> None:  # A11
     await engine.dispose()
 
 
-async def test_who_waits_for_a_task_that_completes_in_a_transaction_is_woken(
-    sql_store: Store, engine: AsyncEngine
-) -> None:
+async def test_a_wait_for_a_task_that_completes_in_a_transaction_ends(sql_store: Store, engine: AsyncEngine) -> None:
     tq = TaskQ(sql_store.url, poll_interval=3600, reap_interval=3600)
 
     @tq.task

@@ -1,4 +1,4 @@
-"""Random sequences of every verb on tasks, against a plain-Python model: the backends must never tell them apart.
+"""Random sequences of every verb on tasks: each backend must behave like a model in plain Python.
 
 ``AIOTASKQ_SOAK=20 pytest tests/contract/test_state_machine.py`` runs twenty times as many examples.
 """
@@ -54,7 +54,7 @@ OWNERS = ["worker-1", "worker-2", "pop-1"]
 
 
 class Model:
-    """What the contract says, as simply as it can be said; rules come from ``settle`` alone."""
+    """The contract in its simplest form; the rules are those of ``settle``."""
 
     def __init__(self) -> None:
         self.rows: dict[str, Task] = {}
@@ -169,7 +169,7 @@ outcomes: st.SearchStrategy[Outcome] = st.one_of(
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Bundles hold what somebody has *read*: a snapshot may be stale when it is used, as in life."""
+    """Bundles hold rows as they were read: a row may be stale when it is used."""
 
     seen: Bundle[Task] = Bundle("seen")
     store_of: ClassVar[Store]
@@ -248,7 +248,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(target=seen, tasks=st.lists(seen, min_size=1, max_size=3), outcome=outcomes, follow=st.booleans())
     def settle(self, tasks: list[Task], outcome: Outcome, follow: bool) -> Any:
-        """A worker, operator or zombie writes what becomes of tasks, from what it has read some time ago."""
+        """A worker, an operator or a former owner writes outcomes, from rows that it read some time ago."""
         changes = []
         for task in tasks:
             with contextlib.suppress(IllegalTransition):
@@ -260,7 +260,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(target=seen, pick=st.integers(0, 50), outcome=outcomes)
     def settle_fresh(self, pick: int, outcome: Outcome) -> Any:
-        """The same with a row as it is now: what mostly happens."""
+        """The same with a row as it is now, which is the usual case."""
         if not self.model.rows:
             return multiple()
         rows = list(self.model.rows.values())
@@ -421,7 +421,7 @@ def _opened(name: str) -> Iterator[tuple[asyncio.Runner, Store]]:
 
 @pytest.mark.timeout(120 * SOAK)
 @pytest.mark.parametrize("name", STORES)
-def test_like_the_model(name: str) -> None:  # A5, A6, A8, A18, B1, B10, D6, D10
+def test_every_store_behaves_like_the_model(name: str) -> None:  # A5, A6, A8, A18, B1, B10, D6, D10
     with _opened(name) as (runner, store):
 
         class Machine(QueueMachine):

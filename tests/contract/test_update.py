@@ -1,4 +1,4 @@
-"""``update``: the guards, what is written with them, and what is not."""
+"""``update``: its guards, and the fields that it writes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_nothing(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("status", FINAL)
-async def test_writes_what_after_says(backend: Backend, status: Status) -> None:
+async def test_writes_the_fields_of_after(backend: Backend, status: Status) -> None:
     task = await running(backend, params={"a": 1})
     after = to_end(task, status, result={"r": [1, "ä"]}, error_message="why", retry_count=2, crashes=1)
     assert await backend.update([Change(task, after)]) == [True]
@@ -44,7 +44,7 @@ async def test_a_retry_is_claimed_when_it_is_due(backend: Backend) -> None:
     assert (again.task_id, again.fence, again.retry_count) == (task.task_id, 2, 1)
 
 
-async def test_content_handed_back(backend: Backend) -> None:
+async def test_content_of_a_released_task(backend: Backend) -> None:
     task = await running(backend, params={"a": 1})
     after = to_pending(
         task,
@@ -237,14 +237,14 @@ async def test_a_reaper_that_paused_changes_nothing(backend: Backend, gap: str) 
     assert await backend.find(TaskFilter(type="reaped"), 5) == []
 
 
-async def test_the_holder_that_comes_late_loses(backend: Backend) -> None:  # A5, the reverse
+async def test_a_late_write_of_the_former_owner_changes_nothing(backend: Backend) -> None:  # A5, the reverse
     task = await overdue_one(backend)
     assert await backend.update([reaped(task)]) == [True]
     assert await backend.update([Change(task, to_end(task, result=1))]) == [False]
     assert (await read(backend, task)).status is Status.PENDING
 
 
-async def test_reaper_and_holder_at_the_same_time(store: Store) -> None:  # A5
+async def test_the_reaper_and_the_owner_at_the_same_time(store: Store) -> None:  # A5
     other = await store.another() if store.backend.shared else store.backend
     for number in range(25):
         task = await overdue_one(store.backend)
@@ -257,7 +257,7 @@ async def test_reaper_and_holder_at_the_same_time(store: Store) -> None:  # A5
         await store.backend.delete([task.task_id, *(follower.task_id for follower in followers)])
 
 
-async def test_an_end_does_not_ask_for_the_lease(backend: Backend) -> None:
+async def test_an_outcome_counts_after_the_lease(backend: Backend) -> None:
     # The lease is over, but nobody took the task: its result counts.
     task = await overdue_one(backend)
     assert await backend.heartbeat([(task.task_id, task.fence)], NOW + 99) == [False]
@@ -267,14 +267,14 @@ async def test_an_end_does_not_ask_for_the_lease(backend: Backend) -> None:
 # ---- then ---------------------------------------------------------------------------------------------------------
 
 
-async def test_then_is_pushed_with_the_change(backend: Backend) -> None:
+async def test_a_follow_up_is_pushed_with_the_change(backend: Backend) -> None:
     task = await running(backend)
     followers = (new(params={"n": 1}), new(params={"n": 2}))
     assert await backend.update([Change(task, to_end(task), then=followers)]) == [True]
     assert await backend.get([follower.task_id for follower in followers]) == list(followers)
 
 
-async def test_then_that_is_in_the_way_is_not_doubled(backend: Backend) -> None:
+async def test_a_follow_up_that_conflicts_is_not_doubled(backend: Backend) -> None:
     there = await pushed(backend, queue="other", idempotency_key="once")
     task = await running(backend, priority=-1)
     followers = (new(task_id=there.task_id, type="x"), new(idempotency_key="once"))
@@ -283,7 +283,7 @@ async def test_then_that_is_in_the_way_is_not_doubled(backend: Backend) -> None:
     assert await backend.count_ready(NOW) == 1
 
 
-async def test_then_of_a_bad_task_undoes_the_change(durable_store: Store) -> None:
+async def test_an_invalid_follow_up_undoes_the_change(durable_store: Store) -> None:
     backend = durable_store.backend
     task = await running(backend)
     with pytest.raises(Exception, match=r"."):

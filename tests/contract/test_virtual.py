@@ -1,4 +1,4 @@
-"""Virtual time on each store: it stands still while a verb is on its way, so that nothing is late."""
+"""Virtual time on each store: it stands still during a call of the backend, so nothing is late."""
 
 from __future__ import annotations
 

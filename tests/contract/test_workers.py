@@ -1,4 +1,4 @@
-"""Whole workers on each store: what a task goes through while workers are blocked, cut off, taken over, far away."""
+"""Workers on each store: blocked event loops, outages, lost leases, other processes, clocks that differ."""
 
 from __future__ import annotations
 
@@ -145,7 +145,9 @@ async def _fence_of(tq: TaskQ, task_id: str, at_least: int) -> bool:
     return (await tq.get(task_id)).fence >= at_least
 
 
-async def test_a_cancel_from_afar_reaches_a_running_handler_without_a_hint(shared_store: Store) -> None:  # D9
+async def test_a_cancel_by_another_process_reaches_a_running_handler_without_a_wake_up(
+    shared_store: Store,
+) -> None:  # D9
     tq = TaskQ(shared_store.url, lease=60, poll_interval=0.05)
     started = asyncio.Event()
 
@@ -200,7 +202,7 @@ async def test_pausing_a_queue_holds_in_every_process(shared_store: Store) -> No
         assert await paused.result(within(10)) == "ran"
 
 
-async def test_a_claim_whose_answer_was_lost_is_no_crash(shared_store: Store) -> None:  # A9
+async def test_a_claim_whose_answer_was_lost_is_counted_as_no_crash(shared_store: Store) -> None:  # A9
     tq = TaskQ(shared_store.url, **quick())
 
     @tq.task(max_retries=0)
@@ -252,7 +254,7 @@ async def test_dead_letters_come_back_by_filter(durable_store: Store) -> None:
 
 
 @pytest.mark.promise("a popped task is leased")
-async def test_a_pop_that_is_never_settled_comes_back_though_there_is_no_worker(durable_store: Store) -> None:
+async def test_a_pop_that_is_never_settled_is_taken_back_without_a_worker(durable_store: Store) -> None:
     clock = VirtualClock(1_750_000_000 * SECOND)
     one = Queue(durable_store.backend, clock, visibility=30)
     two = Queue(durable_store.backend, clock, visibility=30)
@@ -272,7 +274,7 @@ async def test_a_pop_that_is_never_settled_comes_back_though_there_is_no_worker(
 
 
 @pytest.mark.promise("a worker in another process wakes")
-async def test_a_push_from_afar_wakes_a_worker(shared_store: Store) -> None:
+async def test_a_push_by_another_process_wakes_a_worker(shared_store: Store) -> None:
     # MySQL has no way to tell; where there is one, only a hint comes within the patience of this test.
     tq = TaskQ(shared_store.url, lease=240, poll_interval=1.0 if shared_store.name == "mysql" else 3600.0)
 
@@ -321,7 +323,7 @@ async def test_hosts_whose_clocks_differ_agree_about_leases_and_due_times(shared
             assert await delayed.result(within(40)) == 1
 
 
-async def test_an_outage_longer_than_the_lease_is_nobodys_crash(shared_store: Store) -> None:  # F20, B8
+async def test_an_outage_longer_than_the_lease_is_counted_as_no_crash(shared_store: Store) -> None:  # F20, B8
     lease = within(3.0)  # within so long of its return, every living worker has to be back
     given_up = asyncio.Event()
     tqs = [TaskQ(shared_store.url, **{**quick(), "lease": lease}) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Every backend that the contract suite runs on, and how a fresh, empty one is made.
+"""The stores of the contract suite, and how an empty one is made.
 
 One more backend is one more entry in ``STORES``: an async context manager that takes a folder of its own, gives a
 ``Store`` whose backend is open and empty, and cleans up. One that cannot be started here raises ``Unavailable``.

@@ -30,7 +30,7 @@ _empty: dict[str, bytes] = {}
 
 
 def prepared(path: Path) -> str:
-    """Put an empty migrated database there, unless there is one; return its URL. To make one takes ten times longer."""
+    """Put an empty migrated database there, unless there is one; return its URL. Only the first one is migrated."""
     url = f"sqlite:///{path}"
     if path.exists():
         return url
@@ -47,7 +47,7 @@ def prepared(path: Path) -> str:
 
 
 class Cli:
-    """Runs commands in a folder of their own."""
+    """Runs commands in a folder."""
 
     def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.home = home
@@ -62,7 +62,7 @@ class Cli:
         self.env = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def run(self, *args: str) -> tuple[int, str, str]:
-        """Run a command in this process, which is quicker than one of its own, through its real entry point."""
+        """Run a command in this process through the real entry point."""
         self.monkeypatch.setattr(sys, "argv", ["aiotaskq", *args])
         self.capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
@@ -81,7 +81,7 @@ class Cli:
         return done.returncode, done.stdout, done.stderr
 
     def out(self, *args: str) -> str:
-        """Run what succeeds, with nothing but warnings on standard error; return what it prints."""
+        """Run a command that must succeed, with at most warnings on standard error; return its output."""
         code, out, err = self.run(*args)
         said = [line for line in err.splitlines() if not line.startswith("warning: ")]
         assert (code, said) == (0, [])
@@ -91,7 +91,7 @@ class Cli:
         return json.loads(self.out(*args, "--json"))
 
     def fails(self, *args: str, code: int = 1) -> str:
-        """Run what fails, and return its one line."""
+        """Run a command that must fail; return its one line of standard error."""
         got, out, err = self.run(*args)
         assert (got, out) == (code, ""), err
         if code == 1:
@@ -161,7 +161,7 @@ class Terminal:
             return False
         try:
             data = os.read(self.fd, 65536)
-        except OSError:  # Linux says so when nobody has the other end any more
+        except OSError:  # on Linux, when the other end is closed
             return False
         self.drawn += data.decode(errors="replace")
         return bool(data)

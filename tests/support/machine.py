@@ -1,4 +1,4 @@
-"""How slow this machine is now. Every bound on a clock in a test is written for a quiet machine and scaled by this.
+"""The slowness of this machine: every bound on a clock in a test is written for a quiet machine and scaled by it.
 
 The first process of a run measures at its start, each process measures again between tests (``conftest.py``), and the
 slower answer counts. A test that can count the work instead (statements, wake-ups, calls) needs no bound.
@@ -16,11 +16,11 @@ CPU = 0.03
 START = 0.12
 LATE = 0.05
 MOST = 25.0
-"""A machine slower than that is out of order: tests may fail there."""
+"""The highest factor; on a slower machine tests may fail."""
 AGAIN = 10.0
 """Seconds after which a measurement is old."""
 VARIABLE = "TESTS_SLOWNESS"
-"""What a process of the run has measured, for those that it starts."""
+"""The environment variable that passes the factor to child processes."""
 
 
 def spin() -> tuple[float, float]:
@@ -47,7 +47,7 @@ def late() -> float:
 
 
 class Machine:
-    """What was measured, at the start of the run and lately."""
+    """The measurements at the start of the run and since."""
 
     def __init__(self) -> None:
         self.at_start = self.lately = float(os.environ.get(VARIABLE, "1"))
@@ -96,5 +96,5 @@ def working(seconds: float) -> float:
 
 
 def watchdog() -> float:
-    """Return how many seconds to wait for what must happen: far above what anything takes."""
+    """Return the seconds after which a wait for something certain is a failure."""
     return within(40.0)

@@ -1,6 +1,6 @@
 """A PostgreSQL connection pooler in transaction mode, as far as tests need one: each transaction on another connection.
 
-It leaves every connection as the last transaction did, and accepts whoever asks.
+It leaves every connection as the last transaction did, and accepts every client.
 """
 
 from __future__ import annotations

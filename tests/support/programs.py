@@ -1,4 +1,4 @@
-"""Programs of their own, as users write them: exits, forks and signals have to be real."""
+"""Python programs in processes of their own, for tests of exits, forks and signals."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Program:
         pytest.fail(f"never said {line!r}: {self.popen.communicate(timeout=watchdog())}")
 
     def stop(self) -> None:
-        """Whatever it does, end it; nothing is left of it."""
+        """Kill the program and its children."""
         kill_all_of(self.popen)
         self.popen.communicate()
 
@@ -74,7 +74,7 @@ class Program:
         self.popen.send_signal(number)
 
     def end(self, status: int = 0, stderr: str | tuple[str, ...] = "") -> list[str]:
-        """Return the lines that it has (still) said; it must end with this status, and this last line of stderr.
+        """Wait for the end; return the lines not read yet. The status and the last line of stderr must be these.
 
         Several lines: one of them is the last.
         """
@@ -88,7 +88,7 @@ class Program:
         return out.splitlines()
 
     def seconds_to_end(self, status: int = 0, stderr: str = "") -> float:
-        """Return how long it takes from now until it has ended."""
+        """Wait for the end; return the seconds from now until then."""
         start = time.monotonic()
         self.end(status, stderr)
         return time.monotonic() - start
@@ -96,7 +96,7 @@ class Program:
 
 @contextmanager
 def programs_in(folder: Path) -> Iterator[Callable[..., Program]]:
-    """Give what starts programs in the folder; in the end none is left."""
+    """Give a function that starts programs in the folder; all are killed at the end."""
     started: list[Program] = []
 
     def start(code: str, *args: str, **environment: str) -> Program:
@@ -112,7 +112,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks int
 
 
 def open_files(path: Path) -> int:
-    """How many files this process has open whose path begins so."""
+    """Return how many files this process has open whose path begins with ``path``."""
     count = 0
     for entry in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):

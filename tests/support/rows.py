@@ -1,4 +1,4 @@
-"""Tasks and schedules for the contract suite, made without any rule in between."""
+"""Tasks and schedules for tests of backends, made without the rules of ``core``."""
 
 from __future__ import annotations
 

