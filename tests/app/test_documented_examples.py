@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.documented import LEGACY
 from tests.support.programs import ROOT, Program, programs_in
 
 # The bodies of a user's old files, each replaced by one import line.
@@ -31,6 +32,7 @@ OLD_FILES = {
 # What the old scripts share.
 WORKERS = """
 import json, signal, sys, threading, time
+from tests.support.documented import LEGACY
 from tests.support.machine import within
 from app.core.message_queue import MemoryQueue, get_queue, push_task, pop_task, set_public, get_public, delete_public
 from app.core.scheduler import Scheduler, get_scheduler
@@ -313,43 +315,6 @@ print(len(done) + get_queue().get_queue_size())
     assert rows == [("every second", 3, 0), ("nightly", 0, 1), ("once", 0, 1)]
 
 
-# The guide's own tables, word for word as users have them.
-OLD_TABLES = """
-CREATE TABLE scheduler_task (
-    task_id VARCHAR(36) PRIMARY KEY,
-    name VARCHAR(255) NOT NULL,
-    task_type VARCHAR(100) NOT NULL,
-    params TEXT,
-    schedule_type VARCHAR(20) NOT NULL,
-    interval_seconds INT,
-    cron_expression VARCHAR(100),
-    execute_at BIGINT,
-    last_run_at BIGINT,
-    next_run_at BIGINT,
-    run_count INT DEFAULT 0,
-    max_runs INT DEFAULT 0,
-    enabled BOOLEAN DEFAULT TRUE,
-    created_at BIGINT NOT NULL,
-    updated_at BIGINT NOT NULL,
-    description TEXT
-);
-CREATE TABLE task_queue (
-    task_id VARCHAR(36) PRIMARY KEY,
-    task_type VARCHAR(100) NOT NULL,
-    params TEXT,
-    status VARCHAR(20) DEFAULT 'pending',
-    priority INT DEFAULT 0,
-    retry_count INT DEFAULT 0,
-    max_retries INT DEFAULT 3,
-    created_at BIGINT NOT NULL,
-    started_at BIGINT,
-    completed_at BIGINT,
-    error_message TEXT,
-    scheduler_task_id VARCHAR(36)
-);
-"""
-
-
 def test_an_existing_database_is_adopted_in_place(start: Callable[[str], Program], tmp_path: Path) -> None:
     now = int(time.time())
     schedules = [
@@ -360,7 +325,7 @@ def test_an_existing_database_is_adopted_in_place(start: Callable[[str], Program
         ("off", "interval", 60, None, None, now - 60, 9, 0, 0),
     ]
     with sqlite3.connect(tmp_path / "aiotaskq.db") as connection:
-        connection.executescript(OLD_TABLES)
+        connection.executescript(LEGACY)
         for name, kind, seconds, cron, at, due, runs, most, enabled in schedules:
             connection.execute(
                 "INSERT INTO scheduler_task VALUES (?, ?, 'work', ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?, 'old one')",

@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from aiotaskq.backends.base import OddRow
 from aiotaskq.errors import ValidationError
 from tests.backends.sql.migrations.legacy import (
-    LEGACY,
     NOW,
     NOW_S,
     ODD_SCHEDULES,
@@ -30,6 +29,7 @@ from tests.backends.sql.migrations.legacy import (
     row,
     upgrade,
 )
+from tests.support.documented import LEGACY
 from tests.support.logs import logged
 from tests.support.machine import within
 

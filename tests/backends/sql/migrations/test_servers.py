@@ -20,7 +20,8 @@ from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.core.task import Status
 from aiotaskq.errors import SchemaTooNew, ValidationError
 from aiotaskq.models import Base
-from tests.backends.sql.migrations.legacy import LEGACY, NOW, NOW_S, found
+from tests.backends.sql.migrations.legacy import NOW, NOW_S, found
+from tests.support.documented import LEGACY
 from tests.support.machine import within
 from tests.support.rows import LEASE, new
 from tests.support.servers import Server, mariadb, postgresql, postgresql_jit
