@@ -1,4 +1,4 @@
-"""What the ledgers and the final rows say about a run: lost, doubled, explained, stuck, refused, recovered when.
+"""Checks the ledgers and final rows of a run: lost, doubled, stuck and refused tasks, and the times of recovery.
 
 Pure functions: nothing here reads a file, a clock or a store. Instants are seconds of the ledger's clock.
 """
@@ -135,7 +135,7 @@ def stuck(rows: Iterable[Task]) -> list[str]:
 
 
 def fences(runs: Mapping[str, Sequence[Run]], rows: Mapping[str, Task]) -> list[str]:
-    """Deliveries of one task whose fences do not strictly rise, and results that are not the last delivery's."""
+    """Deliveries of a task whose fences do not rise strictly, and results that are not those of the last delivery."""
     found = []
     for task_id, mine in runs.items():
         for before, after in itertools.pairwise(mine):
@@ -162,7 +162,7 @@ def zombie_writes(lines: Iterable[Line], runs: Mapping[str, Sequence[Run]]) -> t
         newer = [run for run in runs.get(line.id, ()) if run.fence > line.fence and run.start < line.at]
         if not newer:
             continue
-        # A settlement is told after its commit, so a newer run alone does not make it late; a newer one that
+        # A settlement is reported after its commit, so a newer run alone does not make it late; a newer one that
         # started before this run had ended does.
         mine = [run for run in runs[line.id] if (run.fence, run.pid) == (line.fence, line.pid)]
         if line.what == "settled" and not any(run.end is None or newer[0].start < run.end for run in mine):
@@ -177,7 +177,7 @@ def zombie_writes(lines: Iterable[Line], runs: Mapping[str, Sequence[Run]]) -> t
 
 
 def duplicates(runs: Mapping[str, Sequence[Run]], harms: Sequence[Harm], *, slack: float) -> tuple[int, int, list[str]]:
-    """Count runs beyond the first that no outcome asked for, those that some harm explains, and tell of the others.
+    """Count runs beyond the first that no outcome asked for: those that a fault explains; the others are reported.
 
     A run explains the next one if its process was killed, paused or cut off before its outcome was committed.
     ``slack`` is how long before a run's start a harm may have ended: a process that is paused between claim and start
@@ -218,7 +218,7 @@ def executions(runs: Mapping[str, Sequence[Run]], ids: Collection[str], wanted: 
 def recovery(
     runs: Mapping[str, Sequence[Run]], harms: Iterable[Harm], rows: Mapping[str, Task]
 ) -> tuple[list[float], list[str]]:
-    """Seconds from each kill to the next start of every task that it interrupted; tells of those never restarted.
+    """Seconds from each kill to the next start of every task that it interrupted; reports those never restarted.
 
     A run that had come to its end may or may not have been committed when its process died; it counts only if the task
     was restarted. A task that has been given up (poison) need not be.

@@ -1,4 +1,4 @@
-"""What the chaos tests share: their second marker, and the tables of what came of them at the end of the run."""
+"""The second marker of the chaos tests, and the tables of their results at the end of the run."""
 
 from __future__ import annotations
 

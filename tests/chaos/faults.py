@@ -37,7 +37,7 @@ def replace(owner: Any, name: str, new: Any) -> None:
 
 
 def no_fence() -> None:
-    """A write asks for the status that was read, but not whose delivery it is."""
+    """A write checks the status that was read, but not the fence."""
 
     def holds(row: Any, change: Any) -> bool:
         return bool(row.status == change.before.status)
@@ -91,7 +91,7 @@ def deferred() -> None:
 def no_cas() -> None:
     """A schedule is advanced whatever became of it since it was read.
 
-    Derived task ids hide that for as long as the rows are kept: who finds it purges what has ended.
+    Derived task ids hide that for as long as the rows are kept: the scenario that finds it purges ended tasks.
     """
 
     def same(row: Any, _before: Any) -> bool:

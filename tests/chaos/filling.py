@@ -1,4 +1,4 @@
-"""Fills an SQL store with very many rows, and asks the database how it would carry out a claim among them."""
+"""Fills an SQL store with very many rows, and asks the database for the plan of a claim among them."""
 
 from __future__ import annotations
 

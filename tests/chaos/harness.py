@@ -270,7 +270,7 @@ class Fleet:
         return [p for p in self.alive() if p.pid in up]
 
     def signal(self, process: Process, number: signal.Signals) -> None:
-        """Send a signal; one that has just ended (which the nursery may not have told yet) hears nothing."""
+        """Send a signal; one that has just ended is skipped."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, number)
 

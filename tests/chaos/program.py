@@ -42,7 +42,7 @@ SETTLED = tuple(name for name in NAMES if name in ("completed", "retried", "fail
 
 
 class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What a process is told; durations in seconds."""
+    """The options of a process; durations in seconds."""
 
     name: str
     folder: str
@@ -71,7 +71,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     purge: bool = False
     """Scheduler: delete finished tasks at once."""
     end: str = ""
-    """Transactor: how its transaction ends, ``rollback`` or ``kill`` (after the commit, before anybody is told)."""
+    """Transactor: how its transaction ends, ``rollback`` or ``kill`` (after the commit, before any event)."""
     quiet: bool = False
     """Worker: no ledger lines for single tasks, so that memory and time are the package's own."""
 
@@ -88,7 +88,7 @@ def main(options: Options) -> int:
     logger.remove()
     logger.add(sys.stderr, level="WARNING", format="{time:HH:mm:ss.SSS} {level} {message}", diagnose=False)
     output("WARNING", to="loguru")
-    # It tells of each connection that was lost, with a traceback; those are lost on purpose here.
+    # It logs each lost connection with a traceback; here they are lost on purpose.
     logging.getLogger("sqlalchemy.pool").addHandler(logging.NullHandler())
     random.seed(f"{options.seed} {options.name}")
     role = {"worker": work, "producer": produce, "scheduler": schedule, "transactor": transact}[options.role]
@@ -106,7 +106,7 @@ def main(options: Options) -> int:
 def watch_errors(ledger: Ledger) -> None:
     """Write down each time that SQLite was locked in the middle of a transaction.
 
-    The package tries again, and nobody else would know; waiting at the beginning of one is as it should be.
+    The package tries again, so nothing else shows it; to wait at the beginning of a transaction is correct.
     """
 
     def failed(context: ExceptionContext) -> None:
@@ -150,7 +150,7 @@ async def work(options: Options, ledger: Ledger) -> int:
 
 
 async def tell_when_up(tq: TaskQ, ledger: Ledger) -> None:
-    """Write the line when the worker asks for tasks, so that nobody cuts off one that has not found its store yet."""
+    """Write the line when the worker asks for tasks, so that no worker is cut off before it has opened its store."""
     while (worker := tq._worker) is None or not worker._supply.running:
         await asyncio.sleep(0.01)
     ledger.write("boot", owner=worker._owner)
@@ -159,7 +159,7 @@ async def tell_when_up(tq: TaskQ, ledger: Ledger) -> None:
 def measure(tq: TaskQ, ledger: Ledger) -> None:
     """Write down what must not grow."""
     gc.collect()
-    # What the allocator keeps for the next peak nobody holds: it was 65 to 84 MB, after 20,000 tasks as after 300,000.
+    # Memory that the allocator keeps is no leak: it does not depend on the number of tasks.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -177,7 +177,7 @@ def measure(tq: TaskQ, ledger: Ledger) -> None:
 
 
 def register(tq: TaskQ, options: Options, ledger: Ledger) -> None:
-    """Register the handlers. Each returns the fence of its delivery, so that the row tells whose result it keeps."""
+    """Register the handlers. Each returns the fence of its delivery, so the row shows the delivery of its result."""
     handlers = Handlers(tq, ledger, options)
     for name in ("short", "blocking", "spinning", "killer", "cooperative", "stubborn", "thread", "zombie", "flaky"):
         tq.task(name=name, backoff=0.1)(getattr(handlers, name))
@@ -193,7 +193,7 @@ async def nothing(seconds: float = 0.0) -> None:
 
 
 async def failing(seconds: float = 0.0) -> None:
-    """Fail with a lot in the frame, which nobody may keep."""
+    """Fail with a large local variable, which must not be kept."""
     local = bytearray(100_000)
     inner: list[Any] = [local]
     inner.append(inner)  # a cycle: only the collector can free it
@@ -389,7 +389,7 @@ async def schedule(options: Options, ledger: Ledger) -> int:
 
 
 async def transact(options: Options, ledger: Ledger) -> int:
-    """Push one task in a transaction of its own making, hold that for a while, and end it as told."""
+    """Push one task in a transaction of its own making, hold it for a while, and end it as the options say."""
     engine = create_async_engine(parse_url(options.url, ASYNC_DRIVERS))
     tq = make(options)
     task_id = f"{options.name}-0"

@@ -1,4 +1,4 @@
-"""The scenarios of the table "must hold": each does its harm to an empty store and returns what came of it.
+"""The scenarios of the table "must hold": each injects its faults and returns a report.
 
 The defaults are the full size of the table; ``sizes.py`` says what the two-minute profile makes of them.
 """
@@ -105,7 +105,7 @@ async def producers(
     batch: int = 3,
     **common: Any,
 ) -> Report:
-    """Every producer is killed in the middle and started again: it repeats the pushes whose outcome it never saw."""
+    """Every producer is killed in the middle and started again: it repeats the pushes whose outcome is unknown."""
     async with Fleet(place, folder, "producers", **common) as fleet:
         await fleet.start("worker", 2)
         options = {"count": tasks, "rate": rate, "batch": batch, "seconds": (0.0, 0.01)}
@@ -145,7 +145,7 @@ async def pauses(
 ) -> Report:
     """Workers are stopped (SIGSTOP) for three leases and go on as zombies that write all they can.
 
-    Handlers run for more than two leases: when the zombie wakes up, its task runs elsewhere, and only the fence tells.
+    Handlers run for more than two leases: when such a worker continues, its task runs elsewhere; only its fence tells.
     """
     async with Fleet(place, folder, "pauses", concurrency=slots, **common) as fleet:
         if place.name == "mysql":
@@ -163,10 +163,10 @@ async def pauses(
             alive = fleet.alive()
             known = runs_of(fleet.lines())
             if sum(any(run.committed for run in runs) for runs in known.values()) >= tasks:
-                break  # nobody will be at work any more
+                break  # no worker is left
             at_work = {run.pid for runs in known.values() for run in runs if run.end is None}
             victims = [each for each in await fleet.expendable(alive) if each.pid in at_work]  # others make no zombies
-            if victims and len(alive) > 1:  # somebody has to take over
+            if victims and len(alive) > 1:  # one worker must take over
                 paused.append(asyncio.create_task(fleet.pause(fleet.chance.choice(victims), pause)))
                 await asyncio.sleep(0.5)  # by then it is known whether there was still a process to be stopped
                 if paused[-1].done() and not paused[-1].result():

@@ -1,4 +1,4 @@
-"""Scenarios of schedules: many schedulers without a leader, killed, cut off, late, with clocks that are wrong."""
+"""Scenarios of schedules: many schedulers without a leader that are killed, cut off or late, or have wrong clocks."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ async def schedulers(
 
 @contextlib.asynccontextmanager
 async def lonely_scheduler(fleet: Fleet, seconds: float) -> AsyncIterator[None]:
-    """One scheduler whose packets are swallowed in the middle half of the time."""
+    """One scheduler whose packets are dropped during the middle half of the time."""
     if fleet.place.server is None or fleet.place.schedules is not None:
         yield
         return

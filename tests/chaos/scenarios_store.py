@@ -1,4 +1,4 @@
-"""More scenarios of the table "must hold": what the store goes through, grows to, and shares with its callers."""
+"""Scenarios of the store: restarts, cut connections, many rows, transactions of callers."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ async def unknown_outcomes(
         await fleet.start("worker", 2)
         options = {"count": tasks, "rate": rate, "seconds": (0.0, 0.01), "batch": 1}
         (producer,) = await fleet.start("producer", url=place.through(proxy.port), **options)
-        while not any(line.what == "ack" for line in fleet.lines()):  # a program whose store is away does not start
+        while not any(line.what == "ack" for line in fleet.lines()):  # a program needs its store to start
             await asyncio.sleep(0.05)
         for number in range(cuts):
             seen = proxy.cuts

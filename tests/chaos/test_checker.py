@@ -1,4 +1,4 @@
-"""The checker against forged ledgers: it sees each kind of fault, and nothing where there is none."""
+"""The checker on forged ledgers: it finds each kind of fault, and none in a correct ledger."""
 
 from __future__ import annotations
 

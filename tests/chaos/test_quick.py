@@ -33,7 +33,7 @@ async def test_quick(
     alone = [each for each in QUICK if name in WHERE[each] and each.__name__ == "restarts"]
     together = [each for each in QUICK if name in WHERE[each] and each not in alone]
     came = await asyncio.gather(*map(run, together), return_exceptions=True)  # each gets to its end
-    # What takes the server away from everybody comes last.
+    # Scenarios that stop the server come last.
     came += await asyncio.gather(*map(run, alone), return_exceptions=True)
     if failed := [each for each in came if isinstance(each, BaseException)]:
         raise BaseExceptionGroup("scenarios failed", failed)
