@@ -123,6 +123,7 @@ TARGETS = [
         ],
     ),
     Target("runtime/worker/buffer.py", [("tests/runtime/worker/test_buffer.py",), WORKER]),
+    Target("runtime/worker/quarantine.py", [("tests/runtime/worker/test_quarantine.py",), WORKERS_DEATHS]),
     Target(
         "runtime/worker/heartbeat.py",
         [

@@ -138,7 +138,7 @@ class Metrics:
 
     def _occupancy(self) -> Occupancy:
         worker = self._tq()._worker
-        return Occupancy(0) if worker is None else worker.held.occupancy()
+        return Occupancy(0) if worker is None else worker.occupancy()
 
     # ---- listening ----
 

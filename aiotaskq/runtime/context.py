@@ -21,8 +21,8 @@ class SnoozeRequested(Exception):
         self.delay = delay
 
 
-class Runner(Protocol):
-    """Who runs a task: the worker, as its handlers reach it."""
+class TaskHost(Protocol):
+    """What the context of a task needs of the worker that runs it."""
 
     loop: asyncio.AbstractEventLoop
 
@@ -38,7 +38,7 @@ class TaskContext(msgspec.Struct, eq=False):
 
     task: Task
     """The frozen task as it was claimed; ``task.fence`` tells this delivery from others."""
-    _runner: Runner
+    _host: TaskHost
     cancel_requested: bool = False
     """Whether somebody asked the task to stop; an ``async def`` handler is cancelled besides."""
     completed: bool = False
@@ -49,7 +49,7 @@ class TaskContext(msgspec.Struct, eq=False):
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:
-        return self._runner.loop  # a `def` handler runs in a thread
+        return self._host.loop  # a `def` handler runs in a thread
 
     async def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
         """Store how far the task is, for ``handle.progress()``. Raises LeaseLost when it is no longer this worker's."""
@@ -58,7 +58,7 @@ class TaskContext(msgspec.Struct, eq=False):
             value["total"] = check_int("total", total, 0)
         if message is not None:
             value["message"] = clip(str(message)[:500])
-        if not await self._runner.report(self.task, value):
+        if not await self._host.report(self.task, value):
             raise LeaseLost(f"task {self.task.task_id} is no longer run here; stop working on it")
 
     def snooze(self, seconds: float) -> None:
@@ -76,7 +76,7 @@ class TaskContext(msgspec.Struct, eq=False):
         Raises LeaseLost when the task is no longer this worker's: roll back then. Raises NotSupported where the store
         is not SQL, ValidationError for another database's session or a result that cannot be stored.
         """
-        if not await self._runner.complete(self.task, session, result):
+        if not await self._host.complete(self.task, session, result):
             raise LeaseLost(f"task {self.task.task_id} is no longer run here; roll back what was done for it")
         self.completed = True
 

@@ -1,25 +1,17 @@
-"""What runs when a task runs: the registered functions, found by name, called in the loop, a thread or a process."""
+"""The registered functions that run tasks: how a registration is checked, and which params fit."""
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import difflib
 import functools
-import importlib
 import inspect
-import os
-import signal
 import traceback
 import typing
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import msgspec
 
-from aiotaskq.concurrency.daemon_threads import DaemonThreads
 from aiotaskq.core.outcome import Backoff
 from aiotaskq.core.task import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.errors import UnknownHandler, ValidationError
@@ -185,78 +177,3 @@ def misfit(error: TypeError, handler: Handler, params: Mapping[str, Any]) -> str
     except TypeError as wrong:
         return f"{handler.name}() {wrong}"
     return None
-
-
-# In a thread or a process of its own these end no program and no loop: sys.exit() of an old script is a failure.
-ENDINGS = (StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit)
-
-
-def _failure(error: BaseException) -> RuntimeError:
-    return RuntimeError(f"the handler raised {type(error).__name__}: {error}")
-
-
-def _guarded(function: Callable[..., Any], params: Mapping[str, Any]) -> Any:
-    try:
-        return function(**params)
-    except ENDINGS as error:
-        raise _failure(error) from None
-
-
-def _ignore_ctrl_c() -> None:
-    # A terminal's Ctrl-C reaches the processes of handlers, too; but the worker decides what ends, and when.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _in_process(module: str, qualname: str, params: dict[str, Any]) -> Any:
-    found: Any = importlib.import_module(module)
-    for name in qualname.split("."):
-        found = getattr(found, name)
-    return _guarded(inspect.unwrap(found), params)
-
-
-class Executors:
-    """Where a worker's handlers run; threads and processes are made when the first handler needs one."""
-
-    def __init__(self, concurrency: int) -> None:
-        self._concurrency = concurrency
-        self._threads: DaemonThreads | None = None
-        self._processes: ProcessPoolExecutor | None = None
-
-    def start(self, handler: Handler, params: Mapping[str, Any]) -> Future[Any]:
-        """Start a ``def`` handler in a thread (with the context of the caller) or a process; return its future."""
-        if handler.executor == "process":
-            if self._processes is None:
-                import multiprocessing
-
-                # Spawn: a fork of a process with threads may hang.
-                spawn = multiprocessing.get_context("spawn")
-                # All of them are started at once, so there are no more than can work at once.
-                size = min(self._concurrency, os.cpu_count() or 1)
-                self._processes = ProcessPoolExecutor(size, mp_context=spawn, initializer=_ignore_ctrl_c)
-            # By name: under the function's name its module holds the decorated one, which the child finds again.
-            where = (handler.function.__module__, handler.function.__qualname__)
-            try:
-                return self._processes.submit(_in_process, *where, dict(params))
-            except BrokenProcessPool:
-                self.renew_processes()
-                raise
-        if self._threads is None:
-            # Not those of concurrent.futures: a handler that never returns must not keep the process from ending.
-            self._threads = DaemonThreads(self._concurrency, "aiotaskq-handler")
-        return self._threads.submit(contextvars.copy_context().run, _guarded, handler.function, params)
-
-    def renew_processes(self) -> None:
-        """Forget a pool in which a process died: it takes no more work."""
-        self._processes = None
-
-    async def close(self, wait: bool) -> None:
-        """End idle threads and processes; with ``wait``, until the processes have ended, at most 5 s."""
-        threads, processes, self._threads, self._processes = self._threads, self._processes, None, None
-        if processes is not None:
-            # In a thread of ours: one that the interpreter waits for could keep it from ending.
-            ended = asyncio.wrap_future(
-                DaemonThreads(1, "aiotaskq-ending").submit(processes.shutdown, wait, cancel_futures=True)
-            )
-            await asyncio.wait({ended}, timeout=5)
-        if threads is not None:
-            threads.shutdown(wait=False)

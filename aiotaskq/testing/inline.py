@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -11,17 +10,15 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.url import REHEARSAL
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.schedule import instant
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import TaskFailed
-from aiotaskq.runtime.context import TaskContext
-from aiotaskq.runtime.worker.execution import Running
 from aiotaskq.runtime.worker.worker import Worker
 from aiotaskq.testing.harness import DEFAULTS, PushCall, Rig, RunCall, seconds
 from aiotaskq.testing.kit import START
 from aiotaskq.testing.override import override
 from aiotaskq.testing.recorder import Pushes
 
-NOBODY = "aiotaskq.inline"  # the queue of the worker that lends its rules: it is to take nothing by itself
+INLINE = "aiotaskq.inline"  # the queue of the worker, which claims nothing by itself, and the owner of claims
 MANY = 10_000  # tasks claimed at a time
 
 
@@ -40,7 +37,7 @@ class Inline(Rig):
         self._claimed: dict[str, Task] = {}  # those that have not begun
 
     async def _start(self) -> None:
-        running = self.tq.running(1, queues=[NOBODY], scheduler=False, workers=True, drain=0, grace=1)
+        running = self.tq.running(1, queues=[INLINE], scheduler=False, workers=True, drain=0, grace=1)
         await self._stack.enter_async_context(running)
 
     async def push(self, tasks: list[Task], call_next: PushCall) -> list[Task]:
@@ -76,7 +73,7 @@ class Inline(Rig):
                 await self._claim()
             if (task := self._claimed.pop(task_id, None)) is not None:
                 self._errors.pop(task_id, None)
-                await self._run_in(task)
+                await self._worker.settle(task, await self._worker.runner.run(task))
             elif row.status is Status.PENDING and row.retry_count and self._retries and row.run_at > self.clock.now():
                 await self.clock.advance(seconds(row.run_at - self.clock.now()))
             else:
@@ -87,33 +84,13 @@ class Inline(Rig):
 
     async def _claim(self) -> None:
         """Claim all that is due: a store does not hand out a certain task."""
-        worker, now = self._worker, self.clock.now()
-        lease = now + int(worker._lease * SECOND) if self.tq._backend.shared else None
-        for task in await self.tq._backend.claim(NOBODY, now, MANY, lease_until=lease):
-            worker._keeper.hold((task.task_id, task.fence), self.clock.ticks())
+        for task in await self._worker.claim(INLINE, MANY):
             self._claimed[task.task_id] = task
 
     @property
     def _worker(self) -> Worker:
         assert self.tq._worker is not None
         return self.tq._worker
-
-    async def _run_in(self, task: Task) -> None:
-        """What the worker does for a run, but for waiting until others have ended, too, before it is written."""
-        worker = self._worker
-        context = TaskContext(task, worker)
-        running = worker._running[task.task_id] = Running(task, context, asyncio.current_task(), begun=True)
-        try:
-            outcome = await worker.runner.run(running)
-        finally:
-            del worker._running[task.task_id]
-            running.take_back()
-        if context.completed:
-            await worker._supply.put_completed(task, outcome)
-            await self.clock.settle()
-        elif outcome is not None:
-            after = await self.tq.queue.settle(task, outcome, then=worker._follow_ups)
-            worker._told_of_the_end(task, outcome, after)
 
 
 @contextlib.contextmanager

@@ -86,7 +86,7 @@ async def test_a_worker_that_cannot_renew_stops_its_handlers_and_claims_nothing(
         assert worker is not None
         first = await long.push()
         await eventually(lambda: runs)
-        keeper: Any = worker._keeper._backend
+        keeper: Any = worker._heartbeat._backend
         renew = keeper.heartbeat
 
         async def refused(*_: Any) -> Any:
@@ -98,7 +98,7 @@ async def test_a_worker_that_cannot_renew_stops_its_handlers_and_claims_nothing(
         second = await short.push()
         assert await tq._backend.claim("nobody", tq._clock.now(), 0) == []
         for _ in range(5):
-            await worker._supply._round()
+            await worker._fetcher._round()
         assert await second.status() is Status.PENDING, "claimed while its leases were not trusted"
         keeper.heartbeat = renew
         del keeper.ping
@@ -351,7 +351,7 @@ async def test_an_outage_longer_than_the_lease_is_counted_as_no_crash(shared_sto
         for tq in tqs:
             worker = tq._worker
             assert worker is not None
-            for backend in (tq._backend, worker._keeper._backend):
+            for backend in (tq._backend, worker._heartbeat._backend):
                 for verb in ("claim", "update", "heartbeat", "overdue", "ping", "cancelling", "get"):
                     setattr(backend, verb, away)
                     cut.append((backend, verb))

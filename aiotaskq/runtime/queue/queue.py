@@ -37,6 +37,7 @@ from aiotaskq.errors import DatabaseUnavailable, LeaseLost, NotFound, ResultTime
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import StepLog
 from aiotaskq.runtime.events import Events
+from aiotaskq.runtime.owner import fresh_owner
 from aiotaskq.runtime.queue.bulk import RETRYABLE, count_all, counted, ended_before, purge_all, retry_all, statuses
 from aiotaskq.runtime.queue.bulk import Stats as Stats
 from aiotaskq.runtime.queue.capacity import Bound
@@ -48,7 +49,6 @@ from aiotaskq.runtime.queue.reaper import Reaper
 from aiotaskq.runtime.queue.unacked import OpenPops
 from aiotaskq.runtime.queue.waiters import Waiting
 from aiotaskq.runtime.task_log import log_outcome
-from aiotaskq.runtime.worker.heartbeat import fresh_owner
 
 REAP_INTERVAL = 15.0  # seconds between two looks for them, at most
 

@@ -9,8 +9,8 @@ from aiotaskq.concurrency.clock import Clock, SystemClock
 from aiotaskq.core.outcome import POP_OWNER, Expired, Life, Outcome, Released, lease_over, owner_of, uncounted
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.runtime.events import Events
+from aiotaskq.runtime.owner import life_of
 from aiotaskq.runtime.task_log import log_outcome
-from aiotaskq.runtime.worker.heartbeat import life_of
 
 LIMIT = 500  # overdue tasks settled in one round
 

@@ -1,1 +1,1 @@
-"""The worker: fetches tasks, runs their handlers, settles them."""
+"""The worker: fetches tasks, runs their handlers, writes their outcomes."""

@@ -1,4 +1,4 @@
-"""What goes into a worker and comes out: claims tasks for its slots, and writes what they came to, in one exchange."""
+"""Claims tasks for the free slots of a worker and writes the outcomes of its runs, both in one transaction a round."""
 
 from __future__ import annotations
 
@@ -6,86 +6,88 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Protocol
 
 from aiotaskq.backends.base import READY, Backend, Change
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import MAX_BACKOFF, Service
 from aiotaskq.concurrency.wakeup import Arrivals, LoopWakeup, Wakeup
-from aiotaskq.core.outcome import Backoff, Completed, Failed, Outcome, Released, settle, unstorable
+from aiotaskq.core.outcome import Completed, Failed, Outcome, Released, settle, unstorable
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.log import log, named
 from aiotaskq.runtime.queue.queue import Queue
-from aiotaskq.runtime.worker.buffer import Inbox
-from aiotaskq.runtime.worker.heartbeat import TRY_WITHIN, LeaseKeeper
-from aiotaskq.runtime.worker.prefetch import HORIZON, MOST
+from aiotaskq.runtime.worker.buffer import Buffer
+from aiotaskq.runtime.worker.execution import Execution
+from aiotaskq.runtime.worker.heartbeat import TRY_WITHIN, Heartbeat
+from aiotaskq.runtime.worker.prefetch import HORIZON, MOST, Prefetch
 
-STALLED = 250_000  # ticks for which a claimed task may wait for a slot before others shall have it
-LULL = 0.005  # seconds without a hint before a store is asked when its next task becomes due
+STALLED = 250_000  # ticks for which a claimed task may wait for a slot before it is given back
+LULL = 0.005  # seconds without a hint before the store is asked when its next task becomes due
 NEVER_STARTED = "never started"
 
 
-class Supply:
-    """Fills a worker's inbox and empties its outbox; one round is one transaction.
+class Consumer(Protocol):
+    """What a fetcher needs of the worker whose slots it fills. All of it is called on the worker's loop."""
 
-    What a handler came to is kept until the store has taken it, for as long as that takes: the fence tells whether it
-    was still ours to write. Whoever runs next does not wait for that, so that quick tasks are written by the hundred.
+    owner: str
+    queues: tuple[str, ...] | None
+    """The queues to claim from; None for every queue that is not paused."""
+    concurrency: int
+    lease: float
+    poll_interval: float
+    executions: dict[str, Execution]
+    """What runs, by task id: each has a slot."""
+
+    def start_run(self, task: Task) -> None:
+        """Run a task in a free slot."""
+
+    def admit(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Return the claimed tasks that may be buffered; the others are given back by then."""
+
+    def settled(self, task: Task, outcome: Outcome, after: Task | None) -> None:
+        """Tell that the outcome of a task is written; ``after`` is the task now, None if it was lost."""
+
+    def follow_ups(self, after: Task) -> tuple[Task, ...]:
+        """Return the tasks to push in the transaction that writes this ended task."""
+
+    def look_idle(self) -> None:
+        """Look whether anything runs or is to be written: a round has ended."""
+
+
+class Fetcher:
+    """Fills a worker's buffer and slots, and empties its outbox.
+
+    The outcome of a run stays in the outbox until the store has written or refused it, however long that takes: the
+    fence tells whether the task was still this worker's. The slot does not wait for it, so that the outcomes of many
+    quick tasks are written in one transaction.
     """
 
-    def __init__(
-        self,
-        queue: Queue,
-        backend: Backend,
-        clock: Clock,
-        inbox: Inbox,
-        keeper: LeaseKeeper,
-        *,
-        owner: str,
-        queues: Sequence[str] | None,
-        concurrency: int,
-        lease: float | None,
-        poll_interval: float,
-        accept: Callable[[Sequence[Task], int], None],
-        backoff: Callable[[Task], Backoff],
-        follow_ups: Callable[[Task], tuple[Task, ...]],
-        told: Callable[[Task, Outcome, Task | None], None],
-        rested: Callable[[], None],
-    ) -> None:
-        """Wire it; durations in seconds, ``lease`` None where the store knows none.
-
-        ``accept`` is called with the tasks that were claimed, and the clock's ticks before that; ``told`` with a task,
-        what it came to, and what it is now, None if it was no longer this worker's; ``rested`` at the end of each
-        round.
-        """
+    def __init__(self, worker: Consumer, queue: Queue, backend: Backend, clock: Clock, heartbeat: Heartbeat) -> None:
+        self._worker = worker
         self._queue = queue
         self._backend = backend
         self._clock = clock
-        self._inbox = inbox
-        self._keeper = keeper
-        self._owner = owner
-        self._queues = queues
-        self._concurrency = concurrency
-        self._lease = None if lease is None else int(lease * SECOND)
-        self._poll_interval = poll_interval
-        self._accept = accept
-        self._backoff = backoff
-        self._follow_ups = follow_ups
-        self._told = told
-        self._rested = rested
-        self._ended: list[tuple[Task, Outcome]] = []
+        self._heartbeat = heartbeat
+        self._executions = worker.executions
+        self._concurrency = worker.concurrency
+        self._lease = int(worker.lease * SECOND) if backend.shared else None
+        self.buffer = Buffer()
+        """What is claimed and waits for a slot. Only the fetcher changes it."""
+        self._prefetch = Prefetch()
+        self._outbox: list[tuple[Task, Outcome]] = []
+        self._unwritten = 0  # outcomes in the outbox or in a round
         self._closed = False
+        self._paused = False
         self._in_round = False
         self._stopped = False
-        self._over = asyncio.Event()
-        self._sentinel: asyncio.Task[Any] | None = None
-        self._coming = 0  # slots that are kept for what comes with a push
-        self._missed = False  # whether a round has found them kept, and may have been for what comes after that
+        self._reserved = 0  # slots for which a push under way may claim
+        self._missed = False  # whether a round has left out reserved slots, which may stay free
         self._hinted = False
         self._lull = False
         self._stop_listening: Callable[[], None] = lambda: None
         self._arrivals: Arrivals | None = None
-        most = MAX_BACKOFF if lease is None else lease * TRY_WITHIN
+        most = worker.lease * TRY_WITHIN if backend.shared else MAX_BACKOFF
         self._service = Service("fetcher", self._round, clock, most, self._make_wakeup)
 
     @property
@@ -99,19 +101,17 @@ class Supply:
         return self._service.running
 
     @property
-    def cancelled(self) -> bool:
-        """Whether every coroutine was cancelled, as when the loop ends."""
-        return self._sentinel is not None and (self._sentinel.cancelling() > 0 or self._sentinel.cancelled())
+    def unwritten(self) -> int:
+        """How many outcomes are not written yet."""
+        return self._unwritten
 
     @property
     def busy(self) -> bool:
-        """Whether something is to be written, or a round is under way, which may bring tasks."""
-        return self._in_round or self._coming > 0 or self._inbox.unwritten > 0
+        """Whether an outcome is to be written, or a round or a push is under way, which may bring tasks."""
+        return self._in_round or self._reserved > 0 or self._unwritten > 0
 
     async def start(self) -> None:
         """Start claiming and writing in the running loop."""
-        # Nobody else cancels it: one that works is cancelled by each of its own timeouts, for a moment.
-        self._sentinel = asyncio.create_task(self._over.wait(), name="aiotaskq-sentinel")
         await self._service.start()
         if self._arrivals is None:
             self._stop_listening = self._backend.hints.listen(self.wake, READY)
@@ -119,40 +119,96 @@ class Supply:
             self._queue.takers.append(self)
 
     def _make_wakeup(self) -> Wakeup:
-        self._arrivals = self._backend.arrivals(self._queues)
+        self._arrivals = self._backend.arrivals(self._worker.queues)
         return LoopWakeup() if self._arrivals is None else self._arrivals
 
     def wake(self, *_hint: object) -> None:
-        """Look now: a hint, from any thread."""
+        """Start a round now; callable from any thread."""
         self._hinted = True
         self._service.wake()
 
+    def close(self) -> None:
+        """Claim no more, and give back what has not started. Outcomes are still written."""
+        self._closed = True
+        self._stop_listening()
+        with contextlib.suppress(ValueError):
+            self._queue.takers.remove(self)
+        self.give_back(NEVER_STARTED)
+        self._service.wake()  # not after the back-off of a store that was away: the time to stop is short
+
+    async def stop(self, seconds: float) -> None:
+        """Stop writing, too; a round that is under way may take so long to end."""
+        self._stopped = True
+        await self._service.stop(seconds)
+
+    # ---- slots and buffer ----
+
+    def freed(self, ticks: int, took: int) -> None:
+        """Fill the slot of a run that has ended at ``ticks`` of the clock, after ``took`` ticks."""
+        self._prefetch.took(took)
+        self.buffer.moved = ticks
+        self._fill()
+
+    def _fill(self) -> None:
+        buffer, executions = self.buffer, self._executions
+        while buffer and len(executions) < self._concurrency and not self._paused:
+            self._worker.start_run(buffer.popleft())
+
+    def pause(self) -> None:
+        """Give back what has not started; claim nothing and start nothing until ``resume``."""
+        self._paused = True
+        self.give_back(NEVER_STARTED)
+
+    def resume(self) -> None:
+        """Claim and start tasks again; idempotent."""
+        self._paused = False
+        self._fill()
+        self.wake()
+
+    def take(self, which: Callable[[Task], bool] = lambda _task: True) -> list[Task]:
+        """Take the tasks for which ``which`` is true out of the buffer."""
+        return self.buffer.take(which)
+
+    def give_back(self, reason: str, keep: int = 0) -> None:
+        """Give back what is buffered, but for the first ``keep`` tasks."""
+        for task in self.buffer.take_last(keep):
+            self.put(task, Released(reason))
+
+    def _accept(self, tasks: Sequence[Task], since: int) -> None:
+        """Take in tasks that were claimed at ``since`` ticks of the clock."""
+        if self._lease is not None:
+            for task in tasks:
+                self._heartbeat.hold((task.task_id, task.fence), since)
+        if self._closed or self._paused:
+            for task in tasks:
+                self.put(task, Released(NEVER_STARTED))
+            return
+        if not self.buffer:
+            self.buffer.moved = self._clock.ticks()
+        self.buffer.extend(self._worker.admit(tasks))
+        self._fill()
+
+    # ---- outcomes ----
+
     def put(self, task: Task, outcome: Outcome) -> None:
-        """Have written what became of a task. On the loop."""
-        self._inbox.unwritten += 1
-        if not self._ended:  # what follows goes with it; and where the store is away, its return is not asked for each
+        """Have the outcome of a task written; called on the loop."""
+        self._unwritten += 1
+        if not self._outbox:  # later ones are written with it
             self._service.wake()
-        self._ended.append((task, outcome))
+        self._outbox.append((task, outcome))
 
-    def _done(self, task: Task, outcome: Outcome, after: Task | None) -> None:
-        self._inbox.written(task)
-        self._told(task, outcome, after)
+    async def confirm(self, task: Task, outcome: Outcome | None) -> Outcome | None:
+        """Return what is to be written for a task whose handler has called ``complete(session=…)``; None for nothing.
 
-    async def put_completed(self, task: Task, outcome: Outcome | None) -> None:
-        """A handler has completed its task in its own transaction: the row tells whether that was committed."""
+        Its row says whether the handler's transaction was committed; if not, ``outcome`` is what came of the run.
+        """
         row = await self._read(task)
         if row is not None and (row.status, row.fence) == (Status.COMPLETED, task.fence):
-            if isinstance(outcome, Failed):
+            if isinstance(outcome, Failed) and outcome.cause is not None:
                 log.warning("{} had completed when its handler raised", named(task), cause=outcome.cause)
-            self._inbox.forget(task)
-            self._told(task, Completed(row.result), row)
-        elif isinstance(outcome, Completed):
-            why = "complete(session=…): its transaction was not committed"
-            self.put(task, Failed(why, True, self._backoff(task), random.random()))
-        elif outcome is not None:
-            self.put(task, outcome)
-        else:
-            self._inbox.forget(task)
+            self._worker.settled(task, Completed(row.result), row)
+            return None
+        return outcome
 
     async def _read(self, task: Task) -> Task | None:
         failures = 0
@@ -165,58 +221,42 @@ class Supply:
                 failures += 1
                 await self._clock.sleep(min(2.0, 0.05 * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0))
 
-    def close(self) -> None:
-        """Claim no more, and give back what was not started; what ends is still written."""
-        self._closed = True
-        self._stop_listening()
-        with contextlib.suppress(ValueError):
-            self._queue.takers.remove(self)
-        for task in self._inbox.take():
-            self.put(task, Released(NEVER_STARTED))
-        self._service.wake()  # what waits for a store that was away: there is not all the time that a back-off takes
-
-    async def stop(self, seconds: float) -> None:
-        """Write no more either; a round that runs may take so long to end."""
-        self._stopped = True
-        await self._service.stop(seconds)
-        self._over.set()
-
     # ---- what is pushed in this process ----
 
     @property
     def wants(self) -> bool:
-        """Whether slots wait, and no round is under way that could bring them tasks."""
-        return not self._in_round and self._slots > 0 and self._service.here and self._room(True) > 0
+        """Whether slots are free, and no round is under way that could fill them."""
+        return not self._in_round and self._free > 0 and self._service.here and self._room(True) > 0
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         """Push tasks, and claim for the free slots in the same transaction."""
         room = self._room(True)
-        self._coming += room
+        self._reserved += room
         since, now = self._clock.ticks(), self._clock.now()
         try:
             stored, claimed = await self._queue.claims.push_and_claim(
-                tasks, self._owner, now, room, queues=self._queues, lease_until=self._lease_from(now)
+                tasks, self._worker.owner, now, room, queues=self._worker.queues, lease_until=self._lease_from(now)
             )
         except BaseException:
-            self._arrived(room)
+            self._unreserve(room)
             raise
-        # Later, so that each is told as pushed before it is told as started.
-        asyncio.get_running_loop().call_soon(self._take, claimed, since, room)
+        # Later, so that listeners hear of each push before they hear of its start.
+        asyncio.get_running_loop().call_soon(self._take_pushed, claimed, since, room)
         return stored
 
-    def _take(self, tasks: Sequence[Task], since: int, room: int) -> None:
+    def _take_pushed(self, tasks: Sequence[Task], since: int, room: int) -> None:
         if self._stopped:
             self._queue.claims.give_back(tasks)
         else:
             self._accept(tasks, since)
-        self._arrived(room)
+        self._unreserve(room)
 
-    def _arrived(self, room: int) -> None:
-        self._coming -= room
+    def _unreserve(self, room: int) -> None:
+        self._reserved -= room
         if self._missed:
             self._missed = False
             self._service.wake()
-        self._rested()
+        self._worker.look_idle()
 
     # ---- one round ----
 
@@ -226,18 +266,15 @@ class Supply:
             return await self._exchange()
         finally:
             self._in_round = False
-            self._inbox.hurry()
-            self._rested()
+            self._worker.look_idle()
 
     async def _exchange(self) -> float:
-        if self._inbox.narrow:
-            self._give_back(0)
-        else:
-            self._give_back_what_waits()
-        if self._ended and len(self._inbox):
-            await self._while_quick()
-        ended, self._ended = self._ended, []
-        self._missed = self._coming > 0
+        if self.buffer:
+            self._give_back_surplus()
+            if self._outbox:
+                await self._while_quick()
+        ended, self._outbox = self._outbox, []
+        self._missed = self._reserved > 0
         hinted, self._hinted = self._hinted, self._hinted and self._missed  # kept for the claim that gets the room
         room = self._room(bool(ended))
         if self._arrivals is not None:
@@ -252,121 +289,117 @@ class Supply:
         changes = [self._change(task, outcome, now) for task, outcome in ended]
         try:
             held, tasks = await self._queue.claims.exchange(
-                changes, self._owner, now, room, queues=self._queues, lease_until=self._lease_from(now)
+                changes, self._worker.owner, now, room, queues=self._worker.queues, lease_until=self._lease_from(now)
             )
-        except (DatabaseUnavailable, asyncio.CancelledError):  # cancelled: the store does not answer, and we stop
-            self._ended[:0] = ended
+        except (DatabaseUnavailable, asyncio.CancelledError):  # cancelled: the worker stops, and waits no longer
+            self._outbox[:0] = ended
             raise
         except Exception:
             if not ended:
                 raise
-            await self._write_each(ended)  # an error of one must not fail the others
+            await self._write_each(ended)  # the error of one outcome must not fail the others
             return 0.0
         if tasks:
             self._accept(tasks, since)
         if ended:
-            await self._tell(ended, changes, held)
+            await self._written(ended, changes, held)
         if len(tasks) == room:
-            # A suspect that has just ended has kept others out: nothing else tells that there is room now.
-            return 0.0 if not room and self._room(False) else self._pause()
+            return self._pause()
         if self._arrivals is not None:
             self._arrivals.wanted = True
         if not self._backend.grouped:
             return await self._until_due(now)
-        # While tasks come and go it does not pay to ask when the next becomes due: each hint is followed by a claim.
+        # While hints come, each is followed by a claim: only after a lull is the next due time worth a query.
         self._lull = True
-        return min(LULL, self._poll_interval)
+        return min(LULL, self._worker.poll_interval)
 
     async def _while_quick(self) -> None:
         """Wait while each turn of the loop ends a run, for up to HORIZON, so that one transaction writes many."""
         until = self._clock.ticks() + HORIZON
         count = 0
-        while count < len(self._ended) < MOST and len(self._inbox) and self._clock.ticks() < until:
-            count = len(self._ended)
+        while count < len(self._outbox) < MOST and self.buffer and self._clock.ticks() < until:
+            count = len(self._outbox)
             await asyncio.sleep(0)
 
     async def _until_due(self, now: int) -> float:
-        """Before the earliest known time nothing becomes due by itself; a hint or the next poll tells of the rest."""
-        at = await self._backend.next_run_at(now, self._queues)
+        """Return the seconds until the next known task becomes due, or until the next poll if that is earlier."""
+        at = await self._backend.next_run_at(now, self._worker.queues)
         return self._pause() if at is None else min(self._pause(), max(0.0, (at - now) / SECOND))
 
-    async def _tell(
+    def _change(self, task: Task, outcome: Outcome, now: int) -> Change:
+        after = settle(task, outcome, now)
+        return Change(task, after, () if task.on_success is task.on_failure is None else self._worker.follow_ups(after))
+
+    async def _written(
         self, ended: Sequence[tuple[Task, Outcome]], changes: Sequence[Change], held: Sequence[bool]
     ) -> None:
-        lost = []
+        refused = []
         for entry, change, ok in zip(ended, changes, held, strict=True):
             if ok:
                 for pushed in change.then:
                     self._queue.events.emit("pushed", self._clock.now(), pushed)
-                self._done(entry[0], entry[1], change.after)
+                self._unwritten -= 1
+                self._worker.settled(entry[0], entry[1], change.after)
             else:
-                lost.append(entry)
-        if lost:
-            await self._write_each(lost)
-
-    def _change(self, task: Task, outcome: Outcome, now: int) -> Change:
-        after = settle(task, outcome, now)
-        return Change(task, after, () if task.on_success is task.on_failure is None else self._follow_ups(after))
+                refused.append(entry)
+        if refused:
+            await self._write_each(refused)
 
     async def _write_each(self, entries: Sequence[tuple[Task, Outcome]]) -> None:
         left = list(entries)
         while left:
             task, outcome = left[0]
             try:
-                after = await self._queue.settle(task, outcome, then=self._follow_ups)
+                after = await self._queue.settle(task, outcome, then=self._worker.follow_ups)
             except (DatabaseUnavailable, asyncio.CancelledError):
-                self._ended[:0] = left
+                self._outbox[:0] = left
                 raise
-            except ValidationError as error:
-                if isinstance(outcome, Completed):  # the result is larger than this store can hold
-                    left[0] = (task, unstorable(error))
-                    continue
-                self._unsettled(task, error)
             except Exception as error:
-                self._unsettled(task, error)
+                if isinstance(error, ValidationError) and isinstance(outcome, Completed):
+                    left[0] = (task, unstorable(error))  # the result is larger than this store can hold
+                    continue
+                # An error of aiotaskq, not of the handler; the task comes back when its lease ends.
+                log.error("{} could not be settled", named(task), cause=error)
+                self._unwritten -= 1
+                self._heartbeat.drop((task.task_id, task.fence))
             else:
-                self._done(task, outcome, after)
+                self._unwritten -= 1
+                self._worker.settled(task, outcome, after)
             del left[0]
 
-    def _unsettled(self, task: Task, error: Exception) -> None:
-        # A fault of ours, not of the handler; the task comes back when its lease ends.
-        log.error("{} could not be settled", named(task), cause=error)
-        self._inbox.written(task)
-        self._keeper.drop((task.task_id, task.fence))
+    # ---- how many ----
 
     def _lease_from(self, now: int) -> int | None:
         return None if self._lease is None else now + self._lease
 
     @property
-    def _slots(self) -> int:
-        """How many slots have nothing to do, and nothing on its way."""
-        return self._concurrency - self._inbox.running - len(self._inbox) - self._coming
+    def _free(self) -> int:
+        """How many slots neither run a task nor have one waiting or on its way."""
+        return self._concurrency - len(self._executions) - len(self.buffer) - self._reserved
 
-    def _room(self, rides: bool) -> int:
-        """How many to claim: what the slots have room for, and some more where tasks are quick.
+    def _room(self, writes: bool) -> int:
+        """Return how many tasks to claim: for the free slots, and more where tasks are quick.
 
-        By itself a claim is for many, or for a slot that is free; it ``rides`` with what has to be written anyway.
+        A round that ``writes`` outcomes claims whatever there is room for. Any other claims for a free slot, or when
+        half of the prefetch is used up.
         """
-        if self._closed or not self._keeper.trusted or self._inbox.narrow:
+        if self._closed or self._paused or not self._heartbeat.trusted:
             return 0
-        ahead = self._inbox.pace.ahead
-        slots = self._slots
-        return max(0, slots + ahead) if rides or slots > 0 or (slots + ahead) * 2 >= ahead > 0 else 0
+        ahead = self._prefetch.ahead
+        free = self._free
+        return max(0, free + ahead) if writes or free > 0 or (free + ahead) * 2 >= ahead > 0 else 0
 
-    def _give_back_what_waits(self) -> None:
-        """Tasks were claimed because those before were quick; if now they are slow, another process may have a slot."""
-        if self._closed:
+    def _give_back_surplus(self) -> None:
+        """Give back tasks that were claimed ahead when tasks were quick, if those that run now are slow."""
+        if self._closed or self._paused:
             return
-        free = self._concurrency - self._inbox.running
-        if self._inbox.waits_for() > STALLED:
-            self._inbox.pace.stalled()
-        elif self._inbox.pace.lasts(len(self._inbox) - free) <= STALLED * self._concurrency:
+        free = self._concurrency - len(self._executions)
+        if self.buffer.waited(self._clock.ticks()) > STALLED:
+            self._prefetch.stalled()
+        elif self._prefetch.duration(len(self.buffer) - free) <= STALLED * self._concurrency:
             return
-        self._give_back(max(0, free + self._inbox.pace.ahead))
-
-    def _give_back(self, but: int) -> None:
-        for task in self._inbox.take_last(but):
-            self.put(task, Released(NEVER_STARTED))
+        self.give_back(NEVER_STARTED, keep=max(0, free + self._prefetch.ahead))
 
     def _pause(self) -> float:
-        return min(self._poll_interval, STALLED / SECOND) if len(self._inbox) else self._poll_interval
+        interval = self._worker.poll_interval
+        return min(interval, STALLED / SECOND) if self.buffer else interval

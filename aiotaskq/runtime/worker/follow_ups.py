@@ -1,4 +1,4 @@
-"""The tasks that a push asked for on success or failure."""
+"""The tasks that a push asked for on success or failure, to be pushed with the write that ends its task."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _TRACE = ("traceparent", "tracestate")  # https://www.w3.org/TR/trace-context/
 
 
 def follow_ups(after: Task, handlers: Mapping[str, Handler], now: int) -> tuple[Task, ...]:
-    """Return the tasks that a push asked for on success or failure, to be pushed with what ended the task."""
+    """Return the tasks to push in the transaction that writes this ended task; ``now`` in microseconds."""
     name = {Status.COMPLETED: after.on_success, Status.FAILED: after.on_failure}.get(after.status)
     if not isinstance(name, str):
         return ()
     params = {"task_id": after.task_id, "type": after.type, "result": after.result, "error": after.error_message}
     handler = handlers.get(name)
     options: dict[str, Any] = {} if handler is None else {"queue": handler.queue, "max_retries": handler.max_retries}
-    trace = {key: value for key, value in after.extra.items() if key in _TRACE}  # it belongs to the same one
+    trace = {key: value for key, value in after.extra.items() if key in _TRACE}  # it belongs to the same trace
     return (new_task(name, params, now=now, extra=trace, **options),)

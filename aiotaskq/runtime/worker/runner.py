@@ -1,4 +1,4 @@
-"""Runs the handler of one task, and says what came of it as an outcome. Nothing is written here."""
+"""Runs the handler of one task and returns what came of it as an outcome. It writes nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from types import CoroutineType
 from typing import Any
+
+import msgspec
 
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.deadlines import Deadlines
@@ -27,77 +29,124 @@ from aiotaskq.core.outcome import (
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import application_frames, gate, log, named, printable
-from aiotaskq.runtime.context import SnoozeRequested, current
+from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost, current
 from aiotaskq.runtime.events import Events
-from aiotaskq.runtime.handler import Executors, Handler, ParamsMisfit, misfit
-from aiotaskq.runtime.worker.execution import Running
+from aiotaskq.runtime.handler import Handler, ParamsMisfit, misfit
+from aiotaskq.runtime.worker.execution import Execution
+from aiotaskq.runtime.worker.executors import Executors
 
-UNKNOWN_AFTER = 3600.0  # seconds that a task without a handler is passed around before it fails
+UNKNOWN_AFTER = 3600.0  # seconds that a due task without a handler is passed to other workers before it fails
 STOPPED = "its worker was stopped"
-CUT_OFF = "its worker was cut off from the store"
+FENCED = "its worker was cut off from the store"
 NOT_AWAITED = (
     "not_awaited: the handler returned a coroutine, which has not run; await it, and make the function, "
     "or the decorator around it, 'async def'"
 )
+NOT_COMMITTED = "complete(session=…): its transaction was not committed"
 RunCall = Callable[[Task], Awaitable[Any]]
 
 
+class Unconfirmed(msgspec.Struct, frozen=True):
+    """The handler has called ``complete(session=…)``: only the row tells whether its transaction was committed.
+
+    If it was not, ``outcome`` is what came of the run; None if the task is no longer this worker's.
+    """
+
+    outcome: Outcome | None
+
+
 class Runner:
-    """Calls handlers within their timeouts, through the middleware, on the loop, in a thread or in a process."""
+    """Calls handlers, through the middleware and within their timeouts, in the loop, in a thread or in a process.
+
+    A cancel from outside ends a run only when its execution was interrupted, or when the loop ends.
+    """
 
     def __init__(
         self,
         handlers: Mapping[str, Handler],
         executors: Executors,
         clock: Clock,
-        events: Events,
-        running: Mapping[str, Running],
         *,
-        durable: bool,
-        timed_out: Callable[[Running], object],
-        ending: Callable[[], bool],
+        host: TaskHost,
+        events: Events | None = None,
+        executions: dict[str, Execution] | None = None,
+        durable: bool = True,
+        timed_out: Callable[[Execution], object] = lambda _execution: None,
     ) -> None:
         """Wire a runner.
 
         Args:
-            running: the runs by task id, kept by the caller.
-            durable: whether a result must be what JSON can hold.
-            timed_out: called with a run that has passed its timeout; it is expected to interrupt it.
-            ending: tells whether the loop is ending, so that a cancel is not the handler's own affair.
+            handlers: the registered handlers by task type.
+            executors: where ``def`` handlers run.
+            clock: measures timeouts.
+            host: what ``current_task()`` reports progress and completion to.
+            events: told of started, unknown and timed out tasks.
+            executions: where what runs is kept, by task id.
+            durable: whether a result must be JSON.
+            timed_out: called after a handler was interrupted because of its timeout.
         """
         self._handlers = handlers
         self._executors = executors
         self._clock = clock
-        self._events = events
-        self._running = running
+        self._host = host
+        self._events = Events() if events is None else events
         self._durable = durable
-        self._ending = ending
-        self.deadlines = Deadlines(clock, timed_out)
-        self.stopping = False
-        """Whether the worker stops: a process that dies then was stopped as well."""
+        self._timed_out = timed_out
+        self.executions: dict[str, Execution] = {} if executions is None else executions
+        """What runs, by task id."""
+        self._deadlines = Deadlines(clock, self._interrupt_late)
         self._resources: Mapping[Any, Any] = {}
         self._plain = True
         self._call: RunCall = self._invoke
+        self._sentinel: asyncio.Task[object] | None = None
+        self.stopping = False
+        """Whether the worker stops: then a child process that dies was stopped as well, and is no crash."""
 
-    def prepare(
-        self, middleware: Sequence[Callable[[Task, RunCall], Awaitable[Any]]], resources: Mapping[Any, Any]
+    def start(
+        self, middleware: Sequence[Callable[[Task, RunCall], Awaitable[Any]]] = (), resources: Mapping[Any, Any] = {}
     ) -> None:
-        """Set the middleware, the outermost first, and the resources by type, before the first run."""
+        """Set the middleware, the outermost first, and the resources by type; call it in the loop, before a run."""
         self._resources = resources
         self._plain = not middleware
         self._call = self._invoke
         for each in reversed(middleware):
             self._call = functools.partial(_wrapped, each, self._call)
+        # Nothing cancels this task but the end of the loop, which cancels every task.
+        self._sentinel = asyncio.create_task(_forever(), name="aiotaskq-sentinel")
 
-    async def run(self, running: Running) -> Outcome | None:
-        """Run the handler in the running coroutine; return what came of it, or None if the task is no longer ours.
+    async def close(self, wait: bool = True) -> None:
+        """End timeouts, threads and processes; ``wait`` as in ``Executors.close``."""
+        if self._sentinel is not None:
+            self._sentinel.cancel()
+        await self._executors.close(wait)
+        self._deadlines.close()
 
-        Raises CancelledError when the loop ends.
+    def begin(self, task: Task) -> Execution:
+        """Return the execution of a task, by which it can be interrupted from now on; run it with ``execute``."""
+        execution = self.executions[task.task_id] = Execution(task, TaskContext(task, self._host))
+        return execution
+
+    async def run(self, task: Task) -> Outcome | Unconfirmed | None:
+        """Run a task in the calling coroutine; return its outcome, None if it is no longer this worker's."""
+        execution = self.begin(task)
+        execution.coroutine, execution.began = asyncio.current_task(), self._clock.ticks()
+        try:
+            outcome = await self.execute(execution)
+        finally:
+            del self.executions[task.task_id]
+            execution.uncancel()
+        return Unconfirmed(outcome) if execution.context.completed else outcome
+
+    async def execute(self, execution: Execution) -> Outcome | None:
+        """Run the handler in the coroutine of the execution; return the outcome, None if the task is lost.
+
+        Where ``execution.context.completed`` is set, the row has to confirm it: see ``Unconfirmed``. Raises
+        CancelledError when the loop ends, and KeyboardInterrupt.
         """
-        task = running.task
+        task = execution.task
         handler = self._handlers.get(task.type)
-        if running.reason is not None:  # it was interrupted before it began
-            return self._interrupted(running, None)
+        if execution.reason is not None:  # interrupted before it began
+            return self._interrupted(execution)
         if task.undecodable is not None:
             return Failed(f"undecodable: {task.undecodable}", retryable=False)
         if task.cancel_requested:
@@ -109,80 +158,89 @@ class Runner:
         if self._events.wanted and "started" in self._events:
             self._events.emit("started", self._clock.now(), task)
         timeout = task.timeout if task.timeout is not None else handler.timeout
-        deadline = 0 if timeout is None else self.deadlines.add(timeout, running)
-        token = current.set(running.context)
+        deadline = 0 if timeout is None else self._deadlines.add(timeout, execution)
+        token = current.set(execution.context)
+        # The commonest case does without the calls of `_invoke`, which take as long as a small handler.
+        direct = self._plain and handler.executor == "loop" and not handler.injected
         try:
-            if self._plain and handler.executor == "loop" and not handler.injected:
-                result = await handler.function(**task.params)  # as `_invoke` does, in half the time
-            else:
-                result = await self._call(task)
+            result = await (handler.function(**task.params) if direct else self._call(task))
         except asyncio.CancelledError:
-            if running.abandoned or (running.reason is None and self._ending()):
+            if execution.abandoned or (execution.reason is None and self._loop_ends):
                 raise  # the lease ends by itself
-            return self._interrupted(running, timeout)
+            return self._interrupted(execution)
         except SnoozeRequested as snooze:
             return Released("snoozed", snooze.delay)
         except BrokenProcessPool:
-            # A process died, of this task or of one beside it: a crash, which is counted until it is poison; but a
-            # process manager that stops a service may well signal all of its processes.
+            # This task or another one of the pool has killed a process: that counts as a crash of each. While the
+            # worker stops it does not, since a process manager may signal all processes of a service.
             self._executors.renew_processes()
             return Released(STOPPED) if self.stopping else LeaseExpired()
         except KeyboardInterrupt:
-            raise  # the user's own end of the loop
+            raise  # it is meant for the program
         except BaseException as error:
-            if isinstance(error, GeneratorExit) and not running.is_current():
-                raise  # this coroutine is being closed, since its loop has ended
-            if running.reason == "timeout" and isinstance(error, TimeoutError):
-                return self._interrupted(running, timeout)
-            if isinstance(error, TypeError) and (wrong := self._misfit(error, handler, task)) is not None:
-                return Failed(f"invalid_params: {wrong}", retryable=False)
+            if isinstance(error, GeneratorExit) and not execution.is_current():
+                raise  # this coroutine is closed, since its loop has ended
+            if execution.reason == "timeout" and isinstance(error, TimeoutError):
+                return self._interrupted(execution)
+            if isinstance(error, TypeError):
+                why = misfit(error, handler, task.params) if direct else _reason(error)
+                if why is not None:
+                    return Failed(f"invalid_params: {why}", retryable=False)
             retryable = isinstance(error, handler.retry_on)
             error.__traceback__ = application_frames(error.__traceback__)
             return Failed(describe(error), retryable, handler.backoff, random.random(), error)
         finally:
-            running.over()
+            execution.ended = True
             current.reset(token)
             if deadline:
-                self.deadlines.cancel(deadline)
-        if running.abandoned:
-            return None  # its worker has stopped; the lease ends by itself
-        if running.reason == "timeout":
-            return self._interrupted(running, timeout)  # a thread, or a coroutine that swallowed its cancel: it is late
+                self._deadlines.cancel(deadline)
+        if execution.abandoned:
+            return None  # the worker has stopped; the lease ends by itself
+        if execution.reason == "timeout":
+            return self._interrupted(execution)  # a thread, or a coroutine that swallowed its cancel: too late
         if type(result) is CoroutineType:
-            result.close()  # or the interpreter warns of it as well
+            result.close()  # else the interpreter warns of it as well
             return Failed(NOT_AWAITED, retryable=False)
+        if execution.context.completed:
+            return Failed(NOT_COMMITTED, True, handler.backoff, random.random())
         return _stored(result) if self._durable else Completed(result)
 
-    def _misfit(self, error: TypeError, handler: Handler, task: Task) -> str | None:
-        """Return why the handler could not be called, or None where it was, and the error is its own."""
-        if isinstance(error, ParamsMisfit):  # from `_invoke`, which knows the params: middleware may have changed them
-            return str(error)
-        direct = self._plain and handler.executor == "loop" and not handler.injected
-        return misfit(error, handler, task.params) if direct else None
+    @property
+    def _loop_ends(self) -> bool:
+        """Whether the end of the loop cancels its tasks, as ``asyncio.run`` does."""
+        return self._sentinel is not None and (self._sentinel.cancelling() > 0 or self._sentinel.cancelled())
 
-    def _interrupted(self, running: Running, timeout: float | None) -> Outcome | None:
-        match running.reason:
+    def _interrupt_late(self, execution: Execution) -> None:
+        self._events.emit("timeout", self._clock.now(), execution.task)
+        execution.interrupt("timeout")
+        self._timed_out(execution)
+
+    def _interrupted(self, execution: Execution) -> Outcome | None:
+        match execution.reason:
             case "cancel":
                 return Cancelled()
             case "shutdown":
                 return Released(STOPPED)
-            case "cut off":  # given back when the store is there again, unless somebody has taken it
-                return Released(CUT_OFF)
+            case "fenced":  # given back when the store answers again, unless another worker has taken it
+                return Released(FENCED)
             case "lost":
                 return None
-        backoff = self._handlers[running.task.type].backoff
-        if running.reason == "timeout":
-            return TimedOut(timeout or 0.0, backoff, random.random())
-        return Failed("CancelledError: the handler was cancelled from within", True, backoff, random.random())
+        task = execution.task
+        handler = self._handlers[task.type]
+        if execution.reason == "timeout":
+            timeout = task.timeout if task.timeout is not None else handler.timeout
+            return TimedOut(timeout or 0.0, handler.backoff, random.random())
+        error = "CancelledError: the handler was cancelled from within"
+        return Failed(error, True, handler.backoff, random.random())
 
     def _unknown(self, task: Task) -> Outcome:
-        due = task.run_at if task.due_at is None else task.due_at  # not since its push: it may have been delayed
+        due = task.run_at if task.due_at is None else task.due_at  # not its push: it may have been delayed
         age = (self._clock.now() - due) / SECOND
         self._events.emit("unknown", self._clock.now(), task)
         if age > UNKNOWN_AFTER:
             return Failed(f"unknown_task: no worker handles {printable(task.type)!r}", retryable=False)
         log.warning("{} is of an unknown type; it is passed on to other workers", named(task))
-        # Another process, or the next deploy, may know it: passed on, ever more slowly.
+        # Another process, or the next deploy, may have a handler: it is passed on with a growing delay.
         return Released("unknown type", int(min(60.0, max(1.0, age)) * SECOND), put_off=True)
 
     async def _invoke(self, task: Task) -> Any:
@@ -193,13 +251,13 @@ class Runner:
         try:
             if handler.executor == "loop":
                 return await handler.function(**params)
-            return await self._elsewhere(handler, params, self._running[task.task_id])
+            return await self._outside(handler, params, self.executions[task.task_id])
         except TypeError as error:
-            if (wrong := misfit(error, handler, params)) is not None:
-                raise ParamsMisfit(wrong) from None
+            if (why := misfit(error, handler, params)) is not None:
+                raise ParamsMisfit(why) from None
             raise
 
-    async def _elsewhere(self, handler: Handler, params: Mapping[str, Any], running: Running) -> Any:
+    async def _outside(self, handler: Handler, params: Mapping[str, Any], execution: Execution) -> Any:
         """Run a ``def`` handler in a thread or a process."""
         work = self._executors.start(handler, params)
         future = asyncio.wrap_future(work)
@@ -207,11 +265,11 @@ class Runner:
             try:
                 return await asyncio.shield(future)
             except asyncio.CancelledError:
-                # A thread cannot be interrupted: the slot stays taken, and the task ours, until it has ended; but what
-                # waits for a process that others hold has not begun, and never will.
-                if running.abandoned or running.reason is None or work.cancel():
+                # A thread cannot be interrupted: the task keeps its slot until it ends. Only work that still waits for
+                # a process can be taken back.
+                if execution.abandoned or execution.reason is None or work.cancel():
                     raise
-                running.take_back()
+                execution.uncancel()
 
     def _resource(self, kind: Any) -> Any:
         if kind not in self._resources:
@@ -219,6 +277,11 @@ class Runner:
                 f"no resource gives {getattr(kind, '__name__', kind)}; register one with @tq.resource"
             )
         return self._resources[kind]
+
+
+def _reason(error: TypeError) -> str | None:
+    """Return why ``_invoke`` could not call the handler; None where the error is the handler's own."""
+    return str(error) if isinstance(error, ParamsMisfit) else None
 
 
 def _stored(result: Any) -> Outcome:
@@ -230,3 +293,7 @@ def _stored(result: Any) -> Outcome:
 
 async def _wrapped(middleware: Callable[[Task, RunCall], Awaitable[Any]], call_next: RunCall, task: Task) -> Any:
     return await middleware(task, call_next)
+
+
+async def _forever() -> None:
+    await asyncio.Event().wait()

@@ -1,27 +1,29 @@
-"""What a worker's slots are taken by; it is told when late handlers hold all of them, or when the loop stands still."""
+"""Counts what a worker's slots are taken by, and tells when overdue handlers hold them all or the loop stands still."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from aiotaskq.concurrency.clock import Clock, SystemClock
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.log import log, named
 from aiotaskq.runtime.context import current
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler
-from aiotaskq.runtime.worker.execution import Running
-from aiotaskq.runtime.worker.stall import StallWatch
+from aiotaskq.runtime.worker.execution import Execution
 
-UNWINDING = 0.05  # seconds within which a handler that can be interrupted is
+UNWINDING = 0.05  # seconds in which a handler that can be interrupted ends
+INTERVAL = 0.1  # seconds between two probes of the loop
+STALL_AFTER = 0.25  # seconds without an answer that are a stall
 
 
 class Occupancy(msgspec.Struct, frozen=True):
-    """How many slots there are, and how many are taken: in all, by threads, by processes, and by these past a timeout.
+    """How many slots there are, and how many are taken: in all, by threads, by processes, and by overdue handlers.
 
     A thread cannot be interrupted, so its slot stays taken until it ends: ``overdue_threads`` of ``threads`` have
     passed their task's timeout. The same holds for a process, and for a coroutine that swallows its cancel.
@@ -36,51 +38,50 @@ class Occupancy(msgspec.Struct, frozen=True):
     overdue_coroutines: int = 0
 
 
-class Slots:
-    """The slots of one worker as others see them."""
+class Watchdog:
+    """Watches the executions of one worker."""
 
     def __init__(
         self,
-        running: Mapping[str, Running],
+        executions: Mapping[str, Execution],
         handlers: Mapping[str, Handler],
-        size: int,
+        slots: int,
         events: Events,
         clock: Clock,
     ) -> None:
-        """Wire it to the worker's own record of what runs, which this never writes."""
-        self._running = running
+        self._executions = executions
         self._handlers = handlers
-        self._size = size
-        self._processes = min(size, os.cpu_count() or 1)
+        self._slots = slots
+        self._processes = min(slots, os.cpu_count() or 1)
         self._events = events
         self._clock = clock
         self._stalls: StallWatch | None = None
-        self._told: set[tuple[str, int]] = set()  # the deliveries that held everything up when it was last told
+        self._reported: set[tuple[str, int]] = set()  # the deliveries that held all slots at the last report
 
     def start(self) -> None:
-        """Watch the running loop, if somebody wants to hear of stalls and time is real."""
+        """Watch the running loop for stalls, if there is a listener for them and time is real."""
         if "stalled" in self._events and isinstance(self._clock, SystemClock):
-            self._stalls = StallWatch(self._clock, self._runs_in, self._stalled)
+            self._stalls = StallWatch(self._clock, self._task_of, self._stalled)
             self._stalls.start()
 
     def stop(self) -> None:
-        """Watch no more; idempotent."""
+        """Stop watching the loop; idempotent."""
         if self._stalls is not None:
             self._stalls.stop()
 
     def occupancy(self) -> Occupancy:
-        """Count what runs now; any thread may ask."""
+        """Count what runs now; callable from any thread."""
         count = {"loop": 0, "thread": 0, "process": 0}
         overdue = dict(count)
-        running = list(self._running.values())
-        for each in running:
+        executions = list(self._executions.values())
+        for each in executions:
             handler = self._handlers.get(each.task.type)
             if handler is not None:
                 count[handler.executor] += 1
-                overdue[handler.executor] += each.deaf if handler.executor == "loop" else each.overdue
+                overdue[handler.executor] += each.stuck if handler.executor == "loop" else each.overdue
         return Occupancy(
-            self._size,
-            len(running),
+            self._slots,
+            len(executions),
             count["thread"],
             count["process"],
             overdue["thread"],
@@ -88,42 +89,93 @@ class Slots:
             overdue["loop"],
         )
 
-    def deaf(self) -> list[Task]:
-        """Return the tasks whose handlers go on though their timeout has passed; any thread may ask."""
-        return [each.task for each in list(self._running.values()) if each.deaf]
+    def stuck(self) -> list[Task]:
+        """Return the tasks whose handlers go on although their timeout has passed; callable from any thread."""
+        return [each.task for each in list(self._executions.values()) if each.stuck]
 
-    def timed_out(self, running: Running) -> None:
-        """Tell that a task has passed its timeout and interrupt it; soon after, tell if that held up all others."""
-        self._events.emit("timeout", self._clock.now(), running.task)
-        running.interrupt("timeout")
-        self._clock.call_later(UNWINDING, lambda: self._look(running))
+    def timed_out(self, execution: Execution) -> None:
+        """Look, when a handler that heeds its timeout has ended, whether overdue handlers hold all slots."""
+        self._clock.call_later(UNWINDING, lambda: self._look(execution))
 
-    def _look(self, running: Running) -> None:
-        task, running.unwound = running.task, True
-        if running.deaf and self._handlers[task.type].executor == "loop":
+    def _look(self, execution: Execution) -> None:
+        task, execution.unwound = execution.task, True
+        if execution.stuck and self._handlers[task.type].executor == "loop":
             log.warning("{} goes on after its timeout", named(task))
-        late = [each for each in self._running.values() if each.overdue]
+        late = [each for each in self._executions.values() if each.overdue]
         what = f"all {len(late)} slots are held by handlers"
-        if len(late) < self._size:
+        if len(late) < self._slots:
             late = [each for each in late if self._handlers[each.task.type].executor == "process"]
             what = f"all {self._processes} processes for handlers are held by some"
             if len(late) < self._processes:
                 return
         held = {(each.task.task_id, each.task.fence) for each in late}
-        known = not held.isdisjoint(self._told)  # the same ones, or some of them, and who came late, too
-        self._told = held
+        known = not held.isdisjoint(self._reported)  # some of them still hold their slots: it is the same incident
+        self._reported = held
         if not known:
             log.error("{} past their timeout: nothing more runs there until one ends; stop them from within", what)
             self._events.emit("exhausted", self._clock.now(), task, occupancy=self.occupancy())
 
-    def _runs_in(self, coroutine: asyncio.Task[object] | None) -> Task | None:
-        for running in list(self._running.values()):
-            if running.runs_in(coroutine):
-                return running.task
-        # What a handler has started runs in a copy of its context, which can be asked for since Python 3.12.
+    def _task_of(self, coroutine: asyncio.Task[object] | None) -> Task | None:
+        for execution in list(self._executions.values()):
+            if execution.coroutine is coroutine:
+                return execution.task
+        # A task created by a handler runs in a copy of its context, which can be read since Python 3.12.
         context = getattr(coroutine, "get_context", lambda: None)()
         found = None if context is None else context.get(current)
         return None if found is None else found.task
 
     def _stalled(self, seconds: float, task: Task | None) -> None:
         self._events.emit("stalled", self._clock.now(), task, seconds=seconds)
+
+
+class StallWatch:
+    """A thread that probes an event loop every 0.1 s; a loop that does not answer for 0.25 s stands still."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        task_of: Callable[[asyncio.Task[object] | None], Task | None],
+        stalled: Callable[[float, Task | None], None],
+    ) -> None:
+        """Wire a watch of the loop that starts it.
+
+        ``task_of`` returns the task that a coroutine runs; it is called in the thread while the loop stands still.
+        ``stalled(seconds, task)`` is called on the loop when it goes on.
+        """
+        self._clock = clock
+        self._task_of = task_of
+        self._stalled = stalled
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """Watch the running loop from a daemon thread, until ``stop`` or the end of the loop."""
+        loop = asyncio.get_running_loop()
+        self._stopped = threading.Event()
+        args = (loop, self._stopped)
+        threading.Thread(target=self._watch, args=args, name="aiotaskq-stalls", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the thread; does not wait for it."""
+        self._stopped.set()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, stopped: threading.Event) -> None:
+        while not stopped.wait(INTERVAL):
+            answered = threading.Event()
+            asked = self._clock.ticks()
+            try:
+                loop.call_soon_threadsafe(answered.set)
+            except RuntimeError:
+                return  # the loop was closed
+            if answered.wait(STALL_AFTER):
+                continue
+            task = self._task_of(asyncio.current_task(loop))
+            # Logged now, since the loop may never go on.
+            what = "no task of ours" if task is None else named(task)
+            log.warning("the event loop stands still in {}: use await in it, or a def handler", what)
+            while not answered.wait(INTERVAL):
+                if stopped.is_set() or loop.is_closed():
+                    return
+            try:
+                loop.call_soon_threadsafe(self._stalled, (self._clock.ticks() - asked) / SECOND, task)
+            except RuntimeError:
+                return

@@ -24,7 +24,7 @@ from aiotaskq.concurrency.deadlines import Deadlines
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.queue.claims import Claims
-from aiotaskq.runtime.worker.prefetch import HORIZON, MOST, Pace
+from aiotaskq.runtime.worker.prefetch import HORIZON, MOST, Prefetch
 from aiotaskq.runtime.worker.worker import ExitCode
 from tests.support.machine import within
 
@@ -32,7 +32,7 @@ from tests.support.machine import within
 
 
 def test_nothing_is_claimed_ahead_until_tasks_are_known_to_be_quick() -> None:  # H4
-    pace = Pace()
+    pace = Prefetch()
     assert pace.ahead == 0
     for _ in range(100):
         pace.took(30)
@@ -40,7 +40,7 @@ def test_nothing_is_claimed_ahead_until_tasks_are_known_to_be_quick() -> None:  
 
 
 def test_one_slow_task_ends_it() -> None:  # H4
-    pace = Pace()
+    pace = Prefetch()
     for _ in range(200):
         pace.took(30)
     pace.took(SECOND)
@@ -54,7 +54,7 @@ def test_one_slow_task_ends_it() -> None:  # H4
 
 @given(st.lists(st.integers(0, 3600 * SECOND), min_size=1))
 def test_no_task_waits_longer_than_the_horizon_for_those_claimed_before_it(durations: list[int]) -> None:
-    pace = Pace()
+    pace = Prefetch()
     for duration in durations:
         pace.took(duration)
     assert 0 <= pace.ahead <= MOST

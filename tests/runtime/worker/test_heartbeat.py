@@ -16,7 +16,7 @@ from aiotaskq.concurrency.clock import StoreClock, VirtualClock
 from aiotaskq.concurrency.poller import MAX_BACKOFF
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import DatabaseUnavailable
-from aiotaskq.runtime.worker.heartbeat import DEAD_AFTER, LeaseKeeper
+from aiotaskq.runtime.worker.heartbeat import DEAD_AFTER, Heartbeat
 
 LEASE = 2.0
 KEY = ("task", 1)
@@ -58,7 +58,7 @@ class Kept:
         self.store = Remote(self.clock)
         self.answers: list[Any] = []
         self.fenced = 0
-        self.keeper = LeaseKeeper(
+        self.heartbeat = Heartbeat(
             self.store,
             self.clock,
             lease=LEASE,
@@ -72,7 +72,7 @@ class Kept:
 
     async def round(self) -> None:
         try:
-            await self.keeper._renew()
+            await self.heartbeat._renew()
         except DatabaseUnavailable:
             assert self.store.away
         await asyncio.sleep(0)  # what was posted to the worker's loop
@@ -84,30 +84,30 @@ class Kept:
 @pytest.fixture
 async def kept() -> Kept:
     kept = Kept()
-    kept.keeper._loop = asyncio.get_running_loop()
-    kept.keeper._trusted = kept.keeper._alive = kept.clock.ticks()
+    kept.heartbeat._loop = asyncio.get_running_loop()
+    kept.heartbeat._trusted = kept.heartbeat._alive = kept.clock.ticks()
     return kept
 
 
 async def test_renews_what_is_held_and_nothing_else(kept: Kept) -> None:  # B2
     await kept.round()
     assert kept.store.asked == []
-    kept.keeper.hold(KEY, kept.clock.ticks())
+    kept.heartbeat.hold(KEY, kept.clock.ticks())
     await kept.round()
     assert kept.store.asked == [([KEY], kept.clock.now() + 2 * SECOND)]
     assert kept.answers == [(KEY, False)]
-    kept.keeper.drop(KEY)
+    kept.heartbeat.drop(KEY)
     await kept.round()
     assert len(kept.store.asked) == 1
 
 
 async def test_trust_counts_from_the_sending(kept: Kept) -> None:  # B14
-    kept.keeper.hold(KEY, kept.clock.ticks())
+    kept.heartbeat.hold(KEY, kept.clock.ticks())
     kept.store.slow = 0.9 * LEASE
     await kept.round()
-    assert kept.keeper.trusted
+    assert kept.heartbeat.trusted
     kept.pass_time(0.2 * LEASE)
-    assert not kept.keeper.trusted
+    assert not kept.heartbeat.trusted
 
 
 async def test_what_was_asked_for_before_the_process_stood_still_is_not_held(kept: Kept) -> None:
@@ -115,52 +115,52 @@ async def test_what_was_asked_for_before_the_process_stood_still_is_not_held(kep
     asked = kept.clock.ticks()
     kept.pass_time(1.1 * LEASE)
     await kept.round()
-    assert kept.keeper.trusted
-    kept.keeper.hold(KEY, asked)
-    assert not kept.keeper.holds(KEY, kept.clock.ticks())
+    assert kept.heartbeat.trusted
+    kept.heartbeat.hold(KEY, asked)
+    assert not kept.heartbeat.holds(KEY, kept.clock.ticks())
     await kept.round()  # nobody has taken it
-    assert kept.keeper.holds(KEY, kept.clock.ticks())
+    assert kept.heartbeat.holds(KEY, kept.clock.ticks())
 
 
 async def test_what_was_taken_is_not_held_before_the_worker_has_heard_of_it(kept: Kept) -> None:
-    kept.keeper.hold(KEY, kept.clock.ticks())
+    kept.heartbeat.hold(KEY, kept.clock.ticks())
     kept.pass_time(1.1 * LEASE)
     kept.store.gone.add(KEY)
-    await kept.keeper._renew()  # on the thread of the keeper: the worker's loop has not run since
-    assert (kept.answers, kept.keeper.trusted) == ([], True)
-    assert not kept.keeper.holds(KEY, kept.clock.ticks())
+    await kept.heartbeat._renew()  # on the thread of the keeper: the worker's loop has not run since
+    assert (kept.answers, kept.heartbeat.trusted) == ([], True)
+    assert not kept.heartbeat.holds(KEY, kept.clock.ticks())
 
 
 async def test_without_an_answer_for_a_lease_it_fences_and_recovers_alone(kept: Kept) -> None:  # B8
-    kept.keeper.hold(KEY, kept.clock.ticks())
+    kept.heartbeat.hold(KEY, kept.clock.ticks())
     kept.store.away = True
     for _ in range(4):
         await kept.round()
         kept.pass_time(LEASE / 4)
-    assert (kept.fenced, kept.keeper.trusted) == (0, True)
+    assert (kept.fenced, kept.heartbeat.trusted) == (0, True)
     kept.pass_time(0.1)
-    assert not kept.keeper.trusted
+    assert not kept.heartbeat.trusted
     await kept.round()
     assert kept.fenced == 1
     # The worker has let go of everything; only a round trip tells that the store is back.
-    kept.keeper.drop(KEY)
+    kept.heartbeat.drop(KEY)
     await kept.round()
-    assert (kept.fenced, kept.keeper.trusted, kept.store.pings) == (2, False, 1)
+    assert (kept.fenced, kept.heartbeat.trusted, kept.store.pings) == (2, False, 1)
     kept.store.away = False
     await kept.round()
-    assert kept.keeper.trusted
+    assert kept.heartbeat.trusted
     await kept.round()
     assert kept.store.pings == 2, "an idle worker asks nothing while all is well"
 
 
 async def test_a_loop_that_stands_still_for_five_leases_is_given_up(kept: Kept) -> None:  # B3
-    kept.keeper.hold(KEY, kept.clock.ticks())
+    kept.heartbeat.hold(KEY, kept.clock.ticks())
     for _ in range(DEAD_AFTER):  # `_renew` by hand, without letting the loop do anything
-        await kept.keeper._renew()
+        await kept.heartbeat._renew()
         kept.pass_time(LEASE)
     assert len(kept.store.asked) == DEAD_AFTER
     kept.pass_time(0.1)
-    await kept.keeper._renew()
+    await kept.heartbeat._renew()
     assert len(kept.store.asked) == DEAD_AFTER
     await asyncio.sleep(0)  # it moves again
     await kept.round()
@@ -272,7 +272,7 @@ async def test_an_error_of_the_store_is_told_and_the_old_answer_kept() -> None:
 
 async def test_it_is_asked_again_well_within_a_lease(kept: Kept) -> None:  # F20: its reapers wait for just one lease
     kept.store.away = True
-    kept.keeper.hold(KEY, kept.clock.ticks())
+    kept.heartbeat.hold(KEY, kept.clock.ticks())
     tries: list[int] = []
     heartbeat = kept.store.heartbeat
 
@@ -281,14 +281,14 @@ async def test_it_is_asked_again_well_within_a_lease(kept: Kept) -> None:  # F20
         return await heartbeat(*args)
 
     kept.store.heartbeat = noted  # type: ignore[method-assign]
-    await kept.keeper.start()
+    await kept.heartbeat.start()
     await kept.clock.advance(60)
     assert max(after - before for before, after in itertools.pairwise(tries)) <= LEASE / 2 * SECOND
-    await kept.keeper.stop()
+    await kept.heartbeat.stop()
 
 
 async def test_a_worker_asks_as_often_for_tasks_and_to_write_what_became_of_some(tmp_path: Path) -> None:  # F20
     for lease, most in ((2.0, 1.0), (60.0, MAX_BACKOFF)):
         async with TaskQ(f"sqlite:///{tmp_path}/{lease}.db", lease=lease, heartbeat=0.5).running(concurrency=1) as tq:
             assert tq._worker is not None
-            assert tq._worker._supply._service._max_backoff == most
+            assert tq._worker._fetcher._service._max_backoff == most

@@ -249,7 +249,7 @@ async def test_a_coroutine_that_swallows_its_timeout_is_late_and_told_by_health(
         await clock.advance(1)
         problem = (await tq.health())["workers"]
         assert problem is not None and "1 of 2 slots" in problem and "swallows" in problem
-        assert tq._worker is not None and tq._worker.held.occupancy().overdue_coroutines == 1
+        assert tq._worker is not None and tq._worker.occupancy().overdue_coroutines == 1
         release.set()
         await clock.advance(0)
         with pytest.raises(TaskFailed, match="timed out after 1 s"):
@@ -282,8 +282,8 @@ async def test_what_was_claimed_before_a_pause_longer_than_the_lease_is_not_star
             await entered.wait()
         # Claimed ahead, and waiting for the slot when the process is stopped.
         later = await work.push(number=1)
-        (claimed,) = await tq._backend.claim(worker._owner, clock.now(), 1, lease_until=clock.now() + 10_000_000)
-        worker._accept([claimed], clock.ticks())
+        (claimed,) = await tq._backend.claim(worker.owner, clock.now(), 1, lease_until=clock.now() + 10_000_000)
+        worker._fetcher._accept([claimed], clock.ticks())
         clock._now += 11_000_000  # no timer of this process has rung meanwhile
         release.set()
         for _ in range(200):

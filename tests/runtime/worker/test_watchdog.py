@@ -19,9 +19,8 @@ from aiotaskq.concurrency.clock import SystemClock, VirtualClock
 from aiotaskq.core.task import new_task
 from aiotaskq.log import logger
 from aiotaskq.runtime.context import TaskContext
-from aiotaskq.runtime.worker.execution import Running
-from aiotaskq.runtime.worker.stall import StallWatch
-from aiotaskq.runtime.worker.watchdog import Occupancy
+from aiotaskq.runtime.worker.execution import Execution
+from aiotaskq.runtime.worker.watchdog import Occupancy, StallWatch
 from tests.support.machine import within
 
 
@@ -47,7 +46,7 @@ def watching() -> list[threading.Thread]:
 
 def occupancy(tq: TaskQ) -> Occupancy:
     assert tq._worker is not None
-    return tq._worker.held.occupancy()
+    return tq._worker.occupancy()
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
@@ -129,11 +128,11 @@ async def test_who_has_ended_is_not_late_though_its_slot_is_still_writing_that_d
 
     task = new_task("x", now=0)
     slot = asyncio.create_task(forever())
-    running = Running(task, TaskContext(task, cast(Any, None)), slot, begun=True)
+    running = Execution(task, TaskContext(task, cast(Any, None)), slot, began=0)
     assert not running.overdue
     running.interrupt("timeout")
     assert running.overdue
-    running.over()
+    running.ended = True
     assert not running.overdue
     slot.cancel()
     await asyncio.wait({slot})

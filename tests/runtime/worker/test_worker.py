@@ -583,7 +583,7 @@ def _bare_worker(tq: TaskQ) -> Any:
 
 
 async def test_what_never_started_is_given_back_when_its_worker_was_cut_off(  # A4
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
     go, runs = asyncio.Event(), []
@@ -598,14 +598,14 @@ async def test_what_never_started_is_given_back_when_its_worker_was_cut_off(  # 
         await eventually(lambda: runs == ["hours"])
         worker = tq._worker
         assert worker is not None
-        worker._supply._closed = True  # a claim by hand, of a task whose worker has died twice before
-        await eventually(lambda: not worker._supply.busy)  # a claim under way would be quicker
+        await eventually(lambda: not worker._fetcher.busy)
+        monkeypatch.setattr(worker._fetcher, "_room", lambda _writes: 0)  # it is claimed by hand
         suspect = await work.push(name="suspect")
         now = tq._clock.now()
         (pending,) = await tq._backend.claim("w", now, 1, lease_until=now + 60 * SECOND)
-        worker._accept([pending.replace(crashes=2)], tq._clock.ticks())
+        worker._fetcher._accept([pending.replace(crashes=2)], tq._clock.ticks())
         worker._fenced()
-        await eventually(lambda: not worker._inbox.unwritten)
+        await eventually(lambda: not worker._fetcher.unwritten)
         task = await suspect.task()
         go.set()
     assert (task.status, task.crashes, runs) == (Status.PENDING, 0, ["hours"]), "as the row had it: nothing was counted"
@@ -754,7 +754,7 @@ async def test_end_of_the_loop_settles_nothing(url: str) -> None:
         await begun.wait()
         worker = tq._worker
         assert worker is not None
-        runs = {running.coroutine for running in worker._running.values() if running.coroutine is not None}
+        runs = {each.coroutine for each in worker.executions.values() if each.coroutine is not None}
         for each in asyncio.all_tasks():  # as asyncio.run does with what is left
             if each.get_name().startswith("aiotaskq-"):
                 each.cancel()
@@ -834,7 +834,7 @@ async def test_who_stops_claims_nothing_while_a_loop_ends(tmp_path: Path) -> Non
 
     async def counted(*args: Any, **options: Any) -> Any:
         nonlocal claims
-        claims += tq._worker is not None and tq._worker._stopping
+        claims += tq._worker is not None and tq._worker.runner.stopping
         return await claim(*args, **options)
 
     tq._backend.overdue, tq._backend.claim = overdue, counted  # type: ignore[method-assign]
@@ -1220,7 +1220,7 @@ async def test_processes_that_are_signalled_with_us_are_no_crash(tmp_path: Path)
         running = asyncio.ensure_future(tq.run_until(stop, concurrency=1))
         await started.wait()
         stop.set()
-        await eventually(lambda: tq._worker is not None and tq._worker._stopping)
+        await eventually(lambda: tq._worker is not None and tq._worker.runner.stopping)
         die.set()
         assert await running is ExitCode.GIVEN_BACK
         await tq.open()

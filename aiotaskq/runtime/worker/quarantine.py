@@ -1,0 +1,132 @@
+"""Runs a task under which processes have died with no other task beside it, so that one more death has one cause.
+
+The poison rule (``core.outcome``) fails a task when its process has died under it ``MAX_CRASHES`` times, the last time
+while no other task ran there: only the death of a process with a mark in the task's row (``marked``) ends it. For that
+rule the worker has to do this, and no more:
+
+- A suspect, which one more crash makes poison, starts alone: the mark is true only if nothing else runs, and if no
+  outcome of an earlier run is still to be written, since that run would be lost, and counted, with the process.
+- Nothing else starts while the mark is there. What is claimed and has not started is given back, so that the death of
+  this process is not counted against it.
+- No suspect starts beside another one: each would keep the other from being alone, and neither would ever be judged.
+- Both waits end after one lease, since a run may take hours. A suspect that could not be alone by then runs beside the
+  others without a mark, as any task does. One that runs alone for longer loses its mark before others start beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
+
+from aiotaskq.backends.base import Backend, Change
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.outcome import MAX_CRASHES, Released, marked, unmarked
+from aiotaskq.core.task import SECOND, Task
+from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.log import log, named
+from aiotaskq.runtime.worker.execution import Execution
+from aiotaskq.runtime.worker.fetcher import NEVER_STARTED, Fetcher
+
+RETRY = 1.0  # seconds between tries to take a mark back
+SUSPECT = MAX_CRASHES - 1  # crashes of a task that one more makes poison
+
+
+class Host(Protocol):
+    """What the quarantine needs of its worker."""
+
+    lease: float
+    executions: dict[str, Execution]
+
+    def begin(self, task: Task) -> Execution:
+        """Return an execution that takes a slot, and is started by ``spawn``."""
+
+    def spawn(self, execution: Execution) -> None:
+        """Start the coroutine of an execution."""
+
+    def end(self, execution: Execution) -> None:
+        """Free the slot of an execution."""
+
+    def unsettled(self, task: Task, error: Exception) -> None:
+        """Log an error of aiotaskq; the task comes back when its lease ends."""
+
+    def chore(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something in the background."""
+
+    async def until_idle(self, seconds: float) -> bool:
+        """Wait until nothing runs and all outcomes are written; return whether that is so within ``seconds``."""
+
+
+class Quarantine:
+    """Keeps the other tasks of a worker away from a suspect, for at most one lease before and one while it runs."""
+
+    def __init__(self, worker: Host, fetcher: Fetcher, backend: Backend, clock: Clock) -> None:
+        self._worker = worker
+        self._fetcher = fetcher
+        self._backend = backend
+        self._clock = clock
+
+    def admit(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Return the claimed tasks that may be buffered; start the quarantine of the first suspect among them.
+
+        The others are given back, other suspects with a delay, so that they are not claimed again at once.
+        """
+        if not any(task.crashes >= SUSPECT for task in tasks):
+            return tasks
+        here = [execution.task for execution in self._worker.executions.values()] + list(self._fetcher.buffer)
+        suspect = None
+        if not any(task.crashes >= SUSPECT for task in here):
+            suspect = next(task for task in tasks if task.crashes >= SUSPECT)
+            self._fetcher.pause()
+            self._worker.chore(self._run())
+        admitted = []
+        for task in tasks:
+            if task is suspect or (suspect is None and task.crashes < SUSPECT):
+                admitted.append(task)
+            else:
+                self._fetcher.put(task, Released(NEVER_STARTED, SECOND if task.crashes >= SUSPECT else 0))
+        return admitted
+
+    async def _run(self) -> None:
+        """Run the suspect, which is alone in the buffer, when nothing else runs."""
+        try:
+            if await self._worker.until_idle(self._worker.lease):
+                for suspect in self._fetcher.take():  # none if it was cancelled, lost or given back meanwhile
+                    await self._run_alone(suspect)
+        finally:
+            self._fetcher.resume()
+
+    async def _run_alone(self, task: Task) -> None:
+        execution = self._worker.begin(task)
+        is_marked = False
+        try:
+            is_marked = await self._rewrite(execution, marked(task))
+            if not is_marked:
+                self._fetcher.put(task, Released(NEVER_STARTED))
+        except Exception as error:
+            self._worker.unsettled(task, error)
+        if not is_marked:
+            self._worker.end(execution)
+            return
+        self._worker.spawn(execution)
+        if await self._worker.until_idle(self._worker.lease):
+            return
+        while self._worker.executions.get(task.task_id) is execution and execution.reason != "lost":
+            current = execution.task.replace(cancel_requested=execution.context.cancel_requested)
+            if await self._rewrite(execution, unmarked(current)):
+                return
+            await self._clock.sleep(RETRY)
+
+    async def _rewrite(self, execution: Execution, after: Task) -> bool:
+        """Write another owner of a running task, and renew its lease; return whether the row was as expected."""
+        if self._backend.shared:
+            before = execution.task.replace(cancel_requested=after.cancel_requested)
+            until = self._clock.now() + int(self._worker.lease * SECOND)
+            try:
+                (held,) = await self._backend.update([Change(before, after.replace(lease_until=until))])
+            except DatabaseUnavailable as error:
+                log.warning("{}: whether it runs alone cannot be written: {}", named(after), error)
+                return False
+            if not held:
+                return False
+        execution.task = after
+        return True
