@@ -1,23 +1,23 @@
-"""Every error that aiotaskq raises on purpose: one tree, each also the built-in that fits.
+"""The errors of aiotaskq: one tree, in which each class is also the fitting built-in.
 
 AiotaskqError
-├── ValidationError (ValueError)        what was passed in is wrong; nothing was written
-│   ├── CronError                       a cron expression, named by field
+├── ValidationError (ValueError)        an argument is wrong; nothing was written
+│   ├── CronError                       a cron expression is wrong; names the field
 │   └── UnknownHandler (LookupError)    no handler is registered under that name
 ├── TaskConflict (ValueError)           the id is taken: by a pending task with other content, or by one that has ended
 ├── NoOpenTask (ValueError)             task_done() without a popped task
 ├── NotFound (LookupError)              no task, schedule or key under that name
-├── QueueFull (asyncio.QueueFull)       a bounded queue is full and was told to raise
+├── QueueFull (asyncio.QueueFull)       a bounded queue is full, with ``when_full="raise"``
 ├── TaskFailed (RuntimeError)           the task whose result was awaited did not complete
-├── ResultTimeout (TimeoutError)        the task did not end within the caller's patience
-├── LeaseLost (RuntimeError)            a write of an owner that no longer holds the task
-├── NotSupported (NotImplementedError)  this backend cannot honour what was asked for
+├── ResultTimeout (TimeoutError)        the task did not end within the caller's timeout
+├── LeaseLost (RuntimeError)            a write by an owner that no longer holds the lease
+├── NotSupported (NotImplementedError)  this backend does not support the option or call
 ├── MissingExtra (ImportError)          an optional dependency is not installed
 ├── DatabaseUnavailable (ConnectionError)  the store cannot be opened or reached
 ├── SchemaTooNew (RuntimeError)         the database was written by a newer aiotaskq
 ├── ClosedError (RuntimeError)          used after close, configured after use, or the interpreter ends
 ├── WrongLoop (RuntimeError)            a blocking call from a loop, or an object of another loop
-└── CallTimeout (TimeoutError)          a facade call ran into the caller's deadline
+└── CallTimeout (TimeoutError)          a blocking call reached its deadline
 """
 
 from __future__ import annotations

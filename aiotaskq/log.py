@@ -1,12 +1,12 @@
-"""What aiotaskq logs, and where it goes. The one place that decides it.
+"""Logging: which lines aiotaskq writes, and whether they go to loguru or to the standard library.
 
 Every operation is one line at DEBUG; a retry is a WARNING, a final failure an ERROR, both with the handler's traceback.
-A line names the operation, the type and the id; never params, results or public values, and names that come from
-outside are escaped.
+A line names the operation, the type and the id, and never parameters, results or public values. Control characters in
+names are escaped.
 
-Without further ado warnings and errors go to the logger ``aiotaskq`` of the standard library. An application that has
-added a sink to loguru gets them there instead. Who uses ``aiotaskq.sync``, or imports ``logger`` from here, gets every
-line through loguru, as in the old system. ``output`` changes all of this.
+By default warnings and errors go to the logger ``aiotaskq`` of the standard library, or to loguru if the application
+has added a sink to it. The use of ``aiotaskq.sync``, or an import of ``logger`` from this module, sends every line
+through loguru, as in the old system. ``output`` changes these defaults.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ Output = Literal["auto", "loguru", "logging"]
 
 
 class Gate:
-    """Whether lines at DEBUG are written. Asked before such a line is made, this is all that it costs where it is shut.
+    """Whether lines at DEBUG are written: checked before such a line is made, so a closed gate costs one attribute.
 
-    It may be open though no sink of loguru takes the line; that is seen before the line is made, too.
+    It may be open although no sink of loguru takes the line; that is checked before the line is made, too.
     """
 
     __slots__ = ("open",)
@@ -71,14 +71,14 @@ class Log:
         self._chosen = False
 
     def set(self, level: int, to: Output, tracebacks: bool, *, chosen: bool) -> None:
-        """Set what is written; what was ``chosen`` by the application gives way only to another choice of it."""
+        """Set the output. One ``chosen`` by the application is replaced only by another choice of the application."""
         if self._chosen and not chosen:
             return
         self._level, self._to, self._tracebacks, self._chosen = level, to, tracebacks, chosen
         gate.open = level <= DEBUG
 
     def asked(self) -> None:
-        """Write every line through loguru from now on, unless the application has chosen something."""
+        """Write every line through loguru from now on, unless the application has chosen an output."""
         if self._to == "auto":
             self.set(DEBUG, "loguru", True, chosen=False)
 
@@ -89,7 +89,7 @@ class Log:
 
     def task(self, operation: str, task: Task) -> None:
         """Write a line at DEBUG about a task: the operation, its type and its id."""
-        if not self._unheard(DEBUG):
+        if not self._disabled(DEBUG):
             self._write(DEBUG, f"{operation} {named(task)}", (), None)
 
     def debug(self, template: str, *args: object) -> None:
@@ -108,12 +108,12 @@ class Log:
         """Write a line at ERROR, with the traceback of ``cause``."""
         self._write(ERROR, template, args, cause)
 
-    def _unheard(self, level: int) -> bool:
+    def _disabled(self, level: int) -> bool:
         # Loguru's core knows the lowest level of all sinks.
         return level < self._level or (self._to == "loguru" and bool(level < _core.min_level))
 
     def _write(self, level: int, template: str, args: tuple[object, ...], cause: BaseException | None) -> None:
-        if self._unheard(level):
+        if self._disabled(level):
             return
         text = template.format(*args) if args else template
         line = _Line(level, text, sys._getframe(2), cause if self._tracebacks else None)
@@ -124,8 +124,8 @@ class Log:
             held.add(line)
 
     def heard(self, level: int) -> bool:
-        """Whether a line at this level would reach a sink or a handler that the application has set up."""
-        if self._unheard(level):
+        """Whether a line at this level would reach a sink or a handler of the application."""
+        if self._disabled(level):
             return False
         if self._loguru():
             return bool(_core.min_level <= level)
@@ -138,7 +138,7 @@ class Log:
         )
 
     def emit(self, line: _Line) -> None:
-        """Hand a line to where lines go now."""
+        """Write a line to the current output."""
         if self._loguru():
             line.to_loguru()
         else:
@@ -146,7 +146,7 @@ class Log:
 
 
 class _Line:
-    """A line that was made, with the place in the code that it comes from."""
+    """A formatted line, with its place in the code."""
 
     __slots__ = ("_cause", "_function", "_level", "_name", "_number", "_path", "_text")
 
@@ -180,7 +180,7 @@ class _Line:
 
 
 def _formatted(error: BaseException) -> str:
-    """The traceback, indented, and with control characters escaped: no line of it can pass for a line of the log."""
+    """Return the traceback, indented and escaped, so that it cannot imitate a line of the log."""
     try:
         text = "".join(traceback.format_exception(error))
     except Exception as broken:  # an exception whose own __str__ raises
@@ -200,9 +200,9 @@ _BETWEEN = tuple(
 
 
 def application_frames(trace: TracebackType | None) -> TracebackType | None:
-    """Return the traceback of what aiotaskq has called, without the frames of ours that have called it.
+    """Return the traceback without the frames of aiotaskq that called the application's code.
 
-    Frames of ours stay where the application has called aiotaskq.
+    Frames of aiotaskq that the application called are kept.
     """
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
         trace = trace.tb_next
@@ -219,15 +219,15 @@ def application_frames(trace: TracebackType | None) -> TracebackType | None:
 
 # ---- lines of the blocking facade ------------------------------------------------------------------------------------
 
-WRITTEN_WITHIN = 0.2  # seconds that a blocking call waits for its lines to be written
+WRITTEN_WITHIN = 0.2  # seconds for which a blocking call waits until its lines are written
 
 
 class Held:
-    """The lines that one call of the blocking facade causes on the facade's loop; a thread of its own writes them.
+    """The lines of one call of the blocking facade on the facade's loop; a separate thread writes them.
 
-    The caller may be in a signal handler that has interrupted the writing of a line. Then that log is locked until the
-    call has ended, and a loop that wrote to it would stand still for ever. Nor does the caller write the lines: what
-    writes a log catches errors, which may be the exception of a signal handler that strikes there.
+    The caller may be in a signal handler that has interrupted the writing of a line. The log is then locked until the
+    call has ended, and a loop that wrote to it would block for ever. The caller does not write the lines either,
+    because the code that writes a log catches errors, and would catch the exception of a signal handler.
     """
 
     __slots__ = ("_any",)
@@ -236,29 +236,29 @@ class Held:
         self._any = False
 
     def hold(self) -> None:
-        """Take over the lines of the running coroutine, and of what it starts and leaves behind on the loop."""
+        """Hold the lines of the running coroutine and of the coroutines that it starts on the loop."""
         _held.set(self)
 
     def add(self, line: _Line) -> None:
-        """Have a line written soon."""
+        """Let the thread write a line."""
         self._any = True
         _writer.put(line)
 
     def wait(self) -> None:
-        """Wait until the lines so far are written; not for ever, since the calling thread may itself be in the way."""
+        """Wait until the lines so far are written, for a limited time: the calling thread itself may hold the lock."""
         if self._any:
             _writer.flush(WRITTEN_WITHIN)
 
 
 class _Writer:
-    """A thread that writes lines in their order."""
+    """A thread that writes lines in order."""
 
     def __init__(self) -> None:
         self._work: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._started = False
 
     def put(self, line: _Line) -> None:
-        """Write a line soon. For the thread of the facade's loop, in which no signal handler runs."""
+        """Queue a line. Called in the thread of the facade's loop only, where no signal handler runs."""
         if not self._started:
             try:
                 threading.Thread(target=self._serve, name="aiotaskq-log", daemon=True).start()
@@ -269,7 +269,7 @@ class _Writer:
         self._work.put(lambda: log.emit(line))
 
     def flush(self, seconds: float) -> None:
-        """Wait until all is written that was put before. Any thread may call it, at any moment."""
+        """Wait until all queued lines are written. Any thread may call it at any time."""
         written: Answer[None] = Answer()
         self._work.put(lambda: written.set_result(None))
         written.wait(seconds)
@@ -279,7 +279,7 @@ class _Writer:
             write = self._work.get()
             try:
                 write()
-            except Exception:  # of a sink that lets its errors through; there is no caller to raise them in
+            except Exception:  # a sink with catch=False failed, and there is no caller to raise it to
                 kind, error, trace = sys.exc_info()
                 threading.excepthook(threading.ExceptHookArgs((kind, error, trace, threading.current_thread())))
 
@@ -301,7 +301,7 @@ _core: Any = _loguru._core  # type: ignore[attr-defined]
 _default_sink = (0,) if _defaults.LOGURU_AUTOINIT else ()
 gate: Final = Gate()
 log: Final = Log()
-"""Through which the modules of aiotaskq write; ``logger`` is the application's."""
+"""The log of the modules of aiotaskq; ``logger`` is for the application."""
 
 
 # ---- for applications ------------------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ def output(level: str | None = "INFO", *, to: Output = "auto", tracebacks: bool 
         to: ``loguru``; ``logging``, the logger ``aiotaskq`` of the standard library; or ``auto``, which is loguru where
             the application has added a sink to it, else the standard library.
         tracebacks: whether failures come with the traceback of the handler. It holds the exception's own text, which
-            may be what the handler was given; without it there is the exception's type.
+            may contain parameters; otherwise lines name only the type of the exception.
 
     Levels and filters of the sinks, handlers and loggers apply after that: ``logger.disable("aiotaskq")`` of loguru, or
     ``logging.getLogger("aiotaskq").setLevel(…)``. Raises ValidationError for another level or destination.
@@ -360,7 +360,7 @@ def configure(folder: str | os.PathLike[str] = "logs") -> None:
 
 def __getattr__(name: str) -> Any:
     if name == "logger":
-        log.asked()  # who takes loguru's logger from here gets our lines in it, as in the old system
+        log.asked()  # as in the old system, where this logger had every line
         return _loguru
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

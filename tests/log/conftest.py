@@ -1,4 +1,4 @@
-"""Where the lines of a test go."""
+"""Log outputs for tests: the standard library, a sink of loguru, and scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log records that a test keeps."""
+"""A handler that keeps log records, and one run of a task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECRET = "S3CRET"
 
 
 class Kept(logging.Handler):
-    """Keeps what the standard library's logger `aiotaskq` is given, as it would be written."""
+    """A handler of the standard library that keeps formatted records."""
 
     def __init__(self) -> None:
         super().__init__(0)

@@ -1,4 +1,4 @@
-"""What log lines say, and that no line is made where nothing listens."""
+"""The text and the level of log lines; no line is made without a sink."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_lost_lease_and_a_dead_worker_are_warnings(standard: Kept) -> None:
     ]
 
 
-async def test_a_pop_that_was_not_settled_is_told_as_one(standard: Kept) -> None:
+async def test_the_line_of_a_pop_that_was_not_settled(standard: Kept) -> None:
     clock = VirtualClock(1_000 * SECOND)
     async with TaskQ("memory://rehearsal", clock=clock) as tq:
         await tq.push("mail", task_id="one", max_retries=1)
@@ -139,7 +139,7 @@ async def test_a_pop_that_was_not_settled_is_told_as_one(standard: Kept) -> None
     ]
 
 
-async def test_a_dead_worker_is_told_by_the_one_that_finds_its_task(standard: Kept) -> None:
+async def test_the_reaper_logs_a_dead_worker(standard: Kept) -> None:
     tq = TaskQ("memory://rehearsal")
     async with tq:
         await tq.push("mail", task_id="one")
@@ -148,9 +148,7 @@ async def test_a_dead_worker_is_told_by_the_one_that_finds_its_task(standard: Ke
     assert [text.split(": ")[0] for text in standard.written] == ["WARNING aiotaskq task_log lost mail one"]
 
 
-async def test_due_times_that_a_policy_skips_are_information_and_name_the_schedule(
-    tmp_path: Path, standard: Kept
-) -> None:
+async def test_skipped_due_times_are_logged_at_info_and_name_the_schedule(tmp_path: Path, standard: Kept) -> None:
     logging.getLogger("aiotaskq").setLevel(logging.INFO)
     scheduler = Scheduler(url=f"sqlite:///{tmp_path}/s.db", queue=MemoryQueue())
     long_ago = new_schedule("nightly", "mail", "interval", None, 60, misfire="skip", task_id="its-id", now=SECOND)
@@ -168,7 +166,7 @@ async def test_due_times_that_a_policy_skips_are_information_and_name_the_schedu
 # ---- what they cost -------------------------------------------------------------------------------------------------
 
 
-async def test_where_nobody_listens_no_line_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_sink_no_line_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     make = aiotaskq.log._Line
 

@@ -1,4 +1,4 @@
-"""Where log lines go: the standard library, loguru, web frameworks, scripts, signal handlers."""
+"""The output of log lines: the standard library, loguru, web frameworks, scripts, signal handlers."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ async def test_a_failure_inside_aiohttp_is_in_its_log(standard: Kept) -> None:
 
 
 @pytest.mark.parametrize("kind", ["thread", "middleware", "injected"])
-async def test_frames_of_ours_are_not_in_the_way(standard: Kept, kind: str) -> None:
+async def test_tracebacks_have_no_frames_of_the_package(standard: Kept, kind: str) -> None:
     tq = TaskQ("memory://")
 
     async def mail(n: int) -> None:
@@ -127,7 +127,7 @@ async def test_frames_of_ours_are_not_in_the_way(standard: Kept, kind: str) -> N
     assert frames == {"thread": ["in_thread"], "middleware": ["around", "mail"], "injected": ["with_resource"]}[kind]
 
 
-async def test_who_uses_loguru_gets_the_lines_there_instead(standard: Kept, sink: list[str]) -> None:
+async def test_an_application_with_a_sink_of_loguru_gets_the_lines_there(standard: Kept, sink: list[str]) -> None:
     tq = TaskQ("memory://")
 
     @tq.task(max_retries=1, backoff=0.001)
@@ -234,7 +234,7 @@ asyncio.run(main())
         ("import aiotaskq.log; aiotaskq.log.output(None)", []),
     ],
 )
-def test_what_an_application_sees_of_a_failure(start: Callable[..., Program], first: str, lines: list[str]) -> None:
+def test_the_output_of_a_failure_in_an_application(start: Callable[..., Program], first: str, lines: list[str]) -> None:
     program = start(FAILING.format(first=first))
     _, err = program.popen.communicate(timeout=within(40))
     assert program.popen.returncode == 0
@@ -244,7 +244,7 @@ def test_what_an_application_sees_of_a_failure(start: Callable[..., Program], fi
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_through_the_facade_every_line_comes_without_further_ado(start: Callable[..., Program], quiet: bool) -> None:
+def test_the_facade_writes_every_line_by_default(start: Callable[..., Program], quiet: bool) -> None:
     script = """
 from aiotaskq.sync import get_queue, pop_task, push_task, set_public
 push_task({"task_id": "one", "type": "mail"})
