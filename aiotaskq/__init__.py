@@ -49,7 +49,7 @@ from aiotaskq.errors import (
 )
 from aiotaskq.runtime.context import TaskContext, current_task
 from aiotaskq.runtime.events import Event
-from aiotaskq.runtime.queue.queue import Stats
+from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.runtime.worker.worker import ExitCode
 
 if typing.TYPE_CHECKING:

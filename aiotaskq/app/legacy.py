@@ -37,12 +37,12 @@ class _StoredQueue(Queue, Store):
 
     async def open(self) -> None:
         """Connect, and make or adopt the tables; idempotent. The first use does it too, but not after ``close``."""
-        await self._backend.open()
+        await self.backend.open()
 
     async def close(self) -> None:
         """Stop the cleanup and give back every connection; idempotent."""
         await self.stop_cleanup()
-        await self._backend.close()
+        await self.backend.close()
 
 
 class MemoryQueue(_StoredQueue):
@@ -136,18 +136,18 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
         self._own: list[Backend] = []
         if target is None:
             target = make_queue()
-            self._own.append(target._backend)
+            self._own.append(target.backend)
         if url is None:
-            check_default_home(target._backend, mask(getattr(target, "url", "the queue")))
+            check_default_home(target.backend, mask(getattr(target, "url", "the queue")))
         if getattr(target, "url", None) == place:
-            home = target._backend  # a schedule and the task that it fires are written in one transaction
+            home = target.backend  # a schedule and the task that it fires are written in one transaction
         else:
             home = connect(place)
             self._own.append(home)
         if home.schedules is None:
             raise NotSupported("schedules live in SQL; name a database, as in sqlite:///app.db")
         self._home = home
-        super().__init__(home.schedules, target, target._backend, SystemClock(), check_interval=check_interval)
+        super().__init__(home.schedules, target, target.backend, SystemClock(), check_interval=check_interval)
 
     async def stop(self) -> None:
         """Fire no more, and give back the connections; idempotent, and it can be started again."""

@@ -7,7 +7,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 from aiotaskq.app.handle import P, T, TaskCall, TaskFunction, TaskHandle, ThreadPusher
 from aiotaskq.app.resources import kind_of
@@ -29,6 +29,20 @@ PushMiddleware = Callable[[list[Task], Callable[[list[Task]], Awaitable[list[Tas
 def injected() -> Any:
     """The default of a handler's parameter that a resource fills in: ``client: Client = injected()``."""
     return INJECTED
+
+
+class TaskOptions(TypedDict, total=False):
+    """How the tasks of a handler are pushed and run; see ``Registry.task``. Durations in seconds."""
+
+    name: str | None
+    queue: str
+    priority: int
+    max_retries: int
+    backoff: Backoff | float | None
+    retry_on: type[BaseException] | Collection[type[BaseException]]
+    timeout: float | None
+    expires: float | None
+    executor: str | None
 
 
 class TaskDecorator(Protocol):
@@ -99,19 +113,7 @@ class Registry(ABC):
     @overload
     def task(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
     @overload
-    def task(
-        self,
-        *,
-        name: str | None = ...,
-        queue: str = ...,
-        priority: int = ...,
-        max_retries: int = ...,
-        backoff: Backoff | float | None = ...,
-        retry_on: type[BaseException] | Collection[type[BaseException]] = ...,
-        timeout: float | None = ...,
-        expires: float | None = ...,
-        executor: str | None = ...,
-    ) -> TaskDecorator: ...
+    def task(self, **options: Unpack[TaskOptions]) -> TaskDecorator: ...
 
     def task(
         self,

@@ -14,6 +14,7 @@ from aiotaskq.app.handle import PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.app.push import as_call, named_call, new_task_of, reruns_of, session_of
 from aiotaskq.app.registry import Registry
 from aiotaskq.app.resources import open_resource
+from aiotaskq.app.run_options import RunOptions
 from aiotaskq.app.settings import ONE_DATABASE, check_default_home, settings
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, OddRow
@@ -23,7 +24,8 @@ from aiotaskq.core.masking import mask
 from aiotaskq.core.task import Task, check_seconds
 from aiotaskq.errors import AiotaskqError, NotSupported, ValidationError
 from aiotaskq.runtime.queue.bulk import Retention
-from aiotaskq.runtime.queue.queue import Queue, Stats
+from aiotaskq.runtime.queue.operations import Operations
+from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.scheduler.scheduler import Scheduler
 from aiotaskq.runtime.store import Store
 from aiotaskq.runtime.worker.worker import CLOSING, SERVICES, ExitCode, Worker
@@ -33,7 +35,7 @@ LOOK_AT_CLOCK = 30.0  # seconds between two looks at the store's clock
 ECHO = 500_000  # microseconds: a wrapper may pass on a Ctrl-C that the terminal sent already; that is not a second one
 
 
-class TaskQ(Registry):
+class TaskQ(Registry, Operations[TaskHandle[Any]]):
     """A task queue: ``TaskQ("sqlite:///app.db")`` inside the application, no server.
 
     Open it with ``async with tq`` (connect only), ``async with tq.running()`` (workers and scheduler embedded in the
@@ -213,74 +215,14 @@ class TaskQ(Registry):
         """Return the handle of a task by id, whoever pushed it."""
         return TaskHandle(self.queue, task_id, created=False)
 
-    # ---- operating: the queue's verbs ----
+    # ---- operating ----
 
-    async def get(self, task_id: str) -> Task:
-        """Return a task by id. Raises NotFound."""
-        return await self.queue.get(task_id)
+    @property
+    def _operated(self) -> Queue:
+        return self.queue
 
-    async def find(
-        self,
-        *,
-        status: str | Iterable[str] | None = None,
-        type: str | None = None,
-        queue: str | None = None,
-        scheduler_task_id: str | None = None,
-        limit: int = 100,
-        after: str | None = None,
-    ) -> list[Task]:
-        """List tasks, the newest first; ``after`` continues behind that task id.
-
-        Raises ValidationError, and NotFound when there is no such task (any more).
-        """
-        return await self.queue.find(
-            status=status, type=type, queue=queue, scheduler_task_id=scheduler_task_id, limit=limit, after=after
-        )
-
-    async def cancel(self, task_id: str) -> bool:
-        """Cancel a pending task, or ask a running one to stop; return False if it has ended. Raises NotFound."""
-        return await self.queue.cancel(task_id)
-
-    async def retry(self, task_id: str) -> TaskHandle[Any]:
-        """Put a failed, cancelled or expired task back, its retries unused. Raises NotFound, TaskConflict."""
-        return TaskHandle(self.queue, (await self.queue.retry(task_id)).task_id, created=False)
-
-    async def retry_many(
-        self,
-        *,
-        status: str | Iterable[str] = "failed",
-        type: str | None = None,
-        queue: str | None = None,
-        limit: int | None = None,
-    ) -> int:
-        """Put ended tasks that match back, the newest first, at most ``limit``; return how many. As ``retry``.
-
-        Raises ValidationError for a status other than failed, cancelled and expired.
-        """
-        return await self.queue.retry_many(status=status, type=type, queue=queue, limit=limit)
-
-    async def purge(
-        self,
-        *,
-        status: str | Iterable[str] | None = None,
-        type: str | None = None,
-        queue: str | None = None,
-        older_than: float | None = None,
-    ) -> int:
-        """Delete ended tasks that match; return how many. ``older_than`` in seconds. Raises ValidationError."""
-        return await self.queue.purge(status=status, type=type, queue=queue, older_than=older_than)
-
-    async def pause(self, queue: str = "default") -> None:
-        """Stop handing out tasks of a queue, in every process; pushes go on."""
-        await self.queue.pause(queue)
-
-    async def resume(self, queue: str = "default") -> None:
-        """Hand out tasks of a paused queue again."""
-        await self.queue.resume(queue)
-
-    async def stats(self) -> Stats:
-        """Count tasks by status and queue, and what is ready."""
-        return await self.queue.stats()
+    def _retried(self, task: Task) -> TaskHandle[Any]:
+        return TaskHandle(self.queue, task.task_id, created=False)
 
     async def health(self, timeout: float = 5.0) -> dict[str, str | None]:
         """Say of each part what is wrong with it, None if nothing: ``store``; ``workers``, ``scheduler`` if they run.
@@ -368,15 +310,15 @@ class TaskQ(Registry):
         for a test, True in a test as well. On leaving: no more claims, handlers may end for ``drain`` seconds, are then
         cancelled, and given back after ``grace`` more.
         """
-        self._check_stop(drain, grace)
+        options = RunOptions(concurrency, queues, scheduler, drain, grace)
         was_open = self._is_open
         runs = not self.stands_by if workers is None else workers
-        await (self._start_running(concurrency, queues, scheduler) if runs else self.open())
+        await (self._start_running(options) if runs else self.open())
         try:
             yield self
         finally:
             if runs:
-                await self._stop_running(drain, grace)
+                await self._stop_running(options.drain, options.grace)
             if not was_open and self._worker is None:  # else whoever opened it closes it
                 await self.close()
 
@@ -433,22 +375,17 @@ class TaskQ(Registry):
         grace: float = 5.0,
     ) -> ExitCode:
         """Like ``run``, until the event is set instead of a signal."""
-        self._check_stop(drain, grace)
-        await self._start_running(concurrency, queues, scheduler)
+        options = RunOptions(concurrency, queues, scheduler, drain, grace)
+        await self._start_running(options)
         code = ExitCode.DRAINED
         try:
             await stop.wait()
         finally:
-            code = await self._stop_running(drain, grace)
+            code = await self._stop_running(options.drain, options.grace)
             await self.close()
         return code
 
-    @staticmethod
-    def _check_stop(drain: float, grace: float) -> None:
-        check_seconds("drain", drain)
-        check_seconds("grace", grace)
-
-    async def _start_running(self, concurrency: int, queues: Sequence[str] | None, scheduler: bool) -> None:
+    async def _start_running(self, options: RunOptions) -> None:
         if self._worker is not None:
             raise ValidationError("running: workers run already; one running() at a time")
         worker = Worker(
@@ -456,8 +393,8 @@ class TaskQ(Registry):
             self._backend,
             self._clock,
             self._handlers,
-            concurrency=concurrency,
-            queues=queues,
+            concurrency=options.concurrency,
+            queues=options.queues,
             middleware=self._run_middleware,
             resources=self._open_resources if self._resources else None,
             **self._worker_options,
@@ -466,7 +403,7 @@ class TaskQ(Registry):
         try:
             await self.open()
             await self.store.start_cleanup()
-            schedules = scheduler and self._has_schedules()
+            schedules = options.scheduler and self._has_schedules()
             if schedules:
                 await self.scheduler.declare([make() for make in self._declared.values()])
             await worker.start()

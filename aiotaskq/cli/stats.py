@@ -14,7 +14,7 @@ from aiotaskq.cli.store_access import with_tq
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.task import FINAL, Status
 from aiotaskq.log import printable
-from aiotaskq.runtime.queue.queue import Stats
+from aiotaskq.runtime.queue.operations import Stats
 
 EVERY = 1.0  # seconds between two looks
 HEADERS = ("QUEUE", *(str(status).upper() for status in Status))

@@ -37,7 +37,7 @@ from aiotaskq.errors import (
     WrongLoop,
 )
 from aiotaskq.runtime.events import Event
-from aiotaskq.runtime.queue.queue import Stats
+from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.runtime.worker.worker import ExitCode
 from aiotaskq.sync.actors import (
     DatabaseQueue,

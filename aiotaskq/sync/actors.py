@@ -7,9 +7,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
 import aiotaskq.app.legacy as awaited
-import aiotaskq.runtime.queue.queue
-import aiotaskq.runtime.scheduler.scheduler
-import aiotaskq.runtime.store
+from aiotaskq.runtime.queue.operations import Operations as AsyncOperations
+from aiotaskq.runtime.queue.queue import Queue as AsyncQueue
+from aiotaskq.runtime.scheduler.scheduler import Scheduler as AsyncScheduler
+from aiotaskq.runtime.store import Store as AsyncStore
 from aiotaskq.sync.bridge import (
     Facade,
     Home,
@@ -32,40 +33,45 @@ async def _give_back(queue: Any, task: dict[str, Any] | None) -> None:
         await queue.give_back(task["task_id"])
 
 
-class Queue(Facade[Any]):
+class Operations(Facade[Any]):
+    """The operator's verbs; see ``aiotaskq.runtime.queue.operations.Operations``."""
+
+    get = blocking(AsyncOperations.get)
+    find = blocking(AsyncOperations.find)
+    cancel = blocking(AsyncOperations.cancel)
+    retry_many = blocking(AsyncOperations.retry_many)
+    purge = blocking(AsyncOperations.purge)
+    count = blocking(AsyncOperations.count)
+    pause = blocking(AsyncOperations.pause)
+    resume = blocking(AsyncOperations.resume)
+    paused = blocking(AsyncOperations.paused)
+    stats = blocking(AsyncOperations.stats)
+
+
+class Queue(Operations):
     """Tasks of one store; see ``aiotaskq.runtime.queue.queue.Queue``."""
 
-    push_task = blocking(aiotaskq.runtime.queue.queue.Queue.push_task, at_once=True)
-    pop_task = blocking(aiotaskq.runtime.queue.queue.Queue.pop_task, at_once=True, unclaimed=_give_back)
-    task_done = blocking(aiotaskq.runtime.queue.queue.Queue.task_done, at_once=True)
-    get_queue_size = blocking(aiotaskq.runtime.queue.queue.Queue.get_queue_size, at_once=True)
-    is_empty = blocking(aiotaskq.runtime.queue.queue.Queue.is_empty, at_once=True)
-    get = blocking(aiotaskq.runtime.queue.queue.Queue.get)
-    find = blocking(aiotaskq.runtime.queue.queue.Queue.find)
-    cancel = blocking(aiotaskq.runtime.queue.queue.Queue.cancel)
-    retry = blocking(aiotaskq.runtime.queue.queue.Queue.retry)
-    retry_many = blocking(aiotaskq.runtime.queue.queue.Queue.retry_many)
-    purge = blocking(aiotaskq.runtime.queue.queue.Queue.purge)
-    count = blocking(aiotaskq.runtime.queue.queue.Queue.count)
-    pause = blocking(aiotaskq.runtime.queue.queue.Queue.pause)
-    resume = blocking(aiotaskq.runtime.queue.queue.Queue.resume)
-    paused = blocking(aiotaskq.runtime.queue.queue.Queue.paused)
-    stats = blocking(aiotaskq.runtime.queue.queue.Queue.stats)
-    wait_for_end = blocking(aiotaskq.runtime.queue.queue.Queue.wait_for_end)
+    push_task = blocking(AsyncQueue.push_task, at_once=True)
+    pop_task = blocking(AsyncQueue.pop_task, at_once=True, unclaimed=_give_back)
+    task_done = blocking(AsyncQueue.task_done, at_once=True)
+    get_queue_size = blocking(AsyncQueue.get_queue_size, at_once=True)
+    is_empty = blocking(AsyncQueue.is_empty, at_once=True)
+    retry = blocking(AsyncQueue.retry)
+    wait_for_end = blocking(AsyncQueue.wait_for_end)
 
 
 class Store(Facade[Any]):
     """Public values of one store; see ``aiotaskq.runtime.store.Store``."""
 
-    set_public = blocking(aiotaskq.runtime.store.Store.set_public, at_once=True)
-    get_public = blocking(aiotaskq.runtime.store.Store.get_public, at_once=True)
-    delete_public = blocking(aiotaskq.runtime.store.Store.delete_public, at_once=True)
-    get_store_size = blocking(aiotaskq.runtime.store.Store.get_store_size, at_once=True)
-    list_keys = blocking(aiotaskq.runtime.store.Store.list_keys, at_once=True)
-    clear_store = blocking(aiotaskq.runtime.store.Store.clear_store)
-    cleanup = blocking(aiotaskq.runtime.store.Store.cleanup)
-    start_cleanup = blocking(aiotaskq.runtime.store.Store.start_cleanup)
-    stop_cleanup = blocking(aiotaskq.runtime.store.Store.stop_cleanup)
+    set_public = blocking(AsyncStore.set_public, at_once=True)
+    get_public = blocking(AsyncStore.get_public, at_once=True)
+    delete_public = blocking(AsyncStore.delete_public, at_once=True)
+    get_store_size = blocking(AsyncStore.get_store_size, at_once=True)
+    list_keys = blocking(AsyncStore.list_keys, at_once=True)
+    clear_store = blocking(AsyncStore.clear_store)
+    cleanup = blocking(AsyncStore.cleanup)
+    start_cleanup = blocking(AsyncStore.start_cleanup)
+    stop_cleanup = blocking(AsyncStore.stop_cleanup)
 
 
 class _StoredQueue(Queue, Store):
@@ -124,18 +130,18 @@ def _scheduler_home(make: Callable[[], awaited.Scheduler], needs: Reach[Any]) ->
 class SchedulerActor(Facade[Any]):
     """Schedules of one store; see ``aiotaskq.runtime.scheduler.scheduler.Scheduler``."""
 
-    start = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.start)
-    stop = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.stop)
-    add_scheduler_task = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.add_scheduler_task)
-    list_tasks = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.list_tasks)
-    get_task = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.get_task)
-    pause_task = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.pause_task)
-    resume_task = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.resume_task)
-    update_task = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.update_task)
-    delete_task = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.delete_task)
-    run_now = blocking(aiotaskq.runtime.scheduler.scheduler.Scheduler.run_now)
-    running = reading(aiotaskq.runtime.scheduler.scheduler.Scheduler.running)
-    failures = reading(aiotaskq.runtime.scheduler.scheduler.Scheduler.failures)
+    start = blocking(AsyncScheduler.start)
+    stop = blocking(AsyncScheduler.stop)
+    add_scheduler_task = blocking(AsyncScheduler.add_scheduler_task)
+    list_tasks = blocking(AsyncScheduler.list_tasks)
+    get_task = blocking(AsyncScheduler.get_task)
+    pause_task = blocking(AsyncScheduler.pause_task)
+    resume_task = blocking(AsyncScheduler.resume_task)
+    update_task = blocking(AsyncScheduler.update_task)
+    delete_task = blocking(AsyncScheduler.delete_task)
+    run_now = blocking(AsyncScheduler.run_now)
+    running = reading(AsyncScheduler.running)
+    failures = reading(AsyncScheduler.failures)
 
 
 class Scheduler(SchedulerActor):

@@ -6,21 +6,19 @@ import asyncio
 import contextlib
 import functools
 import signal
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError
-from typing import Any, Generic, Protocol, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Generic, Protocol, TypeVar, Unpack, cast, overload
 
 import aiotaskq.app.handle
 import aiotaskq.app.taskq
 import aiotaskq.runtime.context
 from aiotaskq.app.handle import P, PushOptions, R, T, T_co, TaskCall
-from aiotaskq.app.registry import Coro
+from aiotaskq.app.registry import Coro, TaskOptions
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
-from aiotaskq.core.outcome import Backoff
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ClosedError
-from aiotaskq.runtime.worker.worker import ExitCode
-from aiotaskq.sync.actors import Queue, SchedulerActor, Store
+from aiotaskq.sync.actors import Operations, Queue, SchedulerActor, Store
 from aiotaskq.sync.bridge import (
     Facade,
     Home,
@@ -30,6 +28,7 @@ from aiotaskq.sync.bridge import (
     blocking_context,
     direct,
     documented,
+    like,
     loop_thread,
     reading,
 )
@@ -154,7 +153,30 @@ def _same(_tq: TaskQ, value: R) -> R:
     return value
 
 
-class TaskQ(Facade[AsyncTaskQ]):
+def _until_a_signal(run: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Any, P], R]:
+    """Return the blocking twin of ``run``: signals are handled in the main thread, while the loop is in another one."""
+
+    def call(self: TaskQ, *args: P.args, **kwargs: P.kwargs) -> R:
+        refuse_running_loop("aiotaskq.TaskQ.run")
+        stop = asyncio.Event()
+        with _signals(lambda: loop_thread.call_soon(self._reach().on_signal, stop)):
+            return cast(R, self._run_until(stop, *args, **kwargs))
+
+    return cast("Callable[Concatenate[Any, P], R]", like(run)(call))
+
+
+@contextlib.contextmanager
+def _signals(then: Callable[[], object]) -> Iterator[None]:
+    """Call ``then`` for SIGINT and SIGTERM, instead of what was called before; in the main thread only."""
+    before = {number: signal.signal(number, lambda *_: then()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+class TaskQ(Operations):
     """A task queue: ``TaskQ("sqlite:///app.db")`` inside the application, no server.
 
     Open it with ``with tq`` (connect only), ``with tq.running()`` (workers and scheduler embedded in the application)
@@ -197,19 +219,7 @@ class TaskQ(Facade[AsyncTaskQ]):
     @overload
     def task(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
     @overload
-    def task(
-        self,
-        *,
-        name: str | None = ...,
-        queue: str = ...,
-        priority: int = ...,
-        max_retries: int = ...,
-        backoff: Backoff | float | None = ...,
-        retry_on: type[BaseException] | Collection[type[BaseException]] = ...,
-        timeout: float | None = ...,
-        expires: float | None = ...,
-        executor: str | None = ...,
-    ) -> TaskDecorator: ...
+    def task(self, **options: Unpack[TaskOptions]) -> TaskDecorator: ...
 
     @documented(AsyncTaskQ.task)
     def task(self, function: Any = None, **options: Any) -> Any:
@@ -241,15 +251,7 @@ class TaskQ(Facade[AsyncTaskQ]):
     push_many = blocking(AsyncTaskQ.push_many, _handles)
     _push_call = blocking(AsyncTaskQ.push_call, _handle)
     handle = direct(AsyncTaskQ.handle, _handle)
-    get = blocking(AsyncTaskQ.get)
-    find = blocking(AsyncTaskQ.find)
-    cancel = blocking(AsyncTaskQ.cancel)
     retry = blocking(AsyncTaskQ.retry, _handle)
-    retry_many = blocking(AsyncTaskQ.retry_many)
-    purge = blocking(AsyncTaskQ.purge)
-    pause = blocking(AsyncTaskQ.pause)
-    resume = blocking(AsyncTaskQ.resume)
-    stats = blocking(AsyncTaskQ.stats)
     health = blocking(AsyncTaskQ.health)
     odd_rows = reading(AsyncTaskQ.odd_rows)
 
@@ -262,6 +264,7 @@ class TaskQ(Facade[AsyncTaskQ]):
     open = blocking(AsyncTaskQ.open)
     close = blocking(AsyncTaskQ.close, lambda self, _none: self._reach.left())
     running = blocking_context(AsyncTaskQ.running)
+    run = _until_a_signal(AsyncTaskQ.run)
     _run_until = blocking(AsyncTaskQ.run_until)
 
     def __enter__(self) -> TaskQ:
@@ -271,36 +274,10 @@ class TaskQ(Facade[AsyncTaskQ]):
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    @documented(AsyncTaskQ.run)
-    def run(
-        self,
-        concurrency: int = 10,
-        *,
-        queues: Sequence[str] | None = None,
-        scheduler: bool = True,
-        drain: float = 25.0,
-        grace: float = 5.0,
-    ) -> ExitCode:
-        refuse_running_loop("aiotaskq.TaskQ.run")
-        stop = asyncio.Event()
-        with _signals(lambda: loop_thread.call_soon(self._reach().on_signal, stop)):
-            return self._run_until(stop, concurrency, queues=queues, scheduler=scheduler, drain=drain, grace=grace)
-
 
 async def _close_fast(tq: AsyncTaskQ) -> None:
     # At the end of the process, which waits for nobody: what runs is given back.
     await tq.close(drain=0.0, grace=0.1)
-
-
-@contextlib.contextmanager
-def _signals(then: Callable[[], object]) -> Iterator[None]:
-    """Call ``then`` for SIGINT and SIGTERM, instead of what was called before; in the main thread only."""
-    before = {number: signal.signal(number, lambda *_: then()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 # ---- in a handler ---------------------------------------------------------------------------------------------------

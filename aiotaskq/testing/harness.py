@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from aiotaskq.app.handle import TaskHandle
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.backends.url import REHEARSAL
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.errors import WrongLoop
+from aiotaskq.testing.override import override
 from aiotaskq.testing.recorder import Pushes
 
 IDLE = 3600.0
@@ -20,7 +22,7 @@ IDLE = 3600.0
 DEFAULTS = {"lease": IDLE, "poll_interval": IDLE, "check_interval": IDLE, "cleanup_interval": IDLE}
 THREADS = 5.0  # real seconds for which virtual time waits for a handler in a thread or a process
 
-R = TypeVar("R", bound="Rig")
+H = TypeVar("H", bound="Harness")
 RunCall = Callable[[Task], Awaitable[Any]]
 PushCall = Callable[[list[Task]], Awaitable[list[Task]]]
 
@@ -36,8 +38,11 @@ class Run:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
-class Rig(Pushes, ABC):
+class Harness(Pushes, ABC):
     """What ``Kit`` and ``Inline`` share. It is the innermost middleware of its TaskQ."""
+
+    OPTIONS: ClassVar[frozenset[str]]
+    """The options of the constructor; ``opened`` passes the others on to the TaskQ."""
 
     def __init__(self, tq: TaskQ, clock: VirtualClock, recorded: Pushes) -> None:
         self.tq = tq
@@ -84,7 +89,7 @@ class Rig(Pushes, ABC):
         if self._loop is not None and not self._loop.is_closed() and not self._loop.is_running():
             self._loop.run_until_complete(self.stop())
 
-    async def __aenter__(self: R) -> R:
+    async def __aenter__(self: H) -> H:
         await self.start()
         return self
 
@@ -128,6 +133,23 @@ class Rig(Pushes, ABC):
         """Return the tasks in the store, in the order in which they were pushed; ``status`` narrows them down."""
         found = await self.tq.find(status=status, limit=100_000)
         return sorted(found, key=lambda task: task.seq)
+
+
+@contextlib.contextmanager
+def opened(kind: type[H], tq: TaskQ | None, url: str | None, *, clock: VirtualClock, **options: Any) -> Iterator[H]:
+    """Swap the store and the clock of a TaskQ, and make the kit or inline mode that drives it.
+
+    No event loop is needed: what is made starts by itself in the loop that first uses it. ``options`` are those of
+    ``kind`` and of ``TaskQ``.
+    """
+    app = TaskQ(REHEARSAL) if tq is None else tq
+    own = {name: options.pop(name) for name in kind.OPTIONS & options.keys()}
+    with override(app, url, clock=clock, **{**DEFAULTS, **options}) as recorded:
+        made = kind(app, clock, recorded, **own)
+        try:
+            yield made
+        finally:
+            made.stop_from_outside()
 
 
 def seconds(microseconds: int) -> float:

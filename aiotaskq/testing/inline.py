@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.backends.url import REHEARSAL
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.schedule import instant
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import TaskFailed
 from aiotaskq.runtime.worker.worker import Worker
-from aiotaskq.testing.harness import DEFAULTS, PushCall, Rig, RunCall, seconds
+from aiotaskq.testing.harness import Harness, PushCall, RunCall, opened, seconds
 from aiotaskq.testing.kit import START
-from aiotaskq.testing.override import override
 from aiotaskq.testing.recorder import Pushes
 
 INLINE = "aiotaskq.inline"  # the queue of the worker, which claims nothing by itself, and the owner of claims
 MANY = 10_000  # tasks claimed at a time
 
 
-class Inline(Rig):
+class Inline(Harness):
     """A ``TaskQ`` whose pushes run the handler: ``tq``, its ``clock``, and what was ``pushed``."""
+
+    OPTIONS = frozenset({"retries", "raise_errors"})
 
     def __init__(
         self, tq: TaskQ, clock: VirtualClock, recorded: Pushes, *, retries: bool = False, raise_errors: bool = True
@@ -93,26 +93,6 @@ class Inline(Rig):
         return self.tq._worker
 
 
-@contextlib.contextmanager
-def open_inline(
-    tq: TaskQ | None,
-    url: str | None,
-    *,
-    clock: VirtualClock,
-    retries: bool = False,
-    raise_errors: bool = True,
-    **options: Any,
-) -> Iterator[Inline]:
-    """Make what ``inline`` gives where there is no loop yet: it starts by itself in the one that first uses it."""
-    app = TaskQ(REHEARSAL) if tq is None else tq
-    with override(app, url, clock=clock, **{**DEFAULTS, **options}) as recorded:
-        kit = Inline(app, clock, recorded, retries=retries, raise_errors=raise_errors)
-        try:
-            yield kit
-        finally:
-            kit.stop_from_outside()
-
-
 @contextlib.asynccontextmanager
 async def inline(
     tq: TaskQ | None = None,
@@ -136,6 +116,6 @@ async def inline(
         options: as of ``TaskQ``.
     """
     clock = VirtualClock(instant("start", START))
-    with open_inline(tq, url, clock=clock, retries=retries, raise_errors=raise_errors, **options) as kit:
-        async with kit:
-            yield kit
+    with opened(Inline, tq, url, clock=clock, retries=retries, raise_errors=raise_errors, **options) as made:
+        async with made:
+            yield made

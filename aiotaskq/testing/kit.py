@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.backends.url import REHEARSAL
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.schedule import instant
 from aiotaskq.core.task import SECOND, Status, check_int, check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
-from aiotaskq.testing.harness import DEFAULTS, Rig, Run, seconds
-from aiotaskq.testing.override import override
+from aiotaskq.testing.harness import Harness, Run, opened, seconds
 from aiotaskq.testing.recorder import Pushes
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -25,12 +23,14 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 JUMPS = 10_000  # of `drain(delayed=True)`: something that goes on for longer goes on for ever
 
 
-class Kit(Rig):
+class Kit(Harness):
     """A ``TaskQ`` in virtual time: ``tq``, its ``clock``, and what was ``pushed``.
 
     Workers take what is due at once, as soon as the test awaits something. Time stands still but for ``advance`` and
     ``drain(delayed=True)``: a test that awaits ``handle.result()`` of a delayed task waits for ever.
     """
+
+    OPTIONS = frozenset({"concurrency", "scheduler"})
 
     def __init__(
         self, tq: TaskQ, clock: VirtualClock, recorded: Pushes, *, concurrency: int = 10, scheduler: bool = True
@@ -151,26 +151,6 @@ class Kit(Rig):
         return AssertionError("\n".join(lines))
 
 
-@contextlib.contextmanager
-def open_kit(
-    tq: TaskQ | None,
-    url: str | None,
-    *,
-    clock: VirtualClock,
-    concurrency: int = 10,
-    scheduler: bool = True,
-    **options: Any,
-) -> Iterator[Kit]:
-    """Make the kit of ``virtual`` where there is no loop yet: it starts by itself in the one that first uses it."""
-    app = TaskQ(REHEARSAL) if tq is None else tq
-    with override(app, url, clock=clock, **{**DEFAULTS, **options}) as recorded:
-        kit = Kit(app, clock, recorded, concurrency=concurrency, scheduler=scheduler)
-        try:
-            yield kit
-        finally:
-            kit.stop_from_outside()
-
-
 @contextlib.asynccontextmanager
 async def virtual(
     tq: TaskQ | None = None,
@@ -193,6 +173,6 @@ async def virtual(
             not full of heartbeats.
     """
     clock = VirtualClock(instant("start", start))
-    with open_kit(tq, url, clock=clock, concurrency=concurrency, scheduler=scheduler, **options) as kit:
+    with opened(Kit, tq, url, clock=clock, concurrency=concurrency, scheduler=scheduler, **options) as kit:
         async with kit:
             yield kit

@@ -59,12 +59,13 @@ def taskq_virtual(taskq_clock: VirtualClock) -> Iterator[MakesKit]:
 
     Arguments as of ``aiotaskq.testing.virtual``, without ``start``.
     """
-    from aiotaskq.testing.kit import open_kit
+    from aiotaskq.testing import Kit
+    from aiotaskq.testing.harness import opened
 
     with contextlib.ExitStack() as stack:
 
         def make(tq: TaskQ | None = None, url: str | None = None, **options: Any) -> Kit:
-            return stack.enter_context(open_kit(tq, url, clock=taskq_clock, **options))
+            return stack.enter_context(opened(Kit, tq, url, clock=taskq_clock, **options))
 
         yield make
 
@@ -81,12 +82,13 @@ def taskq_inline(taskq_clock: VirtualClock) -> Iterator[MakesInline]:
 
     Arguments as of ``aiotaskq.testing.inline``.
     """
-    from aiotaskq.testing.inline import open_inline
+    from aiotaskq.testing import Inline
+    from aiotaskq.testing.harness import opened
 
     with contextlib.ExitStack() as stack:
 
         def make(tq: TaskQ | None = None, url: str | None = None, **options: Any) -> Inline:
-            return stack.enter_context(open_inline(tq, url, clock=taskq_clock, **options))
+            return stack.enter_context(opened(Inline, tq, url, clock=taskq_clock, **options))
 
         yield make
 

@@ -23,24 +23,6 @@ BREATH = 0.05  # seconds between two chunks of the retention, so that claims and
 SWEEP_INTERVAL = 60.0  # seconds
 
 
-class Stats(msgspec.Struct, frozen=True):
-    """What a queue holds: ``counts`` by status, ``ready`` to be claimed now, ``oldest_age`` of these in seconds."""
-
-    counts: dict[str, int]
-    ready: int
-    oldest_age: float | None
-    queues: dict[str, dict[str, int]]
-    paused: list[str]
-
-
-async def counted(backend: Backend, clock: Clock) -> Stats:
-    """Count tasks by status and queue, and what is ready."""
-    now = clock.now()
-    found = await backend.stats(now)
-    age = None if found.oldest is None else max(0.0, (now - found.oldest) / SECOND)
-    return Stats(found.counts, found.ready, age, found.queues, await backend.paused())
-
-
 def statuses(names: str | Iterable[str] | None) -> tuple[Status, ...]:
     """Return the statuses that a caller names; None names none in particular. Raises ValidationError."""
     if names is None:
@@ -55,10 +37,6 @@ def statuses(names: str | Iterable[str] | None) -> tuple[Status, ...]:
         if name not in tuple(Status):
             raise ValidationError(f"status: {name!r:.40} is unknown; use {', '.join(Status)}")
     return tuple(map(Status, found))
-
-
-def _unheard(_done: int) -> None:
-    pass
 
 
 async def count_all(backend: Backend, clock: Clock, where: TaskFilter) -> int:
@@ -93,7 +71,8 @@ async def retry_all(
             break
         now = clock.now()
         total += sum(await backend.update([Change(task, settle(task, Requeued(), now)) for task in tasks]))
-        (progress or _unheard)(total)
+        if progress is not None:
+            progress(total)
         limit = None if limit is None else limit - len(tasks)
         where = msgspec.structs.replace(where, after=tasks[-1].task_id)
     log.debug("retry_many: {} tasks", total)
@@ -111,7 +90,8 @@ async def purge_all(backend: Backend, where: TaskFilter, progress: Callable[[int
     while True:
         deleted = await backend.purge(where, PURGE_CHUNK)
         total += deleted
-        (progress or _unheard)(total)
+        if progress is not None:
+            progress(total)
         if deleted < PURGE_CHUNK:
             log.debug("purge: {} tasks", total)
             return total

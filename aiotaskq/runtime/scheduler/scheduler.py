@@ -309,7 +309,7 @@ class Scheduler:
         won = [task for (_, _, fired), ok in zip(changes, held, strict=True) if ok for task in fired]
         if won:
             # Due is what this clock says; that queue has a steady one, which may be behind it.
-            now = self._queue._clock.now()
+            now = self._queue.clock.now()
             await self._queue.add([task.replace(run_at=min(task.run_at, now)) for task in won])
         return held
 

@@ -1,0 +1,183 @@
+"""The operator's verbs on the tasks of a store, for Queue and TaskQ: get, find, cancel, retry, purge, count, pause."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from aiotaskq.backends.base import Backend
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.outcome import Cancelled, Outcome, Requeued
+from aiotaskq.core.task import SECOND, Status, Task, TaskFilter, check_int, check_key
+from aiotaskq.errors import NotFound, TaskConflict
+from aiotaskq.log import log, printable
+from aiotaskq.runtime.events import Events
+from aiotaskq.runtime.queue.bulk import RETRYABLE, count_all, ended_before, purge_all, retry_all, statuses
+
+Retried_co = TypeVar("Retried_co", covariant=True)
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """What a queue holds: ``counts`` by status, ``ready`` to be claimed now, ``oldest_age`` of these in seconds."""
+
+    counts: dict[str, int]
+    ready: int
+    oldest_age: float | None
+    queues: dict[str, dict[str, int]]
+    paused: list[str]
+
+
+class Operated(Protocol):
+    """What the verbs need of the queue that they act on."""
+
+    backend: Backend
+    clock: Clock
+    events: Events
+
+    async def read(self, task_id: str) -> Task | None:
+        """Return a task by id, None if there is none."""
+
+    async def settle(self, task: Task, outcome: Outcome) -> Task | None:
+        """Write an outcome; return the new state, None if the task has changed since it was read."""
+
+
+class Operations(ABC, Generic[Retried_co]):
+    """The verbs themselves; ``Retried_co`` is what ``retry`` returns: a Task, or a handle of it."""
+
+    @property
+    @abstractmethod
+    def _operated(self) -> Operated:
+        """The queue that the verbs act on."""
+
+    @abstractmethod
+    def _retried(self, task: Task) -> Retried_co:
+        """Return what ``retry`` gives for a task that is pending again."""
+
+    async def get(self, task_id: str) -> Task:
+        """Return a task by id. Raises NotFound."""
+        task = await self._operated.read(task_id)
+        if task is None:
+            raise NotFound(f"there is no task {printable(task_id)}")
+        return task
+
+    async def find(
+        self,
+        *,
+        status: str | Iterable[str] | None = None,
+        type: str | None = None,
+        queue: str | None = None,
+        scheduler_task_id: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[Task]:
+        """List tasks, the newest first; ``after`` continues behind that task id.
+
+        Raises ValidationError, and NotFound when there is no such task (any more).
+        """
+        where = TaskFilter(
+            status=statuses(status), type=type, queue=queue, scheduler_task_id=scheduler_task_id, after=after
+        )
+        check_int("limit", limit, 1, 100_000)
+        if after is not None:
+            await self.get(after)  # a page behind a task that is gone would be the first page again
+        return await self._operated.backend.find(where, limit)
+
+    async def cancel(self, task_id: str) -> bool:
+        """Cancel a pending task, or ask a running one to stop; return False if it has ended. Raises NotFound."""
+        operated = self._operated
+        while not (task := await self.get(task_id)).final:
+            if task.status is Status.RUNNING:
+                (flagged,) = await operated.backend.request_cancel([task_id])
+                if flagged:
+                    log.task("cancel", task)
+                    return True
+            elif (after := await operated.settle(task, Cancelled())) is not None:
+                log.task("cancel", after)
+                operated.events.emit("cancelled", operated.clock.now(), after)
+                return True
+        return False
+
+    async def retry(self, task_id: str) -> Retried_co:
+        """Put a failed, cancelled or expired task back, its retries unused. Raises NotFound, TaskConflict."""
+        task = await self.get(task_id)
+        if task.status not in RETRYABLE:
+            raise TaskConflict(
+                f"task {printable(task_id)} is {task.status}; only failed, cancelled or expired ones are retried"
+            )
+        after = await self._operated.settle(task, Requeued())
+        if after is None:
+            raise TaskConflict(f"task {printable(task_id)} changed meanwhile, or a newer task holds its unique key")
+        log.task("retry", after)
+        return self._retried(after)
+
+    async def retry_many(
+        self,
+        *,
+        status: str | Iterable[str] = "failed",
+        type: str | None = None,
+        queue: str | None = None,
+        limit: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Put ended tasks that match back, the newest first, at most ``limit``; return how many. As ``retry``.
+
+        ``progress`` is called with how many so far. Raises ValidationError for a status other than failed, cancelled
+        and expired.
+        """
+        left = None if limit is None else check_int("limit", limit, 1)
+        where = TaskFilter(status=statuses(status), type=type, queue=queue)
+        return await retry_all(self._operated.backend, self._operated.clock, where, left, progress)
+
+    async def purge(
+        self,
+        *,
+        status: str | Iterable[str] | None = None,
+        type: str | None = None,
+        queue: str | None = None,
+        older_than: float | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Delete ended tasks that match, in small transactions; return how many. ``older_than`` in seconds.
+
+        ``progress`` is called with how many so far. Raises ValidationError.
+        """
+        before = ended_before(older_than, self._operated.clock)
+        where = TaskFilter(status=statuses(status), type=type, queue=queue, completed_before=before)
+        return await purge_all(self._operated.backend, where, progress)
+
+    async def count(
+        self,
+        *,
+        status: str | Iterable[str] | None = None,
+        type: str | None = None,
+        queue: str | None = None,
+        older_than: float | None = None,
+    ) -> int:
+        """Count tasks that match, as for ``purge``; every matching row is read where a type or an age is named."""
+        before = ended_before(older_than, self._operated.clock)
+        where = TaskFilter(status=statuses(status), type=type, queue=queue, completed_before=before)
+        return await count_all(self._operated.backend, self._operated.clock, where)
+
+    async def pause(self, queue: str = "default") -> None:
+        """Stop handing out tasks of a queue, in every process; pushes go on."""
+        await self._operated.backend.set_paused(check_key("queue", queue, 100), True)
+        log.debug("pause queue {}", printable(queue))
+
+    async def resume(self, queue: str = "default") -> None:
+        """Hand out tasks of a paused queue again."""
+        await self._operated.backend.set_paused(check_key("queue", queue, 100), False)
+        log.debug("resume queue {}", printable(queue))
+
+    async def paused(self) -> list[str]:
+        """Return the paused queues."""
+        return await self._operated.backend.paused()
+
+    async def stats(self) -> Stats:
+        """Count tasks by status and queue, and what is ready."""
+        backend, now = self._operated.backend, self._operated.clock.now()
+        found = await backend.stats(now)
+        age = None if found.oldest is None else max(0.0, (now - found.oldest) / SECOND)
+        return Stats(found.counts, found.ready, age, found.queues, await backend.paused())
