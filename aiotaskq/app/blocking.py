@@ -19,6 +19,9 @@ R = TypeVar("R")
 class Pushing(Protocol):
     """The task queue, as far as it pushes."""
 
+    loop: asyncio.AbstractEventLoop | None
+    """The event loop in which it was opened last."""
+
     async def push(
         self, type: str, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]
     ) -> TaskHandle[Any]: ...
@@ -38,9 +41,8 @@ class BlockingPush:
     loop has the task queue open.
     """
 
-    def __init__(self, tq: Pushing, home: Callable[[], asyncio.AbstractEventLoop | None]) -> None:
+    def __init__(self, tq: Pushing) -> None:
         self._tq = tq
-        self._home = home
 
     def push(self, type: str, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]) -> str:
         """Push a task by the name of its type and return its id; arguments and errors as ``TaskQ.push``."""
@@ -57,7 +59,7 @@ class BlockingPush:
     def _run(self, verb: str, work: Callable[[], Coroutine[Any, Any, R]]) -> R:
         if asyncio._get_running_loop() is not None:
             raise WrongLoop(f"{verb}: this thread runs an event loop; write `await tq.{verb}(…)`")
-        loop = self._home()
+        loop = self._tq.loop
         if loop is None or loop.is_closed() or not loop.is_running():
             raise ClosedError(
                 f"{verb}: no event loop has this task queue open; open it where the application starts "

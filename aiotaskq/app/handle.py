@@ -149,7 +149,7 @@ class TaskFunction(Generic[P, R, T]):
 
     def options(self, **options: Unpack[PushOptions]) -> BoundTask[P, T]:
         """Return the same task with these options, to be pushed: ``f.options(delay=60).push(…)``."""
-        return BoundTask(self, self._pusher, options)
+        return BoundTask(functools.partial(self._checked, options), self._pusher, options)
 
     def _checked(self, options: PushOptions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskCall[T]:
         try:
@@ -169,15 +169,16 @@ class TaskFunction(Generic[P, R, T]):
 class BoundTask(Generic[P, T]):
     """A registered handler with push options."""
 
-    def __init__(self, function: TaskFunction[P, Any, T], pusher: Pusher, options: PushOptions) -> None:
+    def __init__(
+        self, check: Callable[[tuple[Any, ...], dict[str, Any]], TaskCall[T]], pusher: Pusher, options: PushOptions
+    ) -> None:
         unknown = set(options) - PushOptions.__annotations__.keys()
         if unknown:
             raise ValidationError(
                 f"options: unknown {', '.join(sorted(unknown))}; use {', '.join(PushOptions.__annotations__)}"
             )
-        self._function = function
+        self._check = check
         self._pusher = pusher
-        self._options = options
 
     async def push(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
         """Push a task that calls the function with these arguments, with the options."""
@@ -189,4 +190,4 @@ class BoundTask(Generic[P, T]):
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[T]:
         """Check the arguments and return the call with the options."""
-        return self._function._checked(self._options, args, kwargs)
+        return self._check(args, kwargs)

@@ -23,7 +23,7 @@ from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.store import Store
 
 
-class _StoredQueue(Queue, Store):
+class StoredQueue(Queue, Store):
     """A queue and a public store in one object, as the guide has them."""
 
     def __init__(
@@ -45,7 +45,7 @@ class _StoredQueue(Queue, Store):
         await self.backend.close()
 
 
-class MemoryQueue(_StoredQueue):
+class MemoryQueue(StoredQueue):
     """The documented queue, in memory: a task queue and a public key-value store with TTL. May be shared by threads
     and loops."""
 
@@ -68,7 +68,7 @@ class MemoryQueue(_StoredQueue):
         )
 
 
-class DatabaseQueue(_StoredQueue):
+class DatabaseQueue(StoredQueue):
     """The same in a SQL database: what is pushed is on disk, and a pop is a lease."""
 
     def __init__(
@@ -95,7 +95,7 @@ class DatabaseQueue(_StoredQueue):
         )
 
 
-class RedisQueue(_StoredQueue):
+class RedisQueue(StoredQueue):
     """The same in Redis or Valkey: several processes share it, and a pop is a lease."""
 
     def __init__(

@@ -10,20 +10,20 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 from aiotaskq.app.handle import P, T, TaskCall, TaskFunction, TaskHandle, ThreadPusher
+from aiotaskq.app.registered import PushMiddleware, Registered
 from aiotaskq.app.resources import kind_of
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.outcome import Backoff, make_backoff
 from aiotaskq.core.schedule import NAMESPACE, Schedule, new_schedule
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
-from aiotaskq.runtime.events import Event, Events
-from aiotaskq.runtime.handler import INJECTED, Handler, check_fit, make_handler
+from aiotaskq.runtime.events import Event
+from aiotaskq.runtime.handler import INJECTED, check_fit, make_handler
 
 F = TypeVar("F", bound=Callable[..., Any])
 # What a coroutine function returns. Without an Any in it: that would make every later overload ambiguous to mypy.
 Coro: TypeAlias = Coroutine[object, None, T]
 TF = TypeVar("TF", bound=TaskFunction[..., Any, Any])
-PushMiddleware = Callable[[list[Task], Callable[[list[Task]], Awaitable[list[Task]]]], Awaitable[list[Task]]]
 
 
 def injected() -> Any:
@@ -70,24 +70,14 @@ class Registry(ABC):
 
     def __init__(self, clock: Clock, timezone: str | None) -> None:
         self._clock = clock
-        self._timezone = timezone
-        self._events = Events()
-        self._handlers: dict[str, Handler] = {}
-        self._elsewhere: set[str] = set()
-        self._declared: dict[str, Callable[[], Schedule]] = {}
-        self._run_middleware: list[Any] = []
-        self._push_middleware: list[PushMiddleware] = []
-        self._resources: dict[Any, Callable[[], Any]] = {}
+        self.timezone = timezone
+        """IANA name of the time zone of schedules that name none; None is the system's."""
+        self.registered = Registered()
+        """What was registered with the decorators."""
 
     def adopt(self, other: Registry) -> None:
         """Take over what another one has collected: handlers, schedules, middleware, listeners and resources."""
-        self._events.adopt(other._events)
-        self._handlers.update(other._handlers)
-        self._elsewhere.update(other._elsewhere)
-        self._declared.update(other._declared)
-        self._run_middleware.extend(other._run_middleware)
-        self._push_middleware.extend(other._push_middleware)
-        self._resources.update(other._resources)
+        self.registered.update(other.registered)
 
     @abstractmethod
     def _check_schedules(self) -> None:
@@ -95,7 +85,7 @@ class Registry(ABC):
 
     def _wrapped(self, push: Callable[[list[Task]], Awaitable[list[Task]]]) -> Callable[..., Awaitable[list[Task]]]:
         """Return what pushes through the middleware for pushes, the first registered outermost."""
-        for wrapper in reversed(self._push_middleware):
+        for wrapper in reversed(self.registered.push_middleware):
             push = functools.partial(_wrapped_push, wrapper, push)
         return push
 
@@ -158,18 +148,18 @@ class Registry(ABC):
                 timeout=timeout,
                 expires=expires,
             )
-            if handler.name in self._handlers:
+            if handler.name in self.registered.handlers:
                 raise ValidationError(
                     f"name: a handler {handler.name!r} is registered already; give this one another name"
                 )
-            self._handlers[handler.name] = handler
+            self.registered.handlers[handler.name] = handler
             return TaskFunction(self, handler)
 
         return register if function is None else register(function)
 
     def elsewhere(self, *names: str) -> None:
         """Say that other processes handle these task types, so that pushing them by name is no mistake."""
-        self._elsewhere.update(names)
+        self.registered.elsewhere.update(names)
 
     def schedule(
         self,
@@ -200,7 +190,7 @@ class Registry(ABC):
         def declare(function: Any) -> Any:
             task: TaskFunction[Any, Any, Any] = function if isinstance(function, TaskFunction) else self.task(function)
             label = name or task.name
-            if label in self._declared:
+            if label in self.registered.schedules:
                 raise ValidationError(
                     f"name: a schedule {label!r} is declared already; give this one a name of its own"
                 )
@@ -217,7 +207,7 @@ class Registry(ABC):
                     cron,
                     at,
                     max_runs,
-                    timezone=timezone or self._timezone,
+                    timezone=timezone or self.timezone,
                     misfire=misfire,
                     overlap=overlap,
                     catch_up=catch_up,
@@ -231,7 +221,7 @@ class Registry(ABC):
                 )
 
             make()
-            self._declared[label] = make
+            self.registered.schedules[label] = make
             return task
 
         return declare
@@ -247,9 +237,9 @@ class Registry(ABC):
         if run is None and push is None:
             raise ValidationError("middleware: a coroutine function, or an object with run() or push(), is needed")
         if run is not None:
-            self._run_middleware.append(run)
+            self.registered.run_middleware.append(run)
         if push is not None:
-            self._push_middleware.append(push)
+            self.registered.push_middleware.append(push)
         return wrapper
 
     @overload
@@ -267,7 +257,7 @@ class Registry(ABC):
         if listener is None:
             return lambda function: self.on(event, function)
         checked: Callable[[Event], Any] = listener
-        self._events.on(event, checked)
+        self.registered.events.on(event, checked)
         return listener
 
     def resource(self, factory: F) -> F:
@@ -276,9 +266,9 @@ class Registry(ABC):
         A handler gets it as the parameter of that type whose default is ``injected()``.
         """
         kind = kind_of(factory)
-        if kind in self._resources:
+        if kind in self.registered.resources:
             raise ValidationError(f"resource: there is one for {kind!r} already")
-        self._resources[kind] = factory
+        self.registered.resources[kind] = factory
         return factory
 
 

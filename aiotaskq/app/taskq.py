@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 from aiotaskq.app.blocking import BlockingPush
@@ -83,7 +83,8 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         """
         self.url = url
         self._backend = connect(url, keep_ended=keep_ended)
-        self._stores: dict[str, Backend] = {url: self._backend}
+        self.backends: dict[str, Backend] = {url: self._backend}
+        """Every store that is used, by URL: of tasks, and where they are others, of schedules and of public values."""
         super().__init__(clock or _clock_of(self._backend), timezone)
         self._schedules_url = schedules
         self._check_interval = check_seconds("check_interval", check_interval, zero=False)
@@ -97,7 +98,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         self.queue = Queue(
             self._backend,
             self._clock,
-            events=self._events,
+            events=self.registered.events,
             visibility=visibility,
             poll_interval=poll_interval,
             maxsize=maxsize,
@@ -108,9 +109,11 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         self._retention = Retention(self._backend, self._clock, ended=retention, failed=retention_failed)
         self._store_clock = self._clock if isinstance(self._clock, StoreClock) else None
         self._clock_service = Service("clock", self._look_at_clock, self._clock)
-        self._worker: Worker | None = None
+        self.worker: Worker | None = None
+        """The worker of this process, while it runs."""
         self._is_open = False
-        self._home: asyncio.AbstractEventLoop | None = None  # the loop in which it was opened last
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The event loop in which it was opened last."""
         self.stands_by = False
         """Whether ``running`` runs no workers unless it is told to: for a test."""
         self._asked_to_stop = 0  # ticks of the first signal
@@ -121,12 +124,12 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
     @property
     def sync(self) -> BlockingPush:
         """Pushes from threads on this same task queue: ``tq.sync.push(…)`` in a ``def`` endpoint."""
-        return BlockingPush(self, lambda: self._home)
+        return BlockingPush(self)
 
     def _store(self, url: str) -> Backend:
-        if url not in self._stores:
-            self._stores[url] = connect(url)
-        return self._stores[url]
+        if url not in self.backends:
+            self.backends[url] = connect(url)
+        return self.backends[url]
 
     @functools.cached_property
     def scheduler(self) -> Scheduler:
@@ -152,7 +155,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
     @property
     def odd_rows(self) -> list[OddRow]:
         """Rows of an adopted database that do not mean what their column says; they are kept. Known after opening."""
-        return [row for backend in self._stores.values() for row in backend.odd_rows]
+        return [row for backend in self.backends.values() for row in backend.odd_rows]
 
     # ---- pushing ----
 
@@ -173,13 +176,13 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         not SQL, and DatabaseUnavailable: then it is not known whether the task was stored, and ``task_ids`` of the
         error holds its id, with which to push again.
         """
-        return await self.push_call(named_call(type, params, options, self._handlers))
+        return await self.push_call(named_call(type, params, options, self.registered.handlers))
 
     async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
         """Push one checked call, as made by ``f.call(…)``."""
         if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
-        tasks = [new_task_of(call, self._handlers, self._elsewhere, self._clock.now())]
+        tasks = [new_task_of(call, self.registered, self._clock.now())]
         options = call.options
         (row,) = await self._push(tasks, options.get("session"), reruns_of([call]) if options else None)
         return TaskHandle(self.queue, row.task_id, row is tasks[0])  # middleware may have put another one there
@@ -192,12 +195,12 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         Each is ``f.call(…)``, ``(type, params)``, or a dict with ``type``, ``params`` and options. Ids that run again
         (``rerun``) are written after the others, in a transaction of their own unless they have a session. Raises as
         ``push``; then nothing was written."""
-        checked = [as_call(call, self._handlers) for call in calls]
+        checked = [as_call(call, self.registered.handlers) for call in calls]
         session = session_of(checked)
         if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
         now = self._clock.now()
-        tasks = [new_task_of(call, self._handlers, self._elsewhere, now) for call in checked]
+        tasks = [new_task_of(call, self.registered, now) for call in checked]
         stored = await self._push(tasks, session, reruns_of(checked)) if tasks else []
         return [TaskHandle(self.queue, row.task_id, row is task) for task, row in zip(tasks, stored, strict=True)]
 
@@ -205,7 +208,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         push: Callable[[list[Task]], Awaitable[list[Task]]]
         if reruns:
             push = functools.partial(self.queue.known_ids.push, reruns=reruns, session=session)
-        elif not self._push_middleware:
+        elif not self.registered.push_middleware:
             return self.queue.add(tasks, session)
         else:
             push = functools.partial(self.queue.add, session=session)
@@ -232,14 +235,14 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         found: dict[str, str | None] = {"store": None}
         try:
             async with asyncio.timeout(timeout):
-                for backend in self._stores.values():
+                for backend in self.backends.values():
                     await backend.ping()
         except TimeoutError:
             found["store"] = f"it did not answer within {timeout:g} s"
         except AiotaskqError as error:
             found["store"] = str(error)
-        if self._worker is not None:
-            found["workers"] = self._worker.problem
+        if self.worker is not None:
+            found["workers"] = self.worker.problem
             if "scheduler" in self.__dict__ and self.scheduler.running:
                 failures = self.scheduler.failures
                 found["scheduler"] = f"{failures} looks for due schedules failed in a row" if failures else None
@@ -247,15 +250,28 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
 
     # ---- living ----
 
+    @contextlib.contextmanager
+    def replaced_by(self, other: TaskQ) -> Iterator[None]:
+        """Give this object the stores, the clock and the registrations of another one, for a while.
+
+        Modules that hold this object use the other one's parts then. The application's threads may push meanwhile.
+        """
+        before, other.loop = self.__dict__, self.loop
+        self.__dict__ = other.__dict__  # one assignment, since another thread may be using this object
+        try:
+            yield
+        finally:
+            self.__dict__ = before
+
     async def open(self) -> None:
         """Connect, and make or adopt the tables; idempotent. Raises DatabaseUnavailable, SchemaTooNew."""
         try:
-            for backend in self._stores.values():
+            for backend in self.backends.values():
                 await backend.open()
         except BaseException:
             await self._close_stores()
             raise
-        self._home = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         if self._store_clock is not None:
             await self._look_at_clock()
             if self._store_clock.foreign:
@@ -270,18 +286,18 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
     async def close(self, drain: float = 25.0, grace: float = 5.0) -> None:
         """Stop what runs, as ``running`` does, and give back every connection; idempotent."""
         self._is_open = False
-        if self._worker is not None:
+        if self.worker is not None:
             await self._stop_running(drain, grace)
         await asyncio.gather(
             self.store.stop_cleanup(),
             self._clock_service.stop(SERVICES),
-            self._events.idle(CLOSING),
+            self.registered.events.idle(CLOSING),
             self.queue.claims.undone(CLOSING),
         )
         await self._close_stores()
 
     async def _close_stores(self) -> None:
-        ends = await asyncio.gather(*(store.close() for store in self._stores.values()), return_exceptions=True)
+        ends = await asyncio.gather(*(store.close() for store in self.backends.values()), return_exceptions=True)
         for error in ends:
             if error is not None:
                 raise error
@@ -319,7 +335,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         finally:
             if runs:
                 await self._stop_running(options.drain, options.grace)
-            if not was_open and self._worker is None:  # else whoever opened it closes it
+            if not was_open and self.worker is None:  # else whoever opened it closes it
                 await self.close()
 
     @contextlib.asynccontextmanager
@@ -361,8 +377,8 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         if not stop.is_set():
             self._asked_to_stop = self._clock.ticks()
             stop.set()
-        elif self._worker is not None and self._clock.ticks() - self._asked_to_stop > ECHO:
-            self._worker.hurry()
+        elif self.worker is not None and self._clock.ticks() - self._asked_to_stop > ECHO:
+            self.worker.hurry()
 
     async def run_until(
         self,
@@ -386,26 +402,26 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         return code
 
     async def _start_running(self, options: RunOptions) -> None:
-        if self._worker is not None:
+        if self.worker is not None:
             raise ValidationError("running: workers run already; one running() at a time")
         worker = Worker(
             self.queue,
             self._backend,
             self._clock,
-            self._handlers,
+            self.registered.handlers,
             concurrency=options.concurrency,
             queues=options.queues,
-            middleware=self._run_middleware,
-            resources=self._open_resources if self._resources else None,
+            middleware=self.registered.run_middleware,
+            resources=self._open_resources if self.registered.resources else None,
             **self._worker_options,
         )
-        self._worker = worker
+        self.worker = worker
         try:
             await self.open()
             await self.store.start_cleanup()
             schedules = options.scheduler and self._has_schedules()
             if schedules:
-                await self.scheduler.declare([make() for make in self._declared.values()])
+                await self.scheduler.declare([make() for make in self.registered.schedules.values()])
             await worker.start()
             await self._retention.start()
             if schedules:
@@ -418,18 +434,18 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
     def _has_schedules(self) -> bool:
         """Whether there may be schedules: where none are declared or asked for, no database is opened for them."""
         asked = self._schedules_url is not None or "scheduler" in self.__dict__
-        return asked or bool(self._declared) or self._backend.schedules is not None
+        return asked or bool(self.registered.schedules) or self._backend.schedules is not None
 
     async def _stop_running(self, drain: float, grace: float) -> ExitCode:
-        if (worker := self._worker) is None:
+        if (worker := self.worker) is None:
             return ExitCode.DRAINED
         beside = [self._retention.stop(), *([self.scheduler.stop()] if "scheduler" in self.__dict__ else [])]
         code, _ = await asyncio.gather(worker.stop(drain, grace), asyncio.gather(*beside))
-        self._worker = None
+        self.worker = None
         return code
 
     async def _open_resources(self, stack: contextlib.AsyncExitStack) -> dict[Any, Any]:
-        return {kind: await open_resource(factory, stack) for kind, factory in self._resources.items()}
+        return {kind: await open_resource(factory, stack) for kind, factory in self.registered.resources.items()}
 
 
 def _clock_of(backend: Backend) -> Clock:

@@ -49,7 +49,7 @@ def load(target: str) -> TaskQ:
     if isinstance(found, TaskQ):
         return found
     if (blocking := sys.modules.get("aiotaskq.sync.taskq")) is not None and isinstance(found, blocking.TaskQ):
-        awaited: TaskQ = found._reach()  # with the same handlers
+        awaited: TaskQ = found.reach()  # with the same handlers
         return awaited
     there = [key for key, value in vars(whole).items() if isinstance(value, TaskQ)]
     if found is None:
@@ -77,11 +77,11 @@ def knows(tq: TaskQ, type: str, params: dict[str, Any]) -> bool:
     False where nothing is known of handlers. Raises UnknownHandler for a type that is not among those that are
     registered, and ValidationError for params with which its handler cannot be called.
     """
-    if type in tq._elsewhere:
+    if type in tq.registered.elsewhere:
         return True
-    if not tq._handlers:
+    if not tq.registered.handlers:
         return False
-    if type not in tq._handlers:
-        raise unknown(type, tq._handlers)
-    check_fit(tq._handlers[type], params)
+    if type not in tq.registered.handlers:
+        raise unknown(type, tq.registered.handlers)
+    check_fit(tq.registered.handlers[type], params)
     return True

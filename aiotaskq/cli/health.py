@@ -35,9 +35,9 @@ def check(url: str, place: str | None, *, late: float, max_age: float | None, as
     """Print one line, and return 0 if all is well, else 1."""
 
     async def work(tq: TaskQ) -> Health:
-        has = place is not None or tq._backend.schedules is not None
+        has = place is not None or tq.queue.backend.schedules is not None
         schedules = tq.scheduler._schedules if has else None
-        return await examine(tq._backend, SystemClock(), schedules=schedules, late=late, max_age=max_age)
+        return await examine(tq.queue.backend, SystemClock(), schedules=schedules, late=late, max_age=max_age)
 
     try:
         found = with_tq(url, work, place)
@@ -110,10 +110,10 @@ def _store(url: str, place: str | None) -> dict[str, Any]:
     facts = describe(url)
 
     async def work(tq: TaskQ) -> tuple[Distance, Health]:
-        has = place is not None or tq._backend.schedules is not None
+        has = place is not None or tq.queue.backend.schedules is not None
         schedules = tq.scheduler._schedules if has else None
-        distance = await measure(tq._backend, SystemClock())
-        return distance, await examine(tq._backend, SystemClock(), schedules=schedules)
+        distance = await measure(tq.queue.backend, SystemClock())
+        return distance, await examine(tq.queue.backend, SystemClock(), schedules=schedules)
 
     distance, health = with_tq(url, work, place)
     return {

@@ -69,7 +69,7 @@ def run_workers(
         sys.stdout.reconfigure(line_buffering=True)  # what handlers print is wanted now, also in a container's log
     show_log(level, prefix)  # before the import, so that what the application says about logging comes last and counts
     tq = load(target)
-    if lifeline is not None and not tq._backend.shared:
+    if lifeline is not None and not tq.queue.backend.shared:
         raise ValidationError(
             tr(
                 "--processes: {url} is the memory of one process, so each would have tasks of its own; "
@@ -87,7 +87,7 @@ def run_workers(
         url=mask(tq.url),
         concurrency=concurrency,
         where=where,
-        types=", ".join(sorted(tq._handlers)) or tr("none"),
+        types=", ".join(sorted(tq.registered.handlers)) or tr("none"),
     )
     note(prefix + printable(what, 1_000))
     if lifeline is None:
@@ -134,8 +134,8 @@ async def _run(
 
     def hurry() -> None:
         waiting.hurry()
-        if tq._worker is not None:
-            tq._worker.hurry()
+        if tq.worker is not None:
+            tq.worker.hurry()
 
     signals.attach(begin, hurry)
     try:

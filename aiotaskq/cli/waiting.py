@@ -64,10 +64,10 @@ class Waiting:
 
     @property
     def _running(self) -> list[Task]:
-        return [] if self._tq._worker is None else self._tq._worker.tasks
+        return [] if self._tq.worker is None else self._tq.worker.tasks
 
     def _named(self) -> str:
-        now = self._tq._clock.now() // SECOND
+        now = self._tq.queue.clock.now() // SECOND
         names = []
         for task in self._running[:SHOWN]:
             since = tr("for {seconds} s", seconds=max(0, now - (task.started_at or now)))

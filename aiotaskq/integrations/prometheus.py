@@ -90,7 +90,7 @@ class Metrics:
             ValidationError: for a wrong value, a second Metrics of the same TaskQ, or names that the registry has.
         """
         # The blocking one may make its awaited twin anew, with the same handlers and listeners.
-        self._tq: Callable[[], TaskQ] = (lambda: tq) if isinstance(tq, TaskQ) else tq._reach
+        self._tq: Callable[[], TaskQ] = (lambda: tq) if isinstance(tq, TaskQ) else tq.reach
         self.registry = REGISTRY if registry is None else registry
         self._port = None if port is None else check_int("port", port, 0, 65_535)
         self._host = host
@@ -137,7 +137,7 @@ class Metrics:
             gauge.set_function(lambda read=read: float(read(self._occupancy())))  # type: ignore[misc]
 
     def _occupancy(self) -> Occupancy:
-        worker = self._tq()._worker
+        worker = self._tq().worker
         return Occupancy(0) if worker is None else worker.occupancy()
 
     # ---- listening ----
@@ -201,7 +201,7 @@ class Metrics:
         return self._labels.pair(schedule.task_type, schedule.queue)
 
     async def _measured(self, task: Task, call_next: Callable[[Task], Awaitable[Any]]) -> Any:
-        clock = self._tq()._clock
+        clock = self._tq().queue.clock
         start = clock.ticks()
         try:
             return await call_next(task)
@@ -213,7 +213,7 @@ class Metrics:
     @contextlib.asynccontextmanager
     async def sampling(self) -> AsyncIterator[None]:
         """Sample the store, and serve the port if there is one: for a process that runs no workers; these do it."""
-        sampler = Service("metrics", self._sample, self._tq()._clock)
+        sampler = Service("metrics", self._sample, self._tq().queue.clock)
         stop = self._serve(self._port) if self._port is not None else None
         await sampler.start()
         try:
@@ -317,7 +317,7 @@ class _Labels:
         if labels is not None:
             return labels
         tq = self._tq()
-        known = type in tq._handlers or type in tq._elsewhere
+        known = tq.registered.knows(type)
         named = queue in self.queues()
         if known and named and len(self._pairs) < self._limit:
             return self._pairs.setdefault(pair, (printable(type), printable(queue)))
@@ -334,7 +334,7 @@ class _Labels:
 
     def queues(self) -> set[str]:
         """Every queue that is known; no more than so many of the handlers'."""
-        handlers = self._tq()._handlers
+        handlers = self._tq().registered.handlers
         if len(handlers) != self._registered:
             self._registered = len(handlers)
             names = sorted({handler.queue for handler in handlers.values()})

@@ -48,8 +48,9 @@ class TaskContext(msgspec.Struct, eq=False):
         return f"<TaskContext {self.task.task_id}>"
 
     @property
-    def _loop(self) -> asyncio.AbstractEventLoop:
-        return self._host.loop  # a `def` handler runs in a thread
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of the worker; a ``def`` handler runs in a thread beside it."""
+        return self._host.loop
 
     async def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
         """Store how far the task is, for ``handle.progress()``. Raises LeaseLost when it is no longer this worker's."""

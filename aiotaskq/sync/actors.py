@@ -20,6 +20,7 @@ from aiotaskq.sync.bridge import (
     blocking,
     blocking_function,
     documented,
+    facade_of,
     reading,
     run,
 )
@@ -74,20 +75,20 @@ class Store(Facade[Any]):
     stop_cleanup = blocking(AsyncStore.stop_cleanup)
 
 
-class _StoredQueue(Queue, Store):
-    _reach: Home[Any]
+class StoredQueue(Queue, Store):
+    reach: Home[Any]
 
-    open = blocking(awaited._StoredQueue.open)
-    close = blocking(awaited._StoredQueue.close, lambda self, _none: self._reach.left())
+    open = blocking(awaited.StoredQueue.open)
+    close = blocking(awaited.StoredQueue.close, lambda self, _none: self.reach.left())
 
 
-class MemoryQueue(_StoredQueue):
+class MemoryQueue(StoredQueue):
     __doc__ = awaited.MemoryQueue.__doc__
 
     @arguments_of(awaited.MemoryQueue)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._reach = Home(functools.partial(awaited.MemoryQueue, *args, **kwargs))
-        self._reach()  # what is wrong with the arguments is told by the constructor
+        self.reach = Home(functools.partial(awaited.MemoryQueue, *args, **kwargs))
+        self.reach()  # what is wrong with the arguments is told by the constructor
 
 
 def _home_of(make: Callable[[], Any]) -> Home[Any]:
@@ -99,25 +100,25 @@ def _home_of(make: Callable[[], Any]) -> Home[Any]:
             made.adopt(before)
         return made
 
-    return Home(make, anew=anew, close=awaited._StoredQueue.close)
+    return Home(make, anew=anew, close=awaited.StoredQueue.close)
 
 
-class DatabaseQueue(_StoredQueue):
+class DatabaseQueue(StoredQueue):
     __doc__ = awaited.DatabaseQueue.__doc__
 
     @arguments_of(awaited.DatabaseQueue)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._reach = _home_of(functools.partial(awaited.DatabaseQueue, *args, **kwargs))
-        self._reach()
+        self.reach = _home_of(functools.partial(awaited.DatabaseQueue, *args, **kwargs))
+        self.reach()
 
 
-class RedisQueue(_StoredQueue):
+class RedisQueue(StoredQueue):
     __doc__ = awaited.RedisQueue.__doc__
 
     @arguments_of(awaited.RedisQueue)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._reach = _home_of(functools.partial(awaited.RedisQueue, *args, **kwargs))
-        self._reach()
+        self.reach = _home_of(functools.partial(awaited.RedisQueue, *args, **kwargs))
+        self.reach()
 
 
 def _scheduler_home(make: Callable[[], awaited.Scheduler], needs: Reach[Any]) -> Home[Any]:
@@ -149,13 +150,13 @@ class Scheduler(SchedulerActor):
 
     @documented(awaited.Scheduler.__init__)
     def __init__(self, check_interval: float = 10, *, url: str | None = None, queue: Queue | None = None) -> None:
-        target: Reach[Any] = Nothing() if queue is None else queue._reach
+        target: Reach[Any] = Nothing() if queue is None else queue.reach
 
         def make() -> awaited.Scheduler:
             return awaited.Scheduler(check_interval, url=url, queue=target())
 
-        self._reach = _scheduler_home(make, target)
-        self._reach()
+        self.reach = _scheduler_home(make, target)
+        self.reach()
 
     start = blocking(awaited.Scheduler.start)
     stop = blocking(awaited.Scheduler.stop)
@@ -167,18 +168,18 @@ AnyQueue = MemoryQueue | DatabaseQueue | RedisQueue
 
 _queue_home = _home_of(awaited.make_queue)
 _process_queues: dict[type, Any] = {
-    awaited.MemoryQueue: MemoryQueue._of(_queue_home),
-    awaited.DatabaseQueue: DatabaseQueue._of(_queue_home),
-    awaited.RedisQueue: RedisQueue._of(_queue_home),
+    awaited.MemoryQueue: facade_of(MemoryQueue, _queue_home),
+    awaited.DatabaseQueue: facade_of(DatabaseQueue, _queue_home),
+    awaited.RedisQueue: facade_of(RedisQueue, _queue_home),
 }
-_process_scheduler: Scheduler = Scheduler._of(
-    _scheduler_home(lambda: awaited.Scheduler(queue=_queue_home()), _queue_home)
+_process_scheduler: Scheduler = facade_of(
+    Scheduler, _scheduler_home(lambda: awaited.Scheduler(queue=_queue_home()), _queue_home)
 )
 
 
 def _on_queue(function: Callable[P, Coroutine[Any, Any, R]], *, unclaimed: Any = None) -> Callable[P, R]:
     """Return the blocking twin of a module function: that method of the process-wide queue, its cleanup running."""
-    method = getattr(awaited._StoredQueue, function.__name__)
+    method = getattr(awaited.StoredQueue, function.__name__)
 
     async def act(queue: Any, *args: P.args, **kwargs: P.kwargs) -> R:
         await queue.start_cleanup()
@@ -188,7 +189,7 @@ def _on_queue(function: Callable[P, Coroutine[Any, Any, R]], *, unclaimed: Any =
     return blocking_function(function, act, _queue_home, unclaimed=unclaimed)
 
 
-_started_queue = blocking_function(awaited.get_queue, awaited._StoredQueue.start_cleanup, _queue_home)
+_started_queue = blocking_function(awaited.get_queue, awaited.StoredQueue.start_cleanup, _queue_home)
 push_task = _on_queue(awaited.push_task)
 pop_task = _on_queue(awaited.pop_task, unclaimed=_give_back)
 set_public = _on_queue(awaited.set_public)
@@ -210,4 +211,4 @@ def get_scheduler() -> Scheduler:
 
 
 async def _start_scheduler() -> None:
-    await (await _process_scheduler._reach.enter()).start()
+    await (await _process_scheduler.reach.enter()).start()

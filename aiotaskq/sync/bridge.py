@@ -128,14 +128,15 @@ class Part(Generic[A, B]):
 class Facade(Generic[A]):
     """Base of every blocking object. Its methods are those of the asynchronous one that it reaches."""
 
-    _reach: Reach[A]
+    reach: Reach[A]
+    """The way to the asynchronous object."""
 
-    @classmethod
-    def _of(cls, reach: Reach[Any]) -> Any:
-        """Return a facade of an object that exists already."""
-        self = cls.__new__(cls)
-        self._reach = reach
-        return self
+
+def facade_of(kind: type[Facade[Any]], reach: Reach[Any]) -> Any:
+    """Return a facade of that class for an object that exists already."""
+    facade = object.__new__(kind)
+    facade.reach = reach
+    return facade
 
 
 # ---- the wrapper ----------------------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def blocking(
     """
 
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Any:
-        reach = self._reach
+        reach = self.reach
         if at_once and (value := _at_once(reach(), method, args, kwargs)) is not _NEEDS_LOOP:
             return value
         value = _run(reach, method, args, kwargs, f"aiotaskq.{type(self).__name__}.{method.__name__}", unclaimed)
@@ -181,7 +182,7 @@ def direct(
     """Return the twin of a method that is no coroutine: called in the calling thread; ``give`` as for ``blocking``."""
 
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> S:
-        return give(self, method(self._reach(), *args, **kwargs))
+        return give(self, method(self.reach(), *args, **kwargs))
 
     return cast("Callable[Concatenate[Any, P], S]", like(method)(call))
 
@@ -216,7 +217,7 @@ def blocking_context(
     @contextlib.contextmanager
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
         twin = f"aiotaskq.{type(self).__name__}.{method.__name__}"
-        manager = run(lambda: _entered(self._reach, method, args, kwargs), twin, _left)
+        manager = run(lambda: _entered(self.reach, method, args, kwargs), twin, _left)
         with contextlib.ExitStack() as stack:
             process = _process
             # A forked child leaves the block as well; what runs in it is its parent's.
@@ -332,7 +333,7 @@ def reading(source: Callable[[Any], R]) -> R:
     name: str = cast(Any, original.fget).__name__
 
     def read(self: Facade[Any]) -> Any:
-        return getattr(self._reach(), name)
+        return getattr(self.reach(), name)
 
     return cast(R, property(read, doc=original.__doc__))
 

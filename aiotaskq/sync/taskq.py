@@ -28,6 +28,7 @@ from aiotaskq.sync.bridge import (
     blocking_context,
     direct,
     documented,
+    facade_of,
     like,
     loop_thread,
     reading,
@@ -43,7 +44,7 @@ class TaskHandle(Facade[Any], Generic[T_co]):
     __doc__ = AsyncHandle.__doc__
 
     def __init__(self, queue: Queue, task_id: str, created: bool = True) -> None:
-        self._reach = Part(queue._reach, lambda reached: AsyncHandle(reached, task_id, created))
+        self.reach = Part(queue.reach, lambda reached: AsyncHandle(reached, task_id, created))
         self.task_id = task_id
         self.created = created
 
@@ -69,10 +70,10 @@ class TaskFunction(Generic[P, R, T]):
         self.handler = function.handler
         self.name = function.name
         self._pusher = pusher
-        self._function = function
+        self.awaited = function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._function(*args, **kwargs)
+        return self.awaited(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"<TaskFunction {self.name}>"
@@ -84,11 +85,11 @@ class TaskFunction(Generic[P, R, T]):
 
     @documented(AsyncFunction.call)
     def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[T]:
-        return self._function.call(*args, **kwargs)
+        return self.awaited.call(*args, **kwargs)
 
     @documented(AsyncFunction.options)
     def options(self, **options: Unpack[PushOptions]) -> BoundTask[P, T]:
-        return BoundTask(self._pusher, self._function.options(**options))
+        return BoundTask(self._pusher, self.awaited.options(**options))
 
 
 class BoundTask(Generic[P, T]):
@@ -142,7 +143,7 @@ def _handles(tq: TaskQ, made: Sequence[AsyncHandle[Any]]) -> list[TaskHandle[Any
 def _decorator(tq: TaskQ, declare: Callable[[Any], Any]) -> ScheduleDecorator:
     def decorate(function: Any) -> Any:
         if isinstance(function, TaskFunction):
-            declare(function._function)
+            declare(function.awaited)
             return function
         return TaskFunction(tq, declare(function))
 
@@ -159,7 +160,7 @@ def _until_a_signal(run: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) 
     def call(self: TaskQ, *args: P.args, **kwargs: P.kwargs) -> R:
         refuse_running_loop("aiotaskq.TaskQ.run")
         stop = asyncio.Event()
-        with _signals(lambda: loop_thread.call_soon(self._reach().on_signal, stop)):
+        with _signals(lambda: loop_thread.call_soon(self.reach().on_signal, stop)):
             return cast(R, self._run_until(stop, *args, **kwargs))
 
     return cast("Callable[Concatenate[Any, P], R]", like(run)(call))
@@ -183,7 +184,7 @@ class TaskQ(Operations):
     or ``tq.run()`` (the same until a signal, in the main thread).
     """
 
-    _reach: Home[AsyncTaskQ]
+    reach: Home[AsyncTaskQ]
 
     @arguments_of(AsyncTaskQ)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -197,20 +198,20 @@ class TaskQ(Operations):
             return made
 
         async def anew(last: AsyncTaskQ) -> AsyncTaskQ:
-            if last._backend.durable:
+            if last.queue.backend.durable:
                 make().queue.adopt(last.queue)
             else:
                 await last.open()  # its tasks are in memory only
             return before[-1]
 
-        self._reach = Home(make, anew=anew, close=_close_fast)
-        self.url = self._reach().url
-        self.queue: Queue = Queue._of(Part(self._reach, lambda tq: tq.queue))
-        self.store: Store = Store._of(Part(self._reach, lambda tq: tq.store))
-        self.scheduler: SchedulerActor = SchedulerActor._of(Part(self._reach, lambda tq: tq.scheduler))
+        self.reach = Home(make, anew=anew, close=_close_fast)
+        self.url = self.reach().url
+        self.queue: Queue = facade_of(Queue, Part(self.reach, lambda tq: tq.queue))
+        self.store: Store = facade_of(Store, Part(self.reach, lambda tq: tq.store))
+        self.scheduler: SchedulerActor = facade_of(SchedulerActor, Part(self.reach, lambda tq: tq.scheduler))
 
     def __repr__(self) -> str:
-        return repr(self._reach())
+        return repr(self.reach())
 
     # ---- registering: nothing here waits ----
 
@@ -224,7 +225,7 @@ class TaskQ(Operations):
     @documented(AsyncTaskQ.task)
     def task(self, function: Any = None, **options: Any) -> Any:
         def register(function: Callable[..., Any]) -> TaskFunction[Any, Any, Any]:
-            return TaskFunction(self, self._reach().task(**options)(function))
+            return TaskFunction(self, self.reach().task(**options)(function))
 
         return register if function is None else register(function)
 
@@ -239,11 +240,11 @@ class TaskQ(Operations):
 
     @documented(AsyncTaskQ.on)
     def on(self, *event_and_listener: Any) -> Any:
-        return self._reach().on(*event_and_listener)
+        return self.reach().on(*event_and_listener)
 
     @documented(AsyncTaskQ.resource)
     def resource(self, factory: F) -> F:
-        return self._reach().resource(factory)
+        return self.reach().resource(factory)
 
     # ---- pushing and operating ----
 
@@ -262,7 +263,7 @@ class TaskQ(Operations):
     # ---- living ----
 
     open = blocking(AsyncTaskQ.open)
-    close = blocking(AsyncTaskQ.close, lambda self, _none: self._reach.left())
+    close = blocking(AsyncTaskQ.close, lambda self, _none: self.reach.left())
     running = blocking_context(AsyncTaskQ.running)
     run = _until_a_signal(AsyncTaskQ.run)
     _run_until = blocking(AsyncTaskQ.run_until)
@@ -316,11 +317,11 @@ class TaskContext:
         refuse_running_loop(f"aiotaskq.current_task().{method.__name__}")
         coro = method(*args, **kwargs)
         try:
-            asyncio.run_coroutine_threadsafe(coro, self._context._loop).result()
+            asyncio.run_coroutine_threadsafe(coro, self._context.loop).result()
         except CancelledError:
             raise ClosedError(_GONE) from None
         except RuntimeError:
-            if not self._context._loop.is_closed():
+            if not self._context.loop.is_closed():
                 raise
             coro.close()
             raise ClosedError(_GONE) from None

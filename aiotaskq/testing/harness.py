@@ -105,7 +105,7 @@ class Harness(Pushes, ABC):
 
     async def run(self, task: Task, call_next: RunCall) -> Any:
         """Let a handler run, and know of it."""
-        handler = self.tq._handlers.get(task.type)
+        handler = self.tq.registered.handlers.get(task.type)
         run = self._runs[task.task_id, task.fence] = Run(task, handler is not None and handler.executor != "loop")
         try:
             return await call_next(task)
@@ -117,7 +117,7 @@ class Harness(Pushes, ABC):
     # ---- what the clock waits for ----
 
     def _transactions(self) -> Iterator[asyncio.Future[Any]]:
-        for store in self.tq._stores.values():
+        for store in self.tq.backends.values():
             yield from store.pending()
 
     def _outside(self) -> Iterator[asyncio.Future[Any]]:

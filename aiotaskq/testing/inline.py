@@ -47,7 +47,7 @@ class Inline(Harness):
         try:
             stored = await call_next(tasks)
             new = [task.task_id for task, row in zip(tasks, stored, strict=True) if row is task]
-            if None in await self.tq._backend.get(new):
+            if None in await self.tq.queue.backend.get(new):
                 return stored  # in a transaction that is not committed yet; to claim now might be to wait for it
             for task_id in new:
                 await self._run_to_the_end(task_id)
@@ -89,8 +89,8 @@ class Inline(Harness):
 
     @property
     def _worker(self) -> Worker:
-        assert self.tq._worker is not None
-        return self.tq._worker
+        assert self.tq.worker is not None
+        return self.tq.worker
 
 
 @contextlib.asynccontextmanager

@@ -42,16 +42,16 @@ class Kit(Harness):
         self._declared: set[str] = set()
 
     async def _start(self) -> None:
-        self._declared = set(self.tq._declared)
+        self._declared = set(self.tq.registered.schedules)
         running = self.tq.running(self._concurrency, scheduler=self._scheduler, workers=True, drain=0, grace=1)
         await self._stack.enter_async_context(running)
 
     async def _ready(self) -> None:
         await self.start()
-        if new := self.tq._declared.keys() - self._declared:
+        if new := self.tq.registered.schedules.keys() - self._declared:
             # Decorated in the test itself, after the start.
             self._declared |= new
-            await self.tq.scheduler.declare([self.tq._declared[name]() for name in sorted(new)])
+            await self.tq.scheduler.declare([self.tq.registered.schedules[name]() for name in sorted(new)])
             if self._scheduler:
                 await self.tq.scheduler.start()
 
@@ -109,7 +109,7 @@ class Kit(Harness):
         while True:
             await self.clock.settle()
             now, over = self.clock.now(), loop.time() >= end
-            planned = await self.tq._backend.next_run_at(now)
+            planned = await self.tq.queue.backend.next_run_at(now)
             outside = [run for run in self._runs.values() if run.inside not in self.clock.sleepers]
             if outside or (planned is not None and planned <= now):
                 if over:

@@ -36,7 +36,7 @@ def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, *
     if not isinstance(tq, TaskQ):
         raise ValidationError(f"override: an aiotaskq.TaskQ is needed (got {type(tq).__module__}.{type(tq).__name__})")
     bound = tq.queue._bound
-    options = {"timezone": tq._timezone, "maxsize": bound.maxsize, "when_full": bound.when_full, **options}
+    options = {"timezone": tq.timezone, "maxsize": bound.maxsize, "when_full": bound.when_full, **options}
     other = TaskQ(stand_in(tq) if url is None else url, clock=clock, **options)
     other.adopt(tq)
     other.stands_by = True
@@ -48,18 +48,13 @@ def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, *
             pushes.pushed.append(task)
 
     other.on("pushed", lambda event: take_down(event.task))
-    if isinstance(other._backend, RehearsalBackend):
+    if isinstance(other.queue.backend, RehearsalBackend):
         # The event comes a little after the commit of a session; a test asserts as soon as the commit has returned.
-        other._backend.on_commit = take_down
-    # Each of the two is one assignment: the application may run in another thread.
-    before, other._home = tq.__dict__, tq._home
-    tq.__dict__ = other.__dict__
-    try:
+        other.queue.backend.on_commit = take_down
+    with tq.replaced_by(other):
         yield pushes
-    finally:
-        tq.__dict__ = before
 
 
 def stand_in(tq: TaskQ) -> str:
     """Return the URL of the store in memory that goes by the same rules."""
-    return REHEARSAL if tq._backend.durable else "memory://"
+    return REHEARSAL if tq.queue.backend.durable else "memory://"

@@ -1,0 +1,45 @@
+"""What an application has registered with a TaskQ: handlers, schedules, middleware, listeners and resources."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.task import Task
+from aiotaskq.runtime.events import Events
+from aiotaskq.runtime.handler import Handler
+
+PushMiddleware = Callable[[list[Task], Callable[[list[Task]], Awaitable[list[Task]]]], Awaitable[list[Task]]]
+
+
+@dataclass(slots=True)
+class Registered:
+    """The registrations of one TaskQ, in the order in which they were made."""
+
+    events: Events = field(default_factory=Events)
+    handlers: dict[str, Handler] = field(default_factory=dict)
+    """By task type."""
+    elsewhere: set[str] = field(default_factory=set)
+    """Task types that other processes handle."""
+    schedules: dict[str, Callable[[], Schedule]] = field(default_factory=dict)
+    """What makes each declared schedule, by its name."""
+    run_middleware: list[Any] = field(default_factory=list)
+    push_middleware: list[PushMiddleware] = field(default_factory=list)
+    resources: dict[Any, Callable[[], Any]] = field(default_factory=dict)
+    """Factories, by the type of what they give."""
+
+    def update(self, other: Registered) -> None:
+        """Add the registrations of another TaskQ; where both have a name, the other one's counts."""
+        self.events.adopt(other.events)
+        self.handlers.update(other.handlers)
+        self.elsewhere.update(other.elsewhere)
+        self.schedules.update(other.schedules)
+        self.run_middleware.extend(other.run_middleware)
+        self.push_middleware.extend(other.push_middleware)
+        self.resources.update(other.resources)
+
+    def knows(self, type: str) -> bool:
+        """Return whether a task type has a handler here, or is said to have one elsewhere."""
+        return type in self.handlers or type in self.elsewhere
