@@ -23,7 +23,7 @@ from aiotaskq.app.legacy import (
 from aiotaskq.app.registry import injected
 from aiotaskq.app.settings import configure
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.backends.base import OddRow
+from aiotaskq.backends.base import InvalidRow
 from aiotaskq.core.outcome import Backoff
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Status, Task
@@ -71,13 +71,13 @@ __all__ = [
     "DatabaseUnavailable",
     "Event",
     "ExitCode",
+    "InvalidRow",
     "LeaseLost",
     "MemoryQueue",
     "MissingExtra",
     "NoOpenTask",
     "NotFound",
     "NotSupported",
-    "OddRow",
     "QueueFull",
     "RedisQueue",
     "ResultTimeout",

@@ -7,7 +7,8 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
 from aiotaskq.app.handle import PushOptions, TaskCall, TaskHandle
-from aiotaskq.errors import ClosedError, WrongLoop
+from aiotaskq.concurrency.loop_thread import refuse_running_loop
+from aiotaskq.errors import ClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,8 +58,7 @@ class BlockingPush:
         return [handle.task_id for handle in self._run("push_many", lambda: self._tq.push_many(calls))]
 
     def _run(self, verb: str, work: Callable[[], Coroutine[Any, Any, R]]) -> R:
-        if asyncio._get_running_loop() is not None:
-            raise WrongLoop(f"{verb}: this thread runs an event loop; write `await tq.{verb}(…)`")
+        refuse_running_loop(f"tq.{verb}")
         loop = self._tq.loop
         if loop is None or loop.is_closed() or not loop.is_running():
             raise ClosedError(

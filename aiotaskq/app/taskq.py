@@ -17,7 +17,7 @@ from aiotaskq.app.resources import open_resource
 from aiotaskq.app.run_options import RunOptions
 from aiotaskq.app.settings import ONE_DATABASE, check_default_home, settings
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import Backend, OddRow
+from aiotaskq.backends.base import Backend, InvalidRow
 from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.concurrency.poller import Service
 from aiotaskq.core.masking import mask
@@ -153,9 +153,9 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
             check_default_home(self._backend, mask(self.url))
 
     @property
-    def odd_rows(self) -> list[OddRow]:
+    def invalid_rows(self) -> list[InvalidRow]:
         """Rows of an adopted database that do not mean what their column says; they are kept. Known after opening."""
-        return [row for backend in self.backends.values() for row in backend.odd_rows]
+        return [row for backend in self.backends.values() for row in backend.invalid_rows]
 
     # ---- pushing ----
 

@@ -79,7 +79,7 @@ class QueueStats(msgspec.Struct, frozen=True):
     queues: dict[str, dict[str, int]]
 
 
-class OddRow(msgspec.Struct, frozen=True):
+class InvalidRow(msgspec.Struct, frozen=True):
     """A row found when a database was adopted (or checked) that does not mean what its column says; it is kept."""
 
     table: str
@@ -166,7 +166,7 @@ class Backend(ABC):
     """Whether ``push_and_claim`` costs hardly more than ``push``, as where one transaction follows the other anyway."""
     values: Values
     schedules: Schedules | None = None
-    odd_rows: Sequence[OddRow] = ()
+    invalid_rows: Sequence[InvalidRow] = ()
 
     def __init__(self) -> None:
         self.hints = Hints()

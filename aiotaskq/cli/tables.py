@@ -11,10 +11,10 @@ import msgspec
 from sqlalchemy import Connection, exc
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.backends.base import OddRow
+from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.engines import SYNC_DRIVERS, parse_url, sync_engine
-from aiotaskq.backends.sql.migrations import HEAD, REVISIONS, current, make_missing, missing, odd_rows, sql_ddl
+from aiotaskq.backends.sql.migrations import HEAD, REVISIONS, current, invalid_rows, make_missing, missing, sql_ddl
 from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.i18n import marked, tr, translated
 from aiotaskq.cli.output import bar_of, say, say_json, say_table
@@ -31,17 +31,17 @@ def upgrade(url: str, *, as_json: bool = False) -> None:
     _refuse_memory(url)
     before = _look(url, current) if _is_there(url) else None
 
-    async def main() -> tuple[list[str], list[OddRow]]:
+    async def main() -> tuple[list[str], list[InvalidRow]]:
         made = await _write(url, make_missing) if before == HEAD else []
         async with TaskQ(url) as tq:
-            return made, tq.odd_rows
+            return made, tq.invalid_rows
 
     bar, _ = bar_of(tr("upgrade"), None, quiet=as_json)
     with bar:
-        made, odd = asyncio.run(main())
+        made, invalid = asyncio.run(main())
     if as_json:
-        rows = msgspec.to_builtins(odd)
-        say_json({"database": mask(url), "before": before, "version": HEAD, "made_anew": made, "odd_rows": rows})
+        rows = msgspec.to_builtins(invalid)
+        say_json({"database": mask(url), "before": before, "version": HEAD, "made_anew": made, "invalid_rows": rows})
         return
     if made:
         say(tr("{url}: tables that had been dropped were made anew, empty: {names}", url=mask(url), names=_names(made)))
@@ -50,25 +50,25 @@ def upgrade(url: str, *, as_json: bool = False) -> None:
     else:
         was = before or tr("no version")
         say(tr("{url} was at {before} and is at {version}", url=mask(url), before=was, version=HEAD))
-    if odd:
-        say(tr("{count} values do not mean what their columns say; they are kept:", count=len(odd)))
-        _say_odd(odd)
+    if invalid:
+        say(tr("{count} values do not mean what their columns say; they are kept:", count=len(invalid)))
+        _say_invalid(invalid)
 
 
 def check(url: str, *, as_json: bool) -> None:
-    """Print the tables' version and the odd rows."""
+    """Print the tables' version and the invalid rows."""
     _refuse_absent(url)
-    version, odd = _look(url, lambda connection: (current(connection), odd_rows(connection)))
+    version, invalid = _look(url, lambda connection: (current(connection), invalid_rows(connection)))
     if as_json:
-        rows = msgspec.to_builtins(odd)
-        say_json({"database": mask(url), "version": version, "newest": HEAD, "odd_rows": rows})
+        rows = msgspec.to_builtins(invalid)
+        say_json({"database": mask(url), "version": version, "newest": HEAD, "invalid_rows": rows})
         return
     found = version or tr("none yet")
     say(tr("{url}: version {version}, this aiotaskq makes it {newest}", url=mask(url), version=found, newest=HEAD))
-    if not odd:
-        say(tr("no odd rows"))
+    if not invalid:
+        say(tr("no invalid rows"))
         return
-    _say_odd(odd)
+    _say_invalid(invalid)
 
 
 def describe(url: str) -> dict[str, str | None]:
@@ -161,5 +161,5 @@ def _names(tables: list[str]) -> str:
     return tr(", ").join(tables)
 
 
-def _say_odd(rows: list[OddRow]) -> None:
+def _say_invalid(rows: list[InvalidRow]) -> None:
     say_table(ODD, [(row.table, row.id, row.column, translated(row.problem), translated(row.action)) for row in rows])

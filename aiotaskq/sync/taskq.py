@@ -254,7 +254,7 @@ class TaskQ(Operations):
     handle = direct(AsyncTaskQ.handle, _handle)
     retry = blocking(AsyncTaskQ.retry, _handle)
     health = blocking(AsyncTaskQ.health)
-    odd_rows = reading(AsyncTaskQ.odd_rows)
+    invalid_rows = reading(AsyncTaskQ.invalid_rows)
 
     @documented(AsyncTaskQ.push_call)
     def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:

@@ -70,7 +70,7 @@ class SqlBackend(Backend):
         return up_to_date(connection)
 
     def _upgrade(self, connection: Connection) -> None:
-        self.odd_rows = upgrade(connection)
+        self.invalid_rows = upgrade(connection)
 
     def _enter(self, connection: Connection) -> None:
         """Make the tables in the caller's transaction, which on SQLite may hold the lock that an opening would need.

@@ -16,7 +16,7 @@ from typing import Final
 
 from sqlalchemy import Column, Connection, MetaData, String, Table, exc, inspect, make_url, text
 
-from aiotaskq.backends.base import OddRow
+from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql.migrations.adopt import LIMIT, Report, examine
 from aiotaskq.backends.sql.statement_watch import PATIENCE
 from aiotaskq.concurrency.clock import SystemClock
@@ -27,10 +27,10 @@ __all__ = [
     "OUR_TABLES",
     "VERSION_TABLE",
     "current",
+    "invalid_rows",
     "is_ours",
     "make_missing",
     "missing",
-    "odd_rows",
     "sql_ddl",
     "up_to_date",
     "upgrade",
@@ -81,8 +81,8 @@ def make_missing(connection: Connection) -> list[str]:
     return gone
 
 
-def upgrade(connection: Connection, now: int | None = None) -> list[OddRow]:
-    """Bring the database to ``HEAD`` within the caller's transaction; return the odd rows found in adopted tables.
+def upgrade(connection: Connection, now: int | None = None) -> list[InvalidRow]:
+    """Bring the database to ``HEAD`` within the caller's transaction; return the invalid rows found in adopted tables.
 
     On SQLite the transaction must have begun IMMEDIATE. Any number of processes may call this at once: one migrates,
     the others wait and find it done (F18). ``now`` in microseconds, for schedules that have no next run yet.
@@ -102,7 +102,7 @@ def upgrade(connection: Connection, now: int | None = None) -> list[OddRow]:
     return report.rows()
 
 
-def odd_rows(connection: Connection, limit: int = LIMIT, now: int | None = None) -> list[OddRow]:
+def invalid_rows(connection: Connection, limit: int = LIMIT, now: int | None = None) -> list[InvalidRow]:
     """Report rows that do not mean what their columns say: at most ``limit``, and one more that counts the rest.
 
     Writes nothing. On a database that is not adopted yet this is the rehearsal of the adoption.

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from sqlalchemy import Connection, exc, inspect, text
 
-from aiotaskq.backends.base import OddRow
+from aiotaskq.backends.base import InvalidRow
 from aiotaskq.core.cron_parser import Refused, clip_text
 from aiotaskq.core.task import INT32, SECOND, Status
 from aiotaskq.errors import CronError, ValidationError
@@ -294,15 +294,15 @@ def _shown(raw: object) -> str:
 
 
 class Report:
-    """Odd rows, at most ``limit`` kept and the others counted: a million of them must not fill the memory."""
+    """Invalid rows, at most ``limit`` kept and the others counted: a million of them must not fill the memory."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.limit = limit
         self.total = 0
-        self._kept: list[OddRow] = []
+        self._kept: list[InvalidRow] = []
         self._disabled = 0
 
-    def add(self, row: OddRow) -> None:
+    def add(self, row: InvalidRow) -> None:
         """Take one."""
         self.total += 1
         if len(self._kept) < self.limit:
@@ -321,12 +321,12 @@ class Report:
         if self._disabled > self.limit:
             _say(f"{self._disabled - self.limit:,} more schedules are disabled; `aiotaskq schedules list` shows them")
 
-    def rows(self) -> list[OddRow]:
+    def rows(self) -> list[InvalidRow]:
         """Return them, and one more that counts those left out."""
         if self.total == len(self._kept):
             return list(self._kept)
         more = f"{self.total - len(self._kept):,} more findings"
-        return [*self._kept, OddRow(table="", id="", column="", problem=more, action="treated alike; not listed")]
+        return [*self._kept, InvalidRow(table="", id="", column="", problem=more, action="treated alike; not listed")]
 
     def log(self) -> None:
         """Warn about the first of them and say how many there are; nothing of a row's params is in it."""
@@ -334,7 +334,7 @@ class Report:
             problem, action = printable(odd.problem, 400), printable(odd.action)
             log.warning("adopted {} {}: {} {}; {}", odd.table, printable(odd.id, 40), odd.column, problem, action)
         if self.total:
-            log.warning("adopted the tables that were there: {} odd values, no row was dropped", self.total)
+            log.warning("adopted the tables that were there: {} invalid values, no row was dropped", self.total)
 
 
 def _say(message: str) -> None:
@@ -377,7 +377,7 @@ def examine(connection: Connection, report: Report, *, now: int, write: bool, ad
                 if verdict.disabled is not None:
                     disabled.append(verdict)
                 for finding in verdict.findings:
-                    report.add(_odd_row(table, row, finding, write))
+                    report.add(_invalid_row(table, row, finding, write))
                 if verdict.changes:
                     values = {**verdict.changes, "row_key": row_key}
                     updates.setdefault(tuple(verdict.changes), []).append(values)
@@ -389,13 +389,13 @@ def examine(connection: Connection, report: Report, *, now: int, write: bool, ad
                     report.disable(verdict)
 
 
-def _odd_row(table: str, row: Row, finding: Finding, write: bool) -> OddRow:
+def _invalid_row(table: str, row: Row, finding: Finding, write: bool) -> InvalidRow:
     task_id, action = row["task_id"], finding.action
     if isinstance(task_id, bytes):
         task_id = task_id.decode(errors="backslashreplace")
     if finding.written and not write:
         action = f"unchanged by this check; adoption does this: {action}"
-    return OddRow(
+    return InvalidRow(
         table=table,
         id="" if task_id is None else str(task_id),
         column=finding.column,
