@@ -9,20 +9,12 @@ from typing import Any
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
 from aiotaskq.errors import ValidationError
-from aiotaskq.web.endpoints import chosen
+from aiotaskq.web.dispatch import dispatch
+from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
-from aiotaskq.web.operation import (
-    MAX_BODY,
-    Answer,
-    Operation,
-    Policy,
-    check_taskq,
-    make_policy,
-    perform,
-    say,
-    say_problem,
-)
-from aiotaskq.web.problem_details import problem
+from aiotaskq.web.operation import ApiResponse, Operation, problem_response, respond
+from aiotaskq.web.policy import MAX_BODY, Policy, check_taskq, make_policy
+from aiotaskq.web.problem_details import unmatched
 
 try:
     from aiohttp import web
@@ -89,20 +81,20 @@ def operations(
     Its ``/openapi.json`` describes them.
 
     Args:
-        middlewares: the application's own, above all who may come in: without them everybody may.
-        operations: the names of those that are wanted (``["healthz", "readyz"]``); default all.
-        read_only, show_args, origins, max_body: see ``aiotaskq.web.operation.make_policy``.
+        middlewares: the application's own, above all its access control: the operations have none.
+        operations: names of the operations wanted (``["healthz", "readyz"]``); default all.
+        read_only, show_args, origins, max_body: see ``aiotaskq.web.policy.make_policy``.
 
     Raises:
         ValidationError: for an unknown operation or a wrong value.
     """
     check_taskq("operations", tq)
     policy = make_policy(read_only=read_only, show_args=show_args, origins=origins, max_body=max_body)
-    wanted = chosen(operations)
+    wanted = selected(operations)
     whole = document(wanted, metadata.version("aiotaskq"))
 
     async def openapi(_request: web.Request) -> web.Response:
-        return _response_of(say(whole))
+        return _response_of(respond(whole))
 
     app = web.Application(middlewares=[*middlewares, _problems])
     for each in wanted:
@@ -113,7 +105,7 @@ def operations(
 
 def _handler(operation: Operation, tq: TaskQ, policy: Policy) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
-        return _response_of(await perform(operation, tq, policy, _Request(request)))
+        return _response_of(await dispatch(operation, tq, policy, _Request(request)))
 
     return handle
 
@@ -125,14 +117,13 @@ async def _problems(
     try:
         return await handler(request)
     except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
-        words = {404: "there is nothing at this path", 405: "this path does not take that method"}
         allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-        return _response_of(say_problem(problem(error.status, "HTTPException", words[error.status]), **allow))
+        return _response_of(problem_response(unmatched(error.status), **allow))
 
 
-def _response_of(answer: Answer) -> web.Response:
-    kind = None if answer.body is None else answer.media_type
-    return web.Response(body=answer.body, status=answer.status, headers=answer.headers, content_type=kind)
+def _response_of(response: ApiResponse) -> web.Response:
+    kind = None if response.body is None else response.media_type
+    return web.Response(body=response.body, status=response.status, headers=response.headers, content_type=kind)
 
 
 class _Request:

@@ -11,9 +11,10 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
 from aiotaskq.integrations.starlette import setup, taskq_of
 from aiotaskq.web.asgi import asgi_path, endpoint
-from aiotaskq.web.endpoints import chosen
+from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import body, parameters, responses
-from aiotaskq.web.operation import MAX_BODY, Operation, check_taskq, make_policy
+from aiotaskq.web.operation import Operation
+from aiotaskq.web.policy import MAX_BODY, check_taskq, make_policy
 
 try:
     from fastapi import APIRouter, Depends, Request, Response
@@ -97,9 +98,9 @@ def router(
     """Return the operations: ``app.include_router(router(tq, dependencies=[Depends(admin)]), prefix="/ops")``.
 
     Args:
-        dependencies: the application's own, above all who may come in: without them everybody may.
-        operations: the names of those that are wanted (``["healthz", "readyz"]``); default all.
-        read_only, show_args, origins, max_body: see ``aiotaskq.web.operation.make_policy``.
+        dependencies: the application's own, above all its access control: the operations have none.
+        operations: names of the operations wanted (``["healthz", "readyz"]``); default all.
+        read_only, show_args, origins, max_body: see ``aiotaskq.web.policy.make_policy``.
 
     Raises:
         ValidationError: for an unknown operation or a wrong value.
@@ -107,12 +108,12 @@ def router(
     check_taskq("router", tq)
     policy = make_policy(read_only=read_only, show_args=show_args, origins=origins, max_body=max_body)
     made = APIRouter(dependencies=list(dependencies))
-    for operation in chosen(operations):
-        answer = endpoint(operation, tq, policy)
+    for operation in selected(operations):
+        respond_to = endpoint(operation, tq, policy)
 
-        async def run(request: Request, answer: Callable[[Request], Any] = answer) -> Response:
-            found: Response = await answer(request)
-            return found
+        async def run(request: Request, respond_to: Callable[[Request], Any] = respond_to) -> Response:
+            response: Response = await respond_to(request)
+            return response
 
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Request)]
@@ -125,20 +126,14 @@ def router(
             summary=operation.summary,
             description=operation.description,
             tags=[operation.tag],
-            status_code=operation.answers[0].status,
-            response_description=operation.answers[0].says,
+            status_code=operation.successes[0].status,
+            response_description=operation.successes[0].description,
             response_model=None,
-            response_class=JSONResponse if operation.answers[0].type is not None else Response,
-            responses=_responses(operation),
+            response_class=JSONResponse if operation.successes[0].type is not None else Response,
+            responses=responses(operation),
             openapi_extra=_extra(operation),
         )
     return made
-
-
-def _responses(operation: Operation) -> dict[int | str, dict[str, Any]]:
-    found: dict[int | str, dict[str, Any]] = {}
-    found.update(responses(operation).items())
-    return found
 
 
 def _extra(operation: Operation) -> dict[str, Any]:

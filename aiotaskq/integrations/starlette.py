@@ -9,7 +9,7 @@ from typing import Any
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
 from aiotaskq.errors import ValidationError
-from aiotaskq.web.operation import check_taskq
+from aiotaskq.web.policy import check_taskq
 
 try:
     from starlette.applications import Starlette

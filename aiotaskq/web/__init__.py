@@ -1,4 +1,5 @@
-"""The operations API: framework-neutral operations on a TaskQ, their OpenAPI document, and a server of their own.
+"""The operations API: framework-neutral operations on a TaskQ, their OpenAPI document, and a standalone server.
 
-``operations/`` shapes the data and decides the statuses; each file in ``aiotaskq.integrations`` only mounts it.
+``endpoints/`` defines the operations, ``dispatch`` turns a request into a response; the adapters for frameworks are
+``asgi`` and the files of ``aiotaskq.integrations``.
 """

@@ -1,4 +1,4 @@
-"""Who may come in: same-origin checks against cross-site requests, tokens, host names, limits on connections. Pure."""
+"""Access to the API: same-origin checks against cross-site requests, tokens, and host names. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hmac
 from collections import OrderedDict
 from collections.abc import Collection
 from ipaddress import ip_address
-from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
 from aiotaskq.core.task import SECOND
@@ -15,16 +14,17 @@ from aiotaskq.errors import ValidationError
 
 MIN_TOKEN = 16  # characters
 MIN_VARIETY = 8  # different characters of a token
-GUESSES = 10  # wrong tokens of one address in a minute; further ones are answered with 429
+MAX_WRONG_TOKENS = 10  # of one address in a minute; further ones are answered with 429
 MINUTE = 60 * SECOND
-MAX_ADDRESSES = 1_000  # remembered: more forget the longest silent ones
+MAX_ADDRESSES = 1_000  # whose wrong tokens are counted; beyond that the addresses longest without one are dropped
 
 
 def is_same_origin(fetch_site: str | None, origin: str | None, host: str | None, origins: Collection[str] = ()) -> bool:
-    """Whether a request that changes something was made by our own pages, or by no browser at all.
+    """Return whether a request for a change comes from a page of this server, or from no browser at all.
 
     The rule is that of Go's net/http.CrossOriginProtection: a trusted origin passes; ``Sec-Fetch-Site``, which pages
-    cannot forge, decides where there is one; else ``Origin`` must name our host; with neither it is no browser's.
+    cannot forge, decides where it is sent; else ``Origin`` must name this host; a request with neither is not made by a
+    browser.
     """
     if origin is not None and origin in origins:
         return True
@@ -39,7 +39,7 @@ def is_same_origin(fetch_site: str | None, origin: str | None, host: str | None,
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a server that listens there can be reached from this machine only."""
+    """Return whether a server that listens on ``host`` can be reached from this machine only."""
     if host.lower() == "localhost":
         return True
     try:
@@ -49,7 +49,7 @@ def is_loopback(host: str) -> bool:
 
 
 def names_loopback(host: str | None) -> bool:
-    """Whether a Host header names this machine: another name that leads here is a rebound one (DNS rebinding)."""
+    """Return whether a Host header names this machine; any other name may be one of a DNS rebinding attack."""
     try:
         name = urlsplit(f"//{host or ''}").hostname
     except ValueError:
@@ -58,7 +58,7 @@ def names_loopback(host: str | None) -> bool:
 
 
 def check_access(host: str, token: str | None) -> None:
-    """Refuse to listen where others can reach it without a token. Raises ValidationError."""
+    """Raise ValidationError for a weak token, or for a host that other machines can reach without a token."""
     if token is not None and (len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable()):
         raise ValidationError(
             f"token: at least {MIN_TOKEN} printable ASCII characters are needed (got {len(token)}); "
@@ -75,108 +75,41 @@ def check_access(host: str, token: str | None) -> None:
         )
 
 
-class Doorkeeper:
+class TokenCheck:
     """Compares tokens in constant time, and counts the wrong ones of each address.
 
-    The right token is always let in: behind a proxy all clients have one address, and one that guesses must not shut
-    the others out. What keeps a guesser out is the token's length.
+    The right token is always accepted: behind a proxy all clients have one address, and a client that guesses must not
+    lock out the others. The protection against guessing is the token's length.
     """
 
     def __init__(self, token: str) -> None:
-        # Digests are of one length, so that not even the length can be measured.
+        # Digests have one length, so that not even the token's length can be measured.
         self._digest = _digest(token)
         self._wrong: OrderedDict[str, list[int]] = OrderedDict()
 
-    def wait(self, address: str, ticks: int) -> int:
-        """Return for how many seconds a wrong token of this address is refused unread; 0 if it may try another.
+    def retry_after(self, address: str, ticks: int) -> int:
+        """Return for how many seconds this address may not try another token; 0 if it may.
 
         ``ticks`` in microseconds.
         """
         wrong = [each for each in self._wrong.get(address, ()) if ticks - each < MINUTE]
-        if len(wrong) < GUESSES:
+        if len(wrong) < MAX_WRONG_TOKENS:
             return 0
-        return max(1, -(-(wrong[-GUESSES] + MINUTE - ticks) // SECOND))
+        return max(1, -(-(wrong[-MAX_WRONG_TOKENS] + MINUTE - ticks) // SECOND))
 
-    def admits(self, authorization: str | None, address: str, ticks: int) -> bool:
-        """Whether ``Authorization: Bearer TOKEN`` holds the token. A wrong one is counted, unless it has to wait."""
+    def accepts(self, authorization: str | None, address: str, ticks: int) -> bool:
+        """Return whether ``Authorization: Bearer TOKEN`` holds the token; count a wrong one."""
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(_digest(given.strip()), self._digest):
             return True
-        if authorization and not self.wait(address, ticks):  # a request without a token is no guess
+        if authorization and not self.retry_after(address, ticks):  # a request without a token is no guess
             wrong = self._wrong.setdefault(address, [])
             wrong.append(ticks)
-            del wrong[:-GUESSES]
+            del wrong[:-MAX_WRONG_TOKENS]
             self._wrong.move_to_end(address)
             while len(self._wrong) > MAX_ADDRESSES:
                 self._wrong.popitem(last=False)
         return False
-
-
-C = TypeVar("C")
-
-
-class Connections(Generic[C]):
-    """Which connections are open, of at most ``total`` in all and ``each`` of one address.
-
-    Where a new one would be too many, the one that has waited longest for a request makes room: half-sent requests
-    cannot keep others out. Where all are at work the new one is refused.
-    """
-
-    def __init__(self, total: int, each: int) -> None:
-        self.total = total
-        self.each = each
-        self._address: dict[C, str] = {}
-        self._of: dict[str, int] = {}
-        # Those without a request, the longest waiting first; of every address and of each.
-        self._idle: OrderedDict[C, None] = OrderedDict()
-        self._idle_of: dict[str, OrderedDict[C, None]] = {}
-
-    def __len__(self) -> int:
-        return len(self._address)
-
-    def enter(self, connection: C, address: str) -> C | None:
-        """Take in a connection, which has no request yet; return the one to be closed for it (it may be itself)."""
-        closed: C | None = None
-        if self._of.get(address, 0) >= self.each:
-            closed = next(iter(self._idle_of.get(address, ())), connection)
-        elif len(self._address) >= self.total:
-            closed = next(iter(self._idle), connection)
-        if closed is connection:
-            return closed
-        if closed is not None:
-            self.leave(closed)
-        self._address[connection] = address
-        self._of[address] = self._of.get(address, 0) + 1
-        self.idle(connection)
-        return closed
-
-    def leave(self, connection: C) -> None:
-        """Forget a connection; one that is not known is no error."""
-        address = self._address.pop(connection, None)
-        if address is None:
-            return
-        self._forget_idle(connection, address)
-        self._of[address] -= 1
-        if not self._of[address]:
-            del self._of[address]
-
-    def idle(self, connection: C) -> None:
-        """Note that a connection has no request (any more)."""
-        if (address := self._address.get(connection)) is not None and connection not in self._idle:
-            self._idle[connection] = None
-            self._idle_of.setdefault(address, OrderedDict())[connection] = None
-
-    def busy(self, connection: C) -> None:
-        """Note that a connection has a request, so that it is not closed to make room."""
-        if (address := self._address.get(connection)) is not None:
-            self._forget_idle(connection, address)
-
-    def _forget_idle(self, connection: C, address: str) -> None:
-        self._idle.pop(connection, None)
-        if (idle := self._idle_of.get(address)) is not None:
-            idle.pop(connection, None)
-            if not idle:
-                del self._idle_of[address]
 
 
 def _digest(text: str) -> bytes:

@@ -7,20 +7,12 @@ from typing import Any
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
-from aiotaskq.web.endpoints import chosen
+from aiotaskq.web.dispatch import dispatch
+from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
-from aiotaskq.web.operation import (
-    MAX_BODY,
-    Answer,
-    Operation,
-    Policy,
-    check_taskq,
-    make_policy,
-    perform,
-    say,
-    say_problem,
-)
-from aiotaskq.web.problem_details import Refused, problem
+from aiotaskq.web.operation import ApiResponse, Operation, problem_response, respond
+from aiotaskq.web.policy import MAX_BODY, Policy, check_taskq, make_policy
+from aiotaskq.web.problem_details import ProblemError, unmatched
 
 try:
     from starlette.applications import Starlette
@@ -45,11 +37,11 @@ def routes(
     origins: Collection[str] = (),
     max_body: int = MAX_BODY,
 ) -> list[Route]:
-    """Return the operations as routes, for ``Mount("/ops", routes=routes(tq))``. They let everybody in: guard them.
+    """Return the operations as routes, for ``Mount("/ops", routes=routes(tq))``. They check no access: guard them.
 
     Args:
-        operations: the names of those that are wanted (``["healthz", "readyz"]``); default all.
-        read_only, show_args, origins, max_body: see ``aiotaskq.web.operation.make_policy``.
+        operations: names of the operations wanted (``["healthz", "readyz"]``); default all.
+        read_only, show_args, origins, max_body: see ``aiotaskq.web.policy.make_policy``.
 
     Raises:
         ValidationError: for an unknown operation or a wrong value.
@@ -58,7 +50,7 @@ def routes(
     policy = make_policy(read_only=read_only, show_args=show_args, origins=origins, max_body=max_body)
     return [
         Route(asgi_path(each.path), endpoint(each, tq, policy), methods=[each.method], name=f"aiotaskq:{each.name}")
-        for each in chosen(operations)
+        for each in selected(operations)
     ]
 
 
@@ -70,16 +62,15 @@ def application(
     **options: Any,
 ) -> Starlette:
     """Return the operations as an application of their own, with ``/openapi.json``; options as ``routes``."""
-    whole = document(chosen(options.get("operations")), version, token=token)
+    whole = document(selected(options.get("operations")), version, token=token)
 
     async def openapi(_request: Request) -> Response:
-        return response_of(say(whole))
+        return response_of(respond(whole))
 
     async def refused(_request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        words = {404: "there is nothing at this path", 405: "this path does not take that method"}
-        found = problem(error.status_code, "HTTPException", words.get(error.status_code, error.detail))
-        return response_of(say_problem(found, **(error.headers or {})))
+        problem = unmatched(error.status_code, error.detail)
+        return response_of(problem_response(problem, **(error.headers or {})))
 
     return Starlette(
         routes=[*routes(tq, **options), Route("/openapi.json", openapi, methods=["GET"])],
@@ -95,17 +86,17 @@ def asgi_path(path: str) -> str:
 def endpoint(operation: Operation, tq: TaskQ, policy: Policy) -> Endpoint:
     """Return the endpoint of an operation."""
 
-    async def answer(request: Request) -> Response:
-        return response_of(await perform(operation, tq, policy, _Request(request)))
+    async def respond_to(request: Request) -> Response:
+        return response_of(await dispatch(operation, tq, policy, _Request(request)))
 
-    return answer
+    return respond_to
 
 
-def response_of(answer: Answer) -> Response:
-    """Return an answer as Starlette has it."""
-    if answer.body is None:
-        return Response(status_code=answer.status, headers=answer.headers)
-    return Response(answer.body, answer.status, answer.headers, answer.media_type)
+def response_of(response: ApiResponse) -> Response:
+    """Return a response as Starlette's."""
+    if response.body is None:
+        return Response(status_code=response.status, headers=response.headers)
+    return Response(response.body, response.status, response.headers, response.media_type)
 
 
 class _Request:
@@ -119,5 +110,5 @@ class _Request:
         try:
             async for chunk in self._request.stream():
                 yield chunk
-        except ClientDisconnect:  # not a fault of the application's, so no traceback in its log
-            raise Refused(400, "Disconnected", "body: the client closed the connection") from None
+        except ClientDisconnect:  # the application is not at fault: no traceback in its log
+            raise ProblemError(400, "Disconnected", "body: the client closed the connection") from None

@@ -10,7 +10,7 @@ import msgspec
 
 from aiotaskq.core.task import MAX_ID, MAX_KEY, MAX_NAME
 from aiotaskq.web.operation import JSON, Operation
-from aiotaskq.web.problem_details import MEDIA_TYPE, Problem, problem
+from aiotaskq.web.problem_details import MEDIA_TYPE, Problem, make_problem
 
 _PATH = {"task_id": MAX_ID, "schedule_id": MAX_ID, "queue": MAX_NAME, "key": MAX_KEY}
 _NO_CONTROL = "^[^\\u0000-\\u001f\\u007f]+$"
@@ -59,18 +59,18 @@ def body(operation: Operation) -> dict[str, Any] | None:
     }
 
 
-def responses(operation: Operation, also: Collection[int] = ()) -> dict[int, dict[str, Any]]:
-    """Return the OpenAPI responses of an operation by status; ``also`` are those of whoever stands before it."""
-    found: dict[int, dict[str, Any]] = {}
-    for good in operation.answers:
-        said = found[good.status] = {"description": good.says}
-        if good.type is not None:
-            said["content"] = {JSON: {"schema": schema_of(good.type), "example": good.example}}
-        if "Location" in good.says:
-            said["headers"] = {"Location": {"schema": {"type": "string", "format": "uri-reference"}}}
+def responses(operation: Operation, also: Collection[int] = ()) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI responses of an operation by status; ``also`` are statuses of middleware in front of it."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for success in operation.successes:
+        entry = found[success.status] = {"description": success.description}
+        if success.type is not None:
+            entry["content"] = {JSON: {"schema": schema_of(success.type), "example": success.example}}
+        if "Location" in success.description:
+            entry["headers"] = {"Location": {"schema": {"type": "string", "format": "uri-reference"}}}
     for status in sorted({*operation.problems, *also} - found.keys()):
         code, detail = _WORDS[status]
-        example = problem(status, code, detail)
+        example = make_problem(status, code, detail)
         found[status] = {
             "description": example.title,
             "content": {MEDIA_TYPE: {"schema": schema_of(Problem), "example": msgspec.to_builtins(example)}},
@@ -82,13 +82,13 @@ def document(operations: Sequence[Operation], version: str, *, server: str = "",
     """Return a whole OpenAPI 3.1 document. ``server`` is where the operations are mounted, seen from the document."""
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
-        guarded = token and not operation.open
-        said = responses(operation, (401, 429) if guarded else ())
+        guarded = token and not operation.public
+        responded = responses(operation, (401, 429) if guarded else ())
         entry: dict[str, Any] = {
             "operationId": operation.name,
             "tags": [operation.tag],
             "summary": operation.summary,
-            "responses": {str(status): each for status, each in said.items()},
+            "responses": {str(status): each for status, each in responded.items()},
         }
         if operation.description:
             entry["description"] = operation.description
@@ -111,7 +111,7 @@ def document(operations: Sequence[Operation], version: str, *, server: str = "",
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
-    """Return the JSON Schema of a type without references, so that it can stand in anybody's document."""
+    """Return the JSON Schema of a type without references, so that it fits into any document."""
     schema = msgspec.json.schema(kind)
     found = _inline(schema, schema.pop("$defs", {}))
     assert isinstance(found, dict)
@@ -131,7 +131,7 @@ def _inline(schema: Any, named: dict[str, Any]) -> Any:
 
 
 def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """A query parameter is left out, never null."""
+    """Return the schema of a query parameter, which is left out and never null."""
     if "anyOf" not in schema:
         return schema
     rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}

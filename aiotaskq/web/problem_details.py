@@ -24,14 +24,14 @@ from aiotaskq.log import printable
 
 MEDIA_TYPE = "application/problem+json"
 
-# The first that fits counts.
+# The first class that fits counts. A detail of None is the error's own message.
 _STATUSES: tuple[tuple[type[AiotaskqError], int, str | None], ...] = (
     (ValidationError, 422, None),
     (NotFound, 404, None),
     (TaskConflict, 409, None),
     (NotSupported, 501, None),
     (QueueFull, 503, "the queue is full; push later"),
-    # What these say names hosts and files, which are nobody's business out there; the log has it.
+    # The messages of these name hosts and files, which clients must not learn; they are logged.
     (DatabaseUnavailable, 503, "the store does not answer; try again later"),
     (ClosedError, 503, "the task queue is closed; try again later"),
     (SchemaTooNew, 503, "the store was written by a newer version"),
@@ -49,22 +49,28 @@ class Problem(msgspec.Struct, frozen=True):
     type: str = "about:blank"
 
 
-class Refused(Exception):
-    """A request that is answered with a problem; raised and caught in here."""
+class ProblemError(Exception):
+    """A request that is answered with a problem; ``dispatch`` catches it."""
 
     def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(detail)
-        self.problem = problem(status, code, detail)
+        self.problem = make_problem(status, code, detail)
 
 
-def problem(status: int, code: str, detail: str) -> Problem:
-    """Make a problem; its detail becomes one harmless line."""
+def make_problem(status: int, code: str, detail: str) -> Problem:
+    """Return a problem; its detail becomes one printable line of at most 500 characters."""
     return Problem(HTTPStatus(status).phrase, status, printable(detail, 500), code)
 
 
 def problem_of(error: AiotaskqError) -> Problem | None:
-    """Return what a client is told of an error, or None if it is a fault of ours, which must be seen."""
+    """Return the problem that a client gets for an error, or None for one that the client cannot have caused."""
     for kind, status, detail in _STATUSES:
         if isinstance(error, kind):
-            return problem(status, type(error).__name__, str(error) if detail is None else detail)
+            return make_problem(status, type(error).__name__, str(error) if detail is None else detail)
     return None
+
+
+def unmatched(status: int, default: str = "") -> Problem:
+    """Return the problem of a request that no operation matches, by path (404) or by method (405)."""
+    details = {404: "there is nothing at this path", 405: "this path does not take that method"}
+    return make_problem(status, "HTTPException", details.get(status, default))

@@ -1,18 +1,16 @@
-"""What goes in and what comes out as JSON: request bodies, query parameters, and views of tasks and schedules.
+"""The JSON schemas of the API: request bodies, query parameters, and responses.
 
-Times come out as RFC 3339 text in UTC, durations are seconds. A view has params, results and stored values only if
-they were asked for and may be shown.
+Times in responses are RFC 3339 text in UTC, durations are seconds.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from aiotaskq.core.task import MAX_ID, MAX_KEY, MAX_NAME, SECOND, Status, Task
+from aiotaskq.core.task import MAX_ID, MAX_KEY, MAX_NAME, Status
 
 MAX_PAGE = 1_000
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
@@ -31,11 +29,11 @@ Kind = Literal["interval", "cron", "once"]
 Misfire = Literal["fire_once", "skip", "fire_all"]
 Overlap = Literal["allow", "skip", "buffer_one"]
 
-# ---- in: bodies -----------------------------------------------------------------------------------------------------
+# ---- request bodies -------------------------------------------------------------------------------------------------
 
 
 class PushBody(Struct, forbid_unknown_fields=True):
-    """A task to be pushed. What is left out is the handler's default."""
+    """A task to be pushed. Fields left out have the handler's defaults."""
 
     type: Name
     params: dict[str, Any] = {}
@@ -79,7 +77,7 @@ class ScheduleBody(Struct, forbid_unknown_fields=True):
 
 
 class ScheduleChanges(Struct, forbid_unknown_fields=True):
-    """What to change of a schedule; what is left out stays."""
+    """Changes of a schedule; fields left out stay."""
 
     name: Annotated[str, Meta(min_length=1, max_length=255)] | UnsetType = UNSET
     task_type: Name | UnsetType = UNSET
@@ -107,7 +105,7 @@ class ValueBody(Struct, forbid_unknown_fields=True):
     ttl: Annotated[float, Meta(gt=0, description="Seconds; left out: for ever")] | None = None
 
 
-# ---- in: query parameters -------------------------------------------------------------------------------------------
+# ---- query parameters -----------------------------------------------------------------------------------------------
 
 Limit = Annotated[int, Meta(ge=1, description=f"Of one page; more than {MAX_PAGE} are {MAX_PAGE}")]
 Cursor = Annotated[str, Meta(min_length=1, max_length=MAX_KEY, description="`next` of the page before")]
@@ -149,7 +147,7 @@ class NextQuery(Struct):
 
 
 class PreviewQuery(Struct):
-    """A schedule that need not exist: exactly one of cron, interval and at."""
+    """The timing of a schedule that need not exist: exactly one of cron, interval and at."""
 
     cron: Annotated[str, Meta(max_length=255)] | None = None
     interval: Annotated[int, Meta(ge=1, description="Seconds")] | None = None
@@ -159,7 +157,7 @@ class PreviewQuery(Struct):
     count: Annotated[int, Meta(ge=1, le=100)] = 5
 
 
-# ---- out ------------------------------------------------------------------------------------------------------------
+# ---- responses ------------------------------------------------------------------------------------------------------
 
 
 class TaskView(Struct):
@@ -200,14 +198,14 @@ class TaskPage(Struct):
 
 
 class Pushed(Struct):
-    """``created`` is false if a key or the id named a task that stood already: this is that one."""
+    """``created`` is false if a key or the id names a task that existed already; this is its id."""
 
     task_id: str
     created: bool
 
 
 class TaskState(Struct):
-    """What became of a task."""
+    """The state of a task after a change."""
 
     task_id: str
     status: Status
@@ -299,82 +297,3 @@ class Health(Struct):
 
     status: Literal["ok", "failing"]
     parts: dict[str, Literal["ok", "failing"]]
-
-
-# ---- from ours to these ---------------------------------------------------------------------------------------------
-
-
-def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
-    """Return a task as it is shown: ``one`` by itself or in a list, ``show`` with its params and result."""
-    error = task.error_message or task.undecodable
-    if error is not None and not one:
-        error = error.partition(":")[0].partition("\n")[0][:100]  # the text may hold anything, also secrets
-    view = TaskView(
-        task_id=task.task_id,
-        type=task.type,
-        status=task.status,
-        queue=task.queue,
-        priority=task.priority,
-        retry_count=task.retry_count,
-        max_retries=task.max_retries,
-        crashes=task.crashes,
-        created_at=_seconds(task.created_at),
-        run_at=_time(task.run_at),
-        started_at=_seconds(task.started_at),
-        completed_at=_seconds(task.completed_at),
-        cancel_requested=task.cancel_requested,
-        error=error,
-        scheduler_task_id=task.scheduler_task_id,
-        unique_key=task.unique_key,
-        idempotency_key=task.idempotency_key,
-        timeout=task.timeout,
-        expires_at=_time(task.expires_at),
-        lease_owner=task.lease_owner,
-        lease_until=_time(task.lease_until),
-        progress=task.progress,
-    )
-    if show:
-        view.params, view.result, view.extra = plain(task.params), plain(task.result), plain(task.extra)
-    return view
-
-
-def schedule_view(columns: dict[str, Any], *, show: bool) -> ScheduleView:
-    """Return a schedule, given as its columns, as it is shown; ``show`` with its params."""
-    known = {name: columns[name] for name in ScheduleView.__struct_fields__ if name in columns and name != "params"}
-    due = columns["next_run_at"]
-    known["next_run_at"] = None if due is None else _time(due * SECOND + columns["next_run_us"])
-    for name in ("execute_at", "last_run_at", "created_at", "updated_at"):
-        known[name] = _seconds(columns[name])
-    view = ScheduleView(**known)
-    if show:
-        view.params = plain(columns["params"])
-    return view
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON has it: what a queue in memory holds may be anything, and is then named by its type."""
-    try:
-        return msgspec.json.decode(msgspec.json.encode(value))
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        return f"<{type(value).__name__}>"
-
-
-def body_options(body: Struct) -> dict[str, Any]:
-    """Return the fields that a body sets."""
-    values = {name: getattr(body, name) for name in body.__struct_fields__}
-    return {name: value for name, value in values.items() if value is not UNSET}
-
-
-def _seconds(seconds: int | None) -> str | None:
-    return None if seconds is None else _time(seconds * SECOND)
-
-
-def _time(microseconds: int | None) -> str | None:
-    if microseconds is None:
-        return None
-    seconds, rest = divmod(microseconds, SECOND)
-    try:
-        time = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
-    except (ValueError, OverflowError, OSError):  # a stored number may be anything
-        return None
-    return time.isoformat(timespec="microseconds" if rest else "seconds").replace("+00:00", "Z")

@@ -14,8 +14,8 @@ from aiotaskq.web.operation import Operation
 OPERATIONS: tuple[Operation, ...] = (*tasks.all, *queues.all, *schedules.all, *values.all, *health.all)
 
 
-def chosen(names: Collection[str] | None) -> tuple[Operation, ...]:
-    """Return the operations of these names, or all. Raises ValidationError for an unknown name."""
+def selected(names: Collection[str] | None) -> tuple[Operation, ...]:
+    """Return the operations with these names; None selects all. Raises ValidationError for an unknown name."""
     if names is None:
         return OPERATIONS
     known = {operation.name for operation in OPERATIONS}

@@ -1,4 +1,4 @@
-"""Operations on schedules: make, list, show, change, delete, pause, resume, run now, and the times to come."""
+"""Operations on schedules: create, list, show, change, delete, pause, resume, run now, and preview."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiotaskq.core.preview import preview
 from aiotaskq.core.schedule import EPOCH, check_timing
 from aiotaskq.core.task import MAX_ID, check_json, check_key
 from aiotaskq.errors import NotFound, TaskConflict
-from aiotaskq.web.operation import Answer, Call, Good, Operations, say
+from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
 from aiotaskq.web.schemas import (
     MAX_PAGE,
     Fired,
@@ -23,9 +23,8 @@ from aiotaskq.web.schemas import (
     ScheduleQuery,
     ScheduleView,
     Times,
-    body_options,
-    schedule_view,
 )
+from aiotaskq.web.views import body_options, schedule_view
 
 schedules = Operations("schedules")
 
@@ -70,7 +69,7 @@ def _id(call: Call) -> str:
 @schedules(
     "POST",
     "/schedules",
-    Good(201, "It is stored; Location is where it can be read", ScheduleView, VIEW),
+    Success(201, "Stored; Location is its path", ScheduleView, VIEW),
     body=ScheduleBody,
     example={
         "name": "Nightly report",
@@ -80,10 +79,10 @@ def _id(call: Call) -> str:
         "timezone": "Asia/Shanghai",
         "task_id": ID,
     },
-    refuses=(409, 501),
+    problems=(409, 501),
 )
-async def add_schedule(call: Call) -> Answer:
-    """Make a schedule: every so many seconds, by cron expression, or once; 409 if there is one with this id."""
+async def add_schedule(call: Call) -> ApiResponse:
+    """Create a schedule: interval, cron or once; 409 if there is one with this id."""
     options = body_options(call.body)
     check_json("params", options["params"])
     # add_scheduler_task() would ignore the timing of another schedule type, as the documented function does.
@@ -98,17 +97,17 @@ async def add_schedule(call: Call) -> Answer:
         else:
             raise TaskConflict(f"task_id: there is a schedule {wanted} already; change that one, or use another id")
     schedule_id = await call.tq.scheduler.add_scheduler_task(**options)
-    return say(await _view(call, schedule_id), 201, Location=f"schedules/{quote(schedule_id, safe='')}")
+    return respond(await _view(call, schedule_id), 201, Location=f"schedules/{quote(schedule_id, safe='')}")
 
 
 @schedules(
     "GET",
     "/schedules",
-    Good(200, "One page, in the order in which they were made", SchedulePage, {"schedules": [VIEW], "next": None}),
+    Success(200, "One page, in the order of creation", SchedulePage, {"schedules": [VIEW], "next": None}),
     query=ScheduleQuery,
-    refuses=(403, 404, 501),
+    problems=(403, 404, 501),
 )
-async def list_schedules(call: Call) -> Answer:
+async def list_schedules(call: Call) -> ApiResponse:
     """List schedules; 404 if the one that `cursor` names has been deleted since."""
     query: ScheduleQuery = call.query
     show = call.may_show("params" in query.show)
@@ -121,17 +120,17 @@ async def list_schedules(call: Call) -> Answer:
     limit = min(query.limit, MAX_PAGE)
     page = found[start : start + limit]
     more = page[-1]["task_id"] if len(found) > start + limit else None
-    return say(SchedulePage([schedule_view(each, show=show) for each in page], more))
+    return respond(SchedulePage([schedule_view(each, show=show) for each in page], more))
 
 
 @schedules(
     "GET",
     "/preview",
-    Good(200, "The next times, in the schedule's time zone", Times, TIMES),
+    Success(200, "The next times, in the schedule's time zone", Times, TIMES),
     query=PreviewQuery,
 )
-async def preview_schedule(call: Call) -> Answer:
-    """Say when a schedule would fire that need not exist: exactly one of cron, interval and at."""
+async def preview_schedule(call: Call) -> ApiResponse:
+    """Preview the times of a schedule that need not exist: exactly one of cron, interval and at."""
     query: PreviewQuery = call.query
     times = preview(
         cron=query.cron,
@@ -142,23 +141,23 @@ async def preview_schedule(call: Call) -> Answer:
         count=query.count,
         now=SystemClock().now(),
     )
-    return say(Times([each.isoformat() for each in times]))
+    return respond(Times([each.isoformat() for each in times]))
 
 
 @schedules(
     "GET",
     "/schedules/{schedule_id}/preview",
-    Good(200, "The next times, in the schedule's time zone; none if it is finished", Times, TIMES),
+    Success(200, "The next times, in the schedule's time zone; none if it is finished", Times, TIMES),
     query=NextQuery,
-    refuses=(404, 501),
+    problems=(404, 501),
 )
-async def preview_times(call: Call) -> Answer:
-    """Say when a schedule fires next; a paused one as if it were resumed now."""
+async def preview_times(call: Call) -> ApiResponse:
+    """Preview the next times of a schedule; of a paused one as if it were resumed now."""
     columns = await call.tq.scheduler.get_task(_id(call))
-    return say(Times([each.isoformat() for each in _upcoming(columns, call.query.count)]))
+    return respond(Times([each.isoformat() for each in _next_times(columns, call.query.count)]))
 
 
-def _upcoming(columns: dict[str, Any], count: int) -> list[datetime]:
+def _next_times(columns: dict[str, Any], count: int) -> list[datetime]:
     if columns["next_run_at"] is None:
         return []
     due = EPOCH + timedelta(seconds=columns["next_run_at"], microseconds=columns["next_run_us"])
@@ -169,7 +168,7 @@ def _upcoming(columns: dict[str, Any], count: int) -> list[datetime]:
     if kind == "cron":
         given = {"cron": columns["cron_expression"]}
     elif kind == "interval":
-        # The first of its times is one interval after what is given.
+        # The first time of an interval is one interval after `after`.
         given, after = {"interval": columns["interval_seconds"]}, due - timedelta(seconds=columns["interval_seconds"])
     now = (after - EPOCH) // timedelta(microseconds=1)
     return preview(**given, timezone=columns["timezone"], after=after, count=count, now=now)
@@ -178,70 +177,70 @@ def _upcoming(columns: dict[str, Any], count: int) -> list[datetime]:
 @schedules(
     "POST",
     "/schedules/{schedule_id}/pause",
-    Good(200, "It is paused", ScheduleView, VIEW | {"enabled": False}),
-    refuses=(404, 501),
+    Success(200, "Paused", ScheduleView, VIEW | {"enabled": False}),
+    problems=(404, 501),
 )
-async def pause_schedule(call: Call) -> Answer:
+async def pause_schedule(call: Call) -> ApiResponse:
     """Disable a schedule, for every process."""
     await call.tq.scheduler.pause_task(_id(call))
-    return say(await _view(call, _id(call)))
+    return respond(await _view(call, _id(call)))
 
 
 @schedules(
     "POST",
     "/schedules/{schedule_id}/resume",
-    Good(200, "It is enabled", ScheduleView, VIEW),
-    refuses=(404, 501),
+    Success(200, "Enabled", ScheduleView, VIEW),
+    problems=(404, 501),
 )
-async def resume_schedule(call: Call) -> Answer:
+async def resume_schedule(call: Call) -> ApiResponse:
     """Enable a schedule; what became due meanwhile follows its misfire policy. 422 if it is finished."""
     await call.tq.scheduler.resume_task(_id(call))
-    return say(await _view(call, _id(call)))
+    return respond(await _view(call, _id(call)))
 
 
 @schedules(
     "POST",
     "/schedules/{schedule_id}/run",
-    Good(201, "The task that it has made", Fired, {"task_id": "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b11"}),
-    refuses=(404, 501),
+    Success(201, "The task that was pushed", Fired, {"task_id": "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b11"}),
+    problems=(404, 501),
 )
-async def run_schedule(call: Call) -> Answer:
-    """Fire once more, now; the next due time stays."""
+async def run_schedule(call: Call) -> ApiResponse:
+    """Fire a schedule once more, now; its next due time stays."""
     task_id = await call.tq.scheduler.run_now(_id(call))
-    return say(Fired(task_id), 201)
+    return respond(Fired(task_id), 201)
 
 
 @schedules(
     "GET",
     "/schedules/{schedule_id}",
-    Good(200, "The schedule", ScheduleView, VIEW),
-    refuses=(404, 501),
+    Success(200, "The schedule", ScheduleView, VIEW),
+    problems=(404, 501),
 )
-async def show_schedule(call: Call) -> Answer:
+async def show_schedule(call: Call) -> ApiResponse:
     """Show a schedule; with params where the host allows it."""
-    return say(await _view(call, _id(call)))
+    return respond(await _view(call, _id(call)))
 
 
 @schedules(
     "PATCH",
     "/schedules/{schedule_id}",
-    Good(200, "As it is now", ScheduleView, VIEW),
+    Success(200, "The changed schedule", ScheduleView, VIEW),
     body=ScheduleChanges,
     example={"cron_expression": "30 2 * * *", "max_runs": 10},
-    refuses=(404, 501),
+    problems=(404, 501),
 )
-async def change_schedule(call: Call) -> Answer:
+async def change_schedule(call: Call) -> ApiResponse:
     """Change a schedule; with other timing its next run is later than now."""
     changes = body_options(call.body)
     if "params" in changes:
         check_json("params", changes["params"])
     await call.tq.scheduler.update_task(_id(call), **changes)
-    return say(await _view(call, _id(call)))
+    return respond(await _view(call, _id(call)))
 
 
-@schedules("DELETE", "/schedules/{schedule_id}", Good(204, "It is gone; tasks it fired stay"), refuses=(404, 501))
-async def delete_schedule(call: Call) -> Answer:
+@schedules("DELETE", "/schedules/{schedule_id}", Success(204, "Deleted; tasks that it fired stay"), problems=(404, 501))
+async def delete_schedule(call: Call) -> ApiResponse:
     """Delete a schedule. Tasks that it fired stay."""
     if not await call.tq.scheduler.delete_task(_id(call)):
         raise NotFound(f"there is no schedule {_id(call)}")
-    return say(status=204)
+    return respond(status=204)

@@ -9,7 +9,7 @@ import msgspec
 
 from aiotaskq.core.task import MAX_ID, MAX_NAME, Status, check_json, check_key
 from aiotaskq.errors import TaskConflict
-from aiotaskq.web.operation import Answer, Call, Good, Operations, say
+from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
 from aiotaskq.web.schemas import (
     MAX_PAGE,
     PushBody,
@@ -20,9 +20,8 @@ from aiotaskq.web.schemas import (
     TaskQuery,
     TaskState,
     TaskView,
-    body_options,
-    task_view,
 )
+from aiotaskq.web.views import body_options, task_view
 
 tasks = Operations("tasks")
 queues = Operations("queues")
@@ -57,35 +56,35 @@ VIEW: dict[str, Any] = {
 @tasks(
     "POST",
     "/tasks",
-    Good(201, "It is stored; Location is where it can be read", Pushed, {"task_id": ID, "created": True}),
-    Good(200, "A key or the id named a task that stood already", Pushed, {"task_id": ID, "created": False}),
+    Success(201, "Stored; Location is its path", Pushed, {"task_id": ID, "created": True}),
+    Success(200, "A key or the id names a task that existed already", Pushed, {"task_id": ID, "created": False}),
     body=PushBody,
     example={"type": "send_mail", "params": {"to": "you@example.com"}, "delay": 60, "idempotency_key": "order-17"},
-    refuses=(409, 501),
+    problems=(409, 501),
 )
-async def push_task(call: Call) -> Answer:
+async def push_task(call: Call) -> ApiResponse:
     """Push a task.
 
-    Only types that are registered are taken, if any is. The task is on disk when this answers, where the store is
-    durable. Repeat it with the same idempotency_key after a broken connection: it is the same push. A task_id that is
-    pending or running is the same push, too; one that has ended is refused (409), or runs again with `rerun`.
+    Where handlers are registered, only their types are accepted. On a durable store the task is on disk when the
+    response is sent. After a broken connection, repeat the push with the same idempotency_key. A task_id that is
+    pending or running is the same push; one that has ended is refused (409), or runs again with `rerun`.
     """
     options = {name: value for name, value in body_options(call.body).items() if value is not None}
     kind, params = options.pop("type"), options.pop("params")
-    check_json("params", params)  # also on a queue in memory: what came as JSON may still be too deep
+    check_json("params", params)  # also for a queue in memory: JSON may be nested too deeply
     handle = await call.tq.push(kind, params, **options)
     location = f"tasks/{quote(handle.task_id, safe='')}"
-    return say(Pushed(handle.task_id, handle.created), 201 if handle.created else 200, Location=location)
+    return respond(Pushed(handle.task_id, handle.created), 201 if handle.created else 200, Location=location)
 
 
 @tasks(
     "GET",
     "/tasks",
-    Good(200, "One page, the newest first", TaskPage, {"tasks": [VIEW], "next": ID}),
+    Success(200, "One page, the newest first", TaskPage, {"tasks": [VIEW], "next": ID}),
     query=TaskQuery,
-    refuses=(403, 404),
+    problems=(403, 404),
 )
-async def list_tasks(call: Call) -> Answer:
+async def list_tasks(call: Call) -> ApiResponse:
     """List tasks, the newest first.
 
     `cursor` takes the `next` of the page before; 404 if that task has been deleted since.
@@ -109,59 +108,59 @@ async def list_tasks(call: Call) -> Answer:
     )
     page = found[:limit]
     more = page[-1].task_id if len(found) > limit else None
-    return say(TaskPage([task_view(task, one=False, show=show) for task in page], more))
+    return respond(TaskPage([task_view(task, one=False, show=show) for task in page], more))
 
 
 @tasks(
     "POST",
     "/tasks/{task_id}/cancel",
-    Good(
+    Success(
         200,
-        "It is cancelled, or was asked to stop if it runs",
+        "Cancelled, or asked to stop if it runs",
         TaskState,
         {"task_id": ID, "status": "cancelled", "cancel_requested": False},
     ),
-    refuses=(404, 409),
+    problems=(404, 409),
 )
-async def cancel_task(call: Call) -> Answer:
+async def cancel_task(call: Call) -> ApiResponse:
     """Cancel a pending task, or ask a running one to stop; 409 if it has ended."""
     task_id = check_key("task_id", call.path["task_id"], MAX_ID)
     cancelled = await call.tq.cancel(task_id)
     task = await call.tq.get(task_id)
     if not cancelled:
         raise TaskConflict(f"task {task_id} has ended already: {task.status}")
-    return say(TaskState(task_id, task.status, task.cancel_requested))
+    return respond(TaskState(task_id, task.status, task.cancel_requested))
 
 
 @tasks(
     "POST",
     "/tasks/{task_id}/retry",
-    Good(200, "It is pending again", TaskState, {"task_id": ID, "status": "pending", "cancel_requested": False}),
-    refuses=(404, 409),
+    Success(200, "Pending again", TaskState, {"task_id": ID, "status": "pending", "cancel_requested": False}),
+    problems=(404, 409),
 )
-async def retry_task(call: Call) -> Answer:
+async def retry_task(call: Call) -> ApiResponse:
     """Put a failed, cancelled or expired task back, its retries unused; 409 if it is none of these."""
     task_id = check_key("task_id", call.path["task_id"], MAX_ID)
     await call.tq.retry(task_id)
-    return say(TaskState(task_id, Status.PENDING, False))
+    return respond(TaskState(task_id, Status.PENDING, False))
 
 
 @tasks(
     "GET",
     "/tasks/{task_id}",
-    Good(200, "The task", TaskView, VIEW | {"error": "ConnectionError: the mail server does not answer"}),
-    refuses=(404,),
+    Success(200, "The task", TaskView, VIEW | {"error": "ConnectionError: the mail server does not answer"}),
+    problems=(404,),
 )
-async def show_task(call: Call) -> Answer:
+async def show_task(call: Call) -> ApiResponse:
     """Show a task; with params and result where the host allows it."""
     task = await call.tq.get(check_key("task_id", call.path["task_id"], MAX_ID))
-    return say(task_view(task, one=True, show=call.policy.show_args))
+    return respond(task_view(task, one=True, show=call.policy.show_args))
 
 
 @queues(
     "GET",
     "/stats",
-    Good(
+    Success(
         200,
         "Counted now",
         StatsView,
@@ -174,31 +173,31 @@ async def show_task(call: Call) -> Answer:
         },
     ),
 )
-async def stats(call: Call) -> Answer:
+async def stats(call: Call) -> ApiResponse:
     """Count tasks by status and queue, and what is ready."""
     found = await call.tq.stats()
-    return say(StatsView(**msgspec.structs.asdict(found)))
+    return respond(StatsView(**msgspec.structs.asdict(found)))
 
 
 @queues(
     "POST",
     "/queues/{queue}/pause",
-    Good(200, "It is paused, for every process", QueueState, {"queue": "mail", "paused": True}),
+    Success(200, "Paused, for every process", QueueState, {"queue": "mail", "paused": True}),
 )
-async def pause_queue(call: Call) -> Answer:
+async def pause_queue(call: Call) -> ApiResponse:
     """Stop handing out tasks of a queue, in every process; pushes go on."""
     queue = check_key("queue", call.path["queue"], MAX_NAME)
     await call.tq.pause(queue)
-    return say(QueueState(queue, True))
+    return respond(QueueState(queue, True))
 
 
 @queues(
     "POST",
     "/queues/{queue}/resume",
-    Good(200, "It is not paused", QueueState, {"queue": "mail", "paused": False}),
+    Success(200, "Not paused", QueueState, {"queue": "mail", "paused": False}),
 )
-async def resume_queue(call: Call) -> Answer:
+async def resume_queue(call: Call) -> ApiResponse:
     """Hand out tasks of a paused queue again."""
     queue = check_key("queue", call.path["queue"], MAX_NAME)
     await call.tq.resume(queue)
-    return say(QueueState(queue, False))
+    return respond(QueueState(queue, False))

@@ -1,0 +1,110 @@
+"""From a request to a response: checks the origin, the query and the body, and runs the operation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.errors import AiotaskqError
+from aiotaskq.log import log
+from aiotaskq.web.access import is_same_origin
+from aiotaskq.web.operation import JSON, ApiResponse, Call, Operation, Request, problem_response
+from aiotaskq.web.policy import Policy
+from aiotaskq.web.problem_details import ProblemError, problem_of
+
+BODY_TIMEOUT = 10.0  # seconds in which a body has to arrive
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+async def dispatch(operation: Operation, tq: TaskQ, policy: Policy, request: Request) -> ApiResponse:
+    """Check a request and run the operation; a request that is refused gets a problem as its response.
+
+    An error that the client cannot have caused is raised, so that the framework's error handling reports it.
+    """
+    try:
+        if operation.changes:
+            _check_change(policy, request.headers)
+        query = None if operation.query is None else _query(operation.query, request.query)
+        body = None if operation.body is None else await _body(operation.body, policy, request)
+        return await operation.run(Call(tq, policy, request.path, query, body))
+    except ProblemError as refused:
+        return problem_response(refused.problem)
+    except AiotaskqError as error:
+        problem = problem_of(error)
+        if problem is None:
+            raise
+        if problem.status >= 500:
+            log.warning("{} {}: {}: {}", operation.method, operation.path, type(error).__name__, error)
+        return problem_response(problem)
+
+
+def _check_change(policy: Policy, headers: Mapping[str, str]) -> None:
+    if policy.read_only:
+        raise ProblemError(403, "ReadOnly", "this API is read-only; nothing can be changed here")
+    site, origin, host = (headers.get(name) for name in ("sec-fetch-site", "origin", "host"))
+    if not is_same_origin(site, origin, host, policy.origins):
+        raise ProblemError(
+            403, "CrossOrigin", "a page of another origin asked for a change; name it in origins if it may"
+        )
+
+
+def _query(kind: type[S], pairs: list[tuple[str, str]]) -> S:
+    lists = {field.name for field in msgspec.structs.fields(kind) if _is_list(field.type)}
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in lists:
+            values.setdefault(name, []).append(value)
+        elif name in values:
+            raise ProblemError(422, "ValidationError", f"{name}: given more than once")
+        else:
+            values[name] = value
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ProblemError(422, "ValidationError", f"query: {error}") from None
+
+
+def _is_list(kind: Any) -> bool:
+    info = msgspec.inspect.type_info(kind)
+    kinds = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
+    kinds = tuple(each.type if isinstance(each, msgspec.inspect.Metadata) else each for each in kinds)
+    return any(isinstance(each, msgspec.inspect.ListType) for each in kinds)
+
+
+async def _body(kind: type[S], policy: Policy, request: Request) -> S:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != JSON:
+        raise ProblemError(
+            415, "UnsupportedMediaType", f"content-type: {JSON} is needed (got {media_type or 'none'!r:.60})"
+        )
+    data = await _read(policy.max_body, request)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise ProblemError(422, "ValidationError", f"body: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the latter for bytes in a string that are not UTF-8
+        raise ProblemError(400, "NotJson", f"body: {error}") from None
+    except RecursionError:
+        raise ProblemError(400, "NotJson", "body: nested too deeply") from None
+
+
+async def _read(limit: int, request: Request) -> bytes:
+    """Read the body of a request. Raises ProblemError where it is too long or arrives too slowly."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > limit:
+        raise ProblemError(413, "BodyTooLarge", f"body: {announced[:20]} bytes are more than {limit:,}")
+    data = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            async for chunk in request.chunks():
+                data += chunk
+                if len(data) > limit:
+                    raise ProblemError(413, "BodyTooLarge", f"body: more than {limit:,} bytes")
+    except TimeoutError:
+        raise ProblemError(408, "BodyTooSlow", f"body: did not arrive within {BODY_TIMEOUT:g} s") from None
+    return bytes(data)

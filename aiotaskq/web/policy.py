@@ -1,0 +1,53 @@
+"""What the host of the API allows: changes, the display of params and results, other origins, body sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import msgspec
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.task import check_int
+from aiotaskq.errors import ValidationError
+
+MAX_BODY = 512 * 1024  # bytes; params are at most 256 KiB of JSON, and escapes make text longer
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What the host allows; see ``make_policy``."""
+
+    read_only: bool = False
+    show_args: bool = False
+    origins: frozenset[str] = frozenset()
+    max_body: int = MAX_BODY
+
+
+def make_policy(
+    *, read_only: bool = False, show_args: bool = False, origins: Collection[str] = (), max_body: int = MAX_BODY
+) -> Policy:
+    """Check what the host allows.
+
+    Args:
+        read_only: every request for a change is answered with 403.
+        show_args: a task and a schedule are shown with params and result, lists too if they are asked to
+            (``?show=params``), and stored values can be read. Without it none of them ever is.
+        origins: other origins (``https://ops.example.com``) whose pages may ask for changes.
+        max_body: bytes of a request's body; longer ones get 413.
+
+    Raises:
+        ValidationError: for a body limit that is no number of bytes, or origins given as one text.
+    """
+    if isinstance(origins, str):
+        raise ValidationError(f"origins: a list is needed, not one text (got {origins!r:.60})")
+    check_int("max_body", max_body, 1)
+    return Policy(read_only=read_only, show_args=show_args, origins=frozenset(origins), max_body=max_body)
+
+
+def check_taskq(argument: str, tq: object) -> None:
+    """Raise ValidationError unless ``tq`` is a task queue of an event loop; ``argument`` begins the message."""
+    if not isinstance(tq, TaskQ):
+        kind = f"{type(tq).__module__}.{type(tq).__name__}"
+        raise ValidationError(
+            f"{argument}: an aiotaskq.TaskQ is needed (got {kind}); make it with `from aiotaskq import TaskQ`, and "
+            "push with tq.sync.push(…) or task.push_sync(…) in `def` endpoints and threads"
+        )

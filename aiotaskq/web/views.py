@@ -1,0 +1,88 @@
+"""Views: tasks, schedules and values in the schemas of the API."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from aiotaskq.core.task import SECOND, Task
+from aiotaskq.web.schemas import ScheduleView, TaskView
+
+
+def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
+    """Return the view of a task: ``one`` by itself, else as in a list; with ``show`` its params and result, too."""
+    error = task.error_message or task.undecodable
+    if error is not None and not one:
+        error = error.partition(":")[0].partition("\n")[0][:100]  # the rest of the text may hold secrets
+    view = TaskView(
+        task_id=task.task_id,
+        type=task.type,
+        status=task.status,
+        queue=task.queue,
+        priority=task.priority,
+        retry_count=task.retry_count,
+        max_retries=task.max_retries,
+        crashes=task.crashes,
+        created_at=_seconds(task.created_at),
+        run_at=_time(task.run_at),
+        started_at=_seconds(task.started_at),
+        completed_at=_seconds(task.completed_at),
+        cancel_requested=task.cancel_requested,
+        error=error,
+        scheduler_task_id=task.scheduler_task_id,
+        unique_key=task.unique_key,
+        idempotency_key=task.idempotency_key,
+        timeout=task.timeout,
+        expires_at=_time(task.expires_at),
+        lease_owner=task.lease_owner,
+        lease_until=_time(task.lease_until),
+        progress=task.progress,
+    )
+    if show:
+        view.params, view.result, view.extra = plain(task.params), plain(task.result), plain(task.extra)
+    return view
+
+
+def schedule_view(columns: dict[str, Any], *, show: bool) -> ScheduleView:
+    """Return the view of a schedule, given as its columns; with ``show`` its params, too."""
+    known = {name: columns[name] for name in ScheduleView.__struct_fields__ if name in columns and name != "params"}
+    due = columns["next_run_at"]
+    known["next_run_at"] = None if due is None else _time(due * SECOND + columns["next_run_us"])
+    for name in ("execute_at", "last_run_at", "created_at", "updated_at"):
+        known[name] = _seconds(columns[name])
+    view = ScheduleView(**known)
+    if show:
+        view.params = plain(columns["params"])
+    return view
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON; an object that JSON cannot express, as a queue in memory may hold, as its type's name."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return f"<{type(value).__name__}>"
+
+
+def body_options(body: Struct) -> dict[str, Any]:
+    """Return the fields that a request body sets."""
+    values = {name: getattr(body, name) for name in body.__struct_fields__}
+    return {name: value for name, value in values.items() if value is not UNSET}
+
+
+def _seconds(seconds: int | None) -> str | None:
+    return None if seconds is None else _time(seconds * SECOND)
+
+
+def _time(microseconds: int | None) -> str | None:
+    if microseconds is None:
+        return None
+    seconds, rest = divmod(microseconds, SECOND)
+    try:
+        time = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
+    except (ValueError, OverflowError, OSError):  # a stored number of another program may be out of range
+        return None
+    return time.isoformat(timespec="microseconds" if rest else "seconds").replace("+00:00", "Z")
