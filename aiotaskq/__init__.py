@@ -57,7 +57,7 @@ if typing.TYPE_CHECKING:
 
     DATABASE_URL: str
 
-# DATABASE_URL is no part of `import *`: it is a text, and asking for it fixes the settings of the process.
+# DATABASE_URL is not in `__all__`: `import *` would read it, and reading it fixes the settings of the process.
 __version__ = "0.1.0"
 
 __all__ = [
@@ -115,7 +115,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> typing.Any:
-    # Imported on use: a program without a database does not wait for SQLAlchemy.
+    # Imported on use, so that a program without a database does not import SQLAlchemy.
     if name in ("Base", "DATABASE_URL", "SessionLocal", "engine", "get_db"):
         return getattr(importlib.import_module("aiotaskq.database"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 class Pushing(Protocol):
-    """The task queue, as far as it pushes."""
+    """What pushing needs of a task queue."""
 
     loop: asyncio.AbstractEventLoop | None
     """The event loop in which it was opened last."""
@@ -37,8 +37,8 @@ class Pushing(Protocol):
 class BlockingPush:
     """``tq.sync``: pushes for code that blocks, in a thread beside the loop in which ``tq`` was opened.
 
-    Each returns when the task is stored. ``session=`` takes a SQLAlchemy ``Session`` of the calling thread, which is
-    not to be used by others meanwhile. Raises WrongLoop in a thread that runs an event loop, and ClosedError while no
+    Each push returns when the task is stored. ``session=`` takes a SQLAlchemy ``Session`` of the calling thread; no
+    other thread may use it meanwhile. Raises WrongLoop in a thread that runs an event loop, and ClosedError while no
     loop has the task queue open.
     """
 

@@ -1,4 +1,4 @@
-"""What a program holds of its tasks: the handle of a pushed one, and the decorated function that pushes."""
+"""Task functions and task handles: the decorated function that pushes, and the handle of a pushed task."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PushOptions(TypedDict, total=False):
 
 
 class TaskCall(Generic[T_co]):
-    """A call that was checked but not pushed yet: what ``push_many`` takes."""
+    """A checked call that is not pushed yet; ``push_many`` takes any number of them."""
 
     __slots__ = ("options", "params", "type")
 
@@ -55,25 +55,25 @@ class TaskCall(Generic[T_co]):
 
 
 class ThreadPusher(Protocol):
-    """Where a thread pushes to."""
+    """What ``push_sync`` pushes through, from a thread."""
 
     def push_call(self, call: TaskCall[Any]) -> str:
         """Push one checked call and return its id."""
 
 
 class Pusher(Protocol):
-    """Where a decorated function pushes to."""
+    """What a task function pushes through."""
 
     async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
         """Push one checked call."""
 
     @property
     def sync(self) -> ThreadPusher:
-        """The same from a thread."""
+        """The same, from a thread."""
 
 
 class TaskHandle(Generic[T_co]):
-    """A pushed task. ``created`` is False if a key (or id) named one that stood already: this is that one's handle."""
+    """A pushed task. ``created`` is False if a key (or id) names a task that existed already: it is that one."""
 
     __slots__ = ("_queue", "created", "task_id")
 

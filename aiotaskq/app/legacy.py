@@ -1,4 +1,4 @@
-"""The documented front: ``MemoryQueue``, ``DatabaseQueue``, ``Scheduler`` and the process-wide ones, awaited."""
+"""The documented API, awaited: ``MemoryQueue``, ``DatabaseQueue``, ``Scheduler``, and the process-wide objects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from aiotaskq.runtime.store import Store
 
 
 class StoredQueue(Queue, Store):
-    """A queue and a public store in one object, as the guide has them."""
+    """A queue and a public key-value store in one object."""
 
     def __init__(
         self, url: str, clock: Clock, cleanup_interval: float, *, keep_ended: int | None = None, **options: Any
@@ -36,7 +36,7 @@ class StoredQueue(Queue, Store):
         Store.__init__(self, backend.values, clock, durable=backend.durable, cleanup_interval=cleanup_interval)
 
     async def open(self) -> None:
-        """Connect, and make or adopt the tables; idempotent. The first use does it too, but not after ``close``."""
+        """Connect, and create or adopt the tables; idempotent. The first use opens it, too, but not after ``close``."""
         await self.backend.open()
 
     async def close(self) -> None:
@@ -46,8 +46,7 @@ class StoredQueue(Queue, Store):
 
 
 class MemoryQueue(StoredQueue):
-    """The documented queue, in memory: a task queue and a public key-value store with TTL. May be shared by threads
-    and loops."""
+    """A task queue and a public key-value store with TTL, in memory. Threads and event loops may share it."""
 
     def __init__(
         self,
@@ -69,7 +68,7 @@ class MemoryQueue(StoredQueue):
 
 
 class DatabaseQueue(StoredQueue):
-    """The same in a SQL database: what is pushed is on disk, and a pop is a lease."""
+    """The same in a SQL database: pushed tasks are on disk, and a pop is a lease."""
 
     def __init__(
         self,
@@ -80,8 +79,10 @@ class DatabaseQueue(StoredQueue):
         maxsize: int = 0,
         when_full: str = "wait",
     ) -> None:
-        """Make a queue on a database URL, default ``AIOTASKQ_DATABASE_URL``; ``visibility`` is the seconds that a pop
-        may take."""
+        """Make a queue on a database URL, default ``AIOTASKQ_DATABASE_URL``; ``visibility``: a pop's lease in seconds.
+
+        Raises ValidationError for a URL that names no SQL database, or a wrong value.
+        """
         place = settings().database_url if url is None else url
         if scheme_of(place) in ("memory", "redis", "rediss", "valkey"):
             raise ValidationError(f"url: a SQL database is needed, as in sqlite:///app.db (got {scheme_of(place)}://)")
@@ -96,7 +97,7 @@ class DatabaseQueue(StoredQueue):
 
 
 class RedisQueue(StoredQueue):
-    """The same in Redis or Valkey: several processes share it, and a pop is a lease."""
+    """The same in Redis or Valkey: processes share it, and a pop is a lease."""
 
     def __init__(
         self,
@@ -107,9 +108,9 @@ class RedisQueue(StoredQueue):
         maxsize: int = 0,
         when_full: str = "wait",
     ) -> None:
-        """Make a queue on a server's URL; ``visibility`` is the seconds that a pop may take.
+        """Make a queue on a server's URL; ``visibility`` is the seconds of a pop's lease.
 
-        Raises MissingExtra when the extra ``redis`` is not installed.
+        Raises ValidationError for a wrong URL or value, and MissingExtra when the extra ``redis`` is not installed.
         """
         if scheme_of(url) not in ("redis", "rediss", "valkey"):
             raise ValidationError(f"url: a Redis server is needed, as in redis://host:6379/0 (got {scheme_of(url)}://)")
@@ -124,7 +125,7 @@ class RedisQueue(StoredQueue):
 
 
 class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
-    """The documented scheduler: schedules in ``AIOTASKQ_DATABASE_URL``, fired into the process-wide queue."""
+    """The scheduler: schedules in ``AIOTASKQ_DATABASE_URL``, fired into the process-wide queue."""
 
     def __init__(self, check_interval: float = 10, *, url: str | None = None, queue: Queue | None = None) -> None:
         """Make a scheduler. ``check_interval``: longest sleep in seconds between looks at the database.
@@ -140,7 +141,7 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
         if url is None:
             check_default_home(target.backend, mask(getattr(target, "url", "the queue")))
         if getattr(target, "url", None) == place:
-            home = target.backend  # a schedule and the task that it fires are written in one transaction
+            home = target.backend  # so a schedule and the task that it fires are written in one transaction
         else:
             home = connect(place)
             self._own.append(home)
@@ -150,21 +151,21 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
         super().__init__(home.schedules, target, target.backend, SystemClock(), check_interval=check_interval)
 
     async def stop(self) -> None:
-        """Fire no more, and give back the connections; idempotent, and it can be started again."""
+        """Stop firing, and close the connections; idempotent. It can be started again."""
         await super().stop()
         for backend in self._own:
             await backend.close()
 
     async def start(self) -> None:
-        """Open the database and start looking; does nothing if it runs."""
+        """Open the database and start firing; idempotent."""
         await self._home.open()
         await super().start()
 
 
 # ---- one queue and one scheduler a process --------------------------------------------------------------------------
 
-# Connections belong to loops: of a durable queue and of the scheduler there is one object a loop. The store makes them
-# one: no task is popped twice, and no due time fires twice.
+# A connection belongs to one event loop, so there is one object of a durable queue and of the scheduler per loop. They
+# share the store, which prevents that a task is popped or a due time fired twice.
 
 AnyQueue = MemoryQueue | DatabaseQueue | RedisQueue
 
@@ -189,7 +190,7 @@ def make_queue() -> AnyQueue:
 
 
 def _queue_here() -> AnyQueue | None:
-    """The process-wide queue for the running loop; None if it is durable and no loop runs."""
+    """Return the process-wide queue for the running loop; None if it is durable and no loop runs."""
     if scheme_of(settings().queue_url) == "memory":
         return make_queue()
     loop = asyncio._get_running_loop()
@@ -203,7 +204,7 @@ def _queue_here() -> AnyQueue | None:
 async def get_queue() -> AnyQueue:
     """Return the process-wide queue, its cleanup running: in memory, or in the store ``AIOTASKQ_QUEUE_URL`` names."""
     queue = _queue_here()
-    assert queue is not None  # a loop runs
+    assert queue is not None  # this coroutine runs in a loop
     await queue.start_cleanup()
     return queue
 
@@ -265,8 +266,8 @@ _inherited: list[object] = []
 
 
 def _forget() -> None:
-    # A forked child has its parent's tasks in memory only as a copy: they are the parent's to run. Connections are not
-    # even to be closed, as the garbage collector would do.
+    # In a forked child the tasks in memory are copies, which only the parent may run. Inherited connections must not be
+    # closed, not even by the garbage collector, so they are kept.
     global _lock
     _lock = threading.Lock()
     for kept in (_queues, _schedulers):

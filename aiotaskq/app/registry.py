@@ -1,4 +1,4 @@
-"""What an application registers: handlers, schedules, middleware, listeners, resources."""
+"""The decorators of a TaskQ: handlers, schedules, middleware, listeners and resources are registered here."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from aiotaskq.runtime.events import Event
 from aiotaskq.runtime.handler import INJECTED, check_fit, make_handler
 
 F = TypeVar("F", bound=Callable[..., Any])
-# What a coroutine function returns. Without an Any in it: that would make every later overload ambiguous to mypy.
+# What a coroutine function returns. It holds no Any, which would make every later overload ambiguous to mypy.
 Coro: TypeAlias = Coroutine[object, None, T]
 TF = TypeVar("TF", bound=TaskFunction[..., Any, Any])
 
 
 def injected() -> Any:
-    """The default of a handler's parameter that a resource fills in: ``client: Client = injected()``."""
+    """Return the default for a handler's parameter that gets a resource: ``client: Client = injected()``."""
     return INJECTED
 
 
@@ -46,7 +46,7 @@ class TaskOptions(TypedDict, total=False):
 
 
 class TaskDecorator(Protocol):
-    """What ``@tq.task(...)`` returns. The first overload that fits is meant: a coroutine function before others."""
+    """What ``@tq.task(...)`` returns. Overloads are tried in order, so that of coroutine functions comes first."""
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> TaskFunction[P, Coro[T], T]: ...
@@ -55,7 +55,7 @@ class TaskDecorator(Protocol):
 
 
 class ScheduleDecorator(Protocol):
-    """What ``@tq.schedule(...)`` returns: it takes a task, or a function that it makes one."""
+    """What ``@tq.schedule(...)`` returns: it takes a task function, or a function that it registers as a task."""
 
     @overload
     def __call__(self, function: TF, /) -> TF: ...
@@ -66,7 +66,7 @@ class ScheduleDecorator(Protocol):
 
 
 class Registry(ABC):
-    """The decorators of a TaskQ, and what they collected."""
+    """The decorators of a TaskQ, and their registrations."""
 
     def __init__(self, clock: Clock, timezone: str | None) -> None:
         self._clock = clock
@@ -76,7 +76,7 @@ class Registry(ABC):
         """What was registered with the decorators."""
 
     def adopt(self, other: Registry) -> None:
-        """Take over what another one has collected: handlers, schedules, middleware, listeners and resources."""
+        """Add the registrations of another task queue: handlers, schedules, middleware, listeners and resources."""
         self.registered.update(other.registered)
 
     @abstractmethod
@@ -84,7 +84,7 @@ class Registry(ABC):
         """Raise NotSupported where schedules cannot be kept."""
 
     def _wrapped(self, push: Callable[[list[Task]], Awaitable[list[Task]]]) -> Callable[..., Awaitable[list[Task]]]:
-        """Return what pushes through the middleware for pushes, the first registered outermost."""
+        """Return ``push`` wrapped in the middleware of pushes, the first registered outermost."""
         for wrapper in reversed(self.registered.push_middleware):
             push = functools.partial(_wrapped_push, wrapper, push)
         return push
@@ -129,7 +129,7 @@ class Registry(ABC):
             backoff: a Backoff, or seconds; default 1 s doubling up to an hour, with full jitter.
             retry_on: exceptions after which it is retried; others fail it at once.
             timeout: seconds that one run may take; default no limit.
-            expires: seconds after which a task that nobody claimed expires; default never.
+            expires: seconds after which a task that was not claimed expires; default never.
 
         Raises:
             ValidationError: naming what is wrong, also when the name is taken.
@@ -158,7 +158,7 @@ class Registry(ABC):
         return register if function is None else register(function)
 
     def elsewhere(self, *names: str) -> None:
-        """Say that other processes handle these task types, so that pushing them by name is no mistake."""
+        """Declare task types that other processes handle, so that they can be pushed by name here."""
         self.registered.elsewhere.update(names)
 
     def schedule(
@@ -175,7 +175,7 @@ class Registry(ABC):
         overlap: str = "allow",
         catch_up: int | None = None,
     ) -> ScheduleDecorator:
-        """Declare a schedule of the decorated task: created or updated at start, never doubled.
+        """Declare a schedule of the decorated task: it is created or updated when the scheduler starts, never doubled.
 
         Exactly one of ``cron``, ``interval`` (whole seconds or timedelta) and ``at``. ``name`` identifies it across
         restarts; default the task's name. Raises, when it is declared and not when it runs, ValidationError, and
@@ -227,7 +227,7 @@ class Registry(ABC):
         return declare
 
     def middleware(self, wrapper: Any) -> Any:
-        """Register what wraps pushes and runs; usable as a decorator; the first registered is the outermost.
+        """Register middleware around pushes and runs; usable as a decorator; the first registered is the outermost.
 
         A coroutine function ``(task, call_next)`` wraps runs. An object may have ``run(task, call_next)`` and
         ``push(tasks, call_next)``, each a coroutine function that awaits ``call_next`` and returns what it returns.
@@ -248,11 +248,11 @@ class Registry(ABC):
     def on(self, event: str, listener: F, /) -> F: ...
 
     def on(self, event: str, listener: Any = None, /) -> Any:
-        """Call a listener with each Event of that name, after it was committed; usable as a decorator.
+        """Call a listener with each Event of that name, after its commit; usable as a decorator.
 
         Names: pushed, started, completed, retried, failed, cancelled, expired, released, lost, timeout, unknown, fired,
-        skipped, disabled, stalled (the loop stood still; listened to before the workers start), exhausted (all slots
-        are held by handlers past their timeout that go on). Raises ValidationError for another.
+        skipped, disabled, stalled (a task blocked the event loop; listen before the workers start), exhausted (all
+        slots are held by handlers that go on after their timeout). Raises ValidationError for another name.
         """
         if listener is None:
             return lambda function: self.on(event, function)
@@ -261,9 +261,10 @@ class Registry(ABC):
         return listener
 
     def resource(self, factory: F) -> F:
-        """Register a per-worker resource: a (async) generator or function whose return annotation is its type.
+        """Register a per-worker resource: a function or generator, async or not, whose return annotation is its type.
 
-        A handler gets it as the parameter of that type whose default is ``injected()``.
+        A handler gets it as the parameter of that type whose default is ``injected()``. Raises ValidationError without
+        a return annotation, and for a second resource of a type.
         """
         kind = kind_of(factory)
         if kind in self.registered.resources:

@@ -1,4 +1,4 @@
-"""Per-worker resources: made when a worker starts, given to handlers by type, closed when it stops."""
+"""Per-worker resources: made when a worker starts, passed to handlers by type, closed when it stops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiotaskq.errors import ValidationError
 
 
 def kind_of(factory: Callable[..., Any]) -> Any:
-    """Return the type that a resource factory gives, from its return annotation. Raises ValidationError without one."""
+    """Return the type of a factory's resource, from its return annotation. Raises ValidationError without one."""
     given = typing.get_type_hints(factory).get("return")
     if inspect.isasyncgenfunction(factory) or inspect.isgeneratorfunction(factory):
         arguments = typing.get_args(given)
@@ -23,7 +23,7 @@ def kind_of(factory: Callable[..., Any]) -> Any:
 
 
 async def open_resource(factory: Callable[[], Any], stack: contextlib.AsyncExitStack) -> Any:
-    """Make one resource; generators are closed by the stack. Errors of the factory propagate."""
+    """Make one resource; the stack closes generators. Errors of the factory propagate."""
     if inspect.isasyncgenfunction(factory):
         make: Callable[[], AsyncIterator[Any]] = factory
         return await stack.enter_async_context(contextlib.asynccontextmanager(make)())

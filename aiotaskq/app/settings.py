@@ -1,4 +1,4 @@
-"""What the documented process-wide names use: which database and which queue. Read once, when the first is used."""
+"""The settings of the process-wide objects: the database and the queue. Read once, at the first use."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def configure(*, database_url: str | None = None, queue_url: str | None = None) 
             )
         if _given:
             raise ClosedError("configure(): it was called before; name both URLs in one call")
-        _resolve(given)  # what does not fit together is refused here, and not at the first use
+        _resolve(given)  # raises here, and not at the first use, if the two do not fit together
         _given.update(given)
 
 
@@ -91,7 +91,7 @@ def settings() -> Settings:
 
 
 def names_database() -> bool:
-    """Return whether ``configure()`` or a variable names a database; this fixes nothing. Raises ValidationError."""
+    """Return whether ``configure()`` or a variable names a database; no settings are fixed. Raises ValidationError."""
     return (_settings or _resolve(_given)).named
 
 

@@ -1,4 +1,4 @@
-"""TaskQ: one backend with its queue, store, scheduler and workers, wired."""
+"""TaskQ: the application's object, which wires a backend, queue, store, scheduler and worker."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from aiotaskq.runtime.store import Store
 from aiotaskq.runtime.worker.worker import CLOSING, SERVICES, ExitCode, Worker
 
 DEFAULT_URL = "sqlite:///aiotaskq.db"
-LOOK_AT_CLOCK = 30.0  # seconds between two looks at the store's clock
-ECHO = 500_000  # microseconds: a wrapper may pass on a Ctrl-C that the terminal sent already; that is not a second one
+CLOCK_INTERVAL = 30.0  # seconds between two comparisons with the store's clock
+ECHO = 500_000  # microseconds in which a second signal may be a copy of the first, passed on by a wrapper
 
 
 class TaskQ(Registry, Operations[TaskHandle[Any]]):
@@ -71,8 +71,8 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
                 Redis ``AIOTASKQ_DATABASE_URL``. With Redis one of the two is needed as soon as there is a schedule.
             store: where public values live; default the same place.
             timezone: IANA name in which cron schedules are evaluated; default the system's.
-            lease, heartbeat, reap_interval: how long a task stays a silent worker's own, how often it is renewed
-                (default a quarter of the lease), and how often lost ones are looked for (default a quarter, too).
+            lease, heartbeat, reap_interval: how long a worker holds a task without a heartbeat, how often it sends one
+                (default a quarter of the lease), and how often lost tasks are looked for (default a quarter, too).
             maxsize, when_full: bound of its ready tasks, and what a push to a full queue does; see ``Queue``.
             retention, retention_failed: how long workers keep ended tasks, and dead letters; default for ever.
             keep_ended: how many ended tasks ``memory://`` keeps, and how many dead letters beside them; default 10,000.
@@ -115,7 +115,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop in which it was opened last."""
         self.stands_by = False
-        """Whether ``running`` runs no workers unless it is told to: for a test."""
+        """Whether ``running`` runs no workers unless ``workers=True``; a test sets it."""
         self._asked_to_stop = 0  # ticks of the first signal
 
     def __repr__(self) -> str:
@@ -154,7 +154,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
 
     @property
     def invalid_rows(self) -> list[InvalidRow]:
-        """Rows of an adopted database that do not mean what their column says; they are kept. Known after opening."""
+        """Rows of an adopted database with values outside their column's meaning; they are kept. Known once open."""
         return [row for backend in self.backends.values() for row in backend.invalid_rows]
 
     # ---- pushing ----
@@ -215,7 +215,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         return self._wrapped(push)(tasks)
 
     def handle(self, task_id: str) -> TaskHandle[Any]:
-        """Return the handle of a task by id, whoever pushed it."""
+        """Return the handle of a task by id, pushed by any process."""
         return TaskHandle(self.queue, task_id, created=False)
 
     # ---- operating ----
@@ -228,9 +228,9 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         return TaskHandle(self.queue, task.task_id, created=False)
 
     async def health(self, timeout: float = 5.0) -> dict[str, str | None]:
-        """Say of each part what is wrong with it, None if nothing: ``store``; ``workers``, ``scheduler`` if they run.
+        """Return what is wrong with each part, None if nothing: ``store``; ``workers`` and ``scheduler`` if they run.
 
-        A store that does not answer within ``timeout`` seconds is wrong. Raises nothing; opens what a push would open.
+        A store that does not answer within ``timeout`` seconds has a problem. Raises nothing; opens what a push opens.
         """
         found: dict[str, str | None] = {"store": None}
         try:
@@ -264,7 +264,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
             self.__dict__ = before
 
     async def open(self) -> None:
-        """Connect, and make or adopt the tables; idempotent. Raises DatabaseUnavailable, SchemaTooNew."""
+        """Connect, and create or adopt the tables; idempotent. Raises DatabaseUnavailable, SchemaTooNew."""
         try:
             for backend in self.backends.values():
                 await backend.open()
@@ -281,10 +281,10 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
     async def _look_at_clock(self) -> float:
         assert self._store_clock is not None
         await self._store_clock.look(self._backend.ping)
-        return LOOK_AT_CLOCK
+        return CLOCK_INTERVAL
 
     async def close(self, drain: float = 25.0, grace: float = 5.0) -> None:
-        """Stop what runs, as ``running`` does, and give back every connection; idempotent."""
+        """Stop workers and the scheduler, as ``running`` does, and close every connection; idempotent."""
         self._is_open = False
         if self.worker is not None:
             await self._stop_running(drain, grace)
@@ -322,9 +322,9 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
     ) -> AsyncIterator[TaskQ]:
         """Run workers and the scheduler inside the application; no signal handler is installed.
 
-        With ``workers=False`` it is only opened, for a process that only pushes; None runs them unless it stands by
-        for a test, True in a test as well. On leaving: no more claims, handlers may end for ``drain`` seconds, are then
-        cancelled, and given back after ``grace`` more.
+        With ``workers=False`` it is only opened, for a process that only pushes; None runs workers except under
+        ``override`` in a test, True runs them there, too. On leaving, no more tasks are claimed; handlers may end for
+        ``drain`` seconds, are then cancelled, and after ``grace`` more seconds their tasks are given back.
         """
         options = RunOptions(concurrency, queues, scheduler, drain, grace)
         was_open = self._is_open
@@ -335,7 +335,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         finally:
             if runs:
                 await self._stop_running(options.drain, options.grace)
-            if not was_open and self.worker is None:  # else whoever opened it closes it
+            if not was_open and self.worker is None:  # else the caller that opened it closes it
                 await self.close()
 
     @contextlib.asynccontextmanager
@@ -373,7 +373,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
                 loop.remove_signal_handler(number)
 
     def on_signal(self, stop: asyncio.Event) -> None:
-        """Do what a signal asks for: the first sets the event of ``run_until``, the next one skips the drain."""
+        """Handle a signal: the first sets the event of ``run_until``, the next one skips the drain."""
         if not stop.is_set():
             self._asked_to_stop = self._clock.ticks()
             stop.set()
@@ -432,7 +432,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
             raise
 
     def _has_schedules(self) -> bool:
-        """Whether there may be schedules: where none are declared or asked for, no database is opened for them."""
+        """Return whether there may be schedules; if not, no database is opened for them."""
         asked = self._schedules_url is not None or "scheduler" in self.__dict__
         return asked or bool(self.registered.schedules) or self._backend.schedules is not None
 

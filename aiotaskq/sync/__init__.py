@@ -1,7 +1,7 @@
 """The blocking twins of everything in ``aiotaskq``, under the same names: for threads, scripts and older code.
 
-One event loop in a background thread serves the process; a call from a thread that runs a loop itself is refused at
-once, and the message names what to await instead.
+One event loop in a background thread serves the process. A call from a thread that runs an event loop raises WrongLoop,
+and the message names what to await instead.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ if typing.TYPE_CHECKING:
 
     DATABASE_URL: str
 
-# DATABASE_URL is no part of `import *`: it is a text, and asking for it fixes the settings of the process.
+# DATABASE_URL is not in `__all__`: `import *` would read it, and reading it fixes the settings of the process.
 __all__ = [
     "AiotaskqError",
     "Backoff",
@@ -115,7 +115,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> typing.Any:
-    # Imported on use: who only needs the queue does not wait for SQLAlchemy.
+    # Imported on use, so that a program without a database does not import SQLAlchemy.
     if name in ("Base", "SessionLocal", "engine", "get_db"):
         from aiotaskq.sync import session
 

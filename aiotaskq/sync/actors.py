@@ -1,4 +1,4 @@
-"""The blocking actors: queues, the store, schedulers, and the process-wide ones of the guide."""
+"""The blocking queues, public store and schedulers, and the process-wide ones."""
 
 from __future__ import annotations
 
@@ -88,11 +88,11 @@ class MemoryQueue(StoredQueue):
     @arguments_of(awaited.MemoryQueue)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.reach = Home(functools.partial(awaited.MemoryQueue, *args, **kwargs))
-        self.reach()  # what is wrong with the arguments is told by the constructor
+        self.reach()  # so that wrong arguments raise here
 
 
 def _home_of(make: Callable[[], Any]) -> Home[Any]:
-    """Where a queue on a server or in a file lives: made anew where its loop is gone. One in memory stays the same."""
+    """Return the home of a queue: after a crash of the loop a durable one is made anew, one in memory stays."""
 
     async def anew(before: Any) -> Any:
         made = make()
@@ -162,7 +162,7 @@ class Scheduler(SchedulerActor):
     stop = blocking(awaited.Scheduler.stop)
 
 
-# ---- one of each a process ------------------------------------------------------------------------------------------
+# ---- one of each per process -----------------------------------------------------------------------------------------
 
 AnyQueue = MemoryQueue | DatabaseQueue | RedisQueue
 

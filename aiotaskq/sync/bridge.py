@@ -1,7 +1,7 @@
-"""How a blocking name reaches its awaitable twin: one wrapper, one background loop for the process, one way back.
+"""The wrapper that makes blocking twins of coroutine functions, and the background loop in which they run.
 
-Nothing here knows what is called. An object of the facade holds a way to reach an asynchronous object, and its methods
-are made by ``blocking``, which keeps name, signature and docstring of the coroutine function that it runs.
+A facade object holds a way to reach an asynchronous object. ``blocking`` makes its methods; it keeps the name, the
+signature and the docstring of the coroutine function. Nothing here depends on what is called.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ S = TypeVar("S")
 Unclaimed = Callable[[Any, R], Coroutine[Any, Any, object]]
 
 loop_thread = LoopThread("aiotaskq-sync")
-"""The one loop of the facade, on which every coroutine of it runs."""
+"""The event loop of this process in which every coroutine of the facade runs."""
 
 
 class Reach(Protocol[A_co]):
     """A way to an asynchronous object."""
 
     def __call__(self) -> A_co:
-        """Return the object, from any thread: for what needs no loop."""
+        """Return the object, from any thread, for methods that need no loop."""
 
     async def enter(self) -> A_co:
-        """Return the object ready for use; on the loop."""
+        """Return the object ready for use; called in the loop."""
 
 
 class Nothing:
-    """The way to None, for what reaches no object."""
+    """The way to None, for functions without an object."""
 
     def __call__(self) -> None: ...
 
@@ -59,8 +59,8 @@ async def _nothing(_made: object) -> None: ...
 class Home(Generic[A]):
     """An asynchronous object of the facade: made at first use, and again after a fork; closed with its loop.
 
-    What a child inherits is a copy that its parent still uses: connections, and tasks that are the parent's to run.
-    After a crash of the loop ``anew`` is awaited for what takes the old object's place; it may be the same.
+    A forked child inherits a copy of connections and tasks that only its parent may use. After a crash of the loop,
+    ``anew(old object)`` is awaited and returns the object to go on with, which may be the same.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Home(Generic[A]):
     def __call__(self) -> A:
         if self._process is not _process:
             uninterrupted(self._make_once)
-        return self._made  # type: ignore[return-value]  # a call of `cast` takes as long as all of this
+        return self._made  # type: ignore[return-value]  # `cast` would double the time of this call
 
     def _make_once(self) -> None:
         with _lock:
@@ -106,13 +106,13 @@ class Home(Generic[A]):
         return made
 
     def left(self) -> None:
-        """Say that the object was closed by hand: nothing is left to be closed with the loop."""
+        """Note that the caller has closed the object, so that it is not closed with the loop."""
         self._take_off()
         self._generation = -1
 
 
 class Part(Generic[A, B]):
-    """An asynchronous object that another one holds, or that can be made from it at no cost."""
+    """An asynchronous object that belongs to another one, or is made from it at no cost."""
 
     def __init__(self, whole: Reach[A], pick: Callable[[A], B]) -> None:
         self._whole = whole
@@ -126,7 +126,7 @@ class Part(Generic[A, B]):
 
 
 class Facade(Generic[A]):
-    """Base of every blocking object. Its methods are those of the asynchronous one that it reaches."""
+    """Base class of blocking objects. Their methods are those of the asynchronous object that ``reach`` leads to."""
 
     reach: Reach[A]
     """The way to the asynchronous object."""
@@ -159,11 +159,11 @@ def blocking(
 def blocking(
     method: Any, give: Any = None, /, *, at_once: bool = False, unclaimed: Unclaimed[Any] | None = None
 ) -> Any:
-    """Return the blocking twin of a coroutine method: it runs on the facade's loop and waits for its end.
+    """Return the blocking twin of a coroutine method: it runs in the facade's loop, and the caller waits for its end.
 
-    ``give(facade, value)`` makes of the value what the caller gets. ``at_once``: where the object is ``immediate``, the
-    method never waits, or asks for the running loop before it changes anything; then other threads than the main one
-    run it themselves. A value that finds its caller gone is handed to ``unclaimed(asynchronous object, value)``.
+    ``give(facade, value)`` converts the value for the caller. ``at_once``: if the object is ``immediate``, the method
+    either never suspends, or asks for the running loop before it changes anything; then every thread but the main one
+    runs it itself. A value whose caller has left is passed to ``unclaimed(asynchronous object, value)``.
     """
 
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Any:
@@ -179,7 +179,7 @@ def blocking(
 def direct(
     method: Callable[Concatenate[Any, P], R], give: Callable[[Any, R], S], /
 ) -> Callable[Concatenate[Any, P], S]:
-    """Return the twin of a method that is no coroutine: called in the calling thread; ``give`` as for ``blocking``."""
+    """Return the twin of a plain method: it is called in the calling thread; ``give`` as for ``blocking``."""
 
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> S:
         return give(self, method(self.reach(), *args, **kwargs))
@@ -198,9 +198,9 @@ def blocking_function(
     twin = f"aiotaskq.{function.__name__}"
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        # No call may follow the one that gives the value, not even of `cast`: a signal handler that raises in it would
-        # lose the value, and with it a popped task.
-        # Nor may the long way run within `except`: what it raises would be said to come from that exception.
+        # No call may follow the one that returns the value, not even of `cast`: a signal handler that raises there
+        # would lose the value, and with it a popped task. `_run` is not called in an `except` block, because its errors
+        # would get that exception as their context.
         value: R = _at_once(reach(), act, args, kwargs)
         if value is _NEEDS_LOOP:
             value = _run(reach, act, args, kwargs, twin, unclaimed)
@@ -212,7 +212,7 @@ def blocking_function(
 def blocking_context(
     method: Callable[Concatenate[Any, P], AbstractAsyncContextManager[Any]],
 ) -> Callable[Concatenate[Any, P], AbstractContextManager[Any]]:
-    """Return the blocking twin of a method that gives an asynchronous context manager; it gives the facade."""
+    """Return the blocking twin of a method that returns an asynchronous context manager; it yields the facade."""
 
     @contextlib.contextmanager
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -220,7 +220,7 @@ def blocking_context(
         manager = run(lambda: _entered(self.reach, method, args, kwargs), twin, _left)
         with contextlib.ExitStack() as stack:
             process = _process
-            # A forked child leaves the block as well; what runs in it is its parent's.
+            # A forked child leaves the block, too; only the parent may stop what runs in it.
             stack.push(lambda *error: run(lambda: manager.__aexit__(*error), twin) if process is _process else None)
             yield self
 
@@ -238,16 +238,16 @@ async def _left(manager: AbstractAsyncContextManager[Any]) -> None:
 
 
 def run(coro_fn: Callable[[], Coroutine[Any, Any, R]], twin: str, unclaimed: Any = None) -> R:
-    """Run a coroutine on the facade's loop, in the name of the calling thread; return its value or raise its error."""
+    """Run a coroutine in the facade's loop on behalf of the calling thread; return its value or raise its error."""
     me = threading.current_thread()
     lines = Held()
 
-    async def in_its_name() -> R:
+    async def on_behalf() -> R:
         caller.set(me)
         lines.hold()
         return await coro_fn()
 
-    value: R = loop_thread.run(in_its_name, twin=twin, unclaimed=unclaimed, settled=lines.wait)
+    value: R = loop_thread.run(on_behalf, twin=twin, unclaimed=unclaimed, settled=lines.wait)
     return value
 
 
@@ -267,16 +267,16 @@ def _run(reach: Reach[Any], method: Any, args: Any, kwargs: Any, twin: str, uncl
     return loop_thread.run(on_loop, twin=twin, unclaimed=go_back, settled=lines.wait)
 
 
-# What `_at_once` answers when a coroutine has to wait, which takes a loop; it has changed nothing yet. A value: one
-# exception that is raised by every call keeps the frames of all of them, and their arguments.
+# Returned by `_at_once` for a coroutine that has to wait for the loop; it has changed nothing yet. It is a value,
+# because one exception object raised by every call would keep the frames and arguments of all of them.
 _NEEDS_LOOP: Any = object()
 
 
 def _at_once(made: Any, method: Any, args: Any, kwargs: Any) -> Any:
-    """Run, here and now, a coroutine that need not wait: under 1 µs, where the way through the loop takes 40.
+    """Run a coroutine that need not wait in the calling thread, which is much faster than through the loop.
 
-    Returns _NEEDS_LOOP where that cannot be, and in the main thread: there a signal handler could call again, or an
-    interrupt strike, within a lock. A thread that runs a loop is left to the long way, which refuses it.
+    Returns _NEEDS_LOOP if it has to wait, and in the main thread: there a signal handler could call again, or an
+    interrupt arrive, while a lock is held. The same in a thread that runs a loop: `_run` refuses that call.
     """
     if not made.immediate or get_ident() == _main or _get_running_loop() is not None:
         return _NEEDS_LOOP
@@ -297,9 +297,9 @@ def _at_once(made: Any, method: Any, args: Any, kwargs: Any) -> Any:
 
 
 def like(source: F) -> Callable[[Callable[..., Any]], F]:
-    """Give a function the name, signature and docstring of ``source``, and (to the type checker) its type.
+    """Give a function the name, signature and docstring of ``source``, and for the type checker its type.
 
-    Unlike ``functools.wraps`` it leaves no ``__wrapped__``: tools that follow it would find a coroutine function.
+    Unlike ``functools.wraps`` it sets no ``__wrapped__``, which would lead tools to a coroutine function.
     """
 
     def dress(function: Callable[..., Any]) -> F:
@@ -328,8 +328,8 @@ def arguments_of(source: Callable[P, Any]) -> Callable[[Callable[..., None]], Ca
 
 
 def reading(source: Callable[[Any], R]) -> R:
-    """Return a property that reads the same one of the asynchronous object; that never waits."""
-    original = cast(property, source)  # what it is; the type checker sees its getter
+    """Return a property that reads the same property of the asynchronous object, which never waits."""
+    original = cast(property, source)  # the type checker sees the type of its value
     name: str = cast(Any, original.fget).__name__
 
     def read(self: Facade[Any]) -> Any:
@@ -342,10 +342,10 @@ def reading(source: Callable[[Any], R]) -> R:
 
 _main = threading.main_thread().ident
 _process = object()
-"""Which process this is: another object after a fork."""
-_lock = threading.RLock()  # one object may be made of another
+"""Identifies the process: a new object after a fork."""
+_lock = threading.RLock()  # reentrant: an object may make another one
 _left_behind: list[object] = []
-"""Never used again, and not even collected: that would close what the parent, or a loop that hangs, still uses."""
+"""Objects kept from garbage collection, which would close what the parent, or a loop that hangs, still uses."""
 
 
 def _forked() -> None:

@@ -1,4 +1,4 @@
-"""The blocking TaskQ, with what its users hold: task functions, handles, and the running task's context."""
+"""The blocking TaskQ, its task functions and handles, and the context of the running task."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ TF = TypeVar("TF", bound=TaskFunction[..., Any, Any])
 
 
 class ScheduleDecorator(Protocol):
-    """What ``@tq.schedule(...)`` returns: it takes a task, or a function that it makes one."""
+    """What ``@tq.schedule(...)`` returns: it takes a task function, or a function that it registers as a task."""
 
     @overload
     def __call__(self, function: TF, /) -> TF: ...
@@ -168,7 +168,7 @@ def _until_a_signal(run: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) 
 
 @contextlib.contextmanager
 def _signals(then: Callable[[], object]) -> Iterator[None]:
-    """Call ``then`` for SIGINT and SIGTERM, instead of what was called before; in the main thread only."""
+    """Call ``then`` for SIGINT and SIGTERM, and restore the former handlers; in the main thread only."""
     before = {number: signal.signal(number, lambda *_: then()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -201,7 +201,7 @@ class TaskQ(Operations):
             if last.queue.backend.durable:
                 make().queue.adopt(last.queue)
             else:
-                await last.open()  # its tasks are in memory only
+                await last.open()  # the same object, because its tasks are in memory only
             return before[-1]
 
         self.reach = Home(make, anew=anew, close=_close_fast)
@@ -277,7 +277,7 @@ class TaskQ(Operations):
 
 
 async def _close_fast(tq: AsyncTaskQ) -> None:
-    # At the end of the process, which waits for nobody: what runs is given back.
+    # At the end of the process there is no time to drain: running tasks are given back.
     await tq.close(drain=0.0, grace=0.1)
 
 
@@ -297,7 +297,7 @@ class TaskContext:
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether somebody asked the task to stop: a thread cannot be cancelled, so a long handler should look."""
+        """Whether the task was asked to stop. A thread cannot be cancelled, so a long handler should check it."""
         return self._context.cancel_requested
 
     @documented(aiotaskq.runtime.context.TaskContext.progress)
@@ -313,7 +313,7 @@ class TaskContext:
         self._run(self._context.complete, session, result)
 
     def _run(self, method: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kwargs: P.kwargs) -> None:
-        # On the worker's loop, which need not be the facade's: an asyncio application runs `def` handlers, too.
+        # In the worker's loop, which may be another than the facade's: an asyncio application runs `def` handlers, too.
         refuse_running_loop(f"aiotaskq.current_task().{method.__name__}")
         coro = method(*args, **kwargs)
         try:
