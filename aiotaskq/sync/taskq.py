@@ -159,9 +159,10 @@ def _until_a_signal(run: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) 
 
     def call(self: TaskQ, *args: P.args, **kwargs: P.kwargs) -> R:
         refuse_running_loop("aiotaskq.TaskQ.run")
+        run_until: Callable[..., Any] = self._run_until  # its arguments are those of `run`, after the event
         stop = asyncio.Event()
         with _signals(lambda: loop_thread.call_soon(self.reach().on_signal, stop)):
-            return cast(R, self._run_until(stop, *args, **kwargs))
+            return cast(R, run_until(stop, *args, **kwargs))
 
     return cast("Callable[Concatenate[Any, P], R]", like(run)(call))
 

@@ -121,7 +121,7 @@ LIBRARIES = {
     "starlette": {"integrations.starlette", "web.asgi"},
     "typer": {"cli", "cli.commands", "cli.config"},
     "tzlocal": {"core.cron"},
-    "uvicorn": {"web.server"},
+    "uvicorn": {"web.http_protocol", "web.server"},
 }
 FOLDERS = ("backends.sql.migrations", "backends.sql", "backends.redis", "cli.commands")
 

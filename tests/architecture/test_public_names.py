@@ -45,12 +45,14 @@ AWAITED_ONLY = {
         "give_back",
         "immediate",
         "complete_with",
+        "read",
         "settle",
     },  # for workers and the facade itself
     "Store": {"immediate"},
     "Scheduler": {"add", "declare"},  # for TaskQ
+    "TaskContext": {"loop"},
     "TaskFunction": {"push_sync"},
-    "TaskQ": {"adopt", "on_signal", "run_until", "lifespan", "sync"},  # these belong to a loop
+    "TaskQ": {"adopt", "on_signal", "replaced_by", "run_until", "lifespan", "sync"},  # these belong to a loop
 }
 ENTERING = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
 

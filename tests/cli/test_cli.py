@@ -149,8 +149,8 @@ def test_db_upgrade_check_and_sql(cli: Cli) -> None:
     assert "is at 0" in cli.out("db", "upgrade", "--db", cli.url)
     assert "is at 0" in cli.out("db", "upgrade", "--db", cli.url)
     checked = cli.json("db", "check", "--db", cli.url)
-    assert checked["version"] == checked["newest"] and checked["odd_rows"] == []
-    assert "no odd rows" in cli.out("db", "check", "--db", cli.url)
+    assert checked["version"] == checked["newest"] and checked["invalid_rows"] == []
+    assert "no invalid rows" in cli.out("db", "check", "--db", cli.url)
     assert "CREATE TABLE task_queue" in cli.out("db", "sql")
     assert "BIGINT" in cli.out("db", "sql", "--db", "postgresql://host/x")
 
@@ -204,7 +204,7 @@ def test_what_comes_from_outside_cannot_drive_the_terminal(cli: Cli) -> None:  #
     async def main() -> None:
         async with TaskQ(cli.url) as tq:
             row = Task(task_id="x\n[red]\x1b]0;gotcha\x07", type="[bold]t\x1b[2J", queue="q\x1b[2J", created_at=10**18)
-            await tq.queue._backend.push([row])
+            await tq.queue.backend.push([row])
 
     asyncio.run(main())
     for command in (["tasks", "list"], ["stats"], ["tasks", "show", "x\n[red]\x1b]0;gotcha\x07"]):

@@ -129,7 +129,7 @@ async def test_a_pushed_id_that_has_ended_runs_again(queue: Queue, clock: Virtua
         seq=row.seq,
     )
     assert row.seq > ended.seq
-    assert await queue._backend.active(["s1", "s2"]) == {"s1": 0, "s2": 1}
+    assert await queue.backend.active(["s1", "s2"]) == {"s1": 0, "s2": 1}
     task = await queue.pop_task(0)
     assert task is not None and (task["type"], task["params"], task["more"]) == ("restore", {"n": 2}, [1])
     assert "own" not in task and "timeout" not in task

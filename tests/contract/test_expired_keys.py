@@ -56,7 +56,7 @@ async def test_among_many_in_one_push(queue: Queue, clock: VirtualClock) -> None
     tasks = [new_task("mail", now=clock.now()), keyed(clock), keyed(clock), new_task("mail", now=clock.now())]
     stored = await queue.add(tasks)
     assert [task.task_id for task in stored] == [tasks[n].task_id for n in (0, 1, 1, 3)]
-    assert (await queue._backend.stats(clock.now())).counts["pending"] == 3
+    assert (await queue.backend.stats(clock.now())).counts["pending"] == 3
 
 
 async def test_of_many_pushes_at_once_one_takes_the_place(queue: Queue, clock: VirtualClock) -> None:
@@ -66,7 +66,7 @@ async def test_of_many_pushes_at_once_one_takes_the_place(queue: Queue, clock: V
     stored = [row for (row,) in await asyncio.gather(*(queue.add([task]) for task in tasks))]
     assert len({row.task_id for row in stored}) == 1
     assert stored[0].task_id in {task.task_id for task in tasks}
-    counts = (await queue._backend.stats(clock.now())).counts
+    counts = (await queue.backend.stats(clock.now())).counts
     assert (counts["pending"], counts["expired"]) == (1, 1)
 
 

@@ -82,7 +82,7 @@ async def test_a_worker_that_cannot_renew_stops_its_handlers_and_claims_nothing(
         return "short"
 
     async with tq.running(concurrency=2):
-        worker = tq._worker
+        worker = tq.worker
         assert worker is not None
         first = await long.push()
         await eventually(lambda: runs)
@@ -210,7 +210,7 @@ async def test_a_claim_whose_answer_was_lost_is_counted_as_no_crash(shared_store
         return "ran"
 
     async with tq.running(concurrency=1):
-        worker = tq._worker
+        worker = tq.worker
         assert worker is not None
         claim, lost = tq._backend.claim, []
 
@@ -349,7 +349,7 @@ async def test_an_outage_longer_than_the_lease_is_counted_as_no_crash(shared_sto
             raise DatabaseUnavailable("cut off")
 
         for tq in tqs:
-            worker = tq._worker
+            worker = tq.worker
             assert worker is not None
             for backend in (tq._backend, worker._heartbeat._backend):
                 for verb in ("claim", "update", "heartbeat", "overdue", "ping", "cancelling", "get"):

@@ -137,7 +137,7 @@ def test_override_around_the_test_client_starts_no_worker(shop: Shop) -> None:
         client.post("/plain/21")
         pushes.assert_pushed(shop.receipt, count=20)
         pushes.assert_not_pushed(shop.receipt, {"order": 20})
-        assert shop.tq._worker is None
+        assert shop.tq.worker is None
     pushes.assert_pushed(shop.receipt, count=20)
     assert shop.sent == []
     with TestClient(shop.app) as client:

@@ -95,7 +95,7 @@ async def test_left_in_the_middle(taskq_virtual):
 
 @pytest.mark.parametrize("time", [1, 2])
 async def test_nothing_of_it_is_left(time):
-    assert "memory" not in repr(app.tq) and app.tq._worker is None
+    assert "memory" not in repr(app.tq) and app.tq.worker is None
     assert not pathlib.Path("production.db").exists()
     others = asyncio.all_tasks() - {{asyncio.current_task()}}
     assert not [task for task in others if task.get_name().startswith("aiotaskq")]

@@ -22,7 +22,7 @@ from fastapi import FastAPI
 
 from aiotaskq import Status, TaskQ, ValidationError, WrongLoop
 from aiotaskq.integrations.fastapi import router
-from aiotaskq.web import server as web_server
+from aiotaskq.web import http_protocol
 from aiotaskq.web.server import serve, serve_until
 from tests.support.backends import STORES
 from tests.support.machine import watchdog, within
@@ -303,7 +303,7 @@ def test_half_sent_requests_shut_nobody_out_and_fill_no_log(tmp_path: Path) -> N
 
 
 async def test_a_request_head_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # J14
-    monkeypatch.setattr(web_server, "HEAD", 0.2)
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 0.2)
     stop = asyncio.Event()
     urls: asyncio.Queue[str] = asyncio.Queue()
     async with (

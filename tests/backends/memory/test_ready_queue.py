@@ -56,7 +56,7 @@ async def test_a_pop_waits_in_the_get_of_asyncio(monkeypatch: pytest.MonkeyPatch
     queue = MemoryQueue()
     (pop,) = await waiting_pops(queue, 1)
     assert len(calls) == 1 and isinstance(calls[0], Arrivals)
-    assert READY not in queue._backend.hints.listeners, "there is one way to be woken"
+    assert READY not in queue.backend.hints.listeners, "there is one way to be woken"
     await queue.push_task({"type": "t"})
     await settled()
     assert pop.done() and len(calls) == 1
@@ -221,7 +221,7 @@ async def test_who_waits_is_told_of_an_earlier_delay(first: float | None) -> Non
 
 async def test_the_queue_of_a_store_is_an_asyncio_queue() -> None:
     queue = MemoryQueue()
-    tasks = queue._backend.queue  # type: ignore[attr-defined]
+    tasks = queue.backend.queue  # type: ignore[attr-defined]
     assert isinstance(tasks, asyncio.Queue) and tasks.empty() and not tasks.full()
     getting = asyncio.create_task(tasks.get())
     await settled()
@@ -240,7 +240,7 @@ async def test_the_queue_of_a_store_is_an_asyncio_queue() -> None:
 async def test_it_holds_what_is_due_and_not_paused() -> None:
     clock = VirtualClock()
     queue = Queue(MemoryBackend(), clock)
-    tasks = queue._backend.queue  # type: ignore[attr-defined]
+    tasks = queue.backend.queue  # type: ignore[attr-defined]
     now = clock.now()
     await queue.add([new(run_at=now + SECOND, seq=now), new(queue="other", run_at=now, seq=now)])
     assert tasks.qsize() == 1
@@ -259,13 +259,13 @@ async def test_it_holds_what_is_due_and_not_paused() -> None:
 async def test_join_waits_until_every_task_has_ended() -> None:
     clock = VirtualClock()
     queue = Queue(MemoryBackend(), clock)
-    tasks = queue._backend.queue  # type: ignore[attr-defined]
+    tasks = queue.backend.queue  # type: ignore[attr-defined]
     await asyncio.wait_for(tasks.join(), 1)
     await queue.add([new(task_id="copied", status=Status.RUNNING)])
     joining = asyncio.create_task(tasks.join())
     await settled()
     assert not joining.done()
-    await queue._backend.delete(["copied"])
+    await queue.backend.delete(["copied"])
     await joining
     ids = [await queue.push_task({"type": "t"}) for _ in range(3)]
     joining = asyncio.create_task(tasks.join())
@@ -277,7 +277,7 @@ async def test_join_waits_until_every_task_has_ended() -> None:
     assert await queue.cancel(ids[2])
     await settled()
     assert not joining.done()
-    assert await queue._backend.delete([ids[0]]) == 1
+    assert await queue.backend.delete([ids[0]]) == 1
     await joining
 
 

@@ -200,8 +200,8 @@ async def test_a_stop_asks_a_store_that_was_away_at_once(monkeypatch: pytest.Mon
         await clock.advance(20.0)
         if back == "before the stop":
             del tq._backend.exchange  # type: ignore[method-assign]
-        assert tq._worker is not None
-        stopping = asyncio.create_task(tq._worker.stop(drain=1.0, grace=1.0))
+        assert tq.worker is not None
+        stopping = asyncio.create_task(tq.worker.stop(drain=1.0, grace=1.0))
         await clock.advance(0.7)
         if back == "in the drain":
             del tq._backend.exchange  # type: ignore[method-assign]
@@ -289,8 +289,8 @@ async def test_an_outcome_that_the_store_does_not_answer_for_is_not_called_drain
     async with tq.running(concurrency=1):
         await work.push()
         await silent.wait()
-        assert tq._worker is not None
-        code = await tq._worker.stop(0, 0)
+        assert tq.worker is not None
+        code = await tq.worker.stop(0, 0)
         answers.set()
     assert code is ExitCode.ABANDONED
 

@@ -290,5 +290,5 @@ async def test_it_is_asked_again_well_within_a_lease(kept: Kept) -> None:  # F20
 async def test_a_worker_asks_as_often_for_tasks_and_to_write_what_became_of_some(tmp_path: Path) -> None:  # F20
     for lease, most in ((2.0, 1.0), (60.0, MAX_BACKOFF)):
         async with TaskQ(f"sqlite:///{tmp_path}/{lease}.db", lease=lease, heartbeat=0.5).running(concurrency=1) as tq:
-            assert tq._worker is not None
-            assert tq._worker._fetcher._service._max_backoff == most
+            assert tq.worker is not None
+            assert tq.worker._fetcher._service._max_backoff == most

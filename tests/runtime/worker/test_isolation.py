@@ -249,7 +249,7 @@ async def test_a_coroutine_that_swallows_its_timeout_is_late_and_told_by_health(
         await clock.advance(1)
         problem = (await tq.health())["workers"]
         assert problem is not None and "1 of 2 slots" in problem and "swallows" in problem
-        assert tq._worker is not None and tq._worker.occupancy().overdue_coroutines == 1
+        assert tq.worker is not None and tq.worker.occupancy().overdue_coroutines == 1
         release.set()
         await clock.advance(0)
         with pytest.raises(TaskFailed, match="timed out after 1 s"):
@@ -275,7 +275,7 @@ async def test_what_was_claimed_before_a_pause_longer_than_the_lease_is_not_star
 
     async with tq:
         await tq._start_running(1, None, False)
-        worker = tq._worker
+        worker = tq.worker
         assert worker is not None
         await work.push(number=0)
         async with asyncio.timeout(within(30)):

@@ -45,8 +45,8 @@ def watching() -> list[threading.Thread]:
 
 
 def occupancy(tq: TaskQ) -> Occupancy:
-    assert tq._worker is not None
-    return tq._worker.occupancy()
+    assert tq.worker is not None
+    return tq.worker.occupancy()
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])

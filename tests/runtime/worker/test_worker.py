@@ -538,7 +538,7 @@ async def test_lost_lease_cancels_the_handler_and_its_write_is_refused(
         held = await tq._backend.update([_change(before, before.replace(status=Status.PENDING, run_at=2**60))])
         assert held == [True]
         await cancelled.wait()
-        await eventually(lambda: tq._worker is not None and tq._worker.busy == 0)
+        await eventually(lambda: tq.worker is not None and tq.worker.busy == 0)
         after = await handle.task()
     assert after.status is Status.PENDING and after.retry_count == 0
     assert [record.getMessage().partition(":")[0] for record in caplog.records if record.name == "aiotaskq"] == [
@@ -596,7 +596,7 @@ async def test_what_never_started_is_given_back_when_its_worker_was_cut_off(  # 
     async with started(tq):
         await work.push(name="hours")
         await eventually(lambda: runs == ["hours"])
-        worker = tq._worker
+        worker = tq.worker
         assert worker is not None
         await eventually(lambda: not worker._fetcher.busy)
         monkeypatch.setattr(worker._fetcher, "_room", lambda _writes: 0)  # it is claimed by hand
@@ -752,7 +752,7 @@ async def test_end_of_the_loop_settles_nothing(url: str) -> None:
         await tq._start_running(1, None, False)
         handle = await endless.push()
         await begun.wait()
-        worker = tq._worker
+        worker = tq.worker
         assert worker is not None
         runs = {each.coroutine for each in worker.executions.values() if each.coroutine is not None}
         for each in asyncio.all_tasks():  # as asyncio.run does with what is left
@@ -834,7 +834,7 @@ async def test_who_stops_claims_nothing_while_a_loop_ends(tmp_path: Path) -> Non
 
     async def counted(*args: Any, **options: Any) -> Any:
         nonlocal claims
-        claims += tq._worker is not None and tq._worker.runner.stopping
+        claims += tq.worker is not None and tq.worker.runner.stopping
         return await claim(*args, **options)
 
     tq._backend.overdue, tq._backend.claim = overdue, counted  # type: ignore[method-assign]
@@ -912,7 +912,7 @@ async def test_stop_is_idempotent_also_in_parallel(tq: TaskQ) -> None:  # D12
     await tq.close()
     async with started(tq):
         await work.push()
-        worker = tq._worker
+        worker = tq.worker
         assert worker is not None
         codes = await asyncio.gather(*[worker.stop(1, 1) for _ in range(5)])
         assert set(codes) == {ExitCode.DRAINED}
@@ -1220,7 +1220,7 @@ async def test_processes_that_are_signalled_with_us_are_no_crash(tmp_path: Path)
         running = asyncio.ensure_future(tq.run_until(stop, concurrency=1))
         await started.wait()
         stop.set()
-        await eventually(lambda: tq._worker is not None and tq._worker.runner.stopping)
+        await eventually(lambda: tq.worker is not None and tq.worker.runner.stopping)
         die.set()
         assert await running is ExitCode.GIVEN_BACK
         await tq.open()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from aiotaskq.backends.base import Change, OddRow
+from aiotaskq.backends.base import Change, InvalidRow
 from aiotaskq.backends.sql import migrations
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.engines import sync_engine
@@ -58,7 +58,7 @@ def engine(url: str) -> Iterator[sa.Engine]:
     made.dispose()
 
 
-def upgrade(engine: sa.Engine) -> list[OddRow]:
+def upgrade(engine: sa.Engine) -> list[InvalidRow]:
     with engine.begin() as connection:
         return migrations.upgrade(connection, NOW)
 
@@ -386,7 +386,7 @@ answers = []
 async def main():
     backend = SqlBackend(sys.argv[1])
     await backend.open()
-    answers.append("odd" if backend.odd_rows else "none")
+    answers.append("odd" if backend.invalid_rows else "none")
     await backend.close()
 
 threads = [threading.Thread(target=lambda: asyncio.run(main())) for _ in range(4)]

@@ -213,6 +213,6 @@ async def test_a_worker_tidies_up(path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(SqlBackend, "tidy", tidy)
     tq = TaskQ(f"sqlite:///{path}")
     async with tq.running(scheduler=False):
-        assert tq._worker is not None
-        await tq._worker._reap()
+        assert tq.worker is not None
+        await tq.worker._reap()
     assert tidied

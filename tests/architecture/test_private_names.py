@@ -1,0 +1,75 @@
+"""No module of the package uses a private name of another object, but for a few with a written reason."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import aiotaskq
+
+PACKAGE = Path(aiotaskq.__file__).parent
+
+# Names with an underscore that their documentation names: they are public.
+DOCUMENTED = {"os._exit", "sys._getframe"}
+DOCUMENTED_OF_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
+
+ALLOWED = {
+    ("backends/memory/ready_queue.py", "_getters"): "asyncio.Queue has no public way to share its line of getters",
+    ("backends/memory/ready_queue.py", "_wakeup_next"): "asyncio.Queue has no public way to wake one getter",
+    ("backends/sql/engines.py", "_transport"): "the drivers have no public way to the socket of a connection",
+    ("backends/sql/statement_watch.py", "_transport"): "the drivers have no public way to the socket of a connection",
+    ("cli/supervisor.py", "_args_from_interpreter_flags"): "the interpreter's flags, as multiprocessing passes them on",
+    ("concurrency/running_loop.py", "_get_running_loop"): "the public function raises, which costs too much per call",
+    ("log.py", "_core"): "loguru's lowest level is not public; the pinned range is tested",
+    ("log.py", "_defaults"): "whether loguru added its default sink is not public; the pinned range is tested",
+}
+LIMIT = 37  # accesses in all
+
+
+def accesses(source: str) -> Iterator[tuple[str, int]]:
+    """Yield each private name of another object that a module uses, and its line."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            yield from ((alias.name, node.lineno) for alias in node.names if is_private(alias.name))
+        elif isinstance(node, ast.Attribute) and is_private(node.attr):
+            of = ast.unparse(node.value)
+            own = of in ("self", "cls", "super()")
+            if not own and node.attr not in DOCUMENTED_OF_TUPLES and f"{of}.{node.attr}" not in DOCUMENTED:
+                yield node.attr, node.lineno
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+FOUND = [
+    (path.relative_to(PACKAGE).as_posix(), name, line)
+    for path in sorted(PACKAGE.rglob("*.py"))
+    for name, line in accesses(path.read_text(encoding="utf-8"))
+]
+
+
+def test_private_names_of_others_are_few() -> None:
+    listing = "\n".join(f"{path}:{line}: {name}" for path, name, line in FOUND if (path, name) not in ALLOWED)
+    assert len(FOUND) <= LIMIT, listing
+
+
+def test_every_allowed_name_is_used() -> None:
+    assert ALLOWED.keys() <= {(path, name) for path, name, _ in FOUND}
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("other._x", ["_x"]),
+        ("self.a._x = 1", ["_x"]),
+        ("from a import _b, c", ["_b"]),
+        ("self._x, cls._y, super()._z, a.__class__, _own()", []),
+        ("os._exit(1), row._replace(a=1)", []),
+    ],
+)
+def test_what_counts_as_an_access(source: str, names: list[str]) -> None:
+    assert [name for name, _ in accesses(source)] == names
