@@ -41,8 +41,8 @@ def cleanup_ctx(
 ) -> Callable[[web.Application], AsyncIterator[None]]:
     """Return what runs workers and the scheduler inside the application: ``app.cleanup_ctx.append(cleanup_ctx(tq))``.
 
-    Arguments as ``TaskQ.running``; under ``override`` no workers run, whatever ``workers`` is. What was appended before
-    is there before the first handler runs, and goes after the last one has ended.
+    Arguments as ``TaskQ.running``; under ``override`` no workers run, whatever ``workers`` is. Contexts appended before
+    this one are entered before the first handler runs, and left after the last one has ended.
     """
 
     check_taskq("cleanup_ctx", tq)

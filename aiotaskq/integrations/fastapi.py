@@ -27,7 +27,7 @@ __all__ = ["SessionPush", "TaskQDep", "get_taskq", "router", "session_push", "se
 
 
 def get_taskq(connection: HTTPConnection) -> TaskQ:
-    """The task queue of the application, as a dependency. Raises ValidationError where it has none."""
+    """Return the task queue of the application; a dependency. Raises ValidationError where it has none."""
     return taskq_of(connection)
 
 
@@ -36,7 +36,7 @@ TaskQDep = Annotated[TaskQ, Depends(get_taskq)]
 
 
 class SessionPush:
-    """Pushes in the transaction of the request's session: roll back, and there was no task."""
+    """Pushes in the transaction of the request's session: no task is pushed if that is rolled back."""
 
     def __init__(self, tq: TaskQ, session: Any) -> None:
         self.tq = tq
@@ -67,14 +67,14 @@ class SessionPush:
 def session_push(get_session: Callable[..., Any]) -> Callable[..., SessionPush]:
     """Return a dependency that pushes with the session of ``get_session``, the application's own dependency.
 
-    ``Push = Annotated[SessionPush, Depends(session_push(get_session))]``. FastAPI calls ``get_session`` once in a
-    request, so an endpoint that depends on it, too, has the same session, and commits both with it.
+    ``Push = Annotated[SessionPush, Depends(session_push(get_session))]``. FastAPI calls ``get_session`` once
+    per request, so an endpoint that depends on it, too, has the same session and commits both.
     """
 
     def dependency(tq: TaskQ, session: Any) -> SessionPush:
         return SessionPush(tq, session)
 
-    # Its parameters are known only now, so they are written where FastAPI looks for them.
+    # FastAPI reads the signature, which depends on `get_session`.
     kind = inspect.Parameter.KEYWORD_ONLY
     dependency.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from loguru import Record
 
 NOWHERE = "-"
-"""What the fields hold in a line that no handler has written."""
+"""The value of the fields in a line that no handler has written."""
 
 _FROM_STANDARD = "from_standard_library"
 _FROM_LOGURU = "from_loguru"
@@ -35,8 +35,9 @@ def task_fields() -> dict[str, str]:
 def bind_task(record: Record) -> None:
     """Put the three fields into a loguru record's ``extra``: a patcher, as in ``logger.configure(patcher=bind_task)``.
 
-    It asks when a line is written, so that a task costs nothing. Formats can name ``{extra[task_id]}``,
-    ``{extra[type]}`` and ``{extra[queue]}`` in every line. What the line itself has bound under these names is kept.
+    The task is looked up when a line is written, so that a task without lines costs nothing. Formats can name
+    ``{extra[task_id]}``, ``{extra[type]}`` and ``{extra[queue]}`` in every line. Values that the line has bound under
+    these names are kept.
     """
     record["extra"].update({**task_fields(), **record["extra"]})
 
@@ -45,18 +46,18 @@ class TaskFields(logging.Filter):
     """Gives each standard ``LogRecord`` the attributes ``task_id``, ``type`` and ``queue``; lets every record through.
 
     For handlers (``handler.addFilter(TaskFields())``), since a logger's filter does not see its children's records;
-    then a format can name ``%(task_id)s``. What a record has already is kept.
+    then a format can name ``%(task_id)s``. Attributes that a record has already are kept.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add what is missing; True."""
+        """Add the missing attributes; return True."""
         for name, value in task_fields().items():
             record.__dict__.setdefault(name, value)
         return True
 
 
 class ToLoguru(logging.Handler):
-    """A handler of the standard library that passes records on to loguru; but not back to where they came from."""
+    """A handler of the standard library that passes records on to loguru, but not those that came from loguru."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Pass one on: its level, message, exception and origin."""
@@ -78,7 +79,7 @@ class ToLoguru(logging.Handler):
 
 
 class ToStandard(logging.Handler):
-    """A sink of loguru that passes records on to the logger of that name in the standard library; but not back."""
+    """A sink of loguru that passes records on to the standard library, but not those that came from there."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Pass one on, with loguru's ``extra`` as its attributes where no attribute has that name."""
@@ -95,7 +96,7 @@ class ToStandard(logging.Handler):
 
 
 def standard_to_loguru(level: int | str = logging.NOTSET) -> logging.Handler:
-    """Send what the standard library logs to loguru's sinks, beside the handlers that there are; return the handler.
+    """Send the standard library's log to loguru's sinks, beside the existing handlers; return the handler.
 
     ``logging.getLogger().removeHandler(handler)`` ends it. Together with ``loguru_to_standard`` each line appears once
     on each side.
@@ -106,7 +107,7 @@ def standard_to_loguru(level: int | str = logging.NOTSET) -> logging.Handler:
 
 
 def loguru_to_standard(level: int | str = 0) -> int:
-    """Send what loguru logs to the standard library. With it aiotaskq's own lines go to loguru, as to any sink there.
+    """Send loguru's log to the standard library. aiotaskq's own lines then go through loguru.
 
     Lines go to the logger named after the module that wrote them, as their message alone. Returns loguru's number of
     the sink: ``logger.remove(number)`` ends it. Loguru's own default sink, to standard error, stays until removed, too.

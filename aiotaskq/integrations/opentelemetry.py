@@ -1,4 +1,4 @@
-"""Traces for OpenTelemetry: a span around each push and each run, and the context of the one carried to the other."""
+"""Traces for OpenTelemetry: a span around each push and each run, and the push's context in the run."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ try:
 except ImportError:
     raise missing("opentelemetry-api", "otel") from None
 
-W3C = TraceContextTextMapPropagator()  # and nothing else: baggage may hold what must not be stored
+W3C = TraceContextTextMapPropagator()  # without baggage, which may hold data that must not be stored
 
 
 class Tracing:
     """The spans of one TaskQ: ``Tracing(tq)``, made before its workers start.
 
     A push is a producer span; its context is stored with each task as W3C ``traceparent`` (and ``tracestate``), in the
-    task's ``extra``, on every backend. A run is a consumer span that continues it, in whatever process, and again with
-    each retry; what a schedule has fired begins a trace of its own. Attributes follow OpenTelemetry's semantic
+    task's ``extra``, on every backend. A run is a consumer span that continues it, in any process and at each retry; a
+    task that a schedule has fired begins a trace of its own. Attributes follow OpenTelemetry's semantic
     conventions for messaging. Never params, results or, unless asked for, the texts of errors.
     """
 
@@ -46,9 +46,9 @@ class Tracing:
         """Attach to a TaskQ, the awaited or the blocking one.
 
         Args:
-            tracer_provider: default the global one; without an SDK it records nothing, and passes on what there is.
+            tracer_provider: default the global one; without an SDK it records nothing and passes the context on.
             relation: of a run to its push: ``child`` (one trace), or ``link`` (a trace of its own, with a link).
-            record_exceptions: record the text and traceback of what a handler raises, which may hold secrets. Else only
+            record_exceptions: record the text and traceback of a handler's error, which may hold secrets. Default only
                 its type.
 
         Raises:
@@ -59,12 +59,12 @@ class Tracing:
         self._linked = relation == "link"
         self._record = record_exceptions
         self._tracer = get_tracer("aiotaskq", tracer_provider=tracer_provider)
-        self._spans: dict[tuple[str, int], Span] = {}  # of what runs now
+        self._spans: dict[tuple[str, int], Span] = {}  # of the current runs
         tq.middleware(self)
         tq.on("timeout", self._timed_out)
 
     async def push(self, tasks: list[Task], call_next: Callable[[list[Task]], Awaitable[list[Task]]]) -> list[Task]:
-        """Wrap a push: the tasks are given the context of its span."""
+        """Wrap a push: its span's context is stored with the tasks."""
         if not tasks:
             return await call_next(tasks)
         types = {task.type for task in tasks}
@@ -83,7 +83,7 @@ class Tracing:
             carrier: dict[str, str] = {}
             W3C.inject(carrier)
             if carrier:
-                # In this very list: who pushed compares what is stored with what is in it.
+                # In the same list, because the push compares the stored tasks with its elements.
                 tasks[:] = [task.replace(extra={**task.extra, **carrier}) for task in tasks]
             try:
                 return await call_next(tasks)
@@ -92,9 +92,9 @@ class Tracing:
                 raise
 
     async def run(self, task: Task, call_next: Callable[[Task], Awaitable[Any]]) -> Any:
-        """Wrap a run: what its handler does is part of the trace of the push."""
+        """Wrap a run: spans of its handler belong to the trace of the push."""
         carrier = {name: value for name in W3C.fields if isinstance(value := task.extra.get(name), str)}
-        # Out of nothing, not out of what happened to be current when the worker was started.
+        # From an empty context, not from the one that was current when the worker was started.
         context = W3C.extract(carrier, Context())
         links: list[Link] = []
         if self._linked and (pushed := get_current_span(context).get_span_context()).is_valid:
@@ -126,7 +126,7 @@ class Tracing:
                 span.set_attribute("aiotaskq.snoozed", True)
                 raise
             except BaseException as error:
-                if key in self._spans:  # else it is known already that it is late
+                if key in self._spans:  # else its timeout is recorded already
                     self._failed(span, error)
                 raise
             finally:
@@ -141,7 +141,7 @@ class Tracing:
 
     def _timed_out(self, event: Event) -> None:
         assert event.task is not None
-        # Popped: what the handler then raises (or returns, in a thread) does not change that.
+        # Removed, so that a later error or return of the handler does not change the span's status.
         span = self._spans.pop((event.task.task_id, event.task.fence), None)
         if span is not None:
             span.set_attribute("error.type", "TimeoutError")

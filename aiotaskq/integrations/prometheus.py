@@ -27,7 +27,7 @@ except ImportError:
     raise missing("prometheus-client", "metrics") from None
 
 OTHER = "other"
-"""The label of every type and queue that is not known, or is one too many."""
+"""The label of types and queues that are unknown or beyond the limit."""
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
 """Upper bounds of the histograms, in seconds: from a fast handler to a long one."""
@@ -51,11 +51,11 @@ SKIPS = ("misfire", "catch_up", "overlap", "max_runs")
 
 
 class Metrics:
-    """The metrics of one TaskQ: ``Metrics(tq)``, made before its workers start. Listens to events, and decides nothing.
+    """The metrics of one TaskQ: ``Metrics(tq)``, made before its workers start. It listens to events.
 
-    Where no Metrics is made, nothing is measured. Labels are bounded: a type is that of a registered handler (or one
-    named by ``tq.elsewhere``), a queue is that of a handler or one of ``queues``; everything else is ``other``, and so
-    is what comes after ``limit`` pairs of the two. Never ids, params or error texts.
+    Without it nothing is measured. Labels are bounded: a type is that of a registered handler (or one
+    named by ``tq.elsewhere``), a queue is that of a handler or one of ``queues``; all others, and all pairs of
+    type and queue beyond ``limit``, are ``other``. Never ids, params or error texts.
     """
 
     def __init__(
@@ -76,20 +76,20 @@ class Metrics:
 
         Args:
             tq: the awaited or the blocking one.
-            registry: prometheus_client's, default its global one. The application exposes it as it likes.
+            registry: prometheus_client's, default its global one. The application may expose it.
             port: serve the registry over HTTP here while workers run, else the application does. With ``ports`` 4, the
-                first free one of 4: for the processes of ``aiotaskq run --processes 4``. 0 is any free one.
-            host: the address of that port; loopback unless you say otherwise, since it asks for no password.
-            namespace: what the names of the metrics begin with.
+                first free one of 4, for the processes of ``aiotaskq run --processes 4``. 0 is any free one.
+            host: the address of that port; default loopback, since there is no password.
+            namespace: the prefix of the metrics' names.
             queues: names of queues beside those of the registered handlers, and "default".
             sample_interval: seconds between two counts of the store's rows, while workers run.
             buckets: upper bounds of the histograms, in seconds.
-            limit: how many pairs of type and queue have series of their own.
+            limit: number of pairs of type and queue with series of their own.
 
         Raises:
             ValidationError: for a wrong value, a second Metrics of the same TaskQ, or names that the registry has.
         """
-        # The blocking one may make its awaited twin anew, with the same handlers and listeners.
+        # The blocking one may replace its awaited twin by one with the same handlers and listeners.
         self._tq: Callable[[], TaskQ] = (lambda: tq) if isinstance(tq, TaskQ) else tq.reach
         self.registry = REGISTRY if registry is None else registry
         self._port = None if port is None else check_int("port", port, 0, 65_535)
@@ -99,7 +99,7 @@ class Metrics:
         self._interval = check_seconds("sample_interval", sample_interval, zero=False)
         self._known: dict[tuple[Any, tuple[str, str]], Any] = {}
         self.serving: int | None = None
-        """The port that is served, while it is."""
+        """The port, while it is served."""
         tq.resource(self._while_workers_run)
         try:
             self._make(namespace, tuple(buckets))
@@ -159,7 +159,7 @@ class Metrics:
         return lambda event: self._series(counter, self._labels.of(event.task)).inc()
 
     def _series(self, metric: Any, labels: tuple[str, str]) -> Any:
-        """The series of a metric with these labels, of which there are few: to look one up again takes a while."""
+        """Return the series of a metric with these labels; few exist, and prometheus_client's own look-up is slow."""
         series = self._known.get((metric, labels))
         if series is None:
             series = self._known[metric, labels] = metric.labels(*labels)
@@ -191,7 +191,7 @@ class Metrics:
         known = [reason for _, reason in event.detail["skipped"] if reason in SKIPS]
         for reason in known:
             self._skipped.labels(*labels, reason).inc()
-        # Of very many only the latest are listed: the rest went the way of the first of these.
+        # Of very many only the latest are listed; the others have the reason of the first of these.
         rest = event.detail["count"] - len(known)
         if rest > 0:
             self._skipped.labels(*labels, known[0] if known else OTHER).inc(rest)
@@ -212,7 +212,7 @@ class Metrics:
 
     @contextlib.asynccontextmanager
     async def sampling(self) -> AsyncIterator[None]:
-        """Sample the store, and serve the port if there is one: for a process that runs no workers; these do it."""
+        """Sample the store, and serve the port if there is one, in a process that runs no workers."""
         sampler = Service("metrics", self._sample, self._tq().queue.clock)
         stop = self._serve(self._port) if self._port is not None else None
         await sampler.start()
@@ -256,7 +256,7 @@ class Metrics:
                 continue
             log.info("metrics are served at http://{}:{}/metrics", self._host, self.serving)
             return stop
-        # Work goes on: metrics are not what it is for.
+        # A missing port of metrics must not stop the work.
         log.error("metrics are not served: port {} of {}, the first of {}, is taken", first, self._host, self._ports)
         return lambda: None
 
@@ -277,13 +277,13 @@ def start_http_server(
 ) -> tuple[Callable[[], None], int]:
     """Serve a registry over HTTP from a daemon thread; return what stops it, and the port (0 asked for a free one).
 
-    Loopback by default, since whoever can connect can read it. Raises OSError when the port is taken.
+    Loopback by default, since every client can read the metrics. Raises OSError when the port is taken.
     """
     server, thread = _start_http_server(port, host, REGISTRY if registry is None else registry)
-    server.daemon_threads = True  # type: ignore[attr-defined]  # a scraper that hangs must not keep the process
+    server.daemon_threads = True  # type: ignore[attr-defined]  # a scraper that hangs must not keep the process from ending
 
     def stop() -> None:
-        # Not on the event loop: it waits for the thread's next look, half a second at most.
+        # In a thread, because it waits for the server thread's next poll.
         threading.Thread(target=_close, args=(server, thread), name="aiotaskq-metrics", daemon=True).start()
 
     return stop, server.server_port
@@ -296,7 +296,7 @@ def _close(server: Any, thread: threading.Thread) -> None:
 
 
 class _Labels:
-    """Which label values there are: what is registered, and no more than so many."""
+    """The label values: registered types and queues, up to the limit."""
 
     def __init__(self, tq: Callable[[], TaskQ], queues: Collection[str], limit: int) -> None:
         self._tq = tq
@@ -307,11 +307,11 @@ class _Labels:
         self._queues: set[str] = set()
 
     def of(self, task: Task | None) -> tuple[str, str]:
-        """The labels of a task, (type, queue); of none, "other"."""
+        """Return the labels (type, queue) of a task; without one, "other"."""
         return (OTHER, OTHER) if task is None else self.pair(task.type, task.queue)
 
     def pair(self, type: str, queue: str) -> tuple[str, str]:
-        """The labels of a type and a queue."""
+        """Return the labels of a type and a queue."""
         pair = (type, queue)
         labels = self._pairs.get(pair)
         if labels is not None:
@@ -321,7 +321,7 @@ class _Labels:
         named = queue in self.queues()
         if known and named and len(self._pairs) < self._limit:
             return self._pairs.setdefault(pair, (printable(type), printable(queue)))
-        # One of the two may be known by itself, as long as there is room for its pair.
+        # One of the two may be known by itself; its pair with "other" counts towards the limit, too.
         if known or named:
             half = (type if known else OTHER, queue if named else OTHER)
             if half != pair and (half in self._pairs or len(self._pairs) < self._limit):
@@ -329,11 +329,11 @@ class _Labels:
         return (OTHER, OTHER)
 
     def queue(self, name: str) -> str:
-        """The label of a queue."""
+        """Return the label of a queue."""
         return printable(name) if name in self.queues() else OTHER
 
     def queues(self) -> set[str]:
-        """Every queue that is known; no more than so many of the handlers'."""
+        """Return the known queues: the named ones, and up to ``limit`` of the handlers'."""
         handlers = self._tq().registered.handlers
         if len(handlers) != self._registered:
             self._registered = len(handlers)

@@ -36,8 +36,8 @@ def setup(
     """Run workers and the scheduler inside the application, within the lifespan that it has; arguments as ``running``.
 
     With ``workers=False`` the task queue is only opened: for a process that pushes what others run. Under
-    ``override`` it is only opened, too, whatever ``workers`` is. What the application's own lifespan makes is there
-    before the first handler runs, and goes after the last one has ended. Raises ValidationError for a second setup of
+    ``override`` it is only opened, too, whatever ``workers`` is. The application's own lifespan begins before the first
+    handler runs, and ends after the last one has ended. Raises ValidationError for a second setup of
     the same application, and for a task queue of ``aiotaskq.sync``.
     """
     check_taskq("setup", tq)
@@ -57,7 +57,7 @@ def setup(
 
 
 def taskq_of(connection: HTTPConnection) -> TaskQ:
-    """Return the task queue of the application that answers this request.
+    """Return the task queue of the application that handles this request.
 
     Raises ValidationError where there is none: an application that is mounted into another one has a state of its own.
     """

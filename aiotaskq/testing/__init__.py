@@ -1,10 +1,10 @@
-"""For tests of an application that uses aiotaskq: virtual time, tasks run inside the push, assertions on pushes.
+"""Test tools for applications that use aiotaskq: virtual time, inline tasks, assertions on pushes.
 
-``async with virtual(tq) as kit`` runs workers and schedules in a time that passes only when the test says so;
-``async with inline(tq)`` runs each task before its push returns; ``with override(tq)`` only takes down what is pushed.
-Each swaps the store of an application's own ``TaskQ`` for one in memory that goes by the same rules, and puts it back.
-With pytest the same stands ready as the fixtures ``taskq_kit``, ``taskq_virtual``, ``taskq_inline``, ``taskq_override``
-and ``taskq_clock``.
+``async with virtual(tq) as kit`` runs workers and schedules in virtual time, which the test advances;
+``async with inline(tq)`` runs each task before its push returns; ``with override(tq)`` only records what is pushed.
+Each replaces the store of an application's own ``TaskQ`` by one in memory with the same rules, and restores it at the
+end. pytest has the same as the fixtures ``taskq_kit``, ``taskq_virtual``, ``taskq_inline``, ``taskq_override`` and
+``taskq_clock``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A TaskQ under test: its workers, started by the first push or await in a loop, and stopped in that loop."""
+"""The harness of a TaskQ under test: starts its workers at the first push or await, and stops them in that loop."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from aiotaskq.testing.override import override
 from aiotaskq.testing.recorder import Pushes
 
 IDLE = 3600.0
-"""Seconds between two looks of workers and scheduler, for what no hint tells them of: virtual ones cost, too."""
+"""Virtual seconds between two polls of workers and scheduler; short intervals would make long virtual spans slow."""
 DEFAULTS = {"lease": IDLE, "poll_interval": IDLE, "check_interval": IDLE, "cleanup_interval": IDLE}
-THREADS = 5.0  # real seconds for which virtual time waits for a handler in a thread or a process
+THREAD_TIMEOUT = 5.0  # real seconds for which virtual time waits for a handler in a thread or a process
 
 H = TypeVar("H", bound="Harness")
 RunCall = Callable[[Task], Awaitable[Any]]
@@ -52,7 +52,7 @@ class Harness(Pushes, ABC):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stack = contextlib.AsyncExitStack()
         clock.watch(self._transactions)
-        clock.watch(self._outside, THREADS)
+        clock.watch(self._outside, THREAD_TIMEOUT)
         tq.middleware(self)
 
     # ---- living ----
@@ -60,7 +60,7 @@ class Harness(Pushes, ABC):
     async def start(self) -> None:
         """Start in the running loop, as the first push does; does nothing if it was started.
 
-        Raises WrongLoop when it was started in another loop: its workers and connections belong to that one.
+        Raises WrongLoop when it was started in another loop, to which its workers and connections belong.
         """
         here = asyncio.get_running_loop()
         if self._loop is None:
@@ -78,14 +78,14 @@ class Harness(Pushes, ABC):
             return
         stopping = asyncio.ensure_future(self._stack.aclose())
         while not stopping.done():
-            # A part of the stop goes by the clock, which nobody else moves now.
+            # A part of the stop waits for the virtual clock, which only this loop advances now.
             await self.clock.advance(1)
             await asyncio.wait({stopping}, timeout=0.01)
         self._loop = None
         stopping.result()
 
     def stop_from_outside(self) -> None:
-        """Stop where nothing runs: between a test and the end of its loop. A loop that has ended has stopped it."""
+        """Stop from outside of the loop, between a test and the end of its loop; does nothing if the loop has ended."""
         if self._loop is not None and not self._loop.is_closed() and not self._loop.is_running():
             self._loop.run_until_complete(self.stop())
 
@@ -99,12 +99,12 @@ class Harness(Pushes, ABC):
     # ---- as a middleware ----
 
     async def push(self, tasks: list[Task], call_next: PushCall) -> list[Task]:
-        """Let a push through, and be started by it."""
+        """Start at a push, and pass it on."""
         await self.start()
         return await call_next(tasks)
 
     async def run(self, task: Task, call_next: RunCall) -> Any:
-        """Let a handler run, and know of it."""
+        """Run a handler, and keep track of the run."""
         handler = self.tq.registered.handlers.get(task.type)
         run = self._runs[task.task_id, task.fence] = Run(task, handler is not None and handler.executor != "loop")
         try:
@@ -130,7 +130,7 @@ class Harness(Pushes, ABC):
         return await self.tq.get(of if isinstance(of, str) else of.task_id)
 
     async def tasks(self, status: Status | str | None = None) -> list[Task]:
-        """Return the tasks in the store, in the order in which they were pushed; ``status`` narrows them down."""
+        """Return the tasks in the store in push order; ``status`` selects."""
         found = await self.tq.find(status=status, limit=100_000)
         return sorted(found, key=lambda task: task.seq)
 

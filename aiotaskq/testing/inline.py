@@ -1,4 +1,4 @@
-"""Inline mode: each task is run before its push returns, in the caller, by the same rules as in a worker."""
+"""Inline mode: each task runs in the caller before its push returns, by the rules of a worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aiotaskq.testing.kit import START
 from aiotaskq.testing.recorder import Pushes
 
 INLINE = "aiotaskq.inline"  # the queue of the worker, which claims nothing by itself, and the owner of claims
-MANY = 10_000  # tasks claimed at a time
+CLAIM_LIMIT = 10_000  # tasks claimed at a time
 
 
 class Inline(Harness):
@@ -33,8 +33,8 @@ class Inline(Harness):
         self._retries = retries
         self._raise_errors = raise_errors
         self._errors: dict[str, Exception] = {}
-        self._wanted: set[str] = set()  # ids of tasks that a push runs, or is about to
-        self._claimed: dict[str, Task] = {}  # those that have not begun
+        self._wanted: set[str] = set()  # ids of tasks that a push runs, or is going to run
+        self._claimed: dict[str, Task] = {}  # claimed tasks that do not run yet
 
     async def _start(self) -> None:
         running = self.tq.running(1, queues=[INLINE], scheduler=False, workers=True, drain=0, grace=1)
@@ -43,18 +43,18 @@ class Inline(Harness):
     async def push(self, tasks: list[Task], call_next: PushCall) -> list[Task]:
         await self.start()
         ids = [task.task_id for task in tasks]
-        self._wanted.update(ids)  # now: another push may come upon them before this one goes on
+        self._wanted.update(ids)  # before the push: a concurrent one must not run them
         try:
             stored = await call_next(tasks)
             new = [task.task_id for task, row in zip(tasks, stored, strict=True) if row is task]
             if None in await self.tq.queue.backend.get(new):
-                return stored  # in a transaction that is not committed yet; to claim now might be to wait for it
+                return stored  # its transaction is not committed yet; a claim might wait for it
             for task_id in new:
                 await self._run_to_the_end(task_id)
         finally:
             self._wanted.difference_update(ids)
         await self._claim()
-        while others := self._claimed.keys() - self._wanted:  # what a task asked for on its success or failure
+        while others := self._claimed.keys() - self._wanted:  # follow-ups of a task: on_success, on_failure
             await self._run_to_the_end(min(others))
             await self._claim()
         return stored
@@ -83,8 +83,8 @@ class Inline(Harness):
             raise TaskFailed(row) if error is None else error
 
     async def _claim(self) -> None:
-        """Claim all that is due: a store does not hand out a certain task."""
-        for task in await self._worker.claim(INLINE, MANY):
+        """Claim every due task, since a store cannot claim a certain one."""
+        for task in await self._worker.claim(INLINE, CLAIM_LIMIT):
             self._claimed[task.task_id] = task
 
     @property
@@ -102,17 +102,17 @@ async def inline(
     raise_errors: bool = True,
     **options: Any,
 ) -> AsyncIterator[Inline]:
-    """Let a push run its task before it returns: then ``handle.result()`` is there at once.
+    """Let each push run its task before it returns, so that ``handle.result()`` is available at once.
 
-    The handler is awaited in the coroutine that pushes, with middleware, resources, timeout and events, and what it
-    comes to is settled as ever. A task with a delay stays pending, and no schedule fires: that is for ``virtual``.
+    The handler is awaited in the coroutine that pushes, with middleware, resources, timeout and events, and its outcome
+    is settled as in a worker. A task with a delay stays pending, and no schedule fires: use ``virtual`` for those.
 
     Args:
-        tq: the application's own, or none for a new one.
-        url: the store; default one in memory by the rules of the real one. See ``override``.
-        retries: run a task that is to be retried again at once, as if its back-off had passed.
-        raise_errors: let the push raise what the handler raised at last (TaskFailed where nothing was raised, as by a
-            timeout); without it a failure is only stored.
+        tq: the application's own; default a new one.
+        url: the store; default one in memory with the rules of the real one. See ``override``.
+        retries: run a task that is retried again at once, without its back-off.
+        raise_errors: the push raises the last error of the handler, or TaskFailed where it raised none, as at a
+            timeout; False only stores the failure.
         options: as of ``TaskQ``.
     """
     clock = VirtualClock(instant("start", START))

@@ -1,4 +1,4 @@
-"""The kit: workers and schedules in virtual time, which a test moves on or runs until nothing is left to do."""
+"""The kit: workers and schedules in virtual time, which a test advances or drains."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from aiotaskq.testing.harness import Harness, Run, opened, seconds
 from aiotaskq.testing.recorder import Pushes
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-"""When virtual time begins, unless a test says otherwise: the same each time."""
-JUMPS = 10_000  # of `drain(delayed=True)`: something that goes on for longer goes on for ever
+"""When virtual time begins by default."""
+MAX_JUMPS = 10_000  # of `drain(delayed=True)`; after these it is taken to be endless
 
 
 class Kit(Harness):
     """A ``TaskQ`` in virtual time: ``tq``, its ``clock``, and what was ``pushed``.
 
-    Workers take what is due at once, as soon as the test awaits something. Time stands still but for ``advance`` and
+    Workers claim due tasks as soon as the test awaits something. Time passes only in ``advance``, ``advance_to`` and
     ``drain(delayed=True)``: a test that awaits ``handle.result()`` of a delayed task waits for ever.
     """
 
@@ -49,7 +49,7 @@ class Kit(Harness):
     async def _ready(self) -> None:
         await self.start()
         if new := self.tq.registered.schedules.keys() - self._declared:
-            # Decorated in the test itself, after the start.
+            # Declared in the test itself, after the start.
             self._declared |= new
             await self.tq.scheduler.declare([self.tq.registered.schedules[name]() for name in sorted(new)])
             if self._scheduler:
@@ -65,10 +65,10 @@ class Kit(Harness):
     async def advance(
         self, by: float | timedelta = 0, *, days: float = 0, hours: float = 0, minutes: float = 0
     ) -> None:
-        """Let time pass: seconds or a timedelta, and whole days, hours and minutes. Everything happens at its instant.
+        """Advance the time by seconds or a timedelta, and days, hours and minutes. Everything happens at its instant.
 
-        Time stands still while a database or a handler in a thread works. A handler that waits for anything else
-        outside of the loop, a socket or ``asyncio.sleep``, is not waited for: ``drain()`` first.
+        Time stands still while a database or a handler in a thread works. It does not wait for a handler that waits for
+        anything else, as a socket or ``asyncio.sleep``: call ``drain()`` first.
 
         Raises ValidationError for a negative time.
         """
@@ -80,7 +80,7 @@ class Kit(Harness):
         await self.clock.advance(span.total_seconds())
 
     async def advance_to(self, when: datetime) -> None:
-        """Let time pass until an instant, an aware datetime. Raises ValidationError for a naive one, or a past one."""
+        """Advance the time to an instant, an aware datetime. Raises ValidationError for a naive or past one."""
         ahead = instant("when", when) - self.clock.now()
         if ahead < 0:
             raise ValidationError(f"when: {when.isoformat()} is past; it is {self.now.isoformat()}")
@@ -93,14 +93,14 @@ class Kit(Harness):
         """Run until no task is due or runs; time stands still.
 
         Args:
-            timeout: real seconds that all of it may take; handlers may wait for something outside: a thread, a socket.
-            delayed: let time jump to what is planned, such as retries and delays, until no task is pending at all.
-                Schedules fire on the way; it ends as soon as nothing is pending, not when they are exhausted.
+            timeout: real seconds that it may take; handlers may wait for a thread or a socket.
+            delayed: let time jump to each planned retry and delay until no task is pending. Schedules fire meanwhile;
+                it ends as soon as no task is pending, even if schedules go on.
             within: the virtual time that ``delayed`` may take.
 
         Raises:
-            AssertionError: saying what is left: a handler that does not end in time or waits for virtual time, or, with
-                ``delayed``, tasks that go on beyond ``within`` or for 10,000 jumps, such as one that pushes itself.
+            AssertionError: names what is left: a handler that does not end in time or waits for virtual time, or, with
+                ``delayed``, tasks that go on beyond ``within`` or 10,000 jumps, such as one that pushes itself.
         """
         await self._ready()
         loop = asyncio.get_running_loop()
@@ -116,13 +116,13 @@ class Kit(Harness):
                     raise await self._unfinished(f"after {timeout:g} s there is work left")
                 await self._outside_work(outside)
                 continue
-            if self._runs:  # and all of them wait for the clock
+            if self._runs:  # all of them wait for the clock
                 if not delayed:
                     raise await self._unfinished("handlers wait for time: advance(…), or drain(delayed=True)")
                 planned = min(filter(None, (planned, self.clock.next_at)), default=None)
             if planned is None or not delayed:
                 return
-            if over or jumps == JUMPS or planned - began > within.total_seconds() * SECOND:
+            if over or jumps == MAX_JUMPS or planned - began > within.total_seconds() * SECOND:
                 passed = timedelta(microseconds=now - began)
                 raise await self._unfinished(f"no end after {jumps} jumps, over {passed} of virtual time")
             jumps += 1
@@ -130,7 +130,7 @@ class Kit(Harness):
 
     @staticmethod
     async def _outside_work(runs: Iterable[Run]) -> None:
-        """Wait in real time for what handlers do outside; without one, for a worker that is about to take a task."""
+        """Wait in real time for handlers outside of the loop; without any, for a worker that is about to claim."""
         futures = {run.ended for run in runs}
         if futures:
             await asyncio.wait(futures, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
@@ -161,16 +161,16 @@ async def virtual(
     scheduler: bool = True,
     **options: Any,
 ) -> AsyncIterator[Kit]:
-    """Run the workers and schedules of a TaskQ in virtual time, for the time of a test.
+    """Run the workers and schedules of a TaskQ in virtual time, during a test.
 
     Args:
-        tq: the application's own, or none for a new one.
-        url: the store; default one in memory by the rules of the real one. See ``override``.
+        tq: the application's own; default a new one.
+        url: the store; default one in memory with the rules of the real one. See ``override``.
         start: when virtual time begins; an aware datetime.
         concurrency: handlers at a time.
         scheduler: whether schedules are fired.
-        options: as of ``TaskQ``; a test of leases gives ``lease=60``, say: default are 3600 s, so that an idle month is
-            not full of heartbeats.
+        options: as of ``TaskQ``; a test of leases sets ``lease=60``, say. The default is 3600 s, so that an idle month
+            is not full of heartbeats.
     """
     clock = VirtualClock(instant("start", start))
     with opened(Kit, tq, url, clock=clock, concurrency=concurrency, scheduler=scheduler, **options) as kit:

@@ -1,4 +1,4 @@
-"""Swaps the store and the clock of a TaskQ for a test, and puts back what was there."""
+"""Replaces the store and the clock of a TaskQ during a test."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from aiotaskq.testing.recorder import Pushes
 
 @contextlib.contextmanager
 def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, **options: Any) -> Iterator[Pushes]:
-    """Let an application's own ``TaskQ`` use another store for a while; nothing of it runs by itself.
+    """Let an application's own ``TaskQ`` use another store during the block; no workers run.
 
-    Its handlers, schedules, middleware, listeners and resources stay, and whatever is registered meanwhile goes. An
-    application that starts meanwhile, as under ``TestClient(app)``, opens the task queue and runs no workers. One that
-    runs already keeps its workers on the store that it had: no push made meanwhile reaches them.
+    Handlers, schedules, middleware, listeners and resources stay; what is registered in the block is dropped after it.
+    An application that starts in the block, as under ``TestClient(app)``, opens the task queue and runs no workers. One
+    that runs already keeps its workers on the former store: no push made in the block reaches them.
 
     Args:
-        tq: the one that the application's modules hold.
-        url: the store; default one in memory, which goes by the rules of a durable one if the real store is durable.
-            There a push that joins a transaction (``session=…``) is stored when that commits, whatever its database.
+        tq: the object that the application's modules hold.
+        url: the store; default one in memory, with the rules of a durable one if the real store is durable. There a
+            push that joins a transaction (``session=…``) is stored when that commits, whatever its database.
         clock: default the real one.
-        options: as of ``TaskQ``; its timezone and the bound of its queue are kept unless they are given.
+        options: as of ``TaskQ``; default its own timezone and its queue's ``maxsize`` and ``when_full``.
 
     Raises:
-        ValidationError: for something that is no ``TaskQ``.
+        ValidationError: if ``tq`` is no ``TaskQ``.
     """
     if not isinstance(tq, TaskQ):
         raise ValidationError(f"override: an aiotaskq.TaskQ is needed (got {type(tq).__module__}.{type(tq).__name__})")
@@ -42,19 +42,19 @@ def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, *
     other.stands_by = True
     pushes, seen = Pushes(), set[tuple[str, int]]()
 
-    def take_down(task: Task) -> None:
+    def record(task: Task) -> None:
         if (push := (task.task_id, task.seq)) not in seen:
             seen.add(push)
             pushes.pushed.append(task)
 
-    other.on("pushed", lambda event: take_down(event.task))
+    other.on("pushed", lambda event: record(event.task))
     if isinstance(other.queue.backend, RehearsalBackend):
-        # The event comes a little after the commit of a session; a test asserts as soon as the commit has returned.
-        other.queue.backend.on_commit = take_down
+        # The event comes after the commit of a session has returned, but a test asserts at once.
+        other.queue.backend.on_commit = record
     with tq.replaced_by(other):
         yield pushes
 
 
 def stand_in(tq: TaskQ) -> str:
-    """Return the URL of the store in memory that goes by the same rules."""
+    """Return the URL of the store in memory with the same rules."""
     return REHEARSAL if tq.queue.backend.durable else "memory://"

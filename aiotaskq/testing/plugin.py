@@ -1,7 +1,7 @@
 """The pytest plugin: ``aiotaskq.testing`` as fixtures, for pytest-asyncio in both modes and for anyio's plugin.
 
-pytest imports this module in every environment that has aiotaskq, so it imports nothing of it before a fixture is used.
-The fixtures are plain functions: what they give starts by itself in the loop of the test that uses it.
+pytest imports this module in every environment with aiotaskq, so the package itself is imported when a fixture is used.
+The fixtures are plain functions: kits and inline mode start by themselves in the loop of the test that uses them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["taskq_clock", "taskq_inline", "taskq_kit", "taskq_override", "taskq_
 
 
 class MakesKit(Protocol):
-    """What the fixture ``taskq_virtual`` is."""
+    """The type of the fixture ``taskq_virtual``."""
 
     def __call__(self, tq: TaskQ | None = None, url: str | None = None, **options: Any) -> Kit: ...
 
 
 class MakesInline(Protocol):
-    """What the fixture ``taskq_inline`` is."""
+    """The type of the fixture ``taskq_inline``."""
 
     def __call__(
         self,
@@ -40,14 +40,14 @@ class MakesInline(Protocol):
 
 
 class Overrides(Protocol):
-    """What the fixture ``taskq_override`` is."""
+    """The type of the fixture ``taskq_override``."""
 
     def __call__(self, tq: TaskQ, url: str | None = None, **options: Any) -> Pushes: ...
 
 
 @pytest.fixture
 def taskq_clock() -> VirtualClock:
-    """The virtual clock that the other fixtures of this test go by; it begins at 2026-01-01 00:00 UTC."""
+    """The virtual clock of the other fixtures of this test; it begins at 2026-01-01 00:00 UTC."""
     from aiotaskq.testing import START, VirtualClock
 
     return VirtualClock(int(START.timestamp()) * 1_000_000)
@@ -78,7 +78,7 @@ def taskq_kit(taskq_virtual: MakesKit) -> Kit:
 
 @pytest.fixture
 def taskq_inline(taskq_clock: VirtualClock) -> Iterator[MakesInline]:
-    """``taskq_inline(app.tq)``: from now on, each push runs its task before it returns; until the end of the test.
+    """``taskq_inline(app.tq)``: each push runs its task before it returns, until the end of the test.
 
     Arguments as of ``aiotaskq.testing.inline``.
     """
@@ -95,7 +95,7 @@ def taskq_inline(taskq_clock: VirtualClock) -> Iterator[MakesInline]:
 
 @pytest.fixture
 def taskq_override() -> Iterator[Overrides]:
-    """``pushes = taskq_override(app.tq)``: another store, and what is pushed is taken down; until the end of the test.
+    """``pushes = taskq_override(app.tq)``: another store, and pushes are recorded, until the end of the test.
 
     Arguments as of ``aiotaskq.testing.override``.
     """

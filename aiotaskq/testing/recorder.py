@@ -1,4 +1,4 @@
-"""What was pushed, in order, and the assertions on it."""
+"""The recorded pushes, in order, and assertions on them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Named = str | TaskFunction[..., Any, Any]
 
 
 class Pushes:
-    """Takes down what a ``TaskQ`` pushes and what its schedules fire."""
+    """Records the tasks that a ``TaskQ`` pushes and that its schedules fire."""
 
     def __init__(self) -> None:
         self.pushed: list[Task] = []
-        """Each as it was pushed, the oldest first. ``clear()`` it to begin anew."""
+        """Each task as it was pushed, the oldest first; ``pushed.clear()`` empties it."""
 
     def assert_pushed(
         self,
@@ -32,16 +32,16 @@ class Pushes:
         count: int | None = None,
         queue: str | None = None,
     ) -> list[Task]:
-        """Fail unless a task of this type was pushed; return those that were, the oldest first.
+        """Fail unless a task of this type was pushed; return the tasks that match, the oldest first.
 
         Args:
             type: the name of the task type, or the decorated function.
-            params: those that have to be among its params; others may be there, too.
-            count: how many there have to be; default at least one.
-            queue: the queue that they have to be in; default any.
+            params: params that the task must have; it may have others, too.
+            count: the exact number of tasks; default at least one.
+            queue: the queue of the tasks; default any.
 
         Raises:
-            AssertionError: saying what was pushed instead, with params.
+            AssertionError: names what was pushed, with params.
         """
         found = self._matching(type, params, queue)
         if len(found) != count if count is not None else not found:
