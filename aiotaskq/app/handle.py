@@ -113,21 +113,15 @@ class TaskHandle(Generic[T_co]):
         return await self._queue.cancel(self.task_id)
 
 
-class TaskFunction(Generic[P, R, T]):
-    """A registered handler. Calling it calls the function; ``push`` runs it later, elsewhere."""
+class BoundTask(Generic[P, T]):
+    """A registered handler with push options: ``push`` runs it later, in a worker."""
 
-    def __init__(self, pusher: Pusher, handler: Handler) -> None:
-        functools.update_wrapper(self, handler.function)
+    def __init__(self, pusher: Pusher, handler: Handler, signature: inspect.Signature, options: PushOptions) -> None:
         self.handler = handler
         self.name = handler.name
         self._pusher = pusher
-        self._signature = inspect.signature(handler.function)
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self.handler.function(*args, **kwargs)  # type: ignore[no-any-return]
-
-    def __repr__(self) -> str:
-        return f"<TaskFunction {self.name}>"
+        self._signature = signature
+        self._options = options
 
     async def push(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
         """Push a task that calls the function with these arguments.
@@ -144,14 +138,7 @@ class TaskFunction(Generic[P, R, T]):
         return self._pusher.sync.push_call(self.call(*args, **kwargs))
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[T]:
-        """Check the arguments and return the call, to be pushed with others by ``push_many``."""
-        return self._checked({}, args, kwargs)
-
-    def options(self, **options: Unpack[PushOptions]) -> BoundTask[P, T]:
-        """Return the same task with these options, to be pushed: ``f.options(delay=60).push(…)``."""
-        return BoundTask(functools.partial(self._checked, options), self._pusher, options)
-
-    def _checked(self, options: PushOptions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskCall[T]:
+        """Check the arguments and return the call, to be pushed with others by ``push_many``. Raises TypeError."""
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -163,31 +150,28 @@ class TaskFunction(Generic[P, R, T]):
         for name in self.handler.injected:
             if params.get(name) is INJECTED:
                 del params[name]
-        return TaskCall(self.name, params, options)
+        return TaskCall(self.name, params, self._options)
 
 
-class BoundTask(Generic[P, T]):
-    """A registered handler with push options."""
+class TaskFunction(BoundTask[P, T], Generic[P, R, T]):
+    """A registered handler. Calling it calls the function; ``push`` runs it later, in a worker."""
 
-    def __init__(
-        self, check: Callable[[tuple[Any, ...], dict[str, Any]], TaskCall[T]], pusher: Pusher, options: PushOptions
-    ) -> None:
-        unknown = set(options) - PushOptions.__annotations__.keys()
-        if unknown:
-            raise ValidationError(
-                f"options: unknown {', '.join(sorted(unknown))}; use {', '.join(PushOptions.__annotations__)}"
-            )
-        self._check = check
-        self._pusher = pusher
+    def __init__(self, pusher: Pusher, handler: Handler) -> None:
+        functools.update_wrapper(self, handler.function)
+        super().__init__(pusher, handler, inspect.signature(handler.function), {})
 
-    async def push(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
-        """Push a task that calls the function with these arguments, with the options."""
-        return await self._pusher.push_call(self.call(*args, **kwargs))
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.handler.function(*args, **kwargs)  # type: ignore[no-any-return]
 
-    def push_sync(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Push from a thread, with the options; as ``TaskFunction.push_sync``."""
-        return self._pusher.sync.push_call(self.call(*args, **kwargs))
+    def __repr__(self) -> str:
+        return f"<TaskFunction {self.name}>"
 
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[T]:
-        """Check the arguments and return the call with the options."""
-        return self._check(args, kwargs)
+    def options(self, **options: Unpack[PushOptions]) -> BoundTask[P, T]:
+        """Return the same task with these options, to be pushed: ``f.options(delay=60).push(…)``.
+
+        Raises ValidationError for an unknown option.
+        """
+        if unknown := options.keys() - PushOptions.__annotations__.keys():
+            known = ", ".join(PushOptions.__annotations__)
+            raise ValidationError(f"options: unknown {', '.join(sorted(unknown))}; use {known}")
+        return BoundTask(self._pusher, self.handler, self._signature, options)

@@ -361,13 +361,14 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
 
         Returns 0 when everything drained, 3 when some tasks were given back, 4 when some had to be abandoned.
         """
+        options = RunOptions(concurrency, queues, scheduler, drain, grace)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         signals = (signal.SIGINT, signal.SIGTERM)
         for number in signals:
             loop.add_signal_handler(number, self.on_signal, stop)
         try:
-            return await self.run_until(stop, concurrency, queues=queues, scheduler=scheduler, drain=drain, grace=grace)
+            return await self.run_until(stop, options)
         finally:
             for number in signals:
                 loop.remove_signal_handler(number)
@@ -380,18 +381,8 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         elif self.worker is not None and self._clock.ticks() - self._asked_to_stop > ECHO:
             self.worker.hurry()
 
-    async def run_until(
-        self,
-        stop: asyncio.Event,
-        concurrency: int = 10,
-        *,
-        queues: Sequence[str] | None = None,
-        scheduler: bool = True,
-        drain: float = 25.0,
-        grace: float = 5.0,
-    ) -> ExitCode:
+    async def run_until(self, stop: asyncio.Event, options: RunOptions) -> ExitCode:
         """Like ``run``, until the event is set instead of a signal."""
-        options = RunOptions(concurrency, queues, scheduler, drain, grace)
         await self._start_running(options)
         code = ExitCode.DRAINED
         try:

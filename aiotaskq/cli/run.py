@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from loguru import logger
 
+from aiotaskq.app.run_options import RunOptions
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.application import load
 from aiotaskq.cli.i18n import marked, tr
@@ -141,7 +142,8 @@ async def _run(
     try:
         # The store is opened before any worker is made: one that cannot be opened is one line.
         async with tq, beside(tq, site, stop):
-            code = ended = await tq.run_until(stop, concurrency, queues=queues, drain=drain, grace=grace)
+            options = RunOptions(concurrency, queues, drain=drain, grace=grace)
+            code = ended = await tq.run_until(stop, options)
     finally:
         waiting.end()
         signals.detach(code)

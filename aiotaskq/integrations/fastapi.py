@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any, Unpack
 
-from aiotaskq.app.handle import BoundTask, P, PushOptions, T, TaskCall, TaskFunction, TaskHandle
+from aiotaskq.app.handle import BoundTask, P, PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
 from aiotaskq.integrations.starlette import setup, taskq_of
@@ -42,9 +42,7 @@ class SessionPush:
         self.tq = tq
         self.session = session
 
-    async def __call__(
-        self, task: TaskFunction[P, Any, T] | BoundTask[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> TaskHandle[T]:
+    async def __call__(self, task: BoundTask[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
         """Push a task function, or one with options, with these arguments: ``await push(book, order=1)``.
 
         It exists once the session is committed, which is not done here. Raises as ``TaskQ.push``.
@@ -58,7 +56,7 @@ class SessionPush:
         """Push by the name of a type; arguments as ``TaskQ.push``."""
         return await self.tq.push(type, params, **{**options, "session": self.session})
 
-    def sync(self, task: TaskFunction[P, Any, T] | BoundTask[P, T], /, *args: P.args, **kwargs: P.kwargs) -> str:
+    def sync(self, task: BoundTask[P, T], /, *args: P.args, **kwargs: P.kwargs) -> str:
         """The same in a ``def`` endpoint, where the session is a ``Session``; return the task's id."""
         call = task.call(*args, **kwargs)
         return self.tq.sync.push_call(TaskCall(call.type, call.params, {**call.options, "session": self.session}))

@@ -15,6 +15,7 @@ import aiotaskq.app.taskq
 import aiotaskq.runtime.context
 from aiotaskq.app.handle import P, PushOptions, R, T, T_co, TaskCall
 from aiotaskq.app.registry import Coro, TaskOptions
+from aiotaskq.app.run_options import RunOptions
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ClosedError
@@ -34,6 +35,7 @@ from aiotaskq.sync.bridge import (
     reading,
 )
 
+AsyncBoundTask = aiotaskq.app.handle.BoundTask
 AsyncHandle = aiotaskq.app.handle.TaskHandle
 AsyncFunction = aiotaskq.app.handle.TaskFunction
 AsyncTaskQ = aiotaskq.app.taskq.TaskQ
@@ -62,15 +64,34 @@ class TaskHandle(Facade[Any], Generic[T_co]):
     cancel = blocking(AsyncHandle.cancel)
 
 
-class TaskFunction(Generic[P, R, T]):
+class BoundTask(Generic[P, T]):
+    __doc__ = AsyncBoundTask.__doc__
+
+    def __init__(self, pusher: TaskQ, awaited: AsyncBoundTask[P, T]) -> None:
+        self.handler = awaited.handler
+        self.name = awaited.name
+        self._pusher = pusher
+        self.awaited = awaited
+        """The task function that it pushes."""
+
+    @documented(AsyncBoundTask.push)
+    def push(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
+        refuse_running_loop("aiotaskq.TaskFunction.push")
+        return self._pusher.push_call(self.call(*args, **kwargs))
+
+    @documented(AsyncBoundTask.call)
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[T]:
+        return self.awaited.call(*args, **kwargs)
+
+
+class TaskFunction(BoundTask[P, T], Generic[P, R, T]):
     __doc__ = AsyncFunction.__doc__
 
-    def __init__(self, pusher: TaskQ, function: AsyncFunction[P, R, T]) -> None:
-        functools.update_wrapper(self, function.handler.function)
-        self.handler = function.handler
-        self.name = function.name
-        self._pusher = pusher
-        self.awaited = function
+    awaited: AsyncFunction[P, R, T]
+
+    def __init__(self, pusher: TaskQ, awaited: AsyncFunction[P, R, T]) -> None:
+        functools.update_wrapper(self, awaited.handler.function)
+        super().__init__(pusher, awaited)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.awaited(*args, **kwargs)
@@ -78,35 +99,9 @@ class TaskFunction(Generic[P, R, T]):
     def __repr__(self) -> str:
         return f"<TaskFunction {self.name}>"
 
-    @documented(AsyncFunction.push)
-    def push(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
-        refuse_running_loop("aiotaskq.TaskFunction.push")
-        return self._pusher.push_call(self.call(*args, **kwargs))
-
-    @documented(AsyncFunction.call)
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[T]:
-        return self.awaited.call(*args, **kwargs)
-
     @documented(AsyncFunction.options)
     def options(self, **options: Unpack[PushOptions]) -> BoundTask[P, T]:
         return BoundTask(self._pusher, self.awaited.options(**options))
-
-
-class BoundTask(Generic[P, T]):
-    __doc__ = aiotaskq.app.handle.BoundTask.__doc__
-
-    def __init__(self, pusher: TaskQ, bound: aiotaskq.app.handle.BoundTask[P, T]) -> None:
-        self._pusher = pusher
-        self._bound = bound
-
-    @documented(aiotaskq.app.handle.BoundTask.push)
-    def push(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
-        refuse_running_loop("aiotaskq.TaskFunction.push")
-        return self._pusher.push_call(self.call(*args, **kwargs))
-
-    @documented(aiotaskq.app.handle.BoundTask.call)
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[T]:
-        return self._bound.call(*args, **kwargs)
 
 
 class TaskDecorator(Protocol):
@@ -159,10 +154,10 @@ def _until_a_signal(run: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) 
 
     def call(self: TaskQ, *args: P.args, **kwargs: P.kwargs) -> R:
         refuse_running_loop("aiotaskq.TaskQ.run")
-        run_until: Callable[..., Any] = self._run_until  # its arguments are those of `run`, after the event
+        options = cast(Any, RunOptions)(*args, **kwargs)  # its fields are the arguments of `run`
         stop = asyncio.Event()
         with _signals(lambda: loop_thread.call_soon(self.reach().on_signal, stop)):
-            return cast(R, run_until(stop, *args, **kwargs))
+            return cast(R, self._run_until(stop, options))
 
     return cast("Callable[Concatenate[Any, P], R]", like(run)(call))
 

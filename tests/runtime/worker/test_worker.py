@@ -21,6 +21,7 @@ import pytest
 
 import aiotaskq
 from aiotaskq import Backoff, ExitCode, TaskFailed, TaskQ, current_task
+from aiotaskq.app.run_options import RunOptions
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Released, marked, settle
@@ -1217,7 +1218,7 @@ async def test_processes_that_are_signalled_with_us_are_no_crash(tmp_path: Path)
     async with tq:
         handle = await in_a_process.push()
         stop = asyncio.Event()
-        running = asyncio.ensure_future(tq.run_until(stop, concurrency=1))
+        running = asyncio.ensure_future(tq.run_until(stop, RunOptions(1)))
         await started.wait()
         stop.set()
         await eventually(lambda: tq.worker is not None and tq.worker.runner.stopping)
