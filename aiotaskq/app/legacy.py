@@ -14,7 +14,7 @@ import aiotaskq.runtime.scheduler.scheduler
 from aiotaskq.app.settings import check_default_home, settings, visibility_timeout
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.url import KEEP_ENDED, keep_ended_of, scheme_of
+from aiotaskq.backends.url import KEEP_ENDED, SQL, keep_ended_of, scheme_of
 from aiotaskq.concurrency.clock import Clock, SteadyClock, SystemClock
 from aiotaskq.concurrency.running_loop import running_loop
 from aiotaskq.core.masking import mask
@@ -85,7 +85,7 @@ class DatabaseQueue(StoredQueue):
         Raises ValidationError for a URL that names no SQL database, or a wrong value.
         """
         place = settings().database_url if url is None else url
-        if scheme_of(place) in ("memory", "redis", "rediss", "valkey"):
+        if scheme_of(place) not in SQL:
             raise ValidationError(f"url: a SQL database is needed, as in sqlite:///app.db (got {scheme_of(place)}://)")
         super().__init__(
             place,
@@ -183,7 +183,7 @@ def make_queue() -> AnyQueue:
     """
     url = settings().queue_url
     if (scheme := scheme_of(url)) != "memory":
-        return RedisQueue(url) if scheme in ("redis", "rediss", "valkey") else DatabaseQueue(url)
+        return DatabaseQueue(url) if scheme in SQL else RedisQueue(url)
     with _lock:
         if not _memory:
             _memory.append(MemoryQueue(keep_ended=keep_ended_of(url)))
