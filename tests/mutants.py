@@ -140,6 +140,7 @@ TARGETS = [
             WORKER,
         ],
     ),
+    Target("runtime/queue/operations.py", [QUEUE, ("tests/cli/test_cli_operate.py",)]),
     Target("runtime/queue/unacked.py", [QUEUE, SYNC]),
     Target(
         "runtime/queue/claims.py",

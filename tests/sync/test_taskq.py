@@ -87,7 +87,7 @@ def test_push_run_and_operate(tq: aiotaskq.sync.TaskQ) -> None:
         assert tq.stats().counts["completed"] == 6
         assert tq.handle(later.task_id).progress() is None
         tq.store.set_public("k", 1)
-        assert tq.store.get_public("k") == 1 and tq.odd_rows == []
+        assert tq.store.get_public("k") == 1 and tq.invalid_rows == []
         assert tq.queue.push_task({"type": "other"}) and tq.queue.get_queue_size() in (0, 1)
         assert tq.purge(status="cancelled") == 1
         with pytest.raises(TypeError, match="double"):
@@ -170,7 +170,7 @@ def test_a_thread_handler_sees_that_it_shall_stop_and_may_snooze(tq: aiotaskq.sy
     with tq.running():
         handle, snoozed = stubborn.push(), snoozing.push()
         assert started.wait(watchdog()) and handle.cancel()
-        assert handle._reach().task_id and tq.queue.wait_for_end(handle.task_id, watchdog()).final
+        assert handle.reach().task_id and tq.queue.wait_for_end(handle.task_id, watchdog()).final
         deadline = time.monotonic() + watchdog()
         while (task := snoozed.task()).fence == 0 or task.status is Status.RUNNING:
             assert time.monotonic() < deadline

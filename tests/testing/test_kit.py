@@ -100,7 +100,7 @@ async def test_drain_jumps_through_retries(kit: Kit) -> None:
 
 
 async def test_drain_refuses_what_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiotaskq.testing.kit.JUMPS", 500)
+    monkeypatch.setattr("aiotaskq.testing.kit.MAX_JUMPS", 500)
     async with virtual() as kit:
 
         @kit.tq.task
@@ -201,7 +201,7 @@ async def test_schedules_declared_before_and_in_the_test() -> None:
         await kit.advance(days=7)
     days = [("daily", START + timedelta(days=n)) for n in range(1, 8)]
     assert fired == sorted([*days, ("weekly", datetime(2026, 1, 5, 1, tzinfo=UTC))], key=lambda item: item[1])
-    assert list(tq._handlers) == ["weekly"] and list(tq._declared) == ["weekly"]  # what the test added is gone
+    assert list(tq.registered.handlers) == list(tq.registered.schedules) == ["weekly"]  # the test's own ones are gone
 
 
 async def test_a_lost_lease_in_virtual_time() -> None:

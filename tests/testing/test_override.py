@@ -37,7 +37,7 @@ async def test_an_applications_own_queue_is_swapped_and_put_back(tmp_path: Path)
         await mail.push(to="bob")
         with pytest.raises(QueueFull):
             await mail.push(to="eve")
-        assert tq._timezone == "Asia/Shanghai" and repr(tq) == "TaskQ('memory://rehearsal')"
+        assert tq.timezone == "Asia/Shanghai" and repr(tq) == "TaskQ('memory://rehearsal')"
         assert [task.status for task in await tq.find()] == ["pending", "pending"]  # nobody runs them
     assert vars(tq) == before and not (tmp_path / "app.db").exists()
     assert [task.params["to"] for task in pushes.assert_pushed(mail, queue="mails", count=2)] == ["ann", "bob"]

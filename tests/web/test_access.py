@@ -10,10 +10,10 @@ import pytest
 from aiotaskq import TaskQ, ValidationError
 from aiotaskq.core.task import SECOND
 from aiotaskq.web.access import (
-    GUESSES,
     MAX_ADDRESSES,
+    MAX_WRONG_TOKENS,
     MINUTE,
-    Doorkeeper,
+    TokenCheck,
     check_access,
     is_same_origin,
     names_loopback,
@@ -49,7 +49,7 @@ def test_where_it_may_listen() -> None:  # J4
 
 
 def test_guessing_takes_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:  # J15
-    keeper = Doorkeeper(TOKEN)
+    tokens = TokenCheck(TOKEN)
     compared: list[tuple[int, int]] = []
 
     def compare(a: bytes, b: bytes) -> bool:
@@ -58,22 +58,22 @@ def test_guessing_takes_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:  # J1
 
     original = hmac.compare_digest
     monkeypatch.setattr(hmac, "compare_digest", compare)
-    for number in range(GUESSES):
-        assert keeper.wait("a", number) == 0
-        assert not keeper.admits(f"Bearer {'x' * number}", "a", number)
+    for number in range(MAX_WRONG_TOKENS):
+        assert tokens.retry_after("a", number) == 0
+        assert not tokens.accepts(f"Bearer {'x' * number}", "a", number)
     assert set(compared) == {(32, 32)}  # not even the length tells
-    assert 0 < keeper.wait("a", GUESSES) <= 60 and keeper.wait("b", GUESSES) == 0
-    assert keeper.wait("a", MINUTE - 1) == 1 and keeper.wait("a", MINUTE) == 0
-    assert keeper.admits(f"bearer {TOKEN}", "a", MINUTE) and not keeper.admits(f"Basic {TOKEN}", "a", MINUTE)
-    assert not keeper.admits(None, "c", 0) and "c" not in keeper._wrong
-    for number in range(GUESSES):
-        keeper.admits("Bearer wrong", "d", number)
-    wait = keeper.wait("d", GUESSES)
-    assert keeper.admits(f"Bearer {TOKEN}", "d", GUESSES)
-    assert not keeper.admits("Bearer wrong", "d", 30 * SECOND) and keeper.wait("d", GUESSES) == wait
+    assert 0 < tokens.retry_after("a", MAX_WRONG_TOKENS) <= 60 and tokens.retry_after("b", MAX_WRONG_TOKENS) == 0
+    assert tokens.retry_after("a", MINUTE - 1) == 1 and tokens.retry_after("a", MINUTE) == 0
+    assert tokens.accepts(f"bearer {TOKEN}", "a", MINUTE) and not tokens.accepts(f"Basic {TOKEN}", "a", MINUTE)
+    assert not tokens.accepts(None, "c", 0) and "c" not in tokens._wrong
+    for number in range(MAX_WRONG_TOKENS):
+        tokens.accepts("Bearer wrong", "d", number)
+    wait = tokens.retry_after("d", MAX_WRONG_TOKENS)
+    assert tokens.accepts(f"Bearer {TOKEN}", "d", MAX_WRONG_TOKENS)
+    assert not tokens.accepts("Bearer wrong", "d", 30 * SECOND) and tokens.retry_after("d", MAX_WRONG_TOKENS) == wait
     for number in range(3 * MAX_ADDRESSES):
-        keeper.admits("Bearer wrong", f"address {number}", 0)
-    assert len(keeper._wrong) == MAX_ADDRESSES  # H3
+        tokens.accepts("Bearer wrong", f"address {number}", 0)
+    assert len(tokens._wrong) == MAX_ADDRESSES  # H3
 
 
 async def test_the_gate_of_a_server_of_its_own(tq: TaskQ) -> None:  # J4, J15
@@ -96,7 +96,7 @@ async def test_the_gate_of_a_server_of_its_own(tq: TaskQ) -> None:  # J4, J15
         refused(await ask.post("/queues/q/pause", headers=cross), 403, "CrossOrigin")
         assert (await ask.post("/queues/q/pause", headers=right)).status_code == 200
         wrong = {"authorization": "Bearer nonsense"}
-        for _ in range(GUESSES):
+        for _ in range(MAX_WRONG_TOKENS):
             refused(await ask.get("/tasks", headers=wrong), 401, "NoToken")
         late = await ask.get("/tasks", headers=wrong)
         refused(late, 429, "TooManyGuesses")

@@ -6,9 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aiotaskq.web.access import (
-    Connections,
-)
+from aiotaskq.web.connections import Connections
 
 
 class Connecting(RuleBasedStateMachine):
@@ -33,7 +31,7 @@ class Connecting(RuleBasedStateMachine):
             closed = of_address[0] if of_address else self.made
         elif full:
             closed = self.waiting[0] if self.waiting else self.made
-        assert self.connections.enter(self.made, address) == closed
+        assert self.connections.add(self.made, address) == closed
         if closed != self.made:
             if closed is not None:
                 self.forget(closed)
@@ -46,11 +44,11 @@ class Connecting(RuleBasedStateMachine):
             self.waiting.remove(connection)
 
     @precondition(lambda self: self.open)
-    @rule(data=st.data(), verb=st.sampled_from(("busy", "idle", "leave")))
+    @rule(data=st.data(), verb=st.sampled_from(("busy", "idle", "remove")))
     def change(self, data: st.DataObject, verb: str) -> None:
         connection = data.draw(st.sampled_from(sorted(self.open)))
         getattr(self.connections, verb)(connection)
-        if verb == "leave":
+        if verb == "remove":
             self.forget(connection)
         elif verb == "busy" and connection in self.waiting:
             self.waiting.remove(connection)
@@ -64,7 +62,7 @@ class Connecting(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for connection in [*self.open, -1]:
-            self.connections.leave(connection)
+            self.connections.remove(connection)
         kept = [value for value in vars(self.connections).values() if not isinstance(value, int)]
         assert kept and not any(kept)  # H3
 

@@ -21,14 +21,14 @@ from tests.web.applications import DOORS, in_aiohttp, refused
 
 def test_every_example_is_what_its_schema_says() -> None:
     for operation in OPERATIONS:
-        assert operation.summary and operation.tag and operation.answers, operation.name
+        assert operation.summary and operation.tag and operation.successes, operation.name
         if operation.body is not None:
             assert operation.example, operation.name
             msgspec.convert(operation.example, operation.body)
-        for good in operation.answers:
-            if good.type is not None:
-                made = msgspec.convert(good.example, good.type)
-                assert msgspec.to_builtins(made) == good.example, operation.name
+        for success in operation.successes:
+            if success.type is not None:
+                made = msgspec.convert(success.example, success.type)
+                assert msgspec.to_builtins(made) == success.example, operation.name
     assert "$ref" not in json.dumps(document(OPERATIONS, "1"))
     assert schema_of(Problem)["type"] == "object"
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-import aiotaskq.web.operation as operation_module
+import aiotaskq.web.dispatch as dispatch_module
 from aiotaskq import TaskQ
 from aiotaskq.web.endpoints import OPERATIONS
 from tests.support.machine import within
@@ -200,7 +200,7 @@ async def test_long_bodies_are_not_kept(door: Any, tq: TaskQ) -> None:  # J14
 async def test_slow_bodies_are_cut_off(  # J14
     door: Any, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operation_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(dispatch_module, "BODY_TIMEOUT", 0.05)
     if door is in_aiohttp:  # over a real connection httpx sends all of it before it reads
         reader, writer = await asyncio.open_connection(ask.base_url.host, ask.base_url.port)
         head = "POST /any/where/tasks HTTP/1.1", "host: x", "content-type: application/json", "content-length: 99"

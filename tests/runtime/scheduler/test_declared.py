@@ -53,7 +53,7 @@ async def test_declared_schedules_are_made_once_and_updated(tmp_path: Path, cloc
         async def report(n: int = 0) -> None: ...
 
         async with tq:
-            await tq.scheduler.declare([make() for make in tq._declared.values()])
+            await tq.scheduler.declare([make() for make in tq.registered.schedules.values()])
             (row,) = await tq.scheduler.list_tasks()
         return row
 

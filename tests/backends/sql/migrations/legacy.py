@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from aiotaskq.backends.base import OddRow
+from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql import migrations
 from aiotaskq.models import Base
 from tests.support.documented import LEGACY
@@ -40,14 +40,14 @@ def sqlite_engine(path: Path) -> sa.Engine:
     return engine
 
 
-def upgrade(engine: sa.Engine, now: int = NOW) -> list[OddRow]:
+def upgrade(engine: sa.Engine, now: int = NOW) -> list[InvalidRow]:
     with engine.begin() as connection:
         return migrations.upgrade(connection, now)
 
 
-def check(engine: sa.Engine, **options: Any) -> list[OddRow]:
+def check(engine: sa.Engine, **options: Any) -> list[InvalidRow]:
     with engine.begin() as connection:
-        return migrations.odd_rows(connection, now=NOW, **options)
+        return migrations.invalid_rows(connection, now=NOW, **options)
 
 
 @contextlib.contextmanager
@@ -92,7 +92,7 @@ def contents(path: Path) -> dict[str, list[Any]]:
         return found
 
 
-def found(odd: list[OddRow], task_id: str) -> dict[str, tuple[str, str]]:
+def found(odd: list[InvalidRow], task_id: str) -> dict[str, tuple[str, str]]:
     return {each.column: (each.problem, each.action) for each in odd if each.id == task_id}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from aiotaskq.backends.base import OddRow
+from aiotaskq.backends.base import InvalidRow
 from aiotaskq.errors import ValidationError
 from tests.backends.sql.migrations.legacy import (
     NOW,
@@ -132,7 +132,7 @@ def test_check_is_the_rehearsal_and_writes_nothing(path: Path, engine: sa.Engine
     assert contents(path) == before
     adopted = upgrade(engine)
 
-    def told(odd: list[OddRow]) -> set[tuple[str, ...]]:
+    def told(odd: list[InvalidRow]) -> set[tuple[str, ...]]:
         return {(each.table, each.id, each.column, each.problem) for each in odd if "is past" not in each.problem}
 
     assert told(rehearsed) == told(adopted)
@@ -158,7 +158,7 @@ def test_report_and_log_are_bounded(path: Path, engine: sa.Engine, log: list[str
     odd = upgrade(engine)
     assert odd[0].table == "scheduler_task"
     assert len(odd) == 1_001 and odd[-1].problem == "1,501 more findings" and odd[-1].table == ""
-    assert len(log) == 22 and "2501 odd values, no row was dropped" in log[-1]
+    assert len(log) == 22 and "2501 invalid values, no row was dropped" in log[-1]
     assert log[0].startswith("ERROR schedule 'nightly' (id 'evil")  # it is disabled
     assert all(line.startswith("WARNING ") for line in log[1:])
     assert all(line.isprintable() for line in log)

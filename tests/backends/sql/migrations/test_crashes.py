@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from aiotaskq.backends.base import OddRow
+from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql import migrations
 from tests.backends.sql.migrations.legacy import (
     assert_schema,
@@ -125,7 +125,7 @@ def test_sixteen_processes_make_one_schema(path: Path, engine: sa.Engine, adopti
 async def test_databases_opened_by_one_loop_do_not_meet(tmp_path: Path) -> None:
     import asyncio
 
-    async def one(number: int) -> list[OddRow]:
+    async def one(number: int) -> list[InvalidRow]:
         target = tmp_path / f"{number}.db"
         legacy(target)
         put(target, "task_queue", f"t{number}", status="odd")
