@@ -1,4 +1,4 @@
-"""The guard against guessed tokens, as a state machine."""
+"""The limits on connections of the standalone server, as a state machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiotaskq.web.connections import Connections
 
 
 class Connecting(RuleBasedStateMachine):
-    """Connections that come, ask and go: the bounds hold, and only one without a request ever makes room."""
+    """Connections open, send requests and close: the limits hold, and only idle ones are closed for new ones."""
 
     TOTAL, EACH = 5, 3
 
