@@ -180,7 +180,7 @@ print("done")
     assert start(script).end() == ["done"]
 
 
-def test_the_guides_worker_completes_what_succeeded_and_nothing_else(start: Callable[[str], Program]) -> None:
+def test_the_documented_worker_completes_only_successful_tasks(start: Callable[[str], Program]) -> None:
     """Its ``task_done`` is skipped when the handler raises; on a durable queue that task is a retry, and then dead."""
     script = """
 import os

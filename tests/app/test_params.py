@@ -78,7 +78,7 @@ def test_the_facade_refuses_them_as_well() -> None:
             tq.push("greet", {"nmae": "x"})
 
 
-async def test_what_a_decorator_or_a_resource_gives_need_not_be_pushed(tq: TaskQ) -> None:
+async def test_injected_params_need_not_be_pushed(tq: TaskQ) -> None:
     def with_session(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         @functools.wraps(function)
         async def wrapper(**kwargs: Any) -> Any:

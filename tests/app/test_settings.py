@@ -168,7 +168,7 @@ asyncio.run(main())
     assert start(script, AIOTASKQ_QUEUE_URL="sqlite:///q.db").end() == ["from the loop | from a thread | 2"]
 
 
-def test_what_is_in_a_durable_queue_outlives_its_process(start: Start) -> None:
+def test_a_durable_queue_outlives_its_process(start: Start) -> None:
     push = "from aiotaskq.sync import push_task\npush_task({'task_id': 'kept', 'type': 'x'})\nos._exit(0)"
     pop = (
         "from aiotaskq.sync import get_queue, pop_task\n"
@@ -291,9 +291,7 @@ with SessionLocal() as session:
     assert start(script).end() == ["1 sqlite"]
 
 
-def test_looking_at_the_engine_opens_nothing_and_a_fork_gets_connections_of_its_own(
-    start: Start, tmp_path: Path
-) -> None:
+def test_the_engine_opens_nothing_before_use_and_a_fork_gets_its_own_connections(start: Start, tmp_path: Path) -> None:
     script = """
 import asyncio, inspect
 import aiotaskq

@@ -100,7 +100,7 @@ async def test_autogenerate_leaves_our_tables_alone(url: str, tmp_path: Path) ->
         assert (await tq.get(kept)).params == {"to": "you"}
 
 
-async def test_without_that_line_they_are_dropped_and_the_error_says_what_to_do(url: str, tmp_path: Path) -> None:
+async def test_without_the_filter_tables_are_dropped_and_the_error_says_what_to_do(url: str, tmp_path: Path) -> None:
     tq = TaskQ(url, poll_interval=0.05)
     async with tq:
         await tq.push("mail", {})
@@ -143,7 +143,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return Cli(tmp_path, monkeypatch, capsys)
 
 
-async def test_tables_that_are_missing_are_told_and_made_anew(url: str, cli: Cli) -> None:
+async def test_missing_tables_are_reported_and_recreated(url: str, cli: Cli) -> None:
     async with TaskQ(url) as tq:
         await tq.store.set_public("kept", 1)
     engine = sync_engine(url)

@@ -101,7 +101,7 @@ def test_a_process_that_only_pushes(tmp_path: Path) -> None:
     shop.engine.dispose()
 
 
-async def test_a_thread_is_told_what_is_wrong(tmp_path: Path) -> None:
+async def test_a_push_from_a_thread_names_the_problem(tmp_path: Path) -> None:
     tq = TaskQ("memory://")
 
     @tq.task

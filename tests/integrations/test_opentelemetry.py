@@ -129,7 +129,7 @@ async def test_another_process_continues_the_trace(tmp_path: Path, traces: Trace
     assert trace_of(traces.one("request")) == trace_of(traces.one("push work")) == trace_of(traces.one("run work"))
 
 
-async def test_what_nobody_pushed_begins_a_trace_of_its_own(tmp_path: Path, traces: Traces) -> None:
+async def test_scheduled_tasks_begin_their_own_trace(tmp_path: Path, traces: Traces) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
     Tracing(tq, traces.provider)
     done = asyncio.Event()

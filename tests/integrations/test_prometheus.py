@@ -143,7 +143,7 @@ def worker_process(home: Path) -> Iterator[int]:
     drain.join()
 
 
-async def test_what_a_running_process_tells_is_what_its_ledger_says(tmp_path: Path) -> None:
+async def test_metrics_equal_what_ran(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     with worker_process(tmp_path) as port:
         tq = TaskQ(f"sqlite:///{tmp_path}/app.db")
@@ -371,7 +371,7 @@ async def test_ports_are_shared_out_and_work_goes_on_without_one() -> None:
     assert f"metrics are not served: port {port} of 127.0.0.1, the first of 1, is taken" in lines
 
 
-def test_served_on_loopback_only_unless_asked() -> None:  # J4
+def test_metrics_are_served_on_loopback_by_default() -> None:  # J4
     stop, port = start_http_server(0, registry=CollectorRegistry())
     try:
         assert scrape(port) == ""
@@ -381,7 +381,7 @@ def test_served_on_loopback_only_unless_asked() -> None:  # J4
         stop()
 
 
-def test_the_blocking_one_has_metrics_too() -> None:
+def test_the_blocking_taskq_has_metrics() -> None:
     tq, registry = aiotaskq.sync.TaskQ("memory://"), CollectorRegistry()
     Metrics(tq, registry)
 
@@ -417,7 +417,7 @@ def test_refusals_name_what_is_wrong() -> None:
         assert run.stderr.rstrip().endswith(f": pip install {wanted}")
 
 
-async def test_where_nothing_listens_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_listeners_no_event_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     monkeypatch.setattr("aiotaskq.runtime.events.Event", lambda *args: made.append(args))
     tq = TaskQ("memory://")

@@ -73,7 +73,7 @@ def test_an_async_handler_that_calls_the_facade_gets_the_error_and_a_thread_hand
         assert right.push().result(timeout=watchdog()) == 2
 
 
-async def test_what_the_facade_has_open_refuses_another_loop(tmp_path: Path) -> None:  # E12
+async def test_objects_of_the_facade_refuse_another_loop(tmp_path: Path) -> None:  # E12
     queue = aiotaskq.sync.DatabaseQueue(f"sqlite:///{tmp_path}/x.db")
     await asyncio.to_thread(queue.push_task, {"type": "x"})
     with pytest.raises(WrongLoop, match="another event loop"):

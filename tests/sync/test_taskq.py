@@ -177,7 +177,7 @@ def test_a_thread_handler_sees_that_it_shall_stop_and_may_snooze(tq: aiotaskq.sy
         assert (task.status, task.retry_count) == (Status.PENDING, 0)
 
 
-def test_closed_things_say_so_and_open_again(tmp_path: Path) -> None:
+def test_closed_objects_raise_and_can_be_reopened(tmp_path: Path) -> None:
     queue = aiotaskq.sync.DatabaseQueue(f"sqlite:///{tmp_path}/x.db", visibility=5)
     queue.push_task({"type": "x"})
     queue.close()
@@ -197,7 +197,7 @@ def test_closed_things_say_so_and_open_again(tmp_path: Path) -> None:
         aiotaskq.sync.DatabaseQueue("memory://")
 
 
-def test_a_scheduler_fires_into_the_queue_it_was_given(tmp_path: Path) -> None:
+def test_a_scheduler_fires_into_the_given_queue(tmp_path: Path) -> None:
     queue = aiotaskq.sync.DatabaseQueue(f"sqlite:///{tmp_path}/q.db")
     scheduler = aiotaskq.sync.Scheduler(0.2, url=f"sqlite:///{tmp_path}/s.db", queue=queue)
     scheduler.start()
@@ -236,7 +236,7 @@ def test_64_threads_in_calls_are_freed_when_the_loop_closes_and_the_objects_work
 
 # What the crashed loop leaves behind is nobody's to close; it must not be blamed on the test that happens to run next.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_crash_of_the_loop_is_told_once_with_its_cause_and_everything_works_again(tmp_path: Path) -> None:  # E13
+def test_a_crash_of_the_loop_raises_once_with_its_cause_and_is_recovered(tmp_path: Path) -> None:  # E13
     tq = aiotaskq.sync.TaskQ(f"sqlite:///{tmp_path}/x.db")
     queue = aiotaskq.sync.MemoryQueue()
     queue.push_task({"type": "kept"})

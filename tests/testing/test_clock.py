@@ -13,7 +13,7 @@ from aiotaskq.core.task import SECOND
 from tests.support.machine import within
 
 
-async def test_time_passes_only_when_told_and_each_timer_at_its_instant() -> None:
+async def test_virtual_time_passes_only_by_advance_and_fires_each_timer_at_its_instant() -> None:
     clock = VirtualClock(0)
     seen: list[tuple[str, int]] = []
 

@@ -21,7 +21,7 @@ class Client:
     """A resource."""
 
 
-async def test_inline_runs_in_the_caller_by_all_rules() -> None:
+async def test_inline_runs_in_the_caller_by_the_rules_of_a_worker() -> None:
     tq = TaskQ("sqlite:///never-opened.db")
     told: list[str] = []
 

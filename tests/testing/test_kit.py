@@ -123,7 +123,7 @@ async def test_drain_refuses_what_never_ends(monkeypatch: pytest.MonkeyPatch) ->
             await kit.drain(timeout=30, delayed=True)
 
 
-async def test_drain_waits_for_threads_and_sockets_and_says_who_does_not_end(kit: Kit) -> None:
+async def test_drain_waits_for_threads_and_sockets_and_names_handlers_that_do_not_end(kit: Kit) -> None:
     go = threading.Event()
 
     @kit.tq.task
@@ -152,7 +152,7 @@ async def test_drain_waits_for_threads_and_sockets_and_says_who_does_not_end(kit
     await kit.drain()
 
 
-async def test_drain_tells_a_handler_that_waits_for_time(kit: Kit) -> None:
+async def test_drain_reports_a_handler_that_waits_for_time(kit: Kit) -> None:
     @kit.tq.task
     async def slow() -> str:
         await kit.clock.sleep(3600)
@@ -253,7 +253,7 @@ async def test_stopping_a_kit_is_quick_whatever_its_handlers_do() -> None:
     assert time.perf_counter() - began < within(3)
 
 
-async def test_what_a_database_would_refuse_is_refused() -> None:
+async def test_the_durable_fake_refuses_what_a_database_refuses() -> None:
     tq = TaskQ("sqlite:///nowhere/never-opened.db")
 
     @tq.task

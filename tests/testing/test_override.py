@@ -14,7 +14,7 @@ from aiotaskq.core.task import Task
 from aiotaskq.testing import Kit, override, virtual
 
 
-async def test_an_applications_own_queue_is_swapped_and_put_back(tmp_path: Path) -> None:
+async def test_override_replaces_and_restores_the_store(tmp_path: Path) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/app.db", timezone="Asia/Shanghai", maxsize=2, when_full="raise")
     heard: list[str] = []
 
@@ -52,7 +52,7 @@ async def test_an_applications_own_queue_is_swapped_and_put_back(tmp_path: Path)
     assert vars(tq) == before
 
 
-async def test_a_swap_into_a_database_that_is_there_for_the_test(tmp_path: Path) -> None:
+async def test_override_with_a_test_database(tmp_path: Path) -> None:
     tq = TaskQ("postgresql://nobody@localhost:1/nothing")
 
     @tq.task
@@ -64,12 +64,12 @@ async def test_a_swap_into_a_database_that_is_there_for_the_test(tmp_path: Path)
     assert (tmp_path / "test.db").exists()
 
 
-def test_only_a_task_queue_is_swapped() -> None:
+def test_override_refuses_other_objects() -> None:
     with pytest.raises(ValidationError, match=r"override: an aiotaskq\.TaskQ is needed \(got builtins\.str\)"):
         override("sqlite:///app.db").__enter__()  # type: ignore[arg-type]
 
 
-def test_one_queue_in_a_loop_for_each_test_and_a_kit_in_one_only() -> None:  # E12
+def test_a_kit_belongs_to_one_loop() -> None:  # E12
     tq = TaskQ("sqlite:///never-opened.db")
     kits: list[Kit] = []
 

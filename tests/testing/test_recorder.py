@@ -47,7 +47,7 @@ async def test_assertions_say_what_was_pushed_instead() -> None:
         pushes.assert_not_pushed(send)
 
 
-def test_the_door_names_what_it_has() -> None:
+def test_public_names_of_the_test_tools() -> None:
     public = {
         name
         for name, value in vars(aiotaskq.testing).items()

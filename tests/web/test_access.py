@@ -24,14 +24,14 @@ from tests.web.applications import Ask, refused
 TOKEN = "a token of thirty-one letters.."
 
 
-def test_who_is_of_the_same_origin() -> None:  # J4
+def test_same_origin_rule() -> None:  # J4
     assert is_same_origin(None, None, "a:1") and is_same_origin(None, "http://A:1", "a:1")
     assert not is_same_origin(None, "http://a:2", "a:1") and not is_same_origin(None, "http://a", None)
     assert not is_same_origin("cross-site", "http://a:1", "a:1")  # pages cannot forge the first
     assert is_same_origin("cross-site", "http://b", "a", {"http://b"})
 
 
-def test_where_it_may_listen() -> None:  # J4
+def test_a_host_without_a_token_must_be_loopback() -> None:  # J4
     for host in ("127.0.0.1", "localhost", "::1", "[::1]", "127.9.9.9"):
         check_access(host, None)
     for host in ("0.0.0.0", "::", "", "192.168.0.1", "localhost.evil.example", "::ffff:10.0.0.1"):
@@ -48,7 +48,7 @@ def test_where_it_may_listen() -> None:  # J4
         assert not names_loopback(host)
 
 
-def test_guessing_takes_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:  # J15
+def test_wrong_tokens_are_limited_per_address(monkeypatch: pytest.MonkeyPatch) -> None:  # J15
     tokens = TokenCheck(TOKEN)
     compared: list[tuple[int, int]] = []
 
@@ -76,7 +76,7 @@ def test_guessing_takes_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:  # J1
     assert len(tokens._wrong) == MAX_ADDRESSES  # H3
 
 
-async def test_the_gate_of_a_server_of_its_own(tq: TaskQ) -> None:  # J4, J15
+async def test_the_standalone_server_checks_the_token(tq: TaskQ) -> None:  # J4, J15
     with pytest.raises(ValidationError, match=r"host: '0\.0\.0\.0' can be reached from other machines"):
         asgi(tq, "0.0.0.0")
     async with Ask(transport=httpx.ASGITransport(asgi(tq, "0.0.0.0", TOKEN)), base_url="http://ops.example") as ask:
@@ -106,7 +106,7 @@ async def test_the_gate_of_a_server_of_its_own(tq: TaskQ) -> None:  # J4, J15
         refused(await ask.get("/tasks"), 401, "NoToken")
 
 
-async def test_without_a_token_only_this_machines_names_are_served(tq: TaskQ) -> None:  # J4
+async def test_without_a_token_only_loopback_names_are_served(tq: TaskQ) -> None:  # J4
     app = asgi(tq, "127.0.0.1")
     for name, status in (("localhost:8765", 200), ("127.0.0.1", 200), ("rebound.evil.example:8765", 403)):
         async with Ask(transport=httpx.ASGITransport(app), base_url=f"http://{name}") as ask:

@@ -32,7 +32,7 @@ async def test_a_task_is_pushed_shown_cancelled_and_retried(ask: Ask, tq: TaskQ)
     refused(await ask.get("tasks/none"), 404, "NotFound")
 
 
-async def test_ids_and_keys_may_hold_anything_that_is_text(ask: Ask, tq: TaskQ) -> None:
+async def test_ids_and_keys_may_be_any_text(ask: Ask, tq: TaskQ) -> None:
     for odd in ("a/b c", "x/cancel", "你好?&#%"):
         pushed = await ask.post("tasks", json={"type": "greet", "params": {"name": odd}, "task_id": odd, "delay": 60})
         assert pushed.status_code == 201, pushed.text

@@ -34,7 +34,7 @@ async def filled(tq: TaskQ) -> None:
     await tq.store.set_public("k", 1)
 
 
-async def test_what_changes_state_never_answers_to_get(ask: Ask, tq: TaskQ) -> None:  # J4
+async def test_get_changes_nothing(ask: Ask, tq: TaskQ) -> None:  # J4
     await filled(tq)
     before = await rows(tq)
     for operation in OPERATIONS:
@@ -80,7 +80,7 @@ async def test_pages_of_other_origins_change_nothing(ask: Ask, tq: TaskQ) -> Non
     assert await rows(tq) == before
 
 
-async def test_our_own_pages_and_programs_may_change(door: Any, tq: TaskQ) -> None:  # J4
+async def test_same_origin_pages_and_programs_may_change(door: Any, tq: TaskQ) -> None:  # J4
     async with door(tq, origins=["https://ops.example"]) as ask:
         host = f"{ask.base_url.host}:{ask.base_url.port}" if ask.base_url.port else ask.base_url.host
         for headers in [
@@ -171,7 +171,7 @@ async def test_wrong_bodies_are_refused(ask: Ask, tq: TaskQ) -> None:  # J14
     assert await tq.find() == []
 
 
-async def test_long_bodies_are_not_kept(door: Any, tq: TaskQ) -> None:  # J14
+async def test_long_bodies_are_refused_without_buffering(door: Any, tq: TaskQ) -> None:  # J14
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:

@@ -268,7 +268,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
 HALF = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\nx-never-ends: "
 
 
-def test_half_sent_requests_shut_nobody_out_and_fill_no_log(tmp_path: Path) -> None:  # J14
+def test_half_sent_requests_neither_block_clients_nor_flood_the_log(tmp_path: Path) -> None:  # J14
     port = free_port()
     log = tmp_path / "log"
     with log.open("w") as stream:
