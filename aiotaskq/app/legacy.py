@@ -129,7 +129,7 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
     """The scheduler: schedules in ``AIOTASKQ_DATABASE_URL``, fired into the process-wide queue."""
 
     def __init__(self, check_interval: float = 10, *, url: str | None = None, queue: Queue | None = None) -> None:
-        """Make a scheduler. ``check_interval``: longest sleep in seconds between looks at the database.
+        """Make a scheduler. ``check_interval``: the longest time in seconds between two checks of the database.
 
         Raises NotSupported for a queue in Redis if neither ``url`` nor ``AIOTASKQ_DATABASE_URL`` names a database.
         """

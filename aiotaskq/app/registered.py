@@ -41,5 +41,5 @@ class Registered:
         self.resources.update(other.resources)
 
     def knows(self, type: str) -> bool:
-        """Return whether a task type has a handler here, or is said to have one elsewhere."""
+        """Return whether a task type has a handler here, or is declared to have one elsewhere."""
         return type in self.handlers or type in self.elsewhere

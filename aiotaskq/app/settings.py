@@ -135,7 +135,7 @@ def _resolve(given: dict[str, str]) -> Settings:
 
 def _checked(name: str, url: object) -> str:
     try:
-        keep_ended_of(url)  # type: ignore[arg-type]  # it looks at the type, and at the options of memory://
+        keep_ended_of(url)  # type: ignore[arg-type]  # checks the type, and the options of memory://
     except ValidationError as error:
         raise ValidationError(f"{name}: {str(error).removeprefix('url: ')}") from None
     return str(url)

@@ -245,7 +245,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
             found["workers"] = self.worker.problem
             if "scheduler" in self.__dict__ and self.scheduler.running:
                 failures = self.scheduler.failures
-                found["scheduler"] = f"{failures} looks for due schedules failed in a row" if failures else None
+                found["scheduler"] = f"{failures} checks for due schedules failed in a row" if failures else None
         return found
 
     # ---- living ----

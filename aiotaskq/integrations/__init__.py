@@ -1,1 +1,1 @@
-"""Doors to other people's libraries: each file knows one, and is imported only by those who use it."""
+"""Integrations of third-party libraries: one file each, imported only on use."""

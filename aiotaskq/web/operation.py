@@ -161,6 +161,6 @@ def problem_response(problem: Problem, **headers: str) -> ApiResponse:
 
 
 def _headers(given: dict[str, str]) -> dict[str, str]:
-    # A response is outdated at once, and is data whatever is stored in it.
+    # A response must not be cached, and must never be taken for markup.
     always = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     return always | {name.replace("_", "-"): value for name, value in given.items()}

@@ -1,4 +1,4 @@
-"""The operations API as a server of its own, behind a token, by uvicorn."""
+"""The standalone server of the operations API: uvicorn, with a token."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def serve(
 
     Args:
         host, port: where to listen; port 0 takes a free one.
-        token: what ``Authorization: Bearer …`` must hold, at least 16 characters; ``/healthz`` and ``/readyz`` need
-            none. After ten wrong ones in a minute an address gets 429 for further ones; the right one is let in.
+        token: the token in ``Authorization: Bearer …``, at least 16 characters; ``/healthz`` and ``/readyz`` need none.
+            After ten wrong tokens in a minute an address gets 429 for further wrong ones.
         read_only, show_args, origins, max_body: see ``aiotaskq.web.policy.make_policy``.
         started: called with the URL as soon as requests are answered.
 
@@ -149,7 +149,7 @@ def asgi(
     read_only: bool = False,
     **options: Any,
 ) -> Any:
-    """Return what ``serve`` serves as an ASGI application, for a server of one's own that listens on ``host``.
+    """Return the ASGI application that ``serve`` serves, for another server, which listens on ``host``.
 
     Raises ValidationError as ``serve``.
     """
@@ -175,7 +175,7 @@ class _AccessCheck:
         if self._tokens is None:
             if names_loopback(headers.get(b"host")):
                 return None
-            # To a browser a page of a rebound name is of the same origin.
+            # For a browser, a page under a rebound name is of the same origin.
             return problem_response(make_problem(403, "WrongHost", "host: without a token only localhost is served"))
         if scope["path"] in _PUBLIC and scope["method"] in ("GET", "HEAD"):
             return None
@@ -205,6 +205,6 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
+        """Start, and call ``started``."""
         await super().startup(sockets)
         self._on_start()
