@@ -51,7 +51,7 @@ async def test_an_application_that_logs_everything_logs_no_params(  # J8
     assert caplog.records and SECRET not in caplog.text
 
 
-async def test_whatever_a_queue_in_memory_holds_is_shown_as_json(door: Any) -> None:
+async def test_objects_in_memory_are_shown_as_json(door: Any) -> None:
     async with TaskQ("memory://") as tq:
         await tq.push("odd", {"where": object(), "n": 1})
         await tq.push("nan", {"x": {1, 2}})
@@ -60,7 +60,7 @@ async def test_whatever_a_queue_in_memory_holds_is_shown_as_json(door: Any) -> N
     assert [task["params"] for task in shown] == [{"x": [1, 2]}, "<dict>"]
 
 
-async def test_a_store_that_is_away_is_a_503_that_names_no_host(door: Any, tmp_path: Path) -> None:  # J9
+async def test_an_unavailable_store_is_a_503_without_host_names(door: Any, tmp_path: Path) -> None:  # J9
     with logged("DEBUG") as lines:
         tq = TaskQ(f"postgresql://someone:{SECRET}@127.0.0.1:1/db")
         async with door(tq) as ask:
