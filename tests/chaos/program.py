@@ -151,7 +151,7 @@ async def work(options: Options, ledger: Ledger) -> int:
 
 async def tell_when_up(tq: TaskQ, ledger: Ledger) -> None:
     """Write the line when the worker asks for tasks, so that no worker is cut off before it has opened its store."""
-    while (worker := tq._worker) is None or not worker.running:
+    while (worker := tq.worker) is None or not worker.running:
         await asyncio.sleep(0.01)
     ledger.write("boot", owner=worker.owner)
 
