@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import Status, TaskFailed, TaskQ, current_task
+from aiotaskq.app.run_options import RunOptions
 from aiotaskq.concurrency.clock import VirtualClock
 from tests.support.machine import within
 
@@ -274,7 +275,7 @@ async def test_what_was_claimed_before_a_pause_longer_than_the_lease_is_not_star
             await release.wait()
 
     async with tq:
-        await tq._start_running(1, None, False)
+        await tq._start_running(RunOptions(1, scheduler=False))
         worker = tq.worker
         assert worker is not None
         await work.push(number=0)

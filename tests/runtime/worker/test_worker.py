@@ -750,7 +750,7 @@ async def test_end_of_the_loop_settles_nothing(url: str) -> None:
         await asyncio.Event().wait()
 
     async with tq:
-        await tq._start_running(1, None, False)
+        await tq._start_running(RunOptions(1, scheduler=False))
         handle = await endless.push()
         await begun.wait()
         worker = tq.worker
@@ -795,7 +795,7 @@ async def test_outcome_is_stored_after_a_short_outage(tmp_path: Path) -> None:  
 
 @contextlib.asynccontextmanager
 async def started(tq: TaskQ, **options: Any) -> AsyncIterator[None]:
-    await tq._start_running(options.get("concurrency", 4), None, False)
+    await tq._start_running(RunOptions(options.get("concurrency", 4), scheduler=False))
     try:
         yield
     finally:
