@@ -1,4 +1,4 @@
-"""What every test shares: the record of backends that could not be started, told at the end and fatal in CI."""
+"""Fixtures and hooks of all tests: unavailable servers are reported at the end, and in CI they fail the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNAVAILABLE: dict[str, str] = {}
 
 @pytest.fixture(scope="session")
 def unavailable() -> dict[str, str]:
-    """Where a fixture that cannot start its backend writes why, before it skips."""
+    """A dict in which a fixture that cannot start its server writes the reason before it skips."""
     return UNAVAILABLE
 
 
@@ -29,7 +29,7 @@ PROOFS = Proofs()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Measure no coverage where hundreds of examples walk the same lines: it takes three times as long there."""
+    """Measure no coverage in property tests: their many examples run the same lines."""
     for item in items:
         if item.get_closest_marker("hypothesis"):
             item.add_marker(pytest.mark.no_cover)
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Measure the machine between two tests, and give the next one as much time as it may need there."""
+    """Measure the machine between two tests, and scale the timeout of the next one."""
     MACHINE.look()
     mark = item.get_closest_marker("timeout")
     seconds = float(mark.args[0] if mark is not None else item.config.getini("timeout"))
@@ -52,14 +52,14 @@ def pytest_report_header() -> str:
 def pytest_configure() -> None:
     if VARIABLE not in os.environ:  # the first process of the run
         MACHINE.calibrate()
-    # A shell without job control starts what is in its background with SIGINT ignored, and its children inherit that.
+    # A shell without job control starts background processes with SIGINT ignored, and their children inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def _default_log() -> None:
-    """What aiotaskq logs is as in an application that has chosen nothing, whatever a test before has chosen."""
+    """Reset the output of the log to its default."""
     output()
 
 
@@ -74,7 +74,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Take note in the one process that sees all reports, also where others run the tests."""
+    """Record the report in the one process that sees all reports."""
     for name, value in report.user_properties:
         if name == "promise":
             PROOFS.tried.add(tuple(value))  # type: ignore[arg-type]
@@ -90,8 +90,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """In CI a backend that was not tested is a failure: a skip must not look like a pass."""
-    if hasattr(session.config, "workeroutput"):  # this is one of several processes: the first one judges
+    """Fail the run in CI if a server was unavailable: a skip must not look like a pass."""
+    if hasattr(session.config, "workeroutput"):  # one of several processes: the first one decides
         session.config.workeroutput["unavailable"] = UNAVAILABLE
         return
     if (UNAVAILABLE or PROOFS.missing()) and os.environ.get("CI", "").lower() in {"1", "true"}:

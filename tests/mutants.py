@@ -168,7 +168,7 @@ COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
 }  # fmt: skip
 SWAPPED = {"min": "max", "max": "min", "any": "all", "all": "any", "first": "last"}
 QUIET = re.compile(r"^(logger|log|warnings|self\.hints|events?)\b|\.emit\(|^super\(\)")
-"""Calls whose loss only a reader of logs, or a poll later, would notice."""
+"""Calls that only logs show, or whose loss a later poll makes up for."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ TESTS = Path(__file__).parent.parent
 SHORT = 2.0  # seconds; a wait that is shorter is part of what a test does
 WAITS = {"timeout", "wait_for", "wait", "join", "result", "exception", "wait_for_end", "communicate", "run", "urlopen"}
 NOT_WAITED_FOR = ("clock", "run", "child", "mark")
-"""Whose ``wait`` is virtual, whose ``wait_for`` and ``run`` take other numbers, whose ``timeout`` is scaled anyway."""
+"""Owners with a virtual ``wait``, with other numbers in ``wait_for`` and ``run``, or with a scaled ``timeout``."""
 CLOCKS = {"time.monotonic()", "time.perf_counter()", "time.time()", "time.thread_time()", "time.process_time()"}
 
 
@@ -51,7 +51,7 @@ def test_a_bound_grows_with_the_work_the_timers_and_the_processes(monkeypatch: p
 
 
 def bounds(tree: ast.AST) -> Iterator[ast.expr]:
-    """Yield what a wait is bounded by, and what is added to or compared with a look at a clock."""
+    """Yield the bounds of waits, and the values that are added to or compared with a clock."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             owner, _, name = ast.unparse(node.func).rpartition(".")
