@@ -16,7 +16,7 @@ from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.url import KEEP_ENDED, SQL, keep_ended_of, scheme_of
 from aiotaskq.concurrency.clock import Clock, SteadyClock, SystemClock
-from aiotaskq.concurrency.running_loop import running_loop
+from aiotaskq.concurrency.running_loop import running_loop_or_none
 from aiotaskq.core.masking import mask
 from aiotaskq.core.preview import preview as _preview
 from aiotaskq.errors import NotSupported, ValidationError
@@ -194,7 +194,7 @@ def _queue_here() -> AnyQueue | None:
     """Return the process-wide queue for the running loop; None if it is durable and no loop runs."""
     if scheme_of(settings().queue_url) == "memory":
         return make_queue()
-    loop = running_loop()
+    loop = running_loop_or_none()
     if loop is None:
         return None
     if loop not in _queues:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 # The public get_running_loop() raises where no loop runs; the exception costs too much in calls that need none.
-from asyncio import _get_running_loop as running_loop
+from asyncio import _get_running_loop as running_loop_or_none
 
-__all__ = ["running_loop"]
+__all__ = ["running_loop_or_none"]

@@ -17,7 +17,7 @@ from threading import get_ident
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from aiotaskq.concurrency.loop_thread import LoopThread
-from aiotaskq.concurrency.running_loop import running_loop
+from aiotaskq.concurrency.running_loop import running_loop_or_none
 from aiotaskq.concurrency.uninterrupted import uninterrupted
 from aiotaskq.log import Held, log
 from aiotaskq.runtime.queue.unacked import caller
@@ -278,7 +278,7 @@ def _at_once(made: Any, method: Any, args: Any, kwargs: Any) -> Any:
     Returns _NEEDS_LOOP if it has to wait, and in the main thread: there a signal handler could call again, or an
     interrupt arrive, while a lock is held. The same in a thread that runs a loop: `_run` refuses that call.
     """
-    if not made.immediate or get_ident() == _main or running_loop() is not None:
+    if not made.immediate or get_ident() == _main or running_loop_or_none() is not None:
         return _NEEDS_LOOP
     coro = method(made, *args, **kwargs)
     try:
