@@ -27,6 +27,7 @@ from loguru import _defaults
 from loguru import logger as _loguru
 
 from aiotaskq.concurrency.answer import Answer
+from aiotaskq.concurrency.loop_bound import after_fork
 from aiotaskq.core.errors import ValidationError
 
 if TYPE_CHECKING:
@@ -288,12 +289,11 @@ _held: ContextVar[Held | None] = ContextVar("aiotaskq-log-held", default=None)
 _writer = _Writer()
 
 
+@after_fork
 def _forked() -> None:
     global _writer
     _writer = _Writer()  # the child does not have the thread
 
-
-os.register_at_fork(after_in_child=_forked)
 
 # Not public, and pinned with loguru below 0.8: `min_level` and `handlers` of its core, and its defaults.
 _core: Any = _loguru._core  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
 from aiotaskq.app.handle import PushOptions, TaskCall, TaskHandle
+from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.errors import ClosedError
 
@@ -20,7 +21,7 @@ R = TypeVar("R")
 class Pushing(Protocol):
     """What pushing needs of a task queue."""
 
-    loop: asyncio.AbstractEventLoop | None
+    bound: LoopBound
     """The event loop in which it was opened last."""
 
     async def push(
@@ -59,8 +60,8 @@ class BlockingPush:
 
     def _run(self, verb: str, work: Callable[[], Coroutine[Any, Any, R]]) -> R:
         refuse_running_loop(f"tq.{verb}")
-        loop = self._tq.loop
-        if loop is None or loop.is_closed() or not loop.is_running():
+        loop = self._tq.bound.loop
+        if loop is None or not self._tq.bound.running:
             raise ClosedError(
                 f"{verb}: no event loop has this task queue open; open it where the application starts "
                 "(setup(app, tq), or `async with tq`; a test starts it by `with TestClient(app)`), "

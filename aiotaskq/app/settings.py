@@ -10,6 +10,7 @@ import msgspec
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.url import SQL, keep_ended_of, scheme_of
+from aiotaskq.concurrency.loop_bound import after_fork
 from aiotaskq.core.masking import mask
 from aiotaskq.core.task import check_seconds
 from aiotaskq.errors import ClosedError, NotSupported, ValidationError
@@ -160,9 +161,7 @@ def _check_same(database: str, queue: str) -> None:
         )
 
 
+@after_fork
 def _forked() -> None:
     global _lock
     _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import functools
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from aiotaskq.app.settings import ONE_DATABASE, check_default_home, settings
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, InvalidRow
 from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
+from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.poller import Service
 from aiotaskq.core.masking import mask
 from aiotaskq.core.task import Task, check_seconds
@@ -112,7 +114,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         self.worker: Worker | None = None
         """The worker of this process, while it runs."""
         self._is_open = False
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self.bound = LoopBound()
         """The event loop in which it was opened last."""
         self.stands_by = False
         """Whether ``running`` runs no workers unless ``workers=True``; a test sets it."""
@@ -256,7 +258,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
 
         Modules that hold this object use the other one's parts then. The application's threads may push meanwhile.
         """
-        before, other.loop = self.__dict__, self.loop
+        before, other.bound = self.__dict__, copy.copy(self.bound)
         self.__dict__ = other.__dict__  # one assignment, since another thread may be using this object
         try:
             yield
@@ -271,7 +273,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         except BaseException:
             await self._close_stores()
             raise
-        self.loop = asyncio.get_running_loop()
+        self.bound.bind()
         if self._store_clock is not None:
             await self._look_at_clock()
             if self._store_clock.foreign:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import functools
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from aiotaskq.cli.i18n import tr
 from aiotaskq.cli.output import note, say_error
 from aiotaskq.cli.run import HOW_TO_STOP, STOPPED, show_log
 from aiotaskq.cli.shutdown import MARGIN, Deadline, Signals
+from aiotaskq.concurrency.backoff import backoff
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.task import SECOND
 from aiotaskq.log import log
@@ -59,9 +59,9 @@ def supervise(
     return Supervisor(command, target, processes, drain, grace).run()
 
 
-def pause(deaths: int, jitter: float) -> float:
-    """Return the seconds until the next start after so many quick deaths in a row; ``jitter`` is between 0 and 1."""
-    return 0.0 if deaths <= 1 else min(MAX_PAUSE, 0.5 * 2 ** min(deaths - 2, 10)) * (0.5 + jitter / 2)
+def pause(deaths: int) -> float:
+    """Return the seconds until the next start after so many quick deaths in a row."""
+    return 0.0 if deaths <= 1 else backoff(deaths - 1, 0.5, MAX_PAUSE)
 
 
 @dataclass(slots=True)
@@ -147,7 +147,7 @@ class Supervisor:
                 return
             lived = 0.0 if child is None else (self._clock.ticks() - child.started) / SECOND
             deaths = deaths + 1 if lived < QUICK else 0
-            seconds = pause(deaths, random.random())
+            seconds = pause(deaths)
             when = f"in {seconds:.1f} s" if seconds else "at once"
             log.warning("process {} {}; it is started again {}", number, _how(code, child), when)
             await self._clock.wait(self._stopping, seconds)

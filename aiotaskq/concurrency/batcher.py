@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.sheltered import Sheltered
 from aiotaskq.core.errors import DatabaseUnavailable
 
@@ -26,13 +27,14 @@ class Batch(Generic[I, R]):
         self._limit = limit
         self._waiting: deque[tuple[Sequence[I], asyncio.Future[list[R]]]] = deque()
         self._flusher: Sheltered[None] | None = None
+        self._bound = LoopBound()
 
     async def add(self, items: Sequence[I]) -> list[R]:
         """Return the answers for the items, when they are written."""
-        loop = asyncio.get_running_loop()
-        if self._flusher is not None and self._flusher.get_loop() is not loop:
+        if self._bound.bind():
             self._waiting.clear()  # left behind by a loop that is gone
             self._flusher = None
+        loop = asyncio.get_running_loop()
         future: asyncio.Future[list[R]] = loop.create_future()
         self._waiting.append((items, future))
         if self._flusher is None or self._flusher.done():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import os
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, Generic, TypeVar
 
 from aiotaskq.concurrency.answer import Answer
+from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
 from aiotaskq.concurrency.uninterrupted import uninterrupted
 from aiotaskq.core.errors import CallTimeout, ClosedError, WrongLoop
 
@@ -207,7 +207,7 @@ class LoopThread:
         self._lock = threading.Lock()  # the old one may have been held by a thread that does not exist here
         if self._host is not None:
             # The loop shares its epoll with the parent: were it collected and closed here, the parent would go deaf.
-            _inherited.append(self._host)
+            keep_alive(self._host)
             self._forget(self._host)
 
 
@@ -458,7 +458,6 @@ def _typed(error: BaseException) -> BaseException:
 
 
 _all: weakref.WeakSet[LoopThread] = weakref.WeakSet()
-_inherited: list[_Host] = []
 _exiting = False
 
 
@@ -488,6 +487,7 @@ def _hush_daemon_threads() -> None:
     threading.excepthook = excepthook
 
 
+@after_fork
 def _forget_all() -> None:
     for thread in list(_all):
         thread._after_fork_in_child()
@@ -495,5 +495,3 @@ def _forget_all() -> None:
 
 # On import, not on first use: exit functions that the application registers later run earlier, and may still call.
 atexit.register(_close_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 
+from aiotaskq.concurrency.backoff import backoff
 from aiotaskq.concurrency.clock import Clock
+from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.wakeup import LoopWakeup, Wakeup
 from aiotaskq.log import log
 
@@ -37,6 +38,7 @@ class Service:
         self._poll = poll
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
+        self._bound = LoopBound()
         self._wakeup: Wakeup | None = None
         self._stopping = False
         self.failures = 0
@@ -45,17 +47,18 @@ class Service:
     @property
     def running(self) -> bool:
         """Whether the loop runs, in an event loop that still lives."""
-        return self._task is not None and not self._task.done() and not self._task.get_loop().is_closed()
+        return self._task is not None and not self._task.done() and self._bound.alive
 
     @property
     def here(self) -> bool:
         """Whether it runs in the running loop: not in one that stands still, nor in the parent of a forked process."""
-        return self._task is not None and not self._task.done() and self._task.get_loop() is asyncio.get_running_loop()
+        return self._task is not None and not self._task.done() and self._bound.here
 
     async def start(self) -> None:
         """Start in the running loop; does nothing if it runs already."""
         if not self.running:
             self._stopping = False
+            self._bound.bind()
             self._wakeup = self._make_wakeup()
             self._task = asyncio.create_task(self._run(self._wakeup), name=f"aiotaskq-{self.name}")
 
@@ -63,7 +66,7 @@ class Service:
         """Let the round that runs end, for at most ``timeout`` seconds, then cancel it; idempotent."""
         task, self._task = self._task, None
         self._stopping = True
-        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
+        if task is None or task.done() or not self._bound.here:
             return
         self.wake()
         _, late = await asyncio.wait({task}, timeout=timeout)
@@ -91,7 +94,7 @@ class Service:
                 self.failures = 0
             except Exception as error:
                 self.failures += 1
-                delay = min(self._max_backoff, 0.05 * 2 ** min(self.failures, 12)) * random.uniform(0.5, 1.0)
+                delay = backoff(self.failures, 0.1, self._max_backoff)
                 log.warning("{}: {}: {}; next try in {:.1f} s", self.name, type(error).__name__, error, delay)
             if self._stopping:
                 break

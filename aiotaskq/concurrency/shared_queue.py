@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import threading
 import types
@@ -12,6 +11,8 @@ from collections.abc import Coroutine, Generator
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 from weakref import WeakSet
+
+from aiotaskq.concurrency.loop_bound import after_fork
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -146,12 +147,9 @@ def in_steps(coroutine: Coroutine[Any, Any, R], lock: AbstractContextManager[Any
             error = None
 
 
+@after_fork
 def _forked() -> None:
     # What waits in the copies of the parent's loops never runs in a child, and would take the turn of what does.
     for queue in tuple(_queues):
         queue._getters.clear()
         queue._putters.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)

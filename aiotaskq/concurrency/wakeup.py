@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import Protocol
+
+from aiotaskq.concurrency.loop_bound import LoopBound
 
 
 class Waitable(Protocol):
@@ -46,21 +47,18 @@ class LoopWakeup:
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self.asked = False
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
+        self._bound = LoopBound()
+        self._bound.bind()
 
     def __call__(self) -> None:
         """Set the event, from any thread; a loop that has ended needs no waking."""
         if self.asked:
             return
         self.asked = True
-        if threading.get_ident() == self._thread:
+        if self._bound.here:
             self._event.set()
-        elif not self._loop.is_closed():
-            try:
-                self._loop.call_soon_threadsafe(self._event.set)
-            except RuntimeError:
-                return  # it was closed between the question and the call
+        else:
+            self._bound.call_soon(self._event.set)
 
     def clear(self) -> None:
         """Clear the event: what is told from now on sets it again."""

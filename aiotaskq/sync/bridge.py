@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from threading import get_ident
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
+from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
 from aiotaskq.concurrency.loop_thread import LoopThread
 from aiotaskq.concurrency.running_loop import running_loop_or_none
 from aiotaskq.concurrency.uninterrupted import uninterrupted
@@ -89,7 +89,7 @@ class Home(Generic[A]):
         with _lock:
             if self._process is not _process:
                 log.asked()
-                _left_behind.append(self._made)
+                keep_alive(self._made)
                 self._made, self._generation = self._make(), -1
                 self._process = _process
 
@@ -99,7 +99,7 @@ class Home(Generic[A]):
         now = loop_thread.generation
         if self._generation != now:
             if self._generation >= 0 and self._anew is not None:
-                _left_behind.append(made)
+                keep_alive(made)  # a loop that hangs may still use it
                 made = self._made = await self._anew(made)
             self._generation = now
             self._take_off = loop_thread.add_closer(lambda: self._close(made))
@@ -344,14 +344,9 @@ _main = threading.main_thread().ident
 _process = object()
 """Identifies the process: a new object after a fork."""
 _lock = threading.RLock()  # reentrant: an object may make another one
-_left_behind: list[object] = []
-"""Objects kept from garbage collection, which would close what the parent, or a loop that hangs, still uses."""
 
 
+@after_fork
 def _forked() -> None:
     global _process, _lock, _main
     _process, _lock, _main = object(), threading.RLock(), threading.main_thread().ident
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)

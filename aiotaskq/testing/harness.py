@@ -12,6 +12,7 @@ from aiotaskq.app.handle import TaskHandle
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.url import REHEARSAL
 from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.errors import WrongLoop
 from aiotaskq.testing.override import override
@@ -49,7 +50,7 @@ class Harness(Pushes, ABC):
         self.clock = clock
         self.pushed = recorded.pushed
         self._runs: dict[tuple[str, int], Run] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._bound = LoopBound()
         self._stack = contextlib.AsyncExitStack()
         clock.watch(self._transactions)
         clock.watch(self._outside, THREAD_TIMEOUT)
@@ -62,11 +63,10 @@ class Harness(Pushes, ABC):
 
         Raises WrongLoop when it was started in another loop, to which its workers and connections belong.
         """
-        here = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = here
+        if self._bound.loop is None:
+            self._bound.bind()
             await self._start()
-        elif self._loop is not here:
+        elif not self._bound.here:
             raise WrongLoop("this kit was started in another event loop; make one for each test, or each loop")
 
     @abstractmethod
@@ -74,20 +74,21 @@ class Harness(Pushes, ABC):
 
     async def stop(self) -> None:
         """Stop the workers, without waiting for handlers, and give back connections; idempotent."""
-        if self._loop is None:
+        if self._bound.loop is None:
             return
         stopping = asyncio.ensure_future(self._stack.aclose())
         while not stopping.done():
             # A part of the stop waits for the virtual clock, which only this loop advances now.
             await self.clock.advance(1)
             await asyncio.wait({stopping}, timeout=0.01)
-        self._loop = None
+        self._bound.release()
         stopping.result()
 
     def stop_from_outside(self) -> None:
         """Stop from outside of the loop, between a test and the end of its loop; does nothing if the loop has ended."""
-        if self._loop is not None and not self._loop.is_closed() and not self._loop.is_running():
-            self._loop.run_until_complete(self.stop())
+        loop = self._bound.loop
+        if loop is not None and self._bound.alive and not loop.is_running():
+            loop.run_until_complete(self.stop())
 
     async def __aenter__(self: H) -> H:
         await self.start()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from aiotaskq.backends.redis.scripts import Script
+from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
 from aiotaskq.core.extras import missing
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, ValidationError, WrongLoop
@@ -42,9 +42,6 @@ MAX_ARGUMENT = 512 * 1024 * 1024  # bytes: a server's default
 MAX_COMMAND = 1024 * 1024 * 1024  # bytes: a server's default
 PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 EVICTION = ("refuse", "any")
-
-# Connections of the parent process after a fork. Closing them would disturb the parent, which shares the sockets.
-_inherited: list[object] = []
 
 
 class Address:
@@ -108,8 +105,7 @@ class RedisConnections:
         self._moved: dict[str, Any] = {}  # host and port of the cluster node of our slot, if it is not the URL's
         self._prepared = False
         self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = 0
+        self._bound = LoopBound()
         self._opening = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
         self._subscriptions: set[Any] = set()  # their connections
@@ -135,19 +131,18 @@ class RedisConnections:
 
     async def ready(self) -> None:
         """Open the connections if they are not open. Raises ClosedError after ``close``, and the errors of ``open``."""
-        here = asyncio.get_running_loop()
         if self._closed:
             raise ClosedError(f"the store {self.shown} was closed; open it again with 'async with'")
-        if self._prepared and self._loop is here and self._pid == os.getpid():
+        if self._prepared and self._bound.here:
             return
-        if self._loop is not here or self._pid != os.getpid():
-            if self._loop is not None and self._loop.is_running() and self._pid == os.getpid():
+        if not self._bound.here:
+            if self._bound.running:
                 raise WrongLoop(f"the store {self.shown} is open in another event loop; make one object per loop")
             # The loop that had them open has ended, or this is a fork of its process: the connections are lost.
-            if self._pid not in (0, os.getpid()):
-                _inherited.append((self._client, self._subscriptions))
-            self._client, self._loop, self._pid = None, here, os.getpid()
-            self._prepared = False
+            if self._bound.inherited:
+                keep_alive(self._client, self._subscriptions)
+            self._bound.bind()
+            self._client, self._prepared = None, False
             self._opening, self._running, self._subscriptions = asyncio.Lock(), set(), set()
         await self._shielded(self._open_once())
 
@@ -164,14 +159,14 @@ class RedisConnections:
     async def close(self) -> None:
         """Wait for the commands that run, and close every connection; idempotent."""
         self._closed = True
-        if self._loop is not asyncio.get_running_loop() or self._pid != os.getpid():
+        if not self._bound.here:
             return  # they belong to another loop or process
         while self._running:
             await asyncio.wait(self._running)
         self._prepared = False
         await self._shielded(self._disconnect())
         if self._closed:  # only now, so that a second close() waits for this one
-            self._loop = None
+            self._bound.release()
 
     async def _disconnect(self) -> None:
         client, self._client = self._client, None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 from collections.abc import Sequence
 
@@ -11,6 +10,8 @@ import msgspec
 
 from aiotaskq.backends.base import ENDED, KINDS, READY, TAKEN, Hints
 from aiotaskq.backends.redis.connection import RedisConnections
+from aiotaskq.concurrency.backoff import backoff
+from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.errors import AiotaskqError, ClosedError
 from aiotaskq.log import log
 
@@ -36,8 +37,7 @@ class RedisNotifier:
         self._hints = hints
         self._sender = secrets.token_hex(8)
         self._channel = f"{redis.root}hints"
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = 0
+        self._bound = LoopBound()
         self._waiting: dict[str, dict[str, None] | None] = {}  # names by kind; None where there are too many
         self._publisher: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
@@ -46,9 +46,8 @@ class RedisNotifier:
 
     def start(self) -> None:
         """Belong to the running loop from now on, as the connections do."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop or self._pid != os.getpid():
-            self._loop, self._pid, self._publisher, self._listener = loop, os.getpid(), None, None
+        if self._bound.bind():
+            self._publisher = self._listener = None
         if self._listens and (self._listener is None or self._listener.done()):
             self._listener = asyncio.create_task(self._receive(), name="aiotaskq-hints")
 
@@ -60,30 +59,24 @@ class RedisNotifier:
     async def stop(self) -> None:
         """Receive no more hints, and wait until those of this process are sent."""
         self._listens = False
-        if self._loop is not asyncio.get_running_loop() or self._pid != os.getpid():
+        if not self._bound.here:
             return
         if self._listener is not None:
             self._listener.cancel()
             await asyncio.wait([self._listener])
         if self._publisher is not None and not self._publisher.done():
             await asyncio.wait([self._publisher])
-        self._loop = self._listener = self._publisher = None
+        self._bound.release()
+        self._listener = self._publisher = None
 
     # ---- sending ----
 
     def forward(self, kind: str, names: Sequence[str]) -> None:
         """Send a hint to the other processes soon; from any thread."""
-        loop = self._loop
-        if loop is None or loop.is_closed():
-            return  # not open, so nothing was written
-        try:
-            here = asyncio.get_running_loop() is loop
-        except RuntimeError:
-            here = False
-        if here:
+        if self._bound.here:
             self._note(kind, names)
-        else:
-            loop.call_soon_threadsafe(self._note, kind, names)
+        else:  # without a loop it is not open, so nothing was written
+            self._bound.call_soon(self._note, kind, names)
 
     def _note(self, kind: str, names: Sequence[str]) -> None:
         known = self._waiting.setdefault(kind, {})
@@ -106,24 +99,23 @@ class RedisNotifier:
     # ---- receiving ----
 
     async def _receive(self) -> None:
-        pause, failing = BACK_OFF[0], False
+        failures = 0
         while True:
             try:
                 async with self._redis.subscribed(self._channel) as message:
-                    if failing:
+                    if failures:
                         log.info("{}: hints of other processes are received again", self._redis.shown)
-                    pause, failing = BACK_OFF[0], False
+                    failures = 0
                     self._receive_missed()
                     while True:
                         self._handle(await message(PING_AFTER))
             except ClosedError:
                 return
             except Exception as error:  # of any kind: a receiver that ended would go unnoticed
-                if not failing:
+                if not failures:
                     log.warning("hints of other processes are not received for now, polling goes on: {}", error)
-                failing = True
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, BACK_OFF[1])
+                failures += 1
+            await asyncio.sleep(backoff(failures, *BACK_OFF))
 
     def _receive_missed(self) -> None:
         for kind in (READY, TAKEN, ENDED):  # a worker reads the cancel flags of its tasks itself

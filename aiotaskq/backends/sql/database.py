@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import random
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
@@ -34,6 +32,8 @@ from aiotaskq.backends.sql.statement_watch import (
     is_lost,
     watch_over,
 )
+from aiotaskq.concurrency.backoff import backoff
+from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
 from aiotaskq.concurrency.sheltered import is_sheltered
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, WrongLoop
@@ -44,9 +44,6 @@ Engines = AsyncEngine | SqliteConnections
 
 # Of a transaction that the server gives up in favour of another: a deadlock, as a rule.
 TRIES = 20
-
-# Engines of a parent process: SQLite forbids a forked child even to close its parent's connections.
-_inherited: list[object] = []
 
 
 class Database:
@@ -70,8 +67,7 @@ class Database:
         self._engine: Engines | None = None
         self._alone: AsyncEngine | None = None  # the same, on PostgreSQL, for statements outside a transaction
         self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = 0
+        self._bound = LoopBound()
         self._idle: weakref.WeakSet[Any] = weakref.WeakSet()
         self._opening = asyncio.Lock()
         self._running: set[asyncio.Future[Any]] = set()
@@ -108,20 +104,20 @@ class Database:
         await self._ready()
 
     async def _ready(self) -> Engines:
-        here = asyncio.get_running_loop()
         if self._closed:
             raise ClosedError(f"the database {self.shown} was closed; open it again with 'async with'")
-        if self._engine is not None and self._loop is here and self._pid == os.getpid():
+        if self._engine is not None and self._bound.here:
             return self._engine
-        if self._loop is not here or self._pid != os.getpid():
-            if self._loop is not None and self._loop.is_running() and self._pid == os.getpid():
+        if not self._bound.here:
+            if self._bound.running:
                 raise WrongLoop(f"the database {self.shown} is open in another event loop; make one object per loop")
             # The loop (or, after a fork, the process) that had it open is gone, and its connections with it.
-            if self._pid not in (0, os.getpid()):
-                _inherited.append(self._engine)
+            if self._bound.inherited:
+                keep_alive(self._engine)
             elif isinstance(self._engine, SqliteConnections):
                 self._engine.abandon()
-            self._engine, self._loop, self._pid = None, here, os.getpid()
+            self._engine = None
+            self._bound.bind()
             self._opening, self._running = asyncio.Lock(), set()
             self._idle = weakref.WeakSet()
         return await self._to_its_end(self._open_once(), shield=True)
@@ -156,16 +152,16 @@ class Database:
         return engine
 
     async def _enable_wal(self, engine: SqliteConnections) -> None:
-        for attempt in range(100):
+        for attempt in range(1, 101):
             try:
                 mode = await self._pragma(engine, "journal_mode")
                 if mode == "wal" or await self._pragma(engine, "journal_mode = WAL") == "wal":
                     return
             except exc.OperationalError as error:
                 # Switching the journal does not honour the busy timeout while other processes do the same.
-                if "locked" not in str(error) or attempt == 99:
+                if "locked" not in str(error) or attempt == 100:
                     raise
-            await asyncio.sleep(0.01 * (1 + attempt % 10))
+            await asyncio.sleep(backoff(attempt, 0.01, 0.1))
         raise DatabaseUnavailable(f"cannot switch {self.shown} to WAL (a network file system?); use a local disk")
 
     async def _pragma(self, engine: SqliteConnections, pragma: str) -> object:
@@ -174,7 +170,7 @@ class Database:
     async def close(self) -> None:
         """Let running transactions end and give back every connection; idempotent."""
         self._closed = True
-        if self._loop is not asyncio.get_running_loop() or self._pid != os.getpid():
+        if not self._bound.here:
             return  # not ours to close; if its loop is gone, so are its connections
         while self._running:
             await asyncio.wait(self._running)
@@ -182,7 +178,7 @@ class Database:
         if engine is not None:
             await self._to_its_end(self._dispose(engine), shield=True)
         if self._closed:  # only now: until then a second close waits for this one
-            self._loop = None
+            self._bound.release()
 
     async def write(self, body: Callable[[Connection], T], alone: bool = False) -> T:
         """Run the body in one write transaction and commit it. Raises DatabaseUnavailable.
@@ -257,7 +253,7 @@ class Database:
                     raise
             finally:
                 watch.rest()
-            await asyncio.sleep(random.uniform(0, min(0.01 * 2**attempt, 1)))
+            await asyncio.sleep(backoff(attempt, 0.01, 1.0))
         raise AssertionError("unreachable")
 
     async def _dispose(self, engine: Engines) -> None:

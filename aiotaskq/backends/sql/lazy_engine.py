@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -10,6 +9,8 @@ from typing import Any
 
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
+
+from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
 
 __all__ = ["LazyAsyncEngine", "LazyEngine"]
 
@@ -80,19 +81,16 @@ class LazyAsyncEngine(AsyncEngine):
 
 
 _all: weakref.WeakSet[LazyEngine | LazyAsyncEngine] = weakref.WeakSet()
-_inherited: list[object] = []
 
 
 def _leave_to_the_parent(engine: Engine) -> None:
     # The engine stays, since other modules have it by name. Its connections are not to be closed in the child, not
     # even by the garbage collector.
-    _inherited.append(engine.pool)
+    keep_alive(engine.pool)
     engine.dispose(close=False)
 
 
+@after_fork
 def _forked() -> None:
     for engine in list(_all):
         engine._forked()
-
-
-os.register_at_fork(after_in_child=_forked)

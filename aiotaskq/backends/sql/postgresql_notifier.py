@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import random
 import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -15,6 +13,8 @@ from aiotaskq.backends.base import CANCEL, ENDED, KINDS, READY, TAKEN, Hints
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.engines import connect_postgresql, in_time
 from aiotaskq.backends.sql.notify_gap import Gap
+from aiotaskq.concurrency.backoff import backoff
+from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log
 
@@ -44,29 +44,28 @@ class Notifications:
         self._database = database
         self._hints = hints
         self._me = secrets.token_hex(8)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = 0
+        self._bound = LoopBound()
         self._waiting: dict[str, dict[str, None] | None] = {}  # names by kind; None when not all are known
         self._gaps = {kind: Gap() for kind in KINDS}
         self._senders: dict[str, asyncio.Task[None]] = {}
         self._listener: asyncio.Task[None] | None = None
         hints.forward = self.forward
 
-    def _belong(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Belong to the running loop; what ran in one that is gone, or before a fork, has gone with it."""
-        if self._loop is not loop or self._pid != os.getpid():
-            self._loop, self._pid, self._senders, self._listener = loop, os.getpid(), {}, None
+    def _bind(self) -> None:
+        """Belong to the running loop; what ran in another one, or before a fork, has gone with it."""
+        if self._bound.bind():
+            self._senders, self._listener = {}, None
             self._waiting, self._gaps = {}, {kind: Gap() for kind in KINDS}
 
     def listen(self) -> None:
         """Tell this process's listeners what others do, until ``stop``; idempotent."""
-        self._belong(asyncio.get_running_loop())
+        self._bind()
         if self._listener is None or self._listener.done():
             self._listener = asyncio.create_task(self._listen(), name="aiotaskq-listen")
 
     async def stop(self) -> None:
         """Hear no more, and let what was told go out."""
-        if self._loop is not asyncio.get_running_loop() or self._pid != os.getpid():
+        if not self._bound.here:
             return
         listener, self._listener = self._listener, None
         if listener is not None:
@@ -79,26 +78,18 @@ class Notifications:
 
     def weigh(self, kind: str, more: int) -> None:
         """Count so many more tasks towards the load than the hint that follows says, since it names none."""
-        self._belong(asyncio.get_running_loop())
+        self._bind()
         self._gaps[kind].wish(more)
 
     def forward(self, kind: str, names: Sequence[str]) -> None:
         """Tell the other processes soon; from any thread."""
-        try:
-            here = asyncio.get_running_loop()
-        except RuntimeError:
-            here = None
-        alive = self._loop is not None and not self._loop.is_closed() and self._pid == os.getpid()
-        if here is not None and (here is self._loop or not alive):
+        if self._bound.alive and not self._bound.here:
+            self._bound.call_soon(self._note, kind, names)
+        elif asyncio._get_running_loop() is not None:
             self._note(kind, names)
-        elif alive and self._loop is not None:
-            try:
-                self._loop.call_soon_threadsafe(self._note, kind, names)
-            except RuntimeError:
-                return  # it was closed between the question and the call
 
     def _note(self, kind: str, names: Sequence[str]) -> None:
-        self._belong(asyncio.get_running_loop())
+        self._bind()
         self._gaps[kind].wish(len(names) or 1)
         known = self._waiting.setdefault(kind, {})
         # A cancel without names would tell nobody anything.
@@ -147,7 +138,7 @@ class Notifications:
 
         The caller sends it in the statement that it tells of, and does not call ``forward``.
         """
-        self._belong(asyncio.get_running_loop())
+        self._bind()
         gap, now = self._gaps[kind], asyncio.get_running_loop().time()
         if kind in self._senders or gap.delay(now) > 0:
             return None
@@ -158,7 +149,7 @@ class Notifications:
     # ---- hearing ----
 
     async def _listen(self) -> None:
-        pause, failing = BACK_OFF[0], False
+        failures = 0
         while True:
             connection: Any = None
             try:
@@ -166,24 +157,23 @@ class Notifications:
                 gone = asyncio.Event()
                 connection.add_termination_listener(lambda _connection, gone=gone: gone.set())
                 await _answered(connection, connection.add_listener(CHANNEL, self._hear))
-                if failing:
+                if failures:
                     log.info("{}: hints of other processes are heard again", self._database.shown)
-                pause, failing = BACK_OFF[0], False
+                failures = 0
                 for kind in (READY, TAKEN, ENDED):  # what was said before; who runs a task asks himself whether to stop
                     self._hints.hear(kind)
                 await _until_lost(connection, gone)
             except Exception as error:  # whatever the driver raises: the next attempt may do better
-                if not failing:
+                if not failures:
                     log.warning(
                         "{}: hints of other processes are not heard for now, polling goes on: {}: {}",
                         *(self._database.shown, type(error).__name__, error),
                     )
-                failing = True
+                failures += 1
             finally:
                 if connection is not None:
                     connection.terminate()  # without a farewell, for which a dead peer would be waited for
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, BACK_OFF[1])
+            await asyncio.sleep(backoff(failures, *BACK_OFF))
 
     def _place(self) -> str:
         url = self._database.url.set(drivername="postgresql")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Final
 from aiotaskq.backends.base import ENDED, READY, TAKEN, Hints
 from aiotaskq.backends.sql.sqlite_file import SqliteFile
 from aiotaskq.concurrency.forks import outside_of_forks
+from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
 
 INTERVAL: Final = 0.02
 """Seconds between two looks. One costs some 6 µs and no disk access: it reads the memory that the processes share."""
@@ -33,8 +33,7 @@ class FileWatch:
         self._uri = database if database.startswith("file:") else f"{Path(database).absolute().as_uri()}?mode=rw"
         self._under_name = SqliteFile(database)
         self._hints = hints
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = 0
+        self._bound = LoopBound()
         self._connection: sqlite3.Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._seen = 0  # the counter, which is never 0, when it was last looked at
@@ -45,20 +44,20 @@ class FileWatch:
 
     def listen(self) -> None:
         """Look from now on in the running loop, until ``stop``; idempotent."""
-        loop = asyncio.get_running_loop()
-        if self._timer is not None and self._loop is loop and self._pid == os.getpid():
+        if self._timer is not None and self._bound.here:
             return
-        if self._pid not in (0, os.getpid()):
+        if self._bound.inherited:
             # SQLite forbids a forked child even to close its parent's connections.
-            _inherited.append(self._connection)
+            keep_alive(self._connection)
             self._connection, self._lock = None, threading.Lock()
         self._close()
-        self._loop, self._pid, self._ours = loop, os.getpid(), False
+        self._bound.bind()
+        self._ours = False
         self._look()
 
     async def stop(self) -> None:
         """Look no more, and close the file."""
-        if self._pid == os.getpid():
+        if not self._bound.inherited:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = None
@@ -85,7 +84,7 @@ class FileWatch:
                 self._hints.hear(kind)
 
     def _moved(self) -> bool:
-        if self._connection is None or self._pid != os.getpid():
+        if self._connection is None or self._bound.inherited:
             return False
         try:
             (counter,) = self._connection.execute("PRAGMA data_version").fetchone()
@@ -96,7 +95,7 @@ class FileWatch:
         return bool(before != counter)
 
     def _look(self) -> None:
-        assert self._loop is not None
+        loop = asyncio.get_running_loop()
         self._looks += 1
         if self._looks % IDENTITY == 0 and self._under_name.identity() != self._file:
             self._close()  # it was deleted or replaced: what has changed is in the new one
@@ -107,11 +106,11 @@ class FileWatch:
                 self._connection = sqlite3.connect(
                     self._uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False
                 )
-        self._timer = self._loop.call_later(INTERVAL, self._look)
+        self._timer = loop.call_later(INTERVAL, self._look)
         self._check()
         if self._connection is None:
             self._timer.cancel()
-            self._timer = self._loop.call_later(RETRY, self._look)
+            self._timer = loop.call_later(RETRY, self._look)
 
     def _close(self) -> None:
         with outside_of_forks, self._lock:
@@ -121,6 +120,3 @@ class FileWatch:
         connection, self._connection, self._seen = self._connection, None, 0
         if connection is not None:
             connection.close()
-
-
-_inherited: list[object] = []

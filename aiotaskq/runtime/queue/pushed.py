@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
+from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.core.task import Task
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import gate, log
@@ -35,11 +35,11 @@ class PushedEvents:
 
     def at_commit(self, tasks: Sequence[Task], stored: Sequence[Task]) -> Callable[[], None]:
         """Return what is to be called, from any thread, when the transaction of this push has committed."""
-        loop = asyncio.get_running_loop()
+        bound = LoopBound()
+        bound.bind()
 
         def committed() -> None:
-            with contextlib.suppress(RuntimeError):  # that loop has ended, and its listeners with it
-                loop.call_soon_threadsafe(self._committed, tasks, stored)
+            bound.call_soon(self._committed, tasks, stored)  # a loop that is gone has no listeners
 
         return committed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Container
 
 from aiotaskq.backends.base import Backend, Change
+from aiotaskq.concurrency.backoff import backoff
 from aiotaskq.concurrency.clock import Clock, SystemClock
 from aiotaskq.core.outcome import POP_OWNER, Expired, Life, Outcome, Released, lease_over, owner_of, uncounted
 from aiotaskq.core.task import SECOND, Status, Task
@@ -74,9 +75,9 @@ class Reaper:
 
     async def uncount(self, lost: Task) -> None:
         """Take back the crash that was counted when the lease of this delivery ended: its worker lives."""
-        for attempt in range(10):
+        for attempt in range(1, 11):
             (row,) = await self._backend.get([lost.task_id])
             after = None if row is None else uncounted(row, lost)
             if row is None or after is None or (await self._backend.update([Change(row, after, lease_over=True)]))[0]:
                 return
-            await self._clock.sleep(0.01 * 2**attempt)  # it has just changed, or another transaction has it
+            await self._clock.sleep(backoff(attempt, 0.01, 5.0))  # it has just changed, or another transaction has it

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from aiotaskq.backends.base import READY, Backend, Change
+from aiotaskq.concurrency.backoff import backoff
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import MAX_BACKOFF, Service
 from aiotaskq.concurrency.wakeup import Arrivals, LoopWakeup, Wakeup
@@ -219,7 +219,7 @@ class Fetcher:
                 if failures == 0:
                     log.warning("{}: whether it completed cannot be read yet: {}", named(task), error)
                 failures += 1
-                await self._clock.sleep(min(2.0, 0.05 * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0))
+                await self._clock.sleep(backoff(failures, 0.1, 2.0))
 
     # ---- what is pushed in this process ----
 
