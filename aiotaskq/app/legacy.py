@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import weakref
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
+
+import msgspec
 
 import aiotaskq.runtime.scheduler.scheduler
 from aiotaskq.app.settings import check_default_home, settings, visibility_timeout
@@ -16,9 +17,11 @@ from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.url import KEEP_ENDED, SQL, keep_ended_of, scheme_of
 from aiotaskq.concurrency.clock import Clock, SteadyClock, SystemClock
+from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
 from aiotaskq.concurrency.running_loop import running_loop_or_none
 from aiotaskq.core.masking import mask
 from aiotaskq.core.preview import preview as _preview
+from aiotaskq.core.schedule import Schedule
 from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.store import Store
@@ -162,6 +165,20 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
         await self._home.open()
         await super().start()
 
+    async def list_tasks(self, enabled_only: bool = False) -> list[dict[str, Any]]:
+        """Return the schedules as dicts with the table's columns, in the order in which they were added."""
+        return [_columns(schedule) for schedule in await self.list(enabled_only)]
+
+    async def get_task(self, task_id: str) -> dict[str, Any]:
+        """Return one schedule as a dict. Raises NotFound."""
+        return _columns(await self.get(task_id))
+
+
+def _columns(schedule: Schedule) -> dict[str, Any]:
+    columns: dict[str, Any] = msgspec.structs.asdict(schedule)
+    del columns["version"], columns["outbox"]
+    return columns
+
 
 # ---- one queue and one scheduler a process --------------------------------------------------------------------------
 
@@ -263,18 +280,13 @@ async def delete_public(key: str) -> bool:
     return await (await get_queue()).delete_public(key)
 
 
-_inherited: list[object] = []
-
-
+@after_fork
 def _forget() -> None:
     # In a forked child the tasks in memory are copies, which only the parent may run. Inherited connections must not be
     # closed, not even by the garbage collector, so they are kept.
     global _lock
     _lock = threading.Lock()
     for kept in (_queues, _schedulers):
-        _inherited.extend(kept.values())
+        keep_alive(*kept.values())
         kept.clear()
     _memory.clear()
-
-
-os.register_at_fork(after_in_child=_forget)

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiotaskq.app.handle import PushOptions, TaskCall
 from aiotaskq.app.registered import Registered
-from aiotaskq.core.schedule import instant
+from aiotaskq.core.instants import instant
 from aiotaskq.core.task import SECOND, Task, check_params, check_seconds, new_id, new_task, next_seq
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.handler import Handler, check_fit, unknown

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.application import knows, load_quietly
 from aiotaskq.cli.i18n import marked, tr
@@ -13,6 +15,7 @@ from aiotaskq.cli.store_access import each, instant, read_params, read_time, wit
 from aiotaskq.cli.tasks import warn_of_unknown
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.preview import preview as next_times
+from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import printable
@@ -22,7 +25,7 @@ LISTED = tuple(map(marked, ("SCHEDULE_ID", "NAME", "TYPE", "WHEN", "NEXT", "RUNS
 
 def list_schedules(url: str, place: str | None, *, enabled_only: bool, params: bool, as_json: bool) -> None:
     """Print the schedules."""
-    found = with_tq(url, lambda tq: tq.scheduler.list_tasks(enabled_only), place)
+    found = with_tq(url, lambda tq: tq.scheduler.list(enabled_only), place)
     if as_json:
         say_json([_as_dict(schedule, params) for schedule in found])
         return
@@ -32,53 +35,46 @@ def list_schedules(url: str, place: str | None, *, enabled_only: bool, params: b
     say_table(LISTED, [_row(schedule) for schedule in found])
 
 
-def _row(schedule: dict[str, Any]) -> list[Any]:
-    runs = f"{schedule['run_count']:,}" + (f"/{schedule['max_runs']:,}" if schedule["max_runs"] else "")
-    if schedule["enabled"]:
+def _row(schedule: Schedule) -> list[Any]:
+    runs = f"{schedule.run_count:,}" + (f"/{schedule.max_runs:,}" if schedule.max_runs else "")
+    if schedule.enabled:
         state = tr("enabled")
     else:
-        state = tr("finished") if schedule["next_run_at"] is None else tr("paused")
+        state = tr("finished") if schedule.due is None else tr("paused")
     return [
-        schedule["task_id"],
-        schedule["name"],
-        schedule["task_type"],
+        schedule.task_id,
+        schedule.name,
+        schedule.task_type,
         _when(schedule),
-        instant(_whole(_next(schedule))) or "-",
+        instant(_in_seconds(schedule.next_run_at)) or "-",  # to the second: a terminal is narrow
         runs,
         state,
     ]
 
 
-def _when(schedule: dict[str, Any]) -> str:
-    match schedule["schedule_type"]:
+def _when(schedule: Schedule) -> str:
+    match schedule.schedule_type:
         case "cron":
-            return f"{schedule['cron_expression']} {schedule['timezone'] or ''}".strip()
+            return f"{schedule.cron_expression} {schedule.timezone or ''}".strip()
         case "interval":
-            return tr("every {seconds} s", seconds=schedule["interval_seconds"])
+            return tr("every {seconds} s", seconds=schedule.interval_seconds)
         case "once":
-            at = schedule["execute_at"]
-            return tr("once, {time}", time=instant(None if at is None else at * SECOND))
+            return tr("once, {time}", time=instant(_in_seconds(schedule.execute_at)))
         case other:  # an adopted row may say anything
             return str(other)
 
 
-def _next(schedule: dict[str, Any]) -> int | None:
-    at = schedule["next_run_at"]
-    return None if at is None else at * SECOND + (schedule["next_run_us"] or 0)
+def _in_seconds(seconds: int | None) -> int | None:
+    return None if seconds is None else seconds * SECOND
 
 
-def _whole(microseconds: int | None) -> int | None:
-    """Cut to a second: a terminal is narrow."""
-    return None if microseconds is None else microseconds // SECOND * SECOND
-
-
-def _as_dict(schedule: dict[str, Any], params: bool) -> dict[str, Any]:
-    values = {**schedule, "next_run_at": instant(_next(schedule))}
-    del values["next_run_us"]
-    if not params:
-        del values["params"]
+def _as_dict(schedule: Schedule, params: bool) -> dict[str, Any]:
+    values = msgspec.structs.asdict(schedule)
     for name in ("execute_at", "last_run_at", "created_at", "updated_at"):
-        values[name] = instant(None if values[name] is None else values[name] * SECOND)
+        values[name] = instant(_in_seconds(values[name]))
+    values["next_run_at"] = instant(schedule.due)
+    for name in ("next_run_us", "outbox", "version") if params else ("next_run_us", "outbox", "version", "params"):
+        del values[name]
     return values
 
 
@@ -106,17 +102,17 @@ def add_schedule(
     time = None if at is None else read_time("at", at, timezone)
     app = None if target is None else load_quietly(target)
 
-    async def work(tq: TaskQ) -> dict[str, Any]:
+    async def work(tq: TaskQ) -> Schedule:
         known = knows(tq, task_type, values)
         schedule_id = await tq.scheduler.add_scheduler_task(
             name, task_type, given[0], values, interval, cron, time, timezone=timezone, **options
         )
         if not known:
             await warn_of_unknown(tq, task_type)
-        return await tq.scheduler.get_task(schedule_id)
+        return await tq.scheduler.get(schedule_id)
 
     found = with_tq(url, work, place, app)
-    say_json(_as_dict(found, False)) if as_json else say(printable(found["task_id"]))
+    say_json(_as_dict(found, False)) if as_json else say(printable(found.task_id))
 
 
 def pause(url: str, place: str | None, ids: Sequence[str], *, as_json: bool) -> int:
@@ -134,7 +130,7 @@ def resume(url: str, place: str | None, ids: Sequence[str], *, as_json: bool) ->
 
     async def verb(tq: TaskQ, schedule_id: str) -> str:
         await tq.scheduler.resume_task(schedule_id)
-        at = instant(_next(await tq.scheduler.get_task(schedule_id)))
+        at = instant((await tq.scheduler.get(schedule_id)).due)
         return f"next {at}" if as_json else tr("next {time}", time=at)
 
     return each(url, ids, verb, key="schedule_id", schedules=place, as_json=as_json)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -15,7 +15,7 @@ from aiotaskq.cli.i18n import tr
 from aiotaskq.cli.output import say, say_error, say_json
 from aiotaskq.cli.tables import refuse_unready
 from aiotaskq.core.cron import check_timezone, local_timezone
-from aiotaskq.core.task import SECOND
+from aiotaskq.core.instants import to_iso
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
 
@@ -121,14 +121,7 @@ def read_time(field: str, text: str, timezone: str | None) -> datetime:
 
 def instant(microseconds: int | None) -> str | None:
     """Return an instant as ISO 8601 in UTC; what no calendar has is returned as the number."""
-    if microseconds is None:
-        return None
-    try:
-        seconds, rest = divmod(microseconds, SECOND)
-        time = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
-    except (ValueError, OverflowError, OSError, TypeError):  # a stored number may be anything
-        return str(microseconds)
-    return time.isoformat(timespec="milliseconds" if rest else "seconds").replace("+00:00", "Z")
+    return None if microseconds is None else to_iso(microseconds) or str(microseconds)
 
 
 def age(seconds: int) -> str:

@@ -151,6 +151,9 @@ class IllegalTransition(AiotaskqError, RuntimeError):
     """The task's status does not allow this outcome; nothing was written."""
 
 
+RETRYABLE = FINAL - {Status.COMPLETED}
+"""What an operator may put back: dead letters, and what was cancelled or has expired."""
+
 _ALLOWED: dict[type, frozenset[Status]] = {
     Completed: frozenset({Status.RUNNING}),
     Failed: frozenset({Status.RUNNING}),
@@ -160,7 +163,7 @@ _ALLOWED: dict[type, frozenset[Status]] = {
     HandedBack: frozenset({Status.RUNNING}),
     Cancelled: frozenset({Status.RUNNING, Status.PENDING}),
     Expired: frozenset({Status.PENDING}),
-    Requeued: frozenset({Status.FAILED, Status.CANCELLED, Status.EXPIRED}),
+    Requeued: RETRYABLE,
     Rerun: FINAL,
 }
 

@@ -1,13 +1,15 @@
-"""The next instants of a schedule that need not exist: to be looked at before it is trusted. Pure."""
+"""The next instants of a schedule: of one that exists, or of one that is only considered. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from aiotaskq.core.cron import Cron, check_timezone, local_timezone
 from aiotaskq.core.errors import ValidationError
-from aiotaskq.core.schedule import EPOCH, instant
+from aiotaskq.core.instants import instant, to_datetime
+from aiotaskq.core.schedule import Schedule, following
 from aiotaskq.core.task import SECOND, TEN_YEARS, check_int
 
 
@@ -57,7 +59,28 @@ def preview(
     else:
         once = instant("at", at)
         dues = [once] if once > start else []
+    return _in_zone(dues, zone)
+
+
+def upcoming(schedule: Schedule, count: int) -> list[datetime]:
+    """Return the next instants, at most ``count``, at which a stored schedule is due, in its time zone.
+
+    A paused schedule is treated as if it were resumed now; one that is finished has none. Raises ScheduleStuck for an
+    adopted schedule that never becomes due again, CronError for an expression without an end of so many.
+    """
+    if schedule.due is None:
+        return []
+    dues = [schedule.due]
+    if schedule.max_runs:
+        count = min(count, schedule.max_runs - schedule.run_count)
+    while len(dues) < count and schedule.schedule_type != "once":
+        dues.append(following(schedule, dues[-1]))
+    return _in_zone(dues, check_timezone(schedule.timezone or local_timezone()))
+
+
+def _in_zone(dues: Iterable[int], zone: ZoneInfo) -> list[datetime]:
+    dues = list(dues)
     try:
-        return [(EPOCH + timedelta(microseconds=due)).astimezone(zone) for due in dues]
+        return [to_datetime(due, zone) for due in dues]
     except OverflowError:
-        raise ValidationError(f"count: {count} instants reach beyond the year 9999") from None
+        raise ValidationError(f"count: {len(dues)} instants reach beyond the year 9999") from None

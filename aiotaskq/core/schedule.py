@@ -10,16 +10,15 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
-import math
 import uuid
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 
 from aiotaskq.core.cron import Cron, check_timezone, local_timezone
 from aiotaskq.core.errors import AiotaskqError, ValidationError
+from aiotaskq.core.instants import instant
 from aiotaskq.core.task import (
     MAX_ID,
     MAX_NAME,
@@ -54,9 +53,6 @@ _POSTPONE: Final = 5 * SECOND  # a `once` that meets a running task of its own l
 _NEEDS: Final = {"interval": "interval_seconds", "cron": "cron_expression", "once": "execute_at"}
 _MISFIRE: Final = ("fire_once", "skip", "fire_all")
 _OVERLAP: Final = ("allow", "skip", "buffer_one")
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-_LAST: Final = 100_000_000_000  # epoch seconds in the year 5138; as milliseconds it was 1973
 
 
 class ScheduleStuck(AiotaskqError, RuntimeError):
@@ -104,6 +100,11 @@ class Schedule(Discreet, frozen=True, kw_only=True):
     version: int = 0
     """Counted up by the store with every write; the rules here leave it alone."""
 
+    @property
+    def due(self) -> int | None:
+        """When the schedule is due next, in microseconds UTC; None when nothing more is planned."""
+        return None if self.next_run_at is None else self.next_run_at * SECOND + self.next_run_us
+
     def replace(self, **changes: Any) -> Schedule:
         """Return a copy with these fields changed."""
         return msgspec.structs.replace(self, **changes)
@@ -120,11 +121,6 @@ class Firing(msgspec.Struct, frozen=True, kw_only=True):
     """The latest skipped dues, each with ``misfire``, ``catch_up``, ``overlap`` or ``max_runs``; at most 100."""
     skipped_count: int = 0
     """How many were skipped in all; beyond some hundred dues of a cron expression, an estimate."""
-
-
-def due_us(schedule: Schedule) -> int | None:
-    """When the schedule is due next, in microseconds UTC; None when nothing more is planned."""
-    return None if schedule.next_run_at is None else schedule.next_run_at * SECOND + schedule.next_run_us
 
 
 # ---- making and changing ------------------------------------------------------------------------------------------
@@ -222,9 +218,9 @@ def new_schedule(
     if at is not None:
         due = at
     elif kind == "cron":
-        due = _following(schedule, now if begin is None else max(now, begin - 1))
+        due = following(schedule, now if begin is None else max(now, begin - 1))
     else:
-        due = begin if begin is not None and begin > now else _following(schedule, now)
+        due = begin if begin is not None and begin > now else following(schedule, now)
     return _due(schedule, due)
 
 
@@ -255,7 +251,7 @@ def changed(schedule: Schedule, now: int, **changes: Any) -> Schedule:
     made = new_schedule(**(kept | changes), now=now)
     after = schedule.replace(updated_at=now // SECOND, **{field: getattr(made, field) for field in _EDITABLE})
     if any(getattr(made, field) != getattr(schedule, field) for field in _TIMING):
-        after = _due(after, max(due_us(made) or 0, now + 1))
+        after = _due(after, max(made.due or 0, now + 1))
     return _ended(after) if _finished(after) else after
 
 
@@ -287,7 +283,7 @@ def resumed(schedule: Schedule, now: int) -> Schedule:
                 "execute_at: the schedule is finished, its one time is over; set a later one to resume it"
             )
     else:
-        due = _following(schedule, now)
+        due = following(schedule, now)
     return _due(schedule.replace(enabled=True, updated_at=now // SECOND), due)
 
 
@@ -313,7 +309,7 @@ def fire(schedule: Schedule, now: int, active: int = 0) -> Firing:
         ScheduleStuck: the schedule does not advance (an adopted row with an interval of 0, for instance).
         CronError: an adopted cron expression cannot be read.
     """
-    due = due_us(schedule)
+    due = schedule.due
     if not schedule.enabled or due is None or due > now:
         return Firing(schedule=schedule)
     total, dues, following = _passed(schedule, due, now)
@@ -344,7 +340,7 @@ def brought_near(schedule: Schedule, now: int, differ: int = CLOCKS_DIFFER) -> S
     ``differ`` microseconds; every other schedule is returned as it is. Cron expressions and ``once`` name times of the
     wall clock, and wait for them.
     """
-    due, written = due_us(schedule), schedule.updated_at * SECOND
+    due, written = schedule.due, schedule.updated_at * SECOND
     if schedule.schedule_type != "interval" or due is None or not schedule.enabled:
         return schedule
     step = (schedule.interval_seconds or 0) * SECOND  # an adopted row may have none: `fire` tells of that
@@ -370,7 +366,7 @@ def _passed(schedule: Schedule, due: int, now: int) -> tuple[int, tuple[int, ...
     if schedule.schedule_type == "cron":
         latest = _cron(schedule).latest(due, now, MAX_CATCH_UP)
         dues = (due, *latest.dues)[-MAX_CATCH_UP:]
-        return latest.total + 1, dues, _following(schedule, dues[-1])
+        return latest.total + 1, dues, following(schedule, dues[-1])
     step = _step(schedule)
     total = (now - due) // step + 1
     last = due + (total - 1) * step
@@ -425,8 +421,8 @@ def _copied(value: Any) -> Any:
     return [_copied(item) for item in value] if type(value) is list else value
 
 
-def _following(schedule: Schedule, instant: int) -> int:
-    """The due after ``instant``, which is the last due, or now when there was none."""
+def following(schedule: Schedule, instant: int) -> int:
+    """Return the due after ``instant``, which is the last due, or now when there was none. Raises ScheduleStuck."""
     if schedule.schedule_type == "cron":
         return _cron(schedule).next_after(instant)
     return instant + _step(schedule)
@@ -462,29 +458,6 @@ def _finished(schedule: Schedule) -> bool:
 
 
 # ---- input --------------------------------------------------------------------------------------------------------
-
-
-def instant(field: str, value: object) -> int:
-    """Return microseconds of epoch seconds or of an aware datetime (its fold is honoured, PEP 495).
-
-    Raises ValidationError naming the field.
-    """
-    if isinstance(value, datetime):
-        if value.utcoffset() is None:
-            raise ValidationError(f"{field}: a naive datetime names no instant; give it a tzinfo (got {value})")
-        found = (value - EPOCH) // _MICROSECOND
-    elif isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValidationError(f"{field}: epoch seconds or an aware datetime are needed (got {type(value).__name__})")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValidationError(f"{field}: {value} is not a time")
-    elif abs(value) > _LAST:  # before any arithmetic or repr(), which a huge int may refuse
-        shown = f"{value:.6g}" if abs(value) < 10**20 else "a huge number"
-        raise ValidationError(f"{field}: epoch seconds are needed; {shown} looks like milliseconds, divide by 1000")
-    else:
-        found = value * SECOND if isinstance(value, int) else round(value * SECOND)
-    if not 0 <= found <= _LAST * SECOND:
-        raise ValidationError(f"{field}: is not in the years 1970 to 5000 (got {value!r:.60})")
-    return found
 
 
 def _choice(field: str, value: object, choices: Iterable[str]) -> str:

@@ -134,8 +134,8 @@ class SchedulerActor(Facade[Any]):
     start = blocking(AsyncScheduler.start)
     stop = blocking(AsyncScheduler.stop)
     add_scheduler_task = blocking(AsyncScheduler.add_scheduler_task)
-    list_tasks = blocking(AsyncScheduler.list_tasks)
-    get_task = blocking(AsyncScheduler.get_task)
+    get = blocking(AsyncScheduler.get)
+    list = blocking(AsyncScheduler.list)
     pause_task = blocking(AsyncScheduler.pause_task)
     resume_task = blocking(AsyncScheduler.resume_task)
     update_task = blocking(AsyncScheduler.update_task)
@@ -160,6 +160,8 @@ class Scheduler(SchedulerActor):
 
     start = blocking(awaited.Scheduler.start)
     stop = blocking(awaited.Scheduler.stop)
+    list_tasks = blocking(awaited.Scheduler.list_tasks)
+    get_task = blocking(awaited.Scheduler.get_task)
 
 
 # ---- one of each per process -----------------------------------------------------------------------------------------

@@ -145,9 +145,9 @@ class Kit(Harness):
                 names = ", ".join(f"{count} x {printable(name)}" for name, count in sorted(counts.items()))
                 lines.append(f"  {status}: {names}")
         if "scheduler" in vars(self.tq):
-            rows = await self.tq.scheduler.list_tasks(enabled_only=True)
-            if rows:
-                lines.append("  enabled schedules: " + ", ".join(printable(row["name"]) for row in rows[:20]))
+            schedules = await self.tq.scheduler.list(enabled_only=True)
+            if schedules:
+                lines.append("  enabled schedules: " + ", ".join(printable(each.name) for each in schedules[:20]))
         return AssertionError("\n".join(lines))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct
 
+from aiotaskq.core.instants import to_iso
+from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.web.schemas import ScheduleView, TaskView
 
@@ -27,7 +28,7 @@ def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
         max_retries=task.max_retries,
         crashes=task.crashes,
         created_at=_seconds(task.created_at),
-        run_at=_time(task.run_at),
+        run_at=to_iso(task.run_at),
         started_at=_seconds(task.started_at),
         completed_at=_seconds(task.completed_at),
         cancel_requested=task.cancel_requested,
@@ -36,9 +37,9 @@ def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
         unique_key=task.unique_key,
         idempotency_key=task.idempotency_key,
         timeout=task.timeout,
-        expires_at=_time(task.expires_at),
+        expires_at=to_iso(task.expires_at),
         lease_owner=task.lease_owner,
-        lease_until=_time(task.lease_until),
+        lease_until=to_iso(task.lease_until),
         progress=task.progress,
     )
     if show:
@@ -46,16 +47,15 @@ def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
     return view
 
 
-def schedule_view(columns: dict[str, Any], *, show: bool) -> ScheduleView:
-    """Return the view of a schedule, given as its columns; with ``show`` its params, too."""
-    known = {name: columns[name] for name in ScheduleView.__struct_fields__ if name in columns and name != "params"}
-    due = columns["next_run_at"]
-    known["next_run_at"] = None if due is None else _time(due * SECOND + columns["next_run_us"])
+def schedule_view(schedule: Schedule, *, show: bool) -> ScheduleView:
+    """Return the view of a schedule; with ``show`` its params, too."""
+    known = {name: getattr(schedule, name) for name in ScheduleView.__struct_fields__ if name != "params"}
+    known["next_run_at"] = to_iso(schedule.due)
     for name in ("execute_at", "last_run_at", "created_at", "updated_at"):
-        known[name] = _seconds(columns[name])
+        known[name] = _seconds(known[name])
     view = ScheduleView(**known)
     if show:
-        view.params = plain(columns["params"])
+        view.params = plain(schedule.params)
     return view
 
 
@@ -74,15 +74,4 @@ def body_options(body: Struct) -> dict[str, Any]:
 
 
 def _seconds(seconds: int | None) -> str | None:
-    return None if seconds is None else _time(seconds * SECOND)
-
-
-def _time(microseconds: int | None) -> str | None:
-    if microseconds is None:
-        return None
-    seconds, rest = divmod(microseconds, SECOND)
-    try:
-        time = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
-    except (ValueError, OverflowError, OSError):  # a stored number of another program may be out of range
-        return None
-    return time.isoformat(timespec="microseconds" if rest else "seconds").replace("+00:00", "Z")
+    return None if seconds is None else to_iso(seconds * SECOND)

@@ -13,7 +13,7 @@ import msgspec
 
 from aiotaskq.backends.base import READY, Backend, Change, Room, ScheduleChange, Schedules, holds
 from aiotaskq.backends.memory.backend import MemoryBackend
-from aiotaskq.core.schedule import Schedule, due_us
+from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, Task, same_push
 
 KEEP = 1_000_000  # ended tasks; a test that makes more has other worries
@@ -154,7 +154,7 @@ class RehearsalSchedules(Schedules):
         return sorted(rows, key=lambda row: (row.created_at, row.task_id))
 
     def _dues(self) -> list[tuple[int, str]]:
-        dues = ((due_us(row), row.task_id) for row in self._rows.values() if row.enabled)
+        dues = ((row.due, row.task_id) for row in self._rows.values() if row.enabled)
         return [(due, schedule_id) for due, schedule_id in dues if due is not None]
 
     async def due(self, now: int, limit: int) -> list[Schedule]:

@@ -10,6 +10,7 @@ import msgspec
 
 from aiotaskq.cli.demo.files import File
 from aiotaskq.cli.i18n import marked, tr
+from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Status, Task
 
 SAMPLE = 3  # files that are hashed a second time
@@ -41,7 +42,7 @@ class Seen(msgspec.Struct, kw_only=True):
     folder: Path
     files: list[File]
     tasks: dict[str, Task]
-    schedules: dict[str, dict[str, Any]]
+    schedules: dict[str, Schedule]
     before: dict[str, Task]
     """Tasks of this run that an earlier process had finished."""
     cookie: tuple[Any, Any]
@@ -105,15 +106,16 @@ def _fired(seen: Seen, name: str) -> int:
 
 
 def _schedule(seen: Seen, name: str, kind: str, least: int) -> Check:
-    runs = seen.schedules.get(f"{seen.run}-{name}", {}).get("run_count", 0)
+    schedule = seen.schedules.get(f"{seen.run}-{name}")
+    runs = 0 if schedule is None else schedule.run_count
     tasks = _fired(seen, name)
     claim = marked("{kind}: one task for each due time, {tasks} for {runs}")
     return Check(claim, runs == tasks >= least, {"kind": kind, "tasks": tasks, "runs": runs})
 
 
 def _once(seen: Seen) -> Check:
-    row = seen.schedules.get(f"{seen.run}-once", {})
-    held = _fired(seen, "once") == 1 and row.get("enabled") is False
+    schedule = seen.schedules.get(f"{seen.run}-once")
+    held = _fired(seen, "once") == 1 and schedule is not None and not schedule.enabled
     return Check(marked("once: fired once, and is disabled now"), held)
 
 

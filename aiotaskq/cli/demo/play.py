@@ -21,7 +21,7 @@ from aiotaskq.cli.demo.work import BROKEN, FLAKY, ONCE, QUEUE, REPORT, TWO_SECON
 from aiotaskq.cli.i18n import tr
 from aiotaskq.cli.output import Bar
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.task import SECOND, Task, new_id
+from aiotaskq.core.task import FINAL, SECOND, Task, new_id
 from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.runtime.events import Event
 
@@ -116,7 +116,7 @@ class Play:
             with self.bar:
                 await self._work(tq, numbers)
             counts = (await tq.stats()).counts
-            schedules = len(await tq.scheduler.list_tasks())
+            schedules = len(await tq.scheduler.list())
         finally:
             await tq.close()
         checks = await self._look_again(counts, schedules)
@@ -127,8 +127,8 @@ class Play:
 
     async def _begin(self, tq: TaskQ) -> None:
         """Go on with the run that was stopped, or forget what was and begin one."""
-        schedules = await tq.scheduler.list_tasks()
-        others = set((await tq.stats()).queues) | {row["queue"] for row in schedules}
+        schedules = await tq.scheduler.list()
+        others = set((await tq.stats()).queues) | {schedule.queue for schedule in schedules}
         if others - {QUEUE}:
             raise ValidationError(tr("db: tasks of somebody else are in there; the demo needs a database of its own"))
         state = await tq.store.get_public(RUN)
@@ -146,8 +146,8 @@ class Play:
             waiting = await tq.find(status=("pending", "running"), queue=QUEUE, limit=ALL)
             await asyncio.gather(*(tq.cancel(task.task_id) for task in waiting))
             await tq.purge(queue=QUEUE)
-            for row in schedules:
-                await tq.scheduler.delete_task(row["task_id"])
+            for schedule in schedules:
+                await tq.scheduler.delete_task(schedule.task_id)
             self.run_id = new_id()[-8:]
         await self._save(tq, "running")
 
@@ -157,7 +157,7 @@ class Play:
     async def _push(self, tq: TaskQ, numbers: Numbers) -> None:
         run = self.run_id
         handlers = Handlers(tq, self.folder, self.options.pause, lambda: self._report(numbers))
-        for name in ("completed", "failed", "cancelled", "expired"):
+        for name in FINAL:
             tq.on(name, self._ended)
         self.before = {task.task_id: task for task in await tq.find(queue=QUEUE, limit=ALL)}
         extras = {FLAKY: f"{run}-fails-twice", BROKEN: f"{run}-fails-always"}
@@ -257,11 +257,10 @@ class Play:
 
     async def _ask(self, tq: TaskQ) -> None:
         """Ask the database what is done: a second demo on the same folder takes its share, and tells us no events."""
-        ended = ("completed", "failed", "cancelled", "expired")
-        for task in await tq.find(status=ended, queue=QUEUE, limit=ALL):
+        for task in await tq.find(status=FINAL, queue=QUEUE, limit=ALL):
             self._forget(task.task_id)
-        row = await tq.scheduler.get_task(f"{self.run_id}-every-second")
-        self.reports = max(self.reports, row["run_count"])
+        schedule = await tq.scheduler.get(f"{self.run_id}-every-second")
+        self.reports = max(self.reports, schedule.run_count)
 
     def _ended(self, event: Event) -> None:
         if event.task is not None:
@@ -287,7 +286,7 @@ class Play:
                 folder=self.folder,
                 files=self.found.files,
                 tasks={task.task_id: task for task in await again.find(queue=QUEUE, limit=ALL)},
-                schedules={row["task_id"]: row for row in await again.scheduler.list_tasks()},
+                schedules={each.task_id: each for each in await again.scheduler.list()},
                 before={task_id: self.before[task_id] for task_id in self._done_before()},
                 cookie=self._cookie,
                 counts=(counts, (await again.stats()).counts),

@@ -11,14 +11,13 @@ import msgspec
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Service
-from aiotaskq.core.outcome import Requeued, settle
-from aiotaskq.core.task import SECOND, Status, TaskFilter, check_seconds
+from aiotaskq.core.outcome import RETRYABLE, Requeued, settle
+from aiotaskq.core.task import FINAL, SECOND, Status, TaskFilter, check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log
 
 PURGE_CHUNK = 1_000  # rows deleted in one transaction
 RETRY_CHUNK = 500  # tasks put back in one transaction
-RETRYABLE = frozenset({Status.FAILED, Status.CANCELLED, Status.EXPIRED})
 BREATH = 0.05  # seconds between two chunks of the retention, so that claims and pushes come in between
 SWEEP_INTERVAL = 60.0  # seconds
 
@@ -83,8 +82,8 @@ async def purge_all(backend: Backend, where: TaskFilter, progress: Callable[[int
     """Delete ended tasks that match; return how many. Raises ValidationError for a status that has not ended.
 
     ``progress`` is called with how many so far."""
-    for wrong in (Status.PENDING, Status.RUNNING):
-        if wrong in where.status:
+    for wrong in where.status:
+        if wrong not in FINAL:
             raise ValidationError(f"status: only ended tasks are purged, not {wrong}; cancel them first")
     total = 0
     while True:
@@ -113,7 +112,7 @@ class Retention:
         self._ages: dict[Status, float] = {}
         if ended is not None:
             age = check_seconds("retention", ended, zero=False)
-            self._ages = dict.fromkeys((Status.COMPLETED, Status.CANCELLED, Status.EXPIRED), age)
+            self._ages = dict.fromkeys(FINAL - {Status.FAILED}, age)
         if failed is not None:
             self._ages[Status.FAILED] = check_seconds("retention_failed", failed, zero=False)
         self._service = Service("retention", self._sweep, clock)

@@ -10,12 +10,12 @@ import msgspec
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.outcome import Cancelled, Outcome, Requeued
+from aiotaskq.core.outcome import RETRYABLE, Cancelled, Outcome, Requeued
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter, check_int, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.events import Events
-from aiotaskq.runtime.queue.bulk import RETRYABLE, count_all, ended_before, purge_all, retry_all, statuses
+from aiotaskq.runtime.queue.bulk import count_all, ended_before, purge_all, retry_all, statuses
 
 Retried_co = TypeVar("Retried_co", covariant=True)
 

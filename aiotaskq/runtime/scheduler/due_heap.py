@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 
-from aiotaskq.core.schedule import Schedule, due_us
+from aiotaskq.core.schedule import Schedule
 
 
 class Agenda:
@@ -27,7 +27,7 @@ class Agenda:
     def fill(self, schedules: Iterable[Schedule], begin: int, end: int) -> None:
         """Begin anew, at the instant ``begin``, with all schedules that are due before ``end``."""
         self._soon = {schedule.task_id: schedule for schedule in schedules}
-        self._heap = [(due_us(schedule) or 0, schedule.task_id) for schedule in self._soon.values()]
+        self._heap = [(schedule.due or 0, schedule.task_id) for schedule in self._soon.values()]
         heapify(self._heap)
         self._begin, self._end = begin, end
 
@@ -37,7 +37,7 @@ class Agenda:
 
     def note(self, schedule: Schedule) -> None:
         """Put in a schedule as it stands now, if it is due before the end."""
-        due = due_us(schedule)
+        due = schedule.due
         if schedule.enabled and due is not None and due < self._end:
             self._soon[schedule.task_id] = schedule
             heappush(self._heap, (due, schedule.task_id))
@@ -48,7 +48,7 @@ class Agenda:
         """Return when the first one is due, None if there is none before the end."""
         while self._heap:
             due, task_id = self._heap[0]
-            if task_id in self._soon and due_us(self._soon[task_id]) == due:
+            if task_id in self._soon and self._soon[task_id].due == due:
                 return due
             heappop(self._heap)
         return None

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-import msgspec
-
 import aiotaskq.core.schedule as rules
 from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
 from aiotaskq.concurrency.clock import Clock
@@ -134,7 +132,7 @@ class Scheduler:
         await self.add([schedule])
         return schedule.task_id
 
-    async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
+    async def add(self, schedules: Sequence[Schedule]) -> Sequence[Schedule]:
         """Store schedules in one transaction; answer with what now stands under each id."""
         stored = await self._schedules.add(schedules)
         if gate.open:
@@ -147,16 +145,8 @@ class Scheduler:
         """Take to heart what stands in the store since a write of our own."""
         for schedule in schedules:
             self._agenda.note(schedule)
-        if any(s.enabled and (rules.due_us(s) or INT64) < self._next_look for s in schedules):
+        if any(s.enabled and (s.due or INT64) < self._next_look for s in schedules):
             self._service.wake()
-
-    async def list_tasks(self, enabled_only: bool = False) -> list[dict[str, Any]]:
-        """Return the schedules as dicts with the table's columns, in the order in which they were added."""
-        return [_columns(schedule) for schedule in await self._schedules.all(enabled_only)]
-
-    async def get_task(self, task_id: str) -> dict[str, Any]:
-        """Return one schedule as a dict. Raises NotFound."""
-        return _columns(await self._get(task_id))
 
     async def pause_task(self, task_id: str) -> None:
         """Disable a schedule, for every process. Raises NotFound."""
@@ -180,13 +170,14 @@ class Scheduler:
     async def run_now(self, task_id: str) -> str:
         """Fire once more, now; return the task's id. The next due time stays. Raises NotFound."""
         while True:
-            before = await self._get(task_id)
+            before = await self.get(task_id)
             after, task = rules.run_now(before, self._clock.now(), new_id())
             if await self._write([(before, after, (task,))]) == [True]:
                 log.debug("schedule {} fired now: {}", _named(before), named(task))
                 return task.task_id
 
-    async def _get(self, task_id: str) -> Schedule:
+    async def get(self, task_id: str) -> Schedule:
+        """Return one schedule. Raises NotFound."""
         (schedule,) = await self._schedules.get([task_id])
         if schedule is None:
             raise NotFound(f"there is no schedule {printable(task_id)}")
@@ -194,7 +185,7 @@ class Scheduler:
 
     async def _edit(self, task_id: str, edit: Callable[[Schedule, int], Schedule]) -> Schedule:
         while True:
-            before = await self._get(task_id)
+            before = await self.get(task_id)
             after = edit(before, self._clock.now())
             if after == before:
                 return after
@@ -207,6 +198,10 @@ class Scheduler:
         for schedule, stored in zip(wanted, await self.add(wanted), strict=True):
             if stored is not schedule and (changes := rules.differences(stored, schedule)):
                 await self.update_task(stored.task_id, **changes)
+
+    async def list(self, enabled_only: bool = False) -> Sequence[Schedule]:
+        """Return the schedules, in the order in which they were added."""
+        return await self._schedules.all(enabled_only)
 
     # ---- firing ----
 
@@ -254,10 +249,10 @@ class Scheduler:
     async def _read_ahead(self, now: int) -> None:
         end = now + AHEAD
         found = await self._schedules.due(end - 1, READ)
-        if len(found) == READ and (rules.due_us(found[-1]) or 0) <= now:  # many are late: as many as may be fired
+        if len(found) == READ and (found[-1].due or 0) <= now:  # many are late: as many as may be fired
             found = await self._schedules.due(end - 1, LIMIT)
         if len(found) in (READ, LIMIT):
-            end = rules.due_us(found[-1]) or 0  # of those due at that instant there may be more
+            end = found[-1].due or 0  # of those due at that instant there may be more
         self._agenda.fill(found, now, end)
 
     async def _until_next(self) -> float:
@@ -292,7 +287,7 @@ class Scheduler:
                 if stands is not None:
                     self._agenda.note(stands)
 
-    async def _write(self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]) -> list[bool]:
+    async def _write(self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]) -> Sequence[bool]:
         """Advance schedules and push their tasks: in one transaction, or where that cannot be, by way of an outbox."""
         if not changes:
             return []
@@ -313,7 +308,7 @@ class Scheduler:
             await self._queue.add([task.replace(run_at=min(task.run_at, now)) for task in won])
         return held
 
-    async def _write_apart(self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]) -> list[bool]:
+    async def _write_apart(self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]) -> Sequence[bool]:
         """Who wins the swap leaves the tasks in the schedule's outbox with it, and then hands them to the queue."""
         written = [(before, after.replace(outbox=before.outbox + fired)) for before, after, fired in changes]
         held = await self._schedules.change([ScheduleChange(before, after) for before, after in written])
@@ -378,9 +373,3 @@ def _title(schedule: Schedule) -> str:
 
 def _named(schedule: Schedule) -> str:
     return f"{_title(schedule)} {printable(schedule.task_id)}"
-
-
-def _columns(schedule: Schedule) -> dict[str, Any]:
-    columns: dict[str, Any] = msgspec.structs.asdict(schedule)
-    del columns["version"], columns["outbox"]
-    return columns

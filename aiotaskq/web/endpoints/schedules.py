@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.preview import preview
-from aiotaskq.core.schedule import EPOCH, check_timing
+from aiotaskq.core.preview import preview, upcoming
+from aiotaskq.core.schedule import check_timing
 from aiotaskq.core.task import MAX_ID, check_json, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
@@ -59,7 +58,7 @@ TIMES = {"times": ["2026-02-01T02:00:00+08:00", "2026-02-02T02:00:00+08:00"]}
 
 
 async def _view(call: Call, schedule_id: str) -> ScheduleView:
-    return schedule_view(await call.tq.scheduler.get_task(schedule_id), show=call.policy.show_args)
+    return schedule_view(await call.tq.scheduler.get(schedule_id), show=call.policy.show_args)
 
 
 def _id(call: Call) -> str:
@@ -91,7 +90,7 @@ async def add_schedule(call: Call) -> ApiResponse:
     wanted = options["task_id"]
     if wanted is not None:
         try:
-            await call.tq.scheduler.get_task(check_key("task_id", wanted, MAX_ID))
+            await call.tq.scheduler.get(check_key("task_id", wanted, MAX_ID))
         except NotFound:
             pass
         else:
@@ -111,15 +110,15 @@ async def list_schedules(call: Call) -> ApiResponse:
     """List schedules; 404 if the one that `cursor` names has been deleted since."""
     query: ScheduleQuery = call.query
     show = call.may_show("params" in query.show)
-    found = await call.tq.scheduler.list_tasks(query.enabled)
+    found = await call.tq.scheduler.list(query.enabled)
     start = 0
     if query.cursor is not None:
-        start = 1 + next((n for n, each in enumerate(found) if each["task_id"] == query.cursor), -2)
+        start = 1 + next((n for n, each in enumerate(found) if each.task_id == query.cursor), -2)
         if start < 0:
             raise NotFound("cursor: there is no such schedule (any more); begin again without it")
     limit = min(query.limit, MAX_PAGE)
     page = found[start : start + limit]
-    more = page[-1]["task_id"] if len(found) > start + limit else None
+    more = page[-1].task_id if len(found) > start + limit else None
     return respond(SchedulePage([schedule_view(each, show=show) for each in page], more))
 
 
@@ -153,25 +152,8 @@ async def preview_schedule(call: Call) -> ApiResponse:
 )
 async def preview_times(call: Call) -> ApiResponse:
     """Preview the next times of a schedule; of a paused one as if it were resumed now."""
-    columns = await call.tq.scheduler.get_task(_id(call))
-    return respond(Times([each.isoformat() for each in _next_times(columns, call.query.count)]))
-
-
-def _next_times(columns: dict[str, Any], count: int) -> list[datetime]:
-    if columns["next_run_at"] is None:
-        return []
-    due = EPOCH + timedelta(seconds=columns["next_run_at"], microseconds=columns["next_run_us"])
-    kind, left = columns["schedule_type"], columns["max_runs"] - columns["run_count"]
-    count = min(count, left) if columns["max_runs"] else count
-    given: dict[str, Any] = {"at": due}
-    after = due - timedelta(microseconds=1)
-    if kind == "cron":
-        given = {"cron": columns["cron_expression"]}
-    elif kind == "interval":
-        # The first time of an interval is one interval after `after`.
-        given, after = {"interval": columns["interval_seconds"]}, due - timedelta(seconds=columns["interval_seconds"])
-    now = (after - EPOCH) // timedelta(microseconds=1)
-    return preview(**given, timezone=columns["timezone"], after=after, count=count, now=now)
+    schedule = await call.tq.scheduler.get(_id(call))
+    return respond(Times([each.isoformat() for each in upcoming(schedule, call.query.count)]))
 
 
 @schedules(
