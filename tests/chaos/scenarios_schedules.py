@@ -11,7 +11,7 @@ from typing import Any
 
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import ScheduleChange, Schedules
-from aiotaskq.core.schedule import Schedule, due_us, new_schedule
+from aiotaskq.core.schedule import Schedule, new_schedule
 from aiotaskq.core.task import SECOND
 from tests.chaos.checker import executions, runs_of, schedule_tasks
 from tests.chaos.harness import Fleet, Process, Report
@@ -89,7 +89,7 @@ async def schedulers(
     """
     async with Fleet(place, folder, "schedulers", **common) as fleet, lonely_scheduler(fleet, seconds):
         planned_ones = await planned(place, schedules, fleet.clock.now, "nothing")
-        first = {each.task_id: due_us(each) or 0 for each in planned_ones}
+        first = {each.task_id: each.due or 0 for each in planned_ones}
 
         async def start() -> Process:
             return (await fleet.start("scheduler", clock=fleet.chance.uniform(-skew, skew)))[0]
@@ -165,7 +165,7 @@ async def downtime(place: Place, folder: Path, *, dues: tuple[int, ...] = (1, 50
         report.must(
             said == (expected, expected), f"{schedule.name}: {said[0]} tasks, {said[1]} counted, not {expected}"
         )
-        report.must((due_us(schedule) or 0) > now, f"{schedule.name}: its next due has passed")
+        report.must((schedule.due or 0) > now, f"{schedule.name}: its next due has passed")
     return report
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.core.schedule import derived_id, due_us, fire, new_schedule
+from aiotaskq.core.schedule import derived_id, fire, new_schedule
 from aiotaskq.core.task import SECOND, Status, Task, new_task
 from tests.chaos.checker import Harm, check, harms_in, percentile, runs_of, schedule_tasks, zombie_writes
 from tests.chaos.ledger import Ledger, Line, read, read_all
@@ -216,7 +216,7 @@ def test_percentiles() -> None:
 def fired(times: int = 3) -> tuple[Any, dict[str, int], list[Task]]:
     """A schedule of one second after so many dues, its first due, and its tasks."""
     schedule = new_schedule("every second", "nothing", "interval", interval_seconds=1, misfire="fire_all", now=NOW)
-    first = due_us(schedule)
+    first = schedule.due
     assert first is not None
     firing = fire(schedule, first + (times - 1) * SECOND)
     assert len(firing.tasks) == times

@@ -61,8 +61,8 @@ async def check(tq: TaskQ, expected: int, made_up_for: bool = False) -> None:
     assert made_up_for or set(fired.values()) <= {1}, "a due time fired twice"
     assert sum(fired.values()) == expected
     by_schedule = Counter(task.scheduler_task_id for task in await tq.find(limit=10_000))
-    for row in await tq.scheduler.list_tasks():
-        assert row["run_count"] == by_schedule[row["task_id"]]
+    for row in await tq.scheduler.list():
+        assert row.run_count == by_schedule[row.task_id]
 
 
 async def add(tq: TaskQ, name: str = "s", seconds: int = 1, **options: Any) -> str:
@@ -229,8 +229,8 @@ async def test_pause_edit_and_run_now_hold_for_every_process(process: Open) -> N
     assert (await one.get(task_id)).scheduler_task_id == schedule_id
     await one.scheduler.resume_task(schedule_id)
     await one.scheduler.update_task(schedule_id, interval_seconds=100)
-    row = await two.scheduler.get_task(schedule_id)
-    assert row["next_run_at"] == START // SECOND + 60 + 100
+    row = await two.scheduler.get(schedule_id)
+    assert row.next_run_at == START // SECOND + 60 + 100
     step([one, two], 99)
     await look([one, two])
     assert len(await dues(one)) == 1

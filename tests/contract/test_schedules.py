@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from aiotaskq.backends.base import READY, ScheduleChange, Schedules
-from aiotaskq.core.schedule import Schedule, due_us
+from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, TaskFilter
 from tests.support.backends import Store
 from tests.support.rows import NOW, ended, new, new_schedule, pushed
@@ -98,8 +98,8 @@ async def test_due_is_exact_and_the_earliest_comes_first(schedules: Schedules) -
     for now in sorted({due + shift for due in dues for shift in (-1, 0, 1)}):
         expected = sorted(due for due in dues if due <= now)
         found = await schedules.due(now, 100)
-        assert [due_us(schedule) for schedule in found] == expected
-        assert [due_us(schedule) for schedule in await schedules.due(now, 2)] == expected[:2]
+        assert [schedule.due for schedule in found] == expected
+        assert [schedule.due for schedule in await schedules.due(now, 2)] == expected[:2]
 
 
 async def test_due_of_very_many(schedules: Schedules) -> None:  # C26

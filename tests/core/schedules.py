@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from aiotaskq.core.schedule import (
     Schedule,
-    due_us,
     new_schedule,
 )
 
@@ -31,7 +30,7 @@ def make(schedule_type: str = "interval", *, now: int = NOW, **fields: Any) -> S
 
 
 def due_of(schedule: Schedule) -> int:
-    due = due_us(schedule)
+    due = schedule.due
     assert due is not None
     return due
 

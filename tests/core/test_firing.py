@@ -17,7 +17,6 @@ from aiotaskq.core.schedule import (
     ScheduleStuck,
     brought_near,
     derived_id,
-    due_us,
     fire,
     paused,
     resumed,
@@ -240,7 +239,7 @@ def test_max_runs_is_exact(misfire: str, step: int) -> None:  # C27
         assert after.run_count == sum(len(firing.fired) for firing in firings) <= 5
     else:
         assert after.run_count == sum(len(firing.fired) for firing in firings) == 5
-        assert (after.enabled, after.next_run_at, due_us(after)) == (False, None, None)
+        assert (after.enabled, after.next_run_at, after.due) == (False, None, None)
     ids = [task.task_id for firing in firings for task in firing.tasks]
     assert len(set(ids)) == len(ids)
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from aiotaskq.core.schedule import (
     Schedule,
     changed,
-    due_us,
     fire,
     new_schedule,
     paused,
@@ -225,7 +224,7 @@ def test_other_edits_keep_the_due(schedule: Schedule, later: int) -> None:  # C1
     again = {
         name: getattr(schedule, name) for name in ("schedule_type", "interval_seconds", "cron_expression", "execute_at")
     }
-    assert due_us(changed(schedule, now, **again)) == due_us(schedule)  # declared again at every start: no shift
+    assert changed(schedule, now, **again).due == schedule.due  # declared again at every start: no shift
 
 
 def test_edits_are_validated() -> None:
@@ -262,7 +261,7 @@ def test_a_lowered_max_runs_ends_the_schedule_and_a_raised_one_resumes_it() -> N
 def test_resume_follows_the_misfire_policy(misfire: str, fired: int, skipped: int) -> None:  # C10
     schedule = make(interval_seconds=3600, misfire=misfire)
     stopped = paused(schedule, NOW + 10 * S)
-    assert not stopped.enabled and due_us(stopped) == due_us(schedule)
+    assert not stopped.enabled and stopped.due == schedule.due
     back = NOW + HOUR + 23 * HOUR + 30 * 60 * S  # paused for a day
     assert not fire(stopped, back).tasks
     firing = fire(resumed(stopped, back), back)
@@ -291,6 +290,6 @@ def test_run_now_is_an_extra_run() -> None:
     assert (task.task_id, task.type, task.params, task.run_at, task.scheduler_task_id) == (
         "extra-1", "report", {"a": 1}, NOW, schedule.task_id,
     )  # fmt: skip
-    assert (once.run_count, once.last_run_at, due_us(once)) == (1, NOW // S, due_us(schedule))
+    assert (once.run_count, once.last_run_at, once.due) == (1, NOW // S, schedule.due)
     twice, _ = run_now(once, NOW, "extra-2")
     assert (twice.run_count, twice.enabled, twice.next_run_at) == (2, False, None)  # C27

@@ -112,11 +112,11 @@ def test_declared_schedules_run_and_the_actor_lists_them(tq: aiotaskq.sync.TaskQ
     assert isinstance(hourly, aiotaskq.sync.TaskFunction)
     with tq.running():
         assert ran.wait(watchdog())
-        listed = {each["name"]: each for each in tq.scheduler.list_tasks()}
+        listed = {each.name: each for each in tq.scheduler.list()}
         assert set(listed) == {"once", "hourly"} and tq.scheduler.running and tq.scheduler.failures == 0
         added = tq.scheduler.add_scheduler_task("x", "tick", "interval", interval_seconds=60)
         tq.scheduler.update_task(added, interval_seconds=90)
-        assert tq.scheduler.get_task(added)["interval_seconds"] == 90
+        assert tq.scheduler.get(added).interval_seconds == 90
         tq.scheduler.pause_task(added)
         tq.scheduler.resume_task(added)
         assert tq.get(tq.scheduler.run_now(added)).scheduler_task_id == added

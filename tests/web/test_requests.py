@@ -21,7 +21,7 @@ from tests.web.applications import Ask, in_aiohttp, refused
 
 
 async def rows(tq: TaskQ) -> str:
-    found = [await tq.find(), await tq.scheduler.list_tasks(), await tq.store.list_keys(), (await tq.stats()).paused]
+    found = [await tq.find(), await tq.scheduler.list(), await tq.store.list_keys(), (await tq.stats()).paused]
     return repr(found)
 
 

@@ -157,8 +157,8 @@ class Play:
     async def _push(self, tq: TaskQ, numbers: Numbers) -> None:
         run = self.run_id
         handlers = Handlers(tq, self.folder, self.options.pause, lambda: self._report(numbers))
-        for name in FINAL:
-            tq.on(name, self._ended)
+        for status in FINAL:
+            tq.on(status, self._ended)
         self.before = {task.task_id: task for task in await tq.find(queue=QUEUE, limit=ALL)}
         extras = {FLAKY: f"{run}-fails-twice", BROKEN: f"{run}-fails-always"}
         self.files_left = {file.task_id(run) for file in self.found.files} - self._done_before()

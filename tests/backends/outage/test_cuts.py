@@ -10,7 +10,7 @@ import pytest
 from aiotaskq import TaskQ
 from aiotaskq.backends.base import ScheduleChange
 from aiotaskq.backends.sql.backend import SqlBackend
-from aiotaskq.core.schedule import derived_id, due_us
+from aiotaskq.core.schedule import derived_id
 from aiotaskq.core.task import SECOND, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
 from tests.backends.outage.place import Place, fill_pool
@@ -107,7 +107,7 @@ async def test_a_scheduler_lives_through_cuts(place: Place, proxy: Proxy) -> Non
         await asyncio.sleep(1)
     backend = SqlBackend(place.url)
     (schedule,) = await backend.schedules.all()
-    following = due_us(schedule)
+    following = schedule.due
     assert following is not None and schedule.run_count >= 3
     dues = [following - back * SECOND for back in range(1, schedule.run_count + 1)]
     tasks = await backend.find(TaskFilter(scheduler_task_id=schedule.task_id), 100)

@@ -147,7 +147,7 @@ async def test_params_that_are_too_large_are_refused_at_the_call(server: Server,
         schedule = await tq.scheduler.add_scheduler_task("n", "job", "interval", params=small, interval_seconds=60)
         with pytest.raises(ValidationError, match="params: "):
             await tq.scheduler.update_task(schedule, params=large)
-        assert [row["params"] for row in await tq.scheduler.list_tasks()] == [small]
+        assert [row.params for row in await tq.scheduler.list()] == [small]
 
 
 async def test_progress_that_is_too_large_is_refused_at_the_call(server: Server, url: str) -> None:

@@ -39,7 +39,7 @@ async def test_the_clock_is_set_back(tq: TaskQ, clock: VirtualClock) -> None:  #
     once = await add("once", "t", "once", execute_at=START // SECOND + 130)
 
     async def counts() -> list[int]:
-        return [(await tq.scheduler.get_task(each))["run_count"] for each in (second, minute, cron, once)]
+        return [(await tq.scheduler.get(each)).run_count for each in (second, minute, cron, once)]
 
     async def elapse(seconds: int) -> None:
         for _ in range(seconds):
@@ -86,5 +86,5 @@ async def test_two_schedulers_see_the_clock_set_back(tmp_path: Path, clock: Virt
                 await clock.advance(1)
                 await asyncio.gather(one.scheduler._look(), two.scheduler._look())
         tasks = await one.find(limit=1000)
-        runs = [row["run_count"] for row in await one.scheduler.list_tasks()]
+        runs = [row.run_count for row in await one.scheduler.list()]
         assert sum(runs) == len(tasks) and all(count in (13, 14, 15) for count in runs)

@@ -12,6 +12,7 @@ import pytest
 import aiotaskq
 from aiotaskq import MemoryQueue, Scheduler, TaskQ, ValidationError
 from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from tests.support.logs import logged
 from tests.support.machine import within
@@ -39,13 +40,13 @@ async def test_bad_schedules_are_refused_before_anything_is_written(
     with pytest.raises(ValidationError) as caught:
         await tq.scheduler.add_scheduler_task(name="n", task_type="t", **arguments)
     assert str(caught.value).startswith(message), caught.value
-    assert await tq.scheduler.list_tasks() == []
+    assert await tq.scheduler.list() == []
 
 
 async def test_declared_schedules_are_made_once_and_updated(tmp_path: Path, clock: VirtualClock) -> None:
     url = f"sqlite:///{tmp_path}/d.db"
 
-    async def start(interval: int, description: dict[str, int]) -> dict[str, Any]:
+    async def start(interval: int, description: dict[str, int]) -> Schedule:
         tq = TaskQ(url, clock=clock)
 
         @tq.schedule(interval=interval, params=description)
@@ -54,15 +55,15 @@ async def test_declared_schedules_are_made_once_and_updated(tmp_path: Path, cloc
 
         async with tq:
             await tq.scheduler.declare([make() for make in tq.registered.schedules.values()])
-            (row,) = await tq.scheduler.list_tasks()
+            (row,) = await tq.scheduler.list()
         return row
 
     first = await start(60, {"n": 1})
     clock.step(10)
     assert await start(60, {"n": 1}) == first
-    assert (await start(60, {"n": 2}))["params"] == {"n": 2}
+    assert (await start(60, {"n": 2})).params == {"n": 2}
     moved = await start(30, {"n": 2})
-    assert moved["task_id"] == first["task_id"] and moved["next_run_at"] == clock.now() // SECOND + 30
+    assert moved.task_id == first.task_id and moved.next_run_at == clock.now() // SECOND + 30
     tq = TaskQ(url)
     with pytest.raises(ValidationError, match="exactly one of cron, interval and at"):
         tq.schedule(cron="* * * * *", interval=5)
@@ -117,9 +118,9 @@ async def test_a_timing_of_another_schedule_type_is_ignored_with_a_warning(tq: T
         schedule_id = await tq.scheduler.add_scheduler_task(
             "n", "t", "cron", cron_expression="0 2 * * *", interval_seconds=5, execute_at=-1
         )
-    row = await tq.scheduler.get_task(schedule_id)
-    assert (row["schedule_type"], row["cron_expression"]) == ("cron", "0 2 * * *")
-    assert (row["interval_seconds"], row["execute_at"]) == (None, None)
+    row = await tq.scheduler.get(schedule_id)
+    assert (row.schedule_type, row.cron_expression) == ("cron", "0 2 * * *")
+    assert (row.interval_seconds, row.execute_at) == (None, None)
     assert [line.strip() for line in lines] == [
         f"schedule 'n' {schedule_id}: {field} is ignored; its type is cron"
         for field in ("interval_seconds", "execute_at")

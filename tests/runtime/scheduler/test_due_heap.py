@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotaskq.core.schedule import Schedule, due_us, new_schedule
+from aiotaskq.core.schedule import Schedule, new_schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.runtime.scheduler.due_heap import Agenda
 
@@ -28,7 +28,7 @@ def test_it_gives_what_is_due_the_earliest_first() -> None:
     assert agenda.take(START + SECOND // 2, 1) == [sooner]
     assert agenda.take(START + SECOND // 2, 10) == [soon]
     assert agenda.take(START + SECOND // 2, 10) == []
-    assert agenda.head() == due_us(later)
+    assert agenda.head() == later.due
 
 
 def test_it_covers_neither_what_it_did_not_read_nor_a_time_before() -> None:  # C12
@@ -61,7 +61,7 @@ def test_like_a_table_that_is_sorted(notes: list[tuple[str, int, bool]], now: in
     for version, (task_id, tenths, enabled) in enumerate(notes):
         table[task_id] = schedule(task_id, tenths / 10, enabled=enabled, version=version)
         agenda.note(table[task_id])
-    live = sorted((due_us(s) or 0, s.task_id) for s in table.values() if s.enabled)
+    live = sorted((s.due or 0, s.task_id) for s in table.values() if s.enabled)
     due = [task_id for at, task_id in live if at < START + SECOND and at <= START + now * SECOND // 10]
     assert [s.task_id for s in agenda.take(START + now * SECOND // 10, 10)] == due
     assert agenda.take(START + 12 * SECOND, 10) == [

@@ -21,9 +21,9 @@ async def test_edits_never_fire_at_once(tq: TaskQ, clock: VirtualClock) -> None:
     await tq.scheduler.update_task(schedule_id, cron_expression="0 16 * * *")
     await tq.scheduler._look()
     assert await fired(tq) == []
-    assert (await tq.scheduler.get_task(schedule_id))["next_run_at"] == noon // SECOND + 4 * 3600
+    assert (await tq.scheduler.get(schedule_id)).next_run_at == noon // SECOND + 4 * 3600
     await tq.scheduler.update_task(schedule_id, timezone="Asia/Shanghai")
-    assert (await tq.scheduler.get_task(schedule_id))["next_run_at"] == noon // SECOND + 20 * 3600
+    assert (await tq.scheduler.get(schedule_id)).next_run_at == noon // SECOND + 20 * 3600
     with pytest.raises(ValidationError, match="cron_expression: hour 61 is not in 0-23"):
         await tq.scheduler.update_task(schedule_id, cron_expression="0 61 * * *")
 
@@ -40,14 +40,14 @@ async def test_pause_means_pause_and_resume_follows_the_policy(tq: TaskQ, clock:
 
 async def test_run_now_and_delete(tq: TaskQ, clock: VirtualClock) -> None:
     schedule_id = await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=1000)
-    due = (await tq.scheduler.get_task(schedule_id))["next_run_at"]
+    due = (await tq.scheduler.get(schedule_id)).next_run_at
     task_id = await tq.scheduler.run_now(schedule_id)
     assert [task.task_id for task in await fired(tq)] == [task_id]
-    row = await tq.scheduler.get_task(schedule_id)
-    assert (row["run_count"], row["next_run_at"]) == (1, due)
+    row = await tq.scheduler.get(schedule_id)
+    assert (row.run_count, row.next_run_at) == (1, due)
     assert await tq.scheduler.delete_task(schedule_id) is True
     assert await tq.scheduler.delete_task(schedule_id) is False
-    for verb in (tq.scheduler.get_task, tq.scheduler.pause_task, tq.scheduler.run_now):
+    for verb in (tq.scheduler.get, tq.scheduler.pause_task, tq.scheduler.run_now):
         with pytest.raises(NotFound, match="there is no schedule"):
             await verb(schedule_id)
 
@@ -65,8 +65,8 @@ async def test_a_schedule_that_cannot_fire_is_disabled_and_stops_nobody(
     await passes(tq, clock, 5)
     assert [task.type for task in await fired(tq)] == ["good"] * 5
     assert disabled == [bad]
-    assert (await tq.scheduler.get_task(bad))["enabled"] is False
-    assert (await tq.scheduler.get_task(good))["run_count"] == 5
+    assert (await tq.scheduler.get(bad)).enabled is False
+    assert (await tq.scheduler.get(good)).run_count == 5
 
 
 async def test_outside_edits_are_seen_and_not_overwritten(tq: TaskQ, clock: VirtualClock, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ async def test_outside_edits_are_seen_and_not_overwritten(tq: TaskQ, clock: Virt
         raw.commit()
     await passes(tq, clock, 2)
     assert len(await fired(tq)) == 1
-    assert (await tq.scheduler.get_task(schedule_id))["run_count"] == 1
+    assert (await tq.scheduler.get(schedule_id)).run_count == 1
 
 
 async def test_what_others_do_meanwhile_is_seen_when_it_fires(  # C10: it was read ahead, before they did it
@@ -103,6 +103,6 @@ async def test_what_others_do_meanwhile_is_seen_when_it_fires(  # C10: it was re
     await tq.scheduler._look()
     await tq.scheduler._look()
     assert sorted(task.params["of"] for task in await fired(tq)) == ["described", "untouched"]
-    rows = {row["name"]: row for row in await tq.scheduler.list_tasks()}
-    assert [rows[name]["run_count"] for name in ("paused", "put off", "described", "untouched")] == [0, 0, 1, 1]
-    assert rows["described"]["description"] == rows["untouched"]["description"] == "theirs"
+    rows = {row.name: row for row in await tq.scheduler.list()}
+    assert [rows[name].run_count for name in ("paused", "put off", "described", "untouched")] == [0, 0, 1, 1]
+    assert rows["described"].description == rows["untouched"].description == "theirs"

@@ -28,8 +28,8 @@ async def test_interval_fires_from_one_interval_on(tq: TaskQ, clock: VirtualCloc
     tasks = await fired(tq)
     assert [(task.run_at - START) / SECOND for task in tasks] == [5, 10, 15]
     assert {(task.type, task.params["n"], task.scheduler_task_id) for task in tasks} == {("ping", 1, schedule_id)}
-    row = await tq.scheduler.get_task(schedule_id)
-    assert (row["run_count"], row["last_run_at"], row["next_run_at"]) == (3, START // SECOND + 15, START // SECOND + 20)
+    row = await tq.scheduler.get(schedule_id)
+    assert (row.run_count, row.last_run_at, row.next_run_at) == (3, START // SECOND + 15, START // SECOND + 20)
 
 
 async def test_once_fires_once_and_is_disabled_not_deleted(tq: TaskQ, clock: VirtualClock) -> None:
@@ -41,23 +41,23 @@ async def test_once_fires_once_and_is_disabled_not_deleted(tq: TaskQ, clock: Vir
     assert len(await fired(tq)) == 1
     await passes(tq, clock, 30)
     assert len(await fired(tq)) == 2
-    assert [row["enabled"] for row in await tq.scheduler.list_tasks()] == [False, False]
-    assert await tq.scheduler.list_tasks(enabled_only=True) == []
-    assert (await tq.scheduler.get_task(later))["run_count"] == 1
+    assert [row.enabled for row in await tq.scheduler.list()] == [False, False]
+    assert await tq.scheduler.list(enabled_only=True) == []
+    assert (await tq.scheduler.get(later)).run_count == 1
 
 
 async def test_max_runs_over_restarts(tmp_path: Path, clock: VirtualClock) -> None:  # C27
     url = f"sqlite:///{tmp_path}/m.db"
     for _ in range(4):
         async with TaskQ(url, clock=clock) as tq:
-            if not await tq.scheduler.list_tasks():
+            if not await tq.scheduler.list():
                 await tq.scheduler.add_scheduler_task("five", "t", "interval", interval_seconds=2, max_runs=5)
             await passes(tq, clock, 4)
     async with TaskQ(url, clock=clock) as tq:
-        (row,) = await tq.scheduler.list_tasks()
-        assert (row["run_count"], row["enabled"], len(await tq.find())) == (5, False, 5)
+        (row,) = await tq.scheduler.list()
+        assert (row.run_count, row.enabled, len(await tq.find())) == (5, False, 5)
         with pytest.raises(ValidationError, match="max_runs"):
-            await tq.scheduler.resume_task(row["task_id"])
+            await tq.scheduler.resume_task(row.task_id)
 
 
 async def test_early_wake_fires_nothing_twice(tq: TaskQ, clock: VirtualClock) -> None:  # C7
@@ -83,7 +83,7 @@ async def test_many_schedulers_fire_each_due_once(tmp_path: Path, clock: Virtual
             await asyncio.gather(*[tq.scheduler._look() for tq in made])
         tasks = await made[0].find(limit=1000)
         assert len(tasks) == 5 * 6
-        assert {row["run_count"] for row in await made[0].scheduler.list_tasks()} == {6}
+        assert {row.run_count for row in await made[0].scheduler.list()} == {6}
 
 
 async def test_separate_memory_queues_do_not_each_fire(tmp_path: Path, clock: VirtualClock) -> None:  # C1
