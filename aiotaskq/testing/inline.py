@@ -8,7 +8,7 @@ from typing import Any
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import VirtualClock
-from aiotaskq.core.schedule import instant
+from aiotaskq.core.instants import instant
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import TaskFailed
 from aiotaskq.runtime.worker.worker import Worker

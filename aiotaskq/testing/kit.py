@@ -11,7 +11,7 @@ from typing import Any
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import VirtualClock
-from aiotaskq.core.schedule import instant
+from aiotaskq.core.instants import instant
 from aiotaskq.core.task import SECOND, Status, check_int, check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
