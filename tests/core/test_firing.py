@@ -292,7 +292,7 @@ def test_a_schedule_that_does_not_advance_is_refused(monkeypatch: pytest.MonkeyP
     ):
         with pytest.raises(ScheduleStuck, match="never becomes due again; update or delete it"):
             fire(make().replace(**fields), NOW + DAY)
-    monkeypatch.setattr("aiotaskq.core.schedule._following", lambda schedule, instant: instant)
+    monkeypatch.setattr("aiotaskq.core.schedule.following", lambda schedule, instant: instant)
     with pytest.raises(ScheduleStuck, match="is not after"):
         fire(make("cron"), NOW + 2 * DAY)
 

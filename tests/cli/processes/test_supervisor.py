@@ -137,7 +137,7 @@ def test_a_crash_loop_at_the_start_ends(place: Place) -> None:
             while not os.path.exists("broken"):
                 time.sleep(0.01)
     """
-    run = place.run(code=supervisor(child, "processes.pause = lambda deaths, jitter: 0.01"))
+    run = place.run(code=supervisor(child, "processes.pause = lambda deaths: 0.01"))
     assert run.code() == 1
     assert run.lines[-1] == f"error: every process failed at its start, {TRIES} times in a row; what they said is above"
     assert run.lines.count("cannot start") >= 2 * TRIES - 1  # the second has failed once more, unsaid
