@@ -1,10 +1,15 @@
-"""Keeps forks and SQLite's library apart: a child has its mutexes as they were, but not the threads that unlock them.
+"""Keeps a fork from happening while a thread of this process is inside SQLite's library.
 
-aiosqlite does not make this unnecessary. Its threads call the library as any other thread does, SQLite's allocator has
-one mutex for the whole process, and neither aiosqlite nor the library does anything at a fork. All that the store does
-in the library is therefore inside: opening and closing a connection, each function that runs on its thread, and the
-looks at the file between transactions. A plain aiosqlite engine, such as ``aiotaskq.database.engine``, is not: an
-application that forks while it uses one has to look after that itself.
+SQLite's allocator has one mutex for the whole process. A forked child inherits the mutex as it is, and not the thread
+that would unlock it, so that the child waits for ever at its first connection. Neither SQLite nor aiosqlite prevents
+that: the threads of aiosqlite call the library as any other thread does.
+
+Decided: the lock is needed. Without it, beside threads that push into a SQLite file, several of a hundred forked
+children hang; with it, none does.
+
+All that the store does in the library is inside: opening and closing a connection, each function that runs on its
+thread, and the looks at the file between transactions. A plain aiosqlite engine, such as ``aiotaskq.database.engine``,
+is not: an application that forks while it uses one has to prevent that itself.
 """
 
 from __future__ import annotations
@@ -13,22 +18,26 @@ import os
 import threading
 from typing import Final
 
-PATIENCE: Final = 2.0  # seconds that a fork waits for who is in the library; one that waits for a lock is out by then
+PATIENCE: Final = (
+    2.0  # seconds that a fork waits for threads to leave; one that waits for a file's lock has left by then
+)
 
 
-class _OutsideOfForks:
-    """Whoever is ``with`` it has ended before a fork of this process, or begins after it; reentrant.
+class OutsideOfForks:
+    """A context that no fork of this process interrupts: it ends before the fork, or begins after it. Reentrant.
 
-    The library holds a mutex for each allocation, so that a child of one fork in a thousand hung at its first
-    connection. A child that ``exec``s another program, as those of ``subprocess`` do, is no fork in this sense.
+    A child that ``exec``s another program, as those of ``subprocess`` do, is no fork in this sense.
     """
 
     def __init__(self) -> None:
         self._here = threading.local()
-        self._inside: set[int] = set()  # threads; whom an interrupt has left in here is out with its next visit
-        self._start_anew()
+        self._inside: set[int] = (
+            set()
+        )  # idents of threads; one that an interrupt left in here leaves with its next visit
+        self.reset()
 
-    def _start_anew(self) -> None:
+    def reset(self) -> None:
+        """Begin anew in a forked child, in which only the calling thread exists."""
         self._lock = threading.Lock()  # used by itself: an interrupt may leave the Condition's own `with` locked
         self._changed = threading.Condition(self._lock)
         self._inside &= {threading.get_ident()}
@@ -51,23 +60,25 @@ class _OutsideOfForks:
                 if self._forks:
                     self._changed.notify_all()
 
-    def _before(self) -> None:
+    def before_fork(self) -> None:
+        """Wait until no other thread is inside, for at most PATIENCE, and let none enter."""
         here = {threading.get_ident()}
         with self._lock:
             self._forks += 1
             self._changed.wait_for(lambda: self._inside <= here, PATIENCE)
 
-    def _after(self) -> None:
+    def after_fork(self) -> None:
+        """Let threads of the parent enter again."""
         with self._lock:
-            self._forks = max(0, self._forks - 1)  # this hook may be younger than the fork
+            self._forks = max(0, self._forks - 1)  # this hook may be registered while a fork is under way
             self._changed.notify_all()
 
 
-outside_of_forks: Final = _OutsideOfForks()
+outside_of_forks: Final = OutsideOfForks()
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(
-        before=outside_of_forks._before,
-        after_in_parent=outside_of_forks._after,
-        after_in_child=outside_of_forks._start_anew,
+        before=outside_of_forks.before_fork,
+        after_in_parent=outside_of_forks.after_fork,
+        after_in_child=outside_of_forks.reset,
     )

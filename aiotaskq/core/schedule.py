@@ -7,9 +7,9 @@ wakes early fires nothing. Documented columns are epoch **seconds**; ``now`` and
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
-import hashlib
 import uuid
 from collections.abc import Iterable
 from typing import Any, Final
@@ -42,8 +42,6 @@ MISFIRE_GRACE: Final = 60
 """Seconds that a run may be late before the policy ``skip`` skips it."""
 NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "aiotaskq:schedule")
 """Task ids are derived from (schedule id, due) in here; changing it would fire a due twice."""
-_NAMED: Final = hashlib.sha1(NAMESPACE.bytes, usedforsecurity=False)
-_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 CLOCKS_DIFFER: Final = 2 * SECOND
 """Microseconds by which a clock may be set back without any consequence."""
@@ -351,12 +349,8 @@ def brought_near(schedule: Schedule, now: int, differ: int = CLOCKS_DIFFER) -> S
 
 
 def derived_id(schedule_id: str, due: int) -> str:
-    """The id of the task that belongs to a due (microseconds): the same in every process."""
-    # uuid5(NAMESPACE, …), whose object costs three times as much as its text.
-    sha = _NAMED.copy()
-    sha.update(f"{schedule_id}:{due}".encode())
-    h = sha.hexdigest()
-    return f"{h[:8]}-{h[8:12]}-5{h[13:16]}-{_VARIANT[h[16]]}{h[17:20]}-{h[20:32]}"
+    """Return the id of the task that belongs to a due (microseconds): the same in every process."""
+    return str(uuid.uuid5(NAMESPACE, f"{schedule_id}:{due}"))
 
 
 def _passed(schedule: Schedule, due: int, now: int) -> tuple[int, tuple[int, ...], int | None]:
@@ -402,7 +396,7 @@ def _task(schedule: Schedule, task_id: str, now: int) -> Task:
     return Task(
         task_id=task_id,
         type=schedule.task_type,
-        params=_copied(schedule.params),
+        params=copy.deepcopy(schedule.params),  # a handler may change them
         priority=schedule.priority,
         max_retries=schedule.max_retries,
         created_at=now // SECOND,
@@ -412,13 +406,6 @@ def _task(schedule: Schedule, task_id: str, now: int) -> Task:
         seq=next_seq(now),
         timeout=schedule.timeout,
     )
-
-
-def _copied(value: Any) -> Any:
-    """Return a copy of a JSON value, for a handler may change it; `copy.deepcopy` takes three times as long."""
-    if type(value) is dict:
-        return {key: _copied(item) if type(item) in (dict, list) else item for key, item in value.items()}
-    return [_copied(item) for item in value] if type(value) is list else value
 
 
 def following(schedule: Schedule, instant: int) -> int:

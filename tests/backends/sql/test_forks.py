@@ -1,4 +1,4 @@
-"""A fork waits for who is in SQLite's library, and the other way round; but not for ever."""
+"""A fork waits for threads that are inside SQLite's library, and those for the fork; but not for ever."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import pytest
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.sqlite_notifier import FileWatch
 from aiotaskq.concurrency import forks
-from aiotaskq.concurrency.forks import _OutsideOfForks, outside_of_forks
+from aiotaskq.concurrency.forks import OutsideOfForks, outside_of_forks
 from tests.support.machine import watchdog
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 
 @pytest.fixture
-def gate() -> _OutsideOfForks:
-    return _OutsideOfForks()
+def gate() -> OutsideOfForks:
+    return OutsideOfForks()
 
 
-def test_a_fork_waits_until_nobody_is_inside(gate: _OutsideOfForks) -> None:  # E4
+def test_a_fork_waits_until_no_thread_is_inside(gate: OutsideOfForks) -> None:  # E4
     inside, leave, forked = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -32,9 +32,9 @@ def test_a_fork_waits_until_nobody_is_inside(gate: _OutsideOfForks) -> None:  # 
         assert not forked.is_set()
 
     def fork() -> None:
-        gate._before()
+        gate.before_fork()
         forked.set()
-        gate._after()
+        gate.after_fork()
 
     worker = threading.Thread(target=work)
     worker.start()
@@ -49,26 +49,26 @@ def test_a_fork_waits_until_nobody_is_inside(gate: _OutsideOfForks) -> None:  # 
     assert (gate._inside, gate._forks) == (set(), 0)
 
 
-def test_who_comes_during_a_fork_waits_for_its_end(gate: _OutsideOfForks) -> None:
+def test_a_thread_that_enters_during_a_fork_waits_for_its_end(gate: OutsideOfForks) -> None:
     entered = threading.Event()
 
     def work() -> None:
         with gate:
             entered.set()
 
-    gate._before()
+    gate.before_fork()
     worker = threading.Thread(target=work)
     worker.start()
     assert not entered.wait(0.05)
-    gate._after()
+    gate.after_fork()
     assert entered.wait(watchdog())
     worker.join(watchdog())
 
 
-def test_a_fork_does_not_wait_for_itself_nor_for_ever(gate: _OutsideOfForks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fork_does_not_wait_for_itself_nor_for_ever(gate: OutsideOfForks, monkeypatch: pytest.MonkeyPatch) -> None:
     with gate:
-        gate._before()  # it is the one that is inside
-        gate._after()
+        gate.before_fork()  # it is the one that is inside
+        gate.after_fork()
     monkeypatch.setattr(forks, "PATIENCE", 0.01)
     inside, leave = threading.Event(), threading.Event()
 
@@ -80,22 +80,22 @@ def test_a_fork_does_not_wait_for_itself_nor_for_ever(gate: _OutsideOfForks, mon
     worker = threading.Thread(target=work)
     worker.start()
     assert inside.wait(watchdog())
-    gate._before()
-    gate._after()
+    gate.before_fork()
+    gate.after_fork()
     leave.set()
     worker.join(watchdog())
 
 
-def test_a_child_has_only_the_thread_that_forked(gate: _OutsideOfForks) -> None:
+def test_a_child_has_only_the_thread_that_forked(gate: OutsideOfForks) -> None:
     gate._inside |= {1, 2}  # other threads
     with gate:
-        gate._start_anew()
+        gate.reset()
         assert gate._inside == {threading.get_ident()}
     assert gate._inside == set()
 
 
-def test_a_fork_that_is_older_than_the_gate_does_not_shut_it(gate: _OutsideOfForks) -> None:
-    gate._after()
+def test_a_fork_that_is_older_than_the_gate_does_not_shut_it(gate: OutsideOfForks) -> None:
+    gate.after_fork()
     with gate:
         assert gate._forks == 0
 
