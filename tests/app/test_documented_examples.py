@@ -1,4 +1,4 @@
-"""The guide's scripts, unchanged: old files become one import line each, and then everything runs as real programs."""
+"""The scripts of the old guide run unchanged, as real programs, with one import line in place of each old file."""
 
 from __future__ import annotations
 

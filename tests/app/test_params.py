@@ -1,4 +1,4 @@
-"""Params that a handler does not take: refused by a push that knows the handler, and never retried where it did not."""
+"""Parameters that a handler does not accept: refused by a push that knows the handler, and never retried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documented process-wide names are on one database and one queue, named once; each script is a real program."""
+"""The settings of the documented process-wide names: one database, one queue, read once. Scripts are real programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets of the application stay out of logs, reprs, metrics and traces; names from outside are escaped there."""
+"""Secrets of the application are not in logs, reprs, metrics and traces; control characters are escaped there."""
 
 from __future__ import annotations
 

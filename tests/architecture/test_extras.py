@@ -1,4 +1,4 @@
-"""The extras: what they install is used, and the error about a missing library names what installs it."""
+"""The extras install only libraries that the package uses, and the error about a missing one names the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which folder may import which: seven layers in one table, no circles, and what holds for each file."""
+"""The layers of the package: which folder may import which, no import circles, and rules for every file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user's type checker sees; checked by mypy --strict. Each ignored line is an error that must stay one."""
+"""The public names as a type checker sees them: checked by mypy --strict. Each ignored line must remain an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Group commit: what comes while a call runs goes together into the next, and nobody pays for another's error."""
+"""Group commit: calls that arrive during a call go together into the next one; errors reach their own caller only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract suite: every sentence of ``aiotaskq/backends/base.py``, proved on each of the stores of the tests."""
+"""The contract suite: proves ``aiotaskq/backends/base.py`` on each store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedulers on each store, without a leader: one task for each due time, whatever processes do.
+"""Schedulers on each store, without a leader: one task for each due time.
 
 Where a store holds no schedules they live in SQLite beside it, and the derived task id makes the push the same push.
 """

@@ -1,4 +1,4 @@
-"""Public values: what is live, exact to the microsecond."""
+"""Public values: expiry exact to the microsecond."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passwords in URLs are shown nowhere, also where the URL is none."""
+"""Passwords in URLs are masked, also in texts that no URL parser accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of a task's life: the complete table of transitions, and what each transition writes."""
+"""The transitions of a task: the complete table, and the fields that each transition writes."""
 
 from __future__ import annotations
 

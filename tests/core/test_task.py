@@ -1,4 +1,4 @@
-"""Tasks from unchecked input: every refusal by its exact words, ids, push stamps, and the documented dict."""
+"""Tasks from unchecked input: every validation error, ids, push stamps, and the documented dict."""
 
 from __future__ import annotations
 

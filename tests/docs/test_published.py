@@ -1,4 +1,4 @@
-"""The figures in the README: those of the kept report, all of them, and none that was written by hand."""
+"""The figures in the README are those of the kept report; none is written by hand."""
 
 from __future__ import annotations
 

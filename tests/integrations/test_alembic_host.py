@@ -1,4 +1,4 @@
-"""An application with migrations of its own by Alembic, on the database in which aiotaskq keeps its tables."""
+"""An application that migrates the database of aiotaskq with its own Alembic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embedded in a web server: no signal handler of ours, and its stop is bounded while work goes on."""
+"""Workers embedded in a web server: no signal handler is installed, and the server's stop is bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inside a web application of ``def`` endpoints and blocking sessions, and in its tests."""
+"""A web application with ``def`` endpoints and blocking sessions, and its tests."""
 
 import asyncio
 from collections.abc import Iterator

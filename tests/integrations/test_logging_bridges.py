@@ -1,4 +1,4 @@
-"""Which task a log line belongs to, and the bridges between loguru and the standard library."""
+"""The task fields of log lines, and the bridges between loguru and the standard library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traces: the context goes from push to run through the store; spans say how it went, and hold no secrets."""
+"""Traces: the context passes from the push to the run through the store; spans have a status, and hold no secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics: scraped from a running worker and compared with what ran; bounded, discreet, and nothing where not asked."""
+"""Metrics: scraped from a running worker and compared with its tasks; bounded, without secrets, off by default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The host's clock is set back: intervals, delays and leases go on by elapsed time, what names a time waits."""
+"""A host clock that is set back: intervals, delays and leases follow elapsed time; named times wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A month of virtual time: schedules over changes of daylight saving time, retries, leases and TTLs, in a second.
+"""A month of virtual time: schedules over changes of daylight saving time, retries, leases and TTLs.
 
 The oracle is independent: cronsim for cron in zones of whole hours, a look at every minute's wall clock for wildcards,
 plain arithmetic for the rest.

@@ -1,4 +1,4 @@
-"""Owner ids: unique to a process, and what its host knows of it."""
+"""Owner ids: unique to a process, and what its host knows of the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store actor: TTL, cleanup, bad input, on memory and SQLite."""
+"""The public store: TTL, cleanup and invalid input, on memory and SQLite."""
 
 from __future__ import annotations
 

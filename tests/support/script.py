@@ -1,4 +1,4 @@
-"""Runs the tests of a file by plain Python, as in ``python tests/test_message_queue.py``: no pytest is needed."""
+"""Runs the tests of a file without pytest, as in ``python tests/test_message_queue.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals in the main thread of a blocking program: what a handler raises comes through, and no task is lost."""
+"""Signals in the main thread of a blocking program: the handler's exception is raised, and no task is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pytest plugin, as an application's tests use it: under pytest-asyncio in both modes, under anyio, and in none."""
+"""The pytest plugin in an application's tests: with pytest-asyncio in both modes, with anyio, and without either."""
 
 from __future__ import annotations
 

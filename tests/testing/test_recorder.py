@@ -1,4 +1,4 @@
-"""Assertions on pushes say what was pushed instead."""
+"""Assertions on pushes name the pushes that were made instead."""
 
 from __future__ import annotations
 

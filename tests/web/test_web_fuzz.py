@@ -1,4 +1,4 @@
-"""Requests invented from the OpenAPI document: whatever is asked, the answer is a documented one, and no fault."""
+"""Requests generated from the OpenAPI document: every response is a documented one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example applications in real servers, driven over HTTP while workers run, stopped and reloaded at work."""
+"""The example applications in real web servers, over HTTP, while workers run; stopped and reloaded."""
 
 from __future__ import annotations
 

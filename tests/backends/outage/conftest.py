@@ -1,4 +1,4 @@
-"""Servers of their own, with proxies in front: what happens to them must not disturb other tests."""
+"""Database servers for these tests alone, which may stop them, with proxies in front."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retention: what ended long ago goes, in small batches; dead letters and everything that has not ended stay."""
+"""Retention: old ended tasks are deleted in small batches; dead letters and all other tasks stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The agenda of a scheduler: what is due next, as the store would say it."""
+"""The heap of the schedules that are due next agrees with the store."""
 
 from __future__ import annotations
 
