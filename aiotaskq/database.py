@@ -1,4 +1,4 @@
-"""The transactions on one database, and the documented ``engine``, ``SessionLocal``, ``get_db`` and ``Base``, awaited.
+"""The documented ``engine``, ``SessionLocal``, ``get_db`` and ``Base`` for asyncio.
 
 The documented names open the database that ``AIOTASKQ_DATABASE_URL`` names; their blocking twins are in
 ``aiotaskq.sync``.
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from aiotaskq.app.settings import settings
-from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, async_engine, on_sqlite_connect, parse_url
+from aiotaskq.backends.sql.engines import async_engine, parse_url
 from aiotaskq.backends.sql.lazy_engine import LazyAsyncEngine
 from aiotaskq.models import Base
 
@@ -21,10 +21,7 @@ __all__ = ["Base", "SessionLocal", "engine", "get_db"]
 
 
 def _make_engine() -> Engine:
-    made = async_engine(parse_url(settings().database_url, ASYNC_DRIVERS), pool_pre_ping=True).sync_engine
-    if made.dialect.name == "sqlite":
-        event.listen(made, "connect", on_sqlite_connect)
-    return made
+    return async_engine(parse_url(settings().database_url), pool_pre_ping=True).sync_engine
 
 
 engine: AsyncEngine = LazyAsyncEngine(_make_engine)
@@ -32,13 +29,13 @@ SessionLocal = async_sessionmaker(engine, expire_on_commit=False, autoflush=Fals
 
 
 async def get_db() -> AsyncIterator[AsyncSession]:
-    """Yield an ``AsyncSession`` and close it afterwards: a dependency for FastAPI, as the old ``get_db`` was."""
+    """Yield an ``AsyncSession`` and close it afterwards: a dependency for FastAPI."""
     async with SessionLocal() as session:
         yield session
 
 
 def __getattr__(name: str) -> Any:
-    if name == "DATABASE_URL":  # a plain text: whoever asks for it needs it now
+    if name == "DATABASE_URL":  # a plain str: reading it reads the settings
         return settings().database_text
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

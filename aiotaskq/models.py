@@ -1,7 +1,7 @@
-"""The tables: the two documented ones with added columns, the public store's, and the paused queues'.
+"""The tables as ORM models: the two documented ones with added columns, the public values, and the paused queues.
 
 Documented columns keep their names, types and units (epoch seconds); added instants are integer microseconds UTC.
-``Base.metadata.create_all(bind=engine)`` makes the same tables as the migrations do, whose types are the ones here.
+``Base.metadata.create_all(bind=engine)`` creates the same tables as the migrations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Base", "LongText", "Name", "PublicValue", "QueueState", "SchedulerTa
 
 
 class Name(String):
-    """A short text whose every character counts: "A" is not "a", and a trailing blank makes another name (I10)."""
+    """A short text that is compared by bytes: "A" is not "a", and a trailing blank makes another name."""
 
     inherit_cache = True
 
@@ -28,8 +28,8 @@ class LongText(Text):
 
 
 def mysql_collation(dialect: Any) -> str:
-    """Return the collation that compares bytes and does not ignore trailing blanks, which each fork has named anew."""
-    # By the server, once connected: a MariaDB is mostly reached through mysql://.
+    """Return the collation that compares bytes and does not ignore trailing blanks."""
+    # Known once connected: the URL of a MariaDB is mostly mysql://.
     return "utf8mb4_nopad_bin" if dialect.is_mariadb else "utf8mb4_0900_bin"
 
 
@@ -44,13 +44,13 @@ def _mysql_text(_type: LongText, compiler: Any, **_options: Any) -> str:
 
 
 class Base(DeclarativeBase):
-    """The declarative base of aiotaskq's tables; an application may add its own to it, as the old one's did."""
+    """The declarative base of aiotaskq's tables; an application may add its own tables to it."""
 
 
-def _only(rows: str, name: str, *columns: str, unique: bool = False) -> Index:
-    """Return an index over some rows, where the database can leave out the others: fewer to write and to look through.
+def _partial(rows: str, name: str, *columns: str, unique: bool = False) -> Index:
+    """Return an index over some of the rows; over all of them on MySQL, which has no partial indexes.
 
-    ``backends.sql_tasks`` says why those by status keep the live rows and the ended ones apart.
+    ``backends.sql.ready.ENDED`` says why live rows and ended rows have indexes of their own.
     """
     return Index(name, *columns, unique=unique, postgresql_where=text(rows), sqlite_where=text(rows))
 
@@ -77,7 +77,7 @@ class TaskQueue(Base):
     completed_at: Mapped[int | None] = mapped_column(BigInteger)
     error_message: Mapped[str | None] = mapped_column(LongText)
     scheduler_task_id: Mapped[str | None] = mapped_column(Name(36))
-    # Added. Each has a server default or may be NULL, so that a writer that knows only the documented columns works.
+    # Added. Each has a server default or may be NULL, so that a program that knows only the documented columns works.
     queue: Mapped[str] = mapped_column(Name(100), default="default", server_default="default")
     run_at: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
     due_at: Mapped[int | None] = mapped_column(BigInteger)
@@ -101,22 +101,22 @@ class TaskQueue(Base):
     extra: Mapped[str | None] = mapped_column(LongText)
 
     __table_args__ = (
-        # In claim order; the last columns answer without the row.
-        _only(
+        # In claim order; with the last columns, a claim reads no row that it does not return.
+        _partial(
             *(_PENDING, "ix_task_queue_ready"),
             *("status", "priority", "run_at", "seq", "task_id", "queue", "expires_at"),
         ),
-        _only(f"{_PENDING} AND expires_at IS NOT NULL", "ix_task_queue_expires", "status", "expires_at"),
-        _only(_RUNNING, "ix_task_queue_held", "status", "lease_until"),
-        # The ended ones: counted by status and queue, purged by age, listed newest first.
-        _only(_ENDED, "ix_task_queue_ended", "status", "queue", "completed_at"),
-        _only(_ENDED, "ix_task_queue_listed", "status", "seq", "task_id"),
-        _only("scheduler_task_id IS NOT NULL", "ix_task_queue_fired", "scheduler_task_id", "status"),
+        _partial(f"{_PENDING} AND expires_at IS NOT NULL", "ix_task_queue_expires", "status", "expires_at"),
+        _partial(_RUNNING, "ix_task_queue_held", "status", "lease_until"),
+        # Ended rows: counted by status and queue, purged by age, listed newest first.
+        _partial(_ENDED, "ix_task_queue_ended", "status", "queue", "completed_at"),
+        _partial(_ENDED, "ix_task_queue_listed", "status", "seq", "task_id"),
+        _partial("scheduler_task_id IS NOT NULL", "ix_task_queue_fired", "scheduler_task_id", "status"),
         Index("ix_task_queue_pushed", "seq", "task_id"),
-        _only("idempotency_key IS NOT NULL", "uq_task_queue_idempotency_key", "idempotency_key", unique=True),
-        _only("live_key IS NOT NULL", "uq_task_queue_live_key", "live_key", unique=True),
-        # A claim passes by the entries of those that were claimed before, until they are swept away: by default that
-        # is when a fifth of a million rows are dead.
+        _partial("idempotency_key IS NOT NULL", "uq_task_queue_idempotency_key", "idempotency_key", unique=True),
+        _partial("live_key IS NOT NULL", "uq_task_queue_live_key", "live_key", unique=True),
+        # A claim skips the dead entries of rows that were claimed before, until they are vacuumed: by default only
+        # when a fifth of all rows are dead.
         {"postgresql_with": {"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_threshold": 2000}},
     )
 
@@ -154,9 +154,9 @@ class SchedulerTask(Base):
     max_retries: Mapped[int] = mapped_column(Integer, default=3, server_default=text("3"))
     timeout: Mapped[float | None] = mapped_column(Float(53))
     declared: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
-    # Rises with every write: the compare-and-swap looks at this one number.
+    # Rises with every write, for the compare-and-swap.
     version: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
-    # Tasks that were fired and not yet handed to a queue in another store, as a JSON list.
+    # Tasks that were fired and not yet pushed into a queue in another store, as a JSON list.
     outbox: Mapped[str | None] = mapped_column(LongText)
 
     __table_args__ = (Index("ix_scheduler_task_due", "enabled", "next_run_at", "next_run_us"),)

@@ -107,11 +107,13 @@ TARGETS = [
     Target("backends/memory/ended.py", [MEMORY_TESTS]),
     Target("backends/memory/values.py", [_contract("memory", "values"), ("tests/runtime/test_store.py",)]),
     Target("backends/sql/claim.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
-    Target("backends/sql/write.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
+    Target("backends/sql/ready.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
+    Target("backends/sql/dialects/sqlite.py", [_contract("sqlite", *CLAIMS)]),
+    Target("backends/sql/dialects/postgresql.py", [_contract("postgresql", *CLAIMS, "locks")]),
+    Target("backends/sql/dialects/mysql.py", [_contract("mysql", *CLAIMS, "locks")]),
     Target("backends/sql/tasks.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
-    Target(
-        "backends/sql/write.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS)], text=True
-    ),
+    Target("backends/sql/dialects/sqlite.py", [_contract("sqlite", *CLAIMS)], text=True),
+    Target("backends/sql/dialects/postgresql.py", [_contract("postgresql", *CLAIMS)], text=True),
     *(Target(f"backends/redis/lua/{name}.lua", [_contract("redis", *CLAIMS), REDIS_TESTS]) for name in LUA),
     Target("runtime/worker/worker.py", [WORKER, WORKERS_DEATHS]),
     Target("runtime/worker/runner.py", [WORKER, WORKERS_DEATHS]),

@@ -151,9 +151,9 @@ def _absolute(url: str) -> str:
 
 
 def _check_same(database: str, queue: str) -> None:
-    from aiotaskq.backends.sql.engines import SYNC_DRIVERS, parse_url
+    from aiotaskq.backends.sql.engines import parse_url
 
-    one, other = (parse_url(_absolute(url), SYNC_DRIVERS) for url in (database, queue))
+    one, other = (parse_url(_absolute(url)) for url in (database, queue))
     if (one.drivername, one.host, one.port, one.database) != (other.drivername, other.host, other.port, other.database):
         raise ValidationError(
             f"{QUEUE}: {mask(queue)} is another database than {mask(database)} of {DATABASE}; name one SQL database "

@@ -16,7 +16,14 @@ REHEARSAL = "memory://rehearsal"
 KEEP_ENDED = 10_000
 """How many ended tasks a store in memory keeps, and how many dead letters beside them, unless told otherwise."""
 
-SQL = ("sqlite", "postgresql", "postgres", "mysql", "mariadb")
+SQL = {
+    "sqlite": "sqlite",
+    "postgresql": "postgresql",
+    "postgres": "postgresql",
+    "mysql": "mysql",
+    "mariadb": "mysql",
+}
+"""The SQL databases: the scheme of a URL, or SQLAlchemy's name of a dialect, and the module in ``sql.dialects``."""
 
 
 def scheme_of(url: str) -> str:

@@ -13,9 +13,10 @@ from sqlalchemy import Connection, exc
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.engines import SYNC_DRIVERS, parse_url, sync_engine
+from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.engines import dialect_of_url, parse_url, sync_engine
 from aiotaskq.backends.sql.migrations import HEAD, REVISIONS, current, invalid_rows, make_missing, missing, sql_ddl
-from aiotaskq.backends.url import scheme_of
+from aiotaskq.backends.url import SQL, scheme_of
 from aiotaskq.cli.i18n import marked, tr, translated
 from aiotaskq.cli.output import bar_of, say, say_json, say_table
 from aiotaskq.core.masking import mask
@@ -29,7 +30,8 @@ ODD = tuple(map(marked, ("TABLE", "ID", "COLUMN", "PROBLEM", "WHAT IS DONE")))
 def upgrade(url: str, *, as_json: bool = False) -> None:
     """Make the tables, or bring them to this version."""
     _refuse_memory(url)
-    before = _look(url, current) if _is_there(url) else None
+    path = _file(url)
+    before = _look(url, current) if path is None or os.path.exists(path) else None
 
     async def main() -> tuple[list[str], list[InvalidRow]]:
         made = await _write(url, make_missing) if before == HEAD else []
@@ -80,15 +82,14 @@ def describe(url: str) -> dict[str, str | None]:
     def look(connection: Connection) -> dict[str, str | None]:
         server = ".".join(str(part) for part in connection.dialect.server_version_info or ())
         version = current(connection)
-        return {"server": f"{connection.dialect.name} {server}".strip(), "version": version, "newest": HEAD}
+        return {"server": f"{dialect_of(connection)} {server}".strip(), "version": version, "newest": HEAD}
 
     return _look(url, look)
 
 
 def sql(url: str) -> None:
     """Print the SQL that makes the tables."""
-    scheme = scheme_of(url)
-    say(sql_ddl({"postgres": "postgresql"}.get(scheme, scheme)).rstrip())
+    say(sql_ddl(scheme_of(url)).rstrip())
 
 
 def refuse_unready(url: str) -> None:
@@ -110,26 +111,28 @@ def refuse_unready(url: str) -> None:
 
 def _refuse_absent(url: str) -> None:
     _refuse_memory(url)
-    if not _is_there(url):
-        path = parse_url(url, SYNC_DRIVERS).database
+    path = _file(url)
+    if path is not None and not os.path.exists(path):
         raise NotFound(tr("there is no file {path}; 'aiotaskq db upgrade' would make it", path=path))
 
 
 def _refuse_memory(url: str) -> None:
     if scheme_of(url) == "memory":
         raise NotSupported(tr("memory:// lives in its own process only; name a database, as in sqlite:///app.db"))
-    if scheme_of(url) not in ("sqlite", "postgresql", "postgres", "mysql", "mariadb"):
+    if scheme_of(url) not in SQL:
         scheme = scheme_of(url)
         raise ValidationError(tr("{scheme} has no tables; name a database, as in sqlite:///app.db", scheme=scheme))
 
 
-def _is_there(url: str) -> bool:
-    return scheme_of(url) != "sqlite" or os.path.exists(str(parse_url(url, SYNC_DRIVERS).database))
+def _file(url: str) -> str | None:
+    """Return the path of the file that holds a database, None for a server."""
+    parsed = parse_url(url, sync=True)
+    return dialect_of_url(parsed).file(parsed)
 
 
 def _look(url: str, body: Callable[[Connection], T]) -> T:
     """Run a body that only reads, without preparing the database for it."""
-    if scheme_of(url) == "sqlite":  # the async engine would switch the file to WAL
+    if _file(url) is not None:  # the async engine would switch the file to WAL
         engine = sync_engine(url)
         try:
             with engine.connect() as connection:

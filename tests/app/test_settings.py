@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 
 from aiotaskq.backends.sql.engines import (
-    ASYNC_DRIVERS,
-    SYNC_DRIVERS,
     async_engine,
     parse_url,
     pool_options,
@@ -350,13 +348,13 @@ print("told")
 @pytest.mark.parametrize("place", ["postgresql://me:pw@h/d", "mysql://me:pw@h/d", "sqlite:///{folder}/x.db"])
 def test_options_of_the_pool_in_the_url(place: str, tmp_path: Path) -> None:
     url = place.format(folder=tmp_path) + "?pool_size=3&max_overflow=7&pool_recycle=1800"
-    awaited = async_engine(parse_url(url, ASYNC_DRIVERS), pool_size=5, max_overflow=5).sync_engine
+    awaited = async_engine(parse_url(url), pool_size=5, max_overflow=5).sync_engine
     for made in (sync_engine(url), awaited):
         pool: Any = made.pool
         assert (pool.size(), pool._max_overflow, pool._recycle) == (3, 7, 1800)
         assert not made.url.query, "no driver knows them"
         made.dispose()
-    bare, options = pool_options(parse_url(url, SYNC_DRIVERS))
+    bare, options = pool_options(parse_url(url, sync=True))
     assert options == {"pool_size": 3, "max_overflow": 7, "pool_recycle": 1800} and not bare.query
 
 
@@ -364,7 +362,7 @@ def test_options_of_the_pool_in_the_url(place: str, tmp_path: Path) -> None:
 def test_a_wrong_option_of_the_pool_is_told_by_name(option: str, tmp_path: Path) -> None:
     for place in ("postgresql://me:pw@h/d", f"sqlite:///{tmp_path}/x.db"):
         with pytest.raises(ValidationError, match=f"url: {option.partition('=')[0]} is a whole number of at least"):
-            parse_url(f"{place}?{option}", SYNC_DRIVERS)
+            parse_url(f"{place}?{option}", sync=True)
 
 
 # ---- the old log -----------------------------------------------------------------------------------------------------

@@ -7,18 +7,19 @@ statement rewritten), it raises: a fault that does nothing would prove nothing.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, TextClause, text
 
 from aiotaskq.backends.sql import schedules as sql_schedules
 from aiotaskq.backends.sql import sqlite_connections
 from aiotaskq.backends.sql import tasks as sql_tasks
-from aiotaskq.backends.sql import write as sql_write
 from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.dialects import postgresql, sqlite
 from aiotaskq.core.task import Status, Task
 
 WINDOW = 0.15  # seconds; a fault that opens a window opens it wide, or a run of minutes might never meet it
@@ -46,22 +47,23 @@ def no_fence() -> None:
         rows = sql_tasks._running(connection, [task_id for task_id, _ in held])
         return original(connection, [(i, rows[i].fence if i in rows else fence) for i, fence in held], lease_until)
 
-    def without(words: Callable[..., str], guard: str, instead: str) -> Any:
-        def broken(*args: Any) -> str:
-            whole = words(*args)
-            assert guard in whole, "the statement was rewritten: this fault would do nothing"
-            return whole.replace(guard, instead)
+    def break_statement(module: Any, guard: str, instead: str) -> None:
+        statement = module.guarded_statement
 
-        return broken
+        @functools.cache
+        def broken(names: tuple[str, ...]) -> TextClause:
+            whole = statement(names).text
+            assert guard in whole, "the statement was rewritten: this fault would do nothing"
+            return text(whole.replace(guard, instead))
+
+        replace(module, "guarded_statement", broken)
 
     original = sql_tasks.heartbeat
     replace(sql_tasks, "holds", holds)
     replace(sql_tasks, "heartbeat", mine)
     # The fence is still bound, and compared with nothing.
-    replace(sql_write, "_sqlite_words", without(sql_write._sqlite_words, "fence = ?", "? >= 0"))
-    replace(
-        sql_write, "_postgresql_words", without(sql_write._postgresql_words, "t.fence = r.b_fence", "r.b_fence >= 0")
-    )
+    break_statement(sqlite, "fence = :b_fence", ":b_fence >= 0")
+    break_statement(postgresql, "t.fence = r.b_fence", "r.b_fence >= 0")
 
 
 def late_lease() -> None:

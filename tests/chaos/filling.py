@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, event, func, insert, literal_column, 
 
 from aiotaskq.backends.sql.claim import claim
 from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.backends.sql.rows import COLUMNS, TASKS, new_row
+from aiotaskq.backends.sql.rows import NEW, TASKS, new_row
 from aiotaskq.core.task import SECOND, Status, Task, new_task
 
 BASE = 1_000
@@ -35,7 +35,7 @@ def fill(url: str, finished: int, future: int) -> None:
 def _many(connection: Connection, prefix: str, count: int, now: int, fields: dict[str, Any]) -> None:
     """Insert a thousand, and double them until they are enough: each round appends a letter of its own to the ids."""
     base = [new_task("nothing", {"n": n}, task_id=f"{prefix}{n:04d}", now=now + n) for n in range(min(BASE, count))]
-    connection.execute(insert(TASKS), [dict(zip(COLUMNS, new_row(_with(task, fields)), strict=True)) for task in base])
+    connection.execute(insert(TASKS), [dict(zip(NEW, new_row(_with(task, fields)), strict=True)) for task in base])
     there, letters = len(base), iter("abcdefghijklmnopqrst")
     others = [column for column in TASKS.columns if column.name not in ("task_id", "run_at", "seq")]
     while there < count:
@@ -61,7 +61,7 @@ def claim_problems(url: str) -> list[str]:
         with engine.connect() as connection:
             connection.execute(
                 insert(TASKS),
-                [dict(zip(COLUMNS, new_row(new_task("nothing", now=now - SECOND, task_id="due")), strict=True))],
+                [dict(zip(NEW, new_row(new_task("nothing", now=now - SECOND, task_id="due")), strict=True))],
             )
             asked = _statements(engine, connection, now)
             assert asked, "the claim has asked nothing: are the statements still seen?"

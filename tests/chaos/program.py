@@ -27,7 +27,7 @@ from sqlalchemy import Engine, ExceptionContext, event
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, parse_url
+from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.core.outcome import Completed, Failed, settle
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, TaskConflict
@@ -390,7 +390,7 @@ async def schedule(options: Options, ledger: Ledger) -> int:
 
 async def transact(options: Options, ledger: Ledger) -> int:
     """Push one task in a transaction of its own making, hold it for a while, and end it as the options say."""
-    engine = create_async_engine(parse_url(options.url, ASYNC_DRIVERS))
+    engine = create_async_engine(parse_url(options.url))
     tq = make(options)
     task_id = f"{options.name}-0"
     async with tq, AsyncSession(engine) as session:

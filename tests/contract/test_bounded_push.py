@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 
 from aiotaskq import QueueFull, TaskQ, ValidationError
 from aiotaskq.backends.base import Backend, Change, Room
-from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, parse_url
+from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, settle
 from aiotaskq.core.task import SECOND, Status, Task
@@ -168,7 +168,7 @@ async def test_nothing_is_written_when_too_few_are_settled(backend: Backend) -> 
 
 @pytest.fixture
 async def engine(sql_store: Store) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(parse_url(sql_store.url, ASYNC_DRIVERS))
+    engine = create_async_engine(parse_url(sql_store.url))
     yield engine
     await engine.dispose()
 

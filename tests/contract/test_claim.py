@@ -296,7 +296,7 @@ async def test_a_claim_that_fails_anywhere_loses_nothing(sql_store: Store) -> No
         back = [task.replace(status=Status.PENDING, lease_owner=None, lease_until=None) for task in claimed]
         assert all(await backend.update([Change(task, b) for task, b in zip(claimed, back, strict=True)]))
 
-    engine = backend.database._engine.sync_engine
+    engine = (await backend.database.connections()).sync_engine
     names = [f"q{n}" for n in range(3)]
     for event_name in ("before_cursor_execute", "after_cursor_execute"):
         event.listen(engine, event_name, cut)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, parse_url
+from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import SECOND, Status, Task, new_task
 from aiotaskq.runtime.queue.queue import Queue
@@ -75,7 +75,7 @@ async def test_in_the_transaction_of_the_caller(sql_store: Store, clock: Virtual
     old = keyed(clock, expires_at=clock.now() + SECOND)
     await queue.add([old])
     await clock.advance(1)
-    engine = create_async_engine(parse_url(sql_store.url, ASYNC_DRIVERS))
+    engine = create_async_engine(parse_url(sql_store.url))
     try:
         async with AsyncSession(engine) as session:
             new = keyed(clock)

@@ -133,7 +133,7 @@ async def test_many_writers_of_the_same_rows_wait_in_one_direction(server: Store
         lost.append(context.original_exception)
 
     for backend in (server.backend, other):
-        event.listen(backend.database._engine.sync_engine, "handle_error", note)  # type: ignore[attr-defined]
+        event.listen((await backend.database.connections()).sync_engine, "handle_error", note)  # type: ignore[attr-defined]
     same = [Change(task, task) for task in tasks]
     for _ in range(30):
         answers = await asyncio.gather(

@@ -1,1 +1,1 @@
-"""The store in a SQL database."""
+"""The backend for SQL databases."""

@@ -1,4 +1,4 @@
-"""The SQL backend: each verb is one transaction; what happens in it stands in ``tasks`` and its siblings."""
+"""The SQL backend: each verb is one transaction, whose body is a function of ``tasks``, ``claim`` or a sibling."""
 
 from __future__ import annotations
 
@@ -11,33 +11,16 @@ from sqlalchemy import Connection, make_url
 from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
-from aiotaskq.backends.sql.bound import least_ready, push_bounded
+from aiotaskq.backends.sql.bounded_push import least_ready, push_bounded
 from aiotaskq.backends.sql.caller_session import run_in
+from aiotaskq.backends.sql.changes import in_one
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.insert import small_enough
 from aiotaskq.backends.sql.migrations import up_to_date, upgrade
-from aiotaskq.backends.sql.packet import check_packet
-from aiotaskq.backends.sql.postgresql_notifier import Notifications
 from aiotaskq.backends.sql.schedules import SqlSchedules
-from aiotaskq.backends.sql.sqlite_clock import clock_set
-from aiotaskq.backends.sql.sqlite_notifier import FileWatch
+from aiotaskq.backends.sql.statement_size import small_enough
 from aiotaskq.backends.sql.values import SqlValues
-from aiotaskq.backends.sql.write import in_one
-from aiotaskq.backends.url import scheme_of
 from aiotaskq.core.task import Task, TaskFilter
-from aiotaskq.errors import DatabaseUnavailable, ValidationError
-
-
-def notifies(url: str) -> bool:
-    """Whether a URL leads to where LISTEN and NOTIFY work and are wanted: not MySQL, nor through a transaction pooler.
-
-    Raises ValidationError for an option ``notify`` that is neither ``on`` nor ``off``.
-    """
-    parsed = make_url(url)
-    notify = parsed.query.get("notify", "on")
-    if notify not in ("on", "off"):
-        raise ValidationError(f"url: notify is on or off (got {notify!r:.40})")
-    return scheme_of(url).startswith("postgres") and notify == "on" and "pooler" not in parsed.query
+from aiotaskq.errors import DatabaseUnavailable
 
 
 class SqlBackend(Backend):
@@ -53,31 +36,24 @@ class SqlBackend(Backend):
         self.database = Database(url, prepare=self._upgrade, prepared=self._is_upgraded)
         self.values = SqlValues(self.database)
         self.schedules = SqlSchedules(self.database, self.hints)
-        self._alone = self.database.url.get_backend_name() == "postgresql"
-        """Whether statements can go without a transaction around them."""
-        self.hands_over = self.database.sqlite
-        self.has_clock = not self.database.sqlite
-        self._between: FileWatch | Notifications | None = None
-        """What passes hints between processes; nothing does on MySQL."""
-        if self.database.sqlite:
-            self._between = watch = FileWatch(str(self.database.url.database), self.hints)
-            self.database.writing, self.database.written = watch.writing, watch.written
-        elif notifies(url):
-            self._between = Notifications(self.database, self.hints)
+        dialect = self._dialect = self.database.dialect
+        self.hands_over = dialect.single_writer
+        self.has_clock = dialect.has_clock
+        self._notifier = dialect.notifier(self.database, self.hints, make_url(url))
 
     def _is_upgraded(self, connection: Connection) -> bool:
-        check_packet(connection)
+        self._dialect.check_server(connection)
         return up_to_date(connection)
 
     def _upgrade(self, connection: Connection) -> None:
         self.invalid_rows = upgrade(connection)
 
     def _enter(self, connection: Connection) -> None:
-        """Make the tables in the caller's transaction, which on SQLite may hold the lock that an opening would need.
+        """Create the tables in the caller's transaction if it may hold the lock that ``open`` would wait for.
 
         Raises DatabaseUnavailable if the open file of SQLite was deleted or replaced.
         """
-        if self.database.sqlite and not self.database.is_open:
+        if self._dialect.single_writer and not self.database.is_open:
             self._upgrade(connection)
         self.database.check_file()
 
@@ -85,8 +61,7 @@ class SqlBackend(Backend):
         await self.database.open()
 
     async def close(self) -> None:
-        if self._between is not None:
-            await self._between.stop()
+        await self._notifier.stop()
         await self.database.close()
 
     async def ping(self) -> int | None:
@@ -96,15 +71,14 @@ class SqlBackend(Backend):
         await self.database.trim()
 
     async def clock_set(self, anchor: int, back: int, now: int) -> None:
-        if not self.has_clock and await self.database.write(lambda c: clock_set(c, anchor, back, now)):
+        if not self.has_clock and await self.database.write(lambda c: self._dialect.clock_set(c, anchor, back, now)):
             self.hints.tell(READY)
 
     def another(self) -> SqlBackend:
         return SqlBackend(self._url)
 
     async def watch(self) -> None:
-        if self._between is not None:
-            self._between.listen()
+        self._notifier.listen()
 
     def pending(self) -> Iterable[Future[Any]]:
         return self.database.pending
@@ -115,16 +89,15 @@ class SqlBackend(Backend):
             self.hints.tell_updated(room.instead, [True] * len(room.instead))
             self.hints.tell(READY)
             return stored
-        # To repeat a push is no other push, whether the first has come through or not.
-        alone = self._alone and small_enough(len(tasks), (task.params for task in tasks))
-        between = self._between if isinstance(self._between, Notifications) else None
-        notify = between.along(READY, len(tasks)) if between is not None and alone and tasks else None
-        stored = await self.database.write(lambda c: tasks_sql.push(c, tasks, notify), alone) if tasks else []
+        # A push that is repeated is the same push, whether or not the first one was committed.
+        autocommit = self._dialect.autocommit and small_enough(len(tasks), (task.params for task in tasks))
+        notify = self._notifier.along(READY, len(tasks)) if autocommit and tasks else None
+        stored = await self.database.write(lambda c: tasks_sql.push(c, tasks, notify), autocommit) if tasks else []
         if notify is not None:
             self.hints.hear(READY)
             return stored
-        if between is not None and len(tasks) > 1:
-            between.weigh(READY, len(tasks) - 1)
+        if len(tasks) > 1:
+            self._notifier.weigh(READY, len(tasks) - 1)
         self.hints.tell(READY)
         return stored
 
@@ -164,37 +137,37 @@ class SqlBackend(Backend):
     async def claim(
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
     ) -> list[Task]:
-        if not self._alone:
+        if not self._dialect.autocommit:
             return await self.database.write(lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until))
         if not limit:
             return []
         tasks, more = await self.database.write(
-            lambda c: claim_sql.claim_first(c, owner, now, limit, queues, lease_until), alone=True
+            lambda c: claim_sql.claim_first(c, owner, now, limit, queues, lease_until), autocommit=True
         )
         if more:
             try:
                 tasks += await self._claim_more(owner, now, limit - len(tasks), queues, lease_until)
             except DatabaseUnavailable:
                 if not tasks:
-                    raise  # else these are ours, and must not be lost; whoever asks again hears of it
+                    raise  # else return the claimed tasks, which must not be lost; the next claim raises
         return tasks
 
     async def _claim_more(
         self, owner: str, now: int, limit: int, queues: Sequence[str] | None, lease_until: int | None
     ) -> list[Task]:
-        # Where they begin is only read: the few that were pushed before that meanwhile come with the next claim.
+        # The heads are read without a lock: tasks pushed before them meanwhile come with the next claim.
         heads = await self.database.read(lambda c: list(claim_sql.due_heads(c, now)))
         if not heads:
             return []
         return await self.database.write(
-            lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until, heads), alone=len(heads) == 1
+            lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until, heads), autocommit=len(heads) == 1
         )
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         if not changes:
             return []
         held = await self.database.write(
-            lambda c: tasks_sql.update_tasks(c, changes), alone=self._alone and in_one(changes)
+            lambda c: tasks_sql.update_tasks(c, changes), autocommit=self._dialect.autocommit and in_one(changes)
         )
         self.hints.tell_updated(changes, held)
         return held

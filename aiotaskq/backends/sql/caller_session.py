@@ -1,4 +1,4 @@
-"""Runs a verb's body in the caller's own SQLAlchemy transaction: what it writes exists exactly when that commits."""
+"""Runs a transaction body in the caller's own SQLAlchemy transaction: what it writes exists when that commits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, event
@@ -14,41 +13,42 @@ from sqlalchemy.exc import StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from aiotaskq.backends.sql.statement_watch import hint
+from aiotaskq.backends.sql.dialects import dialect_named, dialect_of
+from aiotaskq.backends.sql.error_codes import hint
+from aiotaskq.backends.url import SQL
 from aiotaskq.errors import ValidationError
 
 T = TypeVar("T")
-SOON = 0.05  # seconds that a COMMIT usually takes; whom the hint reaches too early finds the task by polling
+COMMIT_TIME = 0.05
+"""Seconds that a COMMIT usually takes. A listener that gets the hint too early finds the task by polling."""
 Body = Callable[[Connection], T]
-NEEDED = "session: a SQLAlchemy AsyncSession, AsyncConnection, Session or Connection is needed (got {})"
+_NEEDED = "session: a SQLAlchemy AsyncSession, AsyncConnection, Session or Connection is needed (got {})"
 
 
 async def run_in(session: Any, url: URL, body: Body[T], committed: Callable[[], None] | None = None) -> T:
     """Run the body in the transaction of a session or connection, asynchronous or not, and leave the commit to it.
 
-    ``committed`` is called when a session has committed; for a connection, which tells only that it is about to, a
-    moment after that. Raises ValidationError for what is no such object, and for one of another database than ``url``.
+    ``committed`` is called when a session has committed. A connection has no event after its commit, only one before;
+    there it is called a moment after that. Raises ValidationError for another object, and for one of another database
+    than ``url``.
     """
     if isinstance(session, async_scoped_session | scoped_session):
         session = session()
-    if isinstance(session, AsyncSession):
-        return await session.run_sync(lambda inner: _in_session(inner, url, body, committed))
-    told = None if committed is None else _a_little_later(committed)
-    if isinstance(session, AsyncConnection):
-        return await session.run_sync(lambda inner: _in_connection(inner, url, body, told))
+    if committed is not None and isinstance(session, AsyncConnection | Connection):
+        committed = _delayed(committed)
+    if isinstance(session, AsyncSession | AsyncConnection):
+        return await session.run_sync(lambda inner: _run(inner, url, body, committed))
     # A synchronous one waits in a thread: its database may be locked by a transaction of ours, which needs the loop.
-    if isinstance(session, Session):
-        return await asyncio.to_thread(_in_session, session, url, body, committed)
-    if isinstance(session, Connection):
-        return await asyncio.to_thread(_in_connection, session, url, body, told)
-    raise ValidationError(NEEDED.format(type(session).__name__))
+    if isinstance(session, Session | Connection):
+        return await asyncio.to_thread(_run, session, url, body, committed)
+    raise ValidationError(_NEEDED.format(type(session).__name__))
 
 
 async def at_commit(session: Any, committed: Callable[[], None]) -> None:
     """Call back when the transaction of a session or connection has committed, and not if it is rolled back.
 
-    One is begun where there is none. For a connection, which tells only that it is about to commit, the call comes a
-    moment before. Raises ValidationError for what is no SQLAlchemy session or connection.
+    One is begun where there is none. For a connection the call comes a moment before the commit, since there is no
+    event after it. Raises ValidationError for an object that is no SQLAlchemy session or connection.
     """
     if isinstance(session, async_scoped_session | scoped_session):
         session = session()
@@ -57,13 +57,11 @@ async def at_commit(session: Any, committed: Callable[[], None]) -> None:
     if isinstance(session, AsyncConnection):
         await session.run_sync(_begin)
         session = session.sync_connection
-    if isinstance(session, Session):
-        _after_session(session, committed)
-    elif isinstance(session, Connection):
+    if not isinstance(session, Session | Connection):
+        raise ValidationError(_NEEDED.format(type(session).__name__))
+    if isinstance(session, Connection):
         _begin(session)
-        _after_connection(session, committed)
-    else:
-        raise ValidationError(NEEDED.format(type(session).__name__))
+    _call_at_commit(session, committed)
 
 
 def _begin(connection: Connection) -> None:
@@ -71,88 +69,74 @@ def _begin(connection: Connection) -> None:
         connection.begin()
 
 
-def _in_session(session: Session, url: URL, body: Body[T], committed: Callable[[], None] | None) -> T:
-    connection = session.connection()
+def _run(target: Session | Connection, url: URL, body: Body[T], committed: Callable[[], None] | None) -> T:
+    connection = target.connection() if isinstance(target, Session) else target
     _check_same(connection, url)
-    answer = _discreetly(body, connection)
+    answer = _hiding_parameters(body, connection)
     if committed is not None:
-        _after_session(session, committed)
+        _call_at_commit(target, committed)
     return answer
 
 
-def _discreetly(body: Body[T], connection: Connection) -> T:
-    """Run the body; an error of the database shows no values, which are the params of tasks, in a traceback or log."""
+def _hiding_parameters(body: Body[T], connection: Connection) -> T:
+    """Run the body. An error of the database shows no parameters: they are the params of tasks."""
     try:
         return body(connection)
     except StatementError as error:
         error.hide_parameters, error.params = True, None
-        if remedy := hint(error):
+        if remedy := hint(error, dialect_of(connection).codes):
             error.add_note("aiotaskq: " + remedy.removeprefix("; "))
         raise
 
 
-def _after_session(session: Session, committed: Callable[[], None]) -> None:
-    # Both come for savepoints, too: only the end of the whole transaction counts.
-    _after(
-        session,
-        ("after_commit", lambda inner: not inner.in_nested_transaction()),
-        ("after_soft_rollback", lambda _inner, ended: ended.parent is None),
-        committed,
-    )
+def _call_at_commit(target: Session | Connection, committed: Callable[[], None]) -> None:
+    if isinstance(target, Session):
+        # Both events are sent for savepoints, too: only the end of the whole transaction counts.
+        _listen(
+            target,
+            ("after_commit", lambda inner: not inner.in_nested_transaction()),
+            ("after_soft_rollback", lambda _inner, ended: ended.parent is None),
+        )
+    else:
+        _listen(target, ("commit", lambda _inner: True), ("rollback", lambda _inner: True))
+    _callbacks[target].append(committed)
 
 
-def _in_connection(connection: Connection, url: URL, body: Body[T], committed: Callable[[], None] | None) -> T:
-    _check_same(connection, url)
-    answer = _discreetly(body, connection)
-    if committed is not None:
-        _after_connection(connection, committed)
-    return answer
+_callbacks: weakref.WeakKeyDictionary[Any, list[Callable[[], None]]] = weakref.WeakKeyDictionary()
+"""To be called when these sessions and connections commit. A listener cannot be removed while it runs."""
 
 
-def _after_connection(connection: Connection, committed: Callable[[], None]) -> None:
-    _after(connection, ("commit", lambda _inner: True), ("rollback", lambda _inner: True), committed)
+def _listen(target: Any, commit: tuple[str, Callable[..., bool]], rollback: tuple[str, Callable[..., bool]]) -> None:
+    """Call the callbacks after a commit, and forget them after a rollback."""
+    if target in _callbacks:
+        return
+    _callbacks[target] = []
+
+    def on_commit(inner: Any, *rest: Any) -> None:
+        if commit[1](inner, *rest):
+            for callback in _taken(inner):
+                callback()
+
+    def on_rollback(inner: Any, *rest: Any) -> None:
+        if rollback[1](inner, *rest):
+            _taken(inner)
+
+    event.listen(target, commit[0], on_commit)
+    event.listen(target, rollback[0], on_rollback)
 
 
-_waiting: weakref.WeakKeyDictionary[Any, list[Callable[[], None]]] = weakref.WeakKeyDictionary()
-"""What is to be called when these sessions and connections commit. A listener cannot be removed while it runs."""
-
-
-def _after(
-    target: Any,
-    commit: tuple[str, Callable[..., bool]],
-    rollback: tuple[str, Callable[..., bool]],
-    committed: Callable[[], None],
-) -> None:
-    """Call back at the end of the transaction that goes well; after one that does not, nothing is left of it."""
-    if target not in _waiting:
-        _waiting[target] = []
-
-        def on_commit(inner: Any, *rest: Any) -> None:
-            if commit[1](inner, *rest):
-                for callback in _taken(inner):
-                    callback()
-
-        def on_rollback(inner: Any, *rest: Any) -> None:
-            if rollback[1](inner, *rest):
-                _taken(inner)
-
-        event.listen(target, commit[0], on_commit)
-        event.listen(target, rollback[0], on_rollback)
-    _waiting[target].append(committed)
-
-
-def _a_little_later(committed: Callable[[], None]) -> Callable[[], None]:
+def _delayed(committed: Callable[[], None]) -> Callable[[], None]:
     loop = asyncio.get_running_loop()
 
-    def told() -> None:  # from any thread, and perhaps after the end of this loop
+    def call() -> None:  # from any thread, and perhaps after the end of this loop
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(loop.call_later, SOON, committed)
+            loop.call_soon_threadsafe(loop.call_later, COMMIT_TIME, committed)
 
-    return told
+    return call
 
 
 def _taken(target: Any) -> list[Callable[[], None]]:
-    callbacks = _waiting.get(target, [])
+    callbacks = _callbacks.get(target, [])
     taken, callbacks[:] = list(callbacks), []
     return taken
 
@@ -160,20 +144,13 @@ def _taken(target: Any) -> list[Callable[[], None]]:
 def _check_same(connection: Connection, url: URL) -> None:
     """Refuse another database, as far as the two URLs tell: a pooler may stand at another address."""
     theirs, ours = connection.engine.url, url
-    same = theirs.get_backend_name().replace("mariadb", "mysql") == ours.get_backend_name()
-    if same and ours.get_backend_name() == "sqlite":
-        same = _file(theirs) == _file(ours)
-    elif same:
-        same = (theirs.database or ours.database) == ours.database
-    if not same:
+    dialect = dialect_named(ours.get_backend_name())
+    known = SQL.get(theirs.get_backend_name()) == SQL[ours.get_backend_name()]
+    if not (known and dialect.same_database(theirs, ours)):
         raise ValidationError(
             f"session: it is connected to {_shown(theirs)}, and the tasks are in {_shown(ours)}: one transaction "
             "cannot span both; use a session of that database, or push after the commit"
         )
-
-
-def _file(url: URL) -> Path:
-    return Path((url.database or "").removeprefix("file:").partition("?")[0]).resolve()
 
 
 def _shown(url: URL) -> str:

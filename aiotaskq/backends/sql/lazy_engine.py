@@ -1,4 +1,4 @@
-"""Engines that are made when they are first used, so that importing their names decides nothing."""
+"""Engines that are made when they are first used, so that importing their names does not read the settings."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
 __all__ = ["LazyAsyncEngine", "LazyEngine"]
 
 
-class _Making:
-    """Makes an engine once, whichever thread asks first."""
+class _Once:
+    """Makes an engine once, whichever thread uses it first."""
 
     def __init__(self, make: Callable[[], Engine]) -> None:
         self._make = make
@@ -32,7 +32,7 @@ class _Making:
         return self._made
 
     def forked(self) -> bool:
-        """Drop the parent's lock; return whether there are connections of the parent's."""
+        """Replace the lock of the parent process; return whether there are connections of the parent process."""
         self._lock = threading.Lock()
         return self._made is not None
 
@@ -41,21 +41,22 @@ class LazyEngine(Engine):
     """A SQLAlchemy ``Engine`` for ``from … import engine``: ``make()`` is called when it is first used.
 
     Until then it has none of the attributes that every use of an engine begins with (``url``, ``dialect``, ``pool``).
-    The first of them that is asked for turns it into the engine that was made.
+    The first access to one of them turns it into the engine that was made.
     """
 
     def __init__(self, make: Callable[[], Engine]) -> None:
         # Engine.__init__ is not called: it would need the dialect, and so the URL.
-        self._making = _Making(make)
+        self._once = _Once(make)
         _all.add(self)
 
-    def _forked(self) -> None:
-        if self._making.forked():
-            _leave_to_the_parent(self)
+    def forked(self) -> None:
+        """Forget the connections of the parent process."""
+        if self._once.forked():
+            _leave_to_parent(self)
 
     def __getattr__(self, name: str) -> Any:
-        if not name.endswith("_"):  # what inspects an object asks for names such as __wrapped__ or _repr_html_
-            for key, value in self._making.made().__dict__.items():
+        if not name.endswith("_"):  # names such as __wrapped__ or _repr_html_ are read to inspect an object
+            for key, value in self._once.made().__dict__.items():
                 self.__dict__.setdefault(key, value)
             if name in self.__dict__:
                 return self.__dict__[name]
@@ -63,19 +64,20 @@ class LazyEngine(Engine):
 
 
 class LazyAsyncEngine(AsyncEngine):
-    """The same for an ``AsyncEngine``; ``make()`` returns the engine that it awaits, one with an async driver."""
+    """The same for an ``AsyncEngine``; ``make()`` returns its ``sync_engine``, which has an asynchronous driver."""
 
     def __init__(self, make: Callable[[], Engine]) -> None:
-        self._making = _Making(make)
+        self._once = _Once(make)
         _all.add(self)
 
-    def _forked(self) -> None:
-        if self._making.forked():
-            _leave_to_the_parent(self.sync_engine)
+    def forked(self) -> None:
+        """Forget the connections of the parent process."""
+        if self._once.forked():
+            _leave_to_parent(self.sync_engine)
 
     def __getattr__(self, name: str) -> Any:
         if name == "sync_engine":
-            AsyncEngine.__init__(self, self._making.made())
+            AsyncEngine.__init__(self, self._once.made())
             return self.sync_engine
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -83,7 +85,7 @@ class LazyAsyncEngine(AsyncEngine):
 _all: weakref.WeakSet[LazyEngine | LazyAsyncEngine] = weakref.WeakSet()
 
 
-def _leave_to_the_parent(engine: Engine) -> None:
+def _leave_to_parent(engine: Engine) -> None:
     # The engine stays, since other modules have it by name. Its connections are not to be closed in the child, not
     # even by the garbage collector.
     keep_alive(engine.pool)
@@ -93,4 +95,4 @@ def _leave_to_the_parent(engine: Engine) -> None:
 @after_fork
 def _forked() -> None:
     for engine in list(_all):
-        engine._forked()
+        engine.forked()

@@ -1,12 +1,14 @@
-"""Between rows and values: the only place that knows which column holds what."""
+"""Rows of the tables and the values they are: the only place that knows which column holds what."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
+from aiotaskq.backends.base import ScheduleChange
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Status, Task
 from aiotaskq.models import SchedulerTask, TaskQueue
@@ -14,9 +16,6 @@ from aiotaskq.models import SchedulerTask, TaskQueue
 TASKS: Any = TaskQueue.__table__  # a Table; the declarative stubs say only FromClause
 SCHEDULES: Any = SchedulerTask.__table__
 LIVE = (Status.PENDING, Status.RUNNING)
-
-COLUMNS: tuple[str, ...] = tuple(column.name for column in TASKS.columns)
-"""The order of the columns in a row, here and in each statement that reads one."""
 
 _encode = msgspec.json.encode
 _decode = msgspec.json.Decoder().decode
@@ -76,45 +75,18 @@ def state(task: Task) -> tuple[Any, ...]:
     )
 
 
+NEW = ("task_id", "fence", "unique_key", "idempotency_key", "progress", *CONTENT, *STATE)
+
+
 def new_row(task: Task) -> tuple[Any, ...]:
-    """Return all columns of a task, in their order."""
-    return (
-        task.task_id,
-        task.type,
-        json_text(task.params),
-        task.status.value,
-        task.priority,
-        task.retry_count,
-        task.max_retries,
-        task.created_at,
-        task.started_at,
-        task.completed_at,
-        task.error_message,
-        task.scheduler_task_id,
-        task.queue,
-        task.run_at,
-        task.due_at,
-        task.seq,
-        task.expires_at,
-        task.timeout,
-        task.fence,
-        task.crashes,
-        task.lease_owner,
-        task.lease_until,
-        task.unique_key,
-        task.unique_key if task.unique_key is not None and task.status in LIVE else None,
-        task.idempotency_key,
-        None if task.result is None else json_text(task.result),
-        None if task.progress is None else json_text(task.progress),
-        task.cancel_requested,
-        task.on_success,
-        task.on_failure,
-        json_text(task.extra) if task.extra else None,
-    )
+    """Return all columns of a task, in the order of ``NEW``."""
+    progress = None if task.progress is None else json_text(task.progress)
+    own = (task.task_id, task.fence, task.unique_key, task.idempotency_key, progress)
+    return own + content(task) + state(task)
 
 
 def to_task(row: Sequence[Any]) -> Task:
-    """Return the task of a full row of ``task_queue``; what cannot be read is said in ``undecodable``."""
+    """Return the task of a full row of ``task_queue``; ``undecodable`` says what cannot be read."""
     # fmt: off
     (
         task_id, task_type, params, status, priority, retry_count, max_retries, created_at, started_at,
@@ -130,7 +102,7 @@ def to_task(row: Sequence[Any]) -> Task:
         type=task_type,
         params=decoded,
         status=_STATUS.get(status, status),
-        # SQLite stores text in an INT column if somebody puts it there.
+        # SQLite stores text in an INT column if another program writes it.
         priority=priority if type(priority) is int else 0,
         retry_count=retry_count if type(retry_count) is int else 0,
         max_retries=max_retries if type(max_retries) is int else 3,
@@ -177,7 +149,7 @@ def _value(text: str) -> Any:
     try:
         return _decode(text)
     except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError):
-        return None  # a result that somebody else wrote; the text stays in the row
+        return None  # another program wrote it; the text stays in the row
 
 
 _tasks = msgspec.json.Decoder(tuple[Task, ...]).decode
@@ -199,8 +171,21 @@ def schedule_row(schedule: Schedule) -> tuple[Any, ...]:
 _FIELDS = tuple(name for name in _NAMES if name not in ("task_id", "version"))
 
 
-def changed_columns(before: Schedule, after: Schedule) -> dict[str, Any]:
-    """Return those columns of a schedule that are others now."""
+def schedule_changes(changes: Iterable[ScheduleChange]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    """Return what to write, by columns, with the id as ``b_id`` at the end.
+
+    Only what is changed: another program may have changed the rest without a new version.
+    """
+    rows: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for item in changes:
+        row = _changed_columns(item.before, item.after) | {"version": item.before.version + 1}
+        row["b_id"] = item.before.task_id
+        rows[tuple(row)].append(row)
+    return rows
+
+
+def _changed_columns(before: Schedule, after: Schedule) -> dict[str, Any]:
+    """Return the columns of a schedule that differ."""
     row = {name: new for name in _FIELDS if (new := getattr(after, name)) != getattr(before, name)}
     row["enabled"] = after.enabled  # a row that cannot be decoded was read as a disabled one
     if "params" in row:

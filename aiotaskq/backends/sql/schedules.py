@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, BindParameter, Connection, Integer, bindparam, delete, or_, select, update
 
 from aiotaskq.backends.base import READY, Hints, ScheduleChange, Schedules
 from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.insert import insert_new
-from aiotaskq.backends.sql.packet import check_rows
-from aiotaskq.backends.sql.rows import SCHEDULE_FIELDS, SCHEDULES, changed_columns, schedule_row, to_schedule
-from aiotaskq.backends.sql.tasks import chunks, push
+from aiotaskq.backends.sql.rows import SCHEDULE_FIELDS, SCHEDULES, schedule_changes, schedule_row, to_schedule
+from aiotaskq.backends.sql.statement_size import check_rows, chunks
+from aiotaskq.backends.sql.tasks import push
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 
@@ -103,7 +103,7 @@ _GUARDS = _GUARDS.where(c.task_id.in_(bindparam("ids", expanding=True))).with_fo
 
 
 def _schedules(connection: Connection, query: Any, values: dict[str, Any] | None = None) -> list[Schedule]:
-    # On the connection's thread, where there is one: a thousand of them would hold the loop.
+    # Decoded on the connection's thread, where it has one: a thousand of them would block the loop.
     return [to_schedule(row) for row in connection.execute(query, values).all()]
 
 
@@ -112,65 +112,30 @@ def _read(connection: Connection, ids: Sequence[str]) -> list[Schedule]:
 
 
 def change(connection: Connection, changes: Sequence[ScheduleChange]) -> list[bool]:
-    """Write those whose row is as it was read, and push what they fired."""
+    """Write the changes whose guard holds, and push the tasks that they fire."""
     ids = [item.before.task_id for item in changes]
     if len(set(ids)) < len(changes):
         return [held for item in changes for held in change(connection, [item])]  # each sees the one before
-    held = [True] * len(changes) if _written_at_once(connection, changes) else _written_by_guards(connection, changes)
+    if dialect_of(connection).change_schedules(connection, changes):
+        held = [True] * len(changes)
+    else:
+        held = _written_by_guards(connection, changes)
     if tasks := [task for item, ok in zip(changes, held, strict=True) if ok for task in item.tasks]:
         push(connection, tasks)
     return held
-
-
-def _rows_by_columns(changes: Iterable[ScheduleChange]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
-    """What to write: only what is another now, since another program may have changed the rest without a version."""
-    rows: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
-    for item in changes:
-        row = changed_columns(item.before, item.after) | {"version": item.before.version + 1}
-        rows[tuple(row)].append(row | {"b_id": item.before.task_id})
-    return rows
 
 
 def _written_by_guards(connection: Connection, changes: Sequence[ScheduleChange]) -> list[bool]:
     ids = [item.before.task_id for item in changes]
     rows = {row.task_id: row for part in chunks(ids) for row in connection.execute(_GUARDS, {"ids": part})}
     held = [_same(rows.get(item.before.task_id), item.before) for item in changes]
-    if not all(held):  # perhaps it only reads otherwise: a NULL, say
+    if not all(held):  # the raw value may differ and mean the same, such as a NULL
         odd = {s.task_id: s for s in _read(connection, [i for i, ok in zip(ids, held, strict=True) if not ok])}
         held = [ok or _same(odd.get(item.before.task_id), item.before) for item, ok in zip(changes, held, strict=True)]
-    for names, alike in _rows_by_columns(item for item, ok in zip(changes, held, strict=True) if ok).items():
-        check_rows(connection, names, [tuple(row.values()) for row in alike])
+    for names, alike in schedule_changes(item for item, ok in zip(changes, held, strict=True) if ok).items():
+        check_rows(dialect_of(connection).statement_limit(connection), names, [tuple(row.values()) for row in alike])
         connection.execute(_update(names), alike)
     return held
-
-
-def _written_at_once(connection: Connection, changes: Sequence[ScheduleChange]) -> bool:
-    """On SQLite, in our own transaction, write all of them, the guards in the statement; or, answering False, none.
-
-    To read the guards first would take as long again. Only how many held is known, so if one did not, all is undone.
-    """
-    if connection.dialect.name != "sqlite" or not connection.get_execution_options().get("aiotaskq_begin"):
-        return False
-    guards = {item.before.task_id: item.before for item in changes}
-    count = 0
-    connection.exec_driver_sql("SAVEPOINT aiotaskq_change")
-    for names, rows in _rows_by_columns(changes).items():
-        values = [(*row.values(), *(getattr(guards[row["b_id"]], name) for name in _GUARD)) for row in rows]
-        count += connection.exec_driver_sql(_words(names), values).rowcount
-    if count < len(changes):
-        connection.exec_driver_sql("ROLLBACK TO aiotaskq_change")
-    connection.exec_driver_sql("RELEASE aiotaskq_change")
-    return count == len(changes)
-
-
-_GUARD = ("version", "next_run_at", "next_run_us", "enabled", "run_count")
-
-
-@functools.lru_cache(maxsize=64)
-def _words(names: tuple[str, ...]) -> str:
-    assignments = ", ".join(f"{name} = ?" for name in names if name != "b_id")
-    guard = " AND ".join(f"{name} IS ?" for name in _GUARD)
-    return f"UPDATE scheduler_task SET {assignments} WHERE task_id = ? AND {guard}"  # noqa: S608 - our own names
 
 
 @functools.lru_cache(maxsize=64)
@@ -180,7 +145,7 @@ def _update(names: tuple[str, ...]) -> Any:
 
 
 def _same(row: Any, before: Schedule) -> bool:
-    # The version tells our own writes apart; the other columns those of programs that know only the documented ones.
+    # The version rises with each write of this package; the other columns show the writes of other programs.
     return row is not None and (row.version, row.next_run_at, row.next_run_us, row.enabled, row.run_count) == (
         before.version,
         before.next_run_at,

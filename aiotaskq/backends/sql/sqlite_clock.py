@@ -1,4 +1,4 @@
-"""Moves what a SQLite file holds when the host's clock is set back, once for all processes that see it."""
+"""Moves the times in a SQLite file when the host's clock is set back, once for all processes that use the file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 from aiotaskq.core.schedule import CLOCKS_DIFFER
 from aiotaskq.core.task import SECOND
 
-# What was written between the step and its discovery goes by the new time already, and must not be over by the move.
+# Rows written between the step and its discovery have the new time already. They must not be over after the move.
 _LEFT = 60 * SECOND
 _TABLE = "CREATE TABLE IF NOT EXISTS aiotaskq_clock (id INTEGER PRIMARY KEY CHECK (id = 1), anchor BIGINT NOT NULL)"
 _MOVES = (
@@ -24,7 +24,7 @@ def clock_set(connection: Connection, anchor: int, back: int, now: int) -> bool:
     connection.exec_driver_sql(_TABLE)
     known = connection.exec_driver_sql("SELECT anchor FROM aiotaskq_clock").scalar()
     if known is not None and abs(known - anchor) <= CLOCKS_DIFFER:
-        return False  # another process was quicker
+        return False  # another process has done it
     connection.exec_driver_sql("INSERT OR REPLACE INTO aiotaskq_clock VALUES (1, ?)", (anchor,))
     for words in _MOVES if back else ():
         connection.exec_driver_sql(words, {"back": back, "now": now, "left": now + _LEFT})

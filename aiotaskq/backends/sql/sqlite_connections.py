@@ -16,40 +16,41 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
-from aiotaskq.backends.sql import engines
-from aiotaskq.backends.sql.engines import lenient_text, on_sqlite_connect, quiet_aiosqlite, sqlite_engine
+from aiotaskq.backends.sql import sqlite_engine
+from aiotaskq.backends.sql.error_codes import is_about_a_value
 from aiotaskq.backends.sql.sqlite_file import WAL_LIMIT, SqliteFile
-from aiotaskq.backends.sql.statement_watch import is_about_a_value
+from aiotaskq.concurrency.backoff import backoff
 from aiotaskq.concurrency.forks import outside_of_forks
-from aiotaskq.errors import ClosedError
+from aiotaskq.errors import ClosedError, DatabaseUnavailable
 
 T = TypeVar("T")
 
 READERS: Final = 4  # connections that read, beside the one that writes
-# SQLite looks for the lock ever more rarely, so that the oldest waiter loses it to a new one. To give up after so many
-# seconds and begin again is fairer between busy processes.
+# SQLite polls for the lock less and less often, so that the oldest waiter loses it to a new one. To give up after so
+# many seconds and begin again is fairer between busy processes.
 BUSY_POLLING: Final = 0.1
+_WRITER: Final = "aiotaskq_writer"  # an execution option
 
 
 class StoreConnection(aiosqlite.Connection):
-    """An aiosqlite connection with one method more: ``run`` calls a plain function on the connection's own thread.
+    """An aiosqlite connection with one more method: ``run`` calls a plain function on the connection's own thread.
 
-    A statement at a time, a transaction takes a hop to the thread and back for its begin, each cursor, each statement,
-    each fetch and its commit. Here it is one hop, whatever the function does there with ``connection``, a synchronous
-    SQLAlchemy connection on the same SQLite connection.
+    With aiosqlite's own methods a transaction takes a hop to the thread and back for its begin, each cursor, each
+    statement, each fetch and its commit. With ``run`` it takes one, whatever the function does with ``connection``, a
+    synchronous SQLAlchemy connection on the same SQLite connection.
 
     The names of aiosqlite that are not public are used in this class alone. They are why its versions are pinned in
     ``pyproject.toml``:
 
-    - ``_tx``: the queue of the thread, which takes pairs of a future and a function. It may have None for the future.
-      Then nothing that becomes of the loop can end the thread, as an answer to a loop that was closed would.
+    - ``_tx``: the queue of the thread, which takes pairs of a future and a function. The future may be None; then the
+      thread does not answer to a loop, which would end the thread if the loop was closed.
     - ``_thread``: started by the first call, which opens the connection there, for the same reason. It is made a
       daemon, so that a process that closes nothing can end, as SQLAlchemy's own dialect does.
     - ``_connection``: the SQLite connection, None while there is none.
     """
 
     def __init__(self, engine: Engine, writes: bool) -> None:
-        """Make a connection that ``engine`` opens, on the thread, when it is first used."""
+        """Make a connection that ``engine`` opens, on the thread, at its first use."""
         super().__init__(cast(Any, engine.raw_connection), iter_chunk_size=64)  # never called: see _call
         self._thread.daemon = True
         self._engine = engine
@@ -94,7 +95,7 @@ class StoreConnection(aiosqlite.Connection):
 
     def _call(self, function: Callable[[], T]) -> T:
         if self._connection is None:
-            self._alchemy = self._engine.connect().execution_options(aiotaskq_begin=self._writes)
+            self._alchemy = self._engine.connect().execution_options(**{_WRITER: self._writes})
             self._connection = cast(sqlite3.Connection, self._alchemy.connection.driver_connection)
         try:
             return function()
@@ -110,7 +111,7 @@ class StoreConnection(aiosqlite.Connection):
             connection.close()
 
     async def close(self) -> None:
-        """Close it after what was asked for before, and end the thread; idempotent. A cancel does not prevent it."""
+        """Close it after the calls before this one, and end the thread; idempotent. A cancel does not prevent it."""
         if self._thread.ident is not None and not self._is_closed:
             try:
                 await self._on_thread(self._shut)
@@ -130,7 +131,7 @@ class StoreConnection(aiosqlite.Connection):
             with outside_of_forks:
                 self._let_go()
         finally:
-            # It ends the thread. Here it finds no loop, whose future it would want to be done when the thread ends.
+            # It ends the thread. Called on the thread, it finds no loop and makes no future.
             self.stop()
 
     def __del__(self) -> None:
@@ -138,16 +139,16 @@ class StoreConnection(aiosqlite.Connection):
 
 
 class _Call(Generic[T]):
-    """A function on its way to the thread, and what came of it.
+    """A function to call on the thread, and its result.
 
-    The thread's frame keeps its last call, and that the loop. A forked child has the frame but not the thread, so that
-    the loop is never collected there: its parent, with which it shares its epoll, would hear nothing any more.
+    The thread's frame refers to its last call, and so to the loop. A forked child has the frame but not the thread, so
+    the loop is never collected there. That is intended: closing it would change the epoll that the parent shares.
     """
 
     __slots__ = ("_answer", "_cancelled", "_ended", "_error", "_function", "_loop", "_waiting")
 
     def __init__(self, function: Callable[[], T], loop: asyncio.AbstractEventLoop) -> None:
-        self._function = [function]  # whoever takes it out, the thread or a cancel, decides whether it is called
+        self._function = [function]  # taken out by the thread, which calls it, or by a cancel
         self._loop = loop
         self._waiting = loop.create_future()
         self._ended = False
@@ -166,7 +167,7 @@ class _Call(Generic[T]):
         except BaseException as error:
             self._error = error
         del function
-        with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits
+        with contextlib.suppress(RuntimeError):  # the loop was closed, so no caller waits
             self._loop.call_soon_threadsafe(self._end)
 
     def _end(self) -> None:
@@ -200,8 +201,8 @@ class _Call(Generic[T]):
 
 
 def _patiently(function: Callable[[], T], cancelled: Sequence[None]) -> T:
-    """Call it until no other connection has the file locked: nothing was done before that."""
-    end = time.monotonic() + engines.BUSY_TIMEOUT
+    """Call the function again while another connection has the file locked: nothing was done then."""
+    end = time.monotonic() + sqlite_engine.BUSY_TIMEOUT
     while True:
         try:
             with outside_of_forks:
@@ -209,7 +210,7 @@ def _patiently(function: Callable[[], T], cancelled: Sequence[None]) -> T:
         except exc.OperationalError as error:
             if not is_locked(error) or time.monotonic() > end or cancelled:
                 raise
-            time.sleep(0.001)  # what does not wait for the lock by itself, such as a change of the journal
+            time.sleep(0.001)  # for statements that do not wait for the lock, such as a change of the journal
 
 
 def is_locked(error: BaseException) -> bool:
@@ -220,25 +221,52 @@ def is_locked(error: BaseException) -> bool:
 class SqliteConnections:
     """The connections to a SQLite file: one that writes (SQLite has one writer at a time) and a few that read.
 
-    A transaction that has begun ends with its commit or its rollback, whatever becomes of the loop that waits for it.
+    A transaction that has begun ends with its commit or its rollback, even if the loop that waits for it ends before.
     """
 
-    def __init__(self, url: URL, writing: Callable[[], None], written: Callable[[], None]) -> None:
-        """``writing`` is called when a transaction has the write lock, ``written`` when it has ended; on a thread."""
-        quiet_aiosqlite()
-        self.sync_engine = sqlite_engine(url, poolclass=NullPool)
+    needs_shield = False  # a cancelled caller waits for the call on a connection's thread
+
+    def __init__(self, url: URL, shown: str, writing: Callable[[], None], written: Callable[[], None]) -> None:
+        """``writing`` is called when a transaction has the write lock, ``written`` when it has ended; on a thread.
+
+        ``shown`` is the URL for messages.
+        """
+        sqlite_engine.quiet_aiosqlite()
+        self._shown = shown
+        self.sync_engine: Engine = sqlite_engine.sqlite_engine(url, poolclass=NullPool)
         self.file = SqliteFile(str(url.database))
         event.listen(self.sync_engine, "do_connect", partial(_connect, self.file))
         event.listen(self.sync_engine, "connect", _on_connect)
         self._writing, self._written = writing, written
         self.writer = StoreConnection(self.sync_engine, writes=True)
-        # Those that nobody uses, the last used at the end.
+        # The unused ones, the last used at the end.
         self.readers = [StoreConnection(self.sync_engine, writes=False) for _ in range(READERS)]
         self._unused = asyncio.Semaphore(READERS)
-        self._sessions: list[AsyncSession] = []  # those that nobody uses
+        self._sessions: list[AsyncSession] = []  # the unused ones
 
-    async def write(self, body: Callable[[Connection], T]) -> T:
-        """Run the body in one transaction that writes, and commit it."""
+    async def open(self) -> None:
+        """Switch the file to a write-ahead log. Raises DatabaseUnavailable if it cannot have one."""
+        for attempt in range(1, 101):
+            try:
+                mode = await self._pragma("journal_mode")
+                if mode == "wal" or await self._pragma("journal_mode = WAL") == "wal":
+                    return
+            except exc.OperationalError as error:
+                # Switching the journal does not honour the busy timeout while other processes do the same.
+                if "locked" not in str(error) or attempt == 100:
+                    raise
+            await asyncio.sleep(backoff(attempt, 0.01, 0.1))
+        raise DatabaseUnavailable(f"cannot switch {self._shown} to WAL (a network file system?); use a local disk")
+
+    async def _pragma(self, pragma: str) -> object:
+        return await self.read(lambda c: c.exec_driver_sql(f"PRAGMA {pragma}").scalar())
+
+    def check(self) -> None:
+        """Raise DatabaseUnavailable if the open file was deleted, moved or replaced."""
+        self.file.check()
+
+    async def write(self, body: Callable[[Connection], T], autocommit: bool = False) -> T:
+        """Run the body in one transaction that writes, and commit it; one statement needs a transaction, too."""
 
         def in_connection(store: StoreConnection) -> T:
             with store.connection.begin():
@@ -279,7 +307,7 @@ class SqliteConnections:
         self._writing()
 
     async def read(self, body: Callable[[Connection], T]) -> T:
-        """Run a body that only reads, each statement what is there when it begins; it waits for no writer."""
+        """Run a body that only reads; each statement sees what is committed when it begins, and waits for no writer."""
 
         def in_connection(store: StoreConnection) -> T:
             try:
@@ -306,7 +334,7 @@ class SqliteConnections:
         run: Callable[[Callable[[StoreConnection], T]], Coroutine[Any, Any, T]],
         act: Callable[[Session, StoreConnection], T],
     ) -> T:
-        """Await an ``AsyncSession``, which awaits its one call on a connection's thread: the session is used there."""
+        """Await an ``AsyncSession``, which awaits one call on a connection's thread; the session is used there."""
         session = self._sessions.pop() if self._sessions else AsyncSession(expire_on_commit=False, autoflush=False)
         answer = await session.run_sync(lambda inner: await_only(run(partial(act, inner))))
         self._sessions.append(session)  # not after an error, or a cancel: then it may be in any state, or in use
@@ -338,23 +366,28 @@ class SqliteConnections:
             self.abandon()
 
     def abandon(self) -> None:
-        """Do the same without waiting, for a loop that is gone."""
+        """Do as ``dispose`` without waiting, for a loop that is gone."""
         for store in (*self.readers, self.writer):
             store.abandon()
 
 
 def _empty_wal(connection: Connection) -> None:
-    # The first one holds up no writer while it copies; the second has the lock, and nothing left to copy.
+    # The first one blocks no writer while it copies; the second has the lock, and nothing left to copy.
     busy, frames, copied = connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").one()
     if not busy and frames == copied:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").close()
 
 
+def is_store_writer(connection: Connection) -> bool:
+    """Whether this is the connection that writes for a store, in a transaction that has the write lock."""
+    return bool(connection.get_execution_options().get(_WRITER))
+
+
 def begin_immediate(connection: sqlite3.Connection) -> None:
     """Begin a transaction that has the write lock. Raises OperationalError of SQLAlchemy's if it is taken.
 
-    One that reads and then writes would fail at once as busy, whatever the timeout. The driver does it by itself, since
-    SQLAlchemy's way to a statement takes longer than the statement.
+    A transaction that reads and then writes would fail at once as busy, whatever the timeout. It is executed on the
+    driver's connection, since SQLAlchemy needs longer for a statement than SQLite for this one.
     """
     try:
         connection.execute("BEGIN IMMEDIATE").close()
@@ -367,8 +400,8 @@ def _connect(file: SqliteFile, dialect: Any, _record: object, arguments: Sequenc
 
 
 def _on_connect(connection: Any, record: object) -> None:
-    # The driver's own idea of when a transaction begins would make it deferred; ours begin with their own words.
+    # The driver would begin deferred transactions; here they are begun by ``begin_immediate``.
     connection.isolation_level = None
-    connection.text_factory = lenient_text
-    on_sqlite_connect(connection, record)
+    connection.text_factory = sqlite_engine.lenient_text
+    sqlite_engine.on_connect(connection, record)
     connection.execute(f"PRAGMA busy_timeout = {int(BUSY_POLLING * 1000)}").close()

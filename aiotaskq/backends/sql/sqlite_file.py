@@ -1,4 +1,4 @@
-"""A SQLite file under its name: which file is open, and whether it is still the one that the name leads to."""
+"""A SQLite file and its path: whether the path still leads to the file that is open."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ C = TypeVar("C", bound=_Closable)
 
 
 class SqliteFile:
-    """The file of a database, which is remembered from the first connection on. Safe to use from any thread.
+    """The file of a database, whose identity is kept from the first connection on. Thread-safe.
 
     SQLite goes on with a file that was deleted, moved or replaced, in WAL mode without an error. What is written there
     is lost with the last connection.
@@ -37,12 +37,12 @@ class SqliteFile:
         self._known: tuple[int, int] | None = None
 
     def identity(self) -> tuple[int, int] | None:
-        """Return what tells the file that is under the name now from every other one; None if there is none."""
+        """Return device and inode of the file at the path now; None if there is none."""
         try:
-            there = os.stat(self.path)
+            stat = os.stat(self.path)
         except OSError:
             return None
-        return there.st_dev, there.st_ino
+        return stat.st_dev, stat.st_ino
 
     def connected(self, connect: Callable[[], C]) -> C:
         """Return a new connection to the file. Raises DatabaseUnavailable if it leads to another file than the first.
@@ -62,7 +62,7 @@ class SqliteFile:
         return connection
 
     def check(self) -> None:
-        """Raise DatabaseUnavailable if the name leads to another file than the first connection, or to none.
+        """Raise DatabaseUnavailable if the path leads to another file than the first connection, or to none.
 
         Before the first connection nothing is raised.
         """

@@ -1,4 +1,4 @@
-"""Hints between processes on SQLite: looks at a counter that the file's every change moves."""
+"""Hints between processes on SQLite, by polling ``PRAGMA data_version``, which every commit to the file changes."""
 
 from __future__ import annotations
 
@@ -10,40 +10,43 @@ from pathlib import Path
 from typing import Final
 
 from aiotaskq.backends.base import ENDED, READY, TAKEN, Hints
+from aiotaskq.backends.sql.notifier import Notifier
 from aiotaskq.backends.sql.sqlite_file import SqliteFile
 from aiotaskq.concurrency.forks import outside_of_forks
 from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
 
 INTERVAL: Final = 0.02
-"""Seconds between two looks. One costs some 6 µs and no disk access: it reads the memory that the processes share."""
-IDENTITY: Final = 50  # looks after which it is checked that the file is still the one under its name
-RETRY: Final = 1.0  # seconds between attempts to open a file that cannot be opened, or read, now
+"""Seconds between two polls. A poll reads the memory that the processes share, and not the disk."""
+IDENTITY: Final = 50
+"""Polls after which it is checked that the open file is still the one at the path."""
+RETRY: Final = 1.0
+"""Seconds between attempts to open a file that cannot be opened or read now."""
 
 
-class FileWatch:
-    """Tells the listeners that somebody else may have changed something, once ``listen`` was called.
+class FileWatch(Notifier):
+    """Tells the listeners that another connection may have committed, once ``listen`` was called.
 
-    The counter moves for this process's own commits as well. These must not ring, or all that waits here would look
-    again fifty times a second: so it is read when a transaction of ours has the lock, and taken as read when that has
-    committed, in its thread. Who commits between the two of us is missed, until the next change; polling goes on.
+    The counter changes for this process's own commits as well. These must not wake the listeners. So the counter is
+    read when a transaction of this process has the lock, and again when it has ended, on its thread. A commit of
+    another process between those two is missed until the next change; the queue's own polling goes on.
     """
 
     def __init__(self, database: str, hints: Hints) -> None:
         """Watch a file, given as SQLAlchemy's URLs have it: a path, or a ``file:`` URI of SQLite's own."""
         self._uri = database if database.startswith("file:") else f"{Path(database).absolute().as_uri()}?mode=rw"
-        self._under_name = SqliteFile(database)
+        self._path = SqliteFile(database)
         self._hints = hints
         self._bound = LoopBound()
         self._connection: sqlite3.Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._seen = 0  # the counter, which is never 0, when it was last looked at
-        self._file: object = None  # what the open file is, whatever its name
-        self._looks = 0
-        self._ours = False  # whether a transaction of ours has the lock
-        self._lock = threading.Lock()  # of the connection and what was seen by it
+        self._seen = 0  # the counter when it was last read; it is never 0
+        self._file: object = None  # the identity of the open file
+        self._polls = 0
+        self._ours = False  # whether a transaction of this process has the lock
+        self._lock = threading.Lock()  # of the connection and the counter
 
     def listen(self) -> None:
-        """Look from now on in the running loop, until ``stop``; idempotent."""
+        """Poll in the running loop, until ``stop``; idempotent."""
         if self._timer is not None and self._bound.here:
             return
         if self._bound.inherited:
@@ -53,10 +56,10 @@ class FileWatch:
         self._close()
         self._bound.bind()
         self._ours = False
-        self._look()
+        self._poll()
 
     async def stop(self) -> None:
-        """Look no more, and close the file."""
+        """Stop polling, and close the file."""
         if not self._bound.inherited:
             if self._timer is not None:
                 self._timer.cancel()
@@ -64,11 +67,11 @@ class FileWatch:
             self._close()
 
     def writing(self) -> None:
-        """A transaction of ours has the lock: what has changed up to now was somebody else."""
+        """Note that a transaction of this process has the lock: changes up to now are of other processes."""
         self._check(ours=True)
 
     def written(self) -> None:
-        """It has ended: the last change was ours."""
+        """Note that it has ended: the last change was its own."""
         with outside_of_forks, self._lock:
             if self._ours and self._seen:
                 self._moved()
@@ -76,7 +79,7 @@ class FileWatch:
 
     def _check(self, ours: bool = False) -> None:
         with outside_of_forks, self._lock:
-            # The first look at a file always tells: nobody knows what was missed before, whoever has the lock now.
+            # The first reading of a file always tells: what was missed before it is unknown.
             others = (not self._ours or not self._seen) and self._moved()
             self._ours = self._ours or ours
         if others:
@@ -94,23 +97,23 @@ class FileWatch:
         before, self._seen = self._seen, counter
         return bool(before != counter)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         loop = asyncio.get_running_loop()
-        self._looks += 1
-        if self._looks % IDENTITY == 0 and self._under_name.identity() != self._file:
-            self._close()  # it was deleted or replaced: what has changed is in the new one
+        self._polls += 1
+        if self._polls % IDENTITY == 0 and self._path.identity() != self._file:
+            self._close()  # it was deleted or replaced: changes are in the new one
         if self._connection is None:
-            # It waits for no lock: this is the loop's own thread.
-            self._file = self._under_name.identity()
+            # Without waiting for a lock: this is the thread of the loop.
+            self._file = self._path.identity()
             with contextlib.suppress(sqlite3.Error), outside_of_forks:
                 self._connection = sqlite3.connect(
                     self._uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False
                 )
-        self._timer = loop.call_later(INTERVAL, self._look)
+        self._timer = loop.call_later(INTERVAL, self._poll)
         self._check()
         if self._connection is None:
             self._timer.cancel()
-            self._timer = loop.call_later(RETRY, self._look)
+            self._timer = loop.call_later(RETRY, self._poll)
 
     def _close(self) -> None:
         with outside_of_forks, self._lock:

@@ -1,87 +1,48 @@
-"""What each verb on tasks does inside a transaction: plain functions over a SQLAlchemy connection.
+"""The transaction body of each verb on tasks: plain functions over a SQLAlchemy connection.
 
 They run in the backend's own transactions and, for a transactional push, in the caller's.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from sqlalchemy import (
-    Connection,
-    TextClause,
-    and_,
-    bindparam,
-    delete,
-    func,
-    literal_column,
-    or_,
-    select,
-    text,
-    true,
-    update,
-)
+from sqlalchemy import BigInteger, Connection, and_, bindparam, delete, func, or_, select, text, true, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change, holds
+from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.migrations import OUR_TABLES
-from aiotaskq.backends.sql.packet import check_rows
-from aiotaskq.backends.sql.prepared import run
-from aiotaskq.backends.sql.rows import COLUMNS, LIVE, TASKS, json_text, new_row, to_task
-from aiotaskq.backends.sql.write import write, write_guarded
+from aiotaskq.backends.sql.ready import ENDED, PAUSED, PENDING, QUEUES, RUNNING
+from aiotaskq.backends.sql.rows import LIVE, NEW, TASKS, json_text, new_row, to_task
+from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.core.task import FINAL, Status, Task, TaskFilter, same_push
-from aiotaskq.models import QueueState
 
 c = TASKS.c
-CHUNK = 500  # ids in one statement: far below every driver's limit of bound values
-_QUEUES: Any = QueueState.__table__
-PAUSED = select(_QUEUES.c.name).where(_QUEUES.c.paused)
-# Written out, as in the conditions of the indexes: one over some rows only is not used for values that are bound.
-PENDING: ColumnElement[str] = literal_column("'pending'")
-RUNNING: ColumnElement[str] = literal_column("'running'")
-# PostgreSQL guesses how many rows have a status from statistics that are minutes old. After a quiet hour it believes
-# that none is pending, that any index by status will do and the rest be sorted, while there are 100,000. So those for
-# the ended ones leave out the live ones, and nothing is left but the index in the order of claims.
-ENDED: ColumnElement[bool] = func.coalesce(c.status, literal_column("''")).not_in([PENDING, RUNNING])
-
-
 # No row is read, but the statement fails where a table is missing.
-_THERE = "".join(f", (SELECT 1 FROM {name} LIMIT 0)" for name in OUR_TABLES)  # noqa: S608 - our own names
-# The server's clock in microseconds, whatever the session's time zone; SQLite has none of its own.
-_CLOCKS = {
-    "postgresql": text(f"SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint){_THERE}"),  # noqa: S608
-    "mysql": text(f"SELECT timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)){_THERE}"),
-    "sqlite": text(f"SELECT NULL{_THERE}"),
-}
+_EXISTING = "".join(f", (SELECT 1 FROM {name} LIMIT 0)" for name in OUR_TABLES)  # noqa: S608 - our own names
 
 
 def clock(connection: Connection) -> int | None:
     """Return the database's time in microseconds UTC, None on SQLite. Raises if one of our tables is missing."""
-    answer = connection.execute(_CLOCKS[connection.dialect.name]).scalar()
+    answer = connection.execute(text(f"SELECT {dialect_of(connection).clock}{_EXISTING}")).scalar()
     return None if answer is None else int(answer)
 
 
-def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Cut into pieces that fit one statement."""
-    for start in range(0, len(items), CHUNK):
-        yield items[start : start + CHUNK]
-
-
 def push(connection: Connection, tasks: Sequence[Task], notify: tuple[str, str] | None = None) -> list[Task]:
-    if insert_new(connection, TASKS, COLUMNS, [new_row(task) for task in tasks], notify) == len(tasks):
+    if insert_new(connection, TASKS, NEW, [new_row(task) for task in tasks], notify) == len(tasks):
         return list(tasks)
-    # Some were in the way.
+    # Some conflict with other rows.
     return [
         task if row is None or same_push(row, task) else row
-        for task, row in zip(tasks, in_the_way(connection, tasks), strict=True)
+        for task, row in zip(tasks, conflicts(connection, tasks), strict=True)
     ]
 
 
-def in_the_way(connection: Connection, tasks: Sequence[Task]) -> list[Task | None]:
-    """Return the row that is in the way of each task, perhaps its own; None where there is none."""
+def conflicts(connection: Connection, tasks: Sequence[Task]) -> list[Task | None]:
+    """Return the row with the id or a key of each task, perhaps its own; None where there is none."""
     found: dict[str, Task] = {}
     by_key: dict[tuple[str, str | None], Task] = {}
     for part in chunks(tasks):
@@ -100,42 +61,18 @@ def in_the_way(connection: Connection, tasks: Sequence[Task]) -> list[Task | Non
     for number, task in enumerate(tasks):
         once, unique = ("idempotency", task.idempotency_key), ("unique", task.unique_key)
         rows = [row for row in (found.get(task.task_id), by_key.get(once), by_key.get(unique)) if row is not None]
-        # One inserted later in this call was not in the way.
+        # A row inserted later in this call was no conflict.
         rows.sort(key=lambda row: place.get((row.task_id, row.seq), 0) > number)
         met.append(rows[0] if rows else None)
     return met
 
 
-# MySQL reads a small table from end to end to find a list of ids, and locks, or waits for, every row on its way.
-BY_ID = "FORCE INDEX (PRIMARY)"
-
-
-def set_on(connection: Connection, ids: Sequence[str], assignments: str, **values: Any) -> None:
-    """Write the same to all these rows, and touch no others."""
-    if connection.dialect.name == "sqlite":
-        words = _set_on_sqlite(assignments, len(ids) == 1)
-        if ids:
-            run(connection, words, {"ids": ids[0] if len(ids) == 1 else json_text(ids), **values})
-        return
-    table = f"task_queue {BY_ID}" if connection.dialect.name == "mysql" else "task_queue"
-    statement = text(f"UPDATE {table} SET {assignments} WHERE task_id IN :ids")  # noqa: S608 - our own words
-    for part in chunks(ids):
-        connection.execute(statement.bindparams(bindparam("ids", expanding=True)), {"ids": part, **values})
-
-
-@functools.cache
-def _set_on_sqlite(assignments: str, one: bool) -> TextClause:
-    """As JSON, the same words do for any number of ids, and SQLite need not parse them again."""
-    which = "task_id = :ids" if one else "task_id IN (SELECT value FROM json_each(:ids))"
-    return text(f"UPDATE task_queue SET {assignments} WHERE {which}")  # noqa: S608 - our own words
-
-
 def _rows(connection: Connection, ids: Sequence[str], lock: Literal["wait", "skip"] | None) -> dict[str, Any]:
-    """Read the guards of these rows. With a lock they are ours until the end, and are taken in everybody's order."""
+    """Read the guards of these rows. With ``lock`` the rows are locked, by every caller in the order of their ids."""
     columns = (c.task_id, c.status, c.fence, c.lease_until, c.cancel_requested)
     found = {}
     for part in chunks(sorted(set(ids))):
-        query = select(*columns).where(c.task_id.in_(part)).with_hint(TASKS, BY_ID, "mysql")
+        query = dialect_of(connection).by_id(select(*columns).where(c.task_id.in_(part)))
         if lock is not None:
             query = query.order_by(c.task_id).with_for_update(skip_locked=lock == "skip")
         found.update({row.task_id: row for row in connection.execute(query)})
@@ -143,39 +80,42 @@ def _rows(connection: Connection, ids: Sequence[str], lock: Literal["wait", "ski
 
 
 def update_tasks(connection: Connection, changes: Sequence[Change]) -> list[bool]:
+    if not changes:
+        return []
     ids = [change.before.task_id for change in changes]
     revived = any(change.before.final and change.after.unique_key is not None for change in changes)
     if len(changes) > 1 and (revived or len(set(ids)) < len(ids)):
         return [held for change in changes for held in update_tasks(connection, [change])]  # each sees the one before
     held = None
     if not revived and not any(change.lease_over for change in changes):
-        held = write_guarded(connection, changes)
+        held = dialect_of(connection).write_guarded(connection, changes)
     if held is None:
         held = holding(connection, changes)
         if revived and held[0]:
-            # A dead letter that comes back must not break the uniqueness of a newer task.
+            # A dead letter that is retried must not break the uniqueness of a newer task.
             after = changes[0].after
             newer = select(c.task_id).where(c.live_key == after.unique_key, c.task_id != after.task_id)
             held[0] = after.final or connection.execute(newer).first() is None
-        write(connection, [change for change, ok in zip(changes, held, strict=True) if ok])
+        if passed := [change for change, ok in zip(changes, held, strict=True) if ok]:
+            dialect_of(connection).write(connection, passed)
     if then := [task for change, ok in zip(changes, held, strict=True) if ok for task in change.then]:
         push(connection, then)
     return held
 
 
 def holding(connection: Connection, changes: Sequence[Change]) -> list[bool]:
-    """Lock the rows, and say whose guard holds."""
-    # A reaper's write must lose against whoever has the row now, a handler's own transaction for instance, not wait for
-    # it with all the others; what a worker has to say of its own task must not get lost, and waits.
+    """Lock the rows, and return whether the guard of each change holds."""
+    # A reaper skips locked rows: another transaction, such as a handler's own, is about to write them, and waiting for
+    # one would delay all the others. A worker's change of its own task must not be lost, and waits.
     rows = _rows(connection, [change.before.task_id for change in changes if not change.lease_over], "wait")
     rows |= _rows(connection, [change.before.task_id for change in changes if change.lease_over], "skip")
     return [change.before.task_id in rows and holds(rows[change.before.task_id], change) for change in changes]
 
 
 def _running(connection: Connection, ids: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
-    """Read the running ones of these rows; and which of them somebody else has, as a handler's own transaction.
+    """Read the running ones of these rows; and return which of them are locked, as by a handler's own transaction.
 
-    To wait for one would be to let the leases of all the others end.
+    These are not waited for, since the leases of all the others would end.
     """
     ours = _rows(connection, ids, "skip")
     taken = _rows(connection, [task_id for task_id in ids if task_id not in ours], None)
@@ -183,11 +123,16 @@ def _running(connection: Connection, ids: Sequence[str]) -> tuple[dict[str, Any]
     return running, running.keys() - ours.keys()
 
 
+_EXTEND_LEASE = update(TASKS).values(lease_until=bindparam("lease_until", type_=BigInteger))
+_REQUEST_CANCEL = update(TASKS).values(cancel_requested=true())
+_REPORT = update(TASKS).where(c.task_id == bindparam("b_id")).values(progress=bindparam("progress"))
+
+
 def heartbeat(connection: Connection, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
     running, taken = _running(connection, [task_id for task_id, _ in held])
     mine = [task_id in running and running[task_id].fence == fence for task_id, fence in held]
     ids = [i for (i, _), ok in zip(held, mine, strict=True) if ok and i not in taken]
-    set_on(connection, ids, "lease_until = :lease_until", lease_until=lease_until)
+    dialect_of(connection).set_on(connection, _EXTEND_LEASE, ids, {"lease_until": lease_until})
     return [bool(running[i].cancel_requested) if ok else None for (i, _), ok in zip(held, mine, strict=True)]
 
 
@@ -200,16 +145,16 @@ def report(connection: Connection, progress: Sequence[tuple[str, int, dict[str, 
         if ok and i not in taken
     ]
     if values:
-        check_rows(connection, ("b_id", "progress"), [tuple(row.values()) for row in values])
-        statement = update(TASKS).where(c.task_id == bindparam("b_id")).values(progress=bindparam("progress"))
-        connection.execute(statement, values)
+        limit = dialect_of(connection).statement_limit(connection)
+        check_rows(limit, ("b_id", "progress"), [tuple(row.values()) for row in values])
+        connection.execute(_REPORT, values)
     return held
 
 
 def request_cancel(connection: Connection, ids: Sequence[str]) -> list[bool]:
-    # This one waits: a task that somebody is about to end has ended, or can be flagged, when he is through.
+    # A locked row is waited for: afterwards the task has ended, or can be flagged.
     running = [i for i, row in _rows(connection, ids, "wait").items() if row.status == Status.RUNNING]
-    set_on(connection, running, "cancel_requested = true")
+    dialect_of(connection).set_on(connection, _REQUEST_CANCEL, running, {})
     return [task_id in running for task_id in ids]
 
 
@@ -232,7 +177,7 @@ def get(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
 
 
 def _conditions(where: TaskFilter) -> list[ColumnElement[bool]]:
-    """What a filter asks for, but for the status."""
+    """Return the conditions of a filter, without its status."""
     conditions: list[ColumnElement[bool]] = []
     if where.type is not None:
         conditions.append(c.task_type == where.type)
@@ -256,7 +201,7 @@ def find(connection: Connection, where: TaskFilter, limit: int) -> list[Task]:
         last = connection.execute(select(c.seq).where(c.task_id == where.after)).scalar()
         if last is not None:
             conditions += [c.seq <= last, or_(c.seq < last, c.task_id < where.after)]
-    # One query for each status, since each has its rows in this order in the index; for several they would be sorted.
+    # One query for each status: the index has the rows of each in this order; for several they would be sorted.
     one_each = [_of_status(status) for status in dict.fromkeys(where.status)] or [true()]
     rows: list[Any] = []
     for status in one_each:
@@ -292,7 +237,7 @@ def purge(connection: Connection, where: TaskFilter, limit: int) -> int:
             there = (_of_status(status), c.queue == queue)
             oldest = select(c.task_id).where(*there, *_conditions(where)).order_by(c.completed_at)
             for part in chunks(connection.execute(oldest.limit(limit - deleted)).scalars().all()):
-                # One that was brought back to life meanwhile stays.
+                # A task that was retried meanwhile stays.
                 deleted += connection.execute(
                     delete(TASKS).where(c.task_id.in_(part), c.status == str(status))
                 ).rowcount
@@ -302,7 +247,7 @@ def purge(connection: Connection, where: TaskFilter, limit: int) -> int:
 
 
 def _queues_with(connection: Connection, status: Status) -> Iterator[str]:
-    """Yield the queues that have tasks of a status, without reading these."""
+    """Yield the queues that have tasks of a status, without reading the tasks."""
     query = select(c.queue).where(_of_status(status)).order_by(c.queue).limit(1)
     queue = connection.execute(query).scalar()
     while queue is not None:
@@ -315,9 +260,9 @@ def delete_tasks(connection: Connection, ids: Sequence[str]) -> int:
 
 
 def set_paused(connection: Connection, queue: str, paused: bool) -> None:
-    if not insert_new(connection, _QUEUES, ("name", "paused"), [(queue, paused)]):
-        connection.execute(update(_QUEUES).where(_QUEUES.c.name == queue).values(paused=paused))
+    if not insert_new(connection, QUEUES, ("name", "paused"), [(queue, paused)]):
+        connection.execute(update(QUEUES).where(QUEUES.c.name == queue).values(paused=paused))
 
 
 def paused(connection: Connection) -> list[str]:
-    return [row[0] for row in connection.execute(PAUSED.order_by(_QUEUES.c.name))]
+    return [row[0] for row in connection.execute(PAUSED.order_by(QUEUES.c.name))]

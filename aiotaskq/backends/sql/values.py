@@ -12,7 +12,7 @@ from aiotaskq.backends.base import Values
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.insert import replace
 from aiotaskq.backends.sql.rows import json_text
-from aiotaskq.backends.sql.tasks import chunks
+from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.log import log, printable
 from aiotaskq.models import PublicValue
 

@@ -20,7 +20,7 @@ from tests.support.rows import NOW, new, new_schedule
 
 async def renew_pool(backend: SqlBackend) -> None:
     """Have the next verb open a connection, on which statements are sent with all their words."""
-    await (await backend.database._ready()).dispose()
+    await (await backend.database.connections()).dispose()
 
 
 async def test_a_commit_whose_answer_is_lost(place: Place, far: SqlBackend, proxy: Proxy) -> None:  # A20

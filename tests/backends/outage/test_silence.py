@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from aiotaskq.backends.sql import database, engines
+from aiotaskq.backends.sql import connecting, server_connections
 from aiotaskq.backends.sql import statement_watch as watch
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.errors import DatabaseUnavailable
@@ -24,7 +24,7 @@ from tests.support.rows import LEASE, NOW, new
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Less patience than in real life."""
     monkeypatch.setattr(watch, "STATEMENT_TIMEOUT", 4.0)
-    monkeypatch.setattr(engines, "CONNECT_TIMEOUT", 3.0)
+    monkeypatch.setattr(connecting, "CONNECT_TIMEOUT", 3.0)
 
 
 async def test_a_silent_server_holds_nobody_up(far: SqlBackend, proxy: Proxy, hasty: None) -> None:  # F8
@@ -66,7 +66,7 @@ async def test_a_server_that_lets_nobody_in(place: Place, proxy: Proxy, hasty: N
 async def test_closing_does_not_wait_for_a_silent_server(  # F8
     place: Place, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(server_connections, "CONNECT_TIMEOUT", 0.5)
     backend = SqlBackend(place.through(proxy))
     await backend.open()
     await fill_pool(backend)

@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from aiotaskq import DatabaseUnavailable, TaskFailed, TaskQ, ValidationError, current_task
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.backends.sql import packet as sql_packet
 from aiotaskq.backends.sql.backend import SqlBackend
-from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, parse_url
+from aiotaskq.backends.sql.dialects.mysql import LEAST_PACKET
+from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.support.rows import LEASE, NOW, new
@@ -98,7 +98,7 @@ async def test_a_result_that_is_too_large_fails_its_task_alone(server: Server, u
 
 
 @pytest.mark.parametrize("text", ["x", QUOTED, "é", "🙂", "\x1a'"], ids=["plain", "quoted", "two", "four", "other"])
-async def test_what_is_said_to_fit_fits(server: Server, url: str, text: str) -> None:
+async def test_rows_that_are_estimated_to_fit_do_fit(server: Server, url: str, text: str) -> None:
     """Around the limit each size is either stored or refused, and the connection is never lost."""
     limit(server, SMALL)
     async with opened(url) as backend:
@@ -133,7 +133,7 @@ async def test_params_that_are_too_large_are_refused_at_the_call(server: Server,
         assert str(answers[-1]).startswith("params: 400,") and "262,144 bytes; store a reference" in str(answers[-1])
         with pytest.raises(ValidationError, match="params: "):
             await tq.push_many([("job", small), ("job", large)])
-        engine = create_async_engine(parse_url(url, ASYNC_DRIVERS))
+        engine = create_async_engine(parse_url(url))
         async with engine.begin() as connection:
             with pytest.raises(ValidationError, match="params: "):
                 await tq.push("job", large, session=connection)
@@ -175,7 +175,7 @@ async def test_batches_are_split_by_bytes(server: Server, url: str, size: int) -
     text = (QUOTED * (size // len(QUOTED) + 1))[:size]
     async with opened(url) as backend:
         sent: list[int] = []
-        engine: Any = await backend.database._ready()
+        engine: Any = await backend.database.connections()
         event.listen(engine.sync_engine, "before_cursor_execute", lambda *a: sent.append(len(a[2]) + len(str(a[3]))))
         tasks = [new(params={"text": text}) for _ in range(100)]
         assert await backend.push(tasks) == tasks
@@ -220,12 +220,12 @@ async def test_whoever_waits_for_the_failure_is_told(server: Server, url: str) -
     assert result is None and error.startswith("result_unserializable: result: ")
 
 
-async def test_a_server_that_takes_next_to_nothing_is_refused(server: Server, url: str) -> None:
-    limit(server, sql_packet.LEAST // 2)
+async def test_a_server_with_too_small_a_packet_is_refused(server: Server, url: str) -> None:
+    limit(server, LEAST_PACKET // 2)
     backend = connect(url)
     with pytest.raises(DatabaseUnavailable, match=r"max_allowed_packet is 65,536 bytes, and at least 131,072"):
         await backend.open()
-    limit(server, sql_packet.LEAST)
+    limit(server, LEAST_PACKET)
     await backend.open()
     await backend.push([new() for _ in range(600)])
     await backend.close()
@@ -238,14 +238,14 @@ async def test_a_setting_that_was_changed_counts_for_new_connections(server: Ser
         with pytest.raises(ValidationError, match="262,144"):
             await backend.push(large)
         limit(server, 16 * MIB)
-        engine: Any = await backend.database._ready()
+        engine: Any = await backend.database.connections()
         await engine.dispose()
         assert await backend.push(large) == large
 
 
 async def test_the_session_of_a_task_refuses_too(server: Server, url: str) -> None:
     limit(server, SMALL)
-    engine = create_async_engine(parse_url(url, ASYNC_DRIVERS))
+    engine = create_async_engine(parse_url(url))
     tq = TaskQ(url)
 
     @tq.task(max_retries=0)

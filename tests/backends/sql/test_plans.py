@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql import claim as sql_claim
-from aiotaskq.backends.sql import migrations
+from aiotaskq.backends.sql import migrations, ready
 from aiotaskq.backends.sql import tasks as sql_tasks
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.rows import TASKS
@@ -86,7 +86,7 @@ def push(engine: sa.Engine, *tasks: Any) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 10])
-def test_a_claim_reads_what_it_hands_out(engine: sa.Engine, limit: int) -> None:
+def test_a_claim_reads_only_the_rows_it_returns(engine: sa.Engine, limit: int) -> None:
     due = [new(task_id=f"due-{n:03}", priority=n % 3 - 1, run_at=NOW - n) for n in range(200)]
     push(engine, *due)
     try:
@@ -100,7 +100,7 @@ def test_a_claim_reads_what_it_hands_out(engine: sa.Engine, limit: int) -> None:
 
 
 @pytest.mark.parametrize("queues", [None, ["default"], ["default", "mail"], ["nobody's"]])
-def test_an_idle_claim_passes_by_what_waits(engine: sa.Engine, queues: list[str] | None) -> None:
+def test_an_idle_claim_skips_delayed_rows(engine: sa.Engine, queues: list[str] | None) -> None:
     tasks, found = cost(engine, claim(10, queues))
     assert tasks == []
     assert found.indexes - PRIMARY == {READY}
@@ -110,11 +110,11 @@ def test_an_idle_claim_passes_by_what_waits(engine: sa.Engine, queues: list[str]
 
 
 @on("sqlite", *POSTGRESQL)  # in MariaDB the heads come one by one
-def test_the_order_does_not_hang_on_the_kind_of_join(filled: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_does_not_depend_on_the_join(filled: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     # A hash join gives its rows in any order; PostgreSQL takes it now and then.
     push(filled, *(new(task_id=f"due-{n:02}", priority=n - 50) for n in range(40)))
-    backwards = sa.select(sql_claim._SPAN.subquery()).order_by(sa.text("step DESC"))
-    monkeypatch.setattr(sql_claim, "_SPAN", backwards)
+    backwards = sa.select(ready._SPAN.subquery()).order_by(sa.text("step DESC"))
+    monkeypatch.setattr(ready, "_SPAN", backwards)
     try:
         tasks, _ = cost(filled, claim(25))
     finally:
@@ -216,7 +216,7 @@ def test_nothing_but_one_priority(name: str, tmp_path: Path, unavailable: dict[s
 
 
 def test_more_priorities_than_one_statement_looks_at(engine: sa.Engine) -> None:
-    waiting = [new(task_id=f"many-{n:03}", priority=100 + n, run_at=NOW + SECOND) for n in range(sql_claim.SPAN * 3)]
+    waiting = [new(task_id=f"many-{n:03}", priority=100 + n, run_at=NOW + SECOND) for n in range(ready.SPAN * 3)]
     due = [new(task_id=f"due-{n}", priority=150 + 100 * n) for n in range(3)]
     push(engine, *waiting, *due)
     try:
@@ -295,7 +295,7 @@ def test_entries_that_a_snapshot_holds_are_passed_once(  # F10
 # ---- the other verbs ------------------------------------------------------------------------------------------------
 
 
-def test_when_next(engine: sa.Engine) -> None:
+def test_next_run_at(engine: sa.Engine) -> None:
     for queues in (None, ["default"]):
         at, found = cost(engine, lambda c, queues=queues: sql_claim.next_run_at(c, NOW, queues))  # type: ignore[misc]
         assert at == NOW + 3600 * SECOND
@@ -303,7 +303,7 @@ def test_when_next(engine: sa.Engine) -> None:
         assert found.reads <= 60
 
 
-def test_when_next_behind_what_cannot_be_claimed(engine: sa.Engine) -> None:
+def test_next_run_at_behind_rows_that_cannot_be_claimed(engine: sa.Engine) -> None:
     gone = [new(task_id=f"due-{n}", priority=0, run_at=NOW - n, expires_at=NOW - 1) for n in range(5)]
     push(
         engine, *gone, new(task_id="due-b", queue="b", run_at=NOW + 5), new(task_id="due-c", queue="c", run_at=NOW + 9)
@@ -327,7 +327,7 @@ def test_counting_reads_what_is_ready(engine: sa.Engine) -> None:
     assert found.reads <= 300
 
 
-def test_overdue_ones_are_found_among_many_that_live(engine: sa.Engine) -> None:  # B7
+def test_overdue_rows_are_found_among_many_live_ones(engine: sa.Engine) -> None:  # B7
     fill(engine, 20_000, "held-", status="running", lease_until=lambda n: NOW + 10**9 + n, fence=1, run_at=NOW)
     fill(engine, 5, "dead-", status="running", lease_until=lambda n: NOW - 5 + n, fence=1, run_at=NOW)
     push(engine, new(task_id="dead-expired", expires_at=NOW - 10))
@@ -353,7 +353,7 @@ def test_overdue_ones_are_found_among_many_that_live(engine: sa.Engine) -> None:
     ],
     ids=["all", "one-status", "three", "behind", "none"],
 )
-def test_a_page_reads_itself(engine: sa.Engine, where: TaskFilter) -> None:
+def test_a_page_reads_only_its_rows(engine: sa.Engine, where: TaskFilter) -> None:
     page, found = cost(engine, lambda c: sql_tasks.find(c, where, 50))
     expected = 0 if where.status == (Status.FAILED,) else 50
     assert len(page) == expected

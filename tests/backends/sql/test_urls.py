@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.backends.sql import engines
+from aiotaskq.backends.sql import connecting
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.engines import ASYNC_DRIVERS, SYNC_DRIVERS, parse_url, sync_engine
+from aiotaskq.backends.sql.dialects import dialect_named
+from aiotaskq.backends.sql.engines import parse_url, sync_engine
 from aiotaskq.errors import (
     MissingExtra,
     ValidationError,
@@ -31,8 +32,8 @@ from aiotaskq.errors import (
     ],
 )
 def test_the_driver_is_ours(url: str, asynchronous: str, synchronous: str) -> None:
-    assert str(parse_url(url, ASYNC_DRIVERS)) == asynchronous
-    assert str(parse_url(url, SYNC_DRIVERS)) == synchronous
+    assert str(parse_url(url)) == asynchronous
+    assert str(parse_url(url, sync=True)) == synchronous
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_the_driver_is_ours(url: str, asynchronous: str, synchronous: str) -> No
         ("postgresql://u:secret@h:port/d", "url: cannot be parsed (got postgresql://u:***@h:port/d)"),
     ],
 )
-def test_a_url_that_is_none(url: str, message: str) -> None:  # J9
+def test_a_url_that_is_not_valid(url: str, message: str) -> None:  # J9
     with pytest.raises(ValidationError) as raised:
         Database(url)
     assert str(raised.value) == message
@@ -80,4 +81,4 @@ def test_a_driver_that_is_not_installed() -> None:
         raise ModuleNotFoundError("No module named 'asyncmy'", name="asyncmy")
 
     with pytest.raises(MissingExtra, match=r"asyncmy is not installed; .*: pip install 'asyncmy>=[^']*' 'pymysql>="):
-        engines._create(missing, parse_url("mysql://h/d", ASYNC_DRIVERS))
+        connecting.create(missing, parse_url("mysql://h/d"), dialect_named("mysql").extras)

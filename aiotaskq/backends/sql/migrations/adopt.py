@@ -1,8 +1,8 @@
-"""Judges rows that other software wrote into the documented tables, and repairs what has one sure meaning (F21).
+"""Checks rows that other software wrote into the documented tables, and repairs values with one certain meaning.
 
-No row is dropped. ``judge_task`` and ``judge_schedule`` are pure: a row in, what is odd and what to write out. Rows are
-read in pages, as raw values: SQLite keeps a word in a number's column, or bytes that are no text, and neither may stop
-an adoption. Every repair can be repeated; what was repaired is no longer odd.
+No row is dropped. ``judge_task`` and ``judge_schedule`` are pure: they take a row and return what is invalid in it and
+what to write. Rows are read in pages, as raw values: SQLite stores text in a column of numbers, and bytes that are no
+text; neither stops an adoption. Every repair can be repeated: a repaired value is valid.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, exc, inspect, text
+from sqlalchemy import Connection, inspect, text
 
 from aiotaskq.backends.base import InvalidRow
+from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.core.cron_parser import Refused, clip_text
 from aiotaskq.core.task import INT32, SECOND, Status
 from aiotaskq.errors import CronError, ValidationError
 from aiotaskq.log import ERROR, log, printable
 
-LIMIT: Final = 1_000  # findings that one report holds; the rest are counted
-LOGGED: Final = 20  # of them, with a log line each
+LIMIT: Final = 1_000  # findings in one report; the rest are counted
+LOGGED: Final = 20  # findings with a log line
 PAGE: Final = 1_000
 LATEST: Final = 100_000_000_000  # seconds, the year 5138; a larger number is an epoch in a smaller unit
-ADOPTED: Final = "adopted"  # owner of tasks that ran under nobody's lease
+ADOPTED: Final = "adopted"  # owner of running tasks without a lease
 
 TASK_COLUMNS: Final = (
     "task_id", "task_type", "params", "status", "priority", "retry_count", "max_retries", "created_at", "started_at",
@@ -45,11 +46,11 @@ _UNITS: Final = (
 )
 
 Row = Mapping[str, Any]
-"""A row as it is stored; text may be ``str``, or the ``bytes`` of UTF-8 that may turn out to be no text at all."""
+"""A row as it is stored; text is a ``str``, or ``bytes`` that should be UTF-8."""
 
 
 class Finding(NamedTuple):
-    """One odd value. ``written`` tells whether the action is a write, which a mere check does not do."""
+    """One invalid value. ``written`` tells whether the action is a write, which a mere check does not do."""
 
     column: str
     problem: str
@@ -60,8 +61,8 @@ class Finding(NamedTuple):
 class Verdict:
     """What a row needs: the findings to report and the columns to write.
 
-    The methods that judge a column return the value that counts from here on, or None where none can be relied on. They
-    tell ``odd`` (default :meth:`keep`) what is wrong with a value that stays.
+    The methods that judge a column return its value after the repair, or None where it has no valid one. They call
+    ``report`` (default :meth:`keep`) with what is wrong with a value that stays.
     """
 
     def __init__(self, row: Row) -> None:
@@ -99,20 +100,22 @@ class Verdict:
         else:
             self.keep(column, problem, "kept as it is; the schedule is disabled")
 
-    def words(self, column: str, odd: Callable[[str, str], None] | None = None, *, needed: bool = False) -> str | None:
+    def text(
+        self, column: str, report: Callable[[str, str], None] | None = None, *, needed: bool = False
+    ) -> str | None:
         """Judge a text column."""
         raw = self.row[column]
         if isinstance(raw, str | bytes) and (raw or not needed):
             try:
                 return raw if isinstance(raw, str) else raw.decode()
             except UnicodeDecodeError as error:
-                (odd or self.keep)(column, f"is no text (byte {error.start} of {len(raw)})")
+                (report or self.keep)(column, f"is no text (byte {error.start} of {len(raw)})")
         elif raw is not None or needed:
-            (odd or self.keep)(column, f"is {_shown(raw)}, not text")
+            (report or self.keep)(column, f"is {_shown(raw)}, not text")
         return None
 
     def number(
-        self, column: str, default: int | None = None, odd: Callable[[str, str], None] | None = None
+        self, column: str, default: int | None = None, report: Callable[[str, str], None] | None = None
     ) -> int | None:
         """Judge an integer column; NULL becomes the documented default, if there is one."""
         raw = self.row[column]
@@ -121,16 +124,18 @@ class Verdict:
         if raw is None and default is not None:
             self.set(column, default, "is NULL", ", the documented default")
             return default
-        (odd or self.keep)(column, f"is {_shown(raw)}, not a whole number")
+        (report or self.keep)(column, f"is {_shown(raw)}, not a whole number")
         return None
 
-    def epoch(self, column: str, odd: Callable[[str, str], None] | None = None, *, needed: bool = False) -> int | None:
-        """Judge a time: epoch seconds, as the guide has them."""
+    def epoch(
+        self, column: str, report: Callable[[str, str], None] | None = None, *, needed: bool = False
+    ) -> int | None:
+        """Judge a time in epoch seconds."""
         raw = self.row[column]
         if (raw is None and not needed) or (raw.__class__ is int and 0 <= raw <= LATEST):
             return raw
         if not isinstance(raw, int | float) or raw in (float("inf"), float("-inf")):
-            (odd or self.keep)(column, f"is {_shown(raw)}, not a time")
+            (report or self.keep)(column, f"is {_shown(raw)}, not a time")
             return None
         value = int(raw)
         for over, factor, unit in _UNITS:
@@ -144,38 +149,38 @@ class Verdict:
             self.keep(column, f"is negative ({value})")
         return value
 
-    def params(self, odd: Callable[[str, str], None]) -> None:
-        """Judge params as workers will read them. Their contents are in no message."""
+    def params(self, report: Callable[[str, str], None]) -> None:
+        """Judge params. Their contents are in no message."""
         raw = self.row["params"]
         if raw is None:
             self.keep("params", "is NULL", "kept as it is, which means {}")
         elif not isinstance(raw, str | bytes):
-            odd("params", "is a number, not JSON")
+            report("params", "is a number, not JSON")
         else:
             try:
                 if not isinstance(msgspec.json.decode(raw), dict):
-                    odd("params", "is JSON, but no object")
+                    report("params", "is JSON, but no object")
             except (msgspec.DecodeError, ValueError) as error:
-                odd("params", f"is not JSON ({printable(error, 100)})")
+                report("params", f"is not JSON ({printable(error, 100)})")
             except RecursionError:
-                odd("params", "is nested too deeply")
+                report("params", "is nested too deeply")
 
 
 def judge_task(row: Row, now: int) -> Verdict:
     """Judge a row of ``task_queue``; ``now`` in microseconds."""
     verdict = Verdict(row)
     keep, put = verdict.keep, verdict.set
-    verdict.words("task_id", needed=True)
-    verdict.words("task_type", needed=True)
+    verdict.text("task_id", needed=True)
+    verdict.text("task_type", needed=True)
     refused = "its params cannot be read; it will be failed as undecodable when claimed, with the text kept"
     verdict.params(lambda column, problem: keep(column, problem, refused))
-    status = verdict.words("status")
+    status = verdict.text("status")
     if row["status"] is None:
         put("status", "pending", "is NULL", ", the documented default")
     elif status is not None and status not in _STATUSES:
         keep("status", f"is unknown ({_shown(status)})", "kept as it is; the task is never claimed")
     elif status == "running" and row["lease_owner"] is None:
-        verdict.changes["lease_until"] = 1  # long over: some worker's reaper gives it back, by the ordinary rule
+        verdict.changes["lease_until"] = 1  # over: the reaper of a worker gives the task back, by the ordinary rule
         put("lease_owner", ADOPTED, "is NULL, but the status is running", "; the task is given back and runs again")
     verdict.number("priority", 0)
     verdict.number("retry_count", 0)
@@ -185,8 +190,8 @@ def judge_task(row: Row, now: int) -> Verdict:
         keep("created_at", f"is in the future ({created})", "kept as it is; the task may run now")
     verdict.epoch("started_at")
     verdict.epoch("completed_at")
-    verdict.words("error_message")
-    verdict.words("scheduler_task_id")
+    verdict.text("error_message")
+    verdict.text("scheduler_task_id")
     return verdict
 
 
@@ -205,11 +210,11 @@ def judge_schedule(row: Row, now: int, *, overdue: bool = True, adopting: bool =
         verdict.enabled = bool(enabled)
     else:
         put("enabled", False, f"is {_shown(enabled)}", "; resume_task(id) enables it")
-    verdict.words("task_id", needed=True)
-    verdict.words("name", needed=True)
-    verdict.words("task_type", stop, needed=True)
+    verdict.text("task_id", needed=True)
+    verdict.text("name", needed=True)
+    verdict.text("task_type", stop, needed=True)
     verdict.params(stop)
-    verdict.words("description")
+    verdict.text("description")
     verdict.epoch("created_at", needed=True)
     verdict.epoch("updated_at", needed=True)
     last_run_at = verdict.epoch("last_run_at")
@@ -217,7 +222,7 @@ def judge_schedule(row: Row, now: int, *, overdue: bool = True, adopting: bool =
     execute_at = verdict.epoch("execute_at")
     run_count = verdict.number("run_count", 0) or 0
     max_runs = verdict.number("max_runs", 0) or 0
-    kind = verdict.words("schedule_type")
+    kind = verdict.text("schedule_type")
     timing = _timing(verdict, kind, execute_at if next_run_at is None else next_run_at, adopting)
     if not verdict.enabled:
         return verdict
@@ -244,7 +249,7 @@ def judge_schedule(row: Row, now: int, *, overdue: bool = True, adopting: bool =
 
 
 def _timing(verdict: Verdict, kind: str | None, once: int | None, adopting: bool) -> Callable[[int], int]:
-    """Judge what makes a schedule due; returns its first due after an instant, to be called if it is still enabled."""
+    """Judge the columns of a schedule's type; return the function from now to the first due time after it."""
     row, stop = verdict.row, verdict.stop
     if kind == "interval":
         seconds = row["interval_seconds"]
@@ -254,12 +259,12 @@ def _timing(verdict: Verdict, kind: str | None, once: int | None, adopting: bool
     if kind == "cron":
         from aiotaskq.core.cron import Cron
 
-        expression, zone = verdict.words("cron_expression") or "", verdict.words("timezone") or None
+        expression, zone = verdict.text("cron_expression") or "", verdict.text("timezone") or None
         # aiotaskq writes a zone and counts the version up, so that a row is rewritten once, however often it is judged.
         documented = adopting and zone is None and not row["version"]
         try:
             expression = _rewrite(verdict, expression) if documented else expression
-            # Without a zone it means the system's, which may be unknown just now; the expression is judged anyhow.
+            # Without a zone it is in the system's, which may be unknown now; the expression is judged anyway.
             Cron.parse(expression, zone or "UTC")
         except CronError as error:
             stop("cron_expression", f"is refused: {printable(error, 300)}")
@@ -274,7 +279,7 @@ def _timing(verdict: Verdict, kind: str | None, once: int | None, adopting: bool
 
 
 def _rewrite(verdict: Verdict, expression: str) -> str:
-    """The expression that means here what ``expression`` means to croniter, written to the row where it differs."""
+    """Return the expression that means here what ``expression`` means to croniter; write it where it differs."""
     from aiotaskq.backends.sql.migrations.adopt_cron import rewritten
 
     try:
@@ -288,13 +293,13 @@ def _rewrite(verdict: Verdict, expression: str) -> str:
 
 
 def _shown(raw: object) -> str:
-    """A value in words, for a column whose contents are no secret."""
+    """Return a value for a message, of a column whose contents are no secret."""
     text = raw.decode(errors="backslashreplace") if isinstance(raw, bytes) else raw
     return "NULL" if text is None else printable(repr(text), 40)
 
 
 class Report:
-    """Invalid rows, at most ``limit`` kept and the others counted: a million of them must not fill the memory."""
+    """Invalid rows: at most ``limit`` are kept, the others counted, so that a million do not fill the memory."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.limit = limit
@@ -303,42 +308,44 @@ class Report:
         self._disabled = 0
 
     def add(self, row: InvalidRow) -> None:
-        """Take one."""
+        """Add a row."""
         self.total += 1
         if len(self._kept) < self.limit:
             self._kept.append(row)
 
     def disable(self, verdict: Verdict) -> None:
-        """Say that a schedule that went on until now does not any more: at ERROR, by name and id."""
+        """Log at ERROR, by name and id, that an enabled schedule is disabled."""
         self._disabled += 1
         if verdict.disabled is not None and self._disabled <= self.limit:
             name, task_id = (printable(_shown(verdict.row[column]), 100) for column in ("name", "task_id"))
             why = f"its {verdict.disabled.column} {printable(verdict.disabled.problem, 400)}"
-            _say(f"schedule {name} (id {task_id}) is disabled: {why}. Correct it by update_task, then call resume_task")
+            _error(
+                f"schedule {name} (id {task_id}) is disabled: {why}. Correct it by update_task, then call resume_task"
+            )
 
     def end(self) -> None:
-        """Say how many schedules were disabled beyond those that were named."""
+        """Log how many schedules were disabled beside those that were named."""
         if self._disabled > self.limit:
-            _say(f"{self._disabled - self.limit:,} more schedules are disabled; `aiotaskq schedules list` shows them")
+            _error(f"{self._disabled - self.limit:,} more schedules are disabled; `aiotaskq schedules list` shows them")
 
     def rows(self) -> list[InvalidRow]:
-        """Return them, and one more that counts those left out."""
+        """Return the rows, and one more that counts those left out."""
         if self.total == len(self._kept):
             return list(self._kept)
         more = f"{self.total - len(self._kept):,} more findings"
         return [*self._kept, InvalidRow(table="", id="", column="", problem=more, action="treated alike; not listed")]
 
     def log(self) -> None:
-        """Warn about the first of them and say how many there are; nothing of a row's params is in it."""
-        for odd in self._kept[:LOGGED]:
-            problem, action = printable(odd.problem, 400), printable(odd.action)
-            log.warning("adopted {} {}: {} {}; {}", odd.table, printable(odd.id, 40), odd.column, problem, action)
+        """Log the first rows, and how many there are, at WARNING; params are not logged."""
+        for row in self._kept[:LOGGED]:
+            problem, action = printable(row.problem, 400), printable(row.action)
+            log.warning("adopted {} {}: {} {}; {}", row.table, printable(row.id, 40), row.column, problem, action)
         if self.total:
             log.warning("adopted the tables that were there: {} invalid values, no row was dropped", self.total)
 
 
-def _say(message: str) -> None:
-    """Log at ERROR; where the application has not set up a log that takes it, write to standard error."""
+def _error(message: str) -> None:
+    """Log at ERROR; if no sink of the application's takes that, write to standard error."""
     if log.heard(ERROR):
         log.error("{}", message)
     else:
@@ -349,8 +356,8 @@ def adopt(connection: Connection, report: Report, now: int) -> None:
     """Repair the rows of both tables and give old tasks their place in the claim order."""
     examine(connection, report, now=now, write=True, adopting=True)
     report.end()
-    # Push order becomes claim order. Only rows that no aiotaskq wrote have a `run_at` of 0; what claims to come from
-    # the future may run now. The upper bound also keeps SQLite from calculating with words, which compare as larger.
+    # Push order becomes claim order. Only rows of other software have a `run_at` of 0; a row with a time of creation in
+    # the future may run now. The upper bound also excludes text in SQLite, which compares as larger than numbers.
     for column, limit in (("run_at", now // SECOND), ("seq", LATEST)):
         update = f"UPDATE task_queue SET {column} = created_at * {SECOND}"
         connection.execute(text(f"{update} WHERE {column} = 0 AND created_at BETWEEN 1 AND {limit}"))
@@ -361,11 +368,11 @@ def examine(connection: Connection, report: Report, *, now: int, write: bool, ad
 
     ``adopting`` is whether the documented system wrote the schedules.
     """
-    # Schedules first: they are few, and would not be seen behind a thousand tasks.
+    # Schedules first: they are few, and the report is bounded.
     for table, columns in (("scheduler_task", SCHEDULE_COLUMNS), ("task_queue", TASK_COLUMNS)):
         if not inspect(connection).has_table(table):
             continue
-        key = _key(connection, table)
+        key = dialect_of(connection).row_key(connection, table)
         for page in _pages(connection, table, key, columns):
             updates: dict[tuple[str, ...], list[dict[str, Any]]] = {}
             disabled: list[Verdict] = []
@@ -404,27 +411,14 @@ def _invalid_row(table: str, row: Row, finding: Finding, write: bool) -> Invalid
     )
 
 
-def _key(connection: Connection, table: str) -> str:
-    """The column that finds a row again. On SQLite a primary key of text may be NULL, or no text."""
-    if connection.dialect.name == "sqlite":
-        try:
-            connection.execute(text(f"SELECT rowid FROM {table} LIMIT 0"))
-            return "rowid"
-        except exc.OperationalError:
-            pass  # made WITHOUT ROWID
-    return "task_id"
-
-
 def _pages(
     connection: Connection, table: str, key: str, columns: tuple[str, ...]
 ) -> Iterator[list[tuple[Any, dict[str, Any]]]]:
     """Yield the rows by pages, each with its key; a column that an old table lacks is NULL."""
     there = {column["name"] for column in inspect(connection).get_columns(table)}
-    sqlite = connection.dialect.name == "sqlite"
-    # SQLite's driver raises for text that is no text; a blob it hands out.
-    raw = "CASE typeof({0}) WHEN 'text' THEN CAST({0} AS BLOB) ELSE {0} END" if sqlite else "{0}"
-    encoding = str(connection.execute(text("PRAGMA encoding")).scalar()) if sqlite else "UTF-8"
-    shown = ", ".join(raw.format(name) if name in there else "NULL" for name in columns)
+    dialect = dialect_of(connection)
+    encoding = dialect.text_encoding(connection)
+    shown = ", ".join(dialect.raw_value(name) if name in there else "NULL" for name in columns)
     query = f"SELECT {key}, {shown} FROM {table} {{}} ORDER BY {key} LIMIT {PAGE}"
     first, following = text(query.format("")), text(query.format(f"WHERE {key} > :last"))
     rows = connection.execute(first).all()

@@ -1,7 +1,7 @@
-"""Rewrites the cron expressions of adopted rows, so that they go on with what croniter made of them.
+"""Rewrites the cron expressions of adopted rows, so that they keep the meaning that they had to croniter.
 
-The older system gave every expression to croniter, with its default settings: seconds last, ranges that wrap around,
-``?`` and more. What the strict checks refuse in it becomes the explicit list of croniter's own values.
+The older system passed every expression to croniter with its default settings: seconds last, ranges that wrap around,
+``?`` and more. An element that the strict checks refuse becomes the explicit list of croniter's values.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def rewritten(expression: str) -> str:
     minute, hour, date, month, weekday = (_field(index, fields[index], columns[index]) for index in range(5))
     sets = sets_of(columns, nth, fixed=False)
     if nth:
-        # croniter wants the date and the weekday together, or looks at neither the date nor what it has found for it.
+        # croniter wants the date and the weekday to match together, or ignores the date.
         if not sets.either and "*" not in columns[2]:
             raise Refused("croniter wants day of month and day of week to match together, which cannot be written")
         if sets.either and days_per_year(sets._replace(either=False)) == 0:
@@ -69,7 +69,7 @@ def rewritten(expression: str) -> str:
 
 
 def _expand(expression: str, fields: list[str]) -> Columns:
-    """Parse by croniter; what it refuses, the strict checks refuse in better words."""
+    """Parse by croniter; raise the message of the strict checks where croniter refuses, since it is clearer."""
     try:
         return expand(expression)
     except Refused:
@@ -91,7 +91,7 @@ def _refuse_the_unwritable(fields: list[str], columns: list[list[Any]]) -> None:
 
 
 def _field(index: int, text: str, column: list[Any]) -> str:
-    """The text of a field, with the explicit values of each element that the strict checks refuse."""
+    """Return the text of a field, with the explicit values of each element that the strict checks refuse."""
     spec = _COLUMNS[index]
     if _passes(check_field, spec, text):
         return text
@@ -109,7 +109,7 @@ def _passes(check: Callable[[Field, str], None], spec: Field, text: str) -> bool
 
 
 def _spelled(index: int, part: str) -> str:
-    """What croniter makes of an element of a list: ascending numbers, as ranges and steps where they are."""
+    """Return croniter's values of an element of a list: ascending numbers, written as ranges and steps."""
     alone = ["*"] * 6
     alone[index] = part
     values = expand(" ".join(alone))[0][index]
@@ -118,7 +118,7 @@ def _spelled(index: int, part: str) -> str:
 
 
 def _ascending(values: list[int]) -> str:
-    """A range is two neighbours or three values with one distance: a range of hours stays one, for the DST rule."""
+    """Write two neighbours, or three values with one distance, as a range: the DST rule tells ranges from lists."""
     texts, at = [], 0
     while at < len(values):
         end = at + 1

@@ -16,5 +16,5 @@ down_revision = ${repr(down_revision)}
 
 
 def upgrade(op: Operations, report: Report, now: int) -> None:
-    """Every step asks first whether it is done: MySQL commits each one, and create_all may have been here before."""
+    """Add what is missing: MySQL commits each step, and ``create_all`` may have run before."""
     raise NotImplementedError

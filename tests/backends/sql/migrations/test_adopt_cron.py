@@ -168,7 +168,9 @@ def test_adopted_expressions_go_on_as_croniter_read_them(path: Path, engine: sa.
         assert by_us(after["cron_expression"], START) == by_croniter(text, START), text
 
 
-def test_what_is_lost_is_said_once_at_error(path: Path, engine: sa.Engine, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_disabled_schedule_is_logged_once_at_error(
+    path: Path, engine: sa.Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
     output(None)
     legacy(path)
     ids = put_table(path)
@@ -211,7 +213,7 @@ def test_a_thousand_are_named_and_the_others_counted(
     assert len(said) == 1_001 and said[-1].startswith("ERROR aiotaskq: 3 more schedules are disabled")
 
 
-def test_the_check_is_the_rehearsal_and_later_reads_our_own_order(path: Path, engine: sa.Engine) -> None:
+def test_the_check_predicts_the_adoption_and_later_reads_our_own_order(path: Path, engine: sa.Engine) -> None:
     legacy(path)
     put(path, "scheduler_task", "c", schedule_type="cron", cron_expression="0 12 * * mon-fri 0")
     before = contents(path)

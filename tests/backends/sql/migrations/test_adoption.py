@@ -123,7 +123,7 @@ def test_a_zone_that_is_unknown_just_now_disables_nothing(
     assert [row(path, "scheduler_task", each)["enabled"] for each in "ab"] == [1, 1]
 
 
-def test_check_is_the_rehearsal_and_writes_nothing(path: Path, engine: sa.Engine) -> None:  # F21
+def test_check_predicts_the_adoption_and_writes_nothing(path: Path, engine: sa.Engine) -> None:  # F21
     legacy(path)
     put_odd_tasks(path)
     put_odd_schedules(path)

@@ -115,7 +115,7 @@ def test_old_writer_on_the_new_schema(path: Path, engine: sa.Engine) -> None:  #
     assert check(engine) == []
 
 
-def test_somebody_elses_table_is_refused(path: Path, engine: sa.Engine) -> None:
+def test_a_table_of_another_program_is_refused(path: Path, engine: sa.Engine) -> None:
     with raw(path) as connection:
         connection.execute("CREATE TABLE task_queue (id INTEGER PRIMARY KEY, payload TEXT)")
     before = contents(path)
@@ -150,7 +150,7 @@ def test_sql_ddl_is_the_schema(path: Path, engine: sa.Engine) -> None:
 
 
 def test_sql_ddl_refuses_others() -> None:
-    with pytest.raises(ValidationError, match="sqlite, postgresql, mysql or mariadb"):
+    with pytest.raises(ValidationError, match="use one of sqlite, postgresql, postgres, mysql, mariadb"):
         migrations.sql_ddl("oracle")
 
 

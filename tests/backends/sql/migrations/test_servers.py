@@ -143,7 +143,7 @@ def test_newer_revision_is_refused(engine: sa.Engine) -> None:  # F19
 
 
 @pytest.mark.parametrize("table", ["task_queue", "scheduler_task"])
-def test_somebody_elses_table_is_refused(engine: sa.Engine, table: str) -> None:
+def test_a_table_of_another_program_is_refused(engine: sa.Engine, table: str) -> None:
     run(engine, f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, payload TEXT)")
     with pytest.raises(ValidationError, match=f"{table} has no column task_id"):
         upgrade(engine)

@@ -79,7 +79,7 @@ def test_the_next_loop_hears_too(name: str, tmp_path: Path, unavailable: dict[st
         gc.collect()
 
 
-async def test_a_forked_child_hears_for_itself(store: Store, tmp_path: Path) -> None:  # E1, E2
+async def test_a_forked_child_listens_by_a_connection_of_its_own(store: Store, tmp_path: Path) -> None:  # E1, E2
     # A child that goes on in the parent's loop is no use of anybody's: it runs its own.
     code = """
 import asyncio, os, sys

@@ -42,7 +42,7 @@ async def test_a_listening_session_that_is_killed_comes_back(postgresql: Store) 
         ears.forget()
 
 
-async def test_a_session_that_falls_silent_is_found_out(postgresql: Store) -> None:  # F7
+async def test_a_silent_listening_connection_is_replaced(postgresql: Store) -> None:  # F7
     url = postgresql.backend.database.url  # type: ignore[attr-defined]
     async with Proxy(url.host, url.port) as proxy:
         far = connect(postgresql.url.replace(f":{url.port}/", f":{proxy.port}/"))
@@ -103,7 +103,7 @@ async def test_a_lost_hint_is_no_error(postgresql: Store) -> None:
         await eventually(lambda: proxy.refused > 0)
         proxy.heal()
         ears = await watching(postgresql.backend)
-        await eventually(lambda: not far._between._senders)  # type: ignore[attr-defined]
+        await eventually(lambda: not far._notifier._senders)  # type: ignore[attr-defined]
         far.hints.tell(READY)
         await ears.until(READY)
         await far.close()
@@ -124,20 +124,20 @@ async def test_a_file_that_vanishes_or_is_replaced(sqlite: Store, tmp_path: Path
     path.write_bytes(content)
 
 
-async def test_the_first_look_at_a_file_tells_also_while_we_write(tmp_path: Path) -> None:
+async def test_the_first_poll_of_a_file_notifies_also_during_a_write(tmp_path: Path) -> None:
     backend = connect(f"sqlite:///{tmp_path}/later.db")
-    assert isinstance(backend, SqlBackend) and isinstance(backend._between, sqlite_watch.FileWatch)
-    ears, watch = Ears(backend), backend._between
+    assert isinstance(backend, SqlBackend) and isinstance(backend._notifier, sqlite_watch.FileWatch)
+    ears, watch = Ears(backend), backend._notifier
     await backend.watch()  # there is no file yet
     await backend.open()
     watch._close()  # whether or not it has looked since: the next look is the first
     ears.forget()
     watch.writing()
-    watch._look()
+    watch._poll()
     watch.written()
     assert {kind for kind, _ in ears.heard} == {READY, TAKEN, ENDED}
     ears.forget()
-    watch._look()
+    watch._poll()
     assert ears.heard == []
     await backend.close()
 

@@ -31,7 +31,7 @@ from tests.support.waiting import eventually
 # ---- what is heard --------------------------------------------------------------------------------------------------
 
 
-async def test_what_another_does_is_heard(store: Store) -> None:
+async def test_hints_of_another_process_are_received(store: Store) -> None:
     other = await store.another()
     ears = await watching(store.backend)
     await other.push([new()])
@@ -70,7 +70,7 @@ async def test_a_cancel_comes_with_its_ids(postgresql: Store) -> None:
     assert len(ears.heard) > 3
 
 
-async def test_our_own_words_are_not_heard_again(postgresql: Store) -> None:
+async def test_own_notifications_are_ignored(postgresql: Store) -> None:
     other = await postgresql.another()
     ours, theirs = await watching(postgresql.backend), await watching(other)
     await postgresql.backend.push([new()])
@@ -79,7 +79,7 @@ async def test_our_own_words_are_not_heard_again(postgresql: Store) -> None:
     assert ours.heard == [(READY, ())]
 
 
-async def test_what_is_no_message_of_ours_is_not_heard(postgresql: Store) -> None:
+async def test_messages_of_other_programs_are_ignored(postgresql: Store) -> None:
     other = await postgresql.another()
     ears = await watching(postgresql.backend)
     for words in ("", "ready", "[]", '["a","b"]', '["x","unknown",["a"]]', '["x","ready",[1]]', "{", "x" * 7000):
@@ -96,7 +96,7 @@ def test_messages_fit() -> None:
         assert [name for each in texts for name in json.loads(each)[2]] == names
 
 
-async def test_very_many_ends_are_told_without_names(postgresql: Store) -> None:
+async def test_very_many_ends_are_sent_without_names(postgresql: Store) -> None:
     other = await postgresql.another()
     ears = await watching(postgresql.backend)
     other.hints.forward(ENDED, [str(n) for n in range(5_000)])
@@ -133,7 +133,7 @@ PACE = 0.015  # seconds between what was heard and the next push
 SOON = {"sqlite": 0.05, "postgresql": 0.012}
 
 
-async def test_another_process_wakes_us_soon(store: Store, tmp_path: Path) -> None:
+async def test_another_process_wakes_this_one_soon(store: Store, tmp_path: Path) -> None:
     ears = await watching(store.backend)
     script = tmp_path / "pusher.py"
     script.write_text(PUSHER)
@@ -158,7 +158,7 @@ async def test_another_process_wakes_us_soon(store: Store, tmp_path: Path) -> No
     assert sum(each > within(1.0) for each in late) == 0  # what polling would have taken, at most
 
 
-async def test_wake_ups_are_put_together(postgresql: Store) -> None:  # F11
+async def test_hints_are_merged(postgresql: Store) -> None:  # F11
     other = await postgresql.another()
     ears = await watching(postgresql.backend)
     start = time.monotonic()
@@ -187,11 +187,11 @@ async def test_a_call_with_many_tasks_is_load(postgresql: Store, monkeypatch: py
     other.hints.tell(kind)
     await asyncio.sleep(0.2)
     assert ears.heard == []
-    for sender in list(other._between._senders.values()):  # type: ignore[attr-defined]
+    for sender in list(other._notifier._senders.values()):  # type: ignore[attr-defined]
         sender.cancel()  # nobody waits for an hour
 
 
-async def test_a_few_notifications_go_out_at_once(postgresql: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_few_notifications_are_sent_at_once(postgresql: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sql_gap, "SHORT", 3600.0)
     other = await postgresql.another()
     ears = await watching(postgresql.backend)
@@ -203,11 +203,11 @@ async def test_a_few_notifications_go_out_at_once(postgresql: Store, monkeypatch
     other.hints.tell(READY)
     await asyncio.sleep(0.2)
     assert ears.heard == []
-    for sender in list(other._between._senders.values()):  # type: ignore[attr-defined]
+    for sender in list(other._notifier._senders.values()):  # type: ignore[attr-defined]
         sender.cancel()  # nobody waits for an hour
 
 
-async def test_a_push_brings_its_wake_up_along_or_does_not_wait_for_it(
+async def test_a_push_sends_its_notification_in_its_statement_or_later(
     postgresql: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sql_gap, "SHORT", 3600.0)
@@ -231,12 +231,12 @@ async def test_a_push_brings_its_wake_up_along_or_does_not_wait_for_it(
         assert writes == ["begin", "end"] * number  # in one statement
     assert await other.push(tasks) == tasks  # the gap does not allow another one now
     assert writes == ["begin", "end"] * (BURST + 1)
-    await eventually(lambda: other._between._senders)
-    for sender in list(other._between._senders.values()):
+    await eventually(lambda: other._notifier._senders)
+    for sender in list(other._notifier._senders.values()):
         sender.cancel()  # nobody waits for an hour
 
 
-async def test_a_push_that_brings_its_wake_up_along_meets_what_is_there(postgresql: Store) -> None:
+async def test_a_push_with_a_notification_conflicts_with_a_row(postgresql: Store) -> None:
     other = await postgresql.another()
     heard = Ears(other)
     first, second = new(task_id="a", unique_key="k"), new(task_id="b")

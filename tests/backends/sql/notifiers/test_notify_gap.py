@@ -20,11 +20,11 @@ def simulate(wishes: Sequence[float], sending: float = 0.0) -> list[float]:
     while left:
         now = max(left[0], free)
         while left and left[0] <= now:
-            gap.wish(1)
+            gap.note(1)
             del left[0]
         due = now + max(0.0, gap.delay(now))
         while left and left[0] <= due:
-            gap.wish(1)
+            gap.note(1)
             del left[0]
         gap.sent(due)
         sent.append(due)
@@ -52,7 +52,7 @@ any_pace = st.one_of(
 
 
 @given(any_pace, st.sampled_from([0.0, 0.001, 0.02]))
-def test_every_wish_is_followed_by_a_notification(wishes: list[float], sending: float) -> None:
+def test_every_note_is_followed_by_a_notification(wishes: list[float], sending: float) -> None:
     sent = simulate(wishes, sending)
     for wish in wishes:
         after = min(moment for moment in sent if moment >= wish)
@@ -74,7 +74,7 @@ def test_under_load_one_notification_goes_out_in_each_long_gap(wishes: list[floa
 
 
 @given(paces(SHORT, 0.1))
-def test_at_an_easy_pace_each_wish_is_sent_at_once(wishes: list[float]) -> None:
+def test_without_load_each_note_is_sent_at_once(wishes: list[float]) -> None:
     assert simulate(wishes) == wishes
 
 
@@ -93,10 +93,10 @@ def test_the_gap_is_short_again_after_the_load() -> None:
     assert simulate([*load, *calm])[-len(calm) :] == calm
 
 
-def test_a_wish_for_many_tasks_is_load() -> None:
+def test_a_note_of_many_tasks_is_load() -> None:
     gap = Gap()
-    gap.wish(1)
+    gap.note(1)
     gap.sent(1_000.0)
-    gap.wish(round(BUSY))
+    gap.note(round(BUSY))
     gap.sent(1_000.5)
     assert abs(gap.delay(1_000.5) - LONG) < EXACT

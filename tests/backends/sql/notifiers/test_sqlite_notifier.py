@@ -19,7 +19,7 @@ from tests.support.machine import within, working
 from tests.support.rows import new
 
 
-async def test_what_we_write_does_not_ring(sqlite: Store) -> None:
+async def test_own_commits_do_not_wake_listeners(sqlite: Store) -> None:
     # Or everybody who waits here would look again fifty times a second while there is much to do.
     ears = await watching(sqlite.backend)
     for _ in range(50):
@@ -35,7 +35,7 @@ async def test_what_we_write_does_not_ring(sqlite: Store) -> None:
     await ears.until(TAKEN)
 
 
-async def test_others_are_heard_while_we_write(sqlite: Store) -> None:
+async def test_commits_of_others_are_noticed_during_a_write(sqlite: Store) -> None:
     ears = await watching(sqlite.backend)
     other = await sqlite.another()
 
@@ -55,7 +55,7 @@ async def test_others_are_heard_while_we_write(sqlite: Store) -> None:
     assert heard > 10  # one that commits between our commit and our look at the counter waits for the poll
 
 
-async def test_looking_costs_little(sqlite: Store) -> None:
+async def test_polling_costs_little(sqlite: Store) -> None:
     await watching(sqlite.backend)
     await asyncio.sleep(0.1)
     before = time.process_time()
@@ -63,7 +63,7 @@ async def test_looking_costs_little(sqlite: Store) -> None:
     assert time.process_time() - before < working(2 * 0.05)  # about 0.006 where nothing else runs
 
 
-async def test_watching_waits_for_no_lock(sqlite: Store, tmp_path: Path) -> None:
+async def test_polling_waits_for_no_lock(sqlite: Store, tmp_path: Path) -> None:
     await watching(sqlite.backend)
     with contextlib.closing(sqlite3.connect(tmp_path / "tasks.db", isolation_level=None)) as writer:
         writer.execute("BEGIN EXCLUSIVE")

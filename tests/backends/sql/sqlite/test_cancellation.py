@@ -128,16 +128,16 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
     """The caller is cancelled while its transaction is at its n-th statement; or the transaction itself is, as at the
     end of the loop, in its own task or in a sheltered one. Each time it runs to its end, which is waited for, and the
     lock and the pool are free."""
-    real = {name: getattr(Database, name) for name in ("_write", "_write_session")}
+    real = {name: getattr(SqliteConnections, name) for name in ("write", "write_session")}
     case = scenario(backend)
-    connections = await backend.database._ready()
+    connections = await backend.database.connections()
     assert isinstance(connections, SqliteConnections)
     before = [connections.writer, *connections.readers]
     loop = asyncio.get_running_loop()
     targets: list[asyncio.Task[Any] | None] = []
 
     def noted(name: str) -> Any:
-        async def write(self: Database, *args: Any) -> Any:
+        async def write(self: SqliteConnections, *args: Any) -> Any:
             targets.append(asyncio.current_task() if victim == "transaction" else caller)
             return await real[name](self, *args)
 
@@ -159,7 +159,7 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
                 assert then.wait(within(60))
 
         for name in real:
-            monkeypatch.setattr(Database, name, noted(name))
+            monkeypatch.setattr(SqliteConnections, name, noted(name))
         for name in ("before_cursor_execute", "commit"):
             event.listen(connections.sync_engine, name, cut)
         caller = asyncio.create_task(case.act()) if victim != "sheltered" else Sheltered(case.act())
@@ -172,7 +172,7 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
         for name in ("before_cursor_execute", "commit"):
             event.remove(connections.sync_engine, name, cut)
         for name, function in real.items():
-            monkeypatch.setattr(Database, name, function)
+            monkeypatch.setattr(SqliteConnections, name, function)
         assert_lock_free(path)
         assert await case.happened()
         await case.clear()
@@ -239,7 +239,7 @@ async def test_an_error_in_a_body_leaves_its_connection_as_it_was(backend: SqlBa
 async def test_a_connection_that_is_broken_is_replaced(backend: SqlBackend, how: str) -> None:
     await backend.push([new()])
     act = backend.database.write if how == "write" else backend.database.read
-    connections = await backend.database._ready()
+    connections = await backend.database.connections()
     assert isinstance(connections, SqliteConnections)
     threads = threading.active_count()
 
@@ -267,17 +267,17 @@ async def test_between_transactions_nothing_of_the_file_is_held(backend: SqlBack
 async def test_cancelled_before_its_turn(backend: SqlBackend) -> None:  # D1, F3
     """One that waits for the thread when the loop ends does not happen any more."""
     await backend.open()
-    engine = await backend.database._ready()
+    connections = await backend.database.connections()
     begun, go_on = threading.Event(), threading.Event()
 
     def wait(_connection: Any) -> None:
         begun.set()
         assert go_on.wait(within(60))
 
-    first = asyncio.create_task(backend.database._write(engine, wait))
+    first = asyncio.create_task(connections.write(wait))
     assert await asyncio.to_thread(begun.wait, 60)
     happened: list[Any] = []
-    second = asyncio.create_task(backend.database._write(engine, happened.append))
+    second = asyncio.create_task(connections.write(happened.append))
     await asyncio.sleep(0)
     second.cancel()
     await asyncio.wait([second], timeout=within(30))
@@ -289,17 +289,17 @@ async def test_cancelled_before_its_turn(backend: SqlBackend) -> None:  # D1, F3
 
 @linux
 async def test_opening_cancelled_at_each_await(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # D1, D11, D12
-    real = Database._open_engine
+    real = Database._connect
     monkeypatch.setattr(SqlBackend, "_upgrade", lambda self, connection: connection.execute(text("SELECT 1")))
 
     async def cancelled_at(at: int) -> bool:
         backend = SqlBackend(f"sqlite:///{tmp_path / f'{at}.db'}")
         reached = [0]
 
-        async def open_engine(self: Database) -> Any:
+        async def connect(self: Database) -> Any:
             return await counted(real(self), at, lambda: caller.cancel(), reached)
 
-        monkeypatch.setattr(Database, "_open_engine", open_engine)
+        monkeypatch.setattr(Database, "_connect", connect)
         caller = asyncio.create_task(backend.open())
         await asyncio.gather(caller, return_exceptions=True)
         async with asyncio.timeout(within(30)):

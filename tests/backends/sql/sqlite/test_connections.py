@@ -51,7 +51,7 @@ async def backend(url: str, drivers_threads: set[int]) -> AsyncIterator[SqlBacke
 
 
 async def connections(backend: SqlBackend) -> SqliteConnections:
-    found = await backend.database._ready()
+    found = await backend.database.connections()
     assert isinstance(found, SqliteConnections)
     return found
 
@@ -317,7 +317,7 @@ def test_a_loop_that_ends_while_it_opens_leaves_nothing_open(tmp_path: Path) -> 
 
 async def test_a_file_that_cannot_be_opened_is_tried_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = aiosqlite_threads()
-    opened = SqliteConnections(engines.parse_url(url, engines.ASYNC_DRIVERS), lambda: None, lambda: None)
+    opened = SqliteConnections(engines.parse_url(url), url, lambda: None, lambda: None)
     path = Path(url.removeprefix("sqlite:///"))
     path.unlink()
     path.mkdir()
@@ -332,7 +332,7 @@ async def test_a_file_that_cannot_be_opened_is_tried_again(url: str, monkeypatch
 
 
 async def test_a_closed_connection_says_so(url: str) -> None:
-    opened = SqliteConnections(engines.parse_url(url, engines.ASYNC_DRIVERS), lambda: None, lambda: None)
+    opened = SqliteConnections(engines.parse_url(url), url, lambda: None, lambda: None)
     never: StoreConnection = opened.readers[0]
     store = opened.writer
     await opened.write(lambda connection: None)

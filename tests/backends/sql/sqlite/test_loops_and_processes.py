@@ -26,7 +26,7 @@ from tests.support.machine import within
 from tests.support.rows import NOW, new
 
 
-async def test_a_second_loop_is_told_so(backend: SqlBackend) -> None:  # E12
+async def test_a_second_loop_is_refused(backend: SqlBackend) -> None:  # E12
     await backend.push([new()])
 
     def in_another_loop() -> str:
@@ -60,7 +60,7 @@ def collect(*functions: Any) -> None:
     for function in functions:
         for cell in function.__closure__:
             with contextlib.suppress(AttributeError):
-                cell.cell_contents.database._engine = None
+                cell.cell_contents.database._connections = None
     gc.collect()
 
 

@@ -60,7 +60,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("change", "said"), CASES)
-async def test_nothing_goes_on_in_a_file_that_is_gone(
+async def test_nothing_is_written_to_a_file_that_is_gone(
     tq: TaskQ, path: Path, change: Callable[[Path], None], said: str
 ) -> None:
     kept = await tq.push("kept")
@@ -79,7 +79,7 @@ async def test_nothing_goes_on_in_a_file_that_is_gone(
 
 
 @pytest.mark.parametrize(("change", "said"), CASES)
-async def test_nor_does_a_push_in_the_callers_session(
+async def test_a_push_in_the_callers_session_writes_nothing_to_a_file_that_is_gone(
     tq: TaskQ, path: Path, change: Callable[[Path], None], said: str
 ) -> None:
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
@@ -158,7 +158,7 @@ def test_a_connection_to_another_file_is_closed_at_once(path: Path) -> None:
 
 
 @pytest.mark.parametrize("table", OUR_TABLES)
-async def test_a_store_without_one_of_its_tables_is_not_well(tq: TaskQ, path: Path, table: str) -> None:
+async def test_a_missing_table_fails_the_ping(tq: TaskQ, path: Path, table: str) -> None:
     engine = sync_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
         connection.execute(sa.text(f"DROP TABLE {table}"))

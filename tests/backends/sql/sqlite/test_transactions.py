@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.backends.sql import engines
+from aiotaskq.backends.sql import sqlite_engine
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.sqlite_connections import SqliteConnections
@@ -27,7 +27,7 @@ from tests.support.rows import LEASE, NOW, new
 async def trace(database: Database) -> list[tuple[int, str]]:
     """Every statement that reaches SQLite from now on, with its connection."""
     seen: list[tuple[int, str]] = []
-    connections = await database._ready()
+    connections = await database.connections()
     assert isinstance(connections, SqliteConnections)
     for store in (connections.writer, *connections.readers):
 
@@ -105,7 +105,7 @@ async def test_another_program_holds_the_write_lock(backend: SqlBackend, path: P
 async def test_another_program_holds_it_for_too_long(  # F2
     monkeypatch: pytest.MonkeyPatch, url: str, path: Path
 ) -> None:
-    monkeypatch.setattr(engines, "BUSY_TIMEOUT", 0.2)
+    monkeypatch.setattr(sqlite_engine, "BUSY_TIMEOUT", 0.2)
     backend = SqlBackend(url)
     await backend.open()
     process = await hold_lock(path, within(1.2))

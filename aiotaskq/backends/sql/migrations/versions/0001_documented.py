@@ -1,4 +1,4 @@
-"""Creates the two tables of the documented guide as they were, unless they are there already."""
+"""Creates the two documented tables, unless they exist."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.errors import ValidationError
-from aiotaskq.models import LongText, Name, mysql_collation
+from aiotaskq.models import LongText, Name
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
@@ -19,7 +20,7 @@ down_revision = None
 
 
 def documented() -> dict[str, list[sa.Column[object]]]:
-    """Return the columns of both tables; written out here, since the models go on and this revision must not."""
+    """Return the columns of both tables; written out here, since the models change and this revision does not."""
     return {
         "task_queue": [
             sa.Column("task_id", Name(36), primary_key=True),
@@ -57,7 +58,7 @@ def documented() -> dict[str, list[sa.Column[object]]]:
 
 
 def upgrade(op: Operations, report: Report, now: int) -> None:
-    """Create what is missing. A table that lacks a column without which a row means nothing is somebody else's."""
+    """Create what is missing. Raises ValidationError for a table that lacks a required column: it is another one."""
     connection = op.get_bind()
     inspector = sa.inspect(connection)
     missing = {}
@@ -76,41 +77,4 @@ def upgrade(op: Operations, report: Report, now: int) -> None:
             continue
         for column in missing[table]:
             op.add_column(table, column)
-        if connection.dialect.name in ("mysql", "mariadb"):
-            _convert(connection, table, columns)
-
-
-def _convert(connection: sa.Connection, table: str, columns: list[sa.Column[object]]) -> None:
-    """Give the documented texts of a MySQL table the size and the collation that the contract needs, in one rebuild.
-
-    As the guide's CREATE TABLE leaves them, "A" is "a", a trailing blank is nothing, and a text ends at 64 KB. What an
-    old column has beside that (a larger width, a default, a comment) stays; so do columns that are not documented.
-    """
-    dialect = connection.dialect
-    there = {column["name"]: column for column in sa.inspect(connection).get_columns(table)}
-    changes = []
-    for column in columns:
-        old = there[column.name]
-        if not isinstance(column.type, sa.String) or not isinstance(old["type"], sa.String):
-            continue
-        long = isinstance(column.type, LongText)
-        if getattr(old["type"], "collation", None) == mysql_collation(dialect) and not (long and _short(old["type"])):
-            continue
-        if not long and old["type"].length is None:
-            continue  # a TEXT where the guide has VARCHAR: wider than ours, but it cannot be a key of ours; as it is
-        width = max(column.type.length or 0, old["type"].length or 0)
-        default = None if old["default"] is None else sa.text(old["default"])
-        new: sa.Column[object] = sa.Column(
-            column.name,
-            LongText() if long else Name(width),
-            nullable=old["nullable"],
-            server_default=default,
-            comment=old.get("comment"),
-        )
-        changes.append(f"MODIFY {sa.schema.CreateColumn(new).compile(dialect=dialect)}")
-    if changes:
-        connection.exec_driver_sql(f"ALTER TABLE {table} {', '.join(changes)}")
-
-
-def _short(kind: object) -> bool:
-    return str(kind).partition(" ")[0].upper() != "LONGTEXT"
+        dialect_of(connection).convert_table(connection, table, columns)

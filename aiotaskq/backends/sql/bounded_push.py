@@ -1,38 +1,31 @@
 """The push into a bounded queue: counts and inserts under one lock, so that no other push comes in between.
 
-Plain functions over a SQLAlchemy connection, in the backend's own transactions or in the caller's. All that is refused
-is refused before anything is written, for the transaction may be the caller's.
+Plain functions over a SQLAlchemy connection, in the backend's own transactions or in the caller's. A push is refused
+before anything is written, since the transaction may be the caller's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import Final
 
 from sqlalchemy import Connection, func, select
 
 from aiotaskq.backends.base import Room
-from aiotaskq.backends.sql.claim import alive, due_heads, from_head, open_queues, ready
+from aiotaskq.backends.sql.claim import alive, due_heads, open_queues, ready
+from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.ready import PENDING, from_head
 from aiotaskq.backends.sql.rows import TASKS, to_task
-from aiotaskq.backends.sql.tasks import PENDING, chunks, holding, in_the_way, push, update_tasks
+from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.backends.sql.tasks import conflicts, holding, push, update_tasks
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.task import Task, same_push
 
 c = TASKS.c
 
-# A lock until the end of the transaction. It is a statement of its own: what is counted in the statement that waits for
-# a lock is counted by a snapshot from before the wait. The empty name is no queue's.
-_LOCKS: Final = {
-    # A statement that writes takes the write lock, though it finds no row.
-    "sqlite": "UPDATE aiotaskq_queue SET paused = paused WHERE name = ''",
-    "postgresql": "SELECT pg_advisory_xact_lock(hashtext('aiotaskq.push'), 0)",
-    "mysql": "INSERT INTO aiotaskq_queue (name, paused) VALUES ('', false) ON DUPLICATE KEY UPDATE name = ''",
-}
-
 
 def push_bounded(connection: Connection, tasks: Sequence[Task], room: Room) -> list[Task]:
     """Push if there is room. Raises QueueFull before anything is written."""
-    connection.exec_driver_sql(_LOCKS[connection.dialect.name])
+    connection.execute(dialect_of(connection).lock_pushes)
     if room.instead and not all(holding(connection, room.instead)):
         raise queue_full(room.maxsize, 0)
     leaving = [change.before.task_id for change in room.instead]
@@ -41,24 +34,24 @@ def push_bounded(connection: Connection, tasks: Sequence[Task], room: Room) -> l
     if size + len(tasks) <= room.maxsize:
         update_tasks(connection, room.instead)
         return push(connection, tasks) if tasks else []
-    rows = in_the_way(connection, tasks)
+    rows = conflicts(connection, tasks)
     new = _new(tasks, rows, leaving)
     if new and size + len(new) > room.maxsize:
         raise queue_full(room.maxsize, size + len(new) - room.maxsize)
     update_tasks(connection, room.instead)
-    # Only these: what was in the way of another may have left since.
+    # Only these: a row in conflict with another task may have ended since.
     stored = {task.task_id: row for task, row in zip(new, push(connection, new), strict=True)} if new else {}
     answer = []
     for task, row in zip(tasks, rows, strict=True):
         there = stored.get(task.task_id, row)
-        if there is None or there.task_id in leaving:  # another of this call is in its way
-            (there,) = [other or task for other in in_the_way(connection, [task])]
+        if there is None or there.task_id in leaving:  # it conflicts with another task of this call
+            (there,) = [other or task for other in conflicts(connection, [task])]
         answer.append(task if same_push(there, task) else there)
     return answer
 
 
 def _new(tasks: Sequence[Task], rows: Sequence[Task | None], leaving: Container[str]) -> list[Task]:
-    """Return those that no row is in the way of, but one that is leaving, nor another of these."""
+    """Return the tasks in conflict with no row, but for rows that are leaving, and with no task before them."""
     new: list[Task] = []
     names: set[tuple[str, str | None]] = {("unique", None), ("idempotency", None)}
     for task, row in zip(tasks, rows, strict=True):

@@ -1,4 +1,4 @@
-"""Adds what leases, fences, delays, keys and schedules with zones need, and adopts the rows that were there before."""
+"""Adds the columns, tables and indexes of this package to the documented tables, and adopts the rows that are there."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.migrations.adopt import Report, adopt
 from aiotaskq.models import LongText, Name
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
 
-revision = "0002_leases"
+revision = "0002_aiotaskq"
 down_revision = "0001_documented"
 
 
 def added() -> dict[str, list[sa.Column[object]]]:
-    """Return the columns to add. Each may be NULL or has a server default, so that old software can go on writing."""
+    """Return the columns to add. Each may be NULL or has a server default, so that old software can still write."""
     zero = sa.text("0")
     return {
         "task_queue": [
             sa.Column("queue", Name(100), nullable=False, server_default="default"),
             sa.Column("run_at", sa.BigInteger(), nullable=False, server_default=zero),
+            sa.Column("due_at", sa.BigInteger()),
             sa.Column("seq", sa.BigInteger(), nullable=False, server_default=zero),
             sa.Column("expires_at", sa.BigInteger()),
             sa.Column("timeout", sa.Float(53)),
@@ -52,12 +54,13 @@ def added() -> dict[str, list[sa.Column[object]]]:
             sa.Column("timeout", sa.Float(53)),
             sa.Column("declared", sa.Boolean(), nullable=False, server_default=sa.false()),
             sa.Column("version", sa.BigInteger(), nullable=False, server_default=zero),
+            sa.Column("outbox", LongText()),
         ],
     }
 
 
 def new_tables() -> dict[str, list[sa.Column[object]]]:
-    """Return the columns of the tables that the guide did not have."""
+    """Return the columns of the tables that are not documented."""
     return {
         "aiotaskq_public": [
             sa.Column("key", Name(255), primary_key=True),
@@ -71,24 +74,29 @@ def new_tables() -> dict[str, list[sa.Column[object]]]:
     }
 
 
-INDEXES = {
+PENDING = "status = 'pending'"
+RUNNING = "status = 'running'"
+ENDED = "coalesce(status, '') NOT IN ('pending', 'running')"
+INDEXES: dict[str, dict[str, tuple[list[str], str | None]]] = {
+    # The columns, and the condition of the rows in it on a database that has partial indexes.
     "task_queue": {
-        "ix_task_queue_claim": ["status", "priority", "run_at", "seq", "queue"],
-        "ix_task_queue_lease": ["status", "lease_until"],
-        "ix_task_queue_due": ["status", "run_at"],
-        "ix_task_queue_expiry": ["status", "expires_at"],
-        "ix_task_queue_newest": ["seq"],
-        "ix_task_queue_scheduler": ["scheduler_task_id", "status"],
-        "uq_task_queue_idempotency_key": ["idempotency_key"],
-        "uq_task_queue_live_key": ["live_key"],
+        "ix_task_queue_ready": (["status", "priority", "run_at", "seq", "task_id", "queue", "expires_at"], PENDING),
+        "ix_task_queue_expires": (["status", "expires_at"], f"{PENDING} AND expires_at IS NOT NULL"),
+        "ix_task_queue_held": (["status", "lease_until"], RUNNING),
+        "ix_task_queue_ended": (["status", "queue", "completed_at"], ENDED),
+        "ix_task_queue_listed": (["status", "seq", "task_id"], ENDED),
+        "ix_task_queue_fired": (["scheduler_task_id", "status"], "scheduler_task_id IS NOT NULL"),
+        "ix_task_queue_pushed": (["seq", "task_id"], None),
+        "uq_task_queue_idempotency_key": (["idempotency_key"], "idempotency_key IS NOT NULL"),
+        "uq_task_queue_live_key": (["live_key"], "live_key IS NOT NULL"),
     },
-    "scheduler_task": {"ix_scheduler_task_due": ["enabled", "next_run_at", "next_run_us"]},
-    "aiotaskq_public": {"ix_aiotaskq_public_expiry": ["expires_at"]},
+    "scheduler_task": {"ix_scheduler_task_due": (["enabled", "next_run_at", "next_run_us"], None)},
+    "aiotaskq_public": {"ix_aiotaskq_public_expiry": (["expires_at"], None)},
 }
 
 
 def upgrade(op: Operations, report: Report, now: int) -> None:
-    """Every step asks first whether it is done: MySQL commits each one, and create_all may have been here before."""
+    """Add what is missing: MySQL commits each step, and ``create_all`` may have run before."""
     connection = op.get_bind()
     inspector = sa.inspect(connection)
     for table, columns in added().items():
@@ -104,6 +112,9 @@ def upgrade(op: Operations, report: Report, now: int) -> None:
     inspector.clear_cache()
     for table, indexes in INDEXES.items():
         have = {index["name"] for index in inspector.get_indexes(table)}
-        for name, names in indexes.items():
+        for name, (names, rows) in indexes.items():
             if name not in have:
-                op.create_index(name, table, names, unique=name.startswith("uq_"))
+                where = None if rows is None else sa.text(rows)
+                unique = name.startswith("uq_")
+                op.create_index(name, table, names, unique=unique, postgresql_where=where, sqlite_where=where)
+    dialect_of(connection).tune_tasks(connection)

@@ -1,0 +1,51 @@
+"""The protocol of the connections to one database, of which ``Database`` has an object for each event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine
+
+T = TypeVar("T")
+
+
+class Connections(Protocol):
+    """Runs transaction bodies: plain functions over a SQLAlchemy ``Connection``."""
+
+    needs_shield: bool
+    """Whether a cancelled caller would interrupt a transaction, so that it must run in an asyncio task of its own."""
+
+    @property
+    def sync_engine(self) -> Engine:
+        """The engine of the connections."""
+
+    async def open(self) -> None:
+        """Prepare the database for connections."""
+
+    async def write(self, body: Callable[[Connection], T], autocommit: bool = False) -> T:
+        """Run the body in one transaction that writes, and commit it.
+
+        With ``autocommit`` all that the body writes is one statement, which may go without BEGIN and COMMIT.
+        """
+
+    async def read(self, body: Callable[[Connection], T]) -> T:
+        """Run a body that only reads; each statement sees what is committed when it begins."""
+
+    async def write_session(self, body: Callable[[Connection], T]) -> T:
+        """Do as ``write``, with the connection of an ``AsyncSession``, which commits."""
+
+    async def read_session(self, body: Callable[[Connection], T]) -> T:
+        """Do as ``read``, with the connection of an ``AsyncSession``."""
+
+    async def trim(self) -> None:
+        """Give back disk space that is not needed any more."""
+
+    def check(self) -> None:
+        """Raise DatabaseUnavailable if the connections lead to another database than at first."""
+
+    async def dispose(self) -> None:
+        """Close every connection, after what runs."""
+
+    def abandon(self) -> None:
+        """Let go of every connection without waiting, for a loop that is gone."""

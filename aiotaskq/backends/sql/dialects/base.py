@@ -1,0 +1,254 @@
+"""What a dialect has to say: URLs and drivers, connections, and the statements that databases spell differently.
+
+The defaults suit a server with MVCC and ``FOR UPDATE SKIP LOCKED``.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from sqlalchemy import URL, Column, Connection, Engine, Select, TextClause, Update, bindparam, create_engine, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from aiotaskq.backends.base import Change, Hints, ScheduleChange
+from aiotaskq.backends.sql.connecting import create, in_time, keep_alive
+from aiotaskq.backends.sql.connections import Connections
+from aiotaskq.backends.sql.error_codes import ErrorCodes
+from aiotaskq.backends.sql.notifier import Notifier
+from aiotaskq.backends.sql.ready import Head, claimable, heads_by_spans
+from aiotaskq.backends.sql.rows import TASKS
+from aiotaskq.backends.sql.server_connections import ServerConnections
+from aiotaskq.backends.sql.statement_size import Rows, chunks
+from aiotaskq.backends.sql.statement_watch import STATEMENT_TIMEOUT, connected
+
+__all__ = ["Dialect", "Transactions"]
+
+T = TypeVar("T")
+S = TypeVar("S", Select[Any], Update)
+Open = Callable[..., Awaitable[Any]]
+
+
+class Transactions(Protocol):
+    """What a notifier needs of a ``Database``."""
+
+    url: URL
+    shown: str
+    writing: Callable[[], None]
+    """Called when a transaction has the lock of a database with a single writer; on any thread."""
+    written: Callable[[], None]
+    """Called when that transaction has ended."""
+
+    async def write(self, body: Callable[[Connection], T], autocommit: bool = False) -> T:
+        """Run the body in one transaction and commit it."""
+
+
+@functools.cache
+def _on_ids(update: Update) -> Update:
+    return update.where(TASKS.c.task_id.in_(bindparam("ids", expanding=True)))
+
+
+class Dialect(ABC):
+    """One SQL database. Its objects keep no state."""
+
+    # ---- URLs and drivers ----
+
+    name: ClassVar[str]
+    """The name of the database in SQLAlchemy's ``drivername``, and in error messages."""
+    async_driver: ClassVar[str]
+    sync_driver: ClassVar[str]
+    extras: ClassVar[Mapping[str, str]] = {}
+    """The extra of this package that installs a driver, by the driver's module; none for one that is always there."""
+    options: ClassVar[frozenset[str] | None] = None
+    """The options in the query of a URL that the drivers know; None for all."""
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Options under the names of other drivers, and their names here."""
+    ignored: ClassVar[frozenset[str]] = frozenset()
+    """Options that are left out, since this package decides them."""
+    codes: ClassVar[ErrorCodes]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def drivername(self, *, sync: bool) -> str:
+        """Return what a SQLAlchemy URL begins with."""
+        return f"{self.name}+{self.sync_driver if sync else self.async_driver}"
+
+    def file(self, url: URL) -> str | None:
+        """Return the path of the file that holds the database, None for a server."""
+        return None
+
+    def check_url(self, url: URL, shown: str) -> None:  # noqa: B027 - there may be nothing to do
+        """Raise ValidationError for a URL that cannot be used; ``shown`` is the URL without its password."""
+
+    def same_database(self, one: URL, other: URL) -> bool:
+        """Whether two URLs of this dialect may lead to the same database: a pooler may stand at another address."""
+        return (one.database or other.database) == other.database
+
+    # ---- connections ----
+
+    has_clock: ClassVar[bool] = True
+    """Whether the database runs on a machine with a clock of its own."""
+    autocommit: ClassVar[bool] = False
+    """Whether a single statement without BEGIN and COMMIT saves round trips; then ``claim_first`` is there, and
+    ``insert`` and ``write`` put many rows in one statement."""
+    single_writer: ClassVar[bool] = False
+    """Whether a transaction locks the whole database, so that another connection waits for the caller's own."""
+
+    def sync_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
+        """Return the URL and the arguments of a connection for the synchronous driver."""
+        return url, {}
+
+    def async_arguments(self, url: URL, own: bool) -> tuple[URL, dict[str, Any], Open]:
+        """Return the URL and the arguments of a connection for SQLAlchemy, and what opens one of the async driver.
+
+        ``own`` is whether only this package uses the connection.
+        """
+        raise NotImplementedError
+
+    def sync_engine(self, url: URL, **options: Any) -> Engine:
+        """Return a synchronous engine for a parsed URL. Raises MissingExtra."""
+        url, arguments = self.sync_arguments(url)
+        # A connection that a restarted server has forgotten must not surface in code that does not retry.
+        options = {"pool_pre_ping": True, "isolation_level": "READ COMMITTED", "connect_args": arguments, **options}
+        return create(create_engine, url, self.extras, **options)
+
+    def async_engine(self, url: URL, connected: Callable[[Any], None] | None = None, **options: Any) -> AsyncEngine:
+        """Return an asynchronous engine for a parsed URL. Raises MissingExtra.
+
+        With ``connected``, which is called with each new connection of the driver, only this package uses it.
+        """
+        url, arguments, open_one = self.async_arguments(url, connected is not None)
+
+        async def creator(**given: Any) -> Any:
+            driver = await in_time(open_one(**given))
+            keep_alive(driver)
+            if connected is not None:
+                connected(driver)
+            return driver
+
+        arguments["async_creator_fn"] = creator
+        options = {"isolation_level": "READ COMMITTED", "connect_args": arguments, **options}
+        return create(create_async_engine, url, self.extras, **options)
+
+    def connections(self, database: Transactions, pool: Mapping[str, int]) -> Connections:
+        """Return the connections of a database for the running loop; nothing is opened yet."""
+        options = {"pool_timeout": STATEMENT_TIMEOUT, "pool_size": 5, "max_overflow": 5, **pool}
+        engine = self.async_engine(database.url, connected, **options)
+        return ServerConnections(engine, database.shown, self.codes, self.autocommit)
+
+    def notifier(self, database: Transactions, hints: Hints, given: URL) -> Notifier:
+        """Return what passes hints between processes; ``given`` is the URL with all of its options."""
+        return Notifier()
+
+    def check_server(self, connection: Connection) -> None:  # noqa: B027 - there may be nothing to do
+        """Raise DatabaseUnavailable for a server whose settings make it useless."""
+
+    # ---- statements ----
+
+    clock: ClassVar[str]
+    """The expression for the server's time in microseconds UTC, whatever the session's time zone."""
+    lock_pushes: ClassVar[TextClause]
+    """Takes a lock until the end of the transaction, so that no other process pushes into a bounded queue.
+
+    It is a statement of its own: a statement that waits for a lock counts by a snapshot from before the wait.
+    """
+    claims_in_one_statement: ClassVar[bool] = False
+    """Whether ``claim`` writes the rows that it returns, and not only locks them."""
+
+    def statement_limit(self, connection: Connection) -> int | None:
+        """Return how many bytes one statement may have, None for any number."""
+        return None
+
+    def heads(self, connection: Connection) -> Iterator[Head]:
+        """Yield the first pending row of each priority, in order, without reading the rows between."""
+        return heads_by_spans(connection)
+
+    def claim(self, bare: bool, queues: int | None) -> Select[Any] | Update:
+        """Return the statement of a claim in one priority: see :mod:`~aiotaskq.backends.sql.ready`."""
+        return claimable(bare, queues)
+
+    def claim_first(self, queues: int | None) -> Update:
+        """Return the statement that claims in the first priority, and returns last whether there is another one."""
+        raise NotImplementedError
+
+    def by_id(self, statement: S) -> S:
+        """Make a statement that locks the rows of a list of ids read, and lock, no other rows."""
+        return statement
+
+    def set_on(self, connection: Connection, update: Update, ids: Sequence[str], values: Mapping[str, Any]) -> None:
+        """Execute an update of ``task_queue`` on the rows with these ids, and touch no others."""
+        statement = self.by_id(_on_ids(update))
+        for part in chunks(ids):
+            connection.execute(statement, {"ids": part, **values})
+
+    @abstractmethod
+    def insert(
+        self,
+        connection: Connection,
+        table: Any,
+        names: tuple[str, ...],
+        rows: Rows,
+        notify: tuple[str, str] | None = None,
+    ) -> int:
+        """Insert the rows that conflict with no other. Return their number if it is all of them, else a smaller one.
+
+        Only a conflict of keys is passed over; any other fault of a row raises, and none is stored. ``notify`` is the
+        channel and the message of a notification to send with new rows, where ``notifier`` made one.
+        """
+
+    @abstractmethod
+    def upsert(self, table: Any, key: str, others: Sequence[str]) -> Any:
+        """Return the insert of rows with these columns that replaces the row with the same primary key."""
+
+    def write_guarded(self, connection: Connection, changes: Sequence[Change]) -> list[bool] | None:
+        """Write each change whose guard holds, and return which did; None, and nothing is written, if unknown.
+
+        There is at most one change for each row, and none whose guard is the lease.
+        """
+        return None
+
+    @abstractmethod
+    def write(self, connection: Connection, changes: Sequence[Change]) -> None:
+        """Write changes whose guard is known to hold: the rows are locked."""
+
+    def change_schedules(self, connection: Connection, changes: Sequence[ScheduleChange]) -> bool:
+        """Write all of these changes if the guards of all hold, else none; False as well where that cannot be done."""
+        return False
+
+    def clock_set(self, connection: Connection, anchor: int, back: int, now: int) -> bool:
+        """Do what ``Backend.clock_set`` says where the database has no clock; return whether rows were moved."""
+        return False
+
+    # ---- migrations ----
+
+    def compiler(self, scheme: str) -> Any:
+        """Return a SQLAlchemy dialect object that compiles statements for the scheme of a URL."""
+        return make_url(f"{self.name}://").get_dialect()()
+
+    def migration_lock(self, connection: Connection) -> AbstractContextManager[None]:
+        """Keep other processes from migrating the same database at the same time."""
+        return nullcontext()
+
+    def convert_table(  # noqa: B027 - there may be nothing to do
+        self, connection: Connection, table: str, columns: Sequence[Column[Any]]
+    ) -> None:
+        """Give the documented columns of an adopted table the types of this package where theirs lose data."""
+
+    def tune_tasks(self, connection: Connection) -> None:  # noqa: B027 - there may be nothing to do
+        """Set the storage options of an adopted ``task_queue``."""
+
+    def row_key(self, connection: Connection, table: str) -> str:
+        """Return the column that finds a row of an adopted table again."""
+        return "task_id"
+
+    def raw_value(self, column: str) -> str:
+        """Return the expression for the value of an adopted column as it is stored."""
+        return column
+
+    def text_encoding(self, connection: Connection) -> str:
+        """Return the encoding of the bytes that ``raw_value`` returns for texts."""
+        return "UTF-8"

@@ -1,0 +1,265 @@
+"""MySQL and MariaDB, by asyncmy and pymysql."""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, ClassVar, Final
+
+from sqlalchemy import URL, Column, Connection, String, TextClause, exc, inspect, make_url, text
+from sqlalchemy.dialects.mysql import insert
+from sqlalchemy.schema import CreateColumn
+
+from aiotaskq.backends.base import Change
+from aiotaskq.backends.sql.changes import GUARD, Group, groups
+from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
+from aiotaskq.backends.sql.dialects.base import Dialect, Open, S
+from aiotaskq.backends.sql.error_codes import ErrorCodes
+from aiotaskq.backends.sql.ready import Head, heads_one_by_one
+from aiotaskq.backends.sql.rows import TASKS
+from aiotaskq.backends.sql.statement_size import Rows, check_rows, parts
+from aiotaskq.backends.sql.statements import run_many
+from aiotaskq.errors import DatabaseUnavailable, ValidationError
+from aiotaskq.models import LongText, Name, mysql_collation
+
+__all__ = ["DIALECT", "MysqlDialect"]
+
+LOCK_TIMEOUT: Final = 5
+"""Seconds to wait for a row lock; the server's own 50 are more than a caller waits for an answer."""
+LEAST_PACKET: Final = 128 * 1024
+"""Bytes below which ``max_allowed_packet`` leaves no room for tasks."""
+MIGRATION_WAIT: Final = 60
+"""Seconds to wait for another process's migration."""
+_KNOWN_PACKET: Final = "aiotaskq_max_allowed_packet"
+_DUPLICATE_KEY: Final = 1062
+
+# Whatever the server has: a text that is too long must be refused, not cut. MariaDB's own setting, on since 11.6.2
+# (MDEV-35124), makes a locking read fail with 1020 for a row that another transaction has changed since the statement
+# began. Ours lock what is there now and check it by its fence, as on every other MySQL; busy claimers on one index
+# would be refused again and again.
+_SESSION: Final = (
+    f"SET SESSION innodb_lock_wait_timeout = {LOCK_TIMEOUT}, "
+    "sql_mode = CONCAT_WS(',', NULLIF(@@sql_mode, ''), 'STRICT_TRANS_TABLES')"
+    " /*M!110602 , innodb_snapshot_isolation = OFF */"
+)
+
+
+@functools.cache
+def _insert(table: str, names: tuple[str, ...], conflict: str) -> TextClause:
+    values = ", ".join(f":{name}" for name in names)
+    return text(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values}){conflict}")  # noqa: S608 - our own names
+
+
+@functools.cache
+def _update(names: tuple[str, ...]) -> TextClause:
+    assignments = ", ".join(f"{name} = :{name}" for name in names)
+    return text(f"UPDATE task_queue SET {assignments} WHERE task_id = :b_id")  # noqa: S608 - our own names
+
+
+class MysqlDialect(Dialect):
+    """MySQL and MariaDB."""
+
+    name = "mysql"
+    async_driver = "asyncmy"
+    sync_driver = "pymysql"
+    extras: ClassVar = {"asyncmy": "mysql", "pymysql": "mysql"}
+    options = frozenset(
+        {
+            *("unix_socket", "ssl_mode", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_cipher"),
+            "ssl_check_hostname",
+        }
+    )
+    aliases: ClassVar = {"ssl-mode": "ssl_mode", "sslmode": "ssl_mode", "sslMode": "ssl_mode", "ssl": "ssl_mode"}
+    ignored = frozenset(
+        {
+            *("charset", "collation", "use_unicode", "binary_prefix", "autocommit", "sql_mode"),
+            *("connect_timeout", "read_timeout", "write_timeout"),
+        }
+    )
+    codes = ErrorCodes(gave_way={1020, 1205, 1213, 1412}, gone={1053, 1290, 1792, 1836, 1927, 4031}, no_table={1146})
+    clock = "timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6))"
+    lock_pushes = text("INSERT INTO aiotaskq_queue (name, paused) VALUES ('', false) ON DUPLICATE KEY UPDATE name = ''")
+
+    def sync_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
+        return self._arguments(url, int(CONNECT_TIMEOUT))
+
+    def async_arguments(self, url: URL, own: bool) -> tuple[URL, dict[str, Any], Open]:
+        return *self._arguments(url, DRIVER_TIMEOUT), _connect
+
+    def _arguments(self, url: URL, timeout: float) -> tuple[URL, dict[str, Any]]:
+        url, context = _tls(url)
+        arguments: dict[str, Any] = {"charset": "utf8mb4", "init_command": _SESSION, "connect_timeout": timeout}
+        return url, arguments | ({"ssl": context} if context else {})
+
+    def check_server(self, connection: Connection) -> None:
+        if (limit := self.statement_limit(connection)) < LEAST_PACKET:
+            shown = connection.engine.url.set(query={}).render_as_string(hide_password=True)
+            raise DatabaseUnavailable(
+                f"{shown}: max_allowed_packet is {limit:,} bytes, and at least {LEAST_PACKET:,} are needed; raise it "
+                "in the server's configuration (16M is usual)"
+            )
+
+    def statement_limit(self, connection: Connection) -> int:
+        """Return ``max_allowed_packet``, read once for each connection."""
+        found: int | None = connection.info.get(_KNOWN_PACKET)
+        if found is None:
+            found = int(connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar_one())
+            connection.info[_KNOWN_PACKET] = found
+        return found
+
+    def heads(self, connection: Connection) -> Iterator[Head]:
+        # No plan of its finds the first row "above" a value of another row by the index.
+        return heads_one_by_one(connection)
+
+    def by_id(self, statement: S) -> S:
+        # Else it reads a small table from end to end, and locks, or waits for, every row on its way.
+        return statement.with_hint(text="FORCE INDEX (PRIMARY)", selectable=TASKS)
+
+    def insert(
+        self,
+        connection: Connection,
+        table: Any,
+        names: tuple[str, ...],
+        rows: Rows,
+        notify: tuple[str, str] | None = None,
+    ) -> int:
+        try:
+            # A conflict undoes this statement, not the transaction. No row count is asked: whether it means rows found
+            # or rows changed is up to each client.
+            run_many(connection, _insert(table.name, names, ""), names, rows)
+            return len(rows)
+        except exc.IntegrityError as error:
+            if getattr(error.orig, "args", (0,))[0] != _DUPLICATE_KEY:
+                raise
+        # IGNORE would pass over every other fault, too. To set a key to itself changes nothing.
+        key = table.primary_key.columns.keys()[0]
+        conflict = f" ON DUPLICATE KEY UPDATE {key} = {table.name}.{key}"
+        run_many(connection, _insert(table.name, names, conflict), names, rows)
+        return 0
+
+    def upsert(self, table: Any, key: str, others: Sequence[str]) -> Any:
+        statement = insert(table)
+        return statement.on_duplicate_key_update({name: statement.inserted[name] for name in others})
+
+    def write(self, connection: Connection, changes: Sequence[Change]) -> None:
+        for group in groups(changes):
+            if len(group.changes) > 1:
+                self._write_many(connection, group)
+                continue
+            check_rows(self.statement_limit(connection), (*group.names, *GUARD), group.rows)
+            run_many(connection, _update(group.names), (*group.names, *GUARD), group.rows)
+
+    def _write_many(self, connection: Connection, group: Group) -> None:
+        """Write many rows in one statement, since the driver sends updates one by one; it locks nothing but these.
+
+        An insert that updates what is there would be shorter, and lock the gaps in each unique index.
+        """
+        for rows in parts((*group.names, *GUARD), group.rows, self.statement_limit(connection)):
+            ids = [row[len(group.names)] for row in rows]
+            cases = " ".join(["WHEN %s THEN %s"] * len(rows))
+            assignments, values = [], []
+            for name, column in zip(group.names, zip(*rows, strict=True), strict=False):
+                if column == column[:1] * len(column):
+                    assignments.append(f"{name} = %s")
+                    values.append(column[0])
+                else:
+                    assignments.append(f"{name} = CASE task_id {cases} END")
+                    values += [value for pair in zip(ids, column, strict=True) for value in pair]
+            sql = (
+                f"UPDATE task_queue FORCE INDEX (PRIMARY) SET {', '.join(assignments)} "  # noqa: S608 - our own names
+                f"WHERE task_id IN ({', '.join(['%s'] * len(ids))})"
+            )
+            connection.exec_driver_sql(sql, tuple(values + ids))
+
+    def compiler(self, scheme: str) -> Any:
+        return make_url(f"{scheme}://").get_dialect()()  # MySQL and MariaDB name a collation differently
+
+    @contextmanager
+    def migration_lock(self, connection: Connection) -> Iterator[None]:
+        if connection.execute(text(f"SELECT GET_LOCK('aiotaskq_migrate', {MIGRATION_WAIT})")).scalar() != 1:
+            raise DatabaseUnavailable(
+                f"another process has been migrating this database for {MIGRATION_WAIT} s; try again, or look for it "
+                "in SHOW PROCESSLIST"
+            )
+        try:
+            # A transaction there reads from a snapshot taken before the wait; the next statement begins a new one. DDL
+            # commits on MySQL anyway, so every step is made to be repeated, and nothing of the caller's is cut in two.
+            connection.execute(text("COMMIT"))
+            yield
+            # The stamp must be visible before the next process may look.
+            connection.execute(text("COMMIT"))
+        finally:
+            with suppress(exc.SQLAlchemyError):  # a lost connection has released it, and why it was lost matters more
+                connection.execute(text("SELECT RELEASE_LOCK('aiotaskq_migrate')"))
+
+    def convert_table(self, connection: Connection, table: str, columns: Sequence[Column[Any]]) -> None:
+        """Give the documented texts of a table the size and the collation that the contract needs, in one rebuild.
+
+        As the guide's CREATE TABLE leaves them, "A" is "a", a trailing blank is nothing, and a text ends at 64 KB. What
+        an old column has beside that (a larger width, a default, a comment) stays; so do other columns.
+        """
+        dialect = connection.dialect
+        there = {column["name"]: column for column in inspect(connection).get_columns(table)}
+        changes = []
+        for column in columns:
+            old = there[column.name]
+            if not isinstance(column.type, String) or not isinstance(old["type"], String):
+                continue
+            long = isinstance(column.type, LongText)
+            same = getattr(old["type"], "collation", None) == mysql_collation(dialect)
+            if same and not (long and _is_short(old["type"])):
+                continue
+            if not long and old["type"].length is None:
+                continue  # a TEXT where the guide has VARCHAR: wider than ours, but it cannot be a key of ours
+            width = max(column.type.length or 0, old["type"].length or 0)
+            default = None if old["default"] is None else text(old["default"])
+            new: Column[Any] = Column(
+                column.name,
+                LongText() if long else Name(width),
+                nullable=old["nullable"],
+                server_default=default,
+                comment=old.get("comment"),
+            )
+            changes.append(f"MODIFY {CreateColumn(new).compile(dialect=dialect)}")
+        if changes:
+            connection.exec_driver_sql(f"ALTER TABLE {table} {', '.join(changes)}")
+
+
+def _is_short(kind: object) -> bool:
+    return str(kind).partition(" ")[0].upper() != "LONGTEXT"
+
+
+async def _connect(**options: Any) -> Any:
+    import asyncmy
+
+    return await asyncmy.connect(**options)
+
+
+def _tls(url: URL) -> tuple[URL, ssl.SSLContext | None]:
+    """Take the TLS options out of a URL, since neither driver knows the modes of MySQL's own clients."""
+    options = {name: str(value) for name, value in url.query.items() if name.startswith("ssl_")}
+    url = url.difference_update_query(options)
+    mode = options.get("ssl_mode", "").upper().replace("-", "_")
+    authority = options.get("ssl_ca"), options.get("ssl_capath")
+    if mode not in ("", "DISABLE", "DISABLED", "PREFERRED", "REQUIRE", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY"):
+        raise ValidationError(f"url: ssl_mode is DISABLED, REQUIRED, VERIFY_CA or VERIFY_IDENTITY (got {mode[:40]!r})")
+    if not options or mode in ("DISABLE", "DISABLED", "PREFERRED"):
+        return url, None
+    try:
+        context = ssl.create_default_context(cafile=authority[0], capath=authority[1])
+        verify = mode.startswith("VERIFY") or (not mode and any(authority))
+        named = options.get("ssl_check_hostname", "true").lower() not in ("false", "0", "no")
+        context.check_hostname = verify and mode != "VERIFY_CA" and named
+        context.verify_mode = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
+        if "ssl_cert" in options:
+            context.load_cert_chain(options["ssl_cert"], options.get("ssl_key"))
+        if "ssl_cipher" in options:
+            context.set_ciphers(options["ssl_cipher"])
+    except OSError as error:  # ssl.SSLError is one
+        raise ValidationError(f"url: the TLS options cannot be used: {error}") from None
+    return url, context
+
+
+DIALECT = MysqlDialect()

@@ -1,0 +1,273 @@
+"""PostgreSQL, by asyncpg and psycopg."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar, Final
+
+from sqlalchemy import (
+    URL,
+    Boolean,
+    Connection,
+    Float,
+    Integer,
+    Select,
+    String,
+    TextClause,
+    Update,
+    func,
+    literal_column,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql.elements import ColumnElement
+
+from aiotaskq.backends.base import Change, Hints
+from aiotaskq.backends.sql.changes import GUARD, groups
+from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
+from aiotaskq.backends.sql.dialects.base import Dialect, Open, Transactions
+from aiotaskq.backends.sql.error_codes import ErrorCodes
+from aiotaskq.backends.sql.notifier import Notifier
+from aiotaskq.backends.sql.postgresql_notifier import Notifications
+from aiotaskq.backends.sql.ready import CLAIMED, first, ready_from, ready_from_head
+from aiotaskq.backends.sql.rows import TASKS, json_text
+from aiotaskq.backends.sql.statement_size import Rows, parts
+from aiotaskq.backends.sql.statements import run
+from aiotaskq.errors import ValidationError
+
+__all__ = ["DIALECT", "PostgresqlDialect"]
+
+_MIGRATION_LOCK: Final = 0x61696F7461736B71  # "aiotaskq" in ASCII
+# Sweep up after some thousand tasks, not only when a fifth of all rows are dead: a claim has to pass them by.
+_VACUUM: Final = "autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 2000"
+
+# All rows as one JSON text: one statement for any number of them. VALUES lists would have thousands of parameters,
+# executemany has no count, and for arrays asyncpg looks up their types on each new connection. Strings are not cast to
+# their width: that would cut them.
+_TYPES: Final = ((String, "text"), (Boolean, "boolean"), (Float, "double precision"), (Integer, "bigint"))
+_ROWS: Final = "json_to_recordset(CAST(CAST(:rows AS text) AS json))"
+
+
+def _record(table: Any, names: Sequence[str]) -> str:
+    """Return the columns with their types, as ``json_to_recordset`` wants them."""
+    types = [next(sql for python, sql in _TYPES if isinstance(table.c[name].type, python)) for name in names]
+    return ", ".join(f"{name} {sql}" for name, sql in zip(names, types, strict=True))
+
+
+def _as_json(names: Sequence[str], rows: Rows) -> str:
+    return json_text([dict(zip(names, row, strict=True)) for row in rows])
+
+
+@functools.cache
+def insert_statement(table: Any, names: tuple[str, ...], notify: bool) -> TextClause:
+    key = table.primary_key.columns.keys()[0]
+    new = (
+        f"INSERT INTO {table.name} ({', '.join(names)}) "  # noqa: S608 - our own names
+        f"SELECT * FROM {_ROWS} AS r({_record(table, names)}) ON CONFLICT DO NOTHING RETURNING {key}"
+    )
+    if not notify:
+        return text(new)
+    # The server sends one of equal notifications of a transaction.
+    return text(f"WITH new AS ({new}) SELECT {key}, pg_notify(:channel, :message) FROM new")  # noqa: S608
+
+
+@functools.cache
+def guarded_statement(names: tuple[str, ...]) -> TextClause:
+    guard = "b_id text, b_status text, b_fence bigint, b_final boolean, b_cancel boolean"
+    return text(
+        f"UPDATE task_queue AS t SET {', '.join(f'{name} = r.{name}' for name in names)} "  # noqa: S608 - our own names
+        f"FROM {_ROWS} AS r({_record(TASKS, names)}, {guard}) "
+        "WHERE t.task_id = r.b_id AND t.status = r.b_status AND t.fence = r.b_fence "
+        "AND (r.b_final OR t.cancel_requested = r.b_cancel) RETURNING t.task_id"
+    )
+
+
+_PLACE: Final[ColumnElement[Any]] = literal_column("task_queue.ctid")
+
+
+def _claim_of(ready: Select[Any]) -> Update:
+    """Claim by the place in the table: no plan can take another way to the rows, whatever the statistics say."""
+    picked = ready.cte("picked")
+    places = func.array(select(picked.c.place).scalar_subquery())
+    statement: Any = update(TASKS).where(_PLACE.op("=")(func.any(places))).values(CLAIMED)
+    return statement.returning(*TASKS.columns)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _claim(bare: bool, queues: int | None) -> Update:
+    return _claim_of(ready_from_head(bare, queues, _PLACE.label("place")))
+
+
+@functools.cache
+def _claim_first(queues: int | None) -> Update:
+    lowest, higher, bare = (TASKS.alias(name) for name in ("lowest", "higher", "bare"))
+    head = first(lowest).with_only_columns(lowest.c.priority, lowest.c.run_at, lowest.c.seq).cte("head")
+    priority, run_at, seq = (select(column).scalar_subquery() for column in head.c)
+    ready = ready_from(TASKS.c.priority == priority, run_at, seq, queues, _PLACE.label("place"))
+    # As the first in an order, which is found by the index: EXISTS would be looked for in the table.
+    above = first(higher, higher.c.priority > priority).with_only_columns(higher.c.task_id).scalar_subquery()
+    without = first(bare, bare.c.priority.is_(None)).with_only_columns(bare.c.task_id).scalar_subquery()
+    statement: Any = _claim_of(ready)
+    return statement.returning(func.coalesce(above, without).is_not(None))  # type: ignore[no-any-return]
+
+
+async def _connect(dsn: str, prepare: bool = True, settings: str = "") -> Any:
+    """Return an asyncpg connection, for a ``postgresql://`` URL as libpq takes it. Raises OSError.
+
+    ``prepare`` is whether prepared statements are kept from one call to the next; ``settings`` is executed first.
+    """
+    import asyncpg
+
+    options = {} if prepare else {"statement_cache_size": 0}
+    connection = await asyncpg.connect(dsn, timeout=DRIVER_TIMEOUT, **options)
+    if settings:
+        await connection.execute(settings)
+    return connection
+
+
+async def _nothing(_connection: object) -> None:
+    pass
+
+
+class PostgresqlDialect(Dialect):
+    """PostgreSQL."""
+
+    name = "postgresql"
+    async_driver = "asyncpg"
+    sync_driver = "psycopg"
+    extras: ClassVar = {"psycopg": "postgres"}
+    options = frozenset(
+        {
+            *("host", "port", "user", "password", "passfile", "service", "application_name", "options", "krbsrvname"),
+            *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "target_session_attrs"),
+            *("ssl_min_protocol_version", "ssl_max_protocol_version", "pooler"),
+        }
+    )
+    aliases: ClassVar = {"ssl": "sslmode"}
+    ignored = frozenset(
+        {
+            *("connect_timeout", "command_timeout", "client_encoding", "tcp_user_timeout", "async_fallback"),
+            *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
+            *("statement_cache_size", "prepared_statement_cache_size", "notify"),
+        }
+    )
+    codes = ErrorCodes(
+        gave_way={"40001", "40P01"},
+        gave_way_text="cached statement plan is invalid",
+        gone={"25006", "57P01", "57P02", "57P03"},
+        no_table={"42P01"},
+        unprepared={"26000", "42P05"},
+    )
+    autocommit = True
+    claims_in_one_statement = True
+    clock = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
+    lock_pushes = text("SELECT pg_advisory_xact_lock(hashtext('aiotaskq.push'), 0)")
+    session_settings = "SET enable_seqscan = off; SET jit = off"
+    """The settings of the package's own connections.
+
+    A prepared plan from when the table was small scans all of it until the statistics are renewed, so scans are
+    disabled: each of our statements has an index. Before PostgreSQL 18 a scan that is used all the same, such as that
+    of the paused queues, adds 1e10 to the plan's cost, and JIT would compile each such plan.
+    """
+
+    def check_url(self, url: URL, shown: str) -> None:
+        pooler = str(url.query.get("pooler", "transaction"))
+        if pooler != "transaction":
+            raise ValidationError(f"url: pooler can only be 'transaction' (got {pooler[:40]!r})")
+
+    def sync_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
+        arguments: dict[str, Any] = {"connect_timeout": int(CONNECT_TIMEOUT)}
+        if "pooler" in url.query:
+            arguments["prepare_threshold"] = None
+        return url.difference_update_query(["pooler"]), arguments
+
+    def async_arguments(self, url: URL, own: bool) -> tuple[URL, dict[str, Any], Open]:
+        # Behind a pooler the next transaction is on another connection: prepared statements get no name there and are
+        # not kept, and settings of the session would reach the sessions of others.
+        pooled = "pooler" in url.query
+        url = url.difference_update_query(["pooler"])
+        settings = self.session_settings if own and not pooled else ""
+        dsn = self._dsn(url)
+
+        async def open_one(**_arguments: Any) -> Any:
+            return await _connect(dsn, not pooled, settings)
+
+        unprepared = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
+        return url, unprepared if pooled else {}, open_one
+
+    def async_engine(self, url: URL, connected: Callable[[Any], None] | None = None, **options: Any) -> AsyncEngine:
+        made = super().async_engine(url, connected, **options)
+        if connected is not None:
+            # They cost each new connection two round trips; no column of ours is JSON to PostgreSQL.
+            for name in ("setup_asyncpg_json_codec", "setup_asyncpg_jsonb_codec"):
+                setattr(made.dialect, name, _nothing)
+        return made
+
+    def _dsn(self, url: URL) -> str:
+        return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    def notifier(self, database: Transactions, hints: Hints, given: URL) -> Notifier:
+        notify = given.query.get("notify", "on")
+        if notify not in ("on", "off"):
+            raise ValidationError(f"url: notify is on or off (got {notify!r:.40})")
+        if notify == "off" or "pooler" in given.query:  # LISTEN needs a session of its own
+            return Notifier()
+        return Notifications(database, hints, partial(_connect, self._dsn(database.url)))
+
+    def claim(self, bare: bool, queues: int | None) -> Update:
+        return _claim(bare, queues)
+
+    def claim_first(self, queues: int | None) -> Update:
+        return _claim_first(queues)
+
+    def insert(
+        self,
+        connection: Connection,
+        table: Any,
+        names: tuple[str, ...],
+        rows: Rows,
+        notify: tuple[str, str] | None = None,
+    ) -> int:
+        values = {"rows": _as_json(names, rows)}
+        if notify is not None:
+            values |= {"channel": notify[0], "message": notify[1]}
+        return len(run(connection, insert_statement(table, names, notify is not None), values).all())
+
+    def upsert(self, table: Any, key: str, others: Sequence[str]) -> Any:
+        statement = insert(table)
+        return statement.on_conflict_do_update(
+            index_elements=[key], set_={name: statement.excluded[name] for name in others}
+        )
+
+    def write_guarded(self, connection: Connection, changes: Sequence[Change]) -> list[bool]:
+        """Write them; a locked row is waited for, and its guard is read again afterwards."""
+        held: set[str] = set()
+        # In the order of the ids, so that two writers of the same rows wait for each other in one direction only.
+        for group in groups(sorted(changes, key=lambda change: change.before.task_id)):
+            names = group.names + GUARD
+            for rows in parts(names, group.rows, None):
+                values = {"rows": _as_json(names, rows)}
+                held.update(run(connection, guarded_statement(group.names), values).scalars())
+        return [change.before.task_id in held for change in changes]
+
+    def write(self, connection: Connection, changes: Sequence[Change]) -> None:
+        self.write_guarded(connection, changes)
+
+    @contextmanager
+    def migration_lock(self, connection: Connection) -> Iterator[None]:
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))  # ends with the transaction
+        yield
+
+    def tune_tasks(self, connection: Connection) -> None:
+        own = connection.execute(text("SELECT reloptions FROM pg_class WHERE oid = 'task_queue'::regclass")).scalar()
+        if own is None:  # else its owner has decided
+            connection.execute(text(f"ALTER TABLE task_queue SET ({_VACUUM})"))
+
+
+DIALECT = PostgresqlDialect()

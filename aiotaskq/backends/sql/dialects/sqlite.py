@@ -1,0 +1,206 @@
+"""SQLite, by aiosqlite and the standard library's driver."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import URL, Connection, Engine, TextClause, Update, bindparam, event, exc, text
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from aiotaskq.backends.base import Change, Hints, ScheduleChange
+from aiotaskq.backends.sql.changes import GUARD, groups
+from aiotaskq.backends.sql.connecting import create
+from aiotaskq.backends.sql.connections import Connections
+from aiotaskq.backends.sql.dialects.base import Dialect, Transactions
+from aiotaskq.backends.sql.error_codes import ErrorCodes
+from aiotaskq.backends.sql.notifier import Notifier
+from aiotaskq.backends.sql.rows import TASKS, json_text, schedule_changes
+from aiotaskq.backends.sql.sqlite_clock import clock_set
+from aiotaskq.backends.sql.sqlite_connections import SqliteConnections, is_store_writer
+from aiotaskq.backends.sql.sqlite_engine import on_connect, prepare_file, quiet_aiosqlite, sqlite_engine
+from aiotaskq.backends.sql.sqlite_notifier import FileWatch
+from aiotaskq.backends.sql.statement_size import Rows
+from aiotaskq.backends.sql.statements import run, run_many
+from aiotaskq.errors import ValidationError
+
+__all__ = ["DIALECT", "SqliteDialect"]
+
+
+@functools.cache
+def insert_statement(table: str, names: tuple[str, ...]) -> TextClause:
+    values = ", ".join(f":{name}" for name in names)
+    return text(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values}) ON CONFLICT DO NOTHING")  # noqa: S608
+
+
+def _update(names: tuple[str, ...]) -> str:
+    assignments = ", ".join(f"{name} = :{name}" for name in names)
+    return f"UPDATE task_queue SET {assignments} WHERE task_id = :b_id"  # noqa: S608 - our own names
+
+
+@functools.cache
+def update_statement(names: tuple[str, ...]) -> TextClause:
+    return text(_update(names))
+
+
+@functools.cache
+def guarded_statement(names: tuple[str, ...]) -> TextClause:
+    guard = "status = :b_status AND fence = :b_fence AND (:b_final OR cancel_requested = :b_cancel)"
+    return text(f"{_update(names)} AND {guard}")
+
+
+@functools.cache
+def _update_by_ids(update: Update, one: bool) -> Update:
+    # As JSON: one statement for any number of ids, which SQLite need not parse again.
+    ids = text("SELECT value FROM json_each(:ids)")
+    return update.where(TASKS.c.task_id == bindparam("ids") if one else TASKS.c.task_id.in_(ids))
+
+
+_SCHEDULE_GUARD: Final = ("version", "next_run_at", "next_run_us", "enabled", "run_count")
+
+
+@functools.cache
+def _schedule_statement(names: tuple[str, ...]) -> TextClause:
+    assignments = ", ".join(f"{name} = :{name}" for name in names if name != "b_id")
+    guard = " AND ".join(f"{name} IS :b_{name}" for name in _SCHEDULE_GUARD)
+    return text(f"UPDATE scheduler_task SET {assignments} WHERE task_id = :b_id AND {guard}")  # noqa: S608
+
+
+class SqliteDialect(Dialect):
+    """A SQLite file."""
+
+    name = "sqlite"
+    async_driver = "aiosqlite"
+    sync_driver = "pysqlite"
+    codes = ErrorCodes(no_table_text="no such table: ")  # SQLite has no code of its own for it
+    has_clock = False
+    single_writer = True
+    clock = "NULL"
+    # A statement that writes takes the write lock, though it finds no row: no queue has the empty name.
+    lock_pushes = text("UPDATE aiotaskq_queue SET paused = paused WHERE name = ''")
+
+    def file(self, url: URL) -> str:
+        return str(url.database)
+
+    def check_url(self, url: URL, shown: str) -> None:
+        if url.host:
+            raise ValidationError(
+                f"url: {shown} names a host; write a file after three slashes, as in sqlite:///app.db"
+            )
+        if (url.database or ":memory:").endswith(":memory:") or url.query.get("mode") == "memory":
+            raise ValidationError(
+                "url: an in-memory SQLite database is lost with its connection; use memory:// or a file"
+            )
+
+    def same_database(self, one: URL, other: URL) -> bool:
+        return _file(one) == _file(other)
+
+    def sync_engine(self, url: URL, **options: Any) -> Engine:
+        made = sqlite_engine(url, **options)
+        event.listen(made, "connect", on_connect)
+        return made
+
+    def async_engine(self, url: URL, connected: Callable[[Any], None] | None = None, **options: Any) -> AsyncEngine:
+        prepare_file(url)
+        quiet_aiosqlite()
+        made = create(create_async_engine, url, self.extras, **options)
+        event.listen(made.sync_engine, "connect", on_connect)
+        return made
+
+    def connections(self, database: Transactions, pool: Mapping[str, int]) -> Connections:
+        return SqliteConnections(database.url, database.shown, lambda: database.writing(), lambda: database.written())
+
+    def notifier(self, database: Transactions, hints: Hints, given: URL) -> Notifier:
+        watch = FileWatch(str(database.url.database), hints)
+        database.writing, database.written = watch.writing, watch.written
+        return watch
+
+    def set_on(self, connection: Connection, update: Update, ids: Sequence[str], values: Mapping[str, Any]) -> None:
+        if ids:
+            one = len(ids) == 1
+            run(connection, _update_by_ids(update, one), {"ids": ids[0] if one else json_text(ids), **values})
+
+    def insert(
+        self,
+        connection: Connection,
+        table: Any,
+        names: tuple[str, ...],
+        rows: Rows,
+        notify: tuple[str, str] | None = None,
+    ) -> int:
+        return run_many(connection, insert_statement(table.name, names), names, rows).rowcount
+
+    def upsert(self, table: Any, key: str, others: Sequence[str]) -> Any:
+        statement = insert(table)
+        return statement.on_conflict_do_update(
+            index_elements=[key], set_={name: statement.excluded[name] for name in others}
+        )
+
+    def write_guarded(self, connection: Connection, changes: Sequence[Change]) -> list[bool] | None:
+        """Write them. Only how many held is known for many; so if one did not, all is taken back.
+
+        Many only in a transaction of our own: in another's, a savepoint may begin, and its end commit, one.
+        """
+        if len(changes) > 1 and not is_store_writer(connection):
+            return None
+        if len(changes) > 1:
+            connection.exec_driver_sql("SAVEPOINT aiotaskq_write")
+        count = sum(
+            run_many(connection, guarded_statement(group.names), group.names + GUARD, group.rows).rowcount
+            for group in groups(changes)
+        )
+        if len(changes) == 1:
+            return [count == 1]
+        if count < len(changes):
+            connection.exec_driver_sql("ROLLBACK TO aiotaskq_write")
+        connection.exec_driver_sql("RELEASE aiotaskq_write")
+        return [True] * len(changes) if count == len(changes) else None
+
+    def write(self, connection: Connection, changes: Sequence[Change]) -> None:
+        for group in groups(changes):
+            run_many(connection, update_statement(group.names), group.names + GUARD, group.rows)
+
+    def change_schedules(self, connection: Connection, changes: Sequence[ScheduleChange]) -> bool:
+        """Write them with their guards in the statement: to read these first would take as long again."""
+        if not is_store_writer(connection):
+            return False
+        guards = {item.before.task_id: item.before for item in changes}
+        count = 0
+        connection.exec_driver_sql("SAVEPOINT aiotaskq_change")
+        for names, rows in schedule_changes(changes).items():
+            order = names + tuple(f"b_{name}" for name in _SCHEDULE_GUARD)
+            values = [(*row.values(), *map(partial(getattr, guards[row["b_id"]]), _SCHEDULE_GUARD)) for row in rows]
+            count += run_many(connection, _schedule_statement(names), order, values).rowcount
+        if count < len(changes):
+            connection.exec_driver_sql("ROLLBACK TO aiotaskq_change")
+        connection.exec_driver_sql("RELEASE aiotaskq_change")
+        return count == len(changes)
+
+    def clock_set(self, connection: Connection, anchor: int, back: int, now: int) -> bool:
+        return clock_set(connection, anchor, back, now)
+
+    def row_key(self, connection: Connection, table: str) -> str:
+        # A primary key of text may be NULL, or no text.
+        try:
+            connection.execute(text(f"SELECT rowid FROM {table} LIMIT 0"))  # noqa: S608 - our own names
+            return "rowid"
+        except exc.OperationalError:
+            return "task_id"  # the table was made WITHOUT ROWID
+
+    def raw_value(self, column: str) -> str:
+        # The driver raises for text that is not UTF-8; a blob it returns.
+        return f"CASE typeof({column}) WHEN 'text' THEN CAST({column} AS BLOB) ELSE {column} END"
+
+    def text_encoding(self, connection: Connection) -> str:
+        return str(connection.execute(text("PRAGMA encoding")).scalar())
+
+
+def _file(url: URL) -> Path:
+    return Path((url.database or "").removeprefix("file:").partition("?")[0]).resolve()
+
+
+DIALECT = SqliteDialect()

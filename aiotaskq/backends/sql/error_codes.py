@@ -1,0 +1,69 @@
+"""What the error of a database means: repeat the transaction, leave the server, or refuse the value."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any, NamedTuple
+
+from sqlalchemy import exc
+
+__all__ = ["ErrorCodes", "gave_way", "hint", "is_about_a_value", "is_gone"]
+
+
+class ErrorCodes(NamedTuple):
+    """The codes of one kind of database: SQLSTATEs, or numbers of its own, which are the first argument of an error.
+
+    A text stands for errors that have no code of their own; it is looked for in the message.
+    """
+
+    gave_way: Set[Any] = frozenset()
+    """The server rolled a transaction back in favour of another, or because a table changed: it can be repeated."""
+    gave_way_text: str | None = None
+    gone: Set[Any] = frozenset()
+    """The server is shutting down, or has become a replica that accepts no writes: connect again."""
+    no_table: Set[Any] = frozenset()
+    no_table_text: str | None = None
+    unprepared: Set[Any] = frozenset()
+    """A prepared statement is missing, or exists twice: the connection is shared by a pooler."""
+
+
+def _is(error: Any, codes: Set[Any], text: str | None = None) -> bool:
+    found = (getattr(error, "sqlstate", None), *error.args[:1])
+    return any(code in codes for code in found) or (text is not None and text in str(error))
+
+
+def gave_way(error: Exception, codes: ErrorCodes) -> bool:
+    """Whether the transaction was rolled back and can be repeated."""
+    return isinstance(error, exc.DBAPIError) and _is(error.orig, codes.gave_way, codes.gave_way_text)
+
+
+def is_gone(error: Any, codes: ErrorCodes) -> bool:
+    """Whether the server of this driver's error must be left."""
+    return _is(error, codes.gone)
+
+
+def hint(error: Exception, codes: ErrorCodes) -> str:
+    """Return what to do about an error that cannot be cured by repeating, or an empty text."""
+    cause = getattr(error, "orig", error)
+    if _is(cause, codes.no_table, codes.no_table_text):
+        return (
+            "; it was dropped after aiotaskq had made it, perhaps by a migration of the application's (exclude our "
+            "tables there by aiotaskq.integrations.alembic). Restore it from a backup, or make it anew, empty, by "
+            "'aiotaskq db upgrade'"
+        )
+    if _is(cause, codes.unprepared):
+        return "; is there a transaction pooler in between? Then add ?pooler=transaction to the URL"
+    return ""
+
+
+def is_about_a_value(error: Exception) -> bool:
+    """Whether a value was refused, whatever the state of the database: repeating ends the same way."""
+    if isinstance(error, exc.IntegrityError | exc.DataError):
+        return True
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    # asyncpg has two more kinds: what the server calls a data exception, and what it cannot encode itself. (A refused
+    # certificate is a ValueError, too.)
+    state, cause = getattr(error.orig, "sqlstate", None) or "", getattr(error.orig, "__cause__", None)
+    unfit = isinstance(cause, ValueError) and not isinstance(cause, OSError)
+    return unfit or state[:2] in ("22", "23")

@@ -1,0 +1,185 @@
+"""The statements that find and lock what is ready, from which the dialects make their claims.
+
+Rows lie in claim order in ``ix_task_queue_ready`` and are read from its start, priority by priority. A claim reads the
+rows that it returns and little else, however many rows are finished, are due tomorrow, or are new.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    CompoundSelect,
+    Connection,
+    Integer,
+    Select,
+    String,
+    bindparam,
+    false,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    union_all,
+    update,
+)
+from sqlalchemy.sql.elements import ColumnElement
+
+from aiotaskq.backends.sql.rows import TASKS
+from aiotaskq.backends.sql.statements import run
+from aiotaskq.models import QueueState
+
+SPAN: Final = 64
+"""Priorities looked at in one statement."""
+_BELOW_ALL: Final = -(2**63)
+
+c = TASKS.c
+QUEUES: Any = QueueState.__table__
+PAUSED: Final = select(QUEUES.c.name).where(QUEUES.c.paused)
+# Literals, as in the conditions of the partial indexes: such an index is not used for a bound value.
+PENDING: Final[ColumnElement[str]] = literal_column("'pending'")
+RUNNING: Final[ColumnElement[str]] = literal_column("'running'")
+# PostgreSQL estimates how many rows have a status from statistics that may be old. After a quiet time it believes that
+# none is pending, reads them by any index on the status, and sorts 100,000 of them. So the indexes over ended rows
+# leave out the live ones, and only the index in claim order is left.
+ENDED: Final[ColumnElement[bool]] = func.coalesce(c.status, literal_column("''")).not_in([PENDING, RUNNING])
+ORDER: Final = (c.priority, c.run_at, c.seq, c.task_id)
+
+
+# ---- claims ----------------------------------------------------------------------------------------------------------
+
+CLAIMED: Final = {
+    "status": RUNNING,
+    "fence": c.fence + literal_column("1"),
+    "lease_owner": bindparam("lease_owner", type_=String),
+    "lease_until": bindparam("lease_until", type_=BigInteger),
+    "started_at": bindparam("started_at", type_=BigInteger),
+}
+"""What a claim writes."""
+MARK_CLAIMED: Final = update(TASKS).values(CLAIMED)
+
+
+def queue_values(queues: Sequence[str] | None) -> dict[str, str]:
+    """Return the values for the parameters of a statement over these queues."""
+    return {} if queues is None else {f"queue_{number}": name for number, name in enumerate(queues)}
+
+
+def ready_from(
+    level: ColumnElement[bool], run_at: ColumnElement[Any], seq: ColumnElement[Any], queues: int | None, *columns: Any
+) -> Select[Any]:
+    """Select what can be claimed of a priority from its head on, locked; ``queues`` is their number, None for all."""
+    names = None if queues is None else [bindparam(f"queue_{number}", type_=String) for number in range(queues)]
+    at = bindparam("now", type_=BigInteger)
+    query = select(*columns).where(
+        c.status == PENDING,
+        level,
+        c.run_at >= run_at,
+        or_(c.run_at > run_at, c.seq >= seq),
+        c.run_at <= at,
+        c.queue.not_in(PAUSED),
+        *([] if names is None else [or_(false(), *(c.queue == name for name in names))]),
+        or_(c.expires_at.is_(None), c.expires_at > at),
+    )
+    # In the order of the index, or a server would lock every candidate before it sorts.
+    return query.order_by(*ORDER).limit(bindparam("limit", type_=BigInteger)).with_for_update(skip_locked=True)
+
+
+def ready_from_head(bare: bool, queues: int | None, *columns: Any) -> Select[Any]:
+    """Do the same with the head as parameters; ``bare`` for the rows whose priority is NULL."""
+    level = c.priority.is_(None) if bare else c.priority == bindparam("priority", type_=Integer)
+    run_at, seq = (bindparam(name, type_=BigInteger) for name in ("head_run_at", "head_seq"))
+    return ready_from(level, run_at, seq, queues, *columns)
+
+
+@functools.cache
+def claimable(bare: bool, queues: int | None) -> Select[Any]:
+    """Select the rows as they will be once ``MARK_CLAIMED`` is executed on them."""
+    return ready_from_head(bare, queues, *(CLAIMED.get(column.name, column) for column in TASKS.columns))
+
+
+# ---- heads -----------------------------------------------------------------------------------------------------------
+
+
+class Head(NamedTuple):
+    """The first pending row of a priority. NULL, which only other programs write, comes after all numbers."""
+
+    priority: int | None
+    run_at: int
+    seq: int
+    queue: str
+    expires_at: int | None
+    paused: bool
+
+
+def from_head(head: Head) -> list[ColumnElement[bool]]:
+    """Return the condition of the rows of a priority, from its head on.
+
+    Not from the first entry in the index: while a snapshot is held somewhere, a server keeps an entry of every task
+    that was ever claimed, all of them before the head, and would skip them one by one.
+    """
+    level = c.priority.is_(None) if head.priority is None else c.priority == head.priority
+    return [
+        c.status == PENDING,
+        level,
+        c.run_at >= head.run_at,
+        or_(c.run_at > head.run_at, c.seq >= head.seq),
+    ]
+
+
+def first(rows: Any, *where: ColumnElement[bool]) -> Select[Any]:
+    """Select the first pending row in claim order, as a ``Head``."""
+    query = _head(rows).where(rows.c.status == PENDING, *where)
+    return query.order_by(rows.c.priority, rows.c.run_at, rows.c.seq, rows.c.task_id).limit(1)
+
+
+def _head(rows: Any) -> Select[Any]:
+    return select(rows.c.priority, rows.c.run_at, rows.c.seq, rows.c.queue, rows.c.expires_at, rows.c.queue.in_(PAUSED))
+
+
+def heads_by_spans(connection: Connection) -> Iterator[Head]:
+    """Yield the head of each priority, many in one statement, without reading the rows between."""
+    last, steps = _BELOW_ALL, SPAN
+    while steps == SPAN:
+        rows = run(connection, _SPAN, {"last": last}).all()
+        heads = [Head._make(row[:-1]) for row in sorted(rows, key=lambda row: row[-1])]  # a join may mix them up
+        yield from heads
+        known = [head.priority for head in heads if head.priority is not None]
+        last, steps = max(known, default=last), len(known)
+
+
+def heads_one_by_one(connection: Connection) -> Iterator[Head]:
+    """Yield the head of each priority, with a statement for each."""
+    found = run(connection, _FIRST, {}).first()
+    while found is not None:
+        yield Head._make(found)
+        last = _BELOW_ALL if found[0] is None else found[0]
+        found = run(connection, _NEXT, {"last": last}).first()
+
+
+def _span() -> CompoundSelect[Any]:
+    """Select the heads of up to SPAN priorities above ``:last``, each found from the one before, and the NULL one."""
+    lowest, before, higher, head, bare = (TASKS.alias(name) for name in ("lowest", "before", "higher", "head", "bare"))
+    start = first(lowest, lowest.c.priority > bindparam("last", type_=BigInteger)).with_only_columns(lowest.c.task_id)
+    steps: Any = select(start.scalar_subquery().label("task_id"), literal(1).label("step")).cte("steps", recursive=True)
+    above = first(higher, higher.c.priority > before.c.priority).with_only_columns(higher.c.task_id)
+    # Outer joins, though none lacks its row: SQLite would begin with the table, which it takes for the smaller one.
+    onward = select(above.scalar_subquery(), steps.c.step + 1).join_from(
+        steps, before, steps.c.task_id == before.c.task_id, isouter=True
+    )
+    onward = onward.where(steps.c.task_id.is_not(None), steps.c.step < SPAN)
+    steps = steps.union_all(onward)
+    heads = (
+        _head(head).add_columns(steps.c.step).join_from(steps, head, steps.c.task_id == head.c.task_id, isouter=True)
+    )
+    heads = heads.where(steps.c.task_id.is_not(None))
+    without = first(bare, bare.c.priority.is_(None)).add_columns(literal(0)).subquery("without")
+    return union_all(heads, select(without))
+
+
+_SPAN = _span()
+_FIRST = first(TASKS)
+_NEXT = first(TASKS, c.priority > bindparam("last", type_=BigInteger))

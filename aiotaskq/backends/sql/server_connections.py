@@ -1,0 +1,137 @@
+"""The pooled connections to a database server: transactions are watched, and repeated if the server gave one up."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, Engine, exc
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+from sqlalchemy.util import greenlet_spawn
+
+from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT
+from aiotaskq.backends.sql.error_codes import ErrorCodes, gave_way
+from aiotaskq.backends.sql.statement_watch import Watch, cut_all, is_lost, watch_over
+from aiotaskq.concurrency.backoff import backoff
+from aiotaskq.errors import DatabaseUnavailable
+
+T = TypeVar("T")
+
+TRIES: Final = 20
+"""Attempts at a transaction that the server rolls back in favour of another: a deadlock, as a rule."""
+
+
+class ServerConnections:
+    """An async engine on a server, and the transactions on it."""
+
+    needs_shield = True
+
+    def __init__(self, engine: AsyncEngine, shown: str, codes: ErrorCodes, autocommit: bool) -> None:
+        """Take over an engine. ``shown`` is its URL for messages; ``autocommit`` whether one statement can go alone."""
+        self._engine = engine
+        self._shown = shown
+        self._codes = codes
+        self._idle: weakref.WeakSet[Any] = weakref.WeakSet()
+        watch_over(engine.sync_engine, self._idle, codes)
+        self._alone = engine.execution_options(isolation_level="AUTOCOMMIT") if autocommit else None
+
+    @property
+    def sync_engine(self) -> Engine:
+        return self._engine.sync_engine
+
+    async def open(self) -> None:
+        """Connections are opened when they are needed."""
+
+    async def write(self, body: Callable[[Connection], T], autocommit: bool = False) -> T:
+        """Run and commit the body. With ``autocommit``, a statement whose connection is lost is executed once more."""
+        if autocommit and (alone := self._alone) is not None:
+            return await self._repeated(lambda watch: _transaction(alone, body, None))
+        return await self._repeated(lambda watch: _transaction(self._engine, body, watch))
+
+    async def read(self, body: Callable[[Connection], T]) -> T:
+        reading = self._alone or self._engine
+        return await self._repeated(lambda watch: _transaction(reading, body, None))
+
+    async def write_session(self, body: Callable[[Connection], T]) -> T:
+        return await self._repeated(lambda watch: _session_transaction(self._engine, body, watch))
+
+    async def read_session(self, body: Callable[[Connection], T]) -> T:
+        reading = self._alone or self._engine
+        return await self._repeated(lambda watch: _session_transaction(reading, body, None))
+
+    async def trim(self) -> None:
+        """A server looks after its own disk space."""
+
+    def check(self) -> None:
+        """The URL of a server leads where it leads."""
+
+    async def _repeated(self, transaction: Callable[[Watch], Awaitable[T]]) -> T:
+        """Run a transaction; again if the server gave it up, and once more if it was lost before its COMMIT."""
+        lost = 0
+        for attempt in itertools.count(1):
+            watch = Watch(self._idle)
+            try:
+                watch.begin()
+                return await transaction(watch)
+            except (exc.DBAPIError, OSError) as error:
+                if watch.silent is not None:
+                    late = f"{self._shown}: no answer within {watch.silent:g} s, so the connection was cut"
+                    raise DatabaseUnavailable(late) from error
+                again = gave_way(error, self._codes) and attempt < TRIES
+                # What was not committed was not done. After the COMMIT was sent the outcome is unknown, and only the
+                # caller can tell whether to repeat it.
+                if is_lost(error, watch) and not watch.committing:
+                    lost += 1
+                    again = again or lost == 1
+                if not again:
+                    raise
+            finally:
+                watch.rest()
+            await asyncio.sleep(backoff(attempt, 0.01, 1.0))
+        raise AssertionError("unreachable")
+
+    async def dispose(self) -> None:
+        """Close every connection; after ``CONNECT_TIMEOUT`` without waiting for the server."""
+        timer = asyncio.get_running_loop().call_later(CONNECT_TIMEOUT, cut_all, self._idle)
+        try:
+            await self._engine.dispose()
+        finally:
+            timer.cancel()
+
+    def abandon(self) -> None:
+        """Sockets have gone with their loop."""
+
+
+async def _transaction(engine: AsyncEngine, body: Callable[[Connection], T], watch: Watch | None) -> T:
+    """Run the body in one transaction; with ``watch``, which is told before that, commit it."""
+
+    def transaction() -> T:
+        with engine.sync_engine.connect() as connection:
+            answer = body(connection)
+            if watch is not None:
+                watch.before_commit()
+                connection.commit()
+            return answer
+
+    # All of it in one greenlet: AsyncConnection makes one for each of its steps.
+    return await greenlet_spawn(transaction)
+
+
+async def _session_transaction(engine: AsyncEngine, body: Callable[[Connection], T], watch: Watch | None) -> T:
+    """Do the same in an ``AsyncSession``, on its connection."""
+
+    def transaction(session: Session) -> T:
+        try:
+            answer = body(session.connection())
+            if watch is not None:
+                watch.before_commit()
+                session.commit()
+            return answer
+        finally:
+            session.close()
+
+    return await AsyncSession(engine, expire_on_commit=False, autoflush=False).run_sync(transaction)
