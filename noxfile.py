@@ -107,7 +107,7 @@ def soak(session: nox.Session) -> None:
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Put faults into the package and name those that no test notices; arguments go to ``python -m tests.mutants``."""
-    _on_request(session, "tests/mutants.py", "test", "python", "-m", "tests.mutants", *session.posargs)
+    _on_request(session, "tests/mutants", "test", "python", "-m", "tests.mutants", *session.posargs)
 
 
 def _on_request(session: nox.Session, needs: str, requirements: str, *command: str) -> None:

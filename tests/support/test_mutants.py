@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import PACKAGE, ROOT, TARGETS, Copy, Fault, Target, faults_of, lua_faults, python_faults, sql_faults
+from tests.mutants.__main__ import Copy
+from tests.mutants.faults import PACKAGE, ROOT, Fault, faults_of, lua_faults, python_faults, sql_faults
+from tests.mutants.targets import TARGETS, Target
 from tests.support.machine import within
 
 
@@ -85,7 +87,10 @@ def test_a_killed_fault_and_one_that_survives(tmp_path: Path) -> None:
     try:
         assert [copy.run(tests, within(60)) for tests in (noticed, unnoticed)] == ["passed", "passed"]
         fault = next(each for each in faults_of(Target("core/outcome.py", [])) if "// self.factor" in each.new)
-        came = [copy.try_out(fault, Target("core/outcome.py", [tests]), [within(60)]) for tests in (noticed, unnoticed)]
+        came = [
+            copy.try_out(fault, Target("core/outcome.py", [tests]), lambda _: within(60))
+            for tests in (noticed, unnoticed)
+        ]
         assert [each.came_of_it for each in came] == ["killed", "survived"]
     finally:
         copy.close()

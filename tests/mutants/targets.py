@@ -1,0 +1,123 @@
+"""The files of the package that faults are put into, and the tests that are to notice them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CONTRACT = "tests/contract"
+Tests = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file of the package and the tests that are to notice a fault in it, as arguments of pytest, the quick first."""
+
+    file: str
+    tests: Sequence[Tests]
+    text: bool = False
+    """Whether faults are put into its texts, which are SQL, and not into its Python."""
+
+
+def _contract(stores: str, *files: str) -> Tests:
+    return (*(f"{CONTRACT}/test_{name}.py" for name in files), "-k", stores)
+
+
+CLAIMS = (
+    "claim",
+    "push",
+    "bounded_push",
+    "expired_keys",
+    "update",
+    "exchange",
+    "push_and_claim",
+    "operating",
+    "reading",
+)
+LUA = ("include/base", "include/change", "include/claim", "include/insert", "include/lanes", "include/update")
+LUA += ("find", "overdue", "purge", "push_bounded")
+MEMORY_TESTS: Tests = ("tests/backends/memory",)
+REDIS_TESTS: Tests = ("tests/backends/redis", "--ignore=tests/backends/redis/faults")
+QUEUE: Tests = ("tests/runtime/queue",)
+SCHEDULER: Tests = ("tests/runtime/scheduler",)
+CRON: Tests = ("tests/core", "-k", "cron")
+SCHEDULES: Tests = ("tests/core", "-k", "firing or test_schedule or preview")
+SYNC: Tests = ("tests/sync",)
+WORKER: Tests = ("tests/runtime/worker", "-k", "not isolation and not poison")
+WORKERS_DEATHS: Tests = ("tests/runtime/worker", "-k", "isolation or poison")
+TARGETS = [
+    Target(
+        "core/outcome.py",
+        [("tests/core", "-k", "outcome or backoff or results"), WORKER, QUEUE],
+    ),
+    Target(
+        "core/task.py",
+        [("tests/core", "-k", "test_task or outcome"), QUEUE],
+    ),
+    Target("core/schedule.py", [SCHEDULES, SCHEDULER]),
+    Target("core/cron.py", [CRON]),
+    Target("core/cron_parser.py", [CRON]),
+    Target("core/cron_calendar.py", [CRON]),
+    Target(
+        "runtime/scheduler/due_heap.py",
+        [("tests/runtime/scheduler/test_due_heap.py",), SCHEDULER],
+    ),
+    Target("core/preview.py", [SCHEDULES, SCHEDULER]),
+    Target("backends/memory/backend.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
+    Target("backends/memory/ready_queue.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
+    Target("backends/memory/lane.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
+    Target("backends/memory/ended.py", [MEMORY_TESTS]),
+    Target("backends/memory/values.py", [_contract("memory", "values"), ("tests/runtime/test_store.py",)]),
+    Target("backends/sql/claim.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
+    Target("backends/sql/ready.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
+    Target("backends/sql/dialects/sqlite.py", [_contract("sqlite", *CLAIMS)]),
+    Target("backends/sql/dialects/postgresql.py", [_contract("postgresql", *CLAIMS, "locks")]),
+    Target("backends/sql/dialects/mysql.py", [_contract("mysql", *CLAIMS, "locks")]),
+    Target("backends/sql/tasks.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
+    Target("backends/sql/dialects/sqlite.py", [_contract("sqlite", *CLAIMS)], text=True),
+    Target("backends/sql/dialects/postgresql.py", [_contract("postgresql", *CLAIMS)], text=True),
+    *(Target(f"backends/redis/lua/{name}.lua", [_contract("redis", *CLAIMS), REDIS_TESTS]) for name in LUA),
+    Target("runtime/worker/worker.py", [WORKER, WORKERS_DEATHS]),
+    Target("runtime/worker/runner.py", [WORKER, WORKERS_DEATHS]),
+    Target(
+        "runtime/worker/fetcher.py",
+        [
+            ("tests/runtime/worker", "-k", "fetcher or test_worker"),
+            _contract("sqlite", "workers", "sessions"),
+        ],
+    ),
+    Target("runtime/worker/buffer.py", [("tests/runtime/worker/test_buffer.py",), WORKER]),
+    Target("runtime/worker/quarantine.py", [("tests/runtime/worker/test_quarantine.py",), WORKERS_DEATHS]),
+    Target(
+        "runtime/worker/heartbeat.py",
+        [
+            ("tests/runtime/worker/test_heartbeat.py",),
+            WORKER,
+            _contract("sqlite", "workers"),
+        ],
+    ),
+    Target(
+        "runtime/queue/queue.py",
+        [
+            QUEUE,
+            ("tests/runtime/test_store.py",),
+            WORKER,
+        ],
+    ),
+    Target("runtime/queue/operations.py", [QUEUE, ("tests/cli/test_cli_operate.py",)]),
+    Target("runtime/queue/unacked.py", [QUEUE, SYNC]),
+    Target(
+        "runtime/queue/claims.py",
+        [QUEUE, ("tests/runtime/worker/test_fetcher.py",), _contract("sqlite", "workers")],
+    ),
+    Target(
+        "runtime/scheduler/scheduler.py",
+        [SCHEDULER, _contract("sqlite", "schedulers")],
+    ),
+    Target("concurrency/loop_thread.py", [("tests/concurrency", "-k", "loop_thread"), SYNC]),
+    Target("sync/bridge.py", [SYNC]),
+    Target("sync/actors.py", [SYNC]),
+]
+
+
+# ---- faults in Python -----------------------------------------------------------------------------------------------
