@@ -1,4 +1,4 @@
-"""URLs as other software writes them, and engines for each database, synchronous ones too."""
+"""URLs in the forms of other software, and the engines of each database, asynchronous and synchronous."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first push of a process, in a transaction of the application's on SQLite that has written already."""
+"""The first push of a process, in a transaction of the application that has already written to SQLite."""
 
 from __future__ import annotations
 

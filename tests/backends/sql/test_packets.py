@@ -1,4 +1,4 @@
-"""Values that are larger than a server takes at once: refused, never taken for an outage and sent without end."""
+"""Values that are larger than a server accepts: refused, and not taken for an outage and sent again."""
 
 from __future__ import annotations
 

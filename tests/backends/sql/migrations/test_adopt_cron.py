@@ -1,4 +1,4 @@
-"""Adopted cron rows: each goes on at the times that croniter alone gives, or is disabled and named."""
+"""Adopted cron rows: each keeps the times that croniter alone gives, or is disabled and named."""
 
 from __future__ import annotations
 

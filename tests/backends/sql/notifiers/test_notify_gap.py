@@ -1,4 +1,4 @@
-"""How often a process notifies the others, in virtual time: soon after each wish, and seldom under load."""
+"""The pause between notifications of a process, in virtual time: short while they are few, long under load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of the database: a server that is away, a missing folder, a file that is no database; no secrets in them."""
+"""Errors of the database: an unavailable server, a missing folder, a file that is no database; no secrets in them."""
 
 from __future__ import annotations
 
