@@ -24,7 +24,7 @@ from aiotaskq.app.registry import injected
 from aiotaskq.app.settings import configure
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import InvalidRow
-from aiotaskq.core.outcome import Backoff
+from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import (

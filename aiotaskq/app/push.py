@@ -8,8 +8,10 @@ from typing import Any
 
 from aiotaskq.app.handle import PushOptions, TaskCall
 from aiotaskq.app.registered import Registered
+from aiotaskq.core.ids import new_id, next_seq
 from aiotaskq.core.instants import instant
-from aiotaskq.core.task import SECOND, Task, check_params, check_seconds, new_id, new_task, next_seq
+from aiotaskq.core.task import SECOND, Task, new_task
+from aiotaskq.core.validation import check_params, check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.handler import Handler, check_fit, unknown
 

@@ -13,8 +13,9 @@ from aiotaskq.app.handle import P, T, TaskCall, TaskFunction, TaskHandle, Thread
 from aiotaskq.app.registered import PushMiddleware, Registered
 from aiotaskq.app.resources import kind_of
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.outcome import Backoff, make_backoff
-from aiotaskq.core.schedule import NAMESPACE, Schedule, new_schedule
+from aiotaskq.core.backoff import Backoff, make_backoff
+from aiotaskq.core.firing import NAMESPACE
+from aiotaskq.core.schedule import Schedule, new_schedule
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.events import Event

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from aiotaskq.core.task import check_seconds
+from aiotaskq.core.validation import check_seconds
 
 
 class RunOptions(msgspec.Struct, frozen=True):

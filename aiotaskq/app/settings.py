@@ -12,7 +12,7 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.backends.url import SQL, keep_ended_of, scheme_of
 from aiotaskq.concurrency.loop_bound import after_fork
 from aiotaskq.core.masking import mask
-from aiotaskq.core.task import check_seconds
+from aiotaskq.core.validation import check_seconds
 from aiotaskq.errors import ClosedError, NotSupported, ValidationError
 
 __all__ = [

@@ -23,7 +23,8 @@ from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClo
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.poller import Service
 from aiotaskq.core.masking import mask
-from aiotaskq.core.task import Task, check_seconds
+from aiotaskq.core.task import Task
+from aiotaskq.core.validation import check_seconds
 from aiotaskq.errors import AiotaskqError, NotSupported, ValidationError
 from aiotaskq.runtime.queue.bulk import Retention
 from aiotaskq.runtime.queue.operations import Operations

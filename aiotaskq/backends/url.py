@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import parse_qs
 
 from aiotaskq.core.masking import mask
-from aiotaskq.core.task import check_int
+from aiotaskq.core.validation import check_int
 from aiotaskq.errors import NotSupported, ValidationError
 
 __all__ = ["KEEP_ENDED", "REHEARSAL", "SQL", "keep_ended_of", "scheme_of"]

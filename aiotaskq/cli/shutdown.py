@@ -14,7 +14,8 @@ from types import FrameType
 
 from aiotaskq.app.taskq import ECHO
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.task import SECOND, check_seconds
+from aiotaskq.core.task import SECOND
+from aiotaskq.core.validation import check_seconds
 from aiotaskq.runtime.worker.worker import ExitCode
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -10,7 +10,8 @@ from aiotaskq.core.cron import Cron, check_timezone, local_timezone
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.instants import instant, to_datetime
 from aiotaskq.core.schedule import Schedule, following
-from aiotaskq.core.task import SECOND, TEN_YEARS, check_int
+from aiotaskq.core.task import SECOND
+from aiotaskq.core.validation import TEN_YEARS, check_int
 
 
 def preview(

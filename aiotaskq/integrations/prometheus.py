@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.poller import Service
 from aiotaskq.core.extras import missing
-from aiotaskq.core.task import SECOND, Status, Task, check_int, check_key, check_seconds
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.validation import check_int, check_key, check_seconds
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.events import Event

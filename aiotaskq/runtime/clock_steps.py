@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.schedule import CLOCKS_DIFFER
+from aiotaskq.core.firing import CLOCKS_DIFFER
 from aiotaskq.core.task import SECOND
 from aiotaskq.log import log
 

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from aiotaskq.core.outcome import clip
-from aiotaskq.core.task import SECOND, Task, check_int, check_seconds
+from aiotaskq.core.serialize import clip
+from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import LeaseLost, NotFound
 
 

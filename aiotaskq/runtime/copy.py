@@ -16,7 +16,8 @@ import msgspec
 from aiotaskq.backends.base import Backend
 from aiotaskq.core.outcome import Released, settle
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import FINAL, MAX_NAME, Status, Task, TaskFilter, check_json, check_text, same_push
+from aiotaskq.core.task import FINAL, Status, Task, TaskFilter, same_push
+from aiotaskq.core.validation import MAX_NAME, check_json, check_text
 from aiotaskq.errors import ClosedError, DatabaseUnavailable, TaskConflict, ValidationError
 from aiotaskq.log import printable
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.core.outcome import Backoff
-from aiotaskq.core.task import MAX_NAME, check_int, check_key, check_seconds
+from aiotaskq.core.backoff import Backoff
+from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.errors import UnknownHandler, ValidationError
 from aiotaskq.log import printable
 

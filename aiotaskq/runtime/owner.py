@@ -8,8 +8,8 @@ import re
 import socket
 from pathlib import Path
 
+from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Life
-from aiotaskq.core.task import new_id
 
 PROC = Path("/proc")
 _OWNER = re.compile(r".*-(\d{1,10})-([0-9a-f]{12})-[0-9a-f]{12}", re.DOTALL)

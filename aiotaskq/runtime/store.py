@@ -8,7 +8,8 @@ from typing import Any
 from aiotaskq.backends.base import Values
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Service
-from aiotaskq.core.task import MAX_KEY, MAX_PAYLOAD, SECOND, check_hashable, check_json, check_key, check_seconds
+from aiotaskq.core.task import SECOND
+from aiotaskq.core.validation import MAX_KEY, MAX_PAYLOAD, check_hashable, check_json, check_key, check_seconds
 from aiotaskq.log import gate, log, printable
 
 FOREVER = 2**80  # nanoseconds

@@ -12,7 +12,8 @@ from typing import Any
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.instants import instant
-from aiotaskq.core.task import SECOND, Status, check_int, check_seconds
+from aiotaskq.core.task import SECOND, Status
+from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
 from aiotaskq.testing.harness import Harness, Run, opened, seconds

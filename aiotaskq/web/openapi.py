@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.core.task import MAX_ID, MAX_KEY, MAX_NAME
+from aiotaskq.core.validation import MAX_ID, MAX_KEY, MAX_NAME
 from aiotaskq.web.operation import JSON, Operation
 from aiotaskq.web.problem_details import MEDIA_TYPE, Problem, make_problem
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import msgspec
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.core.task import check_int
+from aiotaskq.core.validation import check_int
 from aiotaskq.errors import ValidationError
 
 MAX_BODY = 512 * 1024  # bytes; params are at most 256 KiB of JSON, and escapes make text longer

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from aiotaskq.core.task import MAX_ID, MAX_KEY, MAX_NAME, Status
+from aiotaskq.core.task import Status
+from aiotaskq.core.validation import MAX_ID, MAX_KEY, MAX_NAME
 
 MAX_PAGE = 1_000
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]

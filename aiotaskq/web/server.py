@@ -13,7 +13,7 @@ from typing import Any
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.extras import missing
-from aiotaskq.core.task import check_int
+from aiotaskq.core.validation import check_int
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
 from aiotaskq.web.access import TokenCheck, check_access, names_loopback

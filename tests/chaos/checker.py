@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aiotaskq.core.schedule import Schedule, derived_id
+from aiotaskq.core.firing import derived_id
+from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, Status, Task
 from tests.chaos.ledger import Line
 

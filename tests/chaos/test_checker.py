@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.core.schedule import derived_id, fire, new_schedule
+from aiotaskq.core.firing import derived_id, fire
+from aiotaskq.core.schedule import new_schedule
 from aiotaskq.core.task import SECOND, Status, Task, new_task
 from tests.chaos.checker import Harm, check, harms_in, percentile, runs_of, schedule_tasks, zombie_writes
 from tests.chaos.ledger import Ledger, Line, read, read_all

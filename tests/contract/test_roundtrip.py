@@ -10,8 +10,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from aiotaskq.backends.base import Backend, Change, Schedules, Values
+from aiotaskq.core.ids import new_id
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import FINAL, INT32, INT64, Status, Task, check_json, new_id
+from aiotaskq.core.task import FINAL, Status, Task
+from aiotaskq.core.validation import INT32, INT64, check_json
 
 ON_ONE_STORE = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

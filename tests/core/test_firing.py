@@ -10,18 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiotaskq.core.schedule import (
-    HOSTS_DIFFER,
-    Firing,
-    Schedule,
-    ScheduleStuck,
-    brought_near,
-    derived_id,
-    fire,
-    paused,
-    resumed,
-    run_now,
-)
+from aiotaskq.core.firing import HOSTS_DIFFER, Firing, brought_near, derived_id, fire, run_now
+from aiotaskq.core.schedule import Schedule, ScheduleStuck, paused, resumed
 from aiotaskq.errors import AiotaskqError, CronError, ValidationError
 from tests.core.schedules import ANY, DAY, HOUR, NOW, YEAR, S, due_of, make
 from tests.support.machine import working
@@ -292,7 +282,7 @@ def test_a_schedule_that_does_not_advance_is_refused(monkeypatch: pytest.MonkeyP
     ):
         with pytest.raises(ScheduleStuck, match="never becomes due again; update or delete it"):
             fire(make().replace(**fields), NOW + DAY)
-    monkeypatch.setattr("aiotaskq.core.schedule.following", lambda schedule, instant: instant)
+    monkeypatch.setattr("aiotaskq.core.firing.following", lambda schedule, instant: instant)
     with pytest.raises(ScheduleStuck, match="is not after"):
         fire(make("cron"), NOW + 2 * DAY)
 

@@ -8,12 +8,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from aiotaskq.core.firing import Firing, fire
 from aiotaskq.core.preview import preview
-from aiotaskq.core.schedule import (
-    Firing,
-    Schedule,
-    fire,
-)
+from aiotaskq.core.schedule import Schedule
 from aiotaskq.errors import ValidationError
 from tests.core.schedules import NOW, S, due_of, make
 

@@ -18,16 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotaskq.core.outcome import (
-    MAX_ERROR,
-    Cancelled,
-    Failed,
-    clip,
-    describe,
-    settle,
-    storable,
-)
-from aiotaskq.core.task import INT64, Status, check_json
+from aiotaskq.core.outcome import Cancelled, Failed, settle
+from aiotaskq.core.serialize import MAX_ERROR, clip, describe, storable
+from aiotaskq.core.task import Status
+from aiotaskq.core.validation import INT64, check_json
 from aiotaskq.errors import ValidationError
 from tests.core.outcomes import NOW, task
 

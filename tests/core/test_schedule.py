@@ -10,15 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiotaskq.core.schedule import (
-    Schedule,
-    changed,
-    fire,
-    new_schedule,
-    paused,
-    resumed,
-    run_now,
-)
+from aiotaskq.core.firing import fire, run_now
+from aiotaskq.core.schedule import Schedule, changed, new_schedule, paused, resumed
 from aiotaskq.errors import ValidationError
 from tests.core.schedules import ANY, DAY, HOUR, NOW, YEAR, S, due_of, make
 

@@ -22,27 +22,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotaskq.core import task as task_module
-from aiotaskq.core.task import (
-    FINAL,
+from aiotaskq.core import ids as ids_module
+from aiotaskq.core.ids import new_id, next_seq
+from aiotaskq.core.task import FINAL, SECOND, Status, Task, claim_order, new_task, same_content
+from aiotaskq.core.task_dict import task_from_dict, task_to_dict
+from aiotaskq.core.validation import (
     INT32,
     INT64,
     MAX_PAYLOAD,
-    SECOND,
-    Status,
-    Task,
     check_int,
     check_json,
     check_key,
     check_seconds,
     check_text,
-    claim_order,
-    new_id,
-    new_task,
-    next_seq,
-    same_content,
-    task_from_dict,
-    task_to_dict,
 )
 from aiotaskq.errors import ValidationError
 
@@ -464,6 +456,6 @@ def test_ids_are_unique_after_a_fork() -> None:  # E1
 
 
 def test_push_stamps_rise_whatever_the_clock_does(monkeypatch: pytest.MonkeyPatch) -> None:  # C12
-    monkeypatch.setattr(task_module, "_stamp", 0)
+    monkeypatch.setattr(ids_module, "_stamp", 0)
     stamps = [next_seq(now) for now in (100, 100, 100, 500, 50, 0, 499, 1_000)]
     assert stamps == [100, 101, 102, 500, 501, 502, 503, 1_000]

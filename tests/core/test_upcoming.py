@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiotaskq.core.firing import fire
 from aiotaskq.core.instants import instant
 from aiotaskq.core.preview import upcoming
-from aiotaskq.core.schedule import ScheduleStuck, fire, new_schedule, paused
+from aiotaskq.core.schedule import ScheduleStuck, new_schedule, paused
 
 NOW = 1_700_000_000_000_000
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiotaskq.backends.base import Backend, Change
+from aiotaskq.core.ids import new_id
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import SECOND, Status, Task, new_id
+from aiotaskq.core.task import SECOND, Status, Task
 
 NOW = 1_750_000_000 * SECOND
 LEASE = NOW + 60 * SECOND

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
-from aiotaskq.core.task import INT64, Task, claim_order
+from aiotaskq.core.task import Task, claim_order
+from aiotaskq.core.validation import INT64
 
 Order = tuple[int, int, int]
 Entry = tuple[Order, int, Task]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from aiotaskq.core.schedule import CLOCKS_DIFFER
+from aiotaskq.core.firing import CLOCKS_DIFFER
 from aiotaskq.core.task import SECOND
 
 # Rows written between the step and its discovery have the new time already. They must not be over after the move.

@@ -21,7 +21,8 @@ from aiotaskq.cli.demo.work import BROKEN, FLAKY, ONCE, QUEUE, REPORT, TWO_SECON
 from aiotaskq.cli.i18n import tr
 from aiotaskq.cli.output import Bar
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.task import FINAL, SECOND, Task, new_id
+from aiotaskq.core.ids import new_id
+from aiotaskq.core.task import FINAL, SECOND, Task
 from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.runtime.events import Event
 

@@ -12,7 +12,8 @@ from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Service
 from aiotaskq.core.outcome import RETRYABLE, Requeued, settle
-from aiotaskq.core.task import FINAL, SECOND, Status, TaskFilter, check_seconds
+from aiotaskq.core.task import FINAL, SECOND, Status, TaskFilter
+from aiotaskq.core.validation import check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log
 

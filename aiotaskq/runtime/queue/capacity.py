@@ -10,7 +10,8 @@ from typing import Any
 from aiotaskq.backends.base import ENDED, TAKEN, Backend, Change, Room
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.outcome import Cancelled, Expired, settle
-from aiotaskq.core.task import Task, check_int
+from aiotaskq.core.task import Task
+from aiotaskq.core.validation import check_int
 from aiotaskq.errors import QueueFull, ValidationError
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.queue.expired_keys import expired_in_the_way

@@ -11,7 +11,8 @@ import msgspec
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.outcome import RETRYABLE, Cancelled, Outcome, Requeued
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter, check_int, check_key
+from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.validation import check_int, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.events import Events

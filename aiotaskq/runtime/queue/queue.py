@@ -18,16 +18,9 @@ from aiotaskq.core.outcome import (
     Released,
     settle,
 )
-from aiotaskq.core.task import (
-    SECOND,
-    Status,
-    Task,
-    check_json,
-    check_seconds,
-    same_content,
-    task_from_dict,
-    task_to_dict,
-)
+from aiotaskq.core.task import SECOND, Status, Task, same_content
+from aiotaskq.core.task_dict import task_from_dict, task_to_dict
+from aiotaskq.core.validation import check_json, check_seconds
 from aiotaskq.errors import DatabaseUnavailable, LeaseLost, ResultTimeout, TaskConflict, ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import StepLog

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-import aiotaskq.core.schedule as rules
 from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Service
-from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import INT64, SECOND, Task, check_seconds, new_id
+from aiotaskq.core.firing import CLOCKS_DIFFER, HOSTS_DIFFER, Firing, brought_near, fire, run_now
+from aiotaskq.core.ids import new_id
+from aiotaskq.core.schedule import Schedule, changed, differences, foreign_timing, new_schedule, paused, resumed
+from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.validation import INT64, check_seconds
 from aiotaskq.errors import AiotaskqError, NotFound
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import ClockSteps
@@ -51,7 +53,7 @@ class Scheduler:
         self._steps = ClockSteps(clock, queue.told_of_step)
         # By more than so many microseconds the clock may have been set back. Before the first look only the rows tell,
         # and another host may have written them.
-        self._set_back: int | None = rules.HOSTS_DIFFER
+        self._set_back: int | None = HOSTS_DIFFER
 
     async def start(self) -> None:
         """Start looking in the running loop; does nothing if it runs."""
@@ -104,8 +106,8 @@ class Scheduler:
         ``execute_at`` of another schedule type is ignored, with a warning in the log. Raises ValidationError naming the
         field.
         """
-        foreign = rules.foreign_timing(schedule_type, interval_seconds, cron_expression, execute_at)
-        schedule = rules.new_schedule(
+        foreign = foreign_timing(schedule_type, interval_seconds, cron_expression, execute_at)
+        schedule = new_schedule(
             name,
             task_type,
             schedule_type,
@@ -150,15 +152,15 @@ class Scheduler:
 
     async def pause_task(self, task_id: str) -> None:
         """Disable a schedule, for every process. Raises NotFound."""
-        log.debug("schedule {} paused", _named(await self._edit(task_id, rules.paused)))
+        log.debug("schedule {} paused", _named(await self._edit(task_id, paused)))
 
     async def resume_task(self, task_id: str) -> None:
         """Enable a schedule; what became due meanwhile follows its misfire policy. Raises NotFound, ValidationError."""
-        log.debug("schedule {} resumed", _named(await self._edit(task_id, rules.resumed)))
+        log.debug("schedule {} resumed", _named(await self._edit(task_id, resumed)))
 
     async def update_task(self, /, task_id: str, **changes: Any) -> None:
         """Change a schedule; with other timing its next run is later than now. Raises NotFound, ValidationError."""
-        edited = await self._edit(task_id, lambda schedule, now: rules.changed(schedule, now, **changes))
+        edited = await self._edit(task_id, lambda schedule, now: changed(schedule, now, **changes))
         log.debug("schedule {} changed", _named(edited))
 
     async def delete_task(self, task_id: str) -> bool:
@@ -171,7 +173,7 @@ class Scheduler:
         """Fire once more, now; return the task's id. The next due time stays. Raises NotFound."""
         while True:
             before = await self.get(task_id)
-            after, task = rules.run_now(before, self._clock.now(), new_id())
+            after, task = run_now(before, self._clock.now(), new_id())
             if await self._write([(before, after, (task,))]) == [True]:
                 log.debug("schedule {} fired now: {}", _named(before), named(task))
                 return task.task_id
@@ -196,7 +198,7 @@ class Scheduler:
     async def declare(self, wanted: Sequence[Schedule]) -> None:
         """Make what the code declares true: created once, changed where it differs; paused stays paused."""
         for schedule, stored in zip(wanted, await self.add(wanted), strict=True):
-            if stored is not schedule and (changes := rules.differences(stored, schedule)):
+            if stored is not schedule and (changes := differences(stored, schedule)):
                 await self.update_task(stored.task_id, **changes)
 
     async def list(self, enabled_only: bool = False) -> Sequence[Schedule]:
@@ -210,7 +212,7 @@ class Scheduler:
         self._next_look = 0  # whoever changes something now need not wake us
         await self._recover(now)
         if self._steps.back():
-            self._set_back = rules.CLOCKS_DIFFER
+            self._set_back = CLOCKS_DIFFER
         if self._set_back is not None:
             await self._bring_near(now, self._set_back)
         if not self._agenda.covers(now):
@@ -238,7 +240,7 @@ class Scheduler:
     async def _bring_near(self, now: int, differ: int) -> None:
         """Let intervals go on after the clock was set back."""
         found = await self._schedules.written_after(now)
-        changes = [ScheduleChange(schedule, rules.brought_near(schedule, now, differ)) for schedule in found]
+        changes = [ScheduleChange(schedule, brought_near(schedule, now, differ)) for schedule in found]
         changes = [change for change in changes if change.after is not change.before]
         for begin in range(0, len(changes), LIMIT):
             # One that does not hold was brought near by another process, or edited since.
@@ -266,10 +268,10 @@ class Scheduler:
     async def _fire(self, due: Sequence[Schedule], now: int) -> None:
         watched = [schedule.task_id for schedule in due if schedule.overlap != "allow"]
         active = await self._queue_backend.active(watched) if watched else {}
-        firings: list[tuple[Schedule, rules.Firing]] = []
+        firings: list[tuple[Schedule, Firing]] = []
         for schedule in due:
             try:
-                firings.append((schedule, rules.fire(schedule, now, active.get(schedule.task_id, 0))))
+                firings.append((schedule, fire(schedule, now, active.get(schedule.task_id, 0))))
             except Exception as error:  # whatever a stored row holds: it must not stop the others
                 await self._refuse(schedule, error, now)
         held = await self._write([(before, firing.schedule, firing.tasks) for before, firing in firings])
@@ -343,7 +345,7 @@ class Scheduler:
             late = [task for s in left for task in s.outbox if task.created_at <= now // SECOND - RECOVERY]
             await self._deliver(left, late)
 
-    def _tell(self, schedule: Schedule, firing: rules.Firing, now: int) -> None:
+    def _tell(self, schedule: Schedule, firing: Firing, now: int) -> None:
         emit = self._queue.events.emit
         for due, task in zip(firing.fired, firing.tasks, strict=True):
             if gate.open:
@@ -362,7 +364,7 @@ class Scheduler:
         log.error("schedule {} cannot be fired: {}", _title(schedule), known)
         if count >= MAX_REFUSALS:
             del self._refusals[schedule.task_id]
-            if await self._schedules.change([ScheduleChange(schedule, rules.paused(schedule, now))]) == [True]:
+            if await self._schedules.change([ScheduleChange(schedule, paused(schedule, now))]) == [True]:
                 log.error("schedule {} is disabled; correct it and resume it", _title(schedule))
                 self._queue.events.emit("disabled", now, None, schedule=schedule, error=known)
 

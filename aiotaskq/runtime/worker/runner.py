@@ -14,18 +14,8 @@ import msgspec
 
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.deadlines import Deadlines
-from aiotaskq.core.outcome import (
-    Cancelled,
-    Completed,
-    Failed,
-    LeaseExpired,
-    Outcome,
-    Released,
-    TimedOut,
-    describe,
-    storable,
-    unstorable,
-)
+from aiotaskq.core.outcome import Cancelled, Completed, Failed, LeaseExpired, Outcome, Released, TimedOut, unstorable
+from aiotaskq.core.serialize import describe, storable
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import application_frames, gate, log, named, printable

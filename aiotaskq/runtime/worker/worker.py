@@ -13,8 +13,10 @@ from typing import Any
 from aiotaskq.backends.base import CANCEL, Backend
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Service
-from aiotaskq.core.outcome import Cancelled, Completed, Outcome, Released, storable
-from aiotaskq.core.task import MAX_NAME, SECOND, Status, Task, check_int, check_key, check_seconds
+from aiotaskq.core.outcome import Cancelled, Completed, Outcome, Released
+from aiotaskq.core.serialize import storable
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import HostClock

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.preview import preview, upcoming
 from aiotaskq.core.schedule import check_timing
-from aiotaskq.core.task import MAX_ID, check_json, check_key
+from aiotaskq.core.validation import MAX_ID, check_json, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
 from aiotaskq.web.schemas import (

@@ -7,7 +7,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from aiotaskq.core.task import MAX_ID, MAX_NAME, Status, check_json, check_key
+from aiotaskq.core.task import Status
+from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_json, check_key
 from aiotaskq.errors import TaskConflict
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
 from aiotaskq.web.schemas import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from aiotaskq.core.task import MAX_KEY, check_json, check_key
+from aiotaskq.core.validation import MAX_KEY, check_json, check_key
 from aiotaskq.errors import NotFound
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
 from aiotaskq.web.schemas import MAX_PAGE, KeyPage, PageQuery, Value, ValueBody

@@ -10,7 +10,7 @@ import pytest
 from aiotaskq import TaskQ
 from aiotaskq.backends.base import ScheduleChange
 from aiotaskq.backends.sql.backend import SqlBackend
-from aiotaskq.core.schedule import derived_id
+from aiotaskq.core.firing import derived_id
 from aiotaskq.core.task import SECOND, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
 from tests.backends.outage.place import Place, fill_pool

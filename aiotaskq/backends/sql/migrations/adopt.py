@@ -17,7 +17,8 @@ from sqlalchemy import Connection, inspect, text
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.core.cron_parser import Refused, clip_text
-from aiotaskq.core.task import INT32, SECOND, Status
+from aiotaskq.core.task import SECOND, Status
+from aiotaskq.core.validation import INT32
 from aiotaskq.errors import CronError, ValidationError
 from aiotaskq.log import ERROR, log, printable
 

@@ -15,7 +15,8 @@ from croniter import CroniterBadDateError, CroniterError, croniter
 from aiotaskq.backends.sql.migrations.adopt_cron import rewritten
 from aiotaskq.core.cron import Cron
 from aiotaskq.core.cron_parser import Refused
-from aiotaskq.core.schedule import Schedule, fire
+from aiotaskq.core.firing import fire
+from aiotaskq.core.schedule import Schedule
 from aiotaskq.log import output
 from tests.backends.sql.migrations.legacy import (
     NOW,

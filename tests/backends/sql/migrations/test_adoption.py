@@ -196,7 +196,8 @@ def test_overdue_schedules_do_not_flood(path: Path, engine: sa.Engine) -> None: 
             ("fire_once", 1)
         ]
 
-    from aiotaskq.core.schedule import Schedule, fire
+    from aiotaskq.core.firing import fire
+    from aiotaskq.core.schedule import Schedule
 
     schedule = Schedule(
         task_id="s0", name="n", task_type="t", schedule_type="interval", interval_seconds=1, created_at=1, updated_at=1,

@@ -19,7 +19,8 @@ from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.sqlite_connections import READERS, SqliteConnections
 from aiotaskq.concurrency.sheltered import Sheltered
-from aiotaskq.core.task import Status, Task, TaskFilter, new_id
+from aiotaskq.core.ids import new_id
+from aiotaskq.core.task import Status, Task, TaskFilter
 from aiotaskq.errors import (
     DatabaseUnavailable,
 )

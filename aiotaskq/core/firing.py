@@ -1,0 +1,164 @@
+"""What a due schedule fires: ``fire(schedule, now)`` turns it into tasks and its own next self.
+
+The scheduler writes both in one transaction. The next due time is always computed from the one just fired, never from
+now, so nothing drifts, and a timer that wakes early fires nothing. Everything here is pure.
+"""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from typing import Final
+
+import msgspec
+
+from aiotaskq.core.ids import next_seq
+from aiotaskq.core.schedule import Schedule, ScheduleStuck, cron_of, following, step_of
+from aiotaskq.core.task import SECOND, Task
+
+MAX_CATCH_UP: Final = 100
+"""The most runs that one ``fire`` makes up for, whatever the policy and the clock say."""
+MISFIRE_GRACE: Final = 60
+"""Seconds that a run may be late before the misfire policy ``skip`` skips it."""
+NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "aiotaskq:schedule")
+"""The namespace of the ids of fired tasks. Another one would fire a due time twice."""
+CLOCKS_DIFFER: Final = 2 * SECOND
+"""Microseconds by which a clock may be set back without consequence."""
+HOSTS_DIFFER: Final = 60 * SECOND
+"""Microseconds by which the clocks of two hosts may differ without a sign that one was set back."""
+_POSTPONE: Final = 5 * SECOND  # a `once` that must not overlap is tried again after this time
+
+
+class Firing(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of ``fire``."""
+
+    schedule: Schedule
+    """Its next self."""
+    tasks: tuple[Task, ...] = ()
+    fired: tuple[int, ...] = ()
+    """The due times of ``tasks``."""
+    skipped: tuple[tuple[int, str], ...] = ()
+    """The latest skipped due times, at most 100, each with its reason: misfire, catch_up, overlap or max_runs."""
+    skipped_count: int = 0
+    """How many were skipped in all; an estimate beyond some hundred due times of a cron expression."""
+
+
+def fire(schedule: Schedule, now: int, active: int = 0) -> Firing:
+    """Return what the schedule fires at ``now`` (microseconds), and its next self, which is due later than ``now``.
+
+    There is one task per due time, with an id derived from schedule and due time, so that two schedulers make the same
+    task. However many due times have passed, the work is bounded: at most MAX_CATCH_UP tasks are made. A schedule that
+    is not due does not change.
+
+    Args:
+        active: how many earlier tasks of this schedule are unfinished; used unless ``overlap`` is ``allow``.
+
+    Raises:
+        ScheduleStuck: the schedule does not advance (an adopted row with an interval of 0, for instance).
+        CronError: an adopted cron expression cannot be read.
+    """
+    due = schedule.due
+    if not schedule.enabled or due is None or due > now:
+        return Firing(schedule=schedule)
+    total, dues, next_due = _passed(schedule, due, now)
+    if next_due is not None and next_due <= dues[-1]:
+        raise ScheduleStuck(f"schedule {schedule.task_id}: the next due {next_due} is not after {dues[-1]}")
+    verdicts = _verdicts(schedule, dues, now, active)
+    fired = tuple(each for each, reason in verdicts if reason is None)
+    skipped = tuple((each, reason) for each, reason in verdicts if reason is not None)
+    after = schedule.replace(updated_at=now // SECOND)
+    if fired:
+        after = after.replace(run_count=schedule.run_count + len(fired), last_run_at=now // SECOND)
+    if next_due is None and skipped and skipped[-1][1] == "overlap":
+        next_due = now + _POSTPONE  # else its only run would never happen
+    after = after.without_due() if next_due is None or after.finished else after.with_due(next_due)
+    return Firing(
+        schedule=after,
+        tasks=tuple(_task(schedule, derived_id(schedule.task_id, each), now) for each in fired),
+        fired=fired,
+        skipped=skipped,
+        skipped_count=total - len(fired),
+    )
+
+
+def run_now(schedule: Schedule, now: int, task_id: str) -> tuple[Schedule, Task]:
+    """Return an extra run under the given id, and the schedule after it: it counts, and the next due time stays."""
+    after = schedule.replace(run_count=schedule.run_count + 1, last_run_at=now // SECOND, updated_at=now // SECOND)
+    return (after.without_due() if after.finished else after), _task(schedule, task_id, now)
+
+
+def brought_near(schedule: Schedule, now: int, differ: int = CLOCKS_DIFFER) -> Schedule:
+    """Return an interval schedule due within one interval from ``now`` (microseconds), if the clock was set back.
+
+    The sign of that is a row that was written later than ``now``, and is due more than an interval later, by more than
+    ``differ`` microseconds. Every other schedule is returned unchanged: cron expressions and ``once`` name times of the
+    wall clock, and wait for them.
+    """
+    due, written = schedule.due, schedule.updated_at * SECOND
+    if schedule.schedule_type != "interval" or due is None or not schedule.enabled:
+        return schedule
+    step = (schedule.interval_seconds or 0) * SECOND  # an adopted row may have none, which `fire` refuses
+    if step <= 0 or not now + step + differ < due <= written + step + CLOCKS_DIFFER:
+        return schedule
+    # Task ids are derived from due times: those of the repeated hour must differ from those that were fired before.
+    return schedule.replace(updated_at=now // SECOND).with_due(now + (due - now) % step + 1)
+
+
+def derived_id(schedule_id: str, due: int) -> str:
+    """Return the id of the task for a due time (microseconds): the same in every process."""
+    return str(uuid.uuid5(NAMESPACE, f"{schedule_id}:{due}"))
+
+
+def _passed(schedule: Schedule, due: int, now: int) -> tuple[int, tuple[int, ...], int | None]:
+    """Return how many due times are not after ``now``, the latest of them, and the one that follows."""
+    if schedule.schedule_type == "once":
+        return 1, (due,), None
+    if schedule.schedule_type == "cron":
+        latest = cron_of(schedule).latest(due, now, MAX_CATCH_UP)
+        dues = (due, *latest.dues)[-MAX_CATCH_UP:]
+        return latest.total + 1, dues, following(schedule, dues[-1])
+    step = step_of(schedule)
+    total = (now - due) // step + 1
+    last = due + (total - 1) * step
+    return total, tuple(last - step * back for back in reversed(range(min(total, MAX_CATCH_UP)))), last + step
+
+
+def _verdicts(schedule: Schedule, dues: tuple[int, ...], now: int, active: int) -> list[tuple[int, str | None]]:
+    """Return each due time with the reason to skip it, or None. Where there is a limit, the latest ones are fired."""
+    room = {"skip": 1 if active <= 0 else 0, "buffer_one": max(0, 2 - active)}.get(schedule.overlap, MAX_CATCH_UP)
+    runs = schedule.max_runs - schedule.run_count if schedule.max_runs > 0 else MAX_CATCH_UP
+    verdicts: list[tuple[int, str | None]] = []
+    fired = 0
+    for due in reversed(dues):
+        late = now - due
+        reason = None
+        if schedule.catch_up is not None and late > schedule.catch_up * SECOND:
+            reason = "catch_up"
+        elif (schedule.misfire == "skip" and late > MISFIRE_GRACE * SECOND) or (
+            schedule.misfire != "fire_all" and due != dues[-1]
+        ):
+            reason = "misfire"
+        elif fired >= runs:
+            reason = "max_runs"
+        elif fired >= room:
+            reason = "overlap"
+        else:
+            fired += 1
+        verdicts.append((due, reason))
+    return verdicts[::-1]
+
+
+def _task(schedule: Schedule, task_id: str, now: int) -> Task:
+    return Task(
+        task_id=task_id,
+        type=schedule.task_type,
+        params=copy.deepcopy(schedule.params),  # a handler may change them
+        priority=schedule.priority,
+        max_retries=schedule.max_retries,
+        created_at=now // SECOND,
+        scheduler_task_id=schedule.task_id,
+        queue=schedule.queue,
+        run_at=now,
+        seq=next_seq(now),
+        timeout=schedule.timeout,
+    )

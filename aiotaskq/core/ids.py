@@ -1,0 +1,28 @@
+"""Ids and push stamps of new tasks: both rise with time."""
+
+from __future__ import annotations
+
+import os
+import time
+
+_head = 0, ""  # the latest millisecond, and the part of an id that says it
+_stamp = 0
+
+
+def new_id() -> str:
+    """Return a new UUID (version 7, RFC 9562): time-ordered, so that index inserts stay at the right end."""
+    global _head
+    millisecond, head = _head
+    if (now := time.time_ns() // 1_000_000) != millisecond:
+        head = f"{now >> 16:08x}-{now & 0xFFFF:04x}-7"
+        _head = now, head
+    tail = os.urandom(9).hex()
+    return f"{head}{tail[:3]}-a{tail[3:6]}-{tail[6:]}"
+
+
+def next_seq(now: int) -> int:
+    """Return a push stamp: ``now`` (microseconds), or one more than the last stamp where that is larger."""
+    global _stamp
+    # Two threads may get an equal stamp; equal stamps are ordered by the store.
+    _stamp = now if now > _stamp else _stamp + 1
+    return _stamp

@@ -1,0 +1,99 @@
+"""What a handler returns or raises, as values that every store can hold."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import msgspec
+
+from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.validation import INT64, MAX_DEPTH, check_json, shown
+
+MAX_ERROR = 16 * 1024  # bytes of error text that are kept
+MAX_RESULT = 64 * 1024 * 1024  # bytes of JSON
+
+
+def clip(text: str) -> str:
+    """Return error text that every store can hold: NUL and lone surrogates escaped, at most 16 KB."""
+    # Cut before it is encoded as well: an error text can have many megabytes.
+    data = text[: MAX_ERROR + 1].replace("\x00", "\\x00").encode("utf-8", "backslashreplace")
+    if len(data) <= MAX_ERROR:
+        return data.decode()
+    return data[: MAX_ERROR - 20].decode("utf-8", "ignore") + "\n… (truncated)"
+
+
+def describe(error: BaseException) -> str:
+    """Return the error as text: ``Type: message`` in the first line, then the traceback."""
+    try:
+        message = str(error)
+    except Exception as broken:  # the exception's own __str__ may raise
+        message = f"<{type(broken).__name__} in __str__>"
+    head = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    frames = traceback.format_tb(error.__traceback__, limit=-20)
+    return head + ("\n\nTraceback (most recent call last):\n" + "".join(frames) if frames else "")
+
+
+def storable(result: Any) -> Any:
+    """Return a handler's result as JSON values: tuples become lists, dataclasses and structs dicts, dates text.
+
+    Raises ValidationError with the path to a part that cannot be stored. NUL and lone surrogates are escaped, not
+    refused, since the work is done.
+    """
+    kind = type(result)
+    if result is None or kind is bool or (kind is int and abs(result) <= INT64):
+        return result
+    _check_keys("result", result)
+    try:
+        plain = _plain(result)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValidationError(f"{_culprit('result', result)}: {error}") from None
+    plain = _escape(plain)
+    check_json("result", plain, limit=MAX_RESULT)
+    return plain
+
+
+def _check_keys(path: str, value: Any, depth: int = 0) -> None:
+    """Raise ValidationError for two keys that would be one key in JSON, so that a value would be lost."""
+    if depth > MAX_DEPTH:
+        return  # refused later, with a path
+    if isinstance(value, dict):
+        if any(type(key) is not str for key in value) and len({str(key) for key in value}) < len(value):
+            raise ValidationError(f"{path}: two of its keys are the same text in JSON")
+        for key, item in value.items():
+            _check_keys(f"{path}.{key}" if isinstance(key, str) else f"{path}[{shown(key)}]", item, depth + 1)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            _check_keys(f"{path}[{number}]", item, depth + 1)
+
+
+def _plain(value: Any) -> Any:
+    return msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview), str_keys=True)
+
+
+def _culprit(path: str, value: Any) -> str:
+    """Return the path to the first part that cannot be converted; for a cycle, the beginning of the way round it."""
+    while len(path) < 80:
+        names = (
+            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+        )
+        for name, item in names:
+            try:
+                _plain(item)
+            except Exception:
+                path, value = f"{path}.{name}" if isinstance(name, str) else f"{path}[{shown(name)}]", item
+                break
+        else:
+            return path
+    return f"{path}…"
+
+
+def _escape(value: Any, depth: int = 0) -> Any:
+    if isinstance(value, str):
+        return value.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+    if depth < 100:  # deeper values are refused by check_json with a path
+        if isinstance(value, list | tuple):
+            return [_escape(item, depth + 1) for item in value]
+        if isinstance(value, dict):
+            return {_escape(key): _escape(item, depth + 1) for key, item in value.items()}
+    return value

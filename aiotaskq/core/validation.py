@@ -1,0 +1,163 @@
+"""Checks input before anything is written; each check returns the value, or raises ValidationError naming the field.
+
+The limits are those of the documented tables, and of what every store can hold.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from aiotaskq.core.errors import ValidationError
+
+MAX_PAYLOAD = 256 * 1024  # bytes of JSON
+MAX_ID = 36  # characters, the documented VARCHAR(36)
+MAX_NAME = 100  # characters of a type or queue name, the documented VARCHAR(100)
+MAX_KEY = 255  # characters of a unique, idempotency or public key
+MAX_DEPTH = 64  # nested lists and dicts in params
+INT32 = 2**31 - 1
+INT64 = 2**63 - 1
+TEN_YEARS = 315_360_000  # seconds; the longest delay, timeout, interval or ttl that is accepted
+
+
+def check_text(field: str, value: object, limit: int) -> str:
+    """Return ``value`` if it is a string of 1 to ``limit`` characters that every store can hold.
+
+    Raises ValidationError for another type, only white space, NUL, or a lone surrogate.
+    """
+    if not isinstance(value, str):
+        raise ValidationError(f"{field}: a string is needed (got {type(value).__name__})")
+    if not value or value.isspace():
+        raise ValidationError(f"{field}: must not be empty")
+    if len(value) > limit:
+        raise ValidationError(f"{field}: {len(value)} characters are more than {limit} (starts with {value[:20]!r})")
+    _check_chars(field, value)
+    return value
+
+
+def check_key(field: str, value: object, limit: int = MAX_KEY) -> str:
+    """Return ``value`` as :func:`check_text` does; raises ValidationError for any other control character as well."""
+    text = check_text(field, value, limit)
+    # Printable text has no control characters; other text has not always one.
+    if not text.isprintable() and any(char < " " or char == "\x7f" for char in text):
+        raise ValidationError(f"{field}: control characters are not allowed (got {text[:40]!r})")
+    return text
+
+
+def check_hashable(field: str, value: Any) -> Any:
+    """Return ``value`` if it is hashable, as an id or key in memory must be; raises ValidationError."""
+    try:
+        hash(value)
+    except TypeError:
+        raise ValidationError(f"{field}: {type(value).__name__} is not hashable, so it cannot be a key") from None
+    return value
+
+
+def shown(value: object) -> str:
+    """Return at most 40 characters that stand for any value in an error message."""
+    try:
+        return f"{value!r:.40}"
+    except Exception:  # Python refuses to print an int of more than 4,300 digits, and a __repr__ may raise anything
+        return f"a huge or odd {type(value).__name__}"
+
+
+def check_int(field: str, value: object, low: int = -INT32, high: int = INT32) -> int:
+    """Return ``value`` if it is an int (not a bool) in ``low..high``; raises ValidationError."""
+    if type(value) is not int:
+        raise ValidationError(f"{field}: an int is needed (got {type(value).__name__} {shown(value)})")
+    if not low <= value <= high:
+        number = value if value.bit_length() < 200 else f"an int of {value.bit_length()} bits"
+        raise ValidationError(f"{field}: {number} is not in {low}..{high}")
+    return value
+
+
+def check_seconds(field: str, value: object, *, zero: bool = True) -> float:
+    """Return ``value`` as seconds: a finite number from 0 (or just above) to ten years; raises ValidationError."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        kind = type(value).__name__
+        raise ValidationError(f"{field}: seconds as int or float are needed (got {kind} {shown(value)})")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValidationError(f"{field}: {value} is not a number of seconds")
+    if value < 0 or (value == 0 and not zero):
+        raise ValidationError(f"{field}: must be {'at least' if zero else 'more than'} 0 seconds (got {shown(value)})")
+    if value > TEN_YEARS:
+        raise ValidationError(f"{field}: {shown(value)} seconds is more than ten years")
+    return float(value)
+
+
+def check_params(params: object) -> dict[str, Any]:
+    """Return ``params`` if it is a dict (None means empty); raises ValidationError."""
+    if params is None:
+        return {}
+    if not isinstance(params, dict):
+        raise ValidationError(f"params: a dict is needed (got {type(params).__name__})")
+    return params
+
+
+def check_json(field: str, value: object, limit: int = MAX_PAYLOAD) -> bytes:
+    """Return ``value`` as JSON bytes, if every durable store gives back an equal value.
+
+    Raises ValidationError with the path to a value that is not JSON (``params.items[3]: set is not JSON``), and for
+    NaN, infinities, ints over 64 bits, NUL, lone surrogates, more than MAX_DEPTH levels, or more than ``limit`` bytes.
+    """
+    _walk(field, value, 0)
+    encoded = msgspec.json.encode(value)
+    if len(encoded) > limit:
+        raise ValidationError(
+            f"{field}: {len(encoded):,} bytes of JSON are more than {limit:,}; store a reference instead"
+        )
+    return encoded
+
+
+_HINTS = {
+    "tuple": "; use a list",
+    "bytes": "; encode it as text",
+    "datetime": "; use .isoformat()",
+    "date": "; use .isoformat()",
+    "set": "; use a list",
+    "UUID": "; use str()",
+    "Decimal": "; use str()",
+}
+
+
+def _walk(path: str, value: object, depth: int) -> None:
+    kind = type(value)
+    if kind is str:
+        _check_chars(path, value)  # type: ignore[arg-type]
+    elif kind is bool or value is None:
+        pass
+    elif kind is int:
+        if not -INT64 - 1 <= value <= INT64:  # type: ignore[operator]
+            raise ValidationError(f"{path}: an int over 64 bits is not portable JSON; use a string")
+    elif kind is float:
+        if not math.isfinite(value):  # type: ignore[arg-type]
+            raise ValidationError(f"{path}: {value} is not JSON")
+    elif kind is dict or kind is list:
+        if depth >= MAX_DEPTH:
+            raise ValidationError(f"{path[:80]}…: nested deeper than {MAX_DEPTH} levels (or in a cycle)")
+        if kind is dict:
+            for key, item in value.items():  # type: ignore[attr-defined]
+                if type(key) is not str:
+                    raise ValidationError(f"{path}: key {shown(key)} is {type(key).__name__}; JSON keys are strings")
+                _check_chars(f"{path} key", key)
+                _walk(f"{path}.{key}", item, depth + 1)
+        else:
+            for index, item in enumerate(value):  # type: ignore[arg-type]
+                _walk(f"{path}[{index}]", item, depth + 1)
+    else:
+        raise ValidationError(f"{path}: {kind.__name__} is not JSON{_HINTS.get(kind.__name__, '')}")
+
+
+def _check_chars(field: str, text: str) -> None:
+    if text.isascii():
+        if "\x00" in text:
+            raise ValidationError(f"{field}: NUL characters are not portable text")
+        return
+    if "\x00" in text:
+        raise ValidationError(f"{field}: NUL characters are not portable text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValidationError(f"{field}: a lone surrogate at position {error.start} is not text") from None
