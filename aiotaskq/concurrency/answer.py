@@ -1,4 +1,4 @@
-"""One answer on its way from one thread to another: what a Future is, with nothing around it but a lock."""
+"""A future that carries one value or error from one thread to another, with a single lock."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ T = TypeVar("T")
 class Answer(Generic[T]):
     """The part of ``concurrent.futures.Future`` that a blocking call needs, under the same names.
 
-    A Future has a condition, and that a lock for each who waits: 8 µs of a round trip of 50. Whoever takes the one
-    token settles it, once; the lock is free from then on.
+    It exists for its speed: with a ``Future``, whose condition makes a lock for each waiter, a call through the loop
+    thread takes over 5 % longer. The lock is held until there is an answer; the thread that takes the token gives it.
     """
 
     __slots__ = ("_cancelled", "_error", "_lock", "_settled", "_token", "_value")
@@ -38,51 +38,51 @@ class Answer(Generic[T]):
         self._lock.release()
 
     def set_result(self, value: T) -> None:
-        """Answer. Raises InvalidStateError where there is an answer."""
+        """Set the value. Raises InvalidStateError if there is an answer already."""
         if not self._take():
             raise InvalidStateError
         self._value = value
         self._settle()
 
     def set_exception(self, error: BaseException) -> None:
-        """Answer by an error. Raises InvalidStateError where there is an answer."""
+        """Set the error. Raises InvalidStateError if there is an answer already."""
         if not self._take():
             raise InvalidStateError
         self._error = error
         self._settle()
 
     def cancel(self) -> bool:
-        """Let nobody answer any more; return whether that is so."""
+        """Cancel, unless there is an answer already; return whether it is cancelled."""
         if self._take():
             self._cancelled = True
             self._settle()
         return self.cancelled()
 
     def done(self) -> bool:
-        """Whether there is an answer, or will be none."""
+        """Whether there is an answer, or it was cancelled."""
         return self._settled
 
     def cancelled(self) -> bool:
-        """Whether there will be none."""
+        """Whether it was cancelled."""
         return self._settled and self._cancelled
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for ``timeout`` seconds; return whether there is an answer, or will be none."""
+        """Wait at most ``timeout`` seconds; return whether it is done."""
         if not self._settled:
             if not self._lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)):
                 return False
             self._lock.release()
         return True
 
-    def _come(self, timeout: float | None) -> None:
+    def _wait_for_answer(self, timeout: float | None) -> None:
         if not self.wait(timeout):
             raise TimeoutError
         if self._cancelled:
             raise CancelledError
 
     def result(self, timeout: float | None = None) -> T:
-        """Wait for the answer, for ``timeout`` seconds; raise its error, TimeoutError, or CancelledError."""
-        self._come(timeout)
+        """Return the value, within ``timeout`` seconds. Raises the error, TimeoutError, or CancelledError."""
+        self._wait_for_answer(timeout)
         if self._error is not None:
             try:
                 raise self._error
@@ -91,6 +91,6 @@ class Answer(Generic[T]):
         return cast(T, self._value)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait as ``result`` does; return the error, or None where there is a value."""
-        self._come(timeout)
+        """Return the error, or None if there is a value; waits and raises as ``result`` does."""
+        self._wait_for_answer(timeout)
         return self._error

@@ -1,4 +1,4 @@
-"""Group commit: concurrent awaits become one call of a verb that takes lists."""
+"""Group commit: items that several coroutines add at the same time are written by one call."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ R = TypeVar("R")
 
 
 class Batch(Generic[I, R]):
-    """Collects what comes while the last call runs. No timer: the first caller never waits for others.
+    """Collects the items that are added while a call runs, for the next call. A single caller never waits for others.
 
-    What one caller adds stays together in one call. An error in a batch fails only its own caller: the others are tried
-    again by themselves; but a store that cannot be reached fails all. Belongs to the loop that uses it.
+    The items of one ``add`` stay together in one call. If a call fails, its callers are tried one by one, so that an
+    error reaches only the caller whose items cause it; DatabaseUnavailable reaches all. Belongs to the loop that uses
+    it.
     """
 
     def __init__(self, write: Callable[[list[I]], Awaitable[list[R]]], limit: int = 500) -> None:
@@ -30,15 +31,15 @@ class Batch(Generic[I, R]):
         self._bound = LoopBound()
 
     async def add(self, items: Sequence[I]) -> list[R]:
-        """Return the answers for the items, when they are written."""
+        """Return the answers for the items once they are written. Raises what ``write`` raises for them."""
         if self._bound.bind():
-            self._waiting.clear()  # left behind by a loop that is gone
+            self._waiting.clear()  # futures of another loop
             self._flusher = None
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[R]] = loop.create_future()
         self._waiting.append((items, future))
         if self._flusher is None or self._flusher.done():
-            # It begins in the loop's next round: by then all callers of a gather() have arrived.
+            # It begins in the loop's next iteration: by then all callers of a gather() have added their items.
             self._flusher = Sheltered(self._flush(), loop=loop, name="aiotaskq-batch")
         return await future
 
@@ -52,7 +53,7 @@ class Batch(Generic[I, R]):
             try:
                 await self._together(group)
             except BaseException:
-                # Only the end of the loop cancels a flusher; nobody may be left waiting for it.
+                # Only the end of the loop cancels the flusher; no caller may be left waiting for it.
                 for _, future in [*group, *self._waiting]:
                     future.cancel()
                 self._waiting.clear()

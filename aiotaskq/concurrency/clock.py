@@ -1,4 +1,4 @@
-"""The only reader of the clock: real, steady, or virtual. Below the actors, now is an argument."""
+"""The only place that reads a clock: the system's, a steady one, a store's, or a virtual one for tests."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from weakref import WeakSet
 
 from aiotaskq.concurrency.wakeup import Waitable
 
-ROUNDS = 1_000  # of a loop: something in it that never comes to rest, such as a busy wait, must not stop virtual time
-SAME_MOMENT = 10_000  # microseconds between two reads of a clock
-BLIND_ROUNDS = 20  # of a loop that does not show whether it is at rest
+ROUNDS = 1_000  # iterations of a loop after which virtual time goes on, though something in it never waits
+SAME_MOMENT = 10_000  # microseconds within which two reads count as simultaneous
+BLIND_ROUNDS = 20  # iterations of a loop that does not show whether anything is ready
 
 
 class Clock(ABC):
-    """What the actors ask for time. Instants are integer microseconds UTC, durations float seconds."""
+    """Tells the time and waits. Instants are integer microseconds UTC, durations float seconds."""
 
     @abstractmethod
     def now(self) -> int:
@@ -28,12 +28,14 @@ class Clock(ABC):
 
     @abstractmethod
     def ticks(self) -> int:
-        """Return microseconds of a clock that cannot be set and, where the system has such a one, goes on while the
-        host sleeps: for measuring how long something takes."""
+        """Return the microseconds of a clock that is never set, for measuring how long something takes.
+
+        Where the system has such a clock, it goes on while the host is suspended.
+        """
 
     @abstractmethod
     def nanos(self) -> int:
-        """Return nanoseconds of a clock that is never set back: for what ends with the process and is read often."""
+        """Return the nanoseconds of a clock that is never set back, for values that end with the process."""
 
     @abstractmethod
     async def wait(self, event: Waitable, timeout: float) -> bool:
@@ -41,22 +43,22 @@ class Clock(ABC):
 
     @abstractmethod
     def call_later(self, delay: float, callback: Callable[[], object]) -> Callable[[], None]:
-        """Call back after ``delay`` seconds, in the running loop; returns what cancels it."""
+        """Call a function in the running loop after ``delay`` seconds; return a function that cancels it."""
 
     def anchor(self) -> int:
-        """Return ``now`` less ``ticks``: it changes only when the clock is set, since both go on equally."""
+        """Return ``now`` minus ``ticks``, which changes only when the clock is set."""
         for _ in range(10):
             begin, now = self.ticks(), self.now()
-            if self.ticks() - begin < SAME_MOMENT:  # else this thread was held up in between
+            if self.ticks() - begin < SAME_MOMENT:  # else this thread was suspended between the two
                 break
         return now - begin
 
     async def sleep(self, seconds: float) -> None:
-        """Let ``seconds`` pass."""
+        """Wait for so many seconds."""
         await self.wait(asyncio.Event(), seconds)
 
 
-# CLOCK_MONOTONIC stands still while Linux is suspended (clock_gettime(2)), and leases do not.
+# CLOCK_MONOTONIC stops while Linux is suspended (clock_gettime(2)); leases go on.
 _TICKS = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -69,7 +71,7 @@ class SystemClock(Clock):
     def ticks(self) -> int:
         return time.clock_gettime_ns(_TICKS) // 1000
 
-    nanos = staticmethod(time.monotonic_ns)  # no call of Python's own
+    nanos = staticmethod(time.monotonic_ns)  # without a Python function around it
 
     async def wait(self, event: Waitable, timeout: float) -> bool:
         if event.is_set():
@@ -87,7 +89,7 @@ class SystemClock(Clock):
 
 
 class SteadyClock(SystemClock):
-    """Wall time at the start of the process plus monotonic time since: for stores that end with the process."""
+    """The wall clock at the start of the process, plus monotonic time since: for stores that end with the process."""
 
     _offset = time.time_ns() // 1000 - time.monotonic_ns() // 1000
 
@@ -96,21 +98,21 @@ class SteadyClock(SystemClock):
 
 
 class StoreClock(SystemClock):
-    """A store's clock as seen from here: what it said at the last look, plus what a monotonic clock has counted since.
+    """A store's clock: the time that the store told last, plus the monotonic time that has passed since.
 
-    So hosts whose clocks differ agree about leases and due times. Before the first look, and for a store that goes by
-    the host's clock, it is the host's.
+    By it, hosts whose own clocks differ agree about leases and due times. Before the store is asked first, and for a
+    store without a clock of its own, it is the host's clock.
     """
 
-    DRIFT = 200  # microseconds a second by which two unsynchronised quartz clocks may part
+    DRIFT = 200  # microseconds a second by which two unsynchronised quartz clocks may diverge
 
     def __init__(self) -> None:
-        self._ahead: int | None = None  # of `ticks`
-        self._doubt = 0  # microseconds by which the last look may be wrong
-        self._looked = 0  # ticks of that look
+        self._ahead: int | None = None  # microseconds by which the store is ahead of `ticks`
+        self._doubt = 0  # microseconds by which that may be wrong
+        self._looked = 0  # ticks at which it was measured
         self.is_set = False
-        """Whether the store was asked."""
-        self._due = 0  # ticks from which on it should be asked again
+        """Whether the store was asked at least once."""
+        self._due = 0  # ticks at which it should be asked again
 
     def now(self) -> int:
         ahead = self._ahead
@@ -129,9 +131,9 @@ class StoreClock(SystemClock):
     async def look(self, ask: Callable[[], Awaitable[int | None]]) -> None:
         """Ask the store for its time. Raises what ``ask`` raises.
 
-        The answer was made somewhere between sending and receiving, so it is taken for the middle and may be wrong by
-        half of the round trip (F. Cristian, "Probabilistic clock synchronization", 1989); a better one is kept until
-        drift has made it worse.
+        The answer was made some time between sending and receiving. It is taken to be made in the middle, which may be
+        wrong by half of the round trip (F. Cristian, "Probabilistic clock synchronization", 1989). An answer of an
+        earlier, shorter round trip is kept until drift has made it worse than the new one.
         """
         sent = self.ticks()
         said = await ask()
@@ -143,25 +145,25 @@ class StoreClock(SystemClock):
         doubt = (received - sent) // 2
         aged = self._doubt + (received - self._looked) * self.DRIFT // 1_000_000
         ahead = said - (sent + received) // 2
-        # Where the two cannot both be right, a clock was set, or ours stood still while the host slept.
+        # If the two contradict each other, a clock was set, or `ticks` stopped while the host was suspended.
         if self._ahead is None or doubt <= aged or abs(ahead - self._ahead) > doubt + aged:
             self._ahead, self._doubt, self._looked = ahead, doubt, received
 
 
 class VirtualClock(Clock):
-    """Time that passes only by :meth:`advance`: for tests. One loop, not thread-safe."""
+    """A clock for tests, whose time passes only by :meth:`advance`. For one loop; not thread-safe."""
 
     def __init__(self, start: int = 1_700_000_000_000_000) -> None:
         self._now = start
         self._set_by = 0  # microseconds by which `step` has moved the wall clock
         self._latest = start
-        self._timers: list[tuple[int, int, list[Callable[[], object]]]] = []  # a heap; a cancelled one's list is empty
+        self._timers: list[tuple[int, int, list[Callable[[], object]]]] = []  # a heap; if cancelled, the list is empty
         self._cancelled = 0
         self._ties = count()
         self._watched: list[tuple[Callable[[], Iterable[asyncio.Future[Any]]], float]] = []
         self._given_up: WeakSet[asyncio.Future[Any]] = WeakSet()
         self.sleepers: Counter[asyncio.Task[Any] | None] = Counter()
-        """The asyncio tasks that wait for this clock just now: only time lets them go on."""
+        """The asyncio tasks that wait for this clock."""
 
     def now(self) -> int:
         return self._now
@@ -174,11 +176,10 @@ class VirtualClock(Clock):
         return self._latest * 1000
 
     def step(self, seconds: float) -> None:
-        """Set the clock forward or back without waking anybody early, as an administrator would."""
+        """Set the clock forward or back, as an administrator would; no wait ends earlier or later by that."""
         shift = round(seconds * 1_000_000)
         self._now += shift
         self._set_by += shift
-        # Waits are monotonic: they end after as much passed time as before the step.
         self._timers = [(due + shift, tie, callback) for due, tie, callback in self._timers]
 
     async def wait(self, event: Waitable, timeout: float) -> bool:
@@ -191,7 +192,7 @@ class VirtualClock(Clock):
         self.sleepers[here] += 1
         try:
             async with asyncio.timeout(None) as limit:
-                cancel = self.call_later(timeout, lambda: limit.reschedule(0))  # 0 is past in any loop: at once
+                cancel = self.call_later(timeout, lambda: limit.reschedule(0))  # 0 is past for any loop: now
                 try:
                     await event.wait()
                 finally:
@@ -221,22 +222,22 @@ class VirtualClock(Clock):
 
     @property
     def next_at(self) -> int | None:
-        """The instant at which the next timer fires, in microseconds UTC; None if nobody waits."""
+        """The instant at which the next timer fires, in microseconds UTC; None if there is no timer."""
         while self._timers and not self._timers[0][2]:
             heappop(self._timers)
             self._cancelled -= 1
         return self._timers[0][0] if self._timers else None
 
     def watch(self, pending: Callable[[], Iterable[asyncio.Future[Any]]], patience: float = 30.0) -> None:
-        """Let time stand still while one of the futures that ``pending()`` returns has not ended.
+        """Stop time while one of the futures that ``pending()`` returns has not ended.
 
-        They stand for work outside of the loop, such as that of a database; one that takes more than ``patience`` real
-        seconds is not waited for any longer.
+        They stand for work outside of the loop, such as that of a database. One that takes more than ``patience`` real
+        seconds is no longer waited for.
         """
         self._watched.append((pending, patience))
 
     async def advance(self, seconds: float) -> None:
-        """Let time pass: every timer fires at its own instant, and what it wakes runs before the next."""
+        """Let so many seconds pass: each timer fires at its instant, and what it starts runs before the next one."""
         end = self._now + round(seconds * 1_000_000)
         await self.settle()
         while (due := self.next_at) is not None and due <= end:
@@ -254,7 +255,7 @@ class VirtualClock(Clock):
         await self.settle()
 
     async def settle(self) -> None:
-        """Run the loop until nothing in it is ready, and what is watched has ended."""
+        """Run the loop until nothing in it is ready, and all watched futures have ended."""
         while True:
             await _until_quiet()
             left = [
@@ -273,9 +274,10 @@ class VirtualClock(Clock):
 
 
 async def _until_quiet() -> None:
-    """Let the running loop go round until it has nothing to do but wait.
+    """Run the loop until it has nothing to do but wait.
 
-    There is no public way to ask for that. The loops of asyncio show what is ready; with others, enough rounds must do.
+    There is no public way to ask whether it has. The loops of asyncio have a list of what is ready; other loops run a
+    fixed number of iterations.
     """
     ready: Sized | None = getattr(asyncio.get_running_loop(), "_ready", None)
     for _ in range(ROUNDS if ready is not None else BLIND_ROUNDS):

@@ -1,4 +1,4 @@
-"""Threads that cannot keep a process from ending, and that can still be used while it does."""
+"""An executor whose threads do not keep a process from ending, and can still be used while it ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class DaemonThreads(Executor):
-    """Up to ``size`` threads, made on demand, each a daemon: one that never returns ends with the process."""
+    """An executor of up to ``size`` daemon threads, made on demand; a call that never returns ends with the process."""
 
     def __init__(self, size: int, name: str) -> None:
         self._size = size
@@ -41,11 +41,11 @@ class DaemonThreads(Executor):
     def _serve(self) -> None:
         while (run := self._work.get()) is not None:
             run()
-            del run  # do not keep the last task's arguments alive while idle
+            del run  # an idle thread keeps no arguments alive
             self._idle.release()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let the threads end when all that was submitted has run; with ``wait``, return when they have."""
+        """End the threads after all submitted calls; with ``wait``, return when they have ended."""
         for _ in self._threads:
             self._work.put(None)
         for thread in self._threads if wait else ():

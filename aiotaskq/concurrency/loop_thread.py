@@ -1,8 +1,7 @@
-"""One background event loop in a daemon thread, with the guards that make blocking calls into it safe.
+"""An event loop in a daemon thread, and blocking calls into it from other threads.
 
-The mechanism only; what is called through it, and under which names, is decided elsewhere. The guards: a call from a
-thread that runs an event loop is refused at once, a fork starts anew, the end of the interpreter is a typed error, and
-a caller who leaves (deadline, Ctrl-C) takes the coroutine along.
+A call from a thread that runs an event loop is refused. A forked child starts a loop of its own. The end of the
+interpreter raises ClosedError. When a caller stops waiting (deadline, Ctrl-C), its coroutine is cancelled.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ __all__ = ["LoopThread", "refuse_running_loop"]
 
 T = TypeVar("T")
 
-LEAVE_SECONDS = 1.0  # how long a caller who gives up still waits for its cancelled coroutine to end
-EXIT_SECONDS = 1.5  # what the end of the interpreter may cost, all loop threads together
+LEAVE_SECONDS = 1.0  # for which a caller that gives up waits for the end of its cancelled coroutine
+EXIT_SECONDS = 1.5  # for which the end of the interpreter may wait, for all loop threads together
 
 _ENDING = "the interpreter is shutting down, so the background event loop takes no calls"
 _REFUSALS = ("cannot schedule new futures", "can't create new thread", "can't start new thread")
@@ -38,8 +37,8 @@ def _nothing() -> None: ...
 
 
 def refuse_running_loop(twin: str = "") -> None:
-    """Raise WrongLoop when the calling thread runs an event loop; ``twin`` is the awaitable to name, as ``pkg.fn``."""
-    if asyncio._get_running_loop() is None:  # the public get_running_loop() raises, which costs more than the call
+    """Raise WrongLoop if the calling thread runs an event loop; ``twin`` names the awaitable to use, as ``pkg.fn``."""
+    if asyncio._get_running_loop() is None:  # the public get_running_loop() would raise, which is slow
         return
     remedy = f"call 'await {twin}(...)' instead" if twin else "await its asynchronous counterpart instead"
     raise WrongLoop(
@@ -49,16 +48,16 @@ def refuse_running_loop(twin: str = "") -> None:
 
 
 class LoopThread:
-    """A daemon thread that runs one event loop: started on first use, closed at exit, forgotten after a fork.
+    """A daemon thread that runs one event loop: started at first use, closed at exit, dropped after a fork.
 
-    Safe to use from any number of threads. ``generation`` rises whenever a loop is gone (closed, crashed, left behind
-    by a fork): what was built on an older loop, such as a connection pool, must be built again.
+    Any number of threads may use it. ``generation`` rises when a loop is gone (closed, crashed, or inherited by a
+    forked child): objects that belong to an older loop, such as a connection pool, must be made again.
     """
 
     def __init__(self, name: str = "aiotaskq-loop") -> None:
         self.name = name
         self.generation = 0
-        self._lock = threading.Lock()  # held for changes of _host only, never while a caller waits for the loop
+        self._lock = threading.Lock()  # held for changes of _host, not while a caller waits
         self._host: _Host | None = None
         _all.add(self)
 
@@ -73,13 +72,13 @@ class LoopThread:
     ) -> T:
         """Run ``coro_fn()`` on the loop and block until it ends; return its value or raise its error.
 
-        ``timeout`` is in seconds. When it is over, or the waiting is interrupted (Ctrl-C), the coroutine is cancelled
-        and given up to a second to end. A value that was ready in spite of the deadline is returned; one that finds
-        nobody waiting any more is handed to ``unclaimed`` on the loop, so that a popped task can go back. When the
-        coroutine has ended, ``settled`` is called in the calling thread, which still counts as waiting.
+        ``timeout`` is in seconds. When it is over, or the waiting is interrupted (Ctrl-C), the coroutine is cancelled,
+        and has LEAVE_SECONDS to end. A value that is ready in spite of the deadline is returned. A value that comes
+        when the caller no longer waits is given to ``unclaimed`` on the loop, so that a popped task can be put back.
+        When the coroutine has ended, ``settled`` is called in the calling thread, as a part of the waiting.
 
-        Raises CallTimeout after the deadline, WrongLoop from a thread that runs an event loop (``coro_fn`` is not
-        called then), ClosedError while or after the loop is closed, crashed, or the interpreter ends.
+        Raises CallTimeout after the deadline, WrongLoop in a thread that runs an event loop (``coro_fn`` is not called
+        then), and ClosedError if the loop is closed or crashes, or the interpreter ends.
         """
         refuse_running_loop(twin)
         answer: Answer[T] = Answer()
@@ -91,19 +90,19 @@ class LoopThread:
                 return answer.result()
             cause = None if answer.cancelled() else answer.exception()
         except BaseException as error:
-            # Either the coroutine's own error, or the waiting was interrupted: a signal handler may raise any class.
+            # The coroutine's own error, or that of a signal handler, which interrupts the waiting; of any class.
             if not call.outcome_is(error):
                 call.abandon()
             raise
         finally:
-            # The error's traceback holds this frame, and the call holds the error: no cycle for gc to find.
+            # The call holds the error, whose traceback holds this frame: a reference cycle.
             del call, answer
         raise CallTimeout(f"the call did not finish within {timeout} s and was cancelled") from cause
 
     def submit(self, coro_fn: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         """Start ``coro_fn()`` on the loop without waiting. Cancelling the future cancels the coroutine.
 
-        Allowed from every thread, also from one that runs a loop. Raises ClosedError as ``run`` does.
+        Any thread may call it, also one that runs a loop. Raises ClosedError as ``run`` does.
         """
         future: Future[T] = Future()
         call = _Call(self._current(), coro_fn, future)
@@ -112,7 +111,7 @@ class LoopThread:
         return future
 
     def call_soon(self, fn: Callable[..., object], *args: object) -> None:
-        """Call ``fn(*args)`` on the loop as soon as it can, without waiting. Raises ClosedError as ``run`` does."""
+        """Call ``fn(*args)`` on the loop soon, without waiting. Raises ClosedError as ``run`` does."""
         host = self._current()
         try:
             host.loop.call_soon_threadsafe(fn, *args)
@@ -120,9 +119,9 @@ class LoopThread:
             raise host.gone() from None
 
     def add_closer(self, closer: Callable[[], Coroutine[Any, Any, object]]) -> Callable[[], None]:
-        """Have ``closer()`` awaited on the loop when it closes, last added first; return a function that takes it off.
+        """Await ``closer()`` on the loop when it closes, the last one added first; return a function that removes it.
 
-        It belongs to the loop of now: after a close, a crash or a fork, add it again (see ``generation``).
+        It belongs to the present loop: after a close, a crash or a fork, add it again (see ``generation``).
         """
         closers = self._current().closers
         closers.append(closer)
@@ -136,23 +135,23 @@ class LoopThread:
     def close(self, timeout: float = 5.0) -> bool:
         """End the loop and its thread within ``timeout`` seconds; return whether everything ended.
 
-        In this order, each with a third of the time: the calls under way are cancelled and their callers get
-        ClosedError (or the result, when it was ready); the closers run; every other task is cancelled. What ignores
-        its cancellation is abandoned with its thread. Idempotent, and safe from several threads; a later call starts a
-        new loop. Raises WrongLoop from a thread that runs an event loop.
+        In this order, each with a third of the time: the present calls are cancelled, and their callers get
+        ClosedError (or the result, if it is ready); the closers run; all other tasks are cancelled. A task that ignores
+        its cancellation is abandoned with the thread. Idempotent; several threads may call it; a later call of ``run``
+        starts a new loop. Raises WrongLoop in a thread that runs an event loop.
         """
         refuse_running_loop()
         host = uninterrupted(lambda: self._stop(timeout))
         return host is None or self._join(host, timeout)
 
     def _current(self) -> _Host:
-        """Return the running loop's host, started if there is none."""
+        """Return the host of the running loop; start one if there is none."""
         host = self._host
         if host is not None and not host.closed:
-            return host  # the usual way, without a lock: a signal handler may call while its thread is in here
+            return host  # without a lock, since a signal handler may call while its own thread is in here
         if _exiting or sys.is_finalizing():
             if threading.current_thread().daemon:
-                time.sleep(0.05)  # a worker's "except Exception: log, go on" would spin until the interpreter is gone
+                time.sleep(0.05)  # a loop with "except Exception: continue" would spin until the interpreter is gone
             raise ClosedError(_ENDING)
         return uninterrupted(self._start)
 
@@ -169,18 +168,18 @@ class LoopThread:
                 self._host = host
             elif host.closed:
                 if host.error is not None:
-                    self._forget(host)  # told once; the next call starts a new loop
+                    self._forget(host)  # the error is raised once; the next call starts a new loop
                 raise host.gone()
             return host
 
     def _stop(self, timeout: float) -> _Host | None:
-        """Tell the loop to wind down, without waiting; return its host."""
+        """Ask the loop to close, without waiting; return its host."""
         with self._lock:
             host = self._host
             if host is not None and not host.closed:
                 host.phase_seconds = timeout / 3
                 host.closed = True
-                with contextlib.suppress(RuntimeError):  # it crashed at this moment and has closed its loop
+                with contextlib.suppress(RuntimeError):  # it has just crashed and closed its loop
                     host.loop.call_soon_threadsafe(host.stop)
             return host
 
@@ -204,31 +203,31 @@ class LoopThread:
         self.generation += 1
 
     def _after_fork_in_child(self) -> None:
-        self._lock = threading.Lock()  # the old one may have been held by a thread that does not exist here
+        self._lock = threading.Lock()  # the old one may be held by a thread that does not exist here
         if self._host is not None:
-            # The loop shares its epoll with the parent: were it collected and closed here, the parent would go deaf.
+            # It shares its epoll with the parent's loop: if it were closed here, the parent would get no events.
             keep_alive(self._host)
             self._forget(self._host)
 
 
 class _Host:
-    """One event loop with its thread and what was asked of it. Never restarted; its successor is a new one."""
+    """One event loop with its thread, and the calls in it. Never restarted: after it there is a new one."""
 
     def __init__(self, owner: LoopThread) -> None:
-        self.owner = owner  # a loop that runs keeps its LoopThread, which the hooks at exit and fork must find
+        self.owner = owner  # keeps the LoopThread alive for the hooks at exit and fork while the loop runs
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self._main, name=owner.name, daemon=True)
         self.calls: set[_Call[Any]] = set()
         self.kept: set[asyncio.Task[Any]] = set()
         self.closers: list[Callable[[], Coroutine[Any, Any, object]]] = []
-        self.closed = False  # no new calls; never goes back
-        self.error: BaseException | None = None  # what crashed the loop; set before closed
+        self.closed = False  # takes no new calls, and never will again
+        self.error: BaseException | None = None  # of a crashed loop; set before `closed`
         self.ended = threading.Event()
         self.phase_seconds = EXIT_SECONDS / 3
         self._winding = False
 
     def gone(self) -> ClosedError:
-        """Return a new error that tells why there is no loop."""
+        """Return a new error that says why there is no loop."""
         if self.error is None:
             return ClosedError(_ENDING if _exiting else "the background event loop was closed")
         error = ClosedError(f"the background event loop crashed: {self.error!r}; the next call starts a new one")
@@ -236,24 +235,24 @@ class _Host:
         return error
 
     def keep(self, coro: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
-        """Run ``coro`` as a task of its own, strongly held. On the loop only."""
+        """Run ``coro`` as a task, and keep a reference to it. On the loop only."""
         task = self.loop.create_task(coro)
         self.kept.add(task)
         task.add_done_callback(self.kept.discard)
         return task
 
     def stop(self) -> None:
-        """Leave ``run_forever``, once. On the loop only: a second stop would cut the winding down short."""
+        """End ``run_forever``, once, since a second stop would end the closing as well. On the loop only."""
         if not self._winding:
             self.loop.stop()
 
     def fail_calls(self) -> None:
-        """Give ClosedError to every caller that still waits. From any thread.
+        """Raise ClosedError in every caller that still waits. From any thread.
 
-        No lock: a caller adds its call first and looks at ``closed`` after, so that one of the two sees the other.
+        Without a lock: a caller first adds its call and then checks ``closed``, so that one of the two sees the other.
         """
         while self.calls:
-            with contextlib.suppress(KeyError):  # taken by another thread since
+            with contextlib.suppress(KeyError):  # another thread has taken it
                 self.calls.pop().fail(self.gone())
 
     def _main(self) -> None:
@@ -261,7 +260,7 @@ class _Host:
             self.loop.run_forever()
             if not self.closed:
                 self.error = RuntimeError("code that ran on the loop stopped it")
-        except BaseException as error:  # SystemExit and KeyboardInterrupt leave the loop; told to the next caller
+        except BaseException as error:  # SystemExit and KeyboardInterrupt end the loop; the next caller gets them
             self.error = error
         self.closed = self._winding = True
         try:
@@ -277,15 +276,15 @@ class _Host:
         patience = self.phase_seconds
         await self._cancel([call.task for call in list(self.calls) if call.task is not None], patience)
         self.fail_calls()
-        share = patience / max(1, len(self.closers))  # so that one that hangs leaves time for the others
+        share = patience / max(1, len(self.closers))  # a closer that hangs leaves time for the others
         while self.closers:
             closing = self.loop.create_task(_await(self.closers.pop()))
             await asyncio.wait({closing}, timeout=share)
         deadline = self.loop.time() + patience
-        while (rest := self._tasks()) and self.loop.time() < deadline:  # a task that ends may start another one
+        while (rest := self._tasks()) and self.loop.time() < deadline:  # a task may start another one at its end
             await self._cancel(rest, deadline - self.loop.time())
         await self.loop.shutdown_asyncgens()
-        # Abandoned, not destroyed: in a daemon thread they may end in their own time, and nobody waits for that.
+        # Abandoned, not destroyed: they may end later in this daemon thread, for which nothing waits.
         while rest := self._tasks():
             await asyncio.wait(rest)
 
@@ -301,7 +300,7 @@ class _Host:
 
 
 class _Call(Generic[T]):
-    """One coroutine on its way to the loop, and the future that its caller holds."""
+    """One call: its coroutine, and the future that the caller waits for."""
 
     __slots__ = ("_coro_fn", "_gone", "_handing_over", "_host", "_unclaimed", "future", "task")
 
@@ -323,37 +322,37 @@ class _Call(Generic[T]):
     # On the caller's thread.
 
     def post(self) -> None:
-        """Send the call to the loop. Raises ClosedError when the loop has gone since the caller asked for it."""
+        """Send the call to the loop; if that is closed, the future gets ClosedError."""
         self._host.calls.add(self)
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and so is the host
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and so is the host: see below
             self._host.loop.call_soon_threadsafe(self._start)
         if self._host.closed:
             self.fail(self._host.gone())
 
     def outcome_is(self, error: BaseException) -> bool:
-        """Whether ``error`` is how the call ended, not how the waiting for it ended."""
+        """Whether ``error`` ended the call, and not only the waiting for it."""
         return self.future.done() and (self.future.cancelled() or self.future.exception() is error)
 
     def leave(self) -> bool:
-        """Cancel the coroutine, wait a little for its end, stop being its caller; return whether a value came."""
+        """Cancel the coroutine, wait LEAVE_SECONDS for its end, then leave it; return whether there is a value."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, so the future is done
             self._host.loop.call_soon_threadsafe(self._cancel)
         with contextlib.suppress(TimeoutError, CancelledError):
             self.future.exception(LEAVE_SECONDS)
-        return not self.future.cancel() and self.future.exception() is None  # once cancelled, a value is unclaimed
+        return not self.future.cancel() and self.future.exception() is None  # after the cancel a value is unclaimed
 
     def abandon(self) -> None:
-        """Leave at once: the coroutine is cancelled, and a value handed to ``unclaimed``; wait a little for both.
+        """Leave: the coroutine is cancelled, or its value given to ``unclaimed``; wait LEAVE_SECONDS for that.
 
-        The loop decides between the two. If this is interrupted as well, that changes nothing.
+        The loop decides between the two, so an interrupt of the waiting changes nothing.
         """
         gone = self._gone = Answer[None]()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing can be awaited any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing can be awaited
             self._host.loop.call_soon_threadsafe(self._abandoned)
             gone.wait(LEAVE_SECONDS)
 
     def forward_cancel(self, future: Future[T]) -> None:
-        """Carry the cancellation of a submitted future to its coroutine."""
+        """Cancel the coroutine if the submitted future was cancelled."""
         if future.cancelled():
             with contextlib.suppress(RuntimeError):  # the loop is closed: the coroutine has ended
                 self._host.loop.call_soon_threadsafe(self._cancel)
@@ -361,7 +360,7 @@ class _Call(Generic[T]):
     # On any thread.
 
     def fail(self, error: BaseException) -> None:
-        with contextlib.suppress(InvalidStateError):  # it has ended since
+        with contextlib.suppress(InvalidStateError):  # it has ended
             self.future.set_exception(error)
 
     # On the loop.
@@ -376,7 +375,7 @@ class _Call(Generic[T]):
         self.task.add_done_callback(self._finish)
 
     async def _work(self) -> None:
-        # The answer leaves from here: a callback of the task would come one round of the loop later.
+        # The future is resolved here, since a callback of the task would run one iteration of the loop later.
         try:
             value = await self._coro_fn()
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
@@ -386,18 +385,18 @@ class _Call(Generic[T]):
         else:
             self._deliver(value)
         finally:
-            del self  # the error's traceback holds this frame, and the call holds the error: no cycle for gc to find
+            del self  # the call holds the error, whose traceback holds this frame: a reference cycle
 
     def _cancel(self) -> None:
         if self.task is None:
             self._host.calls.discard(self)
-            self.future.cancel()  # the caller left before it had posted the start
+            self.future.cancel()  # the caller left before the start was posted
         else:
             self.task.cancel()
 
     def _abandoned(self) -> None:
         if self.future.cancel():
-            self._cancel()  # a value that comes all the same finds nobody
+            self._cancel()  # a value that still comes is unclaimed
         elif not self.future.cancelled() and self.future.exception() is None:
             self._hand_over(self.future.result())
         self._host.keep(self._tell_gone())
@@ -421,18 +420,18 @@ class _Call(Generic[T]):
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._host.calls.discard(self)
-        # A task dies here, not with the caller's last reference to this call: its end runs code of Python's, in which
-        # the exception of a signal handler would be lost.
+        # The task is freed here and not with the caller's last reference to this call: that would run Python code in
+        # the main thread in which the exception of a signal handler is lost.
         self.task = None
         if task.cancelled():
             if self._host.closed:
                 self.fail(self._host.gone())
             else:
                 self.future.cancel()
-        elif (error := task.exception()) is not None:  # one that leaves the loop, too
+        elif (error := task.exception()) is not None:  # KeyboardInterrupt and SystemExit as well
             self.fail(_typed(error))
         if self.future.cancelled() and isinstance(self.future, Future):
-            self.future.set_running_or_notify_cancel()  # for those in concurrent.futures.wait()
+            self.future.set_running_or_notify_cancel()  # wakes concurrent.futures.wait()
 
     def _hand_over(self, value: T) -> None:
         if self._unclaimed is not None:
@@ -444,11 +443,11 @@ async def _await(fn: Callable[[], Coroutine[Any, Any, object]]) -> None:
 
 
 def _typed(error: BaseException) -> BaseException:
-    """Return ClosedError for what executors and threads say once the interpreter ends, else the error itself."""
+    """Return ClosedError for an error that executors and threads raise when the interpreter ends, else the error."""
     if not isinstance(error, RuntimeError) or not str(error).startswith(_REFUSALS):
         return error
-    # Executors end before the atexit functions run, with a message that an executor shut down by hand has too. The flag
-    # is set at that moment, and is private; without it the main thread's end, a little later, tells.
+    # Executors end before the atexit functions run; their message is also that of an executor that was shut down by
+    # hand. The private flag is set at that moment; without it, the end of the main thread, a little later, is the sign.
     if not getattr(threading, "_SHUTTING_DOWN", False) and threading.main_thread().is_alive():
         return error
     _hush_daemon_threads()
@@ -462,20 +461,20 @@ _exiting = False
 
 
 def _close_all() -> None:
-    """At exit, after the non-daemon threads have ended: refuse new calls and end every loop, all at once."""
+    """Refuse new calls and end every loop; at exit, after the non-daemon threads have ended."""
     global _exiting
     _exiting = True
     _hush_daemon_threads()
-    # Not `uninterrupted`: a handler that calls meanwhile is refused before it comes to a lock.
+    # Without `uninterrupted`: a call by a signal handler is refused before it takes a lock.
     hosts = [(thread, host) for thread in list(_all) if (host := thread._stop(EXIT_SECONDS)) is not None]
     patience = EXIT_SECONDS
     for thread, host in hosts:
         if not thread._join(host, patience):
-            patience = 0.0  # the others have had the same time by now
+            patience = 0.0  # the others have had that time as well
 
 
 def _hush_daemon_threads() -> None:
-    """Let daemon threads that end by ClosedError do so silently, as they would have when blocked in a plain queue."""
+    """Print no traceback when a daemon thread ends by ClosedError: a thread that waits in queue.Queue prints none."""
     hook = threading.excepthook
     if getattr(hook, "__module__", "") == __name__:
         return
@@ -493,5 +492,5 @@ def _forget_all() -> None:
         thread._after_fork_in_child()
 
 
-# On import, not on first use: exit functions that the application registers later run earlier, and may still call.
+# At import, not at first use: functions that the application registers later run earlier, and may still call.
 atexit.register(_close_all)

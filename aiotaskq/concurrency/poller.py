@@ -1,4 +1,4 @@
-"""The one shape of every loop: start, stop, "poll once and say how long to sleep"."""
+"""The one shape of every background loop: call a function that does one round and says how long to sleep."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.wakeup import LoopWakeup, Wakeup
 from aiotaskq.log import log
 
-MAX_BACKOFF = 4.0  # seconds between tries while a store is away: it is noticed within 5 s that it is back
+MAX_BACKOFF = 4.0  # seconds between tries while a store is unreachable, so that its return is noticed within 5 s
 
 
 class Service:
-    """Calls ``poll`` again and again; ``poll`` does one round and returns the seconds until the next.
+    """Calls ``poll`` repeatedly; ``poll`` does one round and returns the seconds until the next.
 
-    An exception does not end it: it is logged, and the next round comes after a back-off with jitter.
+    An exception does not end the loop: it is logged, and the next round follows after a back-off with jitter.
     """
 
     def __init__(
@@ -28,9 +28,11 @@ class Service:
         max_backoff: float = MAX_BACKOFF,
         wakeup: Callable[[], Wakeup] = LoopWakeup,
     ) -> None:
-        """``max_backoff`` in seconds between tries while rounds fail; never more than MAX_BACKOFF.
+        """Make a loop that is not started.
 
-        ``wakeup`` makes, in the running loop, what is waited for between rounds.
+        Args:
+            max_backoff: the longest pause in seconds after a failed round; never more than MAX_BACKOFF.
+            wakeup: makes, in the running loop, the event that ends the pause between two rounds.
         """
         self._make_wakeup = wakeup
         self._max_backoff = min(max_backoff, MAX_BACKOFF)
@@ -46,16 +48,16 @@ class Service:
 
     @property
     def running(self) -> bool:
-        """Whether the loop runs, in an event loop that still lives."""
+        """Whether the rounds go on, in an event loop of this process that is not closed."""
         return self._task is not None and not self._task.done() and self._bound.alive
 
     @property
     def here(self) -> bool:
-        """Whether it runs in the running loop: not in one that stands still, nor in the parent of a forked process."""
+        """Whether the rounds go on in the running event loop."""
         return self._task is not None and not self._task.done() and self._bound.here
 
     async def start(self) -> None:
-        """Start in the running loop; does nothing if it runs already."""
+        """Start in the running event loop; idempotent."""
         if not self.running:
             self._stopping = False
             self._bound.bind()
@@ -63,7 +65,7 @@ class Service:
             self._task = asyncio.create_task(self._run(self._wakeup), name=f"aiotaskq-{self.name}")
 
     async def stop(self, timeout: float = 5.0) -> None:
-        """Let the round that runs end, for at most ``timeout`` seconds, then cancel it; idempotent."""
+        """Wait at most ``timeout`` seconds for the current round, then cancel it; idempotent."""
         task, self._task = self._task, None
         self._stopping = True
         if task is None or task.done() or not self._bound.here:
@@ -75,7 +77,7 @@ class Service:
             await asyncio.wait({task}, timeout=timeout)
 
     def wake(self) -> None:
-        """Do the next round now: a hint, from any thread."""
+        """Begin the next round now; from any thread."""
         wakeup = self._wakeup
         if wakeup is not None and not wakeup.asked:
             wakeup()
@@ -100,4 +102,4 @@ class Service:
                 break
             if not await self._clock.wait(wakeup, delay):
                 continue
-            await asyncio.sleep(0)  # a round that never waits, woken again and again, must not keep the loop to itself
+            await asyncio.sleep(0)  # if rounds never wait and are woken each time, other tasks of the loop still run

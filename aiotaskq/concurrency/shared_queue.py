@@ -23,11 +23,11 @@ _queues: WeakSet[SharedQueue[Any]] = WeakSet()
 class SharedQueue(asyncio.Queue[T]):
     """An asyncio.Queue whose methods may be called from any thread, and awaited in any event loop.
 
-    It runs the code of asyncio.Queue, which relies on one condition: nothing else runs between two of its awaits. Here
-    a reentrant lock meets that condition. Every call holds the lock, and so does every step of a coroutine; nothing
-    holds it while a coroutine waits. A waiter that another thread wakes is resolved in its own loop.
+    It runs the code of asyncio.Queue, which assumes that nothing else runs between two of its awaits. A reentrant lock
+    makes that true: every call holds it, and so does every step of a coroutine, but no coroutine holds it while it
+    waits. A waiter that another thread wakes is resolved in its own loop.
 
-    As in asyncio.Queue, a subclass decides what is kept: by ``_init``, ``_put``, ``_get``, ``qsize`` and ``empty``.
+    As in asyncio.Queue, a subclass decides how items are kept: by ``_init``, ``_put``, ``_get``, ``qsize``, ``empty``.
     """
 
     _getters: deque[asyncio.Future[Any]]
@@ -43,7 +43,7 @@ class SharedQueue(asyncio.Queue[T]):
         _queues.add(self)
 
     def _get_loop(self) -> asyncio.AbstractEventLoop:
-        return asyncio.get_running_loop()  # asyncio.Queue would go on with the first one for ever
+        return asyncio.get_running_loop()  # asyncio.Queue would keep the first one
 
     async def put(self, item: T) -> None:
         await in_steps(super().put(item), self._lock)
@@ -70,21 +70,21 @@ class SharedQueue(asyncio.Queue[T]):
 
         def shutdown(self, immediate: bool = False) -> None:
             with self._lock:
-                # It would resolve those of other loops itself. They go on when the lock is free.
+                # asyncio.Queue would resolve the waiters of other loops from this one.
                 for waiters in (self._getters, self._putters):
                     while waiters:
                         self.wake(waiters.popleft())
                 super().shutdown(immediate)
 
     def _wakeup_next(self, waiters: deque[asyncio.Future[Any]]) -> None:
-        """Wake the first that waits here, in its own loop; called under the lock."""
+        """Wake the first of these waiters, in its own loop; called under the lock."""
         while waiters and not self.wake(waiters.popleft()):
             pass
 
     def wake(self, waiter: asyncio.Future[Any]) -> bool:
-        """Resolve a future, at once in its own loop, else in the next round of that loop; called under the lock.
+        """Resolve a waiter, now if its loop is the running one, else soon in its loop; called under the lock.
 
-        Return False if it was resolved or cancelled before, or its loop has ended.
+        Returns False if it was resolved or cancelled before, or its loop is closed.
         """
         if waiter.done():
             return False
@@ -99,13 +99,13 @@ class SharedQueue(asyncio.Queue[T]):
         return True
 
     def _resolve(self, waiter: asyncio.Future[Any]) -> None:
-        if waiter.done():  # cancelled since another thread has woken it
+        if waiter.done():  # it was cancelled after another thread had woken it
             self.pass_on()
         else:
             waiter.set_result(None)
 
     def pass_on(self) -> None:
-        """Wake the next one where there is an item, or room: the one that was woken for it cannot use it."""
+        """Wake the next waiter if there is an item, or room, that the waiter woken for it cannot use."""
         with self._lock:
             if self._getters and not self.empty():
                 self._wakeup_next(self._getters)
@@ -114,7 +114,7 @@ class SharedQueue(asyncio.Queue[T]):
 
 
 class _Finished(asyncio.Event):
-    """The event that ``join`` waits for."""
+    """The event that ``join`` waits for; it wakes each waiter in its own loop."""
 
     def __init__(self, queue: SharedQueue[Any]) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class _Finished(asyncio.Event):
 
 @types.coroutine
 def in_steps(coroutine: Coroutine[Any, Any, R], lock: AbstractContextManager[Any]) -> Generator[Any, Any, R]:
-    """Run a coroutine, each of its steps under the lock."""
+    """Await a coroutine, holding the lock during each of its steps and not while it waits."""
     error: BaseException | None = None
     while True:
         with lock:
@@ -149,7 +149,7 @@ def in_steps(coroutine: Coroutine[Any, Any, R], lock: AbstractContextManager[Any
 
 @after_fork
 def _forked() -> None:
-    # What waits in the copies of the parent's loops never runs in a child, and would take the turn of what does.
+    # In a child, waiters of the parent's loops never run, and must not be woken instead of those that do.
     for queue in tuple(_queues):
         queue._getters.clear()
         queue._putters.clear()

@@ -1,4 +1,4 @@
-"""Coroutines that nobody cancels but the end of their loop."""
+"""Tasks that are cancelled only by the end of their loop."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ T = TypeVar("T")
 
 
 class Sheltered(asyncio.Task[T]):
-    """A task of ours, handed to nobody who might cancel it: what it awaits is cut short by the end of the loop alone.
+    """An asyncio task that is given to no code that might cancel it; only the end of the loop does.
 
-    So a transaction in it needs no task and no shield of its own: of the eight rounds of the loop that a lone push on
-    SQLite took, four.
+    A transaction in it needs no task and no ``asyncio.shield`` of its own, which saves iterations of the loop.
     """
 
 
 def is_sheltered() -> bool:
-    """Whether this coroutine runs in such a task."""
+    """Whether the running coroutine is in a Sheltered task."""
     return isinstance(asyncio.current_task(), Sheltered)

@@ -15,26 +15,26 @@ NO_THREAD = ("can't create new thread", "can't start new thread")
 
 
 def uninterrupted(section: Callable[[], T]) -> T:
-    """Run a short section in another thread if this is the main one; return its value or raise its error.
+    """Run a short section in another thread if this is the main thread; return its value or raise its error.
 
     Python runs signal handlers in the main thread, between any two instructions. A handler that raises would leave the
-    section half done; one that enters the section itself would wait for a lock that its own thread holds. Where the
-    waiting is interrupted, the section goes on to its end.
+    section half done, and one that enters the section again would wait for a lock that its own thread holds. If the
+    waiting is interrupted, the section still runs to its end.
     """
     if threading.get_ident() != threading.main_thread().ident:
         return section()
     answer: Answer[T] = Answer()
     try:
-        # Not threading.Thread, whose start() waits with Python's own locks, and breaks if that is interrupted.
+        # Not threading.Thread: its start() waits with locks of Python code, which an interrupt may leave locked.
         _thread.start_new_thread(_settle, (answer, section))
     except RuntimeError as error:
         if not str(error).startswith(NO_THREAD):
             raise
-        return section()  # the interpreter ends, or there are too many threads
+        return section()  # the interpreter is ending, or there are too many threads
     try:
         return answer.result()
     finally:
-        del answer  # an error's traceback holds this frame, and the answer the error: no cycle for gc to find
+        del answer  # it holds the error, whose traceback holds this frame: a reference cycle
 
 
 def _settle(answer: Answer[T], section: Callable[[], T]) -> None:

@@ -1,4 +1,4 @@
-"""What a coroutine waits for until it should look again, and what any thread may call to wake it."""
+"""Events that any thread may set, to wake a coroutine that looks for work, waits, and looks again."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from aiotaskq.concurrency.loop_bound import LoopBound
 
 
 class Waitable(Protocol):
-    """What can be waited for, as an asyncio.Event."""
+    """The part of asyncio.Event that is needed to wait."""
 
     def is_set(self) -> bool:
-        """Return whether there is nothing to wait for."""
+        """Return whether it is set."""
 
     async def wait(self) -> object:
-        """Wait until that is so."""
+        """Wait until it is set."""
 
 
 class Wakeup(Waitable, Protocol):
-    """Wakes one coroutine, which looks for work, waits here, and looks again."""
+    """An event that wakes one coroutine."""
 
     asked: bool
-    """Whether it was called, or is about to be set, since it was cleared."""
+    """Whether it was called since it was cleared; it may not be set yet."""
 
     def __call__(self) -> None:
         """Wake the coroutine, from any thread."""
 
     def clear(self) -> None:
-        """Begin anew before a look: a call from now on wakes the coroutine again."""
+        """Clear the event. To be done before a look for work, so that no later call is missed."""
 
     def close(self) -> None:
-        """Say that nothing will wait here any more."""
+        """Free what it holds; nothing waits for it any more."""
 
 
 class Arrivals(Wakeup, Protocol):
-    """A wakeup that the arrival of tasks sets, too."""
+    """A wakeup that is also set when tasks arrive."""
 
     wanted: bool
-    """Whether the coroutine can take tasks; without that only a call sets it."""
+    """Whether the coroutine can take tasks; if not, only a call sets it."""
 
 
 class LoopWakeup:
-    """An event of one loop that any thread may set."""
+    """A wakeup of the loop in which it is made."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -51,7 +51,7 @@ class LoopWakeup:
         self._bound.bind()
 
     def __call__(self) -> None:
-        """Set the event, from any thread; a loop that has ended needs no waking."""
+        """Set the event, from any thread; does nothing if the loop is closed."""
         if self.asked:
             return
         self.asked = True
@@ -61,7 +61,7 @@ class LoopWakeup:
             self._bound.call_soon(self._event.set)
 
     def clear(self) -> None:
-        """Clear the event: what is told from now on sets it again."""
+        """Clear the event."""
         self.asked = False
         self._event.clear()
 
