@@ -78,7 +78,7 @@ class Log:
         self._level, self._to, self._tracebacks, self._chosen = level, to, tracebacks, chosen
         gate.open = level <= DEBUG
 
-    def asked(self) -> None:
+    def default_to_loguru(self) -> None:
         """Write every line through loguru from now on, unless the application has chosen an output."""
         if self._to == "auto":
             self.set(DEBUG, "loguru", True, chosen=False)
@@ -360,7 +360,7 @@ def configure(folder: str | os.PathLike[str] = "logs") -> None:
 
 def __getattr__(name: str) -> Any:
     if name == "logger":
-        log.asked()  # as in the old system, where this logger had every line
+        log.default_to_loguru()  # as in the old system, where this logger had every line
         return _loguru
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -1,4 +1,4 @@
-"""Notices that the clock was set back, tells of it, and lets what waits by elapsed time go on."""
+"""Notices that the clock was set back, logs it, and lets everything that waits by elapsed time go on."""
 
 from __future__ import annotations
 
@@ -8,55 +8,55 @@ from aiotaskq.core.firing import CLOCKS_DIFFER
 from aiotaskq.core.task import SECOND
 from aiotaskq.log import log
 
-TOLD_FOR = 30 * SECOND  # ticks: the scheduler and the worker of a process see the same step at different times
+SAME_STEP = 30 * SECOND  # ticks within which scheduler and worker of a process may notice the same step
 
 
 class StepLog:
-    """Tells of a step once, whichever parts of the process see it."""
+    """Logs each step of the clock once, whichever parts of the process notice it."""
 
     def __init__(self) -> None:
-        self._told: int | None = None  # ticks
+        self._logged: int | None = None  # ticks
 
     def __call__(self, back: int, ticks: int) -> None:
-        """Log that the clock was set back by so many microseconds, unless that was logged just now."""
-        if self._told is None or ticks - self._told > TOLD_FOR:
+        """Log that the clock was set back by so many microseconds, unless this step was logged before."""
+        if self._logged is None or ticks - self._logged > SAME_STEP:
             log.warning(
                 "the clock was set back by {:.0f} s: intervals go on; cron expressions wait for the times they name",
                 back / SECOND,
             )
-        self._told = ticks
+        self._logged = ticks
 
 
 class ClockSteps:
-    """Compares a clock with its ticks from one look to the next."""
+    """Compares a clock with its ticks, from one call to the next."""
 
-    def __init__(self, clock: Clock, told: StepLog) -> None:
+    def __init__(self, clock: Clock, step_log: StepLog) -> None:
         self._clock = clock
-        self._told = told
+        self._step_log = step_log
         self._anchor: int | None = None
 
     def back(self) -> int:
-        """Return by how many microseconds the clock was set back since the last look: 0 for up to CLOCKS_DIFFER."""
+        """Return by how many microseconds the clock was set back since the last call; 0 for up to CLOCKS_DIFFER."""
         before, self._anchor = self._anchor, self._clock.anchor()
         back = 0 if before is None else before - self._anchor
         if back <= CLOCKS_DIFFER:
             return 0
-        self._told(back, self._clock.ticks())
+        self._step_log(back, self._clock.ticks())
         return back
 
 
 class HostClock:
-    """Lets delays and leases in a store that goes by the host's clock go on when that is set back."""
+    """Moves delays and leases of a store without a clock of its own when the host's clock is set back."""
 
-    def __init__(self, backend: Backend, clock: Clock, told: StepLog) -> None:
+    def __init__(self, backend: Backend, clock: Clock, step_log: StepLog) -> None:
         self._backend = backend
         self._clock = clock
-        self._steps = ClockSteps(clock, told)
-        self._known: int | None = None  # the anchor that the store was told of
-        self._back = 0  # microseconds of which it was not told yet
+        self._steps = ClockSteps(clock, step_log)
+        self._known: int | None = None  # the anchor of the clock by which the store's rows go
+        self._back = 0  # microseconds by which they are still to be moved
 
     async def look(self) -> None:
-        """Compare the clock with the last look, and move what the store holds. Raises DatabaseUnavailable."""
+        """Move the times in the store if the clock was set back since the last call. Raises DatabaseUnavailable."""
         if self._backend.has_clock:
             return
         self._back += self._steps.back()

@@ -1,4 +1,4 @@
-"""What a handler can ask and tell about the task it runs: ``current_task()``."""
+"""The running task from inside its handler, ``current_task()``: its progress, snooze, and completion in a session."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiotaskq.errors import LeaseLost, NotFound
 
 
 class SnoozeRequested(Exception):
-    """Raised by ``snooze()`` to leave the handler; the worker puts the task back."""
+    """Raised by ``snooze()`` to leave the handler; the worker puts the task back. ``delay`` in microseconds."""
 
     def __init__(self, delay: int) -> None:
         super().__init__(f"snooze for {delay / SECOND:g} s")
@@ -26,12 +26,13 @@ class TaskHost(Protocol):
     """What the context of a task needs of the worker that runs it."""
 
     loop: asyncio.AbstractEventLoop
+    """The worker's loop; a ``def`` handler runs in a thread beside it."""
 
     async def report(self, task: Task, value: dict[str, Any]) -> bool:
-        """Store the progress of a task that runs here; return whether it is still ours."""
+        """Store the progress of a running task; return whether it is still this worker's."""
 
     async def complete(self, task: Task, session: Any, result: Any) -> bool:
-        """Complete a task that runs here in the caller's transaction; return whether it is still ours."""
+        """Complete a running task in the caller's transaction; return whether it is still this worker's."""
 
 
 class TaskContext(msgspec.Struct, eq=False):
@@ -41,9 +42,9 @@ class TaskContext(msgspec.Struct, eq=False):
     """The frozen task as it was claimed; ``task.fence`` tells this delivery from others."""
     _host: TaskHost
     cancel_requested: bool = False
-    """Whether somebody asked the task to stop; an ``async def`` handler is cancelled besides."""
+    """Whether the task was asked to stop; an ``async def`` handler is cancelled as well."""
     completed: bool = False
-    """Whether ``complete`` was called: the worker then looks whether that transaction was committed."""
+    """Whether ``complete`` was called; the worker then reads whether that transaction was committed."""
 
     def __repr__(self) -> str:
         return f"<TaskContext {self.task.task_id}>"
@@ -54,7 +55,7 @@ class TaskContext(msgspec.Struct, eq=False):
         return self._host.loop
 
     async def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
-        """Store how far the task is, for ``handle.progress()``. Raises LeaseLost when it is no longer this worker's."""
+        """Store how far the task is, for ``handle.progress()``. Raises LeaseLost if it is no longer this worker's."""
         value: dict[str, Any] = {"done": check_int("done", done, 0)}
         if total is not None:
             value["total"] = check_int("total", total, 0)
@@ -64,19 +65,18 @@ class TaskContext(msgspec.Struct, eq=False):
             raise LeaseLost(f"task {self.task.task_id} is no longer run here; stop working on it")
 
     def snooze(self, seconds: float) -> None:
-        """Leave the handler now and run the task again after ``seconds``; no retry is consumed."""
+        """Leave the handler now, and run the task again after ``seconds``; that costs no retry."""
         raise SnoozeRequested(int(check_seconds("seconds", seconds) * SECOND))
 
     async def complete(self, session: Any, result: Any = None) -> None:
         """Complete the task in the caller's own transaction: exactly-once effects inside one database.
 
-        ``session`` is a SQLAlchemy session or connection of the tasks' database. Commit it and return from the handler;
-        what is rolled back leaves the task running, and what the handler then raises (or that it returns all the same,
-        uncommitted) counts as a failure. On SQLite, which has one writer, nothing else of aiotaskq can write before
-        that commit.
+        ``session`` is a SQLAlchemy session or connection of the tasks' database. Commit it, then return from the
+        handler. After a rollback the task is still running: an error of the handler, or a return without a commit, then
+        counts as a failure. On SQLite, which has one writer, aiotaskq cannot write anything else before that commit.
 
-        Raises LeaseLost when the task is no longer this worker's: roll back then. Raises NotSupported where the store
-        is not SQL, ValidationError for another database's session or a result that cannot be stored.
+        Raises LeaseLost if the task is no longer this worker's: roll back then. Raises NotSupported if the store is not
+        SQL, ValidationError for a session of another database or a result that cannot be stored.
         """
         if not await self._host.complete(self.task, session, result):
             raise LeaseLost(f"task {self.task.task_id} is no longer run here; roll back what was done for it")

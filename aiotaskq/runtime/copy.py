@@ -1,8 +1,8 @@
-"""Copies tasks, schedules and paused queues from one store to another, so that stopping and repeating it is harmless.
+"""Copies tasks, schedules and paused queues from one store to another; it can be stopped and repeated.
 
-Ids and push stamps are kept, and a push that is repeated is the same push: what is there already is left as it stands,
-also when it has gone on in the meantime. A row that is another one's under the same id, or that has its key, is a
-conflict; the target is looked through for those before anything is written to it.
+Ids and push stamps are kept, so that a copied task is recognised: it stays as it is in the target, even if it has run
+there meanwhile. A different row with the same id or key is a conflict; all conflicts are found before anything is
+written.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from aiotaskq.log import printable
 
 CHUNK = 200  # tasks read, and written in one transaction
 SHOWN = 5  # ids in a message
-MAX_STORED = 2**26  # bytes of JSON: a row that is stored may be larger than what is pushed today
+MAX_STORED = 2**26  # bytes of JSON; a stored row may be larger than a push may be
 
 
 class Uncopied(msgspec.Struct, frozen=True):
-    """What could not be copied, and why. ``kind`` is ``task``, ``schedule`` or ``schedules``."""
+    """A row that could not be copied, and why. ``kind`` is ``task``, ``schedule`` or ``schedules``."""
 
     kind: str
     id: str
@@ -35,7 +35,7 @@ class Uncopied(msgspec.Struct, frozen=True):
 
 
 class Copied(msgspec.Struct):
-    """What a copy came to. ``…_there`` the target had already; ``released`` were running and are pending there."""
+    """The result of a copy. ``…_there`` were in the target before; ``released`` were running, and are pending there."""
 
     tasks: int = 0
     tasks_there: int = 0
@@ -54,14 +54,14 @@ async def copy(
     running: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Copied:
-    """Copy all tasks, schedules and paused queues; both stores are open, and nobody works on the source.
+    """Copy all tasks, schedules and paused queues; both stores are open, and the source is not in use.
 
-    A running task is refused, or with ``running`` copied as pending: its lease is its worker's, and means nothing in
-    another store. ``progress`` gets how many tasks were looked at, and of how many. ``now`` in microseconds.
+    A running task is refused, or copied as pending with ``running``, since its lease has no meaning in another store.
+    ``progress`` is called with how many tasks were read, and of how many. ``now`` in microseconds.
 
     Raises:
-        ValidationError: there are running tasks; TaskConflict: the target has rows that are in the way. Nothing was
-            written then. DatabaseUnavailable: a store went away; run it again.
+        ValidationError: there are running tasks; TaskConflict: the target has conflicting rows. Then nothing was
+            written. DatabaseUnavailable: a store is unreachable; run it again.
     """
     stats = await source.stats(now)
     total = sum(stats.counts.values())
@@ -91,7 +91,7 @@ async def _pages(backend: Backend, **where: Any) -> AsyncIterator[list[Task]]:
     while True:
         found = await backend.find(TaskFilter(after=None if last is None else last.task_id, **where), CHUNK)
         if last is not None and found and (found[0].seq, found[0].task_id) >= (last.seq, last.task_id):
-            # The row to go on behind is gone, so this is the first page again.
+            # The row after which to continue is gone, so this is the first page again.
             raise TaskConflict("source: tasks are deleted from it meanwhile; stop what works on it, and run this again")
         if found:
             yield found
@@ -101,7 +101,7 @@ async def _pages(backend: Backend, **where: Any) -> AsyncIterator[list[Task]]:
 
 
 async def _refuse_conflicts(source: Backend, target: Backend, schedules: Sequence[Schedule]) -> None:
-    """Raise TaskConflict if a row of the target is in the way of one of the source."""
+    """Raise TaskConflict if a row of the target conflicts with one of the source."""
     wrong: list[str] = []
     once: dict[str, str] = {}
     unique: dict[str, str] = {}
@@ -165,7 +165,7 @@ async def _copy_schedules(target: Backend, schedules: Sequence[Schedule], now: i
         return
     for start in range(0, len(schedules), CHUNK):
         part = schedules[start : start + CHUNK]
-        # Fired, and not handed over yet: in one store with its queue nobody would.
+        # Fired, and not pushed yet: where schedules and tasks share a store, nothing else would push them.
         await _copy_tasks(target, [task for schedule in part for task in schedule.outbox], now, False, done)
         there = await target.schedules.get([schedule.task_id for schedule in part])
         new = [schedule.replace(outbox=()) for schedule, row in zip(part, there, strict=True) if row is None]
@@ -174,7 +174,7 @@ async def _copy_schedules(target: Backend, schedules: Sequence[Schedule], now: i
 
 
 async def _write(verb: Callable[[Sequence[Any]], Any], rows: Sequence[Any], kind: str, done: Copied) -> list[Any]:
-    """Write the rows, and return those that stand; one that the target cannot hold is told, and stops no other."""
+    """Write the rows and return those that were written; a row that the target cannot hold is noted as uncopied."""
     if not rows:
         return []
     try:
@@ -198,7 +198,7 @@ async def _write(verb: Callable[[Sequence[Any]], Any], rows: Sequence[Any], kind
 
 
 def _problem(task: Task) -> str | None:
-    """Why no other store can hold this task, None if any can."""
+    """Return why no other store can hold this task, None if any can."""
     if task.undecodable is not None:
         return task.undecodable
     if not isinstance(task.status, Status):

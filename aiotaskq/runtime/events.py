@@ -1,4 +1,4 @@
-"""What happened, told to whoever asked: after it was committed, and never in the way of the work."""
+"""Events and their listeners: a listener is called after the commit, and its errors are logged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NAMES = (
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One thing that happened. ``at`` in microseconds UTC; ``detail`` holds what ``name`` needs beside the task."""
+    """An event. ``at`` in microseconds UTC; ``detail`` has what the event ``name`` says beside the task."""
 
     name: str
     at: int
@@ -49,17 +49,17 @@ class Events:
         self._listeners: dict[str, list[Callable[[Event], Any]]] = {}
         self._running: set[asyncio.Future[Any]] = set()
         self.wanted = False
-        """Whether anybody listens to anything."""
+        """Whether there is any listener."""
 
     def on(self, name: str, listener: Callable[[Event], Any]) -> None:
-        """Call ``listener(event)`` each time; raises ValidationError for an unknown name."""
+        """Call ``listener(event)`` at each event of that name. Raises ValidationError for an unknown name."""
         if name not in NAMES:
             raise ValidationError(f"event: {name!r} is not one of {', '.join(NAMES)}")
         self._listeners.setdefault(name, []).append(listener)
         self.wanted = True
 
     def adopt(self, other: Events) -> None:
-        """Tell the listeners of ``other``, too."""
+        """Add the listeners of ``other``."""
         for name, listeners in other._listeners.items():
             self._listeners.setdefault(name, []).extend(listeners)
             self.wanted = True
@@ -68,12 +68,12 @@ class Events:
         return name in self._listeners
 
     def emit(self, name: str, at: int, task: Task | None = None, **detail: Any) -> None:
-        """Tell the listeners; costs nothing where nobody listens."""
+        """Call the listeners of that name."""
         for listener in self._listeners.get(name, ()):
             self.call(listener, Event(name, at, task, detail), f"a listener of {name!r}")
 
     def call(self, function: Callable[[Any], Any], argument: object, what: str) -> None:
-        """Call a function of the application's, which may be a coroutine function; its errors are logged."""
+        """Call a function of the application, which may be a coroutine function; its errors are logged."""
         try:
             answer = function(argument)
             if inspect.isawaitable(answer):
@@ -89,6 +89,6 @@ class Events:
             log.error("a listener failed", cause=error)
 
     async def idle(self, timeout: float) -> None:
-        """Wait until the listeners that run have ended, at most ``timeout`` seconds."""
+        """Wait until the running listeners have ended, at most ``timeout`` seconds."""
         if self._running:
             await asyncio.wait(set(self._running), timeout=timeout)

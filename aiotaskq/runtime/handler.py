@@ -21,7 +21,7 @@ EXECUTORS = ("thread", "process")
 
 
 class Injected:
-    """The default of a handler's parameter that a resource fills in."""
+    """The default of a handler's parameter that gets a resource."""
 
     def __repr__(self) -> str:
         return "injected()"
@@ -31,7 +31,10 @@ INJECTED = Injected()
 
 
 class Handler(msgspec.Struct, frozen=True):
-    """A registered function and the defaults of its tasks. ``executor`` is ``loop``, ``thread`` or ``process``."""
+    """A registered function and the defaults of its tasks. ``executor`` is ``loop``, ``thread`` or ``process``.
+
+    ``timeout`` and ``expires`` in seconds.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -44,11 +47,11 @@ class Handler(msgspec.Struct, frozen=True):
     timeout: float | None = None
     expires: float | None = None
     injected: Mapping[str, Any] = {}
-    """Parameter names and the types of the resources that fill them."""
+    """Names of parameters, and the types of the resources that they get."""
     accepted: frozenset[str] | None = None
-    """The names of its parameters; None where it takes any (``**kwargs``)."""
+    """The names of its parameters; None if it takes any (``**kwargs``)."""
     required: frozenset[str] = frozenset()
-    """The names of those that every call needs; a decorator around the function may give it some itself."""
+    """The names of the parameters without a default, less those that a decorator around the function fills."""
 
 
 def make_handler(
@@ -64,7 +67,7 @@ def make_handler(
     timeout: float | None = None,
     expires: float | None = None,
 ) -> Handler:
-    """Check a registration and return the handler. Raises ValidationError, naming what is wrong."""
+    """Return the handler of a function. Raises ValidationError naming the argument."""
     if not callable(function):
         raise ValidationError(f"handler: a function is needed (got {type(function).__name__})")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -111,7 +114,7 @@ def make_handler(
 def _is_async(function: Callable[..., Any]) -> bool:
     while isinstance(function, functools.partial):
         function = function.func
-    # An object whose `__call__` is `async def` is no coroutine function to `inspect`.
+    # For `inspect`, an object whose `__call__` is `async def` is no coroutine function.
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
@@ -140,18 +143,18 @@ def _injected(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def unknown(name: str, known: Collection[str], field: str = "type") -> UnknownHandler:
-    """Return the error for a type that nobody handles, with a guess at what was meant."""
+    """Return the error for a type without a handler, with the most similar known name."""
     close = difflib.get_close_matches(name, known, n=1)
     guess = f"; did you mean {close[0]!r}?" if close else ""
     return UnknownHandler(f"{field}: no handler is registered for {printable(name)!r}{guess}")
 
 
 class ParamsMisfit(TypeError):
-    """A handler cannot be called with the params of its task; no retry can change that."""
+    """The handler cannot be called with the params of the task; a retry would not change that."""
 
 
 def check_fit(handler: Handler | None, params: object) -> None:
-    """Refuse params with which a handler cannot be called. Raises ValidationError."""
+    """Raise ValidationError if the handler cannot be called with these params."""
     if handler is None or not isinstance(params, dict):
         return
     accepted, required = handler.accepted, handler.required
@@ -167,7 +170,7 @@ def check_fit(handler: Handler | None, params: object) -> None:
 
 
 def misfit(error: TypeError, handler: Handler, params: Mapping[str, Any]) -> str | None:
-    """Return why the call that raised this error could not be made, or None where the handler itself has raised it."""
+    """Return why the handler could not be called, or None if the handler itself has raised this error."""
     function = inspect.unwrap(handler.function)
     code = getattr(function if inspect.isroutine(function) else type(function).__call__, "__code__", None)
     if any(frame.f_code is code for frame, _ in traceback.walk_tb(error.__traceback__)):

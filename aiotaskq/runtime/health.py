@@ -1,4 +1,4 @@
-"""Whether a store answers and work goes on in it: what a health probe asks, and how far the store is away."""
+"""Health checks: whether a store answers, whether work goes on in it, and how long a round trip to it takes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.task import SECOND, Status
 
-LOOK = 100  # overdue tasks that are looked at
+LOOK = 100  # overdue tasks that are read
 
 
 class Health(msgspec.Struct, frozen=True):
-    """What was found; ``problems`` is empty when all is well. Ages in seconds."""
+    """The result of a check; ``problems`` is empty if ``ok``. Ages in seconds."""
 
     ok: bool
     problems: list[str]
@@ -25,7 +25,7 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class Distance(msgspec.Struct, frozen=True):
-    """Round trips to a store in milliseconds, and by how many its clock is ahead of the host's (None: it has none)."""
+    """Milliseconds of round trips to a store, and by how many its clock is ahead of the host's (None: it has none)."""
 
     median: float
     worst: float
@@ -40,13 +40,13 @@ async def examine(
     late: float = 120.0,
     max_age: float | None = None,
 ) -> Health:
-    """Look whether work goes on. Raises DatabaseUnavailable where the store does not answer.
+    """Check whether work goes on. Raises DatabaseUnavailable if the store does not answer.
 
     Args:
-        schedules: where schedules are looked for; None does not look.
-        late: seconds for which a dead worker's task may wait to be taken up, a due schedule to be fired, and a ready
-            task to be claimed where nothing runs.
-        max_age: seconds for which a ready task may wait; None does not ask.
+        schedules: the schedules to check as well, if any.
+        late: seconds for which a task of a dead worker may wait to be taken back, a due schedule to be fired, and,
+            where no task runs, a ready task to be claimed.
+        max_age: seconds for which a ready task may wait; None is no limit.
     """
     await backend.ping()
     now = clock.now()
@@ -82,6 +82,6 @@ async def measure(backend: Backend, clock: Clock, rounds: int = 7) -> Distance:
         trip = clock.ticks() - sent
         trips.append(trip)
         if said is not None:
-            ahead.append((trip, said - (at + trip / 2)))  # made somewhere between sending and receiving
-    best = min(ahead)[1] if ahead else None  # the quickest answer is the least wrong
+            ahead.append((trip, said - (at + trip / 2)))  # the answer was made between sending and receiving
+    best = min(ahead)[1] if ahead else None  # the error is at most half of the round trip
     return Distance(statistics.median(trips) / 1000, max(trips) / 1000, None if best is None else best / 1000)

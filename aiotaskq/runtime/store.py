@@ -1,4 +1,4 @@
-"""The store actor: public values with a time to live. Expiry is computed here; backends compare numbers."""
+"""The public store: values with a time to live. Expiry is computed here; backends compare numbers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from aiotaskq.core.validation import MAX_KEY, MAX_PAYLOAD, check_hashable, check
 from aiotaskq.log import gate, log, printable
 
 FOREVER = 2**80  # nanoseconds
-SWEEP = 1_000  # expired values removed at a time, so that a million of them never hold the loop
+SWEEP = 1_000  # expired values removed at a time, so that other coroutines run in between
 
 
 class Store:
-    """Public values of one store. An expired value is never readable, whether or not a cleanup has run."""
+    """The public values of one store. An expired value cannot be read, whether or not a cleanup has run."""
 
     def __init__(self, values: Values, clock: Clock, *, durable: bool, cleanup_interval: float = 60.0) -> None:
-        """Wire a store; ``cleanup_interval`` in seconds. Values must be JSON on a durable one."""
+        """Make the store of a backend's values; ``cleanup_interval`` in seconds. A ``durable`` one takes JSON only."""
         self._values = values
         self._store_clock = clock
         self._nanos = clock.nanos
@@ -34,13 +34,13 @@ class Store:
 
     @property
     def immediate(self) -> bool:
-        """Whether setting and reading never suspend: any thread may do it, without a loop."""
+        """Whether setting and reading never wait, so that any thread may do them without a loop."""
         return self._held is not None
 
     def _now(self) -> int:
         if self._held is not None:
             return self._nanos() // 1000
-        # A wall clock that is set back must not bring an expired value back to life.
+        # If the clock is set back, expired values stay expired.
         self._seen = max(self._seen, self._store_clock.now())
         return self._seen
 

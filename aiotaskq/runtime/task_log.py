@@ -1,4 +1,4 @@
-"""The lines about tasks: a push and what is well at DEBUG, a retry as a WARNING, a failure as an ERROR."""
+"""The log lines about tasks: a push and every good end at DEBUG, a retry at WARNING, a failure at ERROR."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ __all__ = ["log_completed", "log_lost", "log_outcome", "log_pushed"]
 
 
 def log_pushed(tasks: Sequence[Task], stored: Sequence[Task]) -> None:
-    """Log a push at DEBUG. ``stored`` is what now stands for each task: that task, or another that was in its way."""
+    """Log a push at DEBUG. ``stored`` has for each task the same object, or the row that it conflicted with."""
     for task, row in zip(tasks, stored, strict=True):
         if row is task:
             log.task("push", task)
-        elif row.task_id != task.task_id:  # with the same id it may still be pushed again
+        elif row.task_id != task.task_id:  # a row with the same id may still be pushed again
             log.debug("push {}: {} is there already", printable(task.type), printable(row.task_id))
 
 
 def log_completed(task: Task) -> None:
-    """Log a completed task at INFO, for a process that does nothing but run tasks."""
+    """Log a completed task at INFO, for a process that only runs tasks."""
     log.info("completed {}", named(task))
 
 
 def log_lost(task: Task) -> None:
-    """Log that a task is no longer this worker's."""
+    """Log that a task was taken over by another worker."""
     log.warning("lost {}: its lease was over, and another worker has taken it", named(task))
 
 
 def log_outcome(task: Task, outcome: Outcome, after: Task | None, now: int) -> None:
-    """Log what became of a task. ``after`` is its state as it was written, None if it was no longer the caller's."""
+    """Log the outcome of a task. ``after`` is its state as it was written, None if the task was taken over."""
     if after is None:
         log_lost(task)
         return
@@ -68,5 +68,5 @@ def _reason(outcome: Outcome, task: Task, after: Task) -> str:
     first = (after.error_message or "no reason").splitlines()[0]
     if log.tracebacks and _cause(outcome) is not None:
         return printable(first)
-    # What follows is what the handler was given or has returned.
+    # The rest of the line may be what the handler was given.
     return printable(first.partition(":")[0])

@@ -35,8 +35,8 @@ def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, *
     """
     if not isinstance(tq, TaskQ):
         raise ValidationError(f"override: an aiotaskq.TaskQ is needed (got {type(tq).__module__}.{type(tq).__name__})")
-    bound = tq.queue._bound
-    options = {"timezone": tq.timezone, "maxsize": bound.maxsize, "when_full": bound.when_full, **options}
+    capacity = tq.queue.capacity
+    options = {"timezone": tq.timezone, "maxsize": capacity.maxsize, "when_full": capacity.when_full, **options}
     other = TaskQ(stand_in(tq) if url is None else url, clock=clock, **options)
     other.adopt(tq)
     other.stands_by = True

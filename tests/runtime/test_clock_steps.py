@@ -35,7 +35,7 @@ async def store(url: str) -> AsyncIterator[tuple[TaskQ, VirtualClock, HostClock]
     """A TaskQ in virtual time, and what its worker looks at its clock with."""
     clock = VirtualClock()
     async with TaskQ(url, clock=clock) as tq:
-        host = HostClock(tq._backend, clock, tq.queue.told_of_step)
+        host = HostClock(tq._backend, clock, tq.queue.step_log)
         await host.look()
         yield tq, clock, host
 

@@ -1,4 +1,4 @@
-"""A bounded queue: how many tasks it takes, and what happens to a push that it has no room for."""
+"""The bound of a queue: how many ready tasks it may hold, and what a push does that finds it full."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from aiotaskq.core.validation import check_int
 from aiotaskq.errors import QueueFull, ValidationError
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.queue.expired_keys import expired_in_the_way
-from aiotaskq.runtime.queue.waiters import Waiting
+from aiotaskq.runtime.queue.waiters import Waiters
 from aiotaskq.runtime.task_log import log_outcome
 
 WHEN_FULL = ("wait", "raise", "drop_oldest")
 DROPPED = "dropped: the queue is full"
 
 
-class Bound:
-    """At most ``maxsize`` ready tasks, 0 for any number; ``when_full`` says what a push does that finds no room.
+class Capacity:
+    """At most ``maxsize`` ready tasks, 0 for any number; ``when_full`` says what a push to a full queue does.
 
-    The store counts in the transaction of the push, so the bound is exact for any number of processes that push with
-    it. It is a bound of new rows: a retry, an id that is pushed again, a follow-up or a task that a schedule fires is
-    never refused.
+    The store counts in the transaction of the push, so the bound is exact for any number of processes that have it. It
+    applies to new tasks: a retry, an id that is pushed again, a follow-up, and a task of a schedule are never refused.
     """
 
     def __init__(
@@ -35,12 +34,15 @@ class Bound:
         backend: Backend,
         clock: Clock,
         events: Events,
-        waiting: Waiting,
+        waiters: Waiters,
         maxsize: int,
         when_full: str,
         poll: float,
     ) -> None:
-        """Wire it; ``poll`` in seconds. Raises ValidationError."""
+        """Make the bound of one queue; ``poll`` is the seconds between two tries of a push that waits.
+
+        Raises ValidationError.
+        """
         if when_full not in WHEN_FULL:
             raise ValidationError(f"when_full: {when_full!r} is not one of {', '.join(WHEN_FULL)}")
         self.maxsize = check_int("maxsize", maxsize, 0)
@@ -48,17 +50,18 @@ class Bound:
         self._backend = backend
         self._clock = clock
         self._events = events
-        self._waiting = waiting
+        self._waiters = waiters
         self._poll = poll
-        # Those that drop in one process would all choose the same tasks, and all but one would have to choose again.
-        # Memory does not suspend, and may be used by several loops.
+        # Without a lock, pushes of one process would choose the same tasks to drop, and all but one would choose again.
+        # The memory backend never suspends, and may be used by several loops.
         self._dropping = asyncio.Lock() if backend.grouped else contextlib.nullcontext()
 
     async def push(self, tasks: Sequence[Task], session: Any, committed: Callable[[], None] | None) -> list[Task]:
         """Push as the backend does, as soon as there is room; with a session in its transaction.
 
-        Raises QueueFull when there is none and ``when_full`` is ``raise``, or ``wait`` with a session: while its
-        transaction is open, nobody else may be able to make room. Raises ValidationError for more than ``maxsize``.
+        Raises QueueFull if there is no room and ``when_full`` is ``raise``; with a session also if it is ``wait``,
+        since an open transaction may keep others from making room. Raises ValidationError for more than ``maxsize``
+        tasks.
         """
         if not self.maxsize:
             return await self._try(tasks, session, committed)
@@ -73,7 +76,7 @@ class Bound:
                 return stored
             if session is not None:
                 if not all(await self._backend.update_with(session, expired)):
-                    return stored  # another transaction changed it, which the caller's may not see
+                    return stored  # another transaction changed the task, which this one may not see
             else:
                 for change, held in zip(expired, await self._backend.update(expired), strict=True):
                     if held:
@@ -90,9 +93,9 @@ class Bound:
                 return await self._drop(tasks, session, committed)
         if self.when_full == "raise" or session is not None:
             return await self._try(tasks, session, committed)
-        with self._waiting.woken_by(TAKEN, ENDED) as woken:
+        with self._waiters.woken_by(TAKEN, ENDED) as woken:
             while True:
-                woken.clear()  # before the look: what comes after it is not missed
+                woken.clear()  # before the try, so that no later hint is missed
                 with contextlib.suppress(QueueFull):
                     return await self._try(tasks, session, committed)
                 await self._clock.wait(woken, self._poll)
@@ -103,7 +106,7 @@ class Bound:
             try:
                 stored = await self._try(tasks, session, committed, instead)
             except QueueFull as full:
-                # With no excess, one of these was claimed or cancelled, and has made room itself.
+                # Without excess, one of the chosen tasks was claimed or cancelled, and has made room itself.
                 wanted, now = len(instead) + full.excess if full.excess else 0, self._clock.now()
                 rows = await self._backend.least_ready(now, wanted) if wanted else []
                 instead = tuple(Change(row, settle(row, Cancelled(DROPPED), now)) for row in rows)

@@ -1,4 +1,4 @@
-"""Claims that outlive their callers: what was claimed for somebody who left goes back at once."""
+"""Claims tasks; what was claimed for a caller that is cancelled meanwhile is given back."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Exchanged = tuple[list[bool], list[Task]]
 
 
 class Taker(Protocol):
-    """Who can use tasks at once."""
+    """A worker that can run tasks as soon as they are pushed."""
 
     @property
     def wants(self) -> bool:
-        """Whether there is room for some."""
+        """Whether it has room for tasks."""
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
-        """Push as the backend does, and claim what there is room for in the same transaction.
+        """Push as the backend does, and claim as many tasks as there is room for in the same transaction.
 
-        What was claimed starts when all who wait for this have been told.
+        What was claimed starts after the callers that wait for this push have been answered.
         """
 
 
 class Claims:
-    """Claims from one backend. With ``bounded``, who waits for room is told of each."""
+    """Claims from one backend. With ``bounded``, each claim wakes the pushes that wait for room."""
 
     def __init__(self, backend: Backend, clock: Clock, *, bounded: bool) -> None:
         self._backend = backend
@@ -49,13 +49,16 @@ class Claims:
         queues: Sequence[str] | None = None,
         lease_until: int | None = None,
     ) -> Exchanged:
-        """Write what ended, answer which held, and claim. If the caller is cancelled meanwhile, that goes on."""
+        """Write the changes and claim, in one transaction; return which changes held, and the claimed tasks.
+
+        If the caller is cancelled meanwhile, the transaction goes on, and what it claims is given back.
+        """
         verb: Coroutine[Any, Any, Exchanged]
         if changes:
             verb = self._backend.exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
         else:
             verb = self._claim(owner, now, limit, queues=queues, lease_until=lease_until)
-        if not self._backend.grouped:  # does not suspend, so there is no meanwhile
+        if not self._backend.grouped:  # it never suspends, so it cannot be cancelled
             answer = await verb
         else:
             exchange = Sheltered(verb)
@@ -64,26 +67,26 @@ class Claims:
             except asyncio.CancelledError:
                 self._in_background(self._undo(exchange))
                 raise
-        self._tell(answer[1])
+        self._hint_room(answer[1])
         return answer
 
     async def push_and_claim(
         self, tasks: Sequence[Task], owner: str, now: int, limit: int, **options: Any
     ) -> tuple[list[Task], list[Task]]:
-        """As the backend's verb; ``undone`` waits for its end, too."""
+        """Do as the backend's verb does; ``undone`` waits for its end as well."""
         verb = Sheltered(self._backend.push_and_claim(tasks, owner, now, limit, **options))
         self._background.add(verb)
         verb.add_done_callback(self._background.discard)
         answer = await (verb if is_sheltered() else asyncio.shield(verb))
-        self._tell(answer[1])
+        self._hint_room(answer[1])
         return answer
 
     def give_back(self, tasks: Sequence[Task]) -> None:
-        """Undo the claim of these, in the background."""
+        """Give claimed tasks back, in the background."""
         if tasks:
             self._in_background(self._release(tasks))
 
-    def _tell(self, tasks: Sequence[Task]) -> None:
+    def _hint_room(self, tasks: Sequence[Task]) -> None:
         if tasks and self._bounded:
             self._backend.hints.tell(TAKEN)
 
@@ -109,8 +112,8 @@ class Claims:
             log.warning("queue: {}: {}", type(error).__name__, error)
 
     async def undone(self, timeout: float) -> None:
-        """Wait until claims that are being undone are, at most ``timeout`` seconds."""
+        """Wait until the claims that are being undone are undone, at most ``timeout`` seconds."""
         end = asyncio.get_running_loop().time() + timeout
         while self._background and (left := end - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(set(self._background), timeout=left)
-            await asyncio.sleep(0)  # what has ended may be undone now
+            await asyncio.sleep(0)  # an exchange that has ended may begin to be undone now

@@ -1,4 +1,4 @@
-"""A pending task that has expired holds its unique key only until a push meets it."""
+"""Frees the unique key of a pending task that has expired, when a push of the same key finds it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from aiotaskq.core.task import Status, Task
 async def take_expired_keys(
     backend: Backend, now: int, tasks: Sequence[Task], stored: list[Task], session: Any = None
 ) -> list[Task]:
-    """Settle each expired task that was in the way of a push by its unique key, and push in its place.
+    """Settle each expired task whose unique key conflicted with a push, and push the new task in its place.
 
-    ``stored`` is the answer of the store to the push of ``tasks``, and is brought up to date. Both writes are one
-    transaction: the caller's own with ``session``. Returns the tasks that are expired now.
+    ``stored`` is the answer of the store to the push of ``tasks``, and is updated. With ``session`` both writes are in
+    its transaction. Returns the tasks that are expired now.
     """
     expired: list[Task] = []
     for number, task in enumerate(tasks):
@@ -31,18 +31,18 @@ async def take_expired_keys(
             if held:
                 expired.append(change.after)
             elif session is not None:
-                break  # another transaction changed it, which the caller's may not see
+                break  # another transaction changed the task, which this one may not see
     return expired
 
 
 def expired_in_the_way(now: int, tasks: Sequence[Task], stored: Sequence[Task]) -> list[Change]:
-    """Return how each expired task is settled that was in the way of one of ``tasks`` by its unique key."""
+    """Return the changes that settle the expired tasks whose unique keys conflicted with ``tasks``."""
     met = {row.task_id: row for task, row in zip(tasks, stored, strict=True) if _is_expired(row, task, now)}
     return [Change(row, settle(row, Expired(), now)) for row in met.values()]
 
 
 def _is_expired(row: Task, task: Task, now: int) -> bool:
-    """Whether the row is in the way of the task by its unique key alone, and nobody can claim it any more."""
+    """Whether the row conflicts with the task by its unique key only, and has expired."""
     return (
         row is not task
         and row.status is Status.PENDING

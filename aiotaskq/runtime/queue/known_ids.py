@@ -1,4 +1,4 @@
-"""Pushes of ids that their callers chose: one that has ended runs again or is refused, never dropped in silence."""
+"""Pushes with an id of the caller's: an id that has ended runs again or is refused, and is never ignored."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from aiotaskq.runtime.queue.pushed import PushedEvents
 
 
 class KnownIds:
-    """What a push does where the row under its id has ended.
-
-    ``add`` pushes as the queue does.
-    """
+    """Decides what a push does if the task of its id has ended. ``add`` pushes as the queue does."""
 
     def __init__(
         self,
@@ -33,11 +30,11 @@ class KnownIds:
         self._pushed = pushed
 
     async def push(self, tasks: Sequence[Task], reruns: Mapping[str, bool], session: Any = None) -> list[Task]:
-        """Push, and answer with what now stands for each task, as ``Queue.add`` does.
+        """Push, and return for each task the row that is there now, as ``Queue.add`` does.
 
-        ``reruns`` says of each id that its caller chose whether it may run again. Those that do are written after the
-        others, in a transaction of their own unless a session is given. Raises TaskConflict for an id that has ended
-        and may not run again, or not with these keys; then nothing was written.
+        ``reruns`` has the ids that the caller chose, and whether each may run again. Tasks that do are written after
+        the others, in a transaction of their own unless a session is given. Raises TaskConflict for an id that has
+        ended and may not run again, or not with these keys; then nothing was written.
         """
         if len(tasks) > 1:
             known = await self._backend.get(list(reruns))
@@ -62,10 +59,10 @@ class KnownIds:
         return row
 
     async def run_again(self, ended: Task, new: Task, session: Any = None) -> bool:
-        """Make the row of an ended task pending anew, as ``new`` says; answer False if it has changed meanwhile.
+        """Make the row of an ended task pending again, as ``new`` says; return False if it has changed meanwhile.
 
-        Raises TaskConflict where ``new`` has other keys, or a newer task holds the unique key; with a session also
-        where the row has changed, since its transaction may not see that.
+        Raises TaskConflict if ``new`` has other keys, or a newer task holds the unique key; with a session also if the
+        row has changed, since its transaction may not see that.
         """
         _check(new, ended, rerun=True)
         changes = [Change(ended, settle(ended, Rerun(new), self._clock.now()))]
@@ -75,7 +72,7 @@ class KnownIds:
             (held,) = await self._backend.update_with(session, changes, self._pushed.at_commit([new], [new]))
         if held:
             if session is None:
-                self._pushed.tell([new], [new])
+                self._pushed.emit([new], [new])
             return True
         (row,) = await self._backend.get([new.task_id])
         if row is not None and (row.status, row.fence, row.seq) == (ended.status, ended.fence, ended.seq):
@@ -86,7 +83,7 @@ class KnownIds:
 
 
 def _check(task: Task, row: Task, rerun: bool) -> None:
-    """Raise TaskConflict where the row has ended, and the push neither repeats an earlier one nor may run it again."""
+    """Raise TaskConflict if the row has ended, and the push neither repeats an earlier one nor may run it again."""
     if not row.final:
         return
     if not rerun:

@@ -1,4 +1,4 @@
-"""Tells the log and the listeners of the event ``pushed`` which tasks were stored."""
+"""Logs pushes, and emits the event ``pushed`` for each task that was stored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aiotaskq.runtime.task_log import log_pushed
 
 
 class PushedEvents:
-    """Emits ``pushed`` for a push of this queue, and later for one in a transaction of the caller's."""
+    """Emits ``pushed``: at once for a push of the queue, after the commit for one in a transaction of the caller's."""
 
     def __init__(self, backend: Backend, clock: Clock, events: Events) -> None:
         self._backend = backend
@@ -24,8 +24,8 @@ class PushedEvents:
         self._events = events
         self._reading: set[asyncio.Task[None]] = set()
 
-    def tell(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
-        """Tell of those tasks that are stored themselves; the others met a row that was there already."""
+    def emit(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
+        """Emit for the tasks that are stored themselves; the others conflicted with a row that is there."""
         if gate.open:
             log_pushed(tasks, stored)
         if "pushed" in self._events:
@@ -34,7 +34,7 @@ class PushedEvents:
                     self._events.emit("pushed", self._clock.now(), task)
 
     def at_commit(self, tasks: Sequence[Task], stored: Sequence[Task]) -> Callable[[], None]:
-        """Return what is to be called, from any thread, when the transaction of this push has committed."""
+        """Return the function to call, from any thread, when the transaction of this push has committed."""
         bound = LoopBound()
         bound.bind()
 
@@ -45,11 +45,11 @@ class PushedEvents:
 
     def _committed(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
         if "pushed" in self._events or gate.open:
-            self._reading.add(reading := asyncio.create_task(self._tell_what_is_there(tasks, stored)))
+            self._reading.add(reading := asyncio.create_task(self._emit_for_stored(tasks, stored)))
             reading.add_done_callback(self._reading.discard)
 
-    async def _tell_what_is_there(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
-        # The transaction has committed, but it may have rolled back to a savepoint from before the push.
+    async def _emit_for_stored(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
+        # The transaction has committed, but it may have rolled back to a savepoint before the push.
         new = [task for task, row in zip(tasks, stored, strict=True) if row is task]
         try:
             rows = await self._backend.get([task.task_id for task in new])
@@ -57,4 +57,4 @@ class PushedEvents:
             log.warning("the event 'pushed' is missing for up to {} tasks: {}", len(new), error)
             return
         there = [task for task, row in zip(new, rows, strict=True) if row is not None]
-        self.tell(there, there)
+        self.emit(there, there)

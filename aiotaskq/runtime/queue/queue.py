@@ -1,4 +1,4 @@
-"""The queue actor: pushing, popping and settling by hand, and the operator's verbs, over any backend."""
+"""The queue over any backend: pushes, pops by hand, settles, and what an operator does with tasks."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import StepLog
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.owner import fresh_owner
-from aiotaskq.runtime.queue.capacity import Bound
+from aiotaskq.runtime.queue.capacity import Capacity
 from aiotaskq.runtime.queue.claims import Claims, Taker
 from aiotaskq.runtime.queue.expired_keys import take_expired_keys
 from aiotaskq.runtime.queue.known_ids import KnownIds
 from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.pushed import PushedEvents
 from aiotaskq.runtime.queue.reaper import Reaper
-from aiotaskq.runtime.queue.unacked import OpenPops
-from aiotaskq.runtime.queue.waiters import Waiting
+from aiotaskq.runtime.queue.unacked import Unacked
+from aiotaskq.runtime.queue.waiters import Waiters
 from aiotaskq.runtime.task_log import log_outcome
 
-REAP_INTERVAL = 15.0  # seconds between two looks for them, at most
+REAP_INTERVAL = 15.0  # the longest time in seconds between two looks for overdue tasks, by pops
 
 
 class Queue(Operations[Task]):
-    """Tasks of one store. Arguments and results are values; nothing here depends on which store it is."""
+    """The tasks of one store."""
 
     def __init__(
         self,
@@ -54,10 +54,18 @@ class Queue(Operations[Task]):
         maxsize: int = 0,
         when_full: str = "wait",
     ) -> None:
-        """Wire a queue. ``visibility`` and ``poll_interval`` in seconds; ``maxsize`` 0 is unbounded.
+        """Make the queue of a backend.
 
-        ``when_full`` is ``wait``, ``raise`` (QueueFull) or ``drop_oldest``, which cancels ready tasks in the push's
-        transaction: of the largest priority number, the oldest first.
+        Args:
+            visibility: seconds that a popped task of a durable store may take.
+            poll_interval: seconds between two looks of a coroutine that waits, for changes that no hint tells of.
+            maxsize: the largest number of ready tasks; 0 is unbounded.
+            when_full: what a push to a full queue does: ``wait``, ``raise`` (QueueFull), or ``drop_oldest``, which
+                cancels ready tasks in the push's transaction, those of the largest priority number first, and of
+                these the oldest.
+
+        Raises:
+            ValidationError: a wrong value.
         """
         self.backend = backend
         """The store of the tasks."""
@@ -66,61 +74,67 @@ class Queue(Operations[Task]):
         self.events = events if events is not None else Events()
         self._visibility = check_seconds("visibility", visibility, zero=False)
         self._poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
-        self._waiting = Waiting(backend)
-        self._bound = Bound(backend, clock, self.events, self._waiting, maxsize, when_full, self._poll_interval)
-        self._waits = backend.grouped or self._bound.maxsize > 0
+        self._waiters = Waiters(backend)
+        self.capacity = Capacity(backend, clock, self.events, self._waiters, maxsize, when_full, self._poll_interval)
+        self._waits = backend.grouped or self.capacity.maxsize > 0
         self._pushes: Batch[Task, Task] = Batch(self._push)
         self._updates: Batch[Change, bool] = Batch(backend.update)
         self._reads: Batch[str, Task | None] = Batch(backend.get)
-        self.claims = Claims(backend, clock, bounded=bool(self._bound.maxsize))
+        self.claims = Claims(backend, clock, bounded=bool(self.capacity.maxsize))
         self.takers: list[Taker] = []
-        """Workers of this queue, which may claim what is pushed here in the transaction that pushes it."""
+        """The workers of this queue, which may claim a task in the transaction that pushes it."""
         self._pushed = PushedEvents(backend, clock, self.events)
-        self._pops = OpenPops()
-        self.told_of_step = StepLog()
+        self._unacked = Unacked()
+        self.step_log = StepLog()
         self.known_ids = KnownIds(backend, clock, self.add, self._pushed)
         self._next_reap = 0  # ticks
         self.reaper = Reaper(backend, clock, self.events, self.settle)
         self._pop_owner = fresh_owner(POP_OWNER)
 
     @property
-    def immediate(self) -> bool:
-        """Whether pushing, popping what is ready and settling never suspend: any thread may do it, without a loop.
+    def clock(self) -> Clock:
+        """The clock by which its tasks become due."""
+        return self._clock
 
-        What does have to wait asks for the running loop first."""
+    @property
+    def immediate(self) -> bool:
+        """Whether a push, a pop of a ready task and a settle never wait, so that any thread may do them without a loop.
+
+        A method that has to wait asks for the running loop before it changes anything.
+        """
         return not self._waits and not (self.events.wanted and "pushed" in self.events)
 
     # ---- pushing ----
 
     async def add(self, tasks: Sequence[Task], session: Any = None) -> list[Task]:
-        """Push in one transaction; answer with what now stands for each: the object given, or what was in the way.
+        """Push in one transaction; return for each task the row that is there: the same object, or a conflicting one.
 
-        With ``session`` it is the caller's own transaction, and is not committed here. Raises ValidationError (before
-        anything is written, also for more than ``maxsize``), QueueFull (with a session also where it would wait),
-        DatabaseUnavailable with the ids, and NotSupported where the store cannot join it.
+        With ``session`` that is the caller's transaction, which is not committed here. Raises ValidationError before
+        anything is written (also for more than ``maxsize`` tasks), QueueFull (with a session also where it would wait),
+        DatabaseUnavailable with the ids of the tasks, and NotSupported if the store cannot join the session.
         """
         if self.backend.durable:
             for task in tasks:
                 self._check_durable(task)
         try:
-            if session is None and not self._bound.maxsize:
+            if session is None and not self.capacity.maxsize:
                 stored = await (self._pushes.add(tasks) if self.backend.grouped else self.backend.push(tasks))
             else:
                 stored = []
                 committed = None if session is None else self._pushed.at_commit(tasks, stored)
-                stored += await self._bound.push(tasks, session, committed)
-            if not self._bound.maxsize and (len(tasks) != 1 or stored[0] is not tasks[0]):
+                stored += await self.capacity.push(tasks, session, committed)
+            if not self.capacity.maxsize and (len(tasks) != 1 or stored[0] is not tasks[0]):
                 now = self.clock.now()
                 for expired in await take_expired_keys(self.backend, now, tasks, stored, session):
                     if session is None:
                         log_outcome(expired, Expired(), expired, now)
                         self.events.emit("expired", now, expired)
             if session is None and (self.events.wanted or gate.open):
-                self._pushed.tell(tasks, stored)
+                self._pushed.emit(tasks, stored)
             return stored
-        except DatabaseUnavailable as error:  # of a group, it is the error of each of its pushes
+        except DatabaseUnavailable as error:  # pushes that are written together share the error
             if session is not None:
-                raise  # nothing of it is there before the caller commits
+                raise  # nothing is stored before the caller commits
             raise error.of_push(task.task_id for task in tasks) from error
 
     async def _push(self, tasks: Sequence[Task]) -> list[Task]:
@@ -139,10 +153,10 @@ class Queue(Operations[Task]):
     async def push_task(self, task: Mapping[str, Any], priority: int = 0) -> str:
         """Add a task given as a dict (``type``, ``params``, optional ``task_id``), which is not changed; return its id.
 
-        In memory an id may be any hashable value, on a durable store a string of at most 36 characters. One that is
-        running is handed back as pending with the new fields, one that has ended runs again, one that is pending with
-        the same content is a no-op. Raises ValidationError, and TaskConflict when the id is pending with other content,
-        or when it ended and a newer task holds its unique key.
+        In memory an id may be any hashable value, on a durable store it is a string of at most 36 characters. A running
+        task with that id becomes pending with the new fields, an ended one runs again, and a pending one with the same
+        content stays. Raises ValidationError, and TaskConflict if the id is pending with other content, or has ended
+        and a newer task holds its unique key.
         """
         new = task_from_dict(task, priority, self.clock.now(), any_id=not self.backend.durable)
         while True:
@@ -151,7 +165,7 @@ class Queue(Operations[Task]):
                 return new.task_id
             if stored.status is Status.RUNNING:
                 if await self.settle(stored, HandedBack(new)) is not None:
-                    self._pops.given_back(stored)
+                    self._unacked.given_back(stored)
                     log.task("push", new)
                     return new.task_id
             elif stored.final:
@@ -170,10 +184,10 @@ class Queue(Operations[Task]):
     async def pop_task(self, timeout: float | None = None, *, visibility: float | None = None) -> dict[str, Any] | None:
         """Take the next task as a dict; wait ``timeout`` seconds (None for ever, 0 looks once), then return None.
 
-        On a durable store the pop is a lease of ``visibility`` seconds (default that of the queue): a task not settled
-        by then comes back as a retry. The task is the calling coroutine's, for ``task_done``; where the call runs in a
-        coroutine of its own, as in ``asyncio.wait_for`` on Python 3.11, it is that one's: use ``timeout`` instead.
-        Raises ValidationError for a negative timeout.
+        On a durable store the pop is a lease of ``visibility`` seconds (default that of the queue): a task that is not
+        settled by then is retried. For ``task_done`` the task belongs to the asyncio task that calls this, or without a
+        loop to the thread. ``asyncio.wait_for`` makes a task of its own on Python 3.11: use ``timeout`` instead. Raises
+        ValidationError for a negative timeout.
         """
         wait = None if timeout is None else check_seconds("timeout", timeout)
         seconds = self._visibility if visibility is None else check_seconds("visibility", visibility, zero=False)
@@ -190,9 +204,9 @@ class Queue(Operations[Task]):
     async def _pop_waiting(self, wait: float | None, visibility: float) -> Task | None:
         end = None if wait is None else self.clock.ticks() + int(wait * SECOND)
         await self.backend.watch()
-        with self._waiting.woken_by_tasks() as woken:
+        with self._waiters.woken_by_tasks() as woken:
             while True:
-                woken.clear()  # before the look: what comes after it is not missed
+                woken.clear()  # before the look, so that no later task is missed
                 if (task := await self._pop_one(visibility)) is not None:
                     return task
                 now = self.clock.now()
@@ -208,7 +222,7 @@ class Queue(Operations[Task]):
 
     async def _pop_one(self, visibility: float) -> Task | None:
         if self.backend.durable and self.clock.ticks() >= self._next_reap:
-            # There may be no worker anywhere, so consumers by hand look after each other.
+            # There may be no worker, so pops look for overdue tasks as well.
             self._next_reap = self.clock.ticks() + int(min(REAP_INTERVAL, visibility / 4) * SECOND)
             await self.reaper.reap()
         now = self.clock.now()
@@ -221,20 +235,20 @@ class Queue(Operations[Task]):
         return tasks[0] if tasks else None
 
     async def _remember(self, task: Task) -> None:
-        if self.backend.durable and (former := self._pops.left_open()) is not None:
+        if self.backend.durable and (former := self._unacked.left_open()) is not None:
             log.warning("{} was popped and not settled; it comes back after its visibility timeout", named(former))
-        forgotten = self._pops.add(task)
+        forgotten = self._unacked.add(task)
         if forgotten is not None and forgotten.given_back is None and not self.backend.durable:
-            await self.backend.delete([forgotten.task.task_id])  # a store without leases would keep it for ever
+            await self.backend.delete([forgotten.task.task_id])  # without a lease it would never end
 
     async def task_done(self, task_id: str | None = None) -> None:
-        """Say that a popped task is finished: the newest unsettled one of this coroutine (or thread).
+        """Complete a popped task: the one named, or the newest unsettled one of this asyncio task (or thread).
 
-        If that has none, the oldest unsettled one of any thread; or the one named. One that was pushed again since its
-        pop is settled already: then nothing is written. Raises NoOpenTask when no pop is open, LeaseLost when the
-        visibility timeout passed and the task was taken over; after any other error the pop is still open.
+        If that has none, it is the oldest unsettled one of any. A task that was pushed again since its pop is settled
+        already; then nothing is written. Raises NoOpenTask if there is no unsettled task, LeaseLost if the visibility
+        timeout has passed and the task was taken over. After any other error the task is still unsettled.
         """
-        pop = self._pops.take(task_id)
+        pop = self._unacked.take(task_id)
         if gate.open:
             log.task("task_done", pop.task)
         if pop.given_back is not None:
@@ -242,7 +256,7 @@ class Queue(Operations[Task]):
         try:
             after = await self.settle(pop.task, Completed())
         except BaseException:
-            self._pops.put_back(pop)  # else the next call would complete an older one, whose handler may have failed
+            self._unacked.put_back(pop)  # else the next call would complete an older task, which may have failed
             raise
         if after is None:
             raise LeaseLost(
@@ -250,12 +264,12 @@ class Queue(Operations[Task]):
             )
 
     def adopt(self, other: Queue) -> None:
-        """Take over the pops of another queue object of the same store, which is used no more."""
-        self._pops.adopt(other._pops)
+        """Take over the unsettled tasks of another queue object of the same store, which is used no more."""
+        self._unacked.adopt(other._unacked)
 
     async def give_back(self, task_id: str) -> None:
-        """Put a popped task back as if it had not been popped: whoever popped it has left, and never saw it."""
-        pop = self._pops.take(task_id)
+        """Put a popped task back as if it had not been popped, because the caller left before it got the task."""
+        pop = self._unacked.take(task_id)
         if pop.given_back is None:
             await self.settle(pop.task, Released("its caller left"))
             log.task("give back", pop.task)
@@ -270,21 +284,21 @@ class Queue(Operations[Task]):
         then: Callable[[Task], tuple[Task, ...]] | None = None,
         lease_over: bool = False,
     ) -> Task | None:
-        """Write what becomes of a task; return its new state, or None if it is no longer the one that was read.
+        """Write the next state of a task; return it, or None if the task has changed since it was read.
 
-        ``then`` names the tasks that are pushed in the same transaction.
+        ``then`` returns the tasks that are pushed in the same transaction; ``lease_over``: the lease has ended.
         """
         while True:
             after = settle(task, outcome, self.clock.now())
             change = Change(task, after, then(after) if then is not None else (), lease_over)
             (held,) = await (self._updates.add([change]) if self.backend.grouped else self.backend.update([change]))
             if held:
-                self._pushed.tell(change.then, change.then)
+                self._pushed.emit(change.then, change.then)
                 return after
             (row,) = await self.backend.get([task.task_id])
-            # Only the cancel flag may have come in between; then the rules decide anew.
+            # If only the cancel flag was set in between, the rules decide again.
             if row is None or lease_over or (row.status, row.fence) != (task.status, task.fence):
-                # Only who holds this fence can have completed it: an answer of the store was lost.
+                # Only this delivery can have completed it: an answer of the store was lost.
                 ours = row is not None and row.status is after.status is Status.COMPLETED and row.fence == task.fence
                 return row if ours else None
             if row.cancel_requested == task.cancel_requested:
@@ -294,7 +308,7 @@ class Queue(Operations[Task]):
     async def complete_with(
         self, session: Any, task: Task, result: Any, *, then: Callable[[Task], tuple[Task, ...]]
     ) -> Task | None:
-        """Complete a running task in the caller's own transaction; return its new state, None if it is lost."""
+        """Complete a running task in the caller's transaction; return its new state, None if it was taken over."""
         after = settle(task, Completed(result), self.clock.now())
         (held,) = await self.backend.update_with(session, [Change(task, after, then(after))])
         return after if held else None
@@ -327,7 +341,7 @@ class Queue(Operations[Task]):
         if timeout is not None:
             end = self.clock.ticks() + int(check_seconds("timeout", timeout) * SECOND)
         await self.backend.watch()
-        with self._waiting.woken_at_end(task_id) as woken:
+        with self._waiters.woken_at_end(task_id) as woken:
             pause = self._poll_interval
             while True:
                 woken.clear()

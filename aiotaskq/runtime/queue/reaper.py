@@ -1,4 +1,4 @@
-"""Takes tasks back whose leases are over, and counts the deaths of their processes."""
+"""Settles running tasks whose leases have ended, and pending ones that have expired."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.owner import life_of
 from aiotaskq.runtime.task_log import log_outcome
 
-LIMIT = 500  # overdue tasks settled in one round
+LIMIT = 500  # tasks settled in one round
 
 
 class Reaper:
-    """Looks for overdue tasks of one store, for a worker or for consumers by hand."""
+    """Looks for overdue tasks of one store: for each worker, and for consumers that pop by hand."""
 
     def __init__(
         self, backend: Backend, clock: Clock, events: Events, settle: Callable[..., Awaitable[Task | None]]
     ) -> None:
-        """Wire it; ``settle`` is that of the queue."""
+        """``settle`` is that of the queue."""
         self._backend = backend
         self._clock = clock
         self._events = events
         self._settle = settle
-        self._left = 0  # overdue tasks that the last look left to their workers
+        self._left = 0  # overdue tasks that the last round left to their workers
 
     async def reap(
         self,
@@ -37,12 +37,16 @@ class Reaper:
         then: Callable[[Task], tuple[Task, ...]] | None = None,
         lease: float = 60.0,
     ) -> bool:
-        """Settle what nobody holds any more, whoever claimed it; return whether there may be more of it.
+        """Settle overdue tasks of any worker; return whether there may be more.
 
-        ``owner`` and ``holds`` are the worker that looks, and its deliveries, about which the heartbeat decides;
-        ``lease`` is how long a lease is, in seconds."""
+        Args:
+            owner: the id of the worker that calls this, if any.
+            holds: the deliveries, as id and fence, whose leases that worker renews itself.
+            then: returns the tasks that are pushed with the change.
+            lease: the length of a lease in seconds.
+        """
         now, left = self._clock.now(), 0
-        limit = LIMIT + self._left  # those that are left to their worker are not to hide the others
+        limit = LIMIT + self._left  # tasks that are left to their workers must not hide the others
         late = await self._backend.overdue(now, limit)
         lives: dict[str, Life] = {}
         for task in late:
@@ -53,7 +57,7 @@ class Reaper:
             if task.status is not Status.PENDING:
                 whose = owner_of(task)
                 if owner and whose == owner:
-                    # That worker lives and does not know of it: the answer to a claim was lost on its way.
+                    # The worker does not know this task: the answer to its claim was lost.
                     outcome = Released("it never started")
                 else:
                     life = lives.get(whose) or lives.setdefault(whose, self._life_of(whose))
@@ -69,15 +73,15 @@ class Reaper:
         return len(late) == limit
 
     def _life_of(self, owner: str) -> Life:
-        # Of a pop only its visibility timeout counts; and in virtual time all workers are in this process.
+        # For a pop only the visibility timeout counts, and in virtual time all workers are in this process.
         real = isinstance(self._clock, SystemClock) and not owner.startswith(POP_OWNER)
         return life_of(owner) if real else Life.UNKNOWN
 
     async def uncount(self, lost: Task) -> None:
-        """Take back the crash that was counted when the lease of this delivery ended: its worker lives."""
+        """Take back the crash that was counted when the lease of this delivery ended: its worker did not crash."""
         for attempt in range(1, 11):
             (row,) = await self._backend.get([lost.task_id])
             after = None if row is None else uncounted(row, lost)
             if row is None or after is None or (await self._backend.update([Change(row, after, lease_over=True)]))[0]:
                 return
-            await self._clock.sleep(backoff(attempt, 0.01, 5.0))  # it has just changed, or another transaction has it
+            await self._clock.sleep(backoff(attempt, 0.01, 5.0))  # it has just changed, or is locked

@@ -1,4 +1,4 @@
-"""Who waits for what a store may tell: for tasks to become ready, for room, or for one task to end."""
+"""Wakes coroutines that wait for a change in a store: for ready tasks, for room, or for the end of one task."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from aiotaskq.backends.base import ENDED, READY, Backend
 from aiotaskq.concurrency.wakeup import LoopWakeup, Wakeup
 
 
-class Waiting:
-    """Wakes those who wait, in their own loops; a hint is never the truth, so they look, and time out, themselves."""
+class Waiters:
+    """Wakes waiting coroutines in their own loops. A wakeup is only a hint: the coroutine looks itself, and polls."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._hints = backend.hints
-        self._ends: dict[str, tuple[Wakeup, ...]] = {}  # by task id: a hint must not look at every one that waits
+        self._ends: dict[str, tuple[Wakeup, ...]] = {}  # by task id, so that a hint finds its waiters directly
         self._stop: Callable[[], None] | None = None
-        self._lock = threading.Lock()  # an app's loop and legacy threads may share a queue in memory
+        self._lock = threading.Lock()  # threads and event loops may share a queue in memory
 
     @contextlib.contextmanager
     def woken_by(self, *kinds: str) -> Iterator[Wakeup]:
-        """Give a wakeup for hints of these kinds."""
+        """Yield a wakeup that hints of these kinds set."""
         wakeup = LoopWakeup()
         stop = self._hints.listen(lambda _kind, _names: wakeup(), *kinds)
         try:
@@ -32,7 +32,7 @@ class Waiting:
 
     @contextlib.contextmanager
     def woken_by_tasks(self) -> Iterator[Wakeup]:
-        """Give a wakeup for tasks that can be claimed."""
+        """Yield a wakeup that tasks set which can be claimed."""
         arrivals = self._backend.arrivals()
         if arrivals is None:
             with self.woken_by(READY) as wakeup:
@@ -43,12 +43,12 @@ class Waiting:
 
     @contextlib.contextmanager
     def woken_at_end(self, task_id: str) -> Iterator[Wakeup]:
-        """Give a wakeup for the end of one task."""
+        """Yield a wakeup that the end of one task sets."""
         wakeup = LoopWakeup()
         with self._lock:
             self._ends[task_id] = (*self._ends.get(task_id, ()), wakeup)
             if self._stop is None:
-                self._stop = self._hints.listen(self._told, ENDED)
+                self._stop = self._hints.listen(self._hear_end, ENDED)
         try:
             yield wakeup
         finally:
@@ -60,7 +60,7 @@ class Waiting:
                     self._stop()
                     self._stop = None
 
-    def _told(self, _kind: str, names: Sequence[str]) -> None:
+    def _hear_end(self, _kind: str, names: Sequence[str]) -> None:
         for task_id in names or list(self._ends):
             for wakeup in self._ends.get(task_id, ()):
                 wakeup()

@@ -1,4 +1,4 @@
-"""The scheduler actor: looks for due schedules and fires each due time once, however many processes do the same."""
+"""The scheduler: fires each due time of its schedules once, however many processes run a scheduler."""
 
 from __future__ import annotations
 
@@ -18,62 +18,65 @@ from aiotaskq.errors import AiotaskqError, NotFound
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import ClockSteps
 from aiotaskq.runtime.queue.queue import Queue
-from aiotaskq.runtime.scheduler.due_heap import Agenda
+from aiotaskq.runtime.scheduler.due_heap import DueHeap
 
 LIMIT = 1_000  # schedules fired in one transaction
-READ = 300  # schedules read ahead at a time: the round that reads them is late by 5 ms, with a thousand by 20
-AHEAD = SECOND  # microseconds that are read ahead; what other processes change in them may be seen so much later
-# Seconds within which what becomes due right after a round should be running: the next one waits for so long, less what
-# it and then a worker's will take if they take as long as any of late. What becomes due meanwhile shares a transaction
-# with them; at 293 due times a second that halves the cost of each. A due time after a pause is fired at once.
+READ = 300  # schedules read ahead at a time; reading more would make the runs of that round late
+AHEAD = SECOND  # microseconds that are read ahead; a change by another process may be seen so much later
+# Seconds within which a schedule that becomes due right after a round should be running. The next round waits for so
+# long, less the time that it and a worker's round have taken lately, so that many due times share a transaction. A due
+# time after a longer pause is fired at once.
 PATIENCE = 0.046
-RECOVERY = 5  # seconds after which whoever fired a task and has not delivered it is taken for dead
-MAX_REFUSALS = 3  # a schedule that cannot be fired this often in a row is disabled, or it would be looked at for ever
+RECOVERY = 5  # seconds after which a scheduler that fired tasks and has not delivered them is taken for dead
+MAX_REFUSALS = 3  # failures in a row after which a schedule is disabled
 
 
 class Scheduler:
-    """Schedules of one store, fired into one queue. No leader: a compare-and-swap says who fired."""
+    """Fires the schedules of one store into one queue.
+
+    There is no leader: of several schedulers, the one whose compare-and-swap of the schedule succeeds has fired it.
+    """
 
     def __init__(
         self, schedules: Schedules, queue: Queue, queue_backend: Backend, clock: Clock, *, check_interval: float = 10.0
     ) -> None:
-        """Wire a scheduler; ``check_interval`` is the longest sleep in seconds between looks at the database."""
+        """``check_interval`` is the longest time in seconds between two looks at the database."""
         self._schedules = schedules
         self._queue = queue
         self._queue_backend = queue_backend
         self._clock = clock
         self._check_interval = check_seconds("check_interval", check_interval, zero=False)
         self._service = Service("scheduler", self._look, clock)
-        self._agenda = Agenda()
-        self._took = 0.0  # ticks of a round
-        self._next_look = 0  # the instant for which it is planned
+        self._due_heap = DueHeap()
+        self._took = 0.0  # ticks that a round has taken lately
+        self._next_round = 0  # the instant at which the next round is planned
         self._refusals: dict[str, int] = {}
         self._apart = queue_backend.shared and queue_backend.schedules is not schedules
         self._next_recovery = 0  # ticks
-        self._steps = ClockSteps(clock, queue.told_of_step)
-        # By more than so many microseconds the clock may have been set back. Before the first look only the rows tell,
-        # and another host may have written them.
+        self._steps = ClockSteps(clock, queue.step_log)
+        # The difference in microseconds that shows that the clock was set back; None while it was not. Before the first
+        # round only the rows can show it, and another host may have written them.
         self._set_back: int | None = HOSTS_DIFFER
 
     async def start(self) -> None:
-        """Start looking in the running loop; does nothing if it runs."""
+        """Start in the running loop; idempotent."""
         await self._service.start()
 
     async def stop(self) -> None:
-        """Fire no more; idempotent. What was fired stays."""
+        """Stop; idempotent. Tasks that were fired stay."""
         await self._service.stop()
 
     @property
     def running(self) -> bool:
-        """Whether it looks for due schedules."""
+        """Whether it runs."""
         return self._service.running
 
     @property
     def failures(self) -> int:
-        """Failed looks since the last good one; 0 is healthy."""
+        """Failed rounds since the last good one; 0 is healthy."""
         return self._service.failures
 
-    # ---- the documented verbs ----
+    # ---- schedules ----
 
     async def add_scheduler_task(
         self,
@@ -98,13 +101,20 @@ class Scheduler:
         task_id: str | None = None,
         start_at: float | datetime | None = None,
     ) -> str:
-        """Store a schedule and return its id; an id that exists already is left as it is.
+        """Store a schedule and return its id; if the id exists, that schedule stays as it is.
 
-        ``schedule_type`` is ``interval`` (first run one interval from now), ``cron`` or ``once`` (``execute_at`` in
-        epoch seconds or as an aware datetime; in the past it fires at once). ``max_runs`` 0 is no limit. Cron is
-        evaluated in ``timezone``, an IANA name, default the system's. An ``interval_seconds``, ``cron_expression`` or
-        ``execute_at`` of another schedule type is ignored, with a warning in the log. Raises ValidationError naming the
-        field.
+        Args:
+            schedule_type: ``interval`` (the first run is one interval from now), ``cron``, or ``once``.
+            interval_seconds, cron_expression, execute_at: the timing of that type; one of another type is ignored, with
+                a warning in the log.
+            execute_at, start_at: epoch seconds or an aware datetime; a ``once`` in the past fires now.
+            max_runs: 0 is no limit.
+            timezone: an IANA name in which a cron expression is evaluated; default the system's.
+            misfire, overlap: the policies; see ``Schedule``.
+            catch_up, timeout: seconds.
+
+        Raises:
+            ValidationError: naming the field.
         """
         foreign = foreign_timing(schedule_type, interval_seconds, cron_expression, execute_at)
         schedule = new_schedule(
@@ -135,7 +145,7 @@ class Scheduler:
         return schedule.task_id
 
     async def add(self, schedules: Sequence[Schedule]) -> Sequence[Schedule]:
-        """Store schedules in one transaction; answer with what now stands under each id."""
+        """Store schedules in one transaction; return for each the row that is there: the same, or an older one."""
         stored = await self._schedules.add(schedules)
         if gate.open:
             for schedule, row in zip(schedules, stored, strict=True):
@@ -144,27 +154,27 @@ class Scheduler:
         return stored
 
     def _note(self, schedules: Sequence[Schedule]) -> None:
-        """Take to heart what stands in the store since a write of our own."""
+        """Take over schedules as they are in the store after a write, and wake the loop if one is due earlier."""
         for schedule in schedules:
-            self._agenda.note(schedule)
-        if any(s.enabled and (s.due or INT64) < self._next_look for s in schedules):
+            self._due_heap.note(schedule)
+        if any(s.enabled and (s.due or INT64) < self._next_round for s in schedules):
             self._service.wake()
 
     async def pause_task(self, task_id: str) -> None:
-        """Disable a schedule, for every process. Raises NotFound."""
+        """Disable a schedule, in every process. Raises NotFound."""
         log.debug("schedule {} paused", _named(await self._edit(task_id, paused)))
 
     async def resume_task(self, task_id: str) -> None:
-        """Enable a schedule; what became due meanwhile follows its misfire policy. Raises NotFound, ValidationError."""
+        """Enable a schedule; runs that are overdue follow its misfire policy. Raises NotFound, ValidationError."""
         log.debug("schedule {} resumed", _named(await self._edit(task_id, resumed)))
 
     async def update_task(self, /, task_id: str, **changes: Any) -> None:
-        """Change a schedule; with other timing its next run is later than now. Raises NotFound, ValidationError."""
+        """Change a schedule; with another timing its next run is later than now. Raises NotFound, ValidationError."""
         edited = await self._edit(task_id, lambda schedule, now: changed(schedule, now, **changes))
         log.debug("schedule {} changed", _named(edited))
 
     async def delete_task(self, task_id: str) -> bool:
-        """Delete a schedule; return whether there was one. Tasks it fired stay."""
+        """Delete a schedule; return whether there was one. The tasks that it has fired stay."""
         (there,) = await self._schedules.delete([task_id])
         log.debug("schedule {} {}", printable(task_id), "deleted" if there else "is not there")
         return there
@@ -196,7 +206,7 @@ class Scheduler:
                 return after
 
     async def declare(self, wanted: Sequence[Schedule]) -> None:
-        """Make what the code declares true: created once, changed where it differs; paused stays paused."""
+        """Add or change schedules as the code declares them; a paused one stays paused."""
         for schedule, stored in zip(wanted, await self.add(wanted), strict=True):
             if stored is not schedule and (changes := differences(stored, schedule)):
                 await self.update_task(stored.task_id, **changes)
@@ -209,56 +219,56 @@ class Scheduler:
 
     async def _look(self) -> float:
         now, begin = self._clock.now(), self._clock.ticks()
-        self._next_look = 0  # whoever changes something now need not wake us
+        self._next_round = 0  # a change during the round need not wake the loop
         await self._recover(now)
         if self._steps.back():
             self._set_back = CLOCKS_DIFFER
         if self._set_back is not None:
             await self._bring_near(now, self._set_back)
-        if not self._agenda.covers(now):
+        if not self._due_heap.covers(now):
             await self._read_ahead(now)
-        due = self._agenda.take(now, LIMIT)
+        due = self._due_heap.take(now, LIMIT)
         if due:
             try:
                 if self._apart:
-                    # While the queue is away nothing is fired: the misfire policy decides what is made up for.
+                    # While the queue is unreachable nothing is fired; the misfire policy decides about overdue runs.
                     await self._queue_backend.ping()
                 await self._fire(due, now)
             except BaseException:
-                self._agenda.forget()  # what became of them is not known
+                self._due_heap.forget()  # it is not known whether they were fired
                 raise
-        if len(due) == LIMIT or not self._agenda.covers(now):
+        if len(due) == LIMIT or not self._due_heap.covers(now):
             return 0.0  # more may be due already
         delay = await self._until_next()
-        if due and (took := self._clock.ticks() - begin):  # by a virtual clock none: there all is at its instant
-            # Of late, for one that takes longer can come at any time; one of seconds is forgotten after a few.
+        if due and (took := self._clock.ticks() - begin):  # a virtual clock is always exact
+            # The longest of the last rounds, which fades away.
             self._took = min(max(took, 0.9 * self._took), PATIENCE * SECOND)
             delay = max(delay, PATIENCE - 4 * self._took / SECOND)
-        self._next_look = self._clock.now() + int(delay * SECOND)
+        self._next_round = self._clock.now() + int(delay * SECOND)
         return delay
 
     async def _bring_near(self, now: int, differ: int) -> None:
-        """Let intervals go on after the clock was set back."""
+        """Let intervals go on after the clock was set back, by at least ``differ`` microseconds."""
         found = await self._schedules.written_after(now)
         changes = [ScheduleChange(schedule, brought_near(schedule, now, differ)) for schedule in found]
         changes = [change for change in changes if change.after is not change.before]
         for begin in range(0, len(changes), LIMIT):
-            # One that does not hold was brought near by another process, or edited since.
+            # A change that does not hold was made by another process, or the schedule was edited.
             await self._schedules.change(changes[begin : begin + LIMIT])
-        self._agenda.forget()
+        self._due_heap.forget()
         self._set_back = None
 
     async def _read_ahead(self, now: int) -> None:
         end = now + AHEAD
         found = await self._schedules.due(end - 1, READ)
-        if len(found) == READ and (found[-1].due or 0) <= now:  # many are late: as many as may be fired
+        if len(found) == READ and (found[-1].due or 0) <= now:  # many are late: read as many as may be fired
             found = await self._schedules.due(end - 1, LIMIT)
         if len(found) in (READ, LIMIT):
-            end = found[-1].due or 0  # of those due at that instant there may be more
-        self._agenda.fill(found, now, end)
+            end = found[-1].due or 0  # more may be due at that instant
+        self._due_heap.fill(found, now, end)
 
     async def _until_next(self) -> float:
-        at = self._agenda.head()
+        at = self._due_heap.head()
         if at is None:
             at = await self._schedules.next_due()
         if at is None:
@@ -272,25 +282,25 @@ class Scheduler:
         for schedule in due:
             try:
                 firings.append((schedule, fire(schedule, now, active.get(schedule.task_id, 0))))
-            except Exception as error:  # whatever a stored row holds: it must not stop the others
+            except Exception as error:  # one bad row must not stop the others
                 await self._refuse(schedule, error, now)
         held = await self._write([(before, firing.schedule, firing.tasks) for before, firing in firings])
         unknown = []
         for (schedule, firing), ok in zip(firings, held, strict=True):
             if ok:
                 self._refusals.pop(schedule.task_id, None)
-                self._tell(schedule, firing, now)
+                self._emit(schedule, firing, now)
             if ok and not self._apart:
-                self._agenda.note(firing.schedule.replace(version=schedule.version + 1))
+                self._due_heap.note(firing.schedule.replace(version=schedule.version + 1))
             else:
-                unknown.append(schedule.task_id)  # another process was quicker, or what it was is still in the outbox
+                unknown.append(schedule.task_id)  # another process has changed it, or its outbox has changed
         if unknown:
             for stands in await self._schedules.get(unknown):
                 if stands is not None:
-                    self._agenda.note(stands)
+                    self._due_heap.note(stands)
 
     async def _write(self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]) -> Sequence[bool]:
-        """Advance schedules and push their tasks: in one transaction, or where that cannot be, by way of an outbox."""
+        """Write schedules and push their tasks: in one transaction, or through an outbox if the stores differ."""
         if not changes:
             return []
         if self._queue_backend.schedules is self._schedules:
@@ -302,28 +312,28 @@ class Scheduler:
         if self._queue_backend.shared:
             return await self._write_apart(changes)
         held = await self._schedules.change([ScheduleChange(before, after) for before, after, _ in changes])
-        # A queue of this process alone, which its tasks do not outlive.
+        # A queue in memory: its tasks end with this process anyway.
         won = [task for (_, _, fired), ok in zip(changes, held, strict=True) if ok for task in fired]
         if won:
-            # Due is what this clock says; that queue has a steady one, which may be behind it.
+            # They are due by this clock; that queue has a steady clock, which may be behind it.
             now = self._queue.clock.now()
             await self._queue.add([task.replace(run_at=min(task.run_at, now)) for task in won])
         return held
 
     async def _write_apart(self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]) -> Sequence[bool]:
-        """Who wins the swap leaves the tasks in the schedule's outbox with it, and then hands them to the queue."""
+        """Write each schedule with its tasks in its outbox; then push the tasks of those that were written."""
         written = [(before, after.replace(outbox=before.outbox + fired)) for before, after, fired in changes]
         held = await self._schedules.change([ScheduleChange(before, after) for before, after in written])
         stand = [
             after.replace(version=before.version + 1) for (before, after), ok in zip(written, held, strict=True) if ok
         ]
         won = [task for (_, _, fired), ok in zip(changes, held, strict=True) if ok for task in fired]
-        # Not what somebody else left there: that may be on its way, and even done and deleted.
+        # Not the other tasks in the outboxes: another scheduler may be pushing them.
         await self._deliver(stand, won)
         return held
 
     async def _deliver(self, schedules: Sequence[Schedule], tasks: Sequence[Task]) -> None:
-        """Hand over tasks from these outboxes; only then are they taken out."""
+        """Push tasks that are in these outboxes, then remove them there."""
         if not tasks:
             return
         await self._queue.add(tasks)
@@ -333,19 +343,19 @@ class Scheduler:
             rest = [tuple(task for task in schedule.outbox if task.task_id not in sent) for schedule in left]
             emptied = [ScheduleChange(s, s.replace(outbox=out)) for s, out in zip(left, rest, strict=True)]
             held = await self._schedules.change(emptied)
-            # Somebody wrote the row in between: the same again, on top of that.
+            # Those whose row was changed in between are tried again.
             again = await self._schedules.get([s.task_id for s, ok in zip(left, held, strict=True) if not ok])
             left = [s for s in again if s is not None and any(task.task_id in sent for task in s.outbox)]
 
     async def _recover(self, now: int) -> None:
-        """Hand over what a scheduler fired that has died before it could."""
+        """Push tasks that a scheduler has fired, and not pushed before it died."""
         if self._apart and self._clock.ticks() >= self._next_recovery:
             self._next_recovery = self._clock.ticks() + RECOVERY * SECOND
             left = [schedule for schedule in await self._schedules.undelivered(LIMIT) if schedule.outbox]
             late = [task for s in left for task in s.outbox if task.created_at <= now // SECOND - RECOVERY]
             await self._deliver(left, late)
 
-    def _tell(self, schedule: Schedule, firing: Firing, now: int) -> None:
+    def _emit(self, schedule: Schedule, firing: Firing, now: int) -> None:
         emit = self._queue.events.emit
         for due, task in zip(firing.fired, firing.tasks, strict=True):
             if gate.open:
@@ -353,12 +363,12 @@ class Scheduler:
             emit("fired", now, task, schedule=schedule, lateness=(now - due) / SECOND)
         if firing.skipped_count:
             reasons = ", ".join(sorted({reason for _, reason in firing.skipped}))
-            # Information only: the schedule's own policies say so.
+            # INFO, not WARNING: the schedule's own policy asks for it.
             log.info("schedule {}: {} due times skipped ({})", _title(schedule), firing.skipped_count, reasons)
             emit("skipped", now, None, schedule=schedule, count=firing.skipped_count, skipped=firing.skipped)
 
     async def _refuse(self, schedule: Schedule, error: Exception, now: int) -> None:
-        self._agenda.note(schedule)
+        self._due_heap.note(schedule)
         count = self._refusals[schedule.task_id] = self._refusals.get(schedule.task_id, 0) + 1
         known = str(error) if isinstance(error, AiotaskqError) else f"{type(error).__name__}: {error}"
         log.error("schedule {} cannot be fired: {}", _title(schedule), known)

@@ -109,7 +109,7 @@ class Worker:
         )
         self._fetcher = Fetcher(self, queue, backend, clock, self._heartbeat)
         self._quarantine = Quarantine(self, self._fetcher, backend, clock)
-        self._host_clock = HostClock(backend, clock, queue.told_of_step)
+        self._host_clock = HostClock(backend, clock, queue.step_log)
         self._canceller = Service("cancels", self._look_for_cancels, clock)
         self._reap_interval = check_seconds("reap_interval", reap_interval, zero=False)
         self._reaper = Service("reaper", self._reap, clock)
