@@ -404,6 +404,22 @@ def test_claim_order() -> None:
     assert sorted([fourth, second, third, first], key=claim_order) == [first, second, third, fourth]
 
 
+@given(
+    st.text(max_size=110) | st.integers() | st.none(),
+    st.none() | st.lists(st.integers(), max_size=2) | st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+    st.integers(-(2**32), 2**32),
+)
+def test_the_usual_dict_is_checked_as_any_other(kind: Any, params: Any, priority: int) -> None:
+    def made(**more: Any) -> Task | str:
+        try:
+            task = task_from_dict({"type": kind, "params": params, **more}, priority, NOW)
+        except ValidationError as error:
+            return str(error)
+        return task.replace(task_id="any", seq=0, extra={})
+
+    assert made() == made(own=1)
+
+
 # ---- ids and stamps -----------------------------------------------------------------------------------------------
 
 
