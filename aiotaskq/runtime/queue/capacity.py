@@ -9,12 +9,11 @@ from typing import Any
 
 from aiotaskq.backends.base import ENDED, TAKEN, Backend, Change, Room
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.outcome import Cancelled, Expired, settle
+from aiotaskq.core.outcome import Cancelled, settle
 from aiotaskq.core.task import Task
 from aiotaskq.core.validation import check_int
 from aiotaskq.errors import QueueFull, ValidationError
 from aiotaskq.runtime.events import Events
-from aiotaskq.runtime.queue.expired_keys import expired_in_the_way
 from aiotaskq.runtime.queue.waiters import Waiters
 from aiotaskq.runtime.task_log import log_outcome
 
@@ -69,21 +68,6 @@ class Capacity:
             raise ValidationError(
                 f"tasks: {len(tasks)} in one push never fit a queue of maxsize {self.maxsize}; push fewer at a time"
             )
-        while True:
-            stored = await self._push(tasks, session, committed)
-            now = self._clock.now()
-            if not (expired := expired_in_the_way(now, tasks, stored)):
-                return stored
-            if session is not None:
-                if not all(await self._backend.update_with(session, expired)):
-                    return stored  # another transaction changed the task, which this one may not see
-            else:
-                for change, held in zip(expired, await self._backend.update(expired), strict=True):
-                    if held:
-                        log_outcome(change.before, Expired(), change.after, now)
-                        self._events.emit("expired", now, change.after)
-
-    async def _push(self, tasks: Sequence[Task], session: Any, committed: Callable[[], None] | None) -> list[Task]:
         with contextlib.suppress(QueueFull):
             return await self._try(tasks, session, committed)
         if self.when_full == "drop_oldest":

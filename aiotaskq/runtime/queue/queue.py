@@ -28,7 +28,7 @@ from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.owner import fresh_owner
 from aiotaskq.runtime.queue.capacity import Capacity
 from aiotaskq.runtime.queue.claims import Claims, Taker
-from aiotaskq.runtime.queue.expired_keys import take_expired_keys
+from aiotaskq.runtime.queue.expired_keys import expired_conflicts
 from aiotaskq.runtime.queue.known_ids import KnownIds
 from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.pushed import PushedEvents
@@ -92,11 +92,6 @@ class Queue(Operations[Task]):
         self._pop_owner = fresh_owner(POP_OWNER)
 
     @property
-    def clock(self) -> Clock:
-        """The clock by which its tasks become due."""
-        return self._clock
-
-    @property
     def immediate(self) -> bool:
         """Whether a push, a pop of a ready task and a settle never wait, so that any thread may do them without a loop.
 
@@ -123,12 +118,8 @@ class Queue(Operations[Task]):
                 stored = []
                 committed = None if session is None else self._pushed.at_commit(tasks, stored)
                 stored += await self.capacity.push(tasks, session, committed)
-            if not self.capacity.maxsize and (len(tasks) != 1 or stored[0] is not tasks[0]):
-                now = self.clock.now()
-                for expired in await take_expired_keys(self.backend, now, tasks, stored, session):
-                    if session is None:
-                        log_outcome(expired, Expired(), expired, now)
-                        self.events.emit("expired", now, expired)
+            if len(tasks) != 1 or stored[0] is not tasks[0]:
+                await self._free_expired_keys(tasks, stored, session)
             if session is None and (self.events.wanted or gate.open):
                 self._pushed.emit(tasks, stored)
             return stored
@@ -136,6 +127,24 @@ class Queue(Operations[Task]):
             if session is not None:
                 raise  # nothing is stored before the caller commits
             raise error.of_push(task.task_id for task in tasks) from error
+
+    async def _free_expired_keys(self, tasks: Sequence[Task], stored: list[Task], session: Any) -> None:
+        """Settle expired tasks whose unique keys conflicted with a push, and push again in their place."""
+        now = self.clock.now()
+        while conflicts := expired_conflicts(tasks, stored, now):
+            rows = {row.task_id: row for row in conflicts.values()}.values()
+            changes = [Change(row, settle(row, Expired(), now)) for row in rows]
+            if session is None:
+                held = await self.backend.update(changes)
+                for change, ok in zip(changes, held, strict=True):
+                    if ok:
+                        log_outcome(change.before, Expired(), change.after, now)
+                        self.events.emit("expired", now, change.after)
+            elif not all(await self.backend.update_with(session, changes)):
+                return  # another transaction has changed one, which this one may not see
+            pushed = await self.capacity.push([tasks[position] for position in conflicts], session, None)
+            for position, row in zip(conflicts, pushed, strict=True):
+                stored[position] = row
 
     async def _push(self, tasks: Sequence[Task]) -> list[Task]:
         taker = next((each for each in self.takers if each.wants), None)
