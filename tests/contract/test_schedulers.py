@@ -242,14 +242,14 @@ async def test_pause_edit_and_run_now_hold_for_every_process(process: Open) -> N
 @pytest.mark.stores("redis")  # elsewhere queue and schedules are one store
 async def test_a_queue_in_another_store_gets_the_tasks_of_a_dead_scheduler(process: Open) -> None:  # C9, C22
     dead, alive = await process(), await process()
-    assert dead.scheduler._apart
+    assert dead.scheduler._outbox is not None
     await add(dead)
     step([dead, alive], 1)
 
     async def killed(*_: Any) -> None:
         raise KeyboardInterrupt  # between the swap and the push
 
-    dead.scheduler._deliver = killed
+    dead.scheduler._outbox.deliver = killed
     with pytest.raises(KeyboardInterrupt):
         await dead.scheduler._fire(await dead.scheduler._schedules.due(dead._clock.now(), 10), dead._clock.now())
     assert not await dues(alive)
@@ -313,7 +313,7 @@ async def test_a_task_that_ended_and_was_deleted_is_not_handed_over_again(proces
     with pytest.raises(KeyboardInterrupt):
         await slow.scheduler._look()
     step([other], 30)
-    other.scheduler._next_recovery = 0
-    await other.scheduler._recover(other._clock.now())  # what the dead one left behind was done long ago
+    other.scheduler._outbox._next_recovery = 0
+    await other.scheduler._outbox.recover(other._clock.now())  # what the dead one left behind was done long ago
     await run_and_delete()
     assert fired == 2

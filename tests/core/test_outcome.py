@@ -325,7 +325,7 @@ def test_cancelled() -> None:
 
 
 def test_expired() -> None:
-    assert settle(task(P, expires_at=NOW), Expired(), NOW).error_message == "expired before anybody claimed it"
+    assert settle(task(P, expires_at=NOW), Expired(), NOW).error_message == "expired before it was claimed"
 
 
 @pytest.mark.parametrize("status", [C, F, X, E])

@@ -19,6 +19,7 @@ from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import ClockSteps
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.scheduler.due_heap import DueHeap
+from aiotaskq.runtime.scheduler.outbox import Outbox
 
 LIMIT = 1_000  # schedules fired in one transaction
 READ = 300  # schedules read ahead at a time; reading more would make the runs of that round late
@@ -27,7 +28,6 @@ AHEAD = SECOND  # microseconds that are read ahead; a change by another process 
 # long, less the time that it and a worker's round have taken lately, so that many due times share a transaction. A due
 # time after a longer pause is fired at once.
 PATIENCE = 0.046
-RECOVERY = 5  # seconds after which a scheduler that fired tasks and has not delivered them is taken for dead
 MAX_REFUSALS = 3  # failures in a row after which a schedule is disabled
 
 
@@ -51,8 +51,8 @@ class Scheduler:
         self._took = 0.0  # ticks that a round has taken lately
         self._next_round = 0  # the instant at which the next round is planned
         self._refusals: dict[str, int] = {}
-        self._apart = queue_backend.shared and queue_backend.schedules is not schedules
-        self._next_recovery = 0  # ticks
+        apart = queue_backend.shared and queue_backend.schedules is not schedules
+        self._outbox = Outbox(schedules, queue, clock) if apart else None
         self._steps = ClockSteps(clock, queue.step_log)
         # The difference in microseconds that shows that the clock was set back; None while it was not. Before the first
         # round only the rows can show it, and another host may have written them.
@@ -220,7 +220,8 @@ class Scheduler:
     async def _look(self) -> float:
         now, begin = self._clock.now(), self._clock.ticks()
         self._next_round = 0  # a change during the round need not wake the loop
-        await self._recover(now)
+        if self._outbox is not None:
+            await self._outbox.recover(now)
         if self._steps.back():
             self._set_back = CLOCKS_DIFFER
         if self._set_back is not None:
@@ -230,7 +231,7 @@ class Scheduler:
         due = self._due_heap.take(now, LIMIT)
         if due:
             try:
-                if self._apart:
+                if self._outbox is not None:
                     # While the queue is unreachable nothing is fired; the misfire policy decides about overdue runs.
                     await self._queue_backend.ping()
                 await self._fire(due, now)
@@ -290,7 +291,7 @@ class Scheduler:
             if ok:
                 self._refusals.pop(schedule.task_id, None)
                 self._emit(schedule, firing, now)
-            if ok and not self._apart:
+            if ok and self._outbox is None:
                 self._due_heap.note(firing.schedule.replace(version=schedule.version + 1))
             else:
                 unknown.append(schedule.task_id)  # another process has changed it, or its outbox has changed
@@ -309,8 +310,8 @@ class Scheduler:
                 for task in fired if ok else ():
                     self._queue.events.emit("pushed", self._clock.now(), task)
             return held
-        if self._queue_backend.shared:
-            return await self._write_apart(changes)
+        if self._outbox is not None:
+            return await self._outbox.write(changes)
         held = await self._schedules.change([ScheduleChange(before, after) for before, after, _ in changes])
         # A queue in memory: its tasks end with this process anyway.
         won = [task for (_, _, fired), ok in zip(changes, held, strict=True) if ok for task in fired]
@@ -319,41 +320,6 @@ class Scheduler:
             now = self._queue.clock.now()
             await self._queue.add([task.replace(run_at=min(task.run_at, now)) for task in won])
         return held
-
-    async def _write_apart(self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]) -> Sequence[bool]:
-        """Write each schedule with its tasks in its outbox; then push the tasks of those that were written."""
-        written = [(before, after.replace(outbox=before.outbox + fired)) for before, after, fired in changes]
-        held = await self._schedules.change([ScheduleChange(before, after) for before, after in written])
-        stand = [
-            after.replace(version=before.version + 1) for (before, after), ok in zip(written, held, strict=True) if ok
-        ]
-        won = [task for (_, _, fired), ok in zip(changes, held, strict=True) if ok for task in fired]
-        # Not the other tasks in the outboxes: another scheduler may be pushing them.
-        await self._deliver(stand, won)
-        return held
-
-    async def _deliver(self, schedules: Sequence[Schedule], tasks: Sequence[Task]) -> None:
-        """Push tasks that are in these outboxes, then remove them there."""
-        if not tasks:
-            return
-        await self._queue.add(tasks)
-        sent = {task.task_id for task in tasks}
-        left = [schedule for schedule in schedules if any(task.task_id in sent for task in schedule.outbox)]
-        while left:
-            rest = [tuple(task for task in schedule.outbox if task.task_id not in sent) for schedule in left]
-            emptied = [ScheduleChange(s, s.replace(outbox=out)) for s, out in zip(left, rest, strict=True)]
-            held = await self._schedules.change(emptied)
-            # Those whose row was changed in between are tried again.
-            again = await self._schedules.get([s.task_id for s, ok in zip(left, held, strict=True) if not ok])
-            left = [s for s in again if s is not None and any(task.task_id in sent for task in s.outbox)]
-
-    async def _recover(self, now: int) -> None:
-        """Push tasks that a scheduler has fired, and not pushed before it died."""
-        if self._apart and self._clock.ticks() >= self._next_recovery:
-            self._next_recovery = self._clock.ticks() + RECOVERY * SECOND
-            left = [schedule for schedule in await self._schedules.undelivered(LIMIT) if schedule.outbox]
-            late = [task for s in left for task in s.outbox if task.created_at <= now // SECOND - RECOVERY]
-            await self._deliver(left, late)
 
     def _emit(self, schedule: Schedule, firing: Firing, now: int) -> None:
         emit = self._queue.events.emit

@@ -1,0 +1,67 @@
+"""Pushes the tasks of fired schedules into a queue of another store, where no transaction covers both.
+
+A schedule is written together with the tasks it has fired, in its outbox. Then the tasks are pushed, and only then are
+they removed from the outbox. If the scheduler dies in between, another one pushes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aiotaskq.backends.base import ScheduleChange, Schedules
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.task import SECOND, Task
+from aiotaskq.runtime.queue.queue import Queue
+
+LIMIT = 1_000  # schedules whose outboxes are read at a time
+RECOVERY = 5  # seconds after which a scheduler that has not pushed what it fired is taken for dead
+
+
+class Outbox:
+    """The outboxes of the schedules of one store."""
+
+    def __init__(self, schedules: Schedules, queue: Queue, clock: Clock) -> None:
+        self._schedules = schedules
+        self._queue = queue
+        self._clock = clock
+        self._next_recovery = 0  # ticks
+
+    async def write(self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]) -> Sequence[bool]:
+        """Write schedules with the tasks that they fired, and push these; return which of the changes held.
+
+        Each change is a schedule before and after, and its tasks.
+        """
+        written = [(before, after.replace(outbox=before.outbox + fired)) for before, after, fired in changes]
+        held = await self._schedules.change([ScheduleChange(before, after) for before, after in written])
+        stored = [
+            after.replace(version=before.version + 1) for (before, after), ok in zip(written, held, strict=True) if ok
+        ]
+        # Not the other tasks in the outboxes: another scheduler may be pushing them.
+        fired_here = [task for (_, _, fired), ok in zip(changes, held, strict=True) if ok for task in fired]
+        await self.deliver(stored, fired_here)
+        return held
+
+    async def deliver(self, schedules: Sequence[Schedule], tasks: Sequence[Task]) -> None:
+        """Push tasks that are in the outboxes of these schedules, then remove them there."""
+        if not tasks:
+            return
+        await self._queue.add(tasks)
+        sent = {task.task_id for task in tasks}
+        left = [schedule for schedule in schedules if any(task.task_id in sent for task in schedule.outbox)]
+        while left:
+            rest = [tuple(task for task in schedule.outbox if task.task_id not in sent) for schedule in left]
+            emptied = [ScheduleChange(s, s.replace(outbox=out)) for s, out in zip(left, rest, strict=True)]
+            held = await self._schedules.change(emptied)
+            # Those whose row was changed in between are tried again.
+            again = await self._schedules.get([s.task_id for s, ok in zip(left, held, strict=True) if not ok])
+            left = [s for s in again if s is not None and any(task.task_id in sent for task in s.outbox)]
+
+    async def recover(self, now: int) -> None:
+        """Push tasks that another scheduler has fired, and not pushed before it died; looks every RECOVERY seconds."""
+        if self._clock.ticks() < self._next_recovery:
+            return
+        self._next_recovery = self._clock.ticks() + RECOVERY * SECOND
+        left = [schedule for schedule in await self._schedules.undelivered(LIMIT) if schedule.outbox]
+        late = [task for s in left for task in s.outbox if task.created_at <= now // SECOND - RECOVERY]
+        await self.deliver(left, late)
