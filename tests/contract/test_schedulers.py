@@ -264,7 +264,7 @@ async def test_a_queue_in_another_store_gets_the_tasks_of_a_dead_scheduler(proce
 @pytest.mark.stores("redis")  # elsewhere queue and schedules are one store
 async def test_nothing_is_fired_while_the_queue_is_unavailable(process: Open) -> None:  # G-10
     tq = await process()
-    assert tq.scheduler._apart
+    assert tq.scheduler._outbox is not None
     await add(tq)
     step([tq], 1)
     backend: Any = tq._backend
@@ -285,7 +285,7 @@ async def test_nothing_is_fired_while_the_queue_is_unavailable(process: Open) ->
 @pytest.mark.stores("redis")  # elsewhere queue and schedules are one store
 async def test_a_task_that_ended_and_was_deleted_is_not_handed_over_again(process: Open) -> None:  # C8
     slow, other = await process(), await process()
-    assert slow.scheduler._apart
+    assert slow.scheduler._outbox is not None
     await add(slow)
     step([slow, other], 1)
     fired = 0
