@@ -59,7 +59,7 @@ async def test_a_reaper_leaves_what_its_own_worker_holds(tmp_path: Path) -> None
 
 
 async def test_unsettled_pops_in_memory_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiotaskq.runtime.queue.unacked.MAX_OPEN", 100)
+    monkeypatch.setattr("aiotaskq.runtime.queue.unacked.MAX_UNACKED", 100)
     queue = MemoryQueue()
     for _ in range(1000):
         await queue.push_task({"type": "t"})
