@@ -21,14 +21,14 @@ from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, InvalidRow
 from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.concurrency.loop_bound import LoopBound
-from aiotaskq.concurrency.poller import Service
+from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.masking import mask
 from aiotaskq.core.task import Task
 from aiotaskq.core.validation import check_seconds
 from aiotaskq.errors import AiotaskqError, NotSupported, ValidationError
-from aiotaskq.runtime.queue.bulk import Retention
 from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.queue import Queue
+from aiotaskq.runtime.retention import Retention
 from aiotaskq.runtime.scheduler.scheduler import Scheduler
 from aiotaskq.runtime.store import Store
 from aiotaskq.runtime.worker.worker import CLOSING, SERVICES, ExitCode, Worker
@@ -111,7 +111,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         self.store = Store(home.values, self._clock, durable=home.durable, cleanup_interval=cleanup_interval)
         self._retention = Retention(self._backend, self._clock, ended=retention, failed=retention_failed)
         self._store_clock = self._clock if isinstance(self._clock, StoreClock) else None
-        self._clock_service = Service("clock", self._look_at_clock, self._clock)
+        self._clock_poller = Poller("clock", self._look_at_clock, self._clock)
         self.worker: Worker | None = None
         """The worker of this process, while it runs."""
         self._is_open = False
@@ -278,7 +278,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         if self._store_clock is not None:
             await self._look_at_clock()
             if self._store_clock.foreign:
-                await self._clock_service.start()
+                await self._clock_poller.start()
         self._is_open = True
 
     async def _look_at_clock(self) -> float:
@@ -293,7 +293,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
             await self._stop_running(drain, grace)
         await asyncio.gather(
             self.store.stop_cleanup(),
-            self._clock_service.stop(SERVICES),
+            self._clock_poller.stop(SERVICES),
             self.registered.events.idle(CLOSING),
             self.queue.claims.undone(CLOSING),
         )

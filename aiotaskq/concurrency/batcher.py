@@ -15,7 +15,7 @@ I = TypeVar("I")  # noqa: E741 - item
 R = TypeVar("R")
 
 
-class Batch(Generic[I, R]):
+class Batcher(Generic[I, R]):
     """Collects the items that are added while a call runs, for the next call. A single caller never waits for others.
 
     The items of one ``add`` stay together in one call. If a call fails, its callers are tried one by one, so that an

@@ -12,6 +12,8 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from aiotaskq.concurrency.running_loop import running_loop_or_none
+
 F = TypeVar("F", bound=Callable[[], object])
 
 
@@ -40,7 +42,7 @@ class LoopBound:
     @property
     def here(self) -> bool:
         """Whether the running loop is this one; False where no loop runs."""
-        return self.loop is not None and self.loop is asyncio._get_running_loop() and self._pid == os.getpid()
+        return self.loop is not None and self.loop is running_loop_or_none() and self._pid == os.getpid()
 
     @property
     def alive(self) -> bool:

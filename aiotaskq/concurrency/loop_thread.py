@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from aiotaskq.concurrency.answer import Answer
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
+from aiotaskq.concurrency.running_loop import running_loop_or_none
 from aiotaskq.concurrency.uninterrupted import uninterrupted
 from aiotaskq.core.errors import CallTimeout, ClosedError, WrongLoop
 
@@ -38,7 +39,7 @@ def _nothing() -> None: ...
 
 def refuse_running_loop(twin: str = "") -> None:
     """Raise WrongLoop if the calling thread runs an event loop; ``twin`` names the awaitable to use, as ``pkg.fn``."""
-    if asyncio._get_running_loop() is None:  # the public get_running_loop() would raise, which is slow
+    if running_loop_or_none() is None:
         return
     remedy = f"call 'await {twin}(...)' instead" if twin else "await its asynchronous counterpart instead"
     raise WrongLoop(

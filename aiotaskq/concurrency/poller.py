@@ -14,7 +14,7 @@ from aiotaskq.log import log
 MAX_BACKOFF = 4.0  # seconds between tries while a store is unreachable, so that its return is noticed within 5 s
 
 
-class Service:
+class Poller:
     """Calls ``poll`` repeatedly; ``poll`` does one round and returns the seconds until the next.
 
     An exception does not end the loop: it is logged, and the next round follows after a back-off with jitter.

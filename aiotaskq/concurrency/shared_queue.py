@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 from aiotaskq.concurrency.loop_bound import after_fork
+from aiotaskq.concurrency.running_loop import running_loop_or_none
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -89,7 +90,7 @@ class SharedQueue(asyncio.Queue[T]):
         if waiter.done():
             return False
         loop = waiter.get_loop()
-        if asyncio._get_running_loop() is loop:
+        if running_loop_or_none() is loop:
             waiter.set_result(None)
             return True
         try:

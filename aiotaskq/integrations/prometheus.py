@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.concurrency.poller import Service
+from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.extras import missing
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.validation import check_int, check_key, check_seconds
@@ -214,7 +214,7 @@ class Metrics:
     @contextlib.asynccontextmanager
     async def sampling(self) -> AsyncIterator[None]:
         """Sample the store, and serve the port if there is one, in a process that runs no workers."""
-        sampler = Service("metrics", self._sample, self._tq().queue.clock)
+        sampler = Poller("metrics", self._sample, self._tq().queue.clock)
         stop = self._serve(self._port) if self._port is not None else None
         await sampler.start()
         try:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiotaskq.backends.base import Values
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.concurrency.poller import Service
+from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.validation import MAX_KEY, MAX_PAYLOAD, check_hashable, check_json, check_key, check_seconds
 from aiotaskq.log import gate, log, printable
@@ -30,7 +30,7 @@ class Store:
         self._seen = 0
         self._span: tuple[float | None, int] = (None, FOREVER)  # the ttl given last, and its nanoseconds
         self._interval = check_seconds("cleanup_interval", cleanup_interval, zero=False)
-        self._cleaner = Service("cleanup", self._clean, clock)
+        self._cleaner = Poller("cleanup", self._clean, clock)
 
     @property
     def immediate(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from aiotaskq.concurrency.batcher import Batch
+from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.errors import DatabaseUnavailable
 from tests.support.machine import within
 
@@ -40,13 +40,13 @@ class Writer:
 
 async def test_one_caller_is_one_call() -> None:
     writer = Writer()
-    assert await Batch(writer).add([1, 2, 3]) == [2, 4, 6]
+    assert await Batcher(writer).add([1, 2, 3]) == [2, 4, 6]
     assert writer.calls == [[1, 2, 3]]
 
 
 async def test_concurrent_callers_share_a_call() -> None:
     writer = Writer()
-    batch = Batch(writer)
+    batch = Batcher(writer)
     answers = await asyncio.gather(*(batch.add([n, n + 1]) for n in range(100)))
     assert answers == [[2 * n, 2 * n + 2] for n in range(100)]
     assert len(writer.calls) == 1
@@ -54,7 +54,7 @@ async def test_concurrent_callers_share_a_call() -> None:
 
 async def test_what_comes_meanwhile_goes_together() -> None:
     writer = Writer()
-    batch = Batch(writer)
+    batch = Batcher(writer)
     writer.gate.clear()
     callers = [asyncio.create_task(batch.add([0]))]
     await asyncio.sleep(0.01)
@@ -68,7 +68,7 @@ async def test_what_comes_meanwhile_goes_together() -> None:
 
 async def test_the_limit_never_cuts_a_callers_items_apart() -> None:
     writer = Writer()
-    batch = Batch(writer, limit=10)
+    batch = Batcher(writer, limit=10)
     sizes = [4, 4, 4, 25, 1, 9, 1]
     answers = await asyncio.gather(*(batch.add([1] * size) for size in sizes))
     assert [len(answer) for answer in answers] == sizes
@@ -77,7 +77,7 @@ async def test_the_limit_never_cuts_a_callers_items_apart() -> None:
 
 async def test_an_error_fails_its_own_caller_only() -> None:  # A15
     writer = Writer()
-    batch = Batch(writer)
+    batch = Batcher(writer)
     answers = await asyncio.gather(*(batch.add([n]) for n in (1, -2, 3, -4, 5)), return_exceptions=True)
     assert [answer for answer in answers if isinstance(answer, list)] == [[2], [6], [10]]
     assert [str(answer) for answer in answers if isinstance(answer, ValueError)] == ["bad: [-2]", "bad: [-4]"]
@@ -87,7 +87,7 @@ async def test_an_error_fails_its_own_caller_only() -> None:  # A15
 async def test_a_store_that_is_away_fails_everybody_at_once() -> None:  # F20
     # One by one, each would wait for its own timeout: five hundred callers for hours.
     writer = Writer()
-    batch = Batch(writer)
+    batch = Batcher(writer)
     writer.down = True
     answers = await asyncio.gather(*(batch.add([n]) for n in range(500)), return_exceptions=True)
     assert all(isinstance(answer, DatabaseUnavailable) for answer in answers)
@@ -98,7 +98,7 @@ async def test_a_store_that_is_away_fails_everybody_at_once() -> None:  # F20
 
 async def test_a_cancelled_caller_takes_nobody_along() -> None:  # D1
     writer = Writer()
-    batch = Batch(writer)
+    batch = Batcher(writer)
     writer.gate.clear()
     callers = [asyncio.create_task(batch.add([n])) for n in range(5)]
     await asyncio.sleep(0.01)
@@ -117,7 +117,7 @@ async def test_a_cancelled_caller_takes_nobody_along() -> None:  # D1
 @pytest.mark.parametrize("steps", range(8))
 async def test_cancelled_at_each_step(steps: int) -> None:  # D1
     writer = Writer()
-    batch = Batch(writer)
+    batch = Batcher(writer)
     victim = asyncio.create_task(batch.add([1]))
     other = asyncio.create_task(batch.add([2]))
     for _ in range(steps):
@@ -131,7 +131,7 @@ async def test_cancelled_at_each_step(steps: int) -> None:  # D1
 
 async def test_nobody_is_left_waiting_when_the_loop_ends() -> None:
     writer = Writer()
-    batch = Batch(writer)
+    batch = Batcher(writer)
     writer.gate.clear()
     callers = [asyncio.create_task(batch.add([n])) for n in range(3)]
     await asyncio.sleep(0.01)
@@ -153,7 +153,7 @@ def test_a_batch_left_by_a_dead_loop_does_not_hang() -> None:  # E12
     async def quick(items: list[int]) -> list[int]:
         return items
 
-    batch = Batch(never)
+    batch = Batcher(never)
     loop = asyncio.new_event_loop()
     caller = loop.create_task(batch.add([1]))
     loop.run_until_complete(asyncio.sleep(0.01))
@@ -176,6 +176,6 @@ async def test_the_flusher_is_not_collected() -> None:  # D2
             await asyncio.sleep(0.001)
         return list(items)
 
-    batch = Batch(slow)
+    batch = Batcher(slow)
     async with asyncio.timeout(within(10)):
         assert await asyncio.gather(*(batch.add([n]) for n in range(3))) == [[0], [1], [2]]

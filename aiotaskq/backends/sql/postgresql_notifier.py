@@ -19,6 +19,7 @@ from aiotaskq.backends.sql.notify_gap import Gap
 from aiotaskq.backends.sql.statements import run
 from aiotaskq.concurrency.backoff import backoff
 from aiotaskq.concurrency.loop_bound import LoopBound
+from aiotaskq.concurrency.running_loop import running_loop_or_none
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log
 
@@ -88,7 +89,7 @@ class Notifications(Notifier):
         """Send a hint soon; from any thread."""
         if self._bound.alive and not self._bound.here:
             self._bound.call_soon(self._note, kind, names)
-        elif asyncio._get_running_loop() is not None:
+        elif running_loop_or_none() is not None:
             self._note(kind, names)
 
     def _note(self, kind: str, names: Sequence[str]) -> None:

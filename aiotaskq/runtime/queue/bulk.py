@@ -1,16 +1,14 @@
-"""Many tasks at once: counting them, and in small transactions putting dead letters back, purging, deleting by age."""
+"""Verbs for many tasks at once: count, and in small transactions retry and purge."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Iterable
 
 import msgspec
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.concurrency.poller import Service
 from aiotaskq.core.outcome import RETRYABLE, Requeued, settle
 from aiotaskq.core.task import FINAL, SECOND, Status, TaskFilter
 from aiotaskq.core.validation import check_seconds
@@ -19,12 +17,10 @@ from aiotaskq.log import log
 
 PURGE_CHUNK = 1_000  # rows deleted in one transaction
 RETRY_CHUNK = 500  # tasks put back in one transaction
-BREATH = 0.05  # seconds between two chunks of the retention, so that claims and pushes come in between
-SWEEP_INTERVAL = 60.0  # seconds
 
 
 def statuses(names: str | Iterable[str] | None) -> tuple[Status, ...]:
-    """Return the statuses that a caller names; None names none in particular. Raises ValidationError."""
+    """Return the statuses of these names, none for None. Raises ValidationError."""
     if names is None:
         return ()
     try:
@@ -40,7 +36,7 @@ def statuses(names: str | Iterable[str] | None) -> tuple[Status, ...]:
 
 
 async def count_all(backend: Backend, clock: Clock, where: TaskFilter) -> int:
-    """Count the tasks that match; by reading them, where more than status and queue restricts them."""
+    """Count the tasks that match; by reading them all, if more than status and queue restricts them."""
     if where.type is None and where.scheduler_task_id is None and where.completed_before is None:
         found = await backend.stats(clock.now())
         counted = found.counts if where.queue is None else found.queues.get(where.queue, {})
@@ -57,9 +53,9 @@ async def count_all(backend: Backend, clock: Clock, where: TaskFilter) -> int:
 async def retry_all(
     backend: Backend, clock: Clock, where: TaskFilter, limit: int | None, progress: Callable[[int], None] | None = None
 ) -> int:
-    """Put ended tasks that match back, the newest first, at most ``limit``; return how many came back.
+    """Retry ended tasks that match, the newest first, at most ``limit``; return how many are pending now.
 
-    ``progress`` is called with how many so far. One whose unique key a newer task holds stays where it is. Raises
+    ``progress`` is called with how many so far. A task whose unique key a newer task holds stays as it is. Raises
     ValidationError for a status that is not retried.
     """
     if wrong := set(where.status) - RETRYABLE:
@@ -82,7 +78,8 @@ async def retry_all(
 async def purge_all(backend: Backend, where: TaskFilter, progress: Callable[[int], None] | None = None) -> int:
     """Delete ended tasks that match; return how many. Raises ValidationError for a status that has not ended.
 
-    ``progress`` is called with how many so far."""
+    ``progress`` is called with how many so far.
+    """
     for wrong in where.status:
         if wrong not in FINAL:
             raise ValidationError(f"status: only ended tasks are purged, not {wrong}; cancel them first")
@@ -101,35 +98,3 @@ async def purge_all(backend: Backend, where: TaskFilter, progress: Callable[[int
 def ended_before(seconds: float | None, clock: Clock) -> int | None:
     """Return the epoch second before which a task that is older than ``seconds`` has ended. Raises ValidationError."""
     return None if seconds is None else (clock.now() - int(check_seconds("older_than", seconds) * SECOND)) // SECOND
-
-
-class Retention:
-    """Deletes tasks that ended long ago, in the background; any number of processes may do it at once."""
-
-    def __init__(self, backend: Backend, clock: Clock, *, ended: float | None, failed: float | None) -> None:
-        """Wire it; both in seconds since a task's end, None keeps them. ``ended`` is for all but the dead letters."""
-        self._backend = backend
-        self._clock = clock
-        self._ages: dict[Status, float] = {}
-        if ended is not None:
-            age = check_seconds("retention", ended, zero=False)
-            self._ages = dict.fromkeys(FINAL - {Status.FAILED}, age)
-        if failed is not None:
-            self._ages[Status.FAILED] = check_seconds("retention_failed", failed, zero=False)
-        self._service = Service("retention", self._sweep, clock)
-
-    async def start(self) -> None:
-        """Start in the running loop, if anything is to be deleted at all."""
-        if self._ages:
-            await self._service.start()
-
-    async def stop(self) -> None:
-        """Delete no more after the chunk that runs; idempotent."""
-        await self._service.stop()
-
-    async def _sweep(self) -> float:
-        full = False
-        for status, age in self._ages.items():
-            where = TaskFilter(status=(status,), completed_before=ended_before(age, self._clock))
-            full |= await self._backend.purge(where, PURGE_CHUNK) == PURGE_CHUNK
-        return BREATH if full else SWEEP_INTERVAL * random.uniform(0.8, 1.2)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.concurrency.batcher import Batch
+from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.outcome import (
     POP_OWNER,
@@ -77,9 +77,9 @@ class Queue(Operations[Task]):
         self._waiters = Waiters(backend)
         self.capacity = Capacity(backend, clock, self.events, self._waiters, maxsize, when_full, self._poll_interval)
         self._waits = backend.grouped or self.capacity.maxsize > 0
-        self._pushes: Batch[Task, Task] = Batch(self._push)
-        self._updates: Batch[Change, bool] = Batch(backend.update)
-        self._reads: Batch[str, Task | None] = Batch(backend.get)
+        self._pushes: Batcher[Task, Task] = Batcher(self._push)
+        self._updates: Batcher[Change, bool] = Batcher(backend.update)
+        self._reads: Batcher[str, Task | None] = Batcher(backend.get)
         self.claims = Claims(backend, clock, bounded=bool(self.capacity.maxsize))
         self.takers: list[Taker] = []
         """The workers of this queue, which may claim a task in the transaction that pushes it."""

@@ -7,13 +7,13 @@ import contextlib
 import contextvars
 import threading
 import weakref
-from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
+from aiotaskq.concurrency.running_loop import running_loop_or_none
 from aiotaskq.core.task import Task
 from aiotaskq.errors import NoOpenTask
 from aiotaskq.log import printable
@@ -45,7 +45,7 @@ class UnackedTask(msgspec.Struct):
 
 def _current_owner() -> object:
     """Return the running asyncio task, or in a thread without a loop that thread."""
-    loop = _get_running_loop()
+    loop = running_loop_or_none()
     return threading.current_thread() if loop is None else caller.get() or asyncio.current_task(loop)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.concurrency.poller import Service
+from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.firing import CLOCKS_DIFFER, HOSTS_DIFFER, Firing, brought_near, fire, run_now
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.schedule import Schedule, changed, differences, foreign_timing, new_schedule, paused, resumed
@@ -46,7 +46,7 @@ class Scheduler:
         self._queue_backend = queue_backend
         self._clock = clock
         self._check_interval = check_seconds("check_interval", check_interval, zero=False)
-        self._service = Service("scheduler", self._look, clock)
+        self._poller = Poller("scheduler", self._look, clock)
         self._due_heap = DueHeap()
         self._took = 0.0  # ticks that a round has taken lately
         self._next_round = 0  # the instant at which the next round is planned
@@ -60,21 +60,21 @@ class Scheduler:
 
     async def start(self) -> None:
         """Start in the running loop; idempotent."""
-        await self._service.start()
+        await self._poller.start()
 
     async def stop(self) -> None:
         """Stop; idempotent. Tasks that were fired stay."""
-        await self._service.stop()
+        await self._poller.stop()
 
     @property
     def running(self) -> bool:
         """Whether it runs."""
-        return self._service.running
+        return self._poller.running
 
     @property
     def failures(self) -> int:
         """Failed rounds since the last good one; 0 is healthy."""
-        return self._service.failures
+        return self._poller.failures
 
     # ---- schedules ----
 
@@ -158,7 +158,7 @@ class Scheduler:
         for schedule in schedules:
             self._due_heap.note(schedule)
         if any(s.enabled and (s.due or INT64) < self._next_round for s in schedules):
-            self._service.wake()
+            self._poller.wake()
 
     async def pause_task(self, task_id: str) -> None:
         """Disable a schedule, in every process. Raises NotFound."""

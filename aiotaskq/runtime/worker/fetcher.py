@@ -10,7 +10,7 @@ from typing import Protocol
 from aiotaskq.backends.base import READY, Backend, Change
 from aiotaskq.concurrency.backoff import backoff
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.concurrency.poller import MAX_BACKOFF, Service
+from aiotaskq.concurrency.poller import MAX_BACKOFF, Poller
 from aiotaskq.concurrency.wakeup import Arrivals, LoopWakeup, Wakeup
 from aiotaskq.core.outcome import Completed, Failed, Outcome, Released, settle, unstorable
 from aiotaskq.core.task import SECOND, Status, Task
@@ -88,17 +88,17 @@ class Fetcher:
         self._stop_listening: Callable[[], None] = lambda: None
         self._arrivals: Arrivals | None = None
         most = worker.lease * TRY_WITHIN if backend.shared else MAX_BACKOFF
-        self._service = Service("fetcher", self._round, clock, most, self._make_wakeup)
+        self._poller = Poller("fetcher", self._round, clock, most, self._make_wakeup)
 
     @property
     def failures(self) -> int:
         """Failed rounds since the last good one; 0 is healthy."""
-        return self._service.failures
+        return self._poller.failures
 
     @property
     def running(self) -> bool:
         """Whether it claims and writes."""
-        return self._service.running
+        return self._poller.running
 
     @property
     def unwritten(self) -> int:
@@ -112,7 +112,7 @@ class Fetcher:
 
     async def start(self) -> None:
         """Start claiming and writing in the running loop."""
-        await self._service.start()
+        await self._poller.start()
         if self._arrivals is None:
             self._stop_listening = self._backend.hints.listen(self.wake, READY)
         if self._backend.hands_over:
@@ -125,7 +125,7 @@ class Fetcher:
     def wake(self, *_hint: object) -> None:
         """Start a round now; callable from any thread."""
         self._hinted = True
-        self._service.wake()
+        self._poller.wake()
 
     def close(self) -> None:
         """Claim no more, and give back what has not started. Outcomes are still written."""
@@ -134,12 +134,12 @@ class Fetcher:
         with contextlib.suppress(ValueError):
             self._queue.takers.remove(self)
         self.give_back(NEVER_STARTED)
-        self._service.wake()  # not after the back-off of a store that was away: the time to stop is short
+        self._poller.wake()  # not after the back-off of a store that was away: the time to stop is short
 
     async def stop(self, seconds: float) -> None:
         """Stop writing, too; a round that is under way may take so long to end."""
         self._stopped = True
-        await self._service.stop(seconds)
+        await self._poller.stop(seconds)
 
     # ---- slots and buffer ----
 
@@ -194,7 +194,7 @@ class Fetcher:
         """Have the outcome of a task written; called on the loop."""
         self._unwritten += 1
         if not self._outbox:  # later ones are written with it
-            self._service.wake()
+            self._poller.wake()
         self._outbox.append((task, outcome))
 
     async def confirm(self, task: Task, outcome: Outcome | None) -> Outcome | None:
@@ -226,7 +226,7 @@ class Fetcher:
     @property
     def wants(self) -> bool:
         """Whether slots are free, and no round is under way that could fill them."""
-        return not self._in_round and self._free > 0 and self._service.here and self._room(True) > 0
+        return not self._in_round and self._free > 0 and self._poller.here and self._room(True) > 0
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         """Push tasks, and claim for the free slots in the same transaction."""
@@ -255,7 +255,7 @@ class Fetcher:
         self._reserved -= room
         if self._missed:
             self._missed = False
-            self._service.wake()
+            self._poller.wake()
         self._worker.look_idle()
 
     # ---- one round ----

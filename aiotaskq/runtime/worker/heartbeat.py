@@ -8,8 +8,9 @@ from typing import Final
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock, SystemClock
+from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.loop_thread import LoopThread
-from aiotaskq.concurrency.poller import Service
+from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.outcome import DEAD_AFTER
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import DatabaseUnavailable
@@ -59,7 +60,8 @@ class Heartbeat:
         # By delivery, the ticks from which its lease counts. The heartbeat's loop changes the lists; the worker's loop
         # alone adds and removes keys.
         self._held: dict[Key, list[int]] = {}
-        self._service = Service("heartbeat", self._renew, clock, lease * TRY_WITHIN)
+        self._bound = LoopBound()  # to the worker's loop
+        self._poller = Poller("heartbeat", self._renew, clock, lease * TRY_WITHIN)
         self._trusted = 0  # ticks at the sending of the last renewal that was answered
         self._alive = 0  # ticks when the worker's loop last did something
         self._failing = False
@@ -95,17 +97,17 @@ class Heartbeat:
         """Start renewing for a worker on the running loop. Raises DatabaseUnavailable."""
         if not self._shared:
             return
-        self._loop = asyncio.get_running_loop()
+        self._bound.bind()
         self._trusted = self._alive = self._clock.ticks()
         renewing.add(self._owner)
         if self._thread is None:
-            await self._service.start()
+            await self._poller.start()
         else:
             await asyncio.wrap_future(self._thread.submit(self._open))
 
     async def _open(self) -> None:
         await self._backend.open()
-        await self._service.start()
+        await self._poller.start()
 
     async def stop(self) -> None:
         """Stop renewing and close the connection; idempotent."""
@@ -113,13 +115,13 @@ class Heartbeat:
             return
         renewing.discard(self._owner)
         if self._thread is None:
-            await self._service.stop()
+            await self._poller.stop()
         else:
             await asyncio.wrap_future(self._thread.submit(self._close))
             await asyncio.to_thread(self._thread.close)
 
     async def _close(self) -> None:
-        await self._service.stop()
+        await self._poller.stop()
         await self._backend.close()
 
     # ---- on the heartbeat's loop ----
@@ -161,5 +163,4 @@ class Heartbeat:
         self._alive = self._clock.ticks()
 
     def _call(self, callback: Callable[..., None], *args: object) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(callback, *args)
+        self._bound.call_soon(callback, *args)

@@ -12,7 +12,8 @@ from typing import Any
 
 from aiotaskq.backends.base import CANCEL, Backend
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.concurrency.poller import Service
+from aiotaskq.concurrency.loop_bound import LoopBound
+from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.outcome import Cancelled, Completed, Outcome, Released
 from aiotaskq.core.serialize import storable
 from aiotaskq.core.task import SECOND, Status, Task
@@ -110,9 +111,10 @@ class Worker:
         self._fetcher = Fetcher(self, queue, backend, clock, self._heartbeat)
         self._quarantine = Quarantine(self, self._fetcher, backend, clock)
         self._host_clock = HostClock(backend, clock, queue.step_log)
-        self._canceller = Service("cancels", self._look_for_cancels, clock)
+        self._bound = LoopBound()
+        self._canceller = Poller("cancels", self._look_for_cancels, clock)
         self._reap_interval = check_seconds("reap_interval", reap_interval, zero=False)
-        self._reaper = Service("reaper", self._reap, clock)
+        self._reaper = Poller("reaper", self._reap, clock)
         self._reap_from = 0  # ticks
         self._stop_listening: Callable[[], None] = lambda: None
         self._chores: set[asyncio.Task[None]] = set()
@@ -157,6 +159,7 @@ class Worker:
     async def start(self) -> None:
         """Start claiming, running and reaping in the running loop. Raises DatabaseUnavailable."""
         self.loop = asyncio.get_running_loop()
+        self._bound.bind()
         self._context = contextvars.copy_context()
         self._idle = asyncio.Event()
         resources = await self._make_resources(self._stack) if self._make_resources is not None else {}
@@ -349,8 +352,7 @@ class Worker:
         self._fetcher.give_back(FENCED)
 
     def _cancel_hint(self, _kind: str, task_ids: Sequence[str]) -> None:
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._cancel, set(task_ids))  # a hint may come from any thread
+        self._bound.call_soon(self._cancel, set(task_ids))  # a hint may come from any thread
 
     def _cancel(self, task_ids: set[str]) -> None:
         for execution in self.executions.values():

@@ -89,7 +89,7 @@ async def test_adding_what_is_due_later_wakes_nobody_and_what_is_due_earlier_doe
     tq: TaskQ, clock: VirtualClock
 ) -> None:
     woken = []
-    tq.scheduler._service.wake = lambda: woken.append(True)  # type: ignore[method-assign]
+    tq.scheduler._poller.wake = lambda: woken.append(True)  # type: ignore[method-assign]
     assert await tq.scheduler._look() == 10
     await tq.scheduler.add_scheduler_task("later", "t", "interval", interval_seconds=60)
     assert not woken

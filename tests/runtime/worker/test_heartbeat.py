@@ -84,7 +84,7 @@ class Kept:
 @pytest.fixture
 async def kept() -> Kept:
     kept = Kept()
-    kept.heartbeat._loop = asyncio.get_running_loop()
+    kept.heartbeat._bound.bind()
     kept.heartbeat._trusted = kept.heartbeat._alive = kept.clock.ticks()
     return kept
 
@@ -291,4 +291,4 @@ async def test_a_worker_asks_as_often_for_tasks_and_to_write_what_became_of_some
     for lease, most in ((2.0, 1.0), (60.0, MAX_BACKOFF)):
         async with TaskQ(f"sqlite:///{tmp_path}/{lease}.db", lease=lease, heartbeat=0.5).running(concurrency=1) as tq:
             assert tq.worker is not None
-            assert tq.worker._fetcher._service._max_backoff == most
+            assert tq.worker._fetcher._poller._max_backoff == most

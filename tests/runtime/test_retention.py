@@ -11,7 +11,8 @@ from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import FINAL, SECOND, Status, TaskFilter, new_task
 from aiotaskq.errors import ValidationError
-from aiotaskq.runtime.queue.bulk import BREATH, PURGE_CHUNK, Retention
+from aiotaskq.runtime.queue.bulk import PURGE_CHUNK
+from aiotaskq.runtime.retention import PAUSE, Retention
 
 DAY = 86_400
 
@@ -63,9 +64,9 @@ async def test_many_go_in_chunks_with_a_breath_between(tmp_path: Path) -> None: 
     async with tq:
         await end(tq._backend, clock, Status.COMPLETED, PURGE_CHUNK + 5)
         clock._now += 10 * SECOND
-        assert await tq._retention._sweep() == BREATH
+        assert await tq._retention._sweep() == PAUSE
         assert len(await tq.find(limit=1000)) == 5
-        assert await tq._retention._sweep() > BREATH
+        assert await tq._retention._sweep() > PAUSE
         assert await tq.find() == []
 
 
@@ -81,7 +82,7 @@ async def test_running_workers_delete_in_the_background(tmp_path: Path) -> None:
                     break
                 await clock.settle()
         assert await tq.find() == []
-        assert not tq._retention._service.running
+        assert not tq._retention._poller.running
 
 
 async def test_by_default_everything_is_kept(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ async def test_by_default_everything_is_kept(tmp_path: Path) -> None:
         await end(tq._backend, clock, Status.COMPLETED)
         clock._now += 3650 * DAY * SECOND
         async with tq.running(concurrency=1):
-            assert not tq._retention._service.running
+            assert not tq._retention._poller.running
             await tq._retention._sweep()
         assert await left(tq) == {"completed"}
 

@@ -1,0 +1,50 @@
+"""Retention: deletes tasks in the background that have ended long ago."""
+
+from __future__ import annotations
+
+import random
+
+from aiotaskq.backends.base import Backend
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.concurrency.poller import Poller
+from aiotaskq.core.task import FINAL, Status, TaskFilter
+from aiotaskq.core.validation import check_seconds
+from aiotaskq.runtime.queue.bulk import PURGE_CHUNK, ended_before
+
+PAUSE = 0.05  # seconds between two full transactions, so that claims and pushes come in between
+SWEEP_INTERVAL = 60.0  # seconds
+
+
+class Retention:
+    """Deletes old ended tasks. Any number of processes may do it at once."""
+
+    def __init__(self, backend: Backend, clock: Clock, *, ended: float | None, failed: float | None) -> None:
+        """``failed`` is the age in seconds at which failed tasks are deleted, ``ended`` that of all others.
+
+        None keeps them. Raises ValidationError.
+        """
+        self._backend = backend
+        self._clock = clock
+        self._ages: dict[Status, float] = {}
+        if ended is not None:
+            age = check_seconds("retention", ended, zero=False)
+            self._ages = dict.fromkeys(FINAL - {Status.FAILED}, age)
+        if failed is not None:
+            self._ages[Status.FAILED] = check_seconds("retention_failed", failed, zero=False)
+        self._poller = Poller("retention", self._sweep, clock)
+
+    async def start(self) -> None:
+        """Start in the running loop, if there is anything to delete by age."""
+        if self._ages:
+            await self._poller.start()
+
+    async def stop(self) -> None:
+        """Stop after the current transaction; idempotent."""
+        await self._poller.stop()
+
+    async def _sweep(self) -> float:
+        full = False
+        for status, age in self._ages.items():
+            where = TaskFilter(status=(status,), completed_before=ended_before(age, self._clock))
+            full |= await self._backend.purge(where, PURGE_CHUNK) == PURGE_CHUNK
+        return PAUSE if full else SWEEP_INTERVAL * random.uniform(0.8, 1.2)
