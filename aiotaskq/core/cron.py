@@ -1,7 +1,7 @@
-"""Reads cron expressions and maps their wall-clock times to instants: the one home of the DST rules.
+"""Cron expressions in a time zone: maps their wall-clock times to instants, by the rules for daylight saving time.
 
-croniter parses every expression; ``cron_fields`` checks it strictly and ``cron_walk`` walks the *naive wall clock* over
-croniter's sets. This module maps each wall time to an instant:
+croniter parses every expression, and ``cron_parser`` checks it strictly. ``cron_calendar`` finds the next *naive wall
+time* in croniter's sets. This module maps each wall time to an instant:
 
 * A **fixed** schedule has only numbers and lists of numbers in its hour and minute fields. A time that a spring gap
   swallows fires once, at the first instant after the gap; a repeated autumn time fires once, at its first occurrence.
@@ -34,7 +34,7 @@ _WALK: Final = 400  # up to about this many dues are counted one by one, more ar
 
 
 def check_timezone(name: str) -> zoneinfo.ZoneInfo:
-    """The zone of an IANA name, as ``Europe/Berlin``.
+    """Return the zone of an IANA name, such as ``Europe/Berlin``.
 
     Raises:
         ValidationError: the name is not in the time-zone database; the message names the nearest one that is.
@@ -57,7 +57,7 @@ def check_timezone(name: str) -> zoneinfo.ZoneInfo:
 
 
 def local_timezone() -> str:
-    """The IANA name of the system's local zone.
+    """Return the IANA name of the system's local zone.
 
     Raises:
         ValidationError: the system's zone has no usable IANA name.
@@ -75,7 +75,7 @@ def local_timezone() -> str:
 
 
 class Latest(NamedTuple):
-    """The dues of an interval seen from its end: how many (an estimate unless ``exact``), and the latest, ascending."""
+    """The due times in a span of time: how many (an estimate unless ``exact``), and the latest of them, ascending."""
 
     total: int
     exact: bool
@@ -127,7 +127,7 @@ class Cron:
         return cls(expression, name, zone, sets.fixed, len(sets.seconds) > 1, rate, WallWalk(sets))
 
     def next_after(self, instant_us: int) -> int:
-        """The first due time strictly later than ``instant_us``; both are microseconds UTC, dues are whole seconds.
+        """Return the first due time later than ``instant_us``, both in microseconds UTC; it is a whole second.
 
         Raises:
             CronError: there is none before the year 10000.
@@ -135,9 +135,9 @@ class Cron:
         return self._next(instant_us // MICROS) * MICROS
 
     def latest(self, after_us: int, until_us: int, limit: int = 100) -> Latest:
-        """The latest ``limit`` (at most) dues in ``(after_us, until_us]``, in bounded time however long that is.
+        """Return the latest due times, at most ``limit``, in ``(after_us, until_us]``; in bounded time for any span.
 
-        Up to some hundred dues the count is exact; beyond, it is an estimate from the calendar.
+        The count is exact up to some hundred due times, and beyond that an estimate from the calendar.
         """
         after, until = after_us // MICROS, until_us // MICROS
         expected = max(0, until - after) * self._rate

@@ -169,7 +169,7 @@ def _check_range(spec: Field, base: str, stepped: bool) -> tuple[int, int]:
 
 
 def check_part(spec: Field, part: str) -> None:
-    """Refuse an element of a field's list, unless croniter reads it as everybody does."""
+    """Refuse an element of a field's list that croniter reads differently from other cron implementations."""
     if spec.name == "day of month" and part.upper() == "L":
         return
     if spec.name == "day of week" and "#" in part:

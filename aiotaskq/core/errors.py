@@ -1,4 +1,4 @@
-"""The errors that hold no task; ``aiotaskq.errors`` has the whole tree."""
+"""The errors that refer to no task; ``aiotaskq.errors`` has the whole tree."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class UnknownHandler(ValidationError, LookupError):
 
 
 class TaskConflict(AiotaskqError, ValueError):
-    """A task with this id is pending with other content, or has ended; use another id, or do as the message says."""
+    """A task with this id is pending with other content, or has ended. Use another id, or follow the message."""
 
 
 class NoOpenTask(AiotaskqError, ValueError):
@@ -46,7 +46,7 @@ class QueueFull(AiotaskqError, asyncio.QueueFull):
 
 
 def queue_full(maxsize: int, excess: int) -> QueueFull:
-    """Return the error of a push that has no room, by so many tasks."""
+    """Return the error of a push that finds the queue full, by so many tasks."""
     return QueueFull(f"the queue holds its maxsize of {maxsize} tasks; push later, or raise maxsize", excess)
 
 
@@ -69,10 +69,10 @@ class MissingExtra(AiotaskqError, ImportError):
 class DatabaseUnavailable(AiotaskqError, ConnectionError):
     """The database cannot be opened or reached; the message holds its URL without the password.
 
-    ``task_ids`` are the ids of the tasks of a push, in its order, when a push raised this: they may have been stored.
-    To push again with ``task_id=`` one of them makes no second task; TaskConflict then says that it was stored and has
-    ended. After ``push_task`` of the documented queues look with ``get(task_id)`` first, since pushing an id that has
-    ended runs it again there. Empty after any other call.
+    If a push raised it, ``task_ids`` has the ids of its tasks, in order: they may have been stored. A second push with
+    ``task_id=`` one of them makes no second task, and TaskConflict then says that it was stored and has ended. With
+    ``push_task`` of the documented queues, first look with ``get(task_id)``, since there a push of an id that has ended
+    runs it again. After any other call ``task_ids`` is empty.
     """
 
     task_ids: tuple[str, ...] = ()

@@ -1,8 +1,8 @@
-"""What each extra of the package installs, for the errors about a library that is missing.
+"""The libraries of each extra of the package, for errors about a library that is not installed.
 
-The table says the same as ``[project.optional-dependencies]`` in pyproject.toml; a test compares them. It is repeated
-here because an error has to name the library itself: ``pip install 'aiotaskq[redis]'`` fetches another project of that
-name from the public index, and ``pip install -e '.[redis]'`` installs the project of the user.
+The table repeats ``[project.optional-dependencies]`` of pyproject.toml; a test compares them. An error names the
+library itself, because ``pip install 'aiotaskq[redis]'`` would fetch another project of that name from the public
+index, and ``pip install -e '.[redis]'`` would install the project of the user.
 """
 
 from __future__ import annotations
@@ -24,6 +24,6 @@ REQUIREMENTS = {
 
 
 def missing(library: str, extra: str) -> MissingExtra:
-    """Return the error for a library that is not installed, with the command that installs what its extra has."""
+    """Return the error for a library that is not installed, with the command that installs its extra."""
     wanted = " ".join(shlex.quote(requirement) for requirement in REQUIREMENTS[extra])
     return MissingExtra(f"{library} is not installed; install the extra {extra}: pip install {wanted}")

@@ -1,4 +1,4 @@
-"""Passwords in URLs become three stars, also in URLs that no parser accepts: they are what error messages quote."""
+"""Replaces passwords in URLs by three stars, also in URLs that no parser accepts, since error messages quote them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OPTION_OF_URL = re.compile(rf"([?&;]{_HIDDEN}=)[^&;\s'\"]*", re.IGNORECASE)
 
 
 def mask(url: str) -> str:
-    """Return a URL fit for messages: its password, and what may be a part of one, is ``***``."""
+    """Return a URL for messages, with ``***`` for its password and for any text that may be a part of one."""
     scheme = _SCHEME.match(url)
     assert scheme is not None  # it matches nothing, too
     head, rest = url[: scheme.end()], url[scheme.end() :]
@@ -40,7 +40,7 @@ def mask(url: str) -> str:
 
 
 def without_passwords(text: object) -> str:
-    """Return a text with ``***`` for each password of a URL in it: errors of drivers and handlers quote some."""
+    """Return a text with ``***`` for the password of each URL in it, as errors of drivers and handlers quote them."""
     said = _LOGIN.sub(rf"\1:{STARS}@", str(text))
     said = _LOGIN_WITHOUT_USER.sub(rf"\1:{STARS}@", said)
     return _OPTION_OF_URL.sub(rf"\1{STARS}", said)

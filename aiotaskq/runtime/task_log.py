@@ -46,7 +46,7 @@ def log_outcome(task: Task, outcome: Outcome, after: Task | None, now: int) -> N
     elif after.status is Status.FAILED:
         log.error("failed {}: {}", named(after), _reason(outcome, task, after), cause=_cause(outcome))
     elif after.status is Status.EXPIRED:
-        log.warning("expired {}: nobody claimed it in time", named(after))
+        log.warning("expired {}: it was not claimed in time", named(after))
     elif gate.open:
         if isinstance(outcome, Released):
             log.debug("released {}: {}", named(after), outcome.reason)
