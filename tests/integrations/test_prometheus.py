@@ -334,7 +334,7 @@ async def test_a_store_that_is_away_is_told_and_work_goes_on(monkeypatch: pytest
         await clock.advance(1)
         assert read(registry)["store_up",] == 1
         with monkeypatch.context() as patch:
-            patch.setattr(tq.queue, "stats", away)
+            patch.setattr(tq, "stats", away)
             await clock.advance(16)
             assert read(registry)["store_up",] == 0
         await clock.advance(16)
