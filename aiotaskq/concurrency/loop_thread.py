@@ -142,8 +142,8 @@ class LoopThread:
         starts a new loop. Raises WrongLoop in a thread that runs an event loop.
         """
         refuse_running_loop()
-        host = uninterrupted(lambda: self._stop(timeout))
-        return host is None or self._join(host, timeout)
+        host = uninterrupted(lambda: self.begin_close(timeout))
+        return host is None or self.end_close(host, timeout)
 
     def _current(self) -> _Host:
         """Return the host of the running loop; start one if there is none."""
@@ -173,7 +173,7 @@ class LoopThread:
                 raise host.gone()
             return host
 
-    def _stop(self, timeout: float) -> _Host | None:
+    def begin_close(self, timeout: float) -> _Host | None:
         """Ask the loop to close, without waiting; return its host."""
         with self._lock:
             host = self._host
@@ -184,7 +184,8 @@ class LoopThread:
                     host.loop.call_soon_threadsafe(host.stop)
             return host
 
-    def _join(self, host: _Host, timeout: float) -> bool:
+    def end_close(self, host: _Host, timeout: float) -> bool:
+        """Wait for the end of a loop that was asked to close; return whether it has ended."""
         try:
             ended = host.ended.wait(timeout)
             if ended:
@@ -203,7 +204,8 @@ class LoopThread:
         self._host = None
         self.generation += 1
 
-    def _after_fork_in_child(self) -> None:
+    def leave_to_parent(self) -> None:
+        """Drop the loop in a forked child; the next call starts another one."""
         self._lock = threading.Lock()  # the old one may be held by a thread that does not exist here
         if self._host is not None:
             # It shares its epoll with the parent's loop: if it were closed here, the parent would get no events.
@@ -467,10 +469,10 @@ def _close_all() -> None:
     _exiting = True
     _hush_daemon_threads()
     # Without `uninterrupted`: a call by a signal handler is refused before it takes a lock.
-    hosts = [(thread, host) for thread in list(_all) if (host := thread._stop(EXIT_SECONDS)) is not None]
+    hosts = [(thread, host) for thread in list(_all) if (host := thread.begin_close(EXIT_SECONDS)) is not None]
     patience = EXIT_SECONDS
     for thread, host in hosts:
-        if not thread._join(host, patience):
+        if not thread.end_close(host, patience):
             patience = 0.0  # the others have had that time as well
 
 
@@ -490,7 +492,7 @@ def _hush_daemon_threads() -> None:
 @after_fork
 def _forget_all() -> None:
     for thread in list(_all):
-        thread._after_fork_in_child()
+        thread.leave_to_parent()
 
 
 # At import, not at first use: functions that the application registers later run earlier, and may still call.

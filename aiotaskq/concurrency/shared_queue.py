@@ -105,6 +105,11 @@ class SharedQueue(asyncio.Queue[T]):
         else:
             waiter.set_result(None)
 
+    def forget_waiters(self) -> None:
+        """Drop all waiters, in a forked child: those of the parent's loops would be woken instead of the child's."""
+        self._getters.clear()
+        self._putters.clear()
+
     def pass_on(self) -> None:
         """Wake the next waiter if there is an item, or room, that the waiter woken for it cannot use."""
         with self._lock:
@@ -150,7 +155,5 @@ def in_steps(coroutine: Coroutine[Any, Any, R], lock: AbstractContextManager[Any
 
 @after_fork
 def _forked() -> None:
-    # In a child, waiters of the parent's loops never run, and must not be woken instead of those that do.
     for queue in tuple(_queues):
-        queue._getters.clear()
-        queue._putters.clear()
+        queue.forget_waiters()

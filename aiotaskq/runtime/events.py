@@ -46,7 +46,8 @@ class Events:
     """Listeners by name. A listener may be a function or a coroutine function; its errors are logged."""
 
     def __init__(self) -> None:
-        self._listeners: dict[str, list[Callable[[Event], Any]]] = {}
+        self.listeners: dict[str, list[Callable[[Event], Any]]] = {}
+        """By the name of the event."""
         self._running: set[asyncio.Future[Any]] = set()
         self.wanted = False
         """Whether there is any listener."""
@@ -55,21 +56,21 @@ class Events:
         """Call ``listener(event)`` at each event of that name. Raises ValidationError for an unknown name."""
         if name not in NAMES:
             raise ValidationError(f"event: {name!r} is not one of {', '.join(NAMES)}")
-        self._listeners.setdefault(name, []).append(listener)
+        self.listeners.setdefault(name, []).append(listener)
         self.wanted = True
 
     def adopt(self, other: Events) -> None:
         """Add the listeners of ``other``."""
-        for name, listeners in other._listeners.items():
-            self._listeners.setdefault(name, []).extend(listeners)
+        for name, listeners in other.listeners.items():
+            self.listeners.setdefault(name, []).extend(listeners)
             self.wanted = True
 
     def __contains__(self, name: str) -> bool:
-        return name in self._listeners
+        return name in self.listeners
 
     def emit(self, name: str, at: int, task: Task | None = None, **detail: Any) -> None:
         """Call the listeners of that name."""
-        for listener in self._listeners.get(name, ()):
+        for listener in self.listeners.get(name, ()):
             self.call(listener, Event(name, at, task, detail), f"a listener of {name!r}")
 
     def call(self, function: Callable[[Any], Any], argument: object, what: str) -> None:

@@ -84,7 +84,8 @@ class Queue(Operations[Task]):
         self.takers: list[Taker] = []
         """The workers of this queue, which may claim a task in the transaction that pushes it."""
         self._pushed = PushedEvents(backend, clock, self.events)
-        self._unacked = Unacked()
+        self.unacked = Unacked()
+        """Its popped tasks that are not settled."""
         self.step_log = StepLog()
         self.known_ids = KnownIds(backend, clock, self.add, self._pushed)
         self._next_reap = 0  # ticks
@@ -174,7 +175,7 @@ class Queue(Operations[Task]):
                 return new.task_id
             if stored.status is Status.RUNNING:
                 if await self.settle(stored, HandedBack(new)) is not None:
-                    self._unacked.given_back(stored)
+                    self.unacked.given_back(stored)
                     log.task("push", new)
                     return new.task_id
             elif stored.final:
@@ -244,9 +245,9 @@ class Queue(Operations[Task]):
         return tasks[0] if tasks else None
 
     async def _remember(self, task: Task) -> None:
-        if self.backend.durable and (former := self._unacked.left_open()) is not None:
+        if self.backend.durable and (former := self.unacked.left_open()) is not None:
             log.warning("{} was popped and not settled; it comes back after its visibility timeout", named(former))
-        forgotten = self._unacked.add(task)
+        forgotten = self.unacked.add(task)
         if forgotten is not None and forgotten.given_back is None and not self.backend.durable:
             await self.backend.delete([forgotten.task.task_id])  # without a lease it would never end
 
@@ -257,7 +258,7 @@ class Queue(Operations[Task]):
         already; then nothing is written. Raises NoOpenTask if there is no unsettled task, LeaseLost if the visibility
         timeout has passed and the task was taken over. After any other error the task is still unsettled.
         """
-        pop = self._unacked.take(task_id)
+        pop = self.unacked.take(task_id)
         if gate.open:
             log.task("task_done", pop.task)
         if pop.given_back is not None:
@@ -265,7 +266,7 @@ class Queue(Operations[Task]):
         try:
             after = await self.settle(pop.task, Completed())
         except BaseException:
-            self._unacked.put_back(pop)  # else the next call would complete an older task, which may have failed
+            self.unacked.put_back(pop)  # else the next call would complete an older task, which may have failed
             raise
         if after is None:
             raise LeaseLost(
@@ -274,11 +275,11 @@ class Queue(Operations[Task]):
 
     def adopt(self, other: Queue) -> None:
         """Take over the unsettled tasks of another queue object of the same store, which is used no more."""
-        self._unacked.adopt(other._unacked)
+        self.unacked.adopt(other.unacked)
 
     async def give_back(self, task_id: str) -> None:
         """Put a popped task back as if it had not been popped, because the caller left before it got the task."""
-        pop = self._unacked.take(task_id)
+        pop = self.unacked.take(task_id)
         if pop.given_back is None:
             await self.settle(pop.task, Released("its caller left"))
             log.task("give back", pop.task)

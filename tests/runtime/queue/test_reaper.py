@@ -65,5 +65,5 @@ async def test_unsettled_pops_in_memory_stay_bounded(monkeypatch: pytest.MonkeyP
         await queue.push_task({"type": "t"})
         await queue.pop_task(0)
     await asyncio.sleep(0)
-    assert len(queue._unacked._unacked) == 100
+    assert len(queue.unacked._unacked) == 100
     assert (await queue.stats()).counts["running"] <= 101
