@@ -6,10 +6,10 @@ import os
 import time
 from collections import deque
 
-_head = 0, ""  # the latest millisecond, and the part of an id that says it
+_head = 0, ""  # the latest millisecond, and how the ids of it begin
 _stamp = 0
 _random: deque[str] = deque()
-"""Random digits for the next ids: a system call for each id would take over 5 % of a push into memory."""
+"""The random ends of the next ids: a system call for each id would take over 5 % of a push into memory."""
 
 
 def new_id() -> str:
@@ -17,14 +17,15 @@ def new_id() -> str:
     global _head
     millisecond, head = _head
     if (now := time.time_ns() // 1_000_000) != millisecond:
-        head = f"{now >> 16:08x}-{now & 0xFFFF:04x}-7"
+        chance = os.urandom(3).hex()
+        head = f"{now >> 16:08x}-{now & 0xFFFF:04x}-7{chance[:3]}-a{chance[3:]}-"
         _head = now, head
     try:
-        tail = _random.popleft()
+        return head + _random.popleft()
     except IndexError:
-        tail, *others = os.urandom(9 * 256).hex("-", 9).split("-")
+        own, *others = os.urandom(6 * 256).hex("-", 6).split("-")
         _random.extend(others)
-    return f"{head}{tail[:3]}-a{tail[3:6]}-{tail[6:]}"
+        return head + own
 
 
 def next_seq(now: int) -> int:
@@ -36,4 +37,4 @@ def next_seq(now: int) -> int:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_random.clear)  # a child must not use the digits of its parent
+    os.register_at_fork(after_in_child=_random.clear)  # a child must not make the ids of its parent
