@@ -171,7 +171,7 @@ def measure(tq: TaskQ, ledger: Ledger) -> None:
         "coroutines": len(asyncio.all_tasks()),
         "files": len(os.listdir("/proc/self/fd")),
         "frames": sum(type(each).__name__ in ("frame", "traceback") for each in gc.get_objects()),
-        "busy": tq.worker.busy if tq.worker else 0,
+        "busy": len(tq.worker.executions) if tq.worker else 0,
     }
     ledger.write("measure", data=data)
 

@@ -14,7 +14,7 @@ from aiotaskq.core.outcome import Life
 from aiotaskq.runtime.owner import fresh_owner, life_of
 
 
-def test_a_process_is_known_by_its_owner_id(tmp_path: Path) -> None:
+def test_an_owner_id_identifies_its_process(tmp_path: Path) -> None:
     imports = "from aiotaskq.runtime.owner import fresh_owner"
     sleeper = f"{imports}; print(fresh_owner('worker-'), flush=True); input()"
     with subprocess.Popen(
@@ -42,7 +42,7 @@ def test_a_worker_of_this_process_lives_while_its_leases_are_renewed() -> None:
         assert life_of(odd) is Life.UNKNOWN
 
 
-def test_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aiotaskq.runtime.owner.PROC", Path("/no/such/folder"))
     owner = fresh_owner("worker-")
     assert life_of(owner) is Life.STOPPED

@@ -76,7 +76,8 @@ class Fetcher:
         """What is claimed and waits for a slot. Only the fetcher changes it."""
         self._prefetch = Prefetch()
         self._outbox: list[tuple[Task, Outcome]] = []
-        self._unwritten = 0  # outcomes in the outbox or in a round
+        self.unwritten = 0
+        """How many outcomes are not written yet, in the outbox or in a round."""
         self._closed = False
         self._paused = False
         self._in_round = False
@@ -101,14 +102,9 @@ class Fetcher:
         return self._poller.running
 
     @property
-    def unwritten(self) -> int:
-        """How many outcomes are not written yet."""
-        return self._unwritten
-
-    @property
     def busy(self) -> bool:
         """Whether an outcome is to be written, or a round or a push is under way, which may bring tasks."""
-        return self._in_round or self._reserved > 0 or self._unwritten > 0
+        return self._in_round or self._reserved > 0 or self.unwritten > 0
 
     async def start(self) -> None:
         """Start claiming and writing in the running loop."""
@@ -192,7 +188,7 @@ class Fetcher:
 
     def put(self, task: Task, outcome: Outcome) -> None:
         """Have the outcome of a task written; called on the loop."""
-        self._unwritten += 1
+        self.unwritten += 1
         if not self._outbox:  # later ones are written with it
             self._poller.wake()
         self._outbox.append((task, outcome))
@@ -338,7 +334,7 @@ class Fetcher:
             if ok:
                 for pushed in change.then:
                     self._queue.events.emit("pushed", self._clock.now(), pushed)
-                self._unwritten -= 1
+                self.unwritten -= 1
                 self._worker.settled(entry[0], entry[1], change.after)
             else:
                 refused.append(entry)
@@ -360,10 +356,10 @@ class Fetcher:
                     continue
                 # An error of aiotaskq, not of the handler; the task comes back when its lease ends.
                 log.error("{} could not be settled", named(task), cause=error)
-                self._unwritten -= 1
+                self.unwritten -= 1
                 self._heartbeat.drop((task.task_id, task.fence))
             else:
-                self._unwritten -= 1
+                self.unwritten -= 1
                 self._worker.settled(task, outcome, after)
             del left[0]
 

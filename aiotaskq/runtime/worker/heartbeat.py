@@ -73,7 +73,7 @@ class Heartbeat:
         return not self._shared or self._clock.ticks() - self._trusted <= self._lease
 
     def holds(self, key: Key, ticks: int) -> bool:
-        """Return whether the lease of this delivery lasts at ``ticks`` of the clock, as far as the store has told.
+        """Return whether the lease of this delivery lasts at ``ticks`` of the clock, as far as the store has answered.
 
         Asked for each delivery: after the process was suspended, a renewal of others says nothing about this one.
         """

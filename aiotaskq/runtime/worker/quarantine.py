@@ -11,6 +11,8 @@ rule the worker has to do this, and no more:
 - No suspect starts beside another one: each would keep the other from being alone, and neither would ever be judged.
 - Both waits end after one lease, since a run may take hours. A suspect that could not be alone by then runs beside the
   others without a mark, as any task does. One that runs alone for longer loses its mark before others start beside it.
+
+Nothing is kept apart without a mark: the death of a process in which several tasks run is held against none of them.
 """
 
 from __future__ import annotations
@@ -37,17 +39,8 @@ class Host(Protocol):
     lease: float
     executions: dict[str, Execution]
 
-    def begin(self, task: Task) -> Execution:
-        """Return an execution that takes a slot, and is started by ``spawn``."""
-
-    def spawn(self, execution: Execution) -> None:
-        """Start the coroutine of an execution."""
-
-    def end(self, execution: Execution) -> None:
-        """Free the slot of an execution."""
-
-    def unsettled(self, task: Task, error: Exception) -> None:
-        """Log an error of aiotaskq; the task comes back when its lease ends."""
+    def start_run(self, task: Task) -> None:
+        """Run a task in a free slot."""
 
     def chore(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something in the background."""
@@ -87,46 +80,40 @@ class Quarantine:
         return admitted
 
     async def _run(self) -> None:
-        """Run the suspect, which is alone in the buffer, when nothing else runs."""
         try:
             if await self._worker.until_idle(self._worker.lease):
-                for suspect in self._fetcher.take():  # none if it was cancelled, lost or given back meanwhile
+                for suspect in tuple(self._fetcher.buffer):  # none if it was cancelled, lost or given back meanwhile
                     await self._run_alone(suspect)
         finally:
             self._fetcher.resume()
 
     async def _run_alone(self, task: Task) -> None:
-        execution = self._worker.begin(task)
-        is_marked = False
+        after, is_marked = marked(task), False
         try:
-            is_marked = await self._rewrite(execution, marked(task))
-            if not is_marked:
-                self._fetcher.put(task, Released(NEVER_STARTED))
-        except Exception as error:
-            self._worker.unsettled(task, error)
-        if not is_marked:
-            self._worker.end(execution)
-            return
-        self._worker.spawn(execution)
+            is_marked = await self._write(task, after)
+        finally:
+            for suspect in self._fetcher.take(lambda each: each is task):
+                if is_marked:
+                    self._worker.start_run(after)
+                else:
+                    self._fetcher.put(suspect, Released(NEVER_STARTED))
         if await self._worker.until_idle(self._worker.lease):
             return
-        while self._worker.executions.get(task.task_id) is execution and execution.reason != "lost":
-            current = execution.task.replace(cancel_requested=execution.context.cancel_requested)
-            if await self._rewrite(execution, unmarked(current)):
+        while (execution := self._worker.executions.get(task.task_id)) is not None and execution.reason != "lost":
+            before = execution.task.replace(cancel_requested=execution.context.cancel_requested)
+            after = unmarked(before)
+            if await self._write(before, after):
+                execution.task = after
                 return
             await self._clock.sleep(RETRY)
 
-    async def _rewrite(self, execution: Execution, after: Task) -> bool:
+    async def _write(self, before: Task, after: Task) -> bool:
         """Write another owner of a running task, and renew its lease; return whether the row was as expected."""
-        if self._backend.shared:
-            before = execution.task.replace(cancel_requested=after.cancel_requested)
-            until = self._clock.now() + int(self._worker.lease * SECOND)
-            try:
-                (held,) = await self._backend.update([Change(before, after.replace(lease_until=until))])
-            except DatabaseUnavailable as error:
-                log.warning("{}: whether it runs alone cannot be written: {}", named(after), error)
-                return False
-            if not held:
-                return False
-        execution.task = after
-        return True
+        if not self._backend.shared:
+            return True
+        until = self._clock.now() + int(self._worker.lease * SECOND)
+        try:
+            return (await self._backend.update([Change(before, after.replace(lease_until=until))]))[0]
+        except DatabaseUnavailable as error:
+            log.warning("{}: whether it runs alone cannot be written: {}", named(after), error)
+            return False

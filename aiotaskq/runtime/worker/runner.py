@@ -70,7 +70,7 @@ class Runner:
             executors: where ``def`` handlers run.
             clock: measures timeouts.
             host: what ``current_task()`` reports progress and completion to.
-            events: told of started, unknown and timed out tasks.
+            events: where started, unknown and timed out tasks are announced.
             executions: where what runs is kept, by task id.
             durable: whether a result must be JSON.
             timed_out: called after a handler was interrupted because of its timeout.

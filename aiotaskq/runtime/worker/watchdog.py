@@ -170,7 +170,7 @@ class StallWatch:
                 continue
             task = self._task_of(asyncio.current_task(loop))
             # Logged now, since the loop may never go on.
-            what = "no task of ours" if task is None else named(task)
+            what = "code outside of tasks" if task is None else named(task)
             log.warning("the event loop stands still in {}: use await in it, or a def handler", what)
             while not answered.wait(INTERVAL):
                 if stopped.is_set() or loop.is_closed():

@@ -131,11 +131,6 @@ class Worker:
         return self._fetcher.running
 
     @property
-    def busy(self) -> int:
-        """How many slots are taken."""
-        return len(self.executions)
-
-    @property
     def tasks(self) -> list[Task]:
         """The tasks that run here now, the earliest first."""
         return [execution.task for execution in self.executions.values()]
@@ -184,15 +179,8 @@ class Worker:
             earlier.interrupt("lost")
             self._fetcher.put(task, Released("an earlier run of it has not ended here", SECOND))
         else:
-            self.spawn(self.begin(task))
-
-    def begin(self, task: Task) -> Execution:
-        """Return an execution that takes a slot, and is started by ``spawn``."""
-        return self.runner.begin(task)
-
-    def spawn(self, execution: Execution) -> None:
-        """Start the coroutine of an execution that has a slot."""
-        self._spawn(execution, self._run(execution))
+            execution = self.runner.begin(task)
+            self._spawn(execution, self._run(execution))
 
     def _spawn(self, execution: Execution, work: Coroutine[Any, Any, None]) -> None:
         # In a copy of the context that the worker was started in: a handler's context variables end with its run.
@@ -213,20 +201,20 @@ class Worker:
                 return
             self._put(execution.task, outcome)
         except Exception as error:
-            self.unsettled(task, error)
+            self._unsettled(task, error)
         except BaseException:
             self._drop(task)
-            self.end(execution)
+            self._end(execution)
             raise
-        self.end(execution)
+        self._end(execution)
 
     async def _confirm(self, execution: Execution, outcome: Outcome | None) -> None:
         try:
             self._put(execution.task, await self._fetcher.confirm(execution.task, outcome))
         except Exception as error:
-            self.unsettled(execution.task, error)
+            self._unsettled(execution.task, error)
         finally:
-            self.end(execution)
+            self._end(execution)
 
     def _put(self, task: Task, outcome: Outcome | None) -> None:
         if outcome is None:  # written already, or no longer this worker's
@@ -234,16 +222,15 @@ class Worker:
         else:
             self._fetcher.put(task, outcome)
 
-    def end(self, execution: Execution) -> None:
-        """Free the slot of an execution."""
+    def _end(self, execution: Execution) -> None:
         del self.executions[execution.task.task_id]
         now = self._clock.ticks()
-        self._fetcher.freed(now, 0 if execution.began is None else now - execution.began)
+        self._fetcher.freed(now, now - (execution.began or now))
         if self._waiting:
             self.look_idle()
 
-    def unsettled(self, task: Task, error: Exception) -> None:
-        """Log an error of aiotaskq, not of a handler. The worker goes on; the task comes back when its lease ends."""
+    def _unsettled(self, task: Task, error: Exception) -> None:
+        # An error of aiotaskq, not of the handler. The worker goes on; the task comes back when its lease ends.
         log.error("{} could not be settled", named(task), cause=error)
         self._drop(task)
 
@@ -434,7 +421,7 @@ class Worker:
         return ExitCode.GIVEN_BACK if self._given_back else ExitCode.DRAINED
 
     def look_idle(self) -> None:
-        """Wake who waits in ``until_idle``, if nothing runs and all outcomes are written."""
+        """End the waits in ``until_idle``, if nothing runs and all outcomes are written."""
         if not self.executions and not self._fetcher.busy:
             self._idle.set()
 

@@ -36,7 +36,7 @@ def test_the_last_tasks_are_taken_out(buffer: Buffer) -> None:
     assert names(buffer.take_last(0)) == "ab"
 
 
-def test_it_waits_only_while_it_holds_tasks(buffer: Buffer) -> None:
+def test_an_empty_buffer_does_not_wait(buffer: Buffer) -> None:
     buffer.moved = 100
     assert buffer.waited(350) == 250
     buffer.clear()

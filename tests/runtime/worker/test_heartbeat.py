@@ -1,4 +1,4 @@
-"""The lease keeper and the store's clock, by themselves: what they trust, whom they tell, when they stop."""
+"""The heartbeat by itself: which leases it renews and trusts, and when it fences its worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from aiotaskq import TaskQ
 from aiotaskq.backends.memory.backend import MemoryBackend
-from aiotaskq.concurrency.clock import StoreClock, VirtualClock
+from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.concurrency.poller import MAX_BACKOFF
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import DatabaseUnavailable
@@ -50,8 +50,8 @@ class Remote(MemoryBackend):
         return None
 
 
-class Kept:
-    """A keeper on virtual time whose rounds a test does by hand."""
+class Bench:
+    """A heartbeat on virtual time; a test starts its rounds."""
 
     def __init__(self) -> None:
         self.clock = VirtualClock()
@@ -82,212 +82,109 @@ class Kept:
 
 
 @pytest.fixture
-async def kept() -> Kept:
-    kept = Kept()
-    kept.heartbeat._bound.bind()
-    kept.heartbeat._trusted = kept.heartbeat._alive = kept.clock.ticks()
-    return kept
+async def bench() -> Bench:
+    bench = Bench()
+    bench.heartbeat._bound.bind()
+    bench.heartbeat._trusted = bench.heartbeat._alive = bench.clock.ticks()
+    return bench
 
 
-async def test_renews_what_is_held_and_nothing_else(kept: Kept) -> None:  # B2
-    await kept.round()
-    assert kept.store.asked == []
-    kept.heartbeat.hold(KEY, kept.clock.ticks())
-    await kept.round()
-    assert kept.store.asked == [([KEY], kept.clock.now() + 2 * SECOND)]
-    assert kept.answers == [(KEY, False)]
-    kept.heartbeat.drop(KEY)
-    await kept.round()
-    assert len(kept.store.asked) == 1
+async def test_only_held_leases_are_renewed(bench: Bench) -> None:  # B2
+    await bench.round()
+    assert bench.store.asked == []
+    bench.heartbeat.hold(KEY, bench.clock.ticks())
+    await bench.round()
+    assert bench.store.asked == [([KEY], bench.clock.now() + 2 * SECOND)]
+    assert bench.answers == [(KEY, False)]
+    bench.heartbeat.drop(KEY)
+    await bench.round()
+    assert len(bench.store.asked) == 1
 
 
-async def test_trust_counts_from_the_sending(kept: Kept) -> None:  # B14
-    kept.heartbeat.hold(KEY, kept.clock.ticks())
-    kept.store.slow = 0.9 * LEASE
-    await kept.round()
-    assert kept.heartbeat.trusted
-    kept.pass_time(0.2 * LEASE)
-    assert not kept.heartbeat.trusted
+async def test_trust_counts_from_the_sending(bench: Bench) -> None:  # B14
+    bench.heartbeat.hold(KEY, bench.clock.ticks())
+    bench.store.slow = 0.9 * LEASE
+    await bench.round()
+    assert bench.heartbeat.trusted
+    bench.pass_time(0.2 * LEASE)
+    assert not bench.heartbeat.trusted
 
 
-async def test_what_was_asked_for_before_the_process_stood_still_is_not_held(kept: Kept) -> None:
+async def test_a_lease_claimed_before_a_pause_of_the_process_is_not_trusted(bench: Bench) -> None:
     """A claim is sent, the process stands still, and a heartbeat is answered before the claim's answer is read."""
-    asked = kept.clock.ticks()
-    kept.pass_time(1.1 * LEASE)
-    await kept.round()
-    assert kept.heartbeat.trusted
-    kept.heartbeat.hold(KEY, asked)
-    assert not kept.heartbeat.holds(KEY, kept.clock.ticks())
-    await kept.round()  # nobody has taken it
-    assert kept.heartbeat.holds(KEY, kept.clock.ticks())
+    asked = bench.clock.ticks()
+    bench.pass_time(1.1 * LEASE)
+    await bench.round()
+    assert bench.heartbeat.trusted
+    bench.heartbeat.hold(KEY, asked)
+    assert not bench.heartbeat.holds(KEY, bench.clock.ticks())
+    await bench.round()  # nobody has taken it
+    assert bench.heartbeat.holds(KEY, bench.clock.ticks())
 
 
-async def test_what_was_taken_is_not_held_before_the_worker_has_heard_of_it(kept: Kept) -> None:
-    kept.heartbeat.hold(KEY, kept.clock.ticks())
-    kept.pass_time(1.1 * LEASE)
-    kept.store.gone.add(KEY)
-    await kept.heartbeat._renew()  # on the thread of the keeper: the worker's loop has not run since
-    assert (kept.answers, kept.heartbeat.trusted) == ([], True)
-    assert not kept.heartbeat.holds(KEY, kept.clock.ticks())
+async def test_a_lost_lease_is_not_trusted_before_the_worker_handles_the_answer(bench: Bench) -> None:
+    bench.heartbeat.hold(KEY, bench.clock.ticks())
+    bench.pass_time(1.1 * LEASE)
+    bench.store.gone.add(KEY)
+    await bench.heartbeat._renew()  # in the heartbeat's thread: the worker's loop has not run since
+    assert (bench.answers, bench.heartbeat.trusted) == ([], True)
+    assert not bench.heartbeat.holds(KEY, bench.clock.ticks())
 
 
-async def test_without_an_answer_for_a_lease_it_fences_and_recovers_alone(kept: Kept) -> None:  # B8
-    kept.heartbeat.hold(KEY, kept.clock.ticks())
-    kept.store.away = True
+async def test_a_lease_without_an_answer_fences_the_worker_until_the_store_answers(bench: Bench) -> None:  # B8
+    bench.heartbeat.hold(KEY, bench.clock.ticks())
+    bench.store.away = True
     for _ in range(4):
-        await kept.round()
-        kept.pass_time(LEASE / 4)
-    assert (kept.fenced, kept.heartbeat.trusted) == (0, True)
-    kept.pass_time(0.1)
-    assert not kept.heartbeat.trusted
-    await kept.round()
-    assert kept.fenced == 1
+        await bench.round()
+        bench.pass_time(LEASE / 4)
+    assert (bench.fenced, bench.heartbeat.trusted) == (0, True)
+    bench.pass_time(0.1)
+    assert not bench.heartbeat.trusted
+    await bench.round()
+    assert bench.fenced == 1
     # The worker has let go of everything; only a round trip tells that the store is back.
-    kept.heartbeat.drop(KEY)
-    await kept.round()
-    assert (kept.fenced, kept.heartbeat.trusted, kept.store.pings) == (2, False, 1)
-    kept.store.away = False
-    await kept.round()
-    assert kept.heartbeat.trusted
-    await kept.round()
-    assert kept.store.pings == 2, "an idle worker asks nothing while all is well"
+    bench.heartbeat.drop(KEY)
+    await bench.round()
+    assert (bench.fenced, bench.heartbeat.trusted, bench.store.pings) == (2, False, 1)
+    bench.store.away = False
+    await bench.round()
+    assert bench.heartbeat.trusted
+    await bench.round()
+    assert bench.store.pings == 2, "an idle worker asks nothing while all is well"
 
 
-async def test_a_loop_that_stands_still_for_five_leases_is_given_up(kept: Kept) -> None:  # B3
-    kept.heartbeat.hold(KEY, kept.clock.ticks())
+async def test_a_loop_that_stands_still_for_five_leases_is_given_up(bench: Bench) -> None:  # B3
+    bench.heartbeat.hold(KEY, bench.clock.ticks())
     for _ in range(DEAD_AFTER):  # `_renew` by hand, without letting the loop do anything
-        await kept.heartbeat._renew()
-        kept.pass_time(LEASE)
-    assert len(kept.store.asked) == DEAD_AFTER
-    kept.pass_time(0.1)
-    await kept.heartbeat._renew()
-    assert len(kept.store.asked) == DEAD_AFTER
+        await bench.heartbeat._renew()
+        bench.pass_time(LEASE)
+    assert len(bench.store.asked) == DEAD_AFTER
+    bench.pass_time(0.1)
+    await bench.heartbeat._renew()
+    assert len(bench.store.asked) == DEAD_AFTER
     await asyncio.sleep(0)  # it moves again
-    await kept.round()
-    assert len(kept.store.asked) == DEAD_AFTER + 1
+    await bench.round()
+    assert len(bench.store.asked) == DEAD_AFTER + 1
 
 
-# ---- the store's clock -----------------------------------------------------------------------------------------------
-
-
-class Host(StoreClock):
-    """A host whose clocks a test sets."""
-
-    wall = 1_000 * SECOND
-    steady = 5 * SECOND
-
-    def ticks(self) -> int:
-        return self.steady
-
-
-async def test_the_stores_clock_is_taken_from_the_middle_of_the_round_trip() -> None:
-    clock = Host()
-    assert not clock.is_set and not clock.foreign
-
-    async def ask() -> int:
-        clock.steady += 40_000  # there
-        said = 777 * SECOND
-        clock.steady += 40_000  # and back
-        return said
-
-    await clock.look(ask)
-    assert clock.is_set and clock.foreign
-    assert clock.now() == 777 * SECOND + 40_000
-    clock.steady += 3 * SECOND
-    assert clock.now() == 780 * SECOND + 40_000
-
-
-async def test_a_slow_answer_does_not_replace_a_good_one_until_that_has_aged() -> None:
-    clock = Host()
-
-    def ask(says: int, takes: int) -> Any:
-        async def answer() -> int:
-            clock.steady += takes
-            return says
-
-        return answer
-
-    await clock.look(ask(100 * SECOND, 1_000))
-    good = clock.now()
-    await clock.look(ask(103 * SECOND, 4 * SECOND))  # two seconds of doubt
-    assert clock.now() == good + 4 * SECOND
-    clock.steady += 20_000 * SECOND  # drift has made the good one worse than that
-    await clock.look(ask(20_107 * SECOND, 4 * SECOND))
-    assert clock.now() == 20_109 * SECOND
-
-
-async def test_an_answer_that_contradicts_the_last_one_is_believed() -> None:
-    clock = Host()
-
-    async def at_once() -> int:
-        return 100 * SECOND
-
-    async def an_hour_later() -> int:  # the host slept, and its monotonic clock with it
-        clock.steady += 200_000
-        return 3700 * SECOND
-
-    await clock.look(at_once)
-    await clock.look(an_hour_later)
-    assert clock.now() == 3700 * SECOND + 100_000
-
-
-async def test_who_only_pushes_asks_again_after_half_a_minute() -> None:
-    clock = Host()
-
-    async def ask() -> int:
-        return clock.steady
-
-    assert clock.stale
-    await clock.look(ask)
-    assert not clock.stale
-    clock.steady += 30 * SECOND
-    assert clock.stale
-
-
-async def test_a_store_without_a_clock_goes_by_the_hosts() -> None:
-    clock = StoreClock()
-
-    async def none() -> None:
-        return None
-
-    before = clock.now()
-    await clock.look(none)
-    assert clock.is_set and not clock.foreign
-    assert 0 <= clock.now() - before < 3600 * SECOND
-
-
-async def test_an_error_of_the_store_is_told_and_the_old_answer_kept() -> None:
-    clock = Host()
-
-    async def away() -> int:
-        raise DatabaseUnavailable("away")
-
-    with pytest.raises(DatabaseUnavailable):
-        await clock.look(away)
-    assert not clock.is_set
-
-
-# ---- a store that is away ----
-
-
-async def test_it_is_asked_again_well_within_a_lease(kept: Kept) -> None:  # F20: its reapers wait for just one lease
-    kept.store.away = True
-    kept.heartbeat.hold(KEY, kept.clock.ticks())
+async def test_renewal_is_retried_within_half_a_lease(bench: Bench) -> None:  # F20: its reapers wait for just one lease
+    bench.store.away = True
+    bench.heartbeat.hold(KEY, bench.clock.ticks())
     tries: list[int] = []
-    heartbeat = kept.store.heartbeat
+    heartbeat = bench.store.heartbeat
 
     async def noted(*args: Any) -> list[bool | None]:
-        tries.append(kept.clock.now())
+        tries.append(bench.clock.now())
         return await heartbeat(*args)
 
-    kept.store.heartbeat = noted  # type: ignore[method-assign]
-    await kept.heartbeat.start()
-    await kept.clock.advance(60)
+    bench.store.heartbeat = noted  # type: ignore[method-assign]
+    await bench.heartbeat.start()
+    await bench.clock.advance(60)
     assert max(after - before for before, after in itertools.pairwise(tries)) <= LEASE / 2 * SECOND
-    await kept.heartbeat.stop()
+    await bench.heartbeat.stop()
 
 
-async def test_a_worker_asks_as_often_for_tasks_and_to_write_what_became_of_some(tmp_path: Path) -> None:  # F20
+async def test_the_fetcher_retries_as_often_as_the_heartbeat(tmp_path: Path) -> None:  # F20
     for lease, most in ((2.0, 1.0), (60.0, MAX_BACKOFF)):
         async with TaskQ(f"sqlite:///{tmp_path}/{lease}.db", lease=lease, heartbeat=0.5).running(concurrency=1) as tq:
             assert tq.worker is not None

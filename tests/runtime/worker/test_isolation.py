@@ -1,4 +1,4 @@
-"""Whatever a handler does, it cannot end, cancel or occupy more than its own run."""
+"""A handler cannot end, cancel or occupy more than its own run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def here() -> asyncio.Task[Any]:
     return found
 
 
-# ---- what a handler may do, and what its task comes to --------------------------------------------------------------
+# ---- handlers and the outcomes of their tasks --------------------------------------------------------------
 
 
 async def leaves_a_timer_behind() -> str:
@@ -206,8 +206,8 @@ async def test_context_variables_end_with_their_run(tq: TaskQ) -> None:
         assert [await (await read.push()).result(within(30)) for _ in range(3)] == ["nobody"] * 3
 
 
-async def test_a_cancel_left_behind_does_not_reach_what_settles_the_task(tmp_path: Path) -> None:
-    """After ``complete(session)`` the row is read back, in a coroutine that the handler cannot know."""
+async def test_a_delayed_cancel_does_not_reach_the_code_that_settles_the_task(tmp_path: Path) -> None:
+    """After ``complete(session)`` the row is read back, in another coroutine."""
     from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
@@ -229,7 +229,7 @@ async def test_a_cancel_left_behind_does_not_reach_what_settles_the_task(tmp_pat
 # ---- timeouts that are swallowed -------------------------------------------------------------------------------------
 
 
-async def test_a_coroutine_that_swallows_its_timeout_is_late_and_told_by_health() -> None:
+async def test_a_coroutine_that_swallows_its_timeout_is_reported_by_health() -> None:
     clock = VirtualClock()
     tq = TaskQ("memory://", clock=clock)
     release = asyncio.Event()
@@ -261,7 +261,7 @@ async def test_a_coroutine_that_swallows_its_timeout_is_late_and_told_by_health(
 # ---- a process that stood still --------------------------------------------------------------------------------------
 
 
-async def test_what_was_claimed_before_a_pause_longer_than_the_lease_is_not_started(tmp_path: Path) -> None:
+async def test_a_task_claimed_before_a_pause_longer_than_the_lease_is_not_started(tmp_path: Path) -> None:
     clock = VirtualClock()
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", clock=clock, lease=10, heartbeat=3)
     started: list[int] = []

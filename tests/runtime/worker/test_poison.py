@@ -1,4 +1,4 @@
-"""A task is poison when its process has died under it three times, the last time while it ran alone: real processes."""
+"""The poison rule with real processes: only a process that died while one task ran there alone is blamed on it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_neighbours_longer_than_a_lease_outlive_a_killer(
     worker.stop()
 
 
-async def test_what_holds_the_gil_for_longer_than_its_lease_runs_once(
+async def test_a_handler_that_holds_the_gil_for_longer_than_its_lease_runs_once(
     tmp_path: Path, program: Callable[..., Program], lease: float
 ) -> None:
     url = f"sqlite:///{tmp_path}/x.db"
@@ -120,7 +120,7 @@ async def test_a_suspended_worker_loses_its_task_uncounted(
     second.stop()
 
 
-async def test_a_worker_that_lives_takes_back_what_another_host_has_counted(tmp_path: Path) -> None:
+async def test_a_living_worker_takes_back_a_crash_counted_by_another_host(tmp_path: Path) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", lease=1, heartbeat=0.05, poll_interval=0.05)
     runs: list[int] = []
     go = asyncio.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -46,6 +47,20 @@ class Bench:
         assert all(await store.update([Change(row, row.replace(crashes=MAX_CRASHES - 1)) for row in rows]))
         await self.kit.advance(1)
 
+    async def push_deaf(self, name: str) -> None:
+        """Push a task whose handler ignores its cancel until its end."""
+        ends = self.ends[name] = asyncio.Event()
+
+        @self.kit.tq.task
+        async def deaf(name: str) -> None:
+            while not ends.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await ends.wait()
+
+        self.work, work = deaf, self.work
+        await self.push(name)
+        self.work = work
+
     async def end(self, *names: str) -> None:
         for name in names:
             self.ends.setdefault(name, asyncio.Event()).set()
@@ -76,8 +91,10 @@ class Bench:
 async def bench() -> AsyncIterator[Bench]:
     async with virtual(lease=LEASE, concurrency=4, poll_interval=1.0) as kit:
         bench = Bench(kit)
-        yield bench
-        await bench.end(*bench.handles)
+        try:
+            yield bench
+        finally:
+            await bench.end(*bench.handles)
         for name in bench.handles:
             await kit.advance(3 * LEASE)
             assert await bench.status(name) in FINAL, name
@@ -136,6 +153,10 @@ async def test_others_do_not_wait_for_longer_than_a_lease_and_not_beside_a_mark(
     assert (bench.started, await bench.mark("!x")) == (["!x"], True)
     await bench.kit.advance(6)
     assert (bench.started, await bench.mark("!x")) == (["!x", "a"], False)
+    worker = bench.kit.tq.worker
+    assert worker is not None
+    owners = {task.lease_owner or "" for task in worker.tasks}
+    assert len(owners) == 1 and not owners.pop().endswith(ALONE), "the death of a child process judges by this task"
     await bench.end("!x")
     assert (await bench.kit.task(bench.handles["!x"])).crashes == MAX_CRASHES - 1
 
@@ -147,12 +168,13 @@ async def test_two_suspects_never_run_side_by_side(bench: Bench) -> None:
     assert bench.started == ["!x", "a"], "an ordinary task may run beside it by now"
     await bench.kit.advance(LEASE)
     assert bench.started == ["!x", "a"]
+    assert (await bench.kit.task(bench.handles["!y"])).fence < 2 * LEASE, "claimed once a second, not in each round"
     await bench.end("!x", "a")
     await bench.kit.advance(2)
     assert (bench.started[-1], bench.marked) == ("!y", {"!x", "!y"})
 
 
-async def test_what_was_claimed_ahead_is_given_back(bench: Bench) -> None:
+async def test_tasks_claimed_ahead_are_given_back(bench: Bench) -> None:
     await bench.end("quick")
     for _ in range(50):
         await bench.push("quick")  # so that more is claimed than there are slots
@@ -209,7 +231,8 @@ async def test_a_suspect_whose_mark_cannot_be_written_does_not_run(bench: Bench,
     assert refused == [["a"]]
     await bench.end("b")
     await bench.kit.advance(5 * LEASE)
-    assert sorted(bench.started) == (["!x", "a", "b"]), "it has come back"
+    assert sorted(bench.started) == (["!x", "a", "b"])
+    assert (await bench.kit.task(bench.handles["!x"])).fence > 1, "it was given back, and ran after another claim"
 
 
 async def test_others_start_only_when_the_mark_is_taken_back(bench: Bench) -> None:
@@ -229,45 +252,19 @@ async def test_others_start_only_when_the_mark_is_taken_back(bench: Bench) -> No
 
 
 async def test_the_mark_of_a_task_that_ignores_its_cancel_is_taken_back(bench: Bench) -> None:
-    stop = asyncio.Event()
-
-    @bench.kit.tq.task
-    async def deaf(name: str) -> None:
-        while not stop.is_set():
-            try:
-                await stop.wait()
-            except asyncio.CancelledError:
-                continue
-
-    bench.work, work = deaf, bench.work
-    await bench.push("!x")
-    bench.work = work
+    await bench.push_deaf("!x")
     await bench.handles["!x"].cancel()
     assert await bench.mark("!x")
     await bench.push("a")
     await bench.kit.advance(LEASE + 10)
     assert bench.started == ["a"] and not await bench.mark("!x")
-    stop.set()
 
 
 async def test_a_suspect_that_is_lost_keeps_no_other_task_waiting(bench: Bench) -> None:
-    stop = asyncio.Event()
-
-    @bench.kit.tq.task
-    async def deaf(name: str) -> None:
-        while not stop.is_set():
-            try:
-                await stop.wait()
-            except asyncio.CancelledError:
-                continue
-
-    bench.work, work = deaf, bench.work
-    await bench.push("!x")
-    bench.work = work
+    await bench.push_deaf("!x")
     row = await bench.kit.task(bench.handles["!x"])
     taken = row.replace(status=Status.CANCELLED, lease_owner=None, lease_until=None)
     assert await bench.kit.tq._backend.update([Change(row, taken)]) == [True]
     await bench.push("a")
     await bench.kit.advance(LEASE + 10)
     assert bench.started == ["a"]
-    stop.set()

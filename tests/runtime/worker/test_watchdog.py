@@ -1,4 +1,4 @@
-"""Slots held by late threads and processes, and a loop that stands still: counted, told, and never silent."""
+"""Slots held by overdue threads and processes, and a loop that stands still: counted and reported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.worker.execution import Execution
 from aiotaskq.runtime.worker.watchdog import Occupancy, StallWatch
 from tests.support.machine import within
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -31,13 +32,6 @@ def lines() -> Iterator[list[str]]:
     sink = logger.add(lambda message: got.append(str(message)), format="{level} {message}")
     yield got
     logger.remove(sink)
-
-
-async def eventually(condition: Callable[[], bool], seconds: float = 40.0) -> None:
-    """Watch the real clock until something that happens elsewhere has happened."""
-    async with asyncio.timeout(within(seconds)):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def watching() -> list[threading.Thread]:
@@ -122,7 +116,7 @@ async def test_some_late_threads_beside_free_slots_are_no_alarm(lines: list[str]
     assert alarms == [] and "slots are held" not in "".join(lines)
 
 
-async def test_who_has_ended_is_not_late_though_its_slot_is_still_writing_that_down() -> None:
+async def test_an_ended_handler_is_not_overdue_while_its_outcome_is_written() -> None:
     async def forever() -> None:
         await asyncio.Event().wait()
 
@@ -166,7 +160,7 @@ def hold(folder: str) -> None:
         time.sleep(0.01)
 
 
-async def test_late_processes_hold_theirs_and_what_never_began_frees_its_slot(
+async def test_late_processes_hold_their_slots_and_work_that_has_not_begun_frees_its_slot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:  # D14
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
@@ -187,7 +181,7 @@ async def test_late_processes_hold_theirs_and_what_never_began_frees_its_slot(
     assert sum("all 1 processes for handlers are held" in line for line in lines) == len(alarms) == 1
 
 
-async def test_a_loop_that_stands_still_is_told_with_the_task_it_stands_in(lines: list[str]) -> None:
+async def test_a_stalled_loop_is_reported_with_its_task(lines: list[str]) -> None:
     tq, stalls = TaskQ("memory://"), []
     tq.on("stalled", stalls.append)
 
@@ -222,7 +216,7 @@ async def test_a_loop_that_stands_still_is_told_with_the_task_it_stands_in(lines
 
 
 @pytest.mark.parametrize("clock", [None, VirtualClock()])
-async def test_nobody_watches_the_loop_unless_somebody_listens_and_time_is_real(clock: Any) -> None:
+async def test_the_loop_is_watched_only_for_a_listener_and_in_real_time(clock: Any) -> None:
     for thread in watching():  # of a worker that has just stopped
         thread.join(within(10))
     tq = TaskQ("memory://", clock=clock)
@@ -232,7 +226,7 @@ async def test_nobody_watches_the_loop_unless_somebody_listens_and_time_is_real(
         assert not watching()
 
 
-def test_the_watch_ends_with_its_loop() -> None:
+def test_the_stall_watch_ends_with_its_loop() -> None:
     async def main() -> None:
         StallWatch(SystemClock(), lambda _: None, lambda *_: None).start()
         assert watching()

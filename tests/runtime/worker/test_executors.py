@@ -1,0 +1,107 @@
+"""Handlers in threads and in processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from aiotaskq import ExitCode, TaskFailed, TaskQ
+from aiotaskq.app.run_options import RunOptions
+from aiotaskq.core.task import Status
+from aiotaskq.errors import ValidationError
+from tests.support.machine import within
+from tests.support.waiting import eventually
+
+
+@pytest.mark.parametrize("kind", ["StopIteration", "SystemExit", "KeyboardInterrupt"])
+async def test_an_exit_of_the_program_is_a_failure_in_a_thread(tq: TaskQ, kind: str) -> None:
+    @tq.task(max_retries=0)
+    def legacy() -> None:
+        raise {"StopIteration": StopIteration, "SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}[kind]
+
+    @tq.task
+    async def quick() -> int:
+        return 1
+
+    async with tq.running(concurrency=1):
+        with pytest.raises(TaskFailed, match=f"the handler raised {kind}"):
+            await (await legacy.push()).result(within(30))
+        assert await (await quick.push()).result(within(30)) == 1
+
+
+async def test_an_exception_outside_of_exception_fails_its_task_only(tq: TaskQ) -> None:
+    class Stop(BaseException):
+        pass
+
+    @tq.task(max_retries=0)
+    async def odd() -> None:
+        raise Stop("now")
+
+    @tq.task
+    async def quick() -> int:
+        return 1
+
+    async with tq.running(concurrency=1):
+        with pytest.raises(TaskFailed, match="Stop: now"):
+            await (await odd.push()).result(within(30))
+        assert await (await quick.push()).result(within(30)) == 1
+
+
+in_processes = TaskQ("memory://")
+
+
+@in_processes.task(executor="process", max_retries=0)
+def dies() -> None:
+    os._exit(3)
+
+
+async def test_a_handler_that_takes_its_process_down_is_poison_and_harms_no_other() -> None:  # A4
+    async with in_processes.running(concurrency=1):
+        with pytest.raises(TaskFailed, match="poison"):
+            await (await dies.push()).result(within(60))
+        assert await (await process_id.push()).result(within(30)) != os.getpid()
+
+
+@in_processes.task(executor="process", max_retries=0)
+def process_id(fail: bool = False) -> int:
+    if fail:
+        raise ValueError("in the other process")
+    return os.getpid()
+
+
+async def test_process_executor() -> None:
+    async with in_processes.running(concurrency=1):
+        assert await (await process_id.push()).result(within(30)) != os.getpid()
+        with pytest.raises(TaskFailed, match="in the other process"):
+            await (await process_id.push(fail=True)).result(within(30))
+    with pytest.raises(ValidationError, match="cannot be found by another process"):
+        in_processes.task(executor="process")(lambda: 1)
+
+
+async def test_child_processes_ended_by_a_stop_are_no_crash(tmp_path: Path) -> None:  # D7
+    from concurrent.futures.process import BrokenProcessPool
+
+    tq = TaskQ(f"sqlite:///{tmp_path}/pool.db", poll_interval=0.05)
+    started, die = asyncio.Event(), asyncio.Event()
+
+    @tq.task
+    async def in_a_process() -> None:
+        started.set()
+        await die.wait()
+        raise BrokenProcessPool("its process was signalled, too")
+
+    async with tq:
+        handle = await in_a_process.push()
+        stop = asyncio.Event()
+        running = asyncio.ensure_future(tq.run_until(stop, RunOptions(1)))
+        await started.wait()
+        stop.set()
+        await eventually(lambda: tq.worker is not None and tq.worker.runner.stopping)
+        die.set()
+        assert await running is ExitCode.GIVEN_BACK
+        await tq.open()
+        task = await handle.task()
+    assert (task.status, task.crashes, task.retry_count) == (Status.PENDING, 0, 0)

@@ -1,0 +1,148 @@
+"""What surrounds a run: callbacks, follow-ups, middleware, resources and events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aiotaskq
+from aiotaskq import TaskQ, current_task
+from aiotaskq.errors import UnknownHandler, ValidationError
+from tests.support.machine import within
+from tests.support.waiting import eventually
+
+
+async def test_callbacks_come_after_the_commit(tq: TaskQ) -> None:
+    seen: list[tuple[str, str]] = []
+
+    @tq.task(max_retries=0)
+    async def work(ok: bool) -> int:
+        if not ok:
+            raise ValueError("no")
+        return 41
+
+    @tq.task
+    async def after(task_id: str, type: str, result: Any, error: str | None) -> None:
+        seen.append((type, str(await tq.handle(task_id).status())))
+
+    async with tq.running(concurrency=2):
+        await work.options(on_success=after, on_failure="after").push(ok=True)
+        await work.options(on_success="after", on_failure="after").push(ok=False)
+        await eventually(lambda: len(seen) == 2)
+    assert sorted(seen) == [("work", "completed"), ("work", "failed")]
+
+
+async def test_a_follow_up_without_a_handler_is_refused_at_the_push(tq: TaskQ) -> None:
+    @tq.task
+    async def work() -> None: ...
+
+    @tq.task
+    async def after(**_: Any) -> None: ...
+
+    for name in ("on_success", "on_failure"):
+        with pytest.raises(UnknownHandler, match=f"{name}: no handler is registered for 'aftr'; did you mean 'after'"):
+            await work.options(**{name: "aftr"}).push()  # type: ignore[typeddict-item]
+    tq.elsewhere("aftr")
+    await work.options(on_success="aftr").push()
+    await tq.close()
+
+
+async def test_function_callback_in_memory_only(tmp_path: Path) -> None:
+    tq = TaskQ("memory://")
+    got: list[Any] = []
+
+    @tq.task
+    async def work() -> int:
+        return 7
+
+    async with tq.running():
+        await (await work.options(on_success=lambda task: got.append(task.result)).push()).result(within(30))
+        await eventually(lambda: got == [7])
+    durable = TaskQ(f"sqlite:///{tmp_path}/f.db")
+    durable.elsewhere("x")
+    with pytest.raises(ValidationError, match="on_success: a function cannot be stored"):
+        await durable.push("x", on_success=print)
+    await durable.close()
+
+
+async def test_middleware_wraps_run_and_push_in_order(tq: TaskQ) -> None:
+    log: list[str] = []
+
+    class Both:
+        async def push(self, tasks: Any, call_next: Any) -> Any:
+            log.append(f"push {len(tasks)}")
+            return await call_next([task.replace(extra={"trace": "t1"}) for task in tasks])
+
+        async def run(self, task: Any, call_next: Any) -> Any:
+            log.append(f"outer {task.extra['trace']}")
+            return await call_next(task) + 1
+
+    tq.middleware(Both())
+
+    @tq.middleware
+    async def inner(task: Any, call_next: Any) -> Any:
+        log.append("inner")
+        return await call_next(task) * 10
+
+    @tq.task
+    async def work() -> int:
+        return 1
+
+    async with tq.running():
+        assert await (await work.push()).result(within(30)) == 11
+    assert log == ["push 1", "outer t1", "inner"]
+
+
+async def test_resources_are_made_once_given_by_type_and_closed(tq: TaskQ) -> None:
+    class Client:
+        closed = False
+
+    made: list[Client] = []
+
+    async def client() -> AsyncIterator[Client]:
+        made.append(Client())
+        yield made[-1]
+        made[-1].closed = True
+
+    client.__annotations__["return"] = AsyncIterator[Client]
+    tq.resource(client)
+
+    async def uses(i: int, client: Client = aiotaskq.injected()) -> bool:
+        return client is made[0] and not client.closed
+
+    uses.__annotations__.update(client=Client)
+    work = tq.task(uses)
+    async with tq.running(concurrency=3):
+        handles = [await work.push(i=i) for i in range(5)]
+        assert all([await handle.result(within(30)) for handle in handles])
+    assert len(made) == 1 and made[0].closed
+
+
+async def test_listeners_are_called_and_their_errors_harm_no_task(tq: TaskQ) -> None:
+    names: list[str] = []
+    for name in ("pushed", "started", "completed", "retried", "failed", "cancelled"):
+        tq.on(name, lambda event: names.append(event.name))
+
+    @tq.on("started")
+    def broken(event: Any) -> None:
+        raise RuntimeError("a listener's own fault")
+
+    @tq.on("completed")
+    async def slow(event: Any) -> None:
+        await asyncio.sleep(0)
+        names.append("async listener")
+
+    @tq.task(max_retries=1, backoff=0.001)
+    async def flaky() -> None:
+        if current_task().task.retry_count == 0:
+            raise ValueError("once")
+
+    async with tq.running(concurrency=1):
+        await (await flaky.push()).result(within(30))
+    assert names == ["pushed", "started", "retried", "started", "completed", "async listener"]
+    with pytest.raises(ValidationError, match="event: 'done' is not one of pushed"):
+        tq.on("done", print)

@@ -1,0 +1,259 @@
+"""A push claims for the free slots of a worker in its own process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import os
+import sqlite3
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiotaskq import TaskQ
+from aiotaskq.backends.base import TAKEN, Backend
+from aiotaskq.core.task import Status, Task
+from tests.runtime.worker.workers import until_counts
+from tests.support.machine import within
+from tests.support.waiting import eventually
+
+
+class Counted:
+    """How often each verb of a backend is called."""
+
+    def __init__(self, backend: Backend, *verbs: str) -> None:
+        self.calls: Counter[str] = Counter()
+        for verb in verbs:
+            setattr(backend, verb, functools.partial(self._call, verb, getattr(backend, verb)))
+
+    async def _call(self, verb: str, real: Any, *args: Any, **options: Any) -> Any:
+        self.calls[verb] += 1
+        return await real(*args, **options)
+
+
+async def test_a_push_brings_its_task_to_a_free_slot(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
+    told: list[str] = []
+    for name in ("pushed", "started", "completed"):
+        tq.on(name, lambda event: told.append(event.name))
+
+    @tq.task
+    async def work() -> None: ...
+
+    async with tq.running(concurrency=2, scheduler=False):
+        await until_counts(tq, running=0)
+        await asyncio.sleep(0.1)  # its first rounds, which find nothing
+        counted = Counted(tq._backend, "push", "push_and_claim", "claim")
+        handle = await work.push()
+        assert await handle.result(within(30)) is None
+        assert counted.calls == {"push_and_claim": 1}, "no claim of its own"
+        await eventually(lambda: len(told) == 3)  # who waits for the row may see it before the listeners are told
+    assert told == ["pushed", "started", "completed"]
+
+
+async def test_tasks_beyond_the_slots_wait(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
+    go = asyncio.Event()
+
+    @tq.task
+    async def work() -> None:
+        await go.wait()
+
+    async with tq.running(concurrency=2, scheduler=False):
+        await until_counts(tq, running=0)
+        for _ in range(3):
+            await tq.push_many([work.call(), work.call()])
+        await until_counts(tq, running=2, pending=4)
+        go.set()
+        await until_counts(tq, completed=6)
+
+
+async def test_a_worker_that_stops_or_has_stopped_takes_nothing_more(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
+    begun, go = asyncio.Event(), asyncio.Event()
+    real = tq._backend.push_and_claim
+
+    async def slowly(*args: Any, **options: Any) -> Any:
+        answer = await real(*args, **options)
+        begun.set()
+        await go.wait()
+        return answer
+
+    tq._backend.push_and_claim = slowly  # type: ignore[method-assign]
+
+    @tq.task
+    async def work() -> None: ...
+
+    async with tq:
+        async with tq.running(concurrency=2, scheduler=False):
+            await until_counts(tq, running=0)
+            await asyncio.sleep(0.1)
+            pushing = asyncio.create_task(work.push())
+            async with asyncio.timeout(within(30)):
+                await begun.wait()  # committed and claimed: it has to be given back by a worker that stops
+            asyncio.get_running_loop().call_later(0.1, go.set)
+        handle = await pushing
+        assert tq.queue.takers == []
+        task = await tq.get(handle.task_id)
+        assert (task.status, task.fence, task.retry_count) == (Status.PENDING, 1, 0)
+        await work.push()
+        assert (await tq.stats()).counts["pending"] == 2
+
+
+async def test_a_push_that_fails_leaves_the_slots_to_others(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
+
+    def failing(real: Any) -> Any:
+        async def push(tasks: Sequence[Task], *args: Any, **options: Any) -> Any:
+            if any(task.params.get("bad") for task in tasks):
+                raise ValueError("on purpose")
+            return await real(tasks, *args, **options)
+
+        return push
+
+    for verb in ("push", "push_and_claim"):
+        setattr(tq._backend, verb, failing(getattr(tq._backend, verb)))
+
+    @tq.task
+    async def work(bad: bool = False) -> int:
+        return 1
+
+    async with tq.running(concurrency=1, scheduler=False):
+        await until_counts(tq, running=0)
+        await asyncio.sleep(0.1)
+        good, bad, another = await asyncio.gather(work.push(), work.push(bad=True), work.push(), return_exceptions=True)
+        assert isinstance(bad, ValueError)
+        for handle in (good, another):
+            assert not isinstance(handle, BaseException)
+            assert await handle.result(within(30)) == 1
+        assert await (await work.push()).result(within(30)) == 1
+
+
+async def test_listeners_of_a_push_run_in_the_context_of_its_caller(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
+    who: contextvars.ContextVar[int] = contextvars.ContextVar("who")
+    heard: list[tuple[int, int]] = []
+    tq.on("pushed", lambda event: heard.append((event.task.params["n"], who.get())))
+
+    @tq.task
+    async def work(n: int) -> None: ...
+
+    async def push(n: int) -> None:
+        who.set(n)
+        await work.push(n=n)
+
+    async with tq.running(concurrency=2, scheduler=False):
+        await until_counts(tq, running=0)
+        await asyncio.gather(*(asyncio.create_task(push(n)) for n in range(3)))
+        await until_counts(tq, completed=3)
+    assert heard == [(0, 0), (1, 1), (2, 2)]
+
+
+def held_lock(path: Path) -> sqlite3.Connection:
+    """Another program that writes."""
+    connection = sqlite3.connect(path, isolation_level=None, timeout=30)
+    connection.execute("BEGIN IMMEDIATE")
+    return connection
+
+
+async def test_a_task_that_becomes_due_while_slots_are_reserved_is_claimed(tmp_path: Path) -> None:
+    """A round in that time has no room: it must not sleep on a hint, nor over a time that has come."""
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
+    ran: list[str] = []
+    go = asyncio.Event()
+
+    @tq.task
+    async def work(name: str) -> None:
+        ran.append(name)
+        if name == "pushed":
+            await go.wait()  # its end would bring a round as well
+
+    async with tq.running(concurrency=4, scheduler=False):
+        await until_counts(tq, running=0)
+        await asyncio.sleep(0.1)
+        await tq.push("work", {"name": "due"}, delay=0.15)
+        await asyncio.sleep(0.05)
+        lock = held_lock(tmp_path / "x.db")
+        pushing = asyncio.create_task(tq.push("work", {"name": "pushed"}))
+        await asyncio.sleep(0.2)  # the other's time comes while this one waits for the lock
+        lock.execute("ROLLBACK")
+        await pushing
+        async with asyncio.timeout(within(10)):
+            await eventually(lambda: sorted(ran) == ["due", "pushed"])
+        go.set()
+        lock.close()
+
+
+@pytest.mark.parametrize("late", [0.0, 0.3])
+async def test_a_push_that_ends_after_the_worker_has_stopped_is_given_back(tmp_path: Path, late: float) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
+
+    @tq.task
+    async def work() -> None: ...
+
+    async with tq:
+        async with tq.running(concurrency=4, scheduler=False, drain=0.01, grace=0.01):
+            await until_counts(tq, running=0)
+            await asyncio.sleep(0.1)
+            lock = held_lock(tmp_path / "x.db")
+            pushing = asyncio.create_task(work.push())
+            await asyncio.sleep(0.05)
+            asyncio.get_running_loop().call_later(1.3 + late, lock.execute, "ROLLBACK")
+        handle = await pushing
+        async with asyncio.timeout(within(30)):
+            while await handle.status() is not Status.PENDING:
+                await asyncio.sleep(0.01)
+        assert (await tq.get(handle.task_id)).crashes == 0
+        lock.close()
+
+
+def test_only_a_worker_in_the_running_loop_claims_with_a_push(tmp_path: Path) -> None:  # E1
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
+
+    @tq.task
+    async def work() -> int:
+        return 1
+
+    async def main() -> None:
+        async with tq.running(concurrency=2, scheduler=False):
+            await until_counts(tq, running=0)
+            await asyncio.sleep(0.1)
+            assert [taker.wants for taker in tq.queue.takers] == [True]
+            child = os.fork()  # as multiprocessing does; what is in our objects is not the child's
+            if not child:
+                try:
+                    asyncio.run(tq.push("work", {}, task_id="of the child"))
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            assert os.waitstatus_to_exitcode((await asyncio.to_thread(os.waitpid, child, 0))[1]) == 0
+            async with asyncio.timeout(within(30)):
+                while (task := await tq.get("of the child")).status is not Status.COMPLETED:
+                    await asyncio.sleep(0.02)
+            assert (task.fence, task.crashes) == (1, 0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: a fork beside threads
+        asyncio.run(main())
+
+
+async def test_a_claim_from_a_bounded_queue_wakes_waiting_pushes(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600, maxsize=1)
+    told: list[str] = []
+    tq._backend.hints.listen(lambda kind, _names: told.append(kind))
+
+    @tq.task
+    async def work() -> None: ...
+
+    async with tq.running(concurrency=2, scheduler=False):
+        await until_counts(tq, running=0)
+        await asyncio.sleep(0.1)
+        told.clear()
+        for _ in range(3):
+            await (await work.push()).result(within(30))
+        assert TAKEN in told

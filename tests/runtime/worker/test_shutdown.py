@@ -1,0 +1,177 @@
+"""The stages of a stop: drain, cancel, give back, abandon."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiotaskq import ExitCode, TaskQ
+from aiotaskq.core.task import Status
+from tests.runtime.worker.workers import started
+from tests.support.machine import within
+from tests.support.waiting import eventually
+
+
+async def test_stop_drains_what_runs_and_claims_no_more(tq: TaskQ) -> None:  # D13
+    let_go = asyncio.Event()
+    begun: list[int] = []
+
+    @tq.task
+    async def work(i: int) -> int:
+        begun.append(i)
+        await let_go.wait()
+        return i
+
+    async with started(tq, concurrency=2):
+        handles = [await work.push(i=i) for i in range(5)]
+        await eventually(lambda: len(begun) == 2)
+        stopping = asyncio.create_task(tq._stop_running(5, 1))
+        await asyncio.sleep(0)
+        let_go.set()
+        assert await stopping is ExitCode.DRAINED
+        assert [await handle.status() for handle in handles[2:]] == [Status.PENDING] * 3
+        assert len(begun) == 2
+
+
+async def test_a_stopping_worker_claims_nothing_while_a_loop_ends(tmp_path: Path) -> None:  # D13
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
+    hangs, answers, claims = asyncio.Event(), asyncio.Event(), 0
+    claim = tq._backend.claim
+
+    async def overdue(*_: Any) -> list[Any]:
+        hangs.set()
+        await answers.wait()
+        return []
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        nonlocal claims
+        claims += tq.worker is not None and tq.worker.runner.stopping
+        return await claim(*args, **options)
+
+    tq._backend.overdue, tq._backend.claim = overdue, counted  # type: ignore[method-assign]
+    async with tq.running():
+        await hangs.wait()
+        stopping = asyncio.create_task(tq._stop_running(5, 1))
+        for _ in range(20):
+            await tq.push("nobody handles it")
+        answers.set()
+        assert await stopping is ExitCode.DRAINED
+    assert claims == 0
+
+
+async def test_cooperative_handlers_are_given_back_without_a_retry(tq: TaskQ) -> None:  # D7, D8
+    begun = asyncio.Event()
+
+    @tq.task
+    async def endless() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with started(tq):
+        handle = await endless.push()
+        await begun.wait()
+        assert await tq._stop_running(0.01, 5) is ExitCode.GIVEN_BACK
+        task = await handle.task()
+    assert (task.status, task.retry_count, task.crashes, task.fence) == (Status.PENDING, 0, 0, 1)
+    assert task.lease_owner is None
+
+
+async def test_handler_that_fails_while_stopping_has_one_state(tq: TaskQ) -> None:  # D8
+    begun = asyncio.Event()
+
+    @tq.task(max_retries=3)
+    async def fails() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise RuntimeError("during the stop")
+
+    async with started(tq):
+        handle = await fails.push()
+        await begun.wait()
+        await tq._stop_running(0.01, 5)
+        task = await handle.task()
+    assert (task.status, task.retry_count) == (Status.PENDING, 1)
+
+
+async def test_stubborn_handler_is_abandoned(tq: TaskQ) -> None:  # D4
+    begun = asyncio.Event()
+    stop = False
+
+    @tq.task
+    async def stubborn() -> None:
+        begun.set()
+        while not stop:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+
+    async with started(tq):
+        handle = await stubborn.push()
+        await begun.wait()
+        assert await tq._stop_running(0.01, 0.05) is ExitCode.ABANDONED
+        assert await handle.status() is Status.RUNNING  # its lease ends by itself
+        stop = True
+        await asyncio.sleep(0.05)
+        assert await handle.status() is Status.RUNNING  # a late end writes nothing
+
+
+async def test_stop_is_idempotent_also_in_parallel(tq: TaskQ) -> None:  # D12
+    @tq.task
+    async def work() -> None: ...
+
+    await tq.close()
+    async with started(tq):
+        await work.push()
+        worker = tq.worker
+        assert worker is not None
+        codes = await asyncio.gather(*[worker.stop(1, 1) for _ in range(5)])
+        assert set(codes) == {ExitCode.DRAINED}
+    await tq.close()
+    await tq.close()
+
+
+async def test_heartbeat_goes_on_through_the_drain(tmp_path: Path) -> None:  # B9
+    lease = min(within(1.0), 6.0)
+    tq = TaskQ(f"sqlite:///{tmp_path}/d.db", lease=lease, poll_interval=0.05)
+    runs: list[int] = []
+    begun = asyncio.Event()
+
+    @tq.task
+    async def long() -> None:
+        runs.append(1)
+        begun.set()
+        await asyncio.sleep(2.2 * lease)  # of the real clock
+
+    async with started(tq):
+        handle = await long.push()
+        await begun.wait()
+        assert await tq._stop_running(within(10), 1) is ExitCode.DRAINED
+        assert await handle.status() is Status.COMPLETED
+    assert runs == [1]
+
+
+async def test_loop_that_ends_takes_the_worker_along(url: str) -> None:  # D1: cancellation always arrives
+    tq = TaskQ(url, poll_interval=0.05)
+    begun = asyncio.Event()
+
+    @tq.task
+    async def endless() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def app() -> None:
+        async with tq.running(concurrency=1, drain=0.01, grace=1):
+            await endless.push()
+            await asyncio.Event().wait()
+
+    running = asyncio.create_task(app())
+    await begun.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert asyncio.all_tasks() == {asyncio.current_task()}

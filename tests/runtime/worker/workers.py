@@ -1,0 +1,27 @@
+"""Workers that tests start and stop by hand, and what happens in their store meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aiotaskq import TaskQ
+from aiotaskq.app.run_options import RunOptions
+from tests.support.machine import within
+
+
+@contextlib.asynccontextmanager
+async def started(tq: TaskQ, **options: Any) -> AsyncIterator[None]:
+    await tq._start_running(RunOptions(options.get("concurrency", 4), scheduler=False))
+    try:
+        yield
+    finally:
+        await tq.close()
+
+
+async def until_counts(tq: TaskQ, **counts: int) -> None:
+    async with asyncio.timeout(within(30)):
+        while {name: (await tq.stats()).counts[name] for name in counts} != counts:
+            await asyncio.sleep(0.005)
