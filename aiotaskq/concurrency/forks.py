@@ -18,9 +18,7 @@ import os
 import threading
 from typing import Final
 
-PATIENCE: Final = (
-    2.0  # seconds that a fork waits for threads to leave; one that waits for a file's lock has left by then
-)
+PATIENCE: Final = 2.0  # seconds that a fork waits for threads to leave; a wait for a file's lock is shorter
 
 
 class OutsideOfForks:
@@ -31,9 +29,8 @@ class OutsideOfForks:
 
     def __init__(self) -> None:
         self._here = threading.local()
-        self._inside: set[int] = (
-            set()
-        )  # idents of threads; one that an interrupt left in here leaves with its next visit
+        self._inside: set[int] = set()
+        """The threads inside, by ident; one that an interrupt leaves in here is removed at its next exit."""
         self.reset()
 
     def reset(self) -> None:

@@ -67,7 +67,7 @@ def upcoming(schedule: Schedule, count: int) -> list[datetime]:
     """Return the next instants, at most ``count``, at which a stored schedule is due, in its time zone.
 
     A paused schedule is treated as if it were resumed now; one that is finished has none. Raises ScheduleStuck for an
-    adopted schedule that never becomes due again, CronError for an expression without an end of so many.
+    adopted schedule that never becomes due again, CronError for an expression that has no further times.
     """
     if schedule.due is None:
         return []

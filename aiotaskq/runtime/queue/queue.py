@@ -70,7 +70,7 @@ class Queue(Operations[Task]):
         self.backend = backend
         """The store of the tasks."""
         self.clock = clock
-        """What says the time to everything that acts on this queue."""
+        """The clock of everything that acts on this queue."""
         self.events = events if events is not None else Events()
         self._visibility = check_seconds("visibility", visibility, zero=False)
         self._poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
