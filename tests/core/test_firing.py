@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiotaskq.core.firing import HOSTS_DIFFER, Firing, brought_near, derived_id, fire, run_now
+from aiotaskq.core.firing import HOSTS_DIFFER, NAMESPACE, Firing, brought_near, derived_id, fire, run_now
 from aiotaskq.core.schedule import Schedule, ScheduleStuck, paused, resumed
 from aiotaskq.errors import AiotaskqError, CronError, ValidationError
 from tests.core.schedules import ANY, DAY, HOUR, NOW, YEAR, S, due_of, make
@@ -270,6 +271,11 @@ def test_the_task_of_a_due() -> None:
     assert len(task.task_id) == 36
     assert len({derived_id("a", due), derived_id("b", due), derived_id("a", due + 1)}) == 3
     assert derived_id("a", 1) == "9f771dc2-0e2d-5de0-96ce-c41af44598a3"  # stored in databases: never changes
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), st.integers(0, 10**17))
+def test_an_id_of_a_due_time_is_a_uuid_of_version_5(schedule_id: str, due: int) -> None:
+    assert derived_id(schedule_id, due) == str(uuid.uuid5(NAMESPACE, f"{schedule_id}:{due}"))
 
 
 def test_a_schedule_that_does_not_advance_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:  # C24
