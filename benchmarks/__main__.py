@@ -11,8 +11,8 @@ from rich.console import Console
 
 from benchmarks import machine, page, published, report, terminal
 from benchmarks.case import Case, Scenario, load
-from benchmarks.places import Places
-from benchmarks.runner import Measured, Runner, Settings, beside, chosen
+from benchmarks.runner import Measured, Runner, Settings, beside, chosen, program_of
+from benchmarks.stores import Stores
 
 FULL = Settings()
 QUICK = Settings(seconds=0.1, rounds=1, scale=0.02)
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
         return _publish(console, Path(options.publish or options.out / "report.json"))
     picked = chosen(scenarios, options.only)
     if options.against is not None:
-        if not (options.against / "benchmarks" / "child.py").is_file():
+        if program_of(options.against) is None:
             print(f"--against: {options.against} is no checkout of aiotaskq with benchmarks", file=sys.stderr)
             return 2
         picked = beside(picked, options.against.resolve())
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "--against",
         type=Path,
         metavar="CHECKOUT",
-        help="measure aiotaskq alone, turn about with that of another checkout (with its .venv, if it has one)",
+        help="measure aiotaskq alone, in turn with that of another checkout (with its .venv, if it has one)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the data there, too")
     parser.add_argument(
@@ -103,7 +103,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _said(options: argparse.Namespace) -> list[str]:
-    """Return the options that say what is measured: where the report goes is no part of it."""
+    """Return the options that determine what is measured, without the one for the report's folder."""
     words = ["--quick"] if options.quick else []
     for name in ("rounds", "scale"):
         if (value := getattr(options, name)) is not None:
@@ -122,23 +122,23 @@ def _measure(
     """Run all that was picked; what there is by then, if it is interrupted."""
     started = time.monotonic()
     # The processes that run the cases have another working directory.
-    places = Places(options.out.resolve(), jit=options.jit)
+    stores = Stores(options.out.resolve(), jit=options.jit)
     try:
-        where = machine.describe(places, _said(options))
+        where = machine.describe(stores, _said(options))
         some = [(scenario, [case for case in cases if not case.absent]) for scenario, cases in picked]
         present = [(scenario, cases) for scenario, cases in some if cases]  # a scenario may need what is not installed
         absent = {f"{case.who}: {case.absent} is not installed" for _, cases in picked for case in cases if case.absent}
-        measured, stopped = _run(console, places, present, settings, options.out / "logs")
-        absent |= {f"{kind}: {why}" for kind, why in places.unavailable.items()}
-        where["servers"] = machine.servers(places)
+        measured, stopped = _run(console, stores, present, settings, options.out / "logs")
+        absent |= {f"{kind}: {why}" for kind, why in stores.unavailable.items()}
+        where["servers"] = machine.servers(stores)
         where["seconds"] = round(time.monotonic() - started, 1)
         return report.make(where, settings, measured, absent, stopped)
     finally:
-        places.close()
+        stores.close()
 
 
 def _run(
-    console: Console, places: Places, picked: list[tuple[Scenario, list[Case]]], settings: Settings, logs: Path
+    console: Console, stores: Stores, picked: list[tuple[Scenario, list[Case]]], settings: Settings, logs: Path
 ) -> tuple[list[Measured], bool]:
     total = sum(len(cases) for _, cases in picked) * (settings.rounds + 1)
     stopped = False
@@ -149,11 +149,11 @@ def _run(
         def tell(what: str) -> None:
             bar.update(doing, description=f"{title}: {what}"[:70].ljust(70))
 
-        with Runner(places, settings, logs, tell, lambda: bar.advance(doing)) as runner:
+        with Runner(stores, settings, logs, tell, lambda: bar.advance(doing)) as runner:
             try:
                 for scenario, cases in picked:
                     title = f"{scenario.family}: {scenario.title}"
-                    if places.start(scenario.place) is None and scenario.place in places.unavailable:
+                    if stores.start(scenario.place) is None and scenario.place in stores.unavailable:
                         bar.advance(doing, len(cases) * (settings.rounds + 1))
                     else:
                         runner.measure(scenario, cases)

@@ -1,11 +1,11 @@
-"""The words of the benchmarks: a scenario is what is measured, a case one contestant in it, a sample what a run gave.
+"""The terms of the benchmarks: a scenario is measured, a case is one contestant in it, a sample the result of a run.
 
-A case is a function, ``async def`` or ``def``, that does something ``run.n`` times and says how long it took::
+A case is a function, ``async def`` or ``def``, that does something ``run.n`` times and returns how long it took::
 
     PUSH = scenario("memory", "push.one", "push, one producer", RATE, start=1_000)
 
     @PUSH.by("aiotaskq")
-    async def ours(run: Run) -> Sample: ...
+    async def push(run: Run) -> Sample: ...
 
 Nothing here or in the modules of the cases imports a contestant before its case runs: what is not installed is absent.
 """
@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 LIMIT = "limit"  # what the driver or the language can do at most, with nothing around it
-OURS = "aiotaskq"
+AIOTASKQ = "aiotaskq"
 
 
 def is_peer(who: str) -> bool:
     """Return whether a contestant is a peer: neither aiotaskq, nor a part or another version of it, nor the limit."""
-    return who != LIMIT and not who.startswith(OURS)
+    return who != LIMIT and not who.startswith(AIOTASKQ)
 
 
 class Unit(NamedTuple):
@@ -142,7 +142,7 @@ class Scenario:
 
 SCENARIOS: dict[str, Scenario] = {}
 NOTES: dict[tuple[str, str], str] = {}
-"""How a contestant is set up, by family and name: told in the report."""
+"""How a contestant is set up, by family and name; part of the report."""
 
 
 def scenario(

@@ -1,4 +1,4 @@
-"""Where it was measured: the machine, how busy it was, and the versions of what took part."""
+"""The conditions of a measurement: the machine, its load, and the versions of the contestants."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.places import START, Places
+from benchmarks.stores import START, Stores
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = (
@@ -28,8 +28,8 @@ POSTGRESQL = (
 )
 
 
-def describe(places: Places, arguments: list[str]) -> dict[str, Any]:
-    """Return what the reader of a report must know, before anything is measured."""
+def describe(stores: Stores, arguments: list[str]) -> dict[str, Any]:
+    """Return the conditions for the report; called before anything is measured."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "benchmarks", *arguments]),
@@ -39,19 +39,19 @@ def describe(places: Places, arguments: list[str]) -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "disk": _filesystem(places.folder),
-        "sync_ms": round(places.sync_seconds() * 1000, 3),
+        "disk": _filesystem(stores.folder),
+        "sync_ms": round(stores.sync_seconds() * 1000, 3),
         "load": round(os.getloadavg()[0], 2),
         "versions": {"SQLite": sqlite3.sqlite_version, **_versions()},
     }
 
 
-def servers(places: Places) -> dict[str, str]:
+def servers(stores: Stores) -> dict[str, str]:
     """Return the versions of the servers that were started, and whether PostgreSQL compiles plans (JIT)."""
     questions = {"postgresql": POSTGRESQL, "mysql": "SELECT version()", "redis": "INFO server"}
     found = {}
     for kind in START:
-        if kind in places.started and (server := places.start(kind)) is not None:
+        if kind in stores.started and (server := stores.start(kind)) is not None:
             said = server.execute(questions[kind])[0][0]
             found[kind] = f"Valkey {said['valkey_version']}" if isinstance(said, dict) else str(said)
     return found
@@ -75,7 +75,7 @@ def _cpu() -> str:
 
 
 def _filesystem(folder: Path) -> str:
-    """Return the kind of file system under a folder: on one in memory, nothing is durable and everything is fast."""
+    """Return the kind of file system of a folder: in memory nothing is durable, and everything is fast."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:

@@ -1,4 +1,4 @@
-"""What aiotaskq took the place of, to be measured beside it: worker threads on a heap under one lock, values in a dict.
+"""The design that aiotaskq replaced, for comparison: worker threads on a heap under one lock, values in a dict.
 
 Written anew after its usage guide: ids from ``uuid4``, a ``queue.PriorityQueue``, a store under an ``RLock`` with a
 clean-up by hand. What it could not do (keep a task through a crash, retry, time out, delay) costs nothing here.
@@ -94,7 +94,7 @@ class Workers:
                 self._tasks.task_done()
 
     def stop(self) -> None:
-        """Let each end the task it has."""
+        """Stop the threads after their running tasks."""
         self._stopped = True
         for thread in self._threads:
             thread.join()

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-from benchmarks.case import FAMILIES, LIMIT, OURS
+from benchmarks.case import AIOTASKQ, FAMILIES, LIMIT
 from benchmarks.report import Group, Report, families, groups, report_servers, short, warnings
 
 STYLE = """
-:root { color-scheme: light; --ink: #212529; --soft: #868e96; --line: #dee2e6; --ours: #0b7285; }
+:root { color-scheme: light; --ink: #212529; --soft: #868e96; --line: #dee2e6; --aiotaskq: #0b7285; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 68rem; padding: 2rem 1.25rem 4rem; color: var(--ink); background: #fff;
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; }
@@ -19,7 +19,7 @@ h2 { font-size: 1.25rem; margin: 3rem 0 .75rem; padding-top: 1rem; border-top: 1
 h3 { font-size: 1rem; margin: 2rem 0 .5rem; }
 p { max-width: 48rem; }
 nav { margin: 1rem 0; display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
-a { color: var(--ours); }
+a { color: var(--aiotaskq); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.25rem; margin: 1rem 0; }
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
@@ -30,14 +30,14 @@ th, td { padding: .18rem 1.1rem .18rem 0; vertical-align: baseline; }
 tbody tr.first td { border-top: 1px solid var(--line); padding-top: .45rem; }
 .number { text-align: right; white-space: nowrap; }
 .soft, .limit { color: var(--soft); }
-.ours { color: var(--ours); font-weight: 600; }
+.aiotaskq { color: var(--aiotaskq); font-weight: 600; }
 .yes { color: #2b8a3e; } .no { color: #c92a2a; }
 .bar { display: block; height: .6rem; min-width: 1px; background: #adb5bd; border-radius: 1px; }
-.ours .bar { background: var(--ours); } .limit .bar { background: #dee2e6; }
+.aiotaskq .bar { background: var(--aiotaskq); } .limit .bar { background: #dee2e6; }
 .lane { width: 11rem; }
 figure { margin: 1rem 0; overflow-x: auto; }
 figure svg { max-width: 100%; height: auto; display: block; }
-details { margin: 1rem 0; } summary { cursor: pointer; color: var(--ours); }
+details { margin: 1rem 0; } summary { cursor: pointer; color: var(--aiotaskq); }
 .warn { border-left: 3px solid #e67700; padding: .25rem 0 .25rem .9rem; }
 code { font-size: .92em; }
 """
@@ -95,7 +95,7 @@ def _targets(report: Report) -> Iterator[str]:
     left = len(report["targets"]) - len(known)
     yield f'<section id="targets"><h2>Targets: {reached} of {len(known)} reached</h2>'
     if left:
-        yield f'<p class="soft">{left} more were not measured in this run, or say something of the full size only.</p>'
+        yield f'<p class="soft">{left} more were not measured in this run, or apply to the full size only.</p>'
     yield '<div class="wide"><table><thead><tr><th></th><th>what</th><th class="number">wanted</th>'
     yield '<th class="number">is</th><th></th></tr></thead><tbody>'
     for each in known:
@@ -147,10 +147,10 @@ def _table(shown: Iterator[Group]) -> Iterator[str]:
 def _line(group: Group, number: int, row: tuple[str, float, float, float], most: float) -> str:
     who, median, low, high = row
     share = 100 * median / most if median == median else 0.0
-    times = None if who == OURS else group.against_ours(median)
+    times = None if who == AIOTASKQ else group.against_aiotaskq(median)
     kinds = [
         *(["first"] if number == 0 else []),
-        *({OURS: ["ours"], LIMIT: ["limit"]}.get(who, [])),
+        *({AIOTASKQ: ["aiotaskq"], LIMIT: ["limit"]}.get(who, [])),
     ]
     kind = f' class="{" ".join(kinds)}"' if kinds else ""
     cells = [

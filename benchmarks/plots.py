@@ -6,14 +6,14 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.case import FAMILIES, LIMIT, OURS
+from benchmarks.case import AIOTASKQ, FAMILIES, LIMIT
 from benchmarks.report import Group, Report, digest, families, groups, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {OURS: "#0b7285", LIMIT: "#ced4da"}
+COLOURS = {AIOTASKQ: "#0b7285", LIMIT: "#ced4da"}
 OTHER = "#adb5bd"
 LINES = ["#d9480f", "#5f3dc4", "#2b8a3e", "#a61e4d", "#1864ab", "#e67700", "#495057"]
 INK = "#343a40"
@@ -120,9 +120,9 @@ def _panel(panel: Axes, group: Group, lines: int) -> None:
         panel.spines[side].set_visible(False)
     panel.tick_params(axis="y", length=0)
     for label in panel.get_yticklabels():
-        if label.get_text() == OURS:
+        if label.get_text() == AIOTASKQ:
             label.set_fontweight("bold")
-            label.set_color(COLOURS[OURS])
+            label.set_color(COLOURS[AIOTASKQ])
 
 
 def _percentiles(report: Report, family: str) -> Figure | None:
@@ -147,7 +147,7 @@ def _lines(panel: Axes, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         # From the middle to the far end: 50 %, 90 %, 99 % and 99.9 % stand at the same distance from each other.
         points = [(1 / (1 - share), wait) for share, wait in row["percentiles_ms"] if share >= 0.5]
-        style = {"color": COLOURS[OURS], "linewidth": 2.2} if row["who"] == OURS else {"color": next(colours)}
+        style = {"color": COLOURS[AIOTASKQ], "linewidth": 2.2} if row["who"] == AIOTASKQ else {"color": next(colours)}
         if row["who"] == LIMIT:
             style = {"color": "#868e96", "linestyle": "--"}
         panel.plot(*zip(*points, strict=True), label=row["who"], **style)
@@ -165,6 +165,6 @@ def _lines(panel: Axes, rows: list[dict[str, Any]]) -> None:
 
 
 def title_of(name: str) -> str:
-    """Return what a plot shows, for who cannot see it."""
+    """Return a description of a plot, for readers who cannot see it."""
     family, _, kind = name.partition("-")
     return f"{FAMILIES[family]}: {'waits by percentile' if kind else 'a bar for each contestant'}"

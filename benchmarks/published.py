@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from benchmarks.case import LIMIT, OURS, Run, is_peer, load
+from benchmarks.case import AIOTASKQ, LIMIT, Run, is_peer, load
 from benchmarks.queues import backlog_sizes
 from benchmarks.report import Group, Report, dumps, families, groups, short, warnings
 
@@ -131,7 +131,7 @@ def parts(readme: str) -> tuple[str, str, str]:
 
 
 def replaced(readme: str, figures: str) -> str:
-    """Return the README with these figures instead of those it has. Raises ValueError where its marks are missing."""
+    """Return the README with these figures instead of those it has. Raises ValueError if its marks are missing."""
     before, _, after = parts(readme)
     return f"{before}{figures}{after}"
 
@@ -145,9 +145,9 @@ def section(report: Report) -> str:
         _measured(report),
         "Tasks a second, more is better. **Bold** is the best of aiotaskq and its peers; the limit is what the driver "
         "or the language does with nothing around it.",
-        _table(("", OURS, "limit", "peers"), _rates(report)),
+        _table(("", AIOTASKQ, "limit", "peers"), _rates(report)),
         "From a push to the start of its handler, workers idle, p50 / p99 in ms, less is better (bold: the best p50):",
-        _table(("", OURS, "limit", "peers"), _latencies(report)),
+        _table(("", AIOTASKQ, "limit", "peers"), _latencies(report)),
         _backlogs(report),
         *(f"![{NAMES[each]}: bars of the same run]({RESULTS.as_posix()}/{each}.svg)" for each in PLOTS),
         *_behind(report),
@@ -180,7 +180,7 @@ def _rates(report: Report) -> Iterator[tuple[str, ...]]:
         unit = "" if group.unit == "tasks/s" else f" ({group.unit})"
         yield (
             f"{_title(group)}{unit}",
-            _bold(short(_median(group, OURS)), not group.ahead()),
+            _bold(short(_median(group, AIOTASKQ)), not group.ahead()),
             "" if most is None else f"{text}: {short(most)}" if text else short(most),
             _peers(group, lambda who, median: short(median)),
         )
@@ -193,7 +193,7 @@ def _latencies(report: Report) -> Iterator[tuple[str, ...]]:
         both = {who: f"{short(median)} / {short(_median(most, who))}" for who, median, *_ in half.rows}
         yield (
             NAMES[half.family],
-            _bold(both[OURS], not half.ahead()),
+            _bold(both[AIOTASKQ], not half.ahead()),
             both.get(LIMIT, ""),
             _peers(half, lambda who, median, both=both: both[who]),  # type: ignore[misc]
         )
@@ -202,13 +202,13 @@ def _latencies(report: Report) -> Iterator[tuple[str, ...]]:
 def _backlogs(report: Report) -> str:
     there = _groups(report)
     _, (few, many) = backlog_sizes(Run(1, scale=report["settings"]["scale"]))
-    told = []
+    ratios = []
     for name in BACKLOGS:
         small, large = (each for (scenario, _), each in there.items() if scenario == name)
-        told.append(f"{NAMES[small.family]} {short(_median(large, OURS) / _median(small, OURS))}")
+        ratios.append(f"{NAMES[small.family]} {short(_median(large, AIOTASKQ) / _median(small, AIOTASKQ))}")
     return (
         f"The rate of aiotaskq with {many:,} tasks waiting, as a part of its rate with {few:,} waiting: "
-        f"{', '.join(told)}."
+        f"{', '.join(ratios)}."
     )
 
 
@@ -224,18 +224,18 @@ def _behind(report: Report) -> Iterator[str]:
         "another library, what the standard library offers for the same, or the old threads; × is how many times as "
         "good it is."
     )
-    yield _table(("A peer is ahead in", OURS, "peers that are ahead"), map(_lost, behind))
+    yield _table(("A peer is ahead in", AIOTASKQ, "peers that are ahead"), map(_lost, behind))
 
 
 def _lost(group: Group) -> tuple[str, ...]:
-    ours = _median(group, OURS)
-    peers = (f"{who} {short(median)}{_times(group, median, ours)}" for who, median in group.ahead())
-    return f"{_title(group)} ({group.unit})", short(ours), "; ".join(peers)  # there are commas in names
+    own = _median(group, AIOTASKQ)
+    peers = (f"{who} {short(median)}{_times(group, median, own)}" for who, median in group.ahead())
+    return f"{_title(group)} ({group.unit})", short(own), "; ".join(peers)  # there are commas in names
 
 
-def _times(group: Group, median: float, ours: float) -> str:
-    better, worse = (ours, median) if group.less else (median, ours)
-    return f" ({short(better / worse)} ×)" if worse and not math.isnan(ours) else ""
+def _times(group: Group, median: float, own: float) -> str:
+    better, worse = (own, median) if group.less else (median, own)
+    return f" ({short(better / worse)} ×)" if worse and not math.isnan(own) else ""
 
 
 def _setup(report: Report) -> str:
@@ -277,7 +277,7 @@ def _bold(text: str, best: bool) -> str:
 
 
 def _number(version: str) -> str:
-    """Return the number in what a server says of its version."""
+    """Return the number in the version text of a server."""
     found = re.search(r"\d+(\.\d+)*", version)
     return found[0] if found else version
 

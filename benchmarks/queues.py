@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from benchmarks.case import LATENCY, NOTES, RATE, Run, Sample, Unit, latency, rate, scenario
-from benchmarks.crew import Crew
 from benchmarks.system import BATCH, System
+from benchmarks.worker_processes import WorkerProcesses
 
 S = TypeVar("S", bound=System)
 Measure = Callable[[type[System], Run], Awaitable[Sample]]
@@ -85,10 +85,10 @@ async def drain(concurrency: int, kind: type[System], run: Run) -> Sample:
 async def drain_two(kind: type[System], run: Run) -> Sample:
     async with opened(kind, run.place) as system:
         await system.fill(run.n)
-        async with Crew(kind, run.place, processes=2, concurrency=50) as crew:
-            await crew.until(run.n)
+        async with WorkerProcesses(kind, run.place, processes=2, concurrency=50) as processes:
+            await processes.until(run.n)
             await system.written()
-            return rate(run.n, time.perf_counter() - crew.first)
+            return rate(run.n, time.perf_counter() - processes.first)
 
 
 async def push_and_run(kind: type[System], run: Run) -> Sample:
@@ -106,7 +106,7 @@ async def push_and_run(kind: type[System], run: Run) -> Sample:
 
 async def idle_latency(kind: type[System], run: Run) -> Sample:
     """From before the push until the handler starts, one task at a time, workers waiting for work."""
-    give_up = time.perf_counter() + max(1.0, 10 * run.scale)  # for who is slow: so many as there is time for
+    give_up = time.perf_counter() + max(1.0, 10 * run.scale)  # a slow contestant gets as many as there is time for
     dice = random.Random(1)
     async with opened(kind, run.place) as system, system.working(10):
         await _warm(system)
@@ -125,18 +125,21 @@ async def two_latency(kind: type[System], run: Run) -> Sample:
     """From before the push until the handler starts in another process; a push does not wait for earlier tasks."""
     dice = random.Random(1)
     clock = asyncio.get_running_loop().time
-    async with opened(kind, run.place) as system, Crew(kind, run.place, processes=1, concurrency=10) as crew:
+    async with (
+        opened(kind, run.place) as system,
+        WorkerProcesses(kind, run.place, processes=1, concurrency=10) as processes,
+    ):
         system.notify()
         await system.push()
-        await crew.until(1)
+        await processes.until(1)
         due = clock()
         for _ in range(run.n):
             due = max(due + dice.uniform(0.5, 1.5) * PACE, clock())
             await asyncio.sleep(due - clock())
             await system.push(at=time.perf_counter())
-        await crew.until(1 + run.n)
+        await processes.until(1 + run.n)
         await system.written()
-    return latency(crew.waits)
+    return latency(processes.waits)
 
 
 async def backlog(kind: type[System], run: Run) -> Sample:
@@ -161,7 +164,7 @@ def backlog_sizes(run: Run) -> tuple[int, list[int]]:
 
 
 async def _warm(system: System) -> None:
-    """Wait until one task has gone all the way: connections are made, workers wait."""
+    """Wait until one task has run, so that connections are made and workers wait."""
     system.tally.expect(1)
     await system.push()
     await system.drained()
@@ -203,7 +206,7 @@ FIGURES = {"rate": RATE, "latency": LATENCY, "backlog": {f"{full:,}": Unit("task
 
 
 def contestant(kind: type[S]) -> type[S]:
-    """Register a system in all scenarios of its family but those it is ``without``; a class decorator."""
+    """Register a system in all scenarios of its family except those that it is ``without``; a class decorator."""
     SYSTEMS[kind.family, kind.who] = kind
     if kind.note:
         NOTES[kind.family, kind.who] = kind.note

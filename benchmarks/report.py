@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.case import FAMILIES, NOTES, OURS, is_peer, quantile
+from benchmarks.case import AIOTASKQ, FAMILIES, NOTES, is_peer, quantile
 from benchmarks.runner import Measured, Settings
 from benchmarks.targets import judge
 
@@ -131,23 +131,23 @@ class Group:
         """The family of the scenario."""
         return self.scenario.partition("/")[0]
 
-    def against_ours(self, value: float) -> float | None:
+    def against_aiotaskq(self, value: float) -> float | None:
         """Return how many times as good aiotaskq is."""
-        ours = next((median for who, median, _, _ in self.rows if who == OURS), None)
-        if not ours or not value:
+        own = next((median for who, median, _, _ in self.rows if who == AIOTASKQ), None)
+        if not own or not value:
             return None
-        return value / ours if self.less else ours / value
+        return value / own if self.less else own / value
 
     def ahead(self) -> list[tuple[str, float]]:
         """Return the peers whose median is better than that of aiotaskq, with it; the best first."""
-        ours = next((median for who, median, _, _ in self.rows if who == OURS), None)
-        if ours is None:
+        own = next((median for who, median, _, _ in self.rows if who == AIOTASKQ), None)
+        if own is None:
             return []
 
         def better(median: float) -> bool:
-            if math.isnan(ours):
+            if math.isnan(own):
                 return not math.isnan(median)
-            return median < ours if self.less else median > ours
+            return median < own if self.less else median > own
 
         return [(who, median) for who, median, _, _ in self.rows if is_peer(who) and better(median)]
 
@@ -189,7 +189,7 @@ def warnings(report: Report) -> Iterator[str]:
     if repeated := sorted({each["id"] for each in report["repeated"]}):
         yield f"A run failed and was tried a second time: {', '.join(repeated)}."
     if machine["disk"] in ("tmpfs", "ramfs"):
-        yield "The files were in memory: what says durable here was not."
+        yield "The files were in memory: figures that are named durable were not durable."
 
 
 def digest(report: Report, family: str) -> str:
@@ -253,12 +253,12 @@ def ratios(report: Report) -> list[Ratio]:
     rows = {row["id"]: row for row in report["measurements"]}
     found = []
     for row in rows.values():
-        here = rows.get(f"{row['family']}/{row['scenario']}/{OURS}")
-        if here is None or not row["who"].startswith(f"{OURS} of "):
+        here = rows.get(f"{row['family']}/{row['scenario']}/{AIOTASKQ}")
+        if here is None or not row["who"].startswith(f"{AIOTASKQ} of "):
             continue
         for figure, theirs in row["figures"].items():
-            ours = here["figures"].get(figure, {"rounds": []})
-            pairs = zip(ours["rounds"], theirs["rounds"], strict=False)  # of a case that failed there are fewer
+            own = here["figures"].get(figure, {"rounds": []})
+            pairs = zip(own["rounds"], theirs["rounds"], strict=False)  # of a case that failed there are fewer
             times = [b / a if theirs["less_is_better"] else a / b for a, b in pairs if a and b]
             if times:
                 label = f"{row['family']}/{row['scenario']}:{figure}"

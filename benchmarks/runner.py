@@ -1,4 +1,4 @@
-"""Runs the cases: contestants of a scenario take turns, round after round, each in a process of its own."""
+"""Runs the cases: the contestants of a scenario in turn, round after round, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TypeVar
 
-from benchmarks.case import OURS, Case, Run, Sample, Scenario, is_peer
-from benchmarks.places import Places
+from benchmarks.case import AIOTASKQ, Case, Run, Sample, Scenario, is_peer
+from benchmarks.stores import Stores
 
 T = TypeVar("T")
 
@@ -64,10 +64,19 @@ class Measured:
 
 
 class Failed(Exception):
-    """A run gave no sample; says why."""
+    """A run gave no sample; the message is the reason."""
 
 
-class Child:
+# The program that runs the cases; the second name is that in checkouts of before it was renamed.
+PROGRAMS = ("contestant_process", "child")
+
+
+def program_of(checkout: Path) -> str | None:
+    """Return the name of a checkout's program that runs its cases; None where there is none."""
+    return next((name for name in PROGRAMS if (checkout / "benchmarks" / f"{name}.py").is_file()), None)
+
+
+class ContestantProcess:
     """A process that runs the cases of one contestant, one after the other."""
 
     def __init__(self, log: Path, checkout: Path | None = None) -> None:
@@ -111,7 +120,7 @@ class Child:
             # Before what is installed, and before another checkout that PYTHONPATH may name already.
             path = os.pathsep.join(filter(None, (str(self._root), os.environ.get("PYTHONPATH"))))
             self._process = subprocess.Popen(
-                [self._python, "-m", "benchmarks.child"],
+                [self._python, "-m", f"benchmarks.{program_of(self._root)}"],
                 stdin=pipe,
                 stdout=pipe,
                 stderr=self._log,
@@ -127,7 +136,7 @@ class Child:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout):
-                with contextlib.suppress(BrokenPipeError):  # an order that nobody reads any more
+                with contextlib.suppress(BrokenPipeError):  # an order that was not read
                     assert pipe is not None
                     pipe.close()
             self._process = None
@@ -143,19 +152,19 @@ class Runner:
 
     def __init__(
         self,
-        places: Places,
+        stores: Stores,
         settings: Settings,
         logs: Path,
         tell: Callable[[str], None],
         step: Callable[[], None],
     ) -> None:
         self.measured: list[Measured] = []
-        self._places = places
+        self._stores = stores
         self._settings = settings
         self._logs = logs
         self._tell = tell
         self._step = step
-        self._children: dict[str, Child] = {}
+        self._processes: dict[str, ContestantProcess] = {}
         self._family = ""
         logs.mkdir(parents=True, exist_ok=True)
 
@@ -168,58 +177,59 @@ class Runner:
         self._end_family()
 
     def measure(self, scenario: Scenario, cases: Iterable[Case]) -> None:
-        """Measure the cases of one scenario, round robin, after a warm-up that also says how large the runs are."""
+        """Measure the cases of one scenario, round robin, after a warm-up that also determines the size of the runs."""
         if scenario.family != self._family:
             self._end_family()  # a process that waits costs memory; one that polls costs time
             self._family = scenario.family
-        turns = [Measured(case) for case in cases]
-        self.measured += turns
+        measurements = [Measured(case) for case in cases]
+        self.measured += measurements
         sizes: dict[str, int] = {}
-        for turn in turns:
-            self._tell(f"{turn.case.label}: warm-up")
-            with self._failing(turn):
-                turn.n = self._twice(turn, functools.partial(self._size, turn.case))
+        for measurement in measurements:
+            self._tell(f"{measurement.case.label}: warm-up")
+            with self._failing(measurement):
+                measurement.n = self._twice(measurement, functools.partial(self._size, measurement.case))
                 # Two checkouts do the same amount: a rate may depend on how many there are.
-                turn.n = sizes.setdefault(turn.case.who, turn.n)
+                measurement.n = sizes.setdefault(measurement.case.who, measurement.n)
         for number in range(self._settings.rounds):
-            order = turns[number % len(turns) :] + turns[: number % len(turns)]  # nobody is always first
-            for turn in order:
-                self._tell(f"{turn.case.label}: round {number + 1} of {self._settings.rounds}")
-                with self._failing(turn):
-                    if not turn.error:
-                        once = functools.partial(self._once, turn.case, turn.n, self._settings.scale)
-                        turn.add(self._twice(turn, once))
+            first = number % len(measurements)  # another one in each round
+            order = measurements[first:] + measurements[:first]
+            for measurement in order:
+                self._tell(f"{measurement.case.label}: round {number + 1} of {self._settings.rounds}")
+                with self._failing(measurement):
+                    if not measurement.error:
+                        once = functools.partial(self._once, measurement.case, measurement.n, self._settings.scale)
+                        measurement.add(self._twice(measurement, once))
 
     @contextlib.contextmanager
-    def _failing(self, turn: Measured) -> Iterator[None]:
+    def _failing(self, measurement: Measured) -> Iterator[None]:
         start = time.monotonic()
         try:
             yield
         except Failed as error:
-            turn.error = str(error)
+            measurement.error = str(error)
         finally:
-            turn.took += time.monotonic() - start
+            measurement.took += time.monotonic() - start
             self._step()
 
-    def _twice(self, turn: Measured, run: Callable[[], T]) -> T:
-        """Run; where a peer fails, once more, which the report tells: else one accident of one peer ends a long run.
+    def _twice(self, measurement: Measured, run: Callable[[], T]) -> T:
+        """Run; if a peer fails, once more, which is noted in the report: one failure of a peer must not end a long run.
 
         aiotaskq and the limit have no second try.
         """
         try:
             return run()
         except Failed as error:
-            if not is_peer(turn.case.who):
+            if not is_peer(measurement.case.who):
                 raise
-            turn.repeated.append(str(error))
+            measurement.repeated.append(str(error))
             return run()
 
     def _once(self, case: Case, n: int, scale: float) -> Sample:
-        if case.label not in self._children:
+        if case.label not in self._processes:
             log = self._logs / f"{self._family}-{case.label.replace(' ', '-')}.log"
-            self._children[case.label] = Child(log, case.checkout)
-        with self._places.empty(case.scenario.place) as place:
-            return self._children[case.label].run(case, Run(n, place, scale), self._settings.patience)
+            self._processes[case.label] = ContestantProcess(log, case.checkout)
+        with self._stores.empty(case.scenario.place) as place:
+            return self._processes[case.label].run(case, Run(n, place, scale), self._settings.patience)
 
     def _size(self, case: Case) -> int:
         """Warm up, and return how often a run is to do it."""
@@ -239,9 +249,9 @@ class Runner:
         return n
 
     def _end_family(self) -> None:
-        for child in self._children.values():
-            child.close()
-        self._children.clear()
+        for process in self._processes.values():
+            process.close()
+        self._processes.clear()
 
 
 def chosen(scenarios: dict[str, Scenario], only: list[str]) -> list[tuple[Scenario, list[Case]]]:
@@ -259,10 +269,8 @@ def chosen(scenarios: dict[str, Scenario], only: list[str]) -> list[tuple[Scenar
 
 def beside(picked: list[tuple[Scenario, list[Case]]], checkout: Path) -> list[tuple[Scenario, list[Case]]]:
     """Return the cases of aiotaskq alone, each with the same case of another checkout."""
-    pairs = ((scenario, [case for case in cases if case.who == OURS]) for scenario, cases in picked)
-    return [
-        (scenario, [*ours, *(replace(case, checkout=checkout) for case in ours)]) for scenario, ours in pairs if ours
-    ]
+    pairs = ((scenario, [case for case in cases if case.who == AIOTASKQ]) for scenario, cases in picked)
+    return [(scenario, [*own, *(replace(case, checkout=checkout) for case in own)]) for scenario, own in pairs if own]
 
 
 def _matches(case: Case, pattern: str) -> bool:

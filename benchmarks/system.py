@@ -19,10 +19,10 @@ BATCH = 500  # tasks of one bulk push
 
 
 class Tally:
-    """Counts the tasks that ran, from any thread, and wakes who waits for the last one."""
+    """Counts the tasks that ran, from any thread, and wakes the coroutine that waits for the last one."""
 
     def __init__(self) -> None:
-        self.waits: list[float] = []  # from push to start, in seconds, of tasks that say when they were pushed
+        self.waits: list[float] = []  # from push to start, in seconds, of tasks with the time of their push
         self.first = self.last = 0.0
         self.count = 0
         self._loop = asyncio.get_running_loop()
@@ -31,14 +31,14 @@ class Tally:
         self.expect(0)
 
     def expect(self, count: int) -> None:
-        """Begin anew: so many tasks are to run."""
+        """Reset the counter; so many tasks are to run."""
         self.count = 0
         self._expected = count
         self._numbers = itertools.count(1)  # its next() is one step for the interpreter: no thread gets in between
         self._reached.clear()
 
     def hit(self, at: float = 0.0) -> None:
-        """Say that a task runs, pushed then; what every handler does, and nothing else."""
+        """Count a running task that was pushed at this time; every handler does this and nothing else."""
         number = next(self._numbers)
         self.count = number
         if at:
@@ -50,7 +50,7 @@ class Tally:
             self._loop.call_soon_threadsafe(self._reached.set)
 
     def fail(self, error: BaseException) -> None:
-        """Say that the workers have ended: who waits for the last task raises this."""
+        """Report that the workers have ended; ``reached`` raises this error."""
         self._error = error
         self._reached.set()
 
@@ -72,20 +72,20 @@ class System(ABC):
     note: ClassVar[str] = ""
     """How it is set up."""
     without: ClassVar[tuple[str, ...]] = ()
-    """Names of scenarios that it has no way to do."""
+    """Names of scenarios that it cannot run."""
 
     def __init__(self, place: str) -> None:
         self.place = place
         self.tally = Tally()
 
     async def make(self) -> None:  # noqa: B027 - not all need it
-        """Make what is needed in an empty place, as tables; done once, whoever opens it afterwards."""
+        """Create what an empty store needs, such as tables; called once, before any ``open``."""
 
     async def open(self) -> None:  # noqa: B027
         """Connect."""
 
     async def close(self) -> None:  # noqa: B027
-        """Let go of everything."""
+        """Close everything."""
 
     @abstractmethod
     async def push(self, at: float = 0.0) -> None:

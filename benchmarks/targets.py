@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from benchmarks.case import FAMILIES, LIMIT, OURS, is_peer
+from benchmarks.case import AIOTASKQ, FAMILIES, LIMIT, is_peer
 
 ANY_PEER = "best peer"
 
@@ -14,7 +14,7 @@ ANY_PEER = "best peer"
 class Target:
     """``of`` divided by ``by``, both named as ``family/scenario/contestant:figure``; without ``by``, ``of`` itself.
 
-    The contestant of ``by`` may be ``best peer``: whoever is best of those that are neither aiotaskq nor the limit.
+    The contestant of ``by`` may be ``best peer``: the best one that is neither aiotaskq nor the limit.
     """
 
     text: str
@@ -24,12 +24,12 @@ class Target:
     at_most: float | None = None
     unit: str = "×"
     full_size: bool = False
-    """Whether it says something of a size, so that a smaller one shows nothing."""
+    """Whether it applies only to a run of full size."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a target; ``value`` is None, and ``why`` says so, where something was not measured."""
+    """The outcome of a target; ``value`` is None, with the reason in ``why``, if something was not measured."""
 
     target: Target
     value: float | None
@@ -83,7 +83,7 @@ def _value(name: str, figures: Mapping[str, float], less: set[str]) -> tuple[flo
 
 
 def _rate(text: str, of: str, by: str, at_least: float) -> Target:
-    return Target(text, f"{of}/{OURS}:rate", f"{by}:rate", at_least=at_least)
+    return Target(text, f"{of}/{AIOTASKQ}:rate", f"{by}:rate", at_least=at_least)
 
 
 TARGETS = [
@@ -98,13 +98,13 @@ TARGETS = [
     _rate("facade, a task's life in three threads: of the old design", "facade/cycle", "facade/cycle/old design", 1.0),
     _rate("store, set: of cachetools.TTLCache", "store/set", "store/set/cachetools.TTLCache", 2),
     _rate("… get", "store/get", "store/get/cachetools.TTLCache", 3),
-    Target("… a sweep of 1,000 of 100,000 keys holds the loop", f"store/sweep/{OURS}:hold", at_most=1.0, unit="ms"),
+    Target("… a sweep of 1,000 of 100,000 keys holds the loop", f"store/sweep/{AIOTASKQ}:hold", at_most=1.0, unit="ms"),
     _rate("SQLite, 100 producers: of raw, one a commit", "sqlite/push.many", f"sqlite/push.one/{LIMIT}", 6),
     _rate("… one producer", "sqlite/push.one", f"sqlite/push.one/{LIMIT}", 0.45),
     _rate("… 500 in a call: of raw, 500 a commit", "sqlite/push.bulk", f"sqlite/push.bulk/{LIMIT}", 0.60),
     _rate("… drain: of huey with fsync", "sqlite/drain.10", "sqlite/drain.10/huey", 8),
     _rate("… push, run and finish: of huey with fsync", "sqlite/run", "sqlite/run/huey", 8),
-    Target("… push to start, workers idle, p50", f"sqlite/latency/{OURS}:p50", at_most=0.8, unit="ms"),
+    Target("… push to start, workers idle, p50", f"sqlite/latency/{AIOTASKQ}:p50", at_most=0.8, unit="ms"),
     _rate("PostgreSQL, 50 producers: of the best peer", "postgresql/push.many", f"postgresql/push.many/{ANY_PEER}", 5),
     _rate("… one producer", "postgresql/push.one", f"postgresql/push.one/{ANY_PEER}", 1.0),
     _rate("… drain, 10 at a time: of pgqueuer", "postgresql/drain.10", "postgresql/drain.10/pgqueuer", 3),
@@ -113,7 +113,7 @@ TARGETS = [
     *(
         Target(
             f"… push to start{where}, {name}: of the best peer",
-            f"postgresql/{scene}/{OURS}:{name}",
+            f"postgresql/{scene}/{AIOTASKQ}:{name}",
             f"postgresql/{scene}/{ANY_PEER}:{name}",
             at_most=1.0,
         )
@@ -126,8 +126,8 @@ TARGETS = [
     *(
         Target(
             f"{family}, drain before 200,000: of that before 10,000",
-            f"{family}/backlog/{OURS}:200,000",
-            f"{family}/backlog/{OURS}:10,000",
+            f"{family}/backlog/{AIOTASKQ}:200,000",
+            f"{family}/backlog/{AIOTASKQ}:10,000",
             at_least=0.80,
             full_size=True,
         )
@@ -136,20 +136,20 @@ TARGETS = [
     ),
     Target(
         "10,000 schedules on SQLite: fired",
-        f"scheduler/fire.10000/{OURS}:fired",
+        f"scheduler/fire.10000/{AIOTASKQ}:fired",
         at_least=99.9,
         unit="%",
         full_size=True,
     ),
-    Target("… late, p99", f"scheduler/fire.10000/{OURS}:p99", at_most=50.0, unit="ms", full_size=True),
+    Target("… late, p99", f"scheduler/fire.10000/{AIOTASKQ}:p99", at_most=50.0, unit="ms", full_size=True),
     Target(
         "1,000 schedules, time of a core: of APScheduler 3",
-        f"scheduler/fire.1000/{OURS}:cpu",
+        f"scheduler/fire.1000/{AIOTASKQ}:cpu",
         "scheduler/fire.1000/APScheduler:cpu",
         at_most=0.5,
         full_size=True,
     ),
     _rate("schedules added, many at once: of APScheduler 3", "scheduler/add", "scheduler/add/APScheduler", 20),
-    Target("import aiotaskq", f"startup/import/{OURS}:ms", at_most=250.0, unit="ms"),
-    Target("aiotaskq --help", f"startup/help/{OURS}:ms", at_most=200.0, unit="ms"),
+    Target("import aiotaskq", f"startup/import/{AIOTASKQ}:ms", at_most=250.0, unit="ms"),
+    Target("aiotaskq --help", f"startup/help/{AIOTASKQ}:ms", at_most=200.0, unit="ms"),
 ]

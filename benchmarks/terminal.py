@@ -10,12 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.case import FAMILIES, LIMIT, OURS, Scenario
+from benchmarks.case import AIOTASKQ, FAMILIES, LIMIT, Scenario
 from benchmarks.report import Change, Ratio, Report, families, groups, report_servers, short
 
 BAR = 16  # columns of the longest bar
 BLOCK = "▇"
-STYLES = {OURS: "bold cyan", LIMIT: "dim"}
+STYLES = {AIOTASKQ: "bold cyan", LIMIT: "dim"}
 MARKS = {True: ("✓", "green"), False: ("✗", "red"), None: ("–", "dim")}
 
 
@@ -32,7 +32,7 @@ def progress(console: Console) -> Progress:
 
 
 def list_scenarios(console: Console, scenarios: Mapping[str, Scenario]) -> None:
-    """Show what can be measured, by whom, and who is absent."""
+    """Show the scenarios with their contestants, and which contestants are absent."""
     table = Table("scenario", "what", "contestants", box=None, pad_edge=False, header_style="bold")
     for scenario in scenarios.values():
         names = [Text(case.who, style="dim strike" if case.absent else "") for case in scenario.cases.values()]
@@ -66,7 +66,7 @@ def show_family(console: Console, report: Report, family: str) -> None:
         console.print(Text(group.title, style="bold") + Text(f"  {group.unit}", style="not bold dim"))
         for who, median, low, high in group.rows:
             style = STYLES.get(who, "")
-            times = None if who == OURS else group.against_ours(median)
+            times = None if who == AIOTASKQ else group.against_aiotaskq(median)
             line = Text(f"  {who:{width}} {short(median):>10} ", style=style)
             line.append(f"{short(low)}–{short(high)}".rjust(17), style="dim")
             length = round(BAR * median / most) if median == median else 0
@@ -96,7 +96,7 @@ def show_targets(console: Console, report: Report) -> None:
 
 
 def show_changes(console: Console, changes: Sequence[Change], old: str) -> None:
-    """Show what is clearly other than in an earlier run: its rounds and ours do not overlap."""
+    """Show what is clearly other than in an earlier run: the rounds of the two do not overlap."""
     clear = sorted((each for each in changes if each.clear), key=lambda each: each.better)
     console.print(f"\nagainst {old}: {len(changes)} figures compared, {len(clear)} clearly changed", style="bold")
     if not clear:

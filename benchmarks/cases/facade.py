@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import aiotaskq.sync
-from benchmarks.case import LIMIT, OURS, Run, Sample, Unit, rate, scenario
+from benchmarks.case import AIOTASKQ, LIMIT, Run, Sample, Unit, rate, scenario
 from benchmarks.old_design import ThreadQueue
 from benchmarks.system import in_threads
 
@@ -39,8 +39,8 @@ def from_threads(run: Run, threads: int, call: Callable[[], Any]) -> Sample:
 # ---- push -----------------------------------------------------------------------------------------------------------
 
 
-@PUSH.by(OURS)
-def push_ours(run: Run) -> Sample:
+@PUSH.by(AIOTASKQ)
+def push_aiotaskq(run: Run) -> Sample:
     tasks = aiotaskq.sync.MemoryQueue()
     return from_threads(run, 1, lambda: tasks.push_task(TASK))
 
@@ -86,8 +86,8 @@ class LoopInThread:
 # ---- a round trip ---------------------------------------------------------------------------------------------------
 
 
-@LOOP.by(OURS)
-def loop_ours(run: Run) -> Sample:
+@LOOP.by(AIOTASKQ)
+def loop_aiotaskq(run: Run) -> Sample:
     tasks = aiotaskq.sync.MemoryQueue()
     return from_threads(run, 1, tasks.paused)
 
@@ -126,8 +126,8 @@ def loop_threadsafe(run: Run) -> Sample:
 # ---- the old program's loop -----------------------------------------------------------------------------------------
 
 
-@CYCLE.by(OURS)
-def cycle_ours(run: Run) -> Sample:
+@CYCLE.by(AIOTASKQ)
+def cycle_aiotaskq(run: Run) -> Sample:
     tasks = aiotaskq.sync.MemoryQueue()
 
     def cycle() -> None:
@@ -155,8 +155,8 @@ def cycle_old(run: Run) -> Sample:
 # ---- durable --------------------------------------------------------------------------------------------------------
 
 
-@DURABLE.by(OURS)
-def durable_ours(run: Run) -> Sample:
+@DURABLE.by(AIOTASKQ)
+def durable_aiotaskq(run: Run) -> Sample:
     tasks = aiotaskq.sync.DatabaseQueue(f"sqlite:///{run.place}")
     tasks.open()
     try:

@@ -10,16 +10,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from benchmarks.case import LIMIT, OURS, Run, Sample, Unit, scenario
+from benchmarks.aiotaskq import Aiotaskq
+from benchmarks.case import AIOTASKQ, LIMIT, Run, Sample, Unit, scenario
+from benchmarks.loops import running
 from benchmarks.old_design import ThreadQueue, Workers
-from benchmarks.ours import Ours
 from benchmarks.queues import contestant, opened, push_and_run
 from benchmarks.system import System, ThreadSystem
-from benchmarks.turns import running
 
 
 @contestant
-class OursInMemory(Ours):
+class AiotaskqInMemory(Aiotaskq):
     family = "memory"
     note = "TaskQ('memory://')"
 
@@ -33,7 +33,7 @@ class OursInMemory(Ours):
 
 @contestant
 class AsyncioQueue(System):
-    """Nothing but ids, a queue and a look at who handles what."""
+    """Nothing but ids, a queue and a table of handlers."""
 
     who = LIMIT
     family = "memory"
@@ -94,7 +94,7 @@ class OldThreads(ThreadSystem):
 TIMED = scenario("memory", "run.timeout", "… with a timeout on each task", {"rate": Unit("tasks/s")}, start=200)
 
 
-class _OursTimed(OursInMemory):
+class _AiotaskqTimed(AiotaskqInMemory):
     timeout = 30.0
 
 
@@ -110,9 +110,9 @@ class _AsyncioTimed(AsyncioQueue):
         self.handlers["work"] = work
 
 
-@TIMED.by(OURS)
+@TIMED.by(AIOTASKQ)
 async def ours_timed(run: Run) -> Sample:
-    return await push_and_run(_OursTimed, run)
+    return await push_and_run(_AiotaskqTimed, run)
 
 
 @TIMED.by(LIMIT)
@@ -146,9 +146,9 @@ async def _weight(kind: type[System], run: Run) -> Sample:
         return Sample({"bytes": (psutil.Process().memory_full_info().uss - before) / count})
 
 
-@WEIGHT.by(OURS, "psutil")
+@WEIGHT.by(AIOTASKQ, "psutil")
 async def ours_weight(run: Run) -> Sample:
-    return await _weight(OursInMemory, run)
+    return await _weight(AiotaskqInMemory, run)
 
 
 @WEIGHT.by(LIMIT, "psutil")

@@ -9,18 +9,18 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 from urllib.parse import urlsplit
 
+from benchmarks.aiotaskq import Aiotaskq
 from benchmarks.case import LIMIT
-from benchmarks.ours import Ours
+from benchmarks.loops import CLAIM, in_loops
 from benchmarks.queues import contestant
 from benchmarks.system import System
-from benchmarks.turns import CLAIM, in_turns
 
 STATUS = "UPDATE task SET status = %s WHERE id IN %s"
 INSERT = "INSERT INTO task (id, params) VALUES (%s, %s)"
 
 
 @contestant
-class OursInMySQL(Ours):
+class AiotaskqInMySQL(Aiotaskq):
     family = "mysql"
     needs = ("asyncmy",)
     note = "TaskQ('mysql://…'): innodb_flush_log_at_trx_commit 1, leases"
@@ -43,7 +43,7 @@ class RawMySQL(System):
             "user": url.username,
             "db": url.path[1:],
             "autocommit": True,
-            # By default it locks gaps, too, and who pushes and who claims would end in deadlocks.
+            # By default it locks gaps, too: pushes and claims would deadlock.
             "init_command": "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
         }
 
@@ -77,9 +77,9 @@ class RawMySQL(System):
             await cursor.executemany(INSERT, [(str(uuid.uuid4()), "0.0") for _ in range(count)])
 
     def working(self, concurrency: int) -> AbstractAsyncContextManager[Any]:
-        return in_turns(self.tally, self._turn)
+        return in_loops(self.tally, self._step)
 
-    async def _turn(self, ran: Sequence[Any]) -> Sequence[Any]:
+    async def _step(self, ran: Sequence[Any]) -> Sequence[Any]:
         async with self.pool.acquire() as connection, connection.cursor() as cursor:
             await cursor.execute("BEGIN")
             if ran:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from benchmarks.aiotaskq import Aiotaskq
 from benchmarks.case import LIMIT
-from benchmarks.ours import Ours
+from benchmarks.loops import CLAIM, in_loops
 from benchmarks.queues import contestant
 from benchmarks.system import System
-from benchmarks.turns import CLAIM, in_turns
 
 INSERT = "INSERT INTO task (id, params) VALUES ($1, $2)"
 NOTIFYING = f"WITH new AS ({INSERT}) SELECT pg_notify('task', '')"
@@ -25,7 +25,7 @@ FINISH = "UPDATE task SET status = 'completed' WHERE id = ANY($1)"
 
 
 @contestant
-class OursInPostgreSQL(Ours):
+class AiotaskqInPostgreSQL(Aiotaskq):
     family = "postgresql"
     note = "TaskQ('postgresql://…'): synchronous_commit on, leases"
 
@@ -73,9 +73,9 @@ class RawPostgreSQL(System):
 
     def working(self, concurrency: int) -> AbstractAsyncContextManager[Any]:
         self.notify()
-        return in_turns(self.tally, self._turn)
+        return in_loops(self.tally, self._step)
 
-    async def _turn(self, ran: Sequence[Any]) -> Sequence[Any]:
+    async def _step(self, ran: Sequence[Any]) -> Sequence[Any]:
         if ran:
             await self.pool.execute(FINISH, [row["id"] for row in ran])
         self.woken.clear()

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from benchmarks.aiotaskq import Aiotaskq
 from benchmarks.case import LIMIT
-from benchmarks.ours import Ours
+from benchmarks.loops import CLAIM, in_loops
 from benchmarks.queues import contestant
 from benchmarks.system import System
-from benchmarks.turns import CLAIM, in_turns
 
 
 @contestant
-class OursInRedis(Ours):
+class AiotaskqInRedis(Aiotaskq):
     family = "redis"
     needs = ("redis",)
     note = "TaskQ('redis://…'): leases, finished after the run"
@@ -54,9 +54,9 @@ class RawRedis(System):
         await pipe.execute()
 
     def working(self, concurrency: int) -> AbstractAsyncContextManager[Any]:
-        return in_turns(self.tally, self._turn)
+        return in_loops(self.tally, self._step)
 
-    async def _turn(self, ran: Sequence[Any]) -> Sequence[Any]:
+    async def _step(self, ran: Sequence[Any]) -> Sequence[Any]:
         if ran:
             ids = [each for each, _ in ran]
             pipe = self.client.pipeline(transaction=False)

@@ -14,7 +14,7 @@ from typing import Any
 
 from aiotaskq import TaskQ, preview
 from aiotaskq.core.schedule import Schedule, new_schedule
-from benchmarks.case import LIMIT, OURS, Run, Sample, Scenario, Unit, quantile, rate, scenario
+from benchmarks.case import AIOTASKQ, LIMIT, Run, Sample, Scenario, Unit, quantile, rate, scenario
 
 FIRE = {
     "p50": Unit("ms late", less=True),
@@ -111,9 +111,9 @@ def schedules(planned: Plan) -> list[Schedule]:
     ]
 
 
-@THOUSAND.by(OURS)
-@TEN_THOUSAND.by(OURS)
-async def fire_ours(run: Run) -> Sample:
+@THOUSAND.by(AIOTASKQ)
+@TEN_THOUSAND.by(AIOTASKQ)
+async def fire_aiotaskq(run: Run) -> Sample:
     """Each firing is a durable task that is pushed, claimed, run and finished."""
     firings = Firings()
     async with TaskQ(f"sqlite:///{run.place}") as tq:
@@ -156,16 +156,16 @@ async def fire_limit(run: Run) -> Sample:
 # ---- adding ---------------------------------------------------------------------------------------------------------
 
 
-@ADD.by(OURS)
-async def add_ours(run: Run) -> Sample:
+@ADD.by(AIOTASKQ)
+async def add_aiotaskq(run: Run) -> Sample:
     async with TaskQ(f"sqlite:///{run.place}") as tq:
         start = time.perf_counter()
         await tq.scheduler.add(schedules(plan(run, time.time() + 3600)))
         return rate(run.n, time.perf_counter() - start)
 
 
-@ADD_ONE.by(OURS)
-async def add_one_ours(run: Run) -> Sample:
+@ADD_ONE.by(AIOTASKQ)
+async def add_one_aiotaskq(run: Run) -> Sample:
     async with TaskQ(f"sqlite:///{run.place}") as tq:
         start = time.perf_counter()
         for number in range(run.n):
@@ -184,8 +184,8 @@ def next_times(run: Run, next_hundred: Callable[[str], Any]) -> Sample:
     return rate(run.n * 100, time.perf_counter() - start)
 
 
-@CRON.by(OURS)
-def cron_ours(run: Run) -> Sample:
+@CRON.by(AIOTASKQ)
+def cron_aiotaskq(run: Run) -> Sample:
     return next_times(run, lambda line: preview(cron=line, timezone="Europe/Berlin", after=BEGIN, count=100))
 
 

@@ -9,15 +9,15 @@ import uuid
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from benchmarks.aiotaskq import Aiotaskq
 from benchmarks.case import LIMIT
-from benchmarks.ours import Ours
+from benchmarks.loops import CLAIM, running
 from benchmarks.queues import contestant
 from benchmarks.system import ThreadSystem
-from benchmarks.turns import CLAIM, running
 
 
 @contestant
-class OursInSQLite(Ours):
+class AiotaskqInSQLite(Aiotaskq):
     family = "sqlite"
     note = "TaskQ('sqlite:///…'): WAL, synchronous FULL, leases"
 
@@ -78,15 +78,15 @@ class RawSQLite(ThreadSystem):
         with contextlib.closing(self._connect()) as connection:
             ran: list[tuple[str]] = []
             while True:
-                claimed = self._turn(connection, ran)
+                claimed = self._step(connection, ran)
                 for _id, params in claimed:
                     self.tally.hit(float(params[6:-1]))
                 ran = [(each,) for each, _ in claimed]
                 await asyncio.sleep(0 if claimed else 0.0005)
 
-    def _turn(self, connection: sqlite3.Connection, ran: list[tuple[str]]) -> list[tuple[str, str]]:
+    def _step(self, connection: sqlite3.Connection, ran: list[tuple[str]]) -> list[tuple[str, str]]:
         if not ran and not connection.execute("SELECT 1 FROM task WHERE status = 'pending' LIMIT 1").fetchall():
-            return []  # a reader waits for nobody: an idle worker does not keep the producer from writing
+            return []  # only reads: an idle worker does not block the producer
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany("UPDATE task SET status = 'completed' WHERE id = ?", ran)
         claimed = connection.execute(

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiotaskq.sync
 from aiotaskq import MemoryQueue
-from benchmarks.case import LIMIT, OURS, Run, Sample, Unit, rate, scenario
+from benchmarks.case import AIOTASKQ, LIMIT, Run, Sample, Unit, rate, scenario
 from benchmarks.cases.facade import CALLS, from_threads
 from benchmarks.old_design import ThreadStore
 
@@ -64,14 +64,14 @@ class LazyDict:
 # ---- awaited --------------------------------------------------------------------------------------------------------
 
 
-@SET.by(OURS)
-async def set_ours(run: Run) -> Sample:
+@SET.by(AIOTASKQ)
+async def set_aiotaskq(run: Run) -> Sample:
     store = MemoryQueue()
     return await each_key_awaited(run, lambda key: store.set_public(key, 1, TTL))
 
 
-@GET.by(OURS)
-async def get_ours(run: Run) -> Sample:
+@GET.by(AIOTASKQ)
+async def get_aiotaskq(run: Run) -> Sample:
     store = MemoryQueue()
     for key in KEYS:
         await store.set_public(key, 1, TTL)
@@ -101,14 +101,14 @@ def in_thread(run: Run, use: Callable[[str], Any]) -> Sample:
     return from_threads(run, 1, lambda: use(next(keys)))
 
 
-@SET_THREAD.by(OURS)
-def set_ours_thread(run: Run) -> Sample:
+@SET_THREAD.by(AIOTASKQ)
+def set_aiotaskq_thread(run: Run) -> Sample:
     store = aiotaskq.sync.MemoryQueue()
     return in_thread(run, lambda key: store.set_public(key, 1, TTL))
 
 
-@GET_THREAD.by(OURS)
-def get_ours_thread(run: Run) -> Sample:
+@GET_THREAD.by(AIOTASKQ)
+def get_aiotaskq_thread(run: Run) -> Sample:
     store = aiotaskq.sync.MemoryQueue()
     in_thread(Run(len(KEYS)), lambda key: store.set_public(key, 1, TTL))
     return in_thread(run, store.get_public)
@@ -143,8 +143,8 @@ async def longest_gap(work: Callable[[], Any]) -> float:
     return longest
 
 
-@SWEEP.by(OURS)
-async def sweep_ours(run: Run) -> Sample:
+@SWEEP.by(AIOTASKQ)
+async def sweep_aiotaskq(run: Run) -> Sample:
     store = MemoryQueue()
     for number in range(99_000):
         await store.set_public(f"kept-{number}", 1, TTL)

@@ -54,7 +54,7 @@ def _scheduler(place: str, *, synchronous: str = "FULL", paused: bool = False) -
 
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
     stores = {"default": _store(place, synchronous)} if place else {}
-    # What is late is to run late, as a misfire policy of ours would have it: by default it is dropped after a second.
+    # A late job runs late, as with the misfire policy of aiotaskq; by default it is dropped after a second.
     scheduler = AsyncIOScheduler(jobstores=stores, timezone=UTC, job_defaults={"misfire_grace_time": None})
     scheduler.start(paused=paused)
     try:

@@ -70,8 +70,8 @@ def sweep(run: Run) -> Sample:
     for number in range(100_000):
         cache[number] = 1
         clock[0] += 0.001
-    for turn in range(run.of(20, 5)):
-        gone = TTL + (turn + 1) * 1.0
+    for sweep in range(run.of(20, 5)):
+        gone = TTL + (sweep + 1) * 1.0
         start = time.perf_counter()
         assert len(cache.expire(gone)) in range(990, 1_010)
         holds.append((time.perf_counter() - start) * 1000)

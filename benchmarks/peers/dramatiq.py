@@ -62,7 +62,7 @@ class DramatiqOnRedis(DramatiqInMemory):
     def make_broker(self) -> Any:
         from dramatiq.brokers.redis import RedisBroker
 
-        # The pool's default of 100 connections is too few for 100 threads and those that fetch for them.
+        # The pool's default of 100 connections is too few for 100 worker threads and their fetching threads.
         return RedisBroker(url=f"{self.place.partition('?')[0]}?max_connections=200")
 
     async def unfinished(self) -> bool:

@@ -1,4 +1,4 @@
-"""honker on SQLite, in batches: a core in Rust, and less durable than the others, which its name in the report says."""
+"""honker on SQLite, in batches: a core in Rust, and less durable than the others, as its name in the report shows."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from benchmarks.loops import CLAIM, in_loops
 from benchmarks.queues import contestant
 from benchmarks.system import ThreadSystem
-from benchmarks.turns import CLAIM, in_turns
 
 
 @contestant
@@ -42,9 +42,9 @@ class Honker(ThreadSystem):
     def working(self, concurrency: int) -> AbstractAsyncContextManager[Any]:
         self.worker = str(uuid.uuid4())
         self.updates = self.database.update_events()
-        return in_turns(self.tally, self._turn)
+        return in_loops(self.tally, self._step)
 
-    async def _turn(self, ran: Sequence[Any]) -> Sequence[Any]:
+    async def _step(self, ran: Sequence[Any]) -> Sequence[Any]:
         if ran:
             self.queue.ack_batch([job.id for job in ran], self.worker)
         claimed: Sequence[Any] = self.queue.claim_batch(self.worker, CLAIM)

@@ -8,9 +8,9 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+from benchmarks.loops import running
 from benchmarks.queues import contestant
 from benchmarks.system import System
-from benchmarks.turns import running
 
 
 @contestant

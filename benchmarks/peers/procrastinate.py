@@ -6,9 +6,9 @@ import logging
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from benchmarks.loops import running
 from benchmarks.queues import contestant
 from benchmarks.system import System
-from benchmarks.turns import running
 
 
 @contestant

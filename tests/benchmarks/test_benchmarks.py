@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.cli.bench import bench
+from aiotaskq.cli.bench import run_benchmarks
 from benchmarks import machine, page, report
 from benchmarks.__main__ import main
-from benchmarks.case import LIMIT, OURS, Case, Run, Sample, Scenario, Unit, load, quantile
+from benchmarks.case import AIOTASKQ, LIMIT, Case, Run, Sample, Scenario, Unit, load, quantile
 from benchmarks.cases.scheduler import plan
-from benchmarks.places import START, Places
-from benchmarks.runner import Child, Failed, Measured, Runner, Settings, chosen
+from benchmarks.runner import ContestantProcess, Failed, Measured, Runner, Settings, chosen
+from benchmarks.stores import START, Stores
 from benchmarks.system import Tally, in_threads
 from benchmarks.targets import ANY_PEER, TARGETS, judge
 from tests.support.machine import within
@@ -96,11 +96,11 @@ def test_machine_and_versions_are_named(data: dict[str, Any]) -> None:
 def test_the_version_of_the_server_is_named_with_its_jit(
     jit: bool, said: str, tmp_path: Path, unavailable: dict[str, str]
 ) -> None:
-    with contextlib.closing(Places(tmp_path, jit=jit)) as places:
-        if places.start("postgresql") is None:
-            unavailable["postgresql_jit" if jit else "postgresql"] = places.unavailable["postgresql"]
-            pytest.skip(places.unavailable["postgresql"])
-        assert re.fullmatch(said, machine.servers(places)["postgresql"])
+    with contextlib.closing(Stores(tmp_path, jit=jit)) as stores:
+        if stores.start("postgresql") is None:
+            unavailable["postgresql_jit" if jit else "postgresql"] = stores.unavailable["postgresql"]
+            pytest.skip(stores.unavailable["postgresql"])
+        assert re.fullmatch(said, machine.servers(stores)["postgresql"])
 
 
 def test_the_page_needs_nothing_from_anywhere(made: Path) -> None:
@@ -134,18 +134,18 @@ def test_a_run_is_compared_with_an_earlier_one(data: dict[str, Any]) -> None:
 
 
 def test_waits_in_another_process_are_reported(tmp_path: Path, unavailable: dict[str, str]) -> None:
-    with contextlib.closing(Places(tmp_path)) as places:
-        if places.start("postgresql") is None:
-            unavailable["postgresql"] = places.unavailable["postgresql"]
-            pytest.skip(places.unavailable["postgresql"])
-        child = Child(tmp_path / "log")
+    with contextlib.closing(Stores(tmp_path)) as stores:
+        if stores.start("postgresql") is None:
+            unavailable["postgresql"] = stores.unavailable["postgresql"]
+            pytest.skip(stores.unavailable["postgresql"])
+        process = ContestantProcess(tmp_path / "log")
         try:
-            for who in (OURS, LIMIT):
-                with places.empty("postgresql") as place:
-                    sample = child.run(load()["postgresql/latency.two"].cases[who], Run(5, place), within(60))
+            for who in (AIOTASKQ, LIMIT):
+                with stores.empty("postgresql") as place:
+                    sample = process.run(load()["postgresql/latency.two"].cases[who], Run(5, place), within(60))
                 assert len(sample.waits) == 5 and min(sample.waits) > 0
         finally:
-            child.close()
+            process.close()
 
 
 # ---- what can go wrong ----------------------------------------------------------------------------------------------
@@ -154,20 +154,20 @@ def test_waits_in_another_process_are_reported(tmp_path: Path, unavailable: dict
 def test_a_case_that_fails_is_told_and_the_next_one_runs(tmp_path: Path) -> None:
     scenarios = load()
     good = scenarios["store/set"].cases[LIMIT]
-    child = Child(tmp_path / "log")
+    process = ContestantProcess(tmp_path / "log")
     try:
         nowhere = scenarios["sqlite/push.one"].cases[LIMIT]
         with pytest.raises(Failed, match="OperationalError"):
-            child.run(nowhere, Run(10, str(tmp_path / "no" / "folder.db")), 30)
-        assert child.run(good, Run(1_000), 30).values["rate"] > 0
+            process.run(nowhere, Run(10, str(tmp_path / "no" / "folder.db")), 30)
+        assert process.run(good, Run(1_000), 30).values["rate"] > 0
         unknown = Case(good.scenario, "nobody", good.function)
         with pytest.raises(Failed, match="exit code 1"):
-            child.run(unknown, Run(10), 30)
+            process.run(unknown, Run(10), 30)
         with pytest.raises(Failed, match="no end within"):
-            child.run(good, Run(100_000_000), 0.1)
-        assert child.run(good, Run(1_000), 30).values["rate"] > 0
+            process.run(good, Run(100_000_000), 0.1)
+        assert process.run(good, Run(1_000), 30).values["rate"] > 0
     finally:
-        child.close()
+        process.close()
 
 
 def test_what_is_not_installed_is_left_out_also_where_it_is_a_whole_scenario(
@@ -204,23 +204,23 @@ def test_what_is_not_a_report_is_refused(tmp_path: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize(
     ("who", "failures", "failed", "repeated"),
-    [("huey", 1, [], ["it broke"]), ("huey", 2, ["it broke"], ["it broke"]), (OURS, 1, ["it broke"], [])],
+    [("huey", 1, [], ["it broke"]), ("huey", 2, ["it broke"], ["it broke"]), (AIOTASKQ, 1, ["it broke"], [])],
 )
 def test_a_peer_that_fails_is_tried_a_second_time(
     who: str, failures: int, failed: list[str], repeated: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = iter([Failed("it broke")] * failures)
 
-    def once(child: Child, case: Case, run: Run, patience: float) -> Sample:
+    def once(process: ContestantProcess, case: Case, run: Run, patience: float) -> Sample:
         if run.n == 7 and (error := next(left, None)):
             raise error
         return Sample({"rate": 1.0})
 
-    monkeypatch.setattr(Child, "run", once)
+    monkeypatch.setattr(ContestantProcess, "run", once)
     scene = Scenario("memory", "x", "a title", {"rate": Unit("tasks/s")}, size=7, warm_up=False)
     with (
-        contextlib.closing(Places(tmp_path)) as places,
-        Runner(places, Settings(rounds=2), tmp_path / "logs", lambda what: None, lambda: None) as runner,
+        contextlib.closing(Stores(tmp_path)) as stores,
+        Runner(stores, Settings(rounds=2), tmp_path / "logs", lambda what: None, lambda: None) as runner,
     ):
         runner.measure(scene, [Case(scene, who, lambda run: Sample({}))])
     made = report.make({}, Settings(), runner.measured, [], False)
@@ -233,7 +233,7 @@ def test_another_checkout_takes_turns_with_this_one(tmp_path: Path, capsys: pyte
     for name, text in {
         "aiotaskq/__init__.py": "RATE = 0.5\n",
         "benchmarks/__init__.py": "",
-        "benchmarks/child.py": (
+        "benchmarks/contestant_process.py": (
             "import json, sys, time\n"
             "from aiotaskq import RATE\n"
             "for line in sys.stdin:\n"
@@ -263,7 +263,7 @@ def test_another_checkout_takes_turns_with_this_one(tmp_path: Path, capsys: pyte
     orders = [
         json.loads(line) for line in (tmp_path / "out/logs/store-aiotaskq-of-old.log").read_text().split("\n") if line
     ]
-    assert [order["who"] for order in orders] == [OURS] * 3 and orders[-1]["run"]["n"] == here["n"]
+    assert [order["who"] for order in orders] == [AIOTASKQ] * 3 and orders[-1]["run"]["n"] == here["n"]
     (ratio,) = report.ratios(made)
     assert ratio.id == "store/set:rate"
     assert ratio.least == min(here["figures"]["rate"]["rounds"]) / 0.5
@@ -273,15 +273,15 @@ def test_another_checkout_takes_turns_with_this_one(tmp_path: Path, capsys: pyte
 
 def test_a_ratio_is_that_of_each_round_and_above_one_where_this_checkout_is_better() -> None:
     scene = Scenario("memory", "x", "a title", {"rate": Unit("tasks/s"), "p50": Unit("ms", less=True)})
-    turns = []
+    measurements = []
     for checkout, rates, waits in (
         (None, [10.0, 30.0, 20.0], [1.0, 1.0, 4.0]),
         (Path("old"), [5.0, 10.0, 40.0], [2.0] * 3),
     ):
-        turns.append(Measured(Case(scene, OURS, lambda run: Sample({}), checkout=checkout)))
+        measurements.append(Measured(Case(scene, AIOTASKQ, lambda run: Sample({}), checkout=checkout)))
         for figure, wait in zip(rates, waits, strict=True):
-            turns[-1].add(Sample({"rate": figure, "p50": wait}))
-    made = report.make({}, Settings(), turns, [], False)
+            measurements[-1].add(Sample({"rate": figure, "p50": wait}))
+    made = report.make({}, Settings(), measurements, [], False)
     assert report.ratios(made) == [
         report.Ratio("memory/x:rate", 2.0, 0.5, 3.0),
         report.Ratio("memory/x:p50", 2.0, 0.5, 2.0),
@@ -315,7 +315,7 @@ def test_every_target_names_what_is_measured() -> None:
 
 
 def test_targets_are_reached_by_their_ratio_only() -> None:
-    figures = {f"memory/run/{OURS}:rate": 50.0, f"memory/run/{LIMIT}:rate": 100.0, "memory/run/huey:rate": 20.0}
+    figures = {f"memory/run/{AIOTASKQ}:rate": 50.0, f"memory/run/{LIMIT}:rate": 100.0, "memory/run/huey:rate": 20.0}
     outcomes = {outcome.target.text: outcome for outcome in judge(figures)}
     first = outcomes["memory, end to end: of asyncio.Queue with ids and handlers"]
     assert (first.value, first.reached) == (0.5, True)
@@ -324,14 +324,19 @@ def test_targets_are_reached_by_their_ratio_only() -> None:
 
 
 def test_the_best_peer_is_neither_we_nor_the_limit() -> None:
-    place = "postgresql/latency"
-    figures = {f"{place}/{OURS}:p50": 1.0, f"{place}/{LIMIT}:p50": 0.1, f"{place}/a:p50": 2.0, f"{place}/b:p50": 4.0}
-    (found,) = [each for each in judge(figures, {f"{place}:p50"}) if each.value is not None]
+    scene = "postgresql/latency"
+    figures = {
+        f"{scene}/{AIOTASKQ}:p50": 1.0,
+        f"{scene}/{LIMIT}:p50": 0.1,
+        f"{scene}/a:p50": 2.0,
+        f"{scene}/b:p50": 4.0,
+    }
+    (found,) = [each for each in judge(figures, {f"{scene}:p50"}) if each.value is not None]
     assert (found.value, found.why, found.reached) == (0.5, "a", True)
 
 
 def test_what_says_something_of_a_size_is_not_judged_at_a_smaller_one() -> None:
-    figures = {f"memory/backlog/{OURS}:200,000": 90.0, f"memory/backlog/{OURS}:10,000": 100.0}
+    figures = {f"memory/backlog/{AIOTASKQ}:200,000": 90.0, f"memory/backlog/{AIOTASKQ}:10,000": 100.0}
     assert [each.value for each in judge(figures, scale=1.0) if each.value is not None] == [0.9]
     assert not [each for each in judge(figures, scale=0.5) if each.value is not None]
 
@@ -386,16 +391,16 @@ def test_quantiles() -> None:
 
 def test_less_can_be_better() -> None:
     scene = Scenario("memory", "x", "a title", {"p50": Unit("ms", less=True)})
-    turns = []
-    for who, value in ((OURS, 2.0), ("other", 6.0), ("<b>", 1.0)):
-        turns.append(Measured(Case(scene, who, lambda run: Sample({}))))
-        turns[-1].add(Sample({"p50": value}))
+    measurements = []
+    for who, value in ((AIOTASKQ, 2.0), ("other", 6.0), ("<b>", 1.0)):
+        measurements.append(Measured(Case(scene, who, lambda run: Sample({}))))
+        measurements[-1].add(Sample({"p50": value}))
     machine = {"load": 0.0, "cores": 2, "disk": "ext4", "versions": {}, "cpu": "a < b", "date": "", "command": ""}
     machine |= {"commit": "", "memory_gib": 1, "system": "", "python": "", "sync_ms": 0.1}
-    made = report.make(machine, Settings(), turns, [], False)
+    made = report.make(machine, Settings(), measurements, [], False)
     (group,) = report.groups(made, "memory")
-    assert [row[0] for row in group.rows] == ["<b>", OURS, "other"]
-    assert group.against_ours(6.0) == 3.0
+    assert [row[0] for row in group.rows] == ["<b>", AIOTASKQ, "other"]
+    assert group.against_aiotaskq(6.0) == 3.0
     text = page.render(made, {}, {})
     assert "<b>" not in text and "&lt;b&gt;" in text and "a &lt; b" in text
 
@@ -414,13 +419,13 @@ def test_the_command_runs_the_benchmarks_of_its_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert bench(["--list"]) == 0
+    assert run_benchmarks(["--list"]) == 0
     assert "memory/push.one" in capfd.readouterr().out
-    assert bench(["--only", "nonsense"]) == 2
+    assert run_benchmarks(["--only", "nonsense"]) == 2
 
 
 def test_without_a_checkout_the_command_says_where_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench([], checkout=tmp_path) == 1
+    assert run_benchmarks([], checkout=tmp_path) == 1
     said = capsys.readouterr()
-    assert said.err.startswith("error: the benchmarks are in the checkout") and said.err.count("\n") == 1
+    assert said.err.startswith("error: the benchmarks are not part of the package") and said.err.count("\n") == 1
     assert not said.out

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from benchmarks import plots, published
 from benchmarks.__main__ import main
-from benchmarks.case import LIMIT, OURS
+from benchmarks.case import AIOTASKQ, LIMIT
 from benchmarks.published import BACKLOGS, BEGIN, END, KEPT, LATENCIES, NAMES, PLOTS, RATES, RESULTS, problems, section
 from benchmarks.report import Report, digest, dumps, groups, read, short
 
@@ -76,7 +76,7 @@ def test_a_plot_shows_the_figures_of_the_kept_report(family: str) -> None:
 
 
 def test_a_plot_names_one_set_of_figures_only() -> None:
-    other = changed(**{f"sqlite/push.one/{OURS}:rate": 1.001})
+    other = changed(**{f"sqlite/push.one/{AIOTASKQ}:rate": 1.001})
     assert digest(other, "sqlite") != digest(REPORT, "sqlite")
     assert digest(other, "postgresql") == digest(REPORT, "postgresql")
 
@@ -97,12 +97,12 @@ def expected(report: Report) -> dict[tuple[str, str], set[str]]:
     ours = {
         (row["family"], row["scenario"], name): figure["median"]
         for row, name, figure in figures(report)
-        if row["who"] == OURS
+        if row["who"] == AIOTASKQ
     }
     told: dict[tuple[str, str], set[str]] = {}
     for row, name, figure in figures(report):
         mine, theirs = ours.get((row["family"], row["scenario"], name)), figure["median"]
-        if row["who"] in (LIMIT, OURS, "aiotaskq.sync") or mine is None:
+        if row["who"] in (LIMIT, AIOTASKQ, "aiotaskq.sync") or mine is None:
             continue
         sign = -1 if figure["less_is_better"] else 1
         if sign * theirs > sign * mine or (math.isnan(mine) and not math.isnan(theirs)):
@@ -142,7 +142,7 @@ def test_nothing_is_told_where_no_peer_is_ahead() -> None:
     best = {
         f"{row['id']}:{name}": 1e-9 if figure["less_is_better"] else 1e9
         for row, name, figure in figures(SMALL)
-        if row["who"] == OURS
+        if row["who"] == AIOTASKQ
     }
     text = section(changed(**best))
     assert HEAD not in text and "A peer is ahead in none of the" in text
@@ -154,7 +154,7 @@ def test_what_peers_are_good_at_is_in_the_table(name: str) -> None:
     (peer, *_) = (
         row["who"]
         for row in REPORT["measurements"]
-        if row["id"].startswith(f"{name}/") and row["who"] not in (OURS, LIMIT)
+        if row["id"].startswith(f"{name}/") and row["who"] not in (AIOTASKQ, LIMIT)
     )
     slow, quick = changed(**{f"{name}/{peer}:rate": 1e-6}), changed(**{f"{name}/{peer}:rate": 1e6})
     rate = next(row["figures"]["rate"]["median"] for row in quick["measurements"] if row["id"] == f"{name}/{peer}")
@@ -163,7 +163,7 @@ def test_what_peers_are_good_at_is_in_the_table(name: str) -> None:
 
 
 def title(name: str) -> str:
-    row = next(row for row in REPORT["measurements"] if row["id"] == f"{name}/{OURS}")
+    row = next(row for row in REPORT["measurements"] if row["id"] == f"{name}/{AIOTASKQ}")
     return f"| {NAMES[row['family']]}: {row['title']} |"
 
 
@@ -173,7 +173,7 @@ SHOWN = [
     f"{row['id']}:{name}"
     for row, name, _ in figures(SMALL)
     if f"{row['family']}/{row['scenario']}" in (*RATES, *LATENCIES)
-    or (f"{row['family']}/{row['scenario']}" in BACKLOGS and row["who"] == OURS)
+    or (f"{row['family']}/{row['scenario']}" in BACKLOGS and row["who"] == AIOTASKQ)
 ]
 
 
@@ -216,7 +216,7 @@ def given_report(folder: Path, report: Report) -> str:
 
 
 def test_publish_keeps_the_report_and_writes_the_figures(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = changed(**{f"sqlite/push.one/{OURS}:rate": 3.0})
+    report = changed(**{f"sqlite/push.one/{AIOTASKQ}:rate": 3.0})
     assert main(["--publish", given_report(checkout, report)]) == 0
     assert (checkout / "README.md").read_text() == f"before\n\n{section(report)}\n\nafter\n"
     assert (checkout / KEPT).read_text(encoding="utf-8") == dumps(report)

@@ -1,4 +1,4 @@
-"""A process that runs the cases of one contestant: orders come as lines of JSON on standard input, samples go back so.
+"""A process that runs the cases of one contestant: it reads orders as lines of JSON, and writes samples as such lines.
 
 What a contestant prints goes to standard error, which the runner keeps in a file.
 """
@@ -23,14 +23,13 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
     """Run the case that the order names; return its sample, or the error in one line."""
     case = load()[order["id"]].cases[order["who"]]
     gc.collect()
-    # What was imported is no part of any case: a pass of the collector over all of it, 30 to 45 ms, came into some
-    # samples and not into others. For 4,000 tasks from SQLite that was the difference between 0.6 and 1.0 of the rate.
+    # A pass of the garbage collector over all imported objects takes long, and would fall into some samples only.
     gc.freeze()
     try:
         result = case.function(Run(**order["run"]))
         sample = asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
         assert isinstance(sample, Sample)
-    except (Exception, asyncio.CancelledError) as error:  # of whatever kind the contestant raises; the rest goes on
+    except (Exception, asyncio.CancelledError) as error:  # a contestant may raise anything; the other cases follow
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}".partition("\n")[0]}
     return asdict(sample)
@@ -49,7 +48,7 @@ def answers() -> IO[str]:
 
 def main() -> None:
     out = answers()
-    output()  # else the facade writes each of its operations to standard error, which is what would be measured
+    output()  # otherwise the log that the facade writes to standard error would be measured
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), file=out, flush=True)
 

@@ -1,4 +1,4 @@
-"""Where runs take place: an empty file, or an empty database of a server that is started when first needed."""
+"""The stores of the runs: an empty file, or an empty database of a server that is started on first use."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.support.servers import Server, Unavailable, mariadb, postgresql, post
 START = {"postgresql": postgresql, "mysql": mariadb, "redis": valkey}
 
 
-class Places:
-    """Gives an empty place for each run, and takes it away afterwards. Servers end with the process."""
+class Stores:
+    """Creates an empty store for each run, and removes it afterwards. Servers end with the process."""
 
     def __init__(self, folder: Path, *, jit: bool = False) -> None:
-        """With ``jit``, PostgreSQL is that of the system: version 17 or earlier, with JIT."""
+        """With ``jit``, the system's PostgreSQL is used: version 17 or earlier, with JIT."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
         self._start = {**START, "postgresql": postgresql_jit} if jit else START
@@ -32,7 +32,7 @@ class Places:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, kind: str) -> Server | None:
-        """Return the server of that kind, started if need be; None, and the reason kept, where it cannot be."""
+        """Return the server of this kind, started on first use; None, and the reason in ``unavailable``, on failure."""
         if kind not in START or kind in self.unavailable:
             return None
         try:
@@ -45,7 +45,7 @@ class Places:
 
     @contextlib.contextmanager
     def empty(self, kind: str) -> Iterator[str]:
-        """Give the URL of an empty database, or the path of a file or folder that does not exist; or nothing."""
+        """Yield the URL of an empty database, the path of a file that does not exist, or an empty text."""
         self._number += 1
         name = f"bench_{self._number}"
         server = self.start(kind)
@@ -66,7 +66,7 @@ class Places:
             yield ""
 
     def sync_seconds(self) -> float:
-        """Return how long this disk takes for the shortest durable write (median of 20): what a commit cannot beat."""
+        """Return the median of 20 shortest durable writes on this disk, in seconds: a commit cannot be faster."""
         times = []
         with (self.folder / "sync").open("wb", buffering=0) as file:
             for _ in range(20):

@@ -1,4 +1,4 @@
-"""Workers made of coroutines; for the limits, one that claims a batch, runs it, writes its end with the next one."""
+"""Workers of coroutines; for the limits, one that claims a batch, runs it, and writes its end with the next claim."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ CLAIM = 100
 
 
 @contextlib.asynccontextmanager
-async def in_turns(
-    tally: Tally, turn: Callable[[Sequence[Any]], Awaitable[Sequence[Any]]], *, at_once: int = 1
+async def in_loops(
+    tally: Tally, step: Callable[[Sequence[Any]], Awaitable[Sequence[Any]]], *, at_once: int = 1
 ) -> AsyncIterator[None]:
-    """Call ``turn`` with what it gave the last time, again and again, in so many coroutines; cancelled at the end."""
+    """Call ``step`` with its last result, again and again, in ``at_once`` coroutines; they are cancelled at the end."""
 
     async def work() -> None:
         claimed: Sequence[Any] = ()
         while True:
-            claimed = await turn(claimed)
+            claimed = await step(claimed)
 
     async with running(tally, *(work for _ in range(at_once))):
         yield
@@ -29,7 +29,7 @@ async def in_turns(
 
 @contextlib.asynccontextmanager
 async def running(tally: Tally, *functions: Callable[[], Coroutine[Any, Any, Any]]) -> AsyncIterator[None]:
-    """Run coroutine functions until the context is left, and cancel them; an error of one is the tally's."""
+    """Run coroutine functions until the context is left, then cancel them; an error of one is given to the tally."""
 
     def ended(task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -45,7 +45,7 @@ async def running(tally: Tally, *functions: Callable[[], Coroutine[Any, Any, Any
 
 
 async def end(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel tasks until they have ended: there are clients, redis-py among them, that lose a cancellation."""
+    """Cancel tasks until they have ended: some clients, such as redis-py, lose a cancellation."""
     while running := [task for task in tasks if not task.done()]:
         for task in running:
             task.cancel()

@@ -6,14 +6,14 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from aiotaskq import TaskQ
-from benchmarks.case import OURS
+from benchmarks.case import AIOTASKQ
 from benchmarks.system import System
 
 
-class Ours(System):
+class Aiotaskq(System):
     """Retries, leases, fences and heartbeats as they are by default."""
 
-    who = OURS
+    who = AIOTASKQ
     timeout: float | None = None
 
     def url(self) -> str:
