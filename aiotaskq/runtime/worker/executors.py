@@ -9,12 +9,14 @@ import inspect
 import os
 import signal
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from concurrent.futures import BrokenExecutor, Future
+from typing import TYPE_CHECKING, Any
 
 from aiotaskq.concurrency.daemon_threads import DaemonThreads
 from aiotaskq.runtime.handler import Handler
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 # Raised in a thread or a child process, these end neither the program nor the loop: the task fails.
 EXITS = (StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit)
@@ -33,7 +35,8 @@ class Executors:
         """Start a ``def`` handler in a thread (with the caller's context) or a process; return its future."""
         if handler.executor == "process":
             if self._processes is None:
-                import multiprocessing
+                import multiprocessing  # on use, as it takes long
+                from concurrent.futures import ProcessPoolExecutor
 
                 # Spawn: a fork of a process with threads may hang.
                 spawn = multiprocessing.get_context("spawn")
@@ -44,7 +47,7 @@ class Executors:
             location = (handler.function.__module__, handler.function.__qualname__)
             try:
                 return self._processes.submit(_call_by_name, *location, dict(params))
-            except BrokenProcessPool:
+            except BrokenExecutor:
                 self.renew_processes()
                 raise
         if self._threads is None:

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor
 from types import CoroutineType
 from typing import Any
 
@@ -160,7 +160,7 @@ class Runner:
             return self._interrupted(execution)
         except SnoozeRequested as snooze:
             return Released("snoozed", snooze.delay)
-        except BrokenProcessPool:
+        except BrokenExecutor:
             # This task or another one of the pool has killed a process: that counts as a crash of each. While the
             # worker stops it does not, since a process manager may signal all processes of a service.
             self._executors.renew_processes()
