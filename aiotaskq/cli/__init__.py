@@ -1,7 +1,6 @@
-"""The command line: ``main`` is its entry point, and what turns an error into one line and an exit code.
+"""The command line: ``main`` is its entry point, and turns an error into one line and an exit code.
 
-Each command is declared in ``commands`` (the one folder that knows typer) and done in a sibling that is imported when
-it runs: ``aiotaskq --help`` must not wait for a database library.
+``commands`` lists the commands; each is in the file of its name. The other files are shared by several commands.
 """
 
 from __future__ import annotations
@@ -13,26 +12,33 @@ import traceback
 from io import TextIOWrapper
 from typing import Any
 
-from aiotaskq.cli.program import program
+import typer
 
-__all__ = ["main", "program"]
+from aiotaskq.cli.commands import app_for
+from aiotaskq.cli.config import defaults
+from aiotaskq.cli.i18n import tr, translated, usage_error
+from aiotaskq.cli.options import COMPLETE
+from aiotaskq.cli.output import LONG, echo_error, program
+from aiotaskq.errors import AiotaskqError
+from aiotaskq.log import output, printable
+
+__all__ = ["main"]
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
-COMPLETE = "_AIOTASKQ_COMPLETE"  # set by the shell when it wants words completed
 
 
 def main() -> None:
     """Run the command line and exit.
 
-    0 ok, 1 error, 2 wrong usage, 3 given back, 4 abandoned, 5 not in time, 130 Ctrl-C.
+    0 success, 1 error, 2 wrong usage, 3 tasks given back, 4 tasks abandoned, 5 timeout of a push, 130 Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a command
+            stream.reconfigure(errors="backslashreplace")  # the terminal may have no UTF-8
     try:
         code = _run()
         if sys.stdout is not None:  # closed by the caller
-            sys.stdout.flush()  # here an error is told; at the end of the interpreter it would be a traceback
+            sys.stdout.flush()  # at the end of the interpreter an error would be a traceback
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
@@ -41,17 +47,16 @@ def main() -> None:
 
 
 def _run() -> int:
-    from aiotaskq.cli.commands import app_for
-    from aiotaskq.cli.config import defaults
-    from aiotaskq.log import output
+    output(None)  # commands print their errors themselves; `run` shows the log
 
-    output(None)  # a command says itself what is wrong; `run` shows the log
-
+    words = sys.argv[1:]
     if COMPLETE in os.environ:
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
-    app = app_for(None if COMPLETE in os.environ else sys.argv[1:])
+        # The words of the line to be completed, from bash, and from zsh and fish.
+        words = f"{os.environ.get('COMP_WORDS', '')} {os.environ.get('_TYPER_COMPLETE_ARGS', '')}".split()
+    app = app_for(words)
     options: dict[str, Any] = {}
     if not {"--help", "--version"} & set(sys.argv):
         options["default_map"] = defaults(app)
@@ -60,41 +65,34 @@ def _run() -> int:
 
 
 def _explain(error: Exception) -> int:
-    """Say in one line what was wrong, and return the exit code. Raises what is neither ours nor wrong usage."""
-    import typer
-
-    from aiotaskq.cli.i18n import tr, translated, usage_error
-    from aiotaskq.errors import AiotaskqError
-    from aiotaskq.log import printable
-
+    """Print an error of the library or a usage error in one line; return the exit code. Raises any other error."""
     if isinstance(error, typer.Abort):
         print(tr("nothing was done"), file=sys.stderr)
         return 1
-    if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # typer's own, wherever it keeps its classes
+    # An error of typer's, which has moved its classes between releases.
+    if hasattr(error, "exit_code") and hasattr(error, "format_message"):
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error.format_message(), file=sys.stderr)
         else:
-            said = printable(usage_error(error), 2_000)  # what is quoted may come from elsewhere
+            said = printable(usage_error(error), LONG)
             print(tr("error: {error}", error=said), file=sys.stderr)
             if (context := getattr(error, "ctx", None)) is not None:
-                print(tr("'{command} --help' says more", command=context.command_path), file=sys.stderr)
+                print(tr("see '{command} --help'", command=context.command_path), file=sys.stderr)
         return int(error.exit_code)
-    if isinstance(error, OSError) and error.errno in _UNWRITABLE and _is_ours(error):
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE and _from_printing(error):
         with open(os.devnull, "w") as nothing:
-            os.dup2(nothing.fileno(), 1)  # for what is still to be written at the end
-        if error.errno != errno.EPIPE:  # who reads no more needs no word
+            os.dup2(nothing.fileno(), 1)  # for what the interpreter flushes at its end
+        if error.errno != errno.EPIPE:  # the reader has gone
             said = tr("standard output: {why}", why=translated(error.strerror))
             print(tr("error: {error}", error=said), file=sys.stderr)
         return 1
     if not isinstance(error, AiotaskqError):
         raise error
-    from aiotaskq.cli.output import say_error
-
-    say_error(error)
+    echo_error(error)
     return 1
 
 
-def _is_ours(error: Exception) -> bool:
-    """Whether it was raised by what prints for the command line, not by a file of the application's."""
+def _from_printing(error: Exception) -> bool:
+    """Whether the command line's own printing raised this, not a file that the application writes."""
     frames = list(traceback.walk_tb(error.__traceback__))
     return str(frames[-1][0].f_globals.get("__name__")).startswith(("aiotaskq.cli", "typer", "rich"))

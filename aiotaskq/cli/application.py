@@ -1,8 +1,9 @@
-"""The application's TaskQ: found by ``MODULE:TQ``, for the commands that run it or ask it what it handles."""
+"""Imports the application's TaskQ from ``MODULE:TQ``, and checks a type and params against its handlers."""
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import os
 import sys
@@ -11,20 +12,25 @@ from typing import Any
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import tr, translated
+from aiotaskq.cli.output import LONG, echo_stderr
+from aiotaskq.core.task import Status
 from aiotaskq.errors import AiotaskqError, ValidationError
+from aiotaskq.log import printable
 from aiotaskq.runtime.handler import check_fit, unknown
+
+SAMPLE = 200  # tasks among which a type is searched
 
 
 def load_quietly(target: str) -> TaskQ:
-    """Like ``load``; what the application prints goes to standard error, out of the way of a command's answer."""
+    """Like ``load``; what the application prints goes to standard error, not into the output of the command."""
     with contextlib.redirect_stdout(sys.stderr):
         return load(target)
 
 
 def load(target: str) -> TaskQ:
-    """Import MODULE as seen from the working directory, and return TQ (dots allowed) of ``MODULE:TQ``.
+    """Import MODULE from the working directory or the path; return its attribute TQ, which may have dots.
 
-    Raises ValidationError where there is no such TaskQ, and for what the module raises; that with its traceback.
+    Raises ValidationError if there is no such TaskQ, and, with a traceback, if the import fails.
     """
     module, _, name = target.partition(":")
     here = os.getcwd()
@@ -34,13 +40,11 @@ def load(target: str) -> TaskQ:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
-            said = tr(
-                "there is no module {name} in {folder} or among the installed ones", name=repr(module), folder=here
-            )
+            said = tr("there is no module {name}, neither in {folder} nor installed", name=repr(module), folder=here)
             raise ValidationError(said) from None
-        _own_fault(module, error)
+        _import_failed(module, error)
     except Exception as error:
-        _own_fault(module, error)
+        _import_failed(module, error)
     whole = found
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -55,27 +59,27 @@ def load(target: str) -> TaskQ:
     if found is None:
         what = tr("{module} has no {name}", module=repr(module), name=repr(name))
     else:
-        what = tr("{target} is no TaskQ ({kind})", target=target, kind=type(found).__name__)
+        what = tr("{target} is not a TaskQ ({kind})", target=target, kind=type(found).__name__)
     if there:
         hint = tr("there is {names}", names=", ".join(f"{module}:{key}" for key in there))
     else:
-        hint = tr("no TaskQ is there at all")
+        hint = tr("the module has no TaskQ")
     raise ValidationError(what + tr("; ") + hint)
 
 
-def _own_fault(module: str, error: Exception) -> None:
-    # The application's own fault, so its author needs to see where.
+def _import_failed(module: str, error: Exception) -> None:
+    # An error of the application: its author needs the traceback.
     traceback.print_exception(error)
     kind = "" if isinstance(error, AiotaskqError) else f"{type(error).__name__}: "
     said = tr("importing {name} failed: {error}", name=repr(module), error=f"{kind}{translated(error)}")
     raise ValidationError(said) from None
 
 
-def knows(tq: TaskQ, type: str, params: dict[str, Any]) -> bool:
-    """Whether a task of this type and these params can run in the application, or elsewhere by what it says.
+def is_handled(tq: TaskQ, type: str, params: dict[str, Any]) -> bool:
+    """Whether the application handles this type with these params, or declares the type as handled elsewhere.
 
-    False where nothing is known of handlers. Raises UnknownHandler for a type that is not among those that are
-    registered, and ValidationError for params with which its handler cannot be called.
+    False if the application has no handlers at all. Raises UnknownHandler for a type that is not registered, and
+    ValidationError for params that its handler does not accept.
     """
     if type in tq.registered.elsewhere:
         return True
@@ -85,3 +89,20 @@ def knows(tq: TaskQ, type: str, params: dict[str, Any]) -> bool:
         raise unknown(type, tq.registered.handlers)
     check_fit(tq.registered.handlers[type], params)
     return True
+
+
+async def warn_of_unknown(tq: TaskQ, name: str) -> None:
+    """Print a warning if no task of this type is among the last that ran: the name may be misspelt."""
+    ran = await tq.find(status=[Status.RUNNING, Status.COMPLETED, Status.FAILED], limit=SAMPLE)
+    handled = {task.type for task in ran if not (task.error_message or "").startswith("unknown_task")}
+    if name in handled:
+        return
+    if not ran:
+        said = tr(
+            "no task has run in this store yet, so it is not known whether a worker handles {type}", type=repr(name)
+        )
+    else:
+        said = tr("none of the last {count} tasks was of type {type}", type=repr(name), count=len(ran))
+    if close := difflib.get_close_matches(name, handled, 1):
+        said += tr("; did you mean {name}?", name=repr(close[0]))
+    echo_stderr(printable(tr("warning: {said} (--app MODULE:TQ checks the type)", said=said), LONG))

@@ -1,4 +1,4 @@
-"""The command ``bench``: runs the benchmarks of the checkout that the package was installed from."""
+"""``aiotaskq bench``: runs the benchmarks of the checkout that the package was installed from."""
 
 from __future__ import annotations
 
@@ -8,16 +8,31 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aiotaskq.cli.i18n import tr
-from aiotaskq.cli.output import say_error
+import typer
 
+from aiotaskq.cli.i18n import tr
+from aiotaskq.cli.options import Command
+from aiotaskq.cli.output import echo_error
+
+app = typer.Typer()
 CHECKOUT = Path(__file__).parents[2]
 
 
-def bench(arguments: Sequence[str], checkout: Path = CHECKOUT) -> int:
-    """Run ``python -m benchmarks`` from there with these arguments; return its exit code, 1 where there is none."""
+@app.command(
+    "bench",
+    cls=Command,
+    help=tr("Run the benchmarks of the checkout that aiotaskq was installed from. All options are passed on to them."),
+    # All that follows goes to the benchmarks, --help too.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def bench(context: typer.Context) -> None:
+    raise typer.Exit(run_benchmarks(context.args))
+
+
+def run_benchmarks(arguments: Sequence[str], checkout: Path = CHECKOUT) -> int:
+    """Run ``python -m benchmarks`` of a checkout with these arguments; return its exit code, 1 if there is none."""
     if not (checkout / "benchmarks" / "__main__.py").is_file():
-        say_error(tr("the benchmarks are in the checkout of aiotaskq, not in its package; run this command from one"))
+        echo_error(tr("the benchmarks are not part of the package; install aiotaskq from a checkout to run them"))
         return 1
     path = os.pathsep.join(filter(None, (str(checkout), os.environ.get("PYTHONPATH"))))
     # -P: the user's own folder, where the report is left, may have benchmarks, too.

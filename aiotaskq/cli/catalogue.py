@@ -1,7 +1,9 @@
-"""The Chinese catalogue: a gettext file, and how a finished text finds its entry in it.
+"""The Chinese catalogue, ``locale/zh/LC_MESSAGES/aiotaskq.po``, and how a finished text finds its entry in it.
 
-The command line looks its own sentences up by their English text. What the library raises has its values in it
-already; such a text is compared with the entries in the context ``library``, whose ``{0}``, ``{1}`` … stand for values.
+The command line looks its own sentences up by their English text. An error of the library has its values in it already:
+it is compared with the entries in the context ``library``, whose ``{0}``, ``{1}`` … stand for values. For that the
+entries must be listed, which the standard library's ``gettext`` does not offer. So the file itself is read, and needs
+no compilation: edit it with Poedit or any editor.
 """
 
 from __future__ import annotations
@@ -21,20 +23,20 @@ SYSTEM = "system"
 TYPER = "typer"
 HELP = "help"
 """The contexts: sentences of the command line, texts of the library, those of the operating system and of drivers,
-what typer says of a wrong command line, and its words on a help page."""
+typer's errors about a command line, and typer's words on a help page."""
 
 _PLACE = re.compile(r"\{\d+\}")
-_FEW = 3  # letters: a template with fewer fits anything
+_FEW = 3  # letters; a template with fewer would fit any text
 
 
 class Template(NamedTuple):
-    """An entry with places for values: the text between them, and what the whole becomes."""
+    """An entry with places for values: the text between these places, and the translation."""
 
     pieces: tuple[str, ...]
-    becomes: str
+    translation: str
 
     def values(self, text: str) -> list[str] | None:
-        """Return what stands in the places if the text fits, else None."""
+        """Return the values of a text that fits this template, else None."""
         first, *rest = self.pieces
         if not rest:
             return [] if text == first else None
@@ -57,21 +59,26 @@ class Template(NamedTuple):
 
 
 def parse(text: str) -> dict[tuple[str, str], str]:
-    """Return the entries of a gettext file, by context and English text. Plural forms are not used."""
+    """Return the entries of a gettext file, by context and English text.
+
+    As in a compiled catalogue, entries that are marked as fuzzy or have no translation are left out. Plural forms are
+    not supported.
+    """
     found: dict[tuple[str, str], str] = {}
-    fields: dict[str, str] = {}
-    name = ""
-    for line in [*text.splitlines(), ""]:
-        if line.startswith("#"):
-            continue
-        if not line:
-            if fields.get("msgid"):
+    for block in re.split(r"\n\s*\n", text):
+        fields: dict[str, str] = {}
+        name = ""
+        for line in block.splitlines():
+            if line.startswith("#"):
+                if line.startswith("#,") and "fuzzy" in line:
+                    break
+                continue  # a comment, or an obsolete entry
+            if not line.startswith('"'):
+                name, _, line = line.partition(" ")
+            fields[name] = fields.get(name, "") + json.loads(line)  # the escapes of gettext are those of JSON
+        else:
+            if fields.get("msgid") and fields.get("msgstr"):
                 found[fields.get("msgctxt", SENTENCES), fields["msgid"]] = fields["msgstr"]
-            fields = {}
-            continue
-        if not line.startswith('"'):
-            name, _, line = line.partition(" ")
-        fields[name] = fields.get(name, "") + json.loads(line)  # its escapes are those of JSON
     return found
 
 
@@ -82,7 +89,7 @@ def entries() -> dict[tuple[str, str], str]:
 
 
 def sentence(english: str) -> str:
-    """Return the Chinese sentence for an English one of the command line, or that itself."""
+    """Return the Chinese sentence for an English one of the command line, or the English one if there is none."""
     return entries().get((SENTENCES, english), english)
 
 
@@ -101,7 +108,7 @@ def _braces(text: str) -> str:
 
 
 class _Value(str):
-    """A value in a text. In a place that is written ``{0:t}`` it is a text itself, in ``{0:l}`` a list."""
+    """A value in a text. ``{0:t}`` is a place for a text that is translated, too, ``{0:l}`` one for a list."""
 
     __slots__ = ()
 
@@ -112,13 +119,13 @@ class _Value(str):
 
 
 def rendered(text: str, context: str = LIBRARY) -> str:
-    """Return a finished English text in Chinese, or itself where no entry fits.
+    """Return the translation of a finished English text, or the text itself if no entry fits.
 
-    Of several entries that fit, the one counts that leaves the least English.
+    Of several entries that fit, the one that leaves the least English is used.
     """
     contexts = (LIBRARY, SYSTEM) if context == LIBRARY else (context,)
     fitting = [(each, each.values(text)) for where in contexts for each in _templates(where)]
-    found = [each.becomes.format(*map(_Value, values)) for each, values in fitting if values is not None]
+    found = [each.translation.format(*map(_Value, values)) for each, values in fitting if values is not None]
     where, colon, what = text.partition(": ")  # a URL or a file, and what is wrong with it
     if colon and (known := rendered(what, context)) != what:
         found.append(f"{where}：{known}")

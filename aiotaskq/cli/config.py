@@ -1,8 +1,8 @@
 """Defaults of options from ``pyproject.toml``: the table ``[tool.aiotaskq]`` of the file in the working directory.
 
-A flag wins over the environment (``AIOTASKQ_…``), and that over this file. ``[tool.aiotaskq]`` has ``database_url`` and
-``schedules_url``, for every command that asks a store; ``[tool.aiotaskq.run]`` has ``app`` (``MODULE:TQ``), also for
-``push`` and ``schedules add``, and the options of ``run`` with an underscore for each dash.
+A flag has precedence over the environment (``AIOTASKQ_…``), and the environment over this file. ``[tool.aiotaskq]`` has
+``database_url`` and ``schedules_url``, for every command that opens a store. ``[tool.aiotaskq.run]`` has ``app``
+(``MODULE:TQ``), also for ``push`` and ``schedules add``, and the options of ``run``, with an underscore for each dash.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RUN = (
 def defaults(app: Any, folder: Path = Path()) -> dict[str, Any]:
     """Return what typer takes as ``default_map``: for each command its options' defaults.
 
-    Raises ValidationError for a file that cannot be read, an unknown key, or a value that is none.
+    Raises ValidationError for a file that cannot be read, an unknown key, or a value of a wrong type.
     """
     path = folder / FILE
     try:
@@ -35,24 +35,23 @@ def defaults(app: Any, folder: Path = Path()) -> dict[str, Any]:
     except OSError as error:
         raise ValidationError(tr("{path} cannot be read: {why}", path=FILE, why=translated(error.strerror))) from None
     if b"aiotaskq" not in raw:
-        return {}  # most have nothing for us, and need not be understood
+        return {}  # without a table for aiotaskq the file need not be valid
     table = _table(raw)
     run = table.pop("run", {})
     if not isinstance(run, dict):
-        raise ValidationError(tr("{path}: [tool.aiotaskq.run] is no table", path=FILE))
+        raise ValidationError(tr("{path}: [tool.aiotaskq.run] is not a table", path=FILE))
     _check("tool.aiotaskq", table, (*STORES, "run"))
     _check("tool.aiotaskq.run", run, RUN)
     if not (table or run):
         return {}
     import typer
 
-    stores = {STORES[name]: value for name, value in table.items()}
-    found = _for_each(typer.main.get_command(app), stores)
+    values = {STORES[name]: value for name, value in table.items()}
+    if "app" in run:
+        values["target"] = run["target"] = run.pop("app")
     if isinstance(run.get("queues"), list):
         run["queues"] = ",".join(map(str, run["queues"]))
-    if "app" in run:
-        run["target"] = run.pop("app")
-        found = _merged(found, _for_each(typer.main.get_command(app), {"target": run["target"]}))
+    found = _for_each(typer.main.get_command(app), values)
     found.setdefault("run", {}).update(run)
     return found
 
@@ -82,18 +81,10 @@ def _check(where: str, table: dict[str, Any], known: tuple[str, ...]) -> None:
 
 
 def _for_each(command: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Give every command below this one those values for which it has an option."""
+    """Return, for each command below this one, the values of the options that it has."""
     names = {parameter.name for parameter in command.params}
     found = {name: value for name, value in values.items() if name in names}
     for name, below in getattr(command, "commands", {}).items():
         if inside := _for_each(below, values):
             found[name] = inside
     return found
-
-
-def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    merged = {**one, **other}
-    for name in one.keys() & other.keys():
-        if isinstance(one[name], dict):
-            merged[name] = _merged(one[name], other[name])
-    return merged

@@ -1,7 +1,7 @@
-"""In which language the command line speaks: English, or Chinese where the locale says so.
+"""Translation of what the command line prints: English, or Chinese where the locale asks for it.
 
-The English sentence is the key, so the code reads as it speaks. The Chinese ones are in the catalogue, which is read
-only when they are wanted. What goes into JSON stays English: it is what other programs match.
+The English sentence is the key of the catalogue, which is read only for a Chinese locale. JSON is always in English,
+because programs match it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from aiotaskq.cli.catalogue import HELP, TYPER, entries, rendered, sentence
 
 __all__ = [
     "UNWRAPPED",
+    "Message",
     "chinese",
     "marked",
     "tr",
@@ -42,12 +43,31 @@ def tr(message: str, **values: object) -> str:
 
 
 def marked(message: str) -> str:
-    """Return the sentence as it is: one that is said later, by ``tr``, and must be in the catalogue."""
+    """Return the sentence as it is; marks one that must be in the catalogue, because ``tr`` gets it later."""
     return message
 
 
+class Message:
+    """A sentence and its values: printed as JSON it is in English, on a terminal in the user's language."""
+
+    def __init__(self, message: str, **values: object) -> None:
+        """Take a sentence that is in the catalogue (see ``marked``), and the values for its ``{names}``."""
+        self._message = message
+        self._values = values
+
+    @property
+    def english(self) -> str:
+        """The sentence in English."""
+        return self._message.format(**self._values)
+
+    @property
+    def shown(self) -> str:
+        """The sentence in the user's language."""
+        return tr(self._message, **self._values)
+
+
 def translated_help(text: str) -> str:
-    """Return a help page with what typer itself says in it in the user's language."""
+    """Return a help page with typer's own words in the user's language."""
     if not chinese():
         return text
     for (context, english), other in entries().items():
@@ -64,9 +84,9 @@ _COLUMNS = re.compile(r"  \S.*?\s{2,}(?=\S)|\s*")
 
 
 def wrapped(line: str, room: int) -> list[str]:
-    """Cut a line that is wider than so many columns, its rest under the text of its second column."""
+    """Break a line that is wider than ``room`` columns; the rest is aligned with the second column of its text."""
     indent = _COLUMNS.match(line)
-    assert indent is not None  # it matches nothing, too
+    assert indent is not None  # it also matches an empty text
     before = "" if indent.end() > room // 2 else " " * width(indent.group())
     lines, now = [], indent.group()
     for word in _WORD.findall(line[indent.end() :]):
@@ -83,13 +103,13 @@ def width(text: str) -> int:
 
 
 def usage_error(error: Any) -> str:
-    """Return what is wrong with how a command was called, in one line, in the user's language.
+    """Return the text of one of typer's usage errors, in one line, in the user's language.
 
-    ``error`` is one of typer's; which of its classes is told by name, since the library has moved them about.
+    The class is told by its name, because typer has moved its classes between releases.
     """
     kind, said = type(error).__name__, error.format_message()
     if kind == "BadParameter" and not (error.param or error.param_hint):
-        return str(error.message)  # of ours, and not about one value
+        return str(error.message)  # raised by the command line itself, about no single option
     if not chinese():
         return str(said)
     if kind == "NoSuchOption":
@@ -106,7 +126,7 @@ def usage_error(error: Any) -> str:
 
 
 def _typer(said: str) -> str:
-    # Its quotes are taken away: they stand around names, where Chinese needs none.
+    # Without the quotes around names, which the Chinese text does not have.
     plain = said.replace("'", "")
     known = rendered(plain, TYPER)
     return said if known == plain else known

@@ -5,14 +5,48 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from aiotaskq.cli.i18n import tr, translated
-from aiotaskq.cli.output import say
-from aiotaskq.cli.program import program
+from aiotaskq.cli.options import Command
+from aiotaskq.cli.output import echo, program
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
 
+app = typer.Typer()
 NAME = "app.py"
+
+
+@app.command(
+    "init",
+    cls=Command,
+    help=tr("Write a starter application into a folder; it runs as it is, and no file is overwritten."),
+)
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help=tr("The folder; default the current one."), show_default=False)
+    ] = Path(),
+) -> None:
+    path = folder / NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(application())
+    except FileExistsError:
+        raise ValidationError(tr("{path} exists already; nothing was written", path=printable(path))) from None
+    except OSError as error:
+        said = tr("{path} cannot be written: {why}", path=printable(path), why=translated(error.strerror))
+        raise ValidationError(said) from None
+    me = program()
+    echo(tr("wrote {path}; try:", path=printable(path)))
+    if folder != Path():
+        echo(f"  cd {shlex.quote(os.fspath(folder))}")
+    echo(f"  {me} run app:tq")
+    echo("  " + tr("and in another terminal:"))
+    echo(f'  {me} push greet \'{{"name": "you"}}\' --app app:tq --wait 10')
+    echo(f"  {me} stats --db sqlite:///app.db --watch")
 
 
 def application() -> str:
@@ -48,25 +82,3 @@ async def main() -> None:
 if __name__ == "__main__":
     asyncio.run(main())
 '''
-
-
-def write(folder: Path) -> None:
-    """Write it. Raises ValidationError if the file is there already, or cannot be written."""
-    path = folder / NAME
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(application())
-    except FileExistsError:
-        raise ValidationError(tr("{path} is there already; nothing was written", path=printable(path))) from None
-    except OSError as error:
-        said = tr("{path} cannot be written: {why}", path=printable(path), why=translated(error.strerror))
-        raise ValidationError(said) from None
-    me = program()
-    say(tr("wrote {path}; try", path=printable(path)))
-    if folder != Path():
-        say(f"  cd {shlex.quote(os.fspath(folder))}")
-    say(f"  {me} run app:tq")
-    say("  " + tr("and in another terminal"))
-    say(f'  {me} push greet \'{{"name": "you"}}\' --app app:tq --wait 10')
-    say(f"  {me} stats --db sqlite:///app.db --watch")

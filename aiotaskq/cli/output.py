@@ -1,12 +1,14 @@
-"""What the terminal shows: lines, tables, JSON, one-line errors and the progress bar; the one file that knows rich.
+"""Output to the terminal: lines, tables, JSON, one-line errors and the progress bar; the only user of rich.
 
-On a terminal there are colours (unless NO_COLOR is set) and a live bar; into a pipe goes plain text.
+A terminal gets colours (unless NO_COLOR is set) and a live bar; a pipe gets plain text.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +21,15 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-LONG = 2_000  # characters of one text that are shown; a terminal scrolls
+LONG = 2_000  # characters of one text that are printed
+
+
+def program() -> str:
+    """Return how the user calls this command line, for commands that are printed to be copied."""
+    if sys.argv[0].endswith("__main__.py"):
+        return "python -m aiotaskq"
+    # A printed command must work as it is: where the environment is not active, with the path as typed.
+    return "aiotaskq" if shutil.which("aiotaskq") == os.path.abspath(sys.argv[0]) else sys.argv[0]
 
 
 def interactive() -> bool:
@@ -27,65 +37,65 @@ def interactive() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-def say(text: str = "") -> None:
-    """Print one line of ours."""
+def echo(text: str = "") -> None:
+    """Print a line on standard output."""
     print(text, flush=True)
 
 
-def say_error(error: object) -> None:
-    """Print one line on standard error; what the library says is translated."""
+def echo_error(error: object) -> None:
+    """Print an error in one line on standard error; errors of the library are translated."""
     said = printable(without_passwords(translated(error)), LONG)
     print(tr("error: {error}", error=said), file=sys.stderr, flush=True)
 
 
-def note(text: str) -> None:
-    """Print one line about the command itself on standard error, out of the way of its output."""
-    with contextlib.suppress(OSError):  # nobody reads it any more: a closed terminal, a dead collector of logs
-        # In one write, also where nothing is buffered: other processes may have the same stream.
+def echo_stderr(text: str) -> None:
+    """Print a line on standard error, for what is not the output of the command."""
+    with contextlib.suppress(OSError):  # standard error is closed
+        # In one write, because other processes may write to the same stream.
         print(f"{text}\n", end="", file=sys.stderr, flush=True)
 
 
-def say_json(value: Any) -> None:
-    """Print a value as JSON; instants, ids and other words as text."""
+def echo_json(value: Any) -> None:
+    """Print a value as JSON; what JSON does not know is printed as a string."""
     print(json_text(value, indent=2), flush=True)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """Return JSON that drives no terminal: what JSON itself leaves as it is (as C1 controls) is escaped, too."""
+    """Return JSON without characters that control a terminal: also those that JSON itself does not escape."""
     text = json.dumps(value, ensure_ascii=False, indent=indent, default=str)
     if text.replace("\n", "").isprintable():
         return text
     return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
 
 
-def tick(held: bool) -> str:
-    """Return the mark of a check, in characters that the terminal has."""
+def check_mark(passed: bool) -> str:
+    """Return the mark of a check, in characters of the encoding of standard output."""
     try:
         "✓✗".encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
-        return "ok" if held else "NO"
-    return "✓" if held else "✗"
+        return "ok" if passed else "NO"
+    return "✓" if passed else "✗"
 
 
-def say_table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, cut_last: bool = False) -> None:
-    """Print rows under headers, in columns that are never cut, for what they hold is to be copied.
+def echo_table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, cut_last: bool = False) -> None:
+    """Print rows under headers. Columns are never cut, so that ids can be copied; numbers are aligned to the right.
 
-    With ``cut_last`` the last column ends where the terminal does; a pipe gets all of it. Numbers stand to the right.
+    With ``cut_last`` the last column is cut at the width of the terminal; a pipe gets all of it.
     """
     for number, line in enumerate(table_lines(headers, rows, cut_last=cut_last)):
         if interactive() and not number:
-            say_title(line)
+            echo_title(line)
         else:
-            say(line)
+            echo(line)
 
 
 def table_lines(headers: Sequence[str], rows: Sequence[Sequence[object]], *, cut_last: bool = False) -> list[str]:
-    """Return the lines of a table, the headers first; see ``say_table``."""
+    """Return the lines of a table, the headers first; see ``echo_table``."""
     from rich.cells import cell_len, set_cell_size
 
     shown = (["" if cell is None else _cell(cell) for cell in row] for row in rows)
     cells = [[tr(header) for header in headers], *shown]
-    # Chinese characters are two columns wide.
+    # cell_len: a Chinese character is two columns wide.
     widths = [max(cell_len(row[number]) for row in cells) for number in range(len(headers))]
     right = [bool(rows) and all(type(row[number]) is int for row in rows) for number in range(len(headers))]
     room = _console().width - sum(widths[:-1]) - 2 * (len(widths) - 1) if interactive() and cut_last else 0
@@ -105,21 +115,21 @@ def _cell(value: object) -> str:
     return f"{value:,}" if type(value) is int else printable(without_passwords(value), LONG)
 
 
-def say_held(held: bool, text: str) -> None:
+def echo_check(passed: bool, text: str) -> None:
     """Print a check with its mark."""
     if not interactive():
-        say(f"  {tick(held)} {printable(text, LONG)}")
+        echo(f"  {check_mark(passed)} {printable(text, LONG)}")
         return
     from rich.text import Text
 
-    line = Text.assemble("  ", (tick(held), "green" if held else "bold red"), " ", printable(text, LONG))
+    line = Text.assemble("  ", (check_mark(passed), "green" if passed else "bold red"), " ", printable(text, LONG))
     _console().print(line, soft_wrap=True)
 
 
-def say_title(text: str) -> None:
+def echo_title(text: str) -> None:
     """Print a headline."""
     if not interactive():
-        say(text)
+        echo(text)
         return
     from rich.text import Text
 
@@ -132,13 +142,13 @@ def _console(*, stderr: bool = False) -> Console:
     return Console(highlight=False, stderr=stderr)
 
 
-class Board:
-    """Lines that are drawn over their last version on a terminal; elsewhere each version is printed below the last."""
+class LiveText:
+    """Lines that replace their last version on a terminal; elsewhere each version is printed below the last."""
 
     def __init__(self) -> None:
         self._live: Any = None
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> LiveText:
         if interactive():
             from rich.live import Live
 
@@ -148,12 +158,12 @@ class Board:
 
     def __exit__(self, *_error: object) -> None:
         if self._live is not None:
-            self._live.stop()  # brings the cursor back, whatever happened
+            self._live.stop()  # shows the cursor again
 
     def show(self, lines: Sequence[str]) -> None:
         """Show these lines, the first as a headline."""
         if self._live is None:
-            say("\n".join(lines))
+            echo("\n".join(lines))
             return
         from rich.text import Text
 
@@ -163,16 +173,14 @@ class Board:
         self._live.update(text, refresh=True)
 
 
-def bar_of(label: str, total: int | None, *, quiet: bool) -> tuple[Bar, Callable[[int], None]]:
-    """Return a progress bar that is on standard error, and what moves it: for a command that prints its answer.
-
-    A total of None is one that nobody knows."""
-    bar = Bar(label, total, quiet=quiet or not sys.stderr.isatty(), to_stderr=True)
+def progress_bar(label: str, total: int | None, *, quiet: bool) -> tuple[ProgressBar, Callable[[int], None]]:
+    """Return a progress bar on standard error, and the function that moves it. A total of None is unknown."""
+    bar = ProgressBar(label, total, quiet=quiet or not sys.stderr.isatty(), to_stderr=True)
     return bar, bar.update
 
 
-class Bar:
-    """A live progress bar on a terminal; elsewhere only its lines are printed. ``quiet`` prints nothing at all."""
+class ProgressBar:
+    """A live progress bar on a terminal; elsewhere only its lines are printed. ``quiet`` prints nothing."""
 
     def __init__(self, label: str, total: int | None, *, quiet: bool = False, to_stderr: bool = False) -> None:
         self._quiet = quiet
@@ -182,7 +190,7 @@ class Bar:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> ProgressBar:
         if self._quiet or not (self._to_stderr or interactive()):
             return self
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
@@ -204,28 +212,28 @@ class Bar:
         self.close()
 
     def close(self) -> None:
-        """Leave the bar as it is and give the terminal back; idempotent."""
+        """Stop drawing the bar; idempotent."""
         if self._progress is not None:
-            self._progress.stop()  # brings the cursor back, whatever happened
+            self._progress.stop()  # shows the cursor again
             self._progress = None
 
     def total(self, total: int) -> None:
-        """Say how much there is."""
+        """Set the total."""
         self._total = total
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, total=total)
 
     def update(self, done: int, note: str = "") -> None:
-        """Show how far it is."""
+        """Set the progress, with a note behind the bar."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, note=note)
 
     def line(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
+        """Print a line above the bar."""
         if self._quiet:
             return
         if self._progress is None:
-            say(printable(text, LONG))
+            echo(printable(text, LONG))
             return
         from rich.text import Text
 

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+import typer
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli.application import knows, load_quietly
-from aiotaskq.cli.i18n import marked, tr
-from aiotaskq.cli.output import say, say_json, say_table
+from aiotaskq.cli.application import is_handled, load_quietly, warn_of_unknown
+from aiotaskq.cli.i18n import Message, marked, tr
+from aiotaskq.cli.options import (
+    DEFAULT_DB,
+    App,
+    Command,
+    Db,
+    Json,
+    Params,
+    SchedulesUrl,
+    Yes,
+    confirm,
+    group,
+    option,
+    store_of,
+)
+from aiotaskq.cli.output import echo, echo_json, echo_table
 from aiotaskq.cli.store_access import each, instant, read_params, read_time, with_tq
-from aiotaskq.cli.tasks import warn_of_unknown
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.preview import preview as next_times
 from aiotaskq.core.schedule import Schedule
@@ -20,19 +33,32 @@ from aiotaskq.core.task import SECOND
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import printable
 
+app = group()
+
+ScheduleIds = Annotated[
+    list[str], typer.Argument(metavar="SCHEDULE_ID", help=tr("One or more schedule ids."), show_default=False)
+]
+Zone = Annotated[str | None, option("--timezone", help=tr("Time zone, as Europe/Berlin; default the system's."))]
 LISTED = tuple(map(marked, ("SCHEDULE_ID", "NAME", "TYPE", "WHEN", "NEXT", "RUNS", "STATE")))
 
 
-def list_schedules(url: str, place: str | None, *, enabled_only: bool, params: bool, as_json: bool) -> None:
-    """Print the schedules."""
-    found = with_tq(url, lambda tq: tq.scheduler.list(enabled_only), place)
-    if as_json:
-        say_json([_as_dict(schedule, params) for schedule in found])
-        return
-    if not found:
-        say(tr("no schedules"))
-        return
-    say_table(LISTED, [_row(schedule) for schedule in found])
+@app.command("list", cls=Command, help=tr("List schedules in the order in which they were added."))
+def list_schedules(
+    db: Db = DEFAULT_DB,
+    schedules: SchedulesUrl = None,
+    enabled: Annotated[
+        bool, option("--enabled", help=tr("Only schedules that are neither paused nor finished."))
+    ] = False,
+    params: Params = False,
+    json: Json = False,
+) -> None:
+    found = with_tq(db, lambda tq: tq.scheduler.list(enabled), schedules)
+    if json:
+        echo_json([_as_dict(schedule, params) for schedule in found])
+    elif found:
+        echo_table(LISTED, [_row(schedule) for schedule in found])
+    else:
+        echo(tr("no schedules"))
 
 
 def _row(schedule: Schedule) -> list[Any]:
@@ -78,95 +104,157 @@ def _as_dict(schedule: Schedule, params: bool) -> dict[str, Any]:
     return values
 
 
-def add_schedule(
-    url: str | None,
-    place: str | None,
-    name: str,
-    task_type: str,
-    params: str,
-    *,
-    cron: str | None,
-    interval: int | None,
-    at: str | None,
-    timezone: str | None,
-    target: str | None,
-    as_json: bool,
-    **options: Any,
+@app.command("add", cls=Command, help=tr("Add a schedule by --cron, --interval or --at; prints its id."))
+def add(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
+    task_type: Annotated[
+        str, typer.Argument(metavar="TYPE", help=tr("The type of the tasks that it fires."), show_default=False)
+    ],
+    params: Annotated[
+        str,
+        typer.Argument(
+            metavar="JSON",
+            help=tr("Their params as a JSON object; - reads them from standard input."),
+            show_default=False,
+        ),
+    ] = "{}",
+    db: Db = DEFAULT_DB,
+    schedules: SchedulesUrl = None,
+    target: App = None,
+    cron: Annotated[str | None, option(metavar="EXPR", help=tr("Cron: 5 fields, or 6 with the seconds first."))] = None,
+    interval: Annotated[int | None, option(min=1, metavar="SECONDS", help=tr("Interval in seconds."))] = None,
+    at: Annotated[
+        str | None,
+        option(
+            metavar="TIME", help=tr("Time of a single run, as 2026-03-28T12:00; without an offset it is in --timezone.")
+        ),
+    ] = None,
+    timezone: Zone = None,
+    max_runs: Annotated[int, option(min=0, help=tr("Maximum number of runs; 0 is no limit."))] = 0,
+    misfire: Annotated[
+        str, option(help=tr("Misfire policy, for due times that have passed: fire_once, skip or fire_all."))
+    ] = "fire_once",
+    overlap: Annotated[
+        str, option(help=tr("Overlap policy, while earlier tasks have not ended: allow, skip or buffer_one."))
+    ] = "allow",
+    queue: Annotated[str, option(help=tr("The queue of its tasks."))] = "default",
+    priority: Annotated[int, option(help=tr("The priority of its tasks; smaller numbers run first."))] = 0,
+    max_retries: Annotated[int, option(min=0, help=tr("Maximum number of retries of its tasks."))] = 3,
+    schedule_id: Annotated[
+        str | None,
+        option("--id", help=tr("Its id; an existing schedule with this id is left as it is."), show_default=False),
+    ] = None,
+    json: Json = False,
 ) -> None:
-    """Add a schedule and print its id; ``target`` and ``url`` as in ``push_task``."""
     kinds = {"cron": cron, "interval": interval, "once": at}
     given = [kind for kind, value in kinds.items() if value is not None]
     if len(given) != 1:
         raise ValidationError(tr("schedule: exactly one of --cron, --interval and --at is needed"))
     values = read_params(params)
     time = None if at is None else read_time("at", at, timezone)
-    app = None if target is None else load_quietly(target)
+    url = store_of(context, db, target)
+    application = None if target is None else load_quietly(target)
 
     async def work(tq: TaskQ) -> Schedule:
-        known = knows(tq, task_type, values)
-        schedule_id = await tq.scheduler.add_scheduler_task(
-            name, task_type, given[0], values, interval, cron, time, timezone=timezone, **options
+        known = is_handled(tq, task_type, values)
+        schedule = await tq.scheduler.add_scheduler_task(
+            name,
+            task_type,
+            given[0],
+            values,
+            interval,
+            cron,
+            time,
+            timezone=timezone,
+            max_runs=max_runs,
+            misfire=misfire,
+            overlap=overlap,
+            queue=queue,
+            priority=priority,
+            max_retries=max_retries,
+            task_id=schedule_id,
         )
         if not known:
             await warn_of_unknown(tq, task_type)
-        return await tq.scheduler.get(schedule_id)
+        return await tq.scheduler.get(schedule)
 
-    found = with_tq(url, work, place, app)
-    say_json(_as_dict(found, False)) if as_json else say(printable(found.task_id))
-
-
-def pause(url: str, place: str | None, ids: Sequence[str], *, as_json: bool) -> int:
-    """Disable schedules; return the exit code."""
-
-    async def verb(tq: TaskQ, schedule_id: str) -> str:
-        await tq.scheduler.pause_task(schedule_id)
-        return "paused" if as_json else tr("paused")
-
-    return each(url, ids, verb, key="schedule_id", schedules=place, as_json=as_json)
+    found = with_tq(url, work, schedules, application)
+    echo_json(_as_dict(found, False)) if json else echo(printable(found.task_id))
 
 
-def resume(url: str, place: str | None, ids: Sequence[str], *, as_json: bool) -> int:
-    """Enable schedules; return the exit code."""
-
-    async def verb(tq: TaskQ, schedule_id: str) -> str:
-        await tq.scheduler.resume_task(schedule_id)
-        at = instant((await tq.scheduler.get(schedule_id)).due)
-        return f"next {at}" if as_json else tr("next {time}", time=at)
-
-    return each(url, ids, verb, key="schedule_id", schedules=place, as_json=as_json)
+@app.command("pause", cls=Command, help=tr("Pause schedules: they do not fire until they are resumed."))
+def pause(ids: ScheduleIds, db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, json: Json = False) -> None:
+    raise typer.Exit(each(db, ids, _pause, key="schedule_id", schedules=schedules, as_json=json))
 
 
-def run_now(url: str, place: str | None, ids: Sequence[str], *, as_json: bool) -> int:
-    """Fire schedules once more; return the exit code."""
-
-    async def verb(tq: TaskQ, schedule_id: str) -> str:
-        task_id = await tq.scheduler.run_now(schedule_id)
-        return f"fired {task_id}" if as_json else tr("fired {task_id}", task_id=task_id)
-
-    return each(url, ids, verb, key="schedule_id", schedules=place, as_json=as_json)
+async def _pause(tq: TaskQ, schedule_id: str) -> Message:
+    await tq.scheduler.pause_task(schedule_id)
+    return Message(marked("paused"))
 
 
-def delete(url: str, place: str | None, ids: Sequence[str], *, as_json: bool) -> int:
-    """Delete schedules; return the exit code."""
-
-    async def verb(tq: TaskQ, schedule_id: str) -> str:
-        if not await tq.scheduler.delete_task(schedule_id):
-            raise NotFound(f"there is no schedule {printable(schedule_id)}")
-        return "deleted" if as_json else tr("deleted")
-
-    return each(url, ids, verb, key="schedule_id", schedules=place, as_json=as_json)
+@app.command("resume", cls=Command, help=tr("Resume schedules. Due times that have passed follow the misfire policy."))
+def resume(ids: ScheduleIds, db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, json: Json = False) -> None:
+    raise typer.Exit(each(db, ids, _resume, key="schedule_id", schedules=schedules, as_json=json))
 
 
-def preview(expression: str, *, timezone: str | None, count: int, after: str | None, as_json: bool) -> None:
-    """Print the next times of a cron expression."""
+async def _resume(tq: TaskQ, schedule_id: str) -> Message:
+    await tq.scheduler.resume_task(schedule_id)
+    return Message(marked("next {time}"), time=instant((await tq.scheduler.get(schedule_id)).due))
+
+
+@app.command("run", cls=Command, help=tr("Fire schedules once, now. Their next due time does not change."))
+def run(ids: ScheduleIds, db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, json: Json = False) -> None:
+    raise typer.Exit(each(db, ids, _run, key="schedule_id", schedules=schedules, as_json=json))
+
+
+async def _run(tq: TaskQ, schedule_id: str) -> Message:
+    return Message(marked("fired {task_id}"), task_id=await tq.scheduler.run_now(schedule_id))
+
+
+@app.command("delete", cls=Command, help=tr("Delete schedules. The tasks that they fired are kept."))
+def delete(
+    ids: ScheduleIds, db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, yes: Yes = False, json: Json = False
+) -> None:
+    confirm(tr("Schedules to delete: {count}. Continue?", count=len(ids)), yes, json)
+    raise typer.Exit(each(db, ids, _delete, key="schedule_id", schedules=schedules, as_json=json))
+
+
+async def _delete(tq: TaskQ, schedule_id: str) -> Message:
+    if not await tq.scheduler.delete_task(schedule_id):
+        raise NotFound(f"there is no schedule {printable(schedule_id)}")
+    return Message(marked("deleted"))
+
+
+@app.command(
+    "preview",
+    cls=Command,
+    short_help=tr("Print the next times of a cron expression."),
+    help=tr('Print the next times of a cron expression, quoted as "0 2 * * *".'),
+)
+def preview(
+    expression: Annotated[
+        str, typer.Argument(metavar="EXPR", help=tr("Cron: 5 fields, or 6 with the seconds first."), show_default=False)
+    ],
+    timezone: Zone = None,
+    count: Annotated[int, option(min=1, max=1_000, help=tr("Number of times."))] = 5,
+    after: Annotated[
+        str | None,
+        option(
+            metavar="TIME",
+            help=tr("Start after this time, as 2026-03-28T12:00; without an offset it is in --timezone."),
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
     start = None if after is None else read_time("after", after, timezone)
     now = SystemClock().now()
     times = next_times(cron=expression, timezone=timezone, after=start, count=count, now=now)
-    if as_json:
-        say_json([time.isoformat() for time in times])
+    if json:
+        echo_json([time.isoformat() for time in times])
         return
     for time in times:
-        say(f"{tr(f'{time:%a}')} {time.isoformat(sep=' ')}")
+        echo(f"{tr(f'{time:%a}')} {time.isoformat(sep=' ')}")
 
 
 DAYS = tuple(map(marked, ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")))

@@ -1,4 +1,4 @@
-"""What ends a process of the command line: signals, its supervisor's death, and a deadline that nothing outlasts."""
+"""How a process of the command line is stopped: by signals, by the end of its supervisor, or by a deadline."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from aiotaskq.core.validation import check_seconds
 from aiotaskq.runtime.worker.worker import ExitCode
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-MARGIN = 5.0  # seconds that stopping may take beyond drain and grace: to give back, to close, to end
+MARGIN = 5.0  # seconds that a stop may take beyond drain and grace: to give tasks back and close connections
 
 _CLOCK = SystemClock()
 
 
 class Deadline:
-    """Ends the process by force, from a thread of its own: a handler that blocks the loop cannot keep it."""
+    """Terminates the process at a deadline, from its own thread: also while a handler blocks the event loop."""
 
     def __init__(self, force: Callable[[int], object]) -> None:
-        """Wire a deadline that is not set yet; ``force`` gets the exit code and does not return."""
+        """Create a deadline that is not set yet; ``force`` gets the exit code and does not return."""
         self._force = force
         self._changes: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()  # signal handlers may put into it
         threading.Thread(target=self._wait, name="aiotaskq-deadline", daemon=True).start()
 
     def set(self, seconds: float, code: int = ExitCode.ABANDONED) -> None:
-        """End in so many seconds with this code; of several deadlines the earliest holds, of the codes the last."""
+        """Terminate in so many seconds with this code. Of several calls, the earliest time and the last code count."""
         self._changes.put((_CLOCK.ticks() + int(seconds * SECOND), int(code)))
 
     def _wait(self) -> None:
@@ -47,15 +47,15 @@ class Deadline:
 
 
 class Signals:
-    """SIGINT and SIGTERM of this process: the first asks to stop, the next one to hurry.
+    """SIGINT and SIGTERM of this process: the first requests a stop, the next one a stop without the drain.
 
-    The time at which they arrive counts, not when the loop comes to them: of two that arrive while a handler blocks it,
-    the second is no echo of the first.
+    What counts is when a signal arrives, not when the event loop handles it: so a second signal that arrives while a
+    handler blocks the loop is not taken for an echo of the first.
     """
 
     def __init__(self, deadline: Deadline, drain: float, grace: float) -> None:
-        """From now on SIGTERM ends a process that only starts, also where it is the first of a container, which the
-        system would let ignore it. Both durations in seconds. Raises ValidationError."""
+        """Handle SIGTERM from now on; before ``attach`` it ends the process, also where that is process 1 of a
+        container, for which the system ignores unhandled signals. Durations in seconds. Raises ValidationError."""
         self._drain = check_seconds("drain", drain)
         self._grace = check_seconds("grace", grace)
         self._deadline = deadline
@@ -68,25 +68,25 @@ class Signals:
 
     @property
     def asked(self) -> bool:
-        """Whether a signal has asked to stop."""
+        """Whether a signal has requested the stop."""
         return self._first is not None
 
     def attach(self, stop: Callable[[], object], hurry: Callable[[], object]) -> None:
         """Call ``stop`` in the running loop at the first signal, ``hurry`` at each later one that is no echo of it."""
         self._loop = asyncio.get_running_loop()
         self._stop, self._hurry = stop, hurry
-        # The system may hand a signal to another thread: then this is what wakes a loop that waits.
+        # The system may deliver a signal to another thread: the wakeup descriptor wakes the waiting loop.
         for end in (self._ours, self._wakeup):
             end.setblocking(False)
         self._loop.add_reader(self._ours, self._ours.recv, 4096)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, self._arrived)
-        if self.asked:  # while it started, and something swallowed the exit
+        if self.asked:  # during the start, where something swallowed the SystemExit
             stop()
 
     def detach(self, code: int) -> None:
-        """Ignore signals from now on: this process ends, with this code, and at the deadline also by force."""
+        """Ignore signals from now on, because this process ends with this code; the deadline goes on."""
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         self._deadline.set(self._drain + self._grace + MARGIN, code)
@@ -97,7 +97,7 @@ class Signals:
         self._wakeup.close()
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
-        # Runs in the main thread between two instructions, also while a handler blocks the loop.
+        # Runs in the main thread between two bytecode instructions, also while a handler blocks the loop.
         now = _CLOCK.ticks()
         if self._first is None:
             self._first = now
@@ -109,30 +109,30 @@ class Signals:
 
     def _call(self, callback: Callable[[], object]) -> None:
         if self._loop is None:
-            raise SystemExit(0)  # nothing was begun
+            raise SystemExit(0)  # nothing has started
         self._loop.call_soon_threadsafe(callback)
 
 
 class Lifeline:
-    """A worker process's end of the socket to its supervisor: says when it works, and ends it when that one ends."""
+    """A worker process's end of the socket to its supervisor: reports readiness, and detects the supervisor's end."""
 
     def __init__(self, number: int, descriptor: int) -> None:
-        """Take over an inherited descriptor; ``number`` is which of the supervisor's processes this is."""
+        """Take over an inherited descriptor; ``number`` is the number of this process."""
         self.number = number
         self._socket = socket.socket(fileno=descriptor)
         self._socket.set_inheritable(False)
 
     def watch(self, signals: Signals) -> None:
-        """Stop as by SIGTERM when the supervisor has ended."""
+        """Stop as with SIGTERM when the supervisor has ended."""
         threading.Thread(target=self._watch, args=(signals,), name="aiotaskq-lifeline", daemon=True).start()
 
     def ready(self) -> None:
-        """Tell the supervisor that this process works."""
-        with contextlib.suppress(ConnectionError):  # it has just died, and the other thread sees it
+        """Report to the supervisor that the workers have started."""
+        with contextlib.suppress(ConnectionError):  # it has just ended, which the other thread detects
             self._socket.send(b"r")
 
     def _watch(self, signals: Signals) -> None:
         with contextlib.suppress(ConnectionError):
-            self._socket.recv(1)  # nothing is ever sent: it returns at the end
-        if not signals.asked:  # a drain that has begun is not cut short
+            self._socket.recv(1)  # nothing is ever sent: it returns when the socket is closed
+        if not signals.asked:  # a drain that has begun goes on
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,60 +1,68 @@
-"""``aiotaskq stats`` and ``queues``: how many tasks there are, once or each second, and which queues are paused."""
+"""``aiotaskq stats``: how many tasks there are by queue and status, once or each second."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+import typer
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import marked, tr
-from aiotaskq.cli.output import Board, json_text, say, say_json, say_table, table_lines
+from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, option
+from aiotaskq.cli.output import LiveText, echo, echo_json, echo_table, json_text, table_lines
 from aiotaskq.cli.store_access import with_tq
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.task import FINAL, Status
 from aiotaskq.log import printable
 from aiotaskq.runtime.queue.operations import Stats
 
-EVERY = 1.0  # seconds between two looks
+app = typer.Typer()
+INTERVAL = 1.0  # seconds between two refreshes
 HEADERS = ("QUEUE", *(str(status).upper() for status in Status))
 PENDING, RUNNING, COMPLETED, FAILED, CANCELLED, EXPIRED = map(
     marked, ("PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED", "EXPIRED")
 )
 
 
-def show(url: str, *, as_json: bool) -> None:
-    """Print how many tasks there are, by queue and status."""
-    found = with_tq(url, lambda tq: tq.stats())
-    if as_json:
-        say_json(msgspec.to_builtins(found))
+@app.command("stats", cls=Command, help=tr("Count tasks by queue and status."))
+def stats(
+    db: Db = DEFAULT_DB,
+    watch: Annotated[bool, option("--watch", help=tr("Refresh every second, until Ctrl-C."))] = False,
+    count: Annotated[
+        int | None, option(min=1, metavar="N", help=tr("With --watch: end after N refreshes."), show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
+    if watch:
+        with_tq(db, lambda tq: _watch(tq, count, json))
         return
-    say_table(HEADERS, _rows(found))
+    found = with_tq(db, lambda tq: tq.stats())
+    if json:
+        echo_json(msgspec.to_builtins(found))
+        return
+    echo_table(HEADERS, _rows(found))
     for line in _below(found):
-        say(line)
+        echo(line)
 
 
-def watching(url: str, *, count: int | None, as_json: bool) -> None:
-    """Show it anew each second, until Ctrl-C or so many times; as JSON one line for each look."""
-
-    async def work(tq: TaskQ) -> None:
-        clock = SystemClock()
-        before: tuple[int, Stats] | None = None
-        left = count
-        with Board() as board:
-            while True:
-                found, at = await tq.stats(), clock.ticks()
-                if as_json:
-                    say(json_text(msgspec.to_builtins(found)))
-                else:
-                    board.show([*table_lines(HEADERS, _rows(found)), *_below(found, _speed(before, at, found))])
-                before = at, found
-                left = None if left is None else left - 1
-                if left == 0:
-                    return
-                await asyncio.sleep(EVERY)
-
-    with_tq(url, work)
+async def _watch(tq: TaskQ, count: int | None, as_json: bool) -> None:
+    clock = SystemClock()
+    before: tuple[int, Stats] | None = None
+    left = count
+    with LiveText() as board:
+        while True:
+            found, at = await tq.stats(), clock.ticks()
+            if as_json:
+                echo(json_text(msgspec.to_builtins(found)))
+            else:
+                board.show([*table_lines(HEADERS, _rows(found)), *_below(found, _speed(before, at, found))])
+            before = at, found
+            left = None if left is None else left - 1
+            if left == 0:
+                return
+            await asyncio.sleep(INTERVAL)
 
 
 def _speed(before: tuple[int, Stats] | None, at: int, now: Stats) -> str | None:
@@ -62,7 +70,7 @@ def _speed(before: tuple[int, Stats] | None, at: int, now: Stats) -> str | None:
         return None
     ended = [sum(stats.counts.get(str(status), 0) for status in FINAL) for stats in (before[1], now)]
     rate = max(0.0, (ended[1] - ended[0]) * 1_000_000 / (at - before[0]))  # a purge makes fewer
-    return tr("{rate} ended a second", rate=f"{rate:,.0f}")
+    return tr("{rate} ended per second", rate=f"{rate:,.0f}")
 
 
 def _rows(found: Stats) -> list[list[Any]]:
@@ -88,38 +96,3 @@ def _below(found: Stats, speed: str | None = None) -> list[str]:
     if other := [queue for queue in found.paused if queue not in found.queues]:
         lines.append(tr("paused, and empty: {queues}", queues=printable(", ".join(other))))
     return lines
-
-
-def list_queues(url: str, *, as_json: bool) -> None:
-    """Print the queues that have tasks or are paused."""
-    found = with_tq(url, lambda tq: tq.stats())
-    queues = [
-        {
-            "queue": name,
-            "paused": name in found.paused,
-            "pending": found.queues.get(name, {}).get("pending", 0),
-            "running": found.queues.get(name, {}).get("running", 0),
-        }
-        for name in sorted({*found.queues, *found.paused})
-    ]
-    if as_json:
-        say_json(queues)
-        return
-    if not queues:
-        say(tr("no queues"))
-        return
-    rows = [
-        [queue["queue"], tr("paused") if queue["paused"] else tr("open"), queue["pending"], queue["running"]]
-        for queue in queues
-    ]
-    say_table([marked("QUEUE"), marked("STATE"), "PENDING", "RUNNING"], rows)
-
-
-def set_paused(url: str, queue: str, paused: bool, *, as_json: bool) -> None:
-    """Pause or resume a queue."""
-    with_tq(url, lambda tq: tq.pause(queue) if paused else tq.resume(queue))
-    if as_json:
-        say_json({"queue": queue, "paused": paused})
-        return
-    name = printable(queue)
-    say(tr("queue {queue} is paused", queue=name) if paused else tr("queue {queue} is open", queue=name))

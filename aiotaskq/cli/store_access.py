@@ -1,19 +1,21 @@
-"""How commands reach a store, the times that they read and print, and one verb for many ids."""
+"""Opens stores for commands, applies an operation to many ids, and reads and prints values and times."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from aiotaskq.app.taskq import DEFAULT_URL, TaskQ
-from aiotaskq.cli.i18n import tr
-from aiotaskq.cli.output import say, say_error, say_json
-from aiotaskq.cli.tables import refuse_unready
+from aiotaskq.backends import connect
+from aiotaskq.backends.base import Backend, Schedules
+from aiotaskq.cli.i18n import Message, tr
+from aiotaskq.cli.output import echo, echo_error, echo_json
 from aiotaskq.core.cron import check_timezone, local_timezone
 from aiotaskq.core.instants import to_iso
 from aiotaskq.errors import AiotaskqError, ValidationError
@@ -25,12 +27,12 @@ T = TypeVar("T")
 def with_tq(
     url: str | None, work: Callable[[TaskQ], Awaitable[T]], schedules: str | None = None, app: TaskQ | None = None
 ) -> T:
-    """Open the store, which must be there already, and do the work.
+    """Open an existing store, run the work with it, and return its result.
 
     Args:
         url: the store; None for that of ``app``.
-        schedules: where schedules live, if apart.
-        app: the application's TaskQ, whose handlers, defaults and middleware then apply.
+        schedules: the store of schedules, if it is another one.
+        app: the application's TaskQ, whose handlers, defaults and middleware are used.
     """
     for place in (app.url if app is not None and url is None else url, schedules):
         if place is not None:
@@ -49,35 +51,75 @@ def with_tq(
     return asyncio.run(main())
 
 
+def with_backend(
+    url: str, work: Callable[[Backend, Schedules | None], Awaitable[T]], schedules: str | None = None
+) -> T:
+    """Open an existing store of tasks and that of schedules, run the work with them, and return its result.
+
+    The work gets None for schedules if the store cannot hold any.
+    """
+    urls = [url] if schedules is None else [url, schedules]
+    for each_url in urls:
+        refuse_unready(each_url)
+
+    async def main() -> T:
+        async with opened(*urls) as backends:
+            return await work(backends[0], backends[-1].schedules)
+
+    return asyncio.run(main())
+
+
+@contextlib.asynccontextmanager
+async def opened(*urls: str) -> AsyncIterator[list[Backend]]:
+    """Open these stores, creating missing tables, and close them at the end."""
+    async with contextlib.AsyncExitStack() as stack:
+        backends = [connect(url) for url in urls]
+        for backend in backends:
+            stack.push_async_callback(backend.close)
+            await backend.open()
+        yield backends
+
+
+def refuse_unready(url: str) -> None:
+    """Raise unless the store exists, with tables of this version: a command that reads must not create them."""
+    from aiotaskq.cli import tables  # which imports SQLAlchemy
+
+    tables.refuse_unready(url)
+
+
 def each(
     url: str,
     ids: Sequence[str],
-    verb: Callable[[TaskQ, str], Awaitable[str]],
+    operation: Callable[[TaskQ, str], Awaitable[Message]],
     *,
     key: str = "task_id",
     schedules: str | None = None,
     as_json: bool,
 ) -> int:
-    """Do the same with each id, also when one fails; print what came of each; return the exit code."""
+    """Apply an operation to each id, also after one has failed; print each outcome; return the exit code."""
 
-    async def work(tq: TaskQ) -> list[dict[str, str]]:
-        answers = []
+    async def work(tq: TaskQ) -> list[tuple[str, Message | AiotaskqError]]:
+        answers: list[tuple[str, Message | AiotaskqError]] = []
         for name in ids:
             try:
-                answers.append({key: name, "outcome": await verb(tq, name)})
-            except AiotaskqError as error:  # the others are still to be done
-                answers.append({key: name, "error": str(error)})
+                answers.append((name, await operation(tq, name)))
+            except AiotaskqError as error:  # the other ids follow
+                answers.append((name, error))
         return answers
 
     answers = with_tq(url, work, schedules)
     if as_json:
-        say_json(answers)
-    for answer in answers:
-        if "error" in answer:
-            say_error(answer["error"])
+        echo_json([{key: name, **_as_dict(answer)} for name, answer in answers])
+    for name, answer in answers:
+        if isinstance(answer, AiotaskqError):
+            echo_error(answer)
         elif not as_json:
-            say(f"{printable(answer[key])}  {answer['outcome']}")
-    return int(any("error" in answer for answer in answers))
+            echo(f"{printable(name)}  {answer.shown}")
+    return int(any(isinstance(answer, AiotaskqError) for _, answer in answers))
+
+
+def _as_dict(answer: Message | AiotaskqError) -> dict[str, str]:
+    return {"outcome": answer.english} if isinstance(answer, Message) else {"error": str(answer)}
 
 
 def read_json(field: str, text: str) -> Any:
@@ -86,12 +128,12 @@ def read_json(field: str, text: str) -> Any:
     try:
         return json.loads(source)
     except (json.JSONDecodeError, RecursionError) as error:
-        # Where it is wrong, not what it says: it may hold secrets.
-        where = tr("nested too deep")
+        # The place of the mistake, without the text, which may contain secrets.
+        where = tr("nested too deeply")
         if isinstance(error, json.JSONDecodeError):
             where = tr("line {line}, column {column}", line=error.lineno, column=error.colno)
         said = tr(
-            "{field}: is not JSON ({where}); quote it for the shell, as '{{\"name\": 1}}'", field=field, where=where
+            "{field}: not valid JSON ({where}); quote it for the shell, as '{{\"name\": 1}}'", field=field, where=where
         )
         raise ValidationError(said) from None
 
@@ -111,7 +153,9 @@ def read_time(field: str, text: str, timezone: str | None) -> datetime:
         time = datetime.fromisoformat(text)
     except ValueError:
         said = tr(
-            "{field}: {text} is no time; write it as 2026-03-28T12:00 or with +01:00", field=field, text=repr(text)
+            "{field}: {text} is not a time; write it as 2026-03-28T12:00 or 2026-03-28T12:00+01:00",
+            field=field,
+            text=repr(text),
         )
         raise ValidationError(said) from None
     if time.tzinfo is None:
@@ -120,12 +164,12 @@ def read_time(field: str, text: str, timezone: str | None) -> datetime:
 
 
 def instant(microseconds: int | None) -> str | None:
-    """Return an instant as ISO 8601 in UTC; what no calendar has is returned as the number."""
+    """Return an instant as ISO 8601 in UTC; one that is in no calendar as the number."""
     return None if microseconds is None else to_iso(microseconds) or str(microseconds)
 
 
 def age(seconds: int) -> str:
-    """Return a time span in the largest unit that it fills twice."""
+    """Return a duration in the largest unit of which it has at least two."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if abs(seconds) >= 2 * size:
             return f"{seconds // size} {unit}"
@@ -133,5 +177,5 @@ def age(seconds: int) -> str:
 
 
 def hidden(value: Any) -> str:
-    """Return what is shown instead of params: how many there are, and how to see them."""
+    """Return the text that is printed instead of params: how many there are, and how to see them."""
     return tr("{count} hidden; --params shows them", count=len(value) if isinstance(value, dict) else 1)

@@ -1,8 +1,9 @@
-"""``aiotaskq run --processes N``: a supervisor that starts worker processes, replaces dead ones and stops all.
+"""``aiotaskq run --processes N``: a supervisor that starts worker processes, restarts those that end, and stops all.
 
-Each is a fresh interpreter with the same command line, not a fork and not a child of ``multiprocessing``: nothing is
-inherited, no main module is imported again, and a handler may have processes of its own. Each has its own session, so a
-Ctrl-C reaches only the supervisor, which passes it on once; and a socket to the supervisor, which ends with it.
+Each process is a new interpreter with the same command line, not a fork and not a process of ``multiprocessing``:
+nothing is inherited, no main module is imported again, and handlers may start processes. Each process has its own
+session, so that Ctrl-C reaches only the supervisor, which passes it on once. Each has a socket to the supervisor, which
+is closed when the supervisor ends.
 """
 
 from __future__ import annotations
@@ -19,44 +20,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aiotaskq.cli.i18n import tr
-from aiotaskq.cli.output import note, say_error
-from aiotaskq.cli.run import HOW_TO_STOP, STOPPED, show_log
+from aiotaskq.cli.output import echo_error, echo_stderr
 from aiotaskq.cli.shutdown import MARGIN, Deadline, Signals
+from aiotaskq.cli.worker_process import HOW_TO_STOP, STOPPED, WorkerOptions, show_log
 from aiotaskq.concurrency.backoff import backoff
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.task import SECOND
 from aiotaskq.log import log
 from aiotaskq.runtime.worker.worker import ExitCode
 
-QUICK = 10.0  # seconds: a process that dies sooner is started again ever more slowly
+QUICK = 10.0  # seconds; a process that ends sooner is restarted after a growing pause
 MAX_PAUSE = 30.0  # seconds between two starts
-TRIES = 5  # starts in a row at which every process failed before it worked, then the supervisor gives up
-PASS_ON = 0.1  # seconds that a second signal waits, so that it arrives too late to look like an echo of the first
+TRIES = 5  # failed starts of every process in a row, after which the supervisor gives up
+PASS_ON = 0.1  # seconds by which a second signal is delayed, so that it is not taken for an echo of the first
 
 
-def supervise(
-    target: str,
-    processes: int,
-    *,
-    concurrency: int,
-    queues: Sequence[str] | None,
-    drain: float,
-    grace: float,
-    level: str,
-) -> int:
-    """Run so many processes of ``aiotaskq run target`` until a signal; return the worst of their exit codes.
+def supervise(options: WorkerOptions, processes: int) -> int:
+    """Run worker processes until a signal; return the worst of their exit codes.
 
-    Returns 1 when the first does not even start, or all of them fail at their start ``TRIES`` times in a row. What has
-    not ended when ``drain``, ``grace`` and 5 s more are over is killed, and the code is 4.
+    Returns 1 if the first process does not start, or if every process fails at its start ``TRIES`` times in a row.
+    Processes that have not ended ``MARGIN`` seconds after ``drain`` and ``grace`` are killed; then the code is 4.
     """
-    show_log(level)
-    options = {"concurrency": concurrency, "drain": drain, "grace": grace, "log-level": level}
-    if queues is not None:
-        options["queues"] = ",".join(queues)
+    show_log(options.level)
+    given = {"concurrency": options.concurrency, "drain": options.drain, "grace": options.grace}
+    words = [f"--{name}={value}" for name, value in given.items()] + [f"--log-level={options.level}"]
+    if options.queues is not None:
+        words.append(f"--queues={','.join(options.queues)}")
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
-    command = [sys.executable, *flags, "-m", "aiotaskq", "run"]
-    command += [f"--{name}={value}" for name, value in options.items()]
-    return Supervisor(command, target, processes, drain, grace).run()
+    command = [sys.executable, *flags, "-m", "aiotaskq", "run", *words]
+    return Supervisor(command, options.target, processes, options.drain, options.grace).run()
 
 
 def pause(deaths: int) -> float:
@@ -74,22 +66,24 @@ class Child:
     ready: bool = False
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, if it has not ended."""
+        """Send a signal, unless the process has ended."""
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, number)
 
     def kill_group(self) -> None:
-        """Kill it and what it has started, so that nothing works on for a dead worker whose tasks run elsewhere."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # which is what macOS says of one that has ended
+        """Kill the process and those that it has started: the tasks of a dead worker run elsewhere."""
+        with contextlib.suppress(
+            ProcessLookupError, PermissionError
+        ):  # the latter on macOS for a process that has ended
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
 class Supervisor:
-    """Keeps ``processes`` worker processes running until it is told to stop."""
+    """Keeps ``processes`` worker processes running until a signal."""
 
     def __init__(self, command: Sequence[str], target: str, processes: int, drain: float, grace: float) -> None:
-        """Wire a supervisor of ``command -- target``; ``drain`` and ``grace`` in seconds. Raises ValidationError."""
+        """Create a supervisor of ``command -- target``; ``drain`` and ``grace`` in seconds. Raises ValidationError."""
         self._command = command
         self._target = target
         self._processes = processes
@@ -102,7 +96,7 @@ class Supervisor:
         self._worst = 0
 
     def run(self) -> int:
-        """Run until a signal, or until it is no use; return the exit code."""
+        """Run until a signal, or until the supervisor gives up; return the exit code."""
         return asyncio.run(self._run())
 
     async def _run(self) -> int:
@@ -110,18 +104,18 @@ class Supervisor:
         self._begun = asyncio.Event()
         self._signals.attach(self._stop, self._hurry)
         try:
-            # One alone at first: it makes the tables, and if something is wrong it is said once, not N times.
+            # One process first: it creates the tables, and an error is printed once, not N times.
             keepers = [asyncio.create_task(self._keep(1))]
             await self._begun.wait()
             if not self._stopping.is_set():
                 what = tr("{target} in {count} processes.", target=self._target, count=self._processes)
-                note(f"{what} {tr(HOW_TO_STOP)}")
+                echo_stderr(f"{what} {tr(HOW_TO_STOP)}")
                 keepers += [asyncio.create_task(self._keep(number)) for number in range(2, self._processes + 1)]
             await asyncio.gather(*keepers)
         finally:
             self._signals.detach(self._worst)
         if self._worst in STOPPED:
-            note(tr(STOPPED[ExitCode(self._worst)]))
+            echo_stderr(tr(STOPPED[ExitCode(self._worst)]))
         return self._worst
 
     # ---- keeping one running ----
@@ -134,15 +128,15 @@ class Supervisor:
                 self._count(code, child)
                 return
             if not self._begun.is_set() and code > 0:
-                self._give_up(code)  # it has said why
+                self._give_up(code)  # the process has printed why
                 return
             ready = child is not None and child.ready
             self._failed_starts[number] = 0 if ready else self._failed_starts[number] + 1
             if min(self._failed_starts.values()) >= TRIES:
                 said = tr(
-                    "every process failed at its start, {count} times in a row; what they said is above", count=TRIES
+                    "every process failed at its start, {count} times in a row; see their output above", count=TRIES
                 )
-                say_error(said)
+                echo_error(said)
                 self._give_up(1)
                 return
             lived = 0.0 if child is None else (self._clock.ticks() - child.started) / SECOND
@@ -175,7 +169,7 @@ class Supervisor:
             try:
                 code = await process.wait()
             finally:
-                self._heard(ours, child)  # the last that it said
+                self._heard(ours, child)  # it may have reported before it ended
         del self._children[number]
         if code not in (ExitCode.DRAINED, ExitCode.GIVEN_BACK):
             child.kill_group()
@@ -184,7 +178,7 @@ class Supervisor:
     def _heard(self, ours: socket.socket, child: Child) -> None:
         asyncio.get_running_loop().remove_reader(ours)
         with contextlib.suppress(ConnectionError, BlockingIOError):
-            if ours.recv(1):  # else it has ended
+            if ours.recv(1):  # empty: it has ended
                 child.ready = True
                 self._begun.set()
 
@@ -206,23 +200,22 @@ class Supervisor:
 
     def _count(self, code: int, child: Child | None) -> None:
         if child is None or not child.ready:
-            return  # it had not begun
-        told = code in tuple(ExitCode)
-        # What a process held that ended in another way is left to its lease, as what was abandoned.
-        self._worst = max(self._worst, code if told else ExitCode.ABANDONED)
+            return  # it had not started
+        # After any other code the tasks of the process wait for their leases to expire, as abandoned ones.
+        self._worst = max(self._worst, code if code in tuple(ExitCode) else ExitCode.ABANDONED)
 
     def _force(self, code: int) -> None:
-        note(tr("ended by force: some processes did not stop in time and are killed"))
+        echo_stderr(tr("terminated: some processes did not stop in time and are killed"))
         for child in list(self._children.values()):
             child.kill_group()
         os._exit(code)
 
 
 def _how(code: int, child: Child | None) -> str:
-    who = "" if child is None else f"(pid {child.process.pid}) "
+    process = "" if child is None else f"(pid {child.process.pid}) "
     if code >= 0:
-        return f"{who}ended with exit code {code}"
+        return f"{process}ended with exit code {code}"
     try:
-        return f"{who}was killed by {signal.Signals(-code).name}"
+        return f"{process}was killed by {signal.Signals(-code).name}"
     except ValueError:
-        return f"{who}was killed by signal {-code}"
+        return f"{process}was killed by signal {-code}"

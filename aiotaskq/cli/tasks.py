@@ -1,121 +1,59 @@
-"""``aiotaskq tasks`` and ``push``: pushes, lists, shows, retries, cancels and purges tasks."""
+"""``aiotaskq tasks``: lists, shows, retries, cancels and purges tasks."""
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+import typer
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli.application import knows, load_quietly
-from aiotaskq.cli.i18n import marked, tr
-from aiotaskq.cli.output import LONG, bar_of, note, say, say_error, say_json, say_table
-from aiotaskq.cli.store_access import age, each, hidden, instant, read_params, with_tq
+from aiotaskq.cli.i18n import Message, marked, tr
+from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, Params, Yes, confirm, group, option
+from aiotaskq.cli.output import echo, echo_json, echo_table, json_text, progress_bar
+from aiotaskq.cli.store_access import age, each, hidden, instant, with_tq
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.masking import without_passwords
 from aiotaskq.core.task import FINAL, SECOND, Status, Task
-from aiotaskq.errors import ResultTimeout, TaskFailed
 from aiotaskq.log import printable
+
+app = group()
+Ids = Annotated[list[str], typer.Argument(metavar="TASK_ID", help=tr("One or more task ids."), show_default=False)]
+StatusNames = Annotated[
+    list[str] | None,
+    option(
+        "--status",
+        metavar="STATUS",
+        help=tr("pending, running, completed, failed, cancelled or expired; may be repeated."),
+    ),
+]
+TypeName = Annotated[str | None, option("--type", metavar="TYPE", help=tr("Only tasks of this type."))]
+QueueName = Annotated[str | None, option("--queue", metavar="QUEUE", help=tr("Only tasks of this queue."))]
 
 LISTED = tuple(map(marked, ("TASK_ID", "TYPE", "STATUS", "RETRIES", "AGE", "QUEUE", "ERROR")))
 PLAIN = ("default", "")
-"""A last column in which every row says one of these is left out: a terminal is narrow."""
-NOT_IN_TIME = 5  # exit code
-LOOK = 200  # tasks among which a type is looked for
+"""A last column in which every row has one of these values is left out, to save room."""
 SECRET = ("params", "result", "extra")
-"""What a handler was given and gave back: shown only when it is asked for (J8)."""
+"""Fields that may contain secrets: shown only with --params."""
 
 
-def push_task(
-    url: str | None,
-    name: str,
-    params: str,
-    options: Mapping[str, Any],
-    *,
-    target: str | None,
-    wait: float | None,
-    as_json: bool,
-) -> int:
-    """Push one task; with ``wait`` print its result; return the exit code.
-
-    With a ``target``, MODULE:TQ, its handlers check the type and the params; its store is meant where ``url`` is None.
-    """
-    values = read_params(params)
-    given: Any = {key: value for key, value in options.items() if value is not None}
-    app = None if target is None else load_quietly(target)
-
-    async def work(tq: TaskQ) -> tuple[int, dict[str, Any], str | None]:
-        known = knows(tq, name, values)
-        handle = await tq.push(name, values, **given)
-        answer: dict[str, Any] = {"task_id": handle.task_id, "created": handle.created}
-        if not as_json:  # now: it may take long
-            say(handle.task_id) if wait is None else note(handle.task_id)
-            if not handle.created:
-                note(tr("it was there already: a task with this key"))
-        if wait is None:
-            if not known:
-                await warn_of_unknown(tq, name)
-            return 0, answer, None
-        try:
-            return 0, {**answer, "status": "completed", "result": await handle.result(wait)}, None
-        except ResultTimeout as error:
-            if not known:
-                await warn_of_unknown(tq, name)
-            return NOT_IN_TIME, {**answer, "status": str(await handle.status())}, str(error)
-        except TaskFailed as error:
-            return 1, {**answer, "status": str(error.task.status), "error": error.error}, str(error)
-
-    code, answer, problem = with_tq(url, work, app=app)
-    if as_json:
-        say_json(answer)
-    elif problem is None and wait is not None:
-        say_json(answer["result"])
-    if problem is not None:
-        said, _, rest = problem.partition("\n")
-        say_error(said)
-        for line in [] if as_json else without_passwords(rest.strip("\n")).splitlines():  # a traceback
-            note(printable(line, LONG))
-    return code
-
-
-async def warn_of_unknown(tq: TaskQ, name: str) -> None:
-    """Say so where no task of this type is among the last that ran: its name may be misspelt."""
-    ran = await tq.find(status=[Status.RUNNING, Status.COMPLETED, Status.FAILED], limit=LOOK)
-    handled = {task.type for task in ran if not (task.error_message or "").startswith("unknown_task")}
-    if name in handled:
-        return
-    if not ran:
-        said = tr("no task has run in this store yet, so whether anybody handles {type} is not known", type=repr(name))
-    else:
-        said = tr("nobody has handled {type} among the last {count} tasks", type=repr(name), count=len(ran))
-    if close := difflib.get_close_matches(name, handled, 1):
-        said += tr("; did you mean {name}?", name=repr(close[0]))
-    note(printable(tr("warning: {said}; --app MODULE:TQ checks it before the push", said=said), LONG))
-
-
+@app.command("list", cls=Command, help=tr("List tasks, newest first."))
 def list_tasks(
-    url: str,
-    *,
-    status: Sequence[str] | None,
-    type: str | None,
-    queue: str | None,
-    limit: int,
-    after: str | None,
-    as_json: bool,
+    db: Db = DEFAULT_DB,
+    status: StatusNames = None,
+    type: TypeName = None,
+    queue: QueueName = None,
+    limit: Annotated[int, option(min=1, max=99_999, help=tr("Maximum number of tasks."))] = 20,
+    after: Annotated[str | None, option(metavar="TASK_ID", help=tr("Continue the list after this task."))] = None,
+    json: Json = False,
 ) -> None:
-    """Print tasks, the newest first."""
-    tasks = with_tq(
-        url, lambda tq: tq.find(status=status or None, type=type, queue=queue, limit=limit + 1, after=after)
-    )
+    tasks = with_tq(db, lambda tq: tq.find(status=status or None, type=type, queue=queue, limit=limit + 1, after=after))
     more, tasks = len(tasks) > limit, tasks[:limit]
-    if as_json:
-        say_json([_as_dict(task, params=False) for task in tasks])
+    if json:
+        echo_json([_as_dict(task, params=False) for task in tasks])
         return
     if not tasks:
-        say(tr("no tasks"))
+        echo(tr("no tasks"))
         return
     now = SystemClock().now() // SECOND
     rows: list[list[object]] = [
@@ -136,17 +74,22 @@ def list_tasks(
             del headers[column]
             for row in rows:
                 del row[column]
-    say_table(headers, rows, cut_last=headers[-1] == "ERROR")
+    echo_table(headers, rows, cut_last=headers[-1] == "ERROR")
     if more:
-        say(tr("there are more: --after {task_id}", task_id=printable(tasks[-1].task_id)))
+        echo(tr("for more: --after {task_id}", task_id=printable(tasks[-1].task_id)))
 
 
-def show_task(url: str, task_id: str, *, params: bool, as_json: bool) -> None:
-    """Print all that is known of one task; params, result and the caller's own keys only if asked for."""
-    task = with_tq(url, lambda tq: tq.get(task_id))
+@app.command("show", cls=Command, help=tr("Show one task and its error; params and result only with --params."))
+def show(
+    task_id: Annotated[str, typer.Argument(metavar="TASK_ID", show_default=False)],
+    db: Db = DEFAULT_DB,
+    params: Params = False,
+    json: Json = False,
+) -> None:
+    task = with_tq(db, lambda tq: tq.get(task_id))
     values = _as_dict(task, params=params)
-    if as_json:
-        say_json(values)
+    if json:
+        echo_json(values)
         return
     if not params:
         values.update({name: hidden(getattr(task, name)) for name in SECRET if getattr(task, name) not in ({}, None)})
@@ -154,84 +97,94 @@ def show_task(url: str, task_id: str, *, params: bool, as_json: bool) -> None:
     for name, value in values.items():
         if value is None or value == {} or value is False:
             continue
-        shown = json.dumps(value, ensure_ascii=False, default=str) if params and name in SECRET else str(value)
-        # An error has many lines; each is made harmless by itself.
+        shown = json_text(value) if params and name in SECRET else str(value)
+        # An error has many lines; each is escaped.
         for number, line in enumerate(without_passwords(shown).splitlines() or [""]):
-            say(f"{name if not number else '':<{width}}  {printable(line, 20_000)}".rstrip())
+            echo(f"{name if not number else '':<{width}}  {printable(line, 20_000)}".rstrip())
 
 
-def retry_tasks(url: str, ids: Sequence[str], *, as_json: bool) -> int:
-    """Put ended tasks back; return the exit code."""
-
-    async def retry(tq: TaskQ, task_id: str) -> str:
-        await tq.retry(task_id)
-        return "pending again" if as_json else tr("pending again")
-
-    return each(url, ids, retry, as_json=as_json)
-
-
-def cancel_tasks(url: str, ids: Sequence[str], *, as_json: bool) -> int:
-    """Cancel tasks; return the exit code."""
-
-    async def cancel(tq: TaskQ, task_id: str) -> str:
-        ended = not await tq.cancel(task_id)
-        status = await tq.handle(task_id).status()
-        if ended:
-            said = marked("has ended already: {status}")
-        else:
-            said = marked("cancelled") if status is Status.CANCELLED else marked("asked to stop")
-        return said.format(status=status) if as_json else tr(said, status=status)
-
-    return each(url, ids, cancel, as_json=as_json)
-
-
-def ended(status: Sequence[str] | None) -> list[str]:
-    """Return the statuses that a purge means."""
-    return list(status) if status else [str(each) for each in Status if each in FINAL]
-
-
-def count_tasks(
-    url: str,
-    *,
-    status: Sequence[str],
-    type: str | None,
-    queue: str | None,
-    older_than: float | None = None,
-) -> int:
-    """Count the tasks that match."""
-    return with_tq(url, lambda tq: tq.queue.count(status=status, type=type, queue=queue, older_than=older_than))
-
-
-def retry_matching(
-    url: str, *, status: Sequence[str], type: str | None, queue: str | None, total: int, as_json: bool
+@app.command(
+    "retry",
+    cls=Command,
+    help=tr(
+        "Retry failed, cancelled or expired tasks: those named, or all that match the options. Their retry "
+        "count starts again at 0."
+    ),
+    short_help=tr("Retry failed, cancelled or expired tasks."),
+)
+def retry(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="TASK_ID", help=tr("One or more task ids."), show_default=False)
+    ] = None,
+    db: Db = DEFAULT_DB,
+    status: StatusNames = None,
+    type: TypeName = None,
+    queue: QueueName = None,
+    yes: Yes = False,
+    json: Json = False,
 ) -> None:
-    """Put the ended tasks that match back."""
-    bar, moved = bar_of(tr("retry"), total, quiet=as_json)
+    if ids:
+        if status or type or queue:
+            raise typer.BadParameter(tr("use task ids or filter options, not both"))
+        raise typer.Exit(each(db, ids, _retry, as_json=json))
+    if not (status or type or queue):
+        raise typer.BadParameter(tr("which tasks? use task ids, or an option such as --status failed"))
+    statuses = status or ["failed"]
+    total = with_tq(db, lambda tq: tq.queue.count(status=statuses, type=type, queue=queue))
+    if total:
+        confirm(tr("Tasks to retry: {count}. Continue?", count=f"{total:,}"), yes, json)
+    bar, moved = progress_bar(tr("retry"), total, quiet=json)
     with bar:
-        count = with_tq(url, lambda tq: tq.queue.retry_many(status=status, type=type, queue=queue, progress=moved))
-    say_json({"retried": count}) if as_json else say(tr("tasks put back: {count}", count=f"{count:,}"))
+        count = with_tq(db, lambda tq: tq.queue.retry_many(status=statuses, type=type, queue=queue, progress=moved))
+    echo_json({"retried": count}) if json else echo(tr("tasks retried: {count}", count=f"{count:,}"))
 
 
-def purge_tasks(
-    url: str,
-    *,
-    status: Sequence[str] | None,
-    type: str | None,
-    queue: str | None,
-    older_than: float | None,
-    total: int,
-    as_json: bool,
+async def _retry(tq: TaskQ, task_id: str) -> Message:
+    await tq.retry(task_id)
+    return Message(marked("pending again"))
+
+
+@app.command("cancel", cls=Command, help=tr("Cancel pending tasks; request the cancellation of running ones."))
+def cancel(ids: Ids, db: Db = DEFAULT_DB, json: Json = False) -> None:
+    raise typer.Exit(each(db, ids, _cancel, as_json=json))
+
+
+async def _cancel(tq: TaskQ, task_id: str) -> Message:
+    ended = not await tq.cancel(task_id)
+    status = await tq.handle(task_id).status()
+    if ended:
+        return Message(marked("has ended already: {status}"), status=status)
+    return Message(marked("cancelled") if status is Status.CANCELLED else marked("cancellation requested"))
+
+
+@app.command(
+    "purge",
+    cls=Command,
+    short_help=tr("Delete ended tasks."),
+    help=tr("Delete ended tasks: all, or those that match the options."),
+)
+def purge(
+    db: Db = DEFAULT_DB,
+    status: StatusNames = None,
+    type: TypeName = None,
+    queue: QueueName = None,
+    older_than: Annotated[
+        float | None, option(min=0.0, metavar="SECONDS", help=tr("Only tasks that ended longer ago."))
+    ] = None,
+    yes: Yes = False,
+    json: Json = False,
 ) -> None:
-    """Delete ended tasks that match."""
-    bar, moved = bar_of(tr("purge"), total, quiet=as_json)
+    statuses = status or [str(each) for each in Status if each in FINAL]
+    total = with_tq(db, lambda tq: tq.queue.count(status=statuses, type=type, queue=queue, older_than=older_than))
+    if total:
+        confirm(tr("Tasks to delete: {count}. Continue?", count=f"{total:,}"), yes, json)
+    bar, moved = progress_bar(tr("purge"), total, quiet=json)
     with bar:
         count = with_tq(
-            url,
-            lambda tq: tq.queue.purge(
-                status=status or None, type=type, queue=queue, older_than=older_than, progress=moved
-            ),
+            db,
+            lambda tq: tq.queue.purge(status=statuses, type=type, queue=queue, older_than=older_than, progress=moved),
         )
-    say_json({"deleted": count}) if as_json else say(tr("tasks deleted: {count}", count=f"{count:,}"))
+    echo_json({"deleted": count}) if json else echo(tr("tasks deleted: {count}", count=f"{count:,}"))
 
 
 def _as_dict(task: Task, *, params: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``aiotaskq web`` and ``run --web``: where the operations API listens, its token, and who serves it."""
+"""``aiotaskq web``, and the operations API of ``run --web``: its address and token, and the server."""
 
 from __future__ import annotations
 
@@ -10,17 +10,44 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
+
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import tr, translated
-from aiotaskq.cli.output import note
+from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Host, Port, ReadOnly, SchedulesUrl, TokenEnv, TokenFile
+from aiotaskq.cli.output import echo_stderr
 from aiotaskq.cli.store_access import with_tq
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import ValidationError
 
+app = typer.Typer()
+
+
+@app.command("web", cls=Command, help=tr("Serve the operations API of a store until Ctrl-C."))
+def web(
+    db: Db = DEFAULT_DB,
+    schedules: SchedulesUrl = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8765,
+    token_env: TokenEnv = None,
+    token_file: TokenFile = None,
+    read_only: ReadOnly = False,
+) -> None:
+    site = Site.of(host, port, token_env, token_file, read_only)
+
+    async def main(tq: TaskQ) -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await _serve(tq, site, stop)
+
+    with_tq(db, main, schedules)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Where the operations API listens, and what it asks of who comes; the token is not for printing."""
+    """Address and access rules of the operations API. The token is not part of its ``repr``."""
 
     host: str
     port: int
@@ -29,9 +56,9 @@ class Site:
 
     @staticmethod
     def of(host: str, port: int, token_env: str | None, token_file: str | None, read_only: bool) -> Site:
-        """Read the token from where the options say: never from the command line, which every user can see.
+        """Read the token from the environment or a file; on the command line every user of the machine could see it.
 
-        Raises ValidationError when there is none.
+        Raises ValidationError if the variable or file that an option names has no token.
         """
         token = None
         if token_env is not None and token_file is not None:
@@ -45,7 +72,7 @@ class Site:
             try:
                 lines = Path(token_file).read_text().splitlines()
             except (OSError, UnicodeError) as error:
-                why = translated(error.strerror) if isinstance(error, OSError) else tr("it is no text")
+                why = translated(error.strerror) if isinstance(error, OSError) else tr("it is not text")
                 said = tr("--token-file: {path} cannot be read: {why}", path=repr(token_file), why=why)
                 raise ValidationError(said) from None
             token = lines[0].strip() if lines else ""
@@ -67,26 +94,13 @@ async def _serve(tq: TaskQ, site: Site, stop: asyncio.Event) -> None:
         port=site.port,
         token=site.token,
         read_only=site.read_only,
-        started=lambda url: note(tr("operations API of {store} on {url}", store=mask(tq.url), url=url)),
+        started=lambda url: echo_stderr(tr("operations API of {store} on {url}", store=mask(tq.url), url=url)),
     )
 
 
-def serve(url: str, schedules: str | None, site: Site) -> None:
-    """Serve the operations API of a store until Ctrl-C or SIGTERM."""
-
-    async def main(tq: TaskQ) -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        await _serve(tq, site, stop)
-
-    with_tq(url, main, schedules)
-
-
 @contextlib.asynccontextmanager
-async def beside(tq: TaskQ, site: Site | None, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Serve the operations API until the workers are asked to stop; if it cannot be, that stops them and is raised."""
+async def serving(tq: TaskQ, site: Site | None, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Serve the operations API until ``stop`` is set. If the server fails, ``stop`` is set and its error is raised."""
     if site is None:
         yield
         return
@@ -96,4 +110,4 @@ async def beside(tq: TaskQ, site: Site | None, stop: asyncio.Event) -> AsyncIter
         yield
     finally:
         stop.set()
-        await task  # it gives open requests some seconds only
+        await task  # it limits how long open requests may take

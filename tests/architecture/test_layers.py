@@ -112,18 +112,18 @@ LIBRARIES = {
     "alembic": {"backends.sql.migrations"},
     "croniter": {"core.cron_parser"},
     "fastapi": {"integrations.fastapi"},
-    "loguru": {"cli.run", "integrations.logging", "log"},
+    "loguru": {"cli.worker_process", "integrations.logging", "log"},
     "opentelemetry": {"integrations.opentelemetry"},
     "prometheus_client": {"integrations.prometheus"},
     "redis": {"backends.redis"},
     "rich": {"cli.output"},
     "sqlalchemy": {"backends.sql", "cli.tables", "database", "models", "sync.session"},
     "starlette": {"integrations.starlette", "web.asgi"},
-    "typer": {"cli", "cli.commands", "cli.config"},
+    "typer": {"cli"},
     "tzlocal": {"core.cron"},
     "uvicorn": {"web.http_protocol", "web.server"},
 }
-FOLDERS = ("backends.sql.migrations", "backends.sql", "backends.redis", "cli.commands")
+FOLDERS = ("backends.sql.migrations", "backends.sql", "backends.redis", "cli")
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

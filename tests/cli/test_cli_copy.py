@@ -103,7 +103,7 @@ TABLES = ("task_queue", "scheduler_task", "aiotaskq_queue")
 
 
 @pytest.mark.parametrize("kind", [postgresql, mariadb], ids=["postgresql", "mysql"])
-def test_there_and_back_again_everything_is_equal(
+def test_a_copy_of_a_copy_is_equal_to_the_source(
     cli: Cli, kind: Callable[..., Server], unavailable: dict[str, str]
 ) -> None:
     server = fresh(started(kind, unavailable))
@@ -120,7 +120,7 @@ def test_there_and_back_again_everything_is_equal(
     assert {name: table(cli.home / "here.db", name) for name in TABLES} == before
 
 
-def test_redis_takes_and_gives_tasks_and_says_that_it_has_no_schedules(cli: Cli, unavailable: dict[str, str]) -> None:
+def test_copies_to_and_from_redis_have_tasks_and_report_schedules(cli: Cli, unavailable: dict[str, str]) -> None:
     server = fresh(started(valkey, unavailable))
     here, back = prepared(cli.home / "here.db"), prepared(cli.home / "back.db")
     fill(here, lives())
@@ -132,7 +132,7 @@ def test_redis_takes_and_gives_tasks_and_says_that_it_has_no_schedules(cli: Cli,
     assert table(cli.home / "back.db", "task_queue") == table(cli.home / "here.db", "task_queue")
 
 
-def test_killed_in_the_middle_it_goes_on(cli: Cli, unavailable: dict[str, str]) -> None:
+def test_a_killed_copy_continues(cli: Cli, unavailable: dict[str, str]) -> None:
     server = started(postgresql, unavailable)
     target = fresh(server)
     source = prepared(cli.home / "here.db")
@@ -166,7 +166,7 @@ def test_killed_in_the_middle_it_goes_on(cli: Cli, unavailable: dict[str, str]) 
         assert table(cli.home / "back.db", name) == table(cli.home / "here.db", name)
 
 
-def test_what_has_gone_on_in_the_target_is_left_alone(cli: Cli) -> None:
+def test_tasks_that_have_changed_in_the_target_are_left_alone(cli: Cli) -> None:
     here, there = prepared(cli.home / "here.db"), prepared(cli.home / "there.db")
     fill(here, tasks(2))
     cli.json("db", "copy", here, there)
@@ -178,7 +178,7 @@ def test_what_has_gone_on_in_the_target_is_left_alone(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("way", ["id", "idempotency_key", "unique_key", "schedule"])
-def test_rows_in_the_way_are_refused_and_nothing_is_written(cli: Cli, way: str) -> None:
+def test_conflicting_rows_are_refused_before_anything_is_written(cli: Cli, way: str) -> None:
     here, there = prepared(cli.home / "here.db"), prepared(cli.home / "there.db")
     fields: dict[str, Any] = {} if way in ("id", "schedule") else {way: "k"}
     fill(here, [*tasks(1, **fields), *(row.replace(task_id=f"x{row.task_id}") for row in tasks(3))])
@@ -213,7 +213,9 @@ def test_running_tasks_are_refused_or_released(cli: Cli) -> None:
     assert cli.json("tasks", "show", "task-000000", "--db", here)["status"] == "running"
 
 
-def test_what_cannot_be_read_or_held_is_told_and_stops_nothing(cli: Cli, unavailable: dict[str, str]) -> None:
+def test_rows_that_cannot_be_copied_are_reported_and_the_others_are_copied(
+    cli: Cli, unavailable: dict[str, str]
+) -> None:
     server = fresh(started(postgresql, unavailable))
     source = prepared(cli.home / "here.db")
     fill(source, tasks(20))
@@ -231,10 +233,10 @@ def test_what_cannot_be_read_or_held_is_told_and_stops_nothing(cli: Cli, unavail
     assert "params is not JSON" in problems["task-000003"] and "NUL" in problems["task-000004"]
     assert "the target refuses it" in problems["task-000005"]
     code, out, _ = cli.run("db", "copy", source, server)
-    assert code == 1 and "could not be copied: 3\n" in out and "there already: tasks 17, schedules 3" in out
+    assert code == 1 and "not copied: 3\n" in out and "there already: tasks 17, schedules 3" in out
 
 
-async def test_what_is_in_an_outbox_is_copied_as_a_task(tmp_path: Path) -> None:
+async def test_a_task_in_an_outbox_is_copied_as_a_task(tmp_path: Path) -> None:
     waiting = tasks(1)[0]
     async with TaskQ(prepared(tmp_path / "a.db")) as here, TaskQ(prepared(tmp_path / "b.db")) as there:
         schedule = new_schedule("a", "t", "interval", None, 7, task_id="s-1", now=NOW).replace(outbox=(waiting,))
@@ -246,7 +248,7 @@ async def test_what_is_in_an_outbox_is_copied_as_a_task(tmp_path: Path) -> None:
         assert (await there._backend.schedules.get(["s-1"]))[0] == schedule.replace(outbox=())
 
 
-async def test_tasks_that_are_deleted_meanwhile_do_not_make_it_run_in_circles(
+async def test_tasks_that_are_deleted_during_a_copy_do_not_make_it_endless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aiotaskq.runtime.copy.CHUNK", 2)
@@ -264,7 +266,7 @@ async def test_tasks_that_are_deleted_meanwhile_do_not_make_it_run_in_circles(
             await copy(here._backend, there._backend, NOW)
 
 
-def test_wrong_ways_to_copy(cli: Cli) -> None:
+def test_wrong_arguments_of_copy(cli: Cli) -> None:
     here = prepared(cli.home / "here.db")
     assert "the same store" in cli.fails("db", "copy", here, here)
     assert "memory://" in cli.fails("db", "copy", here, "memory://")

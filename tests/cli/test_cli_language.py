@@ -40,14 +40,14 @@ CHINESE = {english: chinese for (context, english), chinese in entries().items()
 PLACES = re.compile(r"\{(\w*)(?::[^}]*)?\}")
 
 
-def test_every_sentence_has_its_chinese_one() -> None:
+def test_every_sentence_has_a_chinese_entry() -> None:
     assert len(SAID) > 250
     assert {where: sentence for sentence, where in SAID.items() if sentence not in CHINESE} == {}
     assert CHINESE.keys() - SAID.keys() == set(), "said nowhere"
     assert not [english for english, chinese in CHINESE.items() if english == chinese]
 
 
-def test_the_same_values_are_in_both() -> None:
+def test_entries_have_the_same_values_in_both_languages() -> None:
     for (context, english), chinese in entries().items():
         wanted = {*PLACES.findall(english.replace("{{", ""))}
         found = {*PLACES.findall(chinese.replace("{{", ""))}
@@ -55,16 +55,17 @@ def test_the_same_values_are_in_both() -> None:
         assert found == wanted or context in (SYSTEM, TYPER), english  # what explains no more may be left out
 
 
-def test_the_punctuation_is_chinese_and_no_blank_is_left_where_lines_were_joined() -> None:
+def test_punctuation_and_spacing_are_chinese() -> None:
     chinese = "[\u4e00-\u9fff]"
     odd = re.compile(rf"{chinese}[,;:!?]|[,;!?]{chinese}|{chinese} +{chinese}|[，。；：、？（）] | [，。；：、？（）]")
     assert {text: found.group() for text in entries().values() if (found := odd.search(text))} == {}
 
 
 def test_the_file_is_read_as_gettext_reads_it(tmp_path: Path) -> None:
-    assert parse(FILE.read_text(encoding="utf-8")) == entries()
     text = 'msgid ""\nmsgstr ""\n"x: y\\n"\n\n# said\nmsgctxt "c"\nmsgid "a "\n"b\\n\\"c\\""\nmsgstr "d"\n'
     assert parse(text) == {("c", 'a b\n"c"'): "d"}
+    unfinished = '#, fuzzy\nmsgid "a"\nmsgstr "b"\n\nmsgid "c"\nmsgstr ""\n\n#~ msgid "d"\n#~ msgstr "e"\n'
+    assert parse(unfinished) == {}
     if shutil.which("msgfmt") is None:
         pytest.skip("gettext's msgfmt is not installed")
     made = tmp_path / "aiotaskq.mo"
@@ -74,6 +75,15 @@ def test_the_file_is_read_as_gettext_reads_it(tmp_path: Path) -> None:
     assert len(known) - 1 == len(entries())  # the head
     for (context, english), chinese in entries().items():
         assert (known[f"{context}\x04{english}"] if context else known[english]) == chinese
+
+
+def test_the_file_may_be_written_by_an_editor_of_gettext_files(tmp_path: Path) -> None:
+    if shutil.which("msgcat") is None:
+        pytest.skip("gettext's msgcat is not installed")
+    written = tmp_path / "aiotaskq.po"  # with lines of 79 characters
+    subprocess.run(["msgcat", "--sort-output", "--output-file", written, FILE], check=True)
+    assert written.read_text(encoding="utf-8").splitlines() != FILE.read_text(encoding="utf-8").splitlines()
+    assert parse(written.read_text(encoding="utf-8")) == entries()
 
 
 def test_a_finished_text_finds_its_entry() -> None:
@@ -98,7 +108,9 @@ def test_a_finished_text_finds_its_entry() -> None:
         ({"LC_ALL": "", "LANG": "zh_CN"}, True),
     ],
 )
-def test_the_locale_says_which(monkeypatch: pytest.MonkeyPatch, values: dict[str, str], chinese: bool) -> None:
+def test_the_locale_selects_the_language(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], chinese: bool
+) -> None:
     for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
         monkeypatch.delenv(name, raising=False)
     for name, value in values.items():
@@ -108,7 +120,7 @@ def test_the_locale_says_which(monkeypatch: pytest.MonkeyPatch, values: dict[str
     assert tr("queue {queue} is open", queue="{x}") == ("队列 {x} 已开放" if chinese else "queue {x} is open")
 
 
-def test_chinese_lines_are_broken_where_the_terminal_ends() -> None:
+def test_chinese_lines_are_wrapped_at_the_width_of_the_terminal() -> None:
     line = "  --option  " + "一二三四五，" * 20 + " AIOTASKQ_DATABASE_URL " + "六" * 10
     lines = wrapped(line, 40)
     assert max(map(width, lines)) <= 41  # a punctuation mark stays with what it follows
@@ -117,7 +129,7 @@ def test_chinese_lines_are_broken_where_the_terminal_ends() -> None:
     assert wrapped("short", 40) == ["short"] and wrapped("", 40) == [""]
 
 
-def test_what_typer_says_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_typers_words_on_help_pages_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     page = "Usage: x\n\nOptions:\n  --y  text  [env var: Y; default: 1]\n  --help  Show this message and exit."
     translated = language.translated_help(page)
@@ -173,13 +185,13 @@ def sample(pieces: list[str]) -> str:
     return text
 
 
-def test_every_error_of_the_library_has_its_chinese_text() -> None:
+def test_every_error_of_the_library_has_a_chinese_entry() -> None:
     texts = {sample(pieces): where for where, pieces in raised()}
     assert len(texts) > 150
     assert {where: text for text, where in texts.items() if rendered(text) == text} == {}
 
 
-def test_every_chinese_text_is_of_something_that_the_library_says() -> None:
+def test_every_library_entry_is_used_by_the_library() -> None:
     said = set()
     for path in LIBRARY_ROOMS:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -226,7 +238,7 @@ def test_every_chinese_text_is_of_something_that_the_library_says() -> None:
         ("postgresql://me:***@host: whatever the driver says", "postgresql://me:***@host: whatever the driver says"),
     ],
 )
-def test_what_the_library_says_in_chinese(monkeypatch: pytest.MonkeyPatch, english: str, chinese: str) -> None:
+def test_errors_of_the_library_in_chinese(monkeypatch: pytest.MonkeyPatch, english: str, chinese: str) -> None:
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     assert language.translated(english) == chinese
     monkeypatch.setenv("LC_ALL", "C")

@@ -60,7 +60,7 @@ def test_push_with_its_options(cli: Cli) -> None:
     assert {**row, **wanted, "max_retries": 9, "timeout": 4.0} == row
     assert cli.json("push", "mail", "{}", "--unique-key", "u") == {"task_id": task_id, "created": False}
     code, out, err = cli.run("push", "mail", "--idempotency-key", "i")
-    assert (code, out) == (0, f"{task_id}\n") and "was there already" in err
+    assert (code, out) == (0, f"{task_id}\n") and "a task with this key exists" in err
 
 
 def test_params_may_come_from_standard_input(cli: Cli) -> None:
@@ -72,13 +72,13 @@ def test_params_may_come_from_standard_input(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("params", "said"),
     [
-        ("{bad secret", "params: is not JSON (line 1, column 2)"),
+        ("{bad secret", "params: not valid JSON (line 1, column 2)"),
         ("[1]", "params: a JSON object is needed"),
         ('{"a": 99999999999999999999}', "64 bits"),
-        ("[" * 100_000, "params: is not JSON (nested too deep)"),
+        ("[" * 100_000, "params: not valid JSON (nested too deeply)"),
     ],
 )
-def test_wrong_params_are_told_without_what_they_hold(cli: Cli, params: str, said: str) -> None:
+def test_errors_about_params_do_not_show_their_values(cli: Cli, params: str, said: str) -> None:
     error = cli.fails("push", "mail", params)
     assert said in error and "secret" not in error
     assert cli.json("stats")["counts"].get("pending", 0) == 0
@@ -110,18 +110,18 @@ def dead(count: int, **fields: Any) -> list[Task]:
 
 def test_retry_by_filter(cli: Cli) -> None:
     store(cli, *dead(3), *dead(2, type="audio"))
-    assert "say --yes" in cli.fails("tasks", "retry", "--status", "failed", code=2)
-    assert cli.out("tasks", "retry", "--status", "failed", "--type", "mail", "--yes") == "tasks put back: 3\n"
+    assert "use --yes" in cli.fails("tasks", "retry", "--status", "failed", code=2)
+    assert cli.out("tasks", "retry", "--status", "failed", "--type", "mail", "--yes") == "tasks retried: 3\n"
     assert cli.json("tasks", "retry", "--status", "failed", "--yes") == {"retried": 2}
-    assert cli.out("tasks", "retry", "--type", "mail") == "tasks put back: 0\n"  # nothing to ask about
+    assert cli.out("tasks", "retry", "--type", "mail") == "tasks retried: 0\n"  # nothing to ask about
     assert "not both" in cli.fails("tasks", "retry", "mail-1", "--type", "mail", code=2)
-    assert "which?" in cli.fails("tasks", "retry", code=2)
+    assert "which tasks?" in cli.fails("tasks", "retry", code=2)
     assert "are not retried" in cli.fails("tasks", "retry", "--status", "pending", "--yes")
 
 
 def test_purge_asks_with_a_count(cli: Cli) -> None:
     store(cli, *dead(3), *dead(2, type="audio", completed_at=SystemClock().now() // SECOND))
-    assert "say --yes" in cli.fails("tasks", "purge", code=2)
+    assert "use --yes" in cli.fails("tasks", "purge", code=2)
     assert cli.json("tasks", "purge", "--older-than", "3600", "--yes") == {"deleted": 3}
     assert cli.out("tasks", "purge", "--yes") == "tasks deleted: 2\n"
     assert cli.out("tasks", "purge") == "tasks deleted: 0\n"
@@ -163,7 +163,7 @@ def test_the_life_of_a_schedule(cli: Cli) -> None:
     (fired,) = cli.json("schedules", "run", "s")
     task_id = fired["outcome"].removeprefix("fired ")
     assert cli.json("tasks", "show", task_id)["scheduler_task_id"] == "s"
-    assert "say --yes" in cli.fails("schedules", "delete", "s", code=2)
+    assert "use --yes" in cli.fails("schedules", "delete", "s", code=2)
     assert cli.json("schedules", "delete", "s", "--yes") == [{"schedule_id": "s", "outcome": "deleted"}]
     assert "there is no schedule s" in cli.fails("schedules", "delete", "s", "--yes")
     assert cli.out("schedules", "list") == "no schedules\n"
@@ -177,11 +177,11 @@ def test_intervals_and_single_times(cli: Cli) -> None:
     assert "every 90 s" in lines[1] and "once, 2100-01-01T00:00:00Z" in lines[2]
     assert "exactly one of" in cli.fails("schedules", "add", "x", "t")
     assert "exactly one of" in cli.fails("schedules", "add", "x", "t", "--interval", "1", *at)
-    assert "is no time" in cli.fails("schedules", "add", "x", "t", "--at", "soon")
+    assert "is not a time" in cli.fails("schedules", "add", "x", "t", "--at", "soon")
     assert "cron_expression" in cli.fails("schedules", "add", "x", "t", "--cron", "61 * * * *")
 
 
-def test_schedules_may_live_apart(cli: Cli) -> None:
+def test_schedules_in_another_store(cli: Cli) -> None:
     apart = prepared(cli.home / "apart.db")
     cli.out("schedules", "add", "n", "t", "--interval", "90", "--id", "a", "--schedules", apart)
     assert cli.json("schedules", "list") == []
@@ -198,7 +198,7 @@ def test_public_values(cli: Cli) -> None:
     assert cli.out("store", "delete", "k") == "deleted k\n"
     assert "there is no value k" in cli.fails("store", "delete", "k")
     assert "there is no value k" in cli.fails("store", "get", "k")
-    assert "value: is not JSON" in cli.fails("store", "set", "k", "plain text")
+    assert "value: not valid JSON" in cli.fails("store", "set", "k", "plain text")
 
 
 def test_queues(cli: Cli) -> None:
@@ -213,7 +213,7 @@ def test_queues(cli: Cli) -> None:
 # ---- health ----
 
 
-def test_check_sees_a_dead_worker(cli: Cli) -> None:
+def test_check_reports_a_dead_worker(cli: Cli) -> None:
     now = SystemClock().now()
     running = {"status": Status.RUNNING, "lease_owner": "w", "type": "t"}
     store(cli, Task(task_id="late", lease_until=now - 100 * SECOND, **running))
@@ -225,7 +225,7 @@ def test_check_sees_a_dead_worker(cli: Cli) -> None:
     assert code == 1 and '"ok": false' in out
 
 
-def test_check_sees_tasks_that_wait_and_schedules_that_nobody_fires(cli: Cli) -> None:
+def test_check_reports_waiting_tasks_and_overdue_schedules(cli: Cli) -> None:
     now = SystemClock().now()
     store(cli, Task(task_id="new", type="t", run_at=now))
     assert cli.out("check", "--late", "86400") == "ok: 1 ready, 0 running\n"
@@ -241,13 +241,13 @@ def test_check_sees_tasks_that_wait_and_schedules_that_nobody_fires(cli: Cli) ->
         cli, Task(task_id="running", type="t", status=Status.RUNNING, lease_owner="w", lease_until=now + 900 * SECOND)
     )
     assert cli.out("check") == "ok: 2 ready, 1 running\n"
-    assert "2 ready, 1 running, work goes on" in cli.out("doctor")
+    assert "2 ready, 1 running\n" in cli.out("doctor")
     assert "the oldest for 50" in cli.fails("check", "--max-age", "60")
     cli.out("schedules", "add", "x", "t", "--at", "2001-01-01T00:00+00:00")
     assert "no scheduler runs" in cli.fails("check")
 
 
-def test_check_of_what_does_not_answer(cli: Cli) -> None:
+def test_check_of_a_store_that_does_not_answer(cli: Cli) -> None:
     assert "there is no file" in cli.fails("check", "--db", "sqlite:///nowhere.db")
     code, out, err = cli.run("check", "--db", "postgresql://me:sw0rdfish@127.0.0.1:1/x", "--json")
     assert (code, err) == (1, "") and '"ok": false' in out and "sw0rdfish" not in out  # J9

@@ -70,7 +70,7 @@ def test_a_misspelt_type_or_parameter_is_refused(cli: Cli, command: str, args: t
     assert cli.json("schedules", "list", *APP_DB) == []
 
 
-def test_the_applications_store_and_defaults_are_meant(cli: Cli) -> None:
+def test_a_push_uses_the_store_and_defaults_of_the_application(cli: Cli) -> None:
     Path("talks.py").write_text("print('imported')\nfrom shop import tq\n")
     code, out, err = cli.run("push", "greet", '{"name": "x"}', "--app", "talks:tq")
     assert (code, err) == (0, "imported\n")  # what the application prints is not the answer
@@ -81,7 +81,7 @@ def test_the_applications_store_and_defaults_are_meant(cli: Cli) -> None:
     assert [each["task_id"] for each in cli.json("schedules", "list", *APP_DB)] == [schedule["task_id"]]
 
 
-def test_the_store_is_the_one_that_was_named_more_explicitly(cli: Cli) -> None:
+def test_the_more_explicitly_named_store_has_precedence(cli: Cli) -> None:
     other = prepared(Path("other.db"))
 
     def stored() -> dict[str, int]:
@@ -108,7 +108,7 @@ def test_the_store_is_the_one_that_was_named_more_explicitly(cli: Cli) -> None:
     assert stored() == {"sqlite:///app.db": 2, other: 3}
 
 
-def test_what_names_no_taskq_is_wrong_usage_or_an_error(cli: Cli) -> None:
+def test_targets_that_name_no_taskq(cli: Cli) -> None:
     assert "app:tq" in cli.fails("push", "greet", "--app", "shop", code=2)
     assert "there is no module 'nowhere'" in cli.fails("push", "greet", "--app", "nowhere:tq")
     assert "there is shop:tq" in cli.run("push", "greet", "--app", "shop:app")[2]
@@ -117,12 +117,12 @@ def test_what_names_no_taskq_is_wrong_usage_or_an_error(cli: Cli) -> None:
 # ---- without it ----
 
 
-def test_a_type_that_nobody_has_handled_is_warned_of(cli: Cli) -> None:
+def test_a_type_that_has_not_run_lately_is_warned_of(cli: Cli) -> None:
     code, out, err = cli.run("push", "gret", *APP_DB)
     assert (code, len(out.strip())) == (0, 36)
     assert err == (
-        "warning: no task has run in this store yet, so whether anybody handles 'gret' is not known; "
-        "--app MODULE:TQ checks it before the push\n"
+        "warning: no task has run in this store yet, so it is not known whether a worker handles 'gret' "
+        "(--app MODULE:TQ checks the type)\n"
     )
 
     async def complete(tq: TaskQ) -> None:
@@ -133,7 +133,7 @@ def test_a_type_that_nobody_has_handled_is_warned_of(cli: Cli) -> None:
     in_store("sqlite:///app.db", complete)
     for words in (("push", "gret"), ("schedules", "add", "s", "gret", "--interval", "60")):
         code, out, err = cli.run(*words, *APP_DB)
-        assert code == 0 and "nobody has handled 'gret' among the last 1 tasks; did you mean 'greet'?" in err
+        assert code == 0 and "none of the last 1 tasks was of type 'gret'; did you mean 'greet'?" in err
         code, out, err = cli.run(*words, *APP_DB, "--json")
         assert code == 0 and "did you mean" in err and "did you mean" not in out
     assert cli.run("push", "greet", *APP_DB)[2] == ""
@@ -144,7 +144,7 @@ def test_a_type_that_nobody_has_handled_is_warned_of(cli: Cli) -> None:
 # ---- --wait ----
 
 
-def test_a_traceback_is_shown_as_its_lines(cli: Cli) -> None:
+def test_a_traceback_is_printed_line_by_line(cli: Cli) -> None:
     with cli.running("shop:tq") as (process, lines):
         wait_for(lines, "Ctrl-C")
         code, out, err = cli.run("push", "broken", *APP_DB, "--wait", "30")

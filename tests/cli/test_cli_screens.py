@@ -106,7 +106,7 @@ SCREENS = {
 }
 
 
-def test_screens_for_people(cli: Cli) -> None:
+def test_outputs_as_text(cli: Cli) -> None:
     fill(cli)
     for command, shown in SCREENS.items():
         given = () if command[:2] == ("schedules", "preview") else ("--db", cli.url)
@@ -117,7 +117,7 @@ def test_screens_for_people(cli: Cli) -> None:
         assert out == text(shown), command
 
 
-def test_a_task_is_shown_without_what_its_handler_was_given(cli: Cli) -> None:  # J8, J12
+def test_a_task_is_shown_without_its_params(cli: Cli) -> None:  # J8, J12
     fill(cli)
     shown = cli.out("tasks", "show", "task-3", "--db", cli.url)
     lines = [line.split(maxsplit=1) for line in shown.splitlines()]
@@ -148,7 +148,7 @@ JSON = [
 ]
 
 
-def test_every_reading_verb_speaks_json_and_keeps_secrets(cli: Cli) -> None:  # J8, J9
+def test_reading_commands_have_json_and_show_no_secrets(cli: Cli) -> None:  # J8, J9
     fill(cli)
     cli.monkeypatch.setenv("AIOTASKQ_WEB_TOKEN", SECRET)
     cli.monkeypatch.setenv("AIOTASKQ_SCHEDULES_URL_OLD", f"mysql://me:{SECRET}@host/db")
@@ -167,7 +167,7 @@ def test_every_reading_verb_speaks_json_and_keeps_secrets(cli: Cli) -> None:  # 
     assert cli.json("schedules", "preview", "0 2 * * *") == cli.json("schedules", "preview", "0 2 * * *")
 
 
-def test_screens_in_chinese(cli: Cli) -> None:
+def test_outputs_in_chinese(cli: Cli) -> None:
     fill(cli)
     cli.monkeypatch.setenv("LANG", "zh_CN.UTF-8")
     assert cli.out("queues", "list", "--db", cli.url) == text(
@@ -189,16 +189,16 @@ def test_help_in_chinese_fits_the_terminal(cli: Cli) -> None:
         """
         用法：python -m aiotaskq db copy [OPTIONS] {FROM} {TO}
 
-          把任务、定时计划和暂停的队列复制到另一个存储。中途停下后再运行就接着做，重复执
-          行无害。FROM 不变；请先停掉它的工作进程。公共键值不复制。
+          把任务、定时计划和暂停的队列复制到另一个存储。中断后再运行就继续复制；可以重复
+          执行。FROM 不变；请先停掉它的工作进程。公共键值不复制。
 
         参数：
           FROM <str>  来源存储的 URL。  [必需]
           TO <str>    目标存储的 URL。  [必需]
 
         选项：
-          --running-as-pending  运行中的任务也复制，变为等待：它们会再次执行。不加则拒
-                                绝。
+          --running-as-pending  运行中的任务也复制，变为等待：它们会再次执行。默认不复制
+                                它们。
           --json                标准输出只打印 JSON。
           --help                显示本帮助。
         """
@@ -220,7 +220,7 @@ def test_wrong_usage_in_chinese(cli: Cli) -> None:
         (["tasks", "list", "--limit", "x"], "--limit 的值不对：应为整数"),
         (["tasks", "list", "--limit", "999999999"], "--limit 的值不对：不能大于 99999"),
         (["tasks", "list", "--limit"], "选项 --limit 需要一个值"),
-        (["demo", "/no/where"], "[FOLDER] 的值不对：文件夹 /no/where 不存在"),
+        (["demo", "/no/where"], "FOLDER 的值不对：文件夹 /no/where 不存在"),
         (["web", "app:tq"], "多余的参数 app:tq"),
     ]:
         assert cli.fails(*words, code=2).startswith(f"错误：{says}\n")

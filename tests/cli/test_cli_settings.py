@@ -33,7 +33,7 @@ def made(name: str) -> str:
     return url
 
 
-def test_a_flag_wins_over_the_environment_and_that_over_the_file(cli: Cli) -> None:
+def test_precedence_is_flag_then_environment_then_file(cli: Cli) -> None:
     file, environment, flag = made("file"), made("environment"), made("flag")
 
     def listed(*args: str) -> str:
@@ -47,29 +47,29 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(cli: Cli) -> No
     assert listed("--db", flag) == "flag"
 
 
-def test_every_command_that_asks_a_store_takes_it_from_the_file(cli: Cli) -> None:
+def test_the_file_sets_the_store_of_every_command(cli: Cli) -> None:
     Path("pyproject.toml").write_text(f'[tool.aiotaskq]\ndatabase_url = "{made("x")}"\n')
     for command in ("stats", "check", "queues list", "store list", "schedules list", "db check"):
         cli.json(*command.split())
 
 
-def test_run_has_its_defaults_in_the_file(cli: Cli) -> None:
+def test_the_file_sets_the_options_of_run(cli: Cli) -> None:
     Path("app.py").write_text("from aiotaskq import TaskQ\ntq = TaskQ('sqlite:///app.db')\n")
     Path("pyproject.toml").write_text(
         '[tool.aiotaskq.run]\napp = "app:tq"\nconcurrency = 7\nqueues = ["a", "b"]\ndrain = 0.1\n'
     )
     with cli.running() as (process, lines):
-        wait_for(lines, "7 at a time from queues a, b")
+        wait_for(lines, "concurrency 7; queues a, b")
         process.terminate()
         assert process.wait(within(40)) == 0
     cli.env["AIOTASKQ_CONCURRENCY"] = "8"
     with cli.running("--queues", "c") as (process, lines):
-        wait_for(lines, "8 at a time from queues c")
+        wait_for(lines, "concurrency 8; queues c")
         process.terminate()
         assert process.wait(within(40)) == 0
 
 
-def test_what_the_environment_says_of_processes_is_for_the_supervisor(cli: Cli) -> None:
+def test_processes_in_the_environment_is_an_option_of_the_supervisor_alone(cli: Cli) -> None:
     Path("app.py").write_text("from aiotaskq import TaskQ\ntq = TaskQ('sqlite:///app.db')\n")
     cli.env["AIOTASKQ_PROCESSES"] = "2"
     with cli.running("app:tq") as (process, lines):
@@ -84,18 +84,18 @@ def test_what_the_environment_says_of_processes_is_for_the_supervisor(cli: Cli) 
     [
         ("[tool.aiotaskq]\ndatabase = 1", "unknown key 'database'; did you mean database_url?"),
         ("[tool.aiotaskq.run]\nspeed = 1", "unknown key 'speed'; use app, concurrency"),
-        ("[tool.aiotaskq]\nrun = 3", "[tool.aiotaskq.run] is no table"),
+        ("[tool.aiotaskq]\nrun = 3", "[tool.aiotaskq.run] is not a table"),
         ("[tool.aiotaskq]\ndatabase_url = ['a']", "a single value is needed"),
         ("[tool.aiotaskq", "at end of document"),
     ],
 )
-def test_what_is_wrong_with_the_file_is_told_in_one_line(cli: Cli, text: str, said: str) -> None:
+def test_mistakes_in_the_file_are_errors_of_one_line(cli: Cli, text: str, said: str) -> None:
     Path("pyproject.toml").write_text(text)
     assert said in cli.fails("stats")
     cli.out("--help")  # which needs none
 
 
-def test_another_projects_file_is_nobodys_business(cli: Cli) -> None:
+def test_a_file_without_our_table_is_ignored(cli: Cli) -> None:
     url = made("x")
     for text in ("not toml at all [", '[tool.other]\nname = "x"', "[project]\nname = 'uses-aiotaskq'\n"):
         Path("pyproject.toml").write_text(text)
@@ -110,7 +110,7 @@ def test_a_wrong_value_in_the_file_is_wrong_usage(cli: Cli) -> None:
 # ---- the operations API's token ----
 
 
-def test_the_token_is_read_from_where_no_other_user_sees_it(cli: Cli) -> None:
+def test_the_token_is_read_from_the_environment_or_a_file(cli: Cli) -> None:
     cli.monkeypatch.setenv("TOKEN", " abc ")
     Path("token").write_text("def\nmore\n")
     made: Any = Site.of("127.0.0.1", 1, "TOKEN", None, True)
@@ -129,7 +129,7 @@ def test_the_token_is_read_from_where_no_other_user_sees_it(cli: Cli) -> None:
         (("--token-file", "empty", "--token-env", "X"), "give one of the two"),
     ],
 )
-def test_a_token_that_is_not_there_is_told(cli: Cli, args: tuple[str, ...], said: str) -> None:
+def test_a_missing_token_is_an_error(cli: Cli, args: tuple[str, ...], said: str) -> None:
     Path("empty").touch()
     assert said in cli.fails("web", "--db", made("x"), *args)
     assert said in cli.fails("run", "app:tq", "--web", *args)
@@ -154,13 +154,13 @@ def test_the_operations_api_beside_the_workers_and_alone(cli: Cli) -> None:
         assert "a-token" not in "".join(lines)
 
 
-def test_an_operations_api_that_cannot_be_served_stops_the_workers(cli: Cli) -> None:
+def test_a_failed_operations_api_stops_the_workers(cli: Cli) -> None:
     Path("app.py").write_text("from aiotaskq import TaskQ\ntq = TaskQ('sqlite:///x.db')\n")
     code, _, err = cli.process("run", "app:tq", "--web", "--host", "0.0.0.0")
     assert code == 1 and "token" in err.splitlines()[-1] and "Traceback" not in err
 
 
-def test_the_operations_api_does_not_go_with_several_processes(cli: Cli) -> None:
+def test_web_cannot_be_used_with_processes(cli: Cli) -> None:
     assert "aiotaskq web" in cli.fails("run", "app:tq", "--web", "--processes", "2", code=2)
 
 
@@ -176,7 +176,7 @@ def test_doctor_masks_what_is_secret(cli: Cli) -> None:  # J9
         assert "AIOTASKQ_WEB_TOKEN" in out and "sqlalchemy" in out
 
 
-def test_doctor_tells_what_a_bug_report_needs(cli: Cli) -> None:
+def test_doctor_prints_versions_store_and_health(cli: Cli) -> None:
     found = cli.json("doctor", "--db", made("x"))
     assert found["problem"] is None and found["store"]["scheme"] == "sqlite"
     assert found["store"]["version"] == found["store"]["newest"]

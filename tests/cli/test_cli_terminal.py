@@ -43,7 +43,7 @@ def test_stats_watch_redraws_until_ctrl_c(cli: Cli, terminals: list[Terminal]) -
     assert CURSOR_OFF in screen.drawn
     cli.push("b", "c")
     screen.wait_for("3 ready to run")
-    screen.wait_for("0 ended a second")
+    screen.wait_for("0 ended per second")
     screen.press_ctrl_c()
     assert screen.end() == 130
     assert screen.drawn.rindex(CURSOR_ON) > screen.drawn.rindex(CURSOR_OFF)
@@ -77,12 +77,12 @@ def test_the_demo_on_a_terminal(cli: Cli, terminals: list[Terminal]) -> None:
     assert COLOUR.search(screen.drawn) and screen.drawn.rindex(CURSOR_ON) > screen.drawn.rindex(CURSOR_OFF)
 
 
-def test_it_asks_before_it_deletes_and_shows_how_far_it_is(cli: Cli, terminals: list[Terminal]) -> None:
+def test_purge_asks_and_shows_its_progress(cli: Cli, terminals: list[Terminal]) -> None:
     rows = [Task(task_id=f"t-{n}", type="t", seq=n, status=Status.FAILED, completed_at=9) for n in range(2_500)]
     store(cli, *rows)
     screen = Terminal(cli, "tasks", "purge", "--db", cli.url)
     terminals.append(screen)
-    screen.wait_for("Tasks to delete for good: 2,500. Go on? [y/N]:")
+    screen.wait_for("Tasks to delete: 2,500. Continue? [y/N]:")
     screen.type("n\n")
     assert screen.end() == 1 and "nothing was done" in screen.drawn
     screen = Terminal(cli, "tasks", "purge", "--db", cli.url)
@@ -97,7 +97,7 @@ def test_no_color(cli: Cli, terminals: list[Terminal]) -> None:
     store(cli, *[Task(task_id=f"t-{n}", type="t", seq=n, status=Status.FAILED, completed_at=9) for n in range(1_500)])
     screen = Terminal(cli, "tasks", "retry", "--status", "failed", "--yes", "--db", cli.url, NO_COLOR="1")
     terminals.append(screen)
-    assert screen.end() == 0 and "tasks put back: 1,500" in screen.drawn
+    assert screen.end() == 0 and "tasks retried: 1,500" in screen.drawn
     assert "/1500" in screen.drawn and not COLOUR.search(screen.drawn)
 
 
@@ -112,7 +112,7 @@ def test_the_last_column_ends_where_the_terminal_does(cli: Cli, terminals: list[
     assert error in cli.out("tasks", "list", "--db", cli.url)  # a pipe gets all of it
 
 
-def test_a_reader_that_leaves_ends_it_quietly(cli: Cli) -> None:
+def test_a_closed_pipe_ends_the_command_quietly(cli: Cli) -> None:
     store(cli, *[Task(task_id=f"t-{n}", type="t" * 90, seq=n) for n in range(3_000)])
     command = [sys.executable, "-m", "aiotaskq", "tasks", "list", "--limit", "3000", "--db", cli.url]
     process = subprocess.Popen(command, cwd=cli.home, env=cli.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -21,9 +21,11 @@ import pytest
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli import main
+from aiotaskq.cli.commands import app_for
 from tests.support.machine import within
 
 ROOT = Path(__file__).parent.parent.parent
+app_for(None)  # imports every command: help texts are in the language of the import, which a test may have changed
 
 
 _empty: dict[str, bytes] = {}

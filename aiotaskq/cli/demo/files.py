@@ -1,106 +1,104 @@
-"""Which files of a folder the demo works on, and why it leaves the others out."""
+"""Which files of a folder the demo works on, and where it keeps its database."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
-
-import msgspec
+from typing import NamedTuple
 
 from aiotaskq.cli.i18n import marked
+from aiotaskq.errors import DatabaseUnavailable
 
 
-class File(msgspec.Struct, frozen=True):
+class File(NamedTuple):
     """One file: its path within the folder, and what tells one state of it from another."""
 
     path: str
     size: int
     mtime_ns: int
 
-    def task_id(self, run: str) -> str:
-        """Return the id of its task in a run: the same whenever the same run looks at the unchanged file again."""
+    def key(self, run: str) -> str:
+        """Return the idempotency key of its task: the same while the file is unchanged."""
         what = f"{self.path}\0{self.size}\0{self.mtime_ns}".encode()
         return f"{run}-{hashlib.sha256(what).hexdigest()[:24]}"
 
 
-class Found(msgspec.Struct):
-    """What a walk found. ``left_out`` has an example and the number for each reason."""
+def walk(
+    folder: Path, *, max_files: int, max_bytes: int, without: Collection[Path] = ()
+) -> tuple[list[File], Counter[str]]:
+    """Return regular files in an order that is the same each time, and how many are left out for which reason.
 
-    files: list[File]
-    left_out: dict[str, tuple[int, str]]
-
-    def leave_out(self, reason: str, path: str) -> None:
-        """Count one that is left out."""
-        count, example = self.left_out.get(reason, (0, path))
-        self.left_out[reason] = (count + 1, example)
-
-
-def walk(folder: Path, *, max_files: int, max_bytes: int, without: Collection[Path] = ()) -> Found:
-    """Find regular files, in an order that is the same each time.
-
-    Hidden names are left out and links are not followed, so there is no way round in circles. ``without`` are files of
-    our own. Ends at ``max_files``, however much more there is.
+    Hidden folders are left out with all that is in them, and links are not followed. ``without`` is not counted.
     """
-    found = Found([], {})
+    files: list[File] = []
+    left_out: Counter[str] = Counter()
     total = 0
-    folders = [""]
-    ours = {os.path.realpath(path) for path in without}
-    while folders:
-        here = folders.pop()
-        try:
-            with os.scandir(folder / here) as entries:
-                listed = sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:
-            found.leave_out(f"folder: {error.strerror}", here or ".")
-            continue
+    own = {os.path.realpath(path) for path in without}
+    for here, folders, names in os.walk(folder, onerror=lambda _error: left_out.update([marked("not readable")])):
         inner = []
-        for entry in listed:
-            path = os.path.join(here, entry.name)
-            if entry.name.startswith("."):
-                found.leave_out(marked("hidden"), path)
-            elif entry.is_symlink():
-                found.leave_out(marked("symbolic link"), path)
-            elif entry.is_dir(follow_symlinks=False):
-                inner.append(path)
-            elif os.path.realpath(entry.path) not in ours:
-                file = _look(entry, path, found)
-                if file is None:
-                    continue
-                if total + file.size > max_bytes:
-                    found.leave_out(marked("beyond --max-mb"), path)
-                    continue
-                if len(found.files) == max_files:
-                    found.leave_out(marked("more than --max-files"), path)
-                    return found
-                total += file.size
-                found.files.append(file)
-        folders += reversed(inner)
-    return found
+        for name in sorted(folders):
+            if name.startswith("."):
+                left_out[marked("hidden")] += 1
+            elif os.path.islink(os.path.join(here, name)):
+                left_out[marked("symbolic link")] += 1
+            else:
+                inner.append(name)
+        folders[:] = inner  # which os.walk goes on with
+        for path in (os.path.join(here, name) for name in sorted(names)):
+            state = _state(path)
+            if isinstance(state, str):
+                left_out[state] += 1
+            elif os.path.realpath(path) in own:
+                continue
+            elif len(files) == max_files:
+                left_out[marked("more than --max-files")] += 1
+            elif total + state.st_size > max_bytes:
+                left_out[marked("beyond --max-mb")] += 1
+            else:
+                total += state.st_size
+                files.append(File(os.path.relpath(path, folder), state.st_size, state.st_mtime_ns))
+    return files, left_out
 
 
-def _look(entry: os.DirEntry[str], path: str, found: Found) -> File | None:
-    try:
-        state = entry.stat(follow_symlinks=False)
-    except OSError as error:
-        found.leave_out(str(error.strerror), path)
-        return None
-    if not stat.S_ISREG(state.st_mode):
-        found.leave_out(marked("no regular file"), path)
-    elif not os.access(entry.path, os.R_OK):
-        found.leave_out(marked("not readable"), path)
-    elif not _is_text(path):
-        found.leave_out(marked("name is not UTF-8"), path)  # params are JSON, which has no word for it
-    else:
-        return File(path, state.st_size, state.st_mtime_ns)
-    return None
-
-
-def _is_text(path: str) -> bool:
+def _state(path: str) -> os.stat_result | str:
+    """Return the state of a file, or why the demo leaves it out."""
     try:
         path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        state = os.lstat(path)
+    except UnicodeEncodeError:  # params are JSON, which cannot hold it
+        return marked("name is not UTF-8")
+    except OSError:
+        return marked("not readable")
+    if os.path.basename(path).startswith("."):
+        return marked("hidden")
+    if stat.S_ISLNK(state.st_mode):
+        return marked("symbolic link")
+    if not stat.S_ISREG(state.st_mode):
+        return marked("no regular file")
+    return state if os.access(path, os.R_OK) else marked("not readable")
+
+
+def default_url(folder: Path) -> str:
+    """Return the URL of the folder's database in the user's cache: a run that was stopped is found there again."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aiotaskq"
+    try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseUnavailable(
+            f"cannot make the folder {cache}: {error.strerror}; name a database with --db sqlite:///demo.db"
+        ) from None
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.name)[:40].strip("-") or "root"
+    return f"sqlite:///{cache / f'demo-{name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}.db'}"
+
+
+def database_files(url: str) -> list[Path]:
+    """Return the files of a SQLite database, which may lie in the folder itself."""
+    scheme, _, path = url.partition(":///")
+    if not scheme.startswith("sqlite"):
+        return []
+    return [Path(path.partition("?")[0] + suffix) for suffix in ("", "-wal", "-shm", "-journal")]

@@ -131,11 +131,11 @@ def test_a_second_signal_ends_a_loop_that_is_blocked_for_good(place: Place) -> N
     time.sleep(0.7)
     run.signal()
     assert run.code() == 4
-    assert any("ended by force" in line for line in run.lines)
+    assert any("terminated" in line for line in run.lines)
     assert place.statuses() == {"running"}
 
 
-def test_it_is_ended_by_force_also_when_nobody_reads_what_it_says(place: Place) -> None:
+def test_it_is_terminated_also_when_standard_error_is_not_read(place: Place) -> None:
     place.app("""
         from aiotaskq.cli import shutdown as stopping
         stopping.MARGIN = 0.3
@@ -163,4 +163,4 @@ def test_a_thread_of_the_application_cannot_keep_a_stopped_process(place: Place)
     run.wait_for_line("Ctrl-C")
     run.signal()
     assert run.code() == 0  # everything has drained, whatever it is that goes on
-    assert "ended by force" in run.lines[-1]
+    assert "terminated" in run.lines[-1]

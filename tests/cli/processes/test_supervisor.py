@@ -33,7 +33,7 @@ def test_processes_share_the_work_and_a_dead_one_is_replaced(place: Place) -> No
     run.wait_for_line("failed quitting")  # and it ends no worker
     place.push("short", 60, seconds=0.7)  # more than the others can take at once
     run.until(lambda: fourth in run.said("short"), "work in the new process")
-    assert {line[:4] for line in run.lines if "at a time from" in line} == {"[1] ", "[2] ", "[3] "}
+    assert {line[:4] for line in run.lines if "concurrency" in line} == {"[1] ", "[2] ", "[3] "}
     assert not any("fork" in line for line in run.lines)  # which Python warns of beside threads
     assert sorted(run.said("flagged")) == sorted(run.said("imported"))  # options of the interpreter are passed on
 
@@ -97,7 +97,7 @@ def test_processes_stop_when_their_supervisor_is_killed(place: Place) -> None:
     assert [(task.status, task.retry_count, task.crashes) for task in place.tasks()] == [("pending", 0, 0)]
 
 
-def test_what_a_dead_worker_had_started_dies_with_it(place: Place) -> None:
+def test_processes_started_by_a_dead_worker_are_killed(place: Place) -> None:
     run = place.run_app(2, "--concurrency", "1")
     place.push("elsewhere", seconds=0.5)
     (orphan,) = run.wait_for("elsewhere")
@@ -113,11 +113,11 @@ def test_what_a_dead_worker_had_started_dies_with_it(place: Place) -> None:
 @pytest.mark.parametrize(
     ("url", "error"),
     [
-        ("memory://", "memory:// is the memory of one process"),
+        ("memory://", "memory:// exists only inside one process"),
         ("sqlite:////no/such/folder/x.db", "/no/such/folder/x.db"),
     ],
 )
-def test_what_cannot_run_is_said_once(place: Place, url: str, error: str) -> None:
+def test_an_error_at_the_start_is_printed_once(place: Place, url: str, error: str) -> None:
     (place.home / "app.py").write_text(f"from aiotaskq import TaskQ\ntq = TaskQ({url!r})")
     run = place.run("app:tq", "--processes", "3")
     assert run.code() == 1
@@ -139,7 +139,7 @@ def test_a_crash_loop_at_the_start_ends(place: Place) -> None:
     """
     run = place.run(code=supervisor(child, "processes.pause = lambda deaths: 0.01"))
     assert run.code() == 1
-    assert run.lines[-1] == f"error: every process failed at its start, {TRIES} times in a row; what they said is above"
+    assert run.lines[-1] == f"error: every process failed at its start, {TRIES} times in a row; see their output above"
     assert run.lines.count("cannot start") >= 2 * TRIES - 1  # the second has failed once more, unsaid
 
 
@@ -150,7 +150,7 @@ def test_a_program_that_cannot_be_started_is_an_error(place: Place) -> None:
 
 
 @pytest.mark.parametrize("code", [70, 0])
-def test_a_process_that_keeps_ending_is_started_ever_more_slowly(place: Place, code: int) -> None:
+def test_pauses_between_restarts_grow(place: Place, code: int) -> None:
     run = place.run(code=supervisor(f"ready()\nos._exit({code}) if number == 2 else time.sleep(60)"))
     run.wait_for_line("process 2", 2)
     first, second = [line for line in run.lines if "process 2" in line]
@@ -166,7 +166,7 @@ def test_pauses_grow_to_half_a_minute() -> None:
         assert most / 2 <= pause(deaths) <= most
 
 
-def test_a_process_that_does_not_stop_is_killed_in_the_end(place: Place) -> None:
+def test_a_process_that_does_not_stop_is_killed(place: Place) -> None:
     child = """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         ready()
@@ -177,4 +177,4 @@ def test_a_process_that_does_not_stop_is_killed_in_the_end(place: Place) -> None
     run.wait_for("imported", 2)
     run.signal()
     assert run.code() == 4
-    assert "ended by force" in run.lines[-1]
+    assert "terminated" in run.lines[-1]

@@ -1,4 +1,4 @@
-"""What ``aiotaskq run`` says while it stops: which tasks it waits for, and for how long."""
+"""What ``aiotaskq run`` prints while it stops: which tasks it waits for, and how long."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import asyncio
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import tr
-from aiotaskq.cli.output import note
+from aiotaskq.cli.output import echo_stderr
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.log import printable
 
-SHOWN = 5  # tasks that are named
+SHOWN = 5  # tasks that are listed
 
 
-class Waiting:
-    """Tells of the two stages of a stop: the drain, in which handlers may end, and the grace after their cancel."""
+class DrainReport:
+    """Reports the two stages of a stop: the drain, in which handlers may end, and the grace after their cancel."""
 
     def __init__(self, tq: TaskQ, drain: float, grace: float, prefix: str) -> None:
-        """Wire it; ``drain`` and ``grace`` in seconds, ``prefix`` stands before each line."""
+        """``drain`` and ``grace`` in seconds; each line begins with ``prefix``."""
         self._tq = tq
         self._drain = drain
         self._grace = grace
@@ -25,42 +25,42 @@ class Waiting:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
-        """Say that it stops, in the loop."""
+        """Report that the drain begins. Called in the event loop."""
         if not self._running:
-            self._say(tr("stopping: no task runs"))
+            self._echo(tr("stopping: no task is running"))
             return
         said = tr(
-            "stopping: waits up to {seconds} s for running tasks ({count}): {tasks}; a second signal does not wait",
+            "stopping: waiting up to {seconds} s for running tasks ({count}): {tasks}; a second signal does not wait",
             seconds=f"{self._drain:g}",
             count=len(self._running),
             tasks=self._named(),
         )
-        self._say(said)
-        self._timer = asyncio.get_running_loop().call_later(self._drain, self._over)
+        self._echo(said)
+        self._timer = asyncio.get_running_loop().call_later(self._drain, self._drained)
 
     def hurry(self) -> None:
-        """Say that it waits no more."""
-        self._cancelled(tr("waits no more"))
+        """Report that the drain is cut short by a second signal."""
+        self._cancelled(tr("second signal"))
 
     def end(self) -> None:
-        """Say nothing any more."""
+        """Report nothing any more."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _over(self) -> None:
-        self._cancelled(tr("{seconds} s are over", seconds=f"{self._drain:g}"))
+    def _drained(self) -> None:
+        self._cancelled(tr("after {seconds} s", seconds=f"{self._drain:g}"))
 
     def _cancelled(self, why: str) -> None:
         self.end()
         if self._running:
             said = tr(
-                "{why}: cancels running tasks ({count}), which get {seconds} s to end: {tasks}",
+                "{why}: cancelling running tasks ({count}), which have {seconds} s to end: {tasks}",
                 why=why,
                 count=len(self._running),
                 seconds=f"{self._grace:g}",
                 tasks=self._named(),
             )
-            self._say(said)
+            self._echo(said)
 
     @property
     def _running(self) -> list[Task]:
@@ -76,5 +76,5 @@ class Waiting:
             names.append("…")
         return tr(", ").join(names)
 
-    def _say(self, text: str) -> None:
-        note(self._prefix + printable(text, 2_000))
+    def _echo(self, text: str) -> None:
+        echo_stderr(self._prefix + printable(text, 2_000))

@@ -1,0 +1,82 @@
+"""The table of commands: what ``aiotaskq --help`` lists.
+
+Each command is in the file, or the folder, of its name: that declares its options and does the work. Its ``app`` has
+one command, or those of a group.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Collection
+from typing import Annotated
+
+import typer
+
+from aiotaskq.cli.i18n import tr
+from aiotaskq.cli.options import Command, group, option
+
+HELP = tr("aiotaskq: a task queue and scheduler inside your asyncio application; no broker needed.")
+COMMANDS = {
+    "demo": tr("Run a demonstration on the files of a folder."),
+    "init": tr("Write a starter application."),
+    "run": tr("Run workers and the scheduler of your application."),
+    "push": tr("Push one task."),
+    "stats": tr("Count tasks by queue and status."),
+    "web": tr("Serve the operations API."),
+    "check": tr("Check that tasks and schedules are processed."),
+    "doctor": tr("Print versions, store and settings for a bug report."),
+    "bench": tr("Run the benchmarks; needs a checkout of aiotaskq."),
+    "completion": tr("Print the shell completion script."),
+}
+GROUPS = {
+    "tasks": tr("List, show, retry, cancel and delete tasks."),
+    "schedules": tr("List, add, pause, resume, fire and delete schedules."),
+    "store": tr("List, read, set and delete public values."),
+    "queues": tr("List, pause and resume queues."),
+    "db": tr("Create, check and print the tables; copy a store."),
+}
+
+
+def app_for(words: Collection[str] | None) -> typer.Typer:
+    """Return the command line, with the files of the commands that these words name imported; None imports all.
+
+    The other commands are listed with their help, and have no options: ``--help`` does not wait for what they import.
+    """
+    app = group(HELP)
+    app.callback()(_options)
+    for name, help in COMMANDS.items():
+        if words is None or name in words:
+            (command,) = _app(name).registered_commands
+            command.short_help = help
+            app.registered_commands.append(command)
+        else:
+            app.command(name, cls=Command, help=help)(_not_imported)
+    for name, help in GROUPS.items():
+        imported = words is None or name in words
+        app.add_typer(_app(name) if imported else group(), name=name, help=help)
+    return app
+
+
+def _app(name: str) -> typer.Typer:
+    app: typer.Typer = importlib.import_module(f"aiotaskq.cli.{name}").app
+    return app
+
+
+def _not_imported() -> None:
+    pass
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        # Taken where the interpreter keeps it: nothing in the package imports its root.
+        print(f"aiotaskq {sys.modules['aiotaskq'].__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, option("--version", callback=_version, is_eager=True, help=tr("Print the version."))
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,172 @@
+"""``aiotaskq db``: creates, checks, prints and copies the tables.
+
+``cli.tables`` is imported when a command runs, because it imports SQLAlchemy: a help page does not need it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+import typer
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.backends.base import InvalidRow
+from aiotaskq.backends.url import scheme_of
+from aiotaskq.cli.i18n import marked, tr, translated
+from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group, option
+from aiotaskq.cli.output import ProgressBar, echo, echo_json, echo_stderr, echo_table, progress_bar
+from aiotaskq.cli.store_access import opened, refuse_unready
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.masking import mask
+from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.runtime.copy import Copied
+from aiotaskq.runtime.copy import copy as copy_all
+
+app = group()
+INVALID = tuple(map(marked, ("TABLE", "ID", "COLUMN", "PROBLEM", "ACTION")))
+
+
+@app.command("upgrade", cls=Command, help=tr("Create the tables, or upgrade them to this version. Safe to repeat."))
+def upgrade(db: Db = DEFAULT_DB, json: Json = False) -> None:
+    from aiotaskq.cli.tables import HEAD, create_missing, version_of
+
+    before = version_of(db)
+
+    async def work() -> tuple[list[str], list[InvalidRow]]:
+        made = await create_missing(db) if before == HEAD else []
+        async with TaskQ(db) as tq:
+            return made, tq.invalid_rows
+
+    bar, _ = progress_bar(tr("upgrade"), None, quiet=json)
+    with bar:
+        made, invalid = asyncio.run(work())
+    url = mask(db)
+    if json:
+        rows = msgspec.to_builtins(invalid)
+        echo_json({"database": url, "before": before, "version": HEAD, "created_again": made, "invalid_rows": rows})
+        return
+    if made:
+        names = tr(", ").join(made)
+        echo(tr("{url}: dropped tables were created again, empty: {names}", url=url, names=names))
+    elif before == HEAD:
+        echo(tr("{url}: the tables are up to date, version {version}", url=url, version=HEAD))
+    elif before is None:
+        echo(tr("{url}: the tables were created, version {version}", url=url, version=HEAD))
+    else:
+        upgraded = marked("{url}: the tables were upgraded from version {before} to {version}")
+        echo(tr(upgraded, url=url, before=before, version=HEAD))
+    if invalid:
+        echo(tr("invalid values, which are kept as they are: {count}", count=len(invalid)))
+        _say_invalid(invalid)
+
+
+@app.command(
+    "check",
+    cls=Command,
+    help=tr("Print the version of the tables, and the rows with invalid values. Changes nothing."),
+)
+def check(db: Db = DEFAULT_DB, json: Json = False) -> None:
+    from aiotaskq.cli.tables import HEAD, version_and_invalid_rows
+
+    version, invalid = version_and_invalid_rows(db)
+    url = mask(db)
+    if json:
+        rows = msgspec.to_builtins(invalid)
+        echo_json({"database": url, "version": version, "newest": HEAD, "invalid_rows": rows})
+        return
+    found = version or tr("none yet")
+    echo(tr("{url}: version {version}; this aiotaskq uses {newest}", url=url, version=found, newest=HEAD))
+    if invalid:
+        _say_invalid(invalid)
+    else:
+        echo(tr("no invalid rows"))
+
+
+def _say_invalid(rows: Sequence[InvalidRow]) -> None:
+    echo_table(
+        INVALID, [(row.table, row.id, row.column, translated(row.problem), translated(row.action)) for row in rows]
+    )
+
+
+@app.command(
+    "sql",
+    cls=Command,
+    help=tr("Print the SQL that creates the tables in a database of this kind, to be run by an administrator."),
+)
+def sql(db: Db = DEFAULT_DB) -> None:
+    from aiotaskq.cli.tables import sql_ddl
+
+    echo(sql_ddl(scheme_of(db)).rstrip())
+
+
+@app.command(
+    "copy",
+    cls=Command,
+    help=tr(
+        "Copy tasks, schedules and paused queues from one store to another. An interrupted copy continues "
+        "when it is run again; it is safe to repeat. FROM is not changed; stop its workers first. Public "
+        "values are not copied."
+    ),
+    short_help=tr("Copy tasks and schedules to another store."),
+)
+def copy(
+    source: Annotated[
+        str, typer.Argument(metavar="FROM", help=tr("URL of the store to copy from."), show_default=False)
+    ],
+    target: Annotated[str, typer.Argument(metavar="TO", help=tr("URL of the store to copy to."), show_default=False)],
+    running: Annotated[
+        bool,
+        option(
+            "--running-as-pending",
+            help=tr("Also copy running tasks, as pending: they will run again. By default they are not copied."),
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    if "memory" in (scheme_of(source), scheme_of(target)):
+        raise NotSupported(tr("memory:// exists only inside one process; copy between stores that processes share"))
+    if source == target:
+        raise ValidationError(tr("FROM and TO are the same store"))
+    refuse_unready(source)
+
+    async def work(bar: ProgressBar) -> Copied:
+        def progress(done: int, total: int) -> None:
+            bar.total(total)
+            bar.update(done)
+
+        async with opened(source, target) as (here, there):
+            return await copy_all(here, there, SystemClock().now(), running=running, progress=progress)
+
+    bar, _ = progress_bar(tr("copy"), 0, quiet=json)
+    with bar:
+        done = asyncio.run(work(bar))
+    if json:
+        echo_json({"from": mask(source), "to": mask(target), **msgspec.to_builtins(done)})
+    else:
+        _say_copied(done)
+    raise typer.Exit(int(bool(done.uncopied)))
+
+
+def _say_copied(done: Copied) -> None:
+    echo(
+        tr(
+            "copied: tasks {tasks}, schedules {schedules}; "
+            "there already: tasks {tasks_there}, schedules {schedules_there}",
+            tasks=f"{done.tasks:,}",
+            schedules=f"{done.schedules:,}",
+            tasks_there=f"{done.tasks_there:,}",
+            schedules_there=f"{done.schedules_there:,}",
+        )
+    )
+    if done.released:
+        echo(tr("of these, running tasks that are pending now: {count}", count=f"{done.released:,}"))
+    if done.uncopied:
+        echo(tr("not copied: {count}", count=f"{len(done.uncopied):,}"))
+        echo_table(
+            [marked("KIND"), marked("ID"), marked("PROBLEM")],
+            [(row.kind, translated(row.id), translated(row.problem)) for row in done.uncopied],
+        )
+    echo_stderr(tr("FROM is unchanged; do not run workers on it any more, or its tasks run twice"))

@@ -1,0 +1,301 @@
+"""The demo: begins or continues a run, pushes, runs the tasks, opens the database again, and checks every claim."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.backends.url import scheme_of
+from aiotaskq.cli.demo import report
+from aiotaskq.cli.demo.files import File, database_files, default_url, walk
+from aiotaskq.cli.demo.report import Numbers
+from aiotaskq.cli.demo.tasks import BROKEN, FILE, FILES, FLAKY, OTHERS, REPORT, TICK, push_blocking, register
+from aiotaskq.cli.i18n import Message, marked, tr
+from aiotaskq.cli.output import ProgressBar, echo, echo_json
+from aiotaskq.cli.shutdown import Deadline, Signals
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.ids import new_id
+from aiotaskq.core.masking import mask
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.errors import NotSupported, ValidationError
+
+RUN = "demo.run"  # the public value that says which run this database is about, and whether it has ended
+COOKIE = "demo.cookie"
+COOKIE_TTL = 1.5  # seconds
+REPORTS = 3  # that are waited for, however soon the files are done
+SCRIPTED = 5  # tasks of the blocking script
+PATIENCE = 60.0  # seconds without a file done, after which the demo gives up: the checks say what is missing
+DRAIN, GRACE = 5.0, 1.0  # seconds
+STOPPED = 130  # exit code
+SAMPLE = 3  # files that are hashed a second time
+ALL = 100_000  # more tasks than a demo ever has
+UNENDED = ("pending", "running")
+
+
+class Demo:
+    """One process of the demo. A run may take several processes: each continues where the last was stopped."""
+
+    def __init__(
+        self, folder: Path, *, url: str | None, concurrency: int, pause: float, fresh: bool, as_json: bool
+    ) -> None:
+        """``url`` None is a SQLite file in the cache folder, one for each folder."""
+        self._folder = folder.resolve()
+        self._url = url or default_url(self._folder)
+        self._concurrency = concurrency
+        self._pause = pause
+        self._fresh = fresh
+        self._as_json = as_json
+        options = [f"--pause {pause:g}"] * bool(pause) + [f"--db {shlex.quote(self._url)}"] * (url is not None)
+        self._again = report.again(folder, *options)
+        self._given_folder = folder
+        self._clock = SystemClock()
+        self._bar = ProgressBar(tr("files"), 0, quiet=as_json)
+        self._files: list[File] = []
+        self._left: int | None = None
+        """Tasks of files that have not ended; None before the push."""
+        self._run = ""
+        self._completed_before: dict[str, int] = {}
+
+    async def run(self, max_files: int, max_bytes: int) -> int:
+        """Run the demo; return the exit code: 0 if every check held, 1 if one did not, 130 after a signal."""
+        body = asyncio.ensure_future(self._run_all(max_files, max_bytes))
+        signals = Signals(Deadline(self._end_now), DRAIN, GRACE)
+
+        def stop() -> None:
+            self._bar.line(tr("stopping: waiting for running tasks (Ctrl-C again does not wait)"))
+            body.cancel()
+
+        signals.attach(stop, lambda: self._end_now(STOPPED))
+        code = STOPPED
+        try:
+            code = await body
+        except asyncio.CancelledError:
+            if not signals.asked:
+                raise
+            self._report_stop()
+        finally:
+            signals.detach(code)
+        return code
+
+    def _end_now(self, code: int) -> None:
+        self._bar.close()
+        os._exit(code)  # the leases of running tasks expire after three seconds
+
+    def _report_stop(self) -> None:
+        total = len(self._files)
+        done = 0 if self._left is None else total - self._left
+        if self._as_json:
+            echo_json({"ok": False, "stopped": True, "database": mask(self._url), "files": total, "done": done})
+        elif self._left is None:
+            echo(tr("stopped before anything was pushed"))
+        else:
+            values = {"done": f"{done:,}", "files": report.count_of_files(total)}
+            echo(tr("stopped: {done} of {files} are done. To continue:", **values))
+            echo(f"     {self._again}")
+
+    async def _run_all(self, max_files: int, max_bytes: int) -> int:
+        if scheme_of(self._url) == "memory":
+            said = tr("db: the demo closes its database and opens it again; name a file, as sqlite:///x.db")
+            raise NotSupported(said)
+        self._files, left_out = await asyncio.to_thread(
+            walk, self._folder, max_files=max_files, max_bytes=max_bytes, without=database_files(self._url)
+        )
+        if not self._as_json:
+            report.introduce(self._folder, self._url, self._files, left_out)
+        tq = TaskQ(self._url, lease=3, poll_interval=0.2)
+        try:
+            await tq.open()
+            resumed = await self._begin(tq)
+            numbers = Numbers(tq, self._clock.now())
+            dead_letter = await self._push(tq, numbers, resumed)
+            with self._bar:
+                scripted, cookie = await self._work(tq, numbers)
+            counts = (await tq.stats()).counts
+        finally:
+            if self._left is not None:  # more tasks have ended in the drain
+                await tq.open()
+                self._left = await tq.queue.count(status=UNENDED, queue=FILES)
+            await tq.close()
+        async with TaskQ(self._url) as tq:  # as another process does
+            checks = await self._check(tq, counts, scripted, cookie)
+            for name in ("every-second", "two-seconds"):
+                await tq.scheduler.pause_task(f"{self._run}-{name}")
+            await self._save(tq, "finished")
+        ok = all(held for held, _ in checks)
+        if self._as_json:
+            echo_json(
+                {
+                    "ok": ok,
+                    "database": mask(self._url),
+                    "run": self._run,
+                    "resumed_after": len(self._completed_before),
+                    "files": len(self._files),
+                    "left_out": left_out,
+                    "numbers": numbers.as_dict(),
+                    "checks": [{"name": claim.english, "held": held} for held, claim in checks],
+                    "dead_letter": dead_letter,
+                }
+            )
+        else:
+            report.show(numbers, checks)
+            report.say_next(self._given_folder, self._url, dead_letter)
+        return int(not ok)
+
+    async def _begin(self, tq: TaskQ) -> bool:
+        """Go on with the run that was stopped, and return True; or forget what was and begin one."""
+        schedules = await tq.scheduler.list()
+        if ({schedule.queue for schedule in schedules} | (await tq.stats()).queues.keys()) - {FILES, OTHERS}:
+            raise ValidationError(tr("db: it holds tasks of another application; the demo needs a database of its own"))
+        state = await tq.store.get_public(RUN)
+        if isinstance(state, dict) and state.get("state") == "running" and not self._fresh:
+            if state["folder"] != str(self._folder):
+                raise ValidationError(
+                    tr(
+                        "db: it holds a stopped run on {folder}; continue it with that folder, "
+                        "or start anew with --fresh",
+                        folder=state["folder"],
+                    )
+                )
+            self._run = state["id"]
+            ended = await tq.find(status="completed", limit=ALL)
+            self._completed_before = {task.idempotency_key: task.fence for task in ended if task.idempotency_key}
+            return True
+        self._run = new_id()[-8:]
+        await asyncio.gather(*(tq.cancel(task.task_id) for task in await tq.find(status=UNENDED, limit=ALL)))
+        await tq.purge()
+        for schedule in schedules:
+            await tq.scheduler.delete_task(schedule.task_id)
+        await self._save(tq, "running")
+        return False
+
+    async def _save(self, tq: TaskQ, state: str) -> None:
+        await tq.store.set_public(RUN, {"id": self._run, "folder": str(self._folder), "state": state})
+
+    async def _push(self, tq: TaskQ, numbers: Numbers, resumed: bool) -> str:
+        """Push what is not there yet, add the schedules; return the id of the task that fails always."""
+        run, total = self._run, len(self._files)
+        register(
+            tq,
+            self._folder,
+            self._pause,
+            report=lambda: self._bar.line(report.scheduled(total - (self._left or 0), total, numbers)),
+        )
+        began = self._clock.ticks()
+        # What an earlier process of this run has pushed has the same key, so it is not pushed again.
+        keys: list[tuple[str, str, dict[str, str]]] = [
+            (BROKEN, f"{run}-fails-always", {}),
+            (FLAKY, f"{run}-fails-twice", {}),
+        ]
+        keys += [(FILE, file.key(run), {"path": file.path}) for file in self._files]
+        handles = await tq.push_many({"type": t, "params": params, "idempotency_key": key} for t, key, params in keys)
+        self._left = await tq.queue.count(status=UNENDED, queue=FILES)
+        self._bar.total(total)
+        if not self._as_json and resumed:
+            values = {"done": f"{total - self._left:,}", "files": report.count_of_files(total)}
+            echo(tr("continuing the stopped run: {done} of {files} done", **values))
+        elif not self._as_json:
+            values = {"count": f"{len(keys):,}", "seconds": f"{(self._clock.ticks() - began) / SECOND:.2f}"}
+            echo(tr("pushed {count} tasks in one transaction, on disk after {seconds} s", **values))
+        for name, kind, task_type, timing in (
+            ("every-second", "interval", REPORT, {"interval_seconds": 1}),
+            ("two-seconds", "cron", TICK, {"cron_expression": "*/2 * * * * *"}),
+            ("once", "once", TICK, {"execute_at": self._clock.now() / SECOND + 1}),
+        ):
+            # Before the files in the queue, or the report of the first second would come after the last file.
+            options: dict[str, Any] = {"queue": OTHERS, "priority": -1, "task_id": f"{run}-{name}", **timing}
+            await tq.scheduler.add_scheduler_task(f"demo {name}", task_type, kind, **options)
+        return handles[0].task_id
+
+    async def _work(self, tq: TaskQ, numbers: Numbers) -> tuple[list[str], tuple[Any, Any]]:
+        """Run the tasks; return the keys of the script's, and the cookie at once and after its time to live."""
+        await tq.store.set_public(COOKIE, "session=abc", ttl=COOKIE_TTL)
+        set_at = self._clock.ticks()
+        cookie = await tq.store.get_public(COOKIE)
+        async with tq.running(self._concurrency, queues=[FILES, OTHERS], drain=DRAIN, grace=GRACE):
+            scripted = await asyncio.to_thread(push_blocking, self._url, self._run, SCRIPTED)
+            await self._until_ended(tq, numbers)
+            await self._clock.sleep(max(0.0, COOKIE_TTL - (self._clock.ticks() - set_at) / SECOND))
+        await tq.open()
+        return scripted, (cookie, await tq.store.get_public(COOKIE))
+
+    async def _until_ended(self, tq: TaskQ, numbers: Numbers) -> None:
+        """Wait until no task is left, and the first reports were fired.
+
+        The database says so, for a second demo on the same folder does its share.
+        """
+        total, moved, left_then = len(self._files), self._clock.ticks(), -1
+        while self._clock.ticks() - moved < PATIENCE * SECOND:
+            self._left = left = await tq.queue.count(status=UNENDED, queue=FILES)
+            fired = (await tq.scheduler.get(f"{self._run}-every-second")).run_count
+            if not left and fired >= REPORTS and not await tq.queue.count(status=UNENDED, queue=OTHERS):
+                return
+            self._bar.update(total - left, report.rate_of(numbers) if left else tr("waiting for the schedules"))
+            if left != left_then:
+                left_then, moved = left, self._clock.ticks()
+            await self._clock.sleep(0.1)
+
+    async def _check(
+        self, tq: TaskQ, counts: dict[str, int], scripted: list[str], cookie: tuple[Any, Any]
+    ) -> list[tuple[bool, Message]]:
+        """Check every claim on what the reopened database holds; return whether each held."""
+        found = await tq.find(limit=ALL)
+        tasks = {task.idempotency_key or task.task_id: task for task in found}
+        completed = {key: task for key, task in tasks.items() if task.status is Status.COMPLETED}
+        schedules = {schedule.task_id: schedule for schedule in await tq.scheduler.list()}
+        run, checks = self._run, list[tuple[bool, Message]]()
+
+        def check(held: bool, claim: str, **values: object) -> None:
+            checks.append((held, Message(claim, **values)))
+
+        done, total = sum(file.key(run) in completed for file in self._files), len(self._files)
+        check(done == total, marked("one task per file, each completed: {done:,} of {total:,}"), done=done, total=total)
+        hashed = await asyncio.to_thread(self._hash_again, completed)
+        claim = marked("stored results are right: {right} of {looked} files that were hashed again")
+        check(all(hashed), claim, right=sum(hashed), looked=len(hashed))
+        task = completed.get(f"{run}-fails-twice")
+        retried = task is not None and task.retry_count == 2
+        check(retried, marked("a task that fails twice is retried twice, and succeeds"))
+        task = tasks.get(f"{run}-fails-always")
+        kept = task is not None and task.status is Status.FAILED and "on purpose" in (task.error_message or "")
+        check(kept, marked("a task that always fails is kept as a dead letter, with its error"))
+        for name, least, claim in (
+            ("every-second", REPORTS, marked("interval of 1 s: one task for each due time, {tasks} for {runs}")),
+            ("two-seconds", 1, marked("cron with seconds: one task for each due time, {tasks} for {runs}")),
+        ):
+            runs = schedules[f"{run}-{name}"].run_count
+            fired = sum(task.scheduler_task_id == f"{run}-{name}" for task in found)
+            check(runs == fired >= least, claim, tasks=fired, runs=runs)
+        once = schedules[f"{run}-once"]
+        check(once.run_count == 1 and not once.enabled, marked("once: fired once, then disabled"))
+        check(
+            cookie == ("session=abc", None), marked("a public value with a time to live is readable until it expires")
+        )
+        results = [completed[key].result if key in completed else None for key in scripted]
+        claim = marked("a script without asyncio pushed {total} tasks from a thread: {done} done")
+        squares = [number * number for number in range(1, len(scripted) + 1)]
+        check(results == squares, claim, total=len(scripted), done=len(scripted) - results.count(None))
+        stored = sum(task.result is not None for task in found)
+        claim = marked("closed and reopened, the database still holds {tasks:,} tasks and {results:,} results")
+        check((await tq.stats()).counts == counts, claim, tasks=len(found), results=stored)
+        if before := self._completed_before:
+            again = sum(key not in tasks or tasks[key].fence != fence for key, fence in before.items())
+            claim = marked("{done:,} tasks were completed before this run continued; {again} of them ran again")
+            check(not again, claim, done=len(before), again=again)
+        return checks
+
+    def _hash_again(self, completed: dict[str, Task]) -> list[bool]:
+        """Hash some files that have not changed since; return whether the stored results are the same."""
+        same = []
+        for file in self._files[:: max(1, len(self._files) // SAMPLE)][:SAMPLE]:
+            path = self._folder / file.path
+            with contextlib.suppress(OSError):  # deleted since
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                if path.stat().st_mtime_ns == file.mtime_ns and file.key(self._run) in completed:
+                    same.append(completed[file.key(self._run)].result.get("sha256") == digest)
+        return same

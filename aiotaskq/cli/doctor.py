@@ -1,0 +1,129 @@
+"""``aiotaskq doctor``: versions, store, latency, clock and settings, for a bug report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import msgspec
+import typer
+
+from aiotaskq.backends.base import Backend, Schedules
+from aiotaskq.backends.url import scheme_of
+from aiotaskq.cli.check import unclaimed
+from aiotaskq.cli.i18n import marked, tr, translated
+from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, SchedulesUrl
+from aiotaskq.cli.output import echo, echo_check, echo_json, echo_title
+from aiotaskq.cli.store_access import with_backend
+from aiotaskq.cli.tables import describe
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.masking import mask, without_passwords
+from aiotaskq.errors import AiotaskqError
+from aiotaskq.log import printable
+from aiotaskq.runtime.health import Distance, Health, examine, measure
+
+app = typer.Typer()
+LIBRARIES = (
+    *("sqlalchemy", "aiosqlite", "asyncpg", "alembic", "croniter", "msgspec", "loguru", "typer", "rich", "tzdata"),
+    *("redis", "asyncmy", "psycopg", "starlette", "uvicorn", "uvloop", "prometheus-client", "opentelemetry-api"),
+)
+LABELS = {"server": marked("server"), "version": marked("schema"), "newest": marked("newest schema")}
+MAX_AHEAD = 1_000.0  # milliseconds by which the store's clock may differ from that of this host
+
+
+@app.command(
+    "doctor",
+    cls=Command,
+    help=tr(
+        "Print versions, settings, and the store's latency, clock and health, for a bug report. Passwords are left out."
+    ),
+)
+def doctor(db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, json: Json = False) -> None:
+    found: dict[str, Any] = {
+        "aiotaskq": sys.modules["aiotaskq"].__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "libraries": {name: known for name in LIBRARIES if (known := _version(name)) is not None},
+        "settings": _settings(),
+        "database": mask(db),
+        "problem": None,
+    }
+    health = None
+    try:
+        found["store"], health = _store(db, schedules)
+    except AiotaskqError as error:
+        found["problem"] = without_passwords(error)
+    if json:
+        echo_json(found)
+    else:
+        _say(found, health)
+    raise typer.Exit(int(found["problem"] is not None))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _settings() -> dict[str, str]:
+    """Return the environment variables of aiotaskq, with stars for those that may be secret."""
+    found = {}
+    for name, value in sorted(os.environ.items()):
+        if name.startswith("AIOTASKQ_"):
+            secret = any(word in name for word in ("TOKEN", "SECRET", "PASS", "KEY"))
+            found[name] = "***" if secret else mask(value) if name.endswith("URL") or "@" in value else value
+    return found
+
+
+def _store(url: str, schedules: str | None) -> tuple[dict[str, Any], Health]:
+    facts = describe(url)
+
+    async def work(backend: Backend, found: Schedules | None) -> tuple[Distance, Health]:
+        distance = await measure(backend, SystemClock())
+        return distance, await examine(backend, SystemClock(), schedules=found)
+
+    distance, health = with_backend(url, work, schedules)
+    store = {
+        "scheme": scheme_of(url),
+        **facts,
+        "latency_ms": {"median": round(distance.median, 3), "worst": round(distance.worst, 3)},
+        "clock_ahead_ms": None if distance.ahead is None else round(distance.ahead, 3),
+        "health": msgspec.to_builtins(health),
+    }
+    return store, health
+
+
+def _say(found: dict[str, Any], health: Health | None) -> None:
+    echo_title(f"aiotaskq {found['aiotaskq']}, Python {found['python']}, {found['platform']}")
+    echo(tr(", ").join(f"{name} {known}" for name, known in found["libraries"].items()))
+    for name, value in found["settings"].items():
+        echo(f"{name}={printable(value, 1_000)}")
+    echo()
+    echo_title(printable(found["database"], 1_000))
+    if health is None:
+        echo_check(False, translated(found["problem"]))
+        return
+    store = found["store"]
+    for name, label in LABELS.items():
+        if store.get(name) is not None and (name != "newest" or store["newest"] != store["version"]):
+            echo(f"  {tr(label)}{tr(': ')}{printable(store[name])}")
+    latency = store["latency_ms"]
+    echo(tr("  latency: median {median} ms, maximum {worst} ms", median=latency["median"], worst=latency["worst"]))
+    ahead = store["clock_ahead_ms"]
+    if ahead is None:
+        echo(tr("  clock: that of this host"))
+    else:
+        echo_check(
+            abs(ahead) < MAX_AHEAD,
+            tr("clock: {ahead} ms ahead of this host's", ahead=f"{ahead + 0.0:+.1f}".replace("-0.0", "+0.0")),
+        )
+    for problem in health.problems:
+        echo_check(False, translated(problem))
+    if health.ok:
+        said = tr("{ready} ready, {running} running", ready=health.ready, running=health.counts.get("running", 0))
+        echo_check(True, said + unclaimed(health))

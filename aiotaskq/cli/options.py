@@ -1,0 +1,130 @@
+"""What several commands share: groups, common options, and the confirmation before something is deleted."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from aiotaskq.cli.i18n import UNWRAPPED, chinese, marked, tr, translated_help
+
+CODES = marked(
+    "Exit codes: 0 success, 1 error, 2 wrong usage, 5 timeout of push --wait, 130 Ctrl-C. Of run: 0 "
+    "all running tasks have ended, 3 some were given back, 4 some were abandoned."
+)
+
+
+class Command(TyperCommand):
+    """A command whose help page is in the user's language."""
+
+    def get_help(self, ctx: Any) -> str:
+        """Return the help page."""
+        return translated_help(super().get_help(ctx))
+
+
+class Group(TyperGroup):
+    """A group of commands whose help page is in the user's language."""
+
+    def get_help(self, ctx: Any) -> str:
+        """Return the help page."""
+        return translated_help(super().get_help(ctx))
+
+
+def group(help: str | None = None) -> typer.Typer:
+    """Return an empty group of commands."""
+    # Plain help texts: rich would double the time that they take.
+    return typer.Typer(
+        cls=Group,
+        help=help,
+        epilog=tr(CODES),
+        context_settings={"terminal_width": UNWRAPPED} if chinese() else {},
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+
+
+def option(*names: str, help: str, **settings: Any) -> Any:
+    """Return an option of typer."""
+    return typer.Option(*names, help=help, **settings)
+
+
+COMPLETE = "_AIOTASKQ_COMPLETE"  # environment variable; set by the shell for completion
+DEFAULT_DB = "sqlite:///aiotaskq.db"
+Db = Annotated[
+    str,
+    option(
+        "--db", metavar="URL", envvar="AIOTASKQ_DATABASE_URL", help=tr("The URL of the store, as sqlite:///app.db.")
+    ),
+]
+SchedulesUrl = Annotated[
+    str | None,
+    option(
+        "--schedules",
+        metavar="URL",
+        envvar="AIOTASKQ_SCHEDULES_URL",
+        help=tr("The URL of the schedules' store, if it is another one."),
+    ),
+]
+App = Annotated[
+    str | None,
+    option(
+        "--app",
+        metavar="MODULE:TQ",
+        envvar="AIOTASKQ_APP",
+        help=tr("The TaskQ of your application, as app:tq for 'tq' in app.py."),
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, option("--json", help=tr("Print only JSON on standard output."))]
+Yes = Annotated[bool, option("--yes", "-y", help=tr("Do not ask."))]
+Params = Annotated[bool, option("--params", help=tr("Show params and results, which may contain secrets."))]
+Host = Annotated[str, option("--host", envvar="AIOTASKQ_HOST", help=tr("Address of the operations API."))]
+Port = Annotated[
+    int, option("--port", min=0, max=65_535, envvar="AIOTASKQ_PORT", help=tr("Port of the operations API."))
+]
+TokenEnv = Annotated[
+    str | None,
+    option(
+        "--token-env",
+        metavar="NAME",
+        help=tr("Environment variable that holds the token of the operations API."),
+    ),
+]
+TokenFile = Annotated[
+    str | None, option("--token-file", metavar="PATH", help=tr("File with this token in its first line."))
+]
+ReadOnly = Annotated[bool, option("--read-only", help=tr("Let the operations API change nothing."))]
+
+
+def confirm(question: str, yes: bool, as_json: bool) -> None:
+    """Ask for confirmation, unless --yes gave it. Raises Abort for a no, BadParameter where no terminal can answer."""
+    if yes:
+        return
+    if as_json or not sys.stdin.isatty():
+        raise typer.BadParameter(tr("cannot ask for confirmation here; use --yes"))
+    typer.confirm(question, abort=True, err=True)
+
+
+def check_target(target: str) -> None:
+    """Raise BadParameter for what is not of the form MODULE:TQ."""
+    module, colon, name = target.partition(":")
+    if not (module and colon and name):
+        wrong = tr("{target} is not MODULE:TQ; write app:tq for 'tq' in app.py", target=repr(target))
+        raise typer.BadParameter(wrong, param_hint="MODULE:TQ")
+
+
+def store_of(context: typer.Context, db: str, target: str | None) -> str | None:
+    """Return the URL of the store, or None for that of the application's own TaskQ.
+
+    The more explicit one has precedence: a flag, then the environment, then pyproject.toml.
+    """
+    if target is None:
+        return db
+    check_target(target)
+    sources = ("DEFAULT", "DEFAULT_MAP", "ENVIRONMENT", "COMMANDLINE")
+    ranks = [sources.index(getattr(context.get_parameter_source(name), "name", "DEFAULT")) for name in ("target", "db")]
+    return None if ranks[0] > ranks[1] else db

@@ -1,0 +1,59 @@
+"""``aiotaskq queues``: lists, pauses and resumes queues."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from aiotaskq.cli.i18n import marked, tr
+from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group
+from aiotaskq.cli.output import echo, echo_json, echo_table
+from aiotaskq.cli.store_access import with_tq
+from aiotaskq.log import printable
+
+app = group()
+Name = Annotated[str, typer.Argument(metavar="QUEUE", show_default=True)]
+
+
+@app.command("list", cls=Command, help=tr("List queues that have tasks or are paused."))
+def list_queues(db: Db = DEFAULT_DB, json: Json = False) -> None:
+    found = with_tq(db, lambda tq: tq.stats())
+    queues = [
+        {
+            "queue": name,
+            "paused": name in found.paused,
+            "pending": found.queues.get(name, {}).get("pending", 0),
+            "running": found.queues.get(name, {}).get("running", 0),
+        }
+        for name in sorted({*found.queues, *found.paused})
+    ]
+    if json:
+        echo_json(queues)
+        return
+    if not queues:
+        echo(tr("no queues"))
+        return
+    rows = [
+        [queue["queue"], tr("paused") if queue["paused"] else tr("open"), queue["pending"], queue["running"]]
+        for queue in queues
+    ]
+    echo_table([marked("QUEUE"), marked("STATE"), "PENDING", "RUNNING"], rows)
+
+
+@app.command("pause", cls=Command, help=tr("Pause a queue: no worker claims its tasks. They can still be pushed."))
+def pause(queue: Name = "default", db: Db = DEFAULT_DB, json: Json = False) -> None:
+    with_tq(db, lambda tq: tq.pause(queue))
+    if json:
+        echo_json({"queue": queue, "paused": True})
+    else:
+        echo(tr("queue {queue} is paused", queue=printable(queue)))
+
+
+@app.command("resume", cls=Command, help=tr("Resume a paused queue."))
+def resume(queue: Name = "default", db: Db = DEFAULT_DB, json: Json = False) -> None:
+    with_tq(db, lambda tq: tq.resume(queue))
+    if json:
+        echo_json({"queue": queue, "paused": False})
+    else:
+        echo(tr("queue {queue} is open", queue=printable(queue)))

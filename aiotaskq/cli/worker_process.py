@@ -1,0 +1,205 @@
+"""A process of ``aiotaskq run``: loads the application's TaskQ, shows its log, and runs workers until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any, Literal
+
+from loguru import logger
+
+from aiotaskq.app.run_options import RunOptions
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli.application import load
+from aiotaskq.cli.drain_report import DrainReport
+from aiotaskq.cli.i18n import marked, tr
+from aiotaskq.cli.output import echo_stderr
+from aiotaskq.cli.shutdown import Deadline, Lifeline, Signals
+from aiotaskq.cli.web import Site, serving
+from aiotaskq.core.masking import mask
+from aiotaskq.errors import ValidationError
+from aiotaskq.integrations.logging import NOWHERE, bind_task
+from aiotaskq.log import log, output, printable
+from aiotaskq.runtime.events import Event
+from aiotaskq.runtime.task_log import log_completed
+from aiotaskq.runtime.worker.worker import ExitCode
+
+if TYPE_CHECKING:
+    from loguru import Record
+
+FORMAT = "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> | <level>{level:<8}</level> | {name} - <level>{message}</level>"
+HOW_TO_STOP = marked("Ctrl-C or SIGTERM stops it; a second one does not wait for running tasks.")
+STOPPED = {
+    ExitCode.DRAINED: marked("stopped; all running tasks have ended"),
+    ExitCode.GIVEN_BACK: marked("stopped; some tasks were given back to the queue"),
+    ExitCode.ABANDONED: marked(
+        "stopped; some handlers did not end and were abandoned: their tasks run again when their leases expire"
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """What a worker process runs. ``target`` is MODULE:TQ; None for ``queues`` means all; durations are in seconds."""
+
+    target: str
+    concurrency: int
+    queues: Sequence[str] | None
+    drain: float
+    grace: float
+    level: str
+
+
+def run_workers(options: WorkerOptions, *, lifeline: Lifeline | None = None, site: Site | None = None) -> int:
+    """Run the workers and the scheduler of an application until a signal; return the exit code.
+
+    With a ``site`` the operations API is served as well; with a ``lifeline`` this process ends after its supervisor.
+    Raises ValidationError if there is no such TaskQ. Does not return if a handler had to be abandoned, or if something
+    that the application started does not end in time: then it ends the process.
+    """
+    prefix = "" if lifeline is None else f"[{lifeline.number}] "
+    deadline = Deadline(functools.partial(_force, prefix))
+    signals = Signals(deadline, options.drain, options.grace)
+    if lifeline is not None:
+        lifeline.watch(signals)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # output of handlers appears at once, also in a container's log
+    # Before the import, so that what the application configures about logging comes last and counts.
+    show_log(options.level, prefix)
+    tq = load(options.target)
+    if lifeline is not None and not tq.queue.backend.shared:
+        raise ValidationError(
+            tr(
+                "--processes: {url} exists only inside one process; use a store that processes share, as "
+                "sqlite:///app.db, or --processes 1",
+                url=mask(tq.url),
+            )
+        )
+    tq.on("stalled", _stalled)
+    if options.level == "INFO":  # at lower levels the library logs it itself
+        tq.on("completed", _completed)
+    names = options.queues
+    where = tr("all queues") if names is None else tr("queues {names}", names=", ".join(names))
+    what = tr(
+        "{target} on {url}: concurrency {concurrency}; {where}; handlers: {types}",
+        target=options.target,
+        url=mask(tq.url),
+        concurrency=options.concurrency,
+        where=where,
+        types=", ".join(sorted(tq.registered.handlers)) or tr("none"),
+    )
+    echo_stderr(prefix + printable(what, 1_000))
+    if lifeline is None:
+        echo_stderr(tr(HOW_TO_STOP))
+    return _run_until_done(_run(tq, options, signals, lifeline, prefix, site))
+
+
+def _run_until_done(work: Coroutine[Any, Any, int]) -> int:
+    """Run the work in a loop that a sys.exit() in another task or timer, such as a handler's, does not end."""
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        main = loop.create_task(work)
+        while True:
+            try:
+                return loop.run_until_complete(main)
+            except SystemExit as error:
+                if main.done():
+                    raise
+                log.error(
+                    "a task or a timer that a handler may have left called sys.exit(); "
+                    "the worker goes on: stop it by SIGTERM",
+                    cause=error,
+                )
+
+
+async def _run(
+    tq: TaskQ,
+    options: WorkerOptions,
+    signals: Signals,
+    lifeline: Lifeline | None,
+    prefix: str,
+    site: Site | None,
+) -> int:
+    code: int = 1
+    stop = _Stop(lifeline)
+    report = DrainReport(tq, options.drain, options.grace, prefix)
+
+    def begin() -> None:
+        stop.set()
+        report.begin()
+
+    def hurry() -> None:
+        report.hurry()
+        if tq.worker is not None:
+            tq.worker.hurry()
+
+    signals.attach(begin, hurry)
+    try:
+        # The store is opened before the workers start, so that a failure is one line.
+        async with tq, serving(tq, site, stop):
+            run = RunOptions(options.concurrency, options.queues, drain=options.drain, grace=options.grace)
+            code = ended = await tq.run_until(stop, run)
+    finally:
+        report.end()
+        signals.detach(code)
+    echo_stderr(prefix + tr(STOPPED[ended]))
+    if ended is ExitCode.ABANDONED:  # the end of the loop would wait for the handlers
+        await logger.complete()
+        _end_now(ended)
+    return int(ended)
+
+
+class _Stop(asyncio.Event):
+    """The event that ``run_until`` waits for once everything has started, which is reported to the supervisor."""
+
+    def __init__(self, lifeline: Lifeline | None) -> None:
+        super().__init__()
+        self._lifeline = lifeline
+
+    async def wait(self) -> Literal[True]:
+        if self._lifeline is not None:
+            self._lifeline.ready()
+        return await super().wait()
+
+
+def show_log(level: str, prefix: str = "") -> None:
+    """Write the log of aiotaskq to standard error; each line begins with the prefix."""
+
+    def line(record: Record) -> str:
+        where = " <dim>[{extra[type]} {extra[task_id]}]</dim>" if record["extra"]["task_id"] != NOWHERE else ""
+        return f"{prefix}{FORMAT}{where}\n{{exception}}"
+
+    logger.remove()
+    logger.configure(patcher=bind_task)  # a handler's log lines name its task
+    logger.add(sys.stderr, level=level, format=line, diagnose=False)
+    output("DEBUG", to="loguru")  # the sink filters by its level
+
+
+def _force(prefix: str, code: int) -> None:
+    echo_stderr(prefix + tr("terminated: the process did not stop in time"))
+    _end_now(code)
+
+
+def _end_now(code: int) -> None:
+    if "multiprocessing" in sys.modules:
+        for child in sys.modules["multiprocessing"].active_children():
+            child.kill()  # it would wait for work for ever
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # it is closed
+            stream.flush()
+    os._exit(code)
+
+
+def _completed(event: Event) -> None:
+    if event.task is not None:
+        log_completed(event.task)
+
+
+def _stalled(_event: Event) -> None:
+    """A listener of this event starts the watchdog of the event loop, which writes to the log."""
