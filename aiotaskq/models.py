@@ -88,6 +88,8 @@ class TaskQueue(Base):
     crashes: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
     lease_owner: Mapped[str | None] = mapped_column(Name(100))
     lease_until: Mapped[int | None] = mapped_column(BigInteger)
+    began_at: Mapped[int | None] = mapped_column(BigInteger)
+    ended_at: Mapped[int | None] = mapped_column(BigInteger)
     unique_key: Mapped[str | None] = mapped_column(Name(255))
     # The unique key while the task is pending or running, else NULL: uniqueness among live rows as a plain unique
     # index, since MySQL has no partial ones.

@@ -261,8 +261,8 @@ class Backend(ABC):
     ) -> list[Task]:
         """Hand out up to ``limit`` pending tasks that are due, not expired, and in no paused queue, in claim order.
 
-        Each becomes ``running`` with its fence raised by one, this owner and this lease, and ``started_at``. No two
-        calls ever get the same task with the same fence. A row that cannot be decoded has ``undecodable`` set.
+        Each becomes ``running`` with its fence raised by one, this owner, this lease, ``began_at`` and ``started_at``.
+        No two calls ever get the same task with the same fence. A row that cannot be decoded has ``undecodable`` set.
         """
 
     @abstractmethod

@@ -67,6 +67,10 @@ class Task(Redacted, frozen=True, kw_only=True):
     """Epoch seconds at which the latest run was claimed."""
     completed_at: int | None = None
     """Epoch seconds of the end, whatever the final status."""
+    began_at: int | None = None
+    """``started_at`` in microseconds UTC."""
+    ended_at: int | None = None
+    """``completed_at`` in microseconds UTC."""
     error_message: str | None = None
     """``Type: message`` of the latest failure, then its traceback."""
     scheduler_task_id: str | None = None

@@ -26,7 +26,12 @@ async def test_becomes_running_with_fence_owner_lease_and_start(backend: Backend
     task = await pushed(backend, params={"a": [1]}, extra={"own": 1}, retry_count=2, fence=7, error_message="before")
     (claimed,) = await backend.claim("me", NOW + 1_999_999, 10, lease_until=LEASE)
     assert claimed == task.replace(
-        status=Status.RUNNING, fence=8, lease_owner="me", lease_until=LEASE, started_at=NOW // SECOND + 1
+        status=Status.RUNNING,
+        fence=8,
+        lease_owner="me",
+        lease_until=LEASE,
+        started_at=NOW // SECOND + 1,
+        began_at=NOW + 1_999_999,
     )
     assert await read(backend, task) == claimed
     assert await backend.claim("me", NOW, 10, lease_until=LEASE) == []

@@ -30,7 +30,7 @@ async def test_only_a_claim(backend: Backend) -> None:
     held, claimed = await backend.exchange([], "me", NOW, 5, lease_until=LEASE)
     assert held == []
     assert claimed == [task.replace(status=Status.RUNNING, fence=1, lease_owner="me", lease_until=LEASE,
-                                    started_at=NOW // SECOND)]  # fmt: skip
+                                    started_at=NOW // SECOND, began_at=NOW)]  # fmt: skip
     assert await read(backend, task) == claimed[0]
 
 

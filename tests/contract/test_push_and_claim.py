@@ -17,7 +17,7 @@ async def test_what_is_pushed_is_claimed_at_once(backend: Backend) -> None:
     stored, claimed = await backend.push_and_claim([task], "me", NOW, 5, lease_until=LEASE)
     assert stored[0] is task and task.status is Status.PENDING
     assert claimed == [task.replace(status=Status.RUNNING, fence=1, lease_owner="me", lease_until=LEASE,
-                                    started_at=NOW // SECOND)]  # fmt: skip
+                                    started_at=NOW // SECOND, began_at=NOW)]  # fmt: skip
     assert await read(backend, task) == claimed[0]
 
 

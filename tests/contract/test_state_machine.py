@@ -98,7 +98,7 @@ class Model:
     def claim(self, owner: str, now: int, limit: int, queues: list[str] | None, lease_until: int) -> list[Task]:
         claimed = []
         for task in sorted(self.claimable(now, queues), key=claim_order)[:limit]:
-            lease = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND}
+            lease = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND, "began_at": now}
             self.rows[task.task_id] = task.replace(status=Status.RUNNING, fence=task.fence + 1, **lease)
             claimed.append(self.rows[task.task_id])
         return claimed

@@ -28,9 +28,11 @@ P, R, C, F, X, E = (
 def task(status: Status = R, **fields: Any) -> Task:
     values: dict[str, Any] = {"task_id": "1", "type": "t", "params": {"a": 1}, "status": status, "run_at": NOW - 5}
     if status is R:
-        values |= {"fence": 4, "lease_owner": "worker-1", "lease_until": NOW + 9, "started_at": NOW_S - 1}
+        values |= {"fence": 4, "lease_owner": "worker-1", "lease_until": NOW + 9}
+        values |= {"started_at": NOW_S - 1, "began_at": NOW - 2}
     if status in FINAL:
-        values |= {"fence": 4, "completed_at": NOW_S - 1, "error_message": "before", "retry_count": 3, "crashes": 2}
+        values |= {"fence": 4, "error_message": "before", "retry_count": 3, "crashes": 2}
+        values |= {"completed_at": NOW_S - 1, "ended_at": NOW - 1}
     return Task(**{**values, **fields})
 
 

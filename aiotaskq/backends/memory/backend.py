@@ -99,11 +99,11 @@ class MemoryBackend(Backend):
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
     ) -> list[Task]:
         with self._lock:
-            taken, at = self.queue.take(now, limit, queues), now // SECOND
-            return [self._start(task, owner, at, lease_until) for task in taken]
+            return [self._start(task, owner, now, lease_until) for task in self.queue.take(now, limit, queues)]
 
-    def _start(self, task: Task, owner: str | None = None, at: int | None = None, until: int | None = None) -> Task:
-        after = replace(task, status=RUNNING, fence=task.fence + 1, started_at=at, lease_owner=owner, lease_until=until)
+    def _start(self, task: Task, owner: str | None = None, now: int | None = None, until: int | None = None) -> Task:
+        times = {"started_at": None if now is None else now // SECOND, "began_at": now}
+        after = replace(task, status=RUNNING, fence=task.fence + 1, lease_owner=owner, lease_until=until, **times)
         # As `_leave` and `_enter` would; but it has left its queue, and its keys stay.
         self._tasks[task.task_id] = after
         self._running[task.task_id] = None

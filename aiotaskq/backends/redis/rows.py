@@ -51,6 +51,8 @@ class _State(msgspec.Struct, omit_defaults=True):
     max_retries: int = 3
     started_at: int | None = None
     completed_at: int | None = None
+    began_at: int | None = None
+    ended_at: int | None = None
     error_message: str | None = None
     expires_at: int | None = None
     crashes: int = 0
@@ -128,6 +130,8 @@ def _state(task: Task) -> str:
             task.max_retries,
             task.started_at,
             completed,
+            task.began_at,
+            task.ended_at,
             task.error_message,
             expires,
             task.crashes,

@@ -52,7 +52,7 @@ def claim(
 ) -> list[Task]:
     dialect = dialect_of(connection)
     tasks: list[Task] = []
-    lease = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND}
+    lease = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND, "began_at": now}
     given = {"now": now, **queue_values(queues), **lease}
     for head in due_heads(connection, now) if heads is None else heads:
         given |= {"priority": head.priority, "head_run_at": head.run_at, "head_seq": head.seq}
@@ -78,7 +78,8 @@ def claim_first(
     Only where the dialect has ``autocommit``. All priorities in one statement would have to be joined, and a plan with
     the wrong join reads every pending row.
     """
-    given = {"now": now, "limit": limit, "lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND}
+    lease = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND, "began_at": now}
+    given = {"now": now, "limit": limit, **lease}
     statement = dialect_of(connection).claim_first(None if queues is None else len(queues))
     rows = run(connection, statement, {**given, **queue_values(queues)}).all()
     more = not rows or (len(rows) < limit and bool(rows[0][-1]))

@@ -58,6 +58,7 @@ CLAIMED: Final = {
     "lease_owner": bindparam("lease_owner", type_=String),
     "lease_until": bindparam("lease_until", type_=BigInteger),
     "started_at": bindparam("started_at", type_=BigInteger),
+    "began_at": bindparam("began_at", type_=BigInteger),
 }
 """What a claim writes."""
 MARK_CLAIMED: Final = update(TASKS).values(CLAIMED)

@@ -45,9 +45,9 @@ def content(task: Task) -> tuple[Any, ...]:
 
 
 STATE = (
-    *("status", "priority", "retry_count", "max_retries", "started_at", "completed_at", "error_message", "queue"),
-    *("run_at", "due_at", "seq", "expires_at", "crashes", "lease_owner", "lease_until", "live_key", "result"),
-    "cancel_requested",
+    *("status", "priority", "retry_count", "max_retries", "started_at", "completed_at", "began_at", "ended_at"),
+    *("error_message", "queue", "run_at", "due_at", "seq", "expires_at", "crashes", "lease_owner", "lease_until"),
+    *("live_key", "result", "cancel_requested"),
 )
 
 
@@ -60,6 +60,8 @@ def state(task: Task) -> tuple[Any, ...]:
         task.max_retries,
         task.started_at,
         task.completed_at,
+        task.began_at,
+        task.ended_at,
         task.error_message,
         task.queue,
         task.run_at,
@@ -91,8 +93,8 @@ def to_task(row: Sequence[Any]) -> Task:
     (
         task_id, task_type, params, status, priority, retry_count, max_retries, created_at, started_at,
         completed_at, error_message, scheduler_task_id, queue, run_at, due_at, seq, expires_at, timeout, fence, crashes,
-        lease_owner, lease_until, unique_key, _, idempotency_key, result, progress, cancel_requested,
-        on_success, on_failure, extra,
+        lease_owner, lease_until, began_at, ended_at, unique_key, _, idempotency_key, result, progress,
+        cancel_requested, on_success, on_failure, extra,
     ) = row
     # fmt: on
     decoded, problem = _object("params", params)
@@ -109,6 +111,8 @@ def to_task(row: Sequence[Any]) -> Task:
         created_at=created_at if type(created_at) is int else 0,
         started_at=started_at,
         completed_at=completed_at,
+        began_at=began_at,
+        ended_at=ended_at,
         error_message=error_message,
         scheduler_task_id=scheduler_task_id,
         queue=queue,

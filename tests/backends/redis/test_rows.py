@@ -51,7 +51,7 @@ async def test_an_undecodable_row_is_handed_out_and_kept(  # A16, I5
         assert claimed[57] == bad.replace(
             **{
                 name: getattr(claimed[57], name)
-                for name in ("status", "fence", "lease_owner", "lease_until", "started_at", "undecodable")
+                for name in ("status", "fence", "lease_owner", "lease_until", "started_at", "began_at", "undecodable")
                 + (("params",) if told == "params" else ("type", "timeout") if told != "body" else _WRITTEN_ONCE)
             }
         )

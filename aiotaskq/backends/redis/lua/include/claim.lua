@@ -15,7 +15,7 @@ local function claim(owner, now, left, lease, started, queues)
   sweep_expired(now)
   local lanes, priorities = due_lanes(now)
   local ids, json_states, taken = {}, {}, 0
-  local stored = ',"lease_owner":' .. owner .. ',"started_at":' .. started
+  local stored = ',"lease_owner":' .. owner .. ',"began_at":' .. now .. ',"started_at":' .. started
   local running = stored .. ',"status":"running","fence":'
   local ending = lease ~= '' and ',"lease_until":' .. lease or ''
   local held, score = lease ~= '' and lease or '-', lease ~= '' and lease or '+inf'

@@ -32,6 +32,8 @@ def added() -> dict[str, list[sa.Column[object]]]:
             sa.Column("crashes", sa.Integer(), nullable=False, server_default=zero),
             sa.Column("lease_owner", Name(100)),
             sa.Column("lease_until", sa.BigInteger()),
+            sa.Column("began_at", sa.BigInteger()),
+            sa.Column("ended_at", sa.BigInteger()),
             sa.Column("unique_key", Name(255)),
             sa.Column("live_key", Name(255)),
             sa.Column("idempotency_key", Name(255)),
