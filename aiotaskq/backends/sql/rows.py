@@ -199,43 +199,16 @@ def _changed_columns(before: Schedule, after: Schedule) -> dict[str, Any]:
     return row
 
 
+_DEFAULTS = (("run_count", 0), ("max_runs", 0), ("misfire", "fire_once"), ("overlap", "allow"))
+
+
 def to_schedule(row: Sequence[Any]) -> Schedule:
     """Return the schedule of a full row of ``scheduler_task``."""
-    # fmt: off
-    (
-        task_id, name, task_type, params, schedule_type, interval_seconds, cron_expression, execute_at, last_run_at,
-        next_run_at, run_count, max_runs, enabled, created_at, updated_at, description, next_run_us, timezone,
-        misfire, overlap, catch_up, priority, queue, max_retries, timeout, declared, version, outbox,
-    ) = row
-    # fmt: on
-    decoded, problem = _object("params", params)
-    return Schedule(
-        task_id=task_id,
-        name=name,
-        task_type=task_type,
-        params=decoded,
-        schedule_type=schedule_type,
-        interval_seconds=interval_seconds,
-        cron_expression=cron_expression,
-        execute_at=execute_at,
-        last_run_at=last_run_at,
-        next_run_at=next_run_at,
-        run_count=0 if run_count is None else run_count,
-        max_runs=0 if max_runs is None else max_runs,
-        enabled=bool(enabled) and problem is None,
-        created_at=created_at,
-        updated_at=updated_at,
-        description=description,
-        next_run_us=next_run_us,
-        timezone=timezone,
-        misfire="fire_once" if misfire is None else misfire,
-        overlap="allow" if overlap is None else overlap,
-        catch_up=catch_up,
-        priority=priority,
-        queue=queue,
-        max_retries=max_retries,
-        timeout=timeout,
-        declared=declared,
-        outbox=_tasks(outbox) if outbox else (),
-        version=version,
-    )
+    values = dict(zip(_NAMES, row, strict=True))
+    values["params"], problem = _object("params", values["params"])
+    values["enabled"] = bool(values["enabled"]) and problem is None
+    values["outbox"] = _tasks(values["outbox"]) if values["outbox"] else ()
+    for name, default in _DEFAULTS:
+        if values[name] is None:
+            values[name] = default
+    return Schedule(**values)
