@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiotaskq.core import ids as ids_module
@@ -409,6 +409,10 @@ def test_claim_order() -> None:
     st.none() | st.lists(st.integers(), max_size=2) | st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
     st.integers(-(2**32), 2**32),
 )
+@example(" ", {}, 0)
+@example("", {}, 0)
+@example("a" * 101, {}, 0)
+@example("a\n", {}, 0)
 def test_the_usual_dict_is_checked_as_any_other(kind: Any, params: Any, priority: int) -> None:
     def made(**more: Any) -> Task | str:
         try:
@@ -468,7 +472,7 @@ def test_ids_are_unique_after_a_fork() -> None:  # E1
         with os.fdopen(reading) as pipe:
             ids += pipe.read().split()
         assert os.waitpid(pid, 0)[1] == 0
-    assert len({text[13:] for text in ids}) == len(ids) == 200
+    assert len({text[24:] for text in ids}) == len(ids) == 200, "a child has used the random numbers of its parent"
 
 
 def test_push_stamps_rise_whatever_the_clock_does(monkeypatch: pytest.MonkeyPatch) -> None:  # C12
