@@ -84,7 +84,7 @@ async def test_an_error_fails_its_own_caller_only() -> None:  # A15
     assert await batch.add([6]) == [12]  # and the batch lives on
 
 
-async def test_a_store_that_is_away_fails_everybody_at_once() -> None:  # F20
+async def test_an_unreachable_store_fails_all_callers_at_once() -> None:  # F20
     # One by one, each would wait for its own timeout: five hundred callers for hours.
     writer = Writer()
     batch = Batcher(writer)
@@ -96,7 +96,7 @@ async def test_a_store_that_is_away_fails_everybody_at_once() -> None:  # F20
     assert await batch.add([1]) == [2]
 
 
-async def test_a_cancelled_caller_takes_nobody_along() -> None:  # D1
+async def test_a_cancelled_caller_cancels_no_other() -> None:  # D1
     writer = Writer()
     batch = Batcher(writer)
     writer.gate.clear()
@@ -129,7 +129,7 @@ async def test_cancelled_at_each_step(steps: int) -> None:  # D1
     assert await batch.add([3]) == [6]
 
 
-async def test_nobody_is_left_waiting_when_the_loop_ends() -> None:
+async def test_no_caller_is_left_waiting_when_the_loop_ends() -> None:
     writer = Writer()
     batch = Batcher(writer)
     writer.gate.clear()

@@ -52,7 +52,7 @@ async def test_run_now_and_delete(tq: TaskQ, clock: VirtualClock) -> None:
             await verb(schedule_id)
 
 
-async def test_a_schedule_that_cannot_fire_is_disabled_and_stops_nobody(
+async def test_a_schedule_that_cannot_fire_is_disabled_and_stops_no_other(
     tq: TaskQ, clock: VirtualClock, tmp_path: Path
 ) -> None:  # C24
     bad = await tq.scheduler.add_scheduler_task("bad", "t", "interval", interval_seconds=1)

@@ -85,9 +85,7 @@ async def test_in_virtual_time_nothing_is_late(tq: TaskQ, clock: VirtualClock) -
     assert await tq.scheduler._look() == pytest.approx(0.005)
 
 
-async def test_adding_what_is_due_later_wakes_nobody_and_what_is_due_earlier_does(
-    tq: TaskQ, clock: VirtualClock
-) -> None:
+async def test_an_added_schedule_wakes_the_loop_only_if_it_is_due_earlier(tq: TaskQ, clock: VirtualClock) -> None:
     woken = []
     tq.scheduler._poller.wake = lambda: woken.append(True)  # type: ignore[method-assign]
     assert await tq.scheduler._look() == 10
