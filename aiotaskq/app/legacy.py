@@ -15,7 +15,7 @@ import aiotaskq.runtime.scheduler.scheduler
 from aiotaskq.app.settings import check_default_home, settings, visibility_timeout
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.url import KEEP_ENDED, SQL, keep_ended_of, scheme_of
+from aiotaskq.backends.url import KEEP_ENDED, keep_ended_of, kind_of, scheme_of
 from aiotaskq.concurrency.clock import Clock, SteadyClock, SystemClock
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
 from aiotaskq.concurrency.running_loop import running_loop_or_none
@@ -88,7 +88,7 @@ class DatabaseQueue(StoredQueue):
         Raises ValidationError for a URL that names no SQL database, or a wrong value.
         """
         place = settings().database_url if url is None else url
-        if scheme_of(place) not in SQL:
+        if kind_of(place) != "sql":
             raise ValidationError(f"url: a SQL database is needed, as in sqlite:///app.db (got {scheme_of(place)}://)")
         super().__init__(
             place,
@@ -116,7 +116,7 @@ class RedisQueue(StoredQueue):
 
         Raises ValidationError for a wrong URL or value, and MissingExtra when the extra ``redis`` is not installed.
         """
-        if scheme_of(url) not in ("redis", "rediss", "valkey"):
+        if kind_of(url) != "redis":
             raise ValidationError(f"url: a Redis server is needed, as in redis://host:6379/0 (got {scheme_of(url)}://)")
         super().__init__(
             url,
@@ -199,8 +199,8 @@ def make_queue() -> AnyQueue:
     Raises ValidationError for a wrong URL, and MissingExtra.
     """
     url = settings().queue_url
-    if (scheme := scheme_of(url)) != "memory":
-        return DatabaseQueue(url) if scheme in SQL else RedisQueue(url)
+    if (kind := kind_of(url)) != "memory":
+        return RedisQueue(url) if kind == "redis" else DatabaseQueue(url)
     with _lock:
         if not _memory:
             _memory.append(MemoryQueue(keep_ended=keep_ended_of(url)))

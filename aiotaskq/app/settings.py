@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.url import SQL, keep_ended_of, scheme_of
+from aiotaskq.backends.url import keep_ended_of, kind_of, scheme_of
 from aiotaskq.concurrency.loop_bound import after_fork
 from aiotaskq.core.masking import mask
 from aiotaskq.core.validation import check_seconds
@@ -64,7 +64,8 @@ def configure(*, database_url: str | None = None, queue_url: str | None = None) 
     """
     names = {DATABASE: ("database_url", database_url), QUEUE: ("queue_url", queue_url)}
     given = {variable: _checked(name, url) for variable, (name, url) in names.items() if url is not None}
-    if DATABASE in given and (scheme := scheme_of(given[DATABASE])) not in SQL:
+    if DATABASE in given and kind_of(given[DATABASE]) != "sql":
+        scheme = scheme_of(given[DATABASE])
         raise ValidationError(f"database_url: a SQL database is needed, as in sqlite:///app.db (got {scheme}://)")
     with _lock:
         if _settings is not None:
@@ -126,7 +127,7 @@ def _resolve(given: dict[str, str]) -> Settings:
         if (text := given.get(name) or os.environ.get(name))
     }
     queue = urls.get(QUEUE, "memory://")
-    sql = scheme_of(queue) in SQL
+    sql = kind_of(queue) == "sql"
     database = urls.get(DATABASE) or (queue if sql else "sqlite:///aiotaskq.db")
     place = _absolute(database)
     if sql and _absolute(queue) != place:

@@ -17,7 +17,7 @@ from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.engines import dialect_of_url, parse_url, sync_engine
 from aiotaskq.backends.sql.migrations import HEAD, REVISIONS, current, invalid_rows, make_missing, missing, sql_ddl
-from aiotaskq.backends.url import SQL, scheme_of
+from aiotaskq.backends.url import kind_of, scheme_of
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import DatabaseUnavailable, NotFound, NotSupported, ValidationError
@@ -25,7 +25,6 @@ from aiotaskq.errors import DatabaseUnavailable, NotFound, NotSupported, Validat
 __all__ = ["HEAD", "create_missing", "describe", "refuse_unready", "sql_ddl", "version_and_invalid_rows", "version_of"]
 
 T = TypeVar("T")
-REDIS = ("redis", "rediss", "valkey")
 
 
 def version_of(url: str) -> str | None:
@@ -53,7 +52,7 @@ def version_and_invalid_rows(url: str) -> tuple[str | None, list[InvalidRow]]:
 
 def describe(url: str) -> dict[str, str | None]:
     """Return the versions of the server and of the tables; nothing for Redis. Raises as ``refuse_unready``."""
-    if scheme_of(url) in REDIS:
+    if kind_of(url) == "redis":
         return {}
     _refuse_absent(url)
 
@@ -67,7 +66,7 @@ def describe(url: str) -> dict[str, str | None]:
 
 def refuse_unready(url: str) -> None:
     """Raise NotFound if there is no file, DatabaseUnavailable if its tables are missing or of another version."""
-    if scheme_of(url) in REDIS:
+    if kind_of(url) == "redis":
         return  # there are no tables
     _refuse_absent(url)
     version, gone = _look(url, lambda connection: (current(connection), missing(connection)))
@@ -96,9 +95,9 @@ def _refuse_absent(url: str) -> None:
 
 
 def _refuse_memory(url: str) -> None:
-    if scheme_of(url) == "memory":
+    if (kind := kind_of(url)) == "memory":
         raise NotSupported(tr("memory:// exists only inside one process; name a database, as sqlite:///app.db"))
-    if scheme_of(url) not in SQL:
+    if kind != "sql":
         scheme = scheme_of(url)
         raise ValidationError(tr("{scheme} has no tables; name a database, as sqlite:///app.db", scheme=scheme))
 

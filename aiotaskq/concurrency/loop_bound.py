@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from aiotaskq.concurrency.running_loop import running_loop_or_none
+from aiotaskq.concurrency.running_loop import running_loop, running_loop_or_none
 
 F = TypeVar("F", bound=Callable[[], object])
 
@@ -28,8 +28,8 @@ class LoopBound:
         self._pid = 0
 
     def bind(self) -> bool:
-        """Bind to the running loop; return whether that is another one than before. Raises RuntimeError without one."""
-        loop, pid = asyncio.get_running_loop(), os.getpid()
+        """Bind to the running loop; return whether that is another one than before. Raises NoRunningLoop."""
+        loop, pid = running_loop(), os.getpid()
         if self.loop is loop and self._pid == pid:
             return False
         self.loop, self._pid = loop, pid

@@ -1,8 +1,22 @@
-"""The event loop that the calling thread runs, or None."""
+"""The event loop that the calling thread runs, and an error of its own for code that runs in none."""
 
 from __future__ import annotations
+
+from asyncio import AbstractEventLoop
 
 # The public get_running_loop() raises where no loop runs; the exception costs too much in calls that need none.
 from asyncio import _get_running_loop as running_loop_or_none
 
-__all__ = ["running_loop_or_none"]
+__all__ = ["NoRunningLoop", "running_loop", "running_loop_or_none"]
+
+
+class NoRunningLoop(RuntimeError):
+    """A coroutine has to wait, which takes a running event loop. Nothing was changed."""
+
+
+def running_loop() -> AbstractEventLoop:
+    """Return the event loop that the calling thread runs; raises NoRunningLoop."""
+    loop = running_loop_or_none()
+    if loop is None:
+        raise NoRunningLoop("no running event loop")
+    return loop

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from aiotaskq.backends.base import Values
+from aiotaskq.backends.base import PlainValues, Values
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.validation import MAX_KEY, MAX_PAYLOAD, check_hashable, check_json, check_key, check_seconds
+from aiotaskq.core.validation import INT64, MAX_KEY, MAX_PAYLOAD, check_hashable, check_json, check_key, check_seconds
 from aiotaskq.log import gate, log, printable
 
-FOREVER = 2**80  # nanoseconds
+FOREVER = INT64  # microseconds: what it is added to does not matter
 SWEEP = 1_000  # expired values removed at a time, so that other coroutines run in between
 
 
@@ -25,20 +25,19 @@ class Store:
         self._store_clock = clock
         self._nanos = clock.nanos
         self._json_only = durable
-        self._held = values.held
-        self._keep = None if values.held is None or durable else values.keep
+        self._plain = values if isinstance(values, PlainValues) else None
         self._seen = 0
-        self._span: tuple[float | None, int] = (None, FOREVER)  # the ttl given last, and its nanoseconds
+        self._last_ttl: tuple[float | None, int] = (None, FOREVER)
         self._interval = check_seconds("cleanup_interval", cleanup_interval, zero=False)
         self._cleaner = Poller("cleanup", self._clean, clock)
 
     @property
     def immediate(self) -> bool:
         """Whether setting and reading never wait, so that any thread may do them without a loop."""
-        return self._held is not None
+        return self._plain is not None
 
     def _now(self) -> int:
-        if self._held is not None:
+        if self._plain is not None:
             return self._nanos() // 1000
         # If the clock is set back, expired values stay expired.
         self._seen = max(self._seen, self._store_clock.now())
@@ -53,31 +52,57 @@ class Store:
         In memory the key may be any hashable value, on a durable store a string of at most 255 characters. Raises
         ValidationError before anything is written.
         """
+        if self._plain is not None:
+            self.set_now(key, value, ttl)
+        else:
+            if gate.open:
+                log.debug("set {}", printable(key))
+            span = self._span(ttl)
+            self._check(key)
+            check_json("value", value, MAX_PAYLOAD)
+            await self._values.put([(key, value, None if ttl is None else self._now() + span)])
+
+    def set_now(self, key: str, value: Any, ttl: float | None = None) -> None:
+        """Do what ``set_public`` does where the store is ``immediate``: from any thread, without an event loop."""
         if gate.open:
             log.debug("set {}", printable(key))
-        seen, span = self._span
-        if ttl is not seen:  # nearly always it is the one before
-            span = FOREVER if ttl is None else int(check_seconds("ttl", ttl) * SECOND) * 1000
-            self._span = ttl, span
-        if (keep := self._keep) is not None:
-            try:
-                if keep(key, value, self._nanos() + span):
-                    return
-            except TypeError:
-                pass  # not a key, as is told below
-        self._check(key)
+        last, span = self._last_ttl
+        if ttl is not last:  # to check the ttl of every call would take a third of the time of a call
+            span = self._span(ttl)
+            self._last_ttl = ttl, span
         if self._json_only:
+            self._check(key)
             check_json("value", value, MAX_PAYLOAD)
-        await self._values.put([(key, value, None if ttl is None else self._now() + span // 1000)])
+        try:
+            self._plain.set(key, value, self._nanos() // 1000 + span)  # type: ignore[union-attr]  # it is immediate
+        except TypeError:
+            self._check(key)  # raises ValidationError for a key that is not hashable
+            raise
+
+    @staticmethod
+    def _span(ttl: float | None) -> int:
+        return FOREVER if ttl is None else int(check_seconds("ttl", ttl) * SECOND)
 
     async def get_public(self, key: str) -> Any:
         """Return the value, or None when it is missing or expired."""
+        if self._plain is not None:
+            return self.get_now(key)
         if gate.open:
             log.debug("get {}", printable(key))
-        if self._held is not None and type(key) is str and (held := self._held.get(key)) is not None:
-            return held[0] if held[1] > self._nanos() else None
         (found,) = await self._values.get([self._check(key)], self._now())
         return None if found is None else found[0]
+
+    def get_now(self, key: str) -> Any:
+        """Do what ``get_public`` does where the store is ``immediate``: from any thread, without an event loop."""
+        if gate.open:
+            log.debug("get {}", printable(key))
+        if self._json_only:
+            self._check(key)
+        try:
+            return self._plain.read(key, self._nanos() // 1000)  # type: ignore[union-attr]  # it is immediate
+        except TypeError:
+            self._check(key)  # raises ValidationError for a key that is not hashable
+            raise
 
     async def delete_public(self, key: str) -> bool:
         """Remove a value; return whether there was one."""

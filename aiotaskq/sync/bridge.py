@@ -17,7 +17,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
 from aiotaskq.concurrency.loop_thread import LoopThread
-from aiotaskq.concurrency.running_loop import running_loop_or_none
+from aiotaskq.concurrency.running_loop import NoRunningLoop, running_loop_or_none
 from aiotaskq.concurrency.uninterrupted import uninterrupted
 from aiotaskq.log import Held, log
 from aiotaskq.runtime.queue.unacked import caller
@@ -147,7 +147,7 @@ def blocking(
     method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
     /,
     *,
-    at_once: bool = ...,
+    at_once: Callable[..., Any] | None = ...,
     unclaimed: Unclaimed[R] | None = ...,
 ) -> Callable[Concatenate[Any, P], R]: ...
 @overload
@@ -157,19 +157,27 @@ def blocking(
 
 
 def blocking(
-    method: Any, give: Any = None, /, *, at_once: bool = False, unclaimed: Unclaimed[Any] | None = None
+    method: Any,
+    give: Any = None,
+    /,
+    *,
+    at_once: Callable[..., Any] | None = None,
+    unclaimed: Unclaimed[Any] | None = None,
 ) -> Any:
     """Return the blocking twin of a coroutine method: it runs in the facade's loop, and the caller waits for its end.
 
-    ``give(facade, value)`` converts the value for the caller. ``at_once``: if the object is ``immediate``, the method
-    either never suspends, or asks for the running loop before it changes anything; then every thread but the main one
-    runs it itself. A value whose caller has left is passed to ``unclaimed(asynchronous object, value)``.
+    ``give(facade, value)`` converts the value for the caller. ``at_once`` is a plain function that does the same
+    without an event loop, or returns NEEDS_LOOP and has changed nothing; see ``can_act_at_once``. A value whose caller
+    has left is passed to ``unclaimed(asynchronous object, value)``.
     """
 
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Any:
         reach = self.reach
-        if at_once and (value := _at_once(reach(), method, args, kwargs)) is not _NEEDS_LOOP:
-            return value
+        # `can_act_at_once`, without the call: that would be a tenth of a push into memory.
+        if at_once and (made := reach()).immediate and get_ident() != _main and running_loop_or_none() is None:
+            value = at_once(made, *args, **kwargs)
+            if value is not NEEDS_LOOP:
+                return value
         value = _run(reach, method, args, kwargs, f"aiotaskq.{type(self).__name__}.{method.__name__}", unclaimed)
         return value if give is None else give(self, value)
 
@@ -194,15 +202,16 @@ def blocking_function(
     *,
     unclaimed: Unclaimed[R] | None = None,
 ) -> Callable[P, R]:
-    """Return the blocking twin of a coroutine function: ``act(object of reach, …)``, with ``at_once`` (see there)."""
+    """Return the blocking twin of a coroutine function: ``act(object of reach, …)``, at once where that is possible."""
+    at_once = without_waiting(act)
     twin = f"aiotaskq.{function.__name__}"
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         # No call may follow the one that returns the value, not even of `cast`: a signal handler that raises there
-        # would lose the value, and with it a popped task. `_run` is not called in an `except` block, because its errors
-        # would get that exception as their context.
-        value: R = _at_once(reach(), act, args, kwargs)
-        if value is _NEEDS_LOOP:
+        # would lose the value, and with it a popped task.
+        made = reach()
+        value: R = at_once(made, *args, **kwargs) if can_act_at_once(made) else NEEDS_LOOP
+        if value is NEEDS_LOOP:
             value = _run(reach, act, args, kwargs, twin, unclaimed)
         return value
 
@@ -267,30 +276,38 @@ def _run(reach: Reach[Any], method: Any, args: Any, kwargs: Any, twin: str, uncl
     return loop_thread.run(on_loop, twin=twin, unclaimed=go_back, settled=lines.wait)
 
 
-# Returned by `_at_once` for a coroutine that has to wait for the loop; it has changed nothing yet. It is a value,
-# because one exception object raised by every call would keep the frames and arguments of all of them.
-_NEEDS_LOOP: Any = object()
+NEEDS_LOOP: Any = object()
+"""Returned instead of a value by a function that would have to wait, which takes an event loop; nothing is changed."""
 
 
-def _at_once(made: Any, method: Any, args: Any, kwargs: Any) -> Any:
-    """Run a coroutine that need not wait in the calling thread, which is much faster than through the loop.
+def can_act_at_once(made: Any) -> bool:
+    """Whether the calling thread may use an asynchronous object itself, which is much quicker than through the loop.
 
-    Returns _NEEDS_LOOP if it has to wait, and in the main thread: there a signal handler could call again, or an
-    interrupt arrive, while a lock is held. The same in a thread that runs a loop: `_run` refuses that call.
+    The object must be ``immediate``. Not in the main thread, where a signal handler could call again, or an interrupt
+    be raised, while a lock is held; nor in a thread that runs an event loop, whose calls ``_run`` refuses.
     """
-    if not made.immediate or get_ident() == _main or running_loop_or_none() is not None:
-        return _NEEDS_LOOP
-    coro = method(made, *args, **kwargs)
-    try:
-        coro.send(None)
-    except StopIteration as end:
-        return end.value
-    except RuntimeError as error:
-        if str(error) == "no running event loop":
-            return _NEEDS_LOOP
-        raise
-    coro.close()
-    return _NEEDS_LOOP
+    return made.immediate and get_ident() != _main and running_loop_or_none() is None
+
+
+def without_waiting(method: Callable[..., Coroutine[Any, Any, R]]) -> Callable[..., R]:
+    """Return a plain function that runs a coroutine method of an ``immediate`` object, or returns NEEDS_LOOP.
+
+    Such a method does not suspend, except to wait; before it waits, it asks for the running loop.
+    """
+
+    def run_to_end(*args: Any, **kwargs: Any) -> R:
+        coro = method(*args, **kwargs)
+        try:
+            coro.send(None)
+        except StopIteration as end:
+            value: R = end.value
+            return value
+        except NoRunningLoop:
+            pass  # nothing is called in this block: its errors would get this one as their context
+        coro.close()
+        return cast(R, NEEDS_LOOP)
+
+    return run_to_end
 
 
 # ---- names, signatures, docstrings ----------------------------------------------------------------------------------

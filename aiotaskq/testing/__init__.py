@@ -9,11 +9,11 @@ end. pytest has the same as the fixtures ``taskq_kit``, ``taskq_virtual``, ``tas
 
 from __future__ import annotations
 
-from aiotaskq.backends.url import REHEARSAL
+from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.testing.inline import Inline, inline
 from aiotaskq.testing.kit import START, Kit, virtual
 from aiotaskq.testing.override import override
 from aiotaskq.testing.recorder import Pushes
 
-__all__ = ["REHEARSAL", "START", "Inline", "Kit", "Pushes", "VirtualClock", "inline", "override", "virtual"]
+__all__ = ["DURABLE_FAKE", "START", "Inline", "Kit", "Pushes", "VirtualClock", "inline", "override", "virtual"]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 from aiotaskq.app.handle import TaskHandle
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.backends.url import REHEARSAL
+from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.core.task import SECOND, Status, Task
@@ -143,7 +143,7 @@ def opened(kind: type[H], tq: TaskQ | None, url: str | None, *, clock: VirtualCl
     No event loop is needed: what is made starts by itself in the loop that first uses it. ``options`` are those of
     ``kind`` and of ``TaskQ``.
     """
-    app = TaskQ(REHEARSAL) if tq is None else tq
+    app = TaskQ(DURABLE_FAKE) if tq is None else tq
     own = {name: options.pop(name) for name in kind.OPTIONS & options.keys()}
     with override(app, url, clock=clock, **{**DEFAULTS, **options}) as recorded:
         made = kind(app, clock, recorded, **own)

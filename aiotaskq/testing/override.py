@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.backends.memory.durable_fake import RehearsalBackend
-from aiotaskq.backends.url import REHEARSAL
+from aiotaskq.backends.memory.durable_fake import DurableFake
+from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
@@ -48,7 +48,7 @@ def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, *
             pushes.pushed.append(task)
 
     other.on("pushed", lambda event: record(event.task))
-    if isinstance(other.queue.backend, RehearsalBackend):
+    if isinstance(other.queue.backend, DurableFake):
         # The event comes after the commit of a session has returned, but a test asserts at once.
         other.queue.backend.on_commit = record
     with tq.replaced_by(other):
@@ -57,4 +57,4 @@ def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, *
 
 def stand_in(tq: TaskQ) -> str:
     """Return the URL of the store in memory with the same rules."""
-    return REHEARSAL if tq.queue.backend.durable else "memory://"
+    return DURABLE_FAKE if tq.queue.backend.durable else "memory://"

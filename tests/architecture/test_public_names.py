@@ -48,7 +48,7 @@ AWAITED_ONLY = {
         "read",
         "settle",
     },  # for workers and the facade itself
-    "Store": {"immediate"},
+    "Store": {"get_now", "immediate", "set_now"},  # for the facade
     "Scheduler": {"add", "declare"},  # for TaskQ
     "TaskContext": {"loop"},
     "TaskFunction": {"push_sync"},

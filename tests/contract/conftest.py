@@ -11,22 +11,24 @@ from aiotaskq.backends.base import Backend, Schedules, Values
 from tests.support.backends import STORES, Store
 from tests.support.skips import skipped_without
 
-SQL = ("sqlite", "postgresql", "mysql")
-SHARED = (*SQL, "redis")
-ABOUT = {"sql_store": SQL, "shared_store": SHARED, "durable_store": SHARED, "schedules": ("rehearsal", *SQL)}
+SHARED = [name for name, kind in STORES.items() if kind.shared]
+ABOUT = {
+    "sql_store": [name for name, kind in STORES.items() if kind.sql],
+    "shared_store": SHARED,
+    "durable_store": SHARED,
+    "schedules": [name for name, kind in STORES.items() if kind.schedules],
+}
 """The stores that a fixture is about: a test that asks for it says nothing about the others, and is not made for them.
 The mark ``stores`` narrows it further."""
-SAME = {"postgresql_jit": "postgresql"}
-"""Stores that the fixtures and the mark ``stores`` treat alike."""
-assert {*SHARED, *SAME, "memory", "rehearsal"} == set(STORES), "a new store: say what it is"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = metafunc.definition
     if "store" in metafunc.fixturenames and all(mark.args[0] != "store" for mark in marks.iter_markers("parametrize")):
         about = [ABOUT[name] for name in metafunc.fixturenames if name in ABOUT]
-        about += [mark.args for mark in marks.iter_markers("stores")]
-        names = [name for name in STORES if all(SAME.get(name, name) in stores for stores in about)]
+        marked = [mark.args for mark in marks.iter_markers("stores")]
+        names = [name for name in STORES if all(name in stores for stores in about)]
+        names = [name for name in names if all((STORES[name].same_as or name) in stores for stores in marked)]
         metafunc.parametrize("store", names, indirect=True)
 
 
@@ -78,5 +80,5 @@ def sql_store(store: Store) -> Store:
 def hints(backend: Backend) -> list[tuple[str, list[str]]]:
     """Every hint since the start of the test."""
     heard: list[tuple[str, list[str]]] = []
-    backend.hints.listen(lambda kind, names: heard.append((kind, list(names))))
+    backend.listeners.listen(lambda kind, names: heard.append((kind, list(names))))
     return heard

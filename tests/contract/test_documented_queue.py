@@ -55,7 +55,7 @@ async def work(queue: Queue, handle: Callable[[dict[str, Any]], None]) -> list[s
     return errors
 
 
-@pytest.mark.stores("rehearsal", "sqlite", "postgresql", "mysql", "redis")
+@pytest.mark.stores("durable_fake", "sqlite", "postgresql", "mysql", "redis")
 async def test_the_guides_worker_under_failures(queue: Queue, clock: VirtualClock, warnings: list[str]) -> None:
     runs: list[tuple[str, int]] = []
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from aiotaskq.backends.base import CANCEL, ENDED, READY, Backend, Change
+from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.core.task import SECOND, Status, TaskFilter
 from aiotaskq.errors import ClosedError
@@ -192,7 +193,7 @@ async def test_a_pause_is_seen_by_every_process(shared_store: Store) -> None:
 
 async def test_a_listener_can_leave(backend: Backend) -> None:
     heard: list[str] = []
-    stop = backend.hints.listen(lambda kind, names: heard.append(kind))
+    stop = backend.listeners.listen(lambda kind, names: heard.append(kind))
     await pushed(backend)
     assert heard == [READY]
     stop()
@@ -203,14 +204,14 @@ async def test_a_listener_can_leave(backend: Backend) -> None:
 
 async def test_a_listener_receives_the_kinds_that_it_named(backend: Backend) -> None:
     heard: list[str] = []
-    stop = backend.hints.listen(lambda kind, names: heard.append(kind), ENDED, CANCEL)
+    stop = backend.listeners.listen(lambda kind, names: heard.append(kind), ENDED, CANCEL)
     task = await running(backend)
     await backend.request_cancel([task.task_id])
     (task,) = [row for row in await backend.get([task.task_id]) if row is not None]
     assert await backend.update([Change(task, task.replace(status=Status.CANCELLED))]) == [True]
     assert heard == [CANCEL, ENDED]
     stop()
-    backend.hints.hear(ENDED)
+    backend.listeners.receive(ENDED)
     assert heard == [CANCEL, ENDED]
 
 
@@ -221,7 +222,7 @@ async def test_a_hint_comes_after_the_commit(sql_store: Store) -> None:  # A11
         rows = sql_store.execute("SELECT status FROM task_queue")
         seen.extend(f"{kind} {status}" for (status,) in rows)
 
-    sql_store.backend.hints.listen(listener)
+    sql_store.backend.listeners.listen(listener)
     task = await running(sql_store.backend)
     done = task.replace(status=Status.COMPLETED)
     assert await sql_store.backend.update([Change(task, done)]) == [True]
@@ -315,8 +316,8 @@ async def test_the_clock_of_the_store_is_one_that_goes(backend: Backend) -> None
 
 async def test_a_received_wake_up_is_not_sent_again(backend: Backend, hints: list[tuple[str, list[str]]]) -> None:
     passed: list[str] = []
-    backend.hints.forward = lambda kind, _names: passed.append(kind)
-    backend.hints.hear(READY)
+    backend.listeners.forward = lambda kind, _names: passed.append(kind)
+    backend.listeners.receive(READY)
     assert (hints, passed) == ([(READY, [])], [])
-    backend.hints.tell(READY)
+    backend.listeners.notify(READY)
     assert (hints, passed) == ([(READY, [])] * 2, [READY])

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.backends.base import READY, Backend, Change
+from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.listeners import READY
 from aiotaskq.core.task import Status
 from tests.support.backends import Store
 from tests.support.rows import NOW, ended, ids, new, pushed, read, running

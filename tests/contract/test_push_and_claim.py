@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.backends.base import READY, Backend
+from aiotaskq.backends.base import Backend
+from aiotaskq.backends.listeners import READY
 from aiotaskq.core.task import SECOND, Status, Task
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, ids, new, pushed, read, running

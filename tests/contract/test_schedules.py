@@ -11,7 +11,8 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from aiotaskq.backends.base import READY, ScheduleChange, Schedules
+from aiotaskq.backends.base import ScheduleChange, Schedules
+from aiotaskq.backends.listeners import READY
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, TaskFilter
 from tests.support.backends import Store
@@ -160,7 +161,7 @@ async def test_the_tasks_are_pushed_with_it(schedules: Schedules, store: Store) 
     schedule = await added(schedules)
     tasks = [new(scheduler_task_id=schedule.task_id), new()]
     heard: list[str] = []
-    store.backend.hints.listen(lambda kind, names: heard.append(kind))
+    store.backend.listeners.listen(lambda kind, names: heard.append(kind))
     assert await schedules.change([fired(schedule, *tasks)]) == [True]
     assert heard == [READY]
     assert await store.backend.get([task.task_id for task in tasks]) == tasks

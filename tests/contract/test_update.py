@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.backends.base import ENDED, READY, Backend, Change
+from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.listeners import ENDED, READY
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, ended, ids, new, pushed, read, running

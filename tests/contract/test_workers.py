@@ -160,7 +160,7 @@ async def test_a_cancel_by_another_process_reaches_a_running_handler_without_a_w
     async with tq.running(concurrency=1):
         handle = await long.push()
         await started.wait()
-        far.hints.forward = lambda _kind, _names: None
+        far.listeners.forward = lambda _kind, _names: None
         assert await far.request_cancel([handle.task_id]) == [True]
         task = await tq.queue.wait_for_end(handle.task_id, within(10))
     assert task.status is Status.CANCELLED

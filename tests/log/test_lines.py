@@ -126,7 +126,7 @@ def test_a_lost_lease_and_a_dead_worker_are_warnings(standard: Kept) -> None:
 
 async def test_the_line_of_a_pop_that_was_not_settled(standard: Kept) -> None:
     clock = VirtualClock(1_000 * SECOND)
-    async with TaskQ("memory://rehearsal", clock=clock) as tq:
+    async with TaskQ("memory://durable-fake", clock=clock) as tq:
         await tq.push("mail", task_id="one", max_retries=1)
         for _ in range(2):
             assert await tq.queue.pop_task(timeout=0, visibility=5) is not None
@@ -140,7 +140,7 @@ async def test_the_line_of_a_pop_that_was_not_settled(standard: Kept) -> None:
 
 
 async def test_the_reaper_logs_a_dead_worker(standard: Kept) -> None:
-    tq = TaskQ("memory://rehearsal")
+    tq = TaskQ("memory://durable-fake")
     async with tq:
         await tq.push("mail", task_id="one")
         await tq._backend.claim("a worker that has died", tq._clock.now(), 1, lease_until=1)

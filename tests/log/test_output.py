@@ -182,7 +182,7 @@ async def test_one_call_chooses_what_is_written_and_where(standard: Kept, sink: 
 async def test_without_tracebacks_no_text_of_an_exception_is_written(standard: Kept) -> None:
     output("DEBUG", to="logging", tracebacks=False)
     logging.getLogger("aiotaskq").setLevel(logging.DEBUG)
-    tq = TaskQ("memory://rehearsal")
+    tq = TaskQ("memory://durable-fake")
 
     @tq.task(max_retries=0)
     async def mail(token: str) -> None:

@@ -23,7 +23,7 @@ COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
     ast.Mod: ast.Add, ast.Pow: ast.Mult,
 }  # fmt: skip
 SWAPPED = {"min": "max", "max": "min", "any": "all", "all": "any", "first": "last"}
-QUIET = re.compile(r"^(logger|log|warnings|self\.hints|events?)\b|\.emit\(|^super\(\)")
+QUIET = re.compile(r"^(logger|log|warnings|self\.listeners|events?)\b|\.emit\(|^super\(\)")
 """Calls whose loss only a reader of logs, or a poll later, would notice."""
 
 

@@ -16,7 +16,7 @@ import pytest
 from aiotaskq import MemoryQueue, ValidationError
 from aiotaskq.backends import connect
 from aiotaskq.backends.memory.values import MemoryValues
-from aiotaskq.backends.url import REHEARSAL
+from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import SystemClock, VirtualClock
 from aiotaskq.runtime.store import Store
 
@@ -116,7 +116,7 @@ async def test_what_is_set_again_outlives_its_first_end(clock: VirtualClock) -> 
     await clock.advance(1)
     assert await store.get_store_size() == 1_000
     assert await store.cleanup() == 1_000
-    assert values._expiry == {} and values._seconds == [] and len(values._values) == 1_000
+    assert values._listed == {} and values._seconds == [] and len(values._values) == 1_000
 
 
 def test_values_of_threads_survive_sweeps_and_deletions_beside_them() -> None:  # E15, H7
@@ -157,7 +157,7 @@ def test_values_of_threads_survive_sweeps_and_deletions_beside_them() -> None:  
         sys.setswitchinterval(switch)
     assert wrong == []
     # None is forgotten by the sweep.
-    assert all(key in values._expiry[second] for key, (_, _, second) in values._values.items())
+    assert all(key in values._listed[second] for key, (_, _, second) in values._values.items())
 
 
 @pytest.mark.parametrize(
@@ -176,9 +176,9 @@ async def test_bad_input(store: Store, key: Any, ttl: Any, message: str) -> None
     assert await store.get_store_size() == 0
 
 
-@pytest.fixture(params=["rehearsal", "sqlite"])
+@pytest.fixture(params=["durable_fake", "sqlite"])
 async def durable(request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualClock) -> Any:
-    backend = connect(REHEARSAL if request.param == "rehearsal" else f"sqlite:///{tmp_path}/s.db")
+    backend = connect(DURABLE_FAKE if request.param == "durable_fake" else f"sqlite:///{tmp_path}/s.db")
     yield Store(backend.values, clock, durable=backend.durable)
     await backend.close()
 
@@ -247,7 +247,7 @@ async def test_a_million_expiring_keys_never_hold_the_loop(clock: VirtualClock) 
     await asyncio.sleep(0)
     assert await store.cleanup() == 1_000_000
     watching.cancel()
-    assert values._values == {} and values._expiry == {}
+    assert values._values == {} and values._listed == {}
     # A thousand keys take about a millisecond, as the benchmarks measure; the loop turns after each thousand.
     assert max(before - after for before, after in itertools.pairwise([*left, 0])) == 1_000
 

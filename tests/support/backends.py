@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Schedules, Values
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.migrations import OUR_TABLES
-from aiotaskq.backends.url import REHEARSAL
+from aiotaskq.backends.url import DURABLE_FAKE, kind_of
 from tests.support.servers import Server, Unavailable, mariadb, valkey
 from tests.support.servers import postgresql as postgresql_server
 from tests.support.servers import postgresql_jit as postgresql_jit_server
@@ -48,7 +49,7 @@ class Store:
     @property
     def is_sql(self) -> bool:
         """Whether ``execute`` works."""
-        return self.url.partition(":")[0].partition("+")[0] in ("sqlite", "postgresql", "mysql", "mariadb")
+        return kind_of(self.url) == "sql"
 
     async def another(self) -> Backend:
         """One more opened backend on the same rows, as another process would have it. Closed with the store."""
@@ -95,8 +96,8 @@ class _OneProcess(Store):
 
 
 @contextlib.asynccontextmanager
-async def rehearsal(folder: Path) -> AsyncIterator[Store]:
-    yield _OneProcess("rehearsal", REHEARSAL, connect(REHEARSAL))
+async def durable_fake(folder: Path) -> AsyncIterator[Store]:
+    yield _OneProcess("durable_fake", DURABLE_FAKE, connect(DURABLE_FAKE))
 
 
 @contextlib.asynccontextmanager
@@ -162,12 +163,29 @@ async def redis(folder: Path) -> AsyncIterator[Store]:
     server.execute("FLUSHDB")
 
 
-STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {
-    "memory": memory,
-    "rehearsal": rehearsal,
-    "sqlite": sqlite,
-    "postgresql": postgresql,
-    "postgresql_jit": postgresql_jit,
-    "mysql": mysql,
-    "redis": redis,
+@dataclass(frozen=True)
+class Kind:
+    """A kind of store for the tests: how a fresh one is opened, and what is true of it."""
+
+    open: Callable[[Path], AbstractAsyncContextManager[Store]]
+    shared: bool = False
+    """Whether several processes share it, and its rows outlive them."""
+    sql: bool = False
+    schedules: bool = False
+    same_as: str = ""
+    """The name of the kind for which the marks and promises of this one are written."""
+
+    def __call__(self, folder: Path) -> AbstractAsyncContextManager[Store]:
+        return self.open(folder)
+
+
+# A new backend is one row here.
+STORES = {
+    "memory": Kind(memory),
+    "durable_fake": Kind(durable_fake, schedules=True),
+    "sqlite": Kind(sqlite, shared=True, sql=True, schedules=True),
+    "postgresql": Kind(postgresql, shared=True, sql=True, schedules=True),
+    "postgresql_jit": Kind(postgresql_jit, shared=True, sql=True, schedules=True, same_as="postgresql"),
+    "mysql": Kind(mysql, shared=True, sql=True, schedules=True),
+    "redis": Kind(redis, shared=True),
 }

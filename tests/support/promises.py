@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 GUARANTEES = Path(__file__).parent.parent.parent / "aiotaskq" / "docs" / "guarantees.md"
-COLUMNS = ("memory", "sqlite", "postgresql", "mysql", "redis")
 NOTHING = ("no", "no server", "no leases")  # cells that promise nothing
 
 
@@ -15,13 +14,14 @@ def table() -> dict[str, dict[str, str]]:
     for line in lines:
         if line.startswith("| | memory | SQLite |"):
             break
+    columns = [cell.replace(",", " ").split()[0].lower() for cell in line.strip("|").split("|")[1:]]
     next(lines)
     rows = {}
     for line in lines:
         if not line.startswith("|"):
             break
         name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-        rows[name] = dict(zip(COLUMNS, cells, strict=True))
+        rows[name] = dict(zip(columns, cells, strict=True))
     return rows
 
 

@@ -20,9 +20,9 @@ from tests.support.machine import within
 from tests.testing.backoffs import STEADY
 
 
-@pytest.fixture(params=["rehearsal", "memory", "sqlite"])
+@pytest.fixture(params=["durable_fake", "memory", "sqlite"])
 async def kit(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kit]:
-    url = {"rehearsal": None, "memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/kit.db"}[request.param]
+    url = {"durable_fake": None, "memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/kit.db"}[request.param]
     async with virtual(url=url) as made:
         yield made
 
@@ -191,7 +191,7 @@ async def test_schedules_declared_before_and_in_the_test() -> None:
     async def weekly() -> None:
         fired.append(("weekly", kit.now))
 
-    async with virtual(tq, url="memory://rehearsal") as kit:
+    async with virtual(tq, url="memory://durable-fake") as kit:
 
         @tq.schedule(interval=86_400)
         @tq.task

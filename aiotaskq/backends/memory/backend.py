@@ -1,6 +1,6 @@
-"""The memory backend: an asyncio.Queue in claim order, and dicts. Nothing survives the process.
+"""The memory backend: rows in a dict, and an asyncio.Queue of the pending ones. Nothing survives the process.
 
-Every verb runs without suspending, under one lock, so that an app's loop and legacy threads share one queue.
+Every verb runs under one lock and never suspends, so that an event loop and threads can share one queue.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room, holds, matches
+from aiotaskq.backends.base import Backend, Change, QueueStats, Room, holds, matches
+from aiotaskq.backends.listeners import CANCEL, READY
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.reads import Reads
 from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
-from aiotaskq.backends.memory.running import Running
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.task import PENDING, RUNNING, SECOND, Task, TaskFilter, same_push
 
 
 class MemoryBackend(Backend):
-    """Tasks and public values in this process. The latest ``keep`` dead letters and other ended tasks are kept."""
+    """Tasks and public values of this process. The latest ``keep`` dead letters and as many other ended tasks stay."""
 
     name: ClassVar[str] = "memory"
     durable: ClassVar[bool] = False
@@ -36,9 +36,8 @@ class MemoryBackend(Backend):
         self.values, self._keys, self._lock = MemoryValues(), Keys(), BriefLock()
         self._tasks: dict[str, Task] = {}
         self.queue = TaskQueue(rows=self._tasks, lock=self._lock, taken=self._start)
-        self._running = Running(self._tasks)
+        self._running: dict[str, None] = {}
         self._ended = Ended(keep, self._tasks, self._keys, self._lock)
-        self._expiring: dict[str, None] = {}  # pending with an expires_at; nearly always empty, then nobody looks
         self._reads = Reads(self._tasks, self._keys, self.queue)
 
     async def open(self) -> None: ...
@@ -48,34 +47,30 @@ class MemoryBackend(Backend):
         return Arrivals(self.queue, queues)
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
-        stored: list[Task] = []
         with self._lock:
             if room is not None:
                 self._reads.check_room(tasks, room)
                 self._update(room.instead)
-            for task in tasks:
-                stored.append(self._insert(task))  # noqa: PERF401 - nearly always one, which is quicker so
+            stored = [self._insert(task) for task in tasks]
         if room is not None:
-            self.hints.tell_updated(room.instead, [True] * len(room.instead))
-        if READY in self.hints.listeners:  # consumers do not listen: they wait in the queue
-            self.hints.tell(READY)
+            self.notify_updated(room.instead, [True] * len(room.instead))
+        self.listeners.notify(READY)
         return stored
 
     def _insert(self, task: Task) -> Task:
-        held = None if task.unique_key is task.idempotency_key is None else self._keys.holder(task)
-        row = self._tasks.get(task.task_id) or (None if held is None else self._tasks.get(held))
+        # Most tasks have no keys. To ask the index for each, here and below, would slow a push by a fifth.
+        keyed = task.unique_key is not None or task.idempotency_key is not None
+        row = self._reads.conflicting(task) if keyed else self._tasks.get(task.task_id)
         if row is None:
             self._enter(task)
         return task if row is None or same_push(row, task) else row
 
     def _enter(self, task: Task) -> None:
-        """Make ``task`` the row under its id, which has left the indexes, and let every index say so."""
+        """Make ``task`` the row under its id, in the rows and in every index."""
         if task.unique_key is not None or task.idempotency_key is not None:
             self._keys.add(task)
         if task.status is PENDING:
             self.queue.enter(task)
-            if task.expires_at is not None:
-                self._expiring[task.task_id] = None
             return
         self._tasks[task.task_id] = task
         if task.status is RUNNING:
@@ -85,10 +80,10 @@ class MemoryBackend(Backend):
             self._ended.add(task)
 
     def _leave(self, task: Task) -> None:
+        """Remove a row from every index."""
         if task.unique_key is not None or task.idempotency_key is not None:
             self._keys.remove(task)
         if task.status is PENDING:
-            self._expiring.pop(task.task_id, None)
             self.queue.lanes[task.queue].discard(task)
         elif task.status is RUNNING:
             del self._running[task.task_id]
@@ -104,26 +99,23 @@ class MemoryBackend(Backend):
     def _start(self, task: Task, owner: str | None = None, now: int | None = None, until: int | None = None) -> Task:
         times = {"started_at": None if now is None else now // SECOND, "began_at": now}
         after = replace(task, status=RUNNING, fence=task.fence + 1, lease_owner=owner, lease_until=until, **times)
-        # As `_leave` and `_enter` would; but it has left its queue, and its keys stay.
         self._tasks[task.task_id] = after
         self._running[task.task_id] = None
-        self._expiring.pop(task.task_id, None)
         return after
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         with self._lock:
             held = self._update(changes)
-        self.hints.tell_updated(changes, held)
-        if self._ended.untold:
-            self._ended.tell()
+        self.notify_updated(changes, held)
+        self._ended.log_dropped()
         return held
 
     def _update(self, changes: Sequence[Change]) -> list[bool]:
         held = []
         for change in changes:
             after, row = change.after, self._tasks.get(change.before.task_id)
-            # The last because a dead letter that comes back must not break the uniqueness of a newer task.
             guard = row is not None and (row is change.before or holds(row, change))
+            # An ended task that is brought back must not have the unique key of a newer task.
             held.append(guard and (after.unique_key is None or self._keys.holder(after) is None))
             if row is not None and held[-1]:
                 self._leave(row)
@@ -133,19 +125,27 @@ class MemoryBackend(Backend):
                 self.queue.end(row)
         return held
 
+    def _edit_running(self, task_id: str, fence: int | None, **changes: Any) -> Task | None:
+        """Change a running task, if its fence is right or None, and return it as it was before; else return None."""
+        task = self._tasks.get(task_id)
+        if task is None or task.status is not RUNNING or fence not in (task.fence, None):
+            return None
+        self._tasks[task_id] = task.replace(**changes)
+        return task
+
     async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
         with self._lock:
-            tasks = [self._running.edit(task_id, fence, lease_until=lease_until) for task_id, fence in held]
+            tasks = [self._edit_running(task_id, fence, lease_until=lease_until) for task_id, fence in held]
         return [None if task is None else task.cancel_requested for task in tasks]
 
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
         with self._lock:
-            return [self._running.edit(i, fence, progress=value) is not None for i, fence, value in progress]
+            return [self._edit_running(i, fence, progress=value) is not None for i, fence, value in progress]
 
     async def request_cancel(self, ids: Sequence[str]) -> list[bool]:
         with self._lock:
-            flagged = [self._running.edit(task_id, None, cancel_requested=True) is not None for task_id in ids]
-        self.hints.tell(CANCEL, ids)
+            flagged = [self._edit_running(task_id, None, cancel_requested=True) is not None for task_id in ids]
+        self.listeners.notify(CANCEL, ids)
         return flagged
 
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
@@ -157,7 +157,7 @@ class MemoryBackend(Backend):
 
     async def overdue(self, now: int, limit: int) -> list[Task]:
         with self._lock:
-            return self._reads.overdue(self._running, self._expiring, now, limit)
+            return self._reads.overdue(self._running, now, limit)
 
     async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
         with self._lock:
@@ -193,7 +193,7 @@ class MemoryBackend(Backend):
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         self.queue.pause(queue, paused)
-        self.hints.tell(READY)
+        self.listeners.notify(READY)
 
     async def paused(self) -> list[str]:
         return sorted(self.queue.paused)

@@ -1,7 +1,7 @@
-"""The rehearsal backend: memory that goes by the rules of a durable, shared store, for tests of an application.
+"""The durable fake: a store in memory that behaves as a durable, shared one, for the tests of an application.
 
-What a database would refuse is refused here, leases run out here, and nobody shares an object with the store. Only
-nothing survives the process, and nothing waits for a disk. Schedules are kept beside the tasks.
+It refuses what a database refuses, its leases run out, and it shares no object with its callers. But nothing survives
+the process, and nothing waits for a disk. It has schedules, too.
 """
 
 from __future__ import annotations
@@ -11,30 +11,28 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from aiotaskq.backends.base import READY, Backend, Change, Room, ScheduleChange, Schedules, holds
+from aiotaskq.backends.base import Change, Room, ScheduleChange, Schedules
+from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, Task, same_push
 
-KEEP = 1_000_000  # ended tasks; a test that makes more has other worries
+KEEP = 1_000_000  # ended tasks: more than a test makes
 
 
-class RehearsalBackend(MemoryBackend):
-    """A task queue's store for one test."""
+class DurableFake(MemoryBackend):
+    """The store of one test."""
 
-    name: ClassVar[str] = "rehearsal"
+    name: ClassVar[str] = "durable fake"
     durable: ClassVar[bool] = True
     shared: ClassVar[bool] = True
     steady: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__(keep=KEEP)
-        self.schedules: RehearsalSchedules = RehearsalSchedules(self)
+        self.schedules: DurableFakeSchedules = DurableFakeSchedules(self)
         self.on_commit: Callable[[Task], object] = lambda task: None
         """Called with each task of a ``push_with`` when it is stored, in the thread that commits."""
-
-    def another(self) -> Backend:
-        return self
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         _check(tasks)
@@ -47,36 +45,28 @@ class RehearsalBackend(MemoryBackend):
         committed: Callable[[], None] = lambda: None,
         room: Room | None = None,
     ) -> list[Task]:
-        """As where the session's database holds the tasks: they are stored when it commits, and not if it does not."""
+        """Store the tasks when the session commits, as if they were in its database."""
         from aiotaskq.backends.sql.caller_session import at_commit
 
         _check(tasks)
         if room is not None:
             with self._lock:
                 self._reads.check_room(tasks, room)
-        stored = self._would_stand(tasks)
+        with self._lock:
+            rows = [self._reads.conflicting(task) or task for task in tasks]
+        stored = [task if same_push(row, task) else row for task, row in zip(tasks, rows, strict=True)]
 
         def store() -> None:
             with self._lock:
-                for change in () if room is None else room.instead:
-                    row = self._tasks.get(change.before.task_id)
-                    if row is not None and holds(row, change):
-                        self._leave(row)
-                        self._enter(change.after.replace(params=row.params))
+                self._update(() if room is None else room.instead)
                 new = [task for task in tasks if self._insert(task) is task]
             for task in new:
                 self.on_commit(task)
-            self.hints.tell(READY)
+            self.listeners.notify(READY)
             committed()
 
         await at_commit(session, store)
         return stored
-
-    def _would_stand(self, tasks: Sequence[Task]) -> list[Task]:
-        """What stands for each of these tasks if they are pushed now."""
-        with self._lock:
-            rows = [self._tasks.get(task.task_id) or self._tasks.get(self._keys.holder(task) or "") for task in tasks]
-        return [task if row is None or same_push(row, task) else row for task, row in zip(tasks, rows, strict=True)]
 
     def _insert(self, task: Task) -> Task:
         row = _copy(task)
@@ -87,7 +77,7 @@ class RehearsalBackend(MemoryBackend):
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
     ) -> list[Task]:
         tasks = await super().claim(owner, now, limit, queues=queues, lease_until=lease_until)
-        return [_copy(task) for task in tasks]  # a handler that changes its params changes no row
+        return [_copy(task) for task in tasks]  # a handler that changes its params must not change the row
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         _check([task for change in changes for task in change.then])
@@ -95,7 +85,7 @@ class RehearsalBackend(MemoryBackend):
 
     def _update(self, changes: Sequence[Change]) -> list[bool]:
         held = []
-        for change in changes:  # each sees what the one before has written
+        for change in changes:  # one at a time: a change depends on what the one before has written
             held += super()._update([self._without_params(change)])
         return held
 
@@ -107,20 +97,20 @@ class RehearsalBackend(MemoryBackend):
 
 
 def _copy(task: Task) -> Task:
-    """The task with params of its own, as they come out of a database. Raises TypeError where one would."""
+    """Return the task with params of its own, as a database returns them. Raises TypeError for what is not JSON."""
     return task.replace(params=msgspec.json.decode(msgspec.json.encode(task.params))) if task.params else task
 
 
 def _check(tasks: Sequence[Task]) -> None:
-    """All or none: what cannot be stored is found before anything is. Raises TypeError."""
+    """Raise TypeError for params that are not JSON, before anything is stored."""
     for task in tasks:
         _copy(task)
 
 
-class RehearsalSchedules(Schedules):
-    """Schedules of a rehearsal. Like the tasks, every verb runs without suspending."""
+class DurableFakeSchedules(Schedules):
+    """The schedules of a durable fake. Every verb runs without suspending, as those for tasks do."""
 
-    def __init__(self, backend: RehearsalBackend) -> None:
+    def __init__(self, backend: DurableFake) -> None:
         self._backend = backend
         self._rows: dict[str, Schedule] = {}
 

@@ -1,4 +1,4 @@
-"""The ended tasks of the memory backend: the latest ones are kept, dead letters apart from the others."""
+"""The ended tasks of the memory backend: it keeps the latest dead letters, and the latest others."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from aiotaskq.log import log, named
 
 
 class Ended:
-    """The ids of ended tasks, in the order in which they ended; used under the backend's lock, but for ``tell``.
+    """The ids of ended tasks, in the order in which they ended; used under the backend's lock, except ``log_dropped``.
 
-    Dead letters are bounded apart from the others, so that completed tasks, however many, drop none of them.
+    Dead letters and other tasks have a bound each, so that completed tasks never drop a dead letter.
     """
 
     def __init__(self, keep: int, rows: dict[str, Task], keys: Keys, lock: AbstractContextManager[Any]) -> None:
@@ -25,18 +25,17 @@ class Ended:
         self._rows = rows
         self._keys = keys
         self._lock = lock
-        # To take the first key out of a plain dict takes longer, the more keys were taken before.
+        # Not plain dicts: removing the first key of a dict gets slower with the number of keys removed before.
         self._dead_letters: OrderedDict[str, None] = OrderedDict()
         self._others: OrderedDict[str, None] = OrderedDict()
-        self._dropping: set[bool] = set()  # the kinds of which a task was dropped; True is that of dead letters
-        self.untold: list[Task] = []
-        """The first task of a kind that was dropped, until ``tell`` has logged it."""
+        self._dropping: set[bool] = set()  # the kinds of which a task was dropped; True is dead letters
+        self._unlogged: list[Task] = []  # the first task of each kind that was dropped, until `log_dropped`
 
     def __iter__(self) -> Iterator[str]:
         return chain(self._dead_letters, self._others)
 
     def add(self, task: Task) -> None:
-        """Add a task that has ended, and drop the oldest one of its kind where there are too many."""
+        """Add a task that has ended; drop the oldest of its kind if there are too many."""
         ids = self._dead_letters if task.status is FAILED else self._others
         ids[task.task_id] = None
         if len(ids) > self._keep:
@@ -44,17 +43,19 @@ class Ended:
             self._keys.remove(dropped)
             if (dead := ids is self._dead_letters) not in self._dropping:
                 self._dropping.add(dead)
-                self.untold.append(dropped)
+                self._unlogged.append(dropped)
 
     def remove(self, task: Task) -> None:
         """Remove a task that runs again, or was deleted."""
         del (self._dead_letters if task.status is FAILED else self._others)[task.task_id]
 
-    def tell(self) -> None:
-        """Log what was dropped for the first time; called without the lock, since writing a log can block."""
+    def log_dropped(self) -> None:
+        """Log the first task of a kind that was dropped; called without the lock, since writing a log can block."""
+        if not self._unlogged:
+            return
         with self._lock:
-            untold, self.untold = self.untold, []
-        for task in untold:
+            unlogged, self._unlogged = self._unlogged, []
+        for task in unlogged:
             if task.status is FAILED:
                 log.warning(
                     "memory:// dropped its first dead letter, {}: it keeps the latest {} of them, and drops older ones "

@@ -1,4 +1,4 @@
-"""The unique and idempotency keys of the memory backend: which task has which."""
+"""The unique and idempotency keys of the memory backend."""
 
 from __future__ import annotations
 
@@ -6,32 +6,34 @@ from aiotaskq.core.task import Task
 
 
 class Keys:
-    """An index that costs a task without keys, as nearly all are, next to nothing."""
+    """An index from keys to task ids."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, str], str] = {}
+        self._ids: dict[tuple[str, str], str] = {}
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._ids)
 
     def add(self, task: Task) -> None:
-        """The task has its keys; a unique one only until it has ended. Who has none is not worth the call."""
-        self._held.update((key, task.task_id) for key in _keys_of(task))
+        """Index the keys of a task; a unique key only until the task has ended."""
+        for key in _keys_of(task):
+            self._ids[key] = task.task_id
 
     def remove(self, task: Task) -> None:
-        """The task has no keys any more."""
-        if task.unique_key is not None or task.idempotency_key is not None:
-            for key in _keys_of(task):
-                self._held.pop(key, None)
+        """Remove the keys of a task."""
+        for key in _keys_of(task):
+            self._ids.pop(key, None)
 
     def holder(self, task: Task) -> str | None:
-        """Return the id of another task that has one of the keys of this one."""
-        if task.unique_key is task.idempotency_key is None:
-            return None
-        held = (self._held.get(key) for key in _keys_of(task))
-        return next((task_id for task_id in held if task_id not in (None, task.task_id)), None)
+        """Return the id of another task that has one of the keys of this one, or None."""
+        for key in _keys_of(task):
+            if self._ids.get(key, task.task_id) != task.task_id:
+                return self._ids[key]
+        return None
 
 
 def _keys_of(task: Task) -> list[tuple[str, str]]:
+    if task.unique_key is task.idempotency_key is None:
+        return []
     keys = [] if task.idempotency_key is None else [("idempotency", task.idempotency_key)]
     return keys if task.unique_key is None or task.final else [*keys, ("unique", task.unique_key)]

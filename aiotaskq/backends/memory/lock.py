@@ -1,4 +1,4 @@
-"""The lock around what is kept in memory: threads take it for a moment each, many thousand times a second."""
+"""The lock around the data of the memory backend, which threads take often and for a short time."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 
 
 class BriefLock:
-    """A reentrant lock that is not handed over: who finds it taken asks again when the interpreter lets him run.
+    """A reentrant lock without hand-over: if it is taken, yield to the other threads and retry.
 
-    A plain lock belongs to a waiter from the moment it is let go, though another thread runs: that one soon wants it
-    again and has to stop for it, and so on, a change of threads for each time (a "lock convoy"). Three threads that
-    pushed and popped took 60 µs a task with it, and take 18 so, which is what one alone takes; that one pays 0.15 µs
-    a push. Only for what never waits inside.
+    A plain lock is handed to a thread that waits for it when it is released, though the releasing thread goes on
+    running and soon needs the lock again: then it waits in turn, and each use of the lock becomes a change of threads
+    (a lock convoy). With this lock the rate of three threads that push and pop is that of one. Only for sections that
+    never wait.
     """
 
     __slots__ = ("_acquire", "_release")
@@ -22,8 +22,8 @@ class BriefLock:
         self._acquire, self._release = lock.acquire, lock.release
 
     def __enter__(self) -> None:
-        while not self._acquire(False):  # by name it would take half as long again
-            time.sleep(0)  # lets the thread that has it run
+        while not self._acquire(False):  # positional: a keyword argument is much slower
+            time.sleep(0)  # yields to the thread that holds the lock
 
     def __exit__(self, *error: object) -> None:
         self._release()

@@ -1,4 +1,4 @@
-"""What the memory backend counts and finds among many rows, and whether there is room for a push."""
+"""Reads of the memory backend that look at many rows, and whether there is room for a push."""
 
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ from aiotaskq.core.task import PENDING, Task, TaskFilter
 
 
 class Reads:
-    """Reads of rows, keys and the queue that the backend writes. Used under the backend's lock."""
+    """Reads of the backend's rows, keys and queue; used under the backend's lock."""
 
     def __init__(self, rows: Mapping[str, Task], keys: Keys, queue: TaskQueue) -> None:
         self._rows = rows
         self._keys = keys
         self._queue = queue
-        self._latest = 0  # the latest instant of a bounded push: threads read the clock before they take the lock
+        self._latest = 0  # instant of a bounded push; threads read the clock before they take the lock
+
+    def conflicting(self, task: Task) -> Task | None:
+        """Return the row that has the id or a key of this task, or None."""
+        row = self._rows.get(task.task_id)
+        if row is None and (holder := self._keys.holder(task)) is not None:
+            row = self._rows.get(holder)
+        return row
 
     def find(self, where: TaskFilter, limit: int) -> list[Task]:
         """List tasks, the newest push first."""
@@ -28,16 +35,17 @@ class Reads:
         last = self._rows.get(where.after)  # type: ignore[arg-type]  # None is no id
         return [self._rows[i] for n, i in found if last is None or (n, i) > (-last.seq, last.task_id)][:limit]
 
-    def overdue(self, running: Iterable[str], expiring: Iterable[str], now: int, limit: int) -> list[Task]:
-        """Return those whose lease is over, and those that expired, the longest overdue first."""
-        late = [(self._rows[i].lease_until, i) for i in running]
-        late += [(self._rows[i].expires_at, i) for i in expiring]
-        return [self._rows[i] for when, i in sorted((w, i) for w, i in late if w is not None and w <= now)[:limit]]
+    def overdue(self, running: Iterable[str], now: int, limit: int) -> list[Task]:
+        """Return running tasks whose lease is over, and pending ones that expired, the longest overdue first."""
+        ends = [(self._rows[i].lease_until, i) for i in running]
+        ends += [(task.expires_at, task.task_id) for lane in self._queue.lanes.values() for task in lane.expired(now)]
+        late = sorted((end, task_id) for end, task_id in ends if end is not None and end <= now)
+        return [self._rows[task_id] for _, task_id in late[:limit]]
 
-    def stats(self, now: int, held: Iterable[Task]) -> QueueStats:
-        """Count the pending tasks, and those that are ``held`` or have ended."""
+    def stats(self, now: int, others: Iterable[Task]) -> QueueStats:
+        """Count the pending tasks, and the ``others``: running and ended ones."""
         ready = self._ready(now)
-        counts = Counter([(task.queue, task.status) for task in held])
+        counts = Counter([(task.queue, task.status) for task in others])
         counts.update({(name, PENDING): len(lane) for name, lane in self._queue.lanes.items()})
         rows = [(queue, str(status), count) for (queue, status), count in counts.items() if count]
         return stats_of(rows, len(ready), min((task.run_at for task in ready), default=None))
@@ -69,11 +77,10 @@ class Reads:
         return [task for lane in self._queue.open() for task in lane.ready(now)]
 
     def _count_new(self, tasks: Sequence[Task], leaving: Container[str]) -> int:
-        """Count those that no row is in the way of, but one that is leaving, nor another of these."""
+        """Count the tasks that would be inserted; a row that is ``leaving`` is not in the way of one."""
         count, keys, ids = 0, Keys(), set[str]()
         for task in tasks:
-            held = self._keys.holder(task)
-            row = self._rows.get(task.task_id) or (None if held is None else self._rows.get(held))
+            row = self.conflicting(task)
             if (row is None or row.task_id in leaving) and task.task_id not in ids and keys.holder(task) is None:
                 ids.add(task.task_id)
                 keys.add(task)

@@ -1,4 +1,4 @@
-"""The queue of the memory backend: an asyncio.Queue of pending tasks, and those that wait in it."""
+"""The queue of the memory backend: an asyncio.Queue of pending tasks in claim order, and the waiting in it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakSet
 
 from aiotaskq.backends.memory.lane import Lane, first_of
+from aiotaskq.concurrency.running_loop import running_loop
 from aiotaskq.concurrency.shared_queue import SharedQueue, in_steps
 from aiotaskq.core.task import PENDING, RUNNING, Task
 
@@ -18,8 +19,8 @@ from aiotaskq.core.task import PENDING, RUNNING, Task
 class TaskQueue(SharedQueue[Task]):
     """The pending tasks among the ``rows`` of a backend, in claim order, with a lane for each named queue.
 
-    It holds what is due and in no paused queue: that is what ``qsize`` counts and ``get`` waits for. It reads no clock,
-    so it does not know when a delayed task becomes due: a claim says what time it is, and lets those in that are due.
+    As an asyncio.Queue it holds the tasks that are due and in no paused queue: ``qsize`` counts them and ``get`` waits
+    for them. It reads no clock: a delayed task gets in when a claim, which passes the time, finds it due.
     """
 
     def __init__(
@@ -30,30 +31,34 @@ class TaskQueue(SharedQueue[Task]):
         lock: AbstractContextManager[Any] | None = None,
         taken: Callable[[Task], Task] | None = None,
     ) -> None:
-        """Make an empty queue. A backend gives its rows by id, its reentrant lock, and ``taken``.
+        """Make an empty queue. A backend passes its rows by id, its reentrant lock, and ``taken``.
 
-        That is called under the lock with each task that ``get`` takes; it puts another row under the id of the task,
-        or none, and returns what ``get`` shall.
+        ``taken`` is called under the lock with each task that ``get`` takes: it replaces or removes the row of the
+        task, and its value is what ``get`` returns.
         """
         self._rows: dict[str, Task] = {} if rows is None else rows
         self._taken = (lambda task: self._rows.pop(task.task_id)) if taken is None else taken
         self.lock = threading.RLock() if lock is None else lock
-        self.sleepers: WeakSet[Arrivals] = WeakSet()
-        self.places: dict[Any, Arrivals] = {}  # by the future that waits
+        self.consumers: WeakSet[Arrivals] = WeakSet()
+        """Every consumer of this queue: its ``Arrivals``."""
+        self.waiting: dict[Any, Arrivals] = {}
+        """The consumers that wait, by their futures in the line of getters."""
         super().__init__(maxsize, lock=self.lock)
+        self.getters = self._getters
+        """The line of the futures that wait for a task."""
 
     # ---- as an asyncio.Queue ----
 
     def _init(self, maxsize: int) -> None:
         self.lanes: dict[str, Lane] = {}
         self.paused: set[str] = set()
-        self._open: list[Lane] = []  # those that are not paused
+        self._open: list[Lane] = []  # the lanes that are not paused
 
     def _put(self, item: Task) -> None:
         self._rows[item.task_id] = item
         lane = self.lanes.get(item.queue)
         if lane is None:
-            lane = self.lanes[item.queue] = Lane(self._rows, self._look_again)
+            lane = self.lanes[item.queue] = Lane(self._rows, self._wake_all)
             self._open = self.open(tuple(self.lanes))
         lane.put(item)
 
@@ -71,40 +76,38 @@ class TaskQueue(SharedQueue[Task]):
             return sum(lane.due() for lane in self.open())
 
     def _wakeup_next(self, waiters: deque[asyncio.Future[Any]]) -> None:
-        if not waiters:  # as a rule
-            return
         if waiters is not self._getters:
             super()._wakeup_next(waiters)
-            return
-        for waiter in tuple(waiters):  # a copy: to look for tasks may find a delayed one, and wake all
-            if not self.places.get(waiter, self).empty() and waiter in waiters:
-                waiters.remove(waiter)
-                if self.wake(waiter):
-                    return
+        elif waiters:
+            for waiter in tuple(waiters):  # a copy: a look may find a delayed task, and wake every consumer
+                if not self.waiting.get(waiter, self).empty() and waiter in waiters:
+                    waiters.remove(waiter)
+                    if self.wake(waiter):
+                        return
 
     # ---- for the backend, which holds the lock ----
 
     enter = asyncio.Queue.put_nowait
-    """``put_nowait`` without taking the lock again."""
+    """``put_nowait`` of a caller that holds the lock."""
 
     def end(self, row: Task) -> None:
-        """Count a row that was replaced or deleted as done, if it was not done before."""
+        """Count a row that was replaced or deleted as done, unless it had ended before."""
         if row.status is PENDING or row.status is RUNNING:
             asyncio.Queue.task_done(self)
 
     def open(self, names: Sequence[str] | None = None) -> list[Lane]:
-        """Return the lanes of these named queues, or of all, without those that are paused."""
+        """Return the lanes of these named queues, or of all, without the paused ones."""
         if names is None:
             return self._open
         return [self.lanes[name] for name in names if name in self.lanes and name not in self.paused]
 
     def take(self, now: int, limit: int, names: Sequence[str] | None) -> Iterator[Task]:
-        """Give up to ``limit`` tasks in claim order; each has another row under its id when the next is asked for.
+        """Yield up to ``limit`` tasks in claim order; the caller replaces the row of each before it asks for the next.
 
-        Those who wait are woken for what is left.
+        The consumers that wait are woken for the tasks that are left.
         """
         lanes = self.open(names)
-        if len(lanes) == 1:  # as a rule
+        if len(lanes) == 1:
             yield from lanes[0].take(now, limit)
         else:
             while limit and (lane := first_of(lanes, now)) is not None:
@@ -115,71 +118,69 @@ class TaskQueue(SharedQueue[Task]):
 
     def has(self, names: Sequence[str] | None = None) -> bool:
         """Return whether there is a task to get in these named queues, or in any."""
-        for lane in self.open(names):  # noqa: SIM110 - `any` would take twice as long
+        for lane in self.open(names):  # noqa: SIM110 - a generator would take twice as long
             if lane.first() is not None:
                 return True
         return False
 
     def enter_running(self) -> None:
-        """Count a task that was inserted as running: it is unfinished, and never was in the queue."""
+        """Count a task as unfinished that was inserted as running, so that it never was in the queue."""
         self._unfinished_tasks += 1
         self._finished.clear()
 
     def pause(self, name: str, paused: bool) -> None:
-        """Leave the lane of a named queue out, or let it in again."""
+        """Exclude the lane of a named queue, or include it again."""
         with self.lock:
             (self.paused.add if paused else self.paused.discard)(name)
             self._open = self.open(tuple(self.lanes))
             if not paused:
-                self._look_again()
+                self._wake_all()
                 self.pass_on()
 
-    def _look_again(self) -> None:
-        """Tell all who wait that something has changed which they may wait for."""
-        for sleeper in list(self.sleepers):
-            sleeper()
+    def _wake_all(self) -> None:
+        for consumer in list(self.consumers):
+            consumer()
 
 
 class Arrivals(asyncio.Queue[None]):
-    """The place of one consumer among those who wait in a TaskQueue.
+    """One consumer of a TaskQueue, as an asyncio.Queue that is empty until the consumer should look for tasks.
 
-    Its ``get`` waits in the line of the TaskQueue's getters until there is a task in the consumer's queues, or until
-    the consumer is called, and takes nothing. Taking is left to a claim: ``get`` has no owner, lease and time to give.
+    Its ``get`` waits in the line of the TaskQueue's getters and takes nothing: a claim takes the task, since it passes
+    owner, lease and time, which ``get`` does not.
     """
 
     def __init__(self, tasks: TaskQueue, names: Sequence[str] | None) -> None:
-        """Make a place for a consumer of these named queues, or of all, in the running loop."""
-        self._running_loop = asyncio.get_running_loop()
+        """Make a consumer of these named queues, or of all, in the running loop."""
+        self._running_loop = running_loop()
         super().__init__()
         self._tasks = tasks
         self._names = names
-        self._getters = tasks._getters
+        self._getters = tasks.getters
         self._waiter: asyncio.Future[None] | None = None
         self.asked = False
-        """Whether it was called since it was cleared."""
+        """Whether the consumer was called since it was cleared."""
         self.wanted = True
-        """Whether the consumer can take tasks; without that it waits to be called."""
+        """Whether the consumer can take tasks; otherwise only a call wakes it."""
         with tasks.lock:
-            tasks.sleepers.add(self)
+            tasks.consumers.add(self)
 
     def empty(self) -> bool:
-        # Asked comes last: a look at the tasks may find a delayed one, and ask.
-        return not ((self.wanted and self._tasks.has(self._names)) or self.asked)
+        return not (self.asked or (self.wanted and self._tasks.has(self._names)))
 
     def get_nowait(self) -> None:
         return None
 
     def _wakeup_next(self, waiters: Any) -> None:
-        self._tasks._wakeup_next(waiters)
+        self._tasks.pass_on()
 
     def _get_loop(self) -> Any:
-        return self  # to be asked for the future
+        return self  # asyncio.Queue.get() asks it for the future
 
     def create_future(self) -> asyncio.Future[None]:
-        """Return the future that stands in the line of getters."""
-        self._tasks.places.pop(self._waiter, None)  # it was woken, but another one has taken the task
+        """Return the future that waits in the line of getters."""
+        self._tasks.waiting.pop(self._waiter, None)  # the consumer was woken, but another one has taken the task
         self._waiter = waiter = self._running_loop.create_future()
-        self._tasks.places[waiter] = self
+        self._tasks.waiting[waiter] = self
         return waiter
 
     def __call__(self) -> None:
@@ -207,11 +208,11 @@ class Arrivals(asyncio.Queue[None]):
         try:
             await in_steps(self.get(), self._tasks.lock)
         finally:
-            self._tasks.places.pop(self._waiter, None)
+            self._tasks.waiting.pop(self._waiter, None)
 
     def close(self) -> None:
-        """Leave; another one who waits is woken for what is there."""
+        """Leave the queue, and wake another consumer for the tasks that are there."""
         self.wanted = False
         with self._tasks.lock:
-            self._tasks.sleepers.discard(self)
+            self._tasks.consumers.discard(self)
             self._tasks.pass_on()

@@ -1,159 +1,138 @@
-"""Public values in memory: dicts, with the keys of each second of expiry together, so that no sweep is long."""
+"""Public values in memory: a dict, and the keys of each second of expiry together, so that a sweep is short."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from itertools import islice
 from typing import Any
 
-from aiotaskq.backends.base import Held, Values
-from aiotaskq.backends.memory.lock import BriefLock
+from aiotaskq.backends.base import PlainValues
+from aiotaskq.core.task import SECOND
+from aiotaskq.core.validation import INT64
 
-SECOND = 1_000_000_000  # nanoseconds
-NEVER = 2**80  # nanoseconds: later than any instant
-LOOKS = 1_000  # keys looked at in one go, so that the loop is not held
+NEVER = INT64  # microseconds: later than any instant
+CHUNK = 1_000  # keys looked at by a sweep before the event loop runs other coroutines
 
-
-class _Alone(BriefLock):
-    """A lock that tells who does without it whether anybody had it meanwhile: ``turns`` is odd while it is held."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.turns = 0
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        self.turns += 1
-
-    def __exit__(self, *error: object) -> None:
-        self.turns += 1
-        super().__exit__()
+Entry = tuple[Any, int, int]
+"""A value, when it expires, and the second under which its key is listed, both in microseconds."""
 
 
-class MemoryValues(Values):
+class MemoryValues(PlainValues):
     """Values of this process, kept as the Python objects they are. Thread-safe.
 
-    A key is listed under a second in which it expires, or an earlier one: what is set again with a later end stays
-    where it is, and moves on when the sweep comes by. So the usual ``keep`` is one write into one dict. The value says
-    under which second its key is listed; a key that a race of threads has left under another one too is passed over.
+    A key is listed under the second in which its value expires, or under an earlier one: a value that is set again with
+    a later end stays where it is listed, and the sweep of that second moves it on. So to set a value again is one write
+    into one dict.
     """
 
     def __init__(self) -> None:
-        self._alone = _Alone()
-        self._values: dict[str, Held] = {}
-        self.held = self._values
-        self._expiry: dict[int, set[str]] = {}  # by the second's first instant: each key with an end is in one of them
-        self._seconds: list[int] = []  # heap of the seconds in `_expiry`
+        self._lock = threading.RLock()
+        self._values: dict[str, Entry] = {}
+        self._listed: dict[int, set[str]] = {}  # keys by the first instant of a second
+        self._seconds: list[int] = []  # a heap of the seconds in `_listed`
 
-    def keep(self, key: str, value: Any, until: int) -> bool:
-        # Without the lock, which takes longer than all the rest: whoever changes more than a value has it, and is seen.
-        alone, values = self._alone, self._values
-        turns = alone.turns
-        try:
-            listed = values[key][2]
-        except KeyError:
-            return False
-        if until < listed or turns & 1:
-            return False
-        values[key] = (value, until, listed)
-        return alone.turns == turns
+    def set(self, key: str, value: Any, expires_at: int) -> None:
+        values = self._values
+        with self._lock:
+            second = values[key][2] if key in values else NEVER
+            if expires_at < second:
+                self._unlist(key, second)
+                second = self._list(key, expires_at)
+            values[key] = (value, expires_at, second)
 
-    async def put(self, items: Sequence[tuple[str, Any, int | None]]) -> None:
-        with self._alone:
-            for key, value, expires_at in items:
-                until = NEVER if expires_at is None else expires_at * 1000
-                listed = self._values[key][2] if key in self._values else NEVER
-                lost = listed < NEVER and key not in self._expiry.get(listed, ())  # `keep` was a moment too late
-                if until < listed or lost:
-                    self._unlist(key, listed)
-                    listed = self._list(key, until)
-                self._values[key] = (value, until, listed)
+    def read(self, key: str, now: int) -> Any:
+        entry = self._values.get(key)
+        return None if entry is None or entry[1] <= now else entry[0]
 
-    def _list(self, key: str, until: int) -> int:
-        """Put the key to those of its second; return that."""
-        if until >= NEVER:
+    def _list(self, key: str, expires_at: int) -> int:
+        """List a key under its second, and return that."""
+        if expires_at >= NEVER:
             return NEVER
-        second = until - until % SECOND
-        if second not in self._expiry:
-            self._expiry[second] = set()
+        second = expires_at - expires_at % SECOND
+        if second not in self._listed:
+            self._listed[second] = set()
             heappush(self._seconds, second)
-        self._expiry[second].add(key)
+        self._listed[second].add(key)
         return second
 
     def _unlist(self, key: str, second: int) -> None:
-        if second in self._expiry:
-            self._expiry[second].discard(key)
+        if second in self._listed:
+            self._listed[second].discard(key)
+
+    async def put(self, items: Sequence[tuple[str, Any, int | None]]) -> None:
+        with self._lock:
+            for key, value, expires_at in items:
+                self.set(key, value, NEVER if expires_at is None else expires_at)
 
     async def get(self, keys: Sequence[str], now: int) -> list[tuple[Any] | None]:
         entries = [self._values.get(key) for key in keys]
-        return [(e[0],) if e is not None and e[1] > now * 1000 else None for e in entries]
+        return [None if entry is None or entry[1] <= now else (entry[0],) for entry in entries]
 
     async def delete(self, keys: Sequence[str], now: int) -> list[bool]:
         live = []
-        with self._alone:
+        with self._lock:
             for key in keys:
-                _, until, second = self._values.pop(key, (None, 0, NEVER))
+                _, expires_at, second = self._values.pop(key, (None, 0, NEVER))
                 self._unlist(key, second)
-                live.append(until > now * 1000)
+                live.append(expires_at > now)
         return live
 
     async def keys(self, now: int) -> list[str]:
-        with self._alone:
-            live = [key for key, (_, until, _) in self._values.items() if until > now * 1000]
+        with self._lock:
+            live = [key for key, (_, expires_at, _) in self._values.items() if expires_at > now]
         try:
             return sorted(live)
         except TypeError:  # a key in memory may be any hashable value
             return sorted(live, key=str)
 
     async def count(self, now: int) -> int:
-        with self._alone:
-            due = [(second, keys) for second, keys in self._expiry.items() if second <= now * 1000]
-            dead = sum(self._is_over(key, second, now * 1000) for second, keys in due for key in keys)
-            return len(self._values) - dead
-
-    def _is_over(self, key: str, second: int, now: int) -> bool:
-        held = self._values.get(key)
-        return held is not None and held[2] == second and held[1] <= now
+        with self._lock:
+            due = [keys for second, keys in self._listed.items() if second <= now]
+            return len(self._values) - sum(self._values[key][1] <= now for keys in due for key in keys)
 
     async def expire(self, now: int, limit: int) -> int:
         removed = 0
         while True:
-            with self._alone:
-                swept, more = self._sweep(now * 1000, limit - removed)
-            removed += swept
-            if removed == limit or not more:
+            with self._lock:
+                more, left = self._sweep(now, limit - removed)
+            removed += more
+            if removed == limit or not left:
                 return removed
             await asyncio.sleep(0)
 
     def _sweep(self, now: int, limit: int) -> tuple[int, bool]:
-        """Look at some of the keys whose second has come; return how many were removed, and whether others are left."""
-        removed, looks = 0, LOOKS
+        """Look at some of the due keys; return how many were removed, and whether others are left."""
+        removed, looks = 0, CHUNK
         while self._seconds and (second := self._seconds[0]) <= now:
-            keys = self._expiry[second]
-            if second + SECOND > now:  # it is not over; who lives on in it is in the past soon, and so are the others
-                for key in list(islice(keys, 10 * looks)):
-                    if removed < limit and self._is_over(key, second, now):
-                        keys.discard(key)
-                        del self._values[key]
-                        removed += 1
+            keys = self._listed[second]
+            if second + SECOND > now:  # it is not over: the keys that expire later in it stay listed
+                some = islice(keys, 10 * CHUNK)  # of a second with more keys, the others are removed when it is over
+                expired = [key for key in some if self._values[key][1] <= now][: min(limit - removed, looks)]
+                for key in expired:
+                    keys.discard(key)
+                    del self._values[key]
+                removed += len(expired)
                 if keys:
-                    return removed, False
+                    return removed, len(expired) == looks
+                looks -= len(expired)
             while keys:
                 if removed == limit or not looks:
                     return removed, True
                 looks -= 1
                 key = keys.pop()
-                if self._is_over(key, second, now):
+                value, expires_at, _ = self._values[key]
+                if expires_at <= now:
                     del self._values[key]
                     removed += 1
-                elif (held := self._values.get(key)) is not None and held[2] == second:
-                    self._values[key] = (held[0], held[1], self._list(key, held[1]))
-            del self._expiry[heappop(self._seconds)]
+                else:
+                    self._values[key] = (value, expires_at, self._list(key, expires_at))
+            del self._listed[heappop(self._seconds)]
         return removed, False
 
     async def clear(self) -> None:
-        with self._alone:
+        with self._lock:
             self._values.clear()
-            self._expiry, self._seconds = {}, []
+            self._listed, self._seconds = {}, []

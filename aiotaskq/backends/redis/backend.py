@@ -12,7 +12,8 @@ from asyncio import Future
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room, stats_of
+from aiotaskq.backends.base import Backend, Change, QueueStats, Room, stats_of
+from aiotaskq.backends.listeners import CANCEL, READY
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.notifier import RedisNotifier
@@ -49,7 +50,7 @@ class RedisBackend(Backend):
         self._url = url
         self._quiet = quiet
         self._redis = RedisConnections(url, self._prepare)
-        self._notifier = RedisNotifier(self._redis, self.hints)
+        self._notifier = RedisNotifier(self._redis, self.listeners)
         self.values = RedisValues(self._redis)
 
     async def _prepare(self, redis: RedisConnections) -> None:
@@ -94,7 +95,7 @@ class RedisBackend(Backend):
                 numbers, rows = await self._push_bounded(stored, room)
             for number, task in zip(numbers, to_tasks(rows), strict=True):
                 stored[number - 1] = task
-        self.hints.tell(READY)
+        self.listeners.notify(READY)
         return stored
 
     async def _push_bounded(self, tasks: Sequence[Task], room: Room) -> tuple[Sequence[int], Sequence[bytes]]:
@@ -103,7 +104,7 @@ class RedisBackend(Backend):
         excess, *rest = await self._redis.run(scripts.PUSH_BOUNDED, *words, repeatable=True)
         if excess >= 0:
             raise queue_full(room.maxsize, excess)
-        self.hints.tell_updated(room.instead, [True] * len(room.instead))
+        self.notify_updated(room.instead, [True] * len(room.instead))
         numbers, rows = rest
         return numbers, rows
 
@@ -135,7 +136,7 @@ class RedisBackend(Backend):
 
     def _updated(self, changes: Sequence[Change], flags: Sequence[int]) -> list[bool]:
         held = [flag == 1 for flag in flags]
-        self.hints.tell_updated(changes, held)
+        self.notify_updated(changes, held)
         return held
 
     async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
@@ -149,7 +150,7 @@ class RedisBackend(Backend):
 
     async def request_cancel(self, ids: Sequence[str]) -> list[bool]:
         flagged = [ok == 1 for ok in await self._redis.run(scripts.CANCEL, *ids)]
-        self.hints.tell(CANCEL, ids)
+        self.listeners.notify(CANCEL, ids)
         return flagged
 
     async def cancelling(self, ids: Sequence[str]) -> list[str]:
@@ -225,7 +226,7 @@ class RedisBackend(Backend):
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         await self._redis.run(scripts.PAUSE, queue, int(paused))
-        self.hints.tell(READY)
+        self.listeners.notify(READY)
 
     async def paused(self) -> list[str]:
         return sorted(name.decode() for name in await self._redis.command("SMEMBERS", f"{self._redis.root}paused"))

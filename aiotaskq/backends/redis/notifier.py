@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from aiotaskq.backends.base import ENDED, KINDS, READY, TAKEN, Hints
+from aiotaskq.backends.listeners import ENDED, KINDS, READY, TAKEN, Listeners
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.concurrency.backoff import backoff
 from aiotaskq.concurrency.loop_bound import LoopBound
@@ -31,10 +31,10 @@ class RedisNotifier:
     and not raised, since polling goes on.
     """
 
-    def __init__(self, redis: RedisConnections, hints: Hints) -> None:
-        """Forward the hints of ``hints``, and hand it those of other processes."""
+    def __init__(self, redis: RedisConnections, listeners: Listeners) -> None:
+        """Publish what ``listeners`` forwards, and pass it the hints of other processes."""
         self._redis = redis
-        self._hints = hints
+        self._listeners = listeners
         self._sender = secrets.token_hex(8)
         self._channel = f"{redis.root}hints"
         self._bound = LoopBound()
@@ -42,7 +42,7 @@ class RedisNotifier:
         self._publisher: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
         self._listens = False
-        hints.forward = self.forward
+        listeners.forward = self.forward
 
     def start(self) -> None:
         """Belong to the running loop from now on, as the connections do."""
@@ -119,7 +119,7 @@ class RedisNotifier:
 
     def _receive_missed(self) -> None:
         for kind in (READY, TAKEN, ENDED):  # a worker reads the cancel flags of its tasks itself
-            self._hints.hear(kind)
+            self._listeners.receive(kind)
 
     def _handle(self, message: bytes | None) -> None:
         if message is None:
@@ -131,4 +131,4 @@ class RedisNotifier:
         if sender != self._sender:
             for kind, names in hints.items():
                 if kind in KINDS:
-                    self._hints.hear(kind, names)
+                    self._listeners.receive(kind, names)

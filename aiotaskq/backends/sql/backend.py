@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from sqlalchemy import Connection, make_url
 
-from aiotaskq.backends.base import CANCEL, READY, Backend, Change, QueueStats, Room
+from aiotaskq.backends.base import Backend, Change, QueueStats, Room
+from aiotaskq.backends.listeners import CANCEL, READY
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
 from aiotaskq.backends.sql.bounded_push import least_ready, push_bounded
@@ -35,11 +36,11 @@ class SqlBackend(Backend):
         self._url = url
         self.database = Database(url, prepare=self._upgrade, prepared=self._is_upgraded)
         self.values = SqlValues(self.database)
-        self.schedules = SqlSchedules(self.database, self.hints)
+        self.schedules = SqlSchedules(self.database, self.listeners)
         dialect = self._dialect = self.database.dialect
         self.hands_over = dialect.single_writer
         self.has_clock = dialect.has_clock
-        self._notifier = dialect.notifier(self.database, self.hints, make_url(url))
+        self._notifier = dialect.notifier(self.database, self.listeners, make_url(url))
 
     def _is_upgraded(self, connection: Connection) -> bool:
         self._dialect.check_server(connection)
@@ -72,7 +73,7 @@ class SqlBackend(Backend):
 
     async def clock_set(self, anchor: int, back: int, now: int) -> None:
         if not self.has_clock and await self.database.write(lambda c: self._dialect.clock_set(c, anchor, back, now)):
-            self.hints.tell(READY)
+            self.listeners.notify(READY)
 
     def another(self) -> SqlBackend:
         return SqlBackend(self._url)
@@ -86,19 +87,19 @@ class SqlBackend(Backend):
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         if room is not None:
             stored = await self.database.write(lambda c: push_bounded(c, tasks, room))
-            self.hints.tell_updated(room.instead, [True] * len(room.instead))
-            self.hints.tell(READY)
+            self.notify_updated(room.instead, [True] * len(room.instead))
+            self.listeners.notify(READY)
             return stored
         # A push that is repeated is the same push, whether or not the first one was committed.
         autocommit = self._dialect.autocommit and small_enough(len(tasks), (task.params for task in tasks))
         notify = self._notifier.along(READY, len(tasks)) if autocommit and tasks else None
         stored = await self.database.write(lambda c: tasks_sql.push(c, tasks, notify), autocommit) if tasks else []
         if notify is not None:
-            self.hints.hear(READY)
+            self.listeners.receive(READY)
             return stored
         if len(tasks) > 1:
             self._notifier.weigh(READY, len(tasks) - 1)
-        self.hints.tell(READY)
+        self.listeners.notify(READY)
         return stored
 
     async def push_with(
@@ -113,7 +114,7 @@ class SqlBackend(Backend):
             return tasks_sql.push(connection, tasks) if room is None else push_bounded(connection, tasks, room)
 
         def wake() -> None:
-            self.hints.tell(READY)
+            self.listeners.notify(READY)
             committed()
 
         return await run_in(session, self.database.url, body, wake)
@@ -124,7 +125,7 @@ class SqlBackend(Backend):
         held: list[bool] = []
 
         def wake() -> None:
-            self.hints.tell_updated(changes, held)
+            self.notify_updated(changes, held)
             committed()
 
         def body(connection: Connection) -> list[bool]:
@@ -169,7 +170,7 @@ class SqlBackend(Backend):
         held = await self.database.write(
             lambda c: tasks_sql.update_tasks(c, changes), autocommit=self._dialect.autocommit and in_one(changes)
         )
-        self.hints.tell_updated(changes, held)
+        self.notify_updated(changes, held)
         return held
 
     async def exchange(
@@ -189,7 +190,7 @@ class SqlBackend(Backend):
         if not changes or not limit:
             return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
         held, tasks = await self.database.write(body)
-        self.hints.tell_updated(changes, held)
+        self.notify_updated(changes, held)
         return held, tasks
 
     async def push_and_claim(
@@ -210,7 +211,7 @@ class SqlBackend(Backend):
             return await super().push_and_claim(tasks, owner, now, limit, queues=queues, lease_until=lease_until)
         stored, claimed = await self.database.write(body)
         if not {task.task_id for task in tasks} <= {task.task_id for task in claimed}:
-            self.hints.tell(READY)
+            self.listeners.notify(READY)
         return stored, claimed
 
     async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
@@ -221,7 +222,7 @@ class SqlBackend(Backend):
 
     async def request_cancel(self, ids: Sequence[str]) -> list[bool]:
         flagged = await self.database.write(lambda c: tasks_sql.request_cancel(c, ids))
-        self.hints.tell(CANCEL, ids)
+        self.listeners.notify(CANCEL, ids)
         return flagged
 
     async def cancelling(self, ids: Sequence[str]) -> list[str]:
@@ -259,7 +260,7 @@ class SqlBackend(Backend):
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         await self.database.write(lambda c: tasks_sql.set_paused(c, queue, paused))
-        self.hints.tell(READY)
+        self.listeners.notify(READY)
 
     async def paused(self) -> list[str]:
         return await self.database.read(tasks_sql.paused)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, text
 
-from aiotaskq.backends.base import CANCEL, ENDED, KINDS, READY, TAKEN, Hints
+from aiotaskq.backends.listeners import CANCEL, ENDED, KINDS, READY, TAKEN, Listeners
 from aiotaskq.backends.sql.connecting import in_time
 from aiotaskq.backends.sql.dialects.base import Transactions
 from aiotaskq.backends.sql.notifier import Notifier
@@ -45,18 +45,18 @@ _decode = msgspec.json.Decoder(Message).decode
 class Notifications(Notifier):
     """Sends the hints of one backend after its commits, and listens for those of others once ``listen`` was called."""
 
-    def __init__(self, database: Transactions, hints: Hints, connect: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(self, database: Transactions, listeners: Listeners, connect: Callable[[], Awaitable[Any]]) -> None:
         """``database`` writes the notifications; ``connect`` opens the asyncpg connection that listens."""
         self._database = database
         self._connect = connect
-        self._hints = hints
+        self._listeners = listeners
         self._sender = secrets.token_hex(8)
         self._bound = LoopBound()
         self._waiting: dict[str, dict[str, None] | None] = {}  # names by kind; None when not all are known
         self._gaps = {kind: Gap() for kind in KINDS}
         self._senders: dict[str, asyncio.Task[None]] = {}
         self._listener: asyncio.Task[None] | None = None
-        hints.forward = self.forward
+        listeners.forward = self.forward
 
     def _bind(self) -> None:
         """Belong to the running loop; tasks of a loop that is gone, or of a parent process, have gone with it."""
@@ -156,7 +156,7 @@ class Notifications(Notifier):
                     log.info("{}: hints of other processes are heard again", self._database.shown)
                 failures = 0
                 for kind in (READY, TAKEN, ENDED):  # may have been missed; a heartbeat reads the cancel flags
-                    self._hints.hear(kind)
+                    self._listeners.receive(kind)
                 await _until_lost(connection, gone)
             except Exception as error:  # whatever the driver raises: the next attempt may do better
                 if not failures:
@@ -176,7 +176,7 @@ class Notifications(Notifier):
         except msgspec.DecodeError:
             return  # another program uses the channel
         if sender != self._sender and kind in KINDS:
-            self._hints.hear(kind, names)
+            self._listeners.receive(kind, names)
 
 
 def _notify(texts: Sequence[str], connection: Connection) -> None:

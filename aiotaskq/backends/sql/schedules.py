@@ -8,7 +8,8 @@ from typing import Any
 
 from sqlalchemy import BigInteger, BindParameter, Connection, Integer, bindparam, delete, or_, select, update
 
-from aiotaskq.backends.base import READY, Hints, ScheduleChange, Schedules
+from aiotaskq.backends.base import ScheduleChange, Schedules
+from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.insert import insert_new
@@ -24,9 +25,9 @@ c = SCHEDULES.c
 class SqlSchedules(Schedules):
     """Schedules in the table ``scheduler_task``."""
 
-    def __init__(self, database: Database, hints: Hints) -> None:
+    def __init__(self, database: Database, listeners: Listeners) -> None:
         self._database = database
-        self._hints = hints
+        self._listeners = listeners
 
     async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
         def body(connection: Connection) -> list[Schedule]:
@@ -41,7 +42,7 @@ class SqlSchedules(Schedules):
     async def change(self, changes: Sequence[ScheduleChange]) -> list[bool]:
         held = await self._database.write_session(lambda connection: change(connection, changes))
         if any(ok and item.tasks for ok, item in zip(held, changes, strict=True)):
-            self._hints.tell(READY)
+            self._listeners.notify(READY)
         return held
 
     async def get(self, ids: Sequence[str]) -> list[Schedule | None]:

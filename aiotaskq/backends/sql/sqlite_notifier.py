@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from aiotaskq.backends.base import ENDED, READY, TAKEN, Hints
+from aiotaskq.backends.listeners import ENDED, READY, TAKEN, Listeners
 from aiotaskq.backends.sql.notifier import Notifier
 from aiotaskq.backends.sql.sqlite_file import SqliteFile
 from aiotaskq.concurrency.forks import outside_of_forks
@@ -31,11 +31,11 @@ class FileWatch(Notifier):
     another process between those two is missed until the next change; the queue's own polling goes on.
     """
 
-    def __init__(self, database: str, hints: Hints) -> None:
+    def __init__(self, database: str, listeners: Listeners) -> None:
         """Watch a file, given as SQLAlchemy's URLs have it: a path, or a ``file:`` URI of SQLite's own."""
         self._uri = database if database.startswith("file:") else f"{Path(database).absolute().as_uri()}?mode=rw"
         self._path = SqliteFile(database)
-        self._hints = hints
+        self._listeners = listeners
         self._bound = LoopBound()
         self._connection: sqlite3.Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -84,7 +84,7 @@ class FileWatch(Notifier):
             self._ours = self._ours or ours
         if others:
             for kind in (READY, TAKEN, ENDED):
-                self._hints.hear(kind)
+                self._listeners.receive(kind)
 
     def _moved(self) -> bool:
         if self._connection is None or self._bound.inherited:

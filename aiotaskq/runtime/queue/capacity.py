@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aiotaskq.backends.base import ENDED, TAKEN, Backend, Change, Room
+from aiotaskq.backends.base import Backend, Change, Room
+from aiotaskq.backends.listeners import ENDED, TAKEN
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.outcome import Cancelled, settle
 from aiotaskq.core.task import Task

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
-from aiotaskq.backends.base import TAKEN, Backend, Change
+from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.listeners import TAKEN
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.sheltered import Sheltered, is_sheltered
 from aiotaskq.core.outcome import Released, settle
@@ -88,7 +89,7 @@ class Claims:
 
     def _hint_room(self, tasks: Sequence[Task]) -> None:
         if tasks and self._bounded:
-            self._backend.hints.tell(TAKEN)
+            self._backend.listeners.notify(TAKEN)
 
     async def _claim(self, owner: str, now: int, limit: int, **options: Any) -> Exchanged:
         return [], await self._backend.claim(owner, now, limit, **options)

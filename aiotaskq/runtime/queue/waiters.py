@@ -6,7 +6,8 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from aiotaskq.backends.base import ENDED, READY, Backend
+from aiotaskq.backends.base import Backend
+from aiotaskq.backends.listeners import ENDED, READY
 from aiotaskq.concurrency.wakeup import LoopWakeup, Wakeup
 
 
@@ -15,7 +16,7 @@ class Waiters:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._hints = backend.hints
+        self._listeners = backend.listeners
         self._ends: dict[str, tuple[Wakeup, ...]] = {}  # by task id, so that a hint finds its waiters directly
         self._stop: Callable[[], None] | None = None
         self._lock = threading.Lock()  # threads and event loops may share a queue in memory
@@ -24,7 +25,7 @@ class Waiters:
     def woken_by(self, *kinds: str) -> Iterator[Wakeup]:
         """Yield a wakeup that hints of these kinds set."""
         wakeup = LoopWakeup()
-        stop = self._hints.listen(lambda _kind, _names: wakeup(), *kinds)
+        stop = self._listeners.listen(lambda _kind, _names: wakeup(), *kinds)
         try:
             yield wakeup
         finally:
@@ -48,7 +49,7 @@ class Waiters:
         with self._lock:
             self._ends[task_id] = (*self._ends.get(task_id, ()), wakeup)
             if self._stop is None:
-                self._stop = self._hints.listen(self._hear_end, ENDED)
+                self._stop = self._listeners.listen(self._hear_end, ENDED)
         try:
             yield wakeup
         finally:

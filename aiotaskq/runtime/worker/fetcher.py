@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from aiotaskq.backends.base import READY, Backend, Change
+from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.listeners import READY
 from aiotaskq.concurrency.backoff import backoff
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import MAX_BACKOFF, Poller
@@ -110,7 +111,7 @@ class Fetcher:
         """Start claiming and writing in the running loop."""
         await self._poller.start()
         if self._arrivals is None:
-            self._stop_listening = self._backend.hints.listen(self.wake, READY)
+            self._stop_listening = self._backend.listeners.listen(self.wake, READY)
         if self._backend.hands_over:
             self._queue.takers.append(self)
 

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
-from aiotaskq.backends.base import CANCEL, Backend
+from aiotaskq.backends.base import Backend
+from aiotaskq.backends.listeners import CANCEL
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.poller import Poller
@@ -159,7 +160,7 @@ class Worker:
         self._idle = asyncio.Event()
         resources = await self._make_resources(self._stack) if self._make_resources is not None else {}
         self.runner.start(self._middleware, resources)
-        self._stop_listening = self._backend.hints.listen(self._cancel_hint, CANCEL)
+        self._stop_listening = self._backend.listeners.listen(self._cancel_hint, CANCEL)
         self._watchdog.start()
         await self._heartbeat.start()
         if self._shared:

@@ -73,7 +73,9 @@ def replaced(kinds: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize(("kind", "case", "name"), list(cases()))
-def test_of_cpython(kind: str, case: type[unittest.TestCase], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpythons_tests_of_asyncio_queue(
+    kind: str, case: type[unittest.TestCase], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = replaced(KINDS[kind])
     monkeypatch.setattr(cpython, "asyncio", fake)
     if (given := getattr(case, "q_class", None)) is not None:  # bound when the module was imported

@@ -19,7 +19,7 @@ from aiotaskq import MemoryQueue, NotFound, NotSupported, TaskQ, ValidationError
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change, Room
 from aiotaskq.backends.memory.backend import MemoryBackend
-from aiotaskq.backends.url import KEEP_ENDED, REHEARSAL, keep_ended_of
+from aiotaskq.backends.url import DURABLE_FAKE, KEEP_ENDED, keep_ended_of
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
@@ -47,7 +47,7 @@ def test_a_wrong_number_is_refused(way: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("way", ["TaskQ", "URL", "MemoryQueue"])
-async def test_it_is_kept_to(way: str) -> None:
+async def test_keep_ended_bounds_the_ended_tasks(way: str) -> None:
     queue = made.queue if isinstance(made := WAYS[way](3), TaskQ) else made
     pushed = [await queue.push_task({"type": "t"}) for _ in range(5)]
     for _ in pushed:
@@ -58,7 +58,7 @@ async def test_it_is_kept_to(way: str) -> None:
         await queue.get(pushed[1])
 
 
-@pytest.mark.parametrize("url", ["sqlite:///x.db", "postgresql://h/d", "mysql://h/d", "redis://h:1/0", REHEARSAL])
+@pytest.mark.parametrize("url", ["sqlite:///x.db", "postgresql://h/d", "mysql://h/d", "redis://h:1/0", DURABLE_FAKE])
 def test_another_store_refuses_it(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for make in (lambda: TaskQ(url, keep_ended=5), lambda: TaskQ(f"{url}?keep_ended=5")):
@@ -67,13 +67,13 @@ def test_another_store_refuses_it(url: str, tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("url", ["memory://?keep=5", "memory://?keep_ended=5&x=1", f"{REHEARSAL}?x=1"])
+@pytest.mark.parametrize("url", ["memory://?keep=5", "memory://?keep_ended=5&x=1", f"{DURABLE_FAKE}?x=1"])
 def test_an_unknown_option_of_the_url_is_refused(url: str) -> None:
     with pytest.raises(ValidationError, match="is unknown; for memory there is keep_ended"):
         connect(url)
 
 
-def test_it_is_given_in_one_place() -> None:
+def test_keep_ended_in_url_and_argument_is_refused() -> None:
     with pytest.raises(ValidationError, match="it is in the URL, too"):
         TaskQ("memory://?keep_ended=5", keep_ended=5)
     assert keep_ended_of("memory://") == KEEP_ENDED == 10_000
@@ -193,7 +193,7 @@ def told() -> Iterator[Told]:
     target.setLevel(logging.NOTSET)
 
 
-async def test_the_first_of_each_kind_that_is_dropped_is_told_once(told: Told) -> None:
+async def test_the_first_dropped_task_of_each_kind_is_logged_once(told: Told) -> None:
     backend = MemoryBackend(2)
     told.meanwhile = lambda: asyncio.run(backend.count_ready(NOW))
     first = await ended(backend, Status.FAILED, type="mail\n")
@@ -209,7 +209,7 @@ async def test_the_first_of_each_kind_that_is_dropped_is_told_once(told: Told) -
     assert "retry or purge dead letters, or raise keep_ended" in told.lines[1][1]
 
 
-async def test_what_a_bounded_push_drops_is_told_without_the_lock(told: Told) -> None:
+async def test_tasks_dropped_by_a_bounded_push_are_logged_without_the_lock(told: Told) -> None:
     backend = MemoryBackend(1)
     told.meanwhile = lambda: asyncio.run(backend.count_ready(NOW))
     (task,) = await backend.push([new()], Room(1, NOW))
@@ -219,7 +219,7 @@ async def test_what_a_bounded_push_drops_is_told_without_the_lock(told: Told) ->
     assert [level for level, _ in told.lines] == ["INFO"]
 
 
-async def test_nothing_is_told_while_nothing_is_dropped(told: Told) -> None:
+async def test_nothing_is_logged_while_no_task_is_dropped(told: Told) -> None:
     backend = MemoryBackend()
     queue = Queue(backend, VirtualClock(NOW + SECOND))
     for status in ENDS * 3:

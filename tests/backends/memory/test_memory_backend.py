@@ -31,7 +31,7 @@ def test_it_stays_under_200_lines() -> None:
 
 
 @pytest.mark.no_cover  # the slower the threads, the more often they stop
-def test_threads_do_not_stop_for_each_other() -> None:
+def test_there_is_no_lock_convoy_between_threads() -> None:
     """A thread is not made to wait each time it wants the lock, once another has found it taken."""
     queue = aiotaskq.sync.MemoryQueue()
     stops: list[int] = []
@@ -77,7 +77,18 @@ async def test_cancelled_tasks_leave_nothing_behind(delay: int, looked_at: bool)
     assert await backend.count_ready(NOW + 1) == 2
 
 
-async def test_the_same_object_again_and_again() -> None:  # H3
+async def test_claimed_tasks_that_would_have_expired_leave_nothing_behind() -> None:  # H3
+    backend = MemoryBackend(keep=100)
+    for _ in range(3_000):
+        await backend.push([new(expires_at=NOW + 3600 * SECOND)])
+        assert len(await backend.claim("o", NOW, 1)) == 1
+    assert entries(backend) < 1_100
+    await backend.push([new(expires_at=NOW + 3600 * SECOND) for _ in range(3_000)])
+    assert len(await backend.claim("o", NOW, 3_000)) == 3_000
+    assert entries(backend) < 1_100
+
+
+async def test_pushing_and_deleting_the_same_object_leaves_no_entries() -> None:  # H3
     backend = MemoryBackend()
     task = new()
     for _ in range(10_000):
@@ -154,7 +165,7 @@ def test_threads_share_it() -> None:  # E15
     assert not any(task.status is Status.PENDING for task in backend._tasks.values())
 
 
-async def test_what_a_schedule_fires_is_due_at_once_though_the_wall_clock_was_set_forward(tmp_path: Path) -> None:
+async def test_a_fired_task_is_due_at_once_after_the_wall_clock_was_set_forward(tmp_path: Path) -> None:
     # Schedules go by the wall clock, this queue by a steady one: between them there may be hours.
     store = SqlBackend(f"sqlite:///{tmp_path / 'schedules.db'}")
     backend = MemoryBackend()
@@ -171,7 +182,7 @@ async def test_what_a_schedule_fires_is_due_at_once_though_the_wall_clock_was_se
     await store.close()
 
 
-async def test_what_expired_while_it_was_counted_is_never_claimed() -> None:
+async def test_a_task_found_expired_by_a_count_is_never_claimed() -> None:
     backend = MemoryBackend()
     await backend.push([new(expires_at=NOW + 1), new()])
     assert await backend.count_ready(NOW + 1) == 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from aiotaskq import Backoff, MemoryQueue
-from aiotaskq.backends.base import READY
+from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
 from aiotaskq.concurrency.clock import VirtualClock
@@ -56,7 +56,7 @@ async def test_a_pop_waits_in_the_get_of_asyncio(monkeypatch: pytest.MonkeyPatch
     queue = MemoryQueue()
     (pop,) = await waiting_pops(queue, 1)
     assert len(calls) == 1 and isinstance(calls[0], Arrivals)
-    assert READY not in queue.backend.hints.listeners, "there is one way to be woken"
+    assert READY not in queue.backend.listeners.by_kind, "there is one way to be woken"
     await queue.push_task({"type": "t"})
     await settled()
     assert pop.done() and len(calls) == 1
@@ -100,7 +100,7 @@ async def test_a_worker_waits_in_the_queue_for_its_named_queues() -> None:
         tq[name] = Worker(queue, backend, clock, {"t": handler}, queues=[name], poll_interval=3600)
         await tq[name].start()
     await settled()
-    assert READY not in backend.hints.listeners
+    assert READY not in backend.listeners.by_kind
     backend.looks = 0
     await queue.add([new(queue="b", type="t", run_at=0)])
     await settled()
@@ -132,7 +132,7 @@ async def test_a_worker_without_a_free_slot_leaves_the_next_task_to_a_pop() -> N
     await stopping
 
 
-async def test_a_claim_wakes_the_next_for_what_it_leaves() -> None:
+async def test_a_claim_wakes_the_next_consumer_for_the_tasks_that_are_left() -> None:
     backend = MemoryBackend()
     await backend.push([new(run_at=5, seq=1), new(run_at=5, seq=1)])
     getting = asyncio.create_task(backend.queue.get())
@@ -172,10 +172,10 @@ async def test_a_consumer_waits_again_for_a_task_that_another_one_took() -> None
     tasks.put_nowait(new(run_at=0))
     tasks.get_nowait()
     await settled()
-    assert not waiting.done() and len(tasks.places) == 1
+    assert not waiting.done() and len(tasks.waiting) == 1
     tasks.put_nowait(new(run_at=0))
     await waiting
-    assert not tasks.places
+    assert not tasks.waiting
 
 
 async def test_a_consumer_that_wants_no_task_is_woken_by_a_call_only() -> None:
@@ -190,11 +190,11 @@ async def test_a_consumer_that_wants_no_task_is_woken_by_a_call_only() -> None:
     in_thread(full)
     await settled()
     assert waits[0].done()
-    assert not tasks.places
+    assert not tasks.waiting
 
 
 @pytest.mark.parametrize("first", [50.0, 5.0, None])
-async def test_who_waits_is_told_of_an_earlier_delay(first: float | None) -> None:
+async def test_a_waiting_consumer_is_woken_for_an_earlier_delay(first: float | None) -> None:
     clock = VirtualClock()
     backend = MemoryBackend()
     queue = Queue(backend, clock)
@@ -237,7 +237,7 @@ async def test_the_queue_of_a_store_is_an_asyncio_queue() -> None:
         tasks.get_nowait()
 
 
-async def test_it_holds_what_is_due_and_not_paused() -> None:
+async def test_it_holds_the_tasks_that_are_due_and_not_paused() -> None:
     clock = VirtualClock()
     queue = Queue(MemoryBackend(), clock)
     tasks = queue.backend.queue  # type: ignore[attr-defined]
@@ -346,7 +346,7 @@ class Consumers(RuleBasedStateMachine):
     @rule()
     def pass_time(self) -> None:
         self.now += 1
-        for each in list(self.backend.queue.sleepers):  # as the clock does, whoever waits
+        for each in list(self.backend.queue.consumers):  # as the clock does, whoever waits
             each()
 
     @rule()
@@ -360,7 +360,7 @@ class Consumers(RuleBasedStateMachine):
             ready = self.run(self.backend.count_ready(self.now, names))
             assert ready == 0, "a consumer waits while there is a task for it"
         assert len(set(self.taken)) == len(self.taken)
-        assert len(self.backend.queue.places) == len(self.consumers)
+        assert len(self.backend.queue.waiting) == len(self.consumers)
 
     def teardown(self) -> None:
         self.rest()

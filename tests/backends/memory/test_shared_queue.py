@@ -29,7 +29,7 @@ async def test_a_getter_is_woken_by_another_thread() -> None:
     assert await getting == 7
 
 
-async def test_who_was_woken_by_a_thread_and_is_cancelled_passes_it_on() -> None:
+async def test_a_getter_woken_by_a_thread_and_cancelled_wakes_the_next() -> None:
     queue: SharedQueue[int] = SharedQueue()
     first, second = asyncio.create_task(queue.get()), asyncio.create_task(queue.get())
     await settled()
@@ -39,7 +39,7 @@ async def test_who_was_woken_by_a_thread_and_is_cancelled_passes_it_on() -> None
     assert first.cancelled() and second.done() and second.result() == 7
 
 
-async def test_who_was_woken_for_room_by_a_thread_and_is_cancelled_passes_it_on() -> None:
+async def test_a_putter_woken_by_a_thread_and_cancelled_wakes_the_next() -> None:
     queue: SharedQueue[int] = SharedQueue(1)
     queue.put_nowait(0)
     first, second = asyncio.create_task(queue.put(1)), asyncio.create_task(queue.put(2))
@@ -51,7 +51,7 @@ async def test_who_was_woken_for_room_by_a_thread_and_is_cancelled_passes_it_on(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the task that is left behind
-async def test_what_waits_in_a_loop_that_has_ended_takes_nobodys_turn() -> None:
+async def test_a_waiter_of_an_ended_loop_is_skipped() -> None:
     queue: SharedQueue[int] = SharedQueue()
 
     def leave_behind() -> None:
@@ -146,7 +146,7 @@ def test_nothing_is_lost_between_threads(kind: type[SharedQueue[int]]) -> None:
     asyncio.run(queue.join())
 
 
-def test_a_forked_child_does_not_wake_what_waits_in_its_parent(tmp_path: Path) -> None:
+def test_a_forked_child_does_not_wake_the_waiters_of_its_parent(tmp_path: Path) -> None:
     script = textwrap.dedent(
         """
         import asyncio, os, sys

@@ -10,7 +10,8 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import CANCEL, Backend, Change
+from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.listeners import CANCEL
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.core.task import TaskFilter
 from tests.support.machine import watchdog
@@ -91,9 +92,9 @@ async def hears(one: RedisBackend, other: RedisBackend) -> None:
     """Tell something from the other until it is heard by the one: the subscription takes its time."""
     heard: list[tuple[str, list[str]]] = []
     await one.watch()
-    stop = one.hints.listen(lambda kind, names: heard.append((kind, list(names))))
+    stop = one.listeners.listen(lambda kind, names: heard.append((kind, list(names))))
     async with asyncio.timeout(watchdog()):
         while (CANCEL, ["x"]) not in heard:
-            other.hints.tell(CANCEL, ["x"])
+            other.listeners.notify(CANCEL, ["x"])
             await asyncio.sleep(0.02)
     stop()

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import READY
+from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import Address
 from aiotaskq.errors import ClosedError, WrongLoop
@@ -59,7 +59,7 @@ async def test_closed_stays_closed_and_opens_again(backend: RedisBackend) -> Non
     for verb in (backend.count_ready(NOW), backend.watch(), backend.ping()):
         with pytest.raises(ClosedError):
             await verb
-    backend.hints.tell(READY)  # nobody to tell it to; no harm
+    backend.listeners.notify(READY)  # nobody to tell it to; no harm
     await backend.open()
     assert await backend.count_ready(NOW) == 0
 

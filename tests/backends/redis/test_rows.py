@@ -109,7 +109,7 @@ async def test_an_index_that_lags_behind_its_rows_deletes_nothing(
     assert server.ask("ZCARD", f"{{{prefix}}}:ended:failed") == 0, "the entry is dropped"
 
 
-async def test_more_expired_tasks_than_one_step_puts_aside(backend: RedisBackend) -> None:
+async def test_more_expired_tasks_than_one_sweep_takes(backend: RedisBackend) -> None:
     await backend.push([new(expires_at=NOW + 1) for _ in range(10_005)])
     last = await pushed(backend)
     assert ids(await backend.claim("o", NOW + 1, 5)) == [last.task_id]
@@ -119,7 +119,7 @@ async def test_more_expired_tasks_than_one_step_puts_aside(backend: RedisBackend
     assert await backend.claim("o", NOW, 5) == []  # also if the clock was set back: it is the reaper's
 
 
-async def test_numbers_above_what_lua_counts_exactly(backend: RedisBackend) -> None:  # I3
+async def test_numbers_that_are_not_exact_in_lua(backend: RedisBackend) -> None:  # I3
     task = await pushed(backend, fence=2**62, params={"n": 2**63 - 1, "m": -(2**63)}, result=2**53 + 1)
     (claimed,) = await backend.claim("o", NOW, 1, lease_until=LEASE)
     assert (claimed.fence, claimed.params, claimed.result) == (2**62 + 1, task.params, 2**53 + 1)

@@ -69,7 +69,7 @@ async def test_a_renewal_and_a_reaper_at_the_same_time_have_one_winner(backend: 
             await backend.delete([task.task_id])
 
 
-async def test_flushed_scripts_harm_nothing(backend: RedisBackend, server: Server) -> None:  # G-9
+async def test_flushed_scripts_are_sent_again(backend: RedisBackend, server: Server) -> None:  # G-9
     flushes = 0
     working = True
 

@@ -32,7 +32,7 @@ async def test_a_server_that_evicts_is_refused(policy: str, lines: list[str]) ->
             await pushed(backend)
 
 
-def test_another_word_for_eviction_is_refused() -> None:
+def test_an_unknown_value_of_eviction_is_refused() -> None:
     with pytest.raises(ValidationError, match="eviction='yes' is not one of refuse, any"):
         connect("redis://localhost/0?eviction=yes")
 
@@ -47,7 +47,7 @@ def test_another_word_for_eviction_is_refused() -> None:
         ({"appendonly": "no", "save": ""}, "WARNING nothing is kept on disk"),
     ],
 )
-async def test_says_at_the_start_what_the_persistence_promises(  # G-11
+async def test_logs_at_the_start_what_the_persistence_promises(  # G-11
     settings: dict[str, str], said: str, lines: list[str]
 ) -> None:
     with own_server(False, **settings) as server:

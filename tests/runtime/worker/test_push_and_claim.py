@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from aiotaskq import TaskQ
-from aiotaskq.backends.base import TAKEN, Backend
+from aiotaskq.backends.base import Backend
+from aiotaskq.backends.listeners import TAKEN
 from aiotaskq.core.task import Status, Task
 from tests.runtime.worker.workers import until_counts
 from tests.support.machine import within
@@ -245,7 +246,7 @@ def test_only_a_worker_in_the_running_loop_claims_with_a_push(tmp_path: Path) ->
 async def test_a_claim_from_a_bounded_queue_wakes_waiting_pushes(tmp_path: Path) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600, maxsize=1)
     told: list[str] = []
-    tq._backend.hints.listen(lambda kind, _names: told.append(kind))
+    tq._backend.listeners.listen(lambda kind, _names: told.append(kind))
 
     @tq.task
     async def work() -> None: ...

@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from sqlalchemy import URL, Column, Connection, Engine, Select, TextClause, Update, bindparam, create_engine, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from aiotaskq.backends.base import Change, Hints, ScheduleChange
+from aiotaskq.backends.base import Change, ScheduleChange
+from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.connecting import create, in_time, keep_alive
 from aiotaskq.backends.sql.connections import Connections
 from aiotaskq.backends.sql.error_codes import ErrorCodes
@@ -140,7 +141,7 @@ class Dialect(ABC):
         engine = self.async_engine(database.url, connected, **options)
         return ServerConnections(engine, database.shown, self.codes, self.autocommit)
 
-    def notifier(self, database: Transactions, hints: Hints, given: URL) -> Notifier:
+    def notifier(self, database: Transactions, listeners: Listeners, given: URL) -> Notifier:
         """Return what passes hints between processes; ``given`` is the URL with all of its options."""
         return Notifier()
 

@@ -28,7 +28,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.base import Change, Hints
+from aiotaskq.backends.base import Change
+from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.changes import GUARD, groups
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.dialects.base import Dialect, Open, Transactions
@@ -212,13 +213,13 @@ class PostgresqlDialect(Dialect):
     def _dsn(self, url: URL) -> str:
         return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
-    def notifier(self, database: Transactions, hints: Hints, given: URL) -> Notifier:
+    def notifier(self, database: Transactions, listeners: Listeners, given: URL) -> Notifier:
         notify = given.query.get("notify", "on")
         if notify not in ("on", "off"):
             raise ValidationError(f"url: notify is on or off (got {notify!r:.40})")
         if notify == "off" or "pooler" in given.query:  # LISTEN needs a session of its own
             return Notifier()
-        return Notifications(database, hints, partial(_connect, self._dsn(database.url)))
+        return Notifications(database, listeners, partial(_connect, self._dsn(database.url)))
 
     def claim(self, bare: bool, queues: int | None) -> Update:
         return _claim(bare, queues)

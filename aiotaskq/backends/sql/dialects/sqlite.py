@@ -12,7 +12,8 @@ from sqlalchemy import URL, Connection, Engine, TextClause, Update, bindparam, e
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from aiotaskq.backends.base import Change, Hints, ScheduleChange
+from aiotaskq.backends.base import Change, ScheduleChange
+from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.changes import GUARD, groups
 from aiotaskq.backends.sql.connecting import create
 from aiotaskq.backends.sql.connections import Connections
@@ -114,8 +115,8 @@ class SqliteDialect(Dialect):
     def connections(self, database: Transactions, pool: Mapping[str, int]) -> Connections:
         return SqliteConnections(database.url, database.shown, lambda: database.writing(), lambda: database.written())
 
-    def notifier(self, database: Transactions, hints: Hints, given: URL) -> Notifier:
-        watch = FileWatch(str(database.url.database), hints)
+    def notifier(self, database: Transactions, listeners: Listeners, given: URL) -> Notifier:
+        watch = FileWatch(str(database.url.database), listeners)
         database.writing, database.written = watch.writing, watch.written
         return watch
 

@@ -128,7 +128,7 @@ async def test_a_claim_whose_answer_is_lost_comes_back(server: Valkey, proxy: Pr
 
 
 @pytest.mark.parametrize("how", ["fast", "immediate"])
-async def test_what_was_acknowledged_survives_the_server(server: Valkey, how: str) -> None:  # G-11, A20
+async def test_acknowledged_writes_survive_a_crash_of_the_server(server: Valkey, how: str) -> None:  # G-11, A20
     acknowledged: dict[str, Task] = {}
     stopped = asyncio.Event()
     async with opened(server.url("a")) as backend:

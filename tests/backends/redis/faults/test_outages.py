@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import DatabaseUnavailable, TaskQ
-from aiotaskq.backends.base import CANCEL, ENDED, READY
+from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.redis import connection, notifier
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.core.task import SECOND
@@ -53,7 +53,7 @@ FAULTS = [(restarted, 2), (killed, 2), (clients_killed, 15), (dropped_three_time
 
 
 @pytest.mark.parametrize(("fault", "rounds"), FAULTS)
-async def test_a_worker_goes_on_every_time(server: Valkey, proxy: Proxy, fault: Any, rounds: int) -> None:  # G-1
+async def test_a_worker_goes_on_after_each_cut(server: Valkey, proxy: Proxy, fault: Any, rounds: int) -> None:  # G-1
     tq = TaskQ(through(proxy, 1.0), lease=within(4), poll_interval=0.5)
     ran: list[int] = []
 
@@ -83,10 +83,10 @@ async def test_a_worker_goes_on_every_time(server: Valkey, proxy: Proxy, fault: 
 
 
 @pytest.mark.parametrize("fault", [fault for fault, _ in FAULTS])
-async def test_hints_are_heard_again_every_time(server: Valkey, proxy: Proxy, fault: Any) -> None:  # G-1, F7
+async def test_hints_are_received_again_after_each_cut(server: Valkey, proxy: Proxy, fault: Any) -> None:  # G-1, F7
     async with opened(through(proxy)) as listener, opened(server.url("a")) as outside:
         heard: list[str] = []
-        listener.hints.listen(lambda kind, names: heard.extend(names))
+        listener.listeners.listen(lambda kind, names: heard.extend(names))
         await listener.watch()
         for number in range(3):
             await fault(server, proxy)
@@ -94,7 +94,7 @@ async def test_hints_are_heard_again_every_time(server: Valkey, proxy: Proxy, fa
             name = f"id-{number}"
             async with asyncio.timeout(watchdog()):
                 while name not in heard:
-                    outside.hints.tell(CANCEL, [name])
+                    outside.listeners.notify(CANCEL, [name])
                     await asyncio.sleep(0.02)
             assert time.monotonic() - begin < within(RESUMED)
 
@@ -106,7 +106,7 @@ async def test_a_silent_subscription_is_noticed(  # G-2, F7
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.3)
     async with opened(through(proxy)) as listener, opened(server.url("a")) as outside:
         heard: list[str] = []
-        listener.hints.listen(lambda kind, _names: heard.append(kind))
+        listener.listeners.listen(lambda kind, _names: heard.append(kind))
         await listener.watch()
         await eventually(lambda: READY in heard)  # subscribed, and told to look what it may have missed
         heard.clear()
@@ -130,7 +130,7 @@ async def test_a_request_that_is_not_answered_ends(proxy: Proxy, how: str) -> No
         assert await persist(backend.push, [task]) == [task]
 
 
-async def test_a_connection_that_was_cut_a_moment_ago(proxy: Proxy) -> None:  # G-1
+async def test_a_connection_that_has_just_been_cut(proxy: Proxy) -> None:  # G-1
     async with opened(through(proxy)) as backend:
         ended = 0
         for number in range(60):
@@ -155,12 +155,12 @@ async def test_a_server_that_is_not_there(server: Valkey) -> None:
     await backend.watch()  # from when the server is there
     tasks = len(asyncio.all_tasks())
     for number in range(300):  # G-10: nothing piles up meanwhile
-        backend.hints.tell(ENDED, [f"id-{number}"])
+        backend.listeners.notify(ENDED, [f"id-{number}"])
         with pytest.raises(DatabaseUnavailable):
             await backend.count_ready(NOW)
     assert len(asyncio.all_tasks()) <= tasks + 4  # one attempt to tell, and one to listen
     heard: list[str] = []
-    backend.hints.listen(lambda kind, _names: heard.append(kind))
+    backend.listeners.listen(lambda kind, _names: heard.append(kind))
     await asyncio.to_thread(server.start)
     await eventually(lambda: READY in heard)
     await pushed(backend)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import READY
+from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.sql.backend import SqlBackend
 from tests.backends.sql.notifiers.watched import Ears, listeners, opened, watching
 from tests.support.backends import Store
@@ -84,7 +84,7 @@ async def test_a_forked_child_listens_by_a_connection_of_its_own(store: Store, t
     code = """
 import asyncio, os, sys
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import READY
+from aiotaskq.backends.listeners import READY
 from aiotaskq.core.task import Task, new_id
 from tests.support.machine import within
 
@@ -92,7 +92,7 @@ backend = connect(sys.argv[1])
 
 async def hears(close):
     heard = asyncio.Event()
-    stop = backend.hints.listen(lambda kind, names: kind == READY and heard.set())
+    stop = backend.listeners.listen(lambda kind, names: kind == READY and heard.set())
     await backend.watch()
     async with asyncio.timeout(within(10)):
         await heard.wait()

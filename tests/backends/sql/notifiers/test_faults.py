@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import ENDED, READY, TAKEN
+from aiotaskq.backends.listeners import ENDED, READY, TAKEN
 from aiotaskq.backends.sql import postgresql_notifier as sql_notify
 from aiotaskq.backends.sql import sqlite_notifier as sqlite_watch
 from aiotaskq.backends.sql.backend import SqlBackend
@@ -99,12 +99,12 @@ async def test_a_lost_hint_is_no_error(postgresql: Store) -> None:
         far = connect(postgresql.url.replace(f":{url.port}/", f":{proxy.port}/"))
         await far.open()
         proxy.refuse()
-        far.hints.tell(READY)
+        far.listeners.notify(READY)
         await eventually(lambda: proxy.refused > 0)
         proxy.heal()
         ears = await watching(postgresql.backend)
         await eventually(lambda: not far._notifier._senders)  # type: ignore[attr-defined]
-        far.hints.tell(READY)
+        far.listeners.notify(READY)
         await ears.until(READY)
         await far.close()
 

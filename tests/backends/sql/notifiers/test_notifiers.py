@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import CANCEL, ENDED, READY, TAKEN, Change
+from aiotaskq.backends.base import Change
+from aiotaskq.backends.listeners import CANCEL, ENDED, READY, TAKEN
 from aiotaskq.backends.sql import notify_gap as sql_gap
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.notify_gap import BURST, BUSY, LONG, SHORT
@@ -50,7 +51,7 @@ async def test_a_claim_makes_room(store: Store) -> None:
     await ears.until(READY)
     ears.forget()
     await other.claim("o", NOW, 1, lease_until=LEASE)
-    other.hints.tell(TAKEN)  # as a bounded queue does
+    other.listeners.notify(TAKEN)  # as a bounded queue does
     await ears.until(TAKEN)
 
 
@@ -99,7 +100,7 @@ def test_messages_fit() -> None:
 async def test_very_many_ends_are_sent_without_names(postgresql: Store) -> None:
     other = await postgresql.another()
     ears = await watching(postgresql.backend)
-    other.hints.forward(ENDED, [str(n) for n in range(5_000)])
+    other.listeners.forward(ENDED, [str(n) for n in range(5_000)])
     await ears.until(ENDED)
     assert ears.heard == [(ENDED, ())]
 
@@ -181,10 +182,10 @@ async def test_a_call_with_many_tasks_is_load(postgresql: Store, monkeypatch: py
     for count in (1, 100):
         tasks = await other.push([new() for _ in range(count)])
         if kind == ENDED:
-            other.hints.tell(ENDED, [task.task_id for task in tasks])
+            other.listeners.notify(ENDED, [task.task_id for task in tasks])
         await ears.until(READY, kind)
         ears.forget()
-    other.hints.tell(kind)
+    other.listeners.notify(kind)
     await asyncio.sleep(0.2)
     assert ears.heard == []
     for sender in list(other._notifier._senders.values()):  # type: ignore[attr-defined]
@@ -197,10 +198,10 @@ async def test_a_few_notifications_are_sent_at_once(postgresql: Store, monkeypat
     ears = await watching(postgresql.backend)
     for kind in [READY] * BURST + [ENDED]:  # another kind waits for no gap of this one
         ears.forget()
-        other.hints.tell(kind)
+        other.listeners.notify(kind)
         await ears.until(kind)
     ears.forget()
-    other.hints.tell(READY)
+    other.listeners.notify(READY)
     await asyncio.sleep(0.2)
     assert ears.heard == []
     for sender in list(other._notifier._senders.values()):  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import READY, TAKEN
+from aiotaskq.backends.listeners import READY, TAKEN
 from aiotaskq.backends.sql import sqlite_notifier as sqlite_watch
 from tests.backends.sql.notifiers.watched import Ears, watching
 from tests.support.backends import Store

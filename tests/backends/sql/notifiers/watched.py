@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from aiotaskq.backends.base import ENDED, READY, TAKEN, Backend
+from aiotaskq.backends.base import Backend
+from aiotaskq.backends.listeners import ENDED, READY, TAKEN
 from tests.support.backends import STORES, Store
 from tests.support.machine import watchdog
 from tests.support.skips import skipped_without
@@ -27,7 +28,7 @@ class Ears:
         self.heard: list[tuple[str, tuple[str, ...]]] = []
         self.event = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self.stop = backend.hints.listen(self._hear)
+        self.stop = backend.listeners.listen(self._hear)
 
     def _hear(self, kind: str, names: Sequence[str]) -> None:
         self.heard.append((kind, tuple(names)))
