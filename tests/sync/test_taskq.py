@@ -79,12 +79,12 @@ def test_push_run_and_operate(tq: aiotaskq.sync.TaskQ) -> None:
             later.result(timeout=0.01)
         assert later.status() is Status.PENDING and later.cancel() and later.task().final
         tq.pause()
-        assert tq.stats().paused == ["default"] and tq.queue.paused() == ["default"]
+        assert tq.stats().paused == tq.queue.paused() == tq.paused() == ["default"]
         assert tq.retry(later.task_id).status() is Status.PENDING and tq.cancel(later.task_id)
         tq.resume()
         assert tq.get(later.task_id).status is Status.CANCELLED
         assert [task.task_id for task in tq.find(status="cancelled")] == [later.task_id]
-        assert tq.stats().counts["completed"] == 6
+        assert tq.stats().counts["completed"] == tq.count(status="completed") == tq.queue.count(status="completed") == 6
         assert tq.handle(later.task_id).progress() is None
         tq.store.set_public("k", 1)
         assert tq.store.get_public("k") == 1 and tq.invalid_rows == []
