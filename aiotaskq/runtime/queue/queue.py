@@ -275,7 +275,7 @@ class Queue(Operations[Task]):
 
     def adopt(self, other: Queue) -> None:
         """Take over the unsettled tasks of another queue object of the same store, which is used no more."""
-        self.unacked.adopt(other.unacked)
+        self.unacked = other.unacked
 
     async def give_back(self, task_id: str) -> None:
         """Put a popped task back as if it had not been popped, because the caller left before it got the task."""

@@ -154,10 +154,3 @@ class Unacked:
         self._unacked[key] = pop
         self._newest.setdefault(pop.task.task_id, key)
         self._by_owner.setdefault(id(pop.owner()), deque()).append(key)
-
-    def adopt(self, other: Unacked) -> None:
-        """Take over the unacked tasks of another queue object of the same store, which is used no more."""
-        self._unacked.update(other._unacked)
-        for owner, keys in other._by_owner.items():
-            self._by_owner.setdefault(owner, deque()).extend(keys)
-        self._newest.update(other._newest)
