@@ -17,8 +17,6 @@ DOCUMENTED = {"os._exit", "sys._getframe"}
 DOCUMENTED_OF_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
 
 ALLOWED = {
-    ("backends/memory/ready_queue.py", "_getters"): "asyncio.Queue has no public way to share its line of getters",
-    ("backends/memory/ready_queue.py", "_wakeup_next"): "asyncio.Queue has no public way to wake one getter",
     ("backends/sql/connecting.py", "_transport"): "the drivers have no public way to the socket of a connection",
     ("cli/supervisor.py", "_args_from_interpreter_flags"): "the interpreter's flags, as multiprocessing passes them on",
     ("concurrency/running_loop.py", "_get_running_loop"): "the public function raises, which costs too much per call",
