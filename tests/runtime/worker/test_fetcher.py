@@ -137,7 +137,7 @@ async def test_a_write_whose_answer_was_lost_is_repeated(tmp_path: Path, committ
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
     exchange = tq._backend.exchange
     cuts = 2
-    told: list[str] = []
+    events: list[str] = []
     runs: list[int] = []
 
     async def cut(changes: Any, *args: Any, **options: Any) -> Any:
@@ -149,8 +149,8 @@ async def test_a_write_whose_answer_was_lost_is_repeated(tmp_path: Path, committ
         return answer or await exchange(changes, *args, **options)
 
     tq._backend.exchange = cut  # type: ignore[method-assign]
-    tq.on("completed", lambda event: told.append(event.task.task_id))
-    tq.on("lost", lambda event: told.append("lost"))
+    tq.on("completed", lambda event: events.append(event.task.task_id))
+    tq.on("lost", lambda event: events.append("lost"))
 
     @tq.task
     async def work() -> str:
@@ -160,8 +160,8 @@ async def test_a_write_whose_answer_was_lost_is_repeated(tmp_path: Path, committ
     async with tq.running(concurrency=1):
         handle = await work.push()
         assert await handle.result(within(10)) == "done"
-        await eventually(lambda: told)
-    assert (runs, told, cuts) == ([1], [handle.task_id], 0)
+        await eventually(lambda: events)
+    assert (runs, events, cuts) == ([1], [handle.task_id], 0)
 
 
 async def test_an_outcome_that_the_store_does_not_answer_for_is_not_called_drained(tmp_path: Path) -> None:  # F8

@@ -118,7 +118,7 @@ async def test_a_lease_claimed_before_a_pause_of_the_process_is_not_trusted(benc
     assert bench.heartbeat.trusted
     bench.heartbeat.hold(KEY, asked)
     assert not bench.heartbeat.holds(KEY, bench.clock.ticks())
-    await bench.round()  # nobody has taken it
+    await bench.round()  # no other worker has taken it
     assert bench.heartbeat.holds(KEY, bench.clock.ticks())
 
 

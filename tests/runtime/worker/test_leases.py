@@ -57,7 +57,7 @@ async def test_lost_lease_cancels_the_handler_and_its_write_is_refused(
     async with tq.running(concurrency=1):
         handle = await zombie.push()
         await started.wait()
-        # Somebody else takes the task over: the fence rises behind the worker's back.
+        # Another worker takes the task over: the fence rises without this worker's knowledge.
         before = await handle.task()
         held = await tq._backend.update([_change(before, before.replace(status=Status.PENDING, run_at=2**60))])
         assert held == [True]
@@ -173,7 +173,7 @@ async def test_a_reaper_gives_every_worker_a_lease_when_the_store_is_back() -> N
             raise DatabaseUnavailable("away")
 
         tq._backend.overdue = tq._backend.ping = away  # type: ignore[method-assign]
-        await clock.advance(60)  # their leases have long been over, since nobody could renew them
+        await clock.advance(60)  # their leases have long been over, since they could not be renewed
         del tq._backend.overdue, tq._backend.ping
         await clock.advance(9)
         assert [await handle.status() for handle in handles] == [Status.RUNNING] * 2

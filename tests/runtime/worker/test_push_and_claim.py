@@ -39,9 +39,9 @@ class Counted:
 
 async def test_a_push_brings_its_task_to_a_free_slot(tmp_path: Path) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
-    told: list[str] = []
+    calls: list[str] = []
     for name in ("pushed", "started", "completed"):
-        tq.on(name, lambda event: told.append(event.name))
+        tq.on(name, lambda event: calls.append(event.name))
 
     @tq.task
     async def work() -> None: ...
@@ -53,8 +53,8 @@ async def test_a_push_brings_its_task_to_a_free_slot(tmp_path: Path) -> None:
         handle = await work.push()
         assert await handle.result(within(30)) is None
         assert counted.calls == {"push_and_claim": 1}, "no claim of its own"
-        await eventually(lambda: len(told) == 3)  # who waits for the row may see it before the listeners are told
-    assert told == ["pushed", "started", "completed"]
+        await eventually(lambda: len(calls) == 3)  # the row may be seen before the listeners are called
+    assert calls == ["pushed", "started", "completed"]
 
 
 async def test_tasks_beyond_the_slots_wait(tmp_path: Path) -> None:
@@ -137,22 +137,22 @@ async def test_a_push_that_fails_leaves_the_slots_to_others(tmp_path: Path) -> N
 
 async def test_listeners_of_a_push_run_in_the_context_of_its_caller(tmp_path: Path) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
-    who: contextvars.ContextVar[int] = contextvars.ContextVar("who")
-    heard: list[tuple[int, int]] = []
-    tq.on("pushed", lambda event: heard.append((event.task.params["n"], who.get())))
+    caller: contextvars.ContextVar[int] = contextvars.ContextVar("caller")
+    calls: list[tuple[int, int]] = []
+    tq.on("pushed", lambda event: calls.append((event.task.params["n"], caller.get())))
 
     @tq.task
     async def work(n: int) -> None: ...
 
     async def push(n: int) -> None:
-        who.set(n)
+        caller.set(n)
         await work.push(n=n)
 
     async with tq.running(concurrency=2, scheduler=False):
         await until_counts(tq, running=0)
         await asyncio.gather(*(asyncio.create_task(push(n)) for n in range(3)))
         await until_counts(tq, completed=3)
-    assert heard == [(0, 0), (1, 1), (2, 2)]
+    assert calls == [(0, 0), (1, 1), (2, 2)]
 
 
 def held_lock(path: Path) -> sqlite3.Connection:
@@ -245,8 +245,8 @@ def test_only_a_worker_in_the_running_loop_claims_with_a_push(tmp_path: Path) ->
 
 async def test_a_claim_from_a_bounded_queue_wakes_waiting_pushes(tmp_path: Path) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600, maxsize=1)
-    told: list[str] = []
-    tq._backend.listeners.listen(lambda kind, _names: told.append(kind))
+    calls: list[str] = []
+    tq._backend.listeners.listen(lambda kind, _names: calls.append(kind))
 
     @tq.task
     async def work() -> None: ...
@@ -254,7 +254,7 @@ async def test_a_claim_from_a_bounded_queue_wakes_waiting_pushes(tmp_path: Path)
     async with tq.running(concurrency=2, scheduler=False):
         await until_counts(tq, running=0)
         await asyncio.sleep(0.1)
-        told.clear()
+        calls.clear()
         for _ in range(3):
             await (await work.push()).result(within(30))
-        assert TAKEN in told
+        assert TAKEN in calls

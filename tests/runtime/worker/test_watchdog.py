@@ -68,7 +68,7 @@ async def test_a_hundred_late_threads_are_recorded_and_hold_their_slots(
     tq.on("timeout", late.append)
 
     @tq.on("exhausted")
-    def told(event: Event) -> None:
+    def report(event: Event) -> None:
         assert event.detail["occupancy"].overdue_threads == slots
         exhausted.set()
 
@@ -206,7 +206,7 @@ async def test_a_stalled_loop_is_reported_with_its_task(lines: list[str]) -> Non
         await eventually(lambda: len(stalls) == 1)
         await (await in_its_child.push()).result(within(60))
         await eventually(lambda: len(stalls) == 2)
-        time.sleep(0.5)  # nobody's task
+        time.sleep(0.5)  # in no task
         await eventually(lambda: len(stalls) == 3)
     found = [None if event.task is None else event.task.type for event in stalls]
     # Which task a coroutine belongs to that its handler has started can be asked since Python 3.12.
