@@ -1,4 +1,4 @@
-"""The command line as a user has it: processes, exit codes, what goes to which stream."""
+"""The command line in processes: exit codes, standard output and standard error."""
 
 from __future__ import annotations
 
@@ -23,12 +23,6 @@ from aiotaskq.cli.demo.report import APP
 from aiotaskq.core.task import Task
 from tests.support.command import ROOT, Cli, prepared, wait_for
 from tests.support.machine import within
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    return Cli(tmp_path, monkeypatch, capsys)
-
 
 STUBBORN = """
 import asyncio, time

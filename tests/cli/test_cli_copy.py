@@ -1,4 +1,4 @@
-"""``db copy``: what arrives is what was sent, however often it is killed or repeated, and nothing is overwritten."""
+"""``db copy``: the target equals the source, also after kills and repeats, and nothing is overwritten."""
 
 from __future__ import annotations
 
@@ -24,11 +24,6 @@ from tests.support.command import Cli, prepared
 from tests.support.machine import within
 from tests.support.servers import Server, mariadb, postgresql, valkey
 from tests.support.skips import skipped_without
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    return Cli(tmp_path, monkeypatch, capsys)
 
 
 def started(kind: Callable[..., Server], unavailable: dict[str, str]) -> Server:

@@ -1,4 +1,4 @@
-"""The catalogue of the command line: every English sentence has its Chinese one, with the same values in it."""
+"""The translation catalogue: every English text has a Chinese one with the same values."""
 
 from __future__ import annotations
 

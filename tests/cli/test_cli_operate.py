@@ -1,4 +1,4 @@
-"""What an operator does: push and wait, retry and purge many, schedules, public values, queues, and health probes."""
+"""The operator's commands: push and wait, retry and purge many, schedules, public values, queues, health probes."""
 
 from __future__ import annotations
 

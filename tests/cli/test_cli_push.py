@@ -1,4 +1,4 @@
-"""Pushing from the command line: what the application's handlers say of it, and how a failure is shown."""
+"""Pushes from the command line: checks against the application's handlers, and the output of failures."""
 
 from __future__ import annotations
 

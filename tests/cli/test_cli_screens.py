@@ -1,26 +1,17 @@
-"""What the command line prints, word for word: for people, for scripts, and in Chinese."""
+"""The exact output of the command line: tables, JSON, and Chinese."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import textwrap
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.schedule import new_schedule
 from aiotaskq.core.task import SECOND, Status, Task
 from tests.support.command import Cli, prepared
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    return Cli(tmp_path, monkeypatch, capsys)
-
 
 DAY = 86_400
 SECRET = "sw0rdfish"

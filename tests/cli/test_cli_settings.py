@@ -1,4 +1,4 @@
-"""Where the command line takes its settings from: flags win over the environment, and that over pyproject.toml."""
+"""The settings of the command line: flags override the environment, which overrides pyproject.toml."""
 
 from __future__ import annotations
 
@@ -14,11 +14,6 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.web import Site
 from tests.support.command import Cli, prepared, wait_for
 from tests.support.machine import within
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    return Cli(tmp_path, monkeypatch, capsys)
 
 
 def made(name: str) -> str:

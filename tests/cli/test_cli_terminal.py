@@ -1,4 +1,4 @@
-"""The command line on a terminal: it draws, asks, obeys Ctrl-C and NO_COLOR, and gives the terminal back."""
+"""The command line on a terminal: progress, questions, Ctrl-C, NO_COLOR, and the terminal is restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo is what a newcomer sees first: it holds what it says, also when it is stopped or killed in the middle."""
+"""The demo: its figures are true, also when it is stopped or killed in the middle."""
 
 from __future__ import annotations
 

@@ -22,3 +22,11 @@ def test_the_catalogue_explains_each_cited_fault_and_no_other() -> None:
     files = [path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
     cited = {code for path in files for code in CODE.findall(comments(path.read_text(encoding="utf-8")))}
     assert cited == set(explained)
+
+
+def test_the_package_cites_no_fault_by_its_code() -> None:
+    """The package is read without the tests."""
+    for path in (ROOT / "aiotaskq").rglob("*.*"):
+        if path.suffix in (".py", ".lua", ".md"):
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"\((?:[A-J]|G-)\d{1,2}(?:, (?:[A-J]|G-)\d{1,2})*\)", text), path
