@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from aiotaskq.concurrency.loop_bound import LoopBound, after_fork
+from tests.support.machine import within
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 forked = 0
@@ -59,7 +60,7 @@ def test_a_loop_of_another_thread_is_alive_and_not_here() -> None:
     assert (bound.here, bound.alive, bound.running) == (False, True, False)
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    assert bound.call_soon(called.set) and called.wait(10)
+    assert bound.call_soon(called.set) and called.wait(within(10))
     assert (bound.here, bound.alive, bound.running) == (False, True, True)
     bound.call_soon(loop.stop)
     thread.join()
