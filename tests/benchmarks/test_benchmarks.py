@@ -158,14 +158,14 @@ def test_a_case_that_fails_is_told_and_the_next_one_runs(tmp_path: Path) -> None
     try:
         nowhere = scenarios["sqlite/push.one"].cases[LIMIT]
         with pytest.raises(Failed, match="OperationalError"):
-            process.run(nowhere, Run(10, str(tmp_path / "no" / "folder.db")), 30)
-        assert process.run(good, Run(1_000), 30).values["rate"] > 0
+            process.run(nowhere, Run(10, str(tmp_path / "no" / "folder.db")), within(30))
+        assert process.run(good, Run(1_000), within(30)).values["rate"] > 0
         unknown = Case(good.scenario, "nobody", good.function)
         with pytest.raises(Failed, match="exit code 1"):
-            process.run(unknown, Run(10), 30)
+            process.run(unknown, Run(10), within(30))
         with pytest.raises(Failed, match="no end within"):
             process.run(good, Run(100_000_000), 0.1)
-        assert process.run(good, Run(1_000), 30).values["rate"] > 0
+        assert process.run(good, Run(1_000), within(30)).values["rate"] > 0
     finally:
         process.close()
 
