@@ -134,7 +134,7 @@ def count_ready(connection: Connection, now: int, queues: Sequence[str] | None) 
 
 def stats(connection: Connection, now: int) -> QueueStats:
     rows: list[tuple[str, str, int]] = []
-    for those in (c.status == PENDING, c.status == RUNNING, ENDED):
-        query = select(c.queue, c.status, func.count()).where(those).group_by(c.status, c.queue)
+    for condition in (c.status == PENDING, c.status == RUNNING, ENDED):
+        query = select(c.queue, c.status, func.count()).where(condition).group_by(c.status, c.queue)
         rows += [(queue, status or str(Status.PENDING), count) for queue, status, count in connection.execute(query)]
     return stats_of(rows, *ready(connection, now, None))

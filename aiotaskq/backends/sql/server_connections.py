@@ -107,7 +107,7 @@ class ServerConnections:
 
 
 async def _transaction(engine: AsyncEngine, body: Callable[[Connection], T], watch: Watch | None) -> T:
-    """Run the body in one transaction; with ``watch``, which is told before that, commit it."""
+    """Run the body in one transaction; with ``watch``, note the commit there and commit."""
 
     def transaction() -> T:
         with engine.sync_engine.connect() as connection:
