@@ -47,16 +47,22 @@ class Base(DeclarativeBase):
     """The declarative base of aiotaskq's tables; an application may add its own tables to it."""
 
 
-def _partial(rows: str, name: str, *columns: str, unique: bool = False) -> Index:
+def _partial(rows: str, name: str, *columns: str, unique: bool = False, postgresql: str | None = None) -> Index:
     """Return an index over some of the rows; over all of them on MySQL, which has no partial indexes.
 
-    ``backends.sql.ready.ENDED`` says why live rows and ended rows have indexes of their own.
+    ``postgresql`` says which rows in other words. ``backends.sql.ready.ENDED`` says why live rows and ended rows have
+    indexes of their own.
     """
-    return Index(name, *columns, unique=unique, postgresql_where=text(rows), sqlite_where=text(rows))
+    where = {"postgresql_where": text(postgresql or rows), "sqlite_where": text(rows)}
+    return Index(name, *columns, unique=unique, **where)
 
 
 _PENDING = "status = 'pending'"
 _RUNNING = "status = 'running'"
+# PostgreSQL drops a condition from a query if the rows of a partial index imply it. Before version 18 it then reads the
+# whole of an index whose first column has no condition left. A range of one value implies no equality.
+_PENDING_RANGE = "status >= 'pending' AND status <= 'pending'"
+_RUNNING_RANGE = "status >= 'running' AND status <= 'running'"
 _ENDED = "coalesce(status, '') NOT IN ('pending', 'running')"
 
 
@@ -107,9 +113,13 @@ class TaskQueue(Base):
         _partial(
             *(_PENDING, "ix_task_queue_ready"),
             *("status", "priority", "run_at", "seq", "task_id", "queue", "expires_at"),
+            postgresql=_PENDING_RANGE,
         ),
-        _partial(f"{_PENDING} AND expires_at IS NOT NULL", "ix_task_queue_expires", "status", "expires_at"),
-        _partial(_RUNNING, "ix_task_queue_held", "status", "lease_until"),
+        _partial(
+            *(f"{_PENDING} AND expires_at IS NOT NULL", "ix_task_queue_expires", "status", "expires_at"),
+            postgresql=f"{_PENDING_RANGE} AND expires_at IS NOT NULL",
+        ),
+        _partial(_RUNNING, "ix_task_queue_held", "status", "lease_until", postgresql=_RUNNING_RANGE),
         # Ended rows: counted by status and queue, purged by age, listed newest first.
         _partial(_ENDED, "ix_task_queue_ended", "status", "queue", "completed_at"),
         _partial(_ENDED, "ix_task_queue_listed", "status", "seq", "task_id"),

@@ -181,7 +181,7 @@ def postgresql_counted(connection: sa.Connection, verb: Verb) -> tuple[Any, int]
 
 
 def postgresql_explain(connection: sa.Connection, statement: str, parameters: Any, found: Cost) -> None:
-    (plan,) = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).scalars()
+    (plan,) = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters).scalars()
     (explained,) = json.loads(plan) if isinstance(plan, str) else plan
     if "JIT" in explained:
         found.detours.append(f"compiled: {explained['JIT']}")
@@ -196,7 +196,11 @@ def postgresql_explain(connection: sa.Connection, statement: str, parameters: An
             found.detours.append(f"{kind} of {node.get('Relation Name', '')}")
         if "Scan" in kind and node.get("Relation Name") == "task_queue":
             loops, dropped = node["Actual Loops"], node.get("Rows Removed by Filter", 0)
-            found.reads += round((node["Actual Rows"] + dropped) * loops)
+            rows = round((node["Actual Rows"] + dropped) * loops)
+            found.reads += rows
+            blocks = node["Shared Hit Blocks"] + node["Shared Read Blocks"]
+            if blocks > 20 * loops + 5 * rows:  # a descent of the index takes four, a row one or two
+                found.detours.append(f"{kind} of {blocks} blocks of {node.get('Index Name', 'task_queue')}")
 
 
 def mysql_counted(connection: sa.Connection, verb: Verb) -> tuple[Any, int]:
