@@ -156,7 +156,7 @@ async def test_missing_tables_are_reported_and_recreated(url: str, cli: Cli) -> 
             code, out, err = cli.run(*command_, "--db", url)
             assert code == 1 and "tables are missing: task_queue; restore them from a backup" in out + err
         assert "were created again, empty: task_queue" in cli.out("db", "upgrade", "--db", url)
-        assert "is at" in cli.out("db", "upgrade", "--db", url)
+        assert "are up to date" in cli.out("db", "upgrade", "--db", url)
         assert cli.json("stats", "--db", url)["ready"] == 0
         assert cli.json("store", "get", "kept", "--db", url)["value"] == 1
 
