@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import aiotaskq.sync
+from aiotaskq.cli.demo import files
 from aiotaskq.cli.demo.files import walk
 from aiotaskq.cli.demo.tasks import push_blocking
 from tests.support.machine import within
@@ -84,6 +85,16 @@ class Demo:
 @pytest.fixture
 def demo(tmp_path: Path) -> Demo:
     return Demo(tmp_path)
+
+
+def test_a_database_of_another_version_of_the_tables_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    now = files.default_url(tmp_path / "a")
+    assert now == files.default_url(tmp_path / "a") != files.default_url(tmp_path / "b")
+    monkeypatch.setattr(files, "HEAD", "9999_later")
+    assert files.default_url(tmp_path / "a") != now
 
 
 def test_every_claim_holds_and_unfit_files_are_left_out(demo: Demo) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
+from aiotaskq.backends.sql.migrations import HEAD
 from aiotaskq.cli.i18n import marked
 from aiotaskq.errors import DatabaseUnavailable
 
@@ -84,7 +85,10 @@ def _state(path: str) -> os.stat_result | str:
 
 
 def default_url(folder: Path) -> str:
-    """Return the URL of the folder's database in the user's cache: a run that was stopped is found there again."""
+    """Return the URL of the folder's database in the user's cache: a run that was stopped is found there again.
+
+    Another version of the tables has another database, since nothing in it is worth a migration.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aiotaskq"
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,7 +97,8 @@ def default_url(folder: Path) -> str:
             f"cannot make the folder {cache}: {error.strerror}; name a database with --db sqlite:///demo.db"
         ) from None
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.name)[:40].strip("-") or "root"
-    return f"sqlite:///{cache / f'demo-{name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}.db'}"
+    key = hashlib.sha256(os.fsencode(folder) + HEAD.encode()).hexdigest()[:8]
+    return f"sqlite:///{cache / f'demo-{name}-{key}.db'}"
 
 
 def database_files(url: str) -> list[Path]:
