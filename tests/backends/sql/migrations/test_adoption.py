@@ -31,7 +31,7 @@ from tests.backends.sql.migrations.legacy import (
 )
 from tests.support.documented import LEGACY
 from tests.support.logs import logged
-from tests.support.machine import within
+from tests.support.machine import working
 
 
 @pytest.fixture
@@ -206,6 +206,7 @@ def test_overdue_schedules_do_not_flood(path: Path, engine: sa.Engine) -> None: 
     assert len(fire(schedule, NOW).tasks) == 1
 
 
+@pytest.mark.no_cover  # it would take several times as long
 def test_100_000_rows(path: Path, engine: sa.Engine) -> None:
     legacy(path)
     with raw(path) as connection:
@@ -225,9 +226,9 @@ def test_100_000_rows(path: Path, engine: sa.Engine) -> None:
             "VALUES (?, ?, ?, ?, ?, ?)",
             rows,
         )
-    start = time.perf_counter()
+    start = time.process_time()
     odd = upgrade(engine)
-    assert time.perf_counter() - start < within(10)
+    assert time.process_time() - start < working(10)
     assert len(odd) == 1_001
     with raw(path) as connection:
         wrong = "run_at != created_at * 1000000 OR created_at > 100000000000 OR priority IS NULL OR seq != run_at"
