@@ -53,8 +53,8 @@ def _partial(rows: str, name: str, *columns: str, unique: bool = False, postgres
     ``postgresql`` says which rows in other words. ``backends.sql.ready.ENDED`` says why live rows and ended rows have
     indexes of their own.
     """
-    where = {"postgresql_where": text(postgresql or rows), "sqlite_where": text(rows)}
-    return Index(name, *columns, unique=unique, **where)
+    where = text(postgresql or rows)
+    return Index(name, *columns, unique=unique, postgresql_where=where, sqlite_where=text(rows))
 
 
 _PENDING = "status = 'pending'"
