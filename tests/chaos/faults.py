@@ -44,7 +44,7 @@ def no_fence() -> None:
         return bool(row.status == change.before.status)
 
     def mine(connection: Connection, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
-        rows = sql_tasks._running(connection, [task_id for task_id, _ in held])
+        rows, _locked = sql_tasks._running(connection, [task_id for task_id, _ in held])
         return original(connection, [(i, rows[i].fence if i in rows else fence) for i, fence in held], lease_until)
 
     def break_statement(module: Any, guard: str, instead: str) -> None:
