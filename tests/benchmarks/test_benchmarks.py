@@ -114,7 +114,8 @@ def test_the_terminal_shows_medians_and_targets(made: Path) -> None:
     said = (made / "said.txt").read_text()
     assert "push, run and finish, 10 at a time  tasks/s" in said
     assert "memory, end to end" in said and "not measured" in said
-    assert "report.html" in said and "servers: none" in said
+    assert "servers: none" in said
+    assert "report.html" in "".join(said.split())  # the terminal may wrap the path anywhere
 
 
 def test_no_process_and_no_file_of_a_run_is_left(made: Path) -> None:

@@ -184,7 +184,7 @@ def test_a_result_of_objects_that_is_deep_or_a_cycle() -> None:
     deep: Any = 1
     for _ in range(sys.getrecursionlimit() * 10):
         deep = {"a": deep}
-    with pytest.raises(ValidationError, match=r"^result\.a.*…: "):
+    with pytest.raises(ValidationError, match=r"^result\.a(\.a)*…?: maximum recursion depth"):
         storable(deep)
 
 
