@@ -29,7 +29,7 @@ from tests.support.rows import new
 
 
 class Counted(MemoryBackend):
-    """Counts how often somebody looks for tasks."""
+    """Counts how often a consumer looks for tasks."""
 
     looks = 0
 
@@ -346,7 +346,7 @@ class Consumers(RuleBasedStateMachine):
     @rule()
     def pass_time(self) -> None:
         self.now += 1
-        for each in list(self.backend.queue.consumers):  # as the clock does, whoever waits
+        for each in list(self.backend.queue.consumers):  # as the clock does, for each waiting consumer
             each()
 
     @rule()

@@ -98,13 +98,13 @@ async def test_a_scheduler_lives_through_cuts(place: Place, proxy: Proxy) -> Non
 
     async with tq.running(concurrency=2):
         for round_ in range(8):
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.4)  # real connections are cut while real work goes on
             if round_ % 2:
                 proxy.cut_on(place.commit)
             else:
                 proxy.reset()
         proxy.heal()
-        await asyncio.sleep(1)
+        await asyncio.sleep(1)  # the schedule fires on the real clock after the last cut
     backend = SqlBackend(place.url)
     (schedule,) = await backend.schedules.all()
     following = schedule.due

@@ -84,9 +84,9 @@ async def test_nothing_acknowledged_is_lost_in_restarts_under_load(place: Place,
         for _ in range(6):
             group.create_task(producer())
         for how in ("fast", "immediate", "fast", "immediate"):
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.3)  # producers push to the real server between its restarts
             await asyncio.to_thread(place.server.restart, how)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.3)  # and after the last one
         over.set()
     counts = (await backend.stats(NOW)).counts
     assert refused > 0 and len(acknowledged) > 50

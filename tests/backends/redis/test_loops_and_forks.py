@@ -59,7 +59,7 @@ async def test_closed_stays_closed_and_opens_again(backend: RedisBackend) -> Non
     for verb in (backend.count_ready(NOW), backend.watch(), backend.ping()):
         with pytest.raises(ClosedError):
             await verb
-    backend.listeners.notify(READY)  # nobody to tell it to; no harm
+    backend.listeners.notify(READY)  # no listener is left, and none is needed
     await backend.open()
     assert await backend.count_ready(NOW) == 0
 

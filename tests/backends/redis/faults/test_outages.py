@@ -111,7 +111,7 @@ async def test_a_silent_subscription_is_noticed(  # G-2, F7
         await eventually(lambda: READY in heard)  # subscribed, and told to look what it may have missed
         heard.clear()
         accepted = proxy.accepted
-        proxy.black_hole()  # nothing is closed: nobody is told
+        proxy.black_hole()  # no connection is closed, so no error is reported
         await eventually(lambda: proxy.accepted >= accepted + 2)  # given up and tried again, more than once
         await outside.push([new()])
         proxy.heal()

@@ -189,7 +189,7 @@ async def test_a_call_with_many_tasks_is_load(postgresql: Store, monkeypatch: py
     await asyncio.sleep(0.2)
     assert ears.heard == []
     for sender in list(other._notifier._senders.values()):  # type: ignore[attr-defined]
-        sender.cancel()  # nobody waits for an hour
+        sender.cancel()  # its pause is an hour
 
 
 async def test_a_few_notifications_are_sent_at_once(postgresql: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ async def test_a_few_notifications_are_sent_at_once(postgresql: Store, monkeypat
     await asyncio.sleep(0.2)
     assert ears.heard == []
     for sender in list(other._notifier._senders.values()):  # type: ignore[attr-defined]
-        sender.cancel()  # nobody waits for an hour
+        sender.cancel()  # its pause is an hour
 
 
 async def test_a_push_sends_its_notification_in_its_statement_or_later(
@@ -234,7 +234,7 @@ async def test_a_push_sends_its_notification_in_its_statement_or_later(
     assert writes == ["begin", "end"] * (BURST + 1)
     await eventually(lambda: other._notifier._senders)
     for sender in list(other._notifier._senders.values()):
-        sender.cancel()  # nobody waits for an hour
+        sender.cancel()  # its pause is an hour
 
 
 async def test_a_push_with_a_notification_conflicts_with_a_row(postgresql: Store) -> None:

@@ -20,14 +20,14 @@ from tests.support.rows import new
 
 
 async def test_own_commits_do_not_wake_listeners(sqlite: Store) -> None:
-    # Or everybody who waits here would look again fifty times a second while there is much to do.
+    # Otherwise each waiting consumer would look again fifty times a second under load.
     ears = await watching(sqlite.backend)
     for _ in range(50):
         await asyncio.gather(*(sqlite.backend.push([new()]) for _ in range(3)))
     await asyncio.sleep(0.1)
     assert {kind for kind, _ in ears.heard} == {
         READY
-    }  # what a push says itself; a change of somebody's rings for TAKEN
+    }  # what a push says itself; another process's change notifies TAKEN
     with pytest.raises(Exception, match="NOT NULL"):
         await sqlite.backend.push([new(type=None)])
     other = await sqlite.another()

@@ -55,6 +55,6 @@ async def watching(backend: Backend) -> Ears:
 
 
 def listeners(store: Store) -> list[int]:
-    """The server's processes that LISTEN for somebody."""
+    """The server's processes that LISTEN for a client."""
     query = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%' OR (query = 'SELECT 1' AND state = 'idle')"
     return [pid for (pid,) in store.execute(query)]
