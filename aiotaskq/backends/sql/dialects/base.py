@@ -106,9 +106,10 @@ class Dialect(ABC):
     def async_arguments(self, url: URL, own: bool) -> tuple[URL, dict[str, Any], Open]:
         """Return the URL and the arguments of a connection for SQLAlchemy, and what opens one of the async driver.
 
-        ``own`` is whether only this package uses the connection.
+        ``own`` is whether only this package uses the connection. Needed unless the dialect has its own
+        ``async_engine``.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}: define async_arguments, or async_engine")
 
     def sync_engine(self, url: URL, **options: Any) -> Engine:
         """Return a synchronous engine for a parsed URL. Raises MissingExtra."""
@@ -173,8 +174,11 @@ class Dialect(ABC):
         return claimable(bare, queues)
 
     def claim_first(self, queues: int | None) -> Update:
-        """Return the statement that claims in the first priority, and returns last whether there is another one."""
-        raise NotImplementedError
+        """Return the statement that claims in the first priority, and returns last whether there is another one.
+
+        Needed where ``autocommit`` is True; not called elsewhere.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: with autocommit, define claim_first")
 
     def by_id(self, statement: S) -> S:
         """Make a statement that locks the rows of a list of ids read, and lock, no other rows."""
