@@ -23,8 +23,8 @@ from aiotaskq.cli.i18n import tr
 from aiotaskq.cli.output import echo_error, echo_stderr
 from aiotaskq.cli.shutdown import MARGIN, Deadline, Signals
 from aiotaskq.cli.worker_process import HOW_TO_STOP, STOPPED, WorkerOptions, show_log
-from aiotaskq.concurrency.backoff import backoff
 from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.core.task import SECOND
 from aiotaskq.log import log
 from aiotaskq.runtime.worker.worker import ExitCode

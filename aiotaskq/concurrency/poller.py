@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from aiotaskq.concurrency.backoff import backoff
 from aiotaskq.concurrency.clock import Clock
+from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.wakeup import LoopWakeup, Wakeup
 from aiotaskq.log import log

@@ -1,4 +1,4 @@
-"""How long a task waits for its next try. The pauses of background loops are in ``concurrency.backoff``."""
+"""How long a task waits for its next try. The pauses of background loops are in ``concurrency.failure_backoff``."""
 
 from __future__ import annotations
 

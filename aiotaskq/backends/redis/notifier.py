@@ -10,7 +10,7 @@ import msgspec
 
 from aiotaskq.backends.listeners import ENDED, KINDS, READY, TAKEN, Listeners
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.concurrency.backoff import backoff
+from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.errors import AiotaskqError, ClosedError
 from aiotaskq.log import log

@@ -17,7 +17,7 @@ from aiotaskq.backends.sql.dialects.base import Transactions
 from aiotaskq.backends.sql.notifier import Notifier
 from aiotaskq.backends.sql.notify_gap import Gap
 from aiotaskq.backends.sql.statements import run
-from aiotaskq.concurrency.backoff import backoff
+from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.running_loop import running_loop_or_none
 from aiotaskq.errors import AiotaskqError

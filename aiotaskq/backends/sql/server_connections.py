@@ -16,7 +16,7 @@ from sqlalchemy.util import greenlet_spawn
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT
 from aiotaskq.backends.sql.error_codes import ErrorCodes, gave_way
 from aiotaskq.backends.sql.statement_watch import Watch, cut_all, is_lost, watch_over
-from aiotaskq.concurrency.backoff import backoff
+from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.errors import DatabaseUnavailable
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from sqlalchemy.util import await_only
 from aiotaskq.backends.sql import sqlite_engine
 from aiotaskq.backends.sql.error_codes import is_about_a_value
 from aiotaskq.backends.sql.sqlite_file import WAL_LIMIT, SqliteFile
-from aiotaskq.concurrency.backoff import backoff
+from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.concurrency.forks import outside_of_forks
 from aiotaskq.errors import ClosedError, DatabaseUnavailable
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Container
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.concurrency.backoff import backoff
 from aiotaskq.concurrency.clock import Clock, SystemClock
+from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.core.outcome import POP_OWNER, Expired, Life, Outcome, Released, lease_over, owner_of, uncounted
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.runtime.events import Events

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.listeners import READY
-from aiotaskq.concurrency.backoff import backoff
 from aiotaskq.concurrency.clock import Clock
+from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.concurrency.poller import MAX_BACKOFF, Poller
 from aiotaskq.concurrency.wakeup import Arrivals, LoopWakeup, Wakeup
 from aiotaskq.core.outcome import Completed, Failed, Outcome, Released, settle, unstorable

@@ -74,7 +74,7 @@ async def test_a_store_that_is_away_is_not_asked_by_each_task_that_ends() -> Non
 @pytest.mark.parametrize("back", ["before the stop", "in the drain"])
 async def test_a_stop_asks_a_store_that_was_away_at_once(monkeypatch: pytest.MonkeyPatch, back: str) -> None:  # A17
     monkeypatch.setattr(
-        "aiotaskq.concurrency.backoff.random.uniform", lambda _low, high: high
+        "aiotaskq.concurrency.failure_backoff.random.uniform", lambda _low, high: high
     )  # tries every 4 s in the end
     clock = VirtualClock()
     tq = TaskQ("memory://", clock=clock)

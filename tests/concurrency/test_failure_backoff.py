@@ -1,11 +1,11 @@
-"""The back-off of background loops: doubled, bounded, and never the same for all."""
+"""The pause after failures: doubled, bounded, and never the same for all processes."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotaskq.concurrency.backoff import backoff
+from aiotaskq.concurrency.failure_backoff import backoff
 
 
 @given(st.integers(1, 10**9), st.floats(1e-3, 10), st.floats(1e-3, 1e4))

@@ -1,4 +1,4 @@
-"""How long a background loop pauses after failures. The back-off of a task's retries is in ``core.outcome``."""
+"""How long to pause after failures in a row, e.g. of a background loop. When a task is retried: ``core.backoff``."""
 
 from __future__ import annotations
 
