@@ -50,8 +50,8 @@ class Base(DeclarativeBase):
 def _partial(rows: str, name: str, *columns: str, unique: bool = False, postgresql: str | None = None) -> Index:
     """Return an index over some of the rows; over all of them on MySQL, which has no partial indexes.
 
-    ``postgresql`` says which rows in other words. ``backends.sql.ready.ENDED`` says why live rows and ended rows have
-    indexes of their own.
+    ``postgresql`` says which rows in other words. ``backends.sql.claim_statements.ENDED`` says why live rows and ended
+    rows have indexes of their own.
     """
     where = text(postgresql or rows)
     return Index(name, *columns, unique=unique, postgresql_where=where, sqlite_where=text(rows))

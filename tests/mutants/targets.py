@@ -73,7 +73,10 @@ TARGETS = [
     Target("backends/memory/ended.py", [MEMORY_TESTS]),
     Target("backends/memory/values.py", [_contract("memory", "values"), ("tests/runtime/test_store.py",)]),
     Target("backends/sql/claim.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
-    Target("backends/sql/ready.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
+    Target(
+        "backends/sql/claim_statements.py",
+        [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")],
+    ),
     Target("backends/sql/dialects/sqlite.py", [_contract("sqlite", *CLAIMS)]),
     Target("backends/sql/dialects/postgresql.py", [_contract("postgresql", *CLAIMS, "locks")]),
     Target("backends/sql/dialects/mysql.py", [_contract("mysql", *CLAIMS, "locks")]),

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, func, select
 
 from aiotaskq.backends.base import Room
 from aiotaskq.backends.sql.claim import alive, due_heads, open_queues, ready
+from aiotaskq.backends.sql.claim_statements import PENDING, from_head
 from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.ready import PENDING, from_head
 from aiotaskq.backends.sql.rows import TASKS, to_task
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.tasks import conflicts, holding, push, update_tasks

@@ -1,4 +1,4 @@
-"""What is ready: claiming it, counting it, and when to look next; plain functions over a SQLAlchemy connection."""
+"""Runs the claim, and counts what is ready or will be; the SQL of a claim is in ``claim_statements``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from sqlalchemy import Connection, func, or_, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import QueueStats, stats_of
-from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.ready import (
+from aiotaskq.backends.sql.claim_statements import (
     ENDED,
     MARK_CLAIMED,
     ORDER,
@@ -21,6 +20,7 @@ from aiotaskq.backends.sql.ready import (
     from_head,
     queue_values,
 )
+from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.rows import TASKS, to_task
 from aiotaskq.backends.sql.statements import run
 from aiotaskq.core.task import SECOND, Status, Task, claim_order

@@ -12,10 +12,10 @@ from sqlalchemy import BigInteger, Connection, and_, bindparam, delete, func, or
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change, holds
+from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.migrations import OUR_TABLES
-from aiotaskq.backends.sql.ready import ENDED, PAUSED, PENDING, QUEUES, RUNNING
 from aiotaskq.backends.sql.rows import LIVE, NEW, TASKS, json_text, new_row, to_task
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.core.task import FINAL, Status, Task, TaskFilter, same_push

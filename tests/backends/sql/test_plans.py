@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql import claim as sql_claim
-from aiotaskq.backends.sql import migrations, ready
+from aiotaskq.backends.sql import claim_statements, migrations
 from aiotaskq.backends.sql import tasks as sql_tasks
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.rows import TASKS
@@ -113,8 +113,8 @@ def test_an_idle_claim_skips_delayed_rows(engine: sa.Engine, queues: list[str] |
 def test_the_order_does_not_depend_on_the_join(filled: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     # A hash join gives its rows in any order; PostgreSQL takes it now and then.
     push(filled, *(new(task_id=f"due-{n:02}", priority=n - 50) for n in range(40)))
-    backwards = sa.select(ready._SPAN.subquery()).order_by(sa.text("step DESC"))
-    monkeypatch.setattr(ready, "_SPAN", backwards)
+    backwards = sa.select(claim_statements._SPAN.subquery()).order_by(sa.text("step DESC"))
+    monkeypatch.setattr(claim_statements, "_SPAN", backwards)
     try:
         tasks, _ = cost(filled, claim(25))
     finally:
@@ -216,7 +216,9 @@ def test_nothing_but_one_priority(name: str, tmp_path: Path, unavailable: dict[s
 
 
 def test_more_priorities_than_one_statement_looks_at(engine: sa.Engine) -> None:
-    waiting = [new(task_id=f"many-{n:03}", priority=100 + n, run_at=NOW + SECOND) for n in range(ready.SPAN * 3)]
+    waiting = [
+        new(task_id=f"many-{n:03}", priority=100 + n, run_at=NOW + SECOND) for n in range(claim_statements.SPAN * 3)
+    ]
     due = [new(task_id=f"due-{n}", priority=150 + 100 * n) for n in range(3)]
     push(engine, *waiting, *due)
     try:

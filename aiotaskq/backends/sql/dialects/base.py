@@ -16,11 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.listeners import Listeners
+from aiotaskq.backends.sql.claim_statements import Head, claimable, heads_by_spans
 from aiotaskq.backends.sql.connecting import create, in_time, keep_alive
 from aiotaskq.backends.sql.connections import Connections
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.notifier import Notifier
-from aiotaskq.backends.sql.ready import Head, claimable, heads_by_spans
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.backends.sql.server_connections import ServerConnections
 from aiotaskq.backends.sql.statement_size import Rows, chunks
@@ -170,7 +170,7 @@ class Dialect(ABC):
         return heads_by_spans(connection)
 
     def claim(self, bare: bool, queues: int | None) -> Select[Any] | Update:
-        """Return the statement of a claim in one priority: see :mod:`~aiotaskq.backends.sql.ready`."""
+        """Return the statement of a claim in one priority: see :mod:`~aiotaskq.backends.sql.claim_statements`."""
         return claimable(bare, queues)
 
     def claim_first(self, queues: int | None) -> Update:

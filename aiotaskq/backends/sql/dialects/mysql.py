@@ -14,10 +14,10 @@ from sqlalchemy.schema import CreateColumn
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.changes import GUARD, Group, groups
+from aiotaskq.backends.sql.claim_statements import Head, heads_one_by_one
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.dialects.base import Dialect, Open, S
 from aiotaskq.backends.sql.error_codes import ErrorCodes
-from aiotaskq.backends.sql.ready import Head, heads_one_by_one
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.backends.sql.statement_size import Rows, check_rows, parts
 from aiotaskq.backends.sql.statements import run_many

@@ -31,12 +31,12 @@ from sqlalchemy.sql.elements import ColumnElement
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.changes import GUARD, groups
+from aiotaskq.backends.sql.claim_statements import CLAIMED, first, ready_from, ready_from_head
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.dialects.base import Dialect, Open, Transactions
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.notifier import Notifier
 from aiotaskq.backends.sql.postgresql_notifier import Notifications
-from aiotaskq.backends.sql.ready import CLAIMED, first, ready_from, ready_from_head
 from aiotaskq.backends.sql.rows import TASKS, json_text
 from aiotaskq.backends.sql.statement_size import Rows, parts
 from aiotaskq.backends.sql.statements import run

@@ -1,4 +1,4 @@
-"""The statements that find and lock what is ready, from which the dialects make their claims.
+"""The SQL of a claim: statements that find and lock what is ready, in claim order; the dialects build on them.
 
 Rows lie in claim order in ``ix_task_queue_ready`` and are read from its start, priority by priority. A claim reads the
 rows that it returns and little else, however many rows are finished, are due tomorrow, or are new.
