@@ -34,7 +34,7 @@ CLAIMS = (
     "operating",
     "reading",
 )
-LUA = ("include/base", "include/change", "include/claim", "include/insert", "include/lanes", "include/update")
+LUA = ("include/base", "include/change", "include/claim_rows", "include/insert", "include/lanes", "include/update_rows")
 LUA += ("find", "overdue", "purge", "push_bounded")
 MEMORY_TESTS: Tests = ("tests/backends/memory",)
 REDIS_TESTS: Tests = ("tests/backends/redis", "--ignore=tests/backends/redis/faults")

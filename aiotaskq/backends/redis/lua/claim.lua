@@ -1,7 +1,7 @@
 -- ARGV: owner as JSON, now, limit, lease_until or '', started_at, packed queues or ''. Returns rows.
 -- include: base
 -- include: lanes
--- include: claim
+-- include: claim_rows
 -- include: when_full
 
 return claim(ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6])

@@ -2,9 +2,9 @@
 -- include: base
 -- include: insert
 -- include: change
--- include: update
+-- include: update_rows
 -- include: lanes
--- include: claim
+-- include: claim_rows
 -- include: when_full
 
 local held = apply_change_lists(7)

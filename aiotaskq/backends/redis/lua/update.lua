@@ -2,7 +2,7 @@
 -- include: base
 -- include: insert
 -- include: change
--- include: update
+-- include: update_rows
 -- include: when_full
 
 return apply_change_lists(1)

@@ -1,4 +1,4 @@
--- One guarded write.
+-- Applies one change: compares the row with the guard, and writes the new state if they agree.
 
 -- The new state with the names that are stored: the client could not decode the body, so it does not know them.
 local function with_stored_names(state, stored)

@@ -1,4 +1,5 @@
--- The lanes of the queues that a caller asks for, without paused queues and expired rows.
+-- Finds due rows. A lane is the sorted set of the pending rows of one queue and priority, by run_at. Lanes of paused
+-- queues, and of queues that the caller did not ask for, are left out; so are expired rows.
 
 local paused = {}
 for _, queue in ipairs(call('SMEMBERS', root .. 'paused')) do paused[queue] = true end

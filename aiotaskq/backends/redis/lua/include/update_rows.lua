@@ -1,4 +1,4 @@
--- Many guarded writes.
+-- Applies many changes; each is one guarded write (change.lua), and the most frequent kind has a shorter way.
 
 -- Apply packed changes, six words each: id, status, fence and cancel flag ('' for any) of the guard, the new state, and
 -- what else there is: false, a table, or, for a row without keys that ends, only its completed_at.
