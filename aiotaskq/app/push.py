@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from aiotaskq.app.handle import PushOptions, TaskCall
-from aiotaskq.app.registered import Registered
+from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.ids import new_id, next_seq
 from aiotaskq.core.instants import instant
 from aiotaskq.core.task import SECOND, Task, new_task
@@ -18,7 +18,7 @@ from aiotaskq.runtime.handler import Handler, check_fit, unknown
 _DEFAULTS = {"queue": "default", "priority": 0, "max_retries": 3}
 
 
-def new_task_of(call: TaskCall[Any], registered: Registered, now: int) -> Task:
+def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Task:
     """Make the task of a call. Raises ValidationError, UnknownHandler; nothing is written then."""
     handlers = registered.handlers
     handler = handlers.get(call.type)

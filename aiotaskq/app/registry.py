@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 from aiotaskq.app.handle import P, T, TaskCall, TaskFunction, TaskHandle, ThreadPusher
-from aiotaskq.app.registered import PushMiddleware, Registered
+from aiotaskq.app.registrations import PushMiddleware, Registrations
 from aiotaskq.app.resources import kind_of
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.backoff import Backoff, make_backoff
@@ -73,7 +73,7 @@ class Registry(ABC):
         self._clock = clock
         self.timezone = timezone
         """IANA name of the time zone of schedules that name none; None is the system's."""
-        self.registered = Registered()
+        self.registered = Registrations()
         """What was registered with the decorators."""
 
     def adopt(self, other: Registry) -> None:

@@ -1,4 +1,4 @@
-"""What an application has registered with a TaskQ: handlers, schedules, middleware, listeners and resources."""
+"""The registrations of one TaskQ: handlers, schedules, middleware, listeners and resources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PushMiddleware = Callable[[list[Task], Callable[[list[Task]], Awaitable[list[Tas
 
 
 @dataclass(slots=True)
-class Registered:
+class Registrations:
     """The registrations of one TaskQ, in the order in which they were made."""
 
     events: Events = field(default_factory=Events)
@@ -30,7 +30,7 @@ class Registered:
     resources: dict[Any, Callable[[], Any]] = field(default_factory=dict)
     """Factories, by the type of what they give."""
 
-    def update(self, other: Registered) -> None:
+    def update(self, other: Registrations) -> None:
         """Add the registrations of another TaskQ; where both have a name, the other one's counts."""
         self.events.adopt(other.events)
         self.handlers.update(other.handlers)
