@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from loguru import _defaults
 from loguru import logger as _loguru
 
-from aiotaskq.concurrency.answer import Answer
+from aiotaskq.concurrency.cross_thread_future import CrossThreadFuture
 from aiotaskq.concurrency.loop_bound import after_fork
 from aiotaskq.core.errors import ValidationError
 
@@ -271,7 +271,7 @@ class _Writer:
 
     def flush(self, seconds: float) -> None:
         """Wait until all queued lines are written. Any thread may call it at any time."""
-        written: Answer[None] = Answer()
+        written: CrossThreadFuture[None] = CrossThreadFuture()
         self._work.put(lambda: written.set_result(None))
         written.wait(seconds)
 

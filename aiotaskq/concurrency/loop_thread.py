@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, Generic, TypeVar
 
-from aiotaskq.concurrency.answer import Answer
+from aiotaskq.concurrency.cross_thread_future import CrossThreadFuture
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
 from aiotaskq.concurrency.running_loop import running_loop_or_none
 from aiotaskq.concurrency.uninterrupted import uninterrupted
@@ -82,7 +82,7 @@ class LoopThread:
         then), and ClosedError if the loop is closed or crashes, or the interpreter ends.
         """
         refuse_running_loop(twin)
-        answer: Answer[T] = Answer()
+        answer: CrossThreadFuture[T] = CrossThreadFuture()
         call = _Call(self._current(), coro_fn, answer, unclaimed)
         try:
             call.post()
@@ -311,14 +311,14 @@ class _Call(Generic[T]):
         self,
         host: _Host,
         coro_fn: Callable[[], Coroutine[Any, Any, T]],
-        future: Future[T] | Answer[T],
+        future: Future[T] | CrossThreadFuture[T],
         unclaimed: Callable[[T], Coroutine[Any, Any, object]] | None = None,
     ) -> None:
         self._host = host
         self._coro_fn = coro_fn
         self._unclaimed = unclaimed
         self._handing_over: asyncio.Task[object] | None = None
-        self._gone: Answer[None] | None = None
+        self._gone: CrossThreadFuture[None] | None = None
         self.future = future
         self.task: asyncio.Task[None] | None = None
 
@@ -349,7 +349,7 @@ class _Call(Generic[T]):
 
         The loop decides between the two, so an interrupt of the waiting changes nothing.
         """
-        gone = self._gone = Answer[None]()
+        gone = self._gone = CrossThreadFuture[None]()
         with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing can be awaited
             self._host.loop.call_soon_threadsafe(self._abandoned)
             gone.wait(LEAVE_SECONDS)

@@ -1,4 +1,4 @@
-"""Sections of code that no signal handler interrupts."""
+"""Runs a short section in a helper thread, where no signal handler interrupts it, for the main thread."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from aiotaskq.concurrency.answer import Answer
+from aiotaskq.concurrency.cross_thread_future import CrossThreadFuture
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ def uninterrupted(section: Callable[[], T]) -> T:
     """
     if threading.get_ident() != threading.main_thread().ident:
         return section()
-    answer: Answer[T] = Answer()
+    answer: CrossThreadFuture[T] = CrossThreadFuture()
     try:
         # Not threading.Thread: its start() waits with locks of Python code, which an interrupt may leave locked.
         _thread.start_new_thread(_settle, (answer, section))
@@ -37,7 +37,7 @@ def uninterrupted(section: Callable[[], T]) -> T:
         del answer  # it holds the error, whose traceback holds this frame: a reference cycle
 
 
-def _settle(answer: Answer[T], section: Callable[[], T]) -> None:
+def _settle(answer: CrossThreadFuture[T], section: Callable[[], T]) -> None:
     try:
         answer.set_result(section())
     except BaseException as error:

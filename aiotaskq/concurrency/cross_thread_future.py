@@ -1,4 +1,4 @@
-"""A future that carries one value or error from one thread to another, with a single lock."""
+"""A future that carries one value or error from one thread to another; quicker than ``concurrent.futures.Future``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Generic, TypeVar, cast
 T = TypeVar("T")
 
 
-class Answer(Generic[T]):
+class CrossThreadFuture(Generic[T]):
     """The part of ``concurrent.futures.Future`` that a blocking call needs, under the same names.
 
     It exists for its speed: with a ``Future``, whose condition makes a lock for each waiter, a call through the loop
