@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from aiotaskq.concurrency.loop_bound import LoopBound
-from aiotaskq.concurrency.sheltered import Sheltered
+from aiotaskq.concurrency.shielded_task import ShieldedTask
 from aiotaskq.core.errors import DatabaseUnavailable
 
 I = TypeVar("I")  # noqa: E741 - item
@@ -27,7 +27,7 @@ class Batcher(Generic[I, R]):
         self._write = write
         self._limit = limit
         self._waiting: deque[tuple[Sequence[I], asyncio.Future[list[R]]]] = deque()
-        self._flusher: Sheltered[None] | None = None
+        self._flusher: ShieldedTask[None] | None = None
         self._bound = LoopBound()
 
     async def add(self, items: Sequence[I]) -> list[R]:
@@ -40,7 +40,7 @@ class Batcher(Generic[I, R]):
         self._waiting.append((items, future))
         if self._flusher is None or self._flusher.done():
             # It begins in the loop's next iteration: by then all callers of a gather() have added their items.
-            self._flusher = Sheltered(self._flush(), loop=loop, name="aiotaskq-batch")
+            self._flusher = ShieldedTask(self._flush(), loop=loop, name="aiotaskq-batch")
         return await future
 
     async def _flush(self) -> None:

@@ -1,4 +1,4 @@
-"""Runs a short section in a helper thread, where no signal handler interrupts it, for the main thread."""
+"""Runs a short section where no signal handler interrupts it: in a helper thread, if the caller is the main thread."""
 
 from __future__ import annotations
 

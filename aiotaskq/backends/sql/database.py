@@ -12,7 +12,7 @@ from aiotaskq.backends.sql.connections import Connections
 from aiotaskq.backends.sql.engines import dialect_of_url, parse_url, pool_options
 from aiotaskq.backends.sql.error_codes import hint, is_about_a_value
 from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
-from aiotaskq.concurrency.sheltered import is_sheltered
+from aiotaskq.concurrency.shielded_task import in_shielded_task
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, WrongLoop
 
@@ -156,7 +156,7 @@ class Database:
     async def _to_its_end(self, transaction: Coroutine[Any, Any, T], shield: bool) -> T:
         """Await a transaction; with ``shield`` in a task of its own, which a cancelled caller does not interrupt."""
         try:
-            if is_sheltered() or not shield:
+            if in_shielded_task() or not shield:
                 return await self._noted(transaction)
             task = asyncio.ensure_future(transaction)
             self._running.add(task)  # the loop itself keeps only weak references

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.listeners import TAKEN
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.concurrency.sheltered import Sheltered, is_sheltered
+from aiotaskq.concurrency.shielded_task import ShieldedTask, in_shielded_task
 from aiotaskq.core.outcome import Released, settle
 from aiotaskq.core.task import Task
 from aiotaskq.log import log
@@ -62,7 +62,7 @@ class Claims:
         if not self._backend.grouped:  # it never suspends, so it cannot be cancelled
             answer = await verb
         else:
-            exchange = Sheltered(verb)
+            exchange = ShieldedTask(verb)
             try:
                 answer = await asyncio.shield(exchange)
             except asyncio.CancelledError:
@@ -75,10 +75,10 @@ class Claims:
         self, tasks: Sequence[Task], owner: str, now: int, limit: int, **options: Any
     ) -> tuple[list[Task], list[Task]]:
         """Do as the backend's verb does; ``undone`` waits for its end as well."""
-        verb = Sheltered(self._backend.push_and_claim(tasks, owner, now, limit, **options))
+        verb = ShieldedTask(self._backend.push_and_claim(tasks, owner, now, limit, **options))
         self._background.add(verb)
         verb.add_done_callback(self._background.discard)
-        answer = await (verb if is_sheltered() else asyncio.shield(verb))
+        answer = await (verb if in_shielded_task() else asyncio.shield(verb))
         self._hint_room(answer[1])
         return answer
 

@@ -18,7 +18,7 @@ from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.sqlite_connections import READERS, SqliteConnections
-from aiotaskq.concurrency.sheltered import Sheltered
+from aiotaskq.concurrency.shielded_task import ShieldedTask
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.task import Status, Task, TaskFilter
 from aiotaskq.errors import (
@@ -122,12 +122,12 @@ class Fire(Scenario):
 
 
 @pytest.mark.parametrize("scenario", [Push, Claim, Update, Fire])
-@pytest.mark.parametrize("victim", ["caller", "transaction", "sheltered"])
+@pytest.mark.parametrize("victim", ["caller", "transaction", "shielded"])
 async def test_cancelled_at_each_statement(  # D1, F3, F4
     backend: SqlBackend, path: Path, monkeypatch: pytest.MonkeyPatch, scenario: Any, victim: str
 ) -> None:
     """The caller is cancelled while its transaction is at its n-th statement; or the transaction itself is, as at the
-    end of the loop, in its own task or in a sheltered one. Each time it runs to its end, which is waited for, and the
+    end of the loop, in its own task or in a shielded one. Each time it runs to its end, which is waited for, and the
     lock and the pool are free."""
     real = {name: getattr(SqliteConnections, name) for name in ("write", "write_session")}
     case = scenario(backend)
@@ -163,7 +163,7 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
             monkeypatch.setattr(SqliteConnections, name, noted(name))
         for name in ("before_cursor_execute", "commit"):
             event.listen(connections.sync_engine, name, cut)
-        caller = asyncio.create_task(case.act()) if victim != "sheltered" else Sheltered(case.act())
+        caller = asyncio.create_task(case.act()) if victim != "shielded" else ShieldedTask(case.act())
         async with asyncio.timeout(within(30)):
             (answer,) = await asyncio.gather(caller, return_exceptions=True)
             assert isinstance(answer, asyncio.CancelledError) == (reached[0] >= at)
@@ -185,7 +185,7 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
     assert [connections.writer, *connections.readers] == before
 
 
-async def test_a_sheltered_transaction_needs_no_task_and_is_waited_for(backend: SqlBackend) -> None:
+async def test_a_shielded_transaction_needs_no_task_and_is_waited_for(backend: SqlBackend) -> None:
     begun, go = threading.Event(), threading.Event()
 
     def body(_connection: Connection) -> set[asyncio.Task[Any]]:
@@ -194,7 +194,7 @@ async def test_a_sheltered_transaction_needs_no_task_and_is_waited_for(backend: 
         return asyncio.all_tasks(loop)
 
     loop = asyncio.get_running_loop()
-    sheltered = Sheltered(backend.database.write(body))
+    shielded = ShieldedTask(backend.database.write(body))
     await asyncio.to_thread(begun.wait, 30)
     others = asyncio.all_tasks()
     assert len(backend.database.pending) == 1
@@ -202,7 +202,7 @@ async def test_a_sheltered_transaction_needs_no_task_and_is_waited_for(backend: 
     await asyncio.sleep(0.05)
     assert not closing.done()
     go.set()
-    assert await sheltered <= others | {closing}
+    assert await shielded <= others | {closing}
     await closing
     assert not backend.database.pending
 
