@@ -1,4 +1,4 @@
-"""Hints: notifications that something may have changed in a store, for listeners here and in other processes."""
+"""Hints: notifications that something may have changed in a store. Their kinds, and the listeners that get them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims tasks; what was claimed for a caller that is cancelled meanwhile is given back."""
+"""Claims in transactions that run to their end, and gives back what was claimed for a caller that was cancelled."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from aiotaskq.core.outcome import Rerun, settle
 from aiotaskq.core.task import Task
 from aiotaskq.errors import TaskConflict
 from aiotaskq.log import printable
-from aiotaskq.runtime.queue.pushed import PushedEvents
+from aiotaskq.runtime.queue.push_events import PushedEvents
 
 
 class KnownIds:

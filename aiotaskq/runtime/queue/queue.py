@@ -31,7 +31,7 @@ from aiotaskq.runtime.queue.claims import Claims, Taker
 from aiotaskq.runtime.queue.expired_keys import expired_conflicts
 from aiotaskq.runtime.queue.known_ids import KnownIds
 from aiotaskq.runtime.queue.operations import Operations
-from aiotaskq.runtime.queue.pushed import PushedEvents
+from aiotaskq.runtime.queue.push_events import PushedEvents
 from aiotaskq.runtime.queue.reaper import Reaper
 from aiotaskq.runtime.queue.unacked import Unacked
 from aiotaskq.runtime.queue.waiters import Waiters

@@ -1,4 +1,4 @@
-"""Logs pushes, and emits the event ``pushed`` for each task that was stored."""
+"""Emits the event ``pushed`` and logs the push: at once, or after the commit of the caller's own transaction."""
 
 from __future__ import annotations
 
