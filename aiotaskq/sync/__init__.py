@@ -39,7 +39,7 @@ from aiotaskq.errors import (
 from aiotaskq.runtime.events import Event
 from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.runtime.worker.worker import ExitCode
-from aiotaskq.sync.actors import (
+from aiotaskq.sync.facades import (
     DatabaseQueue,
     MemoryQueue,
     RedisQueue,

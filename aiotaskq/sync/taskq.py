@@ -19,7 +19,6 @@ from aiotaskq.app.run_options import RunOptions
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ClosedError
-from aiotaskq.sync.actors import Operations, Queue, SchedulerActor, Store
 from aiotaskq.sync.bridge import (
     Facade,
     Home,
@@ -34,6 +33,7 @@ from aiotaskq.sync.bridge import (
     loop_thread,
     reading,
 )
+from aiotaskq.sync.facades import Operations, Queue, SchedulerFacade, Store
 
 AsyncBoundTask = aiotaskq.app.handle.BoundTask
 AsyncHandle = aiotaskq.app.handle.TaskHandle
@@ -204,7 +204,7 @@ class TaskQ(Operations):
         self.url = self.reach().url
         self.queue: Queue = facade_of(Queue, Part(self.reach, lambda tq: tq.queue))
         self.store: Store = facade_of(Store, Part(self.reach, lambda tq: tq.store))
-        self.scheduler: SchedulerActor = facade_of(SchedulerActor, Part(self.reach, lambda tq: tq.scheduler))
+        self.scheduler: SchedulerFacade = facade_of(SchedulerFacade, Part(self.reach, lambda tq: tq.scheduler))
 
     def __repr__(self) -> str:
         return repr(self.reach())

@@ -123,7 +123,7 @@ TARGETS = [
     ),
     Target("concurrency/loop_thread.py", [("tests/concurrency", "-k", "loop_thread"), SYNC]),
     Target("sync/bridge.py", [SYNC]),
-    Target("sync/actors.py", [SYNC]),
+    Target("sync/facades.py", [SYNC]),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The blocking queues, public store and schedulers, and the process-wide ones."""
+"""The blocking facades of queues, public stores and schedulers, and those of the process-wide ones."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _scheduler_home(make: Callable[[], awaited.Scheduler], needs: Reach[Any]) ->
     return Home(make, needs=needs, anew=anew, close=awaited.Scheduler.stop)
 
 
-class SchedulerActor(Facade[Any]):
+class SchedulerFacade(Facade[Any]):
     """Schedules of one store; see ``aiotaskq.runtime.scheduler.scheduler.Scheduler``."""
 
     start = blocking(AsyncScheduler.start)
@@ -146,7 +146,7 @@ class SchedulerActor(Facade[Any]):
     failures = reading(AsyncScheduler.failures)
 
 
-class Scheduler(SchedulerActor):
+class Scheduler(SchedulerFacade):
     __doc__ = awaited.Scheduler.__doc__
 
     @documented(awaited.Scheduler.__init__)
