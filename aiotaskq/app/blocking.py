@@ -1,4 +1,4 @@
-"""Pushes from threads on a task queue that lives in an event loop."""
+"""Blocking pushes onto a TaskQ whose loop the application runs; ``aiotaskq.sync`` has a loop of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks cron expressions strictly, field by field, and hands them to croniter, which parses them.
+"""Checks what a cron expression may be, and names the field that is wrong; croniter parses the expression.
 
 All sets of values are croniter's. The checks refuse, in words and by field, what croniter refuses (its own messages
 name no field) and what croniter reads in a way that surprises: a range that wraps around or is one value, a step that

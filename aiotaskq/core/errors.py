@@ -1,4 +1,7 @@
-"""The errors that refer to no task; ``aiotaskq.errors`` has the whole tree."""
+"""The errors that hold no task: apart, so that the modules below ``core.task`` raise them without an import circle.
+
+``aiotaskq.errors`` is what applications import: it has all of these, and ``TaskFailed``, which needs ``core.task``.
+"""
 
 from __future__ import annotations
 

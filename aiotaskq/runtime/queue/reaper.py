@@ -1,4 +1,4 @@
-"""Settles running tasks whose leases have ended, and pending ones that have expired."""
+"""Notices dead workers: settles running tasks whose leases are over, and pending tasks that have expired."""
 
 from __future__ import annotations
 

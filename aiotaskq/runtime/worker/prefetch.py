@@ -1,4 +1,7 @@
-"""How many tasks a worker claims beyond its free slots, by how long tasks have taken here."""
+"""Computes how many tasks to claim beyond the free slots, from how long tasks have taken here. It claims nothing.
+
+A tick is one microsecond of ``Clock.ticks``, which measures durations, since the time of day may be set.
+"""
 
 from __future__ import annotations
 

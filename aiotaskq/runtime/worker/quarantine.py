@@ -1,11 +1,11 @@
-"""Runs a task under which processes have died with no other task beside it, so that one more death has one cause.
+"""Runs a suspect task alone in the process, so that if the process dies again, it is clear which task killed it.
 
 The poison rule (``core.outcome``) fails a task when its process has died under it ``MAX_CRASHES`` times, the last time
 while no other task ran there: only the death of a process with a mark in the task's row (``marked``) ends it. For that
 rule the worker has to do this, and no more:
 
-- A suspect, which one more crash makes poison, starts alone: the mark is true only if nothing else runs, and if no
-  outcome of an earlier run is still to be written, since that run would be lost, and counted, with the process.
+- A suspect is a task that one more crash makes poison. It starts alone: the mark is true only if nothing else runs, and
+  if no outcome of an earlier run is still to be written, since that run would be lost, and counted, with the process.
 - Nothing else starts while the mark is there. What is claimed and has not started is given back, so that the death of
   this process is not counted against it.
 - No suspect starts beside another one: each would keep the other from being alone, and neither would ever be judged.
