@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measures, shows tables, leaves a report in a folder; publishes one in the README."""
+"""``python -m benchmarks``: measures, shows tables, leaves a report; publishes one in the README and the manual."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const="",
         metavar="REPORT.json",
-        help="measure nothing: write the figures of that report, or of the one in --out, into the README of this "
-        "checkout, and keep the report and its plots in benchmarks/results",
+        help="measure nothing: write the figures of that report, or of the one in --out, into the README and "
+        "the manual of this checkout, and keep the report and its plots in benchmarks/results",
     )
     parser.add_argument("--jit", action="store_true", help="PostgreSQL of the system, 17 or earlier, with JIT")
     parser.add_argument("--list", action="store_true", help="list what can be measured, and stop")

@@ -1,4 +1,4 @@
-"""The figures of the README: written from a report, which is kept beside the plots that were drawn from it."""
+"""The figures of the README and of the manual: written from a report, which is kept beside its plots."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from benchmarks.report import Group, Report, dumps, families, groups, short, war
 ROOT = Path(__file__).parent.parent
 RESULTS = Path("benchmarks", "results")
 KEPT = RESULTS / "report.json"
+PAGE = Path("aiotaskq", "docs", "benchmarks.md")
 BEGIN = "<!-- figures: written by `python -m benchmarks --publish`, which replaces what stands here -->"
 END = "<!-- end of figures -->"
 
@@ -68,7 +69,7 @@ NAMES = {
     "scheduler": "scheduler",
     "startup": "start",
 }
-"""The families, as the README names them."""
+"""The families, as the README and the manual name them."""
 
 Draw = Callable[[Report, str], str]
 
@@ -100,15 +101,17 @@ def _wanted() -> Iterator[str]:
 
 
 def publish(report: Report, draw: Draw, root: Path) -> list[Path]:
-    """Keep a report and its plots under ``root``, and write its figures into the README; return the files written.
+    """Keep a report and its plots under ``root``, write its figures into the README and the page; return the files.
 
-    Raises ValueError where the report has ``problems`` or the README lacks its marks; nothing is written then.
+    Raises ValueError where the report has ``problems`` or one of the two lacks its marks; nothing is written then.
     """
     if found := problems(report):
         raise ValueError("; ".join(found))
-    readme = root / "README.md"
     texts = {
-        readme: replaced(readme.read_text(encoding="utf-8"), section(report)),
+        **{
+            root / name: replaced((root / name).read_text(encoding="utf-8"), figures, name)
+            for name, figures in ((Path("README.md"), section(report)), (PAGE, details(report)))
+        },
         root / KEPT: dumps(report),
         **{root / RESULTS / f"{family}.svg": draw(report, family) for family in PLOTS},
     }
@@ -118,46 +121,52 @@ def publish(report: Report, draw: Draw, root: Path) -> list[Path]:
     return list(texts)
 
 
-def parts(readme: str) -> tuple[str, str, str]:
-    """Return the README before the figures, the figures with their marks, and the README after them.
+def parts(text: str, name: Path = Path("README.md")) -> tuple[str, str, str]:
+    """Return the text of a file before the figures, the figures with their marks, and the text after them.
 
     Raises ValueError unless each mark is there once, the first before the second.
     """
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(END) < readme.index(BEGIN):
-        raise ValueError(f"README.md: the figures go between one line {BEGIN} and one line {END}; write both there")
-    before, _, rest = readme.partition(BEGIN)
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
+        raise ValueError(
+            f"{name.as_posix()}: the figures go between one line {BEGIN} and one line {END}; write both there"
+        )
+    before, _, rest = text.partition(BEGIN)
     inside, _, after = rest.partition(END)
     return before, f"{BEGIN}{inside}{END}", after
 
 
-def replaced(readme: str, figures: str) -> str:
-    """Return the README with these figures instead of those it has. Raises ValueError if its marks are missing."""
-    before, _, after = parts(readme)
+def replaced(text: str, figures: str, name: Path) -> str:
+    """Return the text of a file with these figures instead of its own. Raises ValueError if its marks are missing."""
+    before, _, after = parts(text, name)
     return f"{before}{figures}{after}"
 
 
-# ---- the README's part ----------------------------------------------------------------------------------------------
+# ---- what is written ------------------------------------------------------------------------------------------------
 
 
 def section(report: Report) -> str:
     """Return the figures of a report as the README shows them, with the marks around them."""
     blocks = [
-        _measured(report),
+        f"{_measured(report)} All figures, with their least and most: [report.json]({KEPT.as_posix()}).",
         "Tasks a second, more is better. **Bold** is the best of aiotaskq and its peers; the limit is what the driver "
         "or the language does with nothing around it.",
         _table(("", AIOTASKQ, "limit", "peers"), _rates(report)),
         "From a push to the start of its handler, workers idle, p50 / p99 in ms, less is better (bold: the best p50):",
         _table(("", AIOTASKQ, "limit", "peers"), _latencies(report)),
         _backlogs(report),
-        *(f"![{NAMES[each]}: bars of the same run]({RESULTS.as_posix()}/{each}.svg)" for each in PLOTS),
-        *_behind(report),
-        _setup(report),
+        "\n".join(f"![{NAMES[each]}: bars of the same run]({RESULTS.as_posix()}/{each}.svg)" for each in PLOTS),
+        f"{_behind(report)[0]} [Which, and how each contestant is set up]({PAGE.as_posix()}).",
     ]
     return "\n\n".join([BEGIN, *blocks, END])
 
 
+def details(report: Report) -> str:
+    """Return the figures of the manual's page: where a peer is ahead, versions and set-ups, with the marks around."""
+    return "\n\n".join([BEGIN, _measured(report), *_behind(report), _setup(report), END])
+
+
 def _measured(report: Report) -> str:
-    """Say when, where, how and from which file."""
+    """Say when, where and how."""
     machine, rounds = report["machine"], report["settings"]["rounds"]
     servers = [f"{NAMES[kind]} {_number(said)}" for kind, said in machine["servers"].items()]
     sentences = [
@@ -166,7 +175,6 @@ def _measured(report: Report) -> str:
         f"the shortest durable write takes {short(machine['sync_ms'])} ms.",
         f"A figure is the median of {rounds} rounds." if rounds > 1 else "A figure is a single round.",
         *warnings(report),
-        f"All figures, with their least and most: [report.json]({KEPT.as_posix()}).",
     ]
     return " ".join(sentences)
 
@@ -212,19 +220,18 @@ def _backlogs(report: Report) -> str:
     )
 
 
-def _behind(report: Report) -> Iterator[str]:
+def _behind(report: Report) -> list[str]:
     """Tell every figure of the whole report in which a peer is ahead, also of what is in no table above."""
     compared = [group for group in _groups(report).values() if any(is_peer(who) for who, *_ in group.rows)]
     behind = [group for group in compared if group.ahead()]
     if not behind:
-        yield f"A peer is ahead in none of the {len(compared)} figures that were measured beside peers."
-        return
-    yield (
+        return [f"A peer is ahead in none of the {len(compared)} figures that were measured beside peers."]
+    said = (
         f"A peer is ahead in {len(behind)} of the {len(compared)} figures that were measured beside peers. A peer is "
         "another library, what the standard library offers for the same, or the old threads; × is how many times as "
         "good it is."
     )
-    yield _table(("A peer is ahead in", AIOTASKQ, "peers that are ahead"), map(_lost, behind))
+    return [said, _table(("A peer is ahead in", AIOTASKQ, "peers that are ahead"), map(_lost, behind))]
 
 
 def _lost(group: Group) -> tuple[str, ...]:
@@ -243,8 +250,7 @@ def _setup(report: Report) -> str:
     shown = {f"{row['family']}/{row['who']}" for row in report["measurements"] if row["scenario"] in ("run", "latency")}
     notes = [f"- {_contestant(key)}: {note}" for key, note in report["notes"].items() if key in shown]
     versions = ", ".join(f"{name} {version}" for name, version in report["machine"]["versions"].items())
-    lines = ["<details><summary>Versions, and how each is set up</summary>", "", f"{versions}.", "", *notes]
-    return "\n".join([*lines, "", "</details>"])
+    return "\n".join(["Versions, and how each contestant is set up:", "", f"- {versions}", *notes])
 
 
 def _contestant(key: str) -> str:

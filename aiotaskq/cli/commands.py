@@ -26,6 +26,7 @@ COMMANDS = {
     "web": tr("Serve the operations API."),
     "check": tr("Check that tasks and schedules are processed."),
     "doctor": tr("Print versions, store and settings for a bug report."),
+    "docs": tr("Show the manual."),
     "bench": tr("Run the benchmarks; needs a checkout of aiotaskq."),
     "completion": tr("Print the shell completion script."),
 }

@@ -136,6 +136,17 @@ def echo_title(text: str) -> None:
     _console().print(Text(text, "bold"), soft_wrap=True)
 
 
+def echo_markdown(text: str) -> None:
+    """Print Markdown: formatted on a terminal, as it stands elsewhere."""
+    if not interactive():
+        print(text, end="", flush=True)
+        return
+    from rich.markdown import Markdown
+
+    # A terminal cannot follow a link to another page, so its target is printed beside its text.
+    _console().print(Markdown(text, hyperlinks=False))
+
+
 def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 

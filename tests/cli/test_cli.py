@@ -73,15 +73,15 @@ def test_help_and_version(cli: Cli) -> None:
 
 
 VERBS = {
-    "demo": (), "init": (), "run": (), "push": (), "stats": (), "web": (), "check": (), "doctor": (), "bench": (),
-    "completion": (),
+    "demo": (), "init": (), "run": (), "push": (), "stats": (), "web": (), "check": (), "doctor": (), "docs": (),
+    "bench": (), "completion": (),
     "tasks": ("list", "show", "retry", "cancel", "purge"),
     "schedules": ("list", "add", "pause", "resume", "run", "delete", "preview"),
     "store": ("list", "get", "set", "delete"),
     "queues": ("list", "pause", "resume"),
     "db": ("upgrade", "check", "sql", "copy"),
 }  # fmt: skip
-WITHOUT_JSON = {"init init", "run run", "web web", "bench bench", "completion completion", "db sql"}
+WITHOUT_JSON = {"init init", "run run", "web web", "docs docs", "bench bench", "completion completion", "db sql"}
 
 
 def test_the_commands_and_that_each_has_help() -> None:

@@ -1,4 +1,4 @@
-"""The figures in the README are those of the kept report; none is written by hand."""
+"""The figures in the README and the manual are those of the kept report; none is written by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,21 @@ from hypothesis import strategies as st
 from benchmarks import plots, published
 from benchmarks.__main__ import main
 from benchmarks.case import AIOTASKQ, LIMIT
-from benchmarks.published import BACKLOGS, BEGIN, END, KEPT, LATENCIES, NAMES, PLOTS, RATES, RESULTS, problems, section
+from benchmarks.published import (
+    BACKLOGS,
+    BEGIN,
+    END,
+    KEPT,
+    LATENCIES,
+    NAMES,
+    PAGE,
+    PLOTS,
+    RATES,
+    RESULTS,
+    details,
+    problems,
+    section,
+)
 from benchmarks.report import Report, digest, dumps, groups, read, short
 
 ROOT = Path(__file__).parent.parent.parent
@@ -52,6 +66,10 @@ def figures(report: Report) -> Iterator[tuple[dict[str, Any], str, dict[str, Any
 
 def test_the_readme_shows_the_figures_of_the_kept_report() -> None:
     assert published.parts(README)[1] == section(REPORT)
+
+
+def test_the_manual_shows_the_figures_of_the_kept_report() -> None:
+    assert published.parts((ROOT / PAGE).read_text(encoding="utf-8"), PAGE)[1] == details(REPORT)
 
 
 def test_the_kept_report_is_one_that_may_be_published() -> None:
@@ -123,7 +141,7 @@ def told(text: str) -> dict[tuple[str, str], set[str]]:
 
 
 def test_each_figure_in_which_a_peer_is_ahead_is_told() -> None:
-    assert told(section(REPORT)) == expected(REPORT)
+    assert told(details(REPORT)) == expected(REPORT)
 
 
 @settings(max_examples=25, deadline=None)
@@ -133,9 +151,8 @@ def test_each_is_told_whatever_the_figures_are(seed: int) -> None:
     factors = [0.001, 0.5, 1.0, 1.0, 2.0, 1000.0, float("nan")]
     report = changed(**{f"{row['id']}:{name}": dice.choice(factors) for row, name, _ in figures(SMALL)})
     wanted = expected(report)
-    text = section(report)
-    assert told(text) == wanted
-    assert f"ahead in {len(wanted)} of" in text
+    assert told(details(report)) == wanted
+    assert f"ahead in {len(wanted)} of" in section(report)
 
 
 def test_nothing_is_told_where_no_peer_is_ahead() -> None:
@@ -144,8 +161,9 @@ def test_nothing_is_told_where_no_peer_is_ahead() -> None:
         for row, name, figure in figures(SMALL)
         if row["who"] == AIOTASKQ
     }
-    text = section(changed(**best))
-    assert HEAD not in text and "A peer is ahead in none of the" in text
+    report = changed(**best)
+    assert HEAD not in details(report) and "A peer is ahead in none of the" in details(report)
+    assert "A peer is ahead in none of the" in section(report)
 
 
 @pytest.mark.parametrize("name", ["postgresql/push.bulk", "sqlite/drain.100", "sqlite/drain.two", "sqlite/push.one"])
@@ -189,7 +207,8 @@ def test_another_machine_makes_another_section(key: str) -> None:
     other["machine"][key] = (
         99 if isinstance(was, int) else {**was, "redis": "99"} if isinstance(was, dict) else "2000-01-01 --x"
     )
-    assert section(other) != section(SMALL)
+    assert section(other) != section(SMALL) or key == "versions"
+    assert details(other) != details(SMALL)
 
 
 def test_a_second_try_is_told() -> None:
@@ -202,8 +221,10 @@ def test_a_second_try_is_told() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A README with other figures, where ``--publish`` writes."""
-    (tmp_path / "README.md").write_text(f"before\n\n{BEGIN}\n\nold\n\n{END}\n\nafter\n", encoding="utf-8")
+    """A README and a page with other figures, where ``--publish`` writes."""
+    (tmp_path / PAGE).parent.mkdir(parents=True)
+    for name in ("README.md", PAGE):
+        (tmp_path / name).write_text(f"before\n\n{BEGIN}\n\nold\n\n{END}\n\nafter\n", encoding="utf-8")
     monkeypatch.setattr(published, "ROOT", tmp_path)
     monkeypatch.setattr(plots, "bars", lambda report, family: f"<svg>{digest(report, family)}</svg>")
     return tmp_path
@@ -219,6 +240,7 @@ def test_publish_keeps_the_report_and_writes_the_figures(checkout: Path, capsys:
     report = changed(**{f"sqlite/push.one/{AIOTASKQ}:rate": 3.0})
     assert main(["--publish", given_report(checkout, report)]) == 0
     assert (checkout / "README.md").read_text() == f"before\n\n{section(report)}\n\nafter\n"
+    assert (checkout / PAGE).read_text() == f"before\n\n{details(report)}\n\nafter\n"
     assert (checkout / KEPT).read_text(encoding="utf-8") == dumps(report)
     assert (checkout / RESULTS / "sqlite.svg").read_text() == f"<svg>{digest(report, 'sqlite')}</svg>"
     assert "written: benchmarks/results/postgresql.svg" in capsys.readouterr().out
@@ -269,12 +291,15 @@ def test_a_peer_that_needs_another_python_may_be_absent() -> None:
     assert problems({**SMALL, "absent": ["oban: oban is not installed"]}) == []
 
 
+@pytest.mark.parametrize("name", ["README.md", PAGE.as_posix()])
 @pytest.mark.parametrize("text", ["no marks", f"{END}\n{BEGIN}", f"{BEGIN}\n{BEGIN}\n{END}"])
-def test_a_readme_without_its_marks_is_refused(text: str, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (checkout / "README.md").write_text(text, encoding="utf-8")
+def test_a_file_without_its_marks_is_refused(
+    text: str, name: str, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkout / name).write_text(text, encoding="utf-8")
     assert main(["--publish", given_report(checkout, SMALL)]) == 2
-    assert "write both there" in capsys.readouterr().err
-    assert (checkout / "README.md").read_text() == text and not (checkout / RESULTS).exists()
+    assert f"{name}: the figures go between" in capsys.readouterr().err
+    assert (checkout / name).read_text() == text and not (checkout / RESULTS).exists()
 
 
 def test_without_matplotlib_nothing_is_written(
@@ -318,10 +343,10 @@ def by_hand(text: str) -> list[str]:
     return [text[max(0, found.start() - 40) : found.end() + 20] for found in FIGURE.finditer(text)]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_measured_figure_is_written_by_hand(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    if path.name == "README.md":
+    if BEGIN in text:
         before, _, after = published.parts(text)
         text = f"{before}\n{after}"
     assert by_hand(text) == [], "measured figures come from --publish; a promise or a limit goes into RULES"

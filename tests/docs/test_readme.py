@@ -1,60 +1,112 @@
-"""The README and the manual: every Python block runs as it stands, and every command is one of the command line."""
+"""The README and the manual: every block runs as it stands, and every command is one of the command line."""
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import typer
 
 from aiotaskq.cli.commands import app_for
+from aiotaskq.cli.docs import MANUAL, summaries
 from tests.support.machine import within
 from tests.support.programs import ROOT
 from tests.support.promises import Proofs, table
 
+DOCS = ROOT / "aiotaskq" / "docs"
 PAGES = {
-    path.name: path.read_text(encoding="utf-8")
-    for path in [ROOT / "README.md", *sorted((ROOT / "aiotaskq" / "docs").glob("*.md"))]
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 }
 README = PAGES["README.md"]
-BLOCKS = {name: re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL) for name, text in PAGES.items()}
-PYTHON = [
-    pytest.param(name, code, id=f"{name}-{number}")
-    for name, blocks in BLOCKS.items()
-    for number, (language, code) in enumerate(blocks)
-    if language == "python"
-]
+TRANSLATIONS = {name: text for name, text in PAGES.items() if "/zh/" in name}
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FILE = re.compile(r"# ([\w/]+\.py)\n")
+RUN = ("python", "bash")  # what is only shown is in another language
+SHOWN = ("text", "ini", "dockerfile", "yaml", "toml", "json", "sql", "promql")
+
+
+class Block(NamedTuple):
+    """A block that runs, and the text block directly after it: what it prints."""
+
+    language: str
+    code: str
+    printed: str | None
+
+
+def blocks(text: str) -> list[Block]:
+    found = list(BLOCK.finditer(text))
+    made = []
+    for block, after in itertools.zip_longest(found, found[1:]):
+        assert block[1] in (*RUN, *SHOWN), block[1]
+        if block[1] in RUN:
+            follows = after is not None and after[1] == "text" and not text[block.end() : after.start()].strip()
+            made.append(Block(block[1], block[2], after[2] if after is not None and follows else None))
+    return made
 
 
 def test_the_first_two_shell_blocks_are_the_two_commands() -> None:
-    shell = [code.strip() for language, code in BLOCKS["README.md"] if language in ("bash", "sh", "shell", "console")]
-    assert shell[:2] == [
+    assert [block.code.strip() for block in blocks(README) if block.language == "bash"] == [
         "python3 -m venv .venv && .venv/bin/pip install -q -e . && .venv/bin/aiotaskq demo",
         "python3 -m venv .venv && .venv/bin/pip install -q nox && .venv/bin/nox",
     ]
 
 
-@pytest.mark.parametrize(("page", "code"), PYTHON)
-def test_python_blocks_run(page: str, code: str, tmp_path: Path) -> None:
-    program = tmp_path / "block.py"
-    program.write_text(code, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(program)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=within(50),
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    if "Hello" in code:
-        assert f"```text\n{done.stdout}```" in PAGES[page]
-        assert len([line for line in code.splitlines() if line.strip()]) <= 12
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200
+    (shortest,) = (block.code for block in blocks(README) if "Hello" in block.code)
+    assert len([line for line in shortest.splitlines() if line.strip()]) <= 12
+
+
+# The two commands of the README are run by .ci/run, where they may install something.
+RUNNABLE = [
+    pytest.param([block for block in blocks(text) if name != "README.md" or block.language == "python"], id=name)
+    for name, text in PAGES.items()
+    if name not in TRANSLATIONS and blocks(text)
+]
+
+
+@pytest.mark.parametrize("page", RUNNABLE)
+def test_blocks_run_as_they_stand(page: list[Block], tmp_path: Path) -> None:
+    """In order, in one folder; a block whose first line names a file is saved there, for the blocks below it."""
+    for number, block in enumerate(page):
+        named = FILE.match(block.code)
+        program = tmp_path / (named[1] if named else f"block_{number}.py")
+        command = [sys.executable, str(program)] if block.language == "python" else ["bash", "-euo", "pipefail"]
+        if block.language == "python":
+            program.parent.mkdir(exist_ok=True)
+            program.write_text(block.code, encoding="utf-8")
+        done = subprocess.run(
+            command,
+            input=block.code if block.language == "bash" else "",
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=within(50),
+        )
+        assert done.returncode == 0, (block.code, done.stdout, done.stderr)
+        if block.printed is not None:
+            assert done.stdout == block.printed, block.code  # beside it, it may log a failure that it shows
+        elif block.language == "python":
+            assert done.stderr == "", block.code
+
+
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith(("AIOTASKQ_", "LC_", "LANG"))},
+    "LC_ALL": "C.UTF-8",
+    "PYTHONPATH": str(ROOT),
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+}
 
 
 # A bare verb names a command, it does not call it; what has placeholders cannot be typed either.
@@ -103,10 +155,66 @@ def test_a_promise_that_is_tried_and_not_proved_is_found() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_links_between_the_pages_lead_somewhere(name: str) -> None:
-    folder = ROOT if name == "README.md" else ROOT / "aiotaskq" / "docs"
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", PAGES[name])
-    assert [link for link in links if not (folder / link).exists()] == []
+    assert [link for link in links if not ((ROOT / name).parent / link).exists()] == []
 
 
-def test_the_readme_lists_every_page() -> None:
-    assert [name for name in PAGES if name != "README.md" and f"(aiotaskq/docs/{name})" not in README] == []
+# ---- the manual as a whole ------------------------------------------------------------------------------------------
+
+TOPICS = sorted(path.stem for path in DOCS.glob("*.md"))
+
+
+def test_the_index_and_llms_txt_list_every_page() -> None:
+    listed = list(summaries())
+    assert sorted([*listed, "index"]) == TOPICS
+    titles = {topic: PAGES[f"aiotaskq/docs/{topic}.md"].partition("\n")[0].removeprefix("# ") for topic in listed}
+    lines = [f"- [{titles[topic]}]({topic}.md): {summary}" for topic, summary in summaries().items()]
+    llms = (DOCS / "llms.txt").read_text(encoding="utf-8")
+    assert re.findall(r"^- .*$", llms, re.MULTILINE) == lines
+    for topic in listed:
+        assert f"- [{titles[topic]}]({topic}.md): " in PAGES["aiotaskq/docs/index.md"]
+
+
+def test_the_manual_is_in_the_wheel() -> None:
+    """The wheel contains every file below the package that git does not ignore."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    assert build["targets"]["wheel"]["packages"] == ["aiotaskq"] and "exclude" not in build["targets"]["wheel"]
+    assert MANUAL == DOCS
+    names = [path.relative_to(ROOT).as_posix() for path in DOCS.rglob("*") if path.is_file()]
+    ignored = subprocess.run(["git", "check-ignore", *names], cwd=ROOT, capture_output=True, text=True)
+    assert ignored.stdout == ""
+
+
+# ---- translations ---------------------------------------------------------------------------------------------------
+
+ENGLISH_ONLY = {"architecture", "contributing", "api"}
+"""What a user of the package need not read."""
+UNTRANSLATED = {
+    *("aiohttp", "benchmarks", "command-line", "deployment", "fastapi", "guarantees", "observability", "old-system"),
+    *("operations-api", "stores", "testing"),
+}
+"""Pages whose translation is missing; the command line shows them in English."""
+
+
+def test_every_page_is_translated() -> None:
+    translated = {path.stem for path in (DOCS / "zh").glob("*.md")}
+    assert translated == set(TOPICS) - ENGLISH_ONLY - UNTRANSLATED
+
+
+def headings(text: str) -> list[int]:
+    """Return the levels of the headings."""
+    return [len(marks) for marks in re.findall(r"^(#+) ", BLOCK.sub("", text), re.MULTILINE)]
+
+
+@pytest.mark.parametrize("name", TRANSLATIONS)
+def test_a_translation_has_the_headings_and_the_code_of_its_page(name: str) -> None:
+    text, page = TRANSLATIONS[name], PAGES[name.replace("/zh/", "/")]
+    assert headings(text) == headings(page)
+    assert BLOCK.findall(text) == BLOCK.findall(page)
+    assert len(re.findall("[\u4e00-\u9fff]", text)) > 100
+
+
+def test_a_translation_does_not_link_to_a_page_that_is_translated_itself() -> None:
+    there = {path.stem for path in (DOCS / "zh").glob("*.md")}
+    for name, text in TRANSLATIONS.items():
+        assert [link for link in re.findall(r"\]\(\.\./([\w-]+)\.md", text) if link in there] == [], name

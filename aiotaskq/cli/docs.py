@@ -1,0 +1,125 @@
+"""``aiotaskq docs``: shows a page of the manual, finds words in it, or prints where its files are."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+from aiotaskq.cli.i18n import chinese, marked, tr
+from aiotaskq.cli.options import Command, option
+from aiotaskq.cli.output import echo, echo_markdown, echo_table, echo_title
+from aiotaskq.errors import ValidationError
+from aiotaskq.log import printable
+
+app = typer.Typer()
+MANUAL = Path(__file__).parents[1] / "docs"
+INDEX = "index"
+_TOPIC = re.compile(r"^- \[[^\]]+\]\((?:\.\./)?([\w-]+)\.md\)(?:: |：)(.+)$", re.MULTILINE)
+
+
+class Section(NamedTuple):
+    """A part of a page: its heading, and the text below it up to the next heading."""
+
+    topic: str
+    heading: str
+    text: str
+
+
+@app.command(
+    "docs",
+    cls=Command,
+    help=tr(
+        "Show a page of the manual; without a topic, list the pages. "
+        "A terminal shows it formatted, a pipe gets Markdown."
+    ),
+)
+def docs(
+    topic: Annotated[
+        str | None, typer.Argument(metavar="TOPIC", help=tr("The name of a page."), show_default=False)
+    ] = None,
+    search: Annotated[
+        str | None,
+        option("--search", metavar="WORDS", help=tr("List the sections that contain all of these words.")),
+    ] = None,
+    path: Annotated[bool, option("--path", help=tr("Print the path of the page, or of the manual's folder."))] = False,
+) -> None:
+    if topic is not None:
+        _check(topic)
+    if path:
+        echo(str(MANUAL if topic is None else page(topic)))
+    elif search is not None:
+        _search(search, topic)
+    elif topic is not None:
+        echo_markdown(page(topic).read_text(encoding="utf-8"))
+    else:
+        echo_table([marked("topic"), marked("contents")], list(summaries().items()), cut_last=True)
+        echo()
+        echo(tr("aiotaskq docs TOPIC shows a page, aiotaskq docs --search WORDS finds sections."))
+
+
+def topics() -> list[str]:
+    """Return the names of the pages, in alphabetical order."""
+    return sorted(path.stem for path in MANUAL.glob("*.md"))
+
+
+def page(topic: str) -> Path:
+    """Return the file of a page in the user's language; the English one if there is no other."""
+    translation = MANUAL / "zh" / f"{topic}.md"
+    return translation if chinese() and translation.is_file() else MANUAL / f"{topic}.md"
+
+
+def summaries() -> dict[str, str]:
+    """Return what each page is about, in the order of the index."""
+    return _listed(MANUAL / f"{INDEX}.md") | _listed(page(INDEX))
+
+
+def _listed(index: Path) -> dict[str, str]:
+    return {found[1]: found[2] for found in _TOPIC.finditer(index.read_text(encoding="utf-8"))}
+
+
+def sections(topic: str) -> Iterator[Section]:
+    """Yield the sections of a page in the user's language; a line in a code block is no heading."""
+    heading, lines, fence = topic, list[str](), ""
+    for line in page(topic).read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            fence = "" if fence else line
+        if line.startswith("#") and not fence:
+            yield Section(topic, heading, "\n".join(lines))
+            heading, lines = line.lstrip("# "), []
+        else:
+            lines.append(line)
+    yield Section(topic, heading, "\n".join(lines))
+
+
+def _check(topic: str) -> None:
+    known = topics()
+    if topic in known:
+        return
+    close = difflib.get_close_matches(topic, known, 1)
+    hint = tr("; did you mean {name}?", name=repr(close[0])) if close else ""
+    said = tr("the manual has no page {topic}", topic=repr(printable(topic)))
+    raise ValidationError(said + (hint or tr("; 'aiotaskq docs' lists the pages")))
+
+
+def _search(words: str, topic: str | None) -> None:
+    wanted = words.casefold().split()
+    if not wanted:
+        raise typer.BadParameter(tr("at least one word is needed"), param_hint="--search")
+    found = [
+        section
+        for name in ([topic] if topic is not None else topics())
+        for section in sections(name)
+        if all(word in f"{section.heading}\n{section.text}".casefold() for word in wanted)
+    ]
+    if not found:
+        raise ValidationError(tr("no section of the manual contains {words}", words=repr(printable(words))))
+    for section in found:
+        echo_title(f"{section.topic}{tr(': ')}{section.heading}")
+        for line in section.text.splitlines():
+            if any(word in line.casefold() for word in wanted):
+                echo(f"  {line.strip()}")

@@ -1,0 +1,71 @@
+"""``aiotaskq docs``: the manual in a terminal and in a pipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aiotaskq.cli import docs
+from aiotaskq.cli.docs import MANUAL, Section, sections
+from tests.support.command import Cli, Terminal
+
+
+def test_pages_are_listed_with_what_they_are_about(cli: Cli) -> None:
+    lines = cli.out("docs").splitlines()
+    assert lines[0].split() == ["topic", "contents"]
+    assert [line.split()[0] for line in lines[1:3]] == ["quickstart", "old-system"]
+    assert "memory, SQLite, PostgreSQL" in next(line for line in lines if line.startswith("stores "))
+
+
+def test_a_page_in_a_pipe_is_its_markdown(cli: Cli) -> None:
+    assert cli.out("docs", "stores") == (MANUAL / "stores.md").read_text(encoding="utf-8")
+
+
+def test_the_language_is_that_of_the_locale_and_english_where_there_is_no_translation(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANG", "zh_CN.UTF-8")
+    assert cli.out("docs", "quickstart") == (MANUAL / "zh" / "quickstart.md").read_text(encoding="utf-8")
+    assert cli.out("docs", "architecture") == (MANUAL / "architecture.md").read_text(encoding="utf-8")
+    assert "主题" in cli.out("docs").splitlines()[0] and "任务有哪些状态" in cli.out("docs")
+    assert cli.out("docs", "quickstart", "--path").endswith("/docs/zh/quickstart.md\n")
+    assert "错误：手册中没有 'queues' 这一页" in cli.fails("docs", "queues")
+
+
+def test_an_unknown_page_is_refused(cli: Cli) -> None:
+    assert "the manual has no page 'store'; did you mean 'stores'?" in cli.fails("docs", "store")
+    assert "'aiotaskq docs' lists the pages" in cli.fails("docs", "../../pyproject")
+
+
+def test_the_path_is_that_of_a_file_or_of_the_folder(cli: Cli) -> None:
+    assert Path(cli.out("docs", "--path").strip()) == MANUAL
+    assert Path(cli.out("docs", "stores", "--path").strip()) == MANUAL / "stores.md"
+
+
+def test_sections_that_contain_all_words_are_found(cli: Cli) -> None:
+    found = cli.out("docs", "--search", "POISON lease")
+    assert "guarantees: Leases and crashes\n" in found and "poison" in found.casefold()
+    assert "testing: " not in found
+    assert cli.out("docs", "quickstart", "--search", "priority").startswith("quickstart: ")
+    assert "no section of the manual contains 'xyzzy'" in cli.fails("docs", "--search", "xyzzy")
+    assert "at least one word" in cli.fails("docs", "--search", " ", code=2)
+
+
+def test_a_comment_in_a_code_block_is_no_heading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docs, "MANUAL", tmp_path)
+    (tmp_path / "x.md").write_text("# X\na\n```bash\n# no heading\n```\n## Y\nb\n", encoding="utf-8")
+    assert list(sections("x")) == [
+        Section("x", "x", ""),
+        Section("x", "X", "a\n```bash\n# no heading\n```"),
+        Section("x", "Y", "b"),
+    ]
+
+
+def test_a_terminal_gets_a_formatted_page(cli: Cli) -> None:
+    screen = Terminal(cli, "docs", "stores")
+    try:
+        assert screen.end() == 0
+    finally:
+        screen.close()
+    assert "\x1b[" in screen.drawn and "## Beside Alembic" not in screen.drawn and "Beside Alembic" in screen.drawn
