@@ -328,7 +328,7 @@ def like(source: F) -> Callable[[Callable[..., Any]], F]:
     return dress
 
 
-def documented(source: Callable[..., Any]) -> Callable[[F], F]:
+def documented_as(source: Callable[..., Any]) -> Callable[[F], F]:
     """Like ``like``, for a function that keeps its own type: where the twins return different classes."""
     dress: Any = like(source)
     return cast("Callable[[F], F]", dress)

@@ -19,7 +19,7 @@ from aiotaskq.sync.bridge import (
     arguments_of,
     blocking,
     blocking_function,
-    documented,
+    documented_as,
     facade_of,
     reading,
     run,
@@ -149,7 +149,7 @@ class SchedulerFacade(Facade[Any]):
 class Scheduler(SchedulerFacade):
     __doc__ = awaited.Scheduler.__doc__
 
-    @documented(awaited.Scheduler.__init__)
+    @documented_as(awaited.Scheduler.__init__)
     def __init__(self, check_interval: float = 10, *, url: str | None = None, queue: Queue | None = None) -> None:
         target: Reach[Any] = Nothing() if queue is None else queue.reach
 
@@ -200,14 +200,14 @@ get_public = _on_queue(awaited.get_public)
 delete_public = _on_queue(awaited.delete_public)
 
 
-@documented(awaited.get_queue)
+@documented_as(awaited.get_queue)
 def get_queue() -> AnyQueue:
     _started_queue()
     queue: AnyQueue = _process_queues[type(_queue_home())]
     return queue
 
 
-@documented(awaited.get_scheduler)
+@documented_as(awaited.get_scheduler)
 def get_scheduler() -> Scheduler:
     run(_start_scheduler, "aiotaskq.get_scheduler")
     return _process_scheduler

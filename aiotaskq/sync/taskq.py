@@ -27,7 +27,7 @@ from aiotaskq.sync.bridge import (
     blocking,
     blocking_context,
     direct,
-    documented,
+    documented_as,
     facade_of,
     like,
     loop_thread,
@@ -53,7 +53,7 @@ class TaskHandle(Facade[Any], Generic[T_co]):
     def __repr__(self) -> str:
         return f"<TaskHandle {self.task_id}>"
 
-    @documented(AsyncHandle.result)
+    @documented_as(AsyncHandle.result)
     def result(self, timeout: float | None = None) -> T_co:
         return self._result(timeout)  # type: ignore[no-any-return]
 
@@ -74,12 +74,12 @@ class BoundTask(Generic[P, T]):
         self.awaited = awaited
         """The task function that it pushes."""
 
-    @documented(AsyncBoundTask.push)
+    @documented_as(AsyncBoundTask.push)
     def push(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
         refuse_running_loop("aiotaskq.TaskFunction.push")
         return self._pusher.push_call(self.call(*args, **kwargs))
 
-    @documented(AsyncBoundTask.call)
+    @documented_as(AsyncBoundTask.call)
     def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[T]:
         return self.awaited.call(*args, **kwargs)
 
@@ -99,7 +99,7 @@ class TaskFunction(BoundTask[P, T], Generic[P, R, T]):
     def __repr__(self) -> str:
         return f"<TaskFunction {self.name}>"
 
-    @documented(AsyncFunction.options)
+    @documented_as(AsyncFunction.options)
     def options(self, **options: Unpack[PushOptions]) -> BoundTask[P, T]:
         return BoundTask(self._pusher, self.awaited.options(**options))
 
@@ -218,7 +218,7 @@ class TaskQ(Operations):
     @overload
     def task(self, **options: Unpack[TaskOptions]) -> TaskDecorator: ...
 
-    @documented(AsyncTaskQ.task)
+    @documented_as(AsyncTaskQ.task)
     def task(self, function: Any = None, **options: Any) -> Any:
         def register(function: Callable[..., Any]) -> TaskFunction[Any, Any, Any]:
             return TaskFunction(self, self.reach().task(**options)(function))
@@ -234,11 +234,11 @@ class TaskQ(Operations):
     @overload
     def on(self, event: str, listener: F, /) -> F: ...
 
-    @documented(AsyncTaskQ.on)
+    @documented_as(AsyncTaskQ.on)
     def on(self, *event_and_listener: Any) -> Any:
         return self.reach().on(*event_and_listener)
 
-    @documented(AsyncTaskQ.resource)
+    @documented_as(AsyncTaskQ.resource)
     def resource(self, factory: F) -> F:
         return self.reach().resource(factory)
 
@@ -252,7 +252,7 @@ class TaskQ(Operations):
     health = blocking(AsyncTaskQ.health)
     invalid_rows = reading(AsyncTaskQ.invalid_rows)
 
-    @documented(AsyncTaskQ.push_call)
+    @documented_as(AsyncTaskQ.push_call)
     def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
         return self._push_call(call)
 
@@ -296,15 +296,15 @@ class TaskContext:
         """Whether the task was asked to stop. A thread cannot be cancelled, so a long handler should check it."""
         return self._context.cancel_requested
 
-    @documented(aiotaskq.runtime.context.TaskContext.progress)
+    @documented_as(aiotaskq.runtime.context.TaskContext.progress)
     def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
         self._run(self._context.progress, done, total, message)
 
-    @documented(aiotaskq.runtime.context.TaskContext.snooze)
+    @documented_as(aiotaskq.runtime.context.TaskContext.snooze)
     def snooze(self, seconds: float) -> None:
         self._context.snooze(seconds)
 
-    @documented(aiotaskq.runtime.context.TaskContext.complete)
+    @documented_as(aiotaskq.runtime.context.TaskContext.complete)
     def complete(self, session: Any, result: Any = None) -> None:
         self._run(self._context.complete, session, result)
 
@@ -326,6 +326,6 @@ class TaskContext:
 _GONE = "the event loop of this task's worker has ended; the task will be run again elsewhere"
 
 
-@documented(aiotaskq.runtime.context.current_task)
+@documented_as(aiotaskq.runtime.context.current_task)
 def current_task() -> TaskContext:
     return TaskContext(aiotaskq.runtime.context.current_task())
