@@ -1,6 +1,11 @@
 """The command line: ``main`` is its entry point, and turns an error into one line and an exit code.
 
-``commands`` lists the commands; each is in the file of its name. The other files are shared by several commands.
+Each command is in the file, or the folder, of its name, as ``commands`` lists them. The other files:
+
+- the program: ``commands``, ``options``, ``config`` (defaults from pyproject.toml), ``output``
+- translation: ``i18n``, ``catalogue``
+- what commands work on: ``application`` (MODULE:TQ), ``store_access`` (a URL), ``tables`` (of a SQL database)
+- ``run``: ``worker_process``, ``supervisor``, ``shutdown``, ``drain_report``
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
+from aiotaskq.cli.commands import COMMANDS, GROUPS
 from tests.architecture.test_layers import LAYERS, PACKAGE
 
 NOTE = (PACKAGE / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -34,3 +36,10 @@ def test_every_file_and_folder_that_it_names_exists() -> None:
 def test_every_file_of_the_worker_is_explained() -> None:
     explained = set(re.findall(r"`(\w+\.py)`", section("The worker")))
     assert explained == {path.name for path in (PACKAGE / "runtime" / "worker").glob("*.py")} - {"__init__.py"}
+
+
+def test_every_file_of_the_command_line_that_is_no_command_is_explained() -> None:
+    folder = PACKAGE / "cli"
+    note = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+    shared = {path.stem for path in folder.glob("*.py")} - {"__init__", *COMMANDS, *GROUPS}
+    assert set(re.findall(r"``(\w+)``", note.partition("The other files:")[2])) - {"run"} == shared
