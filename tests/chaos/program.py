@@ -301,8 +301,8 @@ class Handlers:
         return max(longest, time.monotonic() - before)
 
     async def _write_all(self, task: Task) -> None:
-        backend = self._tq._backend
-        now = self._tq._clock.now()
+        backend = self._tq.queue.backend
+        now = self._tq.queue.clock.now()
         beat = await backend.heartbeat([(task.task_id, task.fence)], now + SECOND)
         self._say(task, "heartbeat", beat != [None])
         self._say(task, "report", (await backend.report([(task.task_id, task.fence, {"done": 1})]))[0])

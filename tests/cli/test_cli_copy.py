@@ -68,7 +68,7 @@ LIVES = [
 def fill(url: str, rows: list[Task], schedules: bool = True) -> None:
     async def main() -> None:
         async with TaskQ(url) as tq:
-            await tq._backend.push(rows)
+            await tq.queue.backend.push(rows)
             if schedules:
                 made = [
                     new_schedule("a", "t", "cron", {"k": 1}, None, "0 2 * * *", timezone="Asia/Shanghai",
@@ -236,11 +236,11 @@ async def test_a_task_in_an_outbox_is_copied_as_a_task(tmp_path: Path) -> None:
     async with TaskQ(prepared(tmp_path / "a.db")) as here, TaskQ(prepared(tmp_path / "b.db")) as there:
         schedule = new_schedule("a", "t", "interval", None, 7, task_id="s-1", now=NOW).replace(outbox=(waiting,))
         await here.scheduler.add([schedule])
-        done = await copy(here._backend, there._backend, NOW)
+        done = await copy(here.queue.backend, there.queue.backend, NOW)
         assert (done.tasks, done.schedules, done.uncopied) == (1, 1, [])
         assert await there.get(waiting.task_id) == waiting
-        assert there._backend.schedules is not None
-        assert (await there._backend.schedules.get(["s-1"]))[0] == schedule.replace(outbox=())
+        assert there.queue.backend.schedules is not None
+        assert (await there.queue.backend.schedules.get(["s-1"]))[0] == schedule.replace(outbox=())
 
 
 async def test_tasks_that_are_deleted_during_a_copy_do_not_make_it_endless(
@@ -248,17 +248,17 @@ async def test_tasks_that_are_deleted_during_a_copy_do_not_make_it_endless(
 ) -> None:
     monkeypatch.setattr("aiotaskq.runtime.copy.CHUNK", 2)
     async with TaskQ(prepared(tmp_path / "a.db")) as here, TaskQ(prepared(tmp_path / "b.db")) as there:
-        await here._backend.push(tasks(6))
-        find = here._backend.find
+        await here.queue.backend.push(tasks(6))
+        find = here.queue.backend.find
 
         async def find_and_lose(*args: Any) -> list[Task]:
             found = await find(*args)
-            await here._backend.delete([found[-1].task_id])
+            await here.queue.backend.delete([found[-1].task_id])
             return found
 
-        monkeypatch.setattr(here._backend, "find", find_and_lose)
+        monkeypatch.setattr(here.queue.backend, "find", find_and_lose)
         with pytest.raises(ValueError, match="deleted from it meanwhile"):
-            await copy(here._backend, there._backend, NOW)
+            await copy(here.queue.backend, there.queue.backend, NOW)
 
 
 def test_wrong_arguments_of_copy(cli: Cli) -> None:

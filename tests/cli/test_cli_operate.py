@@ -43,7 +43,7 @@ async def broken() -> None:
 def store(cli: Cli, *rows: Task) -> None:
     async def main() -> None:
         async with TaskQ(cli.url) as tq:
-            await tq._backend.push(rows)
+            await tq.queue.backend.push(rows)
 
     asyncio.run(main())
 
@@ -130,7 +130,7 @@ def test_purge_asks_with_a_count(cli: Cli) -> None:
 
 async def test_count_is_the_number_that_find_finds(tmp_path: Path) -> None:
     async with TaskQ(prepared(tmp_path / "x.db")) as tq:
-        await tq._backend.push([*dead(1_050), *dead(7, type="audio", queue="slow", status=Status.CANCELLED)])
+        await tq.queue.backend.push([*dead(1_050), *dead(7, type="audio", queue="slow", status=Status.CANCELLED)])
         await tq.push("mail", {})
         assert await tq.queue.count() == 1_058
         assert await tq.queue.count(status=["failed", "cancelled", "failed"]) == 1_057

@@ -42,7 +42,7 @@ def fill(cli: Cli) -> None:
 
     async def main() -> None:
         async with TaskQ(cli.url) as tq:
-            await tq._backend.push(tasks)
+            await tq.queue.backend.push(tasks)
             await tq.scheduler.add(schedules)
             await tq.scheduler.pause_task("schedule-2")
             await tq.pause("slow")

@@ -42,8 +42,8 @@ async def process(shared_store: Store, tmp_path: Path) -> AsyncIterator[Open]:
 
 def step(tqs: list[TaskQ], seconds: float) -> None:
     for tq in tqs:
-        assert isinstance(tq._clock, VirtualClock)
-        tq._clock.step(seconds)
+        assert isinstance(tq.queue.clock, VirtualClock)
+        tq.queue.clock.step(seconds)
 
 
 async def look(tqs: list[TaskQ]) -> None:
@@ -111,12 +111,12 @@ async def test_one_that_was_cut_off_fires_nothing_twice_when_it_returns(process:
     here, away = await process(), await process()
     await add(here)
     step([here, away], 1)
-    before = await away.scheduler._schedules.due(away._clock.now(), 10)  # read, and then cut off for two minutes
+    before = await away.scheduler._schedules.due(away.queue.clock.now(), 10)  # read, and then cut off for two minutes
     assert len(before) == 1
     for _ in range(120):
         await here.scheduler._look()
         step([here, away], 1)
-    await away.scheduler._fire(before, away._clock.now())
+    await away.scheduler._fire(before, away.queue.clock.now())
     await away.scheduler._look()
     await here.scheduler._look()
     await check(here, expected=121)
@@ -129,11 +129,11 @@ async def test_uniqueness_does_not_live_in_the_task_row_alone(process: Open) -> 
     for _ in range(10):
         step(tqs, 1)
         await look(tqs)
-        now = tqs[0]._clock.now()
-        for task in await tqs[0]._backend.claim("w", now, 10, lease_until=now + SECOND):
+        now = tqs[0].queue.clock.now()
+        for task in await tqs[0].queue.backend.claim("w", now, 10, lease_until=now + SECOND):
             fired += 1
-            await tqs[0]._backend.update([Change(task, settle(task, Completed(), now))])
-        await tqs[0]._backend.purge(TaskFilter(), 100)
+            await tqs[0].queue.backend.update([Change(task, settle(task, Completed(), now))])
+        await tqs[0].queue.backend.purge(TaskFilter(), 100)
         await look(tqs)
     assert fired == 10
 
@@ -188,7 +188,7 @@ async def test_a_thousand_due_in_the_same_second_all_fire(process: Open) -> None
     tqs = [await process(), await process()]
     from aiotaskq.core.schedule import new_schedule
 
-    now = tqs[0]._clock.now()
+    now = tqs[0].queue.clock.now()
     wanted = [
         new_schedule(f"s{n}", "t", "interval", {"n": n}, interval_seconds=3600, now=now, timezone=None)
         for n in range(1_000)
@@ -207,12 +207,12 @@ async def test_overlap_counts_the_runs_of_every_process(process: Open) -> None: 
         step([one, two], 1)
         await look([one, two])
     await check(one, expected=1)  # nobody has run it yet
-    now = two._clock.now()
-    (task,) = await two._backend.claim("w", now, 1, lease_until=now + 60 * SECOND)
+    now = two.queue.clock.now()
+    (task,) = await two.queue.backend.claim("w", now, 1, lease_until=now + 60 * SECOND)
     step([one, two], 1)
     await look([one, two])
     assert len(await dues(one)) == 1, "it runs, in another process"
-    await two._backend.update([Change(task, settle(task, Completed(), now))])
+    await two.queue.backend.update([Change(task, settle(task, Completed(), now))])
     step([one, two], 1)
     await look([one, two])
     assert len(await dues(one)) == 2
@@ -251,7 +251,9 @@ async def test_a_queue_in_another_store_gets_the_tasks_of_a_dead_scheduler(proce
 
     dead.scheduler._outbox.deliver = killed
     with pytest.raises(KeyboardInterrupt):
-        await dead.scheduler._fire(await dead.scheduler._schedules.due(dead._clock.now(), 10), dead._clock.now())
+        await dead.scheduler._fire(
+            await dead.scheduler._schedules.due(dead.queue.clock.now(), 10), dead.queue.clock.now()
+        )
     assert not await dues(alive)
     step([alive], 12)
     await alive.scheduler._look()
@@ -267,7 +269,7 @@ async def test_nothing_is_fired_while_the_queue_is_unavailable(process: Open) ->
     assert tq.scheduler._outbox is not None
     await add(tq)
     step([tq], 1)
-    backend: Any = tq._backend
+    backend: Any = tq.queue.backend
 
     async def away() -> None:
         raise DatabaseUnavailable("away")
@@ -293,11 +295,11 @@ async def test_a_task_that_ended_and_was_deleted_is_not_handed_over_again(proces
 
     async def run_and_delete() -> None:
         nonlocal fired
-        now = other._clock.now()
-        for task in await other._backend.claim("w", now, 10, lease_until=now + SECOND):
+        now = other.queue.clock.now()
+        for task in await other.queue.backend.claim("w", now, 10, lease_until=now + SECOND):
             fired += 1
-            await other._backend.update([Change(task, settle(task, Completed(), now))])
-        await other._backend.purge(TaskFilter(), 100)
+            await other.queue.backend.update([Change(task, settle(task, Completed(), now))])
+        await other.queue.backend.purge(TaskFilter(), 100)
 
     async def between(changes: Any) -> Any:
         if all(not item.after.outbox and item.before.outbox for item in changes):  # it is about to empty the outbox
@@ -314,6 +316,6 @@ async def test_a_task_that_ended_and_was_deleted_is_not_handed_over_again(proces
         await slow.scheduler._look()
     step([other], 30)
     other.scheduler._outbox._next_recovery = 0
-    await other.scheduler._outbox.recover(other._clock.now())  # what the dead one left behind was done long ago
+    await other.scheduler._outbox.recover(other.queue.clock.now())  # what the dead one left behind was done long ago
     await run_and_delete()
     assert fired == 2

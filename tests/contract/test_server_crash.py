@@ -48,7 +48,7 @@ async def test_acknowledged_writes_survive_a_crash_of_the_server(  # G-11, F5
         await asyncio.to_thread(server.kill)
         await asyncio.gather(*producers)
         await asyncio.to_thread(server.start)
-        rows = await tq._backend.find(TaskFilter(), 100_000)
+        rows = await tq.queue.backend.find(TaskFilter(), 100_000)
         assert set(told) <= {row.task_id for row in rows}
         assert len(rows) - len(told) <= len(producers)
     server.drop("crash")

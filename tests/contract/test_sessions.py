@@ -191,10 +191,10 @@ class Ledger:
 
     async def take_over(self, task: Task, *, complete: bool = False) -> None:
         back = task.replace(status=Status.PENDING, lease_owner=None, lease_until=None)
-        other = self.tq._backend.another()
+        other = self.tq.queue.backend.another()
         assert await other.update([Change(task, back)]) == [True]
         if complete:
-            now = self.tq._clock.now()
+            now = self.tq.queue.clock.now()
             (again,) = await other.claim("another worker", now, 1, lease_until=now + 60 * SECOND)
             assert await other.update([Change(again, settle(again, Completed("by another worker"), now))]) == [True]
         await other.close()
@@ -260,8 +260,8 @@ async def test_complete_raises_lease_lost(sql_store: Store, engine: AsyncEngine)
     tq = TaskQ(sql_store.url)
     async with tq, opened(engine, "session") as session:
         await tq.push("mail")
-        now = tq._clock.now()
-        (task,) = await tq._backend.claim("w", now, 1, lease_until=now)
+        now = tq.queue.clock.now()
+        (task,) = await tq.queue.backend.claim("w", now, 1, lease_until=now)
         stale = task.replace(fence=task.fence - 1)
         assert await tq.queue.complete_with(session, stale, None, then=lambda _task: ()) is None
         assert await tq.queue.complete_with(session, task, None, then=lambda _task: ()) is not None

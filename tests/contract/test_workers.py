@@ -96,7 +96,7 @@ async def test_a_worker_that_cannot_renew_stops_its_handlers_and_claims_nothing(
         await eventually(lambda: cancelled)
         assert worker.problem is not None
         second = await short.push()
-        assert await tq._backend.claim("nobody", tq._clock.now(), 0) == []
+        assert await tq.queue.backend.claim("nobody", tq.queue.clock.now(), 0) == []
         for _ in range(5):
             await worker._fetcher._round()
         assert await second.status() is Status.PENDING, "claimed while its leases were not trusted"
@@ -132,8 +132,8 @@ async def test_two_runs_of_one_task_never_overlap_in_one_worker(shared_store: St
         handle = await deaf.push()
         await eventually(lambda: runs[0])
         task = await handle.task()
-        back = settle(task, Released("taken away by a test"), tq._clock.now())
-        assert await tq._backend.update([Change(task, back)]) == [True]
+        back = settle(task, Released("taken away by a test"), tq.queue.clock.now())
+        assert await tq.queue.backend.update([Change(task, back)]) == [True]
         await eventually(lambda: _fence_of(tq, handle.task_id, 2))  # it was claimed again, by the only worker there is
         assert runs == [1]
         release.set()
@@ -212,7 +212,7 @@ async def test_a_claim_whose_answer_was_lost_is_counted_as_no_crash(shared_store
     async with tq.running(concurrency=1):
         worker = tq.worker
         assert worker is not None
-        claim, lost = tq._backend.claim, []
+        claim, lost = tq.queue.backend.claim, []
 
         async def cut_off(*args: Any, **kwargs: Any) -> Any:
             tasks = await claim(*args, **kwargs)
@@ -221,7 +221,7 @@ async def test_a_claim_whose_answer_was_lost_is_counted_as_no_crash(shared_store
                 raise DatabaseUnavailable("the answer was lost on its way")
             return tasks
 
-        tq._backend.claim = cut_off  # type: ignore[method-assign]
+        tq.queue.backend.claim = cut_off  # type: ignore[method-assign]
         handle = await work.push()
         assert await handle.result(within(30)) == "ran"
         task = await handle.task()
@@ -232,7 +232,7 @@ async def test_a_claim_whose_answer_was_lost_is_counted_as_no_crash(shared_store
 async def test_dead_letters_come_back_by_filter(durable_store: Store) -> None:
     tq = TaskQ(durable_store.url)
     async with tq:
-        now = tq._clock.now()
+        now = tq.queue.clock.now()
         for kind, status in (
             ("a", Status.FAILED),
             ("a", Status.CANCELLED),
@@ -240,9 +240,9 @@ async def test_dead_letters_come_back_by_filter(durable_store: Store) -> None:
             ("a", Status.COMPLETED),
         ):
             await tq.push(kind)
-            (task,) = await tq._backend.claim("w", tq._clock.now(), 1, lease_until=now + SECOND)
+            (task,) = await tq.queue.backend.claim("w", tq.queue.clock.now(), 1, lease_until=now + SECOND)
             after = task.replace(status=status, completed_at=now // SECOND, retry_count=3, crashes=3)
-            assert await tq._backend.update([Change(task, after)]) == [True]
+            assert await tq.queue.backend.update([Change(task, after)]) == [True]
         assert await tq.retry_many(type="a") == 1
         assert await tq.retry_many(type="a") == 0
         (back,) = await tq.find(status="pending")
@@ -317,7 +317,7 @@ async def test_hosts_whose_clocks_differ_agree_about_leases_and_due_times(shared
         handle = await slow.push("work")
         await eventually(lambda: _fence_of(slow, handle.task_id, 1))
         async with fast.running(concurrency=1, queues=["elsewhere"]):  # whose reaper believes that it is 10 s later
-            assert abs(fast._clock.now() - slow._clock.now()) < SECOND
+            assert abs(fast.queue.clock.now() - slow.queue.clock.now()) < SECOND
             delayed = await fast.push("work", delay=0.2)
             assert await handle.result(within(40)) == 1
             assert await delayed.result(within(40)) == 1
@@ -351,7 +351,7 @@ async def test_an_outage_longer_than_the_lease_is_counted_as_no_crash(shared_sto
         for tq in tqs:
             worker = tq.worker
             assert worker is not None
-            for backend in (tq._backend, worker._heartbeat._backend):
+            for backend in (tq.queue.backend, worker._heartbeat._backend):
                 for verb in ("claim", "update", "heartbeat", "overdue", "ping", "cancelling", "get"):
                     setattr(backend, verb, away)
                     cut.append((backend, verb))
@@ -370,7 +370,7 @@ async def test_a_claim_under_way_at_the_stop_is_undone_before_the_end(shared_sto
     @tq.task
     async def work() -> None: ...
 
-    claim = tq._backend.claim
+    claim = tq.queue.backend.claim
     begun = asyncio.Event()
 
     async def slow(*args: Any, **options: Any) -> Any:
@@ -379,10 +379,10 @@ async def test_a_claim_under_way_at_the_stop_is_undone_before_the_end(shared_sto
         return await claim(*args, **options)
 
     async with tq.running(concurrency=1):
-        tq._backend.claim = slow  # type: ignore[method-assign]
+        tq.queue.backend.claim = slow  # type: ignore[method-assign]
         handle = await work.push()
         await begun.wait()
-    del tq._backend.claim
+    del tq.queue.backend.claim
     async with TaskQ(shared_store.url) as after:
         task = await after.get(handle.task_id)
     assert (task.status, task.crashes) == (Status.PENDING, 0)

@@ -143,7 +143,7 @@ async def test_the_reaper_logs_a_dead_worker(standard: Kept) -> None:
     tq = TaskQ("memory://durable-fake")
     async with tq:
         await tq.push("mail", task_id="one")
-        await tq._backend.claim("a worker that has died", tq._clock.now(), 1, lease_until=1)
+        await tq.queue.backend.claim("a worker that has died", tq.queue.clock.now(), 1, lease_until=1)
         await tq.queue.reaper.reap()
     assert [text.split(": ")[0] for text in standard.written] == ["WARNING aiotaskq task_log lost mail one"]
 

@@ -35,7 +35,7 @@ async def store(url: str) -> AsyncIterator[tuple[TaskQ, VirtualClock, HostClock]
     """A TaskQ in virtual time, and what its worker looks at its clock with."""
     clock = VirtualClock()
     async with TaskQ(url, clock=clock) as tq:
-        host = HostClock(tq._backend, clock, tq.queue.step_log)
+        host = HostClock(tq.queue.backend, clock, tq.queue.step_log)
         await host.look()
         yield tq, clock, host
 
@@ -54,12 +54,12 @@ async def test_delays_go_on(store: Virtual) -> None:  # C12
     assert lines == [SET_BACK]
     for seconds, due in ((19, 0), (1, 1)):
         await clock.advance(seconds)
-        assert len(await tq._backend.claim("owner", clock.now(), 1)) == due
+        assert len(await tq.queue.backend.claim("owner", clock.now(), 1)) == due
 
 
 async def test_a_dead_workers_lease_is_over_in_time(store: Virtual) -> None:
     tq, clock, host = store
-    backend = tq._backend
+    backend = tq.queue.backend
     await tq.push_many([("dead", {}), ("lives", {})])
     dead, lives = await backend.claim("owner", clock.now(), 2, lease_until=clock.now() + 300 * SECOND)
     await clock.advance(10)
@@ -84,7 +84,7 @@ async def test_a_store_that_was_away_is_told_later(store: Virtual, monkeypatch: 
         async def away(*_arguments: object) -> None:
             raise DatabaseUnavailable("away")
 
-        patch.setattr(tq._backend, "clock_set", away)
+        patch.setattr(tq.queue.backend, "clock_set", away)
         for _ in range(2):
             clock.step(-BACK)
             with pytest.raises(DatabaseUnavailable):
@@ -98,7 +98,7 @@ async def test_a_process_that_starts_after_the_step_moves_nothing(store: Virtual
     task = await tq.get((await tq.push("t", delay=10_000)).task_id)
     clock.step(-BACK)
     for _ in range(2):
-        await HostClock(tq._backend, clock, StepLog()).look()
+        await HostClock(tq.queue.backend, clock, StepLog()).look()
     assert (await tq.get(task.task_id)).run_at == task.run_at
 
 

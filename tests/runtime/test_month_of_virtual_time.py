@@ -191,7 +191,7 @@ async def test_a_month_in_under_two_seconds(start: datetime) -> None:  # C15, C1
         assert (await kit.task(left)).status is Status.COMPLETED
         assert (await kit.task(stale)).status is Status.EXPIRED
         assert await tq.store.list_keys() == ["ever"]
-        assert len(tq._backend.values._values) == 1  # type: ignore[attr-defined]  # and the rows are gone, too
+        assert len(tq.queue.backend.values._values) == 1  # type: ignore[attr-defined]  # and the rows are gone, too
         assert sum(map(len, month.ran.values())) > 3_000
     # Of the processor: the machine may have other work. Measuring coverage takes several times as long as the work.
     assert took < working(2.0 if sys.gettrace() is None else 10.0), f"{took:.2f} s"

@@ -33,8 +33,8 @@ async def end(backend: Backend, clock: VirtualClock, status: Status, count: int 
 
 
 def virtual(tq: TaskQ) -> VirtualClock:
-    assert isinstance(tq._clock, VirtualClock)
-    return tq._clock
+    assert isinstance(tq.queue.clock, VirtualClock)
+    return tq.queue.clock
 
 
 async def left(tq: TaskQ) -> set[str]:
@@ -42,7 +42,7 @@ async def left(tq: TaskQ) -> set[str]:
 
 
 async def test_each_status_goes_at_its_age(tq: TaskQ) -> None:  # F23
-    clock, backend = virtual(tq), tq._backend
+    clock, backend = virtual(tq), tq.queue.backend
     async with tq:
         for status in FINAL:
             await end(backend, clock, status)
@@ -62,7 +62,7 @@ async def test_many_go_in_chunks_with_a_breath_between(tmp_path: Path) -> None: 
     clock = VirtualClock()
     tq = TaskQ(f"sqlite:///{tmp_path}/many.db", clock=clock, retention=1)
     async with tq:
-        await end(tq._backend, clock, Status.COMPLETED, PURGE_CHUNK + 5)
+        await end(tq.queue.backend, clock, Status.COMPLETED, PURGE_CHUNK + 5)
         clock._now += 10 * SECOND
         assert await tq._retention._sweep() == PAUSE
         assert len(await tq.find(limit=1000)) == 5
@@ -74,11 +74,11 @@ async def test_running_workers_delete_in_the_background(tmp_path: Path) -> None:
     clock = VirtualClock()
     tq = TaskQ(f"sqlite:///{tmp_path}/workers.db", clock=clock, retention=60)
     async with tq:
-        await end(tq._backend, clock, Status.COMPLETED)
+        await end(tq.queue.backend, clock, Status.COMPLETED)
         clock._now += 61 * SECOND
         async with tq.running(concurrency=1):
             for _ in range(1000):
-                if not await tq._backend.find(TaskFilter(), 1):
+                if not await tq.queue.backend.find(TaskFilter(), 1):
                     break
                 await clock.settle()
         assert await tq.find() == []
@@ -89,7 +89,7 @@ async def test_by_default_everything_is_kept(tmp_path: Path) -> None:
     clock = VirtualClock()
     tq = TaskQ(f"sqlite:///{tmp_path}/kept.db", clock=clock)
     async with tq:
-        await end(tq._backend, clock, Status.COMPLETED)
+        await end(tq.queue.backend, clock, Status.COMPLETED)
         clock._now += 3650 * DAY * SECOND
         async with tq.running(concurrency=1):
             assert not tq._retention._poller.running
@@ -106,7 +106,7 @@ def test_nonsense_is_refused(name: str, age: object) -> None:  # I9
 
 def test_retention_needs_no_both() -> None:
     clock = VirtualClock()
-    backend = TaskQ("memory://")._backend
+    backend = TaskQ("memory://").queue.backend
     assert list(Retention(backend, clock, ended=None, failed=5)._ages) == [Status.FAILED]
 
 

@@ -216,7 +216,7 @@ async def test_a_lost_lease_in_virtual_time() -> None:
         kit.tq.on("lost", lost.append)
         handle = await work.push()
         now = kit.clock.now()
-        (taken,) = await kit.tq._backend.claim("another-process", now, 1, lease_until=now + 60 * SECOND)
+        (taken,) = await kit.tq.queue.backend.claim("another-process", now, 1, lease_until=now + 60 * SECOND)
         assert taken.task_id == handle.task_id
         await kit.advance(59)
         assert ran == []

@@ -104,7 +104,7 @@ async def test_health_tells_what_is_wrong() -> None:
         async def never() -> None:
             await asyncio.Event().wait()
 
-        tq._backend.ping = never  # type: ignore[method-assign, assignment]
+        tq.queue.backend.ping = never  # type: ignore[method-assign, assignment]
         assert await tq.health(timeout=0.01) == {"store": "it did not answer within 0.01 s", "workers": None}
 
 

@@ -37,8 +37,8 @@ async def test_a_commit_whose_answer_is_lost(place: Place, far: SqlBackend, prox
 async def test_a_push_that_raises_may_be_repeated_with_its_ids(place: Place, proxy: Proxy) -> None:  # A20
     count = 501  # more than one statement, so there is a commit
     async with TaskQ(place.through(proxy)) as tq:
-        assert isinstance(tq._backend, SqlBackend)
-        await fill_pool(tq._backend)  # a new connection to MySQL begins with a COMMIT
+        assert isinstance(tq.queue.backend, SqlBackend)
+        await fill_pool(tq.queue.backend)  # a new connection to MySQL begins with a COMMIT
         proxy.cut_on(place.commit)
         with pytest.raises(DatabaseUnavailable) as refused:
             await tq.push_many([("job", {"n": n}) for n in range(count)])

@@ -68,14 +68,14 @@ def test_rolling_restarts_take_no_retries(place: Place) -> None:  # D7
 
 def test_sigterm_between_claim_and_dispatch(place: Place) -> None:  # A9
     place.app("""
-        claim = tq._backend.claim
+        claim = tq.queue.backend.claim
         async def slow(*args, **options):
             tasks = await claim(*args, **options)
             if tasks:
                 say("claimed")
                 await asyncio.sleep(0.4)
             return tasks
-        tq._backend.claim = slow
+        tq.queue.backend.claim = slow
     """)
     place.push("long", 12)
     run = place.run_app(2, "--concurrency", "5", "--drain", "0")

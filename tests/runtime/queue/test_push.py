@@ -54,13 +54,13 @@ async def test_retry_does_not_break_uniqueness(tq: TaskQ) -> None:
 
 
 async def test_delay_at_and_expiry(tq: TaskQ) -> None:  # B1
-    clock: VirtualClock = tq._clock  # type: ignore[assignment]
+    clock: VirtualClock = tq.queue.clock  # type: ignore[assignment]
     later = await tq.push("t", delay=60)
     dying = await tq.push("t", expires=30)
     assert await tq.queue.get_queue_size() == 1
     clock._now += 31 * SECOND
     assert await tq.queue.pop_task(0) is None
-    await reap(tq.queue, tq._backend, clock)
+    await reap(tq.queue, tq.queue.backend, clock)
     assert await dying.status() is Status.EXPIRED
     clock._now += 29 * SECOND - 1
     assert await tq.queue.pop_task(0) is None

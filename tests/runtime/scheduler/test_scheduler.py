@@ -134,7 +134,7 @@ async def test_overlap_policies(tq: TaskQ, clock: VirtualClock) -> None:  # H8, 
     for policy in ("allow", "skip", "buffer_one"):
         await add(policy, policy, "interval", interval_seconds=1, overlap=policy)
     await passes(tq, clock, 1)
-    await tq._backend.claim("w", clock.now(), 10, lease_until=clock.now() + 10**12)
+    await tq.queue.backend.claim("w", clock.now(), 10, lease_until=clock.now() + 10**12)
     await passes(tq, clock, 9)
     by_type = [task.type for task in await fired(tq)]
     assert {name: by_type.count(name) for name in ("allow", "skip", "buffer_one")} == {

@@ -63,9 +63,9 @@ async def test_a_store_that_is_away_is_not_asked_by_each_task_that_ends() -> Non
     async with tq.running(concurrency=200, scheduler=False):
         await tq.push_many([work.call(seconds=number / 20) for number in range(1, 201)])
         await clock.settle()
-        tq._backend.exchange = away  # type: ignore[method-assign]
+        tq.queue.backend.exchange = away  # type: ignore[method-assign]
         await clock.advance(10.0)
-        del tq._backend.exchange  # type: ignore[method-assign]
+        del tq.queue.backend.exchange  # type: ignore[method-assign]
         await clock.advance(4.0)
         assert (await tq.stats()).counts["completed"] == 200
     assert 3 <= tries < 20, "one after the other by the back-off, not one for each"
@@ -89,15 +89,15 @@ async def test_a_stop_asks_a_store_that_was_away_at_once(monkeypatch: pytest.Mon
     async with tq.running(concurrency=3, scheduler=False):
         await tq.push_many([work.call(seconds=seconds) for seconds in (1.0, 20.5, 60.0)])
         await clock.settle()
-        tq._backend.exchange = away  # type: ignore[method-assign]
+        tq.queue.backend.exchange = away  # type: ignore[method-assign]
         await clock.advance(20.0)
         if back == "before the stop":
-            del tq._backend.exchange  # type: ignore[method-assign]
+            del tq.queue.backend.exchange  # type: ignore[method-assign]
         assert tq.worker is not None
         stopping = asyncio.create_task(tq.worker.stop(drain=1.0, grace=1.0))
         await clock.advance(0.7)
         if back == "in the drain":
-            del tq._backend.exchange  # type: ignore[method-assign]
+            del tq.queue.backend.exchange  # type: ignore[method-assign]
         await clock.advance(3.0)
         code, counts = await stopping, (await tq.stats()).counts
     assert (code, counts["completed"], counts["pending"]) == (ExitCode.GIVEN_BACK, 2, 1)
@@ -105,7 +105,7 @@ async def test_a_stop_asks_a_store_that_was_away_at_once(monkeypatch: pytest.Mon
 
 async def test_an_error_of_one_outcome_fails_no_other(tmp_path: Path) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
-    exchange, update = tq._backend.exchange, tq.queue._updates._write
+    exchange, update = tq.queue.backend.exchange, tq.queue._updates._write
 
     def check(changes: Sequence[Change]) -> None:
         if any(change.before.params["number"] == 7 for change in changes):
@@ -119,7 +119,7 @@ async def test_an_error_of_one_outcome_fails_no_other(tmp_path: Path) -> None:
         check(changes)
         return await update(changes)
 
-    tq._backend.exchange = exchanging  # type: ignore[method-assign]
+    tq.queue.backend.exchange = exchanging  # type: ignore[method-assign]
     tq.queue._updates._write = updating
 
     @tq.task
@@ -135,7 +135,7 @@ async def test_an_error_of_one_outcome_fails_no_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("committed", [False, True])
 async def test_a_write_whose_answer_was_lost_is_repeated(tmp_path: Path, committed: bool) -> None:  # A20, G-5
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
-    exchange = tq._backend.exchange
+    exchange = tq.queue.backend.exchange
     cuts = 2
     events: list[str] = []
     runs: list[int] = []
@@ -148,7 +148,7 @@ async def test_a_write_whose_answer_was_lost_is_repeated(tmp_path: Path, committ
             raise DatabaseUnavailable("cut off")
         return answer or await exchange(changes, *args, **options)
 
-    tq._backend.exchange = cut  # type: ignore[method-assign]
+    tq.queue.backend.exchange = cut  # type: ignore[method-assign]
     tq.on("completed", lambda event: events.append(event.task.task_id))
     tq.on("lost", lambda event: events.append("lost"))
 
@@ -167,14 +167,14 @@ async def test_a_write_whose_answer_was_lost_is_repeated(tmp_path: Path, committ
 async def test_an_outcome_that_the_store_does_not_answer_for_is_not_called_drained(tmp_path: Path) -> None:  # F8
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
     silent, answers = asyncio.Event(), asyncio.Event()
-    exchange = tq._backend.exchange
+    exchange = tq.queue.backend.exchange
 
     async def hang(*args: Any, **options: Any) -> Any:
         silent.set()
         await answers.wait()
         return await exchange(*args, **options)
 
-    tq._backend.exchange = hang  # type: ignore[method-assign]
+    tq.queue.backend.exchange = hang  # type: ignore[method-assign]
 
     @tq.task
     async def work() -> None: ...

@@ -59,7 +59,7 @@ async def test_lost_lease_cancels_the_handler_and_its_write_is_refused(
         await started.wait()
         # Another worker takes the task over: the fence rises without this worker's knowledge.
         before = await handle.task()
-        held = await tq._backend.update([_change(before, before.replace(status=Status.PENDING, run_at=2**60))])
+        held = await tq.queue.backend.update([_change(before, before.replace(status=Status.PENDING, run_at=2**60))])
         assert held == [True]
         await cancelled.wait()
         await eventually(lambda: tq.worker is not None and not tq.worker.executions)
@@ -93,9 +93,9 @@ async def test_crashed_workers_tasks_come_back_and_poison_ends(url: str) -> None
 
 
 async def _lose(tq: TaskQ, clock: VirtualClock, alone: bool = False) -> None:
-    (task,) = await tq._backend.claim("worker-gone", clock.now(), 1, lease_until=clock.now() + 2 * SECOND)
+    (task,) = await tq.queue.backend.claim("worker-gone", clock.now(), 1, lease_until=clock.now() + 2 * SECOND)
     if alone:
-        assert await tq._backend.update([_change(task, marked(task))]) == [True]
+        assert await tq.queue.backend.update([_change(task, marked(task))]) == [True]
     clock._now += 3 * SECOND
     await _bare_worker(tq)._reap()
 
@@ -103,7 +103,7 @@ async def _lose(tq: TaskQ, clock: VirtualClock, alone: bool = False) -> None:
 def _bare_worker(tq: TaskQ) -> Any:
     from aiotaskq.runtime.worker.worker import Worker
 
-    return Worker(tq.queue, tq._backend, tq._clock, {}, lease=2, heartbeat=0.5)
+    return Worker(tq.queue, tq.queue.backend, tq.queue.clock, {}, lease=2, heartbeat=0.5)
 
 
 async def test_buffered_tasks_are_given_back_when_the_worker_is_cut_off(  # A4
@@ -125,9 +125,9 @@ async def test_buffered_tasks_are_given_back_when_the_worker_is_cut_off(  # A4
         await eventually(lambda: not worker._fetcher.busy)
         monkeypatch.setattr(worker._fetcher, "_room", lambda _writes: 0)  # it is claimed by hand
         suspect = await work.push(name="suspect")
-        now = tq._clock.now()
-        (pending,) = await tq._backend.claim("w", now, 1, lease_until=now + 60 * SECOND)
-        worker._fetcher._accept([pending.replace(crashes=2)], tq._clock.ticks())
+        now = tq.queue.clock.now()
+        (pending,) = await tq.queue.backend.claim("w", now, 1, lease_until=now + 60 * SECOND)
+        worker._fetcher._accept([pending.replace(crashes=2)], tq.queue.clock.ticks())
         worker._fenced()
         await eventually(lambda: not worker._fetcher.unwritten)
         task = await suspect.task()
@@ -153,8 +153,8 @@ async def test_a_buffered_task_is_not_started_once_its_lease_is_lost(tmp_path: P
         await kit.advance(0.01)
         assert ran == ["long"] and await waiting.status() is await kept.status() is Status.RUNNING, "claimed ahead"
         claimed = await kit.task(waiting)
-        later = settle(claimed, Released("taken away by a test", 3600 * SECOND), tq._clock.now())
-        assert await tq._backend.update([_change(claimed, later)]) == [True]
+        later = settle(claimed, Released("taken away by a test", 3600 * SECOND), tq.queue.clock.now())
+        assert await tq.queue.backend.update([_change(claimed, later)]) == [True]
         await kit.advance(0.15)  # a heartbeat, and not so long that it gives back what waits
         go.set()
         await kit.advance(0.01)
@@ -167,18 +167,18 @@ async def test_a_reaper_gives_every_worker_a_lease_when_the_store_is_back() -> N
     tq = TaskQ("memory://", clock=clock, lease=10, reap_interval=1)
     async with tq.running(concurrency=1, queues=["elsewhere"], scheduler=False):
         handles = [await tq.push(name) for name in ("lives", "died")]
-        lives, died = await tq._backend.claim("others", clock.now(), 2, lease_until=clock.now() + 5 * SECOND)
+        lives, died = await tq.queue.backend.claim("others", clock.now(), 2, lease_until=clock.now() + 5 * SECOND)
 
         async def away(*_: Any) -> Any:
             raise DatabaseUnavailable("away")
 
-        tq._backend.overdue = tq._backend.ping = away  # type: ignore[method-assign]
+        tq.queue.backend.overdue = tq.queue.backend.ping = away  # type: ignore[method-assign]
         await clock.advance(60)  # their leases have long been over, since they could not be renewed
-        del tq._backend.overdue, tq._backend.ping
+        del tq.queue.backend.overdue, tq.queue.backend.ping
         await clock.advance(9)
         assert [await handle.status() for handle in handles] == [Status.RUNNING] * 2
         until = clock.now() + 600 * SECOND
-        assert await tq._backend.heartbeat([(lives.task_id, lives.fence)], until) == [False]
+        assert await tq.queue.backend.heartbeat([(lives.task_id, lives.fence)], until) == [False]
         await clock.advance(20)
         assert [await handle.status() for handle in handles] == [Status.RUNNING, Status.PENDING]
         assert (await tq.get(died.task_id)).crashes == 1
@@ -190,7 +190,7 @@ async def test_reaper_never_touches_a_fresh_claim(url: str) -> None:  # A7
     async with tq:
         await tq.push("a")
         now = clock.now()
-        await tq._backend.claim("w", now, 1, lease_until=now + 2 * SECOND)
+        await tq.queue.backend.claim("w", now, 1, lease_until=now + 2 * SECOND)
         worker = _bare_worker(tq)
         for _ in range(19):
             clock._now += SECOND // 10
@@ -206,16 +206,16 @@ async def test_reaper_loses_against_a_heartbeat_in_between(url: str) -> None:  #
     tq = TaskQ(url, clock=clock, lease=2)
     async with tq:
         handle = await tq.push("a")
-        (task,) = await tq._backend.claim("w", clock.now(), 1, lease_until=clock.now() + SECOND)
+        (task,) = await tq.queue.backend.claim("w", clock.now(), 1, lease_until=clock.now() + SECOND)
         clock._now += 2 * SECOND
-        overdue = tq._backend.overdue
+        overdue = tq.queue.backend.overdue
 
         async def slow(now: int, limit: int) -> Any:
             late = await overdue(now, limit)
-            await tq._backend.heartbeat([(task.task_id, task.fence)], clock.now() + 2 * SECOND)
+            await tq.queue.backend.heartbeat([(task.task_id, task.fence)], clock.now() + 2 * SECOND)
             return late
 
-        tq._backend.overdue = slow  # type: ignore[method-assign]
+        tq.queue.backend.overdue = slow  # type: ignore[method-assign]
         await _bare_worker(tq)._reap()
         after = await handle.task()
     assert (after.status, after.crashes) == (Status.RUNNING, 0)
@@ -224,7 +224,7 @@ async def test_reaper_loses_against_a_heartbeat_in_between(url: str) -> None:  #
 async def test_outcome_is_stored_after_a_short_outage(tmp_path: Path) -> None:  # A3, A17, G-5
     tq = TaskQ(f"sqlite:///{tmp_path}/o.db", lease=within(20), poll_interval=0.05)
     failures = 3
-    update = tq._backend.update
+    update = tq.queue.backend.update
     runs: list[int] = []
 
     async def refusing(changes: Any) -> Any:
@@ -234,8 +234,8 @@ async def test_outcome_is_stored_after_a_short_outage(tmp_path: Path) -> None:  
             raise DatabaseUnavailable("gone")
         return await update(changes)
 
-    tq._backend.update = refusing  # type: ignore[method-assign]
-    tq._backend.exchange = functools.partial(Backend.exchange, tq._backend)  # type: ignore[method-assign]
+    tq.queue.backend.update = refusing  # type: ignore[method-assign]
+    tq.queue.backend.exchange = functools.partial(Backend.exchange, tq.queue.backend)  # type: ignore[method-assign]
 
     @tq.task
     async def work() -> str:

@@ -137,8 +137,8 @@ async def test_a_living_worker_takes_back_a_crash_counted_by_another_host(tmp_pa
                 await asyncio.sleep(0.01)
             await tq.queue.pause()
             row = await handle.task()
-            lost = settle(row, LeaseExpired(), tq._clock.now())
-            assert await tq._backend.update([Change(row, lost)]) == [True]
+            lost = settle(row, LeaseExpired(), tq.queue.clock.now())
+            assert await tq.queue.backend.update([Change(row, lost)]) == [True]
             while (await handle.task()).crashes:
                 await asyncio.sleep(0.01)
             await tq.queue.resume()

@@ -49,7 +49,7 @@ async def test_a_push_brings_its_task_to_a_free_slot(tmp_path: Path) -> None:
     async with tq.running(concurrency=2, scheduler=False):
         await until_counts(tq, running=0)
         await asyncio.sleep(0.1)  # its first rounds, which find nothing
-        counted = Counted(tq._backend, "push", "push_and_claim", "claim")
+        counted = Counted(tq.queue.backend, "push", "push_and_claim", "claim")
         handle = await work.push()
         assert await handle.result(within(30)) is None
         assert counted.calls == {"push_and_claim": 1}, "no claim of its own"
@@ -77,7 +77,7 @@ async def test_tasks_beyond_the_slots_wait(tmp_path: Path) -> None:
 async def test_a_worker_that_stops_or_has_stopped_takes_nothing_more(tmp_path: Path) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
     begun, go = asyncio.Event(), asyncio.Event()
-    real = tq._backend.push_and_claim
+    real = tq.queue.backend.push_and_claim
 
     async def slowly(*args: Any, **options: Any) -> Any:
         answer = await real(*args, **options)
@@ -85,7 +85,7 @@ async def test_a_worker_that_stops_or_has_stopped_takes_nothing_more(tmp_path: P
         await go.wait()
         return answer
 
-    tq._backend.push_and_claim = slowly  # type: ignore[method-assign]
+    tq.queue.backend.push_and_claim = slowly  # type: ignore[method-assign]
 
     @tq.task
     async def work() -> None: ...
@@ -118,7 +118,7 @@ async def test_a_push_that_fails_leaves_the_slots_to_others(tmp_path: Path) -> N
         return push
 
     for verb in ("push", "push_and_claim"):
-        setattr(tq._backend, verb, failing(getattr(tq._backend, verb)))
+        setattr(tq.queue.backend, verb, failing(getattr(tq.queue.backend, verb)))
 
     @tq.task
     async def work(bad: bool = False) -> int:
@@ -246,7 +246,7 @@ def test_only_a_worker_in_the_running_loop_claims_with_a_push(tmp_path: Path) ->
 async def test_a_claim_from_a_bounded_queue_wakes_waiting_pushes(tmp_path: Path) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600, maxsize=1)
     calls: list[str] = []
-    tq._backend.listeners.listen(lambda kind, _names: calls.append(kind))
+    tq.queue.backend.listeners.listen(lambda kind, _names: calls.append(kind))
 
     @tq.task
     async def work() -> None: ...

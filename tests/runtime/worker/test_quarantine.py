@@ -40,7 +40,7 @@ class Bench:
 
     async def push(self, *names: str, due_after: float = 1) -> None:
         """Push tasks that all become due after a second; a name with "!" is a suspect."""
-        store = self.kit.tq._backend
+        store = self.kit.tq.queue.backend
         for name in names:
             self.handles[name] = await self.work.options(delay=due_after).push(name=name)
         rows = [await self.kit.task(self.handles[name]) for name in names if name.startswith("!")]
@@ -74,7 +74,7 @@ class Bench:
 
     def on_mark(self, name: str, act: Callable[[list[Change]], Awaitable[Any]], *, taken_back: bool = False) -> None:
         """Call ``act`` before each write that sets (or takes back) the mark of a task."""
-        store = self.kit.tq._backend
+        store = self.kit.tq.queue.backend
         update = store.update
 
         async def watched(changes: Any) -> Any:
@@ -118,7 +118,7 @@ async def test_a_suspect_waits_until_nothing_else_runs(bench: Bench) -> None:
 
 
 async def test_a_task_whose_outcome_is_not_written_is_not_put_at_risk(bench: Bench) -> None:
-    store = bench.kit.tq._backend
+    store = bench.kit.tq.queue.backend
     exchange = store.exchange
 
     async def away(*_args: Any, **_options: Any) -> Any:
@@ -203,7 +203,7 @@ async def test_a_suspect_that_is_cancelled_while_it_waits_lets_the_others_run(be
 
 async def test_a_suspect_that_is_cancelled_as_it_is_marked_does_not_run(bench: Bench) -> None:
     async def cancel(_changes: Any) -> None:
-        await bench.kit.tq._backend.request_cancel([bench.handles["!x"].task_id])
+        await bench.kit.tq.queue.backend.request_cancel([bench.handles["!x"].task_id])
 
     await bench.push("a")
     await bench.push("!x")
@@ -264,7 +264,7 @@ async def test_a_suspect_that_is_lost_keeps_no_other_task_waiting(bench: Bench) 
     await bench.push_deaf("!x")
     row = await bench.kit.task(bench.handles["!x"])
     taken = row.replace(status=Status.CANCELLED, lease_owner=None, lease_until=None)
-    assert await bench.kit.tq._backend.update([Change(row, taken)]) == [True]
+    assert await bench.kit.tq.queue.backend.update([Change(row, taken)]) == [True]
     await bench.push("a")
     await bench.kit.advance(LEASE + 10)
     assert bench.started == ["a"]

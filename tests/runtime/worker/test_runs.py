@@ -342,6 +342,6 @@ async def test_tasks_that_failed_together_do_not_come_back_together() -> None:  
         for handler in (fails, hangs):
             handles = await kit.tq.push_many([handler.call() for _ in range(50)])
             await kit.advance(1)
-            waits = sorted([(await kit.task(handle)).run_at - kit.tq._clock.now() for handle in handles])
+            waits = sorted([(await kit.task(handle)).run_at - kit.tq.queue.clock.now() for handle in handles])
             # Uniform between 0 and 1,000 s; that a third is empty has a chance of 3 * (2/3)**50.
             assert waits[0] < 333 * SECOND < waits[25] < 900 * SECOND and waits[-1] > 667 * SECOND

@@ -40,7 +40,7 @@ async def test_stop_drains_what_runs_and_claims_no_more(tq: TaskQ) -> None:  # D
 async def test_a_stopping_worker_claims_nothing_while_a_loop_ends(tmp_path: Path) -> None:  # D13
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
     hangs, answers, claims = asyncio.Event(), asyncio.Event(), 0
-    claim = tq._backend.claim
+    claim = tq.queue.backend.claim
 
     async def overdue(*_: Any) -> list[Any]:
         hangs.set()
@@ -52,7 +52,7 @@ async def test_a_stopping_worker_claims_nothing_while_a_loop_ends(tmp_path: Path
         claims += tq.worker is not None and tq.worker.runner.stopping
         return await claim(*args, **options)
 
-    tq._backend.overdue, tq._backend.claim = overdue, counted  # type: ignore[method-assign]
+    tq.queue.backend.overdue, tq.queue.backend.claim = overdue, counted  # type: ignore[method-assign]
     async with tq.running():
         await hangs.wait()
         stopping = asyncio.create_task(tq._stop_running(5, 1))

@@ -69,9 +69,9 @@ async def test_a_push_that_raises_may_be_repeated_with_its_ids(
         calls = [{"type": "job", "params": {"n": n}, "task_id": name} for n, name in enumerate(many.value.task_ids)]
         assert [handle.created for handle in await tq.push_many(calls)] == [False] * 3
         assert (await outside.stats()).counts["pending"] == 7
-        _, task = await outside._backend.claim("o", NOW * 2, 2)
+        _, task = await outside.queue.backend.claim("o", NOW * 2, 2)
         assert task.task_id == task_id
-        await outside._backend.update([Change(task, completed(task))])
+        await outside.queue.backend.update([Change(task, completed(task))])
         with pytest.raises(TaskConflict, match="is completed"):  # it was stored, and has run
             await tq.push("job", task_id=task_id)
         assert (await outside.stats()).counts["pending"] == 5

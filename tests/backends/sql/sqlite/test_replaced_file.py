@@ -74,7 +74,7 @@ async def test_nothing_is_written_to_a_file_that_is_gone(
     found = (await tq.health())["store"]
     assert found is not None and said in found
     with pytest.raises(DatabaseUnavailable, match=said):
-        await tq._backend.ping()
+        await tq.queue.backend.ping()
     assert path.exists() == (change is replace), "no file was made in its place"
 
 
