@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import re
 from pathlib import Path
@@ -38,14 +37,6 @@ async def add(a: int, b: int) -> int:
 async def broken() -> None:
     raise ValueError("no way")
 """
-
-
-def store(cli: Cli, *rows: Task) -> None:
-    async def main() -> None:
-        async with TaskQ(cli.url) as tq:
-            await tq.queue.backend.push(rows)
-
-    asyncio.run(main())
 
 
 # ---- push ----
@@ -109,7 +100,7 @@ def dead(count: int, **fields: Any) -> list[Task]:
 
 
 def test_retry_by_filter(cli: Cli) -> None:
-    store(cli, *dead(3), *dead(2, type="audio"))
+    cli.store(*dead(3), *dead(2, type="audio"))
     assert "use --yes" in cli.fails("tasks", "retry", "--status", "failed", code=2)
     assert cli.out("tasks", "retry", "--status", "failed", "--type", "mail", "--yes") == "tasks retried: 3\n"
     assert cli.json("tasks", "retry", "--status", "failed", "--yes") == {"retried": 2}
@@ -120,7 +111,7 @@ def test_retry_by_filter(cli: Cli) -> None:
 
 
 def test_purge_asks_with_a_count(cli: Cli) -> None:
-    store(cli, *dead(3), *dead(2, type="audio", completed_at=SystemClock().now() // SECOND))
+    cli.store(*dead(3), *dead(2, type="audio", completed_at=SystemClock().now() // SECOND))
     assert "use --yes" in cli.fails("tasks", "purge", code=2)
     assert cli.json("tasks", "purge", "--older-than", "3600", "--yes") == {"deleted": 3}
     assert cli.out("tasks", "purge", "--yes") == "tasks deleted: 2\n"
@@ -216,7 +207,7 @@ def test_queues(cli: Cli) -> None:
 def test_check_reports_a_dead_worker(cli: Cli) -> None:
     now = SystemClock().now()
     running = {"status": Status.RUNNING, "lease_owner": "w", "type": "t"}
-    store(cli, Task(task_id="late", lease_until=now - 100 * SECOND, **running))
+    cli.store(Task(task_id="late", lease_until=now - 100 * SECOND, **running))
     assert cli.out("check") == "ok: 0 ready, 1 running\n"  # its lease has ended, and others have time yet
     assert "running tasks without a living worker for over 60 s, which no other worker takes up: 1" in cli.fails(
         "check", "--late", "60"
@@ -227,9 +218,9 @@ def test_check_reports_a_dead_worker(cli: Cli) -> None:
 
 def test_check_reports_waiting_tasks_and_overdue_schedules(cli: Cli) -> None:
     now = SystemClock().now()
-    store(cli, Task(task_id="new", type="t", run_at=now))
+    cli.store(Task(task_id="new", type="t", run_at=now))
     assert cli.out("check", "--late", "86400") == "ok: 1 ready, 0 running\n"
-    store(cli, Task(task_id="ready", type="t", run_at=now - 500 * SECOND))
+    cli.store(Task(task_id="ready", type="t", run_at=now - 500 * SECOND))
     assert re.fullmatch(
         r"ok: 2 ready, 0 running; no worker has claimed the oldest for 5\d\d s: start one with 'aiotaskq run'\n",
         cli.out("check", "--late", "86400"),
@@ -237,9 +228,7 @@ def test_check_reports_waiting_tasks_and_overdue_schedules(cli: Cli) -> None:
     said = r"tasks that are ready: 2, the oldest for 5\d\d s, and none runs: no worker is at work"
     assert re.search(said, cli.fails("check"))
     assert re.search(said, cli.out("doctor"))
-    store(
-        cli, Task(task_id="running", type="t", status=Status.RUNNING, lease_owner="w", lease_until=now + 900 * SECOND)
-    )
+    cli.store(Task(task_id="running", type="t", status=Status.RUNNING, lease_owner="w", lease_until=now + 900 * SECOND))
     assert cli.out("check") == "ok: 2 ready, 1 running\n"
     assert "2 ready, 1 running\n" in cli.out("doctor")
     assert "the oldest for 50" in cli.fails("check", "--max-age", "60")

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from aiotaskq.core.task import Status, Task
-from tests.cli.test_cli_operate import store
 from tests.support.command import Cli, Terminal, prepared
 from tests.support.machine import within
 
@@ -79,7 +78,7 @@ def test_the_demo_on_a_terminal(cli: Cli, terminals: list[Terminal]) -> None:
 
 def test_purge_asks_and_shows_its_progress(cli: Cli, terminals: list[Terminal]) -> None:
     rows = [Task(task_id=f"t-{n}", type="t", seq=n, status=Status.FAILED, completed_at=9) for n in range(2_500)]
-    store(cli, *rows)
+    cli.store(*rows)
     screen = Terminal(cli, "tasks", "purge", "--db", cli.url)
     terminals.append(screen)
     screen.wait_for("Tasks to delete: 2,500. Continue? [y/N]:")
@@ -94,7 +93,7 @@ def test_purge_asks_and_shows_its_progress(cli: Cli, terminals: list[Terminal]) 
 
 
 def test_no_color(cli: Cli, terminals: list[Terminal]) -> None:
-    store(cli, *[Task(task_id=f"t-{n}", type="t", seq=n, status=Status.FAILED, completed_at=9) for n in range(1_500)])
+    cli.store(*[Task(task_id=f"t-{n}", type="t", seq=n, status=Status.FAILED, completed_at=9) for n in range(1_500)])
     screen = Terminal(cli, "tasks", "retry", "--status", "failed", "--yes", "--db", cli.url, NO_COLOR="1")
     terminals.append(screen)
     assert screen.end() == 0 and "tasks retried: 1,500" in screen.drawn
@@ -103,7 +102,7 @@ def test_no_color(cli: Cli, terminals: list[Terminal]) -> None:
 
 def test_the_last_column_ends_where_the_terminal_does(cli: Cli, terminals: list[Terminal]) -> None:
     error = "ValueError: " + "长" * 100
-    store(cli, Task(task_id="t-1", type="t", status=Status.FAILED, completed_at=9, error_message=error))
+    cli.store(Task(task_id="t-1", type="t", status=Status.FAILED, completed_at=9, error_message=error))
     screen = Terminal(cli, "tasks", "list", "--db", cli.url)
     terminals.append(screen)
     assert screen.end() == 0
@@ -113,7 +112,7 @@ def test_the_last_column_ends_where_the_terminal_does(cli: Cli, terminals: list[
 
 
 def test_a_closed_pipe_ends_the_command_quietly(cli: Cli) -> None:
-    store(cli, *[Task(task_id=f"t-{n}", type="t" * 90, seq=n) for n in range(3_000)])
+    cli.store(*[Task(task_id=f"t-{n}", type="t" * 90, seq=n) for n in range(3_000)])
     command = [sys.executable, "-m", "aiotaskq", "tasks", "list", "--limit", "3000", "--db", cli.url]
     process = subprocess.Popen(command, cwd=cli.home, env=cli.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None and process.stderr is not None

@@ -15,7 +15,7 @@ from aiotaskq.core import cron_parser as cron_fields
 from aiotaskq.core.cron import Cron
 from aiotaskq.errors import CronError
 from tests.core.cron_expressions import DOM, DOW, S, attempt, epoch, field_texts, local, nexts
-from tests.core.test_cron_agreement import ALIASES, for_cronsim
+from tests.support.cron import ALIASES, for_cronsim
 
 # ---- agreement with cronsim across changes of the offset (test_cron_agreement has UTC, and croniter) ----------------
 

@@ -22,6 +22,7 @@ import pytest
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli import main
 from aiotaskq.cli.commands import app_for
+from aiotaskq.core.task import Task
 from tests.support.machine import within
 
 ROOT = Path(__file__).parent.parent.parent
@@ -136,6 +137,15 @@ class Cli:
                 return [(await tq.push(name, params, max_retries=max_retries)).task_id for name in types]
 
         return asyncio.run(main())
+
+    def store(self, *rows: Task) -> None:
+        """Write rows as they are, whatever their status."""
+
+        async def main() -> None:
+            async with TaskQ(self.url) as tq:
+                await tq.queue.backend.push(rows)
+
+        asyncio.run(main())
 
 
 class Terminal:

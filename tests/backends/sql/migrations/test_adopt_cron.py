@@ -31,7 +31,7 @@ from tests.backends.sql.migrations.legacy import (
     row,
     upgrade,
 )
-from tests.core.test_cron_agreement import BOUNDS, DAYS, MONTHS, random_field
+from tests.support.cron import BOUNDS, DAYS, MONTHS, random_field
 from tests.support.logs import logged
 from tests.support.machine import within
 
