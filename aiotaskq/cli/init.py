@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from aiotaskq.cli.i18n import tr, translated
-from aiotaskq.cli.options import Command
+from aiotaskq.cli.options import DEFAULT_DB, Command
 from aiotaskq.cli.output import echo, program
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
@@ -46,7 +46,7 @@ def init(
     echo(f"  {me} run app:tq")
     echo("  " + tr("and in another terminal:"))
     echo(f'  {me} push greet \'{{"name": "you"}}\' --app app:tq --wait 10')
-    echo(f"  {me} stats --db sqlite:///app.db --watch")
+    echo(f"  {me} stats --watch")
 
 
 def application() -> str:
@@ -57,7 +57,7 @@ import asyncio
 
 from aiotaskq import TaskQ, current_task
 
-tq = TaskQ("sqlite:///app.db")  # {tr("a file beside this program; or postgresql://…, mysql://…, redis://…")}
+tq = TaskQ("{DEFAULT_DB}")  # {tr("a file beside this program; or postgresql://…, mysql://…, redis://…")}
 
 
 @tq.task(max_retries=3, timeout=30)

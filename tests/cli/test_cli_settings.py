@@ -180,15 +180,17 @@ def test_doctor_prints_versions_store_and_health(cli: Cli) -> None:
 
 
 def test_init_writes_a_program_that_runs_and_overwrites_nothing(cli: Cli) -> None:
-    assert "run app:tq" in cli.out("init")
+    told = cli.out("init")
+    assert "run app:tq" in told and "--db" not in told
     before = Path("app.py").read_text()
     assert "already" in cli.fails("init")
     assert Path("app.py").read_text() == before
     with cli.running("app:tq") as (process, lines):
         wait_for(lines, "Ctrl-C")
-        code, out, err = cli.process("push", "greet", '{"name": "you"}', "--db", "sqlite:///app.db", "--wait", "20")
+        code, out, err = cli.process("push", "greet", '{"name": "you"}', "--wait", "20")
         assert (code, out) == (0, '"Hello, you!"\n'), err
         wait_for(lines, "Hello, you!")
+        assert cli.json("stats")["counts"]["completed"] >= 1  # commands find the program's store without options
         process.terminate()
         assert process.wait(within(40)) == 0
     cli.monkeypatch.setenv("LANG", "zh_CN.UTF-8")
