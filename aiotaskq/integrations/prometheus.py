@@ -40,7 +40,7 @@ COUNTED = {
     "retried": "Runs that failed or timed out here and are tried again.",
     "failed": "Tasks that failed for good here: dead letters.",
     "cancelled": "Tasks cancelled here.",
-    "expired": "Tasks that nobody claimed in time, found here.",
+    "expired": "Tasks that no worker claimed in time, found here.",
     "released": "Runs given back unharmed: a stop, a snooze, an unknown type.",
     "lost": "Runs whose worker died or was cut off, found here.",
     "refused": "Late outcomes refused here, since the task had been given to another worker.",

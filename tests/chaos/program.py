@@ -291,7 +291,7 @@ class Handlers:
             return {"fence": task.fence}
 
     async def _sleep_on(self, seconds: float) -> float:
-        """Sleep whatever anybody says; return the longest time that a moment took."""
+        """Sleep through cancellations; return the longest time that a moment took."""
         longest, before = 0.0, time.monotonic()
         end = before + seconds
         while (now := time.monotonic()) < end:

@@ -206,7 +206,7 @@ async def test_overlap_counts_the_runs_of_every_process(process: Open) -> None: 
     for _ in range(5):
         step([one, two], 1)
         await look([one, two])
-    await check(one, expected=1)  # nobody has run it yet
+    await check(one, expected=1)  # no worker has run it yet
     now = two.queue.clock.now()
     (task,) = await two.queue.backend.claim("w", now, 1, lease_until=now + 60 * SECOND)
     step([one, two], 1)

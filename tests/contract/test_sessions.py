@@ -246,7 +246,7 @@ async def test_a_task_that_another_worker_completed_is_lost_here(sql_store: Stor
     assert await orders(engine) == 0
 
 
-@pytest.mark.stores("postgresql", "mysql")  # with one writer nobody can take the task over within the transaction
+@pytest.mark.stores("postgresql", "mysql")  # with one writer no worker can take the task over within the transaction
 async def test_a_handler_whose_lease_was_lost_cannot_complete_the_task(
     sql_store: Store, engine: AsyncEngine
 ) -> None:  # B10

@@ -259,7 +259,7 @@ async def test_the_reaper_and_the_owner_at_the_same_time(store: Store) -> None: 
 
 
 async def test_an_outcome_counts_after_the_lease(backend: Backend) -> None:
-    # The lease is over, but nobody took the task: its result counts.
+    # The lease is over, but no worker has claimed the task again: its result counts.
     task = await overdue_one(backend)
     assert await backend.heartbeat([(task.task_id, task.fence)], NOW + 99) == [False]
     assert await backend.update([Change(task, to_end(task, result=1))]) == [True]

@@ -70,7 +70,7 @@ SAMPLES: dict[type, Outcome] = {
 # The table of the design: (from, trigger) to what it may become. What is not in here is refused.
 TABLE: dict[tuple[Status, type], set[Status]] = {
     (R, Completed): {C},
-    (R, Failed): {P, F, X},  # X: somebody had asked for its end
+    (R, Failed): {P, F, X},  # X: its cancel was requested
     (R, TimedOut): {P, F, X},
     (R, Released): {P, X},
     (R, LeaseExpired): {P, F, X},
@@ -167,7 +167,7 @@ def test_what_holds_for_every_transition(before: Task, outcome: Outcome, owner: 
     for field in ("scheduler_task_id", "timeout", "params", "type"):
         assert getattr(after, field) == getattr(pushed, field)
     assert after.created_at == (NEW if isinstance(outcome, Rerun) else before).created_at
-    # Nobody owns what does not run.
+    # A task that does not run has no lease.
     assert (after.lease_owner, after.lease_until) == (None, None)
     if after.final:
         assert (after.completed_at, after.ended_at) == (NOW_S, NOW)
@@ -217,7 +217,7 @@ def test_completed() -> None:
     assert (after.status, after.result) == (C, {"r": 1})
     assert (after.completed_at, after.ended_at) == (NOW_S, NOW + 999_999)
     late = settle(task(lease_until=NOW - 5 * SECOND), Completed(1), NOW)
-    assert late.status is C  # the lease is over, but nobody took the task
+    assert late.status is C  # the lease is over, but no worker has claimed the task again
 
 
 def test_failed_until_the_retries_are_used_up() -> None:

@@ -266,7 +266,7 @@ async def test_names_from_outside_are_escaped(traces: Traces) -> None:  # J12
 
 async def test_without_an_sdk_nothing_is_stored_and_work_goes_on() -> None:
     tq = TaskQ("memory://")
-    Tracing(tq)  # the global provider, which nobody has set
+    Tracing(tq)  # the global provider, which is not set
 
     @tq.task
     async def work() -> int:

@@ -153,7 +153,7 @@ def test_a_task_popped_after_the_caller_has_left_goes_back_at_once(
             if counts["running"] + counts["pending"] + len(got) == total and counts["running"] <= left // 20:
                 break
             time.sleep(within(0.05))
-        # An interrupt may strike between the return of a pop and its assignment: nobody can know of that one.
+        # An interrupt may strike between the return of a pop and its assignment: no code can know of that one.
         print(len(got) == len(set(got)), counts["running"] + counts["pending"] + len(got) == total)
         print(counts["running"] <= left // 20, left > 9)
     """

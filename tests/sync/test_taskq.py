@@ -234,7 +234,7 @@ def test_64_threads_in_calls_are_freed_when_the_loop_closes_and_the_objects_work
     durable.close()
 
 
-# What the crashed loop leaves behind is nobody's to close; it must not be blamed on the test that happens to run next.
+# What the crashed loop leaves behind cannot be closed; it must not be blamed on the test that happens to run next.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_crash_of_the_loop_raises_once_with_its_cause_and_is_recovered(tmp_path: Path) -> None:  # E13
     tq = aiotaskq.sync.TaskQ(f"sqlite:///{tmp_path}/x.db")

@@ -271,4 +271,4 @@ async def test_the_durable_fake_refuses_what_a_database_refuses() -> None:
         mine = {"numbers": [1, 2]}
         handle = await work.push(what=mine)
         assert await handle.result() == {"numbers": [1, 2], "changed": True}
-        assert mine == {"numbers": [1, 2]} and (await handle.task()).params == {"what": mine}  # nobody shares it
+        assert mine == {"numbers": [1, 2]} and (await handle.task()).params == {"what": mine}  # it is a copy

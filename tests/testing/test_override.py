@@ -38,7 +38,7 @@ async def test_override_replaces_and_restores_the_store(tmp_path: Path) -> None:
         with pytest.raises(QueueFull):
             await mail.push(to="eve")
         assert tq.timezone == "Asia/Shanghai" and repr(tq) == "TaskQ('memory://durable-fake')"
-        assert [task.status for task in await tq.find()] == ["pending", "pending"]  # nobody runs them
+        assert [task.status for task in await tq.find()] == ["pending", "pending"]  # no worker runs
     assert vars(tq) == before and not (tmp_path / "app.db").exists()
     assert [task.params["to"] for task in pushes.assert_pushed(mail, queue="mails", count=2)] == ["ann", "bob"]
     assert heard == ["ann", "bob"]

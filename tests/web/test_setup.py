@@ -97,7 +97,7 @@ async def test_health_tells_what_is_wrong() -> None:
     await tq.close()
     tq = TaskQ("memory://")
     await tq.push("x")
-    assert await tq.health() == {"store": None}, "nobody opened it, and pushes succeed"
+    assert await tq.health() == {"store": None}, "it was not opened, and pushes succeed"
     async with tq.running():
         assert await tq.health() == {"store": None, "workers": None}
 

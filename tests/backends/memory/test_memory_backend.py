@@ -64,7 +64,9 @@ def entries(backend: MemoryBackend) -> int:
 @pytest.mark.parametrize("delay", [0, 3600 * SECOND])
 async def test_cancelled_tasks_leave_nothing_behind(delay: int, looked_at: bool) -> None:  # H3
     backend = MemoryBackend(keep=100)
-    await backend.push([new(priority=-9), new(priority=-9, run_at=NOW + 1)])  # nobody claims these, and they come first
+    await backend.push(
+        [new(priority=-9), new(priority=-9, run_at=NOW + 1)]
+    )  # never claimed, though first in claim order
     for _ in range(6_000):
         (task,) = await backend.push([new(run_at=NOW + delay, unique_key="u", idempotency_key="i")])
         assert await backend.update([Change(task, settle(task, Cancelled(), NOW))]) == [True]

@@ -281,7 +281,7 @@ async def test_join_waits_until_every_task_has_ended() -> None:
     await joining
 
 
-# ---- nobody waits for a task that is there --------------------------------------------------------------------------
+# ---- no pop waits while there is a task ------------------------------------------------------------------------------
 
 
 NAMES: list[tuple[str, ...] | None] = [None, ("a",), ("a", "b")]

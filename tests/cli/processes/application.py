@@ -117,7 +117,7 @@ class Run:
 
     def code(self) -> int:
         """Wait until it *and every process that it has started* has ended; return its exit code."""
-        self._reader.join(watchdog())  # the pipe ends when nobody has it open any more
+        self._reader.join(watchdog())  # the pipe ends when no process has it open any more
         assert not self._reader.is_alive(), f"some process lives on: {self.lines}"
         return self.popen.wait(watchdog())
 

@@ -53,7 +53,7 @@ async def test_a_reaper_leaves_what_its_own_worker_holds(tmp_path: Path) -> None
     await queue.reaper.reap(owner="worker", holds=holds)
     found = [await queue.get(task_id) for task_id in ids]
     assert [task.status for task in found] == [Status.RUNNING, Status.PENDING, Status.PENDING]
-    assert [task.crashes for task in found] == [0, 0, 1], "the second was never held: nobody crashed"
+    assert [task.crashes for task in found] == [0, 0, 1], "the second was never held: no crash is counted"
     assert lost == ids[1:]
     await backend.close()
 

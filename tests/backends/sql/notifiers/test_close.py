@@ -80,7 +80,7 @@ def test_the_next_loop_hears_too(name: str, tmp_path: Path, unavailable: dict[st
 
 
 async def test_a_forked_child_listens_by_a_connection_of_its_own(store: Store, tmp_path: Path) -> None:  # E1, E2
-    # A child that goes on in the parent's loop is no use of anybody's: it runs its own.
+    # Only a child with a loop of its own is tested: it cannot go on in the loop of its parent.
     code = """
 import asyncio, os, sys
 from aiotaskq.backends import connect
