@@ -26,7 +26,7 @@ def test_the_layers_are_those_of_the_table_in_the_tests() -> None:
 
 
 def test_every_file_and_folder_that_it_names_exists() -> None:
-    inside = re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+\.py)?|[a-z_]+\.py)`", NOTE)
+    inside = re.findall(r"`((?:[A-Za-z_]+/)+(?:[a-z_]+\.(?:py|lua|po|md))?|[a-z_]+\.py)`", NOTE)
     assert len(inside) > 40
     worker = PACKAGE / "runtime" / "worker"
     missing = [path for path in inside if not any((root / path).exists() for root in (PACKAGE, worker, PACKAGE.parent))]
