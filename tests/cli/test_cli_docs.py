@@ -68,4 +68,4 @@ def test_a_terminal_gets_a_formatted_page(cli: Cli) -> None:
         assert screen.end() == 0
     finally:
         screen.close()
-    assert "\x1b[" in screen.drawn and "## Beside Alembic" not in screen.drawn and "Beside Alembic" in screen.drawn
+    assert "\x1b[" in screen.drawn and "## Ended tasks" not in screen.drawn and "Ended tasks" in screen.drawn

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from aiotaskq import errors
 from aiotaskq.cli import i18n as language
 from aiotaskq.cli.catalogue import FILE, HELP, LIBRARY, SENTENCES, SYSTEM, TYPER, Template, entries, parse, rendered
 from aiotaskq.cli.i18n import tr, width, wrapped
-from aiotaskq.errors import AiotaskqError
 from tests.support.command import ROOT
+from tests.support.error_texts import LIBRARY_ROOMS, raised
 
 
 def sentences() -> Iterator[tuple[str, str]]:
@@ -139,41 +138,6 @@ def test_typers_words_on_help_pages_are_translated(monkeypatch: pytest.MonkeyPat
 
 # ---- what the library says -------------------------------------------------------------------------------------------
 
-LIBRARY_ROOMS = [
-    path
-    for path in sorted((ROOT / "aiotaskq").rglob("*.py"))
-    if path.relative_to(ROOT / "aiotaskq").parts[0] not in ("cli", "testing")
-]
-RAISED = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, AiotaskqError)}
-RAISED |= {"IllegalTransition", "Refused"}
-
-
-def literal(node: ast.expr) -> list[str] | None:
-    """The text between the values of a string or an f-string; None for another expression."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return [node.value]
-    if not isinstance(node, ast.JoinedStr):
-        return None
-    pieces = [""]
-    for part in node.values:
-        if isinstance(part, ast.Constant):
-            pieces[-1] += str(part.value)
-        else:
-            pieces.append("")
-    return pieces
-
-
-def raised() -> Iterator[tuple[str, list[str]]]:
-    """Where the library makes an error, and the text between its values."""
-    for path in LIBRARY_ROOMS:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in RAISED):
-                continue
-            if node.args and path.parts[-2:] != ("web", "problem.py"):
-                pieces = literal(node.args[0])
-                if pieces is not None and sum(map(str.isalpha, "".join(pieces))) > 3:
-                    yield f"{path.name}:{node.lineno}", pieces
-
 
 def sample(pieces: list[str]) -> str:
     """The text with X for each value; one that follows another, or a word, is a hint, which may be empty."""
@@ -186,7 +150,7 @@ def sample(pieces: list[str]) -> str:
 
 
 def test_every_error_of_the_library_has_a_chinese_entry() -> None:
-    texts = {sample(pieces): where for where, pieces in raised()}
+    texts = {sample(pieces): where for where, _, pieces in raised()}
     assert len(texts) > 150
     assert {where: text for text, where in texts.items() if rendered(text) == text} == {}
 

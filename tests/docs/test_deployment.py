@@ -1,4 +1,4 @@
-"""The manual's page on deployment: its samples are valid, and the errors that it quotes are those of the code."""
+"""The manual on deployment and troubleshooting: samples are valid, and quoted errors are those of the code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECTION = (ROOT / "aiotaskq" / "docs" / "deployment.md").read_text(encoding="utf
 SAMPLES = dict(re.findall(r"```(\w+)\n(.*?)```", SECTION, re.DOTALL))
 ERRORS = [
     quoted
-    for row in SECTION.splitlines()
+    for row in (ROOT / "aiotaskq" / "docs" / "troubleshooting.md").read_text(encoding="utf-8").splitlines()
     if row.startswith("| `")
     for quoted in re.findall(r"`(.+?)`(?=, `|$)", row.split("|")[1].strip())
 ]

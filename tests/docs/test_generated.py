@@ -1,0 +1,29 @@
+"""The generated parts of the manual are those of the code."""
+
+from __future__ import annotations
+
+import inspect
+
+import aiotaskq
+from tests.docs.generated import BEGIN, COMMAND, END, api, error_list, files
+
+
+def test_the_manual_has_what_is_generated() -> None:
+    stale = [path.name for path, text in files().items() if path.read_text(encoding="utf-8") != text]
+    assert stale == [], f"run: {COMMAND}"
+
+
+def test_the_reference_has_every_public_name_of_the_package() -> None:
+    text = api()
+    callables = [name for name in aiotaskq.__all__ if inspect.isroutine(getattr(aiotaskq, name))]
+    callables += [name for name in aiotaskq.__all__ if inspect.isclass(getattr(aiotaskq, name)) and name != "Base"]
+    assert [name for name in callables if f"\n### {name}\n" not in text] == []
+    assert "``" not in text.replace("```", "") and "Args:\n" not in text
+    assert text.count("Push a task by the name of its type; when this returns on a durable store") == 1
+
+
+def test_the_list_of_errors_has_texts_with_their_values_left_out() -> None:
+    text = error_list(chinese=False)
+    assert text.startswith(BEGIN) and text.endswith(END)
+    assert "- `there is no task …`" in text and text.count("\n- `") > 150
+    assert "没有任务" in error_list(chinese=True)
