@@ -25,6 +25,7 @@ from aiotaskq.app.settings import configure
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.core.backoff import Backoff
+from aiotaskq.core.parent import Parent
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import (
@@ -78,6 +79,7 @@ __all__ = [
     "NoOpenTask",
     "NotFound",
     "NotSupported",
+    "Parent",
     "QueueFull",
     "RedisQueue",
     "ResultTimeout",

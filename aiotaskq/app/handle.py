@@ -6,8 +6,9 @@ import functools
 import inspect
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Union, Unpack
 
+from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import TaskFailed, ValidationError
 from aiotaskq.runtime.handler import INJECTED, Handler
@@ -18,7 +19,8 @@ R = TypeVar("R")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-Callback = str | Callable[[Task], Any]
+Callback = Union[str, Callable[[Task], Any], "TaskFunction[..., Any, Any]"]
+"""A follow-up: the name or the function of a task, or in memory any function that takes the ended Task."""
 
 
 class PushOptions(TypedDict, total=False):
@@ -72,13 +74,21 @@ class Pusher(Protocol):
         """The same, from a thread."""
 
 
+class HandleHome(Protocol):
+    """What a handle needs of the task queue that it belongs to."""
+
+    queue: Queue
+    registered: Registrations
+
+
 class TaskHandle(Generic[T_co]):
     """A pushed task. ``created`` is False if a key (or id) names a task that existed already: it is that one."""
 
-    __slots__ = ("_queue", "created", "task_id")
+    __slots__ = ("_handlers", "_queue", "created", "task_id")
 
-    def __init__(self, queue: Queue, task_id: str, created: bool = True) -> None:
-        self._queue = queue
+    def __init__(self, tq: HandleHome, task_id: str, created: bool = True) -> None:
+        self._handlers = tq.registered.handlers  # what a stored result becomes
+        self._queue = tq.queue
         self.task_id = task_id
         self.created = created
 
@@ -88,13 +98,19 @@ class TaskHandle(Generic[T_co]):
     async def result(self, timeout: float | None = None) -> T_co:
         """Wait until the task has ended, here or in another process, and return the handler's result.
 
+        Where the handler is registered here, the result has the type of its return annotation; else it is JSON.
+
         ``timeout`` in seconds, None waits for ever. Raises TaskFailed when it failed, was cancelled or expired (the
-        error is data: ``.error``), ResultTimeout when it has not ended in time (it goes on), NotFound once purged.
+        error is data: ``.error``), ResultTimeout when it has not ended in time (it goes on), NotFound once purged, and
+        ValidationError for a stored result that does not fit the annotation: ``task()`` has it as it is.
         """
         task = await self._queue.wait_for_end(self.task_id, timeout)
         if task.status is not Status.COMPLETED:
             raise TaskFailed(task)
-        return task.result  # type: ignore[no-any-return]
+        handler = self._handlers.get(task.type)
+        if handler is None or handler.returns is None:
+            return task.result  # type: ignore[no-any-return]
+        return handler.returns.load("result", task.result)  # type: ignore[no-any-return]
 
     async def task(self) -> Task:
         """Return the task as it is now. Raises NotFound."""
@@ -138,7 +154,11 @@ class BoundTask(Generic[P, T]):
         return self._pusher.sync.push_call(self.call(*args, **kwargs))
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[T]:
-        """Check the arguments and return the call, to be pushed with others by ``push_many``. Raises TypeError."""
+        """Check the arguments and return the call, to be pushed with others by ``push_many``.
+
+        Raises TypeError for arguments that the function does not take, ValidationError for values that do not fit its
+        annotations.
+        """
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -150,7 +170,7 @@ class BoundTask(Generic[P, T]):
         for name in self.handler.injected:
             if params.get(name) is INJECTED:
                 del params[name]
-        return TaskCall(self.name, params, self._options)
+        return TaskCall(self.name, self.handler.stored(params) if self.handler.typed else params, self._options)
 
 
 class TaskFunction(BoundTask[P, T], Generic[P, R, T]):

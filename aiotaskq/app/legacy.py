@@ -15,7 +15,7 @@ import aiotaskq.runtime.scheduler.scheduler
 from aiotaskq.app.settings import check_default_home, settings, visibility_timeout
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.url import KEEP_ENDED, keep_ended_of, kind_of, scheme_of
+from aiotaskq.backends.url import KEEP_ENDED, OBJECTS, kind_of, memory_options, scheme_of
 from aiotaskq.concurrency.clock import Clock, SteadyClock, SystemClock
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
 from aiotaskq.concurrency.running_loop import running_loop_or_none
@@ -67,7 +67,7 @@ class MemoryQueue(StoredQueue):
         Raises ValidationError for a wrong value.
         """
         super().__init__(
-            "memory://", SteadyClock(), cleanup_interval, maxsize=maxsize, when_full=when_full, keep_ended=keep_ended
+            OBJECTS, SteadyClock(), cleanup_interval, maxsize=maxsize, when_full=when_full, keep_ended=keep_ended
         )
 
 
@@ -203,7 +203,7 @@ def make_queue() -> AnyQueue:
         return RedisQueue(url) if kind == "redis" else DatabaseQueue(url)
     with _lock:
         if not _memory:
-            _memory.append(MemoryQueue(keep_ended=keep_ended_of(url)))
+            _memory.append(MemoryQueue(keep_ended=memory_options(url).keep_ended))
         return _memory[0]
 
 

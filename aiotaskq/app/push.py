@@ -13,7 +13,7 @@ from aiotaskq.core.instants import instant
 from aiotaskq.core.task import SECOND, Task, new_task
 from aiotaskq.core.validation import check_params, check_seconds
 from aiotaskq.errors import ValidationError
-from aiotaskq.runtime.handler import Handler, check_fit, unknown
+from aiotaskq.runtime.handler import Handler, check_follow_up, fitted, unknown
 
 _DEFAULTS = {"queue": "default", "priority": 0, "max_retries": 3}
 
@@ -56,6 +56,8 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
         follow_up = options[name] = getattr(options.get(name), "name", options.get(name))
         if handlers and isinstance(follow_up, str) and not registered.knows(follow_up):
             raise unknown(follow_up, handlers, name)
+        if isinstance(follow_up, str):
+            check_follow_up(name, handlers.get(follow_up))
     delay, at, expires = options.pop("delay", None), options.pop("at", None), options.pop("expires", None)
     if expires is None and handler is not None:
         expires = handler.expires
@@ -75,10 +77,12 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
 
 
 def named_call(type: str, params: Any, options: PushOptions, handlers: Mapping[str, Handler]) -> TaskCall[Any]:
-    """Return a call by the name of a type; params are checked if the handler is registered. Raises ValidationError."""
-    params = {} if params is None else params
-    check_fit(handlers.get(type) if isinstance(type, str) else None, params)
-    return TaskCall(type, params, options)
+    """Return a call by the name of a type; params are checked and converted if the handler is registered.
+
+    Raises ValidationError.
+    """
+    handler = handlers.get(type) if isinstance(type, str) else None
+    return TaskCall(type, fitted(handler, {} if params is None else params), options)
 
 
 def as_call(

@@ -19,7 +19,7 @@ from aiotaskq.core.schedule import Schedule, new_schedule
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.events import Event
-from aiotaskq.runtime.handler import INJECTED, check_fit, make_handler
+from aiotaskq.runtime.handler import INJECTED, fitted, make_handler
 
 F = TypeVar("F", bound=Callable[..., Any])
 # What a coroutine function returns. It holds no Any, which would make every later overload ambiguous to mypy.
@@ -69,8 +69,9 @@ class ScheduleDecorator(Protocol):
 class Registry(ABC):
     """The decorators of a TaskQ, and their registrations."""
 
-    def __init__(self, clock: Clock, timezone: str | None) -> None:
+    def __init__(self, clock: Clock, timezone: str | None, *, objects: bool = False) -> None:
         self._clock = clock
+        self._objects = objects
         self.timezone = timezone
         """IANA name of the time zone of schedules that name none; None is the system's."""
         self.registered = Registrations()
@@ -148,6 +149,7 @@ class Registry(ABC):
                 retry_on=retry_on,
                 timeout=timeout,
                 expires=expires,
+                objects=self._objects,
             )
             if handler.name in self.registered.handlers:
                 raise ValidationError(
@@ -196,14 +198,14 @@ class Registry(ABC):
                     f"name: a schedule {label!r} is declared already; give this one a name of its own"
                 )
             handler = task.handler
-            check_fit(handler, {} if params is None else params)
+            stored = fitted(handler, {} if params is None else params)
 
             def make() -> Schedule:
                 return new_schedule(
                     label,
                     task.name,
                     kind,
-                    params,
+                    stored,
                     seconds,
                     cron,
                     at,

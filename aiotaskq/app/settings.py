@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.url import keep_ended_of, kind_of, scheme_of
+from aiotaskq.backends.url import kind_of, memory_options, scheme_of
 from aiotaskq.concurrency.loop_bound import after_fork
 from aiotaskq.core.masking import mask
 from aiotaskq.core.validation import check_seconds
@@ -137,7 +137,7 @@ def _resolve(given: dict[str, str]) -> Settings:
 
 def _checked(name: str, url: object) -> str:
     try:
-        keep_ended_of(url)  # type: ignore[arg-type]  # checks the type, and the options of memory://
+        memory_options(url)  # type: ignore[arg-type]  # checks the type, and the options of memory://
     except ValidationError as error:
         raise ValidationError(f"{name}: {str(error).removeprefix('url: ')}") from None
     return str(url)

@@ -26,6 +26,7 @@ from aiotaskq.core.masking import mask
 from aiotaskq.core.task import Task
 from aiotaskq.core.validation import check_seconds
 from aiotaskq.errors import AiotaskqError, NotSupported, ValidationError
+from aiotaskq.runtime.handler import fitted
 from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.retention import Retention
@@ -88,7 +89,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         self._backend = connect(url, keep_ended=keep_ended)
         self.backends: dict[str, Backend] = {url: self._backend}
         """Every store that is used, by URL: of tasks, and where they are others, of schedules and of public values."""
-        super().__init__(clock or _clock_of(self._backend), timezone)
+        super().__init__(clock or _clock_of(self._backend), timezone, objects=self._backend.objects)
         self._schedules_url = schedules
         self._check_interval = check_seconds("check_interval", check_interval, zero=False)
         quarter = check_seconds("lease", lease, zero=False) / 4
@@ -106,6 +107,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
             poll_interval=poll_interval,
             maxsize=maxsize,
             when_full=when_full,
+            prepare=self._prepared,
         )
         home = self._backend if store is None else self._store(store)
         self.store = Store(home.values, self._clock, durable=home.durable, cleanup_interval=cleanup_interval)
@@ -149,7 +151,13 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
             raise NotSupported(f"schedules: {mask(url or self.url)} cannot hold them; {ONE_DATABASE}")
         # A schedule is about the wall clock, even where the queue's own clock is a steady one.
         clock = SystemClock() if type(self._clock) is SteadyClock else self._clock
-        return Scheduler(schedules, self.queue, self._backend, clock, check_interval=self._check_interval)
+        return Scheduler(
+            schedules, self.queue, self._backend, clock, check_interval=self._check_interval, prepare=self._prepared
+        )
+
+    def _prepared(self, type: Any, params: Any) -> Any:
+        """Return params as they are stored. Raises ValidationError if they do not fit the registered handler."""
+        return fitted(self.registered.handlers.get(type) if isinstance(type, str) else None, params)
 
     def _check_schedules(self) -> None:
         if self._schedules_url is None:
@@ -188,7 +196,8 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         tasks = [new_task_of(call, self.registered, self._clock.now())]
         options = call.options
         (row,) = await self._push(tasks, options.get("session"), reruns_of([call]) if options else None)
-        return TaskHandle(self.queue, row.task_id, row is tasks[0])  # middleware may have put another one there
+        # Middleware may have put another one there.
+        return self._handle(row.task_id, row is tasks[0])
 
     async def push_many(
         self, calls: Iterable[TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]]
@@ -205,7 +214,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         now = self._clock.now()
         tasks = [new_task_of(call, self.registered, now) for call in checked]
         stored = await self._push(tasks, session, reruns_of(checked)) if tasks else []
-        return [TaskHandle(self.queue, row.task_id, row is task) for task, row in zip(tasks, stored, strict=True)]
+        return [self._handle(row.task_id, row is task) for task, row in zip(tasks, stored, strict=True)]
 
     def _push(self, tasks: list[Task], session: Any, reruns: Mapping[str, bool] | None) -> Awaitable[list[Task]]:
         push: Callable[[list[Task]], Awaitable[list[Task]]]
@@ -219,7 +228,10 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
 
     def handle(self, task_id: str) -> TaskHandle[Any]:
         """Return the handle of a task by id, pushed by any process."""
-        return TaskHandle(self.queue, task_id, created=False)
+        return self._handle(task_id)
+
+    def _handle(self, task_id: str, created: bool = False) -> TaskHandle[Any]:
+        return TaskHandle(self, task_id, created)
 
     # ---- operating ----
 
@@ -228,7 +240,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         return self.queue
 
     def _retried(self, task: Task) -> TaskHandle[Any]:
-        return TaskHandle(self.queue, task.task_id, created=False)
+        return self._handle(task.task_id)
 
     async def health(self, timeout: float = 5.0) -> dict[str, str | None]:
         """Return what is wrong with each part, None if nothing: ``store``; ``workers`` and ``scheduler`` if they run.

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import cast
 
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.url import BACKENDS, DURABLE_FAKE, keep_ended_of, scheme_of
+from aiotaskq.backends.url import BACKENDS, DURABLE_FAKE, memory_options, scheme_of
 
 __all__ = ["connect"]
 
@@ -15,12 +15,13 @@ def connect(url: str, *, keep_ended: int | None = None) -> Backend:
     """Return the backend of a URL; nothing is opened yet.
 
     Raises ValidationError for an unknown scheme, MissingExtra when its driver is not installed, and the errors of
-    ``keep_ended_of``.
+    ``memory_options``.
     """
-    scheme, keep = scheme_of(url), keep_ended_of(url, keep_ended)
+    scheme, options = scheme_of(url), memory_options(url, keep_ended)
     fake = url.partition("?")[0] == DURABLE_FAKE
     module, _, name = BACKENDS[DURABLE_FAKE if fake else scheme].partition(":")
     kind = getattr(import_module(module), name)
     if fake:
         return cast("Backend", kind())
-    return cast("Backend", kind(keep) if scheme == "memory" else kind(url))
+    made = kind(options.keep_ended, options.objects) if scheme == "memory" else kind(url)
+    return cast("Backend", made)

@@ -88,7 +88,9 @@ class Backend(ABC):
     name: ClassVar[str]
     """For messages."""
     durable: ClassVar[bool]
-    """Whether rows survive the process. Then params must be JSON."""
+    """Whether rows survive the process."""
+    objects: bool = False
+    """Whether params and results may be any Python objects, and not only JSON values."""
     shared: ClassVar[bool]
     """Whether other processes see the same rows."""
     has_clock = True

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from urllib.parse import parse_qs
 
+import msgspec
+
 from aiotaskq.core.masking import mask
 from aiotaskq.core.validation import check_int
 from aiotaskq.errors import NotSupported, ValidationError
 
-__all__ = ["BACKENDS", "DURABLE_FAKE", "KEEP_ENDED", "SQL", "keep_ended_of", "kind_of", "scheme_of"]
+__all__ = ["BACKENDS", "DURABLE_FAKE", "KEEP_ENDED", "OBJECTS", "SQL", "kind_of", "memory_options", "scheme_of"]
 
 DURABLE_FAKE = "memory://durable-fake"
 """The URL of a store in memory that behaves as a durable one: for tests."""
+
+OBJECTS = "memory://?objects=any"
+"""The URL of a store in memory whose params and results may be any Python objects."""
 
 KEEP_ENDED = 10_000
 """How many dead letters a store in memory keeps by default, and how many other ended tasks beside them."""
@@ -52,30 +57,42 @@ def scheme_of(url: str) -> str:
     return scheme
 
 
-def keep_ended_of(url: str, given: int | None = None) -> int:
-    """Return the ``keep_ended`` of a store: ``given``, or the option of its URL, or KEEP_ENDED.
+class MemoryOptions(msgspec.Struct, frozen=True):
+    """The options of a store in memory."""
 
-    Raises ValidationError for an invalid value or URL, and NotSupported for a store other than ``memory://``.
+    keep_ended: int = KEEP_ENDED
+    """How many ended tasks are kept, and how many dead letters beside them."""
+    objects: bool = False
+    """Whether params and results may be any Python objects (``?objects=any``)."""
+
+
+def memory_options(url: str, keep_ended: int | None = None) -> MemoryOptions:
+    """Return the options in the URL of a store in memory; the defaults for another store.
+
+    Raises ValidationError for an invalid value or URL, and NotSupported for ``keep_ended`` of another store.
     """
     scheme = scheme_of(url)
     place, _, query = url.partition("?")
     options = parse_qs(query, keep_blank_values=True)
     texts = options.pop("keep_ended", None)
-    if (given is not None or texts is not None) and (scheme != "memory" or place == DURABLE_FAKE):
+    if (keep_ended is not None or texts is not None) and (scheme != "memory" or place == DURABLE_FAKE):
         raise NotSupported(
             f"keep_ended: {scheme if scheme != 'memory' else 'the durable fake'} cannot bound ended tasks by their "
             "number, only memory:// can; use retention and retention_failed"
         )
     if scheme != "memory":
-        return KEEP_ENDED
+        return MemoryOptions()
+    objects = options.pop("objects", None)
+    if objects not in (None, ["any"]):
+        raise ValidationError("url: objects can only be 'any', as in memory://?objects=any")
+    if objects is not None and place == DURABLE_FAKE:
+        raise NotSupported("objects: the durable fake holds JSON values, as a database does; only memory:// has others")
     for name in options:
-        raise ValidationError(f"url: the option {name[:40]!r} is unknown; for memory there is keep_ended")
-    if given is not None and texts is not None:
+        raise ValidationError(f"url: the option {name[:40]!r} is unknown; for memory there are keep_ended and objects")
+    if keep_ended is not None and texts is not None:
         raise ValidationError("keep_ended: it is in the URL, too; give it in one place")
     if texts is None:
-        return KEEP_ENDED if given is None else check_int("keep_ended", given, 1)
-    try:
-        value: object = int(texts[-1])
-    except ValueError:
-        value = texts[-1]
-    return check_int("url: keep_ended", value, 1)
+        kept = KEEP_ENDED if keep_ended is None else check_int("keep_ended", keep_ended, 1)
+    else:
+        kept = check_int("url: keep_ended", int(texts[-1]) if texts[-1].isdecimal() else texts[-1], 1)
+    return MemoryOptions(kept, objects is not None)

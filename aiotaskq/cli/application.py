@@ -16,7 +16,7 @@ from aiotaskq.cli.output import LONG, echo_stderr
 from aiotaskq.core.task import Status
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
-from aiotaskq.runtime.handler import check_fit, unknown
+from aiotaskq.runtime.handler import fitted, unknown
 
 SAMPLE = 200  # tasks among which a type is searched
 
@@ -87,7 +87,7 @@ def is_handled(tq: TaskQ, type: str, params: dict[str, Any]) -> bool:
         return False
     if type not in tq.registered.handlers:
         raise unknown(type, tq.registered.handlers)
-    check_fit(tq.registered.handlers[type], params)
+    fitted(tq.registered.handlers[type], params)
     return True
 
 

@@ -20,6 +20,7 @@ REQUIREMENTS = {
     "aiohttp": ("aiohttp>=3.10,<4",),
     "metrics": ("prometheus-client>=0.20,<1",),
     "otel": ("opentelemetry-api>=1.24,<2",),
+    "pydantic": ("pydantic>=2.7,<3",),
 }
 
 

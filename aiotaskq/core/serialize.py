@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from typing import Any
 
 import msgspec
 
+from aiotaskq.core.conversion import Conversion, encodable
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.validation import INT64, MAX_DEPTH, check_json, shown
 
@@ -34,8 +36,11 @@ def describe(error: BaseException) -> str:
     return head + ("\n\nTraceback (most recent call last):\n" + "".join(frames) if frames else "")
 
 
-def storable(result: Any) -> Any:
-    """Return a handler's result as JSON values: tuples become lists, dataclasses and structs dicts, dates text.
+def storable(result: Any, conversion: Conversion | None = None) -> Any:
+    """Return a handler's result as JSON values: tuples become lists, dataclasses, structs and models dicts, dates text.
+
+    ``conversion`` is that of the return annotation. A result that does not fit it is stored as what it is, since the
+    work is done.
 
     Raises ValidationError with the path to a part that cannot be stored. NUL and lone surrogates are escaped, not
     refused, since the work is done.
@@ -43,6 +48,9 @@ def storable(result: Any) -> Any:
     kind = type(result)
     if result is None or kind is bool or (kind is int and abs(result) <= INT64):
         return result
+    if conversion is not None:
+        with contextlib.suppress(ValidationError):
+            result = conversion.store("result", result)
     _check_keys("result", result)
     try:
         plain = _plain(result)
@@ -68,7 +76,7 @@ def _check_keys(path: str, value: Any, depth: int = 0) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview), str_keys=True)
+    return msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview), str_keys=True, enc_hook=encodable)
 
 
 def _culprit(path: str, value: Any) -> str:

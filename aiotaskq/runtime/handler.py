@@ -1,7 +1,8 @@
-"""The registered functions that run tasks: how a registration is checked, and which params fit."""
+"""The registered functions that run tasks: how a registration is checked, which params fit, and what they become."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import inspect
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.core.backoff import Backoff
+from aiotaskq.core.conversion import Conversion, Unsupported, conversion_of, resolved
 from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.errors import UnknownHandler, ValidationError
 from aiotaskq.log import printable
@@ -52,6 +54,34 @@ class Handler(msgspec.Struct, frozen=True):
     """The names of its parameters; None if it takes any (``**kwargs``)."""
     required: frozenset[str] = frozenset()
     """The names of the parameters without a default, less those that a decorator around the function fills."""
+    conversions: Mapping[str, Conversion | None] = {}
+    """By name of a parameter; plain JSON types have none, or None where ``others`` is set."""
+    others: Conversion | None = None
+    """The conversion of what ``**kwargs`` takes."""
+    returns: Conversion | None = None
+    """The conversion of the result, by the return annotation."""
+
+    @property
+    def typed(self) -> bool:
+        """Whether some params are converted."""
+        return bool(self.conversions) or self.others is not None
+
+    def stored(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Return params as they are stored, in JSON form. Raises ValidationError with the path to what does not fit."""
+        return {
+            name: value if (conversion := self._conversion(name)) is None else conversion.store(f"params.{name}", value)
+            for name, value in params.items()
+        }
+
+    def loaded(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Return stored params as the function takes them. Raises ValidationError as ``stored``."""
+        return {
+            name: value if (conversion := self._conversion(name)) is None else conversion.load(f"params.{name}", value)
+            for name, value in params.items()
+        }
+
+    def _conversion(self, name: str) -> Conversion | None:
+        return self.conversions.get(name, self.others)
 
 
 def make_handler(
@@ -66,8 +96,12 @@ def make_handler(
     retry_on: Collection[type[BaseException]] | type[BaseException] = Exception,
     timeout: float | None = None,
     expires: float | None = None,
+    objects: bool = False,
 ) -> Handler:
-    """Return the handler of a function. Raises ValidationError naming the argument."""
+    """Return the handler of a function; with ``objects`` its params and results are passed as they are.
+
+    Raises ValidationError naming the argument, or the parameter whose type has no JSON form, and MissingExtra.
+    """
     if not callable(function):
         raise ValidationError(f"handler: a function is needed (got {type(function).__name__})")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -94,6 +128,7 @@ def make_handler(
         raise ValidationError(f"retry_on: exception classes are needed (got {type(retry_on).__name__})") from None
     if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
         raise ValidationError("retry_on: exception classes are needed")
+    conversions, others, returns = ({}, None, None) if objects else _conversions(function)
     return Handler(
         name=check_key("name", name or _default_name(function), MAX_NAME),
         function=function,
@@ -108,6 +143,9 @@ def make_handler(
         injected=_injected(function),
         accepted=None if any(each.kind is each.VAR_KEYWORD for each in parameters.values()) else frozenset(parameters),
         required=_required(function),
+        conversions=conversions,
+        others=others,
+        returns=returns,
     )
 
 
@@ -142,6 +180,58 @@ def _injected(function: Callable[..., Any]) -> dict[str, Any]:
     return {name: hints[name] for name in names}
 
 
+def _conversions(
+    function: Callable[..., Any],
+) -> tuple[dict[str, Conversion | None], Conversion | None, Conversion | None]:
+    """Return the conversions of the parameters, of ``**kwargs`` and of the result. Raises ValidationError."""
+    signature = inspect.signature(function)
+    named: dict[str, Conversion | None] = {}
+    others = None
+    for parameter in signature.parameters.values():
+        if parameter.default is INJECTED or parameter.annotation is parameter.empty:
+            conversion = None
+        else:
+            try:
+                conversion = _conversion(parameter.annotation, function)
+            except Unsupported as error:
+                if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
+                    raise ValidationError(
+                        f"handler {_default_name(function)}: parameter {parameter.name!r}: {error}; use a dataclass or "
+                        "another type that can be stored as JSON, or injected() for a resource"
+                    ) from None
+                conversion = None  # left to its default; a value would be refused by the push
+        if parameter.kind is parameter.VAR_KEYWORD:
+            others = conversion
+        else:
+            named[parameter.name] = conversion
+    if others is None:
+        named = {name: conversion for name, conversion in named.items() if conversion is not None}
+    returns = None
+    if signature.return_annotation is not signature.empty:
+        with contextlib.suppress(Unsupported):  # the result is stored as what it is, if that is possible
+            returns = _conversion(signature.return_annotation, function)
+    return named, others, returns
+
+
+def _conversion(annotation: Any, function: Callable[..., Any]) -> Conversion | None:
+    inner = inspect.unwrap(function)
+    while isinstance(inner, functools.partial):
+        inner = inspect.unwrap(inner.func)
+    names = getattr(inner if hasattr(inner, "__globals__") else type(inner).__call__, "__globals__", {})
+    try:
+        return conversion_of(resolved(annotation, names, _local_names()))
+    except NameError as error:
+        raise Unsupported(f"{error}, as its annotation says; import it also at run time") from None
+
+
+def _local_names() -> Mapping[str, Any]:
+    """Return the local names where the handler is registered: its types may be defined beside it in a function."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "aiotaskq":
+        frame = frame.f_back
+    return {} if frame is None else frame.f_locals
+
+
 def unknown(name: str, known: Collection[str], field: str = "type") -> UnknownHandler:
     """Return the error for a type without a handler, with the most similar known name."""
     close = difflib.get_close_matches(name, known, n=1)
@@ -153,13 +243,16 @@ class ParamsMisfit(TypeError):
     """The handler cannot be called with the params of the task; a retry would not change that."""
 
 
-def check_fit(handler: Handler | None, params: object) -> None:
-    """Raise ValidationError if the handler cannot be called with these params."""
+def fitted(handler: Handler | None, params: Any) -> Any:
+    """Return params as they are stored, if the handler can be called with them; raises ValidationError if not.
+
+    Without a handler, and for what is no dict, they are returned as they are.
+    """
     if handler is None or not isinstance(params, dict):
-        return
+        return params
     accepted, required = handler.accepted, handler.required
     if required.issubset(params) and (accepted is None or accepted.issuperset(params)):
-        return
+        return handler.stored(params) if handler.typed else params
     if accepted is not None and (unknown := [name for name in params if name not in accepted]):
         free = accepted - params.keys() - handler.injected.keys()
         close = difflib.get_close_matches(str(unknown[0]), free, n=1)
@@ -167,6 +260,15 @@ def check_fit(handler: Handler | None, params: object) -> None:
         raise ValidationError(f"params: {handler.name}() has no parameter {printable(unknown[0])!r}{guess}")
     lacking = ", ".join(map(repr, sorted(required - params.keys())))
     raise ValidationError(f"params: {handler.name}() needs {lacking}")
+
+
+def check_follow_up(field: str, handler: Handler | None) -> None:
+    """Raise ValidationError if the handler cannot be called with the one parameter of a follow-up, ``parent``."""
+    if handler is None:
+        return
+    takes = handler.accepted is None or "parent" in handler.accepted
+    if not takes or handler.required - {"parent"}:
+        raise ValidationError(f"{field}: {handler.name}() must take one parameter, 'parent: aiotaskq.Parent'")
 
 
 def misfit(error: TypeError, handler: Handler, params: Mapping[str, Any]) -> str | None:

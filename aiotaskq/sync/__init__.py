@@ -14,6 +14,7 @@ from aiotaskq.app.registry import injected
 from aiotaskq.app.settings import configure
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.core.backoff import Backoff
+from aiotaskq.core.parent import Parent
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import (
@@ -78,6 +79,7 @@ __all__ = [
     "NoOpenTask",
     "NotFound",
     "NotSupported",
+    "Parent",
     "QueueFull",
     "RedisQueue",
     "ResultTimeout",

@@ -45,8 +45,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 class TaskHandle(Facade[Any], Generic[T_co]):
     __doc__ = AsyncHandle.__doc__
 
-    def __init__(self, queue: Queue, task_id: str, created: bool = True) -> None:
-        self.reach = Part(queue.reach, lambda reached: AsyncHandle(reached, task_id, created))
+    def __init__(self, tq: TaskQ, task_id: str, created: bool = True) -> None:
+        self.reach = Part(tq.reach, lambda reached: AsyncHandle(reached, task_id, created))
         self.task_id = task_id
         self.created = created
 
@@ -128,7 +128,7 @@ class ScheduleDecorator(Protocol):
 
 
 def _handle(tq: TaskQ, made: AsyncHandle[Any]) -> TaskHandle[Any]:
-    return TaskHandle(tq.queue, made.task_id, made.created)
+    return TaskHandle(tq, made.task_id, made.created)
 
 
 def _handles(tq: TaskQ, made: Sequence[AsyncHandle[Any]]) -> list[TaskHandle[Any]]:

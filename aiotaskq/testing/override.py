@@ -8,7 +8,7 @@ from typing import Any
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.memory.durable_fake import DurableFake
-from aiotaskq.backends.url import DURABLE_FAKE
+from aiotaskq.backends.url import DURABLE_FAKE, OBJECTS
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
@@ -57,4 +57,5 @@ def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, *
 
 def stand_in(tq: TaskQ) -> str:
     """Return the URL of the store in memory with the same rules."""
-    return DURABLE_FAKE if tq.queue.backend.durable else "memory://"
+    backend = tq.queue.backend
+    return DURABLE_FAKE if backend.durable else OBJECTS if backend.objects else "memory://"

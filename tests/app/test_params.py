@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import Task, TaskQ, ValidationError, injected, sync
-from aiotaskq.core.task import Status
+from aiotaskq.core.task import Status, new_task
 from tests.support.machine import within
 
 RUN: list[str] = []
@@ -110,8 +110,8 @@ async def test_injected_params_need_not_be_pushed(tq: TaskQ) -> None:
 
 
 async def ended(tq: TaskQ, type: str, params: dict[str, Any]) -> Task:
-    task_id = await tq.queue.push_task({"type": type, "params": params})
-    return await tq.queue.wait_for_end(task_id, within(30))
+    (task,) = await tq.queue.add([new_task(type, params, now=tq.queue.clock.now())])
+    return await tq.queue.wait_for_end(task.task_id, within(30))
 
 
 @pytest.mark.parametrize("kind", ["loop", "thread", "process", "injected", "wrapped", "middleware"])

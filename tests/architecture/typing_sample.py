@@ -1,13 +1,18 @@
-"""The public names as a type checker sees them: checked by mypy --strict. Each ignored line must remain an error."""
+"""The public names as mypy --strict and pyright see them. Each ignored line must remain an error."""
 
 from __future__ import annotations
 
 import asyncio
+import datetime
+import uuid
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
 from typing import Any, assert_type
 
+import pydantic
+
 import aiotaskq.sync
-from aiotaskq import TaskFunction, TaskHandle, TaskQ, injected
+from aiotaskq import Parent, TaskFunction, TaskHandle, TaskQ, injected
 from aiotaskq.core.task import Status, Task
 
 tq = TaskQ("memory://")
@@ -31,6 +36,27 @@ def shout(text: str, client: Client = injected()) -> str:
     return text.upper()
 
 
+class Order(pydantic.BaseModel):
+    id: uuid.UUID
+    at: datetime.datetime
+
+
+@dataclass
+class Receipt:
+    order: Order
+    paid: bool
+
+
+@tq.task
+async def pay(order: Order, tags: frozenset[str] = frozenset()) -> Receipt:
+    return Receipt(order, True)
+
+
+@tq.task
+async def mail(parent: Parent[Receipt]) -> None:
+    assert_type(parent.result.paid, bool)
+
+
 @tq.schedule(interval=60)
 @tq.task()
 async def every_minute() -> None: ...
@@ -52,6 +78,10 @@ async def main() -> None:
     assert_type(await tq.find(status="failed"), list[Task])
     assert_type(every_minute, TaskFunction[[], Coroutine[object, None, None], None])
     assert_type(await (await nightly.push()).result(), None)
+    order = Order(id=uuid.uuid4(), at=datetime.datetime.now(datetime.UTC))
+    assert_type(await (await pay.options(on_success=mail).push(order, tags=frozenset("a"))).result(), Receipt)
+    await pay.push({"id": "x"})  # type: ignore[arg-type]
+    await pay.push(order, tags={1})  # type: ignore[arg-type]
     await tq.push_many([add.call(a=1), ("shout", {"text": "x"})])
 
     await add.push("one")  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from aiotaskq import TaskFailed, TaskQ, current_task, injected
+from aiotaskq import Parent, TaskFailed, TaskQ, current_task, injected
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.testing import inline
 from tests.testing.backoffs import STEADY
@@ -107,8 +107,8 @@ async def test_inline_nests_follows_up_and_leaves_delayed_ones() -> None:
             return n
 
         @kit.tq.task
-        def told(task_id: str, type: str, result: Any, error: Any) -> None:
-            ran.append(f"told of {type} {result}")
+        def told(parent: Parent[int]) -> None:
+            ran.append(f"told of {parent.type} {parent.result}")
 
         @kit.tq.task
         async def outer() -> int:

@@ -100,6 +100,7 @@ async def test_schedules_are_made_changed_fired_and_deleted(ask: Ask, tq: TaskQ)
     two = body | {"task_id": "two", "interval_seconds": 60}
     refused(await ask.post("schedules", json=two), 422, "ValidationError", "interval_seconds: belongs to")
     every = {"name": "e", "task_type": "greet", "schedule_type": "interval", "interval_seconds": 60}
+    every["params"] = {"name": "e"}
     every_id = (await ask.post("schedules", json=every)).json()["task_id"]
 
     listed = [(await ask.get("schedules?limit=1")).json()]
@@ -144,8 +145,8 @@ async def test_schedules_are_made_changed_fired_and_deleted(ask: Ask, tq: TaskQ)
 async def test_the_preview_of_a_stored_schedule_begins_with_its_next_run(ask: Ask, tq: TaskQ) -> None:
     at = 4_000_000_000
     add = tq.scheduler.add_scheduler_task
-    await add("i", "greet", "interval", interval_seconds=90, start_at=at, timezone="UTC", task_id="i")
-    await add("o", "greet", "once", execute_at=at, timezone="UTC", task_id="o")
+    await add("i", "greet", "interval", {"name": "x"}, interval_seconds=90, start_at=at, timezone="UTC", task_id="i")
+    await add("o", "greet", "once", {"name": "x"}, execute_at=at, timezone="UTC", task_id="o")
     first = "2096-10-02T07:06:40+00:00"
     assert (await ask.get("schedules/i/preview?count=2")).json()["times"] == [first, "2096-10-02T07:08:10+00:00"]
     assert (await ask.get("schedules/o/preview")).json()["times"] == [first]

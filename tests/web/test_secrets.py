@@ -52,7 +52,7 @@ async def test_an_application_that_logs_everything_logs_no_params(  # J8
 
 
 async def test_objects_in_memory_are_shown_as_json(door: Any) -> None:
-    async with TaskQ("memory://") as tq:
+    async with TaskQ("memory://?objects=any") as tq:
         await tq.push("odd", {"where": object(), "n": 1})
         await tq.push("nan", {"x": {1, 2}})
         async with door(tq, show_args=True) as ask:

@@ -31,8 +31,9 @@ class MemoryBackend(Backend):
     steady: ClassVar[bool] = True
     grouped: ClassVar[bool] = False
 
-    def __init__(self, keep: int = KEEP_ENDED) -> None:
+    def __init__(self, keep: int = KEEP_ENDED, objects: bool = False) -> None:
         super().__init__()
+        self.objects = objects
         self.values, self._keys, self._lock = MemoryValues(), Keys(), BriefLock()
         self._tasks: dict[str, Task] = {}
         self.queue = TaskQueue(rows=self._tasks, lock=self._lock, taken=self._start)

@@ -53,6 +53,7 @@ class Queue(Operations[Task]):
         poll_interval: float = 1.0,
         maxsize: int = 0,
         when_full: str = "wait",
+        prepare: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         """Make the queue of a backend.
 
@@ -63,6 +64,8 @@ class Queue(Operations[Task]):
             when_full: what a push to a full queue does: ``wait``, ``raise`` (QueueFull), or ``drop_oldest``, which
                 cancels ready tasks in the push's transaction, those of the largest priority number first, and of
                 these the oldest.
+            prepare: returns the params of a type as they are stored, for a task given as a dict; None takes them as
+                they are. Raises ValidationError.
 
         Raises:
             ValidationError: a wrong value.
@@ -72,6 +75,7 @@ class Queue(Operations[Task]):
         self.clock = clock
         """The clock of everything that acts on this queue."""
         self.events = events if events is not None else Events()
+        self._prepare = prepare
         self._visibility = check_seconds("visibility", visibility, zero=False)
         self._poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
         self._waiters = Waiters(backend)
@@ -109,9 +113,9 @@ class Queue(Operations[Task]):
         anything is written (also for more than ``maxsize`` tasks), QueueFull (with a session also where it would wait),
         DatabaseUnavailable with the ids of the tasks, and NotSupported if the store cannot join the session.
         """
-        if self.backend.durable:
+        if not self.backend.objects:
             for task in tasks:
-                self._check_durable(task)
+                self._check_storable(task)
         try:
             if session is None and not self.capacity.maxsize:
                 stored = await (self._pushes.add(tasks) if self.backend.grouped else self.backend.push(tasks))
@@ -151,11 +155,12 @@ class Queue(Operations[Task]):
         taker = next((each for each in self.takers if each.wants), None)
         return await (self.backend.push(tasks) if taker is None else taker.push(tasks))
 
-    @staticmethod
-    def _check_durable(task: Task) -> None:
+    def _check_storable(self, task: Task) -> None:
         check_json("params", task.params)
         if task.extra:
             check_json("task", task.extra)
+        if not self.backend.durable:
+            return
         for field, name in (("on_success", task.on_success), ("on_failure", task.on_failure)):
             if name is not None and not isinstance(name, str):
                 raise ValidationError(f"{field}: a function cannot be stored; give the name of a task")
@@ -168,6 +173,10 @@ class Queue(Operations[Task]):
         content stays. Raises ValidationError, and TaskConflict if the id is pending with other content, or has ended
         and a newer task holds its unique key.
         """
+        if self._prepare is not None and isinstance(task, Mapping) and "type" in task:
+            prepared = self._prepare(task["type"], params := task.get("params"))
+            if prepared is not params:
+                task = {**task, "params": prepared}
         new = task_from_dict(task, priority, self.clock.now(), any_id=not self.backend.durable)
         while True:
             (stored,) = await self.add([new])

@@ -38,9 +38,21 @@ class Scheduler:
     """
 
     def __init__(
-        self, schedules: Schedules, queue: Queue, queue_backend: Backend, clock: Clock, *, check_interval: float = 10.0
+        self,
+        schedules: Schedules,
+        queue: Queue,
+        queue_backend: Backend,
+        clock: Clock,
+        *,
+        check_interval: float = 10.0,
+        prepare: Callable[[Any, Any], Any] | None = None,
     ) -> None:
-        """``check_interval`` is the longest time in seconds between two looks at the database."""
+        """Wire a scheduler.
+
+        ``check_interval`` is the longest time in seconds between two looks at the database. ``prepare`` returns the
+        params of a task type as they are stored, or raises ValidationError; None takes them as they are.
+        """
+        self._prepare = prepare
         self._schedules = schedules
         self._queue = queue
         self._queue_backend = queue_backend
@@ -121,7 +133,7 @@ class Scheduler:
             name,
             task_type,
             schedule_type,
-            params,
+            self._prepared(task_type, params),
             None if "interval_seconds" in foreign else interval_seconds,
             None if "cron_expression" in foreign else cron_expression,
             None if "execute_at" in foreign else execute_at,
@@ -143,6 +155,9 @@ class Scheduler:
             log.warning("schedule {}: {} is ignored; its type is {}", _named(schedule), field, schedule.schedule_type)
         await self.add([schedule])
         return schedule.task_id
+
+    def _prepared(self, task_type: Any, params: Any) -> Any:
+        return params if self._prepare is None else self._prepare(task_type, {} if params is None else params)
 
     async def add(self, schedules: Sequence[Schedule]) -> Sequence[Schedule]:
         """Store schedules in one transaction; return for each the row that is there: the same, or an older one."""
@@ -170,7 +185,14 @@ class Scheduler:
 
     async def update_task(self, /, task_id: str, **changes: Any) -> None:
         """Change a schedule; with another timing its next run is later than now. Raises NotFound, ValidationError."""
-        edited = await self._edit(task_id, lambda schedule, now: changed(schedule, now, **changes))
+
+        def edit(schedule: Schedule, now: int) -> Schedule:
+            after = changed(schedule, now, **changes)
+            if "params" not in changes and "task_type" not in changes:
+                return after
+            return after.replace(params=self._prepared(after.task_type, after.params))
+
+        edited = await self._edit(task_id, edit)
         log.debug("schedule {} changed", _named(edited))
 
     async def delete_task(self, task_id: str) -> bool:

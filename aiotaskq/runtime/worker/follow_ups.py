@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from aiotaskq.core.parent import Parent
 from aiotaskq.core.task import Status, Task, new_task
 from aiotaskq.runtime.handler import Handler
 
@@ -16,7 +17,7 @@ def follow_ups(after: Task, handlers: Mapping[str, Handler], now: int) -> tuple[
     name = {Status.COMPLETED: after.on_success, Status.FAILED: after.on_failure}.get(after.status)
     if not isinstance(name, str):
         return ()
-    params = {"task_id": after.task_id, "type": after.type, "result": after.result, "error": after.error_message}
+    params = {"parent": Parent(after.task_id, after.type, after.result, after.error_message).as_params()}
     handler = handlers.get(name)
     options: dict[str, Any] = {} if handler is None else {"queue": handler.queue, "max_retries": handler.max_retries}
     trace = {key: value for key, value in after.extra.items() if key in _TRACE}  # it belongs to the same trace

@@ -60,7 +60,7 @@ class Runner:
         host: TaskHost,
         events: Events | None = None,
         executions: dict[str, Execution] | None = None,
-        durable: bool = True,
+        objects: bool = False,
         timed_out: Callable[[Execution], object] = lambda _execution: None,
     ) -> None:
         """Wire a runner.
@@ -72,7 +72,7 @@ class Runner:
             host: what ``current_task()`` reports progress and completion to.
             events: where started, unknown and timed out tasks are announced.
             executions: where what runs is kept, by task id.
-            durable: whether a result must be JSON.
+            objects: whether params and results are passed as they are, and not as JSON.
             timed_out: called after a handler was interrupted because of its timeout.
         """
         self._handlers = handlers
@@ -80,7 +80,7 @@ class Runner:
         self._clock = clock
         self._host = host
         self._events = Events() if events is None else events
-        self._durable = durable
+        self._objects = objects
         self._timed_out = timed_out
         self.executions: dict[str, Execution] = {} if executions is None else executions
         """What runs, by task id."""
@@ -151,7 +151,7 @@ class Runner:
         deadline = 0 if timeout is None else self._deadlines.add(timeout, execution)
         token = current.set(execution.context)
         # The commonest case does without the calls of `_invoke`, which benchmarks of small handlers show.
-        direct = self._plain and handler.executor == "loop" and not handler.injected
+        direct = self._plain and handler.executor == "loop" and not handler.injected and not handler.typed
         try:
             result = await (handler.function(**task.params) if direct else self._call(task))
         except asyncio.CancelledError:
@@ -193,7 +193,7 @@ class Runner:
             return Failed(NOT_AWAITED, retryable=False)
         if execution.context.completed:
             return Failed(NOT_COMMITTED, True, handler.backoff, random.random())
-        return _stored(result) if self._durable else Completed(result)
+        return Completed(result) if self._objects else stored(result, handler)
 
     @property
     def _loop_ends(self) -> bool:
@@ -236,6 +236,11 @@ class Runner:
     async def _invoke(self, task: Task) -> Any:
         handler = self._handlers[task.type]
         params = task.params
+        if handler.typed and not self._objects:
+            try:
+                params = handler.loaded(params)
+            except ValidationError as error:
+                raise ParamsMisfit(str(error)) from None
         if handler.injected:
             params = {**{name: self._resource(kind) for name, kind in handler.injected.items()}, **params}
         try:
@@ -274,9 +279,10 @@ def _reason(error: TypeError) -> str | None:
     return str(error) if isinstance(error, ParamsMisfit) else None
 
 
-def _stored(result: Any) -> Outcome:
+def stored(result: Any, handler: Handler) -> Outcome:
+    """Return the outcome of a handler that returned this: the result in its JSON form."""
     try:
-        return Completed(storable(result))
+        return Completed(storable(result, handler.returns))
     except ValidationError as error:
         return unstorable(error)
 

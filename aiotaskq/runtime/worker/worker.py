@@ -97,7 +97,7 @@ class Worker:
             host=self,
             events=queue.events,
             executions=self.executions,
-            durable=backend.durable,
+            objects=backend.objects,
             timed_out=self._watchdog.timed_out,
         )
         self._heartbeat = Heartbeat(
@@ -248,7 +248,7 @@ class Worker:
 
     async def complete(self, task: Task, session: Any, result: Any) -> bool:
         """Complete a task that runs here in the caller's transaction; return whether it is still this worker's."""
-        result = storable(result)
+        result = storable(result, handler.returns if (handler := self._handlers.get(task.type)) is not None else None)
         return await self._queue.complete_with(session, task, result, then=self.follow_ups) is not None
 
     def chore(self, work: Coroutine[Any, Any, None]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import aiotaskq
-from aiotaskq import TaskQ, current_task
+from aiotaskq import Parent, TaskQ, current_task
 from aiotaskq.errors import UnknownHandler, ValidationError
 from tests.support.machine import within
 from tests.support.waiting import eventually
@@ -26,8 +26,9 @@ async def test_callbacks_come_after_the_commit(tq: TaskQ) -> None:
         return 41
 
     @tq.task
-    async def after(task_id: str, type: str, result: Any, error: str | None) -> None:
-        seen.append((type, str(await tq.handle(task_id).status())))
+    async def after(parent: Parent[int | None]) -> None:
+        seen.append((parent.type, str(await tq.handle(parent.id).status())))
+        assert (parent.result, (parent.error or "")[:14]) in ((41, ""), (None, "ValueError: no"))
 
     async with tq.running(concurrency=2):
         await work.options(on_success=after, on_failure="after").push(ok=True)
@@ -46,6 +47,11 @@ async def test_a_follow_up_without_a_handler_is_refused_at_the_push(tq: TaskQ) -
     for name in ("on_success", "on_failure"):
         with pytest.raises(UnknownHandler, match=f"{name}: no handler is registered for 'aftr'; did you mean 'after'"):
             await work.options(**{name: "aftr"}).push()  # type: ignore[typeddict-item]
+    for wrong in (lambda task_id: None, lambda parent, other: None):
+        tq.task(name=f"wrong{wrong.__code__.co_argcount}")(wrong)
+        name = f"wrong{wrong.__code__.co_argcount}"
+        with pytest.raises(ValidationError, match=r"^on_failure: wrong.\(\) must take one parameter, 'parent: "):
+            await work.options(on_failure=name).push()
     tq.elsewhere("aftr")
     await work.options(on_success="aftr").push()
     await tq.close()

@@ -162,7 +162,7 @@ async def test_a_task_that_cannot_run_here_does_not_fail_before_its_time(bench: 
     assert outcome == Failed("undecodable: bad JSON", retryable=False)
 
 
-async def test_a_result_has_to_be_json_only_on_a_durable_store(bench: Bench) -> None:
+async def test_a_result_has_to_be_json_unless_the_store_takes_objects(bench: Bench) -> None:
     thing = object()
 
     @bench.handler()
@@ -171,7 +171,7 @@ async def test_a_result_has_to_be_json_only_on_a_durable_store(bench: Bench) -> 
 
     outcome = await bench.run("gives")
     assert isinstance(outcome, Failed) and outcome.error.startswith("result_unserializable: ")
-    bench.runner = Runner(bench.handlers, Executors(1), bench.clock, host=bench.host, durable=False)
+    bench.runner = Runner(bench.handlers, Executors(1), bench.clock, host=bench.host, objects=True)
     assert await bench.run("gives") == Completed(thing)
 
 

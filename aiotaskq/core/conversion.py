@@ -1,0 +1,265 @@
+"""Typed params and results: what an annotation accepts, and its values as JSON and back.
+
+An annotation is looked at once, when its handler is registered. Plain JSON types need no conversion. Most other types
+are converted by msgspec: dataclasses, Structs, TypedDict, NamedTuple, times, UUID, Decimal, Enum, bytes, sets, tuples
+and paths (https://jcristharif.com/msgspec/supported-types.html). Pydantic converts its models, what is ``Annotated``
+for it, and unions that msgspec refuses; it is imported only then.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import functools
+import re
+import sys
+import types
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePath
+from typing import Any
+
+import msgspec
+from msgspec import inspect as shape
+
+from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.extras import missing
+
+__all__ = ["Conversion", "Unsupported", "conversion_of", "encodable", "resolved"]
+
+_PLAIN = (shape.AnyType, shape.NoneType, shape.BoolType)
+_HAVE_FIELDS = ("__dataclass_fields__", "__struct_fields__", "__total__", "_fields")
+_SHOWN = 3  # how many errors of one value a message names
+
+
+class Unsupported(Exception):
+    """A type whose values cannot be written as JSON and read back; the text says which, and why."""
+
+
+class Conversion(ABC):
+    """The values of one annotation as JSON, and back."""
+
+    @abstractmethod
+    def store(self, path: str, value: Any) -> Any:
+        """Return the JSON form of a value, which may be given in that form already.
+
+        Raises ValidationError, with the path to the part that does not fit the annotation.
+        """
+
+    @abstractmethod
+    def load(self, path: str, stored: Any) -> Any:
+        """Return the value of a JSON form. Raises ValidationError as ``store``."""
+
+
+def conversion_of(annotation: Any) -> Conversion | None:
+    """Return the conversion for an annotation; None for plain JSON types, ``Any``, and type variables.
+
+    Raises Unsupported, and MissingExtra where pydantic is needed and is not installed.
+    """
+    if typing.get_origin(annotation) is collections.abc.Iterable:  # its values are stored as lists
+        annotation = list[typing.get_args(annotation)]  # type: ignore[misc]
+    if _is_for_pydantic(annotation):
+        return _Pydantic(annotation)
+    try:
+        found = shape.type_info(annotation)
+        if _is_plain(found):
+            return None
+        strange = next(_strange(found, set()), None)
+        made = _Msgspec(annotation)
+    except (TypeError, NameError) as error:  # a union that msgspec cannot tell apart, or a name that does not exist
+        return _by_pydantic(annotation, str(error))
+    return made if strange is None else _by_pydantic(annotation, f"{strange.__qualname__} has no JSON form")
+
+
+def resolved(annotation: Any, names: Mapping[str, Any], local: Mapping[str, Any]) -> Any:
+    """Return an annotation with the names in it looked up in the globals of its module, else in ``local``.
+
+    Raises NameError, or whatever the evaluation of its text raises.
+    """
+    holder = types.SimpleNamespace(__annotations__={"it": annotation})
+    return typing.get_type_hints(holder, {**local, **names}, include_extras=True)["it"]
+
+
+def encodable(value: Any) -> Any:
+    """Return the JSON form of a path or a pydantic model, for msgspec, which knows neither. Raises TypeError."""
+    if isinstance(value, PurePath):
+        return str(value)
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is not None and isinstance(value, pydantic.BaseModel):
+        return value.model_dump(mode="json", by_alias=True, round_trip=True)
+    raise TypeError(f"{type(value).__qualname__} has no JSON form")
+
+
+# ---- by msgspec -----------------------------------------------------------------------------------------------------
+
+
+class _Msgspec(Conversion):
+    def __init__(self, annotation: Any) -> None:
+        self._annotation = annotation
+        self._decode = msgspec.json.Decoder(annotation, dec_hook=_decodable).decode
+
+    def store(self, path: str, value: Any) -> Any:
+        try:
+            data = msgspec.json.encode(value, enc_hook=encodable)
+            self._decode(data)
+        except msgspec.ValidationError as error:
+            raise _misfit(path, error) from None
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValidationError(f"{path}: {error}") from None
+        return msgspec.json.decode(data)
+
+    def load(self, path: str, stored: Any) -> Any:
+        try:
+            return msgspec.convert(stored, self._annotation, dec_hook=_decodable, str_keys=True)
+        except msgspec.ValidationError as error:
+            raise _misfit(path, error) from None
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValidationError(f"{path}: {error}") from None
+
+
+def _decodable(kind: type, value: Any) -> Any:
+    if isinstance(kind, type) and issubclass(kind, PurePath):
+        return kind(value)
+    if kind is object:
+        return value
+    raise TypeError(f"{kind!r} has no JSON form")
+
+
+def _misfit(path: str, error: msgspec.ValidationError) -> ValidationError:
+    """Return the error with the whole path: msgspec ends its message with `` - at `$.items[2]```."""
+    text, _, place = str(error).partition(" - at ")
+    where = re.sub(r"`key` in (.*)", r"\1 (a key)", place).replace("`", "")
+    return ValidationError(f"{path}{where.removeprefix('$')}: {text}")
+
+
+def _is_plain(found: shape.Type) -> bool:
+    """Whether every value of a type is what JSON gives back, so that nothing is converted or checked."""
+    match found:
+        case shape.IntType() | shape.FloatType() | shape.StrType():
+            return all(getattr(found, name) is None for name in found.__struct_fields__)
+        case shape.ListType(item_type=item):
+            return found.min_length is None and found.max_length is None and _is_plain(item)
+        case shape.DictType(key_type=shape.StrType() | shape.AnyType() as key, value_type=value):
+            return found.min_length is None and found.max_length is None and _is_plain(key) and _is_plain(value)
+        case shape.UnionType(types=members):
+            return all(map(_is_plain, members))
+        case shape.CustomType(cls=kind):
+            return kind is object
+    return isinstance(found, _PLAIN)
+
+
+def _strange(found: Any, seen: set[int]) -> Iterator[Any]:
+    """Yield the classes in a type that msgspec knows only by name."""
+    if id(found) in seen:
+        return
+    seen.add(id(found))
+    if isinstance(found, shape.CustomType):
+        if found.cls is not object and not issubclass(found.cls, PurePath):
+            yield found.cls
+    elif isinstance(found, shape.Metadata):
+        yield from _strange(found.type, seen)
+    elif isinstance(found, shape.Type | shape.Field):
+        for name in found.__struct_fields__:
+            yield from _strange(getattr(found, name), seen)
+    elif isinstance(found, tuple):
+        for each in found:
+            yield from _strange(each, seen)
+
+
+# ---- by pydantic ----------------------------------------------------------------------------------------------------
+
+
+class _Pydantic(Conversion):
+    def __init__(self, annotation: Any) -> None:
+        try:
+            import pydantic
+        except ImportError:
+            raise missing("pydantic", "pydantic") from None
+        try:
+            self._adapter: Any = pydantic.TypeAdapter(annotation)
+        except Exception as error:  # a class of its own for each kind of schema that cannot be made
+            raise Unsupported(str(error).partition("\n")[0]) from None
+
+    def store(self, path: str, value: Any) -> Any:
+        try:
+            known = self._adapter.validate_python(value)
+        except Exception as error:
+            known = self._from_json(path, value, error)
+        try:
+            data = self._dumped(known)
+            again = self._adapter.validate_json(data)
+            same = type(again) is type(known) and (again == known or self._dumped(again) == data)
+        except Exception as error:
+            raise _refused(path, error) from None
+        if not same:
+            raise ValidationError(
+                f"{path}: its JSON form would be read back as {type(again).__qualname__}, not as "
+                f"{type(known).__qualname__}; use a type whose members differ in JSON"
+            )
+        return msgspec.json.decode(data)
+
+    def _dumped(self, value: Any) -> bytes:
+        return self._adapter.dump_json(value, by_alias=True, round_trip=True, warnings=False)  # type: ignore[no-any-return]
+
+    def _from_json(self, path: str, value: Any, error: Exception) -> Any:
+        """Return the value of what may be a JSON form: strict models read a date from JSON text, and from no other."""
+        try:
+            return self._adapter.validate_json(msgspec.json.encode(value))
+        except Exception:
+            raise _refused(path, error) from None
+
+    def load(self, path: str, stored: Any) -> Any:
+        try:
+            return self._adapter.validate_json(msgspec.json.encode(stored))
+        except Exception as error:
+            raise _refused(path, error) from None
+
+
+def _by_pydantic(annotation: Any, why: str) -> Conversion:
+    try:
+        return _Pydantic(annotation)
+    except Unsupported:
+        raise Unsupported(why) from None
+
+
+def _refused(path: str, error: Exception) -> ValidationError:
+    """Return the error of a validator, which may be any exception; those of pydantic have a list of places."""
+    places: Callable[..., list[dict[str, Any]]] | None = getattr(error, "errors", None)
+    if not callable(places):
+        return ValidationError(f"{path}: {error}")
+    found = places(include_url=False, include_context=False, include_input=False)
+    texts = [
+        f"{path}{''.join(f'[{step}]' if isinstance(step, int) else f'.{step}' for step in each['loc'])}: {each['msg']}"
+        for each in found[:_SHOWN]
+    ]
+    return ValidationError("; ".join(texts) + (f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""))
+
+
+def _is_for_pydantic(annotation: Any) -> bool:
+    """Whether there is something in an annotation that only pydantic understands."""
+    return any(
+        hasattr(each, "__pydantic_core_schema__")
+        or hasattr(each, "__get_pydantic_core_schema__")
+        or type(each).__module__.partition(".")[0] in ("pydantic", "annotated_types")
+        for each in _parts(annotation, set())
+    )
+
+
+def _parts(annotation: Any, seen: set[int]) -> Iterator[Any]:
+    """Yield an annotation, its arguments and metadata, and those of the fields of its classes."""
+    if id(annotation) in seen:
+        return
+    seen.add(id(annotation))
+    yield annotation
+    yield from getattr(annotation, "__metadata__", ())
+    for each in typing.get_args(annotation):
+        yield from _parts(each, seen)
+    if hasattr(annotation, "__pydantic_core_schema__"):
+        return
+    if isinstance(annotation, type) and any(map(functools.partial(hasattr, annotation), _HAVE_FIELDS)):
+        try:
+            hints = typing.get_type_hints(annotation, include_extras=True)
+        except Exception:  # reported when the conversion is made
+            hints = {}
+        for each in hints.values():
+            yield from _parts(each, seen)

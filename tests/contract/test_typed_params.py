@@ -1,0 +1,179 @@
+"""Typed params and results on each store: what the annotations of a handler say is what it gets and gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import pathlib
+import uuid
+from typing import Any, NamedTuple, TypedDict
+
+import pydantic
+import pytest
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.task import Status, new_task
+from aiotaskq.errors import ValidationError
+from tests.support.backends import Store
+from tests.support.machine import within
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+class Options(TypedDict):
+    until: dt.date
+
+
+@dataclasses.dataclass
+class Item:
+    price: decimal.Decimal
+    sent: frozenset[Point] = frozenset()
+
+
+class Order(pydantic.BaseModel):
+    id: uuid.UUID
+    at: dt.datetime
+    lines: list[tuple[int, str]] = []
+
+
+class Report(pydantic.BaseModel):
+    order: Order
+    took: dt.timedelta
+
+
+ORDER = Order(id=uuid.UUID(int=7), at=dt.datetime(2026, 2, 3, 4, 5, 6, 789, tzinfo=dt.UTC), lines=[(1, "ä")])
+VALUES: dict[str, Any] = {
+    "order": ORDER,
+    "items": [Item(decimal.Decimal("1.10"), frozenset({Point(1, 2)}))],
+    "colour": Colour.RED,
+    "options": {"until": dt.date(2026, 12, 31)},
+    "data": b"\x00\xff",
+    "home": pathlib.PurePosixPath("/srv/x"),
+    "by_day": {dt.date(2026, 1, 1): {1, 2}},
+    "note": "plain",
+}
+
+
+@pytest.fixture
+def tq(store: Store) -> TaskQ:
+    return TaskQ(store.url, poll_interval=0.05)
+
+
+async def test_params_and_results_have_the_types_of_the_annotations(tq: TaskQ) -> None:
+    got: dict[str, Any] = {}
+
+    @tq.task
+    async def send(
+        order: Order,
+        items: list[Item],
+        colour: Colour,
+        options: Options,
+        data: bytes,
+        home: pathlib.PurePosixPath,
+        by_day: dict[dt.date, set[int]],
+        note: str = "",
+    ) -> Report:
+        got.update(locals())
+        del got["got"]
+        return Report(order=order, took=dt.timedelta(seconds=1.5))
+
+    @tq.task
+    def bare(at: dt.datetime | None = None, **points: Point) -> dict[str, Point]:
+        assert at == ORDER.at
+        return points
+
+    async with tq.running(scheduler=False):
+        handle = await send.push(**VALUES)
+        assert await handle.result(within(30)) == Report(order=ORDER, took=dt.timedelta(seconds=1.5))
+        assert got == VALUES
+        task = await handle.task()
+        assert task.params["order"]["id"] == str(ORDER.id) and task.result["took"] == "PT1.5S"
+        # By name and as a dict: in their JSON form, as from the command line or another language.
+        for call in (
+            lambda: tq.push("send", task.params),
+            lambda: tq.push("send", VALUES),
+        ):
+            got.clear()
+            assert (await (await call()).result(within(30))).order == ORDER
+            assert got == VALUES
+        got.clear()
+        task_id = await tq.queue.push_task({"type": "send", "params": {**VALUES, "items": []}})
+        assert (await tq.handle(task_id).result(within(30))).order == ORDER
+        assert got["items"] == [] and got["order"] == ORDER
+        assert await (await bare.push(at=ORDER.at, a=Point(1, 2))).result(within(30)) == {"a": Point(1, 2)}
+
+
+async def test_what_does_not_fit_is_refused_by_the_push_and_nothing_is_written(tq: TaskQ) -> None:
+    @tq.task
+    async def send(order: Order, count: int = 1) -> None: ...
+
+    wrong = {"id": "x", "at": "2026-01-01T00:00:00Z"}
+    said = r"^params\.order\.id: Input should be a valid UUID"
+    async with tq:
+        with pytest.raises(ValidationError, match=said):
+            await send.push(wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValidationError, match=said):
+            await tq.push("send", {"order": wrong})
+        with pytest.raises(ValidationError, match=said):
+            await tq.push_many([send.call(ORDER), {"type": "send", "params": {"order": wrong}}])
+        with pytest.raises(ValidationError, match=said):
+            await tq.queue.push_task({"type": "send", "params": {"order": wrong}})
+        with pytest.raises(ValidationError, match=r"^params\.count: set is not JSON"):
+            await send.push(ORDER, {1})  # type: ignore[arg-type]
+        assert await tq.find() == []
+
+
+async def test_a_stored_row_that_does_not_fit_fails_at_once_and_is_kept(tq: TaskQ) -> None:
+    @tq.task
+    async def send(order: Order) -> None: ...
+
+    wrong = {"order": {"id": "x", "at": "2026-01-01T00:00:00Z"}}
+    async with tq.running(scheduler=False):
+        (pushed,) = await tq.queue.add([new_task("send", wrong, now=tq.queue.clock.now())])
+        task = await tq.queue.wait_for_end(pushed.task_id, within(30))
+        assert (task.status, task.retry_count, task.params) == (Status.FAILED, 0, wrong)
+        assert str(task.error_message).startswith("invalid_params: params.order.id: Input should be a valid UUID")
+
+
+async def test_a_result_that_does_not_fit_is_kept_as_it_is(tq: TaskQ) -> None:
+    @tq.task
+    async def count() -> uuid.UUID:
+        return 3  # type: ignore[return-value]
+
+    async with tq.running(scheduler=False):
+        handle = await count.push()
+        with pytest.raises(ValidationError, match=r"^result: Expected `uuid`, got `int`"):
+            await handle.result(within(30))
+        assert (await handle.task()).result == 3
+
+
+@pytest.mark.stores("sqlite", "postgresql", "mysql", "durable fake")
+async def test_the_params_of_a_schedule_are_checked_and_converted(tq: TaskQ) -> None:
+    ran: list[Order] = []
+
+    @tq.schedule(interval=3600, params={"order": ORDER})
+    @tq.task
+    async def send(order: Order) -> None:
+        ran.append(order)
+
+    with pytest.raises(ValidationError, match=r"^params\.order: "):
+        tq.schedule(interval=60, name="other", params={"order": 3})(send)
+    async with tq.running():
+        (declared,) = await tq.scheduler.list()
+        added = await tq.scheduler.add_scheduler_task("mine", "send", "interval", {"order": ORDER}, 3600)
+        with pytest.raises(ValidationError, match=r"^params: send\(\) needs 'order'"):
+            await tq.scheduler.add_scheduler_task("bad", "send", "interval", {}, 3600)
+        with pytest.raises(ValidationError, match=r"^params\.order: "):
+            await tq.scheduler.update_task(added, params={"order": 3})
+        for schedule_id in (declared.task_id, added):
+            await tq.queue.wait_for_end(await tq.scheduler.run_now(schedule_id), within(30))
+    assert ran == [ORDER, ORDER]
