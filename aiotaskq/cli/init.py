@@ -1,45 +1,88 @@
-"""``aiotaskq init``: writes a starter application that runs as it is, and overwrites nothing."""
+"""``aiotaskq init``: writes a starter application or an example that runs as it is, and overwrites nothing."""
 
 from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from aiotaskq.cli.i18n import tr, translated
-from aiotaskq.cli.options import DEFAULT_DB, Command
-from aiotaskq.cli.output import echo, program
+from aiotaskq.cli.i18n import marked, tr, translated
+from aiotaskq.cli.options import DEFAULT_DB, Command, option
+from aiotaskq.cli.output import echo, echo_table, program
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
 
 app = typer.Typer()
 NAME = "app.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @app.command(
     "init",
     cls=Command,
-    help=tr("Write a starter application into a folder; it runs as it is, and no file is overwritten."),
+    help=tr("Write a starter application or an example into a folder; it runs as it is, and no file is overwritten."),
 )
 def init(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help=tr("The folder; default the current one."), show_default=False)
     ] = Path(),
+    example: Annotated[
+        str | None,
+        option("--example", metavar="NAME", help=tr("Write this example instead; --list names them.")),
+    ] = None,
+    listed: Annotated[bool, option("--list", help=tr("List the examples."))] = False,
 ) -> None:
-    path = folder / NAME
+    if listed:
+        echo_table([marked("name"), marked("contents")], [[name, summary(name)] for name in examples()], cut_last=True)
+    elif example is None:
+        _write(folder, {NAME: application()})
+        _say_how_to_start(folder)
+    else:
+        if example not in examples():
+            known = ", ".join(examples())
+            raise ValidationError(tr("there is no example {name}; use {known}", name=repr(example), known=known))
+        files = {path.name: path.read_text(encoding="utf-8") for path in sorted((EXAMPLES / example).glob("*.py"))}
+        _write(folder, files)
+        names = tr(", ").join(printable(folder / name) for name in files)
+        echo(tr("wrote {names}; the first lines of {main} say how to run it", names=names, main=NAME))
+
+
+def examples() -> list[str]:
+    """Return the names of the examples, in alphabetical order."""
+    return sorted(path.parent.name for path in EXAMPLES.glob(f"*/{NAME}"))
+
+
+def summary(example: str) -> str:
+    """Return the first line of an example."""
+    first = (EXAMPLES / example / NAME).read_text(encoding="utf-8").partition("\n")[0]
+    return first.strip('"')
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    """Write the files into the folder. Raises ValidationError, and writes none of them, if one is there already."""
+    path = folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(application())
+        for path in (folder / name for name in files):
+            if path.exists():
+                raise FileExistsError
+        for name, text in files.items():
+            path = folder / name
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
     except FileExistsError:
         raise ValidationError(tr("{path} exists already; nothing was written", path=printable(path))) from None
     except OSError as error:
         said = tr("{path} cannot be written: {why}", path=printable(path), why=translated(error.strerror))
         raise ValidationError(said) from None
-    me = program()
+
+
+def _say_how_to_start(folder: Path) -> None:
+    path, me = folder / NAME, program()
     echo(tr("wrote {path}; try:", path=printable(path)))
     if folder != Path():
         echo(f"  cd {shlex.quote(os.fspath(folder))}")

@@ -34,9 +34,12 @@ LAYERS = {
     "log": 1,
 }
 
+# Programs of users, which belong to no layer: no module of the package imports them.
+EXAMPLES = PACKAGE / "examples"
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
     for path in sorted(PACKAGE.rglob("*.py"))
+    if EXAMPLES not in path.parents
 }
 TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in MODULES.items()}
 
@@ -84,7 +87,7 @@ def test_the_root_holds_what_the_table_names() -> None:
     there = {
         path.stem
         for path in PACKAGE.iterdir()
-        if path.suffix == ".py" or (path.is_dir() and path.name not in ("__pycache__", "docs"))
+        if path.suffix == ".py" or (path.is_dir() and path.name not in ("__pycache__", "docs", "examples"))
     }
     assert there - {"__init__"} == LAYERS.keys() - {""}
 
@@ -94,6 +97,15 @@ def test_imports_go_to_lower_layers_or_the_same(module: str) -> None:
     for other, line in own_imports(module):
         assert other or module == "__main__" or layer_of(module) > LAYERS[""], f"line {line} imports the package root"
         assert layer_of(other) <= layer_of(module), f"line {line} imports {other}, which is in a higher layer"
+
+
+def test_examples_import_what_is_public() -> None:
+    public = {"", "sync", "models", "database", "log", "errors", "testing", "web.server"}
+    for path in EXAMPLES.rglob("*.py"):
+        for imported, _, line in imports(ast.parse(path.read_text(encoding="utf-8"))):
+            inside = imported.removeprefix("aiotaskq").removeprefix(".")
+            if imported.partition(".")[0] == "aiotaskq":
+                assert inside in public or inside.startswith("integrations."), f"{path}: line {line}"
 
 
 def test_no_module_needs_itself() -> None:

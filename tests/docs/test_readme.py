@@ -204,6 +204,7 @@ UNTRANSLATED: set[str] = {
     "command-line",
     "comparison",
     "deployment",
+    "examples",
     "fastapi",
     "flask-django",
     "guarantees",

@@ -1,0 +1,80 @@
+"""The examples run as they are: each is written by the command line into an empty folder, and started there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aiotaskq.cli.init import EXAMPLES, examples, summary
+from tests.support.command import Cli
+from tests.support.machine import within
+from tests.support.programs import ROOT
+
+PRINTED = {
+    "cron": "check: 60\nnew-century: once\nreport: 30 2 * * *\n"
+    "standup-berlin: 0 9 * * mon-fri\nstandup-new-york: 0 9 * * mon-fri\n",
+    "legacy": "downloaded 0, 1, 2, scheduled\n",
+    "llm": "You said: how far is the moon\nYou said: how far is the moon\ncancelled\n",
+    "worker": "['sent to ann@example.com', 'read', '982d9e3e']\n",
+}
+TESTED = {"aiohttp", "fastapi"}
+"""Web applications, which have tests of their own."""
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(tmp_path, monkeypatch, capsys)
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIOTASKQ_", "COV", "PYTEST"))}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**kept, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=within(60),
+    )
+
+
+def test_each_example_is_run_here() -> None:
+    assert sorted([*PRINTED, *TESTED]) == examples()
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_a_script_does_what_it_says(name: str, cli: Cli) -> None:
+    cli.out("init", "here", "--example", name)
+    ran = python(cli.home / "here", "app.py")
+    assert (ran.returncode, ran.stdout) == (0, PRINTED[name]), ran.stderr
+
+
+@pytest.mark.parametrize("name", sorted(TESTED))
+def test_the_tests_of_a_web_application_pass(name: str, cli: Cli) -> None:
+    cli.out("init", "here", "--example", name)
+    ran = python(cli.home / "here", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:schemathesis")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert " passed" in ran.stdout and "failed" not in ran.stdout
+
+
+def test_examples_are_listed_and_unknown_ones_refused(cli: Cli) -> None:
+    lines = cli.out("init", "--list").splitlines()
+    assert [line.split()[0] for line in lines[1:]] == examples()
+    assert all(summary(name) in cli.out("init", "--list") for name in examples())
+    assert "there is no example 'flask'; use aiohttp, cron, fastapi" in cli.fails("init", "--example", "flask")
+
+
+def test_no_file_is_overwritten_and_none_is_written_then(cli: Cli) -> None:
+    (cli.home / "test_app.py").write_text("mine")
+    assert "test_app.py exists already; nothing was written" in cli.fails("init", "--example", "fastapi")
+    assert [path.name for path in cli.home.iterdir()] == ["test_app.py"]
+    assert (cli.home / "test_app.py").read_text() == "mine"
+
+
+def test_the_files_are_those_of_the_package(cli: Cli) -> None:
+    cli.out("init", "here", "--example", "llm")
+    assert (cli.home / "here" / "app.py").read_text() == (EXAMPLES / "llm" / "app.py").read_text()
