@@ -81,7 +81,8 @@ def entry(name: str, value: Any, first: dict[Any, str]) -> Iterator[str]:
     elif "__init__" in vars(value):
         yield block(stub(name, value.__init__).removeprefix("def ").removesuffix(" -> None"))
     yield prose(vars(value).get("__doc__") or "")
-    yield prose(inspect.getdoc(vars(value)["__init__"]) or "" if "__init__" in vars(value) else "")
+    explained = inspect.getdoc(vars(value).get("__init__")) or ""
+    yield prose("" if explained.startswith(("Initialize self", "The type of the None")) else explained)
     yield "\n".join(f"- `{field}`{': ' * bool(text)}{text}" for field, text in fields(value))
     known: dict[str, list[str]] = {}
     for method, function in methods(value):
