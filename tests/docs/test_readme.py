@@ -212,14 +212,10 @@ UNTRANSLATED: set[str] = {
     "observability",
     "old-system",
     "operations-api",
-    "schedules",
     "stores",
     "sync",
-    "tasks",
     "testing",
-    "transactions",
     "troubleshooting",
-    "workers",
 }
 """Pages whose translation is missing; the command line shows them in English."""
 
