@@ -199,21 +199,15 @@ ENGLISH_ONLY = {"architecture", "contributing", "api"}
 """What a user of the package need not read."""
 UNTRANSLATED: set[str] = {
     "aiohttp",
-    "alerts",
     "benchmarks",
     "command-line",
-    "comparison",
     "deployment",
-    "examples",
     "fastapi",
-    "flask-django",
     "guarantees",
-    "migration",
     "observability",
     "old-system",
     "operations-api",
     "stores",
-    "sync",
     "testing",
     "troubleshooting",
 }
