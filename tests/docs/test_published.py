@@ -334,6 +334,10 @@ RULES = {
     "they take more than 20 ms": "a limit of aiotaskq.runtime.worker.prefetch: above it nothing is claimed ahead",
     "at 40 µs a task up to 500": "a limit of aiotaskq.runtime.worker.prefetch: how far it claims ahead",
     "12 × worker processes + 11 × pushing processes": "factors: connections of a process, times their number",
+    "50 ms 之内": "as above, in Chinese; so are the next ones",
+    "任务耗时超过 20 ms": "a limit of aiotaskq.runtime.worker.prefetch",
+    "每个任务 40 µs 时最多 500 个": "a limit of aiotaskq.runtime.worker.prefetch",
+    "12 × 工作进程数 + 11 × 推送进程数": "factors: connections of a process, times their number",
 }
 """What has the form of a measured figure, and is none: where it stands, and why it may be written by hand."""
 

@@ -1,7 +1,7 @@
 """Thumbnails with aiohttp: an endpoint pushes, workers run in the application, a page shows the progress.
 
 Run it with `python app.py`, then `curl -X POST localhost:8080/pictures/cat`; its tests with `pytest`. It needs
-aiotaskq[aiohttp], and for the tests pytest.
+the extra `aiohttp` of aiotaskq, and for the tests pytest.
 """
 
 from __future__ import annotations

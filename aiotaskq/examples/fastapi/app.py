@@ -1,7 +1,7 @@
 """A shop with FastAPI: orders push their receipts in the transaction of the request, in async and blocking sessions.
 
 Run it with `uvicorn app:app`, then `curl -X POST localhost:8000/orders/1`; its tests with `pytest`. It needs
-aiotaskq[fastapi], uvicorn, and for the tests pytest and httpx.
+the extra `fastapi` of aiotaskq, uvicorn, and for the tests pytest and httpx.
 """
 
 from __future__ import annotations
