@@ -14,7 +14,7 @@ from tests.support.command import Cli, Terminal
 def test_pages_are_listed_with_what_they_are_about(cli: Cli) -> None:
     lines = cli.out("docs").splitlines()
     assert lines[0].split() == ["topic", "contents"]
-    assert [line.split()[0] for line in lines[1:3]] == ["quickstart", "old-system"]
+    assert [line.split()[0] for line in lines[1:3]] == ["quickstart", "migration"]
     assert "memory, SQLite, PostgreSQL" in next(line for line in lines if line.startswith("stores "))
 
 

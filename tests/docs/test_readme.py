@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import os
 import re
@@ -105,7 +106,7 @@ def test_blocks_run_as_they_stand(page: list[Block], tmp_path: Path) -> None:
 def test_blocks_that_are_only_shown_can_be_read_by_python(name: str) -> None:
     for language, code in BLOCK.findall(PAGES[name]):
         if language == "py":
-            compile(code, name, "exec")
+            compile(code, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 ENVIRONMENT = {
