@@ -78,7 +78,7 @@ def entry(name: str, value: Any, first: dict[Any, str]) -> Iterator[str]:
         return
     if issubclass(value, Exception):
         yield f"*{', '.join(base.__name__ for base in value.__bases__)}*"
-    elif "__init__" in vars(value):
+    elif "__init__" in vars(value) and not getattr(value, "_is_protocol", False):
         yield block(stub(name, value.__init__).removeprefix("def ").removesuffix(" -> None"))
     yield prose(vars(value).get("__doc__") or "")
     explained = inspect.getdoc(vars(value).get("__init__")) or ""
