@@ -292,6 +292,13 @@ class Backend(ABC):
         """Read up to ``limit`` tasks that match, the newest push first, behind the id ``where.after`` if given."""
 
     @abstractmethod
+    async def ids_with_prefix(self, prefixes: Sequence[str], limit: int) -> list[list[str]]:
+        """Return for each prefix up to ``limit`` ids of tasks that begin with it, sorted; upper and lower case differ.
+
+        Any of them where there are more. It blocks no other user of the store, however many tasks there are.
+        """
+
+    @abstractmethod
     async def overdue(self, now: int, limit: int) -> list[Task]:
         """Read running tasks whose lease is over, and pending ones that have expired, the longest overdue first."""
 
@@ -443,6 +450,8 @@ def matches(task: Task, where: TaskFilter) -> bool:
         and (where.queue is None or task.queue == where.queue)
         and (where.scheduler_task_id is None or task.scheduler_task_id == where.scheduler_task_id)
         and (before is None or (task.completed_at is not None and task.completed_at < before))
+        and (where.created_since is None or task.created_at >= where.created_since)
+        and (where.error is None or (task.error_message is not None and where.error in task.error_message))
     )
 
 

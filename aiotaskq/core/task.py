@@ -118,7 +118,7 @@ class Task(Redacted, frozen=True, kw_only=True):
 
 
 class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which tasks are meant; a field that is not set does not restrict."""
+    """Which tasks are meant; a field that is not set does not restrict. An empty ``error`` is in every error."""
 
     status: tuple[Status, ...] = ()
     type: str | None = None
@@ -126,8 +126,17 @@ class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     scheduler_task_id: str | None = None
     completed_before: int | None = None
     """Epoch seconds."""
+    created_since: int | None = None
+    """Epoch seconds: only tasks that were created then or later."""
+    error: str | None = None
+    """A text that the error message contains; upper and lower case differ."""
     after: str | None = None
     """A task id: only tasks that are listed behind it, the newest first."""
+
+    @property
+    def restricted(self) -> bool:
+        """Whether it leaves out tasks of a wanted status."""
+        return self != TaskFilter(status=self.status, after=self.after)
 
 
 def claim_order(task: Task) -> tuple[int, int, int]:

@@ -41,6 +41,7 @@ class Operations(Facade[Any]):
     get = blocking(AsyncOperations.get)
     find = blocking(AsyncOperations.find)
     cancel = blocking(AsyncOperations.cancel)
+    cancel_many = blocking(AsyncOperations.cancel_many)
     retry_many = blocking(AsyncOperations.retry_many)
     purge = blocking(AsyncOperations.purge)
     count = blocking(AsyncOperations.count)

@@ -254,6 +254,7 @@ async def test_a_closed_store_raises_until_it_is_opened(durable_store: Store) ->
         backend.request_cancel(["a"]),
         backend.get(["a"]),
         backend.find(TaskFilter(), 1),
+        backend.ids_with_prefix(["a"], 1),
         backend.overdue(NOW, 1),
         backend.next_run_at(NOW),
         backend.count_ready(NOW),

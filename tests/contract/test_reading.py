@@ -71,6 +71,66 @@ async def test_find_filters(backend: Backend) -> None:
     assert await found(TaskFilter(type="a", queue="q1", status=(Status.PENDING,))) == []
 
 
+async def test_find_filters_by_the_time_of_creation(backend: Backend) -> None:
+    second = NOW // SECOND
+    old, new_one = [await pushed(backend, created_at=second + n, type='","created_at":9') for n in (-1, 0)]
+    unknown = await pushed(backend, created_at=0)
+    assert await backend.find(TaskFilter(created_since=second), 10) == [new_one]
+    assert await backend.find(TaskFilter(created_since=second - 1), 10) == [new_one, old]
+    assert await backend.find(TaskFilter(created_since=0), 10) == [unknown, new_one, old]
+    assert await backend.find(TaskFilter(created_since=second - 1, queue="other"), 10) == []
+
+
+ERRORS = ['Value: "x" ', 'Type: 50%_\\n "error_message":"Value"', "x: \n 长城 \u2028", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        *[("Value", [0, 1]), ("value", []), ('"x"', [0]), ("%_\\n", [1]), ("%", [1]), ("_m", [1]), ("n", [1])],
+        *[("\n 长", [2]), ("城 \u2028", [2]), ("长长", []), (" ", [0, 1, 2]), ("x", [0, 2]), ("", [0, 1, 2, 3])],
+    ],
+)
+async def test_find_filters_by_a_part_of_the_error(backend: Backend, text: str, found: list[int]) -> None:
+    tasks = [await ended(backend, Status.FAILED, error_message=error) for error in ERRORS]
+    await ended(backend, Status.COMPLETED, result='"error_message":"Value x"')
+    await pushed(backend, type="Value x")
+    where = TaskFilter(error=text)
+    assert await backend.find(where, 10) == [tasks[number] for number in reversed(found)]
+    assert await backend.purge(where, 10) == len(found)
+    assert await backend.find(where, 10) == []
+
+
+async def test_ids_with_a_prefix(backend: Backend) -> None:
+    names = ["a", "a-1", "a-10", "a-2", "A-1", "a%b", "a_b", "a*b", "a[1]", "a\\b", "长-1", "长-2", "b c", "b"]
+    await running(backend, task_id="a-11")
+    await backend.push([new(task_id=name) for name in names])
+
+    async def found(*prefixes: str, limit: int = 50) -> list[list[str]]:
+        return await backend.ids_with_prefix(prefixes, limit)
+
+    assert await found("a-") == [["a-1", "a-10", "a-11", "a-2"]]
+    assert await found("a-1", "a-2", "z", "a-1", "A") == [
+        ["a-1", "a-10", "a-11"], ["a-2"], [], ["a-1", "a-10", "a-11"], ["A-1"],
+    ]  # fmt: skip
+    for name in ("a%", "a_", "a*", "a[", "a\\"):
+        ((one,),) = await found(name)
+        assert one.startswith(name)
+    assert await found("长", "长-2", "a-10", "a-100") == [["长-1", "长-2"], ["长-2"], ["a-10"], []]
+    assert sorted((await found("b"))[0]) == ["b", "b c"]
+    assert sorted((await found(""))[0]) == sorted([*names, "a-11"])
+    ((one, other),) = await found("a-", limit=2)
+    assert one != other and {one, other} <= {"a-1", "a-10", "a-11", "a-2"}
+    assert await found() == []
+
+
+async def test_an_id_with_a_prefix_is_found_among_thousands(backend: Backend) -> None:
+    await backend.push([new(task_id=f"{number % 7}-{number}") for number in range(3_000)])
+    assert await backend.ids_with_prefix(["3-2998", "4-2998", "2-2998"], 2) == [[], [], ["2-2998"]]
+    (found,) = await backend.ids_with_prefix(["3-10"], 50)
+    assert found == sorted(f"3-{number}" for number in (10, 101, 108, *range(1_004, 1_096, 7)))
+
+
 # ---- overdue --------------------------------------------------------------------------------------------------------
 
 

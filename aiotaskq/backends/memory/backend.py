@@ -156,6 +156,10 @@ class MemoryBackend(Backend):
         with self._lock:
             return self._reads.find(where, limit)
 
+    async def ids_with_prefix(self, prefixes: Sequence[str], limit: int) -> list[list[str]]:
+        with self._lock:
+            return self._reads.ids_with_prefix(prefixes, limit)
+
     async def overdue(self, now: int, limit: int) -> list[Task]:
         with self._lock:
             return self._reads.overdue(self._running, now, limit)

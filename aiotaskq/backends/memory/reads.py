@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import heapq
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -34,6 +35,15 @@ class Reads:
         found = sorted((-task.seq, task.task_id) for task in self._rows.values() if matches(task, where))
         last = self._rows.get(where.after)  # type: ignore[arg-type]  # None is no id
         return [self._rows[i] for n, i in found if last is None or (n, i) > (-last.seq, last.task_id)][:limit]
+
+    def ids_with_prefix(self, prefixes: Sequence[str], limit: int) -> list[list[str]]:
+        """Return for each prefix the first ids that begin with it; an id that is no string begins with none."""
+        ids = sorted(task_id for task_id in self._rows if isinstance(task_id, str))
+        found = []
+        for prefix in prefixes:
+            at = bisect.bisect_left(ids, prefix)
+            found.append([task_id for task_id in ids[at : at + limit] if task_id.startswith(prefix)])
+        return found
 
     def overdue(self, running: Iterable[str], now: int, limit: int) -> list[Task]:
         """Return running tasks whose lease is over, and pending ones that expired, the longest overdue first."""

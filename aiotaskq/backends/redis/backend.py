@@ -8,6 +8,7 @@ from several queues has an exact order; and in a cluster a namespace is on one n
 from __future__ import annotations
 
 import contextlib
+import re
 from asyncio import Future
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
@@ -34,6 +35,7 @@ from aiotaskq.core.errors import queue_full
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
 
+_GLOB = re.compile(r"[\\*?\[\]^]")  # characters with a meaning in a pattern of HSCAN
 READ = 1_000  # rows in one answer of a script: the server runs no other command meanwhile
 
 
@@ -166,9 +168,7 @@ class RedisBackend(Backend):
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
         statuses = pack([str(status) for status in where.status or Status])
         live = {Status.PENDING, Status.RUNNING}.intersection(where.status)  # one index has both
-        restricts = (
-            len(live) == 1 or where.type or where.queue or where.scheduler_task_id or where.completed_before is not None
-        )
+        restricts = len(live) == 1 or where.restricted
         tasks: list[Task] = []
         cursor: bytes | str = ""
         while len(tasks) < limit:
@@ -180,6 +180,24 @@ class RedisBackend(Backend):
             if not cursor:
                 break
         return tasks
+
+    async def ids_with_prefix(self, prefixes: Sequence[str], limit: int) -> list[list[str]]:
+        # There is no index of the ids. The server looks at a part of them for each command, and runs others in between.
+        found: dict[str, set[str]] = {prefix: set() for prefix in prefixes}
+        shared = min(found, default="")
+        while not all(prefix.startswith(shared) for prefix in found):
+            shared = shared[:-1]
+        words = ("MATCH", _GLOB.sub(r"\\\g<0>", shared) + "*", "COUNT", READ)
+        cursor = 0
+        while found and any(len(ids) < limit for ids in found.values()):
+            cursor, rows = await self._redis.command("HSCAN", f"{self._redis.root}state", cursor, *words)
+            for name in [field.decode(errors="backslashreplace") for field in rows]:
+                for prefix, ids in found.items():
+                    if name.startswith(prefix):
+                        ids.add(name)
+            if cursor == 0:
+                break
+        return [sorted(found[prefix])[:limit] for prefix in prefixes]
 
     async def overdue(self, now: int, limit: int) -> list[Task]:
         return to_tasks(await self._redis.run(scripts.OVERDUE, now, limit))

@@ -209,6 +209,8 @@ def filter_of(where: TaskFilter) -> bytes:
             "queue": where.queue,
             "scheduler_task_id": where.scheduler_task_id,
             "before": None if where.completed_before is None else str(where.completed_before),
+            "since": where.created_since,
+            "error": where.error,
         }
     )
 

@@ -234,6 +234,9 @@ class SqlBackend(Backend):
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
         return await self.database.read(lambda c: tasks_sql.find(c, where, limit))
 
+    async def ids_with_prefix(self, prefixes: Sequence[str], limit: int) -> list[list[str]]:
+        return await self.database.read(lambda c: tasks_sql.ids_with_prefix(c, prefixes, limit))
+
     async def overdue(self, now: int, limit: int) -> list[Task]:
         return await self.database.read(lambda c: tasks_sql.overdue(c, now, limit))
 

@@ -6,7 +6,7 @@ They run in the backend's own transactions and, for a transactional push, in the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sqlalchemy import BigInteger, Connection, and_, bindparam, delete, func, or_, select, text, true, update
 from sqlalchemy.sql.elements import ColumnElement
@@ -187,7 +187,18 @@ def _conditions(where: TaskFilter) -> list[ColumnElement[bool]]:
         conditions.append(c.scheduler_task_id == where.scheduler_task_id)
     if where.completed_before is not None:
         conditions.append(c.completed_at < where.completed_before)
+    if where.created_since is not None:
+        conditions.append(c.created_at >= where.created_since)
+    if where.error is not None:
+        conditions.append(_contains(c.error_message, where.error))
     return conditions
+
+
+def _contains(column: Any, text: str) -> ColumnElement[bool]:
+    # LIKE ignores case on SQLite. Removing an empty text is not the same on every database.
+    if not text:
+        return cast("ColumnElement[bool]", column.is_not(None))
+    return func.length(func.replace(column, text, "")) < func.length(column)
 
 
 def _of_status(status: Status) -> ColumnElement[bool]:
@@ -209,6 +220,32 @@ def find(connection: Connection, where: TaskFilter, limit: int) -> list[Task]:
         rows += connection.execute(query)
     rows.sort(key=lambda row: (row.seq, row.task_id), reverse=True)
     return [to_task(row) for row in rows[:limit]]
+
+
+def ids_with_prefix(connection: Connection, prefixes: Sequence[str], limit: int) -> list[list[str]]:
+    if dialect_of(connection).ids_by_bytes:
+        # The ids lie next to each other in the primary key, up to the largest character.
+        queries = [
+            select(c.task_id).where(c.task_id >= prefix, c.task_id < prefix + "\U0010ffff", _begins_with(prefix))
+            for prefix in prefixes
+        ]
+        found = [connection.execute(query.order_by(c.task_id).limit(limit)).scalars().all() for query in queries]
+        return [list(ids) for ids in found]
+    # In the order of a language there is no such range: all ids are read, once for the prefixes of each length.
+    by_prefix: dict[str, list[str]] = {prefix: [] for prefix in prefixes}
+    for length in sorted({len(prefix) for prefix in by_prefix}):
+        start = func.substr(c.task_id, 1, length)
+        number = func.row_number().over(partition_by=start, order_by=c.task_id).label("number")
+        part = [prefix for prefix in by_prefix if len(prefix) == length]
+        numbered = select(c.task_id, start.label("start"), number).where(start.in_(part)).subquery()
+        query = select(numbered.c.start, numbered.c.task_id).where(numbered.c.number <= limit)
+        for prefix, task_id in connection.execute(query):
+            by_prefix[prefix].append(task_id)
+    return [sorted(by_prefix[prefix]) for prefix in prefixes]
+
+
+def _begins_with(prefix: str) -> ColumnElement[bool]:
+    return func.substr(c.task_id, 1, len(prefix)) == prefix
 
 
 def overdue(connection: Connection, now: int, limit: int) -> list[Task]:

@@ -1,22 +1,24 @@
-"""Verbs for many tasks at once: count, and in small transactions retry and purge."""
+"""Verbs for many tasks at once: their filter, count, and in small transactions cancel, retry and purge."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from datetime import datetime
 
 import msgspec
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.instants import instant
 from aiotaskq.core.outcome import RETRYABLE, Requeued, settle
-from aiotaskq.core.task import FINAL, SECOND, Status, TaskFilter
+from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
 from aiotaskq.core.validation import check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log
 
 PURGE_CHUNK = 1_000  # rows deleted in one transaction
-RETRY_CHUNK = 500  # tasks put back in one transaction
+RETRY_CHUNK = 500  # tasks put back, or cancelled, in one transaction
 
 
 def statuses(names: str | Iterable[str] | None) -> tuple[Status, ...]:
@@ -35,9 +37,44 @@ def statuses(names: str | Iterable[str] | None) -> tuple[Status, ...]:
     return tuple(map(Status, found))
 
 
+def task_filter(
+    *,
+    status: str | Iterable[str] | None,
+    type: str | None,
+    queue: str | None,
+    since: float | datetime | None = None,
+    error: str | None = None,
+    before: int | None = None,
+) -> TaskFilter:
+    """Return the filter of a verb; ``before`` in epoch seconds. Raises ValidationError."""
+    if error is not None:
+        if not isinstance(error, str):
+            raise ValidationError(f"error: a text is needed (got {error.__class__.__name__})")
+        if not error or "\0" in error:
+            raise ValidationError("error: a text of at least one character is needed, without the character NUL")
+    # A task has its time of creation in whole seconds: one of the same second is not left out.
+    after = None if since is None else instant("since", since) // SECOND
+    return TaskFilter(
+        status=statuses(status), type=type, queue=queue, completed_before=before, created_since=after, error=error
+    )
+
+
+async def live_pages(backend: Backend, where: TaskFilter) -> AsyncIterator[list[Task]]:
+    """Yield pages of pending and running tasks that match, the newest first. Raises ValidationError for other statuses.
+
+    The next page is read behind the rows of the last one, which may have changed meanwhile, but not their place.
+    """
+    for wrong in where.status:
+        if wrong in FINAL:
+            raise ValidationError(f"status: only pending and running tasks are cancelled, not {wrong} ones")
+    while tasks := await backend.find(where, RETRY_CHUNK):
+        yield tasks
+        where = msgspec.structs.replace(where, after=tasks[-1].task_id)
+
+
 async def count_all(backend: Backend, clock: Clock, where: TaskFilter) -> int:
     """Count the tasks that match; by reading them all, if more than status and queue restricts them."""
-    if where.type is None and where.scheduler_task_id is None and where.completed_before is None:
+    if not msgspec.structs.replace(where, queue=None).restricted:
         found = await backend.stats(clock.now())
         counted = found.counts if where.queue is None else found.queues.get(where.queue, {})
         return sum(counted.get(str(status), 0) for status in set(where.status or Status))

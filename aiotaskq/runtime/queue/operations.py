@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from aiotaskq.backends.base import Backend
+from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.outcome import RETRYABLE, Cancelled, Outcome, Requeued
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.outcome import RETRYABLE, Cancelled, Outcome, Requeued, settle
+from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.validation import check_int, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.events import Events
-from aiotaskq.runtime.queue.bulk import count_all, ended_before, purge_all, retry_all, statuses
+from aiotaskq.runtime.queue.bulk import count_all, ended_before, live_pages, purge_all, retry_all, task_filter
 
 Retried_co = TypeVar("Retried_co", covariant=True)
 
@@ -71,16 +73,21 @@ class Operations(ABC, Generic[Retried_co]):
         type: str | None = None,
         queue: str | None = None,
         scheduler_task_id: str | None = None,
+        since: float | datetime | None = None,
+        error: str | None = None,
         limit: int = 100,
         after: str | None = None,
     ) -> list[Task]:
         """List tasks, the newest first; ``after`` continues behind that task id.
 
+        Args:
+            since: only tasks that were created then or later; epoch seconds or an aware datetime.
+            error: only tasks whose error message contains this text; upper and lower case differ.
+
         Raises ValidationError, and NotFound when there is no such task (any more).
         """
-        where = TaskFilter(
-            status=statuses(status), type=type, queue=queue, scheduler_task_id=scheduler_task_id, after=after
-        )
+        where = task_filter(status=status, type=type, queue=queue, since=since, error=error)
+        where = msgspec.structs.replace(where, scheduler_task_id=scheduler_task_id, after=after)
         check_int("limit", limit, 1, 100_000)
         if after is not None:
             await self.get(after)  # a page behind a task that is gone would be the first page again
@@ -101,6 +108,50 @@ class Operations(ABC, Generic[Retried_co]):
                 return True
         return False
 
+    async def cancel_many(
+        self,
+        *,
+        status: str | Iterable[str] = ("pending", "running"),
+        type: str | None = None,
+        queue: str | None = None,
+        since: float | datetime | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Cancel pending tasks that match, and ask running ones to stop, the newest first; return how many.
+
+        ``progress`` is called with how many so far; ``since`` as for ``find``. Raises ValidationError for a status of
+        tasks that have ended.
+        """
+        where = task_filter(status=status, type=type, queue=queue, since=since)
+        total = 0
+        async for tasks in live_pages(self._operated.backend, where):
+            total += await self._cancel_page(tasks)
+            if progress is not None:
+                progress(total)
+        return total
+
+    async def _cancel_page(self, tasks: Sequence[Task]) -> int:
+        operated = self._operated
+        now = operated.clock.now()
+        waiting = [task for task in tasks if task.status is Status.PENDING]
+        running = [task.task_id for task in tasks if task.status is Status.RUNNING]
+        changes = [Change(task, settle(task, Cancelled(), now)) for task in waiting]
+        done = await operated.backend.request_cancel(running) if running else []
+        left = [task_id for task_id, flagged in zip(running, done, strict=True) if not flagged]
+        count = sum(done)
+        held = await operated.backend.update(changes) if changes else []
+        for change, ok in zip(changes, held, strict=True):
+            if ok:
+                count += 1
+                log.task("cancel", change.after)
+                operated.events.emit("cancelled", now, change.after)
+            else:
+                left.append(change.before.task_id)
+        for task_id in left:  # claimed, given back or ended since it was read
+            with contextlib.suppress(NotFound):
+                count += await self.cancel(task_id)
+        return count
+
     async def retry(self, task_id: str) -> Retried_co:
         """Put a failed, cancelled or expired task back, its retries unused. Raises NotFound, TaskConflict."""
         task = await self.get(task_id)
@@ -120,16 +171,18 @@ class Operations(ABC, Generic[Retried_co]):
         status: str | Iterable[str] = "failed",
         type: str | None = None,
         queue: str | None = None,
+        since: float | datetime | None = None,
+        error: str | None = None,
         limit: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> int:
         """Put ended tasks that match back, the newest first, at most ``limit``; return how many. As ``retry``.
 
-        ``progress`` is called with how many so far. Raises ValidationError for a status other than failed, cancelled
-        and expired.
+        ``progress`` is called with how many so far; ``since`` and ``error`` as for ``find``. Raises ValidationError for
+        a status other than failed, cancelled and expired.
         """
         left = None if limit is None else check_int("limit", limit, 1)
-        where = TaskFilter(status=statuses(status), type=type, queue=queue)
+        where = task_filter(status=status, type=type, queue=queue, since=since, error=error)
         return await retry_all(self._operated.backend, self._operated.clock, where, left, progress)
 
     async def purge(
@@ -139,14 +192,16 @@ class Operations(ABC, Generic[Retried_co]):
         type: str | None = None,
         queue: str | None = None,
         older_than: float | None = None,
+        since: float | datetime | None = None,
+        error: str | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> int:
         """Delete ended tasks that match, in small transactions; return how many. ``older_than`` in seconds.
 
-        ``progress`` is called with how many so far. Raises ValidationError.
+        ``progress`` is called with how many so far; ``since`` and ``error`` as for ``find``. Raises ValidationError.
         """
         before = ended_before(older_than, self._operated.clock)
-        where = TaskFilter(status=statuses(status), type=type, queue=queue, completed_before=before)
+        where = task_filter(status=status, type=type, queue=queue, since=since, error=error, before=before)
         return await purge_all(self._operated.backend, where, progress)
 
     async def count(
@@ -156,10 +211,12 @@ class Operations(ABC, Generic[Retried_co]):
         type: str | None = None,
         queue: str | None = None,
         older_than: float | None = None,
+        since: float | datetime | None = None,
+        error: str | None = None,
     ) -> int:
-        """Count tasks that match, as for ``purge``; every matching row is read where a type or an age is named."""
+        """Count tasks that match, as for ``purge``. If more than status and queue is named, matching rows are read."""
         before = ended_before(older_than, self._operated.clock)
-        where = TaskFilter(status=statuses(status), type=type, queue=queue, completed_before=before)
+        where = task_filter(status=status, type=type, queue=queue, since=since, error=error, before=before)
         return await count_all(self._operated.backend, self._operated.clock, where)
 
     async def pause(self, queue: str = "default") -> None:

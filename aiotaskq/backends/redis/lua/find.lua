@@ -75,7 +75,7 @@ while cursor == '' do
   load_states(ids)
   for i, id in ipairs(ids) do
     local row = parse(states[id])
-    if states[id] and (not row or statuses[row.status] and matches(row)) then found[#found + 1] = id end
+    if states[id] and (not row or statuses[row.status] and matches(row, id)) then found[#found + 1] = id end
     seen = seen + 1
     if #found == wanted or seen == look then
       cursor = stamps[i]

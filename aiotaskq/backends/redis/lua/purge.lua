@@ -15,7 +15,7 @@ for _, id in ipairs(page) do
   local row = parse(states[id])
   if not row or row.status ~= ARGV[2] then
     set_score(ended, id, false)
-  elseif matches(row) then
+  elseif matches(row, id) then
     remove(id, row)
     deleted = deleted + 1
   else

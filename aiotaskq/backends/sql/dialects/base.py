@@ -96,6 +96,8 @@ class Dialect(ABC):
     autocommit: ClassVar[bool] = False
     """Whether a single statement without BEGIN and COMMIT saves round trips; then ``claim_first`` is there, and
     ``insert`` and ``write`` put many rows in one statement."""
+    ids_by_bytes: ClassVar[bool] = True
+    """Whether ids are in the order of their bytes, so that those with one prefix lie next to each other."""
     single_writer: ClassVar[bool] = False
     """Whether a transaction locks the whole database, so that another connection waits for the caller's own."""
 

@@ -166,6 +166,7 @@ class PostgresqlDialect(Dialect):
         unprepared={"26000", "42P05"},
     )
     autocommit = True
+    ids_by_bytes = False  # the order is that of the database's language
     claims_in_one_statement = True
     clock = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
     lock_pushes = text("SELECT pg_advisory_xact_lock(hashtext('aiotaskq.push'), 0)")
