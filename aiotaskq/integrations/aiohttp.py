@@ -75,6 +75,7 @@ def operations(
     show_args: bool = False,
     origins: Collection[str] = (),
     max_body: int = MAX_BODY,
+    own_query: Collection[str] = (),
 ) -> web.Application:
     """Return the operations as an application: ``app.add_subapp("/ops", operations(tq, middlewares=[admin]))``.
 
@@ -83,13 +84,15 @@ def operations(
     Args:
         middlewares: the application's own, above all its access control: the operations have none.
         operations: names of the operations wanted (``["healthz", "readyz"]``); default all.
-        read_only, show_args, origins, max_body: see ``aiotaskq.web.policy.make_policy``.
+        read_only, show_args, origins, max_body, own_query: see ``aiotaskq.web.policy.make_policy``.
 
     Raises:
         ValidationError: for an unknown operation or a wrong value.
     """
     check_taskq("operations", tq)
-    policy = make_policy(read_only=read_only, show_args=show_args, origins=origins, max_body=max_body)
+    policy = make_policy(
+        read_only=read_only, show_args=show_args, origins=origins, max_body=max_body, own_query=own_query
+    )
     wanted = selected(operations)
     whole = document(wanted, metadata.version("aiotaskq"))
 

@@ -92,19 +92,22 @@ def router(
     show_args: bool = False,
     origins: Collection[str] = (),
     max_body: int = MAX_BODY,
+    own_query: Collection[str] = (),
 ) -> APIRouter:
     """Return the operations: ``app.include_router(router(tq, dependencies=[Depends(admin)]), prefix="/ops")``.
 
     Args:
         dependencies: the application's own, above all its access control: the operations have none.
         operations: names of the operations wanted (``["healthz", "readyz"]``); default all.
-        read_only, show_args, origins, max_body: see ``aiotaskq.web.policy.make_policy``.
+        read_only, show_args, origins, max_body, own_query: see ``aiotaskq.web.policy.make_policy``.
 
     Raises:
         ValidationError: for an unknown operation or a wrong value.
     """
     check_taskq("router", tq)
-    policy = make_policy(read_only=read_only, show_args=show_args, origins=origins, max_body=max_body)
+    policy = make_policy(
+        read_only=read_only, show_args=show_args, origins=origins, max_body=max_body, own_query=own_query
+    )
     made = APIRouter(dependencies=list(dependencies))
     for operation in selected(operations):
         respond_to = endpoint(operation, tq, policy)

@@ -36,18 +36,21 @@ def routes(
     show_args: bool = False,
     origins: Collection[str] = (),
     max_body: int = MAX_BODY,
+    own_query: Collection[str] = (),
 ) -> list[Route]:
     """Return the operations as routes, for ``Mount("/ops", routes=routes(tq))``. They check no access: guard them.
 
     Args:
         operations: names of the operations wanted (``["healthz", "readyz"]``); default all.
-        read_only, show_args, origins, max_body: see ``aiotaskq.web.policy.make_policy``.
+        read_only, show_args, origins, max_body, own_query: see ``aiotaskq.web.policy.make_policy``.
 
     Raises:
         ValidationError: for an unknown operation or a wrong value.
     """
     check_taskq("routes", tq)
-    policy = make_policy(read_only=read_only, show_args=show_args, origins=origins, max_body=max_body)
+    policy = make_policy(
+        read_only=read_only, show_args=show_args, origins=origins, max_body=max_body, own_query=own_query
+    )
     return [
         Route(asgi_path(each.path), endpoint(each, tq, policy), methods=[each.method], name=f"aiotaskq:{each.name}")
         for each in selected(operations)

@@ -29,7 +29,7 @@ async def dispatch(operation: Operation, tq: TaskQ, policy: Policy, request: Req
     try:
         if operation.changes:
             _check_change(policy, request.headers)
-        query = None if operation.query is None else _query(operation.query, request.query)
+        query = _query(operation, policy, request.query)
         body = None if operation.body is None else await _body(operation.body, policy, request)
         return await operation.run(Call(tq, policy, request.path, query, body))
     except ProblemError as refused:
@@ -53,10 +53,23 @@ def _check_change(policy: Policy, headers: Mapping[str, str]) -> None:
         )
 
 
-def _query(kind: type[S], pairs: list[tuple[str, str]]) -> S:
+def _query(operation: Operation, policy: Policy, pairs: list[tuple[str, str]]) -> Any:
+    """Return the checked query parameters, None where the operation has none."""
+    kind = operation.query
+    known = () if kind is None else kind.__struct_encode_fields__
+    if not operation.public:  # a probe may send what it likes
+        # A misspelt filter must not mean every task.
+        for name, _ in pairs:
+            if name not in known and name not in policy.own_query:
+                said = f"there are {', '.join(known)}" if known else "there are none here"
+                raise ProblemError(422, "UnknownParameter", f"query: unknown parameter {name!r:.60}; {said}")
+    if kind is None:
+        return None
     lists = {field.name for field in msgspec.structs.fields(kind) if _is_list(field.type)}
     values: dict[str, Any] = {}
     for name, value in pairs:
+        if name not in known:
+            continue
         if name in lists:
             values.setdefault(name, []).append(value)
         elif name in values:

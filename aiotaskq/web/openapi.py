@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -30,6 +30,10 @@ _WORDS = {
 }
 
 
+Describe = Callable[[Any], dict[str, Any]]
+"""Returns the schema of a type, or a reference to it."""
+
+
 def parameters(operation: Operation) -> list[dict[str, Any]]:
     """Return the OpenAPI parameters of an operation."""
     found: list[dict[str, Any]] = [
@@ -49,23 +53,31 @@ def parameters(operation: Operation) -> list[dict[str, Any]]:
     return found
 
 
-def body(operation: Operation) -> dict[str, Any] | None:
-    """Return the OpenAPI request body of an operation, None where it takes none."""
+def body(operation: Operation, describe: Describe | None = None) -> dict[str, Any] | None:
+    """Return the OpenAPI request body of an operation, None where it takes none. ``describe`` as for ``responses``."""
     if operation.body is None:
         return None
     return {
         "required": True,
-        "content": {JSON: {"schema": schema_of(operation.body), "example": operation.example}},
+        "content": {JSON: {"schema": (describe or schema_of)(operation.body), "example": operation.example}},
     }
 
 
-def responses(operation: Operation, also: Collection[int] = ()) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI responses of an operation by status; ``also`` are statuses of middleware in front of it."""
+def responses(
+    operation: Operation, also: Collection[int] = (), describe: Describe | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI responses of an operation by status.
+
+    Args:
+        also: statuses of middleware in front of it.
+        describe: returns the schema of a type; by default one without references.
+    """
+    describe = describe or schema_of
     found: dict[int | str, dict[str, Any]] = {}
     for success in operation.successes:
         entry = found[success.status] = {"description": success.description}
         if success.type is not None:
-            entry["content"] = {JSON: {"schema": schema_of(success.type), "example": success.example}}
+            entry["content"] = {JSON: {"schema": describe(success.type), "example": success.example}}
         if "Location" in success.description:
             entry["headers"] = {"Location": {"schema": {"type": "string", "format": "uri-reference"}}}
     for status in sorted({*operation.problems, *also} - found.keys()):
@@ -73,19 +85,23 @@ def responses(operation: Operation, also: Collection[int] = ()) -> dict[int | st
         example = make_problem(status, code, detail)
         found[status] = {
             "description": example.title,
-            "content": {MEDIA_TYPE: {"schema": schema_of(Problem), "example": msgspec.to_builtins(example)}},
+            "content": {MEDIA_TYPE: {"schema": describe(Problem), "example": msgspec.to_builtins(example)}},
         }
     return found
 
 
 def document(operations: Sequence[Operation], version: str, *, server: str = "", token: bool = False) -> dict[str, Any]:
-    """Return a whole OpenAPI 3.1 document. ``server`` is where the operations are mounted, seen from the document."""
+    """Return a whole OpenAPI 3.1 document. ``server`` is where the operations are mounted, seen from the document.
+
+    Its names begin with ``aiotaskq``, so that a host application can merge it into its own.
+    """
+    schemas, describe = _named_schemas(operations)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         guarded = token and not operation.public
-        responded = responses(operation, (401, 429) if guarded else ())
+        responded = responses(operation, (401, 429) if guarded else (), describe)
         entry: dict[str, Any] = {
-            "operationId": operation.name,
+            "operationId": f"aiotaskq_{operation.name}",
             "tags": [operation.tag],
             "summary": operation.summary,
             "responses": {str(status): each for status, each in responded.items()},
@@ -94,20 +110,35 @@ def document(operations: Sequence[Operation], version: str, *, server: str = "",
             entry["description"] = operation.description
         if found := parameters(operation):
             entry["parameters"] = found
-        if (taken := body(operation)) is not None:
+        if (taken := body(operation, describe)) is not None:
             entry["requestBody"] = taken
         if guarded:
-            entry["security"] = [{"token": []}]
+            entry["security"] = [{"aiotaskq_token": []}]
         paths.setdefault(operation.path, {})[operation.method.lower()] = entry
     whole: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "aiotaskq operations", "version": version},
         "servers": [{"url": server or "."}],
         "paths": paths,
+        "components": {"schemas": schemas},
     }
     if token:
-        whole["components"] = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
+        whole["components"]["securitySchemes"] = {"aiotaskq_token": {"type": "http", "scheme": "bearer"}}
     return whole
+
+
+def _named_schemas(operations: Sequence[Operation]) -> tuple[dict[str, Any], Describe]:
+    """Return the schemas of all bodies and responses by name, and what refers to one of them."""
+    kinds = [Problem]
+    for operation in operations:
+        kinds += [operation.body, *(success.type for success in operation.successes)]
+    kinds = [kind for kind in dict.fromkeys(kinds) if kind is not None]
+    found, known = msgspec.json.schema_components(kinds, ref_template=f"{_SCHEMAS}Aiotaskq{{name}}")
+    references = dict(zip(kinds, found, strict=True))
+    return {f"Aiotaskq{name}": schema for name, schema in known.items()}, references.__getitem__
+
+
+_SCHEMAS = "#/components/schemas/"
 
 
 def schema_of(kind: Any) -> dict[str, Any]:

@@ -97,8 +97,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         statuses = {*self.own_problems, *([] if self.public else [503])}
         if self.changes:
             statuses.add(403)
-        if self.query is not None or self.body is not None or "{" in self.path:
-            statuses.add(422)
+        if not self.public:
+            statuses.add(422)  # also for an unknown query parameter
         if "{" in self.path:
             statuses.add(404)  # also where a control character keeps the path from being found
         if self.body is not None:

@@ -20,10 +20,16 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     show_args: bool = False
     origins: frozenset[str] = frozenset()
     max_body: int = MAX_BODY
+    own_query: frozenset[str] = frozenset()
 
 
 def make_policy(
-    *, read_only: bool = False, show_args: bool = False, origins: Collection[str] = (), max_body: int = MAX_BODY
+    *,
+    read_only: bool = False,
+    show_args: bool = False,
+    origins: Collection[str] = (),
+    max_body: int = MAX_BODY,
+    own_query: Collection[str] = (),
 ) -> Policy:
     """Check what the host allows.
 
@@ -33,14 +39,24 @@ def make_policy(
             (``?show=params``), and stored values can be read. Without it none of them ever is.
         origins: other origins (``https://ops.example.com``) whose pages may ask for changes.
         max_body: bytes of a request's body; longer ones get 413.
+        own_query: names of query parameters that the host itself reads, such as ``key`` in its access control. Any
+            other parameter that an operation does not know is refused.
 
     Raises:
-        ValidationError: for a body limit that is no number of bytes, or origins given as one text.
+        ValidationError: for a body limit that is no number of bytes, or origins or own_query given as one text.
     """
     if isinstance(origins, str):
         raise ValidationError(f"origins: a list is needed, not one text (got {origins!r:.60})")
+    if isinstance(own_query, str):
+        raise ValidationError(f"own_query: a list is needed, not one text (got {own_query!r:.60})")
     check_int("max_body", max_body, 1)
-    return Policy(read_only=read_only, show_args=show_args, origins=frozenset(origins), max_body=max_body)
+    return Policy(
+        read_only=read_only,
+        show_args=show_args,
+        origins=frozenset(origins),
+        max_body=max_body,
+        own_query=frozenset(own_query),
+    )
 
 
 def check_taskq(argument: str, tq: object) -> None:

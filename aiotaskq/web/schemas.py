@@ -14,6 +14,7 @@ from aiotaskq.core.task import Status
 from aiotaskq.core.validation import MAX_ID, MAX_KEY, MAX_NAME
 
 MAX_PAGE = 1_000
+NO_NUL = "^[^\\u0000]*$"
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
@@ -51,6 +52,39 @@ class PushBody(Struct, forbid_unknown_fields=True):
     rerun: Annotated[bool, Meta(description="Run the task_id again if it has ended")] = False
     on_success: Name | None = None
     on_failure: Name | None = None
+
+
+Since = Annotated[
+    float | Annotated[datetime, Meta(tz=True)],
+    Meta(description="Only tasks created then or later: epoch seconds, or RFC 3339 with an offset"),
+]
+ErrorPart = Annotated[
+    str, Meta(min_length=1, max_length=1_000, pattern=NO_NUL, description="Only tasks whose error contains this text")
+]
+DryRun = Annotated[bool, Meta(description="Only count the tasks that match")]
+
+
+class RetryBody(Struct, forbid_unknown_fields=True):
+    """Which ended tasks are retried; at least one of status, type, queue, since and error."""
+
+    status: list[Literal["failed", "cancelled", "expired"]] | None = None
+    type: Name | None = None
+    queue: Name | None = None
+    since: Since | None = None
+    error: ErrorPart | None = None
+    dry_run: DryRun = False
+
+
+class PurgeBody(Struct, forbid_unknown_fields=True):
+    """Which ended tasks are deleted; at least one of status, type, queue, since, error and older_than."""
+
+    status: list[Literal["completed", "failed", "cancelled", "expired"]] | None = None
+    type: Name | None = None
+    queue: Name | None = None
+    since: Since | None = None
+    error: ErrorPart | None = None
+    older_than: Annotated[float, Meta(ge=0, description="Only tasks that ended so many seconds ago")] | None = None
+    dry_run: DryRun = False
 
 
 class ScheduleBody(Struct, forbid_unknown_fields=True):
@@ -120,6 +154,8 @@ class TaskQuery(Struct):
     type: Name | None = None
     queue: Name | None = None
     schedule: Id | None = None
+    since: Since | None = None
+    error: ErrorPart | None = None
     limit: Limit = 100
     cursor: Cursor | None = None
     show: Show = []
@@ -203,6 +239,13 @@ class Pushed(Struct):
 
     task_id: str
     created: bool
+
+
+class Counted(Struct):
+    """How many tasks were changed, or, in a dry run, match."""
+
+    count: int
+    dry_run: bool
 
 
 class TaskState(Struct):

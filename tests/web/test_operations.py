@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from aiotaskq import TaskQ
-from tests.web.applications import SECRET, Ask, refused
+from aiotaskq.backends.base import Change
+from aiotaskq.core.task import SECOND, Status
+from tests.web.applications import DOORS, SECRET, Ask, refused
 
 
 async def test_a_task_is_pushed_shown_cancelled_and_retried(ask: Ask, tq: TaskQ) -> None:
@@ -59,6 +63,70 @@ async def test_tasks_are_paged_and_filtered(ask: Ask, tq: TaskQ) -> None:
     assert (await ask.get("tasks", params={"status": "failed"})).json() == {"tasks": [], "next": None}
     assert (await ask.get("tasks", params={"schedule": "none"})).json()["tasks"] == []
     refused(await ask.get("tasks", params={"cursor": "gone"}), 404, "NotFound")
+
+
+async def fail(tq: TaskQ, error: str, **options: Any) -> str:
+    """Let a new task fail; return its id."""
+    handle = await tq.push("greet", {"name": "you"}, **options)
+    backend, now = tq.queue.backend, tq.queue.clock.now()
+    (task,) = await backend.claim("w", now, 1)
+    after = task.replace(status=Status.FAILED, completed_at=now // SECOND, error_message=error)
+    assert await backend.update([Change(task, after)]) == [True]
+    return handle.task_id
+
+
+async def test_tasks_are_retried_and_purged_by_filter(ask: Ask, tq: TaskQ) -> None:
+    for error in ("ValueError: no disk", "ValueError: no luck", "OSError: no disk"):
+        await fail(tq, error, queue="q")
+    await tq.push("greet", {"name": "me"}, delay=3_600)
+
+    async def count(path: str, **body: Any) -> int:
+        answer = await ask.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["dry_run"] is body.get("dry_run", False)
+        found: int = answer.json()["count"]
+        return found
+
+    assert await count("tasks/retry", error="disk", dry_run=True) == 2
+    assert await count("tasks/purge", error="ValueError", queue="q", dry_run=True) == 2
+    assert await count("tasks/purge", since="2100-01-01T00:00:00Z", dry_run=True) == 0
+    assert (await tq.stats()).counts["failed"] == 3
+    assert await count("tasks/retry", error="luck") == 1 and await count("tasks/retry", type="other") == 0
+    assert await count("tasks/retry", status=["cancelled"], queue="q") == 0
+    assert await count("tasks/purge", status=["completed"]) == 0
+    assert await count("tasks/purge", since=0, older_than=0, status=["failed"], error="OSError") == 0, "in this second"
+    assert await count("tasks/purge", since=0, status=["failed"], error="OSError") == 1
+    counts = (await tq.stats()).counts
+    assert (counts["pending"], counts["failed"]) == (2, 1)
+    found = (await ask.get("tasks", params={"error": "disk", "since": "0"})).json()["tasks"]
+    assert [task["error"] for task in found] == ["ValueError"]
+    assert (await ask.get("tasks", params={"since": "2100-01-01T00:00:00Z"})).json()["tasks"] == []
+    for path in ("tasks/retry", "tasks/purge"):
+        refused(await ask.post(path, json={"dry_run": True}), 422, "ValidationError", "at least one of status, type")
+        refused(await ask.post(path, json={"status": ["pending"]}), 422, "ValidationError", "status")
+        refused(await ask.post(path, json={"dryrun": True}), 422, "ValidationError", "dryrun")
+        refused(await ask.post(path, json={"error": "a\0"}), 422, "ValidationError", "error")
+
+
+async def test_unknown_query_parameters_are_refused(ask: Ask) -> None:
+    for path, known in (
+        ("tasks", "status, type, queue, schedule, since, error, limit, cursor, show"),
+        ("schedules", "enabled, limit, cursor, show"),
+        ("tasks/none", "there are none here"),
+        ("stats", "there are none here"),
+    ):
+        refused(await ask.get(f"{path}?statuz=failed"), 422, "UnknownParameter", "unknown parameter 'statuz'; ")
+        refused(await ask.get(f"{path}?statuz=failed"), 422, "UnknownParameter", known)
+    refused(await ask.post("queues/q/pause?dry_run=1"), 422, "UnknownParameter", "dry_run")
+    assert (await ask.get("healthz?probe=7")).status_code == 200
+
+
+@pytest.mark.parametrize("name", DOORS)
+async def test_a_query_parameter_of_the_host_is_let_through(name: str, tq: TaskQ) -> None:
+    async with DOORS[name](tq, own_query=["key"]) as ask:
+        assert (await ask.get("stats?key=a&key=b")).status_code == 200
+        assert (await ask.get("tasks?key=a&limit=1")).status_code == 200
+        refused(await ask.get("stats?keys=a"), 422, "UnknownParameter")
 
 
 async def test_query_parameters_are_bounded(ask: Ask, tq: TaskQ) -> None:  # J6

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
 from aiotaskq.web.schemas import Health
 
-health = Operations("health")
+health = Operations("aiotaskq health")
 
 
 @health("GET", "/healthz", Success(200, "The process answers", Health, {"status": "ok", "parts": {}}), public=True)

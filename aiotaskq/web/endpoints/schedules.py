@@ -25,7 +25,7 @@ from aiotaskq.web.schemas import (
 )
 from aiotaskq.web.views import body_options, schedule_view
 
-schedules = Operations("schedules")
+schedules = Operations("aiotaskq schedules")
 
 ID = "nightly-report"
 VIEW: dict[str, Any] = {

@@ -7,15 +7,18 @@ from urllib.parse import quote
 
 import msgspec
 
-from aiotaskq.core.task import Status
+from aiotaskq.core.task import FINAL, Status
 from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_json, check_key
-from aiotaskq.errors import TaskConflict
+from aiotaskq.errors import TaskConflict, ValidationError
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
 from aiotaskq.web.schemas import (
     MAX_PAGE,
+    Counted,
+    PurgeBody,
     PushBody,
     Pushed,
     QueueState,
+    RetryBody,
     StatsView,
     TaskPage,
     TaskQuery,
@@ -24,8 +27,8 @@ from aiotaskq.web.schemas import (
 )
 from aiotaskq.web.views import body_options, task_view
 
-tasks = Operations("tasks")
-queues = Operations("queues")
+tasks = Operations("aiotaskq tasks")
+queues = Operations("aiotaskq queues")
 
 ID = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b11"
 VIEW: dict[str, Any] = {
@@ -104,12 +107,66 @@ async def list_tasks(call: Call) -> ApiResponse:
         type=query.type,
         queue=query.queue,
         scheduler_task_id=query.schedule,
+        since=query.since,
+        error=query.error,
         limit=limit + 1,
         after=query.cursor,
     )
     page = found[:limit]
     more = page[-1].task_id if len(found) > limit else None
     return respond(TaskPage([task_view(task, one=False, show=show) for task in page], more))
+
+
+@tasks(
+    "POST",
+    "/tasks/retry",
+    Success(200, "Pending again; or, in a dry run, how many would be", Counted, {"count": 17, "dry_run": False}),
+    body=RetryBody,
+    example={"status": ["failed"], "type": "send_mail", "error": "ConnectionError", "dry_run": True},
+)
+async def retry_tasks(call: Call) -> ApiResponse:
+    """Retry every failed task that matches; with `status` also cancelled or expired ones.
+
+    At least one filter is needed. `dry_run` only counts. Tasks are put back in small transactions: after an error some
+    may be pending already, and the same request retries the others.
+    """
+    where = _filters(call.body)
+    where.setdefault("status", ["failed"])
+    if call.body.dry_run:
+        return respond(Counted(await call.tq.count(**where), True))
+    return respond(Counted(await call.tq.retry_many(**where), False))
+
+
+@tasks(
+    "POST",
+    "/tasks/purge",
+    Success(200, "Deleted; or, in a dry run, how many would be", Counted, {"count": 250, "dry_run": True}),
+    body=PurgeBody,
+    example={"status": ["completed"], "older_than": 86_400.0, "dry_run": True},
+)
+async def purge_tasks(call: Call) -> ApiResponse:
+    """Delete every ended task that matches.
+
+    At least one filter is needed. `dry_run` only counts. Tasks are deleted in small transactions: after an error some
+    may be gone already, and the same request deletes the others.
+    """
+    where = _filters(call.body)
+    where.setdefault("status", [str(status) for status in Status if status in FINAL])
+    if call.body.dry_run:
+        return respond(Counted(await call.tq.count(**where), True))
+    return respond(Counted(await call.tq.purge(**where), False))
+
+
+def _filters(body: RetryBody | PurgeBody) -> dict[str, Any]:
+    """Return the filters that a body sets. Raises ValidationError if there are none, or one is wrong."""
+    found = {name: value for name, value in body_options(body).items() if name != "dry_run" and value is not None}
+    if not found:
+        names = ", ".join(name for name in body.__struct_fields__ if name != "dry_run")
+        raise ValidationError(f"body: at least one of {names} is needed, or every task would match")
+    for field in ("type", "queue"):
+        if field in found:
+            check_key(field, found[field], MAX_NAME)
+    return found
 
 
 @tasks(

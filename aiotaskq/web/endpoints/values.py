@@ -10,7 +10,7 @@ from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respo
 from aiotaskq.web.schemas import MAX_PAGE, KeyPage, PageQuery, Value, ValueBody
 from aiotaskq.web.views import plain
 
-values = Operations("store")
+values = Operations("aiotaskq store")
 
 
 def _key(call: Call) -> str:
