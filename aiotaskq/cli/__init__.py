@@ -2,9 +2,11 @@
 
 Each command is in the file, or the folder, of its name, as ``commands`` lists them. The other files:
 
-- the program: ``commands``, ``options``, ``config`` (defaults from pyproject.toml), ``output``
+- the program: ``commands``, ``options``, ``config`` (defaults from pyproject.toml)
+- what is printed: ``output``, ``layout`` (of tables), ``tasks_table``, ``times`` (durations, instants)
 - translation: ``i18n``, ``catalogue``
-- what commands work on: ``application`` (MODULE:TQ), ``store_access`` (a URL), ``tables`` (of a SQL database)
+- what commands work on: ``application`` (MODULE:TQ), ``store_access`` (a URL), ``ids`` (prefixes), ``tables`` (of a SQL
+  database)
 - ``run``: ``worker_process``, ``supervisor``, ``shutdown``, ``drain_report``
 """
 
@@ -22,9 +24,10 @@ import typer
 from aiotaskq.cli.commands import app_for
 from aiotaskq.cli.config import defaults
 from aiotaskq.cli.i18n import tr, translated, usage_error
+from aiotaskq.cli.layout import LONG
 from aiotaskq.cli.options import COMPLETE
-from aiotaskq.cli.output import LONG, echo_error, program
-from aiotaskq.errors import AiotaskqError
+from aiotaskq.cli.output import echo_error, program
+from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import output, printable
 
 __all__ = ["main"]
@@ -94,7 +97,7 @@ def _explain(error: Exception) -> int:
     if not isinstance(error, AiotaskqError):
         raise error
     echo_error(error)
-    return 1
+    return 2 if isinstance(error, ValidationError) else 1  # the value of an option or an argument
 
 
 def _from_printing(error: Exception) -> bool:

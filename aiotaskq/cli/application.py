@@ -12,7 +12,8 @@ from typing import Any
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import tr, translated
-from aiotaskq.cli.output import LONG, echo_stderr
+from aiotaskq.cli.layout import LONG
+from aiotaskq.cli.output import echo_stderr
 from aiotaskq.core.task import Status
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
@@ -30,7 +31,7 @@ def load_quietly(target: str) -> TaskQ:
 def load(target: str) -> TaskQ:
     """Import MODULE from the working directory or the path; return its attribute TQ, which may have dots.
 
-    Raises ValidationError if there is no such TaskQ, and, with a traceback, if the import fails.
+    Raises ValidationError if there is no such TaskQ, and AiotaskqError, with a traceback, if the import fails.
     """
     module, _, name = target.partition(":")
     here = os.getcwd()
@@ -72,7 +73,7 @@ def _import_failed(module: str, error: Exception) -> None:
     traceback.print_exception(error)
     kind = "" if isinstance(error, AiotaskqError) else f"{type(error).__name__}: "
     said = tr("importing {name} failed: {error}", name=repr(module), error=f"{kind}{translated(error)}")
-    raise ValidationError(said) from None
+    raise AiotaskqError(said) from None
 
 
 def is_handled(tq: TaskQ, type: str, params: dict[str, Any]) -> bool:

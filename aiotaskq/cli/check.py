@@ -12,9 +12,12 @@ from aiotaskq.cli.i18n import tr, translated
 from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, SchedulesUrl, option
 from aiotaskq.cli.output import echo, echo_error, echo_json
 from aiotaskq.cli.store_access import with_backend
+from aiotaskq.cli.times import duration
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.masking import without_passwords
+from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
+from aiotaskq.log import printable
 from aiotaskq.runtime.health import Health, examine
 
 app = typer.Typer()
@@ -68,10 +71,13 @@ def check(
 
 
 def unclaimed(health: Health) -> str:
-    """Return a hint if ready tasks wait and none is running, so that no worker seems to run; else an empty text."""
-    if not health.ready or health.counts.get("running") or (health.oldest_age or 0.0) < CLAIM_DELAY:
-        return ""
-    return tr(
-        "; no worker has claimed the oldest for {seconds} s: start one with 'aiotaskq run'",
-        seconds=f"{health.oldest_age:,.0f}",
-    )
+    """Return what keeps tasks waiting, or an empty text: no worker that seems to run, and paused queues."""
+    said = ""
+    if health.ready and not health.counts.get("running") and (health.oldest_age or 0.0) >= CLAIM_DELAY:
+        said = tr(
+            "; no worker works on them, the oldest has waited for {time}: start one with 'aiotaskq run'",
+            time=duration(int((health.oldest_age or 0.0) * SECOND)),
+        )
+    if health.paused:
+        said += tr("; paused queues: {queues}", queues=printable(", ".join(health.paused)))
+    return said

@@ -31,8 +31,9 @@ COMMANDS = {
     "completion": tr("Print the shell completion script."),
 }
 GROUPS = {
-    "tasks": tr("List, show, retry, cancel and delete tasks."),
-    "schedules": tr("List, add, pause, resume, fire and delete schedules."),
+    "tasks": tr("List, show, retry, rerun, cancel and delete tasks."),
+    "schedules": tr("List, show, add, pause, resume, fire and delete schedules."),
+    "workers": tr("List the workers that have running tasks."),
     "store": tr("List, read, set and delete public values."),
     "queues": tr("List, pause and resume queues."),
     "db": tr("Create, check and print the tables; copy a store."),

@@ -16,6 +16,7 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.i18n import marked, tr, translated
+from aiotaskq.cli.layout import columns_of
 from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group, option
 from aiotaskq.cli.output import ProgressBar, echo, echo_json, echo_stderr, echo_table, progress_bar
 from aiotaskq.cli.store_access import opened, refuse_unready
@@ -86,9 +87,8 @@ def check(db: Db = DEFAULT_DB, json: Json = False) -> None:
 
 
 def _say_invalid(rows: Sequence[InvalidRow]) -> None:
-    echo_table(
-        INVALID, [(row.table, row.id, row.column, translated(row.problem), translated(row.action)) for row in rows]
-    )
+    found = [(row.table, row.id, row.column, translated(row.problem), translated(row.action)) for row in rows]
+    echo_table(columns_of(INVALID, found, problem=20, action=20))
 
 
 @app.command(
@@ -165,8 +165,6 @@ def _say_copied(done: Copied) -> None:
         echo(tr("of these, running tasks that are pending now: {count}", count=f"{done.released:,}"))
     if done.uncopied:
         echo(tr("not copied: {count}", count=f"{len(done.uncopied):,}"))
-        echo_table(
-            [marked("KIND"), marked("ID"), marked("PROBLEM")],
-            [(row.kind, translated(row.id), translated(row.problem)) for row in done.uncopied],
-        )
+        rows = [(row.kind, translated(row.id), translated(row.problem)) for row in done.uncopied]
+        echo_table(columns_of([marked("KIND"), marked("ID"), marked("PROBLEM")], rows, problem=20))
     echo_stderr(tr("FROM is unchanged; do not run workers on it any more, or its tasks run twice"))

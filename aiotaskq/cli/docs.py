@@ -11,9 +11,10 @@ from typing import Annotated, NamedTuple
 import typer
 
 from aiotaskq.cli.i18n import chinese, marked, tr
+from aiotaskq.cli.layout import columns_of
 from aiotaskq.cli.options import Command, option
 from aiotaskq.cli.output import echo, echo_markdown, echo_table, echo_title
-from aiotaskq.errors import ValidationError
+from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import printable
 
 app = typer.Typer()
@@ -57,7 +58,7 @@ def docs(
     elif topic is not None:
         echo_markdown(page(topic).read_text(encoding="utf-8"))
     else:
-        echo_table([marked("topic"), marked("contents")], list(summaries().items()), cut_last=True)
+        echo_table(columns_of([marked("topic"), marked("contents")], list(summaries().items()), contents=20))
         echo()
         echo(tr("aiotaskq docs TOPIC shows a page, aiotaskq docs --search WORDS finds sections."))
 
@@ -117,7 +118,7 @@ def _search(words: str, topic: str | None) -> None:
         if all(word in f"{section.heading}\n{section.text}".casefold() for word in wanted)
     ]
     if not found:
-        raise ValidationError(tr("no section of the manual contains {words}", words=repr(printable(words))))
+        raise NotFound(tr("no section of the manual contains {words}", words=repr(printable(words))))
     for section in found:
         echo_title(f"{section.topic}{tr(': ')}{section.heading}")
         for line in section.text.splitlines():

@@ -14,7 +14,8 @@ import typer
 from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.check import unclaimed
-from aiotaskq.cli.i18n import marked, tr, translated
+from aiotaskq.cli.i18n import marked, tr, translated, wrapped
+from aiotaskq.cli.layout import width_of_output
 from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, SchedulesUrl
 from aiotaskq.cli.output import echo, echo_check, echo_json, echo_title
 from aiotaskq.cli.store_access import with_backend
@@ -100,7 +101,10 @@ def _store(url: str, schedules: str | None) -> tuple[dict[str, Any], Health]:
 
 def _say(found: dict[str, Any], health: Health | None) -> None:
     echo_title(f"aiotaskq {found['aiotaskq']}, Python {found['python']}, {found['platform']}")
-    echo(tr(", ").join(f"{name} {known}" for name, known in found["libraries"].items()))
+    libraries = tr(", ").join(f"{name} {known}" for name, known in found["libraries"].items())
+    room = width_of_output()
+    for line in [libraries] if room is None else wrapped(libraries, room):
+        echo(line)
     for name, value in found["settings"].items():
         echo(f"{name}={printable(value, 1_000)}")
     echo()

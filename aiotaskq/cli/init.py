@@ -11,9 +11,10 @@ from typing import Annotated
 import typer
 
 from aiotaskq.cli.i18n import marked, tr, translated
+from aiotaskq.cli.layout import columns_of
 from aiotaskq.cli.options import DEFAULT_DB, Command, option
 from aiotaskq.cli.output import echo, echo_table, program
-from aiotaskq.errors import ValidationError
+from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
 
 app = typer.Typer()
@@ -37,7 +38,8 @@ def init(
     listed: Annotated[bool, option("--list", help=tr("List the examples."))] = False,
 ) -> None:
     if listed:
-        echo_table([marked("name"), marked("contents")], [[name, summary(name)] for name in examples()], cut_last=True)
+        rows = [[name, summary(name)] for name in examples()]
+        echo_table(columns_of([marked("name"), marked("contents")], rows, contents=20))
     elif example is None:
         _write(folder, {NAME: application()})
         _say_how_to_start(folder)
@@ -63,7 +65,7 @@ def summary(example: str) -> str:
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:
-    """Write the files into the folder. Raises ValidationError, and writes none of them, if one is there already."""
+    """Write the files into the folder. Raises AiotaskqError, and writes none of them, if one is there already."""
     path = folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,10 +77,10 @@ def _write(folder: Path, files: Mapping[str, str]) -> None:
             with path.open("x", encoding="utf-8") as file:
                 file.write(text)
     except FileExistsError:
-        raise ValidationError(tr("{path} exists already; nothing was written", path=printable(path))) from None
+        raise AiotaskqError(tr("{path} exists already; nothing was written", path=printable(path))) from None
     except OSError as error:
         said = tr("{path} cannot be written: {why}", path=printable(path), why=translated(error.strerror))
-        raise ValidationError(said) from None
+        raise AiotaskqError(said) from None
 
 
 def _say_how_to_start(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Annotated, Any
 
@@ -22,6 +23,31 @@ class Command(TyperCommand):
     def get_help(self, ctx: Any) -> str:
         """Return the help page."""
         return translated_help(super().get_help(ctx))
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments and options, without the Python types that typer adds to their names."""
+        found: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for param in self.get_params(ctx):
+            if (record := param.get_help_record(ctx)) is not None:
+                kind = "Arguments" if param.param_type_name == "argument" else "Options"
+                found[kind].append((_without_type(record[0], kind == "Arguments"), record[1]))
+        for title, records in found.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+_TYPES = {"int": "N", "INTEGER": "N", "float": "NUMBER", "FLOAT": "NUMBER", "str": "TEXT", "TEXT": "TEXT"}
+_TYPE = re.compile(r" (?:<([a-z]+)[^>]*>|(TEXT|INTEGER|FLOAT|PATH|DIRECTORY)(?: RANGE)?)(?:\.\.\.)?$")
+
+
+def _without_type(name: str, is_argument: bool) -> str:
+    """Return the name on a help page without the Python type of its value, in whichever way a typer writes that."""
+    found = _TYPE.search(name)
+    if found is None:
+        return name
+    word = "" if is_argument else " " + _TYPES.get(found[1] or found[2], "PATH")
+    return name[: found.start()] + word
 
 
 class Group(TyperGroup):
@@ -81,6 +107,7 @@ App = Annotated[
 ]
 Json = Annotated[bool, option("--json", help=tr("Print only JSON on standard output."))]
 Yes = Annotated[bool, option("--yes", "-y", help=tr("Do not ask."))]
+DryRun = Annotated[bool, option("--dry-run", help=tr("Only count the tasks that match."))]
 Params = Annotated[bool, option("--params", help=tr("Show params and results, which may contain secrets."))]
 Host = Annotated[str, option("--host", envvar="AIOTASKQ_HOST", help=tr("Address of the operations API."))]
 Port = Annotated[

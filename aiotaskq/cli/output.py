@@ -1,4 +1,4 @@
-"""Output to the terminal: lines, tables, JSON, one-line errors and the progress bar; the only user of rich.
+"""Output to the terminal: lines, tables, JSON, one-line errors and the progress bar, drawn by rich.
 
 A terminal gets colours (unless NO_COLOR is set) and a live bar; a pipe gets plain text.
 """
@@ -14,14 +14,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.cli.i18n import tr, translated
+from aiotaskq.cli.layout import LONG, Column, layout, width_of_output
 from aiotaskq.core.masking import without_passwords
 from aiotaskq.log import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
-
-LONG = 2_000  # characters of one text that are printed
 
 
 def program() -> str:
@@ -77,42 +76,15 @@ def check_mark(passed: bool) -> str:
     return "✓" if passed else "✗"
 
 
-def echo_table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, cut_last: bool = False) -> None:
-    """Print rows under headers. Columns are never cut, so that ids can be copied; numbers are aligned to the right.
+def echo_table(columns: Sequence[Column]) -> None:
+    """Print a table: on a terminal in colours, and no wider than that; a pipe gets all of every column."""
+    for line in layout(columns, width_of_output()):
+        if interactive():
+            from rich.text import Text
 
-    With ``cut_last`` the last column is cut at the width of the terminal; a pipe gets all of it.
-    """
-    for number, line in enumerate(table_lines(headers, rows, cut_last=cut_last)):
-        if interactive() and not number:
-            echo_title(line)
+            _console().print(Text.assemble(*line), soft_wrap=True)
         else:
-            echo(line)
-
-
-def table_lines(headers: Sequence[str], rows: Sequence[Sequence[object]], *, cut_last: bool = False) -> list[str]:
-    """Return the lines of a table, the headers first; see ``echo_table``."""
-    from rich.cells import cell_len, set_cell_size
-
-    shown = (["" if cell is None else _cell(cell) for cell in row] for row in rows)
-    cells = [[tr(header) for header in headers], *shown]
-    # cell_len: a Chinese character is two columns wide.
-    widths = [max(cell_len(row[number]) for row in cells) for number in range(len(headers))]
-    right = [bool(rows) and all(type(row[number]) is int for row in rows) for number in range(len(headers))]
-    room = _console().width - sum(widths[:-1]) - 2 * (len(widths) - 1) if interactive() and cut_last else 0
-    lines = []
-    for row in cells:
-        if room >= 10 and cell_len(row[-1]) > room:
-            row[-1] = set_cell_size(row[-1], room - 1) + "…"
-        padded = [
-            " " * (width - cell_len(cell)) + cell if flush else cell + " " * (width - cell_len(cell))
-            for cell, width, flush in zip(row, widths, right, strict=True)
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return lines
-
-
-def _cell(value: object) -> str:
-    return f"{value:,}" if type(value) is int else printable(without_passwords(value), LONG)
+            echo("".join(text for text, _ in line))
 
 
 def echo_check(passed: bool, text: str) -> None:

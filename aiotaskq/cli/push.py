@@ -9,8 +9,9 @@ import typer
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.application import is_handled, load_quietly, warn_of_unknown
 from aiotaskq.cli.i18n import tr
+from aiotaskq.cli.layout import LONG
 from aiotaskq.cli.options import DEFAULT_DB, App, Command, Db, Json, option, store_of
-from aiotaskq.cli.output import LONG, echo, echo_error, echo_json, echo_stderr
+from aiotaskq.cli.output import echo, echo_error, echo_json, echo_stderr
 from aiotaskq.cli.store_access import read_params, with_tq
 from aiotaskq.core.masking import without_passwords
 from aiotaskq.errors import ResultTimeout, TaskFailed

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from aiotaskq.cli.i18n import marked, tr
+from aiotaskq.cli.layout import columns_of
 from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group
 from aiotaskq.cli.output import echo, echo_json, echo_table
 from aiotaskq.cli.store_access import with_tq
@@ -38,7 +39,7 @@ def list_queues(db: Db = DEFAULT_DB, json: Json = False) -> None:
         [queue["queue"], tr("paused") if queue["paused"] else tr("open"), queue["pending"], queue["running"]]
         for queue in queues
     ]
-    echo_table([marked("QUEUE"), marked("STATE"), "PENDING", "RUNNING"], rows)
+    echo_table(columns_of([marked("QUEUE"), marked("STATE"), "PENDING", "RUNNING"], rows, queue=10))
 
 
 @app.command("pause", cls=Command, help=tr("Pause a queue: no worker claims its tasks. They can still be pushed."))

@@ -43,10 +43,21 @@ def run(
     ] = None,
     drain: Annotated[
         float,
-        option(min=0.0, envvar="AIOTASKQ_DRAIN", help=tr("Seconds that running tasks have to end after a signal.")),
+        option(
+            metavar="SECONDS",
+            min=0.0,
+            envvar="AIOTASKQ_DRAIN",
+            help=tr("Seconds that running tasks have to end after a signal."),
+        ),
     ] = 25.0,
     grace: Annotated[
-        float, option(min=0.0, envvar="AIOTASKQ_GRACE", help=tr("Seconds that they have after their cancellation."))
+        float,
+        option(
+            metavar="SECONDS",
+            min=0.0,
+            envvar="AIOTASKQ_GRACE",
+            help=tr("Seconds that they have after their cancellation."),
+        ),
     ] = 5.0,
     processes: Annotated[
         int,

@@ -1,7 +1,8 @@
-"""``aiotaskq schedules``: lists, adds, pauses, resumes, fires, deletes and previews schedules."""
+"""``aiotaskq schedules``: lists, shows, adds, pauses, resumes, fires, deletes and previews schedules."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -10,6 +11,8 @@ import typer
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.application import is_handled, load_quietly, warn_of_unknown
 from aiotaskq.cli.i18n import Message, marked, tr
+from aiotaskq.cli.ids import schedule_id_of, short_schedule_ids
+from aiotaskq.cli.layout import Column, width_of_output
 from aiotaskq.cli.options import (
     DEFAULT_DB,
     App,
@@ -24,8 +27,9 @@ from aiotaskq.cli.options import (
     option,
     store_of,
 )
-from aiotaskq.cli.output import echo, echo_json, echo_table
-from aiotaskq.cli.store_access import each, instant, read_params, read_time, with_tq
+from aiotaskq.cli.output import echo, echo_json, echo_table, json_text
+from aiotaskq.cli.store_access import each, hidden, instant, read_params, read_time, with_tq
+from aiotaskq.cli.times import Utc, duration, local
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.preview import preview as next_times
 from aiotaskq.core.schedule import Schedule
@@ -36,7 +40,12 @@ from aiotaskq.log import printable
 app = group()
 
 ScheduleIds = Annotated[
-    list[str], typer.Argument(metavar="SCHEDULE_ID", help=tr("One or more schedule ids."), show_default=False)
+    list[str],
+    typer.Argument(
+        metavar="SCHEDULE",
+        help=tr("One or more schedules: an id, a name, or the beginning of an id."),
+        show_default=False,
+    ),
 ]
 Zone = Annotated[str | None, option("--timezone", help=tr("Time zone, as Europe/Berlin; default the system's."))]
 LISTED = tuple(map(marked, ("SCHEDULE_ID", "NAME", "TYPE", "WHEN", "NEXT", "RUNS", "STATE")))
@@ -50,42 +59,91 @@ def list_schedules(
         bool, option("--enabled", help=tr("Only schedules that are neither paused nor finished."))
     ] = False,
     params: Params = False,
+    utc: Utc = False,
     json: Json = False,
 ) -> None:
-    found = with_tq(db, lambda tq: tq.scheduler.list(enabled), schedules)
+    found = with_tq(db, lambda tq: tq.scheduler.list(), schedules)
+    shown = [schedule for schedule in found if schedule.enabled or not enabled]
     if json:
-        echo_json([_as_dict(schedule, params) for schedule in found])
-    elif found:
-        echo_table(LISTED, [_row(schedule) for schedule in found])
+        echo_json([_as_dict(schedule, params) for schedule in shown])
+    elif shown:
+        ids = {} if width_of_output() is None else short_schedule_ids(found)
+        echo_table(_columns(shown, ids, params, utc))
     else:
         echo(tr("no schedules"))
 
 
-def _row(schedule: Schedule) -> list[Any]:
-    runs = f"{schedule.run_count:,}" + (f"/{schedule.max_runs:,}" if schedule.max_runs else "")
-    if schedule.enabled:
-        state = tr("enabled")
-    else:
-        state = tr("finished") if schedule.due is None else tr("paused")
-    return [
-        schedule.task_id,
-        schedule.name,
-        schedule.task_type,
-        _when(schedule),
-        instant(_in_seconds(schedule.next_run_at)) or "-",  # to the second: a terminal is narrow
-        runs,
-        state,
+def _columns(found: Sequence[Schedule], ids: Mapping[str, str], params: bool, utc: bool) -> list[Column]:
+    columns = [
+        Column(header=LISTED[0], cells=[ids.get(each.task_id, each.task_id) for each in found], rank=1),
+        Column(header=LISTED[1], cells=[each.name for each in found], least=12, good=24),
+        Column(header=LISTED[2], cells=[each.task_type for each in found], rank=4, least=10, good=16),
+        Column(header=LISTED[3], cells=[_when(each, utc) for each in found], least=15, good=28),
+        Column(header=LISTED[4], cells=[local(each.due, utc, short=True) or "-" for each in found]),
+        Column(header=LISTED[5], cells=[_runs(each) for each in found], rank=3),
+        Column(header=LISTED[6], cells=[_state(each) for each in found], style=_style),
     ]
+    if params:
+        columns.append(Column(header=marked("PARAMS"), cells=[json_text(each.params) for each in found], least=20))
+    return columns
 
 
-def _when(schedule: Schedule) -> str:
+def _runs(schedule: Schedule) -> str:
+    return f"{schedule.run_count:,}" + (f"/{schedule.max_runs:,}" if schedule.max_runs else "")
+
+
+def _state(schedule: Schedule) -> str:
+    if schedule.enabled:
+        return tr("enabled")
+    return tr("finished") if schedule.due is None else tr("paused")
+
+
+def _style(state: object) -> str:
+    return {tr("enabled"): "green", tr("paused"): "yellow"}.get(str(state), "")
+
+
+@app.command("show", cls=Command, help=tr("Show one schedule; its params only with --params."))
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="SCHEDULE", help=tr("An id, a name, or the beginning of an id."), show_default=False),
+    ],
+    db: Db = DEFAULT_DB,
+    schedules: SchedulesUrl = None,
+    params: Params = False,
+    utc: Utc = False,
+    json: Json = False,
+) -> None:
+    async def work(tq: TaskQ) -> Schedule:
+        return await tq.scheduler.get(await schedule_id_of(tq, name))
+
+    schedule = with_tq(db, work, schedules)
+    values = _as_dict(schedule, params)
+    if json:
+        echo_json(values)
+        return
+    values.update({field: local(_in_seconds(getattr(schedule, field)), utc) for field in SECONDS})
+    values["next_run_at"] = local(schedule.due, utc)
+    values["params"] = json_text(schedule.params) if params else hidden(schedule.params) if schedule.params else None
+    width = max(map(len, values))
+    for field, value in values.items():
+        if value not in (None, False):
+            echo(f"{field:<{width}}  {printable(value, 20_000)}".rstrip())
+
+
+SECONDS = ("execute_at", "last_run_at", "created_at", "updated_at")
+
+
+def _when(schedule: Schedule, utc: bool) -> str:
     match schedule.schedule_type:
         case "cron":
             return f"{schedule.cron_expression} {schedule.timezone or ''}".strip()
         case "interval":
-            return tr("every {seconds} s", seconds=schedule.interval_seconds)
+            return tr("every {time}", time=duration((schedule.interval_seconds or 0) * SECOND))
+        case "once" if schedule.due is not None:
+            return tr("once")  # the next time is in the table
         case "once":
-            return tr("once, {time}", time=instant(_in_seconds(schedule.execute_at)))
+            return tr("once, {time}", time=local(_in_seconds(schedule.execute_at), utc, short=True))
         case other:  # an adopted row may say anything
             return str(other)
 
@@ -96,7 +154,7 @@ def _in_seconds(seconds: int | None) -> int | None:
 
 def _as_dict(schedule: Schedule, params: bool) -> dict[str, Any]:
     values = msgspec.structs.asdict(schedule)
-    for name in ("execute_at", "last_run_at", "created_at", "updated_at"):
+    for name in SECONDS:
         values[name] = instant(_in_seconds(values[name]))
     values["next_run_at"] = instant(schedule.due)
     for name in ("next_run_us", "outbox", "version") if params else ("next_run_us", "outbox", "version", "params"):
@@ -185,7 +243,7 @@ def add(
 
 @app.command("pause", cls=Command, help=tr("Pause schedules: they do not fire until they are resumed."))
 def pause(ids: ScheduleIds, db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, json: Json = False) -> None:
-    raise typer.Exit(each(db, ids, _pause, key="schedule_id", schedules=schedules, as_json=json))
+    raise typer.Exit(each(db, ids, _pause, schedule_id_of, key="schedule_id", schedules=schedules, as_json=json))
 
 
 async def _pause(tq: TaskQ, schedule_id: str) -> Message:
@@ -194,18 +252,20 @@ async def _pause(tq: TaskQ, schedule_id: str) -> Message:
 
 
 @app.command("resume", cls=Command, help=tr("Resume schedules. Due times that have passed follow the misfire policy."))
-def resume(ids: ScheduleIds, db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, json: Json = False) -> None:
-    raise typer.Exit(each(db, ids, _resume, key="schedule_id", schedules=schedules, as_json=json))
+def resume(
+    ids: ScheduleIds, db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, utc: Utc = False, json: Json = False
+) -> None:
+    async def resumed(tq: TaskQ, schedule_id: str) -> Message:
+        await tq.scheduler.resume_task(schedule_id)
+        due = (await tq.scheduler.get(schedule_id)).due
+        return Message(marked("next {time}"), time=instant(due) if json else local(due, utc))
 
-
-async def _resume(tq: TaskQ, schedule_id: str) -> Message:
-    await tq.scheduler.resume_task(schedule_id)
-    return Message(marked("next {time}"), time=instant((await tq.scheduler.get(schedule_id)).due))
+    raise typer.Exit(each(db, ids, resumed, schedule_id_of, key="schedule_id", schedules=schedules, as_json=json))
 
 
 @app.command("run", cls=Command, help=tr("Fire schedules once, now. Their next due time does not change."))
 def run(ids: ScheduleIds, db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, json: Json = False) -> None:
-    raise typer.Exit(each(db, ids, _run, key="schedule_id", schedules=schedules, as_json=json))
+    raise typer.Exit(each(db, ids, _run, schedule_id_of, key="schedule_id", schedules=schedules, as_json=json))
 
 
 async def _run(tq: TaskQ, schedule_id: str) -> Message:
@@ -217,7 +277,7 @@ def delete(
     ids: ScheduleIds, db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, yes: Yes = False, json: Json = False
 ) -> None:
     confirm(tr("Schedules to delete: {count}. Continue?", count=len(ids)), yes, json)
-    raise typer.Exit(each(db, ids, _delete, key="schedule_id", schedules=schedules, as_json=json))
+    raise typer.Exit(each(db, ids, _delete, schedule_id_of, key="schedule_id", schedules=schedules, as_json=json))
 
 
 async def _delete(tq: TaskQ, schedule_id: str) -> Message:

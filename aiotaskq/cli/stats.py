@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli.i18n import marked, tr
+from aiotaskq.cli.i18n import marked, tr, wrapped
+from aiotaskq.cli.layout import Column, plain_lines, width_of_output
 from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, option
-from aiotaskq.cli.output import LiveText, echo, echo_json, echo_table, json_text, table_lines
+from aiotaskq.cli.output import LiveText, echo, echo_json, echo_table, json_text
 from aiotaskq.cli.store_access import with_tq
+from aiotaskq.cli.times import duration
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.task import FINAL, Status
+from aiotaskq.core.task import FINAL, SECOND, Status
 from aiotaskq.log import printable
 from aiotaskq.runtime.queue.operations import Stats
 
 app = typer.Typer()
+STATE = marked("STATE")
 INTERVAL = 1.0  # seconds between two refreshes
 HEADERS = ("QUEUE", *(str(status).upper() for status in Status))
 PENDING, RUNNING, COMPLETED, FAILED, CANCELLED, EXPIRED = map(
@@ -42,7 +45,7 @@ def stats(
     if json:
         echo_json(msgspec.to_builtins(found))
         return
-    echo_table(HEADERS, _rows(found))
+    echo_table(_columns(found))
     for line in _below(found):
         echo(line)
 
@@ -57,7 +60,8 @@ async def _watch(tq: TaskQ, count: int | None, as_json: bool) -> None:
             if as_json:
                 echo(json_text(msgspec.to_builtins(found)))
             else:
-                board.show([*table_lines(HEADERS, _rows(found)), *_below(found, _speed(before, at, found))])
+                lines = plain_lines(_columns(found), width_of_output())
+                board.show([*lines, *_below(found, _speed(before, at, found))])
             before = at, found
             left = None if left is None else left - 1
             if left == 0:
@@ -73,26 +77,28 @@ def _speed(before: tuple[int, Stats] | None, at: int, now: Stats) -> str | None:
     return tr("{rate} ended per second", rate=f"{rate:,.0f}")
 
 
-def _rows(found: Stats) -> list[list[Any]]:
-    names = [str(status) for status in Status]
-    rows: list[list[Any]] = [
-        [
-            tr("{queue} (paused)", queue=queue) if queue in found.paused else queue,
-            *(counts.get(name, 0) for name in names),
-        ]
-        for queue, counts in sorted(found.queues.items())
+def _columns(found: Stats) -> list[Column]:
+    names = sorted(found.queues)
+    counts = [*(found.queues[name] for name in names), found.counts]
+    states = [tr("paused") if name in found.paused else None for name in names]
+    return [
+        Column(header=HEADERS[0], cells=[*names, tr("all queues")], least=10),
+        Column(header=STATE, cells=[*states, None], rank=1),
+        *(
+            Column(header=header, cells=[count.get(str(status), 0) for count in counts])
+            for header, status in zip(HEADERS[1:], Status, strict=True)
+        ),
     ]
-    rows.append([tr("all queues"), *(found.counts.get(name, 0) for name in names)])
-    return rows
 
 
 def _below(found: Stats, speed: str | None = None) -> list[str]:
     parts = [tr("{count} ready to run", count=f"{found.ready:,}")]
     if found.oldest_age is not None:
-        parts.append(tr("the oldest for {seconds} s", seconds=f"{found.oldest_age:,.1f}"))
+        parts.append(tr("the oldest for {time}", time=duration(int(found.oldest_age * SECOND))))
     if speed is not None:
         parts.append(speed)
     lines = [tr(", ").join(parts)]
     if other := [queue for queue in found.paused if queue not in found.queues]:
         lines.append(tr("paused, and empty: {queues}", queues=printable(", ".join(other))))
-    return lines
+    room = width_of_output()
+    return lines if room is None else [piece for line in lines for piece in wrapped(line, room)]

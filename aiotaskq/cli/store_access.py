@@ -91,20 +91,26 @@ def each(
     url: str,
     ids: Sequence[str],
     operation: Callable[[TaskQ, str], Awaitable[Message]],
+    resolve: Callable[[TaskQ, str], Awaitable[str]],
     *,
     key: str = "task_id",
     schedules: str | None = None,
     as_json: bool,
 ) -> int:
-    """Apply an operation to each id, also after one has failed; print each outcome; return the exit code."""
+    """Apply an operation to each id, also after one has failed; print each outcome; return the exit code.
+
+    ``resolve`` returns the id that a name or a prefix stands for.
+    """
 
     async def work(tq: TaskQ) -> list[tuple[str, Message | AiotaskqError]]:
         answers: list[tuple[str, Message | AiotaskqError]] = []
         for name in ids:
+            found = name
             try:
-                answers.append((name, await operation(tq, name)))
+                found = await resolve(tq, name)
+                answers.append((found, await operation(tq, found)))
             except AiotaskqError as error:  # the other ids follow
-                answers.append((name, error))
+                answers.append((found, error))
         return answers
 
     answers = with_tq(url, work, schedules)
@@ -166,14 +172,6 @@ def read_time(field: str, text: str, timezone: str | None) -> datetime:
 def instant(microseconds: int | None) -> str | None:
     """Return an instant as ISO 8601 in UTC; one that is in no calendar as the number."""
     return None if microseconds is None else to_iso(microseconds) or str(microseconds)
-
-
-def age(seconds: int) -> str:
-    """Return a duration in the largest unit of which it has at least two."""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if abs(seconds) >= 2 * size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
 
 
 def hidden(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""``aiotaskq tasks``: lists, shows, retries, cancels and purges tasks."""
+"""``aiotaskq tasks``: lists, shows, retries, reruns, cancels and purges tasks."""
 
 from __future__ import annotations
 
@@ -8,17 +8,45 @@ import msgspec
 import typer
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli.application import is_handled, load_quietly
 from aiotaskq.cli.i18n import Message, marked, tr
-from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, Params, Yes, confirm, group, option
-from aiotaskq.cli.output import echo, echo_json, echo_table, json_text, progress_bar
-from aiotaskq.cli.store_access import age, each, hidden, instant, with_tq
+from aiotaskq.cli.ids import short_ids, task_id_of
+from aiotaskq.cli.layout import width_of_output
+from aiotaskq.cli.options import (
+    DEFAULT_DB,
+    App,
+    Command,
+    Db,
+    DryRun,
+    Json,
+    Params,
+    Yes,
+    confirm,
+    group,
+    option,
+    store_of,
+)
+from aiotaskq.cli.output import echo, echo_json, echo_stderr, echo_table, json_text, progress_bar
+from aiotaskq.cli.store_access import each, hidden, instant, read_params, with_tq
+from aiotaskq.cli.tasks_table import columns, run_time
+from aiotaskq.cli.times import Utc, local, read_since
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.masking import without_passwords
 from aiotaskq.core.task import FINAL, SECOND, Status, Task
+from aiotaskq.errors import TaskConflict
 from aiotaskq.log import printable
 
 app = group()
-Ids = Annotated[list[str], typer.Argument(metavar="TASK_ID", help=tr("One or more task ids."), show_default=False)]
+TASK_ID = marked("A task id, or the beginning of one.")
+OneId = Annotated[str, typer.Argument(metavar="TASK_ID", help=tr(TASK_ID), show_default=False)]
+Ids = Annotated[
+    list[str],
+    typer.Argument(metavar="TASK_ID", help=tr("One or more task ids, or the beginnings of ids."), show_default=False),
+]
+SomeIds = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="TASK_ID", help=tr("One or more task ids, or the beginnings of ids."), show_default=False),
+]
 StatusNames = Annotated[
     list[str] | None,
     option(
@@ -27,14 +55,42 @@ StatusNames = Annotated[
         help=tr("pending, running, completed, failed, cancelled or expired; may be repeated."),
     ),
 ]
+LiveStatusNames = Annotated[
+    list[str] | None,
+    option("--status", metavar="STATUS", help=tr("pending or running; may be repeated. Default both.")),
+]
 TypeName = Annotated[str | None, option("--type", metavar="TYPE", help=tr("Only tasks of this type."))]
 QueueName = Annotated[str | None, option("--queue", metavar="QUEUE", help=tr("Only tasks of this queue."))]
+Since = Annotated[
+    str | None,
+    option("--since", metavar="TIME", help=tr("Only tasks created since then: 2h, 1d12h, or 2026-03-28T12:00.")),
+]
+ErrorText = Annotated[
+    str | None, option("--error", metavar="TEXT", help=tr("Only tasks whose error contains this text."))
+]
 
-LISTED = tuple(map(marked, ("TASK_ID", "TYPE", "STATUS", "RETRIES", "AGE", "QUEUE", "ERROR")))
-PLAIN = ("default", "")
-"""A last column in which every row has one of these values is left out, to save room."""
+SHORTENED = 500
+"""Longest list with shortened ids: the store is asked about each."""
 SECRET = ("params", "result", "extra")
 """Fields that may contain secrets: shown only with --params."""
+MICROSECONDS = ("run_at", "due_at", "began_at", "ended_at", "lease_until", "expires_at")
+SECONDS = ("created_at", "started_at", "completed_at")
+
+
+def filters(
+    *,
+    status: list[str] | None = None,
+    type: str | None = None,
+    queue: str | None = None,
+    since: str | None = None,
+    error: str | None = None,
+    older_than: float | None = None,
+    utc: bool = False,
+) -> dict[str, Any]:
+    """Return the filters that were given, as the verbs of a queue take them. Raises BadParameter for a wrong time."""
+    time = None if since is None else read_since(since, SystemClock().now(), utc)
+    given = {"status": status, "type": type, "queue": queue, "since": time, "error": error, "older_than": older_than}
+    return {name: value for name, value in given.items() if value not in (None, [])}
 
 
 @app.command("list", cls=Command, help=tr("List tasks, newest first."))
@@ -43,61 +99,65 @@ def list_tasks(
     status: StatusNames = None,
     type: TypeName = None,
     queue: QueueName = None,
-    limit: Annotated[int, option(min=1, max=99_999, help=tr("Maximum number of tasks."))] = 20,
+    since: Since = None,
+    error: ErrorText = None,
+    limit: Annotated[int, option(min=1, max=99_999, metavar="N", help=tr("Maximum number of tasks."))] = 20,
     after: Annotated[str | None, option(metavar="TASK_ID", help=tr("Continue the list after this task."))] = None,
+    params: Params = False,
+    utc: Utc = False,
     json: Json = False,
 ) -> None:
-    tasks = with_tq(db, lambda tq: tq.find(status=status or None, type=type, queue=queue, limit=limit + 1, after=after))
+    where = filters(status=status, type=type, queue=queue, since=since, error=error, utc=utc)
+    full = json or width_of_output() is None or limit > SHORTENED
+
+    async def work(tq: TaskQ) -> tuple[list[Task], dict[str, str]]:
+        last = None if after is None else await task_id_of(tq, after)
+        found = await tq.find(**where, limit=limit + 1, after=last)
+        return found, {} if full else await short_ids(tq, [task.task_id for task in found[:limit]])
+
+    tasks, ids = with_tq(db, work)
     more, tasks = len(tasks) > limit, tasks[:limit]
     if json:
-        echo_json([_as_dict(task, params=False) for task in tasks])
+        echo_json([_as_dict(task, params=params) for task in tasks])
         return
     if not tasks:
         echo(tr("no tasks"))
         return
-    now = SystemClock().now() // SECOND
-    rows: list[list[object]] = [
-        [
-            task.task_id,
-            task.type,
-            task.status,
-            f"{task.retry_count}/{task.max_retries}",
-            age(now - task.created_at),
-            task.queue,
-            _first_line(task.error_message),
-        ]
-        for task in tasks
-    ]
-    headers = list(LISTED)
-    for column in (6, 5):
-        if all(row[column] in PLAIN for row in rows):
-            del headers[column]
-            for row in rows:
-                del row[column]
-    echo_table(headers, rows, cut_last=headers[-1] == "ERROR")
+    echo_table(columns(tasks, ids, SystemClock().now(), params))
     if more:
-        echo(tr("for more: --after {task_id}", task_id=printable(tasks[-1].task_id)))
+        last = tasks[-1].task_id
+        echo(tr("for more: --after {task_id}", task_id=printable(ids.get(last, last))))
 
 
 @app.command("show", cls=Command, help=tr("Show one task and its error; params and result only with --params."))
 def show(
-    task_id: Annotated[str, typer.Argument(metavar="TASK_ID", show_default=False)],
+    task_id: OneId,
     db: Db = DEFAULT_DB,
     params: Params = False,
+    utc: Utc = False,
     json: Json = False,
 ) -> None:
-    task = with_tq(db, lambda tq: tq.get(task_id))
+    async def work(tq: TaskQ) -> Task:
+        return await tq.get(await task_id_of(tq, task_id))
+
+    task = with_tq(db, work)
     values = _as_dict(task, params=params)
     if json:
         echo_json(values)
         return
+    values.update({name: local(getattr(task, name), utc) for name in MICROSECONDS})
+    values.update({name: local(_in_microseconds(getattr(task, name)), utc) for name in SECONDS})
+    for coarse, fine in (("started_at", "began_at"), ("completed_at", "ended_at")):
+        if values[fine] is not None:
+            values[coarse] = None  # the same to the second
+    values["run_time"] = run_time(task, SystemClock().now()) or None
     if not params:
         values.update({name: hidden(getattr(task, name)) for name in SECRET if getattr(task, name) not in ({}, None)})
     width = max(len(name) for name in values)
     for name, value in values.items():
         if value is None or value == {} or value is False:
             continue
-        shown = json_text(value) if params and name in SECRET else str(value)
+        shown = json_text(value) if name == "progress" or (params and name in SECRET) else str(value)
         # An error has many lines; each is escaped.
         for number, line in enumerate(without_passwords(shown).splitlines() or [""]):
             echo(f"{name if not number else '':<{width}}  {printable(line, 20_000)}".rstrip())
@@ -113,29 +173,26 @@ def show(
     short_help=tr("Retry failed, cancelled or expired tasks."),
 )
 def retry(
-    ids: Annotated[
-        list[str] | None, typer.Argument(metavar="TASK_ID", help=tr("One or more task ids."), show_default=False)
-    ] = None,
+    ids: SomeIds = None,
     db: Db = DEFAULT_DB,
     status: StatusNames = None,
     type: TypeName = None,
     queue: QueueName = None,
+    since: Since = None,
+    error: ErrorText = None,
+    utc: Utc = False,
+    dry_run: DryRun = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    if ids:
-        if status or type or queue:
-            raise typer.BadParameter(tr("use task ids or filter options, not both"))
-        raise typer.Exit(each(db, ids, _retry, as_json=json))
-    if not (status or type or queue):
-        raise typer.BadParameter(tr("which tasks? use task ids, or an option such as --status failed"))
-    statuses = status or ["failed"]
-    total = with_tq(db, lambda tq: tq.queue.count(status=statuses, type=type, queue=queue))
-    if total:
-        confirm(tr("Tasks to retry: {count}. Continue?", count=f"{total:,}"), yes, json)
+    where = filters(status=status, type=type, queue=queue, since=since, error=error, utc=utc)
+    if _by_ids(ids, where, dry_run):
+        raise typer.Exit(each(db, ids or [], _retry, task_id_of, as_json=json))
+    where.setdefault("status", ["failed"])
+    total = _asked(db, where, marked("Tasks to retry: {count}. Continue?"), dry_run, yes, json)
     bar, moved = progress_bar(tr("retry"), total, quiet=json)
     with bar:
-        count = with_tq(db, lambda tq: tq.queue.retry_many(status=statuses, type=type, queue=queue, progress=moved))
+        count = with_tq(db, lambda tq: tq.queue.retry_many(**where, progress=moved))
     echo_json({"retried": count}) if json else echo(tr("tasks retried: {count}", count=f"{count:,}"))
 
 
@@ -144,9 +201,97 @@ async def _retry(tq: TaskQ, task_id: str) -> Message:
     return Message(marked("pending again"))
 
 
-@app.command("cancel", cls=Command, help=tr("Cancel pending tasks; request the cancellation of running ones."))
-def cancel(ids: Ids, db: Db = DEFAULT_DB, json: Json = False) -> None:
-    raise typer.Exit(each(db, ids, _cancel, as_json=json))
+@app.command(
+    "rerun",
+    cls=Command,
+    short_help=tr("Push an ended task again, as a new one."),
+    help=tr(
+        "Push an ended task again, as a new one of the same type, queue, priority and limits; prints its id. The ended "
+        "task stays as it is."
+    ),
+)
+def rerun(
+    context: typer.Context,
+    task_id: OneId,
+    params: Annotated[
+        str | None,
+        option(metavar="JSON", help=tr("Other params, as a JSON object; - reads them from standard input.")),
+    ] = None,
+    db: Db = DEFAULT_DB,
+    target: App = None,
+    json: Json = False,
+) -> None:
+    given = None if params is None else read_params(params)
+    url = store_of(context, db, target)
+    application = None if target is None else load_quietly(target)
+
+    async def work(tq: TaskQ) -> tuple[Task, str, bool]:
+        task = await tq.get(await task_id_of(tq, task_id))
+        if not task.final:
+            said = tr("task {task_id} is {status}; only ended tasks are run again", **_named(task))
+            raise TaskConflict(said)
+        if task.undecodable is not None and given is None:
+            said = tr("the params of task {task_id} cannot be read; give others with --params", **_named(task))
+            raise TaskConflict(said)
+        values = task.params if given is None else given
+        is_handled(tq, task.type, values)
+        kept = {name: getattr(task, name) for name in KEPT if getattr(task, name) is not None}
+        handle = await tq.push(task.type, values, **kept)
+        return task, handle.task_id, handle.created
+
+    task, new_id, created = with_tq(url, work, app=application)
+    if json:
+        echo_json({"task_id": new_id, "created": created, "rerun_of": task.task_id})
+        return
+    echo(new_id)
+    if not created:
+        echo_stderr(tr("not pushed: a task with this key exists"))
+
+
+KEPT = ("queue", "priority", "max_retries", "timeout", "unique_key", "on_success", "on_failure")
+"""Options of the ended task that its rerun has, too."""
+
+
+def _named(task: Task) -> dict[str, str]:
+    return {"task_id": printable(task.task_id), "status": str(task.status)}
+
+
+@app.command(
+    "cancel",
+    cls=Command,
+    help=tr(
+        "Cancel pending tasks, and request the cancellation of running ones: those named, or all that match "
+        "the options."
+    ),
+    short_help=tr("Cancel pending tasks; request the cancellation of running ones."),
+)
+def cancel(
+    ids: SomeIds = None,
+    db: Db = DEFAULT_DB,
+    status: LiveStatusNames = None,
+    type: TypeName = None,
+    queue: QueueName = None,
+    since: Since = None,
+    utc: Utc = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    where = filters(status=status, type=type, queue=queue, since=since, utc=utc)
+    if _by_ids(ids, where, dry_run):
+        raise typer.Exit(each(db, ids or [], _cancel, task_id_of, as_json=json))
+    where.setdefault("status", ["pending", "running"])
+    if ended := sorted({*where["status"]}.intersection(FINAL)):
+        said = tr("{status} tasks have ended; only pending and running ones are cancelled", status=", ".join(ended))
+        raise typer.BadParameter(said, param_hint="--status")
+    total = _asked(db, where, marked("Tasks to cancel: {count}. Continue?"), dry_run, yes, json)
+    bar, moved = progress_bar(tr("cancel"), total, quiet=json)
+    with bar:
+        count = with_tq(db, lambda tq: tq.cancel_many(**where, progress=moved))
+    if json:
+        echo_json({"cancelled": count})
+    else:
+        echo(tr("tasks cancelled, or asked to stop: {count}", count=f"{count:,}"))
 
 
 async def _cancel(tq: TaskQ, task_id: str) -> Message:
@@ -168,23 +313,43 @@ def purge(
     status: StatusNames = None,
     type: TypeName = None,
     queue: QueueName = None,
+    since: Since = None,
+    error: ErrorText = None,
     older_than: Annotated[
         float | None, option(min=0.0, metavar="SECONDS", help=tr("Only tasks that ended longer ago."))
     ] = None,
+    utc: Utc = False,
+    dry_run: DryRun = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    statuses = status or [str(each) for each in Status if each in FINAL]
-    total = with_tq(db, lambda tq: tq.queue.count(status=statuses, type=type, queue=queue, older_than=older_than))
-    if total:
-        confirm(tr("Tasks to delete: {count}. Continue?", count=f"{total:,}"), yes, json)
+    where = filters(status=status, type=type, queue=queue, since=since, error=error, older_than=older_than, utc=utc)
+    where.setdefault("status", [str(each) for each in Status if each in FINAL])
+    total = _asked(db, where, marked("Tasks to delete: {count}. Continue?"), dry_run, yes, json)
     bar, moved = progress_bar(tr("purge"), total, quiet=json)
     with bar:
-        count = with_tq(
-            db,
-            lambda tq: tq.queue.purge(status=statuses, type=type, queue=queue, older_than=older_than, progress=moved),
-        )
+        count = with_tq(db, lambda tq: tq.queue.purge(**where, progress=moved))
     echo_json({"deleted": count}) if json else echo(tr("tasks deleted: {count}", count=f"{count:,}"))
+
+
+def _by_ids(ids: list[str] | None, where: dict[str, Any], dry_run: bool) -> bool:
+    """Whether a command is for the tasks that are named. Raises BadParameter for ids and filters, or for neither."""
+    if ids and (where or dry_run):
+        raise typer.BadParameter(tr("use task ids or filter options, not both"))
+    if not (ids or where):
+        raise typer.BadParameter(tr("which tasks? use task ids, or an option such as --status failed"))
+    return bool(ids)
+
+
+def _asked(db: str, where: dict[str, Any], question: str, dry_run: bool, yes: bool, as_json: bool) -> int:
+    """Count the tasks that match, and ask whether to go on; a dry run ends here."""
+    total = with_tq(db, lambda tq: tq.queue.count(**where))
+    if dry_run:
+        echo_json({"matching": total}) if as_json else echo(tr("tasks that match: {count}", count=f"{total:,}"))
+        raise typer.Exit(0)
+    if total:
+        confirm(tr(question, count=f"{total:,}"), yes, as_json)
+    return total
 
 
 def _as_dict(task: Task, *, params: bool) -> dict[str, Any]:
@@ -195,13 +360,10 @@ def _as_dict(task: Task, *, params: bool) -> dict[str, Any]:
     if not params:
         for name in SECRET:
             values.pop(name)
-    for name in ("run_at", "lease_until", "expires_at"):
-        values[name] = instant(values[name])
-    for name in ("created_at", "started_at", "completed_at"):
-        values[name] = instant(None if values[name] is None else values[name] * SECOND)
+    values.update({name: instant(getattr(task, name)) for name in MICROSECONDS})
+    values.update({name: instant(_in_microseconds(getattr(task, name))) for name in SECONDS})
     return values
 
 
-def _first_line(error: str | None) -> str:
-    lines = (error or "").strip().splitlines()
-    return lines[0] if lines else ""
+def _in_microseconds(seconds: int | None) -> int | None:
+    return None if seconds is None else seconds * SECOND

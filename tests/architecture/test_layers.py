@@ -128,7 +128,7 @@ LIBRARIES = {
     "opentelemetry": {"integrations.opentelemetry"},
     "prometheus_client": {"integrations.prometheus"},
     "redis": {"backends.redis"},
-    "rich": {"cli.output"},
+    "rich": {"cli.layout", "cli.output"},
     "sqlalchemy": {"backends.sql", "cli.tables", "database", "models", "sync.session"},
     "starlette": {"integrations.starlette", "web.asgi"},
     "typer": {"cli"},

@@ -75,8 +75,9 @@ def test_help_and_version(cli: Cli) -> None:
 VERBS = {
     "demo": (), "init": (), "run": (), "push": (), "stats": (), "web": (), "check": (), "doctor": (), "docs": (),
     "bench": (), "completion": (),
-    "tasks": ("list", "show", "retry", "cancel", "purge"),
-    "schedules": ("list", "add", "pause", "resume", "run", "delete", "preview"),
+    "tasks": ("list", "show", "retry", "rerun", "cancel", "purge"),
+    "workers": ("list",),
+    "schedules": ("list", "show", "add", "pause", "resume", "run", "delete", "preview"),
     "store": ("list", "get", "set", "delete"),
     "queues": ("list", "pause", "resume"),
     "db": ("upgrade", "check", "sql", "copy"),
@@ -133,7 +134,7 @@ def test_reading_commands_create_no_database(cli: Cli) -> None:
         assert "there is no file" in cli.fails(*command, "--db", cli.url)
         assert not list(cli.home.iterdir())
     assert "memory://" in cli.fails("stats", "--db", "memory://")
-    assert "unknown scheme" in cli.fails("stats", "--db", "app.db")
+    assert "unknown scheme" in cli.fails("stats", "--db", "app.db", code=2)
     (cli.home / "empty.db").touch()
     assert "db upgrade" in cli.fails("stats", "--db", "sqlite:///empty.db")
     (cli.home / "text.db").write_text("this is no database, and long enough to be seen as none" * 30)
@@ -169,7 +170,7 @@ def test_tasks_list_show_cancel_retry_purge(cli: Cli) -> None:
     listed = cli.out("tasks", "list", *at, "--limit", "1")
     assert second in listed and first not in listed and f"--after {second}" in listed
     assert [task["task_id"] for task in cli.json("tasks", "list", *at, "--after", second)] == [first]
-    assert "status: 'done' is unknown; use pending" in cli.fails("tasks", "list", *at, "--status", "done")
+    assert "status: 'done' is unknown; use pending" in cli.fails("tasks", "list", *at, "--status", "done", code=2)
 
     shown = cli.json("tasks", "show", first, "--params", *at)
     assert shown["params"] == {"name": "x\x1b[31m"} and shown["status"] == "pending"
@@ -229,9 +230,9 @@ def test_schedules_preview(cli: Cli) -> None:
         "2026-03-30T02:30:00+02:00",
     ]
     assert cli.out(*spring, "--count", "1") == "Sat 2026-03-28 02:30:00+01:00\n"
-    assert "fields" in cli.fails("schedules", "preview", "0 2 * *")
-    assert "after" in cli.fails("schedules", "preview", "0 2 * * *", "--after", "soon")
-    assert "timezone" in cli.fails("schedules", "preview", "0 2 * * *", "--timezone", "Mars/Base")
+    assert "fields" in cli.fails("schedules", "preview", "0 2 * *", code=2)
+    assert "after" in cli.fails("schedules", "preview", "0 2 * * *", "--after", "soon", code=2)
+    assert "timezone" in cli.fails("schedules", "preview", "0 2 * * *", "--timezone", "Mars/Base", code=2)
 
 
 # ---- run ----
@@ -424,7 +425,7 @@ def test_wrong_targets_of_run(cli: Cli) -> None:
 
     def fails(*args: str) -> str:
         code, out, err = cli.process(*args)  # which imports, and sets up the log
-        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert (code, out, err.count("\n")) == (2, "", 1)
         return err
 
     (cli.home / "app.py").write_text("from aiotaskq import TaskQ\nqueue = TaskQ('memory://')\nnumber = 1\n")

@@ -30,12 +30,12 @@ def test_the_language_is_that_of_the_locale_and_english_where_there_is_no_transl
     assert cli.out("docs", "architecture") == (MANUAL / "architecture.md").read_text(encoding="utf-8")
     assert "主题" in cli.out("docs").splitlines()[0] and "任务有哪些状态" in cli.out("docs")
     assert cli.out("docs", "quickstart", "--path").endswith("/docs/zh/quickstart.md\n")
-    assert "错误：手册中没有 'queues' 这一页" in cli.fails("docs", "queues")
+    assert "错误：手册中没有 'queues' 这一页" in cli.fails("docs", "queues", code=2)
 
 
 def test_an_unknown_page_is_refused(cli: Cli) -> None:
-    assert "the manual has no page 'store'; did you mean 'stores'?" in cli.fails("docs", "store")
-    assert "'aiotaskq docs' lists the pages" in cli.fails("docs", "../../pyproject")
+    assert "the manual has no page 'store'; did you mean 'stores'?" in cli.fails("docs", "store", code=2)
+    assert "'aiotaskq docs' lists the pages" in cli.fails("docs", "../../pyproject", code=2)
 
 
 def test_the_path_is_that_of_a_file_or_of_the_folder(cli: Cli) -> None:

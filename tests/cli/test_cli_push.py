@@ -65,7 +65,7 @@ def in_store(url: str, body: Callable[[TaskQ], Awaitable[object]]) -> None:
 @pytest.mark.parametrize("command", ["push", "schedules"])
 def test_a_misspelt_type_or_parameter_is_refused(cli: Cli, command: str, args: tuple[str, ...], said: str) -> None:
     words = ("push", *args) if command == "push" else ("schedules", "add", "s", *args, "--interval", "60")
-    assert said in cli.fails(*words, "--app", "shop:tq")
+    assert said in cli.fails(*words, "--app", "shop:tq", code=2)
     assert cli.json("stats", *APP_DB)["counts"].get("pending", 0) == 0
     assert cli.json("schedules", "list", *APP_DB) == []
 
@@ -100,7 +100,7 @@ def test_the_more_explicitly_named_store_has_precedence(cli: Cli) -> None:
     cli.monkeypatch.delenv("AIOTASKQ_DATABASE_URL")
     cli.run(*push)
     assert stored() == {"sqlite:///app.db": 2, other: 2}
-    assert "did you mean 'greet'" in cli.fails("push", "gret")
+    assert "did you mean 'greet'" in cli.fails("push", "gret", code=2)
     Path("pyproject.toml").write_text(
         f'[tool.aiotaskq]\ndatabase_url = "{other}"\n[tool.aiotaskq.run]\napp = "shop:tq"\n'
     )
@@ -110,7 +110,7 @@ def test_the_more_explicitly_named_store_has_precedence(cli: Cli) -> None:
 
 def test_targets_that_name_no_taskq(cli: Cli) -> None:
     assert "app:tq" in cli.fails("push", "greet", "--app", "shop", code=2)
-    assert "there is no module 'nowhere'" in cli.fails("push", "greet", "--app", "nowhere:tq")
+    assert "there is no module 'nowhere'" in cli.fails("push", "greet", "--app", "nowhere:tq", code=2)
     assert "there is shop:tq" in cli.run("push", "greet", "--app", "shop:app")[2]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import textwrap
 from typing import Any
 
@@ -31,7 +32,7 @@ def fill(cli: Cli) -> None:
         task(2, status=Status.COMPLETED, started_at=5, completed_at=6, result={"sent": SECRET}, queue="slow"),
         task(3, status=Status.FAILED, completed_at=7, retry_count=3, error_message=failed),
         task(4, status=Status.FAILED, completed_at=8, type="audio", error_message="TypeError: no"),
-        task(5, run_at=2**52, type="发信"),
+        task(5, run_at=SystemClock().now() + (DAY + 3_600 + 1_800) * SECOND, type="发信"),
     ]
     now = 4_000_000_000 * SECOND
     schedules = [
@@ -59,33 +60,33 @@ def text(shown: str) -> str:
 
 SCREENS = {
     ("tasks", "list"): """
-        TASK_ID  TYPE   STATUS     RETRIES  AGE  QUEUE    ERROR
-        task-5   发信   pending    0/3      3 d  default
-        task-4   audio  failed     0/3      3 d  default  TypeError: no
-        task-3   mail   failed     3/3      3 d  default  ValueError: cannot reach postgresql://me:***@host/db
-        task-2   mail   completed  0/3      3 d  slow
-        task-1   mail   pending    0/3      3 d  default
+        TASK_ID  TYPE   STATUS     ATTEMPT  AGE  DUE       RUN  QUEUE    ERROR
+        task-5   发信   pending    0/4      3d   in 1d 1h       default
+        task-4   audio  failed     0/4      3d                  default  TypeError: no
+        task-3   mail   failed     3/4      3d                  default  ValueError: cannot reach postgresql://me:***@host/db
+        task-2   mail   completed  1/4      3d             1s   slow
+        task-1   mail   pending    0/4      3d   now            default
         """,
     ("tasks", "list", "--type", "mail", "--status", "pending", "--limit", "1"): """
-        TASK_ID  TYPE  STATUS   RETRIES  AGE
-        task-1   mail  pending  0/3      3 d
+        TASK_ID  TYPE  STATUS   ATTEMPT  AGE  DUE
+        task-1   mail  pending  0/4      3d   now
         """,
     ("tasks", "list", "--queue", "nobody"): "no tasks\n",
     ("stats",): """
-        QUEUE          PENDING  RUNNING  COMPLETED  FAILED  CANCELLED  EXPIRED
-        default              2        0          0       2          0        0
-        slow (paused)        0        0          1       0          0        0
-        all queues           2        0          1       2          0        0
+        QUEUE       STATE   PENDING  RUNNING  COMPLETED  FAILED  CANCELLED  EXPIRED
+        default                   2        0          0       2          0        0
+        slow        paused        0        0          1       0          0        0
+        all queues                2        0          1       2          0        0
         """,
     ("queues", "list"): """
         QUEUE    STATE   PENDING  RUNNING
         default  open          2        0
         slow     paused        0        0
         """,
-    ("schedules", "list"): """
+    ("schedules", "list", "--utc"): """
         SCHEDULE_ID  NAME     TYPE    WHEN                     NEXT                  RUNS  STATE
-        schedule-1   nightly  report  0 2 * * * Asia/Shanghai  2096-10-02T18:00:00Z  0     enabled
-        schedule-2   often    mail    every 90 s               2096-10-02T07:08:11Z  0/3   paused
+        schedule-1   nightly  report  0 2 * * * Asia/Shanghai  2096-10-02 18:00:00Z  0     enabled
+        schedule-2   often    mail    every 1m 30s             2096-10-02 07:08:11Z  0/3   paused
         """,
     ("schedules", "preview", "0 2 * * *", "--timezone", "Asia/Shanghai", "--after", "2026-01-01", "--count", "2"): """
         Thu 2026-01-01 02:00:00+08:00
@@ -104,7 +105,7 @@ def test_outputs_as_text(cli: Cli) -> None:
         out = cli.out(*command, *given)
         if command == ("stats",):
             out, _, age = out.rpartition("1 ready to run, the oldest for ")
-            assert age.endswith(" s\n")
+            assert re.fullmatch(r"\d+d( \d+h)?\n", age)
         assert out == text(shown), command
 
 
@@ -184,8 +185,8 @@ def test_help_in_chinese_fits_the_terminal(cli: Cli) -> None:
           执行。FROM 不变；请先停掉它的工作进程。公共键值不复制。
 
         参数：
-          FROM <str>  来源存储的 URL。  [必需]
-          TO <str>    目标存储的 URL。  [必需]
+          FROM  来源存储的 URL。  [必需]
+          TO    目标存储的 URL。  [必需]
 
         选项：
           --running-as-pending  运行中的任务也复制，变为等待：它们会再次执行。默认不复制

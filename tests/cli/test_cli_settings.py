@@ -86,7 +86,7 @@ def test_processes_in_the_environment_is_an_option_of_the_supervisor_alone(cli: 
 )
 def test_mistakes_in_the_file_are_errors_of_one_line(cli: Cli, text: str, said: str) -> None:
     Path("pyproject.toml").write_text(text)
-    assert said in cli.fails("stats")
+    assert said in cli.fails("stats", code=2)
     cli.out("--help")  # which needs none
 
 
@@ -126,8 +126,8 @@ def test_the_token_is_read_from_the_environment_or_a_file(cli: Cli) -> None:
 )
 def test_a_missing_token_is_an_error(cli: Cli, args: tuple[str, ...], said: str) -> None:
     Path("empty").touch()
-    assert said in cli.fails("web", "--db", made("x"), *args)
-    assert said in cli.fails("run", "app:tq", "--web", *args)
+    assert said in cli.fails("web", "--db", made("x"), *args, code=2)
+    assert said in cli.fails("run", "app:tq", "--web", *args, code=2)
 
 
 def test_the_operations_api_beside_the_workers_and_alone(cli: Cli) -> None:
@@ -152,7 +152,7 @@ def test_the_operations_api_beside_the_workers_and_alone(cli: Cli) -> None:
 def test_a_failed_operations_api_stops_the_workers(cli: Cli) -> None:
     Path("app.py").write_text("from aiotaskq import TaskQ\ntq = TaskQ('sqlite:///x.db')\n")
     code, _, err = cli.process("run", "app:tq", "--web", "--host", "0.0.0.0")
-    assert code == 1 and "token" in err.splitlines()[-1] and "Traceback" not in err
+    assert code == 2 and "token" in err.splitlines()[-1] and "Traceback" not in err
 
 
 def test_web_cannot_be_used_with_processes(cli: Cli) -> None:

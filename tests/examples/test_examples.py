@@ -65,7 +65,7 @@ def test_examples_are_listed_and_unknown_ones_refused(cli: Cli) -> None:
     lines = cli.out("init", "--list").splitlines()
     assert [line.split()[0] for line in lines[1:]] == examples()
     assert all(summary(name) in cli.out("init", "--list") for name in examples())
-    assert "there is no example 'flask'; use aiohttp, cron, fastapi" in cli.fails("init", "--example", "flask")
+    assert "there is no example 'flask'; use aiohttp, cron, fastapi" in cli.fails("init", "--example", "flask", code=2)
 
 
 def test_no_file_is_overwritten_and_none_is_written_then(cli: Cli) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aiotaskq.core.outcome import Life
-from aiotaskq.runtime.owner import fresh_owner, life_of
+from aiotaskq.runtime.owner import fresh_owner, life_of, read_owner
 
 
 def test_an_owner_id_identifies_its_process(tmp_path: Path) -> None:
@@ -40,6 +40,15 @@ def test_a_worker_of_this_process_lives_while_its_leases_are_renewed() -> None:
     assert life_of(fresh_owner("worker-")) is Life.STOPPED
     for odd in ("", "adopted", "worker-", "me", "worker-host-1-2", "worker-host-99999999999999999999-abc-def"):
         assert life_of(odd) is Life.UNKNOWN
+
+
+def test_an_owner_id_says_its_host_and_pid(monkeypatch: pytest.MonkeyPatch) -> None:
+    for host in ("web-1", "a", "h-12-0123456789ab"):
+        monkeypatch.setattr("socket.gethostname", lambda host=host: host)
+        assert read_owner(fresh_owner("worker-")) == ("worker", host, os.getpid())
+        assert read_owner(fresh_owner("pop-")) == ("pop", host, os.getpid())
+    for odd in ("", "me", "worker-", "worker-host-1-2", "other-host-1-0123456789ab-0123456789ab"):
+        assert read_owner(odd) == (None, None, None)
 
 
 def test_a_host_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:

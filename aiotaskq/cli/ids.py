@@ -1,0 +1,107 @@
+"""Ids on the command line: a task is named by its id or the beginning of it, a schedule also by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli.i18n import marked, tr
+from aiotaskq.core.schedule import Schedule
+from aiotaskq.errors import NotFound
+from aiotaskq.log import printable
+
+SHORTEST = 8
+"""Characters to which an id is shortened at most."""
+LISTED = 5
+"""Matches that are listed for an ambiguous prefix."""
+
+
+async def task_id_of(tq: TaskQ, text: str) -> str:
+    """Return the id of the task that has this id, or of the only one whose id begins so.
+
+    Raises NotFound, which lists the matches if there are several.
+    """
+    backend = tq.queue.backend
+    if text and (await backend.get([text]))[0] is None:
+        (found,) = await backend.ids_with_prefix([text], LISTED + 1)
+        if len(found) > 1:
+            raise _ambiguous(marked("{text}: several task ids begin with it: {ids}; type more of one"), text, found)
+        if found:
+            return found[0]
+    return text
+
+
+async def schedule_id_of(tq: TaskQ, text: str) -> str:
+    """Return the id of the schedule that has this id, or else this name, or else is the only one whose id begins so.
+
+    Raises NotFound, which lists the matches if there are several.
+    """
+    found = await tq.scheduler.list()
+    if any(schedule.task_id == text for schedule in found):
+        return text
+    if named := [schedule.task_id for schedule in found if schedule.name == text]:
+        if len(named) > 1:
+            raise _ambiguous(marked("{text}: several schedules have this name: {ids}; use an id"), text, named)
+        return named[0]
+    begun = [schedule.task_id for schedule in found if text and schedule.task_id.startswith(text)]
+    if len(begun) > 1:
+        raise _ambiguous(marked("{text}: several schedule ids begin with it: {ids}; type more of one"), text, begun)
+    if not begun:
+        raise NotFound(f"there is no schedule {printable(text)}")
+    return begun[0]
+
+
+def _ambiguous(message: str, text: str, ids: Sequence[str]) -> NotFound:
+    shown = tr(", ").join(printable(each) for each in ids[:LISTED])
+    if len(ids) > LISTED:
+        shown += tr(" and more")
+    return NotFound(tr(message, text=printable(text), ids=shown))
+
+
+async def short_ids(tq: TaskQ, ids: Sequence[str]) -> dict[str, str]:
+    """Return for each of these ids the beginning by which a command finds this task, and no other of the store."""
+    prefixes = unique_prefixes(ids)
+    found = await tq.queue.backend.ids_with_prefix(list(prefixes.values()), 2)
+    unclear = [task_id for task_id, met in zip(prefixes, found, strict=True) if met != [task_id]]
+    if unclear:
+        # Other tasks of the same moment, which are not listed: most of them differ within a few characters more.
+        others = await tq.queue.backend.ids_with_prefix([prefixes[task_id] for task_id in unclear], NEIGHBOURS)
+        for task_id, met in zip(unclear, others, strict=True):
+            known = len(met) < NEIGHBOURS
+            prefixes[task_id] = unique_prefixes([*{task_id, *met}])[task_id] if known else task_id
+    return prefixes
+
+
+NEIGHBOURS = 1_000
+"""Ids with a common beginning that are compared; where there are more, an id is not shortened."""
+
+
+def short_schedule_ids(schedules: Iterable[Schedule]) -> dict[str, str]:
+    """Return for each of all the schedules the beginning of its id by which a command finds it, and no other one."""
+    found = list(schedules)
+    prefixes = unique_prefixes([schedule.task_id for schedule in found])
+    names = {schedule.name for schedule in found}
+    return {task_id: task_id if prefix in names else prefix for task_id, prefix in prefixes.items()}
+
+
+def unique_prefixes(ids: Sequence[str]) -> dict[str, str]:
+    """Return for each id its shortest beginning, of at least ``SHORTEST`` characters, that no other id has.
+
+    A dash is not the end of one. An id with which another one begins is not shortened.
+    """
+    found = {}
+    ordered = sorted(set(ids))
+    for number, task_id in enumerate(ordered):
+        length = SHORTEST
+        for other in ordered[max(0, number - 1) : number] + ordered[number + 1 : number + 2]:
+            length = max(length, 1 + _shared(task_id, other))
+        prefix = task_id[:length]
+        found[task_id] = (
+            task_id if len(task_id) <= length + 1 else task_id[: length + 1] if prefix[-1] == "-" else prefix
+        )
+    return found
+
+
+def _shared(one: str, other: str) -> int:
+    """Return how many characters two texts have in common at their beginning."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

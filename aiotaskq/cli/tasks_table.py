@@ -1,0 +1,85 @@
+"""The table of ``aiotaskq tasks list``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aiotaskq.cli.i18n import marked, tr
+from aiotaskq.cli.layout import Column, style_of_status
+from aiotaskq.cli.output import json_text
+from aiotaskq.cli.times import duration
+from aiotaskq.core.outcome import owner_of
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.runtime.owner import read_owner
+
+TASK_ID, TYPE, STATUS, ATTEMPT, AGE, DUE = map(marked, ("TASK_ID", "TYPE", "STATUS", "ATTEMPT", "AGE", "DUE"))
+RUN, PROGRESS, QUEUE, WORKER, ERROR, PARAMS = map(marked, ("RUN", "PROGRESS", "QUEUE", "WORKER", "ERROR", "PARAMS"))
+
+
+def columns(tasks: Sequence[Task], ids: Mapping[str, str], now: int, params: bool) -> list[Column]:
+    """Return the columns; ``ids`` are the shortened ids, ``now`` is in microseconds, ``params`` adds theirs."""
+    found = [
+        Column(header=TASK_ID, cells=[ids.get(task.task_id, task.task_id) for task in tasks]),
+        Column(header=TYPE, cells=[task.type for task in tasks], least=12, good=20),
+        Column(header=STATUS, cells=[task.status for task in tasks], style=style_of_status),
+        Column(header=ATTEMPT, cells=[_attempt(task) for task in tasks], rank=4),
+        Column(header=AGE, cells=[duration(now - task.created_at * SECOND) for task in tasks], rank=2),
+        Column(header=DUE, cells=[_due(task, now) for task in tasks], rank=6),
+        Column(header=RUN, cells=[run_time(task, now) for task in tasks], rank=5),
+        Column(header=PROGRESS, cells=[progress_text(task.progress) for task in tasks], rank=7, least=10, good=14),
+        Column(header=QUEUE, cells=[task.queue for task in tasks], rank=3, least=8, good=14, plain=("default",)),
+        Column(header=WORKER, cells=[worker_text(task) for task in tasks], rank=8, least=14, good=20),
+        Column(header=ERROR, cells=[_first_line(task.error_message) for task in tasks], rank=1, least=16, good=30),
+    ]
+    if params:
+        found.append(Column(header=PARAMS, cells=[json_text(task.params) for task in tasks], least=20))
+    return found
+
+
+def _attempt(task: Task) -> str:
+    """Return the number of the latest run, and how many there may be."""
+    begun = task.status is not Status.PENDING and task.started_at is not None
+    return f"{task.retry_count + begun}/{task.max_retries + 1}"
+
+
+def _due(task: Task, now: int) -> str:
+    """Return in how long a pending task may run."""
+    if task.status is not Status.PENDING:
+        return ""
+    return tr("now") if task.run_at <= now else tr("in {time}", time=duration(task.run_at - now))
+
+
+def run_time(task: Task, now: int) -> str:
+    """Return how long the latest run took, or has taken until now."""
+    begin = task.began_at if task.began_at is not None or task.started_at is None else task.started_at * SECOND
+    if begin is None or task.status is Status.PENDING:
+        return ""
+    end = task.ended_at if task.ended_at is not None or task.completed_at is None else task.completed_at * SECOND
+    if end is None:
+        end = now
+    return duration(end - begin)
+
+
+def progress_text(progress: dict[str, Any] | None) -> str:
+    """Return the progress that a handler has reported, in few characters."""
+    if not progress:
+        return ""
+    done, total, message = (progress.get(name) for name in ("done", "total", "message"))
+    if done is None:
+        return json_text(progress)
+    count = f"{done}" if total is None else f"{done}/{total}"
+    return f"{count} {message}" if message else count
+
+
+def worker_text(task: Task) -> str:
+    """Return host and pid of the process that has a running task; another owner's id as it is."""
+    if task.status is not Status.RUNNING or task.lease_owner is None:
+        return ""
+    owner = read_owner(owner_of(task))
+    return owner_of(task) if owner.host is None else f"{owner.host}:{owner.pid}"
+
+
+def _first_line(error: str | None) -> str:
+    lines = (error or "").strip().splitlines()
+    return lines[0] if lines else ""

@@ -1,0 +1,87 @@
+"""Durations and instants: how they are printed, and how the values of options are read."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from aiotaskq.cli.i18n import chinese, marked, tr
+from aiotaskq.cli.options import option
+from aiotaskq.core.instants import to_datetime, to_iso
+from aiotaskq.core.task import SECOND
+
+Utc = Annotated[bool, option("--utc", help=tr("Print times in UTC, not in the local time zone."))]
+
+_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+UNIT = {
+    "d": marked("{count}d"),
+    "h": marked("{count}h"),
+    "m": marked("{count}m"),
+    "s": marked("{count}s"),
+    "ms": marked("{count}ms"),
+}
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)\s*")
+_SECONDS = {"d": 86_400, "h": 3_600, "min": 60, "m": 60, "s": 1}
+
+
+def duration(microseconds: int) -> str:
+    """Return a duration in days, hours, minutes and seconds, of which the two largest are printed.
+
+    Below ten seconds it has a decimal, below one second it is in milliseconds. A negative one is printed as 0.
+    """
+    if microseconds < SECOND:
+        whole = max(0, microseconds) // 1000
+        return tr(UNIT["ms"], count=whole) if whole else tr(UNIT["s"], count=0)
+    if microseconds < 10 * SECOND:
+        tenths = microseconds // (SECOND // 10)
+        return tr(UNIT["s"], count=f"{tenths / 10:g}")
+    seconds = microseconds // SECOND
+    for number, (unit, size) in enumerate(_UNITS):
+        if seconds >= size:
+            count, rest = divmod(seconds, size)
+            text = tr(UNIT[unit], count=count)
+            if number + 1 < len(_UNITS) and (smaller := rest // _UNITS[number + 1][1]):
+                text += ("" if chinese() else " ") + tr(UNIT[_UNITS[number + 1][0]], count=smaller)
+            return text
+    raise AssertionError("the last unit is a second")
+
+
+def local(microseconds: int | None, utc: bool, *, short: bool = False) -> str | None:
+    """Return an instant in the local time zone, or in UTC; one that is in no calendar as the number.
+
+    ``short``, for tables, is to the second and without the offset from UTC.
+    """
+    if microseconds is None:
+        return None
+    if to_iso(microseconds) is None:
+        return str(microseconds)
+    try:
+        time = to_datetime(microseconds) if utc else to_datetime(microseconds).astimezone()
+    except (OverflowError, OSError, ValueError):  # the local time of the first or the last day of the calendar
+        time = to_datetime(microseconds)
+    if short:
+        return f"{time:%Y-%m-%d %H:%M:%S}" + ("Z" if utc else "")
+    shown = time.isoformat(sep=" ", timespec="milliseconds" if time.microsecond else "seconds")
+    return shown.removesuffix("+00:00") + "Z" if utc else shown
+
+
+def read_since(text: str, now: int, utc: bool) -> datetime:
+    """Return the instant of ``--since``: a duration before now, as 2h or 1d12h, or a date or time of ISO 8601.
+
+    A time without an offset is local, or in UTC with ``utc``. Raises BadParameter.
+    """
+    seconds, at = 0.0, 0
+    while match := _PART.match(text, at):
+        seconds += float(match[1]) * _SECONDS[match[2]]
+        at = match.end()
+    try:
+        if at and at == len(text):
+            return to_datetime(now) - timedelta(seconds=seconds)
+        time = datetime.fromisoformat(text)
+        return time if time.tzinfo else time.replace(tzinfo=UTC) if utc else time.astimezone()
+    except (ValueError, OverflowError, OSError):
+        said = tr("{text} is no duration, as 2h, 30m or 1d12h, and no time, as 2026-03-28T12:00", text=repr(text))
+        raise typer.BadParameter(said, param_hint="--since") from None

@@ -1,0 +1,128 @@
+"""``aiotaskq workers``: which processes have running tasks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli.i18n import marked, tr
+from aiotaskq.cli.layout import Column
+from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group
+from aiotaskq.cli.output import echo, echo_json, echo_table
+from aiotaskq.cli.store_access import instant, with_tq
+from aiotaskq.cli.times import duration
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.outcome import owner_of
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.runtime.owner import read_owner
+
+app = group()
+PAGE = 1_000  # running tasks read at a time
+HOST, PID, TASKS, OLDEST, TYPES, LEASE, OWNER = map(
+    marked, ("HOST", "PID", "TASKS", "OLDEST", "TYPES", "LEASE", "OWNER")
+)
+
+
+@dataclass(kw_only=True)
+class Worker:
+    """The running tasks of one owner of leases. ``host`` and ``pid`` are None where its id does not say them."""
+
+    owner: str
+    kind: str | None
+    host: str | None
+    pid: int | None
+    tasks: int
+    types: list[str]
+    oldest: int | None
+    """When the run of its oldest task began, in microseconds UTC."""
+    lease_until: int | None
+    """When the first of its leases ends, in microseconds UTC."""
+
+
+@app.command(
+    "list",
+    cls=Command,
+    help=tr(
+        "List the workers that have running tasks, by the owner of the leases. A worker that waits for tasks leaves no "
+        "trace in the store."
+    ),
+    short_help=tr("List the workers that have running tasks."),
+)
+def list_workers(db: Db = DEFAULT_DB, json: Json = False) -> None:
+    found = with_tq(db, workers_of)
+    if json:
+        echo_json([_as_dict(worker) for worker in found])
+    elif found:
+        echo_table(_columns(found, SystemClock().now()))
+    else:
+        echo(tr("no running tasks"))
+
+
+async def workers_of(tq: TaskQ) -> list[Worker]:
+    """Return the owners of running tasks, the one with the oldest run first."""
+    found: dict[str, Worker] = {}
+    after = None
+    while tasks := await tq.find(status=Status.RUNNING, limit=PAGE, after=after):
+        for task in tasks:
+            _add(found, task)
+        if len(tasks) < PAGE:
+            break
+        after = tasks[-1].task_id
+    return sorted(found.values(), key=lambda worker: (worker.oldest or 0, worker.owner))
+
+
+def _add(found: dict[str, Worker], task: Task) -> None:
+    name = owner_of(task)
+    began = task.began_at if task.began_at is not None or task.started_at is None else task.started_at * SECOND
+    if (worker := found.get(name)) is None:
+        owner = read_owner(name)
+        worker = found[name] = Worker(
+            owner=name,
+            kind=owner.kind,
+            host=owner.host,
+            pid=owner.pid,
+            tasks=0,
+            types=[],
+            oldest=began,
+            lease_until=task.lease_until,
+        )
+    worker.tasks += 1
+    if task.type not in worker.types:
+        worker.types.append(task.type)
+    worker.oldest = _earlier(worker.oldest, began)
+    worker.lease_until = _earlier(worker.lease_until, task.lease_until)
+
+
+def _earlier(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else min(one, other)
+
+
+def _columns(found: list[Worker], now: int) -> list[Column]:
+    return [
+        Column(header=HOST, cells=[worker.host or worker.owner or "-" for worker in found], least=12),
+        Column(header=PID, cells=["" if worker.pid is None else str(worker.pid) for worker in found]),
+        Column(header=TASKS, cells=[worker.tasks for worker in found]),
+        Column(header=OLDEST, cells=[_ago(worker.oldest, now) for worker in found]),
+        Column(header=LEASE, cells=[_lease(worker.lease_until, now) for worker in found], style=_style),
+        Column(header=TYPES, cells=[", ".join(sorted(worker.types)) for worker in found], rank=1, least=16),
+        Column(header=OWNER, cells=[worker.owner for worker in found], rank=2),
+    ]
+
+
+def _ago(instant: int | None, now: int) -> str:
+    return "" if instant is None else duration(now - instant)
+
+
+def _lease(until: int | None, now: int) -> str:
+    if until is None:
+        return "-"
+    return tr("over for {time}", time=duration(now - until)) if until <= now else duration(until - now)
+
+
+def _style(lease: object) -> str:
+    return "bold red" if str(lease).startswith(tr("over for {time}", time="").rstrip()) else ""
+
+
+def _as_dict(worker: Worker) -> dict[str, Any]:
+    return {**asdict(worker), "oldest": instant(worker.oldest), "lease_until": instant(worker.lease_until)}
