@@ -36,10 +36,11 @@ from tests.mutants.faults import PACKAGE, ROOT, Fault, faults_of
 from tests.mutants.targets import TARGETS, Target, Tests
 from tests.support.machine import MACHINE, within
 
-COPIED = (PACKAGE, "tests", "benchmarks", "pyproject.toml", "README.md", "CHANGELOG.md", "noxfile.py")
+COPIED = (PACKAGE, "tests", "benchmarks", ".ci", "pyproject.toml", "README.md", "CHANGELOG.md", "noxfile.py")
 
 IMPORTED = ("hypothesis", "sqlalchemy.ext.asyncio", "aiosqlite", "asyncpg", "loguru", "msgspec", "croniter", "redis")
 MEMORY = 4 << 30  # bytes of a run of the tests
+OUTPUT = "output.txt"  # in a copy: what its last run of the tests printed
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ class Copy:
         self._server.stdin.flush()
         return self._server.stdout.readline().strip()
 
+    @property
+    def printed(self) -> str:
+        """The last lines that the last run of the tests printed."""
+        return "\n".join((self.folder / OUTPUT).read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
+
     def close(self) -> None:
         """End the process that runs the tests."""
         self._server.communicate()
@@ -114,9 +120,10 @@ def serve() -> None:
         tests, patience = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            nothing = os.open(os.devnull, os.O_RDWR)
-            for stream in (0, 1, 2):
-                os.dup2(nothing, stream)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            output = os.open(OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            for stream in (1, 2):
+                os.dup2(output, stream)
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
             # Plugins that were imported for many runs cannot have their asserts rewritten.
             quiet = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
@@ -157,8 +164,8 @@ class Patience:
         with self._lock:
             if tests not in self._seconds:
                 begin = time.monotonic()
-                if self._copy.run(tests, within(900)) != "passed":
-                    raise FailsWithoutFault(f"pytest {' '.join(tests)}")
+                if (came := self._copy.run(tests, within(900))) != "passed":
+                    raise FailsWithoutFault(f"pytest {' '.join(tests)}: {came}\n{self._copy.printed}")
                 self._seconds[tests] = 30 + 4 * (time.monotonic() - begin)
             return self._seconds[tests]
 
