@@ -34,6 +34,9 @@ CLAIMS = (
     "operating",
     "reading",
 )
+SQL = (*CLAIMS, "schedules", "sessions")
+PLANS: Tests = ("tests/backends/sql/test_plans.py", "-k", "sqlite")
+ENGINES = ("tests/backends/sql/test_engines.py", "tests/backends/sql/migrations/test_servers.py")
 LUA = ("include/base", "include/change", "include/claim_rows", "include/insert", "include/lanes", "include/update_rows")
 LUA += ("find", "overdue", "purge", "push_bounded")
 MEMORY_TESTS: Tests = ("tests/backends/memory",)
@@ -72,17 +75,27 @@ TARGETS = [
     Target("backends/memory/lane.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
     Target("backends/memory/ended.py", [MEMORY_TESTS]),
     Target("backends/memory/values.py", [_contract("memory", "values"), ("tests/runtime/test_store.py",)]),
-    Target("backends/sql/claim.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
+    Target(
+        "backends/sql/claim.py",
+        [_contract("sqlite", *CLAIMS), PLANS, _contract("postgresql or mysql", *CLAIMS, "locks")],
+    ),
     Target(
         "backends/sql/claim_statements.py",
-        [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")],
+        [_contract("sqlite", *CLAIMS), PLANS, _contract("postgresql or mysql", *CLAIMS, "locks")],
     ),
-    Target("backends/sql/dialects/sqlite.py", [_contract("sqlite", *CLAIMS)]),
-    Target("backends/sql/dialects/postgresql.py", [_contract("postgresql", *CLAIMS, "locks")]),
-    Target("backends/sql/dialects/mysql.py", [_contract("mysql", *CLAIMS, "locks")]),
+    Target("backends/sql/dialects/sqlite.py", [_contract("sqlite", *SQL), PLANS]),
+    Target(
+        "backends/sql/dialects/postgresql.py",
+        [(*ENGINES, "-k", "postgresql and not jit"), _contract("postgresql", *SQL, "locks")],
+    ),
+    Target("backends/sql/dialects/mysql.py", [(*ENGINES, "-k", "mysql"), _contract("mysql", *SQL, "locks")]),
     Target("backends/sql/tasks.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
-    Target("backends/sql/dialects/sqlite.py", [_contract("sqlite", *CLAIMS)], text=True),
-    Target("backends/sql/dialects/postgresql.py", [_contract("postgresql", *CLAIMS)], text=True),
+    Target("backends/sql/dialects/sqlite.py", [_contract("sqlite", *SQL)], text=True),
+    Target(
+        "backends/sql/dialects/postgresql.py",
+        [(*ENGINES, "-k", "postgresql and not jit"), _contract("postgresql", *SQL)],
+        text=True,
+    ),
     *(Target(f"backends/redis/lua/{name}.lua", [_contract("redis", *CLAIMS), REDIS_TESTS]) for name in LUA),
     Target("runtime/worker/worker.py", [WORKER, WORKERS_DEATHS]),
     Target("runtime/worker/runner.py", [WORKER, WORKERS_DEATHS]),
@@ -108,7 +121,9 @@ TARGETS = [
         [
             QUEUE,
             ("tests/runtime/test_store.py",),
+            _contract("sqlite", "expired_keys", "sessions"),
             WORKER,
+            (f"{CONTRACT}/test_workers.py", "-k", "sqlite and wakes"),
         ],
     ),
     Target("runtime/queue/operations.py", [QUEUE, ("tests/cli/test_cli_operate.py",)]),

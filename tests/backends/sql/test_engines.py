@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change
@@ -102,6 +103,31 @@ async def test_bad_tls_options(options: str, message: str) -> None:
         await Database(f"mysql://h/d?{options}").open()
     with pytest.raises(ValidationError, match=message):
         sync_engine(f"mysql://h/d?{options}")
+
+
+@pytest.mark.parametrize(
+    ("options", "verified", "named"),
+    [
+        ("ssl_mode=REQUIRED", ssl.CERT_NONE, False),
+        ("ssl_mode=VERIFY_CA", ssl.CERT_REQUIRED, False),
+        ("ssl_mode=VERIFY_IDENTITY", ssl.CERT_REQUIRED, True),
+        ("ssl_mode=REQUIRED&ssl_capath=/", ssl.CERT_NONE, False),
+        ("ssl_capath=/", ssl.CERT_REQUIRED, True),
+        ("ssl_capath=/&ssl_check_hostname=false", ssl.CERT_REQUIRED, False),
+    ],
+)
+def test_what_tls_checks_of_a_mysql_server(options: str, verified: ssl.VerifyMode, named: bool) -> None:
+    contexts: list[ssl.SSLContext] = []
+
+    def connecting_to(dialect: Any, record: Any, args: Any, given: dict[str, Any]) -> None:
+        contexts.append(given["ssl"])
+        raise ConnectionRefusedError
+
+    engine = sync_engine(f"mysql://h/d?{options}")
+    event.listen(engine, "do_connect", connecting_to)
+    with pytest.raises(ConnectionRefusedError):
+        engine.connect()
+    assert [(context.verify_mode, context.check_hostname) for context in contexts] == [(verified, named)]
 
 
 # ---- connections ----------------------------------------------------------------------------------------------------

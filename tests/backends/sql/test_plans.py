@@ -20,6 +20,7 @@ from aiotaskq.backends.sql import claim as sql_claim
 from aiotaskq.backends.sql import claim_statements, migrations
 from aiotaskq.backends.sql import tasks as sql_tasks
 from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.core.task import SECOND, Status, TaskFilter
 from aiotaskq.models import Base
@@ -303,6 +304,17 @@ def test_next_run_at(engine: sa.Engine) -> None:
         assert at == NOW + 3600 * SECOND
         assert found.indexes - PRIMARY == {READY} and found.detours == []
         assert found.reads <= 60
+
+
+def test_next_run_at_of_tasks_that_do_not_expire_reads_the_heads_alone(engine: sa.Engine) -> None:
+    push(engine, new(task_id="due-1", run_at=NOW + 5))
+    try:
+        at, found = cost(engine, lambda c: sql_claim.next_run_at(c, NOW, None))
+        _, heads = cost(engine, lambda c: list(dialect_of(c).heads(c)))
+    finally:
+        remove(engine, "due-%")
+    assert at == NOW + 5
+    assert found.statements == heads.statements
 
 
 def test_next_run_at_behind_rows_that_cannot_be_claimed(engine: sa.Engine) -> None:

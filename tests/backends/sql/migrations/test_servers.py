@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from aiotaskq.backends.base import Change, InvalidRow
 from aiotaskq.backends.sql import migrations
 from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.core.task import Status
 from aiotaskq.errors import SchemaTooNew, ValidationError
@@ -446,3 +447,26 @@ async def test_a_status_of_an_adopted_task_ends(url: str, engine: sa.Engine) -> 
     assert await backend.update([Change(task, task.replace(status=Status.COMPLETED, result=1))]) == [True]
     assert rows(engine, "SELECT status, result FROM task_queue") == [("completed", "1")]
     await backend.close()
+
+
+@only("postgresql")
+def test_vacuum_settings_of_an_adopted_table_are_kept(engine: sa.Engine) -> None:
+    legacy(engine, " WITH (autovacuum_vacuum_threshold = 7)")
+    upgrade(engine)
+    query = "SELECT reloptions FROM pg_class WHERE relname = 'task_queue'"
+    assert rows(engine, query) == [(["autovacuum_vacuum_threshold=7"],)]
+
+
+@only("mysql")
+def test_the_migration_lock_ends_transactions(engine: sa.Engine) -> None:  # F18
+    """What was committed before the lock is seen in it, and what was written in it is seen after it."""
+    run(engine, "CREATE TABLE seen (n INTEGER)")
+    count = sa.text("SELECT count(*) FROM seen")
+    options = {"isolation_level": "REPEATABLE READ"}  # of MySQL's own, as an application's connection may be
+    with engine.connect().execution_options(**options) as migrating, engine.connect() as other:
+        assert migrating.scalar(count) == 0
+        run(engine, "INSERT INTO seen VALUES (1)")
+        with dialect_of(migrating).migration_lock(migrating):
+            assert migrating.scalar(count) == 1, "a snapshot from before the lock"
+            migrating.exec_driver_sql("INSERT INTO seen VALUES (2)")
+        assert other.scalar(count) == 2, "released before the commit"
