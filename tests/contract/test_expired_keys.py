@@ -59,6 +59,13 @@ async def test_among_many_in_one_push(queue: Queue, clock: VirtualClock) -> None
     assert (await queue.backend.stats(clock.now())).counts["pending"] == 3
 
 
+async def test_behind_another_task_in_one_push(queue: Queue, clock: VirtualClock) -> None:
+    await queue.add([keyed(clock, expires_at=clock.now() + SECOND)])
+    await clock.advance(1)
+    tasks = [new_task("mail", now=clock.now()), keyed(clock)]
+    assert await queue.add(tasks) == tasks
+
+
 async def test_of_many_pushes_at_once_one_takes_the_place(queue: Queue, clock: VirtualClock) -> None:
     await queue.add([keyed(clock, expires_at=clock.now() + SECOND)])
     await clock.advance(1)

@@ -21,6 +21,7 @@ from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.runtime.context import current_task
 from tests.support.backends import Store
 from tests.support.machine import within
+from tests.support.rows import LEASE, NOW, completed, new
 from tests.support.waiting import eventually
 
 KINDS = ["session", "connection"]
@@ -213,6 +214,21 @@ async def test_complete_joins_the_callers_transaction(sql_store: Store, engine: 
     assert (task.status, task.result, ledger.runs) == (Status.COMPLETED, "booked", 1)
     assert ledger.events == ["completed"]
     assert await orders(engine) == 1
+
+
+async def test_many_changes_are_undone_with_the_callers_transaction(sql_store: Store, engine: AsyncEngine) -> None:
+    backend = sql_store.backend
+    await backend.push([new(), new()])
+    tasks = await backend.claim("owner", NOW, 2, lease_until=LEASE)
+    changes = [Change(task, completed(task)) for task in tasks]
+    async with AsyncSession(engine) as session:
+        assert await backend.update_with(session, changes) == [True, True]
+        await session.rollback()
+    assert await backend.get([task.task_id for task in tasks]) == tasks
+    async with AsyncSession(engine) as session:
+        assert await backend.update_with(session, changes) == [True, True]
+        await session.commit()
+    assert await backend.get([task.task_id for task in tasks]) == [change.after for change in changes]
 
 
 async def test_a_rolled_back_task_runs_again(sql_store: Store, engine: AsyncEngine) -> None:

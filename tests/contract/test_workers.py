@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 import aiotaskq.sync
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Change
-from aiotaskq.concurrency.clock import StoreClock, VirtualClock
+from aiotaskq.concurrency.clock import StoreClock, SystemClock, VirtualClock
 from aiotaskq.core.outcome import Released, settle
 from aiotaskq.core.task import SECOND, Status
 from aiotaskq.errors import DatabaseUnavailable, LeaseLost
@@ -19,6 +20,7 @@ from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.queue.queue import Queue
 from tests.support.backends import Store
 from tests.support.machine import within
+from tests.support.rows import completed, running
 from tests.support.waiting import eventually
 
 
@@ -286,6 +288,25 @@ async def test_a_push_by_another_process_wakes_a_worker(shared_store: Store) -> 
         for _ in range(3):
             handle = await far.push("work")
             assert await handle.result(within(10)) == "woken"
+
+
+@pytest.mark.stores("sqlite", "postgresql", "redis")  # MySQL has no way to tell
+async def test_an_end_in_another_process_wakes_a_wait(shared_store: Store) -> None:
+    backend, other = shared_store.backend, await shared_store.another()
+    task = await running(other)
+    looked, get = asyncio.Event(), backend.get
+
+    async def noted(ids: Sequence[str]) -> Any:
+        found = await get(ids)
+        looked.set()
+        return found
+
+    backend.get = noted  # type: ignore[method-assign]
+    waiting = asyncio.create_task(Queue(backend, SystemClock(), poll_interval=3600.0).wait_for_end(task.task_id))
+    await looked.wait()
+    assert await other.update([Change(task, completed(task))]) == [True]
+    async with asyncio.timeout(within(10)):
+        assert (await waiting).status is Status.COMPLETED
 
 
 class Shifted(StoreClock):

@@ -128,13 +128,14 @@ async def test_operators_verbs(tq: TaskQ) -> None:
     page = await tq.find(limit=2)
     assert [t.task_id for t in await tq.find(limit=2, after=page[-1].task_id)] == newest_first[2:4]
     await tq.pause("a")
-    assert (await tq.stats()).paused == ["a"]
+    assert (await tq.stats()).paused == await tq.queue.paused() == ["a"]
     assert [(await tq.queue.pop_task(0))["params"]["n"] for _ in range(3)] == [0, 2, 4]  # type: ignore[index]
     assert await tq.queue.pop_task(0) is None
     await tq.resume("a")
     assert await tq.queue.get_queue_size() == 3
     assert await tq.cancel(handles[1].task_id) is True
     assert await tq.cancel(handles[1].task_id) is False
+    assert await tq.cancel(handles[2].task_id) is True, "it runs, and is asked to stop"
     with pytest.raises(TaskConflict, match="only failed, cancelled or expired"):
         await tq.retry(handles[3].task_id)
     for missing in (tq.get, tq.cancel, tq.retry):
@@ -147,6 +148,9 @@ async def test_operators_verbs(tq: TaskQ) -> None:
     for verb in (tq.purge, tq.find):
         with pytest.raises(ValidationError, match="status: an empty list names none"):
             await verb(status=[])
+    for limit in (0, 100_001):
+        with pytest.raises(ValidationError, match=f"limit: {limit} is not in"):
+            await tq.find(limit=limit)
     with pytest.raises(NotFound):
         await tq.find(after="gone")
     with pytest.raises(ValidationError, match="params: a dict is needed"):

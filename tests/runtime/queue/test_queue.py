@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from unittest.mock import AsyncMock
 
 import pytest
@@ -19,7 +21,9 @@ from aiotaskq import (
     ValidationError,
 )
 from aiotaskq.core.task import new_task
+from aiotaskq.runtime.queue.unacked import Unacked
 from tests.support.machine import within
+from tests.support.rows import new
 
 
 async def test_push_pop_done(queue: MemoryQueue) -> None:
@@ -263,6 +267,19 @@ async def test_negative_pop_timeout_is_refused(queue: MemoryQueue) -> None:
     for wrong in (-1, float("nan"), "1", True):
         with pytest.raises(ValidationError, match="timeout: "):
             await queue.pop_task(wrong)  # type: ignore[arg-type]
+
+
+def test_nothing_is_kept_of_a_settled_pop() -> None:
+    class Id(str):
+        """An id that a weak reference can point to."""
+
+    unacked, task_id = Unacked(), Id("one")
+    kept = weakref.ref(task_id)
+    unacked.add(new(task_id=task_id))
+    assert unacked.take(None).task.task_id is task_id
+    del task_id
+    gc.collect()
+    assert kept() is None
 
 
 @pytest.mark.parametrize("when_full", ["raise", "drop_oldest", "wait"])

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq import TaskQ
 from aiotaskq.backends.base import Change
+from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import Status
 from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.queue.claims import Claims
 from aiotaskq.runtime.worker.worker import ExitCode
 from tests.runtime.worker.workers import until_counts
+from tests.support.logs import logged
 from tests.support.machine import within
 from tests.support.waiting import eventually
 
@@ -186,3 +190,38 @@ async def test_an_outcome_that_the_store_does_not_answer_for_is_not_called_drain
         code = await tq.worker.stop(0, 0)
         answers.set()
     assert code is ExitCode.ABANDONED
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+async def test_a_completion_that_cannot_be_read_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    monkeypatch.setattr("aiotaskq.runtime.worker.fetcher.backoff", lambda *_: 0.0)
+    url = f"sqlite:///{tmp_path}/q.db"
+    tq = TaskQ(url)
+    engine = create_async_engine(parse_url(url))
+    reads, read = 0, asyncio.Event()
+    get = tq.queue.backend.get
+
+    async def unreadable(ids: Sequence[str]) -> Any:
+        nonlocal reads
+        reads += 1
+        if reads <= failures:
+            raise DatabaseUnavailable("away")
+        read.set()
+        return await get(ids)
+
+    @tq.task
+    async def book() -> None:
+        async with AsyncSession(engine) as session:
+            await current_task().complete(session)
+            await session.commit()
+        tq.queue.backend.get = unreadable  # type: ignore[method-assign]
+
+    with logged() as lines:
+        async with tq.running(concurrency=1, scheduler=False):
+            await book.push()
+            async with asyncio.timeout(within(10)):
+                await read.wait()
+    await engine.dispose()
+    assert len([line for line in lines if "cannot be read yet" in line]) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,27 @@ async def test_loop_that_ends_takes_the_worker_along(url: str) -> None:  # D1: c
     with pytest.raises(asyncio.CancelledError):
         await running
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def test_loop_ends_while_an_abandoned_thread_goes_on() -> None:  # D4
+    tq = TaskQ("memory://")
+    begun, let_go, ended = threading.Event(), threading.Event(), threading.Event()
+
+    @tq.task
+    def blocks() -> None:
+        begun.set()
+        let_go.wait(within(5))
+        ended.set()
+
+    async def app() -> None:
+        async with started(tq):
+            await blocks.push()
+            await asyncio.to_thread(begun.wait)
+            assert await tq._stop_running(0.01, 0.01) is ExitCode.ABANDONED
+
+    try:
+        asyncio.run(app())
+        assert not ended.is_set(), "the loop waited for the thread"
+    finally:
+        let_go.set()
+        assert ended.wait(within(5))
