@@ -29,7 +29,7 @@ from aiotaskq.errors import AiotaskqError, NotSupported, ValidationError
 from aiotaskq.runtime.handler import fitted
 from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.queue import Queue
-from aiotaskq.runtime.retention import Retention
+from aiotaskq.runtime.retention import Auto, Retention
 from aiotaskq.runtime.scheduler.scheduler import Scheduler
 from aiotaskq.runtime.store import Store
 from aiotaskq.runtime.worker.worker import CLOSING, SERVICES, ExitCode, Worker
@@ -62,7 +62,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         visibility: float = 300.0,
         maxsize: int = 0,
         when_full: str = "wait",
-        retention: float | None = None,
+        retention: float | Auto | None = "auto",
         retention_failed: float | None = None,
         keep_ended: int | None = None,
         clock: Clock | None = None,
@@ -78,7 +78,10 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
             lease, heartbeat, reap_interval: how long a worker holds a task without a heartbeat, how often it sends one
                 (default a quarter of the lease), and how often lost tasks are looked for (default a quarter, too).
             maxsize, when_full: bound of its ready tasks, and what a push to a full queue does; see ``Queue``.
-            retention, retention_failed: how long workers keep ended tasks, and dead letters; default for ever.
+            retention: how long workers keep tasks that ended otherwise than failed; None for ever. "auto" is 7 days on
+                a durable store, and for ever in ``memory://`` and in a database that was adopted from other software.
+                An ``idempotency_key`` protects as long as its task is kept.
+            retention_failed: the same for dead letters; default for ever.
             keep_ended: how many ended tasks ``memory://`` keeps, and how many dead letters beside them; default 10,000.
 
         Raises:

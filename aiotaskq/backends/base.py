@@ -145,6 +145,10 @@ class Backend(ABC):
         """
         return None
 
+    async def adopted(self) -> bool:
+        """Return whether the store had tasks or schedules of other software when it was opened for the first time."""
+        return False
+
     async def tidy(self) -> None:  # noqa: B027 - most stores keep themselves in order
         """Free unused disk space; each worker calls it at intervals. Raises DatabaseUnavailable."""
 

@@ -213,7 +213,11 @@ class Metrics:
 
     @contextlib.asynccontextmanager
     async def sampling(self) -> AsyncIterator[None]:
-        """Sample the store, and serve the port if there is one, in a process that runs no workers."""
+        """Sample the store, and serve the port if there is one, in a process that runs no workers.
+
+        The counters of the registered handlers exist from here on, with 0.
+        """
+        self._begin_at_zero()
         sampler = Poller("metrics", self._sample, self._tq().queue.clock)
         stop = self._serve(self._port) if self._port is not None else None
         await sampler.start()
@@ -224,6 +228,13 @@ class Metrics:
             if stop is not None:
                 self.serving = None
                 stop()
+
+    def _begin_at_zero(self) -> None:
+        """Make the series of the registered handlers: without them ``rate`` and alerts miss the first increment."""
+        for handler in self._tq().registered.handlers.values():
+            labels = self._labels.pair(handler.name, handler.queue)
+            for counter in (*self._counters.values(), self._disabled, self._exhausted):
+                self._series(counter, labels)
 
     async def _while_workers_run(self) -> AsyncIterator[Metrics]:
         async with self.sampling():

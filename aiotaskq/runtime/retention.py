@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Literal
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
@@ -13,30 +14,41 @@ from aiotaskq.runtime.queue.bulk import PURGE_CHUNK, ended_before
 
 PAUSE = 0.05  # seconds between two full transactions, so that claims and pushes come in between
 SWEEP_INTERVAL = 60.0  # seconds
+DEFAULT_AGE = 7 * 86_400.0  # seconds
+
+Auto = Literal["auto"]
 
 
 class Retention:
     """Deletes old ended tasks. Any number of processes may do it at once."""
 
-    def __init__(self, backend: Backend, clock: Clock, *, ended: float | None, failed: float | None) -> None:
+    def __init__(self, backend: Backend, clock: Clock, *, ended: float | Auto | None, failed: float | None) -> None:
         """``failed`` is the age in seconds at which failed tasks are deleted, ``ended`` that of all others.
 
-        None keeps them. Raises ValidationError.
+        None keeps them. "auto" is DEFAULT_AGE on a durable store, but for a database that was adopted from other
+        software: that keeps them. Raises ValidationError.
         """
+        self._auto = ended == "auto" and backend.durable
         self._backend = backend
         self._clock = clock
         self._ages: dict[Status, float] = {}
-        if ended is not None:
-            age = check_seconds("retention", ended, zero=False)
-            self._ages = dict.fromkeys(FINAL - {Status.FAILED}, age)
+        if ended is not None and ended != "auto":
+            self._keep_for(check_seconds("retention", ended, zero=False))
         if failed is not None:
             self._ages[Status.FAILED] = check_seconds("retention_failed", failed, zero=False)
         self._poller = Poller("retention", self._sweep, clock)
 
     async def start(self) -> None:
-        """Start in the running loop, if there is anything to delete by age."""
+        """Start in the running loop, if there is anything to delete by age. Raises DatabaseUnavailable."""
+        if self._auto:
+            self._auto = False
+            if not await self._backend.adopted():
+                self._keep_for(DEFAULT_AGE)
         if self._ages:
             await self._poller.start()
+
+    def _keep_for(self, age: float) -> None:
+        self._ages.update(dict.fromkeys(FINAL - {Status.FAILED}, age))
 
     async def stop(self) -> None:
         """Stop after the current transaction; idempotent."""

@@ -13,8 +13,10 @@ from aiotaskq.core.task import FINAL, SECOND, Status, TaskFilter, new_task
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.queue.bulk import PURGE_CHUNK
 from aiotaskq.runtime.retention import PAUSE, Retention
+from tests.backends.sql.migrations.legacy import legacy
 
 DAY = 86_400
+ENDED = set(map(str, FINAL))
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -85,16 +87,34 @@ async def test_running_workers_delete_in_the_background(tmp_path: Path) -> None:
         assert not tq._retention._poller.running
 
 
-async def test_by_default_everything_is_kept(tmp_path: Path) -> None:
-    clock = VirtualClock()
-    tq = TaskQ(f"sqlite:///{tmp_path}/kept.db", clock=clock)
+async def swept(tq: TaskQ, clock: VirtualClock) -> set[str]:
+    """Let a task end in each way, and a week and a minute pass with workers; return what is left."""
     async with tq:
-        await end(tq.queue.backend, clock, Status.COMPLETED)
-        clock._now += 3650 * DAY * SECOND
-        async with tq.running(concurrency=1):
-            assert not tq._retention._poller.running
+        for status in FINAL:
+            await end(tq.queue.backend, clock, status)
+        clock._now += (7 * DAY + 60) * SECOND
+        async with tq.running(concurrency=1, scheduler=False):
+            await clock.settle()
             await tq._retention._sweep()
-        assert await left(tq) == {"completed"}
+        return await left(tq)
+
+
+async def test_a_durable_store_keeps_a_week_and_dead_letters_for_ever(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    assert await swept(TaskQ(f"sqlite:///{tmp_path}/week.db", clock=clock), clock) == {"failed"}
+    assert await swept(TaskQ(f"sqlite:///{tmp_path}/kept.db", clock=clock, retention=None), clock) == set(
+        map(str, FINAL)
+    )
+    assert await swept(TaskQ("memory://", clock=clock), clock) == set(map(str, FINAL))
+
+
+async def test_an_adopted_database_keeps_everything_until_told(tmp_path: Path) -> None:
+    clock, path = VirtualClock(), tmp_path / "adopted.db"
+    legacy(path)
+    assert await swept(TaskQ(f"sqlite:///{path}", clock=clock), clock) >= set(map(str, FINAL))
+    assert await swept(TaskQ(f"sqlite:///{path}", clock=clock, retention=7 * DAY), clock) & set(map(str, FINAL)) == {
+        "failed"
+    }
 
 
 @pytest.mark.parametrize("name", ["retention", "retention_failed"])

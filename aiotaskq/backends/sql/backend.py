@@ -16,7 +16,7 @@ from aiotaskq.backends.sql.bounded_push import least_ready, push_bounded
 from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.changes import in_one
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.migrations import up_to_date, upgrade
+from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
 from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.statement_size import small_enough
 from aiotaskq.backends.sql.values import SqlValues
@@ -264,6 +264,9 @@ class SqlBackend(Backend):
     async def set_paused(self, queue: str, paused: bool) -> None:
         await self.database.write(lambda c: tasks_sql.set_paused(c, queue, paused))
         self.listeners.notify(READY)
+
+    async def adopted(self) -> bool:
+        return await self.database.read(is_adopted)
 
     async def paused(self) -> list[str]:
         return await self.database.read(tasks_sql.paused)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Column, Connection, MetaData, String, Table, inspect, text
+from sqlalchemy import Boolean, Column, Connection, MetaData, String, Table, false, inspect, select, text, true, update
 
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql.dialects import dialect_named, dialect_of
@@ -29,6 +29,7 @@ __all__ = [
     "VERSION_TABLE",
     "current",
     "invalid_rows",
+    "is_adopted",
     "is_ours",
     "make_missing",
     "missing",
@@ -43,8 +44,13 @@ VERSION_TABLE: Final = "aiotaskq_version"
 OUR_TABLES: Final = ("task_queue", "scheduler_task", "aiotaskq_public", "aiotaskq_queue")
 """An application may have more tables on ``Base``."""
 
-# As Alembic makes it, but for a name of the primary key, of which MySQL warns that it is ignored.
-_VERSION: Final = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True))
+# As Alembic makes it, but for a name of the primary key, of which MySQL warns that it is ignored, and for `adopted`.
+_VERSION: Final = Table(
+    VERSION_TABLE,
+    MetaData(),
+    Column("version_num", String(32), primary_key=True),
+    Column("adopted", Boolean, nullable=False, server_default=false()),
+)
 _PATIENCE: Final = 600.0  # seconds for one step, such as an index over millions of rows
 
 
@@ -55,6 +61,11 @@ def current(connection: Connection) -> str | None:
         return None
     found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
     return None if found is None else str(found)
+
+
+def is_adopted(connection: Connection) -> bool:
+    """Return whether the first migration found tables of the documented system."""
+    return bool(connection.execute(select(_VERSION.c.adopted)).scalar())
 
 
 def is_ours(table: str | None) -> bool:
@@ -142,12 +153,19 @@ def _migrate(connection: Connection, report: Report, now: int) -> None:
     scripts = ScriptDirectory(str(Path(__file__).parent))
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     operations = Operations(context)
+    found = inspect(connection)
+    adopted = any(
+        found.has_table(table) and column not in {each["name"] for each in found.get_columns(table)}
+        for table, column in (("task_queue", "run_at"), ("scheduler_task", "timezone"))
+    )
     # All in the caller's transaction: killed at any point, the database is as before.
     for revision in reversed(list(scripts.iterate_revisions(HEAD, current(connection) or "base"))):
         scripts.get_revision(revision.revision).module.upgrade(operations, report, now)
         # Only now: MySQL does not roll it back, and a database that is refused stays as it is.
         _VERSION.create(connection, checkfirst=True)
         context.stamp(scripts, revision.revision)
+        if adopted:  # also in the stamp of a migration that MySQL left in the middle
+            connection.execute(update(_VERSION).values(adopted=true()))
 
 
 def up_to_date(connection: Connection) -> bool:

@@ -66,8 +66,9 @@ def test_half_made_tables_are_completed(path: Path, engine: sa.Engine) -> None:
 def test_from_the_first_revision(path: Path, engine: sa.Engine) -> None:
     legacy(path)
     with raw(path) as connection:
-        connection.execute("CREATE TABLE aiotaskq_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
-        connection.execute("INSERT INTO aiotaskq_version VALUES ('0001_documented')")
+        connection.execute("CREATE TABLE aiotaskq_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY, "
+                           "adopted BOOLEAN NOT NULL DEFAULT 0)")  # fmt: skip
+        connection.execute("INSERT INTO aiotaskq_version (version_num) VALUES ('0001_documented')")
     upgrade(engine)
     assert_schema(engine)
 

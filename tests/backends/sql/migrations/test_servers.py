@@ -113,6 +113,8 @@ def same_type(context: Any, there: Any, ours: Any, there_type: Any, our_type: An
 def test_empty_database(engine: sa.Engine) -> None:
     assert upgrade(engine) == []
     assert_schema(engine)
+    with engine.connect() as connection:
+        assert not migrations.is_adopted(connection)
 
 
 def test_second_upgrade_is_one_look(engine: sa.Engine) -> None:
@@ -210,6 +212,8 @@ async def test_the_documented_tables_are_adopted(url: str, engine: sa.Engine) ->
     legacy(engine)
     put_odd_rows(engine)
     odd = upgrade(engine)
+    with engine.connect() as connection:
+        assert migrations.is_adopted(connection)
     assert_schema(engine)
     assert {name: set(found(odd, name)) for name in ("no-params", "bad-params", "status", "negative", "millis")} == {
         "no-params": {"params"},
