@@ -145,8 +145,8 @@ class Backend(ABC):
         """
         return None
 
-    async def adopted(self) -> bool:
-        """Return whether the store had tasks or schedules of other software when it was opened for the first time."""
+    async def keeps_ended(self) -> bool:
+        """Return whether ended tasks stay until an age is given: in a database that was adopted from other software."""
         return False
 
     async def tidy(self) -> None:  # noqa: B027 - most stores keep themselves in order

@@ -42,7 +42,7 @@ class Retention:
         """Start in the running loop, if there is anything to delete by age. Raises DatabaseUnavailable."""
         if self._auto:
             self._auto = False
-            if not await self._backend.adopted():
+            if not await self._backend.keeps_ended():
                 self._keep_for(DEFAULT_AGE)
         if self._ages:
             await self._poller.start()

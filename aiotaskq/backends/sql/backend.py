@@ -265,7 +265,7 @@ class SqlBackend(Backend):
         await self.database.write(lambda c: tasks_sql.set_paused(c, queue, paused))
         self.listeners.notify(READY)
 
-    async def adopted(self) -> bool:
+    async def keeps_ended(self) -> bool:
         return await self.database.read(is_adopted)
 
     async def paused(self) -> list[str]:
