@@ -27,7 +27,7 @@ from aiotaskq.backends.base import InvalidRow
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.parent import Parent
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.errors import (
     AiotaskqError,
     CallTimeout,
@@ -63,6 +63,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AiotaskqError",
+    "Attempt",
     "Backoff",
     "Base",
     "CallTimeout",

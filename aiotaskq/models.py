@@ -107,6 +107,8 @@ class TaskQueue(Base):
     on_success: Mapped[str | None] = mapped_column(Name(100))
     on_failure: Mapped[str | None] = mapped_column(Name(100))
     extra: Mapped[str | None] = mapped_column(LongText)
+    # The runs that did not complete, as a JSON list; NULL until there is one.
+    attempts: Mapped[str | None] = mapped_column(LongText)
 
     __table_args__ = (
         # In claim order; with the last columns, a claim reads no row that it does not return.

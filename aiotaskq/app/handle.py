@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Union, Unpack
 
 from aiotaskq.app.registrations import Registrations
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.attempts import attempts_of
+from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.errors import TaskFailed, ValidationError
 from aiotaskq.runtime.handler import INJECTED, Handler
 from aiotaskq.runtime.queue.queue import Queue
@@ -123,6 +124,14 @@ class TaskHandle(Generic[T_co]):
     async def progress(self) -> dict[str, Any] | None:
         """Return what the handler last reported: ``done``, and perhaps ``total`` and ``message``; None if nothing."""
         return (await self.task()).progress
+
+    async def attempts(self) -> list[Attempt]:
+        """Return the task's runs in their order, the present or last one included; none before the first claim.
+
+        The newest 20 runs that did not complete are kept. An operator's retry keeps them; a push with ``rerun`` does
+        not. Raises NotFound.
+        """
+        return list(attempts_of(await self.task()))
 
     async def cancel(self) -> bool:
         """Cancel the task, or ask it to stop if it runs; return False if it has ended already."""

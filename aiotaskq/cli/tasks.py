@@ -28,11 +28,13 @@ from aiotaskq.cli.options import (
 )
 from aiotaskq.cli.output import echo, echo_json, echo_stderr, echo_table, json_text, progress_bar
 from aiotaskq.cli.store_access import each, hidden, instant, read_params, with_tq
-from aiotaskq.cli.tasks_table import columns, run_time
+from aiotaskq.cli.tasks_table import columns, first_line, run_time
 from aiotaskq.cli.times import Utc, local, read_since
 from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.attempts import attempts_of
+from aiotaskq.core.attempts import run_time as seconds_of_run
 from aiotaskq.core.masking import without_passwords
-from aiotaskq.core.task import FINAL, SECOND, Status, Task
+from aiotaskq.core.task import FINAL, SECOND, Attempt, Status, Task
 from aiotaskq.errors import TaskConflict
 from aiotaskq.log import printable
 
@@ -143,7 +145,7 @@ def show(
     task = with_tq(db, work)
     values = _as_dict(task, params=params)
     if json:
-        echo_json(values)
+        echo_json(values | {"attempts": [_attempt_as_dict(attempt) for attempt in attempts_of(task)]})
         return
     values.update({name: local(getattr(task, name), utc) for name in MICROSECONDS})
     values.update({name: local(_in_microseconds(getattr(task, name)), utc) for name in SECONDS})
@@ -153,6 +155,7 @@ def show(
     values["run_time"] = run_time(task, SystemClock().now()) or None
     if not params:
         values.update({name: hidden(getattr(task, name)) for name in SECRET if getattr(task, name) not in ({}, None)})
+    values["attempts"] = "\n".join(_attempt_line(attempt, utc) for attempt in attempts_of(task)) or None
     width = max(len(name) for name in values)
     for name, value in values.items():
         if value is None or value == {} or value is False:
@@ -354,7 +357,9 @@ def _asked(db: str, where: dict[str, Any], question: str, dry_run: bool, yes: bo
 
 def _as_dict(task: Task, *, params: bool) -> dict[str, Any]:
     values: dict[str, Any] = msgspec.to_builtins(task, enc_hook=str)
-    values.pop("seq")
+    for name in ("seq", "attempts"):
+        values.pop(name)
+    values["run_time"] = seconds_of_run(task)
     if task.error_message is not None:
         values["error_message"] = without_passwords(task.error_message)
     if not params:
@@ -367,3 +372,18 @@ def _as_dict(task: Task, *, params: bool) -> dict[str, Any]:
 
 def _in_microseconds(seconds: int | None) -> int | None:
     return None if seconds is None else seconds * SECOND
+
+
+def _attempt_as_dict(attempt: Attempt) -> dict[str, Any]:
+    values: dict[str, Any] = msgspec.to_builtins(attempt)
+    for name in ("began_at", "ended_at"):
+        values[name] = instant(values[name])
+    if attempt.error is not None:
+        values["error"] = without_passwords(attempt.error)
+    return values | {"run_time": attempt.seconds}
+
+
+def _attempt_line(attempt: Attempt, utc: bool) -> str:
+    took = "" if attempt.seconds is None else f"{attempt.seconds:.3f} s"
+    words = (attempt.number, local(attempt.began_at, utc), took, attempt.outcome or Status.RUNNING)
+    return "  ".join(str(word) for word in (*words, first_line(attempt.error)) if word)

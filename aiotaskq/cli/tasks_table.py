@@ -30,7 +30,7 @@ def columns(tasks: Sequence[Task], ids: Mapping[str, str], now: int, params: boo
         Column(header=PROGRESS, cells=[progress_text(task.progress) for task in tasks], rank=7, least=10, good=14),
         Column(header=QUEUE, cells=[task.queue for task in tasks], rank=3, least=8, good=14, plain=("default",)),
         Column(header=WORKER, cells=[worker_text(task) for task in tasks], rank=8, least=14, good=20),
-        Column(header=ERROR, cells=[_first_line(task.error_message) for task in tasks], rank=1, least=16, good=30),
+        Column(header=ERROR, cells=[first_line(task.error_message) for task in tasks], rank=1, least=16, good=30),
     ]
     if params:
         found.append(Column(header=PARAMS, cells=[json_text(task.params) for task in tasks], least=20))
@@ -80,6 +80,6 @@ def worker_text(task: Task) -> str:
     return owner_of(task) if owner.host is None else f"{owner.host}:{owner.pid}"
 
 
-def _first_line(error: str | None) -> str:
+def first_line(error: str | None) -> str:
     lines = (error or "").strip().splitlines()
     return lines[0] if lines else ""

@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from aiotaskq.core.attempts import noted
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.errors import AiotaskqError, ValidationError
 from aiotaskq.core.redacted import Redacted
 from aiotaskq.core.serialize import clip
-from aiotaskq.core.task import COMPLETED, FINAL, PENDING, SECOND, Status, Task
+from aiotaskq.core.task import COMPLETED, FINAL, PENDING, RUNNING, SECOND, Status, Task
 
 MAX_CRASHES = 3
 """A task is failed as poison when so many processes died while they ran it, the last of them while it ran alone."""
@@ -28,6 +29,7 @@ ALONE = "!alone"
 POP_OWNER = "pop-"
 """The beginning of a lease owner's id for a pop by hand: such a lease is a visibility timeout, and its end a retry."""
 UNSETTLED = "not settled within its visibility timeout"
+UNRENEWED = "its process died, or its lease was not renewed"
 RETRYABLE = FINAL - {Status.COMPLETED}
 """The statuses from which an operator's retry puts a task back."""
 
@@ -71,6 +73,8 @@ class Released(msgspec.Struct, frozen=True):
     """Microseconds."""
     put_off: bool = False
     """Whether the task keeps the time at which it was due, because this worker could not run it."""
+    ran: bool = False
+    """Whether its handler may have begun, so that it was an attempt."""
 
 
 class Cancelled(msgspec.Struct, frozen=True):
@@ -151,21 +155,27 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
         return _end(task, COMPLETED, now, task.error_message, outcome.result)
     match outcome:
         case Failed(error, retryable, backoff, chance):
+            task = noted(task, "failed", error, now)
             return _failed(task, error, now, backoff.delay(task.retry_count, chance), retryable)
         case TimedOut(seconds, backoff, chance):
             error = f"TimeoutError: timed out after {seconds:g} s"
+            task = noted(task, "timed_out", error, now)
             return _failed(task, error, now, backoff.delay(task.retry_count, chance))
-        case Released(reason, delay, put_off):
+        case Released(reason, delay, put_off, ran):
+            if ran:
+                task = noted(task, "released", reason, now)
             if task.cancel_requested:
                 return _end(task, Status.CANCELLED, now, clip(f"cancelled; {reason}"))
             due = (task.run_at if task.due_at is None else task.due_at) if put_off else None
             return _pending(task, run_at=max(task.run_at, now + delay) if delay else task.run_at, due_at=due)
         case Cancelled(reason):
+            if task.status is RUNNING:
+                task = noted(task, "cancelled", reason, now)
             return _end(task, Status.CANCELLED, now, clip(reason))
         case Expired():
             return _end(task, Status.EXPIRED, now, "expired before it was claimed")
         case LeaseExpired():
-            return _lost(task, now)
+            return _lost(noted(task, "lost", UNSETTLED if was_popped(task) else UNRENEWED, now), now)
         case Requeued():
             return _pending(
                 task,
@@ -182,7 +192,7 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
             )
         case HandedBack(new):
             return _pending(
-                task,
+                noted(task, "released", "pushed again while it ran", now),
                 type=new.type,
                 params=new.params,
                 priority=new.priority,
@@ -263,7 +273,7 @@ def lease_over(life: Life, late: int, lease: int) -> Outcome | None:
         return LeaseExpired()
     if life is Life.LIVES and late < DEAD_AFTER * lease:
         return None
-    return Released("its worker does not answer")
+    return Released("its worker does not answer", ran=True)
 
 
 def marked(task: Task) -> Task:

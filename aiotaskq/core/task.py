@@ -48,6 +48,28 @@ FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXP
 PENDING, RUNNING, COMPLETED, FAILED = Status.PENDING, Status.RUNNING, Status.COMPLETED, Status.FAILED
 
 
+class Attempt(Redacted, frozen=True, kw_only=True):
+    """One run of a task: when it began and ended, and how."""
+
+    number: int
+    """From 1; the first one kept tells by it how many older ones were dropped."""
+    began_at: int | None = None
+    """When it was claimed, in microseconds UTC; None where that is not known."""
+    ended_at: int | None = None
+    """Microseconds UTC, never before ``began_at``; None while it runs."""
+    outcome: str | None = None
+    """``completed``, ``failed``, ``timed_out``, ``lost``, ``cancelled`` or ``released``; None while it runs."""
+    error: str | None = None
+    """Why it did not complete, without a traceback, at most 1 KB."""
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it ran; None while it runs, and where its beginning is not known."""
+        if self.began_at is None or self.ended_at is None:
+            return None
+        return (self.ended_at - self.began_at) / SECOND
+
+
 class Task(Redacted, frozen=True, kw_only=True):
     """One unit of work, as it is stored."""
 
@@ -104,6 +126,8 @@ class Task(Redacted, frozen=True, kw_only=True):
     on_failure: Any = None
     extra: dict[str, Any] = msgspec.field(default_factory=dict)
     """Keys of a documented task dict that aiotaskq does not know; every backend keeps them."""
+    attempts: tuple[Attempt, ...] = ()
+    """The newest runs that ended without completing; ``core.attempts.attempts_of`` returns the last run as well."""
     undecodable: str | None = None
     """Why the stored row cannot be read. Never stored; the row stays as it is."""
 

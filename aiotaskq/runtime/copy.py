@@ -148,7 +148,7 @@ async def _copy_tasks(target: Backend, tasks: Sequence[Task], now: int, running:
         elif task.status is not Status.RUNNING:
             wanted.append(task)
         elif running:
-            wanted.append(settle(task, Released("copied"), now))
+            wanted.append(settle(task, Released("copied", ran=True), now))
         else:
             done.uncopied.append(Uncopied("task", task.task_id, "it began to run meanwhile"))
     began = {task.task_id for task in tasks if task.status is Status.RUNNING}

@@ -16,7 +16,7 @@ from aiotaskq.backends.base import InvalidRow
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.parent import Parent
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.errors import (
     AiotaskqError,
     CallTimeout,
@@ -63,6 +63,7 @@ if typing.TYPE_CHECKING:
 # DATABASE_URL is not in `__all__`: `import *` would read it, and reading it fixes the settings of the process.
 __all__ = [
     "AiotaskqError",
+    "Attempt",
     "Backoff",
     "Base",
     "CallTimeout",

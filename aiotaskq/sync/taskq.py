@@ -61,6 +61,7 @@ class TaskHandle(Facade[Any], Generic[T_co]):
     task = blocking(AsyncHandle.task)
     status = blocking(AsyncHandle.status)
     progress = blocking(AsyncHandle.progress)
+    attempts = blocking(AsyncHandle.attempts)
     cancel = blocking(AsyncHandle.cancel)
 
 

@@ -197,6 +197,17 @@ class PreviewQuery(Struct):
 # ---- responses ------------------------------------------------------------------------------------------------------
 
 
+class AttemptView(Struct):
+    """One run of a task; without ``ended_at`` and ``outcome`` while it runs."""
+
+    number: Annotated[int, Meta(description="From 1; older attempts than the first one here were dropped")]
+    began_at: Time | None
+    ended_at: Time | None
+    run_time: Annotated[float, Meta(description="Seconds")] | None
+    outcome: Annotated[str, Meta(description="completed, failed, timed_out, lost, cancelled or released")] | None
+    error: str | None
+
+
 class TaskView(Struct):
     """A task. Params, result and the caller's own keys are there only if they were asked for and may be shown."""
 
@@ -212,6 +223,7 @@ class TaskView(Struct):
     run_at: Time | None
     started_at: Time | None
     completed_at: Time | None
+    run_time: Annotated[float, Meta(description="Seconds of the latest attempt, once it has ended")] | None
     cancel_requested: bool
     error: Annotated[str, Meta(description="Of a list only the kind of error; of one task all of it")] | None
     scheduler_task_id: str | None
@@ -222,6 +234,7 @@ class TaskView(Struct):
     lease_owner: str | None
     lease_until: Time | None
     progress: dict[str, Any] | None
+    attempts: Annotated[list[AttemptView], Meta(description="Of one task; not in a list")] | UnsetType = UNSET
     params: Any = UNSET
     result: Any = UNSET
     extra: Any = UNSET

@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct
 
+from aiotaskq.core.attempts import attempts_of, run_time
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import SECOND, Task
-from aiotaskq.web.schemas import ScheduleView, TaskView
+from aiotaskq.core.task import SECOND, Attempt, Task
+from aiotaskq.web.schemas import AttemptView, ScheduleView, TaskView
 
 
 def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
@@ -31,6 +32,7 @@ def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
         run_at=to_iso(task.run_at),
         started_at=_seconds(task.started_at),
         completed_at=_seconds(task.completed_at),
+        run_time=run_time(task),
         cancel_requested=task.cancel_requested,
         error=error,
         scheduler_task_id=task.scheduler_task_id,
@@ -42,9 +44,22 @@ def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
         lease_until=to_iso(task.lease_until),
         progress=task.progress,
     )
+    if one:
+        view.attempts = [_attempt_view(attempt) for attempt in attempts_of(task)]
     if show:
         view.params, view.result, view.extra = plain(task.params), plain(task.result), plain(task.extra)
     return view
+
+
+def _attempt_view(attempt: Attempt) -> AttemptView:
+    return AttemptView(
+        number=attempt.number,
+        began_at=to_iso(attempt.began_at),
+        ended_at=to_iso(attempt.ended_at),
+        run_time=attempt.seconds,
+        outcome=attempt.outcome,
+        error=attempt.error,
+    )
 
 
 def schedule_view(schedule: Schedule, *, show: bool) -> ScheduleView:

@@ -18,7 +18,7 @@ import pytest
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.schedule import new_schedule
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from aiotaskq.runtime.copy import copy
 from tests.support.command import Cli, prepared
 from tests.support.machine import within
@@ -58,7 +58,14 @@ def tasks(count: int, **fields: Any) -> list[Task]:
 LIVES = [
     {"priority": -5, "unique_key": "one", "expires_at": NOW + 2**50, "timeout": 2.5, "extra": {"own": [1]}},
     {"status": Status.COMPLETED, "started_at": 5, "completed_at": 9, "fence": 3, "result": {"a": [1.5, None]}},
-    {"status": Status.FAILED, "completed_at": 9, "retry_count": 3, "error_message": "E: 'x'\n\ttrace", "crashes": 2},
+    {
+        "status": Status.FAILED,
+        "completed_at": 9,
+        "retry_count": 3,
+        "error_message": "E: 'x'\n\ttrace",
+        "crashes": 2,
+        "attempts": (Attempt(number=4, began_at=5, ended_at=6, outcome="failed", error="E: 'x'"),),
+    },
     {"status": Status.CANCELLED, "completed_at": 9, "unique_key": "one", "idempotency_key": "once", "queue": "slow"},
     {"status": Status.EXPIRED, "completed_at": 9, "on_success": "next", "on_failure": "other", "progress": {"done": 1}},
     {"scheduler_task_id": "s-1", "max_retries": 0},

@@ -11,7 +11,7 @@ import pytest
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from tests.support.command import Cli, prepared, wait_for
 from tests.support.machine import within
 
@@ -108,6 +108,19 @@ def test_retry_by_filter(cli: Cli) -> None:
     assert "not both" in cli.fails("tasks", "retry", "mail-1", "--type", "mail", code=2)
     assert "which tasks?" in cli.fails("tasks", "retry", code=2)
     assert "are not retried" in cli.fails("tasks", "retry", "--status", "pending", "--yes", code=2)
+
+
+def test_the_attempts_of_a_task_are_shown(cli: Cli) -> None:
+    error = "OSError: redis://me:secret@host refused\nand more"
+    past = Attempt(number=2, began_at=5_000_000, ended_at=5_250_000, outcome="failed", error=error)
+    cli.store(*dead(1, began_at=5_000_000, ended_at=5_250_000, attempts=(past,)))
+    lines = cli.out("tasks", "show", "mail-0", "--utc").splitlines()
+    (line,) = [line.split(maxsplit=1)[1] for line in lines if line.startswith("attempts")]
+    assert line == "2  1970-01-01 00:00:05Z  0.250 s  failed  OSError: redis://me:***@host refused"
+    shown = cli.json("tasks", "show", "mail-0")
+    assert shown["run_time"] == shown["attempts"][0]["run_time"] == 0.25 and "secret" not in str(shown)
+    (row,) = cli.json("tasks", "list")
+    assert row["run_time"] == 0.25 and "attempts" not in row
 
 
 def test_purge_asks_with_a_count(cli: Cli) -> None:

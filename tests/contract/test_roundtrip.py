@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aiotaskq.backends.base import Backend, Change, Schedules, Values
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import FINAL, Status, Task
+from aiotaskq.core.task import FINAL, Attempt, Status, Task
 from aiotaskq.core.validation import INT32, INT64, check_json
 
 ON_ONE_STORE = settings(
@@ -76,6 +76,17 @@ tasks = st.builds(
     on_success=maybe(name(100)),
     on_failure=maybe(name(100)),
     extra=json_objects,
+    attempts=st.lists(
+        st.builds(
+            Attempt,
+            number=st.integers(1, INT32),
+            began_at=maybe(instants),
+            ended_at=maybe(instants),
+            outcome=maybe(st.sampled_from(["failed", "lost"])),
+            error=maybe(text),
+        ),
+        max_size=3,
+    ).map(tuple),
 )
 schedule_values = st.builds(
     Schedule,

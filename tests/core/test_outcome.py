@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import typing
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -35,7 +36,7 @@ from aiotaskq.core.outcome import (
     uncounted,
     unmarked,
 )
-from aiotaskq.core.task import FINAL, SECOND, Status, Task
+from aiotaskq.core.task import FINAL, SECOND, Attempt, Status, Task
 from tests.core.outcomes import NOW, NOW_S, C, E, F, P, R, X, backoffs, chances, task
 
 NEW = Task(
@@ -343,6 +344,7 @@ def test_run_again_as_the_new_push_says_under_the_old_fence_and_keys(status: Sta
         idempotency_key="i",
         cancel_requested=True,
         extra={"old": 1},
+        attempts=(Attempt(number=1),),
         seq=1,
     )
     new = NEW.replace(run_at=NOW + 7, expires_at=NOW + 9, created_at=NOW_S, extra={"own": 1}, on_failure="mail")
@@ -351,10 +353,12 @@ def test_run_again_as_the_new_push_says_under_the_old_fence_and_keys(status: Sta
 
 @pytest.mark.parametrize("status", [F, X, E])
 def test_requeued(status: Status) -> None:
-    before = task(status, result=1, started_at=5, expires_at=NOW - 1, unique_key="u", cancel_requested=True)
+    runs = (Attempt(number=1),)
+    changed: dict[str, Any] = {"started_at": 5, "expires_at": NOW - 1, "cancel_requested": True}
+    before = task(status, result=1, unique_key="u", attempts=runs, **changed)
     after = settle(before, Requeued(), NOW)
     assert after == Task(
-        task_id="1", type="t", params={"a": 1}, status=P, run_at=NOW, fence=4, unique_key="u"
+        task_id="1", type="t", params={"a": 1}, status=P, run_at=NOW, fence=4, unique_key="u", attempts=runs
     )  # the fence goes on rising
 
 
@@ -372,6 +376,7 @@ def test_handed_back() -> None:
         seq=99,
         timeout=4.0,
         scheduler_task_id="s",
+        attempts=after.attempts,
         run_at=NOW,
         extra={},
         lease_owner=None,

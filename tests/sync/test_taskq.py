@@ -72,6 +72,7 @@ def test_push_run_and_operate(tq: aiotaskq.sync.TaskQ) -> None:
         for rerun in (False, True):
             nightly = double.options(task_id="nightly", rerun=rerun).push(n=5)
             assert nightly.created and nightly.result(timeout=watchdog()) == 10
+            assert [attempt.outcome for attempt in nightly.attempts()] == ["completed"]
         with pytest.raises(TaskConflict, match="nightly is completed"):
             tq.push("double", {"n": 5}, task_id="nightly")
         later = tq.push("double", {"n": 1}, delay=60)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import TaskQ
+from aiotaskq import Attempt, Task, TaskQ
 from aiotaskq.backends.base import Change
 from aiotaskq.core.task import SECOND, Status
 from tests.web.applications import DOORS, SECRET, Ask, refused
@@ -34,6 +34,29 @@ async def test_a_task_is_pushed_shown_cancelled_and_retried(ask: Ask, tq: TaskQ)
     for verb in ("cancel", "retry"):
         refused(await ask.post(f"tasks/none/{verb}"), 404, "NotFound", "there is no task none")
     refused(await ask.get("tasks/none"), 404, "NotFound")
+
+
+async def test_the_attempts_of_a_task_are_shown(ask: Ask, tq: TaskQ) -> None:
+    past = Attempt(number=3, began_at=5_000_000, ended_at=5_250_000, outcome="failed", error=f"E: {SECRET}")
+    row = Task(task_id="a", type="greet", status=Status.FAILED, error_message="E: x", completed_at=5, attempts=(past,))
+    await tq.queue.backend.push([row])
+    shown = (await ask.get("tasks/a")).json()
+    assert (shown["run_time"], shown["attempts"]) == (
+        0.25,
+        [
+            {
+                "number": 3,
+                "began_at": "1970-01-01T00:00:05Z",
+                "ended_at": "1970-01-01T00:00:05.250000Z",
+                "run_time": 0.25,
+                "outcome": "failed",
+                "error": f"E: {SECRET}",
+            }
+        ],
+    )
+    listed = await ask.get("tasks")
+    assert listed.json()["tasks"][0]["run_time"] == 0.25
+    assert SECRET not in listed.text and "attempts" not in listed.json()["tasks"][0]
 
 
 async def test_ids_and_keys_may_be_any_text(ask: Ask, tq: TaskQ) -> None:

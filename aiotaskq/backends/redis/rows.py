@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.backends.base import Change
-from aiotaskq.core.task import Status, Task, TaskFilter
+from aiotaskq.core.task import Attempt, Status, Task, TaskFilter
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log, printable
 
@@ -58,6 +58,7 @@ class _State(msgspec.Struct, omit_defaults=True):
     crashes: int = 0
     lease_owner: str | None = None
     due_at: int | None = None
+    attempts: tuple[Attempt, ...] = ()
     result: Any = None
 
 
@@ -137,6 +138,7 @@ def _state(task: Task) -> str:
             task.crashes,
             task.lease_owner,
             task.due_at,
+            task.attempts,
             task.result,
         )
     )

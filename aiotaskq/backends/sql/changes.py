@@ -10,6 +10,7 @@ from aiotaskq.backends.sql.rows import CONTENT, STATE, content, state
 from aiotaskq.backends.sql.statement_size import small_enough
 from aiotaskq.core.task import Status
 
+_ATTEMPTS = STATE.index("attempts")
 GUARD = ("b_id", "b_status", "b_fence", "b_final", "b_cancel")
 # May differ from what was read while a task runs, under the same fence; the other columns are written if they change.
 _VOLATILE = frozenset({"status", "lease_until", "cancel_requested"})
@@ -24,12 +25,15 @@ class Group(NamedTuple):
 
 
 def groups(changes: Sequence[Change]) -> Iterator[Group]:
-    """Yield the changes that leave the content of their tasks as it was, and the others."""
-    same = [change for change in changes if _same_content(change)]
-    if same:
-        yield _group(same, ())
-    if others := [change for change in changes if not _same_content(change)]:
-        yield _group(others, CONTENT)
+    """Yield the changes that leave the content of their tasks as it was, and the others.
+
+    Those of undecodable rows are apart: a column that could not be read must not be written with those that were.
+    """
+    kinds: dict[tuple[bool, bool], list[Change]] = {}
+    for change in changes:
+        kinds.setdefault((_same_content(change), change.before.undecodable is None), []).append(change)
+    for (same, _), found in kinds.items():
+        yield _group(found, () if same else CONTENT)
 
 
 def _same_content(change: Change) -> bool:
@@ -45,6 +49,9 @@ def _group(changes: Sequence[Change], more: tuple[str, ...]) -> Group:
         differ = [new != old or name in _VOLATILE for new, old, name in zip(columns, before, STATE, strict=True)]
         columns = [values for values, changed in zip(columns, differ, strict=True) if changed]
         names = tuple([name for name, changed in zip(STATE, differ, strict=True) if changed])
+    elif all(change.after.attempts == change.before.attempts for change in changes):
+        del columns[_ATTEMPTS]
+        names = (*STATE[:_ATTEMPTS], *STATE[_ATTEMPTS + 1 :])
     if more:
         columns += zip(*[content(change.after) for change in changes], strict=True)
     guards = [
@@ -65,6 +72,7 @@ def in_one(changes: Sequence[Change]) -> bool:
     first = _same_content(changes[0])
     return (
         not any(change.then or change.lease_over or change.before.final for change in changes)
+        and all(change.before.undecodable is None for change in changes)
         and all(_same_content(change) is first for change in changes)
         and len({change.before.task_id for change in changes}) == len(changes)
         and small_enough(len(changes), (change.after.result for change in changes))

@@ -10,7 +10,7 @@ import msgspec
 
 from aiotaskq.backends.base import ScheduleChange
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.models import SchedulerTask, TaskQueue
 
 TASKS: Any = TaskQueue.__table__  # a Table; the declarative stubs say only FromClause
@@ -19,6 +19,7 @@ LIVE = (Status.PENDING, Status.RUNNING)
 
 _encode = msgspec.json.encode
 _decode = msgspec.json.Decoder().decode
+_decode_attempts = msgspec.json.Decoder(tuple[Attempt, ...]).decode
 _STATUS: dict[object, Any] = {str(status): status for status in Status} | {None: Status.PENDING}
 
 
@@ -47,7 +48,7 @@ def content(task: Task) -> tuple[Any, ...]:
 STATE = (
     *("status", "priority", "retry_count", "max_retries", "started_at", "completed_at", "began_at", "ended_at"),
     *("error_message", "queue", "run_at", "due_at", "seq", "expires_at", "crashes", "lease_owner", "lease_until"),
-    *("live_key", "result", "cancel_requested"),
+    *("live_key", "result", "cancel_requested", "attempts"),
 )
 
 
@@ -74,6 +75,7 @@ def state(task: Task) -> tuple[Any, ...]:
         task.unique_key if task.unique_key is not None and task.status in LIVE else None,
         None if task.result is None else json_text(task.result),
         task.cancel_requested,
+        json_text(task.attempts) if task.attempts else None,
     )
 
 
@@ -94,11 +96,12 @@ def to_task(row: Sequence[Any]) -> Task:
         task_id, task_type, params, status, priority, retry_count, max_retries, created_at, started_at,
         completed_at, error_message, scheduler_task_id, queue, run_at, due_at, seq, expires_at, timeout, fence, crashes,
         lease_owner, lease_until, began_at, ended_at, unique_key, _, idempotency_key, result, progress,
-        cancel_requested, on_success, on_failure, extra,
+        cancel_requested, on_success, on_failure, extra, attempts,
     ) = row
     # fmt: on
     decoded, problem = _object("params", params)
     known, extra_problem = _object("extra", extra) if extra is not None else ({}, None)
+    kept, attempts_problem = _attempts(attempts) if attempts is not None else ((), None)
     return Task(
         task_id=task_id,
         type=task_type,
@@ -133,7 +136,8 @@ def to_task(row: Sequence[Any]) -> Task:
         on_success=on_success,
         on_failure=on_failure,
         extra=known,
-        undecodable=problem or extra_problem,
+        attempts=kept,
+        undecodable=problem or extra_problem or attempts_problem,
     )
 
 
@@ -147,6 +151,13 @@ def _object(column: str, text: str | None) -> tuple[dict[str, Any], str | None]:
     if type(value) is not dict:
         return {}, f"{column} is not a JSON object but {type(value).__name__}"
     return value, None
+
+
+def _attempts(text: str) -> tuple[tuple[Attempt, ...], str | None]:
+    try:
+        return _decode_attempts(text), None
+    except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError) as error:
+        return (), f"attempts cannot be read: {error}"
 
 
 def _value(text: str) -> Any:

@@ -159,12 +159,12 @@ class Runner:
                 raise  # the lease ends by itself
             return self._interrupted(execution)
         except SnoozeRequested as snooze:
-            return Released("snoozed", snooze.delay)
+            return Released("snoozed", snooze.delay, ran=True)
         except BrokenExecutor:
             # This task or another one of the pool has killed a process: that counts as a crash of each. While the
             # worker stops it does not, since a process manager may signal all processes of a service.
             self._executors.renew_processes()
-            return Released(STOPPED) if self.stopping else LeaseExpired()
+            return Released(STOPPED, ran=True) if self.stopping else LeaseExpired()
         except KeyboardInterrupt:
             raise  # it is meant for the program
         except BaseException as error:
@@ -210,9 +210,9 @@ class Runner:
             case "cancel":
                 return Cancelled()
             case "shutdown":
-                return Released(STOPPED)
+                return Released(STOPPED, ran=True)
             case "fenced":  # given back when the store answers again, unless another worker has taken it
-                return Released(FENCED)
+                return Released(FENCED, ran=True)
             case "lost":
                 return None
         task = execution.task

@@ -31,6 +31,15 @@ tasks = Operations("aiotaskq tasks")
 queues = Operations("aiotaskq queues")
 
 ID = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b11"
+ERROR = "ConnectionError: the mail server does not answer"
+ATTEMPT: dict[str, Any] = {
+    "number": 4,
+    "began_at": "2026-01-31T08:00:14.500000Z",
+    "ended_at": "2026-01-31T08:00:15Z",
+    "run_time": 0.5,
+    "outcome": "failed",
+    "error": ERROR,
+}
 VIEW: dict[str, Any] = {
     "task_id": ID,
     "type": "send_mail",
@@ -44,6 +53,7 @@ VIEW: dict[str, Any] = {
     "run_at": "2026-01-31T08:00:14.250000Z",
     "started_at": "2026-01-31T08:00:14Z",
     "completed_at": "2026-01-31T08:00:15Z",
+    "run_time": 0.5,
     "cancel_requested": False,
     "error": "ConnectionError",
     "scheduler_task_id": None,
@@ -206,7 +216,7 @@ async def retry_task(call: Call) -> ApiResponse:
 @tasks(
     "GET",
     "/tasks/{task_id}",
-    Success(200, "The task", TaskView, VIEW | {"error": "ConnectionError: the mail server does not answer"}),
+    Success(200, "The task", TaskView, VIEW | {"error": ERROR, "attempts": [ATTEMPT]}),
     problems=(404,),
 )
 async def show_task(call: Call) -> ApiResponse:

@@ -1,0 +1,162 @@
+"""The attempts of a task: what is kept of each run, and how much of it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiotaskq.core.attempts import MAX_ATTEMPTS, MAX_ERROR, attempts_of, run_time
+from aiotaskq.core.outcome import (
+    Cancelled,
+    Completed,
+    Expired,
+    Failed,
+    HandedBack,
+    LeaseExpired,
+    Outcome,
+    Released,
+    Requeued,
+    Rerun,
+    TimedOut,
+    settle,
+)
+from aiotaskq.core.serialize import describe
+from aiotaskq.core.task import SECOND, Attempt, Task
+from tests.core.outcomes import NOW, NOW_S, C, F, P, R, X, task
+
+AGAIN = Task(task_id="1", type="t", run_at=NOW)
+ENDS: list[Outcome] = [
+    Failed("ValueError: no"),
+    Failed("ValueError: no", retryable=False),
+    TimedOut(2.5),
+    LeaseExpired(),
+    Released("snoozed", 7, ran=True),
+    Released("never started"),
+    Cancelled(),
+    Completed(1),
+    HandedBack(AGAIN),
+]
+
+
+def claimed(before: Task, now: int) -> Task:
+    """As a backend claims it."""
+    times = {"began_at": now, "started_at": now // SECOND}
+    return before.replace(status=R, fence=before.fence + 1, lease_owner="w", lease_until=now, **times)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(ENDS), st.integers(0, 10**9), st.integers(-(10**6), 10**9), st.booleans()),
+        max_size=60,
+    )
+)
+def test_attempts_are_bounded_and_in_order_whatever_happens(
+    runs: list[tuple[Outcome, int, int, bool]],
+) -> None:
+    now, current = NOW, AGAIN.replace(max_retries=9)
+    count = 0
+    for outcome, wait, took, rerun in runs:
+        if current.final:
+            if current.status is C or rerun:
+                current, count = settle(current, Rerun(AGAIN.replace(max_retries=9)), now), 0
+                assert attempts_of(current) == ()
+            else:
+                kept = attempts_of(current)
+                current = settle(current, Requeued(), now)
+                assert attempts_of(current) == kept
+        now += wait
+        current = claimed(current, now)
+        present = attempts_of(current)[-1]
+        assert (present.number, present.began_at) == (count + 1, now)
+        assert present.ended_at is None and present.outcome is None and run_time(current) is None
+        current = settle(current, outcome, now + took)  # the clock may have been set back meanwhile
+        now += max(took, 0)
+        count += not (isinstance(outcome, Released) and not outcome.ran)
+        kept = attempts_of(current)
+        done = int(current.status is C)
+        assert len(current.attempts) == min(count - done, MAX_ATTEMPTS) and len(kept) == len(current.attempts) + done
+        assert [attempt.number for attempt in kept] == list(range(count - len(kept) + 1, count + 1))
+        assert all(attempt.outcome is not None for attempt in kept)
+        ends = [(attempt.began_at or 0, attempt.ended_at or 0) for attempt in kept]
+        assert all(NOW <= began <= ended for began, ended in ends)
+        assert all(one[1] <= two[0] for one, two in itertools.pairwise(ends))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "word", "error"),
+    [
+        (Failed("ValueError: no\nat all"), "failed", "ValueError: no\nat all"),
+        (TimedOut(2.5), "timed_out", "TimeoutError: timed out after 2.5 s"),
+        (LeaseExpired(), "lost", "its process died, or its lease was not renewed"),
+        (Released("snoozed", ran=True), "released", "snoozed"),
+        (HandedBack(AGAIN), "released", "pushed again while it ran"),
+        (Cancelled("no longer needed"), "cancelled", "no longer needed"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Outcome) else None,
+)
+def test_the_words_of_each_end(outcome: Outcome, word: str, error: str) -> None:
+    after = settle(task(), outcome, NOW)
+    attempt = Attempt(number=1, began_at=NOW - 2, ended_at=NOW, outcome=word, error=error)
+    assert after.attempts == attempts_of(after) == (attempt,) and run_time(after) == attempt.seconds == 2 / SECOND
+
+
+def test_a_failure_after_a_cancel_was_a_failure() -> None:
+    after = settle(task(cancel_requested=True), Failed("boom"), NOW)
+    assert after.status is X and [attempt.outcome for attempt in attempts_of(after)] == ["failed"]
+
+
+def test_a_pop_that_was_not_settled_is_lost() -> None:
+    after = settle(task(lease_owner="pop-1"), LeaseExpired(), NOW)
+    assert attempts_of(after)[0].error == "not settled within its visibility timeout"
+
+
+def test_completed_at_the_first_attempt_keeps_nothing_for_it() -> None:
+    after = settle(task(), Completed({"r": 1}), NOW + 3)
+    assert after.attempts == ()
+    assert attempts_of(after) == (Attempt(number=1, began_at=NOW - 2, ended_at=NOW + 3, outcome="completed"),)
+    assert run_time(after) == 5 / SECOND
+
+
+def test_what_never_ran_has_no_attempt() -> None:
+    for before, outcome in ((task(P), Cancelled()), (task(P), Expired()), (task(), Released("never started"))):
+        after = settle(before, outcome, NOW)
+        assert attempts_of(after) == () and run_time(after) is None
+
+
+def test_a_task_of_another_program_has_only_seconds() -> None:
+    made: dict[str, Any] = {"began_at": None, "ended_at": None, "started_at": NOW_S - 2, "completed_at": NOW_S}
+    (attempt,) = attempts_of(task(C, **made))
+    assert (attempt.began_at, attempt.ended_at, attempt.seconds) == ((NOW_S - 2) * SECOND, NOW_S * SECOND, 2.0)
+    (attempt,) = attempts_of(task(C, **{**made, "started_at": None, "completed_at": None}))
+    assert (attempt.began_at, attempt.ended_at, attempt.seconds) == (None, None, None)
+
+
+def test_an_error_is_kept_without_its_traceback_and_clipped() -> None:
+    try:
+        raise ValueError("é" * MAX_ERROR + "\x00")
+    except ValueError as error:
+        described = describe(error)
+    after = settle(task(), Failed(described), NOW)
+    kept = after.attempts[0].error or ""
+    assert kept.startswith("ValueError: éé") and "Traceback" not in kept and "Traceback" in (after.error_message or "")
+    assert 1000 <= len(kept.encode()) <= MAX_ERROR and kept.endswith("(truncated)")
+    assert "ValueError" not in repr(after) and "error=…" in repr(after)
+
+
+def test_attempts_that_cannot_be_read_are_left_as_they_are() -> None:
+    after = settle(task(undecodable="attempts cannot be read"), Failed("undecodable", retryable=False), NOW)
+    assert after.status is F and after.attempts == ()
+
+
+def test_an_attempt_is_plain_json() -> None:
+    after = settle(task(), Failed("boom"), NOW)
+    stored = msgspec.json.decode(msgspec.json.encode(after.attempts))
+    assert stored == [
+        {"number": 1, "began_at": NOW - 2, "ended_at": NOW, "outcome": "failed", "error": "boom"},
+    ]
