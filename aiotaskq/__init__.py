@@ -25,6 +25,7 @@ from aiotaskq.app.settings import configure
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.core.backoff import Backoff
+from aiotaskq.core.codec import Chain, Codec, Fernet, Zlib, Zstd
 from aiotaskq.core.parent import Parent
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Attempt, Status, Task
@@ -67,12 +68,15 @@ __all__ = [
     "Backoff",
     "Base",
     "CallTimeout",
+    "Chain",
     "ClosedError",
+    "Codec",
     "CronError",
     "DatabaseQueue",
     "DatabaseUnavailable",
     "Event",
     "ExitCode",
+    "Fernet",
     "InvalidRow",
     "LeaseLost",
     "MemoryQueue",
@@ -101,6 +105,8 @@ __all__ = [
     "UnknownHandler",
     "ValidationError",
     "WrongLoop",
+    "Zlib",
+    "Zstd",
     "configure",
     "current_task",
     "delete_public",

@@ -22,6 +22,7 @@ from aiotaskq.backends.base import Backend, InvalidRow
 from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.poller import Poller
+from aiotaskq.core.codec import Codec
 from aiotaskq.core.masking import mask
 from aiotaskq.core.task import Task
 from aiotaskq.core.validation import check_seconds
@@ -65,6 +66,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         retention: float | Auto | None = "auto",
         retention_failed: float | None = None,
         keep_ended: int | None = None,
+        codec: Codec | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Wire a task queue; nothing is opened yet. All durations in seconds.
@@ -83,13 +85,16 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
                 An ``idempotency_key`` protects as long as its task is kept.
             retention_failed: the same for dead letters; default for ever.
             keep_ended: how many ended tasks ``memory://`` keeps, and how many dead letters beside them; default 10,000.
+            codec: what compresses or encrypts params, progress, results and attempts in a durable store, as
+                ``Chain(Zlib(), Fernet(key))``; ``memory://`` keeps objects, and does not use it.
 
         Raises:
             ValidationError: for an unknown scheme or a wrong value, MissingExtra when its driver is not installed,
                 NotSupported for ``keep_ended`` where the store is another than ``memory://``.
         """
         self.url = url
-        self._backend = connect(url, keep_ended=keep_ended)
+        self.codec = codec
+        self._backend = connect(url, keep_ended=keep_ended, codec=codec)
         self.backends: dict[str, Backend] = {url: self._backend}
         """Every store that is used, by URL: of tasks, and where they are others, of schedules and of public values."""
         super().__init__(clock or _clock_of(self._backend), timezone, objects=self._backend.objects)
@@ -136,7 +141,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
 
     def _store(self, url: str) -> Backend:
         if url not in self.backends:
-            self.backends[url] = connect(url)
+            self.backends[url] = connect(url, codec=self.codec)
         return self.backends[url]
 
     @functools.cached_property

@@ -6,13 +6,15 @@ from importlib import import_module
 from typing import cast
 
 from aiotaskq.backends.base import Backend
+from aiotaskq.backends.coded import coded
 from aiotaskq.backends.url import BACKENDS, DURABLE_FAKE, memory_options, scheme_of
+from aiotaskq.core.codec import Codec
 
 __all__ = ["connect"]
 
 
-def connect(url: str, *, keep_ended: int | None = None) -> Backend:
-    """Return the backend of a URL; nothing is opened yet.
+def connect(url: str, *, keep_ended: int | None = None, codec: Codec | None = None) -> Backend:
+    """Return the backend of a URL; nothing is opened yet. ``memory://`` keeps objects, and does not use a codec.
 
     Raises ValidationError for an unknown scheme, MissingExtra when its driver is not installed, and the errors of
     ``memory_options``.
@@ -22,6 +24,7 @@ def connect(url: str, *, keep_ended: int | None = None) -> Backend:
     module, _, name = BACKENDS[DURABLE_FAKE if fake else scheme].partition(":")
     kind = getattr(import_module(module), name)
     if fake:
-        return cast("Backend", kind())
-    made = kind(options.keep_ended, options.objects) if scheme == "memory" else kind(url)
-    return cast("Backend", made)
+        return cast("Backend", kind()).coded_by(codec)
+    if scheme == "memory":
+        return cast("Backend", kind(options.keep_ended, options.objects))
+    return cast("Backend", kind(url)) if codec is None else coded(kind)(url).coded_by(codec)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from asyncio import Future
 
     from aiotaskq.concurrency.wakeup import Arrivals
+    from aiotaskq.core.codec import Codec
     from aiotaskq.core.schedule import Schedule
 
 
@@ -105,6 +106,8 @@ class Backend(ABC):
     values: Values
     schedules: Schedules | None = None
     invalid_rows: Sequence[InvalidRow] = ()
+    codec: Codec | None = None
+    """What encodes params, extra, progress, results and attempts; only a durable store has one."""
 
     def __init__(self) -> None:
         self.listeners = Listeners()
@@ -158,6 +161,13 @@ class Backend(ABC):
         ``anchor``, the clock less the ticks of the host, identifies this step of the clock. The first call for it moves
         pending rows that are due after ``now`` back by ``back``, if the rows go by the host's clock.
         """
+
+    def coded_by(self, codec: Codec | None) -> Self:
+        """Set the codec, before the first use, and return this backend."""
+        self.codec = codec
+        if self.schedules is not None:
+            self.schedules.codec = codec
+        return self
 
     def another(self) -> Backend:
         """Return a backend on the same rows with connections of its own, for another event loop; not opened yet."""
@@ -291,6 +301,14 @@ class Backend(ABC):
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
         """Read tasks by id; None where there is none."""
 
+    async def recode(self, ids: Sequence[str]) -> list[bool | None]:
+        """Write what is coded of these rows anew with the codec; nothing else of a row changes, and no hint is sent.
+
+        Return for each: True if it is written, False if another transaction has it, None if there is no such row or it
+        cannot be decoded, and stays as it is. Raises NotSupported where there is no codec.
+        """
+        raise NotSupported(f"recode: {self.name} has no codec; give the TaskQ one, on a durable store")
+
     @abstractmethod
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
         """Read up to ``limit`` tasks that match, the newest push first, behind the id ``where.after`` if given."""
@@ -392,6 +410,13 @@ class PlainValues(Values):
 
 class Schedules(ABC):
     """A store of schedules."""
+
+    codec: Codec | None = None
+    """That of the backend."""
+
+    async def recode(self, ids: Sequence[str]) -> list[bool | None]:
+        """Write the params and the outbox of these schedules anew; as ``Backend.recode``."""
+        raise NotSupported("recode: these schedules have no codec; give the TaskQ one, on a durable store")
 
     @abstractmethod
     async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -15,18 +16,23 @@ import typer
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.url import scheme_of
+from aiotaskq.cli.application import load_quietly
 from aiotaskq.cli.i18n import marked, tr, translated
 from aiotaskq.cli.layout import columns_of
-from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group, option
+from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, check_target, group, option
 from aiotaskq.cli.output import ProgressBar, echo, echo_json, echo_stderr, echo_table, progress_bar
 from aiotaskq.cli.store_access import opened, refuse_unready
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.log import printable
 from aiotaskq.runtime.copy import Copied
 from aiotaskq.runtime.copy import copy as copy_all
+from aiotaskq.runtime.recode import Recoded, recode_schedules
+from aiotaskq.runtime.recode import recode as recode_all
 
 app = group()
+SHOWN = 5  # ids in a message
 INVALID = tuple(map(marked, ("TABLE", "ID", "COLUMN", "PROBLEM", "ACTION")))
 
 
@@ -168,3 +174,77 @@ def _say_copied(done: Copied) -> None:
         rows = [(row.kind, translated(row.id), translated(row.problem)) for row in done.uncopied]
         echo_table(columns_of([marked("KIND"), marked("ID"), marked("PROBLEM")], rows, problem=20))
     echo_stderr(tr("FROM is unchanged; do not run workers on it any more, or its tasks run twice"))
+
+
+@app.command(
+    "recode",
+    cls=Command,
+    help=tr(
+        "Write the params, progress, results and attempts of all tasks, and the params of schedules, anew with the "
+        "codec of your application, as after a new key. Workers may go on. It is safe to repeat."
+    ),
+    short_help=tr("Write all rows anew with the application's codec."),
+)
+def recode(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:TQ",
+            envvar="AIOTASKQ_APP",
+            help=tr("The TaskQ of your application, as app:tq for 'tq' in app.py."),
+            show_default=False,
+        ),
+    ],
+    after: Annotated[
+        str | None, option(metavar="TASK_ID", help=tr("Continue an interrupted run after this task."))
+    ] = None,
+    json: Json = False,
+) -> None:
+    check_target(target)
+    tq = load_quietly(target)
+    refuse_unready(tq.url)
+    done = Recoded(last=after)
+
+    async def work(bar: ProgressBar) -> None:
+        def progress(looked: int, total: int) -> None:
+            bar.total(total)
+            bar.update(looked)
+
+        with contextlib.suppress(NotSupported):  # beside Redis there need be no store of schedules
+            _ = tq.scheduler  # it may have a store of its own
+        async with tq:
+            await recode_all(tq.queue.backend, SystemClock(), done, progress)
+            for backend in tq.backends.values():
+                if backend is not tq.queue.backend and backend.schedules is not None:
+                    await recode_schedules(backend.schedules, SystemClock(), done)
+
+    bar, _ = progress_bar(tr("recode"), 0, quiet=json)
+    try:
+        with bar:
+            asyncio.run(work(bar))
+    except BaseException:
+        if done.last not in (None, after):
+            echo_stderr(tr("to continue: --after {task_id}", task_id=printable(str(done.last))))
+        raise
+    if json:
+        echo_json({"database": mask(tq.url), **msgspec.to_builtins(done)})
+    else:
+        _say_recoded(done)
+    raise typer.Exit(int(bool(done.undecodable or done.locked)))
+
+
+def _say_recoded(done: Recoded) -> None:
+    echo(
+        tr(
+            "written anew: tasks {tasks}, schedules {schedules}",
+            tasks=f"{done.tasks:,}",
+            schedules=f"{done.schedules:,}",
+        )
+    )
+    for ids, said in (
+        (done.undecodable, marked("not decodable, kept as they are: {count} ({ids})")),
+        (done.locked, marked("in use all the time, run it again: {count} ({ids})")),
+    ):
+        if ids:
+            shown = tr(", ").join(map(printable, ids[:SHOWN])) + ("…" if len(ids) > SHOWN else "")
+            echo(tr(said, count=f"{len(ids):,}", ids=shown))

@@ -40,7 +40,8 @@ def with_tq(
     if app is not None and schedules is None and url in (None, app.url):
         tq = app
     else:
-        tq = TaskQ(url or (DEFAULT_URL if app is None else app.url), schedules=schedules)
+        codec = None if app is None else app.codec
+        tq = TaskQ(url or (DEFAULT_URL if app is None else app.url), schedules=schedules, codec=codec)
         if app is not None:
             tq.adopt(app)
 

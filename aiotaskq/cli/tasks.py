@@ -357,7 +357,7 @@ def _asked(db: str, where: dict[str, Any], question: str, dry_run: bool, yes: bo
 
 def _as_dict(task: Task, *, params: bool) -> dict[str, Any]:
     values: dict[str, Any] = msgspec.to_builtins(task, enc_hook=str)
-    for name in ("seq", "attempts"):
+    for name in ("seq", "attempts", "coded"):
         values.pop(name)
     values["run_time"] = seconds_of_run(task)
     if task.error_message is not None:

@@ -19,6 +19,8 @@ REQUIREMENTS = {
     "fastapi": ("fastapi>=0.115.3,<1",),
     "aiohttp": ("aiohttp>=3.10,<4",),
     "metrics": ("prometheus-client>=0.20,<1",),
+    "crypto": ("cryptography>=42,<51",),
+    "zstd": ("zstandard>=0.22,<1",),
     "otel": ("opentelemetry-api>=1.24,<2",),
     "pydantic": ("pydantic>=2.7,<3",),
 }

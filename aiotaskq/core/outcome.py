@@ -202,6 +202,8 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
                 timeout=new.timeout,
                 scheduler_task_id=new.scheduler_task_id,
                 extra=new.extra,
+                coded=None,
+                undecodable=None,
                 run_at=now,
                 seq=new.seq,
             )

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-HIDDEN = frozenset({"params", "result", "progress", "extra", "error_message", "error", "cause"})
+HIDDEN = frozenset({"params", "result", "progress", "extra", "error_message", "error", "cause", "coded"})
 """Fields of which a repr says only that they are set."""
 
 

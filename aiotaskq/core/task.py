@@ -128,6 +128,8 @@ class Task(Redacted, frozen=True, kw_only=True):
     """Keys of a documented task dict that aiotaskq does not know; every backend keeps them."""
     attempts: tuple[Attempt, ...] = ()
     """The newest runs that ended without completing; ``core.attempts.attempts_of`` returns the last run as well."""
+    coded: dict[str, str] | None = None
+    """Stored texts of a codec, by column: of a row that cannot be decoded, and between a backend and its store."""
     undecodable: str | None = None
     """Why the stored row cannot be read. Never stored; the row stays as it is."""
 

@@ -25,9 +25,10 @@ from aiotaskq.backends.redis.rows import (
     new_rows,
     number,
     pack,
+    progress_json,
+    recoded_rows,
     to_tasks,
     to_tasks_or_none,
-    value_bytes,
 )
 from aiotaskq.backends.redis.server import check_format, check_settings, read_limits
 from aiotaskq.backends.redis.values import RedisValues
@@ -78,7 +79,7 @@ class RedisBackend(Backend):
         return int(seconds) * SECOND + int(micros)
 
     def another(self) -> RedisBackend:
-        return RedisBackend(self._url, quiet=True)
+        return type(self)(self._url, quiet=True)
 
     async def watch(self) -> None:
         with contextlib.suppress(DatabaseUnavailable):  # it listens as soon as the server can be reached
@@ -147,7 +148,7 @@ class RedisBackend(Backend):
         return [None if flag < 0 else flag == 1 for flag in answer]
 
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
-        words = [word for task_id, fence, value in progress for word in (task_id, fence, value_bytes(value))]
+        words = [word for task_id, fence, value in progress for word in (task_id, fence, progress_json(value))]
         return [ok == 1 for ok in await self._redis.run(scripts.REPORT, *words)]
 
     async def request_cancel(self, ids: Sequence[str]) -> list[bool]:
@@ -164,6 +165,17 @@ class RedisBackend(Backend):
         for start in range(0, len(ids), READ):
             found += to_tasks_or_none(await self._redis.run(scripts.GET, *ids[start : start + READ]))
         return found
+
+    async def recode(self, ids: Sequence[str]) -> list[bool | None]:
+        if self.codec is None:
+            return await super().recode(ids)
+        done: dict[str, bool | None] = dict.fromkeys(ids)
+        for start in range(0, len(ids), READ):
+            names, words = recoded_rows(await self._redis.run(scripts.GET, *ids[start : start + READ]), self.codec)
+            if names:
+                flags = await self._redis.run(scripts.RECODE, *words)
+                done.update({name: flag == 1 for name, flag in zip(names, flags, strict=True)})
+        return [done[task_id] for task_id in ids]
 
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
         statuses = pack([str(status) for status in where.status or Status])

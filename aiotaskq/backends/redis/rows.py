@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 
 from aiotaskq.backends.base import Change
+from aiotaskq.core.codec import Codec
+from aiotaskq.core.coded import NO_CODEC, STATE, decoded, encoded, is_coded, verbatim
 from aiotaskq.core.task import Attempt, Status, Task, TaskFilter
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log, printable
@@ -38,6 +40,8 @@ class _Body(msgspec.Struct, omit_defaults=True):
     progress: dict[str, Any] | None = None  # of a task that was pushed with some; reported progress overrides it
     params: dict[str, Any] = {}
     extra: dict[str, Any] = {}
+    undecodable: str | None = None  # NO_CODEC where there is something coded: what a reader without a codec is to say
+    coded_body: dict[str, str] | None = None
 
 
 class _State(msgspec.Struct, omit_defaults=True):
@@ -60,15 +64,28 @@ class _State(msgspec.Struct, omit_defaults=True):
     due_at: int | None = None
     attempts: tuple[Attempt, ...] = ()
     result: Any = None
+    undecodable: str | None = None
+    coded_state: dict[str, str] | None = None
+
+
+class _Coded(msgspec.Struct):
+    """The texts of a codec in a row."""
+
+    coded_body: dict[str, str] = {}
+    coded_state: dict[str, str] = {}
+    coded_progress: str | None = None
 
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode
 _decode_task = msgspec.json.Decoder(Task).decode
+_decode_coded = msgspec.json.Decoder(_Coded).decode
 pack = msgspec.msgpack.Encoder().encode
 """Encode a list for a script, whose text is bytes: it has no decoder for MessagePack's own bytes."""
 
-_TYPES = {field.name: field.type for field in msgspec.structs.fields(Task) if field.name != "undecodable"}
+_TYPES = {field.name: field.type for field in msgspec.structs.fields(Task)}
+del _TYPES["undecodable"], _TYPES["coded"]
+_BODY = ("params", "extra", "progress")
 _STATUSES = {str(status): status for status in Status}
 _NO_KEYS = (None, None, None)
 _DAMAGED = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
@@ -96,8 +113,15 @@ def _body(task: Task) -> str:
             task.progress,
             task.params,
             task.extra,
+            *(() if task.coded is None else _texts(task, _BODY)),
         )
     )[:-1]
+
+
+def _texts(task: Task, names: Iterable[str]) -> tuple[str | None, dict[str, str] | None]:
+    """Return ``undecodable`` and the coded texts of these columns, for a body or a state."""
+    texts = {name: text for name, text in (task.coded or {}).items() if name in names}
+    return (NO_CODEC, texts) if texts else (None, None)
 
 
 @functools.lru_cache(maxsize=1_000)
@@ -121,32 +145,38 @@ def _state(task: Task) -> str:
         keyed, end = 0, _head_end(priority, task.queue, task.type)
     else:  # keys are hardly ever the same twice: not worth a cache
         keyed, end = 1, _head_end.__wrapped__(priority, task.queue, task.type, *keys)
+    return (
+        f"{task.status} {fence} {1 if task.cancel_requested else 0} {'-' if lease is None else lease} "
+        f"{'-' if expires is None else expires} {keyed} {seq:020d} {run_at} {'-' if completed is None else completed} "
+        f"{end}{_state_json(task)}"
+    )
+
+
+def _state_json(task: Task) -> str:
+    """Return the members of a state, each after a comma."""
     json = _json(
         _State(
-            run_at,
-            seq,
+            task.run_at,
+            task.seq,
             task.queue,
-            priority,
+            task.priority,
             task.retry_count,
             task.max_retries,
             task.started_at,
-            completed,
+            task.completed_at,
             task.began_at,
             task.ended_at,
             task.error_message,
-            expires,
+            task.expires_at,
             task.crashes,
             task.lease_owner,
             task.due_at,
             task.attempts,
             task.result,
+            *(() if task.coded is None else _texts(task, STATE)),
         )
     )
-    return (
-        f"{task.status} {fence} {1 if task.cancel_requested else 0} {'-' if lease is None else lease} "
-        f"{'-' if expires is None else expires} {keyed} {seq:020d} {run_at} {'-' if completed is None else completed} "
-        f"{end},{json[1:-1]}"
-    )
+    return f",{json[1:-1]}"
 
 
 def new_rows(tasks: Iterable[Task]) -> Iterator[bytes]:
@@ -203,6 +233,29 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
     return more or False
 
 
+def recoded_rows(words: Sequence[bytes], codec: Codec) -> tuple[list[str], list[str | bytes]]:
+    """Return the ids of the rows that can be decoded, and for a script their parts as they are and as they become."""
+    names: list[str] = []
+    parts: list[str | bytes] = []
+    pieces = iter(words)
+    for row in zip(pieces, pieces, pieces, pieces, strict=True):
+        task_id, body, state, progress = row
+        task = decoded(_to_task(*row), codec) if state else None
+        if task is None or task.undecodable is not None:
+            continue
+        new = encoded(task, codec)
+        reported = progress.removeprefix(b',"progress":')
+        as_reported = reported and progress_json(verbatim(new).progress)
+        if not reported:  # that of the push is in the body
+            as_reported = b""
+        else:
+            new = new.replace(progress=None, coded={k: v for k, v in (new.coded or {}).items() if k != "progress"})
+        names.append(task.task_id)
+        old_state = state[: state.rfind(b',"status":')]
+        parts += (task_id, body, _body(new), old_state, _state_json(new), reported, as_reported)
+    return names, parts
+
+
 def filter_of(where: TaskFilter) -> bytes:
     """Return the filter for a script, without the statuses."""
     return pack(
@@ -215,6 +268,13 @@ def filter_of(where: TaskFilter) -> bytes:
             "error": where.error,
         }
     )
+
+
+def progress_json(value: Any) -> bytes:
+    """Return reported progress as JSON; coded progress as members that a row is read with."""
+    if type(value) is msgspec.Raw and is_coded(text := bytes(value).decode()):
+        return b'null,"undecodable":%b,"coded_progress":%b' % (_encode(NO_CODEC), _encode(text))
+    return _encode(value)
 
 
 def json_text(text: str) -> bytes:
@@ -236,9 +296,18 @@ def to_tasks_or_none(words: Sequence[bytes]) -> list[Task | None]:
 
 def _to_task(task_id: bytes, body: bytes, state: bytes, progress: bytes) -> Task:
     try:
-        return _decode_task(b"%b%b%b}" % (body, state, progress))
+        task = _decode_task(b"%b%b%b}" % (body, state, progress))
     except _DAMAGED:
         return _damaged_task(task_id, body, state, progress)
+    return task if task.undecodable is None else _with_coded(task, _decode_coded(b"%b%b%b}" % (body, state, progress)))
+
+
+def _with_coded(task: Task, found: _Coded, problem: str | None = None) -> Task:
+    """Return the task with its coded texts, and what else cannot be read of it."""
+    coded = {**found.coded_body, **found.coded_state}
+    if found.coded_progress is not None:
+        coded["progress"] = found.coded_progress
+    return task.replace(coded=coded or None, undecodable=problem or f"{', '.join(coded)}: {NO_CODEC}")
 
 
 def _object(members: bytes) -> tuple[dict[str, Any], str]:
@@ -254,6 +323,7 @@ def _damaged_task(task_id: bytes, body: bytes, state: bytes, progress: bytes) ->
     """Read a damaged row part by part; of a damaged part, read what is before its nested values."""
     fields: dict[str, Any] = {}
     problems: list[str] = []
+    coded: dict[str, Any] = {}
     pieces = (
         ("body", body[1:], body[1:].partition(b',"params":')[0]),
         ("state", state[1:], state[state.rfind(b',"status":') + 1 :]),
@@ -266,6 +336,8 @@ def _damaged_task(task_id: bytes, body: bytes, state: bytes, progress: bytes) ->
             at = "params" if piece == "body" and not again else piece
             problems.append(f"{at} cannot be read: {problem}")
         for name, value in found.items():
+            if name in _Coded.__struct_fields__:
+                coded[name] = value
             if name not in _TYPES:
                 continue  # of a newer version
             try:
@@ -278,7 +350,8 @@ def _damaged_task(task_id: bytes, body: bytes, state: bytes, progress: bytes) ->
         problems.append("type is missing")
         fields["type"] = ""
     fields["task_id"] = task_id.decode(errors="backslashreplace")
-    return Task(undecodable=problems[0] if problems else None, **fields)
+    task = Task(undecodable=problems[0] if problems else None, **fields)
+    return _with_coded(task, msgspec.convert(coded, _Coded), task.undecodable) if coded else task
 
 
 def number(score: bytes | None) -> int | None:

@@ -43,6 +43,7 @@ REPORT = Script("report")
 CANCEL = Script("cancel")
 PURGE = Script("purge")
 DELETE = Script("delete")
+RECODE = Script("recode")
 PAUSE = Script("pause")
 
 # These only read, and drop entries of an index whose row is gone.

@@ -17,6 +17,8 @@ from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.changes import in_one
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
+from aiotaskq.backends.sql.recode import recode_tasks
+from aiotaskq.backends.sql.rows import params_of
 from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.statement_size import small_enough
 from aiotaskq.backends.sql.values import SqlValues
@@ -76,7 +78,7 @@ class SqlBackend(Backend):
             self.listeners.notify(READY)
 
     def another(self) -> SqlBackend:
-        return SqlBackend(self._url)
+        return type(self)(self._url)
 
     async def watch(self) -> None:
         self._notifier.listen()
@@ -91,7 +93,7 @@ class SqlBackend(Backend):
             self.listeners.notify(READY)
             return stored
         # A push that is repeated is the same push, whether or not the first one was committed.
-        autocommit = self._dialect.autocommit and small_enough(len(tasks), (task.params for task in tasks))
+        autocommit = self._dialect.autocommit and small_enough(len(tasks), map(params_of, tasks))
         notify = self._notifier.along(READY, len(tasks)) if autocommit and tasks else None
         stored = await self.database.write(lambda c: tasks_sql.push(c, tasks, notify), autocommit) if tasks else []
         if notify is not None:
@@ -230,6 +232,12 @@ class SqlBackend(Backend):
 
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
         return await self.database.read(lambda c: tasks_sql.get(c, ids))
+
+    async def recode(self, ids: Sequence[str]) -> list[bool | None]:
+        codec = self.codec
+        if codec is None:
+            return await super().recode(ids)
+        return await self.database.write(lambda c: recode_tasks(c, ids, codec))
 
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
         return await self.database.read(lambda c: tasks_sql.find(c, where, limit))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.sql.rows import CONTENT, STATE, content, state
+from aiotaskq.backends.sql.rows import CONTENT, STATE, content, result_of, state
 from aiotaskq.backends.sql.statement_size import small_enough
 from aiotaskq.core.task import Status
 
@@ -49,7 +49,7 @@ def _group(changes: Sequence[Change], more: tuple[str, ...]) -> Group:
         differ = [new != old or name in _VOLATILE for new, old, name in zip(columns, before, STATE, strict=True)]
         columns = [values for values, changed in zip(columns, differ, strict=True) if changed]
         names = tuple([name for name, changed in zip(STATE, differ, strict=True) if changed])
-    elif all(change.after.attempts == change.before.attempts for change in changes):
+    elif columns[_ATTEMPTS] == tuple(state(change.before)[_ATTEMPTS] for change in changes):
         del columns[_ATTEMPTS]
         names = (*STATE[:_ATTEMPTS], *STATE[_ATTEMPTS + 1 :])
     if more:
@@ -75,5 +75,5 @@ def in_one(changes: Sequence[Change]) -> bool:
         and all(change.before.undecodable is None for change in changes)
         and all(_same_content(change) is first for change in changes)
         and len({change.before.task_id for change in changes}) == len(changes)
-        and small_enough(len(changes), (change.after.result for change in changes))
+        and small_enough(len(changes), (result_of(change.after) for change in changes))
     )

@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 
 from aiotaskq.backends.base import ScheduleChange
+from aiotaskq.core.codec import Codec
+from aiotaskq.core.coded import NO_CODEC, from_stored, is_coded, to_stored, verbatim
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.models import SchedulerTask, TaskQueue
@@ -33,6 +35,8 @@ CONTENT = (*("task_type", "params", "extra", "created_at", "scheduler_task_id", 
 
 def content(task: Task) -> tuple[Any, ...]:
     """Return the columns that only a push sets: a first one, or one of an id that runs or has ended."""
+    if task.coded is not None:
+        task = verbatim(task)
     return (
         task.type,
         json_text(task.params),
@@ -54,6 +58,8 @@ STATE = (
 
 def state(task: Task) -> tuple[Any, ...]:
     """Return the columns that change in a task's life."""
+    if task.coded is not None:
+        task = verbatim(task)
     return (
         task.status.value,
         task.priority,
@@ -84,6 +90,8 @@ NEW = ("task_id", "fence", "unique_key", "idempotency_key", "progress", *CONTENT
 
 def new_row(task: Task) -> tuple[Any, ...]:
     """Return all columns of a task, in the order of ``NEW``."""
+    if task.coded is not None:
+        task = verbatim(task)
     progress = None if task.progress is None else json_text(task.progress)
     own = (task.task_id, task.fence, task.unique_key, task.idempotency_key, progress)
     return own + content(task) + state(task)
@@ -102,7 +110,10 @@ def to_task(row: Sequence[Any]) -> Task:
     decoded, problem = _object("params", params)
     known, extra_problem = _object("extra", extra) if extra is not None else ({}, None)
     kept, attempts_problem = _attempts(attempts) if attempts is not None else ((), None)
-    return Task(
+    known_result = None if result is None else _value(result)
+    known_progress = None if progress is None else _value(progress)
+    undecodable = problem or extra_problem or attempts_problem
+    task = Task(
         task_id=task_id,
         type=task_type,
         params=decoded,
@@ -130,15 +141,42 @@ def to_task(row: Sequence[Any]) -> Task:
         lease_until=lease_until,
         unique_key=unique_key,
         idempotency_key=idempotency_key,
-        result=None if result is None else _value(result),
-        progress=None if progress is None else _value(progress),
+        result=known_result,
+        progress=known_progress,
         cancel_requested=bool(cancel_requested),
         on_success=on_success,
         on_failure=on_failure,
         extra=known,
         attempts=kept,
-        undecodable=problem or extra_problem or attempts_problem,
+        undecodable=undecodable,
     )
+    unread = (known_result is None and result is not None) or (known_progress is None and progress is not None)
+    if undecodable is None and not unread:
+        return task
+    return _with_coded(
+        task,
+        {"params": params, "extra": extra, "progress": progress, "result": result, "attempts": attempts},
+        {"params": problem, "extra": extra_problem, "attempts": attempts_problem},
+    )
+
+
+def _with_coded(task: Task, texts: dict[str, Any], problems: dict[str, str | None]) -> Task:
+    """Return the task with the texts that a codec made in ``coded``; they were not readable as JSON."""
+    coded = {name: text for name, text in texts.items() if is_coded(text)}
+    if not coded:
+        return task
+    others = [problem for name, problem in problems.items() if problem is not None and name not in coded]
+    return task.replace(coded=coded, undecodable=others[0] if others else f"{', '.join(coded)}: {NO_CODEC}")
+
+
+def params_of(task: Task) -> Any:
+    """Return the params of a task, or the text that a codec made of them."""
+    return task.params if task.coded is None else task.coded.get("params", task.params)
+
+
+def result_of(task: Task) -> Any:
+    """Return the result of a task, or the text that a codec made of it."""
+    return task.result if task.coded is None else task.coded.get("result", task.result)
 
 
 def _object(column: str, text: str | None) -> tuple[dict[str, Any], str | None]:
@@ -213,11 +251,28 @@ def _changed_columns(before: Schedule, after: Schedule) -> dict[str, Any]:
 _DEFAULTS = (("run_count", 0), ("max_runs", 0), ("misfire", "fire_once"), ("overlap", "allow"))
 
 
-def to_schedule(row: Sequence[Any]) -> Schedule:
-    """Return the schedule of a full row of ``scheduler_task``."""
+def coded_schedule(schedule: Schedule, codec: Codec, before: Schedule | None = None) -> Schedule:
+    """Return the schedule with its params and its outbox as a codec makes them, where they differ from ``before``."""
+    texts = {}
+    for name in ("params", "outbox"):
+        value = getattr(schedule, name)
+        if value and (before is None or value != getattr(before, name)):
+            texts[name] = msgspec.Raw(to_stored(_encode(value), codec))
+    return schedule.replace(**texts) if texts else schedule
+
+
+def to_schedule(row: Sequence[Any], codec: Codec | None = None) -> Schedule:
+    """Return the schedule of a full row of ``scheduler_task``; one that cannot be decoded is not enabled."""
     values = dict(zip(_NAMES, row, strict=True))
+    lost = False
+    for name in ("params", "outbox"):
+        if is_coded(values[name]):
+            try:
+                values[name] = from_stored(values[name], codec).decode()
+            except Exception:  # the codec is the application's, and may raise anything
+                values[name], lost = None, True
     values["params"], problem = _object("params", values["params"])
-    values["enabled"] = bool(values["enabled"]) and problem is None
+    values["enabled"] = bool(values["enabled"]) and problem is None and not lost
     values["outbox"] = _tasks(values["outbox"]) if values["outbox"] else ()
     for name, default in _DEFAULTS:
         if values[name] is None:

@@ -13,9 +13,19 @@ from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.insert import insert_new
-from aiotaskq.backends.sql.rows import SCHEDULE_FIELDS, SCHEDULES, schedule_changes, schedule_row, to_schedule
+from aiotaskq.backends.sql.recode import recode_schedules
+from aiotaskq.backends.sql.rows import (
+    SCHEDULE_FIELDS,
+    SCHEDULES,
+    coded_schedule,
+    schedule_changes,
+    schedule_row,
+    to_schedule,
+)
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.backends.sql.tasks import push
+from aiotaskq.core.codec import Codec
+from aiotaskq.core.coded import encoded
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 
@@ -31,41 +41,51 @@ class SqlSchedules(Schedules):
 
     async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
         def body(connection: Connection) -> list[Schedule]:
-            if not schedules or _inserted(connection, schedules) == len(schedules):
+            codec = self.codec
+            coded = schedules if codec is None else [coded_schedule(schedule, codec) for schedule in schedules]
+            if not schedules or _inserted(connection, coded) == len(schedules):
                 return list(schedules)
             # Some ids were there before, or come twice.
-            rows = {row.task_id: row for row in _read(connection, [schedule.task_id for schedule in schedules])}
+            rows = {row.task_id: row for row in _read(connection, [schedule.task_id for schedule in schedules], codec)}
             return [s if rows[s.task_id] == s else rows[s.task_id] for s in schedules]
 
         return await self._database.write_session(body)
 
     async def change(self, changes: Sequence[ScheduleChange]) -> list[bool]:
-        held = await self._database.write_session(lambda connection: change(connection, changes))
+        sent = changes if self.codec is None else [_coded_change(item, self.codec) for item in changes]
+        held = await self._database.write_session(lambda connection: change(connection, sent, self.codec))
         if any(ok and item.tasks for ok, item in zip(held, changes, strict=True)):
             self._listeners.notify(READY)
         return held
 
     async def get(self, ids: Sequence[str]) -> list[Schedule | None]:
-        found = {s.task_id: s for s in await self._database.read_session(lambda connection: _read(connection, ids))}
+        rows = await self._database.read_session(lambda connection: _read(connection, ids, self.codec))
+        found = {row.task_id: row for row in rows}
         return [found.get(schedule_id) for schedule_id in ids]
+
+    async def recode(self, ids: Sequence[str]) -> list[bool | None]:
+        codec = self.codec
+        if codec is None:
+            return await super().recode(ids)
+        return await self._database.write_session(lambda connection: recode_schedules(connection, ids, codec))
 
     async def all(self, enabled_only: bool = False) -> list[Schedule]:
         query = _ALL.where(c.enabled) if enabled_only else _ALL
-        return await self._database.read_session(lambda connection: _schedules(connection, query))
+        return await self._database.read_session(lambda connection: _schedules(connection, query, None, self.codec))
 
     async def due(self, now: int, limit: int) -> list[Schedule]:
         second, part = divmod(now, SECOND)
         values = {"second": second, "part": part, "limit": limit}
-        return await self._database.read_session(lambda connection: _schedules(connection, _DUE, values))
+        return await self._database.read_session(lambda connection: _schedules(connection, _DUE, values, self.codec))
 
     async def written_after(self, now: int) -> list[Schedule]:
         return await self._database.read_session(
-            lambda connection: _schedules(connection, _WRITTEN_AFTER, {"second": now // SECOND})
+            lambda connection: _schedules(connection, _WRITTEN_AFTER, {"second": now // SECOND}, self.codec)
         )
 
     async def undelivered(self, limit: int) -> list[Schedule]:
         return await self._database.read_session(
-            lambda connection: _schedules(connection, _UNDELIVERED, {"limit": limit})
+            lambda connection: _schedules(connection, _UNDELIVERED, {"limit": limit}, self.codec)
         )
 
     async def next_due(self) -> int | None:
@@ -103,35 +123,43 @@ _GUARDS = select(c.task_id, c.version, c.next_run_at, c.next_run_us, c.enabled, 
 _GUARDS = _GUARDS.where(c.task_id.in_(bindparam("ids", expanding=True))).with_for_update()
 
 
-def _schedules(connection: Connection, query: Any, values: dict[str, Any] | None = None) -> list[Schedule]:
+def _coded_change(item: ScheduleChange, codec: Codec) -> ScheduleChange:
+    after = coded_schedule(item.after, codec, item.before)
+    return ScheduleChange(item.before, after, tuple([encoded(task, codec) for task in item.tasks]))
+
+
+def _schedules(
+    connection: Connection, query: Any, values: dict[str, Any] | None, codec: Codec | None
+) -> list[Schedule]:
     # Decoded on the connection's thread, where it has one: a thousand of them would block the loop.
-    return [to_schedule(row) for row in connection.execute(query, values).all()]
+    return [to_schedule(row, codec) for row in connection.execute(query, values).all()]
 
 
-def _read(connection: Connection, ids: Sequence[str]) -> list[Schedule]:
-    return [to_schedule(row) for part in chunks(ids) for row in connection.execute(_BY_ID, {"ids": part}).all()]
+def _read(connection: Connection, ids: Sequence[str], codec: Codec | None = None) -> list[Schedule]:
+    return [to_schedule(row, codec) for part in chunks(ids) for row in connection.execute(_BY_ID, {"ids": part}).all()]
 
 
-def change(connection: Connection, changes: Sequence[ScheduleChange]) -> list[bool]:
+def change(connection: Connection, changes: Sequence[ScheduleChange], codec: Codec | None = None) -> list[bool]:
     """Write the changes whose guard holds, and push the tasks that they fire."""
     ids = [item.before.task_id for item in changes]
     if len(set(ids)) < len(changes):
-        return [held for item in changes for held in change(connection, [item])]  # each sees the one before
+        return [held for item in changes for held in change(connection, [item], codec)]  # each sees the one before
     if dialect_of(connection).change_schedules(connection, changes):
         held = [True] * len(changes)
     else:
-        held = _written_by_guards(connection, changes)
+        held = _written_by_guards(connection, changes, codec)
     if tasks := [task for item, ok in zip(changes, held, strict=True) if ok for task in item.tasks]:
         push(connection, tasks)
     return held
 
 
-def _written_by_guards(connection: Connection, changes: Sequence[ScheduleChange]) -> list[bool]:
+def _written_by_guards(connection: Connection, changes: Sequence[ScheduleChange], codec: Codec | None) -> list[bool]:
     ids = [item.before.task_id for item in changes]
     rows = {row.task_id: row for part in chunks(ids) for row in connection.execute(_GUARDS, {"ids": part})}
     held = [_same(rows.get(item.before.task_id), item.before) for item in changes]
     if not all(held):  # the raw value may differ and mean the same, such as a NULL
-        odd = {s.task_id: s for s in _read(connection, [i for i, ok in zip(ids, held, strict=True) if not ok])}
+        refused = [task_id for task_id, ok in zip(ids, held, strict=True) if not ok]
+        odd = {schedule.task_id: schedule for schedule in _read(connection, refused, codec)}
         held = [ok or _same(odd.get(item.before.task_id), item.before) for item, ok in zip(changes, held, strict=True)]
     for names, alike in schedule_changes(item for item, ok in zip(changes, held, strict=True) if ok).items():
         check_rows(dialect_of(connection).statement_limit(connection), names, [tuple(row.values()) for row in alike])

@@ -1,0 +1,143 @@
+"""A durable backend with a codec: its verbs take and return plain tasks, and the store holds coded ones.
+
+Without a codec the store's own class is used, and nothing here runs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import msgspec
+from msgspec.structs import replace
+
+from aiotaskq.backends.base import Backend, Change, Room
+from aiotaskq.core.coded import COLUMNS, STATE, decoded, encoded, to_stored
+from aiotaskq.core.task import Task, TaskFilter
+
+
+class CodedBackend(Backend):
+    """What encodes before, and decodes behind, the verbs of the class after it.
+
+    A verb of a store may call another one of itself: to encode what is coded, and to decode what is plain, changes
+    nothing.
+    """
+
+    @property
+    def _store(self) -> Any:
+        return super()
+
+    def another(self) -> Backend:
+        return cast(Backend, self._store.another()).coded_by(self.codec)
+
+    async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
+        sent = self._encoded(tasks)
+        return self._pushed(await self._store.push(sent, self._room(room)), sent, tasks)
+
+    async def push_with(
+        self,
+        session: Any,
+        tasks: Sequence[Task],
+        committed: Callable[[], None] = lambda: None,
+        room: Room | None = None,
+    ) -> list[Task]:
+        sent = self._encoded(tasks)
+        return self._pushed(await self._store.push_with(session, sent, committed, self._room(room)), sent, tasks)
+
+    async def update_with(
+        self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
+    ) -> list[bool]:
+        return cast("list[bool]", await self._store.update_with(session, self._changes(changes), committed))
+
+    async def claim(
+        self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
+    ) -> list[Task]:
+        return self._decoded(await self._store.claim(owner, now, limit, queues=queues, lease_until=lease_until))
+
+    async def update(self, changes: Sequence[Change]) -> list[bool]:
+        return cast("list[bool]", await self._store.update(self._changes(changes)))
+
+    async def exchange(
+        self,
+        changes: Sequence[Change],
+        owner: str,
+        now: int,
+        limit: int,
+        *,
+        queues: Sequence[str] | None = None,
+        lease_until: int | None = None,
+    ) -> tuple[list[bool], list[Task]]:
+        held, tasks = await self._store.exchange(
+            self._changes(changes), owner, now, limit, queues=queues, lease_until=lease_until
+        )
+        return held, self._decoded(tasks)
+
+    async def push_and_claim(
+        self,
+        tasks: Sequence[Task],
+        owner: str,
+        now: int,
+        limit: int,
+        *,
+        queues: Sequence[str] | None = None,
+        lease_until: int | None = None,
+    ) -> tuple[list[Task], list[Task]]:
+        sent = self._encoded(tasks)
+        stored, claimed = await self._store.push_and_claim(
+            sent, owner, now, limit, queues=queues, lease_until=lease_until
+        )
+        return self._pushed(stored, sent, tasks), self._decoded(claimed)
+
+    async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
+        assert self.codec is not None
+        rows = [(i, n, msgspec.Raw(to_stored(msgspec.json.encode(value), self.codec))) for i, n, value in progress]
+        return cast("list[bool]", await self._store.report(rows))
+
+    async def get(self, ids: Sequence[str]) -> list[Task | None]:
+        found: list[Task | None] = await self._store.get(ids)
+        return [task if task is None or task.coded is None else decoded(task, self.codec) for task in found]
+
+    async def find(self, where: TaskFilter, limit: int) -> list[Task]:
+        return self._decoded(await self._store.find(where, limit))
+
+    async def overdue(self, now: int, limit: int) -> list[Task]:
+        return self._decoded(await self._store.overdue(now, limit))
+
+    async def least_ready(self, now: int, limit: int) -> list[Task]:
+        return self._decoded(await self._store.least_ready(now, limit))
+
+    def _encoded(self, tasks: Sequence[Task]) -> list[Task]:
+        assert self.codec is not None
+        return [encoded(task, self.codec) for task in tasks]
+
+    def _decoded(self, tasks: Sequence[Task]) -> list[Task]:
+        return [task if task.coded is None else decoded(task, self.codec) for task in tasks]
+
+    def _pushed(self, stored: Sequence[Task], sent: Sequence[Task], tasks: Sequence[Task]) -> list[Task]:
+        """Return for each task what stands for it: the object that was given, or a row."""
+        given = {id(coded): task for coded, task in zip(sent, tasks, strict=True)}
+        return [given[id(row)] if id(row) in given else self._decoded([row])[0] for row in stored]
+
+    def _room(self, room: Room | None) -> Room | None:
+        return room if room is None else replace(room, instead=tuple(self._changes(room.instead)))
+
+    def _changes(self, changes: Sequence[Change]) -> list[Change]:
+        return [self._change(change) for change in changes]
+
+    def _change(self, change: Change) -> Change:
+        assert self.codec is not None
+        before, after = change.before, change.after
+        same = after.params is before.params and after.extra is before.extra  # then they are not written
+        after = encoded(after, self.codec, STATE if same else COLUMNS)
+        texts = after.coded or {}
+        if before.attempts and change.after.attempts is before.attempts and "attempts" in texts:
+            # With the same text, or it would look like another one and be written.
+            before = replace(before, attempts=(), coded={**(before.coded or {}), "attempts": texts["attempts"]})
+        return replace(change, before=before, after=after, then=tuple(self._encoded(change.then)))
+
+
+@functools.cache
+def coded(kind: type[Backend]) -> Callable[[str], Backend]:
+    """Return the class of a backend with a codec."""
+    return cast("Callable[[str], Backend]", type(f"Coded{kind.__name__}", (CodedBackend, kind), {}))

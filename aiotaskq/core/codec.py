@@ -1,0 +1,165 @@
+"""Codecs: what compresses or encrypts the values of a task on their way into a durable store, and back.
+
+A codec is any object with ``encode`` and ``decode``. The ones here may be chained: ``Chain(Zlib(), Fernet(key))``.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.extras import missing
+from aiotaskq.core.validation import check_int
+
+MOST = 2**28
+"""Bytes that compressed data may have when it is decompressed: more than a store accepts."""
+
+
+class Codec(Protocol):
+    """Encodes and decodes the values of tasks: any object with these two methods, which threads may call.
+
+    ``decode`` must return what was given to ``encode``, and raise any exception for data that it cannot decode.
+    """
+
+    def encode(self, data: bytes, /) -> bytes:
+        """Return the data as it is stored. The same data, unchanged, is stored as plain JSON."""
+
+    def decode(self, data: bytes, /) -> bytes:
+        """Return what ``encode`` was given. Raises any exception for what ``encode`` cannot have returned."""
+
+
+class Chain:
+    """Several codecs as one: ``encode`` calls them in this order, ``decode`` in the reverse order."""
+
+    def __init__(self, *codecs: Codec) -> None:
+        self._codecs = codecs
+
+    def encode(self, data: bytes, /) -> bytes:
+        """Return the data encoded by each codec in turn."""
+        for codec in self._codecs:
+            data = codec.encode(data)
+        return data
+
+    def decode(self, data: bytes, /) -> bytes:
+        """Return the data decoded by each codec in turn, the last one first."""
+        for codec in reversed(self._codecs):
+            data = codec.decode(data)
+        return data
+
+
+class _Compression:
+    _mark: bytes
+    """The beginning of compressed data. JSON does not begin so; other data that does is always compressed."""
+
+    def __init__(self, over: int = 1024) -> None:
+        """``over``: data of at most so many bytes stays as it is. Raises ValidationError."""
+        self._over = check_int("over", over, 0)
+
+    def encode(self, data: bytes, /) -> bytes:
+        """Return the data compressed, or as it is where it is short or would become no shorter."""
+        marked = data.startswith(self._mark)
+        if len(data) <= self._over and not marked:
+            return data
+        packed = self._mark + self._compress(data)
+        return packed if marked or len(packed) < len(data) else data
+
+    def decode(self, data: bytes, /) -> bytes:
+        """Return the data decompressed, or as it is where it is not compressed. Raises ValueError."""
+        return self._decompress(data[len(self._mark) :]) if data.startswith(self._mark) else data
+
+    def _compress(self, data: bytes) -> bytes:
+        raise NotImplementedError
+
+    def _decompress(self, data: bytes) -> bytes:
+        raise NotImplementedError
+
+
+class Zlib(_Compression):
+    """Compresses data of more than ``over`` bytes with zlib, of the standard library."""
+
+    _mark = b"\x00z"
+
+    def _compress(self, data: bytes) -> bytes:
+        return zlib.compress(data)
+
+    def _decompress(self, data: bytes) -> bytes:
+        unpacking = zlib.decompressobj()
+        found = unpacking.decompress(data, MOST)
+        if not unpacking.eof or unpacking.unused_data:
+            raise ValueError(f"it is damaged, or has more than {MOST:,} bytes")
+        return found
+
+
+class Zstd(_Compression):
+    """Compresses data of more than ``over`` bytes with Zstandard: Python 3.14, or the extra ``zstd``.
+
+    Raises MissingExtra where neither is there.
+    """
+
+    _mark = b"\x00s"
+
+    def __init__(self, over: int = 1024) -> None:
+        super().__init__(over)
+        self._pack, self._unpack = _zstd()
+
+    def _compress(self, data: bytes) -> bytes:
+        return self._pack(data)
+
+    def _decompress(self, data: bytes) -> bytes:
+        return self._unpack(data)
+
+
+def _zstd() -> tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]:
+    try:
+        from compression import zstd
+    except ImportError:
+        pass
+    else:
+        return zstd.compress, zstd.decompress
+    try:
+        import zstandard
+    except ImportError:
+        raise missing("zstandard", "zstd") from None
+
+    # The objects of this library are not for several threads at a time.
+    def unpack(data: bytes) -> bytes:
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=MOST)
+
+    return lambda data: zstandard.ZstdCompressor().compress(data), unpack
+
+
+class Fernet:
+    """Encrypts and authenticates data with Fernet (AES and HMAC) of the library ``cryptography``: the extra ``crypto``.
+
+    The first key encrypts, and each of them decrypts. To change the key, put the new one in front, run
+    ``aiotaskq db recode``, and drop the old one. A key is what ``cryptography.fernet.Fernet.generate_key()`` returns.
+
+    Raises ValidationError for no key or a value that is no key, MissingExtra where the library is not installed.
+    """
+
+    def __init__(self, *keys: str | bytes) -> None:
+        try:
+            from cryptography import fernet
+        except ImportError:
+            raise missing("cryptography", "crypto") from None
+        if not keys:
+            raise ValidationError("keys: at least one is needed; make one with Fernet.generate_key() of cryptography")
+        try:
+            self._fernet: Any = fernet.MultiFernet([fernet.Fernet(key) for key in keys])
+        except (ValueError, TypeError):
+            raise ValidationError("keys: each is 32 bytes as URL-safe base64, as Fernet.generate_key() makes") from None
+
+    def __repr__(self) -> str:
+        return "Fernet(…)"
+
+    def encode(self, data: bytes, /) -> bytes:
+        """Return the data encrypted with the first key."""
+        return base64.urlsafe_b64decode(self._fernet.encrypt(data))  # base64 once is enough, when it is stored
+
+    def decode(self, data: bytes, /) -> bytes:
+        """Return the data decrypted. Raises cryptography.fernet.InvalidToken if no key fits, or it was changed."""
+        found: bytes = self._fernet.decrypt(base64.urlsafe_b64encode(data))
+        return found

@@ -1,0 +1,104 @@
+"""Values as a codec makes them: which columns of a task are coded, and how the text is marked.
+
+A coded value is stored as text with a prefix that no JSON has. So plain and coded rows are told apart, and rows that
+were written before there was a codec can still be read. A row with a text that cannot be decoded keeps that text.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from aiotaskq.core.codec import Codec
+from aiotaskq.core.task import Attempt, Task
+
+PREFIX = "$aiotaskq1$"
+NO_CODEC = "coded, and no codec is set"
+STATE = ("result", "attempts")
+"""The coded columns that change in a task's life; the others change only with a push."""
+COLUMNS = ("params", "extra", "progress", *STATE)
+
+_PREFIX = PREFIX.encode()
+_encode = msgspec.json.encode
+_object = msgspec.json.Decoder(dict[str, Any]).decode
+_DECODERS: dict[str, Callable[[bytes], Any]] = {
+    "params": _object,
+    "extra": _object,
+    "progress": _object,
+    "result": msgspec.json.Decoder().decode,
+    "attempts": msgspec.json.Decoder(tuple[Attempt, ...]).decode,
+}
+_EMPTY: dict[str, Callable[[], Any]] = {
+    "params": dict,
+    "extra": dict,
+    "progress": lambda: None,
+    "result": lambda: None,
+    "attempts": tuple,
+}
+
+
+def to_stored(data: bytes, codec: Codec) -> bytes:
+    """Return JSON as it is stored: the same bytes if the codec leaves them as they are, else coded with the prefix."""
+    made = codec.encode(data)
+    return data if made == data else _PREFIX + base64.b64encode(made)
+
+
+def from_stored(text: str, codec: Codec | None) -> bytes:
+    """Return the JSON of a coded text. Raises any exception if the codec cannot decode it."""
+    if codec is None:
+        raise ValueError(NO_CODEC)
+    return codec.decode(base64.b64decode(text[len(PREFIX) :], validate=True))
+
+
+def is_coded(text: object) -> bool:
+    """Whether a stored text, or its bytes, is a coded one."""
+    return text.startswith(PREFIX) if isinstance(text, str) else isinstance(text, bytes) and text.startswith(_PREFIX)
+
+
+def encoded(task: Task, codec: Codec, names: Iterable[str] = COLUMNS) -> Task:
+    """Return the task with the texts of these columns in ``coded`` and not in their fields.
+
+    A column that the codec leaves as it is stays in its field, and so does an empty one except params. A task that was
+    encoded before is returned as it is.
+    """
+    coded = dict(task.coded or ())
+    fields: dict[str, Any] = {}
+    for name in names:
+        value = getattr(task, name)
+        if value is None or (name != "result" and not value and (name != "params" or name in coded)):
+            continue
+        stored = to_stored(_encode(value), codec)
+        if stored.startswith(_PREFIX):
+            coded[name] = stored.decode()
+            fields[name] = _EMPTY[name]()
+    return replace(task, **fields, coded=coded) if fields else task
+
+
+def decoded(task: Task, codec: Codec | None) -> Task:
+    """Return the task with its coded columns in their fields; those that cannot be decoded stay in ``coded``.
+
+    ``undecodable`` then says which one, and why.
+    """
+    fields: dict[str, Any] = {}
+    left: dict[str, str] = {}
+    problem: str | None = None
+    for name, text in (task.coded or {}).items():
+        try:
+            fields[name] = _DECODERS[name](from_stored(text, codec))
+        except Exception as error:  # the codec is the application's, and may raise anything
+            left[name] = text
+            problem = problem or f"{name} cannot be decoded ({type(error).__name__}): the codec or its key is another"
+    other = None if task.undecodable is None or task.undecodable.endswith(NO_CODEC) else task.undecodable
+    if codec is None and left:
+        problem = f"{', '.join(left)}: {NO_CODEC}"
+    return replace(task, **fields, coded=left or None, undecodable=other or problem)
+
+
+def verbatim(task: Task) -> Task:
+    """Return the task with its coded texts in their fields, as raw JSON that an encoder writes as it is."""
+    texts = {name: msgspec.Raw(text.encode()) for name, text in (task.coded or {}).items()}
+    return replace(task, **texts, coded=None)

@@ -1,0 +1,80 @@
+"""Rewrites the rows of a store with the present codec, while workers use the store; it can be stopped and repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from aiotaskq.backends.base import Backend, Schedules
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.task import TaskFilter
+from aiotaskq.errors import NotSupported
+
+CHUNK = 100  # rows in one transaction: they are locked meanwhile
+TRIES = 5
+PAUSE = 0.2  # seconds
+
+
+class Recoded(msgspec.Struct):
+    """The result: rows written, rows that could not be decoded, and rows that others held all the time."""
+
+    tasks: int = 0
+    schedules: int = 0
+    undecodable: list[str] = []
+    locked: list[str] = []
+    last: str | None = None
+    """The task up to which all was done, the newest first."""
+
+
+async def recode(backend: Backend, clock: Clock, done: Recoded, progress: Callable[[int, int], None]) -> None:
+    """Rewrite all tasks of the backend, and its schedules, behind ``done.last``; note in ``done`` what was done.
+
+    Rows that are pushed meanwhile have the present codec already. ``progress`` is called with how many tasks were
+    looked at, and of how many. Raises NotSupported where the store has no codec, and DatabaseUnavailable.
+    """
+    if backend.codec is None:
+        raise NotSupported(f"recode: {backend.name} has no codec; give the TaskQ one, on a durable store")
+    total = sum((await backend.stats(clock.now())).counts.values())
+    looked, page = 0, [] if done.last is None else [done.last]
+    while True:
+        after = await _last_of(backend, page)
+        page = [task.task_id for task in await backend.find(TaskFilter(after=after), CHUNK)]
+        if not page:
+            break
+        done.tasks += await _written(backend.recode, page, clock, done)
+        done.last = page[-1]
+        looked += len(page)
+        progress(looked, max(total, looked))
+    if backend.schedules is not None:
+        await recode_schedules(backend.schedules, clock, done)
+
+
+async def recode_schedules(schedules: Schedules, clock: Clock, done: Recoded) -> None:
+    """Rewrite all schedules; note in ``done`` what was done. Raises as ``recode``."""
+    ids = [schedule.task_id for schedule in await schedules.all()]
+    for start in range(0, len(ids), CHUNK):
+        done.schedules += await _written(schedules.recode, ids[start : start + CHUNK], clock, done)
+
+
+async def _last_of(backend: Backend, page: Sequence[str]) -> str | None:
+    """Return the last task of a page that is still there: a list cannot be continued behind one that was deleted."""
+    rows = await backend.get(page)
+    return next((task.task_id for task in reversed(rows) if task is not None), None)
+
+
+async def _written(
+    verb: Callable[[Sequence[str]], Awaitable[list[bool | None]]], ids: Sequence[str], clock: Clock, done: Recoded
+) -> int:
+    count = 0
+    for number in range(TRIES):
+        if number:
+            await clock.sleep(PAUSE)
+        answers = await verb(ids)
+        count += answers.count(True)
+        done.undecodable += [name for name, answer in zip(ids, answers, strict=True) if answer is None]
+        ids = [name for name, answer in zip(ids, answers, strict=True) if answer is False]
+        if not ids:
+            return count
+    done.locked += ids
+    return count
