@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,15 @@ def test_the_attempts_of_a_task_are_shown(cli: Cli) -> None:
     assert shown["run_time"] == shown["attempts"][0]["run_time"] == 0.25 and "secret" not in str(shown)
     (row,) = cli.json("tasks", "list")
     assert row["run_time"] == 0.25 and "attempts" not in row
+
+
+def test_db_check_reports_attempts_that_cannot_be_read(cli: Cli) -> None:
+    cli.store(*dead(2, attempts=(Attempt(number=1),)))
+    with sqlite3.connect(cli.home / "app.db") as connection:
+        connection.execute("UPDATE task_queue SET attempts = '[{}]' WHERE task_id = 'mail-1'")
+    connection.close()
+    (row,) = cli.json("db", "check")["invalid_rows"]
+    assert (row["id"], row["column"]) == ("mail-1", "attempts") and "attempts cannot be read" in row["action"]
 
 
 def test_purge_asks_with_a_count(cli: Cli) -> None:

@@ -35,6 +35,7 @@ def test_rows_are_written_anew(cli: Cli) -> None:
     assert "there is no file" in cli.fails("db", "recode", "vault:tq")
     task_id = fill(prepared(cli.home / "app.db"), "old")
     assert cli.out("db", "recode", "vault:tq") == "written anew: tasks 120, schedules 1\n"
+    assert cli.json("db", "check", "--db", "sqlite:///app.db")["invalid_rows"] == []
     found = cli.json("db", "recode", "vault:tq", "--after", task_id)
     assert (found["tasks"], found["schedules"], found["undecodable"], found["locked"]) == (20, 1, [], [])
 
@@ -56,7 +57,7 @@ def test_rows_that_cannot_be_decoded_are_counted(cli: Cli) -> None:
     assert lines[1].startswith("not decodable, kept as they are: 121 (") and lines[1].endswith("…)")
     assert "has no codec" in cli.fails("db", "recode", "vault:plain")
     assert "is not MODULE:TQ" in cli.fails("db", "recode", "vault", code=2)
-    shown = cli.json("tasks", "list", "--limit", "1")
+    shown = cli.json("tasks", "list", "--limit", "1", "--db", "sqlite:///app.db")
     assert shown[0]["undecodable"] == "params: coded, and no codec is set" and "$aiotaskq1$" not in str(shown)
-    text = cli.out("tasks", "show", shown[0]["task_id"], "--params")
+    text = cli.out("tasks", "show", shown[0]["task_id"], "--params", "--db", "sqlite:///app.db")
     assert "coded, and no codec" in text and "$aiotaskq1$" not in text

@@ -16,8 +16,9 @@ from sqlalchemy import Connection, inspect, text
 
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.core.coded import is_coded
 from aiotaskq.core.cron_parser import Refused, clip_text
-from aiotaskq.core.task import SECOND, Status
+from aiotaskq.core.task import SECOND, Attempt, Status
 from aiotaskq.core.validation import INT32
 from aiotaskq.errors import CronError, ValidationError
 from aiotaskq.log import ERROR, log, printable
@@ -30,7 +31,7 @@ ADOPTED: Final = "adopted"  # owner of running tasks without a lease
 
 TASK_COLUMNS: Final = (
     "task_id", "task_type", "params", "status", "priority", "retry_count", "max_retries", "created_at", "started_at",
-    "completed_at", "error_message", "scheduler_task_id", "lease_owner",
+    "completed_at", "error_message", "scheduler_task_id", "lease_owner", "attempts",
 )  # fmt: skip
 SCHEDULE_COLUMNS: Final = (
     "task_id", "name", "task_type", "params", "schedule_type", "interval_seconds", "cron_expression", "execute_at",
@@ -38,6 +39,8 @@ SCHEDULE_COLUMNS: Final = (
     "timezone", "version",
 )  # fmt: skip
 
+_attempts = msgspec.json.Decoder(tuple[Attempt, ...]).decode
+_REFUSED: Final = "its attempts cannot be read; it will be failed as undecodable when claimed, with the text kept"
 _DAY: Final = 86_400
 _STATUSES: Final = frozenset(str(status) for status in Status)
 _UNITS: Final = (
@@ -157,7 +160,7 @@ class Verdict:
             self.keep("params", "is NULL", "kept as it is, which means {}")
         elif not isinstance(raw, str | bytes):
             report("params", "is a number, not JSON")
-        else:
+        elif not is_coded(raw):
             try:
                 if not isinstance(msgspec.json.decode(raw), dict):
                     report("params", "is JSON, but no object")
@@ -165,6 +168,18 @@ class Verdict:
                 report("params", f"is not JSON ({printable(error, 100)})")
             except RecursionError:
                 report("params", "is nested too deeply")
+
+    def attempts(self) -> None:
+        """Judge attempts, which only this package writes."""
+        raw = self.row.get("attempts")
+        if raw is not None and not is_coded(raw):
+            try:
+                _attempts(raw)
+            except (msgspec.DecodeError, TypeError, ValueError, RecursionError) as error:
+                refused = (
+                    "its attempts cannot be read; it will be failed as undecodable when claimed, with the text kept"
+                )
+                self.keep("attempts", f"is not JSON ({printable(error, 100)})", refused)
 
 
 def judge_task(row: Row, now: int) -> Verdict:
@@ -175,6 +190,7 @@ def judge_task(row: Row, now: int) -> Verdict:
     verdict.text("task_type", needed=True)
     refused = "its params cannot be read; it will be failed as undecodable when claimed, with the text kept"
     verdict.params(lambda column, problem: keep(column, problem, refused))
+    verdict.attempts()
     status = verdict.text("status")
     if row["status"] is None:
         put("status", "pending", "is NULL", ", the documented default")
