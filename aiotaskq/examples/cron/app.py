@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from aiotaskq import TaskQ
 
-tq = TaskQ("sqlite:///jobs.db", timezone="Asia/Shanghai", retention=7 * 86_400)
+tq = TaskQ("sqlite:///jobs.db", timezone="Asia/Shanghai")
 
 
 @tq.schedule(cron="30 2 * * *", overlap="skip", catch_up=6 * 3600)

@@ -24,7 +24,7 @@ from aiotaskq.integrations.fastapi import SessionPush, TaskQDep, router, session
 DATABASE = os.environ.get("SHOP_DATABASE", "shop.db")
 TOKEN = os.environ.get("SHOP_TOKEN") or secrets.token_urlsafe()  # unknown, until one is set
 
-tq = TaskQ(f"sqlite:///{DATABASE}", retention=7 * 86_400)
+tq = TaskQ(f"sqlite:///{DATABASE}")
 async_engine = create_async_engine(f"sqlite+aiosqlite:///{DATABASE}")
 engine = create_engine(f"sqlite:///{DATABASE}")
 

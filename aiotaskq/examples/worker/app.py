@@ -14,7 +14,7 @@ from typing import Any
 
 from aiotaskq import Backoff, Event, Task, TaskQ, injected
 
-tq = TaskQ("sqlite:///work.db", retention=7 * 86_400)
+tq = TaskQ("sqlite:///work.db")
 
 
 class Mailer:
