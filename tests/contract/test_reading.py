@@ -8,7 +8,7 @@ import pytest
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
-from tests.support.rows import LEASE, NOW, ended, ids, new, pushed, running
+from tests.support.rows import LEASE, NOW, completed, ended, ids, new, pushed, running
 
 
 async def test_get_answers_in_order_with_none_for_what_is_missing(backend: Backend) -> None:
@@ -34,6 +34,8 @@ async def test_find_lists_the_newest_push_first(backend: Backend) -> None:
 async def test_find_continues_behind_an_id(backend: Backend, same_stamp: bool) -> None:
     fields = {"seq": NOW} if same_stamp else {}
     tasks = await backend.push([new(**fields) for _ in range(25)])
+    claimed = await backend.claim("o", NOW, 12, lease_until=LEASE)
+    assert all(await backend.update([Change(task, completed(task)) for task in claimed[::2]]))
     pages: list[list[Task]] = []
     after = None
     while page := await backend.find(TaskFilter(after=after), 4):

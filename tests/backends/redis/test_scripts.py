@@ -11,25 +11,28 @@ import pytest
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.task import Status, Task, TaskFilter
 from tests.backends.redis.stores import every_verb, opened
 from tests.support.rows import LEASE, NOW, completed, ids, new, read, running
 from tests.support.servers import Server
 
 
-async def test_each_verb_that_writes_is_one_script(  # G-6
-    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent: list[Any] = []
+@pytest.fixture
+async def sent(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The name of every command that is sent from now on."""
+    commands: list[Any] = []
     execute = RedisConnections.execute
 
     async def spy(self: RedisConnections, *words: Any) -> Any:
-        sent.append(words[0])
+        commands.append(words[0])
         return await execute(self, *words)
 
     await every_verb(backend)  # so that the server knows the scripts
     monkeypatch.setattr(RedisConnections, "execute", spy)
+    return commands
 
+
+async def test_each_verb_that_writes_is_one_script(backend: RedisBackend, sent: list[Any]) -> None:  # G-6
     async def sends(verb: Awaitable[Any], commands: list[str]) -> Any:
         sent.clear()
         answer = await verb
@@ -51,6 +54,13 @@ async def test_each_verb_that_writes_is_one_script(  # G-6
     await sends(backend.values.put([(f"k{n}", n, NOW) for n in range(200)]), ["EVALSHA"])
     await sends(backend.values.expire(NOW, 100), ["EVALSHA"])
     await sends(backend.values.delete([f"k{n}" for n in range(200)], NOW), ["EVALSHA"])
+
+
+async def test_a_page_of_a_filter_is_one_script(backend: RedisBackend, sent: list[Any]) -> None:
+    await backend.push([new(queue=f"find{n % 2}") for n in range(300)])
+    sent.clear()
+    assert len(await backend.find(TaskFilter(queue="find1"), 120)) == 120
+    assert [word for word in sent if word != "PUBLISH"] == ["EVALSHA"]
 
 
 async def test_a_renewal_and_a_reaper_at_the_same_time_have_one_winner(backend: RedisBackend, url: str) -> None:  # G-7
