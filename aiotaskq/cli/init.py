@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from aiotaskq.cli.docs import page
 from aiotaskq.cli.i18n import marked, tr, translated
 from aiotaskq.cli.layout import columns_of
 from aiotaskq.cli.options import DEFAULT_DB, Command, option
@@ -38,7 +40,7 @@ def init(
     listed: Annotated[bool, option("--list", help=tr("List the examples."))] = False,
 ) -> None:
     if listed:
-        rows = [[name, summary(name)] for name in examples()]
+        rows = list(summaries().items())
         echo_table(columns_of([marked("name"), marked("contents")], rows, contents=20))
     elif example is None:
         _write(folder, {NAME: application()})
@@ -58,10 +60,9 @@ def examples() -> list[str]:
     return sorted(path.parent.name for path in EXAMPLES.glob(f"*/{NAME}"))
 
 
-def summary(example: str) -> str:
-    """Return the first line of an example."""
-    first = (EXAMPLES / example / NAME).read_text(encoding="utf-8").partition("\n")[0]
-    return first.strip('"')
+def summaries() -> dict[str, str]:
+    """Return what each example shows, in the user's language: the table of the manual's page."""
+    return dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", page("examples").read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:

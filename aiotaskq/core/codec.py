@@ -126,7 +126,8 @@ def _zstd() -> tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]:
 
     # The objects of this library are not for several threads at a time.
     def unpack(data: bytes) -> bytes:
-        return zstandard.ZstdDecompressor().decompress(data, max_output_size=MOST)
+        unpacked: bytes = zstandard.ZstdDecompressor().decompress(data, max_output_size=MOST)
+        return unpacked
 
     return lambda data: zstandard.ZstdCompressor().compress(data), unpack
 

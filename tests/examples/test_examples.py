@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aiotaskq.cli.init import EXAMPLES, examples, summary
+from aiotaskq.cli.init import EXAMPLES, examples, summaries
 from tests.support.command import Cli
 from tests.support.machine import within
 from tests.support.programs import ROOT
@@ -63,9 +63,10 @@ def test_the_tests_of_a_web_application_pass(name: str, cli: Cli) -> None:
 
 def test_examples_are_listed_and_unknown_ones_refused(cli: Cli) -> None:
     lines = cli.out("init", "--list").splitlines()
-    assert [line.split()[0] for line in lines[1:]] == examples()
-    assert all(summary(name) in cli.out("init", "--list") for name in examples())
+    assert sorted(line.split()[0] for line in lines[1:]) == examples() == sorted(summaries())
     assert "there is no example 'flask'; use aiohttp, cron, fastapi" in cli.fails("init", "--example", "flask", code=2)
+    cli.monkeypatch.setenv("LANG", "zh_CN.UTF-8")
+    assert sorted(summaries()) == examples() and "死信的监听函数" in cli.out("init", "--list")
 
 
 def test_no_file_is_overwritten_and_none_is_written_then(cli: Cli) -> None:
