@@ -13,7 +13,7 @@ from aiotaskq.cli.options import option
 from aiotaskq.core.instants import to_datetime, to_iso
 from aiotaskq.core.task import SECOND
 
-Utc = Annotated[bool, option("--utc", help=tr("Print times in UTC, not in the local time zone."))]
+Utc = Annotated[bool, option("--utc", help=tr("Times are in UTC, not in the local time zone."))]
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 UNIT = {

@@ -60,13 +60,13 @@ async def copy(
     ``progress`` is called with how many tasks were read, and of how many. ``now`` in microseconds.
 
     Raises:
-        ValidationError: there are running tasks; TaskConflict: the target has conflicting rows. Then nothing was
+        TaskConflict: there are running tasks, or the target has conflicting rows. Then nothing was
             written. DatabaseUnavailable: a store is unreachable; run it again.
     """
     stats = await source.stats(now)
     total = sum(stats.counts.values())
     if (count := stats.counts.get(str(Status.RUNNING), 0)) and not running:
-        raise ValidationError(
+        raise TaskConflict(
             f"running: tasks that still run: {count}; stop the workers of the source first, or have running tasks "
             "copied as pending: --running-as-pending (they will run again)"
         )

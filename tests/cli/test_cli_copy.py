@@ -270,6 +270,6 @@ async def test_tasks_that_are_deleted_during_a_copy_do_not_make_it_endless(
 
 def test_wrong_arguments_of_copy(cli: Cli) -> None:
     here = prepared(cli.home / "here.db")
-    assert "the same store" in cli.fails("db", "copy", here, here)
+    assert "the same store" in cli.fails("db", "copy", here, here, code=2)
     assert "memory://" in cli.fails("db", "copy", here, "memory://")
     assert "there is no file" in cli.fails("db", "copy", "sqlite:///nowhere.db", here)

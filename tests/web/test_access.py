@@ -91,7 +91,7 @@ async def test_the_standalone_server_checks_the_token(tq: TaskQ) -> None:  # J4,
         refused(await ask.get("/nothing", headers=right), 404, "HTTPException")
         refused(await ask.delete("/stats", headers=right), 405, "HTTPException")
         whole = (await ask.get("/openapi.json", headers=right)).json()
-        assert whole["paths"]["/tasks"]["get"]["security"] == [{"token": []}]
+        assert whole["paths"]["/tasks"]["get"]["security"] == [{"aiotaskq_token": []}]
         cross = right | {"origin": "https://evil.example"}
         refused(await ask.post("/queues/q/pause", headers=cross), 403, "CrossOrigin")
         assert (await ask.post("/queues/q/pause", headers=right)).status_code == 200

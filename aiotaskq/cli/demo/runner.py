@@ -23,7 +23,7 @@ from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.masking import mask
 from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.errors import AiotaskqError, NotSupported
 
 RUN = "demo.run"  # the public value that says which run this database is about, and whether it has ended
 COOKIE = "demo.cookie"
@@ -151,11 +151,11 @@ class Demo:
         """Go on with the run that was stopped, and return True; or forget what was and begin one."""
         schedules = await tq.scheduler.list()
         if ({schedule.queue for schedule in schedules} | (await tq.stats()).queues.keys()) - {FILES, OTHERS}:
-            raise ValidationError(tr("db: it holds tasks of another application; the demo needs a database of its own"))
+            raise AiotaskqError(tr("db: it holds tasks of another application; the demo needs a database of its own"))
         state = await tq.store.get_public(RUN)
         if isinstance(state, dict) and state.get("state") == "running" and not self._fresh:
             if state["folder"] != str(self._folder):
-                raise ValidationError(
+                raise AiotaskqError(
                     tr(
                         "db: it holds a stopped run on {folder}; continue it with that folder, "
                         "or start anew with --fresh",
