@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Union, Unpack
 
+from aiotaskq.app.binder import binder_of
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.attempts import attempts_of
 from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.errors import TaskFailed, ValidationError
-from aiotaskq.runtime.handler import INJECTED, Handler
+from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.queue.queue import Queue
 
 P = ParamSpec("P")
@@ -141,11 +141,13 @@ class TaskHandle(Generic[T_co]):
 class BoundTask(Generic[P, T]):
     """A registered handler with push options: ``push`` runs it later, in a worker."""
 
-    def __init__(self, pusher: Pusher, handler: Handler, signature: inspect.Signature, options: PushOptions) -> None:
+    def __init__(
+        self, pusher: Pusher, handler: Handler, bind: Callable[..., dict[str, Any]], options: PushOptions
+    ) -> None:
         self.handler = handler
         self.name = handler.name
         self._pusher = pusher
-        self._signature = signature
+        self._bind = bind
         self._options = options
 
     async def push(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
@@ -168,17 +170,7 @@ class BoundTask(Generic[P, T]):
         Raises TypeError for arguments that the function does not take, ValidationError for values that do not fit its
         annotations.
         """
-        try:
-            bound = self._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{self.name}(): {error}") from None
-        params = dict(bound.arguments)
-        for name, parameter in self._signature.parameters.items():
-            if parameter.kind is parameter.VAR_KEYWORD:
-                params.update(params.pop(name, {}))
-        for name in self.handler.injected:
-            if params.get(name) is INJECTED:
-                del params[name]
+        params = self._bind(*args, **kwargs)
         return TaskCall(self.name, self.handler.stored(params) if self.handler.typed else params, self._options)
 
 
@@ -187,7 +179,7 @@ class TaskFunction(BoundTask[P, T], Generic[P, R, T]):
 
     def __init__(self, pusher: Pusher, handler: Handler) -> None:
         functools.update_wrapper(self, handler.function)
-        super().__init__(pusher, handler, inspect.signature(handler.function), {})
+        super().__init__(pusher, handler, binder_of(handler), {})
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.handler.function(*args, **kwargs)  # type: ignore[no-any-return]
@@ -203,4 +195,4 @@ class TaskFunction(BoundTask[P, T], Generic[P, R, T]):
         if unknown := options.keys() - PushOptions.__annotations__.keys():
             known = ", ".join(PushOptions.__annotations__)
             raise ValidationError(f"options: unknown {', '.join(sorted(unknown))}; use {known}")
-        return BoundTask(self._pusher, self.handler, self._signature, options)
+        return BoundTask(self._pusher, self.handler, self._bind, options)

@@ -111,6 +111,28 @@ def check_json(field: str, value: object, limit: int = MAX_PAYLOAD) -> bytes:
     return encoded
 
 
+def check_storable(field: str, value: object) -> None:
+    """Check as :func:`check_json` does, without making the bytes. Raises ValidationError."""
+    if type(value) is dict and len(value) < _FEW:
+        # The usual params, a few short ASCII texts and numbers, are checked here, since every push does it.
+        for key, item in value.items():
+            if type(key) is not str or len(key) > _SHORT or not key.isascii() or "\x00" in key:
+                break
+            kind = type(item)
+            if kind is str:
+                if len(item) > _SHORT or not item.isascii() or "\x00" in item:
+                    break
+            elif kind is int:
+                if not -INT64 <= item <= INT64:
+                    break
+            elif item is not None and kind is not bool:
+                break
+        else:
+            return
+    check_json(field, value)
+
+
+_FEW, _SHORT = 16, 1000  # far less than MAX_PAYLOAD together
 _HINTS = {
     "tuple": "; use a list",
     "bytes": "; encode it as text",

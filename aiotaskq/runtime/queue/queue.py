@@ -20,7 +20,7 @@ from aiotaskq.core.outcome import (
 )
 from aiotaskq.core.task import SECOND, Status, Task, same_content
 from aiotaskq.core.task_dict import task_from_dict, task_to_dict
-from aiotaskq.core.validation import check_json, check_seconds
+from aiotaskq.core.validation import check_seconds, check_storable
 from aiotaskq.errors import DatabaseUnavailable, LeaseLost, ResultTimeout, TaskConflict, ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import StepLog
@@ -156,9 +156,9 @@ class Queue(Operations[Task]):
         return await (self.backend.push(tasks) if taker is None else taker.push(tasks))
 
     def _check_storable(self, task: Task) -> None:
-        check_json("params", task.params)
+        check_storable("params", task.params)
         if task.extra:
-            check_json("task", task.extra)
+            check_storable("task", task.extra)
         if not self.backend.durable:
             return
         for field, name in (("on_success", task.on_success), ("on_failure", task.on_failure)):

@@ -102,7 +102,7 @@ async def test_unknown_handler_names_the_near_one(tq: TaskQ) -> None:
     assert isinstance(caught.value, LookupError) and isinstance(caught.value, ValueError)
     tq.elsewhere("of.another.service")
     await tq.push("of.another.service")
-    with pytest.raises(TypeError, match=r"send_mail\(\): missing a required argument: 'to'"):
+    with pytest.raises(TypeError, match=r"send_mail\(\) missing 1 required positional argument: 'to'"):
         await send_mail.push()  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="unexpected keyword argument 'cc'"):
         await send_mail.push(to="x", cc="y")  # type: ignore[call-arg]
