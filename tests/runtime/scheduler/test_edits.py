@@ -28,6 +28,23 @@ async def test_edits_never_fire_at_once(tq: TaskQ, clock: VirtualClock) -> None:
         await tq.scheduler.update_task(schedule_id, cron_expression="0 61 * * *")
 
 
+async def test_another_type_is_held_against_the_params(tq: TaskQ) -> None:
+    @tq.task
+    async def count(number: int) -> None: ...
+
+    @tq.task
+    async def greet(name: str) -> None: ...
+
+    schedule_id = await tq.scheduler.add_scheduler_task(
+        "s", "count", "interval", interval_seconds=10, params={"number": 3}
+    )
+    with pytest.raises(ValidationError, match="name"):
+        await tq.scheduler.update_task(schedule_id, task_type="greet")
+    await tq.scheduler.update_task(schedule_id, task_type="greet", params={"name": "x"})
+    row = await tq.scheduler.get(schedule_id)
+    assert (row.task_type, row.params) == ("greet", {"name": "x"})
+
+
 async def test_pause_means_pause_and_resume_follows_the_policy(tq: TaskQ, clock: VirtualClock) -> None:  # C10
     schedule_id = await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=10)
     await tq.scheduler.pause_task(schedule_id)
