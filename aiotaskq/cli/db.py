@@ -19,7 +19,7 @@ from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.application import load_quietly
 from aiotaskq.cli.i18n import marked, tr, translated
 from aiotaskq.cli.layout import columns_of
-from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, check_target, group, option
+from aiotaskq.cli.options import DEFAULT_DB, App, Command, Db, Json, check_target, group, option
 from aiotaskq.cli.output import ProgressBar, echo, echo_json, echo_stderr, echo_table, progress_bar
 from aiotaskq.cli.store_access import opened, refuse_unready
 from aiotaskq.concurrency.clock import SystemClock
@@ -130,6 +130,7 @@ def copy(
             help=tr("Also copy running tasks, as pending: they will run again. By default they are not copied."),
         ),
     ] = False,
+    app_target: App = None,
     json: Json = False,
 ) -> None:
     if "memory" in (scheme_of(source), scheme_of(target)):
@@ -137,13 +138,14 @@ def copy(
     if source == target:
         raise ValidationError(tr("FROM and TO are the same store"))
     refuse_unready(source)
+    codec = None if app_target is None else load_quietly(app_target).codec
 
     async def work(bar: ProgressBar) -> Copied:
         def progress(done: int, total: int) -> None:
             bar.total(total)
             bar.update(done)
 
-        async with opened(source, target) as (here, there):
+        async with opened(source, target, codec=codec) as (here, there):
             return await copy_all(here, there, SystemClock().now(), running=running, progress=progress)
 
     bar, _ = progress_bar(tr("copy"), 0, quiet=json)

@@ -16,6 +16,7 @@ from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.cli.i18n import Message, tr
 from aiotaskq.cli.output import echo, echo_error, echo_json
+from aiotaskq.core.codec import Codec
 from aiotaskq.core.cron import check_timezone, local_timezone
 from aiotaskq.core.instants import to_iso
 from aiotaskq.errors import AiotaskqError, ValidationError
@@ -71,10 +72,10 @@ def with_backend(
 
 
 @contextlib.asynccontextmanager
-async def opened(*urls: str) -> AsyncIterator[list[Backend]]:
+async def opened(*urls: str, codec: Codec | None = None) -> AsyncIterator[list[Backend]]:
     """Open these stores, creating missing tables, and close them at the end."""
     async with contextlib.AsyncExitStack() as stack:
-        backends = [connect(url) for url in urls]
+        backends = [connect(url, codec=codec) for url in urls]
         for backend in backends:
             stack.push_async_callback(backend.close)
             await backend.open()

@@ -111,6 +111,10 @@ class Schedule(Redacted, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, **changes)
 
 
+class UndecodableSchedule(Schedule, frozen=True, kw_only=True):
+    """A stored schedule whose params or outbox cannot be decoded: it is not enabled, and the texts stay in its row."""
+
+
 # ---- making and changing ------------------------------------------------------------------------------------------
 
 

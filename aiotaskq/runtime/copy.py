@@ -15,7 +15,7 @@ import msgspec
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.core.outcome import Released, settle
-from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 from aiotaskq.core.task import FINAL, Status, Task, TaskFilter, same_push
 from aiotaskq.core.validation import MAX_NAME, check_json, check_text
 from aiotaskq.errors import ClosedError, DatabaseUnavailable, TaskConflict, ValidationError
@@ -168,8 +168,14 @@ async def _copy_schedules(target: Backend, schedules: Sequence[Schedule], now: i
         # Fired, and not pushed yet: where schedules and tasks share a store, nothing else would push them.
         await _copy_tasks(target, [task for schedule in part for task in schedule.outbox], now, False, done)
         there = await target.schedules.get([schedule.task_id for schedule in part])
-        new = [schedule.replace(outbox=()) for schedule, row in zip(part, there, strict=True) if row is None]
-        done.schedules_there += len(part) - len(new)
+        new: list[Schedule] = []
+        for schedule, row in zip(part, there, strict=True):
+            if row is None and isinstance(schedule, UndecodableSchedule):
+                problem = "its params or its outbox cannot be decoded"
+                done.uncopied.append(Uncopied("schedule", schedule.task_id, problem))
+            elif row is None:
+                new.append(schedule.replace(outbox=()))
+        done.schedules_there += sum(row is not None for row in there)
         done.schedules += len(await _write(target.schedules.add, new, "schedule", done))
 
 

@@ -28,7 +28,7 @@ def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, *
         url: the store; default one in memory, with the rules of a durable one if the real store is durable. There a
             push that joins a transaction (``session=…``) is stored when that commits, whatever its database.
         clock: default the real one.
-        options: as of ``TaskQ``; default its own timezone and its queue's ``maxsize`` and ``when_full``.
+        options: as of ``TaskQ``; default its own timezone and codec, and its queue's ``maxsize`` and ``when_full``.
 
     Raises:
         ValidationError: if ``tq`` is no ``TaskQ``.
@@ -36,7 +36,8 @@ def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, *
     if not isinstance(tq, TaskQ):
         raise ValidationError(f"override: an aiotaskq.TaskQ is needed (got {type(tq).__module__}.{type(tq).__name__})")
     capacity = tq.queue.capacity
-    options = {"timezone": tq.timezone, "maxsize": capacity.maxsize, "when_full": capacity.when_full, **options}
+    own = {"timezone": tq.timezone, "maxsize": capacity.maxsize, "when_full": capacity.when_full, "codec": tq.codec}
+    options = {**own, **options}
     other = TaskQ(stand_in(tq) if url is None else url, clock=clock, **options)
     other.adopt(tq)
     other.stands_by = True

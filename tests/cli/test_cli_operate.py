@@ -229,7 +229,7 @@ def test_queues(cli: Cli) -> None:
 
 def test_check_reports_a_dead_worker(cli: Cli) -> None:
     now = SystemClock().now()
-    running = {"status": Status.RUNNING, "lease_owner": "w", "type": "t"}
+    running: dict[str, Any] = {"status": Status.RUNNING, "lease_owner": "w", "type": "t"}
     cli.store(Task(task_id="late", lease_until=now - 100 * SECOND, **running))
     assert cli.out("check") == "ok: 0 ready, 1 running\n"  # its lease has ended, and others have time yet
     assert "running tasks without a living worker for over 60 s, which no other worker takes up: 1" in cli.fails(

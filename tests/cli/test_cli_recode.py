@@ -47,6 +47,22 @@ def test_rows_are_written_anew(cli: Cli) -> None:
     assert asyncio.run(read()) == [{"n": 1}, *range(120)]
 
 
+def test_a_copy_with_the_codec_of_the_application(cli: Cli) -> None:
+    Path("vault.py").write_text(APP)
+    cli.monkeypatch.delitem(sys.modules, "vault", raising=False)
+    source, target = prepared(cli.home / "app.db"), prepared(cli.home / "other.db")
+    fill(source, "old")
+    code, out, _ = cli.run("db", "copy", source, target)
+    assert code == 1 and "not copied: 121" in out, "without the codec nothing can be read"
+    assert cli.json("db", "copy", source, target, "--app", "vault:tq")["tasks"] == 120
+
+    async def read() -> list[object]:
+        async with TaskQ(target, codec=Keyed("new")) as tq:
+            return sorted(task.params["n"] for task in await tq.find(limit=200))
+
+    assert asyncio.run(read()) == [*range(120)], "the first key has written it"
+
+
 def test_rows_that_cannot_be_decoded_are_counted(cli: Cli) -> None:
     Path("vault.py").write_text(APP)
     cli.monkeypatch.delitem(sys.modules, "vault", raising=False)

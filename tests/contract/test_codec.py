@@ -113,6 +113,22 @@ async def test_every_verb_writes_coded_and_reads_plain(opened: Opened) -> None:
     assert stored[0] is fresh and claimed[0].params == PARAMS
 
 
+async def test_attempts_are_written_only_when_there_is_one_more(opened: Opened, sql_store: Store) -> None:
+    backend = await opened(Keyed("k"))
+    _done, waits = await lived(backend)
+
+    def stored() -> str:
+        ((text,),) = sql_store.execute("SELECT attempts FROM task_queue WHERE task_id = :id", id=waits.task_id)
+        return str(text)
+
+    before = stored()
+    assert before.startswith("$aiotaskq1$")
+    (again,) = await backend.claim("owner", waits.run_at, 1, lease_until=waits.run_at + 1)
+    assert await backend.update([Change(again, settle(again, Completed(1), waits.run_at))]) == [True]
+    assert stored() == before
+    assert [attempt.outcome for attempt in attempts_of(await read(backend, waits))] == ["failed", "completed"]
+
+
 async def test_a_push_returns_what_stands_for_it(opened: Opened) -> None:
     backend = await opened(Keyed("k"))
     first, twin = new(params=PARAMS, idempotency_key="i"), new(params={"n": 2}, idempotency_key="i")

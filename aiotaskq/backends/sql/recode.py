@@ -14,7 +14,8 @@ from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.rows import SCHEDULES, TASKS, coded_schedule, json_text, to_schedule, to_task
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.core.codec import Codec
-from aiotaskq.core.coded import COLUMNS, decoded, encoded, is_coded, verbatim
+from aiotaskq.core.coded import COLUMNS, decoded, encoded, verbatim
+from aiotaskq.core.schedule import UndecodableSchedule
 
 _SCHEDULE_COLUMNS = ("params", "outbox")
 
@@ -37,7 +38,7 @@ def recode_schedules(connection: Connection, ids: Sequence[str], codec: Codec) -
 
     def columns(row: Any) -> dict[str, Any] | None:
         schedule = to_schedule(row, codec)
-        if (is_coded(row.params) and not schedule.params) or (is_coded(row.outbox) and not schedule.outbox):
+        if isinstance(schedule, UndecodableSchedule):
             return None
         new = coded_schedule(schedule, codec)
         return {"params": json_text(new.params), "outbox": json_text(new.outbox) if schedule.outbox else None}

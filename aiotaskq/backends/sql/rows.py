@@ -11,7 +11,7 @@ import msgspec
 from aiotaskq.backends.base import ScheduleChange
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import NO_CODEC, from_stored, is_coded, to_stored, verbatim
-from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.models import SchedulerTask, TaskQueue
 
@@ -277,4 +277,4 @@ def to_schedule(row: Sequence[Any], codec: Codec | None = None) -> Schedule:
     for name, default in _DEFAULTS:
         if values[name] is None:
             values[name] = default
-    return Schedule(**values)
+    return UndecodableSchedule(**values) if lost or problem is not None else Schedule(**values)
