@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.core.task import SECOND, Status, TaskFilter
+from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, ended, ids, new, pushed, read
 from tests.support.servers import Server, Valkey
 
@@ -131,3 +134,11 @@ async def test_numbers_that_are_not_exact_in_lua(backend: RedisBackend) -> None:
 async def test_a_fence_rises_by_one_whatever_its_size(backend: RedisBackend, fence: int) -> None:  # I3, B10
     await pushed(backend, fence=fence)
     assert [task.fence for task in await backend.claim("o", NOW, 1)] == [fence + 1]
+
+
+async def test_a_purge_looks_behind_what_it_keeps(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiotaskq.backends.redis.backend.READ", 3)
+    tasks = [await ended(backend, type="kept" if n < 7 else "gone") for n in range(12)]
+    async with asyncio.timeout(within(10)):
+        assert await backend.purge(TaskFilter(type="gone"), 100) == 5
+    assert ids(await backend.find(TaskFilter(), 100)) == ids(tasks[6::-1])
