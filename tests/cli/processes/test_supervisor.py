@@ -111,16 +111,16 @@ def test_processes_started_by_a_dead_worker_are_killed(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "error"),
+    ("url", "error", "code"),
     [
-        ("memory://", "memory:// exists only inside one process"),
-        ("sqlite:////no/such/folder/x.db", "/no/such/folder/x.db"),
+        ("memory://", "memory:// exists only inside one process", 2),
+        ("sqlite:////no/such/folder/x.db", "/no/such/folder/x.db", 1),
     ],
 )
-def test_an_error_at_the_start_is_printed_once(place: Place, url: str, error: str) -> None:
+def test_an_error_at_the_start_is_printed_once(place: Place, url: str, error: str, code: int) -> None:
     (place.home / "app.py").write_text(f"from aiotaskq import TaskQ\ntq = TaskQ({url!r})")
     run = place.run("app:tq", "--processes", "3")
-    assert run.code() == 1
+    assert run.code() == code
     (line,) = [line for line in run.lines if line.startswith("error: ")]
     assert error in line
     assert not any("Traceback" in line for line in run.lines)
