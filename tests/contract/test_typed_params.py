@@ -12,11 +12,14 @@ from typing import Any, NamedTuple, TypedDict
 
 import pydantic
 import pytest
+from hypothesis import given, settings
+from hypothesis.strategies import SearchStrategy
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.task import Status, new_task
 from aiotaskq.errors import ValidationError
 from tests.support.backends import Store
+from tests.support.kinds import KINDS
 from tests.support.machine import within
 
 
@@ -61,6 +64,19 @@ VALUES: dict[str, Any] = {
     "by_day": {dt.date(2026, 1, 1): {1, 2}},
     "note": "plain",
 }
+
+
+def some(values: SearchStrategy[Any]) -> list[Any]:
+    """A few values that hypothesis draws."""
+    drawn: list[Any] = []
+
+    @settings(max_examples=8, database=None)
+    @given(values)
+    def draw(value: Any) -> None:
+        drawn.append(value)
+
+    draw()
+    return drawn
 
 
 @pytest.fixture
@@ -110,6 +126,24 @@ async def test_params_and_results_have_the_types_of_the_annotations(tq: TaskQ) -
         assert (await tq.handle(task_id).result(within(30))).order == ORDER
         assert got["items"] == [] and got["order"] == ORDER
         assert await (await bare.push(at=ORDER.at, a=Point(1, 2))).result(within(30)) == {"a": Point(1, 2)}
+
+
+async def test_values_of_every_kind_survive_the_store(tq: TaskQ) -> None:
+    drawn: list[tuple[str, Any]] = []
+    for annotation, values in KINDS:
+
+        async def echo(it: Any) -> Any:
+            return it
+
+        echo.__annotations__ = {"it": annotation, "return": annotation}
+        handler = tq.task(name=str(annotation)[-100:])(echo)
+
+        drawn += [(handler.name, value) for value in some(values)]
+    async with tq.running(concurrency=50, scheduler=False):
+        handles = await tq.push_many([(name, {"it": value}) for name, value in drawn])
+        for handle, (name, value) in zip(handles, drawn, strict=True):
+            result = await handle.result(within(60))
+            assert result == value and type(result) is type(value), name
 
 
 async def test_what_does_not_fit_is_refused_by_the_push_and_nothing_is_written(tq: TaskQ) -> None:

@@ -2,133 +2,22 @@
 
 from __future__ import annotations
 
-import collections
-import dataclasses
 import datetime as dt
-import decimal
-import enum
 import json
 import math
-import pathlib
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, Optional, TypedDict, TypeVar
+from typing import Annotated, Any, NewType
 
-import msgspec
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiotaskq.core.conversion import Conversion, Unsupported, conversion_of, resolved
 from aiotaskq.core.validation import check_json
 from aiotaskq.errors import ValidationError
-
-T = TypeVar("T")
-
-
-class Colour(enum.Enum):
-    RED = "red"
-    BLUE = "blue"
-
-
-class Level(enum.IntEnum):
-    LOW = 1
-    HIGH = 2
-
-
-class Point(NamedTuple):
-    x: int
-    label: str = ""
-
-
-class Options(TypedDict, total=False):
-    when: dt.date
-    ids: list[uuid.UUID]
-
-
-@dataclasses.dataclass
-class Item:
-    price: decimal.Decimal
-    at: dt.datetime
-    tags: frozenset[str] = frozenset()
-    inner: Optional[Item] = None  # noqa: UP045 - a name of the class itself, as text
-
-
-class Job(msgspec.Struct):
-    item: Item
-    path: pathlib.PurePosixPath
-
-
-@dataclasses.dataclass
-class Page(Generic[T]):
-    rows: list[T]
-
-
-class Address(pydantic.BaseModel):
-    street: str
-    since: dt.date
-
-
-class Customer(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(populate_by_name=False, strict=True)
-
-    name: str = pydantic.Field(alias="customerName")
-    ids: set[uuid.UUID] = set()
-    address: Address | None = None
-
-
-@dataclasses.dataclass
-class Mixed:
-    customer: Customer
-    weight: float
-
-
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=8)
-WHOLE = st.integers(-(2**63), 2**63 - 1)
-FINITE = st.floats(allow_nan=False, allow_infinity=False)
-ZONED = st.datetimes(timezones=st.sampled_from([dt.UTC, dt.timezone(dt.timedelta(hours=8))]))
-DECIMALS = st.decimals(allow_nan=False, allow_infinity=False)
-ITEMS: st.SearchStrategy[Item] = st.deferred(
-    lambda: st.builds(Item, DECIMALS, ZONED, st.frozensets(TEXT, max_size=3), st.none() | ITEMS)
-)
-ADDRESSES = st.builds(Address, street=TEXT, since=st.dates())
-CUSTOMERS = st.builds(Customer, customerName=TEXT, ids=st.sets(st.uuids(), max_size=3), address=st.none() | ADDRESSES)
-KINDS: list[tuple[Any, st.SearchStrategy[Any]]] = [
-    (dt.datetime, st.datetimes() | ZONED),
-    (dt.date, st.dates()),
-    (dt.time, st.times()),
-    (dt.timedelta, st.timedeltas(dt.timedelta(days=-99_999), dt.timedelta(days=99_999))),
-    (uuid.UUID, st.uuids()),
-    (decimal.Decimal, DECIMALS),
-    (Colour, st.sampled_from(Colour)),
-    (Level, st.sampled_from(Level)),
-    (bytes, st.binary(max_size=20)),
-    (set[int], st.sets(WHOLE, max_size=4)),
-    (frozenset[str], st.frozensets(TEXT, max_size=4)),
-    (tuple[int, str], st.tuples(WHOLE, TEXT)),
-    (tuple[float, ...], st.lists(FINITE, max_size=3).map(tuple)),
-    (collections.deque[int], st.lists(WHOLE, max_size=3).map(collections.deque)),
-    (pathlib.Path, TEXT.map(pathlib.Path)),
-    (Point, st.builds(Point, WHOLE, TEXT)),
-    (Options, st.fixed_dictionaries({}, optional={"when": st.dates(), "ids": st.lists(st.uuids(), max_size=2)})),
-    (Item, ITEMS),
-    (Job, st.builds(Job, ITEMS, TEXT.map(pathlib.PurePosixPath))),
-    (Page[uuid.UUID], st.builds(Page, st.lists(st.uuids(), max_size=3))),
-    (dict[uuid.UUID, dt.date], st.dictionaries(st.uuids(), st.dates(), max_size=2)),
-    (dict[int, Item], st.dictionaries(WHOLE, ITEMS, max_size=2)),
-    (Item | None, st.none() | ITEMS),
-    (int | uuid.UUID, WHOLE | st.uuids()),
-    (Literal["a", "b"], st.sampled_from("ab")),
-    (Annotated[int, msgspec.Meta(gt=3)], st.integers(4, 2**40)),
-    (Address, ADDRESSES),
-    (Customer, CUSTOMERS),
-    (list[Customer], st.lists(CUSTOMERS, max_size=2)),
-    (Mixed, st.builds(Mixed, CUSTOMERS, FINITE)),
-    (Customer | Address, CUSTOMERS | ADDRESSES),
-    (Item | Point, ITEMS),
-    (Annotated[int, pydantic.Field(gt=3)], st.integers(4, 2**40)),
-]
+from tests.support.kinds import KINDS, Address, Item, Job, T
 
 
 def converted(annotation: Any) -> Conversion:
@@ -141,6 +30,7 @@ def converted(annotation: Any) -> Conversion:
 def test_each_kind_survives(annotation: Any, values: st.SearchStrategy[Any]) -> None:
     conversion = converted(annotation)
 
+    @settings(max_examples=40)
     @given(values)
     def survives(value: Any) -> None:
         stored = conversion.store("params.it", value)
