@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from sqlalchemy import text
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Change, Room, ScheduleChange
+from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.attempts import attempts_of
@@ -324,6 +325,38 @@ async def test_what_is_written_meanwhile_is_not_overwritten(opened: Opened) -> N
         if row.task_id in finished:
             assert (row.status, row.result) == (Status.COMPLETED, row.params)
             assert row.progress == {"done": row.params["n"]} and len(row.attempts) == 1
+
+
+@pytest.mark.stores("redis")  # in SQL the row is locked from the read to the write
+async def test_a_row_that_changes_between_the_read_and_the_write_is_left(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = await opened(Keyed("old"))
+    backend: Any = await opened(Keyed("new", "old"))
+    (task,) = await writer.push([new(params=PARAMS)])
+    (task,) = await writer.claim("owner", NOW, 1, lease_until=LEASE)
+    run = backend._redis.run
+    meddle: list[Callable[[], Awaitable[object]]] = []
+
+    async def meddled(script: object, *words: Any, **options: Any) -> Any:
+        if script is scripts.RECODE:
+            await meddle[-1]()
+        return await run(script, *words, **options)
+
+    monkeypatch.setattr(backend._redis, "run", meddled)
+    released = settle(task, Released("stopped"), NOW)
+    ends = settle(task, Failed("once"), NOW).replace(params={"n": 2}, extra={})
+    meddle.append(lambda: writer.report([(task.task_id, task.fence, {"done": 7})]))
+    assert await backend.recode([task.task_id]) == [False]
+    meddle.append(lambda: writer.heartbeat([(task.task_id, task.fence)], LEASE + 5))
+    assert await backend.recode([task.task_id]) == [True], "a lease is no part of what is written"
+    meddle.append(lambda: writer.update([Change(task, ends)]))
+    writer.codec = Keyed("old", "new")
+    assert await backend.recode([task.task_id]) == [False]
+    meddle.append(lambda: writer.update([Change(ends, released.replace(priority=4))]))
+    assert await backend.recode([task.task_id]) == [False]
+    row = await read(writer, task)
+    assert (row.priority, row.progress, row.params) == (4, {"done": 7}, PARAMS)
 
 
 @pytest.mark.stores("postgresql", "mysql")  # SQLite locks the whole file, and a write waits for it

@@ -106,6 +106,15 @@ def test_the_words_of_each_end(outcome: Outcome, word: str, error: str) -> None:
     assert after.attempts == attempts_of(after) == (attempt,) and run_time(after) == attempt.seconds == 2 / SECOND
 
 
+def test_the_newest_are_kept() -> None:
+    current = AGAIN.replace(max_retries=99)
+    for number in range(MAX_ATTEMPTS + 7):
+        current = settle(claimed(current, NOW + number), Failed(f"error {number}"), NOW + number)
+    assert [attempt.number for attempt in current.attempts] == list(range(8, MAX_ATTEMPTS + 8))
+    assert current.attempts[-1].error == f"error {MAX_ATTEMPTS + 6}"
+    assert len(attempts_of(claimed(current, NOW))) == MAX_ATTEMPTS + 1, "with the present run"
+
+
 def test_a_failure_after_a_cancel_was_a_failure() -> None:
     after = settle(task(cancel_requested=True), Failed("boom"), NOW)
     assert after.status is X and [attempt.outcome for attempt in attempts_of(after)] == ["failed"]

@@ -362,6 +362,12 @@ def test_requeued(status: Status) -> None:
     )  # the fence goes on rising
 
 
+def test_content_of_another_push_replaces_what_could_not_be_decoded() -> None:
+    lost = task(undecodable="params: coded, and no codec is set", coded={"params": "$aiotaskq1$", "attempts": "$"})
+    after = settle(lost, HandedBack(NEW), NOW)
+    assert (after.params, after.coded, after.undecodable) == (NEW.params, None, None)
+
+
 def test_handed_back() -> None:
     before = task(unique_key="u", retry_count=0, extra={"x": 1})
     after = settle(before, HandedBack(NEW), NOW)
