@@ -46,6 +46,7 @@ SCHEDULER: Tests = ("tests/runtime/scheduler",)
 CRON: Tests = ("tests/core", "-k", "cron")
 SCHEDULES: Tests = ("tests/core", "-k", "firing or test_schedule or preview")
 SYNC: Tests = ("tests/sync",)
+SYNC_QUICK: Tests = ("tests/sync/test_queue.py", "tests/sync/test_taskq.py", "tests/sync/test_refused_calls.py")
 WORKER: Tests = ("tests/runtime/worker", "-k", "not isolation and not poison")
 WORKERS_DEATHS: Tests = ("tests/runtime/worker", "-k", "isolation or poison")
 TARGETS = [
@@ -130,15 +131,15 @@ TARGETS = [
     Target("runtime/queue/unacked.py", [QUEUE, SYNC]),
     Target(
         "runtime/queue/claims.py",
-        [QUEUE, ("tests/runtime/worker/test_fetcher.py",), _contract("sqlite", "workers")],
+        [QUEUE, ("tests/runtime/worker/test_fetcher.py",), _contract("sqlite", "workers", "bounded_push")],
     ),
     Target(
         "runtime/scheduler/scheduler.py",
         [SCHEDULER, _contract("sqlite", "schedulers")],
     ),
-    Target("concurrency/loop_thread.py", [("tests/concurrency", "-k", "loop_thread"), SYNC]),
-    Target("sync/bridge.py", [SYNC]),
-    Target("sync/facades.py", [SYNC]),
+    Target("concurrency/loop_thread.py", [("tests/concurrency", "-k", "loop_thread"), SYNC_QUICK, SYNC]),
+    Target("sync/bridge.py", [SYNC_QUICK, SYNC]),
+    Target("sync/facades.py", [SYNC_QUICK, SYNC]),
 ]
 
 
