@@ -10,7 +10,7 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.core.task import SECOND, Status, TaskFilter
 from tests.support.machine import within
-from tests.support.rows import LEASE, NOW, ended, ids, new, pushed, read
+from tests.support.rows import LEASE, NOW, ended, ids, new, pushed, read, running
 from tests.support.servers import Server, Valkey
 
 
@@ -98,6 +98,18 @@ async def test_a_row_that_vanished_leaves_no_trouble(backend: RedisBackend, serv
     assert await backend.heartbeat([(held.task_id, 1)], LEASE) == [None]
     again = new(unique_key="u", idempotency_key="i")
     assert (await backend.push([again]))[0] is again
+
+
+async def test_rows_that_vanished_do_not_hide_what_is_overdue(
+    backend: RedisBackend, server: Server, prefix: str
+) -> None:  # G-4
+    gone = [await running(backend, lease_until=NOW + n) for n in range(4)]
+    held = await running(backend, lease_until=NOW + 9)
+    for task in gone:
+        for piece in ("body", "state"):
+            server.execute(f"HDEL {{{prefix}}}:{piece} {task.task_id}")
+    found = [ids(await backend.overdue(NOW + 99, 2)) for _ in range(3)]
+    assert found == [[], [], [held.task_id]], "each look drops the entries without a row"
 
 
 async def test_an_index_that_lags_behind_its_rows_deletes_nothing(
