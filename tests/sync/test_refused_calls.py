@@ -50,6 +50,17 @@ async def test_a_call_from_a_loop_is_refused_at_once_and_names_what_to_await(tmp
     await aiotaskq.MemoryQueue().push_task({"type": "x"})
 
 
+def test_a_loop_of_another_thread_is_refused_too() -> None:  # E8: also what needs no loop
+    queue = aiotaskq.sync.MemoryQueue()
+
+    async def in_a_loop() -> None:
+        with pytest.raises(WrongLoop, match=r"await aiotaskq\.MemoryQueue\.push_task\("):
+            queue.push_task({"type": "x"})
+
+    from_thread(lambda: asyncio.run(in_a_loop()))
+    assert queue.get_queue_size() == 0
+
+
 def test_an_async_handler_that_calls_the_facade_gets_the_error_and_a_thread_handler_may_call(
     tq: aiotaskq.sync.TaskQ,
 ) -> None:  # E8
