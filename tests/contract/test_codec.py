@@ -344,19 +344,19 @@ async def test_a_row_that_changes_between_the_read_and_the_write_is_left(
         return await run(script, *words, **options)
 
     monkeypatch.setattr(backend._redis, "run", meddled)
-    released = settle(task, Released("stopped"), NOW)
-    ends = settle(task, Failed("once"), NOW).replace(params={"n": 2}, extra={})
+    failed = settle(task, Failed("once"), NOW)
+    edited = failed.replace(params={"n": 2}, extra={})
     meddle.append(lambda: writer.report([(task.task_id, task.fence, {"done": 7})]))
     assert await backend.recode([task.task_id]) == [False]
     meddle.append(lambda: writer.heartbeat([(task.task_id, task.fence)], LEASE + 5))
     assert await backend.recode([task.task_id]) == [True], "a lease is no part of what is written"
-    meddle.append(lambda: writer.update([Change(task, ends)]))
+    meddle.append(lambda: writer.update([Change(task, failed)]))
     writer.codec = Keyed("old", "new")
     assert await backend.recode([task.task_id]) == [False]
-    meddle.append(lambda: writer.update([Change(ends, released.replace(priority=4))]))
+    meddle.append(lambda: writer.update([Change(failed, edited)]))
     assert await backend.recode([task.task_id]) == [False]
     row = await read(writer, task)
-    assert (row.priority, row.progress, row.params) == (4, {"done": 7}, PARAMS)
+    assert (row.retry_count, row.progress, row.params) == (1, {"done": 7}, {"n": 2})
 
 
 @pytest.mark.stores("postgresql", "mysql")  # SQLite locks the whole file, and a write waits for it
