@@ -82,6 +82,7 @@ async def test_a_field_of_a_newer_version_is_no_damage(backend: RedisBackend, se
 
 async def test_a_row_that_vanished_leaves_no_trouble(backend: RedisBackend, server: Server, prefix: str) -> None:  # G-4
     """As an operator's HDEL may leave it."""
+    assert isinstance(server, Valkey)
     keys = {"unique_key": "u", "idempotency_key": "i", "expires_at": NOW + 50}
     waiting, held = await pushed(backend, **keys), await pushed(backend, priority=-1)
     await backend.claim("o", NOW, 1, lease_until=LEASE)
@@ -92,6 +93,8 @@ async def test_a_row_that_vanished_leaves_no_trouble(backend: RedisBackend, serv
     after = await pushed(backend)
     assert ids(await backend.claim("o", NOW, 5)) == [after.task_id]
     assert await backend.next_run_at(NOW) is None
+    assert await backend.claim("o", NOW + 60, 5) == []
+    assert server.ask("ZCARD", f"{{{prefix}}}:expiring") == 0, "the entry is dropped"
     assert await backend.overdue(LEASE + 99, 5) == []
     assert ids(await backend.find(TaskFilter(), 5)) == [after.task_id]
     assert await backend.purge(TaskFilter(), 5) == 0
