@@ -46,7 +46,12 @@ SCHEDULER: Tests = ("tests/runtime/scheduler",)
 CRON: Tests = ("tests/core", "-k", "cron")
 SCHEDULES: Tests = ("tests/core", "-k", "firing or test_schedule or preview")
 SYNC: Tests = ("tests/sync",)
-SYNC_QUICK: Tests = ("tests/sync/test_queue.py", "tests/sync/test_taskq.py", "tests/sync/test_refused_calls.py")
+SYNC_QUICK: Tests = (
+    "tests/sync/test_queue.py",
+    "tests/sync/test_taskq.py",
+    "tests/sync/test_refused_calls.py",
+    "tests/test_message_queue.py",
+)
 WORKER: Tests = ("tests/runtime/worker", "-k", "not isolation and not poison")
 WORKERS_DEATHS: Tests = ("tests/runtime/worker", "-k", "isolation or poison")
 TARGETS = [
