@@ -241,3 +241,20 @@ def test_run_outside_of_the_main_thread_is_refused(tmp_path: Path) -> None:
     tq = aiotaskq.sync.TaskQ(f"sqlite:///{tmp_path}/x.db")
     with pytest.raises(ValueError, match="main thread"):
         from_thread(tq.run)
+
+
+def test_what_was_used_is_closed_with_the_loop(start: Callable[..., Program]) -> None:
+    code = """
+        from aiotaskq.sync.bridge import Home, run
+
+        async def close(made):
+            print("closed", made, flush=True)
+
+        inner = Home(lambda: "inner", close=close)
+        outer = Home(lambda: "outer", needs=inner, close=close)
+        run(outer.enter, "outer")
+    """
+    program = start(code)
+    for name in ("outer", "inner"):  # the last one entered first
+        program.wait_for(f"closed {name}")
+    assert program.seconds_to_end(0, "") < within(AT_ONCE)
