@@ -160,7 +160,13 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         # A schedule is about the wall clock, even where the queue's own clock is a steady one.
         clock = SystemClock() if type(self._clock) is SteadyClock else self._clock
         return Scheduler(
-            schedules, self.queue, self._backend, clock, check_interval=self._check_interval, prepare=self._prepared
+            schedules,
+            self.queue,
+            self._backend,
+            clock,
+            check_interval=self._check_interval,
+            prepare=self._prepared,
+            timezone=self.timezone,
         )
 
     def _prepared(self, type: Any, params: Any) -> Any:

@@ -46,13 +46,16 @@ class Scheduler:
         *,
         check_interval: float = 10.0,
         prepare: Callable[[Any, Any], Any] | None = None,
+        timezone: str | None = None,
     ) -> None:
         """Wire a scheduler.
 
+        ``timezone`` is the IANA name for schedules that name none; None is the system's.
         ``check_interval`` is the longest time in seconds between two looks at the database. ``prepare`` returns the
         params of a task type as they are stored, or raises ValidationError; None takes them as they are.
         """
         self._prepare = prepare
+        self._timezone = timezone
         self._schedules = schedules
         self._queue = queue
         self._queue_backend = queue_backend
@@ -121,7 +124,7 @@ class Scheduler:
                 a warning in the log.
             execute_at, start_at: epoch seconds or an aware datetime; a ``once`` in the past fires now.
             max_runs: 0 is no limit.
-            timezone: an IANA name in which a cron expression is evaluated; default the system's.
+            timezone: an IANA name in which a cron expression is evaluated; default the scheduler's, else the system's.
             misfire, overlap: the policies; see ``Schedule``.
             catch_up, timeout: seconds.
 
@@ -139,7 +142,7 @@ class Scheduler:
             None if "execute_at" in foreign else execute_at,
             max_runs,
             description,
-            timezone=timezone,
+            timezone=self._timezone if timezone is None else timezone,
             misfire=misfire,
             overlap=overlap,
             catch_up=catch_up,

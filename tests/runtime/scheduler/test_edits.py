@@ -123,3 +123,14 @@ async def test_what_others_do_meanwhile_is_seen_when_it_fires(  # C10: it was re
     rows = {row.name: row for row in await tq.scheduler.list()}
     assert [rows[name].run_count for name in ("paused", "put off", "described", "untouched")] == [0, 0, 1, 1]
     assert rows["described"].description == rows["untouched"].description == "theirs"
+
+
+async def test_a_schedule_without_a_time_zone_has_that_of_the_task_queue(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/zone.db", timezone="Asia/Shanghai")
+    async with tq:
+        add = tq.scheduler.add_scheduler_task
+        mine = await tq.scheduler.get(await add("a", "t", "cron", cron_expression="0 9 * * *"))
+        other = await tq.scheduler.get(await add("b", "t", "cron", cron_expression="0 9 * * *", timezone="UTC"))
+        assert (mine.timezone, other.timezone) == ("Asia/Shanghai", "UTC")
+        with pytest.raises(ValidationError, match="timezone"):
+            await add("c", "t", "cron", cron_expression="0 9 * * *", timezone="")
