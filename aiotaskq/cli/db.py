@@ -127,7 +127,10 @@ def copy(
         bool,
         option(
             "--running-as-pending",
-            help=tr("Also copy running tasks, as pending: they will run again. By default they are not copied."),
+            help=tr(
+                "Also copy running tasks, as pending: they will run again. "
+                "Without it, the copy is refused while tasks run."
+            ),
         ),
     ] = False,
     app_target: App = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -20,6 +20,7 @@ from aiotaskq.log import printable
 app = typer.Typer()
 MANUAL = Path(__file__).parents[1] / "docs"
 INDEX = "index"
+REFERENCE = "api"
 _TOPIC = re.compile(r"^- \[[^\]]+\]\((?:\.\./)?([\w-]+)\.md\)(?:: |：)(.+)$", re.MULTILINE)
 
 
@@ -45,7 +46,11 @@ def docs(
     ] = None,
     search: Annotated[
         str | None,
-        option("--search", metavar="WORDS", help=tr("List the sections that contain all of these words.")),
+        option(
+            "--search",
+            metavar="WORDS",
+            help=tr("List the sections that contain all of these words, or the most of them."),
+        ),
     ] = None,
     path: Annotated[bool, option("--path", help=tr("Print the path of the page, or of the manual's folder."))] = False,
 ) -> None:
@@ -111,12 +116,7 @@ def _search(words: str, topic: str | None) -> None:
     wanted = words.casefold().split()
     if not wanted:
         raise typer.BadParameter(tr("at least one word is needed"), param_hint="--search")
-    found = [
-        section
-        for name in ([topic] if topic is not None else topics())
-        for section in sections(name)
-        if all(word in f"{section.heading}\n{section.text}".casefold() for word in wanted)
-    ]
+    found = found_in([topic] if topic is not None else topics(), wanted)
     if not found:
         raise NotFound(tr("no section of the manual contains {words}", words=repr(printable(words))))
     for section in found:
@@ -124,3 +124,19 @@ def _search(words: str, topic: str | None) -> None:
         for line in section.text.splitlines():
             if any(word in line.casefold() for word in wanted):
                 echo(f"  {line.strip()}")
+
+
+def found_in(names: Iterable[str], words: Sequence[str]) -> list[Section]:
+    """Return the sections with all of the words, or with the most of them if none has all; the best ones first.
+
+    Better is what has more of them in its heading; the API reference, which names everything, comes last.
+    """
+    counted = [(contained(words, f"{each.heading}\n{each.text}"), each) for name in names for each in sections(name)]
+    most = max((count for count, _ in counted), default=0)
+    best = [section for count, section in counted if count == most > 0]
+    return sorted(best, key=lambda section: (section.topic == REFERENCE, -contained(words, section.heading)))
+
+
+def contained(words: Sequence[str], text: str) -> int:
+    """Return how many of the words, which are casefolded, the text contains."""
+    return sum(word in text.casefold() for word in words)

@@ -52,6 +52,19 @@ def test_sections_that_contain_all_words_are_found(cli: Cli) -> None:
     assert "at least one word" in cli.fails("docs", "--search", " ", code=2)
 
 
+def test_sections_whose_heading_matches_come_first_and_the_reference_last(cli: Cli) -> None:
+    lines = cli.out("docs", "--search", "schedules").splitlines()
+    titles = [line for line in lines if not line.startswith("  ")]
+    named = ["schedules" in title.partition(": ")[2].casefold() for title in titles if not title.startswith("api: ")]
+    assert True in named and False in named and named == sorted(named, reverse=True)
+    reference = [title.startswith("api: ") for title in titles]
+    assert True in reference and reference == sorted(reference)
+
+
+def test_without_a_section_that_has_all_words_those_with_the_most_are_found(cli: Cli) -> None:
+    assert cli.out("docs", "--search", "poison lease xyzzy") == cli.out("docs", "--search", "poison lease")
+
+
 def test_a_comment_in_a_code_block_is_no_heading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docs, "MANUAL", tmp_path)
     (tmp_path / "x.md").write_text("# X\na\n```bash\n# no heading\n```\n## Y\nb\n", encoding="utf-8")

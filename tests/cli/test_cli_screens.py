@@ -189,8 +189,10 @@ def test_help_in_chinese_fits_the_terminal(cli: Cli) -> None:
           TO    目标存储的 URL。  [必需]
 
         选项：
-          --running-as-pending  运行中的任务也复制，变为等待：它们会再次执行。默认不复制
-                                它们。
+          --running-as-pending  运行中的任务也复制，变为等待：它们会再次执行。不加时，只
+                                要还有运行中的任务，就拒绝复制。
+          --app MODULE:TQ       应用的 TaskQ，如 app:tq 指 app.py 里的 tq。  [环境变量：
+                                AIOTASKQ_APP]
           --json                标准输出只打印 JSON。
           --help                显示本帮助。
         """

@@ -33,7 +33,7 @@ def test_a_duration_has_its_two_largest_units(microseconds: int, shown: str) -> 
 
 def test_a_duration_in_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
-    assert duration(DAY + 2 * HOUR) == "1天2时" and duration(2_500_000) == "2.5秒"
+    assert duration(DAY + 2 * HOUR) == "1天2小时" and duration(2_500_000) == "2.5秒"
 
 
 @given(st.integers(0, 10**16), st.integers(0, 10**16))

@@ -82,7 +82,8 @@ class Operations(ABC, Generic[Retried_co]):
 
         Args:
             since: only tasks that were created then or later; epoch seconds or an aware datetime.
-            error: only tasks whose error message contains this text; upper and lower case differ.
+            error: only tasks whose stored error contains this text, in the message or the traceback; upper and lower
+                case differ.
 
         Raises ValidationError, and NotFound when there is no such task (any more).
         """
