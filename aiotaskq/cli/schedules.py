@@ -48,6 +48,10 @@ ScheduleIds = Annotated[
     ),
 ]
 Zone = Annotated[str | None, option("--timezone", help=tr("Time zone, as Europe/Berlin; default the system's."))]
+ScheduleZone = Annotated[
+    str | None,
+    option("--timezone", help=tr("Time zone, as Europe/Berlin; default that of the TaskQ (--app), then the system's.")),
+]
 LISTED = tuple(map(marked, ("SCHEDULE_ID", "NAME", "TYPE", "WHEN", "NEXT", "RUNS", "STATE")))
 
 
@@ -188,7 +192,7 @@ def add(
             metavar="TIME", help=tr("Time of a single run, as 2026-03-28T12:00; without an offset it is in --timezone.")
         ),
     ] = None,
-    timezone: Zone = None,
+    timezone: ScheduleZone = None,
     max_runs: Annotated[int, option(min=0, help=tr("Maximum number of runs; 0 is no limit."))] = 0,
     misfire: Annotated[
         str, option(help=tr("Misfire policy, for due times that have passed: fire_once, skip or fire_all."))

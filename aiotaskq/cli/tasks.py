@@ -68,7 +68,12 @@ Since = Annotated[
     option("--since", metavar="TIME", help=tr("Only tasks created since then: 2h, 1d12h, or 2026-03-28T12:00.")),
 ]
 ErrorText = Annotated[
-    str | None, option("--error", metavar="TEXT", help=tr("Only tasks whose error contains this text."))
+    str | None,
+    option(
+        "--error",
+        metavar="TEXT",
+        help=tr("Only tasks whose error or traceback contains this text; upper and lower case differ."),
+    ),
 ]
 
 SHORTENED = 500
