@@ -19,7 +19,7 @@ from aiotaskq import MemoryQueue, NotFound, NotSupported, TaskQ, ValidationError
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change, Room
 from aiotaskq.backends.memory.backend import MemoryBackend
-from aiotaskq.backends.url import DURABLE_FAKE, KEEP_ENDED, keep_ended_of
+from aiotaskq.backends.url import DURABLE_FAKE, KEEP_ENDED, memory_options
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
@@ -69,15 +69,16 @@ def test_another_store_refuses_it(url: str, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("url", ["memory://?keep=5", "memory://?keep_ended=5&x=1", f"{DURABLE_FAKE}?x=1"])
 def test_an_unknown_option_of_the_url_is_refused(url: str) -> None:
-    with pytest.raises(ValidationError, match="is unknown; for memory there is keep_ended"):
+    with pytest.raises(ValidationError, match="is unknown; for memory there are keep_ended and objects"):
         connect(url)
 
 
 def test_keep_ended_in_url_and_argument_is_refused() -> None:
     with pytest.raises(ValidationError, match="it is in the URL, too"):
         TaskQ("memory://?keep_ended=5", keep_ended=5)
-    assert keep_ended_of("memory://") == KEEP_ENDED == 10_000
-    assert keep_ended_of("memory://?keep_ended=50000") == keep_ended_of("memory://", 50_000) == 50_000
+    assert memory_options("memory://").keep_ended == KEEP_ENDED == 10_000
+    assert memory_options("memory://?keep_ended=50000").keep_ended == 50_000
+    assert memory_options("memory://", 50_000).keep_ended == 50_000
 
 
 def test_the_process_wide_queue_takes_it_from_its_url(tmp_path: Path) -> None:

