@@ -59,7 +59,7 @@ class Cli:
         monkeypatch.chdir(home)
         for name in [name for name in os.environ if name.startswith("AIOTASKQ_")]:
             monkeypatch.delenv(name)
-        for name in ("LC_ALL", "LC_MESSAGES", "LANG", "NO_COLOR"):
+        for name in ("LC_ALL", "LC_MESSAGES", "LANG", "NO_COLOR", "COLUMNS"):
             monkeypatch.delenv(name, raising=False)
         self.url = f"sqlite:///{home}/app.db"
         self.env = {**os.environ, "PYTHONPATH": str(ROOT)}

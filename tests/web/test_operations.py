@@ -117,7 +117,7 @@ async def test_tasks_are_retried_and_purged_by_filter(ask: Ask, tq: TaskQ) -> No
     assert await count("tasks/retry", error="luck") == 1 and await count("tasks/retry", type="other") == 0
     assert await count("tasks/retry", status=["cancelled"], queue="q") == 0
     assert await count("tasks/purge", status=["completed"]) == 0
-    assert await count("tasks/purge", since=0, older_than=0, status=["failed"], error="OSError") == 0, "in this second"
+    assert await count("tasks/purge", since=0, older_than=3600, status=["failed"], error="OSError") == 0
     assert await count("tasks/purge", since=0, status=["failed"], error="OSError") == 1
     counts = (await tq.stats()).counts
     assert (counts["pending"], counts["failed"]) == (2, 1)

@@ -134,8 +134,8 @@ async def test_a_timeout_interrupts_the_handler(bench: Bench, own: float | None)
     ("reason", "outcome"),
     [
         ("cancel", Cancelled()),
-        ("shutdown", Released("its worker was stopped")),
-        ("fenced", Released("its worker was cut off from the store")),
+        ("shutdown", Released("its worker was stopped", ran=True)),
+        ("fenced", Released("its worker was cut off from the store", ran=True)),
         ("lost", None),
     ],
 )
