@@ -32,6 +32,7 @@ class Retention:
         self._backend = backend
         self._clock = clock
         self._ages: dict[Status, float] = {}
+        self._rests = False  # whether the first round only waits
         if ended is not None and ended != "auto":
             self._keep_for(check_seconds("retention", ended, zero=False))
         if failed is not None:
@@ -44,6 +45,7 @@ class Retention:
             self._auto = False
             if not await self._backend.keeps_ended():
                 self._keep_for(DEFAULT_AGE)
+                self._rests = True
         if self._ages:
             await self._poller.start()
 
@@ -55,6 +57,10 @@ class Retention:
         await self._poller.stop()
 
     async def _sweep(self) -> float:
+        if self._rests:
+            # By default many processes sweep that live shortly: not each of them begins with a write.
+            self._rests = False
+            return SWEEP_INTERVAL * random.uniform(0.2, 1.0)
         full = False
         for status, age in self._ages.items():
             where = TaskFilter(status=(status,), completed_before=ended_before(age, self._clock))
