@@ -182,7 +182,8 @@ async def pauses(
     fleet.notes["zombie writes"] = tried
     report.must(len(paused) == pauses, "all tasks had ended before the last pause")
     report.must(tried > 0, "no zombie has tried to write: the scenario proves nothing")
-    report.must(len(fleet.alive()) == workers, "a worker that was paused has ended")
+    ends = [(each.pid, each.status, each.paused_at) for each in fleet.processes if each.role == "worker"]
+    report.must(len(fleet.alive()) == workers, f"a worker that was paused has ended (pid, status, paused at): {ends}")
     return report
 
 
