@@ -60,11 +60,8 @@ class Handler(msgspec.Struct, frozen=True):
     """The conversion of what ``**kwargs`` takes."""
     returns: Conversion | None = None
     """The conversion of the result, by the return annotation."""
-
-    @property
-    def typed(self) -> bool:
-        """Whether some params are converted."""
-        return bool(self.conversions) or self.others is not None
+    typed: bool = False
+    """Whether some params are converted: there are ``conversions`` or ``others``."""
 
     def stored(self, params: dict[str, Any]) -> dict[str, Any]:
         """Return params as they are stored, in JSON form. Raises ValidationError with the path to what does not fit."""
@@ -146,6 +143,7 @@ def make_handler(
         conversions=conversions,
         others=others,
         returns=returns,
+        typed=bool(conversions) or others is not None,
     )
 
 

@@ -29,6 +29,16 @@ def groups(changes: Sequence[Change]) -> Iterator[Group]:
 
     Those of undecodable rows are apart: a column that could not be read must not be written with those that were.
     """
+    # Nearly always all are of one kind, which this finds out for less than the grouping below takes.
+    if all(
+        change.after.params is change.before.params
+        and change.after.extra is change.before.extra
+        and change.before.undecodable is None
+        for change in changes
+    ):
+        if changes:
+            yield _group(changes, ())
+        return
     kinds: dict[tuple[bool, bool], list[Change]] = {}
     for change in changes:
         kinds.setdefault((_same_content(change), change.before.undecodable is None), []).append(change)
