@@ -125,6 +125,9 @@ def check_storable(field: str, value: object) -> None:
             elif kind is int:
                 if not -INT64 <= item <= INT64:
                     break
+            elif kind is float:
+                if not math.isfinite(item):
+                    break
             elif item is not None and kind is not bool:
                 break
         else:

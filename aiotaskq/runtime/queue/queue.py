@@ -114,8 +114,7 @@ class Queue(Operations[Task]):
         DatabaseUnavailable with the ids of the tasks, and NotSupported if the store cannot join the session.
         """
         if not self.backend.objects:
-            for task in tasks:
-                self._check_storable(task)
+            self._check_storable(tasks)
         try:
             if session is None and not self.capacity.maxsize:
                 stored = await (self._pushes.add(tasks) if self.backend.grouped else self.backend.push(tasks))
@@ -155,15 +154,17 @@ class Queue(Operations[Task]):
         taker = next((each for each in self.takers if each.wants), None)
         return await (self.backend.push(tasks) if taker is None else taker.push(tasks))
 
-    def _check_storable(self, task: Task) -> None:
-        check_storable("params", task.params)
-        if task.extra:
-            check_storable("task", task.extra)
+    def _check_storable(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            check_storable("params", task.params)
+            if task.extra:
+                check_storable("task", task.extra)
         if not self.backend.durable:
             return
-        for field, name in (("on_success", task.on_success), ("on_failure", task.on_failure)):
-            if name is not None and not isinstance(name, str):
-                raise ValidationError(f"{field}: a function cannot be stored; give the name of a task")
+        for task in tasks:
+            for field, name in (("on_success", task.on_success), ("on_failure", task.on_failure)):
+                if name is not None and not isinstance(name, str):
+                    raise ValidationError(f"{field}: a function cannot be stored; give the name of a task")
 
     async def push_task(self, task: Mapping[str, Any], priority: int = 0) -> str:
         """Add a task given as a dict (``type``, ``params``, optional ``task_id``), which is not changed; return its id.
