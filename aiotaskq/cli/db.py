@@ -19,7 +19,7 @@ from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.application import load_quietly
 from aiotaskq.cli.i18n import marked, tr, translated
 from aiotaskq.cli.layout import columns_of
-from aiotaskq.cli.options import DEFAULT_DB, App, Command, Db, Json, check_target, group, option
+from aiotaskq.cli.options import DEFAULT_DB, App, Command, Db, Json, Target, check_target, group, option
 from aiotaskq.cli.output import ProgressBar, echo, echo_json, echo_stderr, echo_table, progress_bar
 from aiotaskq.cli.store_access import opened, refuse_unready
 from aiotaskq.concurrency.clock import SystemClock
@@ -191,15 +191,7 @@ def _say_copied(done: Copied) -> None:
     short_help=tr("Write all rows anew with the application's codec."),
 )
 def recode(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODULE:TQ",
-            envvar="AIOTASKQ_APP",
-            help=tr("The TaskQ of your application, as app:tq for 'tq' in app.py."),
-            show_default=False,
-        ),
-    ],
+    target: Target,
     after: Annotated[
         str | None, option(metavar="TASK_ID", help=tr("Continue an interrupted run after this task."))
     ] = None,

@@ -105,6 +105,15 @@ App = Annotated[
         show_default=False,
     ),
 ]
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODULE:TQ",
+        envvar="AIOTASKQ_APP",
+        help=tr("The TaskQ of your application, as app:tq for 'tq' in app.py."),
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, option("--json", help=tr("Print only JSON on standard output."))]
 Yes = Annotated[bool, option("--yes", "-y", help=tr("Do not ask."))]
 DryRun = Annotated[bool, option("--dry-run", help=tr("Only count the tasks that match."))]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from aiotaskq.cli.i18n import tr
-from aiotaskq.cli.options import Command, Host, Port, ReadOnly, TokenEnv, TokenFile, check_target, option
+from aiotaskq.cli.options import Command, Host, Port, ReadOnly, Target, TokenEnv, TokenFile, check_target, option
 from aiotaskq.cli.shutdown import Lifeline
 from aiotaskq.cli.supervisor import supervise
 from aiotaskq.cli.web import Site
@@ -25,15 +25,7 @@ LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
     ),
 )
 def run(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODULE:TQ",
-            envvar="AIOTASKQ_APP",
-            help=tr("The TaskQ of your application, as app:tq for 'tq' in app.py."),
-            show_default=False,
-        ),
-    ],
+    target: Target,
     concurrency: Annotated[
         int, option(min=1, max=10_000, envvar="AIOTASKQ_CONCURRENCY", help=tr("Number of tasks that run concurrently."))
     ] = 10,

@@ -9,6 +9,7 @@ from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import Column, style_of_status
 from aiotaskq.cli.output import json_text
 from aiotaskq.cli.times import duration
+from aiotaskq.core.attempts import attempts_of
 from aiotaskq.core.outcome import owner_of
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.runtime.owner import read_owner
@@ -52,13 +53,11 @@ def _due(task: Task, now: int) -> str:
 
 def run_time(task: Task, now: int) -> str:
     """Return how long the latest run took, or has taken until now."""
-    begin = task.began_at if task.began_at is not None or task.started_at is None else task.started_at * SECOND
-    if begin is None or task.status is Status.PENDING:
+    attempts = attempts_of(task)
+    if task.status is Status.PENDING or not attempts or attempts[-1].began_at is None:
         return ""
-    end = task.ended_at if task.ended_at is not None or task.completed_at is None else task.completed_at * SECOND
-    if end is None:
-        end = now
-    return duration(end - begin)
+    ended = attempts[-1].ended_at
+    return duration((now if ended is None else ended) - attempts[-1].began_at)
 
 
 def progress_text(progress: dict[str, Any] | None) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -50,7 +51,7 @@ class Chain:
         return data
 
 
-class _Compression:
+class _Compression(ABC):
     _mark: bytes
     """The beginning of compressed data. JSON does not begin so; other data that does is always compressed."""
 
@@ -70,11 +71,11 @@ class _Compression:
         """Return the data decompressed, or as it is where it is not compressed. Raises ValueError."""
         return self._decompress(data[len(self._mark) :]) if data.startswith(self._mark) else data
 
-    def _compress(self, data: bytes) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def _compress(self, data: bytes) -> bytes: ...
 
-    def _decompress(self, data: bytes) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def _decompress(self, data: bytes) -> bytes: ...
 
 
 class Zlib(_Compression):
