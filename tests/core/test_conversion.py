@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, NewType
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from aiotaskq.core.conversion import Conversion, Unsupported, conversion_of, resolved
 from aiotaskq.core.validation import check_json
-from aiotaskq.errors import ValidationError
+from aiotaskq.errors import MissingExtra, ValidationError
 from tests.support.kinds import KINDS, Address, Item, Job, T
 
 
@@ -122,3 +123,10 @@ def test_names_are_looked_up_in_the_module_and_then_where_the_handler_is() -> No
 def test_a_function_is_no_param() -> None:
     with pytest.raises(ValidationError, match=r"^params\.it: "):
         converted(Callable[[], int]).store("params.it", lambda: 1)
+
+
+def test_a_missing_pydantic_is_named_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydantic", None)
+    assert conversion_of(uuid.UUID) is not None
+    with pytest.raises(MissingExtra, match=r"pydantic is not installed; install the extra pydantic: pip install "):
+        conversion_of(dt.date | str)
