@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmarks import machine, page, published, report, terminal
 from benchmarks.case import Case, Scenario, load
-from benchmarks.runner import Measured, Runner, Settings, beside, chosen, program_of
+from benchmarks.runner import Measured, Runner, Settings, beside, chosen, is_checkout
 from benchmarks.stores import Stores
 
 FULL = Settings()
@@ -29,8 +29,8 @@ def main(arguments: list[str]) -> int:
         return _publish(console, Path(options.publish or options.out / "report.json"))
     picked = chosen(scenarios, options.only)
     if options.against is not None:
-        if program_of(options.against) is None:
-            print(f"--against: {options.against} is no checkout of aiotaskq with benchmarks", file=sys.stderr)
+        if not is_checkout(options.against):
+            print(f"--against: {options.against} is no checkout of aiotaskq", file=sys.stderr)
             return 2
         picked = beside(picked, options.against.resolve())
     if not picked:

@@ -92,7 +92,7 @@ class Case:
     needs: tuple[str, ...] = ()
     """Modules without which it is absent."""
     checkout: Path | None = None
-    """The checkout of aiotaskq whose own benchmarks run it, where it is another one than this."""
+    """The checkout whose aiotaskq is run, where it is another one than this."""
 
     @property
     def label(self) -> str:

@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -67,24 +68,29 @@ class Failed(Exception):
     """A run gave no sample; the message is the reason."""
 
 
-# The program that runs the cases; the second name is that in checkouts of before it was renamed.
-PROGRAMS = ("contestant_process", "child")
-
-
-def program_of(checkout: Path) -> str | None:
-    """Return the name of a checkout's program that runs its cases; None where there is none."""
-    return next((name for name in PROGRAMS if (checkout / "benchmarks" / f"{name}.py").is_file()), None)
+def is_checkout(folder: Path) -> bool:
+    """Return whether there is a package aiotaskq in that folder."""
+    return (folder / "aiotaskq" / "__init__.py").is_file()
 
 
 class ContestantProcess:
     """A process that runs the cases of one contestant, one after the other."""
 
     def __init__(self, log: Path, checkout: Path | None = None) -> None:
-        """Another ``checkout`` runs its own benchmarks, with the Python of its ``.venv`` if it has one."""
+        """Of another ``checkout`` the package is run, with the Python of its ``.venv`` if it has one.
+
+        The benchmarks are those of this checkout: so a difference is one of the package.
+        """
         self._log: IO[bytes] = log.open("ab")
-        self._root = checkout or ROOT
-        own = self._root / ".venv" / "bin" / "python"
-        self._python = str(own) if checkout is not None and own.exists() else sys.executable
+        self._root, self._python = ROOT, sys.executable
+        self._mixed: tempfile.TemporaryDirectory[str] | None = None
+        if checkout is not None:
+            self._mixed = tempfile.TemporaryDirectory(prefix="aiotaskq-against-")
+            self._root = Path(self._mixed.name)
+            for name, place in (("aiotaskq", checkout), ("benchmarks", ROOT), ("tests", ROOT)):
+                (self._root / name).symlink_to((place / name).resolve())
+            if (own := checkout / ".venv" / "bin" / "python").exists():
+                self._python = str(own)
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, case: Case, run: Run, patience: float) -> Sample:
@@ -120,7 +126,7 @@ class ContestantProcess:
             # Before what is installed, and before another checkout that PYTHONPATH may name already.
             path = os.pathsep.join(filter(None, (str(self._root), os.environ.get("PYTHONPATH"))))
             self._process = subprocess.Popen(
-                [self._python, "-m", f"benchmarks.{program_of(self._root)}"],
+                [self._python, "-m", "benchmarks.contestant_process"],
                 stdin=pipe,
                 stdout=pipe,
                 stderr=self._log,
@@ -145,6 +151,8 @@ class ContestantProcess:
         """End the process."""
         self._kill()
         self._log.close()
+        if self._mixed is not None:
+            self._mixed.cleanup()
 
 
 class Runner:
