@@ -18,10 +18,10 @@ Task = dict[str, Any]
 
 
 class ThreadQueue:
-    """Tasks on a heap, taken by threads."""
+    """Tasks on a heap, or in another queue of the standard library, taken by threads."""
 
-    def __init__(self) -> None:
-        self._tasks: queue.PriorityQueue[tuple[int, int, Task]] = queue.PriorityQueue()
+    def __init__(self, tasks: queue.Queue[tuple[int, int, Task]] | None = None) -> None:
+        self._tasks = queue.PriorityQueue() if tasks is None else tasks
         self._numbers = itertools.count()  # the original's heap raised on equal priorities: dicts have no order
 
     def push_task(self, task: Task, priority: int = 0) -> str:

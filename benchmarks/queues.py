@@ -22,7 +22,7 @@ SYSTEMS: dict[tuple[str, str], type[System]] = {}
 PRODUCERS = {"memory": 1, "sqlite": 100}  # as many at the same time; elsewhere 50
 BACKLOGS = (10_000, 200_000)
 GAP = 0.004  # seconds between two pushes into an idle queue, on average
-PACE = 0.015  # seconds between two pushes for another process, on average
+PACE, SLOW = 0.015, 0.120  # seconds between two pushes for another process, on average
 PLACES = {"sqlite": "file", "postgresql": "postgresql", "mysql": "mysql", "redis": "redis"}
 
 
@@ -95,13 +95,33 @@ async def push_and_run(kind: type[System], run: Run) -> Sample:
     """From the first push until the last task is written as finished; workers were waiting."""
     count = producers(kind.family)
     each = max(1, run.n // count)
-    async with opened(kind, run.place) as system, system.working(10):
+    return await _whole(kind, run.place, count * each, lambda system: system.push_from(count, each))
+
+
+async def one_by_one(kind: type[System], run: Run) -> Sample:
+    """As ``push_and_run``, with one producer."""
+    return await _whole(kind, run.place, run.n, lambda system: system.push_from(1, run.n))
+
+
+async def bulk_and_run(kind: type[System], run: Run) -> Sample:
+    """As ``push_and_run``, 500 tasks in a call."""
+    calls = max(1, run.n // BATCH)
+
+    async def push(system: System) -> None:
+        for _ in range(calls):
+            await system.push_many(BATCH)
+
+    return await _whole(kind, run.place, calls * BATCH, push)
+
+
+async def _whole(kind: type[System], place: str, count: int, push: Callable[[System], Awaitable[None]]) -> Sample:
+    async with opened(kind, place) as system, system.working(10):
         await _warm(system)
-        system.tally.expect(count * each)
+        system.tally.expect(count)
         start = time.perf_counter()
-        await system.push_from(count, each)
+        await push(system)
         await system.drained()
-        return rate(count * each, time.perf_counter() - start)
+        return rate(count, time.perf_counter() - start)
 
 
 async def idle_latency(kind: type[System], run: Run) -> Sample:
@@ -121,7 +141,7 @@ async def idle_latency(kind: type[System], run: Run) -> Sample:
         return latency(system.tally.waits)
 
 
-async def two_latency(kind: type[System], run: Run) -> Sample:
+async def two_latency(pace: float, kind: type[System], run: Run) -> Sample:
     """From before the push until the handler starts in another process; a push does not wait for earlier tasks."""
     dice = random.Random(1)
     clock = asyncio.get_running_loop().time
@@ -134,7 +154,7 @@ async def two_latency(kind: type[System], run: Run) -> Sample:
         await processes.until(1)
         due = clock()
         for _ in range(run.n):
-            due = max(due + dice.uniform(0.5, 1.5) * PACE, clock())
+            due = max(due + dice.uniform(0.5, 1.5) * pace, clock())
             await asyncio.sleep(due - clock())
             await system.push(at=time.perf_counter())
         await processes.until(1 + run.n)
@@ -181,6 +201,7 @@ class _Kind:
     size: int = 0
     only: tuple[str, ...] = ()  # families
     figures: str = "rate"
+    part: str = ""  # a contestant that is without that scenario cannot run this one
 
 
 SHARED = ("sqlite", "postgresql", "mysql", "redis")
@@ -192,11 +213,26 @@ KINDS = {
     "drain.100": _Kind("drain, 100 at a time", functools.partial(drain, 100)),
     "drain.two": _Kind("drain, two processes with 50 each", drain_two, only=SHARED, start=400),
     "run": _Kind("push, run and finish, 10 at a time", push_and_run),
+    "run.one": _Kind("push, run and finish, one producer", one_by_one, only=("sqlite",)),
+    "run.bulk": _Kind(
+        "push 500 in a call, run and finish, 10 at a time",
+        bulk_and_run,
+        start=1_000,
+        only=("memory",),
+        part="push.bulk",
+    ),
     "latency": _Kind("push to start, workers idle", idle_latency, size=400, figures="latency"),
     "latency.two": _Kind(
         "push to start, a task every 15 ms in another process",
-        two_latency,
+        functools.partial(two_latency, PACE),
         size=400,
+        only=("sqlite", "postgresql", "redis"),
+        figures="latency",
+    ),
+    "latency.slow": _Kind(
+        "push to start, a task every 120 ms in another process",
+        functools.partial(two_latency, SLOW),
+        size=100,
         only=("postgresql",),
         figures="latency",
     ),
@@ -211,7 +247,7 @@ def contestant(kind: type[S]) -> type[S]:
     if kind.note:
         NOTES[kind.family, kind.who] = kind.note
     for name, each in KINDS.items():
-        if (each.only and kind.family not in each.only) or name in kind.without:
+        if (each.only and kind.family not in each.only) or {name, each.part} & set(kind.without):
             continue
         title = each.title.format(producers=50 if kind.family == "memory" else producers(kind.family))
         place = PLACES.get(kind.family, "")

@@ -91,7 +91,7 @@ def _row(measured: Measured) -> dict[str, Any]:
 
 def _wanted(at_least: float | None, at_most: float | None, unit: str) -> str:
     sign, value = ("≥", at_least) if at_least is not None else ("≤", at_most)
-    return f"{sign} {value:g} {unit}"
+    return f"{sign} {value:.3g} {unit}"
 
 
 def medians(report: Report) -> dict[str, float]:

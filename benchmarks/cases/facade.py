@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import queue
+import signal
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +21,10 @@ CALLS = {"rate": Unit("calls/s")}
 TASK = {"type": "work", "params": {"at": 0.0}}
 PUSH = scenario("facade", "push", "push into memory, from one thread", CALLS, start=1_000)
 LOOP = scenario("facade", "loop", "a call that needs the event loop", CALLS, start=500)
-CYCLE = scenario("facade", "cycle", "push, pop and task_done, in three threads", {"rate": Unit("tasks/s")}, start=500)
+PUSH_MAIN = scenario("facade", "push.main", "push into memory, from the main thread", CALLS, start=1_000)
+CYCLED = {"rate": Unit("tasks/s")}
+CYCLE_ONE = scenario("facade", "cycle.one", "push, pop and task_done, in one thread", CYCLED, start=500)
+CYCLE = scenario("facade", "cycle", "push, pop and task_done, in three threads", CYCLED, start=500)
 DURABLE = scenario(
     "facade", "push.sqlite", "push into SQLite, from 50 threads", {"rate": Unit("tasks/s")}, start=200, place="file"
 )
@@ -36,25 +41,37 @@ def from_threads(run: Run, threads: int, call: Callable[[], Any]) -> Sample:
     return rate(each * threads, in_threads(threads, body))
 
 
+def from_main(run: Run, call: Callable[[], Any]) -> Sample:
+    """Time so many calls from the main thread, as in a script: signals may interrupt it, Ctrl-C with an exception."""
+    assert threading.current_thread() is threading.main_thread()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
+    start = time.perf_counter()
+    for _ in itertools.repeat(None, run.n):
+        call()
+    return rate(run.n, time.perf_counter() - start)
+
+
 # ---- push -----------------------------------------------------------------------------------------------------------
 
 
-@PUSH.by(AIOTASKQ)
-def push_aiotaskq(run: Run) -> Sample:
+def push_aiotaskq() -> Callable[[], Any]:
     tasks = aiotaskq.sync.MemoryQueue()
-    return from_threads(run, 1, lambda: tasks.push_task(TASK))
+    return lambda: tasks.push_task(TASK)
 
 
-@PUSH.by("queue.Queue")
-def push_standard(run: Run) -> Sample:
+def push_standard() -> Callable[[], Any]:
     tasks: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
-    return from_threads(run, 1, lambda: tasks.put((str(uuid.uuid4()), TASK)))
+    return lambda: tasks.put((str(uuid.uuid4()), TASK))
 
 
-@PUSH.by("old design")
-def push_old(run: Run) -> Sample:
+def push_old() -> Callable[[], Any]:
     tasks = ThreadQueue()
-    return from_threads(run, 1, lambda: tasks.push_task(TASK))
+    return lambda: tasks.push_task(TASK)
+
+
+for _who, _make in ((AIOTASKQ, push_aiotaskq), ("queue.Queue", push_standard), ("old design", push_old)):
+    PUSH.by(_who)(lambda run, make=_make: from_threads(run, 1, make()))
+    PUSH_MAIN.by(_who)(lambda run, make=_make: from_main(run, make()))
 
 
 @PUSH.by("run_coroutine_threadsafe")
@@ -126,9 +143,16 @@ def loop_threadsafe(run: Run) -> Sample:
 # ---- the old program's loop -----------------------------------------------------------------------------------------
 
 
-@CYCLE.by(AIOTASKQ)
-def cycle_aiotaskq(run: Run) -> Sample:
-    tasks = aiotaskq.sync.MemoryQueue()
+def life_aiotaskq() -> Callable[[], None]:
+    return life(aiotaskq.sync.MemoryQueue())
+
+
+def life_old() -> Callable[[], None]:
+    return life(ThreadQueue())
+
+
+def life(tasks: Any) -> Callable[[], None]:
+    """Return a function that pushes a task, takes one, and says that it is done."""
 
     def cycle() -> None:
         tasks.push_task(TASK)
@@ -136,20 +160,24 @@ def cycle_aiotaskq(run: Run) -> Sample:
             pass  # another thread was quicker
         tasks.task_done()
 
-    return from_threads(run, 3, cycle)
+    return cycle
 
 
-@CYCLE.by("old design")
-def cycle_old(run: Run) -> Sample:
-    tasks = ThreadQueue()
+def life_standard() -> Callable[[], None]:
+    tasks: queue.PriorityQueue[tuple[int, int, str, dict[str, Any]]] = queue.PriorityQueue()
+    numbers = itertools.count()
 
     def cycle() -> None:
-        tasks.push_task(TASK)
-        while tasks.pop_task(timeout=0) is None:
-            pass
+        tasks.put((0, next(numbers), str(uuid.uuid4()), TASK))
+        tasks.get()
         tasks.task_done()
 
-    return from_threads(run, 3, cycle)
+    return cycle
+
+
+for _who, _life in ((AIOTASKQ, life_aiotaskq), ("old design", life_old), ("queue.PriorityQueue", life_standard)):
+    CYCLE_ONE.by(_who)(lambda run, make=_life: from_threads(run, 1, make()))
+    CYCLE.by(_who)(lambda run, make=_life: from_threads(run, 3, make()))
 
 
 # ---- durable --------------------------------------------------------------------------------------------------------

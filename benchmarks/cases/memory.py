@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import queue
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -14,7 +15,7 @@ from benchmarks.aiotaskq import Aiotaskq
 from benchmarks.case import AIOTASKQ, LIMIT, Run, Sample, Unit, scenario
 from benchmarks.loops import running
 from benchmarks.old_design import ThreadQueue, Workers
-from benchmarks.queues import contestant, opened, push_and_run
+from benchmarks.queues import KINDS, contestant, opened, push_and_run
 from benchmarks.system import System, ThreadSystem
 
 
@@ -38,7 +39,6 @@ class AsyncioQueue(System):
     who = LIMIT
     family = "memory"
     note = "asyncio.Queue, uuid4, handlers by name in a dict"
-    without = ("push.bulk",)
 
     async def open(self) -> None:
         self.queue: asyncio.Queue[tuple[str, str, dict[str, Any]]] = asyncio.Queue()
@@ -50,6 +50,10 @@ class AsyncioQueue(System):
 
     async def push(self, at: float = 0.0) -> None:
         await self.queue.put((str(uuid.uuid4()), "work", {"at": at}))
+
+    async def push_many(self, count: int) -> None:
+        for _ in range(count):
+            self.queue.put_nowait((str(uuid.uuid4()), "work", {"at": 0.0}))
 
     async def _worker(self) -> None:
         while True:
@@ -87,6 +91,21 @@ class OldThreads(ThreadSystem):
 
     async def unfinished(self) -> bool:
         return not self.queue.is_empty()
+
+
+@contestant
+class ThreeThreads(OldThreads):
+    """Fewer threads disturb each other less; as its users ran it where tasks are quick."""
+
+    who = "three threads"
+    note = "queue.Queue, uuid4, three worker threads (benchmarks/old_design.py)"
+    without = tuple(name for name in KINDS if name != "run")
+
+    async def open(self) -> None:
+        self.queue = ThreadQueue(queue.Queue())
+
+    def working(self, concurrency: int) -> AbstractAsyncContextManager[None]:
+        return super().working(3)
 
 
 # ---- with a timeout on each task ------------------------------------------------------------------------------------
