@@ -9,15 +9,15 @@ import random
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
-from sqlalchemy import event
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter, claim_order
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, ids, new, pushed, read
+from tests.support.statements import at_each_statement
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -303,9 +303,9 @@ async def test_a_claim_that_fails_anywhere_loses_nothing(sql_store: Store) -> No
 
     engine = (await backend.database.connections()).sync_engine
     names = [f"q{n}" for n in range(3)]
-    for event_name in ("before_cursor_execute", "after_cursor_execute"):
-        event.listen(engine, event_name, cut)
-        try:
+    moments: tuple[Literal["before", "after"], ...] = ("before", "after")
+    for moment in moments:
+        with at_each_statement(engine, cut, moment):
             for statement in range(40):
                 left[0] = statement
                 try:
@@ -322,9 +322,7 @@ async def test_a_claim_that_fails_anywhere_loses_nothing(sql_store: Store) -> No
                 break
             else:
                 pytest.fail("a claim takes more than forty statements")
-            assert len(claimed) == 503, f"lost when cut at the {statement}th {event_name}"
+            assert len(claimed) == 503, f"lost when cut {moment} the {statement}th"
             assert statement > 0
             await give_back(claimed)
-        finally:
-            event.remove(engine, event_name, cut)
     assert sorted(ids(await backend.claim("o", due, 1_000))) == sorted(ids([*delayed, others[1]]))

@@ -58,7 +58,7 @@ def claim(
         given |= {"priority": head.priority, "head_run_at": head.run_at, "head_seq": head.seq}
         given["limit"] = limit - len(tasks)
         statement = dialect.claim(head.priority is None, None if queues is None else len(queues))
-        tasks += map(to_task, run(connection, statement, given).all())
+        tasks += map(to_task, run(connection, statement, given).fetchall())
         if len(tasks) == limit:
             break
     if not dialect.claims_in_one_statement:
@@ -81,7 +81,7 @@ def claim_first(
     lease = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND, "began_at": now}
     given = {"now": now, "limit": limit, **lease}
     statement = dialect_of(connection).claim_first(None if queues is None else len(queues))
-    rows = run(connection, statement, {**given, **queue_values(queues)}).all()
+    rows = run(connection, statement, {**given, **queue_values(queues)}).fetchall()
     more = not rows or (len(rows) < limit and bool(rows[0][-1]))
     return sorted([to_task(row[:-1]) for row in rows], key=_claim_order), more
 

@@ -145,7 +145,7 @@ def heads_by_spans(connection: Connection) -> Iterator[Head]:
     """Yield the head of each priority, many in one statement, without reading the rows between."""
     last, steps = _BELOW_ALL, SPAN
     while steps == SPAN:
-        rows = run(connection, _SPAN, {"last": last}).all()
+        rows = run(connection, _SPAN, {"last": last}).fetchall()
         heads = [Head._make(row[:-1]) for row in sorted(rows, key=lambda row: row[-1])]  # a join may mix them up
         yield from heads
         known = [head.priority for head in heads if head.priority is not None]
@@ -154,11 +154,11 @@ def heads_by_spans(connection: Connection) -> Iterator[Head]:
 
 def heads_one_by_one(connection: Connection) -> Iterator[Head]:
     """Yield the head of each priority, with a statement for each."""
-    found = run(connection, _FIRST, {}).first()
-    while found is not None:
-        yield Head._make(found)
-        last = _BELOW_ALL if found[0] is None else found[0]
-        found = run(connection, _NEXT, {"last": last}).first()
+    rows = run(connection, _FIRST, {}).fetchall()
+    while rows:
+        head = Head._make(rows[0])
+        yield head
+        rows = run(connection, _NEXT, {"last": _BELOW_ALL if head.priority is None else head.priority}).fetchall()
 
 
 def _span() -> CompoundSelect[Any]:

@@ -19,6 +19,7 @@ from sqlalchemy.util import await_only
 from aiotaskq.backends.sql import sqlite_engine
 from aiotaskq.backends.sql.error_codes import is_about_a_value
 from aiotaskq.backends.sql.sqlite_file import WAL_LIMIT, SqliteFile
+from aiotaskq.backends.sql.statements import DRIVER
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.concurrency.forks import outside_of_forks
 from aiotaskq.errors import ClosedError, DatabaseUnavailable
@@ -95,8 +96,9 @@ class StoreConnection(aiosqlite.Connection):
 
     def _call(self, function: Callable[[], T]) -> T:
         if self._connection is None:
-            self._alchemy = self._engine.connect().execution_options(**{_WRITER: self._writes})
-            self._connection = cast(sqlite3.Connection, self._alchemy.connection.driver_connection)
+            alchemy = self._engine.connect()
+            self._connection = cast(sqlite3.Connection, alchemy.connection.driver_connection)
+            self._alchemy = alchemy.execution_options(**{_WRITER: self._writes, DRIVER: self._connection})
         try:
             return function()
         except exc.DBAPIError as error:

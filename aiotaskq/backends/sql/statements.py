@@ -6,8 +6,8 @@ they cannot say (JSON recordsets, advisory locks, ``ON CONFLICT``). It is made o
 :func:`run` and :func:`run_many` compile it once for each dialect and hand the driver the finished text. To build a
 statement, find it in SQLAlchemy's cache and bind its values takes longer than SQLite takes to run it, so each statement
 of a push, a claim or a settle goes this way. A statement with a list of values (``IN``) has another text for each
-length of the list; it goes through ``Connection.execute``. A command without values (``PRAGMA``, ``SAVEPOINT``) goes to
-the driver as it is.
+length of the list; it goes through ``Connection.execute``. A command without values (``SAVEPOINT``) goes to the driver
+as it is, by :func:`command`.
 
 One statement is written for the driver: MySQL's update of many rows, in ``dialects.mysql``. It has as many parameters
 as values, and to compile that many takes longer than the server needs for it.
@@ -15,15 +15,30 @@ as values, and to compile that many takes longer than the server needs for it.
 
 from __future__ import annotations
 
+import sqlite3
 import weakref
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
-from sqlalchemy import Connection
-from sqlalchemy.engine import CursorResult
+from sqlalchemy import Connection, exc
 
-__all__ = ["run", "run_many"]
+__all__ = ["DRIVER", "Result", "command", "run", "run_many"]
+
+DRIVER: Final = "aiotaskq_driver"
+"""Execution option of a ``Connection``: the standard library's connection to SQLite under it, on which these
+statements are executed. SQLAlchemy's result takes longer to make than SQLite needs for the statement."""
+
+
+class Result(Protocol):
+    """What both SQLAlchemy's result and the cursor of SQLite's driver have."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows were changed."""
+
+    def fetchall(self) -> Sequence[Any]:
+        """Return all rows."""
 
 
 class _Compiled(NamedTuple):
@@ -49,17 +64,20 @@ def _compile(connection: Connection, statement: Any) -> _Compiled:
     return found
 
 
-def run(connection: Connection, statement: Any, values: Mapping[str, Any]) -> CursorResult[Any]:
+def command(connection: Connection, sql: str) -> None:
+    """Execute a command that has neither values nor a result."""
+    _execute(connection, sql, ())
+
+
+def run(connection: Connection, statement: Any, values: Mapping[str, Any]) -> Result:
     """Execute a statement that is kept for ever. The values of its parameters reach the driver as they are given."""
     sql, names, constants, positional = _compile(connection, statement)
     given = {**constants, **values}
     parameters = tuple([given[name] for name in names]) if positional else {name: given[name] for name in names}
-    return connection.exec_driver_sql(sql, parameters)
+    return _execute(connection, sql, parameters)
 
 
-def run_many(
-    connection: Connection, statement: Any, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
-) -> CursorResult[Any]:
+def run_many(connection: Connection, statement: Any, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> Result:
     """Execute a statement that is kept for ever once for each row, whose values are in the order of ``names``.
 
     Every parameter of the statement must be one of the names.
@@ -73,4 +91,19 @@ def run_many(
     else:
         pick = itemgetter(*[names.index(name) for name in order])
         parameters = [pick(row) if len(order) > 1 else (pick(row),) for row in rows]
-    return connection.exec_driver_sql(sql, parameters[0] if len(parameters) == 1 else parameters)
+    return _execute(connection, sql, parameters[0] if len(parameters) == 1 else parameters)
+
+
+def _execute(connection: Connection, sql: str, parameters: Any) -> Result:
+    driver = connection.get_execution_options().get(DRIVER)
+    return connection.exec_driver_sql(sql, parameters) if driver is None else in_driver(driver, sql, parameters)
+
+
+def in_driver(driver: sqlite3.Connection, sql: str, parameters: Any) -> Result:
+    """Execute a statement on a connection of SQLite's driver, of a list of parameters once for each."""
+    try:
+        if isinstance(parameters, list):
+            return driver.executemany(sql, parameters)
+        return driver.execute(sql, parameters)
+    except sqlite3.Error as error:
+        raise exc.DBAPIError.instance(sql, parameters, error, sqlite3.Error, hide_parameters=True) from error

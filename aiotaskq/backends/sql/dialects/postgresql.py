@@ -239,7 +239,7 @@ class PostgresqlDialect(Dialect):
         values = {"rows": _as_json(names, rows)}
         if notify is not None:
             values |= {"channel": notify[0], "message": notify[1]}
-        return len(run(connection, insert_statement(table, names, notify is not None), values).all())
+        return len(run(connection, insert_statement(table, names, notify is not None), values).fetchall())
 
     def upsert(self, table: Any, key: str, others: Sequence[str]) -> Any:
         statement = insert(table)
@@ -255,7 +255,7 @@ class PostgresqlDialect(Dialect):
             names = group.names + GUARD
             for rows in parts(names, group.rows, None):
                 values = {"rows": _as_json(names, rows)}
-                held.update(run(connection, guarded_statement(group.names), values).scalars())
+                held.update(row[0] for row in run(connection, guarded_statement(group.names), values).fetchall())
         return [change.before.task_id in held for change in changes]
 
     def write(self, connection: Connection, changes: Sequence[Change]) -> None:

@@ -26,7 +26,7 @@ from aiotaskq.backends.sql.sqlite_connections import SqliteConnections, is_store
 from aiotaskq.backends.sql.sqlite_engine import on_connect, prepare_file, quiet_aiosqlite, sqlite_engine
 from aiotaskq.backends.sql.sqlite_notifier import FileWatch
 from aiotaskq.backends.sql.statement_size import Rows
-from aiotaskq.backends.sql.statements import run, run_many
+from aiotaskq.backends.sql.statements import command, run, run_many
 from aiotaskq.errors import ValidationError
 
 __all__ = ["DIALECT", "SqliteDialect"]
@@ -149,7 +149,7 @@ class SqliteDialect(Dialect):
         if len(changes) > 1 and not is_store_writer(connection):
             return None
         if len(changes) > 1:
-            connection.exec_driver_sql("SAVEPOINT aiotaskq_write")
+            command(connection, "SAVEPOINT aiotaskq_write")
         count = sum(
             run_many(connection, guarded_statement(group.names), group.names + GUARD, group.rows).rowcount
             for group in groups(changes)
@@ -157,8 +157,8 @@ class SqliteDialect(Dialect):
         if len(changes) == 1:
             return [count == 1]
         if count < len(changes):
-            connection.exec_driver_sql("ROLLBACK TO aiotaskq_write")
-        connection.exec_driver_sql("RELEASE aiotaskq_write")
+            command(connection, "ROLLBACK TO aiotaskq_write")
+        command(connection, "RELEASE aiotaskq_write")
         return [True] * len(changes) if count == len(changes) else None
 
     def write(self, connection: Connection, changes: Sequence[Change]) -> None:
@@ -170,15 +170,17 @@ class SqliteDialect(Dialect):
         if not is_store_writer(connection):
             return False
         guards = {item.before.task_id: item.before for item in changes}
-        count = 0
-        connection.exec_driver_sql("SAVEPOINT aiotaskq_change")
+        count, many = 0, len(changes) > 1
+        if many:
+            command(connection, "SAVEPOINT aiotaskq_change")
         for names, rows in schedule_changes(changes).items():
             order = names + tuple(f"b_{name}" for name in _SCHEDULE_GUARD)
             values = [(*row.values(), *map(partial(getattr, guards[row["b_id"]]), _SCHEDULE_GUARD)) for row in rows]
             count += run_many(connection, _schedule_statement(names), order, values).rowcount
-        if count < len(changes):
-            connection.exec_driver_sql("ROLLBACK TO aiotaskq_change")
-        connection.exec_driver_sql("RELEASE aiotaskq_change")
+        if many and count < len(changes):
+            command(connection, "ROLLBACK TO aiotaskq_change")
+        if many:
+            command(connection, "RELEASE aiotaskq_change")
         return count == len(changes)
 
     def clock_set(self, connection: Connection, anchor: int, back: int, now: int) -> bool:

@@ -28,6 +28,7 @@ from tests.backends.sql.sqlite.stores import assert_lock_free, every_verb
 from tests.support.machine import within
 from tests.support.programs import linux, open_files
 from tests.support.rows import LEASE, NOW, new, new_schedule
+from tests.support.statements import at_each_statement
 
 
 @types.coroutine
@@ -161,17 +162,16 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
 
         for name in real:
             monkeypatch.setattr(SqliteConnections, name, noted(name))
-        for name in ("before_cursor_execute", "commit"):
-            event.listen(connections.sync_engine, name, cut)
+        event.listen(connections.sync_engine, "commit", cut)
         caller = asyncio.create_task(case.act()) if victim != "shielded" else ShieldedTask(case.act())
-        async with asyncio.timeout(within(30)):
-            (answer,) = await asyncio.gather(caller, return_exceptions=True)
-            assert isinstance(answer, asyncio.CancelledError) == (reached[0] >= at)
-            running = list(backend.database._running)
-            assert victim == "caller" or not running
-            await asyncio.gather(*running)
-        for name in ("before_cursor_execute", "commit"):
-            event.remove(connections.sync_engine, name, cut)
+        with at_each_statement(connections.sync_engine, cut):
+            async with asyncio.timeout(within(30)):
+                (answer,) = await asyncio.gather(caller, return_exceptions=True)
+                assert isinstance(answer, asyncio.CancelledError) == (reached[0] >= at)
+                running = list(backend.database._running)
+                assert victim == "caller" or not running
+                await asyncio.gather(*running)
+        event.remove(connections.sync_engine, "commit", cut)
         for name, function in real.items():
             monkeypatch.setattr(SqliteConnections, name, function)
         assert_lock_free(path)

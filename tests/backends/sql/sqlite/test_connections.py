@@ -13,7 +13,7 @@ from typing import Any
 
 import aiosqlite
 import pytest
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, text
 
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.sql import engines, sqlite_connections
@@ -23,6 +23,7 @@ from aiotaskq.backends.sql.sqlite_connections import SqliteConnections, StoreCon
 from aiotaskq.core.task import Status, TaskFilter
 from aiotaskq.errors import ClosedError
 from tests.support.rows import LEASE, NOW, new, new_schedule
+from tests.support.statements import at_each_statement
 from tests.support.waiting import eventually
 
 HANG = 30.0
@@ -77,10 +78,9 @@ async def test_each_verb_is_one_call_on_a_thread_of_aiosqlite(
     where: list[tuple[int, str]] = []
     engine = (await connections(backend)).sync_engine
 
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+    def note(statement: str) -> None:
         where.append((threading.get_ident(), statement))
 
-    event.listen(engine, "before_cursor_execute", note)
     values, schedules = backend.values, backend.schedules
     assert schedules is not None
     _, (task,) = await backend.push_and_claim([new()], "o", NOW, 1, lease_until=LEASE)
@@ -129,7 +129,8 @@ async def test_each_verb_is_one_call_on_a_thread_of_aiosqlite(
     monkeypatch.setattr(loop, "call_soon_threadsafe", answered)
     for number, verb in enumerate(verbs):
         answers[0], where[:] = 0, []
-        await verb()
+        with at_each_statement(engine, note):
+            await verb()
         assert (number, answers[0]) == (number, 1)
         assert where and {thread for thread, _ in where} <= drivers_threads, number
     assert threading.get_ident() not in drivers_threads
