@@ -111,7 +111,8 @@ class Scenario:
 
     With ``size`` a run does that often (times the scale); without, as often as fills the time of a run, tried out first
     from ``start`` up. ``place`` is the kind of store that is made for each run; ``fresh``: each in a new process.
-    Without ``warm_up`` the first run counts, as where a run is long and begins with a wait.
+    Without ``warm_up`` the first run counts, as where a run is long and begins with a wait. A run may take ``patience``
+    times as long as others.
     """
 
     family: str
@@ -123,6 +124,7 @@ class Scenario:
     place: str = ""
     fresh: bool = False
     warm_up: bool = True
+    patience: float = 1.0
     cases: dict[str, Case] = field(default_factory=dict, compare=False)
 
     @property
@@ -156,9 +158,10 @@ def scenario(
     place: str = "",
     fresh: bool = False,
     warm_up: bool = True,
+    patience: float = 1.0,
 ) -> Scenario:
     """Register a scenario; one that has this id already is returned as it is."""
-    new = Scenario(family, name, title, figures, size, start, place, fresh, warm_up)
+    new = Scenario(family, name, title, figures, size, start, place, fresh, warm_up, patience)
     return SCENARIOS.setdefault(new.id, new)
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = (
     "aiotaskq", "aiosqlite", "apscheduler", "arq", "asyncmy", "asyncpg", "cachetools", "croniter", "cronsim",
     "dramatiq", "honker", "huey", "msgspec", "oban", "pgqueuer", "procrastinate", "psycopg", "redis", "saq",
-    "sqlalchemy", "taskiq", "taskiq-redis",
+    "sqlalchemy", "taskiq", "taskiq-postgres", "taskiq-redis",
 )  # fmt: skip
 
 POSTGRESQL = (

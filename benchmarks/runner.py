@@ -237,7 +237,8 @@ class Runner:
             log = self._logs / f"{self._family}-{case.label.replace(' ', '-')}.log"
             self._processes[case.label] = ContestantProcess(log, case.checkout)
         with self._stores.empty(case.scenario.place) as place:
-            return self._processes[case.label].run(case, Run(n, place, scale), self._settings.patience)
+            patience = self._settings.patience * case.scenario.patience
+            return self._processes[case.label].run(case, Run(n, place, scale), patience)
 
     def _size(self, case: Case) -> int:
         """Warm up, and return how often a run is to do it."""

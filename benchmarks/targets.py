@@ -138,6 +138,30 @@ TARGETS = [
     *_waits("… push to start", "postgresql/latency", ANY_PEER, p50=1.0, p99=1.0),
     *_waits("… in another process, every 15 ms", "postgresql/latency.two", ANY_PEER, p50=1.0, p99=1.0),
     *_waits("… every 120 ms", "postgresql/latency.slow", ANY_PEER, p50=1.0),
+    *(
+        Target(
+            f"{family}, drain beside 5,000,000 ended tasks: of that beside none",
+            f"{family}/kept/{AIOTASKQ}:5,000,000",
+            f"{family}/kept/{AIOTASKQ}:none",
+            at_least=0.90,
+            full_size=True,
+        )
+        for family in ("sqlite", "postgresql")
+    ),
+    *(
+        Target(
+            f"{family}, a heartbeat with 10,000 running tasks: {name}",
+            f"{family}/heartbeat/{AIOTASKQ}:{name}",
+            at_most=1.0,
+            unit=unit,
+            full_size=name == "writes",
+        )
+        for family in ("sqlite", "postgresql", "mysql")
+        for name, unit in (("rows", "rows"), ("writes", "ms"))
+    ),
+    # Three quarters of what it was.
+    Target("a task in PostgreSQL: table and indexes", f"postgresql/weight/{AIOTASKQ}:kept", at_most=776, unit="bytes"),
+    Target("… write-ahead log", f"postgresql/weight/{AIOTASKQ}:wal", at_most=1_552, unit="bytes"),
     _rate("Redis, 50 producers: of saq", "redis/push.many", "redis/push.many/saq", 3),
     _rate("… one producer: of dramatiq", "redis/push.one", "redis/push.one/dramatiq", 0.6),
     _rate("… drain, 100 at a time: of XREADGROUP with XACK", "redis/drain.100", f"redis/drain.100/{LIMIT}", 0.7),

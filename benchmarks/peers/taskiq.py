@@ -1,4 +1,4 @@
-"""taskiq: its broker in memory, and Redis streams with an acknowledgement when the task is done."""
+"""taskiq: its broker in memory, Redis streams with an acknowledgement when the task is done, and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+from benchmarks.loops import running
 from benchmarks.queues import contestant
 from benchmarks.system import System
 
@@ -65,11 +66,15 @@ class TaskiqOnStreams(System):
         from taskiq_redis import RedisStreamBroker
 
         logging.getLogger("taskiq").setLevel(logging.ERROR)
-        self.broker = RedisStreamBroker(
+        self.broker: Any = RedisStreamBroker(
             self.place.partition("?")[0],
             xread_block=BLOCK,
             unacknowledged_lock_timeout=1.0,  # a worker that stops while it holds this lock stops the others, else
         )
+        await self.register()
+
+    async def register(self) -> None:
+        """Name the task, and connect."""
 
         async def work(at: float = 0.0) -> None:
             self.tally.hit(at)
@@ -103,3 +108,34 @@ class TaskiqOnStreams(System):
         async with Redis(connection_pool=self.broker.connection_pool) as client:
             (group,) = await client.xinfo_groups(self.broker.queue_name)
         return bool(group["pending"] or group["lag"])
+
+
+@contestant
+class TaskiqOnPostgreSQL(TaskiqOnStreams):
+    who = "taskiq"
+    family = "postgresql"
+    needs = ("taskiq", "taskiq_pg")
+    note = "taskiq-postgres: AsyncpgBroker, no result backend; what is pushed while no worker listens is not run"
+    # A task is known to a worker by its notification alone.
+    without = ("push.bulk", "drain.10", "drain.100", "drain.two", "backlog")
+
+    async def open(self) -> None:
+        from taskiq_pg.asyncpg import AsyncpgBroker
+
+        logging.getLogger("taskiq").setLevel(logging.ERROR)
+        self.broker = AsyncpgBroker(self.place)
+        await self.register()
+
+    @contextlib.asynccontextmanager
+    async def working(self, concurrency: int) -> AsyncIterator[None]:
+        from taskiq.receiver import Receiver
+
+        receiver = Receiver(self.broker, max_async_tasks=concurrency, run_startup=False)
+        async with running(self.tally, lambda: receiver.listen(asyncio.Event())):
+            yield
+
+    async def unfinished(self) -> bool:
+        import asyncpg
+
+        async with asyncpg.create_pool(self.place, min_size=1, max_size=1) as pool:
+            return bool(await pool.fetchval("SELECT 1 FROM taskiq_messages LIMIT 1"))

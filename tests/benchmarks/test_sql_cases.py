@@ -1,0 +1,47 @@
+"""The cases of SQL stores alone: what they count is what was written."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from benchmarks.case import Run
+from benchmarks.cases import sql
+from benchmarks.cases.sqlite import AiotaskqInSQLite
+from benchmarks.queues import opened
+from benchmarks.sql import multiply
+
+
+async def test_a_heartbeat_writes_rows_and_takes_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql, "BEAT", 0.1)
+    async with asyncio.timeout(30):
+        sample = await sql.heartbeat(AiotaskqInSQLite, Run(1, str(tmp_path / "tasks.db"), 0.001))
+    assert sample.values["rows"] >= 1 and sample.values["writes"] > 0
+
+
+def test_statements_that_write_are_told_from_those_that_lock() -> None:
+    assert all(sql.WRITES.search(text) for text in ("update t SET a = 1", "WITH x AS (INSERT INTO t VALUES (1))"))
+    assert sql.WRITES.search("UPDATE t FORCE INDEX (PRIMARY) SET a = 1") and sql.WRITES.search("DELETE FROM t")
+    assert not sql.WRITES.search("SELECT a FROM t FOR UPDATE SKIP LOCKED")
+
+
+async def test_ended_tasks_are_multiplied_and_new_ones_run_beside_them(tmp_path: Path) -> None:
+    place = str(tmp_path / "tasks.db")
+    async with opened(AiotaskqInSQLite, place) as system:
+        for total in (300, 400):
+            system.tally.expect(100)
+            await system.fill(100)
+            async with system.working(10):
+                await system.drained()
+            if total == 300:
+                multiply(system, 300)
+        assert (await system.tq.stats()).counts["completed"] == 400
+    connection = sqlite3.connect(place)
+    try:
+        ids, oldest = connection.execute("SELECT count(DISTINCT task_id), min(task_id) FROM task_queue").fetchone()
+    finally:
+        connection.close()
+    assert ids == 400 and oldest == "01900000-0000-7000-8000-000000000001"
