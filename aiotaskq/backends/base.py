@@ -99,10 +99,9 @@ class Backend(ABC):
     steady: ClassVar[bool] = False
     """Whether instants come from a clock that cannot be set back. Only where nothing outlives the process."""
     grouped: ClassVar[bool] = True
-    """Whether one call with many rows is cheaper than many calls. Then concurrent calls are batched, and a call may
-    suspend; otherwise none ever does."""
+    """Whether one call with many rows is cheaper than many: then calls are batched, and may suspend; else none does."""
     hands_over: bool = False
-    """Whether ``push_and_claim`` costs hardly more than ``push``."""
+    """Whether ``push_and_claim`` costs hardly more than ``push``, and ``fire_and_claim`` than ``change``."""
     values: Values
     schedules: Schedules | None = None
     invalid_rows: Sequence[InvalidRow] = ()
@@ -279,6 +278,13 @@ class Backend(ABC):
         """``push``, then ``claim``; in one transaction where it ``hands_over``. Sends the hint ``ready``."""
         stored = await self.push(tasks)
         return stored, await self.claim(owner, now, limit, queues=queues, lease_until=lease_until)
+
+    async def fire_and_claim(
+        self, changes: Sequence[ScheduleChange], owner: str, now: int, limit: int, **options: Any
+    ) -> tuple[list[bool], list[Task]]:
+        """``change`` of the schedules of this store, then ``claim`` with its options; as ``push_and_claim``."""
+        assert self.schedules is not None
+        return await self.schedules.change(changes), await self.claim(owner, now, limit, **options)
 
     @abstractmethod
     async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:

@@ -89,6 +89,10 @@ class CodedBackend(Backend):
         )
         return self._pushed(stored, sent, tasks), self._decoded(claimed)
 
+    async def fire_and_claim(self, *args: Any, **options: Any) -> tuple[list[bool], list[Task]]:
+        held, claimed = await self._store.fire_and_claim(*args, **options)  # the schedules encode what they fire
+        return held, self._decoded(claimed)
+
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
         assert self.codec is not None
         rows = [(i, n, msgspec.Raw(to_stored(msgspec.json.encode(value), self.codec))) for i, n, value in progress]

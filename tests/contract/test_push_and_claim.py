@@ -1,4 +1,4 @@
-"""``push_and_claim``: the same as ``push`` and then ``claim``; on SQLite both in one transaction."""
+"""``push_and_claim``: the same as ``push`` and then ``claim``; on SQLite in one transaction. And ``fire_and_claim``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.backends.base import Backend
+from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
 from aiotaskq.backends.listeners import READY
 from aiotaskq.core.task import SECOND, Status, Task
 from tests.support.backends import Store
-from tests.support.rows import LEASE, NOW, ids, new, pushed, read, running
+from tests.support.rows import LEASE, NOW, ids, new, new_schedule, pushed, read, running
 
 
 async def test_what_is_pushed_is_claimed_at_once(backend: Backend) -> None:
@@ -89,3 +89,32 @@ async def test_both_or_neither(sql_store: Store, monkeypatch: pytest.MonkeyPatch
         await backend.push_and_claim([task], "o", NOW, 10, lease_until=LEASE)
     monkeypatch.setattr(sql_claim, "claim", real)
     assert await backend.get([task.task_id, waiting.task_id]) == [None, waiting]
+
+
+# ---- fire_and_claim -------------------------------------------------------------------------------------------------
+
+
+async def fires(schedules: Schedules, *tasks: Task) -> ScheduleChange:
+    (schedule,) = await schedules.add([new_schedule()])
+    return ScheduleChange(schedule, schedule.replace(run_count=schedule.run_count + 1), tasks)
+
+
+async def test_what_a_schedule_fires_is_claimed_at_once(store: Store, schedules: Schedules) -> None:
+    task, lost = new(params={"a": 1}), new()
+    change = await fires(schedules, task)
+    again = ScheduleChange(change.before.replace(version=7), change.after, (lost,))
+    held, claimed = await store.backend.fire_and_claim([change], "me", NOW, 5, lease_until=LEASE)
+    assert held == [True] and ids(claimed) == [task.task_id]
+    assert await read(store.backend, task) == claimed[0] and claimed[0].status is Status.RUNNING
+    assert await store.backend.fire_and_claim([again], "me", NOW, 5, lease_until=LEASE) == ([False], [])
+    assert await store.backend.get([lost.task_id]) == [None]
+
+
+@pytest.mark.stores("sqlite")
+async def test_firing_hints_only_at_what_is_left(store: Store, schedules: Schedules) -> None:
+    ready: list[str] = []
+    store.backend.listeners.listen(lambda kind, _names: ready.append(kind), READY)
+    await store.backend.fire_and_claim([await fires(schedules, new())], "me", NOW, 5, lease_until=LEASE)
+    assert ready == []
+    await store.backend.fire_and_claim([await fires(schedules, new(), new())], "me", NOW, 1, lease_until=LEASE)
+    assert ready == [READY]

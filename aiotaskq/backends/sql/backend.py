@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import Connection, make_url
 
-from aiotaskq.backends.base import Backend, Change, QueueStats, Room
+from aiotaskq.backends.base import Backend, Change, QueueStats, Room, ScheduleChange
 from aiotaskq.backends.listeners import CANCEL, READY
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
@@ -38,7 +38,7 @@ class SqlBackend(Backend):
         self._url = url
         self.database = Database(url, prepare=self._upgrade, prepared=self._is_upgraded)
         self.values = SqlValues(self.database)
-        self.schedules = SqlSchedules(self.database, self.listeners)
+        self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners)
         dialect = self._dialect = self.database.dialect
         self.hands_over = dialect.single_writer
         self.has_clock = dialect.has_clock
@@ -212,9 +212,24 @@ class SqlBackend(Backend):
         if not (self.hands_over and tasks):
             return await super().push_and_claim(tasks, owner, now, limit, queues=queues, lease_until=lease_until)
         stored, claimed = await self.database.write(body)
-        if not {task.task_id for task in tasks} <= {task.task_id for task in claimed}:
-            self.listeners.notify(READY)
+        self._hint_left(tasks, claimed)
         return stored, claimed
+
+    async def fire_and_claim(
+        self, changes: Sequence[ScheduleChange], owner: str, now: int, limit: int, **options: Any
+    ) -> tuple[list[bool], list[Task]]:
+        if not self.hands_over:
+            return await super().fire_and_claim(changes, owner, now, limit, **options)
+        queues, lease_until = options.get("queues"), options.get("lease_until")
+        held, claimed = await self.schedules.change_and(
+            changes, lambda connection: claim_sql.claim(connection, owner, now, limit, queues, lease_until)
+        )
+        self._hint_left([task for item, ok in zip(changes, held, strict=True) if ok for task in item.tasks], claimed)
+        return held, claimed
+
+    def _hint_left(self, pushed: Sequence[Task], claimed: Sequence[Task]) -> None:
+        if not {task.task_id for task in pushed} <= {task.task_id for task in claimed}:
+            self.listeners.notify(READY)
 
     async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
         return await self.database.write(lambda c: tasks_sql.heartbeat(c, held, lease_until)) if held else []

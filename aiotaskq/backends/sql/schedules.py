@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, BindParameter, Connection, Integer, bindparam, delete, or_, select, update
 
@@ -29,6 +29,8 @@ from aiotaskq.core.coded import encoded
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 
+T = TypeVar("T")
+
 c = SCHEDULES.c
 
 
@@ -52,11 +54,17 @@ class SqlSchedules(Schedules):
         return await self._database.write_session(body)
 
     async def change(self, changes: Sequence[ScheduleChange]) -> list[bool]:
-        sent = changes if self.codec is None else [_coded_change(item, self.codec) for item in changes]
-        held = await self._database.write_session(lambda connection: change(connection, sent, self.codec))
+        held, _ = await self.change_and(changes, lambda _: None)
         if any(ok and item.tasks for ok, item in zip(held, changes, strict=True)):
             self._listeners.notify(READY)
         return held
+
+    async def change_and(
+        self, changes: Sequence[ScheduleChange], then: Callable[[Connection], T]
+    ) -> tuple[list[bool], T]:
+        """Do as ``change`` without its hint, and then something else in the same transaction; return both answers."""
+        sent = changes if self.codec is None else [_coded_change(item, self.codec) for item in changes]
+        return await self._database.write_session(lambda c: (change(c, sent, self.codec), then(c)))
 
     async def get(self, ids: Sequence[str]) -> list[Schedule | None]:
         rows = await self._database.read_session(lambda connection: _read(connection, ids, self.codec))

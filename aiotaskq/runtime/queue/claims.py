@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.base import Backend, Change, ScheduleChange
 from aiotaskq.backends.listeners import TAKEN
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.shielded_task import ShieldedTask, in_shielded_task
 from aiotaskq.core.outcome import Released, settle
 from aiotaskq.core.task import Task
 from aiotaskq.log import log
+
+T = TypeVar("T")
 
 Exchanged = tuple[list[bool], list[Task]]
 
@@ -29,6 +31,14 @@ class Taker(Protocol):
 
         What was claimed starts after the callers that wait for this push have been answered.
         """
+
+    async def fire(self, changes: Sequence[ScheduleChange]) -> list[bool]:
+        """Do the same with the tasks of schedules that fire; return which of the changes held."""
+
+
+def willing(takers: Iterable[Taker]) -> Taker | None:
+    """Return one that has room for tasks, if there is one."""
+    return next((taker for taker in takers if taker.wants), None)
 
 
 class Claims:
@@ -71,11 +81,9 @@ class Claims:
         self._hint_room(answer[1])
         return answer
 
-    async def push_and_claim(
-        self, tasks: Sequence[Task], owner: str, now: int, limit: int, **options: Any
-    ) -> tuple[list[Task], list[Task]]:
-        """Do as the backend's verb does; ``undone`` waits for its end as well."""
-        verb = ShieldedTask(self._backend.push_and_claim(tasks, owner, now, limit, **options))
+    async def to_its_end(self, pushing: Coroutine[Any, Any, tuple[list[T], list[Task]]]) -> tuple[list[T], list[Task]]:
+        """Await a verb that pushes and claims; ``undone`` waits for its end as well."""
+        verb = ShieldedTask(pushing)
         self._background.add(verb)
         verb.add_done_callback(self._background.discard)
         answer = await (verb if in_shielded_task() else asyncio.shield(verb))

@@ -27,7 +27,7 @@ from aiotaskq.runtime.clock_steps import StepLog
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.owner import fresh_owner
 from aiotaskq.runtime.queue.capacity import Capacity
-from aiotaskq.runtime.queue.claims import Claims, Taker
+from aiotaskq.runtime.queue.claims import Claims, Taker, willing
 from aiotaskq.runtime.queue.expired_keys import expired_conflicts
 from aiotaskq.runtime.queue.known_ids import KnownIds
 from aiotaskq.runtime.queue.operations import Operations
@@ -151,7 +151,7 @@ class Queue(Operations[Task]):
                 stored[position] = row
 
     async def _push(self, tasks: Sequence[Task]) -> list[Task]:
-        taker = next((each for each in self.takers if each.wants), None)
+        taker = willing(self.takers)
         return await (self.backend.push(tasks) if taker is None else taker.push(tasks))
 
     def _check_storable(self, tasks: Sequence[Task]) -> None:

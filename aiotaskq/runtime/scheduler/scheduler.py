@@ -17,6 +17,7 @@ from aiotaskq.core.validation import INT64, check_seconds
 from aiotaskq.errors import AiotaskqError, NotFound
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import ClockSteps
+from aiotaskq.runtime.queue.claims import willing
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.scheduler.due_heap import DueHeap
 from aiotaskq.runtime.scheduler.outbox import Outbox
@@ -24,10 +25,9 @@ from aiotaskq.runtime.scheduler.outbox import Outbox
 LIMIT = 1_000  # schedules fired in one transaction
 READ = 300  # schedules read ahead at a time; reading more would make the runs of that round late
 AHEAD = SECOND  # microseconds that are read ahead; a change by another process may be seen so much later
-# Seconds within which a schedule that becomes due right after a round should be running. The next round waits for so
-# long, less the time that it and a worker's round have taken lately, so that many due times share a transaction. A due
-# time after a longer pause is fired at once.
-PATIENCE = 0.046
+# Seconds from the begin of a round that fires to the begin of the next: due times that are closer share a transaction,
+# and so do all that come due while a longer round runs. A due time after a pause is fired at once.
+GAP = 0.008
 MAX_REFUSALS = 3  # failures in a row after which a schedule is disabled
 
 
@@ -63,7 +63,6 @@ class Scheduler:
         self._check_interval = check_seconds("check_interval", check_interval, zero=False)
         self._poller = Poller("scheduler", self._look, clock)
         self._due_heap = DueHeap()
-        self._took = 0.0  # ticks that a round has taken lately
         self._next_round = 0  # the instant at which the next round is planned
         self._refusals: dict[str, int] = {}
         apart = queue_backend.shared and queue_backend.schedules is not schedules
@@ -267,9 +266,7 @@ class Scheduler:
             return 0.0  # more may be due already
         delay = await self._until_next()
         if due and (took := self._clock.ticks() - begin):  # a virtual clock is always exact
-            # The longest of the last rounds, which fades away.
-            self._took = min(max(took, 0.9 * self._took), PATIENCE * SECOND)
-            delay = max(delay, PATIENCE - 4 * self._took / SECOND)
+            delay = max(delay, GAP - took / SECOND)
         self._next_round = self._clock.now() + int(delay * SECOND)
         return delay
 
@@ -330,7 +327,9 @@ class Scheduler:
         if not changes:
             return []
         if self._queue_backend.schedules is self._schedules:
-            held = await self._schedules.change([ScheduleChange(*change) for change in changes])
+            taker = willing(self._queue.takers)
+            write = self._schedules.change if taker is None else taker.fire
+            held = await write([ScheduleChange(*change) for change in changes])
             for (_, _, fired), ok in zip(changes, held, strict=True):
                 for task in fired if ok else ():
                     self._queue.events.emit("pushed", self._clock.now(), task)

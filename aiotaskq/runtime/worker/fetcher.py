@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.base import Backend, Change, ScheduleChange
 from aiotaskq.backends.listeners import READY
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.failure_backoff import backoff
@@ -22,6 +22,8 @@ from aiotaskq.runtime.worker.buffer import Buffer
 from aiotaskq.runtime.worker.execution import Execution
 from aiotaskq.runtime.worker.heartbeat import TRY_WITHIN, Heartbeat
 from aiotaskq.runtime.worker.prefetch import HORIZON, MOST, Prefetch
+
+R = TypeVar("R")
 
 STALLED = 250_000  # ticks for which a claimed task may wait for a slot before it is given back
 LULL = 0.005  # seconds without a hint before the store is asked when its next task becomes due
@@ -227,12 +229,22 @@ class Fetcher:
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         """Push tasks, and claim for the free slots in the same transaction."""
+        return await self._claim_with(self._backend.push_and_claim, tasks)
+
+    async def fire(self, changes: Sequence[ScheduleChange]) -> list[bool]:
+        """Change schedules and push their tasks, and claim for the free slots in the same transaction."""
+        return await self._claim_with(self._backend.fire_and_claim, changes)
+
+    async def _claim_with(
+        self, verb: Callable[..., Coroutine[Any, Any, tuple[list[R], list[Task]]]], what: Any
+    ) -> list[R]:
         room = self._room(True)
         self._reserved += room
         since, now = self._clock.ticks(), self._clock.now()
+        lease_until = self._lease_from(now)
         try:
-            stored, claimed = await self._queue.claims.push_and_claim(
-                tasks, self._worker.owner, now, room, queues=self._worker.queues, lease_until=self._lease_from(now)
+            stored, claimed = await self._queue.claims.to_its_end(
+                verb(what, self._worker.owner, now, room, queues=self._worker.queues, lease_until=lease_until)
             )
         except BaseException:
             self._unreserve(room)

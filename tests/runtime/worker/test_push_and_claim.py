@@ -57,6 +57,25 @@ async def test_a_push_brings_its_task_to_a_free_slot(tmp_path: Path) -> None:
     assert calls == ["pushed", "started", "completed"]
 
 
+async def test_a_schedule_brings_its_task_to_a_free_slot(tmp_path: Path) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
+    calls: list[str] = []
+    for name in ("pushed", "fired", "started", "completed"):
+        tq.on(name, lambda event: calls.append(event.name))
+
+    @tq.task
+    async def work() -> None: ...
+
+    async with tq.running(concurrency=2):
+        await until_counts(tq, running=0)
+        await asyncio.sleep(0.1)  # its first rounds, which find nothing
+        counted = Counted(tq.queue.backend, "push", "fire_and_claim", "claim")
+        await tq.scheduler.add_scheduler_task("s", "work", "once", execute_at=1)
+        await eventually(lambda: len(calls) == 4)
+        assert counted.calls == {"fire_and_claim": 1}, "no claim of its own"
+    assert calls == ["pushed", "fired", "started", "completed"]
+
+
 async def test_tasks_beyond_the_slots_wait(tmp_path: Path) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=3600, reap_interval=3600)
     go = asyncio.Event()

@@ -117,6 +117,7 @@ async def test_each_verb_is_one_call_on_a_thread_of_aiosqlite(
         values.clear,
         lambda: schedules.add([new_schedule() for _ in range(600)]),
         lambda: schedules.change([fire]),
+        lambda: backend.fire_and_claim([fire], "o", NOW, 1, lease_until=LEASE),
         lambda: schedules.get([schedule.task_id]),
         schedules.all,
         lambda: schedules.due(NOW, 5),
