@@ -6,8 +6,13 @@ from asyncio import AbstractEventLoop
 
 # The public get_running_loop() raises where no loop runs; the exception costs too much in calls that need none.
 from asyncio import _get_running_loop as running_loop_or_none
+from typing import Any
 
-__all__ = ["NoRunningLoop", "running_loop", "running_loop_or_none"]
+__all__ = ["NEEDS_LOOP", "NoRunningLoop", "running_loop", "running_loop_or_none"]
+
+
+NEEDS_LOOP: Any = object()
+"""Returned instead of a value by a function that would have to wait, which takes an event loop; nothing is changed."""
 
 
 class NoRunningLoop(RuntimeError):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from aiotaskq.backends.base import PlainValues, Values
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
+from aiotaskq.concurrency.running_loop import NEEDS_LOOP
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.validation import INT64, MAX_KEY, MAX_PAYLOAD, check_hashable, check_json, check_key, check_seconds
 from aiotaskq.log import gate, log, printable
@@ -63,7 +64,9 @@ class Store:
             await self._values.put([(key, value, None if ttl is None else self._now() + span)])
 
     def set_now(self, key: str, value: Any, ttl: float | None = None) -> None:
-        """Do what ``set_public`` does where the store is ``immediate``: from any thread, without an event loop."""
+        """Do what ``set_public`` does, from any thread and without a loop; return NEEDS_LOOP where it may wait."""
+        if self._plain is None:
+            return cast(None, NEEDS_LOOP)
         if gate.open:
             log.debug("set {}", printable(key))
         last, span = self._last_ttl
@@ -74,7 +77,7 @@ class Store:
             self._check(key)
             check_json("value", value, MAX_PAYLOAD)
         try:
-            self._plain.set(key, value, self._nanos() // 1000 + span)  # type: ignore[union-attr]  # it is immediate
+            self._plain.set(key, value, self._nanos() // 1000 + span)
         except TypeError:
             self._check(key)  # raises ValidationError for a key that is not hashable
             raise
@@ -93,13 +96,15 @@ class Store:
         return None if found is None else found[0]
 
     def get_now(self, key: str) -> Any:
-        """Do what ``get_public`` does where the store is ``immediate``: from any thread, without an event loop."""
+        """Do what ``get_public`` does, from any thread and without a loop; return NEEDS_LOOP where it may wait."""
+        if self._plain is None:
+            return NEEDS_LOOP
         if gate.open:
             log.debug("get {}", printable(key))
         if self._json_only:
             self._check(key)
         try:
-            return self._plain.read(key, self._nanos() // 1000)  # type: ignore[union-attr]  # it is immediate
+            return self._plain.read(key, self._nanos() // 1000)
         except TypeError:
             self._check(key)  # raises ValidationError for a key that is not hashable
             raise

@@ -17,7 +17,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
 from aiotaskq.concurrency.loop_thread import LoopThread
-from aiotaskq.concurrency.running_loop import NoRunningLoop, running_loop_or_none
+from aiotaskq.concurrency.running_loop import NEEDS_LOOP, NoRunningLoop, running_loop_or_none
 from aiotaskq.concurrency.uninterrupted import uninterrupted
 from aiotaskq.log import Held, log
 from aiotaskq.runtime.queue.unacked import caller
@@ -147,7 +147,9 @@ def blocking(
     method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
     /,
     *,
-    at_once: Callable[..., Any] | None = ...,
+    at_once: bool = ...,
+    plain: Callable[..., R] | None = ...,
+    lockless: bool = ...,
     unclaimed: Unclaimed[R] | None = ...,
 ) -> Callable[Concatenate[Any, P], R]: ...
 @overload
@@ -161,21 +163,34 @@ def blocking(
     give: Any = None,
     /,
     *,
-    at_once: Callable[..., Any] | None = None,
+    at_once: bool = False,
+    plain: Any = None,
+    lockless: bool = False,
     unclaimed: Unclaimed[Any] | None = None,
 ) -> Any:
     """Return the blocking twin of a coroutine method: it runs in the facade's loop, and the caller waits for its end.
 
-    ``give(facade, value)`` converts the value for the caller. ``at_once`` is a plain function that does the same
-    without an event loop, or returns NEEDS_LOOP and has changed nothing; see ``can_act_at_once``. A value whose caller
-    has left is passed to ``unclaimed(asynchronous object, value)``.
+    ``give(facade, value)`` converts the value for the caller. A value whose caller has left is passed to
+    ``unclaimed(asynchronous object, value)``.
+
+    With ``at_once`` the method of an ``immediate`` object runs in the calling thread, which is much quicker; ``plain``
+    is a plain function that does the same, or returns NEEDS_LOOP and has changed nothing. But not in the main thread,
+    where a signal handler could call again, or an interrupt be raised, while a lock is held, unless ``plain`` is
+    ``lockless`` and the object ``quiet``; nor in a thread that runs an event loop, whose calls ``_run`` refuses.
     """
+    to_end = without_waiting(method) if at_once else None
 
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Any:
         reach = self.reach
-        # `can_act_at_once`, without the call: that would be a tenth of a push into memory.
-        if at_once and (made := reach()).immediate and get_ident() != _main and running_loop_or_none() is None:
-            value = at_once(made, *args, **kwargs)
+        if (at_once or plain is not None) and running_loop_or_none() is None:
+            made, value = reach(), NEEDS_LOOP
+            if get_ident() != _main:
+                if plain is not None:
+                    value = plain(made, *args, **kwargs)
+                if value is NEEDS_LOOP and to_end is not None and made.immediate:
+                    value = to_end(made, *args, **kwargs)
+            elif lockless and made.quiet:
+                value = plain(made, *args, **kwargs)
             if value is not NEEDS_LOOP:
                 return value
         value = _run(reach, method, args, kwargs, f"aiotaskq.{type(self).__name__}.{method.__name__}", unclaimed)
@@ -274,10 +289,6 @@ def _run(reach: Reach[Any], method: Any, args: Any, kwargs: Any, twin: str, uncl
             await unclaimed(await reach.enter(), value)
 
     return loop_thread.run(on_loop, twin=twin, unclaimed=go_back, settled=lines.wait)
-
-
-NEEDS_LOOP: Any = object()
-"""Returned instead of a value by a function that would have to wait, which takes an event loop; nothing is changed."""
 
 
 def can_act_at_once(made: Any) -> bool:

@@ -23,7 +23,6 @@ from aiotaskq.sync.bridge import (
     facade_of,
     reading,
     run,
-    without_waiting,
 )
 
 P = ParamSpec("P")
@@ -54,11 +53,11 @@ class Operations(Facade[Any]):
 class Queue(Operations):
     """Tasks of one store; see ``aiotaskq.runtime.queue.queue.Queue``."""
 
-    push_task = blocking(AsyncQueue.push_task, at_once=without_waiting(AsyncQueue.push_task))
-    pop_task = blocking(AsyncQueue.pop_task, at_once=without_waiting(AsyncQueue.pop_task), unclaimed=_give_back)
-    task_done = blocking(AsyncQueue.task_done, at_once=without_waiting(AsyncQueue.task_done))
-    get_queue_size = blocking(AsyncQueue.get_queue_size, at_once=without_waiting(AsyncQueue.get_queue_size))
-    is_empty = blocking(AsyncQueue.is_empty, at_once=without_waiting(AsyncQueue.is_empty))
+    push_task = blocking(AsyncQueue.push_task, at_once=True, plain=AsyncQueue.push_now, lockless=True)
+    pop_task = blocking(AsyncQueue.pop_task, at_once=True, unclaimed=_give_back)
+    task_done = blocking(AsyncQueue.task_done, at_once=True)
+    get_queue_size = blocking(AsyncQueue.get_queue_size, at_once=True)
+    is_empty = blocking(AsyncQueue.is_empty, at_once=True)
     retry = blocking(AsyncQueue.retry)
     wait_for_end = blocking(AsyncQueue.wait_for_end)
 
@@ -66,11 +65,11 @@ class Queue(Operations):
 class Store(Facade[Any]):
     """Public values of one store; see ``aiotaskq.runtime.store.Store``."""
 
-    set_public = blocking(AsyncStore.set_public, at_once=AsyncStore.set_now)
-    get_public = blocking(AsyncStore.get_public, at_once=AsyncStore.get_now)
-    delete_public = blocking(AsyncStore.delete_public, at_once=without_waiting(AsyncStore.delete_public))
-    get_store_size = blocking(AsyncStore.get_store_size, at_once=without_waiting(AsyncStore.get_store_size))
-    list_keys = blocking(AsyncStore.list_keys, at_once=without_waiting(AsyncStore.list_keys))
+    set_public = blocking(AsyncStore.set_public, plain=AsyncStore.set_now)
+    get_public = blocking(AsyncStore.get_public, plain=AsyncStore.get_now)
+    delete_public = blocking(AsyncStore.delete_public, at_once=True)
+    get_store_size = blocking(AsyncStore.get_store_size, at_once=True)
+    list_keys = blocking(AsyncStore.list_keys, at_once=True)
     clear_store = blocking(AsyncStore.clear_store)
     cleanup = blocking(AsyncStore.cleanup)
     start_cleanup = blocking(AsyncStore.start_cleanup)

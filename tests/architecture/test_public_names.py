@@ -45,6 +45,8 @@ AWAITED_ONLY = {
         "give_back",
         "immediate",
         "complete_with",
+        "push_now",
+        "quiet",
         "read",
         "settle",
     },  # for workers and the facade itself

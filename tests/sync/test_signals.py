@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from aiotaskq.sync import MemoryQueue
+from tests.support.machine import watchdog
 from tests.support.programs import Program, programs_in
+from tests.support.threads import in_thread
+from tests.sync.threads import from_thread
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
@@ -213,6 +220,53 @@ class ProcessWide:
 
 queue = ProcessWide()
 """
+
+
+def test_a_push_may_be_interrupted_anywhere_and_leaves_no_lock_behind() -> None:
+    queue = MemoryQueue()
+    queue.push_task({"type": "x"})
+    interrupted = reached = 0
+
+    def interrupt(frame: types.FrameType, _event: str, _arg: object) -> Any:
+        nonlocal reached
+        frame.f_trace_opcodes = True
+        reached += 1
+        if reached == interrupted + 1:  # one step further each time
+            raise KeyboardInterrupt
+        return interrupt
+
+    before, ended = sys.gettrace(), False
+    while not ended:
+        reached = 0
+        sys.settrace(interrupt)
+        try:
+            queue.push_task({"type": "x"})
+            ended = True
+        except KeyboardInterrupt:
+            interrupted += 1
+        finally:
+            sys.settrace(before)
+    assert interrupted > 100
+    size = from_thread(queue.get_queue_size)
+    assert 2 < size < 2 + interrupted, "interrupted before and after the task was there"
+    assert from_thread(lambda: [queue.pop_task(0) is not None for _ in range(size + 1)]) == [True] * size + [False]
+
+
+def test_a_push_of_the_main_thread_waits_for_no_lock() -> None:
+    queue = MemoryQueue()
+    held, pushed = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with queue.reach().backend.queue.lock:
+            held.set()
+            assert pushed.wait(watchdog())
+
+    holding = in_thread(hold)
+    assert held.wait(watchdog())
+    task_id = queue.push_task({"type": "x"})
+    pushed.set()
+    holding.result(watchdog())
+    assert queue.get(task_id).status == "pending"
 
 
 @pytest.mark.parametrize("wait", [0, 0.0005])

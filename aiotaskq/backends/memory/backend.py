@@ -37,6 +37,7 @@ class MemoryBackend(Backend):
         self.values, self._keys, self._lock = MemoryValues(), Keys(), BriefLock()
         self._tasks: dict[str, Task] = {}
         self.queue = TaskQueue(rows=self._tasks, lock=self._lock, taken=self._start)
+        self.enqueue = self.queue.enqueue
         self._running: dict[str, None] = {}
         self._ended = Ended(keep, self._tasks, self._keys, self._lock)
         self._reads = Reads(self._tasks, self._keys, self.queue)
@@ -150,7 +151,8 @@ class MemoryBackend(Backend):
         return flagged
 
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
-        return [self._tasks.get(task_id) for task_id in ids]
+        with self._lock:
+            return [self._tasks.get(task_id) for task_id in ids]
 
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
         with self._lock:

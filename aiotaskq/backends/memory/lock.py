@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 
 class BriefLock:
@@ -13,17 +16,24 @@ class BriefLock:
     running and soon needs the lock again: then it waits in turn, and each use of the lock becomes a change of threads
     (a lock convoy). With this lock the rate of three threads that push and pop is that of one. Only for sections that
     never wait.
+
+    What is appended to the ``intake``, which takes no lock, is passed to ``enter`` as soon as the lock is held.
     """
 
-    __slots__ = ("_acquire", "_release")
+    __slots__ = ("_acquire", "_release", "enter", "intake")
 
     def __init__(self) -> None:
         lock = threading.RLock()
         self._acquire, self._release = lock.acquire, lock.release
+        self.intake: deque[Any] = deque()
+        self.enter: Callable[[Any], object] = lambda item: None
 
     def __enter__(self) -> None:
         while not self._acquire(False):  # positional: a keyword argument is much slower
             time.sleep(0)  # yields to the thread that holds the lock
+        if self.intake:
+            for _ in range(len(self.intake)):  # `enter` may take the lock again
+                self.enter(self.intake.popleft())
 
     def __exit__(self, *error: object) -> None:
         self._release()

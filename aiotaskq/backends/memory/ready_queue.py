@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 from weakref import WeakSet
 
 from aiotaskq.backends.memory.lane import Lane, first_of
+from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.concurrency.running_loop import running_loop
 from aiotaskq.concurrency.shared_queue import SharedQueue, in_steps
+from aiotaskq.concurrency.uninterrupted import uninterrupted
 from aiotaskq.core.task import PENDING, RUNNING, Task
 
 
@@ -28,19 +28,22 @@ class TaskQueue(SharedQueue[Task]):
         maxsize: int = 0,
         *,
         rows: dict[str, Task] | None = None,
-        lock: AbstractContextManager[Any] | None = None,
+        lock: BriefLock | None = None,
         taken: Callable[[Task], Task] | None = None,
     ) -> None:
-        """Make an empty queue. A backend passes its rows by id, its reentrant lock, and ``taken``.
+        """Make an empty queue. A backend passes its rows by id, its lock, and ``taken``.
 
         ``taken`` is called under the lock with each task that ``get`` takes: it replaces or removes the row of the
         task, and its value is what ``get`` returns.
         """
         self._rows: dict[str, Task] = {} if rows is None else rows
         self._taken = (lambda task: self._rows.pop(task.task_id)) if taken is None else taken
-        self.lock = threading.RLock() if lock is None else lock
+        self.lock = BriefLock() if lock is None else lock
+        self.lock.enter = self.enter
         self.consumers: WeakSet[Arrivals] = WeakSet()
         """Every consumer of this queue: its ``Arrivals``."""
+        self.getting = 0
+        """How many calls of ``get`` there are, whether or not they wait."""
         self.waiting: dict[Any, Arrivals] = {}
         """The consumers that wait, by their futures in the line of getters."""
         super().__init__(maxsize, lock=self.lock)
@@ -67,6 +70,15 @@ class TaskQueue(SharedQueue[Task]):
         assert lane is not None
         return self._taken(lane.pop())
 
+    async def get(self) -> Task:
+        with self.lock:
+            self.getting += 1
+        try:
+            return await super().get()
+        finally:
+            with self.lock:
+                self.getting -= 1
+
     def empty(self) -> bool:
         with self.lock:
             return not self.has()
@@ -84,6 +96,26 @@ class TaskQueue(SharedQueue[Task]):
                     waiters.remove(waiter)
                     if self.wake(waiter):
                         return
+
+    def enqueue(self, task: Task) -> None:
+        """Add a task that has a new id and no other key: from any thread, without the lock unless it is ``attended``.
+
+        Whoever takes the lock next finds it among the rows.
+        """
+        try:
+            self.lock.intake.append(task)
+        finally:  # also if a signal handler raises here: a consumer may have come since the caller asked
+            if self.attended:
+                uninterrupted(self._take_in)
+
+    @property
+    def attended(self) -> bool:
+        """Whether a consumer may wait for a task."""
+        return bool(self.getting or self.consumers)
+
+    def _take_in(self) -> None:
+        with self.lock:
+            pass  # the task is entered, which wakes a consumer
 
     # ---- for the backend, which holds the lock ----
 

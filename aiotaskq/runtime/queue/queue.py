@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.concurrency.clock import Clock
+from aiotaskq.concurrency.running_loop import NEEDS_LOOP
 from aiotaskq.core.outcome import (
     POP_OWNER,
     Completed,
@@ -80,7 +81,7 @@ class Queue(Operations[Task]):
         self._poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
         self._waiters = Waiters(backend)
         self.capacity = Capacity(backend, clock, self.events, self._waiters, maxsize, when_full, self._poll_interval)
-        self._waits = backend.grouped or self.capacity.maxsize > 0
+        self._direct: Any = None if backend.grouped or self.capacity.maxsize else backend
         self._pushes: Batcher[Task, Task] = Batcher(self._push)
         self._updates: Batcher[Change, bool] = Batcher(backend.update)
         self._reads: Batcher[str, Task | None] = Batcher(backend.get)
@@ -102,7 +103,15 @@ class Queue(Operations[Task]):
 
         A method that has to wait asks for the running loop before it changes anything.
         """
-        return not self._waits and not (self.events.wanted and "pushed" in self.events)
+        return self._direct is not None and not (self.events.wanted and "pushed" in self.events)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether ``push_now`` neither wakes a consumer nor writes a line.
+
+        It takes no lock then, so that in the main thread a signal handler may raise at any moment, or push itself.
+        """
+        return self._direct is not None and not gate.open and not self._direct.queue.attended
 
     # ---- pushing ----
 
@@ -174,11 +183,7 @@ class Queue(Operations[Task]):
         content stays. Raises ValidationError, and TaskConflict if the id is pending with other content, or has ended
         and a newer task holds its unique key.
         """
-        if self._prepare is not None and isinstance(task, Mapping) and "type" in task:
-            prepared = self._prepare(task["type"], params := task.get("params"))
-            if prepared is not params:
-                task = {**task, "params": prepared}
-        new = task_from_dict(task, priority, self.clock.now(), any_id=not self.backend.durable)
+        new = self._made_from(task, priority)
         while True:
             (stored,) = await self.add([new])
             if stored is new:
@@ -198,6 +203,26 @@ class Queue(Operations[Task]):
                 raise TaskConflict(
                     f"task_id: {printable(new.task_id)} is {stored.status} with other content; use another id"
                 )
+
+    def push_now(self, task: Mapping[str, Any], priority: int = 0) -> str:
+        """Do what ``push_task`` does, from any thread and without a loop; return NEEDS_LOOP where that cannot be done.
+
+        That is where the queue is not ``immediate``, and for a task with an id of its own.
+        """
+        if not self.immediate or type(task) is not dict or "task_id" in task:
+            return cast(str, NEEDS_LOOP)
+        new = self._made_from(task, priority)
+        self._direct.enqueue(new)
+        if gate.open:
+            log.task("push", new)
+        return new.task_id
+
+    def _made_from(self, task: Mapping[str, Any], priority: int) -> Task:
+        if self._prepare is not None and isinstance(task, Mapping) and "type" in task:
+            prepared = self._prepare(task["type"], params := task.get("params"))
+            if prepared is not params:
+                task = {**task, "params": prepared}
+        return task_from_dict(task, priority, self.clock.now(), any_id=not self.backend.durable)
 
     # ---- popping by hand ----
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,12 +19,13 @@ from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Failed
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.worker.worker import Worker
 from tests.backends.memory.queues import in_thread, settled
-from tests.support.rows import new
+from tests.support.machine import within
+from tests.support.rows import NOW, new
 
 # ---- consumers ------------------------------------------------------------------------------------------------------
 
@@ -130,6 +132,55 @@ async def test_a_worker_without_a_free_slot_leaves_the_next_task_to_a_pop() -> N
     stopping = asyncio.create_task(worker.stop())
     await clock.advance(1)
     await stopping
+
+
+@pytest.mark.parametrize("wait", [lambda tasks: tasks.get(), lambda tasks: Arrivals(tasks, None).wait()])
+async def test_a_task_that_is_enqueued_without_the_lock_wakes_a_consumer(wait: Callable[[TaskQueue], Any]) -> None:
+    backend = MemoryBackend()
+    waiting = asyncio.ensure_future(wait(backend.queue))
+    await settled()
+    await asyncio.to_thread(backend.enqueue, new(run_at=0))
+    async with asyncio.timeout(within(5)):
+        await waiting
+
+
+VERBS: dict[str, Callable[[MemoryBackend], Any]] = {
+    "get": lambda backend: backend.get(["a"]),
+    "find": lambda backend: backend.find(TaskFilter(), 10),
+    "claim": lambda backend: backend.claim("o", NOW, 10),
+    "ids_with_prefix": lambda backend: backend.ids_with_prefix(["a"], 10),
+    "count_ready": lambda backend: backend.count_ready(NOW),
+    "next_run_at": lambda backend: backend.next_run_at(NOW),
+    "stats": lambda backend: backend.stats(NOW),
+    "least_ready": lambda backend: backend.least_ready(NOW, 10),
+    "push": lambda backend: backend.push([new(task_id="a", seq=9)]),
+    "delete": lambda backend: backend.delete(["a"]),
+    "get of the queue": lambda backend: backend.queue.get(),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_every_verb_sees_a_task_that_was_enqueued_without_the_lock(verb: str) -> None:
+    pushed, enqueued = MemoryBackend(), MemoryBackend()
+    task = new(task_id="a", run_at=0)
+    await pushed.push([task])
+    enqueued.enqueue(task)
+    for _ in range(2):
+        assert await VERBS[verb](enqueued) == await VERBS[verb](pushed)
+        if "queue" in verb:
+            break
+
+
+async def test_join_waits_for_a_task_that_was_enqueued_without_the_lock() -> None:
+    backend = MemoryBackend()
+    backend.enqueue(new(task_id="a", run_at=0))
+    assert backend.queue.qsize() == 1 and not backend.queue.empty()
+    joining = asyncio.create_task(backend.queue.join())
+    await settled()
+    assert not joining.done()
+    await backend.delete(["a"])
+    await settled()
+    assert joining.done()
 
 
 async def test_a_claim_wakes_the_next_consumer_for_the_tasks_that_are_left() -> None:
