@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter, claim_order
+from aiotaskq.core.task import SECOND, Attempt, Status, Task, TaskFilter, claim_order
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, ids, new, pushed, read
 from tests.support.statements import at_each_statement
@@ -326,3 +326,21 @@ async def test_a_claim_that_fails_anywhere_loses_nothing(sql_store: Store) -> No
             assert statement > 0
             await give_back(claimed)
     assert sorted(ids(await backend.claim("o", due, 1_000))) == sorted(ids([*delayed, others[1]]))
+
+
+RARE: tuple[dict[str, Any], ...] = (
+    *({"expires_at": NOW + 10**9}, {"due_at": NOW - 5}, {"unique_key": "u"}, {"idempotency_key": "i"}),
+    *({"scheduler_task_id": "s"}, {"on_success": "f"}, {"on_failure": "f"}, {"extra": {"a": [1, "é"]}}),
+    *({"crashes": 2}, {"retry_count": 2, "error_message": "ValueError: no"}, {"completed_at": 5, "ended_at": 6}),
+    *({"result": {"n": 1.5}}, {"progress": {"n": 1}}, {"timeout": 0.5}, {"cancel_requested": True}),
+    {"attempts": (Attempt(number=1, began_at=1, ended_at=2, outcome="failed", error="ValueError: no"),)},
+)
+
+
+async def test_whatever_a_task_has_is_claimed_with_it(backend: Backend) -> None:
+    tasks = [new(run_at=NOW - 100 + n, **fields) for n, fields in enumerate([{}, *RARE, {}])]
+    await backend.push(tasks)
+    claimed = await backend.claim("owner", NOW, 100, lease_until=LEASE)
+    assert claimed == await backend.get(ids(tasks))
+    by_claim = dict.fromkeys(("status", "fence", "lease_owner", "lease_until", "started_at", "began_at"))
+    assert [task.replace(**by_claim) for task in claimed] == [task.replace(**by_claim) for task in tasks]

@@ -5,63 +5,95 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from aiotaskq.backends.base import Change
-from aiotaskq.backends.sql.rows import CONTENT, STATE, content, result_of, state
-from aiotaskq.backends.sql.statement_size import small_enough
-from aiotaskq.core.task import Status
+from msgspec.structs import replace
 
-_ATTEMPTS = STATE.index("attempts")
-GUARD = ("b_id", "b_status", "b_fence", "b_final", "b_cancel")
+from aiotaskq.backends.base import Change
+from aiotaskq.backends.sql.rows import CONTENT, STATE, content, json_text, result_of, state
+from aiotaskq.backends.sql.statement_size import Columns, small_enough
+from aiotaskq.core.task import COMPLETED, RUNNING
+
 # May differ from what was read while a task runs, under the same fence; the other columns are written if they change.
 _VOLATILE = frozenset({"status", "lease_until", "cancel_requested"})
+_STATE = frozenset(STATE) - {"attempts"}
+GUARD = ("b_id", "b_status", "b_fence", "b_final", "b_cancel")
+ENDING = ("result", "completed_at", "ended_at", "status", "lease_owner", "lease_until", "live_key", "cancel_requested")
+"""What a run that has completed changes."""
 
 
 class Group(NamedTuple):
-    """Changes that write the same columns; ``rows`` are their values, and after these the guard's."""
+    """Changes that write the same columns; ``columns`` are their values, and after these the guard's."""
 
-    changes: Sequence[Change]
     names: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
+    columns: Columns
+
+    @property
+    def rows(self) -> list[tuple[Any, ...]]:
+        return list(zip(*self.columns, strict=True))
 
 
 def groups(changes: Sequence[Change]) -> Iterator[Group]:
-    """Yield the changes that leave the content of their tasks as it was, and the others.
+    """Yield the changes that complete a run, those that leave the content of their tasks as it was, and the others.
 
     Those of undecodable rows are apart: a column that could not be read must not be written with those that were.
     """
-    # Nearly always all are of one kind, which this finds out for less than the grouping below takes.
-    if all(
-        change.after.params is change.before.params
-        and change.after.extra is change.before.extra
-        and change.before.undecodable is None
-        for change in changes
-    ):
-        if changes:
-            yield _group(changes, ())
-        return
-    kinds: dict[tuple[bool, bool], list[Change]] = {}
+    kinds: dict[tuple[bool, ...], list[Change]] = {}
     for change in changes:
-        kinds.setdefault((_same_content(change), change.before.undecodable is None), []).append(change)
-    for (same, _), found in kinds.items():
-        yield _group(found, () if same else CONTENT)
+        kinds.setdefault(_kind(change), []).append(change)
+    for (completes, same, _), found in kinds.items():
+        yield _completed(found) if completes else _group(found, () if same else CONTENT)
 
 
-def _same_content(change: Change) -> bool:
-    return change.after.params is change.before.params and change.after.extra is change.before.extra
+def _kind(change: Change) -> tuple[bool, ...]:
+    """Return whether it completes a run and nothing else, leaves the content as it was, and is of a readable row."""
+    before, after = change.before, change.after
+    same, readable = after.params is before.params and after.extra is before.extra, before.undecodable is None
+    completes = (
+        same
+        and readable
+        and after.status is COMPLETED
+        and before.status is RUNNING
+        and not before.cancel_requested
+        and after.lease_owner is None
+        and after.lease_until is None
+        and before
+        == replace(
+            after,
+            status=RUNNING,
+            lease_owner=before.lease_owner,
+            lease_until=before.lease_until,
+            completed_at=before.completed_at,
+            ended_at=before.ended_at,
+            result=before.result,
+        )
+    )
+    return completes, same, readable
+
+
+def _completed(changes: Sequence[Change]) -> Group:
+    """Return these as data: nearly all changes are of this kind, and to compare all columns would take longer."""
+    own = [
+        (
+            None if after.result is None else json_text(after.result),
+            after.completed_at,
+            after.ended_at,
+            before.task_id,
+            before.fence,
+        )
+        for before, after in [(change.before, change.after) for change in changes]
+    ]
+    result, completed_at, ended_at, ids, fences = zip(*own, strict=True)
+    none, true, false = (None,) * len(own), (True,) * len(own), (False,) * len(own)
+    written = [result, completed_at, ended_at, (COMPLETED.value,) * len(own), none, none, none, false]
+    return Group(ENDING, [*written, ids, (RUNNING.value,) * len(own), fences, true, false])
 
 
 def _group(changes: Sequence[Change], more: tuple[str, ...]) -> Group:
     columns = list(zip(*[state(change.after) for change in changes], strict=True))
-    names: tuple[str, ...] = STATE
-    if all(change.before.status is Status.RUNNING for change in changes):
-        # Fewer columns to write, and no entry of an index on what stays as it is.
-        before = zip(*[state(change.before) for change in changes], strict=True)
-        differ = [new != old or name in _VOLATILE for new, old, name in zip(columns, before, STATE, strict=True)]
-        columns = [values for values, changed in zip(columns, differ, strict=True) if changed]
-        names = tuple([name for name, changed in zip(STATE, differ, strict=True) if changed])
-    elif columns[_ATTEMPTS] == tuple(state(change.before)[_ATTEMPTS] for change in changes):
-        del columns[_ATTEMPTS]
-        names = (*STATE[:_ATTEMPTS], *STATE[_ATTEMPTS + 1 :])
+    before = list(zip(*[state(change.before) for change in changes], strict=True))
+    # Fewer columns to write, and no entry of an index on what stays as it is.
+    written = _VOLATILE if all(change.before.status is RUNNING for change in changes) else _STATE
+    kept = [n for n, name in enumerate(STATE) if name in written or columns[n] != before[n]]
+    names, columns = tuple([STATE[n] for n in kept]), [columns[n] for n in kept]
     if more:
         columns += zip(*[content(change.after) for change in changes], strict=True)
     guards = [
@@ -74,16 +106,26 @@ def _group(changes: Sequence[Change], more: tuple[str, ...]) -> Group:
         )
         for change in changes
     ]
-    return Group(changes, names + more, list(zip(*columns, *zip(*guards, strict=True), strict=True)))
+    return Group(names + more, [*columns, *zip(*guards, strict=True)])
+
+
+def hoisted(names: Sequence[str], columns: Columns) -> tuple[dict[str, Any], tuple[str, ...], Columns]:
+    """Part the columns whose value is the same in all rows, as names and values, from those that differ."""
+    same, differ = {}, []
+    for name, column in zip(names, columns, strict=True):
+        if column == column[:1] * len(column):
+            same[name] = column[0]
+        else:
+            differ.append((name, column))
+    return same, tuple([name for name, _ in differ]), [column for _, column in differ]
 
 
 def in_one(changes: Sequence[Change]) -> bool:
     """Whether one statement writes all of them where a dialect writes many rows in one (``Dialect.autocommit``)."""
-    first = _same_content(changes[0])
     return (
         not any(change.then or change.lease_over or change.before.final for change in changes)
-        and all(change.before.undecodable is None for change in changes)
-        and all(_same_content(change) is first for change in changes)
+        and len({_kind(change) for change in changes}) == 1
+        and changes[0].before.undecodable is None
         and len({change.before.task_id for change in changes}) == len(changes)
         and small_enough(len(changes), (result_of(change.after) for change in changes))
     )

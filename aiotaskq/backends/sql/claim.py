@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, func, or_, select
@@ -21,9 +22,9 @@ from aiotaskq.backends.sql.claim_statements import (
     queue_values,
 )
 from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.rows import TASKS, to_task
+from aiotaskq.backends.sql.rows import CLAIM, TASKS, claimed
 from aiotaskq.backends.sql.statements import run
-from aiotaskq.core.task import SECOND, Status, Task, claim_order
+from aiotaskq.core.task import SECOND, Status, Task
 
 c = TASKS.c
 
@@ -51,23 +52,31 @@ def claim(
     heads: Iterable[Head] | None = None,
 ) -> list[Task]:
     dialect = dialect_of(connection)
-    tasks: list[Task] = []
+    rows: list[Any] = []
     lease = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND, "began_at": now}
     given = {"now": now, **queue_values(queues), **lease}
     for head in due_heads(connection, now) if heads is None else heads:
         given |= {"priority": head.priority, "head_run_at": head.run_at, "head_seq": head.seq}
-        given["limit"] = limit - len(tasks)
+        given["limit"] = limit - len(rows)
         statement = dialect.claim(head.priority is None, None if queues is None else len(queues))
-        tasks += map(to_task, run(connection, statement, given).fetchall())
-        if len(tasks) == limit:
+        rows += run(connection, statement, given).fetchall()
+        if len(rows) == limit:
             break
     if not dialect.claims_in_one_statement:
-        dialect.set_on(connection, MARK_CLAIMED, [task.task_id for task in tasks], lease)
+        dialect.set_on(connection, MARK_CLAIMED, [row[0] for row in rows], lease)
+    return _tasks(connection, rows, owner, now, lease_until)
+
+
+def _tasks(connection: Connection, rows: Sequence[Any], owner: str, now: int, lease_until: int | None) -> list[Task]:
+    """Return the tasks of rows of ``READ`` in claim order; those with something in other columns are read whole."""
+    whole = len(CLAIM)
+    tasks = [claimed(row, owner, now, lease_until) for row in rows if row[whole] is None]
+    if len(tasks) < len(rows):
+        tasks += dialect_of(connection).whole(connection, [row for row in rows if row[whole] is not None])
     return sorted(tasks, key=_claim_order)
 
 
-def _claim_order(task: Task) -> tuple[Any, ...]:
-    return (*claim_order(task), task.task_id)
+_claim_order = attrgetter("priority", "run_at", "seq", "task_id")
 
 
 def claim_first(
@@ -83,7 +92,7 @@ def claim_first(
     statement = dialect_of(connection).claim_first(None if queues is None else len(queues))
     rows = run(connection, statement, {**given, **queue_values(queues)}).fetchall()
     more = not rows or (len(rows) < limit and bool(rows[0][-1]))
-    return sorted([to_task(row[:-1]) for row in rows], key=_claim_order), more
+    return _tasks(connection, rows, owner, now, lease_until), more
 
 
 def due_heads(connection: Connection, now: int) -> Iterator[Head]:

@@ -17,11 +17,15 @@ from sqlalchemy import (
     Integer,
     Select,
     String,
+    and_,
     bindparam,
+    case,
     false,
     func,
     literal,
     literal_column,
+    not_,
+    null,
     or_,
     select,
     union_all,
@@ -29,7 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.sql.rows import TASKS
+from aiotaskq.backends.sql.rows import CLAIM, OTHERS, TASKS
 from aiotaskq.backends.sql.statements import run
 from aiotaskq.models import QueueState
 
@@ -62,6 +66,11 @@ CLAIMED: Final = {
 }
 """What a claim writes."""
 MARK_CLAIMED: Final = update(TASKS).values(CLAIMED)
+
+
+EMPTY: Final = and_(*(c[name].is_(None) for name in OTHERS), c.crashes == literal_column("0"), not_(c.cancel_requested))
+READ: Final = (*(c[name] for name in CLAIM), case((EMPTY, null()), else_=literal_column("1")))
+"""What a claim reads; the last column is NULL where all the others are empty."""
 
 
 def queue_values(queues: Sequence[str] | None) -> dict[str, str]:
@@ -98,8 +107,9 @@ def ready_from_head(bare: bool, queues: int | None, *columns: Any) -> Select[Any
 
 @functools.cache
 def claimable(bare: bool, queues: int | None) -> Select[Any]:
-    """Select the rows as they will be once ``MARK_CLAIMED`` is executed on them."""
-    return ready_from_head(bare, queues, *(CLAIMED.get(column.name, column) for column in TASKS.columns))
+    """Select the rows that ``MARK_CLAIMED`` is to be executed on, with the fence that they will have."""
+    *columns, _fence, others = READ
+    return ready_from_head(bare, queues, *columns, CLAIMED["fence"], others)
 
 
 # ---- heads -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from aiotaskq.backends.base import ScheduleChange
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import NO_CODEC, from_stored, is_coded, to_stored, verbatim
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
-from aiotaskq.core.task import Attempt, Status, Task
+from aiotaskq.core.task import RUNNING, SECOND, Attempt, Status, Task
 from aiotaskq.models import SchedulerTask, TaskQueue
 
 TASKS: Any = TaskQueue.__table__  # a Table; the declarative stubs say only FromClause
@@ -85,6 +85,8 @@ def state(task: Task) -> tuple[Any, ...]:
     )
 
 
+DEFAULTS = {"queue": "default", "fence": 0, "crashes": 0, "cancel_requested": False}
+"""What added columns are that are left out; a table of the documented columns may have other defaults for these."""
 NEW = ("task_id", "fence", "unique_key", "idempotency_key", "progress", *CONTENT, *STATE)
 
 
@@ -95,6 +97,50 @@ def new_row(task: Task) -> tuple[Any, ...]:
     progress = None if task.progress is None else json_text(task.progress)
     own = (task.task_id, task.fence, task.unique_key, task.idempotency_key, progress)
     return own + content(task) + state(task)
+
+
+CLAIM = (
+    *("task_id", "task_type", "params", "priority", "retry_count", "max_retries", "created_at", "queue", "run_at"),
+    *("seq", "timeout", "fence"),
+)
+"""The columns of a pending task that has nothing in the others; most have not."""
+OTHERS = (
+    *("completed_at", "error_message", "scheduler_task_id", "due_at", "expires_at", "ended_at", "unique_key"),
+    *("idempotency_key", "result", "progress", "on_success", "on_failure", "extra", "attempts"),
+)
+"""What else a pending task may have, beside ``crashes`` and ``cancel_requested``."""
+
+
+def claimed(row: Sequence[Any], owner: str, now: int, lease_until: int | None) -> Task:
+    """Return the running task of a row of the columns of ``CLAIM``, where the others are empty."""
+    # fmt: off
+    (
+        task_id, task_type, params, priority, retry_count, max_retries, created_at, queue, run_at, seq, timeout, fence,
+        *_,
+    ) = row
+    # fmt: on
+    decoded, problem = _object("params", params)
+    task = Task(
+        task_id=task_id,
+        type=task_type,
+        params=decoded,
+        status=RUNNING,
+        priority=priority if type(priority) is int else 0,
+        retry_count=retry_count if type(retry_count) is int else 0,
+        max_retries=max_retries if type(max_retries) is int else 3,
+        created_at=created_at if type(created_at) is int else 0,
+        started_at=now // SECOND,
+        began_at=now,
+        queue=queue,
+        run_at=run_at,
+        seq=seq,
+        timeout=timeout,
+        fence=fence,
+        lease_owner=owner,
+        lease_until=lease_until,
+        undecodable=problem,
+    )
+    return task if problem is None else _with_coded(task, {"params": params}, {"params": problem})
 
 
 def to_task(row: Sequence[Any]) -> Task:

@@ -17,7 +17,8 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.models import Base, LongText
 
 T = TypeVar("T")
-Rows = Sequence[tuple[Any, ...]]
+Columns = Sequence[tuple[Any, ...]]
+"""The values of rows, column by column."""
 
 CHUNK: Final = 500
 """Rows or ids in one statement: few round trips, and far below every driver's limit of parameters."""
@@ -50,40 +51,38 @@ def small_enough(rows: int, payloads: Iterable[Any]) -> bool:
     return rows * MAX_PAYLOAD <= SIZE or sum(len(json_text(value)) for value in payloads) <= SIZE
 
 
-def parts(names: Sequence[str], rows: Rows, limit: int | None) -> Iterator[Rows]:
+def parts(names: Sequence[str], columns: Columns, limit: int | None) -> Iterator[Columns]:
     """Cut into pieces that fit one statement. Raises ValidationError, before the first, for a row that fits none."""
     most = SIZE
-    if limit is None or _surely_fit(limit, names, rows):
+    if limit is None or _surely_fit(limit, names, columns):
         large = next((names.index(name) for name in ("params", "result", "value") if name in names), 0)
-        lengths = [len(row[large] or "") for row in rows]
+        lengths = [len(value or "") for value in columns[large]]
     else:
-        lengths, most = [_size(limit, names, row) for row in rows], min(SIZE, _room(limit))
-    if len(rows) <= CHUNK and sum(lengths) <= most:
-        yield rows
+        lengths, most = [_size(limit, names, row) for row in zip(*columns, strict=True)], min(SIZE, _room(limit))
+    if len(lengths) <= CHUNK and sum(lengths) <= most:
+        yield columns
         return
-    part: list[tuple[Any, ...]] = []
-    size = 0
-    for row, length in zip(rows, lengths, strict=True):
-        if part and (len(part) == CHUNK or size + length > most):
-            yield part
-            part, size = [], 0
-        part.append(row)
+    start = size = 0
+    for number, length in enumerate(lengths):
+        if number > start and (number - start == CHUNK or size + length > most):
+            yield [column[start:number] for column in columns]
+            start, size = number, 0
         size += length
-    yield part
+    yield [column[start:] for column in columns]
 
 
 def check_rows(limit: int | None, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Raise ValidationError for a row that does not fit a statement of its own."""
-    if limit is not None and not _surely_fit(limit, names, rows):
+    if limit is not None and not _surely_fit(limit, names, list(zip(*rows, strict=True))):
         for row in rows:
             _size(limit, names, row)
 
 
-def _surely_fit(limit: int, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> bool:
+def _surely_fit(limit: int, names: Sequence[str], columns: Columns) -> bool:
     """Whether these rows fit one statement by a quick estimate, which is too high for some."""
     large = _large(tuple(names))
-    characters = sum([len(row[number] or "") for row in rows for number in large])
-    return BOUNDED * len(rows) + WIDEST * characters <= _room(limit)
+    characters = sum([len(value or "") for number in large for value in columns[number]])
+    return BOUNDED * len(columns[0]) + WIDEST * characters <= _room(limit)
 
 
 @functools.cache

@@ -11,7 +11,19 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from sqlalchemy import URL, Column, Connection, Engine, Select, TextClause, Update, bindparam, create_engine, make_url
+from sqlalchemy import (
+    URL,
+    Column,
+    Connection,
+    Engine,
+    Select,
+    TextClause,
+    Update,
+    bindparam,
+    create_engine,
+    make_url,
+    select,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from aiotaskq.backends.base import Change, ScheduleChange
@@ -21,10 +33,11 @@ from aiotaskq.backends.sql.connecting import create, in_time, keep_alive
 from aiotaskq.backends.sql.connections import Connections
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.notifier import Notifier
-from aiotaskq.backends.sql.rows import TASKS
+from aiotaskq.backends.sql.rows import TASKS, to_task
 from aiotaskq.backends.sql.server_connections import ServerConnections
-from aiotaskq.backends.sql.statement_size import Rows, chunks
+from aiotaskq.backends.sql.statement_size import Columns, chunks
 from aiotaskq.backends.sql.statement_watch import STATEMENT_TIMEOUT, connected
+from aiotaskq.core.task import Task
 
 __all__ = ["Dialect", "Transactions"]
 
@@ -182,6 +195,13 @@ class Dialect(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__}: with autocommit, define claim_first")
 
+    def whole(self, connection: Connection, rows: Sequence[Any]) -> list[Task]:
+        """Return the tasks of rows that a claim has read, and written, whose other columns are not all empty."""
+        found: list[Task] = []
+        for part in chunks([row[0] for row in rows]):
+            found += map(to_task, connection.execute(self.by_id(select(TASKS).where(TASKS.c.task_id.in_(part)))))
+        return found
+
     def by_id(self, statement: S) -> S:
         """Make a statement that locks the rows of a list of ids read, and lock, no other rows."""
         return statement
@@ -198,7 +218,7 @@ class Dialect(ABC):
         connection: Connection,
         table: Any,
         names: tuple[str, ...],
-        rows: Rows,
+        columns: Columns,
         notify: tuple[str, str] | None = None,
     ) -> int:
         """Insert the rows that conflict with no other. Return their number if it is all of them, else a smaller one.

@@ -19,7 +19,7 @@ from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.dialects.base import Dialect, Open, S
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.rows import TASKS
-from aiotaskq.backends.sql.statement_size import Rows, check_rows, parts
+from aiotaskq.backends.sql.statement_size import Columns, check_rows, parts
 from aiotaskq.backends.sql.statements import run_many
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.models import LongText, Name, mysql_collation
@@ -122,9 +122,10 @@ class MysqlDialect(Dialect):
         connection: Connection,
         table: Any,
         names: tuple[str, ...],
-        rows: Rows,
+        columns: Columns,
         notify: tuple[str, str] | None = None,
     ) -> int:
+        rows = list(zip(*columns, strict=True))
         try:
             # A conflict undoes this statement, not the transaction. No row count is asked: whether it means rows found
             # or rows changed is up to each client.
@@ -145,7 +146,7 @@ class MysqlDialect(Dialect):
 
     def write(self, connection: Connection, changes: Sequence[Change]) -> None:
         for group in groups(changes):
-            if len(group.changes) > 1:
+            if len(group.columns[0]) > 1:
                 self._write_many(connection, group)
                 continue
             check_rows(self.statement_limit(connection), (*group.names, *GUARD), group.rows)
@@ -156,11 +157,11 @@ class MysqlDialect(Dialect):
 
         An insert that updates what is there would be shorter, and lock the gaps in each unique index.
         """
-        for rows in parts((*group.names, *GUARD), group.rows, self.statement_limit(connection)):
-            ids = [row[len(group.names)] for row in rows]
-            cases = " ".join(["WHEN %s THEN %s"] * len(rows))
+        for columns in parts((*group.names, *GUARD), group.columns, self.statement_limit(connection)):
+            ids = list(columns[len(group.names)])
+            cases = " ".join(["WHEN %s THEN %s"] * len(ids))
             assignments, values = [], []
-            for name, column in zip(group.names, zip(*rows, strict=True), strict=False):
+            for name, column in zip(group.names, columns, strict=False):
                 if column == column[:1] * len(column):
                     assignments.append(f"{name} = %s")
                     values.append(column[0])

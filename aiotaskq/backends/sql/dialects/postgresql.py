@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Final
 
+import msgspec
 from sqlalchemy import (
     URL,
     Boolean,
@@ -16,10 +17,14 @@ from sqlalchemy import (
     Integer,
     Select,
     String,
+    Text,
     TextClause,
     Update,
+    case,
+    cast,
     func,
     literal_column,
+    null,
     select,
     text,
     update,
@@ -30,16 +35,17 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.listeners import Listeners
-from aiotaskq.backends.sql.changes import GUARD, groups
-from aiotaskq.backends.sql.claim_statements import CLAIMED, first, ready_from, ready_from_head
+from aiotaskq.backends.sql.changes import GUARD, groups, hoisted
+from aiotaskq.backends.sql.claim_statements import CLAIMED, EMPTY, READ, first, ready_from, ready_from_head
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.dialects.base import Dialect, Open, Transactions
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.notifier import Notifier
 from aiotaskq.backends.sql.postgresql_notifier import Notifications
-from aiotaskq.backends.sql.rows import TASKS, json_text
-from aiotaskq.backends.sql.statement_size import Rows, parts
+from aiotaskq.backends.sql.rows import CLAIM, TASKS, json_text, to_task
+from aiotaskq.backends.sql.statement_size import Columns, parts
 from aiotaskq.backends.sql.statements import run
+from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 
 __all__ = ["DIALECT", "PostgresqlDialect"]
@@ -48,29 +54,38 @@ _MIGRATION_LOCK: Final = 0x61696F7461736B71  # "aiotaskq" in ASCII
 # Sweep up after some thousand tasks, not only when a fifth of all rows are dead: a claim has to pass them by.
 _VACUUM: Final = "autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 2000"
 
-# All rows as one JSON text: one statement for any number of them. VALUES lists would have thousands of parameters,
-# executemany has no count, and for arrays asyncpg looks up their types on each new connection. Strings are not cast to
-# their width: that would cut them.
+# The rows as one JSON text: one statement for any number of them. VALUES lists would have thousands of parameters,
+# executemany has no count, and for arrays asyncpg looks up their types on each new connection. What is the same in all
+# rows is a parameter. Strings are not cast to their width: that would cut them.
 _TYPES: Final = ((String, "text"), (Boolean, "boolean"), (Float, "double precision"), (Integer, "bigint"))
-_ROWS: Final = "json_to_recordset(CAST(CAST(:rows AS text) AS json))"
+_GUARD_TYPES: Final = dict(zip(GUARD, ("text", "text", "bigint", "boolean", "boolean"), strict=True))
 
 
-def _record(table: Any, names: Sequence[str]) -> str:
-    """Return the columns with their types, as ``json_to_recordset`` wants them."""
-    types = [next(sql for python, sql in _TYPES if isinstance(table.c[name].type, python)) for name in names]
-    return ", ".join(f"{name} {sql}" for name, sql in zip(names, types, strict=True))
+class _Source:
+    """Where a statement takes its values from: ``names``, of which those in ``varying`` are in the rows."""
+
+    def __init__(self, table: Any, names: Sequence[str], varying: Sequence[str]) -> None:
+        types = {name: _GUARD_TYPES.get(name) or _type(table.c[name].type) for name in names}
+        self.values = {name: f"r.{name}" if name in varying else f"CAST(:{name} AS {types[name]})" for name in names}
+        record = ", ".join(f"{name} {types[name]}" for name in varying)
+        self.rows = f"FROM json_to_recordset(CAST(CAST(:rows AS text) AS json)) AS r({record})" if varying else ""
 
 
-def _as_json(names: Sequence[str], rows: Rows) -> str:
-    return json_text([dict(zip(names, row, strict=True)) for row in rows])
+def _type(column: Any) -> str:
+    return next(sql for python, sql in _TYPES if isinstance(column, python))
+
+
+def _values(varying: Sequence[str], columns: Columns) -> dict[str, str]:
+    return {"rows": json_text([dict(zip(varying, row, strict=True)) for row in zip(*columns, strict=True)])}
 
 
 @functools.cache
-def insert_statement(table: Any, names: tuple[str, ...], notify: bool) -> TextClause:
+def insert_statement(table: Any, names: tuple[str, ...], varying: tuple[str, ...], notify: bool) -> TextClause:
     key = table.primary_key.columns.keys()[0]
+    source = _Source(table, names, varying)
     new = (
-        f"INSERT INTO {table.name} ({', '.join(names)}) "  # noqa: S608 - our own names
-        f"SELECT * FROM {_ROWS} AS r({_record(table, names)}) ON CONFLICT DO NOTHING RETURNING {key}"
+        f"INSERT INTO {table.name} ({', '.join(names)}) "
+        f"SELECT {', '.join(source.values.values())} {source.rows} ON CONFLICT DO NOTHING RETURNING {key}"
     )
     if not notify:
         return text(new)
@@ -79,16 +94,17 @@ def insert_statement(table: Any, names: tuple[str, ...], notify: bool) -> TextCl
 
 
 @functools.cache
-def guarded_statement(names: tuple[str, ...]) -> TextClause:
-    guard = "b_id text, b_status text, b_fence bigint, b_final boolean, b_cancel boolean"
+def guarded_statement(names: tuple[str, ...], varying: tuple[str, ...]) -> TextClause:
+    source = _Source(TASKS, names + GUARD, varying)
+    b_id, b_status, b_fence, b_final, b_cancel = [source.values[name] for name in GUARD]
     return text(
-        f"UPDATE task_queue AS t SET {', '.join(f'{name} = r.{name}' for name in names)} "  # noqa: S608 - our own names
-        f"FROM {_ROWS} AS r({_record(TASKS, names)}, {guard}) "
-        "WHERE t.task_id = r.b_id AND t.status = r.b_status AND t.fence = r.b_fence "
-        "AND (r.b_final OR t.cancel_requested = r.b_cancel) RETURNING t.task_id"
+        f"UPDATE task_queue AS t SET {', '.join(f'{name} = {source.values[name]}' for name in names)} "  # noqa: S608
+        f"{source.rows} WHERE t.task_id = {b_id} AND t.status = {b_status} AND t.fence = {b_fence} "
+        f"AND ({b_final} OR t.cancel_requested = {b_cancel}) RETURNING t.task_id"
     )
 
 
+_WHOLE: Final = case((EMPTY, null()), else_=cast(func.to_json(literal_column("task_queue")), Text))
 _PLACE: Final[ColumnElement[Any]] = literal_column("task_queue.ctid")
 
 
@@ -97,7 +113,7 @@ def _claim_of(ready: Select[Any]) -> Update:
     picked = ready.cte("picked")
     places = func.array(select(picked.c.place).scalar_subquery())
     statement: Any = update(TASKS).where(_PLACE.op("=")(func.any(places))).values(CLAIMED)
-    return statement.returning(*TASKS.columns)  # type: ignore[no-any-return]
+    return statement.returning(*READ[:-1], _WHOLE)  # type: ignore[no-any-return]
 
 
 @functools.cache
@@ -228,18 +244,24 @@ class PostgresqlDialect(Dialect):
     def claim_first(self, queues: int | None) -> Update:
         return _claim_first(queues)
 
+    def whole(self, connection: Connection, rows: Sequence[Any]) -> list[Task]:
+        # Not read by a second statement: each of these may go without a transaction.
+        found = [msgspec.json.decode(row[len(CLAIM)]) for row in rows]
+        return [to_task([values[column.name] for column in TASKS.columns]) for values in found]
+
     def insert(
         self,
         connection: Connection,
         table: Any,
         names: tuple[str, ...],
-        rows: Rows,
+        columns: Columns,
         notify: tuple[str, str] | None = None,
     ) -> int:
-        values = {"rows": _as_json(names, rows)}
+        values, varying, columns = hoisted(names, columns)
+        values |= _values(varying, columns)
         if notify is not None:
             values |= {"channel": notify[0], "message": notify[1]}
-        return len(run(connection, insert_statement(table, names, notify is not None), values).fetchall())
+        return len(run(connection, insert_statement(table, names, varying, notify is not None), values).fetchall())
 
     def upsert(self, table: Any, key: str, others: Sequence[str]) -> Any:
         statement = insert(table)
@@ -253,9 +275,10 @@ class PostgresqlDialect(Dialect):
         # In the order of the ids, so that two writers of the same rows wait for each other in one direction only.
         for group in groups(sorted(changes, key=lambda change: change.before.task_id)):
             names = group.names + GUARD
-            for rows in parts(names, group.rows, None):
-                values = {"rows": _as_json(names, rows)}
-                held.update(row[0] for row in run(connection, guarded_statement(group.names), values).fetchall())
+            for part in parts(names, group.columns, None):
+                values, varying, columns = hoisted(names, part)
+                statement = guarded_statement(group.names, varying)
+                held |= {i for (i,) in run(connection, statement, values | _values(varying, columns)).fetchall()}
         return [change.before.task_id in held for change in changes]
 
     def write(self, connection: Connection, changes: Sequence[Change]) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.listeners import Listeners
-from aiotaskq.backends.sql.changes import GUARD, groups
+from aiotaskq.backends.sql.changes import ENDING, GUARD, Group, groups, hoisted
 from aiotaskq.backends.sql.connecting import create
 from aiotaskq.backends.sql.connections import Connections
 from aiotaskq.backends.sql.dialects.base import Dialect, Transactions
@@ -25,7 +25,7 @@ from aiotaskq.backends.sql.sqlite_clock import clock_set
 from aiotaskq.backends.sql.sqlite_connections import SqliteConnections, is_store_writer
 from aiotaskq.backends.sql.sqlite_engine import on_connect, prepare_file, quiet_aiosqlite, sqlite_engine
 from aiotaskq.backends.sql.sqlite_notifier import FileWatch
-from aiotaskq.backends.sql.statement_size import Rows
+from aiotaskq.backends.sql.statement_size import Columns, parts
 from aiotaskq.backends.sql.statements import command, run, run_many
 from aiotaskq.errors import ValidationError
 
@@ -52,6 +52,17 @@ def update_statement(names: tuple[str, ...]) -> TextClause:
 def guarded_statement(names: tuple[str, ...]) -> TextClause:
     guard = "status = :b_status AND fence = :b_fence AND (:b_final OR cancel_requested = :b_cancel)"
     return text(f"{_update(names)} AND {guard}")
+
+
+@functools.cache
+def ending_statement(varying: tuple[str, ...]) -> TextClause:
+    """Return the update of runs that have completed, whose values are JSON by id, if they are not the same in all."""
+    values = {name: f":{name}" for name in ENDING + GUARD}
+    values |= {name: f"j.value ->> {place}" for place, name in enumerate(varying)}
+    assignments = ", ".join(f"{name} = {values[name]}" for name in ENDING)
+    # Without the plus it may read all running rows once for each id.
+    guard = f"task_id = j.key AND +status = :b_status AND fence = {values['b_fence']}"
+    return text(f"UPDATE task_queue SET {assignments} FROM json_each(:rows) AS j WHERE {guard}")  # noqa: S608
 
 
 @functools.cache
@@ -130,9 +141,10 @@ class SqliteDialect(Dialect):
         connection: Connection,
         table: Any,
         names: tuple[str, ...],
-        rows: Rows,
+        columns: Columns,
         notify: tuple[str, str] | None = None,
     ) -> int:
+        rows = list(zip(*columns, strict=True))
         return run_many(connection, insert_statement(table.name, names), names, rows).rowcount
 
     def upsert(self, table: Any, key: str, others: Sequence[str]) -> Any:
@@ -150,10 +162,7 @@ class SqliteDialect(Dialect):
             return None
         if len(changes) > 1:
             command(connection, "SAVEPOINT aiotaskq_write")
-        count = sum(
-            run_many(connection, guarded_statement(group.names), group.names + GUARD, group.rows).rowcount
-            for group in groups(changes)
-        )
+        count = sum([_write_guarded(connection, group) for group in groups(changes)])
         if len(changes) == 1:
             return [count == 1]
         if count < len(changes):
@@ -200,6 +209,21 @@ class SqliteDialect(Dialect):
 
     def text_encoding(self, connection: Connection) -> str:
         return str(connection.execute(text("PRAGMA encoding")).scalar())
+
+
+def _write_guarded(connection: Connection, group: Group) -> int:
+    """Write the changes whose guard holds, and return their number."""
+    names = group.names + GUARD
+    if group.names is not ENDING or len(group.columns[0]) == 1:
+        return run_many(connection, guarded_statement(group.names), names, group.rows).rowcount
+    count = 0
+    for part in parts(names, group.columns, None):
+        values, varying, columns = hoisted(names, part)
+        ids = columns[varying.index("b_id")]
+        rows = zip(ids, zip(*columns, strict=True), strict=True) if len(varying) > 1 else [(i, 0) for i in ids]
+        values["rows"] = json_text(dict(rows))
+        count += run(connection, ending_statement(varying), values).rowcount
+    return count
 
 
 def _file(url: URL) -> Path:
