@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import itertools
 import re
+import sqlite3
 import statistics
 import time
 from typing import Any, NamedTuple
@@ -16,6 +19,7 @@ from benchmarks.cases.postgresql import AiotaskqInPostgreSQL
 from benchmarks.cases.sqlite import AiotaskqInSQLite
 from benchmarks.queues import PLACES, opened
 from benchmarks.sql import connected, footprint, multiply
+from benchmarks.system import BATCH
 
 HELD = 10_000
 KEPT = 5_000_000
@@ -38,31 +42,74 @@ class Beat(NamedTuple):
 
 
 class Statements:
-    """The statements of any engine of SQLAlchemy in this process."""
+    """The statements of this process: of SQLite on all connections that are made inside, else of all engines."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: str) -> None:
+        self._family = family
         self._seen: list[tuple[float, bool, int, float]] = []  # when, whether it writes, rows, seconds
+        self._exit = contextlib.ExitStack()
 
     def __enter__(self) -> Statements:
-        from sqlalchemy import Engine, event
-
-        self._event, self._engine = event, Engine
-        event.listen(Engine, "before_cursor_execute", self._before)
-        event.listen(Engine, "after_cursor_execute", self._after)
+        if self._family == "sqlite":
+            self._listen_to_sqlite()
+        else:
+            self._listen_to_engines()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._event.remove(self._engine, "before_cursor_execute", self._before)
-        self._event.remove(self._engine, "after_cursor_execute", self._after)
+        self._exit.close()
 
-    def _before(self, connection: Any, *_: Any) -> None:
-        connection.info["began"] = time.perf_counter()
+    def clear(self) -> None:
+        """Forget what was seen."""
+        self._seen.clear()
 
-    def _after(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        began = connection.info.pop("began", None)
-        if began is not None:  # else it began before this was entered
-            now, writes = time.perf_counter(), WRITES.search(statement) is not None
-            self._seen.append((now, writes, max(0, cursor.rowcount) if writes else 0, now - began))
+    def _add(self, statement: str, began: float, rows: int) -> None:
+        now, writes = time.perf_counter(), WRITES.search(statement) is not None
+        self._seen.append((now, writes, max(0, rows) if writes else 0, now - began))
+
+    def _listen_to_sqlite(self) -> None:
+        add = self._add
+
+        class Cursor(sqlite3.Cursor):
+            def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+                began, before = time.perf_counter(), self.connection.total_changes
+                super().execute(sql, *parameters)
+                add(sql, began, self.connection.total_changes - before)
+                return self
+
+            def executemany(self, sql: str, parameters: Any) -> sqlite3.Cursor:
+                began, before = time.perf_counter(), self.connection.total_changes
+                super().executemany(sql, parameters)
+                add(sql, began, self.connection.total_changes - before)
+                return self
+
+        class Connection(sqlite3.Connection):
+            def cursor(self, factory: Any = Cursor) -> Any:
+                return super().cursor(factory)
+
+            def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+                return Cursor(self).execute(sql, *parameters)
+
+            def executemany(self, sql: str, parameters: Any) -> sqlite3.Cursor:
+                return Cursor(self).executemany(sql, parameters)
+
+        connect = sqlite3.connect
+        for module in (sqlite3, sqlite3.dbapi2):  # the latter is SQLAlchemy's
+            self._exit.callback(setattr, module, "connect", connect)
+            setattr(module, "connect", functools.partial(connect, factory=Connection))  # noqa: B010 - of any module
+
+    def _listen_to_engines(self) -> None:
+        from sqlalchemy import Engine, event
+
+        def before(connection: Any, *_: Any) -> None:
+            connection.info["began"] = time.perf_counter()
+
+        def after(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+            self._add(statement, connection.info.pop("began"), cursor.rowcount)
+
+        for name, function in (("before_cursor_execute", before), ("after_cursor_execute", after)):
+            event.listen(Engine, name, function)
+            self._exit.callback(event.remove, Engine, name, function)
 
     def beats(self) -> list[Beat]:
         """Return the heartbeats that were seen from their beginning to the beginning of the next one."""
@@ -88,30 +135,29 @@ async def heartbeat(kind: type[Aiotaskq], run: Run) -> Sample:
     from aiotaskq import TaskQ
 
     held, beats = run.of(HELD, 100), run.of(5, 2)
-    tq = TaskQ(kind(run.place).url(), lease=60 * BEAT, heartbeat=BEAT)
     started, end = 0, asyncio.Event()
+    with Statements(kind.family) as statements:
+        tq = TaskQ(kind(run.place).url(), lease=60 * BEAT, heartbeat=BEAT)
 
-    @tq.task(name="hold")
-    async def hold() -> None:
-        nonlocal started
-        started += 1
-        await end.wait()
+        @tq.task(name="hold")
+        async def hold() -> None:
+            nonlocal started
+            started += 1
+            await end.wait()
 
-    async with tq:
-        for _ in range(0, held, 500):
-            await tq.push_many([("hold", {})] * min(500, held))
-        async with tq.running(concurrency=held, scheduler=False):
-            try:
-                async with asyncio.timeout(120):
+        async with tq, asyncio.timeout(240):
+            for left in range(held, 0, -BATCH):
+                await tq.push_many([("hold", {})] * min(BATCH, left))
+            async with tq.running(concurrency=held, scheduler=False):
+                try:
                     while started < held:  # noqa: ASYNC110 - of the handlers none knows that it is the last
                         await asyncio.sleep(0.05)
-                await asyncio.sleep(2 * BEAT)  # what was written with the claims is over
-                with Statements() as statements:
-                    async with asyncio.timeout(120):
-                        while len(statements.beats()) < beats:  # noqa: ASYNC110 - nothing tells of them
-                            await asyncio.sleep(BEAT / 4)
-            finally:
-                end.set()
+                    await asyncio.sleep(2 * BEAT)  # what was written with the claims is over
+                    statements.clear()
+                    while len(statements.beats()) < beats:  # noqa: ASYNC110 - nothing tells of them
+                        await asyncio.sleep(BEAT / 4)
+                finally:
+                    end.set()
     rows, writing, reading = (statistics.median(each) for each in zip(*statements.beats(), strict=True))
     return Sample({"rows": rows, "writes": writing * 1000, "reads": reading * 1000}, beats * BEAT)
 
@@ -158,7 +204,7 @@ def _register() -> None:
     for kind in SYSTEMS:
         family, place = kind.family, PLACES[kind.family]
         title = "a heartbeat with 10,000 running tasks"
-        scene = scenario(family, "heartbeat", title, beat, size=1, place=place, warm_up=False)
+        scene = scenario(family, "heartbeat", title, beat, size=1, place=place, warm_up=False, patience=2.0)
         scene.by(AIOTASKQ)(lambda run, kind=kind: heartbeat(kind, run))
     rates = {"none": Unit("tasks/s"), f"{KEPT:,}": Unit("tasks/s")}
     for kind in SYSTEMS[:2]:
