@@ -308,8 +308,8 @@ def test_a_loop_that_ends_while_it_opens_leaves_nothing_open(tmp_path: Path) -> 
             await backend.close()
 
         asyncio.run(use())
-        del backend, leave, use
-        gc.collect()
+    del backend, leave, use
+    gc.collect()
     for _ in range(int(HANG * 100)):
         if aiosqlite_threads() == threads:
             break
