@@ -112,19 +112,19 @@ class Backend(ABC):
         self.listeners = Listeners()
 
     def notify_updated(self, changes: Sequence[Change], held: Sequence[bool]) -> None:
-        """Pass on the hints ``ended`` and ``ready`` of an update; ``held`` tells which changes were written."""
-        ended, ready = [], False
+        """Pass on the hints of an update; ``held`` says which changes hold."""
+        for kind, names in self.hints_of_update(changes, held).items():
+            self.listeners.notify(kind, names)
+
+    def hints_of_update(self, changes: Sequence[Change], held: Sequence[bool]) -> dict[str, list[str]]:
+        """Return the hints ``ended`` and ``ready`` of an update, with their names, as far as someone may listen."""
+        written = [change for change, ok in zip(changes, held, strict=True) if ok]
         wanted = self.listeners.forward is not None or ENDED in self.listeners.by_kind
-        for change, ok in zip(changes, held, strict=True):
-            if ok:
-                if change.after.status not in FINAL or change.then:
-                    ready = True
-                if wanted and change.after.status in FINAL:
-                    ended.append(change.after.task_id)
-        if ended:
-            self.listeners.notify(ENDED, ended)
-        if ready:
-            self.listeners.notify(READY)
+        ended = [change.after.task_id for change in written if wanted and change.after.status in FINAL]
+        hints: dict[str, list[str]] = {ENDED: ended} if ended else {}
+        if any(change.then or change.after.status not in FINAL for change in written):
+            hints[READY] = []
+        return hints
 
     @abstractmethod
     async def open(self) -> None:

@@ -17,6 +17,7 @@ DOCUMENTED = {"os._exit", "sys._getframe"}
 DOCUMENTED_OF_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
 
 ALLOWED = {
+    ("backends/redis/wire.py", "_writer"): "redis-py has no public way to the stream of a connection",
     ("backends/sql/connecting.py", "_transport"): "the drivers have no public way to the socket of a connection",
     ("cli/supervisor.py", "_args_from_interpreter_flags"): "the interpreter's flags, as multiprocessing passes them on",
     ("concurrency/running_loop.py", "_get_running_loop"): "the public function raises, which costs too much per call",

@@ -26,6 +26,7 @@ from aiotaskq.backends.redis.rows import (
     number,
     pack,
     progress_json,
+    pushed_rows,
     recoded_rows,
     to_tasks,
     to_tasks_or_none,
@@ -93,21 +94,27 @@ class RedisBackend(Backend):
         if tasks:
             # A repeated push is the same push, whether or not the first one has reached the server.
             if room is None:
-                numbers, rows = await self._redis.run(scripts.PUSH, *new_rows(stored), repeatable=True)
+                order, words = pushed_rows(stored)
+                words.insert(0, self._notifier.ready)
+                numbers, rows = await self._redis.run(scripts.PUSH, *words, repeatable=True)
             else:
+                order = range(len(stored))
                 numbers, rows = await self._push_bounded(stored, room)
             for number, task in zip(numbers, to_tasks(rows), strict=True):
-                stored[number - 1] = task
-        self.listeners.notify(READY)
+                stored[order[number - 1]] = task
+        self.listeners.receive(READY)
         return stored
 
     async def _push_bounded(self, tasks: Sequence[Task], room: Room) -> tuple[Sequence[int], Sequence[bytes]]:
         changes = list(changed_rows(room.instead))
-        words: list[bytes | int] = [room.maxsize, room.now, len(changes), *changes, *new_rows(tasks)]
+        hints = {**self.hints_of_update(room.instead, [True] * len(room.instead)), READY: []}
+        words: list[bytes | str | int] = [self._notifier.message(hints)]
+        words += [room.maxsize, room.now, len(changes), *changes, *new_rows(tasks)]
         excess, *rest = await self._redis.run(scripts.PUSH_BOUNDED, *words, repeatable=True)
         if excess >= 0:
             raise queue_full(room.maxsize, excess)
-        self.notify_updated(room.instead, [True] * len(room.instead))
+        for kind, names in hints.items():
+            self.listeners.receive(kind, names)
         numbers, rows = rest
         return numbers, rows
 
@@ -119,7 +126,9 @@ class RedisBackend(Backend):
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         if not changes:
             return []
-        return self._updated(changes, await self._redis.run(scripts.UPDATE, *changed_rows(changes)))
+        hints = self.hints_of_update(changes, [True] * len(changes))
+        words = (self._notifier.message(hints), *changed_rows(changes))
+        return self._updated(changes, hints, await self._redis.run(scripts.UPDATE, *words))
 
     async def exchange(
         self,
@@ -133,13 +142,16 @@ class RedisBackend(Backend):
     ) -> tuple[list[bool], list[Task]]:
         if not changes or not limit:
             return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
-        wanted = _wanted(owner, now, limit, queues, lease_until)
-        flags, rows = await self._redis.run(scripts.EXCHANGE, *wanted, *changed_rows(changes))
-        return self._updated(changes, flags), to_tasks(rows)
+        hints = self.hints_of_update(changes, [True] * len(changes))
+        words = (*_wanted(owner, now, limit, queues, lease_until), self._notifier.message(hints))
+        flags, rows = await self._redis.run(scripts.EXCHANGE, *words, *changed_rows(changes))
+        return self._updated(changes, hints, flags), to_tasks(rows)
 
-    def _updated(self, changes: Sequence[Change], flags: Sequence[int]) -> list[bool]:
+    def _updated(self, changes: Sequence[Change], hints: dict[str, list[str]], flags: Sequence[int]) -> list[bool]:
+        """Pass the hints on in this process (the script has sent them to others), and return which changes held."""
         held = [flag == 1 for flag in flags]
-        self.notify_updated(changes, held)
+        for kind, names in (hints if all(held) else self.hints_of_update(changes, held)).items():
+            self.listeners.receive(kind, names)
         return held
 
     async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
@@ -200,14 +212,14 @@ class RedisBackend(Backend):
         while not all(prefix.startswith(shared) for prefix in found):
             shared = shared[:-1]
         words = ("MATCH", _GLOB.sub(r"\\\g<0>", shared) + "*", "COUNT", READ)
-        cursor = 0
+        cursor = b"0"
         while found and any(len(ids) < limit for ids in found.values()):
             cursor, rows = await self._redis.command("HSCAN", f"{self._redis.root}state", cursor, *words)
-            for name in [field.decode(errors="backslashreplace") for field in rows]:
+            for name in [field.decode(errors="backslashreplace") for field in rows[::2]]:
                 for prefix, ids in found.items():
                     if name.startswith(prefix):
                         ids.add(name)
-            if cursor == 0:
+            if cursor == b"0":
                 break
         return [sorted(found[prefix])[:limit] for prefix in prefixes]
 

@@ -5,39 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from aiotaskq.backends.redis.scripts import Script
+from aiotaskq.backends.redis.wire import Wire, connected, pack
 from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
-from aiotaskq.core.extras import missing
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, ValidationError, WrongLoop
 
-try:
-    from redis.asyncio import BlockingConnectionPool, Redis
-    from redis.asyncio.connection import parse_url
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-    from redis.exceptions import ConnectionError as LostConnection
-    from redis.exceptions import (
-        DataError,
-        MovedError,
-        NoPermissionError,
-        NoScriptError,
-        ReadOnlyError,
-        RedisError,
-        ResponseError,
-    )
-except ModuleNotFoundError:
-    raise missing("redis", "redis") from None
+# isort: split
+from redis.asyncio.connection import parse_url
+from redis.exceptions import ConnectionError as LostConnection
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 T = TypeVar("T")
 
-TIMEOUT = 10.0  # seconds for one answer, and for a free connection
+TIMEOUT = 10.0  # seconds for an answer
 CONNECT_TIMEOUT = 3.0  # seconds
-CONNECTIONS = 10
 MAX_ARGUMENT = 512 * 1024 * 1024  # bytes: a server's default
 MAX_COMMAND = 1024 * 1024 * 1024  # bytes: a server's default
 PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -71,7 +57,8 @@ class Address:
             urlsplit(f"{scheme}://{head}").port  # noqa: B018 - raises for an invalid port
         except ValueError:  # its text may contain a part of the password
             raise ValidationError(f"url: cannot be parsed (got {self.shown})") from None
-        self.connections = int(known.pop("max_connections", CONNECTIONS))
+        for of_a_pool in ("max_connections", "timeout"):
+            known.pop(of_a_pool, None)  # of redis-py; there is no pool here
         self.options = {
             "socket_timeout": TIMEOUT,
             "socket_connect_timeout": CONNECT_TIMEOUT,
@@ -101,14 +88,15 @@ class RedisConnections:
         self.root = self.address.root
         self.shown = self.address.shown
         self._prepare = prepare
-        self._client: Redis | None = None
+        self._wire: Wire | None = None
+        self._wires: set[Wire] = set()  # those that are open, also for subscriptions
         self._moved: dict[str, Any] = {}  # host and port of the cluster node of our slot, if it is not the URL's
         self._prepared = False
         self._closed = False
         self._bound = LoopBound()
         self._opening = asyncio.Lock()
+        self._connecting = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
-        self._subscriptions: set[Any] = set()  # their connections
         self.max_argument = MAX_ARGUMENT
         """Bytes of one argument that the server accepts (``proto-max-bulk-len``)."""
         self.max_command = MAX_COMMAND
@@ -117,9 +105,9 @@ class RedisConnections:
     # ---- open and close ----
 
     @property
-    def pending(self) -> frozenset[asyncio.Task[Any]]:
+    def pending(self) -> frozenset[asyncio.Future[Any]]:
         """The commands of this loop that were sent and are not answered yet."""
-        return frozenset(self._running)
+        return frozenset(self._running).union(*(wire.sent for wire in self._wires))
 
     async def open(self) -> None:
         """Connect in the running loop; idempotent.
@@ -140,11 +128,12 @@ class RedisConnections:
                 raise WrongLoop(f"the store {self.shown} is open in another event loop; make one object per loop")
             # The loop that had them open has ended, or this is a fork of its process: the connections are lost.
             if self._bound.inherited:
-                keep_alive(self._client, self._subscriptions)
+                keep_alive(self._wires)
             self._bound.bind()
-            self._client, self._prepared = None, False
-            self._opening, self._running, self._subscriptions = asyncio.Lock(), set(), set()
-        await self._shielded(self._open_once())
+            self._wire, self._wires, self._prepared = None, set(), False
+            self._opening, self._connecting, self._running = asyncio.Lock(), asyncio.Lock(), set()
+        with self._errors_translated():
+            await asyncio.shield(self._started(self._open_once()))
 
     async def _open_once(self) -> None:
         async with self._opening:
@@ -152,7 +141,7 @@ class RedisConnections:
                 try:
                     await self._prepare(self)
                 except BaseException:
-                    await self._disconnect()
+                    self._disconnect()
                     raise
                 self._prepared = True
 
@@ -161,17 +150,32 @@ class RedisConnections:
         self._closed = True
         if not self._bound.here:
             return  # they belong to another loop or process
-        while self._running:
-            await asyncio.wait(self._running)
+        while pending := self.pending:
+            await asyncio.wait(pending)
         self._prepared = False
-        await self._shielded(self._disconnect())
+        if lost := self._disconnect():
+            await asyncio.wait(lost)
         if self._closed:  # only now, so that a second close() waits for this one
             self._bound.release()
 
-    async def _disconnect(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await _disconnect(client)
+    def _disconnect(self) -> list[asyncio.Future[None]]:
+        """Close every connection, and return what is done when they are closed."""
+        self._wire = None
+        for wire in self._wires:
+            wire.close()
+        return [wire.lost for wire in self._wires]
+
+    async def _connect(self, receive: Callable[[bytes], None] | None = None, **options: Any) -> Wire:
+        wire = await connected({**self.address.options, **self._moved, **options}, receive)
+        self._wires.add(wire)
+        wire.lost.add_done_callback(lambda _lost: self._wires.discard(wire))
+        return wire
+
+    async def _reconnected(self) -> Wire:
+        async with self._connecting:
+            if self._wire is None or self._wire.lost.done():
+                self._wire = await self._connect()
+            return self._wire
 
     # ---- commands ----
 
@@ -182,7 +186,8 @@ class RedisConnections:
         DatabaseUnavailable, and ValidationError for arguments that are too large for the server.
         """
         await self.ready()
-        return await self._shielded(self._repeated(script, *args) if repeatable else self.evaluate(script, *args))
+        with self._errors_translated():
+            return await (self._repeated(script, *args) if repeatable else self.evaluate(script, *args))
 
     async def _repeated(self, script: Script, *args: bytes | str | int) -> Any:
         try:
@@ -196,21 +201,26 @@ class RedisConnections:
     async def command(self, *words: bytes | str | int) -> Any:
         """Run one command and return its answer. Raises DatabaseUnavailable."""
         await self.ready()
-        return await self._shielded(self.execute(*words))
+        with self._errors_translated():
+            return await self.execute(*words)
 
     async def evaluate(self, script: Script, *args: bytes | str | int) -> Any:
         """Run a script without opening the connections first: for ``prepare``. Raises as ``run``."""
-        self._check_sizes(args)
         try:
             return await self.execute("EVALSHA", script.sha, 1, self.root, *args)
-        except NoScriptError:  # the server does not know the script yet, and has run nothing
+        except ResponseError as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+            # The server does not know the script yet, and has run nothing.
             return await self.execute("EVAL", script.source, 1, self.root, *args)
 
-    def _check_sizes(self, args: Iterable[bytes | str | int]) -> None:
+    def _check_sizes(self, words: tuple[bytes | str | int, ...], packed: bytes) -> None:
         """Raise ValidationError where the server would cut the connection, which would look like an outage."""
-        lengths = [len(word) for word in args if not isinstance(word, int)]
+        if len(packed) <= min(self.max_argument, self.max_command):
+            return
+        lengths = [len(word) for word in words if not isinstance(word, int)]
         for size, most, setting in (
-            (max(lengths, default=0), self.max_argument, "proto-max-bulk-len"),
+            (max(lengths), self.max_argument, "proto-max-bulk-len"),
             (sum(lengths), self.max_command, "client-query-buffer-limit"),
         ):
             if size > most:
@@ -221,61 +231,47 @@ class RedisConnections:
 
     async def execute(self, *words: bytes | str | int) -> Any:
         """Run one command without opening the connections first: for ``prepare``. Raises as ``command``."""
+        packed = pack(words)
+        self._check_sizes(words, packed)
         for _ in range(3):
-            client = self._connected()
+            wire = self._wire
+            if wire is None or wire.lost.done():
+                wire = await asyncio.shield(self._started(self._reconnected()))
             try:
-                with _lost_connection_errors():
-                    return await client.execute_command(*words)  # type: ignore[no-untyped-call]
+                return await wire.call(packed)
             except ResponseError as error:
                 if (place := _moved_to(error)) is not None:
                     # All our keys are in one slot, so they are on one node of a cluster; which node can change.
-                    self._leave(client, {"host": place[0] or self._host(), "port": place[1]})
+                    self._leave(wire, {"host": place[0] or self._host(), "port": place[1]})
                     continue
-                if isinstance(error, ReadOnlyError) or "READONLY" in str(error):  # the server has become a replica
-                    self._leave(client)
+                if "READONLY" in str(error):  # the server has become a replica
+                    self._leave(wire)
                 raise
             except (RedisError, OSError):
                 if self._moved:
-                    self._leave(client)  # the node in the URL knows which node has our slot now
+                    self._leave(wire)  # the node in the URL knows which node has our slot now
                 raise
         raise DatabaseUnavailable(f"{self.shown}: the cluster sends us from node to node")
-
-    def _connected(self) -> Redis:
-        if self._client is None:
-            pool = BlockingConnectionPool(
-                max_connections=self.address.connections,
-                timeout=TIMEOUT,
-                retry=Retry(NoBackoff(), 0),
-                **{**self.address.options, **self._moved},
-            )
-            self._client = Redis(connection_pool=pool)
-        return self._client
 
     def _host(self) -> str:
         return str(self._moved.get("host") or self.address.options.get("host", "localhost"))
 
-    def _leave(self, client: Redis, moved: dict[str, Any] | None = None) -> None:
-        """Stop using this client, and close its connections when the commands that run on them have ended."""
-        if self._client is client:
-            self._client, self._moved = None, moved or {}
-            self._track(asyncio.ensure_future(_disconnect(client, self._running - {asyncio.current_task()})))
+    def _leave(self, wire: Wire, moved: dict[str, Any] | None = None) -> None:
+        """Stop using this connection, and close it when its commands are answered."""
+        if self._wire is wire:
+            self._wire, self._moved = None, moved or {}
+            wire.finish()
 
-    def _track(self, task: asyncio.Task[Any]) -> None:
+    def _started(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.ensure_future(work)
         self._running.add(task)  # the loop itself keeps only weak references
         task.add_done_callback(self._running.discard)
-
-    async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
-        task = asyncio.ensure_future(work)
-        self._track(task)
-        with self._errors_translated():
-            return await asyncio.shield(task)
+        return task
 
     @contextlib.contextmanager
     def _errors_translated(self) -> Iterator[None]:
         try:
             yield
-        except DataError:
-            raise  # a value cannot be sent: not an error of the server
         except (RedisError, OSError, EOFError) as error:
             if isinstance(error, AiotaskqError):
                 raise  # translated already
@@ -284,81 +280,28 @@ class RedisConnections:
     # ---- subscriptions ----
 
     @contextlib.asynccontextmanager
-    async def subscribed(self, channel: str) -> AsyncIterator[Callable[[float], Awaitable[bytes | None]]]:
-        """Subscribe on a connection of its own, and yield a coroutine function that waits for the next message.
-
-        It takes the longest wait in seconds, and returns None where no message has come. It raises DatabaseUnavailable
-        when the connection is lost, or when the server does not answer a ping within a second such wait.
-        """
+    async def subscribed(self, channel: str, receive: Callable[[bytes], None]) -> AsyncIterator[Wire]:
+        """Subscribe on a connection of its own; ``receive`` is called with each message. Raises as ``command``."""
         await self.ready()
-        pool = self._connected().connection_pool
-        connection = pool.connection_class(**{**pool.connection_kwargs, "socket_timeout": CONNECT_TIMEOUT})
-        self._subscriptions.add(connection)
-        begun: list[asyncio.Task[Any]] = []
-        asked = False
-
-        async def finished(work: Coroutine[Any, Any, T]) -> T:
-            # redis-py waits in a way that swallows a cancellation on Python 3.11, so the work is shielded from it.
-            begun[:] = [asyncio.ensure_future(work)]
-            return await asyncio.shield(begun[0])
-
-        async def message(seconds: float) -> bytes | None:
-            nonlocal asked
-            with _lost_connection_errors():
-                answer = await connection.read_response(timeout=seconds)
-            if answer is not None:
-                asked = False
-                return answer[2] if answer[0] == b"message" else None
-            if asked:
-                raise DatabaseUnavailable(f"{self.shown}: no answer to a ping in {seconds:g} s")
-            asked = True
-            with _lost_connection_errors():
-                await finished(connection.send_command("PING", check_health=False))
-            return None
-
-        try:
-            with self._errors_translated():
-                if await finished(_subscribe(connection, channel)) is None:
-                    raise DatabaseUnavailable(f"{self.shown}: no answer in {CONNECT_TIMEOUT:g} s")
-                yield message
-        except GeneratorExit:  # the loop has ended, so nothing can be awaited
-            begun.clear()
-            raise
-        finally:
-            if begun:
-                await asyncio.wait(begun)
-                await connection.disconnect(nowait=True)
-                self._subscriptions.discard(connection)
+        with self._errors_translated():
+            # redis-py waits in a way that swallows a cancellation on Python 3.11, so it is shielded from it.
+            opening = self._started(self._connect(receive, socket_timeout=CONNECT_TIMEOUT))
+            try:
+                wire = await asyncio.shield(opening)
+                await wire.call(pack(("SUBSCRIBE", channel)))
+                yield wire
+            finally:
+                opening.add_done_callback(_close)
 
 
-async def _subscribe(connection: Any, channel: str) -> Any:
-    with _lost_connection_errors():
-        await connection.connect()
-        await connection.send_command("SUBSCRIBE", channel, check_health=False)
-        return await connection.read_response(timeout=CONNECT_TIMEOUT)
-
-
-@contextlib.contextmanager
-def _lost_connection_errors() -> Iterator[None]:
-    # Writing to a connection that has just been cut raises other errors in asyncio (since Python 3.12) and in uvloop.
-    try:
-        yield
-    except (TypeError, AttributeError, RuntimeError) as error:
-        raise LostConnection(f"the connection was lost ({error})") from error
-
-
-async def _disconnect(client: Redis, after: Collection[asyncio.Task[Any]] = ()) -> None:
-    if after:
-        await asyncio.wait(after)
-    with contextlib.suppress(RedisError, OSError):  # the connection is lost already
-        await client.connection_pool.disconnect()
+def _close(opening: asyncio.Task[Wire]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _moved_to(error: ResponseError) -> tuple[str, int] | None:
     """Return host and port of the node that has our slot if the error names it; the host is empty for the same host."""
-    if isinstance(error, MovedError):
-        return error.host, error.port
-    words = str(error).split()  # older versions of redis-py do not parse it
+    words = str(error).split()
     if len(words) == 3 and words[0] == "MOVED":
         host, _, port = words[2].rpartition(":")
         return host, int(port)
@@ -370,7 +313,7 @@ def _message_of(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if "'maxmemory'" in text:
         return "the server's memory is full, nothing was written; purge ended tasks, or raise its maxmemory"
-    if isinstance(error, NoPermissionError):
+    if isinstance(error, NoPermissionError) or text.startswith("NOPERM"):
         return f"the user may not do this; it needs its commands, and all keys and channels under the prefix ({text})"
     return text
 

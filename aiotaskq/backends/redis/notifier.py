@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -15,12 +15,13 @@ from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.errors import AiotaskqError, ClosedError
 from aiotaskq.log import log
 
-PING_AFTER = 1.5  # seconds without a message after which the server is pinged; also the time it has for the answer
+PING_AFTER = 1.5  # seconds between two pings of the server
 BACK_OFF = (0.05, 1.0)  # seconds between attempts to subscribe again: the first, and the longest
 MAX_NAMES = 1_000  # ids in one message; with more the message has none, and every listener looks
 
 Message = tuple[str, dict[str, list[str]]]
 """The sender, and the names by kind."""
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Message).decode
 
 
@@ -36,6 +37,8 @@ class RedisNotifier:
         self._redis = redis
         self._listeners = listeners
         self._sender = secrets.token_hex(8)
+        self.ready = self.message({READY: ()})
+        """The message of a push."""
         self._channel = f"{redis.root}hints"
         self._bound = LoopBound()
         self._waiting: dict[str, dict[str, None] | None] = {}  # names by kind; None where there are too many
@@ -87,12 +90,17 @@ class RedisNotifier:
         if self._publisher is None or self._publisher.done():
             self._publisher = asyncio.create_task(self._publish(), name="aiotaskq-hints-out")
 
+    def message(self, hints: Mapping[str, Sequence[str]]) -> bytes:
+        """Return the message with these names by kind, for a script that publishes it; nothing for no hints."""
+        few = {kind: names if len(names) <= MAX_NAMES else () for kind, names in hints.items()}
+        return _encode((self._sender, few)) if few else b""
+
     async def _publish(self) -> None:
         while self._waiting:
-            hints = {kind: list(names or ()) for kind, names in self._waiting.items()}
+            message = self.message({kind: list(names or ()) for kind, names in self._waiting.items()})
             self._waiting.clear()
             try:
-                await self._redis.command("PUBLISH", self._channel, msgspec.json.encode((self._sender, hints)))
+                await self._redis.command("PUBLISH", self._channel, message)
             except AiotaskqError as error:
                 log.debug("a hint was lost: {}", error)
 
@@ -102,13 +110,12 @@ class RedisNotifier:
         failures = 0
         while True:
             try:
-                async with self._redis.subscribed(self._channel) as message:
+                async with self._redis.subscribed(self._channel, self._handle) as wire:
                     if failures:
                         log.info("{}: hints of other processes are received again", self._redis.shown)
                     failures = 0
                     self._receive_missed()
-                    while True:
-                        self._handle(await message(PING_AFTER))
+                    await wire.watch(PING_AFTER)
             except ClosedError:
                 return
             except Exception as error:  # of any kind: a receiver that ended would go unnoticed
@@ -121,9 +128,7 @@ class RedisNotifier:
         for kind in (READY, TAKEN, ENDED):  # a worker reads the cancel flags of its tasks itself
             self._listeners.receive(kind)
 
-    def _handle(self, message: bytes | None) -> None:
-        if message is None:
-            return
+    def _handle(self, message: bytes) -> None:
         try:
             sender, hints = _decode(message)
         except msgspec.DecodeError:

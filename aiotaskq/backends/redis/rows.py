@@ -21,6 +21,7 @@ from aiotaskq.core.task import Attempt, Status, Task, TaskFilter
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log, printable
 
+PLAIN_ROWS = 1_000  # in one list of a push: half as many words as Lua may pass to a command
 ROWS_PER_ARGUMENT = 100  # a command takes a million arguments
 BYTES_PER_ARGUMENT = 512 * 1024  # but for a row that is larger by itself
 
@@ -131,6 +132,10 @@ def _head_end(priority: int, queue: str, type_name: str, *keys: str | None) -> s
     return f"{len(lane.encode())} {len(names.encode())} {lane}{names}"
 
 
+def _keys(task: Task) -> tuple[str | None, ...]:
+    return task.unique_key, task.idempotency_key, task.scheduler_task_id
+
+
 def _state(task: Task) -> str:
     fence, seq, run_at, priority = task.fence, task.seq, task.run_at, task.priority
     if not (type(fence) is type(seq) is type(run_at) is type(priority) is int):
@@ -140,7 +145,7 @@ def _state(task: Task) -> str:
             f"task_id, type, queue: strings are needed (got {(task.task_id, task.type, task.queue)!r})"
         )
     lease, expires, completed = task.lease_until, task.expires_at, task.completed_at
-    keys = (task.unique_key, task.idempotency_key, task.scheduler_task_id)
+    keys = _keys(task)
     if keys == _NO_KEYS:
         keyed, end = 0, _head_end(priority, task.queue, task.type)
     else:  # keys are hardly ever the same twice: not worth a cache
@@ -182,6 +187,52 @@ def _state_json(task: Task) -> str:
 def new_rows(tasks: Iterable[Task]) -> Iterator[bytes]:
     """Return packed lists of new rows for a script. Raises ValidationError for a task that no row can hold."""
     return _packed((task.task_id, _body(task), _state(task)) for task in tasks)
+
+
+def pushed_rows(tasks: Sequence[Task]) -> tuple[Sequence[int], list[bytes | str | int]]:
+    """Return the order in which a push sends these tasks, as their positions, and the arguments of its script.
+
+    First come the plain rows of each lane: pending, with an id of their own, no keys and no expiry. Their words are in
+    the order of the commands, so that the script handles no row by itself. Raises ValidationError as ``new_rows``.
+    """
+    lanes: dict[str, list[int]] = {}
+    others: list[int] = []
+    distinct = len(tasks) == 1 or len({task.task_id for task in tasks}) == len(tasks)
+    for at, task in enumerate(tasks):
+        if distinct and task.status is Status.PENDING and task.expires_at is None and _keys(task) == _NO_KEYS:
+            lanes.setdefault(f"{task.priority}:{task.queue}", []).append(at)
+        else:
+            others.append(at)
+    order: list[int] = []
+    words: list[bytes | str | int] = []
+    count = 0
+    for lane, positions in lanes.items():
+        order += positions
+        for start in range(0, len(positions), PLAIN_ROWS):
+            words += _plain(lane, [tasks[at] for at in positions[start : start + PLAIN_ROWS]])
+            count += 1
+    if others:
+        order += others
+        words += new_rows(tasks[at] for at in others)
+    return order, [count, *words]
+
+
+def _plain(lane: str, tasks: Sequence[Task]) -> list[str | int]:
+    """Return a list of plain rows of one lane."""
+    ids: list[str | int] = []
+    states: list[str] = []
+    bodies: list[str] = []
+    live: list[str | int] = []
+    due: list[str | int] = []
+    for task in tasks:
+        task_id, run_at = task.task_id, task.run_at
+        stamp = f"{task.seq:020d}{task_id}"
+        ids.append(task_id)
+        states += (task_id, _state(task))
+        bodies += (task_id, _body(task))
+        live += (0, stamp)
+        due += (run_at, stamp)
+    return [len(tasks), lane, min(task.run_at for task in tasks), *ids, *states, *bodies, *live, *due]
 
 
 def changed_rows(changes: Iterable[Change]) -> Iterator[bytes]:
@@ -228,8 +279,8 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
         and after.seq == before.seq
         and (after.queue, after.priority) == (before.queue, before.priority)
     ):
-        keys = (after.unique_key, after.idempotency_key, after.scheduler_task_id)
-        return ("+inf" if after.completed_at is None else str(after.completed_at)) if keys == _NO_KEYS else False
+        ended = "+inf" if after.completed_at is None else str(after.completed_at)
+        return ended if _keys(after) == _NO_KEYS else False
     return more or False
 
 

@@ -134,7 +134,8 @@ def test_without_the_extra_one_line_says_so() -> None:
 def test_the_schemes(scheme: str) -> None:
     assert isinstance(connect(f"{scheme}://localhost:1/0"), RedisBackend)
     address = Address(f"{scheme}://me:word@host:7/3?socket_timeout=2&prefix=p&max_connections=4")
-    assert (address.prefix, address.root, address.connections) == ("p", "{p}:", 4)
+    assert (address.prefix, address.root) == ("p", "{p}:")
+    assert "max_connections" not in address.options  # there is one connection for commands
     options = {name: address.options[name] for name in ("host", "port", "db", "username", "password", "socket_timeout")}
     assert options == {"host": "host", "port": 7, "db": 3, "username": "me", "password": "word", "socket_timeout": 2.0}
     assert Address("rediss://host").options["connection_class"].__name__ == "SSLConnection"

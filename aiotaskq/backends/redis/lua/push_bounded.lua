@@ -1,4 +1,4 @@
--- ARGV: maxsize, now, the number of lists of changes, these lists (packed), then lists of rows as for a push.
+-- ARGV: hint, maxsize, now, the number of lists of changes, these lists (packed), then lists of rows as for a push.
 -- Returns -1 and what a push returns; or, if nothing was written, how many tasks are too many, 0 if a change did not
 -- hold.
 -- include: base
@@ -7,8 +7,8 @@
 -- include: lanes
 -- include: room
 
-local maxsize, now = tonumber(ARGV[1]), tonumber(ARGV[2])
-sweep_expired(ARGV[2])
+local maxsize, now = tonumber(ARGV[2]), tonumber(ARGV[3])
+sweep_expired(ARGV[3])
 local at = bound_instant(now)
 local ready = 0
 for _, lane in ipairs(call('ZRANGEBYSCORE', root .. 'heads', '-inf', at)) do
@@ -24,14 +24,15 @@ local function settle(id, ...)
   return true
 end
 
-local last = 3 + tonumber(ARGV[3])
-for n = 4, last do
+local last = 4 + ARGV[4]
+for n = 5, last do
   local changes = cmsgpack.unpack(ARGV[n])
   for i = 1, #changes, 6 do
     if not settle(unpack(changes, i, i + 5)) then return {0} end
   end
 end
-local numbers, others, new = insert_lists(last + 1)
+for n = last + 1, #ARGV do insert_list(cmsgpack.unpack(ARGV[n])) end
 if new > 0 and ready + new > maxsize then return {ready + new - maxsize} end
 flush()
+publish(ARGV[1])
 return {-1, numbers, read_rows(others)}

@@ -244,6 +244,11 @@ local function flush()
   written, bodies, zsets, hashes, changed_lanes, count_deltas, active_deltas = {}, {}, {}, {}, {}, {}, {}
 end
 
+-- Send a hint ('' for none) to other processes; it is no error if it is lost.
+local function publish(hint)
+  if hint ~= '' then redis.pcall('PUBLISH', root .. 'hints', hint) end
+end
+
 -- The id of the row that has this key ('unique' or 'once'), or nil.
 local function holder(kind, key)
   local id = key and get_field(kind, key)

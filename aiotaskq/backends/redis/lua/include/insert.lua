@@ -21,25 +21,24 @@ local function insert(id, body, state)
   index(id, row)
 end
 
--- Insert the packed rows (id, body, state) of the arguments from this one on. Return the numbers of the rows that were
--- not inserted because of another one, the ids of those others, and how many rows are new.
-local function insert_lists(first)
-  local numbers, others, number, new = {}, {}, 0, 0
-  for n = first, #ARGV do
-    local rows, ids = cmsgpack.unpack(ARGV[n]), {}
-    for i = 1, #rows, 3 do ids[#ids + 1] = rows[i] end
-    load_states(ids)
-    for i = 1, #rows, 3 do
-      number = number + 1
-      local known = states[rows[i]]
-      local other = insert(rows[i], rows[i + 1], rows[i + 2])
-      if other then
-        numbers[#numbers + 1] = number
-        others[#others + 1] = other
-      elseif not known and states[rows[i]] then
-        new = new + 1
-      end
+-- The numbers of the rows that were not inserted because of another one, the ids of those others; how many rows there
+-- were, and how many of them are new.
+local numbers, others, number, new = {}, {}, 0, 0
+
+-- Insert rows: id, body and state of each.
+local function insert_list(rows)
+  local ids = {}
+  for i = 1, #rows, 3 do ids[#ids + 1] = rows[i] end
+  load_states(ids)
+  for i = 1, #rows, 3 do
+    number = number + 1
+    local known = states[rows[i]]
+    local other = insert(rows[i], rows[i + 1], rows[i + 2])
+    if other then
+      numbers[#numbers + 1] = number
+      others[#others + 1] = other
+    elseif not known and states[rows[i]] then
+      new = new + 1
     end
   end
-  return numbers, others, new
 end

@@ -16,11 +16,11 @@ local function apply_changes(packed)
       -- through apply_change() they would cost the server twice as much.
       held = fence == changes[i + 2]
       if held then
-        local lane, new = sub(states[id], at, at + long - 1), match(state, '^%S+')
-        local ended = ends[new]
+        local lane, final = sub(states[id], at, at + long - 1), match(state, '^%S+')
+        local ended = ends[final]
         if not ended then
           ended = {order = {}, times = {}, lanes = {}, n = 0}
-          ends[new] = ended
+          ends[final] = ended
         end
         e = e + 1
         stamps[e] = seq .. id
@@ -42,9 +42,9 @@ local function apply_changes(packed)
   for status, ended in pairs(ends) do
     call_in_chunks('ZADD', 'is:' .. status, ended.order)
     call_in_chunks('ZADD', 'ended:' .. status, ended.times)
-    for lane, number in pairs(ended.lanes) do
-      add_count('running', lane, -number)
-      add_count(status, lane, number)
+    for lane, n in pairs(ended.lanes) do
+      add_count('running', lane, -n)
+      add_count(status, lane, n)
     end
   end
   flush()
