@@ -37,6 +37,11 @@ class Store:
         """Whether setting and reading never wait, so that any thread may do them without a loop."""
         return self._plain is not None
 
+    @property
+    def quiet(self) -> bool:
+        """Whether ``set_now`` and ``get_now`` write no line: then they take no lock, as ``Queue.quiet`` says."""
+        return not gate.open
+
     def _now(self) -> int:
         if self._plain is not None:
             return self._nanos() // 1000

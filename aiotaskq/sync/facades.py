@@ -65,8 +65,8 @@ class Queue(Operations):
 class Store(Facade[Any]):
     """Public values of one store; see ``aiotaskq.runtime.store.Store``."""
 
-    set_public = blocking(AsyncStore.set_public, plain=AsyncStore.set_now)
-    get_public = blocking(AsyncStore.get_public, plain=AsyncStore.get_now)
+    set_public = blocking(AsyncStore.set_public, plain=AsyncStore.set_now, lockless=True)
+    get_public = blocking(AsyncStore.get_public, plain=AsyncStore.get_now, lockless=True)
     delete_public = blocking(AsyncStore.delete_public, at_once=True)
     get_store_size = blocking(AsyncStore.get_store_size, at_once=True)
     list_keys = blocking(AsyncStore.list_keys, at_once=True)

@@ -50,7 +50,7 @@ AWAITED_ONLY = {
         "read",
         "settle",
     },  # for workers and the facade itself
-    "Store": {"get_now", "immediate", "set_now"},  # for the facade
+    "Store": {"get_now", "immediate", "quiet", "set_now"},  # for the facade
     "Scheduler": {"add", "declare"},  # for TaskQ
     "TaskContext": {"loop"},
     "TaskFunction": {"push_sync"},

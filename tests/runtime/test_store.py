@@ -157,7 +157,7 @@ def test_values_of_threads_survive_sweeps_and_deletions_beside_them() -> None:  
         sys.setswitchinterval(switch)
     assert wrong == []
     # None is forgotten by the sweep.
-    assert all(key in values._listed[second] for key, (_, _, second) in values._values.items())
+    assert all(key in values._unlisted or key in values._listed[values._second[key]] for key in values._values)
 
 
 @pytest.mark.parametrize(

@@ -222,9 +222,8 @@ queue = ProcessWide()
 """
 
 
-def test_a_push_may_be_interrupted_anywhere_and_leaves_no_lock_behind() -> None:
-    queue = MemoryQueue()
-    queue.push_task({"type": "x"})
+def interrupted_everywhere(call: Callable[[], object]) -> int:
+    """Interrupt a call of the main thread at its first step, then at its second, until it ends; return how often."""
     interrupted = reached = 0
 
     def interrupt(frame: types.FrameType, _event: str, _arg: object) -> Any:
@@ -240,16 +239,31 @@ def test_a_push_may_be_interrupted_anywhere_and_leaves_no_lock_behind() -> None:
         reached = 0
         sys.settrace(interrupt)
         try:
-            queue.push_task({"type": "x"})
+            call()
             ended = True
         except KeyboardInterrupt:
             interrupted += 1
         finally:
             sys.settrace(before)
+    return interrupted
+
+
+def test_a_push_may_be_interrupted_anywhere_and_leaves_no_lock_behind() -> None:
+    queue = MemoryQueue()
+    queue.push_task({"type": "x"})
+    interrupted = interrupted_everywhere(lambda: queue.push_task({"type": "x"}))
     assert interrupted > 100
     size = from_thread(queue.get_queue_size)
     assert 2 < size < 2 + interrupted, "interrupted before and after the task was there"
     assert from_thread(lambda: [queue.pop_task(0) is not None for _ in range(size + 1)]) == [True] * size + [False]
+
+
+def test_a_set_and_a_get_may_be_interrupted_anywhere_and_leave_no_lock_behind() -> None:
+    queue = MemoryQueue()
+    queue.set_public("a", 0, 60)
+    assert interrupted_everywhere(lambda: queue.set_public("a", 1, 60)) > 50
+    assert interrupted_everywhere(lambda: queue.get_public("a")) > 30
+    assert from_thread(lambda: (queue.get_public("a"), queue.get_store_size(), queue.cleanup())) == (1, 1, 0)
 
 
 def test_a_push_of_the_main_thread_waits_for_no_lock() -> None:
