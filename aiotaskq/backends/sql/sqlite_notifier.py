@@ -1,4 +1,4 @@
-"""Hints between processes on SQLite, by polling ``PRAGMA data_version``, which every commit to the file changes."""
+"""Hints between processes on SQLite: ``PRAGMA data_version``, which every commit changes, is read after each write."""
 
 from __future__ import annotations
 
@@ -6,17 +6,26 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from aiotaskq.backends.listeners import ENDED, READY, TAKEN, Listeners
+from aiotaskq.backends.sql.inotify import WriteWatch
 from aiotaskq.backends.sql.notifier import Notifier
 from aiotaskq.backends.sql.sqlite_file import SqliteFile
 from aiotaskq.concurrency.forks import outside_of_forks
 from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
 
 INTERVAL: Final = 0.02
-"""Seconds between two polls. A poll reads the memory that the processes share, and not the disk."""
+"""Seconds between two polls, which notice what was written where the system does not tell of writes.
+
+A poll reads the memory that the processes share, and not the disk.
+"""
+SOON: Final = (0.0005, 0.0005, 0.001, 0.002, 0.004, 0.008)
+"""Seconds from a look that comes too early to the next: the log is written to some time before the commit is done."""
+QUIET: Final = 0.004
+"""Seconds from a hint to the next: a process that commits all the time must not make the others ask all the time."""
 IDENTITY: Final = 50
 """Polls after which it is checked that the open file is still the one at the path."""
 RETRY: Final = 1.0
@@ -29,6 +38,8 @@ class FileWatch(Notifier):
     The counter changes for this process's own commits as well. These must not wake the listeners. So the counter is
     read when a transaction of this process has the lock, and again when it has ended, on its thread. A commit of
     another process between those two is missed until the next change; the queue's own polling goes on.
+
+    On Linux a write to the write-ahead log is noticed by inotify; the polls are for file systems that have none.
     """
 
     def __init__(self, database: str, listeners: Listeners) -> None:
@@ -43,6 +54,8 @@ class FileWatch(Notifier):
         self._file: object = None  # the identity of the open file
         self._polls = 0
         self._ours = False  # whether a transaction of this process has the lock
+        self._writes: WriteWatch | None = None
+        self._soon: asyncio.TimerHandle | None = None
         self._lock = threading.Lock()  # of the connection and the counter
 
     def listen(self) -> None:
@@ -53,6 +66,7 @@ class FileWatch(Notifier):
             # SQLite forbids a forked child even to close its parent's connections.
             keep_alive(self._connection)
             self._connection, self._lock = None, threading.Lock()
+            self._soon = self._writes = None  # the loop's copy shares the parent's epoll: nothing is removed from it
         self._close()
         self._bound.bind()
         self._ours = False
@@ -77,7 +91,7 @@ class FileWatch(Notifier):
                 self._moved()
             self._ours = False
 
-    def _check(self, ours: bool = False) -> None:
+    def _check(self, ours: bool = False) -> bool:
         with outside_of_forks, self._lock:
             # The first reading of a file always tells: what was missed before it is unknown.
             others = (not self._ours or not self._seen) and self._moved()
@@ -85,6 +99,7 @@ class FileWatch(Notifier):
         if others:
             for kind in (READY, TAKEN, ENDED):
                 self._listeners.receive(kind)
+        return others
 
     def _moved(self) -> bool:
         if self._connection is None or self._bound.inherited:
@@ -114,8 +129,40 @@ class FileWatch(Notifier):
         if self._connection is None:
             self._timer.cancel()
             self._timer = loop.call_later(RETRY, self._poll)
+        elif self._writes is None:
+            # Now that the connection has read, there is a log, which stays while it is open.
+            with contextlib.suppress(OSError, NotImplementedError):
+                self._writes = WriteWatch(f"{self._path.path}-wal")
+                self._watch(self._writes)
+
+    def _watch(self, writes: WriteWatch) -> None:
+        asyncio.get_running_loop().add_reader(writes.fd, self._written_to, writes)
+
+    def _written_to(self, writes: WriteWatch) -> None:
+        """Look whether another process has committed, now and a few times more; the log is being written to."""
+        # Not again for each page of a large transaction.
+        asyncio.get_running_loop().remove_reader(writes.fd)
+        writes.clear()
+        self._look(writes, SOON[-1:] if self._ours else SOON)
+
+    def _look(self, writes: WriteWatch, pauses: Sequence[float]) -> None:
+        loop = asyncio.get_running_loop()
+        self._soon = None
+        if self._check():
+            self._soon = loop.call_later(QUIET, self._watch, writes)
+        elif pauses:
+            self._soon = loop.call_later(pauses[0], self._look, writes, pauses[1:])
+        else:
+            self._watch(writes)
 
     def _close(self) -> None:
+        if self._soon is not None:
+            self._soon.cancel()
+        if self._writes is not None:
+            if self._bound.alive and self._bound.loop is not None:
+                self._bound.loop.remove_reader(self._writes.fd)
+            self._writes.close()
+        self._soon = self._writes = None
         with outside_of_forks, self._lock:
             self._drop()
 

@@ -16,6 +16,7 @@ from aiotaskq.backends.sql import sqlite_notifier as sqlite_watch
 from tests.backends.sql.notifiers.watched import Ears, watching
 from tests.support.backends import Store
 from tests.support.machine import within, working
+from tests.support.programs import linux
 from tests.support.rows import new
 
 
@@ -53,6 +54,33 @@ async def test_commits_of_others_are_noticed_during_a_write(sqlite: Store) -> No
     writer.cancel()
     await asyncio.wait([writer])
     assert heard > 10  # one that commits between our commit and our look at the counter waits for the poll
+
+
+@linux
+async def test_a_commit_of_another_process_is_noticed_without_a_poll(
+    sqlite: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_watch, "INTERVAL", 3600.0)
+    ears = await watching(sqlite.backend)
+    other = await sqlite.another()
+    for number in range(20):
+        if number % 2:
+            await sqlite.backend.push([new()])  # its own writes do not end the watch
+        ears.forget()
+        await other.push([new()])
+        await ears.until(TAKEN)
+
+
+async def test_polls_notice_what_the_system_does_not_tell(sqlite: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(path: str) -> None:
+        raise OSError(f"no more watches for {path}")
+
+    monkeypatch.setattr(sqlite_watch, "WriteWatch", missing)
+    ears = await watching(sqlite.backend)
+    other = await sqlite.another()
+    ears.forget()
+    await other.push([new()])
+    await ears.until(TAKEN)
 
 
 async def test_polling_costs_little(sqlite: Store) -> None:
