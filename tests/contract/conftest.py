@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from aiotaskq.backends.base import Backend, Schedules, Values
+from aiotaskq.backends.direct import DirectBackend
 from tests.support.backends import STORES, Store
 from tests.support.skips import skipped_without
 
@@ -16,6 +17,7 @@ ABOUT = {
     "sql_store": [name for name, kind in STORES.items() if kind.sql],
     "shared_store": SHARED,
     "durable_store": SHARED,
+    "direct": [name for name, kind in STORES.items() if kind.direct],
     "schedules": [name for name, kind in STORES.items() if kind.schedules],
 }
 """The stores that a fixture is about: a test that asks for it says nothing about the others, and is not made for them.
@@ -42,6 +44,12 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, unavailable: dic
 
 @pytest.fixture
 def backend(store: Store) -> Backend:
+    return store.backend
+
+
+@pytest.fixture
+def direct(store: Store) -> DirectBackend:
+    assert isinstance(store.backend, DirectBackend)
     return store.backend
 
 

@@ -172,6 +172,8 @@ class Kind:
     """Whether several processes share it, and its rows outlive them."""
     sql: bool = False
     schedules: bool = False
+    direct: bool = False
+    """Whether it never waits."""
     same_as: str = ""
     """The name of the kind for which the marks and promises of this one are written."""
 
@@ -181,8 +183,8 @@ class Kind:
 
 # A new backend is one row here.
 STORES = {
-    "memory": Kind(memory),
-    "durable_fake": Kind(durable_fake, schedules=True),
+    "memory": Kind(memory, direct=True),
+    "durable_fake": Kind(durable_fake, schedules=True, direct=True),
     "sqlite": Kind(sqlite, shared=True, sql=True, schedules=True),
     "postgresql": Kind(postgresql, shared=True, sql=True, schedules=True),
     "postgresql_jit": Kind(postgresql_jit, shared=True, sql=True, schedules=True, same_as="postgresql"),

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import Backend, Change, QueueStats, Room, holds, matches
-from aiotaskq.backends.listeners import CANCEL, READY
+from aiotaskq.backends.base import Change, QueueStats, Room, holds, matches
+from aiotaskq.backends.direct import DirectBackend
+from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.lock import BriefLock
@@ -19,10 +20,11 @@ from aiotaskq.backends.memory.reads import Reads
 from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.url import KEEP_ENDED
-from aiotaskq.core.task import PENDING, RUNNING, SECOND, Task, TaskFilter, same_push
+from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, SECOND, Task, TaskFilter, same_push
+from aiotaskq.errors import LeaseLost
 
 
-class MemoryBackend(Backend):
+class MemoryBackend(DirectBackend):
     """Tasks and public values of this process. The latest ``keep`` dead letters and as many other ended tasks stay."""
 
     name: ClassVar[str] = "memory"
@@ -98,12 +100,51 @@ class MemoryBackend(Backend):
         with self._lock:
             return [self._start(task, owner, now, lease_until) for task in self.queue.take(now, limit, queues)]
 
-    def _start(self, task: Task, owner: str | None = None, now: int | None = None, until: int | None = None) -> Task:
-        times = {"started_at": None if now is None else now // SECOND, "began_at": now}
-        after = replace(task, status=RUNNING, fence=task.fence + 1, lease_owner=owner, lease_until=until, **times)
-        self._tasks[task.task_id] = after
+    def _start(self, task: Task, owner: str | None = None, now: int | None = None, end: int | None = None) -> Task:
+        at = None if now is None else now // SECOND
+        self._tasks[task.task_id] = after = replace(
+            task, status=RUNNING, started_at=at, began_at=now, fence=task.fence + 1, lease_owner=owner, lease_until=end
+        )
         self._running[task.task_id] = None
         return after
+
+    def step(
+        self,
+        owner: str,
+        now: int,
+        queues: Sequence[str] | None = None,
+        before: Task | None = None,
+        after: Task | None = None,
+    ) -> Task | None:
+        changes: list[Change] = []  # other than the commonest one
+        lock = self._lock
+        if not lock.acquire(False):
+            lock.wait()
+        try:
+            if lock.intake:
+                lock.take_in()
+            if before is not None and after is not None:
+                usual = before.status is RUNNING and before.unique_key is before.idempotency_key is None
+                if usual and after.status is COMPLETED and self._tasks.get(before.task_id) is before:
+                    del self._running[before.task_id]
+                    self._tasks[before.task_id] = after
+                    self._ended.add(after)
+                    self.queue.end(before)
+                else:
+                    changes.append(Change(before, after))
+                    if not self._update(changes)[0]:
+                        raise LeaseLost(f"task {before.task_id} has changed since it was read")
+            if (task := self.queue.take_one(now, queues)) is not None:
+                task = self._start(task, owner, now)
+        finally:
+            lock.release()
+        if changes:
+            self.notify_updated(changes, [True])
+        elif after is not None and ENDED in self.listeners.by_kind:
+            self.listeners.notify(ENDED, [after.task_id])
+        if self._ended.unlogged:
+            self._ended.log_dropped()
+        return task
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         with self._lock:

@@ -29,7 +29,8 @@ class Ended:
         self._dead_letters: OrderedDict[str, None] = OrderedDict()
         self._others: OrderedDict[str, None] = OrderedDict()
         self._dropping: set[bool] = set()  # the kinds of which a task was dropped; True is dead letters
-        self._unlogged: list[Task] = []  # the first task of each kind that was dropped, until `log_dropped`
+        self.unlogged: list[Task] = []
+        """The first task of each kind that was dropped, until ``log_dropped``."""
 
     def __iter__(self) -> Iterator[str]:
         return chain(self._dead_letters, self._others)
@@ -43,7 +44,7 @@ class Ended:
             self._keys.remove(dropped)
             if (dead := ids is self._dead_letters) not in self._dropping:
                 self._dropping.add(dead)
-                self._unlogged.append(dropped)
+                self.unlogged.append(dropped)
 
     def remove(self, task: Task) -> None:
         """Remove a task that runs again, or was deleted."""
@@ -51,10 +52,10 @@ class Ended:
 
     def log_dropped(self) -> None:
         """Log the first task of a kind that was dropped; called without the lock, since writing a log can block."""
-        if not self._unlogged:
+        if not self.unlogged:
             return
         with self._lock:
-            unlogged, self._unlogged = self._unlogged, []
+            unlogged, self.unlogged = self.unlogged, []
         for task in unlogged:
             if task.status is FAILED:
                 log.warning(

@@ -109,20 +109,23 @@ class Lane:
 
     def take(self, now: int, limit: int) -> Iterator[Task]:
         """Yield up to ``limit`` tasks in claim order; the caller replaces the row of each before the next."""
+        while limit and (task := self.take_one(now)) is not None:
+            limit -= 1
+            yield task
+
+    def take_one(self, now: int) -> Task | None:
+        """Take the task that comes first in claim order at ``now``, or None; the caller replaces its row."""
         if self._new or self._delayed or self._expiring:
             self._advance(now)
         if self._latest <= now and not (self._out_of_order or self._expiring or self._expired_ids):
             # All released tasks are due, and in order, as in most claims. The general case would slow a worker that
             # drains a queue by a twentieth.
-            while limit and self._in_order:
+            while self._in_order:
                 task = self._in_order.popleft()
                 if self._rows.get(task.task_id) is task:
                     self._size -= 1
-                    limit -= 1
-                    yield task
-        while limit and self.head(now) is not None:
-            limit -= 1
-            yield self.pop()
+                    return task
+        return None if self.head(now) is None else self.pop()
 
     def next_at(self, now: int) -> int | None:
         """Return ``now`` if a task can be claimed, else when the first delayed one is due, or None."""

@@ -20,20 +20,30 @@ class BriefLock:
     What is appended to the ``intake``, which takes no lock, is passed to ``enter`` as soon as the lock is held.
     """
 
-    __slots__ = ("_acquire", "_release", "enter", "intake")
+    __slots__ = ("acquire", "enter", "intake", "release")
 
     def __init__(self) -> None:
         lock = threading.RLock()
-        self._acquire, self._release = lock.acquire, lock.release
+        # For code that runs for each task, which does what `__enter__` and `__exit__` do.
+        self.acquire, self.release = lock.acquire, lock.release
         self.intake: deque[Any] = deque()
         self.enter: Callable[[Any], object] = lambda item: None
 
-    def __enter__(self) -> None:
-        while not self._acquire(False):  # positional: a keyword argument is much slower
+    def wait(self) -> None:
+        """Take the lock, which another thread has."""
+        while not self.acquire(False):  # positional: a keyword argument is much slower
             time.sleep(0)  # yields to the thread that holds the lock
+
+    def take_in(self) -> None:
+        """Enter what is in the intake; the lock is held."""
+        for _ in range(len(self.intake)):  # `enter` may take the lock again
+            self.enter(self.intake.popleft())
+
+    def __enter__(self) -> None:
+        if not self.acquire(False):
+            self.wait()
         if self.intake:
-            for _ in range(len(self.intake)):  # `enter` may take the lock again
-                self.enter(self.intake.popleft())
+            self.take_in()
 
     def __exit__(self, *error: object) -> None:
-        self._release()
+        self.release()

@@ -125,7 +125,9 @@ class TaskQueue(SharedQueue[Task]):
     def end(self, row: Task) -> None:
         """Count a row that was replaced or deleted as done, unless it had ended before."""
         if row.status is PENDING or row.status is RUNNING:
-            asyncio.Queue.task_done(self)
+            self._unfinished_tasks -= 1
+            if not self._unfinished_tasks:
+                self._finished.set()
 
     def open(self, names: Sequence[str] | None = None) -> list[Lane]:
         """Return the lanes of these named queues, or of all, without the paused ones."""
@@ -147,6 +149,17 @@ class TaskQueue(SharedQueue[Task]):
                 yield from lane.take(now, 1)
         if self._getters:
             self.pass_on()
+
+    def take_one(self, now: int, names: Sequence[str] | None) -> Task | None:
+        """Return the first task in claim order, or None, as ``take`` does; the caller replaces its row."""
+        lanes = self._open if names is None else self.open(names)
+        lane = lanes[0] if len(lanes) == 1 else first_of(lanes, now)
+        task = None if lane is None else lane.take_one(now)
+        for waiter in self._getters:
+            if (consumer := self.waiting.get(waiter)) is None or consumer.wanted:
+                self.pass_on()
+                break
+        return task
 
     def has(self, names: Sequence[str] | None = None) -> bool:
         """Return whether there is a task to get in these named queues, or in any."""

@@ -78,7 +78,7 @@ class Claims:
             except asyncio.CancelledError:
                 self._in_background(self._undo(exchange))
                 raise
-        self._hint_room(answer[1])
+        self.hint_room(answer[1])
         return answer
 
     async def to_its_end(self, pushing: Coroutine[Any, Any, tuple[list[T], list[Task]]]) -> tuple[list[T], list[Task]]:
@@ -87,7 +87,7 @@ class Claims:
         self._background.add(verb)
         verb.add_done_callback(self._background.discard)
         answer = await (verb if in_shielded_task() else asyncio.shield(verb))
-        self._hint_room(answer[1])
+        self.hint_room(answer[1])
         return answer
 
     def give_back(self, tasks: Sequence[Task]) -> None:
@@ -95,7 +95,8 @@ class Claims:
         if tasks:
             self._in_background(self._release(tasks))
 
-    def _hint_room(self, tasks: Sequence[Task]) -> None:
+    def hint_room(self, tasks: Sequence[Task]) -> None:
+        """Wake the pushes that wait for room, after these tasks were claimed."""
         if tasks and self._bounded:
             self._backend.listeners.notify(TAKEN)
 

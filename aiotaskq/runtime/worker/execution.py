@@ -16,8 +16,9 @@ Interrupt = Literal["timeout", "cancel", "shutdown", "fenced", "lost"]
 class Execution(msgspec.Struct, eq=False):
     """One run of a task.
 
-    ``coroutine`` is the asyncio task of this run alone: a cancel by its handler, also a delayed one, reaches no other
-    run. An interrupt cancels it, as ``asyncio.timeout`` does.
+    ``coroutine`` is the asyncio task in which it runs. A cancel by its handler, also a delayed one, reaches no other
+    run: a task in which a handler may have left something is not used again. An interrupt cancels it, as
+    ``asyncio.timeout`` does.
     """
 
     # A struct, as the context is: one of each is created for every task, three times as fast as an ordinary class.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 from aiotaskq.backends.base import Backend, Change, ScheduleChange
+from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.listeners import READY
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.failure_backoff import backoff
@@ -15,8 +16,8 @@ from aiotaskq.concurrency.poller import MAX_BACKOFF, Poller
 from aiotaskq.concurrency.wakeup import Arrivals, LoopWakeup, Wakeup
 from aiotaskq.core.outcome import Completed, Failed, Outcome, Released, settle, unstorable
 from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.errors import DatabaseUnavailable, ValidationError
-from aiotaskq.log import log, named
+from aiotaskq.errors import DatabaseUnavailable, LeaseLost, ValidationError
+from aiotaskq.log import gate, log, named
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.worker.buffer import Buffer
 from aiotaskq.runtime.worker.execution import Execution
@@ -74,6 +75,9 @@ class Fetcher:
         self._heartbeat = heartbeat
         self._executions = worker.executions
         self._concurrency = worker.concurrency
+        self._direct = backend if isinstance(backend, DirectBackend) and not backend.shared else None
+        self._events = queue.events
+        self._bounded = queue.capacity.maxsize > 0
         self._lease = int(worker.lease * SECOND) if backend.shared else None
         self.buffer = Buffer()
         """What is claimed and waits for a slot. Only the fetcher changes it."""
@@ -142,13 +146,40 @@ class Fetcher:
 
     # ---- slots and buffer ----
 
-    def freed(self, ticks: int, took: int) -> None:
-        """Fill the slot of a run that has ended at ``ticks`` of the clock, after ``took`` ticks."""
+    def next(self, task: Task, outcome: Outcome | None, ticks: int, took: int) -> Task | None:
+        """Have the outcome of a run written that has ended after ``took`` ticks; return the task that gets its slot.
+
+        None if there is none yet. Without an outcome nothing is written.
+        """
+        direct = self._direct
+        if direct is not None and outcome is not None and task.on_success is task.on_failure is None:
+            now = self._clock.now()
+            after = settle(task, outcome, now)
+            goes_on = not (self._closed or self._paused)
+            try:
+                claimed = direct.step(self._worker.owner, now, self._worker.queues if goes_on else (), task, after)
+            except LeaseLost:
+                pass  # or a cancel was requested: decided as any other outcome
+            else:
+                if self._events.wanted or gate.open or type(outcome) is not Completed:
+                    self._worker.settled(task, outcome, after)
+                if claimed is None:
+                    self._poller.wake()
+                    return None
+                if self._bounded:
+                    self._queue.claims.hint_room([claimed])
+                if claimed.crashes:
+                    self._accept([claimed], ticks)  # perhaps it is to run alone
+                    return None
+                return claimed
+        if outcome is not None:
+            self.put(task, outcome)
         self._prefetch.took(took)
         self.buffer.moved = ticks
-        self._fill()
+        return self.buffer.popleft() if self.buffer and not self._paused else None
 
-    def _fill(self) -> None:
+    def fill(self) -> None:
+        """Run buffered tasks in the free slots."""
         buffer, executions = self.buffer, self._executions
         while buffer and len(executions) < self._concurrency and not self._paused:
             self._worker.start_run(buffer.popleft())
@@ -161,7 +192,7 @@ class Fetcher:
     def resume(self) -> None:
         """Claim and start tasks again; idempotent."""
         self._paused = False
-        self._fill()
+        self.fill()
         self.wake()
 
     def take(self, which: Callable[[Task], bool] = lambda _task: True) -> list[Task]:
@@ -185,7 +216,7 @@ class Fetcher:
         if not self.buffer:
             self.buffer.moved = self._clock.ticks()
         self.buffer.extend(self._worker.admit(tasks))
-        self._fill()
+        self.fill()
 
     # ---- outcomes ----
 
@@ -394,7 +425,7 @@ class Fetcher:
         """
         if self._closed or self._paused or not self._heartbeat.trusted:
             return 0
-        ahead = self._prefetch.ahead
+        ahead = 0 if self._direct is not None else self._prefetch.ahead
         free = self._free
         return max(0, free + ahead) if writes or free > 0 or (free + ahead) * 2 >= ahead > 0 else 0
 

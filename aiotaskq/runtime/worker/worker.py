@@ -1,4 +1,4 @@
-"""The worker: wires its parts together, runs each claimed task in a coroutine of its own, and stops in two stages."""
+"""The worker: wires its parts together, runs claimed tasks in its slots, and stops in two stages."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from aiotaskq.backends.listeners import CANCEL
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.poller import Poller
+from aiotaskq.concurrency.reusable_task import ReusableTask
 from aiotaskq.core.outcome import Cancelled, Completed, Outcome, Released
 from aiotaskq.core.serialize import storable
 from aiotaskq.core.task import SECOND, Status, Task
@@ -36,6 +37,7 @@ from aiotaskq.runtime.worker.runner import FENCED, STOPPED, RunCall, Runner, Unc
 from aiotaskq.runtime.worker.watchdog import Occupancy, Watchdog
 
 SERVICES = 1.0  # seconds that the round of a background loop may take to end when the worker stops
+TURN, RUNS = 250, 32  # ticks and runs in one asyncio task after which others of the loop have a turn
 CLOSING = 5.0  # seconds that closing connections, threads and resources may take in the end
 
 
@@ -175,65 +177,91 @@ class Worker:
 
     def start_run(self, task: Task) -> None:
         """Run a task in a free slot."""
-        if (earlier := self.executions.get(task.task_id)) is not None:
-            # Its lease was lost, and this worker has claimed it again while that run goes on: not two runs of it here.
-            earlier.interrupt("lost")
-            self._fetcher.put(task, Released("an earlier run of it has not ended here", SECOND))
-        else:
-            execution = self.runner.begin(task)
+        if (execution := self._begin(task)) is not None:
             self._spawn(execution, self._run(execution))
+
+    def _begin(self, task: Task) -> Execution | None:
+        if (earlier := self.executions.get(task.task_id)) is None:
+            return self.runner.begin(task)
+        # Its lease was lost, and this worker has claimed it again while that run goes on: not two runs of it here.
+        earlier.interrupt("lost")
+        self._fetcher.put(task, Released("an earlier run of it has not ended here", SECOND))
+        return None
 
     def _spawn(self, execution: Execution, work: Coroutine[Any, Any, None]) -> None:
         # In a copy of the context that the worker was started in: a handler's context variables end with its run.
         # Not by the loop's task factory, which may be eager and run the handler, and the ones after it, in this call.
-        execution.coroutine = asyncio.Task(work, loop=self.loop, name="aiotaskq-run", context=self._context.copy())
+        execution.coroutine = ReusableTask(work, loop=self.loop, name="aiotaskq-run", context=self._context.copy())
 
-    async def _run(self, execution: Execution) -> None:
-        """Run one task. It awaits only the handler: a delayed cancel by a handler interrupts no other await."""
-        execution.began = began = self._clock.ticks()
-        task = execution.task
-        try:
-            if not self._shared or self._heartbeat.holds((task.task_id, task.fence), began):
-                outcome = await self.runner.execute(execution)
-            else:  # the process was suspended for longer than its lease: given back, unless another worker has it
-                outcome = Released(FENCED)
-            if execution.context.completed:
-                self._spawn(execution, self._confirm(execution, outcome))
+    async def _run(self, execution: Execution | None) -> None:
+        """Run a task, and others after it, as long as no handler leaves anything behind in this asyncio task.
+
+        It awaits only handlers: a delayed cancel by a handler interrupts no other await.
+        """
+        assert execution is not None
+        here = execution.coroutine
+        assert isinstance(here, ReusableTask)
+        here.mark()
+        runs, until = RUNS, self._clock.ticks() + TURN
+        while execution is not None:
+            execution.began = began = self._clock.ticks()
+            task = execution.task
+            try:
+                if not self._shared or self._heartbeat.holds((task.task_id, task.fence), began):
+                    outcome = await self.runner.execute(execution)
+                else:  # the process was suspended for longer than its lease: given back, unless another worker has it
+                    outcome = Released(FENCED)
+                if execution.context.completed:
+                    self._spawn(execution, self._confirm(execution, outcome))
+                    return
+            except BaseException as error:
+                self._unsettled(execution, error)
+                if not isinstance(error, Exception):
+                    raise
                 return
-            self._put(execution.task, outcome)
-        except Exception as error:
-            self._unsettled(task, error)
-        except BaseException:
-            self._drop(task)
-            self._end(execution)
-            raise
-        self._end(execution)
+            runs -= 1
+            ticks = self._clock.ticks()
+            execution = self._next(execution, outcome, ticks, runs > 0 and ticks < until and here.is_as_marked())
 
     async def _confirm(self, execution: Execution, outcome: Outcome | None) -> None:
         try:
-            self._put(execution.task, await self._fetcher.confirm(execution.task, outcome))
-        except Exception as error:
-            self._unsettled(execution.task, error)
-        finally:
-            self._end(execution)
-
-    def _put(self, task: Task, outcome: Outcome | None) -> None:
-        if outcome is None:  # written already, or no longer this worker's
-            self._drop(task)
+            outcome = await self._fetcher.confirm(execution.task, outcome)
+        except BaseException as error:
+            self._unsettled(execution, error)
+            if not isinstance(error, Exception):
+                raise
         else:
-            self._fetcher.put(task, outcome)
+            self._next(execution, outcome, self._clock.ticks(), False)
 
-    def _end(self, execution: Execution) -> None:
-        del self.executions[execution.task.task_id]
-        now = self._clock.ticks()
-        self._fetcher.freed(now, now - (execution.began or now))
+    def _next(self, ended: Execution, outcome: Outcome | None, ticks: int, here: bool) -> Execution | None:
+        """Have an outcome written; return what is to run after it in the same asyncio task, if ``here``."""
+        del self.executions[ended.task.task_id]
+        if outcome is None:  # written already, or no longer this worker's
+            self._drop(ended.task)
+        try:
+            task = self._fetcher.next(ended.task, outcome, ticks, ticks - (ended.began or ticks))
+        except Exception as error:
+            self._unsettled(ended, error)
+            return None
+        if task is not None:
+            if here and (execution := self._begin(task)) is not None:
+                execution.coroutine = ended.coroutine
+                return execution
+            if not here:
+                self.start_run(task)
         if self._waiting:
             self.look_idle()
+        return None
 
-    def _unsettled(self, task: Task, error: Exception) -> None:
-        # An error of aiotaskq, not of the handler. The worker goes on; the task comes back when its lease ends.
-        log.error("{} could not be settled", named(task), cause=error)
-        self._drop(task)
+    def _unsettled(self, execution: Execution, error: BaseException) -> None:
+        """Free the slot of a run of which nothing was written; the task comes back when its lease ends."""
+        if isinstance(error, Exception):  # an error of aiotaskq, not of the handler: the worker goes on
+            log.error("{} could not be settled", named(execution.task), cause=error)
+        self._drop(execution.task)
+        self.executions.pop(execution.task.task_id, None)
+        self._fetcher.fill()
+        if self._waiting:
+            self.look_idle()
 
     def _drop(self, task: Task) -> None:
         self._heartbeat.drop((task.task_id, task.fence))
@@ -380,6 +408,8 @@ class Worker:
         Idempotent, also in parallel. Leases are renewed until the end.
         """
         if self._exit is None:
+            self.runner.stopping = True
+            self._fetcher.close()
             self._exit = asyncio.create_task(self._stop(drain, grace), name="aiotaskq-stop")
         return await asyncio.shield(self._exit)
 
@@ -391,8 +421,6 @@ class Worker:
             execution.interrupt("shutdown")
 
     async def _stop(self, drain: float, grace: float) -> ExitCode:
-        self.runner.stopping = True
-        self._fetcher.close()
         await asyncio.gather(self._reaper.stop(SERVICES), self._canceller.stop(SERVICES))
         self._stop_listening()
         self._watchdog.stop()

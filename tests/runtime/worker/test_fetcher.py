@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from aiotaskq import TaskQ
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.engines import parse_url
+from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import Status
 from aiotaskq.errors import DatabaseUnavailable
@@ -26,7 +27,7 @@ from tests.support.waiting import eventually
 
 
 async def test_quick_tasks_are_written_by_the_hundred(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with TaskQ("memory://") as tq:
+    async with TaskQ(DURABLE_FAKE) as tq:
         count, written = 4_000, asyncio.Event()
 
         @tq.task
@@ -52,7 +53,7 @@ async def test_quick_tasks_are_written_by_the_hundred(monkeypatch: pytest.Monkey
 
 async def test_a_store_that_is_away_is_not_asked_by_each_task_that_ends() -> None:  # A17
     clock = VirtualClock()
-    tq = TaskQ("memory://", clock=clock)
+    tq = TaskQ(DURABLE_FAKE, clock=clock)
     tries = 0
 
     async def away(*_args: Any, **_options: Any) -> Any:
@@ -81,7 +82,7 @@ async def test_a_stop_asks_a_store_that_was_away_at_once(monkeypatch: pytest.Mon
         "aiotaskq.concurrency.failure_backoff.random.uniform", lambda _low, high: high
     )  # tries every 4 s in the end
     clock = VirtualClock()
-    tq = TaskQ("memory://", clock=clock)
+    tq = TaskQ(DURABLE_FAKE, clock=clock)
 
     async def away(*_args: Any, **_options: Any) -> Any:
         raise DatabaseUnavailable("away")

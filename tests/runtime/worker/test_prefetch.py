@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotaskq import TaskQ
+from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import SECOND
 from aiotaskq.runtime.worker.prefetch import HORIZON, MOST, Prefetch
@@ -47,7 +48,7 @@ def test_no_task_waits_longer_than_the_horizon_for_those_claimed_before_it(durat
 
 
 async def test_slow_tasks_are_claimed_for_free_slots_only() -> None:  # H4
-    tq = TaskQ("memory://")
+    tq = TaskQ(DURABLE_FAKE)
     started: list[int] = []
     go = asyncio.Event()
 
@@ -67,7 +68,7 @@ async def test_slow_tasks_are_claimed_for_free_slots_only() -> None:  # H4
 
 async def test_tasks_buffered_behind_a_slow_one_are_given_back() -> None:  # H4
     clock = VirtualClock()
-    tq = TaskQ("memory://", clock=clock)
+    tq = TaskQ(DURABLE_FAKE, clock=clock)
     go = asyncio.Event()
 
     @tq.task
@@ -89,7 +90,7 @@ async def test_tasks_buffered_behind_a_slow_one_are_given_back() -> None:  # H4
 
 async def test_tasks_buffered_behind_many_slower_ones_are_given_back() -> None:  # H4
     clock = VirtualClock()
-    tq = TaskQ("memory://", clock=clock)
+    tq = TaskQ(DURABLE_FAKE, clock=clock)
 
     @tq.task
     async def work(seconds: float = 0) -> None:

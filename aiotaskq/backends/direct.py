@@ -1,0 +1,28 @@
+"""The verbs of a store that never waits: plain functions for each task, without coroutines and lists."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from aiotaskq.backends.base import Backend
+from aiotaskq.core.task import Task
+
+
+class DirectBackend(Backend):
+    """A store whose methods never suspend, and which any thread may call."""
+
+    @abstractmethod
+    def step(
+        self,
+        owner: str,
+        now: int,
+        queues: Sequence[str] | None = None,
+        before: Task | None = None,
+        after: Task | None = None,
+    ) -> Task | None:
+        """Do as ``exchange`` with one change, or none, and a limit of one; return the claimed task, or None.
+
+        Empty ``queues`` claim nothing. The claimed task has no lease. Raises LeaseLost, and does nothing, if the guard
+        of the change does not hold.
+        """
