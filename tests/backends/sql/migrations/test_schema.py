@@ -8,10 +8,23 @@ import pytest
 import sqlalchemy as sa
 
 from aiotaskq.backends.sql import migrations
+from aiotaskq.backends.sql.migrations.adopt import Report
 from aiotaskq.errors import SchemaTooNew, ValidationError
 from aiotaskq.models import Base
-from tests.backends.sql.migrations.legacy import assert_schema, check, child, contents, legacy, put, raw, row, upgrade
+from tests.backends.sql.migrations.legacy import (
+    NOW,
+    assert_schema,
+    check,
+    child,
+    contents,
+    legacy,
+    put,
+    raw,
+    row,
+    upgrade,
+)
 from tests.support.machine import within
+from tests.support.schema import drop, schema
 
 # ---- the schema -----------------------------------------------------------------------------------------------------
 
@@ -19,6 +32,16 @@ from tests.support.machine import within
 def test_empty_database(engine: sa.Engine) -> None:
     assert upgrade(engine) == []
     assert_schema(engine)
+
+
+def test_an_empty_database_gets_what_the_revisions_make(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        migrations.migrate(connection, Report(), NOW)
+        revised = schema(connection)
+        drop(connection)
+    upgrade(engine)
+    with engine.begin() as connection:
+        assert schema(connection) == revised
 
 
 def test_second_upgrade_is_one_look(engine: sa.Engine) -> None:
@@ -31,8 +54,10 @@ def test_second_upgrade_is_one_look(engine: sa.Engine) -> None:
     ]
 
 
-def test_up_to_date_needs_no_alembic(path: Path, engine: sa.Engine) -> None:
-    upgrade(engine)
+@pytest.mark.parametrize("made", [True, False])
+def test_an_empty_database_and_one_up_to_date_need_no_alembic(path: Path, engine: sa.Engine, made: bool) -> None:
+    if made:
+        upgrade(engine)
     run(path, "import sys; upgrade(); print('alembic' in sys.modules)", expect="False")
 
 

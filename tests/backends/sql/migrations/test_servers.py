@@ -18,6 +18,7 @@ from aiotaskq.backends.sql import migrations
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.engines import sync_engine
+from aiotaskq.backends.sql.migrations.adopt import Report
 from aiotaskq.core.task import Status
 from aiotaskq.errors import SchemaTooNew, ValidationError
 from aiotaskq.models import Base
@@ -25,6 +26,7 @@ from tests.backends.sql.migrations.legacy import NOW, NOW_S, found
 from tests.support.documented import LEGACY
 from tests.support.machine import within
 from tests.support.rows import LEASE, new
+from tests.support.schema import drop, schema
 from tests.support.servers import Server, mariadb, postgresql, postgresql_jit
 from tests.support.skips import skipped_without
 
@@ -115,6 +117,16 @@ def test_empty_database(engine: sa.Engine) -> None:
     assert_schema(engine)
     with engine.connect() as connection:
         assert not migrations.is_adopted(connection)
+
+
+def test_an_empty_database_gets_what_the_revisions_make(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        migrations.migrate(connection, Report(), NOW)
+        revised = schema(connection)
+        drop(connection)
+    upgrade(engine)
+    with engine.begin() as connection:
+        assert schema(connection) == revised
 
 
 def test_second_upgrade_is_one_look(engine: sa.Engine) -> None:
@@ -347,6 +359,7 @@ KILLED = """
 import os, signal, sys
 import sqlalchemy as sa
 from aiotaskq.backends.sql import migrations
+from aiotaskq.backends.sql.migrations.adopt import Report
 from aiotaskq.backends.sql.engines import sync_engine
 
 engine = sync_engine(sys.argv[1])

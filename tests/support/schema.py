@@ -1,0 +1,40 @@
+"""What a database says about our tables, to compare databases that were made in different ways."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from aiotaskq.backends.sql import migrations
+
+TABLES = (*migrations.OUR_TABLES, migrations.VERSION_TABLE)
+
+
+def schema(connection: sa.Connection) -> dict[str, Any]:
+    """Return the columns, keys, indexes and options of our tables, and the version."""
+    found = sa.inspect(connection)
+    made: dict[str, Any] = {"version": connection.execute(sa.text("SELECT * FROM aiotaskq_version")).all()}
+    for name in TABLES:
+        made[name] = [
+            [{key: str(value) for key, value in column.items()} for column in found.get_columns(name)],
+            sorted(str(_plain(index)) for index in found.get_indexes(name)),
+            found.get_pk_constraint(name),
+            found.get_table_options(name),
+        ]
+    if connection.dialect.name == "postgresql":
+        options = "SELECT relname, reloptions FROM pg_class WHERE relname ~ 'aiotaskq|task' ORDER BY relname"
+        made["options"] = connection.execute(sa.text(options)).all()
+        made["indexes"] = connection.execute(sa.text("SELECT indexdef FROM pg_indexes ORDER BY indexname")).all()
+    return made
+
+
+def _plain(index: Any) -> dict[str, Any]:
+    options = {key: str(value) for key, value in index.get("dialect_options", {}).items()}
+    return {**index, "dialect_options": options}
+
+
+def drop(connection: sa.Connection) -> None:
+    """Drop our tables."""
+    for name in TABLES:
+        connection.execute(sa.text(f"DROP TABLE {name}"))
