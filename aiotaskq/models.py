@@ -126,7 +126,8 @@ class TaskQueue(Base):
         _partial(_ENDED, "ix_task_queue_ended", "status", "queue", "completed_at"),
         _partial(_ENDED, "ix_task_queue_listed", "status", "seq", "task_id"),
         _partial("scheduler_task_id IS NOT NULL", "ix_task_queue_fired", "scheduler_task_id", "status"),
-        Index("ix_task_queue_pushed", "seq", "task_id"),
+        # In the order of pushes. PostgreSQL writes an entry for each version of a row, so there of pending ones alone.
+        Index("ix_task_queue_pushed", "seq", "task_id", postgresql_where=text(_PENDING_RANGE)),
         _partial("idempotency_key IS NOT NULL", "uq_task_queue_idempotency_key", "idempotency_key", unique=True),
         _partial("live_key IS NOT NULL", "uq_task_queue_live_key", "live_key", unique=True),
         # A claim skips the dead entries of rows that were claimed before, until they are vacuumed: by default only

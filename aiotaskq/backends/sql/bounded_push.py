@@ -65,7 +65,8 @@ def _new(tasks: Sequence[Task], rows: Sequence[Task | None], leaving: Container[
 
 def _latest(connection: Connection, now: int) -> int:
     """Return the instant at which tasks count: a task pushed without delay is due by its push stamp, on any clock."""
-    return max(now, connection.execute(select(func.max(c.seq))).scalar() or 0)
+    latest = select(func.max(c.seq)).where(dialect_of(connection).in_push_order)  # of what waits, or of all
+    return max(now, connection.execute(latest).scalar() or 0)
 
 
 def _ready_of(connection: Connection, ids: Sequence[str], at: int, now: int) -> int:

@@ -213,13 +213,24 @@ def find(connection: Connection, where: TaskFilter, limit: int) -> list[Task]:
         if last is not None:
             conditions += [c.seq <= last, or_(c.seq < last, c.task_id < where.after)]
     # One query for each status: the index has the rows of each in this order; for several they would be sorted.
-    one_each = [_of_status(status) for status in dict.fromkeys(where.status)] or [true()]
-    rows: list[Any] = []
+    one_each = [_of_status(status) for status in dict.fromkeys(where.status)] or _each(connection)
+    found: dict[str, Any] = {}  # a task may end between two queries
     for status in one_each:
         query = select(TASKS).where(status, *conditions).order_by(c.seq.desc(), c.task_id.desc()).limit(limit)
-        rows += connection.execute(query)
-    rows.sort(key=lambda row: (row.seq, row.task_id), reverse=True)
+        found |= {row.task_id: row for row in connection.execute(query)}
+    rows = sorted(found.values(), key=lambda row: (row.seq, row.task_id), reverse=True)
     return [to_task(row) for row in rows[:limit]]
+
+
+def _each(connection: Connection) -> Iterator[ColumnElement[bool]]:
+    """Yield conditions that part all rows, so that an index has the rows of each in the order of their pushes."""
+    waiting = dialect_of(connection).in_push_order
+    yield waiting
+    if waiting is not true():
+        yield c.status == RUNNING
+        for status in _distinct(connection, c.status, ENDED):
+            yield and_(c.status == status, ENDED)
+        yield and_(c.status.is_(None), ENDED)
 
 
 def ids_with_prefix(connection: Connection, prefixes: Sequence[str], limit: int) -> list[list[str]]:
@@ -270,7 +281,7 @@ def active(connection: Connection, schedule_ids: Sequence[str]) -> dict[str, int
 def purge(connection: Connection, where: TaskFilter, limit: int) -> int:
     deleted = 0
     for status in [status for status in where.status or FINAL if status in FINAL]:
-        for queue in _queues_with(connection, status) if where.queue is None else [where.queue]:
+        for queue in _distinct(connection, c.queue, _of_status(status)) if where.queue is None else [where.queue]:
             there = (_of_status(status), c.queue == queue)
             oldest = select(c.task_id).where(*there, *_conditions(where)).order_by(c.completed_at)
             for part in chunks(connection.execute(oldest.limit(limit - deleted)).scalars().all()):
@@ -283,13 +294,13 @@ def purge(connection: Connection, where: TaskFilter, limit: int) -> int:
     return deleted
 
 
-def _queues_with(connection: Connection, status: Status) -> Iterator[str]:
-    """Yield the queues that have tasks of a status, without reading the tasks."""
-    query = select(c.queue).where(_of_status(status)).order_by(c.queue).limit(1)
-    queue = connection.execute(query).scalar()
-    while queue is not None:
-        yield queue
-        queue = connection.execute(query.where(c.queue > queue)).scalar()
+def _distinct(connection: Connection, column: Any, *where: ColumnElement[bool]) -> Iterator[str]:
+    """Yield the values of an indexed column in these rows, without reading the rows."""
+    query = select(column).where(*where).order_by(column).limit(1)
+    value = connection.execute(query).scalar()
+    while value is not None:
+        yield value
+        value = connection.execute(query.where(column > value)).scalar()
 
 
 def delete_tasks(connection: Connection, ids: Sequence[str]) -> int:

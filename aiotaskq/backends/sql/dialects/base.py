@@ -23,8 +23,10 @@ from sqlalchemy import (
     create_engine,
     make_url,
     select,
+    true,
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.listeners import Listeners
@@ -173,6 +175,8 @@ class Dialect(ABC):
 
     It is a statement of its own: a statement that waits for a lock counts by a snapshot from before the wait.
     """
+    in_push_order: ClassVar[ColumnElement[bool]] = true()
+    """Which rows are in the index in the order of pushes, if not all; ended ones are in another one, by status."""
     claims_in_one_statement: ClassVar[bool] = False
     """Whether ``claim`` writes the rows that it returns, and not only locks them."""
 

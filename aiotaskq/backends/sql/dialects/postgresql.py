@@ -36,7 +36,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.changes import GUARD, groups, hoisted
-from aiotaskq.backends.sql.claim_statements import CLAIMED, EMPTY, READ, first, ready_from, ready_from_head
+from aiotaskq.backends.sql.claim_statements import CLAIMED, EMPTY, PENDING, READ, first, ready_from, ready_from_head
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.dialects.base import Dialect, Open, Transactions
 from aiotaskq.backends.sql.error_codes import ErrorCodes
@@ -183,6 +183,7 @@ class PostgresqlDialect(Dialect):
     )
     autocommit = True
     ids_by_bytes = False  # the order is that of the database's language
+    in_push_order = TASKS.c.status == PENDING
     claims_in_one_statement = True
     clock = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
     lock_pushes = text("SELECT pg_advisory_xact_lock(hashtext('aiotaskq.push'), 0)")
