@@ -64,13 +64,13 @@ def claim(
             break
     if not dialect.claims_in_one_statement:
         dialect.set_on(connection, MARK_CLAIMED, [row[0] for row in rows], lease)
-    return _tasks(connection, rows, owner, now, lease_until)
+    return _tasks(connection, rows, lease)
 
 
-def _tasks(connection: Connection, rows: Sequence[Any], owner: str, now: int, lease_until: int | None) -> list[Task]:
+def _tasks(connection: Connection, rows: Sequence[Any], lease: dict[str, Any]) -> list[Task]:
     """Return the tasks of rows of ``READ`` in claim order; those with something in other columns are read whole."""
-    whole = len(CLAIM)
-    tasks = [claimed(row, owner, now, lease_until) for row in rows if row[whole] is None]
+    whole, run = len(CLAIM), Task(task_id="", type="", status=Status.RUNNING, **lease)
+    tasks = [claimed(row, run) for row in rows if row[whole] is None]
     if len(tasks) < len(rows):
         tasks += dialect_of(connection).whole(connection, [row for row in rows if row[whole] is not None])
     return sorted(tasks, key=_claim_order)
@@ -92,7 +92,7 @@ def claim_first(
     statement = dialect_of(connection).claim_first(None if queues is None else len(queues))
     rows = run(connection, statement, {**given, **queue_values(queues)}).fetchall()
     more = not rows or (len(rows) < limit and bool(rows[0][-1]))
-    return _tasks(connection, rows, owner, now, lease_until), more
+    return _tasks(connection, rows, lease), more
 
 
 def due_heads(connection: Connection, now: int) -> Iterator[Head]:

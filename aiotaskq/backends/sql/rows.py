@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from aiotaskq.backends.base import ScheduleChange
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import NO_CODEC, from_stored, is_coded, to_stored, verbatim
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
-from aiotaskq.core.task import RUNNING, SECOND, Attempt, Status, Task
+from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.models import SchedulerTask, TaskQueue
 
 TASKS: Any = TaskQueue.__table__  # a Table; the declarative stubs say only FromClause
@@ -111,8 +112,8 @@ OTHERS = (
 """What else a pending task may have, beside ``crashes`` and ``cancel_requested``."""
 
 
-def claimed(row: Sequence[Any], owner: str, now: int, lease_until: int | None) -> Task:
-    """Return the running task of a row of the columns of ``CLAIM``, where the others are empty."""
+def claimed(row: Sequence[Any], run: Task) -> Task:
+    """Return the task of a row of the columns of ``CLAIM``, the others empty; ``run`` is what the claim writes."""
     # fmt: off
     (
         task_id, task_type, params, priority, retry_count, max_retries, created_at, queue, run_at, seq, timeout, fence,
@@ -120,90 +121,51 @@ def claimed(row: Sequence[Any], owner: str, now: int, lease_until: int | None) -
     ) = row
     # fmt: on
     decoded, problem = _object("params", params)
-    task = Task(
+    task = replace(
+        run,
         task_id=task_id,
         type=task_type,
         params=decoded,
-        status=RUNNING,
         priority=priority if type(priority) is int else 0,
         retry_count=retry_count if type(retry_count) is int else 0,
         max_retries=max_retries if type(max_retries) is int else 3,
         created_at=created_at if type(created_at) is int else 0,
-        started_at=now // SECOND,
-        began_at=now,
         queue=queue,
         run_at=run_at,
         seq=seq,
         timeout=timeout,
         fence=fence,
-        lease_owner=owner,
-        lease_until=lease_until,
         undecodable=problem,
     )
     return task if problem is None else _with_coded(task, {"params": params}, {"params": problem})
 
 
+_TASK_FIELDS = tuple("type" if column.name == "task_type" else column.name for column in TASKS.columns)
+_TEXTS = ("params", "extra", "attempts", "progress", "result")
+# SQLite stores text in an INT column if another program writes it.
+_NUMBERS = (("priority", 0), ("retry_count", 0), ("max_retries", 3), ("created_at", 0))
+
+
 def to_task(row: Sequence[Any]) -> Task:
     """Return the task of a full row of ``task_queue``; ``undecodable`` says what cannot be read."""
-    # fmt: off
-    (
-        task_id, task_type, params, status, priority, retry_count, max_retries, created_at, started_at,
-        completed_at, error_message, scheduler_task_id, queue, run_at, due_at, seq, expires_at, timeout, fence, crashes,
-        lease_owner, lease_until, began_at, ended_at, unique_key, _, idempotency_key, result, progress,
-        cancel_requested, on_success, on_failure, extra, attempts,
-    ) = row
-    # fmt: on
-    decoded, problem = _object("params", params)
-    known, extra_problem = _object("extra", extra) if extra is not None else ({}, None)
-    kept, attempts_problem = _attempts(attempts) if attempts is not None else ((), None)
-    known_result = None if result is None else _value(result)
-    known_progress = None if progress is None else _value(progress)
-    undecodable = problem or extra_problem or attempts_problem
-    task = Task(
-        task_id=task_id,
-        type=task_type,
-        params=decoded,
-        status=_STATUS.get(status, status),
-        # SQLite stores text in an INT column if another program writes it.
-        priority=priority if type(priority) is int else 0,
-        retry_count=retry_count if type(retry_count) is int else 0,
-        max_retries=max_retries if type(max_retries) is int else 3,
-        created_at=created_at if type(created_at) is int else 0,
-        started_at=started_at,
-        completed_at=completed_at,
-        began_at=began_at,
-        ended_at=ended_at,
-        error_message=error_message,
-        scheduler_task_id=scheduler_task_id,
-        queue=queue,
-        run_at=run_at,
-        due_at=due_at,
-        seq=seq,
-        expires_at=expires_at,
-        timeout=timeout,
-        fence=fence,
-        crashes=crashes,
-        lease_owner=lease_owner,
-        lease_until=lease_until,
-        unique_key=unique_key,
-        idempotency_key=idempotency_key,
-        result=known_result,
-        progress=known_progress,
-        cancel_requested=bool(cancel_requested),
-        on_success=on_success,
-        on_failure=on_failure,
-        extra=known,
-        attempts=kept,
-        undecodable=undecodable,
-    )
-    unread = (known_result is None and result is not None) or (known_progress is None and progress is not None)
-    if undecodable is None and not unread:
-        return task
-    return _with_coded(
-        task,
-        {"params": params, "extra": extra, "progress": progress, "result": result, "attempts": attempts},
-        {"params": problem, "extra": extra_problem, "attempts": attempts_problem},
-    )
+    values = dict(zip(_TASK_FIELDS, row, strict=True))
+    del values["live_key"]
+    texts = {name: values[name] for name in _TEXTS}
+    problems: dict[str, str | None] = {}
+    for name in ("params", "extra"):
+        values[name], problems[name] = _object(name, texts[name])
+    values["attempts"], problems["attempts"] = _attempts(texts["attempts"])
+    for name in ("progress", "result"):
+        values[name] = _value(texts[name])
+    for name, default in _NUMBERS:
+        if type(values[name]) is not int:
+            values[name] = default
+    values["status"] = _STATUS.get(values["status"], values["status"])
+    values["cancel_requested"] = bool(values["cancel_requested"])
+    undecodable = problems["params"] or problems["extra"] or problems["attempts"]
+    task = Task(**values, undecodable=undecodable)
+    unread = any(values[name] is None and texts[name] is not None for name in ("progress", "result"))
+    return _with_coded(task, texts, problems) if unread or undecodable is not None else task
 
 
 def _with_coded(task: Task, texts: dict[str, Any], problems: dict[str, str | None]) -> Task:
@@ -237,16 +199,16 @@ def _object(column: str, text: str | None) -> tuple[dict[str, Any], str | None]:
     return value, None
 
 
-def _attempts(text: str) -> tuple[tuple[Attempt, ...], str | None]:
+def _attempts(text: str | None) -> tuple[tuple[Attempt, ...], str | None]:
     try:
-        return _decode_attempts(text), None
+        return (() if text is None else _decode_attempts(text)), None
     except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError) as error:
         return (), f"attempts cannot be read: {error}"
 
 
-def _value(text: str) -> Any:
+def _value(text: str | None) -> Any:
     try:
-        return _decode(text)
+        return None if text is None else _decode(text)
     except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError):
         return None  # another program wrote it; the text stays in the row
 

@@ -38,20 +38,11 @@ def insert_statement(table: str, names: tuple[str, ...]) -> TextClause:
     return text(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values}) ON CONFLICT DO NOTHING")  # noqa: S608
 
 
-def _update(names: tuple[str, ...]) -> str:
-    assignments = ", ".join(f"{name} = :{name}" for name in names)
-    return f"UPDATE task_queue SET {assignments} WHERE task_id = :b_id"  # noqa: S608 - our own names
-
-
-@functools.cache
-def update_statement(names: tuple[str, ...]) -> TextClause:
-    return text(_update(names))
-
-
 @functools.cache
 def guarded_statement(names: tuple[str, ...]) -> TextClause:
+    assignments = ", ".join(f"{name} = :{name}" for name in names)
     guard = "status = :b_status AND fence = :b_fence AND (:b_final OR cancel_requested = :b_cancel)"
-    return text(f"{_update(names)} AND {guard}")
+    return text(f"UPDATE task_queue SET {assignments} WHERE task_id = :b_id AND {guard}")  # noqa: S608 - our own names
 
 
 @functools.cache
@@ -172,7 +163,7 @@ class SqliteDialect(Dialect):
 
     def write(self, connection: Connection, changes: Sequence[Change]) -> None:
         for group in groups(changes):
-            run_many(connection, update_statement(group.names), group.names + GUARD, group.rows)
+            _write_guarded(connection, group)
 
     def change_schedules(self, connection: Connection, changes: Sequence[ScheduleChange]) -> bool:
         """Write them with their guards in the statement: to read these first would take as long again."""
