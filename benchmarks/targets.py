@@ -103,7 +103,7 @@ TARGETS = [
     _rate("… 500 pushed in a call, of the same with put_nowait", "memory/run.bulk", f"memory/run.bulk/{LIMIT}", 0.55),
     _rate("… of taskiq's broker in memory", "memory/run", "memory/run/taskiq", 4),
     _rate("… of huey's", "memory/run", "memory/run/huey", 3),
-    _rate("… of the old thread design with three threads", "memory/run", "memory/run/three threads", 2.5),
+    _rate("… of the old thread design with three threads", "memory/run", "memory/run.threads/old design", 2.5),
     _rate("facade, push: of run_coroutine_threadsafe", "facade/push", "facade/push/run_coroutine_threadsafe", 8),
     _rate("… of queue.Queue with uuid4", "facade/push", "facade/push/queue.Queue", 1.0),
     _rate("… from the main thread", "facade/push.main", "facade/push.main/queue.Queue", 0.8),

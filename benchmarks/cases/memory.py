@@ -15,7 +15,7 @@ from benchmarks.aiotaskq import Aiotaskq
 from benchmarks.case import AIOTASKQ, LIMIT, Run, Sample, Unit, scenario
 from benchmarks.loops import running
 from benchmarks.old_design import ThreadQueue, Workers
-from benchmarks.queues import KINDS, contestant, opened, push_and_run
+from benchmarks.queues import contestant, opened, push_and_run
 from benchmarks.system import System, ThreadSystem
 
 
@@ -93,19 +93,24 @@ class OldThreads(ThreadSystem):
         return not self.queue.is_empty()
 
 
-@contestant
-class ThreeThreads(OldThreads):
-    """Fewer threads disturb each other less; as its users ran it where tasks are quick."""
+# ---- fewer threads --------------------------------------------------------------------------------------------------
 
-    who = "three threads"
-    note = "queue.Queue, uuid4, three worker threads (benchmarks/old_design.py)"
-    without = tuple(name for name in KINDS if name != "run")
+THREADS = scenario("memory", "run.threads", "… in three threads", {"rate": Unit("tasks/s")}, start=200)
+
+
+class _ThreeThreads(OldThreads):
+    """Threads disturb each other: where tasks are quick, few are faster than many, and a plain queue than a heap."""
 
     async def open(self) -> None:
         self.queue = ThreadQueue(queue.Queue())
 
     def working(self, concurrency: int) -> AbstractAsyncContextManager[None]:
         return super().working(3)
+
+
+@THREADS.by("old design")
+async def old_threads(run: Run) -> Sample:
+    return await push_and_run(_ThreeThreads, run)
 
 
 # ---- with a timeout on each task ------------------------------------------------------------------------------------

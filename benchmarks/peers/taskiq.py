@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from benchmarks.loops import running
-from benchmarks.queues import contestant
+from benchmarks.queues import KINDS, contestant
 from benchmarks.system import System
 
 BLOCK = 200  # milliseconds of one wait for news; by default 2,000, for which its worker also waits before it stops
@@ -117,7 +117,7 @@ class TaskiqOnPostgreSQL(TaskiqOnStreams):
     needs = ("taskiq", "taskiq_pg")
     note = "taskiq-postgres: AsyncpgBroker, no result backend; what is pushed while no worker listens is not run"
     # A task is known to a worker by its notification alone.
-    without = ("push.bulk", "drain.10", "drain.100", "drain.two", "backlog")
+    without = tuple(name for name in KINDS if name not in ("latency.two", "latency.slow"))
 
     async def open(self) -> None:
         from taskiq_pg.asyncpg import AsyncpgBroker
