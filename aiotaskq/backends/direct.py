@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.core.task import Task
@@ -11,6 +11,11 @@ from aiotaskq.core.task import Task
 
 class DirectBackend(Backend):
     """A store whose methods never suspend, and which any thread may call."""
+
+    enqueue: Callable[[Task], None]
+    """Pushes a task with a new id and no other key; without any lock while the store is not ``attended``."""
+    attended: Callable[[], bool]
+    """Whether a consumer may wait for a task."""
 
     @abstractmethod
     def step(

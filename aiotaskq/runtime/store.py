@@ -38,6 +38,11 @@ class Store:
         return self._plain is not None
 
     @property
+    def cleaning(self) -> bool:
+        """Whether the background cleanup runs, in an event loop of this process."""
+        return self._cleaner.running
+
+    @property
     def quiet(self) -> bool:
         """Whether ``set_now`` and ``get_now`` write no line: then they take no lock, as ``Queue.quiet`` says."""
         return not gate.open

@@ -148,8 +148,6 @@ def blocking(
     /,
     *,
     at_once: bool = ...,
-    plain: Callable[..., R] | None = ...,
-    lockless: bool = ...,
     unclaimed: Unclaimed[R] | None = ...,
 ) -> Callable[Concatenate[Any, P], R]: ...
 @overload
@@ -164,39 +162,64 @@ def blocking(
     /,
     *,
     at_once: bool = False,
-    plain: Any = None,
-    lockless: bool = False,
     unclaimed: Unclaimed[Any] | None = None,
 ) -> Any:
     """Return the blocking twin of a coroutine method: it runs in the facade's loop, and the caller waits for its end.
 
     ``give(facade, value)`` converts the value for the caller. A value whose caller has left is passed to
-    ``unclaimed(asynchronous object, value)``.
-
-    With ``at_once`` the method of an ``immediate`` object runs in the calling thread, which is much quicker; ``plain``
-    is a plain function that does the same, or returns NEEDS_LOOP and has changed nothing. But not in the main thread,
-    where a signal handler could call again, or an interrupt be raised, while a lock is held, unless ``plain`` is
-    ``lockless`` and the object ``quiet``; nor in a thread that runs an event loop, whose calls ``_run`` refuses.
+    ``unclaimed(asynchronous object, value)``. With ``at_once`` the method runs in the calling thread where it
+    ``can_act_at_once``, which is much quicker.
     """
     to_end = without_waiting(method) if at_once else None
 
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Any:
         reach = self.reach
-        if (at_once or plain is not None) and running_loop_or_none() is None:
-            made, value = reach(), NEEDS_LOOP
-            if get_ident() != _main:
-                if plain is not None:
-                    value = plain(made, *args, **kwargs)
-                if value is NEEDS_LOOP and to_end is not None and made.immediate:
-                    value = to_end(made, *args, **kwargs)
-            elif lockless and made.quiet:
-                value = plain(made, *args, **kwargs)
+        if to_end is not None and can_act_at_once(made := reach()):
+            value = to_end(made, *args, **kwargs)
             if value is not NEEDS_LOOP:
                 return value
         value = _run(reach, method, args, kwargs, f"aiotaskq.{type(self).__name__}.{method.__name__}", unclaimed)
         return value if give is None else give(self, value)
 
     return like(method)(call)
+
+
+def quick(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
+    plain: Callable[Concatenate[Any, P], R],
+    *,
+    lockless: bool = False,
+    unclaimed: Unclaimed[R] | None = None,
+) -> Callable[Concatenate[Any, P], R]:
+    """Return the blocking twin of a coroutine method that ``plain`` does at once, or it returns NEEDS_LOOP.
+
+    The main thread calls ``plain`` only if it is ``lockless`` and the object ``quiet``. The twin is compiled with the
+    parameters of the method: to collect arguments and to spread them again would take a quarter of such a call.
+    """
+    taken, passed = ["self"], []
+    parameters = dict(list(inspect.signature(method).parameters.items())[1:])
+    for name, parameter in parameters.items():
+        only = parameter.kind is parameter.KEYWORD_ONLY
+        if only and "*" not in taken:
+            taken.append("*")
+        taken.append(name if parameter.default is parameter.empty else f"{name}=parameters[{name!r}].default")
+        passed.append(f"{name}={name}" if only else name)
+    source = f"""
+def make(plain, otherwise, parameters):
+    def call({", ".join(taken)}):
+        if running_loop_or_none() is None:
+            made = self.reach()
+            if get_ident() != _main{" or made.quiet" if lockless else ""}:
+                value = plain({", ".join(("made", *passed))})
+                if value is not NEEDS_LOOP:
+                    return value
+        return otherwise({", ".join(("self", *passed))})
+    return call
+"""
+    names: dict[str, Any] = {}
+    exec(compile(source, f"<blocking {method.__qualname__}>", "exec"), globals(), names)  # noqa: S102 - identifiers only
+    otherwise = blocking(method, at_once=True, unclaimed=unclaimed)
+    return cast("Callable[Concatenate[Any, P], R]", like(method)(names["make"](plain, otherwise, parameters)))
 
 
 def direct(
@@ -208,29 +231,6 @@ def direct(
         return give(self, method(self.reach(), *args, **kwargs))
 
     return cast("Callable[Concatenate[Any, P], S]", like(method)(call))
-
-
-def blocking_function(
-    function: Callable[P, Coroutine[Any, Any, R]],
-    act: Callable[..., Coroutine[Any, Any, Any]],
-    reach: Reach[Any],
-    *,
-    unclaimed: Unclaimed[R] | None = None,
-) -> Callable[P, R]:
-    """Return the blocking twin of a coroutine function: ``act(object of reach, …)``, at once where that is possible."""
-    at_once = without_waiting(act)
-    twin = f"aiotaskq.{function.__name__}"
-
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        # No call may follow the one that returns the value, not even of `cast`: a signal handler that raises there
-        # would lose the value, and with it a popped task.
-        made = reach()
-        value: R = at_once(made, *args, **kwargs) if can_act_at_once(made) else NEEDS_LOOP
-        if value is NEEDS_LOOP:
-            value = _run(reach, act, args, kwargs, twin, unclaimed)
-        return value
-
-    return cast("Callable[P, R]", like(function)(call))
 
 
 def blocking_context(
@@ -294,8 +294,8 @@ def _run(reach: Reach[Any], method: Any, args: Any, kwargs: Any, twin: str, uncl
 def can_act_at_once(made: Any) -> bool:
     """Whether the calling thread may use an asynchronous object itself, which is much quicker than through the loop.
 
-    The object must be ``immediate``. Not in the main thread, where a signal handler could call again, or an interrupt
-    be raised, while a lock is held; nor in a thread that runs an event loop, whose calls ``_run`` refuses.
+    The object must be ``immediate``. Not in the main thread; nor in one that runs an event loop, whose calls ``_run``
+    refuses.
     """
     return made.immediate and get_ident() != _main and running_loop_or_none() is None
 
@@ -369,6 +369,7 @@ def reading(source: Callable[[Any], R]) -> R:
 # ---- fork -----------------------------------------------------------------------------------------------------------
 
 _main = threading.main_thread().ident
+"""Where no lock may be taken: a signal handler could call again, or an interrupt be raised, while it is held."""
 _process = object()
 """Identifies the process: a new object after a fork."""
 _lock = threading.RLock()  # reentrant: an object may make another one

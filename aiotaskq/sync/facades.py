@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import aiotaskq.app.legacy as awaited
+from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.runtime.queue.operations import Operations as AsyncOperations
 from aiotaskq.runtime.queue.queue import Queue as AsyncQueue
 from aiotaskq.runtime.scheduler.scheduler import Scheduler as AsyncScheduler
@@ -18,15 +19,12 @@ from aiotaskq.sync.bridge import (
     Reach,
     arguments_of,
     blocking,
-    blocking_function,
     documented_as,
     facade_of,
+    quick,
     reading,
     run,
 )
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 async def _give_back(queue: Any, task: dict[str, Any] | None) -> None:
@@ -53,9 +51,9 @@ class Operations(Facade[Any]):
 class Queue(Operations):
     """Tasks of one store; see ``aiotaskq.runtime.queue.queue.Queue``."""
 
-    push_task = blocking(AsyncQueue.push_task, at_once=True, plain=AsyncQueue.push_now, lockless=True)
-    pop_task = blocking(AsyncQueue.pop_task, at_once=True, unclaimed=_give_back)
-    task_done = blocking(AsyncQueue.task_done, at_once=True)
+    push_task = quick(AsyncQueue.push_task, AsyncQueue.push_now, lockless=True)
+    pop_task = quick(AsyncQueue.pop_task, AsyncQueue.pop_now, unclaimed=_give_back)
+    task_done = quick(AsyncQueue.task_done, AsyncQueue.done_now)
     get_queue_size = blocking(AsyncQueue.get_queue_size, at_once=True)
     is_empty = blocking(AsyncQueue.is_empty, at_once=True)
     retry = blocking(AsyncQueue.retry)
@@ -65,8 +63,8 @@ class Queue(Operations):
 class Store(Facade[Any]):
     """Public values of one store; see ``aiotaskq.runtime.store.Store``."""
 
-    set_public = blocking(AsyncStore.set_public, plain=AsyncStore.set_now, lockless=True)
-    get_public = blocking(AsyncStore.get_public, plain=AsyncStore.get_now, lockless=True)
+    set_public = quick(AsyncStore.set_public, AsyncStore.set_now, lockless=True)
+    get_public = quick(AsyncStore.get_public, AsyncStore.get_now, lockless=True)
     delete_public = blocking(AsyncStore.delete_public, at_once=True)
     get_store_size = blocking(AsyncStore.get_store_size, at_once=True)
     list_keys = blocking(AsyncStore.list_keys, at_once=True)
@@ -180,31 +178,47 @@ _process_scheduler: Scheduler = facade_of(
 )
 
 
-def _on_queue(function: Callable[P, Coroutine[Any, Any, R]], *, unclaimed: Any = None) -> Callable[P, R]:
-    """Return the blocking twin of a module function: that method of the process-wide queue, its cleanup running."""
-    method = getattr(awaited.StoredQueue, function.__name__)
-
-    async def act(queue: Any, *args: P.args, **kwargs: P.kwargs) -> R:
-        await queue.start_cleanup()
-        value: R = await method(queue, *args, **kwargs)
-        return value
-
-    return blocking_function(function, act, _queue_home, unclaimed=unclaimed)
+def _started(twin: str) -> Any:
+    """Return the facade of the process-wide queue, its cleanup running."""
+    refuse_running_loop(f"aiotaskq.{twin}")
+    made = _queue_home()
+    queue = _process_queues[type(made)]
+    if not made.cleaning:
+        queue.start_cleanup()
+    return queue
 
 
-_started_queue = blocking_function(awaited.get_queue, awaited.StoredQueue.start_cleanup, _queue_home)
-push_task = _on_queue(awaited.push_task)
-pop_task = _on_queue(awaited.pop_task, unclaimed=_give_back)
-set_public = _on_queue(awaited.set_public)
-get_public = _on_queue(awaited.get_public)
-delete_public = _on_queue(awaited.delete_public)
+# With the parameters of each: a value that comes out of a call with `*args` is lost if a signal handler raises then.
+
+
+@documented_as(awaited.push_task)
+def push_task(task: Mapping[str, Any], priority: int = 0) -> str:
+    return _started("push_task").push_task(task, priority)  # type: ignore[no-any-return]
+
+
+@documented_as(awaited.pop_task)
+def pop_task(timeout: float | None = None) -> dict[str, Any] | None:
+    return _started("pop_task").pop_task(timeout)  # type: ignore[no-any-return]
+
+
+@documented_as(awaited.set_public)
+def set_public(key: str, value: Any, ttl: float | None = None) -> None:
+    _started("set_public").set_public(key, value, ttl)
+
+
+@documented_as(awaited.get_public)
+def get_public(key: str) -> Any:
+    return _started("get_public").get_public(key)
+
+
+@documented_as(awaited.delete_public)
+def delete_public(key: str) -> bool:
+    return _started("delete_public").delete_public(key)  # type: ignore[no-any-return]
 
 
 @documented_as(awaited.get_queue)
 def get_queue() -> AnyQueue:
-    _started_queue()
-    queue: AnyQueue = _process_queues[type(_queue_home())]
-    return queue
+    return _started("get_queue")  # type: ignore[no-any-return]
 
 
 @documented_as(awaited.get_scheduler)

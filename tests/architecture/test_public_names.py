@@ -45,12 +45,14 @@ AWAITED_ONLY = {
         "give_back",
         "immediate",
         "complete_with",
+        "done_now",
+        "pop_now",
         "push_now",
         "quiet",
         "read",
         "settle",
     },  # for workers and the facade itself
-    "Store": {"get_now", "immediate", "quiet", "set_now"},  # for the facade
+    "Store": {"cleaning", "get_now", "immediate", "quiet", "set_now"},  # for the facade
     "Scheduler": {"add", "declare"},  # for TaskQ
     "TaskContext": {"loop"},
     "TaskFunction": {"push_sync"},

@@ -39,7 +39,7 @@ class MemoryBackend(DirectBackend):
         self.values, self._keys, self._lock = MemoryValues(), Keys(), BriefLock()
         self._tasks: dict[str, Task] = {}
         self.queue = TaskQueue(rows=self._tasks, lock=self._lock, taken=self._start)
-        self.enqueue = self.queue.enqueue
+        self.enqueue, self.attended = self.queue.enqueue, self.queue.attended
         self._running: dict[str, None] = {}
         self._ended = Ended(keep, self._tasks, self._keys, self._lock)
         self._reads = Reads(self._tasks, self._keys, self.queue)
@@ -134,7 +134,8 @@ class MemoryBackend(DirectBackend):
                     changes.append(Change(before, after))
                     if not self._update(changes)[0]:
                         raise LeaseLost(f"task {before.task_id} has changed since it was read")
-            if (task := self.queue.take_one(now, queues)) is not None:
+            task = None if queues == () else self.queue.take_one(now, queues)
+            if task is not None:
                 task = self._start(task, owner, now)
         finally:
             lock.release()

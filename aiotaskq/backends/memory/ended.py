@@ -41,7 +41,8 @@ class Ended:
         ids[task.task_id] = None
         if len(ids) > self._keep:
             dropped = self._rows.pop(ids.popitem(last=False)[0])
-            self._keys.remove(dropped)
+            if dropped.unique_key is not None or dropped.idempotency_key is not None:
+                self._keys.remove(dropped)
             if (dead := ids is self._dead_letters) not in self._dropping:
                 self._dropping.add(dead)
                 self.unlogged.append(dropped)

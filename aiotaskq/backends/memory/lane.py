@@ -60,9 +60,18 @@ class Lane:
     def put(self, task: Task) -> None:
         """Add a task."""
         self._size += 1
+        run_at, expires_at = task.run_at, task.expires_at
+        order = (task.priority, run_at, task.seq)
+        if expires_at is None and run_at <= task.seq and (not self._in_order or self._last <= order):
+            # It is due, and in order, as nearly all are.
+            self._in_order.append(task)
+            self._last = order
+            if run_at > self._latest:
+                self._latest = run_at
+            return
         self._new.append(task)
-        if task.expires_at is not None:
-            heappush(self._expiring, (task.expires_at, next(_numbers), task))
+        if expires_at is not None:
+            heappush(self._expiring, (expires_at, next(_numbers), task))
 
     def discard(self, task: Task) -> None:
         """Take note that a task is no longer among the rows."""

@@ -105,10 +105,9 @@ class TaskQueue(SharedQueue[Task]):
         try:
             self.lock.intake.append(task)
         finally:  # also if a signal handler raises here: a consumer may have come since the caller asked
-            if self.attended:
+            if self.attended():
                 uninterrupted(self._take_in)
 
-    @property
     def attended(self) -> bool:
         """Whether a consumer may wait for a task."""
         return bool(self.getting or self.consumers)
@@ -119,8 +118,14 @@ class TaskQueue(SharedQueue[Task]):
 
     # ---- for the backend, which holds the lock ----
 
-    enter = asyncio.Queue.put_nowait
-    """``put_nowait`` of a caller that holds the lock."""
+    def enter(self, task: Task) -> None:
+        """Do as ``put_nowait``."""
+        self._put(task)
+        if not self._unfinished_tasks:
+            self._finished.clear()
+        self._unfinished_tasks += 1
+        if self._getters:
+            self._wakeup_next(self._getters)
 
     def end(self, row: Task) -> None:
         """Count a row that was replaced or deleted as done, unless it had ended before."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.running_loop import NEEDS_LOOP
@@ -75,13 +77,15 @@ class Queue(Operations[Task]):
         """The store of the tasks."""
         self.clock = clock
         """The clock of everything that acts on this queue."""
+        self._wall = clock.now
         self.events = events if events is not None else Events()
         self._prepare = prepare
         self._visibility = check_seconds("visibility", visibility, zero=False)
         self._poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
         self._waiters = Waiters(backend)
         self.capacity = Capacity(backend, clock, self.events, self._waiters, maxsize, when_full, self._poll_interval)
-        self._direct: Any = None if backend.grouped or self.capacity.maxsize else backend
+        direct = isinstance(backend, DirectBackend) and not (backend.grouped or self.capacity.maxsize)
+        self._direct = cast(DirectBackend, backend) if direct else None
         self._pushes: Batcher[Task, Task] = Batcher(self._push)
         self._updates: Batcher[Change, bool] = Batcher(backend.update)
         self._reads: Batcher[str, Task | None] = Batcher(backend.get)
@@ -111,7 +115,7 @@ class Queue(Operations[Task]):
 
         It takes no lock then, so that in the main thread a signal handler may raise at any moment, or push itself.
         """
-        return self._direct is not None and not gate.open and not self._direct.queue.attended
+        return self._direct is not None and not gate.open and not self._direct.attended()
 
     # ---- pushing ----
 
@@ -209,9 +213,9 @@ class Queue(Operations[Task]):
 
         That is where the queue is not ``immediate``, and for a task with an id of its own.
         """
-        if not self.immediate or type(task) is not dict or "task_id" in task:
-            return cast(str, NEEDS_LOOP)
-        new = self._made_from(task, priority)
+        if self._direct is None or not self.immediate or type(task) is not dict or "task_id" in task:
+            return NEEDS_LOOP  # type: ignore[no-any-return]
+        new = self._made_from(task, priority) if self._prepare else task_from_dict(task, priority, self._wall())
         self._direct.enqueue(new)
         if gate.open:
             log.task("push", new)
@@ -318,6 +322,39 @@ class Queue(Operations[Task]):
         if pop.given_back is None:
             await self.settle(pop.task, Released("its caller left"))
             log.task("give back", pop.task)
+
+    def pop_now(self, timeout: float | None = None, *, visibility: float | None = None) -> dict[str, Any] | None:
+        """Do what ``pop_task`` does, from any thread and without a loop; return NEEDS_LOOP where it has to wait."""
+        if self._direct is None or visibility is not None:
+            return NEEDS_LOOP  # type: ignore[no-any-return]
+        if timeout is not None and (type(timeout) is not int or timeout < 0):
+            check_seconds("timeout", timeout)
+        task = self._direct.step(self._pop_owner, self._wall())
+        if task is None:
+            return None if timeout == 0 else NEEDS_LOOP
+        forgotten = self.unacked.add(task)
+        if forgotten is not None and forgotten.given_back is None:
+            with contextlib.suppress(StopIteration):
+                self._direct.delete([forgotten.task.task_id]).send(None)  # it never suspends
+        if gate.open:
+            log.task("pop", task)
+        return task_to_dict(task)
+
+    def done_now(self, task_id: str | None = None) -> None:
+        """Do what ``task_done`` does, from any thread and without a loop; return NEEDS_LOOP where it may wait."""
+        if self._direct is None:
+            return cast(None, NEEDS_LOOP)
+        pop = self.unacked.take(task_id)
+        if pop.given_back is None:
+            now = self._wall()
+            try:
+                self._direct.step("", now, (), pop.task, settle(pop.task, Completed(), now))
+            except LeaseLost:
+                self.unacked.put_back(pop)
+                return cast(None, NEEDS_LOOP)
+        if gate.open:
+            log.task("task_done", pop.task)
+        return None
 
     # ---- settling ----
 

@@ -117,7 +117,9 @@ class Unacked:
         with contextlib.suppress(IndexError):  # another thread has taken it as the oldest of any
             while mine:
                 pop = mine.pop()
-                if self._claim(pop):
+                if self._unacked.pop(pop, False):
+                    if self._newest.get(pop.task.task_id) is pop:
+                        self._newest.pop(pop.task.task_id, None)
                     return pop
         if (taken := self._first(sorted(self._unacked, key=lambda pop: pop.given_back is not None))) is None:
             raise NoOpenTask("task_done() called with no popped task open in any thread or coroutine")
