@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
+import re
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.dialects import postgresql, sqlite
 from aiotaskq.core.task import Status, Task
 
+FENCE_GUARD = r"(?:t\.)?\bfence = (CAST\(:b_fence AS bigint\)|r\.b_fence|:b_fence|j\.value ->> \d+)"
 WINDOW = 0.15  # seconds; a fault that opens a window opens it wide, or a run of minutes might never meet it
 
 
@@ -47,23 +49,24 @@ def no_fence() -> None:
         rows, _locked = sql_tasks._running(connection, [task_id for task_id, _ in held])
         return original(connection, [(i, rows[i].fence if i in rows else fence) for i, fence in held], lease_until)
 
-    def break_statement(module: Any, guard: str, instead: str) -> None:
-        statement = module.guarded_statement
+    def break_statement(module: Any, name: str) -> None:
+        statement = getattr(module, name)
 
         @functools.cache
-        def broken(names: tuple[str, ...]) -> TextClause:
-            whole = statement(names).text
-            assert guard in whole, "the statement was rewritten: this fault would do nothing"
-            return text(whole.replace(guard, instead))
+        def broken(*names: tuple[str, ...]) -> TextClause:
+            # The fence is still bound, and compared with nothing.
+            whole, count = re.subn(FENCE_GUARD, r"\1 >= 0", statement(*names).text)
+            assert count, "the statement was rewritten: this fault would do nothing"
+            return text(whole)
 
-        replace(module, "guarded_statement", broken)
+        replace(module, name, broken)
 
     original = sql_tasks.heartbeat
     replace(sql_tasks, "holds", holds)
     replace(sql_tasks, "heartbeat", mine)
-    # The fence is still bound, and compared with nothing.
-    break_statement(sqlite, "fence = :b_fence", ":b_fence >= 0")
-    break_statement(postgresql, "t.fence = r.b_fence", "r.b_fence >= 0")
+    break_statement(sqlite, "guarded_statement")
+    break_statement(sqlite, "ending_statement")
+    break_statement(postgresql, "guarded_statement")
 
 
 def late_lease() -> None:
