@@ -67,6 +67,9 @@ class ThreadPusher(Protocol):
 class Pusher(Protocol):
     """What a task function pushes through."""
 
+    def push_now(self, call: TaskCall[T]) -> TaskHandle[T] | None:
+        """Push one checked call, if no push waits here; else return None."""
+
     async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
         """Push one checked call."""
 
@@ -155,7 +158,8 @@ class BoundTask(Generic[P, T]):
 
         Raises TypeError for arguments that the function does not take, ValidationError for what cannot be stored.
         """
-        return await self._pusher.push_call(self.call(*args, **kwargs))
+        call = self.call(*args, **kwargs)
+        return self._pusher.push_now(call) or await self._pusher.push_call(call)
 
     def push_sync(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Push from a thread beside the application's event loop, as in a ``def`` endpoint; return the task's id.

@@ -97,6 +97,10 @@ class Registry(ABC):
         """The same from a thread."""
 
     @abstractmethod
+    def push_now(self, call: TaskCall[T]) -> TaskHandle[T] | None:
+        """Push one checked call without waiting; None where a push may wait."""
+
+    @abstractmethod
     async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
         """Push one checked call, as made by ``f.call(…)``."""
 

@@ -201,7 +201,16 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         not SQL, and DatabaseUnavailable: then it is not known whether the task was stored, and ``task_ids`` of the
         error holds its id, with which to push again.
         """
-        return await self.push_call(named_call(type, params, options, self.registered.handlers))
+        call = named_call(type, params, options, self.registered.handlers)
+        return self.push_now(call) or await self.push_call(call)
+
+    def push_now(self, call: TaskCall[T]) -> TaskHandle[T] | None:
+        """Push a checked call at once; None where a push may wait, and for a call with options. Raises as ``push``."""
+        if call.options or not self.queue.immediate or self.registered.push_middleware or self._store_clock is not None:
+            return None
+        task = new_task_of(call, self.registered, self._clock.now())
+        self.queue.add_now(task)
+        return TaskHandle(self, task.task_id)
 
     async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
         """Push one checked call, as made by ``f.call(…)``."""

@@ -18,6 +18,10 @@ class DirectBackend(Backend):
     """Whether a consumer may wait for a task."""
 
     @abstractmethod
+    def insert(self, task: Task) -> Task:
+        """Do as ``push`` with one pending task."""
+
+    @abstractmethod
     def step(
         self,
         owner: str,

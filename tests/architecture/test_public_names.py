@@ -41,6 +41,7 @@ FUNCTIONS = [
 AWAITED_ONLY = {
     "Queue": {
         "add",
+        "add_now",
         "adopt",
         "give_back",
         "immediate",
@@ -56,7 +57,15 @@ AWAITED_ONLY = {
     "Scheduler": {"add", "declare"},  # for TaskQ
     "TaskContext": {"loop"},
     "TaskFunction": {"push_sync"},
-    "TaskQ": {"adopt", "on_signal", "replaced_by", "run_until", "lifespan", "sync"},  # these belong to a loop
+    "TaskQ": {
+        "adopt",
+        "on_signal",
+        "push_now",
+        "replaced_by",
+        "run_until",
+        "lifespan",
+        "sync",
+    },  # these belong to a loop
 }
 ENTERING = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
 

@@ -1,4 +1,4 @@
-"""``step``: the same as ``exchange`` with one change and one claim, where a store never waits."""
+"""``insert`` and ``step``: the same as ``push`` and ``exchange`` of one task, where a store never waits."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_any_sequence_leaves_the_rows_that_exchange_leaves(
                 unique_key=dice.choice((None, None, "u")),
                 idempotency_key=dice.choice((None, f"i{number // 9}")),
             )
-            (stored,), (expected,) = await one.push([task]), await other.push([task])
+            stored, (expected,) = one.insert(task), await other.push([task])
             assert (stored is task, stored) == (expected is task, expected)
         if dice.random() < 0.1:
             paused = dice.random() < 0.5
@@ -131,6 +131,8 @@ async def test_hints(direct: DirectBackend, hints: list[tuple[str, list[str]]]) 
     hints.clear()
     direct.step("me", NOW, (), other, settle(other, Released("again"), NOW))
     assert [kind for kind, _ in hints] == [READY]
+    direct.insert(new())
+    assert [kind for kind, _ in hints] == [READY] * 2
 
 
 async def test_it_wakes_another_consumer_for_the_tasks_that_become_due(direct: DirectBackend) -> None:

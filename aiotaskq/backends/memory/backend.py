@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 
 from aiotaskq.backends.base import Change, QueueStats, Room, holds, matches
-from aiotaskq.backends.direct import DirectBackend
-from aiotaskq.backends.listeners import CANCEL, ENDED, READY
+from aiotaskq.backends.listeners import CANCEL, READY
+from aiotaskq.backends.memory.direct import DirectMemory
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.lock import BriefLock
@@ -20,11 +20,10 @@ from aiotaskq.backends.memory.reads import Reads
 from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.url import KEEP_ENDED
-from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, SECOND, Task, TaskFilter, same_push
-from aiotaskq.errors import LeaseLost
+from aiotaskq.core.task import PENDING, RUNNING, SECOND, Task, TaskFilter, same_push
 
 
-class MemoryBackend(DirectBackend):
+class MemoryBackend(DirectMemory):
     """Tasks and public values of this process. The latest ``keep`` dead letters and as many other ended tasks stay."""
 
     name: ClassVar[str] = "memory"
@@ -107,45 +106,6 @@ class MemoryBackend(DirectBackend):
         )
         self._running[task.task_id] = None
         return after
-
-    def step(
-        self,
-        owner: str,
-        now: int,
-        queues: Sequence[str] | None = None,
-        before: Task | None = None,
-        after: Task | None = None,
-    ) -> Task | None:
-        changes: list[Change] = []  # other than the commonest one
-        lock = self._lock
-        if not lock.acquire(False):
-            lock.wait()
-        try:
-            if lock.intake:
-                lock.take_in()
-            if before is not None and after is not None:
-                usual = before.status is RUNNING and before.unique_key is before.idempotency_key is None
-                if usual and after.status is COMPLETED and self._tasks.get(before.task_id) is before:
-                    del self._running[before.task_id]
-                    self._tasks[before.task_id] = after
-                    self._ended.add(after)
-                    self.queue.end(before)
-                else:
-                    changes.append(Change(before, after))
-                    if not self._update(changes)[0]:
-                        raise LeaseLost(f"task {before.task_id} has changed since it was read")
-            task = None if queues == () else self.queue.take_one(now, queues)
-            if task is not None:
-                task = self._start(task, owner, now)
-        finally:
-            lock.release()
-        if changes:
-            self.notify_updated(changes, [True])
-        elif after is not None and ENDED in self.listeners.by_kind:
-            self.listeners.notify(ENDED, [after.task_id])
-        if self._ended.unlogged:
-            self._ended.log_dropped()
-        return task
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         with self._lock:
@@ -233,12 +193,14 @@ class MemoryBackend(DirectBackend):
             return await self.delete([i for i in self._ended if matches(self._tasks[i], where)][:limit])
 
     async def delete(self, ids: Sequence[str]) -> int:
+        deleted = 0
         with self._lock:
-            rows = [self._tasks.pop(task_id) for task_id in dict.fromkeys(ids) if task_id in self._tasks]
-            for row in rows:
-                self._leave(row)
-                self.queue.end(row)
-            return len(rows)
+            for task_id in ids:
+                if (row := self._tasks.pop(task_id, None)) is not None:
+                    self._leave(row)
+                    self.queue.end(row)
+                    deleted += 1
+        return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         self.queue.pause(queue, paused)

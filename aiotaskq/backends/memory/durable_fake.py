@@ -39,6 +39,13 @@ class DurableFake(MemoryBackend):
         self.check(tasks)
         return await super().push(tasks, room)
 
+    def insert(self, task: Task) -> Task:
+        self.check([task])
+        with self._lock:
+            stored = self._insert(task)
+        self.listeners.notify(READY)
+        return stored
+
     async def keeps_ended(self) -> bool:
         return True  # a test that lets a month pass still reads what came of its tasks
 

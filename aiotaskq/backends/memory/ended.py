@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from itertools import chain
@@ -13,8 +13,16 @@ from aiotaskq.core.task import FAILED, Task
 from aiotaskq.log import log, named
 
 
+class _Kind(deque[Task]):
+    """The rows of one kind, and others that were removed and are not sorted out yet."""
+
+    removed = 0
+    drops = False
+    """Whether a task was dropped."""
+
+
 class Ended:
-    """The ids of ended tasks, in the order in which they ended; used under the backend's lock, except ``log_dropped``.
+    """The ended tasks, in the order in which they ended; used under the backend's lock, except ``log_dropped``.
 
     Dead letters and other tasks have a bound each, so that completed tasks never drop a dead letter.
     """
@@ -25,31 +33,41 @@ class Ended:
         self._rows = rows
         self._keys = keys
         self._lock = lock
-        # Not plain dicts: removing the first key of a dict gets slower with the number of keys removed before.
-        self._dead_letters: OrderedDict[str, None] = OrderedDict()
-        self._others: OrderedDict[str, None] = OrderedDict()
-        self._dropping: set[bool] = set()  # the kinds of which a task was dropped; True is dead letters
+        self._dead_letters, self._others = _Kind(), _Kind()
         self.unlogged: list[Task] = []
         """The first task of each kind that was dropped, until ``log_dropped``."""
 
     def __iter__(self) -> Iterator[str]:
-        return chain(self._dead_letters, self._others)
+        return (task.task_id for task in chain(self._dead_letters, self._others) if self._is_there(task))
+
+    def _is_there(self, task: Task) -> bool:
+        return self._rows.get(task.task_id) is task
 
     def add(self, task: Task) -> None:
-        """Add a task that has ended; drop the oldest of its kind if there are too many."""
-        ids = self._dead_letters if task.status is FAILED else self._others
-        ids[task.task_id] = None
-        if len(ids) > self._keep:
-            dropped = self._rows.pop(ids.popitem(last=False)[0])
-            if dropped.unique_key is not None or dropped.idempotency_key is not None:
-                self._keys.remove(dropped)
-            if (dead := ids is self._dead_letters) not in self._dropping:
-                self._dropping.add(dead)
-                self.unlogged.append(dropped)
+        """Add a row that has ended; drop the oldest of its kind if there are too many."""
+        kind = self._dead_letters if task.status is FAILED else self._others
+        kind.append(task)
+        while len(kind) - kind.removed > self._keep:
+            oldest = kind.popleft()
+            if self._rows.get(oldest.task_id) is not oldest:
+                kind.removed -= 1
+                continue
+            del self._rows[oldest.task_id]
+            if oldest.idempotency_key is not None:
+                self._keys.remove(oldest)
+            if not kind.drops:
+                kind.drops = True
+                self.unlogged.append(oldest)
 
     def remove(self, task: Task) -> None:
-        """Remove a task that runs again, or was deleted."""
-        del (self._dead_letters if task.status is FAILED else self._others)[task.task_id]
+        """Take note that a task is about to run again, or is deleted."""
+        kind = self._dead_letters if task.status is FAILED else self._others
+        kind.removed += 1
+        if kind.removed > 1000 + len(kind) // 2:
+            left = [each for each in kind if each is not task and self._is_there(each)]
+            kind.clear()
+            kind.extend(left)
+            kind.removed = 0
 
     def log_dropped(self) -> None:
         """Log the first task of a kind that was dropped; called without the lock, since writing a log can block."""

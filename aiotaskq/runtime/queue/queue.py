@@ -145,6 +145,14 @@ class Queue(Operations[Task]):
                 raise  # nothing is stored before the caller commits
             raise error.of_push(task.task_id for task in tasks) from error
 
+    def add_now(self, task: Task) -> None:
+        """Push a task that has a new id and no other key; only while the queue is ``immediate``. Raises as ``add``."""
+        if not self.backend.objects:
+            check_storable("params", task.params)
+        self._direct.insert(task)
+        if gate.open:
+            self._pushed.emit([task], [task])
+
     async def _free_expired_keys(self, tasks: Sequence[Task], stored: list[Task], session: Any) -> None:
         """Settle expired tasks whose unique keys conflicted with a push, and push again in their place."""
         now = self.clock.now()

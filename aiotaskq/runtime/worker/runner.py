@@ -33,6 +33,7 @@ NOT_AWAITED = (
     "or the decorator around it, 'async def'"
 )
 NOT_COMMITTED = "complete(session=…): its transaction was not committed"
+_NOTHING = Completed()
 RunCall = Callable[[Task], Awaitable[Any]]
 
 
@@ -148,7 +149,8 @@ class Runner:
         if self._events.wanted and "started" in self._events:
             self._events.emit("started", self._clock.now(), task)
         timeout = task.timeout if task.timeout is not None else handler.timeout
-        deadline = 0 if timeout is None else self._deadlines.add(timeout, execution)
+        if timeout is not None:
+            self._deadlines.add(timeout, execution, execution.began or self._clock.ticks())
         token = current.set(execution.context)
         # The commonest case does without the calls of `_invoke`, which benchmarks of small handlers show.
         direct = self._plain and handler.executor == "loop" and not handler.injected and not handler.typed
@@ -182,8 +184,8 @@ class Runner:
         finally:
             execution.ended = True
             current.reset(token)
-            if deadline:
-                self._deadlines.cancel(deadline)
+            if timeout is not None:
+                self._deadlines.cancel(timeout, execution)
         if execution.abandoned:
             return None  # the worker has stopped; the lease ends by itself
         if execution.reason == "timeout":
@@ -193,7 +195,7 @@ class Runner:
             return Failed(NOT_AWAITED, retryable=False)
         if execution.context.completed:
             return Failed(NOT_COMMITTED, True, handler.backoff, random.random())
-        return Completed(result) if self._objects else stored(result, handler)
+        return _NOTHING if result is None else Completed(result) if self._objects else stored(result, handler)
 
     @property
     def _loop_ends(self) -> bool:

@@ -202,12 +202,13 @@ class Worker:
         here = execution.coroutine
         assert isinstance(here, ReusableTask)
         here.mark()
-        runs, until = RUNS, self._clock.ticks() + TURN
+        runs, ticks = RUNS, self._clock.ticks()
+        until = ticks + TURN
         while execution is not None:
-            execution.began = began = self._clock.ticks()
+            execution.began = ticks
             task = execution.task
             try:
-                if not self._shared or self._heartbeat.holds((task.task_id, task.fence), began):
+                if not self._shared or self._heartbeat.holds((task.task_id, task.fence), ticks):
                     outcome = await self.runner.execute(execution)
                 else:  # the process was suspended for longer than its lease: given back, unless another worker has it
                     outcome = Released(FENCED)
