@@ -16,10 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
-from aiotaskq.backends.sql import sqlite_engine
+from aiotaskq.backends.sql import sqlite_engine, statements
 from aiotaskq.backends.sql.error_codes import is_about_a_value
 from aiotaskq.backends.sql.sqlite_file import WAL_LIMIT, SqliteFile
-from aiotaskq.backends.sql.statements import DRIVER
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.concurrency.forks import outside_of_forks
 from aiotaskq.errors import ClosedError, DatabaseUnavailable
@@ -98,7 +97,7 @@ class StoreConnection(aiosqlite.Connection):
         if self._connection is None:
             alchemy = self._engine.connect()
             self._connection = cast(sqlite3.Connection, alchemy.connection.driver_connection)
-            self._alchemy = alchemy.execution_options(**{_WRITER: self._writes, DRIVER: self._connection})
+            self._alchemy = alchemy.execution_options(**{_WRITER: self._writes, statements.DRIVER: self._connection})
         try:
             return function()
         except exc.DBAPIError as error:
@@ -271,9 +270,20 @@ class SqliteConnections:
         """Run the body in one transaction that writes, and commit it; one statement needs a transaction, too."""
 
         def in_connection(store: StoreConnection) -> T:
-            with store.connection.begin():
+            # SQLAlchemy's own transaction takes longer to begin and commit than SQLite's. The body begins one unnoticed
+            # if it executes a statement of SQLAlchemy's.
+            try:
                 self._begin(store)
-                return body(store.connection)
+                answer = body(store.connection)
+                statements.in_driver(store.raw, "COMMIT", ())
+                return answer
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):  # it is broken, and will be replaced
+                    store.raw.rollback()
+                raise
+            finally:
+                if store.connection.in_transaction():
+                    store.connection.rollback()
 
         return await self._write(in_connection)
 
@@ -391,10 +401,7 @@ def begin_immediate(connection: sqlite3.Connection) -> None:
     A transaction that reads and then writes would fail at once as busy, whatever the timeout. It is executed on the
     driver's connection, since SQLAlchemy needs longer for a statement than SQLite for this one.
     """
-    try:
-        connection.execute("BEGIN IMMEDIATE").close()
-    except sqlite3.Error as error:
-        raise exc.DBAPIError.instance("BEGIN IMMEDIATE", None, error, sqlite3.Error) from error
+    statements.in_driver(connection, "BEGIN IMMEDIATE", ())
 
 
 def _connect(file: SqliteFile, dialect: Any, _record: object, arguments: Sequence[Any], options: dict[str, Any]) -> Any:

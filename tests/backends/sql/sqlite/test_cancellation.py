@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, text
 
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.sql.backend import SqlBackend
@@ -162,7 +162,6 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
 
         for name in real:
             monkeypatch.setattr(SqliteConnections, name, noted(name))
-        event.listen(connections.sync_engine, "commit", cut)
         caller = asyncio.create_task(case.act()) if victim != "shielded" else ShieldedTask(case.act())
         with at_each_statement(connections.sync_engine, cut):
             async with asyncio.timeout(within(30)):
@@ -171,7 +170,6 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
                 running = list(backend.database._running)
                 assert victim == "caller" or not running
                 await asyncio.gather(*running)
-        event.remove(connections.sync_engine, "commit", cut)
         for name, function in real.items():
             monkeypatch.setattr(SqliteConnections, name, function)
         assert_lock_free(path)
