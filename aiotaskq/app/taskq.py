@@ -259,6 +259,11 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
     # ---- operating ----
 
     @property
+    def immediate(self) -> bool:
+        """Whether the operator's verbs never wait, so that any thread may call them without a loop."""
+        return self.queue.immediate
+
+    @property
     def _operated(self) -> Queue:
         return self.queue
 

@@ -309,7 +309,8 @@ def without_waiting(method: Callable[..., Coroutine[Any, Any, R]]) -> Callable[.
     def run_to_end(*args: Any, **kwargs: Any) -> R:
         coro = method(*args, **kwargs)
         try:
-            coro.send(None)
+            while coro.send(None) is None:
+                pass  # it lets others run, as `asyncio.sleep(0)` does
         except StopIteration as end:
             value: R = end.value
             return value

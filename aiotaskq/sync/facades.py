@@ -35,17 +35,17 @@ async def _give_back(queue: Any, task: dict[str, Any] | None) -> None:
 class Operations(Facade[Any]):
     """The operator's verbs; see ``aiotaskq.runtime.queue.operations.Operations``."""
 
-    get = blocking(AsyncOperations.get)
-    find = blocking(AsyncOperations.find)
-    cancel = blocking(AsyncOperations.cancel)
+    get = blocking(AsyncOperations.get, at_once=True)
+    find = blocking(AsyncOperations.find, at_once=True)
+    cancel = blocking(AsyncOperations.cancel, at_once=True)
     cancel_many = blocking(AsyncOperations.cancel_many)
     retry_many = blocking(AsyncOperations.retry_many)
-    purge = blocking(AsyncOperations.purge)
-    count = blocking(AsyncOperations.count)
+    purge = blocking(AsyncOperations.purge, at_once=True)
+    count = blocking(AsyncOperations.count, at_once=True)
     pause = blocking(AsyncOperations.pause)
     resume = blocking(AsyncOperations.resume)
     paused = blocking(AsyncOperations.paused)
-    stats = blocking(AsyncOperations.stats)
+    stats = blocking(AsyncOperations.stats, at_once=True)
 
 
 class Queue(Operations):
@@ -56,7 +56,7 @@ class Queue(Operations):
     task_done = quick(AsyncQueue.task_done, AsyncQueue.done_now)
     get_queue_size = blocking(AsyncQueue.get_queue_size, at_once=True)
     is_empty = blocking(AsyncQueue.is_empty, at_once=True)
-    retry = blocking(AsyncQueue.retry)
+    retry = blocking(AsyncQueue.retry, at_once=True)
     wait_for_end = blocking(AsyncQueue.wait_for_end)
 
 

@@ -59,6 +59,7 @@ AWAITED_ONLY = {
     "TaskFunction": {"push_sync"},
     "TaskQ": {
         "adopt",
+        "immediate",
         "on_signal",
         "push_now",
         "replaced_by",

@@ -14,6 +14,7 @@ import pytest
 
 import aiotaskq
 import aiotaskq.sync
+import aiotaskq.sync.bridge
 from aiotaskq.core.task import Status
 from aiotaskq.errors import (
     NoOpenTask,
@@ -115,6 +116,42 @@ def test_equal_priorities_keep_push_order_and_dicts_are_never_compared(queue: ai
         queue.push_task({"type": "x", "params": {"n": number}}, priority=5)
     popped = [queue.pop_task(0) for _ in range(50)]
     assert [task["params"]["n"] for task in popped if task is not None] == list(range(50))
+
+
+def test_what_never_waits_in_memory_needs_no_loop(
+    queue: aiotaskq.sync.MemoryQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiotaskq.runtime.queue.bulk.PURGE_CHUNK", 2)  # between chunks it lets others run
+    queue.push_task({"type": "start the loop"})
+    monkeypatch.setattr(
+        aiotaskq.sync.bridge.loop_thread, "run", lambda *args, **options: pytest.fail("through the loop")
+    )
+
+    def act() -> None:
+        ids = [queue.push_task({"type": "x"}), *(queue.push_task({"type": "x", "task_id": str(n)}) for n in range(5))]
+        assert queue.get(ids[0]).status is Status.PENDING
+        assert [queue.cancel(task_id) for task_id in ids] == [True] * 6
+        assert queue.retry(ids[0]).status is Status.PENDING
+        assert len(queue.find(status="cancelled")) == queue.count(status="cancelled") == queue.purge() == 5
+        assert queue.stats().ready == queue.get_queue_size() == 2
+        while queue.pop_task(0) is not None:
+            queue.task_done()
+        assert queue.is_empty()
+
+    from_thread(act)
+
+
+def test_a_cancel_that_has_a_listener_goes_through_the_loop() -> None:
+    tq = aiotaskq.sync.TaskQ("memory://")
+    heard = threading.Event()
+
+    async def listen(event: aiotaskq.sync.Event) -> None:
+        heard.set()
+
+    tq.on("cancelled", listen)
+    assert from_thread(lambda: tq.cancel(tq.queue.push_task({"type": "x"})))
+    assert heard.wait(watchdog())
+    tq.close()
 
 
 def test_a_bounded_queue_waits_for_room() -> None:

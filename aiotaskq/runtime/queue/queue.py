@@ -40,6 +40,7 @@ from aiotaskq.runtime.queue.unacked import Unacked
 from aiotaskq.runtime.queue.waiters import Waiters
 from aiotaskq.runtime.task_log import log_outcome
 
+EMITTED = frozenset({"pushed", "expired", "cancelled"})  # events of the methods of a queue
 REAP_INTERVAL = 15.0  # the longest time in seconds between two looks for overdue tasks, by pops
 
 
@@ -103,11 +104,11 @@ class Queue(Operations[Task]):
 
     @property
     def immediate(self) -> bool:
-        """Whether a push, a pop of a ready task and a settle never wait, so that any thread may do them without a loop.
+        """Whether no method waits but for a task, for room or for an end, so that any thread may act without a loop.
 
-        A method that has to wait asks for the running loop before it changes anything.
+        A method that has to wait asks for the running loop before it changes anything. Listeners need the loop, too.
         """
-        return self._direct is not None and not (self.events.wanted and "pushed" in self.events)
+        return self._direct is not None and not (self.events.wanted and not EMITTED.isdisjoint(self.events.listeners))
 
     @property
     def quiet(self) -> bool:
@@ -149,7 +150,7 @@ class Queue(Operations[Task]):
         """Push a task that has a new id and no other key; only while the queue is ``immediate``. Raises as ``add``."""
         if not self.backend.objects:
             check_storable("params", task.params)
-        self._direct.insert(task)
+        self._direct.insert(task)  # type: ignore[union-attr]  # it is immediate
         if gate.open:
             self._pushed.emit([task], [task])
 

@@ -73,7 +73,9 @@ class Unacked:
 
     def add(self, task: Task) -> UnackedTask | None:
         """Keep a task that was just popped; return the oldest one if there are too many, and it is forgotten."""
-        mine = self._mine()
+        mine = self._thread.unacked
+        if mine is None or running_loop_or_none() is not None:
+            mine = self._mine()
         pop = UnackedTask(task, mine)
         self._unacked[pop] = True
         self._newest[task.task_id] = pop
@@ -105,7 +107,9 @@ class Unacked:
 
         Raises NoOpenTask if there is none.
         """
-        mine = self._mine()
+        mine = self._thread.unacked
+        if mine is None or running_loop_or_none() is not None:
+            mine = self._mine()
         if task_id is not None:
             named = self._named(task_id, mine)
             named.sort(key=lambda pop: (not pop.belongs_to(mine), pop.given_back is not None))
@@ -114,13 +118,17 @@ class Unacked:
             return taken
         # The newest, also if it was pushed again: a `task_done()` in `finally` means that one. An older task may be
         # unacked because its handler failed; to complete that one would lose it.
-        with contextlib.suppress(IndexError):  # another thread has taken it as the oldest of any
-            while mine:
+        while mine:
+            try:
                 pop = mine.pop()
-                if self._unacked.pop(pop, False):
-                    if self._newest.get(pop.task.task_id) is pop:
-                        self._newest.pop(pop.task.task_id, None)
-                    return pop
+            except IndexError:  # another thread has taken it as the oldest of any
+                break
+            if self._unacked.pop(pop, False):
+                if self._newest.get(pop.task.task_id) is pop:
+                    self._newest.pop(pop.task.task_id, None)
+                if pop.given_back is not None:
+                    self._unlink(pop)
+                return pop
         if (taken := self._first(sorted(self._unacked, key=lambda pop: pop.given_back is not None))) is None:
             raise NoOpenTask("task_done() called with no popped task open in any thread or coroutine")
         return taken
@@ -132,24 +140,21 @@ class Unacked:
             return [newest]
         return [pop for pop in reversed(list(self._unacked)) if pop.task.task_id == task_id]
 
-    def _claim(self, pop: UnackedTask) -> bool:
-        """Remove a task from the indexes of all threads; return False if another thread was quicker."""
-        if not self._unacked.pop(pop, False):
-            return False
-        if self._newest.get(pop.task.task_id) is pop:
-            self._newest.pop(pop.task.task_id, None)
-        return True
-
     def _first(self, pops: Iterable[UnackedTask]) -> UnackedTask | None:
         """Remove and return the first of these tasks that is still unacked."""
         for pop in pops:
-            if self._claim(pop):
-                for unacked in (pop.owner, pop.given_back):
-                    if unacked is not None:
-                        with contextlib.suppress(ValueError):
-                            unacked.remove(pop)
+            if self._unacked.pop(pop, False):
+                if self._newest.get(pop.task.task_id) is pop:
+                    self._newest.pop(pop.task.task_id, None)
+                self._unlink(pop)
                 return pop
         return None
+
+    @staticmethod
+    def _unlink(pop: UnackedTask) -> None:
+        for unacked in (pop.owner, pop.given_back):
+            with contextlib.suppress(ValueError, AttributeError):
+                unacked.remove(pop)  # type: ignore[union-attr]  # it may be None
 
     def put_back(self, pop: UnackedTask) -> None:
         """Undo a ``take``, because the task could not be settled: it is its owner's newest again."""
