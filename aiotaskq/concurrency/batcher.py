@@ -23,9 +23,15 @@ class Batcher(Generic[I, R]):
     it.
     """
 
-    def __init__(self, write: Callable[[list[I]], Awaitable[list[R]]], limit: int = 500) -> None:
+    def __init__(
+        self, write: Callable[[list[I]], Awaitable[list[R]]], limit: int = 500, *, direct: bool = False
+    ) -> None:
+        """With ``direct``, the calls of a lone caller run in its own task: ``write`` may be cancelled with it."""
         self._write = write
         self._limit = limit
+        self._direct = direct
+        self._lone = False  # whether the last call was that of one caller
+        self._in_call = False  # of a lone caller
         self._waiting: deque[tuple[Sequence[I], asyncio.Future[list[R]]]] = deque()
         self._flusher: ShieldedTask[None] | None = None
         self._bound = LoopBound()
@@ -34,14 +40,29 @@ class Batcher(Generic[I, R]):
         """Return the answers for the items once they are written. Raises what ``write`` raises for them."""
         if self._bound.bind():
             self._waiting.clear()  # futures of another loop
-            self._flusher = None
+            self._flusher, self._lone, self._in_call = None, False, False
+        if self._lone and not self._in_call and (self._flusher is None or self._flusher.done()):
+            return await self._write_directly(items)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[R]] = loop.create_future()
         self._waiting.append((items, future))
-        if self._flusher is None or self._flusher.done():
-            # It begins in the loop's next iteration: by then all callers of a gather() have added their items.
-            self._flusher = ShieldedTask(self._flush(), loop=loop, name="aiotaskq-batch")
+        if not self._in_call and (self._flusher is None or self._flusher.done()):
+            self._start(loop)
         return await future
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        # It begins in the loop's next iteration: by then all callers of a gather() have added their items.
+        self._flusher = ShieldedTask(self._flush(), loop=loop, name="aiotaskq-batch")
+
+    async def _write_directly(self, items: Sequence[I]) -> list[R]:
+        """Write without a task and a future, which would take a lone caller several iterations of the loop."""
+        self._in_call = True
+        try:
+            return await self._write(list(items))
+        finally:
+            self._in_call = False
+            if self._waiting:
+                self._start(asyncio.get_running_loop())
 
     async def _flush(self) -> None:
         while self._waiting:
@@ -50,6 +71,7 @@ class Batcher(Generic[I, R]):
             while self._waiting and size + len(self._waiting[0][0]) <= self._limit:
                 group.append(self._waiting.popleft())
                 size += len(group[-1][0])
+            self._lone = self._direct and len(group) == 1
             try:
                 await self._together(group)
             except BaseException:

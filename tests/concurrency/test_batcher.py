@@ -66,6 +66,28 @@ async def test_what_comes_meanwhile_goes_together() -> None:
     assert writer.calls == [[0], list(range(1, 10))]
 
 
+async def test_a_lone_caller_writes_in_its_own_task_and_others_wait_for_it() -> None:
+    writer = Writer()
+    batch = Batcher(writer, direct=True)
+    assert await batch.add([0]) == [0]  # now it is known to be alone
+    flusher = batch._flusher
+    assert await batch.add([1]) == [2] and batch._flusher is flusher
+    writer.gate.clear()
+    lone = asyncio.create_task(batch.add([2]))
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(batch.add([n])) for n in (3, 4)]
+    await asyncio.sleep(0)
+    assert writer.calls[-1] == [2]
+    lone.cancel()
+    await asyncio.gather(lone, return_exceptions=True)
+    writer.gate.set()
+    assert await asyncio.gather(*others) == [[6], [8]]
+    assert writer.calls == [[0], [1], [2], [3, 4]]
+    with pytest.raises(ValueError, match="bad"):
+        await asyncio.gather(batch.add([-1]))
+    assert await batch.add([5]) == [10]
+
+
 async def test_the_limit_never_cuts_a_callers_items_apart() -> None:
     writer = Writer()
     batch = Batcher(writer, limit=10)

@@ -87,7 +87,7 @@ class Queue(Operations[Task]):
         self.capacity = Capacity(backend, clock, self.events, self._waiters, maxsize, when_full, self._poll_interval)
         direct = isinstance(backend, DirectBackend) and not (backend.grouped or self.capacity.maxsize)
         self._direct = cast(DirectBackend, backend) if direct else None
-        self._pushes: Batcher[Task, Task] = Batcher(self._push)
+        self._pushes: Batcher[Task, Task] = Batcher(self._push, direct=not backend.hands_over)
         self._updates: Batcher[Change, bool] = Batcher(backend.update)
         self._reads: Batcher[str, Task | None] = Batcher(backend.get)
         self.claims = Claims(backend, clock, bounded=bool(self.capacity.maxsize))
