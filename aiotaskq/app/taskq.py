@@ -237,7 +237,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         now = self._clock.now()
         tasks = [new_task_of(call, self.registered, now) for call in checked]
         stored = await self._push(tasks, session, reruns_of(checked)) if tasks else []
-        return [self._handle(row.task_id, row is task) for task, row in zip(tasks, stored, strict=True)]
+        return [TaskHandle(self, row.task_id, row is task) for task, row in zip(tasks, stored, strict=True)]
 
     def _push(self, tasks: list[Task], session: Any, reruns: Mapping[str, bool] | None) -> Awaitable[list[Task]]:
         push: Callable[[list[Task]], Awaitable[list[Task]]]

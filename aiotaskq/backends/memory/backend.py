@@ -63,8 +63,10 @@ class MemoryBackend(DirectMemory):
     def _insert(self, task: Task) -> Task:
         # Most tasks have no keys. To ask the index for each, here and below, would slow a push by a fifth.
         keyed = task.unique_key is not None or task.idempotency_key is not None
-        row = self._reads.conflicting(task) if keyed else self._tasks.get(task.task_id)
-        if row is None:
+        if not keyed and task.status is PENDING and task.task_id not in self._tasks:
+            self.queue.enter(task)
+            return task
+        if (row := self._reads.conflicting(task) if keyed else self._tasks.get(task.task_id)) is None:
             self._enter(task)
         return task if row is None or same_push(row, task) else row
 

@@ -40,11 +40,7 @@ class DirectMemory(DirectBackend):
         try:
             if lock.intake:
                 lock.take_in()
-            if task.unique_key is task.idempotency_key is None and task.task_id not in self._tasks:
-                self.queue.enter(task)
-                stored = task
-            else:
-                stored = self._insert(task)
+            stored = self._insert(task)
         finally:
             lock.release()
         if READY in self.listeners.by_kind:

@@ -177,16 +177,13 @@ class Worker:
 
     def start_run(self, task: Task) -> None:
         """Run a task in a free slot."""
-        if (execution := self._begin(task)) is not None:
+        if (earlier := self.executions.get(task.task_id)) is not None:
+            # Its lease was lost, and this worker has claimed it again while that run goes on: not two runs of it here.
+            earlier.interrupt("lost")
+            self._fetcher.put(task, Released("an earlier run of it has not ended here", SECOND))
+        else:
+            execution = self.runner.begin(task)
             self._spawn(execution, self._run(execution))
-
-    def _begin(self, task: Task) -> Execution | None:
-        if (earlier := self.executions.get(task.task_id)) is None:
-            return self.runner.begin(task)
-        # Its lease was lost, and this worker has claimed it again while that run goes on: not two runs of it here.
-        earlier.interrupt("lost")
-        self._fetcher.put(task, Released("an earlier run of it has not ended here", SECOND))
-        return None
 
     def _spawn(self, execution: Execution, work: Coroutine[Any, Any, None]) -> None:
         # In a copy of the context that the worker was started in: a handler's context variables end with its run.
@@ -245,11 +242,11 @@ class Worker:
             self._unsettled(ended, error)
             return None
         if task is not None:
-            if here and (execution := self._begin(task)) is not None:
+            if here and task.task_id not in self.executions:
+                execution = self.runner.begin(task)
                 execution.coroutine = ended.coroutine
                 return execution
-            if not here:
-                self.start_run(task)
+            self.start_run(task)
         if self._waiting:
             self.look_idle()
         return None
