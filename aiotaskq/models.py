@@ -1,4 +1,4 @@
-"""The tables as ORM models: the two documented ones with added columns, the public values, and the paused queues.
+"""The tables as ORM models: the two documented ones with added columns, public values, paused queues and workers.
 
 Documented columns keep their names, types and units (epoch seconds); added instants are integer microseconds UTC.
 ``Base.metadata.create_all(bind=engine)`` creates the same tables as the migrations.
@@ -12,7 +12,17 @@ from sqlalchemy import BigInteger, Boolean, Float, Index, Integer, String, Text,
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-__all__ = ["Base", "LongText", "Name", "PublicValue", "QueueState", "SchedulerTask", "TaskQueue", "mysql_collation"]
+__all__ = [
+    "Base",
+    "LongText",
+    "Name",
+    "PublicValue",
+    "QueueState",
+    "SchedulerTask",
+    "TaskQueue",
+    "WorkerRow",
+    "mysql_collation",
+]
 
 
 class Name(String):
@@ -121,7 +131,7 @@ class TaskQueue(Base):
             *(f"{_PENDING} AND expires_at IS NOT NULL", "ix_task_queue_expires", "status", "expires_at"),
             postgresql=f"{_PENDING_RANGE} AND expires_at IS NOT NULL",
         ),
-        _partial(_RUNNING, "ix_task_queue_held", "status", "lease_until", postgresql=_RUNNING_RANGE),
+        _partial(_RUNNING, "ix_task_queue_held", "status", "lease_owner", "lease_until", postgresql=_RUNNING_RANGE),
         # Ended rows: counted by status and queue, purged by age, listed newest first.
         _partial(_ENDED, "ix_task_queue_ended", "status", "queue", "completed_at"),
         _partial(_ENDED, "ix_task_queue_listed", "status", "seq", "task_id"),
@@ -196,3 +206,21 @@ class QueueState(Base):
 
     name: Mapped[str] = mapped_column(Name(100), primary_key=True)
     paused: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+
+
+class WorkerRow(Base):
+    """A row of ``aiotaskq_worker``: a worker, and the lease of all tasks that have its id as ``lease_owner``."""
+
+    __tablename__ = "aiotaskq_worker"
+
+    owner: Mapped[str] = mapped_column(Name(100), primary_key=True)
+    host: Mapped[str] = mapped_column(Name(255))
+    pid: Mapped[int] = mapped_column(BigInteger)
+    version: Mapped[str] = mapped_column(Name(40))
+    started_at: Mapped[int] = mapped_column(BigInteger)
+    seen_at: Mapped[int] = mapped_column(BigInteger)
+    lease_until: Mapped[int] = mapped_column(BigInteger)
+    # The queues that it claims from, as a JSON list; NULL for every queue.
+    queues: Mapped[str | None] = mapped_column(LongText)
+    concurrency: Mapped[int] = mapped_column(Integer)
+    busy: Mapped[int] = mapped_column(Integer)

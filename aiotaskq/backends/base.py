@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import msgspec
 
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
+from aiotaskq.backends.workers import Workers
 from aiotaskq.core.task import FINAL, Status, Task, TaskFilter
 from aiotaskq.errors import NotSupported
 
@@ -34,7 +35,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     """A guarded write: the row is ``before``, as it was read, and becomes ``after``.
 
     ``then`` are follow-up tasks, pushed in the same transaction if and only if the guard holds. With ``lease_over`` the
-    guard also requires that the lease is the one that was read: a reaper's write must lose against a heartbeat.
+    guard also requires the lease that was read: its end, or the owner of a worker's task, who may have marked it since.
     """
 
     # Not tracked by the garbage collector: changes are short-lived, and hundreds of them would start a collection.
@@ -104,6 +105,8 @@ class Backend(ABC):
     """Whether ``push_and_claim`` costs hardly more than ``push``, and ``fire_and_claim`` than ``change``."""
     values: Values
     schedules: Schedules | None = None
+    workers: Workers | None = None
+    """The registry of workers; every shared store has one."""
     invalid_rows: Sequence[InvalidRow] = ()
     codec: Codec | None = None
     """What encodes params, extra, progress, results and attempts; only a durable store has one."""
@@ -287,10 +290,6 @@ class Backend(ABC):
         return await self.schedules.change(changes), await self.claim(owner, now, limit, **options)
 
     @abstractmethod
-    async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
-        """Extend the leases of running tasks, given by id and fence; return None for a lost one, or the cancel flag."""
-
-    @abstractmethod
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
         """Store the progress of running tasks, given by id and fence; return for each whether it was running so."""
 
@@ -328,7 +327,7 @@ class Backend(ABC):
 
     @abstractmethod
     async def overdue(self, now: int, limit: int) -> list[Task]:
-        """Read running tasks whose lease is over, and pending ones that have expired, the longest overdue first."""
+        """Read running tasks that nobody holds (see ``Workers``), and expired ones; the longest overdue first."""
 
     @abstractmethod
     async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
@@ -466,11 +465,11 @@ class Schedules(ABC):
 
 
 def holds(row: Any, change: Change) -> bool:
-    """Whether the guard of a change holds for a row with status, fence, lease_until and cancel_requested."""
+    """Whether the guard of a change holds for a row with status, fence, owner, lease and cancel flag."""
     before = change.before
     return (
         (row.status, row.fence) == (before.status, before.fence)
-        and not (change.lease_over and row.lease_until != before.lease_until)
+        and not (change.lease_over and (row.lease_until, row.lease_owner) != (before.lease_until, before.lease_owner))
         # A cancel must not be lost with a task that goes on.
         and (change.after.final or bool(row.cancel_requested) == before.cancel_requested)
     )

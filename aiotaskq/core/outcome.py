@@ -272,18 +272,21 @@ def _lost(task: Task, now: int) -> Task:
 # ---- leases -------------------------------------------------------------------------------------------------------
 
 
-def lease_over(life: Life, late: int, lease: int) -> Outcome | None:
-    """Return the outcome of a running task whose lease ended ``late`` microseconds ago; None leaves it to its worker.
+def is_dead(life: Life, late: int, lease: int) -> bool:
+    """Whether a worker whose lease of ``lease`` microseconds ended ``late`` microseconds ago loses its tasks.
 
-    A process that exists did not crash: it may be in C code that does not let its other threads run. So that the task
-    does not run twice at a time, it stays there for ``DEAD_AFTER`` leases of ``lease`` microseconds. Then it is
-    released, which counts no crash.
+    A process that exists did not crash: it may be in C code that does not let its other threads run. So that its tasks
+    do not run twice at a time, they stay there for ``DEAD_AFTER`` leases.
     """
-    if life is Life.UNKNOWN:
-        return LeaseExpired()
-    if life is Life.LIVES and late < DEAD_AFTER * lease:
-        return None
-    return Released("its worker does not answer", ran=True)
+    return life is not Life.LIVES or late >= DEAD_AFTER * lease
+
+
+def lost(life: Life) -> Outcome:
+    """Return the outcome of a running task that nobody holds any more; ``life`` is that of its worker.
+
+    That a process died, or may have, counts as a crash. One that exists did not crash: the task is released.
+    """
+    return LeaseExpired() if life is Life.UNKNOWN else Released("its worker does not answer", ran=True)
 
 
 def marked(task: Task) -> Task:

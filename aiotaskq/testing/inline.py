@@ -16,7 +16,7 @@ from aiotaskq.testing.harness import Harness, PushCall, RunCall, opened, seconds
 from aiotaskq.testing.kit import START
 from aiotaskq.testing.recorder import Pushes
 
-INLINE = "aiotaskq.inline"  # the queue of the worker, which claims nothing by itself, and the owner of claims
+INLINE = "aiotaskq.inline"  # the queue of the worker, which claims nothing by itself
 CLAIM_LIMIT = 10_000  # tasks claimed at a time
 
 
@@ -84,7 +84,7 @@ class Inline(Harness):
 
     async def _claim(self) -> None:
         """Claim every due task, since a store cannot claim a certain one."""
-        for task in await self._worker.claim(INLINE, CLAIM_LIMIT):
+        for task in await self._worker.claim(CLAIM_LIMIT):
             self._claimed[task.task_id] = task
 
     @property

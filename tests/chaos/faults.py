@@ -14,14 +14,15 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import TextClause, text
 
+from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql import schedules as sql_schedules
 from aiotaskq.backends.sql import sqlite_connections
 from aiotaskq.backends.sql import tasks as sql_tasks
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.dialects import postgresql, sqlite
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.task import Task
 
 FENCE_GUARD = r"(?:t\.)?\bfence = (CAST\(:b_fence AS bigint\)|r\.b_fence|:b_fence|j\.value ->> \d+)"
 WINDOW = 0.15  # seconds; a fault that opens a window opens it wide, or a run of minutes might never meet it
@@ -45,10 +46,6 @@ def no_fence() -> None:
     def holds(row: Any, change: Any) -> bool:
         return bool(row.status == change.before.status)
 
-    def mine(connection: Connection, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
-        rows, _locked = sql_tasks._running(connection, [task_id for task_id, _ in held])
-        return original(connection, [(i, rows[i].fence if i in rows else fence) for i, fence in held], lease_until)
-
     def break_statement(module: Any, name: str) -> None:
         statement = getattr(module, name)
 
@@ -61,25 +58,24 @@ def no_fence() -> None:
 
         replace(module, name, broken)
 
-    original = sql_tasks.heartbeat
     replace(sql_tasks, "holds", holds)
-    replace(sql_tasks, "heartbeat", mine)
     break_statement(sqlite, "guarded_statement")
     break_statement(sqlite, "ending_statement")
     break_statement(postgresql, "guarded_statement")
 
 
-def late_lease() -> None:
-    """A claim sets no lease; a second transaction does, a moment later."""
+def late_owner() -> None:
+    """A claim sets no owner; a second transaction does, a moment later."""
     original = SqlBackend.claim
 
     async def claim(self: SqlBackend, owner: str, now: int, limit: int, **options: Any) -> list[Task]:
-        lease_until = options.pop("lease_until", None)
-        tasks = await original(self, owner, now, limit, **options, lease_until=None)
-        if tasks and lease_until is not None:
+        nobody: Any = None
+        tasks = await original(self, nobody, now, limit, **options)
+        changes = [Change(task, task.replace(lease_owner=owner)) for task in tasks]
+        if changes:
             await asyncio.sleep(WINDOW)
-            await self.heartbeat([(task.task_id, task.fence) for task in tasks], lease_until)
-        return [task.replace(lease_until=lease_until) for task in tasks if task.status is Status.RUNNING]
+            await self.update(changes)
+        return [change.after for change in changes]
 
     replace(SqlBackend, "claim", claim)
 
@@ -114,7 +110,7 @@ def no_cas() -> None:
 
 FAULTS: dict[str, Callable[[], None]] = {
     "no-fence": no_fence,
-    "late-lease": late_lease,
+    "late-owner": late_owner,
     "deferred": deferred,
     "no-cas": no_cas,
 }

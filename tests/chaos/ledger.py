@@ -22,7 +22,7 @@ class Line(msgspec.Struct, omit_defaults=True, frozen=True):
     start    a handler begins with the delivery (``id``, ``fence``)
     end      it is over; ``how`` is returned, raised or cancelled
     settled  the store has taken (or refused: ``how`` is lost) what the run came to; ``how`` is the event
-    write    a zombie tried ``how`` (heartbeat, report, complete, retry) on its own; ``held`` is the answer
+    write    a zombie tried ``how`` (mark, report, complete, retry) on its own; ``held`` is the answer
     suicide  the handler is about to kill its process
     intent   a producer is about to push ``id``
     ack      that push returned, or its transaction is about to commit

@@ -27,9 +27,10 @@ from sqlalchemy import Engine, ExceptionContext, event
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.core.outcome import Completed, Failed, settle
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import Task
 from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, TaskConflict
 from aiotaskq.log import logger, output
 from aiotaskq.runtime.context import current_task
@@ -303,8 +304,7 @@ class Handlers:
     async def _write_all(self, task: Task) -> None:
         backend = self._tq.queue.backend
         now = self._tq.queue.clock.now()
-        beat = await backend.heartbeat([(task.task_id, task.fence)], now + SECOND)
-        self._say(task, "heartbeat", beat != [None])
+        self._say(task, "mark", (await backend.update([Change(task, task)]))[0])
         self._say(task, "report", (await backend.report([(task.task_id, task.fence, {"done": 1})]))[0])
         for how, outcome in (("retry", Failed("zombie")), ("complete", Completed({"fence": task.fence}))):
             after = settle(task, outcome, now)

@@ -153,7 +153,7 @@ def test_the_row_is_not_behind_its_runs() -> None:
     assert found == ["fence: t: the row's fence 1 is behind its runs'"]
 
 
-@pytest.mark.parametrize("how", ["heartbeat", "report", "retry", "complete"])
+@pytest.mark.parametrize("how", ["mark", "report", "retry", "complete"])
 def test_a_zombies_write(how: str) -> None:
     def lines(held: bool) -> list[Line]:
         return [*run(1.0), *run(4.0, 9.0, pid=2, fence=2), line("write", 5.0, how=how, held=held)]
@@ -164,7 +164,7 @@ def test_a_zombies_write(how: str) -> None:
 
 
 def test_a_write_before_anybody_took_over_is_no_zombies() -> None:
-    lines = [*run(1.0), line("write", 2.0, how="heartbeat", held=True), *run(4.0, 5.0, pid=2, fence=2)]
+    lines = [*run(1.0), line("write", 2.0, how="mark", held=True), *run(4.0, 5.0, pid=2, fence=2)]
     assert zombie_writes(lines, runs_of(lines)) == (0, [])
 
 

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 FINDS: dict[str, tuple[Scenario, dict[str, Any], str]] = {
     "no-fence": (scenarios.pauses, {"pauses": 2, "workers": 3, "every": 2.0}, r"^zombie: .* was taken after fence"),
-    "late-lease": (scenarios.kills, {"tasks": 200, "rate": 40.0, "kills": 6, "workers": 3}, r"^stuck: .* until None"),
+    "late-owner": (scenarios.kills, {"tasks": 200, "rate": 40.0, "kills": 6, "workers": 3}, r"^stuck: .* owner None"),
     "deferred": (
         scenarios_store.mixed,
         {"tasks": 600, "rate": 200.0, "workers": 4, "producers": 4},

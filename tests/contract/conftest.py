@@ -18,6 +18,7 @@ ABOUT = {
     "shared_store": SHARED,
     "durable_store": SHARED,
     "direct": [name for name, kind in STORES.items() if kind.direct],
+    "registry": [*SHARED, "durable_fake"],
     "schedules": [name for name, kind in STORES.items() if kind.schedules],
 }
 """The stores that a fixture is about: a test that asks for it says nothing about the others, and is not made for them.
@@ -74,6 +75,13 @@ def durable_store(store: Store) -> Store:
 def shared_store(store: Store) -> Store:
     """A store that several processes use."""
     assert store.backend.shared
+    return store
+
+
+@pytest.fixture
+def registry(store: Store) -> Store:
+    """A store that has a registry of workers."""
+    assert store.backend.workers is not None
     return store
 
 

@@ -16,7 +16,7 @@ from aiotaskq.backends.sql.tasks import clock
 from aiotaskq.core.task import SECOND, Status, Task
 from tests.support.backends import Store
 from tests.support.machine import within
-from tests.support.rows import LEASE, NOW, ids, new, read
+from tests.support.rows import LEASE, NOW, ids, new, read, worker_info
 
 AT_ONCE = 3.0  # seconds; a lock is waited for longer
 
@@ -46,25 +46,20 @@ async def three(store: Store) -> list[Task]:
     return await store.backend.claim("o", NOW, 3, lease_until=LEASE)
 
 
-async def test_a_heartbeat_skips_a_locked_row(server: Store) -> None:
-    tasks = await three(server)
-    held = [(task.task_id, task.fence) for task in tasks]
-    with locked(server, tasks[1]):
+async def test_a_heartbeat_and_a_comparison_wait_for_no_task(server: Store) -> None:
+    workers = server.backend.workers
+    assert workers is not None
+    await workers.register(worker_info())
+    await server.backend.push([new() for _ in range(2)])
+    first, second = await server.backend.claim("w", NOW, 2)
+    await server.backend.request_cancel([first.task_id])
+    with locked(server, first):
         async with asyncio.timeout(min(within(AT_ONCE), 30.0)):
-            answers = await server.backend.heartbeat([*held, (tasks[1].task_id, 99)], LEASE + SECOND)
-        assert answers == [False, False, False, None]
-        leases = [(await read(server.backend, task)).lease_until for task in tasks]
-        assert leases == [LEASE + SECOND, LEASE, LEASE + SECOND]
-    assert await server.backend.heartbeat(held, LEASE + 2 * SECOND) == [False] * 3
-    assert (await read(server.backend, tasks[1])).lease_until == LEASE + 2 * SECOND
-
-
-async def test_a_heartbeat_of_a_locked_row_still_reports_a_cancel(server: Store) -> None:
-    tasks = await three(server)
-    await server.backend.request_cancel([tasks[0].task_id])
-    with locked(server, tasks[0]):
-        async with asyncio.timeout(min(within(AT_ONCE), 30.0)):
-            assert await server.backend.heartbeat([(tasks[0].task_id, 1)], LEASE) == [True]
+            assert await workers.heartbeat(worker_info(lease_until=LEASE + SECOND))
+            held = await workers.held("w")
+            assert await workers.remove(worker_info(lease_until=LEASE + SECOND))
+            assert len(await server.backend.overdue(NOW, 10)) == 2
+    assert sorted(held) == sorted([(first.task_id, 1, True), (second.task_id, 1, False)])
 
 
 async def test_progress_of_a_locked_row_is_not_written(server: Store) -> None:
@@ -106,7 +101,6 @@ async def test_no_call_waits_for_a_row_that_it_does_not_need(server: Store) -> N
         async with asyncio.timeout(min(within(AT_ONCE), 30.0)):
             claimed = await server.backend.claim("o", NOW, 2, lease_until=LEASE)
             assert ids(claimed) == ids(pending)
-            assert await server.backend.heartbeat([(claimed[0].task_id, 1)], LEASE) == [False]
             assert await server.backend.request_cancel(ids(claimed)) == [True, True]
             assert await server.backend.update([Change(tasks[0], tasks[0].replace(status=Status.COMPLETED))]) == [True]
 
@@ -139,8 +133,7 @@ async def test_many_writers_of_the_same_rows_wait_in_one_direction(server: Store
         answers = await asyncio.gather(
             server.backend.update(same),
             other.update(same[::-1]),
-            server.backend.heartbeat([(task.task_id, task.fence) for task in tasks[::-1]], LEASE),
-            other.request_cancel([]),
+            server.backend.report([(task.task_id, task.fence, {"done": 1}) for task in tasks[::-1]]),
         )
         assert all(answers[0]) and all(answers[1])
     assert lost == []

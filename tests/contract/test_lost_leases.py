@@ -17,7 +17,6 @@ async def test_a_running_task_is_marked_and_unmarked_under_its_fence(backend: Ba
     assert await backend.update([Change(task.replace(fence=task.fence + 1), after)]) == [False]
     assert await backend.update([Change(task, after)]) == [True]
     assert await read(backend, task) == after and after.lease_owner == "owner!alone"
-    assert await backend.heartbeat([(task.task_id, task.fence)], later + SECOND) == [False]
     assert [late.task_id for late in await backend.overdue(later + SECOND, 5)] == [task.task_id]
     assert await backend.update([Change(after, unmarked(after))]) == [True]
     assert (await read(backend, task)).lease_owner == "owner"

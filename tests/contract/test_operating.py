@@ -18,39 +18,6 @@ from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, ended, new, pushed, read, running
 
 
-async def test_heartbeat_extends_the_lease_of_what_is_held(backend: Backend) -> None:
-    held = await running(backend)
-    cancelled = await running(backend)
-    finished = await ended(backend)
-    waiting = await pushed(backend)
-    await backend.request_cancel([cancelled.task_id])
-    answers = await backend.heartbeat(
-        [
-            (held.task_id, held.fence),
-            (held.task_id, held.fence + 1),
-            (held.task_id, held.fence - 1),
-            (cancelled.task_id, cancelled.fence),
-            (finished.task_id, finished.fence),
-            (waiting.task_id, waiting.fence),
-            ("missing", 1),
-        ],
-        LEASE + 5,
-    )
-    assert answers == [False, None, None, True, None, None, None]
-    assert await read(backend, held) == held.replace(lease_until=LEASE + 5)
-    assert (await read(backend, cancelled)).lease_until == LEASE + 5
-    assert await read(backend, finished) == finished
-    assert await read(backend, waiting) == waiting
-    assert await backend.heartbeat([], LEASE) == []
-
-
-async def test_many_heartbeats_in_one_call(backend: Backend) -> None:
-    await backend.push([new() for _ in range(1_200)])
-    tasks = await backend.claim("o", NOW, 1_200, lease_until=LEASE)
-    assert await backend.heartbeat([(t.task_id, t.fence) for t in tasks], LEASE + 1) == [False] * 1_200
-    assert await backend.overdue(LEASE, 5) == []
-
-
 async def test_report_stores_progress_of_what_is_held(backend: Backend) -> None:
     held, finished, waiting = await running(backend), await ended(backend), await pushed(backend)
     progress: dict[str, Any] = {"done": 1, "total": 3, "message": "é🙂"}
@@ -249,7 +216,6 @@ async def test_a_closed_store_raises_until_it_is_opened(durable_store: Store) ->
         backend.push([new()]),
         backend.claim("o", NOW, 1),
         backend.update([Change(task, task)]),
-        backend.heartbeat([("a", 1)], LEASE),
         backend.report([("a", 1, {})]),
         backend.request_cancel(["a"]),
         backend.get(["a"]),

@@ -136,7 +136,8 @@ async def test_an_id_with_a_prefix_is_found_among_thousands(backend: Backend) ->
 async def test_overdue_gives_the_longest_overdue_first(backend: Backend) -> None:
     a = await running(backend, lease_until=NOW + 30)
     b = await running(backend, lease_until=NOW + 10)
-    forever = await running(backend, lease_until=None)
+    forever = await running(backend)
+    assert await backend.update([Change(forever, forever.replace(lease_owner=None, lease_until=None))]) == [True]
     c = await pushed(backend, expires_at=NOW + 20)
     d = await pushed(backend, expires_at=NOW + 40, run_at=NOW + 10**9)
     later = await pushed(backend, run_at=NOW + 10**9)

@@ -41,16 +41,22 @@ from aiotaskq.core.outcome import (
     Requeued,
     Rerun,
     TimedOut,
+    marked,
+    owner_of,
     settle,
+    unmarked,
 )
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter, claim_order
 from tests.support.backends import STORES, Store
+from tests.support.rows import worker_info
 
 T = TypeVar("T")
 SOAK = int(os.environ.get("AIOTASKQ_SOAK", "1"))
 START = 1_750_000_000 * SECOND
 QUEUES = ["a", "b"]
-OWNERS = ["worker-1", "worker-2", "pop-1"]
+POP = "pop-1"
+WORKERS = ["worker-1", "worker-2"]
+OWNERS = [*WORKERS, POP]
 
 
 class Model:
@@ -59,6 +65,7 @@ class Model:
     def __init__(self) -> None:
         self.rows: dict[str, Task] = {}
         self.paused: set[str] = set()
+        self.workers: dict[str, int] = {}  # their leases
 
     def in_the_way(self, task: Task) -> Task | None:
         def held(row: Task) -> bool:
@@ -95,7 +102,7 @@ class Model:
             and (queues is None or task.queue in queues)
         ]
 
-    def claim(self, owner: str, now: int, limit: int, queues: list[str] | None, lease_until: int) -> list[Task]:
+    def claim(self, owner: str, now: int, limit: int, queues: list[str] | None, lease_until: int | None) -> list[Task]:
         claimed = []
         for task in sorted(self.claimable(now, queues), key=claim_order)[:limit]:
             lease = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND, "began_at": now}
@@ -111,7 +118,7 @@ class Model:
         row = self.rows.get(before.task_id)
         if row is None or row.status is not before.status or row.fence != before.fence:
             return False
-        if change.lease_over and row.lease_until != before.lease_until:
+        if change.lease_over and (row.lease_owner, row.lease_until) != (before.lease_owner, before.lease_until):
             return False
         if after.status not in FINAL and row.cancel_requested != before.cancel_requested:
             return False
@@ -126,6 +133,10 @@ class Model:
     def held(self, task_id: str, fence: int) -> bool:
         row = self.rows.get(task_id)
         return row is not None and row.status is Status.RUNNING and row.fence == fence
+
+    def orphans(self) -> list[Task]:
+        rows = [row for row in self.rows.values() if row.status is Status.RUNNING and row.lease_until is None]
+        return [row for row in rows if row.lease_owner and owner_of(row) not in self.workers]
 
     def overdue(self, now: int) -> list[Task]:
         late = [(t.lease_until, t) for t in self.rows.values() if t.status is Status.RUNNING]
@@ -241,9 +252,10 @@ class QueueMachine(RuleBasedStateMachine):
         lease=st.sampled_from([2, 10, 50]),
     )
     def claim(self, owner: str, limit: int, queues: list[str] | None, lease: int) -> Any:
+        until = self.now + lease if owner == POP else None
         arguments = (owner, self.now, limit)
-        claimed = self.do(self.backend.claim(*arguments, queues=queues, lease_until=self.now + lease))
-        assert claimed == self.model.claim(*arguments, queues, self.now + lease)
+        claimed = self.do(self.backend.claim(*arguments, queues=queues, lease_until=until))
+        assert claimed == self.model.claim(*arguments, queues, until)
         return multiple(*claimed)
 
     @rule(target=seen, tasks=st.lists(seen, min_size=1, max_size=3), outcome=outcomes, follow=st.booleans())
@@ -296,9 +308,11 @@ class QueueMachine(RuleBasedStateMachine):
     def reap(self, limit: int) -> None:
         """The reaper reads, and writes at once."""
         late = self.do(self.backend.overdue(self.now, limit))
-        expected = self.model.overdue(self.now)
+        orphans = [] if self.backend.workers is None else self.model.orphans()
+        expected = orphans + self.model.overdue(self.now)
         assert len(late) == min(limit, len(expected))
         assert all(task in expected for task in late)
+        assert all(task in orphans for task in late[: len(orphans)]), "those of dead workers come first"
         self._reap(late)
 
     @rule(task=seen)
@@ -319,17 +333,39 @@ class QueueMachine(RuleBasedStateMachine):
         ]
         assert self.do(self.backend.update(changes)) == self.model.update(changes)
 
-    @rule(tasks=st.lists(seen, max_size=3), lease=st.sampled_from([5, 60]))
-    def heartbeat(self, tasks: list[Task], lease: int) -> None:
-        held = [(task.task_id, task.fence) for task in tasks]
-        expected = [
-            self.model.rows[task_id].cancel_requested if self.model.held(task_id, fence) else None
-            for task_id, fence in held
-        ]
-        assert self.do(self.backend.heartbeat(held, self.now + lease)) == expected
-        for (task_id, _), answer in zip(held, expected, strict=True):
-            if answer is not None:
-                self.model.rows[task_id] = self.model.rows[task_id].replace(lease_until=self.now + lease)
+    @rule(target=seen, task=seen, mark=st.booleans())
+    def mark(self, task: Task, mark: bool) -> Any:
+        """A worker notes that a task runs alone, or that it no longer does."""
+        if task.status is not Status.RUNNING or not task.lease_owner or task.lease_until is not None:
+            return multiple()
+        change = Change(task, (marked if mark else unmarked)(task))
+        held = self.do(self.backend.update([change]))
+        assert held == self.model.update([change])
+        return multiple(change.after) if held == [True] else multiple()
+
+    @rule(owner=st.sampled_from(WORKERS), lease=st.sampled_from([5, 60]))
+    def register(self, owner: str, lease: int) -> None:
+        if self.backend.workers is not None:
+            until = self.now + lease
+            self.do(self.backend.workers.register(worker_info(owner, lease_until=until)))
+            self.model.workers[owner] = until
+
+    @rule(owner=st.sampled_from(WORKERS), lease=st.sampled_from([5, 60]))
+    def heartbeat(self, owner: str, lease: int) -> None:
+        if self.backend.workers is not None:
+            until, known = self.now + lease, owner in self.model.workers
+            assert self.do(self.backend.workers.heartbeat(worker_info(owner, lease_until=until))) is known
+            if known:
+                self.model.workers[owner] = until
+
+    @rule(owner=st.sampled_from(WORKERS), stale=st.sampled_from([0, 0, 1]))
+    def remove_worker(self, owner: str, stale: int) -> None:
+        if self.backend.workers is not None:
+            until = self.model.workers.get(owner, 0) - stale
+            removed = owner in self.model.workers and not stale
+            assert self.do(self.backend.workers.remove(worker_info(owner, lease_until=until))) is removed
+            if removed:
+                del self.model.workers[owner]
 
     @rule(task=seen, done=st.integers(0, 3))
     def report(self, task: Task, done: int) -> None:
@@ -392,6 +428,17 @@ class QueueMachine(RuleBasedStateMachine):
         assert everything == sorted(self.model.rows.values(), key=lambda task: -task.seq)
 
     @invariant()
+    def workers_are_equal(self) -> None:
+        if self.backend.workers is None:
+            return
+        there = {worker.owner: worker.lease_until for worker in self.do(self.backend.workers.all())}
+        assert there == self.model.workers
+        for owner in OWNERS:
+            rows = [row for row in self.model.rows.values() if row.status is Status.RUNNING and owner_of(row) == owner]
+            held = sorted((row.task_id, row.fence, row.cancel_requested) for row in rows)
+            assert sorted(self.do(self.backend.workers.held(owner))) == held
+
+    @invariant()
     def counts_are_equal(self) -> None:
         stats = self.do(self.backend.stats(self.now))
         ready = self.model.claimable(self.now, None)
@@ -404,6 +451,9 @@ class QueueMachine(RuleBasedStateMachine):
 async def _wipe(store: Store) -> None:
     while rows := await store.backend.find(TaskFilter(), 1_000):
         await store.backend.delete([task.task_id for task in rows])
+    registry = store.backend.workers
+    for worker in [] if registry is None else await registry.all():
+        assert registry is not None and await registry.remove(worker)
     for queue in await store.backend.paused():
         await store.backend.set_paused(queue, False)
 

@@ -93,7 +93,6 @@ async def test_another_fence_changes_nothing(backend: Backend) -> None:  # B10
     ]
     for change in zombie:
         assert await backend.update([change]) == [False]
-    assert await backend.heartbeat([(task.task_id, task.fence)], LEASE * 2) == [None]
     assert await backend.report([(task.task_id, task.fence, {"n": 1})]) == [False]
     assert await read(backend, task) == again
     assert await backend.count_ready(NOW) == 0
@@ -215,12 +214,12 @@ async def test_a_reaper_writes_when_nothing_came_in_between(backend: Backend) ->
     assert [t.type for t in await backend.find(TaskFilter(type="reaped"), 5)] == ["reaped"]
 
 
-@pytest.mark.parametrize("gap", ["heartbeat", "complete", "release", "release and claim", "delete", "fail"])
+@pytest.mark.parametrize("gap", ["longer lease", "complete", "release", "release and claim", "delete", "fail"])
 async def test_a_reaper_that_paused_changes_nothing(backend: Backend, gap: str) -> None:  # A5, A6
     task = await overdue_one(backend)
     # Here the reaper has read the row and is paused; meanwhile:
-    if gap == "heartbeat":
-        assert await backend.heartbeat([(task.task_id, task.fence)], NOW + 99) == [False]
+    if gap == "longer lease":
+        assert await backend.update([Change(task, task.replace(lease_until=NOW + 99))]) == [True]
     elif gap == "complete":
         assert await backend.update([Change(task, to_end(task, result=1))]) == [True]
     elif gap == "fail":
@@ -261,7 +260,6 @@ async def test_the_reaper_and_the_owner_at_the_same_time(store: Store) -> None: 
 async def test_an_outcome_counts_after_the_lease(backend: Backend) -> None:
     # The lease is over, but no worker has claimed the task again: its result counts.
     task = await overdue_one(backend)
-    assert await backend.heartbeat([(task.task_id, task.fence)], NOW + 99) == [False]
     assert await backend.update([Change(task, to_end(task, result=1))]) == [True]
 
 

@@ -88,13 +88,12 @@ async def test_a_worker_that_cannot_renew_stops_its_handlers_and_claims_nothing(
         assert worker is not None
         first = await long.push()
         await eventually(lambda: runs)
-        keeper: Any = worker._heartbeat._backend
-        renew = keeper.heartbeat
+        keeper: Any = worker._heartbeat._backend.workers
 
         async def refused(*_: Any) -> Any:
             raise DatabaseUnavailable("cut off")
 
-        keeper.heartbeat = keeper.ping = refused
+        keeper.heartbeat = refused
         await eventually(lambda: cancelled)
         assert worker.problem is not None
         second = await short.push()
@@ -102,8 +101,7 @@ async def test_a_worker_that_cannot_renew_stops_its_handlers_and_claims_nothing(
         for _ in range(5):
             await worker._fetcher._round()
         assert await second.status() is Status.PENDING, "claimed while its leases were not trusted"
-        keeper.heartbeat = renew
-        del keeper.ping
+        del keeper.heartbeat
         assert await second.result(within(40)) == "short"
         await first.result(within(40))
         assert worker.problem is None
@@ -373,9 +371,12 @@ async def test_an_outage_longer_than_the_lease_is_counted_as_no_crash(shared_sto
             worker = tq.worker
             assert worker is not None
             for backend in (tq.queue.backend, worker._heartbeat._backend):
-                for verb in ("claim", "update", "heartbeat", "overdue", "ping", "cancelling", "get"):
+                for verb in ("claim", "update", "overdue", "ping", "cancelling", "get"):
                     setattr(backend, verb, away)
                     cut.append((backend, verb))
+                for verb in ("register", "heartbeat", "remove", "all", "held"):
+                    setattr(backend.workers, verb, away)
+                    cut.append((backend.workers, verb))
         async with asyncio.timeout(within(40)):
             await given_up.wait()  # the lease is over: it was last renewed before all that
         for backend, verb in cut:

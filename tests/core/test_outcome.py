@@ -29,7 +29,8 @@ from aiotaskq.core.outcome import (
     Requeued,
     Rerun,
     TimedOut,
-    lease_over,
+    is_dead,
+    lost,
     marked,
     owner_of,
     settle,
@@ -289,14 +290,13 @@ def test_the_mark_of_a_task_that_runs_alone() -> None:
     assert marked(alone) == alone and unmarked(alone) == unmarked(before) == before
 
 
-@pytest.mark.parametrize("late", [0, DEAD_AFTER * 10 - 1, DEAD_AFTER * 10])
+@pytest.mark.parametrize("late", [0, 1, DEAD_AFTER * 10 - 1, DEAD_AFTER * 10, DEAD_AFTER * 10 + 1])
 @pytest.mark.parametrize("life", Life)
 def test_a_process_that_lives_did_not_die(life: Life, late: int) -> None:
-    outcome = lease_over(life, late, 10)
+    assert is_dead(life, late, 10) is (life is not Life.LIVES or late >= DEAD_AFTER * 10)
+    outcome = lost(life)
     if life is Life.UNKNOWN:
         assert outcome == LeaseExpired()
-    elif life is Life.LIVES and late < DEAD_AFTER * 10:
-        assert outcome is None
     else:
         assert isinstance(outcome, Released)
         assert settle(task(crashes=1), outcome, NOW).crashes == 1

@@ -19,7 +19,7 @@ from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.clock_steps import ClockSteps, HostClock, StepLog
 from tests.support.logs import logged
 from tests.support.machine import within
-from tests.support.rows import NOW, new, running
+from tests.support.rows import NOW, new, running, worker_info
 
 BACK = 3600
 SET_BACK = "the clock was set back by 3600 s: intervals go on; cron expressions wait for the times they name"
@@ -59,21 +59,32 @@ async def test_delays_go_on(store: Virtual) -> None:  # C12
 
 async def test_a_dead_workers_lease_is_over_in_time(store: Virtual) -> None:
     tq, clock, host = store
-    backend = tq.queue.backend
-    await tq.push_many([("dead", {}), ("lives", {})])
-    dead, lives = await backend.claim("owner", clock.now(), 2, lease_until=clock.now() + 300 * SECOND)
+    workers = tq.queue.backend.workers
+    assert workers is not None
+    for owner in ("dead", "lives"):
+        await workers.register(worker_info(owner, lease_until=clock.now() + 300 * SECOND))
     await clock.advance(10)
     clock.step(-BACK)
-    assert await backend.heartbeat([(lives.task_id, lives.fence)], clock.now() + 60 * SECOND) == [False]
+    said = clock.now() + 60 * SECOND
+    assert await workers.heartbeat(worker_info("lives", lease_until=said))
     await host.look()
-    (row,) = await backend.get([lives.task_id])
-    assert row is not None and row.lease_until == clock.now() + 60 * SECOND, "its heartbeat has said so since the step"
-    await clock.advance(50)
-    assert await backend.heartbeat([(lives.task_id, lives.fence)], clock.now() + 300 * SECOND) == [False]
-    await clock.advance(239)
+    dead, lives = await workers.all()
+    assert lives.lease_until == said, "its heartbeat has said so since the step"
+    assert dead.lease_until == clock.now() + 290 * SECOND
+
+
+async def test_a_pops_lease_is_over_in_time(store: Virtual) -> None:
+    tq, clock, host = store
+    backend = tq.queue.backend
+    await tq.push("popped")
+    (popped,) = await backend.claim("owner", clock.now(), 1, lease_until=clock.now() + 300 * SECOND)
+    await clock.advance(10)
+    clock.step(-BACK)
+    await host.look()
+    await clock.advance(289)
     assert await backend.overdue(clock.now(), 10) == []
     await clock.advance(1)
-    assert [task.task_id for task in await backend.overdue(clock.now(), 10)] == [dead.task_id]
+    assert [task.task_id for task in await backend.overdue(clock.now(), 10)] == [popped.task_id]
 
 
 async def test_a_store_that_was_away_is_told_later(store: Virtual, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.worker_info import WorkerInfo
 
 NOW = 1_750_000_000 * SECOND
 LEASE = NOW + 60 * SECOND
@@ -36,6 +37,23 @@ def new_schedule(**fields: Any) -> Schedule:
         "updated_at": NOW // SECOND,
     }
     return Schedule(**{**values, **fields})
+
+
+def worker_info(owner: str = "w", **fields: Any) -> WorkerInfo:
+    """A worker as it registers at NOW."""
+    values: dict[str, Any] = {
+        "owner": owner,
+        "host": "h",
+        "pid": 1,
+        "version": "0",
+        "started_at": NOW,
+        "seen_at": NOW,
+        "lease_until": LEASE,
+        "queues": None,
+        "concurrency": 10,
+        "busy": 0,
+    }
+    return WorkerInfo(**{**values, **fields})
 
 
 def ids(rows: Sequence[Task]) -> list[str]:

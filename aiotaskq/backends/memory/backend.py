@@ -139,11 +139,6 @@ class MemoryBackend(DirectMemory):
         self._tasks[task_id] = task.replace(**changes)
         return task
 
-    async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
-        with self._lock:
-            tasks = [self._edit_running(task_id, fence, lease_until=lease_until) for task_id, fence in held]
-        return [None if task is None else task.cancel_requested for task in tasks]
-
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
         with self._lock:
             return [self._edit_running(i, fence, progress=value) is not None for i, fence, value in progress]

@@ -14,6 +14,7 @@ import msgspec
 from aiotaskq.backends.base import Change, Room, ScheduleChange, Schedules
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.memory.backend import MemoryBackend
+from aiotaskq.backends.memory.workers import MemoryWorkers
 from aiotaskq.core.coded import decoded, encoded
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, Task, same_push
@@ -32,6 +33,7 @@ class DurableFake(MemoryBackend):
     def __init__(self) -> None:
         super().__init__(keep=KEEP)
         self.schedules: DurableFakeSchedules = DurableFakeSchedules(self)
+        self.workers: MemoryWorkers = MemoryWorkers(self._tasks, self._running, self._lock)
         self.on_commit: Callable[[Task], object] = lambda task: None
         """Called with each task of a ``push_with`` when it is stored, in the thread that commits."""
 
@@ -89,6 +91,10 @@ class DurableFake(MemoryBackend):
     ) -> list[Task]:
         tasks = await super().claim(owner, now, limit, queues=queues, lease_until=lease_until)
         return [self._copy(task) for task in tasks]  # a handler that changes its params must not change the row
+
+    async def overdue(self, now: int, limit: int) -> list[Task]:
+        with self._lock:
+            return (self.workers.orphans() + await super().overdue(now, limit))[:limit]
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         self.check([task for change in changes for task in change.then])

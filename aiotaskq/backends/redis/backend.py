@@ -22,6 +22,7 @@ from aiotaskq.backends.redis.rows import (
     changed_rows,
     filter_of,
     json_text,
+    lease_word,
     new_rows,
     number,
     pack,
@@ -33,6 +34,7 @@ from aiotaskq.backends.redis.rows import (
 )
 from aiotaskq.backends.redis.server import check_format, check_settings, read_limits
 from aiotaskq.backends.redis.values import RedisValues
+from aiotaskq.backends.redis.workers import RedisWorkers
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
@@ -56,6 +58,7 @@ class RedisBackend(Backend):
         self._redis = RedisConnections(url, self._prepare)
         self._notifier = RedisNotifier(self._redis, self.listeners)
         self.values = RedisValues(self._redis)
+        self.workers = RedisWorkers(self._redis)
 
     async def _prepare(self, redis: RedisConnections) -> None:
         await check_format(redis)
@@ -153,11 +156,6 @@ class RedisBackend(Backend):
         for kind, names in (hints if all(held) else self.hints_of_update(changes, held)).items():
             self.listeners.receive(kind, names)
         return held
-
-    async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
-        words = [word for task_id, fence in held for word in (task_id, fence)]
-        answer = await self._redis.run(scripts.HEARTBEAT, lease_until, *words)
-        return [None if flag < 0 else flag == 1 for flag in answer]
 
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
         words = [word for task_id, fence, value in progress for word in (task_id, fence, progress_json(value))]
@@ -282,5 +280,4 @@ def _wanted(
     owner: str, now: int, limit: int, queues: Sequence[str] | None, lease_until: int | None
 ) -> tuple[bytes | int | str, ...]:
     """Return the arguments of a claim for a script."""
-    lease = "" if lease_until is None else lease_until
-    return json_text(owner), now, limit, lease, now // SECOND, _packed(queues)
+    return json_text(owner), now, limit, lease_word(owner, lease_until), now // SECOND, _packed(queues)

@@ -11,13 +11,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
 from aiotaskq.backends.base import Change
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import NO_CODEC, STATE, decoded, encoded, is_coded, verbatim
-from aiotaskq.core.task import Attempt, Status, Task, TaskFilter
+from aiotaskq.core.outcome import ALONE
+from aiotaskq.core.task import RUNNING, Attempt, Status, Task, TaskFilter
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log, printable
 
@@ -136,6 +138,20 @@ def _keys(task: Task) -> tuple[str | None, ...]:
     return task.unique_key, task.idempotency_key, task.scheduler_task_id
 
 
+@functools.lru_cache(maxsize=100)
+def owner_word(owner: str) -> str:
+    """Return the id of a worker as one word without a blank, and with no other ``!`` than that of a mark."""
+    base = owner.removesuffix(ALONE)
+    return quote(base) + owner[len(base) :]
+
+
+def lease_word(owner: str | None, lease_until: int | None) -> str:
+    """Return how a running row is held: by a lease of its own, by its worker (after ``@``), or not at all (``-``)."""
+    if lease_until is not None:
+        return str(lease_until)
+    return f"@{owner_word(owner)}" if owner else "-"
+
+
 def _state(task: Task) -> str:
     fence, seq, run_at, priority = task.fence, task.seq, task.run_at, task.priority
     if not (type(fence) is type(seq) is type(run_at) is type(priority) is int):
@@ -144,14 +160,15 @@ def _state(task: Task) -> str:
         raise ValidationError(
             f"task_id, type, queue: strings are needed (got {(task.task_id, task.type, task.queue)!r})"
         )
-    lease, expires, completed = task.lease_until, task.expires_at, task.completed_at
+    expires, completed = task.expires_at, task.completed_at
+    lease = lease_word(task.lease_owner if task.status is RUNNING else None, task.lease_until)
     keys = _keys(task)
     if keys == _NO_KEYS:
         keyed, end = 0, _head_end(priority, task.queue, task.type)
     else:  # keys are hardly ever the same twice: not worth a cache
         keyed, end = 1, _head_end.__wrapped__(priority, task.queue, task.type, *keys)
     return (
-        f"{task.status} {fence} {1 if task.cancel_requested else 0} {'-' if lease is None else lease} "
+        f"{task.status} {fence} {1 if task.cancel_requested else 0} {lease} "
         f"{'-' if expires is None else expires} {keyed} {seq:020d} {run_at} {'-' if completed is None else completed} "
         f"{end}{_state_json(task)}"
     )
@@ -264,7 +281,7 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
     before, after = change.before, change.after
     more: dict[str, Any] = {}
     if change.lease_over:
-        more["lease"] = "-" if before.lease_until is None else str(before.lease_until)
+        more["lease"] = lease_word(before.lease_owner if before.status is RUNNING else None, before.lease_until)
     if not final and before.final:
         more["revived"] = True
     if before.undecodable is not None:

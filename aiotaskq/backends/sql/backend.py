@@ -22,6 +22,7 @@ from aiotaskq.backends.sql.rows import params_of
 from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.statement_size import small_enough
 from aiotaskq.backends.sql.values import SqlValues
+from aiotaskq.backends.sql.workers import SqlWorkers, overdue
 from aiotaskq.core.task import Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
 
@@ -39,6 +40,7 @@ class SqlBackend(Backend):
         self.database = Database(url, prepare=self._upgrade, prepared=self._is_upgraded)
         self.values = SqlValues(self.database)
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners)
+        self.workers = SqlWorkers(self.database)
         dialect = self._dialect = self.database.dialect
         self.hands_over = dialect.single_writer
         self.has_clock = dialect.has_clock
@@ -231,9 +233,6 @@ class SqlBackend(Backend):
         if not {task.task_id for task in pushed} <= {task.task_id for task in claimed}:
             self.listeners.notify(READY)
 
-    async def heartbeat(self, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
-        return await self.database.write(lambda c: tasks_sql.heartbeat(c, held, lease_until)) if held else []
-
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
         return await self.database.write(lambda c: tasks_sql.report(c, progress))
 
@@ -261,7 +260,7 @@ class SqlBackend(Backend):
         return await self.database.read(lambda c: tasks_sql.ids_with_prefix(c, prefixes, limit))
 
     async def overdue(self, now: int, limit: int) -> list[Task]:
-        return await self.database.read(lambda c: tasks_sql.overdue(c, now, limit))
+        return await self.database.read(lambda c: overdue(c, now, limit))
 
     async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
         return await self.database.read(lambda c: claim_sql.next_run_at(c, now, queues))

@@ -16,6 +16,7 @@ _MOVES = (
     "WHERE status = 'pending' AND expires_at IS NOT NULL AND expires_at > :left",
     "UPDATE task_queue SET lease_until = MAX(lease_until - :back, :left) "
     "WHERE status = 'running' AND lease_until > :left",
+    "UPDATE aiotaskq_worker SET lease_until = MAX(lease_until - :back, :left) WHERE lease_until > :left",
 )
 
 

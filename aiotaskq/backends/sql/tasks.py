@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, cast
 
-from sqlalchemy import BigInteger, Connection, and_, bindparam, delete, func, or_, select, text, true, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, text, true, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change, holds
@@ -69,7 +69,7 @@ def conflicts(connection: Connection, tasks: Sequence[Task]) -> list[Task | None
 
 def _rows(connection: Connection, ids: Sequence[str], lock: Literal["wait", "skip"] | None) -> dict[str, Any]:
     """Read the guards of these rows. With ``lock`` the rows are locked, by every caller in the order of their ids."""
-    columns = (c.task_id, c.status, c.fence, c.lease_until, c.cancel_requested)
+    columns = (c.task_id, c.status, c.fence, c.lease_owner, c.lease_until, c.cancel_requested)
     found = {}
     for part in chunks(sorted(set(ids))):
         query = dialect_of(connection).by_id(select(*columns).where(c.task_id.in_(part)))
@@ -115,7 +115,7 @@ def holding(connection: Connection, changes: Sequence[Change]) -> list[bool]:
 def _running(connection: Connection, ids: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
     """Read the running ones of these rows; and return which of them are locked, as by a handler's own transaction.
 
-    These are not waited for, since the leases of all the others would end.
+    These are not waited for: the progress of all the others would wait as well.
     """
     ours = _rows(connection, ids, "skip")
     taken = _rows(connection, [task_id for task_id in ids if task_id not in ours], None)
@@ -123,17 +123,8 @@ def _running(connection: Connection, ids: Sequence[str]) -> tuple[dict[str, Any]
     return running, running.keys() - ours.keys()
 
 
-_EXTEND_LEASE = update(TASKS).values(lease_until=bindparam("lease_until", type_=BigInteger))
 _REQUEST_CANCEL = update(TASKS).values(cancel_requested=true())
 _REPORT = update(TASKS).where(c.task_id == bindparam("b_id")).values(progress=bindparam("progress"))
-
-
-def heartbeat(connection: Connection, held: Sequence[tuple[str, int]], lease_until: int) -> list[bool | None]:
-    running, taken = _running(connection, [task_id for task_id, _ in held])
-    mine = [task_id in running and running[task_id].fence == fence for task_id, fence in held]
-    ids = [i for (i, _), ok in zip(held, mine, strict=True) if ok and i not in taken]
-    dialect_of(connection).set_on(connection, _EXTEND_LEASE, ids, {"lease_until": lease_until})
-    return [bool(running[i].cancel_requested) if ok else None for (i, _), ok in zip(held, mine, strict=True)]
 
 
 def report(connection: Connection, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
@@ -257,16 +248,6 @@ def ids_with_prefix(connection: Connection, prefixes: Sequence[str], limit: int)
 
 def _begins_with(prefix: str) -> ColumnElement[bool]:
     return func.substr(c.task_id, 1, len(prefix)) == prefix
-
-
-def overdue(connection: Connection, now: int, limit: int) -> list[Task]:
-    queries = (
-        select(TASKS).where(c.status == RUNNING, c.lease_until <= now).order_by(c.lease_until),
-        select(TASKS).where(c.status == PENDING, c.expires_at <= now).order_by(c.expires_at),
-    )
-    late = [to_task(row) for query in queries for row in connection.execute(query.limit(limit))]
-    late.sort(key=lambda task: (task.expires_at if task.status is Status.PENDING else task.lease_until) or 0)
-    return late[:limit]
 
 
 def active(connection: Connection, schedule_ids: Sequence[str]) -> dict[str, int]:

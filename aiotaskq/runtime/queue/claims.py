@@ -50,6 +50,11 @@ class Claims:
         self._bounded = bounded
         self._background: set[asyncio.Future[Any]] = set()
 
+    @property
+    def busy(self) -> bool:
+        """Whether claims are under way or being undone whose callers do not wait for them."""
+        return bool(self._background)
+
     async def exchange(
         self,
         changes: Sequence[Change],

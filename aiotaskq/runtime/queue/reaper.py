@@ -1,14 +1,15 @@
-"""Notices dead workers: settles running tasks whose leases are over, and pending tasks that have expired."""
+"""Notices dead workers and removes them; settles tasks that nobody holds, and pending tasks that have expired."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.clock import Clock, SystemClock
 from aiotaskq.concurrency.failure_backoff import backoff
-from aiotaskq.core.outcome import POP_OWNER, Expired, Life, Outcome, Released, lease_over, owner_of, uncounted
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.outcome import Expired, Life, Outcome, is_dead, lost, owner_of, uncounted
+from aiotaskq.core.task import Status, Task
+from aiotaskq.log import log
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.owner import life_of
 from aiotaskq.runtime.task_log import log_outcome
@@ -27,55 +28,38 @@ class Reaper:
         self._clock = clock
         self._events = events
         self._settle = settle
-        self._left = 0  # overdue tasks that the last round left to their workers
 
-    async def reap(
-        self,
-        *,
-        owner: str = "",
-        holds: Container[tuple[str, int]] = (),
-        then: Callable[[Task], tuple[Task, ...]] | None = None,
-        lease: float = 60.0,
-    ) -> bool:
-        """Settle overdue tasks of any worker; return whether there may be more.
+    async def reap(self, *, then: Callable[[Task], tuple[Task, ...]] | None = None) -> bool:
+        """Remove dead workers, and settle overdue tasks; return whether there may be more.
 
-        Args:
-            owner: the id of the worker that calls this, if any.
-            holds: the deliveries, as id and fence, whose leases that worker renews itself.
-            then: returns the tasks that are pushed with the change.
-            lease: the length of a lease in seconds.
+        ``then`` returns the tasks that are pushed with the change. Whatever happens in between, the next call, of any
+        process, goes on: the tasks of a worker that was removed are overdue until they are settled.
         """
-        now, left = self._clock.now(), 0
-        limit = LIMIT + self._left  # tasks that are left to their workers must not hide the others
-        late = await self._backend.overdue(now, limit)
-        lives: dict[str, Life] = {}
+        now = self._clock.now()
+        await self._remove_dead(now)
+        late = await self._backend.overdue(now, LIMIT)
         for task in late:
-            if (task.task_id, task.fence) in holds:
-                left += 1
-                continue
-            outcome: Outcome | None = Expired()
+            outcome: Outcome = Expired()
             if task.status is not Status.PENDING:
-                whose = owner_of(task)
-                if owner and whose == owner:
-                    # The worker does not know this task: the answer to its claim was lost.
-                    outcome = Released("it never started")
-                else:
-                    life = lives.get(whose) or lives.setdefault(whose, self._life_of(whose))
-                    outcome = lease_over(life, now - (task.lease_until or now), int(lease * SECOND))
-            if outcome is None:
-                left += 1
-                continue
+                outcome = lost(Life.UNKNOWN if task.lease_until is not None else self._life_of(owner_of(task)))
             after = await self._settle(task, outcome, lease_over=True, then=then)
             if after is not None:
                 log_outcome(task, outcome, after, now)
                 self._events.emit("expired" if after.status is Status.EXPIRED else "lost", now, after)
-        self._left = left
-        return len(late) == limit
+        return len(late) == LIMIT
+
+    async def _remove_dead(self, now: int) -> None:
+        registry = self._backend.workers
+        if registry is None:
+            return
+        for worker in await registry.all():
+            late, lease = now - worker.lease_until, worker.lease_until - worker.seen_at
+            if late >= 0 and is_dead(self._life_of(worker.owner), late, lease) and await registry.remove(worker):
+                log.warning("worker {} is dead, or does not answer: its tasks are taken back", worker.owner)
 
     def _life_of(self, owner: str) -> Life:
-        # For a pop only the visibility timeout counts, and in virtual time all workers are in this process.
-        real = isinstance(self._clock, SystemClock) and not owner.startswith(POP_OWNER)
-        return life_of(owner) if real else Life.UNKNOWN
+        # In virtual time all workers are in this process.
+        return life_of(owner) if isinstance(self._clock, SystemClock) else Life.UNKNOWN
 
     async def uncount(self, lost: Task) -> None:
         """Take back the crash that was counted when the lease of this delivery ended: its worker did not crash."""

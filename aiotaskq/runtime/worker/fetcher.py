@@ -34,7 +34,6 @@ NEVER_STARTED = "never started"
 class Consumer(Protocol):
     """What a fetcher needs of the worker whose slots it fills. All of it is called on the worker's loop."""
 
-    owner: str
     queues: tuple[str, ...] | None
     """The queues to claim from; None for every queue that is not paused."""
     concurrency: int
@@ -42,6 +41,10 @@ class Consumer(Protocol):
     poll_interval: float
     executions: dict[str, Execution]
     """What runs, by task id: each has a slot."""
+
+    @property
+    def owner(self) -> str:
+        """The id under which to claim."""
 
     def start_run(self, task: Task) -> None:
         """Run a task in a free slot."""
@@ -78,7 +81,7 @@ class Fetcher:
         self._direct = backend if isinstance(backend, DirectBackend) and not backend.shared else None
         self._events = queue.events
         self._bounded = queue.capacity.maxsize > 0
-        self._lease = int(worker.lease * SECOND) if backend.shared else None
+        self._shared = backend.shared
         self.buffer = Buffer()
         """What is claimed and waits for a slot. Only the fetcher changes it."""
         self._prefetch = Prefetch()
@@ -169,7 +172,7 @@ class Fetcher:
                 if self._bounded:
                     self._queue.claims.hint_room([claimed])
                 if claimed.crashes:
-                    self._accept([claimed], ticks)  # perhaps it is to run alone
+                    self._accept([claimed])  # perhaps it is to run alone
                     return None
                 return claimed
         if outcome is not None:
@@ -204,11 +207,10 @@ class Fetcher:
         for task in self.buffer.take_last(keep):
             self.put(task, Released(reason))
 
-    def _accept(self, tasks: Sequence[Task], since: int) -> None:
-        """Take in tasks that were claimed at ``since`` ticks of the clock."""
-        if self._lease is not None:
-            for task in tasks:
-                self._heartbeat.hold((task.task_id, task.fence), since)
+    def _accept(self, tasks: Sequence[Task]) -> None:
+        """Take in claimed tasks."""
+        if self._shared:
+            tasks = [task for task in tasks if self._is_held(task)]
         if self._closed or self._paused:
             for task in tasks:
                 self.put(task, Released(NEVER_STARTED))
@@ -217,6 +219,12 @@ class Fetcher:
             self.buffer.moved = self._clock.ticks()
         self.buffer.extend(self._worker.admit(tasks))
         self.fill()
+
+    def _is_held(self, task: Task) -> bool:
+        if held := self._heartbeat.hold((task.task_id, task.fence), task.lease_owner):
+            return held
+        self.put(task, Released(NEVER_STARTED))  # claimed under an id that was removed: others may have it
+        return False
 
     # ---- outcomes ----
 
@@ -271,27 +279,27 @@ class Fetcher:
     ) -> list[R]:
         room = self._room(True)
         self._reserved += room
-        since, now = self._clock.ticks(), self._clock.now()
-        lease_until = self._lease_from(now)
+        claim = self._heartbeat.begin_claim()
         try:
             stored, claimed = await self._queue.claims.to_its_end(
-                verb(what, self._worker.owner, now, room, queues=self._worker.queues, lease_until=lease_until)
+                verb(what, self._worker.owner, self._clock.now(), room, queues=self._worker.queues)
             )
         except BaseException:
-            self._unreserve(room)
+            self._unreserve(room, claim)
             raise
         # Later, so that listeners hear of each push before they hear of its start.
-        asyncio.get_running_loop().call_soon(self._take_pushed, claimed, since, room)
+        asyncio.get_running_loop().call_soon(self._take_pushed, claimed, room, claim)
         return stored
 
-    def _take_pushed(self, tasks: Sequence[Task], since: int, room: int) -> None:
+    def _take_pushed(self, tasks: Sequence[Task], room: int, claim: int) -> None:
         if self._stopped:
             self._queue.claims.give_back(tasks)
         else:
-            self._accept(tasks, since)
-        self._unreserve(room)
+            self._accept(tasks)
+        self._unreserve(room, claim)
 
-    def _unreserve(self, room: int) -> None:
+    def _unreserve(self, room: int, claim: int) -> None:
+        self._heartbeat.end_claim(claim)
         self._reserved -= room
         if self._missed:
             self._missed = False
@@ -302,9 +310,12 @@ class Fetcher:
 
     async def _round(self) -> float:
         self._in_round = True
+        claim = self._heartbeat.begin_claim() if self._shared else 0
         try:
             return await self._exchange()
         finally:
+            if self._shared:
+                self._heartbeat.end_claim(claim)
             self._in_round = False
             self._worker.look_idle()
 
@@ -321,7 +332,7 @@ class Fetcher:
             self._arrivals.wanted = False  # until a claim has found less than there is room for
         if not ended and not room:
             return self._pause()
-        since, now = self._clock.ticks(), self._clock.now()
+        now = self._clock.now()
         if self._lull and not ended and not hinted:
             self._lull = False
             if (pause := await self._until_due(now)) > 0:
@@ -329,7 +340,7 @@ class Fetcher:
         changes = [self._change(task, outcome, now) for task, outcome in ended]
         try:
             held, tasks = await self._queue.claims.exchange(
-                changes, self._worker.owner, now, room, queues=self._worker.queues, lease_until=self._lease_from(now)
+                changes, self._worker.owner, now, room, queues=self._worker.queues
             )
         except (DatabaseUnavailable, asyncio.CancelledError):  # cancelled: the worker stops, and waits no longer
             self._outbox[:0] = ended
@@ -340,7 +351,7 @@ class Fetcher:
             await self._write_each(ended)  # the error of one outcome must not fail the others
             return 0.0
         if tasks:
-            self._accept(tasks, since)
+            self._accept(tasks)
         if ended:
             await self._written(ended, changes, held)
         if len(tasks) == room:
@@ -408,9 +419,6 @@ class Fetcher:
             del left[0]
 
     # ---- how many ----
-
-    def _lease_from(self, now: int) -> int | None:
-        return None if self._lease is None else now + self._lease
 
     @property
     def _free(self) -> int:

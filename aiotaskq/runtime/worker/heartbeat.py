@@ -1,34 +1,44 @@
-"""The heartbeat: renews the leases of one worker, and knows which of them can be trusted."""
+"""The heartbeat: renews the lease of one worker, and notices what it holds in the store without knowing it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
+import sys
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from aiotaskq.backends.base import Backend
+from aiotaskq.backends.workers import Workers
 from aiotaskq.concurrency.clock import Clock, SystemClock
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.loop_thread import LoopThread
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.outcome import DEAD_AFTER
 from aiotaskq.core.task import SECOND
+from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.log import log
-from aiotaskq.runtime.owner import renewing
+from aiotaskq.runtime.owner import fresh_owner, renewing
 
 Key = tuple[str, int]
 """A delivery: task id and fence."""
 
+WORKER = "worker-"  # the beginning of the ids of workers
+LEAVING = 1.0  # seconds that leaving the registry may take; else the lease ends by itself
 TRY_WITHIN = 0.5  # leases between tries while the store is away; a reaper waits for a whole lease once it is back
-LOST: Final = -(2**63)  # ticks from which no lease lasts
 
 
 class Heartbeat:
-    """Renews the leases of one worker until it is stopped, in a thread and on a connection of its own.
+    """Renews the lease of one worker until it is stopped, in a thread and on a connection of its own.
 
     So a handler that blocks the worker's loop loses no lease. When that loop has stood still for five leases, nothing
     is renewed any more. With a virtual clock, which belongs to one loop, the heartbeat runs on the worker's loop.
+
+    A worker that was removed from the registry has lost all that it held. It registers under another id and goes on.
+    With each renewal the rows that carry the worker's id are compared with what it holds: what it has lost, what is to
+    be cancelled, and what was claimed for it in an answer that never came.
     """
 
     def __init__(
@@ -40,15 +50,19 @@ class Heartbeat:
         heartbeat: float,
         answered: Callable[[Sequence[Key], Sequence[bool | None]], None],
         fenced: Callable[[], None],
-        owner: str = "",
+        unknown: Callable[[Sequence[Key]], None] = lambda _keys: None,
+        describe: Callable[[], tuple[tuple[str, ...] | None, int, int]] = lambda: (None, 0, 0),
     ) -> None:
-        """Wire a heartbeat for the leases of ``owner``; ``lease`` and ``heartbeat`` in seconds.
+        """Wire a heartbeat; ``lease`` and ``heartbeat`` in seconds.
 
-        Both callbacks run on the worker's loop. ``answered`` is called after each renewal with the answer for each
-        delivery: whether its cancel was requested, None if it is lost. ``fenced`` is called when no renewal was
-        answered for a whole lease: other workers may have the tasks.
+        The first three callbacks run on the worker's loop. ``answered`` is called after each comparison with the answer
+        for each delivery that was held: whether its cancel was requested, None if it is lost. ``fenced`` is called when
+        no renewal was answered for a whole lease: other workers may have the tasks. ``unknown`` is called with
+        deliveries that this worker has in the store, and that it will never run. ``describe`` returns the queues, the
+        concurrency and the number of running tasks for the registry, from any thread.
         """
-        self._owner = owner
+        self.owner = fresh_owner(WORKER)
+        """The id under which the worker claims. Only the worker's loop uses it, and replaces it."""
         self._shared = backend.shared
         self._thread = LoopThread("aiotaskq-leases") if backend.shared and isinstance(clock, SystemClock) else None
         self._backend = backend if self._thread is None else backend.another()
@@ -57,110 +71,192 @@ class Heartbeat:
         self._heartbeat = heartbeat
         self._answered = answered
         self._fenced = fenced
-        # By delivery, the ticks from which its lease counts. The heartbeat's loop changes the lists; the worker's loop
-        # alone adds and removes keys.
-        self._held: dict[Key, list[int]] = {}
+        self._unknown = unknown
+        self._describe = describe
+        self._held: set[Key] = set()  # on the worker's loop
+        self._comparisons = 0  # on the worker's loop, as the next two
+        self._claims: list[int] = []  # the number of comparisons before each claim under way
+        self._strange: dict[Key, int] = {}  # rows that the worker does not know, and the first comparison that had them
         self._bound = LoopBound()  # to the worker's loop
-        self._poller = Poller("heartbeat", self._renew, clock, lease * TRY_WITHIN)
+        self._poller = Poller("heartbeat", self._round, clock, lease * TRY_WITHIN)
+        self._row: WorkerInfo | None = None  # as it was last written; None while the worker is not registered
+        self._started_at = 0
+        self._lost = False  # whether the worker's loop has yet to drop what it held under an id that was removed
         self._trusted = 0  # ticks at the sending of the last renewal that was answered
         self._alive = 0  # ticks when the worker's loop last did something
-        self._failing = False
         self._given_up = False
+        self._begun = False
 
     @property
     def trusted(self) -> bool:
-        """Whether the store has answered within the lease; otherwise other workers may have this worker's tasks."""
-        return not self._shared or self._clock.ticks() - self._trusted <= self._lease
+        """Whether the lease lasts, as far as the store has answered; otherwise others may have this worker's tasks."""
+        return not self._shared or (not self._lost and self._clock.ticks() - self._trusted <= self._lease)
 
     def holds(self, key: Key, ticks: int) -> bool:
-        """Return whether the lease of this delivery lasts at ``ticks`` of the clock, as far as the store has answered.
+        """Return whether this delivery is held at ``ticks`` of the clock, as far as the store has answered."""
+        return not self._shared or (key in self._held and not self._lost and ticks - self._trusted <= self._lease)
 
-        Asked for each delivery: after the process was suspended, a renewal of others says nothing about this one.
-        """
-        if not self._shared:
-            return True
-        since = self._held.get(key)
-        return since is not None and ticks - since[0] <= self._lease
-
-    def hold(self, key: Key, since: int) -> None:
-        """Renew the lease of this delivery from now on; it was claimed at ``since`` ticks of the clock."""
-        self._held[key] = [since]
+    def hold(self, key: Key, owner: str | None) -> bool:
+        """Hold a delivery that was claimed for this owner; return False if that is no longer this worker's id."""
+        if owner != self.owner:
+            return False
+        self._held.add(key)
+        return True
 
     def drop(self, key: Key) -> None:
-        """Stop renewing the lease of this delivery."""
-        self._held.pop(key, None)
+        """Hold this delivery no longer."""
+        self._held.discard(key)
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._held
+    def begin_claim(self) -> int:
+        """Take note that a claim is under way, until ``end_claim`` is called with the number that this returns."""
+        self._claims.append(self._comparisons)
+        return self._comparisons
+
+    def end_claim(self, number: int) -> None:
+        """Take note that a claim was answered and its tasks are held, or that no answer will come."""
+        self._claims.remove(number)
 
     async def start(self) -> None:
-        """Start renewing for a worker on the running loop. Raises DatabaseUnavailable."""
+        """Register a worker on the running loop, and renew its lease. Raises DatabaseUnavailable."""
         if not self._shared:
             return
         self._bound.bind()
-        self._trusted = self._alive = self._clock.ticks()
-        renewing.add(self._owner)
+        self._alive = self._clock.ticks()
+        self._started_at = self._clock.now()
         if self._thread is None:
-            await self._poller.start()
+            await self._open()
         else:
             await asyncio.wrap_future(self._thread.submit(self._open))
 
     async def _open(self) -> None:
         await self._backend.open()
+        await self._register(self.owner)
         await self._poller.start()
 
-    async def stop(self) -> None:
-        """Stop renewing and close the connection; idempotent."""
+    async def stop(self, leave: bool = True) -> None:
+        """Stop renewing and close the connection; idempotent. ``leave``: the worker holds nothing, so remove it."""
         if not self._shared:
             return
-        renewing.discard(self._owner)
         if self._thread is None:
-            await self._poller.stop()
+            await self._close(leave)
         else:
-            await asyncio.wrap_future(self._thread.submit(self._close))
+            await asyncio.wrap_future(self._thread.submit(lambda: self._close(leave)))
             await asyncio.to_thread(self._thread.close)
 
-    async def _close(self) -> None:
+    async def _close(self, leave: bool) -> None:
         await self._poller.stop()
-        await self._backend.close()
+        row, self._row = self._row, None
+        if row is not None:
+            renewing.discard(row.owner)
+            if leave:
+                with contextlib.suppress(DatabaseUnavailable, TimeoutError):  # a reaper removes it in the end
+                    async with asyncio.timeout(LEAVING):
+                        await self._registry.remove(row)
+        if self._thread is not None:
+            await self._backend.close()
 
     # ---- on the heartbeat's loop ----
 
+    @property
+    def _registry(self) -> Workers:
+        assert self._backend.workers is not None
+        return self._backend.workers
+
+    def _info(self, owner: str) -> WorkerInfo:
+        now = self._clock.now()
+        return WorkerInfo(
+            owner,
+            socket.gethostname(),
+            os.getpid(),
+            sys.modules["aiotaskq"].__version__,
+            self._started_at,
+            now,
+            now + self._lease,
+            *self._describe(),
+        )
+
+    async def _register(self, owner: str) -> None:
+        ticks, row = self._clock.ticks(), self._info(owner)
+        await self._registry.register(row)
+        self._row, self._trusted = row, ticks
+        renewing.add(owner)
+
+    async def _round(self) -> float:
+        begun, self._begun = self._begun, True
+        return await self._renew() if begun else self._heartbeat  # it has just been registered
+
     async def _renew(self) -> float:
-        since = list(self._held.items())
-        held = [key for key, _ in since]
+        held = list(self._held)
         ticks = self._clock.ticks()  # trust counts from the sending, not from the answer
         if self._is_dead(ticks):
             return self._heartbeat
         try:
-            if held:
-                answers = await self._backend.heartbeat(held, self._clock.now() + self._lease)
-                for (_, asked), answer in zip(since, answers, strict=True):
-                    asked[0] = LOST if answer is None else ticks
-                self._call(self._answered, held, answers)
-            elif self._failing:  # with nothing to renew, only this tells that the store is back
-                await self._backend.ping()
+            if await self._beat(ticks):
+                assert self._row is not None
+                rows = await self._registry.held(self._row.owner)
+                self._call(self._compare, self._row.owner, held, rows)
         except DatabaseUnavailable:
-            self._failing = True
             if not self.trusted:
                 self._call(self._fenced)
             raise
-        self._failing = False
-        self._trusted = ticks
         return self._heartbeat
 
+    async def _beat(self, ticks: int) -> bool:
+        """Renew the lease; return False if it was lost, and the worker has another id now."""
+        if (before := self._row) is not None:
+            row = self._info(before.owner)
+            if await self._registry.heartbeat(row):
+                self._row, self._trusted = row, ticks
+                return True
+            # A reaper has removed the worker, and others take its tasks. Nothing that is claimed under this id is held.
+            self._row, self._lost = None, True
+            renewing.discard(before.owner)
+            self._call(self._lose, None)
+        owner = fresh_owner(WORKER)
+        await self._register(owner)
+        self._call(self._lose, owner)
+        return False
+
     def _is_dead(self, ticks: int) -> bool:
-        self._call(self._beat)
+        self._call(self._note_alive)
         dead = ticks - self._alive > DEAD_AFTER * self._lease
         if dead and not self._given_up:
-            log.error("the worker's event loop has stood still for {} leases; they are renewed no more", DEAD_AFTER)
-        if dead != self._given_up:
-            (renewing.discard if dead else renewing.add)(self._owner)
+            log.error("the worker's event loop has stood still for {} leases; its lease is renewed no more", DEAD_AFTER)
+        if dead != self._given_up and self._row is not None:
+            (renewing.discard if dead else renewing.add)(self._row.owner)
         self._given_up = dead
         return dead
 
-    def _beat(self) -> None:
-        self._alive = self._clock.ticks()
-
     def _call(self, callback: Callable[..., None], *args: object) -> None:
         self._bound.call_soon(callback, *args)
+
+    # ---- on the worker's loop ----
+
+    def _note_alive(self) -> None:
+        self._alive = self._clock.ticks()
+
+    def _lose(self, owner: str | None) -> None:
+        """Drop all deliveries, as lost; claim again under this id, once there is one."""
+        lost = list(self._held)
+        self._held.clear()
+        self._strange.clear()
+        self._answered(lost, [None] * len(lost))
+        if owner is not None:
+            self.owner = owner
+            self._lost = False
+
+    def _compare(self, owner: str, held: Sequence[Key], rows: Sequence[tuple[str, int, bool]]) -> None:
+        """Compare what was held before the rows of this owner were read with these rows."""
+        if owner != self.owner:
+            return
+        self._comparisons += 1
+        found = {(task_id, fence): cancel for task_id, fence, cancel in rows}
+        self._answered(held, [found.get(key) for key in held])
+        # Not known in two comparisons, and no claim that began before the first of them is under way: no answer will
+        # bring it.
+        strange = {key: self._strange.get(key, self._comparisons) for key in found if key not in self._held}
+        oldest = min(self._claims, default=self._comparisons)
+        forgotten = [key for key, first in strange.items() if first < self._comparisons and first <= oldest]
+        self._strange = strange
+        if forgotten:
+            self._unknown(forgotten)

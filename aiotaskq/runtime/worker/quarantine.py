@@ -108,12 +108,11 @@ class Quarantine:
             await self._clock.sleep(RETRY)
 
     async def _write(self, before: Task, after: Task) -> bool:
-        """Write another owner of a running task, and renew its lease; return whether the row was as expected."""
+        """Write another owner of a running task; return whether the row was as expected."""
         if not self._backend.shared:
             return True
-        until = self._clock.now() + int(self._worker.lease * SECOND)
         try:
-            return (await self._backend.update([Change(before, after.replace(lease_until=until))]))[0]
+            return (await self._backend.update([Change(before, after)]))[0]
         except DatabaseUnavailable as error:
             log.warning("{}: whether it runs alone cannot be written: {}", named(after), error)
             return False

@@ -24,7 +24,6 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import HostClock
 from aiotaskq.runtime.handler import Handler
-from aiotaskq.runtime.owner import fresh_owner
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.task_log import log_lost, log_outcome
 from aiotaskq.runtime.worker.execution import Execution
@@ -81,7 +80,6 @@ class Worker:
         heartbeat = check_seconds("heartbeat", heartbeat, zero=False)
         if heartbeat * 2 > lease:
             raise ValidationError(f"heartbeat: {heartbeat} s is more than half of the lease of {lease} s")
-        self.owner = fresh_owner("worker-")
         self._queue = queue
         self._backend = backend
         self._shared = backend.shared
@@ -109,7 +107,8 @@ class Worker:
             heartbeat=heartbeat,
             answered=self._answered,
             fenced=self._fenced,
-            owner=self.owner,
+            unknown=lambda keys: self.chore(self._give_back_unknown(keys)),
+            describe=lambda: (self.queues, self.concurrency, len(self.executions)),
         )
         self._fetcher = Fetcher(self, queue, backend, clock, self._heartbeat)
         self._quarantine = Quarantine(self, self._fetcher, backend, clock)
@@ -127,6 +126,11 @@ class Worker:
         self._waiting = 0  # how many wait until the worker is idle
         self._stack = contextlib.AsyncExitStack()
         self._exit: asyncio.Task[ExitCode] | None = None
+
+    @property
+    def owner(self) -> str:
+        """The id under which it claims: another one after others had taken it for dead."""
+        return self._heartbeat.owner
 
     @property
     def running(self) -> bool:
@@ -290,13 +294,15 @@ class Worker:
 
     # ---- in the caller's coroutine ----
 
-    async def claim(self, owner: str, limit: int) -> list[Task]:
-        """Claim tasks of every queue, beside the slots, and renew their leases until they are settled."""
-        now, ticks = self._clock.now(), self._clock.ticks()
-        lease_until = now + int(self.lease * SECOND) if self._shared else None
-        tasks = await self._backend.claim(owner, now, limit, lease_until=lease_until)
-        for task in tasks:
-            self._heartbeat.hold((task.task_id, task.fence), ticks)
+    async def claim(self, limit: int) -> list[Task]:
+        """Claim tasks of every queue, beside the slots, and hold them until they are settled."""
+        claim = self._heartbeat.begin_claim()
+        try:
+            tasks = await self._backend.claim(self.owner, self._clock.now(), limit)
+            for task in tasks:
+                self._heartbeat.hold((task.task_id, task.fence), task.lease_owner)
+        finally:
+            self._heartbeat.end_claim(claim)
         return tasks
 
     async def settle(self, task: Task, outcome: Outcome | Unconfirmed | None) -> None:
@@ -357,6 +363,16 @@ class Worker:
         if self._shared:
             self.chore(self._queue.reaper.uncount(lost))
 
+    async def _give_back_unknown(self, keys: Sequence[Key]) -> None:
+        """Give back tasks that were claimed for this worker in an answer that was lost on its way."""
+        for task in await self._backend.get([task_id for task_id, _ in keys]):
+            if task is not None and task.status is Status.RUNNING and (task.task_id, task.fence) in keys:
+                outcome = Released("it never started")
+                after = await self._queue.settle(task, outcome, lease_over=True)
+                if after is not None:
+                    log_outcome(task, outcome, after, self._clock.now())
+                    self._queue.events.emit("lost", self._clock.now(), after)
+
     def _fenced(self) -> None:
         # Other workers may have the tasks by now. Nothing is claimed until the store answers again.
         count = len(self.executions)
@@ -386,14 +402,12 @@ class Worker:
         ticks = self._clock.ticks()
         if self._reaper.failures:
             await self._backend.ping()
-            # The store is back. Workers that live renew their leases now or give back what they had to drop: a lease
-            # that is still over after a whole lease belongs to a dead worker.
+            # The store is back. Workers that live renew their leases now: one that is still over after a whole lease
+            # belongs to a dead worker.
             self._reap_from = ticks + int(self.lease * SECOND)
         if ticks < self._reap_from:
             return min(self._reap_interval, (self._reap_from - ticks) / SECOND)
-        if await self._queue.reaper.reap(
-            owner=self.owner, holds=self._heartbeat, then=self.follow_ups, lease=self.lease
-        ):
+        if await self._queue.reaper.reap(then=self.follow_ups):
             return 0.0
         await self._backend.tidy()
         return self._reap_interval * random.uniform(0.8, 1.2)
@@ -438,7 +452,7 @@ class Worker:
             chore.cancel()
         try:
             async with asyncio.timeout(CLOSING):
-                await self._heartbeat.stop()
+                await self._heartbeat.stop(leave=not (abandoned or unwritten or self._queue.claims.busy))
                 await self.runner.close(wait=not abandoned)
                 await self._stack.aclose()
         except TimeoutError:

@@ -13,10 +13,10 @@ from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.listeners import CANCEL
 from aiotaskq.backends.redis.backend import RedisBackend
-from aiotaskq.core.task import TaskFilter
+from aiotaskq.core.task import Status, TaskFilter
 from tests.support.machine import watchdog
 from tests.support.programs import ROOT
-from tests.support.rows import LEASE, NOW, completed, ids, new
+from tests.support.rows import LEASE, NOW, completed, ids, new, worker_info
 from tests.support.servers import Valkey
 
 
@@ -51,7 +51,17 @@ async def every_verb(backend: Backend) -> None:
     claimed = await backend.claim("o", NOW, 10, lease_until=LEASE)
     assert ids(claimed) == ids([a, c, b])
     a, c, b = claimed
-    assert await backend.heartbeat([(a.task_id, a.fence)], LEASE + 1) == [False]
+    assert backend.workers is not None
+    await backend.workers.register(worker_info())
+    assert await backend.workers.heartbeat(worker_info())
+    assert await backend.workers.all() == [worker_info()]
+    (held,) = await backend.push([new(queue="held")])
+    await backend.claim("w", NOW, 1, queues=["held"])
+    assert await backend.workers.held("w") == [(held.task_id, 1, False)]
+    assert await backend.workers.remove(worker_info())
+    assert ids(await backend.overdue(NOW - 9, 10)) == [held.task_id]
+    assert ids(await backend.find(TaskFilter(status=(Status.RUNNING,), queue="held"), 10)) == [held.task_id]
+    assert await backend.delete([held.task_id]) == 1
     assert await backend.report([(a.task_id, a.fence, {"done": 1})]) == [True]
     assert await backend.request_cancel([b.task_id]) == [True]
     assert await backend.cancelling([a.task_id, b.task_id]) == [b.task_id]

@@ -27,7 +27,8 @@ async def consistent(backend: RedisBackend, server: Server, prefix: str) -> None
             assert server.ask("ZCARD", f"{{{prefix}}}:{name}:{status}") == len(those)
     live = [row for row in rows if not row.final]
     assert server.ask("ZCARD", f"{{{prefix}}}:is:live") == len(live)
-    assert server.ask("ZCARD", f"{{{prefix}}}:running") == counts["running"]
+    held = sum(server.ask("ZCARD", f"{{{prefix}}}:{name}") for name in ("held", "leased"))
+    assert held == counts["running"]
     keys = {row.unique_key.encode(): row.task_id.encode() for row in live if row.unique_key}
     assert server.ask("HGETALL", f"{{{prefix}}}:unique") == keys
     lanes = {f"{row.priority}:{row.queue}" for row in live if row.status is Status.PENDING}

@@ -91,14 +91,14 @@ async def test_a_row_that_vanished_leaves_no_trouble(backend: RedisBackend, serv
         for piece in ("body", "state"):
             server.execute(f"HDEL {{{prefix}}}:{piece} {task.task_id}")
     after = await pushed(backend)
-    assert ids(await backend.claim("o", NOW, 5)) == [after.task_id]
+    assert ids(await backend.claim("o", NOW, 5, lease_until=LEASE * 2)) == [after.task_id]
     assert await backend.next_run_at(NOW) is None
     assert await backend.claim("o", NOW + 60, 5) == []
     assert server.ask("ZCARD", f"{{{prefix}}}:expiring") == 0, "the entry is dropped"
     assert await backend.overdue(LEASE + 99, 5) == []
     assert ids(await backend.find(TaskFilter(), 5)) == [after.task_id]
     assert await backend.purge(TaskFilter(), 5) == 0
-    assert await backend.heartbeat([(held.task_id, 1)], LEASE) == [None]
+    assert await backend.workers.held("owner") == []
     again = new(unique_key="u", idempotency_key="i")
     assert (await backend.push([again]))[0] is again
 
@@ -130,7 +130,7 @@ async def test_an_index_that_lags_behind_its_rows_deletes_nothing(
 async def test_more_expired_tasks_than_one_sweep_takes(backend: RedisBackend) -> None:
     await backend.push([new(expires_at=NOW + 1) for _ in range(10_005)])
     last = await pushed(backend)
-    assert ids(await backend.claim("o", NOW + 1, 5)) == [last.task_id]
+    assert ids(await backend.claim("o", NOW + 1, 5, lease_until=LEASE)) == [last.task_id]
     assert await backend.count_ready(NOW + 1) == 0
     assert await backend.next_run_at(NOW + 1) is None
     assert len(await backend.overdue(NOW + 1, 20_000)) == 10_005
@@ -141,8 +141,7 @@ async def test_numbers_that_are_not_exact_in_lua(backend: RedisBackend) -> None:
     task = await pushed(backend, fence=2**62, params={"n": 2**63 - 1, "m": -(2**63)}, result=2**53 + 1)
     (claimed,) = await backend.claim("o", NOW, 1, lease_until=LEASE)
     assert (claimed.fence, claimed.params, claimed.result) == (2**62 + 1, task.params, 2**53 + 1)
-    assert await backend.heartbeat([(task.task_id, 2**62)], LEASE) == [None]
-    assert await backend.heartbeat([(task.task_id, 2**62 + 1)], LEASE) == [False]
+    assert await backend.report([(task.task_id, 2**62, {}), (task.task_id, 2**62 + 1, {})]) == [False, True]
 
 
 @pytest.mark.parametrize("fence", [10**15 - 1, 10**16 - 1, 19_999_999_999_999_999, 2**53, 2**53 + 1])

@@ -11,9 +11,9 @@ import pytest
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.core.task import Status, Task, TaskFilter
-from tests.backends.redis.stores import every_verb, opened
-from tests.support.rows import LEASE, NOW, completed, ids, new, read, running
+from aiotaskq.core.task import Task, TaskFilter
+from tests.backends.redis.stores import every_verb
+from tests.support.rows import LEASE, NOW, completed, ids, new, worker_info
 from tests.support.servers import Server
 
 
@@ -42,7 +42,8 @@ async def test_each_verb_that_writes_is_one_script(backend: RedisBackend, sent: 
     tasks = [new(queue=f"q{n % 3}", expires_at=NOW + 5) for n in range(300)]
     await sends(backend.push(tasks), ["EVALSHA"])
     claimed = await sends(backend.claim("o", NOW, 200, lease_until=LEASE), ["EVALSHA"])
-    await sends(backend.heartbeat([(t.task_id, t.fence) for t in claimed], LEASE + 1), ["EVALSHA"])
+    for verb in (backend.workers.register, backend.workers.heartbeat, backend.workers.remove):
+        await sends(verb(worker_info()), ["EVALSHA"])
     await sends(backend.report([(t.task_id, t.fence, {"n": 1}) for t in claimed]), ["EVALSHA"])
     await sends(backend.request_cancel(ids(claimed[:5])), ["EVALSHA"])
     await sends(backend.update([Change(t, completed(t), then=(new(),)) for t in claimed[5:]]), ["EVALSHA"])
@@ -61,22 +62,6 @@ async def test_a_page_of_a_filter_is_one_script(backend: RedisBackend, sent: lis
     sent.clear()
     assert len(await backend.find(TaskFilter(queue="find1"), 120)) == 120
     assert [word for word in sent if word != "PUBLISH"] == ["EVALSHA"]
-
-
-async def test_a_renewal_and_a_reaper_at_the_same_time_have_one_winner(backend: RedisBackend, url: str) -> None:  # G-7
-    async with opened(url) as other:
-        for number in range(40):
-            task = await running(backend, lease_until=NOW + 10)
-            back = task.replace(status=Status.PENDING, lease_owner=None, lease_until=None, crashes=1)
-            renew = backend.heartbeat([(task.task_id, task.fence)], NOW + 99)
-            reap = other.update([Change(task, back, lease_over=True)])
-            first, second = (renew, reap) if number % 2 else (reap, renew)
-            answers: tuple[Any, ...] = await asyncio.gather(first, second)
-            kept = answers[1 - number % 2] == [False]
-            assert answers[number % 2] == [not kept]
-            now = await read(backend, task)
-            assert (now.status, now.lease_until) == ((Status.RUNNING, NOW + 99) if kept else (Status.PENDING, None))
-            await backend.delete([task.task_id])
 
 
 async def test_flushed_scripts_are_sent_again(backend: RedisBackend, server: Server) -> None:  # G-9

@@ -12,7 +12,7 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis.connection import Address
 from aiotaskq.core.task import Status, TaskFilter
 from tests.backends.redis.stores import every_verb, opened, own_server
-from tests.support.rows import LEASE, NOW, completed, ids, new, pushed
+from tests.support.rows import LEASE, NOW, completed, ids, new, pushed, worker_info
 from tests.support.servers import Server
 
 
@@ -90,6 +90,7 @@ async def test_full_memory_stops_pushes_only(server: Server) -> None:  # G-3
             tasks = await backend.push([new() for _ in range(10)])
             (soon,) = await backend.push([new(priority=9, expires_at=NOW + 5)])
             await backend.values.put([("k", 1, NOW), ("l", 1, None)])
+            await backend.workers.register(worker_info())
             full.ask("CONFIG SET maxmemory 1")
             for verb in (backend.push([new(), new()]), backend.values.put([("m", 1, None)])):
                 with pytest.raises(DatabaseUnavailable, match="memory is full, nothing was written"):
@@ -97,7 +98,8 @@ async def test_full_memory_stops_pushes_only(server: Server) -> None:  # G-3
             assert await backend.count_ready(NOW) == 11
             claimed = await backend.claim("o", NOW, 10, lease_until=LEASE)
             assert ids(claimed) == ids(tasks)
-            assert await backend.heartbeat([(t.task_id, t.fence) for t in claimed], LEASE + 1) == [False] * 10
+            assert await backend.workers.heartbeat(worker_info(busy=10, lease_until=LEASE + 1))
+            assert len(await backend.workers.held("o")) == 0
             assert await backend.report([(claimed[0].task_id, 1, {"n": 1})]) == [True]
             assert await backend.request_cancel([claimed[9].task_id]) == [True]
             follower = new(type="follower")

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from msgspec.structs import asdict
 
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.engines import sync_engine
+from aiotaskq.backends.sql.insert import replace
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.core.task import SECOND
-from tests.support.rows import NOW
+from aiotaskq.models import WorkerRow
+from tests.support.rows import NOW, worker_info
 from tests.support.servers import Server, mariadb, postgresql, postgresql_jit
 from tests.support.skips import skipped_without
 
@@ -63,6 +66,11 @@ def fill(engine: sa.Engine, count: int, prefix: str, **columns: Any) -> None:
     query = sa.select(*chosen).where(n < count)
     with engine.begin() as connection:
         connection.execute(sa.insert(TASKS).from_select(list(values), query, include_defaults=False))
+
+
+def register(connection: sa.Connection, *owners: str) -> None:
+    """Add workers to the registry."""
+    replace(connection, WorkerRow.__table__, [asdict(worker_info(owner)) for owner in owners])
 
 
 def fill_all(engine: sa.Engine, finished: int = FINISHED, future: int = FUTURE) -> None:
@@ -170,7 +178,7 @@ def sqlite_counted(connection: sa.Connection, verb: Verb) -> tuple[Any, int]:
 def sqlite_explain(connection: sa.Connection, statement: str, parameters: Any, found: Cost) -> None:
     for *_, detail in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters):
         found.indexes |= set(re.findall(r"INDEX (\w+)", detail))
-        small = re.match(r"SCAN (steps|aiotaskq_queue|CONSTANT|without)", detail)
+        small = re.match(r"SCAN (steps|owners|aiotaskq_queue|CONSTANT|without)", detail)
         newest = "SCAN task_queue USING INDEX ix_task_queue_pushed"  # up to a limit, as `reads` shows
         if "TEMP B-TREE" in detail or (detail.startswith("SCAN") and not small and detail != newest):
             found.detours.append(detail)

@@ -27,7 +27,7 @@ from aiotaskq.core.task import Status
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from tests.support.machine import within
 from tests.support.pooler import Pooler
-from tests.support.rows import LEASE, NOW, new
+from tests.support.rows import LEASE, NOW, new, worker_info
 from tests.support.servers import Server, mariadb, postgresql
 from tests.support.skips import skipped_without
 
@@ -270,7 +270,9 @@ async def work(backend: SqlBackend, owner: str, rounds: int) -> None:
         await backend.push([new(), new()])
         await backend.values.put([(owner, 1, None)])
         claimed = await backend.claim(owner, NOW, 3, lease_until=LEASE)
-        await backend.heartbeat([(task.task_id, task.fence) for task in claimed], LEASE)
+        await backend.workers.register(worker_info(owner))
+        assert await backend.workers.heartbeat(worker_info(owner))
+        assert len(await backend.workers.held(owner)) == len(claimed)
         assert all(await backend.update([Change(t, t.replace(status=Status.COMPLETED, result=1)) for t in claimed]))
         assert await backend.values.get([owner], NOW) == [(1,)]
         await backend.stats(NOW)

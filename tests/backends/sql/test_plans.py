@@ -22,6 +22,7 @@ from aiotaskq.backends.sql import tasks as sql_tasks
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.rows import TASKS
+from aiotaskq.backends.sql.workers import overdue
 from aiotaskq.core.task import SECOND, Status, TaskFilter
 from aiotaskq.models import Base
 from tests.backends.sql.plans import (
@@ -38,6 +39,7 @@ from tests.backends.sql.plans import (
     cost_on,
     fill,
     fill_all,
+    register,
     remove,
     start,
 )
@@ -172,11 +174,11 @@ async def test_no_statement_is_compiled(engine: sa.Engine, pooler: str) -> None:
         "claim": claim(10),
         "claim of queues": claim(10, ["default", "mail"]),
         "claim of the first": lambda c: sql_claim.claim_first(c, "o", NOW, 10, None, LEASE),
-        "heartbeat": lambda c: sql_tasks.heartbeat(c, held, LEASE),
+        "report": lambda c: sql_tasks.report(c, [(name, fence, {"n": 1}) for name, fence in held]),
         "request_cancel": lambda c: sql_tasks.request_cancel(c, [name for name, _ in held]),
         "next_run_at": lambda c: sql_claim.next_run_at(c, NOW, ["mail"]),
         "stats": lambda c: sql_claim.stats(c, NOW),
-        "overdue": lambda c: sql_tasks.overdue(c, NOW, 100),
+        "overdue": lambda c: overdue(c, NOW, 100),
         "find": lambda c: sql_tasks.find(c, TaskFilter(), 50),
         "active": lambda c: sql_tasks.active(c, ["s"]),
         "purge": lambda c: sql_tasks.purge(c, TaskFilter(), 500),
@@ -342,16 +344,20 @@ def test_counting_reads_what_is_ready(engine: sa.Engine) -> None:
 
 
 def test_overdue_rows_are_found_among_many_live_ones(engine: sa.Engine) -> None:  # B7
-    fill(engine, 20_000, "held-", status="running", lease_until=lambda n: NOW + 10**9 + n, fence=1, run_at=NOW)
-    fill(engine, 5, "dead-", status="running", lease_until=lambda n: NOW - 5 + n, fence=1, run_at=NOW)
+    runs: dict[str, Any] = {"status": "running", "fence": 1, "run_at": NOW}
+    fill(engine, 7_000, "held-", **runs, lease_owner="pop-1", lease_until=lambda n: NOW + 10**9 + n)
+    fill(engine, 5, "dead-", **runs, lease_owner="pop-2", lease_until=lambda n: NOW - 5 + n)
+    for prefix, count, owner in (("held-w1-", 7_000, "w1"), ("held-w2-", 7_000, "w2"), ("dead-w3-", 5, "w3")):
+        fill(engine, count, prefix, **runs, lease_owner=owner)
     push(engine, new(task_id="dead-expired", expires_at=NOW - 10))
     try:
-        late, found = cost(engine, lambda c: sql_tasks.overdue(c, NOW, 500))
+        late, found = cost(engine, lambda c: register(c, "w1", "w2") or overdue(c, NOW, 500))
     finally:
         remove(engine, "held-%")
         remove(engine, "dead-%")
-    assert ids(late) == ["dead-expired", *(f"dead-{n}" for n in range(5))]
-    assert found.indexes == {"ix_task_queue_held", "ix_task_queue_expires"}
+    assert sorted(ids(late)[:5]) == [f"dead-w3-{n}" for n in range(5)]
+    assert ids(late)[5:] == ["dead-expired", *(f"dead-{n}" for n in range(5))]
+    assert {"ix_task_queue_held", "ix_task_queue_expires"} <= found.indexes
     assert found.detours == []
     assert found.reads <= 150
 
@@ -428,7 +434,7 @@ def test_mysql_finds_ids_one_by_one_in_a_small_table_too(tmp_path: Path, unavail
     sent: list[tuple[str, Any]] = []
     sa.event.listen(engine, "before_cursor_execute", lambda *a: sent.append((a[2], a[3])))
     with engine.connect() as connection:
-        assert sql_tasks.heartbeat(connection, held, LEASE) == [False] * 299
+        assert sql_tasks.report(connection, [(*key, {}) for key in held]) == [True] * 299
         assert sql_tasks.request_cancel(connection, [task_id for task_id, _ in held]) == [True] * 299
         ways = []
         for statement, parameters in sent[:]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from aiotaskq import TaskQ
+from aiotaskq.backends.url import DURABLE_FAKE
 from tests.support.machine import within
 
 URLS = ["memory", "sqlite"]
@@ -15,6 +16,12 @@ URLS = ["memory", "sqlite"]
 @pytest.fixture(params=URLS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/worker.db"
+
+
+@pytest.fixture(params=["durable_fake", "sqlite"])
+def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a store with a registry of workers."""
+    return DURABLE_FAKE if request.param == "durable_fake" else f"sqlite:///{tmp_path}/worker.db"
 
 
 @pytest.fixture

@@ -283,8 +283,8 @@ async def test_a_task_claimed_before_a_pause_longer_than_the_lease_is_not_starte
             await entered.wait()
         # Claimed ahead, and waiting for the slot when the process is stopped.
         later = await work.push(number=1)
-        (claimed,) = await tq.queue.backend.claim(worker.owner, clock.now(), 1, lease_until=clock.now() + 10_000_000)
-        worker._fetcher._accept([claimed], clock.ticks())
+        (claimed,) = await tq.queue.backend.claim(worker.owner, clock.now(), 1)
+        worker._fetcher._accept([claimed])
         clock._now += 11_000_000  # no timer of this process has rung meanwhile
         release.set()
         for _ in range(200):

@@ -11,13 +11,16 @@ import pytest
 
 from aiotaskq import TaskQ
 from aiotaskq.backends.base import Backend
+from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Released, marked, settle
 from aiotaskq.core.task import SECOND, Status
+from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.testing import virtual
 from tests.runtime.worker.workers import started
 from tests.support.machine import within
+from tests.support.rows import worker_info
 from tests.support.waiting import eventually
 
 
@@ -125,9 +128,8 @@ async def test_buffered_tasks_are_given_back_when_the_worker_is_cut_off(  # A4
         await eventually(lambda: not worker._fetcher.busy)
         monkeypatch.setattr(worker._fetcher, "_room", lambda _writes: 0)  # it is claimed by hand
         suspect = await work.push(name="suspect")
-        now = tq.queue.clock.now()
-        (pending,) = await tq.queue.backend.claim("w", now, 1, lease_until=now + 60 * SECOND)
-        worker._fetcher._accept([pending.replace(crashes=2)], tq.queue.clock.ticks())
+        (pending,) = await tq.queue.backend.claim(worker.owner, tq.queue.clock.now(), 1)
+        worker._fetcher._accept([pending.replace(crashes=2)])
         worker._fenced()
         await eventually(lambda: not worker._fetcher.unwritten)
         task = await suspect.task()
@@ -164,24 +166,28 @@ async def test_a_buffered_task_is_not_started_once_its_lease_is_lost(tmp_path: P
 
 async def test_a_reaper_gives_every_worker_a_lease_when_the_store_is_back() -> None:  # F20, B8
     clock = VirtualClock()
-    tq = TaskQ("memory://", clock=clock, lease=10, reap_interval=1)
+    tq = TaskQ(DURABLE_FAKE, clock=clock, lease=10, reap_interval=1)
+    backend = tq.queue.backend
+    workers = _registry(backend)
     async with tq.running(concurrency=1, queues=["elsewhere"], scheduler=False):
         handles = [await tq.push(name) for name in ("lives", "died")]
-        lives, died = await tq.queue.backend.claim("others", clock.now(), 2, lease_until=clock.now() + 5 * SECOND)
+        for owner, handle in zip(("lives", "died"), handles, strict=True):
+            await workers.register(_info(owner, clock.now() + 5 * SECOND))
+            (task,) = await backend.claim(owner, clock.now(), 1)
+            assert task.task_id == handle.task_id
 
         async def away(*_: Any) -> Any:
             raise DatabaseUnavailable("away")
 
-        tq.queue.backend.overdue = tq.queue.backend.ping = away  # type: ignore[method-assign]
+        backend.overdue = backend.ping = workers.all = away  # type: ignore[method-assign]
         await clock.advance(60)  # their leases have long been over, since they could not be renewed
-        del tq.queue.backend.overdue, tq.queue.backend.ping
+        del backend.overdue, backend.ping, workers.all  # type: ignore[method-assign]
         await clock.advance(9)
         assert [await handle.status() for handle in handles] == [Status.RUNNING] * 2
-        until = clock.now() + 600 * SECOND
-        assert await tq.queue.backend.heartbeat([(lives.task_id, lives.fence)], until) == [False]
+        assert await workers.heartbeat(_info("lives", clock.now() + 600 * SECOND))
         await clock.advance(20)
         assert [await handle.status() for handle in handles] == [Status.RUNNING, Status.PENDING]
-        assert (await tq.get(died.task_id)).crashes == 1
+        assert (await handles[1].task()).crashes == 1
 
 
 async def test_reaper_never_touches_a_fresh_claim(url: str) -> None:  # A7
@@ -201,24 +207,67 @@ async def test_reaper_never_touches_a_fresh_claim(url: str) -> None:  # A7
         assert (await tq.stats()).counts["pending"] == 1
 
 
-async def test_reaper_loses_against_a_heartbeat_in_between(url: str) -> None:  # A6
+async def test_reaper_loses_against_a_heartbeat_in_between(shared_url: str) -> None:  # A6
     clock = VirtualClock()
-    tq = TaskQ(url, clock=clock, lease=2)
+    tq = TaskQ(shared_url, clock=clock, lease=2)
     async with tq:
+        workers = _registry(tq.queue.backend)
+        await workers.register(_info("w", clock.now() + SECOND))
         handle = await tq.push("a")
-        (task,) = await tq.queue.backend.claim("w", clock.now(), 1, lease_until=clock.now() + SECOND)
+        await tq.queue.backend.claim("w", clock.now(), 1)
         clock._now += 2 * SECOND
-        overdue = tq.queue.backend.overdue
+        remove = workers.remove
 
-        async def slow(now: int, limit: int) -> Any:
-            late = await overdue(now, limit)
-            await tq.queue.backend.heartbeat([(task.task_id, task.fence)], clock.now() + 2 * SECOND)
-            return late
+        async def slow(worker: WorkerInfo) -> bool:
+            assert await workers.heartbeat(_info("w", clock.now() + 2 * SECOND))
+            return await remove(worker)
 
-        tq.queue.backend.overdue = slow  # type: ignore[method-assign]
+        workers.remove = slow  # type: ignore[method-assign]
         await _bare_worker(tq)._reap()
         after = await handle.task()
-    assert (after.status, after.crashes) == (Status.RUNNING, 0)
+        assert (after.status, after.crashes) == (Status.RUNNING, 0)
+        workers.remove = remove  # type: ignore[method-assign]
+        clock._now += 2 * SECOND
+        await _bare_worker(tq)._reap()
+        after = await handle.task()
+    assert (after.status, after.crashes) == (Status.PENDING, 1)
+
+
+async def test_a_reaper_that_dies_halfway_leaves_the_rest_to_another(shared_url: str) -> None:  # A1
+    clock = VirtualClock()
+    tq = TaskQ(shared_url, clock=clock, lease=2)
+    async with tq:
+        backend = tq.queue.backend
+        await _registry(backend).register(_info("w", clock.now() + SECOND))
+        await tq.push_many([("a", {}), ("b", {}), ("c", {})])
+        await backend.claim("w", clock.now(), 3)
+        clock._now += 2 * SECOND
+        reaper: Any = tq.queue.reaper
+        settle, written = reaper._settle, 0
+
+        async def dies(*arguments: Any, **options: Any) -> Any:
+            nonlocal written
+            written += 1
+            if written == 2:
+                raise DatabaseUnavailable("killed")
+            return await settle(*arguments, **options)
+
+        reaper._settle = dies
+        with pytest.raises(DatabaseUnavailable):
+            await _bare_worker(tq)._reap()
+        assert (await tq.stats()).counts["running"] == 2 and await _registry(backend).all() == []
+        await _bare_worker(tq)._reap()
+        tasks = await tq.find()
+    assert [(task.status, task.crashes) for task in tasks] == [(Status.PENDING, 1)] * 3
+
+
+def _registry(backend: Backend) -> Any:
+    assert backend.workers is not None
+    return backend.workers
+
+
+def _info(owner: str, lease_until: int) -> WorkerInfo:
+    return worker_info(owner, seen_at=lease_until - 2 * SECOND, lease_until=lease_until)
 
 
 async def test_outcome_is_stored_after_a_short_outage(tmp_path: Path) -> None:  # A3, A17, G-5

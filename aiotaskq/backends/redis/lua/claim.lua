@@ -1,4 +1,4 @@
--- ARGV: owner as JSON, now, limit, lease_until or '', started_at, packed queues or ''. Returns rows.
+-- ARGV: owner as JSON, now, limit, lease as in a head, started_at, packed queues or ''. Returns rows.
 -- include: base
 -- include: lanes
 -- include: claim_rows

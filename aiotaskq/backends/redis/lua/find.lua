@@ -2,8 +2,10 @@
 -- Returns the cursor behind the last row looked at, '' at the end, and rows, the newest push first.
 -- include: base
 -- include: filter
+-- include: held
 
-local MAX_SORTED = 5000  -- running rows to sort for one answer; a walk over all live rows finds more of them soon
+-- Running rows to sort, and owners to merge, for one answer; a walk over all live rows finds more of them soon.
+local MAX_SORTED, MAX_OWNERS = 5000, 100
 local STEP = 100  -- rows read at a time
 
 -- Compare stamps byte for byte, as sorted sets do. Lua compares strings by the server's locale, in which digits keep
@@ -40,8 +42,15 @@ for _, status in ipairs(cmsgpack.unpack(ARGV[2])) do
   statuses[status] = true
   if not LIVE[status] then merge_index(status) end
 end
-if statuses.running and not statuses.pending and call('ZCARD', root .. 'running') <= MAX_SORTED then
-  local stamps, list = call('ZUNION', 1, root .. 'running', 'WEIGHTS', 0), {}
+local owners = statuses.running and not statuses.pending and owners_of_held(MAX_OWNERS + 1)
+if owners and #owners <= MAX_OWNERS and call('ZCARD', root .. 'leased') <= MAX_SORTED then
+  for _, owner in ipairs(owners) do
+    local last = from and '(' .. owner .. ' ' .. from or '(' .. owner .. '!'
+    local list = call('ZREVRANGEBYLEX', root .. 'held', last, '[' .. owner .. ' ', 'LIMIT', 0, look)
+    for i = 1, #list do list[i] = sub(list[i], #owner + 2) end
+    merge(list)
+  end
+  local stamps, list = call('ZUNION', 1, root .. 'leased', 'WEIGHTS', 0), {}
   for i = #stamps, 1, -1 do
     if #list == look then break end
     if not from or less(stamps[i], from) then list[#list + 1] = stamps[i] end

@@ -56,7 +56,7 @@ __all__ = [
 REVISIONS: Final = ("0001_documented", "0002_aiotaskq")
 HEAD: Final = REVISIONS[-1]
 VERSION_TABLE: Final = "aiotaskq_version"
-OUR_TABLES: Final = ("task_queue", "scheduler_task", "aiotaskq_public", "aiotaskq_queue")
+OUR_TABLES: Final = ("task_queue", "scheduler_task", "aiotaskq_public", "aiotaskq_queue", "aiotaskq_worker")
 """An application may have more tables on ``Base``."""
 
 # As Alembic makes it, but for a name of the primary key, of which MySQL warns that it is ignored, and for `adopted`.

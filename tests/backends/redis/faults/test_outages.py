@@ -17,7 +17,7 @@ from aiotaskq.core.task import SECOND
 from tests.backends.redis.faults.proxied import opened, persist, through
 from tests.support.machine import watchdog, within
 from tests.support.proxy import Proxy
-from tests.support.rows import LEASE, NOW, new, pushed
+from tests.support.rows import NOW, new, pushed
 from tests.support.servers import Valkey
 from tests.support.waiting import eventually
 
@@ -134,7 +134,7 @@ async def test_a_connection_that_has_just_been_cut(proxy: Proxy) -> None:  # G-1
     async with opened(through(proxy)) as backend:
         ended = 0
         for number in range(60):
-            verbs: list[Any] = [backend.push([new()]), backend.claim("o", NOW, 1), backend.heartbeat([("x", 1)], LEASE)]
+            verbs: list[Any] = [backend.push([new()]), backend.claim("o", NOW, 1), backend.workers.all()]
             verbs = [asyncio.ensure_future(verb) for verb in verbs]
             for _ in range(number % 6):
                 await asyncio.sleep(0)

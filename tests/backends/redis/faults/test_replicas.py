@@ -10,7 +10,7 @@ from aiotaskq import DatabaseUnavailable
 from aiotaskq.backends.base import Change
 from tests.backends.redis.faults.proxied import opened, persist, through
 from tests.support.proxy import Proxy
-from tests.support.rows import LEASE, NOW, completed, new, pushed, read, running
+from tests.support.rows import NOW, completed, new, pushed, read, running, worker_info
 from tests.support.servers import Valkey
 
 
@@ -51,7 +51,7 @@ async def test_too_few_replicas(server: Valkey) -> None:  # G-4
             lambda: backend.push([new(), new()]),
             lambda: backend.claim("o", NOW, 5),
             lambda: backend.update([Change(task, completed(task), then=(new(),))]),
-            lambda: backend.heartbeat([(task.task_id, task.fence)], LEASE + 1),
+            lambda: backend.workers.register(worker_info()),
         ):
             with pytest.raises(DatabaseUnavailable):
                 await verb()

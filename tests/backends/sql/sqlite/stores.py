@@ -10,7 +10,7 @@ from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.core.task import Status, TaskFilter
 from tests.support.programs import ROOT
-from tests.support.rows import LEASE, NOW, new, new_schedule
+from tests.support.rows import LEASE, NOW, new, new_schedule, worker_info
 
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error::ResourceWarning"}
 
@@ -28,7 +28,11 @@ async def every_verb(backend: SqlBackend) -> None:
     await backend.push([*tasks, new(unique_key="u")])
     claimed = await backend.claim("o", NOW, 10, lease_until=LEASE)
     ends = [task.replace(status=Status.FAILED) for task in claimed]
-    await backend.heartbeat([(claimed[0].task_id, 1)], LEASE)
+    await backend.workers.register(worker_info())
+    await backend.workers.heartbeat(worker_info())
+    await backend.workers.held("o")
+    await backend.workers.all()
+    await backend.workers.remove(worker_info())
     await backend.report([(claimed[0].task_id, 1, {"a": 1})])
     await backend.request_cancel([claimed[0].task_id])
     await backend.update([Change(a, b, (new(),)) for a, b in zip(claimed, ends, strict=True)])

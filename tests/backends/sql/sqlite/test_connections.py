@@ -22,7 +22,7 @@ from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.sqlite_connections import SqliteConnections, StoreConnection
 from aiotaskq.core.task import Status, TaskFilter
 from aiotaskq.errors import ClosedError
-from tests.support.rows import LEASE, NOW, new, new_schedule
+from tests.support.rows import LEASE, NOW, new, new_schedule, worker_info
 from tests.support.statements import at_each_statement
 from tests.support.waiting import eventually
 
@@ -91,7 +91,11 @@ async def test_each_verb_is_one_call_on_a_thread_of_aiosqlite(
         lambda: backend.push([new() for _ in range(1200)]),
         lambda: backend.push_and_claim([new(priority=-1)], "o", NOW, 1, lease_until=LEASE),
         lambda: backend.claim("o", NOW, 600, lease_until=LEASE),
-        lambda: backend.heartbeat([(task.task_id, task.fence)], LEASE),
+        lambda: backend.workers.register(worker_info()),
+        lambda: backend.workers.heartbeat(worker_info()),
+        lambda: backend.workers.held("o"),
+        backend.workers.all,
+        lambda: backend.workers.remove(worker_info()),
         lambda: backend.report([(task.task_id, task.fence, {"a": 1})]),
         lambda: backend.request_cancel(["x"]),
         lambda: backend.cancelling([task.task_id]),

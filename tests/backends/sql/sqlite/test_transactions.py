@@ -141,7 +141,7 @@ async def main(url, seconds):
     async def consumer():
         while time.monotonic() < end:
             claimed = await backend.claim(owner, now(), 7, lease_until=now() + 60_000_000)
-            await backend.heartbeat([(task.task_id, task.fence) for task in claimed], now() + 60_000_000)
+            await backend.report([(task.task_id, task.fence, {"n": 1}) for task in claimed])
             held = await backend.update([Change(task, settle(task, Completed(1), now())) for task in claimed])
             assert all(held)
             counts["completed"] += len(held)

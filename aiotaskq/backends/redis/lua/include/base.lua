@@ -10,7 +10,9 @@
 -- is:<status>          the same for each final status
 -- lane:<prio>:<queue>  sorted set: the stamps of pending rows by run_at, that is, in claim order
 -- heads                sorted set: the lanes that have rows, by the run_at of their first row
--- running              sorted set: the stamps of running rows by lease_until, those without a lease at infinity
+-- held                 sorted set: the running rows of workers, each as owner, blank and stamp (all scores are 0)
+-- leased               sorted set: the stamps of other running rows by lease_until, those without at infinity
+-- workers              hash: the owner of each worker that lives to its lease_until, a blank, and JSON
 -- expiring             sorted set: the ids of pending rows by expires_at
 -- expired              the same, for rows that are out of their lane because they have expired
 -- ended:<status>       sorted set: the ids of final rows by completed_at
@@ -23,8 +25,9 @@
 -- values, until        hash of public values, and sorted set of the keys that expire
 -- format               the number of this layout (FORMAT in scripts.py)
 --
--- A stamp is the row's seq in twenty digits, followed by its id. Instants are scores, which are exact until the year
--- 2255. The rows are the truth: an index entry that its row does not confirm is dropped when a script meets it.
+-- A stamp is the row's seq in twenty digits, followed by its id. An owner is one word without '!'.
+-- Instants are scores, which are exact until the year 2255. The rows are the truth: an index entry that its row does
+-- not confirm is dropped when a script meets it.
 --
 -- A command costs more than the work on one row. So a script reads the rows of a whole batch with one command, notes
 -- the changes, and writes them in flush() with one command for each key. For the same reason the rows are fields of two
@@ -96,8 +99,9 @@ local function get_field(key, field)
   return value
 end
 
--- The head of a state: status, fence, cancel flag, lease_until, expires_at, whether there are keys, seq, run_at,
--- completed_at, the lengths in bytes of the lane and of the names; then the lane, the names and JSON.
+-- The head of a state: status, fence, cancel flag, lease, expires_at, whether there are keys, seq, run_at,
+-- completed_at, the lengths in bytes of the lane and of the names; then the lane, the names and JSON. The lease is
+-- lease_until, or '@', the owner and perhaps '!alone' for a running row that its worker holds, or '-'.
 local HEAD = '^(%S+) (%-?%d+) ([01]) (%S+) (%S+) ()([01]) (%-?%d+) (%-?%d+) (%S+) (%d+) (%d+) ()'
 
 -- The fields of a head, which guards and indexes depend on; nil if there is no row, or its head cannot be read.
@@ -145,6 +149,13 @@ local function remove_from_lane(lane, stamp)
   changed_lanes[lane] = true
 end
 
+-- Where a running row with this lease is found: the key of a sorted set, the member and its score.
+local function held_entry(stamp, lease)
+  local owner = match(lease, '^@([^!]+)')
+  if owner then return 'held', owner .. ' ' .. stamp, '0' end
+  return 'leased', stamp, lease == '-' and '+inf' or lease
+end
+
 local function unindex(id, row)
   local stamp = row.seq .. id
   if row.status == 'pending' then
@@ -156,7 +167,8 @@ local function unindex(id, row)
     end
   elseif row.status == 'running' then
     set_score('is:live', stamp, false)
-    set_score('running', stamp, false)
+    local key, member = held_entry(stamp, row.lease)
+    set_score(key, member, false)
   else
     set_score('is:' .. row.status, stamp, false)
     set_score('ended:' .. row.status, id, false)
@@ -178,7 +190,7 @@ local function index(id, row)
     if row.expires ~= '-' then set_score('expiring', id, row.expires) end
   elseif row.status == 'running' then
     set_score('is:live', stamp, '0')
-    set_score('running', stamp, row.lease == '-' and '+inf' or row.lease)
+    set_score(held_entry(stamp, row.lease))
   else
     set_score('is:' .. row.status, stamp, '0')
     set_score('ended:' .. row.status, id, row.completed == '-' and '+inf' or row.completed)
@@ -259,7 +271,7 @@ end
 -- The fields of the head as the end of the JSON of a state, for an answer.
 local function head_as_json(row)
   return ',"status":"' .. row.status .. '","fence":' .. row.fence
-    .. (row.lease ~= '-' and ',"lease_until":' .. row.lease or '')
+    .. (tonumber(row.lease) and ',"lease_until":' .. row.lease or '')
     .. (row.cancel == '1' and ',"cancel_requested":true' or '')
 end
 

@@ -9,7 +9,7 @@ local function next_fence(fence)
   return sub(head, 1, -2) .. (tonumber(sub(head, -1)) + 1) .. string.rep('0', #nines)
 end
 
--- Claim up to `left` rows and return them. owner is JSON; lease and queues (packed) can be ''.
+-- Claim up to `left` rows and return them. owner is JSON, lease as in a head; queues (packed) can be ''.
 local function claim(owner, now, left, lease, started, queues)
   want_queues(queues)
   sweep_expired(now)
@@ -17,8 +17,8 @@ local function claim(owner, now, left, lease, started, queues)
   local ids, json_states, taken = {}, {}, 0
   local stored = ',"lease_owner":' .. owner .. ',"began_at":' .. now .. ',"started_at":' .. started
   local running = stored .. ',"status":"running","fence":'
-  local ending = lease ~= '' and ',"lease_until":' .. lease or ''
-  local held, score = lease ~= '' and lease or '-', lease ~= '' and lease or '+inf'
+  local ending = tonumber(lease) and ',"lease_until":' .. lease or ''
+  local held_key, prefix, score = held_entry('', lease)
 
   -- Return the new state of a row, or nil if it cannot be claimed. It reads the head itself: parse() and with_head()
   -- would be half of what a claim costs.
@@ -46,7 +46,7 @@ local function claim(owner, now, left, lease, started, queues)
     ids[taken] = id
     json_states[taken] = sub(state, at + long + names) .. running .. fence .. ending
       .. (cancel == '1' and ',"cancel_requested":true' or '')
-    state = 'running ' .. fence .. ' ' .. cancel .. ' ' .. held .. ' ' .. expires .. ' ' .. sub(state, rest) .. stored
+    state = 'running ' .. fence .. ' ' .. cancel .. ' ' .. lease .. ' ' .. expires .. ' ' .. sub(state, rest) .. stored
     states[id] = state
     return state
   end
@@ -63,7 +63,7 @@ local function claim(owner, now, left, lease, started, queues)
         if state then
           n = n + 2
           rows[n - 1], rows[n] = looked[i], state
-          leased[n - 1], leased[n] = score, stamp
+          leased[n - 1], leased[n] = score, prefix .. stamp
           claimed[lane] = claimed[lane] or {}
           table.insert(claimed[lane], stamp)
         end
@@ -75,7 +75,7 @@ local function claim(owner, now, left, lease, started, queues)
         add_count('running', lane, #stamps)
       end
       call_in_chunks('HSET', 'state', rows)
-      call_in_chunks('ZADD', 'running', leased)
+      call_in_chunks('ZADD', held_key, leased)
       flush()
       left = left - n / 2
       if #found < most then break end

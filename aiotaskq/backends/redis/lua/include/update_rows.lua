@@ -6,11 +6,11 @@ local function apply_changes(packed)
   local changes, ids, answer = cmsgpack.unpack(packed), {}, {}
   for i = 1, #changes, 6 do ids[#ids + 1] = changes[i] end
   load_states(ids)
-  local rows, stamps, ends, e = {}, {}, {}, 0
+  local rows, stamps, ends, e, entries = {}, {}, {}, 0, {held = {}, leased = {}}
   for i = 1, #changes, 6 do
     local id, state, more = changes[i], changes[i + 4], changes[i + 5]
     local held
-    local status, fence, _, _, _, _, keyed, seq, _, _, long, _, at = match(states[id] or '', HEAD)
+    local status, fence, _, lease, _, _, keyed, seq, _, _, long, _, at = match(states[id] or '', HEAD)
     if type(more) == 'string' and status == 'running' and keyed == '0' and not written[id] then
       -- A running row that ends, without keys: most changes are of this kind. All of its writes are listed at once;
       -- through apply_change() they would cost the server twice as much.
@@ -24,6 +24,8 @@ local function apply_changes(packed)
         end
         e = e + 1
         stamps[e] = seq .. id
+        local key, member = held_entry(stamps[e], lease)
+        entries[key][#entries[key] + 1] = member
         states[id] = state
         rows[2 * e - 1], rows[2 * e] = id, state
         ended.n = ended.n + 2
@@ -37,7 +39,7 @@ local function apply_changes(packed)
     answer[#answer + 1] = held and 1 or 0
   end
   call_in_chunks('ZREM', 'is:live', stamps)
-  call_in_chunks('ZREM', 'running', stamps)
+  for key, members in pairs(entries) do call_in_chunks('ZREM', key, members) end
   call_in_chunks('HSET', 'state', rows)
   for status, ended in pairs(ends) do
     call_in_chunks('ZADD', 'is:' .. status, ended.order)

@@ -1,0 +1,253 @@
+"""The registry of workers: one lease for all tasks of a worker, and what becomes of them when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.workers import Workers
+from aiotaskq.core.outcome import LeaseExpired, Released, marked, settle
+from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from tests.support.backends import Store
+from tests.support.rows import LEASE, NOW, completed, ids, new, pushed, read, running
+from tests.support.rows import worker_info as info
+
+LATER = LEASE + 1_000 * SECOND
+
+
+@pytest.fixture
+def workers(registry: Store) -> Workers:
+    assert registry.backend.workers is not None
+    return registry.backend.workers
+
+
+@pytest.fixture
+def backend(registry: Store) -> Backend:
+    return registry.backend
+
+
+async def claimed(backend: Backend, owner: str, number: int = 1, **fields: Any) -> list[Task]:
+    """Push some tasks, and claim them for a worker."""
+    await backend.push([new(**fields) for _ in range(number)])
+    return await backend.claim(owner, NOW, number)
+
+
+async def test_the_registry_reads_what_was_written(workers: Workers) -> None:
+    assert await workers.all() == []
+    second = info("b", started_at=NOW + 1, queues=("q", "ü '\"\\"), host="höst 1", pid=2**31, version="1.2.3", busy=7)
+    first, third = info("a"), info("c", started_at=NOW + 2, queues=())
+    for worker in (third, second, first):
+        await workers.register(worker)
+    assert await workers.all() == [first, second, third]
+    newer = replace(second, seen_at=NOW + 5, lease_until=LEASE + 5, busy=1)
+    await workers.register(newer)
+    assert await workers.all() == [first, newer, third]
+
+
+async def test_a_heartbeat_writes_the_row_of_its_worker_and_no_task(workers: Workers, backend: Backend) -> None:
+    other = info("other")
+    await workers.register(other)
+    assert await workers.heartbeat(info()) is False
+    assert await workers.all() == [other], "a heartbeat registers nobody"
+    await workers.register(info())
+    tasks = await claimed(backend, "w", 3)
+    beat = info(seen_at=NOW + 9, lease_until=LEASE + 9, busy=3, concurrency=20, queues=("q",))
+    assert await workers.heartbeat(beat) is True
+    assert await workers.all() == [other, beat]
+    assert await backend.get(ids(tasks)) == tasks
+
+
+async def test_the_same_heartbeat_twice_finds_its_row_twice(workers: Workers) -> None:
+    """MySQL counts the rows that an update changes, unless it is told to count those it finds."""
+    await workers.register(info())
+    assert [await workers.heartbeat(info()) for _ in range(2)] == [True, True]
+
+
+async def test_tasks_of_a_worker_are_held_until_it_is_removed(workers: Workers, backend: Backend) -> None:
+    for owner in ("w", "lives"):
+        await workers.register(info(owner))
+    mine, others = await claimed(backend, "w", 2), await claimed(backend, "lives", 2)
+    assert all(task.lease_until is None and task.lease_owner == "w" for task in mine)
+    assert await backend.overdue(LATER, 10) == [], "over, but nobody has removed the worker"
+    assert await workers.remove(info("w")) is True
+    assert sorted(ids(await backend.overdue(NOW, 10))) == sorted(ids(mine))
+    assert [task.lease_owner for task in await backend.overdue(LATER, 1)] == ["w"]
+    assert await backend.get(ids(others)) == others
+
+
+async def test_a_worker_is_removed_only_with_the_lease_that_was_read(workers: Workers, backend: Backend) -> None:
+    await workers.register(info())  # A6: pause the reaper between read and write
+    await claimed(backend, "w")
+    (read_before,) = await workers.all()
+    assert await workers.heartbeat(info(lease_until=LEASE + 1)) is True
+    assert await workers.remove(read_before) is False
+    assert await workers.all() == [info(lease_until=LEASE + 1)]
+    assert await backend.overdue(LATER, 10) == []
+    assert await workers.remove(info("unknown")) is False
+
+
+async def test_a_removed_worker_learns_it_by_its_heartbeat(workers: Workers, backend: Backend) -> None:  # A5, B10
+    await workers.register(info())
+    (task,) = await claimed(backend, "w")
+    assert await workers.remove(info()) is True
+    assert await workers.remove(info()) is False, "one reaper removes it"
+    assert await workers.heartbeat(info(lease_until=LATER)) is False
+    assert await workers.all() == []
+    assert ids(await backend.overdue(NOW, 10)) == [task.task_id]
+
+
+async def test_a_removal_and_a_heartbeat_at_once_have_one_winner(registry: Store, workers: Workers) -> None:  # G-7
+    far = (await registry.another()).workers
+    assert far is not None
+    for number in range(30):
+        owner = f"w{number}"
+        await workers.register(info(owner))
+        verbs = [workers.remove(info(owner)), far.heartbeat(info(owner, lease_until=LATER))]
+        done = await asyncio.gather(*(verbs if number % 2 else verbs[::-1]))
+        assert sum(done) == 1, "either it lives, or it is removed and knows it"
+        assert [worker.owner for worker in await workers.all()] == ([owner] if done[number % 2] else [])
+        await workers.remove(info(owner, lease_until=LATER))
+
+
+async def test_a_claim_for_a_worker_that_was_removed_meanwhile_is_overdue_at_once(
+    workers: Workers, backend: Backend
+) -> None:
+    """The claim was sent while the lease was valid, and arrives after another worker's reaper has been there."""
+    await workers.register(info())
+    await workers.remove(info())
+    (task,) = await claimed(backend, "w")
+    assert await backend.overdue(NOW, 10) == [task]
+    await workers.register(info("again"))
+    assert await backend.overdue(NOW, 10) == [task], "its worker is another one now"
+
+
+async def test_another_reaper_goes_on_where_one_has_died(registry: Store, workers: Workers) -> None:
+    await workers.register(info())
+    tasks = await claimed(registry.backend, "w", 3)
+    assert await workers.remove(info()) is True
+    after = settle(tasks[0], LeaseExpired(), LATER)
+    assert await registry.backend.update([Change(tasks[0], after, lease_over=True)]) == [True]
+    far = await registry.another()
+    assert sorted(ids(await far.overdue(LATER, 10))) == sorted(ids(tasks[1:]))
+
+
+async def test_a_marked_task_is_held_and_lost_with_its_worker(workers: Workers, backend: Backend) -> None:
+    await workers.register(info())
+    (task,) = await claimed(backend, "w")
+    assert await backend.update([Change(task, marked(task))]) == [True]
+    assert await backend.overdue(LATER, 10) == []
+    assert await workers.held("w") == [(task.task_id, task.fence, False)]
+    await workers.remove(info())
+    assert [late.lease_owner for late in await backend.overdue(NOW, 10)] == ["w!alone"]
+
+
+async def test_a_reapers_write_loses_against_a_mark_it_has_not_seen(workers: Workers, backend: Backend) -> None:
+    await workers.register(info())
+    (task,) = await claimed(backend, "w")
+    await workers.remove(info())
+    (late,) = await backend.overdue(NOW, 10)
+    assert await backend.update([Change(task, marked(task))]) == [True]
+    assert await backend.update([Change(late, settle(late, LeaseExpired(), NOW), lease_over=True)]) == [False]
+    (late,) = await backend.overdue(NOW, 10)
+    assert await backend.update([Change(late, settle(late, LeaseExpired(), NOW), lease_over=True)]) == [True]
+    assert await backend.overdue(NOW, 10) == []
+
+
+async def test_a_result_counts_until_its_task_is_taken_back(workers: Workers, backend: Backend) -> None:
+    await workers.register(info())
+    first, second = await claimed(backend, "w", 2)
+    await workers.remove(info())
+    late = [task for task in await backend.overdue(NOW, 10) if task.task_id == first.task_id]
+    assert await backend.update([Change(first, completed(first))]) == [True]
+    after = settle(late[0], LeaseExpired(), NOW)
+    assert await backend.update([Change(late[0], after, lease_over=True)]) == [False]
+    assert ids(await backend.overdue(NOW, 10)) == [second.task_id]
+    taken = settle(second, LeaseExpired(), NOW)
+    assert await backend.update([Change(second, taken, lease_over=True)]) == [True]
+    assert await backend.update([Change(second, completed(second))]) == [False]
+
+
+async def test_a_task_with_a_lease_of_its_own_is_held_until_that_is_over(workers: Workers, backend: Backend) -> None:
+    await workers.register(info())
+    first = await running(backend)
+    await backend.push([new()])
+    (second,) = await backend.claim("another", NOW, 1, lease_until=LEASE + 1)
+    (third,) = await claimed(backend, "w")
+    assert await backend.overdue(LEASE - 1, 10) == []
+    assert await backend.overdue(LEASE, 10) == [first]
+    assert await backend.overdue(LEASE + 1, 10) == [first, second]
+    assert await backend.overdue(LEASE + 1, 1) == [first]
+    await workers.remove(info())
+    assert await backend.overdue(LEASE, 10) == [third, first]
+
+
+async def test_tasks_of_dead_workers_come_before_what_is_over_by_time(workers: Workers, backend: Backend) -> None:
+    popped = await running(backend, lease_until=NOW + 1)
+    expired = await pushed(backend, expires_at=NOW + 2, run_at=LATER)
+    (orphan,) = await claimed(backend, "gone")
+    assert await backend.overdue(NOW + 5, 10) == [orphan, popped, expired]
+    assert await backend.overdue(NOW + 5, 2) == [orphan, popped]
+    assert await workers.all() == []
+
+
+async def test_what_a_worker_holds(workers: Workers, backend: Backend) -> None:
+    for owner in ("w", "w1"):
+        await workers.register(info(owner))
+    first, second, ended, back = await claimed(backend, "w", 4)
+    await claimed(backend, "w1", 2)
+    await pushed(backend)
+    assert await backend.update([Change(ended, completed(ended))]) == [True]
+    assert await backend.update([Change(back, settle(back, Released("r", LATER), NOW))]) == [True]
+    await backend.request_cancel([second.task_id])
+    assert sorted(await workers.held("w")) == sorted([(first.task_id, 1, False), (second.task_id, 1, True)])
+    assert await workers.held("nobody") == []
+    await backend.delete([first.task_id])
+    assert await workers.held("w") == [(second.task_id, 1, True)]
+
+
+async def test_a_worker_may_hold_many(workers: Workers, backend: Backend) -> None:
+    await workers.register(info())
+    tasks = await claimed(backend, "w", 2_500)
+    assert sorted(await workers.held("w")) == sorted((task.task_id, 1, False) for task in tasks)
+    await workers.remove(info())
+    assert len(await backend.overdue(NOW, 3_000)) == 2_500
+    assert len(set(ids(await backend.overdue(NOW, 2_000)))) == 2_000
+    changes = [Change(task, settle(task, LeaseExpired(), NOW), lease_over=True) for task in tasks]
+    assert await backend.update(changes) == [True] * 2_500
+    assert await backend.overdue(NOW, 10) == []
+    assert {row.status for row in await backend.find(TaskFilter(), 5_000)} == {Status.PENDING}
+
+
+@pytest.mark.parametrize("owner", ["a b", "a", "a!", "a!b", "-", "1", "ü", "a%20b", "'\"\\", "x" * 90])
+async def test_any_owner_id_will_do(workers: Workers, backend: Backend, owner: str) -> None:
+    await workers.register(info("a b c"))
+    await workers.register(info(owner))
+    await claimed(backend, "a b c")
+    (task,) = await claimed(backend, owner)
+    assert await workers.held(owner) == [(task.task_id, 1, False)]
+    assert await backend.update([Change(task, marked(task))]) == [True]
+    assert await read(backend, task) == marked(task)
+    assert await workers.held(owner) == [(task.task_id, 1, False)]
+    assert await backend.overdue(LATER, 10) == []
+    await workers.remove(info(owner))
+    assert await backend.overdue(LATER, 10) == [marked(task)]
+
+
+async def test_rows_of_no_owner_are_nobodys(backend: Backend) -> None:
+    """A program that knows only the documented columns sets a row to running, and ends it."""
+    task = await running(backend)
+    assert await backend.update([Change(task, task.replace(lease_owner=None, lease_until=None))]) == [True]
+    assert await backend.overdue(LATER, 10) == []
+
+
+async def test_running_tasks_are_found_whoever_holds_them(workers: Workers, backend: Backend) -> None:
+    await workers.register(info())
+    popped, (mine,) = await running(backend), await claimed(backend, "w")
+    (orphan,) = await claimed(backend, "gone")
+    where = TaskFilter(status=(Status.RUNNING,))
+    assert await backend.find(where, 10) == [orphan, mine, popped]
+    assert (await backend.stats(NOW)).counts["running"] == 3
