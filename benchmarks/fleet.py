@@ -163,7 +163,8 @@ def _connections(worker: Worker, server: Server) -> int:
     """Return how many connections a process has with the server."""
     import psutil
 
-    return sum(1 for each in psutil.Process(worker.pid).net_connections("tcp") if each.raddr[1:] == (server.port,))
+    every = psutil.net_connections("tcp")
+    return sum(1 for each in every if each.pid == worker.pid and each.raddr[1:] == (server.port,))
 
 
 @dataclass(frozen=True)
