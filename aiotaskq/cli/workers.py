@@ -1,8 +1,8 @@
-"""``aiotaskq workers``: which processes have running tasks."""
+"""``aiotaskq workers``: which workers there are, and what runs where."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from aiotaskq.app.taskq import TaskQ
@@ -15,39 +15,46 @@ from aiotaskq.cli.times import duration
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.outcome import owner_of
 from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.owner import read_owner
 
 app = group()
 PAGE = 1_000  # running tasks read at a time
-HOST, PID, TASKS, OLDEST, TYPES, LEASE, OWNER = map(
-    marked, ("HOST", "PID", "TASKS", "OLDEST", "TYPES", "LEASE", "OWNER")
+HOST, PID, TASKS, SLOTS, OLDEST, TYPES, LEASE, OWNER = map(
+    marked, ("HOST", "PID", "TASKS", "SLOTS", "OLDEST", "TYPES", "LEASE", "OWNER")
 )
 
 
 @dataclass(kw_only=True)
 class Worker:
-    """The running tasks of one owner of leases. ``host`` and ``pid`` are None where its id does not say them."""
+    """A worker of the registry, or another owner of running tasks, whose id may say its ``host`` and ``pid``."""
 
     owner: str
     kind: str | None
     host: str | None
     pid: int | None
-    tasks: int
-    types: list[str]
-    oldest: int | None
+    tasks: int = 0
+    types: list[str] = field(default_factory=list)
+    oldest: int | None = None
     """When the run of its oldest task began, in microseconds UTC."""
-    lease_until: int | None
-    """When the first of its leases ends, in microseconds UTC."""
+    lease_until: int | None = None
+    """When its lease ends, or the first of the leases of popped tasks, in microseconds UTC."""
+    concurrency: int | None = None
+    """These are None for an owner that is not in the registry."""
+    queues: list[str] | None = None
+    version: str | None = None
+    started_at: int | None = None
+    seen_at: int | None = None
 
 
 @app.command(
     "list",
     cls=Command,
     help=tr(
-        "List the workers that have running tasks, by the owner of the leases. A worker that waits for tasks leaves no "
-        "trace in the store."
+        "List the workers, and who else has running tasks: consumers that pop by hand, and workers that were taken for "
+        "dead, whose tasks are about to be taken back."
     ),
-    short_help=tr("List the workers that have running tasks."),
+    short_help=tr("List the workers, and what runs where."),
 )
 def list_workers(db: Db = DEFAULT_DB, json: Json = False) -> None:
     found = with_tq(db, workers_of)
@@ -56,12 +63,13 @@ def list_workers(db: Db = DEFAULT_DB, json: Json = False) -> None:
     elif found:
         echo_table(_columns(found, SystemClock().now()))
     else:
-        echo(tr("no running tasks"))
+        echo(tr("no workers and no running tasks"))
 
 
 async def workers_of(tq: TaskQ) -> list[Worker]:
-    """Return the owners of running tasks, the one with the oldest run first."""
-    found: dict[str, Worker] = {}
+    """Return the workers and the other owners of running tasks, the one with the oldest run first, idle ones last."""
+    registry = tq.queue.backend.workers
+    found = {info.owner: _registered(info) for info in ([] if registry is None else await registry.all())}
     after = None
     while tasks := await tq.find(status=Status.RUNNING, limit=PAGE, after=after):
         for task in tasks:
@@ -69,7 +77,22 @@ async def workers_of(tq: TaskQ) -> list[Worker]:
         if len(tasks) < PAGE:
             break
         after = tasks[-1].task_id
-    return sorted(found.values(), key=lambda worker: (worker.oldest or 0, worker.owner))
+    return sorted(found.values(), key=lambda worker: (worker.tasks == 0, worker.oldest or 0, worker.owner))
+
+
+def _registered(info: WorkerInfo) -> Worker:
+    return Worker(
+        owner=info.owner,
+        kind="worker",
+        host=info.host,
+        pid=info.pid,
+        lease_until=info.lease_until,
+        concurrency=info.concurrency,
+        queues=None if info.queues is None else list(info.queues),
+        version=info.version,
+        started_at=info.started_at,
+        seen_at=info.seen_at,
+    )
 
 
 def _add(found: dict[str, Worker], task: Task) -> None:
@@ -77,16 +100,7 @@ def _add(found: dict[str, Worker], task: Task) -> None:
     began = task.began_at if task.began_at is not None or task.started_at is None else task.started_at * SECOND
     if (worker := found.get(name)) is None:
         owner = read_owner(name)
-        worker = found[name] = Worker(
-            owner=name,
-            kind=owner.kind,
-            host=owner.host,
-            pid=owner.pid,
-            tasks=0,
-            types=[],
-            oldest=began,
-            lease_until=task.lease_until,
-        )
+        worker = found[name] = Worker(owner=name, kind=owner.kind, host=owner.host, pid=owner.pid)
     worker.tasks += 1
     if task.type not in worker.types:
         worker.types.append(task.type)
@@ -103,6 +117,7 @@ def _columns(found: list[Worker], now: int) -> list[Column]:
         Column(header=HOST, cells=[worker.host or worker.owner or "-" for worker in found], least=12),
         Column(header=PID, cells=["" if worker.pid is None else str(worker.pid) for worker in found]),
         Column(header=TASKS, cells=[worker.tasks for worker in found]),
+        Column(header=SLOTS, cells=["" if worker.concurrency is None else str(worker.concurrency) for worker in found]),
         Column(header=OLDEST, cells=[_ago(worker.oldest, now) for worker in found]),
         Column(header=LEASE, cells=[_lease(worker.lease_until, now) for worker in found], style=_style),
         Column(header=TYPES, cells=[", ".join(sorted(worker.types)) for worker in found], rank=1, least=16),
@@ -125,4 +140,5 @@ def _style(lease: object) -> str:
 
 
 def _as_dict(worker: Worker) -> dict[str, Any]:
-    return {**asdict(worker), "oldest": instant(worker.oldest), "lease_until": instant(worker.lease_until)}
+    times = ("oldest", "lease_until", "started_at", "seen_at")
+    return {**asdict(worker), **{name: instant(getattr(worker, name)) for name in times}}

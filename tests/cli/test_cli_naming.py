@@ -14,6 +14,7 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.task import SECOND, Status, Task
 from tests.support.command import Cli, prepared
+from tests.support.rows import worker_info
 
 IDS = [f"0{number:07d}-0000-7000-a000-{number:012d}" for number in range(3)]
 TWINS = ["01aaaaaa-1111-7000-a000-000000000001", "01aaaaaa-1111-7000-a000-000000000002"]
@@ -192,7 +193,7 @@ def test_workers_are_the_owners_of_running_tasks(cli: Cli) -> None:
         return task(task_id, **{**given, **fields})
 
     one = "worker-web-1-4242-0123456789ab-ba9876543210"
-    assert cli.out("workers", "list") == "no running tasks\n" and cli.json("workers", "list") == []
+    assert cli.out("workers", "list") == "no workers and no running tasks\n" and cli.json("workers", "list") == []
     cli.store(
         running("a", one, 30),
         running("b", one + "!alone", 90, type="audio"),
@@ -209,9 +210,31 @@ def test_workers_are_the_owners_of_running_tasks(cli: Cli) -> None:
     ]
     assert found[0]["types"] == ["audio", "mail"]
     lines = [line.split() for line in cli.out("workers", "list").splitlines()]
-    assert lines[0] == ["HOST", "PID", "TASKS", "OLDEST", "LEASE", "TYPES", "OWNER"]
+    assert lines[0] == ["HOST", "PID", "TASKS", "SLOTS", "OLDEST", "LEASE", "TYPES", "OWNER"]
     assert lines[1][:4] == ["web-1", "4242", "2", "1m"] and lines[2][:3] == ["me", "7", "1"]
     assert "over for 1m 30s" in " ".join(lines[2]) and lines[3][:2] == ["by", "hand"]
+
+
+def test_workers_of_the_registry_are_listed_though_they_wait(cli: Cli) -> None:
+    now = SystemClock().now()
+    until = now + 60 * SECOND
+    busy = worker_info("w", host="web-1", pid=7, started_at=now, seen_at=now, lease_until=until, concurrency=20)
+    idle = worker_info("idle", host="web-2", queues=("mail",), lease_until=now - 30 * SECOND)
+    rows = [
+        task(f"t-{n}", status=Status.RUNNING, lease_owner=owner) for n, owner in enumerate(("w", "w!alone", "gone"))
+    ]
+    cli.store(*rows, workers=[idle, busy])
+    found = {each["owner"]: each for each in cli.json("workers", "list")}
+    assert {owner: (each["kind"], each["tasks"], each["concurrency"]) for owner, each in found.items()} == {
+        "w": ("worker", 2, 20),
+        "gone": (None, 1, None),
+        "idle": ("worker", 0, 10),
+    }
+    assert (found["w"]["host"], found["w"]["pid"], found["w"]["queues"]) == ("web-1", 7, None)
+    assert found["idle"]["queues"] == ["mail"] and found["gone"]["lease_until"] is None
+    assert found["w"]["lease_until"] is not None and found["w"]["seen_at"] == found["w"]["started_at"] is not None
+    lines = cli.out("workers", "list").splitlines()
+    assert len(lines) == 4 and lines[3].startswith("web-2") and "over for 30s" in lines[3]
 
 
 def test_more_running_tasks_than_one_page(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

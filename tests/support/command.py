@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli import main
 from aiotaskq.cli.commands import app_for
 from aiotaskq.core.task import Task
+from aiotaskq.core.worker_info import WorkerInfo
 from tests.support.machine import within
 
 ROOT = Path(__file__).parent.parent.parent
@@ -138,12 +139,15 @@ class Cli:
 
         return asyncio.run(main())
 
-    def store(self, *rows: Task) -> None:
-        """Write rows as they are, whatever their status."""
+    def store(self, *rows: Task, workers: Sequence[WorkerInfo] = ()) -> None:
+        """Write rows as they are, whatever their status, and register workers."""
 
         async def main() -> None:
             async with TaskQ(self.url) as tq:
                 await tq.queue.backend.push(rows)
+                for worker in workers:
+                    assert tq.queue.backend.workers is not None
+                    await tq.queue.backend.workers.register(worker)
 
         asyncio.run(main())
 
