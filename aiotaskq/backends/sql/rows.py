@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -31,30 +32,25 @@ def json_text(value: Any) -> str:
     return _encode(value).decode()
 
 
-CONTENT = (*("task_type", "params", "extra", "created_at", "scheduler_task_id", "timeout", "on_success", "on_failure"),)
+_CONTENT = ("created_at", "scheduler_task_id", "timeout", "on_success", "on_failure")
+CONTENT = (*_CONTENT, "task_type", "params", "extra")
+_content_of = attrgetter(*_CONTENT)
 
 
 def content(task: Task) -> tuple[Any, ...]:
     """Return the columns that only a push sets: a first one, or one of an id that runs or has ended."""
     if task.coded is not None:
         task = verbatim(task)
-    return (
-        task.type,
-        json_text(task.params),
-        json_text(task.extra) if task.extra else None,
-        task.created_at,
-        task.scheduler_task_id,
-        task.timeout,
-        task.on_success,
-        task.on_failure,
-    )
+    extra = json_text(task.extra) if task.extra else None
+    return (*_content_of(task), task.type, json_text(task.params), extra)
 
 
-STATE = (
-    *("status", "priority", "retry_count", "max_retries", "started_at", "completed_at", "began_at", "ended_at"),
-    *("error_message", "queue", "run_at", "due_at", "seq", "expires_at", "crashes", "lease_owner", "lease_until"),
-    *("live_key", "result", "cancel_requested", "attempts"),
+_STATE = (
+    *("priority", "retry_count", "max_retries", "started_at", "completed_at", "began_at", "ended_at", "error_message"),
+    *("queue", "run_at", "due_at", "seq", "expires_at", "crashes", "lease_owner", "lease_until", "cancel_requested"),
 )
+STATE = (*_STATE, "status", "live_key", "result", "attempts")
+_state_of = attrgetter(*_STATE)
 
 
 def state(task: Task) -> tuple[Any, ...]:
@@ -62,26 +58,10 @@ def state(task: Task) -> tuple[Any, ...]:
     if task.coded is not None:
         task = verbatim(task)
     return (
+        *_state_of(task),
         task.status.value,
-        task.priority,
-        task.retry_count,
-        task.max_retries,
-        task.started_at,
-        task.completed_at,
-        task.began_at,
-        task.ended_at,
-        task.error_message,
-        task.queue,
-        task.run_at,
-        task.due_at,
-        task.seq,
-        task.expires_at,
-        task.crashes,
-        task.lease_owner,
-        task.lease_until,
         task.unique_key if task.unique_key is not None and task.status in LIVE else None,
         None if task.result is None else json_text(task.result),
-        task.cancel_requested,
         json_text(task.attempts) if task.attempts else None,
     )
 

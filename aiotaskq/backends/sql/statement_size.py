@@ -55,8 +55,8 @@ def parts(names: Sequence[str], columns: Columns, limit: int | None) -> Iterator
     """Cut into pieces that fit one statement. Raises ValidationError, before the first, for a row that fits none."""
     most = SIZE
     if limit is None or _surely_fit(limit, names, columns):
-        large = next((names.index(name) for name in ("params", "result", "value") if name in names), 0)
-        lengths = [len(value or "") for value in columns[large]]
+        large = next((columns[names.index(name)] for name in ("params", "result", "value") if name in names), None)
+        lengths = [0] * len(columns[0]) if large is None else [len(value or "") for value in large]
     else:
         lengths, most = [_size(limit, names, row) for row in zip(*columns, strict=True)], min(SIZE, _room(limit))
     if len(lengths) <= CHUNK and sum(lengths) <= most:

@@ -13,13 +13,13 @@ from sqlalchemy.dialects.mysql import insert
 from sqlalchemy.schema import CreateColumn
 
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.sql.changes import GUARD, Group, groups
+from aiotaskq.backends.sql.changes import GUARD, groups
 from aiotaskq.backends.sql.claim_statements import Head, heads_one_by_one
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.dialects.base import Dialect, Open, S
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.rows import TASKS
-from aiotaskq.backends.sql.statement_size import Columns, check_rows, parts
+from aiotaskq.backends.sql.statement_size import Columns, parts
 from aiotaskq.backends.sql.statements import run_many
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.models import LongText, Name, mysql_collation
@@ -50,12 +50,6 @@ _SESSION: Final = (
 def _insert(table: str, names: tuple[str, ...], conflict: str) -> TextClause:
     values = ", ".join(f":{name}" for name in names)
     return text(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values}){conflict}")  # noqa: S608 - our own names
-
-
-@functools.cache
-def _update(names: tuple[str, ...]) -> TextClause:
-    assignments = ", ".join(f"{name} = :{name}" for name in names)
-    return text(f"UPDATE task_queue SET {assignments} WHERE task_id = :b_id")  # noqa: S608 - our own names
 
 
 class MysqlDialect(Dialect):
@@ -145,19 +139,12 @@ class MysqlDialect(Dialect):
         return statement.on_duplicate_key_update({name: statement.inserted[name] for name in others})
 
     def write(self, connection: Connection, changes: Sequence[Change]) -> None:
-        for group in groups(changes):
-            if len(group.columns[0]) > 1:
-                self._write_many(connection, group)
-                continue
-            check_rows(self.statement_limit(connection), (*group.names, *GUARD), group.rows)
-            run_many(connection, _update(group.names), (*group.names, *GUARD), group.rows)
-
-    def _write_many(self, connection: Connection, group: Group) -> None:
         """Write many rows in one statement, since the driver sends updates one by one; it locks nothing but these.
 
         An insert that updates what is there would be shorter, and lock the gaps in each unique index.
         """
-        for columns in parts((*group.names, *GUARD), group.columns, self.statement_limit(connection)):
+        limit = self.statement_limit(connection)
+        for group, columns in [(g, part) for g in groups(changes) for part in parts(g.names + GUARD, g.columns, limit)]:
             ids = list(columns[len(group.names)])
             cases = " ".join(["WHEN %s THEN %s"] * len(ids))
             assignments, values = [], []

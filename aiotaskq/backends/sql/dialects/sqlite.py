@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -151,15 +151,9 @@ class SqliteDialect(Dialect):
         """
         if len(changes) > 1 and not is_store_writer(connection):
             return None
-        if len(changes) > 1:
-            command(connection, "SAVEPOINT aiotaskq_write")
-        count = sum([_write_guarded(connection, group) for group in groups(changes)])
-        if len(changes) == 1:
-            return [count == 1]
-        if count < len(changes):
-            command(connection, "ROLLBACK TO aiotaskq_write")
-        command(connection, "RELEASE aiotaskq_write")
-        return [True] * len(changes) if count == len(changes) else None
+        written = (_write_guarded(connection, group) for group in groups(changes))
+        held = _all_or_none(connection, len(changes), written)
+        return [held] * len(changes) if held or len(changes) == 1 else None
 
     def write(self, connection: Connection, changes: Sequence[Change]) -> None:
         for group in groups(changes):
@@ -170,18 +164,14 @@ class SqliteDialect(Dialect):
         if not is_store_writer(connection):
             return False
         guards = {item.before.task_id: item.before for item in changes}
-        count, many = 0, len(changes) > 1
-        if many:
-            command(connection, "SAVEPOINT aiotaskq_change")
-        for names, rows in schedule_changes(changes).items():
-            order = names + tuple(f"b_{name}" for name in _SCHEDULE_GUARD)
-            values = [(*row.values(), *map(partial(getattr, guards[row["b_id"]]), _SCHEDULE_GUARD)) for row in rows]
-            count += run_many(connection, _schedule_statement(names), order, values).rowcount
-        if many and count < len(changes):
-            command(connection, "ROLLBACK TO aiotaskq_change")
-        if many:
-            command(connection, "RELEASE aiotaskq_change")
-        return count == len(changes)
+
+        def written() -> Iterator[int]:
+            for names, rows in schedule_changes(changes).items():
+                order = names + tuple(f"b_{name}" for name in _SCHEDULE_GUARD)
+                values = [(*row.values(), *map(partial(getattr, guards[row["b_id"]]), _SCHEDULE_GUARD)) for row in rows]
+                yield run_many(connection, _schedule_statement(names), order, values).rowcount
+
+        return _all_or_none(connection, len(changes), written())
 
     def clock_set(self, connection: Connection, anchor: int, back: int, now: int) -> bool:
         return clock_set(connection, anchor, back, now)
@@ -200,6 +190,18 @@ class SqliteDialect(Dialect):
 
     def text_encoding(self, connection: Connection) -> str:
         return str(connection.execute(text("PRAGMA encoding")).scalar())
+
+
+def _all_or_none(connection: Connection, wanted: int, written: Iterator[int]) -> bool:
+    """Return whether ``written``, which executes statements, and yields their row counts, makes so many; else undo."""
+    if wanted > 1:
+        command(connection, "SAVEPOINT aiotaskq_write")
+    held = sum(written) == wanted
+    if wanted > 1:
+        if not held:
+            command(connection, "ROLLBACK TO aiotaskq_write")
+        command(connection, "RELEASE aiotaskq_write")
+    return held
 
 
 def _write_guarded(connection: Connection, group: Group) -> int:
