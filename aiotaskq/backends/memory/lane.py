@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
 from aiotaskq.core.task import Task, claim_order
@@ -115,12 +115,6 @@ class Lane:
             self._pop()
             self._delay(task)
         return task
-
-    def take(self, now: int, limit: int) -> Iterator[Task]:
-        """Yield up to ``limit`` tasks in claim order; the caller replaces the row of each before the next."""
-        while limit and (task := self.take_one(now)) is not None:
-            limit -= 1
-            yield task
 
     def take_one(self, now: int) -> Task | None:
         """Take the task that comes first in claim order at ``now``, or None; the caller replaces its row."""

@@ -141,22 +141,16 @@ class TaskQueue(SharedQueue[Task]):
         return [self.lanes[name] for name in names if name in self.lanes and name not in self.paused]
 
     def take(self, now: int, limit: int, names: Sequence[str] | None) -> Iterator[Task]:
-        """Yield up to ``limit`` tasks in claim order; the caller replaces the row of each before it asks for the next.
+        """Yield up to ``limit`` tasks, as ``take_one`` does; the caller replaces each row before the next."""
+        while limit and (task := self.take_one(now, names)) is not None:
+            limit -= 1
+            yield task
+
+    def take_one(self, now: int, names: Sequence[str] | None) -> Task | None:
+        """Take the first task in claim order, or return None; the caller replaces its row.
 
         The consumers that wait are woken for the tasks that are left.
         """
-        lanes = self.open(names)
-        if len(lanes) == 1:
-            yield from lanes[0].take(now, limit)
-        else:
-            while limit and (lane := first_of(lanes, now)) is not None:
-                limit -= 1
-                yield from lane.take(now, 1)
-        if self._getters:
-            self.pass_on()
-
-    def take_one(self, now: int, names: Sequence[str] | None) -> Task | None:
-        """Return the first task in claim order, or None, as ``take`` does; the caller replaces its row."""
         lanes = self._open if names is None else self.open(names)
         lane = lanes[0] if len(lanes) == 1 else first_of(lanes, now)
         task = None if lane is None else lane.take_one(now)
