@@ -20,13 +20,14 @@ class BriefLock:
     What is appended to the ``intake``, which takes no lock, is passed to ``enter`` as soon as the lock is held.
     """
 
-    __slots__ = ("acquire", "enter", "intake", "release")
+    __slots__ = ("_entering", "acquire", "enter", "intake", "release")
 
     def __init__(self) -> None:
         lock = threading.RLock()
         # For code that runs for each task, which does what `__enter__` and `__exit__` do.
         self.acquire, self.release = lock.acquire, lock.release
         self.intake: deque[Any] = deque()
+        self._entering = False
         self.enter: Callable[[Any], object] = lambda item: None
 
     def wait(self) -> None:
@@ -36,8 +37,14 @@ class BriefLock:
 
     def take_in(self) -> None:
         """Enter what is in the intake; the lock is held."""
-        for _ in range(len(self.intake)):  # `enter` may take the lock again
-            self.enter(self.intake.popleft())
+        if self._entering:
+            return  # `enter` has taken the lock again: what came meanwhile is entered afterwards
+        self._entering = True
+        try:
+            for _ in range(len(self.intake)):
+                self.enter(self.intake.popleft())
+        finally:
+            self._entering = False
 
     def __enter__(self) -> None:
         if not self.acquire(False):

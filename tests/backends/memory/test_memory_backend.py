@@ -16,6 +16,7 @@ import aiotaskq.sync
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.memory import backend as memory
 from aiotaskq.backends.memory.backend import MemoryBackend
+from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, Completed, Expired, Released, settle
@@ -28,6 +29,25 @@ from tests.support.rows import NOW, new
 def test_it_stays_under_250_lines() -> None:
     """The price of one more backend tells whether the seam is right."""
     assert len(Path(memory.__file__).read_text().splitlines()) < 250
+
+
+def test_what_comes_while_the_intake_is_entered_does_not_nest() -> None:
+    lock = BriefLock()
+    entered: list[int] = []
+
+    def enter(number: int) -> None:
+        entered.append(number)
+        if number < 2_000:
+            lock.intake.append(number + 1)  # another thread pushes, and a consumer that is woken looks
+        with lock:
+            pass
+
+    lock.enter = enter
+    lock.intake.append(0)
+    while lock.intake:
+        with lock:
+            pass
+    assert entered == list(range(2_001))
 
 
 @pytest.mark.no_cover  # the slower the threads, the more often they stop
