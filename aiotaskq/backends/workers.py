@@ -43,4 +43,4 @@ class Workers(ABC):
 
     @abstractmethod
     async def held(self, owner: str) -> list[tuple[str, int, bool]]:
-        """Read id, fence and cancel flag of the running tasks that have this owner, with or without a mark."""
+        """Read id, fence and cancel flag of the running tasks that a worker holds, with or without a mark on them."""

@@ -433,7 +433,7 @@ class QueueMachine(RuleBasedStateMachine):
             return
         there = {worker.owner: worker.lease_until for worker in self.do(self.backend.workers.all())}
         assert there == self.model.workers
-        for owner in OWNERS:
+        for owner in WORKERS:
             rows = [row for row in self.model.rows.values() if row.status is Status.RUNNING and owner_of(row) == owner]
             held = sorted((row.task_id, row.fence, row.cancel_requested) for row in rows)
             assert sorted(self.do(self.backend.workers.held(owner))) == held
