@@ -33,7 +33,7 @@ COMMANDS = {
 GROUPS = {
     "tasks": tr("List, show, retry, rerun, cancel and delete tasks."),
     "schedules": tr("List, show, add, pause, resume, fire and delete schedules."),
-    "workers": tr("List the workers that have running tasks."),
+    "workers": tr("List the workers, and what runs where."),
     "store": tr("List, read, set and delete public values."),
     "queues": tr("List, pause and resume queues."),
     "db": tr("Create, check and print the tables; copy a store."),

@@ -181,7 +181,8 @@ async def test_two_processes_fire_each_schedule_once(database: str, shop: Callab
         ticks = await tq.find(type="tick")
         orders = await tq.find(type="book")
     assert len(ticks) == schedule.run_count >= 3
-    assert len({tick.created_at for tick in ticks}) == len(ticks)  # one a second
+    created = [tick.created_at for tick in ticks]
+    assert len(ticks) <= max(created) - min(created) + 2  # one a second; a late one may share its second with the next
     done = [tick for tick in ticks if tick.status is Status.COMPLETED]
     assert len(both.said("tick")) == len(done)  # each ran once
     for number in range(20):
