@@ -204,16 +204,17 @@ def quick(
             taken.append("*")
         taken.append(name if parameter.default is parameter.empty else f"{name}=parameters[{name!r}].default")
         passed.append(f"{name}={name}" if only else name)
+    # The underscores: the parameters of a method have no such names.
     source = f"""
-def make(plain, otherwise, parameters):
+def make(_plain, _otherwise, parameters):
     def call({", ".join(taken)}):
         if running_loop_or_none() is None:
-            made = self.reach()
-            if get_ident() != _main{" or made.quiet" if lockless else ""}:
-                value = plain({", ".join(("made", *passed))})
-                if value is not NEEDS_LOOP:
-                    return value
-        return otherwise({", ".join(("self", *passed))})
+            _made = self.reach()
+            if get_ident() != _main{" or _made.quiet" if lockless else ""}:
+                _answer = _plain({", ".join(("_made", *passed))})
+                if _answer is not NEEDS_LOOP:
+                    return _answer
+        return _otherwise({", ".join(("self", *passed))})
     return call
 """
     names: dict[str, Any] = {}
