@@ -13,10 +13,10 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.changes import ENDING, GUARD, groups, hoisted, in_one
 from aiotaskq.backends.sql.rows import CLAIM, CONTENT, OTHERS, STATE, TASKS, content, state
-from aiotaskq.backends.sql.tasks import update_tasks
+from aiotaskq.backends.sql.tasks import get, update_tasks
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, HandedBack, LeaseExpired, Outcome, Released, settle
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
-from tests.backends.sql.plans import fill, sqlite_counted, start
+from tests.backends.sql.plans import POSTGRESQL, analyze, cost, fill, sqlite_counted, start
 from tests.support.rows import LEASE, NOW, new
 
 RUNNING = {"status": Status.RUNNING, "fence": 3, "lease_owner": "o", "lease_until": LEASE, "began_at": NOW}
@@ -117,3 +117,26 @@ def test_on_sqlite_they_read_only_their_rows(results: list[Any], tmp_path: Path,
     held, steps = asyncio.run(settled())
     assert held == [True] * 100
     assert steps < 20 * 100
+
+
+@pytest.mark.parametrize("many", [1, 100])
+@pytest.mark.parametrize("name", POSTGRESQL)
+def test_on_postgresql_they_are_found_by_their_ids(
+    name: str, many: int, tmp_path: Path, unavailable: dict[str, str]
+) -> None:
+    engine = start(name, tmp_path, unavailable, "changes")
+    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.exec_driver_sql("ALTER DATABASE changes SET enable_seqscan = off")  # as on our own connections
+    engine.dispose()
+    fill(engine, 5_000, "held-", status="running", fence=1, lease_owner="o", run_at=NOW, began_at=NOW)
+    for _ in ("before", "after"):
+        with engine.connect() as connection:
+            tasks = [task for task in get(connection, [f"held-{n}" for n in range(many)]) if task is not None]
+        for outcome in (Completed(), Failed("ValueError: no")):
+            done = [Change(task, settle(task, outcome, NOW)) for task in tasks]
+            held, found = cost(engine, lambda c, done=done: update_tasks(c, done))  # type: ignore[misc]
+            assert held == [True] * many
+            assert found.indexes == {"task_queue_pkey"} and found.detours == []
+            assert found.reads == many
+        analyze(engine)
+    engine.dispose()

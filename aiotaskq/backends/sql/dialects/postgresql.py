@@ -94,9 +94,10 @@ def insert_statement(table: Any, names: tuple[str, ...], varying: tuple[str, ...
 def guarded_statement(names: tuple[str, ...], varying: tuple[str, ...]) -> TextClause:
     source = _Source(TASKS, names + GUARD, varying)
     b_id, b_status, b_fence, b_final, b_cancel = [source.values[name] for name in GUARD]
+    # The status as an expression, or all running rows might be read by their index, and locked in its order.
     write = (
         f"UPDATE task_queue AS t SET {', '.join(f'{name} = {source.values[name]}' for name in names)} "  # noqa: S608
-        f"{source.rows} WHERE t.task_id = {b_id} AND t.status = {b_status} AND t.fence = {b_fence} "
+        f"{source.rows} WHERE t.task_id = {b_id} AND t.status || '' = {b_status} AND t.fence = {b_fence} "
         f"AND ({b_final} OR t.cancel_requested = {b_cancel}) RETURNING t.task_id"
     )
     # Which ones only if it is not all of them: nearly always it is, and each row of an answer costs.
