@@ -11,9 +11,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from aiotaskq.backends.sql.migrations import HEAD
 from aiotaskq.cli.i18n import marked
 from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.models import Base
 
 
 class File(NamedTuple):
@@ -87,7 +87,7 @@ def _state(path: str) -> os.stat_result | str:
 def default_url(folder: Path) -> str:
     """Return the URL of the folder's database in the user's cache: a run that was stopped is found there again.
 
-    Another version of the tables has another database, since nothing in it is worth a migration.
+    Other tables or columns have another database, since nothing in it is worth a migration.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aiotaskq"
     try:
@@ -97,7 +97,8 @@ def default_url(folder: Path) -> str:
             f"cannot make the folder {cache}: {error.strerror}; name a database with --db sqlite:///demo.db"
         ) from None
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.name)[:40].strip("-") or "root"
-    key = hashlib.sha256(os.fsencode(folder) + HEAD.encode()).hexdigest()[:8]
+    columns = " ".join(str(column) for table in Base.metadata.sorted_tables for column in table.columns)
+    key = hashlib.sha256(os.fsencode(folder) + columns.encode()).hexdigest()[:8]
     return f"sqlite:///{cache / f'demo-{name}-{key}.db'}"
 
 
