@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Column, MetaData, String, Table
 
 import aiotaskq.sync
 from aiotaskq.cli.demo import files
 from aiotaskq.cli.demo.files import walk
 from aiotaskq.cli.demo.tasks import push_blocking
+from aiotaskq.models import Base
 from tests.support.machine import within
 
 ROOT = Path(__file__).parent.parent.parent
@@ -93,7 +95,9 @@ def test_a_database_of_another_version_of_the_tables_is_left_alone(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     now = files.default_url(tmp_path / "a")
     assert now == files.default_url(tmp_path / "a") != files.default_url(tmp_path / "b")
-    monkeypatch.setattr(files, "HEAD", "9999_later")
+    later = MetaData()
+    Table("task_queue", later, Column("another", String))
+    monkeypatch.setattr(Base, "metadata", later)
     assert files.default_url(tmp_path / "a") != now
 
 
