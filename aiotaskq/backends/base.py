@@ -5,9 +5,7 @@ A backend knows rows, not rules: no retries, no back-off, no cron, no TTL arithm
 order, so that many concurrent calls can become one transaction. Each method is atomic: it writes all of its rows or, if
 it raises, none. A value that is larger than the store accepts raises ValidationError, which names both sizes.
 
-To add a backend: subclass ``Backend`` (and ``Values``) in ``backends/<name>/backend.py``, add a row to the scheme table
-in ``backends/url.py``, and one to ``STORES`` in ``tests/support/backends.py``. ``tests/contract`` then proves each
-sentence below for it.
+To add a backend, see ``docs/architecture.md``; ``tests/contract`` then proves each sentence below for it.
 """
 
 from __future__ import annotations
@@ -171,8 +169,11 @@ class Backend(ABC):
             self.schedules.codec = codec
         return self
 
-    def another(self) -> Backend:
-        """Return a backend on the same rows with connections of its own, for another event loop; not opened yet."""
+    def another(self, patience: float | None = None) -> Backend:
+        """Return a backend on the same rows, not opened yet, with connections of its own, for another event loop.
+
+        ``patience``: seconds without an answer after which a connection is given up; None for those of the store.
+        """
         return self
 
     async def watch(self) -> None:  # noqa: B027 - nothing to do is right where no other process is

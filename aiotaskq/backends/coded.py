@@ -28,8 +28,8 @@ class CodedBackend(Backend):
     def _store(self) -> Any:
         return super()
 
-    def another(self) -> Backend:
-        return cast(Backend, self._store.another()).coded_by(self.codec)
+    def another(self, patience: float | None = None) -> Backend:
+        return cast(Backend, self._store.another(patience)).coded_by(self.codec)
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         sent = self._encoded(tasks)

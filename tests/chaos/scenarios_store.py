@@ -158,8 +158,8 @@ async def unknown_outcomes(
     place: Place, folder: Path, *, tasks: int = 200, cuts: int = 40, rate: float = 50.0, **common: Any
 ) -> Report:
     """A producer's connection is cut when its commit is sent, before or behind the server: the push is repeated."""
-    # A push by itself is one statement without a COMMIT on PostgreSQL; this stands among its values.
-    pattern = {"postgresql": b'"task_id"', "redis": b"EVALSHA"}.get(place.name, b"COMMIT")
+    # A push by itself is one statement without a COMMIT on PostgreSQL; this is a param of each task.
+    pattern = {"postgresql": b'"seconds"', "redis": b"EVALSHA"}.get(place.name, b"COMMIT")
     async with Proxy(*place.host) as proxy, Fleet(place, folder, "unknown_outcomes", **common) as fleet:
         await fleet.start("worker", 2)
         options = {"count": tasks, "rate": rate, "seconds": (0.0, 0.01), "batch": 1}

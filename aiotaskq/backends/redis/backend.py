@@ -50,12 +50,17 @@ class RedisBackend(Backend):
     durable: ClassVar[bool] = True
     shared: ClassVar[bool] = True
 
-    def __init__(self, url: str, quiet: bool = False) -> None:
-        """Raises ValidationError for a URL that is not valid. ``quiet``: the server's settings were checked already."""
+    def __init__(self, url: str, quiet: bool = False, patience: float | None = None) -> None:
+        """``quiet``: the server's settings were checked already. ``patience``: as of ``another``.
+
+        Raises ValidationError for a URL that is not valid.
+        """
         super().__init__()
         self._url = url
         self._quiet = quiet
         self._redis = RedisConnections(url, self._prepare)
+        if patience is not None:
+            self._redis.address.options["socket_timeout"] = patience
         self._notifier = RedisNotifier(self._redis, self.listeners)
         self.values = RedisValues(self._redis)
         self.workers = RedisWorkers(self._redis)
@@ -82,8 +87,8 @@ class RedisBackend(Backend):
         seconds, micros = await self._redis.command("TIME")
         return int(seconds) * SECOND + int(micros)
 
-    def another(self) -> RedisBackend:
-        return type(self)(self._url, quiet=True)
+    def another(self, patience: float | None = None) -> RedisBackend:
+        return type(self)(self._url, quiet=True, patience=patience)
 
     async def watch(self) -> None:
         with contextlib.suppress(DatabaseUnavailable):  # it listens as soon as the server can be reached

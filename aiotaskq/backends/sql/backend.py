@@ -79,8 +79,10 @@ class SqlBackend(Backend):
         if not self.has_clock and await self.database.write(lambda c: self._dialect.clock_set(c, anchor, back, now)):
             self.listeners.notify(READY)
 
-    def another(self) -> SqlBackend:
-        return type(self)(self._url)
+    def another(self, patience: float | None = None) -> SqlBackend:
+        other = type(self)(self._url)
+        other.database.patience = patience
+        return other
 
     async def watch(self) -> None:
         self._notifier.listen()

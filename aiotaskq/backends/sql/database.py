@@ -37,6 +37,8 @@ class Database:
         self.url, self._pool = pool_options(parse_url(url))
         self.dialect = dialect_of_url(self.url)
         self.shown = mask(url)
+        self.patience: float | None = None
+        """Seconds that a server may take for one statement; None for the usual ones. Set it before the first use."""
         self._prepare, self._prepared = prepare, prepared
         self._connections: Connections | None = None
         self._closed = False

@@ -30,14 +30,21 @@ class ServerConnections:
 
     needs_shield = True
 
-    def __init__(self, engine: AsyncEngine, shown: str, codes: ErrorCodes, autocommit: bool) -> None:
-        """Take over an engine. ``shown`` is its URL for messages; ``autocommit`` whether one statement can go alone."""
+    def __init__(
+        self, engine: AsyncEngine, shown: str, codes: ErrorCodes, autocommit: bool, patience: float | None = None
+    ) -> None:
+        """Take over an engine. ``shown`` is its URL for messages; ``autocommit`` whether reads go alone.
+
+        ``patience``: seconds that the server may take for a statement; None for STATEMENT_TIMEOUT.
+        """
         self._engine = engine
         self._shown = shown
         self._codes = codes
         self._idle: weakref.WeakSet[Any] = weakref.WeakSet()
         watch_over(engine.sync_engine, self._idle, codes)
-        self._alone = engine.execution_options(isolation_level="AUTOCOMMIT") if autocommit else None
+        self._patience = patience
+        self._alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._reading = self._alone if autocommit else engine
 
     @property
     def sync_engine(self) -> Engine:
@@ -48,20 +55,18 @@ class ServerConnections:
 
     async def write(self, body: Callable[[Connection], T], autocommit: bool = False) -> T:
         """Run and commit the body. With ``autocommit``, a statement whose connection is lost is executed once more."""
-        if autocommit and (alone := self._alone) is not None:
-            return await self._repeated(lambda watch: _transaction(alone, body, None))
+        if autocommit:
+            return await self._repeated(lambda watch: _transaction(self._alone, body, None))
         return await self._repeated(lambda watch: _transaction(self._engine, body, watch))
 
     async def read(self, body: Callable[[Connection], T]) -> T:
-        reading = self._alone or self._engine
-        return await self._repeated(lambda watch: _transaction(reading, body, None))
+        return await self._repeated(lambda watch: _transaction(self._reading, body, None))
 
     async def write_session(self, body: Callable[[Connection], T]) -> T:
         return await self._repeated(lambda watch: _session_transaction(self._engine, body, watch))
 
     async def read_session(self, body: Callable[[Connection], T]) -> T:
-        reading = self._alone or self._engine
-        return await self._repeated(lambda watch: _session_transaction(reading, body, None))
+        return await self._repeated(lambda watch: _session_transaction(self._reading, body, None))
 
     async def trim(self) -> None:
         """A server looks after its own disk space."""
@@ -73,7 +78,7 @@ class ServerConnections:
         """Run a transaction; again if the server gave it up, and once more if it was lost before its COMMIT."""
         lost = 0
         for attempt in itertools.count(1):
-            watch = Watch(self._idle)
+            watch = Watch(self._idle, self._patience)
             try:
                 watch.begin()
                 return await transaction(watch)

@@ -28,8 +28,12 @@ class Watch:
     same peer. With its socket closed, whatever waits for it fails at once.
     """
 
-    def __init__(self, idle: Iterable[Any]) -> None:
-        """``idle`` are the connections that are not in use; they are cut as well."""
+    def __init__(self, idle: Iterable[Any], patience: float | None = None) -> None:
+        """``idle`` are the connections that are not in use; they are cut as well.
+
+        ``patience``: seconds for a statement; None for STATEMENT_TIMEOUT.
+        """
+        self.patience = STATEMENT_TIMEOUT if patience is None else patience
         self.driver: Any = None
         """The driver's connection, once there is one."""
         self.committing = False
@@ -42,7 +46,7 @@ class Watch:
     def begin(self) -> None:
         """Watch the running asyncio task from now on, at first for a connection."""
         _current.set(self)
-        self.expect(CONNECT_TIMEOUT + STATEMENT_TIMEOUT)
+        self.expect(CONNECT_TIMEOUT + self.patience)
 
     def before_commit(self) -> None:
         """Note that the commit is sent now: if the connection is lost from here on, its outcome is unknown."""
@@ -86,7 +90,7 @@ def watch_over(engine: Engine, idle: Any, codes: ErrorCodes) -> None:
 
     def expect(connection: Connection, *_statement: Any) -> None:
         if (watch := _current.get()) is not None:
-            watch.expect(connection.get_execution_options().get(PATIENCE, STATEMENT_TIMEOUT))
+            watch.expect(connection.get_execution_options().get(PATIENCE, watch.patience))
 
     @event.listens_for(engine, "checkout")
     def take(connection: Any, _record: Any, _proxy: Any) -> None:

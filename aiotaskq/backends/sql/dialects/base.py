@@ -53,6 +53,8 @@ class Transactions(Protocol):
 
     url: URL
     shown: str
+    patience: float | None
+    """Seconds for one statement, on a server; None for the usual ones."""
     writing: Callable[[], None]
     """Called when a transaction has the lock of a database with a single writer; on any thread."""
     written: Callable[[], None]
@@ -157,7 +159,7 @@ class Dialect(ABC):
         """Return the connections of a database for the running loop; nothing is opened yet."""
         options = {"pool_timeout": STATEMENT_TIMEOUT, "pool_size": 5, "max_overflow": 5, **pool}
         engine = self.async_engine(database.url, connected, **options)
-        return ServerConnections(engine, database.shown, self.codes, self.autocommit)
+        return ServerConnections(engine, database.shown, self.codes, self.autocommit, database.patience)
 
     def notifier(self, database: Transactions, listeners: Listeners, given: URL) -> Notifier:
         """Return what passes hints between processes; ``given`` is the URL with all of its options."""
