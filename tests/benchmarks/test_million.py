@@ -100,7 +100,7 @@ def test_the_error_of_the_model_is_that_of_what_it_says_without_having_seen_it()
         Measured(count, rate, 2.0, Costs(10e-6, server, 40e-6, 2_000, 5))
         for count, rate, server in ((1, 20_000.0, 50e-6), (2, 17_391.3, 75e-6), (4, 10_000.0, 100e-6))
     ]
-    made = fleet.result(measured, {}, 1_000)
+    made = fleet.result(measured, where={}, tasks=1_000)
     assert made["costs"]["crowd"] == pytest.approx(0.5)
     assert [round(each["error_percent"]) for each in made["checked"]] == [0, 0, 21]
     assert fleet.checks(made)[2] == "| 4 | 10,000 | 12,100 | +21 % |"

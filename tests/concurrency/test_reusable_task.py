@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from aiotaskq.concurrency.reusable_task import ReusableTask
+from tests.support.machine import within
 
 Foreign = Callable[[], Awaitable[Any]]
 
@@ -72,7 +73,7 @@ async def waits_for_a_task() -> None:
 
 
 async def has_a_timeout() -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(within(10)):
         await asyncio.sleep(0)
 
 
@@ -124,7 +125,7 @@ async def is_kept_by_another() -> None:
 
 
 async def leaves_a_timeout() -> None:
-    kept.append(asyncio.timeout(1_000))
+    kept.append(asyncio.timeout(within(1_000)))
     await kept[-1].__aenter__()
 
 

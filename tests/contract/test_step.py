@@ -15,6 +15,7 @@ from aiotaskq.core.outcome import Cancelled, Completed, Failed, Outcome, Release
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import LeaseLost
 from tests.support.backends import STORES, Store
+from tests.support.machine import within
 from tests.support.rows import NOW, completed, ids, new, pushed, read, running
 
 
@@ -144,7 +145,7 @@ async def test_it_wakes_another_consumer_for_the_tasks_that_become_due(direct: D
     await asyncio.sleep(0)
     assert not waiting.done()
     assert direct.step("me", NOW + SECOND) is not None
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, within(5))
     consumer.close()
 
 
@@ -159,5 +160,5 @@ async def test_the_queue_is_joined_when_all_have_ended(direct: DirectBackend) ->
         after = None if before is None else completed(before)
         before = direct.step("me", NOW, None, before, after)
         assert (None if before is None else before.task_id) == expected
-    await asyncio.wait_for(joined, 5)
+    await asyncio.wait_for(joined, within(5))
     assert (await direct.stats(NOW)).counts[Status.COMPLETED] == 3
