@@ -219,6 +219,7 @@ class Worker:
             except BaseException as error:
                 self._unsettled(execution, error)
                 if not isinstance(error, Exception):
+                    here.add_done_callback(_retrieve)
                     raise
                 return
             runs -= 1
@@ -485,3 +486,9 @@ def _event_of(after: Task, outcome: Outcome) -> str:
     if after.status is Status.PENDING:
         return "released" if isinstance(outcome, Released) else "retried"
     return str(after.status)
+
+
+def _retrieve(run: asyncio.Task[None]) -> None:
+    """Retrieve the exception of a run that ends the loop, which raises it, too: else asyncio would log it as lost."""
+    if not run.cancelled():
+        run.exception()
