@@ -237,7 +237,9 @@ def test_64_threads_in_calls_are_freed_when_the_loop_closes_and_the_objects_work
 
 # What the crashed loop leaves behind cannot be closed; it must not be blamed on the test that happens to run next.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_crash_of_the_loop_raises_once_with_its_cause_and_is_recovered(tmp_path: Path) -> None:  # E13
+def test_a_crash_of_the_loop_raises_once_with_its_cause_and_is_recovered(  # E13
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     tq = aiotaskq.sync.TaskQ(f"sqlite:///{tmp_path}/x.db")
     queue = aiotaskq.sync.MemoryQueue()
     queue.push_task({"type": "kept"})
@@ -257,6 +259,7 @@ def test_a_crash_of_the_loop_raises_once_with_its_cause_and_is_recovered(tmp_pat
     tq.close()
     del handle
     gc.collect()
+    assert [text for text in caplog.messages if "aiotaskq-run" in text] == []  # it was raised, so it is not lost
 
 
 # ---- processes ------------------------------------------------------------------------------------------------------
