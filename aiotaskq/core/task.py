@@ -114,7 +114,7 @@ class Task(Redacted, frozen=True, kw_only=True):
     """Leases that ended because the worker's process died."""
     lease_owner: str | None = None
     lease_until: int | None = None
-    """Microseconds UTC; from then on any worker may take the task back."""
+    """When the lease of a pop by hand ends, in microseconds UTC; None for a worker's task: the worker has a lease."""
     unique_key: str | None = None
     """At most one pending or running task has it."""
     idempotency_key: str | None = None
