@@ -33,7 +33,7 @@ class ServerConnections:
     def __init__(
         self, engine: AsyncEngine, shown: str, codes: ErrorCodes, autocommit: bool, patience: float | None = None
     ) -> None:
-        """Take over an engine. ``shown`` is its URL for messages; ``autocommit`` whether reads go alone.
+        """Take over an engine. ``shown`` is its URL for messages; ``autocommit`` whether one statement can go alone.
 
         ``patience``: seconds that the server may take for a statement; None for STATEMENT_TIMEOUT.
         """
@@ -43,8 +43,8 @@ class ServerConnections:
         self._idle: weakref.WeakSet[Any] = weakref.WeakSet()
         watch_over(engine.sync_engine, self._idle, codes)
         self._patience = patience
-        self._alone = engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._reading = self._alone if autocommit else engine
+        self._alone = engine.execution_options(isolation_level="AUTOCOMMIT") if autocommit else None
+        self._reading = self._alone or engine
 
     @property
     def sync_engine(self) -> Engine:
@@ -55,8 +55,8 @@ class ServerConnections:
 
     async def write(self, body: Callable[[Connection], T], autocommit: bool = False) -> T:
         """Run and commit the body. With ``autocommit``, a statement whose connection is lost is executed once more."""
-        if autocommit:
-            return await self._repeated(lambda watch: _transaction(self._alone, body, None))
+        if autocommit and (alone := self._alone) is not None:
+            return await self._repeated(lambda watch: _transaction(alone, body, None))
         return await self._repeated(lambda watch: _transaction(self._engine, body, watch))
 
     async def read(self, body: Callable[[Connection], T]) -> T:

@@ -31,18 +31,18 @@ class SqlWorkers(Workers):
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._autocommit = database.dialect.autocommit  # each write is one statement
 
     async def register(self, worker: WorkerInfo) -> None:
         await self._database.write(lambda c: replace(c, _W, [_row(worker)]))
 
     async def heartbeat(self, worker: WorkerInfo) -> bool:
         values = {**_row(worker), "b_owner": worker.owner}
-        # Without a transaction: if the connection is lost, the server must not keep the row locked.
-        return await self._database.write(lambda c: bool(c.execute(_HEARTBEAT, values).rowcount), autocommit=True)
+        return await self._database.write(lambda c: bool(c.execute(_HEARTBEAT, values).rowcount), self._autocommit)
 
     async def remove(self, worker: WorkerInfo) -> bool:
         values = {"b_owner": worker.owner, "b_until": worker.lease_until}
-        return await self._database.write(lambda c: bool(c.execute(_REMOVE, values).rowcount), autocommit=True)
+        return await self._database.write(lambda c: bool(c.execute(_REMOVE, values).rowcount), self._autocommit)
 
     async def all(self) -> list[WorkerInfo]:
         query = select(*(_W.c[name] for name in _NAMES)).order_by(_W.c.started_at, _W.c.owner)
