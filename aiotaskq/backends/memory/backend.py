@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 
 from aiotaskq.backends.base import Change, QueueStats, Room, holds, matches
-from aiotaskq.backends.listeners import CANCEL, READY
-from aiotaskq.backends.memory.direct import DirectMemory
+from aiotaskq.backends.direct import DirectBackend
+from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.lock import BriefLock
@@ -20,10 +20,11 @@ from aiotaskq.backends.memory.reads import Reads
 from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.url import KEEP_ENDED
-from aiotaskq.core.task import PENDING, RUNNING, SECOND, Task, TaskFilter, same_push
+from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, SECOND, Task, TaskFilter, same_push
+from aiotaskq.errors import LeaseLost
 
 
-class MemoryBackend(DirectMemory):
+class MemoryBackend(DirectBackend):
     """Tasks and public values of this process. The latest ``keep`` dead letters and as many other ended tasks stay."""
 
     name: ClassVar[str] = "memory"
@@ -58,6 +59,13 @@ class MemoryBackend(DirectMemory):
         if room is not None:
             self.notify_updated(room.instead, [True] * len(room.instead))
         self.listeners.notify(READY)
+        return stored
+
+    def insert(self, task: Task) -> Task:
+        with self._lock:
+            stored = self._insert(task)
+        if READY in self.listeners.by_kind:
+            self.listeners.notify(READY)
         return stored
 
     def _insert(self, task: Task) -> Task:
@@ -108,6 +116,38 @@ class MemoryBackend(DirectMemory):
         )
         self._running[task.task_id] = None
         return after
+
+    def step(
+        self,
+        owner: str,
+        now: int,
+        queues: Sequence[str] | None = None,
+        before: Task | None = None,
+        after: Task | None = None,
+    ) -> Task | None:
+        changes: list[Change] = []  # other than the commonest one
+        with self._lock:
+            if before is not None and after is not None:
+                usual = before.status is RUNNING and before.unique_key is before.idempotency_key is None
+                if usual and after.status is COMPLETED and self._tasks.get(before.task_id) is before:
+                    del self._running[before.task_id]
+                    self._tasks[before.task_id] = after
+                    self._ended.add(after)
+                    self.queue.end(before)
+                else:
+                    changes.append(Change(before, after))
+                    if not self._update(changes)[0]:
+                        raise LeaseLost(f"task {before.task_id} has changed since it was read")
+            task = None if queues == () else self.queue.take_one(now, queues)
+            if task is not None:
+                task = self._start(task, owner, now)
+        if changes:
+            self.notify_updated(changes, [True])
+        elif after is not None and ENDED in self.listeners.by_kind:
+            self.listeners.notify(ENDED, [after.task_id])
+        if self._ended.unlogged:
+            self._ended.log_dropped()
+        return task
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         with self._lock:

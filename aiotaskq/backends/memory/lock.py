@@ -20,23 +20,16 @@ class BriefLock:
     What is appended to the ``intake``, which takes no lock, is passed to ``enter`` as soon as the lock is held.
     """
 
-    __slots__ = ("_entering", "acquire", "enter", "intake", "release")
+    __slots__ = ("_acquire", "_entering", "_release", "enter", "intake")
 
     def __init__(self) -> None:
         lock = threading.RLock()
-        # For code that runs for each task, which does what `__enter__` and `__exit__` do.
-        self.acquire, self.release = lock.acquire, lock.release
+        self._acquire, self._release = lock.acquire, lock.release
         self.intake: deque[Any] = deque()
         self._entering = False
         self.enter: Callable[[Any], object] = lambda item: None
 
-    def wait(self) -> None:
-        """Take the lock, which another thread has."""
-        while not self.acquire(False):  # positional: a keyword argument is much slower
-            time.sleep(0)  # yields to the thread that holds the lock
-
-    def take_in(self) -> None:
-        """Enter what is in the intake; the lock is held."""
+    def _take_in(self) -> None:
         if self._entering:
             return  # `enter` has taken the lock again: what came meanwhile is entered afterwards
         self._entering = True
@@ -47,10 +40,10 @@ class BriefLock:
             self._entering = False
 
     def __enter__(self) -> None:
-        if not self.acquire(False):
-            self.wait()
+        while not self._acquire(False):  # positional: a keyword argument is much slower
+            time.sleep(0)  # yields to the thread that holds the lock
         if self.intake:
-            self.take_in()
+            self._take_in()
 
     def __exit__(self, *error: object) -> None:
-        self.release()
+        self._release()
