@@ -59,7 +59,6 @@ class Clock(ABC):
 
 
 # CLOCK_MONOTONIC stops while Linux is suspended (clock_gettime(2)); leases go on.
-_monotonic_ns = time.monotonic_ns
 _TICKS = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -95,7 +94,7 @@ class SteadyClock(SystemClock):
     _offset = time.time_ns() // 1000 - time.monotonic_ns() // 1000
 
     def now(self) -> int:
-        return self._offset + _monotonic_ns() // 1000
+        return self._offset + time.monotonic_ns() // 1000
 
 
 class StoreClock(SystemClock):

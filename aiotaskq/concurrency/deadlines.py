@@ -75,6 +75,6 @@ class Deadlines(Generic[T]):
         for _, seconds, item in sorted(passed, key=lambda entry: entry[0]):
             if self._lines.get(seconds, {}).pop(item, None) is not None:  # it may be cancelled by then
                 self._expired(item)
-        firsts = [due for line in self._lines.values() for due in (next(iter(line.values()), 0),) if due]
+        firsts = [next(iter(line.values())) for line in self._lines.values() if line]
         if firsts and not self._due:
             self._set_timer(min(firsts))

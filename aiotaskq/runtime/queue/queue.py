@@ -78,7 +78,6 @@ class Queue(Operations[Task]):
         """The store of the tasks."""
         self.clock = clock
         """The clock of everything that acts on this queue."""
-        self._wall = clock.now
         self.events = events if events is not None else Events()
         self._prepare = prepare
         self._visibility = check_seconds("visibility", visibility, zero=False)
@@ -224,7 +223,7 @@ class Queue(Operations[Task]):
         """
         if self._direct is None or not self.immediate or type(task) is not dict or "task_id" in task:
             return NEEDS_LOOP  # type: ignore[no-any-return]
-        new = self._made_from(task, priority) if self._prepare else task_from_dict(task, priority, self._wall())
+        new = self._made_from(task, priority)
         self._direct.enqueue(new)
         if gate.open:
             log.task("push", new)
@@ -336,9 +335,9 @@ class Queue(Operations[Task]):
         """Do what ``pop_task`` does, from any thread and without a loop; return NEEDS_LOOP where it has to wait."""
         if self._direct is None or visibility is not None:
             return NEEDS_LOOP  # type: ignore[no-any-return]
-        if timeout is not None and (type(timeout) is not int or timeout < 0):
+        if timeout is not None:
             check_seconds("timeout", timeout)
-        task = self._direct.step(self._pop_owner, self._wall())
+        task = self._direct.step(self._pop_owner, self.clock.now())
         if task is None:
             return None if timeout == 0 else NEEDS_LOOP
         forgotten = self.unacked.add(task)
@@ -355,7 +354,7 @@ class Queue(Operations[Task]):
             return cast(None, NEEDS_LOOP)
         pop = self.unacked.take(task_id)
         if pop.given_back is None:
-            now = self._wall()
+            now = self.clock.now()
             try:
                 self._direct.step("", now, (), pop.task, settle(pop.task, Completed(), now))
             except LeaseLost:

@@ -33,7 +33,6 @@ NOT_AWAITED = (
     "or the decorator around it, 'async def'"
 )
 NOT_COMMITTED = "complete(session=…): its transaction was not committed"
-_NOTHING = Completed()
 RunCall = Callable[[Task], Awaitable[Any]]
 
 
@@ -195,7 +194,7 @@ class Runner:
             return Failed(NOT_AWAITED, retryable=False)
         if execution.context.completed:
             return Failed(NOT_COMMITTED, True, handler.backoff, random.random())
-        return _NOTHING if result is None else Completed(result) if self._objects else stored(result, handler)
+        return Completed(result) if self._objects else stored(result, handler)
 
     @property
     def _loop_ends(self) -> bool:
