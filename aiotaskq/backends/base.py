@@ -172,7 +172,7 @@ class Backend(ABC):
     def another(self, patience: float | None = None) -> Backend:
         """Return a backend on the same rows, not opened yet, with connections of its own, for another event loop.
 
-        ``patience``: seconds without an answer after which a connection is given up; None for those of the store.
+        ``patience``: the most seconds without an answer before a connection is given up; None for those of the store.
         """
         return self
 
@@ -328,7 +328,7 @@ class Backend(ABC):
 
     @abstractmethod
     async def overdue(self, now: int, limit: int) -> list[Task]:
-        """Read running tasks that nobody holds (see ``Workers``), and expired ones; the longest overdue first."""
+        """Read running tasks without a holder (see ``Workers``), and expired ones; the longest overdue first."""
 
     @abstractmethod
     async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:

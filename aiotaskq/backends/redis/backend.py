@@ -60,7 +60,8 @@ class RedisBackend(Backend):
         self._quiet = quiet
         self._redis = RedisConnections(url, self._prepare)
         if patience is not None:
-            self._redis.address.options["socket_timeout"] = patience
+            options = self._redis.address.options
+            options["socket_timeout"] = min(patience, options["socket_timeout"])
         self._notifier = RedisNotifier(self._redis, self.listeners)
         self.values = RedisValues(self._redis)
         self.workers = RedisWorkers(self._redis)

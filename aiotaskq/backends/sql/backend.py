@@ -34,10 +34,10 @@ class SqlBackend(Backend):
     durable: ClassVar[bool] = True
     shared: ClassVar[bool] = True
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: float | None = None) -> None:
         super().__init__()
         self._url = url
-        self.database = Database(url, prepare=self._upgrade, prepared=self._is_upgraded)
+        self.database = Database(url, self._upgrade, self._is_upgraded, patience)
         self.values = SqlValues(self.database)
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners)
         self.workers = SqlWorkers(self.database)
@@ -80,9 +80,7 @@ class SqlBackend(Backend):
             self.listeners.notify(READY)
 
     def another(self, patience: float | None = None) -> SqlBackend:
-        other = type(self)(self._url)
-        other.database.patience = patience
-        return other
+        return type(self)(self._url, patience)
 
     async def watch(self) -> None:
         self._notifier.listen()

@@ -32,13 +32,16 @@ class Database:
         url: str,
         prepare: Callable[[Connection], None] | None = None,
         prepared: Callable[[Connection], bool] = lambda _connection: False,
+        patience: float | None = None,
     ) -> None:
-        """``prepare`` runs in a transaction of its own at each opening, unless ``prepared`` reads that it need not."""
+        """``prepare`` runs in a transaction of its own at each opening, unless ``prepared`` reads that it need not.
+
+        ``patience``: the most seconds that a server may take for one statement, if less than the usual ones.
+        """
         self.url, self._pool = pool_options(parse_url(url))
         self.dialect = dialect_of_url(self.url)
         self.shown = mask(url)
-        self.patience: float | None = None
-        """Seconds that a server may take for one statement; None for the usual ones. Set it before the first use."""
+        self.patience = patience
         self._prepare, self._prepared = prepare, prepared
         self._connections: Connections | None = None
         self._closed = False

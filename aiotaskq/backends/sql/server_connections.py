@@ -35,7 +35,7 @@ class ServerConnections:
     ) -> None:
         """Take over an engine. ``shown`` is its URL for messages; ``autocommit`` whether one statement can go alone.
 
-        ``patience``: seconds that the server may take for a statement; None for STATEMENT_TIMEOUT.
+        ``patience``: the most seconds for a statement, if less than STATEMENT_TIMEOUT.
         """
         self._engine = engine
         self._shown = shown

@@ -31,9 +31,9 @@ class Watch:
     def __init__(self, idle: Iterable[Any], patience: float | None = None) -> None:
         """``idle`` are the connections that are not in use; they are cut as well.
 
-        ``patience``: seconds for a statement; None for STATEMENT_TIMEOUT.
+        ``patience``: the most seconds for a statement, if less than STATEMENT_TIMEOUT.
         """
-        self.patience = STATEMENT_TIMEOUT if patience is None else patience
+        self.patience = STATEMENT_TIMEOUT if patience is None else min(patience, STATEMENT_TIMEOUT)
         self.driver: Any = None
         """The driver's connection, once there is one."""
         self.committing = False

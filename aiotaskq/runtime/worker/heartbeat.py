@@ -27,7 +27,6 @@ Key = tuple[str, int]
 
 WORKER = "worker-"  # the beginning of the ids of workers
 PATIENCE = 0.25  # leases until a connection without an answer is given up, at least a second
-MOST_PATIENCE = 10.0  # seconds
 LEAVING = 1.0  # seconds that leaving the registry may take; else the lease ends by itself
 TRY_WITHIN = 0.5  # leases between tries while the store is away; a reaper waits for a whole lease once it is back
 
@@ -67,8 +66,7 @@ class Heartbeat:
         """The id under which the worker claims. Only the worker's loop uses it, and replaces it."""
         self._shared = backend.shared
         self._thread = LoopThread("aiotaskq-leases") if backend.shared and isinstance(clock, SystemClock) else None
-        patience = min(max(lease * PATIENCE, 1.0), MOST_PATIENCE)
-        self._backend = backend if self._thread is None else backend.another(patience)
+        self._backend = backend if self._thread is None else backend.another(max(lease * PATIENCE, 1.0))
         self._clock = clock
         self._lease = int(lease * SECOND)
         self._heartbeat = heartbeat

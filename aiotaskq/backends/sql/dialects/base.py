@@ -54,7 +54,7 @@ class Transactions(Protocol):
     url: URL
     shown: str
     patience: float | None
-    """Seconds for one statement, on a server; None for the usual ones."""
+    """The most seconds for one statement, on a server, if less than the usual ones."""
     writing: Callable[[], None]
     """Called when a transaction has the lock of a database with a single writer; on any thread."""
     written: Callable[[], None]
