@@ -1,15 +1,15 @@
 """The contract of a registry of workers: each worker has one row there, and in it one lease for all of its tasks.
 
-Who holds a running task? A pop by hand claims with ``lease_until``, and holds the task until then. A worker claims
-without: it holds the task for as long as it is in the registry under the id that is the task's ``lease_owner``. A task
-that has neither a lease nor an owner, or that is in a store without a registry, is held for ever. ``Backend.overdue``
-returns the tasks of dead workers before all others. It reads in one snapshot, or the running tasks before the workers,
-since a worker is there before its first claim.
+A running task has a holder. A pop by hand claims with ``lease_until``, and holds the task until then. A worker claims
+without a lease: it holds the task for as long as the id in ``lease_owner`` is in the registry. A task that has neither
+a lease nor an owner, or that is in a store without a registry, never loses its holder. ``Backend.overdue`` returns the
+tasks of dead workers before all others. It reads in one snapshot, or the running tasks before the workers, since a
+worker is there before its first claim.
 
 So a heartbeat writes one row, however many tasks run, and a worker dies in two steps: ``remove`` takes its row out, if
-no heartbeat has come since the row was read; from then on ``Backend.overdue`` returns its tasks, to whoever asks first.
-A worker whose heartbeat finds no row has lost all of them. It must register under another id before it claims again:
-an id that was removed never holds tasks again.
+no heartbeat has come since the row was read; from then on ``Backend.overdue`` returns its tasks. A worker whose
+heartbeat finds no row has lost all of them. It must register under another id before it claims again: an id that was
+removed never holds tasks again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Notices dead workers and removes them; settles tasks that nobody holds, and pending tasks that have expired."""
+"""Removes dead workers; settles running tasks without a holder, and pending tasks that have expired."""
 
 from __future__ import annotations
 
