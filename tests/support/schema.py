@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from aiotaskq.backends.sql import migrations
+from aiotaskq.backends.sql.migrations.adopt import Report
 
 TABLES = (*migrations.OUR_TABLES, migrations.VERSION_TABLE)
 
@@ -38,3 +39,15 @@ def drop(connection: sa.Connection) -> None:
     """Drop our tables."""
     for name in TABLES:
         connection.execute(sa.text(f"DROP TABLE {name}"))
+
+
+def made_both_ways(engine: sa.Engine, now: int) -> list[dict[str, Any]]:
+    """Return what an empty database becomes by the revisions, and by ``upgrade``; ``now`` in microseconds UTC."""
+    made = []
+    for make in (lambda connection: migrations.migrate(connection, Report(), now), migrations.upgrade):
+        with engine.begin() as connection:
+            make(connection)
+        with engine.begin() as connection:
+            made.append(schema(connection))
+            drop(connection)
+    return made

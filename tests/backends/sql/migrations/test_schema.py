@@ -8,7 +8,6 @@ import pytest
 import sqlalchemy as sa
 
 from aiotaskq.backends.sql import migrations
-from aiotaskq.backends.sql.migrations.adopt import Report
 from aiotaskq.errors import SchemaTooNew, ValidationError
 from aiotaskq.models import Base
 from tests.backends.sql.migrations.legacy import (
@@ -24,7 +23,7 @@ from tests.backends.sql.migrations.legacy import (
     upgrade,
 )
 from tests.support.machine import within
-from tests.support.schema import drop, schema
+from tests.support.schema import made_both_ways
 
 # ---- the schema -----------------------------------------------------------------------------------------------------
 
@@ -35,13 +34,8 @@ def test_empty_database(engine: sa.Engine) -> None:
 
 
 def test_an_empty_database_gets_what_the_revisions_make(engine: sa.Engine) -> None:
-    with engine.begin() as connection:
-        migrations.migrate(connection, Report(), NOW)
-        revised = schema(connection)
-        drop(connection)
-    upgrade(engine)
-    with engine.begin() as connection:
-        assert schema(connection) == revised
+    by_revisions, by_upgrade = made_both_ways(engine, NOW)
+    assert by_upgrade == by_revisions
 
 
 def test_second_upgrade_is_one_look(engine: sa.Engine) -> None:

@@ -18,7 +18,6 @@ from aiotaskq.backends.sql import migrations
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.backends.sql.migrations.adopt import Report
 from aiotaskq.core.task import Status
 from aiotaskq.errors import SchemaTooNew, ValidationError
 from aiotaskq.models import Base
@@ -26,7 +25,7 @@ from tests.backends.sql.migrations.legacy import NOW, NOW_S, found
 from tests.support.documented import LEGACY
 from tests.support.machine import within
 from tests.support.rows import LEASE, new
-from tests.support.schema import drop, schema
+from tests.support.schema import made_both_ways
 from tests.support.servers import Server, mariadb, postgresql, postgresql_jit
 from tests.support.skips import skipped_without
 
@@ -120,13 +119,8 @@ def test_empty_database(engine: sa.Engine) -> None:
 
 
 def test_an_empty_database_gets_what_the_revisions_make(engine: sa.Engine) -> None:
-    with engine.begin() as connection:
-        migrations.migrate(connection, Report(), NOW)
-        revised = schema(connection)
-        drop(connection)
-    upgrade(engine)
-    with engine.begin() as connection:
-        assert schema(connection) == revised
+    by_revisions, by_upgrade = made_both_ways(engine, NOW)
+    assert by_upgrade == by_revisions
 
 
 def test_second_upgrade_is_one_look(engine: sa.Engine) -> None:
