@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
 
 from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, completed, ended, ids, new, pushed, running
+from tests.support.statements import at_each_statement
 
 
 async def test_get_answers_in_order_with_none_for_what_is_missing(backend: Backend) -> None:
@@ -28,6 +32,22 @@ async def test_find_lists_the_newest_push_first(backend: Backend) -> None:
         await backend.push([task])
     assert await backend.find(TaskFilter(), 100) == tasks[::-1]
     assert await backend.find(TaskFilter(), 7) == tasks[::-1][:7]
+
+
+@pytest.mark.parametrize("first", ["running", "pending"])
+async def test_find_sees_a_task_that_changes_its_status_meanwhile(sql_store: Store, first: str) -> None:
+    backend = sql_store.backend
+    assert isinstance(backend, SqlBackend)
+    await pushed(backend, task_id="moves")
+    statuses = itertools.cycle([first, *({"running", "pending"} - {first})])
+
+    def move(_statement: str) -> None:
+        sql_store.execute("UPDATE task_queue SET status = :status", status=next(statuses))
+
+    with at_each_statement((await backend.database.connections()).sync_engine, move):
+        found = await backend.find(TaskFilter(), 10)
+        both = await backend.find(TaskFilter(status=(Status.PENDING, Status.RUNNING)), 10)
+    assert ids(found) == ids(both) == ["moves"]
 
 
 @pytest.mark.parametrize("same_stamp", [False, True])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, cast
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, text, true, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, text, true, union_all, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change, holds
@@ -203,25 +203,28 @@ def find(connection: Connection, where: TaskFilter, limit: int) -> list[Task]:
         last = connection.execute(select(c.seq).where(c.task_id == where.after)).scalar()
         if last is not None:
             conditions += [c.seq <= last, or_(c.seq < last, c.task_id < where.after)]
-    # One query for each status: the index has the rows of each in this order; for several they would be sorted.
+    # One query for each status: the index has the rows of each in this order; for several they would be sorted. All in
+    # one statement, which sees one snapshot: a task may change its status meanwhile.
     one_each = [_of_status(status) for status in dict.fromkeys(where.status)] or _each(connection)
-    found: dict[str, Any] = {}  # a task may end between two queries
-    for status in one_each:
-        query = select(TASKS).where(status, *conditions).order_by(c.seq.desc(), c.task_id.desc()).limit(limit)
-        found |= {row.task_id: row for row in connection.execute(query)}
-    rows = sorted(found.values(), key=lambda row: (row.seq, row.task_id), reverse=True)
+    queries = [
+        select(TASKS).where(status, *conditions).order_by(c.seq.desc(), c.task_id.desc()).limit(limit)
+        for status in one_each
+    ]
+    found: Any = queries[0]
+    if len(queries) > 1:
+        found = union_all(*[select(query.subquery(f"page_{number}")) for number, query in enumerate(queries)])
+    rows = sorted(connection.execute(found), key=lambda row: (row.seq, row.task_id), reverse=True)
     return [to_task(row) for row in rows[:limit]]
 
 
-def _each(connection: Connection) -> Iterator[ColumnElement[bool]]:
-    """Yield conditions that part all rows, so that an index has the rows of each in the order of their pushes."""
+def _each(connection: Connection) -> list[ColumnElement[bool]]:
+    """Return conditions that part all rows, so that an index has the rows of each in the order of their pushes."""
     waiting = dialect_of(connection).in_push_order
-    yield waiting
-    if waiting is not true():
-        yield c.status == RUNNING
-        for status in _distinct(connection, c.status, ENDED):
-            yield and_(c.status == status, ENDED)
-        yield and_(c.status.is_(None), ENDED)
+    if waiting is true():
+        return [waiting]
+    foreign = [status for status in _distinct(connection, c.status, ENDED) if status not in FINAL]
+    ended = [c.status.is_(None), *(c.status == status for status in (*sorted(map(str, FINAL)), *foreign))]
+    return [waiting, c.status == RUNNING, *(and_(status, ENDED) for status in ended)]
 
 
 def ids_with_prefix(connection: Connection, prefixes: Sequence[str], limit: int) -> list[list[str]]:
