@@ -15,7 +15,6 @@ from aiotaskq.core.validation import check_params, check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.handler import Handler, check_follow_up, fitted, unknown
 
-_NO_OPTIONS: PushOptions = {}
 _DEFAULTS = {"queue": "default", "priority": 0, "max_retries": 3}
 
 
@@ -31,7 +30,7 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
         return Task(
             task_id=new_id(),
             type=handler.name,
-            params=call.params if type(call.params) is dict else check_params(call.params),
+            params=check_params(call.params),
             priority=handler.priority,
             max_retries=handler.max_retries,
             created_at=now // SECOND,
@@ -93,7 +92,7 @@ def as_call(
     if isinstance(call, TaskCall):
         return call
     if isinstance(call, tuple) and len(call) == 2:
-        return named_call(call[0], call[1], _NO_OPTIONS, handlers)
+        return named_call(call[0], call[1], {}, handlers)
     if isinstance(call, Mapping) and "type" in call:
         options: Any = {key: value for key, value in call.items() if key not in ("type", "params")}
         return named_call(call["type"], call.get("params"), options, handlers)
@@ -102,11 +101,10 @@ def as_call(
 
 def session_of(calls: Sequence[TaskCall[Any]]) -> Any:
     """Return the session in which all of these calls are pushed, or None. Raises ValidationError if they differ."""
-    sessions = [call.options.get("session") for call in calls if call.options]
-    first = sessions[0] if len(sessions) == len(calls) > 0 else None
-    if any(session is not first for session in sessions):
+    sessions = [call.options.get("session") for call in calls]
+    if any(session is not sessions[0] for session in sessions):
         raise ValidationError("session: push_many writes in one transaction, so all of its calls need the same session")
-    return first
+    return sessions[0] if sessions else None
 
 
 def reruns_of(calls: Sequence[TaskCall[Any]]) -> dict[str, bool]:
