@@ -57,8 +57,8 @@ class Address:
             urlsplit(f"{scheme}://{head}").port  # noqa: B018 - raises for an invalid port
         except ValueError:  # its text may contain a part of the password
             raise ValidationError(f"url: cannot be parsed (got {self.shown})") from None
-        for of_a_pool in ("max_connections", "timeout"):
-            known.pop(of_a_pool, None)  # of redis-py; there is no pool here
+        if of_a_pool := {"max_connections", "timeout"} & known.keys():
+            raise ValidationError(f"url: {min(of_a_pool)} is an option of a pool of connections, and there is none")
         self.options = {
             "socket_timeout": TIMEOUT,
             "socket_connect_timeout": CONNECT_TIMEOUT,

@@ -12,7 +12,7 @@ from aiotaskq.backends import connect
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import Address
-from aiotaskq.errors import ClosedError, WrongLoop
+from aiotaskq.errors import ClosedError, ValidationError, WrongLoop
 from tests.backends.redis.stores import opened, run_program
 from tests.support.programs import ROOT
 from tests.support.rows import NOW
@@ -133,9 +133,10 @@ def test_without_the_extra_one_line_says_so() -> None:
 @pytest.mark.parametrize("scheme", ["redis", "valkey"])
 def test_the_schemes(scheme: str) -> None:
     assert isinstance(connect(f"{scheme}://localhost:1/0"), RedisBackend)
-    address = Address(f"{scheme}://me:word@host:7/3?socket_timeout=2&prefix=p&max_connections=4")
+    address = Address(f"{scheme}://me:word@host:7/3?socket_timeout=2&prefix=p")
     assert (address.prefix, address.root) == ("p", "{p}:")
-    assert "max_connections" not in address.options  # there is one connection for commands
     options = {name: address.options[name] for name in ("host", "port", "db", "username", "password", "socket_timeout")}
     assert options == {"host": "host", "port": 7, "db": 3, "username": "me", "password": "word", "socket_timeout": 2.0}
+    with pytest.raises(ValidationError, match=r"^url: max_connections is an option of a pool"):
+        Address(f"{scheme}://host?max_connections=4")
     assert Address("rediss://host").options["connection_class"].__name__ == "SSLConnection"

@@ -13,7 +13,7 @@ from tests.support.servers import Valkey
 
 
 async def test_cancelled_callers_leave_nothing_half_done(server: Valkey) -> None:  # D1, F3, F4
-    async with opened(f"{server.url('a')}&max_connections=3") as backend:
+    async with opened(server.url("a")) as backend:
         chance = random.Random(5)
         tasks = [new(params={"n": n}) for n in range(300)]
 
