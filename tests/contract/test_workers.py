@@ -400,10 +400,11 @@ async def test_a_claim_under_way_at_the_stop_is_undone_before_the_end(shared_sto
         await asyncio.sleep(1.5)
         return await claim(*args, **options)
 
-    async with tq.running(concurrency=1):
-        tq.queue.backend.claim = slow  # type: ignore[method-assign]
+    async with tq:
         handle = await work.push()
-        await begun.wait()
+        tq.queue.backend.claim = slow  # type: ignore[method-assign]  # before the first claim, which would take it
+        async with tq.running(concurrency=1):
+            await begun.wait()
     del tq.queue.backend.claim
     async with TaskQ(shared_store.url) as after:
         task = await after.get(handle.task_id)
