@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
 
+from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
+from aiotaskq.backends.values import Values
 from aiotaskq.backends.workers import Workers
 from aiotaskq.core.task import FINAL, Status, Task, TaskFilter
 from aiotaskq.errors import NotSupported
@@ -94,7 +96,7 @@ class Backend(ABC):
     shared: ClassVar[bool]
     """Whether other processes see the same rows."""
     has_clock = True
-    """Whether the store has a clock of its own, which ``ping`` returns."""
+    """Whether ``ping`` returns the clock of the store."""
     steady: ClassVar[bool] = False
     """Whether instants come from a clock that cannot be set back. Only where nothing outlives the process."""
     grouped: ClassVar[bool] = True
@@ -102,6 +104,7 @@ class Backend(ABC):
     hands_over: bool = False
     """Whether ``push_and_claim`` costs hardly more than ``push``, and ``fire_and_claim`` than ``change``."""
     values: Values
+    gates: Gates
     schedules: Schedules | None = None
     workers: Workers | None = None
     """The registry of workers; every shared store has one."""
@@ -123,7 +126,7 @@ class Backend(ABC):
         wanted = self.listeners.forward is not None or ENDED in self.listeners.by_kind
         ended = [change.after.task_id for change in written if wanted and change.after.status in FINAL]
         hints: dict[str, list[str]] = {ENDED: ended} if ended else {}
-        if any(change.then or change.after.status not in FINAL for change in written):
+        if any(change.then or change.before.flow or change.after.status not in FINAL for change in written):
             hints[READY] = []
         return hints
 
@@ -202,7 +205,7 @@ class Backend(ABC):
 
         A row conflicts that has the same id, the same idempotency key, or the same unique key while it is pending or
         running; also one that was inserted earlier in the same call. A repeated push, with the same id and ``seq``, is
-        no conflict: the object given stands for it. Sends the hint ``ready``.
+        no conflict: the object given stands for it. Sends the hint ``ready``. For tasks with gates see ``Gates``.
 
         With ``room`` the number of ready tasks is bounded, whatever the number of processes that push. The changes of
         ``room.instead`` are written first. Raises QueueFull, and writes nothing, if the new tasks do not fit: its
@@ -368,50 +371,6 @@ class Backend(ABC):
     @abstractmethod
     async def paused(self) -> list[str]:
         """Return the paused queues, sorted."""
-
-
-class Values(ABC):
-    """A store of public values. ``expires_at`` is in microseconds, None for never; at that instant a value is gone."""
-
-    @abstractmethod
-    async def put(self, items: Sequence[tuple[str, Any, int | None]]) -> None:
-        """Store values, each as key, value and expires_at; each replaces the value of its key."""
-
-    @abstractmethod
-    async def get(self, keys: Sequence[str], now: int) -> list[tuple[Any] | None]:
-        """Read values, each as a 1-tuple, or None where it is missing or expired."""
-
-    @abstractmethod
-    async def delete(self, keys: Sequence[str], now: int) -> list[bool]:
-        """Delete values; return for each whether there was a live one."""
-
-    @abstractmethod
-    async def keys(self, now: int) -> list[str]:
-        """Return the live keys, sorted."""
-
-    @abstractmethod
-    async def count(self, now: int) -> int:
-        """Count the live keys."""
-
-    @abstractmethod
-    async def expire(self, now: int, limit: int) -> int:
-        """Remove up to ``limit`` expired values; return how many. Other coroutines run in between."""
-
-    @abstractmethod
-    async def clear(self) -> None:
-        """Remove every public value."""
-
-
-class PlainValues(Values):
-    """Values that are objects of this process: any thread may set and read one by a plain function, without a loop."""
-
-    @abstractmethod
-    def set(self, key: str, value: Any, expires_at: int) -> None:
-        """Store one value; ``expires_at`` in microseconds. Raises TypeError for a key that is not hashable."""
-
-    @abstractmethod
-    def read(self, key: str, now: int) -> Any:
-        """Return the value, or None where it is missing or expired. Raises TypeError as ``set``."""
 
 
 class Schedules(ABC):

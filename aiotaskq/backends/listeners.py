@@ -13,7 +13,9 @@ TAKEN = "taken"
 """Hint: tasks were claimed, so a bounded queue may have room."""
 CANCEL = "cancel"
 """Hint: running tasks were asked to stop. The names are their ids."""
-KINDS = (READY, ENDED, TAKEN, CANCEL)
+GATES = "gates"
+"""Hint: the time changed at which a gate may let a task pass."""
+KINDS = (READY, ENDED, TAKEN, CANCEL, GATES)
 
 Listener = Callable[[str, Sequence[str]], None]
 """It takes the kind of a hint, and its names; it is called from any thread, must be quick, and must not raise."""

@@ -53,6 +53,11 @@ def queue_full(maxsize: int, excess: int) -> QueueFull:
     return QueueFull(f"the queue holds its maxsize of {maxsize} tasks; push later, or raise maxsize", excess)
 
 
+def gate_full(key: str, most: int) -> QueueFull:
+    """Return the error of a push that finds too many tasks waiting at a gate."""
+    return QueueFull(f"limit {key!r}: more than max_waiting={most} tasks would wait; push later, or raise max_waiting")
+
+
 class ResultTimeout(AiotaskqError, TimeoutError):
     """The task did not end in time; it is not cancelled by that. Wait again, or cancel it."""
 

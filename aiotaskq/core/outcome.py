@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from aiotaskq.core.attempts import noted
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.errors import AiotaskqError, ValidationError
+from aiotaskq.core.parking import parked
 from aiotaskq.core.redacted import Redacted
 from aiotaskq.core.serialize import clip
 from aiotaskq.core.task import COMPLETED, FINAL, PENDING, RUNNING, SECOND, Status, Task
@@ -234,7 +235,10 @@ def _end(task: Task, status: Status, now: int, error: str | None, result: Any = 
 
 def _pending(task: Task, **changes: Any) -> Task:
     changes.setdefault("due_at", None)  # unless it was put off, a task is due at its `run_at`
-    return replace(task, status=PENDING, lease_owner=None, lease_until=None, cancel_requested=False, **changes)
+    after = replace(task, status=PENDING, lease_owner=None, lease_until=None, cancel_requested=False, **changes)
+    if after.flow is not None and (after.run_at != task.run_at or task.final):
+        return parked(after, after.run_at)  # it waits for a time to come, and holds no slot meanwhile
+    return after
 
 
 def _failed(task: Task, error: str, now: int, delay: int, retryable: bool = True) -> Task:

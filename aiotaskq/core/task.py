@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from aiotaskq.core.gate import PARKED, Flow
 from aiotaskq.core.ids import new_id, next_seq
 from aiotaskq.core.redacted import Redacted
 from aiotaskq.core.validation import (
@@ -101,7 +102,7 @@ class Task(Redacted, frozen=True, kw_only=True):
     run_at: int = 0
     """Not to be claimed before this instant, in microseconds UTC. A delay and a retry are this one number."""
     due_at: int | None = None
-    """Where a pending task was put off because no worker could run it: its ``run_at`` before that."""
+    """The due time of a parked task, and of a pending one that was put off because no worker could run it."""
     seq: int = 0
     """The push order: rises within a process, and goes by the clock across processes."""
     expires_at: int | None = None
@@ -126,6 +127,10 @@ class Task(Redacted, frozen=True, kw_only=True):
     on_failure: Any = None
     extra: dict[str, Any] = msgspec.field(default_factory=dict)
     """Keys of a documented task dict that aiotaskq does not know; every backend keeps them."""
+    flow: Flow | None = None
+    """The gates that it passes before it can be claimed."""
+    gate: str | None = None
+    """The gate at which it is parked; the last one that it has passed if it is not."""
     attempts: tuple[Attempt, ...] = ()
     """The newest runs that ended without completing; ``core.attempts.attempts_of`` returns the last run as well."""
     coded: dict[str, str] | None = None
@@ -137,6 +142,11 @@ class Task(Redacted, frozen=True, kw_only=True):
     def final(self) -> bool:
         """Whether the task has ended."""
         return self.status in FINAL
+
+    @property
+    def parked(self) -> bool:
+        """Whether it waits at a gate."""
+        return self.run_at == PARKED and self.status is PENDING
 
     def replace(self, **changes: Any) -> Task:
         """Return a copy with these fields changed."""

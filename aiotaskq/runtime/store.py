@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from aiotaskq.backends.base import PlainValues, Values
+from aiotaskq.backends.values import PlainValues, Values
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.concurrency.running_loop import NEEDS_LOOP

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from aiotaskq.backends.base import Backend, Schedules, Values
+from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.backends.direct import DirectBackend
+from aiotaskq.backends.values import Values
 from tests.support.backends import STORES, Store
 from tests.support.skips import skipped_without
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from aiotaskq.backends.base import Backend, Change, Schedules, Values
+from aiotaskq.backends.base import Backend, Change, Schedules
+from aiotaskq.backends.values import Values
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import FINAL, Attempt, Status, Task
@@ -124,7 +125,8 @@ schedule_values = st.builds(
 def test_the_strategies_know_every_field() -> None:
     """A field that is added must be drawn here as well."""
     drawn = set(tasks.wrapped_strategy.kwargs)  # type: ignore[attr-defined]
-    assert set(Task.__struct_fields__) - drawn == {"coded", "undecodable"} and drawn < set(Task.__struct_fields__)
+    assert set(Task.__struct_fields__) - drawn == {"coded", "undecodable", "flow", "gate"}
+    assert drawn < set(Task.__struct_fields__)
     assert set(Schedule.__struct_fields__) == set(schedule_values.wrapped_strategy.kwargs)  # type: ignore[attr-defined]
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aiotaskq.backends.base import Values
+from aiotaskq.backends.values import Values
 from aiotaskq.core.task import SECOND
 from tests.support.backends import Store
 from tests.support.machine import working

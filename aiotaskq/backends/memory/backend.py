@@ -14,12 +14,15 @@ from aiotaskq.backends.base import Change, QueueStats, Room, holds, matches
 from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
+from aiotaskq.backends.memory.gates import MemoryGates
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.reads import Reads
 from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.url import KEEP_ENDED
+from aiotaskq.core.gate import PARKED
+from aiotaskq.core.parking import slots
 from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, SECOND, Task, TaskFilter, same_push
 from aiotaskq.errors import LeaseLost
 
@@ -40,6 +43,7 @@ class MemoryBackend(DirectBackend):
         self._tasks: dict[str, Task] = {}
         self.queue = TaskQueue(rows=self._tasks, lock=self._lock, taken=self._start)
         self.enqueue, self.attended = self.queue.enqueue, self.queue.attended
+        self.gates: MemoryGates = MemoryGates(self._tasks, self.queue.paused, self._lock, self._move, self.listeners)
         self._running: dict[str, None] = {}
         self._ended = Ended(keep, self._tasks, self._keys, self._lock)
         self._reads = Reads(self._tasks, self._keys, self.queue)
@@ -55,6 +59,7 @@ class MemoryBackend(DirectBackend):
             if room is not None:
                 self._reads.check_room(tasks, room)
                 self._update(room.instead)
+            self.gates.check(tasks)
             stored = [self._insert(task) for task in tasks]
         if room is not None:
             self.notify_updated(room.instead, [True] * len(room.instead))
@@ -63,6 +68,7 @@ class MemoryBackend(DirectBackend):
 
     def insert(self, task: Task) -> Task:
         with self._lock:
+            self.gates.check([task])
             stored = self._insert(task)
         if READY in self.listeners.by_kind:
             self.listeners.notify(READY)
@@ -70,18 +76,22 @@ class MemoryBackend(DirectBackend):
 
     def _insert(self, task: Task) -> Task:
         # Most tasks have no keys. To ask the index for each, here and below, would slow a push by a fifth.
-        keyed = task.unique_key is not None or task.idempotency_key is not None
+        keyed = task.unique_key is not None or task.idempotency_key is not None or task.flow is not None
         if not keyed and task.status is PENDING and task.task_id not in self._tasks:
             self.queue.enter(task)
             return task
         if (row := self._reads.conflicting(task) if keyed else self._tasks.get(task.task_id)) is None:
             self._enter(task)
+            if task.gate is not None and task.parked:
+                self.gates.open([task.gate], task.seq)
         return task if row is None or same_push(row, task) else row
 
     def _enter(self, task: Task) -> None:
         """Make ``task`` the row under its id, in the rows and in every index."""
         if task.unique_key is not None or task.idempotency_key is not None:
             self._keys.add(task)
+        if task.flow is not None:
+            self.gates.enter(task)
         if task.status is PENDING:
             self.queue.enter(task)
             return
@@ -96,6 +106,8 @@ class MemoryBackend(DirectBackend):
         """Remove a row from every index."""
         if task.unique_key is not None or task.idempotency_key is not None:
             self._keys.remove(task)
+        if task.flow is not None:
+            self.gates.leave(task)
         if task.status is PENDING:
             self.queue.lanes[task.queue].discard(task)
         elif task.status is RUNNING:
@@ -128,7 +140,11 @@ class MemoryBackend(DirectBackend):
         changes: list[Change] = []  # other than the commonest one
         with self._lock:
             if before is not None and after is not None:
-                usual = before.status is RUNNING and before.unique_key is before.idempotency_key is None
+                usual = (
+                    before.status is RUNNING
+                    and before.unique_key is before.idempotency_key is None
+                    and before.flow is None
+                )
                 if usual and after.status is COMPLETED and self._tasks.get(before.task_id) is before:
                     del self._running[before.task_id]
                     self._tasks[before.task_id] = after
@@ -169,7 +185,13 @@ class MemoryBackend(DirectBackend):
                 for task in change.then:
                     self._insert(task)
                 self.queue.end(row)
+                self.gates.settled(row, after)
         return held
+
+    def _move(self, row: Task, after: Task) -> None:
+        self._leave(row)
+        self._enter(after)
+        self.queue.end(row)
 
     def _edit_running(self, task_id: str, fence: int | None, **changes: Any) -> Task | None:
         """Change a running task, if its fence is right or None, and return it as it was before; else return None."""
@@ -207,7 +229,8 @@ class MemoryBackend(DirectBackend):
 
     async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
         with self._lock:
-            return min((at for lane in self.queue.open(queues) if (at := lane.next_at(now)) is not None), default=None)
+            at = min((at for lane in self.queue.open(queues) if (at := lane.next_at(now)) is not None), default=None)
+            return None if at == PARKED else at
 
     async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
         with self._lock:
@@ -236,11 +259,14 @@ class MemoryBackend(DirectBackend):
                 if (row := self._tasks.pop(task_id, None)) is not None:
                     self._leave(row)
                     self.queue.end(row)
+                    self.gates.open(slots(row), None)
                     deleted += 1
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         self.queue.pause(queue, paused)
+        with self._lock:
+            self.gates.pause(queue, paused)
         self.listeners.notify(READY)
 
     async def paused(self) -> list[str]:

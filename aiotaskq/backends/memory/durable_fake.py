@@ -44,6 +44,7 @@ class DurableFake(MemoryBackend):
     def insert(self, task: Task) -> Task:
         self.check([task])
         with self._lock:
+            self.gates.check([task])
             stored = self._insert(task)
         self.listeners.notify(READY)
         return stored
@@ -72,6 +73,7 @@ class DurableFake(MemoryBackend):
         def store() -> None:
             with self._lock:
                 self._update(() if room is None else room.instead)
+                self.gates.check(tasks)
                 new = [task for task in tasks if self._insert(task) is task]
             for task in new:
                 self.on_commit(task)

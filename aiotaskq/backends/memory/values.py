@@ -10,7 +10,7 @@ from heapq import heappop, heappush
 from itertools import islice
 from typing import Any
 
-from aiotaskq.backends.base import PlainValues
+from aiotaskq.backends.values import PlainValues
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.validation import INT64
 

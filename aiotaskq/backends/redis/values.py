@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aiotaskq.backends.base import Values
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.rows import read_value, value_bytes
+from aiotaskq.backends.values import Values
 
 
 class RedisValues(Values):

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 from sqlalchemy import delete, func, or_, select
 
-from aiotaskq.backends.base import Values
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.insert import replace
 from aiotaskq.backends.sql.rows import json_text
 from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.backends.values import Values
 from aiotaskq.log import log, printable
 from aiotaskq.models import PublicValue
 

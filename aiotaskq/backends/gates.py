@@ -1,0 +1,50 @@
+"""The contract for gates: how parked tasks pass them. ``core.gate`` and ``core.parking`` have the rules."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aiotaskq.core.gate import Gate, GateChange, GateState
+
+
+class Gates(ABC):
+    """The gates of one backend; ``admitting`` a gate means to let pass the first tasks there that may pass.
+
+    The tasks at a gate pass in claim order, by their due times: one that is not due, or in a paused queue, is left out.
+    The verbs on tasks do their part in the transaction that writes the tasks:
+
+    - A push of parked tasks takes the bounds that they declare, and admits their gates at the latest push stamp. It
+      raises QueueFull, and writes nothing, if more tasks than ``max_waiting`` would then be waiting at a gate.
+    - An update admits the gates that ``core.parking.touched`` names, at the time of ``settled_at``. Where that is None
+      it makes them due instead, and so does a delete.
+    - To pause a queue parks its tasks that are ready at their first gates, and makes the gates due of which they had
+      a slot. To resume a queue makes the gates due at which its tasks wait.
+
+    A push or an update in the caller's transaction locks no gate, since that transaction may be long: its tasks wait
+    until its commit has made their gates due. Where a gate has a ``next_at``, the hint ``gates`` is sent.
+    """
+
+    @abstractmethod
+    async def admit(self, now: int, limit: int) -> int | None:
+        """Admit up to ``limit`` gates whose ``next_at`` has come, at ``now`` in microseconds UTC.
+
+        Return the earliest ``next_at`` after that, None if no gate has one. Sends the hint ``ready`` if a task passed.
+        """
+
+    @abstractmethod
+    async def mend(self) -> int:
+        """Make the gates due at which tasks wait without a ``next_at``; return how many. Delete those without a use.
+
+        For tasks whose push was committed by a process that died, and for slots of rows that other programs deleted.
+        """
+
+    @abstractmethod
+    async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000) -> list[GateState]:
+        """Read these gates, or the first ones in the order of their keys; one that does not exist is left out."""
+
+    @abstractmethod
+    async def change(self, key: str, change: GateChange, now: int) -> Gate:
+        """Write ``core.gate.changed`` of a gate, which is made if there is none, and admit it."""

@@ -1,0 +1,199 @@
+"""The gates of the memory backend: the tasks that wait at each of them, and those that hold a slot."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+from msgspec.structs import replace
+
+from aiotaskq.backends.gates import Gates
+from aiotaskq.backends.listeners import GATES, READY, Listeners
+from aiotaskq.core.errors import gate_full
+from aiotaskq.core.gate import Gate, GateChange, GateState, admit, changed, declared
+from aiotaskq.core.parking import parked, passed, settled_at, slots, touched
+from aiotaskq.core.task import PENDING, Task, claim_order
+
+MOST = 100  # tasks looked at together where no bound is smaller
+
+_numbers = itertools.count()
+
+
+class Line:
+    """A gate and its tasks by id. A heap entry whose task does not wait any more is dropped when it comes up."""
+
+    def __init__(self, key: str, rows: Mapping[str, Task]) -> None:
+        self._rows = rows
+        self.gate = Gate(key=key)
+        self.held: dict[str, None] = {}
+        self.waiting: dict[str, Task] = {}
+        self._delayed: list[tuple[int, int, Task]] = []  # by due time
+        self._due: list[tuple[tuple[int, int, int], int, Task]] = []  # in claim order
+
+    def put(self, task: Task, now: int | None = None) -> None:
+        """Add a task that waits; without ``now`` whether it is due is found out later."""
+        due = task.due_at or 0
+        if now is None or due > now:
+            heappush(self._delayed, (due, next(_numbers), task))
+        else:
+            heappush(self._due, (claim_order(replace(task, run_at=due)), next(_numbers), task))
+
+    def first(self, now: int, paused: Container[str]) -> tuple[list[Task], int | None]:
+        """Take those of the first due tasks that may pass; set when the next one may; return them, and that time."""
+        while self._delayed and (not self._waits(self._delayed[0][2]) or self._delayed[0][0] <= now):
+            if self._waits(task := heappop(self._delayed)[2]):
+                self.put(task, now)
+        bounds = self.gate.bounds
+        most = [bound - len(self.held) for bound in (bounds.cap, bounds.window) if bound is not None]
+        limit = max(0, min(MOST, *most, bounds.burst if bounds.interval else MOST))
+        found: list[Task] = []
+        left: list[Task] = []
+        while self._due and len(found) <= limit:
+            if self._waits(task := heappop(self._due)[2]):
+                (left if task.queue in paused else found).append(task)
+        count, self.gate = self.admit(found, now)
+        for task in (*found[count:], *left):
+            self.put(task, now)
+        if self._delayed and now >= self.gate.closed_until:
+            at = self._delayed[0][0]
+            self.gate = replace(self.gate, next_at=min(at, self.gate.next_at or at))
+        return found[:count], self.gate.next_at
+
+    def admit(self, tasks: Iterable[Task], now: int) -> tuple[int, Gate]:
+        """Apply the rule to tasks that are due."""
+        ready = (
+            [self._rows[i] for i in self.held if self._rows[i].status is PENDING] if self.gate.bounds.interval else ()
+        )
+        return admit(self.gate, len(self.held), sum(map(_weight, ready)), now, list(map(_weight, tasks)))
+
+    def _waits(self, task: Task) -> bool:
+        return self.waiting.get(task.task_id) is task
+
+
+class MemoryGates(Gates):
+    """Every gate of a backend; ``rows`` are its rows, and ``move`` replaces one of them, with its indexes."""
+
+    def __init__(
+        self,
+        rows: Mapping[str, Task],
+        paused: Container[str],
+        lock: Any,
+        move: Callable[[Task, Task], None],
+        listeners: Listeners,
+    ) -> None:
+        self._rows, self._paused, self._lock, self._move, self._listeners = rows, paused, lock, move, listeners
+        self._lines: dict[str, Line] = {}
+
+    async def admit(self, now: int, limit: int) -> int | None:
+        with self._lock:
+            due = [key for key, line in self._lines.items() if (at := line.gate.next_at) is not None and at <= now]
+            self.open(due[:limit], now)
+            ats = [line.gate.next_at for line in self._lines.values()]
+        if due:
+            self._listeners.notify(READY)
+        return min((at for at in ats if at is not None), default=None)
+
+    async def mend(self) -> int:
+        with self._lock:
+            for key, line in list(self._lines.items()):
+                if not line.held and not line.waiting and line.gate == Gate(key=key, bounds=line.gate.bounds):
+                    del self._lines[key]
+        return 0  # no row leaves without its gates
+
+    async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000) -> list[GateState]:
+        with self._lock:
+            known = [key for key in (sorted(self._lines) if keys is None else keys) if key in self._lines]
+            lines = [self._lines[key] for key in known[:limit]]
+            return [GateState(gate=each.gate, held=len(each.held), waiting=len(each.waiting)) for each in lines]
+
+    async def change(self, key: str, change: GateChange, now: int) -> Gate:
+        with self._lock:
+            line = self._line(key)
+            line.gate = changed(line.gate, change, now)
+            self.open([key], now)
+        self._listeners.notify(READY)
+        return line.gate
+
+    # ---- for the backend, which holds the lock ----
+
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Take the bounds that a push declares. Raises QueueFull if more tasks than may would wait at their gates."""
+        new = [task for task in tasks if task.flow is not None and task.task_id not in self._rows]
+        if not new:
+            return
+        before = {key: self._line(key).gate for task in new for key, _ in task.flow.gates}  # type: ignore[union-attr]
+        for task in new:
+            for key, bounds in task.flow.gates:  # type: ignore[union-attr]
+                self._line(key).gate = declared(self._line(key).gate, bounds)
+        for key in before:
+            line, here = self._line(key), [task for task in new if task.gate == key]
+            if here and (most := line.gate.bounds.max_waiting) is not None:
+                ready = [task for task in here if (task.due_at or 0) <= task.seq]
+                count = 0 if line.waiting else line.admit(ready, max(task.seq for task in here))[0]
+                if len(line.waiting) + len(here) - count > most:
+                    for name, unchanged in before.items():
+                        self._line(name).gate = unchanged
+                    raise gate_full(key, most)
+
+    def enter(self, task: Task) -> None:
+        """Take note of a row with gates."""
+        for key in slots(task):
+            self._line(key).held[task.task_id] = None
+        if task.parked and task.gate is not None:
+            self._line(task.gate).waiting[task.task_id] = task
+            self._line(task.gate).put(task)
+
+    def leave(self, task: Task) -> None:
+        """Forget a row with gates."""
+        for key in slots(task):
+            self._line(key).held.pop(task.task_id, None)
+        if task.parked and task.gate is not None:
+            self._line(task.gate).waiting.pop(task.task_id, None)
+
+    def settled(self, before: Task, after: Task) -> None:
+        """Admit the gates of which ``after`` has no slot any more, or at which it waits now."""
+        if (after.flow or before.flow) is not None and (keys := touched(before, after)):
+            self.open(keys, settled_at(before, after))
+
+    def pause(self, queue: str, paused: bool) -> None:
+        """Park what is ready of a paused queue; make the gates due at which tasks of a resumed one wait."""
+        for task in [task for task in self._rows.values() if task.queue == queue and task.flow and not task.final]:
+            keys: tuple[str, ...] = ()
+            if task.parked and not paused and task.gate is not None:
+                keys = (task.gate,)
+            elif task.status is PENDING and not task.parked:
+                keys = slots(task)
+                self._move(task, parked(task, task.run_at))
+            self.open(keys, None)
+
+    def open(self, keys: Iterable[str], now: int | None) -> None:
+        """Admit these gates, and those behind them; without ``now`` make them due."""
+        todo = list(dict.fromkeys(keys))
+        later = False
+        while todo:
+            line = self._line(todo.pop())
+            if now is None:
+                line.gate, later = replace(line.gate, next_at=0), True
+                continue
+            tasks, next_at = line.first(now, self._paused)
+            for task in tasks:
+                after = passed(task, now)
+                self._move(task, after)
+                if after.parked and after.gate is not None:
+                    todo.append(after.gate)
+            if tasks:
+                todo.append(line.gate.key)  # there may be more
+            later = later or next_at is not None
+        if later:
+            self._listeners.notify(GATES)
+
+    def _line(self, key: str) -> Line:
+        if (line := self._lines.get(key)) is None:
+            line = self._lines[key] = Line(key, self._rows)
+        return line
+
+
+def _weight(task: Task) -> int:
+    return 1 if task.flow is None else task.flow.weight

@@ -1,0 +1,125 @@
+"""Gates: limits, rates and fair shares that tasks pass before they can be claimed, and the rule by which they pass.
+
+A task with gates is *parked* while it waits: it is pending, its ``run_at`` is ``PARKED``, and its due time is in
+``due_at``. A task that has passed all of its gates is un-parked: an ordinary pending task. It holds a slot of each of
+its gates from then until it ends, or is parked again for a retry. Slots are not counted anywhere: they are the tasks
+that hold them (``core.parking``). Everything here is pure: a backend reads and locks what a rule needs, and writes
+what it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+PARKED = 2**62
+"""The ``run_at`` of a task that waits at a gate: no claim finds it."""
+
+
+class Bounds(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a gate lets pass; a bound that is None does not bound."""
+
+    cap: int | None = None
+    """The most tasks that hold a slot."""
+    window: int | None = None
+    """The same for a fair share: a task that had to wait then queues behind all tasks that are ready."""
+    interval: int | None = None
+    """Microseconds for each token of a rate."""
+    burst: int = 1
+    """The most tokens of a rate that can be saved."""
+    max_waiting: int | None = None
+    """The most tasks that may wait here; a push of more is refused."""
+
+
+class Flow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The gates of a task, in the order in which they are passed, as its push declared them."""
+
+    gates: tuple[tuple[str, Bounds], ...] = ()
+    weight: int = 1
+    """The tokens that it takes from a rate."""
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of a gate. Instants are microseconds UTC."""
+
+    key: str
+    bounds: Bounds = Bounds()
+    fixed: bool = False
+    """Whether the bounds were set by an operator, so that those declared by a push do not replace them."""
+    tat: int = 0
+    """When all tokens of the rate will be there again (the theoretical arrival time of GCRA)."""
+    closed_until: int = 0
+    """Before this instant nothing passes."""
+    next_at: int | None = None
+    """When a task that waits may pass without the end of another one; None if none waits for that."""
+
+
+class GateChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of a gate; what is None stays as it is."""
+
+    bounds: Bounds | None = None
+    """Bounds that then are fixed."""
+    declared: bool = False
+    """Whether the bounds are those of the next push again."""
+    closed_until: int | None = None
+    """Microseconds UTC; 0 opens the gate."""
+    charge: int = 0
+    """Tokens to take from its rate in addition; less than 0 gives some back."""
+
+
+class GateState(msgspec.Struct, frozen=True, kw_only=True):
+    """A gate, and how many tasks hold a slot of it and wait at it."""
+
+    gate: Gate
+    held: int
+    waiting: int
+
+
+def admit(gate: Gate, held: int, unstarted: int, now: int, weights: Sequence[int]) -> tuple[int, Gate]:
+    """Return how many of the tasks that wait, in their order, may pass at ``now``, and the gate after that.
+
+    ``held`` tasks hold a slot; ``unstarted`` is the sum of the weights of those of them that have not started;
+    ``weights`` are those of the tasks that wait and are due. The ``next_at`` of the gate is that of the first task
+    that may not pass.
+
+    A rate is the generic cell rate algorithm (ITU-T I.371). Tokens that a task took and has not used yet, since it did
+    not start, count as saved: saved and unused ones are at most ``burst`` together, so that never more than ``burst``
+    tasks can start at once.
+    """
+    bounds, tat = gate.bounds, gate.tat
+    if now < gate.closed_until:
+        return 0, replace(gate, next_at=gate.closed_until if weights else None)
+    most = min((bound for bound in (bounds.cap, bounds.window) if bound is not None), default=held + len(weights))
+    free = max(0, most - held)
+    if bounds.interval is None:
+        return min(free, len(weights)), replace(gate, next_at=None)
+    tat = max(tat, now + min(unstarted, bounds.burst) * bounds.interval)
+    count, next_at = 0, None
+    for weight in weights[:free]:
+        next_at = tat - (bounds.burst - min(weight, bounds.burst)) * bounds.interval
+        if next_at > now:
+            break
+        tat, next_at, count = tat + weight * bounds.interval, None, count + 1
+    return count, replace(gate, tat=tat, next_at=next_at)
+
+
+def changed(gate: Gate, change: GateChange, now: int) -> Gate:
+    """Return the gate after a change; a backend then admits what may pass it."""
+    bounds = gate.bounds if change.bounds is None else change.bounds
+    tat = gate.tat
+    if change.charge and bounds.interval is not None:
+        tat = max(tat, now) + change.charge * bounds.interval
+    return replace(
+        gate,
+        bounds=bounds,
+        fixed=(gate.fixed or change.bounds is not None) and not change.declared,
+        closed_until=gate.closed_until if change.closed_until is None else change.closed_until,
+        tat=tat,
+    )
+
+
+def declared(gate: Gate, bounds: Bounds) -> Gate:
+    """Return the gate for a push that declares these bounds: the latest ones count, unless an operator has set some."""
+    return gate if gate.fixed or gate.bounds == bounds else replace(gate, bounds=bounds)

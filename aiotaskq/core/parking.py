@@ -1,0 +1,67 @@
+"""How a task waits at its gates and passes them; ``core.gate`` has the rule of when it may."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from aiotaskq.core.gate import PARKED
+from aiotaskq.core.task import Task
+
+
+def parked(task: Task, due: int) -> Task:
+    """Return a task with gates parked at the first of them; ``due`` in microseconds UTC."""
+    assert task.flow is not None
+    return replace(task, run_at=PARKED, due_at=due, gate=task.flow.gates[0][0])
+
+
+def next_gate(task: Task) -> str | None:
+    """Return the gate behind the one at which the task is parked; None if that is the last."""
+    assert task.flow is not None
+    keys = [key for key, _ in task.flow.gates]
+    at = keys.index(task.gate) + 1 if task.gate in keys else len(keys)
+    return keys[at] if at < len(keys) else None
+
+
+def passed(task: Task, now: int) -> Task:
+    """Return a parked task that has passed its gate: parked at the next one, or un-parked behind the last."""
+    assert task.flow is not None
+    key = next_gate(task)
+    if key is not None:
+        return replace(task, gate=key)
+    shared = any(bounds.window is not None for _, bounds in task.flow.gates)
+    due = now if task.due_at is None else task.due_at
+    return replace(task, run_at=max(due, now) if shared else due, due_at=None)
+
+
+def slots(task: Task) -> tuple[str, ...]:
+    """Return the keys of the gates of which the task holds a slot."""
+    if task.flow is None or task.final:
+        return ()
+    keys = tuple(key for key, _ in task.flow.gates)
+    if not task.parked:
+        return keys
+    return keys[: keys.index(task.gate)] if task.gate in keys else ()
+
+
+def left(before: Task, after: Task) -> tuple[str, ...]:
+    """Return the keys of the gates of which a slot is free when ``before`` becomes ``after``."""
+    if before.flow is None:
+        return ()
+    kept = slots(after)
+    return tuple(key for key in slots(before) if key not in kept)
+
+
+def settled_at(before: Task, after: Task) -> int | None:
+    """Return when ``before`` became ``after``, in microseconds UTC; None where that is in neither of them."""
+    if after.final:
+        return after.ended_at
+    if after.attempts is not before.attempts and after.attempts:
+        return after.attempts[-1].ended_at
+    return after.due_at if before.final else None
+
+
+def touched(before: Task, after: Task) -> tuple[str, ...]:
+    """Return the keys of the gates at which a task may pass when ``before`` becomes ``after``: another, or this one."""
+    keys = left(before, after)
+    entered = after.parked and after.gate is not None and not (before.parked and before.gate == after.gate)
+    return (*keys, after.gate) if entered and after.gate is not None and after.gate not in keys else keys

@@ -1,0 +1,500 @@
+"""Gates on each store: what passes, when, and in which order; and that a slot is never lost or given twice."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from typing import Any
+
+import pytest
+
+from aiotaskq.backends import connect
+from aiotaskq.backends.base import Backend, Change
+from aiotaskq.core.backoff import Backoff
+from aiotaskq.core.gate import PARKED, Bounds, Flow, GateChange, GateState
+from aiotaskq.core.outcome import Cancelled, Completed, Expired, Failed, Outcome, Released, Requeued, settle
+from aiotaskq.core.parking import parked
+from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.errors import QueueFull
+from tests.support.backends import Store
+from tests.support.rows import LEASE, NOW, ids, new, read
+
+pytestmark = pytest.mark.stores("memory", "durable_fake")
+
+MINUTE = 60 * SECOND
+DONE = Completed()
+CAP_1, CAP_2 = Bounds(cap=1), Bounds(cap=2)
+
+_seqs = itertools.count(NOW)
+
+
+def gated(*gates: tuple[str, Bounds], due: int = NOW, weight: int = 1, **fields: Any) -> Task:
+    """A task parked at the first of these gates."""
+    task = new(flow=Flow(gates=gates or (("g", CAP_1),), weight=weight), seq=next(_seqs), **fields)
+    return parked(task, due)
+
+
+async def claimed(backend: Backend, now: int = NOW + SECOND, limit: int = 100) -> list[Task]:
+    return await backend.claim("o", now, limit, lease_until=LEASE)
+
+
+async def settled(backend: Backend, task: Task, outcome: Outcome = DONE, now: int = NOW + SECOND) -> Task:
+    after = settle(task, outcome, now)
+    assert await backend.update([Change(task, after)]) == [True]
+    return after
+
+
+def wait(seconds: float) -> Backoff:
+    """A back-off of so many seconds."""
+    return Backoff(base=seconds, factor=1.0, jitter=False)
+
+
+async def state(backend: Backend, key: str = "g") -> GateState:
+    (found,) = await backend.gates.find([key])
+    return found
+
+
+async def counts(backend: Backend, key: str = "g") -> tuple[int, int]:
+    """How many hold a slot, and how many wait."""
+    found = await state(backend, key)
+    return found.held, found.waiting
+
+
+# ---- push, claim, end ------------------------------------------------------------------------------------------------
+
+
+async def test_a_push_lets_pass_what_there_is_room_for(backend: Backend) -> None:
+    tasks = [gated(("g", CAP_2)) for _ in range(5)]
+    assert await backend.push(tasks) == tasks
+    assert [(await read(backend, task)).parked for task in tasks] == [False, False, True, True, True]
+    assert await counts(backend) == (2, 3)
+    assert await backend.count_ready(NOW) == 2
+    assert ids(await claimed(backend)) == ids(tasks[:2])
+    assert await counts(backend) == (2, 3)
+    assert (await backend.stats(NOW)).counts["pending"] == 3
+
+
+async def test_a_passed_task_is_an_ordinary_one(backend: Backend) -> None:
+    await backend.push([gated(due=NOW - 5)])
+    (task,) = await claimed(backend)
+    assert (task.run_at, task.due_at, task.gate, task.status) == (NOW - 5, None, "g", Status.RUNNING)
+    assert task.flow == Flow(gates=(("g", CAP_1),))
+    assert task == await read(backend, task)
+
+
+@pytest.mark.parametrize("outcome", [Completed(1), Failed("e", retryable=False), Cancelled()])
+async def test_the_end_of_a_task_lets_the_next_one_pass(backend: Backend, outcome: Outcome) -> None:
+    first, second, third = (gated(priority=priority) for priority in (0, 1, 0))
+    await backend.push([first, second, third])
+    (running,) = await claimed(backend)
+    assert running.task_id == first.task_id
+    await settled(backend, running, outcome)
+    assert ids(await claimed(backend)) == [third.task_id]
+    assert await claimed(backend) == []
+
+
+async def test_exchange_claims_what_it_lets_pass(backend: Backend) -> None:
+    first, second = gated(), gated()
+    await backend.push([first, second])
+    (running,) = await claimed(backend)
+    now = NOW + SECOND
+    held, tasks = await backend.exchange([Change(running, settle(running, Completed(), now))], "o", now, 5)
+    assert (held, ids(tasks)) == ([True], [second.task_id])
+
+
+async def test_a_change_whose_guard_does_not_hold_frees_no_slot(backend: Backend) -> None:
+    await backend.push([gated(), gated()])
+    (running,) = await claimed(backend)
+    after = settle(running, Completed(), NOW + SECOND)
+    assert await backend.update([Change(running.replace(fence=7), after)]) == [False]
+    assert await counts(backend) == (1, 1)
+    assert await backend.update([Change(running, after)]) == [True]
+    assert await backend.update([Change(running, after)]) == [False]  # a zombie comes late
+    assert await counts(backend) == (1, 0)
+
+
+async def test_a_retry_gives_its_slot_to_the_next_and_queues_again(backend: Backend) -> None:
+    first, second = gated(), gated()
+    await backend.push([first, second])
+    (running,) = await claimed(backend)
+    after = await settled(backend, running, Failed("once", backoff=wait(30)))
+    assert (after.parked, after.due_at, after.retry_count) == (True, NOW + 31 * SECOND, 1)
+    (running,) = await claimed(backend)
+    assert running.task_id == second.task_id
+    await settled(backend, running)
+    assert await claimed(backend) == []
+    assert (await state(backend)).gate.next_at == NOW + 31 * SECOND
+    assert await backend.gates.admit(NOW + 30 * SECOND, 10) == NOW + 31 * SECOND
+    assert await backend.gates.admit(NOW + 31 * SECOND, 10) is None
+    assert ids(await claimed(backend, NOW + 31 * SECOND)) == [first.task_id]
+
+
+async def test_a_task_that_is_given_back_keeps_its_slot(backend: Backend) -> None:
+    first, second = gated(), gated()
+    await backend.push([first, second])
+    (running,) = await claimed(backend)
+    after = await settled(backend, running, Released("never started"))
+    assert not after.parked
+    assert await counts(backend) == (1, 1)
+    assert ids(await claimed(backend)) == [first.task_id]
+
+
+async def test_cancel_and_retry_of_a_parked_task(backend: Backend) -> None:
+    first, second = gated(), gated()
+    await backend.push([first, second])
+    waits = await read(backend, second)
+    ended = await settled(backend, waits, Cancelled())
+    assert await counts(backend) == (1, 0)
+    after = await settled(backend, ended, Requeued(), NOW + 2 * SECOND)
+    assert (after.parked, after.due_at) == (True, NOW + 2 * SECOND)
+    assert await counts(backend) == (1, 1)
+
+
+async def test_a_retry_by_an_operator_passes_where_there_is_room(backend: Backend) -> None:
+    task = gated()
+    await backend.push([task])
+    (running,) = await claimed(backend)
+    ended = await settled(backend, running, Failed("e", retryable=False))
+    await settled(backend, ended, Requeued(), NOW + 2 * SECOND)
+    assert ids(await claimed(backend, NOW + 2 * SECOND)) == [task.task_id]
+
+
+async def test_a_delayed_task_takes_no_slot_before_it_is_due(backend: Backend) -> None:
+    late, soon = gated(due=NOW + MINUTE), gated()
+    await backend.push([late, soon])
+    assert ids(await claimed(backend)) == [soon.task_id]
+    assert await counts(backend) == (1, 1)
+    assert (await backend.gates.admit(NOW + SECOND, 10)) == NOW + MINUTE
+
+
+async def test_what_expires_while_it_waits_is_found_by_the_reaper(backend: Backend) -> None:
+    first, second = gated(), gated(expires_at=NOW + MINUTE)
+    await backend.push([first, second])
+    (late,) = await backend.overdue(NOW + MINUTE, 10)
+    assert late.task_id == second.task_id
+    await settled(backend, late, Expired(), NOW + MINUTE)
+    assert await counts(backend) == (1, 0)
+
+
+async def test_a_repeated_push_and_a_conflict_take_no_slot(backend: Backend) -> None:
+    task = gated(("g", CAP_2), unique_key="u")
+    await backend.push([task])
+    assert await backend.push([task]) == [task]
+    (row,) = await backend.push([gated(("g", CAP_2), unique_key="u")])
+    assert row.task_id == task.task_id
+    assert await counts(backend) == (1, 0)
+
+
+async def test_follow_ups_pass_gates(backend: Backend) -> None:
+    await backend.push([gated()])
+    (running,) = await claimed(backend)
+    then = gated()
+    assert await backend.update([Change(running, settle(running, Completed(), NOW + SECOND), (then,))]) == [True]
+    assert ids(await claimed(backend)) == [then.task_id]
+
+
+async def test_other_tasks_are_not_touched(backend: Backend) -> None:
+    plain = [new() for _ in range(3)]
+    await backend.push([*plain, gated(), gated()])
+    assert len(await claimed(backend)) == 4
+    assert await backend.next_run_at(NOW) is None
+    assert await backend.gates.admit(NOW + MINUTE, 10) is None
+
+
+# ---- rates, fair shares, closed gates --------------------------------------------------------------------------------
+
+
+async def test_a_rate(backend: Backend) -> None:
+    bounds = Bounds(interval=SECOND, burst=2)
+    tasks = [gated(("api", bounds)) for _ in range(4)]
+    await backend.push(tasks)
+    ran = await claimed(backend)
+    assert ids(ran) == ids(tasks[:2])
+    at = (await state(backend, "api")).gate.next_at
+    assert at is not None
+    assert NOW < at <= NOW + SECOND + 100
+    assert await backend.gates.admit(at, 10) == at + SECOND
+    assert ids(await claimed(backend, at)) == [tasks[2].task_id]
+    for task in ran:
+        await settled(backend, task, now=at)
+    assert await claimed(backend, at) == []  # the end of a task gives no token back
+
+
+async def test_weights_and_charges(backend: Backend) -> None:
+    bounds = Bounds(interval=SECOND, burst=10)
+    tasks = [gated(("api", bounds), weight=weight) for weight in (6, 6, 1)]
+    await backend.push(tasks)
+    assert ids(await claimed(backend)) == [tasks[0].task_id]
+    assert await counts(backend, "api") == (1, 2)
+    at = (await state(backend, "api")).gate.next_at
+    assert at is not None
+    await backend.gates.change("api", GateChange(charge=3), NOW)
+    assert (await state(backend, "api")).gate.next_at == at + 3 * SECOND
+    await backend.gates.change("api", GateChange(charge=-3), NOW)
+    assert (await state(backend, "api")).gate.next_at == at
+    await backend.gates.admit(at, 10)
+    assert ids(await claimed(backend, at)) == [tasks[1].task_id]
+
+
+async def test_a_fair_share_queues_behind_what_is_ready(backend: Backend) -> None:
+    bounds = Bounds(window=1)
+    loud = [gated(("tenant:a", bounds)) for _ in range(3)]
+    quiet = [gated(("tenant:b", bounds)) for _ in range(2)]
+    await backend.push([*loud, *quiet])
+    order = []
+    for number in range(5):
+        now = NOW + (number + 1) * SECOND
+        (task,) = await claimed(backend, now, 1)
+        order.append(task.task_id)
+        await settled(backend, task, now=now)
+    assert order == ids([loud[0], quiet[0], loud[1], quiet[1], loud[2]])
+
+
+async def test_close_and_open(backend: Backend) -> None:
+    await backend.gates.change("g", GateChange(closed_until=NOW + MINUTE), NOW)
+    tasks = [gated(("g", CAP_2)) for _ in range(2)]
+    await backend.push(tasks)
+    assert await claimed(backend) == []
+    assert await backend.gates.admit(NOW, 10) == NOW + MINUTE
+    gate = await backend.gates.change("g", GateChange(closed_until=0), NOW + SECOND)
+    assert (gate.closed_until, gate.bounds) == (0, CAP_2)
+    assert len(await claimed(backend)) == 2
+
+
+async def test_closed_until_the_time_has_come(backend: Backend) -> None:
+    await backend.push([gated(), gated()])
+    await backend.gates.change("g", GateChange(closed_until=NOW + MINUTE), NOW)
+    (running,) = await claimed(backend)  # it had passed
+    await settled(backend, running)
+    assert await claimed(backend) == []
+    assert await backend.gates.admit(NOW + MINUTE, 10) is None
+    assert len(await claimed(backend, NOW + MINUTE)) == 1
+
+
+async def test_bounds_of_an_operator_stay_and_those_of_pushes_change(backend: Backend) -> None:
+    await backend.push([gated() for _ in range(5)])
+    assert await counts(backend) == (1, 4)
+    await backend.push([gated(("g", CAP_2))])
+    assert await counts(backend) == (2, 4)
+    gate = await backend.gates.change("g", GateChange(bounds=Bounds(cap=3)), NOW + SECOND)
+    assert (gate.fixed, gate.bounds.cap) == (True, 3)
+    assert await counts(backend) == (3, 3)
+    await backend.push([gated()])
+    assert await counts(backend) == (3, 4)
+    await backend.gates.change("g", GateChange(bounds=Bounds(cap=0)), NOW + SECOND)
+    for task in await claimed(backend):
+        await settled(backend, task)
+    assert await counts(backend) == (0, 4)
+    assert (await backend.gates.change("g", GateChange(declared=True), NOW + SECOND)).fixed is False
+    await backend.push([gated(("g", CAP_2))])
+    assert await counts(backend) == (2, 3)
+
+
+async def test_max_waiting_refuses_a_push_whole(backend: Backend) -> None:
+    bounds = Bounds(cap=1, max_waiting=1)
+    await backend.push([gated(("g", bounds)), gated(("g", bounds))])
+    other = new()
+    with pytest.raises(QueueFull, match="max_waiting=1"):
+        await backend.push([other, gated(("g", bounds))])
+    assert await backend.get([other.task_id]) == [None]
+    assert await counts(backend) == (1, 1)
+    (running,) = await claimed(backend)
+    await settled(backend, running)
+    await backend.push([gated(("g", bounds))])
+    assert await counts(backend) == (1, 1)
+
+
+# ---- several gates ---------------------------------------------------------------------------------------------------
+
+
+async def test_several_gates_are_passed_narrow_to_wide(backend: Backend) -> None:
+    a, b = ("tenant:a", CAP_1), ("tenant:b", CAP_1)
+    wide = ("all", CAP_1)
+    tasks = [gated(a, wide), gated(a, wide), gated(b, wide)]
+    await backend.push(tasks)
+    assert [(await read(backend, task)).gate for task in tasks] == ["all", "tenant:a", "all"]
+    assert await counts(backend, "tenant:a") == (1, 1)
+    assert await counts(backend, "tenant:b") == (1, 0)
+    assert await counts(backend, "all") == (1, 1)
+    order = []
+    for _ in tasks:
+        (task,) = await claimed(backend)
+        order.append(task.task_id)
+        await settled(backend, task)
+    assert order == ids([tasks[0], tasks[2], tasks[1]])
+    assert [each.held + each.waiting for each in await backend.gates.find()] == [0, 0, 0]
+
+
+async def test_cancel_of_a_task_between_two_gates(backend: Backend) -> None:
+    a, wide = ("tenant:a", CAP_1), ("all", CAP_1)
+    tasks = [gated(wide), gated(a, wide), gated(a, wide)]
+    await backend.push(tasks)
+    await settled(backend, await read(backend, tasks[1]), Cancelled())
+    assert await counts(backend, "tenant:a") == (1, 0)
+    assert await counts(backend, "all") == (1, 1)
+
+
+# ---- deletes, pauses, mending ----------------------------------------------------------------------------------------
+
+
+async def test_delete_frees_the_slot(backend: Backend) -> None:
+    first, second = gated(), gated()
+    await backend.push([first, second])
+    assert await backend.delete([first.task_id]) == 1
+    await backend.gates.admit(NOW + SECOND, 10)
+    assert ids(await claimed(backend)) == [second.task_id]
+
+
+async def test_a_paused_queue_holds_no_slot(backend: Backend) -> None:
+    asleep, awake = gated(queue="a"), gated(queue="b")
+    await backend.push([asleep, awake])
+    await backend.set_paused("a", True)
+    await backend.gates.admit(NOW + SECOND, 10)
+    (task,) = await claimed(backend)
+    assert task.task_id == awake.task_id
+    await settled(backend, task)
+    await backend.gates.admit(NOW + SECOND, 10)
+    assert await counts(backend) == (0, 1)
+    await backend.set_paused("a", False)
+    await backend.gates.admit(NOW + SECOND, 10)
+    assert ids(await claimed(backend)) == [asleep.task_id]
+
+
+async def test_mend_deletes_gates_without_a_use(backend: Backend) -> None:
+    await backend.push([gated()])
+    await backend.gates.change("kept", GateChange(bounds=CAP_2), NOW)
+    (running,) = await claimed(backend)
+    await backend.gates.mend()
+    assert [each.gate.key for each in await backend.gates.find()] == ["g", "kept"]
+    await settled(backend, running)
+    await backend.gates.mend()
+    assert [each.gate.key for each in await backend.gates.find()] == ["kept"]
+
+
+async def test_rows_deleted_by_another_program(sql_store: Store) -> None:
+    backend = sql_store.backend
+    first, second = gated(), gated()
+    await backend.push([first, second])
+    sql_store.execute("DELETE FROM task_queue WHERE task_id = :id", id=first.task_id)
+    assert await counts(backend) == (0, 1)
+    assert await backend.gates.mend() == 1
+    await backend.gates.admit(NOW + SECOND, 10)
+    assert ids(await claimed(backend)) == [second.task_id]
+
+
+async def test_a_gate_deleted_by_another_program_has_the_bounds_of_its_tasks(sql_store: Store) -> None:
+    backend = sql_store.backend
+    await backend.push([gated(("g", CAP_2)) for _ in range(4)])
+    sql_store.execute("DELETE FROM aiotaskq_gate")
+    (running, _) = await claimed(backend)
+    await settled(backend, running)
+    await backend.gates.mend()
+    await backend.gates.admit(NOW + SECOND, 10)
+    assert await counts(backend) == (2, 1)
+
+
+# ---- many at once ----------------------------------------------------------------------------------------------------
+
+
+async def test_concurrent_pushes_and_ends_never_pass_more_than_the_cap(shared_store: Store) -> None:
+    backends = [shared_store.backend, *[await shared_store.another() for _ in range(3)]]
+    bounds, most = Bounds(cap=2), 0
+
+    async def work(backend: Backend) -> None:
+        nonlocal most
+        for turn in range(6):
+            await backend.push([gated(("g", bounds), params={"n": turn})])
+            found = await backend.gates.find(["g"])
+            most = max(most, found[0].held)
+            for task in await claimed(backend, NOW + MINUTE, 2):
+                await settled(backend, task, now=NOW + MINUTE)
+
+    await asyncio.gather(*map(work, backends))
+    while tasks := await claimed(backends[0], NOW + MINUTE):
+        assert len(tasks) <= 2
+        for task in tasks:
+            await settled(backends[0], task, now=NOW + MINUTE)
+    assert await counts(backends[0]) == (0, 0)
+    assert 1 <= most <= 2
+    assert (await backends[0].stats(NOW)).counts["completed"] == 24
+
+
+KEYS = {
+    "cap": Bounds(cap=2),
+    "rate": Bounds(interval=SECOND, burst=2),
+    "fair": Bounds(window=2),
+    "both": Bounds(cap=3, interval=SECOND // 2, burst=3),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_any_sequence_leaves_the_same_rows_as_in_memory(store: Store, seed: int) -> None:
+    dice = random.Random(seed)
+    mine, other = connect("memory://"), store.backend
+    now = NOW + MINUTE
+    started: list[Task] = []
+    seqs = itertools.count(now)
+    for _ in range(60):
+        now += dice.choice((0, SECOND // 3, 2 * SECOND))
+        match dice.choice(("push", "push", "claim", "end", "end", "change", "pause", "delete", "cancel")):
+            case "push":
+                tasks = []
+                for _ in range(dice.randrange(1, 4)):
+                    names = dice.sample(sorted(KEYS), dice.randrange(1, 3))
+                    seqs = itertools.count(max(next(seqs), now))
+                    task = new(
+                        flow=Flow(gates=tuple((name, KEYS[name]) for name in names), weight=dice.choice((1, 1, 2))),
+                        seq=next(seqs),
+                        priority=dice.choice((0, 0, 1)),
+                        queue=dice.choice("ab"),
+                        max_retries=1,
+                    )
+                    tasks.append(parked(task, now + dice.choice((0, 0, 3 * SECOND))))
+                await mine.push(tasks)
+                await other.push(tasks)
+            case "claim":
+                limit = dice.randrange(1, 3)
+                tasks = await mine.claim("o", now, limit, lease_until=now + MINUTE)
+                assert ids(await other.claim("o", now, limit, lease_until=now + MINUTE)) == ids(tasks)
+                started += tasks
+            case "end" if started:
+                task = started.pop(dice.randrange(len(started)))
+                outcome = dice.choice((Completed(), Failed("e", backoff=wait(1)), Released("r")))
+                after = settle(task, outcome, now)
+                assert await mine.update([Change(task, after)]) == [True]
+                assert await other.update([Change(task, after)]) == [True]
+            case "change":
+                key = dice.choice(sorted(KEYS))
+                change = dice.choice(
+                    (
+                        GateChange(bounds=Bounds(cap=dice.randrange(4))),
+                        GateChange(declared=True),
+                        GateChange(closed_until=now + 2 * SECOND),
+                        GateChange(closed_until=0),
+                        GateChange(charge=2),
+                    )
+                )
+                assert await other.gates.change(key, change, now) == await mine.gates.change(key, change, now)
+            case "pause":
+                paused = dice.random() < 0.4
+                await mine.set_paused("a", paused)
+                await other.set_paused("a", paused)
+            case "delete" | "cancel" as verb:
+                waiting = await mine.find(TaskFilter(status=(Status.PENDING,)), 100)
+                if waiting:
+                    task = dice.choice(waiting)
+                    if verb == "delete":
+                        assert await mine.delete([task.task_id]) == await other.delete([task.task_id]) == 1
+                    else:
+                        after = settle(task, Cancelled(), now)
+                        assert await mine.update([Change(task, after)]) == [True]
+                        assert await other.update([Change(task, after)]) == [True]
+        assert await other.gates.admit(now, 100) == await mine.gates.admit(now, 100)
+        rows, others = await mine.find(TaskFilter(), 1_000), await other.find(TaskFilter(), 1_000)
+        assert [_shown(row) for row in others] == [_shown(row) for row in rows]
+        assert await other.gates.find() == await mine.gates.find()
+
+
+def _shown(row: Task) -> tuple[Any, ...]:
+    return row.task_id, row.status, row.run_at if row.run_at != PARKED else "parked", row.due_at, row.gate
