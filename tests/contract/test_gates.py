@@ -272,6 +272,20 @@ async def test_closed_until_the_time_has_come(backend: Backend) -> None:
     assert len(await claimed(backend, NOW + MINUTE)) == 1
 
 
+async def test_a_delayed_task_at_a_closed_gate_passes_when_it_opens(backend: Backend) -> None:
+    await backend.gates.change("g", GateChange(closed_until=NOW + MINUTE), NOW)
+    await backend.push([gated(due=NOW + SECOND)])
+    assert await backend.gates.admit(NOW + 2 * SECOND, 10) == NOW + MINUTE
+    assert await backend.gates.admit(NOW + MINUTE, 10) is None
+    assert len(await claimed(backend, NOW + MINUTE)) == 1
+
+
+async def test_a_push_lets_pass_in_claim_order(backend: Backend) -> None:
+    late, first = gated(priority=1), gated()
+    await backend.push([late, first])
+    assert ids(await claimed(backend)) == [first.task_id]
+
+
 async def test_bounds_of_an_operator_stay_and_those_of_pushes_change(backend: Backend) -> None:
     await backend.push([gated() for _ in range(5)])
     assert await counts(backend) == (1, 4)

@@ -59,8 +59,10 @@ class MemoryBackend(DirectBackend):
             if room is not None:
                 self._reads.check_room(tasks, room)
                 self._update(room.instead)
-            self.gates.check(tasks)
+            gated = self.gates.check(tasks)
             stored = [self._insert(task) for task in tasks]
+            if gated:
+                self.gates.pushed(gated)
         if room is not None:
             self.notify_updated(room.instead, [True] * len(room.instead))
         self.listeners.notify(READY)
@@ -68,8 +70,10 @@ class MemoryBackend(DirectBackend):
 
     def insert(self, task: Task) -> Task:
         with self._lock:
-            self.gates.check([task])
+            gated = self.gates.check([task])
             stored = self._insert(task)
+            if gated:
+                self.gates.pushed(gated)
         if READY in self.listeners.by_kind:
             self.listeners.notify(READY)
         return stored
@@ -82,8 +86,6 @@ class MemoryBackend(DirectBackend):
             return task
         if (row := self._reads.conflicting(task) if keyed else self._tasks.get(task.task_id)) is None:
             self._enter(task)
-            if task.gate is not None and task.parked:
-                self.gates.open([task.gate], task.seq)
         return task if row is None or same_push(row, task) else row
 
     def _enter(self, task: Task) -> None:
@@ -186,6 +188,8 @@ class MemoryBackend(DirectBackend):
                     self._insert(task)
                 self.queue.end(row)
                 self.gates.settled(row, after)
+                if gated := [task for task in change.then if task.flow is not None]:
+                    self.gates.pushed(gated)
         return held
 
     def _move(self, row: Task, after: Task) -> None:

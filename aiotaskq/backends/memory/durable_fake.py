@@ -44,8 +44,10 @@ class DurableFake(MemoryBackend):
     def insert(self, task: Task) -> Task:
         self.check([task])
         with self._lock:
-            self.gates.check([task])
+            gated = self.gates.check([task])
             stored = self._insert(task)
+            if gated:
+                self.gates.pushed(gated)
         self.listeners.notify(READY)
         return stored
 

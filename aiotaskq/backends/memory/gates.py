@@ -40,8 +40,11 @@ class Line:
         else:
             heappush(self._due, (claim_order(replace(task, run_at=due)), next(_numbers), task))
 
-    def first(self, now: int, paused: Container[str]) -> tuple[list[Task], int | None]:
-        """Take those of the first due tasks that may pass; set when the next one may; return them, and that time."""
+    def first(self, now: int, paused: Container[str]) -> tuple[list[Task], bool]:
+        """Take those of the first due tasks that may pass, and set when the next one may.
+
+        Return these tasks, and whether there may be more of them.
+        """
         while self._delayed and (not self._waits(self._delayed[0][2]) or self._delayed[0][0] <= now):
             if self._waits(task := heappop(self._delayed)[2]):
                 self.put(task, now)
@@ -56,10 +59,10 @@ class Line:
         count, self.gate = self.admit(found, now)
         for task in (*found[count:], *left):
             self.put(task, now)
-        if self._delayed and now >= self.gate.closed_until:
-            at = self._delayed[0][0]
+        if self._delayed:
+            at = max(self._delayed[0][0], self.gate.closed_until)
             self.gate = replace(self.gate, next_at=min(at, self.gate.next_at or at))
-        return found[:count], self.gate.next_at
+        return found[:count], limit < count == len(found)
 
     def admit(self, tasks: Iterable[Task], now: int) -> tuple[int, Gate]:
         """Apply the rule to tasks that are due."""
@@ -89,7 +92,7 @@ class MemoryGates(Gates):
     async def admit(self, now: int, limit: int) -> int | None:
         with self._lock:
             due = [key for key, line in self._lines.items() if (at := line.gate.next_at) is not None and at <= now]
-            self.open(due[:limit], now)
+            self.open(sorted(due)[:limit], now)
             ats = [line.gate.next_at for line in self._lines.values()]
         if due:
             self._listeners.notify(READY)
@@ -118,11 +121,14 @@ class MemoryGates(Gates):
 
     # ---- for the backend, which holds the lock ----
 
-    def check(self, tasks: Sequence[Task]) -> None:
-        """Take the bounds that a push declares. Raises QueueFull if more tasks than may would wait at their gates."""
+    def check(self, tasks: Sequence[Task]) -> list[Task]:
+        """Take the bounds that a push declares, and return its new tasks with gates.
+
+        Raises QueueFull if more tasks than may would wait at their gates.
+        """
         new = [task for task in tasks if task.flow is not None and task.task_id not in self._rows]
         if not new:
-            return
+            return new
         before = {key: self._line(key).gate for task in new for key, _ in task.flow.gates}  # type: ignore[union-attr]
         for task in new:
             for key, bounds in task.flow.gates:  # type: ignore[union-attr]
@@ -136,6 +142,11 @@ class MemoryGates(Gates):
                     for name, unchanged in before.items():
                         self._line(name).gate = unchanged
                     raise gate_full(key, most)
+        return new
+
+    def pushed(self, tasks: Sequence[Task]) -> None:
+        """Admit the gates at which tasks of a push wait, which are in the rows now, at the latest push stamp."""
+        self.open([task.gate for task in tasks if task.parked and task.gate is not None], max(t.seq for t in tasks))
 
     def enter(self, task: Task) -> None:
         """Take note of a row with gates."""
@@ -155,7 +166,8 @@ class MemoryGates(Gates):
     def settled(self, before: Task, after: Task) -> None:
         """Admit the gates of which ``after`` has no slot any more, or at which it waits now."""
         if (after.flow or before.flow) is not None and (keys := touched(before, after)):
-            self.open(keys, settled_at(before, after))
+            # The widest first: a task that waits there is before one that only now reaches it.
+            self.open(reversed(keys), settled_at(before, after))
 
     def pause(self, queue: str, paused: bool) -> None:
         """Park what is ready of a paused queue; make the gates due at which tasks of a resumed one wait."""
@@ -170,22 +182,23 @@ class MemoryGates(Gates):
 
     def open(self, keys: Iterable[str], now: int | None) -> None:
         """Admit these gates, and those behind them; without ``now`` make them due."""
-        todo = list(dict.fromkeys(keys))
+        todo = dict.fromkeys(keys)  # first in, first out: a gate behind others sees what has passed all of them
         later = False
         while todo:
-            line = self._line(todo.pop())
+            del todo[key := next(iter(todo))]
+            line = self._line(key)
             if now is None:
                 line.gate, later = replace(line.gate, next_at=0), True
                 continue
-            tasks, next_at = line.first(now, self._paused)
+            tasks, more = line.first(now, self._paused)
             for task in tasks:
                 after = passed(task, now)
                 self._move(task, after)
                 if after.parked and after.gate is not None:
-                    todo.append(after.gate)
-            if tasks:
-                todo.append(line.gate.key)  # there may be more
-            later = later or next_at is not None
+                    todo[after.gate] = None
+            if more:
+                todo[key] = None
+            later = later or line.gate.next_at is not None
         if later:
             self._listeners.notify(GATES)
 
