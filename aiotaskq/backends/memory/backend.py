@@ -142,11 +142,7 @@ class MemoryBackend(DirectBackend):
         changes: list[Change] = []  # other than the commonest one
         with self._lock:
             if before is not None and after is not None:
-                usual = (
-                    before.status is RUNNING
-                    and before.unique_key is before.idempotency_key is None
-                    and before.flow is None
-                )
+                usual = before.status is RUNNING and before.unique_key is before.idempotency_key is before.flow is None
                 if usual and after.status is COMPLETED and self._tasks.get(before.task_id) is before:
                     del self._running[before.task_id]
                     self._tasks[before.task_id] = after
@@ -187,9 +183,7 @@ class MemoryBackend(DirectBackend):
                 for task in change.then:
                     self._insert(task)
                 self.queue.end(row)
-                self.gates.settled(row, after)
-                if gated := [task for task in change.then if task.flow is not None]:
-                    self.gates.pushed(gated)
+                self.gates.settled(row, after, change.then)
         return held
 
     def _move(self, row: Task, after: Task) -> None:

@@ -163,11 +163,13 @@ class MemoryGates(Gates):
         if task.parked and task.gate is not None:
             self._line(task.gate).waiting.pop(task.task_id, None)
 
-    def settled(self, before: Task, after: Task) -> None:
-        """Admit the gates of which ``after`` has no slot any more, or at which it waits now."""
+    def settled(self, before: Task, after: Task, then: Sequence[Task]) -> None:
+        """Admit the gates of which ``after`` has no slot any more, or at which it or a follow-up waits now."""
         if (after.flow or before.flow) is not None and (keys := touched(before, after)):
             # The widest first: a task that waits there is before one that only now reaches it.
             self.open(reversed(keys), settled_at(before, after))
+        if gated := [task for task in then if task.flow is not None]:
+            self.pushed(gated)
 
     def pause(self, queue: str, paused: bool) -> None:
         """Park what is ready of a paused queue; make the gates due at which tasks of a resumed one wait."""
