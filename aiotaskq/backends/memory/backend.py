@@ -142,8 +142,9 @@ class MemoryBackend(DirectBackend):
         changes: list[Change] = []  # other than the commonest one
         with self._lock:
             if before is not None and after is not None:
-                usual = before.status is RUNNING and before.unique_key is before.idempotency_key is before.flow is None
-                if usual and after.status is COMPLETED and self._tasks.get(before.task_id) is before:
+                usual = before.status is RUNNING and after.status is COMPLETED and before.flow is None
+                keyless = before.unique_key is before.idempotency_key is None
+                if usual and keyless and self._tasks.get(before.task_id) is before:
                     del self._running[before.task_id]
                     self._tasks[before.task_id] = after
                     self._ended.add(after)
