@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from msgspec.structs import asdict
 
@@ -119,6 +120,54 @@ def start(name: str, folder: Path, unavailable: dict[str, str], database: str) -
     asyncio.run(migrate())
     options = {} if name == "sqlite" else {"isolation_level": "READ COMMITTED"}
     return sync_engine(url, enable_from_linting=False, **options)  # `fill` multiplies digits by digits
+
+
+ORDER = [(name, moment) for name in DATABASES for moment in ("before", "after")]
+
+
+def on(*names: str, after_alone: Collection[str] = ()) -> pytest.MarkDecorator:
+    """Run a test on these databases, before and after they have looked at their rows: the fixture ``engine``."""
+    moments = [(name, "before") for name in names if name not in after_alone] + [(name, "after") for name in names]
+    return pytest.mark.parametrize("engine", sorted(moments, key=ORDER.index), indirect=True, ids="-".join)
+
+
+# Without statistics PostgreSQL takes any condition for a rare one, and would rather sort. It looks within a minute.
+WITH_STATISTICS = on(*DATABASES, after_alone=POSTGRESQL)
+
+
+class Filled:
+    """One database of a kind with many rows, made when it is first asked for."""
+
+    def __init__(self, folders: pytest.TempPathFactory, unavailable: dict[str, str]) -> None:
+        self._folders = folders
+        self._unavailable = unavailable
+        self._made: dict[str, tuple[str, sa.Engine]] = {}
+
+    def engine(self, name: str, moment: str) -> sa.Engine:
+        """The database ``before`` or ``after`` it has looked at its rows; in this order one database serves both."""
+        had, engine = self._made.pop(name, (moment, None))
+        if engine is not None and (had, moment) == ("after", "before"):  # what was seen is not forgotten
+            engine.dispose()
+            engine = None
+        if engine is None:
+            engine, had = self._fill(name), "before"
+        if had != moment:
+            analyze(engine)
+        self._made[name] = moment, engine
+        return engine
+
+    def _fill(self, name: str) -> sa.Engine:
+        engine = start(name, self._folders.mktemp("plans"), self._unavailable, "plans")
+        analyze(engine)  # empty
+        if engine.dialect.name == "postgresql":  # which otherwise looks again at a moment of its own
+            with engine.begin() as connection:
+                connection.execute(sa.text("ALTER TABLE task_queue SET (autovacuum_enabled = false)"))
+        fill_all(engine)
+        return engine
+
+    def dispose(self) -> None:
+        for _, engine in self._made.values():
+            engine.dispose()
 
 
 class Cost:

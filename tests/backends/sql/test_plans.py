@@ -33,12 +33,15 @@ from tests.backends.sql.plans import (
     PRIMARY,
     READY,
     SERVERS,
+    WITH_STATISTICS,
+    Filled,
     Verb,
     analyze,
     cost,
     cost_on,
     fill,
     fill_all,
+    on,
     register,
     remove,
     start,
@@ -49,28 +52,24 @@ from tests.support.rows import LEASE, NOW, ids, new
 # ---- the databases --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=DATABASES)
-def filled(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, unavailable: dict[str, str]
-) -> Iterator[sa.Engine]:
-    """A database that knows nothing of its many rows yet: it was looked at when it was empty."""
-    engine = start(request.param, tmp_path_factory.mktemp("plans"), unavailable, "plans")
-    analyze(engine)
-    fill_all(engine)
-    yield engine
-    engine.dispose()
+@pytest.fixture(scope="module")
+def databases(tmp_path_factory: pytest.TempPathFactory, unavailable: dict[str, str]) -> Iterator[Filled]:
+    filled = Filled(tmp_path_factory, unavailable)
+    yield filled
+    filled.dispose()
 
 
-def on(*names: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("filled", names, indirect=True)
-
-
-@pytest.fixture(params=["before", "after"])
-def engine(request: pytest.FixtureRequest, filled: sa.Engine) -> sa.Engine:
+@pytest.fixture(scope="module")
+def engine(request: pytest.FixtureRequest, databases: Filled) -> sa.Engine:
     """The filled database, before and after it has looked at its rows."""
-    if request.param == "after":
-        analyze(filled)
-    return filled
+    return databases.engine(*request.param)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marked = metafunc.definition.iter_markers("parametrize")
+    if "engine" in metafunc.fixturenames and all(mark.args[0] != "engine" for mark in marked):
+        everywhere = on(*DATABASES)
+        metafunc.parametrize(*everywhere.args, **everywhere.kwargs)
 
 
 # ---- what a verb costs ----------------------------------------------------------------------------------------------
@@ -113,15 +112,15 @@ def test_an_idle_claim_skips_delayed_rows(engine: sa.Engine, queues: list[str] |
 
 
 @on("sqlite", *POSTGRESQL)  # in MariaDB the heads come one by one
-def test_the_order_does_not_depend_on_the_join(filled: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_does_not_depend_on_the_join(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     # A hash join gives its rows in any order; PostgreSQL takes it now and then.
-    push(filled, *(new(task_id=f"due-{n:02}", priority=n - 50) for n in range(40)))
+    push(engine, *(new(task_id=f"due-{n:02}", priority=n - 50) for n in range(40)))
     backwards = sa.select(claim_statements._SPAN.subquery()).order_by(sa.text("step DESC"))
     monkeypatch.setattr(claim_statements, "_SPAN", backwards)
     try:
-        tasks, _ = cost(filled, claim(25))
+        tasks, _ = cost(engine, claim(25))
     finally:
-        remove(filled, "due-%")
+        remove(engine, "due-%")
     assert ids(tasks) == [f"due-{n:02}" for n in range(25)]
 
 
@@ -138,29 +137,26 @@ def test_usually_a_claim_is_two_or_three_statements(engine: sa.Engine) -> None:
 
 @on(*POSTGRESQL)  # it alone says what it has changed, and skips what others have
 @pytest.mark.parametrize("queues", [None, ["default"]])
-def test_the_first_priority_is_claimed_in_one_statement(filled: sa.Engine, queues: list[str] | None) -> None:
-    first = [new(task_id=f"due-{n:03}", priority=-2, run_at=NOW - n) for n in range(200)]
-    push(filled, *first, new(task_id="due-x", priority=-1))
-
+def test_the_first_priority_is_claimed_in_one_statement(engine: sa.Engine, queues: list[str] | None) -> None:
     def claim_first(limit: int) -> Verb:
         return lambda connection: sql_claim.claim_first(connection, "o", NOW, limit, queues, LEASE)
 
-    try:
-        for _ in ("before", "after"):
-            (tasks, more), found = cost(filled, claim_first(10))
-            assert ids(tasks) == ids(sorted(first, key=lambda task: task.run_at)[:10])
-            assert {(task.status, task.fence, task.lease_until) for task in tasks} == {(Status.RUNNING, 1, LEASE)}
-            assert not more and len(found.statements) == 1
-            assert found.indexes - PRIMARY == {READY} and found.detours == []
-            assert found.reads <= 200, found.statements
-            analyze(filled)
-        (tasks, more), _ = cost(filled, claim_first(250))
-        assert len(tasks) == 200 and more
-    finally:
-        remove(filled, "due-%")
-    (tasks, more), found = cost(filled, claim_first(10))
+    (tasks, more), found = cost(engine, claim_first(10))
     assert (tasks, more) == ([], True)
     assert found.detours == [] and found.reads <= 60
+    first = [new(task_id=f"due-{n:03}", priority=-2, run_at=NOW - n) for n in range(200)]
+    push(engine, *first, new(task_id="due-x", priority=-1))
+    try:
+        (tasks, more), found = cost(engine, claim_first(10))
+        assert ids(tasks) == ids(sorted(first, key=lambda task: task.run_at)[:10])
+        assert {(task.status, task.fence, task.lease_until) for task in tasks} == {(Status.RUNNING, 1, LEASE)}
+        assert not more and len(found.statements) == 1
+        assert found.indexes - PRIMARY == {READY} and found.detours == []
+        assert found.reads <= 200, found.statements
+        (tasks, more), _ = cost(engine, claim_first(250))
+        assert len(tasks) == 200 and more
+    finally:
+        remove(engine, "due-%")
 
 
 @on(*POSTGRESQL)
@@ -343,6 +339,7 @@ def test_counting_reads_what_is_ready(engine: sa.Engine) -> None:
     assert found.reads <= 300
 
 
+@WITH_STATISTICS
 def test_overdue_rows_are_found_among_many_live_ones(engine: sa.Engine) -> None:  # B7
     runs: dict[str, Any] = {"status": "running", "fence": 1, "run_at": NOW}
     fill(engine, 7_000, "held-", **runs, lease_owner="pop-1", lease_until=lambda n: NOW + 10**9 + n)
@@ -373,6 +370,7 @@ def test_overdue_rows_are_found_among_many_live_ones(engine: sa.Engine) -> None:
     ],
     ids=["all", "one-status", "three", "behind", "none"],
 )
+@WITH_STATISTICS
 def test_a_page_reads_only_its_rows(engine: sa.Engine, where: TaskFilter) -> None:
     page, found = cost(engine, lambda c: sql_tasks.find(c, where, 50))
     expected = 0 if where.status == (Status.FAILED,) else 50
