@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Union, Unpack
+from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Union, Unpack, cast
 
 from aiotaskq.app.binder import binder_of
 from aiotaskq.app.registrations import Registrations
@@ -22,6 +22,10 @@ T_co = TypeVar("T_co", covariant=True)
 
 Callback = Union[str, Callable[[Task], Any], "TaskFunction[..., Any, Any]"]
 """A follow-up: the name or the function of a task, or in memory any function that takes the ended Task."""
+
+
+Key = str | Callable[[dict[str, Any]], Any]
+"""What tells the calls of a debounced or throttled task apart: a string, or a function of the stored params."""
 
 
 class PushOptions(TypedDict, total=False):
@@ -41,6 +45,11 @@ class PushOptions(TypedDict, total=False):
     on_success: Callback
     on_failure: Callback
     session: Any
+    debounce: float | timedelta | None
+    max_wait: float | timedelta | None
+    merge: str
+    throttle: float | timedelta | None
+    key: Key
 
 
 class TaskCall(Generic[T_co]):
@@ -183,7 +192,7 @@ class TaskFunction(BoundTask[P, T], Generic[P, R, T]):
 
     def __init__(self, pusher: Pusher, handler: Handler) -> None:
         functools.update_wrapper(self, handler.function)
-        super().__init__(pusher, handler, binder_of(handler), {})
+        super().__init__(pusher, handler, binder_of(handler), cast(PushOptions, handler.pushed))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.handler.function(*args, **kwargs)  # type: ignore[no-any-return]
@@ -199,4 +208,17 @@ class TaskFunction(BoundTask[P, T], Generic[P, R, T]):
         if unknown := options.keys() - PushOptions.__annotations__.keys():
             known = ", ".join(PushOptions.__annotations__)
             raise ValidationError(f"options: unknown {', '.join(sorted(unknown))}; use {known}")
-        return BoundTask(self._pusher, self.handler, self._bind, options)
+        return BoundTask(self._pusher, self.handler, self._bind, with_defaults(self._options, options))
+
+
+def with_defaults(defaults: PushOptions, options: PushOptions) -> PushOptions:
+    """Return the options of a call with those that its handler was registered with.
+
+    A call with its own ``debounce`` or ``throttle``, or None for it, keeps only the key of these.
+    """
+    if not defaults:
+        return options
+    if not options.keys().isdisjoint(("debounce", "throttle")):
+        on = options.get("debounce") is not None or options.get("throttle") is not None
+        defaults = {"key": defaults["key"]} if on and "key" in defaults else {}
+    return {**defaults, **options}

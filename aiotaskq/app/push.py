@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
-from aiotaskq.app.handle import PushOptions, TaskCall
+from aiotaskq.app.handle import PushOptions, TaskCall, with_defaults
 from aiotaskq.app.registrations import Registrations
+from aiotaskq.core.debounce import MERGES, Debounce, call_key, check_joinable, throttle_key
 from aiotaskq.core.ids import new_id, next_seq
 from aiotaskq.core.instants import instant
 from aiotaskq.core.task import SECOND, Task, new_task
@@ -49,6 +52,7 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
         raise ValidationError(f"rerun: True or False is needed (got {type(rerun).__name__})")
     if rerun and options.get("task_id") is None:
         raise ValidationError("rerun: it is about an id that has ended; give its task_id, too")
+    debounced = _take_debounce(call.type, call.params, options, rerun, now)
     for name, default in _DEFAULTS.items():
         if options.get(name) is None:
             options[name] = default if handler is None else getattr(handler, name)
@@ -68,6 +72,8 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
         run_at = now + _microseconds("delay", delay)
     elif at is not None:
         run_at = max(instant("at", at), now)
+    elif debounced is not None:
+        run_at = now + debounced.delay
     expires_at = None
     if isinstance(expires, datetime):
         expires_at = instant("expires", expires)
@@ -76,12 +82,95 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
     return new_task(call.type, call.params, now=now, run_at=run_at, expires_at=expires_at, **options)
 
 
+def _take_debounce(type: str, params: Any, options: dict[str, Any], rerun: bool, now: int) -> Debounce | None:
+    """Take what a call says of its debounce or throttle out of the options; set the key instead."""
+    rule = _rule(options)
+    period, key = options.pop("throttle", None), options.pop("key", None)
+    merge = options.get("merge", "last")
+    for name in ("debounce", "max_wait", "merge"):
+        options.pop(name, None)
+    if rule is None and period is None:
+        if key is not None:
+            raise ValidationError("key: it is that of debounce or throttle; give one of the two, too")
+        return None
+    name = "throttle" if rule is None else "debounce"
+    if rule is not None and period is not None:
+        raise ValidationError("debounce, throttle: give one of the two")
+    forbidden = ("idempotency_key",) if rule is None else ("delay", "at", "task_id", "idempotency_key")
+    for other in forbidden:
+        if options.get(other) is not None:
+            raise ValidationError(f"{name}, {other}: give one of the two")
+    if rule is None:
+        if rerun:
+            raise ValidationError("throttle, rerun: give one of the two")
+        found = call_key(type, key, params)
+        options["idempotency_key"] = throttle_key(found, max(1, _microseconds("throttle", period)), now)
+        return None
+    if merge == "list":
+        check_joinable(params)
+    if options.get("unique_key") is None:
+        options["unique_key"] = call_key(type, key, params, whole=merge == "list")
+    elif key is not None:
+        raise ValidationError("key, unique_key: give one of the two")
+    return rule
+
+
+def _rule(options: Mapping[str, Any]) -> Debounce | None:
+    """Return how a call is debounced, None if it is not. Raises ValidationError."""
+    delay, max_wait, merge = options.get("debounce"), options.get("max_wait"), options.get("merge", "last")
+    if delay is None:
+        for name in ("max_wait", "merge"):
+            if options.get(name) is not None:
+                raise ValidationError(f"{name}: it is about debounce; give that, too")
+        return None
+    if merge not in MERGES:
+        raise ValidationError(f"merge: {merge!r:.40} is not one of {', '.join(MERGES)}")
+    rule = Debounce(
+        _microseconds("debounce", delay), None if max_wait is None else _microseconds("max_wait", max_wait), merge
+    )
+    if rule.max_wait is not None and rule.max_wait < rule.delay:
+        raise ValidationError("max_wait: it is shorter than debounce; make it at least as long")
+    return rule
+
+
+def push_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> PushOptions:
+    """Return those of the options that are given, as of the pushes of a handler. Raises ValidationError."""
+    found = {name: value for name, value in options.items() if value is not None}
+    if isinstance(name := found.get("key"), str):
+        if name not in inspect.signature(function).parameters:
+            raise ValidationError(f"key: the handler has no parameter {name!r:.40}; name one, or give a function")
+        found["key"] = functools.partial(_param, name)
+    if "throttle" not in found and "debounce" not in found and "key" in found:
+        raise ValidationError("key: it is that of debounce or throttle; give one of the two, too")
+    if "throttle" in found:
+        if "debounce" in found:
+            raise ValidationError("debounce, throttle: give one of the two")
+        _microseconds("throttle", found["throttle"])
+    _rule(found)
+    return cast(PushOptions, found)
+
+
+def _param(name: str, params: dict[str, Any]) -> Any:
+    return params.get(name)
+
+
+def rules_of(calls: Sequence[TaskCall[Any]], tasks: Sequence[Task]) -> dict[str, Debounce]:
+    """Return how the debounced ones of these calls are debounced, by the ids of their tasks."""
+    found = {}
+    for call, task in zip(calls, tasks, strict=True):
+        if call.options and (rule := _rule(call.options)) is not None:
+            found[task.task_id] = rule
+    return found
+
+
 def named_call(type: str, params: Any, options: PushOptions, handlers: Mapping[str, Handler]) -> TaskCall[Any]:
     """Return a call by the name of a type; params are checked and converted if the handler is registered.
 
     Raises ValidationError.
     """
     handler = handlers.get(type) if isinstance(type, str) else None
+    if handler is not None and handler.pushed:
+        options = with_defaults(cast(PushOptions, handler.pushed), options)
     return TaskCall(type, fitted(handler, {} if params is None else params), options)
 
 

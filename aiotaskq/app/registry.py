@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
-from aiotaskq.app.handle import P, T, TaskCall, TaskFunction, TaskHandle, ThreadPusher
+from aiotaskq.app.handle import Key, P, T, TaskCall, TaskFunction, TaskHandle, ThreadPusher
+from aiotaskq.app.push import push_defaults
 from aiotaskq.app.registrations import PushMiddleware, Registrations
 from aiotaskq.app.resources import kind_of
 from aiotaskq.concurrency.clock import Clock
@@ -44,6 +45,11 @@ class TaskOptions(TypedDict, total=False):
     timeout: float | None
     expires: float | None
     executor: str | None
+    debounce: float | timedelta | None
+    max_wait: float | timedelta | None
+    merge: str | None
+    throttle: float | timedelta | None
+    key: Key | None
 
 
 class TaskDecorator(Protocol):
@@ -124,6 +130,11 @@ class Registry(ABC):
         timeout: float | None = None,
         expires: float | None = None,
         executor: str | None = None,
+        debounce: float | timedelta | None = None,
+        max_wait: float | timedelta | None = None,
+        merge: str | None = None,
+        throttle: float | timedelta | None = None,
+        key: Key | None = None,
     ) -> Any:
         """Register a handler, ``async def`` or ``def`` (run in a thread, or with ``executor="process"`` in a process).
 
@@ -136,10 +147,19 @@ class Registry(ABC):
             retry_on: exceptions after which it is retried; others fail it at once.
             timeout: seconds that one run may take; default no limit.
             expires: seconds after which a task that was not claimed expires; default never.
+            debounce: seconds without another call of the key after which the task is due; a call while it waits
+                changes that task.
+            max_wait: the most seconds that later calls put it off; default no limit.
+            merge: ``last`` (default) takes the params of the newest call, ``list`` joins those that are lists.
+            throttle: seconds of a period of which only the first call of the key makes a task.
+            key: the name of the parameter whose value is the key, or a function of the stored params; default all
+                params, with ``merge="list"`` the type alone.
 
         Raises:
             ValidationError: naming what is wrong, also when the name is taken.
         """
+
+        limits = {"debounce": debounce, "max_wait": max_wait, "merge": merge, "throttle": throttle, "key": key}
 
         def register(function: Callable[..., Any]) -> TaskFunction[Any, Any, Any]:
             handler = make_handler(
@@ -153,6 +173,7 @@ class Registry(ABC):
                 retry_on=retry_on,
                 timeout=timeout,
                 expires=expires,
+                pushed=push_defaults(function, limits),
                 objects=self._objects,
             )
             if handler.name in self.registered.handlers:

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 
 from aiotaskq.app.blocking import BlockingPush
 from aiotaskq.app.handle import PushOptions, T, TaskCall, TaskHandle
-from aiotaskq.app.push import as_call, named_call, new_task_of, reruns_of, session_of
+from aiotaskq.app.push import as_call, named_call, new_task_of, reruns_of, rules_of, session_of
 from aiotaskq.app.registry import Registry
 from aiotaskq.app.resources import open_resource
 from aiotaskq.app.run_options import RunOptions
@@ -193,7 +193,8 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
         (one pending or running task), ``idempotency_key`` (one task while its row is kept), ``task_id`` (an id of your
         own), ``rerun`` (True: where that id has ended, it runs again), ``on_success`` and ``on_failure`` (the name of a
         task pushed in the same transaction; in memory also a function), ``session`` (the SQLAlchemy session or
-        connection in whose transaction it is pushed; it exists when that is committed).
+        connection in whose transaction it is pushed; it exists when that is committed), ``debounce`` with ``max_wait``
+        and ``merge``, or ``throttle``, and the ``key`` of either.
 
         Raises ValidationError (also for params with which the registered handler cannot be called), UnknownHandler
         (when handlers are registered, but none under this name; see ``elsewhere``), TaskConflict (the id has ended and
@@ -218,7 +219,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
             await self._look_at_clock()
         tasks = [new_task_of(call, self.registered, self._clock.now())]
         options = call.options
-        (row,) = await self._push(tasks, options.get("session"), reruns_of([call]) if options else None)
+        (row,) = await self._push(tasks, options.get("session"), [call] if options else ())
         # Middleware may have put another one there.
         return self._handle(row.task_id, row is tasks[0])
 
@@ -236,17 +237,21 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
             await self._look_at_clock()
         now = self._clock.now()
         tasks = [new_task_of(call, self.registered, now) for call in checked]
-        stored = await self._push(tasks, session, reruns_of(checked)) if tasks else []
+        optional = checked if any(call.options for call in checked) else ()
+        stored = await self._push(tasks, session, optional) if tasks else []
         return [TaskHandle(self, row.task_id, row is task) for task, row in zip(tasks, stored, strict=True)]
 
-    def _push(self, tasks: list[Task], session: Any, reruns: Mapping[str, bool] | None) -> Awaitable[list[Task]]:
+    def _push(self, tasks: list[Task], session: Any, calls: Sequence[TaskCall[Any]]) -> Awaitable[list[Task]]:
         push: Callable[[list[Task]], Awaitable[list[Task]]]
+        reruns, rules = (reruns_of(calls), rules_of(calls, tasks)) if calls else (None, None)
         if reruns:
             push = functools.partial(self.queue.known_ids.push, reruns=reruns, session=session)
-        elif not self.registered.push_middleware:
+        elif not rules and not self.registered.push_middleware:
             return self.queue.add(tasks, session)
         else:
             push = functools.partial(self.queue.add, session=session)
+        if rules:
+            push = functools.partial(self.queue.debounced.push, push=push, rules=rules, session=session)
         return self._wrapped(push)(tasks)
 
     def handle(self, task_id: str) -> TaskHandle[Any]:

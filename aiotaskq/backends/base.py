@@ -253,7 +253,8 @@ class Backend(ABC):
         Changes are applied in order: the second of two for the same row sees what the first has written. A change that
         does not hold writes nothing and does not stop the others. The fields that a push sets (type, params, extra,
         schedule, timeout, follow-ups, time of creation) are written only if params or extra are other objects than
-        before; the keys and progress are never written here. The unique key of a final task is free. Sends the hints
+        before; the keys and progress are never written here, except that a change without the unique key of ``before``
+        gives it up: no later change of that row takes it back. The unique key of a final task is free. Sends the hints
         ``ended`` and ``ready``.
         """
 

@@ -60,6 +60,8 @@ class Handler(msgspec.Struct, frozen=True):
     """The conversion of what ``**kwargs`` takes."""
     returns: Conversion | None = None
     """The conversion of the result, by the return annotation."""
+    pushed: Mapping[str, Any] = {}
+    """Options of its pushes beside the defaults above; most handlers have none."""
     typed: bool = False
     """Whether some params are converted: there are ``conversions`` or ``others``."""
 
@@ -93,6 +95,7 @@ def make_handler(
     retry_on: Collection[type[BaseException]] | type[BaseException] = Exception,
     timeout: float | None = None,
     expires: float | None = None,
+    pushed: Mapping[str, Any] = {},
     objects: bool = False,
 ) -> Handler:
     """Return the handler of a function; with ``objects`` its params and results are passed as they are.
@@ -144,6 +147,7 @@ def make_handler(
         others=others,
         returns=returns,
         typed=bool(conversions) or others is not None,
+        pushed=pushed,
     )
 
 

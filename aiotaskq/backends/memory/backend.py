@@ -175,6 +175,8 @@ class MemoryBackend(DirectBackend):
         held = []
         for change in changes:
             after, row = change.after, self._tasks.get(change.before.task_id)
+            if row is not None and row.unique_key is None and after.unique_key is not None:
+                after = after.replace(unique_key=None)  # it was given up meanwhile
             guard = row is not None and (row is change.before or holds(row, change))
             # An ended task that is brought back must not have the unique key of a newer task.
             held.append(guard and (after.unique_key is None or self._keys.holder(after) is None))

@@ -286,7 +286,10 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
         more["revived"] = True
     if before.undecodable is not None:
         more["undecodable"] = True
-    if after.params is not before.params or after.extra is not before.extra:
+    freed = after.unique_key is None and before.unique_key is not None
+    if freed:
+        more["freed"] = True
+    if freed or after.params is not before.params or after.extra is not before.extra:
         more["body"] = _body(after)
     if change.then:
         more["follow_ups"] = [word for task in change.then for word in (task.task_id, _body(task), _state(task))]

@@ -14,7 +14,7 @@ from aiotaskq.core.task import COMPLETED, RUNNING
 
 # May differ from what was read while a task runs, under the same fence; the other columns are written if they change.
 _VOLATILE = frozenset({"status", "lease_until", "cancel_requested"})
-_STATE = frozenset(STATE) - {"attempts"}
+_STATE = frozenset(STATE) - {"attempts", "fence", "unique_key", "live_key"}
 GUARD = ("b_id", "b_status", "b_fence", "b_final", "b_cancel")
 ENDING = ("result", "completed_at", "ended_at", "status", "lease_owner", "lease_until", "live_key", "cancel_requested")
 """What a run that has completed changes."""
@@ -34,17 +34,18 @@ class Group(NamedTuple):
 def groups(changes: Sequence[Change]) -> Iterator[Group]:
     """Yield the changes that complete a run, those that leave the content of their tasks as it was, and the others.
 
-    Those of undecodable rows are apart: a column that could not be read must not be written with those that were.
+    Those of undecodable rows are apart: a column that could not be read must not be written with those that were. So
+    are those of rows that keep a unique key: it is not written, since the row may have given it up.
     """
     kinds: dict[tuple[bool, ...], list[Change]] = {}
     for change in changes:
         kinds.setdefault(_kind(change), []).append(change)
-    for (completes, same, _), found in kinds.items():
+    for (completes, same, *_), found in kinds.items():
         yield _completed(found) if completes else _group(found, () if same else CONTENT)
 
 
 def _kind(change: Change) -> tuple[bool, ...]:
-    """Return whether it completes a run and nothing else, leaves the content as it was, and is of a readable row."""
+    """Return whether it completes a run and nothing else, leaves the content, is of a readable row, keeps a key."""
     before, after = change.before, change.after
     same, readable = after.params is before.params and after.extra is before.extra, before.undecodable is None
     completes = (
@@ -66,7 +67,7 @@ def _kind(change: Change) -> tuple[bool, ...]:
             result=before.result,
         )
     )
-    return completes, same, readable
+    return completes, same, readable, before.unique_key is not None and not after.final
 
 
 def _completed(changes: Sequence[Change]) -> Group:

@@ -49,7 +49,7 @@ _STATE = (
     *("priority", "retry_count", "max_retries", "started_at", "completed_at", "began_at", "ended_at", "error_message"),
     *("queue", "run_at", "due_at", "seq", "expires_at", "crashes", "lease_owner", "lease_until", "cancel_requested"),
 )
-STATE = (*_STATE, "status", "live_key", "result", "attempts")
+STATE = (*_STATE, "status", "fence", "unique_key", "live_key", "result", "attempts")
 _state_of = attrgetter(*_STATE)
 
 
@@ -60,6 +60,8 @@ def state(task: Task) -> tuple[Any, ...]:
     return (
         *_state_of(task),
         task.status.value,
+        task.fence,
+        task.unique_key,
         task.unique_key if task.unique_key is not None and task.status in LIVE else None,
         None if task.result is None else json_text(task.result),
         json_text(task.attempts) if task.attempts else None,
@@ -68,7 +70,7 @@ def state(task: Task) -> tuple[Any, ...]:
 
 DEFAULTS = {"queue": "default", "fence": 0, "crashes": 0, "cancel_requested": False}
 """What added columns are that are left out; a table of the documented columns may have other defaults for these."""
-NEW = ("task_id", "fence", "unique_key", "idempotency_key", "progress", *CONTENT, *STATE)
+NEW = ("task_id", "idempotency_key", "progress", *CONTENT, *STATE)
 
 
 def new_row(task: Task) -> tuple[Any, ...]:
@@ -76,7 +78,7 @@ def new_row(task: Task) -> tuple[Any, ...]:
     if task.coded is not None:
         task = verbatim(task)
     progress = None if task.progress is None else json_text(task.progress)
-    own = (task.task_id, task.fence, task.unique_key, task.idempotency_key, progress)
+    own = (task.task_id, task.idempotency_key, progress)
     return own + content(task) + state(task)
 
 

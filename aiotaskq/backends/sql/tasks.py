@@ -19,8 +19,11 @@ from aiotaskq.backends.sql.migrations import OUR_TABLES
 from aiotaskq.backends.sql.rows import LIVE, NEW, TASKS, json_text, new_row, to_task
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.core.task import FINAL, Status, Task, TaskFilter, same_push
+from aiotaskq.errors import TaskConflict
 
 c = TASKS.c
+TRIES = 10
+"""Of a push in conflict with rows that are gone when it reads them."""
 # No row is read, but the statement fails where a table is missing.
 _EXISTING = "".join(f", (SELECT 1 FROM {name} LIMIT 0)" for name in OUR_TABLES)  # noqa: S608 - our own names
 
@@ -31,14 +34,20 @@ def clock(connection: Connection) -> int | None:
     return None if answer is None else int(answer)
 
 
-def push(connection: Connection, tasks: Sequence[Task], notify: tuple[str, str] | None = None) -> list[Task]:
+def push(
+    connection: Connection, tasks: Sequence[Task], notify: tuple[str, str] | None = None, tries: int = TRIES
+) -> list[Task]:
     if insert_new(connection, TASKS, NEW, [new_row(task) for task in tasks], notify) == len(tasks):
         return list(tasks)
     # Some conflict with other rows.
-    return [
-        task if row is None or same_push(row, task) else row
-        for task, row in zip(tasks, conflicts(connection, tasks), strict=True)
-    ]
+    rows = conflicts(connection, tasks)
+    if gone := [task for task, row in zip(tasks, rows, strict=True) if row is None]:
+        # The row that was in conflict has ended, or given up its key, before it was read.
+        if not tries:
+            raise TaskConflict("push: a key is held by a task that this transaction does not see; begin a new one")
+        again = {task.task_id: row for task, row in zip(gone, push(connection, gone, None, tries - 1), strict=True)}
+        rows = [again[task.task_id] if row is None else row for task, row in zip(tasks, rows, strict=True)]
+    return [task if row is None or same_push(row, task) else row for task, row in zip(tasks, rows, strict=True)]
 
 
 def conflicts(connection: Connection, tasks: Sequence[Task]) -> list[Task | None]:

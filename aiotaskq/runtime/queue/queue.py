@@ -31,6 +31,7 @@ from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.owner import fresh_owner
 from aiotaskq.runtime.queue.capacity import Capacity
 from aiotaskq.runtime.queue.claims import Claims, Taker, willing
+from aiotaskq.runtime.queue.debounced import Debounced
 from aiotaskq.runtime.queue.expired_keys import expired_conflicts
 from aiotaskq.runtime.queue.known_ids import KnownIds
 from aiotaskq.runtime.queue.operations import Operations
@@ -97,6 +98,7 @@ class Queue(Operations[Task]):
         """Its popped tasks that are not settled."""
         self.step_log = StepLog()
         self.known_ids = KnownIds(backend, clock, self.add, self._pushed)
+        self.debounced = Debounced(backend, clock, self._updates.add if backend.grouped else backend.update)
         self._next_reap = 0  # ticks
         self.reaper = Reaper(backend, clock, self.events, self.settle)
         self._pop_owner = fresh_owner(POP_OWNER)

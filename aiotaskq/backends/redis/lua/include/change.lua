@@ -1,6 +1,7 @@
 -- Applies one change: compares the row with the guard, and writes the new state if they agree.
 
--- The new state with the names that are stored: the client could not decode the body, so it does not know them.
+-- The new state with the names that are stored: the client could not decode the body, so it does not know them, or the
+-- row has given up its unique key since the client read it.
 local function with_stored_names(state, stored)
   local row = parse(state)
   local words = {
@@ -22,10 +23,14 @@ local function apply_change(id, status, fence, cancel, state, more)
     held = not newer or newer == id
   end
   if not held then return false end
-  if more.undecodable then state = with_stored_names(state, row) end
+  local after = parse(state)
+  if more.undecodable or not more.body and after.names ~= row.names then
+    state = with_stored_names(state, row)
+    after = parse(state)
+  end
   unindex(id, row)
   set_state(id, state)
-  index(id, parse(state))
+  index(id, after)
   if more.body then
     bodies[#bodies + 1] = id
     bodies[#bodies + 1] = more.body
