@@ -33,7 +33,9 @@ def group(name: str) -> list[str]:
 
 def install(session: nox.Session, *requirements: str) -> None:
     """Install this checkout with every extra, and the requirements."""
-    session.install("-q", "-e", ".[all]", *requirements)
+    # Tests start hundreds of processes: without bytecode on disk, each of them would compile what it imports.
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
+    session.install("-q", "--compile", "-e", ".[all]", *requirements)
 
 
 @nox.session

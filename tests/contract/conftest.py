@@ -25,6 +25,9 @@ ABOUT = {
 """The stores that a fixture is about: a test that asks for it says nothing about the others, and is not made for them.
 The mark ``stores`` narrows it further."""
 
+MEASURED = {"memory", "sqlite", "redis"}
+"""The stores on which coverage is measured: the others run the same lines, and the rest of theirs in tests/backends."""
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = metafunc.definition
@@ -33,7 +36,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marked = [mark.args for mark in marks.iter_markers("stores")]
         names = [name for name in STORES if all(name in stores for stores in about)]
         names = [name for name in names if all((STORES[name].same_as or name) in stores for stores in marked)]
-        metafunc.parametrize("store", names, indirect=True)
+        unmeasured = pytest.mark.no_cover
+        each = [name if name in MEASURED else pytest.param(name, marks=unmeasured) for name in names]
+        metafunc.parametrize("store", each, indirect=True)
 
 
 @pytest.fixture

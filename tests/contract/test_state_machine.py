@@ -469,6 +469,7 @@ def _opened(name: str) -> Iterator[tuple[asyncio.Runner, Store]]:
             runner.run(manager.__aexit__(None, None, None))
 
 
+@pytest.mark.no_cover  # many examples of the same lines
 @pytest.mark.timeout(120 * SOAK)
 @pytest.mark.parametrize("name", STORES)
 def test_every_store_behaves_like_the_model(name: str) -> None:  # A5, A6, A8, A18, B1, B10, D6, D10
