@@ -63,5 +63,6 @@ def settled_at(before: Task, after: Task) -> int | None:
 def touched(before: Task, after: Task) -> tuple[str, ...]:
     """Return the keys of the gates at which a task may pass when ``before`` becomes ``after``: another, or this one."""
     keys = left(before, after)
-    entered = after.parked and after.gate is not None and not (before.parked and before.gate == after.gate)
+    waited = before.parked and (before.gate, before.due_at) == (after.gate, after.due_at)
+    entered = after.parked and after.gate is not None and not waited
     return (*keys, after.gate) if entered and after.gate is not None and after.gate not in keys else keys

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aiotaskq.backends.base import Backend, Change, Schedules
 from aiotaskq.backends.values import Values
+from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import FINAL, Attempt, Status, Task
@@ -89,6 +90,20 @@ tasks = st.builds(
         max_size=3,
     ).map(tuple),
 )
+bounds = st.builds(
+    Bounds,
+    cap=maybe(st.integers(0, INT32)),
+    window=maybe(st.integers(0, INT32)),
+    interval=maybe(st.integers(1, 2**40)),
+    burst=st.integers(1, INT32),
+    max_waiting=st.none(),  # nothing is refused here
+)
+flows = st.builds(
+    Flow,
+    gates=st.lists(st.tuples(name(255), bounds), min_size=1, max_size=3, unique_by=lambda pair: pair[0]).map(tuple),
+    weight=st.integers(1, INT32),
+)
+gated_tasks = st.builds(lambda task, flow, gate: task.replace(flow=flow, gate=gate), tasks, flows, maybe(name(255)))
 schedule_values = st.builds(
     Schedule,
     task_id=st.builds(new_id),
@@ -175,6 +190,22 @@ async def test_every_field_that_update_writes(backend: Backend, before: Task, af
     )
     after = after.replace(**{field: getattr(before, field) for field in kept})
     await backend.push([before])
+    assert await backend.update([Change(before, after)]) == [True]
+    assert await backend.get([before.task_id]) == [after]
+
+
+@ON_ONE_STORE
+@given(before=gated_tasks, after=gated_tasks)
+@pytest.mark.stores("memory", "durable_fake", "redis")
+async def test_gates_of_a_task(backend: Backend, before: Task, after: Task) -> None:
+    pushed = apart(before)
+    await backend.push([pushed])
+    assert await backend.get([pushed.task_id]) == [pushed]
+    before = apart(before.replace(task_id=new_id(), status=Status.RUNNING, cancel_requested=False))
+    await backend.push([before])
+    after = before.replace(
+        status=after.status, run_at=after.run_at, due_at=after.due_at, flow=after.flow, gate=after.gate
+    )
     assert await backend.update([Change(before, after)]) == [True]
     assert await backend.get([before.task_id]) == [after]
 

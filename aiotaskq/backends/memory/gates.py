@@ -130,9 +130,7 @@ class MemoryGates(Gates):
         if not new:
             return new
         before = {key: self._line(key).gate for task in new for key, _ in task.flow.gates}  # type: ignore[union-attr]
-        for task in new:
-            for key, bounds in task.flow.gates:  # type: ignore[union-attr]
-                self._line(key).gate = declared(self._line(key).gate, bounds)
+        self._declare(new)
         for key in before:
             line, here = self._line(key), [task for task in new if task.gate == key]
             if here and (most := line.gate.bounds.max_waiting) is not None:
@@ -143,6 +141,11 @@ class MemoryGates(Gates):
                         self._line(name).gate = unchanged
                     raise gate_full(key, most)
         return new
+
+    def _declare(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            for key, bounds in task.flow.gates:  # type: ignore[union-attr]
+                self._line(key).gate = declared(self._line(key).gate, bounds)
 
     def pushed(self, tasks: Sequence[Task]) -> None:
         """Admit the gates at which tasks of a push wait, which are in the rows now, at the latest push stamp."""
@@ -169,6 +172,7 @@ class MemoryGates(Gates):
             # The widest first: a task that waits there is before one that only now reaches it.
             self.open(reversed(keys), settled_at(before, after))
         if gated := [task for task in then if task.flow is not None]:
+            self._declare(gated)
             self.pushed(gated)
 
     def pause(self, queue: str, paused: bool) -> None:
@@ -177,7 +181,7 @@ class MemoryGates(Gates):
             keys: tuple[str, ...] = ()
             if task.parked and not paused and task.gate is not None:
                 keys = (task.gate,)
-            elif task.status is PENDING and not task.parked:
+            elif task.status is PENDING and not task.parked and paused:
                 keys = slots(task)
                 self._move(task, parked(task, task.run_at))
             self.open(keys, None)

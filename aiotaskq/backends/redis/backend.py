@@ -14,9 +14,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, stats_of
-from aiotaskq.backends.listeners import CANCEL, READY
+from aiotaskq.backends.listeners import CANCEL, GATES, READY
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
+from aiotaskq.backends.redis.gates import RedisGates
 from aiotaskq.backends.redis.notifier import RedisNotifier
 from aiotaskq.backends.redis.rows import (
     changed_rows,
@@ -35,7 +36,7 @@ from aiotaskq.backends.redis.rows import (
 from aiotaskq.backends.redis.server import check_format, check_settings, read_limits
 from aiotaskq.backends.redis.values import RedisValues
 from aiotaskq.backends.redis.workers import RedisWorkers
-from aiotaskq.core.errors import queue_full
+from aiotaskq.core.errors import gate_full, queue_full
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
 
@@ -65,6 +66,7 @@ class RedisBackend(Backend):
         self._notifier = RedisNotifier(self._redis, self.listeners)
         self.values = RedisValues(self._redis)
         self.workers = RedisWorkers(self._redis)
+        self.gates = RedisGates(self._redis, self.listeners, self._notifier.ready)
 
     async def _prepare(self, redis: RedisConnections) -> None:
         await check_format(redis)
@@ -105,27 +107,31 @@ class RedisBackend(Backend):
             if room is None:
                 order, words = pushed_rows(stored)
                 words.insert(0, self._notifier.ready)
-                numbers, rows = await self._redis.run(scripts.PUSH, *words, repeatable=True)
+                numbers, rows, *later = await self._redis.run(scripts.PUSH, *words, repeatable=True)
             else:
                 order = range(len(stored))
-                numbers, rows = await self._push_bounded(stored, room)
+                numbers, rows, *later = await self._push_bounded(stored, room)
+            if len(later) == 2:
+                raise gate_full(later[0].decode(), int(later[1]))
             for number, task in zip(numbers, to_tasks(rows), strict=True):
                 stored[order[number - 1]] = task
+            if later:
+                self.listeners.receive(GATES)
         self.listeners.receive(READY)
         return stored
 
-    async def _push_bounded(self, tasks: Sequence[Task], room: Room) -> tuple[Sequence[int], Sequence[bytes]]:
+    async def _push_bounded(self, tasks: Sequence[Task], room: Room) -> list[Any]:
         changes = list(changed_rows(room.instead))
         hints = {**self.hints_of_update(room.instead, [True] * len(room.instead)), READY: []}
         words: list[bytes | str | int] = [self._notifier.message(hints)]
         words += [room.maxsize, room.now, len(changes), *changes, *new_rows(tasks)]
-        excess, *rest = await self._redis.run(scripts.PUSH_BOUNDED, *words, repeatable=True)
-        if excess >= 0:
-            raise queue_full(room.maxsize, excess)
-        for kind, names in hints.items():
-            self.listeners.receive(kind, names)
-        numbers, rows = rest
-        return numbers, rows
+        answer: list[Any] = await self._redis.run(scripts.PUSH_BOUNDED, *words, repeatable=True)
+        if answer[0] >= 0:
+            raise queue_full(room.maxsize, answer[0])
+        if len(answer) < 5:  # no gate refuses it
+            for kind, names in hints.items():
+                self.listeners.receive(kind, names)
+        return answer[1:]
 
     async def claim(
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
@@ -159,6 +165,9 @@ class RedisBackend(Backend):
     def _updated(self, changes: Sequence[Change], hints: dict[str, list[str]], flags: Sequence[int]) -> list[bool]:
         """Pass the hints on in this process (the script has sent them to others), and return which changes held."""
         held = [flag == 1 for flag in flags]
+        if len(held) > len(changes):
+            held.pop()
+            self.listeners.receive(GATES)
         for kind, names in (hints if all(held) else self.hints_of_update(changes, held)).items():
             self.listeners.receive(kind, names)
         return held
@@ -268,10 +277,14 @@ class RedisBackend(Backend):
         return deleted
 
     async def delete(self, ids: Sequence[str]) -> int:
-        return int(await self._redis.run(scripts.DELETE, *ids))
+        deleted, later = await self._redis.run(scripts.DELETE, *ids)
+        if later:
+            self.listeners.notify(GATES)
+        return int(deleted)
 
     async def set_paused(self, queue: str, paused: bool) -> None:
-        await self._redis.run(scripts.PAUSE, queue, int(paused))
+        if await self._redis.run(scripts.PAUSE, queue, int(paused)):
+            self.listeners.notify(GATES)
         self.listeners.notify(READY)
 
     async def paused(self) -> list[str]:

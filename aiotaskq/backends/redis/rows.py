@@ -19,6 +19,7 @@ from aiotaskq.backends.base import Change
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import NO_CODEC, STATE, decoded, encoded, is_coded, verbatim
 from aiotaskq.core.outcome import ALONE
+from aiotaskq.core.parking import settled_at
 from aiotaskq.core.task import RUNNING, Attempt, Status, Task, TaskFilter
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log, printable
@@ -65,6 +66,7 @@ class _State(msgspec.Struct, omit_defaults=True):
     crashes: int = 0
     lease_owner: str | None = None
     due_at: int | None = None
+    gate: str | None = None
     attempts: tuple[Attempt, ...] = ()
     result: Any = None
     undecodable: str | None = None
@@ -134,6 +136,17 @@ def _head_end(priority: int, queue: str, type_name: str, *keys: str | None) -> s
     return f"{len(lane.encode())} {len(names.encode())} {lane}{names}"
 
 
+def _gated_end(task: Task, keys: Sequence[str | None]) -> str:
+    """Return the end of the head of a task with gates: its names begin with its place at them."""
+    flow, gate = _json(task.flow), task.gate
+    due, long = "-" if task.due_at is None else task.due_at, "-" if gate is None else len(gate.encode())
+    names = (
+        f"{due} {long} {len(flow.encode())} {gate or ''}{flow}{_json([task.type, *keys] if any(keys) else [task.type])}"
+    )
+    lane = f"{task.priority}:{task.queue}"
+    return f"{len(lane.encode())} {len(names.encode())} {lane}{names}"
+
+
 def _keys(task: Task) -> tuple[str | None, ...]:
     return task.unique_key, task.idempotency_key, task.scheduler_task_id
 
@@ -163,7 +176,9 @@ def _state(task: Task) -> str:
     expires, completed = task.expires_at, task.completed_at
     lease = lease_word(task.lease_owner if task.status is RUNNING else None, task.lease_until)
     keys = _keys(task)
-    if keys == _NO_KEYS:
+    if task.flow is not None:
+        keyed, end = (2 if keys == _NO_KEYS else 3), _gated_end(task, keys)
+    elif keys == _NO_KEYS:
         keyed, end = 0, _head_end(priority, task.queue, task.type)
     else:  # keys are hardly ever the same twice: not worth a cache
         keyed, end = 1, _head_end.__wrapped__(priority, task.queue, task.type, *keys)
@@ -193,6 +208,7 @@ def _state_json(task: Task) -> str:
             task.crashes,
             task.lease_owner,
             task.due_at,
+            task.gate,
             task.attempts,
             task.result,
             *(() if task.coded is None else _texts(task, STATE)),
@@ -210,16 +226,20 @@ def pushed_rows(tasks: Sequence[Task]) -> tuple[Sequence[int], list[bytes | str 
     """Return the order in which a push sends these tasks, as their positions, and the arguments of its script.
 
     First come the plain rows of each lane: pending, with an id of their own, no keys and no expiry. Their words are in
-    the order of the commands, so that the script handles no row by itself. Raises ValidationError as ``new_rows``.
+    the order of the commands, so that the script handles no row by itself. A push of tasks with gates may be refused,
+    so it has none. Raises ValidationError as ``new_rows``.
     """
     lanes: dict[str, list[int]] = {}
     others: list[int] = []
     distinct = len(tasks) == 1 or len({task.task_id for task in tasks}) == len(tasks)
     for at, task in enumerate(tasks):
-        if distinct and task.status is Status.PENDING and task.expires_at is None and _keys(task) == _NO_KEYS:
+        plain = distinct and task.status is Status.PENDING and task.expires_at is None and task.flow is None
+        if plain and _keys(task) == _NO_KEYS:
             lanes.setdefault(f"{task.priority}:{task.queue}", []).append(at)
         else:
             others.append(at)
+    if others and any(tasks[at].flow is not None for at in others):
+        lanes, others = {}, list(range(len(tasks)))
     order: list[int] = []
     words: list[bytes | str | int] = []
     count = 0
@@ -284,6 +304,9 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
         more["lease"] = lease_word(before.lease_owner if before.status is RUNNING else None, before.lease_until)
     if not final and before.final:
         more["revived"] = True
+    gated = before.flow is not None or after.flow is not None
+    if gated and (at := settled_at(before, after)) is not None:
+        more["at"] = str(at)
     if before.undecodable is not None:
         more["undecodable"] = True
     freed = after.unique_key is None and before.unique_key is not None
@@ -300,7 +323,7 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
         and (after.queue, after.priority) == (before.queue, before.priority)
     ):
         ended = "+inf" if after.completed_at is None else str(after.completed_at)
-        return ended if _keys(after) == _NO_KEYS else False
+        return ended if not gated and _keys(after) == _NO_KEYS else False
     return more or False
 
 

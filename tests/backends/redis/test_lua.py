@@ -42,7 +42,7 @@ def test_the_scripts_pass_the_linter() -> None:
         ("cancel.lua", "return undefined", "accessing undefined variable 'undefined'"),
         ("include/base.lua", "local unused = 1", "unused variable 'unused'"),
         ("include/claim_rows.lua", "taken = 1", "setting non-standard global variable 'taken'"),
-        ("pause.lua", "if root then", "expected 'end'"),
+        ("values_put.lua", "if values then", "expected 'end'"),
     ],
 )
 def test_the_linter_names_file_and_line_of_a_fault(tmp_path: Path, file: str, line: str, message: str) -> None:

@@ -1,5 +1,7 @@
--- ARGV: ids. Returns how many rows there were.
+-- ARGV: ids. Returns how many rows there were, and 1 if the time has changed at which a gate may let a row pass.
 -- include: base
+-- include: gate
+-- include: gates
 -- include: remove
 -- include: when_full
 
@@ -13,4 +15,4 @@ for _, id in ipairs(ARGV) do
   end
 end
 flush()
-return deleted
+return {deleted, touched[1] and admit_touched() and 1 or 0}

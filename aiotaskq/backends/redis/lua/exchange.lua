@@ -1,12 +1,18 @@
--- ARGV: as for a claim, hint, then packed lists of changes. Returns 1 or 0 for each change, and rows.
+-- ARGV: as for a claim, hint, then packed lists of changes. Returns what an update
+-- returns, and rows.
 -- include: base
 -- include: insert
 -- include: change
+-- include: gate
+-- include: gates
+-- include: declare
 -- include: update_rows
 -- include: lanes
 -- include: claim_rows
 -- include: when_full
 
 local held = apply_change_lists(8)
-publish(ARGV[7])
+local later = touched[1] and admit_touched()
+if later then held[#held + 1] = 1 end
+publish(ARGV[7], later)
 return {held, claim(ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6])}

@@ -1,7 +1,9 @@
 -- ARGV: hint, the number of lists of plain rows, these lists, then packed lists of other rows, each as id, body and
 -- state. A list of plain rows is its length, the lane, the first run_at, and the words of the commands that look for
 -- the ids and write the rows. Returns the numbers of the rows that were not inserted because another row has their id
--- or a key of theirs, and those other rows.
+-- or a key of theirs, and those other rows; then 1 if the time has changed at which a gate may let a row pass. If too
+-- many rows would wait at a gate, nothing is written, and its key and how many may wait come behind two empty lists;
+-- a push of rows with gates has no lists of plain rows.
 
 local lists, at = {}, 3
 do  -- Most pushes end here, before what is included below.
@@ -31,6 +33,9 @@ end
 
 -- include: base
 -- include: insert
+-- include: gate
+-- include: gates
+-- include: declare
 
 for _, list in ipairs(lists) do
   local rows, length = {}, list.length
@@ -41,6 +46,9 @@ for _, list in ipairs(lists) do
   if list.free then number = number + length else insert_list(rows) end
 end
 for n = at, #ARGV do insert_list(cmsgpack.unpack(ARGV[n])) end
+local full, most = declare_gates()
+if full then return {{}, {}, full, most} end
 flush()
-publish(ARGV[1])
-return {numbers, read_rows(others)}
+local later = touched[1] and admit_touched()
+publish(ARGV[1], later)
+return {numbers, read_rows(others), later and 1 or nil}

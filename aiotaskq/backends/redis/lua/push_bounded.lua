@@ -4,6 +4,9 @@
 -- include: base
 -- include: insert
 -- include: change
+-- include: gate
+-- include: gates
+-- include: declare
 -- include: lanes
 -- include: room
 
@@ -33,6 +36,9 @@ for n = 5, last do
 end
 for n = last + 1, #ARGV do insert_list(cmsgpack.unpack(ARGV[n])) end
 if new > 0 and ready + new > maxsize then return {ready + new - maxsize} end
+local full, most = declare_gates()
+if full then return {-1, {}, {}, full, most} end
 flush()
-publish(ARGV[1])
-return {-1, numbers, read_rows(others)}
+local later = touched[1] and admit_touched()
+publish(ARGV[1], later)
+return {-1, numbers, read_rows(others), later and 1 or nil}

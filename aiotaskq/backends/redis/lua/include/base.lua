@@ -22,6 +22,12 @@
 -- active               hash: schedule to the number of its pending and running rows
 -- fired:<id>           the seq of a schedule's task that was deleted; it expires after an hour
 -- paused               set of queues
+-- gates                hash: gate to its state; see gates.lua
+-- gates:due            sorted set: the gates that have a next_at, by it
+-- wait:<n>:<lane>:<gate>  sorted set: the stamps of the rows of a lane (n bytes long) that are parked there, by due_at
+-- lines:<gate>         sorted set: the lanes with rows that are parked there, and perhaps others, by priority
+-- slots:<gate>         sorted set: the ids of the rows that hold a slot (all scores are 0)
+-- unstarted            hash: gate to the sum of the weights of those of them that are pending
 -- values, until        hash of public values, and sorted set of the keys that expire
 -- format               the number of this layout (FORMAT in scripts.py)
 --
@@ -44,8 +50,12 @@ local MAX_WORDS = 4000  -- of one command: Lua's unpack() is limited to some tho
 -- Read or to be written: states by id (false: no such row), members of sorted sets (a score, or false to remove the
 -- member), fields of hashes (a value, or false to remove the field).
 local states, written, bodies, zsets, hashes = {}, {}, {}, {}, {}
--- Lanes whose first row may be another now; changes of counts by status and lane, and of active rows by schedule.
-local changed_lanes, count_deltas, active_deltas = {}, {}, {}
+-- Lanes whose first row may be another now; changes of counts by status and lane, of active rows by schedule, and of
+-- unstarted weights by gate.
+local changed_lanes, count_deltas, active_deltas, unstarted_deltas = {}, {}, {}, {}
+-- Gates with changes that are not written; those where rows were parked; those to admit, in order, and when (false:
+-- later, by whoever sweeps).
+local unwritten, entered, touched, touched_at = {}, {}, {}, {}
 
 local function call_in_chunks(command, key, words)
   for i = 1, #words, MAX_WORDS do
@@ -99,10 +109,13 @@ local function get_field(key, field)
   return value
 end
 
--- The head of a state: status, fence, cancel flag, lease, expires_at, whether there are keys, seq, run_at,
--- completed_at, the lengths in bytes of the lane and of the names; then the lane, the names and JSON. The lease is
--- lease_until, or '@', the owner and perhaps '!alone' for a running row that its worker holds, or '-'.
-local HEAD = '^(%S+) (%-?%d+) ([01]) (%S+) (%S+) ()([01]) (%-?%d+) (%-?%d+) (%S+) (%d+) (%d+) ()'
+-- The head of a state: status, fence, cancel flag, lease, expires_at, 1 if there are keys and 2 more if there are
+-- gates, seq, run_at, completed_at, the lengths in bytes of the lane and of the names; then the lane, the names and
+-- JSON. The lease is lease_until, or '@', the owner and perhaps '!alone' for a running row that its worker holds, or
+-- '-'. The names of a row with gates begin with due_at or '-', the length of its gate or '-', that of its flow, the
+-- gate, and the flow as JSON. Its run_at, due_at, gate and flow are those here, whatever the JSON behind the head says.
+local HEAD = '^(%S+) (%-?%d+) ([01]) (%S+) (%S+) ()([0-3]) (%-?%d+) (%-?%d+) (%S+) (%d+) (%d+) ()'
+local PARKED = '4611686018427387904'  -- run_at; not exact as a number
 
 -- The fields of a head, which guards and indexes depend on; nil if there is no row, or its head cannot be read.
 local function parse(state)
@@ -111,9 +124,68 @@ local function parse(state)
   if not status then return nil end
   return {
     status = status, fence = fence, cancel = cancel, lease = lease, expires = expires, rest = rest,
-    keyed = keyed == '1', seq = seq, run_at = run_at, completed = completed, lane = sub(state, at, at + lane - 1),
+    keyed = keyed == '1' or keyed == '3', flow = keyed == '2' or keyed == '3',
+    seq = seq, run_at = run_at, completed = completed, lane = sub(state, at, at + lane - 1),
     names = sub(state, at + lane, at + lane + names - 1), json = at + lane + names,
   }
+end
+
+-- How a row with gates stands there: due and gate (nil for none), its flow as text, the keys of its gates and their
+-- bounds, its weight, whether one of them is a fair share, and the JSON of its names.
+local flows = {}
+local function place_of(row)
+  if row.place then return row.place end
+  local due, long, length, at = match(row.names, '^(%S+) (%S+) (%d+) ()')
+  local behind = at + (tonumber(long) or 0)
+  local text = sub(row.names, behind, behind + length - 1)
+  local flow = flows[text]
+  if not flow then
+    flow = {keys = {}, bounds = {}, at = {}, weight = 1, text = text}
+    local ok, stored = pcall(cjson.decode, text)
+    for _, gate in ipairs(ok and stored.gates or {}) do
+      if not flow.at[gate[1]] then
+        flow.keys[#flow.keys + 1], flow.bounds[#flow.bounds + 1] = gate[1], gate[2]
+        flow.at[gate[1]] = #flow.keys
+        flow.shared = flow.shared or gate[2].window
+      end
+    end
+    flow.weight = ok and stored.weight or 1
+    flows[text] = flow
+  end
+  row.place = {
+    due = due ~= '-' and due, gate = long ~= '-' and sub(row.names, at, behind - 1), flow = flow,
+    names = sub(row.names, behind + length),
+  }
+  return row.place
+end
+
+-- The names of a row with gates.
+local function with_place(due, gate, flow, names)
+  return (due or '-') .. ' ' .. (gate and #gate or '-') .. ' ' .. #flow .. ' ' .. (gate or '') .. flow .. names
+end
+
+-- The state of a row with gates, with another run_at and other names.
+local function with_names(row, state, run_at, names)
+  return row.status .. ' ' .. row.fence .. ' ' .. row.cancel .. ' ' .. row.lease .. ' ' .. row.expires
+    .. (row.keyed and ' 3 ' or ' 2 ') .. row.seq .. ' ' .. run_at .. ' ' .. row.completed .. ' ' .. #row.lane .. ' '
+    .. #names .. ' ' .. row.lane .. names .. sub(state, row.json)
+end
+
+local function is_parked(row) return row.flow and row.status == 'pending' and row.run_at == PARKED end
+
+-- The keys of the gates of which a row holds a slot, and how many of them count.
+local function slots_of(row)
+  if not row.flow or not LIVE[row.status] then return {}, 0 end
+  local place = place_of(row)
+  local keys = place.flow.keys
+  if not is_parked(row) then return keys, #keys end
+  return keys, (place.gate and place.flow.at[place.gate] or 1) - 1
+end
+
+-- Note that a gate is to be admitted at this instant, or by whoever sweeps next.
+local function touch(key, at)
+  if touched_at[key] == nil then touched[#touched + 1] = key end
+  touched_at[key] = at and math.max(at, touched_at[key] or at) or touched_at[key] or false
 end
 
 local function row_of(id)
@@ -123,9 +195,11 @@ end
 
 local function queue_of(lane) return sub(lane, find(lane, ':', 1, true) + 1) end
 
+local function names_json(row) return row.flow and place_of(row).names or row.names end
+
 -- The names of a row: its type, and its keys where it has them.
 local function names_of(row)
-  local ok, names = pcall(cjson.decode, row.names)
+  local ok, names = pcall(cjson.decode, names_json(row))
   if not ok or type(names) ~= 'table' then return {} end
   for i = 1, 4 do
     if type(names[i]) ~= 'string' then names[i] = nil end
@@ -156,11 +230,40 @@ local function held_entry(stamp, lease)
   return 'leased', stamp, lease == '-' and '+inf' or lease
 end
 
+local function wait_key(gate, lane) return 'wait:' .. #lane .. ':' .. lane .. ':' .. gate end
+
+local function add_unstarted(gate, by) unstarted_deltas[gate] = (unstarted_deltas[gate] or 0) + by end
+
+-- Note that a row is parked at a gate.
+local function enter_gate(gate, lane, stamp, due)
+  set_score(wait_key(gate, lane), stamp, due or '0')
+  set_score('lines:' .. gate, lane, match(lane, '^%-?%d+'))
+  unwritten[gate], entered[gate] = true, true
+end
+
+-- Add a row with gates to their indexes, or remove it: the slots that it holds, and where it is parked.
+local function index_gates(id, row, stamp, add)
+  local place, keys, n = place_of(row), slots_of(row)
+  for i = 1, n do
+    set_score('slots:' .. keys[i], id, add and '0')
+    if row.status == 'pending' then add_unstarted(keys[i], add and place.flow.weight or -place.flow.weight) end
+    unwritten[keys[i]] = true
+  end
+  if not is_parked(row) or not place.gate then return end
+  if add then
+    enter_gate(place.gate, row.lane, stamp, place.due)
+  else
+    set_score(wait_key(place.gate, row.lane), stamp, false)
+    unwritten[place.gate] = true
+  end
+end
+
 local function unindex(id, row)
   local stamp = row.seq .. id
+  if row.flow then index_gates(id, row, stamp, false) end
   if row.status == 'pending' then
     set_score('is:live', stamp, false)
-    remove_from_lane(row.lane, stamp)
+    if not is_parked(row) then remove_from_lane(row.lane, stamp) end
     if row.expires ~= '-' then
       set_score('expiring', id, false)
       set_score('expired', id, false)
@@ -183,10 +286,13 @@ end
 
 local function index(id, row)
   local stamp = row.seq .. id
+  if row.flow then index_gates(id, row, stamp, true) end
   if row.status == 'pending' then
     set_score('is:live', stamp, '0')
-    set_score('lane:' .. row.lane, stamp, row.run_at)
-    changed_lanes[row.lane] = true
+    if not is_parked(row) then
+      set_score('lane:' .. row.lane, stamp, row.run_at)
+      changed_lanes[row.lane] = true
+    end
     if row.expires ~= '-' then set_score('expiring', id, row.expires) end
   elseif row.status == 'running' then
     set_score('is:live', stamp, '0')
@@ -253,12 +359,19 @@ local function flush()
     for queue, by in pairs(queues) do add_to_counter('counts', status .. ':' .. queue, by) end
   end
   for schedule, by in pairs(active_deltas) do add_to_counter('active', schedule, by) end
+  for gate, by in pairs(unstarted_deltas) do
+    if by ~= 0 then call('HINCRBY', root .. 'unstarted', gate, by) end
+  end
   written, bodies, zsets, hashes, changed_lanes, count_deltas, active_deltas = {}, {}, {}, {}, {}, {}, {}
+  unstarted_deltas, unwritten = {}, {}
 end
 
--- Send a hint ('' for none) to other processes; it is no error if it is lost.
-local function publish(hint)
+-- Send a hint ('' for none) to other processes; it is no error if it is lost. With `gates`, another one says that the
+-- time has changed at which a gate may let a row pass; the sender is that of the first.
+local function publish(hint, gates)
   if hint ~= '' then redis.pcall('PUBLISH', root .. 'hints', hint) end
+  local sender = gates and match(hint, '^%["%w*",')
+  if sender then redis.pcall('PUBLISH', root .. 'hints', sender .. '{"gates":[]}]') end
 end
 
 -- The id of the row that has this key ('unique' or 'once'), or nil.
@@ -268,11 +381,18 @@ local function holder(kind, key)
   if row and (kind == 'once' or LIVE[row.status]) then return id end
 end
 
+-- What the head of a row with gates has of them, as JSON.
+local function place_as_json(row)
+  local place = place_of(row)
+  return ',"run_at":' .. row.run_at .. ',"due_at":' .. (place.due or 'null')
+    .. ',"gate":' .. (place.gate and cjson.encode(place.gate) or 'null') .. ',"flow":' .. place.flow.text
+end
+
 -- The fields of the head as the end of the JSON of a state, for an answer.
 local function head_as_json(row)
   return ',"status":"' .. row.status .. '","fence":' .. row.fence
     .. (tonumber(row.lease) and ',"lease_until":' .. row.lease or '')
-    .. (row.cancel == '1' and ',"cancel_requested":true' or '')
+    .. (row.cancel == '1' and ',"cancel_requested":true' or '') .. (row.flow and place_as_json(row) or '')
 end
 
 -- Return rows as they are answered, four words each: id, body, state as JSON, progress. A row that does not exist has

@@ -3,12 +3,34 @@
 -- The new state with the names that are stored: the client could not decode the body, so it does not know them, or the
 -- row has given up its unique key since the client read it.
 local function with_stored_names(state, stored)
-  local row = parse(state)
+  local row, names = parse(state), stored.names
+  if stored.flow then
+    local place, now = place_of(stored), row.flow and place_of(row) or {}
+    names = with_place(now.due, now.gate or place.gate, place.flow.text, place.names)
+  end
   local words = {
-    row.status, row.fence, row.cancel, row.lease, row.expires, stored.keyed and '1' or '0', stored.seq, row.run_at,
-    row.completed, #row.lane, #stored.names,
+    row.status, row.fence, row.cancel, row.lease, row.expires, (stored.keyed and 1 or 0) + (stored.flow and 2 or 0),
+    stored.seq, row.run_at, row.completed, #row.lane, #names,
   }
-  return table.concat(words, ' ') .. ' ' .. row.lane .. stored.names .. sub(state, row.json)
+  return table.concat(words, ' ') .. ' ' .. row.lane .. names .. sub(state, row.json)
+end
+
+-- Touch the gates at which a row may pass when `before` becomes `after`: another one, or this one. The widest comes
+-- first: a row that waits there is before one that only now reaches it.
+local function touch_changed(before, after, at)
+  local kept, held = {}, {}
+  local keys, n = slots_of(after)
+  for i = 1, n do kept[keys[i]] = true end
+  keys, n = slots_of(before)
+  local gate = is_parked(after) and place_of(after).gate
+  if gate and is_parked(before) and place_of(before).gate == gate and place_of(before).due == place_of(after).due then
+    gate = false
+  end
+  for i = 1, n do held[keys[i]] = not kept[keys[i]] end
+  if gate and not held[gate] then touch(gate, at) end
+  for i = n, 1, -1 do
+    if held[keys[i]] then touch(keys[i], at) end
+  end
 end
 
 -- Apply a change, and return whether its guard holds. cancel is '' where the cancel flag does not matter; more is a
@@ -24,13 +46,14 @@ local function apply_change(id, status, fence, cancel, state, more)
   end
   if not held then return false end
   local after = parse(state)
-  if more.undecodable or not more.body and after.names ~= row.names then
+  if more.undecodable or not more.body and names_json(after) ~= names_json(row) then
     state = with_stored_names(state, row)
     after = parse(state)
   end
   unindex(id, row)
   set_state(id, state)
   index(id, after)
+  if row.flow or after.flow then touch_changed(row, after, tonumber(more.at)) end
   if more.body then
     bodies[#bodies + 1] = id
     bodies[#bodies + 1] = more.body

@@ -24,10 +24,10 @@ local function claim(owner, now, left, lease, started, queues)
   -- would be half of what a claim costs.
   local function take(lane, stamp, id)
     local state = states[id]
-    local status, fence, cancel, _, expires, rest, _, seq, _, _, long, names, at = match(state or '', HEAD)
+    local status, fence, cancel, _, expires, rest, keyed, seq, _, _, long, names, at = match(state or '', HEAD)
     if state and not status then  -- the head is damaged: make one of what the index knows
       state = 'pending 0 0 - - 0 ' .. sub(stamp, 1, 20) .. ' 0 - ' .. #lane .. ' 0 ' .. lane .. state
-      status, fence, cancel, _, expires, rest, _, seq, _, _, long, names, at = match(state, HEAD)
+      status, fence, cancel, _, expires, rest, keyed, seq, _, _, long, names, at = match(state, HEAD)
     end
     if status ~= 'pending' or seq .. id ~= stamp or sub(state, at, at + long - 1) ~= lane then
       remove_from_lane(lane, stamp)
@@ -41,11 +41,21 @@ local function claim(owner, now, left, lease, started, queues)
       set_score('expiring', id, false)
       set_score('expired', id, false)
     end
+    local gates = ''
+    if keyed == '2' or keyed == '3' then
+      local row = parse(state)
+      if is_parked(row) then
+        remove_from_lane(lane, stamp)
+        return nil
+      end
+      gates = place_as_json(row)
+      for _, key in ipairs(row.place.flow.keys) do add_unstarted(key, -row.place.flow.weight) end
+    end
     fence = next_fence(fence)
     taken = taken + 1
     ids[taken] = id
     json_states[taken] = sub(state, at + long + names) .. running .. fence .. ending
-      .. (cancel == '1' and ',"cancel_requested":true' or '')
+      .. (cancel == '1' and ',"cancel_requested":true' or '') .. gates
     state = 'running ' .. fence .. ' ' .. cancel .. ' ' .. lease .. ' ' .. expires .. ' ' .. sub(state, rest) .. stored
     states[id] = state
     return state

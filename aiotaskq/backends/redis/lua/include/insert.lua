@@ -1,5 +1,21 @@
 -- Inserting rows, for pushes and follow-up tasks.
 
+-- Of the rows that were inserted: the bounds that they declare, by gate; those parked at each gate; the latest seq.
+local declared, arrived, latest = {}, {}, 0
+
+local function note_push(row)
+  local place = place_of(row)
+  for i, key in ipairs(place.flow.keys) do declared[key] = place.flow.bounds[i] end
+  latest = math.max(latest, tonumber(row.seq))
+  if not is_parked(row) or not place.gate then return end
+  arrived[place.gate] = arrived[place.gate] or {}
+  table.insert(arrived[place.gate], {
+    priority = tonumber(match(row.lane, '^%-?%d+')), due = tonumber(place.due or 0), seq = tonumber(row.seq),
+    weight = place.flow.weight,
+  })
+  touch(place.gate, tonumber(row.seq))
+end
+
 -- Insert a row, or return the id of the row that has its id or one of its keys. A repeated push returns nil.
 local function insert(id, body, state)
   local row = parse(state)
@@ -19,6 +35,7 @@ local function insert(id, body, state)
   bodies[#bodies + 1] = id
   bodies[#bodies + 1] = body
   index(id, row)
+  if row.flow then note_push(row) end
 end
 
 -- The numbers of the rows that were not inserted because of another one, the ids of those others; how many rows there

@@ -17,7 +17,7 @@ local function is_open(queue) return not paused[queue] and (not wanted or wanted
 -- Take an expired row out of its lane, so that claims do not meet it again.
 local function set_expired(id, lane, stamp, expires)
   set_score('expiring', id, false)
-  remove_from_lane(lane, stamp)
+  remove_from_lane(lane, stamp)  -- a parked row is in none
   set_score('expired', id, expires)
 end
 

@@ -1,6 +1,10 @@
 -- Delete a row and its keys.
 local function remove(id, row)
   unindex(id, row)
+  if row.flow then
+    local keys, n = slots_of(row)
+    for i = 1, n do touch(keys[i]) end
+  end
   set_state(id, false)
   if not row.keyed then return end
   local names = names_of(row)

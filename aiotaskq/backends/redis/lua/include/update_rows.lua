@@ -49,6 +49,7 @@ local function apply_changes(packed)
       add_count(status, lane, n)
     end
   end
+  if next(declared) then declare_gates() end
   flush()
   return answer
 end

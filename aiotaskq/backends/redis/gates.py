@@ -1,0 +1,80 @@
+"""Gates in Redis. Tasks pass in the scripts that write rows, and in those of this module; ``lua/include/gates.lua``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from aiotaskq.backends.gates import Gates
+from aiotaskq.backends.listeners import GATES, READY, Listeners
+from aiotaskq.backends.redis import scripts
+from aiotaskq.backends.redis.connection import RedisConnections
+from aiotaskq.core.gate import Bounds, Gate, GateChange, GateState
+
+MANY = 1_000  # gates in one call of a script: the server runs no other command meanwhile
+
+_decode = msgspec.json.Decoder(Bounds).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class RedisGates(Gates):
+    """The gates of one namespace."""
+
+    def __init__(self, redis: RedisConnections, listeners: Listeners, hint: bytes) -> None:
+        """``hint``: the message that tasks became ready, which the scripts send to other processes."""
+        self._redis, self._listeners, self._hint = redis, listeners, hint
+
+    async def admit(self, now: int, limit: int) -> int | None:
+        first, any_due = await self._redis.run(scripts.GATES_ADMIT, self._hint, now, limit)
+        if any_due:
+            self._listeners.receive(READY)
+        return None if first is None else int(float(first))
+
+    async def mend(self) -> int:
+        count = 0
+        keys = await self._keys()
+        for start in range(0, len(keys), MANY):
+            count += await self._redis.run(scripts.GATES_MEND, *keys[start : start + MANY])
+        if count:
+            self._listeners.notify(GATES)
+        return count
+
+    async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000) -> list[GateState]:
+        wanted = sorted(await self._keys()) if keys is None else keys
+        found: list[GateState] = []
+        for start in range(0, len(wanted), MANY):
+            part = wanted[start : start + MANY]
+            words = iter(await self._redis.run(scripts.GATES_FIND, *part))
+            for key, text, held, waiting in zip(part, words, words, words, strict=True):
+                if text:
+                    found.append(GateState(gate=_gate(key, text), held=held, waiting=waiting))
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    async def change(self, key: str, change: GateChange, now: int) -> Gate:
+        bounds = b"" if change.bounds is None else _encode(change.bounds)
+        closed = "" if change.closed_until is None else change.closed_until
+        words = (self._hint, key, now, bounds, int(change.declared), closed, change.charge)
+        text, later = await self._redis.run(scripts.GATES_CHANGE, *words)
+        self._listeners.receive(READY)
+        if later:
+            self._listeners.receive(GATES)
+        return _gate(key, text)
+
+    async def _keys(self) -> list[str]:
+        return [key.decode() for key in await self._redis.command("HKEYS", f"{self._redis.root}gates")]
+
+
+def _gate(key: str, text: bytes) -> Gate:
+    """Return a gate as ``lua/include/gate.lua`` writes it."""
+    tat, closed, next_at, fixed, bounds = text.split(b" ", 4)
+    return Gate(
+        key=key,
+        bounds=_decode(bounds),
+        fixed=fixed == b"1",
+        tat=int(tat),
+        closed_until=int(closed),
+        next_at=None if next_at == b"-" else int(next_at),
+    )

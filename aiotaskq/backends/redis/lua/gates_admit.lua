@@ -1,0 +1,15 @@
+-- ARGV: hint, now, limit. Admits gates whose next_at has come. Returns the first next_at after that or false, and 1 if
+-- there were any.
+-- include: base
+-- include: gate
+-- include: gates
+-- include: when_full
+
+local due, now = call('ZRANGEBYSCORE', root .. 'gates:due', '-inf', ARGV[2], 'LIMIT', 0, ARGV[3]), tonumber(ARGV[2])
+table.sort(due)
+for _, key in ipairs(due) do touch(key, now) end
+if due[1] then
+  local later = admit_touched()
+  publish(ARGV[1], later)
+end
+return {call('ZRANGE', root .. 'gates:due', 0, 0, 'WITHSCORES')[2] or false, due[1] and 1 or 0}

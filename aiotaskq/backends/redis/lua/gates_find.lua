@@ -1,0 +1,12 @@
+-- ARGV: keys of gates. Returns of each its state, '' if there is none, and how many rows hold a slot and wait.
+-- include: base
+-- include: gate
+-- include: gates
+
+local answer = {}
+for _, key in ipairs(ARGV) do
+  answer[#answer + 1] = call('HGET', root .. 'gates', key) or ''
+  answer[#answer + 1] = call('ZCARD', root .. 'slots:' .. key)
+  answer[#answer + 1] = count_waiting(key)
+end
+return answer

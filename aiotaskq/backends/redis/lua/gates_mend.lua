@@ -1,0 +1,37 @@
+-- ARGV: keys of gates. Deletes those without a use. Where rows wait without a next_at, drops the slots that no row has,
+-- and makes the gate due if there were any. Returns how many are due.
+-- include: base
+-- include: gate
+-- include: gates
+-- include: when_full
+
+local MOST_SLOTS = 1000  -- looked at in one gate
+
+for _, key in ipairs(ARGV) do
+  local gate, known = gate_of(key)
+  local held, waiting = call('ZCARD', root .. 'slots:' .. key), count_waiting(key)
+  if known and held == 0 and waiting == 0 and gate_text(gate) == '0 0 - 0 ' .. gate.text then
+    set_field('gates', key, false)
+    set_field('unstarted', key, false)
+    call('DEL', root .. 'lines:' .. key)
+  elseif waiting > 0 and not gate.next_at then
+    local ids, dropped = call('ZRANGE', root .. 'slots:' .. key, 0, MOST_SLOTS - 1), false
+    load_states(ids)
+    for _, id in ipairs(ids) do
+      local row, holds = parse(states[id]), false
+      if row then
+        local keys, n = slots_of(row)
+        for i = 1, n do holds = holds or keys[i] == key end
+      end
+      if not holds then
+        set_score('slots:' .. key, id, false)
+        dropped = true
+      end
+    end
+    if dropped then touch(key) end
+  end
+end
+local due = #touched
+flush()
+if due > 0 then admit_touched() end
+return due

@@ -1,0 +1,36 @@
+-- Takes note of the rows that a push parks: the bounds that they declare, and how many may wait.
+
+local function first_to_pass(a, b)
+  if a.priority ~= b.priority then return a.priority < b.priority end
+  if a.due ~= b.due then return a.due < b.due end
+  return a.seq < b.seq
+end
+
+-- Take the bounds that pushed rows declare. Return a gate where more rows than may would wait, and how many may.
+local function declare_gates()
+  for key, bounds in pairs(declared) do
+    local gate = gate_of(key)
+    if not gate.fixed then set_bounds(gate, bounds) end
+    save_gate(key, gate)
+  end
+  for key, rows in pairs(arrived) do
+    local gate = gate_of(key)
+    local most = gate.bounds.max_waiting
+    if most then
+      local waiting, count = count_waiting(key), 0
+      if waiting == 0 then
+        local weights, newest = {}, 0
+        table.sort(rows, first_to_pass)
+        for _, row in ipairs(rows) do
+          if row.due <= row.seq then weights[#weights + 1] = row.weight end
+          newest = math.max(newest, row.seq)
+        end
+        local held, unstarted = call('ZCARD', root .. 'slots:' .. key), call('HGET', root .. 'unstarted', key) or 0
+        local copy = {tat = gate.tat, closed = gate.closed, bounds = gate.bounds}
+        count = admit(copy, held, tonumber(unstarted), newest, weights)
+      end
+      if waiting + #rows - count > most then return key, string.format('%.0f', most) end
+    end
+    touch(key, latest)
+  end
+end

@@ -1,0 +1,116 @@
+"""Gates in Redis: the rule in Lua is that of the core, and a script costs what it moves."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import msgspec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aiotaskq.backends.base import Change
+from aiotaskq.backends.redis.backend import RedisBackend
+from aiotaskq.backends.redis.scripts import FOLDER
+from aiotaskq.core.gate import Bounds, Flow, Gate, admit
+from aiotaskq.core.outcome import Completed, settle
+from aiotaskq.core.parking import parked
+from aiotaskq.core.task import SECOND, Task
+from tests.support.rows import LEASE, NOW, new
+from tests.support.servers import Valkey
+
+_seqs = itertools.count(NOW)
+small = st.integers(0, 5)
+instants = st.integers(NOW - 20 * SECOND, NOW + 20 * SECOND)
+bounds = st.builds(
+    Bounds,
+    cap=st.none() | small,
+    window=st.none() | small,
+    interval=st.none() | st.integers(1, 5 * SECOND),
+    burst=st.integers(1, 5),
+    max_waiting=st.none() | small,
+)
+gates = st.builds(Gate, key=st.just("g"), bounds=bounds, tat=st.just(0) | instants, closed_until=st.just(0) | instants)
+RULE = """
+local answer = {}
+for i = 1, #ARGV, 5 do
+  local gate = parse_gate(ARGV[i])
+  local count = admit(gate, tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]),
+    cjson.decode(ARGV[i + 4]))
+  set_bounds(gate, gate.bounds)
+  answer[#answer + 1] = count .. ' ' .. gate_text(gate)
+end
+return answer
+"""
+
+
+def text(gate: Gate) -> str:
+    """The gate as it is stored."""
+    next_at = "-" if gate.next_at is None else gate.next_at
+    return f"{gate.tat} {gate.closed_until} {next_at} {int(gate.fixed)} {msgspec.json.encode(gate.bounds).decode()}"
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cases=st.lists(
+        st.tuples(gates, small, st.integers(0, 8), instants, st.lists(st.integers(1, 7), max_size=6)),
+        min_size=10,
+        max_size=50,
+    )
+)
+def test_the_rule_in_lua_is_that_of_the_core(
+    server: Valkey, cases: list[tuple[Gate, int, int, int, list[int]]]
+) -> None:
+    source = (FOLDER / "include" / "gate.lua").read_text() + RULE
+    words = [str(word) for gate, *numbers, weights in cases for word in (text(gate), *numbers, json.dumps(weights))]
+    expected = []
+    for gate, held, unstarted, now, weights in cases:
+        count, after = admit(gate, held, unstarted, now, weights)
+        expected.append(f"{count} {text(after)}")
+    found = server.ask("EVAL", source, 0, *words)
+    assert [each.decode() for each in found] == expected
+
+
+def gated(key: str, bounds: Bounds, **fields: object) -> Task:
+    return parked(new(flow=Flow(gates=((key, bounds),)), seq=next(_seqs), **fields), NOW)
+
+
+async def test_a_script_runs_as_many_commands_however_many_rows_wait(server: Valkey, backend: RedisBackend) -> None:
+    def calls() -> int:
+        stats = server.ask("INFO", "commandstats")
+        return sum(each["calls"] for name, each in stats.items() if name != "cmdstat_info")
+
+    async def cost() -> list[int]:
+        """The number of commands of a push, a claim and an update at the gate, and of a claim beside it."""
+        await backend.push([new(queue="other")])
+        seen = [calls()]
+        await backend.push([gated("g", Bounds(cap=2))])
+        seen.append(calls())
+        (task,) = await backend.claim("o", NOW + SECOND, 1, queues=["default"], lease_until=LEASE)
+        seen.append(calls())
+        await backend.exchange(
+            [Change(task, settle(task, Completed(), NOW + SECOND))], "o", NOW, 1, queues=["other"], lease_until=LEASE
+        )
+        seen.append(calls())
+        return [after - before for before, after in itertools.pairwise(seen)]
+
+    await backend.push([gated("g", Bounds(cap=2)) for _ in range(5)])
+    await cost()
+    few = await cost()
+    await backend.push([gated("g", Bounds(cap=2)) for _ in range(4_000)])
+    assert await cost() == few
+    assert await backend.count_ready(NOW) <= 2
+
+
+async def test_mending_drops_the_slot_of_a_row_that_another_program_deleted(
+    server: Valkey, backend: RedisBackend, prefix: str
+) -> None:
+    first, second = gated("g", Bounds(cap=1)), gated("g", Bounds(cap=1))
+    await backend.push([first, second])
+    assert await backend.gates.mend() == 0
+    server.ask("HDEL", f"{{{prefix}}}:state", first.task_id)
+    assert await backend.gates.mend() == 1
+    assert await backend.gates.admit(NOW + SECOND, 10) is None
+    (task,) = await backend.claim("o", NOW + SECOND, 10, lease_until=LEASE)
+    assert task.task_id == second.task_id
+    assert task.flow == Flow(gates=(("g", Bounds(cap=1)),))
