@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Union, Unpack, cast
 
 from aiotaskq.app.binder import binder_of
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.attempts import attempts_of
+from aiotaskq.core.limits import Fair, Limit, Of, Rate
 from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.errors import TaskFailed, ValidationError
 from aiotaskq.runtime.handler import Handler
@@ -44,6 +45,9 @@ class PushOptions(TypedDict, total=False):
     rerun: bool
     on_success: Callback
     on_failure: Callback
+    limit: Limit | Sequence[Limit]
+    rate: Rate | Sequence[Rate]
+    fair: Of | Fair | Sequence[Of | Fair]
     session: Any
     debounce: float | timedelta | None
     max_wait: float | timedelta | None

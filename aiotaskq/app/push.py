@@ -13,10 +13,11 @@ from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.debounce import MERGES, Debounce, call_key, check_joinable, throttle_key
 from aiotaskq.core.ids import new_id, next_seq
 from aiotaskq.core.instants import instant
+from aiotaskq.core.limits import KINDS, Gating, specs_of
 from aiotaskq.core.task import SECOND, Task, new_task
-from aiotaskq.core.validation import check_params, check_seconds
+from aiotaskq.core.validation import MAX_NAME, check_key, check_params, check_seconds
 from aiotaskq.errors import ValidationError
-from aiotaskq.runtime.handler import Handler, check_follow_up, fitted, unknown
+from aiotaskq.runtime.handler import Handler, check_follow_up, fitted, gating_of, unknown
 
 _DEFAULTS = {"queue": "default", "priority": 0, "max_retries": 3}
 
@@ -30,7 +31,7 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
     if handler is not None and not call.options:
         # The usual call: all but the params was checked when the handler was registered. The checks below would take
         # longer than the rest of a push into memory.
-        return Task(
+        task = Task(
             task_id=new_id(),
             type=handler.name,
             params=check_params(call.params),
@@ -42,11 +43,13 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
             seq=next_seq(now),
             expires_at=None if handler.expires is None else now + int(handler.expires * SECOND),
         )
+        return task if handler.gating is None else handler.gating.gated(task)
     options: dict[str, Any] = dict(call.options)
     if wrong := options.keys() - PushOptions.__annotations__.keys():
         known = ", ".join(PushOptions.__annotations__)
         raise ValidationError(f"push: unknown option {', '.join(sorted(wrong))}; use {known}")
     options.pop("session", None)  # the transaction of the push, no field of the task
+    gating = _gating(call, options, handler)
     rerun = options.pop("rerun", False)
     if type(rerun) is not bool:
         raise ValidationError(f"rerun: True or False is needed (got {type(rerun).__name__})")
@@ -79,7 +82,21 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
         expires_at = instant("expires", expires)
     elif expires is not None:
         expires_at = (run_at or now) + _microseconds("expires", expires)
-    return new_task(call.type, call.params, now=now, run_at=run_at, expires_at=expires_at, **options)
+    task = new_task(call.type, call.params, now=now, run_at=run_at, expires_at=expires_at, **options)
+    return task if gating is None else gating.gated(task)
+
+
+def _gating(call: TaskCall[Any], options: dict[str, Any], handler: Handler | None) -> Gating | None:
+    """Return the gates of a call, whose options replace those of the handler, kind by kind."""
+    own = {kind: options.pop(kind) for kind in KINDS.values() if kind in options}
+    if not own:
+        return None if handler is None else handler.gating
+    specs = list(specs_of(**own))
+    if handler is not None and handler.gating is not None:
+        specs += [spec for spec in handler.gating.specs if KINDS[type(spec)] not in own]
+    if handler is not None:
+        return gating_of(handler, specs)
+    return Gating(check_key("type", call.type, MAX_NAME), specs) if specs else None
 
 
 def _take_debounce(type: str, params: Any, options: dict[str, Any], rerun: bool, now: int) -> Debounce | None:

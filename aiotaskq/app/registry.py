@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
@@ -16,6 +16,7 @@ from aiotaskq.app.resources import kind_of
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.backoff import Backoff, make_backoff
 from aiotaskq.core.firing import NAMESPACE
+from aiotaskq.core.limits import Fair, Limit, Of, Rate, check_shared, specs_of
 from aiotaskq.core.schedule import Schedule, new_schedule
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
@@ -50,6 +51,9 @@ class TaskOptions(TypedDict, total=False):
     merge: str | None
     throttle: float | timedelta | None
     key: Key | None
+    limit: Limit | Sequence[Limit] | None
+    rate: Rate | Sequence[Rate] | None
+    fair: Of | Fair | Sequence[Of | Fair] | None
 
 
 class TaskDecorator(Protocol):
@@ -135,6 +139,9 @@ class Registry(ABC):
         merge: str | None = None,
         throttle: float | timedelta | None = None,
         key: Key | None = None,
+        limit: Limit | Sequence[Limit] | None = None,
+        rate: Rate | Sequence[Rate] | None = None,
+        fair: Of | Fair | Sequence[Of | Fair] | None = None,
     ) -> Any:
         """Register a handler, ``async def`` or ``def`` (run in a thread, or with ``executor="process"`` in a process).
 
@@ -154,9 +161,12 @@ class Registry(ABC):
             throttle: seconds of a period of which only the first call of the key makes a task.
             key: the name of the parameter whose value is the key, or a function of the stored params; default all
                 params, with ``merge="list"`` the type alone.
+            limit, rate, fair: how many of its tasks run at a time, how many start in a time, and by which key they take
+                turns; each one or a list. Default no bound.
 
         Raises:
-            ValidationError: naming what is wrong, also when the name is taken.
+            ValidationError: naming what is wrong, also when the name is taken, and when a gate that is shared with
+                another task type is declared differently there.
         """
 
         limits = {"debounce": debounce, "max_wait": max_wait, "merge": merge, "throttle": throttle, "key": key}
@@ -174,12 +184,16 @@ class Registry(ABC):
                 timeout=timeout,
                 expires=expires,
                 pushed=push_defaults(function, limits),
+                specs=specs_of(limit, rate, fair),
                 objects=self._objects,
             )
             if handler.name in self.registered.handlers:
                 raise ValidationError(
                     f"name: a handler {handler.name!r} is registered already; give this one another name"
                 )
+            if handler.gating is not None:
+                known = self.registered.handlers.values()
+                check_shared(handler.name, handler.gating, [(h.name, h.gating) for h in known if h.gating is not None])
             self.registered.handlers[handler.name] = handler
             return TaskFunction(self, handler)
 

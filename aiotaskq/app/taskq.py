@@ -116,6 +116,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
             maxsize=maxsize,
             when_full=when_full,
             prepare=self._prepared,
+            gated=self._gated,
         )
         home = self._backend if store is None else self._store(store)
         self.store = Store(home.values, self._clock, durable=home.durable, cleanup_interval=cleanup_interval)
@@ -172,6 +173,10 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
     def _prepared(self, type: Any, params: Any) -> Any:
         """Return params as they are stored. Raises ValidationError if they do not fit the registered handler."""
         return fitted(self.registered.handlers.get(type) if isinstance(type, str) else None, params)
+
+    def _gated(self, task: Task) -> Task:
+        handler = self.registered.handlers.get(task.type)
+        return task if handler is None or handler.gating is None else handler.gating.gated(task)
 
     def _check_schedules(self) -> None:
         if self._schedules_url is None:

@@ -16,7 +16,7 @@ class Gates(ABC):
     The tasks at a gate pass in claim order, by their due times: one that is not due, or in a paused queue, is left out.
     The verbs on tasks do their part in the transaction that writes the tasks:
 
-    - A push of parked tasks takes the bounds that they declare, and admits their gates at the latest push stamp. It
+    - A push of parked tasks takes the bounds that they declare, and admits their gates at the latest ``pushed_at``. It
       raises QueueFull, and writes nothing, if more tasks than ``max_waiting`` would then be waiting at a gate.
     - An update admits the gates that ``core.parking.touched`` names, at the time of ``settled_at``. Where that is None
       it makes them due instead, and so does a delete.

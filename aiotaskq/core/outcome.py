@@ -203,6 +203,8 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
                 timeout=new.timeout,
                 scheduler_task_id=new.scheduler_task_id,
                 extra=new.extra,
+                flow=new.flow,
+                gate=None,
                 coded=None,
                 undecodable=None,
                 run_at=now,

@@ -14,6 +14,15 @@ def parked(task: Task, due: int) -> Task:
     return replace(task, run_at=PARKED, due_at=due, gate=task.flow.gates[0][0])
 
 
+def pushed_at(task: Task) -> int:
+    """Return when a task with gates was pushed, in microseconds UTC: the time at which its push admits its gates.
+
+    That is its push stamp. After the clock was set back the stamps of a process are ahead of it, and the due time of a
+    task without a delay is right.
+    """
+    return min(task.seq, task.due)
+
+
 def next_gate(task: Task) -> str | None:
     """Return the gate behind the one at which the task is parked; None if that is the last."""
     assert task.flow is not None

@@ -148,6 +148,11 @@ class Task(Redacted, frozen=True, kw_only=True):
         """Whether it waits at a gate."""
         return self.run_at == PARKED and self.status is PENDING
 
+    @property
+    def due(self) -> int:
+        """When it is due, in microseconds UTC: its ``run_at``, or its ``due_at`` while it waits at a gate."""
+        return self.run_at if self.run_at != PARKED or self.due_at is None else self.due_at
+
     def replace(self, **changes: Any) -> Task:
         """Return a copy with these fields changed."""
         return msgspec.structs.replace(self, **changes)

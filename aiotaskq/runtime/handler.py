@@ -8,13 +8,14 @@ import functools
 import inspect
 import traceback
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.conversion import Conversion, Unsupported, conversion_of, resolved
+from aiotaskq.core.limits import Gating, Spec
 from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.errors import UnknownHandler, ValidationError
 from aiotaskq.log import printable
@@ -64,6 +65,8 @@ class Handler(msgspec.Struct, frozen=True):
     """Options of its pushes beside the defaults above; most handlers have none."""
     typed: bool = False
     """Whether some params are converted: there are ``conversions`` or ``others``."""
+    gating: Gating | None = None
+    """The gates that its tasks pass; None where there is no limit, rate or fair share."""
 
     def stored(self, params: dict[str, Any]) -> dict[str, Any]:
         """Return params as they are stored, in JSON form. Raises ValidationError with the path to what does not fit."""
@@ -83,6 +86,24 @@ class Handler(msgspec.Struct, frozen=True):
         return self.conversions.get(name, self.others)
 
 
+def gating_of(handler: Handler, specs: Sequence[Spec]) -> Gating | None:
+    """Return the gates that tasks of the handler pass by these limits, rates and fair shares; None for none.
+
+    Raises ValidationError naming a parameter that the handler does not have.
+    """
+    if not specs:
+        return None
+    defaults: dict[str, Any] = {}
+    for name, parameter in inspect.signature(handler.function).parameters.items():
+        if parameter.default is not parameter.empty and parameter.default is not INJECTED:
+            try:
+                defaults.update(handler.stored({name: parameter.default}))
+            except ValidationError:  # a default that does not fit its own annotation, as None for an int
+                defaults[name] = parameter.default
+    accepted = None if handler.accepted is None else handler.accepted - handler.injected.keys()
+    return Gating(handler.name, specs, accepted=accepted, defaults=defaults)
+
+
 def make_handler(
     name: str | None,
     function: Callable[..., Any],
@@ -96,6 +117,7 @@ def make_handler(
     timeout: float | None = None,
     expires: float | None = None,
     pushed: Mapping[str, Any] = {},
+    specs: Sequence[Spec] = (),
     objects: bool = False,
 ) -> Handler:
     """Return the handler of a function; with ``objects`` its params and results are passed as they are.
@@ -129,7 +151,7 @@ def make_handler(
     if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
         raise ValidationError("retry_on: exception classes are needed")
     conversions, others, returns = ({}, None, None) if objects else _conversions(function)
-    return Handler(
+    handler = Handler(
         name=check_key("name", name or _default_name(function), MAX_NAME),
         function=function,
         executor="loop" if is_async else executor or "thread",
@@ -149,6 +171,7 @@ def make_handler(
         typed=bool(conversions) or others is not None,
         pushed=pushed,
     )
+    return msgspec.structs.replace(handler, gating=gating_of(handler, specs)) if specs else handler
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -15,6 +15,7 @@ from aiotaskq.app.settings import configure
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.codec import Chain, Codec, Fernet, Zlib, Zstd
+from aiotaskq.core.limits import Fair, Limit, Rate
 from aiotaskq.core.parent import Parent
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Attempt, Status, Task
@@ -76,9 +77,11 @@ __all__ = [
     "DatabaseUnavailable",
     "Event",
     "ExitCode",
+    "Fair",
     "Fernet",
     "InvalidRow",
     "LeaseLost",
+    "Limit",
     "MemoryQueue",
     "MissingExtra",
     "NoOpenTask",
@@ -86,6 +89,7 @@ __all__ = [
     "NotSupported",
     "Parent",
     "QueueFull",
+    "Rate",
     "RedisQueue",
     "ResultTimeout",
     "Schedule",

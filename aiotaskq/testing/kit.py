@@ -110,7 +110,7 @@ class Kit(Harness):
         while True:
             await self.clock.settle()
             now, over = self.clock.now(), loop.time() >= end
-            planned = await self.tq.queue.backend.next_run_at(now)
+            planned = await self._planned(now)
             outside = [run for run in self._runs.values() if run.inside not in self.clock.sleepers]
             if outside or (planned is not None and planned <= now):
                 if over:
@@ -128,6 +128,13 @@ class Kit(Harness):
                 raise await self._unfinished(f"no end after {jumps} jumps, over {passed} of virtual time")
             jumps += 1
             await self.clock.advance(max(0.0, seconds(planned - now)))
+
+    async def _planned(self, now: int) -> int | None:
+        """Return when the next task is due that is known, or may pass its gate; None if none is."""
+        backend = self.tq.queue.backend
+        gates = await backend.gates.find(limit=100_000) if not self.tq.queue.gate_sweep.idle else []
+        times = (await backend.next_run_at(now), *(each.gate.next_at for each in gates))
+        return min((at for at in times if at is not None), default=None)
 
     @staticmethod
     async def _outside_work(runs: Iterable[Run]) -> None:

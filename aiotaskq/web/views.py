@@ -29,7 +29,7 @@ def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
         max_retries=task.max_retries,
         crashes=task.crashes,
         created_at=_seconds(task.created_at),
-        run_at=to_iso(task.run_at),
+        run_at=to_iso(task.due),
         started_at=_seconds(task.started_at),
         completed_at=_seconds(task.completed_at),
         run_time=run_time(task),

@@ -13,7 +13,7 @@ from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import Gate, GateChange, GateState, admit, changed, declared
-from aiotaskq.core.parking import parked, passed, settled_at, slots, touched
+from aiotaskq.core.parking import parked, passed, pushed_at, settled_at, slots, touched
 from aiotaskq.core.task import PENDING, Task, claim_order
 
 MOST = 100  # tasks looked at together where no bound is smaller
@@ -134,8 +134,8 @@ class MemoryGates(Gates):
         for key in before:
             line, here = self._line(key), [task for task in new if task.gate == key]
             if here and (most := line.gate.bounds.max_waiting) is not None:
-                ready = [task for task in here if (task.due_at or 0) <= task.seq]
-                count = 0 if line.waiting else line.admit(ready, max(task.seq for task in here))[0]
+                ready = [task for task in here if (task.due_at or 0) <= pushed_at(task)]
+                count = 0 if line.waiting else line.admit(ready, max(map(pushed_at, here)))[0]
                 if len(line.waiting) + len(here) - count > most:
                     for name, unchanged in before.items():
                         self._line(name).gate = unchanged
@@ -149,7 +149,7 @@ class MemoryGates(Gates):
 
     def pushed(self, tasks: Sequence[Task]) -> None:
         """Admit the gates at which tasks of a push wait, which are in the rows now, at the latest push stamp."""
-        self.open([task.gate for task in tasks if task.parked and task.gate is not None], max(t.seq for t in tasks))
+        self.open([task.gate for task in tasks if task.parked and task.gate is not None], max(map(pushed_at, tasks)))
 
     def enter(self, task: Task) -> None:
         """Take note of a row with gates."""

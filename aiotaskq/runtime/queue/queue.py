@@ -33,6 +33,7 @@ from aiotaskq.runtime.queue.capacity import Capacity
 from aiotaskq.runtime.queue.claims import Claims, Taker, willing
 from aiotaskq.runtime.queue.debounced import Debounced
 from aiotaskq.runtime.queue.expired_keys import expired_conflicts
+from aiotaskq.runtime.queue.gate_sweep import GateSweep
 from aiotaskq.runtime.queue.known_ids import KnownIds
 from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.push_events import PushedEvents
@@ -59,6 +60,7 @@ class Queue(Operations[Task]):
         maxsize: int = 0,
         when_full: str = "wait",
         prepare: Callable[[Any, Any], Any] | None = None,
+        gated: Callable[[Task], Task] = lambda task: task,
     ) -> None:
         """Make the queue of a backend.
 
@@ -71,6 +73,7 @@ class Queue(Operations[Task]):
                 these the oldest.
             prepare: returns the params of a type as they are stored, for a task given as a dict; None takes them as
                 they are. Raises ValidationError.
+            gated: returns a new task with the gates of its type. Raises ValidationError.
 
         Raises:
             ValidationError: a wrong value.
@@ -81,6 +84,8 @@ class Queue(Operations[Task]):
         """The clock of everything that acts on this queue."""
         self.events = events if events is not None else Events()
         self._prepare = prepare
+        self.gated = gated
+        """Returns a task, made from a dict or fired by a schedule, with the gates of its type."""
         self._visibility = check_seconds("visibility", visibility, zero=False)
         self._poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
         self._waiters = Waiters(backend)
@@ -101,6 +106,7 @@ class Queue(Operations[Task]):
         self.debounced = Debounced(backend, clock, self._updates.add if backend.grouped else backend.update)
         self._next_reap = 0  # ticks
         self.reaper = Reaper(backend, clock, self.events, self.settle)
+        self.gate_sweep = GateSweep(backend, clock, self._poll_interval)
         self._pop_owner = fresh_owner(POP_OWNER)
 
     @property
@@ -226,7 +232,10 @@ class Queue(Operations[Task]):
         if self._direct is None or not self.immediate or type(task) is not dict or "task_id" in task:
             return NEEDS_LOOP  # type: ignore[no-any-return]
         new = self._made_from(task, priority)
-        self._direct.enqueue(new)
+        if new.flow is None:
+            self._direct.enqueue(new)
+        else:
+            self._direct.insert(new)  # its gates need the lock
         if gate.open:
             log.task("push", new)
         return new.task_id
@@ -236,7 +245,7 @@ class Queue(Operations[Task]):
             prepared = self._prepare(task["type"], params := task.get("params"))
             if prepared is not params:
                 task = {**task, "params": prepared}
-        return task_from_dict(task, priority, self.clock.now(), any_id=not self.backend.durable)
+        return self.gated(task_from_dict(task, priority, self.clock.now(), any_id=not self.backend.durable))
 
     # ---- popping by hand ----
 
@@ -270,8 +279,9 @@ class Queue(Operations[Task]):
                     return task
                 now = self.clock.now()
                 pause = self._poll_interval if self.backend.shared else 60.0
-                if (at := await self.backend.next_run_at(now)) is not None:
-                    pause = min(pause, max(0.0, (at - now) / SECOND))
+                for at in (await self.backend.next_run_at(now), self.gate_sweep.next_at):
+                    if at is not None:
+                        pause = min(pause, max(0.0, (at - now) / SECOND))
                 if end is not None:
                     left = (end - self.clock.ticks()) / SECOND
                     if left <= 0:
@@ -284,6 +294,7 @@ class Queue(Operations[Task]):
             # There may be no worker, so pops look for overdue tasks as well.
             self._next_reap = self.clock.ticks() + int(min(REAP_INTERVAL, visibility / 4) * SECOND)
             await self.reaper.reap()
+        await self.gate_sweep.sweep_if_due()
         now = self.clock.now()
         lease = now + int(visibility * SECOND) if self.backend.durable else None
         _, tasks = await self.claims.exchange((), self._pop_owner, now, 1, lease_until=lease)
@@ -335,7 +346,7 @@ class Queue(Operations[Task]):
 
     def pop_now(self, timeout: float | None = None, *, visibility: float | None = None) -> dict[str, Any] | None:
         """Do what ``pop_task`` does, from any thread and without a loop; return NEEDS_LOOP where it has to wait."""
-        if self._direct is None or visibility is not None:
+        if self._direct is None or visibility is not None or not self.gate_sweep.idle:
             return NEEDS_LOOP  # type: ignore[no-any-return]
         if timeout is not None:
             check_seconds("timeout", timeout)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.listeners import ENDED, READY
+from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.concurrency.wakeup import LoopWakeup, Wakeup
 
 
@@ -33,14 +33,22 @@ class Waiters:
 
     @contextlib.contextmanager
     def woken_by_tasks(self) -> Iterator[Wakeup]:
-        """Yield a wakeup that tasks set which can be claimed."""
+        """Yield a wakeup that tasks set which can be claimed, or for which the time at a gate has changed."""
         arrivals = self._backend.arrivals()
         if arrivals is None:
-            with self.woken_by(READY) as wakeup:
+            with self.woken_by(READY, GATES) as wakeup:
                 yield wakeup
         else:
-            with contextlib.closing(arrivals):
+            with contextlib.closing(arrivals), self._calling(arrivals):
                 yield arrivals
+
+    @contextlib.contextmanager
+    def _calling(self, wakeup: Wakeup) -> Iterator[None]:
+        stop = self._listeners.listen(lambda _kind, _names: wakeup(), GATES)
+        try:
+            yield
+        finally:
+            stop()
 
     @contextlib.contextmanager
     def woken_at_end(self, task_id: str) -> Iterator[Wakeup]:

@@ -46,7 +46,7 @@ class Outbox:
         """Push tasks that are in the outboxes of these schedules, then remove them there."""
         if not tasks:
             return
-        await self._queue.add(tasks)
+        await self._queue.add([self._queue.gated(task) for task in tasks])
         sent = {task.task_id for task in tasks}
         left = [schedule for schedule in schedules if any(task.task_id in sent for task in schedule.outbox)]
         while left:

@@ -208,6 +208,7 @@ class Scheduler:
         while True:
             before = await self.get(task_id)
             after, task = run_now(before, self._clock.now(), new_id())
+            self._queue.gated(task)  # raises what would stop the write
             if await self._write([(before, after, (task,))]) == [True]:
                 log.debug("schedule {} fired now: {}", _named(before), named(task))
                 return task.task_id
@@ -304,7 +305,10 @@ class Scheduler:
         firings: list[tuple[Schedule, Firing]] = []
         for schedule in due:
             try:
-                firings.append((schedule, fire(schedule, now, active.get(schedule.task_id, 0))))
+                firing = fire(schedule, now, active.get(schedule.task_id, 0))
+                for task in firing.tasks:
+                    self._queue.gated(task)
+                firings.append((schedule, firing))
             except Exception as error:  # one bad row must not stop the others
                 await self._refuse(schedule, error, now)
         held = await self._write([(before, firing.schedule, firing.tasks) for before, firing in firings])
@@ -329,7 +333,8 @@ class Scheduler:
         if self._queue_backend.schedules is self._schedules:
             taker = willing(self._queue.takers)
             write = self._schedules.change if taker is None else taker.fire
-            held = await write([ScheduleChange(*change) for change in changes])
+            gated = self._queue.gated
+            held = await write([ScheduleChange(old, new, tuple(map(gated, fired))) for old, new, fired in changes])
             for (_, _, fired), ok in zip(changes, held, strict=True):
                 for task in fired if ok else ():
                     self._queue.events.emit("pushed", self._clock.now(), task)
@@ -342,7 +347,7 @@ class Scheduler:
         if won:
             # They are due by this clock; that queue has a steady clock, which may be behind it.
             now = self._queue.clock.now()
-            await self._queue.add([task.replace(run_at=min(task.run_at, now)) for task in won])
+            await self._queue.add([self._queue.gated(task.replace(run_at=min(task.run_at, now))) for task in won])
         return held
 
     def _emit(self, schedule: Schedule, firing: Firing, now: int) -> None:

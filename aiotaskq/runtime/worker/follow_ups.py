@@ -7,6 +7,8 @@ from typing import Any
 
 from aiotaskq.core.parent import Parent
 from aiotaskq.core.task import Status, Task, new_task
+from aiotaskq.errors import ValidationError
+from aiotaskq.log import log, named, printable
 from aiotaskq.runtime.handler import Handler
 
 _TRACE = ("traceparent", "tracestate")  # https://www.w3.org/TR/trace-context/
@@ -21,4 +23,10 @@ def follow_ups(after: Task, handlers: Mapping[str, Handler], now: int) -> tuple[
     handler = handlers.get(name)
     options: dict[str, Any] = {} if handler is None else {"queue": handler.queue, "max_retries": handler.max_retries}
     trace = {key: value for key, value in after.extra.items() if key in _TRACE}  # it belongs to the same trace
-    return (new_task(name, params, now=now, extra=trace, **options),)
+    task = new_task(name, params, now=now, extra=trace, **options)
+    if handler is not None and handler.gating is not None:
+        try:
+            task = handler.gating.gated(task)
+        except ValidationError as error:  # it is pushed without gates: to refuse it would undo the end of its task
+            log.error("the follow-up {} of {} passes no gate: {}", printable(name), named(after), error)
+    return (task,)

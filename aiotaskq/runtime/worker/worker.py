@@ -174,6 +174,7 @@ class Worker:
             await self._canceller.start()
         await self._fetcher.start()
         await self._reaper.start()
+        await self._queue.gate_sweep.start()
         served = "every queue" if self.queues is None else f"queues {', '.join(map(printable, self.queues))}"
         log.debug("worker started: {} slots, {}", self.concurrency, served)
 
@@ -434,7 +435,7 @@ class Worker:
             execution.interrupt("shutdown")
 
     async def _stop(self, drain: float, grace: float) -> ExitCode:
-        await asyncio.gather(self._reaper.stop(SERVICES), self._canceller.stop(SERVICES))
+        await asyncio.gather(*(each.stop(SERVICES) for each in (self._reaper, self._canceller, self._queue.gate_sweep)))
         self._stop_listening()
         self._watchdog.stop()
         if not await self.until_idle(0.0 if self._hurried else drain):

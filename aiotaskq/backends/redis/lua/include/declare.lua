@@ -22,8 +22,8 @@ local function declare_gates()
         local weights, newest = {}, 0
         table.sort(rows, first_to_pass)
         for _, row in ipairs(rows) do
-          if row.due <= row.seq then weights[#weights + 1] = row.weight end
-          newest = math.max(newest, row.seq)
+          if row.due <= row.at then weights[#weights + 1] = row.weight end
+          newest = math.max(newest, row.at)
         end
         local held, unstarted = call('ZCARD', root .. 'slots:' .. key), call('HGET', root .. 'unstarted', key) or 0
         local copy = {tat = gate.tat, closed = gate.closed, bounds = gate.bounds}

@@ -1,19 +1,21 @@
 -- Inserting rows, for pushes and follow-up tasks.
 
--- Of the rows that were inserted: the bounds that they declare, by gate; those parked at each gate; the latest seq.
+-- Of the rows that were inserted: the bounds that they declare, by gate; those parked at each gate; when the latest was pushed.
 local declared, arrived, latest = {}, {}, 0
 
 local function note_push(row)
   local place = place_of(row)
   for i, key in ipairs(place.flow.keys) do declared[key] = place.flow.bounds[i] end
-  latest = math.max(latest, tonumber(row.seq))
+  local due = tonumber(place.due or row.run_at)
+  local at = math.min(tonumber(row.seq), due)  -- as `pushed_at` of core.parking
+  latest = math.max(latest, at)
   if not is_parked(row) or not place.gate then return end
   arrived[place.gate] = arrived[place.gate] or {}
   table.insert(arrived[place.gate], {
-    priority = tonumber(match(row.lane, '^%-?%d+')), due = tonumber(place.due or 0), seq = tonumber(row.seq),
+    priority = tonumber(match(row.lane, '^%-?%d+')), due = due, seq = tonumber(row.seq), at = at,
     weight = place.flow.weight,
   })
-  touch(place.gate, tonumber(row.seq))
+  touch(place.gate, at)
 end
 
 -- Insert a row, or return the id of the row that has its id or one of its keys. A repeated push returns nil.

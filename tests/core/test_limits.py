@@ -1,0 +1,245 @@
+"""Limits, rates and fair shares: what their declarations accept, and the gates that follow for a task."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit
+from aiotaskq.core.limits import Fair, Gating, Limit, Rate, Spec, check_shared, specs_of
+from aiotaskq.core.parking import pushed_at
+from aiotaskq.core.task import SECOND, Task
+from aiotaskq.errors import ValidationError
+
+
+def flow(*specs: Spec, params: dict[str, Any] | None = None, **options: Any) -> Flow | None:
+    return Gating("export", specs, **options).flow({"tenant": 42} if params is None else params)
+
+
+def keys(*specs: Spec, **options: Any) -> list[str]:
+    found = flow(*specs, **options)
+    return [] if found is None else [key for key, _ in found.gates]
+
+
+def test_names_of_gates() -> None:
+    assert keys(Limit(5)) == ["export"]
+    assert keys(Limit(5, name="openai")) == ["openai"]
+    assert keys(Limit(5, key="tenant")) == ["tenant:42"]
+    assert keys(Limit(5, key="tenant", name="exports")) == ["exports:42"]
+    assert keys(Limit(5, key=lambda params: params["tenant"] % 5)) == ["export:2"]
+    assert keys(Fair("tenant"), params={"tenant": UUID(int=1)}) == ["tenant:00000000-0000-0000-0000-000000000001"]
+
+
+def test_a_task_without_a_key_passes_no_gate() -> None:
+    assert flow(Limit(5, key="tenant"), params={"tenant": None}) is None
+    assert keys(Limit(5, key="tenant"), Limit(9), params={"tenant": None}) == ["export"]
+
+
+def test_defaults_of_the_handler_count() -> None:
+    assert keys(Limit(5, key="tenant"), params={}, defaults={"tenant": "a"}) == ["tenant:a"]
+    assert keys(Limit(5, key=lambda params: params["tenant"]), params={}, defaults={"tenant": "a"}) == ["export:a"]
+    with pytest.raises(ValidationError, match="limit: key: 'tenant' is not among the params of export"):
+        flow(Limit(5, key="tenant"), params={})
+
+
+def test_gates_are_passed_narrow_to_wide_and_rates_last() -> None:
+    specs = [
+        Rate(9, name="api"),
+        Limit(9, name="all"),
+        Rate(1, key="tenant", name="paced"),
+        Limit(1, key="tenant", name="few"),
+        Fair("tenant"),
+    ]
+    for order in itertools.permutations(specs):
+        assert keys(*order) == ["tenant:42", "few:42", "paced:42", "all", "api"]
+
+
+def test_one_gate_may_have_several_bounds() -> None:
+    found = flow(Limit(2, key="tenant", max_waiting=9), Rate(100, per=60, key="tenant", max_waiting=5), Fair("tenant"))
+    bounds = Bounds(cap=2, window=100, interval=600_000, burst=10, max_waiting=5)
+    assert found == Flow(gates=(("tenant:42", bounds),))
+
+
+def test_rates() -> None:
+    assert Rate(100, per=60).interval == 600_000
+    assert Rate(7).interval == 142_858
+    assert Rate(10_000).interval == 100
+    assert Rate(5, per=timedelta(minutes=1)).interval == 12 * SECOND
+    assert [Rate(limit).saved for limit in (1, 9, 19, 20, 100)] == [1, 1, 1, 2, 10]
+    assert Rate(100, burst=1).saved == 1
+
+
+def test_weights() -> None:
+    params = {"tenant": 42, "tokens": 7}
+    for weight in ("tokens", lambda params: params["tokens"], 7):
+        found = flow(Rate(100, name="api", weight=weight), params=params)
+        assert found is not None
+        assert found.weight == 7
+    found = flow(
+        Fair("tenant", window=10, weight=lambda params: 2.5), Fair("tokens", window=10, weight=0.01), params=params
+    )
+    assert found is not None
+    assert [bounds.window for _, bounds in found.gates] == [25, 1]
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: Limit(-1), "limit: -1 is not in 0"),
+        (lambda: Limit(1.5), "limit: an int is needed"),  # type: ignore[arg-type]
+        (lambda: Limit(1, key=5), "limit: key: a string is needed"),  # type: ignore[arg-type]
+        (lambda: Limit(1, name="a\tb"), "limit: name: control characters"),
+        (lambda: Limit(1, max_waiting=-1), "limit: max_waiting: -1 is not in 0"),
+        (lambda: Rate(0), "rate: 0 is not in 1"),
+        (lambda: Rate(10_001), "rate: 10001 in 1 s is more than 10000 per second"),
+        (lambda: Rate(1, per=0), "rate: per: must be more than 0 seconds"),
+        (lambda: Rate(1, weight=0), "rate: weight: 0 is not in 1"),
+        (lambda: Rate(1, burst=0), "rate: burst: 0 is not in 1"),
+        (lambda: Rate(1, per=86_400, burst=10_000), "rate: burst: 10000 tokens take more than ten years"),
+        (lambda: Fair(None), "fair: a key is needed"),  # type: ignore[arg-type]
+        (lambda: Fair("a", window=0), "fair: window: 0 is not in 1"),
+        (lambda: Fair("a", weight=0), "fair: weight: a number above 0 is needed"),
+        (lambda: specs_of(limit=5), r"limit: Limit\(5\) or a list of such is needed \(got 5\)"),
+        (lambda: specs_of(rate=[Limit(5)]), "rate: Rate"),
+    ],
+)
+def test_wrong_declarations(make: Callable[[], object], error: str) -> None:
+    with pytest.raises(ValidationError, match=error):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("specs", "error"),
+    [
+        (
+            [Limit(1, key="tennant")],
+            r"limit: key: export\(\) has no parameter 'tennant'; there is: tenant, tokens; did",
+        ),
+        ([Rate(1, weight="size")], r"rate: weight: export\(\) has no parameter 'size'; there is: tenant, tokens$"),
+        ([Limit(1), Limit(2)], "limit: export has two for 'export'; give one of them another name"),
+        ([Rate(9, name="a"), Rate(9, name="b", weight="tokens")], "rate: a task takes as many tokens from each"),
+    ],
+)
+def test_wrong_declarations_of_a_handler(specs: list[Spec], error: str) -> None:
+    with pytest.raises(ValidationError, match=error):
+        Gating("export", specs, accepted={"tenant", "tokens"})
+
+
+@pytest.mark.parametrize(
+    ("spec", "error"),
+    [
+        (Limit(1, key=lambda params: [1]), r"limit: key: a text or a number is needed \(got list\)"),
+        (Limit(1, key=lambda params: params["x"]), "limit: key: its function raised KeyError: 'x'"),
+        (Limit(1, key=lambda params: "a\nb"), "limit: key: only printable characters"),
+        (Limit(1, key=lambda params: "a" * 250), "limit: key: 257 characters are more than 255"),
+        (Rate(1, weight=lambda params: 0.5), "rate: weight: an int is needed"),
+        (Rate(1, per=86_400, weight=lambda params: 10_000), "rate: weight: 10000 tokens take more than ten years"),
+        (Fair("tenant", weight=lambda params: "much"), "fair: weight: a number above 0 is needed"),
+    ],
+)
+def test_wrong_values_of_a_task(spec: Spec, error: str) -> None:
+    with pytest.raises(ValidationError, match=error):
+        flow(spec)
+
+
+def test_shared_gates_are_declared_alike() -> None:
+    first = Gating("a", [Limit(5, name="api"), Rate(9, name="calls", weight="tokens")])
+    check_shared("b", Gating("b", [Limit(5, name="api"), Rate(9, name="calls")]), [("a", first)])
+    check_shared("b", Gating("b", [Limit(4, key="api")]), [("a", first)])  # the gates api: and api are two
+    with pytest.raises(ValidationError, match="b: the gate 'api' is shared with a, which declares it differently"):
+        check_shared("b", Gating("b", [Limit(4, name="api")]), [("a", first)])
+
+
+def test_shared_gates_are_passed_in_one_order() -> None:
+    x, y, z = (Limit(1, name=name) for name in "xyz")
+    known = [("a", Gating("a", [x, y])), ("b", Gating("b", [y, z]))]
+    check_shared("c", Gating("c", [x, z]), known)
+    with pytest.raises(ValidationError, match="c: another task type passes the gate 'z' in another order"):
+        check_shared("c", Gating("c", [z, x]), known)
+
+
+def test_a_gated_task_is_parked_until_its_due_time_and_more() -> None:
+    task = Task(task_id="1", type="export", params={"tenant": 1}, run_at=7, seq=5)
+    parked = Gating("export", [Limit(1, key="tenant")]).gated(task)
+    assert (parked.run_at, parked.due_at, parked.gate, parked.due) == (PARKED, 7, "tenant:1", 7)
+    assert Gating("export", [Limit(1, key="tenant")]).gated(task.replace(params={"tenant": None})).flow is None
+
+
+def test_a_push_after_the_clock_was_set_back() -> None:
+    """Push stamps go on rising then; the time of a push must not."""
+    task = Task(task_id="1", type="t", run_at=PARKED, due_at=SECOND, seq=SECOND)
+    assert pushed_at(task) == SECOND
+    assert pushed_at(task.replace(seq=60 * SECOND)) == SECOND
+    assert pushed_at(task.replace(due_at=60 * SECOND)) == SECOND  # a delayed one
+
+
+Step = tuple[int, int, int, bool]
+
+
+@given(
+    st.integers(1, 5),
+    st.lists(
+        st.tuples(st.integers(-3_000_000, 3_000_000), st.integers(0, 4), st.integers(1, 3), st.booleans()), max_size=60
+    ),
+)
+def test_no_window_sees_more_tokens_than_the_rate_and_its_burst(burst: int, steps: list[Step]) -> None:
+    """Also when the clock is set back, and when tasks start late; counted where tasks start."""
+    interval = SECOND // 2
+    gate = Gate(key="g", bounds=Bounds(interval=interval, burst=burst))
+    now = real = 10**15
+    ready: list[int] = []
+    started: list[tuple[int, int]] = []
+    for passed, waiting, weight, start in steps:
+        real += max(0, passed)
+        now += passed
+        weights = [min(weight, burst)] * waiting
+        count, gate = admit(gate, len(ready), sum(ready), now, weights)
+        ready += weights[:count]
+        if start:
+            started += [(real, weight) for weight in ready]
+            ready.clear()
+    for first, (begin, _) in enumerate(started):
+        tokens = 0
+        for end, weight in started[first:]:
+            tokens += weight
+            assert tokens <= (end - begin) / interval + burst
+
+
+@given(
+    st.sampled_from(("cap", "window")),
+    st.integers(0, 5),
+    st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=40),
+)
+def test_a_cap_is_never_exceeded_and_always_used(name: str, most: int, steps: list[tuple[int, int]]) -> None:
+    gate, held = Gate(key="g", bounds=Bounds(**{name: most})), 0
+    for ended, waiting in steps:
+        held -= min(held, ended)
+        count, gate = admit(gate, held, 0, 0, [1] * waiting)
+        held += count
+        assert held <= most
+        assert held == most or count == waiting
+        assert gate.next_at is None  # the end of a task lets the next one pass
+
+
+@given(st.integers(1, 200), st.integers(1, 20), st.integers(1, 20), st.integers(0, 400))
+def test_a_rate_is_used_in_full_and_no_task_waits_for_ever(limit: int, burst: int, weight: int, late: int) -> None:
+    """Tasks that always wait pass at the rate, as long as a look is no later than the saved tokens last."""
+    bounds = Bounds(interval=SECOND // limit, burst=burst)
+    gate, now, passed = Gate(key="g", bounds=bounds), 10**15, 0
+    late = min(late, (burst - min(weight, burst)) * bounds.interval)
+    began = now
+    for _ in range(100):
+        count, gate = admit(gate, 0, 0, now, [weight] * 100)
+        passed += count
+        assert gate.next_at is not None
+        assert now < gate.next_at <= now + weight * bounds.interval
+        now = gate.next_at + late
+    tokens = (now - began) / bounds.interval
+    assert passed * weight >= tokens - weight - burst
