@@ -14,11 +14,13 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 __all__ = [
     "Base",
+    "GateRow",
     "LongText",
     "Name",
     "PublicValue",
     "QueueState",
     "SchedulerTask",
+    "SlotRow",
     "TaskQueue",
     "WorkerRow",
     "mysql_collation",
@@ -119,6 +121,13 @@ class TaskQueue(Base):
     extra: Mapped[str | None] = mapped_column(LongText)
     # The runs that did not complete, as a JSON list; NULL until there is one.
     attempts: Mapped[str | None] = mapped_column(LongText)
+    # The gates to pass before it can be claimed, as JSON; NULL without any.
+    flow: Mapped[str | None] = mapped_column(LongText)
+    # The gate at which it is parked, or the last one that it has passed.
+    gate: Mapped[str | None] = mapped_column(Name(255))
+    # The same while the task is pending or running, else NULL: MySQL has no partial indexes, and this one must not grow
+    # with ended rows.
+    live_gate: Mapped[str | None] = mapped_column(Name(255))
 
     __table_args__ = (
         # In claim order; with the last columns, a claim reads no row that it does not return.
@@ -138,6 +147,11 @@ class TaskQueue(Base):
         _partial("scheduler_task_id IS NOT NULL", "ix_task_queue_fired", "scheduler_task_id", "status"),
         # In the order of pushes. PostgreSQL writes an entry for each version of a row, so there of pending ones alone.
         Index("ix_task_queue_pushed", "seq", "task_id", postgresql_where=text(_PENDING_RANGE)),
+        # The tasks at a gate: those that have passed it, then the parked ones in claim order.
+        _partial(
+            *("live_gate IS NOT NULL", "ix_task_queue_gate"),
+            *("live_gate", "run_at", "priority", "due_at", "seq"),
+        ),
         _partial("idempotency_key IS NOT NULL", "uq_task_queue_idempotency_key", "idempotency_key", unique=True),
         _partial("live_key IS NOT NULL", "uq_task_queue_live_key", "live_key", unique=True),
         # A claim skips the dead entries of rows that were claimed before, until they are vacuumed: by default only
@@ -224,3 +238,38 @@ class WorkerRow(Base):
     queues: Mapped[str | None] = mapped_column(LongText)
     concurrency: Mapped[int] = mapped_column(Integer)
     busy: Mapped[int] = mapped_column(Integer)
+
+
+class GateRow(Base):
+    """A row of ``aiotaskq_gate``: a gate that tasks pass before they can be claimed, locked while it lets some pass.
+
+    Instants are in microseconds UTC. How many tasks hold a slot is counted in ``task_queue`` and ``aiotaskq_slot``.
+    """
+
+    __tablename__ = "aiotaskq_gate"
+
+    key: Mapped[str] = mapped_column(Name(255), primary_key=True)
+    cap: Mapped[int | None] = mapped_column(BigInteger)
+    fair_window: Mapped[int | None] = mapped_column(BigInteger)
+    # Microseconds for each token of a rate.
+    interval_us: Mapped[int | None] = mapped_column(BigInteger)
+    burst: Mapped[int] = mapped_column(BigInteger, default=1, server_default=text("1"))
+    max_waiting: Mapped[int | None] = mapped_column(BigInteger)
+    # Whether an operator has set the bounds.
+    fixed: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    tat: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
+    closed_until: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
+    next_at: Mapped[int | None] = mapped_column(BigInteger)
+
+    __table_args__ = (Index("ix_aiotaskq_gate_next", "next_at"),)
+
+
+class SlotRow(Base):
+    """A row of ``aiotaskq_slot``: a gate that a task has passed before the one in ``task_queue.gate``."""
+
+    __tablename__ = "aiotaskq_slot"
+
+    gate: Mapped[str] = mapped_column(Name(255), primary_key=True)
+    task_id: Mapped[str] = mapped_column(Name(36), primary_key=True)
+
+    __table_args__ = (Index("ix_aiotaskq_slot_task", "task_id"),)

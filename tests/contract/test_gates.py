@@ -18,8 +18,6 @@ from aiotaskq.errors import QueueFull
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, ids, new, read
 
-pytestmark = pytest.mark.stores("memory", "durable_fake", "redis")
-
 MINUTE = 60 * SECOND
 DONE = Completed()
 CAP_1, CAP_2 = Bounds(cap=1), Bounds(cap=2)

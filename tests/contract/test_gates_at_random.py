@@ -15,11 +15,8 @@ from aiotaskq.core.gate import PARKED, Bounds, Flow, GateChange
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, Released, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
-from tests.contract.test_gates import pytestmark as stores
 from tests.support.backends import Store
 from tests.support.rows import NOW, ids, new
-
-pytestmark = stores
 
 MINUTE = 60 * SECOND
 

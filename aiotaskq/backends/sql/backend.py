@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import Future
+from asyncio import Future, get_running_loop
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -12,10 +12,12 @@ from aiotaskq.backends.base import Backend, Change, QueueStats, Room, ScheduleCh
 from aiotaskq.backends.listeners import CANCEL, READY
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
+from aiotaskq.backends.sql.admission import Touched, check_room
 from aiotaskq.backends.sql.bounded_push import least_ready, push_bounded
 from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.changes import in_one
 from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
 from aiotaskq.backends.sql.recode import recode_tasks
 from aiotaskq.backends.sql.rows import params_of
@@ -39,7 +41,8 @@ class SqlBackend(Backend):
         self._url = url
         self.database = Database(url, self._upgrade, self._is_upgraded, patience)
         self.values = SqlValues(self.database)
-        self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners)
+        self.gates: SqlGates = SqlGates(self.database, self.listeners)
+        self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.gates)
         self.workers = SqlWorkers(self.database)
         dialect = self._dialect = self.database.dialect
         self.hands_over = dialect.single_writer
@@ -67,6 +70,7 @@ class SqlBackend(Backend):
 
     async def close(self) -> None:
         await self._notifier.stop()
+        await self.gates.close()
         await self.database.close()
 
     async def ping(self) -> int | None:
@@ -86,12 +90,16 @@ class SqlBackend(Backend):
         self._notifier.listen()
 
     def pending(self) -> Iterable[Future[Any]]:
-        return self.database.pending
+        return self.database.pending | self.gates.pending
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         if room is not None:
-            stored = await self.database.write(lambda c: push_bounded(c, tasks, room))
+            stored, _ = await self.gates.write(lambda c, touched: push_bounded(c, tasks, room, touched))
             self.notify_updated(room.instead, [True] * len(room.instead))
+            self.listeners.notify(READY)
+            return stored
+        if _with_gates(tasks):
+            stored, _ = await self.gates.write(lambda c, touched: tasks_sql.push(c, tasks, touched=touched))
             self.listeners.notify(READY)
             return stored
         # A push that is repeated is the same push, whether or not the first one was committed.
@@ -113,11 +121,19 @@ class SqlBackend(Backend):
         committed: Callable[[], None] = lambda: None,
         room: Room | None = None,
     ) -> list[Task]:
+        touched, loop = Touched(), get_running_loop()
+
         def body(connection: Connection) -> list[Task]:
             self._enter(connection)
-            return tasks_sql.push(connection, tasks) if room is None else push_bounded(connection, tasks, room)
+            if _with_gates(tasks):
+                check_room(connection, tasks)
+            if room is not None:
+                return push_bounded(connection, tasks, room, touched)
+            return tasks_sql.push(connection, tasks, touched=touched)
 
         def wake() -> None:
+            if touched:
+                self.gates.after_commit(touched, loop)
             self.listeners.notify(READY)
             committed()
 
@@ -127,14 +143,17 @@ class SqlBackend(Backend):
         self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
     ) -> list[bool]:
         held: list[bool] = []
+        touched, loop = Touched(), get_running_loop()
 
         def wake() -> None:
+            if touched:
+                self.gates.after_commit(touched, loop)
             self.notify_updated(changes, held)
             committed()
 
         def body(connection: Connection) -> list[bool]:
             self.database.check_file()
-            return tasks_sql.update_tasks(connection, changes)
+            return tasks_sql.update_tasks(connection, changes, touched)
 
         held += await run_in(session, self.database.url, body, wake)
         return held
@@ -171,6 +190,10 @@ class SqlBackend(Backend):
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         if not changes:
             return []
+        if _touch_gates(changes):
+            held, _ = await self.gates.write(lambda c, touched: tasks_sql.update_tasks(c, changes, touched))
+            self.notify_updated(changes, held)
+            return held
         held = await self.database.write(
             lambda c: tasks_sql.update_tasks(c, changes), autocommit=self._dialect.autocommit and in_one(changes)
         )
@@ -193,7 +216,14 @@ class SqlBackend(Backend):
 
         if not changes or not limit:
             return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
-        held, tasks = await self.database.write(body)
+        if _touch_gates(changes):
+            held, more = await self.gates.write(
+                lambda c, touched: tasks_sql.update_tasks(c, changes, touched),
+                lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until),
+            )
+            tasks = more or []
+        else:
+            held, tasks = await self.database.write(body)
         self.notify_updated(changes, held)
         return held, tasks
 
@@ -213,7 +243,14 @@ class SqlBackend(Backend):
 
         if not (self.hands_over and tasks):
             return await super().push_and_claim(tasks, owner, now, limit, queues=queues, lease_until=lease_until)
-        stored, claimed = await self.database.write(body)
+        if _with_gates(tasks):
+            stored, more = await self.gates.write(
+                lambda c, touched: tasks_sql.push(c, tasks, touched=touched),
+                lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until),
+            )
+            claimed = more or []
+        else:
+            stored, claimed = await self.database.write(body)
         self._hint_left(tasks, claimed)
         return stored, claimed
 
@@ -281,10 +318,12 @@ class SqlBackend(Backend):
         return await self.database.write(lambda c: tasks_sql.purge(c, where, limit))
 
     async def delete(self, ids: Sequence[str]) -> int:
-        return await self.database.write(lambda c: tasks_sql.delete_tasks(c, ids))
+        deleted, _ = await self.gates.write(lambda c, touched: tasks_sql.delete_tasks(c, ids, touched))
+        return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         await self.database.write(lambda c: tasks_sql.set_paused(c, queue, paused))
+        await (self.gates.pause(queue) if paused else self.gates.resume(queue))
         self.listeners.notify(READY)
 
     async def keeps_ended(self) -> bool:
@@ -292,3 +331,11 @@ class SqlBackend(Backend):
 
     async def paused(self) -> list[str]:
         return await self.database.read(tasks_sql.paused)
+
+
+def _with_gates(tasks: Iterable[Task]) -> bool:
+    return any(task.flow is not None for task in tasks)
+
+
+def _touch_gates(changes: Iterable[Change]) -> bool:
+    return any(change.before.flow is not None or (change.then and _with_gates(change.then)) for change in changes)

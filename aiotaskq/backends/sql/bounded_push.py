@@ -11,6 +11,7 @@ from collections.abc import Container, Sequence
 from sqlalchemy import Connection, func, select
 
 from aiotaskq.backends.base import Room
+from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.claim import alive, due_heads, open_queues, ready
 from aiotaskq.backends.sql.claim_statements import PENDING, from_head
 from aiotaskq.backends.sql.dialects import dialect_of
@@ -23,7 +24,9 @@ from aiotaskq.core.task import Task, same_push
 c = TASKS.c
 
 
-def push_bounded(connection: Connection, tasks: Sequence[Task], room: Room) -> list[Task]:
+def push_bounded(
+    connection: Connection, tasks: Sequence[Task], room: Room, touched: Touched | None = None
+) -> list[Task]:
     """Push if there is room. Raises QueueFull before anything is written."""
     connection.execute(dialect_of(connection).lock_pushes)
     if room.instead and not all(holding(connection, room.instead)):
@@ -32,15 +35,19 @@ def push_bounded(connection: Connection, tasks: Sequence[Task], room: Room) -> l
     at = _latest(connection, room.now)
     size = ready(connection, at, None, room.now)[0] - _ready_of(connection, leaving, at, room.now)
     if size + len(tasks) <= room.maxsize:
-        update_tasks(connection, room.instead)
-        return push(connection, tasks) if tasks else []
+        update_tasks(connection, room.instead, touched)
+        return push(connection, tasks, touched=touched) if tasks else []
     rows = conflicts(connection, tasks)
     new = _new(tasks, rows, leaving)
     if new and size + len(new) > room.maxsize:
         raise queue_full(room.maxsize, size + len(new) - room.maxsize)
-    update_tasks(connection, room.instead)
+    update_tasks(connection, room.instead, touched)
     # Only these: a row in conflict with another task may have ended since.
-    stored = {task.task_id: row for task, row in zip(new, push(connection, new), strict=True)} if new else {}
+    stored = (
+        {task.task_id: row for task, row in zip(new, push(connection, new, touched=touched), strict=True)}
+        if new
+        else {}
+    )
     answer = []
     for task, row in zip(tasks, rows, strict=True):
         there = stored.get(task.task_id, row)

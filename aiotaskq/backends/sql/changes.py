@@ -18,6 +18,7 @@ _STATE = frozenset(STATE) - {"attempts", "fence", "unique_key", "live_key"}
 GUARD = ("b_id", "b_status", "b_fence", "b_final", "b_cancel")
 ENDING = ("result", "completed_at", "ended_at", "status", "lease_owner", "lease_until", "live_key", "cancel_requested")
 """What a run that has completed changes."""
+GATED_ENDING = (*ENDING, "live_gate")
 
 
 class Group(NamedTuple):
@@ -45,7 +46,9 @@ def groups(changes: Sequence[Change]) -> Iterator[Group]:
 
 
 def _kind(change: Change) -> tuple[bool, ...]:
-    """Return whether it completes a run and nothing else, leaves the content, is of a readable row, keeps a key."""
+    """Return whether it completes a run and nothing else, leaves the content, is of a readable row, keeps a key, and
+    is of a task with gates.
+    """
     before, after = change.before, change.after
     same, readable = after.params is before.params and after.extra is before.extra, before.undecodable is None
     completes = (
@@ -67,7 +70,8 @@ def _kind(change: Change) -> tuple[bool, ...]:
             result=before.result,
         )
     )
-    return completes, same, readable, before.unique_key is not None and not after.final
+    keeps_key = before.unique_key is not None and not after.final
+    return completes, same, readable, keeps_key, before.flow is not None
 
 
 def _completed(changes: Sequence[Change]) -> Group:
@@ -85,6 +89,8 @@ def _completed(changes: Sequence[Change]) -> Group:
     result, completed_at, ended_at, ids, fences = zip(*own, strict=True)
     none, true, false = (None,) * len(own), (True,) * len(own), (False,) * len(own)
     written = [result, completed_at, ended_at, (COMPLETED.value,) * len(own), none, none, none, false]
+    if changes[0].before.flow is not None:
+        return Group(GATED_ENDING, [*written, none, ids, (RUNNING.value,) * len(own), fences, true, false])
     return Group(ENDING, [*written, ids, (RUNNING.value,) * len(own), fences, true, false])
 
 
@@ -124,7 +130,7 @@ def hoisted(names: Sequence[str], columns: Columns) -> tuple[dict[str, Any], tup
 def in_one(changes: Sequence[Change]) -> bool:
     """Whether one statement writes all of them where a dialect writes many rows in one (``Dialect.autocommit``)."""
     return (
-        not any(change.then or change.lease_over or change.before.final for change in changes)
+        not any(change.then or change.lease_over or change.before.final or change.before.flow for change in changes)
         and len({_kind(change) for change in changes}) == 1
         and changes[0].before.undecodable is None
         and len({change.before.task_id for change in changes}) == len(changes)

@@ -24,6 +24,7 @@ from aiotaskq.backends.sql.claim_statements import (
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.rows import CLAIM, TASKS, claimed
 from aiotaskq.backends.sql.statements import run
+from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import SECOND, Status, Task
 
 c = TASKS.c
@@ -114,6 +115,8 @@ def next_run_at(connection: Connection, now: int, queues: Sequence[str] | None) 
         if head.paused or (queues is not None and head.queue not in queues) or (head.expires_at or now + 1) <= now:
             query = select(c.run_at).where(*from_head(head), *open_queues(queues), alive(now))
             at = connection.execute(query.order_by(*ORDER).limit(1)).scalar()
+        if at == PARKED:
+            continue
         if at is not None and (earliest is None or at < earliest):
             earliest = at
             if at <= now:

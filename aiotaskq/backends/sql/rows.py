@@ -13,16 +13,20 @@ from msgspec.structs import replace
 from aiotaskq.backends.base import ScheduleChange
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import NO_CODEC, from_stored, is_coded, to_stored, verbatim
+from aiotaskq.core.gate import Flow
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 from aiotaskq.core.task import Attempt, Status, Task
-from aiotaskq.models import SchedulerTask, TaskQueue
+from aiotaskq.models import GateRow, SchedulerTask, SlotRow, TaskQueue
 
 TASKS: Any = TaskQueue.__table__  # a Table; the declarative stubs say only FromClause
 SCHEDULES: Any = SchedulerTask.__table__
+GATES: Any = GateRow.__table__
+SLOTS: Any = SlotRow.__table__
 LIVE = (Status.PENDING, Status.RUNNING)
 
 _encode = msgspec.json.encode
 _decode = msgspec.json.Decoder().decode
+decode_flow = msgspec.json.Decoder(Flow).decode
 _decode_attempts = msgspec.json.Decoder(tuple[Attempt, ...]).decode
 _STATUS: dict[object, Any] = {str(status): status for status in Status} | {None: Status.PENDING}
 
@@ -33,7 +37,7 @@ def json_text(value: Any) -> str:
 
 
 _CONTENT = ("created_at", "scheduler_task_id", "timeout", "on_success", "on_failure")
-CONTENT = (*_CONTENT, "task_type", "params", "extra")
+CONTENT = (*_CONTENT, "task_type", "params", "extra", "flow")
 _content_of = attrgetter(*_CONTENT)
 
 
@@ -42,14 +46,16 @@ def content(task: Task) -> tuple[Any, ...]:
     if task.coded is not None:
         task = verbatim(task)
     extra = json_text(task.extra) if task.extra else None
-    return (*_content_of(task), task.type, json_text(task.params), extra)
+    flow = None if task.flow is None else json_text(task.flow)
+    return (*_content_of(task), task.type, json_text(task.params), extra, flow)
 
 
 _STATE = (
     *("priority", "retry_count", "max_retries", "started_at", "completed_at", "began_at", "ended_at", "error_message"),
     *("queue", "run_at", "due_at", "seq", "expires_at", "crashes", "lease_owner", "lease_until", "cancel_requested"),
+    "gate",
 )
-STATE = (*_STATE, "status", "fence", "unique_key", "live_key", "result", "attempts")
+STATE = (*_STATE, "status", "fence", "unique_key", "live_key", "live_gate", "result", "attempts")
 _state_of = attrgetter(*_STATE)
 
 
@@ -63,6 +69,7 @@ def state(task: Task) -> tuple[Any, ...]:
         task.fence,
         task.unique_key,
         task.unique_key if task.unique_key is not None and task.status in LIVE else None,
+        task.gate if task.gate is not None and task.status in LIVE else None,
         None if task.result is None else json_text(task.result),
         json_text(task.attempts) if task.attempts else None,
     )
@@ -89,7 +96,7 @@ CLAIM = (
 """The columns of a pending task that has nothing in the others; most have not."""
 OTHERS = (
     *("completed_at", "error_message", "scheduler_task_id", "due_at", "expires_at", "ended_at", "unique_key"),
-    *("idempotency_key", "result", "progress", "on_success", "on_failure", "extra", "attempts"),
+    *("idempotency_key", "result", "progress", "on_success", "on_failure", "extra", "attempts", "flow"),
 )
 """What else a pending task may have, beside ``crashes`` and ``cancel_requested``."""
 
@@ -131,7 +138,7 @@ _NUMBERS = (("priority", 0), ("retry_count", 0), ("max_retries", 3), ("created_a
 def to_task(row: Sequence[Any]) -> Task:
     """Return the task of a full row of ``task_queue``; ``undecodable`` says what cannot be read."""
     values = dict(zip(_TASK_FIELDS, row, strict=True))
-    del values["live_key"]
+    del values["live_key"], values["live_gate"]
     texts = {name: values[name] for name in _TEXTS}
     problems: dict[str, str | None] = {}
     for name in ("params", "extra"):
@@ -139,12 +146,13 @@ def to_task(row: Sequence[Any]) -> Task:
     values["attempts"], problems["attempts"] = _attempts(texts["attempts"])
     for name in ("progress", "result"):
         values[name] = _value(texts[name])
+    values["flow"], unknown = _flow(values["flow"])
     for name, default in _NUMBERS:
         if type(values[name]) is not int:
             values[name] = default
     values["status"] = _STATUS.get(values["status"], values["status"])
     values["cancel_requested"] = bool(values["cancel_requested"])
-    undecodable = problems["params"] or problems["extra"] or problems["attempts"]
+    undecodable = problems["params"] or problems["extra"] or problems["attempts"] or unknown
     task = Task(**values, undecodable=undecodable)
     unread = any(values[name] is None and texts[name] is not None for name in ("progress", "result"))
     return _with_coded(task, texts, problems) if unread or undecodable is not None else task
@@ -186,6 +194,13 @@ def _attempts(text: str | None) -> tuple[tuple[Attempt, ...], str | None]:
         return (() if text is None else _decode_attempts(text)), None
     except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError) as error:
         return (), f"attempts cannot be read: {error}"
+
+
+def _flow(text: str | None) -> tuple[Flow | None, str | None]:
+    try:
+        return (None if text is None else decode_flow(text)), None
+    except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError) as error:
+        return None, f"flow cannot be read: {error}"
 
 
 def _value(text: str | None) -> Any:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import BigInteger, BindParameter, Connection, Integer, bindparam, delete, or_, select, update
 
 from aiotaskq.backends.base import ScheduleChange, Schedules
 from aiotaskq.backends.listeners import READY, Listeners
+from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.recode import recode_schedules
 from aiotaskq.backends.sql.rows import (
@@ -37,8 +39,8 @@ c = SCHEDULES.c
 class SqlSchedules(Schedules):
     """Schedules in the table ``scheduler_task``."""
 
-    def __init__(self, database: Database, listeners: Listeners) -> None:
-        self._database = database
+    def __init__(self, database: Database, listeners: Listeners, gates: SqlGates) -> None:
+        self._database, self._gates = database, gates
         self._listeners = listeners
 
     async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
@@ -64,6 +66,11 @@ class SqlSchedules(Schedules):
     ) -> tuple[list[bool], T]:
         """Do as ``change`` without its hint, and then something else in the same transaction; return both answers."""
         sent = changes if self.codec is None else [_coded_change(item, self.codec) for item in changes]
+        if any(task.flow is not None for item in changes for task in item.tasks):
+            held, more = await self._gates.write(
+                lambda c, touched: change(c, sent, self.codec, touched), then, self._database.write_session
+            )
+            return held, cast(T, more)
         return await self._database.write_session(lambda c: (change(c, sent, self.codec), then(c)))
 
     async def get(self, ids: Sequence[str]) -> list[Schedule | None]:
@@ -147,17 +154,23 @@ def _read(connection: Connection, ids: Sequence[str], codec: Codec | None = None
     return [to_schedule(row, codec) for part in chunks(ids) for row in connection.execute(_BY_ID, {"ids": part}).all()]
 
 
-def change(connection: Connection, changes: Sequence[ScheduleChange], codec: Codec | None = None) -> list[bool]:
-    """Write the changes whose guard holds, and push the tasks that they fire."""
+def change(
+    connection: Connection,
+    changes: Sequence[ScheduleChange],
+    codec: Codec | None = None,
+    touched: Touched | None = None,
+) -> list[bool]:
+    """Write the changes whose guard holds, and push the tasks that they fire; ``touched`` for those with gates."""
     ids = [item.before.task_id for item in changes]
     if len(set(ids)) < len(changes):
-        return [held for item in changes for held in change(connection, [item], codec)]  # each sees the one before
+        # Each sees the one before.
+        return [held for item in changes for held in change(connection, [item], codec, touched)]
     if dialect_of(connection).change_schedules(connection, changes):
         held = [True] * len(changes)
     else:
         held = _written_by_guards(connection, changes, codec)
     if tasks := [task for item, ok in zip(changes, held, strict=True) if ok for task in item.tasks]:
-        push(connection, tasks)
+        push(connection, tasks, touched=touched)
     return held
 
 

@@ -5,19 +5,21 @@ They run in the backend's own transactions and, for a transactional push, in the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
 from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, text, true, union_all, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change, holds
+from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.migrations import OUR_TABLES
 from aiotaskq.backends.sql.rows import LIVE, NEW, TASKS, json_text, new_row, to_task
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
+from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import FINAL, Status, Task, TaskFilter, same_push
 from aiotaskq.errors import TaskConflict
 
@@ -35,9 +37,16 @@ def clock(connection: Connection) -> int | None:
 
 
 def push(
-    connection: Connection, tasks: Sequence[Task], notify: tuple[str, str] | None = None, tries: int = TRIES
+    connection: Connection,
+    tasks: Sequence[Task],
+    notify: tuple[str, str] | None = None,
+    tries: int = TRIES,
+    touched: Touched | None = None,
 ) -> list[Task]:
+    """Push; ``touched`` is needed for tasks with gates."""
     if insert_new(connection, TASKS, NEW, [new_row(task) for task in tasks], notify) == len(tasks):
+        if touched is not None:
+            touched.pushed(tasks)
         return list(tasks)
     # Some conflict with other rows.
     rows = conflicts(connection, tasks)
@@ -47,7 +56,10 @@ def push(
             raise TaskConflict("push: a key is held by a task that this transaction does not see; begin a new one")
         again = {task.task_id: row for task, row in zip(gone, push(connection, gone, None, tries - 1), strict=True)}
         rows = [again[task.task_id] if row is None else row for task, row in zip(tasks, rows, strict=True)]
-    return [task if row is None or same_push(row, task) else row for task, row in zip(tasks, rows, strict=True)]
+    stored = [task if row is None or same_push(row, task) else row for task, row in zip(tasks, rows, strict=True)]
+    if touched is not None:
+        touched.pushed([task for task, row in zip(tasks, stored, strict=True) if row is task])
+    return stored
 
 
 def conflicts(connection: Connection, tasks: Sequence[Task]) -> list[Task | None]:
@@ -78,7 +90,7 @@ def conflicts(connection: Connection, tasks: Sequence[Task]) -> list[Task | None
 
 def _rows(connection: Connection, ids: Sequence[str], lock: Literal["wait", "skip"] | None) -> dict[str, Any]:
     """Read the guards of these rows. With ``lock`` the rows are locked, by every caller in the order of their ids."""
-    columns = (c.task_id, c.status, c.fence, c.lease_owner, c.lease_until, c.cancel_requested)
+    columns = (c.task_id, c.status, c.fence, c.lease_owner, c.lease_until, c.cancel_requested, c.run_at, c.gate)
     found = {}
     for part in chunks(sorted(set(ids))):
         query = dialect_of(connection).by_id(select(*columns).where(c.task_id.in_(part)))
@@ -88,18 +100,22 @@ def _rows(connection: Connection, ids: Sequence[str], lock: Literal["wait", "ski
     return found
 
 
-def update_tasks(connection: Connection, changes: Sequence[Change]) -> list[bool]:
+def update_tasks(connection: Connection, changes: Sequence[Change], touched: Touched | None = None) -> list[bool]:
+    """Update; ``touched`` is needed for tasks with gates."""
     if not changes:
         return []
     ids = [change.before.task_id for change in changes]
     revived = any(change.before.final and change.after.unique_key is not None for change in changes)
     if len(changes) > 1 and (revived or len(set(ids)) < len(ids)):
-        return [held for change in changes for held in update_tasks(connection, [change])]  # each sees the one before
+        # Each sees the one before.
+        return [held for change in changes for held in update_tasks(connection, [change], touched)]
     held = None
-    if not revived and not any(change.lease_over for change in changes):
+    rows: dict[str, Any] = {}
+    moves = touched is not None and any(change.before.flow is not None and _is_pending(change) for change in changes)
+    if not (revived or moves or any(change.lease_over for change in changes)):
         held = dialect_of(connection).write_guarded(connection, changes)
     if held is None:
-        held = holding(connection, changes)
+        rows, held = _guarded(connection, changes)
         if revived and held[0]:
             # A dead letter that is retried must not break the uniqueness of a newer task.
             after = changes[0].after
@@ -108,17 +124,45 @@ def update_tasks(connection: Connection, changes: Sequence[Change]) -> list[bool
         if passed := [change for change, ok in zip(changes, held, strict=True) if ok]:
             dialect_of(connection).write(connection, passed)
     if then := [task for change, ok in zip(changes, held, strict=True) if ok for task in change.then]:
-        push(connection, then)
+        push(connection, then, touched=touched)
+    if touched is not None:
+        written = [change for change, ok in zip(changes, held, strict=True) if ok and change.before.flow is not None]
+        touched.changed(connection, [(_as_it_was(change, rows), change.after) for change in written])
     return held
 
 
 def holding(connection: Connection, changes: Sequence[Change]) -> list[bool]:
     """Lock the rows, and return whether the guard of each change holds."""
+    return _guarded(connection, changes)[1]
+
+
+def _is_pending(change: Change) -> bool:
+    return change.before.status is Status.PENDING
+
+
+def _as_it_was(change: Change, rows: Mapping[str, Any]) -> Task:
+    """Return the task before a change: while it was pending it may have passed gates since it was read."""
+    if not _is_pending(change):
+        return change.before
+    row = rows[change.before.task_id]
+    return change.before.replace(run_at=row.run_at, gate=row.gate)
+
+
+def _is_parked_again(row: Any, change: Change) -> bool:
+    """Whether a change would make a task ready that has no slot any more: its queue was paused meanwhile."""
+    ready = _is_pending(change) and not (change.after.final or change.after.parked)
+    return ready and change.before.flow is not None and row.run_at == PARKED
+
+
+def _guarded(connection: Connection, changes: Sequence[Change]) -> tuple[dict[str, Any], list[bool]]:
+    """Lock the rows, and return them and whether the guard of each change holds."""
     # A reaper skips locked rows: another transaction, such as a handler's own, is about to write them, and waiting for
     # one would delay all the others. A worker's change of its own task must not be lost, and waits.
     rows = _rows(connection, [change.before.task_id for change in changes if not change.lease_over], "wait")
     rows |= _rows(connection, [change.before.task_id for change in changes if change.lease_over], "skip")
-    return [change.before.task_id in rows and holds(rows[change.before.task_id], change) for change in changes]
+    found = [(rows.get(change.before.task_id), change) for change in changes]
+    held = [row is not None and holds(row, change) and not _is_parked_again(row, change) for row, change in found]
+    return rows, held
 
 
 def _running(connection: Connection, ids: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
@@ -296,7 +340,11 @@ def _distinct(connection: Connection, column: Any, *where: ColumnElement[bool]) 
         value = connection.execute(query.where(column > value)).scalar()
 
 
-def delete_tasks(connection: Connection, ids: Sequence[str]) -> int:
+def delete_tasks(connection: Connection, ids: Sequence[str], touched: Touched) -> int:
+    gated = select(TASKS).where(c.flow.is_not(None), c.live_gate.is_not(None)).order_by(c.task_id).with_for_update()
+    for part in chunks(sorted(ids)):
+        rows = connection.execute(dialect_of(connection).by_id(gated.where(c.task_id.in_(part))))
+        touched.deleted(connection, [to_task(row) for row in rows])
     return sum(connection.execute(delete(TASKS).where(c.task_id.in_(part))).rowcount for part in chunks(ids))
 
 

@@ -49,7 +49,7 @@ _SESSION: Final = (
 @functools.cache
 def _insert(table: str, names: tuple[str, ...], conflict: str) -> TextClause:
     values = ", ".join(f":{name}" for name in names)
-    return text(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values}){conflict}")  # noqa: S608 - our own names
+    return text(f"INSERT INTO {table} (`{'`, `'.join(names)}`) VALUES ({values}){conflict}")  # noqa: S608 - our own names
 
 
 class MysqlDialect(Dialect):
@@ -130,7 +130,7 @@ class MysqlDialect(Dialect):
                 raise
         # IGNORE would pass over every other fault, too. To set a key to itself changes nothing.
         key = table.primary_key.columns.keys()[0]
-        conflict = f" ON DUPLICATE KEY UPDATE {key} = {table.name}.{key}"
+        conflict = f" ON DUPLICATE KEY UPDATE `{key}` = {table.name}.`{key}`"
         run_many(connection, _insert(table.name, names, conflict), names, rows)
         return 0
 

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.listeners import Listeners
-from aiotaskq.backends.sql.changes import ENDING, GUARD, Group, groups, hoisted
+from aiotaskq.backends.sql.changes import ENDING, GATED_ENDING, GUARD, Group, groups, hoisted
 from aiotaskq.backends.sql.connecting import create
 from aiotaskq.backends.sql.connections import Connections
 from aiotaskq.backends.sql.dialects.base import Dialect, Transactions
@@ -46,11 +46,11 @@ def guarded_statement(names: tuple[str, ...]) -> TextClause:
 
 
 @functools.cache
-def ending_statement(varying: tuple[str, ...]) -> TextClause:
+def ending_statement(names: tuple[str, ...], varying: tuple[str, ...]) -> TextClause:
     """Return the update of runs that have completed, whose values are JSON by id, if they are not the same in all."""
-    values = {name: f":{name}" for name in ENDING + GUARD}
+    values = {name: f":{name}" for name in names + GUARD}
     values |= {name: f"j.value ->> {place}" for place, name in enumerate(varying)}
-    assignments = ", ".join(f"{name} = {values[name]}" for name in ENDING)
+    assignments = ", ".join(f"{name} = {values[name]}" for name in names)
     # Without the plus it may read all running rows once for each id.
     guard = f"task_id = j.key AND +status = :b_status AND fence = {values['b_fence']}"
     return text(f"UPDATE task_queue SET {assignments} FROM json_each(:rows) AS j WHERE {guard}")  # noqa: S608
@@ -207,7 +207,7 @@ def _all_or_none(connection: Connection, wanted: int, written: Iterator[int]) ->
 def _write_guarded(connection: Connection, group: Group) -> int:
     """Write the changes whose guard holds, and return their number."""
     names = group.names + GUARD
-    if group.names is not ENDING or len(group.columns[0]) == 1:
+    if group.names not in (ENDING, GATED_ENDING) or len(group.columns[0]) == 1:
         return run_many(connection, guarded_statement(group.names), names, group.rows).rowcount
     count = 0
     for part in parts(names, group.columns, None):
@@ -215,7 +215,7 @@ def _write_guarded(connection: Connection, group: Group) -> int:
         ids = columns[varying.index("b_id")]
         rows = zip(ids, zip(*columns, strict=True), strict=True) if len(varying) > 1 else [(i, 0) for i in ids]
         values["rows"] = json_text(dict(rows))
-        count += run(connection, ending_statement(varying), values).rowcount
+        count += run(connection, ending_statement(group.names, varying), values).rowcount
     return count
 
 

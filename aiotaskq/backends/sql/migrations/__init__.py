@@ -56,7 +56,10 @@ __all__ = [
 REVISIONS: Final = ("0001_documented", "0002_aiotaskq")
 HEAD: Final = REVISIONS[-1]
 VERSION_TABLE: Final = "aiotaskq_version"
-OUR_TABLES: Final = ("task_queue", "scheduler_task", "aiotaskq_public", "aiotaskq_queue", "aiotaskq_worker")
+OUR_TABLES: Final = (
+    *("task_queue", "scheduler_task", "aiotaskq_public", "aiotaskq_queue", "aiotaskq_worker"),
+    *("aiotaskq_gate", "aiotaskq_slot"),
+)
 """An application may have more tables on ``Base``."""
 
 # As Alembic makes it, but for a name of the primary key, of which MySQL warns that it is ignored, and for `adopted`.

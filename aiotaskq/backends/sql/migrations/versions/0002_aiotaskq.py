@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 revision = "0002_aiotaskq"
 down_revision = "0001_documented"
 
-TABLES = ("task_queue", "scheduler_task", "aiotaskq_public", "aiotaskq_queue", "aiotaskq_worker")
+TABLES = (
+    *("task_queue", "scheduler_task", "aiotaskq_public", "aiotaskq_queue", "aiotaskq_worker"),
+    *("aiotaskq_gate", "aiotaskq_slot"),
+)
 
 
 def upgrade(op: Operations, report: Report, now: int) -> None:

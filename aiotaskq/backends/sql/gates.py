@@ -1,0 +1,189 @@
+"""Gates in SQL: the table ``aiotaskq_gate``, and the transactions that admit tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+
+from aiotaskq.backends.gates import Gates
+from aiotaskq.backends.listeners import GATES, READY, Listeners
+from aiotaskq.backends.sql import gate_statements as sql
+from aiotaskq.backends.sql.admission import Admission, Opened, Touched
+from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.sql.rows import decode_flow
+from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange, GateState, changed
+from aiotaskq.errors import AiotaskqError
+
+T = TypeVar("T")
+U = TypeVar("U")
+Write = Callable[[Callable[[Connection], Any]], Awaitable[Any]]
+
+
+class SqlGates(Gates):
+    """Every gate of a database."""
+
+    def __init__(self, database: Database, listeners: Listeners) -> None:
+        self._database, self._listeners = database, listeners
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def admit(self, now: int, limit: int) -> int | None:
+        due = await self._database.read(lambda c: sql.due(c, now, limit))
+        if due:
+            await self._after(await self._database.write(lambda c: _sweep(c, due, now)))
+            self._listeners.notify(READY)
+        return await self._database.read(sql.next_at)
+
+    async def mend(self) -> int:
+        forgotten = await self._database.read(sql.forgotten)
+        await self.make_due({key: _bounds(key, text) for key, text in forgotten.items()})
+        await self._database.write(sql.drop_unused)
+        return len(forgotten)
+
+    async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000) -> list[GateState]:
+        def body(connection: Connection) -> list[GateState]:
+            gates = {gate.key: gate for gate in sql.read(connection, keys, limit)}
+            held, waiting = sql.held(connection, gates), sql.waiting(connection, gates)
+            known = [key for key in (gates if keys is None else keys) if key in gates]
+            return [GateState(gate=gates[key], held=held[key], waiting=waiting[key]) for key in known]
+
+        return await self._database.read(body)
+
+    async def change(self, key: str, change: GateChange, now: int) -> Gate:
+        def body(connection: Connection) -> tuple[Gate, Opened]:
+            admission = Admission(connection, now, {})
+            admission.lock([key])
+            admission.gates[key] = changed(admission.gates[key], change, now)
+            admission.delayed.add(key)
+            admission.open([key])
+            return admission.gates[key], admission.end()
+
+        gate, opened = await self._database.write(body)
+        await self._after(opened)
+        self._listeners.notify(READY)
+        return gate
+
+    # ---- for the backend ----
+
+    @property
+    def pending(self) -> frozenset[asyncio.Task[None]]:
+        """What runs after the commits of callers."""
+        return frozenset(self._running)
+
+    async def write(
+        self,
+        body: Callable[[Connection, Touched], T],
+        then: Callable[[Connection], U] | None = None,
+        write: Write | None = None,
+    ) -> tuple[T, U | None]:
+        """Run a body in a transaction, admit the gates that it touches, and do ``then`` what claims."""
+
+        def whole(connection: Connection) -> tuple[T, Opened | None, U | None]:
+            touched = Touched()
+            answer = body(connection, touched)
+            opened = touched.open(connection)
+            return answer, opened, None if then is None else then(connection)
+
+        answer, opened, more = await (write or self._database.write)(whole)
+        await self._after(opened)
+        return answer, more
+
+    async def _after(self, opened: Opened | None) -> None:
+        """Send the hint after a transaction, and admit the gates that it missed."""
+        while opened is not None:
+            if opened.later:
+                self._listeners.notify(GATES)
+            opened = await self._admitted(opened.missed, opened.now) if opened.missed else None
+
+    async def _admitted(self, known: Mapping[str, Bounds | None], now: int) -> Opened | None:
+        def body(connection: Connection) -> Opened:
+            admission = Admission(connection, now, known)
+            admission.lock(known)
+            admission.delayed.update(known)
+            admission.open(known)
+            return admission.end()
+
+        try:
+            opened = await self._database.write(body)
+        except AiotaskqError:
+            return None  # what was written before is committed; these gates are mended
+        self._listeners.notify(READY)
+        return opened
+
+    def after_commit(self, touched: Touched, loop: asyncio.AbstractEventLoop) -> None:
+        """Admit the gates that the transaction of a caller has touched; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop was closed: these gates are mended
+            loop.call_soon_threadsafe(self._start, touched)
+
+    def _start(self, touched: Touched) -> None:
+        task = asyncio.get_running_loop().create_task(self._follow(touched))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _follow(self, touched: Touched) -> None:
+        with contextlib.suppress(AiotaskqError):  # what was written is committed; these gates are mended
+            await self._after(await self._database.write(lambda c: touched.open(c, committed=True)))
+            self._listeners.notify(READY)
+
+    async def close(self) -> None:
+        """Wait for what runs after the commits of callers."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def make_due(self, known: Mapping[str, Bounds | None]) -> None:
+        """Let the next sweep admit these gates; their bounds are for those that do not exist."""
+
+        def body(connection: Connection, keys: Sequence[str]) -> Opened:
+            admission = Admission(connection, 0, known)
+            admission.lock(keys)
+            admission.make_due(keys)
+            return admission.end()
+
+        for part in chunks(sorted(known)):
+            await self._after(await self._database.write(lambda c, keys=part: body(c, keys)))  # type: ignore[misc]
+
+    async def pause(self, queue: str) -> None:
+        """Park the ready tasks of a queue that is paused by now, and make the gates due of which they had a slot."""
+
+        def body(connection: Connection, keys: Sequence[str]) -> dict[str, Bounds | None]:
+            admission = Admission(connection, 0, {})
+            admission.lock(keys)  # whoever has one may not have seen that the queue is paused
+            freed: dict[str, Bounds | None] = {}
+            first: dict[str, list[str]] = {}
+            for task_id, text in sql.ready_behind(connection, keys, queue):
+                flow = None if text is None else decode_flow(text)
+                if flow is not None:
+                    freed |= dict(flow.gates)
+                    first.setdefault(flow.gates[0][0], []).append(task_id)
+            for key, ids in first.items():
+                sql.park(connection, ids, key)
+                sql.remove_slots(connection, ids)
+            return freed
+
+        keys = await self._database.read(lambda c: sql.keys_with_ready(c, queue))
+        for part in chunks(sorted(keys)):
+            await self.make_due(await self._database.write(lambda c, keys=part: body(c, keys)))  # type: ignore[misc]
+
+    async def resume(self, queue: str) -> None:
+        """Make the gates due at which tasks of a queue wait that is not paused any more."""
+        await self.make_due(dict.fromkeys(await self._database.read(lambda c: sql.awaited(c, queue))))
+
+
+def _sweep(connection: Connection, keys: Sequence[str], now: int) -> Opened:
+    admission = Admission(connection, now, {})
+    admission.lock_known(keys)
+    due = [key for key in keys if key in admission.gates and _is_due(admission.gates[key], now)]
+    admission.open(sorted(due))
+    return admission.end()
+
+
+def _is_due(gate: Gate, now: int) -> bool:
+    return gate.next_at is not None and gate.next_at <= now
+
+
+def _bounds(key: str, text: str | None) -> Bounds | None:
+    flow: Flow | None = None if text is None else decode_flow(text)
+    return None if flow is None else dict(flow.gates).get(key)
