@@ -209,19 +209,17 @@ async def test_a_claim_whose_answer_was_lost_is_counted_as_no_crash(shared_store
     async def work() -> str:
         return "ran"
 
+    claim, lost = tq.queue.backend.claim, []
+
+    async def cut_off(*args: Any, **kwargs: Any) -> Any:
+        tasks = await claim(*args, **kwargs)
+        if tasks and len(lost) < 4:
+            lost.extend(tasks)
+            raise DatabaseUnavailable("the answer was lost on its way")
+        return tasks
+
+    tq.queue.backend.claim = cut_off  # type: ignore[method-assign]  # before the first claim, which may take it
     async with tq.running(concurrency=1):
-        worker = tq.worker
-        assert worker is not None
-        claim, lost = tq.queue.backend.claim, []
-
-        async def cut_off(*args: Any, **kwargs: Any) -> Any:
-            tasks = await claim(*args, **kwargs)
-            if tasks and len(lost) < 4:
-                lost.extend(tasks)
-                raise DatabaseUnavailable("the answer was lost on its way")
-            return tasks
-
-        tq.queue.backend.claim = cut_off  # type: ignore[method-assign]
         handle = await work.push()
         assert await handle.result(within(30)) == "ran"
         task = await handle.task()
