@@ -111,7 +111,7 @@ class HandedBack(msgspec.Struct, frozen=True):
 
 
 class Rerun(msgspec.Struct, frozen=True):
-    """The id of an ended task was pushed again. Its keys and its fence stay; all else is that of the push."""
+    """The id of an ended task was pushed again. Its keys stay, its fence rises; all else is that of the push."""
 
     new: Task
 
@@ -214,7 +214,7 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
             # It has the push stamp of the new push: if that push is repeated, it is recognised as the same.
             return replace(
                 new,
-                fence=task.fence,
+                fence=task.fence + 1,  # who read the row before it ended, perhaps pending, too, must not write to it
                 unique_key=task.unique_key,
                 idempotency_key=task.idempotency_key,
                 progress=task.progress,

@@ -125,7 +125,7 @@ async def test_a_pushed_id_that_has_ended_runs_again(queue: Queue, clock: Virtua
         scheduler_task_id="s2",
         created_at=clock.now() // SECOND,
         run_at=clock.now(),
-        fence=ended.fence,
+        fence=ended.fence + 1,
         seq=row.seq,
     )
     assert row.seq > ended.seq
@@ -135,7 +135,7 @@ async def test_a_pushed_id_that_has_ended_runs_again(queue: Queue, clock: Virtua
     assert "own" not in task and "timeout" not in task
     await queue.task_done()
     again = await queue.get("nightly")
-    assert (again.status, again.fence) == (Status.COMPLETED, ended.fence + 1)
+    assert (again.status, again.fence) == (Status.COMPLETED, row.fence + 1)
     assert (await queue.stats()).counts == {**dict.fromkeys(Status, 0), "completed": 1}
 
 
@@ -261,7 +261,7 @@ async def test_an_ended_id_is_refused_or_runs_again(tq: TaskQ, clock: VirtualClo
         expires_at=now + 150 * SECOND,
         timeout=3.0,
         on_failure="mail",
-        fence=ended.fence,
+        fence=ended.fence + 1,
         seq=row.seq,
     )
     assert pushed == ["x", "x"]

@@ -9,6 +9,7 @@ import pytest
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.listeners import ENDED, READY
+from aiotaskq.core.outcome import Cancelled, Rerun, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, ended, ids, new, pushed, read, running
@@ -96,6 +97,16 @@ async def test_another_fence_changes_nothing(backend: Backend) -> None:  # B10
     assert await backend.report([(task.task_id, task.fence, {"n": 1})]) == [False]
     assert await read(backend, task) == again
     assert await backend.count_ready(NOW) == 0
+
+
+async def test_a_row_read_before_its_id_ran_again_changes_nothing(backend: Backend) -> None:
+    task = await pushed(backend, params={"a": 1})  # never claimed: its first fence, and its status, come back
+    cancelled = settle(task, Cancelled(), NOW)
+    assert await backend.update([Change(task, cancelled)]) == [True]
+    again = settle(cancelled, Rerun(new(task_id=task.task_id)), NOW)
+    assert await backend.update([Change(cancelled, again)]) == [True]
+    assert await backend.update([Change(task, cancelled)]) == [False]
+    assert await read(backend, task) == again
 
 
 async def test_another_status_changes_nothing(backend: Backend) -> None:
