@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,7 +42,11 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
     if EXAMPLES not in path.parents
 }
-TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in MODULES.items()}
+
+
+@functools.cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, list[str], int]]:
@@ -71,7 +76,7 @@ def imports_at_run_time(tree: ast.AST) -> Iterator[str]:
 
 def own_imports(module: str) -> Iterator[tuple[str, int]]:
     """Yield the modules of the package that one of them imports, and the lines."""
-    for imported, names, line in imports(TREES[module]):
+    for imported, names, line in imports(tree_of(module)):
         if imported == "aiotaskq" or imported.startswith("aiotaskq."):
             inside = imported.removeprefix("aiotaskq").removeprefix(".")
             for name in names or [""]:
@@ -141,8 +146,8 @@ FOLDERS = ("backends.sql.migrations", "backends.sql", "backends.redis", "cli")
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_large_libraries_are_imported_where_they_belong(library: str) -> None:
     users = set()
-    for module, tree in TREES.items():
-        if any(name.partition(".")[0] == library for name in imports_at_run_time(tree)):
+    for module in MODULES:
+        if any(name.partition(".")[0] == library for name in imports_at_run_time(tree_of(module))):
             whole = [name for name in FOLDERS if f"{module}.".startswith(f"{name}.")]
             users.add(next((name for name in whole if name in LIBRARIES[library]), module))
     assert users == LIBRARIES[library]
@@ -170,7 +175,7 @@ def called(node: ast.AST) -> str:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_what_holds_for_every_file(module: str) -> None:
-    tree, lines = TREES[module], MODULES[module].read_text(encoding="utf-8").count("\n")
+    tree, lines = tree_of(module), MODULES[module].read_text(encoding="utf-8").count("\n")
     assert ast.get_docstring(tree), "its first sentence says what it is responsible for"
     assert lines <= 500, f"{lines} lines"
     assert module.rpartition(".")[2] not in ("utils", "util", "helpers", "misc")
@@ -201,7 +206,7 @@ def test_no_file_of_the_tests_is_longer_than_500_lines() -> None:
 def test_the_facade_decides_nothing() -> None:
     """Its methods have no branches: what differs is decided by the wrapper, once."""
     for module in ("sync.facades", "sync.taskq"):
-        for kind in (node for node in TREES[module].body if isinstance(node, ast.ClassDef)):
+        for kind in (node for node in tree_of(module).body if isinstance(node, ast.ClassDef)):
             for method in (node for node in kind.body if isinstance(node, ast.FunctionDef)):
                 if method.name in ("__init__", "_run"):  # makes what is wrapped; crosses to another loop
                     continue
