@@ -32,6 +32,7 @@ from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.errors import (
     AiotaskqError,
+    BatchFailed,
     CallTimeout,
     ClosedError,
     CronError,
@@ -50,7 +51,7 @@ from aiotaskq.errors import (
     ValidationError,
     WrongLoop,
 )
-from aiotaskq.runtime.context import TaskContext, current_task
+from aiotaskq.runtime.context import TaskContext, current_batch, current_task
 from aiotaskq.runtime.events import Event
 from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.runtime.worker.worker import ExitCode
@@ -68,6 +69,7 @@ __all__ = [
     "Attempt",
     "Backoff",
     "Base",
+    "BatchFailed",
     "CallTimeout",
     "Chain",
     "ClosedError",
@@ -112,6 +114,7 @@ __all__ = [
     "Zlib",
     "Zstd",
     "configure",
+    "current_batch",
     "current_task",
     "delete_public",
     "engine",

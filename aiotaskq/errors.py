@@ -9,6 +9,7 @@ AiotaskqError
 ├── NotFound (LookupError)              no task, schedule or key under that name
 ├── QueueFull (asyncio.QueueFull)       a bounded queue is full, with ``when_full="raise"``
 ├── TaskFailed (RuntimeError)           the task whose result was awaited did not complete
+├── BatchFailed (RuntimeError)           raised by a handler of batches: some of its items failed
 ├── ResultTimeout (TimeoutError)        the task did not end within the caller's timeout
 ├── LeaseLost (RuntimeError)            a write by an owner that no longer holds the lease
 ├── NotSupported (NotImplementedError)  this backend does not support the option or call
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 from aiotaskq.core.errors import (
     AiotaskqError,
+    BatchFailed,
     CallTimeout,
     ClosedError,
     CronError,
@@ -45,6 +47,7 @@ from aiotaskq.core.task import Task
 
 __all__ = [
     "AiotaskqError",
+    "BatchFailed",
     "CallTimeout",
     "ClosedError",
     "CronError",

@@ -19,6 +19,7 @@ from aiotaskq.runtime.queue.queue import Queue
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+One = TypeVar("One")
 T_co = TypeVar("T_co", covariant=True)
 
 Callback = Union[str, Callable[[Task], Any], "TaskFunction[..., Any, Any]"]
@@ -213,6 +214,13 @@ class TaskFunction(BoundTask[P, T], Generic[P, R, T]):
             known = ", ".join(PushOptions.__annotations__)
             raise ValidationError(f"options: unknown {', '.join(sorted(unknown))}; use {known}")
         return BoundTask(self._pusher, self.handler, self._bind, with_defaults(self._options, options))
+
+
+class BatchFunction(TaskFunction[[T], R, One], Generic[T, R, One]):
+    """A registered handler of batches: ``push`` takes one item. Calling it calls the function with a list of items."""
+
+    def __call__(self, items: list[T], **resources: Any) -> R:  # type: ignore[override]
+        return self.handler.function(items, **resources)  # type: ignore[no-any-return]
 
 
 def with_defaults(defaults: PushOptions, options: PushOptions) -> PushOptions:

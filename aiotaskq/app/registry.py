@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
-from aiotaskq.app.handle import Key, P, T, TaskCall, TaskFunction, TaskHandle, ThreadPusher
+from aiotaskq.app.handle import BatchFunction, Key, One, P, T, TaskCall, TaskFunction, TaskHandle, ThreadPusher
 from aiotaskq.app.push import push_defaults
 from aiotaskq.app.registrations import PushMiddleware, Registrations
 from aiotaskq.app.resources import kind_of
@@ -63,6 +63,23 @@ class TaskDecorator(Protocol):
     def __call__(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> TaskFunction[P, Coro[T], T]: ...
     @overload
     def __call__(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
+
+
+class BatchDecorator(Protocol):
+    """What ``@tq.task(batch=…)`` returns: it takes a function of a list of items."""
+
+    @overload
+    def __call__(
+        self, function: Callable[[list[T]], Coroutine[Any, Any, None]], /
+    ) -> BatchFunction[T, Coro[None], None]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[list[T]], Coroutine[Any, Any, list[One]]], /
+    ) -> BatchFunction[T, Coro[list[One]], One]: ...
+    @overload
+    def __call__(self, function: Callable[[list[T]], None], /) -> BatchFunction[T, None, None]: ...
+    @overload
+    def __call__(self, function: Callable[[list[T]], list[One]], /) -> BatchFunction[T, list[One], One]: ...
 
 
 class ScheduleDecorator(Protocol):
@@ -119,6 +136,8 @@ class Registry(ABC):
     @overload
     def task(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
     @overload
+    def task(self, *, batch: int, within: float = ..., **options: Unpack[TaskOptions]) -> BatchDecorator: ...
+    @overload
     def task(self, **options: Unpack[TaskOptions]) -> TaskDecorator: ...
 
     def task(
@@ -142,6 +161,8 @@ class Registry(ABC):
         limit: Limit | Sequence[Limit] | None = None,
         rate: Rate | Sequence[Rate] | None = None,
         fair: Of | Fair | Sequence[Of | Fair] | None = None,
+        batch: int | None = None,
+        within: float = 0.1,
     ) -> Any:
         """Register a handler, ``async def`` or ``def`` (run in a thread, or with ``executor="process"`` in a process).
 
@@ -159,6 +180,9 @@ class Registry(ABC):
             max_wait: the most seconds that later calls put it off; default no limit.
             merge: ``last`` (default) takes the params of the newest call, ``list`` joins those that are lists.
             throttle: seconds of a period of which only the first call of the key makes a task.
+            batch: the most tasks that one call of the function runs: it takes the list of their items, and returns the
+                list of their results.
+            within: seconds for which tasks are gathered for such a call.
             key: the name of the parameter whose value is the key, or a function of the stored params; default all
                 params, with ``merge="list"`` the type alone.
             limit, rate, fair: how many of its tasks run at a time, how many start in a time, and by which key they take
@@ -183,6 +207,8 @@ class Registry(ABC):
                 retry_on=retry_on,
                 timeout=timeout,
                 expires=expires,
+                batch=batch,
+                within=within,
                 pushed=push_defaults(function, limits),
                 specs=specs_of(limit, rate, fair),
                 objects=self._objects,
@@ -195,7 +221,7 @@ class Registry(ABC):
                 known = self.registered.handlers.values()
                 check_shared(handler.name, handler.gating, [(h.name, h.gating) for h in known if h.gating is not None])
             self.registered.handlers[handler.name] = handler
-            return TaskFunction(self, handler)
+            return TaskFunction(self, handler) if batch is None else BatchFunction(self, handler)
 
         return register if function is None else register(function)
 

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class AiotaskqError(Exception):
@@ -56,6 +57,23 @@ def queue_full(maxsize: int, excess: int) -> QueueFull:
 def gate_full(key: str, most: int) -> QueueFull:
     """Return the error of a push that finds too many tasks waiting at a gate."""
     return QueueFull(f"limit {key!r}: more than max_waiting={most} tasks would wait; push later, or raise max_waiting")
+
+
+class BatchFailed(AiotaskqError, RuntimeError):
+    """Raised by a handler with ``batch``: only these of its items failed.
+
+    Args:
+        errors: the exception of each item that failed, by its index; whether it is retried goes by that exception.
+        results: one for each item, those that failed included; None gives the others the result None.
+    """
+
+    def __init__(self, errors: Mapping[int, BaseException], results: Sequence[Any] | None = None) -> None:
+        super().__init__(errors, results)  # these arguments make it anew where a process has raised it
+        self.errors = errors
+        self.results = results
+
+    def __str__(self) -> str:
+        return f"{len(self.errors)} items failed"
 
 
 class ResultTimeout(AiotaskqError, TimeoutError):

@@ -86,9 +86,28 @@ class TaskContext(msgspec.Struct, eq=False):
 current: contextvars.ContextVar[TaskContext | None] = contextvars.ContextVar("aiotaskq_task", default=None)
 
 
+batch: contextvars.ContextVar[tuple[TaskContext, ...] | None] = contextvars.ContextVar("aiotaskq_batch", default=None)
+
+
+def current_batch() -> tuple[TaskContext, ...]:
+    """Return the contexts of the tasks whose items a handler with ``batch`` got, in the order of the items.
+
+    Raises NotFound outside of such a handler.
+    """
+    contexts = batch.get()
+    if contexts is None:
+        raise NotFound("current_batch(): no batch runs here; call it from a handler with batch=…")
+    return contexts
+
+
 def current_task() -> TaskContext:
-    """Return the context of the task whose handler runs here. Raises NotFound outside of a handler."""
+    """Return the context of the task whose handler runs here.
+
+    Raises NotFound outside of a handler, and in one with ``batch``: there is ``current_batch()``.
+    """
     context = current.get()
     if context is None:
+        if batch.get() is not None:
+            raise NotFound("current_task(): a batch of tasks runs here; use current_batch()")
         raise NotFound("current_task(): no task runs here; call it from a handler")
     return context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import contextlib
 import difflib
 import functools
@@ -21,6 +22,7 @@ from aiotaskq.errors import UnknownHandler, ValidationError
 from aiotaskq.log import printable
 
 EXECUTORS = ("thread", "process")
+MAX_BATCH = 10_000
 
 
 class Injected:
@@ -61,6 +63,12 @@ class Handler(msgspec.Struct, frozen=True):
     """The conversion of what ``**kwargs`` takes."""
     returns: Conversion | None = None
     """The conversion of the result, by the return annotation."""
+    batch: int | None = None
+    """The most tasks whose items one call gets; None where each call is of one task."""
+    within: float = 0.0
+    """Seconds for which a batch is gathered."""
+    items: str = ""
+    """The parameter that gets the items of a batch."""
     pushed: Mapping[str, Any] = {}
     """Options of its pushes beside the defaults above; most handlers have none."""
     typed: bool = False
@@ -116,6 +124,8 @@ def make_handler(
     retry_on: Collection[type[BaseException]] | type[BaseException] = Exception,
     timeout: float | None = None,
     expires: float | None = None,
+    batch: int | None = None,
+    within: float = 0.1,
     pushed: Mapping[str, Any] = {},
     specs: Sequence[Spec] = (),
     objects: bool = False,
@@ -150,7 +160,8 @@ def make_handler(
         raise ValidationError(f"retry_on: exception classes are needed (got {type(retry_on).__name__})") from None
     if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
         raise ValidationError("retry_on: exception classes are needed")
-    conversions, others, returns = ({}, None, None) if objects else _conversions(function)
+    items = "" if batch is None else _items(function)
+    conversions, others, returns = ({}, None, None) if objects else _conversions(function, items)
     handler = Handler(
         name=check_key("name", name or _default_name(function), MAX_NAME),
         function=function,
@@ -169,6 +180,9 @@ def make_handler(
         others=others,
         returns=returns,
         typed=bool(conversions) or others is not None,
+        batch=None if batch is None else check_int("batch", batch, 1, MAX_BATCH),
+        within=check_seconds("within", within),
+        items=items,
         pushed=pushed,
     )
     return msgspec.structs.replace(handler, gating=gating_of(handler, specs)) if specs else handler
@@ -205,10 +219,28 @@ def _injected(function: Callable[..., Any]) -> dict[str, Any]:
     return {name: hints[name] for name in names}
 
 
+def _items(function: Callable[..., Any]) -> str:
+    """Return the name of the parameter of a batch. Raises ValidationError unless it is the only one."""
+    parameters = [each for each in inspect.signature(function).parameters.values() if each.default is not INJECTED]
+    if len(parameters) != 1 or parameters[0].kind is parameters[0].VAR_KEYWORD:
+        raise ValidationError(f"handler {_default_name(function)}: with batch it takes one parameter, a list of items")
+    return parameters[0].name
+
+
+def _item_of(annotation: Any) -> Any:
+    """Return the annotation of one of a list; that of anything else is none."""
+    is_list = typing.get_origin(annotation) in (list, collections.abc.Sequence, collections.abc.Iterable)
+    return typing.get_args(annotation)[0] if is_list else Any
+
+
 def _conversions(
     function: Callable[..., Any],
+    items: str = "",
 ) -> tuple[dict[str, Conversion | None], Conversion | None, Conversion | None]:
-    """Return the conversions of the parameters, of ``**kwargs`` and of the result. Raises ValidationError."""
+    """Return the conversions of the parameters, of ``**kwargs`` and of the result. Raises ValidationError.
+
+    With the name of a parameter of ``items``, that one and the result are converted one by one.
+    """
     signature = inspect.signature(function)
     named: dict[str, Conversion | None] = {}
     others = None
@@ -217,7 +249,7 @@ def _conversions(
             conversion = None
         else:
             try:
-                conversion = _conversion(parameter.annotation, function)
+                conversion = _conversion(parameter.annotation, function, parameter.name == items)
             except Unsupported as error:
                 if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
                     raise ValidationError(
@@ -234,17 +266,18 @@ def _conversions(
     returns = None
     if signature.return_annotation is not signature.empty:
         with contextlib.suppress(Unsupported):  # the result is stored as what it is, if that is possible
-            returns = _conversion(signature.return_annotation, function)
+            returns = _conversion(signature.return_annotation, function, bool(items))
     return named, others, returns
 
 
-def _conversion(annotation: Any, function: Callable[..., Any]) -> Conversion | None:
+def _conversion(annotation: Any, function: Callable[..., Any], of_items: bool = False) -> Conversion | None:
     inner = inspect.unwrap(function)
     while isinstance(inner, functools.partial):
         inner = inspect.unwrap(inner.func)
     names = getattr(inner if hasattr(inner, "__globals__") else type(inner).__call__, "__globals__", {})
     try:
-        return conversion_of(resolved(annotation, names, _local_names()))
+        found = resolved(annotation, names, _local_names())
+        return conversion_of(_item_of(found) if of_items else found)
     except NameError as error:
         raise Unsupported(f"{error}, as its annotation says; import it also at run time") from None
 

@@ -21,6 +21,7 @@ from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.errors import (
     AiotaskqError,
+    BatchFailed,
     CallTimeout,
     ClosedError,
     CronError,
@@ -55,7 +56,7 @@ from aiotaskq.sync.facades import (
     push_task,
     set_public,
 )
-from aiotaskq.sync.taskq import TaskContext, TaskFunction, TaskHandle, TaskQ, current_task
+from aiotaskq.sync.taskq import TaskContext, TaskFunction, TaskHandle, TaskQ, current_batch, current_task
 
 if typing.TYPE_CHECKING:
     from aiotaskq.sync.session import Base, SessionLocal, engine, get_db
@@ -68,6 +69,7 @@ __all__ = [
     "Attempt",
     "Backoff",
     "Base",
+    "BatchFailed",
     "CallTimeout",
     "Chain",
     "ClosedError",
@@ -112,6 +114,7 @@ __all__ = [
     "Zlib",
     "Zstd",
     "configure",
+    "current_batch",
     "current_task",
     "delete_public",
     "engine",

@@ -13,7 +13,7 @@ from typing import Any, Concatenate, Generic, Protocol, TypeVar, Unpack, cast, o
 import aiotaskq.app.handle
 import aiotaskq.app.taskq
 import aiotaskq.runtime.context
-from aiotaskq.app.handle import P, PushOptions, R, T, T_co, TaskCall
+from aiotaskq.app.handle import One, P, PushOptions, R, T, T_co, TaskCall
 from aiotaskq.app.registry import Coro, TaskOptions
 from aiotaskq.app.run_options import RunOptions
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
@@ -103,6 +103,30 @@ class TaskFunction(BoundTask[P, T], Generic[P, R, T]):
     @documented_as(AsyncFunction.options)
     def options(self, **options: Unpack[PushOptions]) -> BoundTask[P, T]:
         return BoundTask(self._pusher, self.awaited.options(**options))
+
+
+class BatchFunction(TaskFunction[[T], R, One], Generic[T, R, One]):
+    __doc__ = aiotaskq.app.handle.BatchFunction.__doc__
+
+    def __call__(self, items: list[T], **resources: Any) -> R:  # type: ignore[override]
+        return self.awaited.handler.function(items, **resources)  # type: ignore[no-any-return]
+
+
+class BatchDecorator(Protocol):
+    """What ``@tq.task(batch=…)`` returns; see ``aiotaskq.app.registry.BatchDecorator``."""
+
+    @overload
+    def __call__(
+        self, function: Callable[[list[T]], Coroutine[Any, Any, None]], /
+    ) -> BatchFunction[T, Coro[None], None]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[list[T]], Coroutine[Any, Any, list[One]]], /
+    ) -> BatchFunction[T, Coro[list[One]], One]: ...
+    @overload
+    def __call__(self, function: Callable[[list[T]], None], /) -> BatchFunction[T, None, None]: ...
+    @overload
+    def __call__(self, function: Callable[[list[T]], list[One]], /) -> BatchFunction[T, list[One], One]: ...
 
 
 class TaskDecorator(Protocol):
@@ -217,12 +241,15 @@ class TaskQ(Operations):
     @overload
     def task(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
     @overload
+    def task(self, *, batch: int, within: float = ..., **options: Unpack[TaskOptions]) -> BatchDecorator: ...
+    @overload
     def task(self, **options: Unpack[TaskOptions]) -> TaskDecorator: ...
 
     @documented_as(AsyncTaskQ.task)
     def task(self, function: Any = None, **options: Any) -> Any:
         def register(function: Callable[..., Any]) -> TaskFunction[Any, Any, Any]:
-            return TaskFunction(self, self.reach().task(**options)(function))
+            made = BatchFunction if options.get("batch") is not None else TaskFunction
+            return made(self, self.reach().task(**options)(function))
 
         return register if function is None else register(function)
 
@@ -325,6 +352,11 @@ class TaskContext:
 
 
 _GONE = "the event loop of this task's worker has ended; the task will be run again elsewhere"
+
+
+@documented_as(aiotaskq.runtime.context.current_batch)
+def current_batch() -> tuple[TaskContext, ...]:
+    return tuple(map(TaskContext, aiotaskq.runtime.context.current_batch()))
 
 
 @documented_as(aiotaskq.runtime.context.current_task)

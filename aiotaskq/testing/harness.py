@@ -107,7 +107,8 @@ class Harness(Pushes, ABC):
     async def run(self, task: Task, call_next: RunCall) -> Any:
         """Run a handler, and keep track of the run."""
         handler = self.tq.registered.handlers.get(task.type)
-        run = self._runs[task.task_id, task.fence] = Run(task, handler is not None and handler.executor != "loop")
+        outside = handler is not None and handler.executor != "loop" and handler.batch is None
+        run = self._runs[task.task_id, task.fence] = Run(task, outside)
         try:
             return await call_next(task)
         finally:
@@ -122,7 +123,9 @@ class Harness(Pushes, ABC):
             yield from store.pending()
 
     def _outside(self) -> Iterator[asyncio.Future[Any]]:
-        return (run.ended for run in list(self._runs.values()) if run.outside)
+        yield from (run.ended for run in list(self._runs.values()) if run.outside)
+        if self.tq.worker is not None:
+            yield from self.tq.worker.runner.batches.outside  # a batch that is gathered waits for the clock
 
     # ---- reading ----
 

@@ -27,6 +27,7 @@ CLASSES = [
     "TaskQ",
 ]
 FUNCTIONS = [
+    "current_batch",
     "current_task",
     "delete_public",
     "get_public",

@@ -57,6 +57,15 @@ async def mail(parent: Parent[Receipt]) -> None:
     assert_type(parent.result.paid, bool)
 
 
+@tq.task(batch=10, within=0.5, debounce=2, key="orders")
+async def bills(orders: list[Order], client: Client = injected()) -> list[Receipt]:
+    return [Receipt(order, True) for order in orders]
+
+
+@tq.task(batch=10)
+def index(texts: list[str]) -> None: ...
+
+
 @tq.schedule(interval=60)
 @tq.task()
 async def every_minute() -> None: ...
@@ -84,6 +93,11 @@ async def main() -> None:
     await pay.push(order, tags={1})  # type: ignore[arg-type]
     await tq.push_many([add.call(a=1), ("shout", {"text": "x"})])
 
+    assert_type(await (await bills.options(debounce=2.0, max_wait=30, merge="last").push(order)).result(), Receipt)
+    assert_type(await bills([order]), list[Receipt])
+    assert_type(await (await index.push("a")).result(), None)
+    await bills.push([order])  # type: ignore[arg-type]
+
     await add.push("one")  # type: ignore[arg-type]
     await add.push(a=1, c=2)  # type: ignore[call-arg]
     await add.push()  # type: ignore[call-arg]
@@ -100,7 +114,14 @@ async def double(n: int) -> int:
     return 2 * n
 
 
+@blocking.task(batch=2)
+def halve(numbers: list[int]) -> list[float]:
+    return [number / 2 for number in numbers]
+
+
 def legacy() -> None:
+    assert_type(halve.push(1).result(), float)
+    assert_type(halve([1]), list[float])
     handle = double.push(n=1)
     assert_type(handle.result(timeout=5), int)
     double.push(n="one")  # type: ignore[arg-type]

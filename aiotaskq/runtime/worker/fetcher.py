@@ -19,6 +19,7 @@ from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.errors import DatabaseUnavailable, LeaseLost, ValidationError
 from aiotaskq.log import gate, log, named
 from aiotaskq.runtime.queue.queue import Queue
+from aiotaskq.runtime.worker.batches import Batches
 from aiotaskq.runtime.worker.buffer import Buffer
 from aiotaskq.runtime.worker.execution import Execution
 from aiotaskq.runtime.worker.heartbeat import TRY_WITHIN, Heartbeat
@@ -85,6 +86,9 @@ class Fetcher:
         self.buffer = Buffer()
         """What is claimed and waits for a slot. Only the fetcher changes it."""
         self._prefetch = Prefetch()
+        self.batches: Batches | None = None
+        """The groups of tasks that take one slot each; None where no handler has ``batch``."""
+        self._only_batches = False  # whether all tasks of the last claim were of such handlers
         self._outbox: list[tuple[Task, Outcome]] = []
         self.unwritten = 0
         """How many outcomes are not written yet, in the outbox or in a round."""
@@ -136,6 +140,8 @@ class Fetcher:
     def close(self) -> None:
         """Claim no more, and give back what has not started. Outcomes are still written."""
         self._closed = True
+        if self.batches is not None:
+            self.batches.close()
         self._stop_listening()
         with contextlib.suppress(ValueError):
             self._queue.takers.remove(self)
@@ -158,7 +164,7 @@ class Fetcher:
         if direct is not None and outcome is not None and task.on_success is task.on_failure is None:
             now = self._clock.now()
             after = settle(task, outcome, now)
-            goes_on = not (self._closed or self._paused)
+            goes_on = not (self._closed or self._paused) and (self.batches is None or self._free > 0)
             try:
                 claimed = direct.step(self._worker.owner, now, self._worker.queues if goes_on else (), task, after)
             except LeaseLost:
@@ -179,11 +185,25 @@ class Fetcher:
             self.put(task, outcome)
         self._prefetch.took(took)
         self.buffer.moved = ticks
+        if self.batches is not None:
+            self.fill()
+            return None
         return self.buffer.popleft() if self.buffer and not self._paused else None
+
+    def share(self, batches: Batches) -> None:
+        """Let groups of tasks take one slot each."""
+        self.batches = batches
+        self.wake()
 
     def fill(self) -> None:
         """Run buffered tasks in the free slots."""
         buffer, executions = self.buffer, self._executions
+        if (batches := self.batches) is not None:
+            while buffer and not self._paused:
+                if len(executions) >= self._concurrency + batches.spare and not batches.joins(buffer[0]):
+                    break
+                self._worker.start_run(buffer.popleft())
+            return
         while buffer and len(executions) < self._concurrency and not self._paused:
             self._worker.start_run(buffer.popleft())
 
@@ -217,6 +237,8 @@ class Fetcher:
             return
         if not self.buffer:
             self.buffer.moved = self._clock.ticks()
+        if self.batches is not None:
+            self._only_batches = all(map(self.batches.is_batched, tasks))
         self.buffer.extend(self._worker.admit(tasks))
         self.fill()
 
@@ -355,7 +377,7 @@ class Fetcher:
         if ended:
             await self._written(ended, changes, held)
         if len(tasks) == room:
-            return self._pause()
+            return self._pause() if self.batches is None or not self._room(False) else 0.0
         if self._arrivals is not None:
             self._arrivals.wanted = True
         if not self._backend.grouped:
@@ -423,7 +445,8 @@ class Fetcher:
     @property
     def _free(self) -> int:
         """How many slots neither run a task nor have one waiting or on its way."""
-        return self._concurrency - len(self._executions) - len(self.buffer) - self._reserved
+        free = self._concurrency - len(self._executions) - len(self.buffer) - self._reserved
+        return free if self.batches is None else free + self.batches.spare
 
     def _room(self, writes: bool) -> int:
         """Return how many tasks to claim: for the free slots, and more where tasks are quick.
@@ -435,13 +458,15 @@ class Fetcher:
             return 0
         ahead = 0 if self._direct is not None else self._prefetch.ahead
         free = self._free
+        if self.batches is not None and self._only_batches:  # a group that is gathered has a slot
+            return max(0, free) + self.batches.wanted
         return max(0, free + ahead) if writes or free > 0 or (free + ahead) * 2 >= ahead > 0 else 0
 
     def _give_back_surplus(self) -> None:
         """Give back tasks that were claimed ahead when tasks were quick, if those that run now are slow."""
         if self._closed or self._paused:
             return
-        free = self._concurrency - len(self._executions)
+        free = self._concurrency - len(self._executions) + (0 if self.batches is None else self.batches.spare)
         if self.buffer.waited(self._clock.ticks()) > STALLED:
             self._prefetch.stalled()
         elif self._prefetch.duration(len(self.buffer) - free) <= STALLED * self._concurrency:

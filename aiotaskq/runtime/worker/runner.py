@@ -22,6 +22,7 @@ from aiotaskq.log import application_frames, gate, log, named, printable
 from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost, current
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler, ParamsMisfit, misfit
+from aiotaskq.runtime.worker.batches import Batches, BatchMisfit
 from aiotaskq.runtime.worker.execution import Execution
 from aiotaskq.runtime.worker.executors import Executors
 
@@ -85,6 +86,8 @@ class Runner:
         self.executions: dict[str, Execution] = {} if executions is None else executions
         """What runs, by task id."""
         self._deadlines = Deadlines(clock, self._interrupt_late)
+        self.batches = Batches(clock, handlers, executors.start, self._injected, self._began, lambda: self._loop_ends)
+        """The groups of tasks whose handlers have ``batch``."""
         self._resources: Mapping[Any, Any] = {}
         self._plain = True
         self._call: RunCall = self._invoke
@@ -97,6 +100,7 @@ class Runner:
     ) -> None:
         """Set the middleware, the outermost first, and the resources by type; call it in the loop, before a run."""
         self._resources = resources
+        self.batches.open()
         self._plain = not middleware
         self._call = self._invoke
         for each in reversed(middleware):
@@ -114,16 +118,20 @@ class Runner:
     def begin(self, task: Task) -> Execution:
         """Return the execution of a task, by which it can be interrupted from now on; run it with ``execute``."""
         execution = self.executions[task.task_id] = Execution(task, TaskContext(task, self._host))
+        if self.batches.used:
+            self.batches.enter(execution)
         return execution
 
     async def run(self, task: Task) -> Outcome | Unconfirmed | None:
         """Run a task in the calling coroutine; return its outcome, None if it is no longer this worker's."""
-        execution = self.begin(task)
+        execution = self.executions[task.task_id] = Execution(task, TaskContext(task, self._host))
+        self.batches.enter(execution, alone=True)  # nothing else runs here that could join it
         execution.coroutine, execution.began = asyncio.current_task(), self._clock.ticks()
         try:
             outcome = await self.execute(execution)
         finally:
             del self.executions[task.task_id]
+            self.batches.leave(task)
             execution.uncancel()
         return Unconfirmed(outcome) if execution.context.completed else outcome
 
@@ -148,11 +156,17 @@ class Runner:
         if self._events.wanted and "started" in self._events:
             self._events.emit("started", self._clock.now(), task)
         timeout = task.timeout if task.timeout is not None else handler.timeout
-        if timeout is not None:
+        if timeout is not None and handler.batch is None:
             self._deadlines.add(timeout, execution, execution.began or self._clock.ticks())
         token = current.set(execution.context)
         # The commonest case does without the calls of `_invoke`, which benchmarks of small handlers show.
-        direct = self._plain and handler.executor == "loop" and not handler.injected and not handler.typed
+        direct = (
+            self._plain
+            and handler.executor == "loop"
+            and not handler.injected
+            and not handler.typed
+            and handler.batch is None
+        )
         try:
             result = await (handler.function(**task.params) if direct else self._call(task))
         except asyncio.CancelledError:
@@ -177,6 +191,8 @@ class Runner:
                 why = misfit(error, handler, task.params) if direct else _reason(error)
                 if why is not None:
                     return Failed(f"invalid_params: {why}", retryable=False)
+            if isinstance(error, BatchMisfit):
+                return Failed(f"invalid_results: {error}", retryable=False)
             retryable = isinstance(error, handler.retry_on)
             error.__traceback__ = application_frames(error.__traceback__)
             return Failed(describe(error), retryable, handler.backoff, random.random(), error)
@@ -242,8 +258,10 @@ class Runner:
                 params = handler.loaded(params)
             except ValidationError as error:
                 raise ParamsMisfit(str(error)) from None
+        if handler.batch is not None:
+            return await self.batches.join(self.executions[task.task_id], params.get(handler.items))
         if handler.injected:
-            params = {**{name: self._resource(kind) for name, kind in handler.injected.items()}, **params}
+            params = {**self._injected(handler), **params}
         try:
             if handler.executor == "loop":
                 return await handler.function(**params)
@@ -266,6 +284,17 @@ class Runner:
                 if execution.abandoned or execution.reason is None or work.cancel():
                     raise
                 execution.uncancel()
+
+    def _began(self, execution: Execution) -> None:
+        """Let the timeout of a task of a batch begin, now that its handler is called."""
+        timeout = execution.task.timeout
+        if timeout is None:
+            timeout = self._handlers[execution.task.type].timeout
+        if timeout is not None:
+            self._deadlines.add(timeout, execution, self._clock.ticks())
+
+    def _injected(self, handler: Handler) -> dict[str, Any]:
+        return {name: self._resource(kind) for name, kind in handler.injected.items()}
 
     def _resource(self, kind: Any) -> Any:
         if kind not in self._resources:

@@ -48,7 +48,10 @@ class Watchdog:
         slots: int,
         events: Events,
         clock: Clock,
+        spare: Callable[[], int] = lambda: 0,
     ) -> None:
+        """``spare`` returns how many of the executions share the slot of another one."""
+        self._spare = spare
         self._executions = executions
         self._handlers = handlers
         self._slots = slots
@@ -81,7 +84,7 @@ class Watchdog:
                 overdue[handler.executor] += each.stuck if handler.executor == "loop" else each.overdue
         return Occupancy(
             self._slots,
-            len(executions),
+            len(executions) - self._spare(),
             count["thread"],
             count["process"],
             overdue["thread"],

@@ -89,7 +89,9 @@ class Worker:
         self._make_resources = resources
         self.executions: dict[str, Execution] = {}
         """What runs, by task id: each has a slot."""
-        self._watchdog = Watchdog(self.executions, handlers, self.concurrency, queue.events, clock)
+        self._watchdog = Watchdog(
+            self.executions, handlers, self.concurrency, queue.events, clock, lambda: self.runner.batches.spare
+        )
         self.runner = Runner(
             handlers,
             Executors(self.concurrency),
@@ -108,7 +110,7 @@ class Worker:
             answered=self._answered,
             fenced=self._fenced,
             unknown=lambda keys: self.chore(self._give_back_unknown(keys)),
-            describe=lambda: (self.queues, self.concurrency, len(self.executions)),
+            describe=lambda: (self.queues, self.concurrency, len(self.executions) - self.runner.batches.spare),
         )
         self._fetcher = Fetcher(self, queue, backend, clock, self._heartbeat)
         self._quarantine = Quarantine(self, self._fetcher, backend, clock)
@@ -120,8 +122,7 @@ class Worker:
         self._reap_from = 0  # ticks
         self._stop_listening: Callable[[], None] = lambda: None
         self._chores: set[asyncio.Task[None]] = set()
-        self._given_back = 0
-        self._hurried = False
+        self._given_back, self._hurried = 0, False
         self._idle = asyncio.Event()
         self._waiting = 0  # how many wait until the worker is idle
         self._stack = contextlib.AsyncExitStack()
@@ -165,6 +166,7 @@ class Worker:
         self._context = contextvars.copy_context()
         self._idle = asyncio.Event()
         resources = await self._make_resources(self._stack) if self._make_resources is not None else {}
+        self.runner.batches.found = self._fetcher.share
         self.runner.start(self._middleware, resources)
         self._stop_listening = self._backend.listeners.listen(self._cancel_hint, CANCEL)
         self._watchdog.start()
@@ -240,6 +242,8 @@ class Worker:
     def _next(self, ended: Execution, outcome: Outcome | None, ticks: int, here: bool) -> Execution | None:
         """Have an outcome written; return what is to run after it in the same asyncio task, if ``here``."""
         del self.executions[ended.task.task_id]
+        if self._fetcher.batches is not None:
+            self.runner.batches.leave(ended.task)
         if outcome is None:  # written already, or no longer this worker's
             self._drop(ended.task)
         try:
@@ -263,6 +267,7 @@ class Worker:
             log.error("{} could not be settled", named(execution.task), cause=error)
         self._drop(execution.task)
         self.executions.pop(execution.task.task_id, None)
+        self.runner.batches.leave(execution.task)
         self._fetcher.fill()
         if self._waiting:
             self.look_idle()

@@ -1,0 +1,304 @@
+"""Handlers with ``batch``: one call for the items of many tasks, each of which ends by its own rules."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiotaskq import (
+    BatchFailed,
+    NotFound,
+    Status,
+    Task,
+    TaskFailed,
+    TaskQ,
+    ValidationError,
+    current_batch,
+    current_task,
+    injected,
+)
+from aiotaskq.testing import Kit, inline, virtual
+from tests.testing.backoffs import STEADY
+
+
+@pytest.fixture(params=["durable_fake", "memory", "sqlite"])
+async def kit(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kit]:
+    url = {"durable_fake": None, "memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/kit.db"}[request.param]
+    async with virtual(url=url, concurrency=2) as made:
+        yield made
+
+
+@dataclass
+class Item:
+    n: int
+
+
+class Client:
+    name = "c"
+
+
+def client() -> Client:
+    return Client()
+
+
+async def ends(kit: Kit, handles: list[Any]) -> list[str]:
+    return [str((await kit.task(handle)).status) for handle in handles]
+
+
+async def test_a_full_batch_is_called_at_once_and_a_part_of_one_after_a_while(kit: Kit) -> None:
+    calls: list[tuple[float, list[int]]] = []
+    start = kit.now
+
+    @kit.tq.task(batch=5, within=0.5)
+    async def double(items: list[Item]) -> list[Item]:
+        calls.append(((kit.now - start).total_seconds(), [item.n for item in items]))
+        assert [context.task.params for context in current_batch()] == [{"items": {"n": item.n}} for item in items]
+        with pytest.raises(NotFound, match="current_batch"):
+            current_task()
+        return [Item(2 * item.n) for item in items]
+
+    handles = await kit.tq.push_many([double.call(Item(n)) for n in range(12)])
+    await kit.advance(0)
+    assert calls == [(0.0, [0, 1, 2, 3, 4]), (0.0, [5, 6, 7, 8, 9])]
+    await kit.advance(0.499)
+    assert len(calls) == 2
+    await kit.advance(0.001)
+    assert calls[2:] == [(0.5, [10, 11])]
+    assert [await handle.result() for handle in handles] == [Item(2 * n) for n in range(12)]
+
+
+async def test_a_batch_takes_one_slot(kit: Kit) -> None:
+    batches, others, most = 0, 0, 0
+
+    @kit.tq.task(batch=4, within=1)
+    async def many(items: list[int]) -> None:
+        nonlocal batches, most
+        batches += 1
+        most = max(most, batches + others)
+        await kit.clock.sleep(10)
+        batches -= 1
+
+    @kit.tq.task
+    async def one() -> None:
+        nonlocal others, most
+        others += 1
+        most = max(most, batches + others)
+        await kit.clock.sleep(10)
+        others -= 1
+
+    handles = [*await kit.tq.push_many([many.call(n) for n in range(8)])]
+    handles += await kit.tq.push_many([one.call() for _ in range(4)])
+    await kit.advance(5)
+    assert (batches, others) == (2, 0)
+    assert kit.tq.worker is not None and kit.tq.worker.occupancy().busy == 2
+    await kit.advance(60)
+    assert most == 2 and set(await ends(kit, handles)) == {"completed"}
+
+
+async def test_the_items_that_failed_are_retried_alone(kit: Kit) -> None:
+    calls: list[list[int]] = []
+
+    @kit.tq.task(batch=4, within=1, backoff=STEADY, retry_on=ConnectionError)
+    async def work(items: list[int]) -> list[int]:
+        calls.append(items)
+        if len(calls) == 1:
+            raise BatchFailed({1: ConnectionError("later"), 3: ValueError("never")}, [n * 10 for n in items])
+        return [n * 100 for n in items]
+
+    handles = [await work.push(n) for n in range(4)]
+    await kit.drain(delayed=True)
+    assert calls == [[0, 1, 2, 3], [1]]
+    assert [await handle.result() for handle in handles[:3]] == [0, 100, 20]
+    with pytest.raises(TaskFailed, match="ValueError: never"):
+        await handles[3].result()
+    assert [attempt.error for attempt in await handles[1].attempts()] == ["ConnectionError: later", None]
+
+
+async def test_an_error_fails_each_by_its_own_rules(kit: Kit) -> None:
+    @kit.tq.task(batch=3, within=1, backoff=STEADY)
+    async def work(items: list[int]) -> list[int]:
+        raise ConnectionError("down")
+
+    handles = [await work.options(max_retries=n).push(n) for n in range(3)]
+    await kit.drain(delayed=True)
+    rows = [await kit.task(handle) for handle in handles]
+    assert [(row.status, row.retry_count) for row in rows] == [(Status.FAILED, n) for n in range(3)]
+    texts = {row.error_message.replace("\n", "") for row in rows if row.error_message}
+    assert len(texts) == 1 and texts.pop().count("raise ConnectionError") == 1
+
+
+@pytest.mark.parametrize(
+    ("returned", "text"),
+    [
+        ([1], "invalid_results: the handler returned 1 results for 2 items"),
+        ({"a": 1}, "invalid_results: the handler returned dict and not a list"),
+        (BatchFailed({2: ValueError()}), "invalid_results: BatchFailed: an exception for an index below 2"),
+    ],
+)
+async def test_what_does_not_fit_the_items_is_not_retried(returned: Any, text: str) -> None:
+    async with virtual() as kit:
+
+        @kit.tq.task(batch=2)
+        async def work(items: list[int]) -> Any:
+            if isinstance(returned, Exception):
+                raise returned
+            return returned
+
+        handles = [await work.push(n) for n in range(2)]
+        await kit.drain()
+        for row in [await kit.task(handle) for handle in handles]:
+            assert (row.status, row.retry_count) == (Status.FAILED, 0)
+            assert row.error_message is not None and text in row.error_message
+
+
+async def test_a_cancelled_item_leaves_its_batch(kit: Kit) -> None:
+    calls: list[list[int]] = []
+
+    @kit.tq.task(batch=3, within=10)
+    async def work(items: list[int]) -> list[int]:
+        calls.append(items)
+        await kit.clock.sleep(10)
+        return items
+
+    handles = [await work.push(n) for n in range(2)]
+    await kit.advance(1)
+    assert await handles[0].cancel()  # while it is gathered
+    await kit.advance(10)
+    assert calls == [[1]]
+    assert await ends(kit, handles) == ["cancelled", "running"]
+    handles += [await work.push(n) for n in range(2, 5)]
+    await kit.advance(1)
+    assert calls[1:] == [[2, 3, 4]]
+    assert await handles[3].cancel()  # while the handler runs
+    await kit.advance(10)
+    assert await ends(kit, handles) == ["cancelled", "completed", "completed", "cancelled", "completed"]
+
+
+async def test_a_timeout_begins_with_the_call_and_ends_only_its_own_task(kit: Kit) -> None:
+    ended: list[str] = []
+
+    @kit.tq.task(batch=2, within=10, max_retries=0)
+    async def work(items: list[int]) -> list[int]:
+        try:
+            await kit.clock.sleep(6)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+        return items
+
+    handles = [await work.options(timeout=timeout).push(1) for timeout in (5, 7)]
+    await kit.advance(7)
+    assert await ends(kit, handles) == ["failed", "completed"] and not ended
+    handles = [await work.options(timeout=5).push(1)]
+    await kit.advance(16)
+    assert await ends(kit, handles) == ["failed"] and ended == ["cancelled"]
+
+
+async def test_a_thread_runs_a_batch_and_is_waited_for(kit: Kit) -> None:
+    threads: list[int] = []
+
+    @kit.tq.task(batch=3, within=0.5)
+    def work(items: list[int]) -> list[int]:
+        threads.append(threading.get_ident())
+        return [sum(items)] * len(current_batch())
+
+    handles = [await work.push(n) for n in range(3)]
+    await kit.drain()
+    assert [await handle.result() for handle in handles] == [3, 3, 3]
+    assert len(threads) == 1 and threads[0] != threading.get_ident()
+
+
+async def test_what_is_gathered_is_run_before_the_worker_stops() -> None:
+    async with virtual() as kit:
+        calls: list[list[int]] = []
+
+        @kit.tq.task(batch=3, within=1000)
+        async def work(items: list[int]) -> None:
+            calls.append(items)
+
+        handles = [await work.push(n) for n in range(2)]
+        await kit.advance(1)
+        assert kit.tq.worker is not None and not calls
+        stopping = asyncio.ensure_future(kit.tq.worker.stop())
+        await kit.advance(1)
+        await stopping
+        assert calls == [[0, 1]] and await ends(kit, handles) == ["completed"] * 2
+
+
+async def test_a_shutdown_gives_a_batch_back() -> None:
+    async with virtual() as kit:
+
+        @kit.tq.task(batch=2)
+        async def work(items: list[int]) -> None:
+            await kit.clock.sleep(1000)
+
+        handles = [await work.push(n) for n in range(2)]
+        await kit.advance(1)
+        assert kit.tq.worker is not None
+        stopping = asyncio.ensure_future(kit.tq.worker.stop(drain=5))
+        await kit.advance(6)
+        await stopping
+        rows = [await kit.task(handle) for handle in handles]
+        assert [(row.status, row.retry_count) for row in rows] == [(Status.PENDING, 0)] * 2
+
+
+async def test_middleware_and_resources() -> None:
+    seen: list[Any] = []
+    tq = TaskQ("memory://")
+    tq.resource(client)
+
+    @tq.middleware
+    async def around(task: Task, call_next: Any) -> Any:
+        seen.append((task.params["items"], result := await call_next(task)))
+        return result
+
+    @tq.task(batch=2, within=1)
+    async def work(items: list[int], client: Client = injected()) -> list[str]:
+        return [f"{client.name}{n}" for n in items]
+
+    async with virtual(tq) as kit:
+        await tq.push_many([work.call(n) for n in range(2)])
+        await kit.drain()
+    assert sorted(seen) == [(0, "c0"), (1, "c1")]
+
+
+async def test_inline_mode_calls_with_one_item() -> None:
+    async with inline() as mode:
+
+        @mode.tq.task(batch=10, within=5)
+        async def work(items: list[int]) -> list[int]:
+            return [n + len(items) for n in items]
+
+        assert await (await work.push(5)).result() == 6
+        assert await work([1, 2]) == [3, 4]
+
+
+def refused(function: Any, text: str, **options: Any) -> None:
+    with pytest.raises(ValidationError, match=text):
+        TaskQ("memory://").task(**options)(function)
+
+
+def test_registrations_that_are_refused() -> None:
+    async def two(a: list[int], b: int) -> None: ...
+    async def one(items: list[int]) -> None: ...
+
+    refused(two, "with batch it takes one parameter", batch=2)
+    refused(one, "batch: ", batch=0)
+    refused(one, "within: ", batch=2, within=-1)
+
+
+def test_params_are_checked_item_by_item() -> None:
+    tq = TaskQ("memory://")
+
+    @tq.task(batch=2)
+    async def work(items: list[Item]) -> None: ...
+
+    with pytest.raises(ValidationError, match=r"params\.items"):
+        work.call({"n": "x"})  # type: ignore[arg-type]
+    assert work.call(Item(1)).params == {"items": {"n": 1}}
