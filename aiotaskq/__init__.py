@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import typing
 
+from aiotaskq.app.groups import GroupHandle, Workflow, chain, group
 from aiotaskq.app.handle import TaskCall, TaskFunction, TaskHandle
 from aiotaskq.app.legacy import (
     DatabaseQueue,
@@ -53,6 +54,7 @@ from aiotaskq.errors import (
 )
 from aiotaskq.runtime.context import TaskContext, current_batch, current_task
 from aiotaskq.runtime.events import Event
+from aiotaskq.runtime.queue.groups import GroupProgress, MemberResult
 from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.runtime.worker.worker import ExitCode
 
@@ -81,9 +83,12 @@ __all__ = [
     "ExitCode",
     "Fair",
     "Fernet",
+    "GroupHandle",
+    "GroupProgress",
     "InvalidRow",
     "LeaseLost",
     "Limit",
+    "MemberResult",
     "MemoryQueue",
     "MissingExtra",
     "NoOpenTask",
@@ -110,9 +115,11 @@ __all__ = [
     "TaskQ",
     "UnknownHandler",
     "ValidationError",
+    "Workflow",
     "WrongLoop",
     "Zlib",
     "Zstd",
+    "chain",
     "configure",
     "current_batch",
     "current_task",
@@ -122,6 +129,7 @@ __all__ = [
     "get_public",
     "get_queue",
     "get_scheduler",
+    "group",
     "injected",
     "pop_task",
     "preview",

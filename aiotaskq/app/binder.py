@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from aiotaskq.runtime.handler import INJECTED, Handler
+from aiotaskq.runtime.handler import INJECTED, PARENT_RESULT, Handler
 
 MISSING: Any = object()
 
@@ -18,7 +18,8 @@ MISSING: Any = object()
 def binder_of(handler: Handler) -> Callable[..., dict[str, Any]]:
     """Return the function that takes the arguments of the handler and returns the params that were given.
 
-    It raises TypeError as the handler itself would. Parameters of resources are left out unless they are given.
+    It raises TypeError as the handler itself would. Parameters of resources, and ``parent_result``, are left out unless
+    they are given.
     """
     taken, given, optional, others = [], [], [], None
     keyword_only = False
@@ -29,7 +30,7 @@ def binder_of(handler: Handler) -> Callable[..., dict[str, Any]]:
         if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
             keyword_only = True
             taken.append("*")
-        if parameter.default is parameter.empty:
+        if parameter.default is parameter.empty and name != PARENT_RESULT:
             taken.append(name)
             given.append(name)
         else:

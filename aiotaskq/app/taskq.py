@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from typing import Any, Unpack
 
 from aiotaskq.app.blocking import BlockingPush
+from aiotaskq.app.groups import GroupPushes
 from aiotaskq.app.handle import PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.app.push import as_call, named_call, new_task_of, reruns_of, rules_of, session_of
 from aiotaskq.app.registry import Registry
@@ -40,7 +41,7 @@ CLOCK_INTERVAL = 30.0  # seconds between two comparisons with the store's clock
 ECHO = 500_000  # microseconds in which a second signal may be a copy of the first, passed on by a wrapper
 
 
-class TaskQ(Registry, Operations[TaskHandle[Any]]):
+class TaskQ(Registry, Operations[TaskHandle[Any]], GroupPushes):
     """A task queue: ``TaskQ("sqlite:///app.db")`` inside the application, no server.
 
     Open it with ``async with tq`` (connect only), ``async with tq.running()`` (workers and scheduler embedded in the
@@ -118,6 +119,7 @@ class TaskQ(Registry, Operations[TaskHandle[Any]]):
             prepare=self._prepared,
             gated=self._gated,
         )
+        self._take_groups()
         home = self._backend if store is None else self._store(store)
         self.store = Store(home.values, self._clock, durable=home.durable, cleanup_interval=cleanup_interval)
         self._retention = Retention(self._backend, self._clock, ended=retention, failed=retention_failed)

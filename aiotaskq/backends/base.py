@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import msgspec
 
 from aiotaskq.backends.gates import Gates
+from aiotaskq.backends.groups import Groups, NoGroups
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.values import Values
 from aiotaskq.backends.workers import Workers
@@ -105,6 +106,7 @@ class Backend(ABC):
     """Whether ``push_and_claim`` costs hardly more than ``push``, and ``fire_and_claim`` than ``change``."""
     values: Values
     gates: Gates
+    groups: Groups
     schedules: Schedules | None = None
     workers: Workers | None = None
     """The registry of workers; every shared store has one."""
@@ -114,6 +116,7 @@ class Backend(ABC):
 
     def __init__(self) -> None:
         self.listeners = Listeners()
+        self.groups = NoGroups(self.name)
 
     def notify_updated(self, changes: Sequence[Change], held: Sequence[bool]) -> None:
         """Pass on the hints of an update; ``held`` says which changes hold."""

@@ -34,11 +34,20 @@ class Bounds(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Flow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The gates of a task, in the order in which they are passed, as its push declared them."""
+    """What a task passes and waits for before it can be claimed, as its push declared it. It never changes."""
 
     gates: tuple[tuple[str, Bounds], ...] = ()
+    """Its gates, in the order in which they are passed."""
     weight: int = 1
     """The tokens that it takes from a rate."""
+    group: str | None = None
+    """The id of the group whose member it is."""
+    parents: tuple[tuple[str, str], ...] = ()
+    """The ids and names of the tasks that have to end before it."""
+    children: tuple[tuple[str, str], ...] = ()
+    """The ids of the tasks that wait for its end, and what its failure means for each: a ``RULE`` of core.groups."""
+    source: str | None = None
+    """The id of the group whose end has pushed it."""
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):

@@ -190,6 +190,7 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
                 expires_at=None,
                 result=None,
                 error_message=None,
+                waits=0,
             )
         case HandedBack(new):
             return _pending(
@@ -238,7 +239,7 @@ def _end(task: Task, status: Status, now: int, error: str | None, result: Any = 
 def _pending(task: Task, **changes: Any) -> Task:
     changes.setdefault("due_at", None)  # unless it was put off, a task is due at its `run_at`
     after = replace(task, status=PENDING, lease_owner=None, lease_until=None, cancel_requested=False, **changes)
-    if after.flow is not None and (after.run_at != task.run_at or task.final):
+    if after.flow is not None and after.flow.gates and (after.run_at != task.run_at or task.final):
         return parked(after, after.run_at)  # it waits for a time to come, and holds no slot meanwhile
     return after
 

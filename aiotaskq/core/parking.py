@@ -9,8 +9,10 @@ from aiotaskq.core.task import Task
 
 
 def parked(task: Task, due: int) -> Task:
-    """Return a task with gates parked at the first of them; ``due`` in microseconds UTC."""
+    """Return a task parked at the first of its gates, or as it is if it has none; ``due`` in microseconds UTC."""
     assert task.flow is not None
+    if not task.flow.gates:
+        return task
     return replace(task, run_at=PARKED, due_at=due, gate=task.flow.gates[0][0])
 
 

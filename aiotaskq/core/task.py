@@ -128,9 +128,11 @@ class Task(Redacted, frozen=True, kw_only=True):
     extra: dict[str, Any] = msgspec.field(default_factory=dict)
     """Keys of a documented task dict that aiotaskq does not know; every backend keeps them."""
     flow: Flow | None = None
-    """The gates that it passes before it can be claimed."""
+    """What it passes and waits for before it can be claimed."""
     gate: str | None = None
     """The gate at which it is parked; the last one that it has passed if it is not."""
+    waits: int = 0
+    """The number of its parents for whose end it waits, parked at no gate."""
     attempts: tuple[Attempt, ...] = ()
     """The newest runs that ended without completing; ``core.attempts.attempts_of`` returns the last run as well."""
     coded: dict[str, str] | None = None
@@ -145,7 +147,7 @@ class Task(Redacted, frozen=True, kw_only=True):
 
     @property
     def parked(self) -> bool:
-        """Whether it waits at a gate."""
+        """Whether it waits at a gate, or for its parents."""
         return self.run_at == PARKED and self.status is PENDING
 
     @property

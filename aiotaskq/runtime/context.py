@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -12,6 +13,9 @@ from aiotaskq.core.serialize import clip
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import LeaseLost, NotFound
+
+if TYPE_CHECKING:
+    from aiotaskq.runtime.queue.groups import GroupVerbs, MemberResult
 
 
 class SnoozeRequested(Exception):
@@ -27,6 +31,8 @@ class TaskHost(Protocol):
 
     loop: asyncio.AbstractEventLoop
     """The worker's loop; a ``def`` handler runs in a thread beside it."""
+    groups: GroupVerbs
+    """The groups of its queue."""
 
     async def report(self, task: Task, value: dict[str, Any]) -> bool:
         """Store the progress of a running task; return whether it is still this worker's."""
@@ -45,6 +51,7 @@ class TaskContext(msgspec.Struct, eq=False):
     """Whether the task was asked to stop; an ``async def`` handler is cancelled as well."""
     completed: bool = False
     """Whether ``complete`` was called; the worker then reads whether that transaction was committed."""
+    _added: int = 0
 
     def __repr__(self) -> str:
         return f"<TaskContext {self.task.task_id}>"
@@ -81,6 +88,34 @@ class TaskContext(msgspec.Struct, eq=False):
         if not await self._host.complete(self.task, session, result):
             raise LeaseLost(f"task {self.task.task_id} is no longer run here; roll back what was done for it")
         self.completed = True
+
+    @property
+    def group_id(self) -> str | None:
+        """The id of the group whose member the task is, or whose end has pushed it; None if there is none."""
+        flow = self.task.flow
+        return None if flow is None else flow.group or flow.source
+
+    async def results(self, start: int = 0, limit: int | None = None) -> list[MemberResult]:
+        """Return what came of the task's parents or, in the callback of a group, of the group's members.
+
+        In the order of the calls; a page of them with the place ``start``, from 0, and ``limit``. A result has the type
+        of its handler's return annotation. Tasks that were deleted are left out.
+        """
+        stop = None if limit is None else check_int("start", start, 0) + check_int("limit", limit, 1)
+        return await self._host.groups.outcomes_for(self.task, start, stop)
+
+    async def add_to_group(self, calls: Iterable[Any]) -> int:
+        """Push further members of the task's group, as ``f.call(…)``; return how many were new.
+
+        The group does not end before they have. In a second run of the task, after a failure, its first call is taken
+        for the first one of the run before, and so on: it is not pushed again. Raises NotFound for a task of no group,
+        TaskConflict for a group that was cancelled, ValidationError.
+        """
+        if self.task.flow is None or self.task.flow.group is None:
+            raise NotFound(f"add_to_group: task {self.task.task_id} is in no group")
+        tasks = [self._host.groups.make(call) for call in calls]
+        first, self._added = self._added, self._added + len(tasks)
+        return await self._host.groups.add(self.task.flow.group, tasks, self.task.task_id, first)
 
 
 current: contextvars.ContextVar[TaskContext | None] = contextvars.ContextVar("aiotaskq_task", default=None)

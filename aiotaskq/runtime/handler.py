@@ -33,6 +33,8 @@ class Injected:
 
 
 INJECTED = Injected()
+PARENT_RESULT = "parent_result"
+"""The name of a handler's parameter that gets the result of the task's parent."""
 
 
 class Handler(msgspec.Struct, frozen=True):
@@ -52,7 +54,7 @@ class Handler(msgspec.Struct, frozen=True):
     timeout: float | None = None
     expires: float | None = None
     injected: Mapping[str, Any] = {}
-    """Names of parameters, and the types of the resources that they get."""
+    """Names of parameters, and the types of the resources that they get; for ``parent_result`` whether it is needed."""
     accepted: frozenset[str] | None = None
     """The names of its parameters; None if it takes any (``**kwargs``)."""
     required: frozenset[str] = frozenset()
@@ -202,21 +204,24 @@ def _default_name(function: Callable[..., Any]) -> str:
 def _required(function: Callable[..., Any]) -> frozenset[str]:
     parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
     without = [each for each in parameters if each.default is each.empty]
-    return frozenset(each.name for each in without if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD))
+    named = (each.name for each in without if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD))
+    return frozenset(named) - {PARENT_RESULT}
 
 
 def _injected(function: Callable[..., Any]) -> dict[str, Any]:
     parameters = inspect.signature(function).parameters.values()
-    names = [parameter.name for parameter in parameters if parameter.default is INJECTED]
+    needs = (INJECTED, inspect.Parameter.empty)
+    parent: dict[str, Any] = {each.name: each.default in needs for each in parameters if each.name == PARENT_RESULT}
+    names = [each.name for each in parameters if each.default is INJECTED and each.name != PARENT_RESULT]
     if not names:
-        return {}
+        return parent
     hints = typing.get_type_hints(function)
     for name in names:
         if name not in hints:
             raise ValidationError(
                 f"handler {function.__name__}: parameter {name!r} = injected() needs a type annotation"
             )
-    return {name: hints[name] for name in names}
+    return {**{name: hints[name] for name in names}, **parent}
 
 
 def _items(function: Callable[..., Any]) -> str:
@@ -245,7 +250,8 @@ def _conversions(
     named: dict[str, Conversion | None] = {}
     others = None
     for parameter in signature.parameters.values():
-        if parameter.default is INJECTED or parameter.annotation is parameter.empty:
+        resource = parameter.default is INJECTED and parameter.name != PARENT_RESULT
+        if resource or parameter.annotation is parameter.empty:
             conversion = None
         else:
             try:

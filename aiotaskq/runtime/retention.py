@@ -8,7 +8,7 @@ from typing import Literal
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
-from aiotaskq.core.task import FINAL, Status, TaskFilter
+from aiotaskq.core.task import FINAL, SECOND, Status, TaskFilter
 from aiotaskq.core.validation import check_seconds
 from aiotaskq.runtime.queue.bulk import PURGE_CHUNK, ended_before
 
@@ -65,4 +65,7 @@ class Retention:
         for status, age in self._ages.items():
             where = TaskFilter(status=(status,), completed_before=ended_before(age, self._clock))
             full |= await self._backend.purge(where, PURGE_CHUNK) == PURGE_CHUNK
+        if self._backend.groups.used and (ages := [age for status, age in self._ages.items() if status != "failed"]):
+            before = self._clock.now() - int(max(ages) * SECOND)
+            full |= await self._backend.groups.purge(before, PURGE_CHUNK) == PURGE_CHUNK
         return PAUSE if full else SWEEP_INTERVAL * random.uniform(0.8, 1.2)

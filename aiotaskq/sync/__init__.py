@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typing
 
+from aiotaskq.app.groups import Workflow, chain, group
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.app.legacy import preview
 from aiotaskq.app.registry import injected
@@ -41,6 +42,7 @@ from aiotaskq.errors import (
     WrongLoop,
 )
 from aiotaskq.runtime.events import Event
+from aiotaskq.runtime.queue.groups import GroupProgress, MemberResult
 from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.runtime.worker.worker import ExitCode
 from aiotaskq.sync.facades import (
@@ -56,7 +58,7 @@ from aiotaskq.sync.facades import (
     push_task,
     set_public,
 )
-from aiotaskq.sync.taskq import TaskContext, TaskFunction, TaskHandle, TaskQ, current_batch, current_task
+from aiotaskq.sync.taskq import GroupHandle, TaskContext, TaskFunction, TaskHandle, TaskQ, current_batch, current_task
 
 if typing.TYPE_CHECKING:
     from aiotaskq.sync.session import Base, SessionLocal, engine, get_db
@@ -81,9 +83,12 @@ __all__ = [
     "ExitCode",
     "Fair",
     "Fernet",
+    "GroupHandle",
+    "GroupProgress",
     "InvalidRow",
     "LeaseLost",
     "Limit",
+    "MemberResult",
     "MemoryQueue",
     "MissingExtra",
     "NoOpenTask",
@@ -110,9 +115,11 @@ __all__ = [
     "TaskQ",
     "UnknownHandler",
     "ValidationError",
+    "Workflow",
     "WrongLoop",
     "Zlib",
     "Zstd",
+    "chain",
     "configure",
     "current_batch",
     "current_task",
@@ -122,6 +129,7 @@ __all__ = [
     "get_public",
     "get_queue",
     "get_scheduler",
+    "group",
     "injected",
     "pop_task",
     "preview",

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import functools
 import signal
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, Concatenate, Generic, Protocol, TypeVar, Unpack, cast, overload
 
+import aiotaskq.app.groups
 import aiotaskq.app.handle
 import aiotaskq.app.taskq
 import aiotaskq.runtime.context
@@ -19,6 +20,7 @@ from aiotaskq.app.run_options import RunOptions
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ClosedError
+from aiotaskq.runtime.queue.groups import MemberResult
 from aiotaskq.sync.bridge import (
     Facade,
     Home,
@@ -38,6 +40,7 @@ from aiotaskq.sync.facades import Operations, Queue, SchedulerFacade, Store
 AsyncBoundTask = aiotaskq.app.handle.BoundTask
 AsyncHandle = aiotaskq.app.handle.TaskHandle
 AsyncFunction = aiotaskq.app.handle.TaskFunction
+AsyncGroupHandle = aiotaskq.app.groups.GroupHandle
 AsyncTaskQ = aiotaskq.app.taskq.TaskQ
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -129,6 +132,30 @@ class BatchDecorator(Protocol):
     def __call__(self, function: Callable[[list[T]], list[One]], /) -> BatchFunction[T, list[One], One]: ...
 
 
+class GroupHandle(Facade[Any], Generic[T_co]):
+    __doc__ = AsyncGroupHandle.__doc__
+
+    def __init__(self, tq: TaskQ, group_id: str, created: bool = True) -> None:
+        self.reach = Part(tq.reach, lambda reached: AsyncGroupHandle(reached, group_id, created))
+        self._tq = tq
+        self.group_id = group_id
+        self.created = created
+
+    def __repr__(self) -> str:
+        return f"<GroupHandle {self.group_id}>"
+
+    @documented_as(AsyncGroupHandle.result)
+    def result(self, timeout: float | None = None) -> list[T_co]:
+        return self._result(timeout)
+
+    _result = blocking(AsyncGroupHandle.result)
+    progress = blocking(AsyncGroupHandle.progress)
+    tasks = blocking(AsyncGroupHandle.tasks, lambda self, made: _handles(self._tq, made))
+    task = blocking(AsyncGroupHandle.task, lambda self, made: _handle(self._tq, made))
+    cancel = blocking(AsyncGroupHandle.cancel)
+    retry_failed = blocking(AsyncGroupHandle.retry_failed)
+
+
 class TaskDecorator(Protocol):
     """What ``@tq.task(...)`` returns; see ``aiotaskq.app.registry.TaskDecorator``."""
 
@@ -158,6 +185,10 @@ def _handle(tq: TaskQ, made: AsyncHandle[Any]) -> TaskHandle[Any]:
 
 def _handles(tq: TaskQ, made: Sequence[AsyncHandle[Any]]) -> list[TaskHandle[Any]]:
     return [_handle(tq, each) for each in made]
+
+
+def _group_handle(tq: TaskQ, made: AsyncGroupHandle[Any]) -> GroupHandle[Any]:
+    return GroupHandle(tq, made.group_id, made.created)
 
 
 def _decorator(tq: TaskQ, declare: Callable[[Any], Any]) -> ScheduleDecorator:
@@ -275,6 +306,10 @@ class TaskQ(Operations):
     push = blocking(AsyncTaskQ.push, _handle)
     push_many = blocking(AsyncTaskQ.push_many, _handles)
     _push_call = blocking(AsyncTaskQ.push_call, _handle)
+    group = blocking(AsyncTaskQ.group, _group_handle)
+    start = blocking(AsyncTaskQ.start, _group_handle)
+    group_handle = direct(AsyncTaskQ.group_handle, _group_handle)
+    groups = blocking(AsyncTaskQ.groups)
     handle = direct(AsyncTaskQ.handle, _handle)
     retry = blocking(AsyncTaskQ.retry, _handle)
     health = blocking(AsyncTaskQ.health)
@@ -336,12 +371,25 @@ class TaskContext:
     def complete(self, session: Any, result: Any = None) -> None:
         self._run(self._context.complete, session, result)
 
-    def _run(self, method: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kwargs: P.kwargs) -> None:
+    @property
+    def group_id(self) -> str | None:
+        """The id of the group whose member the task is, or whose end has pushed it; None if there is none."""
+        return self._context.group_id
+
+    @documented_as(aiotaskq.runtime.context.TaskContext.results)
+    def results(self, start: int = 0, limit: int | None = None) -> list[MemberResult]:
+        return self._run(self._context.results, start, limit)
+
+    @documented_as(aiotaskq.runtime.context.TaskContext.add_to_group)
+    def add_to_group(self, calls: Iterable[Any]) -> int:
+        return self._run(self._context.add_to_group, calls)
+
+    def _run(self, method: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs) -> R:
         # In the worker's loop, which may be another than the facade's: an asyncio application runs `def` handlers, too.
         refuse_running_loop(f"aiotaskq.current_task().{method.__name__}")
         coro = method(*args, **kwargs)
         try:
-            asyncio.run_coroutine_threadsafe(coro, self._context.loop).result()
+            return asyncio.run_coroutine_threadsafe(coro, self._context.loop).result()
         except CancelledError:
             raise ClosedError(_GONE) from None
         except RuntimeError:

@@ -18,6 +18,7 @@ DATABASE_NAMES = {"Base", "SessionLocal", "engine", "get_db"}  # imported when t
 
 CLASSES = [
     "DatabaseQueue",
+    "GroupHandle",
     "MemoryQueue",
     "RedisQueue",
     "Scheduler",

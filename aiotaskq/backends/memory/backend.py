@@ -12,9 +12,11 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.base import Change, QueueStats, Room, holds, matches
 from aiotaskq.backends.direct import DirectBackend
+from aiotaskq.backends.groups import again, concerns, parents_first, waits_again
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gates import MemoryGates
+from aiotaskq.backends.memory.groups import MemoryGroups
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.reads import Reads
@@ -44,6 +46,9 @@ class MemoryBackend(DirectBackend):
         self.queue = TaskQueue(rows=self._tasks, lock=self._lock, taken=self._start)
         self.enqueue, self.attended = self.queue.enqueue, self.queue.attended
         self.gates: MemoryGates = MemoryGates(self._tasks, self.queue.paused, self._lock, self._move, self.listeners)
+        self.groups: MemoryGroups = MemoryGroups(
+            self._tasks, self._lock, self._settle, self._push, self.listeners, keep
+        )
         self._running: dict[str, None] = {}
         self._ended = Ended(keep, self._tasks, self._keys, self._lock)
         self._reads = Reads(self._tasks, self._keys, self.queue)
@@ -59,13 +64,17 @@ class MemoryBackend(DirectBackend):
             if room is not None:
                 self._reads.check_room(tasks, room)
                 self._update(room.instead)
-            gated = self.gates.check(tasks)
-            stored = [self._insert(task) for task in tasks]
-            if gated:
-                self.gates.pushed(gated)
+            stored = self._push(tasks)
         if room is not None:
             self.notify_updated(room.instead, [True] * len(room.instead))
         self.listeners.notify(READY)
+        return stored
+
+    def _push(self, tasks: Sequence[Task]) -> list[Task]:
+        gated = self.gates.check(tasks)
+        stored = [self._insert(task) for task in tasks]
+        if gated:
+            self.gates.pushed(gated)
         return stored
 
     def insert(self, task: Task) -> Task:
@@ -166,7 +175,7 @@ class MemoryBackend(DirectBackend):
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         with self._lock:
-            held = self._update(changes)
+            held = parents_first(changes, self._update)
         self.notify_updated(changes, held)
         self._ended.log_dropped()
         return held
@@ -181,18 +190,26 @@ class MemoryBackend(DirectBackend):
             # An ended task that is brought back must not have the unique key of a newer task.
             held.append(guard and (after.unique_key is None or self._keys.holder(after) is None))
             if row is not None and held[-1]:
+                if waits_again(row, after):
+                    after = again(after, self.groups)
                 self._leave(row)
                 self._enter(after if row.progress is after.progress else after.replace(progress=row.progress))
                 for task in change.then:
                     self._insert(task)
                 self.queue.end(row)
                 self.gates.settled(row, after, change.then)
+                if concerns(row, after):
+                    self.groups.settled(row, after)
         return held
 
     def _move(self, row: Task, after: Task) -> None:
         self._leave(row)
         self._enter(after)
         self.queue.end(row)
+
+    def _settle(self, row: Task, after: Task) -> None:
+        self._move(row, after)
+        self.gates.settled(row, after, ())
 
     def _edit_running(self, task_id: str, fence: int | None, **changes: Any) -> Task | None:
         """Change a running task, if its fence is right or None, and return it as it was before; else return None."""
@@ -261,6 +278,8 @@ class MemoryBackend(DirectBackend):
                     self._leave(row)
                     self.queue.end(row)
                     self.gates.open(slots(row), None)
+                    if row.flow is not None and not row.final:
+                        self.groups.deleted(row)
                     deleted += 1
         return deleted
 

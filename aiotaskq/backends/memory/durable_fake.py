@@ -16,6 +16,7 @@ from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.backends.memory.workers import MemoryWorkers
 from aiotaskq.core.coded import decoded, encoded
+from aiotaskq.core.groups import Plan
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, Task, same_push
 
@@ -32,6 +33,7 @@ class DurableFake(MemoryBackend):
 
     def __init__(self) -> None:
         super().__init__(keep=KEEP)
+        self.groups.push_with = self._push_plan
         self.schedules: DurableFakeSchedules = DurableFakeSchedules(self)
         self.workers: MemoryWorkers = MemoryWorkers(self._tasks, self._running, self._lock)
         self.on_commit: Callable[[Task], object] = lambda task: None
@@ -84,6 +86,24 @@ class DurableFake(MemoryBackend):
 
         await at_commit(session, store)
         return stored
+
+    async def _push_plan(self, plan: Plan, session: Any, committed: Callable[[], None]) -> bool:
+        from aiotaskq.backends.sql.caller_session import at_commit
+
+        self.check(plan.tasks)
+        if (await self.groups.get([plan.groups[0].group_id]))[0] is not None:
+            return False
+
+        def store() -> None:
+            with self._lock:
+                new = plan.tasks if self.groups.enter(plan) else ()
+            for task in new:
+                self.on_commit(task)
+            self.listeners.notify(READY)
+            committed()
+
+        await at_commit(session, store)
+        return True
 
     def _insert(self, task: Task) -> Task:
         row = self._copy(task)

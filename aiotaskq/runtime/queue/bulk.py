@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
+from typing import Protocol
 
 import msgspec
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.instants import instant
-from aiotaskq.core.outcome import RETRYABLE, Requeued, settle
+from aiotaskq.core.outcome import RETRYABLE, Cancelled, Outcome, Requeued, settle
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
 from aiotaskq.core.validation import check_seconds
-from aiotaskq.errors import ValidationError
+from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log
+from aiotaskq.runtime.events import Events
 
 PURGE_CHUNK = 1_000  # rows deleted in one transaction
 RETRY_CHUNK = 500  # tasks put back, or cancelled, in one transaction
+
+
+class Operated(Protocol):
+    """What the verbs need of the queue that they act on."""
+
+    backend: Backend
+    clock: Clock
+    events: Events
+
+    async def read(self, task_id: str) -> Task | None:
+        """Return a task by id, None if there is none."""
+
+    async def settle(self, task: Task, outcome: Outcome) -> Task | None:
+        """Write an outcome; return the new state, None if the task has changed since it was read."""
 
 
 def statuses(names: str | Iterable[str] | None) -> tuple[Status, ...]:
@@ -70,6 +87,34 @@ async def live_pages(backend: Backend, where: TaskFilter) -> AsyncIterator[list[
     while tasks := await backend.find(where, RETRY_CHUNK):
         yield tasks
         where = msgspec.structs.replace(where, after=tasks[-1].task_id)
+
+
+async def cancel_page(
+    operated: Operated, tasks: Sequence[Task], cancel: Callable[[str], Awaitable[bool]], reason: str = "cancelled"
+) -> int:
+    """Cancel those of these tasks that are pending, and ask the running ones to stop; return how many.
+
+    ``cancel`` is the verb for one task, for those that change meanwhile.
+    """
+    now = operated.clock.now()
+    waiting = [task for task in tasks if task.status is Status.PENDING]
+    running = [task.task_id for task in tasks if task.status is Status.RUNNING]
+    changes = [Change(task, settle(task, Cancelled(reason), now)) for task in waiting]
+    done = await operated.backend.request_cancel(running) if running else []
+    left = [task_id for task_id, flagged in zip(running, done, strict=True) if not flagged]
+    count = sum(done)
+    held = await operated.backend.update(changes) if changes else []
+    for change, ok in zip(changes, held, strict=True):
+        if ok:
+            count += 1
+            log.task("cancel", change.after)
+            operated.events.emit("cancelled", now, change.after)
+        else:
+            left.append(change.before.task_id)
+    for task_id in left:  # claimed, given back or ended since it was read
+        with contextlib.suppress(NotFound):
+            count += await cancel(task_id)
+    return count
 
 
 async def count_all(backend: Backend, clock: Clock, where: TaskFilter) -> int:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
-from aiotaskq.backends.base import Backend, Change
-from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.outcome import RETRYABLE, Cancelled, Outcome, Requeued, settle
+from aiotaskq.core.outcome import RETRYABLE, Cancelled, Requeued
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.validation import check_int, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import log, printable
-from aiotaskq.runtime.events import Events
-from aiotaskq.runtime.queue.bulk import count_all, ended_before, live_pages, purge_all, retry_all, task_filter
+from aiotaskq.runtime.queue.bulk import (
+    Operated,
+    cancel_page,
+    count_all,
+    ended_before,
+    live_pages,
+    purge_all,
+    retry_all,
+    task_filter,
+)
 
 Retried_co = TypeVar("Retried_co", covariant=True)
 
@@ -31,20 +36,6 @@ class Stats(msgspec.Struct, frozen=True):
     oldest_age: float | None
     queues: dict[str, dict[str, int]]
     paused: list[str]
-
-
-class Operated(Protocol):
-    """What the verbs need of the queue that they act on."""
-
-    backend: Backend
-    clock: Clock
-    events: Events
-
-    async def read(self, task_id: str) -> Task | None:
-        """Return a task by id, None if there is none."""
-
-    async def settle(self, task: Task, outcome: Outcome) -> Task | None:
-        """Write an outcome; return the new state, None if the task has changed since it was read."""
 
 
 class Operations(ABC, Generic[Retried_co]):
@@ -126,32 +117,10 @@ class Operations(ABC, Generic[Retried_co]):
         where = task_filter(status=status, type=type, queue=queue, since=since)
         total = 0
         async for tasks in live_pages(self._operated.backend, where):
-            total += await self._cancel_page(tasks)
+            total += await cancel_page(self._operated, tasks, self.cancel)
             if progress is not None:
                 progress(total)
         return total
-
-    async def _cancel_page(self, tasks: Sequence[Task]) -> int:
-        operated = self._operated
-        now = operated.clock.now()
-        waiting = [task for task in tasks if task.status is Status.PENDING]
-        running = [task.task_id for task in tasks if task.status is Status.RUNNING]
-        changes = [Change(task, settle(task, Cancelled(), now)) for task in waiting]
-        done = await operated.backend.request_cancel(running) if running else []
-        left = [task_id for task_id, flagged in zip(running, done, strict=True) if not flagged]
-        count = sum(done)
-        held = await operated.backend.update(changes) if changes else []
-        for change, ok in zip(changes, held, strict=True):
-            if ok:
-                count += 1
-                log.task("cancel", change.after)
-                operated.events.emit("cancelled", now, change.after)
-            else:
-                left.append(change.before.task_id)
-        for task_id in left:  # claimed, given back or ended since it was read
-            with contextlib.suppress(NotFound):
-                count += await self.cancel(task_id)
-        return count
 
     async def retry(self, task_id: str) -> Retried_co:
         """Put a failed, cancelled or expired task back, its retries unused. Raises NotFound, TaskConflict."""

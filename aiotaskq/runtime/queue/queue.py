@@ -34,6 +34,7 @@ from aiotaskq.runtime.queue.claims import Claims, Taker, willing
 from aiotaskq.runtime.queue.debounced import Debounced
 from aiotaskq.runtime.queue.expired_keys import expired_conflicts
 from aiotaskq.runtime.queue.gate_sweep import GateSweep
+from aiotaskq.runtime.queue.groups import GroupVerbs
 from aiotaskq.runtime.queue.known_ids import KnownIds
 from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.push_events import PushedEvents
@@ -104,8 +105,12 @@ class Queue(Operations[Task]):
         self.step_log = StepLog()
         self.known_ids = KnownIds(backend, clock, self.add, self._pushed)
         self.debounced = Debounced(backend, clock, self._updates.add if backend.grouped else backend.update)
+        self.groups = GroupVerbs(
+            self, self.capacity, self._pushed, self._check_pushed, self._waiters, self._poll_interval
+        )
+        """The verbs on groups."""
         self._next_reap = 0  # ticks
-        self.reaper = Reaper(backend, clock, self.events, self.settle)
+        self.reaper = Reaper(backend, clock, self.events, self.settle, self.groups.resume_cancels)
         self.gate_sweep = GateSweep(backend, clock, self._poll_interval)
         self._pop_owner = fresh_owner(POP_OWNER)
 
@@ -182,6 +187,10 @@ class Queue(Operations[Task]):
     async def _push(self, tasks: Sequence[Task]) -> list[Task]:
         taker = willing(self.takers)
         return await (self.backend.push(tasks) if taker is None else taker.push(tasks))
+
+    def _check_pushed(self, tasks: Sequence[Task]) -> None:
+        if not self.backend.objects:
+            self._check_storable(tasks)
 
     def _check_storable(self, tasks: Sequence[Task]) -> None:
         for task in tasks:

@@ -21,13 +21,19 @@ class Reaper:
     """Looks for overdue tasks of one store: for each worker, and for consumers that pop by hand."""
 
     def __init__(
-        self, backend: Backend, clock: Clock, events: Events, settle: Callable[..., Awaitable[Task | None]]
+        self,
+        backend: Backend,
+        clock: Clock,
+        events: Events,
+        settle: Callable[..., Awaitable[Task | None]],
+        resume: Callable[[], Awaitable[None]],
     ) -> None:
-        """``settle`` is that of the queue."""
+        """``settle`` is that of the queue; ``resume`` goes on with the cancels of groups."""
         self._backend = backend
         self._clock = clock
         self._events = events
         self._settle = settle
+        self._resume = resume
 
     async def reap(self, *, then: Callable[[Task], tuple[Task, ...]] | None = None) -> bool:
         """Remove dead workers, and settle overdue tasks; return whether there may be more.
@@ -37,6 +43,7 @@ class Reaper:
         """
         now = self._clock.now()
         await self._remove_dead(now)
+        await self._resume()
         late = await self._backend.overdue(now, LIMIT)
         for task in late:
             outcome: Outcome = Expired()

@@ -21,7 +21,7 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.log import application_frames, gate, log, named, printable
 from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost, current
 from aiotaskq.runtime.events import Events
-from aiotaskq.runtime.handler import Handler, ParamsMisfit, misfit
+from aiotaskq.runtime.handler import PARENT_RESULT, Handler, ParamsMisfit, misfit
 from aiotaskq.runtime.worker.batches import Batches, BatchMisfit
 from aiotaskq.runtime.worker.execution import Execution
 from aiotaskq.runtime.worker.executors import Executors
@@ -261,7 +261,10 @@ class Runner:
         if handler.batch is not None:
             return await self.batches.join(self.executions[task.task_id], params.get(handler.items))
         if handler.injected:
-            params = {**self._injected(handler), **params}
+            given = self._injected(handler)
+            if PARENT_RESULT in handler.injected and PARENT_RESULT not in params:
+                given |= await self._parent_result(task, handler)
+            params = {**given, **params}
         try:
             if handler.executor == "loop":
                 return await handler.function(**params)
@@ -294,7 +297,21 @@ class Runner:
             self._deadlines.add(timeout, execution, self._clock.ticks())
 
     def _injected(self, handler: Handler) -> dict[str, Any]:
-        return {name: self._resource(kind) for name, kind in handler.injected.items()}
+        return {name: self._resource(kind) for name, kind in handler.injected.items() if name != PARENT_RESULT}
+
+    async def _parent_result(self, task: Task, handler: Handler) -> dict[str, Any]:
+        """Return the param that gets the result of the parent; none for a task without parents."""
+        if task.flow is None or not task.flow.parents:
+            if handler.injected[PARENT_RESULT]:
+                raise ParamsMisfit(f"{handler.name}() needs {PARENT_RESULT!r}, and the task has no parent")
+            return {}
+        found = {PARENT_RESULT: await self._host.groups.parent_result(task)}
+        if self._objects:
+            return found
+        try:
+            return handler.loaded(found)
+        except ValidationError as error:
+            raise ParamsMisfit(str(error)) from None
 
     def _resource(self, kind: Any) -> Any:
         if kind not in self._resources:

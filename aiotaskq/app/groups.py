@@ -1,0 +1,309 @@
+"""Groups, chains and workflows: how one is described, pushed, waited for and cancelled."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, Literal, Self, TypeVar, Union
+
+from msgspec.structs import replace
+
+from aiotaskq.app.handle import TaskCall, TaskHandle
+from aiotaskq.app.push import new_task_of
+from aiotaskq.app.registrations import Registrations
+from aiotaskq.concurrency.clock import Clock, StoreClock
+from aiotaskq.core.groups import GroupState
+from aiotaskq.core.ids import new_id
+from aiotaskq.core.plan import Node, Outline, plan
+from aiotaskq.core.task import Task
+from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_key
+from aiotaskq.errors import NotFound, ValidationError
+from aiotaskq.runtime.queue.groups import GroupProgress, progress_of
+from aiotaskq.runtime.queue.queue import Queue
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+Rule = Literal["cancel", "fail", "run"]
+"""What becomes of a task when one that it waits for did not complete."""
+_OWN = ("session", "task_id", "rerun", "unique_key", "idempotency_key", "debounce", "throttle")
+"""Options that a call in a group cannot have."""
+
+
+class Workflow(Generic[T_co]):
+    """A description of tasks that are pushed together, and of which waits for which; ``tq.start(…)`` pushes it."""
+
+    def __init__(
+        self: Workflow[Any],
+        name: str | None = None,
+        *,
+        then: TaskCall[Any] | None = None,
+        on_failure: TaskCall[Any] | None = None,
+    ) -> None:
+        """Describe a workflow without tasks.
+
+        Args:
+            name: what lists of groups show; it need not be unique.
+            then: the call that is pushed when all tasks have completed.
+            on_failure: the call that is pushed when all tasks have ended, and not all of them have completed.
+
+        Raises:
+            ValidationError: for a wrong name, or a callback that is no call.
+        """
+        self.name = None if name is None else check_key("name", name, MAX_NAME)
+        self.then = _call("then", then)
+        self.on_failure = _call("on_failure", on_failure)
+        self.named = True
+        self.nodes: dict[str, tuple[TaskCall[Any] | Workflow[Any], Mapping[str, Rule]]] = {}
+        """By name the call, or the group, and the names of the tasks that it waits for, with their rules."""
+
+    def add(
+        self,
+        name: str,
+        call: TaskCall[Any] | Workflow[Any],
+        *,
+        after: str | Iterable[str] | Mapping[str, Rule] = (),
+        on_failure: Rule = "cancel",
+    ) -> Self:
+        """Add a task, and return the workflow.
+
+        Args:
+            name: unique in the workflow.
+            call: ``f.call(…)``; also a group or chain, which no other task can wait for.
+            after: the names of the tasks that have to end before it starts; also of tasks that are added later. A dict
+                gives each of them its own ``on_failure``.
+            on_failure: what becomes of it when one of those did not complete: it is cancelled (``cancel``), fails
+                (``fail``), or starts all the same when they have ended (``run``).
+
+        Raises:
+            ValidationError: for a name that is there already, and for what is no call.
+        """
+        check_key("name", name, MAX_NAME)
+        if name in self.nodes:
+            raise ValidationError(f"name: {name!r} is there twice in this workflow; each name is for one task")
+        names = {after: on_failure} if isinstance(after, str) else after
+        edges = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, on_failure)
+        self.nodes[name] = (_member(call), edges)
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Workflow {self.name or ''} of {len(self.nodes)}>"
+
+    def outline(self, make: Callable[[TaskCall[Any]], Task], group_id: str | None = None) -> Outline:
+        """Return what is pushed; ``make`` makes the task of a call."""
+        return Outline(
+            group_id=group_id or new_id(),
+            name=self.name,
+            named=self.named,
+            nodes=tuple(
+                Node(name, what.outline(make) if isinstance(what, Workflow) else make(what), after)
+                for name, (what, after) in self.nodes.items()
+            ),
+            then=None if self.then is None else make(self.then),
+            on_failure=None if self.on_failure is None else make(self.on_failure),
+        )
+
+
+Calls = Iterable[Union[TaskCall[T], "Workflow[Any]"]]
+
+
+def group(
+    calls: Calls[T],
+    *,
+    then: TaskCall[Any] | None = None,
+    on_failure: TaskCall[Any] | None = None,
+    name: str | None = None,
+) -> Workflow[T]:
+    """Describe calls that run side by side, to be pushed by ``tq.start``, or as a member of another group.
+
+    ``then`` is pushed when all have completed, ``on_failure`` when all have ended and not all have completed; both read
+    what came of them by ``current_task().results()``. Raises ValidationError.
+    """
+    made: Workflow[T] = Workflow(name, then=then, on_failure=on_failure)
+    made.named = False
+    for number, call in enumerate(calls):
+        made.nodes[str(number)] = (_member(call), {})
+    return made
+
+
+def chain(
+    *calls: TaskCall[Any],
+    then: TaskCall[Any] | None = None,
+    on_failure: TaskCall[Any] | None = None,
+    name: str | None = None,
+) -> Workflow[Any]:
+    """Describe calls that run one after the other, to be pushed by ``tq.start``, or as a member of a group.
+
+    A handler with a parameter ``parent_result`` gets the result of the call before it. If one does not complete, those
+    after it are cancelled. Raises ValidationError.
+    """
+    made = group(calls, then=then, on_failure=on_failure, name=name)
+    for number, (place, (call, _)) in enumerate(list(made.nodes.items())):
+        if isinstance(call, Workflow):
+            raise ValidationError("chain: a link is a call, f.call(…); a group can only be the member of a group")
+        made.nodes[place] = (call, {str(number - 1): "cancel"} if number else {})
+    return made
+
+
+class GroupHome:
+    """What a handle needs of the task queue that it belongs to."""
+
+    queue: Queue
+    registered: Registrations
+
+
+class GroupHandle(Generic[T_co]):
+    """A pushed group, chain or workflow. ``created`` is False if there was a group with that id: it is that one."""
+
+    __slots__ = ("_tq", "created", "group_id")
+
+    def __init__(self, tq: GroupHome, group_id: str, created: bool = True) -> None:
+        self._tq = tq
+        self.group_id = group_id
+        self.created = created
+
+    def __repr__(self) -> str:
+        return f"<GroupHandle {self.group_id}>"
+
+    async def result(self, timeout: float | None = None) -> list[T_co]:
+        """Wait until all members have ended, and return their results, in the order of the calls.
+
+        That of a group in the group is a list. ``timeout`` in seconds, None waits for ever. Raises TaskFailed with the
+        first member that did not complete, ResultTimeout when they have not ended in time (they go on), and NotFound
+        once the group, or a member, was deleted.
+        """
+        await self._tq.queue.groups.wait(self.group_id, timeout)
+        return await self._tq.queue.groups.results(self.group_id)
+
+    async def progress(self) -> GroupProgress:
+        """Return how many members have completed, failed, were cancelled, and remain. Raises NotFound."""
+        return progress_of(await self._tq.queue.groups.get(self.group_id))
+
+    async def tasks(self) -> list[TaskHandle[Any]]:
+        """Return the handles of its member tasks, in the order of the calls; those of deleted tasks are left out."""
+        members = self._tq.queue.groups.members(self.group_id)
+        return [TaskHandle(self._tq, task.task_id) async for _, task in members if task is not None]
+
+    async def task(self, name: str) -> TaskHandle[Any]:
+        """Return the handle of the task that has this name in the workflow. Raises NotFound."""
+        async for member, task in self._tq.queue.groups.members(self.group_id):
+            if member.name == name and task is not None:
+                return TaskHandle(self._tq, task.task_id)
+        raise NotFound(f"name: group {self.group_id} has no task {name!r}")
+
+    async def cancel(self) -> bool:
+        """Cancel the tasks that wait, and ask the running ones to stop; return False if the group has ended.
+
+        A cancelled group pushes neither ``then`` nor ``on_failure``. Raises NotFound.
+        """
+        return await self._tq.queue.groups.cancel(self.group_id)
+
+    async def retry_failed(self) -> int:
+        """Put back the members that failed, were cancelled or have expired; return how many.
+
+        A task waits for those of its parents that are put back. When all have ended, the group calls back again. Raises
+        NotFound.
+        """
+        return await self._tq.queue.groups.retry_failed(self.group_id)
+
+
+class GroupPushes(ABC, GroupHome):
+    """The pushes of groups, for TaskQ."""
+
+    _clock: Clock
+    _store_clock: StoreClock | None
+
+    @abstractmethod
+    async def _look_at_clock(self) -> float:
+        """Compare the clock with that of the store."""
+
+    def _take_groups(self) -> None:
+        """Let the queue make the tasks of calls, and convert results, by what is registered here."""
+        self.queue.groups.handlers = self.registered.handlers
+        self.queue.groups.make = self._member_task
+
+    def _member_task(self, call: Any) -> Task:
+        _call("add_to_group", call, optional=False)
+        return self._task_of(call, self._clock.now())
+
+    def _task_of(self, call: TaskCall[Any], now: int) -> Task:
+        for name in _OWN:
+            if call.options.get(name) is not None:
+                raise ValidationError(f"{name}: a task of a group, and its callback, cannot have it")
+        task = new_task_of(call, self.registered, now)
+        if task.unique_key is not None or task.idempotency_key is not None:
+            raise ValidationError(f"{task.type}: a task with debounce, throttle or a key cannot be in a group")
+        return task
+
+    @abstractmethod
+    def _wrapped(self, push: Callable[[list[Task]], Awaitable[list[Task]]]) -> Callable[..., Awaitable[list[Task]]]:
+        """Return a push in the middleware of pushes."""
+
+    async def group(
+        self,
+        calls: Calls[T],
+        *,
+        then: TaskCall[Any] | None = None,
+        on_failure: TaskCall[Any] | None = None,
+        name: str | None = None,
+        group_id: str | None = None,
+        session: Any = None,
+    ) -> GroupHandle[T]:
+        """Push calls that run side by side, and count them, in one transaction: all or none.
+
+        Args:
+            calls: ``f.call(…)``, and groups or chains as members.
+            then: the call that is pushed when all have completed, in the transaction that ends the last one.
+            on_failure: the same when all have ended, and not all have completed. Both read what came of the members by
+                ``current_task().results()``.
+            name: what lists of groups show; it need not be unique.
+            group_id: an id of your own, at most 36 characters: a group with this id is pushed once.
+            session: the SQLAlchemy session or connection in whose transaction it is pushed.
+
+        Raises:
+            ValidationError: also for a call with an id or keys of its own; UnknownHandler, DatabaseUnavailable, and
+                NotSupported where the store cannot hold groups, or cannot join the session.
+        """
+        made = group(calls, then=then, on_failure=on_failure, name=name)
+        return await self.start(made, group_id=group_id, session=session)
+
+    async def start(self, workflow: Workflow[T], *, group_id: str | None = None, session: Any = None) -> GroupHandle[T]:
+        """Push a workflow, a chain or a group in one transaction: all or none. The arguments and errors of ``group``.
+
+        Raises ValidationError for a cycle, too, whose names are in the error.
+        """
+        if group_id is not None:
+            check_key("group_id", group_id, MAX_ID)
+        if self._store_clock is not None and self._store_clock.stale:
+            await self._look_at_clock()
+        now = self._clock.now()
+        made = plan(workflow.outline(lambda call: self._task_of(call, now), group_id), now)
+        created = True
+
+        async def push(tasks: Sequence[Task]) -> list[Task]:
+            nonlocal created
+            created = await self.queue.groups.push(replace(made, tasks=tuple(tasks)), session)
+            return [task if created else task.replace() for task in tasks]
+
+        await self._wrapped(push)(list(made.tasks))
+        return GroupHandle(self, made.groups[0].group_id, created)
+
+    def group_handle(self, group_id: str) -> GroupHandle[Any]:
+        """Return the handle of a group by id, pushed by any process."""
+        return GroupHandle(self, group_id, False)
+
+    async def groups(
+        self, *, limit: int = 100, after: str | None = None, ended: bool | None = None
+    ) -> list[GroupState]:
+        """List groups, the newest first, behind the id ``after``; ``ended`` selects those that have ended, or not."""
+        return await self.queue.backend.groups.find(limit, after=after, ended=ended)
+
+
+def _member(call: Any) -> Any:
+    return call if isinstance(call, Workflow) else _call("group", call, optional=False)
+
+
+def _call(field: str, call: Any, *, optional: bool = True) -> Any:
+    if not isinstance(call, TaskCall) and not (optional and call is None):
+        raise ValidationError(f"{field}: a call is needed, f.call(…) (got {type(call).__name__})")
+    return call

@@ -1,0 +1,235 @@
+"""The contract for groups, chains and graphs, and what every store does with them when tasks end.
+
+``core.groups`` has the rules. A store that reads and writes in Python gives ``follow`` its ``Rows``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from aiotaskq.core.errors import NotSupported
+from aiotaskq.core.groups import (
+    Tally,
+    after_parents,
+    callback_of,
+    counted,
+    tally_of,
+    waiting,
+)
+
+if TYPE_CHECKING:
+    from aiotaskq.core.groups import GroupState, Member, Plan
+    from aiotaskq.core.task import Task
+
+
+class Groups(ABC):
+    """The groups of one backend.
+
+    The verbs on tasks do their part in the transaction that writes the tasks, for tasks whose flow says so:
+
+    - An update in which a member ends subtracts from what remains of its group; if nothing is left, the group has
+      ended, and its callback is pushed. One that brings a member back adds one.
+    - An update in which a parent ends counts down its children, and un-parks or ends them by their rules; those that
+      end are parents, too. One that brings a child back parks it for its parents that have not ended.
+    - To delete a task that has not ended counts as its cancellation.
+
+    The hint ``ended`` has the ids of ended groups, too.
+    """
+
+    used = False
+    """Whether this process has pushed or cancelled a group, or ended a member: else it looks for none."""
+
+    @abstractmethod
+    async def push(self, plan: Plan, session: Any = None, committed: Callable[[], None] = lambda: None) -> bool:
+        """Write a plan in one transaction; return False, and write nothing, if there is a group with that id.
+
+        ``session`` and ``committed`` as for ``Backend.push_with``. Sends the hint ``ready``.
+        """
+
+    @abstractmethod
+    async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
+        """Push tasks as further members of a group that has not ended; return how many did not exist before.
+
+        None if there is no such group, or it has ended, or was cancelled; then nothing is written.
+        """
+
+    @abstractmethod
+    async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
+        """Read groups by id; None where there is none."""
+
+    @abstractmethod
+    async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
+        """Read groups, the newest first, behind the id ``after``; ``ended`` selects those that have ended, or not."""
+
+    @abstractmethod
+    async def members(self, group_id: str, limit: int, *, start: int = 0) -> list[Member]:
+        """Read up to ``limit`` members of a group from a position on, in their order."""
+
+    @abstractmethod
+    async def request_cancel(self, group_id: str) -> bool:
+        """Mark a group, and the groups in it, as cancelled; return False if it has ended, or there is none."""
+
+    @abstractmethod
+    async def cancelling(self, limit: int) -> list[str]:
+        """Return ids of groups that were cancelled and have not ended."""
+
+    @abstractmethod
+    async def purge(self, before: int, limit: int) -> int:
+        """Delete up to ``limit`` groups that ended before that instant, and their lists of members; return how many."""
+
+    @abstractmethod
+    async def mend(self, now: int) -> int:
+        """Count anew what remains of each group, and of whom each child waits; return how many counts were wrong.
+
+        For rows that other programs deleted. What ends by it ends as if the missing tasks had been cancelled.
+        """
+
+
+class NoGroups(Groups):
+    """The groups of a store that has none."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def _refused(self) -> NotSupported:
+        return NotSupported(f"group: {self._name} cannot hold groups, chains and workflows yet; use another store")
+
+    async def push(self, plan: Plan, session: Any = None, committed: Callable[[], None] = lambda: None) -> bool:
+        raise self._refused()
+
+    async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
+        raise self._refused()
+
+    async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
+        return [None for _ in ids]
+
+    async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
+        return []
+
+    async def members(self, group_id: str, limit: int, *, start: int = 0) -> list[Member]:
+        return []
+
+    async def request_cancel(self, group_id: str) -> bool:
+        return False
+
+    async def cancelling(self, limit: int) -> list[str]:
+        return []
+
+    async def purge(self, before: int, limit: int) -> int:
+        return 0
+
+    async def mend(self, now: int) -> int:
+        return 0
+
+
+class Changed(Protocol):
+    """A change of a task, as it was read and as it becomes."""
+
+    @property
+    def before(self) -> Task: ...
+    @property
+    def after(self) -> Task: ...
+
+
+C = TypeVar("C", bound=Changed)
+
+
+class Rows(Protocol):
+    """The rows of a store inside a transaction."""
+
+    def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
+        """Read tasks by id, and lock them until the transaction ends."""
+
+    def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
+        """Write tasks that were read so: each is given as it was, and as it is from now on."""
+
+    def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
+        """Read groups by id, and lock them until the transaction ends."""
+
+    def write(self, groups: Sequence[GroupState]) -> None:
+        """Write groups that were read so."""
+
+    def insert(self, tasks: Sequence[Task]) -> None:
+        """Push tasks; one that exists stays."""
+
+
+def concerns(before: Task, after: Task) -> bool:
+    """Whether a change of a task is one that ``follow`` has to know of."""
+    flow = after.flow
+    return flow is not None and (flow.group is not None or bool(flow.children)) and before.final != after.final
+
+
+def waits_again(before: Task, after: Task) -> bool:
+    """Whether a change brings a child back, which then has to wait for those of its parents that have not ended."""
+    return before.final and not after.final and after.flow is not None and bool(after.flow.parents)
+
+
+def parents_first(changes: Sequence[C], update: Callable[[Sequence[C]], list[bool]]) -> list[bool]:
+    """Call ``update`` with those that bring a child back behind the others, in push order: parents before children."""
+    late = [place for place, change in enumerate(changes) if waits_again(change.before, change.after)]
+    if not late or len(changes) == 1:
+        return update(changes)
+    late.sort(key=lambda place: changes[place].before.seq)
+    order = [*(place for place in range(len(changes)) if place not in set(late)), *late]
+    held = dict(zip(order, update([changes[place] for place in order]), strict=True))
+    return [held[place] for place in range(len(changes))]
+
+
+def again(after: Task, rows: Rows) -> Task:
+    """Return a child that is brought back: parked, if some of its parents have not ended."""
+    assert after.flow is not None
+    found = rows.tasks(sorted({task_id for task_id, _ in after.flow.parents}))
+    live = sum(not parent.final for parent in found.values())
+    return waiting(after, live, after.run_at if after.due_at is None else after.due_at) if live else after
+
+
+def follow(rows: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> list[str]:
+    """Do what follows from changes of tasks that are written already: to children, then to groups.
+
+    Return the ids of the tasks and groups that have ended by it.
+    """
+    tallies: dict[str, Tally] = {}
+    gone: list[str] = []
+    level = list(changes)
+    while level:
+        ends: dict[str, list[tuple[Task, str]]] = {}
+        for before, after in level:
+            flow = after.flow
+            if flow is None or before.final == after.final:
+                continue
+            if flow.group is not None:
+                tally_of(before, after, tallies.setdefault(flow.group, Tally()))
+            if after.final:
+                for child_id, rule in flow.children:
+                    ends.setdefault(child_id, []).append((after, rule))
+        level = []
+        for child_id, child in rows.tasks(sorted(ends)).items():
+            after = after_parents(child, ends[child_id], now)
+            if after is not child:
+                level.append((child, after))
+        if level:
+            rows.rewrite(level)
+            gone += [after.task_id for _, after in level if after.final]
+    callbacks: list[Task] = []
+    while tallies:
+        above: dict[str, Tally] = {}
+        written = []
+        for group_id, group in rows.groups(sorted(tallies)).items():
+            new = counted(group, tallies[group_id], now)
+            written.append(new)
+            if (group.ended_at is None) == (new.ended_at is None):
+                continue
+            if new.ended_at is not None:
+                gone.append(group_id)
+                callback = callback_of(new, now)
+                callbacks += [] if callback is None else [callback]
+            if group.parent_id is not None:
+                tally = above.setdefault(group.parent_id, Tally())
+                tally.add(*((new.status, 1) if new.ended_at is not None else (group.status, -1)))
+        rows.write(written)
+        tallies = above
+    if callbacks:
+        rows.insert(callbacks)
+    return gone

@@ -1,0 +1,160 @@
+"""The groups of the memory backend, and the lists of their members."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from aiotaskq.backends.groups import Groups, follow
+from aiotaskq.backends.listeners import ENDED, READY, Listeners
+from aiotaskq.core.errors import NotSupported
+from aiotaskq.core.groups import GroupState, Member, Plan, deleted, grown
+from aiotaskq.core.ids import next_seq
+from aiotaskq.core.task import Task
+
+
+class MemoryGroups(Groups):
+    """Every group of a backend, the oldest first; also the ``Rows`` of ``follow``, under the lock of the backend."""
+
+    def __init__(
+        self,
+        rows: Mapping[str, Task],
+        lock: Any,
+        move: Callable[[Task, Task], None],
+        push: Callable[[Sequence[Task]], Sequence[Task]],
+        listeners: Listeners,
+        keep: int,
+    ) -> None:
+        """``move`` replaces a row, ``push`` inserts tasks; ``keep`` is how many ended groups stay."""
+        self._rows, self._lock, self._move, self._push = rows, lock, move, push
+        self._listeners, self._keep = listeners, keep
+        self._groups: dict[str, GroupState] = {}
+        self._members: dict[str, list[Member]] = {}
+        self._ended: dict[str, None] = {}
+        self.push_with: Callable[[Plan, Any, Callable[[], None]], Coroutine[Any, Any, bool]] = _refused
+        """Pushes a plan in a session."""
+
+    async def push(self, plan: Plan, session: Any = None, committed: Callable[[], None] = lambda: None) -> bool:
+        if session is not None:
+            return await self.push_with(plan, session, committed)
+        with self._lock:
+            made = self.enter(plan)
+        self._listeners.notify(READY)
+        return made
+
+    def enter(self, plan: Plan) -> bool:
+        """Write a plan under the lock."""
+        if plan.groups[0].group_id in self._groups:
+            return False
+        self.used = True
+        self._push(plan.tasks)
+        for member in plan.members:
+            self._members.setdefault(member.group_id, []).append(member)
+        self.write(plan.groups)
+        return True
+
+    async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
+        with self._lock:
+            group = self._groups.get(group_id)
+            if group is None or group.ended_at is not None or group.cancel_requested:
+                return None
+            new = [task for task in tasks if task.task_id not in self._rows]
+            self._push(new)
+            known = self._members.setdefault(group_id, [])
+            known += [
+                Member(group_id=group_id, position=len(known) + number, member_id=task.task_id)
+                for number, task in enumerate(new)
+            ]
+            self.write([grown(group, len(new))])
+        self._listeners.notify(READY)
+        return len(new)
+
+    async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
+        with self._lock:
+            return [self._groups.get(group_id) for group_id in ids]
+
+    async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
+        with self._lock:
+            found = sorted(self._groups.values(), key=lambda group: (group.created_at, group.group_id), reverse=True)
+            if after is not None:
+                ids = [group.group_id for group in found]
+                found = found[ids.index(after) + 1 :] if after in ids else []
+            return [group for group in found if ended is None or (group.ended_at is not None) == ended][:limit]
+
+    async def members(self, group_id: str, limit: int, *, start: int = 0) -> list[Member]:
+        with self._lock:
+            return self._members.get(group_id, [])[start : start + limit]
+
+    async def request_cancel(self, group_id: str) -> bool:
+        with self._lock:
+            group = self._groups.get(group_id)
+            if group is None or group.ended_at is not None:
+                return False
+            todo = [group_id]
+            for each in todo:
+                self.write([replace(self._groups[each], cancel_requested=True)])
+                todo += [m.member_id for m in self._members.get(each, ()) if m.is_group and m.member_id in self._groups]
+            return True
+
+    async def cancelling(self, limit: int) -> list[str]:
+        with self._lock:
+            live = (group for group in self._groups.values() if group.cancel_requested and group.ended_at is None)
+            return [group.group_id for group in live][:limit]
+
+    async def purge(self, before: int, limit: int) -> int:
+        with self._lock:
+            old = [i for i in self._ended if (self._groups[i].ended_at or 0) < before][:limit]
+            for group_id in old:
+                self._drop(group_id)
+            return len(old)
+
+    async def mend(self, now: int) -> int:
+        with self._lock:
+            return 0  # no row leaves without its group
+
+    # ---- as the rows of `follow`, under the lock ----
+
+    def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
+        return {task_id: self._rows[task_id] for task_id in ids if task_id in self._rows}
+
+    def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
+        for before, after in changes:
+            self._move(before, after)
+
+    def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
+        return {group_id: self._groups[group_id] for group_id in ids if group_id in self._groups}
+
+    def write(self, groups: Sequence[GroupState]) -> None:
+        for group in groups:
+            self._groups[group.group_id] = group
+            self._ended.pop(group.group_id, None)
+            if group.ended_at is not None:
+                self._ended[group.group_id] = None
+        while len(self._ended) > self._keep:
+            self._drop(next(iter(self._ended)))
+
+    def insert(self, tasks: Sequence[Task]) -> None:
+        self._push(tasks)
+
+    # ---- for the backend, which holds the lock ----
+
+    def settled(self, before: Task, after: Task) -> None:
+        """Do what follows from a change of a task."""
+        now = after.ended_at if after.ended_at is not None else after.run_at
+        if gone := follow(self, [(before, after)], now):
+            self._listeners.notify(ENDED, gone)
+
+    def deleted(self, row: Task) -> None:
+        """Do what follows from the end of a row that was deleted."""
+        self.settled(row, deleted(row, max(next_seq(0), row.seq, row.began_at or 0)))
+
+    def _drop(self, group_id: str) -> None:
+        self._ended.pop(group_id, None)
+        self._groups.pop(group_id, None)
+        self._members.pop(group_id, None)
+
+
+async def _refused(_plan: Plan, _session: Any, _committed: Callable[[], None]) -> bool:
+    raise NotSupported("session: memory cannot join a transaction; push after the commit, or use a SQL store")

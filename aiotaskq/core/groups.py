@@ -1,0 +1,249 @@
+"""Groups of tasks, and tasks that wait for others: what a group becomes by the ends of its members, a child by that of
+a parent.
+
+A group counts the members that have not ended, and pushes a task when there is none left: its callback. Its id follows
+from the group and from how often the group has ended, so that however often that is written, there is one. A *child*
+waits for its *parents*, parked at no gate, with a count of those that have not ended. Everything here is pure: a
+backend reads and locks what a rule needs, and writes what it returns (``backends.groups``).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.gate import PARKED, Flow
+from aiotaskq.core.ids import next_seq
+from aiotaskq.core.outcome import Cancelled, settle
+from aiotaskq.core.parking import parked
+from aiotaskq.core.task import FINAL, PENDING, SECOND, Status, Task
+
+CANCEL, FAIL, RUN = "cancel", "fail", "run"
+RULES = (CANCEL, FAIL, RUN)
+"""What becomes of a child when a parent ends without completing: it is cancelled, it fails, or it runs all the same."""
+MAX_MEMBERS = 10_000
+"""Tasks of one push of a group."""
+MAX_PARENTS = 1_000
+"""Parents of one task, and children of one: their ids are in its row."""
+
+_NAMESPACE = uuid.UUID("5b5b5b0c-6d3c-5b0e-9a3e-0d6b6f3e9c41")
+
+
+class GroupState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A group as it is stored. Instants are microseconds UTC."""
+
+    group_id: str
+    name: str | None = None
+    total: int = 0
+    """Its members: tasks, and groups in it."""
+    remaining: int = 0
+    """Those that have not ended."""
+    failed: int = 0
+    cancelled: int = 0
+    """Those that were cancelled, have expired, or were deleted before their end."""
+    generation: int = 1
+    """How often it has ended, counted from 1, the present time included."""
+    parent_id: str | None = None
+    """The group whose member it is."""
+    then: Task | None = None
+    """The task that is pushed when all members have completed."""
+    on_failure: Task | None = None
+    """The task that is pushed when all members have ended, and not all have completed."""
+    cancel_requested: bool = False
+    """Whether it was cancelled: then it pushes no task, and takes no new members."""
+    created_at: int = 0
+    ended_at: int | None = None
+
+    @property
+    def completed(self) -> int:
+        """How many members have completed."""
+        return self.total - self.remaining - self.failed - self.cancelled
+
+    @property
+    def status(self) -> Status:
+        """``running`` until the last member has ended; then the worst that any member came to."""
+        if self.ended_at is None:
+            return Status.RUNNING
+        if self.failed:
+            return Status.FAILED
+        return Status.CANCELLED if self.cancelled or self.cancel_requested else Status.COMPLETED
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """A member of a group: a task, or a group."""
+
+    group_id: str
+    position: int
+    """From 0, in the order of the calls."""
+    member_id: str
+    name: str | None = None
+    is_group: bool = False
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a push of a group writes: the group itself, then those in it; and the tasks, parents before children."""
+
+    groups: tuple[GroupState, ...]
+    members: tuple[Member, ...]
+    tasks: tuple[Task, ...]
+
+
+class Tally(msgspec.Struct):
+    """The ends of members of one group in one write; less than 0 where members were brought back."""
+
+    ended: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+    def add(self, status: Status, count: int = 1) -> None:
+        """Count a member that ended so."""
+        self.ended += count
+        if status is Status.FAILED:
+            self.failed += count
+        elif status is not Status.COMPLETED:
+            self.cancelled += count
+
+
+# ---- what becomes of a group --------------------------------------------------------------------------------------
+
+
+def tally_of(before: Task, after: Task, tally: Tally) -> None:
+    """Count the change of one member."""
+    if after.final and not before.final:
+        tally.add(after.status)
+    elif before.final and not after.final:
+        tally.add(before.status, -1)
+
+
+def counted(group: GroupState, tally: Tally, now: int) -> GroupState:
+    """Return the group after these ends at ``now``. One that members are brought back to has not ended any more."""
+    remaining = max(0, group.remaining - tally.ended)
+    again = group.ended_at is not None and remaining > 0
+    ended_at = None if remaining else group.ended_at if group.ended_at is not None else now
+    return replace(
+        group,
+        remaining=remaining,
+        failed=max(0, group.failed + tally.failed),
+        cancelled=max(0, group.cancelled + tally.cancelled),
+        generation=group.generation + again,
+        ended_at=ended_at,
+        cancel_requested=group.cancel_requested and not again,
+    )
+
+
+def grown(group: GroupState, count: int) -> GroupState:
+    """Return the group with ``count`` more members."""
+    return replace(group, total=group.total + count, remaining=group.remaining + count)
+
+
+def callback_of(group: GroupState, now: int) -> Task | None:
+    """Return the task that an ended group pushes at ``now``, None if it pushes none."""
+    if group.ended_at is None or group.cancel_requested:
+        return None
+    kind = "on_failure" if group.failed or group.cancelled else "then"
+    template: Task | None = getattr(group, kind)
+    if template is None:
+        return None
+    first = due_of(template)
+    due = now + max(0, first - template.seq)  # with the delay that its call asked for
+    expires = None if template.expires_at is None else due + template.expires_at - first
+    task = template.replace(
+        task_id=derived_id(group.group_id, kind, group.generation),
+        created_at=now // SECOND,
+        run_at=due,
+        due_at=None,
+        gate=None,
+        seq=next_seq(now),
+        expires_at=expires,
+        flow=replace(template.flow or Flow(), source=group.group_id),
+    )
+    return parked(task, due)
+
+
+def due_of(task: Task) -> int:
+    """Return when a new task is due, parked or not, in microseconds UTC."""
+    return task.run_at if task.due_at is None else task.due_at
+
+
+def derived_id(*parts: object) -> str:
+    """Return the id that always follows from these parts."""
+    return str(uuid.uuid5(_NAMESPACE, "/".join(map(str, parts))))
+
+
+# ---- what becomes of a child --------------------------------------------------------------------------------------
+
+
+def waiting(task: Task, parents: int, due: int) -> Task:
+    """Return a task that waits for so many parents; ``due`` in microseconds UTC."""
+    return task.replace(run_at=PARKED, due_at=due, gate=None, waits=parents)
+
+
+def after_parents(child: Task, ends: Sequence[tuple[Task, str]], now: int) -> Task:
+    """Return what a child becomes when these parents have ended, each given with its rule; perhaps itself."""
+    if child.status is not PENDING or not child.waits:
+        return child
+    for parent, rule in ends:
+        if parent.status is not Status.COMPLETED and rule != RUN:
+            reason = f"not started: task {parent.task_id} ({parent.type}), for which it waits, {_WORDS[parent.status]}"
+            ended = settle(child, Cancelled(reason), now)
+            return ended if rule == CANCEL else ended.replace(status=Status.FAILED)
+    left = max(0, child.waits - len(ends))
+    return child.replace(waits=left) if left else released(child, now)
+
+
+_WORDS = {Status.FAILED: "failed", Status.CANCELLED: "was cancelled", Status.EXPIRED: "expired"}
+
+
+def released(child: Task, now: int) -> Task:
+    """Return a child that waits for no parent any more: at its first gate, or to be claimed from its due time on."""
+    due = now if child.due_at is None else child.due_at
+    free = child.replace(waits=0, run_at=due, due_at=None)
+    return free if free.flow is None else parked(free, due)
+
+
+def deleted(task: Task, now: int) -> Task:
+    """Return what a live task that is deleted counts as for its group and its children."""
+    return settle(task, Cancelled("deleted before its end"), now) if task.status not in FINAL else task
+
+
+# ---- graphs -------------------------------------------------------------------------------------------------------
+
+
+def in_order(parents: Mapping[str, Collection[str]]) -> list[str]:
+    """Return the names of a graph, parents first, else in the given order.
+
+    Raises ValidationError for a name that is not there, or a cycle, whose names are in the error.
+    """
+    for name, after in parents.items():
+        for parent in after:
+            if parent not in parents:
+                raise ValidationError(f"after: {name!r} waits for {parent!r}, which is no name of this workflow")
+    children: dict[str, list[str]] = {name: [] for name in parents}
+    for name, after in parents.items():
+        for parent in set(after):
+            children[parent].append(name)
+    left = {name: len(set(after)) for name, after in parents.items()}
+    order = [name for name, count in left.items() if not count]
+    for name in order:
+        for child in children[name]:
+            left[child] -= 1
+            if not left[child]:
+                order.append(child)
+    if len(order) < len(parents):
+        raise ValidationError(f"after: these wait for each other: {' → '.join(_cycle(parents, left))}")
+    return order
+
+
+def _cycle(parents: Mapping[str, Collection[str]], left: Mapping[str, int]) -> list[str]:
+    """Return the names along a cycle, the first one again at its end; ``left`` counts the parents not in order."""
+    name = next(name for name, count in left.items() if count)
+    seen: dict[str, None] = {}
+    while name not in seen:
+        seen[name] = None
+        name = next(parent for parent in parents[name] if left[parent])
+    path = list(seen)
+    return [*path[path.index(name) :], name][::-1]

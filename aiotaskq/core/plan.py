@@ -1,0 +1,147 @@
+"""From the outline of a group, with groups in it and edges between its tasks, to the rows that its push writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec.structs import replace
+
+from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.gate import Flow
+from aiotaskq.core.groups import (
+    MAX_MEMBERS,
+    MAX_PARENTS,
+    RULES,
+    GroupState,
+    Member,
+    Plan,
+    callback_of,
+    due_of,
+    in_order,
+    waiting,
+)
+from aiotaskq.core.ids import next_seq
+from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.validation import shown
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A task in the outline of a group, or a group in it; ``after`` has the names of its parents, and their rules."""
+
+    name: str
+    what: Task | Outline
+    after: Mapping[str, str] = {}
+
+
+class Outline(msgspec.Struct, frozen=True, kw_only=True):
+    """A group that is not pushed yet. With ``named`` its members have the names of their nodes."""
+
+    group_id: str
+    nodes: tuple[Node, ...]
+    name: str | None = None
+    named: bool = False
+    then: Task | None = None
+    on_failure: Task | None = None
+
+
+def plan(outline: Outline, now: int) -> Plan:
+    """Return what the push of a group at ``now`` writes; the latest push stamps go to the tasks, parents first.
+
+    Raises ValidationError for a name that is there twice or that no task has, for a cycle, for an edge from or to a
+    group, and for more members or parents than the limits.
+    """
+    groups: list[GroupState] = []
+    members: list[Member] = []
+    tasks: list[Task] = []
+    _plan(outline, None, now, groups, members, tasks)
+    if len(members) > MAX_MEMBERS:
+        raise ValidationError(
+            f"group: {len(members):,} members are more than {MAX_MEMBERS:,} of one push; add the others later"
+        )
+    return Plan(groups=tuple(groups), members=tuple(members), tasks=tuple(tasks))
+
+
+def _plan(
+    outline: Outline,
+    parent_id: str | None,
+    now: int,
+    groups: list[GroupState],
+    members: list[Member],
+    tasks: list[Task],
+) -> GroupState:
+    nodes: dict[str, Node] = {}
+    for node in outline.nodes:
+        if node.name in nodes:
+            raise ValidationError(f"name: {node.name!r} is there twice in this workflow; each name is for one task")
+        nodes[node.name] = node
+    order = in_order({name: node.after for name, node in nodes.items()})
+    children = _children(nodes)
+    place = len(groups)
+    groups.append(GroupState(group_id=outline.group_id))
+    live = 0
+    for name in order:
+        what = nodes[name].what
+        if isinstance(what, Outline):
+            if nodes[name].after or children[name]:
+                raise ValidationError(f"after: {name!r} is a group; only tasks wait for each other")
+            live += _plan(what, outline.group_id, now, groups, members, tasks).ended_at is None
+        else:
+            live += 1
+            parents = tuple((_id(nodes[parent]), parent) for parent in nodes[name].after)
+            flow = replace(what.flow or Flow(), group=outline.group_id, parents=parents, children=tuple(children[name]))
+            task = what.replace(flow=flow, seq=next_seq(now))
+            tasks.append(waiting(task, len(parents), due_of(task)) if parents else task)
+    members += [
+        Member(
+            group_id=outline.group_id,
+            position=position,
+            member_id=_id(node),
+            name=node.name if outline.named else None,
+            is_group=isinstance(node.what, Outline),
+        )
+        for position, node in enumerate(outline.nodes)
+    ]
+    groups[place] = group = GroupState(
+        group_id=outline.group_id,
+        name=outline.name,
+        total=len(nodes),
+        remaining=live,
+        parent_id=parent_id,
+        then=outline.then,
+        on_failure=outline.on_failure,
+        created_at=now,
+        ended_at=None if live else now,
+    )
+    if (callback := callback_of(group, now)) is not None:
+        tasks.append(callback)
+    return group
+
+
+def _children(nodes: Mapping[str, Node]) -> dict[str, list[tuple[str, str]]]:
+    children: dict[str, list[tuple[str, str]]] = {name: [] for name in nodes}
+    for name, node in nodes.items():
+        if len(node.after) > MAX_PARENTS:
+            raise ValidationError(
+                f"after: {name!r} waits for {len(node.after):,} tasks, more than {MAX_PARENTS:,}; make a group of them"
+            )
+        for parent, rule in node.after.items():
+            if rule not in RULES:
+                raise ValidationError(f"on_failure: {shown(rule)} is unknown; use {', '.join(RULES)}")
+            children[parent].append((_id(node), rule))
+    for name, found in children.items():
+        if len(found) > MAX_PARENTS:
+            raise ValidationError(
+                f"after: {len(found):,} tasks wait for {name!r}, more than {MAX_PARENTS:,}; put a task in between"
+            )
+    return children
+
+
+def _id(node: Node) -> str:
+    return node.what.group_id if isinstance(node.what, Outline) else node.what.task_id
+
+
+def in_group(task: Task, group_id: str, task_id: str, now: int) -> Task:
+    """Return a task that is added to a group under this id."""
+    flow = replace(task.flow or Flow(), group=group_id)
+    return task.replace(task_id=task_id, flow=flow, created_at=now // SECOND)

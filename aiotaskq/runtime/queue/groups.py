@@ -1,0 +1,303 @@
+"""The verbs on groups: push, wait, read outcomes, cancel, retry, add members."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from aiotaskq.backends.base import Backend
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.groups import GroupState, Member, Plan, derived_id
+from aiotaskq.core.outcome import RETRYABLE, Outcome, Requeued
+from aiotaskq.core.plan import in_group
+from aiotaskq.core.redacted import Redacted
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.validation import check_seconds
+from aiotaskq.errors import DatabaseUnavailable, NotFound, NotSupported, ResultTimeout, TaskConflict, TaskFailed
+from aiotaskq.log import log, printable
+from aiotaskq.runtime.events import Events
+from aiotaskq.runtime.handler import Handler
+from aiotaskq.runtime.queue.bulk import cancel_page
+from aiotaskq.runtime.queue.capacity import Capacity
+from aiotaskq.runtime.queue.push_events import PushedEvents
+from aiotaskq.runtime.queue.waiters import Waiters
+
+PAGE = 500  # members read at a time
+RESUMED = 100  # groups whose cancel is gone on with at a time
+
+
+class MemberResult(Redacted, frozen=True, kw_only=True):
+    """What came of a member of a group, or of a parent."""
+
+    task_id: str
+    """Its task id; of a group in the group, the group id."""
+    name: str | None
+    """Its name in a workflow."""
+    type: str
+    """The name of its handler; ``group`` for a group."""
+    status: Status
+    result: Any = None
+    """What its handler returned, in the type of its annotation where the handler is registered here."""
+    error: str | None = None
+    """``Type: message`` and the traceback, or why it was cancelled."""
+
+    @property
+    def completed(self) -> bool:
+        """Whether it has a result."""
+        return self.status is Status.COMPLETED
+
+
+class GroupProgress(msgspec.Struct, frozen=True):
+    """How far a group is: numbers of members. ``status`` is ``running`` until the last one has ended."""
+
+    total: int
+    completed: int
+    failed: int
+    cancelled: int
+    remaining: int
+    status: Status
+
+
+def progress_of(group: GroupState) -> GroupProgress:
+    """Return how far a group is."""
+    return GroupProgress(group.total, group.completed, group.failed, group.cancelled, group.remaining, group.status)
+
+
+class GroupedQueue(Protocol):
+    """What these verbs need of the queue."""
+
+    backend: Backend
+    clock: Clock
+    events: Events
+
+    async def read(self, task_id: str) -> Task | None:
+        """Return a task by id, None if there is none."""
+
+    async def settle(self, task: Task, outcome: Outcome) -> Task | None:
+        """Write an outcome; return the new state, None if the task has changed since it was read."""
+
+    async def cancel(self, task_id: str) -> bool:
+        """Cancel a task, or ask it to stop."""
+
+
+class GroupVerbs:
+    """The groups of one queue."""
+
+    def __init__(
+        self,
+        queue: GroupedQueue,
+        capacity: Capacity,
+        pushed: PushedEvents,
+        check: Callable[[Sequence[Task]], None],
+        waiters: Waiters,
+        poll_interval: float,
+    ) -> None:
+        """``check`` raises ValidationError for tasks that cannot be stored; ``poll_interval`` in seconds."""
+        self._queue = queue
+        self._capacity = capacity
+        self._pushed = pushed
+        self._check = check
+        self._waiters = waiters
+        self._poll_interval = poll_interval
+        self.handlers: Mapping[str, Handler] = {}
+        """The registered handlers: results get the types of their return annotations."""
+        self.make: Callable[[Any], Task] = _no_maker
+        """Makes the task of a call."""
+
+    # ---- reading ----
+
+    async def get(self, group_id: str) -> GroupState:
+        """Return a group as it is now. Raises NotFound."""
+        (group,) = await self._queue.backend.groups.get([group_id])
+        if group is None:
+            raise NotFound(f"there is no group {printable(group_id)}")
+        return group
+
+    async def wait(self, group_id: str, timeout: float | None = None) -> GroupState:
+        """Wait until a group has ended; ``timeout`` in seconds. Raises ResultTimeout, NotFound."""
+        clock = self._queue.clock
+        end = None if timeout is None else clock.ticks() + int(check_seconds("timeout", timeout) * SECOND)
+        await self._queue.backend.watch()
+        with self._waiters.woken_at_end(group_id) as woken:
+            while True:
+                woken.clear()
+                group = await self.get(group_id)
+                if group.ended_at is not None:
+                    return group
+                pause = self._poll_interval
+                left = pause if end is None else min(pause, (end - clock.ticks()) / SECOND)
+                if left <= 0:
+                    raise ResultTimeout(
+                        f"group {group_id}: {group.remaining} of {group.total} members go on after {timeout:g} s"
+                    )
+                await clock.wait(woken, left)
+
+    async def members(
+        self, group_id: str, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[tuple[Member, Task | None]]:
+        """Yield the members of a group in their order, each with its task; None for a group, or a task that is gone.
+
+        Those of the places from ``start`` to before ``stop``.
+        """
+        while stop is None or start < stop:
+            size = PAGE if stop is None else min(PAGE, stop - start)
+            if not (page := await self._queue.backend.groups.members(group_id, size, start=start)):
+                return
+            rows = await self._queue.backend.get([member.member_id for member in page if not member.is_group])
+            found = {row.task_id: row for row in rows if row is not None}
+            for member in page:
+                yield member, found.get(member.member_id)
+            start = page[-1].position + 1
+
+    async def outcomes(self, group_id: str, start: int = 0, stop: int | None = None) -> list[MemberResult]:
+        """Return what came of the members from ``start`` to before ``stop``; those that are gone are left out."""
+        found: list[MemberResult] = []
+        async for member, task in self.members(group_id, start, stop):
+            if task is not None:
+                found.append(self._result_of(task, member.name))
+            elif member.is_group:
+                (inner,) = await self._queue.backend.groups.get([member.member_id])
+                if inner is not None:
+                    name = member.name or inner.name
+                    found.append(MemberResult(task_id=inner.group_id, name=name, type="group", status=inner.status))
+        return found
+
+    async def results(self, group_id: str) -> list[Any]:
+        """Return the results of all members, in their order; that of a group is a list. Raises TaskFailed, NotFound.
+
+        The error is that of the first member that did not complete.
+        """
+        found: list[Any] = []
+        async for member, task in self.members(group_id):
+            if member.is_group:
+                found.append(await self.results(member.member_id))
+            elif task is None:
+                raise NotFound(f"task {member.member_id} of group {group_id} was deleted")
+            elif task.status is not Status.COMPLETED:
+                raise TaskFailed(task)
+            else:
+                found.append(self._typed(task))
+        return found
+
+    async def outcomes_for(self, task: Task, start: int = 0, stop: int | None = None) -> list[MemberResult]:
+        """Return what came of the parents of a task or, for a callback, of its group's members; as ``outcomes``."""
+        if task.flow is None:
+            return []
+        if task.flow.source is not None:
+            return await self.outcomes(task.flow.source, start, stop)
+        parents = task.flow.parents[start:stop]
+        rows = await self._queue.backend.get([task_id for task_id, _ in parents])
+        named = zip(parents, rows, strict=True)
+        return [self._result_of(row, name) for (_, name), row in named if row is not None]
+
+    async def parent_result(self, task: Task) -> Any:
+        """Return the result of the one parent of a task, a list of results for several; NotFound where it has none."""
+        parents = () if task.flow is None else task.flow.parents
+        if not parents:
+            raise NotFound(f"parent_result: task {task.task_id} has no parent")
+        rows = await self._queue.backend.get([task_id for task_id, _ in parents])
+        results = [None if row is None else row.result for row in rows]
+        return results[0] if len(results) == 1 else results
+
+    def _result_of(self, task: Task, name: str | None) -> MemberResult:
+        result = self._typed(task) if task.status is Status.COMPLETED else None
+        return MemberResult(
+            task_id=task.task_id,
+            name=name,
+            type=task.type,
+            status=task.status,
+            result=result,
+            error=task.error_message,
+        )
+
+    def _typed(self, task: Task) -> Any:
+        handler = self.handlers.get(task.type)
+        if handler is None or handler.returns is None:
+            return task.result
+        return handler.returns.load("result", task.result)
+
+    # ---- writing ----
+
+    async def push(self, plan: Plan, session: Any = None) -> bool:
+        """Write a plan; return False, and write nothing, if its group exists. Raises as ``Queue.add``."""
+        if self._capacity.maxsize:
+            raise NotSupported("group: a queue with maxsize takes no groups, whose tasks become ready by themselves")
+        calls = (callback for group in plan.groups for callback in (group.then, group.on_failure))
+        self._check([*plan.tasks, *(callback for callback in calls if callback is not None)])
+        committed = (lambda: None) if session is None else self._pushed.at_commit(plan.tasks, plan.tasks)
+        try:
+            made = await self._queue.backend.groups.push(plan, session, committed)
+        except DatabaseUnavailable as error:
+            if session is not None:
+                raise
+            raise error.of_push(task.task_id for task in plan.tasks) from error
+        if made and session is None:
+            self._pushed.emit(plan.tasks, plan.tasks)
+        return made
+
+    async def add(self, group_id: str, tasks: Sequence[Task], source: object, first: int = 0) -> int:
+        """Push tasks as further members; return how many were new.
+
+        Their ids follow from ``source`` and their numbers from ``first`` on, so that what a run adds again is there
+        already. Raises TaskConflict if the group has ended or was cancelled, NotFound if it is gone.
+        """
+        now = self._queue.clock.now()
+        self._check(tasks)
+        members = [in_group(task, group_id, derived_id(source, n), now) for n, task in enumerate(tasks, first)]
+        added = await self._queue.backend.groups.add(group_id, members, now)
+        if added is None:
+            group = await self.get(group_id)
+            state = "was cancelled" if group.cancel_requested else "has ended"
+            raise TaskConflict(f"group {group_id} {state}, so that it takes no more members; push a new group")
+        return int(added)
+
+    async def cancel(self, group_id: str) -> bool:
+        """Cancel what has not ended of a group, and of the groups in it; False if it has ended. Raises NotFound."""
+        await self.get(group_id)
+        self._queue.backend.groups.used = True
+        if not await self._queue.backend.groups.request_cancel(group_id):
+            return False
+        await self._cancel_members(group_id)
+        return True
+
+    async def resume_cancels(self) -> None:
+        """Go on with the cancels of groups whose caller was killed meanwhile."""
+        if self._queue.backend.groups.used:
+            for group_id in await self._queue.backend.groups.cancelling(RESUMED):
+                await self._cancel_members(group_id)
+
+    async def _cancel_members(self, group_id: str) -> None:
+        page: list[Task] = []
+        async for member, task in self.members(group_id):
+            if member.is_group:
+                await self._cancel_members(member.member_id)
+            elif task is not None and not task.final and not task.cancel_requested:
+                page.append(task)
+            if len(page) == PAGE:
+                await cancel_page(self._queue, page, self._queue.cancel)
+                page = []
+        if page:
+            await cancel_page(self._queue, page, self._queue.cancel)
+
+    async def retry_failed(self, group_id: str) -> int:
+        """Put back the members that failed, were cancelled or have expired, parents first; return how many."""
+        await self.get(group_id)
+        count = 0
+        failed: list[Task] = []
+        async for member, task in self.members(group_id):
+            if member.is_group:
+                count += await self.retry_failed(member.member_id)
+            elif task is not None and task.status in RETRYABLE:
+                failed.append(task)
+        for task in sorted(failed, key=lambda task: task.seq):
+            after = await self._queue.settle(task, Requeued())
+            if after is not None:
+                log.task("retry", after)
+                count += 1
+        return count
+
+
+def _no_maker(call: Any) -> Task:
+    raise NotSupported(f"group: {call!r} cannot be pushed from here; use the TaskQ")

@@ -1,0 +1,218 @@
+"""Groups, chains and workflows as an application uses them, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from aiotaskq import (
+    NotFound,
+    ResultTimeout,
+    TaskConflict,
+    TaskFailed,
+    TaskQ,
+    ValidationError,
+    Workflow,
+    chain,
+    current_task,
+    group,
+    injected,
+)
+from aiotaskq.core.task import Status
+from aiotaskq.testing.inline import inline
+from aiotaskq.testing.kit import Kit, virtual
+
+
+@dataclass
+class Total:
+    cents: int
+
+
+class App:
+    """Handlers, and what they did."""
+
+    def __init__(self) -> None:
+        self.tq = tq = TaskQ("memory://")
+        self.log: list[Any] = []
+        self.broken: set[int] = set()
+
+        @tq.task(max_retries=0)
+        async def price(n: int) -> Total:
+            self.log.append(n)
+            if n in self.broken:
+                raise RuntimeError(f"no {n}")
+            return Total(n * 100)
+
+        @tq.task
+        async def report(title: str = "report") -> int:
+            members = [*await current_task().results(limit=2), *await current_task().results(start=2)]
+            what = [m.result and m.result.cents if m.completed else m.error and m.status for m in members]
+            self.log.append((title, what))
+            return len(members)
+
+        @tq.task
+        async def add(cents: int, parent_result: Total = injected()) -> Total:
+            return Total(parent_result.cents + cents)
+
+        @tq.task
+        async def join(parent_result: list[Total] = injected()) -> int:
+            return sum(each.cents for each in parent_result)
+
+        @tq.task
+        async def spread(n: int) -> None:
+            self.log.append(await current_task().add_to_group([price.call(each) for each in range(n)]))
+            if current_task().task.retry_count == 0:
+                raise RuntimeError("once")
+
+        self.price, self.report, self.add, self.join, self.spread = price, report, add, join, spread
+
+
+@pytest.fixture
+async def kit() -> AsyncIterator[tuple[App, Kit]]:
+    app = App()
+    async with virtual(app.tq) as kit:
+        yield app, kit
+
+
+async def test_a_group_reports_when_all_are_done(kit: tuple[App, Kit]) -> None:
+    app, _ = kit
+    handle = await app.tq.group([app.price.call(n) for n in (3, 1, 2)], then=app.report.call("all"), name="prices")
+    assert await handle.result(60) == [Total(300), Total(100), Total(200)]
+    await kit[1].drain()
+    assert app.log[-1] == ("all", [300, 100, 200])
+    progress = await handle.progress()
+    assert (progress.total, progress.completed, progress.remaining, progress.status) == (3, 3, 0, "completed")
+    assert [await each.status() for each in await handle.tasks()] == [Status.COMPLETED] * 3
+    assert [group.name for group in await app.tq.groups()] == ["prices"]
+    assert await app.tq.group_handle(handle.group_id).result(60) == await handle.result(60)
+
+
+async def test_a_failure_calls_back_and_a_retry_ends_the_group_again(kit: tuple[App, Kit]) -> None:
+    app, _ = kit
+    app.broken.add(2)
+    calls = [app.price.call(n) for n in (1, 2)]
+    handle = await app.tq.group(calls, then=app.report.call("all"), on_failure=app.report.call("some"))
+    with pytest.raises(TaskFailed, match="no 2"):
+        await handle.result(60)
+    await kit[1].drain()
+    assert app.log[-1] == ("some", [100, Status.FAILED])
+    app.broken.clear()
+    assert await handle.retry_failed() == 1
+    assert await handle.result(60) == [Total(100), Total(200)]
+    await kit[1].drain()
+    assert app.log[-1] == ("all", [100, 200])
+
+
+async def test_a_chain_passes_results_on(kit: tuple[App, Kit]) -> None:
+    app, _ = kit
+    handle = await app.tq.start(chain(app.price.call(1), app.add.call(5), app.add.options(delay=60).call(7)))
+    await kit[1].advance(60)
+    assert await handle.result(60) == [Total(100), Total(105), Total(112)]
+
+
+async def test_a_task_that_needs_a_parent_and_has_none_fails_at_once(kit: tuple[App, Kit]) -> None:
+    app, _ = kit
+    with pytest.raises(TaskFailed, match="invalid_params: add\\(\\) needs 'parent_result'"):
+        await (await app.add.push(5)).result(60)
+
+
+async def test_a_workflow_runs_in_order_and_is_retried_from_its_failure(kit: tuple[App, Kit]) -> None:
+    app, _ = kit
+    app.broken.add(2)
+    flow = (
+        Workflow("order")
+        .add("sum", app.join.call(), after=["a", "b"])
+        .add("a", app.price.call(1))
+        .add("b", app.price.call(2))
+        .add("always", app.report.call("always"), after={"b": "run", "a": "cancel"})
+    )
+    handle = await app.tq.start(flow)
+    with pytest.raises(TaskFailed, match=r"not started: task .* \(price\), for which it waits, failed"):
+        await handle.result(60)
+    assert app.log[-1] == ("always", [Status.FAILED, 100])
+    assert await (await handle.task("sum")).status() is Status.CANCELLED
+    app.broken.clear()
+    assert await handle.retry_failed() == 2
+    assert await handle.result(60) == [300, Total(100), Total(200), 2]
+    with pytest.raises(NotFound, match="no task 'c'"):
+        await handle.task("c")
+
+
+async def test_a_group_is_a_member_of_another(kit: tuple[App, Kit]) -> None:
+    app, _ = kit
+    inner = [chain(app.price.call(n), app.add.call(n)) for n in (1, 2)]
+    handle = await app.tq.group([*inner, app.price.call(3), group([])], then=app.report.call())
+    assert await handle.result(60) == [[Total(100), Total(101)], [Total(200), Total(202)], Total(300), []]
+    await kit[1].drain()
+    assert app.log[-1] == ("report", [None, None, 300, None])
+
+
+async def test_members_that_a_member_adds_are_added_once(kit: tuple[App, Kit]) -> None:
+    app, _ = kit
+    handle = await app.tq.group([app.spread.call(2)], then=app.report.call())
+    await kit[1].advance(10)
+    assert await handle.result(60) == [None, Total(0), Total(100)]
+    assert [entry for entry in app.log if entry in (0, 2)].count(2) == 1
+    with pytest.raises(TaskConflict, match="has ended"):
+        await app.tq.queue.groups.add(handle.group_id, [], "x")
+
+
+async def test_a_cancelled_group_calls_nothing_back(kit: tuple[App, Kit]) -> None:
+    app, _ = kit
+    calls = [app.price.options(delay=60).call(n) for n in range(3)]
+    handle = await app.tq.group([group(calls), calls[0]], then=app.report.call(), on_failure=app.report.call())
+    with pytest.raises(ResultTimeout, match="2 of 2 members go on after 0 s"):
+        await handle.result(timeout=0)
+    assert await handle.cancel()
+    assert (await handle.progress()).status is Status.CANCELLED
+    assert not await handle.cancel()
+    await kit[1].advance(120)
+    assert app.log == []
+
+
+async def test_a_cancel_whose_caller_was_killed_is_gone_on_with(kit: tuple[App, Kit]) -> None:
+    app, _ = kit
+    handle = await app.tq.group([app.price.options(delay=7200).call(1)])
+    assert await app.tq.queue.backend.groups.request_cancel(handle.group_id)
+    await app.tq.queue.reaper.reap()
+    assert (await handle.progress()).status is Status.CANCELLED
+
+
+async def test_an_id_of_its_own_is_pushed_once(kit: tuple[App, Kit]) -> None:
+    app, _ = kit
+    first = await app.tq.group([app.price.call(1)], group_id="mine")
+    again = await app.tq.group([app.price.call(1), app.price.call(2)], group_id="mine")
+    assert (first.created, again.created, await again.result(60)) == (True, False, [Total(100)])
+
+
+async def test_what_cannot_be_pushed_is_refused_before_anything_is_written(kit: tuple[App, Kit]) -> None:
+    app, _ = kit
+    call, refused = app.price.call(1), pytest.raises(ValidationError)
+    cycle = Workflow().add("a", call, after="c").add("b", call, after="a").add("c", call, after="b").add("d", call)
+    with pytest.raises(ValidationError, match="these wait for each other: a → b → c → a"):
+        await app.tq.start(cycle)
+    with pytest.raises(ValidationError, match="'a' waits for 'x', which is no name"):
+        await app.tq.start(Workflow().add("a", call, after=["x"]))
+    with pytest.raises(ValidationError, match="'a' is there twice"):
+        Workflow().add("a", call).add("a", call)
+    with pytest.raises(ValidationError, match="'g' is a group"):
+        await app.tq.start(Workflow().add("g", group([call])).add("a", call, after="g"))
+    with pytest.raises(ValidationError, match="unique_key: a task of a group"):
+        await app.tq.group([app.price.options(unique_key="k").call(1)])
+    with pytest.raises(ValidationError, match="group: a call is needed"):
+        await app.tq.group([1])  # type: ignore[list-item]
+    with refused:
+        await app.tq.start(Workflow().add("a", call).add("b", call, after={"a": "never"}))  # type: ignore[dict-item]
+    assert (await app.tq.stats()).counts["pending"] == 0
+    assert await app.tq.groups() == []
+
+
+async def test_inline_runs_a_workflow_within_its_push() -> None:
+    app = App()
+    async with inline(app.tq):
+        handle = await app.tq.start(chain(app.price.call(1), app.add.call(5), then=app.report.call()))
+        assert await handle.result(timeout=0) == [Total(100), Total(105)]
+        assert app.log == [1, ("report", [100, 105])]
