@@ -305,8 +305,6 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
     if not final and before.final:
         more["revived"] = True
     gated = before.flow is not None or after.flow is not None
-    if gated and (at := settled_at(before, after)) is not None:
-        more["at"] = str(at)
     if before.undecodable is not None:
         more["undecodable"] = True
     freed = after.unique_key is None and before.unique_key is not None
@@ -321,9 +319,13 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
         and final
         and after.seq == before.seq
         and (after.queue, after.priority) == (before.queue, before.priority)
+        and _keys(after) == _NO_KEYS
+        and (not gated or after.ended_at is not None)
     ):
         ended = "+inf" if after.completed_at is None else str(after.completed_at)
-        return ended if not gated and _keys(after) == _NO_KEYS else False
+        return f"{ended} {after.ended_at}" if gated else ended
+    if gated and (at := settled_at(before, after)) is not None:
+        more["at"] = str(at)
     return more or False
 
 

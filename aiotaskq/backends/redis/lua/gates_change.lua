@@ -16,7 +16,7 @@ local charge = tonumber(ARGV[7])
 if charge ~= 0 and gate.bounds.interval then
   gate.tat = math.max(gate.tat, now) + charge * gate.bounds.interval
 end
-save_gate(key, gate)
+save_gate(key, gate, true)
 flush()
 touch(key, now)
 local later = admit_touched()

@@ -15,7 +15,7 @@ for _, key in ipairs(call('HKEYS', root .. 'gates')) do
         unindex(id, row)
         local place, keys, n = place_of(row), slots_of(row)
         for i = 1, n do touch(keys[i]) end
-        local names = with_place(row.run_at, keys[1], place.flow.text, place.names)
+        local names = row.run_at .. ' ' .. tail_of(keys[1], place.flow, place.names)
         set_state(id, with_names(row, states[id], PARKED, names))
         index(id, parse(states[id]))
       end

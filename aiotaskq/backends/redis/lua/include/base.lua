@@ -53,6 +53,7 @@ local states, written, bodies, zsets, hashes = {}, {}, {}, {}, {}
 -- Lanes whose first row may be another now; changes of counts by status and lane, of active rows by schedule, and of
 -- unstarted weights by gate.
 local changed_lanes, count_deltas, active_deltas, unstarted_deltas = {}, {}, {}, {}
+local unstarted_later = false  -- whether flush() leaves these weights to a later one, since many will be zero by then
 -- Gates with changes that are not written; those where rows were parked; those to admit, in order, and when (false:
 -- later, by whoever sweeps).
 local unwritten, entered, touched, touched_at = {}, {}, {}, {}
@@ -130,38 +131,45 @@ local function parse(state)
   }
 end
 
--- How a row with gates stands there: due and gate (nil for none), its flow as text, the keys of its gates and their
--- bounds, its weight, whether one of them is a fair share, and the JSON of its names.
-local flows = {}
-local function place_of(row)
-  if row.place then return row.place end
-  local due, long, length, at = match(row.names, '^(%S+) (%S+) (%d+) ()')
+-- How rows with gates stand there, by their names without due_at: the gate (nil for none), the keys of all of them and
+-- their bounds, the number of each key, the weight, whether one of them is a fair share, the flow as text, and the JSON
+-- of the names. Most rows that a script meets stand alike.
+local places = {}
+local function read_place(tail)
+  local place = places[tail]
+  if place then return place end
+  local long, length, at = match(tail, '^(%S+) (%d+) ()')
   local behind = at + (tonumber(long) or 0)
-  local text = sub(row.names, behind, behind + length - 1)
-  local flow = flows[text]
-  if not flow then
-    flow = {keys = {}, bounds = {}, at = {}, weight = 1, text = text}
-    local ok, stored = pcall(cjson.decode, text)
-    for _, gate in ipairs(ok and stored.gates or {}) do
-      if not flow.at[gate[1]] then
-        flow.keys[#flow.keys + 1], flow.bounds[#flow.bounds + 1] = gate[1], gate[2]
-        flow.at[gate[1]] = #flow.keys
-        flow.shared = flow.shared or gate[2].window
-      end
-    end
-    flow.weight = ok and stored.weight or 1
-    flows[text] = flow
-  end
-  row.place = {
-    due = due ~= '-' and due, gate = long ~= '-' and sub(row.names, at, behind - 1), flow = flow,
-    names = sub(row.names, behind + length),
+  place = {
+    gate = long ~= '-' and sub(tail, at, behind - 1), keys = {}, bounds = {}, at = {}, weight = 1,
+    flow = sub(tail, behind, behind + length - 1), names = sub(tail, behind + length),
   }
+  local ok, flow = pcall(cjson.decode, place.flow)
+  for _, gate in ipairs(ok and flow.gates or {}) do
+    if not place.at[gate[1]] then
+      place.keys[#place.keys + 1], place.bounds[#place.bounds + 1] = gate[1], gate[2]
+      place.at[gate[1]] = #place.keys
+      place.shared = place.shared or gate[2].window
+    end
+  end
+  place.weight = ok and flow.weight or 1
+  places[tail] = place
+  return place
+end
+
+-- The place of a row with gates, whose due_at (or '-') is then in row.due.
+local function place_of(row)
+  if not row.place then
+    local due, at = match(row.names, '^(%S+) ()')
+    row.due, row.tail = due, sub(row.names, at)
+    row.place = read_place(row.tail)
+  end
   return row.place
 end
 
--- The names of a row with gates.
-local function with_place(due, gate, flow, names)
-  return (due or '-') .. ' ' .. (gate and #gate or '-') .. ' ' .. #flow .. ' ' .. (gate or '') .. flow .. names
+-- The names of a row with gates behind its due_at.
+local function tail_of(gate, flow, names)
+  return (gate and #gate or '-') .. ' ' .. #flow .. ' ' .. (gate or '') .. flow .. names
 end
 
 -- The state of a row with gates, with another run_at and other names.
@@ -177,9 +185,8 @@ local function is_parked(row) return row.flow and row.status == 'pending' and ro
 local function slots_of(row)
   if not row.flow or not LIVE[row.status] then return {}, 0 end
   local place = place_of(row)
-  local keys = place.flow.keys
-  if not is_parked(row) then return keys, #keys end
-  return keys, (place.gate and place.flow.at[place.gate] or 1) - 1
+  if not is_parked(row) then return place.keys, #place.keys end
+  return place.keys, (place.gate and place.at[place.gate] or 1) - 1
 end
 
 -- Note that a gate is to be admitted at this instant, or by whoever sweeps next.
@@ -236,7 +243,7 @@ local function add_unstarted(gate, by) unstarted_deltas[gate] = (unstarted_delta
 
 -- Note that a row is parked at a gate.
 local function enter_gate(gate, lane, stamp, due)
-  set_score(wait_key(gate, lane), stamp, due or '0')
+  set_score(wait_key(gate, lane), stamp, due == '-' and '0' or due)
   set_score('lines:' .. gate, lane, match(lane, '^%-?%d+'))
   unwritten[gate], entered[gate] = true, true
 end
@@ -246,12 +253,12 @@ local function index_gates(id, row, stamp, add)
   local place, keys, n = place_of(row), slots_of(row)
   for i = 1, n do
     set_score('slots:' .. keys[i], id, add and '0')
-    if row.status == 'pending' then add_unstarted(keys[i], add and place.flow.weight or -place.flow.weight) end
+    if row.status == 'pending' then add_unstarted(keys[i], add and place.weight or -place.weight) end
     unwritten[keys[i]] = true
   end
   if not is_parked(row) or not place.gate then return end
   if add then
-    enter_gate(place.gate, row.lane, stamp, place.due)
+    enter_gate(place.gate, row.lane, stamp, row.due)
   else
     set_score(wait_key(place.gate, row.lane), stamp, false)
     unwritten[place.gate] = true
@@ -359,11 +366,13 @@ local function flush()
     for queue, by in pairs(queues) do add_to_counter('counts', status .. ':' .. queue, by) end
   end
   for schedule, by in pairs(active_deltas) do add_to_counter('active', schedule, by) end
+  written, bodies, zsets, hashes, changed_lanes, count_deltas, active_deltas = {}, {}, {}, {}, {}, {}, {}
+  unwritten = {}
+  if unstarted_later then return end
   for gate, by in pairs(unstarted_deltas) do
     if by ~= 0 then call('HINCRBY', root .. 'unstarted', gate, by) end
   end
-  written, bodies, zsets, hashes, changed_lanes, count_deltas, active_deltas = {}, {}, {}, {}, {}, {}, {}
-  unstarted_deltas, unwritten = {}, {}
+  unstarted_deltas = {}
 end
 
 -- Send a hint ('' for none) to other processes; it is no error if it is lost. With `gates`, another one says that the
@@ -382,17 +391,19 @@ local function holder(kind, key)
 end
 
 -- What the head of a row with gates has of them, as JSON.
-local function place_as_json(row)
-  local place = place_of(row)
-  return ',"run_at":' .. row.run_at .. ',"due_at":' .. (place.due or 'null')
-    .. ',"gate":' .. (place.gate and cjson.encode(place.gate) or 'null') .. ',"flow":' .. place.flow.text
+local function place_as_json(run_at, due, place)
+  if not place.json then
+    place.json = ',"gate":' .. (place.gate and cjson.encode(place.gate) or 'null') .. ',"flow":' .. place.flow
+  end
+  return ',"run_at":' .. run_at .. ',"due_at":' .. (due == '-' and 'null' or due) .. place.json
 end
 
 -- The fields of the head as the end of the JSON of a state, for an answer.
 local function head_as_json(row)
   return ',"status":"' .. row.status .. '","fence":' .. row.fence
     .. (tonumber(row.lease) and ',"lease_until":' .. row.lease or '')
-    .. (row.cancel == '1' and ',"cancel_requested":true' or '') .. (row.flow and place_as_json(row) or '')
+    .. (row.cancel == '1' and ',"cancel_requested":true' or '')
+    .. (row.flow and place_as_json(row.run_at, place_of(row) and row.due, row.place) or '')
 end
 
 -- Return rows as they are answered, four words each: id, body, state as JSON, progress. A row that does not exist has

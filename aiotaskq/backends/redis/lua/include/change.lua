@@ -5,8 +5,8 @@
 local function with_stored_names(state, stored)
   local row, names = parse(state), stored.names
   if stored.flow then
-    local place, now = place_of(stored), row.flow and place_of(row) or {}
-    names = with_place(now.due, now.gate or place.gate, place.flow.text, place.names)
+    local place, gate = place_of(stored), row.flow and place_of(row).gate
+    names = (row.due or '-') .. ' ' .. tail_of(gate or place.gate, place.flow, place.names)
   end
   local words = {
     row.status, row.fence, row.cancel, row.lease, row.expires, (stored.keyed and 1 or 0) + (stored.flow and 2 or 0),
@@ -23,9 +23,7 @@ local function touch_changed(before, after, at)
   for i = 1, n do kept[keys[i]] = true end
   keys, n = slots_of(before)
   local gate = is_parked(after) and place_of(after).gate
-  if gate and is_parked(before) and place_of(before).gate == gate and place_of(before).due == place_of(after).due then
-    gate = false
-  end
+  if gate and is_parked(before) and place_of(before).gate == gate and before.due == after.due then gate = false end
   for i = 1, n do held[keys[i]] = not kept[keys[i]] end
   if gate and not held[gate] then touch(gate, at) end
   for i = n, 1, -1 do
@@ -36,7 +34,7 @@ end
 -- Apply a change, and return whether its guard holds. cancel is '' where the cancel flag does not matter; more is a
 -- table where there is more to check or to write than the state.
 local function apply_change(id, status, fence, cancel, state, more)
-  if type(more) ~= 'table' then more = {} end
+  if type(more) ~= 'table' then more = {at = more and match(more, ' (%S+)')} end
   local row = parse(states[id])
   local held = row and row.status == status and row.fence == fence and (cancel == '' or row.cancel == cancel)
     and (not more.lease or row.lease == more.lease)

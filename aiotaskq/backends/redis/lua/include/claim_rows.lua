@@ -24,10 +24,10 @@ local function claim(owner, now, left, lease, started, queues)
   -- would be half of what a claim costs.
   local function take(lane, stamp, id)
     local state = states[id]
-    local status, fence, cancel, _, expires, rest, keyed, seq, _, _, long, names, at = match(state or '', HEAD)
+    local status, fence, cancel, _, expires, rest, keyed, seq, run_at, _, long, names, at = match(state or '', HEAD)
     if state and not status then  -- the head is damaged: make one of what the index knows
       state = 'pending 0 0 - - 0 ' .. sub(stamp, 1, 20) .. ' 0 - ' .. #lane .. ' 0 ' .. lane .. state
-      status, fence, cancel, _, expires, rest, keyed, seq, _, _, long, names, at = match(state, HEAD)
+      status, fence, cancel, _, expires, rest, keyed, seq, run_at, _, long, names, at = match(state, HEAD)
     end
     if status ~= 'pending' or seq .. id ~= stamp or sub(state, at, at + long - 1) ~= lane then
       remove_from_lane(lane, stamp)
@@ -43,13 +43,14 @@ local function claim(owner, now, left, lease, started, queues)
     end
     local gates = ''
     if keyed == '2' or keyed == '3' then
-      local row = parse(state)
-      if is_parked(row) then
+      if run_at == PARKED then
         remove_from_lane(lane, stamp)
         return nil
       end
-      gates = place_as_json(row)
-      for _, key in ipairs(row.place.flow.keys) do add_unstarted(key, -row.place.flow.weight) end
+      local due, tail = match(sub(state, at + long, at + long + names - 1), '^(%S+) (.*)')
+      local place = read_place(tail)
+      gates = place_as_json(run_at, due, place)
+      for i = 1, #place.keys do add_unstarted(place.keys[i], -place.weight) end
     end
     fence = next_fence(fence)
     taken = taken + 1

@@ -9,9 +9,10 @@ end
 -- Take the bounds that pushed rows declare. Return a gate where more rows than may would wait, and how many may.
 local function declare_gates()
   for key, bounds in pairs(declared) do
-    local gate = gate_of(key)
-    if not gate.fixed then set_bounds(gate, bounds) end
-    save_gate(key, gate)
+    local gate, known = gate_of(key)
+    local other = not gate.fixed and bounds_text(bounds) ~= gate.text
+    if other then set_bounds(gate, bounds) end
+    if other or not known then save_gate(key, gate, true) end
   end
   for key, rows in pairs(arrived) do
     local gate = gate_of(key)

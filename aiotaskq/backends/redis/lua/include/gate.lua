@@ -14,12 +14,15 @@ local function bounds_text(bounds)
   return '{' .. table.concat(parts, ',') .. '}'
 end
 
+local read_bounds = {}  -- by their JSON: many gates have the same
+
 -- Read a stored gate: tat, closed_until, next_at or '-', 1 if its bounds are fixed, and these as JSON.
 local function parse_gate(text)
   local tat, closed, next_at, fixed, bounds = string.match(text, '^(%S+) (%S+) (%S+) (%d) (.*)')
+  read_bounds[bounds] = read_bounds[bounds] or cjson.decode(bounds)
   return {
     tat = tonumber(tat), closed = tonumber(closed), next_at = tonumber(next_at), fixed = fixed == '1',
-    bounds = cjson.decode(bounds), text = bounds,
+    bounds = read_bounds[bounds], text = bounds,
   }
 end
 

@@ -1,19 +1,20 @@
 -- Inserting rows, for pushes and follow-up tasks.
 
--- Of the rows that were inserted: the bounds that they declare, by gate; those parked at each gate; when the latest was pushed.
+-- Of the rows that were inserted: the bounds that they declare, by gate; those parked at each gate; and when the
+-- latest one was pushed.
 local declared, arrived, latest = {}, {}, 0
 
 local function note_push(row)
   local place = place_of(row)
-  for i, key in ipairs(place.flow.keys) do declared[key] = place.flow.bounds[i] end
-  local due = tonumber(place.due or row.run_at)
+  for i, key in ipairs(place.keys) do declared[key] = place.bounds[i] end
+  local due = tonumber(row.due) or tonumber(row.run_at)
   local at = math.min(tonumber(row.seq), due)  -- as `pushed_at` of core.parking
   latest = math.max(latest, at)
   if not is_parked(row) or not place.gate then return end
   arrived[place.gate] = arrived[place.gate] or {}
   table.insert(arrived[place.gate], {
     priority = tonumber(match(row.lane, '^%-?%d+')), due = due, seq = tonumber(row.seq), at = at,
-    weight = place.flow.weight,
+    weight = place.weight,
   })
   touch(place.gate, at)
 end

@@ -1,22 +1,35 @@
 -- Applies many changes; each is one guarded write (change.lua), and the most frequent kind has a shorter way.
 
 -- Apply packed changes, six words each: id, status, fence and cancel flag ('' for any) of the guard, the new state, and
--- what else there is: false, a table, or, for a row without keys that ends, only its completed_at.
+-- what else there is: false, a table, or, for a row without keys that ends, only its completed_at and, if it has gates,
+-- behind a blank its ended_at.
 local function apply_changes(packed)
   local changes, ids, answer = cmsgpack.unpack(packed), {}, {}
   for i = 1, #changes, 6 do ids[#ids + 1] = changes[i] end
   load_states(ids)
-  local rows, stamps, ends, e, entries = {}, {}, {}, 0, {held = {}, leased = {}}
+  local rows, stamps, ends, e, entries, given = {}, {}, {}, 0, {held = {}, leased = {}}, {}
   for i = 1, #changes, 6 do
     local id, state, more = changes[i], changes[i + 4], changes[i + 5]
     local held
-    local status, fence, _, lease, _, _, keyed, seq, _, _, long, _, at = match(states[id] or '', HEAD)
-    if type(more) == 'string' and status == 'running' and keyed == '0' and not written[id] then
+    local status, fence, _, lease, _, _, keyed, seq, _, _, long, names, at = match(states[id] or '', HEAD)
+    local short = type(more) == 'string' and status == 'running' and not written[id]
+    if short and (keyed == '0' or keyed == '2') then
       -- A running row that ends, without keys: most changes are of this kind. All of its writes are listed at once;
       -- through apply_change() they would cost the server twice as much.
       held = fence == changes[i + 2]
       if held then
         local lane, final = sub(states[id], at, at + long - 1), match(state, '^%S+')
+        if keyed == '2' then
+          local instant
+          more, instant = match(more, '^(%S+) (%S+)')
+          local behind = match(states[id], '^%S+ ()', at + long)
+          local keys = read_place(sub(states[id], behind, at + long + names - 1)).keys
+          for k = #keys, 1, -1 do
+            given[keys[k]] = given[keys[k]] or {}
+            table.insert(given[keys[k]], id)
+            touch(keys[k], tonumber(instant))
+          end
+        end
         local ended = ends[final]
         if not ended then
           ended = {order = {}, times = {}, lanes = {}, n = 0}
@@ -38,6 +51,7 @@ local function apply_changes(packed)
     end
     answer[#answer + 1] = held and 1 or 0
   end
+  for key, holders in pairs(given) do call_in_chunks('ZREM', 'slots:' .. key, holders) end
   call_in_chunks('ZREM', 'is:live', stamps)
   for key, members in pairs(entries) do call_in_chunks('ZREM', key, members) end
   call_in_chunks('HSET', 'state', rows)
