@@ -6,11 +6,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from aiotaskq import Backoff, current_task
 from aiotaskq.testing import START, virtual
 from tests.support.backends import Store
 
 
+@pytest.mark.no_cover  # many times the same lines
 async def test_nothing_is_late_in_virtual_time(store: Store, tmp_path: Path) -> None:
     options: dict[str, Any] = {}
     if store.backend.schedules is None:

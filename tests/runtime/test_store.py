@@ -230,6 +230,7 @@ async def test_in_memory_a_key_is_any_hashable_value(clock: VirtualClock) -> Non
             await verb(["k"])  # type: ignore[arg-type]
 
 
+@pytest.mark.no_cover  # many times the same lines
 async def test_a_million_expiring_keys_never_hold_the_loop(clock: VirtualClock) -> None:  # H7
     values = MemoryValues()
     store = Store(values, clock, durable=False)

@@ -178,7 +178,7 @@ async def test_a_handler_in_a_thread_takes_no_virtual_time(kit: Kit) -> None:
         return "done"
 
     handle = await works.push()
-    await kit.advance(days=1)
+    await kit.advance(hours=1)
     assert await handle.result() == "done"
 
 

@@ -72,6 +72,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         assert not thread.is_alive()
 
 
+@pytest.mark.no_cover  # many times the same lines
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # schemathesis does
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["right", "wrong"])
 @pytest.mark.parametrize("operation", OPERATIONS, ids=[each.name for each in OPERATIONS])

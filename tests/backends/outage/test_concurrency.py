@@ -147,6 +147,7 @@ async def test_many_workers_and_producers_meet_no_error(place: Place) -> None:  
 # ---- cancelled callers ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cover  # many times the same lines
 async def test_cancelled_callers_leak_no_connection(place: Place, backend: SqlBackend) -> None:  # F3, F4
     await fill_pool(backend)
     limit = 10  # the pool's size, with what it may have beyond
