@@ -54,6 +54,7 @@ from aiotaskq.errors import (
 )
 from aiotaskq.runtime.context import TaskContext, current_batch, current_task
 from aiotaskq.runtime.events import Event
+from aiotaskq.runtime.limits import LimitState
 from aiotaskq.runtime.queue.groups import GroupProgress, MemberResult
 from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.runtime.worker.worker import ExitCode
@@ -88,6 +89,7 @@ __all__ = [
     "InvalidRow",
     "LeaseLost",
     "Limit",
+    "LimitState",
     "MemberResult",
     "MemoryQueue",
     "MissingExtra",

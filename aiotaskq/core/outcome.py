@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from aiotaskq.core.attempts import noted
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.errors import AiotaskqError, ValidationError
+from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import parked
 from aiotaskq.core.redacted import Redacted
 from aiotaskq.core.serialize import clip
@@ -204,7 +205,7 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
                 timeout=new.timeout,
                 scheduler_task_id=new.scheduler_task_id,
                 extra=new.extra,
-                flow=new.flow,
+                flow=_regated(task.flow, new.flow),
                 gate=None,
                 coded=None,
                 undecodable=None,
@@ -242,6 +243,14 @@ def _pending(task: Task, **changes: Any) -> Task:
     if after.flow is not None and after.flow.gates and (after.run_at != task.run_at or task.final):
         return parked(after, after.run_at)  # it waits for a time to come, and holds no slot meanwhile
     return after
+
+
+def _regated(flow: Flow | None, new: Flow | None) -> Flow | None:
+    """Return the flow of a task with the gates of another push; it stays a member of its group."""
+    if flow is None:
+        return new
+    gates = Flow() if new is None else new
+    return replace(flow, gates=gates.gates, weight=gates.weight)
 
 
 def _failed(task: Task, error: str, now: int, delay: int, retryable: bool = True) -> Task:

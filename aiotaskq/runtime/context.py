@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -13,6 +14,7 @@ from aiotaskq.core.serialize import clip
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import LeaseLost, NotFound
+from aiotaskq.runtime.limits import Limits
 
 if TYPE_CHECKING:
     from aiotaskq.runtime.queue.groups import GroupVerbs, MemberResult
@@ -33,6 +35,9 @@ class TaskHost(Protocol):
     """The worker's loop; a ``def`` handler runs in a thread beside it."""
     groups: GroupVerbs
     """The groups of its queue."""
+
+    limits: Limits
+    """The gates of its store."""
 
     async def report(self, task: Task, value: dict[str, Any]) -> bool:
         """Store the progress of a running task; return whether it is still this worker's."""
@@ -74,6 +79,20 @@ class TaskContext(msgspec.Struct, eq=False):
     def snooze(self, seconds: float) -> None:
         """Leave the handler now, and run the task again after ``seconds``; that costs no retry."""
         raise SnoozeRequested(int(check_seconds("seconds", seconds) * SECOND))
+
+    async def close(self, key: str, seconds: float | timedelta) -> None:
+        """Let no task pass a gate for so long, as after an HTTP 429; one that is closed for longer stays so.
+
+        ``key`` as in ``tq.limits``: ``openai``, ``tenant:42``. This task goes on: ``snooze`` it to repeat it.
+        """
+        await self._host.limits.close_for(key, seconds)
+
+    async def charge(self, key: str, tokens: int) -> None:
+        """Take tokens from the rate of a gate in addition, as what was used less what was estimated; may be negative.
+
+        Raises ValidationError.
+        """
+        await self._host.limits.charge(key, tokens)
 
     async def complete(self, session: Any, result: Any = None) -> None:
         """Complete the task in the caller's own transaction: exactly-once effects inside one database.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import aiotaskq.app.legacy as awaited
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
+from aiotaskq.runtime.limits import Limits as AsyncLimits
 from aiotaskq.runtime.queue.operations import Operations as AsyncOperations
 from aiotaskq.runtime.queue.queue import Queue as AsyncQueue
 from aiotaskq.runtime.scheduler.scheduler import Scheduler as AsyncScheduler
@@ -16,6 +17,7 @@ from aiotaskq.sync.bridge import (
     Facade,
     Home,
     Nothing,
+    Part,
     Reach,
     arguments_of,
     blocking,
@@ -32,6 +34,19 @@ async def _give_back(queue: Any, task: dict[str, Any] | None) -> None:
         await queue.give_back(task["task_id"])
 
 
+class Limits(Facade[Any]):
+    """Gates of one store; see ``aiotaskq.runtime.limits.Limits``."""
+
+    list = blocking(AsyncLimits.list)
+    get = blocking(AsyncLimits.get)
+    set = blocking(AsyncLimits.set)
+    reset = blocking(AsyncLimits.reset)
+    close = blocking(AsyncLimits.close)
+    close_for = blocking(AsyncLimits.close_for)
+    open = blocking(AsyncLimits.open)
+    charge = blocking(AsyncLimits.charge)
+
+
 class Operations(Facade[Any]):
     """The operator's verbs; see ``aiotaskq.runtime.queue.operations.Operations``."""
 
@@ -46,6 +61,11 @@ class Operations(Facade[Any]):
     resume = blocking(AsyncOperations.resume)
     paused = blocking(AsyncOperations.paused)
     stats = blocking(AsyncOperations.stats, at_once=True)
+
+    @property
+    def limits(self) -> Limits:
+        """The gates of limits, rates and fair shares: listed, changed, closed and opened."""
+        return cast(Limits, facade_of(Limits, Part(self.reach, lambda made: made.limits)))
 
 
 class Queue(Operations):

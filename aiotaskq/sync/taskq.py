@@ -8,6 +8,7 @@ import functools
 import signal
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from datetime import timedelta
 from typing import Any, Concatenate, Generic, Protocol, TypeVar, Unpack, cast, overload
 
 import aiotaskq.app.groups
@@ -366,6 +367,14 @@ class TaskContext:
     @documented_as(aiotaskq.runtime.context.TaskContext.snooze)
     def snooze(self, seconds: float) -> None:
         self._context.snooze(seconds)
+
+    @documented_as(aiotaskq.runtime.context.TaskContext.close)
+    def close(self, key: str, seconds: float | timedelta) -> None:
+        self._run(self._context.close, key, seconds)
+
+    @documented_as(aiotaskq.runtime.context.TaskContext.charge)
+    def charge(self, key: str, tokens: int) -> None:
+        self._run(self._context.charge, key, tokens)
 
     @documented_as(aiotaskq.runtime.context.TaskContext.complete)
     def complete(self, session: Any, result: Any = None) -> None:

@@ -12,7 +12,7 @@ from typing import Any, assert_type
 import pydantic
 
 import aiotaskq.sync
-from aiotaskq import Parent, TaskFunction, TaskHandle, TaskQ, injected
+from aiotaskq import Fair, Limit, LimitState, Parent, Rate, TaskFunction, TaskHandle, TaskQ, injected
 from aiotaskq.core.task import Status, Task
 
 tq = TaskQ("memory://")
@@ -64,6 +64,8 @@ async def bills(orders: list[Order], client: Client = injected()) -> list[Receip
 
 @tq.task(batch=10)
 def index(texts: list[str]) -> None: ...
+@tq.task(limit=[Limit(5, key="tenant"), Limit(50)], rate=Rate(100, per=60, weight=lambda params: 2), fair="tenant")
+async def export(tenant: str) -> None: ...
 
 
 @tq.schedule(interval=60)
@@ -89,6 +91,10 @@ async def main() -> None:
     assert_type(await (await nightly.push()).result(), None)
     order = Order(id=uuid.uuid4(), at=datetime.datetime.now(datetime.UTC))
     assert_type(await (await pay.options(on_success=mail).push(order, tags=frozenset("a"))).result(), Receipt)
+    await export.options(limit=Limit(1), fair=Fair("tenant", weight=2)).push("a")
+    assert_type(await tq.limits.set("tenant:a", 20, rate=Rate(5)), LimitState)
+    assert_type(await tq.limits.list(), list[LimitState])
+    tq.task(limit=5)  # type: ignore[call-overload]
     await pay.push({"id": "x"})  # type: ignore[arg-type]
     await pay.push(order, tags={1})  # type: ignore[arg-type]
     members = await tq.group([add.call(a=1), add.call(a=2)], then=shout.call("x"))
@@ -135,6 +141,7 @@ def legacy() -> None:
     double.push(n="one")  # type: ignore[arg-type]
     aiotaskq.sync.push_task({"type": "x"}, priority=1)
     aiotaskq.sync.push_task({"type": "x"}, priority="high")  # type: ignore[arg-type]
+    assert_type(blocking.limits.close("openai", 30), LimitState)
     popped = aiotaskq.sync.get_queue().pop_task(timeout=1)
     assert_type(popped, dict[str, Any] | None)
 

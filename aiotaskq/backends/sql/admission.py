@@ -17,7 +17,7 @@ from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.rows import decode_flow
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit, declared
-from aiotaskq.core.parking import passed, settled_at, slots, touched
+from aiotaskq.core.parking import passed, pushed_at, settled_at, slots, touched
 from aiotaskq.core.task import Task
 
 MOST = 100  # tasks looked at together where no bound is smaller
@@ -59,7 +59,7 @@ class Touched:
             if task.flow is not None:
                 self.known.update(task.flow.gates)
                 self._declared += task.flow.gates
-                self.now = max(self.now, task.seq)
+                self.now = max(self.now, pushed_at(task))
                 if task.parked and task.gate is not None:
                     self.keys[task.gate] = None
                     self._pushed.append(task)
@@ -251,9 +251,9 @@ def check_room(connection: Connection, tasks: Sequence[Task]) -> None:
         gate = declared(found.get(key, Gate(key=key)), _own(line[-1]))
         if (most := gate.bounds.max_waiting) is not None:
             waiting = sql.waiting_up_to(connection, key, most + 1)
-            now = max(task.seq for task in line)
+            now = max(map(pushed_at, line))
             held = sql.held(connection, [key])[key]
-            due = [_weight(task) for task in line if (task.due_at or 0) <= task.seq]
+            due = [_weight(task) for task in line if (task.due_at or 0) <= pushed_at(task)]
             count = 0 if waiting else admit(gate, held, 0, now, due)[0]
             if waiting + len(line) - count > most:
                 raise gate_full(key, most)

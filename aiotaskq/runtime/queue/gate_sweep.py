@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
@@ -25,7 +24,7 @@ class GateSweep:
     def __init__(self, backend: Backend, clock: Clock, poll_interval: float) -> None:
         """Make the sweep of a store; ``poll_interval`` in seconds."""
         self._backend = backend
-        self._gates: Gates | None = getattr(backend, "gates", None)
+        self._gates = backend.gates
         self._clock = clock
         self._interval = poll_interval
         self._next_poll = self._next_mend = 0  # ticks
@@ -42,8 +41,7 @@ class GateSweep:
 
     async def start(self) -> None:
         """Sweep in the running loop until ``stop``."""
-        if self._gates is not None:
-            await self._poller.start()
+        await self._poller.start()
 
     async def stop(self, seconds: float) -> None:
         """End the loop; a round that is under way may take so long."""
@@ -55,14 +53,12 @@ class GateSweep:
 
     async def sweep_if_due(self) -> None:
         """Sweep if a gate may be due, or a poll is."""
-        polls = self._gates is not None and self._backend.shared
         due = self.next_at is not None and self._clock.now() >= self.next_at
-        if self._hinted or due or (polls and self._clock.ticks() >= self._next_poll):
+        if self._hinted or due or (self._backend.shared and self._clock.ticks() >= self._next_poll):
             await self.sweep()
 
     async def sweep(self) -> float:
         """Admit the gates that are due; return the seconds until the next one is, or until the next poll."""
-        assert self._gates is not None
         self._hinted = False
         ticks = self._clock.ticks()
         mend = MEND_AFTER * self._interval

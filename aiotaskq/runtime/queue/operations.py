@@ -14,6 +14,7 @@ from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.validation import check_int, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import log, printable
+from aiotaskq.runtime.limits import Limits
 from aiotaskq.runtime.queue.bulk import (
     Operated,
     cancel_page,
@@ -49,6 +50,11 @@ class Operations(ABC, Generic[Retried_co]):
     @abstractmethod
     def _retried(self, task: Task) -> Retried_co:
         """Return what ``retry`` gives for a task that is pending again."""
+
+    @property
+    def limits(self) -> Limits:
+        """The gates of limits, rates and fair shares: listed, changed, closed and opened."""
+        return Limits(self._operated.backend.gates, self._operated.clock)
 
     async def get(self, task_id: str) -> Task:
         """Return a task by id. Raises NotFound."""

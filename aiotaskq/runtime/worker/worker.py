@@ -80,7 +80,7 @@ class Worker:
         heartbeat = check_seconds("heartbeat", heartbeat, zero=False)
         if heartbeat * 2 > lease:
             raise ValidationError(f"heartbeat: {heartbeat} s is more than half of the lease of {lease} s")
-        self._queue, self.groups = queue, queue.groups
+        self._queue, self.groups, self.limits = queue, queue.groups, queue.limits
         self._backend = backend
         self._shared = backend.shared
         self._clock = clock

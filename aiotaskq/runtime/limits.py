@@ -1,0 +1,160 @@
+"""Limits, rates and fair shares at run time: their gates are listed, changed, closed and opened again."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
+from aiotaskq.backends.gates import Gates
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.gate import Bounds, GateChange, GateState
+from aiotaskq.core.instants import instant
+from aiotaskq.core.limits import Rate
+from aiotaskq.core.task import SECOND
+from aiotaskq.core.validation import INT32, TEN_YEARS, check_int, check_key, check_seconds
+from aiotaskq.errors import NotFound, ValidationError
+from aiotaskq.log import log, printable
+
+MOST_LISTED = 100_000
+
+
+class LimitState(msgspec.Struct, frozen=True, kw_only=True):
+    """A gate as it is now: its bounds, and how many tasks it holds and keeps waiting. Instants in microseconds UTC."""
+
+    key: str
+    """As ``tenant:42``, or ``openai``."""
+    cap: int | None = None
+    """The most tasks that run, or are ready to run, at a time; None does not bound."""
+    window: int | None = None
+    """The same for the fair share of a key."""
+    rate: float | None = None
+    """Tokens per second."""
+    burst: int | None = None
+    """The most tokens of the rate that are saved."""
+    max_waiting: int | None = None
+    """The most tasks that may wait here."""
+    held: int = 0
+    """How many tasks run or are ready, and those that wait at a later gate."""
+    waiting: int = 0
+    """How many tasks wait here."""
+    fixed: bool = False
+    """Whether the bounds were set by an operator: pushes do not change them until ``reset``."""
+    closed_until: int | None = None
+    """When it opens again; None where it is open."""
+    next_at: int | None = None
+    """When a task that waits may pass without the end of another one; None if none waits for that."""
+
+
+class Limits:
+    """The gates of one store, by their keys as ``tenant:42`` or ``openai``. What is set holds in every process."""
+
+    def __init__(self, gates: Gates, clock: Clock) -> None:
+        self._gates = gates
+        self._clock = clock
+
+    async def list(self, limit: int = 1_000) -> list[LimitState]:
+        """Return the first gates that are in use or were set, by their keys. Raises ValidationError."""
+        found = await self._gates.find(limit=check_int("limit", limit, 1, MOST_LISTED))
+        return [self._state(each) for each in found]
+
+    async def get(self, key: str) -> LimitState:
+        """Return one gate. Raises NotFound where no task has passed, and nothing was set."""
+        found = await self._gates.find([check_key("key", key)])
+        if not found:
+            raise NotFound(f"there is no limit {printable(key)}")
+        return self._state(found[0])
+
+    async def set(
+        self,
+        key: str,
+        cap: int | UnsetType | None = UNSET,
+        *,
+        rate: Rate | UnsetType | None = UNSET,
+        window: int | UnsetType | None = UNSET,
+        max_waiting: int | UnsetType | None = UNSET,
+    ) -> LimitState:
+        """Set bounds of a gate, now and until ``reset``, whatever pushes declare; what is not named stays.
+
+        None takes a bound away; a cap of 0 lets nothing pass. Tasks that have passed are not stopped. Raises
+        ValidationError, also where no bound is named.
+        """
+        changes: dict[str, int | None] = {}
+        for name, value, low in (("cap", cap, 0), ("window", window, 1), ("max_waiting", max_waiting, 0)):
+            if value is not UNSET:
+                changes[name] = None if value is None else check_int(name, value, low)
+        if rate is None:
+            changes |= {"interval": None, "burst": 1}
+        elif isinstance(rate, Rate):
+            changes |= {"interval": rate.interval, "burst": rate.saved}
+        elif rate is not UNSET:
+            raise ValidationError(f"rate: Rate(100, per=60) is needed (got {rate!r:.40})")
+        if not changes:
+            raise ValidationError("set: name what to set: cap, rate, window or max_waiting")
+        found = await self._gates.find([check_key("key", key)])
+        bounds = replace(found[0].gate.bounds if found else Bounds(), **changes)
+        return await self._change(key, GateChange(bounds=bounds), "set")
+
+    async def reset(self, key: str) -> LimitState:
+        """Let the bounds be those that pushes declare again, from the next push on."""
+        return await self._change(key, GateChange(declared=True), "reset")
+
+    async def close(
+        self,
+        key: str,
+        seconds: float | timedelta | None = None,
+        *,
+        until: float | datetime | None = None,
+    ) -> LimitState:
+        """Let no task pass for so many seconds, or until an instant, or without both until ``open``.
+
+        ``until`` is an aware datetime or epoch seconds. Tasks that have passed go on. Raises ValidationError.
+        """
+        return await self._change(key, GateChange(closed_until=self._until(seconds, until)), "close")
+
+    async def close_for(self, key: str, seconds: float | timedelta) -> LimitState:
+        """As ``close``, but a gate that is closed for longer stays so: for handlers that are told to slow down."""
+        at = self._until(seconds, None)
+        found = await self._gates.find([check_key("key", key)])
+        if found and found[0].gate.closed_until >= at:
+            return self._state(found[0])
+        return await self._change(key, GateChange(closed_until=at), "close")
+
+    async def open(self, key: str) -> LimitState:
+        """Open a closed gate now."""
+        return await self._change(key, GateChange(closed_until=0), "open")
+
+    async def charge(self, key: str, tokens: int) -> LimitState:
+        """Take tokens from the rate of a gate in addition; less than 0 gives some back. Raises ValidationError."""
+        return await self._change(key, GateChange(charge=check_int("tokens", tokens, -INT32)), "charge")
+
+    def _until(self, seconds: float | timedelta | None, until: float | datetime | None) -> int:
+        if seconds is not None and until is not None:
+            raise ValidationError("seconds, until: give one of the two")
+        if until is not None:
+            return instant("until", until)
+        given = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        return self._clock.now() + int((TEN_YEARS if given is None else check_seconds("seconds", given)) * SECOND)
+
+    async def _change(self, key: str, change: GateChange, verb: str) -> LimitState:
+        await self._gates.change(check_key("key", key), change, self._clock.now())
+        log.debug("limit {}: {}", printable(key), verb)
+        return await self.get(key)
+
+    def _state(self, found: GateState) -> LimitState:
+        gate, bounds = found.gate, found.gate.bounds
+        return LimitState(
+            key=gate.key,
+            cap=bounds.cap,
+            window=bounds.window,
+            rate=None if bounds.interval is None else SECOND / bounds.interval,
+            burst=None if bounds.interval is None else bounds.burst,
+            max_waiting=bounds.max_waiting,
+            held=found.held,
+            waiting=found.waiting,
+            fixed=gate.fixed,
+            closed_until=gate.closed_until if gate.closed_until > self._clock.now() else None,
+            next_at=gate.next_at,
+        )
