@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
+from aiotaskq import Limit
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.app.push import new_task_of, rules_of
 from aiotaskq.app.registrations import Registrations
@@ -21,6 +22,7 @@ from aiotaskq.core.outcome import Completed, Failed, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import NotSupported, TaskConflict
 from aiotaskq.runtime.queue.queue import Queue
+from aiotaskq.testing import virtual
 from tests.support.backends import Store
 from tests.support.rows import NOW, ids, new, pushed, read, running
 
@@ -175,6 +177,28 @@ async def test_any_order_of_calls_claims_and_failures_is_as_the_model_says(queue
                     waits[task_id] = {**model, "run_at": after.run_at, "tried": after.retry_count}
     stored = {row.task_id: (row.params["n"], row.run_at) for row in await waiting(backend)}
     assert stored == {task_id: (model["n"], model["run_at"]) for task_id, model in waits.items()}
+
+
+async def test_with_a_limit_of_one_at_most_one_waits_and_one_runs(store: Store) -> None:
+    async with virtual(url=store.url, scheduler=False) as kit:
+        ran: list[tuple[str, float]] = []
+        start = kit.now
+
+        @kit.tq.task(debounce=2, key="book", limit=Limit(1, key="book"))
+        async def reindex(book: int, why: str) -> None:
+            ran.append((why, (kit.now - start).total_seconds()))
+            await kit.clock.sleep(10)
+
+        await reindex.push(1, "a")
+        await kit.advance(3)
+        handles = [await reindex.push(1, why) for why in "bc"]
+        await kit.advance(4)  # it is due, and waits at its gate
+        handles.append(await reindex.push(1, "d"))
+        assert [handle.created for handle in handles] == [True, False, False]
+        await kit.advance(30)
+        assert [why for why, _ in ran] == ["a", "d"]
+        (_, first), (_, second) = ran
+        assert first == 2 and 12 <= second < 14
 
 
 async def test_a_call_in_a_session_exists_when_its_transaction_does(sql_store: Store, queue: Queue) -> None:
