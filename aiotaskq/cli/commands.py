@@ -36,6 +36,7 @@ GROUPS = {
     "workers": tr("List the workers, and what runs where."),
     "store": tr("List, read, set and delete public values."),
     "queues": tr("List, pause and resume queues."),
+    "limits": tr("List, set, close and open limits, rates and fair shares."),
     "db": tr("Create, check and print the tables; copy a store."),
 }
 

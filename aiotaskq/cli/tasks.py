@@ -12,6 +12,7 @@ from aiotaskq.cli.application import is_handled, load_quietly
 from aiotaskq.cli.i18n import Message, marked, tr
 from aiotaskq.cli.ids import short_ids, task_id_of
 from aiotaskq.cli.layout import width_of_output
+from aiotaskq.cli.limits import waits_for
 from aiotaskq.cli.options import (
     DEFAULT_DB,
     App,
@@ -144,15 +145,17 @@ def show(
     utc: Utc = False,
     json: Json = False,
 ) -> None:
-    async def work(tq: TaskQ) -> Task:
-        return await tq.get(await task_id_of(tq, task_id))
+    async def work(tq: TaskQ) -> tuple[Task, str | None]:
+        task = await tq.get(await task_id_of(tq, task_id))
+        return task, await waits_for(tq, task, utc)
 
-    task = with_tq(db, work)
-    values = _as_dict(task, params=params)
+    task, waits = with_tq(db, work)
+    values = _as_dict(task, params=params) | {"waits_for": waits}
     if json:
         echo_json(values | {"attempts": [_attempt_as_dict(attempt) for attempt in attempts_of(task)]})
         return
     values.update({name: local(getattr(task, name), utc) for name in MICROSECONDS})
+    values["run_at"] = local(task.due, utc)
     values.update({name: local(_in_microseconds(getattr(task, name)), utc) for name in SECONDS})
     for coarse, fine in (("started_at", "began_at"), ("completed_at", "ended_at")):
         if values[fine] is not None:
@@ -362,7 +365,7 @@ def _asked(db: str, where: dict[str, Any], question: str, dry_run: bool, yes: bo
 
 def _as_dict(task: Task, *, params: bool) -> dict[str, Any]:
     values: dict[str, Any] = msgspec.to_builtins(task, enc_hook=str)
-    for name in ("seq", "attempts", "coded"):
+    for name in ("seq", "attempts", "coded", "flow"):
         values.pop(name)
     values["run_time"] = seconds_of_run(task)
     if task.error_message is not None:
@@ -370,7 +373,7 @@ def _as_dict(task: Task, *, params: bool) -> dict[str, Any]:
     if not params:
         for name in SECRET:
             values.pop(name)
-    values.update({name: instant(getattr(task, name)) for name in MICROSECONDS})
+    values.update({name: instant(getattr(task, name)) for name in MICROSECONDS} | {"run_at": instant(task.due)})
     values.update({name: instant(_in_microseconds(getattr(task, name))) for name in SECONDS})
     return values
 

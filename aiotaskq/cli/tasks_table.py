@@ -45,10 +45,12 @@ def _attempt(task: Task) -> str:
 
 
 def _due(task: Task, now: int) -> str:
-    """Return in how long a pending task may run."""
+    """Return in how long a pending task may run, or the gate at which it waits."""
     if task.status is not Status.PENDING:
         return ""
-    return tr("now") if task.run_at <= now else tr("in {time}", time=duration(task.run_at - now))
+    if task.due > now:
+        return tr("in {time}", time=duration(task.due - now))
+    return tr("at {gate}", gate=task.gate or "…") if task.parked else tr("now")
 
 
 def run_time(task: Task, now: int) -> str:

@@ -80,6 +80,7 @@ VERBS = {
     "schedules": ("list", "show", "add", "pause", "resume", "run", "delete", "preview"),
     "store": ("list", "get", "set", "delete"),
     "queues": ("list", "pause", "resume"),
+    "limits": ("list", "set", "close", "open", "reset"),
     "db": ("upgrade", "check", "sql", "copy", "recode"),
 }  # fmt: skip
 WITHOUT_JSON = {"init init", "run run", "web web", "docs docs", "bench bench", "completion completion", "db sql"}

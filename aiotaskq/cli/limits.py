@@ -1,0 +1,157 @@
+"""``aiotaskq limits``: lists the gates of limits, rates and fair shares; sets, closes and opens them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from msgspec import UNSET
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli.i18n import marked, tr
+from aiotaskq.cli.layout import columns_of
+from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group, option
+from aiotaskq.cli.output import echo, echo_json, echo_table
+from aiotaskq.cli.store_access import instant, with_tq
+from aiotaskq.cli.times import duration, local
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.limits import Rate
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.errors import NotFound, ValidationError
+from aiotaskq.log import printable
+from aiotaskq.runtime.limits import LimitState
+
+app = group()
+Key = Annotated[str, typer.Argument(metavar="KEY", help=tr("As limits list shows it: tenant:42, openai."))]
+
+
+@app.command("list", cls=Command, help=tr("List limits, rates and fair shares, and how many tasks wait for them."))
+def list_limits(
+    db: Db = DEFAULT_DB,
+    limit: Annotated[int, option(min=1, max=100_000, metavar="N", help=tr("Maximum number of limits."))] = 1_000,
+    json: Json = False,
+) -> None:
+    found = with_tq(db, lambda tq: tq.limits.list(limit))
+    if json:
+        echo_json([_as_dict(each) for each in found])
+        return
+    if not found:
+        echo(tr("no limits"))
+        return
+    now = SystemClock().now()
+    rows = [[each.key, bounds_text(each), each.held, each.waiting, _state(each, now)] for each in found]
+    headers = [marked("KEY"), marked("LIMIT"), marked("HELD"), marked("WAITING"), marked("STATE")]
+    echo_table(columns_of(headers, rows, key=16))
+
+
+@app.command("set", cls=Command, help=tr("Set a limit in all processes, whatever pushes declare, until reset."))
+def set_limit(
+    key: Key,
+    cap: Annotated[int | None, typer.Argument(metavar="N", help=tr("The most tasks at a time; 0 is none."))] = None,
+    rate: Annotated[int | None, option(min=1, metavar="N", help=tr("The most tokens in --per seconds."))] = None,
+    per: Annotated[float, option(min=0.001, metavar="SECONDS", help=tr("The seconds of --rate."))] = 1.0,
+    burst: Annotated[int | None, option(min=1, metavar="N", help=tr("The most saved tokens of --rate."))] = None,
+    window: Annotated[int | None, option(min=1, metavar="N", help=tr("The window of a fair share."))] = None,
+    max_waiting: Annotated[
+        int | None, option(min=0, metavar="N", help=tr("The most tasks that may wait; a push of more fails."))
+    ] = None,
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    paced = UNSET if rate is None else Rate(rate, per, burst=burst)
+    given = {"cap": cap, "window": window, "max_waiting": max_waiting}
+    options: dict[str, Any] = {name: UNSET if value is None else value for name, value in given.items()}
+    _change(db, json, lambda tq: tq.limits.set(key, rate=paced, **options))
+
+
+@app.command("close", cls=Command, help=tr("Let no more tasks pass, for some seconds or until open. Others go on."))
+def close(
+    key: Key,
+    seconds: Annotated[float | None, typer.Argument(metavar="SECONDS", min=0)] = None,
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    _change(db, json, lambda tq: tq.limits.close(key, seconds))
+
+
+@app.command("open", cls=Command, help=tr("Open a closed limit."))
+def open_limit(key: Key, db: Db = DEFAULT_DB, json: Json = False) -> None:
+    _change(db, json, lambda tq: tq.limits.open(key))
+
+
+@app.command("reset", cls=Command, help=tr("Take what pushes declare again, from the next push on."))
+def reset(key: Key, db: Db = DEFAULT_DB, json: Json = False) -> None:
+    _change(db, json, lambda tq: tq.limits.reset(key))
+
+
+def _change(db: str, as_json: bool, change: Callable[[TaskQ], Awaitable[LimitState]]) -> None:
+    async def work(tq: TaskQ) -> LimitState:
+        return await change(tq)
+
+    after = with_tq(db, work)
+    if as_json:
+        echo_json(_as_dict(after))
+        return
+    parts = [bounds_text(after), _state(after, SystemClock().now())]
+    echo(printable(f"{after.key}: {', '.join(part for part in parts if part)}"))
+
+
+def _as_dict(state: LimitState) -> dict[str, Any]:
+    known: dict[str, Any] = msgspec.to_builtins(state)
+    return known | {name: instant(known[name]) for name in ("closed_until", "next_at")}
+
+
+def bounds_text(state: LimitState) -> str:
+    """Return the bounds of a gate in few words."""
+    parts = [] if state.cap is None else [tr("{count} at a time", count=state.cap)]
+    if state.window is not None:
+        parts.append(tr("fair share {count}", count=state.window))
+    if state.rate is not None:
+        parts.append(tr("{rate} per second, burst {burst}", rate=f"{state.rate:.4g}", burst=state.burst))
+    if state.max_waiting is not None:
+        parts.append(tr("{count} may wait", count=state.max_waiting))
+    return ", ".join(parts)
+
+
+def _state(state: LimitState, now: int) -> str:
+    parts = []
+    if state.closed_until is not None:
+        parts.append(tr("closed for {time}", time=duration(state.closed_until - now)))
+    if state.fixed:
+        parts.append(tr("set by hand"))
+    return ", ".join(parts)
+
+
+async def waits_for(tq: TaskQ, task: Task, utc: bool) -> str | None:
+    """Return in words what a pending task waits for; None if a worker may claim it, and for any other task."""
+    now = SystemClock().now()
+    if task.status is not Status.PENDING:
+        return None
+    if task.queue in await tq.paused():
+        return tr("queue {queue} is paused", queue=task.queue)
+    if task.due > now:
+        return tr("delayed, due in {time}", time=duration(task.due - now))
+    if not task.parked:
+        return None
+    try:
+        state = await tq.limits.get(task.gate or "")
+    except (NotFound, ValidationError):
+        return tr("other tasks")
+    if state.closed_until is not None:
+        return tr("{key}: closed until {time}", key=state.key, time=local(state.closed_until, utc))
+    for most in (state.cap, state.window):
+        if most is not None and state.held >= most:
+            return tr(
+                "{key}: {held} of {most} are taken, {count} wait",
+                key=state.key,
+                held=state.held,
+                most=most,
+                count=state.waiting,
+            )
+    if state.next_at is not None and state.next_at > now:
+        return tr(
+            "{key}: its rate, next in {time}", key=state.key, time=duration(max(SECOND // 1000, state.next_at - now))
+        )
+    return tr("{key}: it is about to pass", key=state.key)

@@ -1,0 +1,75 @@
+"""``aiotaskq limits``, and what ``tasks show`` says a task waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.limits import Limit, Rate
+from tests.support.command import Cli, prepared
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    made = Cli(tmp_path, monkeypatch, capsys)
+    prepared(tmp_path / "app.db")
+    monkeypatch.setenv("AIOTASKQ_DATABASE_URL", made.url)
+    return made
+
+
+def pushed(cli: Cli) -> list[str]:
+    """Push two exports of a tenant, a call, a second one that waits for the rate, and one of a paused queue."""
+
+    async def push() -> list[str]:
+        tq = TaskQ(cli.url)
+
+        @tq.task(limit=Limit(1, key="tenant", max_waiting=9))
+        async def export(tenant: int) -> None: ...
+
+        @tq.task(rate=Rate(1, per=3600, name="api"))
+        async def call() -> None: ...
+
+        async with tq:
+            handles = [await export.push(42) for _ in range(2)] + [await call.push() for _ in range(2)]
+            handles.append(await call.options(delay=7200).push())
+            handles.append(await call.options(queue="quiet").push())
+            await tq.pause("quiet")
+            return [handle.task_id for handle in handles]
+
+    return asyncio.run(push())
+
+
+def test_limits_are_listed_and_changed(cli: Cli) -> None:
+    assert cli.out("limits", "list") == "no limits\n"
+    pushed(cli)
+    rows = {row["key"]: row for row in cli.json("limits", "list")}
+    assert (rows["tenant:42"]["cap"], rows["tenant:42"]["held"], rows["tenant:42"]["waiting"]) == (1, 1, 1)
+    table = cli.out("limits", "list").splitlines()
+    assert table[0].split() == ["KEY", "LIMIT", "HELD", "WAITING", "STATE"]
+    assert table[2].split(maxsplit=1)[1].split("  ")[0] == "1 at a time, 9 may wait"
+    assert cli.out("limits", "set", "tenant:42", "20") == "tenant:42: 20 at a time, 9 may wait, set by hand\n"
+    assert cli.json("limits", "set", "api", "--rate", "50", "--per", "10", "--burst", "3")["rate"] == 5
+    assert cli.out("limits", "close", "api", "3600").startswith("api: 5 per second, burst 3, closed for ")
+    assert cli.json("limits", "close", "new")["closed_until"] > "2030"
+    assert cli.json("limits", "open", "api")["closed_until"] is None
+    assert cli.json("limits", "reset", "api")["fixed"] is False
+    code, _, err = cli.run("limits", "set", "api")
+    assert code == 2
+    assert "name what to set" in err
+
+
+def test_a_task_shows_what_it_waits_for(cli: Cli) -> None:
+    ids = pushed(cli)
+    waits = [cli.json("tasks", "show", task_id)["waits_for"] for task_id in ids]
+    assert waits[:3] == [None, "tenant:42: 1 of 1 are taken, 1 wait", None]
+    assert waits[3].startswith("api: its rate, next in ")
+    assert waits[4].startswith("delayed, due in ")
+    assert waits[5] == "queue quiet is paused"
+    cli.run("limits", "close", "tenant:42")
+    assert "waits_for" in (shown := cli.out("tasks", "show", ids[1])) and "tenant:42: closed until " in shown
+    assert "46116860" not in shown
+    assert "at tenant:42" in cli.out("tasks", "list")
+    assert cli.json("tasks", "show", ids[1])["run_at"] < "2100"
