@@ -1,7 +1,8 @@
 """The slowness of this machine: every bound on a clock in a test is written for a quiet machine and scaled by it.
 
-The first process of a run measures at its start, each process measures again between tests (``conftest.py``), and the
-slower answer counts. A test that can count the work instead (statements, wake-ups, calls) needs no bound.
+The first process of a run measures at its start, each process measures again between tests (``conftest.py``), the
+load of the last minute is asked for whenever a bound is needed, and the slowest answer counts. A test that can count
+the work instead (statements, wake-ups, calls) needs no bound.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ def late() -> float:
     return time.perf_counter() - begin - 0.005
 
 
+def load() -> float:
+    """Return how many processes have wanted each core in the last minute, on average."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
+
+
 class Machine:
     """The measurements at the start of the run and since."""
 
@@ -57,7 +63,7 @@ class Machine:
     @property
     def slowness(self) -> float:
         """How many times as long as on a quiet machine things take, by a wall clock."""
-        return min(max(1.0, self.at_start, self.lately), MOST)
+        return min(max(1.0, self.at_start, self.lately, load()), MOST)
 
     def calibrate(self) -> None:
         """Measure everything, some times; for the first process of a run."""

@@ -23,10 +23,11 @@ CLOCKS = {"time.monotonic()", "time.perf_counter()", "time.time()", "time.thread
 
 def test_a_bound_grows_with_the_work_the_timers_and_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(machine.VARIABLE, "1")
-    took = {"wall": machine.CPU, "own": machine.CPU, "start": machine.START, "late": 0.0}
+    took = {"wall": machine.CPU, "own": machine.CPU, "start": machine.START, "late": 0.0, "load": 0.5}
     monkeypatch.setattr(machine, "spin", lambda: (took["wall"], took["own"]))
     monkeypatch.setattr(machine, "start", lambda: took["start"])
     monkeypatch.setattr(machine, "late", lambda: took["late"])
+    monkeypatch.setattr(machine, "load", lambda: took["load"])
     monkeypatch.setattr(machine, "AGAIN", 0.0)
     measured = Machine()
     monkeypatch.setattr(machine, "MACHINE", measured)
@@ -45,6 +46,8 @@ def test_a_bound_grows_with_the_work_the_timers_and_the_processes(monkeypatch: p
     took["wall"], took["own"] = machine.CPU / 2, machine.CPU / 2
     measured.look()
     assert (machine.within(2), machine.working(2)) == pytest.approx((6, 2)), "never below what the start has shown"
+    took["load"] = 7.0
+    assert (machine.within(2), machine.working(2)) == pytest.approx((14, 2)), "a burst between two measurements"
     took["wall"] = 1e9
     measured.look()
     assert machine.within(1) == MOST
@@ -55,7 +58,7 @@ def bounds(tree: ast.AST) -> Iterator[ast.expr]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             owner, _, name = ast.unparse(node.func).rpartition(".")
-            if name in WAITS and not owner.endswith(NOT_WAITED_FOR):
+            if name in WAITS and owner and not owner.endswith(NOT_WAITED_FOR):
                 yield from node.args
                 yield from (each.value for each in node.keywords if each.arg == "timeout")
         elif isinstance(node, ast.Compare) and any(clock in ast.unparse(node) for clock in CLOCKS):
