@@ -123,8 +123,9 @@ class TaskQueue(Base):
     attempts: Mapped[str | None] = mapped_column(LongText)
     # The gates to pass before it can be claimed, as JSON; NULL without any.
     flow: Mapped[str | None] = mapped_column(LongText)
-    # The gate at which it is parked, or the last one that it has passed.
-    gate: Mapped[str | None] = mapped_column(Name(255))
+    # The gate at which it is parked, or the last one that it has passed. Without a width: by the widths of the columns
+    # PostgreSQL guesses how many rows a new table has, and for too few it would read all to find some by their ids.
+    gate: Mapped[str | None] = mapped_column(LongText)
     # The same while the task is pending or running, else NULL: MySQL has no partial indexes, and this one must not grow
     # with ended rows.
     live_gate: Mapped[str | None] = mapped_column(Name(255))

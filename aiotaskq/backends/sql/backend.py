@@ -322,8 +322,8 @@ class SqlBackend(Backend):
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:
-        await self.database.write(lambda c: tasks_sql.set_paused(c, queue, paused))
-        await (self.gates.pause(queue) if paused else self.gates.resume(queue))
+        if await self.database.write(lambda c: tasks_sql.set_paused(c, queue, paused)):
+            await (self.gates.pause(queue) if paused else self.gates.resume(queue))
         self.listeners.notify(READY)
 
     async def keeps_ended(self) -> bool:

@@ -245,8 +245,14 @@ def later(connection: Connection, key: str, now: int) -> int | None:
 
 
 _IDS: Final[Any] = bindparam("ids", expanding=True)
+# By the id alone: the index of the gate has all tasks that wait there.
+_STILL: Final = (
+    func.coalesce(c.live_gate, literal_column("''")) == _KEY,
+    func.abs(c.run_at) == _AT,
+    _STATUS == PENDING,
+)
 _FREE_TASKS: Final = (
-    select(c.task_id).where(c.task_id.in_(_IDS), *WAITS).order_by(c.task_id).with_for_update(skip_locked=True)
+    select(c.task_id).where(c.task_id.in_(_IDS), *_STILL).order_by(c.task_id).with_for_update(skip_locked=True)
 )
 _FLOOR: Final = bindparam("floor", type_=BigInteger)
 _DUE_AT: Final = func.coalesce(c.due_at, _NOW)

@@ -17,7 +17,7 @@ from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUE
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.migrations import OUR_TABLES
-from aiotaskq.backends.sql.rows import LIVE, NEW, TASKS, json_text, new_row, to_task
+from aiotaskq.backends.sql.rows import GATES, LIVE, NEW, TASKS, json_text, new_row, to_task
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import FINAL, Status, Task, TaskFilter, same_push
@@ -348,9 +348,11 @@ def delete_tasks(connection: Connection, ids: Sequence[str], touched: Touched) -
     return sum(connection.execute(delete(TASKS).where(c.task_id.in_(part))).rowcount for part in chunks(ids))
 
 
-def set_paused(connection: Connection, queue: str, paused: bool) -> None:
+def set_paused(connection: Connection, queue: str, paused: bool) -> bool:
+    """Pause or resume a queue, and return whether there are gates."""
     if not insert_new(connection, QUEUES, ("name", "paused"), [(queue, paused)]):
         connection.execute(update(QUEUES).where(QUEUES.c.name == queue).values(paused=paused))
+    return connection.execute(select(GATES.c.key).limit(1)).first() is not None
 
 
 def paused(connection: Connection) -> list[str]:
