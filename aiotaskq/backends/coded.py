@@ -133,6 +133,7 @@ class CodedBackend(Backend):
         assert self.codec is not None
         before, after = change.before, change.after
         same = after.params is before.params and after.extra is before.extra  # then they are not written
+        same = same and after.unique_key == before.unique_key  # a key that is given up may be beside them
         after = encoded(after, self.codec, STATE if same else COLUMNS)
         texts = after.coded or {}
         if before.attempts and change.after.attempts is before.attempts and "attempts" in texts:

@@ -114,6 +114,20 @@ async def test_every_verb_writes_coded_and_reads_plain(opened: Opened) -> None:
     assert stored[0] is fresh and claimed[0].params == PARAMS
 
 
+async def test_a_key_is_given_up_and_a_waiting_task_changed_in_code(opened: Opened) -> None:
+    backend = await opened(Keyed("k"))
+    runs = new(unique_key="k", params=PARAMS, extra={"own": SECRET})
+    await backend.push([runs])
+    (runs,) = await backend.claim("owner", NOW, 1, lease_until=LEASE)
+    assert await backend.update([Change(runs, runs.replace(unique_key=None))]) == [True]
+    waits = new(unique_key="k", run_at=LEASE)
+    assert (await backend.push([waits]))[0] is waits
+    assert await backend.update([Change(waits, waits.replace(params=PARAMS, fence=1))]) == [True]
+    assert "a secret" not in await stored_text(opened.store)
+    assert (await read(backend, runs)).replace(unique_key="k") == runs
+    assert await read(backend, waits) == waits.replace(params=PARAMS, fence=1)
+
+
 async def test_attempts_are_written_only_when_there_is_one_more(opened: Opened, sql_store: Store) -> None:
     backend = await opened(Keyed("k"))
     _done, waits = await lived(backend)

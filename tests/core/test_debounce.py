@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aiotaskq.core.debounce import Debounce, after_call, call_key, joined, throttle_key
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
-from aiotaskq.errors import ValidationError
+from aiotaskq.errors import TaskConflict, ValidationError
 
 NOW = 1_750_000_000 * SECOND
 gaps = st.lists(st.integers(0, 10 * SECOND), max_size=12)
@@ -54,10 +54,18 @@ def test_lists_are_joined_and_nothing_else(lists: list[list[int]]) -> None:
     assert params == {"n": [n for part in lists for n in part], "m": len(lists)}
 
 
-@pytest.mark.parametrize("fields", [{"status": Status.RUNNING}, {"undecodable": "params is not JSON"}])
-def test_a_task_that_cannot_be_changed_gives_its_key_up(fields: dict[str, Any]) -> None:
-    row = waits(**fields)
+def test_a_task_that_runs_gives_its_key_up() -> None:
+    row = waits(status=Status.RUNNING)
     assert after_call(row, waits(task_id="2", params={"n": 1}), Debounce(1), NOW) == row.replace(unique_key=None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [({"type": "other"}, "is of type 'other'"), ({"undecodable": "params is not JSON"}, "params is not JSON")],
+)
+def test_a_task_that_is_not_a_call_of_the_key_is_not_changed(fields: dict[str, Any], text: str) -> None:
+    with pytest.raises(TaskConflict, match=text):
+        after_call(waits(**fields), waits(task_id="2"), Debounce(1), NOW)
 
 
 def test_a_push_stamp_that_was_ahead_of_the_clock_does_not_put_it_off() -> None:
