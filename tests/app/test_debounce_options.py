@@ -9,6 +9,7 @@ import pytest
 import aiotaskq.sync
 from aiotaskq import TaskQ, ValidationError
 from aiotaskq.testing import virtual
+from tests.support.machine import within
 
 
 def refused(text: str, push: Any) -> None:
@@ -127,6 +128,6 @@ def test_the_blocking_twins() -> None:
         first, second = (collect.push([n]) for n in range(2))
         assert first.task_id == second.task_id
         with tq.running():
-            assert double.push(2).result(timeout=30) == 4
-            assert second.result(timeout=30) == 2
+            assert double.push(2).result(timeout=within(30)) == 4
+            assert second.result(timeout=within(30)) == 2
     assert collect([1, 2]) == 2

@@ -24,6 +24,7 @@ from aiotaskq import (
 from aiotaskq.core.task import Status
 from aiotaskq.testing.inline import inline
 from aiotaskq.testing.kit import Kit, virtual
+from tests.support.machine import within
 
 
 @dataclass
@@ -80,14 +81,14 @@ async def kit() -> AsyncIterator[tuple[App, Kit]]:
 async def test_a_group_reports_when_all_are_done(kit: tuple[App, Kit]) -> None:
     app, _ = kit
     handle = await app.tq.group([app.price.call(n) for n in (3, 1, 2)], then=app.report.call("all"), name="prices")
-    assert await handle.result(60) == [Total(300), Total(100), Total(200)]
+    assert await handle.result(within(60)) == [Total(300), Total(100), Total(200)]
     await kit[1].drain()
     assert app.log[-1] == ("all", [300, 100, 200])
     progress = await handle.progress()
     assert (progress.total, progress.completed, progress.remaining, progress.status) == (3, 3, 0, "completed")
     assert [await each.status() for each in await handle.tasks()] == [Status.COMPLETED] * 3
     assert [group.name for group in await app.tq.groups()] == ["prices"]
-    assert await app.tq.group_handle(handle.group_id).result(60) == await handle.result(60)
+    assert await app.tq.group_handle(handle.group_id).result(within(60)) == await handle.result(within(60))
 
 
 async def test_a_failure_calls_back_and_a_retry_ends_the_group_again(kit: tuple[App, Kit]) -> None:
@@ -96,12 +97,12 @@ async def test_a_failure_calls_back_and_a_retry_ends_the_group_again(kit: tuple[
     calls = [app.price.call(n) for n in (1, 2)]
     handle = await app.tq.group(calls, then=app.report.call("all"), on_failure=app.report.call("some"))
     with pytest.raises(TaskFailed, match="no 2"):
-        await handle.result(60)
+        await handle.result(within(60))
     await kit[1].drain()
     assert app.log[-1] == ("some", [100, Status.FAILED])
     app.broken.clear()
     assert await handle.retry_failed() == 1
-    assert await handle.result(60) == [Total(100), Total(200)]
+    assert await handle.result(within(60)) == [Total(100), Total(200)]
     await kit[1].drain()
     assert app.log[-1] == ("all", [100, 200])
 
@@ -110,13 +111,13 @@ async def test_a_chain_passes_results_on(kit: tuple[App, Kit]) -> None:
     app, _ = kit
     handle = await app.tq.start(chain(app.price.call(1), app.add.call(5), app.add.options(delay=60).call(7)))
     await kit[1].advance(60)
-    assert await handle.result(60) == [Total(100), Total(105), Total(112)]
+    assert await handle.result(within(60)) == [Total(100), Total(105), Total(112)]
 
 
 async def test_a_task_that_needs_a_parent_and_has_none_fails_at_once(kit: tuple[App, Kit]) -> None:
     app, _ = kit
     with pytest.raises(TaskFailed, match="invalid_params: add\\(\\) needs 'parent_result'"):
-        await (await app.add.push(5)).result(60)
+        await (await app.add.push(5)).result(within(60))
 
 
 async def test_a_workflow_runs_in_order_and_is_retried_from_its_failure(kit: tuple[App, Kit]) -> None:
@@ -131,12 +132,12 @@ async def test_a_workflow_runs_in_order_and_is_retried_from_its_failure(kit: tup
     )
     handle = await app.tq.start(flow)
     with pytest.raises(TaskFailed, match=r"not started: task .* \(price\), for which it waits, failed"):
-        await handle.result(60)
+        await handle.result(within(60))
     assert app.log[-1] == ("always", [Status.FAILED, 100])
     assert await (await handle.task("sum")).status() is Status.CANCELLED
     app.broken.clear()
     assert await handle.retry_failed() == 2
-    assert await handle.result(60) == [300, Total(100), Total(200), 2]
+    assert await handle.result(within(60)) == [300, Total(100), Total(200), 2]
     with pytest.raises(NotFound, match="no task 'c'"):
         await handle.task("c")
 
@@ -145,7 +146,7 @@ async def test_a_group_is_a_member_of_another(kit: tuple[App, Kit]) -> None:
     app, _ = kit
     inner = [chain(app.price.call(n), app.add.call(n)) for n in (1, 2)]
     handle = await app.tq.group([*inner, app.price.call(3), group([])], then=app.report.call())
-    assert await handle.result(60) == [[Total(100), Total(101)], [Total(200), Total(202)], Total(300), []]
+    assert await handle.result(within(60)) == [[Total(100), Total(101)], [Total(200), Total(202)], Total(300), []]
     await kit[1].drain()
     assert app.log[-1] == ("report", [None, None, 300, None])
 
@@ -154,7 +155,7 @@ async def test_members_that_a_member_adds_are_added_once(kit: tuple[App, Kit]) -
     app, _ = kit
     handle = await app.tq.group([app.spread.call(2)], then=app.report.call())
     await kit[1].advance(10)
-    assert await handle.result(60) == [None, Total(0), Total(100)]
+    assert await handle.result(within(60)) == [None, Total(0), Total(100)]
     assert [entry for entry in app.log if entry in (0, 2)].count(2) == 1
     with pytest.raises(TaskConflict, match="has ended"):
         await app.tq.queue.groups.add(handle.group_id, [], "x")
@@ -185,7 +186,7 @@ async def test_an_id_of_its_own_is_pushed_once(kit: tuple[App, Kit]) -> None:
     app, _ = kit
     first = await app.tq.group([app.price.call(1)], group_id="mine")
     again = await app.tq.group([app.price.call(1), app.price.call(2)], group_id="mine")
-    assert (first.created, again.created, await again.result(60)) == (True, False, [Total(100)])
+    assert (first.created, again.created, await again.result(within(60))) == (True, False, [Total(100)])
 
 
 async def test_what_cannot_be_pushed_is_refused_before_anything_is_written(kit: tuple[App, Kit]) -> None:
