@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.scripts import FOLDER
-from aiotaskq.core.gate import Bounds, Flow, Gate, admit
+from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange, admit
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Task
@@ -32,13 +32,13 @@ bounds = st.builds(
 )
 gates = st.builds(Gate, key=st.just("g"), bounds=bounds, tat=st.just(0) | instants, closed_until=st.just(0) | instants)
 RULE = """
-local answer = {}
+local rule, answer = gate_rule(), {}
 for i = 1, #ARGV, 5 do
-  local gate = parse_gate(ARGV[i])
-  local count = admit(gate, tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]),
+  local gate = rule.parse_gate(ARGV[i])
+  local count = rule.admit(gate, tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]),
     cjson.decode(ARGV[i + 4]))
-  set_bounds(gate, gate.bounds)
-  answer[#answer + 1] = count .. ' ' .. gate_text(gate)
+  rule.set_bounds(gate, gate.bounds)
+  answer[#answer + 1] = count .. ' ' .. rule.gate_text(gate)
 end
 return answer
 """
@@ -114,3 +114,15 @@ async def test_mending_drops_the_slot_of_a_row_that_another_program_deleted(
     (task,) = await backend.claim("o", NOW + SECOND, 10, lease_until=LEASE)
     assert task.task_id == second.task_id
     assert task.flow == Flow(gates=(("g", Bounds(cap=1)),))
+
+
+async def test_a_rate_of_an_operator_counts_what_has_passed_before(backend: RedisBackend) -> None:
+    await backend.push([gated("g", Bounds(cap=9)) for _ in range(2)])
+    rate = Bounds(cap=9, interval=SECOND, burst=2)
+    for now in (NOW + SECOND, NOW + 2 * SECOND):  # two that have not started are as many as may start at once
+        assert (await backend.gates.change("g", GateChange(bounds=rate), now)).tat == now + 2 * SECOND
+    await backend.claim("o", NOW + 2 * SECOND, 1, lease_until=LEASE)
+    assert (await backend.gates.change("g", GateChange(), NOW + 9 * SECOND)).tat == NOW + 10 * SECOND
+    await backend.gates.change("g", GateChange(bounds=Bounds(cap=9), declared=True), NOW + 9 * SECOND)
+    await backend.claim("o", NOW + 9 * SECOND, 1, lease_until=LEASE)
+    assert (await backend.gates.change("g", GateChange(bounds=rate), NOW + 20 * SECOND)).tat == NOW + 20 * SECOND

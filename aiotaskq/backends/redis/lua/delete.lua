@@ -15,4 +15,4 @@ for _, id in ipairs(ARGV) do
   end
 end
 flush()
-return {deleted, touched[1] and admit_touched() and 1 or 0}
+return {deleted, admit_gates() and 1 or 0}

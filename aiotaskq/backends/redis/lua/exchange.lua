@@ -11,12 +11,14 @@
 -- include: claim_rows
 -- include: when_full
 
-unstarted_later = true
 local held = apply_change_lists(8)
-local later = touched[1] and admit_touched()
+if gated then gated.later = true end
+local later = admit_gates()
 if later then held[#held + 1] = 1 end
 publish(ARGV[7], later)
 local rows = claim(ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6])
-unstarted_later = false
-if next(unstarted_deltas) then flush() end
+if gated then
+  gated.later = false
+  gated.flush()
+end
 return {held, rows}

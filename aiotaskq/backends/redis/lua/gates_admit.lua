@@ -5,11 +5,12 @@
 -- include: gates
 -- include: when_full
 
+use_gates()
 local due, now = call('ZRANGEBYSCORE', root .. 'gates:due', '-inf', ARGV[2], 'LIMIT', 0, ARGV[3]), tonumber(ARGV[2])
 table.sort(due)
-for _, key in ipairs(due) do touch(key, now) end
+for _, key in ipairs(due) do gated.touch(key, now) end
 if due[1] then
-  local later = admit_touched()
+  local later = admit_gates()
   publish(ARGV[1], later)
 end
 return {call('ZRANGE', root .. 'gates:due', 0, 0, 'WITHSCORES')[2] or false, due[1] and 1 or 0}

@@ -4,10 +4,12 @@
 -- include: gate
 -- include: gates
 
+use_gates()
+local tools = gate_tools()
 local key, now = ARGV[2], tonumber(ARGV[3])
-local gate = gate_of(key)
+local gate = tools.gate_of(key)
 if ARGV[4] ~= '' then
-  set_bounds(gate, cjson.decode(ARGV[4]))
+  tools.rule.set_bounds(gate, cjson.decode(ARGV[4]))
   gate.fixed = true
 end
 if ARGV[5] == '1' then gate.fixed = false end
@@ -16,9 +18,22 @@ local charge = tonumber(ARGV[7])
 if charge ~= 0 and gate.bounds.interval then
   gate.tat = math.max(gate.tat, now) + charge * gate.bounds.interval
 end
-save_gate(key, gate, true)
+tools.save_gate(key, gate, true)
+if not gate.fixed and gated.is_rated(key) or gate.fixed and gate.bounds.interval and not gated.is_rated(key) then
+  -- From now on other rows count in `unstarted`.
+  local on = not gated.is_rated(key)
+  gated.set_rated(key, on)
+  local ids, sum = call('ZRANGE', root .. 'slots:' .. key, 0, -1), 0
+  load_states(ids)
+  for _, id in ipairs(ids) do
+    local row = parse(states[id])
+    local place = row and row.status == 'pending' and gated.place_of(row)
+    if place and gated.counts_unstarted(place, key) then sum = sum + place.weight end
+  end
+  set_field('unstarted', key, string.format('%.0f', sum))
+end
 flush()
-touch(key, now)
-local later = admit_touched()
+gated.touch(key, now)
+local later = admit_gates()
 publish(ARGV[1], later)
-return {gate_text(gate), later and 1 or 0}
+return {tools.rule.gate_text(gate), later and 1 or 0}

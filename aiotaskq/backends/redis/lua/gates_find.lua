@@ -3,10 +3,12 @@
 -- include: gate
 -- include: gates
 
+use_gates()
+local tools = gate_tools()
 local answer = {}
 for _, key in ipairs(ARGV) do
   answer[#answer + 1] = call('HGET', root .. 'gates', key) or ''
   answer[#answer + 1] = call('ZCARD', root .. 'slots:' .. key)
-  answer[#answer + 1] = count_waiting(key)
+  answer[#answer + 1] = tools.count_waiting(key)
 end
 return answer

@@ -5,12 +5,14 @@
 -- include: gates
 -- include: when_full
 
+use_gates()
+local tools = gate_tools()
 local MOST_SLOTS = 1000  -- looked at in one gate
 
 for _, key in ipairs(ARGV) do
-  local gate, known = gate_of(key)
-  local held, waiting = call('ZCARD', root .. 'slots:' .. key), count_waiting(key)
-  if known and held == 0 and waiting == 0 and gate_text(gate) == '0 0 - 0 ' .. gate.text then
+  local gate, known = tools.gate_of(key)
+  local held, waiting = call('ZCARD', root .. 'slots:' .. key), tools.count_waiting(key)
+  if known and held == 0 and waiting == 0 and tools.rule.gate_text(gate) == '0 0 - 0 ' .. gate.text then
     set_field('gates', key, false)
     set_field('unstarted', key, false)
     call('DEL', root .. 'lines:' .. key)
@@ -20,7 +22,7 @@ for _, key in ipairs(ARGV) do
     for _, id in ipairs(ids) do
       local row, holds = parse(states[id]), false
       if row then
-        local keys, n = slots_of(row)
+        local keys, n = gated.slots_of(row)
         for i = 1, n do holds = holds or keys[i] == key end
       end
       if not holds then
@@ -28,10 +30,10 @@ for _, key in ipairs(ARGV) do
         dropped = true
       end
     end
-    if dropped then touch(key) end
+    if dropped then gated.touch(key) end
   end
 end
-local due = #touched
+local due = #gated.touched
 flush()
-if due > 0 then admit_touched() end
+if due > 0 then admit_gates() end
 return due

@@ -49,6 +49,6 @@ for n = at, #ARGV do insert_list(cmsgpack.unpack(ARGV[n])) end
 local full, most = declare_gates()
 if full then return {{}, {}, full, most} end
 flush()
-local later = touched[1] and admit_touched()
+local later = admit_gates()
 publish(ARGV[1], later)
 return {numbers, read_rows(others), later and 1 or nil}

@@ -39,6 +39,6 @@ if new > 0 and ready + new > maxsize then return {ready + new - maxsize} end
 local full, most = declare_gates()
 if full then return {-1, {}, {}, full, most} end
 flush()
-local later = touched[1] and admit_touched()
+local later = admit_gates()
 publish(ARGV[1], later)
 return {-1, numbers, read_rows(others), later and 1 or nil}

@@ -10,7 +10,7 @@
 -- include: when_full
 
 local held = apply_change_lists(2)
-local later = touched[1] and admit_touched()
+local later = admit_gates()
 if later then held[#held + 1] = 1 end
 publish(ARGV[1], later)
 return held

@@ -27,7 +27,8 @@
 -- wait:<n>:<lane>:<gate>  sorted set: the stamps of the rows of a lane (n bytes long) that are parked there, by due_at
 -- lines:<gate>         sorted set: the lanes with rows that are parked there, and perhaps others, by priority
 -- slots:<gate>         sorted set: the ids of the rows that hold a slot (all scores are 0)
--- unstarted            hash: gate to the sum of the weights of those of them that are pending
+-- unstarted            hash: gate to the sum of the weights of those of them that are pending, where there is a rate
+-- rated                set of the gates for which an operator has set a rate
 -- values, until        hash of public values, and sorted set of the keys that expire
 -- format               the number of this layout (FORMAT in scripts.py)
 --
@@ -50,13 +51,9 @@ local MAX_WORDS = 4000  -- of one command: Lua's unpack() is limited to some tho
 -- Read or to be written: states by id (false: no such row), members of sorted sets (a score, or false to remove the
 -- member), fields of hashes (a value, or false to remove the field).
 local states, written, bodies, zsets, hashes = {}, {}, {}, {}, {}
--- Lanes whose first row may be another now; changes of counts by status and lane, of active rows by schedule, and of
--- unstarted weights by gate.
-local changed_lanes, count_deltas, active_deltas, unstarted_deltas = {}, {}, {}, {}
-local unstarted_later = false  -- whether flush() leaves these weights to a later one, since many will be zero by then
--- Gates with changes that are not written; those where rows were parked; those to admit, in order, and when (false:
--- later, by whoever sweeps).
-local unwritten, entered, touched, touched_at = {}, {}, {}, {}
+-- Lanes whose first row may be another now; changes of counts by status and lane, and of active rows by schedule.
+local changed_lanes, count_deltas, active_deltas = {}, {}, {}
+local gated, use_gates  -- what is there for rows with gates: see use_gates()
 
 local function call_in_chunks(command, key, words)
   for i = 1, #words, MAX_WORDS do
@@ -123,76 +120,14 @@ local function parse(state)
   if not state then return nil end
   local status, fence, cancel, lease, expires, rest, keyed, seq, run_at, completed, lane, names, at = match(state, HEAD)
   if not status then return nil end
+  local flow = keyed == '2' or keyed == '3'
+  if flow then use_gates() end
   return {
     status = status, fence = fence, cancel = cancel, lease = lease, expires = expires, rest = rest,
-    keyed = keyed == '1' or keyed == '3', flow = keyed == '2' or keyed == '3',
-    seq = seq, run_at = run_at, completed = completed, lane = sub(state, at, at + lane - 1),
+    keyed = keyed == '1' or keyed == '3', flow = flow, seq = seq, run_at = run_at, completed = completed,
+    lane = sub(state, at, at + lane - 1),
     names = sub(state, at + lane, at + lane + names - 1), json = at + lane + names,
   }
-end
-
--- How rows with gates stand there, by their names without due_at: the gate (nil for none), the keys of all of them and
--- their bounds, the number of each key, the weight, whether one of them is a fair share, the flow as text, and the JSON
--- of the names. Most rows that a script meets stand alike.
-local places = {}
-local function read_place(tail)
-  local place = places[tail]
-  if place then return place end
-  local long, length, at = match(tail, '^(%S+) (%d+) ()')
-  local behind = at + (tonumber(long) or 0)
-  place = {
-    gate = long ~= '-' and sub(tail, at, behind - 1), keys = {}, bounds = {}, at = {}, weight = 1,
-    flow = sub(tail, behind, behind + length - 1), names = sub(tail, behind + length),
-  }
-  local ok, flow = pcall(cjson.decode, place.flow)
-  for _, gate in ipairs(ok and flow.gates or {}) do
-    if not place.at[gate[1]] then
-      place.keys[#place.keys + 1], place.bounds[#place.bounds + 1] = gate[1], gate[2]
-      place.at[gate[1]] = #place.keys
-      place.shared = place.shared or gate[2].window
-    end
-  end
-  place.weight = ok and flow.weight or 1
-  places[tail] = place
-  return place
-end
-
--- The place of a row with gates, whose due_at (or '-') is then in row.due.
-local function place_of(row)
-  if not row.place then
-    local due, at = match(row.names, '^(%S+) ()')
-    row.due, row.tail = due, sub(row.names, at)
-    row.place = read_place(row.tail)
-  end
-  return row.place
-end
-
--- The names of a row with gates behind its due_at.
-local function tail_of(gate, flow, names)
-  return (gate and #gate or '-') .. ' ' .. #flow .. ' ' .. (gate or '') .. flow .. names
-end
-
--- The state of a row with gates, with another run_at and other names.
-local function with_names(row, state, run_at, names)
-  return row.status .. ' ' .. row.fence .. ' ' .. row.cancel .. ' ' .. row.lease .. ' ' .. row.expires
-    .. (row.keyed and ' 3 ' or ' 2 ') .. row.seq .. ' ' .. run_at .. ' ' .. row.completed .. ' ' .. #row.lane .. ' '
-    .. #names .. ' ' .. row.lane .. names .. sub(state, row.json)
-end
-
-local function is_parked(row) return row.flow and row.status == 'pending' and row.run_at == PARKED end
-
--- The keys of the gates of which a row holds a slot, and how many of them count.
-local function slots_of(row)
-  if not row.flow or not LIVE[row.status] then return {}, 0 end
-  local place = place_of(row)
-  if not is_parked(row) then return place.keys, #place.keys end
-  return place.keys, (place.gate and place.at[place.gate] or 1) - 1
-end
-
--- Note that a gate is to be admitted at this instant, or by whoever sweeps next.
-local function touch(key, at)
-  if touched_at[key] == nil then touched[#touched + 1] = key end
-  touched_at[key] = at and math.max(at, touched_at[key] or at) or touched_at[key] or false
 end
 
 local function row_of(id)
@@ -202,11 +137,186 @@ end
 
 local function queue_of(lane) return sub(lane, find(lane, ':', 1, true) + 1) end
 
-local function names_json(row) return row.flow and place_of(row).names or row.names end
+-- What is there for rows with gates is made when the first one is met: who has none does not pay for it.
+function use_gates()
+  if gated then return end
+  -- Gates with changes that are not written; those where rows were parked; those to admit, in order, and when (false:
+  -- later, by whoever sweeps); changes of unstarted weights by gate, and whether flush() leaves them to a later one,
+  -- since many will be zero by then.
+  gated = {unwritten = {}, entered = {}, touched = {}, touched_at = {}, weights = {}, later = false}
+
+  -- How rows with gates stand there, by their names without due_at: the gate (nil for none), all keys and their bounds,
+  -- the number of each key, the weight, whether one of them is a fair share, whether one has a rate, the
+  -- flow as text, and the JSON of the names. Most rows that a script meets stand alike.
+  local places, rated = {}, nil
+  local ONE_GATE = '^{"gates":%[%["([^"\\]+)",({[^}]*})%]%]}$'  -- most flows; to decode JSON takes longer
+
+  local function decode_flow(place)
+    local ok, flow = pcall(cjson.decode, place.flow)
+    for _, gate in ipairs(ok and flow.gates or {}) do
+      if not place.at[gate[1]] then
+        place.keys[#place.keys + 1], place.bounds[#place.bounds + 1] = gate[1], gate[2]
+        place.at[gate[1]] = #place.keys
+        place.shared, place.rated = place.shared or gate[2].window, place.rated or gate[2].interval
+      end
+    end
+    place.weight = ok and flow.weight or 1
+  end
+
+  local function read_place(tail)
+    local place = places[tail]
+    if place then return place end
+    local long, length, at = match(tail, '^(%S+) (%d+) ()')
+    local behind = at + (tonumber(long) or 0)
+    local flow = sub(tail, behind, behind + length - 1)
+    local key, bounds = match(flow, ONE_GATE)
+    place = {
+      gate = long ~= '-' and sub(tail, at, behind - 1), keys = {key}, bounds = {}, at = {}, weight = 1, flow = flow,
+      names = sub(tail, behind + length), shared = false, rated = false,
+    }
+    if key then
+      place.at[key], place.shared, place.rated = 1, find(bounds, 'window', 1, true), find(bounds, 'interval', 1, true)
+    else
+      decode_flow(place)
+    end
+    places[tail] = place
+    return place
+  end
+
+  -- The bounds that a row declares for one of its gates.
+  local function declared_bounds(place, number)
+    if not place.bounds[number] then place.bounds[1] = cjson.decode(select(2, match(place.flow, ONE_GATE))) end
+    return place.bounds[number]
+  end
+
+  -- The place of a row with gates, whose due_at (or '-') is then in row.due.
+  local function place_of(row)
+    if not row.place then
+      local due, at = match(row.names, '^(%S+) ()')
+      row.due, row.tail = due, sub(row.names, at)
+      row.place = read_place(row.tail)
+    end
+    return row.place
+  end
+
+  -- The names of a row with gates behind its due_at.
+  local function tail_of(gate, flow, names)
+    return (gate and #gate or '-') .. ' ' .. #flow .. ' ' .. (gate or '') .. flow .. names
+  end
+
+  -- The state of a row with gates, with another run_at and other names.
+  local function with_names(row, state, run_at, names)
+    return row.status .. ' ' .. row.fence .. ' ' .. row.cancel .. ' ' .. row.lease .. ' ' .. row.expires
+      .. (row.keyed and ' 3 ' or ' 2 ') .. row.seq .. ' ' .. run_at .. ' ' .. row.completed .. ' ' .. #row.lane .. ' '
+      .. #names .. ' ' .. row.lane .. names .. sub(state, row.json)
+  end
+
+  local function is_parked(row) return row.flow and row.status == 'pending' and row.run_at == PARKED end
+
+  -- The keys of the gates of which a row holds a slot, and how many of them count.
+  local function slots_of(row)
+    if not row.flow or not LIVE[row.status] then return {}, 0 end
+    local place = place_of(row)
+    if not is_parked(row) then return place.keys, #place.keys end
+    return place.keys, (place.gate and place.at[place.gate] or 1) - 1
+  end
+
+  -- Note that a gate is to be admitted at this instant, or by whoever sweeps next.
+  local function touch(key, at)
+    if gated.touched_at[key] == nil then gated.touched[#gated.touched + 1] = key end
+    gated.touched_at[key] = at and math.max(at, gated.touched_at[key] or at) or gated.touched_at[key] or false
+  end
+
+  local function names_json(row) return row.flow and place_of(row).names or row.names end
+
+  local function wait_key(gate, lane) return 'wait:' .. #lane .. ':' .. lane .. ':' .. gate end
+
+  -- Whether an operator has set bounds with a rate for a gate.
+  local function is_rated(gate)
+    if not rated then
+      rated = {}
+      for _, key in ipairs(call('SMEMBERS', root .. 'rated')) do rated[key] = true end
+    end
+    return rated[gate]
+  end
+
+  function gated.set_rated(gate, on)
+    call(on and 'SADD' or 'SREM', root .. 'rated', gate)
+    rated[gate] = on
+  end
+
+  -- Whether a pending row with a slot counts in `unstarted`: where there may be a rate. Other gates need no counter.
+  local function counts_unstarted(place, gate)
+    return place.rated and declared_bounds(place, place.at[gate]).interval or is_rated(gate)
+  end
+
+  local function add_unstarted(place, gate, by)
+    if counts_unstarted(place, gate) then gated.weights[gate] = (gated.weights[gate] or 0) + by end
+  end
+
+  -- Note that a row is parked at a gate.
+  local function enter_gate(gate, lane, stamp, due)
+    set_score(wait_key(gate, lane), stamp, due == '-' and '0' or due)
+    set_score('lines:' .. gate, lane, match(lane, '^%-?%d+'))
+    gated.unwritten[gate], gated.entered[gate] = true, true
+  end
+
+  -- Add a row with gates to their indexes, or remove it: the slots that it holds, and where it is parked.
+  local function index_gates(id, row, stamp, add)
+    local place, keys, n = place_of(row), slots_of(row)
+    for i = 1, n do
+      set_score('slots:' .. keys[i], id, add and '0')
+      if row.status == 'pending' then add_unstarted(place, keys[i], add and place.weight or -place.weight) end
+      gated.unwritten[keys[i]] = true
+    end
+    if not is_parked(row) or not place.gate then return end
+    if add then
+      enter_gate(place.gate, row.lane, stamp, row.due)
+    else
+      set_score(wait_key(place.gate, row.lane), stamp, false)
+      gated.unwritten[place.gate] = true
+    end
+  end
+
+  -- What the head of a row with gates has of them, as JSON.
+  local function place_as_json(run_at, due, place)
+    if not place.json then
+      place.json = ',"gate":' .. (place.gate and cjson.encode(place.gate) or 'null') .. ',"flow":' .. place.flow
+    end
+    return ',"run_at":' .. run_at .. ',"due_at":' .. (due == '-' and 'null' or due) .. place.json
+  end
+
+  -- Write what is not a change of a row.
+  function gated.flush()
+    gated.unwritten = {}
+    if gated.later then return end
+    for gate, by in pairs(gated.weights) do
+      if by ~= 0 then call('HINCRBY', root .. 'unstarted', gate, by) end
+    end
+    gated.weights = {}
+  end
+
+  gated.read_place = read_place
+  gated.declared_bounds = declared_bounds
+  gated.place_of = place_of
+  gated.tail_of = tail_of
+  gated.with_names = with_names
+  gated.is_parked = is_parked
+  gated.slots_of = slots_of
+  gated.touch = touch
+  gated.names_json = names_json
+  gated.wait_key = wait_key
+  gated.is_rated = is_rated
+  gated.counts_unstarted = counts_unstarted
+  gated.add_unstarted = add_unstarted
+  gated.enter_gate = enter_gate
+  gated.index_gates = index_gates
+  gated.place_as_json = place_as_json
+end
 
 -- The names of a row: its type, and its keys where it has them.
 local function names_of(row)
-  local ok, names = pcall(cjson.decode, names_json(row))
+  local ok, names = pcall(cjson.decode, row.flow and gated.names_json(row) or row.names)
   if not ok or type(names) ~= 'table' then return {} end
   for i = 1, 4 do
     if type(names[i]) ~= 'string' then names[i] = nil end
@@ -237,40 +347,12 @@ local function held_entry(stamp, lease)
   return 'leased', stamp, lease == '-' and '+inf' or lease
 end
 
-local function wait_key(gate, lane) return 'wait:' .. #lane .. ':' .. lane .. ':' .. gate end
-
-local function add_unstarted(gate, by) unstarted_deltas[gate] = (unstarted_deltas[gate] or 0) + by end
-
--- Note that a row is parked at a gate.
-local function enter_gate(gate, lane, stamp, due)
-  set_score(wait_key(gate, lane), stamp, due == '-' and '0' or due)
-  set_score('lines:' .. gate, lane, match(lane, '^%-?%d+'))
-  unwritten[gate], entered[gate] = true, true
-end
-
--- Add a row with gates to their indexes, or remove it: the slots that it holds, and where it is parked.
-local function index_gates(id, row, stamp, add)
-  local place, keys, n = place_of(row), slots_of(row)
-  for i = 1, n do
-    set_score('slots:' .. keys[i], id, add and '0')
-    if row.status == 'pending' then add_unstarted(keys[i], add and place.weight or -place.weight) end
-    unwritten[keys[i]] = true
-  end
-  if not is_parked(row) or not place.gate then return end
-  if add then
-    enter_gate(place.gate, row.lane, stamp, row.due)
-  else
-    set_score(wait_key(place.gate, row.lane), stamp, false)
-    unwritten[place.gate] = true
-  end
-end
-
 local function unindex(id, row)
   local stamp = row.seq .. id
-  if row.flow then index_gates(id, row, stamp, false) end
+  if row.flow then gated.index_gates(id, row, stamp, false) end
   if row.status == 'pending' then
     set_score('is:live', stamp, false)
-    if not is_parked(row) then remove_from_lane(row.lane, stamp) end
+    if not row.flow or row.run_at ~= PARKED then remove_from_lane(row.lane, stamp) end
     if row.expires ~= '-' then
       set_score('expiring', id, false)
       set_score('expired', id, false)
@@ -293,10 +375,10 @@ end
 
 local function index(id, row)
   local stamp = row.seq .. id
-  if row.flow then index_gates(id, row, stamp, true) end
+  if row.flow then gated.index_gates(id, row, stamp, true) end
   if row.status == 'pending' then
     set_score('is:live', stamp, '0')
-    if not is_parked(row) then
+    if not row.flow or row.run_at ~= PARKED then
       set_score('lane:' .. row.lane, stamp, row.run_at)
       changed_lanes[row.lane] = true
     end
@@ -367,12 +449,7 @@ local function flush()
   end
   for schedule, by in pairs(active_deltas) do add_to_counter('active', schedule, by) end
   written, bodies, zsets, hashes, changed_lanes, count_deltas, active_deltas = {}, {}, {}, {}, {}, {}, {}
-  unwritten = {}
-  if unstarted_later then return end
-  for gate, by in pairs(unstarted_deltas) do
-    if by ~= 0 then call('HINCRBY', root .. 'unstarted', gate, by) end
-  end
-  unstarted_deltas = {}
+  if gated then gated.flush() end
 end
 
 -- Send a hint ('' for none) to other processes; it is no error if it is lost. With `gates`, another one says that the
@@ -390,20 +467,12 @@ local function holder(kind, key)
   if row and (kind == 'once' or LIVE[row.status]) then return id end
 end
 
--- What the head of a row with gates has of them, as JSON.
-local function place_as_json(run_at, due, place)
-  if not place.json then
-    place.json = ',"gate":' .. (place.gate and cjson.encode(place.gate) or 'null') .. ',"flow":' .. place.flow
-  end
-  return ',"run_at":' .. run_at .. ',"due_at":' .. (due == '-' and 'null' or due) .. place.json
-end
-
 -- The fields of the head as the end of the JSON of a state, for an answer.
 local function head_as_json(row)
   return ',"status":"' .. row.status .. '","fence":' .. row.fence
     .. (tonumber(row.lease) and ',"lease_until":' .. row.lease or '')
     .. (row.cancel == '1' and ',"cancel_requested":true' or '')
-    .. (row.flow and place_as_json(row.run_at, place_of(row) and row.due, row.place) or '')
+    .. (row.flow and gated.place_as_json(row.run_at, gated.place_of(row) and row.due, row.place) or '')
 end
 
 -- Return rows as they are answered, four words each: id, body, state as JSON, progress. A row that does not exist has

@@ -5,8 +5,8 @@
 local function with_stored_names(state, stored)
   local row, names = parse(state), stored.names
   if stored.flow then
-    local place, gate = place_of(stored), row.flow and place_of(row).gate
-    names = (row.due or '-') .. ' ' .. tail_of(gate or place.gate, place.flow, place.names)
+    local place, gate = gated.place_of(stored), row.flow and gated.place_of(row).gate
+    names = (row.due or '-') .. ' ' .. gated.tail_of(gate or place.gate, place.flow, place.names)
   end
   local words = {
     row.status, row.fence, row.cancel, row.lease, row.expires, (stored.keyed and 1 or 0) + (stored.flow and 2 or 0),
@@ -19,17 +19,20 @@ end
 -- first: a row that waits there is before one that only now reaches it.
 local function touch_changed(before, after, at)
   local kept, held = {}, {}
-  local keys, n = slots_of(after)
+  local keys, n = gated.slots_of(after)
   for i = 1, n do kept[keys[i]] = true end
-  keys, n = slots_of(before)
-  local gate = is_parked(after) and place_of(after).gate
-  if gate and is_parked(before) and place_of(before).gate == gate and before.due == after.due then gate = false end
+  keys, n = gated.slots_of(before)
+  local gate = gated.is_parked(after) and gated.place_of(after).gate
+  local waited = gate and gated.is_parked(before) and gated.place_of(before).gate == gate
+  if waited and before.due == after.due then gate = false end
   for i = 1, n do held[keys[i]] = not kept[keys[i]] end
-  if gate and not held[gate] then touch(gate, at) end
+  if gate and not held[gate] then gated.touch(gate, at) end
   for i = n, 1, -1 do
-    if held[keys[i]] then touch(keys[i], at) end
+    if held[keys[i]] then gated.touch(keys[i], at) end
   end
 end
+
+local function names_of_state(row) return row.flow and gated.names_json(row) or row.names end
 
 -- Apply a change, and return whether its guard holds. cancel is '' where the cancel flag does not matter; more is a
 -- table where there is more to check or to write than the state.
@@ -44,7 +47,7 @@ local function apply_change(id, status, fence, cancel, state, more)
   end
   if not held then return false end
   local after = parse(state)
-  if more.undecodable or not more.body and names_json(after) ~= names_json(row) then
+  if more.undecodable or not more.body and names_of_state(after) ~= names_of_state(row) then
     state = with_stored_names(state, row)
     after = parse(state)
   end

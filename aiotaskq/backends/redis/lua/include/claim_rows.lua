@@ -48,9 +48,10 @@ local function claim(owner, now, left, lease, started, queues)
         return nil
       end
       local due, tail = match(sub(state, at + long, at + long + names - 1), '^(%S+) (.*)')
-      local place = read_place(tail)
-      gates = place_as_json(run_at, due, place)
-      for i = 1, #place.keys do add_unstarted(place.keys[i], -place.weight) end
+      use_gates()
+      local place = gated.read_place(tail)
+      gates = gated.place_as_json(run_at, due, place)
+      for i = 1, #place.keys do gated.add_unstarted(place, place.keys[i], -place.weight) end
     end
     fence = next_fence(fence)
     taken = taken + 1

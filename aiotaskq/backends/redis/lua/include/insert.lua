@@ -2,21 +2,22 @@
 
 -- Of the rows that were inserted: the bounds that they declare, by gate; those parked at each gate; and when the
 -- latest one was pushed.
-local declared, arrived, latest = {}, {}, 0
+local declared, arrived, latest
 
 local function note_push(row)
-  local place = place_of(row)
-  for i, key in ipairs(place.keys) do declared[key] = place.bounds[i] end
+  if not declared then declared, arrived, latest = {}, {}, 0 end
+  local place = gated.place_of(row)
+  for i, key in ipairs(place.keys) do declared[key] = gated.declared_bounds(place, i) end
   local due = tonumber(row.due) or tonumber(row.run_at)
   local at = math.min(tonumber(row.seq), due)  -- as `pushed_at` of core.parking
   latest = math.max(latest, at)
-  if not is_parked(row) or not place.gate then return end
+  if not gated.is_parked(row) or not place.gate then return end
   arrived[place.gate] = arrived[place.gate] or {}
   table.insert(arrived[place.gate], {
     priority = tonumber(match(row.lane, '^%-?%d+')), due = due, seq = tonumber(row.seq), at = at,
     weight = place.weight,
   })
-  touch(place.gate, at)
+  gated.touch(place.gate, at)
 end
 
 -- Insert a row, or return the id of the row that has its id or one of its keys. A repeated push returns nil.

@@ -2,8 +2,8 @@
 local function remove(id, row)
   unindex(id, row)
   if row.flow then
-    local keys, n = slots_of(row)
-    for i = 1, n do touch(keys[i]) end
+    local keys, n = gated.slots_of(row)
+    for i = 1, n do gated.touch(keys[i]) end
   end
   set_state(id, false)
   if not row.keyed then return end

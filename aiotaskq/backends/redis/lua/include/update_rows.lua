@@ -7,7 +7,7 @@ local function apply_changes(packed)
   local changes, ids, answer = cmsgpack.unpack(packed), {}, {}
   for i = 1, #changes, 6 do ids[#ids + 1] = changes[i] end
   load_states(ids)
-  local rows, stamps, ends, e, entries, given = {}, {}, {}, 0, {held = {}, leased = {}}, {}
+  local rows, stamps, ends, e, entries, given = {}, {}, {}, 0, {held = {}, leased = {}}, nil
   for i = 1, #changes, 6 do
     local id, state, more = changes[i], changes[i + 4], changes[i + 5]
     local held
@@ -20,14 +20,16 @@ local function apply_changes(packed)
       if held then
         local lane, final = sub(states[id], at, at + long - 1), match(state, '^%S+')
         if keyed == '2' then
+          use_gates()
           local instant
           more, instant = match(more, '^(%S+) (%S+)')
           local behind = match(states[id], '^%S+ ()', at + long)
-          local keys = read_place(sub(states[id], behind, at + long + names - 1)).keys
+          local keys = gated.read_place(sub(states[id], behind, at + long + names - 1)).keys
           for k = #keys, 1, -1 do
+            given = given or {}
             given[keys[k]] = given[keys[k]] or {}
             table.insert(given[keys[k]], id)
-            touch(keys[k], tonumber(instant))
+            gated.touch(keys[k], tonumber(instant))
           end
         end
         local ended = ends[final]
@@ -51,7 +53,7 @@ local function apply_changes(packed)
     end
     answer[#answer + 1] = held and 1 or 0
   end
-  for key, holders in pairs(given) do call_in_chunks('ZREM', 'slots:' .. key, holders) end
+  for key, holders in pairs(given or {}) do call_in_chunks('ZREM', 'slots:' .. key, holders) end
   call_in_chunks('ZREM', 'is:live', stamps)
   for key, members in pairs(entries) do call_in_chunks('ZREM', key, members) end
   call_in_chunks('HSET', 'state', rows)
@@ -63,7 +65,7 @@ local function apply_changes(packed)
       add_count(status, lane, n)
     end
   end
-  if next(declared) then declare_gates() end
+  if declared then declare_gates() end
   flush()
   return answer
 end
