@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.chaos import scenarios, scenarios_schedules, scenarios_store
+from tests.chaos import scenarios, scenarios_limits, scenarios_schedules, scenarios_store
 from tests.chaos.harness import SCALE
 from tests.chaos.places import PLACES, SERVERS, SQL
 from tests.chaos.scenarios import Scenario
@@ -23,6 +23,7 @@ WHERE: dict[Scenario, tuple[str, ...]] = {
     scenarios_schedules.downtime: EVERYWHERE,
     scenarios.terms: EVERYWHERE,
     scenarios.cut_short: EVERYWHERE,
+    scenarios_limits.limits: EVERYWHERE,
     scenarios_store.mixed: EVERYWHERE,
     scenarios_store.memory: EVERYWHERE,
     scenarios_store.restarts: SERVERS,
@@ -42,6 +43,7 @@ QUICK: dict[Scenario, dict[str, Any]] = {
     scenarios_schedules.schedulers: {"schedulers": 3, "schedules": 8, "seconds": 6.0},
     scenarios_schedules.purged: {"schedulers": 3, "schedules": 4, "seconds": 5.0},
     scenarios.terms: {"workers": 2, "terms": 8},
+    scenarios_limits.limits: {"workers": 2, "keys": 4, "tasks": 150, "kills": 2, "pauses": 1, "rate": 30.0},
     scenarios.survivors: {"tasks": 12, "seconds": 1.5},
     scenarios.cut_short: {"workers": 2, "stops": 8, "rate": 10.0},
     scenarios_store.mixed: {"workers": 3, "producers": 3, "tasks": 400, "rate": 100.0},

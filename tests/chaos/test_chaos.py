@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import scenarios, scenarios_schedules, scenarios_store
+from tests.chaos import scenarios, scenarios_limits, scenarios_schedules, scenarios_store
 from tests.chaos.places import opened
 from tests.chaos.scenarios import Scenario
 from tests.chaos.sizes import WHERE, full
@@ -79,6 +79,11 @@ async def test_a_rolling_deploy(name: str, tmp_path: Path, unavailable: dict[str
 @on_places(scenarios.cut_short)
 async def test_a_kill_in_the_drain(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # A19
     await hold(scenarios.cut_short, name, tmp_path, unavailable)
+
+
+@on_places(scenarios_limits.limits)
+async def test_limits_hold(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # A1, B10
+    await hold(scenarios_limits.limits, name, tmp_path, unavailable)
 
 
 @on_places(scenarios_store.mixed)
