@@ -180,6 +180,20 @@ async def test_a_cancelled_item_leaves_its_batch(kit: Kit) -> None:
     assert await ends(kit, handles) == ["cancelled", "completed", "completed", "cancelled", "completed"]
 
 
+async def test_a_lost_task_leaves_its_batch_and_nothing_of_it_is_written(kit: Kit) -> None:
+    @kit.tq.task(batch=2)
+    async def work(items: list[int]) -> list[int]:
+        await kit.clock.sleep(10)
+        return items
+
+    handles = [await work.push(n) for n in range(2)]
+    await kit.advance(1)
+    assert kit.tq.worker is not None
+    kit.tq.worker.executions[handles[0].task_id].interrupt("lost")
+    await kit.advance(10)
+    assert await ends(kit, handles) == ["running", "completed"] and not kit.tq.worker.executions
+
+
 async def test_a_timeout_begins_with_the_call_and_ends_only_its_own_task(kit: Kit) -> None:
     ended: list[str] = []
 
