@@ -218,23 +218,22 @@ class Admission:
         """Let tasks pass a gate but for those that another transaction has locked; return the ids of the others."""
         if not tasks:
             return set()
-        free = sql.free(self._connection, key, [task.task_id for task in tasks])
         ready: dict[int, list[str]] = {}
         waiting: dict[str, list[str]] = {}
         for task in tasks:
-            if task.task_id in free:
-                after = passed(task, self._now)
-                if after.parked and after.gate is not None:
-                    assert task.flow is not None
-                    self._bounds |= dict(task.flow.gates)
-                    waiting.setdefault(after.gate, []).append(task.task_id)
-                else:
-                    due = self._now if task.due_at is None else task.due_at
-                    ready.setdefault(after.run_at if after.run_at > due else 0, []).append(task.task_id)
+            after = passed(task, self._now)
+            if after.parked and after.gate is not None:
+                assert task.flow is not None
+                self._bounds |= dict(task.flow.gates)
+                waiting.setdefault(after.gate, []).append(task.task_id)
+            else:
+                due = self._now if task.due_at is None else task.due_at
+                ready.setdefault(after.run_at if after.run_at > due else 0, []).append(task.task_id)
+        free: set[str] = set()
         for floor, ids in ready.items():
-            sql.unpark(self._connection, ids, self._now, floor)
+            free |= sql.unpark(self._connection, key, ids, self._now, floor)
         for to, ids in waiting.items():
-            sql.onward(self._connection, ids, key, to)
+            free |= sql.onward(self._connection, key, ids, to)
         return free
 
 

@@ -276,16 +276,21 @@ def free(connection: Connection, key: str, ids: Sequence[str]) -> set[str]:
     return {row[0] for part in chunks(ids) for row in connection.execute(statement, {"ids": part, "key_": key})}
 
 
-def unpark(connection: Connection, ids: Sequence[str], now: int, floor: int) -> None:
-    """Make tasks that have passed their last gate due at their due time, but not before ``floor``."""
-    dialect_of(connection).set_on(connection, _UNPARK, ids, {"now": now, "floor": floor})
+def unpark(connection: Connection, key: str, ids: Sequence[str], now: int, floor: int) -> set[str]:
+    """Make tasks that pass their last gate due, but not before ``floor``; return those of ``free``."""
+    found = free(connection, key, ids)
+    moved = [task_id for task_id in ids if task_id in found]
+    dialect_of(connection).set_on(connection, _UNPARK, moved, {"now": now, "floor": floor})
+    return found
 
 
-def onward(connection: Connection, ids: Sequence[str], key: str, to: str) -> None:
-    """Let tasks that have passed a gate wait at their next one."""
-    dialect_of(connection).set_on(connection, _ONWARD, ids, {"b_gate": to})
-    names = ("gate", "task_id")
-    insert_new(connection, SLOTS, names, [(key, task_id) for task_id in ids])
+def onward(connection: Connection, key: str, ids: Sequence[str], to: str) -> set[str]:
+    """Let tasks that pass a gate wait at their next one; return those of ``free``."""
+    found = free(connection, key, ids)
+    if moved := [task_id for task_id in ids if task_id in found]:
+        dialect_of(connection).set_on(connection, _ONWARD, moved, {"b_gate": to})
+        insert_new(connection, SLOTS, ("gate", "task_id"), [(key, task_id) for task_id in moved])
+    return found
 
 
 def park(connection: Connection, ids: Sequence[str], key: str) -> None:
