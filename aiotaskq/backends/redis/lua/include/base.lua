@@ -286,6 +286,23 @@ function use_gates()
     return ',"run_at":' .. run_at .. ',"due_at":' .. (due == '-' and 'null' or due) .. place.json
   end
 
+  -- Touch the gates at which a row may pass when `before` becomes `after`: another one, or this one. The widest comes
+  -- first: a row that waits there is before one that only now reaches it.
+  function gated.touch_changed(before, after, at)
+    local kept, held = {}, {}
+    local keys, n = slots_of(after)
+    for i = 1, n do kept[keys[i]] = true end
+    keys, n = slots_of(before)
+    local gate = is_parked(after) and place_of(after).gate
+    local waited = gate and is_parked(before) and place_of(before).gate == gate
+    if waited and before.due == after.due then gate = false end
+    for i = 1, n do held[keys[i]] = not kept[keys[i]] end
+    if gate and not held[gate] then touch(gate, at) end
+    for i = n, 1, -1 do
+      if held[keys[i]] then touch(keys[i], at) end
+    end
+  end
+
   -- Write what is not a change of a row.
   function gated.flush()
     gated.unwritten = {}

@@ -15,25 +15,6 @@ local function with_stored_names(state, stored)
   return table.concat(words, ' ') .. ' ' .. row.lane .. names .. sub(state, row.json)
 end
 
--- Touch the gates at which a row may pass when `before` becomes `after`: another one, or this one. The widest comes
--- first: a row that waits there is before one that only now reaches it.
-local function touch_changed(before, after, at)
-  local kept, held = {}, {}
-  local keys, n = gated.slots_of(after)
-  for i = 1, n do kept[keys[i]] = true end
-  keys, n = gated.slots_of(before)
-  local gate = gated.is_parked(after) and gated.place_of(after).gate
-  local waited = gate and gated.is_parked(before) and gated.place_of(before).gate == gate
-  if waited and before.due == after.due then gate = false end
-  for i = 1, n do held[keys[i]] = not kept[keys[i]] end
-  if gate and not held[gate] then gated.touch(gate, at) end
-  for i = n, 1, -1 do
-    if held[keys[i]] then gated.touch(keys[i], at) end
-  end
-end
-
-local function names_of_state(row) return row.flow and gated.names_json(row) or row.names end
-
 -- Apply a change, and return whether its guard holds. cancel is '' where the cancel flag does not matter; more is a
 -- table where there is more to check or to write than the state.
 local function apply_change(id, status, fence, cancel, state, more)
@@ -47,14 +28,15 @@ local function apply_change(id, status, fence, cancel, state, more)
   end
   if not held then return false end
   local after = parse(state)
-  if more.undecodable or not more.body and names_of_state(after) ~= names_of_state(row) then
+  local same = after.names == row.names or row.flow and after.flow and gated.names_json(after) == gated.names_json(row)
+  if more.undecodable or not more.body and not same then
     state = with_stored_names(state, row)
     after = parse(state)
   end
   unindex(id, row)
   set_state(id, state)
   index(id, after)
-  if row.flow or after.flow then touch_changed(row, after, tonumber(more.at)) end
+  if row.flow or after.flow then gated.touch_changed(row, after, tonumber(more.at)) end
   if more.body then
     bodies[#bodies + 1] = id
     bodies[#bodies + 1] = more.body
