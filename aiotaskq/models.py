@@ -15,7 +15,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 __all__ = [
     "Base",
     "GateRow",
+    "GroupRow",
     "LongText",
+    "MemberRow",
     "Name",
     "PublicValue",
     "QueueState",
@@ -121,7 +123,7 @@ class TaskQueue(Base):
     extra: Mapped[str | None] = mapped_column(LongText)
     # The runs that did not complete, as a JSON list; NULL until there is one.
     attempts: Mapped[str | None] = mapped_column(LongText)
-    # The gates to pass before it can be claimed, as JSON; NULL without any.
+    # The gates to pass, its group, its parents and its children, as JSON; NULL without any.
     flow: Mapped[str | None] = mapped_column(LongText)
     # The gate at which it is parked, or the last one that it has passed. Without a width: by the widths of the columns
     # PostgreSQL guesses how many rows a new table has, and for too few it would read all to find some by their ids.
@@ -129,6 +131,8 @@ class TaskQueue(Base):
     # The same while the task is pending or running, else NULL: MySQL has no partial indexes, and this one must not grow
     # with ended rows.
     live_gate: Mapped[str | None] = mapped_column(Name(255))
+    # The number of its parents for whose end it waits, parked.
+    waits: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
 
     __table_args__ = (
         # In claim order; with the last columns, a claim reads no row that it does not return.
@@ -274,3 +278,45 @@ class SlotRow(Base):
     task_id: Mapped[str] = mapped_column(Name(36), primary_key=True)
 
     __table_args__ = (Index("ix_aiotaskq_slot_task", "task_id"),)
+
+
+class GroupRow(Base):
+    """A row of ``aiotaskq_group``: a group of tasks, with a count of the members that have not ended.
+
+    Instants are in microseconds UTC.
+    """
+
+    __tablename__ = "aiotaskq_group"
+
+    group_id: Mapped[str] = mapped_column(Name(36), primary_key=True)
+    name: Mapped[str | None] = mapped_column(Name(100))
+    total: Mapped[int] = mapped_column(Integer)
+    remaining: Mapped[int] = mapped_column(Integer)
+    failed: Mapped[int] = mapped_column(Integer)
+    cancelled: Mapped[int] = mapped_column(Integer)
+    # How often it has ended, counted from 1, the present time included.
+    generation: Mapped[int] = mapped_column(Integer)
+    parent_id: Mapped[str | None] = mapped_column(Name(36))
+    # The tasks that its end pushes, as JSON.
+    then_task: Mapped[str | None] = mapped_column(LongText)
+    failure_task: Mapped[str | None] = mapped_column(LongText)
+    cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    ended_at: Mapped[int | None] = mapped_column(BigInteger)
+
+    __table_args__ = (
+        Index("ix_aiotaskq_group_ended", "ended_at"),
+        Index("ix_aiotaskq_group_created", "created_at", "group_id"),
+    )
+
+
+class MemberRow(Base):
+    """A row of ``aiotaskq_member``: a member of a group, a task or another group."""
+
+    __tablename__ = "aiotaskq_member"
+
+    group_id: Mapped[str] = mapped_column(Name(36), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    member_id: Mapped[str] = mapped_column(Name(36))
+    name: Mapped[str | None] = mapped_column(Name(100))
+    is_group: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())

@@ -170,7 +170,7 @@ class Backend(ABC):
 
     def coded_by(self, codec: Codec | None) -> Self:
         """Set the codec, before the first use, and return this backend."""
-        self.codec = codec
+        self.codec = self.groups.codec = codec
         if self.schedules is not None:
             self.schedules.codec = codec
         return self

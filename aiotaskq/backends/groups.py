@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from aiotaskq.core.errors import NotSupported
 from aiotaskq.core.groups import (
@@ -20,6 +20,7 @@ from aiotaskq.core.groups import (
 )
 
 if TYPE_CHECKING:
+    from aiotaskq.core.codec import Codec
     from aiotaskq.core.groups import GroupState, Member, Plan
     from aiotaskq.core.task import Task
 
@@ -38,6 +39,8 @@ class Groups(ABC):
     The hint ``ended`` has the ids of ended groups, too.
     """
 
+    codec: Codec | None = None
+    """That of the backend."""
     used = False
     """Whether this process has pushed or cancelled a group, or ended a member: else it looks for none."""
 
@@ -185,11 +188,15 @@ def again(after: Task, rows: Rows) -> Task:
     return waiting(after, live, after.run_at if after.due_at is None else after.due_at) if live else after
 
 
-def follow(rows: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> list[str]:
-    """Do what follows from changes of tasks that are written already: to children, then to groups.
+class Ends(NamedTuple):
+    """What follows from changes of tasks for the groups of their members, and the ids of the tasks that it ended."""
 
-    Return the ids of the tasks and groups that have ended by it.
-    """
+    tallies: dict[str, Tally]
+    gone: list[str]
+
+
+def to_children(rows: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> Ends:
+    """Do what follows from changes of tasks, which are written already, to their children, and to those of these."""
     tallies: dict[str, Tally] = {}
     gone: list[str] = []
     level = list(changes)
@@ -205,13 +212,19 @@ def follow(rows: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> list[s
                 for child_id, rule in flow.children:
                     ends.setdefault(child_id, []).append((after, rule))
         level = []
-        for child_id, child in rows.tasks(sorted(ends)).items():
+        for child_id, child in (rows.tasks(sorted(ends)) if ends else {}).items():
             after = after_parents(child, ends[child_id], now)
             if after is not child:
                 level.append((child, after))
         if level:
             rows.rewrite(level)
             gone += [after.task_id for _, after in level if after.final]
+    return Ends(tallies, gone)
+
+
+def to_groups(rows: Rows, ends: Ends, now: int) -> list[str]:
+    """Do what follows for groups, and for those that they are members of; return the ids of all that has ended."""
+    tallies, gone = ends
     callbacks: list[Task] = []
     while tallies:
         above: dict[str, Tally] = {}
@@ -233,3 +246,11 @@ def follow(rows: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> list[s
     if callbacks:
         rows.insert(callbacks)
     return gone
+
+
+def follow(rows: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> list[str]:
+    """Do what follows from changes of tasks that are written already: to children, then to groups.
+
+    Return the ids of the tasks and groups that have ended by it.
+    """
+    return to_groups(rows, to_children(rows, changes, now), now)

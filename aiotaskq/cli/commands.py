@@ -37,6 +37,7 @@ GROUPS = {
     "store": tr("List, read, set and delete public values."),
     "queues": tr("List, pause and resume queues."),
     "limits": tr("List, set, close and open limits, rates and fair shares."),
+    "groups": tr("List, show, cancel and retry groups, chains and workflows."),
     "db": tr("Create, check and print the tables; copy a store."),
 }
 

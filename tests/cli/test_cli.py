@@ -81,6 +81,7 @@ VERBS = {
     "store": ("list", "get", "set", "delete"),
     "queues": ("list", "pause", "resume"),
     "limits": ("list", "set", "close", "open", "reset"),
+    "groups": ("list", "show", "cancel", "retry", "mend"),
     "db": ("upgrade", "check", "sql", "copy", "recode"),
 }  # fmt: skip
 WITHOUT_JSON = {"init init", "run run", "web web", "docs docs", "bench bench", "completion completion", "db sql"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import re
 import sqlite3
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from aiotaskq.app.handle import TaskCall
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
@@ -222,6 +224,24 @@ def test_queues(cli: Cli) -> None:
     assert "paused, and empty: slow" in cli.out("stats")
     assert cli.json("queues", "resume", "slow") == {"queue": "slow", "paused": False}
     assert cli.out("queues", "pause") == "queue default is paused\n"
+
+
+def test_groups(cli: Cli) -> None:
+    assert cli.out("groups", "list") == "no groups\n"
+    assert "there is no group x" in cli.fails("groups", "show", "x")
+
+    async def push() -> None:
+        async with TaskQ(cli.url) as tq:
+            await tq.group([TaskCall(type, {}, {}) for type in ("a", "b")], name="night", group_id="g")
+
+    asyncio.run(push())
+    assert [(each["name"], each["remaining"]) for each in cli.json("groups", "list")] == [("night", 2)]
+    assert [each["type"] for each in cli.json("groups", "show", "g")["members"]] == ["a", "b"]
+    assert cli.out("groups", "cancel", "g") == "group g is cancelled\n"
+    assert cli.out("groups", "cancel", "g") == "group g has ended already\n"
+    assert "group g is cancelled: 0 of 2 completed, 0 failed, 2 cancelled" in cli.out("groups", "show", "g")
+    assert cli.json("groups", "retry", "g") == {"group_id": "g", "retried": 2}
+    assert cli.out("groups", "mend") == "counts mended: 0\n"
 
 
 # ---- health ----

@@ -140,7 +140,7 @@ schedule_values = st.builds(
 def test_the_strategies_know_every_field() -> None:
     """A field that is added must be drawn here as well."""
     drawn = set(tasks.wrapped_strategy.kwargs)  # type: ignore[attr-defined]
-    assert set(Task.__struct_fields__) - drawn == {"coded", "undecodable", "flow", "gate"}
+    assert set(Task.__struct_fields__) - drawn == {"coded", "undecodable", "flow", "gate", "waits"}
     assert drawn < set(Task.__struct_fields__)
     assert set(Schedule.__struct_fields__) == set(schedule_values.wrapped_strategy.kwargs)  # type: ignore[attr-defined]
 

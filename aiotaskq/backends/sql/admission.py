@@ -46,6 +46,10 @@ class Touched:
         """Gates to make due."""
         self.known: dict[str, Bounds | None] = {}
         """All gates of the tasks at hand."""
+        self.followed: list[str] = []
+        """The ids of children and groups that have ended by it."""
+        self.grouped = False
+        """Whether members of groups, or parents, have ended."""
         self._declared: list[tuple[str, Bounds]] = []
         self._pushed: list[Task] = []
         self._parked: list[Task] = []

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from sqlalchemy import Connection, make_url
 
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, ScheduleChange
-from aiotaskq.backends.listeners import CANCEL, READY
+from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
 from aiotaskq.backends.sql.admission import Touched, check_room
@@ -18,6 +18,7 @@ from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.changes import in_one
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.gates import SqlGates
+from aiotaskq.backends.sql.groups import SqlGroups
 from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
 from aiotaskq.backends.sql.recode import recode_tasks
 from aiotaskq.backends.sql.rows import params_of
@@ -42,12 +43,19 @@ class SqlBackend(Backend):
         self.database = Database(url, self._upgrade, self._is_upgraded, patience)
         self.values = SqlValues(self.database)
         self.gates: SqlGates = SqlGates(self.database, self.listeners)
+        self.gates.followed = self._followed
+        self.groups: SqlGroups = SqlGroups(self.database, self.gates, self.listeners, self._enter)
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.gates)
         self.workers = SqlWorkers(self.database)
         dialect = self._dialect = self.database.dialect
         self.hands_over = dialect.single_writer
         self.has_clock = dialect.has_clock
         self._notifier = dialect.notifier(self.database, self.listeners, make_url(url))
+
+    def _followed(self, touched: Touched) -> None:
+        self.groups.used = True
+        if touched.followed:
+            self.listeners.notify(ENDED, touched.followed)
 
     def _is_upgraded(self, connection: Connection) -> bool:
         self._dialect.check_server(connection)
@@ -149,6 +157,8 @@ class SqlBackend(Backend):
             if touched:
                 self.gates.after_commit(touched, loop)
             self.notify_updated(changes, held)
+            if touched.grouped:
+                self._followed(touched)
             committed()
 
         def body(connection: Connection) -> list[bool]:

@@ -14,7 +14,7 @@ from aiotaskq.core.task import COMPLETED, RUNNING
 
 # May differ from what was read while a task runs, under the same fence; the other columns are written if they change.
 _VOLATILE = frozenset({"status", "lease_until", "cancel_requested"})
-_STATE = frozenset(STATE) - {"attempts", "fence", "unique_key", "live_key"}
+_STATE = frozenset(STATE) - {"attempts", "fence", "unique_key", "live_key", "waits"}
 GUARD = ("b_id", "b_status", "b_fence", "b_final", "b_cancel")
 ENDING = ("result", "completed_at", "ended_at", "status", "lease_owner", "lease_until", "live_key", "cancel_requested")
 """What a run that has completed changes."""

@@ -30,6 +30,8 @@ class SqlGates(Gates):
     def __init__(self, database: Database, listeners: Listeners) -> None:
         self._database, self._listeners = database, listeners
         self._running: set[asyncio.Task[None]] = set()
+        self.followed: Callable[[Touched], None] = lambda touched: None
+        """Called with what a transaction has touched, after its commit."""
 
     async def admit(self, now: int, limit: int) -> int | None:
         due = await self._database.read(lambda c: sql.due(c, now, limit))
@@ -82,13 +84,15 @@ class SqlGates(Gates):
     ) -> tuple[T, U | None]:
         """Run a body in a transaction, admit the gates that it touches, and do ``then`` what claims."""
 
-        def whole(connection: Connection) -> tuple[T, Opened | None, U | None]:
+        def whole(connection: Connection) -> tuple[T, Opened | None, U | None, Touched]:
             touched = Touched()
             answer = body(connection, touched)
             opened = touched.open(connection)
-            return answer, opened, None if then is None else then(connection)
+            return answer, opened, None if then is None else then(connection), touched
 
-        answer, opened, more = await (write or self._database.write)(whole)
+        answer, opened, more, touched = await (write or self._database.write)(whole)
+        if touched.grouped:
+            self.followed(touched)
         await self._after(opened)
         return answer, more
 

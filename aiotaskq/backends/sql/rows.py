@@ -16,12 +16,14 @@ from aiotaskq.core.coded import NO_CODEC, from_stored, is_coded, to_stored, verb
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 from aiotaskq.core.task import Attempt, Status, Task
-from aiotaskq.models import GateRow, SchedulerTask, SlotRow, TaskQueue
+from aiotaskq.models import GateRow, GroupRow, MemberRow, SchedulerTask, SlotRow, TaskQueue
 
 TASKS: Any = TaskQueue.__table__  # a Table; the declarative stubs say only FromClause
 SCHEDULES: Any = SchedulerTask.__table__
 GATES: Any = GateRow.__table__
 SLOTS: Any = SlotRow.__table__
+GROUPS: Any = GroupRow.__table__
+MEMBERS: Any = MemberRow.__table__
 LIVE = (Status.PENDING, Status.RUNNING)
 
 _encode = msgspec.json.encode
@@ -53,7 +55,7 @@ def content(task: Task) -> tuple[Any, ...]:
 _STATE = (
     *("priority", "retry_count", "max_retries", "started_at", "completed_at", "began_at", "ended_at", "error_message"),
     *("queue", "run_at", "due_at", "seq", "expires_at", "crashes", "lease_owner", "lease_until", "cancel_requested"),
-    "gate",
+    *("gate", "waits"),
 )
 STATE = (*_STATE, "status", "fence", "unique_key", "live_key", "live_gate", "result", "attempts")
 _state_of = attrgetter(*_STATE)
@@ -75,7 +77,7 @@ def state(task: Task) -> tuple[Any, ...]:
     )
 
 
-DEFAULTS = {"queue": "default", "fence": 0, "crashes": 0, "cancel_requested": False}
+DEFAULTS = {"queue": "default", "fence": 0, "crashes": 0, "cancel_requested": False, "waits": 0}
 """What added columns are that are left out; a table of the documented columns may have other defaults for these."""
 NEW = ("task_id", "idempotency_key", "progress", *CONTENT, *STATE)
 

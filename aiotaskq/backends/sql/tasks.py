@@ -12,9 +12,11 @@ from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, t
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change, holds
+from aiotaskq.backends.groups import parents_first, waits_again
 from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
 from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.group_rows import GroupRows
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.migrations import OUR_TABLES
 from aiotaskq.backends.sql.rows import GATES, LIVE, NEW, TASKS, json_text, new_row, to_task
@@ -101,14 +103,25 @@ def _rows(connection: Connection, ids: Sequence[str], lock: Literal["wait", "ski
 
 
 def update_tasks(connection: Connection, changes: Sequence[Change], touched: Touched | None = None) -> list[bool]:
-    """Update; ``touched`` is needed for tasks with gates."""
+    """Update; ``touched`` is needed for tasks with a flow."""
+    if touched is None or not any(waits_again(change.before, change.after) for change in changes):
+        return _update(connection, changes, touched)
+    rows = GroupRows(connection, touched, push)
+
+    def each(ordered: Sequence[Change]) -> list[bool]:
+        return [held for change in ordered for held in _update(connection, [rows.waiting_again(change)], touched)]
+
+    return parents_first(changes, each)
+
+
+def _update(connection: Connection, changes: Sequence[Change], touched: Touched | None) -> list[bool]:
     if not changes:
         return []
     ids = [change.before.task_id for change in changes]
     revived = any(change.before.final and change.after.unique_key is not None for change in changes)
     if len(changes) > 1 and (revived or len(set(ids)) < len(ids)):
         # Each sees the one before.
-        return [held for change in changes for held in update_tasks(connection, [change], touched)]
+        return [held for change in changes for held in _update(connection, [change], touched)]
     held = None
     rows: dict[str, Any] = {}
     moves = touched is not None and any(change.before.flow is not None and _is_pending(change) for change in changes)
@@ -128,6 +141,7 @@ def update_tasks(connection: Connection, changes: Sequence[Change], touched: Tou
     if touched is not None:
         written = [change for change, ok in zip(changes, held, strict=True) if ok and change.before.flow is not None]
         touched.changed(connection, [(_as_it_was(change, rows), change.after) for change in written])
+        GroupRows(connection, touched, push).changed([(change.before, change.after) for change in written])
     return held
 
 
@@ -341,11 +355,15 @@ def _distinct(connection: Connection, column: Any, *where: ColumnElement[bool]) 
 
 
 def delete_tasks(connection: Connection, ids: Sequence[str], touched: Touched) -> int:
-    gated = select(TASKS).where(c.flow.is_not(None), c.live_gate.is_not(None)).order_by(c.task_id).with_for_update()
+    flowing = select(TASKS).where(c.flow.is_not(None), c.status.in_(LIVE)).order_by(c.task_id).with_for_update()
+    live: list[Task] = []
     for part in chunks(sorted(ids)):
-        rows = connection.execute(dialect_of(connection).by_id(gated.where(c.task_id.in_(part))))
-        touched.deleted(connection, [to_task(row) for row in rows])
-    return sum(connection.execute(delete(TASKS).where(c.task_id.in_(part))).rowcount for part in chunks(ids))
+        rows = connection.execute(dialect_of(connection).by_id(flowing.where(c.task_id.in_(part))))
+        live += [to_task(row) for row in rows]
+    touched.deleted(connection, live)
+    deleted = sum(connection.execute(delete(TASKS).where(c.task_id.in_(part))).rowcount for part in chunks(ids))
+    GroupRows(connection, touched, push).deleted(live)
+    return deleted
 
 
 def set_paused(connection: Connection, queue: str, paused: bool) -> bool:

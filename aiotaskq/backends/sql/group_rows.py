@@ -1,0 +1,132 @@
+"""The rows of groups and their members in a transaction, and what follows there from the ends of tasks.
+
+The locks of a transaction are taken in one order: tasks, then groups, then gates. A deadlock between parents and
+children, or between groups in groups, is resolved by the database, and the transaction repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, bindparam, select, update
+
+from aiotaskq.backends.base import Change
+from aiotaskq.backends.groups import again, concerns, follow, waits_again
+from aiotaskq.backends.sql.admission import Touched
+from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.insert import insert_new
+from aiotaskq.backends.sql.rows import GROUPS, MEMBERS, TASKS, json_text, to_task
+from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.core.groups import GroupState, Member, deleted
+from aiotaskq.core.ids import next_seq
+from aiotaskq.core.task import Task
+
+Push = Callable[..., list[Task]]
+
+c, g, m = TASKS.c, GROUPS.c, MEMBERS.c
+_template = msgspec.json.Decoder(Task).decode
+_COUNTS = ("total", "remaining", "failed", "cancelled", "generation", "cancel_requested", "ended_at")
+_WRITE = update(GROUPS).where(g.group_id == bindparam("b_id")).values({name: bindparam(name) for name in _COUNTS})
+_PLACE = ("waits", "run_at", "due_at", "gate", "live_gate")
+_MOVE = update(TASKS).where(c.task_id == bindparam("b_id")).values({name: bindparam(name) for name in _PLACE})
+_NAMES = ("group_id", "name", *_COUNTS, "parent_id", "then_task", "failure_task", "created_at")
+
+
+def to_group(row: Any) -> GroupState:
+    """Return the group of a row."""
+    names = ("group_id", "name", *_COUNTS, "parent_id", "created_at")
+    values = {name: getattr(row, name) for name in names} | {"cancel_requested": bool(row.cancel_requested)}
+    return GroupState(
+        **values,
+        then=None if row.then_task is None else _template(row.then_task),
+        on_failure=None if row.failure_task is None else _template(row.failure_task),
+    )
+
+
+def add_group(connection: Connection, group: GroupState) -> bool:
+    """Insert a group; return False if there is one with its id."""
+    texts = (None if task is None else json_text(task) for task in (group.then, group.on_failure))
+    counts = (getattr(group, name) for name in _COUNTS)
+    row = (group.group_id, group.name, *counts, group.parent_id, *texts, group.created_at)
+    return insert_new(connection, GROUPS, _NAMES, [row]) == 1
+
+
+def add_members(connection: Connection, members: Iterable[Member]) -> None:
+    """Insert members."""
+    rows = [(each.group_id, each.position, each.member_id, each.name, each.is_group) for each in members]
+    if rows:
+        insert_new(connection, MEMBERS, ("group_id", "position", "member_id", "name", "is_group"), rows)
+
+
+class GroupRows:
+    """The rows that ``backends.groups`` reads and writes."""
+
+    def __init__(self, connection: Connection, touched: Touched, push: Push) -> None:
+        """``push`` inserts tasks in the transaction; ``touched`` notes what they mean for gates."""
+        self._connection, self._touched, self._push = connection, touched, push
+
+    def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
+        found: dict[str, Task] = {}
+        for part in chunks(ids):
+            query = select(TASKS).where(c.task_id.in_(part)).order_by(c.task_id).with_for_update()
+            rows = self._connection.execute(dialect_of(self._connection).by_id(query))
+            found |= {row.task_id: to_task(row) for row in rows}
+        return found
+
+    def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
+        ended = [Change(before, after) for before, after in changes if after.final]
+        if ended:
+            dialect_of(self._connection).write(self._connection, ended)
+        moved = [
+            {
+                "b_id": after.task_id,
+                "waits": after.waits,
+                "run_at": after.run_at,
+                "due_at": after.due_at,
+                "gate": after.gate,
+                "live_gate": after.gate,
+            }
+            for _, after in changes
+            if not after.final
+        ]
+        if moved:
+            self._connection.execute(_MOVE, moved)
+        self._touched.changed(self._connection, changes)
+
+    def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
+        found: dict[str, GroupState] = {}
+        for part in chunks(ids):
+            query = select(GROUPS).where(g.group_id.in_(part)).order_by(g.group_id).with_for_update()
+            found |= {row.group_id: to_group(row) for row in self._connection.execute(query)}
+        return found
+
+    def write(self, groups: Sequence[GroupState]) -> None:
+        if groups:
+            rows = [{"b_id": each.group_id, **{name: getattr(each, name) for name in _COUNTS}} for each in groups]
+            self._connection.execute(_WRITE, rows)
+
+    def insert(self, tasks: Sequence[Task]) -> None:
+        self._push(self._connection, tasks, touched=self._touched)
+
+    # ---- what follows ----
+
+    def waiting_again(self, change: Change) -> Change:
+        """Return a change that brings a child back: it is parked if some of its parents have not ended."""
+        if not waits_again(change.before, change.after):
+            return change
+        return msgspec.structs.replace(change, after=again(change.after, self))
+
+    def changed(self, changes: Sequence[tuple[Task, Task]]) -> None:
+        """Do what follows from changes that are written already."""
+        found = [(before, after) for before, after in changes if concerns(before, after)]
+        if found:
+            now = max(after.run_at if after.ended_at is None else after.ended_at for _, after in found)
+            self._touched.followed += follow(self, found, now)
+            self._touched.grouped = True
+
+    def deleted(self, tasks: Sequence[Task]) -> None:
+        """Do what follows from the ends of live tasks that are deleted."""
+        for task in tasks:
+            self.changed([(task, deleted(task, max(next_seq(0), task.seq, task.began_at or 0)))])

@@ -1,0 +1,257 @@
+"""Groups in SQL: the tables ``aiotaskq_group`` and ``aiotaskq_member``."""
+
+from __future__ import annotations
+
+from asyncio import get_running_loop
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+from sqlalchemy import Connection, and_, delete, func, or_, select, true, update
+
+from aiotaskq.backends.groups import Ends, Groups, to_children, to_groups
+from aiotaskq.backends.listeners import READY, Listeners
+from aiotaskq.backends.sql.admission import Touched, check_room
+from aiotaskq.backends.sql.caller_session import run_in
+from aiotaskq.backends.sql.claim_statements import PENDING
+from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.sql.gates import SqlGates
+from aiotaskq.backends.sql.group_rows import GroupRows, add_group, add_members, to_group
+from aiotaskq.backends.sql.rows import GROUPS, LIVE, MEMBERS, TASKS, to_task
+from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.backends.sql.tasks import push
+from aiotaskq.core.coded import encoded
+from aiotaskq.core.groups import CANCEL, GroupState, Member, Plan, Tally, grown
+from aiotaskq.core.task import Status, Task
+
+c, g, m = TASKS.c, GROUPS.c, MEMBERS.c
+MENDED = 500  # groups, or children, counted anew in one transaction
+
+
+class SqlGroups(Groups):
+    """Every group of a database."""
+
+    def __init__(
+        self, database: Database, gates: SqlGates, listeners: Listeners, enter: Callable[[Connection], None]
+    ) -> None:
+        """``enter`` prepares the database in a caller's transaction."""
+        self._database, self._gates, self._listeners, self._enter = database, gates, listeners, enter
+
+    async def push(self, plan: Plan, session: Any = None, committed: Callable[[], None] = lambda: None) -> bool:
+        self.used = True
+        plan = self._encoded(plan)
+
+        def body(connection: Connection, touched: Touched) -> bool:
+            first, *others = plan.groups
+            if not add_group(connection, first):
+                return False
+            for group in others:
+                add_group(connection, group)
+            add_members(connection, plan.members)
+            if plan.tasks:
+                push(connection, plan.tasks, touched=touched)
+            return True
+
+        if session is None:
+            made, _ = await self._gates.write(body)
+            self._listeners.notify(READY)
+            return made
+        touched, loop = Touched(), get_running_loop()
+
+        def inside(connection: Connection) -> bool:
+            self._enter(connection)
+            check_room(connection, [task for task in plan.tasks if task.gate is not None])
+            return body(connection, touched)
+
+        def wake() -> None:
+            if touched:
+                self._gates.after_commit(touched, loop)
+            self._listeners.notify(READY)
+            committed()
+
+        return await run_in(session, self._database.url, inside, wake)
+
+    def _encoded(self, plan: Plan) -> Plan:
+        if (codec := self.codec) is None:
+            return plan
+
+        def coded(task: Task | None) -> Task | None:
+            return None if task is None else encoded(task, codec)
+
+        groups = (replace(group, then=coded(group.then), on_failure=coded(group.on_failure)) for group in plan.groups)
+        return replace(plan, groups=tuple(groups), tasks=tuple(encoded(task, codec) for task in plan.tasks))
+
+    async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
+        sent = tasks if (codec := self.codec) is None else [encoded(task, codec) for task in tasks]
+
+        def body(connection: Connection, touched: Touched) -> int | None:
+            rows = GroupRows(connection, touched, push)
+            group = rows.groups([group_id]).get(group_id)
+            if group is None or group.ended_at is not None or group.cancel_requested:
+                return None
+            # Whoever adds to the group holds its lock: what is there now was added by an earlier call, or run.
+            ids = [task.task_id for task in sent]
+            there = {
+                row[0]
+                for part in chunks(ids)
+                for row in connection.execute(select(c.task_id).where(c.task_id.in_(part)))
+            }
+            new = [task for task in sent if task.task_id not in there]
+            if new:
+                push(connection, new, touched=touched)
+            add_members(
+                connection,
+                (
+                    Member(group_id=group_id, position=group.total + number, member_id=task.task_id)
+                    for number, task in enumerate(new)
+                ),
+            )
+            rows.write([grown(group, len(new))])
+            return len(new)
+
+        added, _ = await self._gates.write(body)
+        self._listeners.notify(READY)
+        return added
+
+    async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
+        def body(connection: Connection) -> dict[str, GroupState]:
+            return {
+                row.group_id: to_group(row)
+                for part in chunks(ids)
+                for row in connection.execute(select(GROUPS).where(g.group_id.in_(part)))
+            }
+
+        found = await self._database.read(body)
+        return [found.get(group_id) for group_id in ids]
+
+    async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
+        def body(connection: Connection) -> list[GroupState]:
+            query = select(GROUPS).order_by(g.created_at.desc(), g.group_id.desc()).limit(limit)
+            if ended is not None:
+                query = query.where(g.ended_at.is_not(None) if ended else g.ended_at.is_(None))
+            if after is not None:
+                last = connection.execute(select(g.created_at).where(g.group_id == after)).scalar()
+                if last is None:
+                    return []
+                query = query.where(or_(g.created_at < last, and_(g.created_at == last, g.group_id < after)))
+            return [to_group(row) for row in connection.execute(query)]
+
+        return await self._database.read(body)
+
+    async def members(self, group_id: str, limit: int, *, start: int = 0) -> list[Member]:
+        query = select(MEMBERS).where(m.group_id == group_id, m.position >= start).order_by(m.position).limit(limit)
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [
+            Member(
+                group_id=row.group_id,
+                position=row.position,
+                member_id=row.member_id,
+                name=row.name,
+                is_group=bool(row.is_group),
+            )
+            for row in rows
+        ]
+
+    async def request_cancel(self, group_id: str) -> bool:
+        def body(connection: Connection) -> bool:
+            live = (g.ended_at.is_(None),)
+            flag = update(GROUPS).values(cancel_requested=true())
+            if not connection.execute(select(g.group_id).where(g.group_id == group_id, *live)).first():
+                return False
+            todo = [group_id]
+            while todo:
+                for part in chunks(sorted(todo)):
+                    connection.execute(flag.where(g.group_id.in_(part), *live))
+                inner = select(m.member_id).where(m.is_group == true())
+                todo = [
+                    row[0] for part in chunks(todo) for row in connection.execute(inner.where(m.group_id.in_(part)))
+                ]
+            return True
+
+        return await self._database.write(body)
+
+    async def cancelling(self, limit: int) -> list[str]:
+        query = select(g.group_id).where(g.ended_at.is_(None), g.cancel_requested == true()).limit(limit)
+        return list(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
+
+    async def purge(self, before: int, limit: int) -> int:
+        def body(connection: Connection) -> int:
+            old = connection.execute(select(g.group_id).where(g.ended_at < before).order_by(g.ended_at).limit(limit))
+            count = 0
+            for part in chunks(sorted(old.scalars().all())):
+                # One that was brought back meanwhile stays.
+                gone = (g.group_id.in_(part), g.ended_at < before)
+                locked = connection.execute(select(g.group_id).where(*gone).order_by(g.group_id).with_for_update())
+                ids = list(locked.scalars().all())
+                connection.execute(delete(MEMBERS).where(m.group_id.in_(ids)))
+                count += connection.execute(delete(GROUPS).where(g.group_id.in_(ids))).rowcount
+            return count
+
+        return await self._database.write(body)
+
+    async def mend(self, now: int) -> int:
+        wrong = 0
+        while True:
+            children, _ = await self._gates.write(lambda c, touched: _mend_children(c, touched, now))
+            wrong += children
+            if children < MENDED:
+                break
+        last = ""
+        while True:
+            query = select(g.group_id).where(g.ended_at.is_(None), g.group_id > last).order_by(g.group_id)
+            ids = await self._database.read(lambda c, query=query: c.execute(query.limit(MENDED)).scalars().all())  # type: ignore[misc]
+            if not ids:
+                return wrong
+            counted, _ = await self._gates.write(lambda c, touched, ids=ids: _mend_groups(c, touched, ids, now))  # type: ignore[misc]
+            wrong += counted
+            last = ids[-1]
+
+
+def _mend_groups(connection: Connection, touched: Touched, ids: Sequence[str], now: int) -> int:
+    rows = GroupRows(connection, touched, push)
+    # With the groups locked: an end that is not committed yet has not been subtracted, and counts as live.
+    groups = rows.groups(ids)
+    live = dict.fromkeys(groups, 0)
+    tasks = select(m.group_id, func.count()).join(TASKS, c.task_id == m.member_id).where(c.status.in_(LIVE))
+    inner = GROUPS.alias()
+    nested = select(m.group_id, func.count()).join(inner, inner.c.group_id == m.member_id)
+    for query in (tasks, nested.where(m.is_group == true(), inner.c.ended_at.is_(None))):
+        for group_id, count in connection.execute(query.where(m.group_id.in_(ids)).group_by(m.group_id)):
+            if group_id in live:
+                live[group_id] += count
+    tallies = {
+        group_id: Tally(ended=group.remaining - live[group_id], cancelled=max(0, group.remaining - live[group_id]))
+        for group_id, group in groups.items()
+        if group.ended_at is None and group.remaining != live[group_id]
+    }
+    touched.followed += to_groups(rows, Ends(tallies, []), now)
+    return len(tallies)
+
+
+def _mend_children(connection: Connection, touched: Touched, now: int) -> int:
+    rows = GroupRows(connection, touched, push)
+    query = select(TASKS).where(c.status == PENDING, c.waits > 0).order_by(c.task_id)
+    wrong: list[tuple[Task, Task]] = []
+    for child in map(to_task, connection.execute(query)):
+        parents = [] if child.flow is None else [task_id for task_id, _ in child.flow.parents]
+        found = {
+            row.task_id: row.status
+            for row in connection.execute(select(c.task_id, c.status).where(c.task_id.in_(parents)))
+        }
+        gone = [task_id for task_id in parents if task_id not in found]
+        if gone and sum(status in LIVE for status in found.values()) < child.waits:
+            wrong.append((Task(task_id=gone[0], type="deleted", status=Status.CANCELLED), child))
+            if len(wrong) == MENDED:
+                break
+    ends = Ends({}, [])
+    for parent, child in wrong:
+        flow = None if child.flow is None else replace(child.flow, group=None, children=((child.task_id, CANCEL),))
+        more = to_children(rows, [(parent.replace(status=Status.RUNNING), parent.replace(flow=flow))], now)
+        ends.gone.extend(more.gone)
+        for group_id, tally in more.tallies.items():
+            known = ends.tallies.setdefault(group_id, Tally())
+            known.ended += tally.ended
+            known.failed += tally.failed
+            known.cancelled += tally.cancelled
+    touched.followed += to_groups(rows, ends, now)
+    return len(wrong)
