@@ -1,0 +1,117 @@
+"""The rules of groups and graphs, against a model that has only the definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiotaskq.backends.groups import again, follow, waits_again
+from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.groups import RULES, RUN, GroupState, derived_id, in_order
+from aiotaskq.core.outcome import Cancelled, Completed, Failed, Requeued, settle
+from aiotaskq.core.plan import Node, Outline, plan
+from aiotaskq.core.task import FINAL, RUNNING, Status, Task
+
+NOW = 1_750_000_000_000_000
+
+
+def task(name: str) -> Task:
+    return Task(task_id=name, type=name, run_at=NOW, seq=NOW)
+
+
+class Rows:
+    """Rows in dicts."""
+
+    def __init__(self) -> None:
+        self.all: dict[str, Task] = {}
+        self.kept: dict[str, GroupState] = {}
+        self.callbacks: list[Task] = []
+
+    def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
+        return {i: self.all[i] for i in ids if i in self.all}
+
+    def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
+        self.all.update({after.task_id: after for _, after in changes})
+
+    def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
+        return {i: self.kept[i] for i in ids if i in self.kept}
+
+    def write(self, groups: Sequence[GroupState]) -> None:
+        self.kept.update({group.group_id: group for group in groups})
+
+    def insert(self, tasks: Sequence[Task]) -> None:
+        self.callbacks += tasks
+
+    def change(self, before: Task, after: Task) -> None:
+        if waits_again(before, after):
+            after = again(after, self)
+        self.all[after.task_id] = after
+        follow(self, [(before, after)], NOW)
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> dict[str, dict[str, str]]:
+    names = [f"n{n}" for n in range(draw(st.integers(1, 8)))]
+    rules = st.sampled_from(RULES)
+    found = {
+        name: draw(st.dictionaries(st.sampled_from(names[:n]), rules, max_size=3)) if n else {}
+        for n, name in enumerate(names)
+    }
+    return {name: found[name] for name in draw(st.permutations(names))}
+
+
+@settings(max_examples=60, deadline=None)
+@given(graphs(), st.data())
+def test_any_order_of_ends_and_retries_ends_with_one_callback(
+    edges: dict[str, dict[str, str]], data: st.DataObject
+) -> None:
+    nodes = tuple(Node(name, task(name), after) for name, after in edges.items())
+    outer = Outline(
+        group_id="outer",
+        nodes=(Node("inner", Outline(group_id="inner", nodes=nodes, named=True)), Node("beside", task("beside"))),
+        then=task("then"),
+        on_failure=task("alert"),
+    )
+    made = plan(outer, NOW)
+    rows = Rows()
+    rows.all = {each.task_id: each for each in made.tasks}
+    rows.write(made.groups)
+    retried, retries = 0, data.draw(st.integers(0, 3))
+    while True:
+        ready = sorted(i for i, row in rows.all.items() if row.status is Status.PENDING and row.run_at == NOW)
+        dead = sorted(i for i, row in rows.all.items() if row.status in (Status.FAILED, Status.CANCELLED))
+        if retried < retries and dead and data.draw(st.booleans()):
+            retried += 1
+            before = rows.all[data.draw(st.sampled_from(dead))]
+            rows.change(before, settle(before, Requeued(), NOW))
+            continue
+        if not ready:
+            break
+        before = rows.all[data.draw(st.sampled_from(ready))]
+        outcome = data.draw(st.sampled_from([Completed(), Failed("no", retryable=False), Cancelled()]))
+        if not isinstance(outcome, Cancelled):
+            for parent, rule in {} if retried else edges.get(before.task_id, {}).items():
+                state = rows.all[parent].status
+                assert state in FINAL and (rule == RUN or state is Status.COMPLETED), (before.task_id, parent)
+            before = before.replace(status=RUNNING, fence=before.fence + 1)
+        rows.change(before, settle(before, outcome, NOW))
+    assert all(row.final for row in rows.all.values())
+    states = [rows.all[name].status for name in edges]
+    inner, whole = rows.kept["inner"], rows.kept["outer"]
+    assert (inner.remaining, whole.remaining) == (0, 0)
+    assert (inner.failed, inner.completed) == (states.count(Status.FAILED), states.count(Status.COMPLETED))
+    assert len(rows.callbacks) == whole.generation == len({each.task_id for each in rows.callbacks})
+    good = {*states, rows.all["beside"].status} == {Status.COMPLETED}
+    kind = "then" if good else "on_failure"
+    assert rows.callbacks[-1].task_id == derived_id("outer", kind, whole.generation)
+
+
+def test_an_order_has_parents_first_and_names_a_cycle() -> None:
+    assert in_order({"c": ["a", "b"], "b": ["a"], "a": []}) == ["a", "b", "c"]
+    with pytest.raises(ValidationError, match="c → b → c"):
+        in_order({"a": ["c"], "b": ["c"], "c": ["b"]})
+    with pytest.raises(ValidationError, match="a → a"):
+        in_order({"a": ["a"]})
