@@ -94,8 +94,8 @@ def test_what_is_the_same_in_all_rows_is_hoisted() -> None:
 def test_a_claim_reads_each_column_or_knows_that_it_is_empty() -> None:
     by_claim = {"status", "started_at", "began_at", "lease_owner", "lease_until"}
     again = {"live_key", "live_gate"}  # say again what unique_key and gate say
-    with_flow = {"gate"}
-    known = {*CLAIM, *OTHERS, "crashes", "cancel_requested"} | by_claim | again | with_flow
+    by_flow = {"gate", "waits"}  # of a ready task: none without gates, and no parents any more
+    known = {*CLAIM, *OTHERS, "crashes", "cancel_requested"} | by_claim | again | by_flow
     assert known == {column.name for column in TASKS.columns}
 
 
