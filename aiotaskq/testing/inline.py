@@ -76,11 +76,20 @@ class Inline(Harness):
                 await self._worker.settle(task, await self._worker.runner.run(task))
             elif row.status is Status.PENDING and row.retry_count and self._retries and row.run_at > self.clock.now():
                 await self.clock.advance(seconds(row.run_at - self.clock.now()))
+            elif (at := await self._passes_at(row)) is not None:
+                await self.clock.advance(seconds(max(0, at - self.clock.now())))
             else:
                 break
         error = self._errors.pop(task_id, None)
         if self._raise_errors and row.status in (Status.PENDING, Status.FAILED) and row.error_message is not None:
             raise TaskFailed(row) if error is None else error
+
+    async def _passes_at(self, row: Task) -> int | None:
+        """Return when a due task may pass the rate at which it waits; None if it waits for anything else."""
+        if not row.parked or row.gate is None or row.due > self.clock.now():
+            return None
+        state = await self.tq.limits.get(row.gate)
+        return state.next_at if state.closed_until is None else None
 
     async def _claim(self) -> None:
         """Claim every due task, since a store cannot claim a certain one."""
@@ -105,7 +114,8 @@ async def inline(
     """Let each push run its task before it returns, so that ``handle.result()`` is available at once.
 
     The handler is awaited in the coroutine that pushes, with middleware, resources, timeout and events, and its outcome
-    is settled as in a worker. A task with a delay stays pending, and no schedule fires: use ``virtual`` for those.
+    is settled as in a worker. Where a rate makes a task wait, time passes. A task with a delay, or at a closed limit,
+    stays pending, and no schedule fires: use ``virtual`` for those.
 
     Args:
         tq: the application's own; default a new one.

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from aiotaskq.core.task import Status
-from aiotaskq.core.validation import MAX_ID, MAX_KEY, MAX_NAME
+from aiotaskq.core.validation import INT32, MAX_ID, MAX_KEY, MAX_NAME
 
 MAX_PAGE = 1_000
 NO_NUL = "^[^\\u0000]*$"
@@ -62,6 +62,29 @@ ErrorPart = Annotated[
     str, Meta(min_length=1, max_length=1_000, pattern=NO_NUL, description="Only tasks whose error contains this text")
 ]
 DryRun = Annotated[bool, Meta(description="Only count the tasks that match")]
+
+
+class LimitBody(Struct, forbid_unknown_fields=True):
+    """Bounds to be set; what is left out stays, null takes a bound away."""
+
+    cap: Annotated[int, Meta(ge=0, le=INT32)] | UnsetType | None = UNSET
+    window: Annotated[int, Meta(ge=1, le=INT32)] | UnsetType | None = UNSET
+    max_waiting: Annotated[int, Meta(ge=0, le=INT32)] | UnsetType | None = UNSET
+    rate: Annotated[int, Meta(ge=1, le=INT32, description="Tokens in `per` seconds")] | UnsetType | None = UNSET
+    per: Annotated[float, Meta(gt=0, description="Seconds")] | UnsetType = UNSET
+    burst: Annotated[int, Meta(ge=1, le=INT32)] | UnsetType = UNSET
+
+
+class CloseBody(Struct, forbid_unknown_fields=True):
+    """For how long a limit is closed; null until it is opened."""
+
+    seconds: Seconds | None = None
+
+
+class LimitQuery(Struct):
+    """How many limits to list."""
+
+    limit: Limit = 100
 
 
 class RetryBody(Struct, forbid_unknown_fields=True):
@@ -267,6 +290,28 @@ class TaskState(Struct):
     task_id: str
     status: Status
     cancel_requested: bool
+
+
+class LimitView(Struct):
+    """A limit, a rate or a fair share, and the tasks at it. ``rate`` in tokens per second."""
+
+    key: str
+    cap: int | None
+    window: int | None
+    rate: float | None
+    burst: int | None
+    max_waiting: int | None
+    held: int
+    waiting: int
+    fixed: Annotated[bool, Meta(description="Whether it was set by an operator")]
+    closed_until: Time | None
+    next_at: Time | None
+
+
+class LimitPage(Struct):
+    """Limits, sorted by their keys."""
+
+    limits: list[LimitView]
 
 
 class ScheduleView(Struct):

@@ -11,7 +11,8 @@ from aiotaskq.core.attempts import attempts_of, run_time
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, Attempt, Task
-from aiotaskq.web.schemas import AttemptView, ScheduleView, TaskView
+from aiotaskq.runtime.limits import LimitState
+from aiotaskq.web.schemas import AttemptView, LimitView, ScheduleView, TaskView
 
 
 def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
@@ -72,6 +73,12 @@ def schedule_view(schedule: Schedule, *, show: bool) -> ScheduleView:
     if show:
         view.params = plain(schedule.params)
     return view
+
+
+def limit_view(state: LimitState) -> LimitView:
+    """Return the view of a limit."""
+    known = {name: getattr(state, name) for name in LimitView.__struct_fields__}
+    return LimitView(**{**known, "closed_until": to_iso(state.closed_until), "next_at": to_iso(state.next_at)})
 
 
 def plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from aiotaskq import Fair, Limit, Parent, Rate, TaskQ
 from aiotaskq.errors import QueueFull, ValidationError
-from aiotaskq.testing import Kit, virtual
+from aiotaskq.testing import Kit, inline, virtual
 from tests.support.machine import within
 
 pytestmark = pytest.mark.asyncio
@@ -153,3 +153,18 @@ async def test_a_worker_runs_as_many_as_the_limit_of_each_key() -> None:
             await handle.result(within(10))
     assert most.pop("all") == 3
     assert max(most.values()) == 2
+
+
+async def test_inline_pushes_pass_gates_before_they_return() -> None:
+    tq = TaskQ("memory://")
+
+    @tq.task(limit=Limit(1), rate=Rate(1, per=60))
+    async def call(n: int) -> int:
+        return n
+
+    async with inline(tq) as mode:
+        began = mode.clock.now()
+        assert [await (await call.push(n)).result() for n in range(3)] == [0, 1, 2]
+        assert mode.clock.now() - began == 120_000_000
+        await tq.limits.close("call")
+        assert await (await call.push(3)).status() == "pending"

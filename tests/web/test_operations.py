@@ -277,3 +277,18 @@ async def test_stats_queues_and_health(ask: Ask, tq: TaskQ) -> None:
     async with tq.running():
         ready = (await ask.get("readyz")).json()
     assert ready == {"status": "ok", "parts": {"store": "ok", "workers": "ok", "scheduler": "ok"}}
+
+
+async def test_limits_are_listed_and_changed(ask: Ask, tq: TaskQ) -> None:
+    assert (await ask.get("limits")).json() == {"limits": []}
+    refused(await ask.get("limits/openai"), 404, "NotFound", "there is no limit openai")
+    shown = (await ask.put("limits/openai", json={"cap": 3, "rate": 100, "per": 10, "burst": 4})).json()
+    assert (shown["cap"], shown["rate"], shown["burst"], shown["fixed"]) == (3, 10, 4, True)
+    shown = (await ask.put("limits/openai", json={"rate": None, "max_waiting": 9})).json()
+    assert (shown["cap"], shown["rate"], shown["max_waiting"]) == (3, None, 9)
+    refused(await ask.put("limits/openai", json={}), 422, "ValidationError", "name what to set")
+    refused(await ask.put("limits/openai", json={"per": 5}), 422, "ValidationError", "per, burst: they are about rate")
+    assert (await ask.post("limits/openai/close", json={"seconds": 60})).json()["closed_until"].endswith("Z")
+    assert (await ask.post("limits/openai/open")).json()["closed_until"] is None
+    assert (await ask.post("limits/openai/reset")).json()["fixed"] is False
+    assert [each["key"] for each in (await ask.get("limits")).json()["limits"]] == ["openai"]

@@ -6,12 +6,13 @@ from collections.abc import Collection
 
 from aiotaskq.errors import ValidationError
 from aiotaskq.web.endpoints.health import health
+from aiotaskq.web.endpoints.limits import limits
 from aiotaskq.web.endpoints.schedules import schedules
 from aiotaskq.web.endpoints.tasks import queues, tasks
 from aiotaskq.web.endpoints.values import values
 from aiotaskq.web.operation import Operation
 
-OPERATIONS: tuple[Operation, ...] = (*tasks.all, *queues.all, *schedules.all, *values.all, *health.all)
+OPERATIONS: tuple[Operation, ...] = (*tasks.all, *queues.all, *limits.all, *schedules.all, *values.all, *health.all)
 
 
 def selected(names: Collection[str] | None) -> tuple[Operation, ...]:
