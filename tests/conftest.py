@@ -8,10 +8,21 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from aiotaskq.log import output
 from tests.support.machine import MACHINE, VARIABLE, within
 from tests.support.promises import Proofs
+
+# The same examples in each run, at any speed; with AIOTASKQ_SOAK, which asks for more of them, others each time.
+settings.register_profile(
+    "steady",
+    derandomize="AIOTASKQ_SOAK" not in os.environ,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("steady")
 
 collect_ignore = ["apps"]  # tests of other projects, which tests/integrations/test_apps.py runs
 

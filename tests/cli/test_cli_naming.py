@@ -197,7 +197,7 @@ def test_workers_are_the_owners_of_running_tasks(cli: Cli) -> None:
     cli.store(
         running("a", one, 30),
         running("b", one + "!alone", 90, type="audio"),
-        running("c", "pop-me-7-0-ba9876543210", 10, lease_until=now - 90 * SECOND),
+        running("c", "pop-me-7-0-ba9876543210", 10, lease_until=now - 5_400 * SECOND),
         running("d", "by hand", 5, lease_until=None),
         *dead(1),
         task("e"),
@@ -212,14 +212,14 @@ def test_workers_are_the_owners_of_running_tasks(cli: Cli) -> None:
     lines = [line.split() for line in cli.out("workers", "list").splitlines()]
     assert lines[0] == ["HOST", "PID", "TASKS", "SLOTS", "OLDEST", "LEASE", "TYPES", "OWNER"]
     assert lines[1][:4] == ["web-1", "4242", "2", "1m"] and lines[2][:3] == ["me", "7", "1"]
-    assert "over for 1m 30s" in " ".join(lines[2]) and lines[3][:2] == ["by", "hand"]
+    assert "over for 1h 30m" in " ".join(lines[2]) and lines[3][:2] == ["by", "hand"]
 
 
 def test_workers_of_the_registry_are_listed_though_they_wait(cli: Cli) -> None:
     now = SystemClock().now()
     until = now + 60 * SECOND
     busy = worker_info("w", host="web-1", pid=7, started_at=now, seen_at=now, lease_until=until, concurrency=20)
-    idle = worker_info("idle", host="web-2", queues=("mail",), lease_until=now - 30 * SECOND)
+    idle = worker_info("idle", host="web-2", queues=("mail",), lease_until=now - 5_400 * SECOND)
     rows = [
         task(f"t-{n}", status=Status.RUNNING, lease_owner=owner) for n, owner in enumerate(("w", "w!alone", "gone"))
     ]
@@ -234,7 +234,7 @@ def test_workers_of_the_registry_are_listed_though_they_wait(cli: Cli) -> None:
     assert found["idle"]["queues"] == ["mail"] and found["gone"]["lease_until"] is None
     assert found["w"]["lease_until"] is not None and found["w"]["seen_at"] == found["w"]["started_at"] is not None
     lines = cli.out("workers", "list").splitlines()
-    assert len(lines) == 4 and lines[3].startswith("web-2") and "over for 30s" in lines[3]
+    assert len(lines) == 4 and lines[3].startswith("web-2") and "over for 1h 30m" in lines[3]
 
 
 def test_more_running_tasks_than_one_page(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

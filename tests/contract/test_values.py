@@ -116,7 +116,9 @@ _steps = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(steps=st.lists(_steps, max_size=25))
 async def test_like_a_dict(values: Values, steps: list[tuple[str, str | int | None, int | None]]) -> None:  # H7
     await values.clear()
