@@ -132,3 +132,8 @@ def changed(gate: Gate, change: GateChange, now: int) -> Gate:
 def declared(gate: Gate, bounds: Bounds) -> Gate:
     """Return the gate for a push that declares these bounds: the latest ones count, unless an operator has set some."""
     return gate if gate.fixed or gate.bounds == bounds else replace(gate, bounds=bounds)
+
+
+def is_idle(gate: Gate, now: int) -> bool:
+    """Return whether a gate at which no task is, at ``now``, lets pass what a new one would."""
+    return not gate.fixed and gate.next_at is None and gate.tat <= now and gate.closed_until <= now

@@ -375,11 +375,28 @@ async def test_mend_deletes_gates_without_a_use(backend: Backend) -> None:
     await backend.push([gated()])
     await backend.gates.change("kept", GateChange(bounds=CAP_2), NOW)
     (running,) = await claimed(backend)
-    await backend.gates.mend()
+    await backend.gates.mend(NOW)
     assert [each.gate.key for each in await backend.gates.find()] == ["g", "kept"]
     await settled(backend, running)
-    await backend.gates.mend()
+    await backend.gates.mend(NOW)
     assert [each.gate.key for each in await backend.gates.find()] == ["kept"]
+
+
+async def test_mend_deletes_a_gate_that_is_as_a_new_one(backend: Backend) -> None:
+    await backend.push([gated(("rate", Bounds(interval=SECOND)), ("g", CAP_1))])
+    await backend.gates.change("closed", GateChange(closed_until=NOW + MINUTE), NOW)
+    (running,) = await claimed(backend)
+    await settled(backend, running)
+    full_at = (await state(backend, "rate")).gate.tat
+    assert full_at > NOW
+    for now, left in (
+        (full_at - 1, ["closed", "rate"]),
+        (full_at, ["closed"]),
+        (NOW + MINUTE - 1, ["closed"]),
+        (NOW + MINUTE, []),
+    ):
+        assert await backend.gates.mend(now) == 0
+        assert [each.gate.key for each in await backend.gates.find()] == left
 
 
 async def test_rows_deleted_by_another_program(sql_store: Store) -> None:
@@ -388,7 +405,7 @@ async def test_rows_deleted_by_another_program(sql_store: Store) -> None:
     await backend.push([first, second])
     sql_store.execute("DELETE FROM task_queue WHERE task_id = :id", id=first.task_id)
     assert await counts(backend) == (0, 1)
-    assert await backend.gates.mend() == 1
+    assert await backend.gates.mend(NOW) == 1
     await backend.gates.admit(NOW + SECOND, 10)
     assert ids(await claimed(backend)) == [second.task_id]
 
@@ -399,7 +416,7 @@ async def test_a_gate_deleted_by_another_program_has_the_bounds_of_its_tasks(sql
     sql_store.execute("DELETE FROM aiotaskq_gate")
     (running, _) = await claimed(backend)
     await settled(backend, running)
-    await backend.gates.mend()
+    await backend.gates.mend(NOW)
     await backend.gates.admit(NOW + SECOND, 10)
     assert await counts(backend) == (2, 1)
 

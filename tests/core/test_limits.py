@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit
+from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit, is_idle
 from aiotaskq.core.limits import Fair, Gating, Limit, Rate, Spec, check_shared, specs_of
 from aiotaskq.core.parking import pushed_at
 from aiotaskq.core.task import SECOND, Task
@@ -243,3 +243,22 @@ def test_a_rate_is_used_in_full_and_no_task_waits_for_ever(limit: int, burst: in
         now = gate.next_at + late
     tokens = (now - began) / bounds.interval
     assert passed * weight >= tokens - weight - burst
+
+
+@given(
+    st.builds(
+        Gate,
+        key=st.just("g"),
+        bounds=st.builds(Bounds, cap=st.none() | st.integers(1, 3), interval=st.none() | st.integers(1, 9)),
+        tat=st.integers(0, 20),
+        closed_until=st.integers(0, 20),
+    ),
+    st.integers(0, 20),
+    st.integers(0, 9),
+    st.lists(st.integers(1, 3), max_size=4),
+)
+def test_an_idle_gate_lets_pass_what_a_new_one_would(gate: Gate, now: int, later: int, weights: list[int]) -> None:
+    count, after = admit(gate, 0, 0, now + later, weights)
+    fresh, after_fresh = admit(Gate(key="g", bounds=gate.bounds), 0, 0, now + later, weights)
+    if is_idle(gate, now):
+        assert (count, after.next_at) == (fresh, after_fresh.next_at)

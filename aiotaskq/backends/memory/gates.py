@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.core.errors import gate_full
-from aiotaskq.core.gate import Gate, GateChange, GateState, admit, changed, declared
+from aiotaskq.core.gate import Gate, GateChange, GateState, admit, changed, declared, is_idle
 from aiotaskq.core.parking import parked, passed, pushed_at, settled_at, slots, touched
 from aiotaskq.core.task import PENDING, Task, claim_order
 
@@ -98,10 +98,10 @@ class MemoryGates(Gates):
             self._listeners.notify(READY)
         return min((at for at in ats if at is not None), default=None)
 
-    async def mend(self) -> int:
+    async def mend(self, now: int) -> int:
         with self._lock:
             for key, line in list(self._lines.items()):
-                if not line.held and not line.waiting and line.gate == Gate(key=key, bounds=line.gate.bounds):
+                if not line.held and not line.waiting and is_idle(line.gate, now):
                     del self._lines[key]
         return 0  # no row leaves without its gates
 

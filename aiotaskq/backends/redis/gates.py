@@ -31,11 +31,11 @@ class RedisGates(Gates):
             self._listeners.receive(READY)
         return None if first is None else int(float(first))
 
-    async def mend(self) -> int:
+    async def mend(self, now: int) -> int:
         count = 0
         keys = await self._keys()
         for start in range(0, len(keys), MANY):
-            count += await self._redis.run(scripts.GATES_MEND, *keys[start : start + MANY])
+            count += await self._redis.run(scripts.GATES_MEND, now, *keys[start : start + MANY])
         if count:
             self._listeners.notify(GATES)
         return count

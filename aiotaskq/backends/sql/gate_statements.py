@@ -317,8 +317,8 @@ _NEXT_AT_TASKS: Final = select(func.min(c.live_gate)).where(c.live_gate > _KEY)
 _ONE: Final = select(c.flow).where(*WAITS).limit(1)
 _IDLE: Final = (
     g.fixed == false(),
-    g.tat == 0,
-    g.closed_until == 0,
+    g.tat <= _NOW,
+    g.closed_until <= _NOW,
     g.next_at.is_(None),
     ~select(c.task_id).where(c.live_gate == g.key).exists(),
     ~select(s.task_id).where(s.gate == g.key).exists(),
@@ -355,9 +355,9 @@ def forgotten(connection: Connection) -> dict[str, str | None]:
     return found
 
 
-def drop_unused(connection: Connection) -> None:
-    """Delete the gates at which nothing waits or holds a slot, and whose state is as of a new one; and lost slots."""
-    unused = [row[0] for row in run(connection, _UNUSED, {}).fetchall()]
+def drop_unused(connection: Connection, now: int) -> None:
+    """Delete the gates at which nothing waits or holds a slot, and that are as new ones at ``now``; and lost slots."""
+    unused = [row[0] for row in run(connection, _UNUSED, {"now": now}).fetchall()]
     for part in chunks(unused):
-        connection.execute(_DROP, {"keys": list(locked(connection, part, wait=False))})
+        connection.execute(_DROP, {"keys": list(locked(connection, part, wait=False)), "now": now})
     remove_slots(connection, [row[0] for row in run(connection, _ORPHANS, {}).fetchall()])

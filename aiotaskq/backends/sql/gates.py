@@ -40,10 +40,10 @@ class SqlGates(Gates):
             self._listeners.notify(READY)
         return await self._database.read(sql.next_at)
 
-    async def mend(self) -> int:
+    async def mend(self, now: int) -> int:
         forgotten = await self._database.read(sql.forgotten)
         await self.make_due({key: _bounds(key, text) for key, text in forgotten.items()})
-        await self._database.write(sql.drop_unused)
+        await self._database.write(lambda c: sql.drop_unused(c, now))
         return len(forgotten)
 
     async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000) -> list[GateState]:

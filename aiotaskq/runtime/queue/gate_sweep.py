@@ -64,7 +64,7 @@ class GateSweep:
         mend = MEND_AFTER * self._interval
         if ticks >= self._next_mend:
             if self._next_mend:
-                await self._gates.mend()
+                await self._gates.mend(self._clock.now())
             self._next_mend = ticks + int(mend * random.uniform(0.8, 1.2) * SECOND)
         now = self._clock.now()
         self.next_at = at = await self._gates.admit(now, LIMIT)

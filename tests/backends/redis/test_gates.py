@@ -107,9 +107,9 @@ async def test_mending_drops_the_slot_of_a_row_that_another_program_deleted(
 ) -> None:
     first, second = gated("g", Bounds(cap=1)), gated("g", Bounds(cap=1))
     await backend.push([first, second])
-    assert await backend.gates.mend() == 0
+    assert await backend.gates.mend(NOW) == 0
     server.ask("HDEL", f"{{{prefix}}}:state", first.task_id)
-    assert await backend.gates.mend() == 1
+    assert await backend.gates.mend(NOW) == 1
     assert await backend.gates.admit(NOW + SECOND, 10) is None
     (task,) = await backend.claim("o", NOW + SECOND, 10, lease_until=LEASE)
     assert task.task_id == second.task_id

@@ -1,5 +1,5 @@
--- ARGV: keys of gates. Deletes those without a use. Where rows wait without a next_at, drops the slots that no row has,
--- and makes the gate due if there were any. Returns how many are due.
+-- ARGV: now, keys of gates. Deletes those without a use. Where rows wait without a next_at, drops the slots that no row
+-- has, and makes the gate due if there were any. Returns how many are due.
 -- include: base
 -- include: gate
 -- include: gates
@@ -7,12 +7,15 @@
 
 use_gates()
 local tools = gate_tools()
+local now = tonumber(ARGV[1])
 local MOST_SLOTS = 1000  -- looked at in one gate
 
-for _, key in ipairs(ARGV) do
+for at = 2, #ARGV do
+  local key = ARGV[at]
   local gate, known = tools.gate_of(key)
+  local idle = known and not gate.fixed and not gate.next_at and gate.tat <= now and gate.closed <= now
   local held, waiting = call('ZCARD', root .. 'slots:' .. key), tools.count_waiting(key)
-  if known and held == 0 and waiting == 0 and tools.rule.gate_text(gate) == '0 0 - 0 ' .. gate.text then
+  if idle and held == 0 and waiting == 0 then
     set_field('gates', key, false)
     set_field('unstarted', key, false)
     call('DEL', root .. 'lines:' .. key)
