@@ -104,7 +104,7 @@ def admit(gate: Gate, held: int, unstarted: int, now: int, weights: Sequence[int
     free = max(0, most - held)
     if bounds.interval is None:
         return min(free, len(weights)), replace(gate, next_at=None)
-    tat = max(tat, now + min(unstarted, bounds.burst) * bounds.interval)
+    tat = max(tat, now + unstarted * bounds.interval)
     count, next_at = 0, None
     for weight in weights[:free]:
         next_at = tat - (bounds.burst - min(weight, bounds.burst)) * bounds.interval

@@ -240,8 +240,10 @@ def _end(task: Task, status: Status, now: int, error: str | None, result: Any = 
 def _pending(task: Task, **changes: Any) -> Task:
     changes.setdefault("due_at", None)  # unless it was put off, a task is due at its `run_at`
     after = replace(task, status=PENDING, lease_owner=None, lease_until=None, cancel_requested=False, **changes)
-    if after.flow is not None and after.flow.gates and (after.run_at != task.run_at or task.final):
-        return parked(after, after.run_at)  # it waits for a time to come, and holds no slot meanwhile
+    # A task that waits for a time to come holds no slot meanwhile. One that was put off does: `due_at` says since when.
+    moved = after.run_at != task.run_at and after.due_at is None
+    if after.flow is not None and after.flow.gates and (moved or task.final):
+        return parked(after, after.run_at)
     return after
 
 

@@ -136,6 +136,18 @@ async def test_a_task_that_is_given_back_keeps_its_slot(backend: Backend) -> Non
     assert ids(await claimed(backend)) == [first.task_id]
 
 
+async def test_a_task_that_is_put_off_keeps_its_slot_and_its_due_time(backend: Backend) -> None:
+    first, second = gated(), gated()
+    await backend.push([first, second])
+    (running,) = await claimed(backend)
+    after = await settled(backend, running, Released("unknown type", 5 * SECOND, put_off=True))
+    assert (after.parked, after.run_at, after.due_at) == (False, NOW + 6 * SECOND, NOW)
+    assert await counts(backend) == (1, 1)
+    assert await claimed(backend, NOW + 5 * SECOND) == []
+    (again,) = await claimed(backend, NOW + 6 * SECOND)
+    assert (again.task_id, again.due_at) == (first.task_id, NOW)
+
+
 async def test_cancel_and_retry_of_a_parked_task(backend: Backend) -> None:
     first, second = gated(), gated()
     await backend.push([first, second])
