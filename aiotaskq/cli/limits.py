@@ -19,11 +19,13 @@ from aiotaskq.cli.times import duration, local
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.limits import Rate
 from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.validation import TEN_YEARS
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.runtime.limits import LimitState
 
 app = group()
+ENDLESS = TEN_YEARS // 2 * SECOND  # a gate that is closed without a time is closed for ten years
 Key = Annotated[str, typer.Argument(metavar="KEY", help=tr("As limits list shows it: tenant:42, openai."))]
 
 
@@ -60,6 +62,8 @@ def set_limit(
     db: Db = DEFAULT_DB,
     json: Json = False,
 ) -> None:
+    if cap is rate is window is max_waiting is None:
+        raise ValidationError(tr("name what to set: N, --rate, --window or --max-waiting"))
     paced = UNSET if rate is None else Rate(rate, per, burst=burst)
     given = {"cap": cap, "window": window, "max_waiting": max_waiting}
     options: dict[str, Any] = {name: UNSET if value is None else value for name, value in given.items()}
@@ -94,8 +98,8 @@ def _change(db: str, as_json: bool, change: Callable[[TaskQ], Awaitable[LimitSta
     if as_json:
         echo_json(_as_dict(after))
         return
-    parts = [bounds_text(after), _state(after, SystemClock().now())]
-    echo(printable(f"{after.key}: {', '.join(part for part in parts if part)}"))
+    bounds = bounds_text(after) or tr("no bounds; no push has declared it")
+    echo(printable(tr("{key}: {state}", key=after.key, state=_joined([bounds, _state(after, SystemClock().now())]))))
 
 
 def _as_dict(state: LimitState) -> dict[str, Any]:
@@ -112,16 +116,21 @@ def bounds_text(state: LimitState) -> str:
         parts.append(tr("{rate} per second, burst {burst}", rate=f"{state.rate:.4g}", burst=state.burst))
     if state.max_waiting is not None:
         parts.append(tr("{count} may wait", count=state.max_waiting))
-    return ", ".join(parts)
+    return _joined(parts)
+
+
+def _joined(parts: list[str]) -> str:
+    return tr(", ").join(part for part in parts if part)
 
 
 def _state(state: LimitState, now: int) -> str:
     parts = []
     if state.closed_until is not None:
-        parts.append(tr("closed for {time}", time=duration(state.closed_until - now)))
+        left = state.closed_until - now
+        parts.append(tr("closed until opened") if left > ENDLESS else tr("closed for {time}", time=duration(left)))
     if state.fixed:
         parts.append(tr("set by hand"))
-    return ", ".join(parts)
+    return _joined(parts)
 
 
 async def waits_for(tq: TaskQ, task: Task, utc: bool) -> str | None:
@@ -138,7 +147,9 @@ async def waits_for(tq: TaskQ, task: Task, utc: bool) -> str | None:
     try:
         state = await tq.limits.get(task.gate or "")
     except (NotFound, ValidationError):
-        return tr("other tasks")
+        return tr("tasks before it in its workflow: {count}", count=task.waits)
+    if state.closed_until is not None and state.closed_until - now > ENDLESS:
+        return tr("{key}: closed until opened", key=state.key)
     if state.closed_until is not None:
         return tr("{key}: closed until {time}", key=state.key, time=local(state.closed_until, utc))
     for most in (state.cap, state.window):

@@ -160,6 +160,7 @@ def show(
     for coarse, fine in (("started_at", "began_at"), ("completed_at", "ended_at")):
         if values[fine] is not None:
             values[coarse] = None  # the same to the second
+    values["waits"] = None  # in `waits_for`
     values["run_time"] = run_time(task, SystemClock().now()) or None
     if not params:
         values.update({name: hidden(getattr(task, name)) for name in SECRET if getattr(task, name) not in ({}, None)})

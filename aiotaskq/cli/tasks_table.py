@@ -45,12 +45,14 @@ def _attempt(task: Task) -> str:
 
 
 def _due(task: Task, now: int) -> str:
-    """Return in how long a pending task may run, or the gate at which it waits."""
+    """Return in how long a pending task may run, the gate at which it waits, or for how many other tasks."""
     if task.status is not Status.PENDING:
         return ""
     if task.due > now:
         return tr("in {time}", time=duration(task.due - now))
-    return tr("at {gate}", gate=task.gate or "…") if task.parked else tr("now")
+    if not task.parked:
+        return tr("now")
+    return tr("at {gate}", gate=task.gate) if task.gate else tr("after {count} others", count=task.waits)
 
 
 def run_time(task: Task, now: int) -> str:

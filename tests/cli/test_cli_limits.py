@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from aiotaskq import Workflow
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.limits import Limit, Rate
 from tests.support.command import Cli, prepared
@@ -54,11 +55,34 @@ def test_limits_are_listed_and_changed(cli: Cli) -> None:
     assert cli.json("limits", "set", "api", "--rate", "50", "--per", "10", "--burst", "3")["rate"] == 5
     assert cli.out("limits", "close", "api", "3600").startswith("api: 5 per second, burst 3, closed for ")
     assert cli.json("limits", "close", "new")["closed_until"] > "2030"
+    assert cli.out("limits", "close", "new") == "new: no bounds; no push has declared it, closed until opened\n"
     assert cli.json("limits", "open", "api")["closed_until"] is None
     assert cli.json("limits", "reset", "api")["fixed"] is False
     code, _, err = cli.run("limits", "set", "api")
     assert code == 2
-    assert "name what to set" in err
+    assert "name what to set: N, --rate" in err
+
+
+def test_a_task_of_a_workflow_shows_for_how_many_others_it_waits(cli: Cli) -> None:
+    async def push() -> str:
+        tq = TaskQ(cli.url)
+
+        @tq.task
+        async def step() -> None: ...
+
+        async with tq:
+            order = Workflow("order")
+            order.add("pay", step.call())
+            order.add("pack", step.call())
+            order.add("send", step.call(), after=["pay", "pack"])
+            return (await (await tq.start(order)).task("send")).task_id
+
+    task_id = asyncio.run(push())
+    shown = cli.out("tasks", "show", task_id).splitlines()
+    assert [line.split(maxsplit=1) for line in shown if line.startswith("waits")] == [
+        ["waits_for", "tasks before it in its workflow: 2"]
+    ]
+    assert "after 2 others" in cli.out("tasks", "list")
 
 
 def test_a_task_shows_what_it_waits_for(cli: Cli) -> None:
@@ -69,7 +93,7 @@ def test_a_task_shows_what_it_waits_for(cli: Cli) -> None:
     assert waits[4].startswith("delayed, due in ")
     assert waits[5] == "queue quiet is paused"
     cli.run("limits", "close", "tenant:42")
-    assert "waits_for" in (shown := cli.out("tasks", "show", ids[1])) and "tenant:42: closed until " in shown
+    assert "waits_for" in (shown := cli.out("tasks", "show", ids[1])) and "tenant:42: closed until opened" in shown
     assert "46116860" not in shown
     assert "at tenant:42" in cli.out("tasks", "list")
     assert cli.json("tasks", "show", ids[1])["run_at"] < "2100"
