@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from aiotaskq import (
     group,
     injected,
 )
+from aiotaskq.backends.base import Change
 from aiotaskq.core.task import Status
 from aiotaskq.testing.inline import inline
 from aiotaskq.testing.kit import Kit, virtual
@@ -105,6 +106,25 @@ async def test_a_failure_calls_back_and_a_retry_ends_the_group_again(kit: tuple[
     assert await handle.result(within(60)) == [Total(100), Total(200)]
     await kit[1].drain()
     assert app.log[-1] == ("all", [100, 200])
+
+
+async def test_members_are_put_back_in_one_transaction(kit: tuple[App, Kit], monkeypatch: pytest.MonkeyPatch) -> None:
+    app, _ = kit
+    app.broken.update((1, 2, 3))
+    handle = await app.tq.group([app.price.call(n) for n in (1, 2, 3)])
+    with pytest.raises(TaskFailed):
+        await handle.result(within(60))
+    backend, sizes = app.tq.queue.backend, []
+    update = backend.update
+
+    async def counted(changes: Sequence[Change]) -> list[bool]:
+        sizes.append(len(changes))
+        return await update(changes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "update", counted)
+        assert await handle.retry_failed() == 3
+    assert sizes == [3]
 
 
 async def test_a_chain_passes_results_on(kit: tuple[App, Kit]) -> None:

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from aiotaskq.backends.base import Backend
+from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.groups import GroupState, Member, Plan, derived_id
-from aiotaskq.core.outcome import RETRYABLE, Outcome, Requeued
+from aiotaskq.core.outcome import RETRYABLE, Outcome, Requeued, settle
 from aiotaskq.core.plan import in_group
 from aiotaskq.core.redacted import Redacted
 from aiotaskq.core.task import SECOND, Status, Task
@@ -291,8 +291,18 @@ class GroupVerbs:
                 count += await self.retry_failed(member.member_id)
             elif task is not None and task.status in RETRYABLE:
                 failed.append(task)
-        for task in sorted(failed, key=lambda task: task.seq):
-            after = await self._queue.settle(task, Requeued())
+        failed.sort(key=lambda task: task.seq)
+        for start in range(0, len(failed), PAGE):
+            count += await self._put_back(failed[start : start + PAGE])
+        return count
+
+    async def _put_back(self, tasks: Sequence[Task]) -> int:
+        """Retry tasks in one transaction, and those that change meanwhile one by one; return how many."""
+        now = self._queue.clock.now()
+        changes = [Change(task, settle(task, Requeued(), now)) for task in tasks]
+        count = 0
+        for change, held in zip(changes, await self._queue.backend.update(changes), strict=True):
+            after = change.after if held else await self._queue.settle(change.before, Requeued())
             if after is not None:
                 log.task("retry", after)
                 count += 1
