@@ -119,6 +119,8 @@ def group(
     ``then`` is pushed when all have completed, ``on_failure`` when all have ended and not all have completed; both read
     what came of them by ``current_task().results()``. Raises ValidationError.
     """
+    if isinstance(calls, Workflow):
+        raise ValidationError("group: a list of calls is needed (got a Workflow); push it with tq.start")
     made: Workflow[T] = Workflow(name, then=then, on_failure=on_failure)
     made.named = False
     for number, call in enumerate(calls):
@@ -272,6 +274,11 @@ class GroupPushes(ABC, GroupHome):
 
         Raises ValidationError for a cycle, too, whose names are in the error.
         """
+        if not isinstance(workflow, Workflow):
+            raise ValidationError(
+                f"start: a Workflow, chain(…) or group(…) is needed (got {type(workflow).__name__}); "
+                "for a list of calls use tq.group"
+            )
         if group_id is not None:
             check_key("group_id", group_id, MAX_ID)
         if self._store_clock is not None and self._store_clock.stale:

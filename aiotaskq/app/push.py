@@ -155,7 +155,8 @@ def push_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> P
     found = {name: value for name, value in options.items() if value is not None}
     if isinstance(name := found.get("key"), str):
         if name not in inspect.signature(function).parameters:
-            raise ValidationError(f"key: the handler has no parameter {name!r:.40}; name one, or give a function")
+            known = ", ".join(inspect.signature(function).parameters)
+            raise ValidationError(f"key: the handler has no parameter {name!r:.40}; there is: {known or 'none'}")
         found["key"] = functools.partial(_param, name)
     if "throttle" not in found and "debounce" not in found and "key" in found:
         raise ValidationError("key: it is that of debounce or throttle; give one of the two, too")

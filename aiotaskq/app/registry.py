@@ -162,7 +162,7 @@ class Registry(ABC):
         rate: Rate | Sequence[Rate] | None = None,
         fair: Of | Fair | Sequence[Of | Fair] | None = None,
         batch: int | None = None,
-        within: float = 0.1,
+        within: float | None = None,
     ) -> Any:
         """Register a handler, ``async def`` or ``def`` (run in a thread, or with ``executor="process"`` in a process).
 
@@ -182,7 +182,7 @@ class Registry(ABC):
             throttle: seconds of a period of which only the first call of the key makes a task.
             batch: the most tasks that one call of the function runs: it takes the list of their items, and returns the
                 list of their results.
-            within: seconds for which tasks are gathered for such a call.
+            within: seconds for which tasks are gathered for such a call; default 0.1.
             key: the name of the parameter whose value is the key, or a function of the stored params; default all
                 params, with ``merge="list"`` the type alone.
             limit, rate, fair: how many of its tasks run at a time, how many start in a time, and by which key they take
@@ -194,6 +194,9 @@ class Registry(ABC):
         """
 
         limits = {"debounce": debounce, "max_wait": max_wait, "merge": merge, "throttle": throttle, "key": key}
+
+        if within is not None and batch is None:
+            raise ValidationError("within: it is about batch; give that, too")
 
         def register(function: Callable[..., Any]) -> TaskFunction[Any, Any, Any]:
             handler = make_handler(
@@ -208,7 +211,7 @@ class Registry(ABC):
                 timeout=timeout,
                 expires=expires,
                 batch=batch,
-                within=within,
+                within=0.1 if within is None else within,
                 pushed=push_defaults(function, limits),
                 specs=specs_of(limit, rate, fair),
                 objects=self._objects,

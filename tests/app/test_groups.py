@@ -225,6 +225,10 @@ async def test_what_cannot_be_pushed_is_refused_before_anything_is_written(kit: 
         await app.tq.group([app.price.options(unique_key="k").call(1)])
     with pytest.raises(ValidationError, match="group: a call is needed"):
         await app.tq.group([1])  # type: ignore[list-item]
+    with pytest.raises(ValidationError, match=r"start: a Workflow.* \(got list\); for a list"):
+        await app.tq.start([call])  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match="group: a list of calls is needed"):
+        await app.tq.group(Workflow().add("a", call))  # type: ignore[arg-type]
     with refused:
         await app.tq.start(Workflow().add("a", call).add("b", call, after={"a": "never"}))  # type: ignore[dict-item]
     assert (await app.tq.stats()).counts["pending"] == 0

@@ -60,6 +60,7 @@ async def counts(backend: Backend, key: str = "g") -> tuple[int, int]:
 # ---- push, claim, end ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("[limits, rates and fair shares](limits.md#guarantees)")
 async def test_a_push_lets_pass_what_there_is_room_for(backend: Backend) -> None:
     tasks = [gated(("g", CAP_2)) for _ in range(5)]
     assert await backend.push(tasks) == tasks

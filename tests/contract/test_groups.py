@@ -79,6 +79,7 @@ async def rows(backend: Backend, made: Outline) -> dict[str, Task]:
 # ---- groups ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("groups, chains and workflows")
 @pytest.mark.parametrize(("last", "kind"), [(DONE, "then"), (BROKEN, "alert")])
 async def test_the_last_end_pushes_the_callback_once(backend: Backend, last: Outcome, kind: str) -> None:
     made = outline(new(), new(), new(), name="n")

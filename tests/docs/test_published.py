@@ -336,6 +336,7 @@ RULES = {
     "they take more than 20 ms": "a limit of aiotaskq.runtime.worker.prefetch: above it nothing is claimed ahead",
     "at 40 µs a task up to 500": "a limit of aiotaskq.runtime.worker.prefetch: how far it claims ahead",
     "12 × worker processes + 11 × pushing processes": "factors: connections of a process, times their number",
+    "fastest rate is 10,000 in a second": "a limit of aiotaskq.core.limits: the shortest interval of a gate",
     "50 ms 之内": "as above, in Chinese; so are the next ones",
     "任务耗时超过 20 ms": "a limit of aiotaskq.runtime.worker.prefetch",
     "its cores in use to 70 %": "an assumption: USED of benchmarks.fleet",

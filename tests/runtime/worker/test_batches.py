@@ -305,6 +305,7 @@ def test_registrations_that_are_refused() -> None:
     refused(two, "with batch it takes one parameter", batch=2)
     refused(one, "batch: ", batch=0)
     refused(one, "within: ", batch=2, within=-1)
+    refused(one, "within: it is about batch", within=1)
 
 
 def test_params_are_checked_item_by_item() -> None:
