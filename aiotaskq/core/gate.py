@@ -117,7 +117,7 @@ def admit(gate: Gate, held: int, unstarted: int, now: int, weights: Sequence[int
 def changed(gate: Gate, change: GateChange, now: int) -> Gate:
     """Return the gate after a change; a backend then admits what may pass it."""
     bounds = gate.bounds if change.bounds is None else change.bounds
-    tat = gate.tat
+    tat = _tat(gate, bounds, now)
     if change.charge and bounds.interval is not None:
         tat = max(tat, now) + change.charge * bounds.interval
     return replace(
@@ -129,9 +129,19 @@ def changed(gate: Gate, change: GateChange, now: int) -> Gate:
     )
 
 
-def declared(gate: Gate, bounds: Bounds) -> Gate:
+def declared(gate: Gate, bounds: Bounds, now: int) -> Gate:
     """Return the gate for a push that declares these bounds: the latest ones count, unless an operator has set some."""
-    return gate if gate.fixed or gate.bounds == bounds else replace(gate, bounds=bounds)
+    if gate.fixed or gate.bounds == bounds:
+        return gate
+    return replace(gate, bounds=bounds, tat=_tat(gate, bounds, now))
+
+
+def _tat(gate: Gate, bounds: Bounds, now: int) -> int:
+    """Return the ``tat`` for other bounds: by a faster rate the tokens that were taken come back sooner."""
+    before = gate.bounds.interval
+    if before is None or bounds.interval is None or gate.tat <= now:
+        return gate.tat
+    return min(gate.tat, now + -(-(gate.tat - now) // before) * bounds.interval)
 
 
 def is_idle(gate: Gate, now: int) -> bool:

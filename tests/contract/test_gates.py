@@ -246,6 +246,18 @@ async def test_weights_and_charges(backend: Backend) -> None:
     assert ids(await claimed(backend, at)) == [tasks[1].task_id]
 
 
+async def test_a_faster_rate_does_not_wait_for_the_tokens_of_the_slower_one(backend: Backend) -> None:
+    hourly, quick = Bounds(interval=60 * MINUTE), Bounds(interval=SECOND)
+    await backend.push([gated(("set", hourly)) for _ in range(2)] + [gated(("pushed", hourly)) for _ in range(2)])
+    assert len(await claimed(backend)) == 2
+    await backend.gates.change("set", GateChange(bounds=quick), NOW)
+    await backend.push([gated(("pushed", quick))])
+    for key in ("set", "pushed"):
+        assert (await state(backend, key)).gate.next_at == NOW + SECOND
+        await backend.gates.change(key, GateChange(bounds=hourly), NOW)
+        assert (await state(backend, key)).gate.next_at == NOW + SECOND  # a slower one takes no time in addition
+
+
 async def test_a_fair_share_queues_behind_what_is_ready(backend: Backend) -> None:
     bounds = Bounds(window=1)
     loud = [gated(("tenant:a", bounds)) for _ in range(3)]

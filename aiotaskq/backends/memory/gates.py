@@ -143,9 +143,10 @@ class MemoryGates(Gates):
         return new
 
     def _declare(self, tasks: Sequence[Task]) -> None:
+        now = max(map(pushed_at, tasks))
         for task in tasks:
             for key, bounds in task.flow.gates:  # type: ignore[union-attr]
-                self._line(key).gate = declared(self._line(key).gate, bounds)
+                self._line(key).gate = declared(self._line(key).gate, bounds, now)
 
     def pushed(self, tasks: Sequence[Task]) -> None:
         """Admit the gates at which tasks of a push wait, which are in the rows now, at the latest push stamp."""

@@ -105,7 +105,7 @@ class Touched:
         admission = Admission(connection, self.now, self.known)
         admission.lock(self.known)
         for key, bounds in self._declared:
-            admission.gates[key] = declared(admission.gates[key], bounds)
+            admission.gates[key] = declared(admission.gates[key], bounds, self.now)
         waiting = [task for task in (*self._pushed, *self._parked) if task.parked and (task.due_at or 0) > self.now]
         admission.delayed.update(task.gate for task in waiting if task.gate is not None)
         admission.open(self.keys)
@@ -251,10 +251,10 @@ def check_room(connection: Connection, tasks: Sequence[Task]) -> None:
         return
     found = {gate.key: gate for gate in sql.read(connection, list(here), len(here))}
     for key, line in here.items():
-        gate = declared(found.get(key, Gate(key=key)), _own(line[-1]))
+        now = max(map(pushed_at, line))
+        gate = declared(found.get(key, Gate(key=key)), _own(line[-1]), now)
         if (most := gate.bounds.max_waiting) is not None:
             waiting = sql.waiting_up_to(connection, key, most + 1)
-            now = max(map(pushed_at, line))
             held = sql.held(connection, [key])[key]
             due = [_weight(task) for task in line if (task.due_at or 0) <= pushed_at(task)]
             count = 0 if waiting else admit(gate, held, 0, now, due)[0]

@@ -9,7 +9,7 @@ local tools = gate_tools()
 local key, now = ARGV[2], tonumber(ARGV[3])
 local gate = tools.gate_of(key)
 if ARGV[4] ~= '' then
-  tools.rule.set_bounds(gate, cjson.decode(ARGV[4]))
+  tools.rule.set_bounds(gate, cjson.decode(ARGV[4]), now)
   gate.fixed = true
 end
 if ARGV[5] == '1' then gate.fixed = false end

@@ -15,7 +15,7 @@ local function declare_gates()
   for key, bounds in pairs(declared) do
     local gate, known = tools.gate_of(key)
     local other = not gate.fixed and rule.bounds_text(bounds) ~= gate.text
-    if other then rule.set_bounds(gate, bounds) end
+    if other then rule.set_bounds(gate, bounds, latest) end
     if other or not known then tools.save_gate(key, gate, true) end
   end
   for key, rows in pairs(arrived) do

@@ -32,8 +32,14 @@ local function gate_rule()
     return string.format('%.0f %.0f %s %d %s', gate.tat, gate.closed, next_at, gate.fixed and 1 or 0, gate.text)
   end
 
-  -- Set the bounds of a gate.
-  local function set_bounds(gate, bounds) gate.bounds, gate.text = bounds, bounds_text(bounds) end
+  -- Set the bounds of a gate; by a faster rate the tokens that were taken come back sooner.
+  local function set_bounds(gate, bounds, now)
+    local before, interval = gate.bounds.interval, bounds.interval
+    if before and interval and gate.tat > now then
+      gate.tat = math.min(gate.tat, now + math.ceil((gate.tat - now) / before) * interval)
+    end
+    gate.bounds, gate.text = bounds, bounds_text(bounds)
+  end
 
   -- How many rows may hold a slot beside `held` ones.
   local function free_slots(bounds, held)

@@ -190,7 +190,7 @@ local function gate_tools()
         local stamp = due_at(key, lanes, '+inf', 1)[1]
         local row = stamp and row_of(sub(stamp, 21))
         local place = row and row.flow and gated.place_of(row)
-        if place and place.at[key] then rule.set_bounds(gate, gated.declared_bounds(place, place.at[key])) end
+        if place and place.at[key] then rule.set_bounds(gate, gated.declared_bounds(place, place.at[key]), now) end
       end
       local interval = gate.bounds.interval
       local limit = math.min(MOST, rule.free_slots(gate.bounds, held), interval and (gate.bounds.burst or 1) or MOST)
