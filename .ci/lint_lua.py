@@ -15,7 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 
 FOLDER = Path("aiotaskq/backends/redis/lua")
-INCLUDE = re.compile(r"-- include: (\w+)")
+INCLUDE = re.compile(r"-- include(?: with gates)?: (\w+)")
 FOUND = re.compile(r"[^:]+:(\d+):(\d+): (.*)")
 # What a server gives a script.
 OPTIONS = ["--std", "lua51", "--read-globals", "KEYS", "ARGV", "redis", "cjson", "cmsgpack", "--max-line-length", "120"]

@@ -24,6 +24,7 @@ from aiotaskq.backends.redis.rows import (
     filter_of,
     json_text,
     lease_word,
+    may_be_gated,
     new_rows,
     number,
     pack,
@@ -105,9 +106,10 @@ class RedisBackend(Backend):
         if tasks:
             # A repeated push is the same push, whether or not the first one has reached the server.
             if room is None:
-                order, words = pushed_rows(stored)
+                order, words, gated = pushed_rows(stored)
                 words.insert(0, self._notifier.ready)
-                numbers, rows, *later = await self._redis.run(scripts.PUSH, *words, repeatable=True)
+                script = scripts.PUSH_GATED if gated else scripts.PUSH
+                numbers, rows, *later = await self._redis.run(script, *words, repeatable=True)
             else:
                 order = range(len(stored))
                 numbers, rows, *later = await self._push_bounded(stored, room)
@@ -142,8 +144,9 @@ class RedisBackend(Backend):
         if not changes:
             return []
         hints = self.hints_of_update(changes, [True] * len(changes))
-        words = (self._notifier.message(hints), *changed_rows(changes))
-        return self._updated(changes, hints, await self._redis.run(scripts.UPDATE, *words))
+        rows = tuple(changed_rows(changes))
+        script = scripts.UPDATE_GATED if may_be_gated(changes, rows) else scripts.UPDATE
+        return self._updated(changes, hints, await self._redis.run(script, self._notifier.message(hints), *rows))
 
     async def exchange(
         self,
@@ -159,8 +162,10 @@ class RedisBackend(Backend):
             return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
         hints = self.hints_of_update(changes, [True] * len(changes))
         words = (*_wanted(owner, now, limit, queues, lease_until), self._notifier.message(hints))
-        flags, rows = await self._redis.run(scripts.EXCHANGE, *words, *changed_rows(changes))
-        return self._updated(changes, hints, flags), to_tasks(rows)
+        rows = tuple(changed_rows(changes))
+        script = scripts.EXCHANGE_GATED if may_be_gated(changes, rows) else scripts.EXCHANGE
+        flags, claimed = await self._redis.run(script, *words, *rows)
+        return self._updated(changes, hints, flags), to_tasks(claimed)
 
     def _updated(self, changes: Sequence[Change], hints: dict[str, list[str]], flags: Sequence[int]) -> list[bool]:
         """Pass the hints on in this process (the script has sent them to others), and return which changes held."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from aiotaskq.backends.redis.scripts import Script
+from aiotaskq.backends.redis.scripts import GATES_REQUIRED, Script
 from aiotaskq.backends.redis.wire import Wire, connected, pack
 from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
 from aiotaskq.core.masking import mask
@@ -207,12 +207,17 @@ class RedisConnections:
     async def evaluate(self, script: Script, *args: bytes | str | int) -> Any:
         """Run a script without opening the connections first: for ``prepare``. Raises as ``run``."""
         try:
-            return await self.execute("EVALSHA", script.sha, 1, self.root, *args)
+            try:
+                return await self.execute("EVALSHA", script.sha, 1, self.root, *args)
+            except ResponseError as error:
+                if not str(error).startswith("NOSCRIPT"):
+                    raise
+                # The server does not know the script yet, and has run nothing.
+                return await self.execute("EVAL", script.source, 1, self.root, *args)
         except ResponseError as error:
-            if not str(error).startswith("NOSCRIPT"):
+            if script.with_gates is None or GATES_REQUIRED not in str(error):
                 raise
-            # The server does not know the script yet, and has run nothing.
-            return await self.execute("EVAL", script.source, 1, self.root, *args)
+            return await self.evaluate(script.with_gates, *args)
 
     def _check_sizes(self, words: tuple[bytes | str | int, ...], packed: bytes) -> None:
         """Raise ValidationError where the server would cut the connection, which would look like an outage."""

@@ -222,8 +222,9 @@ def new_rows(tasks: Iterable[Task]) -> Iterator[bytes]:
     return _packed((task.task_id, _body(task), _state(task)) for task in tasks)
 
 
-def pushed_rows(tasks: Sequence[Task]) -> tuple[Sequence[int], list[bytes | str | int]]:
-    """Return the order in which a push sends these tasks, as their positions, and the arguments of its script.
+def pushed_rows(tasks: Sequence[Task]) -> tuple[Sequence[int], list[bytes | str | int], bool]:
+    """Return the order in which a push sends these tasks, as their positions, the arguments of its script, and whether
+    a task has gates.
 
     First come the plain rows of each lane: pending, with an id of their own, no keys and no expiry. Their words are in
     the order of the commands, so that the script handles no row by itself. A push of tasks with gates may be refused,
@@ -238,7 +239,8 @@ def pushed_rows(tasks: Sequence[Task]) -> tuple[Sequence[int], list[bytes | str 
             lanes.setdefault(f"{task.priority}:{task.queue}", []).append(at)
         else:
             others.append(at)
-    if others and any(tasks[at].flow is not None for at in others):
+    gated = bool(others) and any(tasks[at].flow is not None for at in others)
+    if gated:
         lanes, others = {}, list(range(len(tasks)))
     order: list[int] = []
     words: list[bytes | str | int] = []
@@ -251,7 +253,7 @@ def pushed_rows(tasks: Sequence[Task]) -> tuple[Sequence[int], list[bytes | str 
     if others:
         order += others
         words += new_rows(tasks[at] for at in others)
-    return order, [count, *words]
+    return order, [count, *words], gated
 
 
 def _plain(lane: str, tasks: Sequence[Task]) -> list[str | int]:
@@ -275,6 +277,22 @@ def _plain(lane: str, tasks: Sequence[Task]) -> list[str | int]:
 def changed_rows(changes: Iterable[Change]) -> Iterator[bytes]:
     """Return packed lists of guarded writes for a script. Raises ValidationError for a task that no row can hold."""
     return _packed(map(_changed, changes))
+
+
+def may_be_gated(changes: Iterable[Change], lists: Sequence[bytes]) -> bool:
+    """Whether a script needs the code of gates for these changes, whose packed lists are given.
+
+    A row may have gates of which the reader does not know: it was damaged, or deleted and pushed again. A script can
+    tell that before it writes, but only in its first list.
+    """
+    if len(lists) > 1:
+        return True
+    for change in changes:
+        if change.before.flow is not None or change.after.flow is not None:
+            return True
+        if change.then and any(task.flow is not None for task in change.then):
+            return True
+    return False
 
 
 def _packed(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:

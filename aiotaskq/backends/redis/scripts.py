@@ -1,8 +1,10 @@
 """The Lua scripts of the Redis backend: one file each in ``lua/``, and what they share in ``lua/include/``.
 
 The server runs a script as one step. A line ``-- include: NAME`` in a script stands for the text of
-``lua/include/NAME.lua``; included files include nothing. The first lines of a script say what it takes and returns, and
-``lua/include/base.lua`` which keys there are. ``nox -s lua`` checks the files with luacheck.
+``lua/include/NAME.lua``; included files include nothing. A script with lines ``-- include with gates: NAME`` has two
+variants: that without these files is for calls that name no task with gates, since the server would spend time on each
+function of a script. The first lines of a script say what it takes and returns, and ``lua/include/base.lua`` which keys
+there are. ``nox -s lua`` checks the files with luacheck.
 """
 
 from __future__ import annotations
@@ -15,15 +17,23 @@ FORMAT = 1
 """The number of the layout in Redis; a namespace with a higher one was written by a newer version."""
 
 FOLDER = Path(__file__).parent / "lua"
-_INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
+GATES_REQUIRED = "GATES REQUIRED"
+"""In the error of a script that has met a row with gates which the caller did not know, and has written nothing."""
+
+_INCLUDE = re.compile(r"^-- include( with gates)?: (\w+)$", re.MULTILINE)
 
 
 class Script:
     """A Lua script with its includes, and the hash by which a server knows it."""
 
-    def __init__(self, name: str) -> None:
-        """Read the script ``lua/NAME.lua``."""
-        self.source = _INCLUDE.sub(lambda found: _text(f"include/{found[1]}"), _text(name))
+    def __init__(self, name: str, with_gates: Script | None = None) -> None:
+        """Read the script ``lua/NAME.lua``; the variant without gates if there is one ``with_gates`` for them."""
+        self.with_gates = with_gates
+
+        def included(found: re.Match[str]) -> str:
+            return "" if found[1] and with_gates else _text(f"include/{found[2]}")
+
+        self.source = _INCLUDE.sub(included, _text(name))
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -33,11 +43,14 @@ def _text(name: str) -> str:
 
 OPEN = Script("open")
 
-PUSH = Script("push")
+PUSH_GATED = Script("push")
+PUSH = Script("push", PUSH_GATED)
 PUSH_BOUNDED = Script("push_bounded")
-UPDATE = Script("update")
+UPDATE_GATED = Script("update")
+UPDATE = Script("update", UPDATE_GATED)
 CLAIM = Script("claim")
-EXCHANGE = Script("exchange")
+EXCHANGE_GATED = Script("exchange")
+EXCHANGE = Script("exchange", EXCHANGE_GATED)
 REPORT = Script("report")
 CANCEL = Script("cancel")
 PURGE = Script("purge")

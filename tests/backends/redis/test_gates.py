@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aiotaskq.backends.base import Change
+from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.backend import RedisBackend
-from aiotaskq.backends.redis.scripts import FOLDER
+from aiotaskq.backends.redis.connection import RedisConnections
+from aiotaskq.backends.redis.scripts import FOLDER, Script
 from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange, admit
-from aiotaskq.core.outcome import Completed, settle
+from aiotaskq.core.outcome import Cancelled, Completed, settle
 from aiotaskq.core.parking import parked
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from tests.support.rows import LEASE, NOW, new
 from tests.support.servers import Valkey
 
@@ -114,6 +118,56 @@ async def test_mending_drops_the_slot_of_a_row_that_another_program_deleted(
     (task,) = await backend.claim("o", NOW + SECOND, 10, lease_until=LEASE)
     assert task.task_id == second.task_id
     assert task.flow == Flow(gates=(("g", Bounds(cap=1)),))
+
+
+async def test_who_knows_no_gates_calls_scripts_without_them(
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[Script] = []
+    original = RedisConnections.evaluate
+
+    async def evaluate(redis: RedisConnections, script: Script, *args: Any) -> Any:
+        called.append(script)
+        return await original(redis, script, *args)
+
+    monkeypatch.setattr(RedisConnections, "evaluate", evaluate)
+    for plain, row in ((True, new), (False, lambda **fields: gated("g", Bounds(cap=9), **fields))):
+        called.clear()
+        await backend.push([row(unique_key=f"u{plain}"), row()])
+        first, second = await backend.claim("o", NOW + SECOND, 2, lease_until=LEASE)
+        assert await backend.update([Change(first, settle(first, Completed(), NOW + SECOND))]) == [True]
+        change = Change(second, settle(second, Completed(), NOW + SECOND))
+        assert (await backend.exchange([change], "o", NOW, 1, lease_until=LEASE))[0] == [True]
+        assert (called[0] is scripts.PUSH, called[2] is scripts.UPDATE, called[3] is scripts.EXCHANGE) == (plain,) * 3
+        assert any(script.with_gates for script in called) is plain
+
+
+@pytest.mark.parametrize("exchanges", [False, True])
+@pytest.mark.parametrize("runs", [False, True])
+async def test_a_reader_who_knows_no_gates_of_a_row_frees_its_slot(
+    backend: RedisBackend, runs: bool, exchanges: bool
+) -> None:
+    async def read() -> Task:
+        task = (await backend.get([old.task_id]))[0] if not runs else None
+        return task or (await backend.claim("o", NOW, 1, lease_until=LEASE))[0]
+
+    old = new(seq=next(_seqs))
+    await backend.push([old])
+    known = await read()
+    # Another program deletes the task and pushes it again with a gate: the guard of the change cannot tell.
+    await backend.delete([old.task_id])
+    again, second = gated("g", Bounds(cap=1), task_id=old.task_id), gated("g", Bounds(cap=1))
+    await backend.push([again, second])
+    await read()
+    change = Change(known, settle(known, Completed() if runs else Cancelled(), NOW))
+    if exchanges:
+        assert (await backend.exchange([change], "o", NOW, 1, lease_until=LEASE))[0] == [True]
+    else:
+        assert await backend.update([change]) == [True]
+    await backend.gates.admit(NOW, 10)
+    (state,) = await backend.gates.find(["g"])
+    assert (state.held, state.waiting) == (1, 0)
+    assert second.task_id in {task.task_id for task in await backend.find(TaskFilter(), 10) if not task.parked}
 
 
 async def test_a_rate_of_an_operator_counts_what_has_passed_before(backend: RedisBackend) -> None:

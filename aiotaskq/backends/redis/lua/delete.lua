@@ -15,4 +15,4 @@ for _, id in ipairs(ARGV) do
   end
 end
 flush()
-return {deleted, admit_gates() and 1 or 0}
+return {deleted, admission.admit() and 1 or 0}

@@ -10,7 +10,7 @@ local due, now = call('ZRANGEBYSCORE', root .. 'gates:due', '-inf', ARGV[2], 'LI
 table.sort(due)
 for _, key in ipairs(due) do gated.touch(key, now) end
 if due[1] then
-  local later = admit_gates()
+  local later = admission.admit()
   publish(ARGV[1], later)
 end
 return {call('ZRANGE', root .. 'gates:due', 0, 0, 'WITHSCORES')[2] or false, due[1] and 1 or 0}

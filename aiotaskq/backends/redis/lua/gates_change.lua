@@ -34,6 +34,6 @@ if not gate.fixed and gated.is_rated(key) or gate.fixed and gate.bounds.interval
 end
 flush()
 gated.touch(key, now)
-local later = admit_gates()
+local later = admission.admit()
 publish(ARGV[1], later)
 return {tools.rule.gate_text(gate), later and 1 or 0}

@@ -38,5 +38,5 @@ for at = 2, #ARGV do
 end
 local due = #gated.touched
 flush()
-if due > 0 then admit_gates() end
+if due > 0 then admission.admit() end
 return due

@@ -28,4 +28,4 @@ for _, key in ipairs(call('HKEYS', root .. 'gates')) do
   end
 end
 flush()
-return admit_gates() and 1 or 0
+return admission.admit() and 1 or 0

@@ -32,10 +32,10 @@ do  -- Most pushes end here, before what is included below.
 end
 
 -- include: base
+-- include with gates: gate
+-- include with gates: gates
+-- include with gates: declare
 -- include: insert
--- include: gate
--- include: gates
--- include: declare
 
 for _, list in ipairs(lists) do
   local rows, length = {}, list.length
@@ -46,9 +46,11 @@ for _, list in ipairs(lists) do
   if list.free then number = number + length else insert_list(rows) end
 end
 for n = at, #ARGV do insert_list(cmsgpack.unpack(ARGV[n])) end
-local full, most = declare_gates()
-if full then return {{}, {}, full, most} end
+if admission then
+  local full, most = admission.declare()
+  if full then return {{}, {}, full, most} end
+end
 flush()
-local later = admit_gates()
+local later = admission and admission.admit()
 publish(ARGV[1], later)
 return {numbers, read_rows(others), later and 1 or nil}

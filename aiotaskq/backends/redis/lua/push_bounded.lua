@@ -2,11 +2,11 @@
 -- Returns -1 and what a push returns; or, if nothing was written, how many tasks are too many, 0 if a change did not
 -- hold.
 -- include: base
--- include: insert
--- include: change
 -- include: gate
 -- include: gates
 -- include: declare
+-- include: insert
+-- include: change
 -- include: lanes
 -- include: room
 
@@ -36,9 +36,9 @@ for n = 5, last do
 end
 for n = last + 1, #ARGV do insert_list(cmsgpack.unpack(ARGV[n])) end
 if new > 0 and ready + new > maxsize then return {ready + new - maxsize} end
-local full, most = declare_gates()
+local full, most = admission.declare()
 if full then return {-1, {}, {}, full, most} end
 flush()
-local later = admit_gates()
+local later = admission.admit()
 publish(ARGV[1], later)
 return {-1, numbers, read_rows(others), later and 1 or nil}

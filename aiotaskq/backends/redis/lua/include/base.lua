@@ -43,6 +43,14 @@
 -- A server that has reached maxmemory refuses a command that needs memory, unless its script has written before. Verbs
 -- that must work then (all but the pushes) begin with a write that needs no memory: include/when_full.lua.
 
+-- These come first, since few functions use them: to make a function takes the server the longer, the more variables
+-- that other functions use are declared behind those that it uses.
+local PARKED = '4611686018427387904'  -- run_at; not exact as a number
+local gated, use_gates  -- what is there for rows with gates: see use_gates()
+-- What lets rows pass gates; nil in the variant of a script that is without gates.lua and declare.lua. Where a change
+-- of a row needs it, that variant ends with an error: it has written nothing, and the client runs the other one.
+local admission
+
 local root, call = KEYS[1], redis.call
 local sub, match, find = string.sub, string.match, string.find
 local LIVE = {pending = true, running = true}
@@ -53,7 +61,6 @@ local MAX_WORDS = 4000  -- of one command: Lua's unpack() is limited to some tho
 local states, written, bodies, zsets, hashes = {}, {}, {}, {}, {}
 -- Lanes whose first row may be another now; changes of counts by status and lane, and of active rows by schedule.
 local changed_lanes, count_deltas, active_deltas = {}, {}, {}
-local gated, use_gates  -- what is there for rows with gates: see use_gates()
 
 local function call_in_chunks(command, key, words)
   for i = 1, #words, MAX_WORDS do
@@ -113,7 +120,6 @@ end
 -- '-'. The names of a row with gates begin with due_at or '-', the length of its gate or '-', that of its flow, the
 -- gate, and the flow as JSON. Its run_at, due_at, gate and flow are those here, whatever the JSON behind the head says.
 local HEAD = '^(%S+) (%-?%d+) ([01]) (%S+) (%S+) ()([0-3]) (%-?%d+) (%-?%d+) (%S+) (%d+) (%d+) ()'
-local PARKED = '4611686018427387904'  -- run_at; not exact as a number
 
 -- The fields of a head, which guards and indexes depend on; nil if there is no row, or its head cannot be read.
 local function parse(state)

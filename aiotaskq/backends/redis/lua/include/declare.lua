@@ -1,7 +1,27 @@
 -- Takes note of the rows that a push parks: the bounds that they declare, and how many may wait.
 
+-- Of the rows that were inserted: the bounds that they declare, by gate; those parked at each gate; and when the
+-- latest one was pushed.
+local declared, arrived, latest
+
+function admission.note_push(row)
+  if not declared then declared, arrived, latest = {}, {}, 0 end
+  local place = gated.place_of(row)
+  for i, key in ipairs(place.keys) do declared[key] = gated.declared_bounds(place, i) end
+  local due = tonumber(row.due) or tonumber(row.run_at)
+  local at = math.min(tonumber(row.seq), due)  -- as `pushed_at` of core.parking
+  latest = math.max(latest, at)
+  if not gated.is_parked(row) or not place.gate then return end
+  arrived[place.gate] = arrived[place.gate] or {}
+  table.insert(arrived[place.gate], {
+    priority = tonumber(match(row.lane, '^%-?%d+')), due = due, seq = tonumber(row.seq), at = at,
+    weight = place.weight,
+  })
+  gated.touch(place.gate, at)
+end
+
 -- Take the bounds that pushed rows declare. Return a gate where more rows than may would wait, and how many may.
-local function declare_gates()
+function admission.declare()
   if not declared then return nil end
   local tools = gate_tools()
   local rule = tools.rule

@@ -272,6 +272,18 @@ local function gate_tools()
   return known_tools
 end
 
+admission = {}
+
+-- Note that a running row with this place ends: it gives back its slots.
+function admission.note_end(id, tail, at)
+  use_gates()
+  local keys = gated.read_place(tail).keys
+  for i = #keys, 1, -1 do
+    set_score('slots:' .. keys[i], id, false)
+    gated.touch(keys[i], at)
+  end
+end
+
 -- Let rows pass the gates that were touched, if there are any. Return whether there is a new time at which a gate may
 -- let a row pass.
-local function admit_gates() return gated and gated.touched[1] and gate_tools().admit_touched() end
+function admission.admit() return gated and gated.touched[1] and gate_tools().admit_touched() end

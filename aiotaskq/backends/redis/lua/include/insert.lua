@@ -1,25 +1,5 @@
 -- Inserting rows, for pushes and follow-up tasks.
 
--- Of the rows that were inserted: the bounds that they declare, by gate; those parked at each gate; and when the
--- latest one was pushed.
-local declared, arrived, latest
-
-local function note_push(row)
-  if not declared then declared, arrived, latest = {}, {}, 0 end
-  local place = gated.place_of(row)
-  for i, key in ipairs(place.keys) do declared[key] = gated.declared_bounds(place, i) end
-  local due = tonumber(row.due) or tonumber(row.run_at)
-  local at = math.min(tonumber(row.seq), due)  -- as `pushed_at` of core.parking
-  latest = math.max(latest, at)
-  if not gated.is_parked(row) or not place.gate then return end
-  arrived[place.gate] = arrived[place.gate] or {}
-  table.insert(arrived[place.gate], {
-    priority = tonumber(match(row.lane, '^%-?%d+')), due = due, seq = tonumber(row.seq), at = at,
-    weight = place.weight,
-  })
-  gated.touch(place.gate, at)
-end
-
 -- Insert a row, or return the id of the row that has its id or one of its keys. A repeated push returns nil.
 local function insert(id, body, state)
   local row = parse(state)
@@ -39,7 +19,7 @@ local function insert(id, body, state)
   bodies[#bodies + 1] = id
   bodies[#bodies + 1] = body
   index(id, row)
-  if row.flow then note_push(row) end
+  if row.flow then admission.note_push(row) end
 end
 
 -- The numbers of the rows that were not inserted because of another one, the ids of those others; how many rows there

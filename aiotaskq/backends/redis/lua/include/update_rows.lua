@@ -7,7 +7,7 @@ local function apply_changes(packed)
   local changes, ids, answer = cmsgpack.unpack(packed), {}, {}
   for i = 1, #changes, 6 do ids[#ids + 1] = changes[i] end
   load_states(ids)
-  local rows, stamps, ends, e, entries, given = {}, {}, {}, 0, {held = {}, leased = {}}, nil
+  local rows, stamps, ends, e, entries = {}, {}, {}, 0, {held = {}, leased = {}}
   for i = 1, #changes, 6 do
     local id, state, more = changes[i], changes[i + 4], changes[i + 5]
     local held
@@ -20,17 +20,11 @@ local function apply_changes(packed)
       if held then
         local lane, final = sub(states[id], at, at + long - 1), match(state, '^%S+')
         if keyed == '2' then
-          use_gates()
+          if not admission then error('GATES REQUIRED') end
           local instant
-          more, instant = match(more, '^(%S+) (%S+)')
+          more, instant = match(more, '^(%S+) ?(%S*)')  -- without one if the client knew of no gates
           local behind = match(states[id], '^%S+ ()', at + long)
-          local keys = gated.read_place(sub(states[id], behind, at + long + names - 1)).keys
-          for k = #keys, 1, -1 do
-            given = given or {}
-            given[keys[k]] = given[keys[k]] or {}
-            table.insert(given[keys[k]], id)
-            gated.touch(keys[k], tonumber(instant))
-          end
+          admission.note_end(id, sub(states[id], behind, at + long + names - 1), tonumber(instant))
         end
         local ended = ends[final]
         if not ended then
@@ -53,7 +47,6 @@ local function apply_changes(packed)
     end
     answer[#answer + 1] = held and 1 or 0
   end
-  for key, holders in pairs(given or {}) do call_in_chunks('ZREM', 'slots:' .. key, holders) end
   call_in_chunks('ZREM', 'is:live', stamps)
   for key, members in pairs(entries) do call_in_chunks('ZREM', key, members) end
   call_in_chunks('HSET', 'state', rows)
@@ -65,7 +58,7 @@ local function apply_changes(packed)
       add_count(status, lane, n)
     end
   end
-  if declared then declare_gates() end
+  if admission then admission.declare() end
   flush()
   return answer
 end
