@@ -368,6 +368,7 @@ def _as_dict(task: Task, *, params: bool) -> dict[str, Any]:
     values: dict[str, Any] = msgspec.to_builtins(task, enc_hook=str)
     for name in ("seq", "attempts", "coded", "flow"):
         values.pop(name)
+    values["group"] = None if task.flow is None else task.flow.group
     values["run_time"] = seconds_of_run(task)
     if task.error_message is not None:
         values["error_message"] = without_passwords(task.error_message)

@@ -64,7 +64,7 @@ def test_limits_are_listed_and_changed(cli: Cli) -> None:
 
 
 def test_a_task_of_a_workflow_shows_for_how_many_others_it_waits(cli: Cli) -> None:
-    async def push() -> str:
+    async def push() -> tuple[str, str]:
         tq = TaskQ(cli.url)
 
         @tq.task
@@ -75,13 +75,15 @@ def test_a_task_of_a_workflow_shows_for_how_many_others_it_waits(cli: Cli) -> No
             order.add("pay", step.call())
             order.add("pack", step.call())
             order.add("send", step.call(), after=["pay", "pack"])
-            return (await (await tq.start(order)).task("send")).task_id
+            group = await tq.start(order)
+            return (await group.task("send")).task_id, group.group_id
 
-    task_id = asyncio.run(push())
+    task_id, group_id = asyncio.run(push())
     shown = cli.out("tasks", "show", task_id).splitlines()
     assert [line.split(maxsplit=1) for line in shown if line.startswith("waits")] == [
         ["waits_for", "tasks before it in its workflow: 2"]
     ]
+    assert ["group", group_id] in [line.split() for line in shown]
     assert "after 2 others" in cli.out("tasks", "list")
 
 
