@@ -258,6 +258,14 @@ async def test_a_faster_rate_does_not_wait_for_the_tokens_of_the_slower_one(back
         assert (await state(backend, key)).gate.next_at == NOW + SECOND  # a slower one takes no time in addition
 
 
+async def test_a_push_that_waits_elsewhere_raises_the_bound_of_a_gate(backend: Backend) -> None:
+    task = gated(("t:a", Bounds(cap=1)), ("all", Bounds(cap=0)))
+    await backend.push([task])
+    await backend.push([gated(("t:a", Bounds(cap=1)), ("all", CAP_2))])
+    await backend.gates.admit(NOW, 10)
+    assert ids(await claimed(backend)) == [task.task_id]
+
+
 async def test_a_fair_share_queues_behind_what_is_ready(backend: Backend) -> None:
     bounds = Bounds(window=1)
     loud = [gated(("tenant:a", bounds)) for _ in range(3)]

@@ -146,7 +146,11 @@ class MemoryGates(Gates):
         now = max(map(pushed_at, tasks))
         for task in tasks:
             for key, bounds in task.flow.gates:  # type: ignore[union-attr]
-                self._line(key).gate = declared(self._line(key).gate, bounds, now)
+                line = self._line(key)
+                gate = declared(line.gate, bounds, now)
+                if gate is not line.gate and line.waiting:  # it may pass, though this push waits elsewhere
+                    gate = replace(gate, next_at=now)
+                line.gate = gate
 
     def pushed(self, tasks: Sequence[Task]) -> None:
         """Admit the gates at which tasks of a push wait, which are in the rows now, at the latest push stamp."""

@@ -105,7 +105,9 @@ class Touched:
         admission = Admission(connection, self.now, self.known)
         admission.lock(self.known)
         for key, bounds in self._declared:
-            admission.gates[key] = declared(admission.gates[key], bounds, self.now)
+            gate = declared(admission.gates[key], bounds, self.now)
+            if gate is not admission.gates[key]:  # what waits there may pass, though this push waits elsewhere
+                admission.gates[key] = replace(gate, next_at=self.now)
         waiting = [task for task in (*self._pushed, *self._parked) if task.parked and (task.due_at or 0) > self.now]
         admission.delayed.update(task.gate for task in waiting if task.gate is not None)
         admission.open(self.keys)

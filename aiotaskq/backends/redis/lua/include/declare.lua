@@ -36,6 +36,7 @@ function admission.declare()
     local gate, known = tools.gate_of(key)
     local other = not gate.fixed and rule.bounds_text(bounds) ~= gate.text
     if other then rule.set_bounds(gate, bounds, latest) end
+    if other and known then gate.next_at = latest end  -- what waits there may pass, though this push waits elsewhere
     if other or not known then tools.save_gate(key, gate, true) end
   end
   for key, rows in pairs(arrived) do
