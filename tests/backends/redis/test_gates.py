@@ -41,7 +41,7 @@ for i = 1, #ARGV, 5 do
   local gate = rule.parse_gate(ARGV[i])
   local count = rule.admit(gate, tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]),
     cjson.decode(ARGV[i + 4]))
-  rule.set_bounds(gate, gate.bounds)
+  rule.set_bounds(gate, gate.bounds, tonumber(ARGV[i + 3]))
   answer[#answer + 1] = count .. ' ' .. rule.gate_text(gate)
 end
 return answer

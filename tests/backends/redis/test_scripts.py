@@ -11,6 +11,8 @@ import pytest
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
+from aiotaskq.core.gate import Bounds, Flow
+from aiotaskq.core.parking import parked
 from aiotaskq.core.task import Task, TaskFilter
 from tests.backends.redis.stores import every_verb
 from tests.support.rows import LEASE, NOW, completed, ids, new, worker_info
@@ -27,7 +29,14 @@ async def sent(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> list[A
         commands.append(words[0])
         return await execute(self, *words)
 
-    await every_verb(backend)  # so that the server knows the scripts
+    # So that the server knows the scripts, those with gates too, which a large update is made with.
+    await every_verb(backend)
+    flow = Flow(gates=(("g", Bounds(cap=2)),))
+    gated = await backend.push([parked(new(flow=flow, queue="gated"), 0) for _ in range(2)])
+    one, other = await backend.claim("o", NOW, 2, queues=["gated"])
+    assert await backend.update([Change(one, completed(one))]) == [True]
+    assert await backend.exchange([Change(other, completed(other))], "o", NOW, 1, queues=["gated"]) == ([True], [])
+    assert await backend.delete(ids(gated)) == 2
     monkeypatch.setattr(RedisConnections, "execute", spy)
     return commands
 
