@@ -84,7 +84,7 @@ class Groups(ABC):
 
     @abstractmethod
     async def mend(self, now: int) -> int:
-        """Count anew what remains of each group, and of whom each child waits; return how many counts were wrong.
+        """Recount the unfinished members of each group, and parents of each child; return how many counts were wrong.
 
         For rows that other programs deleted. What ends by it ends as if the missing tasks had been cancelled.
         """

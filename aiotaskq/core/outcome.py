@@ -216,7 +216,7 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
             # It has the push stamp of the new push: if that push is repeated, it is recognised as the same.
             return replace(
                 new,
-                fence=task.fence + 1,  # who read the row before it ended, perhaps pending, too, must not write to it
+                fence=task.fence + 1,  # a change that is based on a read before the end must not hold
                 unique_key=task.unique_key,
                 idempotency_key=task.idempotency_key,
                 progress=task.progress,

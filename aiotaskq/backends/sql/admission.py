@@ -1,4 +1,4 @@
-"""How a transaction lets tasks pass their gates, at its end: whoever holds a gate waits for no task.
+"""How a transaction lets tasks pass their gates, at its end: a transaction that has locked a gate waits for no task.
 
 The locks of a transaction are taken in one order: tasks, then gates by their keys. A task that passes a gate may have
 another one behind it that is not among the locked ones. That one is locked only if it is free; else it is *missed*, and
@@ -208,7 +208,7 @@ class Admission:
             skipped |= {task.task_id for task in passing} - free
         self._held[key] += len(moved)
         if skipped:
-            # Who has locked them may let them wait as they were.
+            # The transaction that has locked these tasks may leave them parked here.
             gate = replace(gate, next_at=min(now + RETRY, gate.next_at or now + RETRY))
         # A gate at which tasks wait for their due time has a ``next_at``.
         if others or before.next_at is not None or key in self.delayed:

@@ -154,7 +154,7 @@ class SqlGates(Gates):
 
         def body(connection: Connection, keys: Sequence[str]) -> dict[str, Bounds | None]:
             admission = Admission(connection, 0, {})
-            admission.lock(keys)  # whoever has one may not have seen that the queue is paused
+            admission.lock(keys)  # an admission under way may not see the pause yet
             freed: dict[str, Bounds | None] = {}
             first: dict[str, list[str]] = {}
             for task_id, text in sql.ready_behind(connection, keys, queue):

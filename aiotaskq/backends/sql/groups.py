@@ -89,7 +89,7 @@ class SqlGroups(Groups):
             group = rows.groups([group_id]).get(group_id)
             if group is None or group.ended_at is not None or group.cancel_requested:
                 return None
-            # Whoever adds to the group holds its lock: what is there now was added by an earlier call, or run.
+            # A push into the group holds its lock: a row that exists now was added by an earlier call or run.
             ids = [task.task_id for task in sent]
             there = {
                 row[0]
