@@ -34,8 +34,11 @@ class SqlGates(Gates):
         """Called with what a transaction has touched, after its commit."""
 
     async def admit(self, now: int, limit: int) -> int | None:
+        at = await self._database.read(sql.next_at)
+        if at is None or at > now:
+            return at
         due = await self._database.read(lambda c: sql.due(c, now, limit))
-        if due:
+        if due:  # else another process has just admitted them
             await self._after(await self._database.write(lambda c: _sweep(c, due, now)))
             self._listeners.notify(READY)
         return await self._database.read(sql.next_at)
