@@ -4,7 +4,7 @@ Each command is in the file, or the folder, of its name, as ``commands`` lists t
 
 - the program: ``commands``, ``options``, ``config`` (defaults from pyproject.toml)
 - what is printed: ``output``, ``layout`` (of tables), ``tasks_table``, ``times`` (durations, instants)
-- translation: ``i18n``, ``catalogue``
+- translation: ``i18n``
 - what commands work on: ``application`` (MODULE:TQ), ``store_access`` (a URL), ``ids`` (prefixes), ``tables`` (of a SQL
   database)
 - ``run``: ``worker_process``, ``supervisor``, ``shutdown``, ``drain_report``

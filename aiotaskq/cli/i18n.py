@@ -12,7 +12,7 @@ import shutil
 import unicodedata
 from typing import Any
 
-from aiotaskq.cli.catalogue import HELP, TYPER, entries, rendered, sentence
+from aiotaskq.core.catalogue import HELP, TYPER, entries, rendered, sentence
 
 __all__ = [
     "UNWRAPPED",

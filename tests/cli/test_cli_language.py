@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from aiotaskq.cli import i18n as language
-from aiotaskq.cli.catalogue import FILE, HELP, LIBRARY, SENTENCES, SYSTEM, TYPER, Template, entries, parse, rendered
 from aiotaskq.cli.i18n import tr, width, wrapped
+from aiotaskq.core.catalogue import FILE, HELP, LIBRARY, SENTENCES, SYSTEM, TYPER, Template, entries, parse, rendered
 from tests.support.command import ROOT
 from tests.support.error_texts import LIBRARY_ROOMS, raised
 

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from aiotaskq import errors
-from aiotaskq.cli.catalogue import rendered
+from aiotaskq.core.catalogue import rendered
 from tests.architecture.test_public_names import AWAITED_ONLY
 from tests.support.error_texts import raised
 from tests.support.programs import ROOT
