@@ -24,6 +24,8 @@ class Line(msgspec.Struct, omit_defaults=True, frozen=True):
     settled  the store has taken (or refused: ``how`` is lost) what the run came to; ``how`` is the event
     write    a zombie tried ``how`` (mark, report, complete, retry) on its own; ``held`` is the answer
     suicide  the handler is about to kill its process
+    called   the callback of the group ``how`` runs; ``data`` has its kind
+    joined   a debounced task is done with the calls in ``data``
     intent   a producer is about to push ``id``
     ack      that push returned, or its transaction is about to commit
     rolled   its transaction is about to be rolled back

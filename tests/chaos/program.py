@@ -31,9 +31,9 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.core.outcome import Completed, Failed, settle
 from aiotaskq.core.task import Task
-from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, TaskConflict
+from aiotaskq.errors import AiotaskqError, BatchFailed, DatabaseUnavailable, TaskConflict
 from aiotaskq.log import logger, output
-from aiotaskq.runtime.context import current_task
+from aiotaskq.runtime.context import current_batch, current_task
 from aiotaskq.runtime.events import NAMES, Event
 from aiotaskq.runtime.worker.worker import ExitCode
 from tests.chaos import faults
@@ -182,6 +182,9 @@ def register(tq: TaskQ, options: Options, ledger: Ledger) -> None:
     handlers = Handlers(tq, ledger, options)
     for name in ("short", "blocking", "spinning", "killer", "cooperative", "stubborn", "thread", "zombie", "flaky"):
         tq.task(name=name, backoff=0.1)(getattr(handlers, name))
+    for name in ("member", "called", "collecting"):
+        tq.task(name=name, backoff=0.1)(getattr(handlers, name))
+    tq.task(name="batched", backoff=0.1, batch=10, within=0.1)(handlers.batched)
     tq.task(name="failing", max_retries=0)(failing)
     tq.task(name="nothing")(nothing)
     if not options.quiet:
@@ -215,8 +218,8 @@ class Handlers:
             self._ledger.write("settled", id=told.task.task_id, fence=told.task.fence, how=told.name)
 
     @contextlib.contextmanager
-    def _run(self) -> Iterator[Task]:
-        task = current_task().task
+    def _run(self, task: Task | None = None) -> Iterator[Task]:
+        task = current_task().task if task is None else task
         where = {"id": task.task_id, "fence": task.fence}
         self._ledger.write("start", owner=task.lease_owner or "", **where)
         how = "raised"
@@ -278,6 +281,41 @@ class Handlers:
             if task.retry_count == 0:
                 raise ValueError("failing the first time")
             return {"fence": task.fence}
+
+    async def member(self, every: float, fails: bool = False) -> dict[str, Any]:
+        """End together with all others that run, whatever their process: at the next multiple of ``every`` seconds."""
+        with self._run() as task:
+            await asyncio.sleep(every - time.monotonic() % every)
+            if fails:
+                raise ValueError("failing as told")
+            return {"fence": task.fence}
+
+    async def called(self, group: str, kind: str) -> dict[str, Any]:
+        """Write down that a group has called back."""
+        with self._run() as task:
+            self._ledger.write("called", id=task.task_id, fence=task.fence, how=group, data={"kind": kind})
+            return {"fence": task.fence}
+
+    async def collecting(self, calls: list[str], seconds: float) -> dict[str, Any]:
+        """Write down which calls a debounced task has joined, when it is done."""
+        with self._run() as task:
+            await asyncio.sleep(seconds)
+            self._ledger.write("joined", id=task.task_id, fence=task.fence, data={"calls": calls})
+            return {"fence": task.fence}
+
+    async def batched(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Run a batch of which some items fail the first time."""
+        tasks = [context.task for context in current_batch()]
+        with contextlib.ExitStack() as stack:
+            for task in tasks:
+                stack.enter_context(self._run(task))
+            await asyncio.sleep(max(item["seconds"] for item in items))
+        results = [{"fence": task.fence} for task in tasks]
+        fails = {n: ValueError("failing the first time") for n, item in enumerate(items) if item["fails"]}
+        fails = {n: error for n, error in fails.items() if tasks[n].retry_count == 0}
+        if fails:
+            raise BatchFailed(fails, results)
+        return results
 
     async def zombie(self, seconds: float) -> dict[str, Any]:
         """Stubborn; and if the process was paused for longer than its lease, write whatever can be written."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.chaos import scenarios, scenarios_limits, scenarios_schedules, scenarios_store
+from tests.chaos import scenarios, scenarios_groups, scenarios_limits, scenarios_schedules, scenarios_store
 from tests.chaos.harness import SCALE
 from tests.chaos.places import PLACES, SERVERS, SQL
 from tests.chaos.scenarios import Scenario
@@ -24,6 +24,9 @@ WHERE: dict[Scenario, tuple[str, ...]] = {
     scenarios.terms: EVERYWHERE,
     scenarios.cut_short: EVERYWHERE,
     scenarios_limits.limits: EVERYWHERE,
+    scenarios_groups.groups: SQL,
+    scenarios_groups.debounced: EVERYWHERE,
+    scenarios_groups.batches: EVERYWHERE,
     scenarios_store.mixed: EVERYWHERE,
     scenarios_store.memory: EVERYWHERE,
     scenarios_store.restarts: SERVERS,
@@ -44,6 +47,7 @@ QUICK: dict[Scenario, dict[str, Any]] = {
     scenarios_schedules.purged: {"schedulers": 3, "schedules": 4, "seconds": 5.0},
     scenarios.terms: {"workers": 2, "terms": 8},
     scenarios_limits.limits: {"workers": 2, "keys": 4, "tasks": 150, "kills": 2, "pauses": 1, "rate": 30.0},
+    scenarios_groups.groups: {"workers": 2, "groups": 24, "kills": 2, "pauses": 1, "rate": 5.0},
     scenarios.survivors: {"tasks": 12, "seconds": 1.5},
     scenarios.cut_short: {"workers": 2, "stops": 8, "rate": 10.0},
     scenarios_store.mixed: {"workers": 3, "producers": 3, "tasks": 400, "rate": 100.0},
@@ -54,9 +58,9 @@ QUICK: dict[Scenario, dict[str, Any]] = {
     scenarios_schedules.downtime: {},
     scenarios_store.restarts: {"workers": 2, "slots": 4, "each": 1, "rate": 40.0, "every": 3.0},
 }
-"""What the two-minute profile does: the same scenarios, smaller, the longest first; ``memory`` needs its size."""
+"""What the two-minute profile does: the same scenarios, smaller, the longest first; the others need their size."""
 
-SCALED = ("tasks", "kills", "pauses", "terms", "stops", "each", "cuts", "seconds")
+SCALED = ("tasks", "kills", "pauses", "terms", "stops", "each", "cuts", "seconds", "groups", "calls")
 
 
 def full(scenario: Scenario) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import scenarios, scenarios_limits, scenarios_schedules, scenarios_store
+from tests.chaos import scenarios, scenarios_groups, scenarios_limits, scenarios_schedules, scenarios_store
 from tests.chaos.places import opened
 from tests.chaos.scenarios import Scenario
 from tests.chaos.sizes import WHERE, full
@@ -84,6 +84,21 @@ async def test_a_kill_in_the_drain(name: str, tmp_path: Path, unavailable: dict[
 @on_places(scenarios_limits.limits)
 async def test_limits_hold(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # A1, B10
     await hold(scenarios_limits.limits, name, tmp_path, unavailable)
+
+
+@on_places(scenarios_groups.groups)
+async def test_a_group_calls_back_once(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # A1, B10
+    await hold(scenarios_groups.groups, name, tmp_path, unavailable)
+
+
+@on_places(scenarios_groups.debounced)
+async def test_each_debounced_call_is_in_one_task(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # A1
+    await hold(scenarios_groups.debounced, name, tmp_path, unavailable)
+
+
+@on_places(scenarios_groups.batches)
+async def test_a_kill_amid_batches(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # A1, B10
+    await hold(scenarios_groups.batches, name, tmp_path, unavailable)
 
 
 @on_places(scenarios_store.mixed)

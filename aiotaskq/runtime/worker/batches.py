@@ -92,6 +92,8 @@ class Batches:
         """Whether there is a handler with ``batch``; ``enter`` need not be called before."""
         self.found: Callable[[Batches], object] = lambda _batches: None
         """Called when there is one."""
+        self.holds: Callable[[Task], bool] = lambda _task: True
+        """Whether the lease of a task lasts."""
 
     @property
     def wanted(self) -> int:
@@ -212,6 +214,13 @@ class Batches:
             return
         members = [each for each in group.members.values() if not each.gone]
         if members and all(each.part is not None for each in members):
+            for each in members:
+                if not self.holds(each.execution.task):  # suspended while it was gathered: others may have the task
+                    each.gone = True
+                    each.execution.interrupt("fenced")
+            members = [each for each in members if not each.gone]
+            if not members:
+                return
             work = self._run(group.handler, members)
             group.call = asyncio.create_task(work, name="aiotaskq-batch", context=self._context.copy())
 

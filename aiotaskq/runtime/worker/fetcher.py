@@ -193,6 +193,7 @@ class Fetcher:
     def share(self, batches: Batches) -> None:
         """Let groups of tasks take one slot each."""
         self.batches = batches
+        batches.holds = lambda task: self._heartbeat.holds((task.task_id, task.fence), self._clock.ticks())
         self.wake()
 
     def fill(self) -> None:

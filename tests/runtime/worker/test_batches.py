@@ -317,3 +317,22 @@ def test_params_are_checked_item_by_item() -> None:
     with pytest.raises(ValidationError, match=r"params\.items"):
         work.call({"n": "x"})  # type: ignore[arg-type]
     assert work.call(Item(1)).params == {"items": {"n": 1}}
+
+
+async def test_a_batch_gathered_before_a_suspension_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with virtual(lease=30, heartbeat=10, poll_interval=5) as kit:
+        calls: list[tuple[int, list[int]]] = []
+
+        @kit.tq.task(batch=5, within=2)
+        async def work(items: list[int]) -> None:
+            calls.append((current_batch()[0].task.fence, items))
+
+        handles = [await work.push(n) for n in range(2)]
+        await kit.advance(1)
+        ticks = kit.clock.ticks
+        monkeypatch.setattr(kit.clock, "ticks", lambda: ticks() + 60_000_000)  # no timer has run meanwhile
+        await kit.advance(1)
+        assert calls == []
+        await kit.advance(60)
+        assert calls == [(2, [0, 1])]
+        assert await ends(kit, handles) == ["completed"] * 2
