@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-from aiotaskq.app.taskq import ECHO
+from aiotaskq.app.running import ECHO
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.validation import check_seconds

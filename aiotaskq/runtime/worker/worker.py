@@ -5,32 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.listeners import CANCEL
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.concurrency.loop_bound import LoopBound
-from aiotaskq.concurrency.poller import Poller
 from aiotaskq.concurrency.reusable_task import ReusableTask
-from aiotaskq.core.outcome import Cancelled, Completed, Outcome, Released
+from aiotaskq.core.outcome import Completed, Outcome, Released
 from aiotaskq.core.serialize import storable
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import gate, log, named, printable
-from aiotaskq.runtime.clock_steps import HostClock
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.queue.queue import Queue
-from aiotaskq.runtime.task_log import log_lost, log_outcome
+from aiotaskq.runtime.task_log import log_outcome
 from aiotaskq.runtime.worker.execution import Execution
 from aiotaskq.runtime.worker.executors import Executors
 from aiotaskq.runtime.worker.fetcher import Fetcher
 from aiotaskq.runtime.worker.follow_ups import follow_ups
-from aiotaskq.runtime.worker.heartbeat import Heartbeat, Key
+from aiotaskq.runtime.worker.heartbeat import Heartbeat
+from aiotaskq.runtime.worker.leases import Leases
 from aiotaskq.runtime.worker.quarantine import Quarantine
 from aiotaskq.runtime.worker.runner import FENCED, STOPPED, RunCall, Runner, Unconfirmed
 from aiotaskq.runtime.worker.watchdog import Occupancy, Watchdog
@@ -107,20 +103,14 @@ class Worker:
             clock,
             lease=self.lease,
             heartbeat=heartbeat,
-            answered=self._answered,
-            fenced=self._fenced,
-            unknown=lambda keys: self.chore(self._give_back_unknown(keys)),
+            answered=lambda held, answers: self.leases.answered(held, answers),
+            fenced=lambda: self.leases.fenced(),
+            unknown=lambda keys: self.chore(self.leases.give_back_unknown(keys)),
             describe=lambda: (self.queues, self.concurrency, len(self.executions) - self.runner.batches.spare),
         )
         self._fetcher = Fetcher(self, queue, backend, clock, self._heartbeat)
         self._quarantine = Quarantine(self, self._fetcher, backend, clock)
-        self._host_clock = HostClock(backend, clock, queue.step_log)
-        self._bound = LoopBound()
-        self._canceller = Poller("cancels", self._look_for_cancels, clock)
-        self._reap_interval = check_seconds("reap_interval", reap_interval, zero=False)
-        self._reaper = Poller("reaper", self._reap, clock)
-        self._reap_from = 0  # ticks
-        self._stop_listening: Callable[[], None] = lambda: None
+        self.leases = Leases(self, queue, clock, self._heartbeat, self._fetcher, reap_interval=reap_interval)
         self._chores: set[asyncio.Task[None]] = set()
         self._given_back, self._hurried = 0, False
         self._idle = asyncio.Event()
@@ -162,20 +152,19 @@ class Worker:
     async def start(self) -> None:
         """Start claiming, running and reaping in the running loop. Raises DatabaseUnavailable."""
         self.loop = asyncio.get_running_loop()
-        self._bound.bind()
         self._context = contextvars.copy_context()
         self._idle = asyncio.Event()
         resources = await self._make_resources(self._stack) if self._make_resources is not None else {}
         self.runner.batches.found = self._fetcher.share
         self.runner.start(self._middleware, resources)
-        self._stop_listening = self._backend.listeners.listen(self._cancel_hint, CANCEL)
+        self.leases.listen()
         self._watchdog.start()
         await self._heartbeat.start()
         if self._shared:
             await self._backend.watch()
-            await self._canceller.start()
+            await self.leases.start_looking_for_cancels()
         await self._fetcher.start()
-        await self._reaper.start()
+        await self.leases.start_reaping()
         await self._queue.gate_sweep.start()
         served = "every queue" if self.queues is None else f"queues {', '.join(map(printable, self.queues))}"
         log.debug("worker started: {} slots, {}", self.concurrency, served)
@@ -329,7 +318,7 @@ class Worker:
         if after is None or type(outcome) is not Completed or gate.open:
             log_outcome(task, outcome, after, self._clock.now())
         if after is None:
-            self._uncount(task)
+            self.leases.uncount(task)
             events.emit("lost", self._clock.now(), task)
             return
         if type(outcome) is Released and outcome.reason == STOPPED:
@@ -344,80 +333,6 @@ class Worker:
     def follow_ups(self, after: Task) -> tuple[Task, ...]:
         """Return the tasks to push in the transaction that writes this ended task."""
         return follow_ups(after, self._handlers, self._clock.now())
-
-    # ---- leases and cancels ----
-
-    def _answered(self, held: Sequence[Key], answers: Sequence[bool | None]) -> None:
-        for key, answer in zip(held, answers, strict=True):
-            if answer is False:
-                continue
-            execution = self.executions.get(key[0])
-            if execution is not None and execution.task.fence == key[1]:
-                if answer is None and execution.reason != "lost":
-                    self._lost(execution.task)
-                execution.interrupt("lost" if answer is None else "cancel")
-            elif answer is None:
-                self._heartbeat.drop(key)
-                for task in self._fetcher.take(lambda task, key=key: (task.task_id, task.fence) == key):  # type: ignore[misc]
-                    self._lost(task)
-
-    def _lost(self, task: Task) -> None:
-        self._uncount(task)
-        log_lost(task)
-
-    def _uncount(self, lost: Task) -> None:
-        # A reaper on another host has counted a crash, since it cannot know that this process lives.
-        if self._shared:
-            self.chore(self._queue.reaper.uncount(lost))
-
-    async def _give_back_unknown(self, keys: Sequence[Key]) -> None:
-        """Give back tasks that were claimed for this worker in an answer that was lost on its way."""
-        for task in await self._backend.get([task_id for task_id, _ in keys]):
-            if task is not None and task.status is Status.RUNNING and (task.task_id, task.fence) in keys:
-                outcome = Released("it never started")
-                after = await self._queue.settle(task, outcome, lease_over=True)
-                if after is not None:
-                    log_outcome(task, outcome, after, self._clock.now())
-                    self._queue.events.emit("lost", self._clock.now(), after)
-
-    def _fenced(self) -> None:
-        # Other workers may have the tasks by now. Nothing is claimed until the store answers again.
-        count = len(self.executions)
-        log.warning("no lease could be renewed in time: {} running tasks are stopped, others may have them", count)
-        for execution in self.executions.values():
-            execution.interrupt("fenced")
-        self._fetcher.give_back(FENCED)
-
-    def _cancel_hint(self, _kind: str, task_ids: Sequence[str]) -> None:
-        self._bound.call_soon(self._cancel, set(task_ids))  # a hint may come from any thread
-
-    def _cancel(self, task_ids: set[str]) -> None:
-        for execution in self.executions.values():
-            if execution.task.task_id in task_ids:
-                execution.interrupt("cancel")
-        for task in self._fetcher.take(lambda task: task.task_id in task_ids):
-            self._fetcher.put(task.replace(cancel_requested=True), Cancelled())
-
-    async def _look_for_cancels(self) -> float:
-        """Look for cancel requests of which no hint has come."""
-        if self.executions:
-            self._cancel(set(await self._backend.cancelling(list(self.executions))))
-        await self._host_clock.look()
-        return self.poll_interval
-
-    async def _reap(self) -> float:
-        ticks = self._clock.ticks()
-        if self._reaper.failures:
-            await self._backend.ping()
-            # The store is back. Workers that live renew their leases now: one that is still over after a whole lease
-            # belongs to a dead worker.
-            self._reap_from = ticks + int(self.lease * SECOND)
-        if ticks < self._reap_from:
-            return min(self._reap_interval, (self._reap_from - ticks) / SECOND)
-        if await self._queue.reaper.reap(then=self.follow_ups):
-            return 0.0
-        await self._backend.tidy()
-        return self._reap_interval * random.uniform(0.8, 1.2)
 
     # ---- stopping ----
 
@@ -440,8 +355,7 @@ class Worker:
             execution.interrupt("shutdown")
 
     async def _stop(self, drain: float, grace: float) -> ExitCode:
-        await asyncio.gather(*(each.stop(SERVICES) for each in (self._reaper, self._canceller, self._queue.gate_sweep)))
-        self._stop_listening()
+        await asyncio.gather(self.leases.stop(SERVICES), self._queue.gate_sweep.stop(SERVICES))
         self._watchdog.stop()
         if not await self.until_idle(0.0 if self._hurried else drain):
             self.hurry()

@@ -10,4 +10,4 @@ from aiotaskq.runtime.worker.worker import Worker
 
 
 async def reap(queue: Queue, backend: Any, clock: VirtualClock) -> None:
-    await Worker(queue, backend, clock, {})._reap()
+    await Worker(queue, backend, clock, {}).leases.reap()

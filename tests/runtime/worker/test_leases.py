@@ -100,7 +100,7 @@ async def _lose(tq: TaskQ, clock: VirtualClock, alone: bool = False) -> None:
     if alone:
         assert await tq.queue.backend.update([_change(task, marked(task))]) == [True]
     clock._now += 3 * SECOND
-    await _bare_worker(tq)._reap()
+    await _bare_worker(tq).leases.reap()
 
 
 def _bare_worker(tq: TaskQ) -> Any:
@@ -130,7 +130,7 @@ async def test_buffered_tasks_are_given_back_when_the_worker_is_cut_off(  # A4
         suspect = await work.push(name="suspect")
         (pending,) = await tq.queue.backend.claim(worker.owner, tq.queue.clock.now(), 1)
         worker._fetcher._accept([pending.replace(crashes=2)])
-        worker._fenced()
+        worker.leases.fenced()
         await eventually(lambda: not worker._fetcher.unwritten)
         task = await suspect.task()
         go.set()
@@ -200,10 +200,10 @@ async def test_reaper_never_touches_a_fresh_claim(url: str) -> None:  # A7
         worker = _bare_worker(tq)
         for _ in range(19):
             clock._now += SECOND // 10
-            await worker._reap()
+            await worker.leases.reap()
         assert (await tq.stats()).counts["running"] == 1
         clock._now += SECOND // 10
-        await worker._reap()
+        await worker.leases.reap()
         assert (await tq.stats()).counts["pending"] == 1
 
 
@@ -223,12 +223,12 @@ async def test_reaper_loses_against_a_heartbeat_in_between(shared_url: str) -> N
             return await remove(worker)
 
         workers.remove = slow  # type: ignore[method-assign]
-        await _bare_worker(tq)._reap()
+        await _bare_worker(tq).leases.reap()
         after = await handle.task()
         assert (after.status, after.crashes) == (Status.RUNNING, 0)
         workers.remove = remove  # type: ignore[method-assign]
         clock._now += 2 * SECOND
-        await _bare_worker(tq)._reap()
+        await _bare_worker(tq).leases.reap()
         after = await handle.task()
     assert (after.status, after.crashes) == (Status.PENDING, 1)
 
@@ -254,9 +254,9 @@ async def test_a_reaper_that_dies_halfway_leaves_the_rest_to_another(shared_url:
 
         reaper._settle = dies
         with pytest.raises(DatabaseUnavailable):
-            await _bare_worker(tq)._reap()
+            await _bare_worker(tq).leases.reap()
         assert (await tq.stats()).counts["running"] == 2 and await _registry(backend).all() == []
-        await _bare_worker(tq)._reap()
+        await _bare_worker(tq).leases.reap()
         tasks = await tq.find()
     assert [(task.status, task.crashes) for task in tasks] == [(Status.PENDING, 1)] * 3
 

@@ -214,5 +214,5 @@ async def test_a_worker_tidies_up(path: Path, monkeypatch: pytest.MonkeyPatch) -
     tq = TaskQ(f"sqlite:///{path}")
     async with tq.running(scheduler=False):
         assert tq.worker is not None
-        await tq.worker._reap()
+        await tq.worker.leases.reap()
     assert tidied

@@ -1,0 +1,167 @@
+"""Tells a worker which of its tasks are lost or to be cancelled, and takes back those of dead workers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
+
+from aiotaskq.backends.listeners import CANCEL
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.concurrency.loop_bound import LoopBound
+from aiotaskq.concurrency.poller import Poller
+from aiotaskq.core.outcome import Cancelled, Released
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.validation import check_seconds
+from aiotaskq.log import log
+from aiotaskq.runtime.clock_steps import HostClock
+from aiotaskq.runtime.queue.queue import Queue
+from aiotaskq.runtime.task_log import log_lost, log_outcome
+from aiotaskq.runtime.worker.execution import Execution
+from aiotaskq.runtime.worker.fetcher import Fetcher
+from aiotaskq.runtime.worker.heartbeat import Heartbeat, Key
+from aiotaskq.runtime.worker.runner import FENCED
+
+
+class Holder(Protocol):
+    """What this needs of the worker whose leases it looks after. All of it is called on the worker's loop."""
+
+    lease: float
+    poll_interval: float
+    executions: dict[str, Execution]
+
+    def chore(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something in the background."""
+
+    def follow_ups(self, after: Task) -> tuple[Task, ...]:
+        """Return the tasks to push in the transaction that writes this ended task."""
+
+
+class Leases:
+    """Interrupts what a worker no longer holds, or is to cancel, and reaps what the store has of dead workers."""
+
+    def __init__(
+        self,
+        worker: Holder,
+        queue: Queue,
+        clock: Clock,
+        heartbeat: Heartbeat,
+        fetcher: Fetcher,
+        *,
+        reap_interval: float,
+    ) -> None:
+        """Wire it; ``reap_interval`` in seconds. Raises ValidationError for one that is not positive."""
+        self._worker = worker
+        self._executions = worker.executions
+        self._queue = queue
+        self._backend = queue.backend
+        self._clock = clock
+        self._heartbeat = heartbeat
+        self._fetcher = fetcher
+        self._host_clock = HostClock(queue.backend, clock, queue.step_log)
+        self._bound = LoopBound()
+        self._stop_listening: Callable[[], None] = lambda: None
+        self._canceller = Poller("cancels", self._look_for_cancels, clock)
+        self._reap_interval = check_seconds("reap_interval", reap_interval, zero=False)
+        self._reaper = Poller("reaper", self.reap, clock)
+        self._reap_from = 0  # ticks
+
+    def listen(self) -> None:
+        """Listen to hints of cancels, in the running loop."""
+        self._bound.bind()
+        self._stop_listening = self._backend.listeners.listen(self._cancel_hint, CANCEL)
+
+    async def start_looking_for_cancels(self) -> None:
+        """Start the search for cancels of which no hint comes, and that for steps of the host's clock."""
+        await self._canceller.start()
+
+    async def start_reaping(self) -> None:
+        """Start taking back the tasks of dead workers."""
+        await self._reaper.start()
+
+    async def stop(self, seconds: float) -> None:
+        """Stop all of it; a round under way may take ``seconds`` to end."""
+        await asyncio.gather(self._reaper.stop(seconds), self._canceller.stop(seconds))
+        self._stop_listening()
+
+    # ---- what the worker holds ----
+
+    def answered(self, held: Sequence[Key], answers: Sequence[bool | None]) -> None:
+        """Interrupt what a heartbeat has found lost (None) or to be cancelled (True)."""
+        for key, answer in zip(held, answers, strict=True):
+            if answer is False:
+                continue
+            execution = self._executions.get(key[0])
+            if execution is not None and execution.task.fence == key[1]:
+                if answer is None and execution.reason != "lost":
+                    self._lost(execution.task)
+                execution.interrupt("lost" if answer is None else "cancel")
+            elif answer is None:
+                self._heartbeat.drop(key)
+                for task in self._fetcher.take(lambda task, key=key: (task.task_id, task.fence) == key):  # type: ignore[misc]
+                    self._lost(task)
+
+    def _lost(self, task: Task) -> None:
+        self.uncount(task)
+        log_lost(task)
+
+    def uncount(self, lost: Task) -> None:
+        """Take back the crash that the reaper of another host has counted, not knowing that this process lives."""
+        if self._backend.shared:
+            self._worker.chore(self._queue.reaper.uncount(lost))
+
+    def fenced(self) -> None:
+        """Stop everything, since no lease could be renewed in time: other workers may have the tasks by now.
+
+        Nothing is claimed until the store answers again.
+        """
+        count = len(self._executions)
+        log.warning("no lease could be renewed in time: {} running tasks are stopped, others may have them", count)
+        for execution in self._executions.values():
+            execution.interrupt("fenced")
+        self._fetcher.give_back(FENCED)
+
+    async def give_back_unknown(self, keys: Sequence[Key]) -> None:
+        """Give back tasks that were claimed for this worker in an answer that was lost on its way."""
+        for task in await self._backend.get([task_id for task_id, _ in keys]):
+            if task is not None and task.status is Status.RUNNING and (task.task_id, task.fence) in keys:
+                outcome = Released("it never started")
+                after = await self._queue.settle(task, outcome, lease_over=True)
+                if after is not None:
+                    log_outcome(task, outcome, after, self._clock.now())
+                    self._queue.events.emit("lost", self._clock.now(), after)
+
+    def _cancel_hint(self, _kind: str, task_ids: Sequence[str]) -> None:
+        self._bound.call_soon(self._cancel, set(task_ids))  # a hint may come from any thread
+
+    def _cancel(self, task_ids: set[str]) -> None:
+        for execution in self._executions.values():
+            if execution.task.task_id in task_ids:
+                execution.interrupt("cancel")
+        for task in self._fetcher.take(lambda task: task.task_id in task_ids):
+            self._fetcher.put(task.replace(cancel_requested=True), Cancelled())
+
+    async def _look_for_cancels(self) -> float:
+        """Look for cancel requests of which no hint has come."""
+        if self._executions:
+            self._cancel(set(await self._backend.cancelling(list(self._executions))))
+        await self._host_clock.look()
+        return self._worker.poll_interval
+
+    # ---- what dead workers held ----
+
+    async def reap(self) -> float:
+        """Take back the tasks of dead workers; return the seconds until the next time."""
+        ticks = self._clock.ticks()
+        if self._reaper.failures:
+            await self._backend.ping()
+            # The store is back. Workers that live renew their leases now: one that is still over after a whole lease
+            # belongs to a dead worker.
+            self._reap_from = ticks + int(self._worker.lease * SECOND)
+        if ticks < self._reap_from:
+            return min(self._reap_interval, (self._reap_from - ticks) / SECOND)
+        if await self._queue.reaper.reap(then=self._worker.follow_ups):
+            return 0.0
+        await self._backend.tidy()
+        return self._reap_interval * random.uniform(0.8, 1.2)
