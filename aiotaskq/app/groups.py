@@ -300,10 +300,14 @@ class GroupPushes(ABC, GroupHome):
         return GroupHandle(self, group_id, False)
 
     async def groups(
-        self, *, limit: int = 100, after: str | None = None, ended: bool | None = None
+        self, *, status: str | Iterable[str] | None = None, limit: int = 100, after: str | None = None
     ) -> list[GroupState]:
-        """List groups, the newest first, behind the id ``after``; ``ended`` selects those that have ended, or not."""
-        return await self.queue.backend.groups.find(limit, after=after, ended=ended)
+        """List groups, the newest first; ``after`` continues behind that group id.
+
+        ``status`` is ``running``, ``completed``, ``failed`` or ``cancelled``, or a list of these. Raises
+        ValidationError, and NotFound when there is no such group (any more).
+        """
+        return await self.queue.groups.find(status, limit, after)
 
 
 def _member(call: Any) -> Any:

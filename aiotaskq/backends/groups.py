@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from aiotaskq.core.groups import GroupState, Member, Plan
     from aiotaskq.core.task import Task
 
+SCANNED = 1_000  # groups read at a time
+
 
 class Groups(ABC):
     """The groups of one backend.
@@ -65,6 +67,15 @@ class Groups(ABC):
     @abstractmethod
     async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
         """Read groups, the newest first, behind the id ``after``; ``ended`` selects those that have ended, or not."""
+
+    async def ids_with_prefix(self, prefix: str, limit: int) -> list[str]:
+        """Return up to ``limit`` ids that begin so. This one reads all groups."""
+        found: list[str] = []
+        last: str | None = None
+        while len(found) < limit and (page := await self.find(SCANNED, after=last)):
+            found += [group.group_id for group in page if group.group_id.startswith(prefix)]
+            last = page[-1].group_id
+        return found[:limit]
 
     @abstractmethod
     async def members(self, group_id: str, limit: int, *, start: int = 0) -> list[Member]:

@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
+import msgspec
 import typer
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import marked, tr
+from aiotaskq.cli.ids import group_id_of
 from aiotaskq.cli.layout import columns_of
-from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group
+from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group, option
 from aiotaskq.cli.output import echo, echo_json, echo_table
 from aiotaskq.cli.store_access import with_tq
 from aiotaskq.core.groups import GroupState
 from aiotaskq.log import printable
-from aiotaskq.runtime.queue.groups import progress_of
+from aiotaskq.runtime.queue.groups import PAGE
+from aiotaskq.web.group_views import group_detail, group_view
+from aiotaskq.web.schemas import GroupDetail, MemberView
 
 app = group()
 GROUP_ID, NAME, STATUS, TOTAL, COMPLETED = map(marked, ("GROUP_ID", "NAME", "STATUS", "TOTAL", "COMPLETED"))
 FAILED, CANCELLED, TASK_ID, TYPE = map(marked, ("FAILED", "CANCELLED", "TASK_ID", "TYPE"))
-GroupId = Annotated[str, typer.Argument(metavar="GROUP_ID", show_default=True)]
+GroupId = Annotated[
+    str, typer.Argument(metavar="GROUP_ID", help=tr("A group id, or the beginning of one."), show_default=False)
+]
 
 
-@app.command("list", cls=Command, help=tr("List the latest 100 groups, chains and workflows."))
-def list_groups(db: Db = DEFAULT_DB, json: Json = False) -> None:
-    found = with_tq(db, lambda tq: tq.groups())
+@app.command("list", cls=Command, help=tr("List groups, chains and workflows, newest first."))
+def list_groups(
+    db: Db = DEFAULT_DB,
+    status: Annotated[
+        list[str] | None,
+        option("--status", metavar="STATUS", help=tr("running, completed, failed or cancelled; may be repeated.")),
+    ] = None,
+    limit: Annotated[int, option(min=1, max=99_999, metavar="N", help=tr("Maximum number of groups."))] = 20,
+    after: Annotated[str | None, option(metavar="GROUP_ID", help=tr("Continue the list after this group."))] = None,
+    json: Json = False,
+) -> None:
+    async def work(tq: TaskQ) -> list[GroupState]:
+        last = None if after is None else await group_id_of(tq, after)
+        return await tq.groups(status=status or None, limit=limit + 1, after=last)
+
+    found = with_tq(db, work)
+    more, found = len(found) > limit, found[:limit]
     if json:
-        echo_json([_as_dict(each) for each in found])
+        echo_json([msgspec.to_builtins(group_view(each)) for each in found])
         return
     if not found:
         echo(tr("no groups"))
@@ -36,85 +56,87 @@ def list_groups(db: Db = DEFAULT_DB, json: Json = False) -> None:
         for each in found
     ]
     echo_table(columns_of([GROUP_ID, NAME, STATUS, TOTAL, COMPLETED, FAILED, CANCELLED], rows, name=10))
+    if more:
+        echo(tr("more groups: --after {group_id}", group_id=printable(found[-1].group_id)))
 
 
 @app.command("show", cls=Command, help=tr("Show a group and its members."))
 def show(group_id: GroupId, db: Db = DEFAULT_DB, json: Json = False) -> None:
-    found, members = with_tq(db, lambda tq: _with_members(tq, group_id))
+    async def work(tq: TaskQ) -> GroupDetail:
+        known = await group_id_of(tq, group_id)
+        detail = page = await group_detail(tq.queue.groups, known, PAGE)
+        while page.next is not None:
+            page = await group_detail(tq.queue.groups, known, PAGE, page.next)
+            detail.members += page.members
+        detail.next = None
+        return detail
+
+    found = with_tq(db, work)
     if json:
-        echo_json({**_as_dict(found), "members": members})
+        echo_json(msgspec.to_builtins(found))
         return
-    progress = progress_of(found)
     echo(
         tr(
             "group {group} is {status}: {completed} of {total} completed, {failed} failed, {cancelled} cancelled",
-            group=printable(group_id),
-            status=str(found.status),
-            completed=progress.completed,
-            total=progress.total,
-            failed=progress.failed,
-            cancelled=progress.cancelled,
+            group=printable(found.group_id),
+            status=found.status,
+            completed=found.completed,
+            total=found.total,
+            failed=found.failed,
+            cancelled=found.cancelled,
         )
     )
-    if members:
-        rows = [[each["task_id"], each["name"] or "", each["type"], each["status"]] for each in members]
-        echo_table(columns_of([TASK_ID, NAME, TYPE, STATUS], rows, name=10, type=12))
+    if found.members:
+        names = {each.task_id: each.name or str(each.position) for each in found.members}
+        rows = [
+            [each.task_id, each.name or "", each.type or "", _status(each), _after(each, names)]
+            for each in found.members
+        ]
+        headers = [TASK_ID, NAME, TYPE, STATUS, marked("AFTER")]
+        shown = len(headers) if any(row[-1] for row in rows) else len(headers) - 1
+        echo_table(columns_of(headers[:shown], [row[:shown] for row in rows], name=10, type=12, after=10))
+
+
+def _status(member: MemberView) -> str:
+    return tr("deleted") if member.status is None else str(member.status)
+
+
+def _after(member: MemberView, names: dict[str, str]) -> str:
+    return ", ".join(names.get(task_id, task_id) for task_id in member.parents)
 
 
 @app.command("cancel", cls=Command, help=tr("Cancel the tasks of a group that have not ended."))
 def cancel(group_id: GroupId, db: Db = DEFAULT_DB, json: Json = False) -> None:
-    done = with_tq(db, lambda tq: tq.group_handle(group_id).cancel())
+    async def work(tq: TaskQ) -> tuple[str, bool]:
+        known = await group_id_of(tq, group_id)
+        return known, await tq.group_handle(known).cancel()
+
+    known, done = with_tq(db, work)
     if json:
-        echo_json({"group_id": group_id, "cancelled": done})
+        echo_json({"group_id": known, "cancelled": done})
     elif done:
-        echo(tr("group {group} is cancelled", group=printable(group_id)))
+        echo(tr("group {group} is cancelled", group=printable(known)))
     else:
-        echo(tr("group {group} has ended already", group=printable(group_id)))
+        echo(tr("group {group} has ended already", group=printable(known)))
 
 
 @app.command("retry", cls=Command, help=tr("Put back the tasks of a group that did not complete."))
 def retry(group_id: GroupId, db: Db = DEFAULT_DB, json: Json = False) -> None:
-    count = with_tq(db, lambda tq: tq.group_handle(group_id).retry_failed())
+    async def work(tq: TaskQ) -> tuple[str, int]:
+        known = await group_id_of(tq, group_id)
+        return known, await tq.group_handle(known).retry_failed()
+
+    known, count = with_tq(db, work)
     if json:
-        echo_json({"group_id": group_id, "retried": count})
+        echo_json({"group_id": known, "retried": count})
     else:
         echo(tr("tasks put back: {count}", count=count))
 
 
 @app.command("mend", cls=Command, help=tr("Count anew what remains of each group, after rows were deleted by SQL."))
 def mend(db: Db = DEFAULT_DB, json: Json = False) -> None:
-    count = with_tq(db, _mend)
+    count = with_tq(db, lambda tq: tq.queue.groups.mend())
     if json:
         echo_json({"mended": count})
     else:
         echo(tr("counts mended: {count}", count=count))
-
-
-async def _mend(tq: TaskQ) -> int:
-    return await tq.queue.backend.groups.mend(tq.queue.clock.now())
-
-
-async def _with_members(tq: TaskQ, group_id: str) -> tuple[GroupState, list[dict[str, Any]]]:
-    found = await tq.queue.groups.get(group_id)
-    members = await tq.queue.groups.outcomes(group_id)
-    return found, [
-        {"task_id": each.task_id, "name": each.name, "type": each.type, "status": str(each.status), "error": each.error}
-        for each in members
-    ]
-
-
-def _as_dict(found: GroupState) -> dict[str, Any]:
-    return {
-        "group_id": found.group_id,
-        "name": found.name,
-        "status": str(found.status),
-        "total": found.total,
-        "completed": found.completed,
-        "failed": found.failed,
-        "cancelled": found.cancelled,
-        "remaining": found.remaining,
-        "parent_id": found.parent_id,
-        "cancel_requested": found.cancel_requested,
-        "created_at": found.created_at,
-        "ended_at": found.ended_at,
-    }

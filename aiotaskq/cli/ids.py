@@ -1,4 +1,4 @@
-"""Ids on the command line: a task is named by its id or the beginning of it, a schedule also by its name."""
+"""Ids on the command line: a task or group is named by its id or the beginning of it, a schedule also by its name."""
 
 from __future__ import annotations
 
@@ -26,6 +26,21 @@ async def task_id_of(tq: TaskQ, text: str) -> str:
         (found,) = await backend.ids_with_prefix([text], LISTED + 1)
         if len(found) > 1:
             raise _ambiguous(marked("{text}: several task ids begin with it: {ids}; type more of one"), text, found)
+        if found:
+            return found[0]
+    return text
+
+
+async def group_id_of(tq: TaskQ, text: str) -> str:
+    """Return the id of the group that has this id, or of the only one whose id begins so.
+
+    Raises NotFound, which lists the matches if there are several.
+    """
+    groups = tq.queue.backend.groups
+    if text and (await groups.get([text]))[0] is None:
+        found = await groups.ids_with_prefix(text, LISTED + 1)
+        if len(found) > 1:
+            raise _ambiguous(marked("{text}: several group ids begin with it: {ids}; type more of one"), text, found)
         if found:
             return found[0]
     return text

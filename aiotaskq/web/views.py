@@ -18,8 +18,8 @@ from aiotaskq.web.schemas import AttemptView, LimitView, ScheduleView, TaskView
 def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
     """Return the view of a task: ``one`` by itself, else as in a list; with ``show`` its params and result, too."""
     error = task.error_message or task.undecodable
-    if error is not None and not one:
-        error = error.partition(":")[0].partition("\n")[0][:100]  # the rest of the text may hold secrets
+    if not one:
+        error = kind_of_error(error)
     view = TaskView(
         task_id=task.task_id,
         type=task.type,
@@ -50,6 +50,11 @@ def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
     if show:
         view.params, view.result, view.extra = plain(task.params), plain(task.result), plain(task.extra)
     return view
+
+
+def kind_of_error(error: str | None) -> str | None:
+    """Return what a list shows of an error: the rest of the text may hold secrets."""
+    return None if error is None else error.partition(":")[0].partition("\n")[0][:100]
 
 
 def _attempt_view(attempt: Attempt) -> AttemptView:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from aiotaskq.app.groups import chain
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
@@ -242,6 +243,32 @@ def test_groups(cli: Cli) -> None:
     assert "group g is cancelled: 0 of 2 completed, 0 failed, 2 cancelled" in cli.out("groups", "show", "g")
     assert cli.json("groups", "retry", "g") == {"group_id": "g", "retried": 2}
     assert cli.out("groups", "mend") == "counts mended: 0\n"
+
+
+def test_groups_are_named_by_the_beginning_of_their_ids(cli: Cli) -> None:
+    async def push() -> None:
+        async with TaskQ(cli.url) as tq:
+            for group_id in ("night-1", "night-2", "day"):
+                chained = chain(TaskCall("a", {}, {}), TaskCall("b", {}, {}))
+                await tq.start(chained, group_id=group_id)
+
+    asyncio.run(push())
+    listed = cli.out("groups", "list", "--limit", "2")
+    assert listed.endswith("more groups: --after night-2\n") and "night-1" not in listed
+    assert [each["group_id"] for each in cli.json("groups", "list", "--after", "night-2")] == ["night-1"]
+    assert cli.json("groups", "cancel", "da") == {"group_id": "day", "cancelled": True}
+    assert [each["group_id"] for each in cli.json("groups", "list", "--status", "cancelled")] == ["day"]
+    assert "no group is pending; use running" in cli.fails("groups", "list", "--status", "pending", code=2)
+    said = cli.fails("groups", "retry", "nig")
+    assert "nig: several group ids begin with it: night-1, night-2; type more of one" in said
+    assert cli.json("groups", "retry", "d") == {"group_id": "day", "retried": 2}
+    shown = cli.out("groups", "show", "d")
+    assert shown.startswith("group day is running: 0 of 2 completed")
+    assert [line.split()[1:] for line in shown.splitlines()[1:]] == [
+        ["NAME", "TYPE", "STATUS", "AFTER"],
+        ["a", "pending"],
+        ["b", "pending", "0"],
+    ]
 
 
 # ---- health ----

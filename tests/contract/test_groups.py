@@ -225,6 +225,15 @@ async def test_groups_are_found_and_purged(backend: Backend, hints: list[tuple[s
     assert await backend.groups.get([task.flow.group or "", "unknown"]) == [None, None]
 
 
+async def test_group_ids_are_found_by_their_beginnings(backend: Backend) -> None:
+    for group_id in ("night-2", "Night-3", "night-1", "n%"):
+        await pushed(backend, outline(new(), group_id=group_id))
+    assert sorted(await backend.groups.ids_with_prefix("night", 9)) == ["night-1", "night-2"]
+    assert len(await backend.groups.ids_with_prefix("n", 2)) == 2
+    assert await backend.groups.ids_with_prefix("n%", 9) == ["n%"]
+    assert await backend.groups.ids_with_prefix("x", 9) == []
+
+
 async def test_a_callback_with_a_gate_waits_there(backend: Backend) -> None:
     gated = new(type="then", seq=NOW, flow=Flow(gates=(("g", Bounds(cap=1)),)))
     for _ in range(2):

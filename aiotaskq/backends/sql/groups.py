@@ -138,6 +138,11 @@ class SqlGroups(Groups):
 
         return await self._database.read(body)
 
+    async def ids_with_prefix(self, prefix: str, limit: int) -> list[str]:
+        begins = func.substr(g.group_id, 1, len(prefix)) == prefix
+        query = select(g.group_id).where(begins).order_by(g.group_id).limit(limit)
+        return list(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
+
     async def members(self, group_id: str, limit: int, *, start: int = 0) -> list[Member]:
         query = select(MEMBERS).where(m.group_id == group_id, m.position >= start).order_by(m.position).limit(limit)
         rows = await self._database.read(lambda connection: connection.execute(query).all())

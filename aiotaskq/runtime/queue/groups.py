@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -14,17 +14,28 @@ from aiotaskq.core.outcome import RETRYABLE, Outcome, Requeued, settle
 from aiotaskq.core.plan import in_group
 from aiotaskq.core.redacted import Redacted
 from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.core.validation import check_seconds
-from aiotaskq.errors import DatabaseUnavailable, NotFound, NotSupported, ResultTimeout, TaskConflict, TaskFailed
+from aiotaskq.core.validation import check_int, check_seconds
+from aiotaskq.errors import (
+    DatabaseUnavailable,
+    NotFound,
+    NotSupported,
+    ResultTimeout,
+    TaskConflict,
+    TaskFailed,
+    ValidationError,
+)
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler
-from aiotaskq.runtime.queue.bulk import cancel_page
+from aiotaskq.runtime.queue.bulk import cancel_page, statuses
 from aiotaskq.runtime.queue.capacity import Capacity
 from aiotaskq.runtime.queue.push_events import PushedEvents
 from aiotaskq.runtime.queue.waiters import Waiters
 
-PAGE = 500  # members read at a time
+PAGE = 500  # members, or groups, read at a time
+MOST_LISTED = 100_000
+STATUSES = (Status.RUNNING, Status.COMPLETED, Status.FAILED, Status.CANCELLED)
+"""Those of a group."""
 RESUMED = 100  # groups whose cancel is gone on with at a time
 
 
@@ -115,6 +126,30 @@ class GroupVerbs:
             raise NotFound(f"there is no group {printable(group_id)}")
         return group
 
+    async def find(
+        self, status: str | Iterable[str] | None = None, limit: int = 100, after: str | None = None
+    ) -> list[GroupState]:
+        """List groups, the newest first; ``after`` continues behind that group id.
+
+        Raises ValidationError, and NotFound when there is no such group (any more).
+        """
+        wanted = set(statuses(status))
+        if wrong := wanted.difference(STATUSES):
+            raise ValidationError(f"status: no group is {', '.join(sorted(wrong))}; use {', '.join(STATUSES)}")
+        check_int("limit", limit, 1, MOST_LISTED)
+        if after is not None:
+            await self.get(after)
+        ended = None if not wanted else True if Status.RUNNING not in wanted else False if len(wanted) == 1 else None
+        size = limit if not wanted else max(limit, PAGE)
+        found: list[GroupState] = []
+        while len(found) < limit:
+            page = await self._queue.backend.groups.find(size, after=after, ended=ended)
+            found += [group for group in page if not wanted or group.status in wanted]
+            if len(page) < size:
+                break
+            after = page[-1].group_id
+        return found[:limit]
+
     async def wait(self, group_id: str, timeout: float | None = None) -> GroupState:
         """Wait until a group has ended; ``timeout`` in seconds. Raises ResultTimeout, NotFound."""
         clock = self._queue.clock
@@ -141,27 +176,42 @@ class GroupVerbs:
 
         Those of the places from ``start`` to before ``stop``.
         """
+        async for member, found in self._each(group_id, start, stop):
+            yield member, found if isinstance(found, Task) else None
+
+    async def _each(
+        self, group_id: str, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[tuple[Member, Task | GroupState | None]]:
         while stop is None or start < stop:
             size = PAGE if stop is None else min(PAGE, stop - start)
-            if not (page := await self._queue.backend.groups.members(group_id, size, start=start)):
+            if not (page := await self.page(group_id, size, start)):
                 return
-            rows = await self._queue.backend.get([member.member_id for member in page if not member.is_group])
-            found = {row.task_id: row for row in rows if row is not None}
-            for member in page:
-                yield member, found.get(member.member_id)
-            start = page[-1].position + 1
+            for member, found in page:
+                yield member, found
+            start = page[-1][0].position + 1
+
+    async def page(self, group_id: str, limit: int, start: int = 0) -> list[tuple[Member, Task | GroupState | None]]:
+        """Return up to ``limit`` members from a place on, each with its task or group; None for one that is gone."""
+        backend = self._queue.backend
+        members = await backend.groups.members(group_id, limit, start=start)
+        tasks = [member.member_id for member in members if not member.is_group]
+        inner = [member.member_id for member in members if member.is_group]
+        found: dict[str, Task | GroupState | None] = {}
+        if tasks:
+            found.update(zip(tasks, await backend.get(tasks), strict=True))
+        if inner:
+            found.update(zip(inner, await backend.groups.get(inner), strict=True))
+        return [(member, found[member.member_id]) for member in members]
 
     async def outcomes(self, group_id: str, start: int = 0, stop: int | None = None) -> list[MemberResult]:
         """Return what came of the members from ``start`` to before ``stop``; those that are gone are left out."""
         found: list[MemberResult] = []
-        async for member, task in self.members(group_id, start, stop):
-            if task is not None:
-                found.append(self._result_of(task, member.name))
-            elif member.is_group:
-                (inner,) = await self._queue.backend.groups.get([member.member_id])
-                if inner is not None:
-                    name = member.name or inner.name
-                    found.append(MemberResult(task_id=inner.group_id, name=name, type="group", status=inner.status))
+        async for member, what in self._each(group_id, start, stop):
+            if isinstance(what, Task):
+                found.append(self._result_of(what, member.name))
+            elif what is not None:
+                name = member.name or what.name
+                found.append(MemberResult(task_id=what.group_id, name=name, type="group", status=what.status))
         return found
 
     async def results(self, group_id: str) -> list[Any]:
@@ -280,6 +330,13 @@ class GroupVerbs:
                 page = []
         if page:
             await cancel_page(self._queue, page, self._queue.cancel)
+
+    async def mend(self) -> int:
+        """Count anew what remains of each group and what each child waits for; return how many counts were wrong.
+
+        For rows that other programs deleted. What ends by it ends as if these tasks had been cancelled.
+        """
+        return await self._queue.backend.groups.mend(self._queue.clock.now())
 
     async def retry_failed(self, group_id: str) -> int:
         """Put back the members that failed, were cancelled or have expired, parents first; return how many."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from aiotaskq.errors import ValidationError
+from aiotaskq.web.endpoints.groups import groups
 from aiotaskq.web.endpoints.health import health
 from aiotaskq.web.endpoints.limits import limits
 from aiotaskq.web.endpoints.schedules import schedules
@@ -12,7 +13,15 @@ from aiotaskq.web.endpoints.tasks import queues, tasks
 from aiotaskq.web.endpoints.values import values
 from aiotaskq.web.operation import Operation
 
-OPERATIONS: tuple[Operation, ...] = (*tasks.all, *queues.all, *limits.all, *schedules.all, *values.all, *health.all)
+OPERATIONS: tuple[Operation, ...] = (
+    *tasks.all,
+    *queues.all,
+    *groups.all,
+    *limits.all,
+    *schedules.all,
+    *values.all,
+    *health.all,
+)
 
 
 def selected(names: Collection[str] | None) -> tuple[Operation, ...]:
