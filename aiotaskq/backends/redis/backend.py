@@ -17,7 +17,7 @@ from aiotaskq.backends.base import Backend, Change, QueueStats, Room, stats_of
 from aiotaskq.backends.listeners import CANCEL, GATES, READY
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.gates import RedisGates
+from aiotaskq.backends.redis.gates import MANY, RedisGates
 from aiotaskq.backends.redis.notifier import RedisNotifier
 from aiotaskq.backends.redis.rows import (
     changed_rows,
@@ -38,6 +38,7 @@ from aiotaskq.backends.redis.server import check_format, check_settings, read_li
 from aiotaskq.backends.redis.values import RedisValues
 from aiotaskq.backends.redis.workers import RedisWorkers
 from aiotaskq.core.errors import gate_full, queue_full
+from aiotaskq.core.parking import pushed_at
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
 
@@ -119,6 +120,8 @@ class RedisBackend(Backend):
                 stored[order[number - 1]] = task
             if later:
                 self.listeners.receive(GATES)
+                if len(tasks) > MANY:
+                    await self.gates.admit_rest(max(map(pushed_at, filter(_is_gated, tasks)), default=0))
         self.listeners.receive(READY)
         return stored
 
@@ -282,18 +285,25 @@ class RedisBackend(Backend):
         return deleted
 
     async def delete(self, ids: Sequence[str]) -> int:
-        deleted, later = await self._redis.run(scripts.DELETE, *ids)
-        if later:
-            self.listeners.notify(GATES)
-        return int(deleted)
+        deleted = 0
+        for start in range(0, len(ids), READ):
+            more, later = await self._redis.run(scripts.DELETE, *ids[start : start + READ])
+            deleted += more
+            if later:
+                self.listeners.notify(GATES)
+        return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:
-        if await self._redis.run(scripts.PAUSE, queue, int(paused)):
+        if await self._redis.run(scripts.PAUSE, queue, int(paused)) and await self.gates.pause(queue, paused):
             self.listeners.notify(GATES)
         self.listeners.notify(READY)
 
     async def paused(self) -> list[str]:
         return sorted(name.decode() for name in await self._redis.command("SMEMBERS", f"{self._redis.root}paused"))
+
+
+def _is_gated(task: Task) -> bool:
+    return task.flow is not None
 
 
 def _packed(queues: Sequence[str] | None) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import msgspec
@@ -11,8 +12,10 @@ from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.core.gate import Bounds, Gate, GateChange, GateState
+from aiotaskq.errors import DatabaseUnavailable
 
 MANY = 1_000  # gates in one call of a script: the server runs no other command meanwhile
+ADMITTED = 500  # gates admitted in one call of a script
 
 _decode = msgspec.json.Decoder(Bounds).decode
 _encode = msgspec.json.Encoder().encode
@@ -30,6 +33,25 @@ class RedisGates(Gates):
         if any_due:
             self._listeners.receive(READY)
         return None if first is None else int(float(first))
+
+    async def admit_rest(self, now: int) -> None:
+        """Admit the gates that are due at ``now``, in microseconds UTC: a script has left them, since they are many.
+
+        If the server cannot be reached, nothing is raised: what they belong to is written, and a sweep goes on.
+        """
+        with contextlib.suppress(DatabaseUnavailable):
+            while (first := await self.admit(now, ADMITTED)) is not None and first <= now:
+                pass
+
+    async def pause(self, queue: str, paused: bool) -> bool:
+        """Adapt the gates to a queue that was paused or resumed; return whether some are due."""
+        keys, cursor, any_due = await self._keys(), b"0", False
+        while keys:
+            words = (queue, int(paused), cursor, *keys[:MANY])
+            done, cursor, later = await self._redis.run(scripts.PAUSE_GATES, *words)
+            del keys[:done]
+            any_due = any_due or later == 1
+        return any_due
 
     async def mend(self, now: int) -> int:
         count = 0
@@ -61,6 +83,7 @@ class RedisGates(Gates):
         self._listeners.receive(READY)
         if later:
             self._listeners.receive(GATES)
+            await self.admit_rest(now)
         return _gate(key, text)
 
     async def _keys(self) -> list[str]:

@@ -25,6 +25,7 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.log import log, printable
 
 PLAIN_ROWS = 1_000  # in one list of a push: half as many words as Lua may pass to a command
+MOST_GATED = 50_000  # tasks in a push with gates: a script handles each by itself, and nothing else runs meanwhile
 ROWS_PER_ARGUMENT = 100  # a command takes a million arguments
 BYTES_PER_ARGUMENT = 512 * 1024  # but for a row that is larger by itself
 
@@ -241,6 +242,11 @@ def pushed_rows(tasks: Sequence[Task]) -> tuple[Sequence[int], list[bytes | str 
             others.append(at)
     gated = bool(others) and any(tasks[at].flow is not None for at in others)
     if gated:
+        if len(tasks) > MOST_GATED:
+            raise ValidationError(
+                f"{len(tasks):,} tasks at once, of which some pass limits, rates or fair shares, are more than the "
+                f"{MOST_GATED:,} that Redis takes; push fewer at a time"
+            )
         lanes, others = {}, list(range(len(tasks)))
     order: list[int] = []
     words: list[bytes | str | int] = []

@@ -23,7 +23,7 @@ if not gate.fixed and gated.is_rated(key) or gate.fixed and gate.bounds.interval
   -- From now on other rows count in `unstarted`.
   local on = not gated.is_rated(key)
   gated.set_rated(key, on)
-  local ids, sum = call('ZRANGE', root .. 'slots:' .. key, 0, -1), 0
+  local ids, sum = call('SMEMBERS', root .. 'slots:' .. key), 0
   load_states(ids)
   for _, id in ipairs(ids) do
     local row = parse(states[id])

@@ -8,7 +8,7 @@ local tools = gate_tools()
 local answer = {}
 for _, key in ipairs(ARGV) do
   answer[#answer + 1] = call('HGET', root .. 'gates', key) or ''
-  answer[#answer + 1] = call('ZCARD', root .. 'slots:' .. key)
+  answer[#answer + 1] = call('SCARD', root .. 'slots:' .. key)
   answer[#answer + 1] = tools.count_waiting(key)
 end
 return answer

@@ -1,5 +1,6 @@
 -- ARGV: now, keys of gates. Deletes those without a use. Where rows wait without a next_at, drops the slots that no row
--- has, and makes the gate due if there were any. Returns how many are due.
+-- has, parks the rows of paused queues that have one (a pause that was cut off has left them), and makes the gate due
+-- if there were any. Returns how many are due.
 -- include: base
 -- include: gate
 -- include: gates
@@ -9,31 +10,41 @@ use_gates()
 local tools = gate_tools()
 local now = tonumber(ARGV[1])
 local MOST_SLOTS = 1000  -- looked at in one gate
+local paused = {}
+for _, queue in ipairs(call('SMEMBERS', root .. 'paused')) do paused[queue] = true end
 
 for at = 2, #ARGV do
   local key = ARGV[at]
   local gate, known = tools.gate_of(key)
   local idle = known and not gate.fixed and not gate.next_at and gate.tat <= now and gate.closed <= now
-  local held, waiting = call('ZCARD', root .. 'slots:' .. key), tools.count_waiting(key)
+  local held, waiting = call('SCARD', root .. 'slots:' .. key), tools.count_waiting(key)
   if idle and held == 0 and waiting == 0 then
     set_field('gates', key, false)
     set_field('unstarted', key, false)
+    set_member('waited', key, false)
     call('DEL', root .. 'lines:' .. key)
   elseif waiting > 0 and not gate.next_at then
-    local ids, dropped = call('ZRANGE', root .. 'slots:' .. key, 0, MOST_SLOTS - 1), false
+    local ids, dropped = call('SRANDMEMBER', root .. 'slots:' .. key, MOST_SLOTS), false
     load_states(ids)
     for _, id in ipairs(ids) do
       local row, holds = parse(states[id]), false
+      if row and row.status == 'pending' and paused[queue_of(row.lane)] then
+        admission.park(id, row)
+        row, holds = parse(states[id]), true
+      end
       if row then
         local keys, n = gated.slots_of(row)
         for i = 1, n do holds = holds or keys[i] == key end
       end
       if not holds then
-        set_score('slots:' .. key, id, false)
+        set_member('slots:' .. key, id, false)
         dropped = true
       end
     end
-    if dropped then gated.touch(key) end
+    if dropped then
+      set_member('waited', key, true)
+      gated.touch(key)
+    end
   end
 end
 local due = #gated.touched

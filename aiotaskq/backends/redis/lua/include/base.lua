@@ -26,7 +26,8 @@
 -- gates:due            sorted set: the gates that have a next_at, by it
 -- wait:<n>:<lane>:<gate>  sorted set: the stamps of the rows of a lane (n bytes long) that are parked there, by due_at
 -- lines:<gate>         sorted set: the lanes with rows that are parked there, and perhaps others, by priority
--- slots:<gate>         sorted set: the ids of the rows that hold a slot (all scores are 0)
+-- waited               set of the gates at which rows are parked, and perhaps others
+-- slots:<gate>         set: the ids of the rows that hold a slot
 -- unstarted            hash: gate to the sum of the weights of those of them that are pending, where there is a rate
 -- rated                set of the gates for which an operator has set a rate
 -- values, until        hash of public values, and sorted set of the keys that expire
@@ -57,8 +58,8 @@ local LIVE = {pending = true, running = true}
 local MAX_WORDS = 4000  -- of one command: Lua's unpack() is limited to some thousands
 
 -- Read or to be written: states by id (false: no such row), members of sorted sets (a score, or false to remove the
--- member), fields of hashes (a value, or false to remove the field).
-local states, written, bodies, zsets, hashes = {}, {}, {}, {}, {}
+-- member), members of sets (whether they are in it), fields of hashes (a value, or false to remove the field).
+local states, written, bodies, zsets, sets, hashes = {}, {}, {}, {}, {}, {}
 -- Lanes whose first row may be another now; changes of counts by status and lane, and of active rows by schedule.
 local changed_lanes, count_deltas, active_deltas = {}, {}, {}
 
@@ -74,6 +75,17 @@ local function read_fields(key, fields)
   for i = 1, #fields, MAX_WORDS do
     for _, value in ipairs(call('HMGET', root .. key, unpack(fields, i, math.min(i + MAX_WORDS - 1, #fields)))) do
       found[#found + 1] = value
+    end
+  end
+  return found
+end
+
+-- Return 1 or 0 for each: whether it is in a set.
+local function read_flags(key, members)
+  local found = {}
+  for i = 1, #members, MAX_WORDS do
+    for _, flag in ipairs(call('SMISMEMBER', root .. key, unpack(members, i, math.min(i + MAX_WORDS - 1, #members)))) do
+      found[#found + 1] = flag
     end
   end
   return found
@@ -103,6 +115,11 @@ local function set_score(key, member, score)
   set[member] = score
 end
 
+local function set_member(key, member, is_in)
+  local set = sets[key]
+  if set then set[member] = is_in else sets[key] = {[member] = is_in} end
+end
+
 local function set_field(key, field, value)
   hashes[key] = hashes[key] or {}
   hashes[key][field] = value
@@ -118,7 +135,8 @@ end
 -- gates, seq, run_at, completed_at, the lengths in bytes of the lane and of the names; then the lane, the names and
 -- JSON. The lease is lease_until, or '@', the owner and perhaps '!alone' for a running row that its worker holds, or
 -- '-'. The names of a row with gates begin with due_at or '-', the length of its gate or '-', that of its flow, the
--- gate, and the flow as JSON. Its run_at, due_at, gate and flow are those here, whatever the JSON behind the head says.
+-- gate, and the flow as JSON. Its run_at, due_at, gate and flow are those here, whatever the JSON behind the head says;
+-- for a row that is not parked, any due_at that begins with '-' is none.
 local HEAD = '^(%S+) (%-?%d+) ([01]) (%S+) (%S+) ()([0-3]) (%-?%d+) (%-?%d+) (%S+) (%d+) (%d+) ()'
 
 -- The fields of a head, which guards and indexes depend on; nil if there is no row, or its head cannot be read.
@@ -147,15 +165,20 @@ local function queue_of(lane) return sub(lane, find(lane, ':', 1, true) + 1) end
 function use_gates()
   if gated then return end
   -- Gates with changes that are not written; those where rows were parked; those to admit, in order, and when (false:
-  -- later, by whoever sweeps); changes of unstarted weights by gate, and whether flush() leaves them to a later one,
-  -- since many will be zero by then.
-  gated = {unwritten = {}, entered = {}, touched = {}, touched_at = {}, weights = {}, later = false}
+  -- later, by whoever sweeps); changes of unstarted weights by gate, and whether flush() leaves them, and the states
+  -- of rows that have passed (their ids), to a later one: a claim is to follow, after which many weights are zero and
+  -- these rows have other states. Whether gates were made due that are not touched.
+  gated = {unwritten = {}, entered = {}, touched = {}, touched_at = {}, weights = {}, later = false, passed = {},
+    made_due = false}
 
   -- How rows with gates stand there, by their names without due_at: the gate (nil for none), all keys and their bounds,
   -- the number of each key, the weight, whether one of them is a fair share, whether one has a rate, the
   -- flow as text, and the JSON of the names. Most rows that a script meets stand alike.
   local places, rated = {}, nil
   local ONE_GATE = '^{"gates":%[%["([^"\\]+)",({[^}]*})%]%]}$'  -- most flows; to decode JSON takes longer
+
+  -- The key of the gate of a flow with one, and its bounds as JSON; nil if it may have others or none.
+  local function only_gate(flow) return match(flow, ONE_GATE) end
 
   local function decode_flow(place)
     local ok, flow = pcall(cjson.decode, place.flow)
@@ -175,7 +198,7 @@ function use_gates()
     local long, length, at = match(tail, '^(%S+) (%d+) ()')
     local behind = at + (tonumber(long) or 0)
     local flow = sub(tail, behind, behind + length - 1)
-    local key, bounds = match(flow, ONE_GATE)
+    local key, bounds = only_gate(flow)
     place = {
       gate = long ~= '-' and sub(tail, at, behind - 1), keys = {key}, bounds = {}, at = {}, weight = 1, flow = flow,
       names = sub(tail, behind + length), shared = false, rated = false,
@@ -189,17 +212,38 @@ function use_gates()
     return place
   end
 
-  -- The bounds that a row declares for one of its gates.
+  -- The bounds that a row declares for one of its gates; rows with the same text mostly get the same table.
+  local read_bounds = {}
   local function declared_bounds(place, number)
-    if not place.bounds[number] then place.bounds[1] = cjson.decode(select(2, match(place.flow, ONE_GATE))) end
+    if not place.bounds[number] then
+      local _, text = only_gate(place.flow)
+      read_bounds[text] = read_bounds[text] or cjson.decode(text)
+      place.bounds[1] = read_bounds[text]
+    end
     return place.bounds[number]
   end
+
+  -- The keys of the gates of a row, by its names without due_at; a list to read.
+  local keys_of_tail = {}
+  local function keys_of(tail)
+    local keys = keys_of_tail[tail]
+    if not keys then
+      local long, length, at = match(tail, '^(%S+) (%d+) ()')
+      local behind = at + (long == '-' and 0 or long)
+      local key = only_gate(sub(tail, behind, behind + length - 1))
+      keys = key and {key} or read_place(tail).keys
+      keys_of_tail[tail] = keys
+    end
+    return keys
+  end
+
+  local function due_of(run_at, due) return run_at ~= PARKED and sub(due, 1, 1) == '-' and '-' or due end
 
   -- The place of a row with gates, whose due_at (or '-') is then in row.due.
   local function place_of(row)
     if not row.place then
       local due, at = match(row.names, '^(%S+) ()')
-      row.due, row.tail = due, sub(row.names, at)
+      row.due, row.tail = due_of(row.run_at, due), sub(row.names, at)
       row.place = read_place(row.tail)
     end
     return row.place
@@ -248,7 +292,7 @@ function use_gates()
 
   function gated.set_rated(gate, on)
     call(on and 'SADD' or 'SREM', root .. 'rated', gate)
-    rated[gate] = on
+    rated[gate] = on or nil
   end
 
   -- Whether a pending row with a slot counts in `unstarted`: where there may be a rate. Other gates need no counter.
@@ -264,6 +308,7 @@ function use_gates()
   local function enter_gate(gate, lane, stamp, due)
     set_score(wait_key(gate, lane), stamp, due == '-' and '0' or due)
     set_score('lines:' .. gate, lane, match(lane, '^%-?%d+'))
+    set_member('waited', gate, true)
     gated.unwritten[gate], gated.entered[gate] = true, true
   end
 
@@ -271,7 +316,7 @@ function use_gates()
   local function index_gates(id, row, stamp, add)
     local place, keys, n = place_of(row), slots_of(row)
     for i = 1, n do
-      set_score('slots:' .. keys[i], id, add and '0')
+      set_member('slots:' .. keys[i], id, add)
       if row.status == 'pending' then add_unstarted(place, keys[i], add and place.weight or -place.weight) end
       gated.unwritten[keys[i]] = true
     end
@@ -284,12 +329,36 @@ function use_gates()
     end
   end
 
-  -- What the head of a row with gates has of them, as JSON.
+  -- What the head of a row has of its gates, as JSON, by the words of its names without due_at.
+  local function place_json(gate, flow)
+    return ',"gate":' .. (gate and cjson.encode(gate) or 'null') .. ',"flow":' .. flow
+  end
+
   local function place_as_json(run_at, due, place)
-    if not place.json then
-      place.json = ',"gate":' .. (place.gate and cjson.encode(place.gate) or 'null') .. ',"flow":' .. place.flow
-    end
+    if not place.json then place.json = place_json(place.gate, place.flow) end
     return ',"run_at":' .. run_at .. ',"due_at":' .. (due == '-' and 'null' or due) .. place.json
+  end
+
+  -- Note that a row with these names is claimed: it has started. Return the end of the JSON of its state.
+  local claimed_json, claimed_rated = {}, {}  -- by the names without due_at
+  function gated.note_claim(run_at, names)
+    local at = find(names, ' ', 1, true)
+    local due, tail = due_of(run_at, sub(names, 1, at - 1)), sub(names, at + 1)
+    local json = claimed_json[tail]
+    if not json then
+      is_rated('')
+      local long, length, begin = match(tail, '^(%S+) (%d+) ()')
+      local behind = begin + (long == '-' and 0 or long)
+      local flow = sub(tail, behind, behind + length - 1)
+      if next(rated) or find(flow, '"interval"', 1, true) then claimed_rated[tail] = read_place(tail) end
+      json = place_json(long ~= '-' and sub(tail, begin, behind - 1), flow)
+      claimed_json[tail] = json
+    end
+    local place = claimed_rated[tail]
+    if place then
+      for i = 1, #place.keys do add_unstarted(place, place.keys[i], -place.weight) end
+    end
+    return ',"run_at":' .. run_at .. ',"due_at":' .. (due == '-' and 'null' or due) .. json
   end
 
   -- Touch the gates at which a row may pass when `before` becomes `after`: another one, or this one. The widest comes
@@ -313,6 +382,17 @@ function use_gates()
   function gated.flush()
     gated.unwritten = {}
     if gated.later then return end
+    if gated.passed[1] then
+      local rows, n = {}, 0
+      for _, id in ipairs(gated.passed) do
+        if sub(states[id], 1, 8) == 'pending ' then
+          rows[n + 1], rows[n + 2] = id, states[id]
+          n = n + 2
+        end
+      end
+      gated.passed = {}
+      call_in_chunks('HSET', 'state', rows)
+    end
     for gate, by in pairs(gated.weights) do
       if by ~= 0 then call('HINCRBY', root .. 'unstarted', gate, by) end
     end
@@ -320,6 +400,7 @@ function use_gates()
   end
 
   gated.read_place = read_place
+  gated.keys_of = keys_of
   gated.declared_bounds = declared_bounds
   gated.place_of = place_of
   gated.tail_of = tail_of
@@ -437,18 +518,35 @@ local function flush()
     end
   end
   for key, members in pairs(zsets) do
-    local added, a, removed, n = {}, 0, {}, 0
+    local added, a, removed, n = nil, 0, nil, 0
     for member, score in pairs(members) do
       if score then
+        added = added or {}
         added[a + 1], added[a + 2] = score, member
         a = a + 2
       else
         n = n + 1
+        removed = removed or {}
         removed[n] = member
       end
     end
-    call_in_chunks('ZREM', key, removed)
-    if a > 0 then adding[key] = added end
+    if removed then call_in_chunks('ZREM', key, removed) end
+    adding[key] = added
+  end
+  local joining = {}
+  for key, members in pairs(sets) do
+    local joined, left = nil, nil
+    for member, is_in in pairs(members) do
+      if is_in then
+        joined = joined or {}
+        joined[#joined + 1] = member
+      else
+        left = left or {}
+        left[#left + 1] = member
+      end
+    end
+    if left then call_in_chunks('SREM', key, left) end
+    joining[key] = joined
   end
   call_in_chunks('HDEL', 'state', deleted)
   call_in_chunks('HDEL', 'body', deleted)
@@ -456,10 +554,19 @@ local function flush()
   call_in_chunks('HSET', 'state', rows)
   call_in_chunks('HSET', 'body', bodies)
   for key, added in pairs(adding) do call_in_chunks('ZADD', key, added) end
+  for key, joined in pairs(joining) do call_in_chunks('SADD', key, joined) end
   for key, fields in pairs(hashes) do
+    local values, dropped = {}, {}
     for field, value in pairs(fields) do
-      if value then call('HSET', root .. key, field, value) else call('HDEL', root .. key, field) end
+      if value then
+        values[#values + 1] = field
+        values[#values + 1] = value
+      else
+        dropped[#dropped + 1] = field
+      end
     end
+    call_in_chunks('HDEL', key, dropped)
+    call_in_chunks('HSET', key, values)
   end
   for lane in pairs(changed_lanes) do
     local head = call('ZRANGE', root .. 'lane:' .. lane, 0, 0, 'WITHSCORES')
@@ -471,7 +578,7 @@ local function flush()
     for queue, by in pairs(queues) do add_to_counter('counts', status .. ':' .. queue, by) end
   end
   for schedule, by in pairs(active_deltas) do add_to_counter('active', schedule, by) end
-  written, bodies, zsets, hashes, changed_lanes, count_deltas, active_deltas = {}, {}, {}, {}, {}, {}, {}
+  written, bodies, zsets, sets, hashes, changed_lanes, count_deltas, active_deltas = {}, {}, {}, {}, {}, {}, {}, {}
   if gated then gated.flush() end
 end
 

@@ -47,11 +47,8 @@ local function claim(owner, now, left, lease, started, queues)
         remove_from_lane(lane, stamp)
         return nil
       end
-      local due, tail = match(sub(state, at + long, at + long + names - 1), '^(%S+) (.*)')
       use_gates()
-      local place = gated.read_place(tail)
-      gates = gated.place_as_json(run_at, due, place)
-      for i = 1, #place.keys do gated.add_unstarted(place, place.keys[i], -place.weight) end
+      gates = gated.note_claim(run_at, sub(state, at + long, at + long + names - 1))
     end
     fence = next_fence(fence)
     taken = taken + 1

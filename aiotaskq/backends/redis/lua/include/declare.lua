@@ -1,23 +1,24 @@
 -- Takes note of the rows that a push parks: the bounds that they declare, and how many may wait.
 
--- Of the rows that were inserted: the bounds that they declare, by gate; those parked at each gate; and when the
--- latest one was pushed.
-local declared, arrived, latest
+local MANY = 1000  -- gates at which rows were parked: those of more are left to a sweep, which admits some at a time
 
-function admission.note_push(row)
-  if not declared then declared, arrived, latest = {}, {}, 0 end
+-- Of the rows that were inserted: the gates that they name, the bounds that they declare for each, the ids of those
+-- that are parked at each, and when the latest one was pushed.
+local named, declared, arrived, latest
+
+local function pushed_at(row, due) return math.min(tonumber(row.seq), due) end  -- as in core.parking
+
+function admission.note_push(id, row)
+  if not declared then named, declared, arrived, latest = {}, {}, {}, 0 end
   local place = gated.place_of(row)
-  for i, key in ipairs(place.keys) do declared[key] = gated.declared_bounds(place, i) end
-  local due = tonumber(row.due) or tonumber(row.run_at)
-  local at = math.min(tonumber(row.seq), due)  -- as `pushed_at` of core.parking
-  latest = math.max(latest, at)
+  for i, key in ipairs(place.keys) do
+    if not declared[key] then named[#named + 1] = key end
+    declared[key] = gated.declared_bounds(place, i)
+  end
+  latest = math.max(latest, pushed_at(row, tonumber(row.due) or tonumber(row.run_at)))
   if not gated.is_parked(row) or not place.gate then return end
-  arrived[place.gate] = arrived[place.gate] or {}
-  table.insert(arrived[place.gate], {
-    priority = tonumber(match(row.lane, '^%-?%d+')), due = due, seq = tonumber(row.seq), at = at,
-    weight = place.weight,
-  })
-  gated.touch(place.gate, at)
+  local ids = arrived[place.gate]
+  if ids then ids[#ids + 1] = id else arrived[place.gate] = {id} end
 end
 
 -- Take the bounds that pushed rows declare. Return a gate where more rows than may would wait, and how many may.
@@ -32,31 +33,52 @@ function admission.declare()
     return a.seq < b.seq
   end
 
-  for key, bounds in pairs(declared) do
-    local gate, known = tools.gate_of(key)
-    local other = not gate.fixed and rule.bounds_text(bounds) ~= gate.text
-    if other then rule.set_bounds(gate, bounds, latest) end
-    if other and known then gate.next_at = latest end  -- what waits there may pass, though this push waits elsewhere
-    if other or not known then tools.save_gate(key, gate, true) end
+  -- Return how many of these rows, which are the only ones at a gate, may pass it now.
+  local function count_passing(key, gate, ids)
+    local rows, weights, newest = {}, {}, 0
+    for i, id in ipairs(ids) do
+      local row = row_of(id)
+      local weight, due = gated.place_of(row).weight, tonumber(row.due) or tonumber(row.run_at)
+      rows[i] = {
+        priority = tonumber(match(row.lane, '^%-?%d+')), due = due, seq = tonumber(row.seq), at = pushed_at(row, due),
+        weight = weight,
+      }
+    end
+    table.sort(rows, first_to_pass)
+    for _, row in ipairs(rows) do
+      if row.due <= row.at then weights[#weights + 1] = row.weight end
+      newest = math.max(newest, row.at)
+    end
+    local held, unstarted = call('SCARD', root .. 'slots:' .. key), call('HGET', root .. 'unstarted', key) or 0
+    local copy = {tat = gate.tat, closed = gate.closed, bounds = gate.bounds}
+    return rule.admit(copy, held, tonumber(unstarted), newest, weights)
   end
-  for key, rows in pairs(arrived) do
-    local gate = tools.gate_of(key)
+
+  local keys, texts = {}, read_fields('gates', named)
+  for i, key in ipairs(named) do
+    tools.gate_of(key, texts[i])
+    if arrived[key] then keys[#keys + 1] = key end
+  end
+  local many = #keys > MANY
+  for _, key in ipairs(named) do
+    local gate, known = tools.gate_of(key)
+    local other = not gate.fixed and declared[key] ~= gate.bounds and rule.bounds_text(declared[key]) ~= gate.text
+    if other then rule.set_bounds(gate, declared[key], latest) end
+    if other and known then gate.next_at = latest end  -- what waits there may pass, though this push waits elsewhere
+    if many and arrived[key] then
+      gate.next_at = 0
+      gated.made_due = true
+    end
+    tools.save_gate(key, gate, other or not known)
+  end
+  for _, key in ipairs(keys) do
+    local ids, gate = arrived[key], tools.gate_of(key)
     local most = gate.bounds.max_waiting
     if most then
-      local waiting, count = tools.count_waiting(key), 0
-      if waiting == 0 then
-        local weights, newest = {}, 0
-        table.sort(rows, first_to_pass)
-        for _, row in ipairs(rows) do
-          if row.due <= row.at then weights[#weights + 1] = row.weight end
-          newest = math.max(newest, row.at)
-        end
-        local held, unstarted = call('ZCARD', root .. 'slots:' .. key), call('HGET', root .. 'unstarted', key) or 0
-        local copy = {tat = gate.tat, closed = gate.closed, bounds = gate.bounds}
-        count = rule.admit(copy, held, tonumber(unstarted), newest, weights)
-      end
-      if waiting + #rows - count > most then return key, string.format('%.0f', most) end
+      local waiting = tools.count_waiting(key)
+      local count = waiting == 0 and count_passing(key, gate, ids) or 0
+      if waiting + #ids - count > most then return key, string.format('%.0f', most) end
     end
-    gated.touch(key, latest)
+    if not many then gated.touch(key, latest) end
   end
 end

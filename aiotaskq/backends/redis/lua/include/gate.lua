@@ -3,8 +3,11 @@
 local function gate_rule()
   local BOUNDS = {'cap', 'window', 'interval', 'burst', 'max_waiting'}  -- in the order of their JSON
 
+  local texts = {}  -- by the tables of bounds: many gates have the same
+
   -- Return bounds as JSON; what has its default value is left out.
   local function bounds_text(bounds)
+    if texts[bounds] then return texts[bounds] end
     local parts = {}
     for _, name in ipairs(BOUNDS) do
       local value = bounds[name]
@@ -12,7 +15,8 @@ local function gate_rule()
         parts[#parts + 1] = string.format('"%s":%.0f', name, value)
       end
     end
-    return '{' .. table.concat(parts, ',') .. '}'
+    texts[bounds] = '{' .. table.concat(parts, ',') .. '}'
+    return texts[bounds]
   end
 
   local read_bounds = {}  -- by their JSON: many gates have the same

@@ -5,6 +5,8 @@ local function gate_tools()
   if known_tools then return known_tools end
   local rule = gate_rule()
   local MOST = 100  -- rows looked at together where no bound is smaller
+  -- Rows that pass and gates that are looked at in one call of a script: the server runs no other command meanwhile.
+  local MOST_WORK = 5000
 
   local gates = {}  -- by key, as far as they were read: see gate.lua
 
@@ -32,6 +34,13 @@ local function gate_tools()
     return gate.next_at ~= nil
   end
 
+  -- Leave a gate to whoever sweeps next.
+  local function make_due(key)
+    local gate, known = gate_of(key)
+    gate.next_at = 0
+    if known then save_gate(key, gate) else set_score('gates:due', key, '0') end
+  end
+
   local function count_waiting(key)
     local count = 0
     for _, lane in ipairs(call('ZRANGE', root .. 'lines:' .. key, 0, -1)) do
@@ -43,12 +52,12 @@ local function gate_tools()
   -- Let rows pass the gates that were touched, and then those behind them, first in, first out: a gate behind others
   -- sees what has passed all of them. Return whether there is a new time at which a gate may let a row pass.
   local function admit_touched()
-    local queue, queued, head, later, closed_queues = gated.touched, {}, 1, false, nil
+    local touched, queue, queued, head, later, closed_queues = gated.touched, {}, {}, 1, false, nil
+    local left = MOST_WORK
     gated.touched = {}
-    for _, key in ipairs(queue) do queued[key] = true end
 
     local function enqueue(key, at)
-      gated.touched_at[key] = math.max(at, gated.touched_at[key] or at)
+      gated.touched_at[key] = at and math.max(at, gated.touched_at[key] or at)
       if not queued[key] then queue[#queue + 1] = key end
       queued[key] = true
     end
@@ -99,22 +108,28 @@ local function gate_tools()
       return stamps, lane_of
     end
 
-    -- The first due time after now of the rows at a gate, also of paused queues. Lanes without rows are dropped.
+    -- The first due time after now of the rows at a gate, also of paused queues. Lanes without rows are dropped, and
+    -- the note that rows wait where no lane has any.
     local function first_delayed(key, lanes, now)
-      local first
+      local first, is_waited = nil, false
       for n = 1, #lanes, 2 do
         local wait = root .. gated.wait_key(key, lanes[n])
         local found = call('ZRANGEBYSCORE', wait, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
         if found[1] then
           first = math.min(first or math.huge, tonumber(found[2]))
-        elseif call('EXISTS', wait) == 0 then
+        end
+        if found[1] or call('EXISTS', wait) == 1 then
+          is_waited = true
+        else
           set_score('lines:' .. key, lanes[n], false)
         end
       end
+      if not is_waited then set_member('waited', key, false) end
       return first
     end
 
-    -- The rows that have passed all gates: id and state of each; run_at and stamp by lane.
+    -- The rows that have moved: id and state of those that are parked at another gate; run_at and stamp, by lane, of
+    -- those that have passed all gates, whose ids are in gated.passed.
     local moved, passed = {}, {}
 
     local function write_moved()
@@ -129,55 +144,66 @@ local function gate_tools()
 
     -- Move rows that have passed a gate: to the next one, or to their lanes.
     local function move(key, rows, count, now)
-      local gone, slots = {}, {}
+      local gone, slots, ids = {}, {}, gated.passed
       for i = 1, count do
         local row = rows[i]
-        local place, due = row.place, row.due
+        local place, due, lane, state = row.place, row.due, row.lane, row.state
         local behind = place.keys[place.at[key] + 1]
-        local run_at, tail = PARKED, row.tail
-        gone[row.lane] = gone[row.lane] or {}
-        table.insert(gone[row.lane], row.stamp)
-        slots[2 * i - 1], slots[2 * i] = '0', row.id
+        local stamps = gone[lane]
+        if not stamps then
+          stamps = {}
+          gone[lane] = stamps
+        end
+        stamps[#stamps + 1], slots[i] = row.stamp, row.id
         gated.add_unstarted(place, key, place.weight)
         if behind then
           place.behind = place.behind or gated.tail_of(behind, place.flow, place.names)
-          tail = place.behind
-          gated.enter_gate(behind, row.lane, row.stamp, due)
+          local names, mid = due .. ' ' .. place.behind, match(state, '^( %S+ %d+) ', row.to)
+          state = sub(state, 1, row.to - 1) .. mid .. ' ' .. #names .. ' ' .. lane .. names .. sub(state, row.json)
+          moved[#moved + 1], moved[#moved + 2] = row.id, state
+          gated.enter_gate(behind, lane, row.stamp, due)
           enqueue(behind, now)
         else
-          run_at = due == '-' and instant(now) or due
+          local run_at = due == '-' and instant(now) or due
           if place.shared and tonumber(run_at) < now then run_at = instant(now) end
-          due = '-'
-          passed[row.lane] = passed[row.lane] or {}
-          table.insert(passed[row.lane], run_at)
-          table.insert(passed[row.lane], row.stamp)
+          state = sub(state, 1, row.from - 1) .. run_at .. sub(state, row.to, row.names - 1) .. '-'
+            .. sub(state, row.names + 1)
+          local due_rows = passed[lane]
+          if not due_rows then
+            due_rows = {}
+            passed[lane] = due_rows
+          end
+          due_rows[#due_rows + 1], due_rows[#due_rows + 2] = run_at, row.stamp
+          ids[#ids + 1] = row.id
           if row.expires ~= '-' then
             set_score('expiring', row.id, row.expires)
             set_score('expired', row.id, false)
           end
         end
-        local names = due .. ' ' .. tail
-        local state = row.first .. run_at .. ' ' .. row.mid .. ' ' .. #names .. ' ' .. row.lane .. names .. row.json
-        states[row.id], moved[#moved + 1], moved[#moved + 2] = state, row.id, state
+        states[row.id] = state
       end
       for lane, stamps in pairs(gone) do call_in_chunks('ZREM', gated.wait_key(key, lane), stamps) end
-      call_in_chunks('ZADD', 'slots:' .. key, slots)
+      call_in_chunks('SADD', 'slots:' .. key, slots)
       gated.unwritten[key] = true  -- for who looks again
+      left = left - count
     end
 
-    -- Read a row that is parked at a gate; nil if it is not there.
-    local PARKED_HEAD = '^(pending %S+ %S+ %S+ (%S+) [23] (%-?%d+) )' .. PARKED .. ' (%S+ (%d+)) (%d+) ()'
+    -- Read a row that is parked at a gate; nil if it is not there. Its run_at is between `from` and `to`.
+    local PARKED_HEAD = '^pending %S+ %S+ %S+ (%S+) [23] (%-?%d+) ()' .. PARKED .. '() %S+ (%d+) (%d+) ()'
     local function parked_row(key, stamp, lane)
       local id = sub(stamp, 21)
-      local first, expires, seq, mid, long, names, at = match(states[id] or '', PARKED_HEAD)
-      if not first or seq .. id ~= stamp or sub(states[id], at, at + long - 1) ~= lane then return nil end
-      local due, behind = match(states[id], '^(%S+) ()', at + long)
-      local tail = sub(states[id], behind, at + long + names - 1)
-      local place = gated.read_place(tail)
+      local state = states[id] or ''
+      local expires, seq, from, to, long, names, at = match(state, PARKED_HEAD)
+      if not expires or sub(stamp, 1, 20) ~= seq then return nil end
+      local begin = at + long
+      if sub(state, at, begin - 1) ~= lane then return nil end
+      local json = begin + names
+      local due, behind = match(state, '^(%S+) ()', begin)
+      local place = gated.read_place(sub(state, behind, json - 1))
       if place.gate ~= key or not place.at[key] then return nil end
       return {
-        id = id, stamp = stamp, lane = lane, first = first, expires = expires, mid = mid, due = due, tail = tail,
-        place = place, json = sub(states[id], at + long + names),
+        id = id, stamp = stamp, lane = lane, state = state, expires = expires, from = from, to = to, due = due,
+        place = place, names = begin, json = json,
       }
     end
 
@@ -185,7 +211,7 @@ local function gate_tools()
     local function look(key, now)
       local gate, known = gate_of(key)
       local lanes = call('ZRANGE', root .. 'lines:' .. key, 0, -1, 'WITHSCORES')
-      local held = call('ZCARD', root .. 'slots:' .. key)
+      local held = call('SCARD', root .. 'slots:' .. key)
       if not known then  -- another program has deleted it: the rows know its bounds
         local stamp = due_at(key, lanes, '+inf', 1)[1]
         local row = stamp and row_of(sub(stamp, 21))
@@ -223,7 +249,7 @@ local function gate_tools()
         end
       end
       if damaged then return true end
-      local may_be = gate.next_at or gated.entered[key] or not seen.known
+      local may_be = gate.next_at or gated.entered[key] or not seen.known or seen.limit > 0 and not stamps[1]
       local delayed = may_be and first_delayed(key, seen.lanes, instant(now))
       local unstarted = bounds.interval and (call('HGET', root .. 'unstarted', key) or 0) + (gated.weights[key] or 0)
       local count = rule.admit(gate, seen.held, unstarted or 0, now, weights)
@@ -233,10 +259,19 @@ local function gate_tools()
       return seen.limit < count and count == #rows
     end
 
+    -- Most gates at which a row ends have no other one that waits: then there is nothing to do, unless it has a rate.
+    local texts, waits = read_fields('gates', touched), read_flags('waited', touched)
+    for i, key in ipairs(touched) do
+      local text = texts[i]
+      if waits[i] == 1 or text and (find(text, '"interval"', 1, true) or not find(text, '^%S+ %S+ %- ')) then
+        gate_of(key, text)
+        enqueue(key, gated.touched_at[key])
+      end
+    end
     -- Many gates are looked at together: their rows are read with one command.
     local seen, ids = {}, {}
-    for i, text in ipairs(read_fields('gates', queue)) do gate_of(queue[i], text) end
-    for _, key in ipairs(queue) do
+    for i = 1, math.min(#queue, left) do
+      local key = queue[i]
       if gated.touched_at[key] and not gated.unwritten[key] then
         seen[key] = look(key, gated.touched_at[key])
         for _, id in ipairs(seen[key].ids) do ids[#ids + 1] = id end
@@ -245,12 +280,11 @@ local function gate_tools()
     load_states(ids)
     while queue[head] do
       local key = queue[head]
-      head, queued[key] = head + 1, nil
-      local now = gated.touched_at[key]
-      if not now then
-        local gate = gate_of(key)
-        gate.next_at = 0
-        later = save_gate(key, gate) or later
+      head, queued[key], left = head + 1, nil, left - 1
+      local now = left >= 0 and gated.touched_at[key]
+      if not now then  -- another call of a script goes on
+        make_due(key)
+        later = true
       else
         if gated.unwritten[key] then
           write_moved()
@@ -267,7 +301,8 @@ local function gate_tools()
   end
 
   known_tools = {
-    gate_of = gate_of, save_gate = save_gate, count_waiting = count_waiting, admit_touched = admit_touched, rule = rule,
+    gate_of = gate_of, save_gate = save_gate, make_due = make_due, count_waiting = count_waiting,
+    admit_touched = admit_touched, rule = rule,
   }
   return known_tools
 end
@@ -277,13 +312,29 @@ admission = {}
 -- Note that a running row with this place ends: it gives back its slots.
 function admission.note_end(id, tail, at)
   use_gates()
-  local keys = gated.read_place(tail).keys
+  local keys = gated.keys_of(tail)
   for i = #keys, 1, -1 do
-    set_score('slots:' .. keys[i], id, false)
+    set_member('slots:' .. keys[i], id, false)
     gated.touch(keys[i], at)
   end
 end
 
+-- Park a pending row at its first gate, if it is not parked: its slots are for others.
+function admission.park(id, row)
+  if not row.flow or gated.is_parked(row) then return end
+  local place, keys, n = gated.place_of(row), gated.slots_of(row)
+  if n == 0 then return end
+  unindex(id, row)
+  for i = 1, n do gated.touch(keys[i]) end
+  local names = row.run_at .. ' ' .. gated.tail_of(keys[1], place.flow, place.names)
+  set_state(id, gated.with_names(row, states[id], PARKED, names))
+  index(id, parse(states[id]))
+end
+
 -- Let rows pass the gates that were touched, if there are any. Return whether there is a new time at which a gate may
--- let a row pass.
-function admission.admit() return gated and gated.touched[1] and gate_tools().admit_touched() end
+-- let a row pass; this one if there are too many for one call of a script.
+function admission.admit()
+  local due = gated and gated.made_due
+  local later = gated and gated.touched[1] and gate_tools().admit_touched()
+  return later or due
+end

@@ -19,7 +19,7 @@ local function insert(id, body, state)
   bodies[#bodies + 1] = id
   bodies[#bodies + 1] = body
   index(id, row)
-  if row.flow then admission.note_push(row) end
+  if row.flow then admission.note_push(id, row) end
 end
 
 -- The numbers of the rows that were not inserted because of another one, the ids of those others; how many rows there

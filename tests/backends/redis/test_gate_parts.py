@@ -1,0 +1,112 @@
+"""Gates in Redis: what would keep the server busy for long is done in parts, and each part leaves a state to go on from."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from aiotaskq.backends.redis import rows, scripts
+from aiotaskq.backends.redis.backend import RedisBackend
+from aiotaskq.backends.redis.connection import RedisConnections
+from aiotaskq.backends.redis.gates import RedisGates
+from aiotaskq.backends.redis.scripts import Script
+from aiotaskq.core.gate import Bounds, Flow, GateChange
+from aiotaskq.core.parking import parked
+from aiotaskq.core.task import SECOND, Task, TaskFilter
+from aiotaskq.errors import ValidationError
+from tests.support.rows import LEASE, NOW, new
+
+_seqs = itertools.count(NOW)
+LATER = NOW + SECOND
+
+
+def gated(key: str, bounds: Bounds, **fields: object) -> Task:
+    return parked(new(flow=Flow(gates=((key, bounds),)), seq=next(_seqs), **fields), NOW)
+
+
+@pytest.fixture
+def called(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> list[Script]:
+    """The scripts that are called from now on."""
+    found: list[Script] = []
+    original = RedisConnections.evaluate
+
+    async def evaluate(redis: RedisConnections, script: Script, *args: Any) -> Any:
+        found.append(script)
+        return await original(redis, script, *args)
+
+    monkeypatch.setattr(RedisConnections, "evaluate", evaluate)
+    return found
+
+
+async def test_a_push_to_many_gates_admits_them_in_parts(backend: RedisBackend, called: list[Script]) -> None:
+    await backend.push([gated(f"k{n}", Bounds(cap=1)) for n in range(1_200)])
+    assert called == [scripts.PUSH_GATED, *[scripts.GATES_ADMIT] * 3]
+    assert await backend.count_ready(LATER) == 1_200
+
+
+async def test_a_sweep_goes_on_with_what_a_push_has_left(
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def dies(gates: RedisGates, now: int) -> None:
+        return None
+
+    monkeypatch.setattr(RedisGates, "admit_rest", dies)
+    await backend.push([gated(f"k{n % 1_001}", Bounds(cap=1)) for n in range(1_100)])
+    assert await backend.count_ready(LATER) == 0
+    assert await backend.gates.admit(LATER, 600) == 0
+    assert await backend.count_ready(LATER) == 600
+    assert await backend.gates.admit(LATER, 600) is None
+    assert await backend.count_ready(LATER) == 1_001
+
+
+async def test_a_push_to_too_many_gates_is_refused(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "MOST_GATED", 2)
+    with pytest.raises(ValidationError, match="3 tasks at once.* more than the 2 "):
+        await backend.push([gated("g", Bounds(cap=1)) for _ in range(3)])
+    assert await backend.find(TaskFilter(), 10) == []
+
+
+async def test_a_gate_that_lets_many_pass_does_so_in_parts(backend: RedisBackend, called: list[Script]) -> None:
+    await backend.push([gated("g", Bounds(cap=1)) for _ in range(5_200)])
+    called.clear()
+    await backend.gates.change("g", GateChange(bounds=Bounds(cap=10_000)), LATER)
+    assert called == [scripts.GATES_CHANGE, scripts.GATES_ADMIT]
+    assert await backend.count_ready(LATER) == 5_200
+
+
+async def test_a_pause_parks_in_parts(backend: RedisBackend, called: list[Script]) -> None:
+    await backend.push([gated(f"k{n % 2}", Bounds(cap=2_000)) for n in range(5_000)])
+    called.clear()
+    await backend.set_paused("default", True)
+    assert called.count(scripts.PAUSE_GATES) > 1
+    assert [(each.held, each.waiting) for each in await backend.gates.find()] == [(0, 2_500)] * 2
+    await backend.set_paused("default", False)
+    assert await backend.gates.admit(LATER, 10) is None
+    assert [(each.held, each.waiting) for each in await backend.gates.find()] == [(2_000, 500)] * 2
+
+
+async def test_mending_parks_what_a_pause_that_was_cut_off_has_left(
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def dies(gates: RedisGates, queue: str, paused: bool) -> bool:
+        return False
+
+    first, second = gated("g", Bounds(cap=1), queue="paused"), gated("g", Bounds(cap=1))
+    await backend.push([first, second])
+    monkeypatch.setattr(RedisGates, "pause", dies)
+    await backend.set_paused("paused", True)
+    assert await backend.gates.mend(LATER) == 1
+    assert await backend.gates.admit(LATER, 10) is None
+    (task,) = await backend.claim("o", LATER, 10, lease_until=LEASE)
+    assert task.task_id == second.task_id
+    assert await backend.gates.mend(LATER) == 0
+
+
+async def test_deleting_many_is_done_in_parts(backend: RedisBackend, called: list[Script]) -> None:
+    tasks = [gated("g", Bounds(cap=1)) for _ in range(1_100)]
+    await backend.push(tasks)
+    called.clear()
+    assert await backend.delete([task.task_id for task in tasks]) == 1_100
+    assert called == [scripts.DELETE] * 2
