@@ -1,4 +1,4 @@
-"""Gates in Redis: what would keep the server busy for long is done in parts, and each part leaves a state to go on from."""
+"""Gates in Redis: what would keep the server busy goes in parts, and each part leaves a state to go on from."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_a_sweep_goes_on_with_what_a_push_has_left(
 
 async def test_a_push_to_too_many_gates_is_refused(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "MOST_GATED", 2)
-    with pytest.raises(ValidationError, match="3 tasks at once.* more than the 2 "):
+    with pytest.raises(ValidationError, match=r"3 tasks at once.* more than the 2 "):
         await backend.push([gated("g", Bounds(cap=1)) for _ in range(3)])
     assert await backend.find(TaskFilter(), 10) == []
 
