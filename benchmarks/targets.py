@@ -95,6 +95,7 @@ def _waits(text: str, scene: str, peer: str, **wanted: float) -> list[Target]:
 
 
 PRIORITIES = "queue.PriorityQueue"
+GATES = {"sqlite": (0.60, 0.50), "postgresql": (0.80, 0.75)}
 BACKLOGS = {"memory": 0.85, "sqlite": 0.80, "postgresql": 0.90, "mysql": 0.80, "redis": 0.80}
 
 TARGETS = [
@@ -177,6 +178,18 @@ TARGETS = [
             full_size=True,
         )
         for family, least in BACKLOGS.items()
+    ),
+    *(
+        Target(
+            f"{family}, push to end: {text}",
+            f"{family}/gates/{AIOTASKQ}:{name}",
+            f"{family}/gates/{AIOTASKQ}:none",
+            least,
+        )
+        for family, both in GATES.items()
+        for least, name, text in zip(
+            both, ("hot", "1,000 gates"), ("at one gate, of none", "at 1,000 gates, of none"), strict=True
+        )
     ),
     Target(
         "10,000 schedules on SQLite: fired",

@@ -7,6 +7,7 @@ admitted in a transaction after this one.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from sqlalchemy import Connection
 
 from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.rows import decode_flow
+from aiotaskq.backends.sql.statement_size import CHUNK
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit, declared
 from aiotaskq.core.parking import passed, pushed_at, settled_at, slots, touched
@@ -112,10 +114,8 @@ class Touched:
         admission.delayed.update(task.gate for task in waiting if task.gate is not None)
         admission.open(self.keys)
         admission.make_due(self.due)
-        for key in () if committed else {task.gate for task in self._pushed if task.gate is not None}:
-            most = admission.gates[key].bounds.max_waiting
-            if most is not None and sql.waiting_up_to(connection, key, most + 1) > most:
-                raise gate_full(key, most)
+        if not committed:
+            admission.check_waiting({task.gate for task in self._pushed if task.gate is not None})
         return admission.end()
 
 
@@ -132,14 +132,16 @@ class Admission:
         self._stored: dict[str, Gate] = {}
         self._held: dict[str, int] = {}
         self._missed: dict[str, Bounds | None] = {}
+        self._flows: dict[str | None, Flow | None] = {}
 
     def lock(self, keys: Collection[str]) -> None:
         """Lock these gates, and make those that do not exist."""
         self._take(sql.locked(self._connection, keys))
         new = [key for key in sorted(keys) if key not in self.gates]
         if new:
-            sql.add(self._connection, [Gate(key=key, bounds=self._bounds.get(key) or Bounds()) for key in new])
-            self._take(sql.locked(self._connection, new))
+            gates = [Gate(key=key, bounds=self._bounds.get(key) or Bounds()) for key in new]
+            added = sql.add(self._connection, gates)
+            self._take({gate.key: gate for gate in gates} if added else sql.locked(self._connection, new))
 
     def lock_known(self, keys: Collection[str]) -> None:
         """Lock those of these gates that exist."""
@@ -157,21 +159,27 @@ class Admission:
     def open(self, keys: Iterable[str]) -> None:
         """Admit these gates, and those behind them."""
         todo = dict.fromkeys(keys)  # first in, first out: a gate behind others sees what has passed all of them
-        self._held |= sql.held(self._connection, [key for key in todo if key not in self._held])
         while todo:
-            del todo[key := next(iter(todo))]
-            if not self._is_locked(key):
-                self._missed[key] = self._bounds.get(key)
-                continue
-            onward, more = self._first(key)
-            todo |= dict.fromkeys(onward)
-            if more:
-                todo[key] = None
+            part = list(itertools.islice(todo, CHUNK))
+            if unknown := [key for key in part if key not in self.gates]:
+                self._take(sql.locked(self._connection, unknown, wait=False))
+                missed = [key for key in unknown if key not in self.gates]
+                self._missed |= {key: self._bounds.get(key) for key in missed}
+                for key in missed:
+                    del todo[key]
+                part = [key for key in part if key in todo]
+            for visit in self._visit(part):
+                del todo[visit.key]
+                todo |= dict.fromkeys(visit.onward)
+                if visit.more:
+                    todo[visit.key] = None
 
-    def _is_locked(self, key: str) -> bool:
-        if key not in self.gates:
-            self._take(sql.locked(self._connection, [key], wait=False))
-        return key in self.gates
+    def check_waiting(self, keys: Collection[str]) -> None:
+        """Raise QueueFull if more tasks than may wait at these gates."""
+        bounds = {key: self.gates[key].bounds.max_waiting for key in keys}
+        most = {key: bound for key, bound in bounds.items() if bound is not None}
+        for key in sql.beyond(self._connection, most):
+            raise gate_full(key, most[key])
 
     def end(self) -> Opened:
         """Write the gates that have changed."""
@@ -179,68 +187,137 @@ class Admission:
         later = any(gate.next_at is not None for gate in self.gates.values())
         return Opened(self._now, later, self._missed)
 
-    def _first(self, key: str) -> tuple[list[str], bool]:
-        """Let the first due tasks pass that may; return the gates that they wait at now, and whether there may be more.
+    def _visit(self, keys: Sequence[str]) -> list[_Visit]:
+        """Let the first due tasks pass at these gates; return what it did at each, at the first ones at least.
 
-        Set when the next task may pass.
+        It ends before a gate to which a task comes from one of those before it.
         """
-        now, before = self._now, self.gates[key]
-        if key not in self._held:
-            self._held |= sql.held(self._connection, [key])
-        held, bounds = self._held[key], before.bounds
-        most = [bound - held for bound in (bounds.cap, bounds.window) if bound is not None]
-        limit = max(0, min(MOST, *most, bounds.burst if bounds.interval else MOST))
-        unstarted = 0
-        if bounds.interval:
-            texts = sql.unstarted(self._connection, key, bounds.burst)
-            unstarted = sum(1 if (flow := _flow(text)) is None else flow.weight for text in texts)
-        skipped: set[str] = set()
-        moved: list[Task] = []
-        while True:
-            rows, others = sql.first(self._connection, key, now, limit + 1 + len(skipped))
-            waiting = moved + [_task(row, key) for row in rows if row[0] not in skipped]
-            count, gate = admit(before, held, unstarted, now, [_weight(task) for task in waiting])
-            passing = waiting[len(moved) : count]
-            free = self._pass(key, passing)
-            moved += [task for task in passing if task.task_id in free]
-            if len(free) == len(passing):
-                break
-            skipped |= {task.task_id for task in passing} - free
-        self._held[key] += len(moved)
-        if skipped:
+        now, connection = self._now, self._connection
+        self._held |= sql.held(connection, [key for key in keys if key not in self._held])
+        visits = [_Visit(self.gates[key], self._held[key]) for key in keys]
+        rates = {visit.key: visit.before.bounds.burst for visit in visits if visit.before.bounds.interval}
+        for key, texts in sql.unstarted(connection, rates).items() if rates else ():
+            unstarted = sum(1 if (flow := self._flow(text)) is None else flow.weight for text in texts)
+            next(visit for visit in visits if visit.key == key).unstarted = unstarted
+        for visit in visits:
+            visit.look([], now)
+        looking = [visit for visit in visits if visit.limit or now < visit.before.closed_until]
+        first = True
+        while looking:
+            found = sql.first(connection, now, {visit.key: visit.limit + 1 + len(visit.skipped) for visit in looking})
+            for visit in looking:
+                rows, visit.others = found[visit.key]
+                visit.look([self._task(row, visit.key) for row in rows if row[0] not in visit.skipped], now)
+            if first:
+                visits = _independent(visits)
+                looking, first = [visit for visit in looking if visit in visits], False
+            free = self._pass([(visit.key, task) for visit in looking for task in visit.passing])
+            looking = [visit for visit in looking if visit.take(free)]
+        for visit in visits:
+            self._end_visit(visit)
+        return visits
+
+    def _end_visit(self, visit: _Visit) -> None:
+        """Note what has passed a gate, and set when the next task may."""
+        now, before, gate = self._now, visit.before, visit.gate
+        self._held[visit.key] += len(visit.moved)
+        if visit.skipped:
             # The transaction that has locked these tasks may leave them parked here.
             gate = replace(gate, next_at=min(now + RETRY, gate.next_at or now + RETRY))
         # A gate at which tasks wait for their due time has a ``next_at``.
-        if others or before.next_at is not None or key in self.delayed:
-            at = sql.later(self._connection, key, now)
+        if visit.others or before.next_at is not None or visit.key in self.delayed:
+            at = sql.later(self._connection, visit.key, now)
             if at is not None:
                 at = max(at, gate.closed_until)
                 gate = replace(gate, next_at=min(at, gate.next_at or at))
-        self.gates[key] = gate
-        onward = [after.gate for task in moved if (after := passed(task, now)).parked and after.gate is not None]
-        return onward, limit < count == len(waiting)
+        self.gates[visit.key] = gate
 
-    def _pass(self, key: str, tasks: Sequence[Task]) -> set[str]:
-        """Let tasks pass a gate but for those that another transaction has locked; return the ids of the others."""
-        if not tasks:
+    def _pass(self, passing: Sequence[tuple[str, Task]]) -> set[str]:
+        """Let tasks pass their gates unless another transaction has locked them; return the ids of those that did."""
+        if not passing:
             return set()
+        free = sql.free(self._connection, {task.task_id: key for key, task in passing})
         ready: dict[int, list[str]] = {}
         waiting: dict[str, list[str]] = {}
-        for task in tasks:
+        slots = []
+        for key, task in passing:
+            if task.task_id not in free:
+                continue
             after = passed(task, self._now)
             if after.parked and after.gate is not None:
                 assert task.flow is not None
                 self._bounds |= dict(task.flow.gates)
                 waiting.setdefault(after.gate, []).append(task.task_id)
+                slots.append((key, task.task_id))
             else:
                 due = self._now if task.due_at is None else task.due_at
                 ready.setdefault(after.run_at if after.run_at > due else 0, []).append(task.task_id)
-        free: set[str] = set()
         for floor, ids in ready.items():
-            free |= sql.unpark(self._connection, key, ids, self._now, floor)
+            sql.unpark(self._connection, ids, self._now, floor)
         for to, ids in waiting.items():
-            free |= sql.onward(self._connection, key, ids, to)
+            sql.onward(self._connection, ids, to)
+        sql.add_slots(self._connection, slots)
         return free
+
+    def _task(self, row: Sequence[Any], key: str) -> Task:
+        task_id, priority, due_at, text = row
+        flow = self._flow(text)
+        return Task(task_id=task_id, type="", priority=priority, run_at=PARKED, due_at=due_at, flow=flow, gate=key)
+
+    def _flow(self, text: str | None) -> Flow | None:
+        if text not in self._flows:  # most at a gate have the same
+            self._flows[text] = None if text is None else decode_flow(text)
+        return self._flows[text]
+
+
+class _Visit:
+    """What happens at one gate: which tasks may pass, and which have."""
+
+    def __init__(self, gate: Gate, held: int) -> None:
+        self.key, self.before, self.gate, self.held = gate.key, gate, gate, held
+        self.unstarted = 0
+        bounds = gate.bounds
+        most = [bound - held for bound in (bounds.cap, bounds.window) if bound is not None]
+        self.limit = max(0, min(MOST, *most, bounds.burst if bounds.interval else MOST))
+        """The most tasks that pass in this visit."""
+        self.moved: list[Task] = []
+        self.passing: list[Task] = []
+        self.skipped: set[str] = set()
+        self.others = False
+        """Whether tasks were seen that are not due."""
+        self.onward: list[str] = []
+        """The gates at which the tasks wait that may pass."""
+        self.more = False
+        """Whether more tasks may be able to pass."""
+
+    def look(self, tasks: Sequence[Task], now: int) -> None:
+        """Note which of the tasks that wait may pass, beside those that have."""
+        waiting = [*self.moved, *tasks]
+        weights = [_weight(task) for task in waiting]
+        count, self.gate = admit(self.before, self.held, self.unstarted, now, weights)
+        self.passing = waiting[len(self.moved) : count]
+        afters = [passed(task, now) for task in waiting[:count]]
+        self.onward = [after.gate for after in afters if after.parked and after.gate is not None]
+        self.more = self.limit < count == len(waiting)
+
+    def take(self, free: set[str]) -> bool:
+        """Note which of the tasks have passed; return whether others may in place of those that were locked."""
+        self.moved += [task for task in self.passing if task.task_id in free]
+        locked = {task.task_id for task in self.passing} - free
+        self.skipped |= locked
+        return bool(locked)
+
+
+def _independent(visits: Sequence[_Visit]) -> list[_Visit]:
+    """Return the first of these up to one to which a task comes from those before it."""
+    reached: set[str] = set()
+    found = []
+    for visit in visits:
+        if visit.key in reached:
+            break
+        found.append(visit)
+        reached.update(visit.onward)
+    return found
 
 
 def check_room(connection: Connection, tasks: Sequence[Task]) -> None:
@@ -252,31 +329,26 @@ def check_room(connection: Connection, tasks: Sequence[Task]) -> None:
     if not any(bounds.max_waiting is not None for line in here.values() for bounds in [_own(line[-1])]):
         return
     found = {gate.key: gate for gate in sql.read(connection, list(here), len(here))}
-    for key, line in here.items():
-        now = max(map(pushed_at, line))
-        gate = declared(found.get(key, Gate(key=key)), _own(line[-1]), now)
-        if (most := gate.bounds.max_waiting) is not None:
-            waiting = sql.waiting_up_to(connection, key, most + 1)
-            held = sql.held(connection, [key])[key]
-            due = [_weight(task) for task in line if (task.due_at or 0) <= pushed_at(task)]
-            count = 0 if waiting else admit(gate, held, 0, now, due)[0]
-            if waiting + len(line) - count > most:
-                raise gate_full(key, most)
+    gates = {
+        key: declared(found.get(key, Gate(key=key)), _own(line[-1]), max(map(pushed_at, line)))
+        for key, line in here.items()
+    }
+    bounds = {key: gate.bounds.max_waiting for key, gate in gates.items()}
+    most = {key: bound for key, bound in bounds.items() if bound is not None}
+    # With those that are pushed; of these the first may pass where none waits.
+    full = sql.beyond(connection, {key: max(0, bound - len(here[key])) for key, bound in most.items()})
+    waited, held = sql.beyond(connection, dict.fromkeys(most, 0)), sql.held(connection, most)
+    for key, bound in most.items():
+        line = here[key]
+        due = [_weight(task) for task in line if (task.due_at or 0) <= pushed_at(task)]
+        count = admit(gates[key], held[key], 0, max(map(pushed_at, line)), due)[0]
+        if key in full if key in waited else len(line) - count > bound:
+            raise gate_full(key, bound)
 
 
 def _own(task: Task) -> Bounds:
     assert task.flow is not None
     return task.flow.gates[0][1]
-
-
-def _flow(text: str | None) -> Flow | None:
-    return None if text is None else decode_flow(text)
-
-
-def _task(row: Any, key: str) -> Task:
-    task_id, priority, due_at, text = row
-    flow = _flow(text)
-    return Task(task_id=task_id, type="", priority=priority, run_at=PARKED, due_at=due_at, flow=flow, gate=key)
 
 
 def _weight(task: Task) -> int:

@@ -7,12 +7,16 @@ slot, and then the parked ones in claim order. The slots of gates that a task ha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import functools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
+    CompoundSelect,
     Connection,
+    Delete,
+    Select,
     String,
     bindparam,
     case,
@@ -29,7 +33,8 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.sql.claim_statements import PAUSED, PENDING, RUNNING
 from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.insert import insert_new
+from aiotaskq.backends.sql.dialects.base import Dialect, PerKey
+from aiotaskq.backends.sql.insert import insert_new, replace
 from aiotaskq.backends.sql.rows import GATES, SLOTS, TASKS
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.statements import run
@@ -71,9 +76,15 @@ def _gate(row: Sequence[Any]) -> Gate:
 # ---- gates -----------------------------------------------------------------------------------------------------------
 
 _READ: Final = select(*(g[name] for name in COLUMNS + STATE))
-_SOME: Final = _READ.where(g.key.in_(_KEYS)).order_by(g.key)
-_LOCKED: Final = _SOME.with_for_update()
-_FREE: Final = _SOME.with_for_update(skip_locked=True)
+
+
+@functools.cache
+def _some(dialect: Dialect, lock: bool, wait: bool) -> Select[Any]:
+    query = _READ.where(dialect.among(g.key, "keys"))
+    # In one order everywhere, whatever the order of texts in the database is.
+    return query.order_by(dialect.by_bytes(g.key)).with_for_update(skip_locked=not wait) if lock else query
+
+
 _FIRST: Final = _READ.order_by(g.key).limit(_LIMIT)
 _DUE: Final = select(g.key).where(g.next_at <= _NOW).order_by(g.next_at).limit(_LIMIT)
 _NEXT: Final = select(func.min(g.next_at))
@@ -81,41 +92,43 @@ _NEXT: Final = select(func.min(g.next_at))
 
 def locked(connection: Connection, keys: Collection[str], wait: bool = True) -> dict[str, Gate]:
     """Lock those of these gates that are there, in the order of their keys; without ``wait`` those that are free."""
-    found = {}
-    for part in chunks(sorted(keys)):
-        for row in connection.execute(_LOCKED if wait else _FREE, {"keys": part}):
-            found[row[0]] = _gate(row)
-    return found
+    return {gate.key: gate for gate in _read(connection, sorted(keys), True, wait)}
+
+
+def _read(connection: Connection, keys: Sequence[str], lock: bool, wait: bool) -> list[Gate]:
+    statement = _some(dialect_of(connection), lock, wait)
+    return [_gate(row) for row in _among(connection, statement, keys, {})]
+
+
+def _among(connection: Connection, statement: Any, keys: Sequence[str], values: Mapping[str, Any]) -> list[Any]:
+    """Return the rows of a statement over these keys."""
+    dialect = dialect_of(connection)
+    return [
+        row
+        for part in chunks(keys)
+        for row in dialect.run_among(connection, statement, "keys", part, values).fetchall()
+    ]
 
 
 def read(connection: Connection, keys: Collection[str] | None, limit: int) -> list[Gate]:
     """Read gates without a lock, in the order of their keys."""
     if keys is None:
-        rows = connection.execute(_FIRST, {"limit": limit}).all()
+        gates = [_gate(row) for row in connection.execute(_FIRST, {"limit": limit})]
     else:
-        rows = [row for part in chunks(sorted(keys)[:limit]) for row in connection.execute(_SOME, {"keys": part})]
-    return sorted(map(_gate, rows), key=lambda gate: gate.key)
+        gates = _read(connection, sorted(keys)[:limit], False, True)
+    return sorted(gates, key=lambda gate: gate.key)
 
 
-_WRITE: Final = (
-    update(GATES).where(g.key == bindparam("b_key")).values({name: bindparam(name) for name in (*COLUMNS[1:], *STATE)})
-)
-
-
-def add(connection: Connection, gates: Sequence[Gate]) -> None:
-    """Insert those of these gates that are not there."""
-    insert_new(connection, GATES, COLUMNS + STATE, [tuple(gate_row(gate).values()) for gate in gates])
+def add(connection: Connection, gates: Sequence[Gate]) -> bool:
+    """Insert those of these gates that are not there; return whether that is all of them, which then are locked."""
+    rows = [tuple(gate_row(gate).values()) for gate in gates]
+    return insert_new(connection, GATES, COLUMNS + STATE, rows) == len(rows)
 
 
 def write(connection: Connection, gates: Sequence[Gate]) -> None:
     """Write gates that are locked."""
-    rows = []
-    for gate in gates:
-        row = gate_row(gate)
-        row["b_key"] = row.pop("key")
-        rows.append(row)
-    if rows:
-        connection.execute(_WRITE, rows)
+    if gates:
+        replace(connection, GATES, [gate_row(gate) for gate in gates])
 
 
 def due(connection: Connection, now: int, limit: int) -> list[str]:
@@ -131,64 +144,85 @@ def next_at(connection: Connection) -> int | None:
 
 # ---- slots -----------------------------------------------------------------------------------------------------------
 
-_HELD: Final = union_all(
-    select(c.live_gate, func.count()).where(c.live_gate.in_(_KEYS), *PASSED).group_by(c.live_gate),
-    select(s.gate, func.count())
-    .select_from(SLOTS.join(TASKS, s.task_id == c.task_id))
-    .where(s.gate.in_(_KEYS), _LIVE)
-    .group_by(s.gate),
-)
-_UNSTARTED: Final = union_all(
-    select(c.flow).where(c.live_gate == _KEY, c.run_at < _AT, _STATUS == PENDING),
-    select(c.flow).select_from(SLOTS.join(TASKS, s.task_id == c.task_id)).where(s.gate == _KEY, _STATUS == PENDING),
-).limit(_LIMIT)
-_WAITING: Final = (
-    select(c.live_gate, func.count())
-    .where(c.live_gate.in_(_KEYS), c.run_at == _AT, _STATUS == PENDING)
-    .group_by(c.live_gate)
-)
+
+@functools.cache
+def _held(dialect: Dialect) -> CompoundSelect[Any]:
+    here = select(c.live_gate, func.count()).where(dialect.among(c.live_gate, "keys"), *PASSED).group_by(c.live_gate)
+    beyond = select(s.gate, func.count()).select_from(SLOTS.join(TASKS, s.task_id == c.task_id))
+    return union_all(here, beyond.where(dialect.among(s.gate, "keys"), _LIVE).group_by(s.gate))
+
+
+@functools.cache
+def _waiting(dialect: Dialect) -> Select[Any]:
+    parked = (dialect.among(c.live_gate, "keys"), c.run_at == _AT, _STATUS == PENDING)
+    return select(c.live_gate, func.count()).where(*parked).group_by(c.live_gate)
 
 
 def held(connection: Connection, keys: Collection[str]) -> dict[str, int]:
     """Count the tasks that hold a slot of each of these gates."""
-    counts = dict.fromkeys(keys, 0)
-    for part in chunks(sorted(keys)):
-        for key, count in connection.execute(_HELD, {"keys": part}):
-            counts[key] += count
-    return counts
+    return _counts(connection, _held(dialect_of(connection)), keys)
 
 
 def waiting(connection: Connection, keys: Collection[str]) -> dict[str, int]:
     """Count the tasks that wait at each of these gates."""
+    return _counts(connection, _waiting(dialect_of(connection)), keys)
+
+
+def _counts(connection: Connection, statement: Any, keys: Collection[str]) -> dict[str, int]:
     counts = dict.fromkeys(keys, 0)
-    for part in chunks(sorted(keys)):
-        counts.update((key, count) for key, count in connection.execute(_WAITING, {"keys": part}))
+    for key, count in _among(connection, statement, sorted(keys), {}):
+        counts[key] += count
     return counts
 
 
-_MANY: Final = select(func.count()).select_from(
-    select(c.task_id).where(*WAITS).limit(bindparam("limit", type_=BigInteger)).subquery()
-)
+def _waits(key: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
+    return c.live_gate == key, c.run_at == _AT, _STATUS == PENDING
 
 
-def waiting_up_to(connection: Connection, key: str, limit: int) -> int:
-    """Count the tasks that wait at a gate, up to a limit."""
-    (row,) = run(connection, _MANY, {"key_": key, "limit": limit}).fetchall()
-    return int(row[0])
+def beyond(connection: Connection, counts: Mapping[str, int]) -> set[str]:
+    """Return those of these gates at which more tasks wait than its count."""
+    return {key for (key,) in _each(connection, _one_more, counts)}
 
 
-def unstarted(connection: Connection, key: str, limit: int) -> list[str]:
-    """Return the flows of up to ``limit`` tasks that hold a slot of a gate, and have not started."""
-    return [row[0] for row in run(connection, _UNSTARTED, {"key_": key, "limit": limit}).fetchall()]
+def _one_more(key: ColumnElement[str], count: ColumnElement[int]) -> Select[Any]:
+    return select(key.label("key_")).where(*_waits(key)).select_from(TASKS).limit(1).offset(count)
 
 
-_REMOVE: Final = delete(SLOTS).where(s.task_id.in_(bindparam("ids", expanding=True)))
+def _each(connection: Connection, query: PerKey, limits: Mapping[str, int]) -> Iterator[Any]:
+    """Yield the rows of a query for each key with its limit."""
+    dialect = dialect_of(connection)
+    for part in chunks(list(limits)):
+        yield from dialect.each(connection, query, {key: limits[key] for key in part})
+
+
+def _unstarted_here(key: ColumnElement[str], limit: ColumnElement[int]) -> Select[Any]:
+    return select(key.label("key_"), c.flow).where(c.live_gate == key, c.run_at < _AT, _STATUS == PENDING).limit(limit)
+
+
+def _unstarted_beyond(key: ColumnElement[str], limit: ColumnElement[int]) -> Select[Any]:
+    rows = SLOTS.join(TASKS, s.task_id == c.task_id)
+    return select(key.label("key_"), c.flow).select_from(rows).where(s.gate == key, _STATUS == PENDING).limit(limit)
+
+
+def unstarted(connection: Connection, limits: Mapping[str, int]) -> dict[str, list[str | None]]:
+    """Return the flows of tasks that hold a slot of these gates, and have not started; up to its limit, or more."""
+    found: dict[str, list[str | None]] = {key: [] for key in limits}
+    for query in (_unstarted_here, _unstarted_beyond):
+        for key, flow in _each(connection, query, limits):
+            found[key].append(flow)
+    return found
+
+
+@functools.cache
+def _remove(dialect: Dialect) -> Delete:
+    return delete(SLOTS).where(dialect.among(s.task_id, "ids"))
 
 
 def remove_slots(connection: Connection, ids: Sequence[str]) -> None:
     """Remove the slots of tasks that have ended, or wait at their first gate again."""
+    dialect = dialect_of(connection)
     for part in chunks(ids):
-        connection.execute(_REMOVE, {"ids": part})
+        dialect.run_among(connection, _remove(dialect), "ids", part, {})
 
 
 # ---- what waits ------------------------------------------------------------------------------------------------------
@@ -196,7 +230,6 @@ def remove_slots(connection: Connection, ids: Sequence[str]) -> None:
 _WHAT: Final = (c.task_id, c.priority, c.due_at, c.flow)
 _OPEN: Final = c.queue.not_in(PAUSED)
 _ORDER: Final = (c.priority, c.due_at, c.seq)
-_WAITING_FIRST: Final = select(*_WHAT).where(*WAITS, _OPEN).order_by(*_ORDER).limit(_LIMIT)
 _OF_PRIORITY: Final = (c.priority == _PRIORITY, c.due_at <= _NOW)
 _DUE_FIRST: Final = select(*_WHAT).where(*WAITS, _OPEN, *_OF_PRIORITY).order_by(*_ORDER).limit(_LIMIT)
 _LEVEL: Final = select(c.priority, c.due_at).where(*WAITS, c.priority > _PRIORITY).order_by(*_ORDER).limit(1)
@@ -206,21 +239,35 @@ _LATER: Final = (
 _BELOW_ALL: Final = -(2**63)
 
 
-def first(connection: Connection, key: str, now: int, limit: int) -> tuple[list[Any], bool]:
-    """Return the first due tasks at a gate, as rows, and whether others were seen that are not due."""
-    rows = list(run(connection, _WAITING_FIRST, {"key_": key, "limit": limit}).fetchall())
-    found = [row for row in rows if row[2] is None or row[2] <= now]
-    if len(found) == len(rows) or len(rows) < limit:
-        return found, len(found) < len(rows)
-    # Those that are not due are in the way: they are passed over, priority by priority.
-    found = []
+def _first(key: ColumnElement[str], limit: ColumnElement[int]) -> Select[Any]:
+    return select(key.label("key_"), *_WHAT).where(*_waits(key), _OPEN).order_by(*_ORDER).limit(limit)
+
+
+def first(connection: Connection, now: int, limits: Mapping[str, int]) -> dict[str, tuple[list[Any], bool]]:
+    """Return the first due tasks at each gate, up to its limit, as rows, and whether others were seen, not due."""
+    seen: dict[str, list[Any]] = {key: [] for key in limits}
+    for key, *row in _each(connection, _first, limits):
+        seen[key].append(row)
+    found = {}
+    for key, rows in seen.items():
+        due = [row for row in rows if row[2] is None or row[2] <= now]
+        if len(rows) == limits[key] > len(due):
+            # Those that are not due are in the way.
+            due = _due(connection, key, now, limits[key])
+        found[key] = due, len(due) < len(rows)
+    return found
+
+
+def _due(connection: Connection, key: str, now: int, limit: int) -> list[Any]:
+    """Return the first due tasks at a gate; those that are not due are passed over, priority by priority."""
+    found: list[Any] = []
     for priority, earliest in _levels(connection, key):
         if earliest <= now:
             values = {"key_": key, "priority": priority, "now": now, "limit": limit - len(found)}
             found += run(connection, _DUE_FIRST, values).fetchall()
             if len(found) == limit:
                 break
-    return found, True
+    return found
 
 
 def _levels(connection: Connection, key: str) -> Iterator[tuple[int, int]]:
@@ -244,16 +291,16 @@ def later(connection: Connection, key: str, now: int) -> int | None:
     return min(ats, default=None)
 
 
-_IDS: Final[Any] = bindparam("ids", expanding=True)
 # By the id alone: the index of the gate has all tasks that wait there.
-_STILL: Final = (
-    func.coalesce(c.live_gate, literal_column("''")) == _KEY,
-    func.abs(c.run_at) == _AT,
-    _STATUS == PENDING,
-)
-_FREE_TASKS: Final = (
-    select(c.task_id).where(c.task_id.in_(_IDS), *_STILL).order_by(c.task_id).with_for_update(skip_locked=True)
-)
+_STILL: Final = (func.abs(c.run_at) == _AT, _STATUS == PENDING)
+
+
+@functools.cache
+def _free(dialect: Dialect) -> Select[Any]:
+    query = select(c.task_id, c.live_gate).where(dialect.among(c.task_id, "keys"), *_STILL)
+    return dialect.by_id(query.order_by(c.task_id).with_for_update(skip_locked=True))
+
+
 _FLOOR: Final = bindparam("floor", type_=BigInteger)
 _DUE_AT: Final = func.coalesce(c.due_at, _NOW)
 _GATE: Final = bindparam("b_gate", type_=String)
@@ -267,30 +314,29 @@ _PARK: Final = update(TASKS).ordered_values(
 )
 
 
-def free(connection: Connection, key: str, ids: Sequence[str]) -> set[str]:
-    """Lock those of these tasks that still wait at a gate and that no other transaction has locked."""
+def free(connection: Connection, gates: Mapping[str, str]) -> set[str]:
+    """Lock the tasks, by id, that still wait at these gates and that no other transaction has locked."""
     dialect = dialect_of(connection)
     if dialect.single_writer:
-        return set(ids)
-    statement = dialect.by_id(_FREE_TASKS)
-    return {row[0] for part in chunks(ids) for row in connection.execute(statement, {"ids": part, "key_": key})}
+        return set(gates)
+    rows = _among(connection, _free(dialect), sorted(gates), {})
+    return {task_id for task_id, gate in rows if gate == gates[task_id]}
 
 
-def unpark(connection: Connection, key: str, ids: Sequence[str], now: int, floor: int) -> set[str]:
-    """Make tasks that pass their last gate due, but not before ``floor``; return those of ``free``."""
-    found = free(connection, key, ids)
-    moved = [task_id for task_id in ids if task_id in found]
-    dialect_of(connection).set_on(connection, _UNPARK, moved, {"now": now, "floor": floor})
-    return found
+def unpark(connection: Connection, ids: Sequence[str], now: int, floor: int) -> None:
+    """Make tasks that pass their last gate due, but not before ``floor``; they are locked."""
+    dialect_of(connection).set_on(connection, _UNPARK, ids, {"now": now, "floor": floor})
 
 
-def onward(connection: Connection, key: str, ids: Sequence[str], to: str) -> set[str]:
-    """Let tasks that pass a gate wait at their next one; return those of ``free``."""
-    found = free(connection, key, ids)
-    if moved := [task_id for task_id in ids if task_id in found]:
-        dialect_of(connection).set_on(connection, _ONWARD, moved, {"b_gate": to})
-        insert_new(connection, SLOTS, ("gate", "task_id"), [(key, task_id) for task_id in moved])
-    return found
+def onward(connection: Connection, ids: Sequence[str], to: str) -> None:
+    """Let tasks that pass a gate wait at their next one; they are locked."""
+    dialect_of(connection).set_on(connection, _ONWARD, ids, {"b_gate": to})
+
+
+def add_slots(connection: Connection, slots: Sequence[tuple[str, str]]) -> None:
+    """Add slots, as keys of gates and ids of tasks."""
+    if slots:
+        insert_new(connection, SLOTS, ("gate", "task_id"), slots)
 
 
 def park(connection: Connection, ids: Sequence[str], key: str) -> None:

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from sqlalchemy import Connection, exc
 
-__all__ = ["DRIVER", "Result", "command", "run", "run_many"]
+__all__ = ["DRIVER", "Result", "command", "run", "run_many", "run_union"]
 
 DRIVER: Final = "aiotaskq_driver"
 """Execution option of a ``Connection``: the standard library's connection to SQLite under it, on which these
@@ -92,6 +92,14 @@ def run_many(connection: Connection, statement: Any, names: tuple[str, ...], row
         pick = itemgetter(*[names.index(name) for name in order])
         parameters = [pick(row) if len(order) > 1 else (pick(row),) for row in rows]
     return _execute(connection, sql, parameters[0] if len(parameters) == 1 else parameters)
+
+
+def run_union(connection: Connection, statement: Any, values: Sequence[Mapping[str, Any]]) -> Result:
+    """Execute the UNION ALL of a query with each of these values, whose parameters are positional for the driver."""
+    sql, names, constants, _positional = _compile(connection, statement)
+    given = [{**constants, **each} for each in values]
+    parameters = tuple([each[name] for each in given for name in names])
+    return _execute(connection, " UNION ALL ".join([f"({sql})"] * len(given)), parameters)
 
 
 def _execute(connection: Connection, sql: str, parameters: Any) -> Result:

@@ -13,10 +13,12 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from sqlalchemy import (
     URL,
+    BigInteger,
     Column,
     Connection,
     Engine,
     Select,
+    String,
     TextClause,
     Update,
     bindparam,
@@ -39,6 +41,7 @@ from aiotaskq.backends.sql.rows import TASKS, to_task
 from aiotaskq.backends.sql.server_connections import ServerConnections
 from aiotaskq.backends.sql.statement_size import Columns, chunks
 from aiotaskq.backends.sql.statement_watch import STATEMENT_TIMEOUT, connected
+from aiotaskq.backends.sql.statements import Result, run
 from aiotaskq.core.task import Task
 
 __all__ = ["Dialect", "Transactions"]
@@ -62,6 +65,16 @@ class Transactions(Protocol):
 
     async def write(self, body: Callable[[Connection], T], autocommit: bool = False) -> T:
         """Run the body in one transaction and commit it."""
+
+
+PerKey = Callable[[ColumnElement[str], ColumnElement[int]], Select[Any]]
+"""A query for a key, with a limit."""
+
+
+@functools.cache
+def for_one_key(query: PerKey) -> Select[Any]:
+    """Return the query for the parameters ``key_`` and ``limit_``."""
+    return query(bindparam("key_", type_=String), bindparam("limit_", type_=BigInteger))
 
 
 @functools.cache
@@ -217,6 +230,29 @@ class Dialect(ABC):
         statement = self.by_id(_on_ids(update))
         for part in chunks(ids):
             connection.execute(statement, {"ids": part, **values})
+
+    def by_bytes(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return a text as it is ordered by the code points of its characters."""
+        return column
+
+    def among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+        """Return the condition that a column has one of the values of a parameter, for ``run_among``."""
+        return column.in_(bindparam(name, expanding=True))
+
+    def run_among(
+        self, connection: Connection, statement: Any, name: str, among: Sequence[str], values: Mapping[str, Any]
+    ) -> Result:
+        """Execute a statement with a condition of ``among``, which is kept for ever."""
+        return connection.execute(statement, {name: list(among), **values})
+
+    def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int]) -> list[Any]:
+        """Return the rows of a query for each key with its limit."""
+        statement = for_one_key(query)
+        return [
+            row
+            for key, limit in limits.items()
+            for row in run(connection, statement, {"key_": key, "limit_": limit}).fetchall()
+        ]
 
     @abstractmethod
     def insert(

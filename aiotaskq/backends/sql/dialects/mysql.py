@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Final
 
@@ -16,11 +16,11 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.changes import GUARD, groups
 from aiotaskq.backends.sql.claim_statements import Head, heads_one_by_one
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
-from aiotaskq.backends.sql.dialects.base import Dialect, Open, S
+from aiotaskq.backends.sql.dialects.base import Dialect, Open, PerKey, S, for_one_key
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.backends.sql.statement_size import Columns, parts
-from aiotaskq.backends.sql.statements import run_many
+from aiotaskq.backends.sql.statements import run_many, run_union
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.models import LongText, Name, mysql_collation
 
@@ -32,6 +32,8 @@ LEAST_PACKET: Final = 128 * 1024
 """Bytes below which ``max_allowed_packet`` leaves no room for tasks."""
 MIGRATION_WAIT: Final = 60
 """Seconds to wait for another process's migration."""
+BRANCHES: Final = 100
+"""Queries in one UNION ALL: each opens the table again, of which the server's ``table_open_cache`` keeps some."""
 _KNOWN_PACKET: Final = "aiotaskq_max_allowed_packet"
 _DUPLICATE_KEY: Final = 1062
 
@@ -110,6 +112,15 @@ class MysqlDialect(Dialect):
     def by_id(self, statement: S) -> S:
         # Else it reads a small table from end to end, and locks, or waits for, every row on its way.
         return statement.with_hint(text="FORCE INDEX (PRIMARY)", selectable=TASKS)
+
+    def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int]) -> list[Any]:
+        # MariaDB has no LATERAL.
+        values = [{"key_": key, "limit_": limit} for key, limit in limits.items()]
+        found: list[Any] = []
+        for start in range(0, len(values), BRANCHES):
+            part = values[start : start + BRANCHES]
+            found += run_union(connection, for_one_key(query), part).fetchall()
+        return found
 
     def insert(
         self,

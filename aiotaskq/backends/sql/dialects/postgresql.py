@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Final
 
 import msgspec
 from sqlalchemy import (
+    JSON,
     URL,
+    BigInteger,
     Boolean,
     Connection,
     Float,
@@ -20,13 +22,16 @@ from sqlalchemy import (
     Text,
     TextClause,
     Update,
+    bindparam,
     case,
     cast,
+    column,
     func,
     literal_column,
     null,
     select,
     text,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
@@ -38,13 +43,13 @@ from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.changes import GUARD, groups, hoisted
 from aiotaskq.backends.sql.claim_statements import CLAIMED, EMPTY, PENDING, READ, first, ready_from, ready_from_head
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
-from aiotaskq.backends.sql.dialects.base import Dialect, Open, Transactions
+from aiotaskq.backends.sql.dialects.base import Dialect, Open, PerKey, Transactions
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.notifier import Notifier
 from aiotaskq.backends.sql.postgresql_notifier import Notifications
 from aiotaskq.backends.sql.rows import CLAIM, TASKS, json_text, to_task
-from aiotaskq.backends.sql.statement_size import Columns, parts
-from aiotaskq.backends.sql.statements import run
+from aiotaskq.backends.sql.statement_size import Columns, chunks, parts
+from aiotaskq.backends.sql.statements import Result, run
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 
@@ -133,6 +138,25 @@ def _claim_first(queues: int | None) -> Update:
     without = first(bare, bare.c.priority.is_(None)).with_only_columns(bare.c.task_id).scalar_subquery()
     statement: Any = _claim_of(ready)
     return statement.returning(func.coalesce(above, without).is_not(None))  # type: ignore[no-any-return]
+
+
+def _among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+    values = select(func.json_array_elements_text(cast(bindparam(name, type_=Text), JSON)))
+    # As an array: no plan can join, and read all rows for it.
+    return column.op("=")(func.any(func.array(values.scalar_subquery())))
+
+
+@functools.cache
+def _on_ids(update: Update) -> Update:
+    return update.where(_among(TASKS.c.task_id, "ids"))
+
+
+@functools.cache
+def _lateral(query: PerKey) -> Select[Any]:
+    limits = func.json_to_recordset(cast(bindparam("limits", type_=Text), JSON))
+    keys = limits.table_valued(column("key_", Text), column("limit_", BigInteger)).render_derived(with_types=True)
+    found = query(keys.c.key_, keys.c.limit_).lateral("found")
+    return select(found).select_from(keys.join(found, true()))
 
 
 async def _connect(dsn: str, prepare: bool = True, settings: str = "") -> Any:
@@ -250,6 +274,26 @@ class PostgresqlDialect(Dialect):
         # Not read by a second statement: each of these may go without a transaction.
         found = [msgspec.json.decode(row[len(CLAIM)]) for row in rows]
         return [to_task([values[column.name] for column in TASKS.columns]) for values in found]
+
+    def by_bytes(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return column.collate("C")
+
+    def among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+        # As JSON: one statement for any number of values, which is prepared once.
+        return _among(column, name)
+
+    def run_among(
+        self, connection: Connection, statement: Any, name: str, among: Sequence[str], values: Mapping[str, Any]
+    ) -> Result:
+        return run(connection, statement, {name: json_text(list(among)), **values})
+
+    def set_on(self, connection: Connection, update: Update, ids: Sequence[str], values: Mapping[str, Any]) -> None:
+        for part in chunks(ids):
+            self.run_among(connection, _on_ids(update), "ids", part, values)
+
+    def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int]) -> list[Any]:
+        rows = json_text([{"key_": key, "limit_": limit} for key, limit in limits.items()])
+        return list(run(connection, _lateral(query), {"limits": rows}).fetchall())
 
     def insert(
         self,

@@ -11,6 +11,7 @@ from typing import Any, Final
 from sqlalchemy import URL, Connection, Engine, TextClause, Update, bindparam, event, exc, text
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.listeners import Listeners
@@ -26,7 +27,7 @@ from aiotaskq.backends.sql.sqlite_connections import SqliteConnections, is_store
 from aiotaskq.backends.sql.sqlite_engine import on_connect, prepare_file, quiet_aiosqlite, sqlite_engine
 from aiotaskq.backends.sql.sqlite_notifier import FileWatch
 from aiotaskq.backends.sql.statement_size import Columns, parts
-from aiotaskq.backends.sql.statements import command, run, run_many
+from aiotaskq.backends.sql.statements import Result, command, run, run_many
 from aiotaskq.errors import ValidationError
 
 __all__ = ["DIALECT", "SqliteDialect"]
@@ -126,6 +127,14 @@ class SqliteDialect(Dialect):
         if ids:
             one = len(ids) == 1
             run(connection, _update_by_ids(update, one), {"ids": ids[0] if one else json_text(ids), **values})
+
+    def among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+        return column.in_(text(f"SELECT value FROM json_each(:{name})"))  # noqa: S608
+
+    def run_among(
+        self, connection: Connection, statement: Any, name: str, among: Sequence[str], values: Mapping[str, Any]
+    ) -> Result:
+        return run(connection, statement, {name: json_text(list(among)), **values})
 
     def insert(
         self,
