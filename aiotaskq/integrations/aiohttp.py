@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from importlib import metadata
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
 from aiotaskq.errors import ValidationError
+from aiotaskq.web.dashboard.reply import Actor, Allow, Reply, check_guarded
 from aiotaskq.web.dispatch import dispatch
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
@@ -18,10 +20,11 @@ from aiotaskq.web.problem_details import unmatched
 
 try:
     from aiohttp import web
+    from multidict import CIMultiDict
 except ModuleNotFoundError:
     raise missing("aiohttp", "aiohttp") from None
 
-__all__ = ["TASKQ", "cleanup_ctx", "operations", "setup"]
+__all__ = ["TASKQ", "cleanup_ctx", "dashboard", "operations", "setup"]
 
 TASKQ: web.AppKey[TaskQ] = web.AppKey("aiotaskq", TaskQ)
 """``request.app[TASKQ]``: the task queue of the application."""
@@ -106,6 +109,58 @@ def operations(
     return app
 
 
+def dashboard(
+    tq: TaskQ,
+    *,
+    middlewares: Sequence[Any] = (),
+    allow: Allow | None = None,
+    read_only: bool = False,
+    show_args: bool = False,
+    origins: Collection[str] = (),
+    actor: Actor | None = None,
+) -> web.Application:
+    """Return the dashboard as an application: ``app.add_subapp("/tasks", dashboard(tq, middlewares=[admin]))``.
+
+    Args:
+        middlewares: the application's own, above all its access control. Needed unless ``allow`` is given.
+        allow: called with the request and the name of an action, or ``"view"``; returns whether the visitor may.
+        read_only, show_args, origins, actor: see ``aiotaskq.web.dashboard.site.Dashboard``.
+
+    Raises:
+        ValidationError: for neither ``middlewares`` nor ``allow``, and for a task queue of ``aiotaskq.sync``.
+    """
+    check_taskq("dashboard", tq)
+    check_guarded(bool(middlewares) or allow is not None, "middlewares=[…], or allow=…")
+    from aiotaskq.web.dashboard.site import Dashboard  # it needs jinja2
+
+    pages = Dashboard(tq, read_only=read_only, show_args=show_args, origins=origins, allow=allow, actor=actor)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await _send_reply(request, await pages.respond(_PageRequest(request)))
+
+    async def slash(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPFound(f"{request.rel_url.raw_parts[-1]}/")  # links are relative to the folder
+
+    app = web.Application(middlewares=middlewares)
+    app.router.add_get("", slash)
+    app.router.add_route("GET", "/{name:.*}", handle)
+    app.router.add_route("POST", "/{name:.*}", handle)
+    return app
+
+
+async def _send_reply(request: web.Request, reply: Reply) -> web.StreamResponse:
+    response: web.StreamResponse
+    headers = CIMultiDict([*reply.headers, ("Content-Type", reply.media_type)])
+    if reply.stream is None:
+        return web.Response(body=reply.body, status=reply.status, headers=headers)
+    response = web.StreamResponse(status=reply.status, headers=headers)
+    await response.prepare(request)
+    async with contextlib.aclosing(reply.stream) as parts:
+        async for part in parts:
+            await response.write(part)
+    return response
+
+
 def _handler(operation: Operation, tq: TaskQ, policy: Policy) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         return _response_of(await dispatch(operation, tq, policy, _Request(request)))
@@ -139,3 +194,13 @@ class _Request:
     async def chunks(self) -> AsyncIterator[bytes]:
         async for chunk in self._request.content.iter_chunked(_CHUNK):
             yield chunk
+
+
+class _PageRequest(_Request):
+    def __init__(self, request: web.Request) -> None:
+        super().__init__(request)
+        self.method = request.method
+        self.name: str = request.match_info.get("name", "")
+        self.address = request.remote or ""
+        self.secure = request.secure
+        self.original = request

@@ -10,7 +10,8 @@ from aiotaskq.app.handle import BoundTask, P, PushOptions, T, TaskCall, TaskHand
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
 from aiotaskq.integrations.starlette import setup, taskq_of
-from aiotaskq.web.asgi import asgi_path, endpoint
+from aiotaskq.web.asgi import asgi_path, dashboard_endpoint, endpoint
+from aiotaskq.web.dashboard.reply import Actor, Allow, check_guarded
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import body, parameters, responses
 from aiotaskq.web.operation import Operation
@@ -23,7 +24,7 @@ try:
 except ModuleNotFoundError:
     raise missing("fastapi", "fastapi") from None
 
-__all__ = ["SessionPush", "TaskQDep", "get_taskq", "router", "session_push", "setup"]
+__all__ = ["SessionPush", "TaskQDep", "dashboard", "get_taskq", "router", "session_push", "setup"]
 
 
 def get_taskq(connection: HTTPConnection) -> TaskQ:
@@ -134,6 +135,43 @@ def router(
             responses=responses(operation),
             openapi_extra=_extra(operation),
         )
+    return made
+
+
+def dashboard(
+    tq: TaskQ,
+    *,
+    dependencies: Sequence[Any] = (),
+    allow: Allow | None = None,
+    read_only: bool = False,
+    show_args: bool = False,
+    origins: Collection[str] = (),
+    actor: Actor | None = None,
+) -> APIRouter:
+    """Return the dashboard: ``app.include_router(dashboard(tq, dependencies=[Depends(admin)]), prefix="/tasks")``.
+
+    Args:
+        dependencies: the application's own, above all its access control. Needed unless ``allow`` is given.
+        allow: called with the request and the name of an action, or ``"view"``; returns whether the visitor may.
+        read_only, show_args, origins, actor: see ``aiotaskq.web.dashboard.site.Dashboard``.
+
+    Raises:
+        ValidationError: for neither ``dependencies`` nor ``allow``, and for a task queue of ``aiotaskq.sync``.
+    """
+    check_taskq("dashboard", tq)
+    check_guarded(bool(dependencies) or allow is not None, "dependencies=[Depends(…)], or allow=…")
+    from aiotaskq.web.dashboard.site import Dashboard  # it needs jinja2
+
+    pages = Dashboard(tq, read_only=read_only, show_args=show_args, origins=origins, allow=allow, actor=actor)
+    made = APIRouter(dependencies=list(dependencies), include_in_schema=False)
+    respond_to = dashboard_endpoint(pages)
+
+    async def run(request: Request) -> Response:
+        response: Response = await respond_to(request)
+        return response
+
+    run.__annotations__ = {"request": Request, "return": Response}
+    made.add_api_route("/{name:path}", run, methods=["GET", "POST"], name="aiotaskq:dashboard", response_model=None)
     return made
 
 

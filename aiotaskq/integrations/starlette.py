@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any
 
 from aiotaskq.app.taskq import TaskQ
@@ -17,9 +17,40 @@ try:
 except ModuleNotFoundError:
     raise missing("starlette", "web") from None
 
-from aiotaskq.web.asgi import application, routes  # below: it needs starlette as well
+from starlette.routing import Route
 
-__all__ = ["application", "routes", "setup", "taskq_of"]
+from aiotaskq.web.asgi import application, dashboard_endpoint, routes  # below: it needs starlette as well
+from aiotaskq.web.dashboard.reply import Actor, Allow, check_guarded
+
+__all__ = ["application", "dashboard", "routes", "setup", "taskq_of"]
+
+
+def dashboard(
+    tq: TaskQ,
+    *,
+    allow: Allow | None = None,
+    guarded: bool = False,
+    read_only: bool = False,
+    show_args: bool = False,
+    origins: Collection[str] = (),
+    actor: Actor | None = None,
+) -> list[Route]:
+    """Return the dashboard as routes: ``Mount("/tasks", routes=dashboard(tq, allow=is_admin))``.
+
+    Args:
+        allow: called with the request and the name of an action, or ``"view"``; returns whether the visitor may.
+        guarded: True says that middleware of the application lets in only those who may; then ``allow`` may be absent.
+        read_only, show_args, origins, actor: see ``aiotaskq.web.dashboard.site.Dashboard``.
+
+    Raises:
+        ValidationError: for neither ``allow`` nor ``guarded``, and for a task queue of ``aiotaskq.sync``.
+    """
+    check_taskq("dashboard", tq)
+    check_guarded(guarded or allow is not None, "allow=…, or guarded=True where middleware checks who comes in")
+    from aiotaskq.web.dashboard.site import Dashboard  # it needs jinja2
+
+    pages = Dashboard(tq, read_only=read_only, show_args=show_args, origins=origins, allow=allow, actor=actor)
+    return [Route("/{name:path}", dashboard_endpoint(pages), methods=["GET", "POST"], name="aiotaskq:dashboard")]
 
 
 def setup(

@@ -30,6 +30,7 @@ NAMES = (
     "disabled",
     "stalled",
     "exhausted",
+    "operated",
 )
 
 

@@ -100,9 +100,15 @@ class TokenCheck:
     def accepts(self, authorization: str | None, address: str, ticks: int) -> bool:
         """Return whether ``Authorization: Bearer TOKEN`` holds the token; count a wrong one."""
         scheme, _, given = (authorization or "").partition(" ")
-        if scheme.lower() == "bearer" and hmac.compare_digest(_digest(given.strip()), self._digest):
+        if not authorization:  # a request without a token is no guess
+            return False
+        return self.is_token(given if scheme.lower() == "bearer" else "", address, ticks)
+
+    def is_token(self, given: str, address: str, ticks: int) -> bool:
+        """Return whether this is the token; count a wrong one."""
+        if hmac.compare_digest(_digest(given.strip()), self._digest):
             return True
-        if authorization and not self.retry_after(address, ticks):  # a request without a token is no guess
+        if not self.retry_after(address, ticks):
             wrong = self._wrong.setdefault(address, [])
             wrong.append(ticks)
             del wrong[:-MAX_WRONG_TOKENS]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
+from aiotaskq.web.dashboard.reply import Reply
 from aiotaskq.web.dispatch import dispatch
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
@@ -18,14 +19,17 @@ try:
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
-    from starlette.responses import Response
-    from starlette.routing import Route
+    from starlette.responses import Response, StreamingResponse
+    from starlette.routing import BaseRoute, Route
 except ModuleNotFoundError:
     raise missing("starlette", "web") from None
 
+if TYPE_CHECKING:
+    from aiotaskq.web.dashboard.site import Dashboard  # it needs jinja2, which the operations API does not
+
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-__all__ = ["application", "asgi_path", "endpoint", "response_of", "routes"]
+__all__ = ["application", "asgi_path", "dashboard_endpoint", "endpoint", "response_of", "routes"]
 
 
 def routes(
@@ -62,9 +66,13 @@ def application(
     version: str,
     *,
     token: bool = False,
+    dashboard: Dashboard | None = None,
     **options: Any,
 ) -> Starlette:
-    """Return the operations as an application of their own, with ``/openapi.json``; options as ``routes``."""
+    """Return the operations as an application of their own, with ``/openapi.json``; options as ``routes``.
+
+    A dashboard is under ``/dashboard/``, to which ``/`` leads.
+    """
     whole = document(selected(options.get("operations")), version, token=token)
 
     async def openapi(_request: Request) -> Response:
@@ -75,10 +83,19 @@ def application(
         problem = unmatched(error.status_code, error.detail)
         return response_of(problem_response(problem, **(error.headers or {})))
 
+    all_routes: list[BaseRoute] = [*routes(tq, **options), Route("/openapi.json", openapi, methods=["GET"])]
+    if dashboard is not None:
+        all_routes.append(Route("/", _to_dashboard, methods=["GET"]))
+        all_routes.append(Route("/dashboard", _to_dashboard, methods=["GET"]))
+        all_routes.append(Route("/dashboard/{name:path}", dashboard_endpoint(dashboard), methods=["GET", "POST"]))
     return Starlette(
-        routes=[*routes(tq, **options), Route("/openapi.json", openapi, methods=["GET"])],
+        routes=all_routes,
         exception_handlers={HTTPException: refused},
     )
+
+
+async def _to_dashboard(_request: Request) -> Response:
+    return Response(status_code=303, headers={"Location": "dashboard/"})  # relative: a proxy may rewrite the path
 
 
 def asgi_path(path: str) -> str:
@@ -93,6 +110,26 @@ def endpoint(operation: Operation, tq: TaskQ, policy: Policy) -> Endpoint:
         return response_of(await dispatch(operation, tq, policy, _Request(request)))
 
     return respond_to
+
+
+def dashboard_endpoint(dashboard: Dashboard) -> Endpoint:
+    """Return the endpoint of every page and action, for a route with ``{name:path}``."""
+
+    async def respond_to(request: Request) -> Response:
+        return _response_of_reply(await dashboard.respond(_PageRequest(request)))
+
+    return respond_to
+
+
+def _response_of_reply(reply: Reply) -> Response:
+    response: Response
+    if reply.stream is None:
+        response = Response(reply.body, reply.status, media_type=reply.media_type)
+    else:
+        response = StreamingResponse(reply.stream, reply.status, media_type=reply.media_type)
+    for name, value in reply.headers:
+        response.headers.append(name, value)
+    return response
 
 
 def response_of(response: ApiResponse) -> Response:
@@ -115,3 +152,13 @@ class _Request:
                 yield chunk
         except ClientDisconnect:  # the application is not at fault: no traceback in its log
             raise ProblemError(400, "Disconnected", "body: the client closed the connection") from None
+
+
+class _PageRequest(_Request):
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        self.method = request.method
+        self.name: str = request.path_params.get("name", "")
+        self.address = request.client.host if request.client is not None else ""
+        self.secure = request.url.scheme == "https"
+        self.original = request

@@ -18,6 +18,7 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
 from aiotaskq.web.access import TokenCheck, check_access, names_loopback
 from aiotaskq.web.asgi import application, response_of
+from aiotaskq.web.dashboard.site import Dashboard
 from aiotaskq.web.endpoints import OPERATIONS
 from aiotaskq.web.http_protocol import connection_limits, limited_protocol
 from aiotaskq.web.operation import ApiResponse, problem_response
@@ -155,16 +156,19 @@ def asgi(
     """
     check_access(host, token)
     version = metadata.version("aiotaskq")
-    app = application(tq, version, token=token is not None, read_only=read_only, **options)
-    return _AccessCheck(app, token)
+    tokens = None if token is None else TokenCheck(token)
+    shown = {name: options[name] for name in ("show_args", "origins") if name in options}
+    pages = Dashboard(tq, read_only=read_only, token=token, tokens=tokens, **shown)
+    app = application(tq, version, token=token is not None, dashboard=pages, read_only=read_only, **options)
+    return _AccessCheck(app, tokens)
 
 
 class _AccessCheck:
     """ASGI middleware: requests need the token where there is one, else a host name of this machine."""
 
-    def __init__(self, app: Any, token: str | None) -> None:
+    def __init__(self, app: Any, tokens: TokenCheck | None) -> None:
         self._app = app
-        self._tokens = None if token is None else TokenCheck(token)
+        self._tokens = tokens
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         refusal = self._refusal(scope) if scope["type"] == "http" else None
@@ -179,6 +183,8 @@ class _AccessCheck:
             return problem_response(make_problem(403, "WrongHost", "host: without a token only localhost is served"))
         if scope["path"] in _PUBLIC and scope["method"] in ("GET", "HEAD"):
             return None
+        if scope["path"] == "/" or f"{scope['path']}/".startswith("/dashboard/"):
+            return None  # it asks for a login itself
         address, ticks = (scope.get("client") or ("",))[0], _CLOCK.ticks()
         given, wait = headers.get(b"authorization"), self._tokens.retry_after(address, ticks)
         if self._tokens.accepts(given, address, ticks):

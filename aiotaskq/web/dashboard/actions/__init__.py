@@ -1,0 +1,8 @@
+"""What can be changed: each file registers the actions on one kind of thing."""
+
+from __future__ import annotations
+
+from aiotaskq.web.dashboard.actions import queues, tasks
+from aiotaskq.web.dashboard.view import actions
+
+__all__ = ["actions", "queues", "tasks"]

@@ -1,0 +1,11 @@
+"""Every page: each file registers its own."""
+
+from __future__ import annotations
+
+from aiotaskq.web.dashboard.pages import overview, queues, task, tasks
+from aiotaskq.web.dashboard.view import pages
+
+__all__ = ["MENU", "overview", "pages", "queues", "task", "tasks"]
+
+MENU = ("", "tasks", "queues")
+"""The pages in the menu, in its order."""

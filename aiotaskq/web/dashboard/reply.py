@@ -1,0 +1,92 @@
+"""What the dashboard needs to know of a request, and what it gives back; each framework has an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from aiotaskq.errors import ValidationError
+
+HTML = "text/html; charset=utf-8"
+
+# Nothing of a page may come from elsewhere, and nothing inline runs.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+SECURITY = (
+    ("Content-Security-Policy", POLICY),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "same-origin"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+)
+
+Allow = Callable[[Any, str], bool | Awaitable[bool]]
+"""Called with the framework's request and the name of an action, or ``"view"``: whether the visitor may."""
+Actor = Callable[[Any], str]
+"""Called with the framework's request: the name of the visitor."""
+
+
+class Request(Protocol):
+    """A request below the prefix of the dashboard."""
+
+    @property
+    def method(self) -> str:
+        """In capitals."""
+
+    @property
+    def name(self) -> str:
+        """The decoded path below the prefix, without the slash at its beginning; "" is the overview."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers, looked up without regard to case."""
+
+    @property
+    def query(self) -> list[tuple[str, str]]:
+        """The decoded query parameters."""
+
+    @property
+    def secure(self) -> bool:
+        """Whether the client's connection is encrypted, as far as the server knows."""
+
+    @property
+    def address(self) -> str:
+        """The client's address, "" if it is not known."""
+
+    @property
+    def original(self) -> Any:
+        """The request of the framework, for ``allow``."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives."""
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A response: a body, or a stream of parts that ends when the client leaves."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    media_type: str = HTML
+    stream: AsyncGenerator[bytes] | None = None
+
+
+def page_reply(body: bytes, status: int = 200, *, media_type: str = HTML) -> Reply:
+    """Return a page, which no cache keeps."""
+    return Reply(status, body, (*SECURITY, ("Cache-Control", "no-store")), media_type)
+
+
+def redirect(where: str, *cookies: str) -> Reply:
+    """Send the browser to a page of the dashboard, as ``task?id=…``."""
+    headers = [*SECURITY, ("Location", where), ("Cache-Control", "no-store")]
+    return Reply(303, b"", (*headers, *(("Set-Cookie", each) for each in cookies)))
+
+
+def check_guarded(guarded: bool, how: str) -> None:
+    """Raise ValidationError for a dashboard that everybody could open; ``how`` says what is needed."""
+    if not guarded:
+        raise ValidationError(f"dashboard: anybody could open it; give {how}")

@@ -1,0 +1,124 @@
+"""Cookies of the dashboard: the session, the form token that follows from it, preferences, and a message to show once.
+
+A session is a random text. Its form token is a digest of it: a page of another origin can neither read the cookie
+(``HttpOnly``) nor make up a pair. With a server's token the session is signed by it, made at the login only, so that it
+proves the login in every process that knows the token.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+from http.cookies import CookieError, SimpleCookie
+from typing import TypeVar
+
+import msgspec
+
+from aiotaskq.core.task import SECOND
+
+SESSION, PREFERENCES, MESSAGE = "aiotaskq_session", "aiotaskq_view", "aiotaskq_message"
+LIFETIME = 12 * 3600 * SECOND
+"""Microseconds for which a login holds."""
+S = TypeVar("S", bound=msgspec.Struct)
+_YEAR = 365 * 24 * 3600  # seconds
+
+
+class Message(msgspec.Struct, frozen=True):
+    """What an action has done, for the next page: a sentence of the catalogue, and its values."""
+
+    text: str
+    values: dict[str, str | int] = {}
+    problem: bool = False
+
+
+class Preferences(msgspec.Struct, frozen=True):
+    """What a visitor has chosen; empty is the browser's choice."""
+
+    language: str = ""
+    theme: str = ""
+
+
+def cookies_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the cookies of a request; none if they cannot be read."""
+    jar: SimpleCookie = SimpleCookie()
+    try:
+        jar.load(headers.get("cookie", ""))
+    except CookieError:
+        return {}
+    return {name: morsel.value for name, morsel in jar.items()}
+
+
+def new_session(token: str | None, now: int) -> str:
+    """Return a new session; ``now`` in microseconds UTC. With the server's token it is a login."""
+    text = f"{now + LIFETIME}.{secrets.token_urlsafe(24)}"
+    return text if token is None else f"{text}.{_signature(token, text)}"
+
+
+def is_login(session: str, token: str, now: int) -> bool:
+    """Return whether a session was made by a login with this token, and still holds."""
+    text, _, signature = session.rpartition(".")
+    if not hmac.compare_digest(signature.encode(), _signature(token, text).encode()):
+        return False
+    until = text.partition(".")[0]
+    return until.isdecimal() and int(until) > now
+
+
+def form_token(session: str) -> str:
+    """Return the text that every form of this session holds."""
+    return hmac.new(session.encode(), b"aiotaskq form", hashlib.sha256).hexdigest()
+
+
+def is_form_token(session: str, given: str) -> bool:
+    """Return whether a form belongs to this session."""
+    return bool(session) and hmac.compare_digest(form_token(session).encode(), given.encode())
+
+
+def cookie(name: str, value: str, *, secure: bool, seconds: int | None = None) -> str:
+    """Return a cookie that scripts cannot read and that other sites' requests do not carry; 0 seconds deletes it."""
+    # Without a path it is that of the folder of the page: the prefix under which the dashboard is mounted.
+    parts = [f"{name}={value}", "HttpOnly", "SameSite=Strict"]
+    if secure:
+        parts.append("Secure")
+    if seconds is not None:
+        parts.append(f"Max-Age={seconds}")
+    return "; ".join(parts)
+
+
+def preferences_cookie(wanted: Preferences, *, secure: bool) -> str:
+    """Return the cookie that keeps a choice for a year."""
+    return cookie(PREFERENCES, _packed(wanted), secure=secure, seconds=_YEAR)
+
+
+def preferences_of(cookies: Mapping[str, str]) -> Preferences:
+    """Return the visitor's choice; the default where there is none, or none that can be read."""
+    return _unpacked(cookies.get(PREFERENCES), Preferences) or Preferences()
+
+
+def message_cookie(message: Message, *, secure: bool) -> str:
+    """Return the cookie of a message for the next page."""
+    return cookie(MESSAGE, _packed(message), secure=secure, seconds=60)
+
+
+def message_of(cookies: Mapping[str, str]) -> Message | None:
+    """Return the message that the last action has left."""
+    return _unpacked(cookies.get(MESSAGE), Message)
+
+
+def _packed(value: msgspec.Struct) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(value)).decode().rstrip("=")
+
+
+def _unpacked(text: str | None, kind: type[S]) -> S | None:
+    if not text:
+        return None
+    try:
+        return msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=kind)
+    except (ValueError, msgspec.MsgspecError):  # binascii.Error is a ValueError
+        return None
+
+
+def _signature(token: str, text: str) -> str:
+    return hmac.new(token.encode(), b"aiotaskq session " + text.encode(), hashlib.sha256).hexdigest()

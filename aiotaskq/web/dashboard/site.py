@@ -1,0 +1,323 @@
+"""From a request to a reply: checks access, origin and form, runs a page or an action, and renders what it returns."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+from urllib.parse import parse_qs, urlencode
+
+import msgspec
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.masking import mask
+from aiotaskq.errors import AiotaskqError, ValidationError
+from aiotaskq.log import log, printable
+from aiotaskq.web.access import TokenCheck, is_same_origin
+from aiotaskq.web.dashboard import session
+from aiotaskq.web.dashboard.actions import actions
+from aiotaskq.web.dashboard.assets import asset
+from aiotaskq.web.dashboard.live import Live
+from aiotaskq.web.dashboard.pages import MENU, pages
+from aiotaskq.web.dashboard.render import render
+from aiotaskq.web.dashboard.reply import Actor, Allow, Reply, Request, page_reply, redirect
+from aiotaskq.web.dashboard.view import Action, Change, Done, Page, Question, View
+from aiotaskq.web.dashboard.words import LANGUAGES, Words, language_of, marked
+from aiotaskq.web.policy import MAX_BODY
+from aiotaskq.web.problem_details import Problem, ProblemError, make_problem, problem_of
+
+VIEW = "view"
+"""What ``allow`` is asked for a page that only shows."""
+THEMES = ("light", "dark")
+LIVE_SECONDS = 30.0  # after which a stream of updates ends: access is checked again, and a server can stop
+PAGE_TIMEOUT = 10.0  # seconds
+BODY_TIMEOUT = 10.0  # seconds in which a form has to arrive
+
+
+class Dashboard:
+    """The pages of one task queue."""
+
+    def __init__(
+        self,
+        tq: TaskQ,
+        *,
+        read_only: bool = False,
+        show_args: bool = False,
+        origins: Collection[str] = (),
+        allow: Allow | None = None,
+        actor: Actor | None = None,
+        token: str | None = None,
+        tokens: TokenCheck | None = None,
+    ) -> None:
+        """Make the pages.
+
+        Args:
+            read_only: no action is offered or taken.
+            show_args: params, results and stored values are shown.
+            origins: other origins whose pages may send forms.
+            allow: called with the framework's request and the name of an action, or ``"view"``; returns whether the
+                visitor may. It may be a coroutine function.
+            actor: called with the framework's request; returns the name of the visitor, for audit events.
+            token, tokens: that of the standalone server, with which a visitor logs in, and what counts wrong ones.
+        """
+        self._tq = tq
+        self._read_only = read_only
+        self._show_args = show_args
+        self._origins = frozenset(origins)
+        self._allow = allow
+        self._actor = actor
+        self._token = token
+        self._tokens = TokenCheck(token) if tokens is None and token is not None else tokens
+        self._clock = SystemClock()
+        self._live = Live(self._rendered)
+
+    async def respond(self, request: Request) -> Reply:
+        """Return the reply to a request. An error of the application's own is raised."""
+        cookies = session.cookies_of(request.headers)
+        preferences = session.preferences_of(cookies)
+        words = Words(language_of(preferences.language, request.headers.get("accept-language", "")), self._tq.timezone)
+        if request.name.startswith("static/"):
+            return asset(request.name.removeprefix("static/"), request.headers)
+        try:
+            return await self._respond(request, cookies, preferences, words)
+        except ProblemError as refused:
+            return self._problem(request, refused.problem, words, preferences)
+        except TimeoutError:
+            slow = make_problem(
+                503, "TooSlow", marked("the store did not answer in time; try again, or narrow the filter")
+            )
+            return self._problem(request, make_problem(503, "TooSlow", slow), words, preferences)
+        except AiotaskqError as error:
+            problem = problem_of(error)
+            if problem is None:
+                raise
+            if problem.status >= 500:
+                log.warning("dashboard: {} {}: {}", request.name or "overview", type(error).__name__, error)
+            return self._problem(request, problem, words, preferences)
+
+    async def _respond(
+        self, request: Request, cookies: dict[str, str], preferences: session.Preferences, words: Words
+    ) -> Reply:
+        changes = request.method not in ("GET", "HEAD")
+        key = cookies.get(session.SESSION, "")
+        now = self._tq.queue.clock.now()
+        form = await self._form(request, key) if changes else {}
+        if request.name == "preferences" and changes:
+            return self._preferred(request, form, preferences)
+        if self._token is not None:
+            if request.name == "login" and changes:
+                return self._login(request, form, words, preferences, now)
+            if not session.is_login(key, self._token, now):
+                return self._login_page(request, words, preferences, now)
+            if request.name == "logout" and changes:
+                return redirect("./", session.cookie(session.SESSION, "", secure=request.secure, seconds=0))
+        if not await self._may(request, VIEW):
+            raise ProblemError(403, "NotAllowed", marked("you may not see this page"))
+        if changes:
+            return await self._change(request, form, words, preferences, key, now)
+        allowed = frozenset([name for name in actions.all if await self._may(request, name)])
+        fresh = "" if key else session.new_session(None, now)
+        view = View(
+            tq=self._tq,
+            words=words,
+            query={},
+            now=now,
+            show_args=self._show_args,
+            allowed=allowed,
+            preferences=preferences,
+            message=session.message_of(cookies),
+            form_token=session.form_token(key or fresh),
+        )
+        if request.name == "live":
+            return await self._stream(request, view)
+        page = _page(request.name)
+        view = _with_query(view, page, request.query)
+        made = [session.cookie(session.SESSION, fresh, secure=request.secure)] if fresh else []
+        if view.message is not None:
+            made.append(session.cookie(session.MESSAGE, "", secure=request.secure, seconds=0))
+        async with asyncio.timeout(PAGE_TIMEOUT):
+            if dict(request.query).get("format") == "json":
+                return page_reply(msgspec.json.encode(await page.load(view)), media_type="application/json")
+            reply = page_reply(await self._rendered(page, view))
+        return msgspec.structs.replace(reply, headers=(*reply.headers, *(("Set-Cookie", each) for each in made)))
+
+    # ---- pages ----
+
+    async def _rendered(self, page: Page, view: View) -> bytes:
+        return render(page.template, self._context(view, page) | {"data": await page.load(view)})
+
+    def _context(self, view: View, page: Page | None) -> dict[str, Any]:
+        words = view.words
+        return {
+            "_": words,
+            "n_": words.count,
+            "words": words,
+            "view": view,
+            "page": page,
+            "menu": [pages.all[name] for name in MENU],
+            "languages": LANGUAGES,
+            "store": mask(self._tq.url),
+            "read_only": self._read_only,
+            "logged_in": self._token is not None,
+            "link": link,
+            "here": link(view.name, **view.query),
+        }
+
+    def _problem(
+        self, request: Request, problem: Problem, words: Words, preferences: session.Preferences, back: str = "./"
+    ) -> Reply:
+        if dict(request.query).get("format") == "json" or request.name == "live":
+            return page_reply(msgspec.json.encode(problem), problem.status, media_type="application/problem+json")
+        view = self._empty_view(words, preferences)
+        data = {"status": problem.status, "text": words.error(problem.detail), "back": back}
+        return page_reply(render("problem", self._context(view, None) | {"data": data}), problem.status)
+
+    def _empty_view(self, words: Words, preferences: session.Preferences, token: str = "") -> View:
+        return View(
+            tq=self._tq,
+            words=words,
+            query={},
+            now=self._tq.queue.clock.now(),
+            show_args=False,
+            allowed=frozenset(),
+            preferences=preferences,
+            form_token=token,
+        )
+
+    async def _stream(self, request: Request, view: View) -> Reply:
+        wanted = dict(request.query)
+        page = _page(wanted.pop("page", ""))
+        view = _with_query(view, page, list(wanted.items()))
+        headers = (("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"))
+        return Reply(200, b"", headers, "text/event-stream", self._live.updates(page, view, LIVE_SECONDS))
+
+    # ---- changes ----
+
+    async def _may(self, request: Request, action: str) -> bool:
+        if self._read_only and action != VIEW:
+            return False
+        if self._allow is None:
+            return True
+        answer = self._allow(request.original, action)
+        return bool(await answer if inspect.isawaitable(answer) else answer)
+
+    async def _form(self, request: Request, key: str) -> dict[str, list[str]]:
+        site, origin, host = (request.headers.get(name) for name in ("sec-fetch-site", "origin", "host"))
+        if request.method != "POST" or not is_same_origin(site, origin, host, self._origins):
+            raise ProblemError(403, "CrossOrigin", marked("a page of another origin asked for a change"))
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/x-www-form-urlencoded":
+            raise ProblemError(415, "UnsupportedMediaType", marked("content-type: a form of these pages is needed"))
+        body = bytearray()
+        async with asyncio.timeout(BODY_TIMEOUT):
+            async for chunk in request.chunks():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise ProblemError(413, "BodyTooLarge", f"body: more than {MAX_BODY:,} bytes")
+        try:
+            form = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=5_000, errors="strict")
+        except ValueError:
+            raise ProblemError(400, "NotAForm", marked("body: is no form")) from None
+        if not session.is_form_token(key, next(iter(form.get("form_token", ())), "")):
+            raise ProblemError(
+                403, "FormExpired", marked("this form is of another session; reload the page, and try again")
+            )
+        return form
+
+    async def _change(
+        self,
+        request: Request,
+        form: dict[str, list[str]],
+        words: Words,
+        preferences: session.Preferences,
+        key: str,
+        now: int,
+    ) -> Reply:
+        action = actions.all.get(request.name)
+        if action is None:
+            raise ProblemError(404, "NotFound", marked("there is nothing at this path"))
+        if not await self._may(request, action.name):
+            raise ProblemError(403, "NotAllowed", marked("you may not do this here"))
+        actor = "" if self._actor is None else str(self._actor(request.original))
+        answer = await action.run(Change(tq=self._tq, form=form, actor=actor, now=now))
+        if isinstance(answer, Question):
+            view = self._empty_view(words, preferences, session.form_token(key))
+            kept = [(name, each) for name, all in form.items() for each in all if name not in ("form_token", "sure")]
+            data = {"question": answer, "action": action.name, "fields": kept}
+            return page_reply(render("question", self._context(view, None) | {"data": data}))
+        self._audit(action, answer, actor, now)
+        return redirect(answer.page, session.message_cookie(answer.message, secure=request.secure))
+
+    def _audit(self, action: Action, done: Done, actor: str, now: int) -> None:
+        log.info("dashboard: {} {} by {}", action.name, printable(", ".join(done.targets)), printable(actor) or "-")
+        self._tq.registered.events.emit("operated", now, action=action.name, actor=actor, targets=list(done.targets))
+
+    def _preferred(self, request: Request, form: dict[str, list[str]], old: session.Preferences) -> Reply:
+        given = {name: each[0] for name, each in form.items() if name in ("language", "theme")}
+        known = (*LANGUAGES, *THEMES, "")
+        if not set(given.values()) <= set(known):
+            raise ValidationError("preferences: a language or a theme of these pages is needed")
+        wanted = msgspec.structs.replace(old, **given)
+        back = next(iter(form.get("back", ())), "")
+        return redirect(_own_page(back), session.preferences_cookie(wanted, secure=request.secure))
+
+    # ---- login ----
+
+    def _login_page(
+        self, request: Request, words: Words, preferences: session.Preferences, now: int, wrong: bool = False
+    ) -> Reply:
+        if dict(request.query).get("format") == "json" or request.name == "live":
+            raise ProblemError(401, "NoToken", marked("log in first"))
+        visitor = session.new_session(None, now)
+        view = self._empty_view(words, preferences, session.form_token(visitor))
+        back = link(request.name, **dict(request.query)) if request.method == "GET" else "./"
+        page = render("login", self._context(view, None) | {"data": {"wrong": wrong, "back": back}})
+        reply = page_reply(page, 401)
+        fresh = session.cookie(session.SESSION, visitor, secure=request.secure)
+        return msgspec.structs.replace(reply, headers=(*reply.headers, ("Set-Cookie", fresh)))
+
+    def _login(
+        self,
+        request: Request,
+        form: dict[str, list[str]],
+        words: Words,
+        preferences: session.Preferences,
+        now: int,
+    ) -> Reply:
+        assert self._token is not None and self._tokens is not None
+        given, ticks = next(iter(form.get("token", ())), ""), self._clock.ticks()
+        wait = self._tokens.retry_after(request.address, ticks)
+        if not self._tokens.is_token(given, request.address, ticks):
+            if wait:
+                raise ProblemError(429, "TooManyGuesses", f"too many wrong tokens; wait {wait} s")
+            return self._login_page(request, words, preferences, now, wrong=True)
+        login = session.cookie(session.SESSION, session.new_session(self._token, now), secure=request.secure)
+        return redirect(_own_page(next(iter(form.get("back", ())), "")), login)
+
+
+def link(page: str, **query: object) -> str:
+    """Return the address of a page, relative to any other one; parameters that are None or empty are left out."""
+    given = urlencode({name: str(value) for name, value in query.items() if value not in (None, "")})
+    return f"{page or './'}{given and '?'}{given}"
+
+
+def _own_page(address: str) -> str:
+    """Return the address if it is one of these pages, else that of the overview."""
+    name = address.partition("?")[0]
+    known = (name in pages.all or name == "./") and not any(char in address for char in "\r\n\\")
+    return address if known else "./"
+
+
+def _page(name: str) -> Page:
+    page = pages.all.get(name)
+    if page is None:
+        raise ProblemError(404, "NotFound", marked("there is nothing at this path"))
+    return page
+
+
+def _with_query(view: View, page: Page, pairs: list[tuple[str, str]]) -> View:
+    known = {name: value[:1_000] for name, value in pairs if name in page.parameters}
+    return replace(view, name=page.name, query=known)

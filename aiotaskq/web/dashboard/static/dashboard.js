@@ -1,0 +1,152 @@
+"use strict";
+// Live updates, relative times, copying, and keys. Every page works without this script, too.
+
+const body = document.body;
+const language = document.documentElement.lang;
+const LIVE_KEY = "aiotaskq-live";
+
+// ---- times: "3 min ago" beside the full time, which stays in the title ----
+
+const relative = new Intl.RelativeTimeFormat(language, { numeric: "always", style: "short" });
+const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
+
+function ago(element) {
+  const at = Date.parse(element.dateTime);
+  if (Number.isNaN(at)) return;
+  if (!element.dataset.full) element.dataset.full = element.textContent;
+  const seconds = Math.round((at - Date.now()) / 1000);
+  const [unit, size] = UNITS.find(([, size]) => Math.abs(seconds) >= size) || UNITS[3];
+  const text = relative.format(Math.trunc(seconds / size), unit);
+  if (element.textContent !== text) element.textContent = text;
+  element.title = element.dataset.full;
+}
+
+function refreshTimes(root) {
+  for (const element of root.querySelectorAll("time[data-ago]")) ago(element);
+}
+
+// ---- copying ----
+
+function makeCopies(root) {
+  for (const element of root.querySelectorAll(".copy")) {
+    if (element.querySelector("button")) continue;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "button quiet";
+    button.textContent = body.dataset.copy;
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(element.dataset.text);
+      button.textContent = body.dataset.copied;
+      setTimeout(() => { button.textContent = body.dataset.copy; }, 1500);
+    });
+    element.append(" ", button);
+  }
+}
+
+// ---- live: parts of the page that have changed ----
+
+const shown = new Map(); // the markup of each part, as it came
+
+function swap(id, markup) {
+  const element = document.getElementById(id);
+  if (!element || shown.get(id) === markup) return;
+  const active = document.activeElement;
+  if (active && element.contains(active) && active.matches("input, select, textarea")) return; // somebody is typing
+  const focused = active && element.contains(active) ? pathOf(active, element) : null;
+  const open = [...element.querySelectorAll("details")].map((each) => each.open);
+  const checked = new Set([...element.querySelectorAll("input:checked")].map((each) => each.name + "=" + each.value));
+  const scrolled = [...element.querySelectorAll(".scroll, pre")].map((each) => [each.scrollLeft, each.scrollTop]);
+  element.innerHTML = markup;
+  shown.set(id, markup);
+  element.querySelectorAll("details").forEach((each, index) => { if (open[index] !== undefined) each.open = open[index]; });
+  for (const each of element.querySelectorAll("input[type=checkbox]")) each.checked = checked.has(each.name + "=" + each.value);
+  element.querySelectorAll(".scroll, pre").forEach((each, index) => {
+    if (scrolled[index]) [each.scrollLeft, each.scrollTop] = scrolled[index];
+  });
+  refreshTimes(element);
+  makeCopies(element);
+  if (focused) nodeAt(focused, element)?.focus({ preventScroll: true });
+}
+
+function pathOf(node, root) {
+  const path = [];
+  for (; node !== root; node = node.parentElement) path.unshift([...node.parentElement.children].indexOf(node));
+  return path;
+}
+
+function nodeAt(path, root) {
+  return path.reduce((node, index) => node?.children[index], root);
+}
+
+let source = null;
+
+function connect() {
+  const wanted = new URLSearchParams(location.search);
+  wanted.set("page", body.dataset.page);
+  source = new EventSource("live?" + wanted);
+  source.addEventListener("parts", (event) => {
+    for (const [id, markup] of JSON.parse(event.data)) swap(id, markup);
+  });
+  source.onopen = () => show(true);
+  source.onerror = () => { if (source && source.readyState === EventSource.CLOSED) { disconnect(); setTimeout(update, 5000); } };
+}
+
+function disconnect() {
+  source?.close();
+  source = null;
+}
+
+const live = document.getElementById("live-switch");
+
+function show(connected) {
+  const on = localStorage.getItem(LIVE_KEY) !== "off";
+  live.setAttribute("aria-pressed", String(on));
+  live.classList.toggle("lost", on && !connected);
+  live.querySelector(".label").textContent = !on ? live.dataset.off : connected ? live.dataset.on : live.dataset.lost;
+}
+
+function update() {
+  const on = localStorage.getItem(LIVE_KEY) !== "off" && !document.hidden;
+  if (on && !source) connect();
+  if (!on) disconnect();
+  show(true);
+}
+
+if (live && document.querySelector("[data-live]")) {
+  live.hidden = false;
+  live.addEventListener("click", () => {
+    localStorage.setItem(LIVE_KEY, localStorage.getItem(LIVE_KEY) === "off" ? "on" : "off");
+    update();
+  });
+  document.addEventListener("visibilitychange", update);
+  addEventListener("storage", update);
+  addEventListener("pagehide", disconnect);
+  addEventListener("pageshow", update);
+}
+
+// ---- keys ----
+
+let row = -1;
+
+function move(step) {
+  const rows = [...document.querySelectorAll("table.rows tbody tr")];
+  if (!rows.length) return;
+  rows[row]?.classList.remove("current");
+  row = Math.min(rows.length - 1, Math.max(0, row + step));
+  rows[row].classList.add("current");
+  rows[row].querySelector("a")?.focus();
+  rows[row].scrollIntoView({ block: "nearest" });
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;
+  if (event.key === "/" && document.getElementById("search")) { event.preventDefault(); document.getElementById("search").focus(); }
+  else if (event.key === "j") move(1);
+  else if (event.key === "k") move(-1);
+  else if (event.key === "r") location.reload();
+});
+
+for (const each of document.querySelectorAll(".keys")) each.hidden = false;
+refreshTimes(document);
+makeCopies(document);
+setInterval(() => { if (!document.hidden) refreshTimes(document); }, 1000);

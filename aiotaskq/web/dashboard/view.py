@@ -1,0 +1,177 @@
+"""What a page's function gets: the task queue, the checked query, the words of the page, and what may be done."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.web.dashboard.session import Message, Preferences
+from aiotaskq.web.dashboard.words import Words
+from aiotaskq.web.problem_details import ProblemError
+
+MAX_PAGE = 100  # rows of a table
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One request for a page."""
+
+    tq: TaskQ
+    words: Words
+    query: Mapping[str, str]
+    now: int
+    """Microseconds UTC."""
+    show_args: bool
+    """Whether params, results and stored values may be shown."""
+    allowed: frozenset[str]
+    """The names of the actions that this visitor may take."""
+    name: str = ""
+    preferences: Preferences = field(default_factory=Preferences)
+    message: Message | None = None
+    form_token: str = ""
+
+    def at(self, now: int) -> View:
+        """Return the same view at a later time."""
+        return replace(self, now=now)
+
+    def text(self, name: str) -> str | None:
+        """Return a query parameter; None where it is absent or empty."""
+        return self.query.get(name) or None
+
+    def needed(self, name: str) -> str:
+        """Return a query parameter. Raises ProblemError where it is absent."""
+        value = self.text(name)
+        if value is None:
+            raise ProblemError(422, "ValidationError", f"{name}: the address of this page names no {name}")
+        return value
+
+    def whole(self, name: str, default: int, most: int) -> int:
+        """Return a whole number from 1 to ``most``; a wrong or absent one is the default."""
+        value = self.query.get(name, "")
+        return min(int(value[:9]), most) or default if value.isdecimal() and value.isascii() else default
+
+
+Load = Callable[[View], Awaitable[msgspec.Struct]]
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """One page: its path, title, template, and the function that reads its data."""
+
+    name: str
+    title: str
+    """A sentence of the catalogue."""
+    load: Load
+    section: str = ""
+    """The entry of the menu that is marked; default its own."""
+    parameters: tuple[str, ...] = ()
+    """The query parameters that it takes."""
+
+    @property
+    def template(self) -> str:
+        """The file in ``templates``."""
+        return self.name or "overview"
+
+
+class Pages:
+    """A table of pages that a decorator fills."""
+
+    def __init__(self) -> None:
+        self.all: dict[str, Page] = {}
+
+    def __call__(self, name: str, title: str, *parameters: str, section: str = "") -> Callable[[Load], Load]:
+        """Register the function of a page."""
+
+        def register(load: Load) -> Load:
+            self.all[name] = Page(
+                name=name,
+                title=title,
+                load=load,
+                section=section or name,
+                parameters=parameters,
+            )
+            return load
+
+        return register
+
+
+pages = Pages()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One request for a change, from a form whose token was checked."""
+
+    tq: TaskQ
+    form: Mapping[str, list[str]]
+    actor: str
+    now: int
+    """Microseconds UTC."""
+
+    def text(self, name: str) -> str | None:
+        """Return a field; None where it is absent or empty."""
+        return next(iter(self.form.get(name, ())), "") or None
+
+    def needed(self, name: str) -> str:
+        """Return a field. Raises ProblemError where it is absent."""
+        value = self.text(name)
+        if value is None:
+            raise ProblemError(422, "ValidationError", f"{name}: the form names no {name}")
+        return value
+
+    @property
+    def sure(self) -> bool:
+        """Whether the question has been answered with yes."""
+        return self.text("sure") == "yes"
+
+
+class Question(msgspec.Struct, frozen=True):
+    """Asked before a change that cannot be undone; the answer yes repeats the form."""
+
+    text: str
+    """A sentence of the catalogue, with ``{names}``."""
+    values: dict[str, Any] = {}
+    button: str = "Continue"
+    back: str = ""
+    """The page for the answer no."""
+
+
+class Done(msgspec.Struct, frozen=True):
+    """A change was made: the message for the next page, and which page that is."""
+
+    message: Message
+    page: str
+    targets: tuple[str, ...] = ()
+    """What was changed, for the audit event."""
+
+
+Run = Callable[[Change], Awaitable["Question | Done"]]
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """One change: the path of its form and its function."""
+
+    name: str
+    run: Run
+
+
+class Actions:
+    """A table of actions that a decorator fills."""
+
+    def __init__(self) -> None:
+        self.all: dict[str, Action] = {}
+
+    def __call__(self, name: str) -> Callable[[Run], Run]:
+        """Register the function of an action."""
+
+        def register(run: Run) -> Run:
+            self.all[name] = Action(name=name, run=run)
+            return run
+
+        return register
+
+
+actions = Actions()

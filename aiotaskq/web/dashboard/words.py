@@ -1,0 +1,137 @@
+"""The language of a page: sentences of the catalogue, and numbers, times and durations as its readers write them."""
+
+from __future__ import annotations
+
+import functools
+from datetime import datetime, tzinfo
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from aiotaskq.core.catalogue import parse, rendered
+from aiotaskq.core.cron import local_timezone
+from aiotaskq.core.instants import to_datetime, to_iso
+from aiotaskq.core.masking import without_passwords
+from aiotaskq.core.task import SECOND
+
+LANGUAGES = {"en": "English", "zh": "中文"}
+CATALOGUE = Path(__file__).parent / "locale" / "zh" / "LC_MESSAGES" / "dashboard.po"
+
+STATES = (
+    *("pending", "running", "completed", "failed", "cancelled", "expired"),
+    *("timed_out", "lost", "released", "paused", "active"),
+)
+"""States of tasks, attempts and queues: words that are translated, and names of icons and of classes in the styles."""
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_UNITS = (("d", "天", 86_400), ("h", "小时", 3_600), ("min", "分", 60))
+
+
+def marked(text: str) -> str:
+    """Return the text as it is; marks one that must be in the catalogue, because a template translates it later."""
+    return text
+
+
+@functools.cache
+def _chinese() -> dict[str, str]:
+    return {english: chinese for (_, english), chinese in parse(CATALOGUE.read_text(encoding="utf-8")).items()}
+
+
+def language_of(chosen: str, accepted: str) -> str:
+    """Return the language of a page: the one that was chosen, else the first known one of ``Accept-Language``."""
+    if chosen in LANGUAGES:
+        return chosen
+    weighed = []
+    for place, part in enumerate(accepted[:200].split(",")):
+        name, _, quality = part.partition(";q=")
+        try:
+            weight = float(quality or 1)
+        except ValueError:
+            continue
+        weighed.append((-weight, place, name.strip().lower().partition("-")[0]))
+    return next((name for weight, _, name in sorted(weighed) if name in LANGUAGES and weight), "en")
+
+
+class Words:
+    """Translates and formats for one page. Instants are microseconds UTC, shown in one time zone."""
+
+    def __init__(self, language: str, zone: str | None = None) -> None:
+        self.language = language
+        self.zone_name = zone or local_timezone()
+        self._zone: tzinfo = ZoneInfo(self.zone_name)
+
+    def __call__(self, text: str, **values: object) -> str:
+        """Return a sentence of the catalogue with its ``{names}`` filled in; a number is grouped."""
+        if self.language == "zh":
+            text = _chinese().get(text, text)
+        if not values:
+            return text
+        return text.format(**{name: self.number(each) if _is_int(each) else each for name, each in values.items()})
+
+    def count(self, one: str, many: str, number: int, **values: object) -> str:
+        """Return the sentence for one thing or for many; ``{number}`` is the number."""
+        return self(one if number == 1 else many, number=number, **values)
+
+    def error(self, text: str | None) -> str:
+        """Return an error text of the library in the page's language, without passwords."""
+        shown = without_passwords(text or "")
+        return (_chinese().get(shown) or rendered(shown)) if self.language == "zh" else shown
+
+    def number(self, number: Any) -> str:
+        """Return a number with groups of three digits."""
+        return f"{number:,}" if _is_int(number) else f"{number:,.2f}".rstrip("0").rstrip(".")
+
+    def time(self, instant: int | None, *, seconds: bool = True) -> str:
+        """Return date and time of day in the page's time zone; "" for None, and for a year that no calendar has."""
+        if instant is None:
+            return ""
+        try:
+            at = to_datetime(instant, self._zone)
+        except OverflowError:
+            return ""
+        clock = f"{at:%H:%M:%S}" if seconds else f"{at:%H:%M}"
+        if self.language == "zh":
+            return f"{at.year}-{at:%m-%d} {clock}"
+        return f"{at.day} {_MONTHS[at.month - 1]} {at.year} {clock}"
+
+    def text_time(self, text: str | None) -> str:
+        """Return date and time of day of an RFC 3339 text, as the JSON views have it; "" for None."""
+        return "" if text is None else self.time(round(datetime.fromisoformat(text).timestamp() * SECOND))
+
+    def clock(self, instant: int) -> str:
+        """Return the time of day, to the minute."""
+        return f"{to_datetime(instant, self._zone):%H:%M}"
+
+    def iso(self, instant: int | None) -> str:
+        """Return RFC 3339 in UTC, for programs; "" for None."""
+        return to_iso(instant) or ""
+
+    def seconds(self, seconds: int | None) -> int | None:
+        """Return the microseconds of epoch seconds."""
+        return None if seconds is None else seconds * SECOND
+
+    def duration(self, seconds: float | None) -> str:
+        """Return a duration in its two largest units, below a minute in seconds or milliseconds; "" for None."""
+        if seconds is None:
+            return ""
+        sign, seconds = ("-", -seconds) if seconds < 0 else ("", seconds)
+        chinese = self.language == "zh"
+        if seconds < 1:
+            return f"{sign}{seconds * 1000:.0f} {'毫秒' if chinese else 'ms'}"
+        if seconds < 60:
+            text = f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"
+            return f"{sign}{text} {'秒' if chinese else 's'}"
+        for place, (english, zh, size) in enumerate(_UNITS):
+            if seconds < size:
+                continue
+            first, rest = divmod(int(seconds), size)
+            lower = _UNITS[place + 1] if place + 1 < len(_UNITS) else ("s", "秒", 1)
+            parts = [f"{first} {zh if chinese else english}"]
+            if second := rest // lower[2]:
+                parts.append(f"{second} {lower[1] if chinese else lower[0]}")
+            return sign + " ".join(parts)
+        raise AssertionError(seconds)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

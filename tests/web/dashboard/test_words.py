@@ -1,0 +1,120 @@
+"""The words of the pages: every sentence has a Chinese one with the same places, and no template has bare text."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import jinja2
+import pytest
+from jinja2 import nodes
+
+import aiotaskq.web.dashboard as package
+from aiotaskq.core.catalogue import parse
+from aiotaskq.web.dashboard.words import CATALOGUE, STATES, Words, language_of
+
+FOLDER = Path(package.__file__).parent
+TEMPLATES = sorted((FOLDER / "templates").glob("*.html"))
+BARE = {"aiotaskq"}
+"""Names that are the same in every language."""
+
+
+def of_template(text: str) -> Iterator[str]:
+    for call in jinja2.Environment().parse(text).find_all(nodes.Call):
+        if isinstance(call.node, nodes.Name) and call.node.name in ("_", "n_"):
+            wanted = call.args[:1] if call.node.name == "_" else call.args[:2]
+            for each in wanted:
+                yield from (const.value for const in [each, *each.find_all(nodes.Const)] if _is_text(const))
+
+
+def _is_text(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Const) and isinstance(node.value, str)
+
+
+def of_module(text: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id == "marked" and isinstance(node.args[0], ast.Constant):
+                yield str(node.args[0].value)
+            if node.func.id == "map" and isinstance(node.args[0], ast.Name) and node.args[0].id == "marked":
+                yield from ast.literal_eval(node.args[1])
+
+
+def sentences() -> set[str]:
+    found = set(STATES)
+    for path in TEMPLATES:
+        found.update(of_template(path.read_text(encoding="utf-8")))
+    for path in FOLDER.rglob("*.py"):
+        found.update(of_module(path.read_text(encoding="utf-8")))
+    return found
+
+
+def chinese() -> dict[str, str]:
+    return {english: text for (_, english), text in parse(CATALOGUE.read_text(encoding="utf-8")).items()}
+
+
+def test_every_sentence_is_in_the_catalogue_and_no_other() -> None:
+    assert sentences() == set(chinese())
+
+
+@pytest.mark.parametrize(("english", "text"), chinese().items())
+def test_a_translation_has_the_same_places(english: str, text: str) -> None:
+    places = [sorted(set(re.findall(r"\{(\w+)\}", each))) for each in (english, text)]
+    assert places[0] == places[1] or (places[0] != places[1] and "{number}" in english + text)
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_a_template_has_no_bare_text(path: Path) -> None:
+    text = re.sub(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}", " ", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    inside = re.sub(r"<!--.*?-->|<[^>]*>", " ", text, flags=re.DOTALL)
+    words = set(re.findall(r"[^\W\d_]{2,}", re.sub(r"&\w+;", " ", inside)))
+    attributes = re.findall(r'(?:title|alt|aria-label|placeholder)="([^"]*\w[^"]*)"', text)
+    assert words <= BARE and attributes == []
+
+
+def test_a_template_has_no_inline_script_style_or_handler() -> None:
+    for path in TEMPLATES:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"<style|style=|<script(?! src=)|\son\w+=|javascript:|\|safe|Markup", text), path.name
+
+
+@pytest.mark.parametrize(
+    ("chosen", "accepted", "wanted"),
+    [
+        ("", "", "en"),
+        ("zh", "en", "zh"),
+        ("", "zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+        ("", "fr, en;q=0.5, zh;q=0.6", "zh"),
+        ("", "zh;q=0, en;q=0.1", "en"),
+        ("xx", "de;q=x,,;", "en"),
+    ],
+)
+def test_the_language_is_the_chosen_one_or_that_of_the_browser(chosen: str, accepted: str, wanted: str) -> None:
+    assert language_of(chosen, accepted) == wanted
+
+
+@pytest.mark.parametrize(
+    ("seconds", "english", "text"),
+    [
+        (None, "", ""),
+        (0.0123, "12 ms", "12 毫秒"),
+        (2.04, "2.0 s", "2.0 秒"),
+        (59, "59 s", "59 秒"),
+        (61, "1 min 1 s", "1 分 1 秒"),
+        (7200, "2 h", "2 小时"),
+        (90_061, "1 d 1 h", "1 天 1 小时"),
+        (-90, "-1 min 30 s", "-1 分 30 秒"),
+    ],
+)
+def test_durations_have_two_units(seconds: float | None, english: str, text: str) -> None:
+    assert (Words("en", "UTC").duration(seconds), Words("zh", "UTC").duration(seconds)) == (english, text)
+
+
+def test_times_are_in_one_zone_and_as_its_readers_write_them() -> None:
+    at = 1_700_000_000 * 1_000_000
+    assert Words("en", "Asia/Shanghai").time(at) == "15 Nov 2023 06:13:20"
+    assert Words("zh", "Asia/Shanghai").time(at) == "2023-11-15 06:13:20"
+    assert Words("en", "UTC").time(None) == Words("en", "UTC").time(2**62) == ""
+    assert Words("en", "UTC")("{ready} ready", ready=12_345) == "12,345 ready"
