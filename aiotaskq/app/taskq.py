@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 import functools
+import operator
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
@@ -34,6 +35,7 @@ from aiotaskq.runtime.store import Store
 from aiotaskq.runtime.worker.worker import CLOSING, SERVICES
 
 DEFAULT_URL = "sqlite:///aiotaskq.db"
+_options_of = operator.attrgetter("options")
 CLOCK_INTERVAL = 30.0  # seconds between two comparisons with the store's clock
 
 
@@ -234,7 +236,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
             await self._look_at_clock()
         now = self._clock.now()
         tasks = [new_task_of(call, self.registered, now) for call in checked]
-        optional = checked if any(call.options for call in checked) else ()
+        optional = checked if any(map(_options_of, checked)) else ()
         stored = await self._push(tasks, session, optional) if tasks else []
         return [TaskHandle(self, row.task_id, row is task) for task, row in zip(tasks, stored, strict=True)]
 

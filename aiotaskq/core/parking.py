@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from operator import attrgetter
+
 from msgspec.structs import replace
 
 from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import Task
+
+_flow_of = attrgetter("flow")
+
+
+def any_flow(tasks: Iterable[Task]) -> bool:
+    """Return whether a task has gates, waits for others, or is in a group. Most pushes have none."""
+    return any(map(_flow_of, tasks))
 
 
 def parked(task: Task, due: int) -> Task:

@@ -24,7 +24,7 @@ from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.gate import PARKED
-from aiotaskq.core.parking import slots
+from aiotaskq.core.parking import any_flow, slots
 from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, SECOND, Task, TaskFilter, same_push
 from aiotaskq.errors import LeaseLost
 
@@ -71,7 +71,7 @@ class MemoryBackend(DirectBackend):
         return stored
 
     def _push(self, tasks: Sequence[Task]) -> list[Task]:
-        gated = self.gates.check(tasks)
+        gated = self.gates.check(tasks) if any_flow(tasks) else None
         stored = [self._insert(task) for task in tasks]
         if gated:
             self.gates.pushed(gated)
@@ -79,10 +79,7 @@ class MemoryBackend(DirectBackend):
 
     def insert(self, task: Task) -> Task:
         with self._lock:
-            gated = self.gates.check([task])
-            stored = self._insert(task)
-            if gated:
-                self.gates.pushed(gated)
+            stored = self._insert(task) if task.flow is None else self._push([task])[0]
         if READY in self.listeners.by_kind:
             self.listeners.notify(READY)
         return stored

@@ -46,10 +46,7 @@ class DurableFake(MemoryBackend):
     def insert(self, task: Task) -> Task:
         self.check([task])
         with self._lock:
-            gated = self.gates.check([task])
-            stored = self._insert(task)
-            if gated:
-                self.gates.pushed(gated)
+            (stored,) = self._push([task])
         self.listeners.notify(READY)
         return stored
 

@@ -26,6 +26,7 @@ from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.statement_size import small_enough
 from aiotaskq.backends.sql.values import SqlValues
 from aiotaskq.backends.sql.workers import SqlWorkers, overdue
+from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
 
@@ -106,7 +107,7 @@ class SqlBackend(Backend):
             self.notify_updated(room.instead, [True] * len(room.instead))
             self.listeners.notify(READY)
             return stored
-        if _with_gates(tasks):
+        if any_flow(tasks):
             stored, _ = await self.gates.write(lambda c, touched: tasks_sql.push(c, tasks, touched=touched))
             self.listeners.notify(READY)
             return stored
@@ -133,7 +134,7 @@ class SqlBackend(Backend):
 
         def body(connection: Connection) -> list[Task]:
             self._enter(connection)
-            if _with_gates(tasks):
+            if any_flow(tasks):
                 check_room(connection, tasks)
             if room is not None:
                 return push_bounded(connection, tasks, room, touched)
@@ -253,7 +254,7 @@ class SqlBackend(Backend):
 
         if not (self.hands_over and tasks):
             return await super().push_and_claim(tasks, owner, now, limit, queues=queues, lease_until=lease_until)
-        if _with_gates(tasks):
+        if any_flow(tasks):
             stored, more = await self.gates.write(
                 lambda c, touched: tasks_sql.push(c, tasks, touched=touched),
                 lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until),
@@ -343,9 +344,5 @@ class SqlBackend(Backend):
         return await self.database.read(tasks_sql.paused)
 
 
-def _with_gates(tasks: Iterable[Task]) -> bool:
-    return any(task.flow is not None for task in tasks)
-
-
 def _touch_gates(changes: Iterable[Change]) -> bool:
-    return any(change.before.flow is not None or (change.then and _with_gates(change.then)) for change in changes)
+    return any(change.before.flow is not None or (change.then and any_flow(change.then)) for change in changes)

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.sql.rows import CONTENT, STATE, content, json_text, result_of, state
+from aiotaskq.backends.sql.rows import CONTENT, FLOW, STATE, content, flow_columns, json_text, result_of, state
 from aiotaskq.backends.sql.statement_size import Columns, small_enough
+from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import COMPLETED, RUNNING
 
 # May differ from what was read while a task runs, under the same fence; the other columns are written if they change.
 _VOLATILE = frozenset({"status", "lease_until", "cancel_requested"})
-_STATE = frozenset(STATE) - {"attempts", "fence", "unique_key", "live_key", "waits"}
+_STATE = frozenset({*STATE, "gate", "live_gate"}) - {"attempts", "fence", "unique_key", "live_key"}
 GUARD = ("b_id", "b_status", "b_fence", "b_final", "b_cancel")
 ENDING = ("result", "completed_at", "ended_at", "status", "lease_owner", "lease_until", "live_key", "cancel_requested")
 """What a run that has completed changes."""
@@ -95,14 +96,22 @@ def _completed(changes: Sequence[Change]) -> Group:
 
 
 def _group(changes: Sequence[Change], more: tuple[str, ...]) -> Group:
-    columns = list(zip(*[state(change.after) for change in changes], strict=True))
-    before = list(zip(*[state(change.before) for change in changes], strict=True))
+    afters, befores = [change.after for change in changes], [change.before for change in changes]
+    names: tuple[str, ...] = STATE
+    columns = list(zip(*map(state, afters), strict=True))
+    before = list(zip(*map(state, befores), strict=True))
+    if any_flow(befores) or any_flow(afters) or befores[0].undecodable is not None:
+        names += FLOW
+        columns += zip(*map(flow_columns, afters), strict=True)
+        before += zip(*map(flow_columns, befores), strict=True)
     # Fewer columns to write, and no entry of an index on what stays as it is.
-    written = _VOLATILE if all(change.before.status is RUNNING for change in changes) else _STATE
-    kept = [n for n, name in enumerate(STATE) if name in written or columns[n] != before[n]]
-    names, columns = tuple([STATE[n] for n in kept]), [columns[n] for n in kept]
+    written = _VOLATILE if all(task.status is RUNNING for task in befores) else _STATE
     if more:
-        columns += zip(*[content(change.after) for change in changes], strict=True)
+        written = written | {"flow"}  # also over one that could not be read
+    kept = [n for n, name in enumerate(names) if name in written or columns[n] != before[n]]
+    names, columns = tuple([names[n] for n in kept]), [columns[n] for n in kept]
+    if more:
+        columns += zip(*map(content, afters), strict=True)
     guards = [
         (
             change.before.task_id,

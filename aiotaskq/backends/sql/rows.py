@@ -14,6 +14,7 @@ from aiotaskq.backends.base import ScheduleChange
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import NO_CODEC, from_stored, is_coded, to_stored, verbatim
 from aiotaskq.core.gate import Flow
+from aiotaskq.core.parking import any_flow
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.models import GateRow, GroupRow, MemberRow, SchedulerTask, SlotRow, TaskQueue
@@ -39,7 +40,7 @@ def json_text(value: Any) -> str:
 
 
 _CONTENT = ("created_at", "scheduler_task_id", "timeout", "on_success", "on_failure")
-CONTENT = (*_CONTENT, "task_type", "params", "extra", "flow")
+CONTENT = (*_CONTENT, "task_type", "params", "extra")
 _content_of = attrgetter(*_CONTENT)
 
 
@@ -48,16 +49,14 @@ def content(task: Task) -> tuple[Any, ...]:
     if task.coded is not None:
         task = verbatim(task)
     extra = json_text(task.extra) if task.extra else None
-    flow = None if task.flow is None else json_text(task.flow)
-    return (*_content_of(task), task.type, json_text(task.params), extra, flow)
+    return (*_content_of(task), task.type, json_text(task.params), extra)
 
 
 _STATE = (
     *("priority", "retry_count", "max_retries", "started_at", "completed_at", "began_at", "ended_at", "error_message"),
     *("queue", "run_at", "due_at", "seq", "expires_at", "crashes", "lease_owner", "lease_until", "cancel_requested"),
-    *("gate", "waits"),
 )
-STATE = (*_STATE, "status", "fence", "unique_key", "live_key", "live_gate", "result", "attempts")
+STATE = (*_STATE, "status", "fence", "unique_key", "live_key", "result", "attempts")
 _state_of = attrgetter(*_STATE)
 
 
@@ -71,10 +70,18 @@ def state(task: Task) -> tuple[Any, ...]:
         task.fence,
         task.unique_key,
         task.unique_key if task.unique_key is not None and task.status in LIVE else None,
-        task.gate if task.gate is not None and task.status in LIVE else None,
         None if task.result is None else json_text(task.result),
         json_text(task.attempts) if task.attempts else None,
     )
+
+
+FLOW = ("flow", "gate", "live_gate", "waits")
+
+
+def flow_columns(task: Task) -> tuple[Any, ...]:
+    """Return the columns of gates and groups. They are left out of the writes of tasks that have no flow."""
+    flow = None if task.flow is None else json_text(task.flow)
+    return flow, task.gate, task.gate if task.status in LIVE else None, task.waits
 
 
 DEFAULTS = {"queue": "default", "fence": 0, "crashes": 0, "cancel_requested": False, "waits": 0}
@@ -82,8 +89,16 @@ DEFAULTS = {"queue": "default", "fence": 0, "crashes": 0, "cancel_requested": Fa
 NEW = ("task_id", "idempotency_key", "progress", *CONTENT, *STATE)
 
 
+def new_rows(tasks: Sequence[Task]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return the columns of new tasks: their names, and their values by task."""
+    rows = [new_row(task) for task in tasks]
+    if not any_flow(tasks):
+        return NEW, rows
+    return (*NEW, *FLOW), [row + flow_columns(task) for row, task in zip(rows, tasks, strict=True)]
+
+
 def new_row(task: Task) -> tuple[Any, ...]:
-    """Return all columns of a task, in the order of ``NEW``."""
+    """Return the columns of a task without its flow, in the order of ``NEW``."""
     if task.coded is not None:
         task = verbatim(task)
     progress = None if task.progress is None else json_text(task.progress)

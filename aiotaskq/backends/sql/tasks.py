@@ -19,7 +19,7 @@ from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.group_rows import GroupRows
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.migrations import OUR_TABLES
-from aiotaskq.backends.sql.rows import GATES, LIVE, NEW, TASKS, json_text, new_row, to_task
+from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, json_text, new_rows, to_task
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import FINAL, Status, Task, TaskFilter, same_push
@@ -46,7 +46,7 @@ def push(
     touched: Touched | None = None,
 ) -> list[Task]:
     """Push; ``touched`` is needed for tasks with gates."""
-    if insert_new(connection, TASKS, NEW, [new_row(task) for task in tasks], notify) == len(tasks):
+    if insert_new(connection, TASKS, *new_rows(tasks), notify) == len(tasks):
         if touched is not None:
             touched.pushed(tasks)
         return list(tasks)

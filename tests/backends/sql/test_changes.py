@@ -12,7 +12,7 @@ import pytest
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.changes import ENDING, GUARD, groups, hoisted, in_one
-from aiotaskq.backends.sql.rows import CLAIM, CONTENT, OTHERS, STATE, TASKS, content, state
+from aiotaskq.backends.sql.rows import CLAIM, CONTENT, FLOW, OTHERS, STATE, TASKS, content, flow_columns, state
 from aiotaskq.backends.sql.tasks import get, update_tasks
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, HandedBack, LeaseExpired, Outcome, Released, settle
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
@@ -43,7 +43,7 @@ def changes() -> list[Change]:
 
 
 def columns(task: Task) -> dict[str, Any]:
-    return dict(zip(STATE + CONTENT, state(task) + content(task), strict=True))
+    return dict(zip(STATE + CONTENT + FLOW, state(task) + content(task) + flow_columns(task), strict=True))
 
 
 @pytest.mark.parametrize("together", [True, False])
