@@ -35,7 +35,8 @@ class Groups(ABC):
     - An update in which a member ends subtracts from what remains of its group; if nothing is left, the group has
       ended, and its callback is pushed. One that brings a member back adds one.
     - An update in which a parent ends counts down its children, and un-parks or ends them by their rules; those that
-      end are parents, too. One that brings a child back parks it for its parents that have not ended.
+      end are parents, too. One that brings a parent back adds one to its children that still wait for others, and one
+      that brings a child back parks it for its parents that have not ended.
     - To delete a task that has not ended counts as its cancellation.
 
     The hint ``ended`` has the ids of ended groups, too.
@@ -219,9 +220,8 @@ def to_children(rows: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> E
                 continue
             if flow.group is not None:
                 tally_of(before, after, tallies.setdefault(flow.group, Tally()))
-            if after.final:
-                for child_id, rule in flow.children:
-                    ends.setdefault(child_id, []).append((after, rule))
+            for child_id, rule in flow.children:
+                ends.setdefault(child_id, []).append((after, rule))
         level = []
         for child_id, child in (rows.tasks(sorted(ends)) if ends else {}).items():
             after = after_parents(child, ends[child_id], now)

@@ -183,15 +183,18 @@ def waiting(task: Task, parents: int, due: int) -> Task:
 
 
 def after_parents(child: Task, ends: Sequence[tuple[Task, str]], now: int) -> Task:
-    """Return what a child becomes when these parents have ended, each given with its rule; perhaps itself."""
+    """Return what a child becomes when these parents have ended, or were brought back, each given with its rule.
+
+    That may be itself: a child that waits for none any more is not held up by a parent that is brought back.
+    """
     if child.status is not PENDING or not child.waits:
         return child
     for parent, rule in ends:
-        if parent.status is not Status.COMPLETED and rule != RUN:
+        if parent.final and parent.status is not Status.COMPLETED and rule != RUN:
             reason = f"not started: task {parent.task_id} ({parent.type}), for which it waits, {_WORDS[parent.status]}"
             ended = settle(child, Cancelled(reason), now)
             return ended if rule == CANCEL else ended.replace(status=Status.FAILED)
-    left = max(0, child.waits - len(ends))
+    left = max(0, child.waits + sum(-1 if parent.final else 1 for parent, _ in ends))
     return child.replace(waits=left) if left else released(child, now)
 
 

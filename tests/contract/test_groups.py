@@ -343,6 +343,36 @@ async def test_a_child_that_is_brought_back_alone_runs_at_once(backend: Backend)
     assert [task.type for task in await claimed(backend)] == ["b"]
 
 
+async def test_a_child_waits_again_for_a_parent_that_is_brought_back(backend: Backend) -> None:
+    made = graph({"a": {}, "b": {}, "c": {"a": RUN, "b": RUN}})
+    await pushed(backend, made)
+    a, b = await claimed(backend)
+    failed = await settled(backend, a, BROKEN)
+    await settled(backend, failed, Requeued())
+    assert (await rows(backend, made))["c"].waits == 2
+    (a,) = await claimed(backend)
+    await settled(backend, a)
+    assert await claimed(backend) == []
+    await settled(backend, b)
+    (c,) = await claimed(backend)
+    assert (c.type, c.waits) == ("c", 0)
+
+
+async def test_a_child_and_one_of_its_parents_are_brought_back_together(backend: Backend) -> None:
+    made = graph({"a": {}, "b": {}, "c": {"a": CANCEL, "b": RUN}})
+    await pushed(backend, made)
+    a, b = await claimed(backend)
+    await settled(backend, a, BROKEN)
+    ended = await rows(backend, made)
+    changes = [Change(ended[name], settle(ended[name], Requeued(), LATER)) for name in "ca"]
+    assert await backend.update([*changes, Change(b, settle(b, DONE, LATER))]) == [True, True, True]
+    assert (await rows(backend, made))["c"].waits == 1
+    for name in "ac":
+        (task,) = await claimed(backend)
+        assert task.type == name
+        await settled(backend, task)
+
+
 async def test_random_graphs_end_with_each_callback_once(store: Store) -> None:
     backend = store.backend
     for seed in range(3):

@@ -459,7 +459,7 @@ async def _wipe(store: Store) -> None:
 
 
 @contextlib.contextmanager
-def _opened(name: str) -> Iterator[tuple[asyncio.Runner, Store]]:
+def opened_store(name: str) -> Iterator[tuple[asyncio.Runner, Store]]:
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
         manager = STORES[name](Path(folder))
         store = runner.run(manager.__aenter__())
@@ -473,7 +473,7 @@ def _opened(name: str) -> Iterator[tuple[asyncio.Runner, Store]]:
 @pytest.mark.timeout(120 * SOAK)
 @pytest.mark.parametrize("name", STORES)
 def test_every_store_behaves_like_the_model(name: str) -> None:  # A5, A6, A8, A18, B1, B10, D6, D10
-    with _opened(name) as (runner, store):
+    with opened_store(name) as (runner, store):
 
         class Machine(QueueMachine):
             store_of = store
