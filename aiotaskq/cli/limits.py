@@ -18,14 +18,13 @@ from aiotaskq.cli.store_access import instant, with_tq
 from aiotaskq.cli.times import duration, local
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.limits import Rate
-from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.core.validation import TEN_YEARS
-from aiotaskq.errors import NotFound, ValidationError
+from aiotaskq.core.task import SECOND, Task
+from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
 from aiotaskq.runtime.limits import LimitState
+from aiotaskq.runtime.waiting import ENDLESS, waiting
 
 app = group()
-ENDLESS = TEN_YEARS // 2 * SECOND  # a gate that is closed without a time is closed for ten years
 Key = Annotated[str, typer.Argument(metavar="KEY", help=tr("As limits list shows it: tenant:42, openai."))]
 
 
@@ -135,34 +134,37 @@ def _state(state: LimitState, now: int) -> str:
 
 async def waits_for(tq: TaskQ, task: Task, utc: bool) -> str | None:
     """Return in words what a pending task waits for; None if a worker may claim it, and for any other task."""
-    now = SystemClock().now()
-    if task.status is not Status.PENDING:
+    found = await waiting(tq.queue, task)
+    if found is None:
         return None
-    if task.queue in await tq.paused():
-        return tr("queue {queue} is paused", queue=task.queue)
-    if task.due > now:
-        return tr("delayed, due in {time}", time=duration(task.due - now))
-    if not task.parked:
+    left = 0 if found.until is None else max(SECOND // 1000, found.until - SystemClock().now())
+    gate = found.gate
+    match found.reason:
+        case "paused":
+            return tr("queue {queue} is paused", queue=task.queue)
+        case "delayed" | "retry":
+            return tr("delayed, due in {time}", time=duration(left))
+        case "unknown_type":
+            return tr("no worker has a handler of its type; it is tried again in {time}", time=duration(left))
+        case "parents":
+            return tr("tasks before it in its workflow: {count}", count=len(found.parents))
+        case "ready":
+            return None if found.workers != 0 else tr("no worker claims from queue {queue}", queue=task.queue)
+    if gate is None:
         return None
-    try:
-        state = await tq.limits.get(task.gate or "")
-    except (NotFound, ValidationError):
-        return tr("tasks before it in its workflow: {count}", count=task.waits)
-    if state.closed_until is not None and state.closed_until - now > ENDLESS:
-        return tr("{key}: closed until opened", key=state.key)
-    if state.closed_until is not None:
-        return tr("{key}: closed until {time}", key=state.key, time=local(state.closed_until, utc))
-    for most in (state.cap, state.window):
-        if most is not None and state.held >= most:
-            return tr(
-                "{key}: {held} of {most} are taken, {count} wait",
-                key=state.key,
-                held=state.held,
-                most=most,
-                count=state.waiting,
-            )
-    if state.next_at is not None and state.next_at > now:
+    if found.reason == "closed" and found.until is None:
+        return tr("{key}: closed until opened", key=gate.key)
+    if found.reason == "closed":
+        return tr("{key}: closed until {time}", key=gate.key, time=local(found.until, utc))
+    if found.reason == "rate":
+        return tr("{key}: its rate, next in {time}", key=gate.key, time=duration(left))
+    if found.reason == "full":
+        most = min(each for each in (gate.cap, gate.window) if each is not None)
         return tr(
-            "{key}: its rate, next in {time}", key=state.key, time=duration(max(SECOND // 1000, state.next_at - now))
+            "{key}: {held} of {most} are taken, {count} wait",
+            key=gate.key,
+            held=gate.held,
+            most=most,
+            count=gate.waiting,
         )
-    return tr("{key}: it is about to pass", key=state.key)
+    return tr("{key}: it is about to pass", key=gate.key)

@@ -90,7 +90,8 @@ def test_a_task_of_a_workflow_shows_for_how_many_others_it_waits(cli: Cli) -> No
 def test_a_task_shows_what_it_waits_for(cli: Cli) -> None:
     ids = pushed(cli)
     waits = [cli.json("tasks", "show", task_id)["waits_for"] for task_id in ids]
-    assert waits[:3] == [None, "tenant:42: 1 of 1 are taken, 1 wait", None]
+    idle = "no worker claims from queue default"
+    assert waits[:3] == [idle, "tenant:42: 1 of 1 are taken, 1 wait", idle]
     assert waits[3].startswith("api: its rate, next in ")
     assert waits[4].startswith("delayed, due in ")
     assert waits[5] == "queue quiet is paused"

@@ -89,7 +89,7 @@ class Dashboard:
             slow = make_problem(
                 503, "TooSlow", marked("the store did not answer in time; try again, or narrow the filter")
             )
-            return self._problem(request, make_problem(503, "TooSlow", slow), words, preferences)
+            return self._problem(request, slow, words, preferences)
         except AiotaskqError as error:
             problem = problem_of(error)
             if problem is None:

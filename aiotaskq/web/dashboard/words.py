@@ -81,6 +81,10 @@ class Words:
         """Return a number with groups of three digits."""
         return f"{number:,}" if _is_int(number) else f"{number:,.2f}".rstrip("0").rstrip(".")
 
+    def plain(self, number: float) -> str:
+        """Return a number as a form takes it, without groups."""
+        return f"{number:.6g}"
+
     def time(self, instant: int | None, *, seconds: bool = True) -> str:
         """Return date and time of day in the page's time zone; "" for None, and for a year that no calendar has."""
         if instant is None:

@@ -2,33 +2,65 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from aiotaskq.core.outcome import RETRYABLE
-from aiotaskq.core.task import FINAL, Status, Task
+from aiotaskq.core.task import Task
+from aiotaskq.runtime.waiting import waiting
 from aiotaskq.web.dashboard.view import View, pages
+from aiotaskq.web.dashboard.waiting_view import WaitingView, waiting_view
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.schemas import TaskView
-from aiotaskq.web.views import task_view
+from aiotaskq.web.views import plain, task_view
 
 
 class TaskPage(msgspec.Struct, kw_only=True):
     """The data of the page."""
 
     task: TaskView
+    waiting: WaitingView | None
+    """Why it does not run; None if it is not pending."""
+    gates: list[str]
+    """The gates that it passes, in their order."""
     group: str | None
     """The group whose member it is."""
+    source: str | None
+    """The group whose end has pushed it."""
+    parents: list[tuple[str, str]]
+    """Ids and names of the tasks that end before it."""
+    children: list[tuple[str, str]]
+    """Ids of the tasks that wait for it, and what its failure means for each."""
     can_cancel: bool
     can_retry: bool
+    params: str | None = None
+    """As JSON text; None where it is not shown."""
+    result: str | None = None
+    """The same of a task that has completed."""
 
 
 @pages("task", marked("Task"), "id", section="tasks")
 async def task(view: View) -> TaskPage:
     """Read a task. Raises NotFound."""
     found: Task = await view.tq.get(view.needed("id"))
-    return TaskPage(
+    flow = found.flow
+    page = TaskPage(
         task=task_view(found, one=True, show=view.show_args),
-        group=None if found.flow is None else found.flow.group,
-        can_cancel=found.status not in FINAL,
-        can_retry=found.status in RETRYABLE and found.status is not Status.COMPLETED,
+        waiting=waiting_view(await waiting(view.tq.queue, found)),
+        gates=[] if flow is None else [key for key, _ in flow.gates],
+        group=None if flow is None else flow.group,
+        source=None if flow is None else flow.source,
+        parents=[] if flow is None else list(flow.parents),
+        children=[] if flow is None else list(flow.children),
+        can_cancel=not found.final,
+        can_retry=found.status in RETRYABLE,
     )
+    if view.show_args:
+        page.params = _text(found.params)
+        page.result = None if found.result is None else _text(found.result)
+    return page
+
+
+def _text(value: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(plain(value)), indent=2).decode()

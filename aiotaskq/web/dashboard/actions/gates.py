@@ -1,0 +1,86 @@
+"""Actions on gates: set bounds, reset them, close and open."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from aiotaskq.core.limits import Rate
+from aiotaskq.errors import ValidationError
+from aiotaskq.web.dashboard.session import Message
+from aiotaskq.web.dashboard.view import Change, Done, Question, actions
+from aiotaskq.web.dashboard.words import marked
+
+PER = (
+    1_000  # seconds: a rate is set as whole tokens in this time, so that three decimals of a token per second are kept
+)
+
+
+def gate_page(key: str) -> str:
+    """Return the address of a gate's page."""
+    return "gate?" + urlencode({"key": key})
+
+
+def _done(key: str, text: str) -> Done:
+    return Done(Message(text, {"key": key}), gate_page(key), (key,))
+
+
+@actions("close-gate")
+async def close(change: Change) -> Question | Done:
+    """Let no task pass until the gate is opened."""
+    key = change.needed("key")
+    if not change.sure:
+        text = marked("Close the gate {key}? No task passes until it is opened; tasks that run go on.")
+        return Question(text, {"key": key}, marked("Close the gate"), gate_page(key))
+    await change.tq.limits.close(key)
+    return _done(key, marked("The gate {key} is closed."))
+
+
+@actions("open-gate")
+async def open_gate(change: Change) -> Done:
+    """Open a closed gate."""
+    key = change.needed("key")
+    await change.tq.limits.open(key)
+    return _done(key, marked("The gate {key} is open."))
+
+
+@actions("reset-gate")
+async def reset(change: Change) -> Done:
+    """Take the bounds that pushes declare."""
+    key = change.needed("key")
+    await change.tq.limits.reset(key)
+    return _done(key, marked("The gate {key} takes the bounds that pushes declare."))
+
+
+@actions("set-gate")
+async def set_bounds(change: Change) -> Done:
+    """Set bounds; an empty field takes one away."""
+    key = change.needed("key")
+    given: dict[str, Any] = {name: _whole(change, name) for name in ("cap", "window", "max_waiting")}
+    rate, burst = _number(change, "rate"), _whole(change, "burst")
+    if rate is not None:
+        tokens, per = (int(rate), 1) if rate.is_integer() else (max(1, round(rate * PER)), PER)
+        given["rate"] = Rate(tokens, per, burst=burst)
+    elif burst is not None:
+        raise ValidationError("burst: it is about a rate; give that, too")
+    else:
+        given["rate"] = None
+    await change.tq.limits.set(key, **given)
+    return _done(key, marked("The bounds of the gate {key} are set."))
+
+
+def _whole(change: Change, name: str) -> int | None:
+    text = change.text(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 12):
+        raise ValidationError(f"{name}: a whole number is needed (got {text!r:.60})")
+    return int(text)
+
+
+def _number(change: Change, name: str) -> float | None:
+    text = change.text(name)
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        raise ValidationError(f"{name}: a number is needed (got {text!r:.60})") from None
