@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiotaskq.web.dashboard.actions import gates, queues, tasks
+from aiotaskq.web.dashboard.actions import gates, groups, queues, tasks
 from aiotaskq.web.dashboard.view import actions
 
-__all__ = ["actions", "gates", "queues", "tasks"]
+__all__ = ["actions", "gates", "groups", "queues", "tasks"]

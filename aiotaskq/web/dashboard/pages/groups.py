@@ -1,0 +1,67 @@
+"""Groups, chains and workflows: how far each has come, its members, and the drawing of its graph."""
+
+from __future__ import annotations
+
+import msgspec
+
+from aiotaskq.web.dashboard.graph import Drawing, drawing
+from aiotaskq.web.dashboard.view import View, pages
+from aiotaskq.web.dashboard.words import marked
+from aiotaskq.web.group_views import group_detail, group_view
+from aiotaskq.web.schemas import GroupDetail, GroupView, MemberView
+
+ROWS = 50
+MEMBERS = 300
+STATES = ("running", "completed", "failed", "cancelled")
+
+
+class GroupRows(msgspec.Struct):
+    """The data of the page."""
+
+    groups: list[GroupView]
+    status: str
+    """The filter; empty where it is not set."""
+    more: str | None
+    """The id of the last group where there are more behind it."""
+
+
+@pages("groups", marked("Groups"), "status", "after")
+async def groups(view: View) -> GroupRows:
+    """Read one page of groups, the newest first."""
+    status = view.text("status")
+    wanted = status if status in STATES else None
+    found = await view.tq.groups(status=wanted, limit=ROWS + 1, after=view.text("after"))
+    more = found[ROWS - 1].group_id if len(found) > ROWS else None
+    return GroupRows([group_view(each) for each in found[:ROWS]], wanted or "", more)
+
+
+class GroupPageData(msgspec.Struct, kw_only=True):
+    """The data of one group's page."""
+
+    group: GroupDetail
+    drawing: Drawing | None
+    """Of a graph; None where no member waits for another."""
+    members: dict[str, MemberView]
+    """By id, for the drawing."""
+    can_cancel: bool
+    can_retry: bool
+    start: int
+    """The place of the first member shown."""
+
+
+@pages("group", marked("Group"), "id", "start", section="groups")
+async def group(view: View) -> GroupPageData:
+    """Read a group and its members. Raises NotFound."""
+    start = view.whole("start", 0, 1_000_000)
+    found = await group_detail(view.tq.queue.groups, view.needed("id"), MEMBERS, start)
+    tasks = [each for each in found.members if not each.is_group]
+    children = {each.task_id: [(edge.task_id, edge.on_failure) for edge in each.children] for each in tasks}
+    whole = found.next is None and start == 0
+    return GroupPageData(
+        group=found,
+        drawing=drawing([each.task_id for each in tasks], children) if whole else None,
+        members={each.task_id: each for each in tasks},
+        can_cancel=found.status == "running",
+        can_retry=found.failed + found.cancelled > 0 and not found.cancel_requested,
+        start=start,
+    )
