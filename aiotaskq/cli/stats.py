@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -18,6 +18,7 @@ from aiotaskq.cli.times import duration
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.task import FINAL, SECOND, Status
 from aiotaskq.log import printable
+from aiotaskq.runtime.limits import MOST_LISTED
 from aiotaskq.runtime.queue.operations import Stats
 
 app = typer.Typer()
@@ -41,13 +42,22 @@ def stats(
     if watch:
         with_tq(db, lambda tq: _watch(tq, count, json))
         return
-    found = with_tq(db, lambda tq: tq.stats())
+    found, waiting = with_tq(db, _read)
     if json:
-        echo_json(msgspec.to_builtins(found))
+        echo_json(_as_json(found, waiting))
         return
     echo_table(_columns(found))
-    for line in _below(found):
+    for line in _below(found, waiting):
         echo(line)
+
+
+async def _read(tq: TaskQ) -> tuple[Stats, int]:
+    """Count the tasks, and those of them that wait at limits."""
+    return await tq.stats(), sum(each.waiting for each in await tq.limits.list(MOST_LISTED))
+
+
+def _as_json(found: Stats, waiting: int) -> dict[str, Any]:
+    return {**msgspec.to_builtins(found), "waiting_at_limits": waiting}
 
 
 async def _watch(tq: TaskQ, count: int | None, as_json: bool) -> None:
@@ -56,12 +66,12 @@ async def _watch(tq: TaskQ, count: int | None, as_json: bool) -> None:
     left = count
     with LiveText() as board:
         while True:
-            found, at = await tq.stats(), clock.ticks()
+            (found, waiting), at = await _read(tq), clock.ticks()
             if as_json:
-                echo(json_text(msgspec.to_builtins(found)))
+                echo(json_text(_as_json(found, waiting)))
             else:
                 lines = plain_lines(_columns(found), width_of_output())
-                board.show([*lines, *_below(found, _speed(before, at, found))])
+                board.show([*lines, *_below(found, waiting, _speed(before, at, found))])
             before = at, found
             left = None if left is None else left - 1
             if left == 0:
@@ -91,10 +101,12 @@ def _columns(found: Stats) -> list[Column]:
     ]
 
 
-def _below(found: Stats, speed: str | None = None) -> list[str]:
+def _below(found: Stats, waiting: int, speed: str | None = None) -> list[str]:
     parts = [tr("{count} ready to run", count=f"{found.ready:,}")]
     if found.oldest_age is not None:
         parts.append(tr("the oldest for {time}", time=duration(int(found.oldest_age * SECOND))))
+    if waiting:
+        parts.append(tr("{count} wait at limits", count=f"{waiting:,}"))
     if speed is not None:
         parts.append(speed)
     lines = [tr(", ").join(parts)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.app.taskq import TaskQ
@@ -16,6 +17,7 @@ from aiotaskq.core.validation import check_int, check_key, check_seconds
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.events import Event
+from aiotaskq.runtime.limits import LimitState
 from aiotaskq.runtime.worker.watchdog import Occupancy
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
     from prometheus_client import start_http_server as _start_http_server
+    from prometheus_client.core import GaugeMetricFamily
 except ImportError:
     raise missing("prometheus-client", "metrics") from None
 
@@ -47,6 +50,7 @@ COUNTED = {
     "timed_out": "Runs that passed their timeout here; told when it happens, whatever the handler then does.",
     "unknown": "Claims of a type that no handler here is registered for.",
 }
+MOST_GATES = 10_000  # read in one count, in the order of their keys
 OPEN = (Status.PENDING, Status.RUNNING, Status.FAILED)
 SKIPS = ("misfire", "catch_up", "overlap", "max_runs")
 
@@ -56,7 +60,8 @@ class Metrics:
 
     Without it nothing is measured. Labels are bounded: a type is that of a registered handler (or one
     named by ``tq.elsewhere``), a queue is that of a handler or one of ``queues``; all others, and all pairs of
-    type and queue beyond ``limit``, are ``other``. Never ids, params or error texts.
+    type and queue beyond ``limit``, are ``other``. Never ids, params or error texts; but the key of a limit, as
+    ``tenant:42``, has the value of a parameter: ``gates=0`` shows none.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class Metrics:
         sample_interval: float = 15.0,
         buckets: Iterable[float] = BUCKETS,
         limit: int = 200,
+        gates: int = 10,
     ) -> None:
         """Attach to a TaskQ.
 
@@ -86,6 +92,7 @@ class Metrics:
             sample_interval: seconds between two counts of the store's rows, while workers run.
             buckets: upper bounds of the histograms, in seconds.
             limit: number of pairs of type and queue with series of their own.
+            gates: number of limits, rates and fair shares with series of their own: those at which most tasks wait.
 
         Raises:
             ValidationError: for a wrong value, a second Metrics of the same TaskQ, or names that the registry has.
@@ -101,9 +108,11 @@ class Metrics:
         self._known: dict[tuple[Any, tuple[str, str]], Any] = {}
         self.serving: int | None = None
         """The port, while it is served."""
+        self._gates = _Gates(namespace, check_int("gates", gates, 0, 1_000))
         tq.resource(self._while_workers_run)
         try:
             self._make(namespace, tuple(buckets))
+            self.registry.register(self._gates)
         except ValueError as error:
             raise ValidationError(f"registry, namespace: {error}; give each TaskQ a namespace of its own") from None
         self._listen(tq.on)
@@ -243,10 +252,12 @@ class Metrics:
     async def _sample(self) -> float:
         try:
             stats = await self._tq().stats()
+            found = await self._tq().limits.list(MOST_GATES)
         except DatabaseUnavailable:
             self._up.set(0)
             raise
         self._up.set(1)
+        self._gates.found = found
         self._ready.set(stats.ready)
         self._oldest.set(stats.oldest_age or 0.0)
         counts = {(printable(queue), status): 0 for queue in self._labels.queues() for status in OPEN}
@@ -305,6 +316,44 @@ def _close(server: Any, thread: threading.Thread) -> None:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+class _Gates:
+    """Collects the gates as last counted. Series of a gauge would stay when other gates are the fullest."""
+
+    def __init__(self, namespace: str, number: int) -> None:
+        self._prefix = f"{namespace}_"
+        self._number = number
+        self.found: Sequence[LimitState] = ()
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Return the families without samples: by their names the registry finds another one with the same."""
+        texts = {
+            "gate_waiting": "Tasks that wait at a limit, a rate or a fair share, as last counted.",
+            "gate_held": "Tasks that have passed it and have not ended, as last counted.",
+        }
+        closed = GaugeMetricFamily(f"{self._prefix}closed_gates", "Limits that are closed, as last counted.")
+        return [
+            *(GaugeMetricFamily(f"{self._prefix}{name}", text, labels=("gate",)) for name, text in texts.items()),
+            closed,
+        ]
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        """Return the families: a sample for each of the fullest gates, and one for all others together."""
+        waiting, held, closed = self.describe()
+        found = self.found
+        fullest = nlargest(self._number, found, key=lambda each: (each.waiting, each.held))
+        names = {each.key: printable(each.key) for each in fullest}
+        sums: dict[str, tuple[int, int]] = {OTHER: (0, 0)} if found else {}
+        for each in found:
+            label = names.get(each.key, OTHER)
+            before = sums.get(label, (0, 0))
+            sums[label] = (before[0] + each.waiting, before[1] + each.held)
+        for label, (waits, holds) in sums.items():
+            waiting.add_metric((label,), waits)
+            held.add_metric((label,), holds)
+        closed.add_metric((), sum(each.closed_until is not None for each in found))
+        return [waiting, held, closed]
 
 
 class _Labels:

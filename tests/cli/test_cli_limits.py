@@ -43,6 +43,16 @@ def pushed(cli: Cli) -> list[str]:
     return asyncio.run(push())
 
 
+def test_stats_say_how_many_wait_at_limits(cli: Cli) -> None:
+    assert "wait at limits" not in cli.out("stats")
+    assert cli.json("stats")["waiting_at_limits"] == 0
+    pushed(cli)
+    waiting = sum(row["waiting"] for row in cli.json("limits", "list"))
+    assert waiting > 1
+    assert cli.json("stats")["waiting_at_limits"] == waiting
+    assert f", {waiting} wait at limits" in cli.out("stats")
+
+
 def test_limits_are_listed_and_changed(cli: Cli) -> None:
     assert cli.out("limits", "list") == "no limits\n"
     pushed(cli)

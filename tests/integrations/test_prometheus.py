@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import aiotaskq.sync
-from aiotaskq import Status, TaskFailed, TaskQ
+from aiotaskq import Limit, Status, TaskFailed, TaskQ
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.schedule import new_schedule
 from aiotaskq.core.task import new_task
@@ -273,6 +273,36 @@ async def test_depth_age_wait_and_run_are_measured_by_the_clock_of_the_queue() -
             assert (told["wait_seconds_sum", "default", "work"], told["run_seconds_sum", "default", "work"]) == (86, 6)
             assert told["run_seconds_count", "default", "work"] == 2 and told["ready_tasks",] == 0
     assert read(registry)["worker_slots",] == 0, "no worker runs any more"
+
+
+@pytest.mark.parametrize("gates", [0, 2, 10])
+async def test_the_fullest_gates_have_series_and_the_others_are_one(gates: int) -> None:
+    clock, registry = VirtualClock(), CollectorRegistry()
+    tq = TaskQ("memory://", clock=clock)
+    metrics = Metrics(tq, registry, gates=gates)
+
+    @tq.task(limit=Limit(1, key="tenant"))
+    async def work(tenant: str) -> None: ...
+
+    def series(name: str) -> dict[str, float]:
+        return {labels[0]: value for (each, *labels), value in read(registry).items() if each == name}
+
+    async with tq, metrics.sampling():
+        assert series("gate_waiting") == {}
+        for tenant, count in (("a", 2), ("b", 5), ("c", 4), ("d", 1)):
+            await tq.push_many([work.call(tenant) for _ in range(count)])
+        await tq.limits.close("tenant:d", 60)
+        await clock.advance(16)
+        waiting = {"tenant:b": 4, "tenant:c": 3, "tenant:a": 1, "tenant:d": 0}
+        labels = list(waiting)[:gates]
+        named = {label: waiting[label] for label in labels}
+        assert series("gate_waiting") == {**named, "other": 8 - sum(named.values())}
+        assert series("gate_held") == {**dict.fromkeys(labels, 1), "other": 4 - len(labels)}
+        assert read(registry)["closed_gates",] == 1
+        await tq.limits.set("tenant:a", 3)  # its tasks pass
+        await tq.push_many([work.call("d") for _ in range(9)])
+        await clock.advance(16)
+        assert series("gate_waiting").get("tenant:d") == (9 if gates else None)
 
 
 async def test_follow_ups_count_as_pushed(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ class RedisBackend(Backend):
     name: ClassVar[str] = "redis"
     durable: ClassVar[bool] = True
     shared: ClassVar[bool] = True
+    gates: RedisGates
 
     def __init__(self, url: str, quiet: bool = False, patience: float | None = None) -> None:
         """``quiet``: the server's settings were checked already. ``patience``: as of ``another``.

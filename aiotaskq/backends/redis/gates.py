@@ -45,10 +45,11 @@ class RedisGates(Gates):
 
     async def pause(self, queue: str, paused: bool) -> bool:
         """Adapt the gates to a queue that was paused or resumed; return whether some are due."""
-        keys, cursor, any_due = await self._keys(), b"0", False
+        keys, any_due = await self._keys(), False
+        cursor: bytes | str = "0"
         while keys:
-            words = (queue, int(paused), cursor, *keys[:MANY])
-            done, cursor, later = await self._redis.run(scripts.PAUSE_GATES, *words)
+            part = keys[:MANY]
+            done, cursor, later = await self._redis.run(scripts.PAUSE_GATES, queue, int(paused), cursor, *part)
             del keys[:done]
             any_due = any_due or later == 1
         return any_due
