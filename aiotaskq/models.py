@@ -1,4 +1,4 @@
-"""The tables as ORM models: the two documented ones with added columns, public values, paused queues and workers.
+"""The tables as ORM models: the two documented ones with added columns, and those of this package.
 
 Documented columns keep their names, types and units (epoch seconds); added instants are integer microseconds UTC.
 ``Base.metadata.create_all(bind=engine)`` creates the same tables as the migrations.
@@ -16,6 +16,7 @@ __all__ = [
     "Base",
     "GateRow",
     "GroupRow",
+    "HistoryRow",
     "LongText",
     "MemberRow",
     "Name",
@@ -243,6 +244,26 @@ class WorkerRow(Base):
     queues: Mapped[str | None] = mapped_column(LongText)
     concurrency: Mapped[int] = mapped_column(Integer)
     busy: Mapped[int] = mapped_column(Integer)
+
+
+class HistoryRow(Base):
+    """A row of ``aiotaskq_history``: what workers did in one minute, hour or day; see ``core.history.Period``."""
+
+    __tablename__ = "aiotaskq_history"
+
+    # The length of the period.
+    seconds: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    # When it began, in microseconds UTC.
+    at: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    queue: Mapped[str] = mapped_column(Name(100), primary_key=True)
+    task_type: Mapped[str] = mapped_column(Name(100), primary_key=True)
+    kind: Mapped[str] = mapped_column(Name(20), primary_key=True)
+    n: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
+    run_us: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
+    wait_us: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
+    # The histograms of run times and waits, as `bucket:count`, divided by blanks.
+    runs: Mapped[str | None] = mapped_column(LongText)
+    waits: Mapped[str | None] = mapped_column(LongText)
 
 
 class GateRow(Base):

@@ -18,6 +18,7 @@ import msgspec
 
 from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.groups import Groups, NoGroups
+from aiotaskq.backends.history import History
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.values import Values
 from aiotaskq.backends.workers import Workers
@@ -107,6 +108,7 @@ class Backend(ABC):
     values: Values
     gates: Gates
     groups: Groups
+    history: History
     schedules: Schedules | None = None
     workers: Workers | None = None
     """The registry of workers; every shared store has one."""

@@ -17,6 +17,7 @@ from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gates import MemoryGates
 from aiotaskq.backends.memory.groups import MemoryGroups
+from aiotaskq.backends.memory.history import MemoryHistory
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.reads import Reads
@@ -42,6 +43,7 @@ class MemoryBackend(DirectBackend):
         super().__init__()
         self.objects = objects
         self.values, self._keys, self._lock = MemoryValues(), Keys(), BriefLock()
+        self.history = MemoryHistory(self._lock)
         self._tasks: dict[str, Task] = {}
         self.queue = TaskQueue(rows=self._tasks, lock=self._lock, taken=self._start)
         self.enqueue, self.attended = self.queue.enqueue, self.queue.attended

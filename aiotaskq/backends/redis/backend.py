@@ -18,6 +18,7 @@ from aiotaskq.backends.listeners import CANCEL, GATES, READY
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.gates import MANY, RedisGates
+from aiotaskq.backends.redis.history import RedisHistory
 from aiotaskq.backends.redis.notifier import RedisNotifier
 from aiotaskq.backends.redis.rows import (
     changed_rows,
@@ -69,6 +70,7 @@ class RedisBackend(Backend):
         self._notifier = RedisNotifier(self._redis, self.listeners)
         self.values = RedisValues(self._redis)
         self.workers = RedisWorkers(self._redis)
+        self.history = RedisHistory(self._redis)
         self.gates = RedisGates(self._redis, self.listeners, self._notifier.ready)
 
     async def _prepare(self, redis: RedisConnections) -> None:

@@ -63,6 +63,8 @@ GATES_CHANGE = Script("gates_change")
 GATES_MEND = Script("gates_mend")
 WORKER_WRITE = Script("worker_write")
 WORKER_REMOVE = Script("worker_remove")
+HISTORY_ADD = Script("history_add")
+HISTORY_ROLL = Script("history_roll")
 
 # These only read, and drop entries of an index whose row is gone.
 GET = Script("get")
@@ -73,6 +75,7 @@ LEAST_READY = Script("least_ready")
 LOOK = Script("look")
 HELD = Script("held")
 GATES_FIND = Script("gates_find")
+HISTORY_READ = Script("history_read")
 
 VALUES_PUT = Script("values_put")
 VALUES_GET = Script("values_get")

@@ -19,6 +19,7 @@ from aiotaskq.backends.sql.changes import in_one
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.groups import SqlGroups
+from aiotaskq.backends.sql.history import SqlHistory
 from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
 from aiotaskq.backends.sql.recode import recode_tasks
 from aiotaskq.backends.sql.rows import params_of
@@ -48,6 +49,7 @@ class SqlBackend(Backend):
         self.groups: SqlGroups = SqlGroups(self.database, self.gates, self.listeners, self._enter)
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.gates)
         self.workers = SqlWorkers(self.database)
+        self.history = SqlHistory(self.database)
         dialect = self._dialect = self.database.dialect
         self.hands_over = dialect.single_writer
         self.has_clock = dialect.has_clock

@@ -190,6 +190,9 @@ class Dialect(ABC):
 
     It is a statement of its own: a statement that waits for a lock counts by a snapshot from before the wait.
     """
+    lock_history: ClassVar[TextClause | None] = None
+    """Takes a lock until the end of the transaction, so that no other one adds to the history; None where any that
+    writes has the database to itself."""
     in_push_order: ClassVar[ColumnElement[bool]] = true()
     """Which rows are in the index in the order of pushes, if not all; ended ones are in another one, by status."""
     claims_in_one_statement: ClassVar[bool] = False

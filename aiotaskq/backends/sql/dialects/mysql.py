@@ -77,6 +77,11 @@ class MysqlDialect(Dialect):
     codes = ErrorCodes(gave_way={1020, 1205, 1213, 1412}, gone={1053, 1290, 1792, 1836, 1927, 4031}, no_table={1146})
     clock = "timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6))"
     lock_pushes = text("INSERT INTO aiotaskq_queue (name, paused) VALUES ('', false) ON DUPLICATE KEY UPDATE name = ''")
+    # A row of no period: its length is nothing.
+    lock_history = text(
+        "INSERT INTO aiotaskq_history (seconds, at, queue, task_type, kind) VALUES (0, 0, '', '', '') "
+        "ON DUPLICATE KEY UPDATE seconds = 0"
+    )
 
     def sync_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
         return self._arguments(url, int(CONNECT_TIMEOUT))

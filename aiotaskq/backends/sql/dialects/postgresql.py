@@ -212,6 +212,7 @@ class PostgresqlDialect(Dialect):
     claims_in_one_statement = True
     clock = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
     lock_pushes = text("SELECT pg_advisory_xact_lock(hashtext('aiotaskq.push'), 0)")
+    lock_history = text("SELECT pg_advisory_xact_lock(hashtext('aiotaskq.history'), 0)")
     session_settings = "SET enable_seqscan = off; SET jit = off"
     """The settings of the package's own connections.
 

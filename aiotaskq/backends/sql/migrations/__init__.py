@@ -58,7 +58,7 @@ HEAD: Final = REVISIONS[-1]
 VERSION_TABLE: Final = "aiotaskq_version"
 OUR_TABLES: Final = (
     *("task_queue", "scheduler_task", "aiotaskq_public", "aiotaskq_queue", "aiotaskq_worker"),
-    *("aiotaskq_gate", "aiotaskq_slot", "aiotaskq_group", "aiotaskq_member"),
+    *("aiotaskq_gate", "aiotaskq_slot", "aiotaskq_group", "aiotaskq_member", "aiotaskq_history"),
 )
 """An application may have more tables on ``Base``."""
 

@@ -30,6 +30,8 @@
 -- slots:<gate>         set: the ids of the rows that hold a slot
 -- unstarted            hash: gate to the sum of the weights of those of them that are pending, where there is a rate
 -- rated                set of the gates for which an operator has set a rate
+-- history:<seconds>    sorted set: when the periods of this length began for which there is a hash; history.lua
+-- history:<seconds>:<at>  hash: what workers did in one of them
 -- values, until        hash of public values, and sorted set of the keys that expire
 -- format               the number of this layout (FORMAT in scripts.py)
 --

@@ -1,0 +1,218 @@
+"""What workers did, in numbers: sums and histograms by period, queue, type and outcome.
+
+A histogram counts durations in microseconds by bucket. Below 16 each bucket is one number. Above, each power of two is
+cut into eight buckets of one width, so that the middle of a bucket is off by at most a sixteenth of the duration: the
+error of a percentile. Histograms are added bucket by bucket, so the sums of many workers, and of many minutes, have the
+same error. A period is one minute; older ones are added up to hours, then to days.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from aiotaskq.core.task import SECOND
+
+MINUTE: Final = 60
+HOUR: Final = 3_600
+DAY: Final = 86_400
+WIDTHS: Final = (MINUTE, HOUR, DAY)
+"""The lengths of periods in seconds."""
+KEEP_MINUTES: Final = 2 * DAY
+KEEP_HOURS: Final = 30 * DAY
+KEEP_DAYS: Final = 90 * DAY
+KINDS: Final = ("completed", "failed", "retried", "cancelled", "expired", "lost")
+
+Histogram = dict[int, int]
+"""Counts by bucket."""
+Key = tuple[int, int, str, str, str]
+"""Begin, seconds, queue, type and kind of a period."""
+
+
+class Period(msgspec.Struct, frozen=True):
+    """What workers did in one minute, hour or day with the tasks of one queue, one type and one kind of outcome."""
+
+    at: int
+    """When the period began, in microseconds UTC; hours and days are those of UTC."""
+    seconds: int
+    """How long it is: 60, 3,600 or 86,400, or the ``step`` that was asked for."""
+    queue: str
+    type: str
+    kind: str
+    """``completed``, ``failed``, ``retried``, ``cancelled``, ``expired``, or ``lost``: the process of its worker died,
+    or was taken for dead."""
+    n: int = 0
+    """How many runs ended so; of ``expired``, how many tasks."""
+    run_us: int = 0
+    """The sum of their run times in microseconds; those of lost runs are not known."""
+    wait_us: int = 0
+    """The sum of their waits in microseconds, each from the due time to the start."""
+    runs: str = ""
+    """The histogram of the run times, each bucket as ``number:count``."""
+    waits: str = ""
+    """The histogram of the waits."""
+
+    @property
+    def key(self) -> Key:
+        """What the sums are about."""
+        return (self.at, self.seconds, self.queue, self.type, self.kind)
+
+    @property
+    def run_seconds(self) -> float:
+        """The sum of the run times in seconds."""
+        return self.run_us / SECOND
+
+    @property
+    def wait_seconds(self) -> float:
+        """The sum of the waits in seconds."""
+        return self.wait_us / SECOND
+
+    def run_percentile(self, percent: float) -> float | None:
+        """Return the run time in seconds that ``percent`` of the runs did not exceed, None if there is no run.
+
+        It is off by at most a sixteenth.
+        """
+        return _seconds(percentile(histogram(self.runs), percent))
+
+    def wait_percentile(self, percent: float) -> float | None:
+        """Return the wait in seconds that ``percent`` of the runs did not exceed; as ``run_percentile``."""
+        return _seconds(percentile(histogram(self.waits), percent))
+
+
+class Roll(msgspec.Struct, frozen=True):
+    """Periods of this length that began before ``before`` become part of longer ones; with ``into`` None, they go."""
+
+    seconds: int
+    into: int | None
+    before: int
+    """In microseconds UTC."""
+
+
+def rolls(now: int) -> tuple[Roll, ...]:
+    """Return what is to be done at ``now``, in microseconds UTC; whole hours and whole days only."""
+    return (
+        Roll(MINUTE, HOUR, begin_of(now - KEEP_MINUTES * SECOND, HOUR)),
+        Roll(HOUR, DAY, begin_of(now - KEEP_HOURS * SECOND, DAY)),
+        Roll(DAY, None, begin_of(now - KEEP_DAYS * SECOND, DAY)),
+    )
+
+
+def begin_of(at: int, seconds: int) -> int:
+    """Return when the period of this length begins in which an instant is, both in microseconds UTC."""
+    return at - at % (seconds * SECOND)
+
+
+# ---- histograms ---------------------------------------------------------------------------------------------------
+
+
+def bucket(duration: int) -> int:
+    """Return the bucket of a duration in microseconds; a negative one counts as 0."""
+    if duration < 16:
+        return max(duration, 0)
+    shift = duration.bit_length() - 4
+    return (shift << 3) + (duration >> shift)
+
+
+def bounds(number: int) -> tuple[int, int]:
+    """Return the smallest duration of a bucket, and the smallest above it."""
+    if number < 16:
+        return number, number + 1
+    shift = (number >> 3) - 1
+    low = ((number & 7) + 8) << shift
+    return low, low + (1 << shift)
+
+
+def count_sorted(counts: Histogram, durations: Sequence[int]) -> None:
+    """Add durations, which are in ascending order, to a histogram."""
+    start, end = 0, len(durations)
+    while start < end:
+        number = bucket(durations[start])
+        stop = bisect_left(durations, bounds(number)[1], start)
+        counts[number] = counts.get(number, 0) + stop - start
+        start = stop
+
+
+def percentile(counts: Histogram, percent: float) -> float | None:
+    """Return the duration in microseconds that ``percent`` of those counted do not exceed, None if there is none."""
+    rank = max(1, math.ceil(sum(counts.values()) * percent / 100))
+    for number in sorted(counts):
+        rank -= counts[number]
+        if rank <= 0:
+            low, above = bounds(number)
+            return (low + above - 1) / 2
+    return None
+
+
+def histogram(text: str) -> Histogram:
+    """Return the counts of a stored histogram."""
+    pairs = (pair.partition(":") for pair in text.split())
+    return {int(number): int(count) for number, _, count in pairs}
+
+
+def histogram_text(counts: Histogram) -> str:
+    """Return a histogram as it is stored: ``number:count``, divided by blanks, in the order of the numbers."""
+    return " ".join([f"{number}:{counts[number]}" for number in sorted(counts)])
+
+
+def _seconds(duration: float | None) -> float | None:
+    return None if duration is None else duration / SECOND
+
+
+# ---- sums ---------------------------------------------------------------------------------------------------------
+
+
+class Sums:
+    """What is added up under one key; it changes, a ``Period`` does not."""
+
+    __slots__ = ("n", "run_us", "runs", "wait_us", "waits")
+
+    def __init__(self) -> None:
+        self.n = self.run_us = self.wait_us = 0
+        self.runs: Histogram = {}
+        self.waits: Histogram = {}
+
+    def add(self, period: Period) -> None:
+        """Add the numbers of a period."""
+        self.n += period.n
+        self.run_us += period.run_us
+        self.wait_us += period.wait_us
+        for counts, text in ((self.runs, period.runs), (self.waits, period.waits)):
+            for number, count in histogram(text).items():
+                counts[number] = counts.get(number, 0) + count
+
+    def add_runs(self, runs: list[int], waits: list[int]) -> None:
+        """Add runs by their run times and waits, both in microseconds, a number of each; both lists are sorted."""
+        self.n += len(runs)
+        for durations in (runs, waits):
+            durations.sort()
+            if durations[0] < 0:  # the clock was set back meanwhile
+                durations[:] = [max(0, duration) for duration in durations]
+        self.run_us += sum(runs)
+        self.wait_us += sum(waits)
+        count_sorted(self.runs, runs)
+        count_sorted(self.waits, waits)
+
+    def period(self, key: Key) -> Period:
+        """Return the sums under a key."""
+        return Period(*key, self.n, self.run_us, self.wait_us, histogram_text(self.runs), histogram_text(self.waits))
+
+
+def added_up(periods: Iterable[Period]) -> list[Period]:
+    """Return one period for each key, with the sums, in the order of the keys."""
+    sums: dict[Key, Sums] = {}
+    for period in periods:
+        if (found := sums.get(period.key)) is None:
+            found = sums[period.key] = Sums()
+        found.add(period)
+    return [sums[key].period(key) for key in sorted(sums)]
+
+
+def widened(period: Period, seconds: int) -> Period:
+    """Return a period as a part of the longer one in which it begins; one that is longer already stays as it is."""
+    if period.seconds >= seconds:
+        return period
+    return msgspec.structs.replace(period, at=begin_of(period.at, seconds), seconds=seconds)

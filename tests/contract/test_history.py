@@ -1,0 +1,132 @@
+"""The history on each store: what is added under one key is the sum, whoever adds, and however old it is."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from aiotaskq.backends.base import Backend
+from aiotaskq.core.history import DAY, HOUR, MINUTE, Period, Roll, Sums, added_up, begin_of, rolls
+from aiotaskq.core.task import SECOND
+from tests.support.backends import Store
+
+NOW = begin_of(1_790_000_000 * SECOND, DAY)
+
+
+def period(
+    at: int = NOW,
+    *,
+    queue: str = "default",
+    type: str = "mail",
+    kind: str = "completed",
+    runs: tuple[int, ...] = (1_000,),
+) -> Period:
+    sums = Sums()
+    sums.add_runs(list(runs), [run * 7 for run in runs])
+    return sums.period((at, MINUTE, queue, type, kind))
+
+
+async def everything(backend: Backend) -> list[Period]:
+    return await backend.history.read(0, NOW * 2)
+
+
+async def test_what_is_added_is_read(backend: Backend) -> None:
+    await backend.history.add([])
+    assert await everything(backend) == []
+    lost = Period(NOW, MINUTE, "Mail ", "übersetzen|a b", "lost", 2)
+    given = [period(NOW + 60 * SECOND, runs=(5, 900, 10**9)), period(), lost]
+    await backend.history.add(given)
+    assert await everything(backend) == sorted(given, key=lambda period: period.key)
+
+
+async def test_equal_keys_are_summed_and_others_are_not(backend: Backend) -> None:
+    await backend.history.add([period(runs=(10, 20)), period(runs=(20, 10**7))])
+    await backend.history.add([period(runs=(3, 10**12))])
+    others = [period(queue="other"), period(type="Mail"), period(kind="failed"), period(NOW + 60 * SECOND)]
+    await backend.history.add(others)
+    expected = added_up([period(runs=(10, 20, 20, 10**7, 3, 10**12)), *others])
+    found = await everything(backend)
+    assert found == expected
+    (mail,) = [p for p in found if p.key == period().key]
+    assert (mail.n, mail.run_us) == (6, 10**12 + 10**7 + 53)
+
+
+async def test_a_range_a_queue_and_a_type_restrict(backend: Backend) -> None:
+    minutes = [NOW + minute * 60 * SECOND for minute in range(5)]
+    await backend.history.add([period(at, queue=queue, type=type) for at in minutes for queue in "ab" for type in "xy"])
+    assert {p.at for p in await backend.history.read(minutes[1], minutes[3])} == {minutes[1], minutes[2]}
+    found = await backend.history.read(minutes[0], minutes[2], queue="a", type="y")
+    assert [p.key for p in found] == [(at, MINUTE, "a", "y", "completed") for at in minutes[:2]]
+    assert len(await backend.history.read(0, NOW * 2, type="x")) == 10
+    assert await backend.history.read(minutes[1], minutes[1]) == []
+
+
+async def test_many_minutes_are_read_in_order(backend: Backend) -> None:
+    given = [period(NOW + minute * 60 * SECOND) for minute in range(250)]
+    await backend.history.add(random.sample(given, len(given)))
+    assert await everything(backend) == given
+
+
+async def test_old_periods_are_rolled_into_longer_ones(backend: Backend) -> None:
+    minutes = [period(NOW + minute * 60 * SECOND, runs=(minute + 1,)) for minute in range(125)]
+    await backend.history.add(minutes)
+    roll = Roll(MINUTE, HOUR, NOW + 2 * HOUR * SECOND)
+    assert await _roll(backend, roll, 50) == 120
+    hours = added_up([*_as_hours(minutes[:120]), *minutes[120:]])
+    assert await everything(backend) == hours
+    assert [p.n for p in hours] == [60, 60, 1, 1, 1, 1, 1]
+    late = period(NOW, runs=(77,))  # by a worker that could not write for days
+    await backend.history.add([late])
+    assert await _roll(backend, roll, 50) == 1
+    hours = added_up([*_as_hours([*minutes[:120], late]), *minutes[120:]])
+    assert await everything(backend) == hours
+    assert await _roll(backend, Roll(HOUR, None, NOW + HOUR * SECOND), 50) == 1
+    assert await everything(backend) == hours[1:]
+
+
+async def _roll(backend: Backend, roll: Roll, limit: int) -> int:
+    total = 0
+    while rolled := await backend.history.roll(roll, limit):
+        assert rolled <= limit
+        total += rolled
+    return total
+
+
+def _as_hours(minutes: list[Period]) -> list[Period]:
+    sums: dict[int, Sums] = {}
+    for minute in minutes:
+        sums.setdefault(begin_of(minute.at, HOUR), Sums()).add(minute)
+    return [found.period((at, HOUR, "default", "mail", "completed")) for at, found in sums.items()]
+
+
+async def test_a_quarter_of_a_year_is_kept(backend: Backend) -> None:
+    begins = [NOW - day * DAY * SECOND + hour * HOUR * SECOND for day in range(100) for hour in (3, 4)]
+    await backend.history.add([period(at) for at in begins])
+    for roll in rolls(NOW):
+        await _roll(backend, roll, 1_000)
+    found = await everything(backend)
+    assert [p.seconds for p in found] == [DAY] * 60 + [HOUR] * 56 + [MINUTE] * 6
+    assert sum(p.n for p in found) == 182
+    assert found[0].at == NOW - 90 * DAY * SECOND
+
+
+async def test_workers_that_write_the_same_minute_lose_nothing(shared_store: Store) -> None:
+    backends = [shared_store.backend, await shared_store.another()]
+    old = [period(NOW - minute * 60 * SECOND) for minute in range(1, 21)]
+
+    async def write(backend: Backend) -> None:
+        for number in range(10):
+            await backend.history.add([period(runs=(number, number + 1)), period(type="b"), old[2 * number]])
+            await backend.history.add([period(type="b"), period(), old[2 * number + 1]])
+
+    async def roll(backend: Backend) -> None:
+        for _ in range(10):
+            await backend.history.roll(Roll(MINUTE, HOUR, NOW), 3)
+
+    await asyncio.gather(*(work(backend) for backend in backends for work in (write, write, roll)))
+    while await backends[0].history.roll(Roll(MINUTE, HOUR, NOW), 100):
+        pass
+    found = await everything(backends[1])
+    assert [(p.seconds, p.type, p.n) for p in found] == [(HOUR, "mail", 80), (MINUTE, "b", 80), (MINUTE, "mail", 120)]
+    for each in found:
+        assert sum(int(pair.split(":")[1]) for pair in each.runs.split()) == each.n
