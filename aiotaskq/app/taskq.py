@@ -65,6 +65,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         retention: float | Auto | None = "auto",
         retention_failed: float | None = None,
         keep_ended: int | None = None,
+        history: bool = True,
         codec: Codec | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -84,6 +85,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
                 An ``idempotency_key`` protects as long as its task is kept.
             retention_failed: the same for dead letters; default for ever.
             keep_ended: how many ended tasks ``memory://`` keeps, and how many dead letters beside them; default 10,000.
+            history: whether workers write, once a minute, the sums of what their tasks did; see ``history()``.
             codec: what compresses or encrypts params, progress, results and attempts in a durable store, as
                 ``Chain(Zlib(), Fernet(key))``; ``memory://`` keeps objects, and does not use it.
 
@@ -105,6 +107,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
             "heartbeat": quarter if heartbeat is None else heartbeat,
             "reap_interval": quarter if reap_interval is None else reap_interval,
             "poll_interval": poll_interval,
+            "history": history,
         }
         self.queue = Queue(
             self._backend,
@@ -120,7 +123,9 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         self._take_groups()
         home = self._backend if store is None else self._store(store)
         self.store = Store(home.values, self._clock, durable=home.durable, cleanup_interval=cleanup_interval)
-        self._retention = Retention(self._backend, self._clock, ended=retention, failed=retention_failed)
+        self._retention = Retention(
+            self._backend, self._clock, ended=retention, failed=retention_failed, history=history
+        )
         self._store_clock = self._clock if isinstance(self._clock, StoreClock) else None
         self._clock_poller = Poller("clock", self._look_at_clock, self._clock)
         self.bound = LoopBound()

@@ -1,4 +1,4 @@
-"""Retention: deletes tasks in the background that have ended long ago."""
+"""Retention: in the background, deletes tasks that have ended long ago, and sums up the old part of the history."""
 
 from __future__ import annotations
 
@@ -8,25 +8,37 @@ from typing import Literal
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
+from aiotaskq.core.history import rolls
 from aiotaskq.core.task import FINAL, SECOND, Status, TaskFilter
 from aiotaskq.core.validation import check_seconds
 from aiotaskq.runtime.queue.bulk import PURGE_CHUNK, ended_before
 
 PAUSE = 0.05  # seconds between two full transactions, so that claims and pushes come in between
 SWEEP_INTERVAL = 60.0  # seconds
+ROLL_INTERVAL = 3600.0  # seconds between two looks for old periods of the history
+ROLL_CHUNK = 1_000  # periods in one transaction
 DEFAULT_AGE = 7 * 86_400.0  # seconds
 
 Auto = Literal["auto"]
 
 
 class Retention:
-    """Deletes old ended tasks. Any number of processes may do it at once."""
+    """Deletes old ended tasks, and rolls the history. Any number of processes may do it at once."""
 
-    def __init__(self, backend: Backend, clock: Clock, *, ended: float | Auto | None, failed: float | None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        *,
+        ended: float | Auto | None,
+        failed: float | None,
+        history: bool = False,
+    ) -> None:
         """``failed`` is the age in seconds at which failed tasks are deleted, ``ended`` that of all others.
 
-        None keeps them. "auto" is DEFAULT_AGE on a durable store, but for a database that was adopted from other
-        software: that keeps them. Raises ValidationError.
+        ``history`` is whether old minutes of the history are added up to hours, and so on. An age of None keeps tasks.
+        "auto" is DEFAULT_AGE on a durable store, but for a database that was adopted from other software: that keeps
+        them. Raises ValidationError.
         """
         self._auto = ended == "auto" and backend.durable
         self._backend = backend
@@ -37,6 +49,8 @@ class Retention:
             self._keep_for(check_seconds("retention", ended, zero=False))
         if failed is not None:
             self._ages[Status.FAILED] = check_seconds("retention_failed", failed, zero=False)
+        self._history = backend.history if history else None
+        self._roll_from = 0  # ticks
         self._poller = Poller("retention", self._sweep, clock)
 
     async def start(self) -> None:
@@ -46,7 +60,9 @@ class Retention:
             if not await self._backend.keeps_ended():
                 self._keep_for(DEFAULT_AGE)
                 self._rests = True
-        if self._ages:
+        if self._history is not None:
+            self._roll_later(ROLL_INTERVAL / 10)
+        if self._ages or self._history is not None:
             await self._poller.start()
 
     def _keep_for(self, age: float) -> None:
@@ -61,11 +77,25 @@ class Retention:
             # By default many processes sweep that live shortly: not each of them begins with a write.
             self._rests = False
             return SWEEP_INTERVAL * random.uniform(0.2, 1.0)
-        full = False
+        full = await self._roll()
         for status, age in self._ages.items():
             where = TaskFilter(status=(status,), completed_before=ended_before(age, self._clock))
             full |= await self._backend.purge(where, PURGE_CHUNK) == PURGE_CHUNK
         if self._backend.groups.used and (ages := [age for status, age in self._ages.items() if status != "failed"]):
             before = self._clock.now() - int(max(ages) * SECOND)
             full |= await self._backend.groups.purge(before, PURGE_CHUNK) == PURGE_CHUNK
-        return PAUSE if full else SWEEP_INTERVAL * random.uniform(0.8, 1.2)
+        interval = SWEEP_INTERVAL if self._ages else ROLL_INTERVAL
+        return PAUSE if full else interval * random.uniform(0.8, 1.2)
+
+    async def _roll(self) -> bool:
+        """Roll some of the history, if it is time; return whether there may be more to roll."""
+        if self._history is None or self._clock.ticks() < self._roll_from:
+            return False
+        for roll in rolls(self._clock.now()):
+            if await self._history.roll(roll, ROLL_CHUNK):
+                return True
+        self._roll_later(ROLL_INTERVAL)
+        return False
+
+    def _roll_later(self, seconds: float) -> None:
+        self._roll_from = self._clock.ticks() + int(seconds * random.uniform(0.8, 1.2) * SECOND)

@@ -60,6 +60,7 @@ class Operations(Facade[Any]):
     pause = blocking(AsyncOperations.pause)
     resume = blocking(AsyncOperations.resume)
     paused = blocking(AsyncOperations.paused)
+    history = blocking(AsyncOperations.history, at_once=True)
     stats = blocking(AsyncOperations.stats, at_once=True)
 
     @property

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
+
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Backend
 from aiotaskq.core.history import DAY, HOUR, MINUTE, Period, Roll, Sums, added_up, begin_of, rolls
 from aiotaskq.core.task import SECOND
+from aiotaskq.errors import TaskFailed
 from tests.support.backends import Store
+from tests.support.machine import within
 
 NOW = begin_of(1_790_000_000 * SECOND, DAY)
 
@@ -130,3 +135,35 @@ async def test_workers_that_write_the_same_minute_lose_nothing(shared_store: Sto
     assert [(p.seconds, p.type, p.n) for p in found] == [(HOUR, "mail", 80), (MINUTE, "b", 80), (MINUTE, "mail", 120)]
     for each in found:
         assert sum(int(pair.split(":")[1]) for pair in each.runs.split()) == each.n
+
+
+async def test_what_workers_did_is_there_when_they_have_stopped(store: Store) -> None:
+    tq = TaskQ(store.url, poll_interval=0.05)
+
+    @tq.task(max_retries=1, backoff=0)
+    async def fails() -> None:
+        raise ValueError("no")
+
+    @tq.task
+    async def works(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async with tq:
+        async with tq.running(concurrency=4):
+            handles = [await works.push(seconds=0.02) for _ in range(5)]
+            failing = await fails.push()
+            late = await works.options(queue="late").push(seconds=0)
+            for handle in (*handles, late):
+                await handle.result(within(20))
+            with pytest.raises(TaskFailed):
+                await failing.result(within(20))
+        found = await tq.history(step=DAY)
+        assert [(p.queue, p.type, p.kind, p.n) for p in found] == [
+            ("default", "fails", "failed", 1),
+            ("default", "fails", "retried", 1),
+            ("default", "works", "completed", 5),
+            ("late", "works", "completed", 1),
+        ]
+        assert found[2].run_seconds >= 0.1
+        assert (found[2].run_percentile(50) or 0) >= 0.02 * 15 / 16
+        assert await tq.history(type="works", queue="late", step=DAY) == [found[3]]

@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from aiotaskq.core.history import HOUR, KEEP_DAYS, MINUTE, Period, added_up, widened
+from aiotaskq.core.instants import instant
 from aiotaskq.core.outcome import RETRYABLE, Cancelled, Requeued
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.validation import check_int, check_key
@@ -208,6 +210,36 @@ class Operations(ABC, Generic[Retried_co]):
     async def paused(self) -> list[str]:
         """Return the paused queues."""
         return await self._operated.backend.paused()
+
+    async def history(
+        self,
+        *,
+        since: float | datetime | None = None,
+        until: float | datetime | None = None,
+        type: str | None = None,
+        queue: str | None = None,
+        step: int | None = None,
+    ) -> list[Period]:
+        """Return what workers did, by minute, queue, type and kind of outcome, the earliest first.
+
+        Minutes are kept for 2 days, then hours for 30 days, then days for 90 days. Each worker writes its sums once a
+        minute, and when it stops; what a killed process has not written is not there.
+
+        Args:
+            since, until: periods that began then or later, and before then, as epoch seconds or aware datetimes;
+                default the last hour.
+            type, queue: only those of this type, and of this queue.
+            step: seconds of the periods to return: shorter ones are added up, longer ones stay as they are.
+
+        Raises ValidationError, and DatabaseUnavailable.
+        """
+        now = self._operated.clock.now()
+        end = now + MINUTE * SECOND if until is None else instant("until", until)
+        begin = now - HOUR * SECOND if since is None else instant("since", since)
+        if step is not None:
+            check_int("step", step, 1, KEEP_DAYS)
+        found = await self._operated.backend.history.read(begin, end, queue=queue, type=type)
+        return found if step is None else added_up([widened(period, step) for period in found])
 
     async def stats(self) -> Stats:
         """Count tasks by status and queue, and what is ready."""

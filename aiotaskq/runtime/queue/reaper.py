@@ -35,10 +35,16 @@ class Reaper:
         self._settle = settle
         self._resume = resume
 
-    async def reap(self, *, then: Callable[[Task], tuple[Task, ...]] | None = None) -> bool:
+    async def reap(
+        self,
+        *,
+        then: Callable[[Task], tuple[Task, ...]] | None = None,
+        settled: Callable[[Task, Outcome, Task], None] | None = None,
+    ) -> bool:
         """Remove dead workers, and settle overdue tasks; return whether there may be more.
 
-        ``then`` returns the tasks that are pushed with the change. Whatever happens in between, the next call, of any
+        ``then`` returns the tasks that are pushed with the change. ``settled`` is called with each task as it was, the
+        outcome, and the task as it is written. Whatever happens in between, the next call, of any
         process, goes on: the tasks of a worker that was removed are overdue until they are settled.
         """
         now = self._clock.now()
@@ -52,6 +58,8 @@ class Reaper:
             after = await self._settle(task, outcome, lease_over=True, then=then)
             if after is not None:
                 log_outcome(task, outcome, after, now)
+                if settled is not None:
+                    settled(task, outcome, after)
                 self._events.emit("expired" if after.status is Status.EXPIRED else "lost", now, after)
         return len(late) == LIMIT
 

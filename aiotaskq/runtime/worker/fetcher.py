@@ -24,6 +24,7 @@ from aiotaskq.runtime.worker.buffer import Buffer
 from aiotaskq.runtime.worker.execution import Execution
 from aiotaskq.runtime.worker.heartbeat import TRY_WITHIN, Heartbeat
 from aiotaskq.runtime.worker.prefetch import HORIZON, MOST, Prefetch
+from aiotaskq.runtime.worker.tally import MANY, Tally
 
 R = TypeVar("R")
 
@@ -71,12 +72,21 @@ class Fetcher:
     quick tasks are written in one transaction.
     """
 
-    def __init__(self, worker: Consumer, queue: Queue, backend: Backend, clock: Clock, heartbeat: Heartbeat) -> None:
+    def __init__(
+        self,
+        worker: Consumer,
+        queue: Queue,
+        backend: Backend,
+        clock: Clock,
+        heartbeat: Heartbeat,
+        tally: Tally | None = None,
+    ) -> None:
         self._worker = worker
         self._queue = queue
         self._backend = backend
         self._clock = clock
         self._heartbeat = heartbeat
+        self._tally = tally
         self._executions = worker.executions
         self._concurrency = worker.concurrency
         self._direct = backend if isinstance(backend, DirectBackend) and not backend.shared else None
@@ -172,6 +182,10 @@ class Fetcher:
             else:
                 if self._events.wanted or gate.open or type(outcome) is not Completed:
                     self._worker.settled(task, outcome, after)
+                elif (tally := self._tally) is not None:
+                    tally.completed.append(after)
+                    if len(tally.completed) >= MANY:
+                        tally.collect()
                 if claimed is None:
                     self._poller.wake()
                     return None
@@ -340,6 +354,8 @@ class Fetcher:
             if self._shared:
                 self._heartbeat.end_claim(claim)
             self._in_round = False
+            if self._tally is not None:
+                self._tally.collect()
             self._worker.look_idle()
 
     async def _exchange(self) -> float:

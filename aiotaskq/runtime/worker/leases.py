@@ -22,6 +22,7 @@ from aiotaskq.runtime.worker.execution import Execution
 from aiotaskq.runtime.worker.fetcher import Fetcher
 from aiotaskq.runtime.worker.heartbeat import Heartbeat, Key
 from aiotaskq.runtime.worker.runner import FENCED
+from aiotaskq.runtime.worker.tally import Tally
 
 
 class Holder(Protocol):
@@ -30,6 +31,7 @@ class Holder(Protocol):
     lease: float
     poll_interval: float
     executions: dict[str, Execution]
+    tally: Tally | None
 
     def chore(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something in the background."""
@@ -161,7 +163,8 @@ class Leases:
             self._reap_from = ticks + int(self._worker.lease * SECOND)
         if ticks < self._reap_from:
             return min(self._reap_interval, (self._reap_from - ticks) / SECOND)
-        if await self._queue.reaper.reap(then=self._worker.follow_ups):
+        reaped = None if self._worker.tally is None else self._worker.tally.reaped
+        if await self._queue.reaper.reap(then=self._worker.follow_ups, settled=reaped):
             return 0.0
         await self._backend.tidy()
         return self._reap_interval * random.uniform(0.8, 1.2)

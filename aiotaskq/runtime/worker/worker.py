@@ -29,6 +29,7 @@ from aiotaskq.runtime.worker.heartbeat import Heartbeat
 from aiotaskq.runtime.worker.leases import Leases
 from aiotaskq.runtime.worker.quarantine import Quarantine
 from aiotaskq.runtime.worker.runner import FENCED, STOPPED, RunCall, Runner, Unconfirmed
+from aiotaskq.runtime.worker.tally import Tally
 from aiotaskq.runtime.worker.watchdog import Occupancy, Watchdog
 
 SERVICES = 1.0  # seconds that the round of a background loop may take to end when the worker stops
@@ -62,8 +63,11 @@ class Worker:
         poll_interval: float = 1.0,
         middleware: Sequence[Callable[[Task, RunCall], Awaitable[Any]]] = (),
         resources: Callable[[contextlib.AsyncExitStack], Awaitable[Mapping[Any, Any]]] | None = None,
+        history: bool = True,
     ) -> None:
         """Wire a worker; all durations in seconds. ``queues`` None serves every queue that is not paused.
+
+        ``history`` is whether it writes what its tasks did, in sums.
 
         Raises ValidationError for an option out of its range.
         """
@@ -108,7 +112,9 @@ class Worker:
             unknown=lambda keys: self.chore(self.leases.give_back_unknown(keys)),
             describe=lambda: (self.queues, self.concurrency, len(self.executions) - self.runner.batches.spare),
         )
-        self._fetcher = Fetcher(self, queue, backend, clock, self._heartbeat)
+        self.tally = Tally(backend.history, clock) if history else None
+        """What its tasks did since that was last written; None if nothing is written."""
+        self._fetcher = Fetcher(self, queue, backend, clock, self._heartbeat, self.tally)
         self._quarantine = Quarantine(self, self._fetcher, backend, clock)
         self.leases = Leases(self, queue, clock, self._heartbeat, self._fetcher, reap_interval=reap_interval)
         self._chores: set[asyncio.Task[None]] = set()
@@ -166,6 +172,8 @@ class Worker:
         await self._fetcher.start()
         await self.leases.start_reaping()
         await self._queue.gate_sweep.start()
+        if self.tally is not None:
+            await self.tally.start()
         served = "every queue" if self.queues is None else f"queues {', '.join(map(printable, self.queues))}"
         log.debug("worker started: {} slots, {}", self.concurrency, served)
 
@@ -323,6 +331,8 @@ class Worker:
             return
         if type(outcome) is Released and outcome.reason == STOPPED:
             self._given_back += 1
+        if self.tally is not None:
+            self.tally.settled(task, outcome, after)
         if events.wanted:
             events.emit(_event_of(after, outcome), self._clock.now(), after)
         if after.on_success is not None or after.on_failure is not None:
@@ -373,6 +383,8 @@ class Worker:
             chore.cancel()
         try:
             async with asyncio.timeout(CLOSING):
+                if self.tally is not None:
+                    await self.tally.stop(SERVICES)
                 await self._heartbeat.stop(leave=not (abandoned or unwritten or self._queue.claims.busy))
                 await self.runner.close(wait=not abandoned)
                 await self._stack.aclose()

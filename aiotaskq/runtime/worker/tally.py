@@ -1,0 +1,133 @@
+"""Adds up what the tasks of a worker did, and writes the sums to the history once a minute."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from aiotaskq.backends.history import History
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.concurrency.poller import Poller
+from aiotaskq.core.history import MINUTE, Key, Sums, begin_of
+from aiotaskq.core.outcome import Completed, Expired, Outcome, Released
+from aiotaskq.core.parking import settled_at
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.validation import MAX_NAME
+from aiotaskq.log import log
+
+INTERVAL = 60.0  # seconds from the first of the sums to their write
+IDLE = 3600.0  # seconds between two looks where nothing is summed: the first of the sums wakes it
+MANY = 128  # completed tasks that are added up at once: some by some takes less time than one by one
+
+
+class Tally:
+    """The sums of one worker since they were last written. A process that is killed loses them."""
+
+    def __init__(self, history: History, clock: Clock) -> None:
+        self._history, self._clock = history, clock
+        self.completed: list[Task] = []
+        """Tasks that have completed here and are not added up yet: whoever appends one to ``MANY`` calls ``collect``.
+
+        Always the same list."""
+        self._sums: dict[Key, Sums] = {}
+        self._poller = Poller("history", self._round, clock)
+        self._due = 0  # ticks at which the sums are to be written
+
+    async def start(self) -> None:
+        """Start writing in the running loop."""
+        await self._poller.start()
+
+    async def stop(self, seconds: float) -> None:
+        """Stop writing, and write what is left; a write that is under way may take so long to end."""
+        await self._poller.stop(seconds)
+        try:
+            await self.write()
+        except Exception as error:
+            log.warning("history: the sums of the last minute were not written: {}", error)
+
+    async def _round(self) -> float:
+        self.collect()
+        if not self._sums:
+            return IDLE
+        ticks = self._clock.ticks()
+        if not self._due:
+            self._due = ticks + int(INTERVAL * random.uniform(0.8, 1.0) * SECOND)
+        if ticks < self._due:
+            return (self._due - ticks) / SECOND
+        await self.write()
+        self._due = 0
+        return IDLE
+
+    async def write(self) -> None:
+        """Write the sums. If that fails they are kept, to be written with the next ones."""
+        self.collect()
+        sums, self._sums = self._sums, {}
+        periods = [sums[key].period(key) for key in sums]
+        try:
+            await self._history.add(periods)
+        except Exception:
+            for period in periods:
+                self._sums_of(period.key).add(period)
+            raise
+
+    # ---- adding up ----
+
+    def settled(self, before: Task, outcome: Outcome, after: Task) -> None:
+        """Count a run that has ended, whose outcome is written."""
+        if type(outcome) is Completed:
+            self.completed.append(after)
+            if len(self.completed) >= MANY:
+                self.collect()
+        elif after.status is not Status.PENDING:
+            self._note(before, after, str(after.status))
+        elif type(outcome) is not Released:
+            self._note(before, after, "retried")
+
+    def reaped(self, before: Task, outcome: Outcome, after: Task) -> None:
+        """Count a task that has expired, or the run of a worker that is dead."""
+        if (at := settled_at(before, after)) is not None:
+            self._sums_for(at, after.queue, after.type, "expired" if type(outcome) is Expired else "lost").n += 1
+
+    def _note(self, before: Task, after: Task, kind: str) -> None:
+        at = settled_at(before, after)
+        if at is not None and before.began_at is not None:
+            due = before.run_at if before.due_at is None else before.due_at
+            sums = self._sums_for(at, before.queue, before.type, kind)
+            sums.add_runs([at - before.began_at], [before.began_at - due])
+
+    def collect(self) -> None:
+        """Add up what has completed."""
+        if self.completed:
+            tasks = self.completed[:]
+            self.completed.clear()
+            self._collect(tasks)
+
+    def _collect(self, tasks: Sequence[Task]) -> None:
+        first = tasks[0]
+        begins: list[int] = [task.began_at for task in tasks]  # type: ignore[misc]  # as of all that were claimed
+        ends: list[int] = [task.ended_at for task in tasks]  # type: ignore[misc]
+        minute = begin_of(ends[0], MINUTE)
+        # Nearly always they are of one type and of one minute. What is done with whole lists is much quicker.
+        alike = len({task.type for task in tasks}) == 1 == len({task.queue for task in tasks})
+        if not alike or begin_of(min(ends), MINUTE) != begin_of(max(ends), MINUTE):
+            parts: dict[tuple[str, str, int], list[Task]] = {}
+            for task, ended in zip(tasks, ends, strict=True):
+                parts.setdefault((task.type, task.queue, begin_of(ended, MINUTE)), []).append(task)
+            for part in parts.values():
+                self._collect(part)
+            return
+        dues = [task.run_at if task.due_at is None else task.due_at for task in tasks]
+        runs = [ended - began for ended, began in zip(ends, begins, strict=True)]
+        waits = [began - due for began, due in zip(begins, dues, strict=True)]
+        self._sums_of((minute, MINUTE, first.queue, first.type, "completed")).add_runs(runs, waits)
+
+    def _sums_for(self, at: int, queue: str, type: str, kind: str) -> Sums:
+        # A row of other software may have a longer name.
+        return self._sums_of((begin_of(at, MINUTE), MINUTE, queue[:MAX_NAME], type[:MAX_NAME], kind))
+
+    def _sums_of(self, key: Key) -> Sums:
+        if (found := self._sums.get(key)) is None:
+            if not self._sums:
+                self._poller.wake()
+            found = self._sums[key] = Sums()
+        return found
