@@ -27,6 +27,7 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.codec import Chain, Codec, Fernet, Zlib, Zstd
+from aiotaskq.core.history import Period
 from aiotaskq.core.limits import Fair, Limit, Rate
 from aiotaskq.core.parent import Parent
 from aiotaskq.core.schedule import Schedule
@@ -97,6 +98,7 @@ __all__ = [
     "NotFound",
     "NotSupported",
     "Parent",
+    "Period",
     "QueueFull",
     "Rate",
     "RedisQueue",

@@ -89,8 +89,8 @@ def _add(connection: Connection, periods: Iterable[Period]) -> None:
 
 
 def _period(row: Any) -> Period:
-    *key, n, run_us, wait_us, runs, waits = row
-    return Period(*key, n, run_us, wait_us, runs or "", waits or "")
+    at, seconds, queue, type_, kind, n, run_us, wait_us, runs, waits = row
+    return Period(at, seconds, queue, type_, kind, n, run_us, wait_us, runs or "", waits or "")
 
 
 def _row(period: Period) -> dict[str, Any]:
