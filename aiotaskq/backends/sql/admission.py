@@ -34,6 +34,8 @@ class Opened(NamedTuple):
     """Whether a gate has a ``next_at``."""
     missed: Mapping[str, Bounds | None]
     """Gates to admit, and their bounds if they do not exist."""
+    ready: Collection[str]
+    """The ids of the tasks that have passed their last gate."""
 
 
 class Touched:
@@ -132,6 +134,7 @@ class Admission:
         self._stored: dict[str, Gate] = {}
         self._held: dict[str, int] = {}
         self._missed: dict[str, Bounds | None] = {}
+        self._ready: set[str] = set()
         self._flows: dict[str | None, Flow | None] = {}
 
     def lock(self, keys: Collection[str]) -> None:
@@ -185,7 +188,7 @@ class Admission:
         """Write the gates that have changed."""
         sql.write(self._connection, [gate for key, gate in self.gates.items() if gate != self._stored[key]])
         later = any(gate.next_at is not None for gate in self.gates.values())
-        return Opened(self._now, later, self._missed)
+        return Opened(self._now, later, self._missed, self._ready)
 
     def _visit(self, keys: Sequence[str]) -> list[_Visit]:
         """Let the first due tasks pass at these gates; return what it did at each, at the first ones at least.
@@ -236,27 +239,25 @@ class Admission:
         """Let tasks pass their gates unless another transaction has locked them; return the ids of those that did."""
         if not passing:
             return set()
-        free = sql.free(self._connection, {task.task_id: key for key, task in passing})
-        ready: dict[int, list[str]] = {}
-        waiting: dict[str, list[str]] = {}
-        slots = []
+        ready: dict[int, dict[str, str]] = {}
+        waiting: dict[str, dict[str, str]] = {}
         for key, task in passing:
-            if task.task_id not in free:
-                continue
             after = passed(task, self._now)
             if after.parked and after.gate is not None:
                 assert task.flow is not None
                 self._bounds |= dict(task.flow.gates)
-                waiting.setdefault(after.gate, []).append(task.task_id)
-                slots.append((key, task.task_id))
+                waiting.setdefault(after.gate, {})[task.task_id] = key
             else:
                 due = self._now if task.due_at is None else task.due_at
-                ready.setdefault(after.run_at if after.run_at > due else 0, []).append(task.task_id)
-        for floor, ids in ready.items():
-            sql.unpark(self._connection, ids, self._now, floor)
-        for to, ids in waiting.items():
-            sql.onward(self._connection, ids, to)
-        sql.add_slots(self._connection, slots)
+                ready.setdefault(after.run_at if after.run_at > due else 0, {})[task.task_id] = key
+        free: set[str] = set()
+        for floor, at in ready.items():
+            free |= sql.unpark(self._connection, at, self._now, floor)
+        self._ready |= free
+        for to, at in waiting.items():
+            moved = sql.onward(self._connection, at, to)
+            sql.add_slots(self._connection, [(key, task_id) for task_id, key in at.items() if task_id in moved])
+            free |= moved
         return free
 
     def _task(self, row: Sequence[Any], key: str) -> Task:

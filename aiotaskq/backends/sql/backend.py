@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Future, get_running_loop
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar
 
 from sqlalchemy import Connection, make_url
@@ -105,13 +105,14 @@ class SqlBackend(Backend):
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         if room is not None:
-            stored, _ = await self.gates.write(lambda c, touched: push_bounded(c, tasks, room, touched))
+            stored, *_ = await self.gates.write(lambda c, touched: push_bounded(c, tasks, room, touched))
             self.notify_updated(room.instead, [True] * len(room.instead))
             self.listeners.notify(READY)
             return stored
         if any_flow(tasks):
-            stored, _ = await self.gates.write(lambda c, touched: tasks_sql.push(c, tasks, touched=touched))
-            self.listeners.notify(READY)
+            stored, _, ready = await self.gates.write(lambda c, touched: tasks_sql.push(c, tasks, touched=touched))
+            if ready is None or ready or not all(task.parked for task in tasks):
+                self.listeners.notify(READY)
             return stored
         # A push that is repeated is the same push, whether or not the first one was committed.
         autocommit = self._dialect.autocommit and small_enough(len(tasks), map(params_of, tasks))
@@ -204,8 +205,8 @@ class SqlBackend(Backend):
         if not changes:
             return []
         if _touch_gates(changes):
-            held, _ = await self.gates.write(lambda c, touched: tasks_sql.update_tasks(c, changes, touched))
-            self.notify_updated(changes, held)
+            held, _, ready = await self.gates.write(lambda c, touched: tasks_sql.update_tasks(c, changes, touched))
+            self._notify_admitted(changes, held, ready)
             return held
         held = await self.database.write(
             lambda c: tasks_sql.update_tasks(c, changes), autocommit=self._dialect.autocommit and in_one(changes)
@@ -230,15 +231,29 @@ class SqlBackend(Backend):
         if not changes or not limit:
             return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
         if _touch_gates(changes):
-            held, more = await self.gates.write(
+            held, more, ready = await self.gates.write(
                 lambda c, touched: tasks_sql.update_tasks(c, changes, touched),
                 lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until),
             )
             tasks = more or []
-        else:
-            held, tasks = await self.database.write(body)
+            if ready:
+                ready = set(ready).difference([task.task_id for task in tasks])
+            self._notify_admitted(changes, held, ready)
+            return held, tasks
+        held, tasks = await self.database.write(body)
         self.notify_updated(changes, held)
         return held, tasks
+
+    def _notify_admitted(self, changes: Sequence[Change], held: Sequence[bool], ready: Collection[str] | None) -> None:
+        """Pass on the hints of an update; ``ready`` are the tasks that gates have let pass and that were not claimed.
+
+        None if it is not known what else has become ready.
+        """
+        hints = self.hints_of_update(changes, held)
+        if ready is not None and not ready and all(change.after.final and not change.then for change in changes):
+            hints.pop(READY, None)
+        for kind, names in hints.items():
+            self.listeners.notify(kind, names)
 
     async def push_and_claim(
         self,
@@ -257,7 +272,7 @@ class SqlBackend(Backend):
         if not (self.hands_over and tasks):
             return await super().push_and_claim(tasks, owner, now, limit, queues=queues, lease_until=lease_until)
         if any_flow(tasks):
-            stored, more = await self.gates.write(
+            stored, more, _ = await self.gates.write(
                 lambda c, touched: tasks_sql.push(c, tasks, touched=touched),
                 lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until),
             )
@@ -331,7 +346,7 @@ class SqlBackend(Backend):
         return await self.database.write(lambda c: tasks_sql.purge(c, where, limit))
 
     async def delete(self, ids: Sequence[str]) -> int:
-        deleted, _ = await self.gates.write(lambda c, touched: tasks_sql.delete_tasks(c, ids, touched))
+        deleted, *_ = await self.gates.write(lambda c, touched: tasks_sql.delete_tasks(c, ids, touched))
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:

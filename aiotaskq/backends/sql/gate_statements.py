@@ -18,6 +18,7 @@ from sqlalchemy import (
     Delete,
     Select,
     String,
+    Update,
     bindparam,
     case,
     delete,
@@ -314,23 +315,29 @@ _PARK: Final = update(TASKS).ordered_values(
 )
 
 
-def free(connection: Connection, gates: Mapping[str, str]) -> set[str]:
-    """Lock the tasks, by id, that still wait at these gates and that no other transaction has locked."""
+def unpark(connection: Connection, at: Mapping[str, str], now: int, floor: int) -> set[str]:
+    """Make tasks due that pass their last gate, but not before ``floor``; return the ids of those that were.
+
+    They are given by id, with the gate at which they wait. One that another transaction has locked is left out.
+    """
+    return _move(connection, _UNPARK, at, {"now": now, "floor": floor})
+
+
+def onward(connection: Connection, at: Mapping[str, str], to: str) -> set[str]:
+    """Let tasks that pass a gate wait at their next one; as ``unpark``."""
+    return _move(connection, _ONWARD, at, {"b_gate": to})
+
+
+def _move(connection: Connection, update: Update, at: Mapping[str, str], values: Mapping[str, Any]) -> set[str]:
     dialect = dialect_of(connection)
-    if dialect.single_writer:
-        return set(gates)
-    rows = _among(connection, _free(dialect), sorted(gates), {})
-    return {task_id for task_id, gate in rows if gate == gates[task_id]}
-
-
-def unpark(connection: Connection, ids: Sequence[str], now: int, floor: int) -> None:
-    """Make tasks that pass their last gate due, but not before ``floor``; they are locked."""
-    dialect_of(connection).set_on(connection, _UNPARK, ids, {"now": now, "floor": floor})
-
-
-def onward(connection: Connection, ids: Sequence[str], to: str) -> None:
-    """Let tasks that pass a gate wait at their next one; they are locked."""
-    dialect_of(connection).set_on(connection, _ONWARD, ids, {"b_gate": to})
+    moved = None if dialect.single_writer else dialect.write_free(connection, update, at, values)
+    if moved is None:
+        moved = set(at)
+        if not dialect.single_writer:
+            rows = _among(connection, _free(dialect), sorted(at), {})
+            moved = {task_id for task_id, gate in rows if gate == at[task_id]}
+        dialect.set_on(connection, update, [task_id for task_id in at if task_id in moved], values)
+    return moved
 
 
 def add_slots(connection: Connection, slots: Sequence[tuple[str, str]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -84,8 +84,11 @@ class SqlGates(Gates):
         body: Callable[[Connection, Touched], T],
         then: Callable[[Connection], U] | None = None,
         write: Write | None = None,
-    ) -> tuple[T, U | None]:
-        """Run a body in a transaction, admit the gates that it touches, and do ``then`` what claims."""
+    ) -> tuple[T, U | None, Collection[str] | None]:
+        """Run a body in a transaction, admit the gates that it touches, and do ``then`` what claims.
+
+        Return both answers, and the ids of the tasks that have become ready at gates; None if others may have, too.
+        """
 
         def whole(connection: Connection) -> tuple[T, Opened | None, U | None, Touched]:
             touched = Touched()
@@ -97,7 +100,7 @@ class SqlGates(Gates):
         if touched.grouped:
             self.followed(touched)
         await self._after(opened)
-        return answer, more
+        return answer, more, None if touched.grouped else () if opened is None else opened.ready
 
     async def _after(self, opened: Opened | None) -> None:
         """Send the hint after a transaction, and admit the gates that it missed."""

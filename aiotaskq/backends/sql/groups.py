@@ -53,7 +53,7 @@ class SqlGroups(Groups):
             return True
 
         if session is None:
-            made, _ = await self._gates.write(body)
+            made, *_ = await self._gates.write(body)
             self._listeners.notify(READY)
             return made
         touched, loop = Touched(), get_running_loop()
@@ -109,7 +109,7 @@ class SqlGroups(Groups):
             rows.write([grown(group, len(new))])
             return len(new)
 
-        added, _ = await self._gates.write(body)
+        added, *_ = await self._gates.write(body)
         self._listeners.notify(READY)
         return added
 
@@ -197,7 +197,7 @@ class SqlGroups(Groups):
     async def mend(self, now: int) -> int:
         wrong = 0
         while True:
-            children, _ = await self._gates.write(lambda c, touched: _mend_children(c, touched, now))
+            children, *_ = await self._gates.write(lambda c, touched: _mend_children(c, touched, now))
             wrong += children
             if children < MENDED:
                 break
@@ -207,7 +207,7 @@ class SqlGroups(Groups):
             ids = await self._database.read(lambda c, query=query: c.execute(query.limit(MENDED)).scalars().all())  # type: ignore[misc]
             if not ids:
                 return wrong
-            counted, _ = await self._gates.write(lambda c, touched, ids=ids: _mend_groups(c, touched, ids, now))  # type: ignore[misc]
+            counted, *_ = await self._gates.write(lambda c, touched, ids=ids: _mend_groups(c, touched, ids, now))  # type: ignore[misc]
             wrong += counted
             last = ids[-1]
 

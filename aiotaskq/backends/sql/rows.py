@@ -108,12 +108,12 @@ def new_row(task: Task) -> tuple[Any, ...]:
 
 CLAIM = (
     *("task_id", "task_type", "params", "priority", "retry_count", "max_retries", "created_at", "queue", "run_at"),
-    *("seq", "timeout", "fence"),
+    *("seq", "timeout", "flow", "fence"),
 )
-"""The columns of a pending task that has nothing in the others; most have not."""
+"""The columns of a task that can be claimed and has nothing in the others; most have not."""
 OTHERS = (
     *("completed_at", "error_message", "scheduler_task_id", "due_at", "expires_at", "ended_at", "unique_key"),
-    *("idempotency_key", "result", "progress", "on_success", "on_failure", "extra", "attempts", "flow"),
+    *("idempotency_key", "result", "progress", "on_success", "on_failure", "extra", "attempts"),
 )
 """What else a pending task may have, beside ``crashes`` and ``cancel_requested``."""
 
@@ -122,11 +122,16 @@ def claimed(row: Sequence[Any], run: Task) -> Task:
     """Return the task of a row of the columns of ``CLAIM``, the others empty; ``run`` is what the claim writes."""
     # fmt: off
     (
-        task_id, task_type, params, priority, retry_count, max_retries, created_at, queue, run_at, seq, timeout, fence,
-        *_,
+        task_id, task_type, params, priority, retry_count, max_retries, created_at, queue, run_at, seq, timeout, flow,
+        fence, *_,
     ) = row
     # fmt: on
     decoded, problem = _object("params", params)
+    if flow is not None:
+        found, unknown = _flow(flow)
+        # It has passed all of its gates.
+        run = replace(run, flow=found, gate=found.gates[-1][0] if found is not None and found.gates else None)
+        problem = problem or unknown
     task = replace(
         run,
         task_id=task_id,

@@ -67,7 +67,7 @@ class SqlSchedules(Schedules):
         """Do as ``change`` without its hint, and then something else in the same transaction; return both answers."""
         sent = changes if self.codec is None else [_coded_change(item, self.codec) for item in changes]
         if any(task.flow is not None for item in changes for task in item.tasks):
-            held, more = await self._gates.write(
+            held, more, _ = await self._gates.write(
                 lambda c, touched: change(c, sent, self.codec, touched), then, self._database.write_session
             )
             return held, cast(T, more)

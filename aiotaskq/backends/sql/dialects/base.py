@@ -248,6 +248,14 @@ class Dialect(ABC):
         """Execute a statement with a condition of ``among``, which is kept for ever."""
         return connection.execute(statement, {name: list(among), **values})
 
+    def write_free(
+        self, connection: Connection, update: Update, at: Mapping[str, str], values: Mapping[str, Any]
+    ) -> set[str] | None:
+        """Execute an update on the tasks that wait at these gates, given by id, and that no other transaction has
+        locked; return their ids. None, and nothing is written, where that takes two statements.
+        """
+        return None
+
     def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int]) -> list[Any]:
         """Return the rows of a query for each key with its limit."""
         statement = for_one_key(query)

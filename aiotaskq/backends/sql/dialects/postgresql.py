@@ -50,6 +50,7 @@ from aiotaskq.backends.sql.postgresql_notifier import Notifications
 from aiotaskq.backends.sql.rows import CLAIM, TASKS, json_text, to_task
 from aiotaskq.backends.sql.statement_size import Columns, chunks, parts
 from aiotaskq.backends.sql.statements import Result, run
+from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 
@@ -149,6 +150,22 @@ def _among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
 @functools.cache
 def _on_ids(update: Update) -> Update:
     return update.where(_among(TASKS.c.task_id, "ids"))
+
+
+@functools.cache
+def _write_free(update: Update) -> Update:
+    """Return the update of those tasks that wait at a gate and are not locked, by their places in the table."""
+    rows = func.json_to_recordset(cast(bindparam("waiting", type_=Text), JSON))
+    waiting = rows.table_valued(column("task_id", Text), column("gate", Text)).render_derived(with_types=True)
+    t = TASKS.alias("t")
+    # The id finds the row; the index of the gate has all that wait there.
+    there = (t.c.task_id == waiting.c.task_id, func.coalesce(t.c.live_gate, "") == waiting.c.gate)
+    parked = (func.abs(t.c.run_at) == PARKED, func.coalesce(t.c.status, PENDING) == PENDING)
+    place: ColumnElement[Any] = literal_column("t.ctid")
+    free = select(place.label("place")).where(*there, *parked).with_for_update(skip_locked=True).lateral("free")
+    picked = select(free.c.place).select_from(waiting.join(free, true())).cte("picked")
+    places = func.array(select(picked.c.place).scalar_subquery())
+    return update.where(_PLACE.op("=")(func.any(places))).returning(TASKS.c.task_id)
 
 
 @functools.cache
@@ -291,6 +308,16 @@ class PostgresqlDialect(Dialect):
     def set_on(self, connection: Connection, update: Update, ids: Sequence[str], values: Mapping[str, Any]) -> None:
         for part in chunks(ids):
             self.run_among(connection, _on_ids(update), "ids", part, values)
+
+    def write_free(
+        self, connection: Connection, update: Update, at: Mapping[str, str], values: Mapping[str, Any]
+    ) -> set[str]:
+        written: set[str] = set()
+        for part in chunks(sorted(at)):
+            rows = json_text([{"task_id": task_id, "gate": at[task_id]} for task_id in part])
+            found = run(connection, _write_free(update), {"waiting": rows, **values}).fetchall()
+            written.update([row[0] for row in found])
+        return written
 
     def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int]) -> list[Any]:
         rows = json_text([{"key_": key, "limit_": limit} for key, limit in limits.items()])
