@@ -163,6 +163,8 @@ class Dashboard:
             "read_only": self._read_only,
             "logged_in": self._token is not None,
             "link": link,
+            "given": {},
+            "problem": "",
             "here": link(view.name, **view.query),
         }
 
@@ -242,7 +244,12 @@ class Dashboard:
         if not await self._may(request, action.name):
             raise ProblemError(403, "NotAllowed", marked("you may not do this here"))
         actor = "" if self._actor is None else str(self._actor(request.original))
-        answer = await action.run(Change(tq=self._tq, form=form, actor=actor, now=now))
+        try:
+            answer = await action.run(Change(tq=self._tq, form=form, actor=actor, now=now))
+        except ValidationError as error:
+            if action.form is None:
+                raise
+            return await self._refused(request, action.form, form, words, preferences, key, str(error))
         if isinstance(answer, Question):
             view = self._empty_view(words, preferences, session.form_token(key))
             kept = [(name, each) for name, all in form.items() for each in all if name not in ("form_token", "sure")]
@@ -250,6 +257,27 @@ class Dashboard:
             return page_reply(render("question", self._context(view, None) | {"data": data}))
         self._audit(action, answer, actor, now)
         return redirect(answer.page, session.message_cookie(answer.message, secure=request.secure))
+
+    async def _refused(
+        self,
+        request: Request,
+        name: str,
+        form: dict[str, list[str]],
+        words: Words,
+        preferences: session.Preferences,
+        key: str,
+        error: str,
+    ) -> Reply:
+        """Show a form again, with what was given and what was wrong with it."""
+        page, given = pages.all[name], {field: each[0] for field, each in form.items()}
+        view = replace(
+            self._empty_view(words, preferences, session.form_token(key)),
+            show_args=self._show_args,
+            allowed=frozenset([each for each in actions.all if await self._may(request, each)]),
+        )
+        view = _with_query(view, page, list(given.items()))
+        context = self._context(view, page) | {"given": given, "problem": words.error(error)}
+        return page_reply(render(page.template, context | {"data": await page.load(view)}), 422)
 
     def _audit(self, action: Action, done: Done, actor: str, now: int) -> None:
         log.info("dashboard: {} {} by {}", action.name, printable(", ".join(done.targets)), printable(actor) or "-")

@@ -156,6 +156,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     run: Run
+    form: str | None = None
+    """The page that has its form: input that is refused is shown there again, with what was wrong."""
 
 
 class Actions:
@@ -164,11 +166,11 @@ class Actions:
     def __init__(self) -> None:
         self.all: dict[str, Action] = {}
 
-    def __call__(self, name: str) -> Callable[[Run], Run]:
-        """Register the function of an action."""
+    def __call__(self, name: str, *, form: str | None = None) -> Callable[[Run], Run]:
+        """Register the function of an action; ``form`` is the page that has its form."""
 
         def register(run: Run) -> Run:
-            self.all[name] = Action(name=name, run=run)
+            self.all[name] = Action(name=name, run=run, form=form)
             return run
 
         return register

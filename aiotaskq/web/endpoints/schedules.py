@@ -7,10 +7,11 @@ from urllib.parse import quote
 
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.preview import preview, upcoming
-from aiotaskq.core.schedule import check_timing
-from aiotaskq.core.validation import MAX_ID, check_json, check_key
-from aiotaskq.errors import NotFound, TaskConflict
+from aiotaskq.core.validation import MAX_ID, check_key
+from aiotaskq.errors import NotFound
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
+from aiotaskq.web.schedule_changes import change_schedule as changed
+from aiotaskq.web.schedule_changes import create_schedule
 from aiotaskq.web.schemas import (
     MAX_PAGE,
     Fired,
@@ -23,7 +24,7 @@ from aiotaskq.web.schemas import (
     ScheduleView,
     Times,
 )
-from aiotaskq.web.views import body_options, schedule_view
+from aiotaskq.web.views import schedule_view
 
 schedules = Operations("aiotaskq schedules")
 
@@ -82,20 +83,7 @@ def _id(call: Call) -> str:
 )
 async def add_schedule(call: Call) -> ApiResponse:
     """Create a schedule: interval, cron or once; 409 if there is one with this id."""
-    options = body_options(call.body)
-    check_json("params", options["params"])
-    # add_scheduler_task() would ignore the timing of another schedule type, as the documented function does.
-    body = call.body
-    check_timing(body.schedule_type, body.interval_seconds, body.cron_expression, body.execute_at)
-    wanted = options["task_id"]
-    if wanted is not None:
-        try:
-            await call.tq.scheduler.get(check_key("task_id", wanted, MAX_ID))
-        except NotFound:
-            pass
-        else:
-            raise TaskConflict(f"task_id: there is a schedule {wanted} already; change that one, or use another id")
-    schedule_id = await call.tq.scheduler.add_scheduler_task(**options)
+    schedule_id = await create_schedule(call.tq, call.body)
     return respond(await _view(call, schedule_id), 201, Location=f"schedules/{quote(schedule_id, safe='')}")
 
 
@@ -213,10 +201,7 @@ async def show_schedule(call: Call) -> ApiResponse:
 )
 async def change_schedule(call: Call) -> ApiResponse:
     """Change a schedule; with other timing its next run is later than now."""
-    changes = body_options(call.body)
-    if "params" in changes:
-        check_json("params", changes["params"])
-    await call.tq.scheduler.update_task(_id(call), **changes)
+    await changed(call.tq, _id(call), call.body)
     return respond(await _view(call, _id(call)))
 
 

@@ -57,10 +57,11 @@ async def task(view: View) -> TaskPage:
         can_retry=found.status in RETRYABLE,
     )
     if view.show_args:
-        page.params = _text(found.params)
-        page.result = None if found.result is None else _text(found.result)
+        page.params = json_text(found.params)
+        page.result = None if found.result is None else json_text(found.result)
     return page
 
 
-def _text(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """Return a value as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(plain(value)), indent=2).decode()

@@ -1,0 +1,99 @@
+"""Actions on schedules: create, edit, pause, resume, run now and delete."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+
+from aiotaskq.errors import NotFound, ValidationError
+from aiotaskq.web.dashboard.session import Message
+from aiotaskq.web.dashboard.view import Change, Done, Question, actions
+from aiotaskq.web.dashboard.words import marked
+from aiotaskq.web.schedule_changes import change_schedule, create_schedule
+from aiotaskq.web.schemas import ScheduleBody, ScheduleChanges
+
+S = TypeVar("S", bound=msgspec.Struct)
+_TIMINGS = {"interval": "interval_seconds", "cron": "cron_expression", "once": "execute_at"}
+_FIELDS = (
+    *("name", "task_type", "schedule_type", "timezone", "misfire", "overlap", "catch_up", "priority", "queue"),
+    *("max_retries", "timeout", "max_runs", "description", "task_id"),
+)
+
+
+def schedule_page(schedule_id: str) -> str:
+    """Return the address of a schedule's page."""
+    return "schedule?" + urlencode({"id": schedule_id})
+
+
+def _said(text: str, schedule_id: str) -> Done:
+    return Done(Message(text, {"id": schedule_id}), schedule_page(schedule_id), (schedule_id,))
+
+
+def _given(change: Change, kind: type[S]) -> S:
+    """Return the fields of the form that are filled in. Raises ValidationError naming the field."""
+    given: dict[str, Any] = {name: change.text(name) for name in _FIELDS if name in kind.__struct_fields__}
+    timing = _TIMINGS.get(change.text("schedule_type") or "")
+    if timing is not None:
+        given[timing] = change.text("timing")
+    given = {name: value for name, value in given.items() if value is not None}
+    if (params := change.text("params")) is not None:
+        try:
+            given["params"] = msgspec.json.decode(params)
+        except msgspec.DecodeError as error:
+            raise ValidationError(f"params: is no JSON: {error}") from None
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ValidationError(f"form: {error}") from None
+
+
+@actions("add-schedule", form="schedule-form")
+async def add(change: Change) -> Done:
+    """Create a schedule."""
+    schedule_id = await create_schedule(change.tq, _given(change, ScheduleBody))
+    return _said(marked("The schedule {id} is created."), schedule_id)
+
+
+@actions("edit-schedule", form="schedule-form")
+async def edit(change: Change) -> Done:
+    """Change a schedule; what is left empty stays."""
+    schedule_id = change.needed("id")
+    await change_schedule(change.tq, schedule_id, _given(change, ScheduleChanges))
+    return _said(marked("The schedule {id} is changed."), schedule_id)
+
+
+@actions("pause-schedule")
+async def pause(change: Change) -> Done:
+    """Disable a schedule."""
+    await change.tq.scheduler.pause_task(change.needed("id"))
+    return _said(marked("The schedule {id} is paused."), change.needed("id"))
+
+
+@actions("resume-schedule")
+async def resume(change: Change) -> Done:
+    """Enable a schedule."""
+    await change.tq.scheduler.resume_task(change.needed("id"))
+    return _said(marked("The schedule {id} runs again."), change.needed("id"))
+
+
+@actions("run-schedule")
+async def run_now(change: Change) -> Done:
+    """Fire a schedule once more."""
+    schedule_id = change.needed("id")
+    task_id = await change.tq.scheduler.run_now(schedule_id)
+    text = marked("The schedule {id} was fired: task {task}.")
+    return Done(Message(text, {"id": schedule_id, "task": task_id}), schedule_page(schedule_id), (schedule_id, task_id))
+
+
+@actions("delete-schedule")
+async def delete(change: Change) -> Question | Done:
+    """Delete a schedule; tasks that it fired stay."""
+    schedule_id = change.needed("id")
+    if not change.sure:
+        text = marked("Delete the schedule {id}? This cannot be undone; tasks that it fired stay.")
+        return Question(text, {"id": schedule_id}, marked("Delete the schedule"), schedule_page(schedule_id))
+    if not await change.tq.scheduler.delete_task(schedule_id):
+        raise NotFound(f"there is no schedule {schedule_id}")
+    return Done(Message(marked("The schedule {id} is deleted."), {"id": schedule_id}), "schedules", (schedule_id,))
