@@ -21,7 +21,7 @@ from aiotaskq.core.task import Task
 from aiotaskq.errors import BatchFailed
 from aiotaskq.runtime.context import batch
 from aiotaskq.runtime.handler import Handler
-from aiotaskq.runtime.worker.execution import Execution
+from aiotaskq.runtime.worker.execution import Execution, retrieve
 
 Start = Callable[[Handler, Mapping[str, Any]], "Future[Any]"]
 
@@ -236,9 +236,17 @@ class Batches:
             parts = _parts_of(failed, len(members))
         except asyncio.CancelledError as error:
             parts = [_Raised(error, None)] * len(members)
-        except (KeyboardInterrupt, GeneratorExit):
-            raise  # they are meant for the program
+        except KeyboardInterrupt:  # it is meant for the program, and it is raised once
+            for member in members:
+                if member.part is not None:
+                    member.part.cancel()
+            call = asyncio.current_task()
+            assert call is not None
+            call.add_done_callback(retrieve)
+            raise
         except BaseException as error:
+            if isinstance(error, GeneratorExit) and not _runs():
+                raise  # this coroutine is closed, since its loop has ended
             parts = [_Raised(error, error.__traceback__)] * len(members)
         for member, part in zip(members, parts, strict=True):
             if member.part is not None and not member.part.done():
@@ -258,6 +266,13 @@ class Batches:
                 # A thread cannot be interrupted. Only work that still waits for a process can be taken back.
                 if future.done() or self._loop_ends() or work.cancel():
                     raise
+
+
+def _runs() -> bool:
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:  # no loop runs
+        return False
 
 
 def results_of(returned: Any, count: int) -> Sequence[Any]:

@@ -71,3 +71,9 @@ class Execution(msgspec.Struct, eq=False):
             return asyncio.current_task() is self.coroutine
         except RuntimeError:  # no loop runs
             return False
+
+
+def retrieve(run: asyncio.Task[None]) -> None:
+    """Retrieve the exception of a run that ends the loop, which raises it, too: else asyncio would log it as lost."""
+    if not run.cancelled():
+        run.exception()

@@ -21,7 +21,7 @@ from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.task_log import log_outcome
-from aiotaskq.runtime.worker.execution import Execution
+from aiotaskq.runtime.worker.execution import Execution, retrieve
 from aiotaskq.runtime.worker.executors import Executors
 from aiotaskq.runtime.worker.fetcher import Fetcher
 from aiotaskq.runtime.worker.follow_ups import follow_ups
@@ -219,7 +219,7 @@ class Worker:
             except BaseException as error:
                 self._unsettled(execution, error)
                 if not isinstance(error, Exception):
-                    here.add_done_callback(_retrieve)
+                    here.add_done_callback(retrieve)
                     raise
                 return
             runs -= 1
@@ -418,9 +418,3 @@ def _event_of(after: Task, outcome: Outcome) -> str:
     if after.status is Status.PENDING:
         return "released" if isinstance(outcome, Released) else "retried"
     return str(after.status)
-
-
-def _retrieve(run: asyncio.Task[None]) -> None:
-    """Retrieve the exception of a run that ends the loop, which raises it, too: else asyncio would log it as lost."""
-    if not run.cancelled():
-        run.exception()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from aiotaskq import (
     injected,
 )
 from aiotaskq.testing import Kit, inline, virtual
+from tests.support.machine import within
 from tests.testing.backoffs import STEADY
 
 
@@ -336,3 +338,47 @@ async def test_a_batch_gathered_before_a_suspension_is_given_back(monkeypatch: p
         await kit.advance(60)
         assert calls == [(2, [0, 1])]
         assert await ends(kit, handles) == ["completed"] * 2
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit("closed")], ids=["exit", "generator_exit"])
+async def test_an_exit_in_a_batch_fails_its_tasks_as_in_a_single_handler(
+    kit: Kit, batch: int | None, error: BaseException
+) -> None:
+    async def work(items: list[int]) -> None:
+        raise error
+
+    kit.tq.task(**({"batch": batch, "within": 1} if batch else {}), name="work")(work)
+    handles = await kit.tq.push_many([("work", {"items": n if batch else [n]}) for n in range(3)])
+    await kit.drain(delayed=True)
+    rows = [await kit.task(handle) for handle in handles]
+    # It is no ConnectionError or the like: not retried.
+    assert [(row.status, row.retry_count) for row in rows] == [(Status.FAILED, 0)] * 3
+    assert all(f"{type(error).__name__}: {error}" in str(row.error_message) for row in rows)
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_an_interrupt_in_a_batch_ends_the_program_as_in_a_single_handler(
+    batch: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    tq = TaskQ("memory://")
+    begun: list[Any] = []
+
+    async def work(items: list[int]) -> None:
+        begun.append(items)
+        raise KeyboardInterrupt
+
+    tq.task(**({"batch": batch, "within": 60} if batch else {}), name="work")(work)
+
+    async def program() -> None:
+        async with tq.running(concurrency=1, scheduler=False):
+            await tq.push_many([("work", {"items": n if batch else [n]}) for n in range(batch or 1)])
+            await asyncio.sleep(within(60))
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(program())
+    gc.collect()
+    assert len(begun) == 1
+    assert not caplog.messages  # as that an exception was never retrieved
+    rows = asyncio.run(tq.find())
+    assert {row.status for row in rows} == {Status.RUNNING}  # nothing is written: it comes back when its lease ends
