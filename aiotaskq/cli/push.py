@@ -54,6 +54,32 @@ def push(
         str | None, option(help=tr("Push nothing if a pending or running task has this key."))
     ] = None,
     idempotency_key: Annotated[str | None, option(help=tr("Push nothing if any stored task has this key."))] = None,
+    debounce: Annotated[
+        float | None,
+        option(
+            min=0.0,
+            metavar="SECONDS",
+            help=tr("Run it so long after the last of such calls; each of them changes the task that waits."),
+        ),
+    ] = None,
+    max_wait: Annotated[
+        float | None,
+        option(min=0.0, metavar="SECONDS", help=tr("With --debounce: run it at most so long after the first call.")),
+    ] = None,
+    merge: Annotated[
+        str | None,
+        option(
+            metavar="last|list",
+            help=tr("With --debounce: take the params of the last call, or join those that are lists."),
+        ),
+    ] = None,
+    throttle: Annotated[
+        float | None,
+        option(min=0.0, metavar="SECONDS", help=tr("Push nothing if there was such a call in this period already.")),
+    ] = None,
+    key: Annotated[
+        str | None, option(help=tr("What tells the calls of --debounce or --throttle apart; default the params."))
+    ] = None,
     max_retries: Annotated[int | None, option(min=0, help=tr("Maximum number of retries; default 3."))] = None,
     timeout: Annotated[float | None, option(min=0.0, metavar="SECONDS", help=tr("Time limit of each run."))] = None,
     wait: Annotated[
@@ -69,6 +95,11 @@ def push(
         "queue": queue,
         "unique_key": unique_key,
         "idempotency_key": idempotency_key,
+        "debounce": debounce,
+        "max_wait": max_wait,
+        "merge": merge,
+        "throttle": throttle,
+        "key": key,
         "max_retries": max_retries,
         "timeout": timeout,
     }
@@ -83,7 +114,10 @@ def push(
         if not json:  # now: it may take long
             echo(handle.task_id) if wait is None else echo_stderr(handle.task_id)
             if not handle.created:
-                echo_stderr(tr("not pushed: a task with this key exists"))
+                waits = debounce is not None
+                echo_stderr(
+                    tr("the task that waits was changed") if waits else tr("not pushed: a task with this key exists")
+                )
         if wait is None:
             if not known:
                 await warn_of_unknown(tq, name)

@@ -48,6 +48,17 @@ class PushBody(Struct, forbid_unknown_fields=True):
     expires: Lifetime | None = None
     unique_key: Key | None = None
     idempotency_key: Key | None = None
+    debounce: (
+        Annotated[float, Meta(ge=0, description="Seconds after the last call; each changes the task that waits")] | None
+    ) = None
+    max_wait: Annotated[float, Meta(ge=0, description="Seconds after the first call, with `debounce`")] | None = None
+    merge: (
+        Annotated[Literal["last", "list"], Meta(description="The params of the last call, or joined lists")] | None
+    ) = None
+    throttle: Annotated[float, Meta(gt=0, description="Seconds of a period in which one call makes a task")] | None = (
+        None
+    )
+    key: Annotated[Key, Meta(description="What tells the calls of `debounce` or `throttle` apart")] | None = None
     task_id: Id | None = None
     rerun: Annotated[bool, Meta(description="Run the task_id again if it has ended")] = False
     on_success: Name | None = None

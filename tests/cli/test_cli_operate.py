@@ -58,6 +58,23 @@ def test_push_with_its_options(cli: Cli) -> None:
     assert (code, out) == (0, f"{task_id}\n") and "a task with this key exists" in err
 
 
+def test_a_debounced_push_changes_the_task_that_waits(cli: Cli) -> None:
+    options = ["--debounce", "60", "--max-wait", "300", "--merge", "list", "--key", "all"]
+    task_id = cli.out("push", "mail", '{"to": ["me"]}', *options).strip()
+    code, out, err = cli.run("push", "mail", '{"to": ["you"]}', *options)
+    assert (code, out) == (0, f"{task_id}\n") and "the task that waits was changed" in err
+    assert cli.json("tasks", "show", task_id, "--params")["params"] == {"to": ["me", "you"]}
+    assert cli.json("push", "mail", '{"to": ["you"]}', "--debounce", "60")["created"] is True
+    assert "give one of the two" in cli.fails("push", "mail", "--debounce", "1", "--throttle", "1", code=2)
+
+
+def test_a_throttled_push(cli: Cli) -> None:
+    options = ["--throttle", "100000000", "--key", "all"]  # no test runs at the end of such a period
+    first = cli.json("push", "mail", '{"n": 1}', *options)
+    assert cli.json("push", "mail", '{"n": 2}', *options) == {**first, "created": False}
+    assert cli.json("push", "mail", '{"n": 2}', "--throttle", "100000000")["created"] is True
+
+
 def test_params_may_come_from_standard_input(cli: Cli) -> None:
     cli.monkeypatch.setattr("sys.stdin", io.StringIO('{"token": "x"}'))
     task_id = cli.json("push", "mail", "-")["task_id"]

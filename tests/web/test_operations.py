@@ -36,6 +36,19 @@ async def test_a_task_is_pushed_shown_cancelled_and_retried(ask: Ask, tq: TaskQ)
     refused(await ask.get("tasks/none"), 404, "NotFound")
 
 
+async def test_calls_are_debounced_and_throttled(ask: Ask, tq: TaskQ) -> None:
+    rule = {"debounce": 3600, "max_wait": 9000, "merge": "last", "key": "all"}
+    first = await ask.post("tasks", json={"type": "greet", "params": {"name": "me"}, **rule})
+    again = await ask.post("tasks", json={"type": "greet", "params": {"name": "you"}, **rule})
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json()["task_id"] == again.json()["task_id"]
+    assert (await tq.get(first.json()["task_id"])).params == {"name": "you"}
+    once = {"type": "greet", "params": {"name": "me"}, "throttle": 100_000_000}
+    assert [(await ask.post("tasks", json=once)).status_code for _ in range(2)] == [201, 200]
+    refused(await ask.post("tasks", json={**once, "debounce": 1}), 422, "ValidationError", "give one of the two")
+    refused(await ask.post("tasks", json={**once, "merge": "first"}), 422, "ValidationError", "merge")
+
+
 async def test_the_attempts_of_a_task_are_shown(ask: Ask, tq: TaskQ) -> None:
     past = Attempt(number=3, began_at=5_000_000, ended_at=5_250_000, outcome="failed", error=f"E: {SECRET}")
     row = Task(task_id="a", type="greet", status=Status.FAILED, error_message="E: x", completed_at=5, attempts=(past,))
