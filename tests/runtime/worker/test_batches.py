@@ -348,7 +348,8 @@ async def test_an_exit_in_a_batch_fails_its_tasks_as_in_a_single_handler(
     async def work(items: list[int]) -> None:
         raise error
 
-    kit.tq.task(**({"batch": batch, "within": 1} if batch else {}), name="work")(work)
+    options: Any = {"batch": batch, "within": 1} if batch else {}
+    kit.tq.task(name="work", **options)(work)
     handles = await kit.tq.push_many([("work", {"items": n if batch else [n]}) for n in range(3)])
     await kit.drain(delayed=True)
     rows = [await kit.task(handle) for handle in handles]
@@ -368,7 +369,8 @@ def test_an_interrupt_in_a_batch_ends_the_program_as_in_a_single_handler(
         begun.append(items)
         raise KeyboardInterrupt
 
-    tq.task(**({"batch": batch, "within": 60} if batch else {}), name="work")(work)
+    options: Any = {"batch": batch, "within": 60} if batch else {}
+    tq.task(name="work", **options)(work)
 
     async def program() -> None:
         async with tq.running(concurrency=1, scheduler=False):
