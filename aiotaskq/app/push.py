@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, cast
 
+from msgspec.structs import replace
+
 from aiotaskq.app.handle import PushOptions, TaskCall, with_defaults
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.debounce import MERGES, Debounce, call_key, check_joinable, throttle_key
@@ -172,12 +174,15 @@ def _param(name: str, params: dict[str, Any]) -> Any:
     return params.get(name)
 
 
-def rules_of(calls: Sequence[TaskCall[Any]], tasks: Sequence[Task]) -> dict[str, Debounce]:
+def rules_of(
+    calls: Sequence[TaskCall[Any]], tasks: Sequence[Task], handlers: Mapping[str, Handler]
+) -> dict[str, Debounce]:
     """Return how the debounced ones of these calls are debounced, by the ids of their tasks."""
     found = {}
     for call, task in zip(calls, tasks, strict=True):
         if call.options and (rule := _rule(call.options)) is not None:
-            found[task.task_id] = rule
+            gating = _gating(call, dict(call.options), handlers.get(call.type)) if rule.merge == "list" else None
+            found[task.task_id] = rule if gating is None else replace(rule, flow=gating.flow)
     return found
 
 

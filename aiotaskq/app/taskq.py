@@ -247,7 +247,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
 
     def _push(self, tasks: list[Task], session: Any, calls: Sequence[TaskCall[Any]]) -> Awaitable[list[Task]]:
         push: Callable[[list[Task]], Awaitable[list[Task]]]
-        reruns, rules = (reruns_of(calls), rules_of(calls, tasks)) if calls else (None, None)
+        reruns, rules = (reruns_of(calls), rules_of(calls, tasks, self.registered.handlers)) if calls else (None, None)
         if reruns:
             push = functools.partial(self.queue.known_ids.push, reruns=reruns, session=session)
         elif not rules and not self.registered.push_middleware:

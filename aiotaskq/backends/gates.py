@@ -49,4 +49,7 @@ class Gates(ABC):
 
     @abstractmethod
     async def change(self, key: str, change: GateChange, now: int) -> Gate:
-        """Write ``core.gate.changed`` of a gate, which is made if there is none, and admit it."""
+        """Write ``core.gate.changed`` of a gate, which is made if there is none, and admit it.
+
+        It is read and written under one lock: of two changes at the same time both count.
+        """

@@ -8,12 +8,14 @@ same time the second one is decided again.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.core.errors import TaskConflict, ValidationError
+from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import PENDING, SECOND, Task
 from aiotaskq.core.validation import check_key
@@ -29,6 +31,8 @@ class Debounce(msgspec.Struct, frozen=True):
     """The longest time from the first call until the task is due; None for no limit."""
     merge: str = "last"
     """``last``: the params of the newest call; ``list``: params that are lists are joined in the order of the calls."""
+    flow: Callable[[dict[str, Any]], Flow | None] | None = None
+    """Returns the gates of joined params; None where no call has gates."""
 
 
 def after_call(row: Task, call: Task, rule: Debounce, now: int) -> Task:
@@ -49,9 +53,11 @@ def after_call(row: Task, call: Task, rule: Debounce, now: int) -> Task:
         # A retry is not brought forward by a stream of calls.
         retry = row.due_at if row.parked and row.due_at is not None else row.run_at
         due = min(due, max(latest, retry if row.attempts else now))
+    params = call.params if rule.merge == "last" else joined(row.params, call.params)
+    flow = call.flow if rule.merge == "last" or rule.flow is None else rule.flow(params)
     after = replace(
         row,
-        params=call.params if rule.merge == "last" else joined(row.params, call.params),
+        params=params,
         extra=call.extra,
         priority=call.priority,
         queue=call.queue,
@@ -62,10 +68,12 @@ def after_call(row: Task, call: Task, rule: Debounce, now: int) -> Task:
         on_failure=call.on_failure,
         run_at=due,
         due_at=None,
+        flow=flow,
+        gate=None,
         fence=row.fence + 1,
         coded=None,
     )
-    return after if row.flow is None else parked(after, due)  # it holds no slot while it waits for a time to come
+    return after if flow is None else parked(after, due)  # it holds no slot while it waits for a time to come
 
 
 def _first(row: Task) -> int:

@@ -34,7 +34,10 @@ class Bounds(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Flow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a task passes and waits for before it can be claimed, as its push declared it. It never changes."""
+    """What a task passes and waits for before it can be claimed, as its push declared it.
+
+    Only a newer call of a debounced task that waits replaces it.
+    """
 
     gates: tuple[tuple[str, Bounds], ...] = ()
     """Its gates, in the order in which they are passed."""
@@ -68,12 +71,14 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 class GateChange(msgspec.Struct, frozen=True, kw_only=True):
     """A change of a gate; what is None stays as it is."""
 
-    bounds: Bounds | None = None
-    """Bounds that then are fixed."""
+    bounds: dict[str, int | None] = {}
+    """The new values of some bounds, by their names in ``Bounds``; all bounds are fixed then."""
     declared: bool = False
     """Whether the bounds are those of the next push again."""
     closed_until: int | None = None
     """Microseconds UTC; 0 opens the gate."""
+    closed_at_least: int = 0
+    """The same, but a gate that is closed for longer stays so."""
     charge: int = 0
     """Tokens to take from its rate in addition; less than 0 gives some back."""
 
@@ -116,15 +121,16 @@ def admit(gate: Gate, held: int, unstarted: int, now: int, weights: Sequence[int
 
 def changed(gate: Gate, change: GateChange, now: int) -> Gate:
     """Return the gate after a change; a backend then admits what may pass it."""
-    bounds = gate.bounds if change.bounds is None else change.bounds
+    bounds = replace(gate.bounds, **change.bounds) if change.bounds else gate.bounds
+    closed_until = gate.closed_until if change.closed_until is None else change.closed_until
     tat = _tat(gate, bounds, now)
     if change.charge and bounds.interval is not None:
         tat = max(tat, now) + change.charge * bounds.interval
     return replace(
         gate,
         bounds=bounds,
-        fixed=(gate.fixed or change.bounds is not None) and not change.declared,
-        closed_until=gate.closed_until if change.closed_until is None else change.closed_until,
+        fixed=(gate.fixed or bool(change.bounds)) and not change.declared,
+        closed_until=max(closed_until, change.closed_at_least),
         tat=tat,
     )
 
@@ -134,6 +140,25 @@ def declared(gate: Gate, bounds: Bounds, now: int) -> Gate:
     if gate.fixed or gate.bounds == bounds:
         return gate
     return replace(gate, bounds=bounds, tat=_tat(gate, bounds, now))
+
+
+def set_back(gate: Gate, back: int, now: int) -> Gate:
+    """Return the gate after the clock by which it goes was set back by ``back`` microseconds, to ``now`` or before.
+
+    Its instants are of the time before that, or of the time since, and nothing tells which: the gate may have let tasks
+    pass before the step was noticed. A rate is left without tokens at most, so that it gives no more than it may, and
+    stands still no longer than it takes to save ``burst`` of them; what an operator or a handler has charged beyond
+    that moves with the clock, as does the time until which the gate is closed. What waits is looked at anew.
+    """
+    tat = gate.tat
+    if gate.bounds.interval is not None:
+        tat = max(tat - back, min(tat, now + gate.bounds.burst * gate.bounds.interval))
+    return replace(
+        gate,
+        tat=tat,
+        closed_until=gate.closed_until - back if gate.closed_until > now else gate.closed_until,
+        next_at=None if gate.next_at is None else min(gate.next_at, now),
+    )
 
 
 def _tat(gate: Gate, bounds: Bounds, now: int) -> int:

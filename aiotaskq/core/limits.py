@@ -272,8 +272,8 @@ def check_shared(type: str, gating: Gating, others: Iterable[tuple[str, Gating]]
     the slots for which the other one waits.
     """
     mine = gating.declared()
-    behind: dict[str, set[str]] = {}
-    _note_order(behind, list(mine))
+    behind: dict[str, dict[str, str]] = {}
+    _note_order(behind, type, list(mine))
     for other, theirs in others:
         declared = theirs.declared()
         for name in mine.keys() & declared.keys():
@@ -282,23 +282,35 @@ def check_shared(type: str, gating: Gating, others: Iterable[tuple[str, Gating]]
                     f"{type}: the gate {name.rstrip(':')!r} is shared with {other}, which declares it differently; "
                     "declare it alike, or give one of them another name"
                 )
-        _note_order(behind, list(declared))
+        _note_order(behind, other, list(declared))
     for name in mine:
-        todo, seen = list(behind.get(name, ())), set[str]()
-        while todo:
-            if (each := todo.pop()) == name:
-                raise ValidationError(
-                    f"{type}: another task type passes the gate {name.rstrip(':')!r} in another order; list shared "
-                    "gates in the same order"
-                )
+        if circle := _circle(behind, name):
+            steps = "; ".join(
+                f"{behind[first][second]}: {first.rstrip(':')!r} → {second.rstrip(':')!r}"
+                for first, second in pairwise([*circle, name])
+            )
+            raise ValidationError(
+                f"{type}: shared gates would be passed in a circle ({steps}); list shared gates in the same order"
+            )
+
+
+def _note_order(behind: dict[str, dict[str, str]], type: str, names: Sequence[str]) -> None:
+    """Note of each gate those that are next, and a task type of which that is so."""
+    for first, second in pairwise(names):
+        behind.setdefault(first, {}).setdefault(second, type)
+
+
+def _circle(behind: Mapping[str, Mapping[str, str]], name: str) -> list[str]:
+    """Return the shortest way from a gate back to itself, from one gate to the next; none where there is no way."""
+    todo, seen = [[name]], {name}
+    for way in todo:
+        for each in behind.get(way[-1], ()):
+            if each == name:
+                return way
             if each not in seen:
                 seen.add(each)
-                todo += behind.get(each, ())
-
-
-def _note_order(behind: dict[str, set[str]], names: Sequence[str]) -> None:
-    for first, second in pairwise(names):
-        behind.setdefault(first, set()).add(second)
+                todo.append([*way, each])
+    return []
 
 
 def _is_evaluated(of: object) -> bool:

@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from msgspec.structs import replace
 
-from aiotaskq.core.gate import PARKED
+from aiotaskq.core.gate import PARKED, Bounds
 from aiotaskq.core.task import Task
 
 _flow_of = attrgetter("flow")
@@ -70,6 +70,17 @@ def left(before: Task, after: Task) -> tuple[str, ...]:
         return ()
     kept = slots(after)
     return tuple(key for key in slots(before) if key not in kept)
+
+
+def redeclared(before: Task, after: Task) -> tuple[tuple[str, Bounds], ...]:
+    """Return the gates of ``after``, with their bounds, where ``before`` had others; else none.
+
+    Nothing says when that was: the gates are made due, and the bounds are taken at the due time of ``after``, which is
+    no earlier, so that no tokens are given too soon.
+    """
+    if after.flow is None or after.flow is before.flow or (before.flow and before.flow.gates == after.flow.gates):
+        return ()
+    return after.flow.gates
 
 
 def settled_at(before: Task, after: Task) -> int | None:

@@ -6,11 +6,10 @@ from datetime import datetime, timedelta
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from msgspec.structs import replace
 
 from aiotaskq.backends.gates import Gates
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.gate import Bounds, GateChange, GateState
+from aiotaskq.core.gate import GateChange, GateState
 from aiotaskq.core.instants import instant
 from aiotaskq.core.limits import Rate
 from aiotaskq.core.task import SECOND
@@ -93,9 +92,7 @@ class Limits:
             raise ValidationError(f"rate: Rate(100, per=60) is needed (got {rate!r:.40})")
         if not changes:
             raise ValidationError("set: name what to set: cap, rate, window or max_waiting")
-        found = await self._gates.find([check_key("key", key)])
-        bounds = replace(found[0].gate.bounds if found else Bounds(), **changes)
-        return await self._change(key, GateChange(bounds=bounds), "set")
+        return await self._change(key, GateChange(bounds=changes), "set")
 
     async def reset(self, key: str) -> LimitState:
         """Let the bounds be those that pushes declare again, from the next push on."""
@@ -116,11 +113,7 @@ class Limits:
 
     async def close_for(self, key: str, seconds: float | timedelta) -> LimitState:
         """As ``close``, but a gate that is closed for longer stays so: for handlers that are told to slow down."""
-        at = self._until(seconds, None)
-        found = await self._gates.find([check_key("key", key)])
-        if found and found[0].gate.closed_until >= at:
-            return self._state(found[0])
-        return await self._change(key, GateChange(closed_until=at), "close")
+        return await self._change(key, GateChange(closed_at_least=self._until(seconds, None)), "close")
 
     async def open(self, key: str) -> LimitState:
         """Open a closed gate now."""

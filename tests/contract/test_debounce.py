@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from aiotaskq import Limit
+from aiotaskq import Limit, Rate
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.app.push import new_task_of, rules_of
 from aiotaskq.app.registrations import Registrations
@@ -18,6 +18,7 @@ from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.backoff import Backoff
+from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.outcome import Completed, Failed, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import NotSupported, TaskConflict
@@ -43,7 +44,7 @@ async def called(queue: Queue, params: Sequence[dict[str, Any]], session: Any = 
     async def push(tasks: list[Task]) -> list[Task]:
         return await queue.add(tasks, session)
 
-    return await queue.debounced.push(tasks, push, rules_of(calls, tasks), session)
+    return await queue.debounced.push(tasks, push, rules_of(calls, tasks, {}), session)
 
 
 async def waiting(backend: Backend) -> list[Task]:
@@ -199,6 +200,58 @@ async def test_with_a_limit_of_one_at_most_one_waits_and_one_runs(store: Store) 
         assert [why for why, _ in ran] == ["a", "d"]
         (_, first), (_, second) = ran
         assert first == 2 and 12 <= second < 14
+
+
+async def at_gate(backend: Backend, key: str) -> tuple[int, int]:
+    """How many tasks hold a slot of a gate, and how many wait there."""
+    (found,) = await backend.gates.find([key])
+    return found.held, found.waiting
+
+
+PER_TENANT: dict[str, Any] = {"limit": Limit(1, key="tenant")}
+
+
+async def test_the_gates_are_those_of_the_newest_call(queue: Queue, backend: Backend) -> None:
+    (busy,) = await called(queue, [{"tenant": "a"}], key="other", **PER_TENANT)
+    await backend.gates.admit(NOW + 2 * SECOND, 10)
+    assert ids(await backend.claim("w", NOW + 2 * SECOND, 10, lease_until=LATER)) == [busy.task_id]
+    (first,) = await called(queue, [{"tenant": "a"}], key="k", **PER_TENANT)
+    assert await at_gate(backend, "tenant:a") == (1, 1)
+    (newer,) = await called(queue, [{"tenant": "b"}], key="k", **PER_TENANT)
+    row = await read(backend, first)
+    assert (newer.task_id, row.gate, row.flow) == (
+        first.task_id,
+        "tenant:b",
+        Flow(gates=(("tenant:b", Bounds(cap=1)),)),
+    )
+    assert (await at_gate(backend, "tenant:a"), await at_gate(backend, "tenant:b")) == ((1, 0), (0, 1))
+    await called(queue, [{"tenant": "b"}], key="third", **PER_TENANT)
+    await backend.gates.admit(NOW + 3 * SECOND, 10)
+    assert ids(await backend.claim("w", NOW + 3 * SECOND, 10, lease_until=LATER)) == [first.task_id]
+    assert await at_gate(backend, "tenant:b") == (1, 1)  # the bound that no push has declared counts
+
+
+async def test_a_newer_call_gives_back_the_slot_of_another_gate(queue: Queue, backend: Backend) -> None:
+    (held,) = await called(queue, [{"tenant": "a"}], key="k", **PER_TENANT)
+    (waits,) = await called(queue, [{"tenant": "a"}], key="other", **PER_TENANT)
+    await backend.gates.admit(NOW + 2 * SECOND, 10)
+    assert await at_gate(backend, "tenant:a") == (1, 1)
+    for tenant, gate in (("b", "tenant:b"), (None, None), ("b", "tenant:b"), (None, None)):
+        await called(queue, [{"tenant": tenant}], key="k", **PER_TENANT)
+        row = await read(backend, held)
+        assert (row.gate, row.parked, row.due) == (gate, gate is not None, NOW + 2 * SECOND)
+    await backend.gates.admit(NOW + 2 * SECOND, 10)
+    assert await at_gate(backend, "tenant:a") == (1, 0)
+    claimed = await backend.claim("w", NOW + 2 * SECOND, 10, lease_until=LATER)
+    assert sorted(ids(claimed)) == sorted([held.task_id, waits.task_id])
+
+
+async def test_joined_calls_take_the_tokens_of_all_their_items(queue: Queue, backend: Backend) -> None:
+    rate = Rate(100, weight=lambda params: len(params["items"]), name="api")
+    for items in (["a"], ["b", "c"], ["d"]):
+        await called(queue, [{"items": items}], merge="list", key="k", rate=rate)
+    (row,) = await waiting(backend)
+    assert (row.params["items"], row.flow and row.flow.weight) == (["a", "b", "c", "d"], 4)
 
 
 async def test_a_call_in_a_session_exists_when_its_transaction_does(sql_store: Store, queue: Queue) -> None:

@@ -7,6 +7,7 @@ import itertools
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.backoff import Backoff
@@ -250,11 +251,11 @@ async def test_a_faster_rate_does_not_wait_for_the_tokens_of_the_slower_one(back
     hourly, quick = Bounds(interval=60 * MINUTE), Bounds(interval=SECOND)
     await backend.push([gated(("set", hourly)) for _ in range(2)] + [gated(("pushed", hourly)) for _ in range(2)])
     assert len(await claimed(backend)) == 2
-    await backend.gates.change("set", GateChange(bounds=quick), NOW)
+    await backend.gates.change("set", GateChange(bounds=asdict(quick)), NOW)
     await backend.push([gated(("pushed", quick))])
     for key in ("set", "pushed"):
         assert (await state(backend, key)).gate.next_at == NOW + SECOND
-        await backend.gates.change(key, GateChange(bounds=hourly), NOW)
+        await backend.gates.change(key, GateChange(bounds=asdict(hourly)), NOW)
         assert (await state(backend, key)).gate.next_at == NOW + SECOND  # a slower one takes no time in addition
 
 
@@ -320,12 +321,12 @@ async def test_bounds_of_an_operator_stay_and_those_of_pushes_change(backend: Ba
     assert await counts(backend) == (1, 4)
     await backend.push([gated(("g", CAP_2))])
     assert await counts(backend) == (2, 4)
-    gate = await backend.gates.change("g", GateChange(bounds=Bounds(cap=3)), NOW + SECOND)
+    gate = await backend.gates.change("g", GateChange(bounds={"cap": 3}), NOW + SECOND)
     assert (gate.fixed, gate.bounds.cap) == (True, 3)
     assert await counts(backend) == (3, 3)
     await backend.push([gated()])
     assert await counts(backend) == (3, 4)
-    await backend.gates.change("g", GateChange(bounds=Bounds(cap=0)), NOW + SECOND)
+    await backend.gates.change("g", GateChange(bounds={"cap": 0}), NOW + SECOND)
     for task in await claimed(backend):
         await settled(backend, task)
     assert await counts(backend) == (0, 4)
@@ -406,7 +407,7 @@ async def test_a_paused_queue_holds_no_slot(backend: Backend) -> None:
 
 async def test_mend_deletes_gates_without_a_use(backend: Backend) -> None:
     await backend.push([gated()])
-    await backend.gates.change("kept", GateChange(bounds=CAP_2), NOW)
+    await backend.gates.change("kept", GateChange(bounds={"cap": 2}), NOW)
     (running,) = await claimed(backend)
     await backend.gates.mend(NOW)
     assert [each.gate.key for each in await backend.gates.find()] == ["g", "kept"]

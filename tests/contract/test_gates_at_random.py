@@ -70,10 +70,11 @@ async def test_any_sequence_leaves_the_same_rows_as_in_memory(store: Store, seed
                 key = dice.choice(sorted(KEYS))
                 change = dice.choice(
                     (
-                        GateChange(bounds=Bounds(cap=dice.randrange(4))),
+                        GateChange(bounds={"cap": dice.randrange(4)}),
                         GateChange(declared=True),
                         GateChange(closed_until=now + 2 * SECOND),
                         GateChange(closed_until=0),
+                        GateChange(closed_at_least=now + SECOND),
                         GateChange(charge=2),
                     )
                 )

@@ -74,10 +74,14 @@ def test_a_push_stamp_that_was_ahead_of_the_clock_does_not_put_it_off() -> None:
 
 
 def test_a_task_with_gates_is_parked_until_it_is_due() -> None:
-    row = waits(flow=Flow(gates=(("a", Bounds(1)), ("b", Bounds(1)))), gate="b")
-    after = after_call(row, waits(task_id="2"), Debounce(SECOND), NOW)
+    flow, other = Flow(gates=(("a", Bounds(1)), ("b", Bounds(1)))), Flow(gates=(("c", Bounds(1)),))
+    row = waits(flow=flow, gate="b")
+    after = after_call(row, waits(task_id="2", flow=flow), Debounce(SECOND), NOW)
     assert (after.parked, after.gate, after.due_at) == (True, "a", NOW + SECOND)
-    assert after_call(after, waits(task_id="3"), Debounce(SECOND), NOW + 5).due_at == NOW + 5 + SECOND
+    after = after_call(after, waits(task_id="3", flow=other), Debounce(SECOND), NOW + 5)
+    assert (after.gate, after.flow, after.due_at) == ("c", other, NOW + 5 + SECOND)
+    after = after_call(after, waits(task_id="4"), Debounce(SECOND), NOW + 6)
+    assert (after.gate, after.flow, after.due_at, after.run_at) == (None, None, None, NOW + 6 + SECOND)
 
 
 def test_keys() -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import TaskQ
+from aiotaskq import Limit, Rate, TaskQ
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import SystemClock, VirtualClock
+from aiotaskq.core.gate import GateChange
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.clock_steps import ClockSteps, HostClock, StepLog
@@ -85,6 +86,23 @@ async def test_a_pops_lease_is_over_in_time(store: Virtual) -> None:
     assert await backend.overdue(clock.now(), 10) == []
     await clock.advance(1)
     assert [task.task_id for task in await backend.overdue(clock.now(), 10)] == [popped.task_id]
+
+
+async def test_gates_go_on(store: Virtual) -> None:
+    tq, clock, host = store
+    gates = tq.queue.backend.gates
+    rate = Rate(1, per=10, name="api")
+    for _ in range(2):
+        await tq.push("t", rate=rate)
+    await gates.change("closed", GateChange(closed_until=clock.now() + 60 * SECOND), clock.now())
+    await tq.push("t", limit=Limit(1, name="closed"))
+    clock.step(-BACK)
+    await host.look()
+    backend = tq.queue.backend
+    for seconds, ready in ((0, 1), (10, 1), (50, 1)):
+        await clock.advance(seconds)
+        await gates.admit(clock.now(), 10)
+        assert len(await backend.claim("owner", clock.now(), 10)) == ready
 
 
 async def test_a_store_that_was_away_is_told_later(store: Virtual, monkeypatch: pytest.MonkeyPatch) -> None:

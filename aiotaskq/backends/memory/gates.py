@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.core.errors import gate_full
-from aiotaskq.core.gate import Gate, GateChange, GateState, admit, changed, declared, is_idle
-from aiotaskq.core.parking import parked, passed, pushed_at, settled_at, slots, touched
+from aiotaskq.core.gate import Bounds, Gate, GateChange, GateState, admit, changed, declared, is_idle
+from aiotaskq.core.parking import parked, passed, pushed_at, redeclared, settled_at, slots, touched
 from aiotaskq.core.task import PENDING, Task, claim_order
 
 MOST = 100  # tasks looked at together where no bound is smaller
@@ -146,11 +146,14 @@ class MemoryGates(Gates):
         now = max(map(pushed_at, tasks))
         for task in tasks:
             for key, bounds in task.flow.gates:  # type: ignore[union-attr]
-                line = self._line(key)
-                gate = declared(line.gate, bounds, now)
-                if gate is not line.gate and line.waiting:  # it may pass, though this push waits elsewhere
-                    gate = replace(gate, next_at=now)
-                line.gate = gate
+                self._take_bounds(key, bounds, now, next_at=now)
+
+    def _take_bounds(self, key: str, bounds: Bounds, now: int, next_at: int) -> None:
+        line = self._line(key)
+        gate = declared(line.gate, bounds, now)
+        if gate is not line.gate and line.waiting:  # it may pass, though this push waits elsewhere
+            gate = replace(gate, next_at=next_at)
+        line.gate = gate
 
     def pushed(self, tasks: Sequence[Task]) -> None:
         """Admit the gates at which tasks of a push wait, which are in the rows now, at the latest push stamp."""
@@ -173,6 +176,9 @@ class MemoryGates(Gates):
 
     def settled(self, before: Task, after: Task, then: Sequence[Task]) -> None:
         """Admit the gates of which ``after`` has no slot any more, or at which it or a follow-up waits now."""
+        if gates := redeclared(before, after):
+            for key, bounds in gates:
+                self._take_bounds(key, bounds, after.due, next_at=0)
         if (after.flow or before.flow) is not None and (keys := touched(before, after)):
             # The widest first: a task that waits there is before one that only now reaches it.
             self.open(reversed(keys), settled_at(before, after))

@@ -77,9 +77,9 @@ class RedisGates(Gates):
         return found[:limit]
 
     async def change(self, key: str, change: GateChange, now: int) -> Gate:
-        bounds = b"" if change.bounds is None else _encode(change.bounds)
+        bounds = _encode(change.bounds) if change.bounds else b""
         closed = "" if change.closed_until is None else change.closed_until
-        words = (self._hint, key, now, bounds, int(change.declared), closed, change.charge)
+        words = (self._hint, key, now, bounds, int(change.declared), closed, change.closed_at_least, change.charge)
         text, later = await self._redis.run(scripts.GATES_CHANGE, *words)
         self._listeners.receive(READY)
         if later:

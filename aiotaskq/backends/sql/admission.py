@@ -19,7 +19,7 @@ from aiotaskq.backends.sql.rows import decode_flow
 from aiotaskq.backends.sql.statement_size import CHUNK
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit, declared
-from aiotaskq.core.parking import passed, pushed_at, settled_at, slots, touched
+from aiotaskq.core.parking import passed, pushed_at, redeclared, settled_at, slots, touched
 from aiotaskq.core.task import Task
 
 MOST = 100  # tasks looked at together where no bound is smaller
@@ -55,6 +55,7 @@ class Touched:
         self.grouped = False
         """Whether members of groups, or parents, have ended."""
         self._declared: list[tuple[str, Bounds]] = []
+        self._redeclared: list[tuple[str, Bounds, int]] = []
         self._pushed: list[Task] = []
         self._parked: list[Task] = []
 
@@ -76,8 +77,11 @@ class Touched:
         """Note what tasks with gates were, and what was written; remove the slots that are free then."""
         gone = []
         for before, after in changes:
-            assert before.flow is not None
-            self.known.update(before.flow.gates)
+            gates = () if before.flow is None else before.flow.gates
+            self.known.update(gates)
+            if others := redeclared(before, after):
+                self.known.update(others)
+                self._redeclared += [(key, bounds, after.due) for key, bounds in others]
             # The widest first: a task that waits there is before one that only now reaches it.
             keys = dict.fromkeys(reversed(touched(before, after)))
             at = settled_at(before, after)
@@ -87,7 +91,7 @@ class Touched:
                 self.keys |= keys
                 self.now = max(self.now, at)
             self._parked.append(after)
-            if len(before.flow.gates) > 1 and not slots(after):
+            if len(gates) > 1 and not slots(after):
                 gone.append(after.task_id)
         sql.remove_slots(connection, gone)
 
@@ -112,6 +116,10 @@ class Touched:
             gate = declared(admission.gates[key], bounds, self.now)
             if gate is not admission.gates[key]:  # what waits there may pass, though this push waits elsewhere
                 admission.gates[key] = replace(gate, next_at=self.now)
+        for key, bounds, at in self._redeclared:
+            gate = declared(admission.gates[key], bounds, at)
+            if gate is not admission.gates[key]:
+                admission.gates[key] = replace(gate, next_at=0)
         waiting = [task for task in (*self._pushed, *self._parked) if task.parked and (task.due_at or 0) > self.now]
         admission.delayed.update(task.gate for task in waiting if task.gate is not None)
         admission.open(self.keys)

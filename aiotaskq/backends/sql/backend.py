@@ -362,4 +362,7 @@ class SqlBackend(Backend):
 
 
 def _touch_gates(changes: Iterable[Change]) -> bool:
-    return any(change.before.flow is not None or (change.then and any_flow(change.then)) for change in changes)
+    return any(
+        change.before.flow is not None or change.after.flow is not None or (change.then and any_flow(change.then))
+        for change in changes
+    )

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
+from aiotaskq.backends.sql import gate_statements
 from aiotaskq.core.firing import CLOCKS_DIFFER
-from aiotaskq.core.gate import PARKED
+from aiotaskq.core.gate import PARKED, set_back
 from aiotaskq.core.task import SECOND
 
 # Rows written between the step and its discovery have the new time already. They must not be over after the move.
 _LEFT = 60 * SECOND
+_ALL = 2**31  # more gates than there are
 _TABLE = "CREATE TABLE IF NOT EXISTS aiotaskq_clock (id INTEGER PRIMARY KEY CHECK (id = 1), anchor BIGINT NOT NULL)"
 _MOVES = (
     "UPDATE task_queue SET run_at = run_at - :back, due_at = due_at - :back "
     "WHERE status = 'pending' AND run_at > :now AND run_at < :parked",
     "UPDATE task_queue SET due_at = due_at - :back WHERE status = 'pending' AND run_at = :parked AND due_at > :now",
-    "UPDATE aiotaskq_gate SET tat = CASE WHEN tat > :now THEN tat - :back ELSE tat END, "
-    "closed_until = CASE WHEN closed_until > :now THEN closed_until - :back ELSE closed_until END, "
-    "next_at = CASE WHEN next_at > :now THEN next_at - :back ELSE next_at END",
     "UPDATE task_queue SET expires_at = MAX(expires_at - :back, :left) "
     "WHERE status = 'pending' AND expires_at IS NOT NULL AND expires_at > :left",
     "UPDATE task_queue SET lease_until = MAX(lease_until - :back, :left) "
@@ -35,4 +34,7 @@ def clock_set(connection: Connection, anchor: int, back: int, now: int) -> bool:
     connection.exec_driver_sql("INSERT OR REPLACE INTO aiotaskq_clock VALUES (1, ?)", (anchor,))
     for words in _MOVES if back else ():
         connection.exec_driver_sql(words, {"back": back, "now": now, "left": now + _LEFT, "parked": PARKED})
+    if back:
+        gates = [(gate, set_back(gate, back, now)) for gate in gate_statements.read(connection, None, _ALL)]
+        gate_statements.write(connection, [after for before, after in gates if after != before])
     return back > 0

@@ -139,7 +139,8 @@ def _update(connection: Connection, changes: Sequence[Change], touched: Touched 
     if then := [task for change, ok in zip(changes, held, strict=True) if ok for task in change.then]:
         push(connection, then, touched=touched)
     if touched is not None:
-        written = [change for change, ok in zip(changes, held, strict=True) if ok and change.before.flow is not None]
+        flows = [change.before.flow is not None or change.after.flow is not None for change in changes]
+        written = [change for change, ok, flow in zip(changes, held, flows, strict=True) if ok and flow]
         touched.changed(connection, [(_as_it_was(change, rows), change.after) for change in written])
         GroupRows(connection, touched, push).changed([(change.before, change.after) for change in written])
     return held
@@ -156,7 +157,7 @@ def _is_pending(change: Change) -> bool:
 
 def _as_it_was(change: Change, rows: Mapping[str, Any]) -> Task:
     """Return the task before a change: while it was pending it may have passed gates since it was read."""
-    if not _is_pending(change):
+    if not _is_pending(change) or change.before.flow is None:
         return change.before
     row = rows[change.before.task_id]
     return change.before.replace(run_at=row.run_at, gate=row.gate)
@@ -165,7 +166,8 @@ def _as_it_was(change: Change, rows: Mapping[str, Any]) -> Task:
 def _is_parked_again(row: Any, change: Change) -> bool:
     """Whether a change would make a task ready that has no slot any more: its queue was paused meanwhile."""
     ready = _is_pending(change) and not (change.after.final or change.after.parked)
-    return ready and change.before.flow is not None and row.run_at == PARKED
+    gated = change.before.flow is not None and change.after.flow is not None
+    return ready and gated and row.run_at == PARKED
 
 
 def _guarded(connection: Connection, changes: Sequence[Change]) -> tuple[dict[str, Any], list[bool]]:

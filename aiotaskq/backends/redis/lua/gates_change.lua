@@ -1,4 +1,5 @@
--- ARGV: hint, key, now, bounds as JSON or '', 1 if those of pushes count again, closed_until or '', tokens to take.
+-- ARGV: hint, key, now, the bounds to set as JSON or '', 1 if those of pushes count again, closed_until or '', the least
+-- closed_until, tokens to take.
 -- Changes a gate as core.gate.changed says, and admits it. Returns its state.
 -- include: base
 -- include: gate
@@ -9,12 +10,17 @@ local tools = gate_tools()
 local key, now = ARGV[2], tonumber(ARGV[3])
 local gate = tools.gate_of(key)
 if ARGV[4] ~= '' then
-  tools.rule.set_bounds(gate, cjson.decode(ARGV[4]), now)
+  local bounds = {}
+  for name, value in pairs(gate.bounds) do bounds[name] = value end
+  for name, value in pairs(cjson.decode(ARGV[4])) do bounds[name] = value end
+  for name, value in pairs(bounds) do if value == cjson.null then bounds[name] = nil end end
+  tools.rule.set_bounds(gate, bounds, now)
   gate.fixed = true
 end
 if ARGV[5] == '1' then gate.fixed = false end
 if ARGV[6] ~= '' then gate.closed = tonumber(ARGV[6]) end
-local charge = tonumber(ARGV[7])
+gate.closed = math.max(gate.closed, tonumber(ARGV[7]))
+local charge = tonumber(ARGV[8])
 if charge ~= 0 and gate.bounds.interval then
   gate.tat = math.max(gate.tat, now) + charge * gate.bounds.interval
 end

@@ -37,6 +37,10 @@ local function apply_change(id, status, fence, cancel, state, more)
   unindex(id, row)
   set_state(id, state)
   index(id, after)
+  if after.flow and (not row.flow or gated.place_of(row).flow ~= gated.place_of(after).flow) then
+    if not admission then error('GATES REQUIRED') end
+    admission.note_other_gates(after)
+  end
   if row.flow or after.flow then gated.touch_changed(row, after, tonumber(more.at)) end
   if more.body then
     bodies[#bodies + 1] = id

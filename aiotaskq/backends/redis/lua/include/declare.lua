@@ -21,11 +21,33 @@ function admission.note_push(id, row)
   if ids then ids[#ids + 1] = id else arrived[place.gate] = {id} end
 end
 
+-- The bounds that rows declare which got other gates by a change, by gate, and when the last of them is due.
+local redeclared
+
+function admission.note_other_gates(row)
+  redeclared = redeclared or {}
+  local place = gated.place_of(row)
+  local due = gated.is_parked(row) and tonumber(row.due) or tonumber(row.run_at)
+  for i, key in ipairs(place.keys) do redeclared[key] = {bounds = gated.declared_bounds(place, i), at = due} end
+end
+
 -- Take the bounds that pushed rows declare. Return a gate where more rows than may would wait, and how many may.
 function admission.declare()
-  if not declared then return nil end
+  if not declared and not redeclared then return nil end
   local tools = gate_tools()
   local rule = tools.rule
+
+  for key, by in pairs(redeclared or {}) do
+    local gate, known = tools.gate_of(key)
+    local other = not gate.fixed and rule.bounds_text(by.bounds) ~= gate.text
+    if other then rule.set_bounds(gate, by.bounds, by.at) end
+    if other and known then
+      gate.next_at = 0
+      gated.made_due = true
+    end
+    tools.save_gate(key, gate, other or not known)
+  end
+  if not declared then return nil end
 
   local function first_to_pass(a, b)
     if a.priority ~= b.priority then return a.priority < b.priority end

@@ -1,0 +1,72 @@
+"""Changes of gates by operators and handlers, on each store: of two at the same time both count."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiotaskq.backends.gates import Gates
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.gate import Bounds, Gate, GateChange
+from aiotaskq.core.limits import Rate
+from aiotaskq.core.task import SECOND
+from aiotaskq.runtime.limits import Limits
+from tests.support.backends import Store
+from tests.support.rows import NOW
+
+ROUNDS = 8
+
+
+async def _others(store: Store) -> Gates:
+    """The gates of the store as another process has them, if one can have it."""
+    return (await store.another() if store.backend.shared else store.backend).gates
+
+
+async def _gate(store: Store) -> Gate:
+    (found,) = await store.backend.gates.find(["g"])
+    return found.gate
+
+
+async def test_changes_of_different_bounds_at_once(store: Store) -> None:
+    gates = [store.backend.gates, await _others(store)]
+    for n in range(1, ROUNDS):
+        await asyncio.gather(
+            gates[0].change("g", GateChange(bounds={"cap": n}), NOW),
+            gates[1].change("g", GateChange(bounds={"max_waiting": n}), NOW),
+            gates[0].change("g", GateChange(bounds={"interval": n * SECOND, "burst": n}), NOW),
+            gates[1].change("g", GateChange(charge=1), NOW),
+        )
+        assert (await _gate(store)).bounds == Bounds(cap=n, max_waiting=n, interval=n * SECOND, burst=n)
+
+
+async def test_the_verbs_of_operators_at_once(store: Store) -> None:
+    clock = VirtualClock(NOW)
+    one, two = Limits(store.backend.gates, clock), Limits(await _others(store), clock)
+    for n in range(1, ROUNDS):
+        await asyncio.gather(
+            one.set("g", n),
+            two.set("g", max_waiting=n),
+            one.set("g", rate=Rate(n, burst=n)),
+            two.set("g", window=n),
+            one.close_for("g", 10 * n),
+            two.close_for("g", 5 * n),
+        )
+        gate = await _gate(store)
+        assert gate.bounds == Bounds(cap=n, max_waiting=n, interval=-(-SECOND // n), burst=n, window=n)
+        assert gate.closed_until == NOW + 10 * n * SECOND
+
+
+async def test_a_bound_is_taken_away_and_the_others_stay(store: Store) -> None:
+    gates = store.backend.gates
+    await gates.change("g", GateChange(bounds={"cap": 3, "interval": SECOND, "burst": 5}), NOW)
+    gate = await gates.change("g", GateChange(bounds={"cap": None}), NOW)
+    assert (gate.bounds, gate.fixed) == (Bounds(interval=SECOND, burst=5), True)
+    gate = await gates.change("g", GateChange(bounds={"interval": None, "burst": 1}), NOW)
+    assert (gate.bounds, gate.fixed) == (Bounds(), True)
+
+
+async def test_a_gate_that_is_closed_for_longer_stays_so(store: Store) -> None:
+    gates = store.backend.gates
+    for asked, closed in ((5, 5), (9, 9), (7, 9)):
+        gate = await gates.change("g", GateChange(closed_at_least=NOW + asked * SECOND), NOW)
+        assert (gate.closed_until, gate.fixed) == (NOW + closed * SECOND, False)
+    assert (await gates.change("g", GateChange(closed_until=NOW), NOW)).closed_until == NOW
