@@ -43,6 +43,8 @@ class Flow(msgspec.Struct, frozen=True, omit_defaults=True):
     """Its gates, in the order in which they are passed."""
     weight: int = 1
     """The tokens that it takes from a rate."""
+    weights: tuple[tuple[str, int], ...] = ()
+    """Of the gates of which that differs: what it takes there."""
     group: str | None = None
     """The id of the group whose member it is."""
     parents: tuple[tuple[str, str], ...] = ()
@@ -51,6 +53,10 @@ class Flow(msgspec.Struct, frozen=True, omit_defaults=True):
     """The ids of the tasks that wait for its end, and what its failure means for each: a ``RULE`` of core.groups."""
     source: str | None = None
     """The id of the group whose end has pushed it."""
+
+    def tokens(self, key: str) -> int:
+        """Return the tokens that it takes from the rate of this gate."""
+        return dict(self.weights).get(key, self.weight) if self.weights else self.weight
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +106,7 @@ def admit(gate: Gate, held: int, unstarted: int, now: int, weights: Sequence[int
 
     A rate is the generic cell rate algorithm (ITU-T I.371). Tokens that a task took and has not used yet, since it did
     not start, count as saved: saved and unused ones are at most ``burst`` together, so that never more than ``burst``
-    tasks can start at once.
+    tasks can start at once. Of more unstarted tokens than ``burst`` a store need not know.
     """
     bounds, tat = gate.bounds, gate.tat
     if now < gate.closed_until:
@@ -109,7 +115,7 @@ def admit(gate: Gate, held: int, unstarted: int, now: int, weights: Sequence[int
     free = max(0, most - held)
     if bounds.interval is None:
         return min(free, len(weights)), replace(gate, next_at=None)
-    tat = max(tat, now + unstarted * bounds.interval)
+    tat = max(tat, now + min(unstarted, bounds.burst) * bounds.interval)
     count, next_at = 0, None
     for weight in weights[:free]:
         next_at = tat - (bounds.burst - min(weight, bounds.burst)) * bounds.interval

@@ -163,17 +163,14 @@ class Gating:
         """Compile what was declared for a task type.
 
         ``accepted`` are the names of its parameters, None for any; ``defaults`` are their defaults as they would be
-        stored. Raises ValidationError for a name that is no parameter, two bounds of a kind at one gate, and rates with
-        different weights.
+        stored. Raises ValidationError for a name that is no parameter, and two bounds of a kind at one gate.
         """
         self._type = task_type
         self._defaults = dict(defaults)
         rank: list[type] = list(KINDS)
-        self._weight: Of | int = 1
         self.specs: Sequence[Spec] = sorted(specs, key=lambda spec: (spec.key is None, rank.index(spec.__class__)))
         """What was declared, in the order in which the gates are passed: those with a key before those of all tasks."""
         labels: set[tuple[str, object]] = set()
-        weights: set[Any] = set()
         for spec in self.specs:
             kind = KINDS[spec.__class__]
             for field, of in (("key", spec.key), ("weight", getattr(spec, "weight", None))):
@@ -182,13 +179,6 @@ class Gating:
             if (label := (kind, self.label(spec))) in labels:
                 raise ValidationError(f"{kind}: {task_type} has two for {label[1]!r}; give one of them another name")
             labels.add(label)
-            if isinstance(spec, Rate):
-                weights.add(spec.weight)
-                self._weight = spec.weight
-        if len(weights) > 1:
-            raise ValidationError(
-                f"rate: a task takes as many tokens from each; give the rates of {task_type} one weight"
-            )
 
     def label(self, spec: Spec) -> str:
         """Return the name of its gate; with a colon if there is one for each value of the key."""
@@ -210,7 +200,7 @@ class Gating:
         return task if flow is None else parked(replace(task, flow=flow), task.run_at)
 
     def flow(self, params: Mapping[str, Any]) -> Flow | None:
-        """Return the gates of a task with these params, as they are stored, and its weight; None if it has none.
+        """Return the gates of a task with these params, as they are stored, and its weights; None if it has none.
 
         Raises ValidationError for a key or weight that cannot be one.
         """
@@ -227,7 +217,7 @@ class Gating:
                 raise ValidationError(f"{field}: its function raised {error.__class__.__name__}: {error}") from error
 
         gates: dict[str, Bounds] = {}
-        weight = 1
+        weights: dict[str, int] = {}
         for spec in self.specs:
             kind, key = KINDS[spec.__class__], self.label(spec)
             if spec.key is not None:
@@ -236,14 +226,14 @@ class Gating:
                 key = _printable(f"{kind}: key", f"{key}{_text(kind, found)}")
             bounds = spec.bounds(value)
             if isinstance(spec, Rate):
-                weight = self._tokens(value)
-                _check_tokens("rate: weight", weight, spec.interval)
+                weights[key] = _tokens(spec.weight, value)
+                _check_tokens("rate: weight", weights[key], spec.interval)
             gates[key] = _both(gates[key], bounds) if key in gates else bounds
-        return Flow(gates=tuple(gates.items()), weight=weight) if gates else None
-
-    def _tokens(self, value: Callable[[str, Of], Any]) -> int:
-        weight = self._weight
-        return check_int("rate: weight", value("rate: weight", weight), 1) if _is_evaluated(weight) else weight  # type: ignore[arg-type, return-value]
+        if not gates:
+            return None
+        if len(set(weights.values())) == 1:
+            return Flow(gates=tuple(gates.items()), weight=next(iter(weights.values())))
+        return Flow(gates=tuple(gates.items()), weights=tuple((key, n) for key, n in weights.items() if n != 1))
 
 
 def specs_of(limit: object = None, rate: object = None, fair: object = None) -> tuple[Spec, ...]:
@@ -329,6 +319,10 @@ def _check_gate(kind: str, key: object, name: object, max_waiting: object) -> No
 def _check_tokens(field: str, tokens: int, interval: int) -> None:
     if tokens * interval > TEN_YEARS * SECOND:
         raise ValidationError(f"{field}: {tokens} tokens take more than ten years at this rate")
+
+
+def _tokens(weight: Of | int, value: Callable[[str, Of], Any]) -> int:
+    return weight if isinstance(weight, int) else check_int("rate: weight", value("rate: weight", weight), 1)
 
 
 def _check_share(weight: object) -> float:

@@ -252,7 +252,7 @@ def _regated(flow: Flow | None, new: Flow | None) -> Flow | None:
     if flow is None:
         return new
     gates = Flow() if new is None else new
-    return replace(flow, gates=gates.gates, weight=gates.weight)
+    return replace(flow, gates=gates.gates, weight=gates.weight, weights=gates.weights)
 
 
 def _failed(task: Task, error: str, now: int, delay: int, retryable: bool = True) -> Task:

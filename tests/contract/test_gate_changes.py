@@ -6,12 +6,13 @@ import asyncio
 
 from aiotaskq.backends.gates import Gates
 from aiotaskq.concurrency.clock import VirtualClock
-from aiotaskq.core.gate import Bounds, Gate, GateChange
+from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange
 from aiotaskq.core.limits import Rate
+from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND
 from aiotaskq.runtime.limits import Limits
 from tests.support.backends import Store
-from tests.support.rows import NOW
+from tests.support.rows import LEASE, NOW, new
 
 ROUNDS = 8
 
@@ -53,6 +54,18 @@ async def test_the_verbs_of_operators_at_once(store: Store) -> None:
         gate = await _gate(store)
         assert gate.bounds == Bounds(cap=n, max_waiting=n, interval=-(-SECOND // n), burst=n, window=n)
         assert gate.closed_until == NOW + 10 * n * SECOND
+
+
+async def test_a_task_takes_from_each_rate_its_own_tokens(store: Store) -> None:
+    calls, tokens = Bounds(interval=SECOND, burst=3), Bounds(interval=SECOND, burst=100)
+    flow = Flow(gates=(("calls", calls), ("tokens", tokens)), weights=(("tokens", 40),))
+    tasks = [parked(new(flow=flow, seq=NOW + n), NOW) for n in range(4)]
+    await store.backend.push(tasks)
+    states = await store.backend.gates.find(["calls", "tokens"])
+    # The third one has a token of the calls. It waits for twenty tokens, beside the eighty of those that have passed.
+    assert [(each.held, each.waiting) for each in states] == [(3, 1), (2, 1)]
+    assert [each.gate.next_at for each in states] == [NOW + SECOND, NOW + 20 * SECOND]
+    assert len(await store.backend.claim("o", NOW + SECOND, 10, lease_until=LEASE)) == 2
 
 
 async def test_a_bound_is_taken_away_and_the_others_stay(store: Store) -> None:

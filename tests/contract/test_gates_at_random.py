@@ -45,7 +45,11 @@ async def test_any_sequence_leaves_the_same_rows_as_in_memory(store: Store, seed
                     names = dice.sample(sorted(KEYS), dice.randrange(1, 3))
                     seqs = itertools.count(max(next(seqs), now))
                     task = new(
-                        flow=Flow(gates=tuple((name, KEYS[name]) for name in names), weight=dice.choice((1, 1, 2))),
+                        flow=Flow(
+                            gates=tuple((name, KEYS[name]) for name in names),
+                            weight=dice.choice((1, 1, 2)),
+                            weights=dice.choice(((), ((names[0], 2),))),
+                        ),
                         seq=next(seqs),
                         priority=dice.choice((0, 0, 1)),
                         queue=dice.choice("ab"),

@@ -102,6 +102,7 @@ flows = st.builds(
     Flow,
     gates=st.lists(st.tuples(name(255), bounds), min_size=1, max_size=3, unique_by=lambda pair: pair[0]).map(tuple),
     weight=st.integers(1, INT32),
+    weights=st.lists(st.tuples(name(255), st.integers(1, INT32)), max_size=2).map(tuple),
 )
 gated_tasks = st.builds(lambda task, flow, gate: task.replace(flow=flow, gate=gate), tasks, flows, maybe(name(255)))
 schedule_values = st.builds(

@@ -82,6 +82,9 @@ def test_weights() -> None:
         found = flow(Rate(100, name="api", weight=weight), params=params)
         assert found is not None
         assert found.weight == 7
+    found = flow(Limit(5), Rate(9, name="a"), Rate(90, name="b", weight="tokens"), params=params)
+    assert found is not None
+    assert [found.tokens(key) for key, _ in found.gates] == [1, 1, 7]
     found = flow(
         Fair("tenant", window=10, weight=lambda params: 2.5), Fair("tokens", window=10, weight=0.01), params=params
     )
@@ -124,7 +127,6 @@ def test_wrong_declarations(make: Callable[[], object], error: str) -> None:
         ),
         ([Rate(1, weight="size")], r"rate: weight: export\(\) has no parameter 'size'; there is: tenant, tokens$"),
         ([Limit(1), Limit(2)], "limit: export has two for 'export'; give one of them another name"),
-        ([Rate(9, name="a"), Rate(9, name="b", weight="tokens")], "rate: a task takes as many tokens from each"),
     ],
 )
 def test_wrong_declarations_of_a_handler(specs: list[Spec], error: str) -> None:

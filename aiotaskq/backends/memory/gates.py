@@ -69,7 +69,10 @@ class Line:
         ready = (
             [self._rows[i] for i in self.held if self._rows[i].status is PENDING] if self.gate.bounds.interval else ()
         )
-        return admit(self.gate, len(self.held), sum(map(_weight, ready)), now, list(map(_weight, tasks)))
+        return admit(self.gate, len(self.held), sum(map(self._tokens, ready)), now, list(map(self._tokens, tasks)))
+
+    def _tokens(self, task: Task) -> int:
+        return 1 if task.flow is None else task.flow.tokens(self.gate.key)
 
     def _waits(self, task: Task) -> bool:
         return self.waiting.get(task.task_id) is task
@@ -223,7 +226,3 @@ class MemoryGates(Gates):
         if (line := self._lines.get(key)) is None:
             line = self._lines[key] = Line(key, self._rows)
         return line
-
-
-def _weight(task: Task) -> int:
-    return 1 if task.flow is None else task.flow.weight

@@ -208,7 +208,7 @@ class Admission:
         visits = [_Visit(self.gates[key], self._held[key]) for key in keys]
         rates = {visit.key: visit.before.bounds.burst for visit in visits if visit.before.bounds.interval}
         for key, texts in sql.unstarted(connection, rates).items() if rates else ():
-            unstarted = sum(1 if (flow := self._flow(text)) is None else flow.weight for text in texts)
+            unstarted = sum(1 if (flow := self._flow(text)) is None else flow.tokens(key) for text in texts)
             next(visit for visit in visits if visit.key == key).unstarted = unstarted
         for visit in visits:
             visit.look([], now)
@@ -302,7 +302,7 @@ class _Visit:
     def look(self, tasks: Sequence[Task], now: int) -> None:
         """Note which of the tasks that wait may pass, beside those that have."""
         waiting = [*self.moved, *tasks]
-        weights = [_weight(task) for task in waiting]
+        weights = [_tokens(task, self.key) for task in waiting]
         count, self.gate = admit(self.before, self.held, self.unstarted, now, weights)
         self.passing = waiting[len(self.moved) : count]
         afters = [passed(task, now) for task in waiting[:count]]
@@ -349,7 +349,7 @@ def check_room(connection: Connection, tasks: Sequence[Task]) -> None:
     waited, held = sql.beyond(connection, dict.fromkeys(most, 0)), sql.held(connection, most)
     for key, bound in most.items():
         line = here[key]
-        due = [_weight(task) for task in line if (task.due_at or 0) <= pushed_at(task)]
+        due = [_tokens(task, key) for task in line if (task.due_at or 0) <= pushed_at(task)]
         count = admit(gates[key], held[key], 0, max(map(pushed_at, line)), due)[0]
         if key in full if key in waited else len(line) - count > bound:
             raise gate_full(key, bound)
@@ -360,5 +360,5 @@ def _own(task: Task) -> Bounds:
     return task.flow.gates[0][1]
 
 
-def _weight(task: Task) -> int:
-    return 1 if task.flow is None else task.flow.weight
+def _tokens(task: Task, key: str) -> int:
+    return 1 if task.flow is None else task.flow.tokens(key)

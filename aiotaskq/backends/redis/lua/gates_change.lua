@@ -1,5 +1,5 @@
--- ARGV: hint, key, now, the bounds to set as JSON or '', 1 if those of pushes count again, closed_until or '', the least
--- closed_until, tokens to take.
+-- ARGV: hint, key, now, the bounds to set as JSON or '', 1 if those of pushes count again, closed_until or '', the
+-- least closed_until, tokens to take.
 -- Changes a gate as core.gate.changed says, and admits it. Returns its state.
 -- include: base
 -- include: gate
@@ -34,7 +34,7 @@ if not gate.fixed and gated.is_rated(key) or gate.fixed and gate.bounds.interval
   for _, id in ipairs(ids) do
     local row = parse(states[id])
     local place = row and row.status == 'pending' and gated.place_of(row)
-    if place and gated.counts_unstarted(place, key) then sum = sum + place.weight end
+    if place and gated.counts_unstarted(place, key) then sum = sum + gated.tokens(place, key) end
   end
   set_field('unstarted', key, string.format('%.0f', sum))
 end

@@ -174,8 +174,8 @@ function use_gates()
     made_due = false}
 
   -- How rows with gates stand there, by their names without due_at: the gate (nil for none), all keys and their bounds,
-  -- the number of each key, the weight, whether one of them is a fair share, whether one has a rate, the
-  -- flow as text, and the JSON of the names. Most rows that a script meets stand alike.
+  -- the number of each key, the weight and those by key, whether one of them is a fair share, whether one has a rate,
+  -- the flow as text, and the JSON of the names. Most rows that a script meets stand alike.
   local places, rated = {}, nil
   local ONE_GATE = '^{"gates":%[%["([^"\\]+)",({[^}]*})%]%]}$'  -- most flows; to decode JSON takes longer
 
@@ -192,6 +192,7 @@ function use_gates()
       end
     end
     place.weight = ok and flow.weight or 1
+    for _, pair in ipairs(ok and flow.weights or {}) do place.weights[pair[1]] = pair[2] end
   end
 
   local function read_place(tail)
@@ -202,8 +203,8 @@ function use_gates()
     local flow = sub(tail, behind, behind + length - 1)
     local key, bounds = only_gate(flow)
     place = {
-      gate = long ~= '-' and sub(tail, at, behind - 1), keys = {key}, bounds = {}, at = {}, weight = 1, flow = flow,
-      names = sub(tail, behind + length), shared = false, rated = false,
+      gate = long ~= '-' and sub(tail, at, behind - 1), keys = {key}, bounds = {}, at = {}, weight = 1, weights = {},
+      flow = flow, names = sub(tail, behind + length), shared = false, rated = false,
     }
     if key then
       place.at[key], place.shared, place.rated = 1, find(bounds, 'window', 1, true), find(bounds, 'interval', 1, true)
@@ -302,8 +303,14 @@ function use_gates()
     return place.rated and declared_bounds(place, place.at[gate]).interval or is_rated(gate)
   end
 
-  local function add_unstarted(place, gate, by)
-    if counts_unstarted(place, gate) then gated.weights[gate] = (gated.weights[gate] or 0) + by end
+  -- The tokens that a row takes from the rate of one of its gates.
+  local function tokens(place, gate) return place.weights[gate] or place.weight end
+
+  -- Note that a pending row has got a slot (1), or has no more (-1).
+  local function add_unstarted(place, gate, sign)
+    if counts_unstarted(place, gate) then
+      gated.weights[gate] = (gated.weights[gate] or 0) + sign * tokens(place, gate)
+    end
   end
 
   -- Note that a row is parked at a gate.
@@ -319,7 +326,7 @@ function use_gates()
     local place, keys, n = place_of(row), slots_of(row)
     for i = 1, n do
       set_member('slots:' .. keys[i], id, add)
-      if row.status == 'pending' then add_unstarted(place, keys[i], add and place.weight or -place.weight) end
+      if row.status == 'pending' then add_unstarted(place, keys[i], add and 1 or -1) end
       gated.unwritten[keys[i]] = true
     end
     if not is_parked(row) or not place.gate then return end
@@ -358,7 +365,7 @@ function use_gates()
     end
     local place = claimed_rated[tail]
     if place then
-      for i = 1, #place.keys do add_unstarted(place, place.keys[i], -place.weight) end
+      for i = 1, #place.keys do add_unstarted(place, place.keys[i], -1) end
     end
     return ',"run_at":' .. run_at .. ',"due_at":' .. (due == '-' and 'null' or due) .. json
   end
@@ -415,6 +422,7 @@ function use_gates()
   gated.is_rated = is_rated
   gated.counts_unstarted = counts_unstarted
   gated.add_unstarted = add_unstarted
+  gated.tokens = tokens
   gated.enter_gate = enter_gate
   gated.index_gates = index_gates
   gated.place_as_json = place_as_json

@@ -60,7 +60,7 @@ function admission.declare()
     local rows, weights, newest = {}, {}, 0
     for i, id in ipairs(ids) do
       local row = row_of(id)
-      local weight, due = gated.place_of(row).weight, tonumber(row.due) or tonumber(row.run_at)
+      local weight, due = gated.tokens(gated.place_of(row), key), tonumber(row.due) or tonumber(row.run_at)
       rows[i] = {
         priority = tonumber(match(row.lane, '^%-?%d+')), due = due, seq = tonumber(row.seq), at = pushed_at(row, due),
         weight = weight,

@@ -61,7 +61,7 @@ local function gate_rule()
     gate.next_at = nil
     if not bounds.interval then return most end
     local burst, count = bounds.burst or 1, 0
-    gate.tat = math.max(gate.tat, now + unstarted * bounds.interval)
+    gate.tat = math.max(gate.tat, now + math.min(unstarted, burst) * bounds.interval)
     for i = 1, most do
       local at = gate.tat - (burst - math.min(weights[i], burst)) * bounds.interval
       if at > now then

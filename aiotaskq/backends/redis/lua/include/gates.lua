@@ -155,7 +155,7 @@ local function gate_tools()
           gone[lane] = stamps
         end
         stamps[#stamps + 1], slots[i] = row.stamp, row.id
-        gated.add_unstarted(place, key, place.weight)
+        gated.add_unstarted(place, key, 1)
         if behind then
           place.behind = place.behind or gated.tail_of(behind, place.flow, place.names)
           local names, mid = due .. ' ' .. place.behind, match(state, '^( %S+ %d+) ', row.to)
@@ -242,7 +242,7 @@ local function gate_tools()
         local lane = lane_of[i] or lane_of[1]
         local row = parked_row(key, stamps[i], lane)
         if row then
-          rows[#rows + 1], weights[#weights + 1] = row, row.place.weight
+          rows[#rows + 1], weights[#weights + 1] = row, gated.tokens(row.place, key)
         else
           set_score(gated.wait_key(key, lane), stamps[i], false)
           damaged, gated.unwritten[key] = true, true
