@@ -9,6 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
+import msgspec
+
 from aiotaskq.core.errors import NotSupported
 from aiotaskq.core.groups import (
     Tally,
@@ -27,6 +29,30 @@ if TYPE_CHECKING:
 SCANNED = 1_000  # groups read at a time
 
 
+class Followed(msgspec.Struct):
+    """What followed in one transaction from ends of tasks, and from tasks that were brought back; all are ids."""
+
+    ended: list[str] = []
+    """The children that ended by it."""
+    pushed: list[str] = []
+    """The callbacks."""
+    ended_groups: list[str] = []
+    counted: list[str] = []
+    """The groups whose numbers have changed, ended or not."""
+
+    def add(self, more: Followed) -> None:
+        """Add what followed from another write of the same transaction."""
+        self.ended += more.ended
+        self.pushed += more.pushed
+        self.ended_groups += more.ended_groups
+        self.counted += more.counted
+
+    @property
+    def all_ended(self) -> list[str]:
+        """The names of the hint ``ended``."""
+        return self.ended + self.ended_groups
+
+
 class Groups(ABC):
     """The groups of one backend.
 
@@ -39,11 +65,14 @@ class Groups(ABC):
       that brings a child back parks it for its parents that have not ended.
     - To delete a task that has not ended counts as its cancellation.
 
-    The hint ``ended`` has the ids of ended groups, too.
+    The hint ``ended`` has the ids of ended groups, too. What follows from ends is told to ``heard`` of the process that
+    wrote them.
     """
 
     codec: Codec | None = None
     """That of the backend."""
+    heard: Callable[[Followed], None] | None = None
+    """Called with what followed from a write of this process, after its commit; from any thread, and must be quick."""
     used = False
     """Whether this process has pushed or cancelled a group, or ended a member: else it looks for none."""
 
@@ -233,20 +262,22 @@ def to_children(rows: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> E
     return Ends(tallies, gone)
 
 
-def to_groups(rows: Rows, ends: Ends, now: int) -> list[str]:
-    """Do what follows for groups, and for those that they are members of; return the ids of all that has ended."""
+def to_groups(rows: Rows, ends: Ends, now: int) -> Followed:
+    """Do what follows for groups, and for those that they are members of; return all that followed."""
     tallies, gone = ends
+    followed = Followed(ended=gone)
     callbacks: list[Task] = []
     while tallies:
         above: dict[str, Tally] = {}
         written = []
+        followed.counted += tallies
         for group_id, group in rows.groups(sorted(tallies)).items():
             new = counted(group, tallies[group_id], now)
             written.append(new)
             if (group.ended_at is None) == (new.ended_at is None):
                 continue
             if new.ended_at is not None:
-                gone.append(group_id)
+                followed.ended_groups.append(group_id)
                 callback = callback_of(new, now)
                 callbacks += [] if callback is None else [callback]
             if group.parent_id is not None:
@@ -256,12 +287,10 @@ def to_groups(rows: Rows, ends: Ends, now: int) -> list[str]:
         tallies = above
     if callbacks:
         rows.insert(callbacks)
-    return gone
+    followed.pushed = [callback.task_id for callback in callbacks]
+    return followed
 
 
-def follow(rows: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> list[str]:
-    """Do what follows from changes of tasks that are written already: to children, then to groups.
-
-    Return the ids of the tasks and groups that have ended by it.
-    """
+def follow(rows: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> Followed:
+    """Do what follows from changes of tasks that are written already: to children, then to groups."""
     return to_groups(rows, to_children(rows, changes, now), now)

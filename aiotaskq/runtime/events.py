@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from aiotaskq.core.groups import GroupState
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log
@@ -31,16 +32,22 @@ NAMES = (
     "stalled",
     "exhausted",
     "operated",
+    "group_progress",
+    "group_ended",
 )
 
 
 class Event(msgspec.Struct, frozen=True):
-    """An event. ``at`` in microseconds UTC; ``detail`` has what the event ``name`` says beside the task."""
+    """An event. ``at`` in microseconds UTC; ``detail`` has what the event ``name`` says beside the task.
+
+    ``group`` is the group of ``group_progress`` and ``group_ended``, as it is when the event is emitted.
+    """
 
     name: str
     at: int
     task: Task | None = None
     detail: dict[str, Any] = {}
+    group: GroupState | None = None
 
 
 class Events:
@@ -74,14 +81,22 @@ class Events:
         for listener in self.listeners.get(name, ()):
             self.call(listener, Event(name, at, task, detail), f"a listener of {name!r}")
 
+    def emit_group(self, name: str, at: int, group: GroupState) -> None:
+        """Call the listeners of that name, of an event about a group."""
+        for listener in self.listeners.get(name, ()):
+            self.call(listener, Event(name, at, group=group), f"a listener of {name!r}")
+
+    def wait_for(self, running: asyncio.Future[Any]) -> None:
+        """Let ``idle`` wait for what will emit events."""
+        self._running.add(running)
+        running.add_done_callback(self._done)
+
     def call(self, function: Callable[[Any], Any], argument: object, what: str) -> None:
         """Call a function of the application, which may be a coroutine function; its errors are logged."""
         try:
             answer = function(argument)
             if inspect.isawaitable(answer):
-                running = asyncio.ensure_future(answer)
-                self._running.add(running)
-                running.add_done_callback(self._done)
+                self.wait_for(asyncio.ensure_future(answer))
         except Exception as error:
             log.error("{} failed", what, cause=error)
 

@@ -8,7 +8,7 @@ from aiotaskq.core.outcome import UNSETTLED, Cancelled, Failed, LeaseExpired, Ou
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.log import gate, log, named, printable
 
-__all__ = ["log_completed", "log_lost", "log_outcome", "log_pushed"]
+__all__ = ["log_completed", "log_lost", "log_not_started", "log_outcome", "log_pushed"]
 
 
 def log_pushed(tasks: Sequence[Task], stored: Sequence[Task]) -> None:
@@ -18,6 +18,14 @@ def log_pushed(tasks: Sequence[Task], stored: Sequence[Task]) -> None:
             log.task("push", task)
         elif row.task_id != task.task_id:  # a row with the same id may still be pushed again
             log.debug("push {}: {} is there already", printable(task.type), printable(row.task_id))
+
+
+def log_not_started(task: Task) -> None:
+    """Log a task that ended since one that it waited for did not complete."""
+    if task.status is Status.FAILED:
+        log.error("failed {}: {}", named(task), printable((task.error_message or "").partition("\n")[0]))
+    else:
+        log.task("cancelled", task)
 
 
 def log_completed(task: Task) -> None:

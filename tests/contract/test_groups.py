@@ -7,8 +7,10 @@ import random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.groups import Followed
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.groups import CANCEL, FAIL, RUN, GroupState, derived_id
@@ -223,6 +225,38 @@ async def test_groups_are_found_and_purged(backend: Backend, hints: list[tuple[s
     assert await backend.groups.purge(LATER + 1, 10) == 1
     assert await backend.groups.members(task.flow.group or "", 9) == []
     assert await backend.groups.get([task.flow.group or "", "unknown"]) == [None, None]
+
+
+async def test_what_follows_from_an_end_is_told_to_its_process(
+    backend: Backend, hints: list[tuple[str, list[str]]]
+) -> None:
+    heard: list[Followed] = []
+    backend.groups.heard = heard.append
+    edges = {"a": {}, "b": {"a": CANCEL}, "c": {"b": FAIL}, "d": {"c": RUN}}
+    made = graph(edges)
+    made = replace(made, on_failure=new(type="alert", seq=NOW))
+    above = outline(made)
+    await pushed(backend, above)
+    assert heard == []
+    at = {name: row.task_id for name, row in (await rows(backend, made)).items()}
+    await settled(backend, (await claimed(backend))[0], BROKEN)
+    (first,) = heard
+    assert (set(first.ended), first.pushed, first.ended_groups) == ({at["b"], at["c"]}, [], [])
+    assert first.counted == [made.group_id]
+    assert any(kind == "ended" and {at["b"], at["c"]} <= set(names) for kind, names in hints)
+    heard.clear()
+    await settled(backend, (await claimed(backend))[0])
+    (second,) = heard
+    callbacks = [derived_id(each.group_id, "on_failure", 1) for each in (made, above)]
+    assert (second.ended, set(second.pushed)) == ([], set(callbacks))
+    assert (second.ended_groups, second.counted) == ([made.group_id, above.group_id],) * 2
+    assert any(kind == "ended" and {made.group_id, above.group_id} <= set(names) for kind, names in hints)
+    heard.clear()
+    (row,) = await backend.get([at["a"]])
+    assert row is not None
+    await settled(backend, row, Requeued())
+    (third,) = heard
+    assert (third.ended, third.pushed, third.ended_groups, len(third.counted)) == ([], [], [], 2)
 
 
 async def test_group_ids_are_found_by_their_beginnings(backend: Backend) -> None:

@@ -143,8 +143,11 @@ class MemoryGroups(Groups):
     def settled(self, before: Task, after: Task) -> None:
         """Do what follows from a change of a task."""
         now = after.ended_at if after.ended_at is not None else after.run_at
-        if gone := follow(self, [(before, after)], now):
-            self._listeners.notify(ENDED, gone)
+        followed = follow(self, [(before, after)], now)
+        if names := followed.all_ended:
+            self._listeners.notify(ENDED, names)
+        if self.heard is not None:
+            self.heard(followed)
 
     def deleted(self, row: Task) -> None:
         """Do what follows from the end of a row that was deleted."""

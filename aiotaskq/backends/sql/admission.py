@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 from sqlalchemy import Connection
 
+from aiotaskq.backends.groups import Followed
 from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.rows import decode_flow
 from aiotaskq.backends.sql.statement_size import CHUNK
@@ -50,8 +51,8 @@ class Touched:
         """Gates to make due."""
         self.known: dict[str, Bounds | None] = {}
         """All gates of the tasks at hand."""
-        self.followed: list[str] = []
-        """The ids of children and groups that have ended by it."""
+        self.followed = Followed()
+        """What it means for children and groups."""
         self.grouped = False
         """Whether members of groups, or parents, have ended."""
         self._declared: list[tuple[str, Bounds]] = []

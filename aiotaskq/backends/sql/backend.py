@@ -57,8 +57,10 @@ class SqlBackend(Backend):
 
     def _followed(self, touched: Touched) -> None:
         self.groups.used = True
-        if touched.followed:
-            self.listeners.notify(ENDED, touched.followed)
+        if names := touched.followed.all_ended:
+            self.listeners.notify(ENDED, names)
+        if self.groups.heard is not None:
+            self.groups.heard(touched.followed)
 
     def _is_upgraded(self, connection: Connection) -> bool:
         self._dialect.check_server(connection)

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, select, update
 
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.groups import again, concerns, follow, waits_again
+from aiotaskq.backends.groups import Followed, again, concerns, follow, waits_again
 from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.insert import insert_new
@@ -123,8 +123,12 @@ class GroupRows:
         found = [(before, after) for before, after in changes if concerns(before, after)]
         if found:
             now = max(after.run_at if after.ended_at is None else after.ended_at for _, after in found)
-            self._touched.followed += follow(self, found, now)
-            self._touched.grouped = True
+            self.followed(follow(self, found, now))
+
+    def followed(self, more: Followed) -> None:
+        """Note what followed, for what is done after the commit."""
+        self._touched.followed.add(more)
+        self._touched.grouped = True
 
     def deleted(self, tasks: Sequence[Task]) -> None:
         """Do what follows from the ends of live tasks that are deleted."""

@@ -229,7 +229,7 @@ def _mend_groups(connection: Connection, touched: Touched, ids: Sequence[str], n
         for group_id, group in groups.items()
         if group.ended_at is None and group.remaining != live[group_id]
     }
-    touched.followed += to_groups(rows, Ends(tallies, []), now)
+    rows.followed(to_groups(rows, Ends(tallies, []), now))
     return len(tallies)
 
 
@@ -258,5 +258,5 @@ def _mend_children(connection: Connection, touched: Touched, now: int) -> int:
             known.ended += tally.ended
             known.failed += tally.failed
             known.cancelled += tally.cancelled
-    touched.followed += to_groups(rows, ends, now)
+    rows.followed(to_groups(rows, ends, now))
     return len(wrong)

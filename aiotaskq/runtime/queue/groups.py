@@ -8,12 +8,13 @@ from typing import Any, Protocol
 import msgspec
 
 from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.groups import Followed
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.groups import GroupState, Member, Plan, derived_id
 from aiotaskq.core.outcome import RETRYABLE, Outcome, Requeued, settle
 from aiotaskq.core.plan import in_group
 from aiotaskq.core.redacted import Redacted
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.task import SECOND, Status, Task, same_push
 from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import (
     DatabaseUnavailable,
@@ -24,11 +25,12 @@ from aiotaskq.errors import (
     TaskFailed,
     ValidationError,
 )
-from aiotaskq.log import log, printable
+from aiotaskq.log import gate, log, printable
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.queue.bulk import cancel_page, statuses
 from aiotaskq.runtime.queue.capacity import Capacity
+from aiotaskq.runtime.queue.followed import FollowedEvents
 from aiotaskq.runtime.queue.push_events import PushedEvents
 from aiotaskq.runtime.queue.waiters import Waiters
 
@@ -101,6 +103,7 @@ class GroupVerbs:
         queue: GroupedQueue,
         capacity: Capacity,
         pushed: PushedEvents,
+        followed: FollowedEvents,
         check: Callable[[Sequence[Task]], None],
         waiters: Waiters,
         poll_interval: float,
@@ -109,6 +112,7 @@ class GroupVerbs:
         self._queue = queue
         self._capacity = capacity
         self._pushed = pushed
+        self._followed = followed
         self._check = check
         self._waiters = waiters
         self._poll_interval = poll_interval
@@ -276,7 +280,7 @@ class GroupVerbs:
             raise NotSupported("group: a queue with maxsize takes no groups, whose tasks become ready by themselves")
         calls = (callback for group in plan.groups for callback in (group.then, group.on_failure))
         self._check([*plan.tasks, *(callback for callback in calls if callback is not None)])
-        committed = (lambda: None) if session is None else self._pushed.at_commit(plan.tasks, plan.tasks)
+        committed = (lambda: None) if session is None else self._at_commit(plan)
         try:
             made = await self._queue.backend.groups.push(plan, session, committed)
         except DatabaseUnavailable as error:
@@ -285,7 +289,23 @@ class GroupVerbs:
             raise error.of_push(task.task_id for task in plan.tasks) from error
         if made and session is None:
             self._pushed.emit(plan.tasks, plan.tasks)
+            self._hear_empty(plan)
         return made
+
+    def _at_commit(self, plan: Plan) -> Callable[[], None]:
+        pushed = self._pushed.at_commit(plan.tasks, plan.tasks)
+        self._followed.bind()
+
+        def committed() -> None:
+            pushed()
+            self._hear_empty(plan)
+
+        return committed
+
+    def _hear_empty(self, plan: Plan) -> None:
+        """Emit the events of groups without members, which have ended at once."""
+        if ended := [group.group_id for group in plan.groups if group.ended_at is not None]:
+            self._followed.hear(Followed(ended_groups=ended, counted=list(ended)))
 
     async def add(self, group_id: str, tasks: Sequence[Task], source: object, first: int = 0) -> int:
         """Push tasks as further members; return how many were new.
@@ -301,6 +321,10 @@ class GroupVerbs:
             group = await self.get(group_id)
             state = "was cancelled" if group.cancel_requested else "has ended"
             raise TaskConflict(f"group {group_id} {state}, so that it takes no more members; push a new group")
+        if added and (gate.open or "pushed" in self._queue.events):
+            rows = await self._queue.backend.get([task.task_id for task in members])
+            new = [task for task, row in zip(members, rows, strict=True) if row is not None and same_push(row, task)]
+            self._pushed.emit(new, new)
         return int(added)
 
     async def cancel(self, group_id: str) -> bool:

@@ -33,6 +33,7 @@ from aiotaskq.runtime.queue.capacity import Capacity
 from aiotaskq.runtime.queue.claims import Claims, Taker, willing
 from aiotaskq.runtime.queue.debounced import Debounced
 from aiotaskq.runtime.queue.expired_keys import expired_conflicts
+from aiotaskq.runtime.queue.followed import FollowedEvents
 from aiotaskq.runtime.queue.gate_sweep import GateSweep
 from aiotaskq.runtime.queue.groups import GroupVerbs
 from aiotaskq.runtime.queue.known_ids import KnownIds
@@ -100,13 +101,14 @@ class Queue(Operations[Task]):
         self.takers: list[Taker] = []
         """The workers of this queue, which may claim a task in the transaction that pushes it."""
         self._pushed = PushedEvents(backend, clock, self.events)
+        self._followed = FollowedEvents(backend, clock, self.events, self._pushed)
         self.unacked = Unacked()
         """Its popped tasks that are not settled."""
         self.step_log = StepLog()
         self.known_ids = KnownIds(backend, clock, self.add, self._pushed)
         self.debounced = Debounced(backend, clock, self._updates.add if backend.grouped else backend.update)
         self.groups = GroupVerbs(
-            self, self.capacity, self._pushed, self._check_pushed, self._waiters, self._poll_interval
+            self, self.capacity, self._pushed, self._followed, self._check_pushed, self._waiters, self._poll_interval
         )
         """The verbs on groups."""
         self._next_reap = 0  # ticks
@@ -421,6 +423,7 @@ class Queue(Operations[Task]):
         self, session: Any, task: Task, result: Any, *, then: Callable[[Task], tuple[Task, ...]]
     ) -> Task | None:
         """Complete a running task in the caller's transaction; return its new state, None if it was taken over."""
+        self._followed.bind()
         after = settle(task, Completed(result), self.clock.now())
         (held,) = await self.backend.update_with(session, [Change(task, after, then(after))])
         return after if held else None
