@@ -112,8 +112,8 @@ def sql(db: Db = DEFAULT_DB) -> None:
     "copy",
     cls=Command,
     help=tr(
-        "Copy tasks, schedules and paused queues from one store to another. An interrupted copy continues "
-        "when it is run again; it is safe to repeat. FROM is not changed; stop its workers first. Public "
+        "Copy tasks, groups, limits, schedules and paused queues from one store to another. An interrupted copy "
+        "continues when it is run again; it is safe to repeat. FROM is not changed; stop its workers first. Public "
         "values are not copied."
     ),
     short_help=tr("Copy tasks and schedules to another store."),
@@ -172,6 +172,15 @@ def _say_copied(done: Copied) -> None:
             schedules_there=f"{done.schedules_there:,}",
         )
     )
+    if done.groups or done.groups_there or done.gates:
+        echo(
+            tr(
+                "copied: groups {groups}, limits {gates}; there already: groups {groups_there}",
+                groups=f"{done.groups:,}",
+                gates=f"{done.gates:,}",
+                groups_there=f"{done.groups_there:,}",
+            )
+        )
     if done.released:
         echo(tr("of these, running tasks that are pending now: {count}", count=f"{done.released:,}"))
     if done.uncopied:

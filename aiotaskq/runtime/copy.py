@@ -1,4 +1,4 @@
-"""Copies tasks, schedules and paused queues from one store to another; it can be stopped and repeated.
+"""Copies tasks, groups, gates, schedules and paused queues from one store to another; it can be stopped and repeated.
 
 Ids and push stamps are kept, so that a copied task is recognised: it stays as it is in the target, even if it has run
 there meanwhile. A different row with the same id or key is a conflict; all conflicts are found before anything is
@@ -18,8 +18,9 @@ from aiotaskq.core.outcome import Released, settle
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 from aiotaskq.core.task import FINAL, Status, Task, TaskFilter, same_push
 from aiotaskq.core.validation import MAX_NAME, check_json, check_text
-from aiotaskq.errors import ClosedError, DatabaseUnavailable, TaskConflict, ValidationError
+from aiotaskq.errors import ClosedError, DatabaseUnavailable, NotSupported, TaskConflict, ValidationError
 from aiotaskq.log import printable
+from aiotaskq.runtime.copy_flow import close_gates, conflicting_groups, copy_groups, open_gates
 
 CHUNK = 200  # tasks read, and written in one transaction
 SHOWN = 5  # ids in a message
@@ -27,7 +28,7 @@ MAX_STORED = 2**26  # bytes of JSON; a stored row may be larger than a push may 
 
 
 class Uncopied(msgspec.Struct, frozen=True):
-    """A row that could not be copied, and why. ``kind`` is ``task``, ``schedule`` or ``schedules``."""
+    """A row that could not be copied, and why. ``kind`` is ``task``, ``groups``, ``schedule`` or ``schedules``."""
 
     kind: str
     id: str
@@ -40,6 +41,9 @@ class Copied(msgspec.Struct):
     tasks: int = 0
     tasks_there: int = 0
     released: int = 0
+    groups: int = 0
+    groups_there: int = 0
+    gates: int = 0
     schedules: int = 0
     schedules_there: int = 0
     queues_paused: int = 0
@@ -54,7 +58,7 @@ async def copy(
     running: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Copied:
-    """Copy all tasks, schedules and paused queues; both stores are open, and the source is not in use.
+    """Copy all tasks, groups, gates, schedules and paused queues; both stores are open, and the source is not in use.
 
     A running task is refused, or copied as pending with ``running``, since its lease has no meaning in another store.
     ``progress`` is called with how many tasks were read, and of how many. ``now`` in microseconds.
@@ -73,16 +77,30 @@ async def copy(
     schedules = [] if source.schedules is None else await source.schedules.all()
     await _refuse_conflicts(source, target, schedules)
     done = Copied(uncopied=[])
-    looked = 0
-    async for tasks in _pages(source):
-        await _copy_tasks(target, tasks, now, running, done)
-        looked += len(tasks)
-        progress(looked, max(total, looked))
-    await _copy_schedules(target, schedules, now, done)
     for queue in await source.paused():
         await target.set_paused(queue, True)
         done.queues_paused += 1
+    gates = await close_gates(source, target, now)
+    grouped = await _copy_groups(source, target, done)
+    looked = 0
+    async for tasks in _pages(source):
+        await _copy_tasks(target, tasks, now, running, done, grouped)
+        looked += len(tasks)
+        progress(looked, max(total, looked))
+    await _copy_schedules(target, schedules, now, done)
+    await open_gates(target, gates, now)
+    done.gates = len(gates)
     return done
+
+
+async def _copy_groups(source: Backend, target: Backend, done: Copied) -> bool:
+    """Copy the groups; return whether the target can hold any."""
+    try:
+        done.groups, done.groups_there = await copy_groups(source, target)
+    except NotSupported as error:
+        done.uncopied.append(Uncopied("groups", "*", str(error)))
+        return False
+    return True
 
 
 async def _pages(backend: Backend, **where: Any) -> AsyncIterator[list[Task]]:
@@ -125,6 +143,7 @@ async def _refuse_conflicts(source: Backend, target: Backend, schedules: Sequenc
         for schedule, there in zip(schedules, rows, strict=True):
             if there is not None and not _same_schedule(schedule, there):
                 wrong.append(f"schedule {printable(schedule.task_id)}")
+    wrong += await conflicting_groups(source, target)
     if wrong:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise TaskConflict(
@@ -138,12 +157,14 @@ def _same_schedule(one: Schedule, other: Schedule) -> bool:
     return (one.created_at, one.name, one.task_type) == (other.created_at, other.name, other.task_type)
 
 
-async def _copy_tasks(target: Backend, tasks: Sequence[Task], now: int, running: bool, done: Copied) -> None:
+async def _copy_tasks(
+    target: Backend, tasks: Sequence[Task], now: int, running: bool, done: Copied, grouped: bool = True
+) -> None:
     wanted = []
     for task, row in zip(tasks, await target.get([task.task_id for task in tasks]), strict=True):
         if row is not None:
             done.tasks_there += 1
-        elif (problem := _problem(task)) is not None:
+        elif (problem := _problem(task)) is not None or (problem := _ungrouped(task, grouped)) is not None:
             done.uncopied.append(Uncopied("task", task.task_id, problem))
         elif task.status is not Status.RUNNING:
             wanted.append(task)
@@ -201,6 +222,13 @@ async def _write(verb: Callable[[Sequence[Any]], Any], rows: Sequence[Any], kind
         else:
             done.uncopied.append(Uncopied(kind, row.task_id, f"{printable(stands.task_id)} is in its way there"))
     return written
+
+
+def _ungrouped(task: Task, grouped: bool) -> str | None:
+    """Return why a task is not copied whose group was not; one that has ended is."""
+    if grouped or task.final or task.flow is None or task.flow.group is None:
+        return None
+    return "the target cannot hold its group"
 
 
 def _problem(task: Task) -> str | None:

@@ -16,10 +16,19 @@ from typing import Any
 import pytest
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.groups import NoGroups
+from aiotaskq.cli.store_access import opened
 from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.gate import Bounds, Flow, GateChange
+from aiotaskq.core.outcome import Completed, settle
+from aiotaskq.core.parking import parked
+from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.schedule import new_schedule
-from aiotaskq.core.task import SECOND, Attempt, Status, Task
+from aiotaskq.core.task import SECOND, Attempt, Status, Task, TaskFilter
+from aiotaskq.errors import TaskConflict
 from aiotaskq.runtime.copy import copy
+from aiotaskq.runtime.copy_flow import close_gates
 from tests.support.command import Cli, prepared
 from tests.support.machine import within
 from tests.support.servers import Server, mariadb, postgresql, valkey
@@ -273,3 +282,83 @@ def test_wrong_arguments_of_copy(cli: Cli) -> None:
     assert "the same store" in cli.fails("db", "copy", here, here, code=2)
     assert "memory://" in cli.fails("db", "copy", here, "memory://")
     assert "there is no file" in cli.fails("db", "copy", "sqlite:///nowhere.db", here)
+
+
+GATES = (("g", Bounds(cap=1, max_waiting=1)),)
+
+
+async def fill_flow(backend: Backend) -> list[str]:
+    """A workflow of which the first task has completed, tasks at a gate with one slot, and a closed gate."""
+    nodes = tuple(
+        Node(name, task, {"a": "cancel"} if name == "b" else {}) for name, task in zip("ab", tasks(2), strict=True)
+    )
+    then = tasks(1)[0].replace(type="then")
+    await backend.groups.push(plan(Outline(group_id="inner", nodes=nodes, name="night", named=True, then=then), NOW))
+    (first,) = await backend.claim("w", NOW + SECOND, 1, lease_until=NOW + 2**40)
+    await backend.update([Change(first, settle(first, Completed(1), NOW + SECOND))])
+    ids = ["x", "y"]
+    for number, task_id in enumerate(ids):
+        made = Task(task_id=task_id, type="t", seq=NOW + number, run_at=NOW + number, flow=Flow(gates=GATES))
+        await backend.push([parked(made, made.run_at)])
+    await backend.gates.change("closed", GateChange(bounds=Bounds(cap=3), closed_until=NOW + 2**40), NOW)
+    await backend.gates.change("paced", GateChange(bounds=Bounds(interval=SECOND, burst=4), charge=3), NOW)
+    await backend.gates.change("paced", GateChange(declared=True), NOW)
+    return ids
+
+
+async def flow_of(backend: Backend) -> tuple[Any, ...]:
+    return (
+        await backend.groups.find(9),
+        [await backend.groups.members(group_id, 9) for group_id in ("inner",)],
+        await backend.gates.find(),
+        await backend.find(TaskFilter(), 9),
+    )
+
+
+@pytest.mark.parametrize("kind", [None, postgresql, mariadb, valkey], ids=["sqlite", "postgresql", "mysql", "redis"])
+async def test_groups_edges_and_gates_are_copied_with_their_state(
+    tmp_path: Path, kind: Callable[..., Server] | None, unavailable: dict[str, str]
+) -> None:
+    there = f"sqlite:///{tmp_path / 'there.db'}" if kind is None else fresh(started(kind, unavailable))
+    urls = f"sqlite:///{tmp_path / 'here.db'}", there, f"sqlite:///{tmp_path / 'back.db'}"
+    async with opened(*urls) as (here, middle, back):
+        if kind is valkey and isinstance(middle.groups, NoGroups):
+            await fill_flow(here)
+            done = await copy(here, middle, NOW + SECOND)
+            assert [(row.kind, row.id) for row in done.uncopied] == [("groups", "*"), ("task", "task-000001")]
+            return
+        await fill_flow(here)
+        before = await flow_of(here)
+        assert [(g.gate.key, g.held, g.waiting) for g in before[2]] == [("closed", 0, 0), ("g", 1, 1), ("paced", 0, 0)]
+        for source, target in ((here, middle), (middle, back)):
+            done = await copy(source, target, NOW + SECOND)
+            assert (done.tasks, done.groups, done.gates, done.uncopied) == (4, 1, 3, [])
+            again = await copy(source, target, NOW + SECOND)
+            assert (again.tasks, again.groups, again.groups_there, again.gates, again.uncopied) == (0, 0, 1, 0, [])
+        after = await flow_of(back)
+        assert after == before
+        # What is copied goes on: the last end calls back, and the slot is handed on.
+        ready = {task.type for task in await back.claim("w", NOW + 2 * SECOND, 9, lease_until=NOW + 2**40)}
+        assert ready == {"t"}
+        rows = await back.find(TaskFilter(status=(Status.RUNNING,)), 9)
+        await back.update([Change(row, settle(row, Completed(1), NOW + 2 * SECOND)) for row in rows])
+        left = await back.claim("w", NOW + 3 * SECOND, 9, lease_until=NOW + 2**40)
+        assert sorted(task.type for task in left) == ["t", "then"]
+
+
+async def test_a_copy_that_was_interrupted_leaves_gates_closed(tmp_path: Path) -> None:
+    async with opened(f"sqlite:///{tmp_path / 'here.db'}", f"sqlite:///{tmp_path / 'there.db'}") as (here, there):
+        await fill_flow(here)
+        await close_gates(here, there, NOW)
+        await there.push([row for row in await here.find(TaskFilter(), 9) if row.task_id == "y"])
+        assert await there.claim("w", NOW + SECOND, 9, lease_until=NOW + 2**40) == []
+        assert (await copy(here, there, NOW + SECOND)).gates == 3
+        assert await flow_of(there) == await flow_of(here)
+
+
+async def test_another_group_with_the_same_id_is_refused(tmp_path: Path) -> None:
+    async with opened(f"sqlite:///{tmp_path / 'here.db'}", f"sqlite:///{tmp_path / 'there.db'}") as (here, there):
+        for backend, at in ((here, NOW), (there, NOW + 1)):
+            await backend.groups.push(plan(Outline(group_id="g", nodes=()), at))
+        with pytest.raises(TaskConflict, match="group g; nothing was written"):
+            await copy(here, there, NOW)
