@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
+from aiotaskq.app.registrations import PushMiddleware
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.application import is_handled, load_quietly
 from aiotaskq.cli.i18n import Message, marked, tr
@@ -34,7 +36,9 @@ from aiotaskq.cli.times import Utc, local, read_since
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.attempts import attempts_of
 from aiotaskq.core.attempts import run_time as seconds_of_run
+from aiotaskq.core.gate import Flow
 from aiotaskq.core.masking import without_passwords
+from aiotaskq.core.parking import parked
 from aiotaskq.core.task import FINAL, SECOND, Attempt, Status, Task
 from aiotaskq.errors import TaskConflict
 from aiotaskq.log import printable
@@ -246,7 +250,8 @@ def rerun(
             said = tr("the params of task {task_id} cannot be read; give others with --params", **_named(task))
             raise TaskConflict(said)
         values = task.params if given is None else given
-        is_handled(tq, task.type, values)
+        if not is_handled(tq, task.type, values):
+            tq.registered.push_middleware.append(_with_gates_of(task))
         kept = {name: getattr(task, name) for name in KEPT if getattr(task, name) is not None}
         handle = await tq.push(task.type, values, **kept)
         return task, handle.task_id, handle.created
@@ -262,6 +267,20 @@ def rerun(
 
 KEPT = ("queue", "priority", "max_retries", "timeout", "unique_key", "on_success", "on_failure")
 """Options of the ended task that its rerun has, too."""
+
+
+def _with_gates_of(ended: Task) -> PushMiddleware:
+    """Return a middleware that gives what is pushed the gates of an ended task: no handler is there that names them."""
+
+    async def push(tasks: list[Task], call_next: Callable[[list[Task]], Awaitable[list[Task]]]) -> list[Task]:
+        if ended.flow is None or not ended.flow.gates:
+            return await call_next(tasks)
+        flow = Flow(gates=ended.flow.gates, weight=ended.flow.weight)
+        new = [parked(task.replace(flow=flow), task.run_at) for task in tasks]
+        rows = await call_next(new)
+        return [task if row is made else row for task, made, row in zip(tasks, new, rows, strict=True)]
+
+    return push
 
 
 def _named(task: Task) -> dict[str, str]:

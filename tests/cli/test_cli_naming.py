@@ -12,6 +12,7 @@ import pytest
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.task import SECOND, Status, Task
 from tests.support.command import Cli, prepared
 from tests.support.rows import worker_info
@@ -166,6 +167,22 @@ def test_rerun_pushes_an_ended_task_as_a_new_one(cli: Cli) -> None:
     assert cli.json("tasks", "show", answer["task_id"], "--params")["params"] == {"n": 3}
     assert "task waiting is pending; only ended tasks are run again" in cli.fails("tasks", "rerun", "waiting")
     assert "not valid JSON" in cli.fails("tasks", "rerun", "mail-0", "--params", "{", code=2)
+
+
+def test_rerun_without_the_application_keeps_the_gates(cli: Cli) -> None:
+    gates = (("tenant:7", Bounds(cap=1)), ("mail", Bounds(interval=1, burst=9)))
+    (old,) = dead(1, params={"n": 1}, flow=Flow(gates=gates, weight=3, group="gone", children=(("x", "cancel"),)))
+    cli.store(old)
+    ids = [cli.json("tasks", "rerun", "mail-0", "--params", params) for params in ('{"n": 1}', '{"n": 2}')]
+    assert all(answer["created"] for answer in ids)
+    waits = [cli.json("tasks", "show", answer["task_id"])["waits_for"] for answer in ids]
+    assert waits[1] == "tenant:7: 1 of 1 are taken, 1 wait"
+
+    async def flows() -> list[Flow | None]:
+        async with TaskQ(cli.url) as tq:
+            return [(await tq.get(answer["task_id"])).flow for answer in ids]
+
+    assert asyncio.run(flows()) == [Flow(gates=gates, weight=3)] * 2
 
 
 def test_rerun_checks_params_by_the_handlers_of_an_application(cli: Cli) -> None:
