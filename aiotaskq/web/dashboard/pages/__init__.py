@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from aiotaskq.web.dashboard.pages import gates, groups, overview, queues, schedules, task, tasks
+from aiotaskq.web.dashboard.pages import gates, groups, overview, queues, schedules, settings, task, tasks, values
 from aiotaskq.web.dashboard.view import pages
 
-__all__ = ["MENU", "gates", "groups", "overview", "pages", "queues", "schedules", "task", "tasks"]
+__all__ = ["MENU", "gates", "groups", "overview", "pages", "queues", "schedules", "settings", "task", "tasks", "values"]
 
-MENU = ("", "tasks", "queues", "gates", "groups", "schedules")
+MENU = ("", "tasks", "queues", "gates", "groups", "schedules", "values", "settings")
 """The pages in the menu, in its order."""
