@@ -26,6 +26,11 @@ def parked(task: Task, due: int) -> Task:
     return replace(task, run_at=PARKED, due_at=due, gate=task.flow.gates[0][0])
 
 
+def at_gate(task: Task) -> str | None:
+    """Return the key of the gate at which the task is parked; None if it is at none."""
+    return task.gate if task.parked else None
+
+
 def pushed_at(task: Task) -> int:
     """Return when a task with gates was pushed, in microseconds UTC: the time at which its push admits its gates.
 
@@ -96,5 +101,5 @@ def touched(before: Task, after: Task) -> tuple[str, ...]:
     """Return the keys of the gates at which a task may pass when ``before`` becomes ``after``: another, or this one."""
     keys = left(before, after)
     waited = before.parked and (before.gate, before.due_at) == (after.gate, after.due_at)
-    entered = after.parked and after.gate is not None and not waited
-    return (*keys, after.gate) if entered and after.gate is not None and after.gate not in keys else keys
+    key = None if waited else at_gate(after)
+    return keys if key is None or key in keys else (*keys, key)

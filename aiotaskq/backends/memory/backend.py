@@ -189,15 +189,17 @@ class MemoryBackend(DirectBackend):
             # An ended task that is brought back must not have the unique key of a newer task.
             held.append(guard and (after.unique_key is None or self._keys.holder(after) is None))
             if row is not None and held[-1]:
-                if waits_again(row, after):
+                flows = row.flow is not None or after.flow is not None
+                if flows and waits_again(row, after):
                     after = again(after, self.groups)
                 self._leave(row)
                 self._enter(after if row.progress is after.progress else after.replace(progress=row.progress))
                 for task in change.then:
                     self._insert(task)
                 self.queue.end(row)
-                self.gates.settled(row, after, change.then)
-                if concerns(row, after):
+                if flows or change.then:
+                    self.gates.settled(row, after, change.then)
+                if flows and concerns(row, after):
                     self.groups.settled(row, after)
         return held
 
@@ -276,8 +278,8 @@ class MemoryBackend(DirectBackend):
                 if (row := self._tasks.pop(task_id, None)) is not None:
                     self._leave(row)
                     self.queue.end(row)
-                    self.gates.open(slots(row), None)
                     if row.flow is not None and not row.final:
+                        self.gates.open(slots(row), None)
                         self.groups.deleted(row)
                     deleted += 1
         return deleted

@@ -13,7 +13,7 @@ from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import Bounds, Gate, GateChange, GateState, admit, changed, declared, is_idle
-from aiotaskq.core.parking import parked, passed, pushed_at, redeclared, settled_at, slots, touched
+from aiotaskq.core.parking import at_gate, parked, passed, pushed_at, redeclared, settled_at, slots, touched
 from aiotaskq.core.task import PENDING, Task, claim_order
 
 MOST = 100  # tasks looked at together where no bound is smaller
@@ -160,31 +160,29 @@ class MemoryGates(Gates):
 
     def pushed(self, tasks: Sequence[Task]) -> None:
         """Admit the gates at which tasks of a push wait, which are in the rows now, at the latest push stamp."""
-        self.open([task.gate for task in tasks if task.parked and task.gate is not None], max(map(pushed_at, tasks)))
+        self.open([key for key in map(at_gate, tasks) if key is not None], max(map(pushed_at, tasks)))
 
     def enter(self, task: Task) -> None:
         """Take note of a row with gates."""
         for key in slots(task):
             self._line(key).held[task.task_id] = None
-        if task.parked and task.gate is not None:
-            self._line(task.gate).waiting[task.task_id] = task
-            self._line(task.gate).put(task)
+        if (at := at_gate(task)) is not None:
+            self._line(at).waiting[task.task_id] = task
+            self._line(at).put(task)
 
     def leave(self, task: Task) -> None:
         """Forget a row with gates."""
         for key in slots(task):
             self._line(key).held.pop(task.task_id, None)
-        if task.parked and task.gate is not None:
-            self._line(task.gate).waiting.pop(task.task_id, None)
+        if (at := at_gate(task)) is not None:
+            self._line(at).waiting.pop(task.task_id, None)
 
     def settled(self, before: Task, after: Task, then: Sequence[Task]) -> None:
         """Admit the gates of which ``after`` has no slot any more, or at which it or a follow-up waits now."""
-        if gates := redeclared(before, after):
-            for key, bounds in gates:
-                self._take_bounds(key, bounds, after.due, next_at=0)
-        if (after.flow or before.flow) is not None and (keys := touched(before, after)):
-            # The widest first: a task that waits there is before one that only now reaches it.
-            self.open(reversed(keys), settled_at(before, after))
+        for key, bounds in redeclared(before, after):
+            self._take_bounds(key, bounds, after.due, next_at=0)
+        # The widest first: a task that waits there is before one that only now reaches it.
+        self.open(reversed(touched(before, after)), settled_at(before, after))
         if gated := [task for task in then if task.flow is not None]:
             self._declare(gated)
             self.pushed(gated)
@@ -192,13 +190,11 @@ class MemoryGates(Gates):
     def pause(self, queue: str, paused: bool) -> None:
         """Park what is ready of a paused queue; make the gates due at which tasks of a resumed one wait."""
         for task in [task for task in self._rows.values() if task.queue == queue and task.flow and not task.final]:
-            keys: tuple[str, ...] = ()
-            if task.parked and not paused and task.gate is not None:
-                keys = (task.gate,)
-            elif task.status is PENDING and not task.parked and paused:
-                keys = slots(task)
+            if not paused and (at := at_gate(task)) is not None:
+                self.open([at], None)
+            elif paused and task.status is PENDING and not task.parked:
                 self._move(task, parked(task, task.run_at))
-            self.open(keys, None)
+                self.open(slots(task), None)
 
     def open(self, keys: Iterable[str], now: int | None) -> None:
         """Admit these gates, and those behind them; without ``now`` make them due."""
@@ -214,8 +210,8 @@ class MemoryGates(Gates):
             for task in tasks:
                 after = passed(task, now)
                 self._move(task, after)
-                if after.parked and after.gate is not None:
-                    todo[after.gate] = None
+                if (onward := at_gate(after)) is not None:
+                    todo[onward] = None
             if more:
                 todo[key] = None
             later = later or line.gate.next_at is not None
