@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from fastapi import FastAPI
+from playwright.async_api import Browser
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -23,6 +24,8 @@ from aiotaskq.integrations import fastapi as fastapi_door
 from aiotaskq.integrations import starlette as starlette_door
 from aiotaskq.web.server import asgi
 from tests.support.backends import sqlite
+from tests.support.skips import skipped_without
+from tests.web.dashboard.browser import chromium, served
 
 Browse = httpx.AsyncClient
 """A client that keeps cookies, as a browser does."""
@@ -107,3 +110,17 @@ async def send(browse: Browse, action: str, page: str = "", **fields: str) -> ht
     """Send a form of a page, as its button does."""
     token = form_token(await browse.get(page))
     return await browse.post(action, data={"form_token": token, **fields}, headers={"Sec-Fetch-Site": "same-origin"})
+
+
+@pytest.fixture
+async def browser(unavailable: dict[str, str]) -> AsyncIterator[Browser]:
+    with skipped_without("chromium", unavailable):
+        async with chromium() as browser:
+            yield browser
+
+
+@pytest.fixture
+async def home(tq: TaskQ) -> AsyncIterator[str]:
+    """The address of the standalone server's dashboard."""
+    async with served(tq, show_args=True) as home:
+        yield home
