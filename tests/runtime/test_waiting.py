@@ -1,0 +1,110 @@
+"""Why a task waits: each reason, in the order in which a task passes them, in memory and in a SQL store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiotaskq import Limit, Rate, TaskQ, Workflow
+from aiotaskq.app.handle import TaskCall
+from aiotaskq.core.task import SECOND
+from aiotaskq.runtime.waiting import Waiting, waiting
+from tests.support.backends import sqlite
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def tq(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[TaskQ]:
+    url = "memory://"
+    if request.param == "sqlite":
+        async with sqlite(tmp_path) as store:
+            url = store.url
+    async with TaskQ(url) as tq:
+
+        @tq.task
+        async def plain() -> None: ...
+
+        @tq.task(limit=Limit(1, key="tenant"))
+        async def limited(tenant: str) -> None: ...
+
+        @tq.task(rate=Rate(1, per=3600, key="api"))
+        async def rated(api: str) -> None: ...
+
+        yield tq
+
+
+async def why(tq: TaskQ, task_id: str) -> Waiting:
+    found = await waiting(tq.queue, await tq.get(task_id))
+    assert found is not None
+    return found
+
+
+def _call() -> TaskCall[Any]:
+    return TaskCall("plain", {}, {})
+
+
+async def pushed(tq: TaskQ, type: str, params: dict[str, Any] | None = None, **options: Any) -> str:
+    return (await tq.push(type, params or {}, **options)).task_id
+
+
+async def test_a_ready_task_waits_for_a_worker(tq: TaskQ) -> None:
+    first, second = await pushed(tq, "plain"), await pushed(tq, "plain")
+    found = await why(tq, second)
+    assert (found.reason, found.ahead, found.workers) == ("ready", 2, None if tq.url == "memory://" else 0)
+    await tq.cancel(first)
+    assert await waiting(tq.queue, await tq.get(first)) is None
+
+
+async def test_a_delay_and_a_retry_have_a_time(tq: TaskQ) -> None:
+    task_id = await pushed(tq, "plain", delay=60)
+    found = await why(tq, task_id)
+    assert found.reason == "delayed" and found.until is not None
+    assert 50 < (found.until - tq.queue.clock.now()) / SECOND <= 60
+    task = (await tq.get(task_id)).replace(retry_count=1)
+    again = await waiting(tq.queue, task)
+    assert again is not None and again.reason == "retry"
+
+
+async def test_a_paused_queue_comes_first(tq: TaskQ) -> None:
+    task_id = await pushed(tq, "limited", {"tenant": "a"}, delay=60)
+    await tq.pause()
+    assert (await why(tq, task_id)).reason == "paused"
+
+
+async def test_a_gate_is_full_closed_or_its_rate_is_used_up(tq: TaskQ) -> None:
+    _, second = [await pushed(tq, "limited", {"tenant": "a"}) for _ in range(2)]
+    found = await why(tq, second)
+    assert found.reason == "full" and found.gate is not None
+    assert (found.gate.key, found.gate.held, found.gate.waiting) == ("tenant:a", 1, 1)
+    await tq.limits.close("tenant:a")
+    closed = await why(tq, second)
+    assert (closed.reason, closed.until) == ("closed", None)
+    await tq.limits.close("tenant:a", 100)
+    bounded = await why(tq, second)
+    assert bounded.reason == "closed" and bounded.until is not None
+    _, later = [await pushed(tq, "rated", {"api": "x"}) for _ in range(2)]
+    rate = await why(tq, later)
+    assert rate.reason == "rate" and rate.until is not None
+    assert 3500 < (rate.until - tq.queue.clock.now()) / SECOND <= 3600
+
+
+async def test_a_child_names_the_parents_that_have_not_ended(tq: TaskQ) -> None:
+    flow = Workflow()
+    flow.add("charge", _call())
+    flow.add("reserve", _call())
+    flow.add("ship", _call(), after=["charge", "reserve"])
+    group = await tq.start(flow)
+    ship, charge = await group.task("ship"), await group.task("charge")
+    found = await why(tq, ship.task_id)
+    assert found.reason == "parents"
+    assert [(each.name, each.status) for each in found.parents] == [("charge", "pending"), ("reserve", "pending")]
+    assert found.parents[0].task_id == charge.task_id
+
+
+async def test_a_task_that_no_worker_knows_says_so(tq: TaskQ) -> None:
+    now = tq.queue.clock.now()
+    task = (await tq.get(await pushed(tq, "plain"))).replace(due_at=now - SECOND, run_at=now + 30 * SECOND)
+    found = await waiting(tq.queue, task)
+    assert found == Waiting(reason="unknown_type", until=now + 30 * SECOND)
