@@ -264,7 +264,7 @@ class GroupPushes(ABC, GroupHome):
 
         Raises:
             ValidationError: also for a call with an id or keys of its own; UnknownHandler, DatabaseUnavailable, and
-                NotSupported where the store cannot hold groups, or cannot join the session.
+                NotSupported where the store cannot join the session.
         """
         made = group(calls, then=then, on_failure=on_failure, name=name)
         return await self.start(made, group_id=group_id, session=session)

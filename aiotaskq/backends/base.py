@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import msgspec
 
 from aiotaskq.backends.gates import Gates
-from aiotaskq.backends.groups import Groups, NoGroups
+from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.history import History
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.values import Values
@@ -118,7 +118,6 @@ class Backend(ABC):
 
     def __init__(self) -> None:
         self.listeners = Listeners()
-        self.groups = NoGroups(self.name)
 
     def notify_updated(self, changes: Sequence[Change], held: Sequence[bool]) -> None:
         """Pass on the hints of an update; ``held`` says which changes hold."""

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
-from aiotaskq.core.errors import NotSupported
+from aiotaskq.core.coded import encoded
 from aiotaskq.core.groups import (
     Tally,
     after_parents,
@@ -131,41 +132,16 @@ class Groups(ABC):
         """
 
 
-class NoGroups(Groups):
-    """The groups of a store that has none."""
+def encoded_plan(plan: Plan, codec: Codec | None) -> Plan:
+    """Return a plan with the coded columns of its tasks and callbacks as they are stored."""
+    if codec is None:
+        return plan
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def coded(task: Task | None) -> Task | None:
+        return None if task is None else encoded(task, codec)
 
-    def _refused(self) -> NotSupported:
-        return NotSupported(f"group: {self._name} cannot hold groups, chains and workflows yet; use another store")
-
-    async def push(self, plan: Plan, session: Any = None, committed: Callable[[], None] = lambda: None) -> bool:
-        raise self._refused()
-
-    async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
-        raise self._refused()
-
-    async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
-        return [None for _ in ids]
-
-    async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
-        return []
-
-    async def members(self, group_id: str, limit: int, *, start: int = 0) -> list[Member]:
-        return []
-
-    async def request_cancel(self, group_id: str) -> bool:
-        return False
-
-    async def cancelling(self, limit: int) -> list[str]:
-        return []
-
-    async def purge(self, before: int, limit: int) -> int:
-        return 0
-
-    async def mend(self, now: int) -> int:
-        return 0
+    groups = (replace(group, then=coded(group.then), on_failure=coded(group.on_failure)) for group in plan.groups)
+    return replace(plan, groups=tuple(groups), tasks=tuple(encoded(task, codec) for task in plan.tasks))
 
 
 class Changed(Protocol):
@@ -210,15 +186,30 @@ def waits_again(before: Task, after: Task) -> bool:
     return before.final and not after.final and after.flow is not None and bool(after.flow.parents)
 
 
+def order_of(changes: Sequence[Changed]) -> list[int] | None:
+    """Return the places of changes with those that bring a child back behind the others, parents before children.
+
+    None if they are in such an order.
+    """
+    late = [place for place, change in enumerate(changes) if waits_again(change.before, change.after)]
+    if not late:
+        return None
+    late.sort(key=lambda place: changes[place].before.seq)
+    known = set(late)
+    order = [*(place for place in range(len(changes)) if place not in known), *late]
+    return None if order == [*range(len(changes))] else order
+
+
+def in_places(order: Sequence[int], held: Sequence[bool]) -> list[bool]:
+    """Return what holds in the order in which the changes were given; ``held`` is in that of ``order``."""
+    found = dict(zip(order, held, strict=True))
+    return [found[place] for place in range(len(order))]
+
+
 def parents_first(changes: Sequence[C], update: Callable[[Sequence[C]], list[bool]]) -> list[bool]:
     """Call ``update`` with those that bring a child back behind the others, in push order: parents before children."""
-    late = [place for place, change in enumerate(changes) if waits_again(change.before, change.after)]
-    if not late or len(changes) == 1:
-        return update(changes)
-    late.sort(key=lambda place: changes[place].before.seq)
-    order = [*(place for place in range(len(changes)) if place not in set(late)), *late]
-    held = dict(zip(order, update([changes[place] for place in order]), strict=True))
-    return [held[place] for place in range(len(changes))]
+    order = order_of(changes)
+    return update(changes) if order is None else in_places(order, update([changes[place] for place in order]))
 
 
 def again(after: Task, rows: Rows) -> Task:

@@ -18,7 +18,7 @@ from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, new
 
-pytestmark = pytest.mark.stores("sqlite", "postgresql", "mysql")
+pytestmark = pytest.mark.stores("sqlite", "postgresql", "mysql", "redis")
 
 LATER = NOW + SECOND
 

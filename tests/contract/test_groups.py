@@ -21,8 +21,6 @@ from aiotaskq.core.task import SECOND, Status, Task
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, ids, new, read
 
-pytestmark = pytest.mark.stores("memory", "durable_fake", "sqlite", "postgresql", "mysql")
-
 DONE = Completed("r")
 BROKEN = Failed("Boom: no", retryable=False)
 LATER = NOW + SECOND

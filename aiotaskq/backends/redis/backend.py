@@ -14,10 +14,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, stats_of
+from aiotaskq.backends.groups import in_places, order_of
 from aiotaskq.backends.listeners import CANCEL, GATES, READY
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.gates import MANY, RedisGates
+from aiotaskq.backends.redis.groups import RedisGroups
 from aiotaskq.backends.redis.history import RedisHistory
 from aiotaskq.backends.redis.notifier import RedisNotifier
 from aiotaskq.backends.redis.rows import (
@@ -39,6 +41,7 @@ from aiotaskq.backends.redis.server import check_format, check_settings, read_li
 from aiotaskq.backends.redis.values import RedisValues
 from aiotaskq.backends.redis.workers import RedisWorkers
 from aiotaskq.core.errors import gate_full, queue_full
+from aiotaskq.core.ids import next_seq
 from aiotaskq.core.parking import pushed_at
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
@@ -71,7 +74,8 @@ class RedisBackend(Backend):
         self.values = RedisValues(self._redis)
         self.workers = RedisWorkers(self._redis)
         self.history = RedisHistory(self._redis)
-        self.gates = RedisGates(self._redis, self.listeners, self._notifier.ready)
+        self.gates: RedisGates = RedisGates(self._redis, self.listeners, self._notifier.ready)
+        self.groups: RedisGroups = RedisGroups(self.name, self._redis, self.listeners, self._notifier.ready)
 
     async def _prepare(self, redis: RedisConnections) -> None:
         await check_format(redis)
@@ -117,14 +121,16 @@ class RedisBackend(Backend):
             else:
                 order = range(len(stored))
                 numbers, rows, *later = await self._push_bounded(stored, room)
-            if len(later) == 2:
+            if later and type(later[0]) is bytes:
                 raise gate_full(later[0].decode(), int(later[1]))
             for number, task in zip(numbers, to_tasks(rows), strict=True):
                 stored[order[number - 1]] = task
-            if later:
+            if later and later[0]:
                 self.listeners.receive(GATES)
                 if len(tasks) > MANY:
                     await self.gates.admit_rest(max(map(pushed_at, filter(_is_gated, tasks)), default=0))
+            if len(later) > 1:
+                await self.groups.followed(later[1])
         self.listeners.receive(READY)
         return stored
 
@@ -136,7 +142,7 @@ class RedisBackend(Backend):
         answer: list[Any] = await self._redis.run(scripts.PUSH_BOUNDED, *words, repeatable=True)
         if answer[0] >= 0:
             raise queue_full(room.maxsize, answer[0])
-        if len(answer) < 5:  # no gate refuses it
+        if len(answer) < 5 or type(answer[3]) is not bytes:  # no gate refuses it
             for kind, names in hints.items():
                 self.listeners.receive(kind, names)
         return answer[1:]
@@ -151,8 +157,16 @@ class RedisBackend(Backend):
             return []
         hints = self.hints_of_update(changes, [True] * len(changes))
         rows = tuple(changed_rows(changes))
-        script = scripts.UPDATE_GATED if may_be_gated(changes, rows) else scripts.UPDATE
-        return self._updated(changes, hints, await self._redis.run(script, self._notifier.message(hints), *rows))
+        script = scripts.UPDATE
+        if may_be_gated(changes, rows):
+            if (order := order_of(changes)) is not None:
+                return in_places(order, await self.update([changes[place] for place in order]))
+            script = scripts.UPDATE_GATED
+        flags = await self._redis.run(script, self._notifier.message(hints), *rows)
+        held = self._updated(changes, hints, flags)
+        if len(flags) > len(changes) + 1:
+            await self.groups.followed(flags[-1])
+        return held
 
     async def exchange(
         self,
@@ -169,16 +183,24 @@ class RedisBackend(Backend):
         hints = self.hints_of_update(changes, [True] * len(changes))
         words = (*_wanted(owner, now, limit, queues, lease_until), self._notifier.message(hints))
         rows = tuple(changed_rows(changes))
-        script = scripts.EXCHANGE_GATED if may_be_gated(changes, rows) else scripts.EXCHANGE
+        script = scripts.EXCHANGE
+        if may_be_gated(changes, rows):
+            if order_of(changes) is not None:
+                return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
+            script = scripts.EXCHANGE_GATED
         flags, claimed = await self._redis.run(script, *words, *rows)
-        return self._updated(changes, hints, flags), to_tasks(claimed)
+        held = self._updated(changes, hints, flags)
+        if len(flags) > len(changes) + 1:
+            await self.groups.followed(flags[-1])
+        return held, to_tasks(claimed)
 
     def _updated(self, changes: Sequence[Change], hints: dict[str, list[str]], flags: Sequence[int]) -> list[bool]:
         """Pass the hints on in this process (the script has sent them to others), and return which changes held."""
         held = [flag == 1 for flag in flags]
         if len(held) > len(changes):
-            held.pop()
-            self.listeners.receive(GATES)
+            if held[len(changes)]:
+                self.listeners.receive(GATES)
+            del held[len(changes) :]
         for kind, names in (hints if all(held) else self.hints_of_update(changes, held)).items():
             self.listeners.receive(kind, names)
         return held
@@ -290,10 +312,14 @@ class RedisBackend(Backend):
     async def delete(self, ids: Sequence[str]) -> int:
         deleted = 0
         for start in range(0, len(ids), READ):
-            more, later = await self._redis.run(scripts.DELETE, *ids[start : start + READ])
+            part = ids[start : start + READ]
+            more, later, *followed = await self._redis.run(scripts.DELETE, next_seq(0), *part)
             deleted += more
             if later:
                 self.listeners.notify(GATES)
+            if followed:
+                self.listeners.notify(READY)
+                await self.groups.followed(followed[0])
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:

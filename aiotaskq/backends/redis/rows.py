@@ -22,7 +22,6 @@ from aiotaskq.core.outcome import ALONE
 from aiotaskq.core.parking import settled_at
 from aiotaskq.core.task import RUNNING, Attempt, Status, Task, TaskFilter
 from aiotaskq.errors import ValidationError
-from aiotaskq.log import log, printable
 
 PLAIN_ROWS = 1_000  # in one list of a push: half as many words as Lua may pass to a command
 MOST_GATED = 50_000  # tasks in a push with gates: a script handles each by itself, and nothing else runs meanwhile
@@ -138,9 +137,11 @@ def _head_end(priority: int, queue: str, type_name: str, *keys: str | None) -> s
 
 
 def _gated_end(task: Task, keys: Sequence[str | None]) -> str:
-    """Return the end of the head of a task with gates: its names begin with its place at them."""
+    """Return the end of the head of a task with a flow: its names begin with its place at gates, and in a graph."""
     flow, gate = _json(task.flow), task.gate
     due, long = "-" if task.due_at is None else task.due_at, "-" if gate is None else len(gate.encode())
+    if task.waits and gate is None:
+        long = f"w{task.waits:04d}"
     names = (
         f"{due} {long} {len(flow.encode())} {gate or ''}{flow}{_json([task.type, *keys] if any(keys) else [task.type])}"
     )
@@ -220,7 +221,12 @@ def _state_json(task: Task) -> str:
 
 def new_rows(tasks: Iterable[Task]) -> Iterator[bytes]:
     """Return packed lists of new rows for a script. Raises ValidationError for a task that no row can hold."""
-    return _packed((task.task_id, _body(task), _state(task)) for task in tasks)
+    return _packed(map(row_words, tasks))
+
+
+def row_words(task: Task) -> tuple[str, str, str]:
+    """Return a new row: id, body and state. Raises ValidationError for a task that no row can hold."""
+    return task.task_id, _body(task), _state(task)
 
 
 def pushed_rows(tasks: Sequence[Task]) -> tuple[Sequence[int], list[bytes | str | int], bool]:
@@ -477,19 +483,3 @@ def _damaged_task(task_id: bytes, body: bytes, state: bytes, progress: bytes) ->
 def number(score: bytes | None) -> int | None:
     """Return a sorted set's score as microseconds; exact until the year 2255."""
     return None if score is None else int(float(score))
-
-
-def value_bytes(value: Any) -> bytes:
-    """Return a public value as JSON."""
-    return _encode(value)
-
-
-def read_value(key: str, stored: bytes | None) -> tuple[Any] | None:
-    """Return a public value in a 1-tuple, or None if there is none or it cannot be read, which is logged."""
-    if stored is None:
-        return None
-    try:
-        return (_decode(stored),)
-    except _DAMAGED:
-        log.warning("public value {} is not JSON: it is kept and cannot be read", printable(key))
-        return None

@@ -8,10 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.rows import read_value, value_bytes
 from aiotaskq.backends.values import Values
+from aiotaskq.log import log, printable
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.decode
+_DAMAGED = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
 
 
 class RedisValues(Values):
@@ -23,12 +29,12 @@ class RedisValues(Values):
     async def put(self, items: Sequence[tuple[str, Any, int | None]]) -> None:
         words: list[str | bytes | int] = []
         for key, value, until in items:
-            words += (key, value_bytes(value), "" if until is None else until)
+            words += (key, _encode(value), "" if until is None else until)
         await self._redis.run(scripts.VALUES_PUT, *words)
 
     async def get(self, keys: Sequence[str], now: int) -> list[tuple[Any] | None]:
         found = await self._redis.run(scripts.VALUES_GET, now, *keys)
-        return [read_value(key, stored) for key, stored in zip(keys, found, strict=True)]
+        return [_read(key, stored) for key, stored in zip(keys, found, strict=True)]
 
     async def delete(self, keys: Sequence[str], now: int) -> list[bool]:
         return [was_live == 1 for was_live in await self._redis.run(scripts.VALUES_DELETE, now, *keys)]
@@ -45,3 +51,14 @@ class RedisValues(Values):
 
     async def clear(self) -> None:
         await self._redis.run(scripts.VALUES_CLEAR)
+
+
+def _read(key: str, stored: bytes | None) -> tuple[Any] | None:
+    """Return a public value in a 1-tuple, or None if there is none or it cannot be read, which is logged."""
+    if stored is None:
+        return None
+    try:
+        return (_decode(stored),)
+    except _DAMAGED:
+        log.warning("public value {} is not JSON: it is kept and cannot be read", printable(key))
+        return None

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 from sqlalchemy import Connection, and_, delete, func, or_, select, true, update
 
-from aiotaskq.backends.groups import Ends, Groups, to_children, to_groups
+from aiotaskq.backends.groups import Ends, Groups, encoded_plan, to_children, to_groups
 from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.sql.admission import Touched, check_room
 from aiotaskq.backends.sql.caller_session import run_in
@@ -39,7 +39,7 @@ class SqlGroups(Groups):
 
     async def push(self, plan: Plan, session: Any = None, committed: Callable[[], None] = lambda: None) -> bool:
         self.used = True
-        plan = self._encoded(plan)
+        plan = encoded_plan(plan, self.codec)
 
         def body(connection: Connection, touched: Touched) -> bool:
             first, *others = plan.groups
@@ -70,16 +70,6 @@ class SqlGroups(Groups):
             committed()
 
         return await run_in(session, self._database.url, inside, wake)
-
-    def _encoded(self, plan: Plan) -> Plan:
-        if (codec := self.codec) is None:
-            return plan
-
-        def coded(task: Task | None) -> Task | None:
-            return None if task is None else encoded(task, codec)
-
-        groups = (replace(group, then=coded(group.then), on_failure=coded(group.on_failure)) for group in plan.groups)
-        return replace(plan, groups=tuple(groups), tasks=tuple(encoded(task, codec) for task in plan.tasks))
 
     async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
         sent = tasks if (codec := self.codec) is None else [encoded(task, codec) for task in tasks]

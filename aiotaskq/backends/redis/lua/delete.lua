@@ -1,18 +1,25 @@
--- ARGV: ids. Returns how many rows there were, and 1 if the time has changed at which a gate may let a row pass.
+-- ARGV: now, then ids. Returns how many rows there were, and 1 if the time has changed at which a gate may let a row
+-- pass; then what has followed for groups, if any of the rows was in one: see groups.lua.
 -- include: base
 -- include: gate
 -- include: gates
+-- include: declare
+-- include: insert
+-- include: groups
 -- include: remove
 -- include: when_full
 
-local deleted = 0
-load_states(ARGV)
-for _, id in ipairs(ARGV) do
+local deleted, ids = 0, {}
+for i = 2, #ARGV do ids[i - 1] = ARGV[i] end
+load_states(ids)
+for _, id in ipairs(ids) do
   if states[id] then
     local row = parse(states[id])
-    if row then remove(id, row) else set_state(id, false) end
+    if row then remove(id, row, tonumber(ARGV[1])) else set_state(id, false) end
     deleted = deleted + 1
   end
 end
 flush()
-return {deleted, admission.admit() and 1 or 0}
+local followed = admission.follow()
+local later = admission.admit()
+return {deleted, later and 1 or 0, followed}

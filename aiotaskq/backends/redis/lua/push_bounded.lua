@@ -1,11 +1,13 @@
 -- ARGV: hint, maxsize, now, the number of lists of changes, these lists (packed), then lists of rows as for a push.
--- Returns -1 and what a push returns; or, if nothing was written, how many tasks are too many, 0 if a change did not
+-- Returns -1 and what a push returns, with 1 or 0 at its end and what has followed for groups behind it, if rows of
+-- groups have ended: see groups.lua. Or, if nothing was written, how many tasks are too many, 0 if a change did not
 -- hold.
 -- include: base
 -- include: gate
 -- include: gates
 -- include: declare
 -- include: insert
+-- include: groups
 -- include: change
 -- include: lanes
 -- include: room
@@ -39,6 +41,8 @@ if new > 0 and ready + new > maxsize then return {ready + new - maxsize} end
 local full, most = admission.declare()
 if full then return {-1, {}, {}, full, most} end
 flush()
+local followed = admission.follow()
 local later = admission.admit()
 publish(ARGV[1], later)
+if followed then return {-1, numbers, read_rows(others), later and 1 or 0, followed} end
 return {-1, numbers, read_rows(others), later and 1 or nil}

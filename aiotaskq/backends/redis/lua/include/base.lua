@@ -32,6 +32,15 @@
 -- rated                set of the gates for which an operator has set a rate
 -- history:<seconds>    sorted set: when the periods of this length began for which there is a hash; history.lua
 -- history:<seconds>:<at>  hash: what workers did in one of them
+-- groups               hash: group to its counts, a blank between each, and JSON; see groups.lua
+-- groups:then          hash: group to JSON: the rows of its callbacks, and what a reader gets of them
+-- groups:inner         hash: group to JSON: the ids of the groups in it
+-- groups:live          sorted set: the created_at of each group that has not ended in twenty digits, and its id
+-- groups:ended         the same for those that have ended (all scores are 0)
+-- groups:done          sorted set: the ids of those by ended_at
+-- groups:cancelling    sorted set: the ids of those that were cancelled and have not ended (all scores are 0)
+-- groups:following     hash: id of an ended task to those of its children that do not know it yet, and when, packed
+-- members:<group>      list: each member as JSON
 -- values, until        hash of public values, and sorted set of the keys that expire
 -- format               the number of this layout (FORMAT in scripts.py)
 --
@@ -136,9 +145,10 @@ end
 -- The head of a state: status, fence, cancel flag, lease, expires_at, 1 if there are keys and 2 more if there are
 -- gates, seq, run_at, completed_at, the lengths in bytes of the lane and of the names; then the lane, the names and
 -- JSON. The lease is lease_until, or '@', the owner and perhaps '!alone' for a running row that its worker holds, or
--- '-'. The names of a row with gates begin with due_at or '-', the length of its gate or '-', that of its flow, the
--- gate, and the flow as JSON. Its run_at, due_at, gate and flow are those here, whatever the JSON behind the head says;
--- for a row that is not parked, any due_at that begins with '-' is none.
+-- '-'. The names of a row with a flow (with gates, in a group) begin with due_at or '-', the length of its gate or '-',
+-- that of its flow, the gate, and the flow as JSON. For a child that waits for its parents 'w' and their number in four
+-- digits are in place of the length of a gate. Its run_at, due_at, gate, waits and flow are those here, whatever the
+-- JSON behind the head says; for a row that is not parked, any due_at that begins with '-' is none.
 local HEAD = '^(%S+) (%-?%d+) ([01]) (%S+) (%S+) ()([0-3]) (%-?%d+) (%-?%d+) (%S+) (%d+) (%d+) ()'
 
 -- The fields of a head, which guards and indexes depend on; nil if there is no row, or its head cannot be read.
@@ -178,6 +188,7 @@ function use_gates()
   -- the flow as text, and the JSON of the names. Most rows that a script meets stand alike.
   local places, rated = {}, nil
   local ONE_GATE = '^{"gates":%[%["([^"\\]+)",({[^}]*})%]%]}$'  -- most flows; to decode JSON takes longer
+  local ONE_GROUP = '^{"group":"([^"\\]+)"}$'
 
   -- The key of the gate of a flow with one, and its bounds as JSON; nil if it may have others or none.
   local function only_gate(flow) return match(flow, ONE_GATE) end
@@ -193,6 +204,7 @@ function use_gates()
     end
     place.weight = ok and flow.weight or 1
     for _, pair in ipairs(ok and flow.weights or {}) do place.weights[pair[1]] = pair[2] end
+    if ok then place.group, place.parents, place.children = flow.group, flow.parents, flow.children end
   end
 
   local function read_place(tail)
@@ -203,14 +215,17 @@ function use_gates()
     local flow = sub(tail, behind, behind + length - 1)
     local key, bounds = only_gate(flow)
     place = {
-      gate = long ~= '-' and sub(tail, at, behind - 1), keys = {key}, bounds = {}, at = {}, weight = 1, weights = {},
+      gate = behind > at and sub(tail, at, behind - 1), keys = {key}, bounds = {}, at = {}, weight = 1, weights = {},
       flow = flow, names = sub(tail, behind + length), shared = false, rated = false,
+      waits = tonumber(match(long, '^w(%d+)')),
     }
     if key then
       place.at[key], place.shared, place.rated = 1, find(bounds, 'window', 1, true), find(bounds, 'interval', 1, true)
     else
-      decode_flow(place)
+      place.group = match(flow, ONE_GROUP)
+      if not place.group then decode_flow(place) end
     end
+    place.tied = place.group or place.children
     places[tail] = place
     return place
   end
@@ -226,7 +241,7 @@ function use_gates()
     return place.bounds[number]
   end
 
-  -- The keys of the gates of a row, by its names without due_at; a list to read.
+  -- The keys of the gates of a row, by its names without due_at, a list to read; and its place where it is known.
   local keys_of_tail = {}
   local function keys_of(tail)
     local keys = keys_of_tail[tail]
@@ -237,7 +252,7 @@ function use_gates()
       keys = key and {key} or read_place(tail).keys
       keys_of_tail[tail] = keys
     end
-    return keys
+    return keys, places[tail]
   end
 
   local function due_of(run_at, due) return run_at ~= PARKED and sub(due, 1, 1) == '-' and '-' or due end
@@ -252,9 +267,10 @@ function use_gates()
     return row.place
   end
 
-  -- The names of a row with gates behind its due_at.
-  local function tail_of(gate, flow, names)
-    return (gate and #gate or '-') .. ' ' .. #flow .. ' ' .. (gate or '') .. flow .. names
+  -- The names of a row with a flow behind its due_at; it is at this gate, or waits for so many parents.
+  local function tail_of(gate, flow, names, waits)
+    return (gate and #gate or waits and string.format('w%04d', waits) or '-') .. ' ' .. #flow .. ' ' .. (gate or '')
+      .. flow .. names
   end
 
   -- The state of a row with gates, with another run_at and other names.
@@ -344,7 +360,9 @@ function use_gates()
   end
 
   local function place_as_json(run_at, due, place)
-    if not place.json then place.json = place_json(place.gate, place.flow) end
+    if not place.json then
+      place.json = place_json(place.gate, place.flow) .. (place.waits and ',"waits":' .. place.waits or '')
+    end
     return ',"run_at":' .. run_at .. ',"due_at":' .. (due == '-' and 'null' or due) .. place.json
   end
 

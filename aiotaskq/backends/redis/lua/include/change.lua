@@ -5,8 +5,10 @@
 local function with_stored_names(state, stored)
   local row, names = parse(state), stored.names
   if stored.flow then
-    local place, gate = gated.place_of(stored), row.flow and gated.place_of(row).gate
-    names = (row.due or '-') .. ' ' .. gated.tail_of(gate or place.gate, place.flow, place.names)
+    local place = gated.place_of(stored)
+    local known = row.flow and gated.place_of(row) or place
+    local gate, waits = known.gate or place.gate, known.waits
+    names = (row.due or '-') .. ' ' .. gated.tail_of(not waits and gate, place.flow, place.names, waits)
   end
   local words = {
     row.status, row.fence, row.cancel, row.lease, row.expires, (stored.keyed and 1 or 0) + (stored.flow and 2 or 0),
@@ -34,6 +36,10 @@ local function apply_change(id, status, fence, cancel, state, more)
     state = with_stored_names(state, row)
     after = parse(state)
   end
+  if after.flow and not LIVE[row.status] and LIVE[after.status] then
+    state = admission.wait_again(id, state, after)
+    after = parse(state)
+  end
   unindex(id, row)
   set_state(id, state)
   index(id, after)
@@ -42,6 +48,10 @@ local function apply_change(id, status, fence, cancel, state, more)
     admission.note_other_gates(after)
   end
   if row.flow or after.flow then gated.touch_changed(row, after, tonumber(more.at)) end
+  if after.flow and LIVE[row.status] ~= LIVE[after.status] then
+    local place = gated.place_of(after)
+    if place.tied then admission.note_change(id, place, row.status, after.status, tonumber(more.at)) end
+  end
   if more.body then
     bodies[#bodies + 1] = id
     bodies[#bodies + 1] = more.body

@@ -309,14 +309,15 @@ end
 
 admission = {}
 
--- Note that a running row with this place ends: it gives back its slots.
+-- Note that a running row with these names ends: it gives back its slots. Return its place if it is known.
 function admission.note_end(id, tail, at)
   use_gates()
-  local keys = gated.keys_of(tail)
+  local keys, place = gated.keys_of(tail)
   for i = #keys, 1, -1 do
     set_member('slots:' .. keys[i], id, false)
     gated.touch(keys[i], at)
   end
+  return place
 end
 
 -- Park a pending row at its first gate, if it is not parked: its slots are for others.

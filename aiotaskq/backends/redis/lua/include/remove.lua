@@ -1,9 +1,11 @@
--- Delete a row and its keys.
-local function remove(id, row)
+-- Delete a row and its keys. One that has not ended counts as cancelled at this instant.
+local function remove(id, row, now)
   unindex(id, row)
   if row.flow then
     local keys, n = gated.slots_of(row)
     for i = 1, n do gated.touch(keys[i]) end
+    local place = LIVE[row.status] and gated.place_of(row)
+    if place and place.tied then admission.note_final(id, place, 'cancelled', math.max(now, tonumber(row.seq))) end
   end
   set_state(id, false)
   if not row.keyed then return end

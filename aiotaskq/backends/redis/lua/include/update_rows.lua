@@ -24,7 +24,9 @@ local function apply_changes(packed)
           local instant
           more, instant = match(more, '^(%S+) ?(%S*)')  -- without one if the client knew of no gates
           local behind = match(states[id], '^%S+ ()', at + long)
-          admission.note_end(id, sub(states[id], behind, at + long + names - 1), tonumber(instant))
+          local tail = sub(states[id], behind, at + long + names - 1)
+          local place = admission.note_end(id, tail, tonumber(instant))
+          if place and place.tied then admission.note_final(id, place, final, tonumber(instant)) end
         end
         local ended = ends[final]
         if not ended then

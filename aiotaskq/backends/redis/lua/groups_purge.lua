@@ -1,0 +1,20 @@
+-- ARGV: instant, limit. Deletes groups that ended before it, and their lists of members. Returns how many.
+-- include: base
+-- include: gate
+-- include: gates
+-- include: declare
+-- include: insert
+-- include: groups
+-- include: when_full
+
+local tools = group_tools()
+local ids = call('ZRANGEBYSCORE', root .. 'groups:done', '-inf', '(' .. ARGV[1], 'LIMIT', 0, ARGV[2])
+for _, id in ipairs(ids) do
+  local group = tools.read_group(id)
+  if group then set_score('groups:ended', group.created .. id, false) end
+  set_score('groups:done', id, false)
+  for _, key in ipairs({'groups', 'groups:then', 'groups:inner'}) do set_field(key, id, false) end
+  call('UNLINK', root .. 'members:' .. id)
+end
+flush()
+return #ids
