@@ -23,7 +23,7 @@ COMMANDS = {
     "run": tr("Run workers and the scheduler of your application."),
     "push": tr("Push one task."),
     "stats": tr("Count tasks by queue and status."),
-    "web": tr("Serve the operations API."),
+    "web": tr("Serve the dashboard and the operations API."),
     "check": tr("Check that tasks and schedules are processed."),
     "doctor": tr("Print versions, store and settings for a bug report."),
     "docs": tr("Show the manual."),

@@ -23,7 +23,7 @@ from aiotaskq.errors import ValidationError
 app = typer.Typer()
 
 
-@app.command("web", cls=Command, help=tr("Serve the operations API of a store until Ctrl-C."))
+@app.command("web", cls=Command, help=tr("Serve the dashboard and the operations API of a store until Ctrl-C."))
 def web(
     db: Db = DEFAULT_DB,
     schedules: SchedulesUrl = None,
@@ -87,6 +87,9 @@ class Site:
 async def _serve(tq: TaskQ, site: Site, stop: asyncio.Event) -> None:
     from aiotaskq.web.server import serve_until
 
+    def said(url: str) -> str:
+        return tr("dashboard and operations API of {store} on {url}", store=mask(tq.url), url=url)
+
     await serve_until(
         stop,
         tq,
@@ -94,7 +97,9 @@ async def _serve(tq: TaskQ, site: Site, stop: asyncio.Event) -> None:
         port=site.port,
         token=site.token,
         read_only=site.read_only,
-        started=lambda url: echo_stderr(tr("operations API of {store} on {url}", store=mask(tq.url), url=url)),
+        started=lambda url: echo_stderr(
+            tr("dashboard and operations API of {store} on {url}", store=mask(tq.url), url=url)
+        ),
     )
 
 

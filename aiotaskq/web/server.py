@@ -1,4 +1,4 @@
-"""The standalone server of the operations API: uvicorn, with a token."""
+"""The standalone server of the dashboard and the operations API: uvicorn, with a token."""
 
 from __future__ import annotations
 
@@ -53,12 +53,13 @@ def serve(
     max_body: int = MAX_BODY,
     started: Callable[[str], object] = lambda _url: None,
 ) -> None:
-    """Serve the operations API until SIGINT or SIGTERM; connects to the store, and runs no workers.
+    """Serve the dashboard and the operations API until SIGINT or SIGTERM; connects to the store, and runs no workers.
 
     Args:
         host, port: where to listen; port 0 takes a free one.
-        token: the token in ``Authorization: Bearer …``, at least 16 characters; ``/healthz`` and ``/readyz`` need none.
-            After ten wrong tokens in a minute an address gets 429 for further wrong ones.
+        token: the token in ``Authorization: Bearer …`` and of the dashboard's login, at least 16 characters;
+            ``/healthz`` and ``/readyz`` need none. After ten wrong tokens in a minute an address gets 429 for further
+            wrong ones.
         read_only, show_args, origins, max_body: see ``aiotaskq.web.policy.make_policy``.
         started: called with the URL as soon as requests are answered.
 

@@ -137,7 +137,7 @@ def test_the_operations_api_beside_the_workers_and_alone(cli: Cli) -> None:
     for words in (("run", "app:tq", "--web"), ("web", "--db", url)):
         command = [*words, "--port", "0", "--token-file", "token", "--read-only"]
         with cli.running(*command[1:], verb=command[0]) as (process, lines):
-            wait_for(lines, "operations API of sqlite:///x.db on http://127.0.0.1:")
+            wait_for(lines, "dashboard and operations API of sqlite:///x.db on http://127.0.0.1:")
             (line,) = [line for line in lines if "operations API" in line]
             place = line.split()[-1]
             with urllib.request.urlopen(f"{place}/healthz", timeout=within(10)) as answer:

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -254,3 +255,18 @@ def test_tasks_of_the_script_that_have_ended_are_not_pushed_again(tmp_path: Path
     found = {task.idempotency_key: str(task.status) for task in queue.find()}
     assert found == dict(zip(keys, ["completed", "pending"], strict=True))
     queue.close()
+
+
+def test_with_a_dashboard_it_goes_on_until_it_is_interrupted(demo: Demo) -> None:
+    make_files(demo.folder, 2)
+    process = demo.start("--web", "--port", 0)
+    assert process.stdout is not None
+    said = next(line for line in process.stdout if line.startswith("dashboard: "))
+    home = said.split()[1]
+    try:
+        with urllib.request.urlopen(home, timeout=within(20)) as page:
+            assert b"demo-files" in page.read()
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, problems = process.communicate(timeout=within(30))
+    assert (process.returncode, problems) == (0, "")

@@ -13,7 +13,7 @@ import typer
 
 from aiotaskq.cli.demo.runner import Demo
 from aiotaskq.cli.i18n import tr
-from aiotaskq.cli.options import Command, Json, option
+from aiotaskq.cli.options import Command, Json, Port, option
 
 app = typer.Typer()
 
@@ -54,7 +54,13 @@ def demo(
         float, option(min=0.0, max=60.0, help=tr("Extra seconds for each file, as time to press Ctrl-C."))
     ] = 0.0,
     fresh: Annotated[bool, option("--fresh", help=tr("Start anew instead of continuing a stopped run."))] = False,
+    web: Annotated[
+        bool, option("--web", help=tr("At the end leave the demo running with its dashboard, until Ctrl-C."))
+    ] = False,
+    port: Port = 8765,
     json: Json = False,
 ) -> None:
     process = Demo(folder, url=db, concurrency=concurrency, pause=pause, fresh=fresh, as_json=json)
+    if web:
+        process.show_dashboard(port)
     raise typer.Exit(asyncio.run(process.run(max_files, max_mb * 1_000_000)))

@@ -13,6 +13,7 @@ from typing import Any
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.demo import report
+from aiotaskq.cli.demo.dashboard import Dashboard
 from aiotaskq.cli.demo.files import File, database_files, default_url, walk
 from aiotaskq.cli.demo.report import Numbers
 from aiotaskq.cli.demo.tasks import BROKEN, FILE, FILES, FLAKY, OTHERS, REPORT, TICK, push_blocking, register
@@ -61,6 +62,11 @@ class Demo:
         """Tasks of files that have not ended; None before the push."""
         self._run = ""
         self._completed_before: dict[str, int] = {}
+        self._dashboard: Dashboard | None = None
+
+    def show_dashboard(self, port: int) -> None:
+        """Leave the demo running with its dashboard when it has ended. Raises MissingExtra."""
+        self._dashboard = Dashboard(self._url, port)
 
     async def run(self, max_files: int, max_bytes: int) -> int:
         """Run the demo; return the exit code: 0 if every check held, 1 if one did not, 130 after a signal."""
@@ -78,7 +84,10 @@ class Demo:
         except asyncio.CancelledError:
             if not signals.asked:
                 raise
-            self._report_stop()
+            if self._dashboard is not None and self._dashboard.open:
+                code = 0
+            else:
+                self._report_stop()
         finally:
             signals.detach(code)
         return code
@@ -145,6 +154,8 @@ class Demo:
         else:
             report.show(numbers, checks)
             report.say_next(self._given_folder, self._url, dead_letter)
+        if self._dashboard is not None:
+            await self._dashboard.serve(lambda tq: register(tq, self._folder, self._pause, report=lambda: None))
         return int(not ok)
 
     async def _begin(self, tq: TaskQ) -> bool:
