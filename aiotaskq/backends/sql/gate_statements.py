@@ -150,7 +150,7 @@ def next_at(connection: Connection) -> int | None:
 def _held(dialect: Dialect) -> CompoundSelect[Any]:
     here = select(c.live_gate, func.count()).where(dialect.among(c.live_gate, "keys"), *PASSED).group_by(c.live_gate)
     beyond = select(s.gate, func.count()).select_from(SLOTS.join(TASKS, s.task_id == c.task_id))
-    return union_all(here, beyond.where(dialect.among(s.gate, "keys"), _LIVE).group_by(s.gate))
+    return union_all(here, dialect.by_id(beyond.where(dialect.among(s.gate, "keys"), _LIVE).group_by(s.gate)))
 
 
 @functools.cache

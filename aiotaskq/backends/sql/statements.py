@@ -15,6 +15,7 @@ as values, and to compile that many takes longer than the server needs for it.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import weakref
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,9 @@ __all__ = ["DRIVER", "Result", "command", "run", "run_many", "run_union"]
 DRIVER: Final = "aiotaskq_driver"
 """Execution option of a ``Connection``: the standard library's connection to SQLite under it, on which these
 statements are executed. SQLAlchemy's result takes longer to make than SQLite needs for the statement."""
+
+
+_NAMED: Final = re.compile(r"%\((\w+)\)s")
 
 
 class Result(Protocol):
@@ -95,11 +99,15 @@ def run_many(connection: Connection, statement: Any, names: tuple[str, ...], row
 
 
 def run_union(connection: Connection, statement: Any, values: Sequence[Mapping[str, Any]]) -> Result:
-    """Execute the UNION ALL of a query with each of these values, whose parameters are positional for the driver."""
-    sql, names, constants, _positional = _compile(connection, statement)
+    """Execute the UNION ALL of a query with each of these values. MySQL's drivers take values by ``%s`` or a name."""
+    sql, names, constants, positional = _compile(connection, statement)
     given = [{**constants, **each} for each in values]
-    parameters = tuple([each[name] for each in given for name in names])
-    return _execute(connection, " UNION ALL ".join([f"({sql})"] * len(given)), parameters)
+    if positional:
+        parameters = tuple([each[name] for each in given for name in names])
+        return _execute(connection, " UNION ALL ".join([f"({sql})"] * len(given)), parameters)
+    branches = ["(" + _NAMED.sub(rf"%(\1_{number})s", sql) + ")" for number in range(len(given))]
+    named = {f"{name}_{number}": each[name] for number, each in enumerate(given) for name in names}
+    return _execute(connection, " UNION ALL ".join(branches), named)
 
 
 def _execute(connection: Connection, sql: str, parameters: Any) -> Result:

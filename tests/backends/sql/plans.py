@@ -203,7 +203,7 @@ def cost_on(connection: sa.Connection, verb: Verb) -> tuple[Any, Cost]:
     connection.rollback()
     found.statements = [statement for statement, _ in sent if "task_queue" in statement]
     for statement, parameters in sent:
-        if "task_queue" in statement and statement.startswith(("SELECT", "WITH")):
+        if "task_queue" in statement and statement.startswith(("SELECT", "(SELECT", "WITH")):
             EXPLAIN[dialect](connection, statement, parameters, found)
     connection.rollback()
     return answer, found
@@ -227,7 +227,7 @@ def sqlite_counted(connection: sa.Connection, verb: Verb) -> tuple[Any, int]:
 def sqlite_explain(connection: sa.Connection, statement: str, parameters: Any, found: Cost) -> None:
     for *_, detail in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters):
         found.indexes |= set(re.findall(r"INDEX (\w+)", detail))
-        small = re.match(r"SCAN (steps|owners|page_|aiotaskq_queue|CONSTANT|without)", detail)
+        small = re.match(r"SCAN (steps|owners|page_|aiotaskq_queue|CONSTANT|without|json_each)", detail)
         newest = "SCAN task_queue USING INDEX ix_task_queue_pushed"  # up to a limit, as `reads` shows
         if "TEMP B-TREE" in detail or (detail.startswith("SCAN") and not small and detail != newest):
             found.detours.append(detail)

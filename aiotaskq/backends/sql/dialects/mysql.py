@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Final
 
-from sqlalchemy import URL, Column, Connection, String, TextClause, exc, inspect, make_url, text
+from sqlalchemy import URL, Column, Connection, Select, String, TextClause, exc, inspect, make_url, text
 from sqlalchemy.dialects.mysql import insert
 from sqlalchemy.schema import CreateColumn
 
@@ -52,6 +52,14 @@ _SESSION: Final = (
 def _insert(table: str, names: tuple[str, ...], conflict: str) -> TextClause:
     values = ", ".join(f":{name}" for name in names)
     return text(f"INSERT INTO {table} (`{'`, `'.join(names)}`) VALUES ({values}){conflict}")  # noqa: S608 - our own names
+
+
+@functools.cache
+def _by_gate(query: PerKey) -> Select[Any]:
+    """Return a query for one gate by the index of gates, or by ids; for many rows it would read the whole table."""
+    statement = for_one_key(query)
+    index = "ix_task_queue_gate" if statement.get_final_froms() == [TASKS] else "PRIMARY"
+    return statement.with_hint(text=f"FORCE INDEX ({index})", selectable=TASKS)
 
 
 class MysqlDialect(Dialect):
@@ -124,7 +132,7 @@ class MysqlDialect(Dialect):
         found: list[Any] = []
         for start in range(0, len(values), BRANCHES):
             part = values[start : start + BRANCHES]
-            found += run_union(connection, for_one_key(query), part).fetchall()
+            found += run_union(connection, _by_gate(query), part).fetchall()
         return found
 
     def insert(

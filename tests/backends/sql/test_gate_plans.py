@@ -1,0 +1,111 @@
+"""Each statement of gates reads little more than it moves, however many tasks wait there: plans and counts of rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from aiotaskq.backends.sql import gate_statements as sql
+from aiotaskq.backends.sql.admission import Admission
+from aiotaskq.backends.sql.insert import insert_new
+from aiotaskq.backends.sql.rows import SLOTS, json_text
+from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate
+from aiotaskq.core.task import SECOND
+from tests.backends.sql.plans import DATABASES, PRIMARY, Cost, Verb, analyze, cost, fill, fill_all, start
+from tests.support.rows import NOW
+
+WAITING = 20_000
+GATES = 100
+HELD = 3
+BOUNDS = Bounds(cap=HELD + 2)
+INDEXES = {"ix_task_queue_gate", "ix_aiotaskq_slot_task", "aiotaskq_slot_pkey", "aiotaskq_gate_pkey"} | PRIMARY
+# What was found by an index, and only that, may be sorted, or be read by its place in the table.
+FOUND = re.compile(
+    r"(Incremental )?Sort of |Bitmap (Heap|Index) Scan of (task_queue|aiotaskq_slot|)$|Tid Scan |USE TEMP B-TREE"
+    r"|range ix_task_queue_gate: "
+)
+SMALL = [f"tenant:{number}" for number in range(GATES)]
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, unavailable: dict[str, str]
+) -> Iterator[sa.Engine]:
+    """One gate at which very many wait, and many at each of which some do; each has free slots."""
+    made = start(request.param, tmp_path_factory.mktemp("gates"), unavailable, "gate_plans")
+    fill_all(made, finished=20_000, future=2_000)
+
+    def gate_of(n: Any) -> Any:
+        return sa.literal("tenant:") + sa.cast(n % GATES, sa.String(20))
+
+    parked = {"status": "pending", "run_at": PARKED, "due_at": NOW - SECOND, "priority": 0}
+    _fill(made, WAITING, "hot-", "hot", **parked)
+    _fill(made, 20 * GATES, "small-", gate_of, **parked)
+    held = {"status": "running", "run_at": NOW, "priority": 0}
+    _fill(made, HELD, "busy-", "hot", **held)
+    _fill(made, HELD * GATES, "held-", gate_of, **held)
+    with made.begin() as connection:
+        sql.add(connection, [Gate(key=key, bounds=BOUNDS) for key in ("hot", *SMALL)])
+        insert_new(connection, SLOTS, ("gate", "task_id"), [("wide", f"held-{n}") for n in range(HELD * GATES)])
+    analyze(made)
+    yield made
+    made.dispose()
+
+
+def _fill(engine: sa.Engine, count: int, prefix: str, gate: Any, **columns: Any) -> None:
+    flow = json_text(Flow(gates=(("hot", BOUNDS),)))
+    fill(engine, count, prefix, flow=flow, gate=gate, live_gate=gate, created_at=NOW // SECOND, **columns)
+
+
+def by_indexes(found: Cost) -> bool:
+    """Whether every statement finds its rows by an index."""
+    automatic = {name for name in found.indexes if name.startswith("sqlite_autoindex_") or name.isdigit()}
+    return found.indexes - automatic <= INDEXES and not [each for each in found.detours if not FOUND.match(each)]
+
+
+def admit(*keys: str) -> Verb:
+    def verb(connection: sa.Connection) -> set[str]:
+        admission = Admission(connection, NOW, {})
+        admission.lock_known(keys)
+        admission.open(keys)
+        return set(admission.end().ready)
+
+    return verb
+
+
+def test_a_slot_of_a_gate_at_which_many_wait_costs_no_look_at_them(engine: sa.Engine) -> None:
+    ready, found = cost(engine, admit("hot"))
+    assert ready == {"hot-0", "hot-1"}
+    assert by_indexes(found) and "ix_task_queue_gate" in found.indexes, (found.indexes, found.detours)
+    assert found.reads <= 100, found.statements
+
+
+def test_many_gates_are_admitted_by_as_many_statements_as_one(engine: sa.Engine) -> None:
+    _, alone = cost(engine, admit(SMALL[0]))
+    ready, found = cost(engine, admit(*SMALL))
+    assert ready == {f"small-{n}" for n in range(2 * GATES)}
+    assert by_indexes(found), (found.indexes, found.detours)
+    assert found.reads <= 60 * GATES, found.statements
+    first = GATES - 1 if engine.dialect.name == "sqlite" else 0  # which has no LATERAL, and no round trips
+    assert len(found.statements) == len(alone.statements) + first <= first + 4
+
+
+def test_what_is_waited_for_is_counted_by_the_index(engine: sa.Engine) -> None:
+    def verb(connection: sa.Connection) -> Any:
+        return sql.held(connection, ["hot", "wide"]), sql.beyond(connection, {"hot": 5, "none": 0, SMALL[1]: 30})
+
+    answer, found = cost(engine, verb)
+    assert answer == ({"hot": HELD, "wide": HELD * GATES}, {"hot"})
+    assert by_indexes(found), (found.indexes, found.detours)
+    assert found.reads <= 300 * GATES, found.statements
+
+
+def test_tasks_that_have_not_started_are_found_by_the_index(engine: sa.Engine) -> None:
+    answer, found = cost(engine, lambda c: sql.unstarted(c, {"hot": 10, "wide": 10}))
+    assert answer == {"hot": [], "wide": []}
+    assert by_indexes(found), (found.indexes, found.detours)
+    assert found.reads <= 60 * GATES, found.statements
