@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from msgspec.structs import replace
+from msgspec.structs import asdict
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.core.gate import Gate, GateChange
@@ -65,7 +65,7 @@ async def close_gates(source: Backend, target: Backend, now: int) -> list[Gate]:
     for gate in gates:
         there = known.get(gate.key)
         if there is None:
-            bounds = replace(gate.bounds, max_waiting=None)
+            bounds = asdict(gate.bounds) | {"max_waiting": None}
             await target.gates.change(gate.key, GateChange(bounds=bounds, closed_until=COPYING), now)
         if there is None or there.closed_until == COPYING:
             left.append(gate)
@@ -77,7 +77,7 @@ async def open_gates(target: Backend, gates: list[Gate], now: int) -> None:
     for gate in gates:
         interval = gate.bounds.interval
         charge = 0 if interval is None or gate.tat <= now else -(-(gate.tat - now) // interval)
-        state = GateChange(bounds=gate.bounds, closed_until=gate.closed_until, charge=charge)
+        state = GateChange(bounds=asdict(gate.bounds), closed_until=gate.closed_until, charge=charge)
         await target.gates.change(gate.key, state, now)
         if not gate.fixed:
             await target.gates.change(gate.key, GateChange(declared=True), now)

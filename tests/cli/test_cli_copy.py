@@ -299,8 +299,8 @@ async def fill_flow(backend: Backend) -> list[str]:
     for number, task_id in enumerate(ids):
         made = Task(task_id=task_id, type="t", seq=NOW + number, run_at=NOW + number, flow=Flow(gates=GATES))
         await backend.push([parked(made, made.run_at)])
-    await backend.gates.change("closed", GateChange(bounds=Bounds(cap=3), closed_until=NOW + 2**40), NOW)
-    await backend.gates.change("paced", GateChange(bounds=Bounds(interval=SECOND, burst=4), charge=3), NOW)
+    await backend.gates.change("closed", GateChange(bounds={"cap": 3}, closed_until=NOW + 2**40), NOW)
+    await backend.gates.change("paced", GateChange(bounds={"interval": SECOND, "burst": 4}, charge=3), NOW)
     await backend.gates.change("paced", GateChange(declared=True), NOW)
     return ids
 
