@@ -28,6 +28,7 @@ from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.runtime.copy import Copied
 from aiotaskq.runtime.copy import copy as copy_all
+from aiotaskq.runtime.mend import Mended, mend
 from aiotaskq.runtime.recode import Recoded, recode_schedules
 from aiotaskq.runtime.recode import recode as recode_all
 
@@ -73,16 +74,22 @@ def upgrade(db: Db = DEFAULT_DB, json: Json = False) -> None:
 @app.command(
     "check",
     cls=Command,
-    help=tr("Print the version of the tables, and the rows with invalid values. Changes nothing."),
+    help=tr(
+        "Print the version of the tables, and the rows with invalid values, which stay as they are. Count groups anew, "
+        "and let limits be looked at where tasks wait though there is room, after rows were changed by SQL."
+    ),
+    short_help=tr("Check the tables; mend counts of groups."),
 )
 def check(db: Db = DEFAULT_DB, json: Json = False) -> None:
     from aiotaskq.cli.tables import HEAD, version_and_invalid_rows
 
     version, invalid = version_and_invalid_rows(db)
+    mended = asyncio.run(_mended(db)) if version == HEAD else None
     url = mask(db)
     if json:
         rows = msgspec.to_builtins(invalid)
-        echo_json({"database": url, "version": version, "newest": HEAD, "invalid_rows": rows})
+        said = {"database": url, "version": version, "newest": HEAD, "invalid_rows": rows}
+        echo_json(said | {"mended": msgspec.to_builtins(mended)})
         return
     found = version or tr("none yet")
     echo(tr("{url}: version {version}; this aiotaskq uses {newest}", url=url, version=found, newest=HEAD))
@@ -90,6 +97,22 @@ def check(db: Db = DEFAULT_DB, json: Json = False) -> None:
         _say_invalid(invalid)
     else:
         echo(tr("no invalid rows"))
+    if mended is not None and mended.counts:
+        echo(tr("counts mended: {count}", count=mended.counts))
+    if mended is not None and mended.gates:
+        keys = tr(", ").join(printable(key) for key in mended.gates[:SHOWN])
+        echo(
+            tr(
+                "limits at which tasks waited though there was room: {count} ({keys})",
+                count=len(mended.gates),
+                keys=keys,
+            )
+        )
+
+
+async def _mended(db: str) -> Mended:
+    async with opened(db) as (backend,):
+        return await mend(backend, SystemClock().now())
 
 
 def _say_invalid(rows: Sequence[InvalidRow]) -> None:

@@ -275,7 +275,7 @@ def _with_gates_of(ended: Task) -> PushMiddleware:
     async def push(tasks: list[Task], call_next: Callable[[list[Task]], Awaitable[list[Task]]]) -> list[Task]:
         if ended.flow is None or not ended.flow.gates:
             return await call_next(tasks)
-        flow = Flow(gates=ended.flow.gates, weight=ended.flow.weight)
+        flow = Flow(gates=ended.flow.gates, weight=ended.flow.weight, weights=ended.flow.weights)
         new = [parked(task.replace(flow=flow), task.run_at) for task in tasks]
         rows = await call_next(new)
         return [task if row is made else row for task, made, row in zip(tasks, new, rows, strict=True)]

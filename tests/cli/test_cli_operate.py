@@ -15,6 +15,8 @@ from aiotaskq.app.groups import chain
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.gate import Bounds, Flow
+from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from tests.support.command import Cli, prepared, wait_for
 from tests.support.machine import within
@@ -325,3 +327,23 @@ def test_check_of_a_store_that_does_not_answer(cli: Cli) -> None:
     assert "there is no file" in cli.fails("check", "--db", "sqlite:///nowhere.db")
     code, out, err = cli.run("check", "--db", "postgresql://me:sw0rdfish@127.0.0.1:1/x", "--json")
     assert (code, err) == (1, "") and '"ok": false' in out and "sw0rdfish" not in out  # J9
+
+
+def test_db_check_mends_counts_and_limits_after_sql(cli: Cli) -> None:
+    async def push() -> None:
+        async with TaskQ(cli.url) as tq:
+            await tq.group([TaskCall("a", {}, {}), TaskCall("b", {}, {})], group_id="g")
+            for name in ("holds", "waits"):
+                made = Task(task_id=name, type="t", flow=Flow(gates=(("tenant", Bounds(cap=1)),)))
+                await tq.queue.backend.push([parked(made, 0)])
+
+    asyncio.run(push())
+    assert cli.json("db", "check")["mended"] == {"counts": 0, "gates": []}
+    with sqlite3.connect(cli.url.removeprefix("sqlite:///")) as connection:
+        connection.execute("DELETE FROM task_queue WHERE task_type = 'a' OR task_id = 'holds'")
+    connection.close()
+    said = cli.out("db", "check")
+    assert "counts mended: 1\n" in said
+    assert "limits at which tasks waited though there was room: 1 (tenant)\n" in said
+    assert cli.json("db", "check")["mended"] == {"counts": 0, "gates": []}
+    assert cli.json("groups", "show", "g")["cancelled"] == 1
