@@ -1,4 +1,4 @@
-"""The scenario of limits: an observer counts the handlers of each key that run, outside of the system, under faults."""
+"""Scenarios of limits and rates: an observer outside of the system counts the handlers that run, or start."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from aiotaskq.core.limits import Gating, Limit
-from aiotaskq.core.task import new_task
+from aiotaskq.core.limits import Gating, Limit, Rate
+from aiotaskq.core.task import SECOND, new_task
 from tests.chaos.checker import Harm, Run, runs_of
 from tests.chaos.harness import Fleet, Report
 from tests.chaos.places import Place
@@ -104,4 +104,64 @@ async def limits(
     report.must(sum(stopped) > 0 or not pauses, "no process could be paused: the scenario proves less")
     report.must(not any(held or waiting for _, held, waiting in left), f"slots are left over: {left[:5]}")
     fleet.notes["drained after"] = round(time.monotonic() - last, 1)
+    return report
+
+
+def most_in_a_window(starts: Sequence[tuple[float, int]], seconds: float) -> int:
+    """Return the most tokens of starts in any window of so many seconds."""
+    most = now = first = 0
+    ordered = sorted(starts)
+    for at, tokens in ordered:
+        now += tokens
+        while ordered[first][0] <= at - seconds:
+            now -= ordered[first][1]
+            first += 1
+        most = max(most, now)
+    return most
+
+
+async def rates(
+    place: Place,
+    folder: Path,
+    *,
+    limit: int = 50,
+    burst: int = 25,
+    seconds: float = 60.0,
+    skew: float = 5.0,
+    **common: Any,
+) -> Report:
+    """Two workers with wrong clocks share a rate: what is called counts tokens of different weights in a window."""
+    async with Fleet(place, folder, "rates", concurrency=16, **common) as fleet:
+        gating = Gating("short", [Rate(limit, per=1.0, burst=burst, weight="tokens")])
+        weights: dict[str, int] = {}
+        batch = []
+        while sum(weights.values()) < limit * seconds:
+            params = {"seconds": 0.01}
+            task = new_task("short", params, now=fleet.clock.now())
+            weights[task.task_id] = tokens = fleet.chance.choice((1, 1, 2, 5))
+            batch.append(gating.gated(task.replace(params={**params, "tokens": tokens})).replace(params=params))
+        for first in range(0, len(batch), 500):
+            await fleet.backend.push(batch[first : first + 500])
+        fleet.acked.update(weights)
+        # Where the store has no clock, its rows go by that of its only host.
+        for wrong in (skew, -skew) if place.server is not None else (0.0, 0.0):
+            await fleet.start("worker", clock=wrong)
+        await fleet.drained(lambda counts: sum(counts.values()) >= len(weights))
+        report = await fleet.report()
+        runs, rows = runs_of(fleet.lines()), {row.task_id: row for row in await fleet.rows()}
+        ahead = fleet.clock.now() / SECOND - time.monotonic()
+    starts = sorted((run.start, weights[run.id]) for of_task in runs.values() for run in of_task)
+    took = starts[-1][0] - starts[0][0]
+    second, ten = most_in_a_window(starts, 1.0), most_in_a_window(starts, 10.0)
+    tokens = sum(weights.values())
+    fleet.notes.update({"most in 1 s": second, "most in 10 s": ten, "per second": round(tokens / took, 1)})
+    # A rate ends at the claim; what is counted are starts, which come later where a process has to wait for its turn.
+    late = max(
+        run.start + ahead - (rows[run.id].began_at or 0) / SECOND for of_task in runs.values() for run in of_task
+    )
+    fleet.notes["latest start"] = f"{late:.2f} s"
+    slack = limit * max(0.1, late)
+    report.must(second <= limit + burst + slack, f"{second} tokens in a second, and the limit is {limit} + {burst}")
+    report.must(ten <= 10 * limit + burst + slack, f"{ten} tokens in ten seconds, and the limit is {limit} a second")
+    report.must(tokens / took >= 0.95 * limit, f"{tokens / took:.1f} tokens a second, and the limit is {limit}")
     return report

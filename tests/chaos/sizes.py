@@ -24,6 +24,7 @@ WHERE: dict[Scenario, tuple[str, ...]] = {
     scenarios.terms: EVERYWHERE,
     scenarios.cut_short: EVERYWHERE,
     scenarios_limits.limits: EVERYWHERE,
+    scenarios_limits.rates: EVERYWHERE,
     scenarios_groups.groups: SQL,
     scenarios_groups.debounced: EVERYWHERE,
     scenarios_groups.batches: EVERYWHERE,

@@ -86,6 +86,11 @@ async def test_limits_hold(name: str, tmp_path: Path, unavailable: dict[str, str
     await hold(scenarios_limits.limits, name, tmp_path, unavailable)
 
 
+@on_places(scenarios_limits.rates)
+async def test_a_rate_holds(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # C3
+    await hold(scenarios_limits.rates, name, tmp_path, unavailable)
+
+
 @on_places(scenarios_groups.groups)
 async def test_a_group_calls_back_once(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # A1, B10
     await hold(scenarios_groups.groups, name, tmp_path, unavailable)
