@@ -244,6 +244,9 @@ class WorkerRow(Base):
     queues: Mapped[str | None] = mapped_column(LongText)
     concurrency: Mapped[int] = mapped_column(Integer)
     busy: Mapped[int] = mapped_column(Integer)
+    # What it is asked for: to claim nothing more, and to have so many slots.
+    quiet: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    wanted_concurrency: Mapped[int | None] = mapped_column(Integer)
 
 
 class HistoryRow(Base):

@@ -15,7 +15,9 @@ CANCEL = "cancel"
 """Hint: running tasks were asked to stop. The names are their ids."""
 GATES = "gates"
 """Hint: the time changed at which a gate may let a task pass."""
-KINDS = (READY, ENDED, TAKEN, CANCEL, GATES)
+STEER = "steer"
+"""Hint: workers are asked for something. The names are their ids."""
+KINDS = (READY, ENDED, TAKEN, CANCEL, GATES, STEER)
 
 Listener = Callable[[str, Sequence[str]], None]
 """It takes the kind of a hint, and its names; it is called from any thread, must be quick, and must not raise."""

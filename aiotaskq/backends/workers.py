@@ -28,7 +28,18 @@ class Workers(ABC):
 
     @abstractmethod
     async def heartbeat(self, worker: WorkerInfo) -> bool:
-        """Write the row of a worker; return whether it was there, else nothing is written."""
+        """Write the row of a worker; return whether it was there, else nothing is written.
+
+        What it is asked for, ``quiet`` and ``wanted_concurrency``, stays as it is: only ``steer`` writes that.
+        """
+
+    @abstractmethod
+    async def steer(self, owner: str, *, quiet: bool | None = None, concurrency: int | None = None) -> bool:
+        """Write what a worker is asked for, as far as it is given; return whether the worker was there."""
+
+    @abstractmethod
+    async def get(self, owner: str) -> WorkerInfo | None:
+        """Read one worker; None where it is not there."""
 
     @abstractmethod
     async def remove(self, worker: WorkerInfo) -> bool:

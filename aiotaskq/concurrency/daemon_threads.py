@@ -38,6 +38,10 @@ class DaemonThreads(Executor):
             thread.start()
         return future
 
+    def resize(self, size: int) -> None:
+        """Make no more than ``size`` threads from now on; those that are there stay."""
+        self._size = size
+
     def _serve(self) -> None:
         while (run := self._work.get()) is not None:
             run()

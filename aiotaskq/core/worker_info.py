@@ -24,3 +24,7 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     concurrency: int
     busy: int
     """How many tasks ran."""
+    quiet: bool = False
+    """Whether it is asked to claim nothing more; it goes on with what it runs."""
+    wanted_concurrency: int | None = None
+    """The number of slots that it is asked to have; None where nobody has asked."""

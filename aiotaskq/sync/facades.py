@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import aiotaskq.app.legacy as awaited
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
+from aiotaskq.runtime.fleet import Workers as AsyncWorkers
 from aiotaskq.runtime.limits import Limits as AsyncLimits
 from aiotaskq.runtime.queue.operations import Operations as AsyncOperations
 from aiotaskq.runtime.queue.queue import Queue as AsyncQueue
@@ -47,6 +48,17 @@ class Limits(Facade[Any]):
     charge = blocking(AsyncLimits.charge)
 
 
+class Workers(Facade[Any]):
+    """The workers of one store; see ``aiotaskq.runtime.fleet.Workers``."""
+
+    list = blocking(AsyncWorkers.list)
+    get = blocking(AsyncWorkers.get)
+    tasks = blocking(AsyncWorkers.tasks)
+    quiet = blocking(AsyncWorkers.quiet)
+    wake = blocking(AsyncWorkers.wake)
+    resize = blocking(AsyncWorkers.resize)
+
+
 class Operations(Facade[Any]):
     """The operator's verbs; see ``aiotaskq.runtime.queue.operations.Operations``."""
 
@@ -67,6 +79,11 @@ class Operations(Facade[Any]):
     def limits(self) -> Limits:
         """The gates of limits, rates and fair shares: listed, changed, closed and opened."""
         return cast(Limits, facade_of(Limits, Part(self.reach, lambda made: made.limits)))
+
+    @property
+    def workers(self) -> Workers:
+        """The workers of the store: listed, quieted, woken and resized."""
+        return cast(Workers, facade_of(Workers, Part(self.reach, lambda made: made.workers)))
 
 
 class Queue(Operations):

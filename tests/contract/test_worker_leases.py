@@ -251,3 +251,36 @@ async def test_running_tasks_are_found_whoever_holds_them(workers: Workers, back
     where = TaskFilter(status=(Status.RUNNING,))
     assert await backend.find(where, 10) == [orphan, mine, popped]
     assert (await backend.stats(NOW)).counts["running"] == 3
+
+
+async def test_what_a_worker_is_asked_for_is_read_and_a_heartbeat_leaves_it(workers: Workers) -> None:
+    await workers.register(info())
+    await workers.register(info("other"))
+    assert await workers.get("w") == info()
+    assert await workers.steer("w", quiet=True) is True
+    assert await workers.get("w") == info(quiet=True)
+    assert await workers.steer("w", concurrency=3) is True
+    beat = info(seen_at=NOW + 9, lease_until=LEASE + 9)
+    assert await workers.heartbeat(beat) is True
+    expected = replace(beat, quiet=True, wanted_concurrency=3)
+    assert await workers.get("w") == expected
+    assert await workers.all() == [info("other"), expected]
+    assert await workers.steer("w", quiet=False, concurrency=4) is True
+    assert await workers.get("w") == replace(beat, wanted_concurrency=4)
+    assert await workers.steer("w") is True
+    assert await workers.get("w") == replace(beat, wanted_concurrency=4)
+
+
+async def test_who_is_not_there_is_asked_for_nothing(workers: Workers) -> None:
+    assert await workers.steer("w", quiet=True, concurrency=7) is False
+    assert await workers.get("w") is None
+    await workers.register(info())
+    assert await workers.get("w") == info()
+    assert await workers.steer("w", quiet=True, concurrency=7) is True
+    assert await workers.remove(info()) is True
+    assert await workers.steer("w", quiet=True) is False
+    await workers.register(info())
+    assert await workers.get("w") == info(), "a new registration has nothing of the removed row"
+    asked = info(quiet=True, wanted_concurrency=2)
+    await workers.register(asked)  # as a worker does that lost its row, and had been asked before
+    assert await workers.get("w") == asked

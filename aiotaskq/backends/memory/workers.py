@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from msgspec.structs import replace
+
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.workers import Workers
 from aiotaskq.core.outcome import owner_of
@@ -25,10 +27,27 @@ class MemoryWorkers(Workers):
 
     async def heartbeat(self, worker: WorkerInfo) -> bool:
         with self._lock:
-            if worker.owner not in self._workers:
+            row = self._workers.get(worker.owner)
+            if row is None:
                 return False
-            self._workers[worker.owner] = worker
+            asked = {"quiet": row.quiet, "wanted_concurrency": row.wanted_concurrency}
+            self._workers[worker.owner] = replace(worker, **asked)
             return True
+
+    async def steer(self, owner: str, *, quiet: bool | None = None, concurrency: int | None = None) -> bool:
+        with self._lock:
+            row = self._workers.get(owner)
+            if row is None:
+                return False
+            self._workers[owner] = replace(
+                row,
+                quiet=row.quiet if quiet is None else quiet,
+                wanted_concurrency=row.wanted_concurrency if concurrency is None else concurrency,
+            )
+            return True
+
+    async def get(self, owner: str) -> WorkerInfo | None:
+        return self._workers.get(owner)
 
     async def remove(self, worker: WorkerInfo) -> bool:
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
@@ -28,16 +29,27 @@ class RedisWorkers(Workers):
 
     async def _write(self, worker: WorkerInfo, add: bool) -> bool:
         value = b"%d %b" % (worker.lease_until, msgspec.json.encode(worker))
-        words = (owner_word(worker.owner), value, int(add))
+        slots = "" if worker.wanted_concurrency is None else worker.wanted_concurrency
+        words = (owner_word(worker.owner), value, int(add), int(worker.quiet), slots)
         return bool(await self._redis.run(scripts.WORKER_WRITE, *words, repeatable=True))
+
+    async def steer(self, owner: str, *, quiet: bool | None = None, concurrency: int | None = None) -> bool:
+        words = ("" if quiet is None else int(quiet), "" if concurrency is None else concurrency)
+        return bool(await self._redis.run(scripts.WORKER_STEER, owner_word(owner), *words, repeatable=True))
+
+    async def get(self, owner: str) -> WorkerInfo | None:
+        found = await self._read(owner_word(owner))
+        return found[0] if found else None
+
+    async def _read(self, word: bytes | str) -> list[WorkerInfo]:
+        words = iter(await self._redis.run(scripts.WORKERS_READ, word))
+        return [_info(value, quiet, slots) for value, quiet, slots in zip(words, words, words, strict=True)]
 
     async def remove(self, worker: WorkerInfo) -> bool:
         return bool(await self._redis.run(scripts.WORKER_REMOVE, owner_word(worker.owner), worker.lease_until))
 
     async def all(self) -> list[WorkerInfo]:
-        rows = await self._redis.command("HGETALL", f"{self._redis.root}workers")
-        workers = [_decode(row.partition(b" ")[2]) for row in rows[1::2]]
-        return sorted(workers, key=lambda worker: (worker.started_at, worker.owner))
+        return sorted(await self._read(""), key=lambda worker: (worker.started_at, worker.owner))
 
     async def held(self, owner: str) -> list[tuple[str, int, bool]]:
         found: list[tuple[str, int, bool]] = []
@@ -50,3 +62,8 @@ class RedisWorkers(Workers):
             ]
             if not last:
                 return found
+
+
+def _info(value: bytes, quiet: bytes, slots: bytes) -> WorkerInfo:
+    info = _decode(value.partition(b" ")[2])
+    return replace(info, quiet=quiet == b"1", wanted_concurrency=int(slots) if slots else None)

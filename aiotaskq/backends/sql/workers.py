@@ -21,6 +21,7 @@ from aiotaskq.models import WorkerRow
 _W: Any = WorkerRow.__table__
 _ID = bindparam("b_owner", type_=String)
 _NAMES = WorkerInfo.__struct_fields__
+_READ = select(*(_W.c[name] for name in _NAMES))
 _HEARTBEAT = update(_W).where(_W.c.owner == _ID)
 _REMOVE = delete(_W).where(_W.c.owner == _ID, _W.c.lease_until == bindparam("b_until", type_=BigInteger))
 c = TASKS.c
@@ -38,14 +39,37 @@ class SqlWorkers(Workers):
 
     async def heartbeat(self, worker: WorkerInfo) -> bool:
         values = {**_row(worker), "b_owner": worker.owner}
+        del values["quiet"], values["wanted_concurrency"]
         return await self._database.write(lambda c: bool(c.execute(_HEARTBEAT, values).rowcount), self._autocommit)
+
+    async def steer(self, owner: str, *, quiet: bool | None = None, concurrency: int | None = None) -> bool:
+        asked: dict[str, Any] = {}
+        if quiet is not None:
+            asked["quiet"] = quiet
+        if concurrency is not None:
+            asked["wanted_concurrency"] = concurrency
+        statement = update(_W).where(_W.c.owner == owner).values(**asked)
+
+        def body(connection: Connection) -> bool:
+            # Read first: MySQL may count a row that is written as it was as none.
+            there = connection.execute(select(_W.c.owner).where(_W.c.owner == owner)).first() is not None
+            if there and asked:
+                connection.execute(statement)
+            return there
+
+        return await self._database.write(body)
+
+    async def get(self, owner: str) -> WorkerInfo | None:
+        query = _READ.where(_W.c.owner == owner)
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return _info(rows[0]) if rows else None
 
     async def remove(self, worker: WorkerInfo) -> bool:
         values = {"b_owner": worker.owner, "b_until": worker.lease_until}
         return await self._database.write(lambda c: bool(c.execute(_REMOVE, values).rowcount), self._autocommit)
 
     async def all(self) -> list[WorkerInfo]:
-        query = select(*(_W.c[name] for name in _NAMES)).order_by(_W.c.started_at, _W.c.owner)
+        query = _READ.order_by(_W.c.started_at, _W.c.owner)
         return [_info(row) for row in await self._database.read(lambda c: c.execute(query).all())]
 
     async def held(self, owner: str) -> list[tuple[str, int, bool]]:
@@ -63,8 +87,8 @@ def _row(worker: WorkerInfo) -> dict[str, Any]:
 
 def _info(row: Sequence[Any]) -> WorkerInfo:
     values = dict(zip(_NAMES, row, strict=True))
-    queues = values.pop("queues")
-    return WorkerInfo(queues=None if queues is None else tuple(msgspec.json.decode(queues)), **values)
+    queues, quiet = values.pop("queues"), bool(values.pop("quiet"))
+    return WorkerInfo(queues=None if queues is None else tuple(msgspec.json.decode(queues)), quiet=quiet, **values)
 
 
 _NEXT_OWNER = (

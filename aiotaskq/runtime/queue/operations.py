@@ -16,6 +16,7 @@ from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.validation import check_int, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import log, printable
+from aiotaskq.runtime.fleet import Workers
 from aiotaskq.runtime.limits import Limits
 from aiotaskq.runtime.queue.bulk import (
     Operated,
@@ -57,6 +58,11 @@ class Operations(ABC, Generic[Retried_co]):
     def limits(self) -> Limits:
         """The gates of limits, rates and fair shares: listed, changed, closed and opened."""
         return Limits(self._operated.backend.gates, self._operated.clock)
+
+    @property
+    def workers(self) -> Workers:
+        """The workers of the store: listed, quieted, woken and resized."""
+        return Workers(self._operated.backend)
 
     async def get(self, task_id: str) -> Task:
         """Return a task by id. Raises NotFound."""

@@ -31,6 +31,12 @@ class Executors:
         self._threads: DaemonThreads | None = None
         self._processes: ProcessPoolExecutor | None = None
 
+    def resize(self, concurrency: int) -> None:
+        """Have so many threads at most from now on; those that are there stay, and so does the pool of processes."""
+        self._concurrency = concurrency
+        if self._threads is not None:
+            self._threads.resize(concurrency)
+
     def start(self, handler: Handler, params: Mapping[str, Any]) -> Future[Any]:
         """Start a ``def`` handler in a thread (with the caller's context) or a process; return its future."""
         if handler.executor == "process":

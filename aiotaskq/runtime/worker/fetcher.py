@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from aiotaskq.backends.base import Backend, Change, ScheduleChange
 from aiotaskq.backends.direct import DirectBackend
@@ -21,7 +21,7 @@ from aiotaskq.log import gate, log, named
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.worker.batches import Batches
 from aiotaskq.runtime.worker.buffer import Buffer
-from aiotaskq.runtime.worker.execution import Execution
+from aiotaskq.runtime.worker.consumer import Consumer
 from aiotaskq.runtime.worker.heartbeat import TRY_WITHIN, Heartbeat
 from aiotaskq.runtime.worker.prefetch import HORIZON, MOST, Prefetch
 from aiotaskq.runtime.worker.tally import MANY, Tally
@@ -31,37 +31,8 @@ R = TypeVar("R")
 STALLED = 250_000  # ticks for which a claimed task may wait for a slot before it is given back
 LULL = 0.005  # seconds without a hint before the store is asked when its next task becomes due
 NEVER_STARTED = "never started"
-
-
-class Consumer(Protocol):
-    """What a fetcher needs of the worker whose slots it fills. All of it is called on the worker's loop."""
-
-    queues: tuple[str, ...] | None
-    """The queues to claim from; None for every queue that is not paused."""
-    concurrency: int
-    lease: float
-    poll_interval: float
-    executions: dict[str, Execution]
-    """What runs, by task id: each has a slot."""
-
-    @property
-    def owner(self) -> str:
-        """The id under which to claim."""
-
-    def start_run(self, task: Task) -> None:
-        """Run a task in a free slot."""
-
-    def admit(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        """Return the claimed tasks that may be buffered; the others are given back by then."""
-
-    def settled(self, task: Task, outcome: Outcome, after: Task | None) -> None:
-        """Tell that the outcome of a task is written; ``after`` is the task now, None if it was lost."""
-
-    def follow_ups(self, after: Task) -> tuple[Task, ...]:
-        """Return the tasks to push in the transaction that writes this ended task."""
-
-    def look_idle(self) -> None:
-        """Look whether anything runs or is to be written: a round has ended."""
+SHRINKS = "shrinks"
+"""Why nothing is started while more tasks run than there are slots."""
 
 
 class Fetcher:
@@ -104,6 +75,7 @@ class Fetcher:
         """How many outcomes are not written yet, in the outbox or in a round."""
         self._closed = False
         self._paused = False
+        self._reasons: set[str] = set()  # why it is paused
         self._in_round = False
         self._stopped = False
         self._reserved = 0  # slots for which a push under way may claim
@@ -170,6 +142,8 @@ class Fetcher:
 
         None if there is none yet. Without an outcome nothing is written.
         """
+        if self._paused and SHRINKS in self._reasons:
+            self._look_shrunk()
         direct = self._direct
         if direct is not None and outcome is not None and task.on_success is task.on_failure is None:
             now = self._clock.now()
@@ -222,16 +196,28 @@ class Fetcher:
         while buffer and len(executions) < self._concurrency and not self._paused:
             self._worker.start_run(buffer.popleft())
 
-    def pause(self) -> None:
-        """Give back what has not started; claim nothing and start nothing until ``resume``."""
+    def pause(self, reason: str = "") -> None:
+        """Give back what has not started; claim nothing and start nothing until ``resume`` for this reason."""
         self._paused = True
+        self._reasons.add(reason)
         self.give_back(NEVER_STARTED)
 
-    def resume(self) -> None:
-        """Claim and start tasks again; idempotent."""
-        self._paused = False
-        self.fill()
-        self.wake()
+    def resume(self, reason: str = "") -> None:
+        """Claim and start tasks again, unless another reason is left; idempotent."""
+        self._reasons.discard(reason)
+        self._paused = bool(self._reasons)
+        if not self._paused:
+            self.fill()
+            self.wake()
+
+    def resize(self, concurrency: int) -> None:
+        """Have so many slots. Where more tasks run, none starts until they are fewer."""
+        self._concurrency = concurrency
+        self._look_shrunk()
+
+    def _look_shrunk(self) -> None:
+        taken = len(self._executions) - (0 if self.batches is None else self.batches.spare)
+        (self.pause if taken >= self._concurrency else self.resume)(SHRINKS)
 
     def take(self, which: Callable[[Task], bool] = lambda _task: True) -> list[Task]:
         """Take the tasks for which ``which`` is true out of the buffer."""
@@ -359,6 +345,8 @@ class Fetcher:
             self._worker.look_idle()
 
     async def _exchange(self) -> float:
+        if SHRINKS in self._reasons:
+            self._look_shrunk()
         if self.buffer:
             self._give_back_surplus()
             if self._outbox:

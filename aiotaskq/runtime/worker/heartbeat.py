@@ -53,6 +53,7 @@ class Heartbeat:
         fenced: Callable[[], None],
         unknown: Callable[[Sequence[Key]], None] = lambda _keys: None,
         describe: Callable[[], tuple[tuple[str, ...] | None, int, int]] = lambda: (None, 0, 0),
+        steered: Callable[[bool, int | None], None] = lambda _quiet, _concurrency: None,
     ) -> None:
         """Wire a heartbeat; ``lease`` and ``heartbeat`` in seconds.
 
@@ -60,7 +61,8 @@ class Heartbeat:
         for each delivery that was held: whether its cancel was requested, None if it is lost. ``fenced`` is called when
         no renewal was answered for a whole lease: other workers may have the tasks. ``unknown`` is called with
         deliveries that this worker has in the store, and that it will never run. ``describe`` returns the queues, the
-        concurrency and the number of running tasks for the registry, from any thread.
+        concurrency and the number of running tasks for the registry, from any thread. ``steered`` is called on the
+        worker's loop when others have asked for something else: whether to be quiet, and for how many slots.
         """
         self.owner = fresh_owner(WORKER)
         """The id under which the worker claims. Only the worker's loop uses it, and replaces it."""
@@ -74,6 +76,8 @@ class Heartbeat:
         self._fenced = fenced
         self._unknown = unknown
         self._describe = describe
+        self._steered = steered
+        self._asked: tuple[bool, int | None] = (False, None)
         self._held: set[Key] = set()  # on the worker's loop
         self._comparisons = 0  # on the worker's loop, as the next two
         self._claims: list[int] = []  # the number of comparisons before each claim under way
@@ -116,6 +120,10 @@ class Heartbeat:
     def end_claim(self, number: int) -> None:
         """Take note that a claim was answered and its tasks are held, or that no answer will come."""
         self._claims.remove(number)
+
+    def look(self) -> None:
+        """Renew the lease now, and see what the worker is asked for; from any thread."""
+        self._poller.wake()
 
     async def start(self) -> None:
         """Register a worker on the running loop, and renew its lease. Raises DatabaseUnavailable."""
@@ -174,6 +182,7 @@ class Heartbeat:
             now,
             now + self._lease,
             *self._describe(),
+            *self._asked,
         )
 
     async def _register(self, owner: str) -> None:
@@ -196,11 +205,18 @@ class Heartbeat:
                 assert self._row is not None
                 rows = await self._registry.held(self._row.owner)
                 self._call(self._compare, self._row.owner, held, rows)
+                await self._look_what_is_asked(self._row.owner)
         except DatabaseUnavailable:
             if not self.trusted:
                 self._call(self._fenced)
             raise
         return self._heartbeat
+
+    async def _look_what_is_asked(self, owner: str) -> None:
+        row = await self._registry.get(owner)
+        if row is not None and (asked := (row.quiet, row.wanted_concurrency)) != self._asked:
+            self._asked = asked
+            self._call(self._steered, *asked)
 
     async def _beat(self, ticks: int) -> bool:
         """Renew the lease; return False if it was lost, and the worker has another id now."""

@@ -72,6 +72,11 @@ class Watchdog:
         if self._stalls is not None:
             self._stalls.stop()
 
+    def resize(self, slots: int) -> None:
+        """Take note of another number of slots."""
+        self._slots = slots
+        self._processes = min(slots, os.cpu_count() or 1)
+
     def occupancy(self) -> Occupancy:
         """Count what runs now; callable from any thread."""
         count = {"loop": 0, "thread": 0, "process": 0}

@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import Any
 
 from aiotaskq.backends.base import Backend
+from aiotaskq.backends.listeners import STEER
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.reusable_task import ReusableTask
 from aiotaskq.core.outcome import Completed, Outcome, Released
@@ -32,6 +33,7 @@ from aiotaskq.runtime.worker.runner import FENCED, STOPPED, RunCall, Runner, Unc
 from aiotaskq.runtime.worker.tally import Tally
 from aiotaskq.runtime.worker.watchdog import Occupancy, Watchdog
 
+QUIET = "quiet"  # why its fetcher is paused
 SERVICES = 1.0  # seconds that the round of a background loop may take to end when the worker stops
 TURN, RUNS = 250, 32  # ticks and runs in one asyncio task after which others of the loop have a turn
 CLOSING = 5.0  # seconds that closing connections, threads and resources may take in the end
@@ -89,12 +91,16 @@ class Worker:
         self._make_resources = resources
         self.executions: dict[str, Execution] = {}
         """What runs, by task id: each has a slot."""
+        self._executors = Executors(self.concurrency)
+        self._configured = self.concurrency
+        self.quiet = False
+        """Whether it claims nothing more, and only goes on with what it runs."""
         self._watchdog = Watchdog(
             self.executions, handlers, self.concurrency, queue.events, clock, lambda: self.runner.batches.spare
         )
         self.runner = Runner(
             handlers,
-            Executors(self.concurrency),
+            self._executors,
             clock,
             host=self,
             events=queue.events,
@@ -111,12 +117,14 @@ class Worker:
             fenced=lambda: self.leases.fenced(),
             unknown=lambda keys: self.chore(self.leases.give_back_unknown(keys)),
             describe=lambda: (self.queues, self.concurrency, len(self.executions) - self.runner.batches.spare),
+            steered=self._steered,
         )
         self.tally = Tally(backend.history, clock) if history else None
         """What its tasks did since that was last written; None if nothing is written."""
         self._fetcher = Fetcher(self, queue, backend, clock, self._heartbeat, self.tally)
         self._quarantine = Quarantine(self, self._fetcher, backend, clock)
         self.leases = Leases(self, queue, clock, self._heartbeat, self._fetcher, reap_interval=reap_interval)
+        self._stop_listening: Callable[[], None] = lambda: None
         self._chores: set[asyncio.Task[None]] = set()
         self._given_back, self._hurried = 0, False
         self._idle = asyncio.Event()
@@ -151,6 +159,41 @@ class Worker:
             )
         return None
 
+    def _steered(self, quiet: bool, concurrency: int | None) -> None:
+        """Do what others have asked for in the registry."""
+        if quiet != self.quiet:
+            self.set_quiet(quiet)
+        if (wanted := concurrency or self._configured) != self.concurrency:
+            self.resize(wanted)
+
+    def set_quiet(self, quiet: bool) -> None:
+        """Claim nothing more and go on with what runs; or, with False, claim again. Called on the worker's loop."""
+        self.quiet = quiet
+        if quiet:
+            self._fetcher.pause(QUIET)
+        else:
+            self._fetcher.resume(QUIET)
+        self._tell("quieted" if quiet else "woken")
+
+    def resize(self, concurrency: int) -> None:
+        """Have so many slots from now on; what runs goes on to its end. Called on the worker's loop.
+
+        Raises ValidationError.
+        """
+        self.concurrency = check_int("concurrency", concurrency, 1, 10_000)
+        for part in (self._executors, self._watchdog, self._fetcher):
+            part.resize(concurrency)
+        self._tell("resized")
+
+    def _steer_hint(self, _kind: str, owners: Sequence[str]) -> None:
+        if self._shared and self.owner in owners:
+            self._heartbeat.look()
+
+    def _tell(self, event: str) -> None:
+        log.info("worker {} {}: {} slots", self.owner, event, self.concurrency)
+        detail = {"owner": self.owner, "quiet": self.quiet, "concurrency": self.concurrency}
+        self._queue.events.emit(event, self._clock.now(), **detail)
+
     def occupancy(self) -> Occupancy:
         """Count what runs now; callable from any thread."""
         return self._watchdog.occupancy()
@@ -166,6 +209,7 @@ class Worker:
         self.leases.listen()
         self._watchdog.start()
         await self._heartbeat.start()
+        self._stop_listening = self._backend.listeners.listen(self._steer_hint, STEER)
         if self._shared:
             await self._backend.watch()
             await self.leases.start_looking_for_cancels()
@@ -367,6 +411,7 @@ class Worker:
     async def _stop(self, drain: float, grace: float) -> ExitCode:
         await asyncio.gather(self.leases.stop(SERVICES), self._queue.gate_sweep.stop(SERVICES))
         self._watchdog.stop()
+        self._stop_listening()
         if not await self.until_idle(0.0 if self._hurried else drain):
             self.hurry()
             await self.until_idle(grace)
