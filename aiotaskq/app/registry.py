@@ -323,8 +323,9 @@ class Registry(ABC):
 
         Names: pushed, started, completed, retried, failed, cancelled, expired, released, lost, timeout, unknown, fired,
         skipped, disabled, stalled (a task blocked the event loop; listen before the workers start), exhausted (all
-        slots are held by handlers that go on after their timeout), group_progress and group_ended (its ``group``: each
-        time that members of a group have ended). Raises ValidationError for another name.
+        slots are held by handlers that go on after their timeout), quieted, woken, resized (the worker here),
+        group_progress and group_ended (its ``group``: each time that members of a group have ended). Raises
+        ValidationError for another name.
         """
         if listener is None:
             return lambda function: self.on(event, function)

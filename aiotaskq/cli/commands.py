@@ -23,6 +23,7 @@ COMMANDS = {
     "run": tr("Run workers and the scheduler of your application."),
     "push": tr("Push one task."),
     "stats": tr("Count tasks by queue and status."),
+    "history": tr("Show what workers did, in counts and percentiles."),
     "web": tr("Serve the dashboard and the operations API."),
     "check": tr("Check that tasks and schedules are processed."),
     "doctor": tr("Print versions, store and settings for a bug report."),
@@ -33,7 +34,7 @@ COMMANDS = {
 GROUPS = {
     "tasks": tr("List, show, retry, rerun, cancel and delete tasks."),
     "schedules": tr("List, show, add, pause, resume, fire and delete schedules."),
-    "workers": tr("List the workers, and what runs where."),
+    "workers": tr("List, show, quiet, wake and resize workers."),
     "store": tr("List, read, set and delete public values."),
     "queues": tr("List, pause and resume queues."),
     "limits": tr("List, set, close and open limits, rates and fair shares."),

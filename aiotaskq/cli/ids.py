@@ -46,6 +46,20 @@ async def group_id_of(tq: TaskQ, text: str) -> str:
     return text
 
 
+async def worker_id_of(tq: TaskQ, text: str) -> str:
+    """Return the id of the worker that has this id, or of the only one whose id begins so.
+
+    Raises NotFound, which lists the matches if there are several; NotSupported where there is no registry.
+    """
+    ids = [worker.owner for worker in await tq.workers.list()]
+    found = [each for each in ids if text and each.startswith(text)]
+    if text in ids or not found:
+        return text
+    if len(found) > 1:
+        raise _ambiguous(marked("{text}: several workers' ids begin with it: {ids}; type more of one"), text, found)
+    return found[0]
+
+
 async def schedule_id_of(tq: TaskQ, text: str) -> str:
     """Return the id of the schedule that has this id, or else this name, or else is the only one whose id begins so.
 

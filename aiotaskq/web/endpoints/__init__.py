@@ -11,6 +11,7 @@ from aiotaskq.web.endpoints.limits import limits
 from aiotaskq.web.endpoints.schedules import schedules
 from aiotaskq.web.endpoints.tasks import queues, tasks
 from aiotaskq.web.endpoints.values import values
+from aiotaskq.web.endpoints.workers import history, workers
 from aiotaskq.web.operation import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -18,6 +19,8 @@ OPERATIONS: tuple[Operation, ...] = (
     *queues.all,
     *groups.all,
     *limits.all,
+    *workers.all,
+    *history.all,
     *schedules.all,
     *values.all,
     *health.all,
