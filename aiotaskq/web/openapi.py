@@ -12,7 +12,14 @@ from aiotaskq.core.validation import MAX_ID, MAX_KEY, MAX_NAME
 from aiotaskq.web.operation import JSON, Operation
 from aiotaskq.web.problem_details import MEDIA_TYPE, Problem, make_problem
 
-_PATH = {"task_id": MAX_ID, "schedule_id": MAX_ID, "group_id": MAX_ID, "queue": MAX_NAME, "key": MAX_KEY}
+_PATH = {
+    "task_id": MAX_ID,
+    "schedule_id": MAX_ID,
+    "group_id": MAX_ID,
+    "queue": MAX_NAME,
+    "worker_id": MAX_NAME,
+    "key": MAX_KEY,
+}
 _NO_CONTROL = "^[^\\u0000-\\u001f\\u007f]+$"
 _WORDS = {
     400: ("NotJson", "body: JSON is malformed"),

@@ -63,7 +63,9 @@ def _view(info: Any) -> dict[str, Any]:
     return {"id": info.owner, **{name: getattr(info, name) for name in names}, **times}
 
 
-@workers("GET", "/workers", Success(200, "The earliest start first", WorkerPage, {"workers": [EXAMPLE]}))
+@workers(
+    "GET", "/workers", Success(200, "The earliest start first", WorkerPage, {"workers": [EXAMPLE]}), problems=(501,)
+)
 async def list_workers(call: Call) -> ApiResponse:
     """List the workers of the store; 501 where it has no registry of them."""
     return respond(WorkerPage([WorkerView(**_view(each)) for each in await call.tq.workers.list()]))
@@ -71,53 +73,53 @@ async def list_workers(call: Call) -> ApiResponse:
 
 @workers(
     "GET",
-    "/workers/{id}",
+    "/workers/{worker_id}",
     Success(200, "The worker", WorkerDetail, {**EXAMPLE, "tasks": [RUN]}),
-    problems=(404,),
+    problems=(404, 501),
 )
 async def get_worker(call: Call) -> ApiResponse:
     """Show one worker, and the tasks that it runs, or has claimed to run next."""
-    info = await call.tq.workers.get(call.path["id"])
+    info = await call.tq.workers.get(call.path["worker_id"])
     tasks = await call.tq.workers.tasks(info.owner)
     runs = [RunView(task.task_id, task.type, to_iso(task.began_at)) for task in tasks]
     return respond(WorkerDetail(**_view(info), tasks=runs))
 
 
-@workers("POST", "/workers/quiet", Success(200, "Asked of all", SteeredView, {"workers": 3}))
+@workers("POST", "/workers/quiet", Success(200, "Asked of all", SteeredView, {"workers": 3}), problems=(501,))
 async def quiet_workers(call: Call) -> ApiResponse:
     """Let all workers claim nothing more, and go on with what they run."""
     return respond(SteeredView(await call.tq.workers.quiet()))
 
 
-@workers("POST", "/workers/wake", Success(200, "Asked of all", SteeredView, {"workers": 3}))
+@workers("POST", "/workers/wake", Success(200, "Asked of all", SteeredView, {"workers": 3}), problems=(501,))
 async def wake_workers(call: Call) -> ApiResponse:
     """Let all workers claim again."""
     return respond(SteeredView(await call.tq.workers.wake()))
 
 
-@workers("POST", "/workers/{id}/quiet", Success(200, "Asked", SteeredView, {"workers": 1}), problems=(404,))
+@workers("POST", "/workers/{worker_id}/quiet", Success(200, "Asked", SteeredView, {"workers": 1}), problems=(404, 501))
 async def quiet_worker(call: Call) -> ApiResponse:
     """Let a worker claim nothing more, and go on with what it runs."""
-    return respond(SteeredView(await call.tq.workers.quiet(call.path["id"])))
+    return respond(SteeredView(await call.tq.workers.quiet(call.path["worker_id"])))
 
 
-@workers("POST", "/workers/{id}/wake", Success(200, "Asked", SteeredView, {"workers": 1}), problems=(404,))
+@workers("POST", "/workers/{worker_id}/wake", Success(200, "Asked", SteeredView, {"workers": 1}), problems=(404, 501))
 async def wake_worker(call: Call) -> ApiResponse:
     """Let a quiet worker claim again."""
-    return respond(SteeredView(await call.tq.workers.wake(call.path["id"])))
+    return respond(SteeredView(await call.tq.workers.wake(call.path["worker_id"])))
 
 
 @workers(
     "POST",
-    "/workers/{id}/resize",
+    "/workers/{worker_id}/resize",
     Success(200, "Asked", WorkerView, {**EXAMPLE, "wanted_concurrency": 4}),
     body=ResizeBody,
     example={"concurrency": 4},
-    problems=(404,),
+    problems=(404, 501),
 )
 async def resize_worker(call: Call) -> ApiResponse:
     """Let a worker have so many slots until it ends; tasks that run go on, also where they are more."""
-    return respond(WorkerView(**_view(await call.tq.workers.resize(call.path["id"], call.body.concurrency))))
+    return respond(WorkerView(**_view(await call.tq.workers.resize(call.path["worker_id"], call.body.concurrency))))
 
 
 @history(
