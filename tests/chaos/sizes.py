@@ -25,7 +25,7 @@ WHERE: dict[Scenario, tuple[str, ...]] = {
     scenarios.cut_short: EVERYWHERE,
     scenarios_limits.limits: EVERYWHERE,
     scenarios_limits.rates: EVERYWHERE,
-    scenarios_groups.groups: SQL,
+    scenarios_groups.groups: EVERYWHERE,
     scenarios_groups.debounced: EVERYWHERE,
     scenarios_groups.batches: EVERYWHERE,
     scenarios_store.mixed: EVERYWHERE,

@@ -312,7 +312,7 @@ async def _wipe(backend: Backend) -> None:
 
 @pytest.mark.no_cover  # many examples of the same lines
 @pytest.mark.timeout(120 * SOAK)
-@pytest.mark.parametrize("name", [name for name in STORES if name not in ("redis", "postgresql_jit")])
+@pytest.mark.parametrize("name", [name for name in STORES if name != "postgresql_jit"])
 def test_any_graph_ends_as_in_the_model(name: str) -> None:
     with opened_store(name) as (runner, store):
 
