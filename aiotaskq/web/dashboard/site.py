@@ -20,6 +20,7 @@ from aiotaskq.web.access import TokenCheck, is_same_origin
 from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.actions import actions
 from aiotaskq.web.dashboard.assets import asset
+from aiotaskq.web.dashboard.counts import Counts
 from aiotaskq.web.dashboard.live import Live
 from aiotaskq.web.dashboard.pages import MENU, pages
 from aiotaskq.web.dashboard.render import render
@@ -72,6 +73,7 @@ class Dashboard:
         self._token = token
         self._tokens = TokenCheck(token) if tokens is None and token is not None else tokens
         self._clock = SystemClock()
+        self._counts = Counts(tq)
         self._live = Live(self._rendered)
 
     async def respond(self, request: Request) -> Reply:
@@ -123,6 +125,7 @@ class Dashboard:
         view = View(
             tq=self._tq,
             words=words,
+            counts=self._counts,
             query={},
             now=now,
             show_args=self._show_args,
@@ -181,6 +184,7 @@ class Dashboard:
         return View(
             tq=self._tq,
             words=words,
+            counts=self._counts,
             query={},
             now=self._tq.queue.clock.now(),
             show_args=False,
@@ -255,6 +259,7 @@ class Dashboard:
             kept = [(name, each) for name, all in form.items() for each in all if name not in ("form_token", "sure")]
             data = {"question": answer, "action": action.name, "fields": kept}
             return page_reply(render("question", self._context(view, None) | {"data": data}))
+        self._counts.forget()
         self._audit(action, answer, actor, now)
         return redirect(answer.page, session.message_cookie(answer.message, secure=request.secure))
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.web.dashboard.counts import Counts
 from aiotaskq.web.dashboard.session import Message, Preferences
 from aiotaskq.web.dashboard.words import Words
 from aiotaskq.web.problem_details import ProblemError
@@ -22,6 +23,7 @@ class View:
 
     tq: TaskQ
     words: Words
+    counts: Counts
     query: Mapping[str, str]
     now: int
     """Microseconds UTC."""

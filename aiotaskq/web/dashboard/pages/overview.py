@@ -32,7 +32,8 @@ class Overview(msgspec.Struct, kw_only=True):
 @pages("", marked("Overview"))
 async def overview(view: View) -> Overview:
     """Read the counts and what needs attention."""
-    stats = await view.tq.stats()
+    counted = await view.counts.get()
+    stats = counted.stats
     failed = await view.tq.find(status="failed", limit=RECENT) if stats.counts.get("failed") else []
     return Overview(
         counts=stats.counts,

@@ -37,5 +37,6 @@ def queue_rows(stats: Stats) -> list[QueueRow]:
 @pages("queues", marked("Queues"))
 async def queues(view: View) -> Queues:
     """Read what each queue holds."""
-    stats = await view.tq.stats()
+    counted = await view.counts.get()
+    stats = counted.stats
     return Queues(queue_rows(stats), stats.oldest_age)

@@ -44,7 +44,8 @@ def filters_of(view: View) -> dict[str, Any]:
 async def tasks(view: View) -> TaskRows:
     """Read one page of tasks."""
     where = filters_of(view)
-    stats = await view.tq.stats()
+    counted = await view.counts.get()
+    stats = counted.stats
     found = await view.tq.find(**where, limit=ROWS + 1, after=view.text("after"))
     return TaskRows(
         tasks=[task_view(each, one=False, show=False) for each in found[:ROWS]],

@@ -1,0 +1,70 @@
+"""Counts of tasks for the pages: read anew while that is cheap, else kept for a while and marked as approximate."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.task import SECOND
+from aiotaskq.errors import AiotaskqError
+from aiotaskq.log import log
+from aiotaskq.runtime.queue.operations import Stats
+
+CHEAP = 20_000
+"""Microseconds: counts that take no longer are read for each page."""
+SHARE = 50
+"""Counts that take longer are kept for so many times as long as reading them took."""
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """Counts, and whether they may have changed since."""
+
+    stats: Stats
+    approximate: bool
+
+
+class Counts:
+    """The counts of one task queue. One read at a time, however many pages want them."""
+
+    def __init__(self, tq: TaskQ) -> None:
+        self._tq = tq
+        self._clock = SystemClock()
+        self._last: Stats | None = None
+        self._read_at = 0  # ticks
+        self._took = 0  # microseconds
+        self._reading: asyncio.Task[Stats] | None = None
+
+    async def get(self) -> Counted:
+        """Return the counts; only the first call, and one after a pause, waits where reading takes long."""
+        age = self._clock.ticks() - self._read_at
+        if self._last is None or self._took <= CHEAP or age > 10 * SHARE * self._took + SECOND:
+            return Counted(await asyncio.shield(self._read()), False)
+        if age > SHARE * self._took:
+            self._read()
+        return Counted(self._last, True)
+
+    def forget(self) -> None:
+        """Read anew for the next page: something was changed."""
+        self._last = None
+
+    def _read(self) -> asyncio.Task[Stats]:
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._measure(), name="aiotaskq-dashboard-counts")
+            self._reading.add_done_callback(_log_failure)
+        return self._reading
+
+    async def _measure(self) -> Stats:
+        began = self._clock.ticks()
+        found = await self._tq.stats()
+        self._last, self._read_at = found, self._clock.ticks()
+        self._took = self._read_at - began
+        return found
+
+
+def _log_failure(reading: asyncio.Task[Stats]) -> None:
+    # A page that waits for it reports the error, too; one that shows older counts does not.
+    if not reading.cancelled() and isinstance(error := reading.exception(), AiotaskqError):
+        log.debug("dashboard: counts were not read: {}", error)
