@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import math
+from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -15,7 +16,7 @@ from aiotaskq.cli.output import echo, echo_json, echo_table
 from aiotaskq.cli.store_access import instant, with_tq
 from aiotaskq.cli.times import Utc, duration, read_since
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.history import MINUTE, WIDTHS, Period, Sums
+from aiotaskq.core.history import Period, Sums
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.task import SECOND
 
@@ -65,10 +66,8 @@ def _columns(found: list[Period], begin: datetime, now: int) -> list[Column]:
         rows.setdefault((period.queue, period.type, period.kind), []).append(period)
     keys = sorted(rows)
     totals = [_total(rows[key]) for key in keys]
-    # As the periods are: what is left of older time has longer ones.
-    span = (to_datetime(now) - begin) / timedelta(microseconds=1) / SECOND
-    step = max(max(period.seconds for period in found), next((w for w in WIDTHS if w * POINTS >= span), WIDTHS[-1]))
-    step = max(MINUTE, step if step * POINTS >= span else int(span / POINTS) + 1)
+    span = (to_datetime(now) - begin).total_seconds()
+    step = max(max(period.seconds for period in found), math.ceil(span / POINTS))
     return [
         Column(header=QUEUE, cells=[key[0] for key in keys], least=8, rank=1),
         Column(header=TYPE, cells=[key[1] for key in keys], least=12),

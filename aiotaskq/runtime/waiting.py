@@ -55,7 +55,9 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     ahead: int | None = None
     """How many tasks of its queue are pending, itself included; of a ready task only."""
     workers: int | None = None
-    """How many workers claim from its queue; of a ready task only, None where the store has no registry."""
+    """How many workers claim from its queue, without quiet ones; of a ready task only.
+
+    None where the store has no registry."""
     slots: int | None = None
     """How many tasks these run at a time."""
     busy: int | None = None
@@ -113,7 +115,8 @@ async def _ready(store: Store, task: Task, now: int) -> Waiting:
     if registry is None:
         return Waiting(reason="ready", ahead=ahead)
     alive = [each for each in await registry.all() if each.lease_until > now]
-    workers = [each for each in alive if each.queues is None or task.queue in each.queues]
+    awake = [each for each in alive if not each.quiet]
+    workers = [each for each in awake if each.queues is None or task.queue in each.queues]
     return Waiting(
         reason="ready",
         ahead=ahead,

@@ -13,6 +13,7 @@ from aiotaskq.app.handle import TaskCall
 from aiotaskq.core.task import SECOND
 from aiotaskq.runtime.waiting import Waiting, waiting
 from tests.support.backends import sqlite
+from tests.support.rows import worker_info
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -55,6 +56,19 @@ async def test_a_ready_task_waits_for_a_worker(tq: TaskQ) -> None:
     assert (found.reason, found.ahead, found.workers) == ("ready", 2, None if tq.url == "memory://" else 0)
     await tq.cancel(first)
     assert await waiting(tq.queue, await tq.get(first)) is None
+
+
+async def test_a_quiet_worker_claims_nothing_that_waits(tq: TaskQ) -> None:
+    registry = tq.queue.backend.workers
+    if registry is None:
+        assert tq.url == "memory://"
+        return
+    task_id, now = await pushed(tq, "plain"), tq.queue.clock.now()
+    await registry.register(worker_info("a", lease_until=now + 60 * SECOND, concurrency=3))
+    await registry.register(worker_info("b", lease_until=now + 60 * SECOND, concurrency=4))
+    assert ((await why(tq, task_id)).workers, (await why(tq, task_id)).slots) == (2, 7)
+    await tq.workers.quiet("a")
+    assert ((await why(tq, task_id)).workers, (await why(tq, task_id)).slots) == (1, 4)
 
 
 async def test_a_delay_and_a_retry_have_a_time(tq: TaskQ) -> None:
