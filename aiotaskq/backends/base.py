@@ -367,8 +367,8 @@ class Backend(ABC):
         """Delete up to ``limit`` *final* tasks that match; return how many."""
 
     @abstractmethod
-    async def delete(self, ids: Sequence[str]) -> int:
-        """Delete tasks, whatever their status; return how many there were."""
+    async def delete(self, ids: Sequence[str], *, ended: bool = False) -> int:
+        """Delete tasks, whatever their status, or with ``ended`` only final ones; return how many were deleted."""
 
     @abstractmethod
     async def set_paused(self, queue: str, paused: bool) -> None:

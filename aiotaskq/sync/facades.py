@@ -66,6 +66,7 @@ class Operations(Facade[Any]):
     find = blocking(AsyncOperations.find, at_once=True)
     cancel = blocking(AsyncOperations.cancel, at_once=True)
     cancel_many = blocking(AsyncOperations.cancel_many)
+    delete = blocking(AsyncOperations.delete, at_once=True)
     retry_many = blocking(AsyncOperations.retry_many)
     purge = blocking(AsyncOperations.purge, at_once=True)
     count = blocking(AsyncOperations.count, at_once=True)
@@ -95,6 +96,7 @@ class Queue(Operations):
     get_queue_size = blocking(AsyncQueue.get_queue_size, at_once=True)
     is_empty = blocking(AsyncQueue.is_empty, at_once=True)
     retry = blocking(AsyncQueue.retry, at_once=True)
+    edit = blocking(AsyncQueue.edit, at_once=True)
     wait_for_end = blocking(AsyncQueue.wait_for_end)
 
 

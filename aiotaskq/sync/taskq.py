@@ -313,6 +313,7 @@ class TaskQ(Operations):
     groups = blocking(AsyncTaskQ.groups)
     handle = direct(AsyncTaskQ.handle, _handle)
     retry = blocking(AsyncTaskQ.retry, _handle)
+    edit = blocking(AsyncTaskQ.edit, _handle)
     health = blocking(AsyncTaskQ.health)
     invalid_rows = reading(AsyncTaskQ.invalid_rows)
 

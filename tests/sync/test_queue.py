@@ -132,6 +132,7 @@ def test_what_never_waits_in_memory_needs_no_loop(
         assert queue.get(ids[0]).status is Status.PENDING
         assert [queue.cancel(task_id) for task_id in ids] == [True] * 6
         assert queue.retry(ids[0]).status is Status.PENDING
+        assert queue.edit(ids[0], max_retries=1).max_retries == 1
         assert len(queue.find(status="cancelled")) == queue.count(status="cancelled") == queue.purge() == 5
         assert queue.stats().ready == queue.get_queue_size() == 2
         while queue.pop_task(0) is not None:

@@ -83,6 +83,9 @@ def test_push_run_and_operate(tq: aiotaskq.sync.TaskQ) -> None:
         assert tq.stats().paused == tq.queue.paused() == tq.paused() == ["default"]
         assert tq.retry(later.task_id).status() is Status.PENDING and tq.cancel(later.task_id)
         tq.resume()
+        gone = tq.push("double", {"n": 1}, delay=60)
+        assert tq.edit(gone.task_id, priority=4).task().priority == 4 and gone.cancel()
+        tq.delete(gone.task_id)
         assert tq.get(later.task_id).status is Status.CANCELLED
         assert [task.task_id for task in tq.find(status="cancelled")] == [later.task_id]
         assert tq.stats().counts["completed"] == tq.count(status="completed") == tq.queue.count(status="completed") == 6

@@ -305,3 +305,28 @@ async def test_limits_are_listed_and_changed(ask: Ask, tq: TaskQ) -> None:
     assert (await ask.post("limits/openai/open")).json()["closed_until"] is None
     assert (await ask.post("limits/openai/reset")).json()["fixed"] is False
     assert [each["key"] for each in (await ask.get("limits")).json()["limits"]] == ["openai"]
+
+
+async def test_a_pending_task_is_edited(ask: Ask, tq: TaskQ) -> None:
+    task_id = (await tq.push("greet", {"name": "you"}, delay=3600, timeout=5)).task_id
+    due = "2099-01-31T08:00:00+00:00"
+    body = {"params": {"name": "me"}, "priority": -2, "queue": "mail", "at": due, "max_retries": 0, "timeout": None}
+    changed = await ask.patch(f"tasks/{task_id}", json=body)
+    assert (changed.status_code, changed.json()["run_at"]) == (200, "2099-01-31T08:00:00Z")
+    task = await tq.get(task_id)
+    assert (task.params, task.priority, task.queue) == ({"name": "me"}, -2, "mail")
+    assert (task.max_retries, task.timeout) == (0, None)
+    refused(await ask.patch(f"tasks/{task_id}", json={"params": {"age": 1}}), 422, "ValidationError", "params")
+    refused(await ask.patch(f"tasks/{task_id}", json={}), 422, "ValidationError", "give one of")
+    refused(await ask.patch(f"tasks/{task_id}", json={"status": "failed"}), 422, "ValidationError")
+    refused(await ask.patch("tasks/none", json={"priority": 1}), 404, "NotFound")
+    await tq.cancel(task_id)
+    refused(await ask.patch(f"tasks/{task_id}", json={"priority": 1}), 409, "TaskConflict", "only pending")
+
+
+async def test_an_ended_task_is_deleted(ask: Ask, tq: TaskQ) -> None:
+    task_id = (await tq.push("greet", {"name": "you"})).task_id
+    refused(await ask.delete(f"tasks/{task_id}"), 409, "TaskConflict", "only ended tasks are deleted")
+    await tq.cancel(task_id)
+    assert (await ask.delete(f"tasks/{task_id}")).status_code == 204
+    refused(await ask.delete(f"tasks/{task_id}"), 404, "NotFound")

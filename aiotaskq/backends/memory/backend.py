@@ -271,10 +271,12 @@ class MemoryBackend(DirectBackend):
         with self._lock:
             return await self.delete([i for i in self._ended if matches(self._tasks[i], where)][:limit])
 
-    async def delete(self, ids: Sequence[str]) -> int:
+    async def delete(self, ids: Sequence[str], *, ended: bool = False) -> int:
         deleted = 0
         with self._lock:
             for task_id in ids:
+                if ended and ((found := self._tasks.get(task_id)) is None or not found.final):
+                    continue
                 if (row := self._tasks.pop(task_id, None)) is not None:
                     self._leave(row)
                     self.queue.end(row)

@@ -309,11 +309,11 @@ class RedisBackend(Backend):
                 deleted += more
         return deleted
 
-    async def delete(self, ids: Sequence[str]) -> int:
+    async def delete(self, ids: Sequence[str], *, ended: bool = False) -> int:
         deleted = 0
         for start in range(0, len(ids), READ):
             part = ids[start : start + READ]
-            more, later, *followed = await self._redis.run(scripts.DELETE, next_seq(0), *part)
+            more, later, *followed = await self._redis.run(scripts.DELETE, next_seq(0), int(ended), *part)
             deleted += more
             if later:
                 self.listeners.notify(GATES)

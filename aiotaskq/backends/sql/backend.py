@@ -347,7 +347,9 @@ class SqlBackend(Backend):
     async def purge(self, where: TaskFilter, limit: int) -> int:
         return await self.database.write(lambda c: tasks_sql.purge(c, where, limit))
 
-    async def delete(self, ids: Sequence[str]) -> int:
+    async def delete(self, ids: Sequence[str], *, ended: bool = False) -> int:
+        if ended:  # these hold no slot, and no other task waits for them
+            return await self.database.write(lambda c: tasks_sql.delete_ended(c, ids))
         deleted, *_ = await self.gates.write(lambda c, touched: tasks_sql.delete_tasks(c, ids, touched))
         return deleted
 

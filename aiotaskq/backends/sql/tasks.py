@@ -368,6 +368,11 @@ def delete_tasks(connection: Connection, ids: Sequence[str], touched: Touched) -
     return deleted
 
 
+def delete_ended(connection: Connection, ids: Sequence[str]) -> int:
+    final = c.status.in_([str(status) for status in FINAL])
+    return sum(connection.execute(delete(TASKS).where(c.task_id.in_(part), final)).rowcount for part in chunks(ids))
+
+
 def set_paused(connection: Connection, queue: str, paused: bool) -> bool:
     """Pause or resume a queue, and return whether there are gates."""
     if not insert_new(connection, QUEUES, ("name", "paused"), [(queue, paused)]):

@@ -19,6 +19,7 @@ from aiotaskq.core.validation import check_seconds
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log
 from aiotaskq.runtime.events import Events
+from aiotaskq.runtime.queue.edits import Edits
 
 PURGE_CHUNK = 1_000  # rows deleted in one transaction
 RETRY_CHUNK = 500  # tasks put back, or cancelled, in one transaction
@@ -30,6 +31,7 @@ class Operated(Protocol):
     backend: Backend
     clock: Clock
     events: Events
+    edits: Edits
 
     async def read(self, task_id: str) -> Task | None:
         """Return a task by id, None if there is none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, Unpack
 
 import msgspec
 
@@ -28,6 +28,7 @@ from aiotaskq.runtime.queue.bulk import (
     retry_all,
     task_filter,
 )
+from aiotaskq.runtime.queue.edits import TaskChanges
 
 Retried_co = TypeVar("Retried_co", covariant=True)
 
@@ -148,6 +149,27 @@ class Operations(ABC, Generic[Retried_co]):
             raise TaskConflict(f"task {printable(task_id)} changed meanwhile, or a newer task holds its unique key")
         log.task("retry", after)
         return self._retried(after)
+
+    async def edit(self, task_id: str, **changes: Unpack[TaskChanges]) -> Retried_co:
+        """Change a pending task that is not claimed meanwhile; what is left out stays, also its keys and its expiry.
+
+        Changes: ``params`` (all of them; checked by the registered handler, as at a push), ``priority``, ``queue``,
+        ``at`` (epoch seconds or an aware datetime) or ``delay`` (seconds from now) until it is due, ``max_retries`` and
+        ``timeout`` (None for that of the handler). New params have the gates that the type declares for them.
+
+        Raises ValidationError (also for params of a task with gates that its type does not declare here), NotFound, and
+        TaskConflict if it is not pending, waits for the tasks before it in its workflow, or has changed meanwhile.
+        """
+        return self._retried(await self._operated.edits.edit(await self.get(task_id), changes))
+
+    async def delete(self, task_id: str) -> None:
+        """Delete one ended task. Raises NotFound, and TaskConflict for a task that has not ended: cancel it first."""
+        if not await self._operated.backend.delete([task_id], ended=True):
+            task = await self.get(task_id)
+            raise TaskConflict(
+                f"task {printable(task_id)} is {task.status}; only ended tasks are deleted, cancel it first"
+            )
+        log.debug("delete task {}", printable(task_id))
 
     async def retry_many(
         self,

@@ -32,6 +32,7 @@ from aiotaskq.runtime.owner import fresh_owner
 from aiotaskq.runtime.queue.capacity import Capacity
 from aiotaskq.runtime.queue.claims import Claims, Taker, willing
 from aiotaskq.runtime.queue.debounced import Debounced
+from aiotaskq.runtime.queue.edits import Edits
 from aiotaskq.runtime.queue.expired_keys import expired_conflicts
 from aiotaskq.runtime.queue.followed import FollowedEvents
 from aiotaskq.runtime.queue.gate_sweep import GateSweep
@@ -106,7 +107,9 @@ class Queue(Operations[Task]):
         """Its popped tasks that are not settled."""
         self.step_log = StepLog()
         self.known_ids = KnownIds(backend, clock, self.add, self._pushed)
-        self.debounced = Debounced(backend, clock, self._updates.add if backend.grouped else backend.update)
+        update = self._updates.add if backend.grouped else backend.update
+        self.debounced = Debounced(backend, clock, update)
+        self.edits = Edits(clock, update, prepare=prepare, gated=gated, check=self._check_pushed)
         self.groups = GroupVerbs(
             self, self.capacity, self._pushed, self._followed, self._check_pushed, self._waiters, self._poll_interval
         )

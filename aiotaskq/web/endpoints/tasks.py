@@ -25,6 +25,7 @@ from aiotaskq.web.schemas import (
     TaskState,
     TaskView,
 )
+from aiotaskq.web.task_changes import EditBody, change_task
 from aiotaskq.web.views import body_options, task_view
 
 tasks = Operations("aiotaskq tasks")
@@ -223,6 +224,32 @@ async def show_task(call: Call) -> ApiResponse:
     """Show a task; with params and result where the host allows it."""
     task = await call.tq.get(check_key("task_id", call.path["task_id"], MAX_ID))
     return respond(task_view(task, one=True, show=call.policy.show_args))
+
+
+@tasks(
+    "PATCH",
+    "/tasks/{task_id}",
+    Success(200, "The changed task", TaskView, VIEW | {"status": "pending", "error": None, "attempts": []}),
+    body=EditBody,
+    example={"priority": -1, "delay": 0.0},
+    problems=(404, 409),
+)
+async def edit_task(call: Call) -> ApiResponse:
+    """Change a pending task; 409 if it is not pending, waits for other tasks, or has changed meanwhile.
+
+    The params are checked by the handler where it is registered. New params have the gates that the type declares for
+    them; 422 where the type of a task with gates is not registered.
+    """
+    task_id = check_key("task_id", call.path["task_id"], MAX_ID)
+    await change_task(call.tq, task_id, call.body)
+    return respond(task_view(await call.tq.get(task_id), one=True, show=call.policy.show_args))
+
+
+@tasks("DELETE", "/tasks/{task_id}", Success(204, "Deleted"), problems=(404, 409))
+async def delete_task(call: Call) -> ApiResponse:
+    """Delete an ended task; 409 if it has not ended."""
+    await call.tq.delete(check_key("task_id", call.path["task_id"], MAX_ID))
+    return respond(status=204)
 
 
 @queues(

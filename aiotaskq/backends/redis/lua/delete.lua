@@ -1,5 +1,6 @@
--- ARGV: now, then ids. Returns how many rows there were, and 1 if the time has changed at which a gate may let a row
--- pass; then what has followed for groups, if any of the rows was in one: see groups.lua.
+-- ARGV: now, 1 if only ended rows are deleted, then ids. Returns how many rows were deleted, and 1 if the time has
+-- changed at which a gate may let a row pass; then what has followed for groups, if any of the rows was in one: see
+-- groups.lua.
 -- include: base
 -- include: gate
 -- include: gates
@@ -10,11 +11,11 @@
 -- include: when_full
 
 local deleted, ids = 0, {}
-for i = 2, #ARGV do ids[i - 1] = ARGV[i] end
+for i = 3, #ARGV do ids[i - 2] = ARGV[i] end
 load_states(ids)
 for _, id in ipairs(ids) do
-  if states[id] then
-    local row = parse(states[id])
+  local row = states[id] and parse(states[id])
+  if states[id] and not (ARGV[2] == '1' and row and LIVE[row.status]) then
     if row then remove(id, row, tonumber(ARGV[1])) else set_state(id, false) end
     deleted = deleted + 1
   end

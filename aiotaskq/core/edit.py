@@ -1,0 +1,86 @@
+"""What a pending task becomes when an operator edits it: its params, queue, priority, due time, retries or timeout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+from msgspec.structs import replace
+
+from aiotaskq.core.errors import TaskConflict, ValidationError
+from aiotaskq.core.gate import Flow
+from aiotaskq.core.parking import parked
+from aiotaskq.core.task import PENDING, Task
+
+
+class Edit(TypedDict, total=False):
+    """New values of fields of a pending task, already checked; what is absent stays."""
+
+    params: dict[str, Any]
+    priority: int
+    queue: str
+    due: int
+    """Microseconds UTC."""
+    max_retries: int
+    timeout: float | None
+
+
+def check_editable(task: Task) -> None:
+    """Raise TaskConflict if the task is not pending, waits for other tasks, or cannot be read."""
+    if task.status is not PENDING:
+        raise TaskConflict(f"task {task.task_id!r} is {task.status}; only pending tasks are edited")
+    if task.waits:
+        raise TaskConflict(f"task {task.task_id!r} waits for the tasks before it; edit it when they have ended")
+    if task.undecodable is not None:
+        raise TaskConflict(f"task {task.task_id!r} cannot be read ({task.undecodable}); cancel it")
+
+
+def edited(task: Task, edit: Edit, gated: Callable[[Task], Task]) -> Task:
+    """Return the task with the new values; its fence rises, so that of two edits of what was read one does not hold.
+
+    ``gated`` returns a task without gates with those of its type. With a new due time, another queue or other gates a
+    task parks at its first gate again, so that it holds no slot while it waits. Raises ValidationError for new params
+    of a task whose gates are not those that its type declares here: nothing says which gates the new params have.
+    """
+    params = edit.get("params", task.params)
+    flow = task.flow if params == task.params else _flow(task, params, gated)
+    after = replace(
+        task,
+        params=dict(params),  # a new object, since the timeout is stored beside the params
+        priority=edit.get("priority", task.priority),
+        queue=edit.get("queue", task.queue),
+        max_retries=edit.get("max_retries", task.max_retries),
+        timeout=edit.get("timeout", task.timeout),
+        flow=flow,
+        fence=task.fence + 1,
+        coded=None,
+    )
+    due = edit.get("due", task.due)
+    if flow is task.flow and (due, after.queue) == (task.due, task.queue):
+        return after
+    after = replace(after, run_at=due, due_at=None, gate=None)
+    return after if flow is None else parked(after, due)
+
+
+def _flow(task: Task, params: dict[str, Any], gated: Callable[[Task], Task]) -> Flow | None:
+    """Return the flow of the task with new params: the gates of these, and else what it was."""
+    bare = replace(task, flow=None, gate=None, run_at=task.due, due_at=None)
+    declared = gated(bare).flow
+    if _keys(task.flow) != _keys(declared):
+        raise ValidationError(
+            f"params: the gates of task {task.task_id!r} are not those that {task.type!r} declares here, so those of "
+            "the new params are not known; cancel it, and push another task"
+        )
+    new = gated(replace(bare, params=params)).flow
+    if _gates(new) == _gates(task.flow):
+        return task.flow
+    new = new or Flow()
+    return replace(task.flow or Flow(), gates=new.gates, weight=new.weight, weights=new.weights)
+
+
+def _keys(flow: Flow | None) -> list[str]:
+    return [] if flow is None else [key for key, _ in flow.gates]
+
+
+def _gates(flow: Flow | None) -> tuple[Any, ...]:
+    return ((), 1, ()) if flow is None else (flow.gates, flow.weight, flow.weights)

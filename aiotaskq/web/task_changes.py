@@ -1,0 +1,32 @@
+"""Tasks changed from request bodies: by the operations API and by the forms of the dashboard."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.validation import check_json
+from aiotaskq.web.schemas import Count, Instant, Name, Seconds
+from aiotaskq.web.views import body_options
+
+
+class EditBody(Struct, forbid_unknown_fields=True):
+    """Changes of a pending task; fields left out stay."""
+
+    params: Annotated[dict[str, Any], Meta(description="All of them")] | UnsetType = UNSET
+    priority: int | UnsetType = UNSET
+    queue: Name | UnsetType = UNSET
+    at: Instant | UnsetType = UNSET
+    delay: Seconds | UnsetType = UNSET
+    max_retries: Count | UnsetType = UNSET
+    timeout: Annotated[float, Meta(gt=0, description="Seconds; null is that of the handler")] | UnsetType | None = UNSET
+
+
+async def change_task(tq: TaskQ, task_id: str, body: EditBody) -> None:
+    """Change what a body sets of a pending task. Raises ValidationError, NotFound and TaskConflict."""
+    changes = body_options(body)
+    if "params" in changes:
+        check_json("params", changes["params"])
+    await tq.edit(task_id, **changes)
