@@ -81,7 +81,8 @@ def check_rows(limit: int | None, names: Sequence[str], rows: Sequence[Sequence[
 def _surely_fit(limit: int, names: Sequence[str], columns: Columns) -> bool:
     """Whether these rows fit one statement by a quick estimate, which is too high for some."""
     large = _large(tuple(names))
-    characters = sum([len(value or "") for number in large for value in columns[number]])
+    # `waits` is a text in one table and a number in another.
+    characters = sum([len(value) for number in large for value in columns[number] if type(value) is str])
     return BOUNDED * len(columns[0]) + WIDEST * characters <= _room(limit)
 
 
