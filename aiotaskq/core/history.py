@@ -130,8 +130,12 @@ def count_sorted(counts: Histogram, durations: Sequence[int]) -> None:
     """Add durations, which are in ascending order, to a histogram."""
     start, end = 0, len(durations)
     while start < end:
-        number = bucket(durations[start])
-        stop = bisect_left(durations, bounds(number)[1], start)
+        first = durations[start]
+        shift = max(first.bit_length() - 4, 0)
+        head = first >> shift
+        above = (head + 1) << shift
+        stop = end if durations[-1] < above else bisect_left(durations, above, start)
+        number = (shift << 3) + head
         counts[number] = counts.get(number, 0) + stop - start
         start = stop
 

@@ -103,22 +103,22 @@ class Tally:
             self._collect(tasks)
 
     def _collect(self, tasks: Sequence[Task]) -> None:
-        first = tasks[0]
-        begins: list[int] = [task.began_at for task in tasks]  # type: ignore[misc]  # as of all that were claimed
-        ends: list[int] = [task.ended_at for task in tasks]  # type: ignore[misc]
-        minute = begin_of(ends[0], MINUTE)
         # Nearly always they are of one type and of one minute. What is done with whole lists is much quicker.
+        first, minute = tasks[0], _minute(tasks[0])
         alike = len({task.type for task in tasks}) == 1 == len({task.queue for task in tasks})
-        if not alike or begin_of(min(ends), MINUTE) != begin_of(max(ends), MINUTE):
+        if not alike or _minute(tasks[-1]) != minute:  # they are in the order of their ends
             parts: dict[tuple[str, str, int], list[Task]] = {}
-            for task, ended in zip(tasks, ends, strict=True):
-                parts.setdefault((task.type, task.queue, begin_of(ended, MINUTE)), []).append(task)
+            for task in tasks:
+                parts.setdefault((task.type, task.queue, _minute(task)), []).append(task)
             for part in parts.values():
                 self._collect(part)
             return
-        dues = [task.run_at if task.due_at is None else task.due_at for task in tasks]
-        runs = [ended - began for ended, began in zip(ends, begins, strict=True)]
-        waits = [began - due for began, due in zip(begins, dues, strict=True)]
+        # Each has been claimed and has ended.
+        runs: list[int] = [task.ended_at - task.began_at for task in tasks]  # type: ignore[operator]
+        waits: list[int] = [
+            task.began_at - (task.run_at if task.due_at is None else task.due_at)  # type: ignore[operator]
+            for task in tasks
+        ]
         self._sums_of((minute, MINUTE, first.queue, first.type, "completed")).add_runs(runs, waits)
 
     def _sums_for(self, at: int, queue: str, type: str, kind: str) -> Sums:
@@ -131,3 +131,8 @@ class Tally:
                 self._poller.wake()
             found = self._sums[key] = Sums()
         return found
+
+
+def _minute(task: Task) -> int:
+    assert task.ended_at is not None
+    return begin_of(task.ended_at, MINUTE)
