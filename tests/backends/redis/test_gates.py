@@ -106,6 +106,23 @@ async def test_a_script_runs_as_many_commands_however_many_rows_wait(server: Val
     assert await backend.count_ready(NOW) <= 2
 
 
+async def test_gates_where_nothing_waits_are_not_looked_at(server: Valkey, backend: RedisBackend) -> None:
+    def calls() -> int:
+        stats = server.ask("INFO", "commandstats")
+        return sum(each["calls"] for name, each in stats.items() if name not in ("cmdstat_info", "cmdstat_srem"))
+
+    async def cost(gates: int) -> int:
+        """The number of commands of an update that ends a task at each gate, but for those that take its slot."""
+        await backend.push([gated(f"k{n}", Bounds(cap=1)) for n in range(gates)])
+        tasks = await backend.claim("o", NOW + SECOND, gates, lease_until=LEASE)
+        before = calls()
+        assert await backend.update([Change(task, settle(task, Completed(), NOW + SECOND)) for task in tasks])
+        return calls() - before
+
+    await cost(1)  # the server loads the scripts
+    assert await cost(10) == await cost(40)
+
+
 async def test_mending_drops_the_slot_of_a_row_that_another_program_deleted(
     server: Valkey, backend: RedisBackend, prefix: str
 ) -> None:

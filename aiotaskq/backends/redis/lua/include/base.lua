@@ -184,9 +184,10 @@ function use_gates()
   gated = {unwritten = {}, entered = {}, touched = {}, touched_at = {}, weights = {}, later = false, passed = {},
     made_due = false}
 
-  -- How rows with gates stand there, by their names without due_at: the gate (nil for none), all keys and their bounds,
-  -- the number of each key, the weight and those by key, whether one of them is a fair share, whether one has a rate,
-  -- the flow as text, and the JSON of the names. Most rows that a script meets stand alike.
+  -- How rows with gates stand there, by their names without due_at: the gate (nil for none), all keys and their bounds
+  -- (as text where there is one gate), the number of each key, the weight and those by key, whether one of them is a
+  -- fair share, whether one has a rate, the flow as text, and the JSON of the names. Most rows that a script meets
+  -- stand alike.
   local places, rated = {}, nil
   local ONE_GATE = '^{"gates":%[%["([^"\\]+)",({[^}]*})%]%]}$'  -- most flows; to decode JSON takes longer
   local ONE_GROUP = '^{"group":"([^"\\]+)"}$'
@@ -216,8 +217,8 @@ function use_gates()
     local flow = sub(tail, behind, behind + length - 1)
     local key, bounds = only_gate(flow)
     place = {
-      gate = behind > at and sub(tail, at, behind - 1), keys = {key}, bounds = {}, at = {}, weight = 1, weights = {},
-      flow = flow, names = sub(tail, behind + length), shared = false, rated = false,
+      gate = behind > at and sub(tail, at, behind - 1), keys = {key}, bounds = {}, text = bounds, at = {}, weight = 1,
+      weights = {}, flow = flow, names = sub(tail, behind + length), shared = false, rated = false,
       waits = tonumber(match(long, '^w(%d+)')),
     }
     if key then
@@ -235,7 +236,7 @@ function use_gates()
   local read_bounds = {}
   local function declared_bounds(place, number)
     if not place.bounds[number] then
-      local _, text = only_gate(place.flow)
+      local text = place.text
       read_bounds[text] = read_bounds[text] or cjson.decode(text)
       place.bounds[1] = read_bounds[text]
     end
@@ -248,7 +249,7 @@ function use_gates()
     local keys = keys_of_tail[tail]
     if not keys then
       local long, length, at = match(tail, '^(%S+) (%d+) ()')
-      local behind = at + (long == '-' and 0 or long)
+      local behind = at + (tonumber(long) or 0)
       local key = only_gate(sub(tail, behind, behind + length - 1))
       keys = key and {key} or read_place(tail).keys
       keys_of_tail[tail] = keys
@@ -376,10 +377,10 @@ function use_gates()
     if not json then
       is_rated('')
       local long, length, begin = match(tail, '^(%S+) (%d+) ()')
-      local behind = begin + (long == '-' and 0 or long)
+      local behind = begin + (tonumber(long) or 0)
       local flow = sub(tail, behind, behind + length - 1)
       if next(rated) or find(flow, '"interval"', 1, true) then claimed_rated[tail] = read_place(tail) end
-      json = place_json(long ~= '-' and sub(tail, begin, behind - 1), flow)
+      json = place_json(behind > begin and sub(tail, begin, behind - 1), flow)
       claimed_json[tail] = json
     end
     local place = claimed_rated[tail]

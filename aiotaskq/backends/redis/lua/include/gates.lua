@@ -220,16 +220,17 @@ local function gate_tools()
       end
       local interval = gate.bounds.interval
       local limit = math.min(MOST, rule.free_slots(gate.bounds, held), interval and (gate.bounds.burst or 1) or MOST)
-      local stamps, lane_of, ids = {}, {}, {}
+      local stamps, lane_of, ids, total = {}, {}, {}, nil
       if limit > 0 or now < gate.closed then
         -- One more than may pass tells when the next one may, or that there are more.
         local more = interval or limit == MOST or now < gate.closed
         stamps, lane_of = due_at(key, lanes, instant(now), more and limit + 1 or limit)
         for i = 1, #stamps do ids[i] = sub(stamps[i], 21) end
+        if not lanes[3] then total = lanes[1] and call('ZCARD', root .. gated.wait_key(key, lanes[1])) or 0 end
       end
       return {
         gate = gate, known = known, lanes = lanes, held = held, limit = limit, stamps = stamps, lane_of = lane_of,
-        ids = ids,
+        ids = ids, total = total,  -- how many rows wait, if it is known
       }
     end
 
@@ -250,10 +251,12 @@ local function gate_tools()
       end
       if damaged then return true end
       local may_be = gate.next_at or gated.entered[key] or not seen.known or seen.limit > 0 and not stamps[1]
-      local delayed = may_be and first_delayed(key, seen.lanes, instant(now))
+      local others = not seen.total or seen.total > #stamps
+      local delayed = may_be and others and first_delayed(key, seen.lanes, instant(now))
       local unstarted = bounds.interval and (call('HGET', root .. 'unstarted', key) or 0) + (gated.weights[key] or 0)
       local count = rule.admit(gate, seen.held, unstarted or 0, now, weights)
       if count > 0 then move(key, rows, count, now) end
+      if count == seen.total then set_member('waited', key, false) end
       if delayed then gate.next_at = math.min(math.max(delayed, gate.closed), gate.next_at or math.huge) end
       later = save_gate(key, gate) or later
       return seen.limit < count and count == #rows
