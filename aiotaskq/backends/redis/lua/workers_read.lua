@@ -2,7 +2,8 @@
 -- include: base
 
 local answer = {}
-local found = ARGV[1] == '' and call('HGETALL', root .. 'workers') or {ARGV[1], call('HGET', root .. 'workers', ARGV[1])}
+local owner, workers = ARGV[1], root .. 'workers'
+local found = owner == '' and call('HGETALL', workers) or {owner, call('HGET', workers, owner)}
 for i = 1, #found, 2 do
   if found[i + 1] then
     local asked = call('HMGET', root .. 'steered', found[i] .. ' quiet', found[i] .. ' slots')
