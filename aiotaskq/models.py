@@ -20,6 +20,7 @@ __all__ = [
     "LongText",
     "MemberRow",
     "Name",
+    "NoteRow",
     "PublicValue",
     "QueueState",
     "SchedulerTask",
@@ -267,6 +268,21 @@ class HistoryRow(Base):
     # The histograms of run times and waits, as `bucket:count`, divided by blanks.
     runs: Mapped[str | None] = mapped_column(LongText)
     waits: Mapped[str | None] = mapped_column(LongText)
+
+
+class NoteRow(Base):
+    """A row of ``aiotaskq_note``: a note of a task; see ``core.notes.Note``."""
+
+    __tablename__ = "aiotaskq_note"
+
+    task_id: Mapped[str] = mapped_column(Name(36), primary_key=True)
+    n: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    # In microseconds UTC.
+    at: Mapped[int] = mapped_column(BigInteger)
+    kind: Mapped[str] = mapped_column(Name(20))
+    text: Mapped[str] = mapped_column(LongText)
+    # The bytes of the texts of all notes of the task until here, those included that were deleted.
+    ends: Mapped[int] = mapped_column(BigInteger)
 
 
 class GateRow(Base):

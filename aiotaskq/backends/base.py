@@ -20,6 +20,7 @@ from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.history import History
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
+from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.values import Values
 from aiotaskq.backends.workers import Workers
 from aiotaskq.core.task import FINAL, Status, Task, TaskFilter
@@ -109,6 +110,7 @@ class Backend(ABC):
     gates: Gates
     groups: Groups
     history: History
+    notes: Notes
     schedules: Schedules | None = None
     workers: Workers | None = None
     """The registry of workers; every shared store has one."""
@@ -172,7 +174,7 @@ class Backend(ABC):
 
     def coded_by(self, codec: Codec | None) -> Self:
         """Set the codec, before the first use, and return this backend."""
-        self.codec = self.groups.codec = codec
+        self.codec = self.groups.codec = self.notes.codec = codec
         if self.schedules is not None:
             self.schedules.codec = codec
         return self

@@ -17,7 +17,9 @@ GATES = "gates"
 """Hint: the time changed at which a gate may let a task pass."""
 STEER = "steer"
 """Hint: workers are asked for something. The names are their ids."""
-KINDS = (READY, ENDED, TAKEN, CANCEL, GATES, STEER)
+NOTED = "noted"
+"""Hint: running tasks have new notes. The names are their ids, none if they are not known."""
+KINDS = (READY, ENDED, TAKEN, CANCEL, GATES, STEER, NOTED)
 
 Listener = Callable[[str, Sequence[str]], None]
 """It takes the kind of a hint, and its names; it is called from any thread, must be quick, and must not raise."""

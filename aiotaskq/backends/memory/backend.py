@@ -20,6 +20,7 @@ from aiotaskq.backends.memory.groups import MemoryGroups
 from aiotaskq.backends.memory.history import MemoryHistory
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.lock import BriefLock
+from aiotaskq.backends.memory.notes import MemoryNotes
 from aiotaskq.backends.memory.reads import Reads
 from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
 from aiotaskq.backends.memory.values import MemoryValues
@@ -45,6 +46,7 @@ class MemoryBackend(DirectBackend):
         self.values, self._keys, self._lock = MemoryValues(), Keys(), BriefLock()
         self.history = MemoryHistory(self._lock)
         self._tasks: dict[str, Task] = {}
+        self.notes = MemoryNotes(self._tasks, self._lock, self.listeners)
         self.queue = TaskQueue(rows=self._tasks, lock=self._lock, taken=self._start)
         self.enqueue, self.attended = self.queue.enqueue, self.queue.attended
         self.gates: MemoryGates = MemoryGates(self._tasks, self.queue.paused, self._lock, self._move, self.listeners)
@@ -52,7 +54,7 @@ class MemoryBackend(DirectBackend):
             self._tasks, self._lock, self._settle, self._push, self.listeners, keep
         )
         self._running: dict[str, None] = {}
-        self._ended = Ended(keep, self._tasks, self._keys, self._lock)
+        self._ended = Ended(keep, self._tasks, self._keys, self.notes.by_task, self._lock)
         self._reads = Reads(self._tasks, self._keys, self.queue)
 
     async def open(self) -> None: ...
@@ -279,6 +281,7 @@ class MemoryBackend(DirectBackend):
                     continue
                 if (row := self._tasks.pop(task_id, None)) is not None:
                     self._leave(row)
+                    self.notes.by_task.pop(task_id, None)
                     self.queue.end(row)
                     if row.flow is not None and not row.final:
                         self.gates.open(slots(row), None)

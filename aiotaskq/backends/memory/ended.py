@@ -27,11 +27,16 @@ class Ended:
     Dead letters and other tasks have a bound each, so that completed tasks never drop a dead letter.
     """
 
-    def __init__(self, keep: int, rows: dict[str, Task], keys: Keys, lock: AbstractContextManager[Any]) -> None:
-        """Make an empty index of the ended tasks among these rows, which are by id; ``keep`` bounds each kind."""
+    def __init__(
+        self, keep: int, rows: dict[str, Task], keys: Keys, notes: dict[str, Any], lock: AbstractContextManager[Any]
+    ) -> None:
+        """Make an empty index of the ended tasks among these rows, which are by id; ``keep`` bounds each kind.
+
+        The notes of a row that is dropped are dropped with it.
+        """
         self._keep = keep
         self._rows = rows
-        self._keys = keys
+        self._keys, self._notes = keys, notes
         self._lock = lock
         self._dead_letters, self._others = _Kind(), _Kind()
         self.unlogged: list[Task] = []
@@ -55,6 +60,8 @@ class Ended:
             del self._rows[oldest.task_id]
             if oldest.idempotency_key is not None:
                 self._keys.remove(oldest)
+            if self._notes:
+                self._notes.pop(oldest.task_id, None)
             if not kind.drops:
                 kind.drops = True
                 self.unlogged.append(oldest)

@@ -21,6 +21,7 @@ from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.gates import MANY, RedisGates
 from aiotaskq.backends.redis.groups import RedisGroups
 from aiotaskq.backends.redis.history import RedisHistory
+from aiotaskq.backends.redis.notes import RedisNotes
 from aiotaskq.backends.redis.notifier import RedisNotifier
 from aiotaskq.backends.redis.rows import (
     changed_rows,
@@ -74,6 +75,7 @@ class RedisBackend(Backend):
         self.values = RedisValues(self._redis)
         self.workers = RedisWorkers(self._redis)
         self.history = RedisHistory(self._redis)
+        self.notes = RedisNotes(self._redis, self.listeners)
         self.gates: RedisGates = RedisGates(self._redis, self.listeners, self._notifier.ready)
         self.groups: RedisGroups = RedisGroups(self.name, self._redis, self.listeners, self._notifier.ready)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from aiotaskq.backends.listeners import ENDED, KINDS, READY, TAKEN, Listeners
+from aiotaskq.backends.listeners import ENDED, KINDS, NOTED, READY, TAKEN, Listeners
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.concurrency.loop_bound import LoopBound
@@ -125,7 +125,7 @@ class RedisNotifier:
             await asyncio.sleep(backoff(failures, *BACK_OFF))
 
     def _receive_missed(self) -> None:
-        for kind in (READY, TAKEN, ENDED):  # a worker reads the cancel flags of its tasks itself
+        for kind in (READY, TAKEN, ENDED, NOTED):  # a worker reads the cancel flags of its tasks itself
             self._listeners.receive(kind)
 
     def _handle(self, message: bytes) -> None:

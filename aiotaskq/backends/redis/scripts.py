@@ -73,6 +73,7 @@ WORKER_REMOVE = Script("worker_remove")
 WORKER_STEER = Script("worker_steer")
 HISTORY_ADD = Script("history_add")
 HISTORY_ROLL = Script("history_roll")
+NOTES_ADD = Script("notes_add")
 
 # These only read, and drop entries of an index whose row is gone.
 GET = Script("get")
@@ -85,6 +86,7 @@ HELD = Script("held")
 WORKERS_READ = Script("workers_read")
 GATES_FIND = Script("gates_find")
 HISTORY_READ = Script("history_read")
+NOTES_READ = Script("notes_read")
 GROUPS_FIND = Script("groups_find")
 
 VALUES_PUT = Script("values_put")

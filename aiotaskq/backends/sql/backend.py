@@ -21,6 +21,7 @@ from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.groups import SqlGroups
 from aiotaskq.backends.sql.history import SqlHistory
 from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
+from aiotaskq.backends.sql.notes import SqlNotes
 from aiotaskq.backends.sql.recode import recode_tasks
 from aiotaskq.backends.sql.rows import params_of
 from aiotaskq.backends.sql.schedules import SqlSchedules
@@ -50,6 +51,7 @@ class SqlBackend(Backend):
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.gates)
         self.workers = SqlWorkers(self.database)
         self.history = SqlHistory(self.database)
+        self.notes = SqlNotes(self.database, self.listeners)
         dialect = self._dialect = self.database.dialect
         self.hands_over = dialect.single_writer
         self.has_clock = dialect.has_clock

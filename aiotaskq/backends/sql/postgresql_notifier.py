@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, text
 
-from aiotaskq.backends.listeners import CANCEL, ENDED, KINDS, READY, TAKEN, Listeners
+from aiotaskq.backends.listeners import CANCEL, ENDED, KINDS, NOTED, READY, TAKEN, Listeners
 from aiotaskq.backends.sql.connecting import in_time
 from aiotaskq.backends.sql.dialects.base import Transactions
 from aiotaskq.backends.sql.notifier import Notifier
@@ -155,7 +155,7 @@ class Notifications(Notifier):
                 if failures:
                     log.info("{}: hints of other processes are heard again", self._database.shown)
                 failures = 0
-                for kind in (READY, TAKEN, ENDED):  # may have been missed; a heartbeat reads the cancel flags
+                for kind in (READY, TAKEN, ENDED, NOTED):  # may have been missed; a heartbeat reads the cancel flags
                     self._listeners.receive(kind)
                 await _until_lost(connection, gone)
             except Exception as error:  # whatever the driver raises: the next attempt may do better

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from aiotaskq.backends.listeners import ENDED, READY, TAKEN, Listeners
+from aiotaskq.backends.listeners import ENDED, NOTED, READY, TAKEN, Listeners
 from aiotaskq.backends.sql.inotify import WriteWatch
 from aiotaskq.backends.sql.notifier import Notifier
 from aiotaskq.backends.sql.sqlite_file import SqliteFile
@@ -97,7 +97,7 @@ class FileWatch(Notifier):
             others = (not self._ours or not self._seen) and self._moved()
             self._ours = self._ours or ours
         if others:
-            for kind in (READY, TAKEN, ENDED):
+            for kind in (READY, TAKEN, ENDED, NOTED):
                 self._listeners.receive(kind)
         return others
 

@@ -19,6 +19,7 @@ from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.group_rows import GroupRows
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.migrations import OUR_TABLES
+from aiotaskq.backends.sql.notes import drop_notes
 from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, json_text, new_rows, to_task
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.core.gate import PARKED
@@ -342,6 +343,7 @@ def purge(connection: Connection, where: TaskFilter, limit: int) -> int:
                 deleted += connection.execute(
                     delete(TASKS).where(c.task_id.in_(part), c.status == str(status))
                 ).rowcount
+                drop_notes(connection, part)
             if deleted >= limit:
                 return deleted
     return deleted
@@ -363,7 +365,10 @@ def delete_tasks(connection: Connection, ids: Sequence[str], touched: Touched) -
         rows = connection.execute(dialect_of(connection).by_id(flowing.where(c.task_id.in_(part))))
         live += [to_task(row) for row in rows]
     touched.deleted(connection, live)
-    deleted = sum(connection.execute(delete(TASKS).where(c.task_id.in_(part))).rowcount for part in chunks(ids))
+    deleted = 0
+    for part in chunks(ids):
+        deleted += connection.execute(delete(TASKS).where(c.task_id.in_(part))).rowcount
+        drop_notes(connection, part)
     GroupRows(connection, touched, push).deleted(live)
     return deleted
 

@@ -33,6 +33,8 @@
 -- rated                set of the gates for which an operator has set a rate
 -- history:<seconds>    sorted set: when the periods of this length began for which there is a hash; history.lua
 -- history:<seconds>:<at>  hash: what workers did in one of them
+-- notes:<id>           list: the notes of a task, each with a blank between its words; see notes_add.lua
+-- noted                hash: id of a task with notes to the number of its last one, and the bytes of the texts
 -- groups               hash: group to its counts, a blank between each, and JSON; see groups.lua
 -- groups:then          hash: group to JSON: the rows of its callbacks, and what a reader gets of them
 -- groups:inner         hash: group to JSON: the ids of the groups in it
@@ -581,6 +583,10 @@ local function flush()
   call_in_chunks('HDEL', 'state', deleted)
   call_in_chunks('HDEL', 'body', deleted)
   call_in_chunks('HDEL', 'progress', deleted)
+  if deleted[1] and call('EXISTS', root .. 'noted') == 1 then
+    call_in_chunks('HDEL', 'noted', deleted)
+    for _, id in ipairs(deleted) do call('UNLINK', root .. 'notes:' .. id) end
+  end
   call_in_chunks('HSET', 'state', rows)
   call_in_chunks('HSET', 'body', bodies)
   for key, added in pairs(adding) do call_in_chunks('ZADD', key, added) end

@@ -1,0 +1,117 @@
+"""The notes in SQL: a row each, numbered under the lock of their task's row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, delete, exists, select
+
+from aiotaskq.backends.listeners import NOTED, Listeners
+from aiotaskq.backends.notes import Notes
+from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.insert import insert_new
+from aiotaskq.backends.sql.rows import TASKS
+from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.core.notes import MAX_NOTE, MAX_NOTES, MAX_SIZE, NewNotes, Note
+from aiotaskq.core.task import Status
+from aiotaskq.models import NoteRow
+
+_N: Any = NoteRow.__table__
+c, task = _N.c, TASKS.c
+_COLUMNS = ("task_id", "n", "at", "kind", "text", "ends")
+_GUARD = select(task.task_id, task.status, task.fence)
+_NEWEST = (_N.select().where(c.task_id == task.task_id).order_by(c.n.desc()).limit(1)).correlate(TASKS)
+_LAST = select(
+    task.task_id,
+    _NEWEST.with_only_columns(c.n).scalar_subquery().label("n"),
+    _NEWEST.with_only_columns(c.ends).scalar_subquery().label("ends"),
+)
+_READ = select(c.n, c.at, c.kind, c.text)
+
+
+class SqlNotes(Notes):
+    """The table ``aiotaskq_note``."""
+
+    def __init__(self, database: Database, listeners: Listeners) -> None:
+        self._database, self._listeners = database, listeners
+
+    async def add(self, new: Sequence[NewNotes], wait: bool = False) -> list[bool | None]:
+        if not new:
+            return []
+        texts = [[self._stored(note.text) for note in each.notes] for each in new]
+        held = await self._database.write(lambda connection: _add(connection, new, texts, wait))
+        if written := [each.task_id for each, ok in zip(new, held, strict=True) if ok]:
+            self._listeners.notify(NOTED, written)
+        return held
+
+    async def read(self, task_id: str, after: int, limit: int) -> list[Note]:
+        query = _READ.where(c.task_id == task_id, c.n > after).order_by(c.n).limit(limit)
+        return self._notes(await self._database.read(lambda connection: connection.execute(query).all()))
+
+    async def last(self, task_id: str, limit: int) -> list[Note]:
+        query = _READ.where(c.task_id == task_id).order_by(c.n.desc()).limit(limit)
+        return self._notes(await self._database.read(lambda connection: connection.execute(query).all()))[::-1]
+
+    def _notes(self, rows: Sequence[Any]) -> list[Note]:
+        return [Note(n, at, kind, self._plain(text)) for n, at, kind, text in rows]
+
+
+def _add(
+    connection: Connection, new: Sequence[NewNotes], texts: Sequence[Sequence[str]], wait: bool
+) -> list[bool | None]:
+    # A handler's own transaction may hold the row of its task: waiting for it would delay the notes of all others.
+    ids = sorted(each.task_id for each in new)
+    running = _running(connection, ids, lock=True, skip=not wait)
+    if not wait and (taken := [task_id for task_id in ids if task_id not in running]):
+        elsewhere = _running(connection, taken, lock=False, skip=False)
+    else:
+        elsewhere = {}
+    held = [
+        True
+        if running.get(each.task_id) == (Status.RUNNING, each.fence)
+        else None
+        if elsewhere.get(each.task_id) == (Status.RUNNING, each.fence)
+        else False
+        for each in new
+    ]
+    kept = [(each, part) for each, part, ok in zip(new, texts, held, strict=True) if ok]
+    if not kept:
+        return held
+    # In a statement of its own: one that waits for a lock sees the rows as they were before the wait.
+    last = {
+        row.task_id: (row.n or 0, row.ends or 0)
+        for part in chunks([each.task_id for each, _ in kept])
+        for row in connection.execute(_LAST.where(task.task_id.in_(part)))
+    }
+    rows: list[tuple[Any, ...]] = []
+    for each, part in kept:
+        n, ends = last[each.task_id]
+        for note, text in zip(each.notes, part, strict=True):
+            n, ends = n + 1, ends + note.size
+            rows.append((each.task_id, n, note.at, note.kind, text, ends))
+        last[each.task_id] = n, ends
+    insert_new(connection, _N, _COLUMNS, rows)
+    for task_id, (n, ends) in last.items():
+        if n > MAX_NOTES:
+            connection.execute(delete(_N).where(c.task_id == task_id, c.n <= n - MAX_NOTES))
+        if ends > MAX_SIZE:  # with the room of one note, since a row says where its text ends, and not where it begins
+            connection.execute(delete(_N).where(c.task_id == task_id, c.ends < ends - MAX_SIZE + MAX_NOTE))
+    return held
+
+
+def _running(connection: Connection, ids: Sequence[str], *, lock: bool, skip: bool) -> dict[str, tuple[Any, int]]:
+    found: dict[str, tuple[Any, int]] = {}
+    for part in chunks(ids):
+        query = _GUARD.where(task.task_id.in_(part))
+        if lock:
+            query = dialect_of(connection).by_id(query.order_by(task.task_id).with_for_update(skip_locked=skip))
+        found.update({row.task_id: (row.status, row.fence) for row in connection.execute(query)})
+    return found
+
+
+def drop_notes(connection: Connection, ids: Sequence[str]) -> None:
+    """Delete the notes of those of these tasks whose rows are gone."""
+    gone = ~exists(select(task.task_id).where(task.task_id == c.task_id))
+    connection.execute(delete(_N).where(c.task_id.in_(ids), gone))
