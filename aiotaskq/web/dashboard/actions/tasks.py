@@ -1,18 +1,120 @@
-"""Actions on tasks: cancel and retry."""
+"""Actions on one task: push, edit, run again, retry, cancel and delete."""
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
-from aiotaskq.core.task import Status
+import msgspec
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.task import Status, Task
+from aiotaskq.core.validation import check_json
+from aiotaskq.errors import TaskConflict, ValidationError
 from aiotaskq.web.dashboard.session import Message
 from aiotaskq.web.dashboard.view import Change, Done, Question, actions
 from aiotaskq.web.dashboard.words import marked
+from aiotaskq.web.schemas import PushBody
+from aiotaskq.web.task_changes import EditBody, change_task
+from aiotaskq.web.views import body_options
+
+S = TypeVar("S", bound=msgspec.Struct)
+_FIELDS = (
+    *("type", "queue", "priority", "delay", "at", "max_retries", "timeout", "unique_key", "idempotency_key"),
+    *("on_success", "on_failure"),
+)
+_KEPT = ("queue", "priority", "max_retries", "timeout", "on_success", "on_failure")
+"""What the next run of an ended task has, too."""
+_ONE_CALL = dict.fromkeys(("debounce", "max_wait", "merge", "throttle", "key"))
+"""Options of a type that are about its calls, and not about a task that is run again."""
 
 
 def task_page(task_id: str) -> str:
     """Return the address of a task's page."""
     return "task?" + urlencode({"id": task_id})
+
+
+def _said(text: str, task_id: str, **values: str | int) -> Done:
+    return Done(Message(text, {"id": task_id, **values}), task_page(task_id), (task_id,))
+
+
+def _given(change: Change, kind: type[S]) -> S:
+    """Return the fields of the form that are filled in. Raises ValidationError naming the field."""
+    given: dict[str, Any] = {name: change.text(name) for name in _FIELDS if name in kind.__struct_fields__}
+    given = {name: value for name, value in given.items() if value is not None}
+    if (params := change.text("params")) is not None:
+        try:
+            given["params"] = msgspec.json.decode(params)
+        except msgspec.DecodeError as error:
+            raise ValidationError(f"params: is no JSON: {error}") from None
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ValidationError(f"form: {error}") from None
+
+
+def _check_readable(tq: TaskQ, task: Task) -> None:
+    """Raise TaskConflict for a task that cannot be pushed again as it is."""
+    if task.undecodable is not None:
+        raise TaskConflict(f"task {task.task_id!r} cannot be read ({task.undecodable}); cancel it")
+    if task.flow is not None and task.flow.gates and task.type not in tq.registered.handlers:
+        raise TaskConflict(
+            f"task {task.task_id!r} has gates, and its type {task.type!r} is not registered here, so they would be "
+            "lost; run the dashboard in the application"
+        )
+
+
+@actions("add-task", form="task-form")
+async def add(change: Change) -> Done:
+    """Push a task; without params of its own it has those of the task that it is a copy of."""
+    body = _given(change, PushBody)
+    source = None
+    if (copied := change.text("from")) is not None:
+        source = await change.tq.get(copied)
+        _check_readable(change.tq, source)
+    options = {name: value for name, value in body_options(body).items() if value is not None}
+    kind, params = options.pop("type"), options.pop("params")
+    if source is not None and change.text("params") is None:
+        params = source.params
+    else:
+        check_json("params", params)
+    handle = await change.tq.push(kind, params, **options)
+    if handle.created:
+        return _said(marked("Task {id} is pushed."), handle.task_id)
+    said = Message(
+        marked("A key names task {id}, which exists already; none was pushed."), {"id": handle.task_id}, True
+    )
+    return Done(said, task_page(handle.task_id), (handle.task_id,))
+
+
+@actions("edit-task", form="task-form")
+async def edit(change: Change) -> Done:
+    """Change a pending task that has not changed since the form was opened; params that are left empty stay."""
+    task_id = change.needed("id")
+    task = await change.tq.get(task_id)
+    if str(task.fence) != change.needed("fence"):
+        raise TaskConflict(f"task {task_id} changed meanwhile; read it again, and repeat the edit")
+    body = _given(change, EditBody)
+    if change.text("timeout") is None:
+        body.timeout = None
+    await change_task(change.tq, task_id, body)
+    return _said(marked("Task {id} is changed."), task_id)
+
+
+@actions("rerun-task")
+async def rerun(change: Change) -> Question | Done:
+    """Run an ended task again, under its id."""
+    task_id = change.needed("id")
+    task = await change.tq.get(task_id)
+    if not task.final:
+        raise TaskConflict(f"task {task_id} is {task.status}; only ended tasks are run again")
+    _check_readable(change.tq, task)
+    if not change.sure:
+        text = marked("Run task {id} again? Its result and its attempts are replaced by those of the new run.")
+        return Question(text, {"id": task_id}, marked("Run again"), task_page(task_id))
+    kept: dict[str, Any] = {name: getattr(task, name) for name in _KEPT if getattr(task, name) is not None}
+    await change.tq.push(task.type, task.params, task_id=task_id, rerun=True, **kept, **_ONE_CALL)
+    return _said(marked("Task {id} runs again."), task_id)
 
 
 @actions("cancel-task")
@@ -26,8 +128,7 @@ async def cancel(change: Change) -> Question | Done:
         ended = Message(marked("Task {id} has ended already."), {"id": task_id}, problem=True)
         return Done(ended, task_page(task_id), (task_id,))
     stopped = (await change.tq.get(task_id)).status is Status.CANCELLED
-    text = marked("Task {id} is cancelled.") if stopped else marked("Task {id} was asked to stop.")
-    return Done(Message(text, {"id": task_id}), task_page(task_id), (task_id,))
+    return _said(marked("Task {id} is cancelled.") if stopped else marked("Task {id} was asked to stop."), task_id)
 
 
 @actions("retry-task")
@@ -35,4 +136,15 @@ async def retry(change: Change) -> Done:
     """Put an ended task back."""
     task_id = change.needed("id")
     await change.tq.retry(task_id)
-    return Done(Message(marked("Task {id} is pending again."), {"id": task_id}), task_page(task_id), (task_id,))
+    return _said(marked("Task {id} is pending again."), task_id)
+
+
+@actions("delete-task")
+async def delete(change: Change) -> Question | Done:
+    """Delete an ended task."""
+    task_id = change.needed("id")
+    if not change.sure:
+        text = marked("Delete task {id}, with its result and its attempts? This cannot be undone.")
+        return Question(text, {"id": task_id}, marked("Delete the task"), task_page(task_id))
+    await change.tq.delete(task_id)
+    return Done(Message(marked("Task {id} is deleted."), {"id": task_id}), "tasks", (task_id,))

@@ -7,13 +7,17 @@ from typing import Any
 import msgspec
 
 from aiotaskq.core.outcome import RETRYABLE
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import Status, Task
+from aiotaskq.errors import NotFound
 from aiotaskq.runtime.waiting import waiting
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.waiting_view import WaitingView, waiting_view
 from aiotaskq.web.dashboard.words import marked
+from aiotaskq.web.problem_details import ProblemError
 from aiotaskq.web.schemas import TaskView
 from aiotaskq.web.views import plain, task_view
+
+SHORTEST = 4  # characters of an id by which a task is looked for
 
 
 class TaskPage(msgspec.Struct, kw_only=True):
@@ -34,6 +38,8 @@ class TaskPage(msgspec.Struct, kw_only=True):
     """Ids of the tasks that wait for it, and what its failure means for each."""
     can_cancel: bool
     can_retry: bool
+    can_edit: bool
+    ended: bool
     params: str | None = None
     """As JSON text; None where it is not shown."""
     result: str | None = None
@@ -42,8 +48,8 @@ class TaskPage(msgspec.Struct, kw_only=True):
 
 @pages("task", marked("Task"), "id", section="tasks")
 async def task(view: View) -> TaskPage:
-    """Read a task. Raises NotFound."""
-    found: Task = await view.tq.get(view.needed("id"))
+    """Read a task, by its id or by the beginning of it. Raises NotFound, and ProblemError if several begin so."""
+    found = await _named(view, view.needed("id").strip())
     flow = found.flow
     page = TaskPage(
         task=task_view(found, one=True, show=view.show_args),
@@ -55,11 +61,27 @@ async def task(view: View) -> TaskPage:
         children=[] if flow is None else list(flow.children),
         can_cancel=not found.final,
         can_retry=found.status in RETRYABLE,
+        can_edit=found.status is Status.PENDING and not found.waits and found.undecodable is None,
+        ended=found.final,
     )
     if view.show_args:
         page.params = json_text(found.params)
         page.result = None if found.result is None else json_text(found.result)
     return page
+
+
+async def _named(view: View, wanted: str) -> Task:
+    try:
+        return await view.tq.get(wanted)
+    except NotFound:
+        if len(wanted) < SHORTEST:
+            raise
+        (ids,) = await view.tq.queue.backend.ids_with_prefix([wanted], 2)
+        if not ids:
+            raise
+    if len(ids) > 1:
+        raise ProblemError(404, "NotFound", marked("several task ids begin so; give more of the id"))
+    return await view.tq.get(ids[0])
 
 
 def json_text(value: Any) -> str:
