@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
@@ -79,7 +80,7 @@ def list_workers(db: Db = DEFAULT_DB, json: Json = False) -> None:
 
 @app.command("show", cls=Command, help=tr("Show a worker, and what it runs. OWNER may be the beginning of its id."))
 def show(owner: Id, db: Db = DEFAULT_DB, json: Json = False) -> None:
-    async def read(tq: TaskQ) -> tuple[WorkerInfo, list[Task]]:
+    async def read(tq: TaskQ) -> tuple[WorkerInfo, Sequence[Task]]:
         known = await worker_id_of(tq, owner)
         return await tq.workers.get(known), await tq.workers.tasks(known)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aiotaskq.backends import workers as registry
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.listeners import STEER
@@ -33,7 +35,7 @@ class Workers:
             raise _missing(owner)
         return found
 
-    async def tasks(self, owner: str) -> list[Task]:
+    async def tasks(self, owner: str) -> Sequence[Task]:
         """Return the tasks that a worker runs now, or has claimed to run next; the earliest claim first.
 
         Raises NotFound, NotSupported.

@@ -46,7 +46,7 @@ class MemoryBackend(DirectBackend):
         self.values, self._keys, self._lock = MemoryValues(), Keys(), BriefLock()
         self.history = MemoryHistory(self._lock)
         self._tasks: dict[str, Task] = {}
-        self.notes = MemoryNotes(self._tasks, self._lock, self.listeners)
+        self.notes: MemoryNotes = MemoryNotes(self._tasks, self._lock, self.listeners)
         self.queue = TaskQueue(rows=self._tasks, lock=self._lock, taken=self._start)
         self.enqueue, self.attended = self.queue.enqueue, self.queue.attended
         self.gates: MemoryGates = MemoryGates(self._tasks, self.queue.paused, self._lock, self._move, self.listeners)

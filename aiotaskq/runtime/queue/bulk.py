@@ -25,19 +25,24 @@ PURGE_CHUNK = 1_000  # rows deleted in one transaction
 RETRY_CHUNK = 500  # tasks put back, or cancelled, in one transaction
 
 
-class Operated(Protocol):
-    """What the verbs need of the queue that they act on."""
+class Settled(Protocol):
+    """What a cancel needs of the queue."""
 
     backend: Backend
     clock: Clock
     events: Events
-    edits: Edits
 
     async def read(self, task_id: str) -> Task | None:
         """Return a task by id, None if there is none."""
 
     async def settle(self, task: Task, outcome: Outcome) -> Task | None:
         """Write an outcome; return the new state, None if the task has changed since it was read."""
+
+
+class Operated(Settled, Protocol):
+    """What the operator's verbs need of the queue that they act on."""
+
+    edits: Edits
 
 
 def statuses(names: str | Iterable[str] | None) -> tuple[Status, ...]:
@@ -92,7 +97,7 @@ async def live_pages(backend: Backend, where: TaskFilter) -> AsyncIterator[list[
 
 
 async def cancel_page(
-    operated: Operated, tasks: Sequence[Task], cancel: Callable[[str], Awaitable[bool]], reason: str = "cancelled"
+    operated: Settled, tasks: Sequence[Task], cancel: Callable[[str], Awaitable[bool]], reason: str = "cancelled"
 ) -> int:
     """Cancel those of these tasks that are pending, and ask the running ones to stop; return how many.
 

@@ -191,7 +191,7 @@ class Worker:
 
     def _tell(self, event: str) -> None:
         log.info("worker {} {}: {} slots", self.owner, event, self.concurrency)
-        detail = {"owner": self.owner, "quiet": self.quiet, "concurrency": self.concurrency}
+        detail: dict[str, Any] = {"owner": self.owner, "quiet": self.quiet, "concurrency": self.concurrency}
         self._queue.events.emit(event, self._clock.now(), **detail)
 
     def occupancy(self) -> Occupancy:

@@ -25,7 +25,7 @@ _FIELDS = (
 )
 _KEPT = ("queue", "priority", "max_retries", "timeout", "on_success", "on_failure")
 """What the next run of an ended task has, too."""
-_ONE_CALL = dict.fromkeys(("debounce", "max_wait", "merge", "throttle", "key"))
+_ONE_CALL: dict[str, Any] = dict.fromkeys(("debounce", "max_wait", "merge", "throttle", "key"))
 """Options of a type that are about its calls, and not about a task that is run again."""
 
 
