@@ -38,6 +38,8 @@ NAMES = (
     "group_progress",
     "group_ended",
 )
+OPERATED = "operated"
+"""The event of what somebody does on the dashboard; a listener of it costs tasks nothing."""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -61,20 +63,32 @@ class Events:
         """By the name of the event."""
         self._running: set[asyncio.Future[Any]] = set()
         self.wanted = False
-        """Whether there is any listener."""
+        """Whether there is any listener of what happens to tasks."""
 
     def on(self, name: str, listener: Callable[[Event], Any]) -> None:
         """Call ``listener(event)`` at each event of that name. Raises ValidationError for an unknown name."""
         if name not in NAMES:
             raise ValidationError(f"event: {name!r} is not one of {', '.join(NAMES)}")
         self.listeners.setdefault(name, []).append(listener)
-        self.wanted = True
+        self._look()
+
+    def off(self, name: str, listener: Callable[[Event], Any]) -> None:
+        """Do not call ``listener`` any more; nothing happens where it is not called."""
+        left = [each for each in self.listeners.get(name, ()) if each != listener]
+        if left:
+            self.listeners[name] = left
+        else:
+            self.listeners.pop(name, None)
+        self._look()
 
     def adopt(self, other: Events) -> None:
         """Add the listeners of ``other``."""
         for name, listeners in other.listeners.items():
             self.listeners.setdefault(name, []).extend(listeners)
-            self.wanted = True
+        self._look()
+
+    def _look(self) -> None:
+        self.wanted = not self.listeners.keys() <= {OPERATED}
 
     def __contains__(self, name: str) -> bool:
         return name in self.listeners

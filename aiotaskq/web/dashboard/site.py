@@ -21,8 +21,10 @@ from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.actions import actions
 from aiotaskq.web.dashboard.assets import asset
 from aiotaskq.web.dashboard.counts import Counts
+from aiotaskq.web.dashboard.feed import Feed
 from aiotaskq.web.dashboard.live import Live
 from aiotaskq.web.dashboard.pages import MENU, pages
+from aiotaskq.web.dashboard.past import Past
 from aiotaskq.web.dashboard.render import render
 from aiotaskq.web.dashboard.reply import Actor, Allow, Reply, Request, page_reply, redirect
 from aiotaskq.web.dashboard.view import Action, Change, Done, Page, Question, View
@@ -75,6 +77,8 @@ class Dashboard:
         self._clock = SystemClock()
         self._counts = Counts(tq)
         self._live = Live(self._rendered)
+        self._past = Past(tq)
+        self._feed = Feed(tq.registered.events)
 
     async def respond(self, request: Request) -> Reply:
         """Return the reply to a request. An error of the application's own is raised."""
@@ -126,6 +130,8 @@ class Dashboard:
             tq=self._tq,
             words=words,
             counts=self._counts,
+            past=self._past,
+            feed=self._feed,
             query={},
             now=now,
             show_args=self._show_args,
@@ -185,6 +191,8 @@ class Dashboard:
             tq=self._tq,
             words=words,
             counts=self._counts,
+            past=self._past,
+            feed=self._feed,
             query={},
             now=self._tq.queue.clock.now(),
             show_args=False,

@@ -10,6 +10,8 @@ import msgspec
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.web.dashboard.counts import Counts
+from aiotaskq.web.dashboard.feed import Feed
+from aiotaskq.web.dashboard.past import Past
 from aiotaskq.web.dashboard.session import Message, Preferences
 from aiotaskq.web.dashboard.words import Words
 from aiotaskq.web.problem_details import ProblemError
@@ -24,6 +26,8 @@ class View:
     tq: TaskQ
     words: Words
     counts: Counts
+    past: Past
+    feed: Feed
     query: Mapping[str, str]
     now: int
     """Microseconds UTC."""

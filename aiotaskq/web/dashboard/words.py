@@ -25,6 +25,7 @@ STATES = (
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _UNITS = (("d", "天", 86_400), ("h", "小时", 3_600), ("min", "分", 60))
+_AXIS = (*_UNITS, ("s", "秒", 1), ("ms", "毫秒", 1e-3), ("µs", "微秒", 1e-6))
 
 
 def marked(text: str) -> str:
@@ -105,6 +106,22 @@ class Words:
     def clock(self, instant: int) -> str:
         """Return the time of day, to the minute."""
         return f"{to_datetime(instant, self._zone):%H:%M}"
+
+    def day(self, instant: int) -> str:
+        """Return the day and the month."""
+        at = to_datetime(instant, self._zone)
+        return f"{at.month}-{at.day:02}" if self.language == "zh" else f"{at.day} {_MONTHS[at.month - 1]}"
+
+    def axis(self, seconds: float) -> str:
+        """Return a duration in one unit, as an axis has it."""
+        for english, zh, size in _AXIS:
+            if seconds >= size:
+                return f"{seconds / size:g} {zh if self.language == 'zh' else english}"
+        return "0"
+
+    def percent(self, share: float | None) -> str:
+        """Return a share from 0 to 1 in percent; "" for None."""
+        return "" if share is None else f"{share * 100:.1f}".removesuffix(".0") + " %"
 
     def iso(self, instant: int | None) -> str:
         """Return RFC 3339 in UTC, for programs; "" for None."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiotaskq.web.dashboard.actions import gates, groups, queues, schedules, tasks, values
+from aiotaskq.web.dashboard.actions import gates, groups, queues, schedules, tasks, values, workers
 from aiotaskq.web.dashboard.view import actions
 
-__all__ = ["actions", "gates", "groups", "queues", "schedules", "tasks", "values"]
+__all__ = ["actions", "gates", "groups", "queues", "schedules", "tasks", "values", "workers"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aiotaskq.web.dashboard.pages import (
+    events,
     gates,
     groups,
     overview,
@@ -12,12 +13,15 @@ from aiotaskq.web.dashboard.pages import (
     task,
     task_form,
     tasks,
+    types,
     values,
+    workers,
 )
 from aiotaskq.web.dashboard.view import pages
 
 __all__ = [
     "MENU",
+    "events",
     "gates",
     "groups",
     "overview",
@@ -28,8 +32,10 @@ __all__ = [
     "task",
     "task_form",
     "tasks",
+    "types",
     "values",
+    "workers",
 ]
 
-MENU = ("", "tasks", "queues", "gates", "groups", "schedules", "values", "settings")
+MENU = ("", "tasks", "types", "queues", "workers", "gates", "groups", "schedules", "values", "events", "settings")
 """The pages in the menu, in its order."""

@@ -1,27 +1,37 @@
-"""The overview: how many tasks are in which state, each queue, and what needs attention."""
+"""The overview: what needs attention, how many tasks are in which state, what workers did, and each queue."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
-from aiotaskq.core.task import SECOND
+from aiotaskq.core.task import SECOND, Task
+from aiotaskq.web.dashboard.attention import Notice, attention
 from aiotaskq.web.dashboard.pages.queues import QueueRow, queue_rows
+from aiotaskq.web.dashboard.past import Activity
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.schemas import TaskView
 from aiotaskq.web.views import task_view
 
 RECENT = 5  # failed tasks shown
+LOOKED_AT = 20  # failed tasks that are counted before the history has them
+HOUR = 3_600  # seconds
 
 
 class Overview(msgspec.Struct, kw_only=True):
     """The data of the page."""
 
+    attention: list[Notice]
     counts: dict[str, int]
     """Tasks by status."""
     ready: int
     oldest: float | None
     """Seconds for which the oldest ready task has waited."""
+    activity: Activity
+    written: bool
+    """Whether the worker of this process writes the history, if there is one."""
     queues: list[QueueRow]
     failed: list[TaskView]
     """The latest tasks that failed."""
@@ -29,17 +39,31 @@ class Overview(msgspec.Struct, kw_only=True):
     """Microseconds UTC at which the data was read."""
 
 
-@pages("", marked("Overview"))
+def writes_history(view: View) -> bool:
+    """Return whether the worker of this process writes what its tasks did; True where there is no worker."""
+    worker = view.tq.worker
+    return worker is None or worker.tally is not None
+
+
+@pages("", marked("Overview"), "span")
 async def overview(view: View) -> Overview:
-    """Read the counts and what needs attention."""
-    counted = await view.counts.get()
-    stats = counted.stats
-    failed = await view.tq.find(status="failed", limit=RECENT) if stats.counts.get("failed") else []
+    """Read the counts, what workers did, and what needs attention."""
+    stats = (await view.counts.get()).stats
+    failed = await view.tq.find(status="failed", limit=LOOKED_AT) if stats.counts.get("failed") else []
+    hour = (await view.past.activity("1h")).total.counts.get("failed", 0)
     return Overview(
+        attention=await attention(view.tq, stats, max(hour, _recent(failed, view.now)), view.now),
         counts=stats.counts,
         ready=stats.ready,
         oldest=stats.oldest_age,
+        activity=await view.past.activity(view.text("span")),
+        written=writes_history(view),
         queues=queue_rows(stats),
-        failed=[task_view(each, one=False, show=False) for each in failed],
+        failed=[task_view(each, one=False, show=False) for each in failed[:RECENT]],
         started_at=view.now // SECOND * SECOND,
     )
+
+
+def _recent(failed: Sequence[Task], now: int) -> int:
+    """Count those that ended in the last hour: workers write the history only once a minute."""
+    return sum(each.completed_at is not None and each.completed_at > now // SECOND - HOUR for each in failed)

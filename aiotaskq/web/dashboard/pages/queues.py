@@ -1,13 +1,17 @@
-"""The queues: what each holds, and whether it is paused."""
+"""The queues: what each holds, whether it is paused, and what workers did with its tasks."""
 
 from __future__ import annotations
 
 import msgspec
 
-from aiotaskq.core.task import Status
+from aiotaskq.core.task import SECOND, Status
 from aiotaskq.runtime.queue.operations import Stats
+from aiotaskq.web.dashboard.past import Activity, TypeSums
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
+
+LOOKED_AT = 20
+"""Queues whose next task is looked for."""
 
 
 class QueueRow(msgspec.Struct):
@@ -17,6 +21,8 @@ class QueueRow(msgspec.Struct):
     paused: bool
     counts: dict[str, int]
     """Tasks by status."""
+    next_age: float | None = None
+    """Seconds for which the task that is claimed next has been ready; None where none is, or it was not looked for."""
 
 
 class Queues(msgspec.Struct):
@@ -27,16 +33,61 @@ class Queues(msgspec.Struct):
     """Seconds for which the oldest ready task of all queues has waited."""
 
 
+class QueuePage(msgspec.Struct, kw_only=True):
+    """The data of one queue's page."""
+
+    queue: QueueRow
+    ready: int
+    """Tasks that can be claimed now; none of a paused queue."""
+    later: int
+    """Pending tasks that cannot: delayed, waiting for a retry or at a gate, or held by the pause."""
+    workers: int | None
+    """How many workers claim from it; None where the store has no registry."""
+    activity: Activity
+    types: list[TypeSums]
+
+
 def queue_rows(stats: Stats) -> list[QueueRow]:
     """Return the queues by name: those with tasks, and those that are paused."""
     names = sorted({*stats.queues, *stats.paused, *([] if stats.queues else ["default"])})
+    return [queue_row(stats, name) for name in names]
+
+
+def queue_row(stats: Stats, name: str) -> QueueRow:
+    """Return one queue, also where it has no task."""
     empty = {str(status): 0 for status in Status}
-    return [QueueRow(name, name in stats.paused, empty | stats.queues.get(name, {})) for name in names]
+    return QueueRow(name, name in stats.paused, empty | stats.queues.get(name, {}))
 
 
 @pages("queues", marked("Queues"))
 async def queues(view: View) -> Queues:
     """Read what each queue holds."""
-    counted = await view.counts.get()
-    stats = counted.stats
-    return Queues(queue_rows(stats), stats.oldest_age)
+    stats = (await view.counts.get()).stats
+    rows = queue_rows(stats)
+    for row in [row for row in rows if row.counts["pending"] and not row.paused][:LOOKED_AT]:
+        row.next_age = await _next_age(view, row.name)
+    return Queues(rows, stats.oldest_age)
+
+
+@pages("queue", marked("Queue"), "name", "span", section="queues")
+async def queue(view: View) -> QueuePage:
+    """Read one queue."""
+    name = view.needed("name")
+    backend, registry = view.tq.queue.backend, view.tq.queue.backend.workers
+    row = queue_row((await view.counts.get()).stats, name)
+    row.next_age = await _next_age(view, name)
+    ready = await backend.count_ready(view.now, [name])
+    alive = None if registry is None else [each for each in await registry.all() if each.lease_until > view.now]
+    return QueuePage(
+        queue=row,
+        ready=ready,
+        later=max(0, row.counts["pending"] - ready),
+        workers=None if alive is None else sum(each.queues is None or name in each.queues for each in alive),
+        activity=await view.past.activity(view.text("span"), queue=name),
+        types=await view.past.types(view.text("span"), queue=name),
+    )
+
+
+async def _next_age(view: View, queue: str) -> float | None:
+    first = await view.tq.queue.backend.next_run_at(view.now, [queue])
+    return (view.now - first) / SECOND if first is not None and first <= view.now else None

@@ -1,0 +1,157 @@
+"""What needs attention: each thing that keeps tasks from running, as a sentence with the page that says more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.task import SECOND
+from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.runtime.queue.operations import Stats
+from aiotaskq.web.dashboard.pages.gates import GateRow, gate_row
+from aiotaskq.web.dashboard.words import marked
+
+MOST_GATES, MOST_SCHEDULES, MOST_QUEUES = 5, 5, 20
+LOOKED_AT = 1_000  # gates
+LATE = 60 * SECOND
+"""Microseconds after which a schedule that is due is late."""
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that needs attention."""
+
+    level: str
+    """The icon and colour: ``failed``, ``paused``, ``waiting`` or ``closed``."""
+    one: str
+    """The sentence of the catalogue for one task, or for none."""
+    many: str
+    """The same for several."""
+    number: int = 1
+    values: dict[str, Any] = {}
+    page: str
+    query: dict[str, str] = {}
+
+
+async def attention(tq: TaskQ, stats: Stats, failed: int, now: int) -> list[Notice]:
+    """Return what needs attention, the gravest first.
+
+    Args:
+        stats: what the queues hold.
+        failed: how many tasks have failed in the last hour.
+        now: microseconds UTC.
+    """
+    registry = tq.queue.backend.workers
+    found: list[Notice] = []
+    if registry is not None:
+        found += await _without_workers(tq, stats, [each for each in await registry.all() if each.lease_until > now])
+    if failed:
+        one = marked("{number} task has failed in the last hour.")
+        many = marked("{number} tasks have failed in the last hour.")
+        found.append(
+            Notice(level="failed", one=one, many=many, number=failed, page="tasks", query={"status": "failed"})
+        )
+    found += paused_queues(stats)
+    found += stuck_gates([gate_row(each, now) for each in await tq.limits.list(LOOKED_AT) if each.waiting])
+    schedules = next((each.schedules for each in tq.backends.values() if each.schedules is not None), None)
+    if schedules is not None:
+        found += late_schedules(await schedules.due(now - LATE, MOST_SCHEDULES + 1))
+    return found
+
+
+async def _without_workers(tq: TaskQ, stats: Stats, alive: Sequence[WorkerInfo]) -> list[Notice]:
+    """Return the queues with ready tasks that no worker claims."""
+    if not stats.ready:
+        return []
+    if not alive:
+        one = marked("{number} task is ready, but no worker runs.")
+        many = marked("{number} tasks are ready, but no worker runs.")
+        return [Notice(level="failed", one=one, many=many, number=stats.ready, page="workers")]
+    awake = [each for each in alive if not each.quiet]
+    if not awake:
+        one = marked("{number} task is ready, but every worker is quiet.")
+        many = marked("{number} tasks are ready, but every worker is quiet.")
+        return [Notice(level="failed", one=one, many=many, number=stats.ready, page="workers")]
+    found, now = [], tq.queue.clock.now()
+    for name in unclaimed(stats, awake)[:MOST_QUEUES]:
+        first = await tq.queue.backend.next_run_at(now, [name])
+        if first is not None and first <= now:
+            text = marked("Tasks of the queue {queue} are ready, but no worker claims from it.")
+            values = {"queue": name}
+            found.append(Notice(level="failed", one=text, many=text, values=values, page="queue", query=_of(name)))
+    return found
+
+
+def unclaimed(stats: Stats, workers: Iterable[WorkerInfo]) -> list[str]:
+    """Return the queues with pending tasks that none of these workers claims from; paused ones are left out."""
+    claimed: set[str] = set()
+    for worker in workers:
+        if worker.queues is None:
+            return []
+        claimed.update(worker.queues)
+    waiting = [name for name, counts in stats.queues.items() if counts.get("pending")]
+    return sorted({*waiting} - claimed - {*stats.paused})
+
+
+def paused_queues(stats: Stats) -> list[Notice]:
+    """Return the paused queues in which tasks wait."""
+    one = marked("The queue {queue} is paused, and {number} task waits in it.")
+    many = marked("The queue {queue} is paused, and {number} tasks wait in it.")
+    return [
+        Notice(level="paused", one=one, many=many, number=count, values={"queue": name}, page="queue", query=_of(name))
+        for name in stats.paused
+        if (count := stats.queues.get(name, {}).get("pending", 0))
+    ]
+
+
+def stuck_gates(rows: Sequence[GateRow]) -> list[Notice]:
+    """Return the closed and the full gates at which tasks wait: closed ones first, then those with the most."""
+    shut = marked("The gate {key} is closed, and {number} task waits at it.")
+    shut_many = marked("The gate {key} is closed, and {number} tasks wait at it.")
+    full = marked("The gate {key} is full, and {number} task waits at it.")
+    full_many = marked("The gate {key} is full, and {number} tasks wait at it.")
+    stuck = [row for row in rows if row.limit.waiting and (row.closed or (row.share is not None and row.share >= 1))]
+    stuck.sort(key=lambda row: (not row.closed, -row.limit.waiting, row.limit.key))
+    found = [
+        Notice(
+            level="closed" if row.closed else "waiting",
+            one=shut if row.closed else full,
+            many=shut_many if row.closed else full_many,
+            number=row.limit.waiting,
+            values={"key": row.limit.key},
+            page="gate",
+            query={"key": row.limit.key},
+        )
+        for row in stuck[:MOST_GATES]
+    ]
+    if (more := len(stuck) - MOST_GATES) > 0:
+        one, many = marked("Tasks wait at {number} other gate."), marked("Tasks wait at {number} other gates.")
+        found.append(Notice(level="waiting", one=one, many=many, number=more, page="gates"))
+    return found
+
+
+def late_schedules(late: Sequence[Schedule]) -> list[Notice]:
+    """Return the schedules that should have fired."""
+    text = marked("The schedule {name} is late: no scheduler has fired it.")
+    found = [
+        Notice(
+            level="expired",
+            one=text,
+            many=text,
+            values={"name": each.name},
+            page="schedule",
+            query={"id": each.task_id},
+        )
+        for each in late[:MOST_SCHEDULES]
+    ]
+    if len(late) > MOST_SCHEDULES:
+        more = marked("More schedules are late.")
+        found.append(Notice(level="expired", one=more, many=more, page="schedules"))
+    return found
+
+
+def _of(queue: str) -> dict[str, str]:
+    return {"name": queue}

@@ -1,0 +1,30 @@
+"""The latest events of this process."""
+
+from __future__ import annotations
+
+import msgspec
+
+from aiotaskq.runtime.events import NAMES
+from aiotaskq.web.dashboard.feed import Happened
+from aiotaskq.web.dashboard.view import View, pages
+from aiotaskq.web.dashboard.words import marked
+
+ROWS = 100
+
+
+class Feed(msgspec.Struct, kw_only=True):
+    """The data of the page."""
+
+    events: list[Happened]
+    """The newest first."""
+    name: str
+    """The filter; empty where it is not set."""
+    names: list[str]
+
+
+@pages("events", marked("Events"), "name")
+async def events(view: View) -> Feed:
+    """Return what has been collected, and go on collecting while the page is open."""
+    name = view.text("name")
+    wanted = name if name in NAMES else None
+    return Feed(events=view.feed.read(wanted, ROWS), name=wanted or "", names=list(NAMES))

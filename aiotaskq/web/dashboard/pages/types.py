@@ -1,0 +1,77 @@
+"""Task types: how often each ran in a span of time, how often it failed, and how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from aiotaskq.web.dashboard.past import Activity, TypeSums, span_of
+from aiotaskq.web.dashboard.view import View, pages
+from aiotaskq.web.dashboard.words import marked
+
+ROWS = 300
+
+ORDERS: dict[str, Callable[[TypeSums], float]] = {
+    "completed": lambda row: row.total.counts.get("completed", 0),
+    "failed": lambda row: row.total.counts.get("failed", 0),
+    "share": lambda row: row.share or 0.0,
+    "p50": lambda row: row.total.run.p50 or 0.0,
+    "p95": lambda row: row.total.run.p95 or 0.0,
+    "p99": lambda row: row.total.run.p99 or 0.0,
+    "rate": lambda row: row.per_minute,
+    "wait": lambda row: row.total.wait.p95 or 0.0,
+}
+"""By the name in the address; the largest first. Any other is the order of the names."""
+
+
+class TypeRows(msgspec.Struct, kw_only=True):
+    """The data of the page."""
+
+    span: str
+    sort: str
+    types: list[TypeSums]
+    idle: list[str]
+    """Registered types of which nothing ended."""
+    more: bool
+
+
+class TypePage(msgspec.Struct, kw_only=True):
+    """The data of one type's page."""
+
+    name: str
+    registered: bool
+    """Whether this process has its handler."""
+    activity: Activity
+
+
+def ordered(rows: list[TypeSums], sort: str) -> list[TypeSums]:
+    """Return the rows in one of the ``ORDERS``; equal ones by name."""
+    by = ORDERS.get(sort)
+    return rows if by is None else sorted(rows, key=lambda row: (-by(row), row.name))
+
+
+@pages("types", marked("Task types"), "span", "sort")
+async def types(view: View) -> TypeRows:
+    """Read the sums of each type."""
+    sort = view.text("sort") or "completed"
+    rows = ordered(await view.past.types(view.text("span")), sort)
+    known = {row.name for row in rows}
+    return TypeRows(
+        span=span_of(view.text("span"))[0],
+        sort=sort if sort in ORDERS else "name",
+        types=rows[:ROWS],
+        idle=sorted(view.tq.registered.handlers.keys() - known)[:ROWS],
+        more=len(rows) > ROWS,
+    )
+
+
+@pages("type", marked("Task type"), "name", "span", section="types")
+async def type_page(view: View) -> TypePage:
+    """Read what workers did with the tasks of one type."""
+    name = view.needed("name")
+    return TypePage(
+        name=name,
+        registered=name in view.tq.registered.handlers,
+        activity=await view.past.activity(view.text("span"), type=name),
+    )

@@ -1,0 +1,117 @@
+"""The workers: what each is, what it runs now, and what it is asked for."""
+
+from __future__ import annotations
+
+import msgspec
+
+from aiotaskq.core.instants import to_iso
+from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.errors import NotFound
+from aiotaskq.web.dashboard.view import View, pages
+from aiotaskq.web.dashboard.words import marked
+
+ROWS, MOST_LISTED = 50, 8
+"""Workers of a page, and tasks listed of each in the table."""
+
+
+class Runs(msgspec.Struct):
+    """A task that a worker runs."""
+
+    task_id: str
+    type: str
+    began_at: str | None
+    """RFC 3339."""
+
+
+class WorkerRow(msgspec.Struct, kw_only=True):
+    """One worker, as it was at its last heartbeat. Instants are RFC 3339."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    queues: list[str] | None
+    """None for every queue."""
+    concurrency: int
+    busy: int
+    started_at: str | None
+    seen_at: str | None
+    lease_until: str | None
+    alive: bool
+    """Whether its lease holds."""
+    quiet: bool
+    wanted: int | None
+    """The number of slots that it is asked to have, where it has not got them yet."""
+    runs: list[Runs]
+
+
+class WorkerRows(msgspec.Struct, kw_only=True):
+    """The data of the page."""
+
+    workers: list[WorkerRow]
+    total: int
+    start: int
+    registry: bool
+    """Whether the store has a registry of workers."""
+    here: bool
+    """Whether a worker runs in this process."""
+    most: int = MOST_LISTED
+
+
+class WorkerPage(msgspec.Struct):
+    """The data of one worker's page."""
+
+    worker: WorkerRow
+
+
+def _row(info: WorkerInfo, now: int) -> WorkerRow:
+    wanted = info.wanted_concurrency
+    return WorkerRow(
+        id=info.owner,
+        host=info.host,
+        pid=info.pid,
+        version=info.version,
+        queues=None if info.queues is None else list(info.queues),
+        concurrency=info.concurrency,
+        busy=info.busy,
+        started_at=to_iso(info.started_at),
+        seen_at=to_iso(info.seen_at),
+        lease_until=to_iso(info.lease_until),
+        alive=info.lease_until > now,
+        quiet=info.quiet,
+        wanted=None if wanted == info.concurrency else wanted,
+        runs=[],
+    )
+
+
+async def _with_runs(view: View, row: WorkerRow, most: int) -> WorkerRow:
+    try:
+        tasks = await view.tq.workers.tasks(row.id)
+    except NotFound:  # it has ended meanwhile
+        return row
+    row.runs = [Runs(task.task_id, task.type, to_iso(task.began_at)) for task in tasks[:most]]
+    return row
+
+
+@pages("workers", marked("Workers"), "start")
+async def workers(view: View) -> WorkerRows:
+    """Read one page of the registry, and what its workers run."""
+    here, start = view.tq.worker is not None, view.whole("start", 0, 1_000_000)
+    if view.tq.queue.backend.workers is None:
+        return WorkerRows(workers=[], total=0, start=0, registry=False, here=here)
+    found = await view.tq.workers.list()
+    rows = [_row(each, view.now) for each in found[start : start + ROWS]]
+    return WorkerRows(
+        workers=[await _with_runs(view, row, MOST_LISTED + 1) if row.busy else row for row in rows],
+        total=len(found),
+        start=start,
+        registry=True,
+        here=here,
+    )
+
+
+@pages("worker", marked("Worker"), "id", section="workers")
+async def worker(view: View) -> WorkerPage:
+    """Read one worker and all that it runs. Raises NotFound, and NotSupported where there is no registry."""
+    found = await view.tq.workers.get(view.needed("id"))
+    return WorkerPage(await _with_runs(view, _row(found, view.now), 1_000))

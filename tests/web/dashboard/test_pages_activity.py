@@ -1,0 +1,345 @@
+"""Overview, task types, queues, workers and events: what they say about a store in a known state."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from aiotaskq import Limit, TaskQ
+from aiotaskq.core.history import MINUTE, Period, Sums, begin_of
+from aiotaskq.core.task import SECOND
+from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.errors import TaskFailed
+from aiotaskq.runtime.events import NAMES, Events
+from aiotaskq.web.dashboard import counts
+from aiotaskq.web.dashboard import feed as feed_module
+from aiotaskq.web.dashboard.attention import LATE, MOST_GATES, unclaimed
+from aiotaskq.web.dashboard.feed import MOST, Feed
+from tests.web.dashboard.conftest import Browse, in_starlette, send
+
+CHINESE = {"Accept-Language": "zh"}
+
+
+@pytest.fixture(autouse=True)
+def counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts are never kept, however slow the machine is."""
+    monkeypatch.setattr(counts, "CHEAP", 10**12)
+
+
+async def data(browse: Browse, path: str) -> dict[str, Any]:
+    return msgspec.json.decode((await browse.get(path, params={"format": "json"})).content)
+
+
+def period(tq: TaskQ, kind: str, type: str, *, runs: int, micros: int = 1_000_000, queue: str = "default") -> Period:
+    sums = Sums()
+    sums.add_runs([micros] * runs, [20_000] * runs)
+    at = begin_of(tq.queue.clock.now(), MINUTE) - 2 * MINUTE * SECOND
+    return sums.period((at, MINUTE, queue, type, kind))
+
+
+def worker(tq: TaskQ, owner: str = "w1", **changes: Any) -> WorkerInfo:
+    now = tq.queue.clock.now()
+    known: dict[str, Any] = {
+        "owner": owner,
+        "host": "db1",
+        "pid": 42,
+        "version": "0.1.0",
+        "started_at": now,
+        "seen_at": now,
+        "lease_until": now + 60 * SECOND,
+        "queues": None,
+        "concurrency": 10,
+        "busy": 0,
+    }
+    return WorkerInfo(**known | changes)
+
+
+async def run(tq: TaskQ, task: Any) -> None:
+    async with tq.running():
+        with contextlib.suppress(TaskFailed):
+            await task.result(timeout=10)
+
+
+async def register(tq: TaskQ, info: WorkerInfo) -> None:
+    registry = tq.queue.backend.workers
+    assert registry is not None
+    await registry.register(info)
+
+
+# ---- what needs attention ----
+
+
+async def notices(browse: Browse) -> list[str]:
+    found = (await data(browse, "./"))["attention"]
+    return [
+        each["one" if each["number"] == 1 else "many"].format(number=each["number"], **each["values"]) for each in found
+    ]
+
+
+async def test_nothing_needs_attention_in_a_quiet_store(browse: Browse) -> None:
+    assert "Nothing needs attention." in (await browse.get("")).text
+    assert await notices(browse) == []
+
+
+async def test_ready_tasks_without_a_worker_need_attention(browse: Browse, tq: TaskQ) -> None:
+    await tq.push("greet", {"name": "World"})
+    assert await notices(browse) == ["1 task is ready, but no worker runs."]
+    page = await browse.get("", headers=CHINESE)
+    assert "1 个任务已就绪，但没有运行中的工作进程。" in page.text and 'href="workers"' in page.text
+    await register(tq, worker(tq, quiet=True))
+    await tq.workers.quiet("w1")
+    assert await notices(browse) == ["1 task is ready, but every worker is quiet."]
+    await tq.workers.wake("w1")
+    assert await notices(browse) == []
+
+
+async def test_a_queue_that_no_worker_claims_needs_attention(browse: Browse, tq: TaskQ) -> None:
+    await register(tq, worker(tq, queues=("mails",)))
+    await tq.push("greet", {"name": "World"}, queue="batch")
+    await tq.push("greet", {"name": "World"}, queue="later", delay=3600)
+    assert await notices(browse) == ["Tasks of the queue batch are ready, but no worker claims from it."]
+    assert 'href="queue?name=batch"' in (await browse.get("")).text
+
+
+async def test_a_paused_queue_with_tasks_needs_attention(browse: Browse, tq: TaskQ) -> None:
+    await tq.push("greet", {"name": "World"}, queue="batch")
+    await tq.pause("batch")
+    await tq.pause("empty")
+    assert await notices(browse) == ["The queue batch is paused, and 1 task waits in it."]
+
+
+async def test_failed_tasks_of_the_last_hour_need_attention_before_and_after_the_history_has_them(
+    tmp_path: Path,
+) -> None:
+    async with TaskQ(f"sqlite:///{tmp_path}/failed.db", history=False) as tq, in_starlette(tq) as browse:
+
+        @tq.task(max_retries=0)
+        async def fail() -> None:
+            raise RuntimeError("no")
+
+        await run(tq, await tq.push("fail"))
+        assert await notices(browse) == ["1 task has failed in the last hour."]
+        await tq.queue.backend.history.add([period(tq, "failed", "fail", runs=5)])
+        async with in_starlette(tq) as later:  # what the first one has read is kept for some seconds
+            assert await notices(later) == ["5 tasks have failed in the last hour."]
+
+
+async def test_gates_that_keep_tasks_need_attention(browse: Browse, tq: TaskQ) -> None:
+    @tq.task(limit=Limit(1, key="tenant"))
+    async def load(tenant: int) -> None: ...
+
+    await register(tq, worker(tq))
+    for tenant in range(MOST_GATES + 2):
+        await tq.push_many([("load", {"tenant": tenant})] * 2)
+    await tq.limits.close("tenant:3")
+    found = await notices(browse)
+    assert found[0] == "The gate tenant:3 is closed, and 1 task waits at it."
+    assert found[1] == "The gate tenant:0 is full, and 1 task waits at it."
+    assert len(found) == MOST_GATES + 1 and found[-1] == "Tasks wait at 2 other gates."
+    assert 'href="gate?key=tenant%3A3"' in (await browse.get("")).text
+
+
+async def test_a_late_schedule_needs_attention(browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
+    await tq.scheduler.add_scheduler_task(
+        name="Ping",
+        task_type="greet",
+        schedule_type="interval",
+        interval_seconds=60,
+        task_id="ping",
+        params={"name": "World"},
+    )
+    assert await notices(browse) == []
+    real = tq.queue.clock.now
+    monkeypatch.setattr(tq.queue.clock, "now", lambda: real() + 70 * SECOND + LATE)
+    assert await notices(browse) == ["The schedule Ping is late: no scheduler has fired it."]
+    assert 'href="schedule?id=ping"' in (await browse.get("")).text
+
+
+async def test_workers_of_every_queue_claim_all(tq: TaskQ) -> None:
+    await tq.push("greet", {"name": "World"}, queue="batch")
+    stats = await tq.stats()
+    assert unclaimed(stats, [worker(tq, queues=("mails",))]) == ["batch"]
+    assert unclaimed(stats, [worker(tq, queues=("mails",)), worker(tq, "w2")]) == []
+    assert unclaimed(stats, []) == ["batch"]
+
+
+# ---- charts ----
+
+
+@pytest.mark.parametrize("path", ["", "type?name=greet", "queue?name=default"])
+async def test_charts_are_drawn_and_said_in_both_languages(browse: Browse, tq: TaskQ, path: str) -> None:
+    empty = await browse.get(path)
+    assert "The first minute appears here" in empty.text and "<figure" not in empty.text
+    await tq.queue.backend.history.add(
+        [period(tq, "completed", "greet", runs=4), period(tq, "failed", "greet", runs=1)]
+    )
+    async with in_starlette(tq) as browse:
+        english, chinese = await browse.get(path), await browse.get(path, headers=CHINESE)
+    assert english.text.count("<figure") == chinese.text.count("<figure") == 3
+    assert 'aria-label="Throughput: completed 4, failed 1"' in english.text
+    assert 'aria-label="吞吐量: 已完成 4, 失败 1"' in chinese.text
+    assert "nan" not in english.text.lower().replace("finance", "")
+
+
+@pytest.mark.parametrize("span", ["1h", "24h", "7d", "90d", "other"])
+async def test_the_span_is_a_link_and_marked(browse: Browse, span: str) -> None:
+    page = (await browse.get("", params={"span": span})).text
+    marked = span if span != "other" else "1h"
+    assert f'<a href="./?span={marked}" aria-current="true">' in page and page.count('aria-current="true"') == 1
+
+
+async def test_a_process_that_writes_no_history_says_so(tmp_path: Path) -> None:
+    async with TaskQ(f"sqlite:///{tmp_path}/quiet.db", history=False).running() as tq, in_starlette(tq) as browse:
+        assert "history=False" in (await browse.get("")).text
+
+
+# ---- types and queues ----
+
+
+async def test_types_are_sorted_by_links(browse: Browse, tq: TaskQ) -> None:
+    await tq.queue.backend.history.add(
+        [
+            period(tq, "completed", "quick", runs=9, micros=1_000),
+            period(tq, "completed", "slow", runs=3, micros=5_000_000),
+            period(tq, "failed", "slow", runs=1),
+        ]
+    )
+    orders = {}
+    for sort in ("completed", "failed", "share", "p95", "name", "nonsense"):
+        found = msgspec.json.decode((await browse.get("types", params={"sort": sort, "format": "json"})).content)
+        orders[sort] = [each["name"] for each in found["types"]]
+        assert found["idle"] == ["greet"]
+    assert orders["completed"] == orders["name"] == orders["nonsense"] == ["quick", "slow"]
+    assert orders["failed"] == orders["share"] == orders["p95"] == ["slow", "quick"]
+    page = (await browse.get("types", params={"sort": "p95"})).text
+    assert 'href="type?name=slow&amp;span=1h"' in page and 'aria-sort="descending"' in page and "25 %" in page
+
+
+async def test_a_queue_shows_its_depth_and_is_paused_from_its_page(browse: Browse, tq: TaskQ) -> None:
+    for _ in range(3):
+        await tq.push("greet", {"name": "World"}, queue="batch")
+    await tq.push("greet", {"name": "World"}, queue="batch", delay=60)
+    await register(tq, worker(tq, queues=("batch",)))
+    found = msgspec.json.decode((await browse.get("queue", params={"name": "batch", "format": "json"})).content)
+    assert (found["ready"], found["later"], found["workers"]) == (3, 1, 1)
+    assert found["queue"]["next_age"] is not None
+    rows = (await data(browse, "queues"))["queues"]
+    assert [row["name"] for row in rows if row["next_age"] is not None] == ["batch"]
+    done = await send(browse, "pause-queue", "queue?name=batch", queue="batch", back="queue")
+    assert done.headers["location"] == "queue?name=batch" and await tq.paused() == ["batch"]
+    page = (await browse.get("queue?name=batch")).text
+    assert "Held by the pause" in page
+    await send(browse, "resume-queue", "queues", queue="batch")
+    assert await tq.paused() == []
+
+
+@pytest.mark.parametrize("name", ["queue", "type"])
+async def test_a_page_about_one_thing_needs_its_name(browse: Browse, name: str) -> None:
+    assert (await browse.get(name)).status_code == 422
+    hostile = await browse.get(name, params={"name": "<script>alert(1)</script>"})
+    assert hostile.status_code == 200 and "<script>alert" not in hostile.text
+
+
+# ---- workers ----
+
+
+async def test_workers_are_listed_with_what_they_run(browse: Browse, tq: TaskQ) -> None:
+    assert "No worker runs." in (await browse.get("workers")).text
+    await register(tq, worker(tq, busy=1))
+    await register(tq, worker(tq, "w2", lease_until=1))
+    task = await tq.push("greet", {"name": "World"})
+    (claimed,) = await tq.queue.backend.claim("w1", tq.queue.clock.now(), 1)
+    assert claimed.task_id == task.task_id
+    rows = (await data(browse, "workers"))["workers"]
+    by = {row["id"]: row for row in rows}
+    assert [run["task_id"] for run in by["w1"]["runs"]] == [task.task_id]
+    assert (by["w1"]["alive"], by["w2"]["alive"]) == (True, False)
+    page = (await browse.get("worker?id=w1")).text
+    assert f"task?id={task.task_id}" in page and "db1 · 42" in page
+
+
+async def test_workers_are_quieted_woken_and_resized(browse: Browse, tq: TaskQ) -> None:
+    await register(tq, worker(tq))
+    done = await send(browse, "quiet-worker", "workers", id="w1")
+    assert done.headers["location"] == "worker?id=w1" and (await tq.workers.get("w1")).quiet
+    assert ">Wake<" in (await browse.get("workers")).text
+    await send(browse, "wake-worker", "workers", id="w1")
+    assert not (await tq.workers.get("w1")).quiet
+    await send(browse, "resize-worker", "worker?id=w1", id="w1", slots="4")
+    assert (await tq.workers.get("w1")).wanted_concurrency == 4
+    assert "asked for 4" in (await browse.get("worker?id=w1")).text
+    wrong = await send(browse, "resize-worker", "worker?id=w1", id="w1", slots="many")
+    assert wrong.status_code == 422 and (await tq.workers.get("w1")).wanted_concurrency == 4
+    asked = await send(browse, "quiet-workers", "workers")
+    assert "Quiet all workers (1)?" in asked.text and not (await tq.workers.get("w1")).quiet
+    await send(browse, "quiet-workers", "workers", sure="yes")
+    assert (await tq.workers.get("w1")).quiet
+    await send(browse, "wake-workers", "workers")
+    assert not (await tq.workers.get("w1")).quiet
+
+
+async def test_a_store_without_a_registry_says_so() -> None:
+    async with TaskQ("memory://") as tq, in_starlette(tq) as browse:
+        assert "This store has no registry of workers." in (await browse.get("workers")).text
+        assert (await browse.get("")).status_code == 200
+
+
+# ---- events ----
+
+
+async def test_events_are_collected_from_the_first_look_on(browse: Browse, tq: TaskQ) -> None:
+    await tq.push("greet", {"name": "before"})
+    assert (await data(browse, "events"))["events"] == []
+    task = await tq.push("greet", {"name": "nobody"}, priority=1)
+    await run(tq, task)
+    found = (await data(browse, "events"))["events"]
+    of_task = [(each["name"], each["task_id"]) for each in reversed(found) if each["task_id"] == task.task_id]
+    assert of_task == [("pushed", task.task_id), ("started", task.task_id), ("failed", task.task_id)]
+    failed = msgspec.json.decode((await browse.get("events", params={"name": "failed", "format": "json"})).content)
+    assert [each["name"] for each in failed["events"]] == ["failed"]
+    assert "there is no such person" in (await browse.get("events")).text
+
+
+async def test_what_people_did_is_kept_always(browse: Browse, tq: TaskQ) -> None:
+    await send(browse, "pause-queue", "queues", queue="default")
+    (event,) = (await data(browse, "events"))["events"]
+    assert (event["name"], event["action"], event["targets"]) == ("operated", "pause-queue", ["default"])
+
+
+async def test_nothing_is_collected_without_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = 0
+
+    class Clock:
+        def ticks(self) -> int:
+            return ticks
+
+    monkeypatch.setattr(feed_module, "SystemClock", Clock)
+    events = Events()
+    feed = Feed(events)
+    assert not events.wanted and "operated" in events
+    events.emit("skipped", 1)
+    assert feed.read(None, 10) == [] and events.wanted
+    for at in range(MOST + 5):
+        events.emit("skipped", at)
+    assert [each.at for each in feed.read(None, 2)] == [MOST + 4, MOST + 3] and len(feed.read(None, 10_000)) == MOST
+    ticks = 61 * SECOND
+    events.emit("skipped", 0)
+    assert not feed.collecting and not events.wanted and all(name not in events for name in NAMES if name != "operated")
+    assert feed.read("skipped", 10) == []
+
+
+async def test_a_listener_is_taken_away_without_the_others() -> None:
+    events, heard = Events(), []
+    events.on("failed", heard.append)
+    events.on("failed", heard.clear)
+    events.off("failed", heard.clear)
+    events.off("failed", heard.clear)
+    events.off("pushed", heard.append)
+    events.emit("failed", 1)
+    assert len(heard) == 1 and events.wanted
+    events.off("failed", heard.append)
+    assert not events.wanted and "failed" not in events
