@@ -29,6 +29,7 @@ from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.codec import Chain, Codec, Fernet, Zlib, Zstd
 from aiotaskq.core.history import Period
 from aiotaskq.core.limits import Fair, Limit, Rate
+from aiotaskq.core.notes import Note
 from aiotaskq.core.parent import Parent
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Attempt, Status, Task
@@ -97,6 +98,7 @@ __all__ = [
     "NoOpenTask",
     "NotFound",
     "NotSupported",
+    "Note",
     "Parent",
     "Period",
     "QueueFull",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Union, Unpack, cast
 
@@ -11,9 +11,12 @@ from aiotaskq.app.binder import binder_of
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.attempts import attempts_of
 from aiotaskq.core.limits import Fair, Limit, Of, Rate
+from aiotaskq.core.notes import Note
 from aiotaskq.core.task import Attempt, Status, Task
+from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import TaskFailed, ValidationError
 from aiotaskq.runtime.handler import Handler
+from aiotaskq.runtime.queue.note_stream import next_notes, note_stream
 from aiotaskq.runtime.queue.queue import Queue
 
 P = ParamSpec("P")
@@ -149,6 +152,30 @@ class TaskHandle(Generic[T_co]):
         not. Raises NotFound.
         """
         return list(attempts_of(await self.task()))
+
+    async def notes(self, after: int = 0, limit: int = 1_000) -> list[Note]:
+        """Return what the handler has written with ``log`` and ``emit``, from the first note behind ``after``."""
+        return await self._queue.backend.notes.read(
+            self.task_id, check_int("after", after, 0), check_int("limit", limit, 1)
+        )
+
+    async def events(self, after: int = 0) -> AsyncIterator[Note]:
+        """Yield the notes of the task as they come, here or from another process; the last one has the kind ``end``.
+
+        ``after`` is the number of the last note that is known. The text of the last one is the status with which the
+        task has ended. Raises NotFound if the task is deleted.
+        """
+        async for note in note_stream(self._queue, self.task_id, check_int("after", after, 0)):
+            yield note
+
+    async def next_notes(self, after: int = 0, timeout: float | None = None) -> list[Note]:
+        """Wait for notes behind ``after``, or the end, and return some; an empty list after ``timeout`` seconds.
+
+        The last one is as in ``events``. Raises NotFound if the task is deleted.
+        """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        return await next_notes(self._queue, self.task_id, check_int("after", after, 0), timeout)
 
     async def cancel(self) -> bool:
         """Cancel the task, or ask it to stop if it runs; return False if it has ended already."""

@@ -7,10 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aiotaskq.core.coded import from_stored, is_coded, to_stored
+from aiotaskq.core.task import Status
 
 if TYPE_CHECKING:
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.notes import NewNotes, Note
+
+
+def may_write(last: bool) -> tuple[Status, ...]:
+    """Return the statuses of a task to which a run with its fence may write notes."""
+    return (Status.RUNNING, Status.COMPLETED) if last else (Status.RUNNING,)
 
 
 class Notes(ABC):
@@ -20,12 +26,13 @@ class Notes(ABC):
     """That of the backend: it encodes the texts."""
 
     @abstractmethod
-    async def add(self, new: Sequence[NewNotes], wait: bool = False) -> list[bool | None]:
+    async def add(self, new: Sequence[NewNotes], last: bool = False) -> list[bool | None]:
         """Append notes to running tasks; return for each task whether it runs with this fence, else it has no notes.
 
         None stands for a task whose row another transaction has locked, as that of its handler: nothing was written for
-        it, and it may be tried again. With ``wait`` the row is waited for instead. The oldest notes of a task go where
-        it would have more than ``MAX_NOTES``, or texts of more than ``MAX_SIZE``. No task is named twice in one call.
+        it, and it may be tried again. The ``last`` notes of a run wait for the row instead, and are also appended where
+        the run has completed its task in a transaction of its own. The oldest notes of a task go where it would have
+        more than ``MAX_NOTES``, or texts of more than ``MAX_SIZE``. No task is named twice in one call.
         Sends the hint ``noted``.
         """
 

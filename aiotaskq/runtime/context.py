@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from aiotaskq.core.notes import NewNote, data_note, log_note
 from aiotaskq.core.serialize import clip
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.validation import check_int, check_seconds
@@ -39,6 +40,12 @@ class TaskHost(Protocol):
     limits: Limits
     """The gates of its store."""
 
+    def now(self) -> int:
+        """Return the time in microseconds UTC."""
+
+    def note(self, context: TaskContext, note: NewNote) -> None:
+        """Take a note of a running task, to be written soon; from any thread."""
+
     async def report(self, task: Task, value: dict[str, Any]) -> bool:
         """Store the progress of a running task; return whether it is still this worker's."""
 
@@ -56,6 +63,10 @@ class TaskContext(msgspec.Struct, eq=False):
     """Whether the task was asked to stop; an ``async def`` handler is cancelled as well."""
     completed: bool = False
     """Whether ``complete`` was called; the worker then reads whether that transaction was committed."""
+    noted: bool = False
+    """Whether a note was written in this run; the worker then writes the last ones before the end of the task."""
+    lost: bool = False
+    """Whether notes were refused, since the task is no longer this worker's."""
     _added: int = 0
 
     def __repr__(self) -> str:
@@ -75,6 +86,28 @@ class TaskContext(msgspec.Struct, eq=False):
             value["message"] = clip(str(message)[:500])
         if not await self._host.report(self.task, value):
             raise LeaseLost(f"task {self.task.task_id} is no longer run here; stop working on it")
+
+    def log(self, text: object, /, **fields: object) -> None:
+        """Write a line into the task's own log, with ``name=value`` for each field; from any thread, without waiting.
+
+        It is stored within a fraction of a second, and before the task's end: read it by ``handle.events()`` or
+        ``handle.notes()``. A task keeps its newest 1,000 notes, of together 256 KB; a line of more than 4 KB is cut.
+        Raises LeaseLost once it is known that the task is no longer this worker's.
+        """
+        self._note(log_note(self._host.now(), text, fields))
+
+    def emit(self, data: Any) -> None:
+        """Send JSON data to those that follow the task, as tokens of an answer; stored and bounded as ``log``.
+
+        Raises ValidationError for what JSON cannot hold, and for more than 4 KB. Raises LeaseLost as ``log``.
+        """
+        self._note(data_note(self._host.now(), data))
+
+    def _note(self, note: NewNote) -> None:
+        if self.lost:
+            raise LeaseLost(f"task {self.task.task_id} is no longer run here; stop working on it")
+        self.noted = True
+        self._host.note(self, note)
 
     def snooze(self, seconds: float) -> None:
         """Leave the handler now, and run the task again after ``seconds``; that costs no retry."""

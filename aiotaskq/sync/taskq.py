@@ -19,6 +19,7 @@ from aiotaskq.app.handle import One, P, PushOptions, R, T, T_co, TaskCall
 from aiotaskq.app.registry import Coro, TaskOptions
 from aiotaskq.app.run_options import RunOptions
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
+from aiotaskq.core.notes import Note
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ClosedError
 from aiotaskq.runtime.queue.groups import MemberResult
@@ -66,6 +67,18 @@ class TaskHandle(Facade[Any], Generic[T_co]):
     status = blocking(AsyncHandle.status)
     progress = blocking(AsyncHandle.progress)
     attempts = blocking(AsyncHandle.attempts)
+    notes = blocking(AsyncHandle.notes)
+    next_notes = blocking(AsyncHandle.next_notes)
+
+    @documented_as(AsyncHandle.events)
+    def events(self, after: int = 0) -> Iterator[Note]:
+        while True:
+            for note in self.next_notes(after):
+                yield note
+                if note.kind == "end":
+                    return
+                after = note.n
+
     cancel = blocking(AsyncHandle.cancel)
 
 
@@ -364,6 +377,14 @@ class TaskContext:
     @documented_as(aiotaskq.runtime.context.TaskContext.progress)
     def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
         self._run(self._context.progress, done, total, message)
+
+    @documented_as(aiotaskq.runtime.context.TaskContext.log)
+    def log(self, text: object, /, **fields: object) -> None:
+        self._context.log(text, **fields)
+
+    @documented_as(aiotaskq.runtime.context.TaskContext.emit)
+    def emit(self, data: Any) -> None:
+        self._context.emit(data)
 
     @documented_as(aiotaskq.runtime.context.TaskContext.snooze)
     def snooze(self, seconds: float) -> None:

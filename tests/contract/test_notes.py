@@ -58,10 +58,20 @@ async def test_only_the_run_that_has_the_task_writes(backend: Backend, hints: li
     hints.clear()
     assert await backend.notes.add([of(finished, "late"), zombie, of(waiting, "early"), missing]) == [False] * 4
     assert NOTED not in [kind for kind, _ in hints]
-    assert await backend.notes.add([zombie], wait=True) == [False]
+    assert await backend.notes.add([zombie], last=True) == [False]
     assert await backend.notes.add([of(finished, "late"), of(held, "now")]) == [False, True]
     assert (NOTED, [held.task_id]) in hints
     assert [await texts(backend, each) for each in (held, finished, waiting)] == [["now"], [], []]
+
+
+async def test_the_last_notes_of_a_run_that_has_completed_its_task(backend: Backend) -> None:
+    task = await ended(backend)
+    assert await backend.notes.add([of(task, "late")]) == [False]
+    assert await backend.notes.add([NewNotes(task.task_id, task.fence - 1, lines("zombie"))], last=True) == [False]
+    assert await backend.notes.add([of(task, "last")], last=True) == [True]
+    assert await texts(backend, task) == ["last"]
+    failed = await ended(backend, status=Status.FAILED)
+    assert await backend.notes.add([of(failed, "last")], last=True) == [False]
 
 
 async def test_numbers_go_on_in_the_next_run(backend: Backend) -> None:
@@ -123,7 +133,7 @@ async def test_two_writers_lose_nothing(shared_store: Store) -> None:
 
     async def write(backend: Backend, name: str) -> None:
         for number in range(10):
-            assert await backend.notes.add([of(task, f"{name}{number}")], wait=True) == [True]
+            assert await backend.notes.add([of(task, f"{name}{number}")], last=True) == [True]
 
     async with asyncio.timeout(within(30)):
         await asyncio.gather(*(write(backend, name) for backend, name in zip(backends, "ab", strict=True)))

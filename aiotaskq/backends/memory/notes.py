@@ -8,9 +8,9 @@ from itertools import islice
 
 from aiotaskq.backends.listeners import NOTED, Listeners
 from aiotaskq.backends.memory.lock import BriefLock
-from aiotaskq.backends.notes import Notes
+from aiotaskq.backends.notes import Notes, may_write
 from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE, NewNote, NewNotes, Note
-from aiotaskq.core.task import RUNNING, Task
+from aiotaskq.core.task import Task
 
 
 class _Log:
@@ -39,16 +39,16 @@ class MemoryNotes(Notes):
         self.by_task: dict[str, _Log] = {}
         """Of the tasks that have any; an entry is removed with its task."""
 
-    async def add(self, new: Sequence[NewNotes], wait: bool = False) -> list[bool | None]:
+    async def add(self, new: Sequence[NewNotes], last: bool = False) -> list[bool | None]:
         with self._lock:
-            held = [self._add(each) for each in new]
+            held = [self._add(each, last) for each in new]
         if written := [each.task_id for each, ok in zip(new, held, strict=True) if ok]:
             self._listeners.notify(NOTED, written)
         return [*held]
 
-    def _add(self, new: NewNotes) -> bool:
+    def _add(self, new: NewNotes, last: bool) -> bool:
         row = self._rows.get(new.task_id)
-        if row is None or row.status is not RUNNING or row.fence != new.fence:
+        if row is None or row.fence != new.fence or row.status not in may_write(last):
             return False
         log = self.by_task.setdefault(new.task_id, _Log())
         for note in new.notes:

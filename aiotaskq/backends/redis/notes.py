@@ -18,10 +18,10 @@ class RedisNotes(Notes):
     def __init__(self, redis: RedisConnections, listeners: Listeners) -> None:
         self._redis, self._listeners = redis, listeners
 
-    async def add(self, new: Sequence[NewNotes], wait: bool = False) -> list[bool | None]:
+    async def add(self, new: Sequence[NewNotes], last: bool = False) -> list[bool | None]:
         if not new:
             return []
-        words: list[bytes | int | str] = [MAX_NOTES, MAX_SIZE]
+        words: list[bytes | int | str] = [MAX_NOTES, MAX_SIZE, int(last)]
         for each in new:
             words += (each.task_id, each.fence, len(each.notes))
             for note in each.notes:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, delete, exists, select
 
 from aiotaskq.backends.listeners import NOTED, Listeners
-from aiotaskq.backends.notes import Notes
+from aiotaskq.backends.notes import Notes, may_write
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.core.notes import MAX_NOTE, MAX_NOTES, MAX_SIZE, NewNotes, Note
-from aiotaskq.core.task import Status
 from aiotaskq.models import NoteRow
 
 _N: Any = NoteRow.__table__
@@ -37,11 +36,11 @@ class SqlNotes(Notes):
     def __init__(self, database: Database, listeners: Listeners) -> None:
         self._database, self._listeners = database, listeners
 
-    async def add(self, new: Sequence[NewNotes], wait: bool = False) -> list[bool | None]:
+    async def add(self, new: Sequence[NewNotes], last: bool = False) -> list[bool | None]:
         if not new:
             return []
         texts = [[self._stored(note.text) for note in each.notes] for each in new]
-        held = await self._database.write(lambda connection: _add(connection, new, texts, wait))
+        held = await self._database.write(lambda connection: _add(connection, new, texts, last))
         if written := [each.task_id for each, ok in zip(new, held, strict=True) if ok]:
             self._listeners.notify(NOTED, written)
         return held
@@ -59,46 +58,44 @@ class SqlNotes(Notes):
 
 
 def _add(
-    connection: Connection, new: Sequence[NewNotes], texts: Sequence[Sequence[str]], wait: bool
+    connection: Connection, new: Sequence[NewNotes], texts: Sequence[Sequence[str]], last: bool
 ) -> list[bool | None]:
     # A handler's own transaction may hold the row of its task: waiting for it would delay the notes of all others.
     ids = sorted(each.task_id for each in new)
-    running = _running(connection, ids, lock=True, skip=not wait)
-    if not wait and (taken := [task_id for task_id in ids if task_id not in running]):
+    running = _running(connection, ids, lock=True, skip=not last)
+    if not last and (taken := [task_id for task_id in ids if task_id not in running]):
         elsewhere = _running(connection, taken, lock=False, skip=False)
     else:
         elsewhere = {}
-    held = [
-        True
-        if running.get(each.task_id) == (Status.RUNNING, each.fence)
-        else None
-        if elsewhere.get(each.task_id) == (Status.RUNNING, each.fence)
-        else False
-        for each in new
-    ]
+    held = [_holds(running, each, last) or (None if _holds(elsewhere, each, last) else False) for each in new]
     kept = [(each, part) for each, part, ok in zip(new, texts, held, strict=True) if ok]
     if not kept:
         return held
     # In a statement of its own: one that waits for a lock sees the rows as they were before the wait.
-    last = {
+    newest = {
         row.task_id: (row.n or 0, row.ends or 0)
         for part in chunks([each.task_id for each, _ in kept])
         for row in connection.execute(_LAST.where(task.task_id.in_(part)))
     }
     rows: list[tuple[Any, ...]] = []
     for each, part in kept:
-        n, ends = last[each.task_id]
+        n, ends = newest[each.task_id]
         for note, text in zip(each.notes, part, strict=True):
             n, ends = n + 1, ends + note.size
             rows.append((each.task_id, n, note.at, note.kind, text, ends))
-        last[each.task_id] = n, ends
+        newest[each.task_id] = n, ends
     insert_new(connection, _N, _COLUMNS, rows)
-    for task_id, (n, ends) in last.items():
+    for task_id, (n, ends) in newest.items():
         if n > MAX_NOTES:
             connection.execute(delete(_N).where(c.task_id == task_id, c.n <= n - MAX_NOTES))
         if ends > MAX_SIZE:  # with the room of one note, since a row says where its text ends, and not where it begins
             connection.execute(delete(_N).where(c.task_id == task_id, c.ends < ends - MAX_SIZE + MAX_NOTE))
     return held
+
+
+def _holds(rows: Mapping[str, tuple[Any, int]], new: NewNotes, last: bool) -> bool:
+    status, fence = rows.get(new.task_id, (None, 0))
+    return fence == new.fence and status in may_write(last)
 
 
 def _running(connection: Connection, ids: Sequence[str], *, lock: bool, skip: bool) -> dict[str, tuple[Any, int]]:

@@ -90,9 +90,9 @@ class Queue(Operations[Task]):
         self.gated = gated
         """Returns a task, made from a dict or fired by a schedule, with the gates of its type."""
         self._visibility = check_seconds("visibility", visibility, zero=False)
-        self._poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
+        self.poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
         self._waiters = Waiters(backend)
-        self.capacity = Capacity(backend, clock, self.events, self._waiters, maxsize, when_full, self._poll_interval)
+        self.capacity = Capacity(backend, clock, self.events, self._waiters, maxsize, when_full, self.poll_interval)
         direct = isinstance(backend, DirectBackend) and not (backend.grouped or self.capacity.maxsize)
         self._direct = cast(DirectBackend, backend) if direct else None
         self._pushes: Batcher[Task, Task] = Batcher(self._push, direct=not backend.hands_over)
@@ -111,12 +111,12 @@ class Queue(Operations[Task]):
         self.debounced = Debounced(backend, clock, update)
         self.edits = Edits(clock, update, prepare=prepare, gated=gated, check=self._check_pushed)
         self.groups = GroupVerbs(
-            self, self.capacity, self._pushed, self._followed, self._check_pushed, self._waiters, self._poll_interval
+            self, self.capacity, self._pushed, self._followed, self._check_pushed, self._waiters, self.poll_interval
         )
         """The verbs on groups."""
         self._next_reap = 0  # ticks
         self.reaper = Reaper(backend, clock, self.events, self.settle, self.groups.resume_cancels)
-        self.gate_sweep = GateSweep(backend, clock, self._poll_interval)
+        self.gate_sweep = GateSweep(backend, clock, self.poll_interval)
         self._pop_owner = fresh_owner(POP_OWNER)
 
     @property
@@ -292,7 +292,7 @@ class Queue(Operations[Task]):
                 if (task := await self._pop_one(visibility)) is not None:
                     return task
                 now = self.clock.now()
-                pause = self._poll_interval if self.backend.shared else 60.0
+                pause = self.poll_interval if self.backend.shared else 60.0
                 for at in (await self.backend.next_run_at(now), self.gate_sweep.next_at):
                     if at is not None:
                         pause = min(pause, max(0.0, (at - now) / SECOND))
@@ -460,7 +460,7 @@ class Queue(Operations[Task]):
             end = self.clock.ticks() + int(check_seconds("timeout", timeout) * SECOND)
         await self.backend.watch()
         with self._waiters.woken_at_end(task_id) as woken:
-            pause = self._poll_interval
+            pause = self.poll_interval
             while True:
                 woken.clear()
                 task = await self.get(task_id)

@@ -13,12 +13,14 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.backends.listeners import STEER
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.reusable_task import ReusableTask
+from aiotaskq.core.notes import NewNote
 from aiotaskq.core.outcome import Completed, Outcome, Released
 from aiotaskq.core.serialize import storable
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import gate, log, named, printable
+from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.task_log import log_outcome
@@ -28,6 +30,7 @@ from aiotaskq.runtime.worker.fetcher import Fetcher
 from aiotaskq.runtime.worker.follow_ups import follow_ups
 from aiotaskq.runtime.worker.heartbeat import Heartbeat
 from aiotaskq.runtime.worker.leases import Leases
+from aiotaskq.runtime.worker.notes import NoteWriter, Work
 from aiotaskq.runtime.worker.quarantine import Quarantine
 from aiotaskq.runtime.worker.runner import FENCED, STOPPED, RunCall, Runner, Unconfirmed
 from aiotaskq.runtime.worker.tally import Tally
@@ -125,6 +128,7 @@ class Worker:
         self._quarantine = Quarantine(self, self._fetcher, backend, clock)
         self.leases = Leases(self, queue, clock, self._heartbeat, self._fetcher, reap_interval=reap_interval)
         self._stop_listening: Callable[[], None] = lambda: None
+        self._notes = NoteWriter(backend.notes, clock, self._begin)
         self._chores: set[asyncio.Task[None]] = set()
         self._given_back, self._hurried = 0, False
         self._idle = asyncio.Event()
@@ -257,8 +261,8 @@ class Worker:
                     outcome = await self.runner.execute(execution)
                 else:  # the process was suspended for longer than its lease: given back, unless another worker has it
                     outcome = Released(FENCED)
-                if execution.context.completed:
-                    self._spawn(execution, self._confirm(execution, outcome))
+                if execution.context.completed or execution.context.noted:
+                    self._spawn(execution, self._finish(execution, outcome))
                     return
             except BaseException as error:
                 self._unsettled(execution, error)
@@ -270,9 +274,13 @@ class Worker:
             ticks = self._clock.ticks()
             execution = self._next(execution, outcome, ticks, runs > 0 and ticks < until and here.is_as_marked())
 
-    async def _confirm(self, execution: Execution, outcome: Outcome | None) -> None:
+    async def _finish(self, execution: Execution, outcome: Outcome | None) -> None:
+        """Write the last notes of a run, and confirm an outcome that its handler has written."""
         try:
-            outcome = await self._fetcher.confirm(execution.task, outcome)
+            if execution.context.noted:
+                await self._notes.finish(execution.task)
+            if execution.context.completed:
+                outcome = await self._fetcher.confirm(execution.task, outcome)
         except BaseException as error:
             self._unsettled(execution, error)
             if not isinstance(error, Exception):
@@ -324,8 +332,21 @@ class Worker:
         """Store the progress of a task that runs here; return whether it is still this worker's."""
         return (await self._backend.report([(task.task_id, task.fence, value)]))[0]
 
+    def now(self) -> int:
+        """Return the time in microseconds UTC."""
+        return self._clock.now()
+
+    def note(self, context: TaskContext, note: NewNote) -> None:
+        """Take a note of a task that runs here, to be written soon; from any thread."""
+        self._notes.add(context, note)
+
+    def _begin(self, work: Work) -> None:
+        self.loop.call_soon_threadsafe(lambda: self.chore(work()))
+
     async def complete(self, task: Task, session: Any, result: Any) -> bool:
         """Complete a task that runs here in the caller's transaction; return whether it is still this worker's."""
+        if not self._backend.hands_over:  # else the caller's transaction may have the lock that this would wait for
+            await self._notes.finish(task)
         result = storable(result, handler.returns if (handler := self._handlers.get(task.type)) is not None else None)
         return await self._queue.complete_with(session, task, result, then=self.follow_ups) is not None
 
@@ -355,6 +376,7 @@ class Worker:
 
     async def settle(self, task: Task, outcome: Outcome | Unconfirmed | None) -> None:
         """Write what came of a task that ``runner`` has run, before this returns."""
+        await self._notes.finish(task)
         if isinstance(outcome, Unconfirmed):
             outcome = await self._fetcher.confirm(task, outcome.outcome)
         if outcome is not None:

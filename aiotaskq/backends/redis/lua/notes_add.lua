@@ -1,14 +1,15 @@
--- ARGV: the most notes of a task, and the most bytes of their texts; then for each task its id, its fence, the number
+-- ARGV: the most notes of a task, the most bytes of their texts, and 1 if a task that has completed takes notes, too; for each task its id, its fence, the number
 -- of its new notes, and three words for each of those: the bytes of its text, its kind and time, and its text.
 -- Returns 1 or 0 for each task: whether it runs with this fence, and the notes were appended.
 -- include: base
 -- include: when_full
 
-local most, most_bytes, answer, i = tonumber(ARGV[1]), tonumber(ARGV[2]), {}, 3
+local most, most_bytes, answer, i = tonumber(ARGV[1]), tonumber(ARGV[2]), {}, 4
 while ARGV[i] do
   local id, fence, count = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
   local row, key, held = row_of(id), root .. 'notes:' .. id, 0
-  if row and row.status == 'running' and row.fence == fence then
+  local takes = row and (row.status == 'running' or (ARGV[3] == '1' and row.status == 'completed'))
+  if takes and row.fence == fence then
     held = 1
     local last, bytes = match(call('HGET', root .. 'noted', id) or '0 0', '^(%d+) (%d+)$')
     last, bytes = tonumber(last), tonumber(bytes)
