@@ -38,6 +38,7 @@ from aiotaskq.core.attempts import attempts_of
 from aiotaskq.core.attempts import run_time as seconds_of_run
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.masking import without_passwords
+from aiotaskq.core.notes import Note
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import FINAL, SECOND, Attempt, Status, Task
 from aiotaskq.errors import TaskConflict
@@ -177,6 +178,46 @@ def show(
         # An error has many lines; each is escaped.
         for number, line in enumerate(without_passwords(shown).splitlines() or [""]):
             echo(f"{name if not number else '':<{width}}  {printable(line, 20_000)}".rstrip())
+
+
+Follow = Annotated[bool, option("--follow", "-f", help=tr("Go on until the task has ended."))]
+After = Annotated[int, option("--after", min=0, metavar="N", help=tr("Only notes behind this number."))]
+
+
+@app.command(
+    "log",
+    cls=Command,
+    help=tr("Show what a task has written with log and emit, which may be secret; with --follow until its end."),
+    short_help=tr("Show, and follow, what a task has written with log and emit."),
+)
+def log(
+    task_id: OneId,
+    db: Db = DEFAULT_DB,
+    follow: Follow = False,
+    after: After = 0,
+    utc: Utc = False,
+    json: Json = False,
+) -> None:
+    def show(note: Note) -> None:
+        if json:
+            echo(json_text({"n": note.n, "at": instant(note.at), "kind": note.kind, "data": note.data}))
+            return
+        text = tr("ended: {status}", status=note.text) if note.kind == "end" else note.text
+        for line in text.splitlines() or [""]:
+            echo(f"{local(note.at, utc)}  {printable(line, 20_000)}")
+
+    async def work(tq: TaskQ) -> None:
+        handle, last = tq.handle((await tq.get(await task_id_of(tq, task_id))).task_id), after
+        if follow:
+            async for note in handle.events(last):
+                show(note)
+            return
+        while notes := await handle.notes(last):
+            for note in notes:
+                show(note)
+            last = notes[-1].n
+
+    with_tq(db, work)
 
 
 @app.command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -149,13 +149,18 @@ def dashboard(
 
 
 async def _send_reply(request: web.Request, reply: Reply) -> web.StreamResponse:
-    response: web.StreamResponse
     headers = CIMultiDict([*reply.headers, ("Content-Type", reply.media_type)])
     if reply.stream is None:
         return web.Response(body=reply.body, status=reply.status, headers=headers)
-    response = web.StreamResponse(status=reply.status, headers=headers)
-    await response.prepare(request)
-    async with contextlib.aclosing(reply.stream) as parts:
+    return await _send_stream(request, reply.status, headers, reply.stream)
+
+
+async def _send_stream(
+    request: web.Request, status: int, headers: CIMultiDict[str], stream: AsyncGenerator[bytes]
+) -> web.StreamResponse:
+    response = web.StreamResponse(status=status, headers=headers)
+    async with contextlib.aclosing(stream) as parts:
+        await response.prepare(request)
         async for part in parts:
             await response.write(part)
     return response
@@ -163,7 +168,11 @@ async def _send_reply(request: web.Request, reply: Reply) -> web.StreamResponse:
 
 def _handler(operation: Operation, tq: TaskQ, policy: Policy) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
-        return _response_of(await dispatch(operation, tq, policy, _Request(request)))
+        response = await dispatch(operation, tq, policy, _Request(request))
+        if response.stream is None:
+            return _response_of(response)
+        headers = CIMultiDict({**response.headers, "Content-Type": response.media_type})
+        return await _send_stream(request, response.status, headers, response.stream)
 
     return handle
 

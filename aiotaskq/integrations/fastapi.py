@@ -14,7 +14,7 @@ from aiotaskq.web.asgi import asgi_path, dashboard_endpoint, endpoint
 from aiotaskq.web.dashboard.reply import Actor, Allow, check_guarded
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import body, parameters, responses
-from aiotaskq.web.operation import Operation
+from aiotaskq.web.operation import JSON, Operation
 from aiotaskq.web.policy import MAX_BODY, check_taskq, make_policy
 
 try:
@@ -131,7 +131,7 @@ def router(
             status_code=operation.successes[0].status,
             response_description=operation.successes[0].description,
             response_model=None,
-            response_class=JSONResponse if operation.successes[0].type is not None else Response,
+            response_class=JSONResponse if _is_json(operation) else Response,
             responses=responses(operation),
             openapi_extra=_extra(operation),
         )
@@ -173,6 +173,10 @@ def dashboard(
     run.__annotations__ = {"request": Request, "return": Response}
     made.add_api_route("/{name:path}", run, methods=["GET", "POST"], name="aiotaskq:dashboard", response_model=None)
     return made
+
+
+def _is_json(operation: Operation) -> bool:
+    return operation.successes[0].type is not None and operation.successes[0].media_type == JSON
 
 
 def _extra(operation: Operation) -> dict[str, Any]:

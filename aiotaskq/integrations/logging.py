@@ -95,6 +95,46 @@ class ToStandard(logging.Handler):
             target.handle(record)
 
 
+class ToTask(logging.Handler):
+    """A handler of the standard library, and a sink of loguru, that writes lines of handlers into their tasks' logs.
+
+    Lines that are written outside of a handler, and those of aiotaskq itself, are left out. A task keeps its newest
+    1,000 notes, as after ``current_task().log``. It never raises.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one into the log of the task whose handler runs here."""
+        context = current.get()
+        if context is None or context.lost or record.name.partition(".")[0] == "aiotaskq":
+            return
+        record.exc_text = None  # of loguru it is a placeholder: the formatter writes the traceback itself
+        try:
+            context.log(self.format(record))
+        except Exception:  # the loop of its worker has ended, or an argument of the line does not fit its format
+            self.handleError(record)
+
+
+def standard_to_tasks(level: int | str = logging.INFO) -> logging.Handler:
+    """Write what handlers log through the standard library into their tasks' logs; return the handler.
+
+    ``logging.getLogger().removeHandler(handler)`` ends it. The level of the root logger counts as well.
+    """
+    handler = ToTask(level)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    return handler
+
+
+def loguru_to_tasks(level: int | str = "INFO") -> int:
+    """Write what handlers log through loguru into their tasks' logs; return loguru's number of the sink.
+
+    ``logger.remove(number)`` ends it.
+    """
+    # A function, since to a text loguru would add the traceback, with the values of variables.
+    line = "{level} {message}"
+    return logger.add(ToTask(), level=level, format=lambda record: line, diagnose=False, backtrace=False)
+
+
 def standard_to_loguru(level: int | str = logging.NOTSET) -> logging.Handler:
     """Send the standard library's log to loguru's sinks, beside the existing handlers; return the handler.
 

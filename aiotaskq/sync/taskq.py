@@ -72,12 +72,7 @@ class TaskHandle(Facade[Any], Generic[T_co]):
 
     @documented_as(AsyncHandle.events)
     def events(self, after: int = 0) -> Iterator[Note]:
-        while True:
-            for note in self.next_notes(after):
-                yield note
-                if note.kind == "end":
-                    return
-                after = note.n
+        return _events(self.next_notes, after)
 
     cancel = blocking(AsyncHandle.cancel)
 
@@ -191,6 +186,15 @@ class ScheduleDecorator(Protocol):
     def __call__(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> TaskFunction[P, Coro[T], T]: ...
     @overload
     def __call__(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
+
+
+def _events(next_notes: Callable[[int], list[Note]], after: int) -> Iterator[Note]:
+    while True:
+        for note in next_notes(after):
+            yield note
+            if note.kind == "end":
+                return
+            after = note.n
 
 
 def _handle(tq: TaskQ, made: AsyncHandle[Any]) -> TaskHandle[Any]:

@@ -107,7 +107,13 @@ def endpoint(operation: Operation, tq: TaskQ, policy: Policy) -> Endpoint:
     """Return the endpoint of an operation."""
 
     async def respond_to(request: Request) -> Response:
-        return response_of(await dispatch(operation, tq, policy, _Request(request)))
+        response = await dispatch(operation, tq, policy, _Request(request))
+        if response.stream is None:
+            return response_of(response)
+        if request.method == "HEAD":  # Starlette routes it here, and would wait for the end of the stream
+            await response.stream.aclose()
+            return Response(None, response.status, response.headers, response.media_type)
+        return StreamingResponse(response.stream, response.status, response.headers, response.media_type)
 
     return respond_to
 

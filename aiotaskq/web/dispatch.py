@@ -31,7 +31,7 @@ async def dispatch(operation: Operation, tq: TaskQ, policy: Policy, request: Req
             _check_change(policy, request.headers)
         query = _query(operation, policy, request.query)
         body = None if operation.body is None else await _body(operation.body, policy, request)
-        return await operation.run(Call(tq, policy, request.path, query, body))
+        return await operation.run(Call(tq, policy, request.path, query, body, request.headers))
     except ProblemError as refused:
         return problem_response(refused.problem)
     except AiotaskqError as error:

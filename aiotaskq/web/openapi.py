@@ -84,7 +84,7 @@ def responses(
     for success in operation.successes:
         entry = found[success.status] = {"description": success.description}
         if success.type is not None:
-            entry["content"] = {JSON: {"schema": describe(success.type), "example": success.example}}
+            entry["content"] = {success.media_type: {"schema": describe(success.type), "example": success.example}}
         if "Location" in success.description:
             entry["headers"] = {"Location": {"schema": {"type": "string", "format": "uri-reference"}}}
     for status in sorted({*operation.problems, *also} - found.keys()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -41,6 +41,8 @@ class ApiResponse(msgspec.Struct, frozen=True):
     body: bytes | None
     headers: dict[str, str] = {}
     media_type: str = JSON
+    stream: AsyncGenerator[bytes] | None = None
+    """In place of the body: parts that are sent as they come. Whoever sends them closes it."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -51,6 +53,7 @@ class Call(msgspec.Struct, frozen=True):
     path: Mapping[str, str]
     query: Any
     body: Any
+    headers: Mapping[str, str]
 
     def may_show(self, asked: bool) -> bool:
         """Return whether params are shown: only if asked for. Raises ProblemError where the host does not allow it."""
@@ -66,6 +69,7 @@ class Success(msgspec.Struct, frozen=True):
     description: str
     type: Any = None
     example: Any = None
+    media_type: str = JSON
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):

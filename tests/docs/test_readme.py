@@ -32,7 +32,7 @@ TRANSLATIONS = {name: text for name, text in PAGES.items() if "/zh/" in name}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"# ([\w/]+\.py)\n")
 RUN = ("python", "bash")  # what is only shown is in another language; "py" needs what the tests do not install
-SHOWN = ("py", "text", "ini", "dockerfile", "yaml", "toml", "json", "sql", "promql")
+SHOWN = ("py", "text", "ini", "dockerfile", "yaml", "toml", "json", "sql", "promql", "javascript")
 
 
 class Block(NamedTuple):

@@ -10,6 +10,7 @@ import msgspec
 from aiotaskq.core.task import FINAL, Status
 from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_json, check_key
 from aiotaskq.errors import TaskConflict, ValidationError
+from aiotaskq.web.event_stream import EVENT_STREAM, EventsQuery, event_stream, last_event
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
 from aiotaskq.web.schemas import (
     MAX_PAGE,
@@ -41,6 +42,10 @@ ATTEMPT: dict[str, Any] = {
     "outcome": "failed",
     "error": ERROR,
 }
+EVENTS = (
+    'id: 1\nevent: log\ndata: {"at":"2026-01-31T08:00:14.500000Z","text":"begun"}\n\n'
+    'id: 2\ndata: {"token":"Hello"}\n\nid: 2.end\nevent: end\ndata: {"status":"completed"}\n\n'
+)
 VIEW: dict[str, Any] = {
     "task_id": ID,
     "type": "send_mail",
@@ -212,6 +217,31 @@ async def retry_task(call: Call) -> ApiResponse:
     task_id = check_key("task_id", call.path["task_id"], MAX_ID)
     await call.tq.retry(task_id)
     return respond(TaskState(task_id, Status.PENDING, False))
+
+
+@tasks(
+    "GET",
+    "/tasks/{task_id}/events",
+    Success(200, "Server-sent events", str, EVENTS, EVENT_STREAM),
+    Success(204, "The browser has had the last event"),
+    query=EventsQuery,
+    problems=(403, 404),
+)
+async def task_events(call: Call) -> ApiResponse:
+    """Stream what a task writes with log and emit, as server-sent events, until it has ended.
+
+    What was emitted comes as a message, a line of the log as an event "log", the status as an event "end". After a lost
+    connection a browser sends Last-Event-ID, and gets what it has missed. Refused where params are not shown.
+    """
+    call.may_show(True)
+    task_id = check_key("task_id", call.path["task_id"], MAX_ID)
+    task = await call.tq.get(task_id)
+    seen = last_event(call.headers.get("last-event-id", ""))
+    if seen is not None and seen.ended and task.final:
+        return respond(status=204)  # it tells a browser not to connect again
+    after = call.query.after if seen is None else seen.n
+    headers = respond().headers | {"X-Accel-Buffering": "no"}  # a proxy is not to hold events back
+    return ApiResponse(200, None, headers, EVENT_STREAM, stream=event_stream(call.tq.handle(task_id), after))
 
 
 @tasks(

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import RETRYABLE
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import NotFound
@@ -18,6 +19,17 @@ from aiotaskq.web.schemas import TaskView
 from aiotaskq.web.views import plain, task_view
 
 SHORTEST = 4  # characters of an id by which a task is looked for
+NOTES = 200
+"""Notes that are shown."""
+
+
+class NoteView(msgspec.Struct):
+    """A note of the task."""
+
+    n: int
+    at: str | None
+    kind: str
+    text: str
 
 
 class TaskPage(msgspec.Struct, kw_only=True):
@@ -44,6 +56,10 @@ class TaskPage(msgspec.Struct, kw_only=True):
     """As JSON text; None where it is not shown."""
     result: str | None = None
     """The same of a task that has completed."""
+    notes: list[NoteView] | None = None
+    """The newest lines of its log, and data that it has emitted; None where they are not shown."""
+    older: bool = False
+    """Whether there were notes before these."""
 
 
 @pages("task", marked("Task"), "id", section="tasks")
@@ -66,6 +82,9 @@ async def task(view: View) -> TaskPage:
     )
     if view.show_args:
         page.params = json_text(found.params)
+        notes = await view.tq.queue.backend.notes.last(found.task_id, NOTES)
+        page.notes = [NoteView(note.n, to_iso(note.at), note.kind, note.text) for note in notes]
+        page.older = bool(notes) and notes[0].n > 1
         page.result = None if found.result is None else json_text(found.result)
     return page
 
