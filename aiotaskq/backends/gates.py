@@ -44,8 +44,11 @@ class Gates(ABC):
         """
 
     @abstractmethod
-    async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000) -> list[GateState]:
-        """Read these gates, or the first ones in the order of their keys; one that does not exist is left out."""
+    async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
+        """Read these gates, or the first ones whose keys begin with ``prefix``, in the order of their keys.
+
+        One that does not exist is left out.
+        """
 
     @abstractmethod
     async def change(self, key: str, change: GateChange, now: int) -> Gate:

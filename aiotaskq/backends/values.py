@@ -26,6 +26,11 @@ class Values(ABC):
     async def keys(self, now: int) -> list[str]:
         """Return the live keys, sorted."""
 
+    async def page(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[str]:
+        """Return up to ``limit`` live keys that begin with ``prefix``, in the order of the store, behind ``after``."""
+        found = sorted(str(key) for key in await self.keys(now))  # in memory a key need not be a string
+        return [key for key in found if key.startswith(prefix) and (after is None or key > after)][:limit]
+
     @abstractmethod
     async def count(self, now: int) -> int:
         """Count the live keys."""

@@ -175,6 +175,11 @@ class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     """A text that the error message contains; upper and lower case differ."""
     after: str | None = None
     """A task id: only tasks that are listed behind it, the newest first."""
+    newest: int | None = None
+    """Only so many tasks of each wanted status, the newest first, need be looked at; more may be.
+
+    Pending and running may count as one status.
+    """
 
     @property
     def restricted(self) -> bool:

@@ -9,6 +9,7 @@ import msgspec
 from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.task import SECOND, Status
+from aiotaskq.runtime.queue.operations import Stats, stats_of
 
 LOOK = 100  # overdue tasks that are read
 
@@ -37,6 +38,7 @@ async def examine(
     clock: Clock,
     *,
     schedules: Schedules | None = None,
+    known: Stats | None = None,
     late: float = 120.0,
     max_age: float | None = None,
 ) -> Health:
@@ -44,6 +46,7 @@ async def examine(
 
     Args:
         schedules: the schedules to check as well, if any.
+        known: counts that were read a moment ago; by default they are read.
         late: seconds for which a task of a dead worker may wait to be taken back, a due schedule to be fired, and,
             where no task runs, a ready task to be claimed.
         max_age: seconds for which a ready task may wait; None is no limit.
@@ -58,8 +61,8 @@ async def examine(
         problems.append(
             f"running tasks without a living worker for over {late:g} s, which no other worker takes up: {count}"
         )
-    stats = await backend.stats(now)
-    age = None if stats.oldest is None else max(0.0, (now - stats.oldest) / SECOND)
+    stats = await stats_of(backend, now) if known is None else known
+    age = stats.oldest_age
     if age is not None and age > late and stats.counts.get(str(Status.RUNNING), 0) <= len(lost):
         problems.append(
             f"tasks that are ready: {stats.ready}, the oldest for {age:.0f} s, and none runs: no worker is at work"
@@ -69,7 +72,7 @@ async def examine(
     due = None if schedules is None else await schedules.next_due()
     if due is not None and due < behind:
         problems.append(f"a schedule has been due for {(now - due) / SECOND:.0f} s: no scheduler runs")
-    return Health(not problems, problems, stats.counts, stats.ready, age, await backend.paused())
+    return Health(not problems, problems, stats.counts, stats.ready, age, stats.paused)
 
 
 async def measure(backend: Backend, clock: Clock, rounds: int = 7) -> Distance:

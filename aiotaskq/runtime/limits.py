@@ -54,9 +54,12 @@ class Limits:
         self._gates = gates
         self._clock = clock
 
-    async def list(self, limit: int = 1_000) -> list[LimitState]:
-        """Return the first gates that are in use or were set, by their keys. Raises ValidationError."""
-        found = await self._gates.find(limit=check_int("limit", limit, 1, MOST_LISTED))
+    async def list(self, limit: int = 1_000, *, prefix: str = "") -> list[LimitState]:
+        """Return the first gates that are in use or were set, by their keys; with ``prefix`` those that begin so.
+
+        Raises ValidationError.
+        """
+        found = await self._gates.find(limit=check_int("limit", limit, 1, MOST_LISTED), prefix=prefix)
         return [self._state(each) for each in found]
 
     async def get(self, key: str) -> LimitState:

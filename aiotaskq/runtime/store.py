@@ -10,7 +10,16 @@ from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.concurrency.running_loop import NEEDS_LOOP
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.validation import INT64, MAX_KEY, MAX_PAYLOAD, check_hashable, check_json, check_key, check_seconds
+from aiotaskq.core.validation import (
+    INT64,
+    MAX_KEY,
+    MAX_PAYLOAD,
+    check_hashable,
+    check_int,
+    check_json,
+    check_key,
+    check_seconds,
+)
 from aiotaskq.log import gate, log, printable
 
 FOREVER = INT64  # microseconds: what it is added to does not matter
@@ -133,6 +142,13 @@ class Store:
     async def list_keys(self) -> list[str]:
         """Return the live keys, sorted; keys that cannot be compared with each other are in the order of their text."""
         return await self._values.keys(self._now())
+
+    async def find_keys(self, prefix: str = "", *, after: str | None = None, limit: int = 100) -> list[str]:
+        """Return a page of live keys that begin with ``prefix``, as text and in the order of the store.
+
+        ``after`` is a key: the page begins behind it. Raises ValidationError.
+        """
+        return await self._values.page(self._now(), check_int("limit", limit, 1, 100_000), prefix=prefix, after=after)
 
     async def clear_store(self) -> None:
         """Remove every value."""

@@ -108,6 +108,7 @@ class Store(Facade[Any]):
     delete_public = blocking(AsyncStore.delete_public, at_once=True)
     get_store_size = blocking(AsyncStore.get_store_size, at_once=True)
     list_keys = blocking(AsyncStore.list_keys, at_once=True)
+    find_keys = blocking(AsyncStore.find_keys)
     clear_store = blocking(AsyncStore.clear_store)
     cleanup = blocking(AsyncStore.cleanup)
     start_cleanup = blocking(AsyncStore.start_cleanup)

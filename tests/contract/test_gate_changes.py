@@ -27,6 +27,18 @@ async def _gate(store: Store) -> Gate:
     return found.gate
 
 
+async def test_gates_whose_keys_begin_so(store: Store) -> None:
+    keys = [f"{first}:{n}" for first in ("tenant", "tenants", "user", "ü") for n in range(4)]
+    for key in keys:
+        await store.backend.gates.change(key, GateChange(bounds={"cap": 1}), NOW)
+    limits = Limits(store.backend.gates, VirtualClock(NOW))
+    assert sorted(each.key for each in await limits.list()) == sorted(keys)
+    assert [each.key for each in await limits.list(prefix="tenant:")] == [f"tenant:{n}" for n in range(4)]
+    assert [each.key for each in await limits.list(2, prefix="tenant")] == ["tenant:0", "tenant:1"]
+    assert [each.key for each in await limits.list(prefix="ü")] == [f"ü:{n}" for n in range(4)]
+    assert await limits.list(prefix="Tenant") == []
+
+
 async def test_changes_of_different_bounds_at_once(store: Store) -> None:
     gates = [store.backend.gates, await _others(store)]
     for n in range(1, ROUNDS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 
+import msgspec
 import pytest
 
 from aiotaskq.backends.base import Backend, Change
@@ -32,6 +33,31 @@ async def test_find_lists_the_newest_push_first(backend: Backend) -> None:
         await backend.push([task])
     assert await backend.find(TaskFilter(), 100) == tasks[::-1]
     assert await backend.find(TaskFilter(), 7) == tasks[::-1][:7]
+
+
+@pytest.mark.parametrize("status", [(), (Status.PENDING,), (Status.FAILED,), (Status.RUNNING, Status.COMPLETED)])
+@pytest.mark.parametrize("newest", [1, 3, 40])
+async def test_find_in_a_window_finds_what_is_in_it(backend: Backend, status: tuple[Status, ...], newest: int) -> None:
+    for number in range(12):
+        queue = {"queue": f"q{number % 2}"}
+        await ended(backend, Status.COMPLETED, **queue)
+        await ended(backend, Status.FAILED, **queue)
+        await backend.push([new(**queue, run_at=NOW - number)])
+    await running(backend, queue="q1")
+    order = await backend.find(TaskFilter(), 100)
+    for after in (None, order[4]):
+        behind = order if after is None else order[5:]
+        where = TaskFilter(status=status, queue="q1", newest=newest, after=None if after is None else after.task_id)
+        found = await backend.find(where, 100)
+        wanted = [task for task in behind if not status or task.status in status]
+        live = {Status.PENDING, Status.RUNNING}.intersection(status)
+        counted = [task for task in behind if task in wanted or (live and not task.final)]
+        looked = [task for task in counted[:newest] if task in wanted and task.queue == "q1"]
+        assert {*ids(looked)} <= {*ids(found)}
+        assert all(task in wanted and task.queue == "q1" for task in found)
+        assert found == [task for task in behind if task in found]
+        if newest == 40:
+            assert found == await backend.find(msgspec.structs.replace(where, newest=None), 100)
 
 
 @pytest.mark.parametrize("first", ["running", "pending"])

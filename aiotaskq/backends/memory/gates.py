@@ -108,9 +108,10 @@ class MemoryGates(Gates):
                     del self._lines[key]
         return 0  # no row leaves without its gates
 
-    async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000) -> list[GateState]:
+    async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
         with self._lock:
-            known = [key for key in (sorted(self._lines) if keys is None else keys) if key in self._lines]
+            all_keys = sorted(key for key in self._lines if key.startswith(prefix)) if keys is None else keys
+            known = [key for key in all_keys if key in self._lines]
             lines = [self._lines[key] for key in known[:limit]]
             return [GateState(gate=each.gate, held=len(each.held), waiting=len(each.waiting)) for each in lines]
 

@@ -243,9 +243,13 @@ class RedisBackend(Backend):
         restricts = len(live) == 1 or where.restricted
         tasks: list[Task] = []
         cursor: bytes | str = ""
-        while len(tasks) < limit:
+        left = where.newest
+        while len(tasks) < limit and left != 0:
             wanted = min(limit - len(tasks), READ)
             look = READ if restricts else wanted
+            if left is not None:
+                look = min(look, left)
+                left -= look
             words = (filter_of(where), statuses, cursor, where.after or "", wanted, look)
             cursor, rows = await self._redis.run(scripts.FIND, *words)
             tasks += to_tasks(rows)

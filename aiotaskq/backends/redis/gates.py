@@ -63,8 +63,8 @@ class RedisGates(Gates):
             self._listeners.notify(GATES)
         return count
 
-    async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000) -> list[GateState]:
-        wanted = sorted(await self._keys()) if keys is None else keys
+    async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
+        wanted = sorted(key for key in await self._keys() if key.startswith(prefix)) if keys is None else keys
         found: list[GateState] = []
         for start in range(0, len(wanted), MANY):
             part = wanted[start : start + MANY]

@@ -111,9 +111,12 @@ def _among(connection: Connection, statement: Any, keys: Sequence[str], values: 
     ]
 
 
-def read(connection: Connection, keys: Collection[str] | None, limit: int) -> list[Gate]:
+def read(connection: Connection, keys: Collection[str] | None, limit: int, prefix: str = "") -> list[Gate]:
     """Read gates without a lock, in the order of their keys."""
-    if keys is None:
+    if keys is None and prefix:
+        query = _READ.where(*dialect_of(connection).begins_with(g.key, prefix)).order_by(g.key)
+        gates = [_gate(row) for row in connection.execute(query.limit(limit))]
+    elif keys is None:
         gates = [_gate(row) for row in connection.execute(_FIRST, {"limit": limit})]
     else:
         gates = _read(connection, sorted(keys)[:limit], False, True)

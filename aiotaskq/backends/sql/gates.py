@@ -49,9 +49,9 @@ class SqlGates(Gates):
         await self._database.write(lambda c: sql.drop_unused(c, now))
         return len(forgotten)
 
-    async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000) -> list[GateState]:
+    async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
         def body(connection: Connection) -> list[GateState]:
-            gates = {gate.key: gate for gate in sql.read(connection, keys, limit)}
+            gates = {gate.key: gate for gate in sql.read(connection, keys, limit, prefix)}
             held, waiting = sql.held(connection, gates), sql.waiting(connection, gates)
             known = [key for key in (gates if keys is None else keys) if key in gates]
             return [GateState(gate=gates[key], held=held[key], waiting=waiting[key]) for key in known]

@@ -8,7 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, text, true, union_all, update
+from sqlalchemy import (
+    Connection,
+    and_,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    text,
+    true,
+    union_all,
+    update,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change, holds
@@ -27,6 +39,7 @@ from aiotaskq.core.task import FINAL, Status, Task, TaskFilter, same_push
 from aiotaskq.errors import TaskConflict
 
 c = TASKS.c
+_NEWEST = (c.seq.desc(), c.task_id.desc())
 TRIES = 10
 """Of a push in conflict with rows that are gone when it reads them."""
 # No row is read, but the statement fails where a table is missing.
@@ -243,7 +256,9 @@ def _conditions(where: TaskFilter) -> list[ColumnElement[bool]]:
     if where.type is not None:
         conditions.append(c.task_type == where.type)
     if where.queue is not None:
-        conditions.append(c.queue == where.queue)
+        # A window is read by the order of its rows: by the index of a queue, all of its rows would be sorted.
+        queue = c.queue if where.newest is None else func.coalesce(c.queue, "")
+        conditions.append(queue == where.queue)
     if where.scheduler_task_id is not None:
         conditions.append(c.scheduler_task_id == where.scheduler_task_id)
     if where.completed_before is not None:
@@ -268,18 +283,28 @@ def _of_status(status: Status) -> ColumnElement[bool]:
 
 
 def find(connection: Connection, where: TaskFilter, limit: int) -> list[Task]:
-    conditions = _conditions(where)
+    conditions, behind = _conditions(where), list[ColumnElement[bool]]()
     if where.after is not None:
         last = connection.execute(select(c.seq).where(c.task_id == where.after)).scalar()
         if last is not None:
-            conditions += [c.seq <= last, or_(c.seq < last, c.task_id < where.after)]
+            behind = [c.seq <= last, or_(c.seq < last, c.task_id < where.after)]
     # One query for each status: the index has the rows of each in this order; for several they would be sorted. All in
     # one statement, which sees one snapshot: a task may change its status meanwhile.
-    one_each = [_of_status(status) for status in dict.fromkeys(where.status)] or _each(connection)
-    queries = [
-        select(TASKS).where(status, *conditions).order_by(c.seq.desc(), c.task_id.desc()).limit(limit)
-        for status in one_each
-    ]
+    one_each = [(_of_status(status), status) for status in dict.fromkeys(where.status)]
+    sorts = dialect_of(connection).sorts_pending
+    queries = []
+    for status, name in one_each or [(status, None) for status in _each(connection)]:
+        there = [status, *behind]
+        if where.newest is not None:
+            # A statement of its own, so that the next one is planned for the number that it has found.
+            oldest = select(c.seq).where(*there).order_by(*_NEWEST).offset(where.newest - 1).limit(1)
+            if (first := connection.execute(oldest).scalar()) is not None:
+                there.append(c.seq >= first)
+        query = select(TASKS).where(*there, *conditions).order_by(*_NEWEST).limit(limit)
+        if sorts and name is Status.PENDING:
+            chosen = query.with_only_columns(c.task_id)  # the rows themselves are not sorted
+            query = select(TASKS).where(c.task_id.in_(chosen))
+        queries.append(query)
     found: Any = queries[0]
     if len(queries) > 1:
         found = union_all(*[select(query.subquery(f"page_{number}")) for number, query in enumerate(queries)])
@@ -299,10 +324,8 @@ def _each(connection: Connection) -> list[ColumnElement[bool]]:
 
 def ids_with_prefix(connection: Connection, prefixes: Sequence[str], limit: int) -> list[list[str]]:
     if dialect_of(connection).ids_by_bytes:
-        # The ids lie next to each other in the primary key, up to the largest character.
         queries = [
-            select(c.task_id).where(c.task_id >= prefix, c.task_id < prefix + "\U0010ffff", _begins_with(prefix))
-            for prefix in prefixes
+            select(c.task_id).where(*dialect_of(connection).begins_with(c.task_id, prefix)) for prefix in prefixes
         ]
         found = [connection.execute(query.order_by(c.task_id).limit(limit)).scalars().all() for query in queries]
         return [list(ids) for ids in found]
@@ -317,10 +340,6 @@ def ids_with_prefix(connection: Connection, prefixes: Sequence[str], limit: int)
         for prefix, task_id in connection.execute(query):
             by_prefix[prefix].append(task_id)
     return [sorted(by_prefix[prefix]) for prefix in prefixes]
-
-
-def _begins_with(prefix: str) -> ColumnElement[bool]:
-    return func.substr(c.task_id, 1, len(prefix)) == prefix
 
 
 def active(connection: Connection, schedule_ids: Sequence[str]) -> dict[str, int]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import delete, func, literal, or_, select
 
 from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.insert import replace
 from aiotaskq.backends.sql.rows import json_text
 from aiotaskq.backends.sql.statement_size import chunks
@@ -61,8 +62,21 @@ class SqlValues(Values):
         rows = await self._database.read(lambda conn: conn.execute(select(c.key).where(*_live(now))).all())
         return sorted(row.key for row in rows)
 
+    async def page(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[str]:
+        def body(connection: Any) -> list[str]:
+            query = select(c.key).where(*_live(now)).order_by(c.key).limit(limit)
+            if prefix:
+                query = query.where(*dialect_of(connection).begins_with(c.key, prefix))
+            if after is not None:
+                query = query.where(c.key > after)
+            return list(connection.execute(query).scalars())
+
+        return await self._database.read(body)
+
     async def count(self, now: int) -> int:
-        query = select(func.count()).select_from(_V).where(*_live(now))
+        # Two ranges of the index; for both in one condition every value would be read.
+        ranges = (select(func.count()).where(condition).scalar_subquery() for condition in _live_ranges(now))
+        query = select(sum(ranges, literal(0)))
         return await self._database.read(lambda conn: conn.execute(query).scalar()) or 0
 
     async def expire(self, now: int, limit: int) -> int:
@@ -80,7 +94,11 @@ class SqlValues(Values):
 
 
 def _live(now: int) -> tuple[Any, ...]:
-    return (or_(c.expires_at.is_(None), c.expires_at > now),)
+    return (or_(*_live_ranges(now)),)
+
+
+def _live_ranges(now: int) -> tuple[Any, Any]:
+    return c.expires_at.is_(None), c.expires_at > now
 
 
 def _decoded(key: str, text: str) -> tuple[Any] | None:

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar, Unpack
 
 import msgspec
 
+from aiotaskq.backends.base import Backend
 from aiotaskq.core.history import HOUR, KEEP_DAYS, MINUTE, Period, added_up, widened
 from aiotaskq.core.instants import instant
 from aiotaskq.core.outcome import RETRYABLE, Cancelled, Requeued
@@ -41,6 +42,13 @@ class Stats(msgspec.Struct, frozen=True):
     oldest_age: float | None
     queues: dict[str, dict[str, int]]
     paused: list[str]
+
+
+async def stats_of(backend: Backend, now: int) -> Stats:
+    """Count the tasks of a store; ``now`` in microseconds UTC. Raises DatabaseUnavailable."""
+    found = await backend.stats(now)
+    age = None if found.oldest is None else max(0.0, (now - found.oldest) / SECOND)
+    return Stats(found.counts, found.ready, age, found.queues, await backend.paused())
 
 
 class Operations(ABC, Generic[Retried_co]):
@@ -271,7 +279,4 @@ class Operations(ABC, Generic[Retried_co]):
 
     async def stats(self) -> Stats:
         """Count tasks by status and queue, and what is ready."""
-        backend, now = self._operated.backend, self._operated.clock.now()
-        found = await backend.stats(now)
-        age = None if found.oldest is None else max(0.0, (now - found.oldest) / SECOND)
-        return Stats(found.counts, found.ready, age, found.queues, await backend.paused())
+        return await stats_of(self._operated.backend, self._operated.clock.now())

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Update,
     bindparam,
     create_engine,
+    func,
     make_url,
     select,
     true,
@@ -195,6 +196,9 @@ class Dialect(ABC):
     writes has the database to itself."""
     in_push_order: ClassVar[ColumnElement[bool]] = true()
     """Which rows are in the index in the order of pushes, if not all; ended ones are in another one, by status."""
+    sorts_pending: ClassVar[bool] = False
+    """Whether pending rows are in no index by themselves in the order of pushes; then those of the index in claim order
+    are sorted, which has the columns that are sorted by."""
     claims_in_one_statement: ClassVar[bool] = False
     """Whether ``claim`` writes the rows that it returns, and not only locks them."""
 
@@ -233,6 +237,12 @@ class Dialect(ABC):
         statement = self.by_id(_on_ids(update))
         for part in chunks(ids):
             connection.execute(statement, {"ids": part, **values})
+
+    def begins_with(self, column: ColumnElement[Any], prefix: str) -> list[ColumnElement[bool]]:
+        """Return the conditions that a text begins with another one; where it can be, a range of an index."""
+        begins = func.substr(column, 1, len(prefix)) == prefix
+        # They lie next to each other, up to the largest character; in the order of a language there is no such range.
+        return [column >= prefix, column < prefix + "\U0010ffff", begins] if self.ids_by_bytes else [begins]
 
     def by_bytes(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return a text as it is ordered by the code points of its characters."""

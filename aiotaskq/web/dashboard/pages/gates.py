@@ -47,7 +47,7 @@ def gate_row(state: LimitState, now: int) -> GateRow:
 async def gates(view: View) -> GateRows:
     """Read the gates by their keys."""
     key = view.text("key") or ""
-    found = [each for each in await view.tq.limits.list(10_000) if each.key.startswith(key)]
+    found = await view.tq.limits.list(ROWS + 1, prefix=key)
     return GateRows([gate_row(each, view.now) for each in found[:ROWS]], key, len(found) > ROWS)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-
 import msgspec
 
 from aiotaskq.web.dashboard.pages.task import json_text
@@ -27,13 +25,11 @@ class Values(msgspec.Struct, kw_only=True):
 @pages("values", marked("Public store"), "prefix", "after")
 async def values(view: View) -> Values:
     """Read one page of the live keys."""
-    found = [str(key) for key in await view.tq.store.list_keys()]
     prefix, after = view.text("prefix") or "", view.text("after")
-    known = sorted(key for key in found if key.startswith(prefix))
-    start = 0 if after is None else bisect_left(known, after + "\0")
-    page = known[start : start + ROWS]
-    more = page[-1] if len(known) > start + ROWS else None
-    return Values(keys=page, total=len(found), prefix=prefix, more=more)
+    found = await view.tq.store.find_keys(prefix, after=after, limit=ROWS + 1)
+    page = found[:ROWS]
+    total = await view.tq.store.get_store_size()
+    return Values(keys=page, total=total, prefix=prefix, more=page[-1] if len(found) > ROWS else None)
 
 
 class Value(msgspec.Struct, kw_only=True):
