@@ -29,6 +29,7 @@ READERS: Final = 4  # connections that read, beside the one that writes
 # SQLite polls for the lock less and less often, so that the oldest waiter loses it to a new one. To give up after so
 # many seconds and begin again is fairer between busy processes.
 BUSY_POLLING: Final = 0.1
+STOP_AGAIN: Final = 0.05  # seconds after which a statement of a cancelled call is interrupted again
 _WRITER: Final = "aiotaskq_writer"  # an execution option
 
 
@@ -73,12 +74,13 @@ class StoreConnection(aiosqlite.Connection):
         assert self._connection is not None
         return self._connection
 
-    async def run(self, function: Callable[[], T]) -> T:
+    async def run(self, function: Callable[[], T], reads: bool = False) -> T:
         """Call the function on the thread and return its result, or raise its error.
 
         Functions are called one after the other, in the order of the calls of ``run``. While the file is locked by
         another connection the function is called again, for up to ``BUSY_TIMEOUT``; so it must leave no transaction.
-        A call that is cancelled before its turn does not happen; one that has begun is waited for. After an error that
+        A call that is cancelled before its turn does not happen; one that has begun is waited for, and its statement
+        is interrupted if it only ``reads``. After an error that
         may be the connection's fault, such as one of a file that was replaced, the next call opens another. Raises
         ClosedError.
         """
@@ -86,12 +88,18 @@ class StoreConnection(aiosqlite.Connection):
             raise ClosedError("the SQLite connection was closed")
         if self._thread.ident is None:
             self._thread.start()
-        return await self._on_thread(partial(self._call, function))
+        return await self._on_thread(partial(self._call, function), self._interrupt if reads else None)
 
-    async def _on_thread(self, function: Callable[[], T]) -> T:
-        call = _Call(function, asyncio.get_running_loop())
+    async def _on_thread(self, function: Callable[[], T], stop: Callable[[], None] | None = None) -> T:
+        call = _Call(function, asyncio.get_running_loop(), stop)
         self._tx.put_nowait((None, call))
         return await call.result()
+
+    def _interrupt(self) -> None:
+        """Interrupt the statement that runs, from any thread."""
+        if (connection := self._connection) is not None:
+            with contextlib.suppress(sqlite3.ProgrammingError):  # it was closed meanwhile
+                connection.interrupt()
 
     def _call(self, function: Callable[[], T]) -> T:
         if self._connection is None:
@@ -101,7 +109,7 @@ class StoreConnection(aiosqlite.Connection):
         try:
             return function()
         except exc.DBAPIError as error:
-            if not is_about_a_value(error) and not is_locked(error):
+            if not (is_about_a_value(error) or is_locked(error) or is_interrupted(error)):
                 self.connection.invalidate()
                 self._let_go()
             raise
@@ -146,9 +154,13 @@ class _Call(Generic[T]):
     the loop is never collected there. That is intended: closing it would change the epoll that the parent shares.
     """
 
-    __slots__ = ("_answer", "_cancelled", "_ended", "_error", "_function", "_loop", "_waiting")
+    __slots__ = ("_answer", "_cancelled", "_ended", "_error", "_function", "_loop", "_stop", "_waiting")
 
-    def __init__(self, function: Callable[[], T], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, function: Callable[[], T], loop: asyncio.AbstractEventLoop, stop: Callable[[], None] | None = None
+    ) -> None:
+        """``stop`` interrupts the function, from the loop; without it a cancelled call goes on to its end."""
+        self._stop = stop
         self._function = [function]  # taken out by the thread, which calls it, or by a cancel
         self._loop = loop
         self._waiting = loop.create_future()
@@ -187,7 +199,7 @@ class _Call(Generic[T]):
             except IndexError:
                 if not self._ended:
                     self._waiting = self._loop.create_future()  # the other one was cancelled
-                    await self._waiting
+                    await self._stopped()
                 self._answer = self._error = None
             raise
         # Taken out, since the thread's frame keeps this object until its next call.
@@ -199,6 +211,12 @@ class _Call(Generic[T]):
             raise error
         finally:
             del error
+
+    async def _stopped(self) -> None:
+        while self._stop is not None and not self._waiting.done():
+            self._stop()  # again, since it does nothing between two statements
+            await asyncio.wait([self._waiting], timeout=STOP_AGAIN)
+        await self._waiting
 
 
 def _patiently(function: Callable[[], T], cancelled: Sequence[None]) -> T:
@@ -212,6 +230,11 @@ def _patiently(function: Callable[[], T], cancelled: Sequence[None]) -> T:
             if not is_locked(error) or time.monotonic() > end or cancelled:
                 raise
             time.sleep(0.001)  # for statements that do not wait for the lock, such as a change of the journal
+
+
+def is_interrupted(error: BaseException) -> bool:
+    """Whether the statement was interrupted, since its caller was cancelled; its connection is as before."""
+    return isinstance(error, exc.OperationalError) and "interrupted" in str(error.orig)
 
 
 def is_locked(error: BaseException) -> bool:
@@ -356,7 +379,7 @@ class SqliteConnections:
         async with self._unused:
             store = self.readers.pop()
             try:
-                return await store.run(partial(self._look, store, act))
+                return await store.run(partial(self._look, store, act), reads=True)
             finally:
                 self.readers.append(store)
 

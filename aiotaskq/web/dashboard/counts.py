@@ -15,7 +15,7 @@ from aiotaskq.runtime.queue.operations import Stats
 
 CHEAP = 20_000
 """Microseconds: counts that take no longer are read for each page."""
-SHARE = 50
+SHARE = 100
 """Counts that take longer are kept for so many times as long as reading them took."""
 
 

@@ -20,7 +20,9 @@ from aiotaskq.web.dashboard.view import Page, View
 from aiotaskq.web.problem_details import ProblemError
 
 INTERVAL = 1.0  # seconds between two rounds
-SHARE = 0.04  # of a core that rendering may take
+SHARE = 0.03  # of a core that rendering may take, beside the counts
+LONGEST = 60.0  # seconds between two rounds where a store hardly answers
+UPDATE_TIMEOUT = 5.0  # seconds for one page
 BEAT = 15.0  # seconds after which a comment is sent, so that proxies keep the connection
 MOST_BEHIND = 4  # updates that wait for a slow client; then its page is sent anew
 
@@ -78,13 +80,14 @@ class Live:
             for opened in list(self._open.values()):
                 await self._update(opened)
             spent = (self._clock.ticks() - began) / SECOND
-            await asyncio.sleep(max(INTERVAL, spent / SHARE))
+            await asyncio.sleep(min(LONGEST, max(INTERVAL, spent / SHARE)))
 
     async def _update(self, opened: _Open) -> None:
         now = opened.view.tq.queue.clock.now()
         view = opened.view.at(now)
         try:
-            page = await self._render(opened.page, view)
+            async with asyncio.timeout(UPDATE_TIMEOUT):
+                page = await self._render(opened.page, view)
         except (AiotaskqError, ProblemError, TimeoutError) as error:
             log.debug("dashboard: {} was not updated: {}", opened.page.name or "overview", error)
             return

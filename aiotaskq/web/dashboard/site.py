@@ -36,7 +36,7 @@ VIEW = "view"
 """What ``allow`` is asked for a page that only shows."""
 THEMES = ("light", "dark")
 LIVE_SECONDS = 30.0  # after which a stream of updates ends: access is checked again, and a server can stop
-PAGE_TIMEOUT = 10.0  # seconds
+PAGE_TIMEOUT = 5.0  # seconds; a statement that SQLite still runs is interrupted then
 BODY_TIMEOUT = 10.0  # seconds in which a form has to arrive
 
 
