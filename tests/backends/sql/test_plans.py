@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from msgspec.structs import replace
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql import claim as sql_claim
@@ -380,38 +379,6 @@ def test_a_page_reads_only_its_rows(engine: sa.Engine, where: TaskFilter) -> Non
     # What runs is read by an index with entries of runs that have ended, until it is vacuumed.
     assert [each for each in found.detours if "ix_task_queue_held" not in each] == []
     assert found.reads <= 20 * 50
-
-
-@pytest.mark.parametrize(
-    "where",
-    [
-        TaskFilter(type="none"),
-        TaskFilter(queue="none"),
-        TaskFilter(error="none"),
-        TaskFilter(status=(Status.COMPLETED,), type="none"),
-        TaskFilter(status=(Status.COMPLETED,), queue="none"),
-        TaskFilter(status=(Status.COMPLETED,), error="none", after="done-50000"),
-    ],
-    ids=["type", "queue", "error", "completed-type", "completed-queue", "behind"],
-)
-@WITH_STATISTICS
-def test_a_filter_without_an_index_reads_a_window(engine: sa.Engine, where: TaskFilter) -> None:
-    page, found = cost(engine, lambda c: sql_tasks.find(c, replace(where, newest=1_000), 50))
-    assert page == []
-    # PostgreSQL may read the window, which `reads` bounds, by a bitmap, and sort what matches.
-    assert [each for each in found.detours if not each.startswith("Bitmap")] == []
-    assert found.reads <= 2 * 2 * 2_000
-
-
-@on("sqlite")
-@pytest.mark.parametrize("newest", [None, 1_000])
-def test_pending_rows_are_sorted_by_their_index(engine: sa.Engine, newest: int | None) -> None:
-    where = TaskFilter(status=(Status.PENDING,), newest=newest)
-    page, found = cost(engine, lambda c: sql_tasks.find(c, where, 50))
-    assert len(page) == 50
-    assert "ix_task_queue_ready" in found.indexes
-    assert set(found.detours) == {"USE TEMP B-TREE FOR ORDER BY"}
-    assert found.reads <= (1 if newest is None else 3) * 2 * 3 * FUTURE
 
 
 @pytest.mark.parametrize(
