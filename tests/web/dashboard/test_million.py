@@ -1,0 +1,96 @@
+"""The dashboard over a million tasks: each page, and 20 open tabs, take a bounded share of a core."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from aiotaskq import TaskQ
+from aiotaskq.core.gate import GateChange
+from aiotaskq.core.task import SECOND
+from aiotaskq.web.dashboard.pages import MENU
+from aiotaskq.web.dashboard.site import Dashboard
+from tests.backends.sql.plans import analyze, fill, start
+from tests.support.rows import NOW
+from tests.web.dashboard.conftest import in_starlette
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1_800)]
+
+ROWS, WAITING, KEYS = 1_000_000, 100_000, 10_000
+PAGE = 0.3  # seconds of a core
+TABS, SHARE, WATCHED = 20, 0.05, 60.0
+FILTERS = ("status=pending", "status=completed", "type=none", "queue=none", "error=none", "status=pending&type=none")
+OTHERS = ("gates?key=k99", "values?prefix=k99", "groups?status=failed", "tasks?schedule=none")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def full(request: pytest.FixtureRequest, tmp_path: Path, unavailable: dict[str, str]) -> AsyncIterator[TaskQ]:
+    """A store with a million tasks that have ended, and many that wait, gates and values."""
+    engine = await asyncio.to_thread(start, request.param, tmp_path, unavailable, "million")
+    ended = {"status": "completed", "completed_at": lambda n: NOW // SECOND - n, "run_at": NOW}
+    await asyncio.to_thread(fill, engine, ROWS, "done-", **ended)
+    await asyncio.to_thread(fill, engine, WAITING, "wait-", status="pending", run_at=lambda n: NOW + n)
+    await asyncio.to_thread(analyze, engine)
+    url = engine.url.render_as_string(hide_password=False)
+    engine.dispose()
+    async with TaskQ(url.replace("+psycopg", "").replace("+pysqlite", "")) as tq:
+        for number in range(KEYS):
+            await tq.queue.backend.gates.change(f"k{number:05}", GateChange(bounds={"cap": 1}), NOW)
+        for number in range(KEYS):
+            await tq.store.set_public(f"k{number:05}", number)
+        yield tq
+
+
+async def test_each_page_takes_little_time(full: TaskQ) -> None:
+    spent = {}
+    async with in_starlette(full, show_args=True) as browse:
+        for address in (*MENU, *(f"tasks?{query}" for query in FILTERS), *OTHERS):
+            times = []
+            for _ in range(5):
+                began = time.process_time()
+                reply = await browse.get(address)
+                times.append(time.process_time() - began)
+                assert reply.status_code == 200, address
+            spent[address] = statistics.median(times)
+    assert [address for address, seconds in spent.items() if seconds > PAGE] == [], spent
+
+
+class _Asked:
+    method, name, secure, address, original = "GET", "live", False, "", None
+
+    def __init__(self, page: str, visitor: int) -> None:
+        self.query = [("page", page)]
+        self.headers = {"cookie": f"aiotaskq_session=visitor{visitor}"}
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        return
+        yield b""
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same-page", "own-pages"])
+async def test_open_tabs_take_a_small_share_of_a_core(full: TaskQ, same: bool) -> None:
+    dashboard, updates = Dashboard(full, allow=lambda _request, _action: True), [0]
+
+    async def tab(number: int) -> None:
+        page = "tasks" if same else MENU[number % len(MENU)]
+        while True:
+            reply = await dashboard.respond(_Asked(page, 0 if same else number))
+            assert reply.stream is not None
+            async for event in reply.stream:
+                updates[0] += event.startswith(b"event")
+
+    await dashboard.respond(_Asked("tasks", 0))
+    began = time.process_time()
+    async with asyncio.TaskGroup() as group:
+        tabs = [group.create_task(tab(number)) for number in range(TABS)]
+        await asyncio.sleep(WATCHED)
+        spent = time.process_time() - began
+        for each in tabs:
+            each.cancel()
+    assert updates[0] >= TABS
+    assert spent / WATCHED < SHARE
