@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -15,6 +15,9 @@ from msgspec.structs import replace
 from aiotaskq.backends.base import Backend, Change, Room
 from aiotaskq.core.coded import COLUMNS, STATE, decoded, encoded, to_stored
 from aiotaskq.core.task import Task, TaskFilter
+
+if TYPE_CHECKING:
+    from aiotaskq.core.codec import Codec
 
 
 class CodedBackend(Backend):
@@ -124,22 +127,30 @@ class CodedBackend(Backend):
         return [given[id(row)] if id(row) in given else self._decoded([row])[0] for row in stored]
 
     def _room(self, room: Room | None) -> Room | None:
-        return room if room is None else replace(room, instead=tuple(self._changes(room.instead)))
+        return encoded_room(room, self.codec)
 
     def _changes(self, changes: Sequence[Change]) -> list[Change]:
-        return [self._change(change) for change in changes]
-
-    def _change(self, change: Change) -> Change:
         assert self.codec is not None
-        before, after = change.before, change.after
-        same = after.params is before.params and after.extra is before.extra  # then they are not written
-        same = same and after.unique_key == before.unique_key  # a key that is given up may be beside them
-        after = encoded(after, self.codec, STATE if same else COLUMNS)
-        texts = after.coded or {}
-        if before.attempts and change.after.attempts is before.attempts and "attempts" in texts:
-            # With the same text, or it would look like another one and be written.
-            before = replace(before, attempts=(), coded={**(before.coded or {}), "attempts": texts["attempts"]})
-        return replace(change, before=before, after=after, then=tuple(self._encoded(change.then)))
+        return [_encoded_change(change, self.codec) for change in changes]
+
+
+def encoded_room(room: Room | None, codec: Codec | None) -> Room | None:
+    """Return the room of a push with the coded columns of its changes as they are stored."""
+    if room is None or codec is None:
+        return room
+    return replace(room, instead=tuple(_encoded_change(change, codec) for change in room.instead))
+
+
+def _encoded_change(change: Change, codec: Codec) -> Change:
+    before, after = change.before, change.after
+    same = after.params is before.params and after.extra is before.extra  # then they are not written
+    same = same and after.unique_key == before.unique_key  # a key that is given up may be beside them
+    after = encoded(after, codec, STATE if same else COLUMNS)
+    texts = after.coded or {}
+    if before.attempts and change.after.attempts is before.attempts and "attempts" in texts:
+        # With the same text, or it would look like another one and be written.
+        before = replace(before, attempts=(), coded={**(before.coded or {}), "attempts": texts["attempts"]})
+    return replace(change, before=before, after=after, then=tuple(encoded(task, codec) for task in change.then))
 
 
 @functools.cache

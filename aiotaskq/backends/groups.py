@@ -23,6 +23,7 @@ from aiotaskq.core.groups import (
 )
 
 if TYPE_CHECKING:
+    from aiotaskq.backends.base import Room
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.groups import GroupState, Member, Plan
     from aiotaskq.core.task import Task
@@ -78,10 +79,17 @@ class Groups(ABC):
     """Whether this process has pushed or cancelled a group, or ended a member: else it looks for none."""
 
     @abstractmethod
-    async def push(self, plan: Plan, session: Any = None, committed: Callable[[], None] = lambda: None) -> bool:
+    async def push(
+        self,
+        plan: Plan,
+        session: Any = None,
+        committed: Callable[[], None] = lambda: None,
+        room: Room | None = None,
+    ) -> bool:
         """Write a plan in one transaction; return False, and write nothing, if there is a group with that id.
 
-        ``session`` and ``committed`` as for ``Backend.push_with``. Sends the hint ``ready``.
+        ``session`` and ``committed`` as for ``Backend.push_with``, ``room`` as for ``Backend.push``: it is for the
+        tasks that wait for no others. Sends the hint ``ready``.
         """
 
     @abstractmethod

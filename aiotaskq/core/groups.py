@@ -91,6 +91,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     members: tuple[Member, ...]
     tasks: tuple[Task, ...]
 
+    @property
+    def entering(self) -> list[Task]:
+        """Its tasks that wait for no others."""
+        return [task for task in self.tasks if not task.waits]
+
 
 class Tally(msgspec.Struct):
     """The ends of members of one group in one write; less than 0 where members were brought back."""

@@ -12,10 +12,13 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
 from aiotaskq import QueueFull, TaskQ, ValidationError
+from aiotaskq.app.handle import TaskCall
 from aiotaskq.backends.base import Backend, Change, Room
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.concurrency.clock import VirtualClock
-from aiotaskq.core.outcome import Cancelled, settle
+from aiotaskq.core.ids import new_id
+from aiotaskq.core.outcome import Cancelled, Completed, settle
+from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import SECOND, Status, Task
 from tests.support.backends import Store
 from tests.support.machine import within
@@ -163,6 +166,95 @@ async def test_nothing_is_written_when_too_few_are_settled(backend: Backend) -> 
     assert (await read(backend, old[0])).status is Status.PENDING
 
 
+# ---- groups ---------------------------------------------------------------------------------------------------------
+
+
+def chained(members: int, **fields: Any) -> Outline:
+    """A group of so many members, and a child of the first of them; both callbacks."""
+    nodes = [Node(str(n), new()) for n in range(members)] + [Node("child", new(type="child"), {"0": "cancel"})]
+    fields = {"then": new(type="then", seq=NOW), "on_failure": new(type="alert", seq=NOW), **fields}
+    return Outline(group_id=new_id(), nodes=tuple(nodes), **fields)
+
+
+def tasks_of(made: Outline) -> list[Task]:
+    return [node.what for node in made.nodes if isinstance(node.what, Task)]
+
+
+async def test_the_tasks_of_a_group_that_wait_for_no_others_have_to_fit(backend: Backend) -> None:
+    await fill(backend, 3)
+    late = chained(3)
+    with pytest.raises(QueueFull, match="maxsize of 5") as raised:
+        await backend.groups.push(plan(late, NOW), room=Room(5, NOW))
+    assert raised.value.excess == 1
+    assert await backend.groups.get([late.group_id]) == [None]
+    assert await backend.get(ids(tasks_of(late))) == [None] * 4
+    made = plan(chained(2), NOW)
+    assert await backend.groups.push(made, room=Room(5, NOW))
+    assert await backend.count_ready(NOW) == 5
+    await backend.groups.push(made, room=Room(1, NOW))  # there is the group already
+    assert await backend.count_ready(NOW) == 5
+
+
+async def test_children_and_callbacks_of_a_group_need_no_room(backend: Backend) -> None:
+    made = chained(2)
+    assert await backend.groups.push(plan(made, NOW), room=Room(2, NOW))
+    first, second = await backend.claim("o", NOW, 9, lease_until=LEASE)
+    await fill(backend, 2)
+    with pytest.raises(QueueFull):
+        await backend.push([new()], Room(2, NOW))
+    for task in (first, second):
+        assert await backend.update([Change(task, settle(task, Completed(), NOW))]) == [True]
+    assert await backend.count_ready(NOW) == 3
+    tasks = await backend.claim("o", NOW, 9, lease_until=LEASE)
+    (child,) = [task for task in tasks if task.type == "child"]
+    assert await backend.update([Change(child, settle(child, Completed(), NOW))]) == [True]
+    (then,) = await backend.claim("o", NOW + SECOND, 9, lease_until=LEASE)
+    assert then.type == "then"
+
+
+async def test_a_group_is_pushed_instead_of_other_tasks(backend: Backend) -> None:
+    other = chained(1)
+    assert await backend.groups.push(plan(other, NOW))
+    (member, child) = await backend.get(ids(tasks_of(other)))
+    assert member is not None and child is not None
+    kept = await pushed(backend)
+    made = chained(1)
+    with pytest.raises(QueueFull) as raised:
+        await backend.groups.push(plan(made, NOW), room=Room(1, NOW, instead(member)))
+    assert raised.value.excess == 1 and await backend.groups.get([made.group_id]) == [None]
+    assert (await read(backend, member)).status is Status.PENDING
+    assert await backend.groups.push(plan(made, NOW), room=Room(2, NOW, instead(member)))
+    (state,) = await backend.groups.get([other.group_id])
+    assert state is not None and (state.remaining, state.cancelled) == (0, 2)  # its child is cancelled, too
+    assert [(await read(backend, task)).status for task in (member, child, kept)] == [
+        Status.CANCELLED,
+        Status.CANCELLED,
+        Status.PENDING,
+    ]
+    with pytest.raises(QueueFull) as raised:
+        await backend.groups.push(plan(chained(1), NOW), room=Room(9, NOW, instead(member)))
+    assert raised.value.excess == 0
+
+
+async def test_concurrent_pushes_of_groups_store_exactly_maxsize(store: Store) -> None:
+    backends = [store.backend] + [await store.another() for _ in range(2) if store.name != "memory"]
+
+    async def push(number: int) -> bool:
+        backend = backends[number % len(backends)]
+        try:
+            if number % 2:
+                await backend.push([new(), new()], Room(10, NOW))
+            else:
+                await backend.groups.push(plan(chained(2), NOW), room=Room(10, NOW))
+        except QueueFull:
+            return False
+        return True
+
+    answers = await asyncio.gather(*map(push, range(40)))
+    assert sum(answers) == 5
+    assert await store.backend.count_ready(NOW) == 10
+
+
 # ---- in the caller's own transaction --------------------------------------------------------------------------------
 
 
@@ -190,6 +282,12 @@ async def test_in_the_callers_transaction(sql_store: Store, engine: AsyncEngine)
         await refused(backend, connection)
         await backend.push_with(connection, [new()], room=Room(2, NOW))
     assert await backend.count_ready(NOW) == 2
+    group = chained(1)
+    async with engine.begin() as connection:
+        with pytest.raises(QueueFull):
+            await backend.groups.push(plan(group, NOW), connection, room=Room(2, NOW))
+        assert await backend.groups.push(plan(group, NOW), connection, room=Room(3, NOW))
+    assert await backend.count_ready(NOW) == 3
 
 
 async def refused(backend: Backend, connection: AsyncConnection) -> None:
@@ -216,6 +314,31 @@ async def test_three_processes_that_drop_keep_the_newest(shared_store: Store) ->
     finally:
         for tq in tqs:
             await tq.close()
+
+
+async def test_groups_wait_raise_or_drop(shared_store: Store) -> None:
+    one: TaskCall[Any] = TaskCall("t", {}, {})
+    async with bounded(shared_store, "wait", 2) as tq, bounded(shared_store, "raise", 2) as raises:
+        await tq.push_many([("t", {})] * 2)
+        with pytest.raises(QueueFull):
+            await raises.group([one])
+        waiting = asyncio.create_task(tq.group([one] * 2))
+        async with asyncio.timeout(within(30)):
+            assert await tq.queue.pop_task(0) is not None
+            await asyncio.sleep(0)
+            assert await tq.queue.pop_task(0) is not None
+            handle = await waiting
+        assert (await handle.progress()).total == 2 and await tq.queue.get_queue_size() == 2
+        with pytest.raises(ValidationError, match="3 in one push never fit a queue of maxsize 2"):
+            await tq.group([one] * 3)
+    async with bounded(shared_store, "drop_oldest", 2) as drops:
+        dropped: list[str] = []
+        drops.on("cancelled", lambda event: dropped.append(event.task.task_id))
+        newer = await drops.group([one])
+        first = drops.group_handle(handle.group_id)
+        assert (await first.progress()).cancelled == 1 and await drops.queue.get_queue_size() == 2
+        await drops.queue.events.idle(within(10))
+        assert len(dropped) == 1 and (await newer.progress()).remaining == 1
 
 
 async def test_which_tasks_are_dropped(shared_store: Store) -> None:

@@ -51,7 +51,7 @@ class MemoryBackend(DirectBackend):
         self.enqueue, self.attended = self.queue.enqueue, self.queue.attended
         self.gates: MemoryGates = MemoryGates(self._tasks, self.queue.paused, self._lock, self._move, self.listeners)
         self.groups: MemoryGroups = MemoryGroups(
-            self._tasks, self._lock, self._settle, self._push, self.listeners, keep
+            self._tasks, self._lock, self._settle, self._push, self._make_room, self.listeners, keep
         )
         self._running: dict[str, None] = {}
         self._ended = Ended(keep, self._tasks, self._keys, self.notes.by_task, self._lock)
@@ -66,13 +66,18 @@ class MemoryBackend(DirectBackend):
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         with self._lock:
             if room is not None:
-                self._reads.check_room(tasks, room)
-                self._update(room.instead)
+                self._make_room(tasks, room)
             stored = self._push(tasks)
         if room is not None:
             self.notify_updated(room.instead, [True] * len(room.instead))
         self.listeners.notify(READY)
         return stored
+
+    def _make_room(self, tasks: Sequence[Task], room: Room) -> None:
+        self._reads.check_room(tasks, room)
+        if room.instead and any_flow(tasks):
+            self.gates.check(tasks)  # it raises before anything is written
+        self._update(room.instead)
 
     def _push(self, tasks: Sequence[Task]) -> list[Task]:
         gated = self.gates.check(tasks) if any_flow(tasks) else None

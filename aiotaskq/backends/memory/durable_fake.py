@@ -84,15 +84,19 @@ class DurableFake(MemoryBackend):
         await at_commit(session, store)
         return stored
 
-    async def _push_plan(self, plan: Plan, session: Any, committed: Callable[[], None]) -> bool:
+    async def _push_plan(self, plan: Plan, session: Any, committed: Callable[[], None], room: Room | None) -> bool:
         from aiotaskq.backends.sql.caller_session import at_commit
 
         self.check(plan.tasks)
         if (await self.groups.get([plan.groups[0].group_id]))[0] is not None:
             return False
+        if room is not None:
+            with self._lock:
+                self._reads.check_room(plan.entering, room)
 
         def store() -> None:
             with self._lock:
+                self._update(() if room is None else room.instead)
                 new = plan.tasks if self.groups.enter(plan) else ()
             for task in new:
                 self.on_commit(task)

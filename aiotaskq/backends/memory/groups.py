@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from aiotaskq.backends.base import Room
 from aiotaskq.backends.groups import Groups, follow
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.core.errors import NotSupported
@@ -24,30 +25,44 @@ class MemoryGroups(Groups):
         lock: Any,
         move: Callable[[Task, Task], None],
         push: Callable[[Sequence[Task]], Sequence[Task]],
+        make_room: Callable[[Sequence[Task], Room], None],
         listeners: Listeners,
         keep: int,
     ) -> None:
-        """``move`` replaces a row, ``push`` inserts tasks; ``keep`` is how many ended groups stay."""
-        self._rows, self._lock, self._move, self._push = rows, lock, move, push
+        """``move`` replaces a row, ``push`` inserts tasks; ``keep`` is how many ended groups stay.
+
+        ``make_room`` raises QueueFull if there is no room for tasks.
+        """
+        self._rows, self._lock, self._move, self._push, self._make_room = rows, lock, move, push, make_room
         self._listeners, self._keep = listeners, keep
         self._groups: dict[str, GroupState] = {}
         self._members: dict[str, list[Member]] = {}
         self._ended: dict[str, None] = {}
-        self.push_with: Callable[[Plan, Any, Callable[[], None]], Coroutine[Any, Any, bool]] = _refused
+        self.push_with: Callable[[Plan, Any, Callable[[], None], Room | None], Coroutine[Any, Any, bool]] = _refused
         """Pushes a plan in a session."""
 
-    async def push(self, plan: Plan, session: Any = None, committed: Callable[[], None] = lambda: None) -> bool:
+    async def push(
+        self,
+        plan: Plan,
+        session: Any = None,
+        committed: Callable[[], None] = lambda: None,
+        room: Room | None = None,
+    ) -> bool:
         if session is not None:
-            return await self.push_with(plan, session, committed)
+            return await self.push_with(plan, session, committed, room)
         with self._lock:
-            made = self.enter(plan)
+            made = self.enter(plan, room)
+        if made and room is not None and room.instead:
+            self._listeners.notify(ENDED, [change.after.task_id for change in room.instead])
         self._listeners.notify(READY)
         return made
 
-    def enter(self, plan: Plan) -> bool:
+    def enter(self, plan: Plan, room: Room | None = None) -> bool:
         """Write a plan under the lock."""
         if plan.groups[0].group_id in self._groups:
             return False
+        if room is not None:
+            self._make_room(plan.entering, room)
         self.used = True
         self._push(plan.tasks)
         for member in plan.members:
@@ -159,5 +174,5 @@ class MemoryGroups(Groups):
         self._members.pop(group_id, None)
 
 
-async def _refused(_plan: Plan, _session: Any, _committed: Callable[[], None]) -> bool:
+async def _refused(_plan: Plan, _session: Any, _committed: Callable[[], None], _room: Room | None) -> bool:
     raise NotSupported("session: memory cannot join a transaction; push after the commit, or use a SQL store")

@@ -8,13 +8,15 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from aiotaskq.backends.base import Room
+from aiotaskq.backends.coded import encoded_room
 from aiotaskq.backends.groups import Followed, Groups, encoded_plan
 from aiotaskq.backends.listeners import ENDED, GATES, READY, Listeners
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.rows import new_rows, pack, row_words
+from aiotaskq.backends.redis.rows import changed_rows, new_rows, pack, row_words
 from aiotaskq.core.coded import encoded
-from aiotaskq.core.errors import NotSupported, gate_full
+from aiotaskq.core.errors import NotSupported, gate_full, queue_full
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.groups import GroupState, Member, Plan
 from aiotaskq.core.task import Task
@@ -43,30 +45,51 @@ class RedisGroups(Groups):
         """``name`` is for errors; ``hint``: the message of new ready tasks, which scripts send to other processes."""
         self._name, self._redis, self._listeners, self._hint = name, redis, listeners, hint
 
-    async def push(self, plan: Plan, session: Any = None, committed: Callable[[], None] = lambda: None) -> bool:
+    async def push(
+        self,
+        plan: Plan,
+        session: Any = None,
+        committed: Callable[[], None] = lambda: None,
+        room: Room | None = None,
+    ) -> bool:
         if session is not None:
             raise NotSupported(
                 f"session: {self._name} cannot join a transaction; push after the commit, or use a SQL store"
             )
         self.used = True
-        plan = encoded_plan(plan, self.codec)
-        words = (self._hint, pack(list(_group_words(plan))), *(new_rows(plan.tasks) if plan.tasks else ()))
-        return await self._pushed(scripts.GROUPS_PUSH, *words) == 1
+        plan, room = encoded_plan(plan, self.codec), encoded_room(room, self.codec)
+        words: list[bytes | str | int] = [self._hint, pack(list(_group_words(plan)))]
+        if room is None:
+            words += ["", "", "", 0]
+        else:
+            changes = list(changed_rows(room.instead))
+            words += [room.maxsize, room.now, len(plan.entering), len(changes), *changes]
+        made, later, *followed = await self._redis.run(
+            scripts.GROUPS_PUSH, *words, *(new_rows(plan.tasks) if plan.tasks else ()), repeatable=True
+        )
+        if made == -1 and room is not None:
+            raise queue_full(room.maxsize, later)
+        self._pushed(made, later)
+        if made and room is not None and room.instead:
+            self._listeners.notify(ENDED, [change.after.task_id for change in room.instead])
+        if followed:
+            await self.followed(followed[0])
+        return bool(made == 1)
 
     async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
         sent = tasks if (codec := self.codec) is None else [encoded(task, codec) for task in tasks]
         words = (self._hint, group_id, *(new_rows(sent) if sent else ()))
-        added = await self._pushed(scripts.GROUPS_ADD, *words)
-        return None if added < 0 else added
+        added, later = await self._redis.run(scripts.GROUPS_ADD, *words)
+        self._pushed(added, later)
+        return None if added < 0 else int(added)
 
-    async def _pushed(self, script: scripts.Script, *words: bytes | str) -> int:
-        made, later = await self._redis.run(script, *words, repeatable=script is scripts.GROUPS_PUSH)
+    def _pushed(self, made: Any, later: Any) -> None:
+        """Pass on the hints of a push. Raises QueueFull if too many tasks would wait at a gate."""
         if type(made) is bytes:
             raise gate_full(made.decode(), int(later))
         if later:
             self._listeners.receive(GATES)
         self._listeners.receive(READY)
-        return int(made)
 
     async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
         found: list[GroupState | None] = []

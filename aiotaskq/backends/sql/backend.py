@@ -150,6 +150,8 @@ class SqlBackend(Backend):
         def wake() -> None:
             if touched:
                 self.gates.after_commit(touched, loop)
+            if touched.grouped:
+                self._followed(touched)
             self.listeners.notify(READY)
             committed()
 

@@ -29,11 +29,7 @@ def push_bounded(
 ) -> list[Task]:
     """Push if there is room. Raises QueueFull before anything is written."""
     connection.execute(dialect_of(connection).lock_pushes)
-    if room.instead and not all(holding(connection, room.instead)):
-        raise queue_full(room.maxsize, 0)
-    leaving = [change.before.task_id for change in room.instead]
-    at = _latest(connection, room.now)
-    size = ready(connection, at, None, room.now)[0] - _ready_of(connection, leaving, at, room.now)
+    size, leaving = _size_without(connection, room)
     if size + len(tasks) <= room.maxsize:
         update_tasks(connection, room.instead, touched)
         return push(connection, tasks, touched=touched) if tasks else []
@@ -55,6 +51,25 @@ def push_bounded(
             (there,) = [other or task for other in conflicts(connection, [task])]
         answer.append(task if same_push(there, task) else there)
     return answer
+
+
+def check_bound(connection: Connection, count: int, room: Room) -> None:
+    """Raise QueueFull if there is no room for so many new tasks, behind ``lock_pushes``."""
+    size, _ = _size_without(connection, room)
+    if count and size + count > room.maxsize:
+        raise queue_full(room.maxsize, size + count - room.maxsize)
+
+
+def _size_without(connection: Connection, room: Room) -> tuple[int, list[str]]:
+    """Count the ready tasks without those of ``room.instead``, and return the ids of these.
+
+    Raises QueueFull if one of these changes does not hold.
+    """
+    if room.instead and not all(holding(connection, room.instead)):
+        raise queue_full(room.maxsize, 0)
+    leaving = [change.before.task_id for change in room.instead]
+    at = _latest(connection, room.now)
+    return ready(connection, at, None, room.now)[0] - _ready_of(connection, leaving, at, room.now), leaving
 
 
 def _new(tasks: Sequence[Task], rows: Sequence[Task | None], leaving: Container[str]) -> list[Task]:

@@ -9,17 +9,21 @@ from typing import Any
 from msgspec.structs import replace
 from sqlalchemy import Connection, and_, delete, func, or_, select, true, update
 
+from aiotaskq.backends.base import Room
+from aiotaskq.backends.coded import encoded_room
 from aiotaskq.backends.groups import Ends, Groups, encoded_plan, to_children, to_groups
-from aiotaskq.backends.listeners import READY, Listeners
+from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.sql.admission import Touched, check_room
+from aiotaskq.backends.sql.bounded_push import check_bound
 from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.claim_statements import PENDING
 from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.group_rows import GroupRows, add_group, add_members, to_group
 from aiotaskq.backends.sql.rows import GROUPS, LIVE, MEMBERS, TASKS, to_task
 from aiotaskq.backends.sql.statement_size import chunks
-from aiotaskq.backends.sql.tasks import push
+from aiotaskq.backends.sql.tasks import push, update_tasks
 from aiotaskq.core.coded import encoded
 from aiotaskq.core.groups import CANCEL, GroupState, Member, Plan, Tally, grown
 from aiotaskq.core.task import Status, Task
@@ -37,14 +41,28 @@ class SqlGroups(Groups):
         """``enter`` prepares the database in a caller's transaction."""
         self._database, self._gates, self._listeners, self._enter = database, gates, listeners, enter
 
-    async def push(self, plan: Plan, session: Any = None, committed: Callable[[], None] = lambda: None) -> bool:
+    async def push(
+        self,
+        plan: Plan,
+        session: Any = None,
+        committed: Callable[[], None] = lambda: None,
+        room: Room | None = None,
+    ) -> bool:
         self.used = True
-        plan = encoded_plan(plan, self.codec)
+        plan, room = encoded_plan(plan, self.codec), encoded_room(room, self.codec)
+        dropped = [] if room is None else [change.after.task_id for change in room.instead]
 
         def body(connection: Connection, touched: Touched) -> bool:
             first, *others = plan.groups
+            if room is not None:  # before anything is written: the transaction may be the caller's
+                connection.execute(dialect_of(connection).lock_pushes)
+                if connection.execute(select(g.group_id).where(g.group_id == first.group_id)).first():
+                    return False
+                check_bound(connection, len(plan.entering), room)
             if not add_group(connection, first):
                 return False
+            if room is not None:
+                update_tasks(connection, room.instead, touched)
             for group in others:
                 add_group(connection, group)
             add_members(connection, plan.members)
@@ -54,6 +72,8 @@ class SqlGroups(Groups):
 
         if session is None:
             made, *_ = await self._gates.write(body)
+            if made and dropped:
+                self._listeners.notify(ENDED, dropped)
             self._listeners.notify(READY)
             return made
         touched, loop = Touched(), get_running_loop()
@@ -66,6 +86,10 @@ class SqlGroups(Groups):
         def wake() -> None:
             if touched:
                 self._gates.after_commit(touched, loop)
+            if touched.grouped:
+                self._gates.followed(touched)
+            if dropped:
+                self._listeners.notify(ENDED, dropped)
             self._listeners.notify(READY)
             committed()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 from aiotaskq.backends.base import Backend, Change, Room
 from aiotaskq.backends.listeners import ENDED, TAKEN
@@ -21,12 +21,15 @@ from aiotaskq.runtime.task_log import log_outcome
 WHEN_FULL = ("wait", "raise", "drop_oldest")
 DROPPED = "dropped: the queue is full"
 
+T = TypeVar("T")
+
 
 class Capacity:
     """At most ``maxsize`` ready tasks, 0 for any number; ``when_full`` says what a push to a full queue does.
 
     The store counts in the transaction of the push, so the bound is exact for any number of processes that have it. It
     applies to new tasks: a retry, an id that is pushed again, a follow-up, and a task of a schedule are never refused.
+    The tasks of a group that wait for no others have to fit; the others, callbacks and later members are never refused.
     """
 
     def __init__(
@@ -59,58 +62,62 @@ class Capacity:
     async def push(self, tasks: Sequence[Task], session: Any, committed: Callable[[], None] | None) -> list[Task]:
         """Push as the backend does, as soon as there is room; with a session in its transaction.
 
-        Raises QueueFull if there is no room and ``when_full`` is ``raise``; with a session also if it is ``wait``,
-        since an open transaction may keep others from making room. Raises ValidationError for more than ``maxsize``
-        tasks.
+        Raises as ``admit``.
+        """
+
+        async def push(room: Room | None) -> list[Task]:
+            if session is None:
+                return await self._backend.push(tasks, room)
+            return await self._backend.push_with(session, tasks, committed or (lambda: None), room)
+
+        return await self.admit(len(tasks), push, session)
+
+    async def admit(self, count: int, push: Callable[[Room | None], Awaitable[T]], session: Any) -> T:
+        """Call ``push``, which adds ``count`` tasks in one transaction, until there is room; return its answer.
+
+        A false answer says that it has written nothing. Raises QueueFull if there is no room and ``when_full`` is
+        ``raise``; with a session also if it is ``wait``, since an open transaction may keep others from making room.
+        Raises ValidationError for more than ``maxsize`` tasks.
         """
         if not self.maxsize:
-            return await self._try(tasks, session, committed)
-        if len(tasks) > self.maxsize:
+            return await push(None)
+        if count > self.maxsize:
             raise ValidationError(
-                f"tasks: {len(tasks)} in one push never fit a queue of maxsize {self.maxsize}; push fewer at a time"
+                f"tasks: {count} in one push never fit a queue of maxsize {self.maxsize}; push fewer at a time"
             )
         with contextlib.suppress(QueueFull):
-            return await self._try(tasks, session, committed)
+            return await push(self._room())
         if self.when_full == "drop_oldest":
             if session is not None:
-                return await self._drop(tasks, session, committed)
+                return await self._drop(push, session)
             async with self._dropping:
-                return await self._drop(tasks, session, committed)
+                return await self._drop(push, session)
         if self.when_full == "raise" or session is not None:
-            return await self._try(tasks, session, committed)
+            return await push(self._room())
         with self._waiters.woken_by(TAKEN, ENDED) as woken:
             while True:
                 woken.clear()  # before the try, so that no later hint is missed
                 with contextlib.suppress(QueueFull):
-                    return await self._try(tasks, session, committed)
+                    return await push(self._room())
                 await self._clock.wait(woken, self._poll)
 
-    async def _drop(self, tasks: Sequence[Task], session: Any, committed: Callable[[], None] | None) -> list[Task]:
+    async def _drop(self, push: Callable[[Room | None], Awaitable[T]], session: Any) -> T:
         instead: tuple[Change, ...] = ()
         while True:
             try:
-                stored = await self._try(tasks, session, committed, instead)
+                answer = await push(self._room(instead))
             except QueueFull as full:
                 # Without excess, one of the chosen tasks was claimed or cancelled, and has made room itself.
                 wanted, now = len(instead) + full.excess if full.excess else 0, self._clock.now()
                 rows = await self._backend.least_ready(now, wanted) if wanted else []
                 instead = tuple(Change(row, settle(row, Cancelled(DROPPED), now)) for row in rows)
             else:
-                if session is None:
+                if answer and session is None:
                     for change in instead:
                         now = self._clock.now()
                         log_outcome(change.before, Cancelled(DROPPED), change.after, now)
                         self._events.emit("cancelled", now, change.after)
-                return stored
+                return answer
 
-    async def _try(
-        self,
-        tasks: Sequence[Task],
-        session: Any,
-        committed: Callable[[], None] | None,
-        instead: tuple[Change, ...] = (),
-    ) -> list[Task]:
-        room = Room(self.maxsize, self._clock.now(), instead) if self.maxsize else None
-        if session is None:
-            return await self._backend.push(tasks, room)
-        return await self._backend.push_with(session, tasks, committed or (lambda: None), room)
+    def _room(self, instead: tuple[Change, ...] = ()) -> Room:
+        return Room(self.maxsize, self._clock.now(), instead)

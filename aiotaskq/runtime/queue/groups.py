@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.base import Backend, Change, Room
 from aiotaskq.backends.groups import Followed
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.groups import GroupState, Member, Plan, derived_id
@@ -30,6 +30,7 @@ from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.queue.bulk import cancel_page, statuses
 from aiotaskq.runtime.queue.capacity import Capacity
+from aiotaskq.runtime.queue.edits import Edits
 from aiotaskq.runtime.queue.followed import FollowedEvents
 from aiotaskq.runtime.queue.push_events import PushedEvents
 from aiotaskq.runtime.queue.waiters import Waiters
@@ -84,6 +85,7 @@ class GroupedQueue(Protocol):
     backend: Backend
     clock: Clock
     events: Events
+    edits: Edits
 
     async def read(self, task_id: str) -> Task | None:
         """Return a task by id, None if there is none."""
@@ -275,14 +277,19 @@ class GroupVerbs:
     # ---- writing ----
 
     async def push(self, plan: Plan, session: Any = None) -> bool:
-        """Write a plan; return False, and write nothing, if its group exists. Raises as ``Queue.add``."""
-        if self._capacity.maxsize:
-            raise NotSupported("group: a queue with maxsize takes no groups, whose tasks become ready by themselves")
+        """Write a plan; return False, and write nothing, if its group exists. Raises as ``Queue.add``.
+
+        A queue with ``maxsize`` has to have room for the tasks that wait for no others.
+        """
         calls = (callback for group in plan.groups for callback in (group.then, group.on_failure))
         self._check([*plan.tasks, *(callback for callback in calls if callback is not None)])
         committed = (lambda: None) if session is None else self._at_commit(plan)
+
+        async def push(room: Room | None) -> bool:
+            return await self._queue.backend.groups.push(plan, session, committed, room)
+
         try:
-            made = await self._queue.backend.groups.push(plan, session, committed)
+            made = await self._capacity.admit(len(plan.entering), push, session)
         except DatabaseUnavailable as error:
             if session is not None:
                 raise
