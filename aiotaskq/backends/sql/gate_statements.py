@@ -313,9 +313,8 @@ _UNPARK: Final = update(TASKS).ordered_values(
     (c.run_at, case((_DUE_AT > _FLOOR, _DUE_AT), else_=_FLOOR)), (c.due_at, null())
 )
 _ONWARD: Final = update(TASKS).ordered_values((c.gate, _GATE), (c.live_gate, _GATE))
-_PARK: Final = update(TASKS).ordered_values(
-    (c.due_at, c.run_at), (c.run_at, _AT), (c.gate, _GATE), (c.live_gate, _GATE)
-)
+_PARK: Final = ((c.due_at, c.run_at), (c.run_at, _AT))
+_PARK_HERE: Final = update(TASKS).ordered_values(*_PARK)
 
 
 def unpark(connection: Connection, at: Mapping[str, str], now: int, floor: int) -> set[str]:
@@ -349,9 +348,16 @@ def add_slots(connection: Connection, slots: Sequence[tuple[str, str]]) -> None:
         insert_new(connection, SLOTS, ("gate", "task_id"), slots)
 
 
-def park(connection: Connection, ids: Sequence[str], key: str) -> None:
-    """Park tasks that were ready at a gate."""
-    dialect_of(connection).set_on(connection, _PARK, ids, {"b_gate": key})
+def park(connection: Connection, here: Sequence[str], back: Mapping[str, str]) -> None:
+    """Park ready tasks at the gate that they are at, and others, given by id, at their first gate."""
+    dialect = dialect_of(connection)
+    dialect.set_on(connection, _PARK_HERE, here, {})
+    for part in chunks(list(back)):
+        first = case({task_id: back[task_id] for task_id in part}, value=c.task_id)
+        statement = (
+            update(TASKS).where(c.task_id.in_(part)).ordered_values(*_PARK, (c.gate, first), (c.live_gate, first))
+        )
+        connection.execute(dialect.by_id(statement))
 
 
 # ---- pauses and repairs ----------------------------------------------------------------------------------------------
@@ -360,7 +366,7 @@ _QUEUE: Final = bindparam("queue", type_=String)
 _READY_AT: Final = (c.run_at < _AT, _STATUS == PENDING, c.queue == _QUEUE)
 _HELD_OF: Final = select(g.key).where(select(c.task_id).where(c.live_gate == g.key, *_READY_AT).exists())
 _SLEEPERS: Final = (
-    select(c.task_id, c.flow)
+    select(c.task_id, c.flow, c.live_gate)
     .where(c.live_gate.in_(_KEYS), *_READY_AT)
     .order_by(c.task_id)
     .with_for_update(skip_locked=True)
@@ -389,9 +395,9 @@ def keys_with_ready(connection: Connection, queue: str) -> list[str]:
     return [row[0] for row in run(connection, _HELD_OF, {"queue": queue}).fetchall()]
 
 
-def ready_behind(connection: Connection, keys: Sequence[str], queue: str) -> list[tuple[str, str | None]]:
-    """Lock the tasks of a queue that are ready behind these gates; return their ids and flows."""
-    return [(row[0], row[1]) for row in connection.execute(_SLEEPERS, {"keys": keys, "queue": queue})]
+def ready_behind(connection: Connection, keys: Sequence[str], queue: str) -> list[tuple[str, str | None, str]]:
+    """Lock the tasks of a queue that are ready behind these gates; return their ids, flows and gates."""
+    return [(row[0], row[1], row[2]) for row in connection.execute(_SLEEPERS, {"keys": keys, "queue": queue})]
 
 
 def awaited(connection: Connection, queue: str) -> list[str]:

@@ -157,29 +157,36 @@ class SqlGates(Gates):
 
     async def pause(self, queue: str) -> None:
         """Park the ready tasks of a queue that is paused by now, and make the gates due of which they had a slot."""
-
-        def body(connection: Connection, keys: Sequence[str]) -> dict[str, Bounds | None]:
-            admission = Admission(connection, 0, {})
-            admission.lock(keys)  # an admission under way may not see the pause yet
-            freed: dict[str, Bounds | None] = {}
-            first: dict[str, list[str]] = {}
-            for task_id, text in sql.ready_behind(connection, keys, queue):
-                flow = None if text is None else decode_flow(text)
-                if flow is not None:
-                    freed |= dict(flow.gates)
-                    first.setdefault(flow.gates[0][0], []).append(task_id)
-            for key, ids in first.items():
-                sql.park(connection, ids, key)
-                sql.remove_slots(connection, ids)
-            return freed
-
         keys = await self._database.read(lambda c: sql.keys_with_ready(c, queue))
         for part in chunks(sorted(keys)):
-            await self.make_due(await self._database.write(lambda c, keys=part: body(c, keys)))  # type: ignore[misc]
+            freed = await self._database.write(lambda c, keys=part: park_ready(c, keys, queue))  # type: ignore[misc]
+            await self.make_due(freed)
 
     async def resume(self, queue: str) -> None:
         """Make the gates due at which tasks of a queue wait that is not paused any more."""
         await self.make_due(dict.fromkeys(await self._database.read(lambda c: sql.awaited(c, queue))))
+
+
+def park_ready(connection: Connection, keys: Sequence[str], queue: str) -> dict[str, Bounds | None]:
+    """Park the tasks of a paused queue that are ready behind these gates; return the gates whose slots are free now."""
+    admission = Admission(connection, 0, {})
+    admission.lock(keys)  # an admission under way may not see the pause yet
+    freed: dict[str, Bounds | None] = {}
+    here: list[str] = []
+    back: dict[str, str] = {}
+    for task_id, text, gate in sql.ready_behind(connection, keys, queue):
+        flow = None if text is None else decode_flow(text)
+        if flow is None:
+            continue
+        freed |= dict(flow.gates)
+        first = flow.gates[0][0]
+        if first == gate:
+            here.append(task_id)
+        else:
+            back[task_id] = first
+    sql.park(connection, here, back)
+    sql.remove_slots(connection, list(back))
+    return freed
 
 
 def _sweep(connection: Connection, keys: Sequence[str], now: int) -> Opened:

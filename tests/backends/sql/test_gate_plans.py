@@ -11,8 +11,9 @@ import sqlalchemy as sa
 
 from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.admission import Admission
+from aiotaskq.backends.sql.gates import park_ready
 from aiotaskq.backends.sql.insert import insert_new
-from aiotaskq.backends.sql.rows import SLOTS, json_text
+from aiotaskq.backends.sql.rows import SLOTS, TASKS, json_text
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate
 from aiotaskq.core.task import SECOND
 from tests.backends.sql.plans import DATABASES, PRIMARY, Cost, Verb, analyze, cost, fill, fill_all, start
@@ -92,6 +93,36 @@ def test_many_gates_are_admitted_by_as_many_statements_as_one(engine: sa.Engine)
     assert found.reads <= 60 * GATES, found.statements
     first = GATES - 1 if engine.dialect.name == "sqlite" else 0  # which has no LATERAL, and no round trips
     assert len(found.statements) == len(alone.statements) + first <= first + 4
+
+
+def _asleep(engine: sa.Engine) -> None:
+    """Ready tasks of one queue behind as many gates as there are: half of them have passed another gate before."""
+    rows = []
+    for n in range(GATES):
+        gates = ((f"asleep:{n}", BOUNDS),) if n % 2 else ((f"first:{n}", BOUNDS), (f"asleep:{n}", BOUNDS))
+        flow, key = json_text(Flow(gates=gates)), f"asleep:{n}"
+        row = {"task_id": f"asleep-{n}", "task_type": "t", "params": "{}", "queue": "asleep", "seq": NOW + n}
+        row |= {"status": "pending", "run_at": NOW, "priority": 0, "created_at": NOW // SECOND}
+        rows.append(row | {"flow": flow, "gate": key, "live_gate": key})
+    with engine.begin() as connection:
+        connection.execute(sa.insert(TASKS), rows)
+        sql.add(connection, [Gate(key=f"asleep:{n}", bounds=BOUNDS) for n in range(GATES)])
+        insert_new(connection, SLOTS, ("gate", "task_id"), [(f"first:{n}", f"asleep-{n}") for n in range(0, GATES, 2)])
+
+
+def test_a_queue_with_many_gates_is_paused_by_as_many_statements_as_one(engine: sa.Engine) -> None:
+    _asleep(engine)
+
+    def verb(count: int) -> Verb:
+        keys = sorted(f"asleep:{n}" for n in range(count))
+        return lambda connection: len(park_ready(connection, keys, "asleep"))
+
+    freed, few = cost(engine, verb(2))
+    assert freed == 3
+    freed, found = cost(engine, verb(GATES))
+    assert freed == GATES + GATES // 2
+    assert by_indexes(found), (found.indexes, found.detours)
+    assert len(found.statements) == len(few.statements) <= 3, found.statements
 
 
 def test_what_is_waited_for_is_counted_by_the_index(engine: sa.Engine) -> None:
