@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
 
+from aiotaskq.backends.change import Change as Change
+from aiotaskq.backends.change import Room as Room
 from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.history import History
@@ -32,32 +34,6 @@ if TYPE_CHECKING:
     from aiotaskq.concurrency.wakeup import Arrivals
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.schedule import Schedule
-
-
-class Change(msgspec.Struct, frozen=True, gc=False):
-    """A guarded write: the row is ``before``, as it was read, and becomes ``after``.
-
-    ``then`` are follow-up tasks, pushed in the same transaction if and only if the guard holds. With ``lease_over`` the
-    guard also requires the lease that was read: its end, or the owner of a worker's task, who may have marked it since.
-    """
-
-    # Not tracked by the garbage collector: changes are short-lived, and hundreds of them would start a collection.
-    before: Task
-    after: Task
-    then: tuple[Task, ...] = ()
-    lease_over: bool = False
-
-
-class Room(msgspec.Struct, frozen=True):
-    """The bound of a push: at most ``maxsize`` ready tasks, counted in the transaction of the push.
-
-    Tasks count that are ready at ``now`` or, in a shared store, at the latest push stamp there if that is later, since
-    the clocks of two hosts differ. ``instead`` settles ready tasks in the same transaction, to make room.
-    """
-
-    maxsize: int
-    now: int
-    instead: tuple[Change, ...] = ()
 
 
 class ScheduleChange(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ from aiotaskq.core.groups import (
 )
 
 if TYPE_CHECKING:
-    from aiotaskq.backends.base import Room
+    from aiotaskq.backends.change import Room
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.groups import GroupState, Member, Plan
     from aiotaskq.core.task import Task

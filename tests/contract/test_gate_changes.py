@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+from aiotaskq.backends.base import Backend
 from aiotaskq.backends.gates import Gates
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange
 from aiotaskq.core.limits import Rate
 from aiotaskq.core.parking import parked
-from aiotaskq.core.task import SECOND
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.runtime.limits import Limits
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, new
@@ -95,3 +96,26 @@ async def test_a_gate_that_is_closed_for_longer_stays_so(store: Store) -> None:
         gate = await gates.change("g", GateChange(closed_at_least=NOW + asked * SECOND), NOW)
         assert (gate.closed_until, gate.fixed) == (NOW + closed * SECOND, False)
     assert (await gates.change("g", GateChange(closed_until=NOW), NOW)).closed_until == NOW
+
+
+async def test_a_pause_parks_at_the_first_of_several_gates_each(backend: Backend) -> None:
+    def task(*keys: str) -> Task:
+        return parked(new(queue="a", seq=NOW, flow=Flow(gates=tuple((key, Bounds(cap=9)) for key in keys))), NOW)
+
+    async def counts() -> dict[str, tuple[int, int]]:
+        return {each.gate.key: (each.held, each.waiting) for each in await backend.gates.find()}
+
+    alone = [task(f"alone:{n}") for n in range(3)]
+    both = [task(f"tenant:{n}", "wide") for n in range(3)]
+    await backend.push([*alone, *both])
+    assert (await counts())["wide"] == (3, 0)
+    await backend.set_paused("a", True)
+    first = {f"{name}:{n}": (0, 1) for name in ("alone", "tenant") for n in range(3)}
+    assert await counts() == {**first, "wide": (0, 0)}
+    await backend.gates.admit(NOW + SECOND, 10)
+    assert await backend.claim("o", NOW + SECOND, 10, lease_until=LEASE) == []
+    await backend.set_paused("a", False)
+    await backend.gates.admit(NOW + SECOND, 10)
+    claimed = await backend.claim("o", NOW + SECOND, 10, lease_until=LEASE)
+    assert {row.task_id for row in claimed} == {row.task_id for row in [*alone, *both]}
+    assert (await counts())["wide"] == (3, 0)

@@ -405,27 +405,6 @@ async def test_a_paused_queue_holds_no_slot(backend: Backend) -> None:
     assert ids(await claimed(backend)) == [asleep.task_id]
 
 
-async def test_a_pause_parks_at_the_first_of_several_gates_each(backend: Backend) -> None:
-    wide = Bounds(cap=9)
-    alone = [gated((f"alone:{n}", CAP_1), queue="a") for n in range(3)]
-    both = [gated((f"tenant:{n}", CAP_1), ("wide", wide), queue="a") for n in range(3)]
-    await backend.push([*alone, *both])
-    assert (await state(backend, "wide")).held == 3
-    await backend.set_paused("a", True)
-    found = await backend.gates.find()
-    assert {each.gate.key: (each.held, each.waiting) for each in found} == {
-        **{f"alone:{n}": (0, 1) for n in range(3)},
-        **{f"tenant:{n}": (0, 1) for n in range(3)},
-        "wide": (0, 0),
-    }
-    await backend.gates.admit(NOW + SECOND, 10)
-    assert await claimed(backend) == []
-    await backend.set_paused("a", False)
-    await backend.gates.admit(NOW + SECOND, 10)
-    assert sorted(ids(await claimed(backend))) == sorted(ids([*alone, *both]))
-    assert (await state(backend, "wide")).held == 3
-
-
 async def test_mend_deletes_gates_without_a_use(backend: Backend) -> None:
     await backend.push([gated()])
     await backend.gates.change("kept", GateChange(bounds={"cap": 2}), NOW)
