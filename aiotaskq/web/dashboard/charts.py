@@ -163,11 +163,16 @@ def _chart(
     paths: Mapping[str, Sequence[str]], top: float, between: float, count: int, begin: int, step: int, zone: tzinfo
 ) -> Chart:
     end = begin + count * step * SECOND
+    # A label is centred: one at the right edge would be cut off.
     times, days = time_labels(begin, end, zone) if count else ([], False)
     width = PLOT_WIDTH / max(1, count)
     return Chart(
         values=[Label(round(_y(each * between, top), 1), each * between) for each in range(round(top / between) + 1)],
-        times=[Label(round(LEFT + PLOT_WIDTH * (at - begin) / (end - begin), 1), at) for at in times],
+        times=[
+            Label(round(LEFT + PLOT_WIDTH * (at - begin) / (end - begin), 1), at)
+            for at in times
+            if LEFT + PLOT_WIDTH * (at - begin) / (end - begin) <= WIDTH - 20
+        ],
         days=days,
         paths={name: "".join(parts) for name, parts in paths.items()},
         columns=[Column(round(LEFT + place * width, 2), round(width, 2), place) for place in range(count)],

@@ -65,7 +65,7 @@ def check(chart: Chart) -> None:
     for each in chart.values:
         assert math.isfinite(each.value) and chart.top <= each.place <= chart.bottom
     for each in chart.times:
-        assert chart.left <= each.place <= chart.right
+        assert chart.left <= each.place <= chart.width - 20
     for column in chart.columns:
         assert column.width > 0 and chart.left <= column.x <= column.x + column.width <= chart.right + 0.1
 

@@ -27,4 +27,7 @@ async def events(view: View) -> Feed:
     """Return what has been collected, and go on collecting while the page is open."""
     name = view.text("name")
     wanted = name if name in NAMES else None
-    return Feed(events=view.feed.read(wanted, ROWS), name=wanted or "", names=list(NAMES))
+    found = view.feed.read(wanted, ROWS)
+    if not view.show_args:  # the message of an error may have what the params have
+        found = [msgspec.structs.replace(each, error=each.error and each.error.partition(":")[0]) for each in found]
+    return Feed(events=found, name=wanted or "", names=list(NAMES))
