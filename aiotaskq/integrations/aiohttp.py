@@ -10,7 +10,7 @@ from typing import Any
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
 from aiotaskq.errors import ValidationError
-from aiotaskq.web.dashboard.reply import Actor, Allow, Reply, check_guarded
+from aiotaskq.web.dashboard.reply import Actor, Allow, Reply, check_guarded, is_encrypted
 from aiotaskq.web.dispatch import dispatch
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
@@ -143,8 +143,8 @@ def dashboard(
 
     app = web.Application(middlewares=middlewares)
     app.router.add_get("", slash)
-    app.router.add_route("GET", "/{name:.*}", handle)
-    app.router.add_route("POST", "/{name:.*}", handle)
+    for method in ("GET", "HEAD", "POST"):
+        app.router.add_route(method, "/{name:.*}", handle)
     return app
 
 
@@ -211,5 +211,5 @@ class _PageRequest(_Request):
         self.method = request.method
         self.name: str = request.match_info.get("name", "")
         self.address = request.remote or ""
-        self.secure = request.secure
+        self.secure = is_encrypted(request.scheme, request.headers)
         self.original = request

@@ -171,7 +171,8 @@ def dashboard(
         return response
 
     run.__annotations__ = {"request": Request, "return": Response}
-    made.add_api_route("/{name:path}", run, methods=["GET", "POST"], name="aiotaskq:dashboard", response_model=None)
+    methods = ["GET", "HEAD", "POST"]
+    made.add_api_route("/{name:path}", run, methods=methods, name="aiotaskq:dashboard", response_model=None)
     return made
 
 

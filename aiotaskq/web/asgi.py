@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
-from aiotaskq.web.dashboard.reply import Reply
+from aiotaskq.web.dashboard.reply import Reply, is_encrypted
 from aiotaskq.web.dispatch import dispatch
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
@@ -166,5 +166,5 @@ class _PageRequest(_Request):
         self.method = request.method
         self.name: str = request.path_params.get("name", "")
         self.address = request.client.host if request.client is not None else ""
-        self.secure = request.url.scheme == "https"
+        self.secure = is_encrypted(request.url.scheme, request.headers)
         self.original = request

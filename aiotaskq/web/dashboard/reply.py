@@ -22,6 +22,7 @@ SECURITY = (
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "same-origin"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
 )
 
 Allow = Callable[[Any, str], bool | Awaitable[bool]]
@@ -75,9 +76,23 @@ class Reply(msgspec.Struct, frozen=True):
     stream: AsyncGenerator[bytes] | None = None
 
 
+def is_encrypted(scheme: str, headers: Mapping[str, str]) -> bool:
+    """Return whether the browser's connection is encrypted: this one, or, as a proxy says, the one before it.
+
+    A client can claim that, too: it is asked only whether that client's own cookies are for encrypted connections.
+    """
+    said = headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
+    return "https" in (scheme, said)
+
+
 def page_reply(body: bytes, status: int = 200, *, media_type: str = HTML) -> Reply:
     """Return a page, which no cache keeps."""
     return Reply(status, body, (*SECURITY, ("Cache-Control", "no-store")), media_type)
+
+
+def form_reply(body: bytes, status: int = 200) -> Reply:
+    """Return the page that follows a form without a redirect; the browser keeps it for its button Back."""
+    return Reply(status, body, (*SECURITY, ("Cache-Control", "private, no-cache")))
 
 
 def redirect(where: str, *cookies: str) -> Reply:

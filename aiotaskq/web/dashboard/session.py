@@ -12,7 +12,6 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping
-from http.cookies import CookieError, SimpleCookie
 from typing import TypeVar
 
 import msgspec
@@ -22,7 +21,10 @@ from aiotaskq.core.task import SECOND
 SESSION, PREFERENCES, MESSAGE = "aiotaskq_session", "aiotaskq_view", "aiotaskq_message"
 LIFETIME = 12 * 3600 * SECOND
 """Microseconds for which a login holds."""
+LONGEST = 120
+"""Characters of a value in a message: a cookie holds 4 KB, and proxies bound headers, too."""
 S = TypeVar("S", bound=msgspec.Struct)
+_OWN = frozenset([SESSION, PREFERENCES, MESSAGE])
 _YEAR = 365 * 24 * 3600  # seconds
 
 
@@ -42,13 +44,13 @@ class Preferences(msgspec.Struct, frozen=True):
 
 
 def cookies_of(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the cookies of a request; none if they cannot be read."""
-    jar: SimpleCookie = SimpleCookie()
-    try:
-        jar.load(headers.get("cookie", ""))
-    except CookieError:
-        return {}
-    return {name: morsel.value for name, morsel in jar.items()}
+    """Return the dashboard's own cookies of a request, whatever other cookies of the host look like."""
+    found: dict[str, str] = {}
+    for part in headers.get("cookie", "").split(";"):
+        name, _, value = part.strip().partition("=")
+        if name in _OWN and value.isascii():
+            found.setdefault(name, value)  # of two with one name, browsers send that of the longer path first
+    return found
 
 
 def new_session(token: str | None, now: int) -> str:
@@ -77,9 +79,10 @@ def is_form_token(session: str, given: str) -> bool:
 
 
 def cookie(name: str, value: str, *, secure: bool, seconds: int | None = None) -> str:
-    """Return a cookie that scripts cannot read and that other sites' requests do not carry; 0 seconds deletes it."""
+    """Return a cookie that scripts cannot read and that other sites' forms do not carry; 0 seconds deletes it."""
     # Without a path it is that of the folder of the page: the prefix under which the dashboard is mounted.
-    parts = [f"{name}={value}", "HttpOnly", "SameSite=Strict"]
+    # Lax, so that a link in a chat or an alert opens a page with the login: only GET, which changes nothing, has it.
+    parts = [f"{name}={value}", "HttpOnly", "SameSite=Lax"]
     if secure:
         parts.append("Secure")
     if seconds is not None:
@@ -99,7 +102,16 @@ def preferences_of(cookies: Mapping[str, str]) -> Preferences:
 
 def message_cookie(message: Message, *, secure: bool) -> str:
     """Return the cookie of a message for the next page."""
-    return cookie(MESSAGE, _packed(message), secure=secure, seconds=60)
+    return cookie(MESSAGE, _packed(shortened(message)), secure=secure, seconds=60)
+
+
+def shortened(message: Message) -> Message:
+    """Return a message whose values fit into a cookie."""
+    values = {
+        name: f"{each[:LONGEST]}…" if isinstance(each, str) and len(each) > LONGEST else each
+        for name, each in message.values.items()
+    }
+    return msgspec.structs.replace(message, values=values)
 
 
 def message_of(cookies: Mapping[str, str]) -> Message | None:
@@ -116,7 +128,7 @@ def _unpacked(text: str | None, kind: type[S]) -> S | None:
         return None
     try:
         return msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=kind)
-    except (ValueError, msgspec.MsgspecError):  # binascii.Error is a ValueError
+    except (ValueError, RecursionError, msgspec.MsgspecError):  # binascii.Error is a ValueError
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
@@ -26,7 +27,7 @@ from aiotaskq.web.dashboard.live import Live
 from aiotaskq.web.dashboard.pages import MENU, pages
 from aiotaskq.web.dashboard.past import Past
 from aiotaskq.web.dashboard.render import render
-from aiotaskq.web.dashboard.reply import Actor, Allow, Reply, Request, page_reply, redirect
+from aiotaskq.web.dashboard.reply import SECURITY, Actor, Allow, Reply, Request, form_reply, page_reply, redirect
 from aiotaskq.web.dashboard.view import Action, Change, Done, Page, Question, View
 from aiotaskq.web.dashboard.words import LANGUAGES, Words, language_of, marked
 from aiotaskq.web.policy import MAX_BODY
@@ -37,6 +38,7 @@ VIEW = "view"
 THEMES = ("light", "dark")
 LIVE_SECONDS = 30.0  # after which a stream of updates ends: access is checked again, and a server can stop
 PAGE_TIMEOUT = 5.0  # seconds; a statement that SQLite still runs is interrupted then
+_PLAIN = re.compile(r"[!#-\[\]-~]+")  # what a Location may hold: no blank, quote, backslash or control character
 BODY_TIMEOUT = 10.0  # seconds in which a form has to arrive
 
 
@@ -83,26 +85,26 @@ class Dashboard:
     async def respond(self, request: Request) -> Reply:
         """Return the reply to a request. An error of the application's own is raised."""
         cookies = session.cookies_of(request.headers)
-        preferences = session.preferences_of(cookies)
+        key, preferences = cookies.get(session.SESSION, ""), session.preferences_of(cookies)
         words = Words(language_of(preferences.language, request.headers.get("accept-language", "")), self._tq.timezone)
         if request.name.startswith("static/"):
             return asset(request.name.removeprefix("static/"), request.headers)
         try:
             return await self._respond(request, cookies, preferences, words)
         except ProblemError as refused:
-            return self._problem(request, refused.problem, words, preferences)
+            return self._problem(request, refused.problem, words, preferences, key)
         except TimeoutError:
             slow = make_problem(
                 503, "TooSlow", marked("the store did not answer in time; try again, or narrow the filter")
             )
-            return self._problem(request, slow, words, preferences)
+            return self._problem(request, slow, words, preferences, key)
         except AiotaskqError as error:
             problem = problem_of(error)
             if problem is None:
                 raise
             if problem.status >= 500:
                 log.warning("dashboard: {} {}: {}", request.name or "overview", type(error).__name__, error)
-            return self._problem(request, problem, words, preferences)
+            return self._problem(request, problem, words, preferences, key)
 
     async def _respond(
         self, request: Request, cookies: dict[str, str], preferences: session.Preferences, words: Words
@@ -137,11 +139,11 @@ class Dashboard:
             show_args=self._show_args,
             allowed=allowed,
             preferences=preferences,
-            message=session.message_of(cookies),
+            message=_said(session.message_of(cookies), words),
             form_token=session.form_token(key or fresh),
         )
         if request.name == "live":
-            return await self._stream(request, view)
+            return self._stream(request, view)
         page = _page(request.name)
         view = _with_query(view, page, request.query)
         made = [session.cookie(session.SESSION, fresh, secure=request.secure)] if fresh else []
@@ -172,19 +174,21 @@ class Dashboard:
             "read_only": self._read_only,
             "logged_in": self._token is not None,
             "link": link,
+            "up": "",
             "given": {},
             "problem": "",
             "here": link(view.name, **view.query),
         }
 
     def _problem(
-        self, request: Request, problem: Problem, words: Words, preferences: session.Preferences, back: str = "./"
+        self, request: Request, problem: Problem, words: Words, preferences: session.Preferences, key: str
     ) -> Reply:
         if dict(request.query).get("format") == "json" or request.name == "live":
             return page_reply(msgspec.json.encode(problem), problem.status, media_type="application/problem+json")
-        view = self._empty_view(words, preferences)
-        data = {"status": problem.status, "text": words.error(problem.detail), "back": back}
-        return page_reply(render("problem", self._context(view, None) | {"data": data}), problem.status)
+        up = "../" * request.name.count("/")  # such a path is no page: all of ours are flat
+        view = self._empty_view(words, preferences, session.form_token(key) if key and not up else "")
+        data = {"status": problem.status, "text": words.error(problem.detail), "back": f"{up}./"}
+        return page_reply(render("problem", self._context(view, None) | {"data": data, "up": up}), problem.status)
 
     def _empty_view(self, words: Words, preferences: session.Preferences, token: str = "") -> View:
         return View(
@@ -201,12 +205,13 @@ class Dashboard:
             form_token=token,
         )
 
-    async def _stream(self, request: Request, view: View) -> Reply:
+    def _stream(self, request: Request, view: View) -> Reply:
         wanted = dict(request.query)
         page = _page(wanted.pop("page", ""))
         view = _with_query(view, page, list(wanted.items()))
-        headers = (("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"))
-        return Reply(200, b"", headers, "text/event-stream", self._live.updates(page, view, LIVE_SECONDS))
+        headers = (*SECURITY, ("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"))
+        updates = None if request.method == "HEAD" else self._live.updates(page, view, LIVE_SECONDS)
+        return Reply(200, b"", headers, "text/event-stream", updates)
 
     # ---- changes ----
 
@@ -266,7 +271,7 @@ class Dashboard:
             view = self._empty_view(words, preferences, session.form_token(key))
             kept = [(name, each) for name, all in form.items() for each in all if name not in ("form_token", "sure")]
             data = {"question": answer, "action": action.name, "fields": kept}
-            return page_reply(render("question", self._context(view, None) | {"data": data}))
+            return form_reply(render("question", self._context(view, None) | {"data": data}))
         self._counts.forget()
         self._audit(action, answer, actor, now)
         return redirect(answer.page, session.message_cookie(answer.message, secure=request.secure))
@@ -290,7 +295,7 @@ class Dashboard:
         )
         view = _with_query(view, page, list(given.items()))
         context = self._context(view, page) | {"given": given, "problem": words.error(error)}
-        return page_reply(render(page.template, context | {"data": await page.load(view)}), 422)
+        return form_reply(render(page.template, context | {"data": await page.load(view)}), 422)
 
     def _audit(self, action: Action, done: Done, actor: str, now: int) -> None:
         log.info("dashboard: {} {} by {}", action.name, printable(", ".join(done.targets)), printable(actor) or "-")
@@ -348,8 +353,13 @@ def link(page: str, **query: object) -> str:
 def _own_page(address: str) -> str:
     """Return the address if it is one of these pages, else that of the overview."""
     name = address.partition("?")[0]
-    known = (name in pages.all or name == "./") and not any(char in address for char in "\r\n\\")
-    return address if known else "./"
+    known = name == "./" or (name != "" and name in pages.all)
+    return address if known and _PLAIN.fullmatch(address) else "./"
+
+
+def _said(message: session.Message | None, words: Words) -> session.Message | None:
+    """Return the message if an action can have left it: the cookie could hold any text."""
+    return message if message is not None and words.knows(message.text, message.values) else None
 
 
 def _page(name: str) -> Page:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import string
+from collections.abc import Mapping
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,11 @@ STATES = (
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _UNITS = (("d", "天", 86_400), ("h", "小时", 3_600), ("min", "分", 60))
 _AXIS = (*_UNITS, ("s", "秒", 1), ("ms", "毫秒", 1e-3), ("µs", "微秒", 1e-6))
+
+
+_PLACES = string.Formatter()
+_BIDI = str.maketrans(dict.fromkeys("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069", "\ufffd"))
+"""Characters that turn the direction of the text behind them: a value must not turn the sentence around it."""
 
 
 def marked(text: str) -> str:
@@ -67,7 +74,18 @@ class Words:
             text = _chinese().get(text, text)
         if not values:
             return text
-        return text.format(**{name: self.number(each) if _is_int(each) else each for name, each in values.items()})
+        return text.format(**{name: self._filled(each) for name, each in values.items()})
+
+    def _filled(self, value: object) -> object:
+        if _is_int(value):
+            return self.number(value)
+        return value.translate(_BIDI) if isinstance(value, str) else value
+
+    def knows(self, text: str, values: Mapping[str, object]) -> bool:
+        """Return whether this is a sentence of the catalogue, and these are the values of its places."""
+        if text not in _chinese() or {"self", "text"} & set(values):
+            return False
+        return {name for _, name, _, _ in _PLACES.parse(text) if name} <= set(values)
 
     def count(self, one: str, many: str, number: int, **values: object) -> str:
         """Return the sentence for one thing or for many; ``{number}`` is the number."""

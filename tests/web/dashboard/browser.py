@@ -35,10 +35,10 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 @contextlib.asynccontextmanager
-async def served(tq: TaskQ, **options: Any) -> AsyncIterator[str]:
-    """Serve the dashboard on a free port; yields its address."""
+async def served(tq: TaskQ, port: int = 0, **options: Any) -> AsyncIterator[str]:
+    """Serve the dashboard on a port, by default a free one; yields its address."""
     stop, found = asyncio.Event(), asyncio.get_running_loop().create_future()
-    server = asyncio.create_task(serve_until(stop, tq, port=0, started=found.set_result, **options))
+    server = asyncio.create_task(serve_until(stop, tq, port=port, started=found.set_result, **options))
     done, _ = await asyncio.wait([server, found], return_when=asyncio.FIRST_COMPLETED)
     if server in done:
         server.result()
@@ -61,6 +61,14 @@ class Watched:
         page.on("console", lambda said: self.problems.append(said.text) if said.type in ("error", "warning") else None)
         page.on("request", lambda request: self._check(request.url))
 
+    async def watch_policy(self) -> None:
+        """Note what the Content-Security-Policy has refused, from the first page on."""
+        await self.context.expose_function("refused", lambda what: self.problems.append(f"refused: {what}"))
+        await self.context.add_init_script(
+            'document.addEventListener("securitypolicyviolation",'
+            " (event) => refused(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`));"
+        )
+
     def _check(self, url: str) -> None:
         if not url.startswith(self.home):
             self.problems.append(f"a request leaves the dashboard: {url}")
@@ -78,6 +86,8 @@ async def visitor(
     size: Any = {"width": width, "height": 900}
     context = await browser.new_context(locale=language, color_scheme=theme, viewport=size, **options)
     try:
-        yield Watched(context, await context.new_page(), home)
+        watched = Watched(context, await context.new_page(), home)
+        await watched.watch_policy()
+        yield watched
     finally:
         await context.close()

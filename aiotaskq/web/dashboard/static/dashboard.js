@@ -28,6 +28,7 @@ function refreshTimes(root) {
 // ---- copying ----
 
 function makeCopies(root) {
+  if (!navigator.clipboard) return; // browsers have it on encrypted pages and on localhost only
   for (const element of root.querySelectorAll(".copy")) {
     if (element.querySelector("button")) continue;
     const button = document.createElement("button");
@@ -79,6 +80,8 @@ function nodeAt(path, root) {
 }
 
 let source = null;
+let lost = 0;
+let retry = 0;
 
 function connect() {
   const wanted = new URLSearchParams(location.search);
@@ -87,11 +90,20 @@ function connect() {
   source.addEventListener("parts", (event) => {
     for (const [id, markup] of JSON.parse(event.data)) swap(id, markup);
   });
-  source.onopen = () => show(true);
-  source.onerror = () => { if (source && source.readyState === EventSource.CLOSED) { disconnect(); setTimeout(update, 5000); } };
+  source.onopen = () => { found(); show(true); };
+  source.onerror = () => {
+    lost ||= setTimeout(show, 4000, false); // the server ends a stream now and then: the browser is back in two seconds
+    if (source?.readyState === EventSource.CLOSED) { disconnect(); retry = setTimeout(update, 5000); }
+  };
+}
+
+function found() {
+  clearTimeout(lost);
+  lost = 0;
 }
 
 function disconnect() {
+  clearTimeout(retry);
   source?.close();
   source = null;
 }
@@ -108,8 +120,8 @@ function show(connected) {
 function update() {
   const on = localStorage.getItem(LIVE_KEY) !== "off" && !document.hidden;
   if (on && !source) connect();
-  if (!on) disconnect();
-  show(true);
+  if (!on) { found(); disconnect(); }
+  if (!on || !live.classList.contains("lost")) show(true);
 }
 
 if (live && document.querySelector("[data-live]")) {

@@ -1,0 +1,185 @@
+"""Open pages in a browser: tabs, pause, sleep, a server that restarts, keys, focus, and a layout that stays."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from playwright.async_api import Browser, Page, expect
+
+from aiotaskq import TaskQ
+from tests.support.machine import within
+from tests.web.dashboard.browser import served, visitor
+
+SLOW: Any = {"timeout": within(20) * 1000}
+HIDE = """(hidden) => {
+    Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+async def shows(page: Page, task_id: str) -> None:
+    await expect(page.locator(f'a[title="{task_id}"]')).to_be_visible(**SLOW)
+
+
+async def count_streams(page: Page) -> list[str]:
+    """Return a list that grows with each stream of updates that a page opens."""
+    opened: list[str] = []
+    page.on("request", lambda request: opened.append(request.url) if "/live?" in request.url else None)
+    return opened
+
+
+async def test_an_update_reaches_two_tabs_and_none_that_is_paused(browser: Browser, home: str, tq: TaskQ) -> None:
+    async with visitor(browser, home) as seen:
+        first, second = await seen.open("tasks"), await seen.context.new_page()
+        await second.goto(f"{home}tasks")
+        one = (await tq.push("greet", {"name": "one"})).task_id
+        await shows(first, one)
+        await shows(second, one)
+        await first.click("#live-switch")
+        await expect(first.locator("#live-switch")).to_have_text("Paused")
+        await expect(second.locator("#live-switch")).to_have_text("Paused")  # the choice is that of the visitor
+        two = (await tq.push("greet", {"name": "two"})).task_id
+        async with visitor(browser, home) as other:
+            await shows(await other.open("tasks"), one)
+            three = (await tq.push("greet", {"name": "three"})).task_id
+            await shows(other.page, three)
+        assert await first.locator(f'a[title="{two}"]').count() == 0
+        await first.click("#live-switch")
+        await shows(first, two)
+        await shows(second, two)
+        assert seen.problems == []
+
+
+async def test_a_hidden_tab_sleeps(browser: Browser, home: str, tq: TaskQ) -> None:
+    async with visitor(browser, home) as seen, visitor(browser, home) as other:
+        page = seen.page
+        opened = await count_streams(page)
+        await seen.open("tasks")
+        await shows(page, (await tq.push("greet", {"name": "one"})).task_id)
+        assert len(opened) == 1
+        await page.evaluate(HIDE, True)
+        two = (await tq.push("greet", {"name": "two"})).task_id
+        await shows(await other.open("tasks"), two)
+        three = (await tq.push("greet", {"name": "three"})).task_id
+        await shows(other.page, three)
+        assert await page.locator(f'a[title="{three}"]').count() == 0 and len(opened) == 1
+        await page.evaluate(HIDE, False)
+        await shows(page, three)
+        assert len(opened) == 2
+
+
+async def test_pages_come_back_after_the_server_has_restarted(browser: Browser, tq: TaskQ) -> None:
+    async with visitor(browser, "http://127.0.0.1") as seen:
+        page, label = seen.page, seen.page.locator("#live-switch")
+        async with served(tq) as home:
+            await page.goto(f"{home}tasks")
+            await shows(page, (await tq.push("greet", {"name": "one"})).task_id)
+            await expect(label).to_have_text("Live")
+        await expect(label).to_have_text("No connection", **SLOW)
+        async with served(tq, port=urlsplit(home).port or 0):
+            await expect(label).to_have_text("Live", **SLOW)
+            await shows(page, (await tq.push("greet", {"name": "two"})).task_id)
+
+
+async def test_the_way_back_after_an_action_shows_what_is(browser: Browser, home: str, tq: TaskQ) -> None:
+    task_id = (await tq.push("greet", {"name": "World"})).task_id
+    async with visitor(browser, home) as seen:
+        page = await seen.open("tasks")
+        await page.click(f'a[title="{task_id}"]')
+        await page.click("text=Cancel the task")
+        await page.click("main button.danger")
+        await expect(page.locator(".message")).to_be_visible()
+        await page.go_back()
+        await expect(page.locator("h1")).to_have_text("Cancel the task")  # and no error of the browser about a form
+        await page.click("main button.danger")
+        await expect(page.locator(".message.problem")).to_contain_text("has ended already")
+        await page.goto(f"{home}task?id={task_id}")
+        await expect(page.locator(".message")).to_have_count(0)  # a message is shown once
+        await expect(page.locator(".head .state")).to_have_text("cancelled")
+        assert seen.problems == []
+
+
+async def test_keys_move_open_and_search(browser: Browser, home: str, tq: TaskQ) -> None:
+    ids = [(await tq.push("greet", {"name": f"{place}"})).task_id for place in range(3)]
+    newest = list(reversed(ids))
+    async with visitor(browser, home) as seen:
+        page = await seen.open("tasks")
+        focused = "document.activeElement.title"
+        await page.keyboard.press("j")
+        assert await page.evaluate(focused) == newest[0]
+        await page.keyboard.press("j")
+        await page.keyboard.press("j")
+        await page.keyboard.press("j")
+        assert await page.evaluate(focused) == newest[2]  # it stops at the end
+        await page.keyboard.press("k")
+        assert await page.evaluate(focused) == newest[1]
+        await page.keyboard.press("/")
+        assert await page.evaluate("document.activeElement.id") == "search"
+        await page.keyboard.type("jkr/")
+        assert await page.input_value("#search") == "jkr/"
+        await page.fill("#search", "")
+        await page.evaluate("document.activeElement.blur()")
+        await page.keyboard.press("k")
+        await page.keyboard.press("Enter")
+        await page.wait_for_url("**/task?id=*")
+        async with page.expect_navigation():
+            await page.keyboard.press("r")
+        assert seen.problems == []
+
+
+async def test_the_keyboard_alone_reaches_everything_in_order(browser: Browser, home: str, tq: TaskQ) -> None:
+    await tq.push("greet", {"name": "World"})
+    async with visitor(browser, home) as seen:
+        page = await seen.open("queues")
+        stops = []
+        for _ in range(60):
+            await page.keyboard.press("Tab")
+            stop = await page.evaluate(
+                """() => {
+                    const each = document.activeElement, box = each.getBoundingClientRect();
+                    const look = getComputedStyle(each);
+                    if (each === document.body) return null;
+                    return [each.className || each.tagName, each.closest("header, nav, main, footer")?.tagName || "",
+                            look.outlineStyle !== "none" && box.width > 0 && box.right > 0];
+                }"""
+            )
+            if stop is None:
+                break
+            stops.append(stop)
+        assert stops[0][0] == "skip"
+        assert [place for _, place, _ in stops if place] == sorted(
+            (place for _, place, _ in stops if place), key=["HEADER", "NAV", "MAIN", "FOOTER"].index
+        )
+        assert [stop for stop in stops if not stop[2]] == []  # the focus is seen at each stop
+        await page.reload()
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Enter")
+        assert await page.evaluate("document.activeElement.id") == "main"
+
+
+async def test_an_update_keeps_layout_focus_and_what_is_typed(browser: Browser, home: str, tq: TaskQ) -> None:
+    first = (await tq.push("greet", {"name": "first"})).task_id
+    async with visitor(browser, home) as seen:
+        page = await seen.open("tasks")
+        await shows(page, first)
+        await page.fill("#search", "half a wor")
+        boxes = """() => ["header.top", "h1", ".tabs", ".filter", "#rows", "thead", "tbody td"].map((each) => {
+            const box = document.querySelector(each).getBoundingClientRect();
+            return [box.left, box.top];
+        })"""
+        before = await page.evaluate(boxes)
+        await page.evaluate(
+            """window.shift = 0; new PerformanceObserver((list) => {
+                for (const each of list.getEntries()) window.shift += each.value;
+            }).observe({type: "layout-shift"})"""
+        )
+        handle = await tq.push("greet", {"name": "second"})
+        await shows(page, handle.task_id)
+        await handle.cancel()
+        await expect(page.locator("#rows .state.cancelled")).to_be_visible(**SLOW)
+        assert await page.evaluate(boxes) == before
+        assert await page.input_value("#search") == "half a wor"
+        assert await page.evaluate("document.activeElement.id") == "search"
+        assert await page.evaluate("window.shift") < 0.1  # what browsers count as good
+        assert seen.problems == []
