@@ -29,7 +29,8 @@ async def overflow(page: Page) -> list[str]:
                 const wide = document.documentElement.clientWidth;
                 if (document.documentElement.scrollWidth <= wide) return [];
                 return [...document.querySelectorAll("body *")]
-                    .filter((each) => each.getBoundingClientRect().right > wide + 1 && !each.closest(".scroll, .menu, .tabs"))
+                    .filter((each) => each.getBoundingClientRect().right > wide + 1)
+                    .filter((each) => !each.closest(".scroll, .menu, .tabs"))
                     .map((each) => each.outerHTML.slice(0, 160)).concat("the page");
             }"""
         )
