@@ -110,8 +110,12 @@ async def proxied(home: str, scheme: str = "http") -> AsyncIterator[str]:
 
         app = web.Application()
         app.router.add_route("*", "/deep/prefix/{tail:.*}", forward)
-        async with TestServer(app) as server:
+        server = TestServer(app)
+        await server.start_server(handler_cancellation=True)  # a stream ends with its client
+        try:
             yield f"http://127.0.0.1:{server.port}/deep/prefix/"
+        finally:
+            await server.close()
 
 
 async def test_behind_a_proxy_links_forms_redirects_cookies_and_updates_work(browser: Browser, tq: TaskQ) -> None:
