@@ -33,6 +33,8 @@ class Sample:
         self.gates: list[str] = []
         self.values: list[str] = []
         self.workers: list[str] = []
+        self.names: list[str] = ["say", "default"]
+        """Of types and of queues."""
 
     def addresses(self) -> list[str]:
         """Return an address of every page, and of each thing that it can show."""
@@ -45,6 +47,8 @@ class Sample:
             elif "key" in page.parameters and name != "gates":
                 keys = {"gates": self.gates, "values": self.values}[page.section]
                 found += [f"{name}?{urlencode({'key': each})}" for each in keys]
+            elif name in ("queue", "type"):
+                found += [f"{name}?{urlencode({'name': each})}" for each in self.names]
             else:
                 found.append(name)
         return found
@@ -90,6 +94,7 @@ async def _put(sample: Sample, place: str, text: str) -> None:
     key = _printable(text)
     name = key[:MAX_NAME]
     tq.elsewhere(name)
+    sample.names.append(name)
     call, failing = TaskCall("say", {"text": text}, {}), TaskCall("fail", {"text": text}, {})
     pushed: dict[str, Any] = {
         "completed": await tq.push("say", {"text": text}),
