@@ -124,8 +124,8 @@ async def cancel_page(
     return count
 
 
-async def count_all(backend: Backend, clock: Clock, where: TaskFilter) -> int:
-    """Count the tasks that match; by reading them all, if more than status and queue restricts them."""
+async def count_all(backend: Backend, clock: Clock, where: TaskFilter, most: int | None = None) -> int:
+    """Count the tasks that match; by reading them, up to ``most``, if more than status and queue restricts them."""
     if not msgspec.structs.replace(where, queue=None).restricted:
         found = await backend.stats(clock.now())
         counted = found.counts if where.queue is None else found.queues.get(where.queue, {})
@@ -134,7 +134,7 @@ async def count_all(backend: Backend, clock: Clock, where: TaskFilter) -> int:
     while tasks := await backend.find(where, PURGE_CHUNK):
         total += len(tasks)
         where = msgspec.structs.replace(where, after=tasks[-1].task_id)
-        if len(tasks) < PURGE_CHUNK:
+        if len(tasks) < PURGE_CHUNK or (most is not None and total >= most):
             break
     return total
 

@@ -11,7 +11,10 @@ import pytest
 
 from aiotaskq import TaskQ
 from aiotaskq.core.task import SECOND, Status, Task
-from tests.web.dashboard.conftest import Browse, in_starlette, send
+from aiotaskq.runtime.queue import bulk
+from aiotaskq.web.dashboard.actions import many_tasks
+from aiotaskq.web.dashboard.pages import tasks as tasks_page
+from tests.web.dashboard.conftest import Browse, form_token, in_starlette, send
 
 Operated = list[dict[str, Any]]
 
@@ -192,3 +195,161 @@ async def test_a_task_is_found_by_the_beginning_of_its_id(browse: Browse, tq: Ta
     assert (several.status_code, "several task ids begin so" in several.text) == (404, True)
     for unknown in ("abc", "zzzz", "_bcd", "%bcd"):
         assert (await browse.get("task", params={"id": unknown})).status_code == 404
+
+
+# ---- many tasks -----------------------------------------------------------------------------------------------------
+
+
+async def act(browse: Browse, action: str, sure: bool = True, **fields: Any) -> str:
+    """Answer the question of an action on many tasks with yes; return what is said then, or else the question."""
+    form = form_token(await browse.get("tasks"))
+    data = {"form_token": form, **({"sure": "yes"} if sure else {}), **fields}
+    answer = await browse.post(action, data=data, headers={"Sec-Fetch-Site": "same-origin"})
+    if answer.status_code == 200:
+        return html.unescape(answer.text)
+    assert answer.status_code == 303, answer.text
+    return html.unescape((await browse.get(answer.headers["location"])).text)
+
+
+async def statuses(tq: TaskQ) -> dict[str, str]:
+    return {task.task_id: str(task.status) for task in await tq.find()}
+
+
+async def test_the_table_offers_what_may_be_done(browse: Browse, tq: TaskQ) -> None:
+    task_id = await end(tq)
+    page = (await browse.get("tasks")).text
+    assert f'name="task" value="{task_id}"' in page and 'form="many"' in page
+    async with in_starlette(tq, allow=lambda _request, name: name in ("view", "delete-tasks")) as limited:
+        page = (await limited.get("tasks")).text
+        assert 'formaction="delete-tasks"' in page and "retry-tasks" not in page and "cancel-tasks" not in page
+        assert (await send(limited, "retry-tasks", "tasks", which="all", sure="yes")).status_code == 403
+    async with in_starlette(tq, read_only=True) as reader:
+        assert 'type="checkbox"' not in (await reader.get("tasks")).text
+
+
+@pytest.mark.parametrize("which", ["selected", "all"])
+async def test_many_are_retried(browse: Browse, tq: TaskQ, operated: Operated, which: str) -> None:
+    failed, cancelled = await end(tq, Status.FAILED), await end(tq, Status.CANCELLED)
+    done, other = await end(tq), await end(tq, Status.FAILED, type="other")
+    chosen = {"task": [failed, cancelled, done]} if which == "selected" else {"type": "greet"}
+    question = await act(browse, "retry-tasks", sure=False, which=which, **chosen)
+    assert ("3 are selected" if which == "selected" else "There are 2.") in question
+    before = await statuses(tq)
+    assert "pending" not in before.values()
+    assert "Tasks that are pending again: 2." in await act(browse, "retry-tasks", which=which, **chosen)
+    assert await statuses(tq) == {**before, failed: "pending", cancelled: "pending"} and before[other] == "failed"
+    await asyncio.sleep(0)
+    targets = [failed, cancelled] if which == "selected" else ["filter: type=greet", "count: 2"]
+    assert operated == [{"action": "retry-tasks", "targets": targets}]
+
+
+@pytest.mark.parametrize("which", ["selected", "all"])
+async def test_many_are_cancelled(browse: Browse, tq: TaskQ, operated: Operated, which: str) -> None:
+    ids = [(await tq.push("greet", {"name": "x"}, delay=60, queue=queue)).task_id for queue in ("q", "q", "other")]
+    ended = await end(tq, queue="q")
+    chosen = {"task": [ids[0], ids[1], ended, "none"]} if which == "selected" else {"queue": "q"}
+    assert ("4" if which == "selected" else "There are 2;") in await act(
+        browse, "cancel-tasks", sure=False, which=which, **chosen
+    )
+    assert "cancelled or asked to stop: 2." in await act(browse, "cancel-tasks", which=which, **chosen)
+    found = await statuses(tq)
+    assert [found[each] for each in (*ids, ended)] == ["cancelled", "cancelled", "pending", "completed"]
+    await asyncio.sleep(0)
+    targets = ids[:2] if which == "selected" else ["filter: queue=q", "count: 2"]
+    assert operated == [{"action": "cancel-tasks", "targets": targets}]
+
+
+@pytest.mark.parametrize("which", ["selected", "all"])
+async def test_many_are_deleted(browse: Browse, tq: TaskQ, operated: Operated, which: str) -> None:
+    gone = [
+        await end(tq, Status.FAILED, error_message="OSError: disk"),
+        await end(tq, Status.FAILED, error_message="disk"),
+    ]
+    kept = [await end(tq, Status.FAILED), await end(tq), (await tq.push("greet", {"name": "x"}, delay=9)).task_id]
+    chosen = {"task": [*gone, kept[2]]} if which == "selected" else {"status": "failed", "error": "disk"}
+    assert "cannot be undone" in await act(browse, "delete-tasks", sure=False, which=which, **chosen)
+    assert "Tasks that were deleted: 2." in await act(browse, "delete-tasks", which=which, **chosen)
+    assert set(await statuses(tq)) == set(kept)
+    await asyncio.sleep(0)
+    targets = gone if which == "selected" else ["filter: status=failed error=disk", "count: 2"]
+    assert operated == [{"action": "delete-tasks", "targets": targets}]
+
+
+async def test_all_that_a_schedule_fired(browse: Browse, tq: TaskQ) -> None:
+    mine, other = await end(tq, scheduler_task_id="s"), await end(tq, scheduler_task_id="t")
+    gone = await end(tq, Status.FAILED, scheduler_task_id="s")
+    await act(browse, "delete-tasks", which="all", schedule="s", status="failed")
+    assert set(await statuses(tq)) == {mine, other}
+    await act(browse, "retry-tasks", which="all", schedule="s", status="completed")
+    assert set((await statuses(tq)).values()) == {"completed"} and gone not in await statuses(tq)
+
+
+@pytest.mark.parametrize(
+    ("action", "fields", "said"),
+    [
+        ("retry-tasks", {"which": "selected"}, "No task is selected."),
+        ("retry-tasks", {}, "No task is selected."),
+        ("cancel-tasks", {"which": "all", "status": "completed"}, "No task matches."),
+        ("retry-tasks", {"which": "all", "type": "none"}, "No task matches."),
+    ],
+)
+async def test_nothing_to_do_is_said(browse: Browse, tq: TaskQ, action: str, fields: dict[str, str], said: str) -> None:
+    task_id = await end(tq)
+    assert said in await act(browse, action, sure=False, **fields)
+    assert await statuses(tq) == {task_id: "completed"}
+
+
+async def test_more_than_can_be_counted(browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many_tasks, "MOST", 2)
+    for _ in range(3):
+        await end(tq)
+    assert "more than 2?" in await act(browse, "delete-tasks", sure=False, which="all", type="greet")
+
+
+@pytest.mark.parametrize("which", ["selected", "all"])
+async def test_what_is_left_after_the_time_limit_is_said(
+    browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    monkeypatch.setattr(many_tasks, "SECONDS", 0.0)
+    monkeypatch.setattr(bulk, "RETRY_CHUNK", 1)
+    ids = [await end(tq, Status.FAILED) for _ in range(3)]
+    said = await act(browse, "retry-tasks", which=which, task=ids, status="failed")
+    assert "The time of one request is over; repeat it for the rest." in said
+    left = 3 if which == "selected" else 2  # a first transaction is always made
+    assert list((await statuses(tq)).values()).count("failed") == left
+
+
+# ---- the table ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_columns_of_a_running_task(browse: Browse, tq: TaskQ) -> None:
+    now = tq.queue.clock.now()
+    row = Task(task_id="run", type="greet", seq=now, created_at=now // SECOND, run_at=now)
+    await tq.queue.backend.push([row])
+    (task,) = await tq.queue.backend.claim("host:7", now, 1)
+    await tq.queue.backend.report([(task.task_id, task.fence, {"done": 3, "total": 12, "message": "<b>"})])
+    page = (await browse.get("tasks")).text
+    assert "host:7" in page and '<progress max="12" value="3"' in page and "3/12" in page
+    row_data = (await browse.get("tasks", params={"format": "json"})).json()["tasks"][0]
+    assert row_data["run_time"] is not None and row_data["run_time"] == int(row_data["run_time"])
+
+
+@pytest.mark.parametrize("progress", [{"done": "<b>", "total": 3}, {"done": 1}, {"total": 0, "done": 0}, {"x": 1}])
+async def test_any_progress_is_no_problem_for_the_table(browse: Browse, tq: TaskQ, progress: dict[str, Any]) -> None:
+    await end(tq, progress=progress)
+    page = await browse.get("tasks")
+    assert page.status_code == 200 and "<progress" not in page.text and "<b>" not in page.text
+
+
+async def test_params_are_searched_in_the_newest_tasks(tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks_page, "SEARCHED", 3)
+    ids = [await end(tq, params={"name": name}) for name in ("Ann", "ann", "Bob", "Hanna")]
+    async with in_starlette(tq, show_args=True) as browse:
+        page = await browse.get("tasks", params={"params": "ANN"})
+        assert "The params of the newest 3 tasks that match were searched; 2 contain the text." in page.text
+        found = (await browse.get("tasks", params={"params": "ANN", "format": "json"})).json()
+        assert [each["task_id"] for each in found["tasks"]] == [ids[3], ids[1]]
+    async with in_starlette(tq) as browse:
+        page = await browse.get("tasks", params={"params": "ann"})
+        assert 'name="params"' not in page.text and "were searched" not in page.text
+        assert all(each in page.text for each in ids)  # nothing is told by what is found

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.runtime.queue.bulk import task_filter
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.schemas import TaskView
-from aiotaskq.web.views import task_view
+from aiotaskq.web.views import plain, task_view
 
 ROWS = 50
 WINDOW = 10_000
 """Tasks of each status that are looked at for a filter without an index, the newest first."""
+SEARCHED = 1_000
+"""The newest tasks in which params are searched: there is no index of them."""
 WITHOUT_INDEX = ("type", "queue", "error")
 FILTERS = ("status", "type", "queue", "schedule", "error")
 
@@ -34,10 +36,34 @@ class TaskRows(msgspec.Struct, kw_only=True):
     counts: dict[str, int]
     """Tasks by status, of every queue."""
     queues: list[str]
+    params: str
+    """The text that is searched in the params."""
+    searched: int | None
+    """In how many tasks; None where none is searched."""
+    matches: int
+    """How many of these have the text."""
 
 
-def filters_of(view: View) -> dict[str, Any]:
-    """Return the filter of the address as arguments of ``TaskQ.find``; an unknown status is left out."""
+def _row(task: Task, now: int) -> TaskView:
+    row = task_view(task, one=False, show=False)
+    if task.status is Status.RUNNING and task.began_at is not None:
+        row.run_time = float(max(0, now - task.began_at) // SECOND)  # in whole seconds: each change is sent to the page
+    return row
+
+
+def _text(task: Task) -> str:
+    return msgspec.json.encode(plain(task.params)).decode().casefold()
+
+
+class Texts(Protocol):
+    """Named texts: those of an address, or of a form."""
+
+    def text(self, name: str) -> str | None:
+        """Return one of them; None where it is absent or empty."""
+
+
+def filters_of(view: Texts) -> dict[str, Any]:
+    """Return the filter of an address or a form as arguments of ``TaskQ.find``; an unknown status is left out."""
     found: dict[str, Any] = {name: view.text(name) for name in ("type", "queue", "error") if view.text(name)}
     if (status := view.text("status")) in set(map(str, Status)):
         found["status"] = status
@@ -46,31 +72,39 @@ def filters_of(view: View) -> dict[str, Any]:
     return found
 
 
-@pages("tasks", marked("Tasks"), *FILTERS, "after", "id")
+@pages("tasks", marked("Tasks"), *FILTERS, "after", "params")
 async def tasks(view: View) -> TaskRows:
     """Read one page of tasks."""
     where = filters_of(view)
     counted = await view.counts.get()
     stats = counted.stats
-    found, window = await _find(view, where)
+    params = view.text("params") if view.show_args else None
+    found, window = await _find(view, where, ROWS + 1 if params is None else SEARCHED)
+    searched = None
+    if params is not None:
+        searched, text = len(found), params.casefold()
+        found = [each for each in found if text in _text(each)]
     return TaskRows(
-        tasks=[task_view(each, one=False, show=False) for each in found[:ROWS]],
+        tasks=[_row(each, view.now) for each in found[:ROWS]],
         filters={name: view.text(name) or "" for name in FILTERS},
-        filtered=any(map(view.text, FILTERS)),
-        more=found[ROWS - 1].task_id if len(found) > ROWS else None,
+        filtered=any(map(view.text, FILTERS)) or params is not None,
+        more=found[ROWS - 1].task_id if len(found) > ROWS and params is None else None,
         window=None if len(found) > ROWS else window,
+        params=params or "",
+        searched=searched,
+        matches=len(found),
         counts=stats.counts,
         queues=sorted(stats.queues),
     )
 
 
-async def _find(view: View, given: dict[str, Any]) -> tuple[list[Task], int | None]:
-    """Return one task more than a page has, and how many of each status were looked at, None for all."""
+async def _find(view: View, given: dict[str, Any], limit: int) -> tuple[list[Task], int | None]:
+    """Return up to so many tasks, and how many of each status were looked at, None for all."""
     after = view.text("after")
     if "scheduler_task_id" in given or not any(name in given for name in WITHOUT_INDEX):
-        return await view.tq.find(**given, limit=ROWS + 1, after=after), None
+        return await view.tq.find(**given, limit=limit, after=after), None
     if after is not None:
         await view.tq.get(after)  # a page behind a task that is gone would be the first page again
     where = task_filter(**{name: given.get(name) for name in ("status", *WITHOUT_INDEX)})
     where = msgspec.structs.replace(where, after=after, newest=WINDOW)
-    return await view.tq.queue.backend.find(where, ROWS + 1), WINDOW
+    return await view.tq.queue.backend.find(where, limit), WINDOW

@@ -136,6 +136,17 @@ if (live && document.querySelector("[data-live]")) {
   addEventListener("pageshow", update);
 }
 
+// ---- checking every box of a name, or none ----
+
+for (const button of document.querySelectorAll("[data-check]")) {
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    const boxes = [...document.querySelectorAll(`input[type=checkbox][name="${button.dataset.check}"]`)];
+    const wanted = boxes.some((each) => !each.checked);
+    for (const each of boxes) each.checked = wanted;
+  });
+}
+
 // ---- keys ----
 
 let row = -1;
