@@ -336,7 +336,7 @@ async def test_the_columns_of_a_running_task(browse: Browse, tq: TaskQ) -> None:
 
 @pytest.mark.parametrize("progress", [{"done": "<b>", "total": 3}, {"done": 1}, {"total": 0, "done": 0}, {"x": 1}])
 async def test_any_progress_is_no_problem_for_the_table(browse: Browse, tq: TaskQ, progress: dict[str, Any]) -> None:
-    await end(tq, progress=progress)
+    await end(tq, Status.FAILED, progress=progress)
     page = await browse.get("tasks")
     assert page.status_code == 200 and "<progress" not in page.text and "<b>" not in page.text
 
