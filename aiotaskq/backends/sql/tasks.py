@@ -290,6 +290,7 @@ def find(connection: Connection, where: TaskFilter, limit: int) -> list[Task]:
             behind = [c.seq <= last, or_(c.seq < last, c.task_id < where.after)]
     # One query for each status: the index has the rows of each in this order; for several they would be sorted. All in
     # one statement, which sees one snapshot: a task may change its status meanwhile.
+    one_each: list[tuple[ColumnElement[bool], Status | None]]
     one_each = [(_of_status(status), status) for status in dict.fromkeys(where.status)]
     sorts = dialect_of(connection).sorts_pending
     queries = []

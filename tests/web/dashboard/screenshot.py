@@ -22,10 +22,20 @@ SIZE: Any = {"width": 1280, "height": 860}
 
 async def main(seconds: float) -> None:
     with tempfile.TemporaryDirectory() as home:
-        env = {**os.environ, "XDG_CACHE_HOME": home, "TZ": "UTC"}
-        command = ("-m", "aiotaskq", "demo", str(ROOT / "aiotaskq"), "--web", "--port", "0")
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "TZ": "UTC"}
+        command = (
+            "-m",
+            "aiotaskq",
+            "demo",
+            "--port",
+            "0",
+            str(ROOT / "aiotaskq"),
+            "--db",
+            "sqlite:///demo.db",
+            "--web",
+        )
         pipe = asyncio.subprocess.PIPE
-        demo = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=pipe, env=env)
+        demo = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=pipe, cwd=home, env=env)
         assert demo.stdout is not None
         try:
             async for line in demo.stdout:

@@ -56,8 +56,8 @@ async def settings(view: View) -> Settings:
     schedules = next((each.schedules for each in tq.backends.values() if each.schedules is not None), None)
     try:
         distance = await measure(tq.queue.backend, clock, ROUNDS)
-        known = (await view.counts.get()).stats
-        problems = (await examine(tq.queue.backend, clock, schedules=schedules, known=known)).problems
+        counts = (await view.counts.get()).stats
+        problems = (await examine(tq.queue.backend, clock, schedules=schedules, known=counts)).problems
     except AiotaskqError as error:
         problems = [str(error)]
     return Settings(
