@@ -344,7 +344,7 @@ class Dashboard:
         return redirect(_own_page(next(iter(form.get("back", ())), "")), login)
 
 
-def link(page: str, **query: object) -> str:
+def link(page: str, /, **query: object) -> str:
     """Return the address of a page, relative to any other one; parameters that are None or empty are left out."""
     given = urlencode({name: str(value) for name, value in query.items() if value not in (None, "")})
     return f"{page or './'}{given and '?'}{given}"
