@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 from urllib.parse import urlencode
 
@@ -10,10 +11,6 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.web.dashboard.session import Message
 from aiotaskq.web.dashboard.view import Change, Done, Question, actions
 from aiotaskq.web.dashboard.words import marked
-
-PER = (
-    1_000  # seconds: a rate is set as whole tokens in this time, so that three decimals of a token per second are kept
-)
 
 
 def gate_page(key: str) -> str:
@@ -59,8 +56,8 @@ async def set_bounds(change: Change) -> Done:
     given: dict[str, Any] = {name: _whole(change, name) for name in ("cap", "window", "max_waiting")}
     rate, burst = _number(change, "rate"), _whole(change, "burst")
     if rate is not None:
-        tokens, per = (int(rate), 1) if rate.is_integer() else (max(1, round(rate * PER)), PER)
-        given["rate"] = Rate(tokens, per, burst=burst)
+        # One token in 1 / rate seconds: also a slow rate keeps its value when the form is sent with another change.
+        given["rate"] = Rate(int(rate), 1, burst=burst) if rate.is_integer() else Rate(1, 1 / rate, burst=burst)
     elif burst is not None:
         raise ValidationError("burst: it is about a rate; give that, too")
     else:
@@ -80,7 +77,12 @@ def _whole(change: Change, name: str) -> int | None:
 
 def _number(change: Change, name: str) -> float | None:
     text = change.text(name)
+    if text is None:
+        return None
     try:
-        return None if text is None else float(text)
+        number = float(text)
     except ValueError:
-        raise ValidationError(f"{name}: a number is needed (got {text!r:.60})") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValidationError(f"{name}: a number is needed (got {text!r:.60})")
+    return number
