@@ -1,7 +1,7 @@
 """Updates of open pages: one asyncio task renders each page that is open, and sends the parts that have changed.
 
-Visitors who see the same page in the same language share one rendering. The pause between two rounds grows with what a
-round has cost, so that open pages take a bounded share of a core.
+The tabs of one visitor that show the same page share one rendering; another visitor's forms hold another token. The
+pause between two rounds grows with what a round has cost, so that open pages take a bounded share of a core.
 """
 
 from __future__ import annotations
@@ -70,15 +70,20 @@ class Live:
                 yield event
         finally:
             opened.tabs.discard(tab)
-            if not opened.tabs:
-                self._open.pop(key, None)
+            if not opened.tabs and self._open.get(key) is opened:
+                del self._open[key]
 
     async def _run(self) -> None:
         """Render what is open until nothing is."""
         while self._open:
             began = self._clock.ticks()
-            for opened in list(self._open.values()):
-                await self._update(opened)
+            for key, opened in list(self._open.items()):
+                try:
+                    await self._update(opened)
+                except Exception as error:  # it must not end the updates of other pages
+                    log.error("dashboard: {} cannot be rendered", opened.page.name or "overview", cause=error)
+                    if self._open.get(key) is opened:  # until a tab of it connects again
+                        del self._open[key]
             spent = (self._clock.ticks() - began) / SECOND
             await asyncio.sleep(min(LONGEST, max(INTERVAL, spent / SHARE)))
 
@@ -110,6 +115,6 @@ def _event(parts: list[tuple[str, str]]) -> bytes:
 
 
 def _key(page: Page, view: View) -> bytes:
-    """Visitors with the same key see the same page."""
+    """Tabs with the same key see the same page."""
     seen = (page.name, sorted(view.query.items()), view.words.language, sorted(view.allowed), view.form_token)
     return msgspec.json.encode(seen)
