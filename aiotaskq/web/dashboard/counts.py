@@ -35,6 +35,7 @@ class Counts:
         self._last: Stats | None = None
         self._read_at = 0  # ticks
         self._took = 0  # microseconds
+        self._changes = 0
         self._reading: asyncio.Task[Stats] | None = None
 
     async def get(self) -> Counted:
@@ -47,8 +48,10 @@ class Counts:
         return Counted(self._last, True)
 
     def forget(self) -> None:
-        """Read anew for the next page: something was changed."""
+        """Read anew for the next page: something was changed, which a read that has begun may not see."""
         self._last = None
+        self._reading = None
+        self._changes += 1
 
     def _read(self) -> asyncio.Task[Stats]:
         if self._reading is None or self._reading.done():
@@ -57,14 +60,19 @@ class Counts:
         return self._reading
 
     async def _measure(self) -> Stats:
-        began = self._clock.ticks()
+        began, changes = self._clock.ticks(), self._changes
         found = await self._tq.stats()
-        self._last, self._read_at = found, self._clock.ticks()
-        self._took = self._read_at - began
+        if changes == self._changes:
+            self._last, self._read_at = found, self._clock.ticks()
+            self._took = self._read_at - began
         return found
 
 
 def _log_failure(reading: asyncio.Task[Stats]) -> None:
     # A page that waits for it reports the error, too; one that shows older counts does not.
-    if not reading.cancelled() and isinstance(error := reading.exception(), AiotaskqError):
+    if reading.cancelled() or (error := reading.exception()) is None:
+        return
+    if isinstance(error, AiotaskqError):
         log.debug("dashboard: counts were not read: {}", error)
+    else:
+        log.error("dashboard: counts were not read", cause=error)
