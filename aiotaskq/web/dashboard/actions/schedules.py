@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 
-from aiotaskq.errors import NotFound, ValidationError
+from aiotaskq.errors import NotFound
+from aiotaskq.web.dashboard.actions.fields import body_of
 from aiotaskq.web.dashboard.session import Message
 from aiotaskq.web.dashboard.view import Change, Done, Question, actions
 from aiotaskq.web.dashboard.words import marked
@@ -33,20 +34,9 @@ def _said(text: str, schedule_id: str) -> Done:
 
 def _given(change: Change, kind: type[S]) -> S:
     """Return the fields of the form that are filled in. Raises ValidationError naming the field."""
-    given: dict[str, Any] = {name: change.text(name) for name in _FIELDS if name in kind.__struct_fields__}
     timing = _TIMINGS.get(change.text("schedule_type") or "")
-    if timing is not None:
-        given[timing] = change.text("timing")
-    given = {name: value for name, value in given.items() if value is not None}
-    if (params := change.text("params")) is not None:
-        try:
-            given["params"] = msgspec.json.decode(params)
-        except msgspec.DecodeError as error:
-            raise ValidationError(f"params: is no JSON: {error}") from None
-    try:
-        return msgspec.convert(given, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise ValidationError(f"form: {error}") from None
+    more = {} if timing is None else {timing: change.text("timing")}
+    return body_of(change, kind, _FIELDS, **more)
 
 
 @actions("add-schedule", form="schedule-form")

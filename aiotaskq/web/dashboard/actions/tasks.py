@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlencode
-
-import msgspec
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.task import Status, Task
 from aiotaskq.core.validation import check_json
-from aiotaskq.errors import TaskConflict, ValidationError
+from aiotaskq.errors import TaskConflict
+from aiotaskq.web.dashboard.actions.fields import body_of
 from aiotaskq.web.dashboard.session import Message
 from aiotaskq.web.dashboard.view import Change, Done, Question, actions
 from aiotaskq.web.dashboard.words import marked
@@ -18,7 +17,6 @@ from aiotaskq.web.schemas import PushBody
 from aiotaskq.web.task_changes import EditBody, change_task
 from aiotaskq.web.views import body_options
 
-S = TypeVar("S", bound=msgspec.Struct)
 _FIELDS = (
     *("type", "queue", "priority", "delay", "at", "max_retries", "timeout", "unique_key", "idempotency_key"),
     *("on_success", "on_failure"),
@@ -38,21 +36,6 @@ def _said(text: str, task_id: str, **values: str | int) -> Done:
     return Done(Message(text, {"id": task_id, **values}), task_page(task_id), (task_id,))
 
 
-def _given(change: Change, kind: type[S]) -> S:
-    """Return the fields of the form that are filled in. Raises ValidationError naming the field."""
-    given: dict[str, Any] = {name: change.text(name) for name in _FIELDS if name in kind.__struct_fields__}
-    given = {name: value for name, value in given.items() if value is not None}
-    if (params := change.text("params")) is not None:
-        try:
-            given["params"] = msgspec.json.decode(params)
-        except msgspec.DecodeError as error:
-            raise ValidationError(f"params: is no JSON: {error}") from None
-    try:
-        return msgspec.convert(given, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise ValidationError(f"form: {error}") from None
-
-
 def _check_readable(tq: TaskQ, task: Task) -> None:
     """Raise TaskConflict for a task that cannot be pushed again as it is."""
     if task.undecodable is not None:
@@ -67,7 +50,7 @@ def _check_readable(tq: TaskQ, task: Task) -> None:
 @actions("add-task", form="task-form")
 async def add(change: Change) -> Done:
     """Push a task; without params of its own it has those of the task that it is a copy of."""
-    body = _given(change, PushBody)
+    body = body_of(change, PushBody, _FIELDS)
     source = None
     if (copied := change.text("from")) is not None:
         source = await change.tq.get(copied)
@@ -94,7 +77,7 @@ async def edit(change: Change) -> Done:
     task = await change.tq.get(task_id)
     if str(task.fence) != change.needed("fence"):
         raise TaskConflict(f"task {task_id} changed meanwhile; read it again, and repeat the edit")
-    body = _given(change, EditBody)
+    body = body_of(change, EditBody, _FIELDS)
     if change.text("timeout") is None:
         body.timeout = None
     await change_task(change.tq, task_id, body)

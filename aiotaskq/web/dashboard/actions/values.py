@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
-import msgspec
-
 from aiotaskq.core.validation import check_json
 from aiotaskq.errors import NotFound, ValidationError
+from aiotaskq.web.dashboard.actions.fields import json_of
 from aiotaskq.web.dashboard.session import Message
 from aiotaskq.web.dashboard.view import Change, Done, Question, actions
 from aiotaskq.web.dashboard.words import marked
@@ -22,10 +21,7 @@ def value_page(key: str) -> str:
 async def set_value(change: Change) -> Done:
     """Store a value, for ever or for some seconds."""
     key, text = change.needed("key"), change.text("ttl")
-    try:
-        found = msgspec.json.decode(change.needed("value"))
-    except msgspec.DecodeError as error:
-        raise ValidationError(f"value: is no JSON: {error}") from None
+    found = json_of("value", change.needed("value"))
     try:
         ttl = None if text is None else float(text)
     except ValueError:

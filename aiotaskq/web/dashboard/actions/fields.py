@@ -1,0 +1,38 @@
+"""Fields of a form as values: JSON, and the members of a request body of the operations API."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from aiotaskq.errors import ValidationError
+from aiotaskq.web.dashboard.view import Change
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def json_of(name: str, text: str) -> Any:
+    """Return the value of a JSON text. Raises ValidationError naming the field."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise ValidationError(f"{name}: is no JSON: {error}") from None
+    except RecursionError:
+        raise ValidationError(f"{name}: is nested too deeply") from None
+
+
+def body_of(change: Change, kind: type[S], names: Sequence[str], **more: Any) -> S:
+    """Return the body of these fields that are filled in and that it has, of ``params`` as JSON, and of ``more``.
+
+    Raises ValidationError naming the field.
+    """
+    given = {name: change.text(name) for name in names if name in kind.__struct_fields__} | more
+    given = {name: value for name, value in given.items() if value is not None}
+    if (params := change.text("params")) is not None:
+        given["params"] = json_of("params", params)
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ValidationError(f"form: {error}") from None
