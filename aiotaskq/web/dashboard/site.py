@@ -302,9 +302,9 @@ class Dashboard:
         self._tq.registered.events.emit("operated", now, action=action.name, actor=actor, targets=list(done.targets))
 
     def _preferred(self, request: Request, form: dict[str, list[str]], old: session.Preferences) -> Reply:
-        given = {name: each[0] for name, each in form.items() if name in ("language", "theme")}
-        known = (*LANGUAGES, *THEMES, "")
-        if not set(given.values()) <= set(known):
+        known = {"language": (*LANGUAGES, ""), "theme": (*THEMES, "")}
+        given = {name: form[name][0] for name in known if name in form}
+        if any(value not in known[name] for name, value in given.items()):
             raise ValidationError("preferences: a language or a theme of these pages is needed")
         wanted = msgspec.structs.replace(old, **given)
         back = next(iter(form.get("back", ())), "")
