@@ -117,9 +117,9 @@ class Dashboard:
             return self._preferred(request, form, preferences)
         if self._token is not None:
             if request.name == "login" and changes:
-                return self._login(request, form, words, preferences, now)
+                return self._login(request, form, words, preferences, key, now)
             if not session.is_login(key, self._token, now):
-                return self._login_page(request, words, preferences, now)
+                return self._login_page(request, words, preferences, key, now)
             if request.name == "logout" and changes:
                 return redirect("./", session.cookie(session.SESSION, "", secure=request.secure, seconds=0))
         if not await self._may(request, VIEW):
@@ -231,11 +231,14 @@ class Dashboard:
         if media_type != "application/x-www-form-urlencoded":
             raise ProblemError(415, "UnsupportedMediaType", marked("content-type: a form of these pages is needed"))
         body = bytearray()
-        async with asyncio.timeout(BODY_TIMEOUT):
-            async for chunk in request.chunks():
-                body += chunk
-                if len(body) > MAX_BODY:
-                    raise ProblemError(413, "BodyTooLarge", f"body: more than {MAX_BODY:,} bytes")
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                async for chunk in request.chunks():
+                    body += chunk
+                    if len(body) > MAX_BODY:
+                        raise ProblemError(413, "BodyTooLarge", marked("body: the form is too large"))
+        except TimeoutError:
+            raise ProblemError(408, "BodyTooSlow", marked("body: the form did not arrive in time")) from None
         try:
             form = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=5_000, errors="strict")
         except ValueError:
@@ -313,15 +316,17 @@ class Dashboard:
     # ---- login ----
 
     def _login_page(
-        self, request: Request, words: Words, preferences: session.Preferences, now: int, wrong: bool = False
+        self, request: Request, words: Words, preferences: session.Preferences, key: str, now: int, wrong: bool = False
     ) -> Reply:
         if dict(request.query).get("format") == "json" or request.name == "live":
             raise ProblemError(401, "NoToken", marked("log in first"))
-        visitor = session.new_session(None, now)
+        visitor = key or session.new_session(None, now)  # the form in another tab stays valid
         view = self._empty_view(words, preferences, session.form_token(visitor))
         back = link(request.name, **dict(request.query)) if request.method == "GET" else "./"
         page = render("login", self._context(view, None) | {"data": {"wrong": wrong, "back": back}})
         reply = page_reply(page, 401)
+        if key:
+            return reply
         fresh = session.cookie(session.SESSION, visitor, secure=request.secure)
         return msgspec.structs.replace(reply, headers=(*reply.headers, ("Set-Cookie", fresh)))
 
@@ -331,6 +336,7 @@ class Dashboard:
         form: dict[str, list[str]],
         words: Words,
         preferences: session.Preferences,
+        key: str,
         now: int,
     ) -> Reply:
         assert self._token is not None and self._tokens is not None
@@ -338,8 +344,8 @@ class Dashboard:
         wait = self._tokens.retry_after(request.address, ticks)
         if not self._tokens.is_token(given, request.address, ticks):
             if wait:
-                raise ProblemError(429, "TooManyGuesses", f"too many wrong tokens; wait {wait} s")
-            return self._login_page(request, words, preferences, now, wrong=True)
+                raise ProblemError(429, "TooManyGuesses", marked("too many wrong tokens; wait a minute"))
+            return self._login_page(request, words, preferences, key, now, wrong=True)
         login = session.cookie(session.SESSION, session.new_session(self._token, now), secure=request.secure)
         return redirect(_own_page(next(iter(form.get("back", ())), "")), login)
 

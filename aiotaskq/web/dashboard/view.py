@@ -13,7 +13,7 @@ from aiotaskq.web.dashboard.counts import Counts
 from aiotaskq.web.dashboard.feed import Feed
 from aiotaskq.web.dashboard.past import Past
 from aiotaskq.web.dashboard.session import Message, Preferences
-from aiotaskq.web.dashboard.words import Words
+from aiotaskq.web.dashboard.words import Words, marked
 from aiotaskq.web.problem_details import ProblemError
 
 MAX_PAGE = 100  # rows of a table
@@ -52,7 +52,7 @@ class View:
         """Return a query parameter. Raises ProblemError where it is absent."""
         value = self.text(name)
         if value is None:
-            raise ProblemError(422, "ValidationError", f"{name}: the address of this page names no {name}")
+            raise ProblemError(422, "ValidationError", marked("the address of this page is incomplete"))
         return value
 
     def whole(self, name: str, default: int, most: int) -> int:
@@ -125,7 +125,9 @@ class Change:
         """Return a field. Raises ProblemError where it is absent."""
         value = self.text(name)
         if value is None:
-            raise ProblemError(422, "ValidationError", f"{name}: the form names no {name}")
+            raise ProblemError(
+                422, "ValidationError", marked("a field of the form is missing; go back, and fill it in")
+            )
         return value
 
     @property
