@@ -47,13 +47,15 @@ function makeCopies(root) {
 // ---- live: parts of the page that have changed ----
 
 const shown = new Map(); // the markup of each part, as it came
+const held = new Map(); // that of parts that changed while somebody was typing in them
 
 function swap(id, markup) {
   const element = document.getElementById(id);
+  held.delete(id);
   if (!element || shown.get(id) === markup) return;
   const active = document.activeElement;
-  if (active && element.contains(active) && active.matches("input, select, textarea")) return; // somebody is typing
-  const focused = active && element.contains(active) ? pathOf(active, element) : null;
+  if (active && element.contains(active) && active.matches("input, select, textarea")) { held.set(id, markup); return; }
+  const focused = active && active !== element && element.contains(active) ? placeOf(active, element) : null;
   const open = [...element.querySelectorAll("details")].map((each) => each.open);
   const checked = new Set([...element.querySelectorAll("input:checked")].map((each) => each.name + "=" + each.value));
   const scrolled = [...element.querySelectorAll(".scroll, pre")].map((each) => [each.scrollLeft, each.scrollTop]);
@@ -66,7 +68,26 @@ function swap(id, markup) {
   });
   refreshTimes(element);
   makeCopies(element);
-  if (focused) nodeAt(focused, element)?.focus({ preventScroll: true });
+  if (focused) atPlace(focused, element)?.focus({ preventScroll: true });
+}
+
+document.addEventListener("focusout", () => {
+  // Later: a click that has moved the focus must still find its button.
+  if (held.size) setTimeout(() => { for (const [id, markup] of held) swap(id, markup); }, 500);
+});
+
+// The place of the focus: in the row with the same first link, else the same text, so that it never moves to a button
+// that does something else.
+function placeOf(node, root) {
+  const row = node.closest("tr");
+  const about = row?.querySelector("a")?.href;
+  return { about, path: pathOf(node, about ? row : root), text: node.textContent };
+}
+
+function atPlace({ about, path, text }, root) {
+  if (about) root = [...root.querySelectorAll("tr")].find((row) => row.querySelector("a")?.href === about);
+  const node = nodeAt(path, root);
+  return about || !node?.matches("a, button") || node.textContent === text ? node : null;
 }
 
 function pathOf(node, root) {
