@@ -76,6 +76,8 @@ def _event_of(note: Note) -> bytes:
 
 
 def _event(id: str, name: str | None, data: bytes) -> bytes:
-    # JSON of one line; data that cannot be decoded any more may be anything.
+    # JSON of one line; data that cannot be decoded any more may be anything. Each of these ends a line of an event.
+    for end in (b"\r\n", b"\r"):
+        data = data.replace(end, b"\n")
     kind = b"" if name is None else b"event: " + name.encode() + b"\n"
     return b"id: " + id.encode() + b"\n" + kind + b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
