@@ -25,7 +25,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that needs attention."""
 
     level: str
-    """The icon and colour: ``failed``, ``paused``, ``waiting`` or ``closed``."""
+    """The icon and colour: ``failed``, ``paused``, ``waiting``, ``closed`` or ``expired``."""
     one: str
     """The sentence of the catalogue for one task, or for none."""
     many: str

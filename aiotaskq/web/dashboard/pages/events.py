@@ -12,7 +12,7 @@ from aiotaskq.web.dashboard.words import marked
 ROWS = 100
 
 
-class Feed(msgspec.Struct, kw_only=True):
+class EventRows(msgspec.Struct, kw_only=True):
     """The data of the page."""
 
     events: list[Happened]
@@ -23,11 +23,11 @@ class Feed(msgspec.Struct, kw_only=True):
 
 
 @pages("events", marked("Events"), "name")
-async def events(view: View) -> Feed:
+async def events(view: View) -> EventRows:
     """Return what has been collected, and go on collecting while the page is open."""
     name = view.text("name")
     wanted = name if name in NAMES else None
     found = view.feed.read(wanted, ROWS)
     if not view.show_args:  # the message of an error may have what the params have
         found = [msgspec.structs.replace(each, error=each.error and each.error.partition(":")[0]) for each in found]
-    return Feed(events=found, name=wanted or "", names=list(NAMES))
+    return EventRows(events=found, name=wanted or "", names=list(NAMES))
