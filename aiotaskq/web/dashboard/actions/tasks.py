@@ -116,7 +116,7 @@ async def cancel(change: Change) -> Question | Done:
 
 @actions("retry-task")
 async def retry(change: Change) -> Done:
-    """Put an ended task back."""
+    """Put a failed, cancelled or expired task back."""
     task_id = change.needed("id")
     await change.tq.retry(task_id)
     return _said(marked("Task {id} is pending again."), task_id)
