@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal, Protocol
 
 import msgspec
@@ -64,8 +65,12 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """How many they ran at their last heartbeats."""
 
 
-async def waiting(store: Store, task: Task) -> Waiting | None:
-    """Return what a task waits for; None if it is not pending."""
+Counted = Callable[[], Awaitable[Mapping[str, Mapping[str, int]]]]
+"""Returns the tasks by queue and status."""
+
+
+async def waiting(store: Store, task: Task, counted: Counted | None = None) -> Waiting | None:
+    """Return what a task waits for; None if it is not pending. Without ``counted`` the store counts its tasks."""
     now = store.clock.now()
     if task.status is not PENDING:
         return None
@@ -81,7 +86,7 @@ async def waiting(store: Store, task: Task) -> Waiting | None:
         return Waiting(reason="retry" if task.retry_count else "delayed", until=task.due)
     if task.parked:
         return Waiting(reason="passing")
-    return await _ready(store, task, now)
+    return await _ready(store, task, now, counted)
 
 
 async def _at_a_gate(store: Store, task: Task, now: int) -> Waiting | None:
@@ -109,9 +114,10 @@ async def _at_a_gate(store: Store, task: Task, now: int) -> Waiting | None:
     return Waiting(reason="passing", gate=state)
 
 
-async def _ready(store: Store, task: Task, now: int) -> Waiting:
+async def _ready(store: Store, task: Task, now: int, counted: Counted | None) -> Waiting:
     registry = store.backend.workers
-    ahead = (await store.backend.stats(now)).queues.get(task.queue, {}).get(str(PENDING))
+    queues = (await store.backend.stats(now)).queues if counted is None else await counted()
+    ahead = queues.get(task.queue, {}).get(str(PENDING))
     if registry is None:
         return Waiting(reason="ready", ahead=ahead)
     alive = [each for each in await registry.all() if each.lease_until > now]

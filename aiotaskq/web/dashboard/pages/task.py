@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -67,9 +68,13 @@ async def task(view: View) -> TaskPage:
     """Read a task, by its id or by the beginning of it. Raises NotFound, and ProblemError if several begin so."""
     found = await _named(view, view.needed("id").strip())
     flow = found.flow
+
+    async def counted() -> Mapping[str, Mapping[str, int]]:
+        return (await view.counts.get()).stats.queues  # where counting takes long, not anew for each update
+
     page = TaskPage(
         task=task_view(found, one=True, show=view.show_args),
-        waiting=waiting_view(await waiting(view.tq.queue, found)),
+        waiting=waiting_view(await waiting(view.tq.queue, found, counted)),
         gates=[] if flow is None else [key for key, _ in flow.gates],
         group=None if flow is None else flow.group,
         source=None if flow is None else flow.source,
