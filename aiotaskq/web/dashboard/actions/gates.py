@@ -56,8 +56,7 @@ async def set_bounds(change: Change) -> Done:
     given: dict[str, Any] = {name: _whole(change, name) for name in ("cap", "window", "max_waiting")}
     rate, burst = _number(change, "rate"), _whole(change, "burst")
     if rate is not None:
-        # One token in 1 / rate seconds: also a slow rate keeps its value when the form is sent with another change.
-        given["rate"] = Rate(int(rate), 1, burst=burst) if rate.is_integer() else Rate(1, 1 / rate, burst=burst)
+        given["rate"] = _rate(rate, burst)
     elif burst is not None:
         raise ValidationError("burst: it is about a rate; give that, too")
     else:
@@ -73,6 +72,14 @@ def _whole(change: Change, name: str) -> int | None:
     if not (text.isascii() and text.isdecimal() and len(text) < 12):
         raise ValidationError(f"{name}: a whole number is needed (got {text!r:.60})")
     return int(text)
+
+
+def _rate(rate: float, burst: int | None) -> Rate:
+    """Return the rate of a form, which holds six digits of what was set: sent again, it must stay the same."""
+    near = round(rate, 3)  # a gate has whole microseconds for each token: 3 per second is shown as 2.99999
+    if math.isclose(near, rate, rel_tol=1e-5):
+        rate = near
+    return Rate(int(rate), 1, burst=burst) if rate.is_integer() else Rate(1, 1 / rate, burst=burst)
 
 
 def _number(change: Change, name: str) -> float | None:
