@@ -21,6 +21,8 @@ _FIELDS = (
     *("name", "task_type", "schedule_type", "timezone", "misfire", "overlap", "catch_up", "priority", "queue"),
     *("max_retries", "timeout", "max_runs", "description", "task_id"),
 )
+_OPTIONAL = ("description", "timezone", "timeout")
+"""An edit takes these away where their fields are empty."""
 
 
 def schedule_page(schedule_id: str) -> str:
@@ -48,9 +50,13 @@ async def add(change: Change) -> Done:
 
 @actions("edit-schedule", form="schedule-form")
 async def edit(change: Change) -> Done:
-    """Change a schedule; what is left empty stays."""
+    """Change a schedule. What is left empty stays, but for a description, a time zone and a timeout."""
     schedule_id = change.needed("id")
-    await change_schedule(change.tq, schedule_id, _given(change, ScheduleChanges))
+    body = _given(change, ScheduleChanges)
+    for name in _OPTIONAL:
+        if name in change.form and change.text(name) is None:
+            setattr(body, name, None)
+    await change_schedule(change.tq, schedule_id, body)
     return _said(marked("The schedule {id} is changed."), schedule_id)
 
 
