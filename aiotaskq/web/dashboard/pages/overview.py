@@ -26,6 +26,8 @@ class Overview(msgspec.Struct, kw_only=True):
     attention: list[Notice]
     counts: dict[str, int]
     """Tasks by status."""
+    approximate: bool
+    """Whether the counts may have changed since they were read."""
     ready: int
     oldest: float | None
     """Seconds for which the oldest ready task has waited."""
@@ -48,12 +50,14 @@ def writes_history(view: View) -> bool:
 @pages("", marked("Overview"), "span")
 async def overview(view: View) -> Overview:
     """Read the counts, what workers did, and what needs attention."""
-    stats = (await view.counts.get()).stats
+    counted = await view.counts.get()
+    stats = counted.stats
     failed = await view.tq.find(status="failed", limit=LOOKED_AT) if stats.counts.get("failed") else []
     hour = (await view.past.activity("1h")).total.counts.get("failed", 0)
     return Overview(
         attention=await attention(view.tq, stats, max(hour, _recent(failed, view.now)), view.now),
         counts=stats.counts,
+        approximate=counted.approximate,
         ready=stats.ready,
         oldest=stats.oldest_age,
         activity=await view.past.activity(view.text("span")),

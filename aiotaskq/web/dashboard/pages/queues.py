@@ -31,12 +31,16 @@ class Queues(msgspec.Struct):
     queues: list[QueueRow]
     oldest: float | None
     """Seconds for which the oldest ready task of all queues has waited."""
+    approximate: bool
+    """Whether the counts may have changed since they were read."""
 
 
 class QueuePage(msgspec.Struct, kw_only=True):
     """The data of one queue's page."""
 
     queue: QueueRow
+    approximate: bool
+    """Whether the counts may have changed since they were read."""
     ready: int
     """Tasks that can be claimed now; none of a paused queue."""
     later: int
@@ -62,11 +66,12 @@ def queue_row(stats: Stats, name: str) -> QueueRow:
 @pages("queues", marked("Queues"))
 async def queues(view: View) -> Queues:
     """Read what each queue holds."""
-    stats = (await view.counts.get()).stats
+    counted = await view.counts.get()
+    stats = counted.stats
     rows = queue_rows(stats)
     for row in [row for row in rows if row.counts["pending"] and not row.paused][:LOOKED_AT]:
         row.next_age = await _next_age(view, row.name)
-    return Queues(rows, stats.oldest_age)
+    return Queues(rows, stats.oldest_age, counted.approximate)
 
 
 @pages("queue", marked("Queue"), "name", "span", section="queues")
@@ -74,12 +79,14 @@ async def queue(view: View) -> QueuePage:
     """Read one queue."""
     name = view.needed("name")
     backend, registry = view.tq.queue.backend, view.tq.queue.backend.workers
-    row = queue_row((await view.counts.get()).stats, name)
+    counted = await view.counts.get()
+    row = queue_row(counted.stats, name)
     row.next_age = await _next_age(view, name)
     ready = await backend.count_ready(view.now, [name])
     alive = None if registry is None else [each for each in await registry.all() if each.lease_until > view.now]
     return QueuePage(
         queue=row,
+        approximate=counted.approximate,
         ready=ready,
         later=max(0, row.counts["pending"] - ready),
         workers=None if alive is None else sum(each.queues is None or name in each.queues for each in alive),

@@ -35,6 +35,8 @@ class TaskRows(msgspec.Struct, kw_only=True):
     """How many tasks of each status were looked at, the newest first; None where all were."""
     counts: dict[str, int]
     """Tasks by status, of every queue."""
+    approximate: bool
+    """Whether the counts may have changed since they were read."""
     queues: list[str]
     params: str
     """The text that is searched in the params."""
@@ -94,6 +96,7 @@ async def tasks(view: View) -> TaskRows:
         searched=searched,
         matches=len(found),
         counts=stats.counts,
+        approximate=counted.approximate,
         queues=sorted(stats.queues),
     )
 
