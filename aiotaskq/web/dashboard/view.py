@@ -16,8 +16,6 @@ from aiotaskq.web.dashboard.session import Message, Preferences
 from aiotaskq.web.dashboard.words import Words, marked
 from aiotaskq.web.problem_details import ProblemError
 
-MAX_PAGE = 100  # rows of a table
-
 
 @dataclass(frozen=True, kw_only=True)
 class View:
@@ -141,9 +139,9 @@ class Question(msgspec.Struct, frozen=True):
 
     text: str
     """A sentence of the catalogue, with ``{names}``."""
-    values: dict[str, Any] = {}
-    button: str = "Continue"
-    back: str = ""
+    values: dict[str, Any]
+    button: str
+    back: str
     """The page for the answer no."""
 
 

@@ -104,7 +104,7 @@ class Words:
         """Return a number as a form takes it, without groups."""
         return f"{number:.6g}"
 
-    def time(self, instant: int | None, *, seconds: bool = True) -> str:
+    def time(self, instant: int | None) -> str:
         """Return date and time of day in the page's time zone; "" for None, and for a year that no calendar has."""
         if instant is None:
             return ""
@@ -112,7 +112,7 @@ class Words:
             at = to_datetime(instant, self._zone)
         except OverflowError:
             return ""
-        clock = f"{at:%H:%M:%S}" if seconds else f"{at:%H:%M}"
+        clock = f"{at:%H:%M:%S}"
         if self.language == "zh":
             return f"{at.year}-{at:%m-%d} {clock}"
         return f"{at.day} {_MONTHS[at.month - 1]} {at.year} {clock}"
@@ -144,10 +144,6 @@ class Words:
     def iso(self, instant: int | None) -> str:
         """Return RFC 3339 in UTC, for programs; "" for None."""
         return to_iso(instant) or ""
-
-    def seconds(self, seconds: int | None) -> int | None:
-        """Return the microseconds of epoch seconds."""
-        return None if seconds is None else seconds * SECOND
 
     def duration(self, seconds: float | None) -> str:
         """Return a duration in its two largest units, below a minute in seconds or milliseconds; "" for None."""
