@@ -395,7 +395,11 @@ def delete_tasks(connection: Connection, ids: Sequence[str], touched: Touched) -
 
 def delete_ended(connection: Connection, ids: Sequence[str]) -> int:
     final = c.status.in_([str(status) for status in FINAL])
-    return sum(connection.execute(delete(TASKS).where(c.task_id.in_(part), final)).rowcount for part in chunks(ids))
+    deleted = 0
+    for part in chunks(ids):
+        deleted += connection.execute(delete(TASKS).where(c.task_id.in_(part), final)).rowcount
+        drop_notes(connection, part)
+    return deleted
 
 
 def set_paused(connection: Connection, queue: str, paused: bool) -> bool:
