@@ -25,7 +25,9 @@ from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.values import Values
 from aiotaskq.backends.workers import Workers
-from aiotaskq.core.task import FINAL, Status, Task, TaskFilter
+from aiotaskq.core.gate import PARKED
+from aiotaskq.core.parking import slots
+from aiotaskq.core.task import FINAL, PENDING, Status, Task, TaskFilter
 from aiotaskq.errors import NotSupported
 
 if TYPE_CHECKING:
@@ -417,6 +419,20 @@ def holds(row: Any, change: Change) -> bool:
         # A cancel must not be lost with a task that goes on.
         and (change.after.final or bool(row.cancel_requested) == before.cancel_requested)
     )
+
+
+def has_moved(row: Any, change: Change) -> bool:
+    """Whether a change of a pending task would give it slots that its row, with run_at and gate, does not hold.
+
+    To pass a gate, and to park at the first one again with a paused queue, does not raise the fence. A change to a
+    place without slots is right wherever the task is by now.
+    """
+    after = change.after
+    if change.before.status is not PENDING or not slots(after):
+        return False
+    if after.parked:
+        return bool(row.run_at != PARKED or row.gate != after.gate)
+    return bool(row.run_at == PARKED)
 
 
 def matches(task: Task, where: TaskFilter) -> bool:

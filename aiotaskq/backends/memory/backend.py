@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import Change, QueueStats, Room, holds, matches
+from aiotaskq.backends.base import Change, QueueStats, Room, has_moved, holds, matches
 from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.groups import again, concerns, parents_first, waits_again
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
@@ -192,7 +192,7 @@ class MemoryBackend(DirectBackend):
             after, row = change.after, self._tasks.get(change.before.task_id)
             if row is not None and row.unique_key is None and after.unique_key is not None:
                 after = after.replace(unique_key=None)  # it was given up meanwhile
-            guard = row is not None and (row is change.before or holds(row, change))
+            guard = row is not None and (row is change.before or (holds(row, change) and not has_moved(row, change)))
             # An ended task that is brought back must not have the unique key of a newer task.
             held.append(guard and (after.unique_key is None or self._keys.holder(after) is None))
             if row is not None and held[-1]:

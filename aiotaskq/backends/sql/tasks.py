@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.base import Change, holds
+from aiotaskq.backends.base import Change, has_moved, holds
 from aiotaskq.backends.groups import parents_first, waits_again
 from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
@@ -34,7 +34,6 @@ from aiotaskq.backends.sql.migrations import OUR_TABLES
 from aiotaskq.backends.sql.notes import drop_notes
 from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, json_text, new_rows, to_task
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
-from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import FINAL, Status, Task, TaskFilter, same_push
 from aiotaskq.errors import TaskConflict
 
@@ -177,13 +176,6 @@ def _as_it_was(change: Change, rows: Mapping[str, Any]) -> Task:
     return change.before.replace(run_at=row.run_at, gate=row.gate)
 
 
-def _is_parked_again(row: Any, change: Change) -> bool:
-    """Whether a change would make a task ready that has no slot any more: its queue was paused meanwhile."""
-    ready = _is_pending(change) and not (change.after.final or change.after.parked)
-    gated = change.before.flow is not None and change.after.flow is not None
-    return ready and gated and row.run_at == PARKED
-
-
 def _guarded(connection: Connection, changes: Sequence[Change]) -> tuple[dict[str, Any], list[bool]]:
     """Lock the rows, and return them and whether the guard of each change holds."""
     # A reaper skips locked rows: another transaction, such as a handler's own, is about to write them, and waiting for
@@ -191,7 +183,7 @@ def _guarded(connection: Connection, changes: Sequence[Change]) -> tuple[dict[st
     rows = _rows(connection, [change.before.task_id for change in changes if not change.lease_over], "wait")
     rows |= _rows(connection, [change.before.task_id for change in changes if change.lease_over], "skip")
     found = [(rows.get(change.before.task_id), change) for change in changes]
-    held = [row is not None and holds(row, change) and not _is_parked_again(row, change) for row, change in found]
+    held = [row is not None and holds(row, change) and not has_moved(row, change) for row, change in found]
     return rows, held
 
 

@@ -294,6 +294,14 @@ function use_gates()
     return place.keys, (place.gate and place.at[place.gate] or 1) - 1
   end
 
+  -- Whether a change of a pending row to `after` would give it slots that it does not hold: has_moved() in base.py.
+  function gated.has_moved(row, after)
+    if row.status ~= 'pending' or after.status ~= 'pending' then return false end
+    local _, n = slots_of(after)
+    if n == 0 then return false end
+    return is_parked(row) ~= is_parked(after) or is_parked(row) and place_of(row).gate ~= place_of(after).gate
+  end
+
   -- Note that a gate is to be admitted at this instant, or by whoever sweeps next.
   local function touch(key, at)
     if gated.touched_at[key] == nil then gated.touched[#gated.touched + 1] = key end

@@ -31,6 +31,7 @@ local function apply_change(id, status, fence, cancel, state, more)
   if not held then return false end
   if row.flow and not admission then error('GATES REQUIRED') end
   local after = parse(state)
+  if row.flow and after.flow and gated.has_moved(row, after) then return false end
   local same = after.names == row.names or row.flow and after.flow and gated.names_json(after) == gated.names_json(row)
   if more.undecodable or not more.body and not same then
     state = with_stored_names(state, row)
