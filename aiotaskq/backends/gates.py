@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class Gates(ABC):
     """The gates of one backend; ``admitting`` a gate means to let pass the first tasks there that may pass.
 
-    The tasks at a gate pass in claim order, by their due times: one that is not due, or in a paused queue, is left out.
+    The tasks at a gate pass in claim order, by their due times: one that is not due, has expired, or is in a paused
+    queue is left out.
     The verbs on tasks do their part in the transaction that writes the tasks:
 
     - A push of parked tasks takes the bounds that they declare, and admits their gates at the latest ``pushed_at``. It

@@ -153,6 +153,13 @@ async def test_a_task_that_has_a_slot_gives_it_up_for_another_gate(gated: Queue,
     assert sorted(await claimed(backend)) == sorted([held.task_id, waits.task_id])
 
 
+async def test_a_task_that_waits_passes_no_gate_with_params_that_have_none(gated: Queue, backend: Backend) -> None:
+    held, waits = await of(gated, "one"), await of(gated, "one")
+    after = await gated.edit(waits.task_id, params={"tenant": None})
+    assert not after.parked
+    assert sorted(await claimed(backend)) == sorted([held.task_id, waits.task_id])
+
+
 async def test_a_task_that_is_put_off_holds_no_slot(gated: Queue, backend: Backend) -> None:
     held, waits = await of(gated, "one"), await of(gated, "one")
     after = await gated.edit(held.task_id, delay=60)

@@ -187,6 +187,29 @@ async def test_what_expires_while_it_waits_is_found_by_the_reaper(backend: Backe
     assert await counts(backend) == (1, 0)
 
 
+async def test_what_has_expired_does_not_pass(backend: Backend) -> None:
+    first, late, last = gated(), gated(expires_at=NOW + MINUTE), gated()
+    await backend.push([first, late, last])
+    (run,) = await claimed(backend)
+    await settled(backend, run, now=NOW + MINUTE)
+    assert ids(await claimed(backend, NOW + MINUTE)) == [last.task_id]
+    assert late.task_id in ids(await backend.overdue(NOW + MINUTE, 10))
+
+
+async def test_a_change_puts_no_task_back_at_a_gate_that_it_has_passed(backend: Backend) -> None:
+    gates = (("a", CAP_2), ("b", CAP_1), ("c", CAP_1))
+    first, second = gated(*gates), gated(*gates)
+    await backend.push([first, second])
+    before = await read(backend, second)
+    assert (before.parked, before.gate) == (True, "b")
+    (run,) = await claimed(backend)
+    await settled(backend, run)
+    stale = Change(before, before.replace(priority=5, fence=before.fence + 1))
+    assert await backend.update([stale]) == [False]
+    assert [await counts(backend, key) for key in "abc"] == [(1, 0)] * 3
+    assert ids(await claimed(backend)) == [second.task_id]
+
+
 async def test_a_repeated_push_and_a_conflict_take_no_slot(backend: Backend) -> None:
     task = gated(("g", CAP_2), unique_key="u")
     await backend.push([task])

@@ -22,7 +22,11 @@ _numbers = itertools.count()
 
 
 class Line:
-    """A gate and its tasks by id. A heap entry whose task does not wait any more is dropped when it comes up."""
+    """A gate and its tasks by id.
+
+    A heap entry whose task does not wait any more, or has expired, is dropped when it comes up: an expired one would
+    hold a slot, and start nothing.
+    """
 
     def __init__(self, key: str, rows: Mapping[str, Task]) -> None:
         self._rows = rows
@@ -54,7 +58,8 @@ class Line:
         found: list[Task] = []
         left: list[Task] = []
         while self._due and len(found) <= limit:
-            if self._waits(task := heappop(self._due)[2]):
+            task = heappop(self._due)[2]
+            if self._waits(task) and (task.expires_at is None or task.expires_at > now):
                 (left if task.queue in paused else found).append(task)
         count, self.gate = self.admit(found, now)
         for task in (*found[count:], *left):

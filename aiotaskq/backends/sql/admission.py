@@ -270,7 +270,7 @@ class Admission:
         return free
 
     def _task(self, row: Sequence[Any], key: str) -> Task:
-        task_id, priority, due_at, text = row
+        task_id, priority, due_at, text, _ = row
         flow = self._flow(text)
         return Task(task_id=task_id, type="", priority=priority, run_at=PARKED, due_at=due_at, flow=flow, gate=key)
 
@@ -294,7 +294,7 @@ class _Visit:
         self.passing: list[Task] = []
         self.skipped: set[str] = set()
         self.others = False
-        """Whether tasks were seen that are not due."""
+        """Whether tasks were seen that are not due, or have expired."""
         self.onward: list[str] = []
         """The gates at which the tasks wait that may pass."""
         self.more = False

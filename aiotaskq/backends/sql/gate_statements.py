@@ -231,11 +231,12 @@ def remove_slots(connection: Connection, ids: Sequence[str]) -> None:
 
 # ---- what waits ------------------------------------------------------------------------------------------------------
 
-_WHAT: Final = (c.task_id, c.priority, c.due_at, c.flow)
+_WHAT: Final = (c.task_id, c.priority, c.due_at, c.flow, c.expires_at)
 _OPEN: Final = c.queue.not_in(PAUSED)
 _ORDER: Final = (c.priority, c.due_at, c.seq)
 _OF_PRIORITY: Final = (c.priority == _PRIORITY, c.due_at <= _NOW)
-_DUE_FIRST: Final = select(*_WHAT).where(*WAITS, _OPEN, *_OF_PRIORITY).order_by(*_ORDER).limit(_LIMIT)
+_ALIVE: Final = func.coalesce(c.expires_at, _AT) > _NOW  # no plan shall take the index of what expires
+_DUE_FIRST: Final = select(*_WHAT).where(*WAITS, _OPEN, *_OF_PRIORITY, _ALIVE).order_by(*_ORDER).limit(_LIMIT)
 _LEVEL: Final = select(c.priority, c.due_at).where(*WAITS, c.priority > _PRIORITY).order_by(*_ORDER).limit(1)
 _LATER: Final = (
     select(c.due_at).where(*WAITS, c.priority == _PRIORITY, c.due_at > _NOW).order_by(c.due_at, c.seq).limit(1)
@@ -248,22 +249,25 @@ def _first(key: ColumnElement[str], limit: ColumnElement[int]) -> Select[Any]:
 
 
 def first(connection: Connection, now: int, limits: Mapping[str, int]) -> dict[str, tuple[list[Any], bool]]:
-    """Return the first due tasks at each gate, up to its limit, as rows, and whether others were seen, not due."""
+    """Return the first due tasks at each gate, up to its limit, as rows, and whether others were seen.
+
+    Those are not due, or have expired: an expired one would hold a slot, and start nothing.
+    """
     seen: dict[str, list[Any]] = {key: [] for key in limits}
     for key, *row in _each(connection, _first, limits):
         seen[key].append(row)
     found = {}
     for key, rows in seen.items():
-        due = [row for row in rows if row[2] is None or row[2] <= now]
+        due = [row for row in rows if (row[2] is None or row[2] <= now) and (row[4] is None or row[4] > now)]
         if len(rows) == limits[key] > len(due):
-            # Those that are not due are in the way.
+            # The others are in the way.
             due = _due(connection, key, now, limits[key])
         found[key] = due, len(due) < len(rows)
     return found
 
 
 def _due(connection: Connection, key: str, now: int, limit: int) -> list[Any]:
-    """Return the first due tasks at a gate; those that are not due are passed over, priority by priority."""
+    """Return the first due tasks at a gate that have not expired; the others are passed over, priority by priority."""
     found: list[Any] = []
     for priority, earliest in _levels(connection, key):
         if earliest <= now:

@@ -188,13 +188,15 @@ local function gate_tools()
       left = left - count
     end
 
-    -- Read a row that is parked at a gate; nil if it is not there. Its run_at is between `from` and `to`.
+    -- Read a row that is parked at a gate; nil if it is not there, or has expired: it would hold a slot, and start
+    -- nothing. Its run_at is between `from` and `to`.
     local PARKED_HEAD = '^pending %S+ %S+ %S+ (%S+) [23] (%-?%d+) ()' .. PARKED .. '() %S+ (%d+) (%d+) ()'
-    local function parked_row(key, stamp, lane)
+    local function parked_row(key, stamp, lane, now)
       local id = sub(stamp, 21)
       local state = states[id] or ''
       local expires, seq, from, to, long, names, at = match(state, PARKED_HEAD)
       if not expires or sub(stamp, 1, 20) ~= seq then return nil end
+      if expires ~= '-' and tonumber(expires) <= now then return nil end  -- the reaper settles it
       local begin = at + long
       if sub(state, at, begin - 1) ~= lane then return nil end
       local json = begin + names
@@ -241,7 +243,7 @@ local function gate_tools()
       load_states(seen.ids)
       for i = 1, #stamps do
         local lane = lane_of[i] or lane_of[1]
-        local row = parked_row(key, stamps[i], lane)
+        local row = parked_row(key, stamps[i], lane, now)
         if row then
           rows[#rows + 1], weights[#weights + 1] = row, gated.tokens(row.place, key)
         else
