@@ -251,10 +251,12 @@ def to_children(rows: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> E
             for child_id, rule in flow.children:
                 ends.setdefault(child_id, []).append((after, rule))
         level = []
-        for child_id, child in (rows.tasks(sorted(ends)) if ends else {}).items():
-            after = after_parents(child, ends[child_id], now)
-            if after is not child:
-                level.append((child, after))
+        found = rows.tasks(sorted(ends)) if ends else {}
+        for child_id, parents in ends.items():  # in the order of the edges: the first end that counts decides
+            if (child := found.get(child_id)) is not None:
+                after = after_parents(child, parents, now)
+                if after is not child:
+                    level.append((child, after))
         if level:
             rows.rewrite(level)
             gone += [after.task_id for _, after in level if after.final]

@@ -90,7 +90,11 @@ class Model:
             for name, status in level.items():
                 self.items[name].status = status
             below: dict[str, Status] = {}
-            for name, item in sorted(self.items.items()):
+            place = {name: number for number, name in enumerate(level)}
+            first = {
+                n: min((place[each] for each in i.parents if each in place), default=0) for n, i in self.items.items()
+            }
+            for name, item in sorted(self.items.items(), key=lambda pair: (first[pair[0]], pair[0])):
                 if item.gone or item.status is not PENDING or not item.waits:
                     continue
                 ended = [(each, self.items[each].status) for each in level if each in item.parents]

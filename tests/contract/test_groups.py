@@ -405,6 +405,35 @@ async def test_a_child_and_one_of_its_parents_are_brought_back_together(backend:
         await settled(backend, task)
 
 
+@pytest.mark.parametrize(
+    "edges",
+    [
+        {"a": {}, "b": {}, "c": {"a": FAIL}, "d": {"c": CANCEL, "b": FAIL}},
+        {"a": {}, "b": {}, "c": {"a": CANCEL}, "e": {"a": CANCEL}, "d": {"c": FAIL, "e": CANCEL}},
+    ],
+)
+async def test_of_several_ends_in_one_write_the_nearest_decides_and_then_the_first(
+    backend: Backend, edges: dict[str, dict[str, str]]
+) -> None:
+    made = graph(edges)
+    await pushed(backend, made)
+    started = {task.type: task for task in await claimed(backend)}
+    changes = [Change(started[name], settle(started[name], BROKEN, LATER)) for name in "ab"]
+    assert await backend.update(changes) == [True, True]
+    assert (await rows(backend, made))["d"].status is Status.FAILED
+
+
+async def test_a_parent_and_its_child_end_in_one_write(backend: Backend) -> None:
+    made = graph({"a": {}, "b": {"a": CANCEL}})
+    group_id = await pushed(backend, made)
+    (a,) = await claimed(backend)
+    b = (await rows(backend, made))["b"]
+    changes = [Change(a, settle(a, BROKEN, LATER)), Change(b, settle(b, Cancelled("own"), LATER))]
+    assert await backend.update(changes) == [True, True]
+    assert (await rows(backend, made))["b"].error_message == "own"
+    assert await counts(backend, group_id) == (2, 0, 1, 1)
+
+
 async def test_random_graphs_end_with_each_callback_once(store: Store) -> None:
     backend = store.backend
     for seed in range(3):

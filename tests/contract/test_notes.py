@@ -114,14 +114,16 @@ async def test_the_oldest_go_where_they_are_too_long(backend: Backend) -> None:
 
 
 async def test_notes_go_with_their_task(backend: Backend) -> None:
-    kept, deleted, purged = await running(backend), await running(backend), await running(backend)
-    await backend.notes.add([of(each, "a") for each in (kept, deleted, purged)])
-    done = purged.replace(status=Status.COMPLETED, completed_at=NOW // SECOND, lease_owner=None, lease_until=None)
-    assert await backend.update([Change(purged, done)]) == [True]
+    kept, deleted, dropped, purged = [await running(backend) for _ in range(4)]
+    await backend.notes.add([of(each, "a") for each in (kept, deleted, dropped, purged)])
+    for each in (dropped, purged):
+        done = each.replace(status=Status.COMPLETED, completed_at=NOW // SECOND, lease_owner=None, lease_until=None)
+        assert await backend.update([Change(each, done)]) == [True]
     assert await texts(backend, purged) == ["a"]
     assert await backend.delete([deleted.task_id]) == 1
+    assert await backend.delete([dropped.task_id], ended=True) == 1
     assert await backend.purge(TaskFilter(status=(Status.COMPLETED,)), 10) == 1
-    assert [await texts(backend, each) for each in (kept, deleted, purged)] == [["a"], [], []]
+    assert [await texts(backend, each) for each in (kept, deleted, dropped, purged)] == [["a"], [], [], []]
     again = await running(backend, task_id=deleted.task_id)
     await backend.notes.add([of(again, "new")])
     assert [(note.n, note.text) for note in await backend.notes.read(again.task_id, 0, 9)] == [(1, "new")]

@@ -188,6 +188,7 @@ class MemoryBackend(DirectBackend):
 
     def _update(self, changes: Sequence[Change]) -> list[bool]:
         held = []
+        ends: list[tuple[Task, Task]] = []
         for change in changes:
             after, row = change.after, self._tasks.get(change.before.task_id)
             if row is not None and row.unique_key is None and after.unique_key is not None:
@@ -197,8 +198,11 @@ class MemoryBackend(DirectBackend):
             held.append(guard and (after.unique_key is None or self._keys.holder(after) is None))
             if row is not None and held[-1]:
                 flows = row.flow is not None or after.flow is not None
-                if flows and waits_again(row, after):
-                    after = again(after, self.groups)
+                back = flows and row.final and not after.final
+                if back:  # it reads what follows from those before it
+                    self._follow(ends)
+                    if waits_again(row, after):
+                        after = again(after, self.groups)
                 self._leave(row)
                 self._enter(after if row.progress is after.progress else after.replace(progress=row.progress))
                 for task in change.then:
@@ -207,8 +211,17 @@ class MemoryBackend(DirectBackend):
                 if flows or change.then:
                     self.gates.settled(row, after, change.then)
                 if flows and concerns(row, after):
-                    self.groups.settled(row, after)
+                    ends.append((row, after))
+                    if back:
+                        self._follow(ends)
+        self._follow(ends)
         return held
+
+    def _follow(self, ends: list[tuple[Task, Task]]) -> None:
+        """Do what follows from ends for groups and children, level by level, and clear the list."""
+        if ends:
+            self.groups.settled(ends)
+            ends.clear()
 
     def _move(self, row: Task, after: Task) -> None:
         self._leave(row)

@@ -155,10 +155,10 @@ class MemoryGroups(Groups):
 
     # ---- for the backend, which holds the lock ----
 
-    def settled(self, before: Task, after: Task) -> None:
-        """Do what follows from a change of a task."""
-        now = after.ended_at if after.ended_at is not None else after.run_at
-        followed = follow(self, [(before, after)], now)
+    def settled(self, changes: Sequence[tuple[Task, Task]]) -> None:
+        """Do what follows from changes of tasks, which are written already."""
+        now = max(after.ended_at if after.ended_at is not None else after.run_at for _, after in changes)
+        followed = follow(self, changes, now)
         if names := followed.all_ended:
             self._listeners.notify(ENDED, names)
         if self.heard is not None:
@@ -166,7 +166,7 @@ class MemoryGroups(Groups):
 
     def deleted(self, row: Task) -> None:
         """Do what follows from the end of a row that was deleted."""
-        self.settled(row, deleted(row, max(next_seq(0), row.seq, row.began_at or 0)))
+        self.settled([(row, deleted(row, max(next_seq(0), row.seq, row.began_at or 0)))])
 
     def _drop(self, group_id: str) -> None:
         self._ended.pop(group_id, None)
