@@ -252,16 +252,16 @@ def _mend_children(connection: Connection, touched: Touched, now: int) -> int:
     query = select(TASKS).where(c.status == PENDING, c.waits > 0).order_by(c.task_id)
     wrong: list[tuple[Task, Task]] = []
     for child in map(to_task, connection.execute(query)):
-        parents = [] if child.flow is None else [task_id for task_id, _ in child.flow.parents]
-        found = {
-            row.task_id: row.status
-            for row in connection.execute(select(c.task_id, c.status).where(c.task_id.in_(parents)))
-        }
-        gone = [task_id for task_id in parents if task_id not in found]
-        if gone and sum(status in LIVE for status in found.values()) < child.waits:
-            wrong.append((Task(task_id=gone[0], type="deleted", status=Status.CANCELLED), child))
-            if len(wrong) == MENDED:
-                break
+        if _missing_parent(connection, child) is None:
+            continue
+        # Again with the row locked: a parent may have ended, and been subtracted, between the two reads. From now on
+        # one that has not been subtracted counts as live, since its end is not committed yet.
+        locked = rows.tasks([child.task_id]).get(child.task_id)
+        if locked is None or not locked.parked or (gone := _missing_parent(connection, locked)) is None:
+            continue
+        wrong.append((Task(task_id=gone, type="deleted", status=Status.CANCELLED), locked))
+        if len(wrong) == MENDED:
+            break
     ends = Ends({}, [])
     for parent, child in wrong:
         flow = None if child.flow is None else replace(child.flow, group=None, children=((child.task_id, CANCEL),))
@@ -274,3 +274,13 @@ def _mend_children(connection: Connection, touched: Touched, now: int) -> int:
             known.cancelled += tally.cancelled
     rows.followed(to_groups(rows, ends, now))
     return len(wrong)
+
+
+def _missing_parent(connection: Connection, child: Task) -> str | None:
+    """Return the id of a parent that is gone, if fewer parents than the child waits for have not ended; else None."""
+    parents = [] if child.flow is None else [task_id for task_id, _ in child.flow.parents]
+    found = {
+        row.task_id: row.status for row in connection.execute(select(c.task_id, c.status).where(c.task_id.in_(parents)))
+    }
+    gone = next((task_id for task_id in parents if task_id not in found), None)
+    return gone if sum(status in LIVE for status in found.values()) < child.waits else None
