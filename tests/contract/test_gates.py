@@ -12,8 +12,10 @@ from msgspec.structs import asdict
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.gate import Bounds, Flow, GateChange, GateState
+from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Cancelled, Completed, Expired, Failed, Outcome, Released, Requeued, settle
 from aiotaskq.core.parking import parked
+from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.errors import QueueFull
 from tests.support.backends import Store
@@ -225,6 +227,19 @@ async def test_follow_ups_pass_gates(backend: Backend) -> None:
     then = gated()
     assert await backend.update([Change(running, settle(running, Completed(), NOW + SECOND), (then,))]) == [True]
     assert ids(await claimed(backend)) == [then.task_id]
+
+
+async def test_follow_ups_and_callbacks_are_never_refused(backend: Backend) -> None:
+    full = ("g", Bounds(cap=1, max_waiting=1))
+    await backend.push([gated(full), gated(full)])
+    plain, member = new(), new()
+    await backend.push([plain])
+    await backend.groups.push(plan(Outline(group_id=new_id(), nodes=(Node("m", member),), then=gated(full)), NOW))
+    found = {task.task_id: task for task in await claimed(backend)}
+    ends = [(found[task.task_id], settle(found[task.task_id], DONE, NOW + SECOND)) for task in (plain, member)]
+    changes = [Change(*ends[0], (gated(full),)), Change(*ends[1])]
+    assert await backend.update(changes) == [True, True]
+    assert await counts(backend) == (1, 3)
 
 
 async def test_other_tasks_are_not_touched(backend: Backend) -> None:

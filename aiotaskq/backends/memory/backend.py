@@ -79,8 +79,8 @@ class MemoryBackend(DirectBackend):
             self.gates.check(tasks)  # it raises before anything is written
         self._update(room.instead)
 
-    def _push(self, tasks: Sequence[Task]) -> list[Task]:
-        gated = self.gates.check(tasks) if any_flow(tasks) else None
+    def _push(self, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
+        gated = self.gates.check(tasks, refused) if any_flow(tasks) else None
         stored = [self._insert(task) for task in tasks]
         if gated:
             self.gates.pushed(gated)

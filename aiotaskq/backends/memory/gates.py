@@ -130,17 +130,17 @@ class MemoryGates(Gates):
 
     # ---- for the backend, which holds the lock ----
 
-    def check(self, tasks: Sequence[Task]) -> list[Task]:
+    def check(self, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
         """Take the bounds that a push declares, and return its new tasks with gates.
 
-        Raises QueueFull if more tasks than may would wait at their gates.
+        Raises QueueFull if more tasks than may would wait at their gates, and these are ``refused`` then.
         """
         new = [task for task in tasks if task.flow is not None and task.task_id not in self._rows]
         if not new:
             return new
         before = {key: self._line(key).gate for task in new for key, _ in task.flow.gates}  # type: ignore[union-attr]
         self._declare(new)
-        for key in before:
+        for key in before if refused else ():
             line, here = self._line(key), [task for task in new if task.gate == key]
             if here and (most := line.gate.bounds.max_waiting) is not None:
                 ready = [task for task in here if (task.due_at or 0) <= pushed_at(task)]

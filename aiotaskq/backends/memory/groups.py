@@ -24,12 +24,13 @@ class MemoryGroups(Groups):
         rows: Mapping[str, Task],
         lock: Any,
         move: Callable[[Task, Task], None],
-        push: Callable[[Sequence[Task]], Sequence[Task]],
+        push: Callable[[Sequence[Task], bool], Sequence[Task]],
         make_room: Callable[[Sequence[Task], Room], None],
         listeners: Listeners,
         keep: int,
     ) -> None:
-        """``move`` replaces a row, ``push`` inserts tasks; ``keep`` is how many ended groups stay.
+        """``move`` replaces a row, ``push`` inserts tasks, and is told whether they are refused where too many would
+        wait at a gate; ``keep`` is how many ended groups stay.
 
         ``make_room`` raises QueueFull if there is no room for tasks.
         """
@@ -64,7 +65,7 @@ class MemoryGroups(Groups):
         if room is not None:
             self._make_room(plan.entering, room)
         self.used = True
-        self._push(plan.tasks)
+        self._push(plan.tasks, True)
         for member in plan.members:
             self._members.setdefault(member.group_id, []).append(member)
         self.write(plan.groups)
@@ -76,7 +77,7 @@ class MemoryGroups(Groups):
             if group is None or group.ended_at is not None or group.cancel_requested:
                 return None
             new = [task for task in tasks if task.task_id not in self._rows]
-            self._push(new)
+            self._push(new, True)
             known = self._members.setdefault(group_id, [])
             known += [
                 Member(group_id=group_id, position=len(known) + number, member_id=task.task_id)
@@ -151,7 +152,7 @@ class MemoryGroups(Groups):
             self._drop(next(iter(self._ended)))
 
     def insert(self, tasks: Sequence[Task]) -> None:
-        self._push(tasks)
+        self._push(tasks, False)
 
     # ---- for the backend, which holds the lock ----
 

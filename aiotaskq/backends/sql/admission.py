@@ -58,13 +58,14 @@ class Touched:
         self._declared: list[tuple[str, Bounds]] = []
         self._redeclared: list[tuple[str, Bounds, int]] = []
         self._pushed: list[Task] = []
+        self._bounded: set[str] = set()
         self._parked: list[Task] = []
 
     def __bool__(self) -> bool:
         return bool(self.keys or self.due)
 
-    def pushed(self, tasks: Iterable[Task]) -> None:
-        """Note new rows."""
+    def pushed(self, tasks: Iterable[Task], refused: bool = True) -> None:
+        """Note new rows; whether they are ``refused`` where too many would wait."""
         for task in tasks:
             if task.flow is not None:
                 self.known.update(task.flow.gates)
@@ -73,6 +74,8 @@ class Touched:
                 if task.parked and task.gate is not None:
                     self.keys[task.gate] = None
                     self._pushed.append(task)
+                    if refused:
+                        self._bounded.add(task.gate)
 
     def changed(self, connection: Connection, changes: Iterable[tuple[Task, Task]]) -> None:
         """Note what tasks with gates were, and what was written; remove the slots that are free then."""
@@ -126,7 +129,7 @@ class Touched:
         admission.open(self.keys)
         admission.make_due(self.due)
         if not committed:
-            admission.check_waiting({task.gate for task in self._pushed if task.gate is not None})
+            admission.check_waiting(self._bounded)
         return admission.end()
 
 

@@ -108,7 +108,7 @@ class GroupRows:
             self._connection.execute(_WRITE, rows)
 
     def insert(self, tasks: Sequence[Task]) -> None:
-        self._push(self._connection, tasks, touched=self._touched)
+        self._push(self._connection, tasks, touched=self._touched, refused=False)
 
     # ---- what follows ----
 

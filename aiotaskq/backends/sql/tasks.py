@@ -57,11 +57,12 @@ def push(
     notify: tuple[str, str] | None = None,
     tries: int = TRIES,
     touched: Touched | None = None,
+    refused: bool = True,
 ) -> list[Task]:
-    """Push; ``touched`` is needed for tasks with gates."""
+    """Push; ``touched`` is needed for tasks with gates, which are ``refused`` later where too many would wait."""
     if insert_new(connection, TASKS, *new_rows(tasks), notify) == len(tasks):
         if touched is not None:
-            touched.pushed(tasks)
+            touched.pushed(tasks, refused)
         return list(tasks)
     # Some conflict with other rows.
     rows = conflicts(connection, tasks)
@@ -73,7 +74,7 @@ def push(
         rows = [again[task.task_id] if row is None else row for task, row in zip(tasks, rows, strict=True)]
     stored = [task if row is None or same_push(row, task) else row for task, row in zip(tasks, rows, strict=True)]
     if touched is not None:
-        touched.pushed([task for task, row in zip(tasks, stored, strict=True) if row is task])
+        touched.pushed([task for task, row in zip(tasks, stored, strict=True) if row is task], refused)
     return stored
 
 
@@ -150,7 +151,7 @@ def _update(connection: Connection, changes: Sequence[Change], touched: Touched 
         if passed := [change for change, ok in zip(changes, held, strict=True) if ok]:
             dialect_of(connection).write(connection, passed)
     if then := [task for change, ok in zip(changes, held, strict=True) if ok for task in change.then]:
-        push(connection, then, touched=touched)
+        push(connection, then, touched=touched, refused=False)
     if touched is not None:
         flows = [change.before.flow is not None or change.after.flow is not None for change in changes]
         written = [change for change, ok, flow in zip(changes, held, flows, strict=True) if ok and flow]

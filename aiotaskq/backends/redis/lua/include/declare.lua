@@ -31,8 +31,9 @@ function admission.note_other_gates(row)
   for i, key in ipairs(place.keys) do redeclared[key] = {bounds = gated.declared_bounds(place, i), at = due} end
 end
 
--- Take the bounds that pushed rows declare. Return a gate where more rows than may would wait, and how many may.
-function admission.declare()
+-- Take the bounds that pushed rows declare. Return a gate where more rows than may would wait, and how many may; but
+-- not for follow-ups and callbacks, which are never refused.
+function admission.declare(never_refused)
   if not declared and not redeclared then return nil end
   local tools = gate_tools()
   local rule = tools.rule
@@ -96,7 +97,7 @@ function admission.declare()
   for _, key in ipairs(keys) do
     local ids, gate = arrived[key], tools.gate_of(key)
     local most = gate.bounds.max_waiting
-    if most then
+    if most and not never_refused then
       local waiting = tools.count_waiting(key)
       local count = waiting == 0 and count_passing(key, gate, ids) or 0
       if waiting + #ids - count > most then return key, string.format('%.0f', most) end

@@ -291,7 +291,7 @@ local function group_tools()
       set_field(FOLLOWING, parent.id, cmsgpack.pack({parent.type, parent.status, kept, string.format('%.0f', now)}))
     end
     count_tallies(now)
-    admission.declare()
+    admission.declare(true)
     flush()
     return {ended_children, pushed, ended_groups, counted, more}
   end

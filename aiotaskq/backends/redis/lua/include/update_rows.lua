@@ -60,7 +60,7 @@ local function apply_changes(packed)
       add_count(status, lane, n)
     end
   end
-  if admission then admission.declare() end
+  if admission then admission.declare(true) end
   flush()
   return answer
 end
