@@ -57,8 +57,10 @@ class RedisGates(Gates):
     async def mend(self, now: int) -> int:
         count = 0
         keys = await self._keys()
-        for start in range(0, len(keys), MANY):
-            count += await self._redis.run(scripts.GATES_MEND, now, *keys[start : start + MANY])
+        while keys:
+            due, done = await self._redis.run(scripts.GATES_MEND, now, *keys[:MANY])
+            count += due
+            del keys[:done]
         if count:
             self._listeners.notify(GATES)
         return count

@@ -132,7 +132,7 @@ class NoteWriter:
                     self._put_back(each, context, notes)
                 raise
             except Exception:
-                held = await self._write_each(new)
+                held = await self._write_each(new, last=key is not None)
             finally:
                 self._written_at = self._clock.ticks()
             for ok, (each, (context, notes)) in zip(held, taken.items(), strict=True):
@@ -141,12 +141,12 @@ class NoteWriter:
                 elif not ok:
                     context.lost = True
 
-    async def _write_each(self, new: Sequence[NewNotes]) -> list[bool | None]:
+    async def _write_each(self, new: Sequence[NewNotes], last: bool) -> list[bool | None]:
         """Write each alone: what is wrong with the notes of one task must not lose those of others."""
         held: list[bool | None] = []
         for each in new:
             try:
-                held += await self._notes.add([each], last=True)
+                held += await self._notes.add([each], last=last)
             except DatabaseUnavailable:
                 held.append(None)
             except Exception as error:
