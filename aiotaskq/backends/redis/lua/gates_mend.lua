@@ -1,6 +1,7 @@
 -- ARGV: now, keys of gates. Deletes those without a use. Where rows wait without a next_at, drops the slots that no row
 -- has, parks the rows of paused queues that have one (a pause that was cut off has left them), and makes the gate due
--- if there were any, or a slot is free. Returns how many are due, and how many gates were looked at: it ends early after many rows.
+-- if there were any, or a slot is free. Returns how many are due, and how many gates were looked at: it ends early
+-- after many rows.
 -- include: base
 -- include: gate
 -- include: gates
