@@ -1,5 +1,6 @@
--- ARGV: the most notes of a task, the most bytes of their texts, and 1 if a task that has completed takes notes, too; for each task its id, its fence, the number
--- of its new notes, and three words for each of those: the bytes of its text, its kind and time, and its text.
+-- ARGV: the most notes of a task, the most bytes of their texts, and 1 if a task that has completed takes notes, too;
+-- for each task its id, its fence, the number of its new notes, and three words for each of those: the bytes of its
+-- text, its kind and time, and its text.
 -- Returns 1 or 0 for each task: whether it runs with this fence, and the notes were appended.
 -- include: base
 -- include: when_full
