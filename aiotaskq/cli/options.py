@@ -118,22 +118,30 @@ Json = Annotated[bool, option("--json", help=tr("Print only JSON on standard out
 Yes = Annotated[bool, option("--yes", "-y", help=tr("Do not ask."))]
 DryRun = Annotated[bool, option("--dry-run", help=tr("Only count the tasks that match."))]
 Params = Annotated[bool, option("--params", help=tr("Show params and results, which may contain secrets."))]
-Host = Annotated[str, option("--host", envvar="AIOTASKQ_HOST", help=tr("Address of the operations API."))]
+Host = Annotated[
+    str, option("--host", envvar="AIOTASKQ_HOST", help=tr("Address of the dashboard and the operations API."))
+]
 Port = Annotated[
-    int, option("--port", min=0, max=65_535, envvar="AIOTASKQ_PORT", help=tr("Port of the operations API."))
+    int,
+    option(
+        "--port", min=0, max=65_535, envvar="AIOTASKQ_PORT", help=tr("Port of the dashboard and the operations API.")
+    ),
 ]
 TokenEnv = Annotated[
     str | None,
     option(
         "--token-env",
         metavar="NAME",
-        help=tr("Environment variable that holds the token of the operations API."),
+        help=tr("Environment variable that holds the token of the dashboard and the operations API."),
     ),
 ]
 TokenFile = Annotated[
     str | None, option("--token-file", metavar="PATH", help=tr("File with this token in its first line."))
 ]
-ReadOnly = Annotated[bool, option("--read-only", help=tr("Let the operations API change nothing."))]
+ReadOnly = Annotated[bool, option("--read-only", help=tr("Let the dashboard and the operations API change nothing."))]
+ShowArgs = Annotated[
+    bool, option("--show-args", help=tr("Show params, results, logs and public values, which may contain secrets."))
+]
 
 
 def confirm(question: str, yes: bool, as_json: bool) -> None:

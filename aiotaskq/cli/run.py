@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from aiotaskq.cli.i18n import tr
-from aiotaskq.cli.options import Command, Host, Port, ReadOnly, Target, TokenEnv, TokenFile, check_target, option
+from aiotaskq.cli.options import (
+    Command,
+    Host,
+    Port,
+    ReadOnly,
+    ShowArgs,
+    Target,
+    TokenEnv,
+    TokenFile,
+    check_target,
+    option,
+)
 from aiotaskq.cli.shutdown import Lifeline
 from aiotaskq.cli.supervisor import supervise
 from aiotaskq.cli.web import Site
@@ -64,12 +75,13 @@ def run(
     log_level: Annotated[
         str, option(envvar="AIOTASKQ_LOG_LEVEL", help=tr("TRACE, DEBUG, INFO, SUCCESS, WARNING, ERROR or CRITICAL."))
     ] = "INFO",
-    web: Annotated[bool, option("--web", help=tr("Also serve the operations API."))] = False,
+    web: Annotated[bool, option("--web", help=tr("Also serve the dashboard and the operations API."))] = False,
     host: Host = "127.0.0.1",
     port: Port = 8765,
     token_env: TokenEnv = None,
     token_file: TokenFile = None,
     read_only: ReadOnly = False,
+    show_args: ShowArgs = False,
     number: Annotated[int, option(hidden=True, help="Which of a supervisor's processes this is.")] = 0,
     lifeline: Annotated[int, option(hidden=True, help="The descriptor of the socket to the supervisor.")] = -1,
 ) -> None:
@@ -85,6 +97,6 @@ def run(
             wrong = tr("cannot be used with --processes; start 'aiotaskq web' beside the workers")
             raise typer.BadParameter(wrong, param_hint="--web")
         raise typer.Exit(supervise(options, processes))
-    site = Site.of(host, port, token_env, token_file, read_only) if web else None
+    site = Site.of(host, port, token_env, token_file, read_only, show_args) if web else None
     line = Lifeline(number, lifeline) if number else None
     raise typer.Exit(run_workers(options, lifeline=line, site=site))

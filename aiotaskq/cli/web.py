@@ -14,7 +14,18 @@ import typer
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import tr, translated
-from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Host, Port, ReadOnly, SchedulesUrl, TokenEnv, TokenFile
+from aiotaskq.cli.options import (
+    DEFAULT_DB,
+    Command,
+    Db,
+    Host,
+    Port,
+    ReadOnly,
+    SchedulesUrl,
+    ShowArgs,
+    TokenEnv,
+    TokenFile,
+)
 from aiotaskq.cli.output import echo_stderr
 from aiotaskq.cli.store_access import with_tq
 from aiotaskq.core.masking import mask
@@ -32,8 +43,9 @@ def web(
     token_env: TokenEnv = None,
     token_file: TokenFile = None,
     read_only: ReadOnly = False,
+    show_args: ShowArgs = False,
 ) -> None:
-    site = Site.of(host, port, token_env, token_file, read_only)
+    site = Site.of(host, port, token_env, token_file, read_only, show_args)
 
     async def main(tq: TaskQ) -> None:
         stop = asyncio.Event()
@@ -53,9 +65,12 @@ class Site:
     port: int
     token: str | None
     read_only: bool
+    show_args: bool
 
     @staticmethod
-    def of(host: str, port: int, token_env: str | None, token_file: str | None, read_only: bool) -> Site:
+    def of(
+        host: str, port: int, token_env: str | None, token_file: str | None, read_only: bool, show_args: bool
+    ) -> Site:
         """Read the token from the environment or a file; on the command line every user of the machine could see it.
 
         Raises ValidationError if the variable or file that an option names has no token.
@@ -78,7 +93,7 @@ class Site:
             token = lines[0].strip() if lines else ""
             if not token:
                 raise ValidationError(tr("--token-file: the first line of {path} is empty", path=repr(token_file)))
-        return Site(host=host, port=port, token=token, read_only=read_only)
+        return Site(host=host, port=port, token=token, read_only=read_only, show_args=show_args)
 
     def __repr__(self) -> str:
         return f"Site({self.host}:{self.port})"
@@ -97,6 +112,7 @@ async def _serve(tq: TaskQ, site: Site, stop: asyncio.Event) -> None:
         port=site.port,
         token=site.token,
         read_only=site.read_only,
+        show_args=site.show_args,
         started=lambda url: echo_stderr(
             tr("dashboard and operations API of {store} on {url}", store=mask(tq.url), url=url)
         ),

@@ -149,7 +149,9 @@ def say_next(folder: Path, url: str, dead_letter: str) -> None:
         echo(f"     {me} {words} {db}")
     echo(tr("2. Stop the demo with Ctrl-C (or kill -9) and run it again: it continues, and repeats nothing:"))
     echo(f"     {again(folder, '--pause 0.5')}")
-    echo(tr("3. Save this as app.py and start it, in as many terminals as you like; it says hello once a second:"))
+    echo(tr("3. See it in a browser, at work (this needs the extra web):"))
+    echo(f"     {again(folder, '--web')}")
+    echo(tr("4. Save this as app.py and start it, in as many terminals as you like; it says hello once a second:"))
     for line in APP.splitlines():
         echo(f"     {line}".rstrip())
     echo(f"     $ {me} run app:tq")
