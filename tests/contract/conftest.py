@@ -25,6 +25,10 @@ ABOUT = {
 """The stores that a fixture is about: a test that asks for it says nothing about the others, and is not made for them.
 The mark ``stores`` narrows it further."""
 
+PLANNED = {"bounded_push", "claim", "exchange", "gates", "groups", "history", "locks", "lost_leases", "operating"}
+PLANNED |= {"push", "push_and_claim", "reading", "schedules", "update", "worker_leases"}
+"""The files that run on PostgreSQL with JIT, too: it is there for the plans of statements, which all are in these."""
+
 MEASURED = {"memory", "sqlite", "redis"}
 """The stores on which coverage is measured: the others run the same lines, and the rest of theirs in tests/backends."""
 
@@ -36,6 +40,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marked = [mark.args for mark in marks.iter_markers("stores")]
         names = [name for name in STORES if all(name in stores for stores in about)]
         names = [name for name in names if all((STORES[name].same_as or name) in stores for stores in marked)]
+        if metafunc.module.__name__.rpartition("test_")[2] not in PLANNED and set(names) != {"postgresql_jit"}:
+            names = [name for name in names if name != "postgresql_jit"]
         unmeasured = pytest.mark.no_cover
         each = [name if name in MEASURED else pytest.param(name, marks=unmeasured) for name in names]
         metafunc.parametrize("store", each, indirect=True)
