@@ -75,7 +75,7 @@ def test_help_and_version(cli: Cli) -> None:
 VERBS = {
     "demo": (), "init": (), "run": (), "push": (), "stats": (), "web": (), "check": (), "doctor": (), "docs": (),
     "bench": (), "completion": (),
-    "tasks": ("list", "show", "retry", "rerun", "cancel", "purge"),
+    "tasks": ("list", "show", "log", "retry", "rerun", "cancel", "purge"),
     "workers": ("list", "show", "quiet", "wake", "resize"),
     "history": (),
     "schedules": ("list", "show", "add", "pause", "resume", "run", "delete", "preview"),

@@ -181,8 +181,8 @@ def test_help_in_chinese_fits_the_terminal(cli: Cli) -> None:
         """
         用法：python -m aiotaskq db copy [OPTIONS] {FROM} {TO}
 
-          把任务、定时计划和暂停的队列复制到另一个存储。中断后再运行就继续复制；可以重复
-          执行。FROM 不变；请先停掉它的工作进程。公共键值不复制。
+          把任务、组、限制、定时计划和暂停的队列复制到另一个存储。中断后再运行就继续复
+          制；可以重复执行。FROM 不变；请先停掉它的工作进程。公共键值不复制。
 
         参数：
           FROM  来源存储的 URL。  [必需]

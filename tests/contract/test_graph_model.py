@@ -315,7 +315,8 @@ async def _wipe(backend: Backend) -> None:
 
 
 @pytest.mark.no_cover  # many examples of the same lines
-@pytest.mark.timeout(120 * SOAK)
+@pytest.mark.soak
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("name", [name for name in STORES if name != "postgresql_jit"])
 def test_any_graph_ends_as_in_the_model(name: str) -> None:
     with opened_store(name) as (runner, store):

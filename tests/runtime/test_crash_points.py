@@ -343,7 +343,7 @@ def check(make_url: Callable[[], str], written: bool, every: int = 1, crashes: i
 
 
 @pytest.mark.parametrize("written", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(("make_url", "every"), [("durable_fake", 1), ("sqlite", 5)], indirect=["make_url"])
+@pytest.mark.parametrize(("make_url", "every"), [("durable_fake", 3), ("sqlite", 15)], indirect=["make_url"])
 def test_a_crash_at_any_write_changes_no_outcome(make_url: Callable[[], str], every: int, written: bool) -> None:
     check(make_url, written, every)
 

@@ -5,7 +5,7 @@ Every verb runs under one lock and never suspends, so that an event loop and thr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from msgspec.structs import replace
@@ -186,7 +186,7 @@ class MemoryBackend(DirectBackend):
         self._ended.log_dropped()
         return held
 
-    def _update(self, changes: Sequence[Change]) -> list[bool]:
+    def _update(self, changes: Iterable[Change]) -> list[bool]:
         held = []
         ends: list[tuple[Task, Task]] = []
         for change in changes:

@@ -6,7 +6,7 @@ the process, and nothing waits for a disk. It has schedules, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -125,11 +125,9 @@ class DurableFake(MemoryBackend):
         self.check([task for change in changes for task in change.then])
         return await super().update(changes)
 
-    def _update(self, changes: Sequence[Change]) -> list[bool]:
-        held = []
-        for change in changes:  # one at a time: a change depends on what the one before has written
-            held += super()._update([self._without_params(change)])
-        return held
+    def _update(self, changes: Iterable[Change]) -> list[bool]:
+        # One at a time: a change depends on what the one before has written.
+        return super()._update(self._without_params(change) for change in changes)
 
     def _copy(self, task: Task) -> Task:
         """Return the task with params of its own, as a database returns them. Raises TypeError for what is not JSON.

@@ -200,9 +200,10 @@ class _Call(Generic[T]):
                 if not self._ended:
                     self._waiting = self._loop.create_future()  # the other one was cancelled
                     await self._stopped()
-                self._answer = self._error = None
+                self._answer = self._error = self._stop = None
             raise
         # Taken out, since the thread's frame keeps this object until its next call.
+        self._stop = None
         answer, self._answer = self._answer, None
         error, self._error = self._error, None
         if error is None:

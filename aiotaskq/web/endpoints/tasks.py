@@ -222,7 +222,7 @@ async def retry_task(call: Call) -> ApiResponse:
 @tasks(
     "GET",
     "/tasks/{task_id}/events",
-    Success(200, "Server-sent events", str, EVENTS, EVENT_STREAM),
+    Success(200, "Server-sent events", Any, EVENTS, EVENT_STREAM),
     Success(204, "The browser has had the last event"),
     query=EventsQuery,
     problems=(403, 404),

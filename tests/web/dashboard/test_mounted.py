@@ -111,7 +111,7 @@ async def proxied(home: str, scheme: str = "http") -> AsyncIterator[str]:
         app = web.Application()
         app.router.add_route("*", "/deep/prefix/{tail:.*}", forward)
         server = TestServer(app)
-        await server.start_server(handler_cancellation=True)  # a stream ends with its client
+        await server.start_server()  # it ends a stream with its client
         try:
             yield f"http://127.0.0.1:{server.port}/deep/prefix/"
         finally:

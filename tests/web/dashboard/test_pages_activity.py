@@ -19,6 +19,7 @@ from aiotaskq.web.dashboard import counts
 from aiotaskq.web.dashboard import feed as feed_module
 from aiotaskq.web.dashboard.attention import LATE, MOST_GATES, unclaimed
 from aiotaskq.web.dashboard.feed import MOST, Feed
+from tests.support.machine import within
 from tests.web.dashboard.conftest import Browse, in_starlette, send
 
 CHINESE = {"Accept-Language": "zh"}
@@ -61,7 +62,7 @@ def worker(tq: TaskQ, owner: str = "w1", **changes: Any) -> WorkerInfo:
 async def run(tq: TaskQ, task: Any) -> None:
     async with tq.running():
         with contextlib.suppress(TaskFailed):
-            await task.result(timeout=10)
+            await task.result(timeout=within(10))
 
 
 async def register(tq: TaskQ, info: WorkerInfo) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aiotaskq.backends import connect
-from aiotaskq.backends.listeners import ENDED, READY, TAKEN
+from aiotaskq.backends.listeners import ENDED, NOTED, READY, TAKEN
 from aiotaskq.backends.sql import postgresql_notifier as sql_notify
 from aiotaskq.backends.sql import sqlite_notifier as sqlite_watch
 from aiotaskq.backends.sql.backend import SqlBackend
@@ -135,7 +135,7 @@ async def test_the_first_poll_of_a_file_notifies_also_during_a_write(tmp_path: P
     watch.writing()
     watch._poll()
     watch.written()
-    assert {kind for kind, _ in ears.heard} == {READY, TAKEN, ENDED}
+    assert {kind for kind, _ in ears.heard} == {READY, TAKEN, ENDED, NOTED}
     ears.forget()
     watch._poll()
     assert ears.heard == []
