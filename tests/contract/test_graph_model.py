@@ -31,7 +31,8 @@ from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.contract.test_state_machine import SOAK, opened_store
 from tests.support.backends import STORES, Store
 
-START = 1_750_000_000 * SECOND
+# After the present: the time of a delete is at least that of the last push of this process.
+START = 4_000_000_000 * SECOND
 COMPLETED, FAILED, CANCELLED, PENDING, RUNNING = (
     Status.COMPLETED,
     Status.FAILED,
