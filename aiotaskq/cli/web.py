@@ -69,7 +69,7 @@ class Site:
 
     @staticmethod
     def of(
-        host: str, port: int, token_env: str | None, token_file: str | None, read_only: bool, show_args: bool
+        host: str, port: int, token_env: str | None, token_file: str | None, read_only: bool, show_args: bool = False
     ) -> Site:
         """Read the token from the environment or a file; on the command line every user of the machine could see it.
 

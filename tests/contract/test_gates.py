@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from typing import Any
 
@@ -494,26 +493,3 @@ async def test_a_gate_deleted_by_another_program_has_the_bounds_of_its_tasks(sql
 
 
 # ---- many at once ----------------------------------------------------------------------------------------------------
-
-
-async def test_concurrent_pushes_and_ends_never_pass_more_than_the_cap(shared_store: Store) -> None:
-    backends = [shared_store.backend, *[await shared_store.another() for _ in range(3)]]
-    bounds, most = Bounds(cap=2), 0
-
-    async def work(backend: Backend) -> None:
-        nonlocal most
-        for turn in range(6):
-            await backend.push([gated(("g", bounds), params={"n": turn})])
-            found = await backend.gates.find(["g"])
-            most = max(most, found[0].held)
-            for task in await claimed(backend, NOW + MINUTE, 2):
-                await settled(backend, task, now=NOW + MINUTE)
-
-    await asyncio.gather(*map(work, backends))
-    while tasks := await claimed(backends[0], NOW + MINUTE):
-        assert len(tasks) <= 2
-        for task in tasks:
-            await settled(backends[0], task, now=NOW + MINUTE)
-    assert await counts(backends[0]) == (0, 0)
-    assert 1 <= most <= 2
-    assert (await backends[0].stats(NOW)).counts["completed"] == 24
