@@ -16,6 +16,7 @@ class MemoryHistory(History):
     def __init__(self, lock: BriefLock) -> None:
         self._lock = lock
         self._periods: dict[Key, Period] = {}
+        self._oldest: dict[int, int] = {}  # by the length of periods: no period begins earlier
 
     async def add(self, periods: Sequence[Period]) -> None:
         with self._lock:
@@ -23,6 +24,8 @@ class MemoryHistory(History):
 
     def _add(self, periods: Iterable[Period]) -> None:
         for period in added_up(periods):
+            at, seconds = period.key[:2]
+            self._oldest[seconds] = min(at, self._oldest.get(seconds, at))
             there = self._periods.get(period.key)
             self._periods[period.key] = period if there is None else added_up([there, period])[0]
 
@@ -34,8 +37,12 @@ class MemoryHistory(History):
 
     async def roll(self, roll: Roll, limit: int) -> int:
         with self._lock:
+            if self._oldest.get(roll.seconds, roll.before) >= roll.before:
+                return 0
             old = (key for key in self._periods if key[1] == roll.seconds and key[0] < roll.before)
             taken = [self._periods.pop(key) for key in nsmallest(limit, old)]
+            left = (key[0] for key in self._periods if key[1] == roll.seconds)
+            self._oldest[roll.seconds] = min(left, default=roll.before)
             if roll.into is not None:
                 self._add([widened(period, roll.into) for period in taken])
         return len(taken)
