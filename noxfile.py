@@ -21,7 +21,16 @@ COVERAGE = 90
 # In the order of their names: by the number of their tests, the longest would come last.
 PARALLEL = ["-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
 # What another Python may do differently: its event loop, threads, forks, signals, its SQLite and its introspection.
-INTERPRETER = ["contract", "concurrency", "runtime/queue", "runtime/scheduler", "runtime/worker", "sync"]
+INTERPRETER = [
+    "contract/test_claim.py",
+    "contract/test_update.py",
+    "contract/test_sessions.py",
+    "concurrency",
+    "runtime/queue",
+    "runtime/scheduler",
+    "runtime/worker",
+    "sync",
+]
 INTERPRETER += ["architecture/test_public_names.py", "backends/sql/test_forks.py", "cli/test_demo.py"]
 INTERPRETER += ["cli/processes", "runtime/test_store.py", "test_message_queue.py", "test_scheduler.py"]
 
