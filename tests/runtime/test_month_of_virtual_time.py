@@ -132,7 +132,7 @@ class Month:
 
 
 @pytest.mark.parametrize("start", [OCTOBER, SPRING], ids=["october", "spring"])
-async def test_a_month_in_seconds(start: datetime) -> None:  # C15, C16, C28
+async def test_a_month_in_under_two_seconds(start: datetime) -> None:  # C15, C16, C28
     before = time.process_time()
     async with virtual(start=start) as kit:
         tq, month = kit.tq, Month(kit, start, 31 * DAY)
@@ -194,7 +194,7 @@ async def test_a_month_in_seconds(start: datetime) -> None:  # C15, C16, C28
         assert len(tq.queue.backend.values._values) == 1  # type: ignore[attr-defined]  # and the rows are gone, too
         assert sum(map(len, month.ran.values())) > 3_000
     # Of the processor: the machine may have other work. Measuring coverage takes several times as long as the work.
-    assert took < working(4.0 if sys.gettrace() is None else 10.0), f"{took:.2f} s"
+    assert took < working(2.0 if sys.gettrace() is None else 10.0), f"{took:.2f} s"
 
 
 async def test_the_same_with_schedules_and_tasks_in_sqlite(tmp_path: Path) -> None:  # C15, C16

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from heapq import nsmallest
+from heapq import heappop, heappush
 
 from aiotaskq.backends.history import History
 from aiotaskq.backends.memory.lock import BriefLock
@@ -16,7 +16,7 @@ class MemoryHistory(History):
     def __init__(self, lock: BriefLock) -> None:
         self._lock = lock
         self._periods: dict[Key, Period] = {}
-        self._oldest: dict[int, int] = {}  # by the length of periods: no period begins earlier
+        self._by_age: dict[int, list[Key]] = {}  # a heap of keys for each length of periods
 
     async def add(self, periods: Sequence[Period]) -> None:
         with self._lock:
@@ -24,9 +24,9 @@ class MemoryHistory(History):
 
     def _add(self, periods: Iterable[Period]) -> None:
         for period in added_up(periods):
-            at, seconds = period.key[:2]
-            self._oldest[seconds] = min(at, self._oldest.get(seconds, at))
             there = self._periods.get(period.key)
+            if there is None:
+                heappush(self._by_age.setdefault(period.key[1], []), period.key)
             self._periods[period.key] = period if there is None else added_up([there, period])[0]
 
     async def read(self, since: int, until: int, *, queue: str | None = None, type: str | None = None) -> list[Period]:
@@ -37,12 +37,9 @@ class MemoryHistory(History):
 
     async def roll(self, roll: Roll, limit: int) -> int:
         with self._lock:
-            if self._oldest.get(roll.seconds, roll.before) >= roll.before:
-                return 0
-            old = (key for key in self._periods if key[1] == roll.seconds and key[0] < roll.before)
-            taken = [self._periods.pop(key) for key in nsmallest(limit, old)]
-            left = (key[0] for key in self._periods if key[1] == roll.seconds)
-            self._oldest[roll.seconds] = min(left, default=roll.before)
+            keys, taken = self._by_age.get(roll.seconds, []), []
+            while keys and len(taken) < limit and keys[0][0] < roll.before:
+                taken.append(self._periods.pop(heappop(keys)))
             if roll.into is not None:
                 self._add([widened(period, roll.into) for period in taken])
         return len(taken)
