@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aiotaskq.backends.history import History
 from aiotaskq.concurrency.clock import Clock
@@ -11,12 +11,12 @@ from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.history import MINUTE, Key, Sums, begin_of
 from aiotaskq.core.outcome import Completed, Expired, Outcome, Released
 from aiotaskq.core.parking import settled_at
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.task import Status, Task
 from aiotaskq.core.validation import MAX_NAME
 from aiotaskq.log import log
 
-INTERVAL = 60.0  # seconds from the first of the sums to their write
-IDLE = 3600.0  # seconds between two looks where nothing is summed: the first of the sums wakes it
+INTERVAL = 60.0  # seconds, at most, from the first of the sums to their write
+IDLE = 3600.0  # seconds between two looks: a timer that begins with the first of the sums ends the pause
 MANY = 128  # completed tasks that are added up at once: some by some takes less time than one by one
 
 
@@ -26,12 +26,12 @@ class Tally:
     def __init__(self, history: History, clock: Clock) -> None:
         self._history, self._clock = history, clock
         self.completed: list[Task] = []
-        """Tasks that have completed here and are not added up yet: whoever appends one to ``MANY`` calls ``collect``.
+        """Tasks that have completed here and are not added up yet: ``collect`` is due when there are ``MANY``.
 
         Always the same list."""
         self._sums: dict[Key, Sums] = {}
         self._poller = Poller("history", self._round, clock)
-        self._due = 0  # ticks at which the sums are to be written
+        self._unset: Callable[[], None] | None = None  # cancels the timer that wakes the poller
 
     async def start(self) -> None:
         """Start writing in the running loop."""
@@ -39,6 +39,7 @@ class Tally:
 
     async def stop(self, seconds: float) -> None:
         """Stop writing, and write what is left; a write that is under way may take so long to end."""
+        self._unset_timer()
         await self._poller.stop(seconds)
         try:
             await self.write()
@@ -46,21 +47,15 @@ class Tally:
             log.warning("history: the sums of the last minute were not written: {}", error)
 
     async def _round(self) -> float:
-        self.collect()
-        if not self._sums:
-            return IDLE
-        ticks = self._clock.ticks()
-        if not self._due:
-            self._due = ticks + int(INTERVAL * random.uniform(0.8, 1.0) * SECOND)
-        if ticks < self._due:
-            return (self._due - ticks) / SECOND
         await self.write()
-        self._due = 0
         return IDLE
 
     async def write(self) -> None:
-        """Write the sums. If that fails they are kept, to be written with the next ones."""
+        """Write the sums, if there are any. If that fails they are kept, to be written with the next ones."""
+        self._unset_timer()
         self.collect()
+        if not self._sums:
+            return
         sums, self._sums = self._sums, {}
         periods = [sums[key].period(key) for key in sums]
         try:
@@ -121,6 +116,11 @@ class Tally:
         ]
         self._sums_of((minute, MINUTE, first.queue, first.type, "completed")).add_runs(runs, waits)
 
+    def _unset_timer(self) -> None:
+        if self._unset is not None:
+            self._unset()
+            self._unset = None
+
     def _sums_for(self, at: int, queue: str, type: str, kind: str) -> Sums:
         # A row of other software may have a longer name.
         return self._sums_of((begin_of(at, MINUTE), MINUTE, queue[:MAX_NAME], type[:MAX_NAME], kind))
@@ -128,7 +128,7 @@ class Tally:
     def _sums_of(self, key: Key) -> Sums:
         if (found := self._sums.get(key)) is None:
             if not self._sums:
-                self._poller.wake()
+                self._unset = self._clock.call_later(INTERVAL * random.uniform(0.8, 1.0), self._poller.wake)
             found = self._sums[key] = Sums()
         return found
 
