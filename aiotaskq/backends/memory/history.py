@@ -37,7 +37,8 @@ class MemoryHistory(History):
 
     async def roll(self, roll: Roll, limit: int) -> int:
         with self._lock:
-            keys, taken = self._by_age.get(roll.seconds, []), []
+            keys = self._by_age.get(roll.seconds, [])
+            taken: list[Period] = []
             while keys and len(taken) < limit and keys[0][0] < roll.before:
                 taken.append(self._periods.pop(heappop(keys)))
             if roll.into is not None:
