@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.core.task import Task
 
 
 class DirectBackend(Backend):
-    """A store whose methods never suspend, and which any thread may call."""
+    """A store whose methods never suspend, and which any thread may call; there is nothing to open."""
 
+    grouped: ClassVar[bool] = False
     enqueue: Callable[[Task], None]
     """Pushes a task with a new id and no other key; without any lock while the store is not ``attended``."""
     attended: Callable[[], bool]
     """Whether a consumer may wait for a task."""
+
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
 
     @abstractmethod
     def insert(self, task: Task) -> Task:

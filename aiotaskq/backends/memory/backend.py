@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.base import Change, QueueStats, Room, has_moved, holds, matches
 from aiotaskq.backends.direct import DirectBackend
-from aiotaskq.backends.groups import again, concerns, parents_first, waits_again
+from aiotaskq.backends.groups import parents_first
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gates import MemoryGates
@@ -25,7 +25,6 @@ from aiotaskq.backends.memory.reads import Reads
 from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.url import KEEP_ENDED
-from aiotaskq.core.gate import PARKED
 from aiotaskq.core.parking import any_flow, slots
 from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, SECOND, Task, TaskFilter, same_push
 from aiotaskq.errors import LeaseLost
@@ -38,7 +37,6 @@ class MemoryBackend(DirectBackend):
     durable: ClassVar[bool] = False
     shared: ClassVar[bool] = False
     steady: ClassVar[bool] = True
-    grouped: ClassVar[bool] = False
 
     def __init__(self, keep: int = KEEP_ENDED, objects: bool = False) -> None:
         super().__init__()
@@ -56,9 +54,6 @@ class MemoryBackend(DirectBackend):
         self._running: dict[str, None] = {}
         self._ended = Ended(keep, self._tasks, self._keys, self.notes.by_task, self._lock)
         self._reads = Reads(self._tasks, self._keys, self.queue)
-
-    async def open(self) -> None: ...
-    async def close(self) -> None: ...
 
     def arrivals(self, queues: Sequence[str] | None = None) -> Arrivals:
         return Arrivals(self.queue, queues)
@@ -198,11 +193,8 @@ class MemoryBackend(DirectBackend):
             held.append(guard and (after.unique_key is None or self._keys.holder(after) is None))
             if row is not None and held[-1]:
                 flows = row.flow is not None or after.flow is not None
-                back = flows and row.final and not after.final
-                if back:  # it reads what follows from those before it
-                    self._follow(ends)
-                    if waits_again(row, after):
-                        after = again(after, self.groups)
+                if flows and row.final and not after.final:
+                    after = self.groups.brought_back(row, after, ends)
                 self._leave(row)
                 self._enter(after if row.progress is after.progress else after.replace(progress=row.progress))
                 for task in change.then:
@@ -210,18 +202,9 @@ class MemoryBackend(DirectBackend):
                 self.queue.end(row)
                 if flows or change.then:
                     self.gates.settled(row, after, change.then)
-                if flows and concerns(row, after):
-                    ends.append((row, after))
-                    if back:
-                        self._follow(ends)
-        self._follow(ends)
+                    self.groups.note(row, after, ends)
+        self.groups.settled(ends)
         return held
-
-    def _follow(self, ends: list[tuple[Task, Task]]) -> None:
-        """Do what follows from ends for groups and children, level by level, and clear the list."""
-        if ends:
-            self.groups.settled(ends)
-            ends.clear()
 
     def _move(self, row: Task, after: Task) -> None:
         self._leave(row)
@@ -268,8 +251,7 @@ class MemoryBackend(DirectBackend):
 
     async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
         with self._lock:
-            at = min((at for lane in self.queue.open(queues) if (at := lane.next_at(now)) is not None), default=None)
-            return None if at == PARKED else at
+            return self._reads.next_run_at(now, queues)
 
     async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
         with self._lock:
@@ -295,9 +277,9 @@ class MemoryBackend(DirectBackend):
         deleted = 0
         with self._lock:
             for task_id in ids:
-                if ended and ((found := self._tasks.get(task_id)) is None or not found.final):
-                    continue
-                if (row := self._tasks.pop(task_id, None)) is not None:
+                row = self._tasks.get(task_id)
+                if row is not None and (row.final or not ended):
+                    del self._tasks[task_id]
                     self._leave(row)
                     self.notes.by_task.pop(task_id, None)
                     self.queue.end(row)

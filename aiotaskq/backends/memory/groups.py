@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from aiotaskq.backends.base import Room
-from aiotaskq.backends.groups import Groups, follow
+from aiotaskq.backends.groups import Groups, again, concerns, follow, waits_again
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.core.errors import NotSupported
 from aiotaskq.core.groups import GroupState, Member, Plan, deleted, grown
@@ -156,10 +156,28 @@ class MemoryGroups(Groups):
 
     # ---- for the backend, which holds the lock ----
 
-    def settled(self, changes: Sequence[tuple[Task, Task]]) -> None:
-        """Do what follows from changes of tasks, which are written already."""
-        now = max(after.ended_at if after.ended_at is not None else after.run_at for _, after in changes)
-        followed = follow(self, changes, now)
+    def brought_back(self, before: Task, after: Task, ends: list[tuple[Task, Task]]) -> Task:
+        """Return an ended task that is brought back as it is to be written: parked again for its parents.
+
+        It reads what follows from ``ends``, the changes written before it; that is done, and the list is cleared.
+        """
+        self.settled(ends)
+        return again(after, self) if waits_again(before, after) else after
+
+    def note(self, before: Task, after: Task, ends: list[tuple[Task, Task]]) -> None:
+        """Add a written change to the ``ends`` if something follows; do that at once where it brings a task back."""
+        if concerns(before, after):
+            ends.append((before, after))
+            if before.final and not after.final:
+                self.settled(ends)
+
+    def settled(self, ends: list[tuple[Task, Task]]) -> None:
+        """Do what follows from changes that are written already, level by level, and clear the list."""
+        if not ends:
+            return
+        now = max(after.ended_at if after.ended_at is not None else after.run_at for _, after in ends)
+        followed = follow(self, ends, now)
+        ends.clear()
         if names := followed.all_ended:
             self._listeners.notify(ENDED, names)
         if self.heard is not None:

@@ -11,6 +11,7 @@ from aiotaskq.backends.base import QueueStats, Room, holds, matches, stats_of
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.ready_queue import TaskQueue
 from aiotaskq.core.errors import queue_full
+from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import PENDING, Task, TaskFilter
 
 
@@ -51,6 +52,11 @@ class Reads:
         ends += [(task.expires_at, task.task_id) for lane in self._queue.lanes.values() for task in lane.expired(now)]
         late = sorted((end, task_id) for end, task_id in ends if end is not None and end <= now)
         return [self._rows[task_id] for _, task_id in late[:limit]]
+
+    def next_run_at(self, now: int, queues: Sequence[str] | None) -> int | None:
+        """Return when the next task becomes due; what is parked does not."""
+        at = min((at for lane in self._queue.open(queues) if (at := lane.next_at(now)) is not None), default=None)
+        return None if at == PARKED else at
 
     def stats(self, now: int, others: Iterable[Task]) -> QueueStats:
         """Count the pending tasks, and the ``others``: running and ended ones."""
