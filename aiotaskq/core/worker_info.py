@@ -27,4 +27,4 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     quiet: bool = False
     """Whether it is asked to claim nothing more; it goes on with what it runs."""
     wanted_concurrency: int | None = None
-    """The number of slots that it is asked to have; None where nobody has asked."""
+    """The number of slots that it is asked to have; None where it was not resized."""

@@ -39,7 +39,7 @@ NAMES = (
     "group_ended",
 )
 OPERATED = "operated"
-"""The event of what somebody does on the dashboard; a listener of it costs tasks nothing."""
+"""The event of a change made by a user of the dashboard or the HTTP API; a listener of it costs tasks nothing."""
 
 
 class Event(msgspec.Struct, frozen=True):

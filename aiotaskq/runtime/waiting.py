@@ -49,7 +49,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     ``closed``, ``full``, ``rate``: its gate. ``passing``: its gate is about to let it pass. ``ready``: a
     free worker."""
     until: int | None = None
-    """When it may go on at the earliest; None where that is not known, or depends on somebody."""
+    """When it may go on at the earliest; None where that is not known, or depends on an operator or another task."""
     gate: LimitState | None = None
     parents: tuple[Parent, ...] = ()
     """Those that have not ended."""

@@ -42,7 +42,7 @@ class ApiResponse(msgspec.Struct, frozen=True):
     headers: dict[str, str] = {}
     media_type: str = JSON
     stream: AsyncGenerator[bytes] | None = None
-    """In place of the body: parts that are sent as they come. Whoever sends them closes it."""
+    """In place of the body: parts that are sent as they come. The sender closes it."""
 
 
 class Call(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""The history on each store: what is added under one key is the sum, whoever adds, and however old it is."""
+"""The history on each store: what is added under one key is the sum, over all processes and ages."""
 
 from __future__ import annotations
 

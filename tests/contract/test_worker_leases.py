@@ -52,7 +52,7 @@ async def test_a_heartbeat_writes_the_row_of_its_worker_and_no_task(workers: Wor
     other = info("other")
     await workers.register(other)
     assert await workers.heartbeat(info()) is False
-    assert await workers.all() == [other], "a heartbeat registers nobody"
+    assert await workers.all() == [other], "a heartbeat registers no worker"
     await workers.register(info())
     tasks = await claimed(backend, "w", 3)
     beat = info(seen_at=NOW + 9, lease_until=LEASE + 9, busy=3, concurrency=20, queues=("q",))
@@ -72,7 +72,7 @@ async def test_tasks_of_a_worker_are_held_until_it_is_removed(workers: Workers, 
         await workers.register(info(owner))
     mine, others = await claimed(backend, "w", 2), await claimed(backend, "lives", 2)
     assert all(task.lease_until is None and task.lease_owner == "w" for task in mine)
-    assert await backend.overdue(LATER, 10) == [], "over, but nobody has removed the worker"
+    assert await backend.overdue(LATER, 10) == [], "over, but the worker is not removed"
     assert await workers.remove(info("w")) is True
     assert sorted(ids(await backend.overdue(NOW, 10))) == sorted(ids(mine))
     assert [task.lease_owner for task in await backend.overdue(LATER, 1)] == ["w"]

@@ -166,7 +166,7 @@ async def test_a_month_in_under_two_seconds(start: datetime) -> None:  # C15, C1
         while popped is not None and popped["task_id"] != left.task_id:
             await tq.queue.task_done(popped["task_id"])
             popped = await tq.queue.pop_task(0, visibility=600)
-        assert popped is not None  # and whoever took it dies: it is never settled
+        assert popped is not None  # and its consumer dies: it is never settled
         await tq.pause("shelf")
         stale = await tq.push("lost", {}, queue="shelf", expires=DAY)
         for name, ttl in {"hour": HOUR, "day": DAY, "week": 7 * DAY}.items():

@@ -100,7 +100,7 @@ class TaskQueue(SharedQueue[Task]):
     def enqueue(self, task: Task) -> None:
         """Add a task that has a new id and no other key: from any thread, without the lock unless it is ``attended``.
 
-        Whoever takes the lock next finds it among the rows.
+        The next holder of the lock finds it among the rows.
         """
         try:
             self.lock.intake.append(task)

@@ -1,7 +1,7 @@
 """Emits the events of what follows from the ends of tasks: callbacks, children that end by it, and groups.
 
 The store writes all of that in the transaction that ends the tasks, and names what it wrote (``backends.groups``). The
-process that has ended them reads it after the commit, if anybody listens, and emits the events.
+process that has ended them reads it after the commit, if there are listeners, and emits the events.
 """
 
 from __future__ import annotations

@@ -102,6 +102,6 @@ def redirect(where: str, *cookies: str) -> Reply:
 
 
 def check_guarded(guarded: bool, how: str) -> None:
-    """Raise ValidationError for a dashboard that everybody could open; ``how`` says what is needed."""
+    """Raise ValidationError for a dashboard that is open to every visitor; ``how`` says what is needed."""
     if not guarded:
         raise ValidationError(f"dashboard: anybody could open it; give {how}")

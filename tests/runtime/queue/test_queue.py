@@ -206,7 +206,7 @@ async def test_retry_recipe(queue: MemoryQueue, done_in_finally: bool) -> None:
 
 @pytest.mark.parametrize("who", ["the one that popped", "another"])
 async def test_task_done_after_a_push_again_completes_no_older_pop(queue: MemoryQueue, who: str) -> None:
-    """`finally: task_done()` is about the task that was just handed back, whoever worked on it."""
+    """`finally: task_done()` is about the task that was just handed back, by the same consumer or another."""
     older, failed = [await queue.push_task({"type": "t"}) for _ in range(2)]
     await queue.pop_task(0)
     task = await queue.pop_task(0)

@@ -176,11 +176,11 @@ end
 
 local function queue_of(lane) return sub(lane, find(lane, ':', 1, true) + 1) end
 
--- What is there for rows with gates is made when the first one is met: who has none does not pay for it.
+-- What is there for rows with gates is made when the first one is met, so that calls without them do not pay for it.
 function use_gates()
   if gated then return end
   -- Gates with changes that are not written; those where rows were parked; those to admit, in order, and when (false:
-  -- later, by whoever sweeps); changes of unstarted weights by gate, and whether flush() leaves them, and the states
+  -- later, by a sweep); changes of unstarted weights by gate, and whether flush() leaves them, and the states
   -- of rows that have passed (their ids), to a later one: a claim is to follow, after which many weights are zero and
   -- these rows have other states. Whether gates were made due that are not touched.
   gated = {unwritten = {}, entered = {}, touched = {}, touched_at = {}, weights = {}, later = false, passed = {},
@@ -302,7 +302,7 @@ function use_gates()
     return is_parked(row) ~= is_parked(after) or is_parked(row) and place_of(row).gate ~= place_of(after).gate
   end
 
-  -- Note that a gate is to be admitted at this instant, or by whoever sweeps next.
+  -- Note that a gate is to be admitted at this instant, or by the next sweep.
   local function touch(key, at)
     if gated.touched_at[key] == nil then gated.touched[#gated.touched + 1] = key end
     gated.touched_at[key] = at and math.max(at, gated.touched_at[key] or at) or gated.touched_at[key] or false

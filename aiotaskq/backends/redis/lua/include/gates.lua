@@ -34,7 +34,7 @@ local function gate_tools()
     return gate.next_at ~= nil
   end
 
-  -- Leave a gate to whoever sweeps next.
+  -- Leave a gate to the next sweep.
   local function make_due(key)
     local gate, known = gate_of(key)
     gate.next_at = 0
@@ -184,7 +184,7 @@ local function gate_tools()
       end
       for lane, stamps in pairs(gone) do call_in_chunks('ZREM', gated.wait_key(key, lane), stamps) end
       call_in_chunks('SADD', 'slots:' .. key, slots)
-      gated.unwritten[key] = true  -- for who looks again
+      gated.unwritten[key] = true  -- for the next read
       left = left - count
     end
 
