@@ -189,17 +189,25 @@ class VirtualClock(Clock):
             await asyncio.sleep(0)
             return event.is_set()
         here = asyncio.current_task()
+        assert here is not None
+        over = False
+
+        def end() -> None:
+            nonlocal over
+            over = True
+            here.cancel()
+
         self.sleepers[here] += 1
+        cancel = self.call_later(timeout, end)
         try:
-            async with asyncio.timeout(None) as limit:
-                cancel = self.call_later(timeout, lambda: limit.reschedule(0))  # 0 is past for any loop: now
-                try:
-                    await event.wait()
-                finally:
-                    cancel()
-        except TimeoutError:
+            await event.wait()
+        except asyncio.CancelledError:
+            # As asyncio.timeout does, which also needs a timer of the loop: a cancellation by others goes on.
+            if not over or here.uncancel() > 0:
+                raise
             return event.is_set()
         finally:
+            cancel()
             self.sleepers[here] -= 1
             if not self.sleepers[here]:
                 del self.sleepers[here]

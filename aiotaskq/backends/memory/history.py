@@ -23,7 +23,7 @@ class MemoryHistory(History):
             self._add(periods)
 
     def _add(self, periods: Iterable[Period]) -> None:
-        for period in added_up(periods):
+        for period in periods:
             there = self._periods.get(period.key)
             if there is None:
                 heappush(self._by_age.setdefault(period.key[1], []), period.key)
@@ -42,5 +42,5 @@ class MemoryHistory(History):
             while keys and len(taken) < limit and keys[0][0] < roll.before:
                 taken.append(self._periods.pop(heappop(keys)))
             if roll.into is not None:
-                self._add([widened(period, roll.into) for period in taken])
+                self._add(added_up([widened(period, roll.into) for period in taken]))
         return len(taken)
