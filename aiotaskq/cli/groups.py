@@ -18,7 +18,7 @@ from aiotaskq.core.groups import GroupState
 from aiotaskq.log import printable
 from aiotaskq.runtime.queue.groups import PAGE
 from aiotaskq.web.group_views import group_detail, group_view
-from aiotaskq.web.schemas import GroupDetail, MemberView
+from aiotaskq.web.schemas.groups import GroupDetail, MemberView
 
 app = group()
 GROUP_ID, NAME, STATUS, TOTAL, COMPLETED = map(marked, ("GROUP_ID", "NAME", "STATUS", "TOTAL", "COMPLETED"))

@@ -10,7 +10,8 @@ from typing import Any
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
 from aiotaskq.errors import ValidationError
-from aiotaskq.web.dashboard.reply import Actor, Allow, Reply, check_guarded, is_encrypted
+from aiotaskq.web.audit import Actor
+from aiotaskq.web.dashboard.reply import Allow, Reply, check_guarded, is_encrypted
 from aiotaskq.web.dispatch import dispatch
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
@@ -79,6 +80,7 @@ def operations(
     origins: Collection[str] = (),
     max_body: int = MAX_BODY,
     own_query: Collection[str] = (),
+    actor: Actor | None = None,
 ) -> web.Application:
     """Return the operations as an application: ``app.add_subapp("/ops", operations(tq, middlewares=[admin]))``.
 
@@ -87,14 +89,19 @@ def operations(
     Args:
         middlewares: the application's own, above all its access control: the operations have none.
         operations: names of the operations wanted (``["healthz", "readyz"]``); default all.
-        read_only, show_args, origins, max_body, own_query: see ``aiotaskq.web.policy.make_policy``.
+        read_only, show_args, origins, max_body, own_query, actor: see ``aiotaskq.web.policy.make_policy``.
 
     Raises:
         ValidationError: for an unknown operation or a wrong value.
     """
     check_taskq("operations", tq)
     policy = make_policy(
-        read_only=read_only, show_args=show_args, origins=origins, max_body=max_body, own_query=own_query
+        read_only=read_only,
+        show_args=show_args,
+        origins=origins,
+        max_body=max_body,
+        own_query=own_query,
+        actor=actor,
     )
     wanted = selected(operations)
     whole = document(wanted, metadata.version("aiotaskq"))
@@ -199,6 +206,7 @@ class _Request:
         self.headers: Mapping[str, str] = request.headers
         self.path: Mapping[str, str] = request.match_info
         self.query = list(request.query.items())
+        self.original: Any = request
 
     async def chunks(self) -> AsyncIterator[bytes]:
         async for chunk in self._request.content.iter_chunked(_CHUNK):
@@ -212,4 +220,3 @@ class _PageRequest(_Request):
         self.name: str = request.match_info.get("name", "")
         self.address = request.remote or ""
         self.secure = is_encrypted(request.scheme, request.headers)
-        self.original = request

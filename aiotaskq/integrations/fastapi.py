@@ -11,7 +11,8 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
 from aiotaskq.integrations.starlette import setup, taskq_of
 from aiotaskq.web.asgi import asgi_path, dashboard_endpoint, endpoint
-from aiotaskq.web.dashboard.reply import Actor, Allow, check_guarded
+from aiotaskq.web.audit import Actor
+from aiotaskq.web.dashboard.reply import Allow, check_guarded
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import body, parameters, responses
 from aiotaskq.web.operation import JSON, Operation
@@ -94,20 +95,26 @@ def router(
     origins: Collection[str] = (),
     max_body: int = MAX_BODY,
     own_query: Collection[str] = (),
+    actor: Actor | None = None,
 ) -> APIRouter:
     """Return the operations: ``app.include_router(router(tq, dependencies=[Depends(admin)]), prefix="/ops")``.
 
     Args:
         dependencies: the application's own, above all its access control: the operations have none.
         operations: names of the operations wanted (``["healthz", "readyz"]``); default all.
-        read_only, show_args, origins, max_body, own_query: see ``aiotaskq.web.policy.make_policy``.
+        read_only, show_args, origins, max_body, own_query, actor: see ``aiotaskq.web.policy.make_policy``.
 
     Raises:
         ValidationError: for an unknown operation or a wrong value.
     """
     check_taskq("router", tq)
     policy = make_policy(
-        read_only=read_only, show_args=show_args, origins=origins, max_body=max_body, own_query=own_query
+        read_only=read_only,
+        show_args=show_args,
+        origins=origins,
+        max_body=max_body,
+        own_query=own_query,
+        actor=actor,
     )
     made = APIRouter(dependencies=list(dependencies))
     for operation in selected(operations):

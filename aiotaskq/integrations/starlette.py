@@ -9,6 +9,7 @@ from typing import Any
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
 from aiotaskq.errors import ValidationError
+from aiotaskq.web.audit import Actor
 from aiotaskq.web.policy import check_taskq
 
 try:
@@ -20,7 +21,7 @@ except ModuleNotFoundError:
 from starlette.routing import Route
 
 from aiotaskq.web.asgi import application, dashboard_endpoint, routes  # below: it needs starlette as well
-from aiotaskq.web.dashboard.reply import Actor, Allow, check_guarded
+from aiotaskq.web.dashboard.reply import Allow, check_guarded
 
 __all__ = ["application", "dashboard", "routes", "setup", "taskq_of"]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
+from aiotaskq.web.audit import Actor
 from aiotaskq.web.dashboard.reply import Reply, is_encrypted
 from aiotaskq.web.dispatch import dispatch
 from aiotaskq.web.endpoints import selected
@@ -41,19 +42,25 @@ def routes(
     origins: Collection[str] = (),
     max_body: int = MAX_BODY,
     own_query: Collection[str] = (),
+    actor: Actor | None = None,
 ) -> list[Route]:
     """Return the operations as routes, for ``Mount("/ops", routes=routes(tq))``. They check no access: guard them.
 
     Args:
         operations: names of the operations wanted (``["healthz", "readyz"]``); default all.
-        read_only, show_args, origins, max_body, own_query: see ``aiotaskq.web.policy.make_policy``.
+        read_only, show_args, origins, max_body, own_query, actor: see ``aiotaskq.web.policy.make_policy``.
 
     Raises:
         ValidationError: for an unknown operation or a wrong value.
     """
     check_taskq("routes", tq)
     policy = make_policy(
-        read_only=read_only, show_args=show_args, origins=origins, max_body=max_body, own_query=own_query
+        read_only=read_only,
+        show_args=show_args,
+        origins=origins,
+        max_body=max_body,
+        own_query=own_query,
+        actor=actor,
     )
     return [
         Route(asgi_path(each.path), endpoint(each, tq, policy), methods=[each.method], name=f"aiotaskq:{each.name}")
@@ -151,6 +158,7 @@ class _Request:
         self.headers: Mapping[str, str] = request.headers
         self.path: Mapping[str, str] = request.path_params
         self.query = request.query_params.multi_items()
+        self.original: Any = request
 
     async def chunks(self) -> AsyncIterator[bytes]:
         try:
@@ -167,4 +175,3 @@ class _PageRequest(_Request):
         self.name: str = request.path_params.get("name", "")
         self.address = request.client.host if request.client is not None else ""
         self.secure = is_encrypted(request.url.scheme, request.headers)
-        self.original = request

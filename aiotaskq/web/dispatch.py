@@ -12,6 +12,7 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log
 from aiotaskq.web.access import is_same_origin
+from aiotaskq.web.audit import actor_of, audit, with_error
 from aiotaskq.web.operation import JSON, ApiResponse, Call, Operation, Request, problem_response
 from aiotaskq.web.policy import Policy
 from aiotaskq.web.problem_details import ProblemError, problem_of
@@ -31,7 +32,8 @@ async def dispatch(operation: Operation, tq: TaskQ, policy: Policy, request: Req
             _check_change(policy, request.headers)
         query = _query(operation, policy, request.query)
         body = None if operation.body is None else await _body(operation.body, policy, request)
-        return await operation.run(Call(tq, policy, request.path, query, body, request.headers))
+        call = Call(tq, policy, request.path, query, body, request.headers)
+        return await (_changed(operation, call, request) if operation.changes else operation.run(call))
     except ProblemError as refused:
         return problem_response(refused.problem)
     except AiotaskqError as error:
@@ -41,6 +43,20 @@ async def dispatch(operation: Operation, tq: TaskQ, policy: Policy, request: Req
         if problem.status >= 500:
             log.warning("{} {}: {}: {}", operation.method, operation.path, type(error).__name__, error)
         return problem_response(problem)
+
+
+async def _changed(operation: Operation, call: Call, request: Request) -> ApiResponse:
+    """Run an operation that changes something, and tell of it; also of what was done before an error."""
+    actor, action = await actor_of(call.policy.actor, request.original), operation.name.replace("_", "-")
+    try:
+        response = await operation.run(call)
+    except BaseException as error:  # a cancelled request, too, has done what it has done
+        if call.targets:
+            audit(call.tq, "api", action, actor, with_error(call.targets, error))
+        raise
+    if targets := call.targets or [*call.path.values()]:  # none of a dry run
+        audit(call.tq, "api", action, actor, targets)
+    return response
 
 
 def _check_change(policy: Policy, headers: Mapping[str, str]) -> None:

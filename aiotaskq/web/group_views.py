@@ -10,7 +10,7 @@ from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import Task
 from aiotaskq.runtime.queue.groups import GroupVerbs, progress_of
-from aiotaskq.web.schemas import EdgeView, GroupDetail, GroupView, MemberView
+from aiotaskq.web.schemas.groups import EdgeView, GroupDetail, GroupView, MemberView
 from aiotaskq.web.views import kind_of_error
 
 

@@ -30,6 +30,10 @@ class Request(Protocol):
     def query(self) -> list[tuple[str, str]]:
         """The decoded query parameters."""
 
+    @property
+    def original(self) -> Any:
+        """The request of the framework, for ``actor``."""
+
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives."""
 
@@ -54,6 +58,14 @@ class Call(msgspec.Struct, frozen=True):
     query: Any
     body: Any
     headers: Mapping[str, str]
+    targets: list[str] = []
+    """What was changed so far, where the path does not name it; for the event ``operated``."""
+
+    def many(self, done: int) -> None:
+        """Note how many things the operation has changed so far."""
+        given = {} if self.body is None else msgspec.structs.asdict(self.body)
+        words = " ".join(f"{name}={value}" for name, value in given.items() if value and value is not msgspec.UNSET)
+        self.targets[:] = [*([f"filter: {words}"] if words else []), f"count: {done}"]
 
     def may_show(self, asked: bool) -> bool:
         """Return whether params are shown: only if asked for. Raises ProblemError where the host does not allow it."""

@@ -9,6 +9,7 @@ import msgspec
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.validation import check_int
 from aiotaskq.errors import ValidationError
+from aiotaskq.web.audit import Actor
 
 MAX_BODY = 512 * 1024  # bytes; params are at most 256 KiB of JSON, and escapes make text longer
 
@@ -21,6 +22,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     origins: frozenset[str] = frozenset()
     max_body: int = MAX_BODY
     own_query: frozenset[str] = frozenset()
+    actor: Actor | None = None
 
 
 def make_policy(
@@ -30,6 +32,7 @@ def make_policy(
     origins: Collection[str] = (),
     max_body: int = MAX_BODY,
     own_query: Collection[str] = (),
+    actor: Actor | None = None,
 ) -> Policy:
     """Check what the host allows.
 
@@ -41,6 +44,8 @@ def make_policy(
         max_body: bytes of a request's body; longer ones get 413.
         own_query: names of query parameters that the host itself reads, such as ``key`` in its access control. Any
             other parameter that an operation does not know is refused.
+        actor: called with the framework's request at a change; returns the name of the visitor, for the event
+            ``operated``. It may be a coroutine function.
 
     Raises:
         ValidationError: for a body limit that is no number of bytes, or origins or own_query given as one text.
@@ -56,6 +61,7 @@ def make_policy(
         origins=frozenset(origins),
         max_body=max_body,
         own_query=frozenset(own_query),
+        actor=actor,
     )
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+
+import msgspec
+
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.core.schedule import check_timing
+from aiotaskq.core.schedule import Schedule, check_timing
 from aiotaskq.core.validation import MAX_ID, check_json, check_key
 from aiotaskq.errors import NotFound, TaskConflict
-from aiotaskq.web.schemas import ScheduleBody, ScheduleChanges
-from aiotaskq.web.views import body_options
+from aiotaskq.log import printable
+from aiotaskq.web.schemas.schedules import ScheduleBody, ScheduleChanges
+from aiotaskq.web.views import body_options, plain
 
 
 async def create_schedule(tq: TaskQ, body: ScheduleBody) -> str:
@@ -27,9 +33,31 @@ async def create_schedule(tq: TaskQ, body: ScheduleBody) -> str:
     return await tq.scheduler.add_scheduler_task(**options)
 
 
-async def change_schedule(tq: TaskQ, schedule_id: str, body: ScheduleChanges) -> None:
-    """Change what a body sets of a schedule. Raises ValidationError and NotFound."""
+def fields_seen(schedule: Schedule, show_args: bool) -> str:
+    """Return a digest of what a form shows of a schedule: another one says that it was made of other values.
+
+    The version of the schedule does not: it rises with each run, too.
+    """
+    names = [name for name in ScheduleChanges.__struct_fields__ if show_args or name != "params"]
+    values = {name: plain(getattr(schedule, name)) for name in names}
+    return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()[:32]
+
+
+async def change_schedule(
+    tq: TaskQ, schedule_id: str, body: ScheduleChanges, as_seen: Callable[[Schedule], bool] = lambda _schedule: True
+) -> None:
+    """Change what a body sets of a schedule. Raises ValidationError and NotFound.
+
+    ``as_seen`` is asked whether the stored schedule is still the one of which the changes were made. If not, raises
+    TaskConflict and writes nothing.
+    """
+
+    def check(schedule: Schedule) -> None:
+        if not as_seen(schedule):
+            name = printable(schedule_id)
+            raise TaskConflict(f"schedule {name} changed meanwhile; read it again, and repeat the edit")
+
     changes = body_options(body)
     if "params" in changes:
         check_json("params", changes["params"])
-    await tq.scheduler.update_task(schedule_id, **changes)
+    await tq.scheduler.update_task(schedule_id, check, **changes)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.validation import check_json
-from aiotaskq.web.schemas import Count, Instant, Name, Seconds
+from aiotaskq.errors import TaskConflict
+from aiotaskq.log import printable
+from aiotaskq.runtime.queue.edits import TaskChanges
+from aiotaskq.web.schemas.fields import Count, Instant, Name, Seconds
 from aiotaskq.web.views import body_options
 
 
@@ -24,9 +27,15 @@ class EditBody(Struct, forbid_unknown_fields=True):
     timeout: Annotated[float, Meta(gt=0, description="Seconds; null is that of the handler")] | UnsetType | None = UNSET
 
 
-async def change_task(tq: TaskQ, task_id: str, body: EditBody) -> None:
-    """Change what a body sets of a pending task. Raises ValidationError, NotFound and TaskConflict."""
-    changes = body_options(body)
+async def change_task(tq: TaskQ, task_id: str, body: EditBody, fence: int | None = None) -> None:
+    """Change what a body sets of a pending task. Raises ValidationError, NotFound and TaskConflict.
+
+    ``fence`` is that of the task of which the changes were made; another one is a conflict.
+    """
+    changes = cast(TaskChanges, body_options(body))
     if "params" in changes:
         check_json("params", changes["params"])
-    await tq.edit(task_id, **changes)
+    task = await tq.get(task_id)
+    if fence is not None and task.fence != fence:
+        raise TaskConflict(f"task {printable(task_id)} changed meanwhile; read it again, and repeat the edit")
+    await tq.queue.edits.edit(task, changes)  # written only where the fence is still that of the row just read

@@ -12,14 +12,18 @@ from aiotaskq.core.instants import to_iso
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, Attempt, Task
 from aiotaskq.runtime.limits import LimitState
-from aiotaskq.web.schemas import AttemptView, LimitView, ScheduleView, TaskView
+from aiotaskq.web.schemas.limits import LimitView
+from aiotaskq.web.schemas.schedules import ScheduleView
+from aiotaskq.web.schemas.tasks import AttemptView, TaskView
 
 
 def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
-    """Return the view of a task: ``one`` by itself, else as in a list; with ``show`` its params and result, too."""
-    error = task.error_message or task.undecodable
-    if not one:
-        error = kind_of_error(error)
+    """Return the view of a task: ``one`` by itself, else as in a list; with ``show`` its params and result, too.
+
+    The message of an error may hold what the params hold: it is shown where these are, and of one task.
+    """
+    whole = one and show
+    error = _error(task.error_message, whole) or (task.undecodable if one else kind_of_error(task.undecodable))
     view = TaskView(
         task_id=task.task_id,
         type=task.type,
@@ -46,25 +50,29 @@ def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
         progress=task.progress,
     )
     if one:
-        view.attempts = [_attempt_view(attempt) for attempt in attempts_of(task)]
+        view.attempts = [_attempt_view(attempt, whole) for attempt in attempts_of(task)]
     if show:
         view.params, view.result, view.extra = plain(task.params), plain(task.result), plain(task.extra)
     return view
 
 
+def _error(error: str | None, whole: bool) -> str | None:
+    return error if whole else kind_of_error(error)
+
+
 def kind_of_error(error: str | None) -> str | None:
-    """Return what a list shows of an error: the rest of the text may hold secrets."""
+    """Return what is shown of an error where params are not: the rest of the text may hold what they hold."""
     return None if error is None else error.partition(":")[0].partition("\n")[0][:100]
 
 
-def _attempt_view(attempt: Attempt) -> AttemptView:
+def _attempt_view(attempt: Attempt, whole: bool) -> AttemptView:
     return AttemptView(
         number=attempt.number,
         began_at=to_iso(attempt.began_at),
         ended_at=to_iso(attempt.ended_at),
         run_time=attempt.seconds,
         outcome=attempt.outcome,
-        error=attempt.error,
+        error=_error(attempt.error, whole),
     )
 
 

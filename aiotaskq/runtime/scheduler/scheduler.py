@@ -185,10 +185,17 @@ class Scheduler:
         """Enable a schedule; runs that are overdue follow its misfire policy. Raises NotFound, ValidationError."""
         log.debug("schedule {} resumed", _named(await self._edit(task_id, resumed)))
 
-    async def update_task(self, /, task_id: str, **changes: Any) -> None:
-        """Change a schedule; with another timing its next run is later than now. Raises NotFound, ValidationError."""
+    async def update_task(
+        self, /, task_id: str, check: Callable[[Schedule], None] = lambda _schedule: None, **changes: Any
+    ) -> None:
+        """Change a schedule; with another timing its next run is later than now. Raises NotFound, ValidationError.
+
+        ``check`` is called with the schedule of which the change is made, and raises to stop it: what is written
+        replaces that one and no other.
+        """
 
         def edit(schedule: Schedule, now: int) -> Schedule:
+            check(schedule)
             after = changed(schedule, now, **changes)
             if "params" not in changes and "task_type" not in changes:
                 return after

@@ -39,13 +39,22 @@ class Counts:
         self._reading: asyncio.Task[Stats] | None = None
 
     async def get(self) -> Counted:
-        """Return the counts; only the first call, and one after a pause, waits where reading takes long."""
-        age = self._clock.ticks() - self._read_at
+        """Return the counts; only the first call, and one after a pause, waits where reading takes long.
+
+        The paused queues are always those of now: a page offers the opposite as a button.
+        """
+        age, reading = self._clock.ticks() - self._read_at, self._reading
         if self._last is None or self._took <= CHEAP or age > 10 * SHARE * self._took + SECOND:
-            return Counted(await asyncio.shield(self._read()), False)
-        if age > SHARE * self._took:
-            self._read()
-        return Counted(self._last, True)
+            current = self._read()
+            counted = Counted(await asyncio.shield(current), False)
+            if current is not reading:  # begun here: it has read them, too
+                return counted
+        else:
+            if age > SHARE * self._took:
+                self._read()
+            counted = Counted(self._last, True)
+        stats = msgspec.structs.replace(counted.stats, paused=await self._tq.paused())
+        return Counted(stats, counted.approximate)
 
     def forget(self) -> None:
         """Read anew for the next page: something was changed, which a read that has begun may not see."""

@@ -27,8 +27,6 @@ SECURITY = (
 
 Allow = Callable[[Any, str], bool | Awaitable[bool]]
 """Called with the framework's request and the name of an action, or ``"view"``: whether the visitor may."""
-Actor = Callable[[Any], str]
-"""Called with the framework's request: the name of the visitor."""
 
 
 class Request(Protocol):

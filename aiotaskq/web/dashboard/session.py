@@ -68,6 +68,16 @@ def is_login(session: str, token: str, now: int) -> bool:
     return until.isdecimal() and int(until) > now
 
 
+def logout_key(session: str) -> str:
+    """Return the key in the public store under which a login is noted that was ended before its time."""
+    return f"aiotaskq.logout.{hashlib.sha256(session.encode()).hexdigest()[:32]}"
+
+
+def seconds_left(session: str, now: int) -> float:
+    """Return for how many seconds a login would hold."""
+    return (int(session.partition(".")[0]) - now) / SECOND
+
+
 def form_token(session: str) -> str:
     """Return the text that every form of this session holds."""
     return hmac.new(session.encode(), b"aiotaskq form", hashlib.sha256).hexdigest()

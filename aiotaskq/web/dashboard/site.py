@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -16,8 +16,9 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError, ValidationError
-from aiotaskq.log import log, printable
+from aiotaskq.log import log
 from aiotaskq.web.access import TokenCheck, is_same_origin
+from aiotaskq.web.audit import Actor, actor_of, audit, with_error
 from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.actions import actions
 from aiotaskq.web.dashboard.assets import asset
@@ -27,8 +28,8 @@ from aiotaskq.web.dashboard.live import Live
 from aiotaskq.web.dashboard.pages import MENU, pages
 from aiotaskq.web.dashboard.past import Past
 from aiotaskq.web.dashboard.render import render
-from aiotaskq.web.dashboard.reply import SECURITY, Actor, Allow, Reply, Request, form_reply, page_reply, redirect
-from aiotaskq.web.dashboard.view import Action, Change, Done, Page, Question, View
+from aiotaskq.web.dashboard.reply import SECURITY, Allow, Reply, Request, form_reply, page_reply, redirect
+from aiotaskq.web.dashboard.view import Action, Change, Page, Question, StoppedError, View, link
 from aiotaskq.web.dashboard.words import LANGUAGES, Words, language_of, marked
 from aiotaskq.web.policy import MAX_BODY
 from aiotaskq.web.problem_details import Problem, ProblemError, make_problem, problem_of
@@ -65,7 +66,8 @@ class Dashboard:
             origins: other origins whose pages may send forms.
             allow: called with the framework's request and the name of an action, or ``"view"``; returns whether the
                 visitor may. It may be a coroutine function.
-            actor: called with the framework's request; returns the name of the visitor, for audit events.
+            actor: called with the framework's request; returns the name of the visitor, for audit events. It may be a
+                coroutine function.
             token, tokens: that of the standalone server, with which a visitor logs in, and what counts wrong ones.
         """
         self._tq = tq
@@ -118,9 +120,11 @@ class Dashboard:
         if self._token is not None:
             if request.name == "login" and changes:
                 return self._login(request, form, words, preferences, key, now)
-            if not session.is_login(key, self._token, now):
+            if not await self._is_login(key, now):
                 return self._login_page(request, words, preferences, key, now)
             if request.name == "logout" and changes:
+                # Noted where each process sees it: whoever has copied the cookie is logged out, too.
+                await self._tq.store.set_public(session.logout_key(key), True, session.seconds_left(key, now))
                 return redirect("./", session.cookie(session.SESSION, "", secure=request.secure, seconds=0))
         if not await self._may(request, VIEW):
             raise ProblemError(403, "NotAllowed", marked("you may not see this page"))
@@ -181,12 +185,19 @@ class Dashboard:
         }
 
     def _problem(
-        self, request: Request, problem: Problem, words: Words, preferences: session.Preferences, key: str
+        self,
+        request: Request,
+        problem: Problem,
+        words: Words,
+        preferences: session.Preferences,
+        key: str,
+        message: session.Message | None = None,
     ) -> Reply:
         if dict(request.query).get("format") == "json" or request.name == "live":
             return page_reply(msgspec.json.encode(problem), problem.status, media_type="application/problem+json")
         up = "../" * request.name.count("/")  # such a path is no page: all of ours are flat
         view = self._empty_view(words, preferences, session.form_token(key) if key and not up else "")
+        view = replace(view, message=message)
         data = {"status": problem.status, "text": words.error(problem.detail), "back": f"{up}./"}
         return page_reply(render("problem", self._context(view, None) | {"data": data, "up": up}), problem.status)
 
@@ -263,9 +274,11 @@ class Dashboard:
             raise ProblemError(404, "NotFound", marked("there is nothing at this path"))
         if not await self._may(request, action.name):
             raise ProblemError(403, "NotAllowed", marked("you may not do this here"))
-        actor = "" if self._actor is None else str(self._actor(request.original))
+        actor = await actor_of(self._actor, request.original)
         try:
-            answer = await action.run(Change(tq=self._tq, form=form, actor=actor, now=now))
+            answer = await action.run(Change(tq=self._tq, form=form, actor=actor, now=now, show_args=self._show_args))
+        except StoppedError as stopped:
+            return self._stopped(request, action, stopped, actor, words, preferences, key)
         except ValidationError as error:
             if action.form is None:
                 raise
@@ -276,7 +289,7 @@ class Dashboard:
             data = {"question": answer, "action": action.name, "fields": kept}
             return form_reply(render("question", self._context(view, None) | {"data": data}))
         self._counts.forget()
-        self._audit(action, answer, actor, now)
+        audit(self._tq, "dashboard", action.name, actor, answer.targets)
         return redirect(answer.page, session.message_cookie(answer.message, secure=request.secure))
 
     async def _refused(
@@ -300,9 +313,26 @@ class Dashboard:
         context = self._context(view, page) | {"given": given, "problem": words.error(error)}
         return form_reply(render(page.template, context | {"data": await page.load(view)}), 422)
 
-    def _audit(self, action: Action, done: Done, actor: str, now: int) -> None:
-        log.info("dashboard: {} {} by {}", action.name, printable(", ".join(done.targets)), printable(actor) or "-")
-        self._tq.registered.events.emit("operated", now, action=action.name, actor=actor, targets=list(done.targets))
+    def _stopped(
+        self,
+        request: Request,
+        action: Action,
+        stopped: StoppedError,
+        actor: str,
+        words: Words,
+        preferences: session.Preferences,
+        key: str,
+    ) -> Reply:
+        """Say what was done before an error, and what the error is. Raises one that is the application's own."""
+        error = stopped.__cause__
+        assert error is not None
+        self._counts.forget()
+        audit(self._tq, "dashboard", action.name, actor, with_error(stopped.done.targets, error))
+        problem = problem_of(error) if isinstance(error, AiotaskqError) else None
+        if problem is None:
+            raise error
+        log.warning("dashboard: {} {}: {}", action.name, type(error).__name__, error)
+        return self._problem(request, problem, words, preferences, key, stopped.done.message)
 
     def _preferred(self, request: Request, form: dict[str, list[str]], old: session.Preferences) -> Reply:
         known = {"language": (*LANGUAGES, ""), "theme": (*THEMES, "")}
@@ -315,11 +345,19 @@ class Dashboard:
 
     # ---- login ----
 
+    async def _is_login(self, key: str, now: int) -> bool:
+        assert self._token is not None
+        if not session.is_login(key, self._token, now):
+            return False
+        return await self._tq.store.get_public(session.logout_key(key)) is None
+
     def _login_page(
         self, request: Request, words: Words, preferences: session.Preferences, key: str, now: int, wrong: bool = False
     ) -> Reply:
         if dict(request.query).get("format") == "json" or request.name == "live":
             raise ProblemError(401, "NoToken", marked("log in first"))
+        if deep := request.name.count("/"):  # no page is there, and its cookies would be those of another folder
+            return redirect("../" * deep)
         visitor = key or session.new_session(None, now)  # the form in another tab stays valid
         view = self._empty_view(words, preferences, session.form_token(visitor))
         back = link(request.name, **dict(request.query)) if request.method == "GET" else "./"
@@ -348,12 +386,6 @@ class Dashboard:
             return self._login_page(request, words, preferences, key, now, wrong=True)
         login = session.cookie(session.SESSION, session.new_session(self._token, now), secure=request.secure)
         return redirect(_own_page(next(iter(form.get("back", ())), "")), login)
-
-
-def link(page: str, /, **query: object) -> str:
-    """Return the address of a page, relative to any other one; parameters that are None or empty are left out."""
-    given = urlencode({name: str(value) for name, value in query.items() if value not in (None, "")})
-    return f"{page or './'}{given and '?'}{given}"
 
 
 def _own_page(address: str) -> str:

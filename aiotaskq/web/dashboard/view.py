@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -57,6 +58,12 @@ class View:
         """Return a whole number from 1 to ``most``; a wrong or absent one is the default."""
         value = self.query.get(name, "")
         return min(int(value[:9]), most) or default if value.isdecimal() and value.isascii() else default
+
+
+def link(page: str, /, **query: object) -> str:
+    """Return the address of a page, relative to any other one; parameters that are None or empty are left out."""
+    given = urlencode({name: str(value) for name, value in query.items() if value not in (None, "")})
+    return f"{page or './'}{given and '?'}{given}"
 
 
 Load = Callable[[View], Awaitable[msgspec.Struct]]
@@ -114,6 +121,8 @@ class Change:
     actor: str
     now: int
     """Microseconds UTC."""
+    show_args: bool = False
+    """Whether params, results and stored values may be shown."""
 
     def text(self, name: str) -> str | None:
         """Return a field; None where it is absent or empty."""
@@ -152,6 +161,19 @@ class Done(msgspec.Struct, frozen=True):
     page: str
     targets: tuple[str, ...] = ()
     """What was changed, for the audit event."""
+
+
+def done(text: str, page: str, **about: str) -> Done:
+    """Return that a change was made; ``about`` fills the places of the sentence, and names what was changed."""
+    return Done(Message(text, dict(about)), page, tuple(about.values()))
+
+
+class StoppedError(Exception):
+    """An error, the cause, has stopped a change of many things; ``done`` is what was done before."""
+
+    def __init__(self, done: Done) -> None:
+        super().__init__(done.message.text)
+        self.done = done
 
 
 Run = Callable[[Change], Awaitable["Question | Done"]]

@@ -6,7 +6,7 @@ import msgspec
 
 from aiotaskq.core.instants import to_iso
 from aiotaskq.runtime.waiting import Waiting
-from aiotaskq.web.schemas import LimitView
+from aiotaskq.web.schemas.limits import LimitView
 from aiotaskq.web.views import limit_view
 
 

@@ -40,6 +40,25 @@ def marked(text: str) -> str:
     return text
 
 
+EVENTS = (
+    *("pushed", "started", "completed", "retried", "failed", "cancelled", "expired", "released", "lost"),
+    *("timeout", "unknown", "fired", "skipped", "disabled", "stalled", "exhausted", "quieted", "woken"),
+    *("resized", "operated", "group_progress", "group_ended"),
+)
+"""Names of events, as words that are translated."""
+CHANGES = (
+    *("add-schedule", "add-task", "cancel-group", "cancel-task", "cancel-tasks"),
+    *("change-schedule", "close-gate", "close-limit", "delete-schedule", "delete-task"),
+    *("delete-tasks", "delete-value", "edit-schedule", "edit-task", "mend-groups"),
+    *("open-gate", "open-limit", "pause-queue", "pause-schedule", "purge-tasks"),
+    *("push-task", "quiet-worker", "quiet-workers", "rerun-task", "reset-gate"),
+    *("reset-limit", "resize-worker", "resume-queue", "resume-schedule", "retry-group"),
+    *("retry-task", "retry-tasks", "run-schedule", "set-gate", "set-limit"),
+    *("set-value", "wake-worker", "wake-workers"),
+)
+"""Names of changes in the event ``operated``, of the dashboard's actions and of the operations API."""
+
+
 @functools.cache
 def _chinese() -> dict[str, str]:
     return {english: chinese for (_, english), chinese in parse(CATALOGUE.read_text(encoding="utf-8")).items()}

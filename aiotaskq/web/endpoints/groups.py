@@ -9,8 +9,8 @@ from aiotaskq.errors import TaskConflict
 from aiotaskq.log import printable
 from aiotaskq.web.group_views import group_detail, group_view
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
-from aiotaskq.web.schemas import (
-    MAX_PAGE,
+from aiotaskq.web.schemas.fields import MAX_PAGE
+from aiotaskq.web.schemas.groups import (
     GroupDetail,
     GroupPage,
     GroupQuery,
@@ -108,7 +108,9 @@ async def mend_groups(call: Call) -> ApiResponse:
 
     What ends by it ends as if the deleted tasks had been cancelled.
     """
-    return respond(Mended(await call.tq.queue.groups.mend()))
+    mended = await call.tq.queue.groups.mend()
+    call.many(mended)
+    return respond(Mended(mended))
 
 
 @groups(

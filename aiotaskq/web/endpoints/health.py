@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
-from aiotaskq.web.schemas import Health
+from aiotaskq.web.schemas.health import Health
 
 health = Operations("aiotaskq health")
 

@@ -8,7 +8,8 @@ from aiotaskq.core.limits import Rate
 from aiotaskq.core.validation import MAX_KEY, check_key
 from aiotaskq.errors import ValidationError
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
-from aiotaskq.web.schemas import MAX_PAGE, CloseBody, LimitBody, LimitPage, LimitQuery, LimitView
+from aiotaskq.web.schemas.fields import MAX_PAGE
+from aiotaskq.web.schemas.limits import CloseBody, LimitBody, LimitPage, LimitQuery, LimitView
 from aiotaskq.web.views import body_options, limit_view
 
 limits = Operations("aiotaskq limits")

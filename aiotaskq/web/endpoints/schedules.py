@@ -12,8 +12,8 @@ from aiotaskq.errors import NotFound
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
 from aiotaskq.web.schedule_changes import change_schedule as changed
 from aiotaskq.web.schedule_changes import create_schedule
-from aiotaskq.web.schemas import (
-    MAX_PAGE,
+from aiotaskq.web.schemas.fields import MAX_PAGE
+from aiotaskq.web.schemas.schedules import (
     Fired,
     NextQuery,
     PreviewQuery,
@@ -84,6 +84,7 @@ def _id(call: Call) -> str:
 async def add_schedule(call: Call) -> ApiResponse:
     """Create a schedule: interval, cron or once; 409 if there is one with this id."""
     schedule_id = await create_schedule(call.tq, call.body)
+    call.targets.append(schedule_id)
     return respond(await _view(call, schedule_id), 201, Location=f"schedules/{quote(schedule_id, safe='')}")
 
 
@@ -177,6 +178,7 @@ async def resume_schedule(call: Call) -> ApiResponse:
 async def run_schedule(call: Call) -> ApiResponse:
     """Fire a schedule once more, now; its next due time stays."""
     task_id = await call.tq.scheduler.run_now(_id(call))
+    call.targets.extend((_id(call), task_id))
     return respond(Fired(task_id), 201)
 
 

@@ -12,8 +12,8 @@ from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_json, check_key
 from aiotaskq.errors import TaskConflict, ValidationError
 from aiotaskq.web.event_stream import EVENT_STREAM, EventsQuery, event_stream, last_event
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
-from aiotaskq.web.schemas import (
-    MAX_PAGE,
+from aiotaskq.web.schemas.fields import MAX_PAGE
+from aiotaskq.web.schemas.tasks import (
     Counted,
     PurgeBody,
     PushBody,
@@ -93,6 +93,8 @@ async def push_task(call: Call) -> ApiResponse:
     kind, params = options.pop("type"), options.pop("params")
     check_json("params", params)  # also for a queue in memory: JSON may be nested too deeply
     handle = await call.tq.push(kind, params, **options)
+    if handle.created:
+        call.targets.append(handle.task_id)
     location = f"tasks/{quote(handle.task_id, safe='')}"
     return respond(Pushed(handle.task_id, handle.created), 201 if handle.created else 200, Location=location)
 
@@ -150,7 +152,7 @@ async def retry_tasks(call: Call) -> ApiResponse:
     where.setdefault("status", ["failed"])
     if call.body.dry_run:
         return respond(Counted(await call.tq.count(**where), True))
-    return respond(Counted(await call.tq.retry_many(**where), False))
+    return respond(Counted(await call.tq.retry_many(**where, progress=call.many), False))
 
 
 @tasks(
@@ -170,7 +172,7 @@ async def purge_tasks(call: Call) -> ApiResponse:
     where.setdefault("status", [str(status) for status in Status if status in FINAL])
     if call.body.dry_run:
         return respond(Counted(await call.tq.count(**where), True))
-    return respond(Counted(await call.tq.purge(**where), False))
+    return respond(Counted(await call.tq.purge(**where, progress=call.many), False))
 
 
 def _filters(body: RetryBody | PurgeBody) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from bisect import bisect_right
 from aiotaskq.core.validation import MAX_KEY, check_json, check_key
 from aiotaskq.errors import NotFound
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
-from aiotaskq.web.schemas import MAX_PAGE, KeyPage, PageQuery, Value, ValueBody
+from aiotaskq.web.schemas.fields import MAX_PAGE
+from aiotaskq.web.schemas.values import KeyPage, PageQuery, Value, ValueBody
 from aiotaskq.web.views import plain
 
 values = Operations("aiotaskq store")

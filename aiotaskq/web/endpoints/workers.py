@@ -7,7 +7,7 @@ from typing import Any
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import SECOND
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
-from aiotaskq.web.schemas_workers import (
+from aiotaskq.web.schemas.workers import (
     HistoryPage,
     HistoryQuery,
     PeriodView,
@@ -88,12 +88,14 @@ async def get_worker(call: Call) -> ApiResponse:
 @workers("POST", "/workers/quiet", Success(200, "Asked of all", SteeredView, {"workers": 3}), problems=(501,))
 async def quiet_workers(call: Call) -> ApiResponse:
     """Let all workers claim nothing more, and go on with what they run."""
+    call.targets.append("*")
     return respond(SteeredView(await call.tq.workers.quiet()))
 
 
 @workers("POST", "/workers/wake", Success(200, "Asked of all", SteeredView, {"workers": 3}), problems=(501,))
 async def wake_workers(call: Call) -> ApiResponse:
     """Let all workers claim again."""
+    call.targets.append("*")
     return respond(SteeredView(await call.tq.workers.wake()))
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 from playwright.async_api import Browser, Page, expect
 
 from aiotaskq import TaskQ
+from aiotaskq.web.dashboard import site
 from tests.support.machine import within
 from tests.web.dashboard.browser import served, visitor
 
@@ -80,6 +82,28 @@ async def test_pages_come_back_after_the_server_has_restarted(browser: Browser, 
         async with served(tq, port=urlsplit(home).port or 0):
             await expect(label).to_have_text("Live", **SLOW)
             await shows(page, (await tq.push("greet", {"name": "two"})).task_id)
+
+
+async def test_a_page_says_that_its_login_has_ended(
+    browser: Browser, tq: TaskQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "LIVE_SECONDS", 0.1)  # access is checked again when a stream has ended
+    token = "correct-horse-battery-staple"
+    async with served(tq, token=token) as home, visitor(browser, home) as seen:
+        page = await seen.open("tasks?status=failed")
+        await page.fill("input[name=token]", token)
+        await page.keyboard.press("Enter")
+        await page.wait_for_url("**/tasks?status=failed")
+        ended = page.locator("#login-ended")
+        await expect(ended).to_be_hidden()
+        other = await seen.context.new_page()
+        await other.goto(f"{home}queues")
+        await other.click("text=Log out")
+        await expect(ended).to_be_visible(**SLOW)
+        await expect(page.locator("#live-switch")).to_be_hidden()
+        await ended.locator("a").click()
+        await expect(page.locator("input[name=token]")).to_be_visible()
+        assert page.url == f"{home}tasks?status=failed"
 
 
 async def test_the_way_back_after_an_action_shows_what_is(browser: Browser, home: str, tq: TaskQ) -> None:

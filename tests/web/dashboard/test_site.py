@@ -10,10 +10,12 @@ import msgspec
 import pytest
 
 from aiotaskq import TaskQ
+from aiotaskq.core.task import SECOND
 from aiotaskq.errors import ValidationError
 from aiotaskq.integrations import aiohttp as aiohttp_door
 from aiotaskq.integrations import fastapi as fastapi_door
 from aiotaskq.integrations import starlette as starlette_door
+from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.pages import pages
 from aiotaskq.web.dashboard.reply import POLICY
 from tests.web.dashboard.conftest import Browse, form_token, in_starlette, send, standalone
@@ -175,14 +177,35 @@ async def test_the_standalone_server_asks_for_its_token(tq: TaskQ) -> None:
         assert browse.cookies["aiotaskq_session"] != before
         assert (await browse.get("tasks")).status_code == 200
         kept = browse.cookies["aiotaskq_session"]
-        await send(browse, "logout")
-        assert (await browse.get("tasks")).status_code == 401
-    async with standalone(tq, host="0.0.0.0", token=TOKEN) as other:  # another process with this token
-        other.cookies.set("aiotaskq_session", kept)
-        assert (await other.get("tasks")).status_code == 200
-    async with standalone(tq, host="0.0.0.0", token=TOKEN + "!") as other:
-        other.cookies.set("aiotaskq_session", kept)
-        assert (await other.get("tasks")).status_code == 401
+        async with TaskQ(tq.url) as elsewhere, standalone(elsewhere, host="0.0.0.0", token=TOKEN) as other:
+            other.cookies.set("aiotaskq_session", kept)  # another process with this token
+            assert (await other.get("tasks")).status_code == 200
+            async with standalone(tq, host="0.0.0.0", token=TOKEN + "!") as third:
+                third.cookies.set("aiotaskq_session", kept)
+                assert (await third.get("tasks")).status_code == 401
+            await send(browse, "logout")
+            assert (await browse.get("tasks")).status_code == 401
+            for path in ("tasks", "tasks?format=json", "live?page=tasks"):  # with the cookie that was copied before
+                assert (await other.get(path)).status_code == 401
+            await send(browse, "login", token=TOKEN)
+            assert (await browse.get("tasks")).status_code == 200
+
+
+def test_a_login_that_was_ended_is_noted_for_as_long_as_it_would_hold() -> None:
+    now = 1_700_000_000_000_000
+    login = session.new_session(TOKEN, now)
+    assert session.seconds_left(login, now + 3600 * SECOND) == 11 * 3600
+    assert login not in session.logout_key(login) and session.logout_key(login) != session.logout_key(login + "0")
+
+
+async def test_a_page_that_is_too_deep_leads_to_the_login(tq: TaskQ) -> None:
+    async with standalone(tq, host="0.0.0.0", token=TOKEN) as browse:
+        for path, up in (("tasks/", "../"), ("a/b/c", "../../")):
+            leads = await browse.get(path)
+            assert (leads.status_code, leads.headers["location"]) == (303, up)
+            page = await browse.get(path, follow_redirects=True)
+            assert page.status_code == 401 and page.url.path == "/dashboard/" and 'name="token"' in page.text
+        assert (await browse.get("a/b?format=json")).status_code == 401
 
 
 async def test_guesses_of_a_token_are_bounded(tq: TaskQ) -> None:

@@ -13,7 +13,10 @@ from jinja2 import nodes
 
 import aiotaskq.web.dashboard as package
 from aiotaskq.core.catalogue import parse
-from aiotaskq.web.dashboard.words import CATALOGUE, STATES, Words, language_of
+from aiotaskq.runtime.events import NAMES
+from aiotaskq.web.dashboard.actions import actions
+from aiotaskq.web.dashboard.words import CATALOGUE, CHANGES, EVENTS, STATES, Words, language_of
+from aiotaskq.web.endpoints import OPERATIONS
 
 FOLDER = Path(package.__file__).parent
 TEMPLATES = sorted((FOLDER / "templates").glob("*.html"))
@@ -43,7 +46,7 @@ def of_module(text: str) -> Iterator[str]:
 
 
 def sentences() -> set[str]:
-    found = set(STATES)
+    found = {*STATES, *EVENTS, *CHANGES}
     for path in TEMPLATES:
         found.update(of_template(path.read_text(encoding="utf-8")))
     for path in FOLDER.rglob("*.py"):
@@ -57,6 +60,12 @@ def chinese() -> dict[str, str]:
 
 def test_every_sentence_is_in_the_catalogue_and_no_other() -> None:
     assert sentences() == set(chinese())
+
+
+def test_each_event_and_each_change_has_a_word() -> None:
+    assert set(NAMES) == set(EVENTS)
+    changes = {each.name.replace("_", "-") for each in OPERATIONS if each.changes}
+    assert set(CHANGES) == changes | set(actions.all)
 
 
 @pytest.mark.parametrize(("english", "text"), chinese().items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -21,6 +22,24 @@ def json_of(name: str, text: str) -> Any:
         raise ValidationError(f"{name}: is no JSON: {error}") from None
     except RecursionError:
         raise ValidationError(f"{name}: is nested too deeply") from None
+
+
+def whole(name: str, text: str, digits: int = 18) -> int:
+    """Return the whole number of a text of at most so many digits. Raises ValidationError naming the field."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= digits):
+        raise ValidationError(f"{name}: a whole number is needed (got {text!r:.60})")
+    return int(text)
+
+
+def number(name: str, text: str) -> float:
+    """Return the number of a text. Raises ValidationError naming the field."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValidationError(f"{name}: a number is needed (got {text!r:.60})")
+    return found
 
 
 def body_of(change: Change, kind: type[S], names: Sequence[str], **more: Any) -> S:

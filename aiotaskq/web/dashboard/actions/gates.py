@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import math
 from typing import Any
-from urllib.parse import urlencode
 
 from aiotaskq.core.limits import Rate
 from aiotaskq.errors import ValidationError
-from aiotaskq.web.dashboard.session import Message
-from aiotaskq.web.dashboard.view import Change, Done, Question, actions
+from aiotaskq.web.dashboard.actions.fields import number, whole
+from aiotaskq.web.dashboard.view import Change, Done, Question, actions, done, link
 from aiotaskq.web.dashboard.words import marked
-
-
-def gate_page(key: str) -> str:
-    """Return the address of a gate's page."""
-    return "gate?" + urlencode({"key": key})
-
-
-def _done(key: str, text: str) -> Done:
-    return Done(Message(text, {"key": key}), gate_page(key), (key,))
 
 
 @actions("close-gate")
@@ -28,9 +18,9 @@ async def close(change: Change) -> Question | Done:
     key = change.needed("key")
     if not change.sure:
         text = marked("Close the gate {key}? No task passes until it is opened; tasks that run go on.")
-        return Question(text, {"key": key}, marked("Close the gate"), gate_page(key))
+        return Question(text, {"key": key}, marked("Close the gate"), link("gate", key=key))
     await change.tq.limits.close(key)
-    return _done(key, marked("The gate {key} is closed."))
+    return done(marked("The gate {key} is closed."), link("gate", key=key), key=key)
 
 
 @actions("open-gate")
@@ -38,7 +28,7 @@ async def open_gate(change: Change) -> Done:
     """Open a closed gate."""
     key = change.needed("key")
     await change.tq.limits.open(key)
-    return _done(key, marked("The gate {key} is open."))
+    return done(marked("The gate {key} is open."), link("gate", key=key), key=key)
 
 
 @actions("reset-gate")
@@ -46,7 +36,7 @@ async def reset(change: Change) -> Done:
     """Take the bounds that pushes declare."""
     key = change.needed("key")
     await change.tq.limits.reset(key)
-    return _done(key, marked("The gate {key} takes the bounds that pushes declare."))
+    return done(marked("The gate {key} takes the bounds that pushes declare."), link("gate", key=key), key=key)
 
 
 @actions("set-gate")
@@ -54,24 +44,20 @@ async def set_bounds(change: Change) -> Done:
     """Set bounds; an empty field takes one away."""
     key = change.needed("key")
     given: dict[str, Any] = {name: _whole(change, name) for name in ("cap", "window", "max_waiting")}
-    rate, burst = _number(change, "rate"), _whole(change, "burst")
-    if rate is not None:
-        given["rate"] = _rate(rate, burst)
+    text, burst = change.text("rate"), _whole(change, "burst")
+    if text is not None:
+        given["rate"] = _rate(number("rate", text), burst)
     elif burst is not None:
         raise ValidationError("burst: it is about a rate; give that, too")
     else:
         given["rate"] = None
     await change.tq.limits.set(key, **given)
-    return _done(key, marked("The bounds of the gate {key} are set."))
+    return done(marked("The bounds of the gate {key} are set."), link("gate", key=key), key=key)
 
 
 def _whole(change: Change, name: str) -> int | None:
     text = change.text(name)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) < 12):
-        raise ValidationError(f"{name}: a whole number is needed (got {text!r:.60})")
-    return int(text)
+    return None if text is None else whole(name, text, 11)
 
 
 def _rate(rate: float, burst: int | None) -> Rate:
@@ -80,16 +66,3 @@ def _rate(rate: float, burst: int | None) -> Rate:
     if math.isclose(near, rate, rel_tol=1e-5):
         rate = near
     return Rate(int(rate), 1, burst=burst) if rate.is_integer() else Rate(1, 1 / rate, burst=burst)
-
-
-def _number(change: Change, name: str) -> float | None:
-    text = change.text(name)
-    if text is None:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValidationError(f"{name}: a number is needed (got {text!r:.60})")
-    return number

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
-
 from aiotaskq.web.dashboard.session import Message
-from aiotaskq.web.dashboard.view import Change, Done, Question, actions
+from aiotaskq.web.dashboard.view import Change, Done, Question, actions, link
 from aiotaskq.web.dashboard.words import marked
-
-
-def group_page(group_id: str) -> str:
-    """Return the address of a group's page."""
-    return "group?" + urlencode({"id": group_id})
 
 
 @actions("cancel-group")
@@ -21,12 +14,12 @@ async def cancel(change: Change) -> Question | Done:
     if not change.sure:
         left = (await change.tq.queue.groups.get(group_id)).remaining
         text = marked("Cancel the group {id}? {count} of its members have not ended; its callback is not pushed.")
-        return Question(text, {"id": group_id, "count": left}, marked("Cancel the group"), group_page(group_id))
+        return Question(text, {"id": group_id, "count": left}, marked("Cancel the group"), link("group", id=group_id))
     if await change.tq.group_handle(group_id).cancel():
         said = Message(marked("The group {id} is cancelled."), {"id": group_id})
     else:
         said = Message(marked("The group {id} has ended already."), {"id": group_id}, problem=True)
-    return Done(said, group_page(group_id), (group_id,))
+    return Done(said, link("group", id=group_id), (group_id,))
 
 
 @actions("retry-group")
@@ -35,4 +28,4 @@ async def retry(change: Change) -> Done:
     group_id = change.needed("id")
     count = await change.tq.group_handle(group_id).retry_failed()
     said = Message(marked("{count} members of the group {id} are pending again."), {"id": group_id, "count": count})
-    return Done(said, group_page(group_id), (group_id,))
+    return Done(said, link("group", id=group_id), (group_id,))

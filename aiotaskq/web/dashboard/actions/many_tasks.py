@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from urllib.parse import urlencode
 
 import msgspec
 
@@ -16,7 +15,7 @@ from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.runtime.queue.bulk import cancel_page, count_all, live_pages, purge_all, retry_all, task_filter
 from aiotaskq.web.dashboard.pages.tasks import FILTERS, filters_of
 from aiotaskq.web.dashboard.session import Message
-from aiotaskq.web.dashboard.view import Change, Done, Question, actions
+from aiotaskq.web.dashboard.view import Change, Done, Question, StoppedError, actions, link
 from aiotaskq.web.dashboard.words import marked
 
 SECONDS = 20.0
@@ -125,7 +124,7 @@ async def delete(change: Change) -> Question | Done:
 
 async def _many(change: Change, verb: Verb) -> Question | Done:
     filters = {name: change.text(name) for name in FILTERS if change.text(name)}
-    back = "tasks?" + urlencode(filters) if filters else "tasks"
+    back = link("tasks", **filters)
     if change.text("which") == "all":
         return await _all(change, verb, filters, back)
     ids = list(dict.fromkeys(change.form.get("task", ())))
@@ -133,14 +132,16 @@ async def _many(change: Change, verb: Verb) -> Question | Done:
         return Done(Message(marked("No task is selected."), problem=True), back)
     if not change.sure:
         return Question(verb.ask_selected, {"count": len(ids)}, verb.button, back)
-    end, done, over = _end(change.tq), [], False
-    for task_id in ids:
-        if over := change.tq.queue.clock.ticks() >= end:
-            break
-        with contextlib.suppress(NotFound, TaskConflict):  # it has changed since it was selected
-            await verb.one(change.tq, task_id)
-            done.append(task_id)
-    return Done(Message(verb.left if over else verb.done, {"count": len(done)}), back, tuple(done))
+    done: list[str] = []
+
+    async def each(progress: Progress) -> None:
+        for task_id in ids:
+            with contextlib.suppress(NotFound, TaskConflict):  # it has changed since it was selected
+                await verb.one(change.tq, task_id)
+                done.append(task_id)
+            progress(len(done))
+
+    return await _carried_out(change.tq, verb, back, each, lambda _count: tuple(done))
 
 
 async def _all(change: Change, verb: Verb, filters: dict[str, str | None], back: str) -> Question | Done:
@@ -158,22 +159,39 @@ async def _all(change: Change, verb: Verb, filters: dict[str, str | None], back:
             return Done(Message(marked("No task matches."), problem=True), back)
         text = verb.ask_all if count <= MOST else verb.ask_more
         return Question(text, {"count": min(count, MOST)}, verb.button, back)
-    end, done, over = _end(tq), 0, False
+    words = " ".join(f"{name}={value}" for name, value in filters.items()) or "all"
+    return await _carried_out(
+        tq,
+        verb,
+        back,
+        lambda progress: verb.all(tq, where, progress),
+        lambda count: (f"filter: {words}", f"count: {count}"),
+    )
+
+
+async def _carried_out(
+    tq: TaskQ,
+    verb: Verb,
+    back: str,
+    work: Callable[[Progress], Awaitable[object]],
+    targets: Callable[[int], tuple[str, ...]],
+) -> Done:
+    """Do the work until the time of one request is over. Raises StoppedError with what was done before an error."""
+    end, count = tq.queue.clock.ticks() + int(SECONDS * SECOND), 0
 
     def progress(total: int) -> None:
-        nonlocal done
-        done = total
+        nonlocal count
+        count = total
         if tq.queue.clock.ticks() >= end:
             raise _TimeOver
 
+    def done(text: str) -> Done:
+        return Done(Message(text, {"count": count}), back, targets(count))
+
     try:
-        await verb.all(tq, where, progress)
+        await work(progress)
     except _TimeOver:
-        over = True
-    words = " ".join(f"{name}={value}" for name, value in filters.items()) or "all"
-    said = Message(verb.left if over else verb.done, {"count": done})
-    return Done(said, back, (f"filter: {words}", f"count: {done}"))
-
-
-def _end(tq: TaskQ) -> int:
-    return tq.queue.clock.ticks() + int(SECONDS * SECOND)
+        return done(verb.left)
+    except BaseException as error:  # a cancelled request, too, has done what it has done
+        raise StoppedError(done(verb.done)) from error
+    return done(verb.done)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
-
-from aiotaskq.web.dashboard.session import Message
-from aiotaskq.web.dashboard.view import Change, Done, actions
+from aiotaskq.web.dashboard.view import Change, Done, actions, done, link
 from aiotaskq.web.dashboard.words import marked
 
 
 def _page(change: Change, name: str) -> str:
     """Return the page from which the change was asked for."""
-    return "queue?" + urlencode({"name": name}) if change.text("back") == "queue" else "queues"
+    return link("queue", name=name) if change.text("back") == "queue" else "queues"
 
 
 @actions("pause-queue")
@@ -19,7 +16,7 @@ async def pause(change: Change) -> Done:
     """Stop handing out tasks of a queue."""
     name = change.needed("queue")
     await change.tq.pause(name)
-    return Done(Message(marked("The queue {queue} is paused."), {"queue": name}), _page(change, name), (name,))
+    return done(marked("The queue {queue} is paused."), _page(change, name), queue=name)
 
 
 @actions("resume-queue")
@@ -27,4 +24,4 @@ async def resume(change: Change) -> Done:
     """Hand out its tasks again."""
     name = change.needed("queue")
     await change.tq.resume(name)
-    return Done(Message(marked("The queue {queue} runs again."), {"queue": name}), _page(change, name), (name,))
+    return done(marked("The queue {queue} runs again."), _page(change, name), queue=name)

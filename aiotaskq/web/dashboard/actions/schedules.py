@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from typing import TypeVar
-from urllib.parse import urlencode
 
 import msgspec
 
 from aiotaskq.errors import NotFound
 from aiotaskq.web.dashboard.actions.fields import body_of
-from aiotaskq.web.dashboard.session import Message
-from aiotaskq.web.dashboard.view import Change, Done, Question, actions
+from aiotaskq.web.dashboard.view import Change, Done, Question, actions, done, link
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.schedule_changes import change_schedule, create_schedule
-from aiotaskq.web.schemas import ScheduleBody, ScheduleChanges
+from aiotaskq.web.schedule_changes import change_schedule, create_schedule, fields_seen
+from aiotaskq.web.schemas.schedules import ScheduleBody, ScheduleChanges
 
 S = TypeVar("S", bound=msgspec.Struct)
 _TIMINGS = {"interval": "interval_seconds", "cron": "cron_expression", "once": "execute_at"}
@@ -23,15 +21,6 @@ _FIELDS = (
 )
 _OPTIONAL = ("description", "timezone", "timeout")
 """An edit takes these away where their fields are empty."""
-
-
-def schedule_page(schedule_id: str) -> str:
-    """Return the address of a schedule's page."""
-    return "schedule?" + urlencode({"id": schedule_id})
-
-
-def _said(text: str, schedule_id: str) -> Done:
-    return Done(Message(text, {"id": schedule_id}), schedule_page(schedule_id), (schedule_id,))
 
 
 def _given(change: Change, kind: type[S]) -> S:
@@ -45,33 +34,38 @@ def _given(change: Change, kind: type[S]) -> S:
 async def add(change: Change) -> Done:
     """Create a schedule."""
     schedule_id = await create_schedule(change.tq, _given(change, ScheduleBody))
-    return _said(marked("The schedule {id} is created."), schedule_id)
+    return done(marked("The schedule {id} is created."), link("schedule", id=schedule_id), id=schedule_id)
 
 
 @actions("edit-schedule", form="schedule-form")
 async def edit(change: Change) -> Done:
-    """Change a schedule. What is left empty stays, but for a description, a time zone and a timeout."""
-    schedule_id = change.needed("id")
+    """Change a schedule that is as the form shows it.
+
+    What is left empty stays, but for a description, a time zone and a timeout.
+    """
+    schedule_id, seen = change.needed("id"), change.needed("seen")
     body = _given(change, ScheduleChanges)
     for name in _OPTIONAL:
         if name in change.form and change.text(name) is None:
             setattr(body, name, None)
-    await change_schedule(change.tq, schedule_id, body)
-    return _said(marked("The schedule {id} is changed."), schedule_id)
+    await change_schedule(change.tq, schedule_id, body, lambda each: fields_seen(each, change.show_args) == seen)
+    return done(marked("The schedule {id} is changed."), link("schedule", id=schedule_id), id=schedule_id)
 
 
 @actions("pause-schedule")
 async def pause(change: Change) -> Done:
     """Disable a schedule."""
-    await change.tq.scheduler.pause_task(change.needed("id"))
-    return _said(marked("The schedule {id} is paused."), change.needed("id"))
+    schedule_id = change.needed("id")
+    await change.tq.scheduler.pause_task(schedule_id)
+    return done(marked("The schedule {id} is paused."), link("schedule", id=schedule_id), id=schedule_id)
 
 
 @actions("resume-schedule")
 async def resume(change: Change) -> Done:
     """Enable a schedule."""
-    await change.tq.scheduler.resume_task(change.needed("id"))
-    return _said(marked("The schedule {id} runs again."), change.needed("id"))
+    schedule_id = change.needed("id")
+    await change.tq.scheduler.resume_task(schedule_id)
+    return done(marked("The schedule {id} runs again."), link("schedule", id=schedule_id), id=schedule_id)
 
 
 @actions("run-schedule")
@@ -80,7 +74,7 @@ async def run_now(change: Change) -> Done:
     schedule_id = change.needed("id")
     task_id = await change.tq.scheduler.run_now(schedule_id)
     text = marked("The schedule {id} was fired: task {task}.")
-    return Done(Message(text, {"id": schedule_id, "task": task_id}), schedule_page(schedule_id), (schedule_id, task_id))
+    return done(text, link("schedule", id=schedule_id), id=schedule_id, task=task_id)
 
 
 @actions("delete-schedule")
@@ -89,7 +83,7 @@ async def delete(change: Change) -> Question | Done:
     schedule_id = change.needed("id")
     if not change.sure:
         text = marked("Delete the schedule {id}? This cannot be undone; tasks that it fired stay.")
-        return Question(text, {"id": schedule_id}, marked("Delete the schedule"), schedule_page(schedule_id))
+        return Question(text, {"id": schedule_id}, marked("Delete the schedule"), link("schedule", id=schedule_id))
     if not await change.tq.scheduler.delete_task(schedule_id):
         raise NotFound(f"there is no schedule {schedule_id}")
-    return Done(Message(marked("The schedule {id} is deleted."), {"id": schedule_id}), "schedules", (schedule_id,))
+    return done(marked("The schedule {id} is deleted."), "schedules", id=schedule_id)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlencode
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.task import Status, Task
 from aiotaskq.core.validation import check_json
 from aiotaskq.errors import TaskConflict
-from aiotaskq.web.dashboard.actions.fields import body_of
+from aiotaskq.web.dashboard.actions.fields import body_of, whole
 from aiotaskq.web.dashboard.session import Message
-from aiotaskq.web.dashboard.view import Change, Done, Question, actions
+from aiotaskq.web.dashboard.view import Change, Done, Question, actions, done, link
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.schemas import PushBody
+from aiotaskq.web.schemas.tasks import PushBody
 from aiotaskq.web.task_changes import EditBody, change_task
 from aiotaskq.web.views import body_options
 
@@ -25,15 +24,6 @@ _KEPT = ("queue", "priority", "max_retries", "timeout", "on_success", "on_failur
 """What the next run of an ended task has, too."""
 _ONE_CALL: dict[str, Any] = dict.fromkeys(("debounce", "max_wait", "merge", "throttle", "key"))
 """Options of a type that are about its calls, and not about a task that is run again."""
-
-
-def task_page(task_id: str) -> str:
-    """Return the address of a task's page."""
-    return "task?" + urlencode({"id": task_id})
-
-
-def _said(text: str, task_id: str, **values: str | int) -> Done:
-    return Done(Message(text, {"id": task_id, **values}), task_page(task_id), (task_id,))
 
 
 def _check_readable(tq: TaskQ, task: Task) -> None:
@@ -63,25 +53,22 @@ async def add(change: Change) -> Done:
         check_json("params", params)
     handle = await change.tq.push(kind, params, **options)
     if handle.created:
-        return _said(marked("Task {id} is pushed."), handle.task_id)
+        return done(marked("Task {id} is pushed."), link("task", id=handle.task_id), id=handle.task_id)
     said = Message(
         marked("A key names task {id}, which exists already; none was pushed."), {"id": handle.task_id}, True
     )
-    return Done(said, task_page(handle.task_id), (handle.task_id,))
+    return Done(said, link("task", id=handle.task_id), (handle.task_id,))
 
 
 @actions("edit-task", form="task-form")
 async def edit(change: Change) -> Done:
     """Change a pending task that has not changed since the form was opened; params that are left empty stay."""
-    task_id = change.needed("id")
-    task = await change.tq.get(task_id)
-    if str(task.fence) != change.needed("fence"):
-        raise TaskConflict(f"task {task_id} changed meanwhile; read it again, and repeat the edit")
+    task_id, fence = change.needed("id"), whole("fence", change.needed("fence"))
     body = body_of(change, EditBody, _FIELDS)
     if change.text("timeout") is None:
         body.timeout = None
-    await change_task(change.tq, task_id, body)
-    return _said(marked("Task {id} is changed."), task_id)
+    await change_task(change.tq, task_id, body, fence)
+    return done(marked("Task {id} is changed."), link("task", id=task_id), id=task_id)
 
 
 @actions("rerun-task")
@@ -94,10 +81,10 @@ async def rerun(change: Change) -> Question | Done:
     _check_readable(change.tq, task)
     if not change.sure:
         text = marked("Run task {id} again? Its result and its attempts are replaced by those of the new run.")
-        return Question(text, {"id": task_id}, marked("Run again"), task_page(task_id))
+        return Question(text, {"id": task_id}, marked("Run again"), link("task", id=task_id))
     kept: dict[str, Any] = {name: getattr(task, name) for name in _KEPT if getattr(task, name) is not None}
     await change.tq.push(task.type, task.params, task_id=task_id, rerun=True, **kept, **_ONE_CALL)
-    return _said(marked("Task {id} runs again."), task_id)
+    return done(marked("Task {id} runs again."), link("task", id=task_id), id=task_id)
 
 
 @actions("cancel-task")
@@ -106,12 +93,16 @@ async def cancel(change: Change) -> Question | Done:
     task_id = change.needed("id")
     if not change.sure:
         text = marked("Cancel task {id}? A cancelled task can be retried; what its run has done so far stays done.")
-        return Question(text, {"id": task_id}, marked("Cancel the task"), task_page(task_id))
+        return Question(text, {"id": task_id}, marked("Cancel the task"), link("task", id=task_id))
     if not await change.tq.cancel(task_id):
         ended = Message(marked("Task {id} has ended already."), {"id": task_id}, problem=True)
-        return Done(ended, task_page(task_id), (task_id,))
+        return Done(ended, link("task", id=task_id), (task_id,))
     stopped = (await change.tq.get(task_id)).status is Status.CANCELLED
-    return _said(marked("Task {id} is cancelled.") if stopped else marked("Task {id} was asked to stop."), task_id)
+    return done(
+        marked("Task {id} is cancelled.") if stopped else marked("Task {id} was asked to stop."),
+        link("task", id=task_id),
+        id=task_id,
+    )
 
 
 @actions("retry-task")
@@ -119,7 +110,7 @@ async def retry(change: Change) -> Done:
     """Put a failed, cancelled or expired task back."""
     task_id = change.needed("id")
     await change.tq.retry(task_id)
-    return _said(marked("Task {id} is pending again."), task_id)
+    return done(marked("Task {id} is pending again."), link("task", id=task_id), id=task_id)
 
 
 @actions("delete-task")
@@ -128,6 +119,6 @@ async def delete(change: Change) -> Question | Done:
     task_id = change.needed("id")
     if not change.sure:
         text = marked("Delete task {id}, with its result and its attempts? This cannot be undone.")
-        return Question(text, {"id": task_id}, marked("Delete the task"), task_page(task_id))
+        return Question(text, {"id": task_id}, marked("Delete the task"), link("task", id=task_id))
     await change.tq.delete(task_id)
-    return Done(Message(marked("Task {id} is deleted."), {"id": task_id}), "tasks", (task_id,))
+    return done(marked("Task {id} is deleted."), "tasks", id=task_id)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
-
-from aiotaskq.errors import ValidationError
+from aiotaskq.web.dashboard.actions.fields import whole
 from aiotaskq.web.dashboard.session import Message
-from aiotaskq.web.dashboard.view import Change, Done, Question, actions
+from aiotaskq.web.dashboard.view import Change, Done, Question, actions, done, link
 from aiotaskq.web.dashboard.words import marked
-
-
-def _done(worker: str, text: str) -> Done:
-    return Done(Message(text, {"worker": worker}), "worker?" + urlencode({"id": worker}), (worker,))
 
 
 @actions("quiet-worker")
@@ -19,7 +13,7 @@ async def quiet(change: Change) -> Done:
     """Let a worker claim nothing more."""
     worker = change.needed("id")
     await change.tq.workers.quiet(worker)
-    return _done(worker, marked("The worker {worker} is asked to claim nothing more."))
+    return done(marked("The worker {worker} is asked to claim nothing more."), link("worker", id=worker), worker=worker)
 
 
 @actions("wake-worker")
@@ -27,17 +21,17 @@ async def wake(change: Change) -> Done:
     """Let a quiet worker claim again."""
     worker = change.needed("id")
     await change.tq.workers.wake(worker)
-    return _done(worker, marked("The worker {worker} is asked to claim again."))
+    return done(marked("The worker {worker} is asked to claim again."), link("worker", id=worker), worker=worker)
 
 
 @actions("resize-worker")
 async def resize(change: Change) -> Done:
     """Let a worker have another number of slots."""
-    worker, text = change.needed("id"), change.needed("slots")
-    if not (text.isascii() and text.isdecimal() and len(text) < 7):
-        raise ValidationError(f"slots: a whole number is needed (got {text!r:.60})")
-    await change.tq.workers.resize(worker, int(text))
-    return _done(worker, marked("The worker {worker} is asked for another number of slots."))
+    worker = change.needed("id")
+    await change.tq.workers.resize(worker, whole("slots", change.needed("slots"), 6))
+    return done(
+        marked("The worker {worker} is asked for another number of slots."), link("worker", id=worker), worker=worker
+    )
 
 
 @actions("quiet-workers")

@@ -8,6 +8,7 @@ from aiotaskq.runtime.events import NAMES
 from aiotaskq.web.dashboard.feed import Happened
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
+from aiotaskq.web.views import kind_of_error
 
 ROWS = 100
 
@@ -29,5 +30,5 @@ async def events(view: View) -> EventRows:
     wanted = name if name in NAMES else None
     found = view.feed.read(wanted, ROWS)
     if not view.show_args:  # the message of an error may have what the params have
-        found = [msgspec.structs.replace(each, error=each.error and each.error.partition(":")[0]) for each in found]
+        found = [msgspec.structs.replace(each, error=kind_of_error(each.error)) for each in found]
     return EventRows(events=found, name=wanted or "", names=list(NAMES))

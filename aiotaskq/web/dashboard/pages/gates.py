@@ -8,7 +8,7 @@ from aiotaskq.runtime.limits import LimitState
 from aiotaskq.runtime.waiting import ENDLESS
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.schemas import LimitView
+from aiotaskq.web.schemas.limits import LimitView
 from aiotaskq.web.views import limit_view
 
 ROWS = 200

@@ -8,7 +8,7 @@ from aiotaskq.web.dashboard.graph import Drawing, drawing
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.group_views import group_detail, group_view
-from aiotaskq.web.schemas import GroupDetail, GroupView, MemberView
+from aiotaskq.web.schemas.groups import GroupDetail, GroupView, MemberView
 
 ROWS = 50
 MEMBERS = 300

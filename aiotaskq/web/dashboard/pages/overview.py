@@ -12,7 +12,7 @@ from aiotaskq.web.dashboard.pages.queues import QueueRow, queue_rows
 from aiotaskq.web.dashboard.past import Activity
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.schemas import TaskView
+from aiotaskq.web.schemas.tasks import TaskView
 from aiotaskq.web.views import task_view
 
 RECENT = 5  # failed tasks shown

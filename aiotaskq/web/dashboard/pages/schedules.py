@@ -13,7 +13,9 @@ from aiotaskq.errors import AiotaskqError
 from aiotaskq.web.dashboard.pages.task import json_text
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.schemas import ScheduleView, TaskView
+from aiotaskq.web.schedule_changes import fields_seen
+from aiotaskq.web.schemas.schedules import ScheduleView
+from aiotaskq.web.schemas.tasks import TaskView
 from aiotaskq.web.views import schedule_view, task_view
 
 ROWS = 100
@@ -117,6 +119,8 @@ class ScheduleForm(msgspec.Struct):
     params: str
     types: list[str]
     """The registered task types, for suggestions."""
+    seen: str
+    """Tells whether the schedule still has the values that the form shows."""
 
 
 @pages("schedule-form", marked("New schedule"), "id", section="schedules")
@@ -124,7 +128,7 @@ async def schedule_form(view: View) -> ScheduleForm:
     """Read what the form is filled with. Raises NotFound."""
     types = sorted(view.tq.registered.handlers)
     if view.text("id") is None:
-        return ScheduleForm(None, "", types)
+        return ScheduleForm(None, "", types, "")
     found = await view.tq.scheduler.get(view.needed("id"))
     params = json_text(found.params) if view.show_args else ""
-    return ScheduleForm(schedule_view(found, show=False), params, types)
+    return ScheduleForm(schedule_view(found, show=False), params, types, fields_seen(found, view.show_args))

@@ -16,7 +16,7 @@ from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.waiting_view import WaitingView, waiting_view
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.problem_details import ProblemError
-from aiotaskq.web.schemas import TaskView
+from aiotaskq.web.schemas.tasks import TaskView
 from aiotaskq.web.views import plain, task_view
 
 SHORTEST = 4  # characters of an id by which a task is looked for

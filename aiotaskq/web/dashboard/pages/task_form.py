@@ -7,7 +7,7 @@ import msgspec
 from aiotaskq.web.dashboard.pages.task import json_text
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.schemas import TaskView
+from aiotaskq.web.schemas.tasks import TaskView
 from aiotaskq.web.views import task_view
 
 

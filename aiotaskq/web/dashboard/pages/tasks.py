@@ -10,7 +10,7 @@ from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.runtime.queue.bulk import task_filter
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.schemas import TaskView
+from aiotaskq.web.schemas.tasks import TaskView
 from aiotaskq.web.views import plain, task_view
 
 ROWS = 50

@@ -103,6 +103,7 @@ function nodeAt(path, root) {
 let source = null;
 let lost = 0;
 let retry = 0;
+let ended = false; // the login
 
 function connect() {
   const wanted = new URLSearchParams(location.search);
@@ -114,8 +115,23 @@ function connect() {
   source.onopen = () => { found(); show(true); };
   source.onerror = () => {
     lost ||= setTimeout(show, 4000, false); // the server ends a stream now and then: the browser is back in two seconds
-    if (source?.readyState === EventSource.CLOSED) { disconnect(); retry = setTimeout(update, 5000); }
+    if (source?.readyState !== EventSource.CLOSED) return;
+    const refused = source.url;
+    disconnect();
+    retry = setTimeout(update, 5000);
+    askWhy(refused);
   };
+}
+
+// An event source does not tell why it was refused.
+async function askWhy(url) {
+  const answer = await fetch(url, { method: "HEAD", redirect: "manual" }).catch(() => null);
+  if (!answer || !(answer.status === 401 || answer.status === 403 || answer.type === "opaqueredirect")) return;
+  found();
+  disconnect();
+  ended = true;
+  document.getElementById("login-ended").hidden = false;
+  live.hidden = true;
 }
 
 function found() {
@@ -140,6 +156,7 @@ function show(connected) {
 
 function update() {
   const on = localStorage.getItem(LIVE_KEY) !== "off" && !document.hidden;
+  if (ended) return;
   if (on && !source) connect();
   if (!on) { found(); disconnect(); }
   if (!on || !live.classList.contains("lost")) show(true);

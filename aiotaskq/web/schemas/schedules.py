@@ -1,0 +1,135 @@
+"""The JSON schemas of schedules."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from aiotaskq.web.schemas.fields import Count, Cursor, Id, Instant, Limit, Name, Show, Time
+
+Kind = Literal["interval", "cron", "once"]
+Misfire = Literal["fire_once", "skip", "fire_all"]
+Overlap = Literal["allow", "skip", "buffer_one"]
+
+
+class ScheduleBody(Struct, forbid_unknown_fields=True):
+    """A schedule to be made."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=255)]
+    task_type: Name
+    schedule_type: Kind
+    params: dict[str, Any] | None = None
+    interval_seconds: Annotated[int, Meta(ge=1)] | None = None
+    cron_expression: str | None = None
+    execute_at: Instant | None = None
+    max_runs: Count = 0
+    description: str | None = None
+    timezone: Annotated[str, Meta(description="IANA name")] | None = None
+    misfire: Misfire = "fire_once"
+    overlap: Overlap = "allow"
+    catch_up: Annotated[int, Meta(ge=1, description="Seconds")] | None = None
+    priority: int = 0
+    queue: Name = "default"
+    max_retries: Count = 3
+    timeout: Annotated[float, Meta(gt=0, description="Seconds")] | None = None
+    task_id: Id | None = None
+    start_at: Instant | None = None
+
+
+class ScheduleChanges(Struct, forbid_unknown_fields=True):
+    """Changes of a schedule; fields left out stay."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=255)] | UnsetType = UNSET
+    task_type: Name | UnsetType = UNSET
+    schedule_type: Kind | UnsetType = UNSET
+    params: dict[str, Any] | UnsetType = UNSET
+    interval_seconds: Annotated[int, Meta(ge=1)] | UnsetType | None = UNSET
+    cron_expression: str | UnsetType | None = UNSET
+    execute_at: Instant | UnsetType | None = UNSET
+    max_runs: Count | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
+    timezone: str | UnsetType | None = UNSET
+    misfire: Misfire | UnsetType = UNSET
+    overlap: Overlap | UnsetType = UNSET
+    catch_up: Annotated[int, Meta(ge=1)] | UnsetType | None = UNSET
+    priority: int | UnsetType = UNSET
+    queue: Name | UnsetType = UNSET
+    max_retries: Count | UnsetType = UNSET
+    timeout: Annotated[float, Meta(gt=0)] | UnsetType | None = UNSET
+
+
+class ScheduleQuery(Struct):
+    """Which schedules are listed."""
+
+    enabled: bool = False
+    limit: Limit = 100
+    cursor: Cursor | None = None
+    show: Show = []
+
+
+class NextQuery(Struct):
+    """How many of the next times of a schedule are wanted."""
+
+    count: Annotated[int, Meta(ge=1, le=100)] = 5
+
+
+class PreviewQuery(Struct):
+    """The timing of a schedule that need not exist: exactly one of cron, interval and at."""
+
+    cron: Annotated[str, Meta(max_length=255)] | None = None
+    interval: Annotated[int, Meta(ge=1, description="Seconds")] | None = None
+    at: Instant | None = None
+    timezone: Annotated[str, Meta(description="IANA name; default the server's")] | None = None
+    after: Annotated[datetime, Meta(tz=True)] | None = None
+    count: Annotated[int, Meta(ge=1, le=100)] = 5
+
+
+class ScheduleView(Struct):
+    """A schedule. Params are there only if they were asked for and may be shown."""
+
+    task_id: str
+    name: str
+    task_type: str
+    schedule_type: str
+    interval_seconds: int | None
+    cron_expression: str | None
+    execute_at: Time | None
+    timezone: str | None
+    enabled: bool
+    next_run_at: Time | None
+    last_run_at: Time | None
+    run_count: int
+    max_runs: int
+    misfire: str
+    overlap: str
+    catch_up: int | None
+    priority: int
+    queue: str
+    max_retries: int
+    timeout: float | None
+    description: str | None
+    declared: bool
+    created_at: Time | None
+    updated_at: Time | None
+    params: Any = UNSET
+
+
+class SchedulePage(Struct):
+    """One page of schedules, in the order in which they were made."""
+
+    schedules: list[ScheduleView]
+    next: str | None
+
+
+class Fired(Struct):
+    """The task that a schedule has made."""
+
+    task_id: str
+
+
+class Times(Struct):
+    """The next instants of a schedule, in its time zone."""
+
+    times: list[Annotated[str, Meta(description="RFC 3339")]]

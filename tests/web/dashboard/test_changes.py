@@ -1,0 +1,186 @@
+"""Changes by several people and processes at once: stale buttons, overwritten edits, and errors midway."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+
+from aiotaskq import TaskQ
+from aiotaskq.core.task import Status
+from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.runtime.queue import bulk
+from aiotaskq.web.dashboard import counts
+from tests.web.dashboard.conftest import Browse, form_token, in_starlette, send
+
+SAME = {"Sec-Fetch-Site": "same-origin"}
+SCHEDULE = {"name": "n", "task_type": "greet", "schedule_type": "interval", "timing": "60"}
+
+
+async def test_the_button_of_a_queue_is_right_where_counts_are_kept(
+    browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counts, "CHEAP", -1)
+    monkeypatch.setattr(counts, "SHARE", 10**9)
+    await tq.push("greet", {"name": "x"})
+    assert 'action="pause-queue"' in (await browse.get("queues")).text
+    async with TaskQ(tq.url) as other:
+        await other.pause()
+        page = (await browse.get("queues")).text
+        assert 'action="resume-queue"' in page and "≈" in page
+        await other.resume()
+        assert 'action="pause-queue"' in (await browse.get("queue?name=default")).text
+
+
+async def test_a_page_that_waits_for_the_counts_of_another_reads_what_is_paused_itself(
+    tq: TaskQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, begun, go_on, read = counts.Counts(tq), asyncio.Event(), asyncio.Event(), tq.stats
+
+    async def slow() -> Any:
+        found = await read()
+        begun.set()
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(tq, "stats", slow)
+    first = asyncio.create_task(kept.get())
+    await begun.wait()
+    await tq.pause("q")
+    second = asyncio.create_task(kept.get())
+    await asyncio.sleep(0)
+    go_on.set()
+    assert ((await first).stats.paused, (await second).stats.paused) == ([], ["q"])
+
+
+# ---- edits ----------------------------------------------------------------------------------------------------------
+
+
+def seen_of(page: str) -> str:
+    found = re.search(r'name="seen" value="(\w+)"', page)
+    assert found is not None
+    return found[1]
+
+
+async def test_of_two_forms_of_a_schedule_the_second_overwrites_nothing(browse: Browse, tq: TaskQ) -> None:
+    schedule_id = await tq.scheduler.add_scheduler_task("n", "greet", "interval", {"name": "x"}, 60)
+    address = f"schedule-form?id={schedule_id}"
+    fields = {**SCHEDULE, "id": schedule_id, "seen": seen_of((await browse.get(address)).text)}
+    assert (await send(browse, "edit-schedule", address, **fields, priority="4")).status_code == 303
+    late = await send(browse, "edit-schedule", address, **fields, queue="mail")
+    assert late.status_code == 409 and "changed meanwhile; read it again" in late.text
+    assert ((found := await tq.scheduler.get(schedule_id)).priority, found.queue) == (4, "default")
+    refused = await send(browse, "edit-schedule", address, **{**fields, "priority": "high"})
+    assert refused.status_code == 422 and seen_of(refused.text) == fields["seen"]
+    assert (await send(browse, "edit-schedule", address, **SCHEDULE, id=schedule_id)).status_code == 422
+
+
+async def test_a_schedule_that_has_fired_meanwhile_is_still_the_one_of_the_form(browse: Browse, tq: TaskQ) -> None:
+    schedule_id = await tq.scheduler.add_scheduler_task("n", "greet", "interval", {"name": "x"}, 60)
+    address = f"schedule-form?id={schedule_id}"
+    seen = seen_of((await browse.get(address)).text)
+    await tq.scheduler.run_now(schedule_id)
+    await tq.scheduler.pause_task(schedule_id)
+    done = await send(browse, "edit-schedule", address, **SCHEDULE, id=schedule_id, seen=seen, priority="4")
+    assert done.status_code == 303 and (await tq.scheduler.get(schedule_id)).priority == 4
+
+
+async def test_an_edit_that_another_one_overtakes_between_its_read_and_its_write(
+    browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule_id = await tq.scheduler.add_scheduler_task("n", "greet", "interval", {"name": "x"}, 60)
+    address = f"schedule-form?id={schedule_id}"
+    seen, schedules = seen_of((await browse.get(address)).text), tq.queue.backend.schedules
+    assert schedules is not None
+    change = schedules.change
+
+    async def overtaken(changes: Any) -> Any:
+        monkeypatch.setattr(schedules, "change", change)
+        await tq.scheduler.update_task(schedule_id, queue="first")
+        return await change(changes)
+
+    monkeypatch.setattr(schedules, "change", overtaken)
+    done = await send(browse, "edit-schedule", address, **SCHEDULE, id=schedule_id, seen=seen, queue="second")
+    assert done.status_code == 409 and (await tq.scheduler.get(schedule_id)).queue == "first"
+
+
+async def test_a_digest_of_a_form_tells_nothing_of_params_that_are_not_shown(tq: TaskQ) -> None:
+    schedule_id = await tq.scheduler.add_scheduler_task("n", "greet", "interval", {"name": "x"}, 60)
+    digests = []
+    for show in (False, True):
+        async with in_starlette(tq, show_args=show) as browse:
+            before = seen_of((await browse.get(f"schedule-form?id={schedule_id}")).text)
+            await tq.scheduler.update_task(schedule_id, params={"name": f"{show}"})
+            digests.append(before == seen_of((await browse.get(f"schedule-form?id={schedule_id}")).text))
+    assert digests == [True, False]
+
+
+# ---- many tasks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["selected", "all"])
+async def test_an_error_midway_is_told_with_what_was_done(
+    browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    monkeypatch.setattr(bulk, "RETRY_CHUNK", 1)
+    seen: list[dict[str, Any]] = []
+    tq.on("operated")(lambda event: seen.append(event.detail))
+    ids = [(await tq.push("greet", {"name": "x"}, delay=60, queue="q")).task_id for _ in range(4)]
+    store, name = (tq, "cancel") if which == "selected" else (tq.queue.backend, "update")
+    verb, left = getattr(store, name), [2]
+
+    async def failing(what: Any) -> Any:
+        if not left[0]:
+            raise DatabaseUnavailable("db.internal:5432 is gone")
+        left[0] -= 1
+        return await verb(what)
+
+    token = form_token(await browse.get("tasks"))
+    monkeypatch.setattr(store, name, failing)
+    fields: dict[str, Any] = {"form_token": token, "sure": "yes", "which": which, "task": ids, "queue": "q"}
+    done = await browse.post("cancel-tasks", data=fields, headers=SAME)
+    assert done.status_code == 503 and "the store does not answer" in done.text and "db.internal" not in done.text
+    assert "Tasks that were cancelled or asked to stop: 2." in done.text
+    found = [(await tq.get(each)).status for each in ids]
+    assert sorted(found) == sorted([Status.CANCELLED] * 2 + [Status.PENDING] * 2)
+    changed = ids[:2] if which == "selected" else ["filter: queue=q", "count: 2"]
+    assert seen == [{"action": "cancel-tasks", "actor": "", "targets": [*changed, "stopped by: DatabaseUnavailable"]}]
+
+
+async def test_an_error_of_the_application_midway_is_raised_and_told_too(
+    tq: TaskQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+    tq.on("operated")(lambda event: seen.append(event.detail))
+    task_id = (await tq.push("greet", {"name": "x"}, delay=60)).task_id
+
+    async def failing(_task_id: str) -> bool:
+        raise ZeroDivisionError
+
+    async def actor(request: Any) -> str:
+        return str(request.headers["x-user"])
+
+    monkeypatch.setattr(tq, "cancel", failing)
+    async with in_starlette(tq, actor=actor) as browse:
+        browse.headers["x-user"] = "mara"
+        with pytest.raises(ZeroDivisionError):
+            await send(browse, "cancel-tasks", "tasks", which="selected", task=task_id, sure="yes")
+    assert seen == [{"action": "cancel-tasks", "actor": "mara", "targets": ["stopped by: ZeroDivisionError"]}]
+
+
+# ---- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("show", [False, True])
+async def test_the_message_of_an_error_is_shown_where_params_are(tq: TaskQ, show: bool) -> None:
+    async with tq.running():
+        handle = await tq.push("greet", {"name": "nobody"})
+        with pytest.raises(Exception, match="no such person"):
+            await handle.result(20)
+    async with in_starlette(tq, show_args=show) as browse:
+        page = (await browse.get(f"task?id={handle.task_id}")).text
+        assert "RuntimeError" in page and ("there is no such person" in page) == show
+        for name in ("", "tasks", "task-form?from=" + handle.task_id):
+            assert "there is no such person" not in (await browse.get(name)).text

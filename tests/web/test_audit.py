@@ -1,0 +1,88 @@
+"""The event ``operated`` of changes by the operations API: what was done, by whom, and what an error has stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+
+from aiotaskq import TaskQ
+from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.runtime.queue import bulk
+from tests.web.applications import Ask, in_starlette
+
+Door = Callable[..., AbstractAsyncContextManager[Ask]]
+Seen = list[tuple[str, list[str]]]
+
+
+@pytest.fixture
+def seen(tq: TaskQ) -> Seen:
+    found: Seen = []
+    tq.on("operated")(lambda event: found.append((event.detail["action"], event.detail["targets"])))
+    return found
+
+
+async def test_each_door_tells_who_has_changed_what(door: Door, tq: TaskQ) -> None:
+    details: list[dict[str, Any]] = []
+    tq.on("operated")(lambda event: details.append(event.detail))
+
+    async def actor(request: Any) -> str:
+        return str(request.headers["x-user"])
+
+    async with door(tq, actor=actor) as ask:
+        assert (await ask.post("queues/mail/pause", headers={"X-User": "mara"})).status_code == 200
+        assert (await ask.get("stats", headers={"X-User": "mara"})).status_code == 200
+    assert details == [{"action": "pause-queue", "actor": "mara", "targets": ["mail"]}]
+
+
+async def test_each_kind_of_change_names_its_targets(tq: TaskQ, seen: Seen) -> None:
+    async with in_starlette(tq) as ask:
+        body = {"type": "greet", "params": {"name": "x"}, "idempotency_key": "k"}
+        task_id = (await ask.post("tasks", json=body)).json()["task_id"]
+        assert (await ask.post("tasks", json=body)).status_code == 200  # none was pushed
+        schedule: dict[str, Any] = {
+            "name": "n",
+            "task_type": "greet",
+            "schedule_type": "interval",
+            "interval_seconds": 60,
+            "params": {"name": "x"},
+        }
+        schedule_id = (await ask.post("schedules", json=schedule)).json()["task_id"]
+        fired = (await ask.post(f"schedules/{schedule_id}/run")).json()["task_id"]
+        assert (await ask.post(f"tasks/{task_id}/cancel")).status_code == 200
+        assert (await ask.post("tasks/retry", json={"status": ["cancelled"], "dry_run": True})).json()["count"] == 1
+        assert (await ask.post("tasks/retry", json={"status": ["cancelled"]})).json()["count"] == 1
+        assert (await ask.delete(f"tasks/{task_id}")).status_code == 409  # nothing was changed
+        assert (await ask.post("workers/quiet")).status_code == 200
+        assert (await ask.post("groups/mend")).status_code == 200
+    assert seen == [
+        ("push-task", [task_id]),
+        ("add-schedule", [schedule_id]),
+        ("run-schedule", [schedule_id, fired]),
+        ("cancel-task", [task_id]),
+        ("retry-tasks", ["filter: status=['cancelled']", "count: 1"]),
+        ("quiet-workers", ["*"]),
+        ("mend-groups", ["count: 0"]),
+    ]
+
+
+async def test_what_was_done_before_an_error_is_told(tq: TaskQ, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "PURGE_CHUNK", 1)
+    for _ in range(3):
+        await (await tq.push("greet", {"name": "x"})).cancel()
+    purge, left = tq.queue.backend.purge, [2]
+
+    async def failing(*args: Any) -> int:
+        if not left[0]:
+            raise DatabaseUnavailable("gone")
+        left[0] -= 1
+        return await purge(*args)
+
+    monkeypatch.setattr(tq.queue.backend, "purge", failing)
+    async with in_starlette(tq) as ask:
+        answer = await ask.post("tasks/purge", json={"status": ["cancelled"]})
+    assert answer.status_code == 503
+    targets = ["filter: status=['cancelled']", "count: 2", "stopped by: DatabaseUnavailable"]
+    assert seen == [("purge-tasks", targets)]
