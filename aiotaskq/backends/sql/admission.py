@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from aiotaskq.backends.groups import Followed
 from aiotaskq.backends.sql import gate_statements as sql
+from aiotaskq.backends.sql.claim import Claim, due_heads
 from aiotaskq.backends.sql.rows import decode_flow
 from aiotaskq.backends.sql.statement_size import CHUNK
 from aiotaskq.core.errors import gate_full
@@ -37,6 +38,8 @@ class Opened(NamedTuple):
     """Gates to admit, and their bounds if they do not exist."""
     ready: Collection[str]
     """The ids of the tasks that have passed their last gate."""
+    taken: Sequence[Any]
+    """The rows of those of them that were claimed at once."""
 
 
 class Touched:
@@ -107,14 +110,15 @@ class Touched:
                 self.due.update(dict.fromkeys(slots(task)))
         sql.remove_slots(connection, [task.task_id for task in tasks])
 
-    def open(self, connection: Connection, committed: bool = False) -> Opened | None:
+    def open(self, connection: Connection, committed: bool = False, claim: Claim | None = None) -> Opened | None:
         """Admit the gates; the transaction may wait for no task after that.
 
-        Raises QueueFull for a push of too many, unless it was committed.
+        What passes its last gate is claimed at once where a ``claim`` that follows would claim it and nothing before
+        it. Raises QueueFull for a push of too many, unless it was committed.
         """
         if not self:
             return None
-        admission = Admission(connection, self.now, self.known)
+        admission = Admission(connection, self.now, self.known, claim)
         admission.lock(self.known)
         for key, bounds in self._declared:
             gate = declared(admission.gates[key], bounds, self.now)
@@ -136,8 +140,10 @@ class Touched:
 class Admission:
     """The gates that a transaction has locked, and what has passed them."""
 
-    def __init__(self, connection: Connection, now: int, bounds: Mapping[str, Bounds | None]) -> None:
-        """``bounds`` are those of gates that do not exist."""
+    def __init__(
+        self, connection: Connection, now: int, bounds: Mapping[str, Bounds | None], claim: Claim | None = None
+    ) -> None:
+        """``bounds`` are those of gates that do not exist; ``claim`` is what follows."""
         self.gates: dict[str, Gate] = {}
         """By key; what is written here is stored by ``end``."""
         self.delayed: set[str] = set()
@@ -147,6 +153,9 @@ class Admission:
         self._held: dict[str, int] = {}
         self._missed: dict[str, Bounds | None] = {}
         self._ready: set[str] = set()
+        self._claim = claim
+        self._taken: list[Any] = []
+        self._nothing_ready: bool | None = None
         self._flows: dict[str | None, Flow | None] = {}
 
     def lock(self, keys: Collection[str]) -> None:
@@ -200,7 +209,7 @@ class Admission:
         """Write the gates that have changed."""
         sql.write(self._connection, [gate for key, gate in self.gates.items() if gate != self._stored[key]])
         later = any(gate.next_at is not None for gate in self.gates.values())
-        return Opened(self._now, later, self._missed, self._ready)
+        return Opened(self._now, later, self._missed, self._ready, self._taken)
 
     def _visit(self, keys: Sequence[str]) -> list[_Visit]:
         """Let the first due tasks pass at these gates; return what it did at each, at the first ones at least.
@@ -208,7 +217,9 @@ class Admission:
         It ends before a gate to which a task comes from one of those before it.
         """
         now, connection = self._now, self._connection
-        self._held |= sql.held(connection, [key for key in keys if key not in self._held])
+        unknown = {key: _room(self.gates[key], now) for key in keys if key not in self._held}
+        held, seen = sql.look(connection, unknown) if unknown else ({}, {})
+        self._held |= held
         visits = [_Visit(self.gates[key], self._held[key]) for key in keys]
         rates = {visit.key: visit.before.bounds.burst for visit in visits if visit.before.bounds.interval}
         for key, texts in sql.unstarted(connection, rates).items() if rates else ():
@@ -219,14 +230,17 @@ class Admission:
         looking = [visit for visit in visits if visit.limit or now < visit.before.closed_until]
         first = True
         while looking:
-            found = sql.first(connection, now, {visit.key: visit.limit + 1 + len(visit.skipped) for visit in looking})
+            limits = {visit.key: visit.limit + 1 + len(visit.skipped) for visit in looking}
+            found = sql.first(connection, now, limits, seen)
+            seen = {}
             for visit in looking:
                 rows, visit.others = found[visit.key]
                 visit.look([self._task(row, visit.key) for row in rows if row[0] not in visit.skipped], now)
             if first:
                 visits = _independent(visits)
                 looking, first = [visit for visit in looking if visit in visits], False
-            free = self._pass([(visit.key, task) for visit in looking for task in visit.passing])
+            passing = [(visit.key, task) for visit in looking for task in visit.passing]
+            free = self._pass(passing, self._can_take(looking, [task for _, task in passing]))
             looking = [visit for visit in looking if visit.take(free)]
         for visit in visits:
             self._end_visit(visit)
@@ -247,8 +261,24 @@ class Admission:
                 gate = replace(gate, next_at=min(at, gate.next_at or at))
         self.gates[visit.key] = gate
 
-    def _pass(self, passing: Sequence[tuple[str, Task]]) -> set[str]:
-        """Let tasks pass their gates unless another transaction has locked them; return the ids of those that did."""
+    def _can_take(self, visits: Sequence[_Visit], tasks: Sequence[Task]) -> bool:
+        """Whether the claim that follows would claim all of these tasks, and nothing before them."""
+        claim = self._claim
+        if claim is None or not tasks or any(visit.onward or visit.more for visit in visits):
+            return False
+        if len(self._ready) > len(self._taken) or len(self._taken) + len(tasks) > claim.limit:
+            return False
+        if claim.now != self._now or not all(claim.queues is None or task.queue in claim.queues for task in tasks):
+            return False
+        if self._nothing_ready is None:
+            self._nothing_ready = next(due_heads(self._connection, claim.now), None) is None
+        return self._nothing_ready
+
+    def _pass(self, passing: Sequence[tuple[str, Task]], take: bool) -> set[str]:
+        """Let tasks pass their gates unless another transaction has locked them; return the ids of those that did.
+
+        Those that pass their last gate are claimed if they are to be taken.
+        """
         if not passing:
             return set()
         ready: dict[int, dict[str, str]] = {}
@@ -264,7 +294,12 @@ class Admission:
                 ready.setdefault(after.run_at if after.run_at > due else 0, {})[task.task_id] = key
         free: set[str] = set()
         for floor, at in ready.items():
-            free |= sql.unpark(self._connection, at, self._now, floor)
+            if take and self._claim is not None:
+                rows = sql.take(self._connection, at, self._now, floor, self._claim.lease)
+                self._taken += rows
+                free.update([row[0] for row in rows])
+            else:
+                free |= sql.unpark(self._connection, at, self._now, floor)
         self._ready |= free
         for to, at in waiting.items():
             moved = sql.onward(self._connection, at, to)
@@ -273,9 +308,9 @@ class Admission:
         return free
 
     def _task(self, row: Sequence[Any], key: str) -> Task:
-        task_id, priority, due_at, text, _ = row
-        flow = self._flow(text)
-        return Task(task_id=task_id, type="", priority=priority, run_at=PARKED, due_at=due_at, flow=flow, gate=key)
+        task_id, priority, due_at, text, _, queue = row
+        at = {"priority": priority, "run_at": PARKED, "due_at": due_at, "gate": key, "queue": queue}
+        return Task(task_id=task_id, type="", flow=self._flow(text), **at)
 
     def _flow(self, text: str | None) -> Flow | None:
         if text not in self._flows:  # most at a gate have the same
@@ -289,9 +324,8 @@ class _Visit:
     def __init__(self, gate: Gate, held: int) -> None:
         self.key, self.before, self.gate, self.held = gate.key, gate, gate, held
         self.unstarted = 0
-        bounds = gate.bounds
-        most = [bound - held for bound in (bounds.cap, bounds.window) if bound is not None]
-        self.limit = max(0, min(MOST, *most, bounds.burst if bounds.interval else MOST))
+        most, together, _ = _room(gate, 0)
+        self.limit = max(0, min(most - held, together))
         """The most tasks that pass in this visit."""
         self.moved: list[Task] = []
         self.passing: list[Task] = []
@@ -319,6 +353,14 @@ class _Visit:
         locked = {task.task_id for task in self.passing} - free
         self.skipped |= locked
         return bool(locked)
+
+
+def _room(gate: Gate, now: int) -> sql.Room:
+    """Return how many of the tasks at a gate have to be read; of a closed one the first, for which it opens."""
+    bounds = gate.bounds
+    most = min((bound for bound in (bounds.cap, bounds.window) if bound is not None), default=PARKED)
+    together = min(MOST, bounds.burst) if bounds.interval else MOST
+    return sql.Room(most, together, 1 if now < gate.closed_until else 0)
 
 
 def _independent(visits: Sequence[_Visit]) -> list[_Visit]:

@@ -237,11 +237,10 @@ class SqlBackend(Backend):
         if not changes or not limit:
             return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
         if _touch_gates(changes):
-            held, more, ready = await self.gates.write(
-                lambda c, touched: tasks_sql.update_tasks(c, changes, touched),
-                lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until),
+            claim = claim_sql.Claim(owner, now, limit, queues, lease_until)
+            held, tasks, ready = await self.gates.write(
+                lambda c, touched: tasks_sql.update_tasks(c, changes, touched), claim
             )
-            tasks = more or []
             if ready:
                 ready = set(ready).difference([task.task_id for task in tasks])
             self._notify_admitted(changes, held, ready)
@@ -278,11 +277,10 @@ class SqlBackend(Backend):
         if not (self.hands_over and tasks):
             return await super().push_and_claim(tasks, owner, now, limit, queues=queues, lease_until=lease_until)
         if any_flow(tasks):
-            stored, more, _ = await self.gates.write(
-                lambda c, touched: tasks_sql.push(c, tasks, touched=touched),
-                lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until),
+            claim = claim_sql.Claim(owner, now, limit, queues, lease_until)
+            stored, claimed, _ = await self.gates.write(
+                lambda c, touched: tasks_sql.push(c, tasks, touched=touched), claim
             )
-            claimed = more or []
         else:
             stored, claimed = await self.database.write(body)
         self._hint_left(tasks, claimed)
@@ -293,10 +291,8 @@ class SqlBackend(Backend):
     ) -> tuple[list[bool], list[Task]]:
         if not self.hands_over:
             return await super().fire_and_claim(changes, owner, now, limit, **options)
-        queues, lease_until = options.get("queues"), options.get("lease_until")
-        held, claimed = await self.schedules.change_and(
-            changes, lambda connection: claim_sql.claim(connection, owner, now, limit, queues, lease_until)
-        )
+        claim = claim_sql.Claim(owner, now, limit, options.get("queues"), options.get("lease_until"))
+        held, claimed = await self.schedules.change_and(changes, claim)
         self._hint_left([task for item, ok in zip(changes, held, strict=True) if ok for task in item.tasks], claimed)
         return held, claimed
 

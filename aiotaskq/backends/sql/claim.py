@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, func, or_, select
 from sqlalchemy.sql.elements import ColumnElement
@@ -43,6 +43,26 @@ def alive(now: int) -> ColumnElement[bool]:
     return or_(c.expires_at.is_(None), c.expires_at > now)
 
 
+class Claim(NamedTuple):
+    """What a claim is to return; the names are those of ``Backend.claim``."""
+
+    owner: str
+    now: int
+    limit: int
+    queues: Sequence[str] | None
+    lease_until: int | None
+
+    @property
+    def lease(self) -> dict[str, Any]:
+        """What it writes."""
+        began = {"started_at": self.now // SECOND, "began_at": self.now}
+        return {"lease_owner": self.owner, "lease_until": self.lease_until, **began}
+
+    def tasks(self, connection: Connection, rows: Sequence[Any]) -> list[Task]:
+        """Return the tasks of rows of ``READ`` that have been written."""
+        return _tasks(connection, rows, self.lease)
+
+
 def claim(
     connection: Connection,
     owner: str,
@@ -54,7 +74,7 @@ def claim(
 ) -> list[Task]:
     dialect = dialect_of(connection)
     rows: list[Any] = []
-    lease = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND, "began_at": now}
+    lease = Claim(owner, now, limit, queues, lease_until).lease
     given = {"now": now, **queue_values(queues), **lease}
     for head in due_heads(connection, now) if heads is None else heads:
         given |= {"priority": head.priority, "head_run_at": head.run_at, "head_seq": head.seq}
@@ -88,7 +108,7 @@ def claim_first(
     Only where the dialect has ``autocommit``. All priorities in one statement would have to be joined, and a plan with
     the wrong join reads every pending row.
     """
-    lease = {"lease_owner": owner, "lease_until": lease_until, "started_at": now // SECOND, "began_at": now}
+    lease = Claim(owner, now, limit, queues, lease_until).lease
     given = {"now": now, "limit": limit, **lease}
     statement = dialect_of(connection).claim_first(None if queues is None else len(queues))
     rows = run(connection, statement, {**given, **queue_values(queues)}).fetchall()

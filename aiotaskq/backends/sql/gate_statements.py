@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -32,11 +32,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.sql.claim_statements import PAUSED, PENDING, RUNNING
+from aiotaskq.backends.sql.claim_statements import CLAIMED, PAUSED, PENDING, RUNNING, UNPARKED, empty
 from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.dialects.base import Dialect, PerKey
+from aiotaskq.backends.sql.dialects.base import Dialect, Order, PerKey
 from aiotaskq.backends.sql.insert import insert_new, replace
-from aiotaskq.backends.sql.rows import GATES, SLOTS, TASKS
+from aiotaskq.backends.sql.rows import CLAIM, GATES, SLOTS, TASKS
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.statements import run
 from aiotaskq.core.gate import PARKED, Bounds, Gate
@@ -183,6 +183,41 @@ def _waits(key: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
     return c.live_gate == key, c.run_at == _AT, _STATUS == PENDING
 
 
+class Room(NamedTuple):
+    """How many of the tasks that wait at a gate are read: those that may pass, and one more."""
+
+    most: int
+    """The most tasks that hold a slot."""
+    together: int
+    """The most tasks that are looked at together."""
+    least: int
+    """How many are read where none may pass."""
+
+
+def _held_of(key: ColumnElement[str]) -> Select[Any]:
+    here = select(func.count()).where(c.live_gate == key, *PASSED).correlate_except(TASKS)
+    rows = SLOTS.join(TASKS, s.task_id == c.task_id)
+    beyond = select(func.count()).select_from(rows).where(s.gate == key, _LIVE).correlate_except(TASKS, SLOTS)
+    return select((here.scalar_subquery() + beyond.scalar_subquery()).label("held"))
+
+
+def look(connection: Connection, rooms: Mapping[str, Room]) -> tuple[dict[str, int], dict[str, list[Any]]]:
+    """Count the tasks that hold a slot of each of these gates; where one statement does both, read what ``first`` does.
+
+    The rows are for ``first``.
+    """
+    found = dialect_of(connection).each_with_room(connection, _held_of, _first, rooms)
+    if found is None:
+        return held(connection, rooms), {}
+    counts: dict[str, int] = {}
+    seen: dict[str, list[Any]] = {key: [] for key in rooms}
+    for key, count, *row in found:
+        counts[key] = count
+        if row[1] is not None:
+            seen[key].append(row[1:])
+    return counts, seen
+
+
 def beyond(connection: Connection, counts: Mapping[str, int]) -> set[str]:
     """Return those of these gates at which more tasks wait than its count."""
     return {key for (key,) in _each(connection, _one_more, counts)}
@@ -192,11 +227,11 @@ def _one_more(key: ColumnElement[str], count: ColumnElement[int]) -> Select[Any]
     return select(key.label("key_")).where(*_waits(key)).select_from(TASKS).limit(1).offset(count)
 
 
-def _each(connection: Connection, query: PerKey, limits: Mapping[str, int]) -> Iterator[Any]:
+def _each(connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> Iterator[Any]:
     """Yield the rows of a query for each key with its limit."""
     dialect = dialect_of(connection)
     for part in chunks(list(limits)):
-        yield from dialect.each(connection, query, {key: limits[key] for key in part})
+        yield from dialect.each(connection, query, {key: limits[key] for key in part}, order)
 
 
 def _unstarted_here(key: ColumnElement[str], limit: ColumnElement[int]) -> Select[Any]:
@@ -231,7 +266,7 @@ def remove_slots(connection: Connection, ids: Sequence[str]) -> None:
 
 # ---- what waits ------------------------------------------------------------------------------------------------------
 
-_WHAT: Final = (c.task_id, c.priority, c.due_at, c.flow, c.expires_at)
+_WHAT: Final = (c.task_id, c.priority, c.due_at, c.flow, c.expires_at, c.queue)
 _OPEN: Final = c.queue.not_in(PAUSED)
 _ORDER: Final = (c.priority, c.due_at, c.seq)
 _OF_PRIORITY: Final = (c.priority == _PRIORITY, c.due_at <= _NOW)
@@ -248,16 +283,20 @@ def _first(key: ColumnElement[str], limit: ColumnElement[int]) -> Select[Any]:
     return select(key.label("key_"), *_WHAT).where(*_waits(key), _OPEN).order_by(*_ORDER).limit(limit)
 
 
-def first(connection: Connection, now: int, limits: Mapping[str, int]) -> dict[str, tuple[list[Any], bool]]:
+def first(
+    connection: Connection, now: int, limits: Mapping[str, int], seen: Mapping[str, list[Any]]
+) -> dict[str, tuple[list[Any], bool]]:
     """Return the first due tasks at each gate, up to its limit, as rows, and whether others were seen.
 
-    Those are not due, or have expired: an expired one would hold a slot, and start nothing.
+    Those are not due, or have expired: an expired one would hold a slot, and start nothing. ``seen`` is what ``look``
+    has read.
     """
-    seen: dict[str, list[Any]] = {key: [] for key in limits}
-    for key, *row in _each(connection, _first, limits):
-        seen[key].append(row)
+    read: dict[str, list[Any]] = {key: [] for key in limits if key not in seen}
+    for key, *row in _each(connection, _first, {key: limits[key] for key in read}, _ORDER):
+        read[key].append(row)
     found = {}
-    for key, rows in seen.items():
+    for key in limits:
+        rows = seen[key] if key in seen else read[key]
         due = [row for row in rows if (row[2] is None or row[2] <= now) and (row[4] is None or row[4] > now)]
         if len(rows) == limits[key] > len(due):
             # The others are in the way.
@@ -309,13 +348,9 @@ def _free(dialect: Dialect) -> Select[Any]:
     return dialect.by_id(query.order_by(c.task_id).with_for_update(skip_locked=True))
 
 
-_FLOOR: Final = bindparam("floor", type_=BigInteger)
-_DUE_AT: Final = func.coalesce(c.due_at, _NOW)
 _GATE: Final = bindparam("b_gate", type_=String)
-# In this order: MySQL assigns one after the other.
-_UNPARK: Final = update(TASKS).ordered_values(
-    (c.run_at, case((_DUE_AT > _FLOOR, _DUE_AT), else_=_FLOOR)), (c.due_at, null())
-)
+_UNPARK: Final = update(TASKS).ordered_values(*UNPARKED)
+_TAKE: Final = update(TASKS).ordered_values(*UNPARKED, *CLAIMED.items())
 _ONWARD: Final = update(TASKS).ordered_values((c.gate, _GATE), (c.live_gate, _GATE))
 _PARK: Final = ((c.due_at, c.run_at), (c.run_at, _AT))
 _PARK_HERE: Final = update(TASKS).ordered_values(*_PARK)
@@ -326,7 +361,27 @@ def unpark(connection: Connection, at: Mapping[str, str], now: int, floor: int) 
 
     They are given by id, with the gate at which they wait. One that another transaction has locked is left out.
     """
-    return _move(connection, _UNPARK, at, {"now": now, "floor": floor})
+    return _move(connection, _UNPARK, at, {"gate_now": now, "floor": floor})
+
+
+@functools.cache
+def _takeable(dialect: Dialect) -> Select[Any]:
+    written = {"run_at": dict(UNPARKED)["run_at"], "fence": CLAIMED["fence"]}
+    columns = [written.get(name, c[name]) for name in CLAIM]
+    query = select(*columns, case((empty("due_at"), null()), else_=literal_column("1")), c.live_gate)
+    query = query.where(dialect.among(c.task_id, "keys"), *_STILL)
+    return dialect.by_id(query.order_by(c.task_id).with_for_update(skip_locked=True))
+
+
+def take(connection: Connection, at: Mapping[str, str], now: int, floor: int, lease: Mapping[str, Any]) -> list[Any]:
+    """Claim tasks that pass their last gate, and return them as rows of ``READ``; else as ``unpark``."""
+    dialect, values = dialect_of(connection), {"gate_now": now, "floor": floor}
+    rows = dialect.take_free(connection, _TAKE, at, {**values, **lease})
+    if rows is None:
+        found = _among(connection, _takeable(dialect), sorted(at), values)
+        rows = [row[:-1] for row in found if row[-1] == at[row[0]]]
+        dialect.set_on(connection, _TAKE, [row[0] for row in rows], {**values, **lease})
+    return rows
 
 
 def onward(connection: Connection, at: Mapping[str, str], to: str) -> set[str]:

@@ -13,14 +13,16 @@ from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.admission import Admission, Opened, Touched
+from aiotaskq.backends.sql.claim import Claim
+from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.rows import decode_flow
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange, GateState, changed
+from aiotaskq.core.task import Task
 from aiotaskq.errors import AiotaskqError
 
 T = TypeVar("T")
-U = TypeVar("U")
 Write = Callable[[Callable[[Connection], Any]], Awaitable[Any]]
 
 
@@ -82,25 +84,26 @@ class SqlGates(Gates):
     async def write(
         self,
         body: Callable[[Connection, Touched], T],
-        then: Callable[[Connection], U] | None = None,
+        claim: Claim | None = None,
         write: Write | None = None,
-    ) -> tuple[T, U | None, Collection[str] | None]:
-        """Run a body in a transaction, admit the gates that it touches, and do ``then`` what claims.
+    ) -> tuple[T, list[Task], Collection[str] | None]:
+        """Run a body in a transaction, admit the gates that it touches, and claim.
 
-        Return both answers, and the ids of the tasks that have become ready at gates; None if others may have, too.
+        Return the answer of the body, what was claimed, and the ids of the tasks that have become ready at gates; None
+        if others may have, too.
         """
 
-        def whole(connection: Connection) -> tuple[T, Opened | None, U | None, Touched]:
+        def whole(connection: Connection) -> tuple[T, Opened | None, list[Task], Touched]:
             touched = Touched()
             answer = body(connection, touched)
-            opened = touched.open(connection)
-            return answer, opened, None if then is None else then(connection), touched
+            opened = touched.open(connection, claim=claim)
+            return answer, opened, [] if claim is None else _claimed(connection, claim, opened), touched
 
-        answer, opened, more, touched = await (write or self._database.write)(whole)
+        answer, opened, tasks, touched = await (write or self._database.write)(whole)
         if touched.grouped:
             self.followed(touched)
         await self._after(opened)
-        return answer, more, None if touched.grouped else () if opened is None else opened.ready
+        return answer, tasks, None if touched.grouped else () if opened is None else opened.ready
 
     async def _after(self, opened: Opened | None) -> None:
         """Send the hint after a transaction, and admit the gates that it missed."""
@@ -165,6 +168,15 @@ class SqlGates(Gates):
     async def resume(self, queue: str) -> None:
         """Make the gates due at which tasks of a queue wait that is not paused any more."""
         await self.make_due(dict.fromkeys(await self._database.read(lambda c: sql.awaited(c, queue))))
+
+
+def _claimed(connection: Connection, claim: Claim, opened: Opened | None) -> list[Task]:
+    """Claim the rest, after an admission that may have claimed some."""
+    taken = [] if opened is None else claim.tasks(connection, opened.taken)
+    # Where it has, nothing else was ready.
+    if opened is not None and taken and (len(taken) == len(opened.ready) or len(taken) == claim.limit):
+        return taken
+    return taken + claim_tasks(connection, *claim._replace(limit=claim.limit - len(taken)))
 
 
 def park_ready(connection: Connection, keys: Sequence[str], queue: str) -> dict[str, Bounds | None]:

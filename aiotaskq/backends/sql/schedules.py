@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import BigInteger, BindParameter, Connection, Integer, bindparam, delete, or_, select, update
 
 from aiotaskq.backends.base import ScheduleChange, Schedules
 from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.sql.admission import Touched
+from aiotaskq.backends.sql.claim import Claim
+from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.gates import SqlGates
@@ -29,9 +31,7 @@ from aiotaskq.backends.sql.tasks import push
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import encoded
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import SECOND
-
-T = TypeVar("T")
+from aiotaskq.core.task import SECOND, Task
 
 c = SCHEDULES.c
 
@@ -56,22 +56,27 @@ class SqlSchedules(Schedules):
         return await self._database.write_session(body)
 
     async def change(self, changes: Sequence[ScheduleChange]) -> list[bool]:
-        held, _ = await self.change_and(changes, lambda _: None)
+        held, _ = await self.change_and(changes)
         if any(ok and item.tasks for ok, item in zip(held, changes, strict=True)):
             self._listeners.notify(READY)
         return held
 
     async def change_and(
-        self, changes: Sequence[ScheduleChange], then: Callable[[Connection], T]
-    ) -> tuple[list[bool], T]:
-        """Do as ``change`` without its hint, and then something else in the same transaction; return both answers."""
+        self, changes: Sequence[ScheduleChange], claim: Claim | None = None
+    ) -> tuple[list[bool], list[Task]]:
+        """Do as ``change`` without its hint, and claim in the same transaction; return both answers."""
         sent = changes if self.codec is None else [_coded_change(item, self.codec) for item in changes]
         if any(task.flow is not None for item in changes for task in item.tasks):
-            held, more, _ = await self._gates.write(
-                lambda c, touched: change(c, sent, self.codec, touched), then, self._database.write_session
+            held, claimed, _ = await self._gates.write(
+                lambda c, touched: change(c, sent, self.codec, touched), claim, self._database.write_session
             )
-            return held, cast(T, more)
-        return await self._database.write_session(lambda c: (change(c, sent, self.codec), then(c)))
+            return held, claimed
+
+        def body(connection: Connection) -> tuple[list[bool], list[Task]]:
+            held = change(connection, sent, self.codec)
+            return held, [] if claim is None else claim_tasks(connection, *claim)
+
+        return await self._database.write_session(body)
 
     async def get(self, ids: Sequence[str]) -> list[Schedule | None]:
         rows = await self._database.read_session(lambda connection: _read(connection, ids, self.codec))

@@ -227,7 +227,7 @@ def sqlite_counted(connection: sa.Connection, verb: Verb) -> tuple[Any, int]:
 def sqlite_explain(connection: sa.Connection, statement: str, parameters: Any, found: Cost) -> None:
     for *_, detail in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters):
         found.indexes |= set(re.findall(r"INDEX (\w+)", detail))
-        small = re.match(r"SCAN (steps|owners|page_|aiotaskq_queue|CONSTANT|without|json_each)", detail)
+        small = re.match(r"SCAN (steps|owners|page_|aiotaskq_queue|CONSTANT|without|json_each|wanted)", detail)
         # Up to a limit, as `reads` shows.
         newest = re.match("SCAN task_queue USING (COVERING )?INDEX ix_task_queue_pushed", detail)
         if "TEMP B-TREE" in detail or (detail.startswith("SCAN") and not small and not newest):

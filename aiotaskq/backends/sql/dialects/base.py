@@ -72,6 +72,10 @@ PerKey = Callable[[ColumnElement[str], ColumnElement[int]], Select[Any]]
 """A query for a key, with a limit."""
 
 
+Order = Sequence[ColumnElement[Any]]
+"""Columns of ``task_queue`` by which a query for a key sorts its rows; empty if it does not."""
+
+
 @functools.cache
 def for_one_key(query: PerKey) -> Select[Any]:
     """Return the query for the parameters ``key_`` and ``limit_``."""
@@ -266,7 +270,27 @@ class Dialect(ABC):
         """
         return None
 
-    def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int]) -> list[Any]:
+    def take_free(
+        self, connection: Connection, update: Update, at: Mapping[str, str], values: Mapping[str, Any]
+    ) -> list[Any] | None:
+        """Do as ``write_free``, and return the written rows as a claim does."""
+        return None
+
+    def each_with_room(
+        self,
+        connection: Connection,
+        count: Callable[[ColumnElement[str]], Select[Any]],
+        query: PerKey,
+        rooms: Mapping[str, tuple[int, int, int]],
+    ) -> list[Any] | None:
+        """Return each key, its count and the rows of its query, or one of NULL; None where that takes two statements.
+
+        A room says how many rows: what the count leaves of the first number, up to the second, and one more; the third
+        where that is nothing.
+        """
+        return None
+
+    def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> list[Any]:
         """Return the rows of a query for each key with its limit."""
         statement = for_one_key(query)
         return [

@@ -16,7 +16,7 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.changes import GUARD, groups
 from aiotaskq.backends.sql.claim_statements import Head, heads_one_by_one
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
-from aiotaskq.backends.sql.dialects.base import Dialect, Open, PerKey, S, for_one_key
+from aiotaskq.backends.sql.dialects.base import Dialect, Open, Order, PerKey, S, for_one_key
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.backends.sql.statement_size import Columns, parts
@@ -126,7 +126,7 @@ class MysqlDialect(Dialect):
         # Else it reads a small table from end to end, and locks, or waits for, every row on its way.
         return statement.with_hint(text="FORCE INDEX (PRIMARY)", selectable=TASKS)
 
-    def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int]) -> list[Any]:
+    def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> list[Any]:
         # MariaDB has no LATERAL.
         values = [{"key_": key, "limit_": limit} for key, limit in limits.items()]
         found: list[Any] = []

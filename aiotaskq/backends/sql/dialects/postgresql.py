@@ -43,7 +43,7 @@ from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.changes import GUARD, groups, hoisted
 from aiotaskq.backends.sql.claim_statements import CLAIMED, EMPTY, PENDING, READ, first, ready_from, ready_from_head
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
-from aiotaskq.backends.sql.dialects.base import Dialect, Open, PerKey, Transactions
+from aiotaskq.backends.sql.dialects.base import Dialect, Open, Order, PerKey, Transactions
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.notifier import Notifier
 from aiotaskq.backends.sql.postgresql_notifier import Notifications
@@ -154,6 +154,15 @@ def _on_ids(update: Update) -> Update:
 
 @functools.cache
 def _write_free(update: Update) -> Update:
+    return _on_free(update).returning(TASKS.c.task_id)
+
+
+@functools.cache
+def _take_free(update: Update) -> Update:
+    return _on_free(update).returning(*READ[:-1], _WHOLE)
+
+
+def _on_free(update: Update) -> Update:
     """Return the update of those tasks that wait at a gate and are not locked, by their places in the table."""
     rows = func.json_to_recordset(cast(bindparam("waiting", type_=Text), JSON))
     waiting = rows.table_valued(column("task_id", Text), column("gate", Text)).render_derived(with_types=True)
@@ -165,7 +174,7 @@ def _write_free(update: Update) -> Update:
     free = select(place.label("place")).where(*there, *parked).with_for_update(skip_locked=True).lateral("free")
     picked = select(free.c.place).select_from(waiting.join(free, true())).cte("picked")
     places = func.array(select(picked.c.place).scalar_subquery())
-    return update.where(_PLACE.op("=")(func.any(places))).returning(TASKS.c.task_id)
+    return update.where(_PLACE.op("=")(func.any(places)))
 
 
 @functools.cache
@@ -174,6 +183,21 @@ def _lateral(query: PerKey) -> Select[Any]:
     keys = limits.table_valued(column("key_", Text), column("limit_", BigInteger)).render_derived(with_types=True)
     found = query(keys.c.key_, keys.c.limit_).lateral("found")
     return select(found).select_from(keys.join(found, true()))
+
+
+_ROOM: Final = ("key_", "most", "together", "least")
+
+
+@functools.cache
+def _lateral_with_room(count: Callable[[ColumnElement[str]], Select[Any]], query: PerKey) -> Select[Any]:
+    rooms = func.json_to_recordset(cast(bindparam("rooms", type_=Text), JSON))
+    columns = [column(name, Text if name == "key_" else BigInteger) for name in _ROOM]
+    keys = rooms.table_valued(*columns).render_derived(with_types=True)
+    counted = count(keys.c.key_).lateral("counted")
+    (number,) = counted.c
+    free = func.least(keys.c.most - number, keys.c.together)
+    found = query(keys.c.key_, case((free > 0, free + 1), else_=keys.c.least)).lateral("found")
+    return select(keys.c.key_, number, found).select_from(keys.join(counted, true()).outerjoin(found, true()))
 
 
 async def _connect(dsn: str, prepare: bool = True, settings: str = "") -> Any:
@@ -319,7 +343,26 @@ class PostgresqlDialect(Dialect):
             written.update([row[0] for row in found])
         return written
 
-    def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int]) -> list[Any]:
+    def take_free(
+        self, connection: Connection, update: Update, at: Mapping[str, str], values: Mapping[str, Any]
+    ) -> list[Any]:
+        taken: list[Any] = []
+        for part in chunks(sorted(at)):
+            rows = json_text([{"task_id": task_id, "gate": at[task_id]} for task_id in part])
+            taken += run(connection, _take_free(update), {"waiting": rows, **values}).fetchall()
+        return taken
+
+    def each_with_room(
+        self,
+        connection: Connection,
+        count: Callable[[ColumnElement[str]], Select[Any]],
+        query: PerKey,
+        rooms: Mapping[str, tuple[int, int, int]],
+    ) -> list[Any]:
+        rows = [dict(zip(_ROOM, (key, *room), strict=True)) for key, room in rooms.items()]
+        return list(run(connection, _lateral_with_room(count, query), {"rooms": json_text(rows)}).fetchall())
+
+    def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> list[Any]:
         rows = json_text([{"key_": key, "limit_": limit} for key, limit in limits.items()])
         return list(run(connection, _lateral(query), {"limits": rows}).fetchall())
 

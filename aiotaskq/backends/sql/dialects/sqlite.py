@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, Engine, TextClause, Update, bindparam, event, exc, text
+from sqlalchemy import URL, Connection, Engine, Select, TextClause, Update, bindparam, event, exc, func, select, text
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.sql.elements import ColumnElement
@@ -18,7 +18,7 @@ from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.changes import ENDING, GATED_ENDING, GUARD, Group, groups, hoisted
 from aiotaskq.backends.sql.connecting import create
 from aiotaskq.backends.sql.connections import Connections
-from aiotaskq.backends.sql.dialects.base import Dialect, Transactions
+from aiotaskq.backends.sql.dialects.base import Dialect, Order, PerKey, Transactions
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.notifier import Notifier
 from aiotaskq.backends.sql.rows import TASKS, json_text, schedule_changes
@@ -62,6 +62,18 @@ def _update_by_ids(update: Update, one: bool) -> Update:
     # As JSON: one statement for any number of ids, which SQLite need not parse again.
     ids = text("SELECT value FROM json_each(:ids)")
     return update.where(TASKS.c.task_id == bindparam("ids") if one else TASKS.c.task_id.in_(ids))
+
+
+@functools.cache
+def _of_keys(query: PerKey, order: Order) -> Select[Any]:
+    """Return a query of rows of ``task_queue`` for all of the JSON ``keys``, each with the same limit."""
+    keys = func.json_each(bindparam("keys")).table_valued("key", "value", name="wanted")
+    own = query(keys.c.value, bindparam("limit_"))
+    rows = TASKS.alias("rows")
+    ids = own.with_only_columns(TASKS.c.task_id).correlate(keys)
+    columns = [rows.c[column.name] for column in own.selected_columns if column.name != "key_"]
+    query_ = select(keys.c.value.label("key_"), *columns).select_from(keys.join(rows, rows.c.task_id.in_(ids)))
+    return query_.order_by(keys.c.key, *(rows.c[column.name] for column in order))
 
 
 _SCHEDULE_GUARD: Final = ("version", "next_run_at", "next_run_us", "enabled", "run_count")
@@ -136,6 +148,19 @@ class SqliteDialect(Dialect):
         self, connection: Connection, statement: Any, name: str, among: Sequence[str], values: Mapping[str, Any]
     ) -> Result:
         return run(connection, statement, {name: json_text(list(among)), **values})
+
+    def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> list[Any]:
+        if not order or len(limits) < 2:
+            return super().each(connection, query, limits)
+        # One statement for the keys of each limit: it cannot be a column.
+        keys: dict[int, list[str]] = {}
+        for key, limit in limits.items():
+            keys.setdefault(limit, []).append(key)
+        return [
+            row
+            for limit, some in keys.items()
+            for row in run(connection, _of_keys(query, order), {"keys": json_text(some), "limit_": limit}).fetchall()
+        ]
 
     def insert(
         self,
