@@ -195,6 +195,13 @@ class SchedulerTask(Base):
     misfire: Mapped[str] = mapped_column(Name(20), default="fire_once", server_default="fire_once")
     overlap: Mapped[str] = mapped_column(Name(20), default="allow", server_default="allow")
     catch_up: Mapped[int | None] = mapped_column(BigInteger)
+    # Seconds.
+    jitter: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
+    calendar: Mapped[str | None] = mapped_column(Name(64))
+    calendar_rule: Mapped[str] = mapped_column(Name(20), default="skip_holidays", server_default="skip_holidays")
+    # Windows, as a JSON list; NULL without any.
+    blackout: Mapped[str | None] = mapped_column(LongText)
+    blackout_policy: Mapped[str] = mapped_column(Name(20), default="skip", server_default="skip")
     priority: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
     queue: Mapped[str] = mapped_column(Name(100), default="default", server_default="default")
     max_retries: Mapped[int] = mapped_column(Integer, default=3, server_default=text("3"))
@@ -204,6 +211,8 @@ class SchedulerTask(Base):
     version: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
     # Tasks that were fired and not yet pushed into a queue in another store, as a JSON list.
     outbox: Mapped[str | None] = mapped_column(LongText)
+    # The last firings and skips, as JSON; see ``core.firing_record``.
+    history: Mapped[str | None] = mapped_column(LongText)
 
     __table_args__ = (Index("ix_scheduler_task_due", "enabled", "next_run_at", "next_run_us"),)
 

@@ -245,12 +245,18 @@ class Registry(ABC):
         misfire: str = "fire_once",
         overlap: str = "allow",
         catch_up: int | None = None,
+        jitter: int = 0,
+        calendar: str | None = None,
+        calendar_rule: str = "skip_holidays",
+        blackout: str | Sequence[str] = (),
+        blackout_policy: str = "skip",
     ) -> ScheduleDecorator:
         """Declare a schedule of the decorated task: it is created or updated when the scheduler starts, never doubled.
 
         Exactly one of ``cron``, ``interval`` (whole seconds or timedelta) and ``at``. ``name`` identifies it across
-        restarts; default the task's name. Raises, when it is declared and not when it runs, ValidationError, and
-        NotSupported for Redis where no database is named for the schedules.
+        restarts; default the task's name. ``Scheduler.add_scheduler_task`` describes the other options. Raises, when it
+        is declared and not when it runs, ValidationError, MissingExtra for a calendar without the extra ``calendars``,
+        and NotSupported for Redis where no database is named for the schedules.
         """
         self._check_schedules()
         if sum(each is not None for each in (cron, interval, at)) != 1:
@@ -282,6 +288,11 @@ class Registry(ABC):
                     misfire=misfire,
                     overlap=overlap,
                     catch_up=catch_up,
+                    jitter=jitter,
+                    calendar=calendar,
+                    calendar_rule=calendar_rule,
+                    blackout=blackout,
+                    blackout_policy=blackout_policy,
                     priority=handler.priority,
                     queue=handler.queue,
                     max_retries=handler.max_retries,

@@ -23,6 +23,7 @@ REQUIREMENTS = {
     "crypto": ("cryptography>=42,<51",),
     "zstd": ("zstandard>=0.22,<1",),
     "otel": ("opentelemetry-api>=1.24,<2",),
+    "calendars": ("holidays>=0.80,<1",),
     "pydantic": ("pydantic>=2.7,<3",),
 }
 

@@ -12,14 +12,14 @@ from typing import Final
 
 import msgspec
 
+from aiotaskq.core.firing_record import FiringRecord, recorded, was_paused
 from aiotaskq.core.ids import next_seq
+from aiotaskq.core.planning import MISFIRE_GRACE, starts
 from aiotaskq.core.schedule import Schedule, ScheduleStuck, cron_of, following, step_of
 from aiotaskq.core.task import SECOND, Task
 
 MAX_CATCH_UP: Final = 100
 """The most runs that one ``fire`` makes up for, whatever the policy and the clock say."""
-MISFIRE_GRACE: Final = 60
-"""Seconds that a run may be late before the misfire policy ``skip`` skips it."""
 NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "aiotaskq:schedule")
 """The namespace of the ids of fired tasks. Another one would fire a due time twice."""
 _HASHED_NAMESPACE: Final = hashlib.sha1(NAMESPACE.bytes, usedforsecurity=False)
@@ -27,6 +27,8 @@ CLOCKS_DIFFER: Final = 2 * SECOND
 """Microseconds by which a clock may be set back without consequence."""
 HOSTS_DIFFER: Final = 60 * SECOND
 """Microseconds by which the clocks of two hosts may differ without a sign that one was set back."""
+SCHEDULED_FOR: Final = "scheduled_for"
+"""The key in a task's ``extra`` of the due time, in microseconds UTC, for which it was fired."""
 _POSTPONE: Final = 5 * SECOND  # a `once` that must not overlap is tried again after this time
 
 
@@ -39,7 +41,8 @@ class Firing(msgspec.Struct, frozen=True, kw_only=True):
     fired: tuple[int, ...] = ()
     """The due times of ``tasks``."""
     skipped: tuple[tuple[int, str], ...] = ()
-    """The latest skipped due times, at most 100, each with its reason: misfire, catch_up, overlap or max_runs."""
+    """The latest skipped due times, at most 100, each with its reason: misfire, catch_up, overlap, max_runs, holiday,
+    weekend, blackout or paused."""
     skipped_count: int = 0
     """How many were skipped in all; an estimate beyond some hundred due times of a cron expression."""
 
@@ -65,9 +68,10 @@ def fire(schedule: Schedule, now: int, active: int = 0) -> Firing:
     if next_due is not None and next_due <= dues[-1]:
         raise ScheduleStuck(f"schedule {schedule.task_id}: the next due {next_due} is not after {dues[-1]}")
     verdicts = _verdicts(schedule, dues, now, active)
-    fired = tuple(each for each, reason in verdicts if reason is None)
-    skipped = tuple((each, reason) for each, reason in verdicts if reason is not None)
-    after = schedule.replace(updated_at=now // SECOND)
+    fired = tuple([each for each, _, reason in verdicts if reason is None])
+    skipped = tuple([(each, reason) for each, _, reason in verdicts if reason is not None])
+    records = _records(verdicts, due, total - len(dues), now)
+    after = schedule.replace(updated_at=now // SECOND, history=recorded(schedule.history, records))
     if fired:
         after = after.replace(run_count=schedule.run_count + len(fired), last_run_at=now // SECOND)
     if next_due is None and skipped and skipped[-1][1] == "overlap":
@@ -75,7 +79,13 @@ def fire(schedule: Schedule, now: int, active: int = 0) -> Firing:
     after = after.without_due() if next_due is None or after.finished else after.with_due(next_due)
     return Firing(
         schedule=after,
-        tasks=tuple(_task(schedule, derived_id(schedule.task_id, each), now) for each in fired),
+        tasks=tuple(
+            [
+                _task(schedule, derived_id(schedule.task_id, each), now, start, each)
+                for each, start, reason in verdicts
+                if reason is None
+            ]
+        ),
         fired=fired,
         skipped=skipped,
         skipped_count=total - len(fired),
@@ -84,8 +94,13 @@ def fire(schedule: Schedule, now: int, active: int = 0) -> Firing:
 
 def run_now(schedule: Schedule, now: int, task_id: str) -> tuple[Schedule, Task]:
     """Return an extra run under the given id, and the schedule after it: it counts, and the next due time stays."""
-    after = schedule.replace(run_count=schedule.run_count + 1, last_run_at=now // SECOND, updated_at=now // SECOND)
-    return (after.without_due() if after.finished else after), _task(schedule, task_id, now)
+    after = schedule.replace(
+        run_count=schedule.run_count + 1,
+        last_run_at=now // SECOND,
+        updated_at=now // SECOND,
+        history=recorded(schedule.history, [FiringRecord(now, "run_now", task_id=task_id)]),
+    )
+    return (after.without_due() if after.finished else after), _task(schedule, task_id, now, now)
 
 
 def brought_near(schedule: Schedule, now: int, differ: int = CLOCKS_DIFFER) -> Schedule:
@@ -128,32 +143,50 @@ def _passed(schedule: Schedule, due: int, now: int) -> tuple[int, tuple[int, ...
     return total, tuple(last - step * back for back in reversed(range(min(total, MAX_CATCH_UP)))), last + step
 
 
-def _verdicts(schedule: Schedule, dues: tuple[int, ...], now: int, active: int) -> list[tuple[int, str | None]]:
-    """Return each due time with the reason to skip it, or None. Where there is a limit, the latest ones are fired."""
+def _verdicts(schedule: Schedule, dues: tuple[int, ...], now: int, active: int) -> list[tuple[int, int, str | None]]:
+    """Return each due time with the start of its task, and the reason to skip it, or None.
+
+    Where there is a limit, the latest ones are fired.
+    """
     room = {"skip": 1 if active <= 0 else 0, "buffer_one": max(0, 2 - active)}.get(schedule.overlap, MAX_CATCH_UP)
     runs = schedule.max_runs - schedule.run_count if schedule.max_runs > 0 else MAX_CATCH_UP
-    verdicts: list[tuple[int, str | None]] = []
-    fired = 0
+    verdicts: list[tuple[int, int, str | None]] = []
+    fired, latest = 0, True
     for due in reversed(dues):
-        late = now - due
-        reason = None
+        start, reason = (due, None) if schedule.plain else starts(schedule, due, now)
+        late = now - start
+        if reason is not None:
+            verdicts.append((due, start, reason))
+            continue
         if schedule.catch_up is not None and late > schedule.catch_up * SECOND:
             reason = "catch_up"
         elif (schedule.misfire == "skip" and late > MISFIRE_GRACE * SECOND) or (
-            schedule.misfire != "fire_all" and due != dues[-1]
+            schedule.misfire != "fire_all" and not latest
         ):
-            reason = "misfire"
+            reason = "paused" if was_paused(schedule.history, due) else "misfire"
         elif fired >= runs:
             reason = "max_runs"
         elif fired >= room:
             reason = "overlap"
         else:
             fired += 1
-        verdicts.append((due, reason))
+        latest = False
+        verdicts.append((due, max(start, now), reason))
     return verdicts[::-1]
 
 
-def _task(schedule: Schedule, task_id: str, now: int) -> Task:
+def _records(verdicts: list[tuple[int, int, str | None]], first: int, unlisted: int, now: int) -> list[FiringRecord]:
+    """Return what the history keeps of a firing; ``unlisted`` due times from ``first`` on were passed over."""
+    records = [FiringRecord(now, "skipped", first, "misfire", unlisted)] if unlisted else []
+    for due, start, reason in verdicts:
+        if reason is None:
+            records.append(FiringRecord(now, "fired", due, start=start if start > now else None))
+        else:
+            records.append(FiringRecord(now, "skipped", due, reason))
+    return records
+
+
+def _task(schedule: Schedule, task_id: str, now: int, start: int, due: int | None = None) -> Task:
     return Task(
         task_id=task_id,
         type=schedule.task_type,
@@ -163,7 +196,8 @@ def _task(schedule: Schedule, task_id: str, now: int) -> Task:
         created_at=now // SECOND,
         scheduler_task_id=schedule.task_id,
         queue=schedule.queue,
-        run_at=now,
+        run_at=start,
         seq=next_seq(now),
         timeout=schedule.timeout,
+        extra={} if due is None else {SCHEDULED_FOR: due},
     )

@@ -14,8 +14,11 @@ from typing import Any, Final
 
 import msgspec
 
+from aiotaskq.core.blackout import POLICIES, check_windows
+from aiotaskq.core.calendars import RULES, check_calendar
 from aiotaskq.core.cron import Cron, check_timezone, local_timezone
 from aiotaskq.core.errors import AiotaskqError, ValidationError
+from aiotaskq.core.firing_record import FiringRecord, recorded
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.instants import instant
 from aiotaskq.core.redacted import Redacted
@@ -35,6 +38,7 @@ from aiotaskq.core.validation import (
 _NEEDS: Final = {"interval": "interval_seconds", "cron": "cron_expression", "once": "execute_at"}
 _MISFIRE: Final = ("fire_once", "skip", "fire_all")
 _OVERLAP: Final = ("allow", "skip", "buffer_one")
+MAX_JITTER: Final = 7 * 86_400
 
 
 class ScheduleStuck(AiotaskqError, RuntimeError):
@@ -77,6 +81,18 @@ class Schedule(Redacted, frozen=True, kw_only=True):
     """Whether a run may start while earlier tasks are unfinished: ``allow``, ``skip`` (no), ``buffer_one`` (one)."""
     catch_up: int | None = None
     """Seconds; a run that is later is skipped. None is no limit."""
+    jitter: int = 0
+    """Seconds by which a task may start later than its due time; how much is derived from schedule and due time."""
+    calendar: str | None = None
+    """A country, ``DE``, or a part of one, ``DE-BY``, whose holidays ``calendar_rule`` is about."""
+    calendar_rule: str = "skip_holidays"
+    """Which due times are skipped: those on holidays (``skip_holidays``), or all on other days than working days
+    (``working_days``)."""
+    blackout: tuple[str, ...] = ()
+    """Windows of the time zone in which no task may start: ``22:00-06:00``, ``2026-12-24``,
+    ``2026-12-24/2027-01-02``."""
+    blackout_policy: str = "skip"
+    """What becomes of a due time in a window: ``skip``, or ``delay``: its task starts at the end of the window."""
     priority: int = 0
     queue: str = "default"
     max_retries: int = 3
@@ -85,6 +101,8 @@ class Schedule(Redacted, frozen=True, kw_only=True):
     """Whether a decorator in the application's code made it."""
     outbox: tuple[Task, ...] = ()
     """Tasks that were fired, and not yet pushed to a queue in another store. Only the scheduler changes it."""
+    history: tuple[FiringRecord, ...] = ()
+    """What was fired and skipped last, oldest first; bounded."""
     version: int = 0
     """Rises with every write. Only the store changes it."""
 
@@ -97,6 +115,11 @@ class Schedule(Redacted, frozen=True, kw_only=True):
     def finished(self) -> bool:
         """Whether all runs that ``max_runs`` allows were made."""
         return 0 < self.max_runs <= self.run_count
+
+    @property
+    def plain(self) -> bool:
+        """Whether each task starts at its due time: no jitter, no calendar, no blackout."""
+        return not self.jitter and self.calendar is None and not self.blackout
 
     def with_due(self, due: int) -> Schedule:
         """Return a copy that is due next at this instant."""
@@ -156,6 +179,11 @@ def new_schedule(
     misfire: object = "fire_once",
     overlap: object = "allow",
     catch_up: object = None,
+    jitter: object = 0,
+    calendar: object = None,
+    calendar_rule: object = "skip_holidays",
+    blackout: object = (),
+    blackout_policy: object = "skip",
     priority: object = 0,
     queue: object = "default",
     max_retries: object = 3,
@@ -169,14 +197,17 @@ def new_schedule(
 
     Args:
         execute_at: epoch seconds or an aware datetime; in the past means at once.
-        timezone: an IANA name; a cron schedule without one takes the system's local zone, by name.
-        catch_up, timeout: seconds.
+        timezone: an IANA name; without one, a schedule that needs a zone, for its cron expression, its calendar or its
+            blackout windows, takes the system's local zone, by name.
+        catch_up, jitter, timeout: seconds.
+        blackout: a window, or a sequence of them; see ``Schedule``.
         start_at: as ``execute_at``; the first run of an interval is then, that of a cron expression not before. In
             the past it changes nothing.
         now: microseconds UTC.
 
     Raises:
         ValidationError: naming the field; CronError for the cron expression.
+        MissingExtra: a calendar is given, and the library that knows it is not installed.
     """
     kind = check_timing(schedule_type, interval_seconds, cron_expression, execute_at)
     zone = None if timezone is None else check_timezone(timezone).key  # type: ignore[arg-type]
@@ -184,6 +215,13 @@ def new_schedule(
     if kind == "once" and begin is not None:
         raise ValidationError("start_at: schedule_type 'once' has execute_at instead")
     at = instant("execute_at", execute_at) if kind == "once" else None
+    windows = () if blackout is None else check_windows("blackout", blackout)
+    if calendar is None and calendar_rule != "skip_holidays":
+        raise ValidationError("calendar_rule: needs a calendar; give calendar, too, such as 'DE'")
+    if not windows and blackout_policy != "skip":
+        raise ValidationError("blackout_policy: needs windows; give blackout, too, such as '22:00-06:00'")
+    if zone is None and (kind == "cron" or calendar is not None or windows):
+        zone = local_timezone()
     schedule = Schedule(
         task_id=new_id() if task_id is None else check_key("task_id", task_id, MAX_ID),
         name=check_key("name", name, 255),
@@ -197,10 +235,15 @@ def new_schedule(
         created_at=now // SECOND,
         updated_at=now // SECOND,
         description=None if description in (None, "") else check_text("description", description, 10_000),
-        timezone=local_timezone() if kind == "cron" and zone is None else zone,
+        timezone=zone,
         misfire=_choice("misfire", misfire, _MISFIRE),
         overlap=_choice("overlap", overlap, _OVERLAP),
         catch_up=None if catch_up is None else check_int("catch_up", catch_up, 1),
+        jitter=check_int("jitter", jitter, 0, MAX_JITTER),
+        calendar=None if calendar is None else check_calendar("calendar", calendar),
+        calendar_rule=_choice("calendar_rule", calendar_rule, RULES),
+        blackout=windows,
+        blackout_policy=_choice("blackout_policy", blackout_policy, POLICIES),
         priority=check_int("priority", priority),
         queue=check_key("queue", queue, MAX_NAME),
         max_retries=check_int("max_retries", max_retries, 0),
@@ -218,7 +261,8 @@ def new_schedule(
 
 _EDITABLE: Final = (
     "name", "task_type", "schedule_type", "params", "interval_seconds", "cron_expression", "execute_at", "max_runs",
-    "description", "timezone", "misfire", "overlap", "catch_up", "priority", "queue", "max_retries", "timeout",
+    "description", "timezone", "misfire", "overlap", "catch_up", "jitter", "calendar", "calendar_rule",
+    "blackout", "blackout_policy", "priority", "queue", "max_retries", "timeout",
 )  # fmt: skip
 _TIMING: Final = ("schedule_type", "interval_seconds", "cron_expression", "execute_at", "timezone")
 
@@ -240,6 +284,10 @@ def changed(schedule: Schedule, now: int, **changes: Any) -> Schedule:
     kept = {field: getattr(schedule, field) for field in _EDITABLE}
     if changes.get("schedule_type", schedule.schedule_type) != schedule.schedule_type:
         kept[_NEEDS.get(schedule.schedule_type, "execute_at")] = None
+    if changes.get("calendar", True) is None:
+        kept["calendar_rule"] = "skip_holidays"
+    if not changes.get("blackout", True):
+        kept["blackout_policy"] = "skip"
     made = new_schedule(**(kept | changes), now=now)
     after = schedule.replace(updated_at=now // SECOND, **{field: getattr(made, field) for field in _EDITABLE})
     if any(getattr(made, field) != getattr(schedule, field) for field in _TIMING):
@@ -254,7 +302,8 @@ def differences(stored: Schedule, wanted: Schedule) -> dict[str, Any]:
 
 def paused(schedule: Schedule, now: int) -> Schedule:
     """Return the schedule disabled, with its next due time."""
-    return schedule.replace(enabled=False, updated_at=now // SECOND)
+    history = recorded(schedule.history, [FiringRecord(now, "paused")]) if schedule.enabled else schedule.history
+    return schedule.replace(enabled=False, updated_at=now // SECOND, history=history)
 
 
 def resumed(schedule: Schedule, now: int) -> Schedule:
@@ -266,8 +315,12 @@ def resumed(schedule: Schedule, now: int) -> Schedule:
     if schedule.finished:
         runs = f"{schedule.run_count} of {schedule.max_runs} runs are made"
         raise ValidationError(f"max_runs: the schedule is finished, {runs}; raise max_runs to resume it")
+    if schedule.next_run_at is not None and schedule.enabled:
+        return schedule
+    history = recorded(schedule.history, [FiringRecord(now, "resumed")])
+    after = schedule.replace(enabled=True, updated_at=now // SECOND, history=history)
     if schedule.next_run_at is not None:
-        return schedule if schedule.enabled else schedule.replace(enabled=True, updated_at=now // SECOND)
+        return after
     if schedule.schedule_type == "once":
         due = (schedule.execute_at or 0) * SECOND
         if due <= now:
@@ -276,7 +329,7 @@ def resumed(schedule: Schedule, now: int) -> Schedule:
             )
     else:
         due = following(schedule, now)
-    return schedule.replace(enabled=True, updated_at=now // SECOND).with_due(due)
+    return after.with_due(due)
 
 
 # ---- the next due time --------------------------------------------------------------------------------------------

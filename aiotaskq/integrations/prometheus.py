@@ -52,7 +52,7 @@ COUNTED = {
 }
 MOST_GATES = 10_000  # read in one count, in the order of their keys
 OPEN = (Status.PENDING, Status.RUNNING, Status.FAILED)
-SKIPS = ("misfire", "catch_up", "overlap", "max_runs")
+SKIPS = ("misfire", "catch_up", "overlap", "max_runs", "holiday", "weekend", "blackout", "paused")
 
 
 class Metrics:

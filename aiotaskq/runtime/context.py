@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from aiotaskq.core.firing import SCHEDULED_FOR
+from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.notes import NewNote, data_note, log_note
 from aiotaskq.core.serialize import clip
 from aiotaskq.core.task import SECOND, Task
@@ -76,6 +78,12 @@ class TaskContext(msgspec.Struct, eq=False):
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop of the worker; a ``def`` handler runs in a thread beside it."""
         return self._host.loop
+
+    @property
+    def scheduled_for(self) -> datetime | None:
+        """The due time, in UTC, for which a schedule fired the task, however late it runs; None for other tasks."""
+        due = self.task.extra.get(SCHEDULED_FOR)
+        return to_datetime(due) if type(due) is int else None
 
     async def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
         """Store how far the task is, for ``handle.progress()``. Raises LeaseLost if it is no longer this worker's."""

@@ -8,7 +8,7 @@ import functools
 import signal
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Concatenate, Generic, Protocol, TypeVar, Unpack, cast, overload
 
 import aiotaskq.app.groups
@@ -377,6 +377,11 @@ class TaskContext:
     def cancel_requested(self) -> bool:
         """Whether the task was asked to stop. A thread cannot be cancelled, so a long handler should check it."""
         return self._context.cancel_requested
+
+    @property
+    def scheduled_for(self) -> datetime | None:
+        """The due time, in UTC, for which a schedule fired the task, however late it runs; None for other tasks."""
+        return self._context.scheduled_for
 
     @documented_as(aiotaskq.runtime.context.TaskContext.progress)
     def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:

@@ -80,6 +80,7 @@ def schedule_view(schedule: Schedule, *, show: bool) -> ScheduleView:
     """Return the view of a schedule; with ``show`` its params, too."""
     known = {name: getattr(schedule, name) for name in ScheduleView.__struct_fields__ if name != "params"}
     known["next_run_at"] = to_iso(schedule.due)
+    known["blackout"] = list(schedule.blackout)
     for name in ("execute_at", "last_run_at", "created_at", "updated_at"):
         known[name] = _seconds(known[name])
     view = ScheduleView(**known)

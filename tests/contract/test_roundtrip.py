@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aiotaskq.backends.base import Backend, Change, Schedules
 from aiotaskq.backends.values import Values
+from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.schedule import Schedule
@@ -128,6 +129,11 @@ schedule_values = st.builds(
     misfire=st.sampled_from(["fire_once", "skip", "fire_all"]),
     overlap=st.sampled_from(["allow", "skip", "buffer_one"]),
     catch_up=maybe(instants),
+    jitter=st.integers(0, INT32),
+    calendar=maybe(name(64)),
+    calendar_rule=st.sampled_from(["skip_holidays", "working_days"]),
+    blackout=st.lists(st.sampled_from(["22:00-06:00", "2026-12-24", "2026-12-24/2027-01-02"]), max_size=2).map(tuple),
+    blackout_policy=st.sampled_from(["skip", "delay"]),
     priority=int32,
     queue=name(100),
     max_retries=st.integers(0, INT32),
@@ -135,6 +141,20 @@ schedule_values = st.builds(
     declared=st.booleans(),
     version=instants,
     outbox=st.lists(tasks, max_size=2).map(tuple),
+    history=st.lists(
+        st.builds(
+            FiringRecord,
+            at=instants,
+            outcome=st.sampled_from(["fired", "skipped", "paused"]),
+            due=maybe(instants),
+            reason=maybe(st.sampled_from(["misfire", "holiday"])),
+            count=st.integers(1, INT32),
+            until=maybe(instants),
+            start=maybe(instants),
+            task_id=maybe(st.builds(new_id)),
+        ),
+        max_size=3,
+    ).map(tuple),
 )
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiotaskq.core.firing import HOSTS_DIFFER, NAMESPACE, Firing, brought_near, derived_id, fire, run_now
+from aiotaskq.core.firing_record import MAX_RECORDS
 from aiotaskq.core.schedule import Schedule, ScheduleStuck, paused, resumed
 from aiotaskq.errors import AiotaskqError, CronError, ValidationError
 from tests.core.schedules import ANY, DAY, HOUR, NOW, YEAR, S, due_of, make
@@ -47,6 +48,9 @@ def test_firing_keeps_its_books(schedule: Schedule, lateness: int, active: int) 
     assert len(set(listed)) == len(listed) <= 100 and all(due <= each <= now for each in listed)
     assert firing.skipped_count + len(firing.fired) >= len(listed) >= 1
     assert {reason for _, reason in firing.skipped} <= {"misfire", "catch_up", "overlap", "max_runs"}
+    # The history keeps each of them.
+    kept = sum(record.count for record in after.history)
+    assert kept == len(firing.fired) + firing.skipped_count or len(after.history) == MAX_RECORDS
     # One task per fired due.
     assert [task.task_id for task in firing.tasks] == [derived_id(schedule.task_id, each) for each in firing.fired]
     assert list(firing.fired) == sorted(firing.fired)

@@ -264,7 +264,9 @@ def test_resume_follows_the_misfire_policy(misfire: str, fired: int, skipped: in
 
 def test_resume_before_the_due_changes_nothing_else() -> None:
     schedule = make("cron")
-    assert resumed(paused(schedule, NOW), NOW) == schedule
+    back = resumed(paused(schedule, NOW), NOW)
+    assert [record.outcome for record in back.history] == ["paused", "resumed"]
+    assert back.replace(history=()) == schedule
     assert resumed(schedule, NOW + DAY) is schedule
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from aiotaskq.backends.base import ScheduleChange
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import NO_CODEC, from_stored, is_coded, to_stored, verbatim
+from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
@@ -165,7 +166,7 @@ def to_task(row: Sequence[Any]) -> Task:
     problems: dict[str, str | None] = {}
     for name in ("params", "extra"):
         values[name], problems[name] = _object(name, texts[name])
-    values["attempts"], problems["attempts"] = _attempts(texts["attempts"])
+    values["attempts"], problems["attempts"] = _tuple("attempts", texts["attempts"], _decode_attempts)
     for name in ("progress", "result"):
         values[name] = _value(texts[name])
     values["flow"], unknown = _flow(values["flow"])
@@ -211,11 +212,13 @@ def _object(column: str, text: str | None) -> tuple[dict[str, Any], str | None]:
     return value, None
 
 
-def _attempts(text: str | None) -> tuple[tuple[Attempt, ...], str | None]:
+def _tuple(
+    column: str, text: str | None, decode: Callable[[str], tuple[Any, ...]]
+) -> tuple[tuple[Any, ...], str | None]:
     try:
-        return (() if text is None else _decode_attempts(text)), None
+        return ((), None) if text is None else (decode(text), None)
     except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError) as error:
-        return (), f"attempts cannot be read: {error}"
+        return (), f"{column} cannot be read: {error}"
 
 
 def _flow(text: str | None) -> tuple[Flow | None, str | None]:
@@ -237,14 +240,19 @@ _tasks = msgspec.json.Decoder(tuple[Task, ...]).decode
 
 _NAMES = tuple(column.name for column in SCHEDULES.columns)
 SCHEDULE_FIELDS = Schedule.__struct_fields__
-_PARAMS, _OUTBOX = SCHEDULE_FIELDS.index("params"), SCHEDULE_FIELDS.index("outbox")
+_PARAMS = SCHEDULE_FIELDS.index("params")
+_LISTS = ("outbox", "blackout", "history")  # NULL where they are empty
+_LIST_INDEXES = tuple(map(SCHEDULE_FIELDS.index, _LISTS))
+_windows = msgspec.json.Decoder(tuple[str, ...]).decode
+_history = msgspec.json.Decoder(tuple[FiringRecord, ...]).decode
 
 
 def schedule_row(schedule: Schedule) -> tuple[Any, ...]:
     """Return all columns of a schedule, in the order of ``SCHEDULE_FIELDS``."""
     row = list(msgspec.structs.astuple(schedule))
     row[_PARAMS] = json_text(schedule.params)
-    row[_OUTBOX] = json_text(schedule.outbox) if schedule.outbox else None
+    for index in _LIST_INDEXES:
+        row[index] = json_text(row[index]) if row[index] else None
     return tuple(row)
 
 
@@ -270,8 +278,9 @@ def _changed_columns(before: Schedule, after: Schedule) -> dict[str, Any]:
     row["enabled"] = after.enabled  # a row that cannot be decoded was read as a disabled one
     if "params" in row:
         row["params"] = json_text(after.params)
-    if "outbox" in row:
-        row["outbox"] = json_text(after.outbox) if after.outbox else None
+    for name in _LISTS:
+        if name in row:
+            row[name] = json_text(row[name]) if row[name] else None
     return row
 
 
@@ -299,8 +308,11 @@ def to_schedule(row: Sequence[Any], codec: Codec | None = None) -> Schedule:
             except Exception:  # the codec is the application's, and may raise anything
                 values[name], lost = None, True
     values["params"], problem = _object("params", values["params"])
-    values["enabled"] = bool(values["enabled"]) and problem is None and not lost
     values["outbox"] = _tasks(values["outbox"]) if values["outbox"] else ()
+    values["history"], _ = _tuple("history", values["history"], _history)  # without it the schedule still works
+    values["blackout"], unread = _tuple("blackout", values["blackout"], _windows)
+    problem = problem or unread
+    values["enabled"] = bool(values["enabled"]) and problem is None and not lost
     for name, default in _DEFAULTS:
         if values[name] is None:
             values[name] = default

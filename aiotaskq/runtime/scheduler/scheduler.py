@@ -108,6 +108,11 @@ class Scheduler:
         misfire: str = "fire_once",
         overlap: str = "allow",
         catch_up: int | None = None,
+        jitter: int = 0,
+        calendar: str | None = None,
+        calendar_rule: str = "skip_holidays",
+        blackout: str | Sequence[str] = (),
+        blackout_policy: str = "skip",
         priority: int = 0,
         queue: str = "default",
         max_retries: int = 3,
@@ -126,9 +131,16 @@ class Scheduler:
             timezone: an IANA name in which a cron expression is evaluated; default the scheduler's, else the system's.
             misfire, overlap: the policies; see ``Schedule``.
             catch_up, timeout: seconds.
+            jitter: seconds by which a task may start later than its due time: a part of them, the same in each process.
+            calendar: a country, ``DE``, or a part of one, ``DE-BY``.
+            calendar_rule: ``skip_holidays``, or ``working_days``: due times on all other days are skipped.
+            blackout: windows in which no task starts, such as ``22:00-06:00``, ``2026-12-24``, or
+                ``2026-12-24/2027-01-02``.
+            blackout_policy: ``skip`` what is due in a window, or ``delay`` it to the end.
 
         Raises:
             ValidationError: naming the field.
+            MissingExtra: a calendar is given, and the extra ``calendars`` is not installed.
         """
         foreign = foreign_timing(schedule_type, interval_seconds, cron_expression, execute_at)
         schedule = new_schedule(
@@ -145,6 +157,11 @@ class Scheduler:
             misfire=misfire,
             overlap=overlap,
             catch_up=catch_up,
+            jitter=jitter,
+            calendar=calendar,
+            calendar_rule=calendar_rule,
+            blackout=blackout,
+            blackout_policy=blackout_policy,
             priority=priority,
             queue=queue,
             max_retries=max_retries,

@@ -7,11 +7,19 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from aiotaskq.core.schedule import MAX_JITTER
 from aiotaskq.web.schemas.fields import Count, Cursor, Id, Instant, Limit, Name, Show, Time
 
 Kind = Literal["interval", "cron", "once"]
 Misfire = Literal["fire_once", "skip", "fire_all"]
 Overlap = Literal["allow", "skip", "buffer_one"]
+Jitter = Annotated[int, Meta(ge=0, le=MAX_JITTER, description="Seconds by which a task may start later")]
+Calendar = Annotated[
+    str, Meta(min_length=1, max_length=64, description="A country or a part of one, such as DE or DE-BY")
+]
+CalendarRule = Literal["skip_holidays", "working_days"]
+Blackout = Annotated[list[str], Meta(description="Windows such as 22:00-06:00, 2026-12-24 or 2026-12-24/2027-01-02")]
+BlackoutPolicy = Literal["skip", "delay"]
 
 
 class ScheduleBody(Struct, forbid_unknown_fields=True):
@@ -30,6 +38,11 @@ class ScheduleBody(Struct, forbid_unknown_fields=True):
     misfire: Misfire = "fire_once"
     overlap: Overlap = "allow"
     catch_up: Annotated[int, Meta(ge=1, description="Seconds")] | None = None
+    jitter: Jitter = 0
+    calendar: Calendar | None = None
+    calendar_rule: CalendarRule = "skip_holidays"
+    blackout: Blackout = []
+    blackout_policy: BlackoutPolicy = "skip"
     priority: int = 0
     queue: Name = "default"
     max_retries: Count = 3
@@ -54,6 +67,11 @@ class ScheduleChanges(Struct, forbid_unknown_fields=True):
     misfire: Misfire | UnsetType = UNSET
     overlap: Overlap | UnsetType = UNSET
     catch_up: Annotated[int, Meta(ge=1)] | UnsetType | None = UNSET
+    jitter: Jitter | UnsetType = UNSET
+    calendar: Calendar | UnsetType | None = UNSET
+    calendar_rule: CalendarRule | UnsetType = UNSET
+    blackout: Blackout | UnsetType = UNSET
+    blackout_policy: BlackoutPolicy | UnsetType = UNSET
     priority: int | UnsetType = UNSET
     queue: Name | UnsetType = UNSET
     max_retries: Count | UnsetType = UNSET
@@ -105,6 +123,11 @@ class ScheduleView(Struct):
     misfire: str
     overlap: str
     catch_up: int | None
+    jitter: int
+    calendar: str | None
+    calendar_rule: str
+    blackout: list[str]
+    blackout_policy: str
     priority: int
     queue: str
     max_retries: int

@@ -1,0 +1,127 @@
+"""Blackout windows: times in which a schedule fires nothing. Pure.
+
+A window is a text: ``22:00-06:00``, wall-clock times of each day, or a date, ``2026-12-24``, or two dates with the days
+between them, ``2026-12-24/2027-01-02``. They are read in the time zone of the schedule.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Final
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.instants import to_datetime
+from aiotaskq.core.task import SECOND
+
+POLICIES: Final = ("skip", "delay")
+MAX_WINDOWS: Final = 100
+
+_DAY: Final = 24 * 60  # minutes
+_TIMES: Final = re.compile(r"(\d\d):(\d\d)-(\d\d):(\d\d)")
+_DATES: Final = re.compile(r"(\d{4}-\d\d-\d\d)(?:/(\d{4}-\d\d-\d\d))?")
+
+
+class Windows(msgspec.Struct, frozen=True):
+    """Parsed windows."""
+
+    times: tuple[tuple[int, int], ...]
+    """Minutes of the day: the first one inside, and the first one after; the second is smaller over midnight."""
+    dates: tuple[tuple[date, date], ...]
+    """The first and the last day."""
+
+
+def check_windows(field: str, value: object) -> tuple[str, ...]:
+    """Return windows as they are stored, from a text or a sequence of texts. Raises ValidationError."""
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise ValidationError(f"{field}: a window such as '22:00-06:00', or a list of them, is needed")
+    if len(texts) > MAX_WINDOWS:
+        raise ValidationError(f"{field}: has {len(texts)} windows; at most {MAX_WINDOWS} are possible")
+    windows = tuple(text.strip() for text in texts)
+    try:
+        read_windows(windows)
+    except ValueError as error:
+        raise ValidationError(f"{field}: {error}") from None
+    return windows
+
+
+@functools.lru_cache(maxsize=1024)
+def read_windows(texts: tuple[str, ...]) -> Windows:
+    """Parse windows. Raises ValueError, saying which is wrong."""
+    times, dates = [], []
+    for text in texts:
+        if found := _TIMES.fullmatch(text):
+            hour, minute, to_hour, to_minute = map(int, found.groups())
+            begin, end = hour * 60 + minute, to_hour * 60 + to_minute
+            if minute > 59 or to_minute > 59 or begin >= _DAY or end > _DAY or begin == end:
+                raise ValueError(f"{text!r} names no span of a day, such as '22:00-06:00'")
+            times.append((begin, end))
+        elif found := _DATES.fullmatch(text):
+            try:
+                first = date.fromisoformat(found[1])
+                last = first if found[2] is None else date.fromisoformat(found[2])
+            except ValueError:
+                raise ValueError(f"{text!r} names a day that does not exist") from None
+            if last < first:
+                raise ValueError(f"{text!r} ends before it begins")
+            dates.append((first, last))
+        else:
+            raise ValueError(
+                f"{text!r:.60} is not a window; write '22:00-06:00', '2026-12-24' or '2026-12-24/2027-01-02'"
+            )
+    covered = {minute for begin, end in times for minute in _minutes(begin, end)}
+    if len(covered) == _DAY:
+        raise ValueError("the windows leave no time of the day")
+    return Windows(tuple(times), tuple(dates))
+
+
+def leave(windows: Windows, zone: ZoneInfo, instant: int) -> int:
+    """Return the first instant outside the windows, not before ``instant``; both in microseconds UTC."""
+    while True:
+        end = _end(windows, zone, instant)
+        if end is None:
+            return instant
+        instant = end
+
+
+def _end(windows: Windows, zone: ZoneInfo, instant: int) -> int | None:
+    """Return the end of a window that holds the instant, or None."""
+    wall = to_datetime(instant, zone)
+    minute, day = wall.hour * 60 + wall.minute, wall.date()
+    for first, last in windows.dates:
+        if first <= day <= last:
+            return _instant(last + timedelta(days=1), 0, zone, instant)
+    for begin, end in windows.times:
+        if begin <= minute < end or (end < begin and (minute >= begin or minute < end)):
+            over = end == _DAY or minute >= end  # it ends on the next day
+            return _instant(day + timedelta(days=1) if over else day, end % _DAY, zone, instant)
+    return None
+
+
+def _instant(day: date, minute: int, zone: ZoneInfo, after: int) -> int:
+    """Return the first instant later than ``after`` at which the clock shows this time, or a later one of that day."""
+    wall = datetime.combine(day, time(*divmod(minute, 60)), zone)
+    early, late = wall.timestamp(), wall.replace(fold=1).timestamp()
+    if early < late:  # it happens twice
+        return int((early if early * SECOND > after else late) * SECOND)
+    if early > late:  # it is left out: the first instant after the gap
+        low, high = int(late), int(early)
+        offset = datetime.fromtimestamp(high, UTC).astimezone(zone).utcoffset()
+        while high - low > 1:
+            middle = (low + high) // 2
+            if datetime.fromtimestamp(middle, UTC).astimezone(zone).utcoffset() == offset:
+                high = middle
+            else:
+                low = middle
+        return high * SECOND
+    return int(early) * SECOND
+
+
+def _minutes(begin: int, end: int) -> range | list[int]:
+    return range(begin, end) if begin < end else [*range(begin, _DAY), *range(end)]

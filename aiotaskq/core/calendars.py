@@ -1,0 +1,75 @@
+"""Calendars of countries: which days are holidays, and which are working days.
+
+The library ``holidays`` knows them; the extra ``calendars`` installs it. It also knows the working days by which some
+countries, such as China, make up for long holidays.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from datetime import date
+from typing import Any, Final
+
+from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.extras import missing
+
+RULES: Final = ("skip_holidays", "working_days")
+
+
+def check_calendar(field: str, value: object) -> str:
+    """Return the name of a calendar: a country, ``DE``, or a part of one, ``DE-BY``.
+
+    Raises:
+        ValidationError: there is none of that name.
+        MissingExtra: the library is not installed.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= 64:
+        raise ValidationError(f"{field}: must be a country such as 'DE', or a part of one such as 'DE-BY'")
+    try:
+        _calendar(value)
+    except NotImplementedError:
+        raise ValidationError(f"{field}: no calendar is known for {value!r}{_guess(value)}") from None
+    return value
+
+
+@functools.lru_cache(maxsize=4096)
+def day_off(calendar: str, rule: str, day: date) -> str | None:
+    """Return why a day is left out, ``holiday`` or ``weekend``, or None.
+
+    Raises as ``check_calendar``; NotImplementedError for an unknown calendar.
+    """
+    known = _calendar(calendar)
+    if rule == "working_days":
+        if known.is_working_day(day):
+            return None
+        return "holiday" if day in known else "weekend"
+    return "holiday" if day in known else None
+
+
+def holiday_name(calendar: str, day: date) -> str | None:
+    """Return the name of the holiday; None if the day is none."""
+    name: str | None = _calendar(calendar).get(day)
+    return name
+
+
+@functools.lru_cache(maxsize=64)
+def _calendar(name: str) -> Any:
+    try:
+        import holidays
+    except ImportError:
+        raise missing("holidays", "calendars") from None
+    country, _, part = name.partition("-")
+    return holidays.country_holidays(country, subdiv=part or None)
+
+
+def _guess(value: str) -> str:
+    import holidays
+
+    country, _, part = value.partition("-")
+    known: Any = holidays.list_supported_countries(include_aliases=False)
+    if country in known and part:
+        parts = ", ".join(known[country])
+        return f"; the parts of {country} are {parts:.300}" if parts else f"; {country} has no parts"
+    close = difflib.get_close_matches(country.upper(), known, 1)
+    return f"; did you mean {close[0]!r}?" if close else "; write an ISO 3166 code such as 'DE' or 'CN'"

@@ -1,0 +1,77 @@
+"""The history of a schedule: what it fired, what it skipped and why, and who paused it. Pure.
+
+The records are part of the schedule, so each store keeps them, and one transaction writes a firing with its record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+MAX_RECORDS: Final = 50
+"""The most records that a schedule keeps; the oldest are dropped."""
+
+
+class FiringRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """One thing that happened to a schedule. Instants in microseconds UTC."""
+
+    at: int
+    """When it was written."""
+    outcome: str
+    """``fired``, ``skipped``, ``run_now``, ``backfilled``, ``paused`` or ``resumed``."""
+    due: int | None = None
+    """The due time, the first of several; None for what has none."""
+    reason: str | None = None
+    """Why it was skipped: misfire, catch_up, overlap, max_runs, holiday, weekend, blackout or paused."""
+    count: int = 1
+    """How many due times in a row the record covers."""
+    until: int | None = None
+    """The last of several due times."""
+    start: int | None = None
+    """When the task may start, if that is later than its due time and than ``at``: jitter, or the end of a blackout."""
+    task_id: str | None = None
+    """The id of a task that was fired without a due time; all others are derived from schedule and due time."""
+
+    @property
+    def last(self) -> int | None:
+        """The last due time that it covers."""
+        return self.due if self.until is None else self.until
+
+
+def recorded(history: Sequence[FiringRecord], new: Sequence[FiringRecord]) -> tuple[FiringRecord, ...]:
+    """Return the history with new records, bounded. Skips in a row for the same reason are one record."""
+    records = [*history]
+    for record in new:
+        last = records[-1] if records else None
+        if last is not None and record.outcome == last.outcome == "skipped" and record.reason == last.reason:
+            records[-1] = FiringRecord(
+                record.at, "skipped", last.due, last.reason, last.count + record.count, record.last
+            )
+        else:
+            records.append(record)
+    return tuple(records[-MAX_RECORDS:])
+
+
+def was_paused(history: Sequence[FiringRecord], due: int) -> bool:
+    """Whether the schedule was paused at a due time, and resumed later, as far as its history tells."""
+    paused_at: int | None = None
+    for record in history:
+        if record.outcome == "paused":
+            paused_at = record.at if paused_at is None else paused_at
+        elif record.outcome == "resumed":
+            if paused_at is not None and paused_at <= due < record.at:
+                return True
+            paused_at = None
+    return False
+
+
+def has_made(history: Sequence[FiringRecord], due: int) -> bool:
+    """Whether a task was made for a due time, as far as the history tells."""
+    return any(
+        record.outcome in ("fired", "backfilled")
+        and record.due is not None
+        and record.due <= due <= (record.due if record.until is None else record.until)
+        for record in reversed(history)
+    )
