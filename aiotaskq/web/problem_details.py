@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from aiotaskq.backends.read_limit import ReadTooLong
 from aiotaskq.errors import (
     AiotaskqError,
     ClosedError,
@@ -31,12 +32,16 @@ _STATUSES: tuple[tuple[type[AiotaskqError], int, str | None], ...] = (
     (TaskConflict, 409, None),
     (NotSupported, 501, None),
     (QueueFull, 503, "the queue is full; push later"),
+    (ReadTooLong, 503, "this takes too long, and was cancelled; narrow the filter, or the span of time"),
     # The messages of these name hosts and files, which clients must not learn; they are logged.
     (DatabaseUnavailable, 503, "the store does not answer; try again later"),
     (ClosedError, 503, "the task queue is closed; try again later"),
     (SchemaTooNew, 503, "the store was written by a newer version"),
     (WrongLoop, 503, "the task queue is open in another event loop"),
 )
+
+DETAILS = tuple(detail for _, _, detail in _STATUSES if detail is not None)
+"""Sentences that the pages translate."""
 
 
 class Problem(msgspec.Struct, frozen=True):

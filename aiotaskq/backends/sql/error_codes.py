@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import exc
 
-__all__ = ["ErrorCodes", "gave_way", "hint", "is_about_a_value", "is_gone"]
+__all__ = ["ErrorCodes", "gave_way", "hint", "is_about_a_value", "is_cancelled", "is_gone"]
 
 
 class ErrorCodes(NamedTuple):
@@ -21,6 +21,8 @@ class ErrorCodes(NamedTuple):
     gave_way_text: str | None = None
     gone: Set[Any] = frozenset()
     """The server is shutting down, or has become a replica that accepts no writes: connect again."""
+    cancelled: Set[Any] = frozenset()
+    """The server has cancelled a statement that took longer than it may."""
     no_table: Set[Any] = frozenset()
     no_table_text: str | None = None
     unprepared: Set[Any] = frozenset()
@@ -40,6 +42,11 @@ def gave_way(error: Exception, codes: ErrorCodes) -> bool:
 def is_gone(error: Any, codes: ErrorCodes) -> bool:
     """Whether the server of this driver's error must be left."""
     return _is(error, codes.gone)
+
+
+def is_cancelled(error: exc.DBAPIError, codes: ErrorCodes) -> bool:
+    """Whether the server has cancelled the statement, since it took too long."""
+    return _is(error.orig, codes.cancelled)
 
 
 def hint(error: Exception, codes: ErrorCodes) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import weakref
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, exc
@@ -13,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
+from aiotaskq.backends.read_limit import read_limit, too_long
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT
-from aiotaskq.backends.sql.error_codes import ErrorCodes, gave_way
+from aiotaskq.backends.sql.error_codes import ErrorCodes, gave_way, is_cancelled
 from aiotaskq.backends.sql.statement_watch import Watch, cut_all, is_lost, watch_over
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.errors import DatabaseUnavailable
@@ -31,10 +33,17 @@ class ServerConnections:
     needs_shield = True
 
     def __init__(
-        self, engine: AsyncEngine, shown: str, codes: ErrorCodes, autocommit: bool, patience: float | None = None
+        self,
+        engine: AsyncEngine,
+        shown: str,
+        codes: ErrorCodes,
+        autocommit: bool,
+        limited: Callable[[Connection, float], AbstractContextManager[None]],
+        patience: float | None = None,
     ) -> None:
         """Take over an engine. ``shown`` is its URL for messages; ``autocommit`` whether one statement can go alone.
 
+        ``limited`` lets the server cancel each statement of a transaction that takes longer than so many seconds.
         ``patience``: the most seconds for a statement, if less than STATEMENT_TIMEOUT.
         """
         self._engine = engine
@@ -42,6 +51,7 @@ class ServerConnections:
         self._codes = codes
         self._idle: weakref.WeakSet[Any] = weakref.WeakSet()
         watch_over(engine.sync_engine, self._idle, codes)
+        self._limited = limited
         self._patience = patience
         self._alone = engine.execution_options(isolation_level="AUTOCOMMIT") if autocommit else None
         self._reading = self._alone or engine
@@ -60,13 +70,29 @@ class ServerConnections:
         return await self._repeated(lambda watch: _transaction(self._engine, body, watch))
 
     async def read(self, body: Callable[[Connection], T]) -> T:
-        return await self._repeated(lambda watch: _transaction(self._reading, body, None))
+        return await self._read(_transaction, body)
 
     async def write_session(self, body: Callable[[Connection], T]) -> T:
         return await self._repeated(lambda watch: _session_transaction(self._engine, body, watch))
 
     async def read_session(self, body: Callable[[Connection], T]) -> T:
-        return await self._repeated(lambda watch: _session_transaction(self._reading, body, None))
+        return await self._read(_session_transaction, body)
+
+    async def _read(self, transaction: Callable[..., Awaitable[T]], body: Callable[[Connection], T]) -> T:
+        seconds = read_limit()
+        if seconds is None:
+            return await self._repeated(lambda watch: transaction(self._reading, body, None))
+
+        def limited(connection: Connection) -> T:
+            with self._limited(connection, seconds):
+                return body(connection)
+
+        try:
+            return await self._repeated(lambda watch: transaction(self._engine, limited, None))
+        except exc.DBAPIError as error:
+            if is_cancelled(error, self._codes):
+                raise too_long(self._shown, seconds) from error
+            raise
 
     async def trim(self) -> None:
         """A server looks after its own disk space."""

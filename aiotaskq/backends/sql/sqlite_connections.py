@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
+from aiotaskq.backends.read_limit import read_limit, too_long
 from aiotaskq.backends.sql import sqlite_engine, statements
 from aiotaskq.backends.sql.error_codes import is_about_a_value
 from aiotaskq.backends.sql.sqlite_file import WAL_LIMIT, SqliteFile
@@ -379,8 +380,15 @@ class SqliteConnections:
     async def _read(self, act: Callable[[StoreConnection], T]) -> T:
         async with self._unused:
             store = self.readers.pop()
+            seconds = read_limit()
+            limit = asyncio.timeout(seconds)
             try:
-                return await store.run(partial(self._look, store, act), reads=True)
+                async with limit:  # a cancelled statement is interrupted
+                    return await store.run(partial(self._look, store, act), reads=True)
+            except TimeoutError as error:
+                if seconds is None or not limit.expired():
+                    raise
+                raise too_long(self._shown, seconds) from error
             finally:
                 self.readers.append(store)
 

@@ -7,6 +7,7 @@ import asyncio
 import msgspec
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.backends.read_limit import limited_reads
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
@@ -70,7 +71,8 @@ class Counts:
 
     async def _measure(self) -> Stats:
         began, changes = self._clock.ticks(), self._changes
-        found = await self._tq.stats()
+        with limited_reads(None):  # read once for all pages, and kept for long where it takes long
+            found = await self._tq.stats()
         if changes == self._changes:
             self._last, self._read_at = found, self._clock.ticks()
             self._took = self._read_at - began

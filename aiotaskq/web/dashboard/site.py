@@ -13,6 +13,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.backends.read_limit import limited_reads
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError, ValidationError
@@ -38,7 +39,8 @@ VIEW = "view"
 """What ``allow`` is asked for a page that only shows."""
 THEMES = ("light", "dark")
 LIVE_SECONDS = 30.0  # after which a stream of updates ends: access is checked again, and a server can stop
-PAGE_TIMEOUT = 5.0  # seconds; a statement that SQLite still runs is interrupted then
+READ_LIMIT = 2.0  # seconds of one statement of a page, after which the store cancels it
+PAGE_TIMEOUT = 5.0  # seconds of a whole page
 _PLAIN = re.compile(r"[!#-\[\]-~]+")  # what a Location may hold: no blank, quote, backslash or control character
 BODY_TIMEOUT = 10.0  # seconds in which a form has to arrive
 
@@ -155,14 +157,14 @@ class Dashboard:
             made.append(session.cookie(session.MESSAGE, "", secure=request.secure, seconds=0))
         async with asyncio.timeout(PAGE_TIMEOUT):
             if dict(request.query).get("format") == "json":
-                return page_reply(msgspec.json.encode(await page.load(view)), media_type="application/json")
+                return page_reply(msgspec.json.encode(await _loaded(page, view)), media_type="application/json")
             reply = page_reply(await self._rendered(page, view))
         return msgspec.structs.replace(reply, headers=(*reply.headers, *(("Set-Cookie", each) for each in made)))
 
     # ---- pages ----
 
     async def _rendered(self, page: Page, view: View) -> bytes:
-        return render(page.template, self._context(view, page) | {"data": await page.load(view)})
+        return render(page.template, self._context(view, page) | {"data": await _loaded(page, view)})
 
     def _context(self, view: View, page: Page | None) -> dict[str, Any]:
         words = view.words
@@ -311,7 +313,7 @@ class Dashboard:
         )
         view = _with_query(view, page, list(given.items()))
         context = self._context(view, page) | {"given": given, "problem": words.error(error)}
-        return form_reply(render(page.template, context | {"data": await page.load(view)}), 422)
+        return form_reply(render(page.template, context | {"data": await _loaded(page, view)}), 422)
 
     def _stopped(
         self,
@@ -386,6 +388,11 @@ class Dashboard:
             return self._login_page(request, words, preferences, key, now, wrong=True)
         login = session.cookie(session.SESSION, session.new_session(self._token, now), secure=request.secure)
         return redirect(_own_page(next(iter(form.get("back", ())), "")), login)
+
+
+async def _loaded(page: Page, view: View) -> msgspec.Struct:
+    with limited_reads(READ_LIMIT):
+        return await page.load(view)
 
 
 def _own_page(address: str) -> str:

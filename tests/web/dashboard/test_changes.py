@@ -7,12 +7,14 @@ import re
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from aiotaskq import TaskQ
+from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.core.task import Status
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.queue import bulk
-from aiotaskq.web.dashboard import counts
+from aiotaskq.web.dashboard import counts, site
 from tests.web.dashboard.conftest import Browse, form_token, in_starlette, send
 
 SAME = {"Sec-Fetch-Site": "same-origin"}
@@ -184,3 +186,25 @@ async def test_the_message_of_an_error_is_shown_where_params_are(tq: TaskQ, show
         assert "RuntimeError" in page and ("there is no such person" in page) == show
         for name in ("", "tasks", "task-form?from=" + handle.task_id):
             assert "there is no such person" not in (await browse.get(name)).text
+
+
+# ---- slow statements ------------------------------------------------------------------------------------------------
+
+
+async def test_a_page_that_takes_too_long_says_what_to_do(
+    browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "READ_LIMIT", 0.2)
+    backend = tq.queue.backend
+    assert isinstance(backend, SqlBackend)
+    endless = text("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n")
+
+    async def slow(_where: object, _limit: int) -> Any:
+        return await backend.database.read(lambda connection: connection.execute(endless).all())
+
+    monkeypatch.setattr(backend, "find", slow)
+    page = await browse.get("tasks?type=x")
+    assert page.status_code == 503 and "was cancelled; narrow the filter" in page.text
+    assert "缩小筛选范围" in (await browse.get("tasks?type=x", headers={"Accept-Language": "zh"})).text
+    assert (await browse.get("tasks?type=x&format=json")).json()["code"] == "ReadTooLong"
+    assert (await browse.get("queues")).status_code == 200

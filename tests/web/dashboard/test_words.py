@@ -17,6 +17,7 @@ from aiotaskq.runtime.events import NAMES
 from aiotaskq.web.dashboard.actions import actions
 from aiotaskq.web.dashboard.words import CATALOGUE, CHANGES, EVENTS, STATES, Words, language_of
 from aiotaskq.web.endpoints import OPERATIONS
+from aiotaskq.web.problem_details import DETAILS
 
 FOLDER = Path(package.__file__).parent
 TEMPLATES = sorted((FOLDER / "templates").glob("*.html"))
@@ -46,7 +47,7 @@ def of_module(text: str) -> Iterator[str]:
 
 
 def sentences() -> set[str]:
-    found = {*STATES, *EVENTS, *CHANGES}
+    found = {*STATES, *EVENTS, *CHANGES, *DETAILS}
     for path in TEMPLATES:
         found.update(of_template(path.read_text(encoding="utf-8")))
     for path in FOLDER.rglob("*.py"):

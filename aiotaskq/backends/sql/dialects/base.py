@@ -177,7 +177,14 @@ class Dialect(ABC):
         """Return the connections of a database for the running loop; nothing is opened yet."""
         options = {"pool_timeout": STATEMENT_TIMEOUT, "pool_size": 5, "max_overflow": 5, **pool}
         engine = self.async_engine(database.url, connected, **options)
-        return ServerConnections(engine, database.shown, self.codes, self.autocommit, database.patience)
+        return ServerConnections(engine, database.shown, self.codes, self.autocommit, self.limited, database.patience)
+
+    def limited(self, connection: Connection, seconds: float) -> AbstractContextManager[None]:
+        """Let the server cancel, within this block, each statement of the transaction that takes longer.
+
+        Not called for a database that is no server.
+        """
+        return nullcontext()
 
     def notifier(self, database: Transactions, listeners: Listeners, given: URL) -> Notifier:
         """Return what passes hints between processes; ``given`` is the URL with all of its options."""

@@ -82,7 +82,12 @@ class MysqlDialect(Dialect):
             *("connect_timeout", "read_timeout", "write_timeout"),
         }
     )
-    codes = ErrorCodes(gave_way={1020, 1205, 1213, 1412}, gone={1053, 1290, 1792, 1836, 1927, 4031}, no_table={1146})
+    codes = ErrorCodes(
+        gave_way={1020, 1205, 1213, 1412},
+        gone={1053, 1290, 1792, 1836, 1927, 4031},
+        cancelled={1969, 3024},
+        no_table={1146},
+    )
     clock = "timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6))"
     lock_pushes = text("INSERT INTO aiotaskq_queue (name, paused) VALUES ('', false) ON DUPLICATE KEY UPDATE name = ''")
     # A row of no period: its length is nothing.
@@ -109,6 +114,17 @@ class MysqlDialect(Dialect):
                 f"{shown}: max_allowed_packet is {limit:,} bytes, and at least {LEAST_PACKET:,} are needed; raise it "
                 "in the server's configuration (16M is usual)"
             )
+
+    @contextmanager
+    def limited(self, connection: Connection, seconds: float) -> Iterator[None]:
+        mariadb = bool(getattr(connection.dialect, "is_mariadb", False))
+        name = "max_statement_time" if mariadb else "max_execution_time"
+        connection.exec_driver_sql(f"SET SESSION {name} = {seconds if mariadb else round(seconds * 1000)}")
+        try:
+            yield
+        finally:
+            if not connection.invalidated:  # the setting has ended with it
+                connection.exec_driver_sql(f"SET SESSION {name} = DEFAULT")
 
     def statement_limit(self, connection: Connection) -> int:
         """Return ``max_allowed_packet``, read once for each connection."""

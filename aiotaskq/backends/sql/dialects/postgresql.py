@@ -244,6 +244,7 @@ class PostgresqlDialect(Dialect):
         gave_way={"40001", "40P01"},
         gave_way_text="cached statement plan is invalid",
         gone={"25006", "57P01", "57P02", "57P03"},
+        cancelled={"57014"},
         no_table={"42P01"},
         unprepared={"26000", "42P05"},
     )
@@ -297,6 +298,11 @@ class PostgresqlDialect(Dialect):
 
     def _dsn(self, url: URL) -> str:
         return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    @contextmanager
+    def limited(self, connection: Connection, seconds: float) -> Iterator[None]:
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {round(seconds * 1000)}")
+        yield
 
     def notifier(self, database: Transactions, listeners: Listeners, given: URL) -> Notifier:
         notify = given.query.get("notify", "on")
