@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 import aiotaskq.runtime.scheduler.scheduler
-from aiotaskq.app.settings import check_default_home, settings, visibility_timeout
+from aiotaskq.app.settings import schedules_elsewhere, settings, visibility_timeout
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.url import KEEP_ENDED, OBJECTS, kind_of, memory_options, scheme_of
@@ -134,23 +134,22 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
     def __init__(self, check_interval: float = 10, *, url: str | None = None, queue: Queue | None = None) -> None:
         """Make a scheduler. ``check_interval``: the longest time in seconds between two checks of the database.
 
-        Raises NotSupported for a queue in Redis if neither ``url`` nor ``AIOTASKQ_DATABASE_URL`` names a database.
+        Without ``url`` the schedules of a queue in Redis are beside its tasks, unless ``AIOTASKQ_DATABASE_URL`` names a
+        SQL database. Raises NotSupported for the ``url`` of a store that cannot hold schedules.
         """
-        place = settings().database_url if url is None else url
         target: Any = _queue_here() if queue is None else queue
         self._own: list[Backend] = []
         if target is None:
             target = make_queue()
             self._own.append(target.backend)
-        if url is None:
-            check_default_home(target.backend, mask(getattr(target, "url", "the queue")))
+        place = _place_of_schedules(target) if url is None else url
         if getattr(target, "url", None) == place:
             home = target.backend  # so a schedule and the task that it fires are written in one transaction
         else:
             home = connect(place)
             self._own.append(home)
         if home.schedules is None:
-            raise NotSupported("schedules live in SQL; name a database, as in sqlite:///app.db")
+            raise NotSupported(f"schedules: {mask(place)} cannot hold them; name a SQL database or Redis")
         self._home = home
         super().__init__(home.schedules, target, target.backend, SystemClock(), check_interval=check_interval)
 
@@ -172,6 +171,13 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
     async def get_task(self, task_id: str) -> dict[str, Any]:
         """Return one schedule as a dict. Raises NotFound."""
         return _columns(await self.get(task_id))
+
+
+def _place_of_schedules(queue: Any) -> str:
+    beside: str | None = getattr(queue, "url", None)
+    if beside is not None and kind_of(beside) == "redis" and not schedules_elsewhere(beside):
+        return beside
+    return settings().database_url
 
 
 def _columns(schedule: Schedule) -> dict[str, Any]:

@@ -108,10 +108,6 @@ class Registry(ABC):
         """Add the registrations of another task queue: handlers, schedules, middleware, listeners and resources."""
         self.registered.update(other.registered)
 
-    @abstractmethod
-    def _check_schedules(self) -> None:
-        """Raise NotSupported where schedules cannot be kept."""
-
     def _wrapped(self, push: Callable[[list[Task]], Awaitable[list[Task]]]) -> Callable[..., Awaitable[list[Task]]]:
         """Return ``push`` wrapped in the middleware of pushes, the first registered outermost."""
         for wrapper in reversed(self.registered.push_middleware):
@@ -255,10 +251,9 @@ class Registry(ABC):
 
         Exactly one of ``cron``, ``interval`` (whole seconds or timedelta) and ``at``. ``name`` identifies it across
         restarts; default the task's name. ``Scheduler.add_scheduler_task`` describes the other options. Raises, when it
-        is declared and not when it runs, ValidationError, MissingExtra for a calendar without the extra ``calendars``,
-        and NotSupported for Redis where no database is named for the schedules.
+        is declared and not when it runs, ValidationError, and MissingExtra for a calendar without the extra
+        ``calendars``.
         """
-        self._check_schedules()
         if sum(each is not None for each in (cron, interval, at)) != 1:
             raise ValidationError("schedule: exactly one of cron, interval and at is needed")
         kind = "cron" if cron is not None else "interval" if interval is not None else "once"

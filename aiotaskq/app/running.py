@@ -12,6 +12,7 @@ from typing import Any, Self
 from aiotaskq.app.registry import Registry
 from aiotaskq.app.resources import open_resource
 from aiotaskq.app.run_options import RunOptions
+from aiotaskq.app.settings import schedules_elsewhere
 from aiotaskq.backends.base import Backend
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.queue.queue import Queue
@@ -30,6 +31,7 @@ class Running(Registry):
     store: Store
     _backend: Backend
     _retention: Retention
+    url: str
     _schedules_url: str | None
     _worker_options: dict[str, Any]
     worker: Worker | None = None
@@ -168,7 +170,14 @@ class Running(Registry):
     def _has_schedules(self) -> bool:
         """Return whether there may be schedules; if not, no database is opened for them."""
         asked = self._schedules_url is not None or "scheduler" in self.__dict__
-        return asked or bool(self.registered.schedules) or self._backend.schedules is not None
+        return asked or bool(self.registered.schedules) or not self._schedules_elsewhere
+
+    @property
+    def _schedules_elsewhere(self) -> bool:
+        """Whether the schedules are in another store than the tasks."""
+        if self._schedules_url is not None:
+            return self._schedules_url != self.url
+        return schedules_elsewhere(self.url)
 
     async def _stop_running(self, drain: float, grace: float) -> ExitCode:
         if (worker := self.worker) is None:

@@ -8,19 +8,16 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.backends.base import Backend
-from aiotaskq.backends.url import kind_of, memory_options, scheme_of
+from aiotaskq.backends.url import DURABLE_FAKE, kind_of, memory_options, scheme_of
 from aiotaskq.concurrency.loop_bound import after_fork
 from aiotaskq.core.masking import mask
 from aiotaskq.core.validation import check_seconds
-from aiotaskq.errors import ClosedError, NotSupported, ValidationError
+from aiotaskq.errors import ClosedError, ValidationError
 
 __all__ = [
-    "ONE_DATABASE",
     "Settings",
-    "check_default_home",
     "configure",
-    "names_database",
+    "schedules_elsewhere",
     "settings",
     "visibility_timeout",
 ]
@@ -28,11 +25,6 @@ __all__ = [
 DATABASE = "AIOTASKQ_DATABASE_URL"
 QUEUE = "AIOTASKQ_QUEUE_URL"
 VISIBILITY = "AIOTASKQ_VISIBILITY_TIMEOUT"
-
-ONE_DATABASE = (
-    "name one SQL database for all hosts: TaskQ(..., schedules='postgresql://...'), AIOTASKQ_DATABASE_URL, "
-    "or --schedules on the command line"
-)
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -92,22 +84,17 @@ def settings() -> Settings:
     return _settings
 
 
-def names_database() -> bool:
-    """Return whether ``configure()`` or a variable names a database; no settings are fixed. Raises ValidationError."""
-    return (_settings or _resolve(_given)).named
+def schedules_elsewhere(url: str) -> bool:
+    """Return whether the schedules of a queue in this store are by default in the process's database, not beside it.
 
-
-def check_default_home(queue_backend: Backend, shown: str) -> None:
-    """Raise NotSupported if schedules would be in the default file beside a queue that several hosts share.
-
-    Each host has a file of its own, and would fire its own copy of every schedule. ``shown`` is the queue's URL without
-    its password.
+    So it is for a queue in memory, and for one in Redis where ``configure()`` or a variable names a SQL database. No
+    settings are fixed. Raises ValidationError.
     """
-    if queue_backend.schedules is None and queue_backend.shared and not names_database():
-        raise NotSupported(
-            f"schedules: {shown} cannot hold them, and a file of each host would fire each of them once per host; "
-            f"{ONE_DATABASE}"
-        )
+    kind = kind_of(url)
+    if kind == "memory":
+        return url.partition("?")[0] != DURABLE_FAKE
+    known = _settings or _resolve(_given)
+    return kind == "redis" and known.named and kind_of(known.database_url) == "sql"
 
 
 def visibility_timeout() -> float:

@@ -15,9 +15,9 @@ from aiotaskq.app.groups import GroupPushes
 from aiotaskq.app.handle import PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.app.push import as_call, named_call, new_task_of, reruns_of, rules_of, session_of
 from aiotaskq.app.running import Running
-from aiotaskq.app.settings import ONE_DATABASE, check_default_home, settings
+from aiotaskq.app.settings import settings
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import Backend, InvalidRow
+from aiotaskq.backends.base import Backend, InvalidRow, Schedules
 from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.poller import Poller
@@ -73,8 +73,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
 
         Args:
             url: ``memory://``, ``sqlite:///file.db``, ``postgresql://``, ``mysql://`` or ``redis://``.
-            schedules: URL of the SQL database that holds schedules; default the same place, or for ``memory://`` and
-                Redis ``AIOTASKQ_DATABASE_URL``. With Redis one of the two is needed as soon as there is a schedule.
+            schedules: URL of the store that holds schedules; default the same place, for ``memory://`` the database of
+                ``AIOTASKQ_DATABASE_URL``, and for Redis, too, where that variable names a SQL database.
             store: where public values live; default the same place.
             timezone: IANA name in which cron schedules are evaluated; default the system's.
             lease, heartbeat, reap_interval: how long a worker holds a task without a heartbeat, how often it sends one
@@ -146,17 +146,16 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
 
     @functools.cached_property
     def scheduler(self) -> Scheduler:
-        """The scheduler actor; made (and its database opened) only when something uses it.
+        """The scheduler actor; made (and its store opened) only when something uses it.
 
-        Raises NotSupported for Redis where no database is named for the schedules.
+        Raises NotSupported for ``schedules="memory://"``, which cannot hold any.
         """
-        self._check_schedules()
         url = self._schedules_url
-        if url is None and self._backend.schedules is None:
-            url = settings().database_url
+        if self._schedules_elsewhere:
+            url = url or settings().database_url
         schedules = (self._backend if url is None else self._store(url)).schedules
         if schedules is None:
-            raise NotSupported(f"schedules: {mask(url or self.url)} cannot hold them; {ONE_DATABASE}")
+            raise NotSupported(f"schedules: {mask(url or self.url)} cannot hold them; name a SQL database or Redis")
         # A schedule is about the wall clock, even where the queue's own clock is a steady one.
         clock = SystemClock() if type(self._clock) is SteadyClock else self._clock
         return Scheduler(
@@ -177,9 +176,12 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         handler = self.registered.handlers.get(task.type)
         return task if handler is None or handler.gating is None else handler.gating.gated(task)
 
-    def _check_schedules(self) -> None:
-        if self._schedules_url is None:
-            check_default_home(self._backend, mask(self.url))
+    @property
+    def open_schedules(self) -> Schedules | None:
+        """The store of schedules as far as it is in use: another one than that of the tasks only with the scheduler."""
+        if "scheduler" in self.__dict__:
+            return self.scheduler.schedules
+        return None if self._schedules_elsewhere else self._backend.schedules
 
     @property
     def invalid_rows(self) -> list[InvalidRow]:

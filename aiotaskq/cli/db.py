@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -239,8 +238,7 @@ def recode(
             bar.total(total)
             bar.update(looked)
 
-        with contextlib.suppress(NotSupported):  # beside Redis there need be no store of schedules
-            _ = tq.scheduler  # it may have a store of its own
+        _ = tq.scheduler  # it may have a store of its own
         async with tq:
             await recode_all(tq.queue.backend, SystemClock(), done, progress)
             for backend in tq.backends.values():

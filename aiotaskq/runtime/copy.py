@@ -181,7 +181,7 @@ async def _copy_tasks(
 async def _copy_schedules(target: Backend, schedules: Sequence[Schedule], now: int, done: Copied) -> None:
     if target.schedules is None:
         if schedules:
-            problem = "schedules live in SQL, not in this store"
+            problem = "the target cannot hold schedules"
             done.uncopied.append(Uncopied("schedules", f"{len(schedules)} schedules", problem))
         return
     for start in range(0, len(schedules), CHUNK):

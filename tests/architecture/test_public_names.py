@@ -63,6 +63,7 @@ AWAITED_ONLY = {
         "adopt",
         "immediate",
         "on_signal",
+        "open_schedules",
         "push_now",
         "replaced_by",
         "run_until",

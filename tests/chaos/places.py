@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from aiotaskq.backends.url import kind_of
 from tests.support import servers
 from tests.support.servers import Server
 from tests.support.skips import skipped_without
@@ -35,7 +36,7 @@ class Place:
     @property
     def sql(self) -> bool:
         """Whether the store is SQL: it can fill itself, explain its plans, and take the caller's transaction."""
-        return self.schedules is None
+        return kind_of(self.url) == "sql"
 
     @property
     def host(self) -> tuple[str, int]:
@@ -87,9 +88,12 @@ PLACES: dict[str, Callable[[Path], AbstractAsyncContextManager[Place]]] = {
     "postgresql": on_server("postgresql", servers.postgresql),
     "postgresql_jit": on_server("postgresql", servers.postgresql_jit),
     "mysql": on_server("mysql", servers.mariadb),
-    "redis": on_server("redis", servers.valkey, schedules=False),
+    "redis": on_server("redis", servers.valkey),
+    "redis_and_sqlite": on_server("redis", servers.valkey, schedules=False),
 }
-"""By name: a folder of its own gives an empty store. Raises Unavailable where the server cannot be started."""
+"""By name: a folder of its own gives an empty store. Raises Unavailable where the server cannot be started.
+
+The last one has the tasks in Redis and the schedules in SQLite."""
 
 SQL = ("sqlite", "postgresql", "postgresql_jit", "mysql")
 SERVERS = ("postgresql", "postgresql_jit", "mysql", "redis")

@@ -9,7 +9,7 @@ from tests.chaos.harness import SCALE
 from tests.chaos.places import PLACES, SERVERS, SQL
 from tests.chaos.scenarios import Scenario
 
-EVERYWHERE = tuple(PLACES)
+EVERYWHERE = tuple(name for name in PLACES if name != "redis_and_sqlite")
 
 WHERE: dict[Scenario, tuple[str, ...]] = {
     scenarios.kills: EVERYWHERE,
@@ -18,9 +18,9 @@ WHERE: dict[Scenario, tuple[str, ...]] = {
     scenarios.pauses: EVERYWHERE,
     scenarios.blocking: EVERYWHERE,
     scenarios.poison: EVERYWHERE,
-    scenarios_schedules.schedulers: EVERYWHERE,
-    scenarios_schedules.purged: EVERYWHERE,
-    scenarios_schedules.downtime: EVERYWHERE,
+    scenarios_schedules.schedulers: tuple(PLACES),
+    scenarios_schedules.purged: tuple(PLACES),
+    scenarios_schedules.downtime: tuple(PLACES),
     scenarios.terms: EVERYWHERE,
     scenarios.cut_short: EVERYWHERE,
     scenarios_limits.limits: EVERYWHERE,

@@ -112,7 +112,7 @@ def table(path: Path, name: str) -> list[tuple[Any, ...]]:
 TABLES = ("task_queue", "scheduler_task", "aiotaskq_queue")
 
 
-@pytest.mark.parametrize("kind", [postgresql, mariadb], ids=["postgresql", "mysql"])
+@pytest.mark.parametrize("kind", [postgresql, mariadb, valkey], ids=["postgresql", "mysql", "redis"])
 def test_a_copy_of_a_copy_is_equal_to_the_source(
     cli: Cli, kind: Callable[..., Server], unavailable: dict[str, str]
 ) -> None:
@@ -130,16 +130,12 @@ def test_a_copy_of_a_copy_is_equal_to_the_source(
     assert {name: table(cli.home / "here.db", name) for name in TABLES} == before
 
 
-def test_copies_to_and_from_redis_have_tasks_and_report_schedules(cli: Cli, unavailable: dict[str, str]) -> None:
-    server = fresh(started(valkey, unavailable))
-    here, back = prepared(cli.home / "here.db"), prepared(cli.home / "back.db")
-    fill(here, lives())
-    code, out, err = cli.run("db", "copy", here, server, "--json")
-    found = json.loads(out)
-    assert (code, found["tasks"], found["schedules"], err) == (1, 6, 0, "")
-    assert [row["id"] for row in found["uncopied"]] == ["3 schedules"]
-    assert cli.json("db", "copy", server, back)["tasks"] == 6
-    assert table(cli.home / "back.db", "task_queue") == table(cli.home / "here.db", "task_queue")
+async def test_schedules_that_the_target_cannot_hold_are_reported(tmp_path: Path) -> None:
+    async with opened(f"sqlite:///{tmp_path}/here.db", "memory://") as (here, there):
+        assert here.schedules is not None
+        await here.schedules.add([new_schedule("n", "t", "interval", None, 7, now=NOW)])
+        done = await copy(here, there, NOW)
+    assert [(row.id, row.problem) for row in done.uncopied] == [("1 schedules", "the target cannot hold schedules")]
 
 
 def test_a_killed_copy_continues(cli: Cli, unavailable: dict[str, str]) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import Backend, Change, Room, ScheduleChange
+from aiotaskq.backends.base import Backend, Change, Room, ScheduleChange, Schedules
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.concurrency.clock import SystemClock
@@ -66,7 +66,8 @@ async def stored_text(store: Store) -> str:
         return str([store.execute(f"SELECT * FROM {table}") for table in ("task_queue", "scheduler_task")])
     redis: Any = store.backend
     root = redis._redis.root
-    return str([await redis._redis.command("HGETALL", root + key) for key in ("body", "state", "progress")])
+    keys = ("body", "state", "progress", "schedules")
+    return str([await redis._redis.command("HGETALL", root + key) for key in keys])
 
 
 async def lived(backend: Backend, **fields: Any) -> tuple[Task, Task]:
@@ -390,7 +391,7 @@ async def test_a_locked_row_is_left_for_later(opened: Opened, sql_store: Store) 
 # ---- schedules ------------------------------------------------------------------------------------------------------
 
 
-async def test_schedules_and_what_they_fire(opened: Opened, sql_store: Store) -> None:
+async def test_schedules_and_what_they_fire(opened: Opened, schedules: Schedules, durable_store: Store) -> None:
     backend = await opened(Keyed("old"))
     assert backend.schedules is not None
     first, second = new_schedule(params=PARAMS), new_schedule(params={})
@@ -402,7 +403,7 @@ async def test_schedules_and_what_they_fire(opened: Opened, sql_store: Store) ->
     (row,) = await backend.schedules.undelivered(5)
     assert (row.params, row.outbox, row.enabled) == (PARAMS, (task,), True)
     assert [row.params for row in await backend.find(TaskFilter(), 5)] == [PARAMS]
-    assert "a secret" not in await stored_text(sql_store)
+    assert "a secret" not in await stored_text(durable_store)
     edited = row.replace(params={"text": SECRET, "n": 2}, outbox=())
     assert await backend.schedules.change([ScheduleChange(row, edited)]) == [True]
     without = await opened(None)

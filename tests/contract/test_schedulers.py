@@ -1,6 +1,7 @@
 """Schedulers on each store, without a leader: one task for each due time.
 
-Where a store holds no schedules they live in SQLite beside it, and the derived task id makes the push the same push.
+A store in memory holds no schedules. Beside it they are in SQLite, as they can be beside Redis; then the derived task
+id makes the push the same push.
 """
 
 from __future__ import annotations
@@ -28,14 +29,26 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture
-async def process(shared_store: Store, tmp_path: Path) -> AsyncIterator[Open]:
+async def process(shared_store: Store) -> AsyncIterator[Open]:
     """Opens one more process's TaskQ, with a clock of its own; all have the same rows."""
-    schedules = None if shared_store.backend.schedules is not None else f"sqlite:///{tmp_path}/schedules.db"
+    async with _processes(shared_store.url, None) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def apart(shared_store: Store, tmp_path: Path) -> AsyncIterator[Open]:
+    """The same with the schedules in a database beside the tasks."""
+    async with _processes(shared_store.url, f"sqlite:///{tmp_path}/schedules.db") as opened:
+        yield opened
+
+
+@contextlib.asynccontextmanager
+async def _processes(url: str, schedules: str | None) -> AsyncIterator[Open]:
     async with contextlib.AsyncExitStack() as stack:
 
         async def opened(ahead: float = 0.0) -> TaskQ:
             clock = VirtualClock(START + int(ahead * SECOND))
-            return await stack.enter_async_context(TaskQ(shared_store.url, schedules=schedules, clock=clock))
+            return await stack.enter_async_context(TaskQ(url, schedules=schedules, clock=clock))
 
         yield opened
 
@@ -111,7 +124,7 @@ async def test_one_that_was_cut_off_fires_nothing_twice_when_it_returns(process:
     here, away = await process(), await process()
     await add(here)
     step([here, away], 1)
-    before = await away.scheduler._schedules.due(away.queue.clock.now(), 10)  # read, and then cut off for two minutes
+    before = await away.scheduler.schedules.due(away.queue.clock.now(), 10)  # read, and then cut off for two minutes
     assert len(before) == 1
     for _ in range(120):
         await here.scheduler._look()
@@ -170,7 +183,7 @@ async def test_a_crash_between_fire_and_commit_is_both_or_neither(process: Open)
     tq = await process()
     await add(tq)
     step([tq], 1)
-    schedules: Any = tq.scheduler._schedules
+    schedules: Any = tq.scheduler.schedules
     change = schedules.change
 
     async def cut(*_: Any) -> Any:
@@ -239,9 +252,25 @@ async def test_pause_edit_and_run_now_hold_for_every_process(process: Open) -> N
     assert len(await dues(one)) == 2
 
 
-@pytest.mark.stores("redis")  # elsewhere queue and schedules are one store
-async def test_a_queue_in_another_store_gets_the_tasks_of_a_dead_scheduler(process: Open) -> None:  # C9, C22
-    dead, alive = await process(), await process()
+# ---- schedules in a database beside the tasks ---------------------------------------------------------------------
+
+
+@pytest.mark.stores("redis")  # one store stands for all
+async def test_due_times_are_fired_once_into_a_queue_in_another_store(apart: Open) -> None:  # C1, C9
+    tqs = [await apart() for _ in range(3)]
+    for number in range(5):
+        await add(tqs[0], f"s{number}")
+    for _ in range(10):
+        step(tqs, 0.5)
+        await look(tqs)
+    await check(tqs[0], expected=5 * 5)
+    backend = tqs[0].queue.backend
+    assert backend.schedules is not None and await backend.schedules.all() == []
+
+
+@pytest.mark.stores("redis")  # one store stands for all
+async def test_a_queue_in_another_store_gets_the_tasks_of_a_dead_scheduler(apart: Open) -> None:  # C9, C22
+    dead, alive = await apart(), await apart()
     assert dead.scheduler._outbox is not None
     await add(dead)
     step([dead, alive], 1)
@@ -252,7 +281,7 @@ async def test_a_queue_in_another_store_gets_the_tasks_of_a_dead_scheduler(proce
     dead.scheduler._outbox.deliver = killed
     with pytest.raises(KeyboardInterrupt):
         await dead.scheduler._fire(
-            await dead.scheduler._schedules.due(dead.queue.clock.now(), 10), dead.queue.clock.now()
+            await dead.scheduler.schedules.due(dead.queue.clock.now(), 10), dead.queue.clock.now()
         )
     assert not await dues(alive)
     step([alive], 12)
@@ -263,9 +292,9 @@ async def test_a_queue_in_another_store_gets_the_tasks_of_a_dead_scheduler(proce
     await check(alive, expected=3)
 
 
-@pytest.mark.stores("redis")  # elsewhere queue and schedules are one store
-async def test_nothing_is_fired_while_the_queue_is_unavailable(process: Open) -> None:  # G-10
-    tq = await process()
+@pytest.mark.stores("redis")  # one store stands for all
+async def test_nothing_is_fired_while_the_queue_is_unavailable(apart: Open) -> None:  # G-10
+    tq = await apart()
     assert tq.scheduler._outbox is not None
     await add(tq)
     step([tq], 1)
@@ -284,14 +313,14 @@ async def test_nothing_is_fired_while_the_queue_is_unavailable(process: Open) ->
     await check(tq, expected=1)  # fire_once
 
 
-@pytest.mark.stores("redis")  # elsewhere queue and schedules are one store
-async def test_a_task_that_ended_and_was_deleted_is_not_handed_over_again(process: Open) -> None:  # C8
-    slow, other = await process(), await process()
+@pytest.mark.stores("redis")  # one store stands for all
+async def test_a_task_that_ended_and_was_deleted_is_not_handed_over_again(apart: Open) -> None:  # C8
+    slow, other = await apart(), await apart()
     assert slow.scheduler._outbox is not None
     await add(slow)
     step([slow, other], 1)
     fired = 0
-    change = slow.scheduler._schedules.change
+    change = slow.scheduler.schedules.change
 
     async def run_and_delete() -> None:
         nonlocal fired
@@ -310,7 +339,7 @@ async def test_a_task_that_ended_and_was_deleted_is_not_handed_over_again(proces
             raise KeyboardInterrupt  # killed before it could
         return await change(changes)
 
-    schedules: Any = slow.scheduler._schedules
+    schedules: Any = slow.scheduler.schedules
     schedules.change = between
     with pytest.raises(KeyboardInterrupt):
         await slow.scheduler._look()

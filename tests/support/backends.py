@@ -190,5 +190,5 @@ STORES = {
     "postgresql": Kind(postgresql, shared=True, sql=True, schedules=True),
     "postgresql_jit": Kind(postgresql_jit, shared=True, sql=True, schedules=True, same_as="postgresql"),
     "mysql": Kind(mysql, shared=True, sql=True, schedules=True),
-    "redis": Kind(redis, shared=True),
+    "redis": Kind(redis, shared=True, schedules=True),
 }

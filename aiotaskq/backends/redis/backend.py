@@ -2,7 +2,7 @@
 
 A whole namespace has one hash tag, not one for each queue. So a push to several queues is all or nothing, and a claim
 from several queues has an exact order; and in a cluster a namespace is on one node, while several namespaces
-(``?prefix=…``) are spread. Schedules are kept in SQL.
+(``?prefix=…``) are spread.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from aiotaskq.backends.redis.rows import (
     to_tasks,
     to_tasks_or_none,
 )
+from aiotaskq.backends.redis.schedules import RedisSchedules
 from aiotaskq.backends.redis.server import check_format, check_settings, read_limits
 from aiotaskq.backends.redis.values import RedisValues
 from aiotaskq.backends.redis.workers import RedisWorkers
@@ -52,7 +53,7 @@ READ = 1_000  # rows in one answer of a script: the server runs no other command
 
 
 class RedisBackend(Backend):
-    """Tasks and public values in Redis or Valkey. It belongs to the event loop in which it is opened."""
+    """Tasks, schedules and public values in Redis or Valkey. It belongs to the event loop in which it is opened."""
 
     name: ClassVar[str] = "redis"
     durable: ClassVar[bool] = True
@@ -78,6 +79,7 @@ class RedisBackend(Backend):
         self.notes = RedisNotes(self._redis, self.listeners)
         self.gates: RedisGates = RedisGates(self._redis, self.listeners, self._notifier.ready)
         self.groups: RedisGroups = RedisGroups(self.name, self._redis, self.listeners, self._notifier.ready)
+        self.schedules: RedisSchedules = RedisSchedules(self._redis, self.listeners, self.gates, self._notifier.ready)
 
     async def _prepare(self, redis: RedisConnections) -> None:
         await check_format(redis)

@@ -221,7 +221,7 @@ def _state_json(task: Task) -> str:
 
 def new_rows(tasks: Iterable[Task]) -> Iterator[bytes]:
     """Return packed lists of new rows for a script. Raises ValidationError for a task that no row can hold."""
-    return _packed(map(row_words, tasks))
+    return packed(map(row_words, tasks))
 
 
 def row_words(task: Task) -> tuple[str, str, str]:
@@ -288,7 +288,7 @@ def _plain(lane: str, tasks: Sequence[Task]) -> list[str | int]:
 
 def changed_rows(changes: Iterable[Change]) -> Iterator[bytes]:
     """Return packed lists of guarded writes for a script. Raises ValidationError for a task that no row can hold."""
-    return _packed(map(_changed, changes))
+    return packed(map(_changed, changes))
 
 
 def may_be_gated(changes: Iterable[Change], lists: Sequence[bytes]) -> bool:
@@ -307,7 +307,8 @@ def may_be_gated(changes: Iterable[Change], lists: Sequence[bytes]) -> bool:
     return False
 
 
-def _packed(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
+def packed(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
+    """Return the words of these rows in packed lists for a script."""
     words: list[Any] = []
     count = size = 0
     for row in rows:

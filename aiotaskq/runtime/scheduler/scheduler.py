@@ -56,7 +56,8 @@ class Scheduler:
         """
         self._prepare = prepare
         self._timezone = timezone
-        self._schedules = schedules
+        self.schedules = schedules
+        """The store of its schedules."""
         self._queue = queue
         self._queue_backend = queue_backend
         self._clock = clock
@@ -180,7 +181,7 @@ class Scheduler:
 
     async def add(self, schedules: Sequence[Schedule]) -> Sequence[Schedule]:
         """Store schedules in one transaction; return for each the row that is there: the same, or an older one."""
-        stored = await self._schedules.add(schedules)
+        stored = await self.schedules.add(schedules)
         if gate.open:
             for schedule, row in zip(schedules, stored, strict=True):
                 log.debug("schedule {} {}", _named(row), "added" if row is schedule else "is there already")
@@ -223,7 +224,7 @@ class Scheduler:
 
     async def delete_task(self, task_id: str) -> bool:
         """Delete a schedule; return whether there was one. The tasks that it has fired stay."""
-        (there,) = await self._schedules.delete([task_id])
+        (there,) = await self.schedules.delete([task_id])
         log.debug("schedule {} {}", printable(task_id), "deleted" if there else "is not there")
         return there
 
@@ -239,7 +240,7 @@ class Scheduler:
 
     async def get(self, task_id: str) -> Schedule:
         """Return one schedule. Raises NotFound."""
-        (schedule,) = await self._schedules.get([task_id])
+        (schedule,) = await self.schedules.get([task_id])
         if schedule is None:
             raise NotFound(f"there is no schedule {printable(task_id)}")
         return schedule
@@ -250,7 +251,7 @@ class Scheduler:
             after = edit(before, self._clock.now())
             if after == before:
                 return after
-            if await self._schedules.change([ScheduleChange(before, after)]) == [True]:
+            if await self.schedules.change([ScheduleChange(before, after)]) == [True]:
                 self._note([after.replace(version=before.version + 1)])
                 return after
 
@@ -262,7 +263,7 @@ class Scheduler:
 
     async def list(self, enabled_only: bool = False) -> Sequence[Schedule]:
         """Return the schedules, in the order in which they were added."""
-        return await self._schedules.all(enabled_only)
+        return await self.schedules.all(enabled_only)
 
     # ---- firing ----
 
@@ -297,20 +298,20 @@ class Scheduler:
 
     async def _bring_near(self, now: int, differ: int) -> None:
         """Let intervals go on after the clock was set back, by at least ``differ`` microseconds."""
-        found = await self._schedules.written_after(now)
+        found = await self.schedules.written_after(now)
         changes = [ScheduleChange(schedule, brought_near(schedule, now, differ)) for schedule in found]
         changes = [change for change in changes if change.after is not change.before]
         for begin in range(0, len(changes), LIMIT):
             # A change that does not hold was made by another process, or the schedule was edited.
-            await self._schedules.change(changes[begin : begin + LIMIT])
+            await self.schedules.change(changes[begin : begin + LIMIT])
         self._due_heap.forget()
         self._set_back = None
 
     async def _read_ahead(self, now: int) -> None:
         end = now + AHEAD
-        found = await self._schedules.due(end - 1, READ)
+        found = await self.schedules.due(end - 1, READ)
         if len(found) == READ and (found[-1].due or 0) <= now:  # many are late: read as many as may be fired
-            found = await self._schedules.due(end - 1, LIMIT)
+            found = await self.schedules.due(end - 1, LIMIT)
         if len(found) in (READ, LIMIT):
             end = found[-1].due or 0  # more may be due at that instant
         self._due_heap.fill(found, now, end)
@@ -318,7 +319,7 @@ class Scheduler:
     async def _until_next(self) -> float:
         at = self._due_heap.head()
         if at is None:
-            at = await self._schedules.next_due()
+            at = await self.schedules.next_due()
         if at is None:
             return self._check_interval
         return min(self._check_interval, max(0.0, (at - self._clock.now()) / SECOND))
@@ -346,7 +347,7 @@ class Scheduler:
             else:
                 unknown.append(schedule.task_id)  # another process has changed it, or its outbox has changed
         if unknown:
-            for stands in await self._schedules.get(unknown):
+            for stands in await self.schedules.get(unknown):
                 if stands is not None:
                     self._due_heap.note(stands)
 
@@ -354,9 +355,9 @@ class Scheduler:
         """Write schedules and push their tasks: in one transaction, or through an outbox if the stores differ."""
         if not changes:
             return []
-        if self._queue_backend.schedules is self._schedules:
+        if self._queue_backend.schedules is self.schedules:
             taker = willing(self._queue.takers)
-            write = self._schedules.change if taker is None else taker.fire
+            write = self.schedules.change if taker is None else taker.fire
             gated = self._queue.gated
             held = await write([ScheduleChange(old, new, tuple(map(gated, fired))) for old, new, fired in changes])
             for (_, _, fired), ok in zip(changes, held, strict=True):
@@ -365,7 +366,7 @@ class Scheduler:
             return held
         if self._outbox is not None:
             return await self._outbox.write(changes)
-        held = await self._schedules.change([ScheduleChange(before, after) for before, after, _ in changes])
+        held = await self.schedules.change([ScheduleChange(before, after) for before, after, _ in changes])
         # A queue in memory: its tasks end with this process anyway.
         won = [task for (_, _, fired), ok in zip(changes, held, strict=True) if ok for task in fired]
         if won:
@@ -393,7 +394,7 @@ class Scheduler:
         log.error("schedule {} cannot be fired: {}", _title(schedule), known)
         if count >= MAX_REFUSALS:
             del self._refusals[schedule.task_id]
-            if await self._schedules.change([ScheduleChange(schedule, paused(schedule, now))]) == [True]:
+            if await self.schedules.change([ScheduleChange(schedule, paused(schedule, now))]) == [True]:
                 log.error("schedule {} is disabled; correct it and resume it", _title(schedule))
                 self._queue.events.emit("disabled", now, None, schedule=schedule, error=known)
 

@@ -56,8 +56,7 @@ async def attention(tq: TaskQ, stats: Stats, failed: int, now: int) -> list[Noti
         )
     found += paused_queues(stats)
     found += stuck_gates([gate_row(each, now) for each in await tq.limits.list(LOOKED_AT) if each.waiting])
-    schedules = next((each.schedules for each in tq.backends.values() if each.schedules is not None), None)
-    if schedules is not None:
+    if (schedules := tq.open_schedules) is not None:
         found += late_schedules(await schedules.due(now - LATE, MOST_SCHEDULES + 1))
     return found
 

@@ -10,13 +10,13 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.base import Backend, Change, ScheduleChange
 from aiotaskq.backends.listeners import CANCEL
 from aiotaskq.backends.redis.backend import RedisBackend
-from aiotaskq.core.task import Status, TaskFilter
+from aiotaskq.core.task import SECOND, Status, TaskFilter
 from tests.support.machine import watchdog
 from tests.support.programs import ROOT
-from tests.support.rows import LEASE, NOW, completed, ids, new, worker_info
+from tests.support.rows import LEASE, NOW, completed, ids, new, new_schedule, worker_info
 from tests.support.servers import Valkey
 
 
@@ -80,7 +80,24 @@ async def every_verb(backend: Backend) -> None:
     assert await backend.values.delete(["l"], NOW) == [True]
     assert await backend.values.expire(NOW + 1, 5) == 1
     await backend.values.clear()
+    await every_verb_of_schedules(backend)
     assert await backend.ping() is not None
+
+
+async def every_verb_of_schedules(backend: Backend) -> None:
+    """A life of a schedule in which each verb is used, and works."""
+    schedules = backend.schedules
+    assert schedules is not None
+    made, task = new_schedule(), new(queue="fired")
+    assert await schedules.add([made]) == [made]
+    assert await schedules.due(NOW, 5) == await schedules.all() == await schedules.written_after(NOW - SECOND) == [made]
+    assert await schedules.next_due() == NOW
+    fired = ScheduleChange(made, made.replace(run_count=1, outbox=(new(),)), (task,))
+    assert await schedules.change([fired, fired]) == [True, False]
+    assert await schedules.undelivered(5) == await schedules.get([made.task_id])
+    assert await schedules.delete([made.task_id, made.task_id]) == [True, False]
+    assert await schedules.all() == await schedules.undelivered(5) == await schedules.due(NOW, 5) == []
+    assert await backend.delete([task.task_id]) == 1
 
 
 def run_program(code: str, *args: str) -> str:

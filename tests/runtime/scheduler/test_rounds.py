@@ -25,7 +25,7 @@ async def test_firing_takes_one_transaction_and_no_query(tq: TaskQ, clock: Virtu
     clock.step(1.0)
     await tq.scheduler._look()
     calls = []
-    schedules = tq.scheduler._schedules
+    schedules = tq.scheduler.schedules
 
     def count(name: str, verb: Any) -> None:
         async def counted(*args: Any) -> Any:
@@ -101,7 +101,7 @@ async def test_store_failures_do_not_end_it(tmp_path: Path, together: bool) -> N
         scheduler = kit.tq.scheduler
         await scheduler.start()
         await scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=1)
-        due = scheduler._schedules.due
+        due = scheduler.schedules.due
         failed: list[int] = []
 
         async def failing(now: int, limit: int) -> Any:
@@ -110,7 +110,7 @@ async def test_store_failures_do_not_end_it(tmp_path: Path, together: bool) -> N
                 raise DatabaseUnavailable("away")
             return await due(now, limit)
 
-        scheduler._schedules.due = failing  # type: ignore[method-assign]
+        scheduler.schedules.due = failing  # type: ignore[method-assign]
         await kit.advance(31)
         assert failed == [0, 1, 2, 3, 4]
         assert scheduler.running and scheduler.failures == 0

@@ -53,11 +53,10 @@ async def settings(view: View) -> Settings:
     """Examine the store and list what is registered."""
     tq, clock = view.tq, view.tq.queue.clock
     distance: Distance | None = None
-    schedules = next((each.schedules for each in tq.backends.values() if each.schedules is not None), None)
     try:
         distance = await measure(tq.queue.backend, clock, ROUNDS)
         counts = (await view.counts.get()).stats
-        problems = (await examine(tq.queue.backend, clock, schedules=schedules, known=counts)).problems
+        problems = (await examine(tq.queue.backend, clock, schedules=tq.open_schedules, known=counts)).problems
     except AiotaskqError as error:
         problems = [str(error)]
     return Settings(

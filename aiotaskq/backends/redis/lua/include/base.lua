@@ -44,6 +44,10 @@
 -- groups:cancelling    sorted set: the ids of those that were cancelled and have not ended (all scores are 0)
 -- groups:following     hash: id of an ended task to those of its children that do not know it yet, and when, packed
 -- members:<group>      list: each member as JSON
+-- schedules            hash: id of a schedule to its row; see schedule_rows.py
+-- schedules:due        sorted set: the ids of those that are enabled and due at a time, by it
+-- schedules:written    sorted set: the ids of those that are enabled, by updated_at in seconds
+-- schedules:outbox     sorted set: the ids of those whose outbox has tasks (all scores are 0)
 -- values, until        hash of public values, and sorted set of the keys that expire
 -- format               the number of this layout (FORMAT in scripts.py)
 --

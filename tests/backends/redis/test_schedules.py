@@ -1,0 +1,179 @@
+"""Schedules in Redis: where they are by default, a full memory, gates, and rows that cannot be read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aiotaskq
+import aiotaskq.sync
+from aiotaskq import DatabaseUnavailable, QueueFull, TaskQ
+from aiotaskq.backends.base import ScheduleChange
+from aiotaskq.backends.redis.backend import RedisBackend
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.gate import Bounds, Flow
+from aiotaskq.core.ids import next_seq
+from aiotaskq.core.parking import parked
+from aiotaskq.core.schedule import Schedule, UndecodableSchedule
+from aiotaskq.core.task import SECOND, Task, TaskFilter
+from tests.backends.redis.stores import opened, own_server, run_program
+from tests.support.rows import NOW, new, new_schedule
+from tests.support.servers import Server
+
+
+async def added(backend: RedisBackend, **fields: Any) -> Schedule:
+    (schedule,) = await backend.schedules.add([new_schedule(**fields)])
+    return schedule
+
+
+async def row_of(backend: RedisBackend, schedule: Schedule) -> Schedule:
+    (row,) = await backend.schedules.get([schedule.task_id])
+    assert row is not None
+    return row
+
+
+def fired(schedule: Schedule, *tasks: Task) -> ScheduleChange:
+    after = schedule.replace(next_run_at=(schedule.next_run_at or 0) + 60, run_count=schedule.run_count + 1)
+    return ScheduleChange(schedule, after, tasks)
+
+
+# ---- which store ----------------------------------------------------------------------------------------------------
+
+
+async def test_schedules_are_beside_the_tasks_and_nothing_else_is_opened(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    clock = VirtualClock(NOW)
+    async with TaskQ(url, clock=clock) as tq, TaskQ(url, clock=clock) as other:
+        schedule_id = await tq.scheduler.add_scheduler_task("n", "t", "interval", interval_seconds=5)
+        assert [row.task_id for row in await other.scheduler.list()] == [schedule_id]
+        clock.step(5)
+        await other.scheduler._look()
+        assert [task.scheduler_task_id for task in await tq.find()] == [schedule_id]
+        assert list(tq.backends) == [url]
+        assert tq.open_schedules is tq.scheduler.schedules is tq.queue.backend.schedules
+    assert list(tmp_path.iterdir()) == []
+
+
+# The process's database is fixed at its first use, so each of these is a process of its own.
+HOME = """
+import asyncio, sys
+import aiotaskq
+
+async def main(url, given):
+    tq = aiotaskq.TaskQ(url, schedules=given or None)
+    own = tq.open_schedules is not None
+    scheduler = aiotaskq.Scheduler(queue=aiotaskq.RedisQueue(url), url=given or None)
+    print([type(each).__name__ for each in (tq.scheduler.schedules, scheduler.schedules)], own)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+OWN, SQL = "['RedisSchedules', 'RedisSchedules'] True\n", "['SqlSchedules', 'SqlSchedules'] False\n"
+ANOTHER = "['RedisSchedules', 'RedisSchedules'] False\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "variables", "said"),
+    [
+        ("", {}, OWN),
+        ("", {"AIOTASKQ_DATABASE_URL": "redis://localhost:1/1"}, OWN),  # that of the command line's --db
+        ("redis://localhost:1/0", {"AIOTASKQ_DATABASE_URL": "sqlite:///s.db"}, OWN),
+        ("redis://localhost:1/1", {}, ANOTHER),
+        ("sqlite:///s.db", {}, SQL),
+        ("", {"AIOTASKQ_DATABASE_URL": "sqlite:///s.db"}, SQL),
+        ("", {"AIOTASKQ_QUEUE_URL": "sqlite:///s.db"}, SQL),
+    ],
+)
+def test_a_database_that_is_named_holds_the_schedules(
+    given: str, variables: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("AIOTASKQ_DATABASE_URL", "AIOTASKQ_QUEUE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert run_program(HOME, "redis://localhost:1/0", given) == said
+
+
+@pytest.mark.parametrize("kind", [aiotaskq.TaskQ, aiotaskq.sync.TaskQ])
+def test_a_store_in_memory_holds_none(kind: Any) -> None:
+    tq = kind("redis://me:sesame@localhost:1/0", schedules="memory://")
+    with pytest.raises(aiotaskq.NotSupported, match=r"memory:// cannot hold them; name a SQL database or Redis"):
+        tq.scheduler.get("x")
+    with pytest.raises(aiotaskq.NotSupported, match=r"memory:// cannot hold them"):
+        aiotaskq.Scheduler(queue=aiotaskq.RedisQueue("redis://localhost:1/0"), url="memory://")
+
+
+# ---- the script of a firing -----------------------------------------------------------------------------------------
+
+
+async def test_a_full_memory_refuses_a_firing_as_a_whole_and_takes_an_edit() -> None:
+    with own_server() as full:
+        async with opened(full.url("a")) as backend:
+            once = await added(backend, schedule_type="once", execute_at=NOW // SECOND)
+            full.ask("CONFIG SET maxmemory 1")
+            ends = ScheduleChange(once, once.without_due().replace(run_count=1), (new(),))
+            with pytest.raises(DatabaseUnavailable, match="memory is full, nothing was written"):
+                await backend.schedules.change([ends])
+            assert await backend.schedules.due(NOW, 5) == [once]
+            assert await backend.schedules.change([ScheduleChange(once, once.replace(enabled=False))]) == [True]
+            assert await backend.schedules.due(NOW, 5) == []
+            assert await backend.schedules.delete([once.task_id]) == [True]
+
+
+async def test_a_gate_with_no_room_refuses_a_firing_as_a_whole(backend: RedisBackend) -> None:
+    def task() -> Task:
+        return parked(new(flow=Flow(gates=(("g", Bounds(cap=1, max_waiting=1)),)), seq=next_seq(NOW)), NOW)
+
+    schedules = [await added(backend) for _ in range(3)]
+    assert [await backend.schedules.change([fired(each, task())]) for each in schedules[:2]] == [[True], [True]]
+    with pytest.raises(QueueFull):
+        await backend.schedules.change([fired(schedules[2], task())])
+    assert await row_of(backend, schedules[2]) == schedules[2]
+    assert len(await backend.find(TaskFilter(), 9)) == 2
+
+
+# ---- rows that cannot be read ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda row: row[:-20],
+        lambda row: row.replace(b'"params":{}', b'"params":7'),
+        lambda row: row.split(b" ", 4)[4],
+        lambda row: b"\xff\xfe",
+        lambda row: b"0 - 1 0 []",
+        lambda row: b"",
+    ],
+)
+async def test_a_damaged_row_is_disabled_and_can_be_deleted(
+    backend: RedisBackend, server: Server, prefix: str, damage: Any
+) -> None:
+    schedule, good = await added(backend, name="broken"), await added(backend)
+    key = f"{{{prefix}}}:schedules"
+    damaged = damage(server.ask("HGET", key, schedule.task_id))
+    server.ask("HSET", key, schedule.task_id, damaged)
+    row = await row_of(backend, schedule)
+    assert isinstance(row, UndecodableSchedule) and not row.enabled and row.params == {}
+    assert good in await backend.schedules.all() and good in await backend.schedules.due(NOW, 5)
+    clock = VirtualClock(NOW)
+    async with TaskQ(backend._url, clock=clock) as tq:
+        await tq.scheduler._look()
+        assert [task.scheduler_task_id for task in await tq.find()] == [good.task_id]
+        assert await backend.schedules.due(NOW, 5) == []  # nothing looks at it again and again
+        if damaged:
+            assert re.findall(rb'"params":..|\xff|\[]', damaged)[0] in server.ask("HGET", key, schedule.task_id)
+        assert await tq.scheduler.delete_task(schedule.task_id)
+        assert [row.task_id for row in await tq.scheduler.list()] == [good.task_id]
+
+
+async def test_an_index_entry_without_a_row_is_dropped(backend: RedisBackend, server: Server, prefix: str) -> None:
+    schedule = await added(backend)
+    server.ask("ZADD", f"{{{prefix}}}:schedules:due", 5, "ghost")
+    assert await backend.schedules.due(NOW, 5) == [schedule]
+    assert await backend.schedules.next_due() == NOW
