@@ -11,6 +11,7 @@ AiotaskqError
 ├── TaskFailed (RuntimeError)           the task whose result was awaited did not complete
 ├── BatchFailed (RuntimeError)           raised by a handler of batches: some of its items failed
 ├── ResultTimeout (TimeoutError)        the task did not end within the caller's timeout
+├── EventTimeout (TimeoutError)          the event that a handler waited for did not come in time
 ├── LeaseLost (RuntimeError)            a write by an owner that no longer holds the lease
 ├── NotSupported (NotImplementedError)  this backend does not support the option or call
 ├── MissingExtra (ImportError)          an optional dependency is not installed
@@ -30,6 +31,7 @@ from aiotaskq.core.errors import (
     ClosedError,
     CronError,
     DatabaseUnavailable,
+    EventTimeout,
     LeaseLost,
     MissingExtra,
     NoOpenTask,
@@ -52,6 +54,7 @@ __all__ = [
     "ClosedError",
     "CronError",
     "DatabaseUnavailable",
+    "EventTimeout",
     "LeaseLost",
     "MissingExtra",
     "NoOpenTask",

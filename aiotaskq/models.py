@@ -14,6 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 __all__ = [
     "Base",
+    "EventRow",
     "GateRow",
     "GroupRow",
     "HistoryRow",
@@ -25,7 +26,9 @@ __all__ = [
     "QueueState",
     "SchedulerTask",
     "SlotRow",
+    "StepRow",
     "TaskQueue",
+    "WaitRow",
     "WorkerRow",
     "mysql_collation",
 ]
@@ -292,6 +295,54 @@ class NoteRow(Base):
     text: Mapped[str] = mapped_column(LongText)
     # The bytes of the texts of all notes of the task until here, those included that were deleted.
     ends: Mapped[int] = mapped_column(BigInteger)
+
+
+class StepRow(Base):
+    """A row of ``aiotaskq_step``: a step of a task; see ``core.steps.Step``."""
+
+    __tablename__ = "aiotaskq_step"
+
+    task_id: Mapped[str] = mapped_column(Name(36), primary_key=True)
+    # The push stamp of the task: one that was pushed again under its id has other steps.
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(Name(20), primary_key=True)
+    name: Mapped[str] = mapped_column(Name(255), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    # Its place among the steps of the task.
+    n: Mapped[int] = mapped_column(Integer)
+    value: Mapped[str] = mapped_column(LongText)
+    # In microseconds UTC.
+    at: Mapped[int] = mapped_column(BigInteger)
+
+
+class EventRow(Base):
+    """A row of ``aiotaskq_event``: an event; or, without a value, one for which tasks wait.
+
+    Instants are in microseconds UTC.
+    """
+
+    __tablename__ = "aiotaskq_event"
+
+    key: Mapped[str] = mapped_column(Name(255), primary_key=True)
+    value: Mapped[str | None] = mapped_column(LongText)
+    at: Mapped[int | None] = mapped_column(BigInteger)
+    expires_at: Mapped[int | None] = mapped_column(BigInteger)
+    # When it was last emitted or waited for. That write locks the row, so that of the two one sees the other.
+    touched_at: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
+
+    __table_args__ = (Index("ix_aiotaskq_event_expiry", "expires_at"),)
+
+
+class WaitRow(Base):
+    """A row of ``aiotaskq_wait``: the event for which a task waits while it is pending and has this fence."""
+
+    __tablename__ = "aiotaskq_wait"
+
+    task_id: Mapped[str] = mapped_column(Name(36), primary_key=True)
+    key: Mapped[str] = mapped_column(Name(255))
+    fence: Mapped[int] = mapped_column(BigInteger)
+
+    __table_args__ = (Index("ix_aiotaskq_wait_key", "key"),)
 
 
 class GateRow(Base):

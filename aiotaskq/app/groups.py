@@ -18,6 +18,7 @@ from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import Task
 from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_key
 from aiotaskq.errors import NotFound, ValidationError
+from aiotaskq.runtime.child_ids import child_id, scopes
 from aiotaskq.runtime.queue.groups import GroupProgress, progress_of
 from aiotaskq.runtime.queue.queue import Queue
 
@@ -92,7 +93,7 @@ class Workflow(Generic[T_co]):
     def outline(self, make: Callable[[TaskCall[Any]], Task], group_id: str | None = None) -> Outline:
         """Return what is pushed; ``make`` makes the task of a call."""
         return Outline(
-            group_id=group_id or new_id(),
+            group_id=group_id or (child_id() if scopes.open else None) or new_id(),
             name=self.name,
             named=self.named,
             nodes=tuple(

@@ -19,6 +19,7 @@ from aiotaskq.core.limits import KINDS, Gating, specs_of
 from aiotaskq.core.task import SECOND, Task, new_task
 from aiotaskq.core.validation import MAX_NAME, check_key, check_params, check_seconds
 from aiotaskq.errors import ValidationError
+from aiotaskq.runtime.child_ids import child_id, scopes
 from aiotaskq.runtime.handler import Handler, check_follow_up, fitted, gating_of, unknown
 
 _DEFAULTS = {"queue": "default", "priority": 0, "max_retries": 3}
@@ -34,7 +35,7 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
         # The usual call: all but the params was checked when the handler was registered. The checks below would take
         # longer than the rest of a push into memory.
         task = Task(
-            task_id=new_id(),
+            task_id=new_id() if not scopes.open else child_id() or new_id(),
             type=handler.name,
             params=check_params(call.params),
             priority=handler.priority,
@@ -84,6 +85,8 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
         expires_at = instant("expires", expires)
     elif expires is not None:
         expires_at = (run_at or now) + _microseconds("expires", expires)
+    if scopes.open and options.get("task_id") is None:
+        options["task_id"] = child_id()
     task = new_task(call.type, call.params, now=now, run_at=run_at, expires_at=expires_at, **options)
     return task if gating is None else gating.gated(task)
 

@@ -23,6 +23,7 @@ from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.history import History
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.notes import Notes
+from aiotaskq.backends.steps import Steps
 from aiotaskq.backends.values import Values
 from aiotaskq.backends.workers import Workers
 from aiotaskq.core.gate import PARKED
@@ -89,6 +90,8 @@ class Backend(ABC):
     groups: Groups
     history: History
     notes: Notes
+    steps: Steps | None = None
+    """Where the handlers' steps and events are; None where the store cannot hold them."""
     schedules: Schedules | None = None
     workers: Workers | None = None
     """The registry of workers; every shared store has one."""
@@ -153,6 +156,8 @@ class Backend(ABC):
     def coded_by(self, codec: Codec | None) -> Self:
         """Set the codec, before the first use, and return this backend."""
         self.codec = self.groups.codec = self.notes.codec = codec
+        if self.steps is not None:
+            self.steps.codec = codec
         if self.schedules is not None:
             self.schedules.codec = codec
         return self

@@ -131,17 +131,18 @@ class CodedBackend(Backend):
 
     def _changes(self, changes: Sequence[Change]) -> list[Change]:
         assert self.codec is not None
-        return [_encoded_change(change, self.codec) for change in changes]
+        return [encoded_change(change, self.codec) for change in changes]
 
 
 def encoded_room(room: Room | None, codec: Codec | None) -> Room | None:
     """Return the room of a push with the coded columns of its changes as they are stored."""
     if room is None or codec is None:
         return room
-    return replace(room, instead=tuple(_encoded_change(change, codec) for change in room.instead))
+    return replace(room, instead=tuple(encoded_change(change, codec) for change in room.instead))
 
 
-def _encoded_change(change: Change, codec: Codec) -> Change:
+def encoded_change(change: Change, codec: Codec) -> Change:
+    """Return a change with the coded columns of its tasks as they are stored."""
     before, after = change.before, change.after
     same = after.params is before.params and after.extra is before.extra  # then they are not written
     same = same and after.unique_key == before.unique_key  # a key that is given up may be beside them

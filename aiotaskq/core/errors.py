@@ -76,6 +76,10 @@ class BatchFailed(AiotaskqError, RuntimeError):
         return f"{len(self.errors)} items failed"
 
 
+class EventTimeout(AiotaskqError, TimeoutError):
+    """The event that a handler waited for did not come within its timeout."""
+
+
 class ResultTimeout(AiotaskqError, TimeoutError):
     """The task did not end in time; it is not cancelled by that. Wait again, or cancel it."""
 

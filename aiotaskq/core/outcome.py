@@ -20,6 +20,7 @@ from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import parked
 from aiotaskq.core.redacted import Redacted
 from aiotaskq.core.serialize import clip
+from aiotaskq.core.steps import Suspension
 from aiotaskq.core.task import COMPLETED, FINAL, PENDING, RUNNING, SECOND, Status, Task
 
 MAX_CRASHES = 3
@@ -77,6 +78,8 @@ class Released(msgspec.Struct, frozen=True):
     """Whether the task keeps the time at which it was due, because this worker could not run it."""
     ran: bool = False
     """Whether its handler may have begun, so that it was an attempt."""
+    suspended: Suspension | None = None
+    """Set where the handler sleeps, or waits for an event."""
 
 
 class Cancelled(msgspec.Struct, frozen=True):
@@ -168,6 +171,9 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
                 task = noted(task, "released", reason, now)
             if task.cancel_requested:
                 return _end(task, Status.CANCELLED, now, clip(f"cancelled; {reason}"))
+            if outcome.suspended is not None:
+                # It has started, so it does not expire; and no process has died since its last crash.
+                return _pending(task, run_at=outcome.suspended.until, expires_at=None, crashes=0)
             due = (task.run_at if task.due_at is None else task.due_at) if put_off else None
             return _pending(task, run_at=max(task.run_at, now + delay) if delay else task.run_at, due_at=due)
         case Cancelled(reason):

@@ -18,6 +18,7 @@ from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import LeaseLost, NotFound
 from aiotaskq.runtime.limits import Limits
+from aiotaskq.runtime.run_steps import RunSteps, StepVerbs
 
 if TYPE_CHECKING:
     from aiotaskq.runtime.queue.groups import GroupVerbs, MemberResult
@@ -42,6 +43,9 @@ class TaskHost(Protocol):
     limits: Limits
     """The gates of its store."""
 
+    steps: StepVerbs
+    """The steps and events of its store."""
+
     def now(self) -> int:
         """Return the time in microseconds UTC."""
 
@@ -55,6 +59,14 @@ class TaskHost(Protocol):
         """Complete a running task in the caller's transaction; return whether it is still this worker's."""
 
 
+class _Used(msgspec.Struct):
+    """What few handlers use."""
+
+    added: int = 0
+    """The members that it has added to its group."""
+    steps: RunSteps | None = None
+
+
 class TaskContext(msgspec.Struct, eq=False):
     """The running task, from inside its handler."""
 
@@ -65,11 +77,12 @@ class TaskContext(msgspec.Struct, eq=False):
     """Whether the task was asked to stop; an ``async def`` handler is cancelled as well."""
     completed: bool = False
     """Whether ``complete`` was called; the worker then reads whether that transaction was committed."""
-    noted: bool = False
-    """Whether a note was written in this run; the worker then writes the last ones before the end of the task."""
+    unfinished: bool = False
+    """Whether the worker has to do more after this run than to write its outcome: there are notes, or steps, or
+    ``complete`` was called."""
     lost: bool = False
     """Whether notes were refused, since the task is no longer this worker's."""
-    _added: int = 0
+    _used: _Used | None = None
 
     def __repr__(self) -> str:
         return f"<TaskContext {self.task.task_id}>"
@@ -114,7 +127,7 @@ class TaskContext(msgspec.Struct, eq=False):
     def _note(self, note: NewNote) -> None:
         if self.lost:
             raise LeaseLost(f"task {self.task.task_id} is no longer run here; stop working on it")
-        self.noted = True
+        self.unfinished = True
         self._host.note(self, note)
 
     def snooze(self, seconds: float) -> None:
@@ -147,7 +160,7 @@ class TaskContext(msgspec.Struct, eq=False):
         """
         if not await self._host.complete(self.task, session, result):
             raise LeaseLost(f"task {self.task.task_id} is no longer run here; roll back what was done for it")
-        self.completed = True
+        self.completed = self.unfinished = True
 
     @property
     def group_id(self) -> str | None:
@@ -174,8 +187,22 @@ class TaskContext(msgspec.Struct, eq=False):
         if self.task.flow is None or self.task.flow.group is None:
             raise NotFound(f"add_to_group: task {self.task.task_id} is in no group")
         tasks = [self._host.groups.make(call) for call in calls]
-        first, self._added = self._added, self._added + len(tasks)
+        used = self._use()
+        first, used.added = used.added, used.added + len(tasks)
         return await self._host.groups.add(self.task.flow.group, tasks, self.task.task_id, first)
+
+    def _use(self) -> _Used:
+        if self._used is None:
+            self._used = _Used()
+        return self._used
+
+    def run_steps(self) -> RunSteps:
+        """Return the steps of this run, for ``step`` and its like. Raises NotSupported if the store cannot hold any."""
+        used = self._use()
+        if used.steps is None:
+            used.steps = RunSteps(self.task, self._host.steps)
+            self.unfinished = True
+        return used.steps
 
 
 current: contextvars.ContextVar[TaskContext | None] = contextvars.ContextVar("aiotaskq_task", default=None)

@@ -276,6 +276,15 @@ def _conversions(
     return named, others, returns
 
 
+def result_conversion(function: Callable[..., Any]) -> Conversion | None:
+    """Return the conversion of what a function returns, by its return annotation; None for what JSON gives back."""
+    with contextlib.suppress(Unsupported, ValueError, TypeError):  # some built-in functions have no signature
+        annotation = inspect.signature(function).return_annotation
+        if annotation is not inspect.Signature.empty:
+            return _conversion(annotation, function)
+    return None
+
+
 def _conversion(annotation: Any, function: Callable[..., Any], of_items: bool = False) -> Conversion | None:
     inner = inspect.unwrap(function)
     while isinstance(inner, functools.partial):

@@ -51,6 +51,7 @@ class Retention:
             self._ages[Status.FAILED] = check_seconds("retention_failed", failed, zero=False)
         self._history = backend.history if history else None
         self._roll_from = 0  # ticks
+        self._look_from = 0  # ticks: for events that have expired
         self._poller = Poller("retention", self._sweep, clock)
 
     async def start(self) -> None:
@@ -84,6 +85,12 @@ class Retention:
         if self._backend.groups.used and (ages := [age for status, age in self._ages.items() if status != "failed"]):
             before = self._clock.now() - int(max(ages) * SECOND)
             full |= await self._backend.groups.purge(before, PURGE_CHUNK) == PURGE_CHUNK
+        steps = self._backend.steps
+        if steps is not None and (steps.used or self._clock.ticks() >= self._look_from):
+            self._look_from = self._clock.ticks() + int(ROLL_INTERVAL * SECOND)
+            now = self._clock.now()
+            full |= await steps.expire(now, PURGE_CHUNK) == PURGE_CHUNK
+            await steps.mend(now)
         interval = SWEEP_INTERVAL if self._ages else ROLL_INTERVAL
         return PAUSE if full else interval * random.uniform(0.8, 1.2)
 

@@ -21,6 +21,7 @@ from aiotaskq.core.limits import Fair, Limit, Rate
 from aiotaskq.core.notes import Note
 from aiotaskq.core.parent import Parent
 from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.steps import EventValue, Step
 from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.errors import (
     AiotaskqError,
@@ -29,6 +30,7 @@ from aiotaskq.errors import (
     ClosedError,
     CronError,
     DatabaseUnavailable,
+    EventTimeout,
     LeaseLost,
     MissingExtra,
     NoOpenTask,
@@ -61,6 +63,7 @@ from aiotaskq.sync.facades import (
     push_task,
     set_public,
 )
+from aiotaskq.sync.steps import sleep_for, sleep_until, step, wait_event
 from aiotaskq.sync.taskq import GroupHandle, TaskContext, TaskFunction, TaskHandle, TaskQ, current_batch, current_task
 
 if typing.TYPE_CHECKING:
@@ -83,6 +86,8 @@ __all__ = [
     "DatabaseQueue",
     "DatabaseUnavailable",
     "Event",
+    "EventTimeout",
+    "EventValue",
     "ExitCode",
     "Fair",
     "Fernet",
@@ -111,6 +116,7 @@ __all__ = [
     "SessionLocal",
     "Stats",
     "Status",
+    "Step",
     "Task",
     "TaskCall",
     "TaskConflict",
@@ -141,6 +147,10 @@ __all__ = [
     "preview",
     "push_task",
     "set_public",
+    "sleep_for",
+    "sleep_until",
+    "step",
+    "wait_event",
 ]
 
 

@@ -6,11 +6,13 @@ signature and the docstring of the coroutine function. Nothing here depends on w
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import inspect
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from threading import get_ident
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
@@ -19,6 +21,7 @@ from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
 from aiotaskq.concurrency.loop_thread import LoopThread
 from aiotaskq.concurrency.running_loop import NEEDS_LOOP, NoRunningLoop, running_loop_or_none
 from aiotaskq.concurrency.uninterrupted import uninterrupted
+from aiotaskq.errors import ClosedError
 from aiotaskq.log import Held, log
 from aiotaskq.runtime.queue.unacked import caller
 
@@ -381,3 +384,22 @@ _lock = threading.RLock()  # reentrant: an object may make another one
 def _forked() -> None:
     global _process, _lock, _main
     _process, _lock, _main = object(), threading.RLock(), threading.main_thread().ident
+
+
+_GONE = "the event loop of this task's worker has ended; the task will be run again elsewhere"
+
+
+def in_worker_loop(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, R]) -> R:
+    """Run a coroutine for a ``def`` handler in its worker's loop, which may be another than that of the facades.
+
+    Raises ClosedError if that loop has ended.
+    """
+    try:
+        return asyncio.run_coroutine_threadsafe(coro, loop).result()
+    except CancelledError:
+        raise ClosedError(_GONE) from None
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
+        coro.close()
+        raise ClosedError(_GONE) from None

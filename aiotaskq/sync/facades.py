@@ -73,6 +73,10 @@ class Operations(Facade[Any]):
     pause = blocking(AsyncOperations.pause)
     resume = blocking(AsyncOperations.resume)
     paused = blocking(AsyncOperations.paused)
+    emit = blocking(AsyncOperations.emit)
+    get_event = blocking(AsyncOperations.get_event)
+    list_events = blocking(AsyncOperations.list_events)
+    steps = blocking(AsyncOperations.steps)
     history = blocking(AsyncOperations.history, at_once=True)
     stats = blocking(AsyncOperations.stats, at_once=True)
 

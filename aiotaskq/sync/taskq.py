@@ -7,7 +7,6 @@ import contextlib
 import functools
 import signal
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, Generic, Protocol, TypeVar, Unpack, cast, overload
 
@@ -21,7 +20,6 @@ from aiotaskq.app.run_options import RunOptions
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.core.notes import Note
 from aiotaskq.core.task import Task
-from aiotaskq.errors import ClosedError
 from aiotaskq.runtime.queue.groups import MemberResult
 from aiotaskq.sync.bridge import (
     Facade,
@@ -33,6 +31,7 @@ from aiotaskq.sync.bridge import (
     direct,
     documented_as,
     facade_of,
+    in_worker_loop,
     like,
     loop_thread,
     reading,
@@ -425,21 +424,8 @@ class TaskContext:
         return self._run(self._context.add_to_group, calls)
 
     def _run(self, method: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs) -> R:
-        # In the worker's loop, which may be another than the facade's: an asyncio application runs `def` handlers, too.
         refuse_running_loop(f"aiotaskq.current_task().{method.__name__}")
-        coro = method(*args, **kwargs)
-        try:
-            return asyncio.run_coroutine_threadsafe(coro, self._context.loop).result()
-        except CancelledError:
-            raise ClosedError(_GONE) from None
-        except RuntimeError:
-            if not self._context.loop.is_closed():
-                raise
-            coro.close()
-            raise ClosedError(_GONE) from None
-
-
-_GONE = "the event loop of this task's worker has ended; the task will be run again elsewhere"
+        return in_worker_loop(self._context.loop, method(*args, **kwargs))
 
 
 @documented_as(aiotaskq.runtime.context.current_batch)

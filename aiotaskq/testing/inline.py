@@ -9,6 +9,7 @@ from typing import Any
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.instants import instant
+from aiotaskq.core.outcome import Released
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import TaskFailed
 from aiotaskq.runtime.worker.worker import Worker
@@ -39,6 +40,7 @@ class Inline(Harness):
     async def _start(self) -> None:
         running = self.tq.running(1, queues=[INLINE], scheduler=False, workers=True, drain=0, grace=1)
         await self._stack.enter_async_context(running)
+        self.tq.queue.step_verbs.short = 0.0  # it leaves every sleep, so that the push lets the time pass
 
     async def push(self, tasks: list[Task], call_next: PushCall) -> list[Task]:
         await self.start()
@@ -73,7 +75,10 @@ class Inline(Harness):
                 await self._claim()
             if (task := self._claimed.pop(task_id, None)) is not None:
                 self._errors.pop(task_id, None)
-                await self._worker.settle(task, await self._worker.runner.run(task))
+                outcome = await self._worker.runner.run(task)
+                await self._worker.settle(task, outcome)
+                if isinstance(outcome, Released) and (left := outcome.suspended) is not None and left.key is None:
+                    await self.clock.advance(seconds(max(0, left.until - self.clock.now())))
             elif row.status is Status.PENDING and row.retry_count and self._retries and row.run_at > self.clock.now():
                 await self.clock.advance(seconds(row.run_at - self.clock.now()))
             elif (at := await self._passes_at(row)) is not None:
@@ -114,8 +119,9 @@ async def inline(
     """Let each push run its task before it returns, so that ``handle.result()`` is available at once.
 
     The handler is awaited in the coroutine that pushes, with middleware, resources, timeout and events, and its outcome
-    is settled as in a worker. Where a rate makes a task wait, time passes. A task with a delay, or at a closed limit,
-    stays pending, and no schedule fires: use ``virtual`` for those.
+    is settled as in a worker. Where a rate makes a task wait, or a handler sleeps, time passes. A task with a
+    delay, at a closed limit, or that waits for an event stays pending, and no schedule fires: use ``virtual`` for
+    those.
 
     Args:
         tq: the application's own; default a new one.

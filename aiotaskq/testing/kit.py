@@ -12,6 +12,7 @@ from typing import Any
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.instants import instant
+from aiotaskq.core.steps import NEVER
 from aiotaskq.core.task import SECOND, Status
 from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import ValidationError
@@ -138,7 +139,8 @@ class Kit(Harness):
         backend = self.tq.queue.backend
         gates = await backend.gates.find(limit=100_000) if not self.tq.queue.gate_sweep.idle else []
         times = (await backend.next_run_at(now), *(each.gate.next_at for each in gates))
-        return min((at for at in times if at is not None), default=None)
+        # Only an event ends a wait without a timeout.
+        return min((at for at in times if at is not None and at < NEVER), default=None)
 
     @staticmethod
     async def _outside_work(runs: Iterable[Run]) -> None:

@@ -37,6 +37,10 @@ FUNCTIONS = [
     "pop_task",
     "push_task",
     "set_public",
+    "sleep_for",
+    "sleep_until",
+    "step",
+    "wait_event",
 ]
 
 # Methods without a blocking twin, and why.
@@ -57,7 +61,7 @@ AWAITED_ONLY = {
     },  # for workers and the facade itself
     "Store": {"cleaning", "get_now", "immediate", "quiet", "set_now"},  # for the facade
     "Scheduler": {"add", "declare"},  # for TaskQ
-    "TaskContext": {"loop"},
+    "TaskContext": {"loop", "run_steps"},
     "TaskFunction": {"push_sync"},
     "TaskQ": {
         "adopt",

@@ -23,6 +23,7 @@ from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.notes import MemoryNotes
 from aiotaskq.backends.memory.reads import Reads
 from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
+from aiotaskq.backends.memory.steps import MemorySteps
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.parking import any_flow, slots
@@ -52,7 +53,8 @@ class MemoryBackend(DirectBackend):
             self._tasks, self._lock, self._settle, self._push, self._make_room, self.listeners, keep
         )
         self._running: dict[str, None] = {}
-        self._ended = Ended(keep, self._tasks, self._keys, self.notes.by_task, self._lock)
+        self.steps: MemorySteps = MemorySteps(self._tasks, self._lock, self._update, self.notify_updated)
+        self._ended = Ended(keep, self._tasks, self._keys, (self.notes.by_task, self.steps.by_task), self._lock)
         self._reads = Reads(self._tasks, self._keys, self.queue)
 
     def arrivals(self, queues: Sequence[str] | None = None) -> Arrivals:
@@ -281,7 +283,7 @@ class MemoryBackend(DirectBackend):
                 if row is not None and (row.final or not ended):
                     del self._tasks[task_id]
                     self._leave(row)
-                    self.notes.by_task.pop(task_id, None)
+                    self._ended.drop_beside(task_id)
                     self.queue.end(row)
                     if row.flow is not None and not row.final:
                         self.gates.open(slots(row), None)

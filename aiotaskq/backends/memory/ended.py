@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Any
@@ -28,15 +28,20 @@ class Ended:
     """
 
     def __init__(
-        self, keep: int, rows: dict[str, Task], keys: Keys, notes: dict[str, Any], lock: AbstractContextManager[Any]
+        self,
+        keep: int,
+        rows: dict[str, Task],
+        keys: Keys,
+        beside: Sequence[dict[str, Any]],
+        lock: AbstractContextManager[Any],
     ) -> None:
         """Make an empty index of the ended tasks among these rows, which are by id; ``keep`` bounds each kind.
 
-        The notes of a row that is dropped are dropped with it.
+        What is ``beside`` a row that is dropped, as its notes, is dropped with it.
         """
         self._keep = keep
         self._rows = rows
-        self._keys, self._notes = keys, notes
+        self._keys, self._beside = keys, beside
         self._lock = lock
         self._dead_letters, self._others = _Kind(), _Kind()
         self.unlogged: list[Task] = []
@@ -60,11 +65,16 @@ class Ended:
             del self._rows[oldest.task_id]
             if oldest.idempotency_key is not None:
                 self._keys.remove(oldest)
-            if self._notes:
-                self._notes.pop(oldest.task_id, None)
+            self.drop_beside(oldest.task_id)
             if not kind.drops:
                 kind.drops = True
                 self.unlogged.append(oldest)
+
+    def drop_beside(self, task_id: str) -> None:
+        """Drop what is beside a row that is deleted."""
+        for each in self._beside:
+            if each:
+                each.pop(task_id, None)
 
     def remove(self, task: Task) -> None:
         """Take note that a task is about to run again, or is deleted."""

@@ -26,6 +26,7 @@ from aiotaskq.backends.sql.recode import recode_tasks
 from aiotaskq.backends.sql.rows import params_of
 from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.statement_size import small_enough
+from aiotaskq.backends.sql.steps import SqlSteps
 from aiotaskq.backends.sql.values import SqlValues
 from aiotaskq.backends.sql.workers import SqlWorkers, overdue
 from aiotaskq.core.parking import any_flow
@@ -48,6 +49,9 @@ class SqlBackend(Backend):
         self.gates: SqlGates = SqlGates(self.database, self.listeners)
         self.gates.followed = self._followed
         self.groups: SqlGroups = SqlGroups(self.database, self.gates, self.listeners, self._enter)
+        self.steps: SqlSteps = SqlSteps(
+            self.database, self.gates, update=tasks_sql.update_tasks, enter=self._enter, hints=self.notify_updated
+        )
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.gates)
         self.workers = SqlWorkers(self.database)
         self.history = SqlHistory(self.database)

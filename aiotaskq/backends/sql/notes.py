@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, exists, select
+from sqlalchemy import Connection, delete, select
 
 from aiotaskq.backends.listeners import NOTED, Listeners
 from aiotaskq.backends.notes import Notes, may_write
@@ -106,9 +106,3 @@ def _running(connection: Connection, ids: Sequence[str], *, lock: bool, skip: bo
             query = dialect_of(connection).by_id(query.order_by(task.task_id).with_for_update(skip_locked=skip))
         found.update({row.task_id: (row.status, row.fence) for row in connection.execute(query)})
     return found
-
-
-def drop_notes(connection: Connection, ids: Sequence[str]) -> None:
-    """Delete the notes of those of these tasks whose rows are gone."""
-    gone = ~exists(select(task.task_id).where(task.task_id == c.task_id))
-    connection.execute(delete(_N).where(c.task_id.in_(ids), gone))

@@ -26,12 +26,12 @@ from sqlalchemy.sql.elements import ColumnElement
 from aiotaskq.backends.base import Change, has_moved, holds
 from aiotaskq.backends.groups import parents_first, waits_again
 from aiotaskq.backends.sql.admission import Touched
+from aiotaskq.backends.sql.beside import drop_beside
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.group_rows import GroupRows
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.migrations import OUR_TABLES
-from aiotaskq.backends.sql.notes import drop_notes
 from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, json_text, new_rows, to_task
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.core.task import FINAL, Status, Task, TaskFilter, same_push
@@ -356,7 +356,7 @@ def purge(connection: Connection, where: TaskFilter, limit: int) -> int:
                 deleted += connection.execute(
                     delete(TASKS).where(c.task_id.in_(part), c.status == str(status))
                 ).rowcount
-                drop_notes(connection, part)
+                drop_beside(connection, part)
             if deleted >= limit:
                 return deleted
     return deleted
@@ -381,7 +381,7 @@ def delete_tasks(connection: Connection, ids: Sequence[str], touched: Touched) -
     deleted = 0
     for part in chunks(ids):
         deleted += connection.execute(delete(TASKS).where(c.task_id.in_(part))).rowcount
-        drop_notes(connection, part)
+        drop_beside(connection, part)
     GroupRows(connection, touched, push).deleted(live)
     return deleted
 
@@ -391,7 +391,7 @@ def delete_ended(connection: Connection, ids: Sequence[str]) -> int:
     deleted = 0
     for part in chunks(ids):
         deleted += connection.execute(delete(TASKS).where(c.task_id.in_(part), final)).rowcount
-        drop_notes(connection, part)
+        drop_beside(connection, part)
     return deleted
 
 

@@ -20,6 +20,7 @@ from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.queue.edits import Edits
+from aiotaskq.runtime.run_steps import StepVerbs
 
 PURGE_CHUNK = 1_000  # rows deleted in one transaction
 RETRY_CHUNK = 500  # tasks put back, or cancelled, in one transaction
@@ -43,6 +44,7 @@ class Operated(Settled, Protocol):
     """What the operator's verbs need of the queue that they act on."""
 
     edits: Edits
+    step_verbs: StepVerbs
 
 
 def statuses(names: str | Iterable[str] | None) -> tuple[Status, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Generic, TypeVar, Unpack
+from typing import Any, Generic, TypeVar, Unpack
 
 import msgspec
 
@@ -13,6 +13,7 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.core.history import HOUR, KEEP_DAYS, MINUTE, Period, added_up, widened
 from aiotaskq.core.instants import instant
 from aiotaskq.core.outcome import RETRYABLE, Cancelled, Requeued
+from aiotaskq.core.steps import EventValue, Step
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.validation import check_int, check_key
 from aiotaskq.errors import NotFound, TaskConflict
@@ -30,6 +31,7 @@ from aiotaskq.runtime.queue.bulk import (
     task_filter,
 )
 from aiotaskq.runtime.queue.edits import TaskChanges
+from aiotaskq.runtime.run_steps import EVENT_AGE
 
 Retried_co = TypeVar("Retried_co", covariant=True)
 
@@ -72,6 +74,38 @@ class Operations(ABC, Generic[Retried_co]):
     def workers(self) -> Workers:
         """The workers of the store: listed, quieted, woken and resized."""
         return Workers(self._operated.backend)
+
+    async def emit(
+        self, key: str, value: Any = None, *, expires: float | None = EVENT_AGE, session: Any = None
+    ) -> bool:
+        """Store an event, and let the tasks go on that wait for it; return False if there is one of this key already.
+
+        The first value of a key stays. It is kept for ``expires`` seconds, None for ever, and then is as if it had
+        never been. ``session`` is the SQLAlchemy session or connection in whose transaction it is stored; it exists
+        when that is committed.
+
+        Raises ValidationError for a value that is not JSON, and NotSupported where the store cannot hold events, or
+        join the session.
+        """
+        return await self._operated.step_verbs.emit(key, value, expires, session)
+
+    async def get_event(self, key: str) -> EventValue | None:
+        """Return the event of a key; None if there is none. Raises ValidationError and NotSupported."""
+        return await self._operated.step_verbs.event(key)
+
+    async def list_events(self, prefix: str = "", limit: int = 1_000, after: str | None = None) -> list[EventValue]:
+        """Return events in the order of their keys, those that begin with ``prefix``, behind the key ``after``.
+
+        Raises ValidationError and NotSupported.
+        """
+        return await self._operated.step_verbs.events(prefix, limit, after)
+
+    async def steps(self, task_id: str) -> list[Step]:
+        """Return what the handler of a task has done, slept and waited for, in this order.
+
+        Raises NotFound, and NotSupported where the store cannot hold steps.
+        """
+        return await self._operated.step_verbs.steps_of(await self.get(task_id))
 
     async def get(self, task_id: str) -> Task:
         """Return a task by id. Raises NotFound."""

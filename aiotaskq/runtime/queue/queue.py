@@ -43,6 +43,7 @@ from aiotaskq.runtime.queue.push_events import PushedEvents
 from aiotaskq.runtime.queue.reaper import Reaper
 from aiotaskq.runtime.queue.unacked import Unacked
 from aiotaskq.runtime.queue.waiters import Waiters
+from aiotaskq.runtime.run_steps import StepVerbs
 from aiotaskq.runtime.task_log import log_outcome
 
 EMITTED = frozenset({"pushed", "expired", "cancelled"})  # events of the methods of a queue
@@ -114,6 +115,8 @@ class Queue(Operations[Task]):
             self, self.capacity, self._pushed, self._followed, self._check_pushed, self._waiters, self.poll_interval
         )
         """The verbs on groups."""
+        self.step_verbs = StepVerbs(backend, clock)
+        """The verbs on steps and events."""
         self._next_reap = 0  # ticks
         self.reaper = Reaper(backend, clock, self.events, self.settle, self.groups.resume_cancels)
         self.gate_sweep = GateSweep(backend, clock, self.poll_interval)

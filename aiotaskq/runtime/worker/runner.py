@@ -22,6 +22,7 @@ from aiotaskq.log import application_frames, gate, log, named, printable
 from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost, current
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import PARENT_RESULT, Handler, ParamsMisfit, misfit
+from aiotaskq.runtime.run_steps import Suspended, suspended_in
 from aiotaskq.runtime.worker.batches import Batches, BatchMisfit
 from aiotaskq.runtime.worker.execution import Execution
 from aiotaskq.runtime.worker.executors import Executors
@@ -175,6 +176,8 @@ class Runner:
             return self._interrupted(execution)
         except SnoozeRequested as snooze:
             return Released("snoozed", snooze.delay, ran=True)
+        except Suspended as left:
+            return left.outcome
         except BrokenExecutor:
             # This task or another one of the pool has killed a process: that counts as a crash of each. While the
             # worker stops it does not, since a process manager may signal all processes of a service.
@@ -183,6 +186,8 @@ class Runner:
         except KeyboardInterrupt:
             raise  # it is meant for the program
         except BaseException as error:
+            if (suspended := suspended_in(error)) is not None:
+                return suspended.outcome
             if isinstance(error, GeneratorExit) and not execution.is_current():
                 raise  # this coroutine is closed, since its loop has ended
             if execution.reason == "timeout" and isinstance(error, TimeoutError):

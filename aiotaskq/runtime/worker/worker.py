@@ -85,7 +85,7 @@ class Worker:
         heartbeat = check_seconds("heartbeat", heartbeat, zero=False)
         if heartbeat * 2 > lease:
             raise ValidationError(f"heartbeat: {heartbeat} s is more than half of the lease of {lease} s")
-        self._queue, self.groups, self.limits = queue, queue.groups, queue.limits
+        self._queue, self.groups, self.limits, self.steps = queue, queue.groups, queue.limits, queue.step_verbs
         self._backend = backend
         self._shared = backend.shared
         self._clock = clock
@@ -261,7 +261,7 @@ class Worker:
                     outcome = await self.runner.execute(execution)
                 else:  # the process was suspended for longer than its lease: given back, unless another worker has it
                     outcome = Released(FENCED)
-                if execution.context.completed or execution.context.noted:
+                if execution.context.unfinished:
                     self._spawn(execution, self._finish(execution, outcome))
                     return
             except BaseException as error:
@@ -275,18 +275,28 @@ class Worker:
             execution = self._next(execution, outcome, ticks, runs > 0 and ticks < until and here.is_as_marked())
 
     async def _finish(self, execution: Execution, outcome: Outcome | None) -> None:
-        """Write the last notes of a run, and confirm an outcome that its handler has written."""
+        """Write the last notes of a run, confirm an outcome that its handler has written, and let a task sleep."""
         try:
-            if execution.context.noted:
-                await self._notes.finish(execution.task)
+            await self._notes.finish(execution.task)
             if execution.context.completed:
                 outcome = await self._fetcher.confirm(execution.task, outcome)
+            if type(outcome) is Released and outcome.suspended is not None:
+                outcome = await self._suspend(execution.task, outcome)
         except BaseException as error:
             self._unsettled(execution, error)
             if not isinstance(error, Exception):
                 raise
         else:
             self._next(execution, outcome, self._clock.ticks(), False)
+            if outcome is None:
+                self._fetcher.wake()
+
+    async def _suspend(self, task: Task, outcome: Released) -> Outcome | None:
+        """Write that a task sleeps or waits; return None, or what is to be written if that could not be done."""
+        if (after := await self.steps.suspend(task, outcome)) is None:
+            return Released(outcome.reason, ran=True)  # it runs again, unless it was cancelled, and sleeps then
+        self.settled(task, outcome, after)
+        return None
 
     def _next(self, ended: Execution, outcome: Outcome | None, ticks: int, here: bool) -> Execution | None:
         """Have an outcome written; return what is to run after it in the same asyncio task, if ``here``."""
@@ -379,6 +389,8 @@ class Worker:
         await self._notes.finish(task)
         if isinstance(outcome, Unconfirmed):
             outcome = await self._fetcher.confirm(task, outcome.outcome)
+        if type(outcome) is Released and outcome.suspended is not None:
+            outcome = await self._suspend(task, outcome)
         if outcome is not None:
             self.settled(task, outcome, await self._queue.settle(task, outcome, then=self.follow_ups))
 

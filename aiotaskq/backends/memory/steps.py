@@ -1,0 +1,125 @@
+"""The steps and events in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from aiotaskq.backends.change import Change
+from aiotaskq.backends.steps import Steps, Wait
+from aiotaskq.core.steps import EventValue, NewStep, Step, woken
+from aiotaskq.core.task import RUNNING, Task
+
+Update = Callable[[Sequence[Change]], list[bool]]
+
+
+class MemorySteps(Steps):
+    """The steps of this process. Its texts are kept as they are: a codec is for what leaves the process."""
+
+    def __init__(
+        self,
+        rows: Mapping[str, Task],
+        lock: AbstractContextManager[Any],
+        update: Update,
+        notify: Callable[[Sequence[Change], Sequence[bool]], None],
+    ) -> None:
+        """Keep the steps of these rows. ``update`` writes changes under the lock, ``notify`` sends their hints."""
+        self._rows, self._lock, self._update, self._notify = rows, lock, update, notify
+        self.by_task: dict[str, dict[tuple[int, str, str, int], Step]] = {}
+        """Of the tasks that have any; an entry is removed with its task."""
+        self._events: dict[str, EventValue] = {}
+        self._waits: dict[str, dict[str, int]] = {}  # by key: the ids of the tasks that wait, and their fences
+        self._waits_for: dict[str, str] = {}  # by id: the key
+
+    async def read(self, task_id: str, seq: int) -> list[Step]:
+        with self._lock:
+            found = self.by_task.get(task_id, {})
+            return sorted((step for key, step in found.items() if key[0] == seq), key=lambda step: step.n)
+
+    async def add(self, new: Sequence[NewStep]) -> list[Step | None]:
+        with self._lock:
+            return [self._add(each) for each in new]
+
+    def _add(self, new: NewStep) -> Step | None:
+        row = self._rows.get(new.task_id)
+        if row is None or row.status is not RUNNING or (row.fence, row.seq) != (new.fence, new.seq):
+            return None
+        return self._put(new)
+
+    def _put(self, new: NewStep) -> Step:
+        step = new.step
+        key = (new.seq, step.kind, step.name, step.number)
+        return self.by_task.setdefault(new.task_id, {}).setdefault(key, step)
+
+    async def suspend(self, change: Change, new: NewStep, wait: Wait | None = None) -> bool:
+        task = change.before
+        with self._lock:
+            if wait is not None and self._there(wait.key, new.step.at) is not None:
+                change, wait = Change(task, wait.woken), None
+            held = self._update([change])
+            if held[0]:
+                self._put(new)
+                self._forget(task.task_id)
+                if wait is not None:
+                    self._waits.setdefault(wait.key, {})[task.task_id] = task.fence
+                    self._waits_for[task.task_id] = wait.key
+        self._notify([change], held)
+        return held[0]
+
+    def _forget(self, task_id: str) -> None:
+        if (key := self._waits_for.pop(task_id, None)) is not None:
+            del self._waits[key][task_id]
+            if not self._waits[key]:
+                del self._waits[key]
+
+    async def emit(self, event: EventValue) -> EventValue:
+        changes: list[Change] = []
+        with self._lock:
+            if (there := self._there(event.key, event.at)) is None:
+                self._events[event.key] = there = event
+                waiting = dict(self._waits.get(event.key, {}))
+                for task_id in waiting:
+                    self._forget(task_id)
+                changes = self._changes(waiting, event.at)
+                held = self._update(changes)
+        if changes:
+            self._notify(changes, held)
+        return there
+
+    def _changes(self, waiting: Mapping[str, int], now: int) -> list[Change]:
+        """Return the changes of those of these tasks that wait still, given by id with their fences."""
+        rows = [row for task_id, fence in waiting.items() if (row := self._rows.get(task_id)) and row.fence == fence]
+        return [Change(row, after) for row in rows if (after := woken(row, now)) is not None]
+
+    async def event(self, key: str, now: int) -> EventValue | None:
+        with self._lock:
+            return self._there(key, now)
+
+    def _there(self, key: str, now: int) -> EventValue | None:
+        event = self._events.get(key)
+        return event if event is not None and event.there(now) else None
+
+    async def events(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[EventValue]:
+        with self._lock:
+            keys = sorted(key for key in self._events if key.startswith(prefix) and (after is None or key > after))
+            found = [event for key in keys if (event := self._there(key, now)) is not None]
+            return found[:limit]
+
+    async def waiting(self, keys: Sequence[str]) -> dict[str, int]:
+        with self._lock:
+            return {key: len(self._changes(self._waits.get(key, {}), 0)) for key in keys}
+
+    async def expire(self, now: int, limit: int) -> int:
+        with self._lock:
+            late = [key for key, event in self._events.items() if not event.there(now)][:limit]
+            for key in late:
+                del self._events[key]
+            for waiting in list(self._waits.values()):
+                live = {change.before.task_id for change in self._changes(waiting, 0)}
+                for task_id in waiting.keys() - live:  # it went on, or is gone
+                    self._forget(task_id)
+            return len(late)
+
+    async def mend(self, now: int) -> int:
+        return 0  # an event and what it wakes are one step here

@@ -1,0 +1,20 @@
+"""The tables with rows that belong to a task, and go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, delete, exists, select
+
+from aiotaskq.backends.sql.rows import TASKS
+from aiotaskq.models import NoteRow, StepRow, WaitRow
+
+_TABLES: tuple[Any, ...] = (NoteRow.__table__, StepRow.__table__, WaitRow.__table__)
+
+
+def drop_beside(connection: Connection, ids: Sequence[str]) -> None:
+    """Delete what belongs to those of these tasks whose rows are gone."""
+    for table in _TABLES:
+        gone = ~exists(select(TASKS.c.task_id).where(TASKS.c.task_id == table.c.task_id))
+        connection.execute(delete(table).where(table.c.task_id.in_(ids), gone))

@@ -1,0 +1,258 @@
+"""Steps and events in SQL.
+
+Who waits for an event, and who emits it, both write its row in ``aiotaskq_event`` first. So one of the two comes after
+the other, and sees what that has written. The locks of a transaction are taken in one order: events, then tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
+
+from aiotaskq.backends.change import Change
+from aiotaskq.backends.coded import encoded_change
+from aiotaskq.backends.sql.admission import Touched
+from aiotaskq.backends.sql.caller_session import run_in
+from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.gates import SqlGates
+from aiotaskq.backends.sql.insert import insert_new, replace
+from aiotaskq.backends.sql.rows import TASKS, to_task
+from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.backends.sql.statements import run
+from aiotaskq.backends.steps import Steps, Wait
+from aiotaskq.core.steps import EventValue, NewStep, Step, woken
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.models import EventRow, StepRow, WaitRow
+
+_S: Any = StepRow.__table__
+_E: Any = EventRow.__table__
+_W: Any = WaitRow.__table__
+s, e, w, task = _S.c, _E.c, _W.c, TASKS.c
+_COLUMNS = ("task_id", "seq", "kind", "name", "number", "n", "value", "at")
+_STEP = select(s.task_id, s.seq, s.kind, s.name, s.number, s.n, s.value, s.at)
+_READ = _STEP.where(s.task_id == bindparam("b_id"), s.seq == bindparam("b_seq")).order_by(s.n)
+_EVENT = select(e.key, e.value, e.at, e.expires_at).where(e.at.is_not(None))
+_AWAITED = 86_400 * SECOND
+"""After so long the row of an event that did not come may go: it is only there to be locked."""
+KEYS = 100  # events mended at a time
+Update = Callable[[Connection, Sequence[Change], Touched], list[bool]]
+Hints = Callable[[Sequence[Change], Sequence[bool]], None]
+
+
+class SqlSteps(Steps):
+    """The tables ``aiotaskq_step``, ``aiotaskq_event`` and ``aiotaskq_wait``."""
+
+    def __init__(
+        self, database: Database, gates: SqlGates, *, update: Update, enter: Callable[[Connection], None], hints: Hints
+    ) -> None:
+        """``update`` writes changes in a transaction, ``enter`` begins in that of a caller, ``hints`` sends theirs."""
+        self._database, self._gates = database, gates
+        self._update, self._enter, self._hints = update, enter, hints
+
+    async def read(self, task_id: str, seq: int) -> list[Step]:
+        rows = await self._database.read(lambda c: run(c, _READ, {"b_id": task_id, "b_seq": seq}).fetchall())
+        return [self._plain_step(_step(row)) for row in rows]
+
+    async def add(self, new: Sequence[NewStep]) -> list[Step | None]:
+        if not new:
+            return []
+        rows = [self._row(each) for each in new]
+        found = await self._database.write(lambda c: _add(c, new, rows))
+        return [None if step is None else self._plain_step(step) for step in found]
+
+    async def add_with(self, session: Any, new: NewStep) -> Step | None:
+        def body(connection: Connection) -> Step | None:
+            self._enter(connection)
+            return _add(connection, [new], [self._row(new)])[0]
+
+        step = await run_in(session, self._database.url, body)
+        return None if step is None else self._plain_step(step)
+
+    def _row(self, new: NewStep) -> tuple[Any, ...]:
+        step = new.step
+        return (new.task_id, new.seq, step.kind, step.name, step.number, step.n, self._stored(step.text), step.at)
+
+    async def suspend(self, change: Change, new: NewStep, wait: Wait | None = None) -> bool:
+        def body(connection: Connection, touched: Touched) -> tuple[Change, list[bool]]:
+            written = change
+            awaited = None if wait is None else _locked(connection, wait.key, new.step.at)
+            if wait is not None and awaited is not None:
+                written = Change(change.before, wait.woken)
+            if self.codec is not None:
+                written = encoded_change(written, self.codec)
+            held = self._update(connection, [written], touched)
+            if held[0]:
+                insert_new(connection, _S, _COLUMNS, [self._row(new)])
+                if wait is not None and awaited is None:
+                    before = change.before
+                    replace(connection, _W, [{"task_id": before.task_id, "key": wait.key, "fence": before.fence}])
+            return written, held
+
+        (written, held), *_ = await self._gates.write(body)
+        self._hints([written], held)
+        return held[0]
+
+    async def emit(self, event: EventValue) -> EventValue:
+        stored = self._stored_event(event)
+
+        def body(connection: Connection, touched: Touched) -> tuple[EventValue, Sequence[Change], list[bool]]:
+            return self._emit(connection, stored, touched)
+
+        (found, changes, held), *_ = await self._gates.write(body)
+        self._hints(changes, held)
+        return event if found is stored else self._plain_event(found)
+
+    async def emit_with(
+        self, session: Any, event: EventValue, committed: Callable[[], None] = lambda: None
+    ) -> EventValue:
+        stored, touched, loop = self._stored_event(event), Touched(), asyncio.get_running_loop()
+        woke: list[tuple[Sequence[Change], Sequence[bool]]] = []
+
+        def body(connection: Connection) -> EventValue:
+            self._enter(connection)
+            found, changes, held = self._emit(connection, stored, touched, keep=True)
+            woke.append((changes, held))
+            return found
+
+        def wake() -> None:
+            if touched:
+                self._gates.after_commit(touched, loop)
+            self._hints(*woke[0])
+            committed()
+
+        found = await run_in(session, self._database.url, body, wake)
+        return event if found is stored else self._plain_event(found)
+
+    def _emit(
+        self, connection: Connection, event: EventValue, touched: Touched, keep: bool = False
+    ) -> tuple[EventValue, Sequence[Change], list[bool]]:
+        """Store an event; return the one that is there, and the changes of those that waited for it.
+
+        The rows of the waits of tasks with gates are ``kept`` where their gates are made due in a later transaction.
+        """
+        there = _locked(connection, event.key, event.at)
+        if there is not None:
+            return there, (), []
+        values = {"value": event.text, "at": event.at, "expires_at": event.expires_at}
+        connection.execute(update(_E).where(e.key == event.key).values(values))
+        return event, *self._wake(connection, event.key, event.at, touched, keep)
+
+    def _wake(
+        self, connection: Connection, key: str, now: int, touched: Touched, keep: bool
+    ) -> tuple[Sequence[Change], list[bool]]:
+        # Locked, so that the newest rows are read whatever the isolation of a caller's transaction is.
+        waiting = {row.task_id: row.fence for row in connection.execute(_WAITING_FOR, {"key": key})}
+        rows = [row for part in chunks(sorted(waiting)) for row in _tasks(connection, part)]
+        changes = [
+            Change(row, after)
+            for row in rows
+            if row.fence == waiting[row.task_id] and (after := woken(row, now)) is not None
+        ]
+        held = self._update(connection, changes, touched) if changes else []
+        kept = {change.before.task_id for change in changes if keep and change.before.flow is not None}
+        for part in chunks(sorted(waiting.keys() - kept)):
+            connection.execute(delete(_W).where(w.task_id.in_(part), w.key == key))
+        return changes, held
+
+    async def event(self, key: str, now: int) -> EventValue | None:
+        rows = await self._database.read(lambda c: run(c, _ONE_EVENT, {"b_key": key}).fetchall())
+        found = _event(rows[0]) if rows else None
+        return self._plain_event(found) if found is not None and found.there(now) else None
+
+    async def events(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[EventValue]:
+        def body(connection: Connection) -> Sequence[Any]:
+            query = _EVENT.where(or_(e.expires_at.is_(None), e.expires_at > now)).order_by(e.key).limit(limit)
+            if prefix:
+                query = query.where(*dialect_of(connection).begins_with(e.key, prefix))
+            if after is not None:
+                query = query.where(e.key > after)
+            return connection.execute(query).all()
+
+        return [self._plain_event(_event(row)) for row in await self._database.read(body)]
+
+    async def waiting(self, keys: Sequence[str]) -> dict[str, int]:
+        def body(connection: Connection) -> dict[str, int]:
+            counts = dict.fromkeys(keys, 0)
+            for part in chunks(keys):
+                counts.update((key, count) for key, count in connection.execute(_COUNT.where(w.key.in_(part))))
+            return counts
+
+        return await self._database.read(body)
+
+    async def expire(self, now: int, limit: int) -> int:
+        # The keys stay in the database. MySQL takes a LIMIT only in a derived table.
+        late = select(e.key).where(e.expires_at <= now).order_by(e.expires_at).limit(limit).subquery()
+        statement = delete(_E).where(e.key.in_(select(late.c.key)), e.expires_at <= now)
+        return await self._database.write(lambda c: int(c.execute(statement).rowcount))
+
+    async def mend(self, now: int) -> int:
+        found = _FORGOTTEN.where(or_(e.expires_at.is_(None), e.expires_at > now)).limit(KEYS)
+        count = 0
+        for key in await self._database.read(lambda c: list(c.execute(found).scalars())):
+
+            def body(connection: Connection, touched: Touched, key: str = key) -> tuple[Sequence[Change], list[bool]]:
+                _locked(connection, key, now)
+                return self._wake(connection, key, now, touched, False)
+
+            (changes, held), *_ = await self._gates.write(body)
+            self._hints(changes, held)
+            count += sum(held)
+        return count
+
+
+_ONE_EVENT = _EVENT.where(e.key == bindparam("b_key"))
+_FOR_UPDATE = select(e.key, e.value, e.at, e.expires_at).where(e.key == bindparam("b_key"))
+_WAITING_FOR = select(w.task_id, w.fence).where(w.key == bindparam("key")).with_for_update(read=True)
+_WAITS = (task.status == str(Status.PENDING), task.fence == w.fence)
+_COUNT = select(w.key, func.count()).select_from(_W.join(TASKS, w.task_id == task.task_id)).where(*_WAITS)
+_COUNT = _COUNT.group_by(w.key)
+_FORGOTTEN = select(w.key).distinct().select_from(_W.join(_E, w.key == e.key)).where(e.at.is_not(None))
+_GUARD = select(task.task_id, task.status, task.fence, task.seq)
+
+
+def _add(connection: Connection, new: Sequence[NewStep], rows: Sequence[tuple[Any, ...]]) -> list[Step | None]:
+    running: dict[str, tuple[Any, int, int]] = {}
+    for part in chunks(sorted({each.task_id for each in new})):
+        # A shared lock: a handler's own transaction may have one as well, by a step of it.
+        query = _GUARD.where(task.task_id.in_(part)).order_by(task.task_id).with_for_update(read=True)
+        for row in connection.execute(dialect_of(connection).by_id(query)):
+            running[row.task_id] = (row.status, row.fence, row.seq)
+    held = [running.get(each.task_id) == (Status.RUNNING, each.fence, each.seq) for each in new]
+    kept = [row for row, ok in zip(rows, held, strict=True) if ok]
+    if not kept:
+        return [None] * len(new)
+    if insert_new(connection, _S, _COLUMNS, kept) == len(kept):
+        return [each.step if ok else None for each, ok in zip(new, held, strict=True)]
+    # Of each the first write stays.
+    there = {}
+    for part in chunks(sorted({row[0] for row in kept})):
+        there.update({tuple(row[:5]): _step(row) for row in connection.execute(_STEP.where(s.task_id.in_(part)))})
+    return [there.get(row[:5]) if ok else None for row, ok in zip(rows, held, strict=True)]
+
+
+def _step(row: Sequence[Any]) -> Step:
+    _task_id, _seq, kind, name, number, n, value, at = row
+    return Step(kind=kind, name=name, number=number, n=n, text=value, at=at)
+
+
+def _event(row: Sequence[Any]) -> EventValue:
+    key, value, at, expires_at = row
+    return EventValue(key=key, text=value, at=at, expires_at=expires_at)
+
+
+def _locked(connection: Connection, key: str, now: int) -> EventValue | None:
+    """Lock the row of an event, which is made if there is none; return the event if it exists at ``now``."""
+    statement = dialect_of(connection).upsert(_E, "key", ("touched_at",))
+    connection.execute(statement, {"key": key, "touched_at": now, "expires_at": now + _AWAITED})
+    row = connection.execute(_FOR_UPDATE, {"b_key": key}).one()
+    event = None if row.at is None else _event(row)
+    return event if event is not None and event.there(now) else None
+
+
+def _tasks(connection: Connection, ids: Sequence[str]) -> list[Task]:
+    query = select(TASKS).where(task.task_id.in_(ids)).order_by(task.task_id).with_for_update()
+    return [to_task(row) for row in connection.execute(dialect_of(connection).by_id(query))]

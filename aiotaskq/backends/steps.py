@@ -1,0 +1,123 @@
+"""The contract of durable steps and events; ``core.steps`` has the rules."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace
+
+from aiotaskq.core.coded import from_stored, is_coded, to_stored
+from aiotaskq.errors import NotSupported, ValidationError
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.change import Change
+    from aiotaskq.core.codec import Codec
+    from aiotaskq.core.steps import EventValue, NewStep, Step
+    from aiotaskq.core.task import Task
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """A wait for an event."""
+
+    key: str
+    woken: Task
+    """What the task becomes if the event is there."""
+
+
+class Steps(ABC):
+    """The steps of the tasks of one store, and the events that they wait for. Each method is atomic.
+
+    Steps are deleted with their task. Of two writes of the same step, and of two events of the same key, the first one
+    stays. All instants are in microseconds UTC.
+    """
+
+    codec: Codec | None = None
+    """That of the backend: it encodes the texts."""
+    used = False
+    """Whether this process uses them: else it looks only now and then for what is to be deleted."""
+
+    @abstractmethod
+    async def read(self, task_id: str, seq: int) -> list[Step]:
+        """Read the steps of a task that has this push stamp, in their order."""
+
+    @abstractmethod
+    async def add(self, new: Sequence[NewStep]) -> list[Step | None]:
+        """Store steps; return for each the one that is there, None if the task does not run with this fence."""
+
+    async def add_with(self, session: Any, new: NewStep) -> Step | None:
+        """``add`` in the caller's transaction, which the caller commits. Raises as ``Backend.push_with``."""
+        raise NotSupported("session: this store cannot join a transaction; call step() without it, or use a SQL store")
+
+    @abstractmethod
+    async def suspend(self, change: Change, new: NewStep, wait: Wait | None = None) -> bool:
+        """``Backend.update`` of one running task that sleeps or waits, and store the step; return whether it held.
+
+        With ``wait``: if its event exists at the ``at`` of the step, ``wait.woken`` is written instead. Else the task
+        waits for it, for as long as it is pending with this fence; no other wait of the task counts any more. No event
+        that is emitted meanwhile is missed.
+        """
+
+    @abstractmethod
+    async def emit(self, event: EventValue) -> EventValue:
+        """Store an event, unless there is one of its key at its ``at``; return the one that is there.
+
+        Tasks that wait for it become due, as ``core.steps.woken``. Sends the hint ``ready`` then.
+        """
+
+    async def emit_with(
+        self, session: Any, event: EventValue, committed: Callable[[], None] = lambda: None
+    ) -> EventValue:
+        """``emit`` in the caller's transaction. Raises as ``Backend.push_with``."""
+        raise NotSupported("session: this store cannot join a transaction; emit after the commit, or use a SQL store")
+
+    @abstractmethod
+    async def event(self, key: str, now: int) -> EventValue | None:
+        """Read the event of a key; None if there is none at ``now``."""
+
+    @abstractmethod
+    async def events(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[EventValue]:
+        """Read events, in the order of their keys, whose keys begin with ``prefix`` and are behind ``after``."""
+
+    @abstractmethod
+    async def waiting(self, keys: Sequence[str]) -> dict[str, int]:
+        """Count the tasks that wait for each of these events."""
+
+    @abstractmethod
+    async def expire(self, now: int, limit: int) -> int:
+        """Delete up to ``limit`` events that do not exist at ``now`` any more; return how many were deleted."""
+
+    @abstractmethod
+    async def mend(self, now: int) -> int:
+        """Make tasks due whose event exists, though they wait; return how many.
+
+        For events whose transaction was committed by a process that died before it could let the tasks pass.
+        """
+
+    def _stored(self, text: str) -> str:
+        return text if self.codec is None or not text else to_stored(text.encode(), self.codec).decode()
+
+    def _plain(self, what: str, text: str) -> str:
+        """Return a text as it was given. Raises ValidationError if it cannot be decoded."""
+        if not is_coded(text):
+            return text
+        try:
+            return from_stored(text, self.codec).decode()
+        except Exception as error:  # the codec is the application's, and may raise anything
+            raise ValidationError(
+                f"{what} cannot be decoded ({type(error).__name__}): the codec or its key is another"
+            ) from error
+
+    def _stored_step(self, step: Step) -> Step:
+        return step if self.codec is None else replace(step, text=self._stored(step.text))
+
+    def _plain_step(self, step: Step) -> Step:
+        return replace(step, text=self._plain(f"step {step.label}", step.text)) if is_coded(step.text) else step
+
+    def _stored_event(self, event: EventValue) -> EventValue:
+        return event if self.codec is None else replace(event, text=self._stored(event.text))
+
+    def _plain_event(self, event: EventValue) -> EventValue:
+        return replace(event, text=self._plain(f"event {event.key}", event.text)) if is_coded(event.text) else event

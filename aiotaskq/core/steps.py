@@ -1,0 +1,114 @@
+"""Durable steps: what a handler has done, slept and waited for, as rows beside its task; and events.
+
+A run of the task reads what earlier runs have stored, and does only the rest. Everything here is pure.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from aiotaskq.core.task import PENDING, SECOND, Task
+
+Kind = Literal["step", "sleep", "wait", "event"]
+
+NEVER = 221_845_392_000 * SECOND
+"""The ``run_at`` of a task that waits for an event without a timeout: the year 9000, which every calendar has."""
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """A step that is stored."""
+
+    name: str
+    number: int = 1
+    """The how manieth of this name and kind in the run, from 1."""
+    n: int = 1
+    """Its place among all steps of the task."""
+    kind: Kind = "step"
+    """``step``: a function has returned. ``sleep``: the task sleeps, or slept, until an instant. ``wait``: it waits, or
+    waited, for the event of this name. ``event``: that event has come, or the time for it was up."""
+    text: str = ""
+    """JSON: what the function returned, the instant in microseconds UTC, or the value of the event. Of a ``wait`` the
+    end of its timeout, NEVER without one. Empty where the time for an event was up."""
+    at: int = 0
+    """When it was written, in microseconds UTC."""
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the time for the event was up before it came."""
+        return self.kind == "event" and not self.text
+
+    @property
+    def value(self) -> Any:
+        """The value of the text; None where the time for an event was up."""
+        return msgspec.json.decode(self.text) if self.text else None
+
+    @property
+    def until(self) -> int:
+        """When a sleep or a wait ends, in microseconds UTC."""
+        return int(self.text)
+
+    @property
+    def label(self) -> str:
+        """The name, and for a later one of the same name its number: ``charge#2``."""
+        return self.name if self.number == 1 else f"{self.name}#{self.number}"
+
+    def __repr__(self) -> str:
+        return f"<Step {self.kind} {self.label}>"
+
+
+class NewStep(msgspec.Struct, frozen=True):
+    """A step to store for a running task.
+
+    ``seq`` is the push stamp of the task: one that was pushed again under its id, as new work, has no steps.
+    """
+
+    task_id: str
+    seq: int
+    fence: int
+    step: Step
+
+
+class Suspension(msgspec.Struct, frozen=True):
+    """Why, and until when, a handler has left its task before its end."""
+
+    until: int
+    """Microseconds UTC."""
+    new: NewStep
+    """The step to store with it."""
+    key: str | None = None
+    """The event for which the task waits; None for a sleep."""
+
+
+class EventValue(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that was emitted: the first value of its key."""
+
+    key: str
+    text: str = "null"
+    """The value, as JSON."""
+    at: int = 0
+    """When it was emitted, in microseconds UTC."""
+    expires_at: int | None = None
+    """From when on it does not exist, in microseconds UTC; None for never."""
+
+    @property
+    def value(self) -> Any:
+        """The value."""
+        return msgspec.json.decode(self.text)
+
+    def there(self, now: int) -> bool:
+        """Whether it exists at ``now``, in microseconds UTC."""
+        return self.expires_at is None or self.expires_at > now
+
+    def __repr__(self) -> str:
+        return f"<EventValue {self.key}>"
+
+
+def woken(task: Task, now: int) -> Task | None:
+    """Return a task that waits for an event as it is when that comes; None if it is due, or does not wait."""
+    if task.status is not PENDING or task.due <= now:
+        return None
+    # One with gates passes them again: it is parked at the first one.
+    return replace(task, due_at=now) if task.parked else replace(task, run_at=now, due_at=None)

@@ -1,0 +1,39 @@
+"""The ids of tasks that are pushed inside of a step: made from the step, so that a repeated step pushes them once."""
+
+from __future__ import annotations
+
+import contextvars
+import uuid
+
+_NAMESPACE = uuid.UUID("6e0c3f4e-5d0b-4c86-9f0e-0d6f3c0c7a51")
+
+
+class Scope:
+    """A step that runs."""
+
+    def __init__(self, task_id: str, seq: int, name: str, number: int) -> None:
+        self.task_id, self.name = task_id, name
+        self._key = f"{task_id}\0{seq}\0{name}\0{number}\0"
+        self._pushed = 0
+
+    def next_id(self) -> str:
+        """Return the id of the next task that is pushed: in the order of the pushes."""
+        self._pushed += 1
+        return str(uuid.uuid5(_NAMESPACE, f"{self._key}{self._pushed}"))
+
+
+class _Scopes:
+    """How many steps run in this process: a push looks for its step only where there are some."""
+
+    open = 0
+
+
+inside: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("aiotaskq_step", default=None)
+"""The step that runs here."""
+scopes = _Scopes()
+
+
+def child_id() -> str | None:
+    """Return the id of a task that is pushed here; None outside of a step."""
+    scope = inside.get()
+    return None if scope is None else scope.next_id()

@@ -1,0 +1,117 @@
+"""Durable steps, from inside a handler: ``step``, ``sleep_for``, ``sleep_until`` and ``wait_event``."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any, TypeVar, overload
+
+from aiotaskq.core.instants import instant
+from aiotaskq.core.validation import check_seconds
+from aiotaskq.errors import ValidationError
+from aiotaskq.runtime.child_ids import Scope, inside, scopes
+from aiotaskq.runtime.context import TaskContext, current_task
+from aiotaskq.runtime.run_steps import RunSteps, loaded, returned_by
+
+T = TypeVar("T")
+
+
+def run_steps(what: str) -> tuple[TaskContext, RunSteps]:
+    """Return the context of the running task, and its steps. Raises NotFound, NotSupported and ValidationError."""
+    context = current_task()
+    scope = inside.get()
+    if scope is not None and scope.task_id == context.task.task_id:
+        raise ValidationError(f"{what}: step {scope.name!r} runs; end it first, since it is stored as a whole")
+    return context, context.run_steps()
+
+
+@overload
+async def step(
+    name: str, function: Callable[..., Awaitable[T]], /, *args: Any, session: Any = None, **kwargs: Any
+) -> T: ...
+@overload
+async def step(name: str, function: Callable[..., T], /, *args: Any, session: Any = None, **kwargs: Any) -> T: ...
+async def step(name: str, function: Callable[..., Any], /, *args: Any, session: Any = None, **kwargs: Any) -> Any:
+    """Call ``function(*args, **kwargs)`` once in the life of the running task, and return what it returned.
+
+    The value is stored as JSON when the function has returned. A later run of the task, after a crash, a failure or a
+    sleep, gets the stored value, and the function is not called. What it returns is converted by its return annotation,
+    as a result of a task is; so the first run, too, gets what later ones get. A function that raises stores nothing,
+    and is called again by the next run. One that was interrupted by a crash before its value was stored is called
+    again, too: it must be able to run twice.
+
+    A step in a loop may have the same name each time: they are counted in the order of the calls. A task pushed inside
+    of a step has an id made from that of this task and the step, so that a repeated step pushes it once.
+
+    ``session``, a SQLAlchemy session or connection of the tasks' database, is not passed on: the value is stored in its
+    transaction, which the handler commits, with whatever the function has written there.
+
+    Raises NotFound outside of a handler, ValidationError for a step inside of a step, another function under the same
+    name, or a value that JSON cannot hold, LeaseLost if the task is no longer this worker's, and NotSupported where the
+    store cannot hold steps, or join the session.
+    """
+    context, steps = run_steps("step")
+    conversion = returned_by(function)
+    number, found = await steps.begin(name, function)
+    if found is None:
+        with running(context, name, number):
+            value = function(*args, **kwargs)
+            if inspect.isawaitable(value):
+                value = await value
+        found = await steps.end(name, number, value, conversion, session)
+    return loaded(found, conversion)
+
+
+@contextlib.contextmanager
+def running(context: TaskContext, name: str, number: int) -> Iterator[None]:
+    """Run a step of a task in the calling coroutine or thread: what is pushed there has an id made from it."""
+    task = context.task
+    token = inside.set(Scope(task.task_id, task.seq, name, number))
+    scopes.open += 1
+    try:
+        yield
+    finally:
+        scopes.open -= 1
+        inside.reset(token)
+
+
+async def sleep_for(
+    name: str,
+    seconds: float | timedelta = 0,
+    *,
+    minutes: float = 0,
+    hours: float = 0,
+    days: float = 0,
+) -> None:
+    """Sleep, over crashes and deploys: the end of the sleep is stored, and the handler is left until then.
+
+    The task is pending meanwhile, and holds no slot; that costs no retry. Then the handler runs again from its
+    beginning, with its steps. A sleep of less than a minute is not stored: it keeps the slot, as ``asyncio.sleep``.
+
+    It leaves the handler by an exception that is no ``Exception``. Raises ValidationError, NotFound, NotSupported.
+    """
+    span = seconds if isinstance(seconds, timedelta) else timedelta(seconds=check_seconds("seconds", seconds))
+    total = (span + timedelta(days=days, hours=hours, minutes=minutes)).total_seconds()
+    _, steps = run_steps("sleep_for")
+    await steps.sleep_for(name, check_seconds("seconds", total))
+
+
+async def sleep_until(name: str, when: datetime | float) -> None:
+    """Sleep until an instant, an aware datetime or epoch seconds; as ``sleep_for``."""
+    _, steps = run_steps("sleep_until")
+    await steps.sleep_until(name, instant("when", when))
+
+
+async def wait_event(key: str, timeout: float | timedelta | None = None) -> Any:
+    """Wait for the event of this key, and return its value: JSON, as ``tq.emit(key, value)`` has stored it.
+
+    If it is there, the handler goes on. Else it is left until the event comes, as by ``sleep_for``. What came of it is
+    stored: a later run gets the same. ``timeout`` in seconds, counted from the first run that waits; None waits for
+    ever.
+
+    Raises EventTimeout if it has not come by then, ValidationError, NotFound and NotSupported.
+    """
+    _, steps = run_steps("wait_event")
+    return await steps.wait_event(key, timeout.total_seconds() if isinstance(timeout, timedelta) else timeout)
