@@ -111,10 +111,13 @@ def admit(gate: Gate, held: int, unstarted: int, now: int, weights: Sequence[int
     bounds, tat = gate.bounds, gate.tat
     if now < gate.closed_until:
         return 0, replace(gate, next_at=gate.closed_until if weights else None)
-    most = min((bound for bound in (bounds.cap, bounds.window) if bound is not None), default=held + len(weights))
-    free = max(0, most - held)
+    free = len(weights)
+    if bounds.cap is not None:
+        free = min(free, max(0, bounds.cap - held))
+    if bounds.window is not None:
+        free = min(free, max(0, bounds.window - held))
     if bounds.interval is None:
-        return min(free, len(weights)), replace(gate, next_at=None)
+        return free, gate if gate.next_at is None else replace(gate, next_at=None)
     tat = max(tat, now + min(unstarted, bounds.burst) * bounds.interval)
     count, next_at = 0, None
     for weight in weights[:free]:

@@ -43,9 +43,11 @@ def pushed_at(task: Task) -> int:
 def next_gate(task: Task) -> str | None:
     """Return the gate behind the one at which the task is parked; None if that is the last."""
     assert task.flow is not None
-    keys = [key for key, _ in task.flow.gates]
-    at = keys.index(task.gate) + 1 if task.gate in keys else len(keys)
-    return keys[at] if at < len(keys) else None
+    gates = task.flow.gates
+    for number, (key, _) in enumerate(gates, 1):
+        if key == task.gate:
+            return gates[number][0] if number < len(gates) else None
+    return None
 
 
 def passed(task: Task, now: int) -> Task:
@@ -54,7 +56,7 @@ def passed(task: Task, now: int) -> Task:
     key = next_gate(task)
     if key is not None:
         return replace(task, gate=key)
-    shared = any(bounds.window is not None for _, bounds in task.flow.gates)
+    shared = [key for key, bounds in task.flow.gates if bounds.window is not None]
     due = now if task.due_at is None else task.due_at
     return replace(task, run_at=max(due, now) if shared else due, due_at=None)
 
@@ -63,7 +65,7 @@ def slots(task: Task) -> tuple[str, ...]:
     """Return the keys of the gates of which the task holds a slot."""
     if task.flow is None or task.final:
         return ()
-    keys = tuple(key for key, _ in task.flow.gates)
+    keys = tuple([key for key, _ in task.flow.gates])
     if not task.parked:
         return keys
     return keys[: keys.index(task.gate)] if task.gate in keys else ()
@@ -71,10 +73,8 @@ def slots(task: Task) -> tuple[str, ...]:
 
 def left(before: Task, after: Task) -> tuple[str, ...]:
     """Return the keys of the gates of which a slot is free when ``before`` becomes ``after``."""
-    if before.flow is None:
-        return ()
     kept = slots(after)
-    return tuple(key for key in slots(before) if key not in kept)
+    return tuple([key for key in slots(before) if key not in kept]) if kept else slots(before)
 
 
 def redeclared(before: Task, after: Task) -> tuple[tuple[str, Bounds], ...]:
@@ -99,6 +99,8 @@ def settled_at(before: Task, after: Task) -> int | None:
 
 def touched(before: Task, after: Task) -> tuple[str, ...]:
     """Return the keys of the gates at which a task may pass when ``before`` becomes ``after``: another, or this one."""
+    if after.final:
+        return slots(before)
     keys = left(before, after)
     waited = before.parked and (before.gate, before.due_at) == (after.gate, after.due_at)
     key = None if waited else at_gate(after)

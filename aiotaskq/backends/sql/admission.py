@@ -21,7 +21,7 @@ from aiotaskq.backends.sql.rows import decode_flow
 from aiotaskq.backends.sql.statement_size import CHUNK
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit, declared
-from aiotaskq.core.parking import passed, pushed_at, redeclared, settled_at, slots, touched
+from aiotaskq.core.parking import next_gate, passed, pushed_at, redeclared, settled_at, slots, touched
 from aiotaskq.core.task import Task
 
 MOST = 100  # tasks looked at together where no bound is smaller
@@ -63,14 +63,51 @@ class Touched:
         self._pushed: list[Task] = []
         self._bounded: set[str] = set()
         self._parked: list[Task] = []
+        self._admission: Admission | None = None
+        self._entered: set[str] = set()
+        """Gates at which there is nothing to do for new tasks any more."""
 
     def __bool__(self) -> bool:
         return bool(self.keys or self.due)
 
+    def enter(self, connection: Connection, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Return new tasks as they are to be inserted: where no other waits, those that may pass their gate have.
+
+        The gates are locked before the rows are written. So there must be no key for which the insert might wait until
+        another transaction ends, which may wait for these gates.
+        """
+        lines: dict[str, list[Task]] = {}
+        gates: list[tuple[str, Bounds]] = []
+        for task in tasks:
+            if task.unique_key is not None or task.idempotency_key is not None:
+                return tasks
+            if task.flow is not None:
+                if task.gate is None or not task.parked or len(task.flow.gates) > 1:
+                    return tasks
+                lines.setdefault(task.gate, []).append(task)
+                gates += task.flow.gates
+                self.now = max(self.now, pushed_at(task))
+        self.known.update(gates)
+        self._admission = Admission(connection, self.now, self.known)
+        self._admission.lock(lines)
+        self._admission.declare(gates)
+        entered = self._admission.enter(lines)
+        for key, line in lines.items():
+            left = [task for task in line if task.task_id not in entered]
+            if not left or (self._admission.is_full(key) and all((task.due_at or 0) <= self.now for task in left)):
+                self._entered.add(key)
+        return [entered.get(task.task_id, task) for task in tasks]
+
+    def collided(self) -> None:
+        """Note that some of the tasks that have entered were not inserted: their gates are looked at again."""
+        self._entered.clear()
+        if self._admission is not None:
+            self._admission.recount()
+
     def pushed(self, tasks: Iterable[Task], refused: bool = True) -> None:
         """Note new rows; whether they are ``refused`` where too many would wait."""
         for task in tasks:
-            if task.flow is not None:
+            if task.flow is not None and task.gate not in self._entered:
                 self.known.update(task.flow.gates)
                 self._declared += task.flow.gates
                 self.now = max(self.now, pushed_at(task))
@@ -97,7 +134,8 @@ class Touched:
             else:
                 self.keys |= keys
                 self.now = max(self.now, at)
-            self._parked.append(after)
+            if after.parked:
+                self._parked.append(after)
             if len(gates) > 1 and not slots(after):
                 gone.append(after.task_id)
         sql.remove_slots(connection, gone)
@@ -116,19 +154,17 @@ class Touched:
         What passes its last gate is claimed at once where a ``claim`` that follows would claim it and nothing before
         it. Raises QueueFull for a push of too many, unless it was committed.
         """
-        if not self:
+        if not self and self._admission is None:
             return None
-        admission = Admission(connection, self.now, self.known, claim)
-        admission.lock(self.known)
-        for key, bounds in self._declared:
-            gate = declared(admission.gates[key], bounds, self.now)
-            if gate is not admission.gates[key]:  # what waits there may pass, though this push waits elsewhere
-                admission.gates[key] = replace(gate, next_at=self.now)
+        admission = self._admission or Admission(connection, self.now, self.known)
+        admission.claim = claim
+        admission.lock([key for key in self.known if key not in admission.gates])
+        admission.declare(self._declared)
         for key, bounds, at in self._redeclared:
             gate = declared(admission.gates[key], bounds, at)
             if gate is not admission.gates[key]:
                 admission.gates[key] = replace(gate, next_at=0)
-        waiting = [task for task in (*self._pushed, *self._parked) if task.parked and (task.due_at or 0) > self.now]
+        waiting = [task for task in (*self._pushed, *self._parked) if (task.due_at or 0) > self.now]
         admission.delayed.update(task.gate for task in waiting if task.gate is not None)
         admission.open(self.keys)
         admission.make_due(self.due)
@@ -143,7 +179,9 @@ class Admission:
     def __init__(
         self, connection: Connection, now: int, bounds: Mapping[str, Bounds | None], claim: Claim | None = None
     ) -> None:
-        """``bounds`` are those of gates that do not exist; ``claim`` is what follows."""
+        """``bounds`` are those of gates that do not exist."""
+        self.claim = claim
+        """What follows."""
         self.gates: dict[str, Gate] = {}
         """By key; what is written here is stored by ``end``."""
         self.delayed: set[str] = set()
@@ -153,7 +191,6 @@ class Admission:
         self._held: dict[str, int] = {}
         self._missed: dict[str, Bounds | None] = {}
         self._ready: set[str] = set()
-        self._claim = claim
         self._taken: list[Any] = []
         self._nothing_ready: bool | None = None
         self._flows: dict[str | None, Flow | None] = {}
@@ -175,6 +212,36 @@ class Admission:
         self.gates.update(found)
         self._stored.update(found)
 
+    def declare(self, gates: Iterable[tuple[str, Bounds]]) -> None:
+        """Take the bounds that a push declares."""
+        for key, bounds in gates:
+            gate = declared(self.gates[key], bounds, self._now)
+            if gate is not self.gates[key]:  # what waits there may pass, though this push waits elsewhere
+                self.gates[key] = replace(gate, next_at=self._now)
+
+    def enter(self, lines: Mapping[str, Sequence[Task]]) -> dict[str, Task]:
+        """Return, by id, those of new tasks that pass their gates, which are not inserted yet, as they are then."""
+        now = self._now
+        rooms = {key: _room(self.gates[key], now) for key in lines if self._stays(key)}
+        entered: dict[str, Task] = {}
+        for key, held in sql.held_where_none_waits(self._connection, rooms).items():
+            due = [task for task in lines[key] if (task.due_at or 0) <= now and (task.expires_at or PARKED) > now]
+            due.sort(key=lambda task: (task.priority, task.due_at or 0, task.seq))
+            count, self.gates[key] = admit(self.gates[key], held, 0, now, [_tokens(task, key) for task in due])
+            self._held[key] = held + count
+            entered |= {task.task_id: passed(task, now) for task in due[:count]}
+        self._ready |= entered.keys()
+        return entered
+
+    def is_full(self, key: str) -> bool:
+        """Whether it is known that no further task may pass."""
+        most = _room(self.gates[key], self._now).most
+        return self._stays(key) and self._held.get(key, 0) >= most and self.gates[key].bounds.max_waiting is None
+
+    def recount(self) -> None:
+        """Forget how many tasks hold slots."""
+        self._held.clear()
+
     def make_due(self, keys: Iterable[str]) -> None:
         """Let the next sweep admit these gates."""
         for key in keys:
@@ -192,7 +259,10 @@ class Admission:
                 for key in missed:
                     del todo[key]
                 part = [key for key in part if key in todo]
-            for visit in self._visit(part):
+            idle, visits = self._visit(part)
+            for key in idle:
+                del todo[key]
+            for visit in visits:
                 del todo[visit.key]
                 todo |= dict.fromkeys(visit.onward)
                 if visit.more:
@@ -207,27 +277,43 @@ class Admission:
 
     def end(self) -> Opened:
         """Write the gates that have changed."""
-        sql.write(self._connection, [gate for key, gate in self.gates.items() if gate != self._stored[key]])
+        stored = self._stored
+        changed = [gate for key, gate in self.gates.items() if gate is not stored[key] and gate != stored[key]]
+        sql.write(self._connection, changed)
         later = any(gate.next_at is not None for gate in self.gates.values())
         return Opened(self._now, later, self._missed, self._ready, self._taken)
 
-    def _visit(self, keys: Sequence[str]) -> list[_Visit]:
-        """Let the first due tasks pass at these gates; return what it did at each, at the first ones at least.
+    def _stays(self, key: str) -> bool:
+        """Whether a gate at which nothing waits is as it was afterwards."""
+        gate = self.gates[key]
+        return gate.next_at is None and gate.bounds.interval is None and key not in self.delayed
 
+    def _visit(self, keys: Sequence[str]) -> tuple[set[str], list[_Visit]]:
+        """Let the first due tasks pass at these gates.
+
+        Return those at which there is nothing to do, and what it did at each of the others, at the first ones at least.
         It ends before a gate to which a task comes from one of those before it.
         """
         now, connection = self._now, self._connection
-        unknown = {key: _room(self.gates[key], now) for key in keys if key not in self._held}
+        rooms = {key: _room(self.gates[key], now) for key in keys}
+        unknown = {key: room for key, room in rooms.items() if key not in self._held}
         held, seen = sql.look(connection, unknown) if unknown else ({}, {})
         self._held |= held
-        visits = [_Visit(self.gates[key], self._held[key]) for key in keys]
+        idle = {key for key, rows in seen.items() if not rows and self._stays(key)}
+        some = [key for key in keys if key not in idle] if idle else keys
+        if uncounted := [key for key in some if key not in self._held]:
+            self._held |= sql.held(connection, uncounted)
+        visits = [_Visit(self.gates[key], self._held[key], rooms[key]) for key in some]
         rates = {visit.key: visit.before.bounds.burst for visit in visits if visit.before.bounds.interval}
         for key, texts in sql.unstarted(connection, rates).items() if rates else ():
             unstarted = sum(1 if (flow := self._flow(text)) is None else flow.tokens(key) for text in texts)
             next(visit for visit in visits if visit.key == key).unstarted = unstarted
+        looking = []
         for visit in visits:
-            visit.look([], now)
-        looking = [visit for visit in visits if visit.limit or now < visit.before.closed_until]
+            if visit.limit or now < visit.before.closed_until:
+                looking.append(visit)
+            else:
+                visit.look([], now)
         first = True
         while looking:
             limits = {visit.key: visit.limit + 1 + len(visit.skipped) for visit in looking}
@@ -244,7 +330,7 @@ class Admission:
             looking = [visit for visit in looking if visit.take(free)]
         for visit in visits:
             self._end_visit(visit)
-        return visits
+        return idle, visits
 
     def _end_visit(self, visit: _Visit) -> None:
         """Note what has passed a gate, and set when the next task may."""
@@ -263,7 +349,7 @@ class Admission:
 
     def _can_take(self, visits: Sequence[_Visit], tasks: Sequence[Task]) -> bool:
         """Whether the claim that follows would claim all of these tasks, and nothing before them."""
-        claim = self._claim
+        claim = self.claim
         if claim is None or not tasks or any(visit.onward or visit.more for visit in visits):
             return False
         if len(self._ready) > len(self._taken) or len(self._taken) + len(tasks) > claim.limit:
@@ -294,8 +380,8 @@ class Admission:
                 ready.setdefault(after.run_at if after.run_at > due else 0, {})[task.task_id] = key
         free: set[str] = set()
         for floor, at in ready.items():
-            if take and self._claim is not None:
-                rows = sql.take(self._connection, at, self._now, floor, self._claim.lease)
+            if take and self.claim is not None:
+                rows = sql.take(self._connection, at, self._now, floor, self.claim.lease)
                 self._taken += rows
                 free.update([row[0] for row in rows])
             else:
@@ -309,8 +395,10 @@ class Admission:
 
     def _task(self, row: Sequence[Any], key: str) -> Task:
         task_id, priority, due_at, text, _, queue = row
-        at = {"priority": priority, "run_at": PARKED, "due_at": due_at, "gate": key, "queue": queue}
-        return Task(task_id=task_id, type="", flow=self._flow(text), **at)
+        flow = self._flow(text)
+        return Task(
+            task_id=task_id, type="", priority=priority, run_at=PARKED, due_at=due_at, flow=flow, gate=key, queue=queue
+        )
 
     def _flow(self, text: str | None) -> Flow | None:
         if text not in self._flows:  # most at a gate have the same
@@ -321,11 +409,10 @@ class Admission:
 class _Visit:
     """What happens at one gate: which tasks may pass, and which have."""
 
-    def __init__(self, gate: Gate, held: int) -> None:
+    def __init__(self, gate: Gate, held: int, room: sql.Room) -> None:
         self.key, self.before, self.gate, self.held = gate.key, gate, gate, held
         self.unstarted = 0
-        most, together, _ = _room(gate, 0)
-        self.limit = max(0, min(most - held, together))
+        self.limit = max(0, min(room.most - held, room.together))
         """The most tasks that pass in this visit."""
         self.moved: list[Task] = []
         self.passing: list[Task] = []
@@ -343,8 +430,7 @@ class _Visit:
         weights = [_tokens(task, self.key) for task in waiting]
         count, self.gate = admit(self.before, self.held, self.unstarted, now, weights)
         self.passing = waiting[len(self.moved) : count]
-        afters = [passed(task, now) for task in waiting[:count]]
-        self.onward = [after.gate for after in afters if after.parked and after.gate is not None]
+        self.onward = [key for task in waiting[:count] if (key := next_gate(task)) is not None]
         self.more = self.limit < count == len(waiting)
 
     def take(self, free: set[str]) -> bool:
@@ -358,7 +444,9 @@ class _Visit:
 def _room(gate: Gate, now: int) -> sql.Room:
     """Return how many of the tasks at a gate have to be read; of a closed one the first, for which it opens."""
     bounds = gate.bounds
-    most = min((bound for bound in (bounds.cap, bounds.window) if bound is not None), default=PARKED)
+    most = PARKED if bounds.cap is None else bounds.cap
+    if bounds.window is not None:
+        most = min(most, bounds.window)
     together = min(MOST, bounds.burst) if bounds.interval else MOST
     return sql.Room(most, together, 1 if now < gate.closed_until else 0)
 

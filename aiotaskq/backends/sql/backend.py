@@ -118,7 +118,9 @@ class SqlBackend(Backend):
             self.listeners.notify(READY)
             return stored
         if any_flow(tasks):
-            stored, _, ready = await self.gates.write(lambda c, touched: tasks_sql.push(c, tasks, touched=touched))
+            stored, _, ready = await self.gates.write(
+                lambda c, touched: tasks_sql.push(c, tasks, touched=touched, first=True)
+            )
             if ready is None or ready or not all(task.parked for task in tasks):
                 self.listeners.notify(READY)
             return stored
@@ -283,7 +285,7 @@ class SqlBackend(Backend):
         if any_flow(tasks):
             claim = claim_sql.Claim(owner, now, limit, queues, lease_until)
             stored, claimed, _ = await self.gates.write(
-                lambda c, touched: tasks_sql.push(c, tasks, touched=touched), claim
+                lambda c, touched: tasks_sql.push(c, tasks, touched=touched, first=True), claim
             )
         else:
             stored, claimed = await self.database.write(body)

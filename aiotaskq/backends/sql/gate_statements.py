@@ -22,7 +22,6 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
-    false,
     func,
     literal_column,
     null,
@@ -46,16 +45,15 @@ g = GATES.c
 s = SLOTS.c
 
 # Not as a plain column: no plan shall take the index of another state of tasks.
-_STATUS: Final[ColumnElement[str]] = func.coalesce(c.status, PENDING)
-_LIVE: Final = _STATUS.in_([PENDING, RUNNING])
-_AT: Final[ColumnElement[int]] = literal_column(str(PARKED))
-_KEYS: Final[Any] = bindparam("keys", expanding=True)
+STATUS: Final[ColumnElement[str]] = func.coalesce(c.status, PENDING)
+LIVE: Final = STATUS.in_([PENDING, RUNNING])
+PARKED_AT: Final[ColumnElement[int]] = literal_column(str(PARKED))
 _KEY: Final = bindparam("key_", type_=String)
 _LIMIT: Final = bindparam("limit", type_=BigInteger)
 _NOW: Final = bindparam("now", type_=BigInteger)
 _PRIORITY: Final = bindparam("priority", type_=BigInteger)
-WAITS: Final = (c.live_gate == _KEY, c.run_at == _AT, _STATUS == PENDING)
-PASSED: Final = (c.run_at < _AT, _LIVE)
+WAITS: Final = (c.live_gate == _KEY, c.run_at == PARKED_AT, STATUS == PENDING)
+PASSED: Final = (c.run_at < PARKED_AT, LIVE)
 
 COLUMNS: Final = ("key", "cap", "fair_window", "interval_us", "burst", "max_waiting", "fixed")
 STATE: Final = ("tat", "closed_until", "next_at")
@@ -153,12 +151,12 @@ def next_at(connection: Connection) -> int | None:
 def _held(dialect: Dialect) -> CompoundSelect[Any]:
     here = select(c.live_gate, func.count()).where(dialect.among(c.live_gate, "keys"), *PASSED).group_by(c.live_gate)
     beyond = select(s.gate, func.count()).select_from(SLOTS.join(TASKS, s.task_id == c.task_id))
-    return union_all(here, dialect.by_id(beyond.where(dialect.among(s.gate, "keys"), _LIVE).group_by(s.gate)))
+    return union_all(here, dialect.by_id(beyond.where(dialect.among(s.gate, "keys"), LIVE).group_by(s.gate)))
 
 
 @functools.cache
 def _waiting(dialect: Dialect) -> Select[Any]:
-    parked = (dialect.among(c.live_gate, "keys"), c.run_at == _AT, _STATUS == PENDING)
+    parked = (dialect.among(c.live_gate, "keys"), c.run_at == PARKED_AT, STATUS == PENDING)
     return select(c.live_gate, func.count()).where(*parked).group_by(c.live_gate)
 
 
@@ -180,7 +178,7 @@ def _counts(connection: Connection, statement: Any, keys: Collection[str]) -> di
 
 
 def _waits(key: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
-    return c.live_gate == key, c.run_at == _AT, _STATUS == PENDING
+    return c.live_gate == key, c.run_at == PARKED_AT, STATUS == PENDING
 
 
 class Room(NamedTuple):
@@ -197,18 +195,25 @@ class Room(NamedTuple):
 def _held_of(key: ColumnElement[str]) -> Select[Any]:
     here = select(func.count()).where(c.live_gate == key, *PASSED).correlate_except(TASKS)
     rows = SLOTS.join(TASKS, s.task_id == c.task_id)
-    beyond = select(func.count()).select_from(rows).where(s.gate == key, _LIVE).correlate_except(TASKS, SLOTS)
+    beyond = select(func.count()).select_from(rows).where(s.gate == key, LIVE).correlate_except(TASKS, SLOTS)
     return select((here.scalar_subquery() + beyond.scalar_subquery()).label("held"))
 
 
-def look(connection: Connection, rooms: Mapping[str, Room]) -> tuple[dict[str, int], dict[str, list[Any]]]:
-    """Count the tasks that hold a slot of each of these gates; where one statement does both, read what ``first`` does.
+def _held_and_paused_of(key: ColumnElement[str]) -> Select[Any]:
+    return _held_of(key).add_columns(_ANY_PAUSED.scalar_subquery().is_not(None).label("paused"))
 
-    The rows are for ``first``.
+
+def look(connection: Connection, rooms: Mapping[str, Room]) -> tuple[dict[str, int], dict[str, list[Any]]]:
+    """Count the tasks that hold a slot of these gates, and read what ``first`` would, as far as it takes no longer.
+
+    Where nothing waits there are no rows, and there may be no count.
     """
     found = dialect_of(connection).each_with_room(connection, _held_of, _first, rooms)
-    if found is None:
+    if found is None and len(rooms) == 1:
         return held(connection, rooms), {}
+    if found is None:
+        waited = {row[0] for row in _each(connection, _first, dict.fromkeys(rooms, 1), _ORDER)}
+        return held(connection, waited), {key: [] for key in rooms if key not in waited}
     counts: dict[str, int] = {}
     seen: dict[str, list[Any]] = {key: [] for key in rooms}
     for key, count, *row in found:
@@ -216,6 +221,24 @@ def look(connection: Connection, rooms: Mapping[str, Room]) -> tuple[dict[str, i
         if row[1] is not None:
             seen[key].append(row[1:])
     return counts, seen
+
+
+def held_where_none_waits(connection: Connection, rooms: Mapping[str, Room]) -> dict[str, int]:
+    """Count the tasks that hold a slot of those of these gates that are full, or at which none waits.
+
+    While a queue is paused, it is none of them.
+    """
+    one = {key: Room(room.most, 1, 0) for key, room in rooms.items()}
+    found = dialect_of(connection).each_with_room(connection, _held_and_paused_of, _first, one) if rooms else []
+    if found is not None:
+        counts = {key: count for key, count, paused, *_ in found if not paused}
+        return {key: counts[key] for key in counts.keys() - {row[0] for row in found if row[4] is not None}}
+    if run(connection, _ANY_PAUSED, {}).fetchall():
+        return {}
+    counts = held(connection, rooms)
+    free = {key: 1 for key, count in counts.items() if count < rooms[key].most}
+    waited = {row[0] for row in _each(connection, _first, free, _ORDER)}
+    return {key: count for key, count in counts.items() if key not in waited}
 
 
 def beyond(connection: Connection, counts: Mapping[str, int]) -> set[str]:
@@ -235,12 +258,16 @@ def _each(connection: Connection, query: PerKey, limits: Mapping[str, int], orde
 
 
 def _unstarted_here(key: ColumnElement[str], limit: ColumnElement[int]) -> Select[Any]:
-    return select(key.label("key_"), c.flow).where(c.live_gate == key, c.run_at < _AT, _STATUS == PENDING).limit(limit)
+    return (
+        select(key.label("key_"), c.flow)
+        .where(c.live_gate == key, c.run_at < PARKED_AT, STATUS == PENDING)
+        .limit(limit)
+    )
 
 
 def _unstarted_beyond(key: ColumnElement[str], limit: ColumnElement[int]) -> Select[Any]:
     rows = SLOTS.join(TASKS, s.task_id == c.task_id)
-    return select(key.label("key_"), c.flow).select_from(rows).where(s.gate == key, _STATUS == PENDING).limit(limit)
+    return select(key.label("key_"), c.flow).select_from(rows).where(s.gate == key, STATUS == PENDING).limit(limit)
 
 
 def unstarted(connection: Connection, limits: Mapping[str, int]) -> dict[str, list[str | None]]:
@@ -268,9 +295,10 @@ def remove_slots(connection: Connection, ids: Sequence[str]) -> None:
 
 _WHAT: Final = (c.task_id, c.priority, c.due_at, c.flow, c.expires_at, c.queue)
 _OPEN: Final = c.queue.not_in(PAUSED)
+_ANY_PAUSED: Final = PAUSED.limit(1)
 _ORDER: Final = (c.priority, c.due_at, c.seq)
 _OF_PRIORITY: Final = (c.priority == _PRIORITY, c.due_at <= _NOW)
-_ALIVE: Final = func.coalesce(c.expires_at, _AT) > _NOW  # no plan shall take the index of what expires
+_ALIVE: Final = func.coalesce(c.expires_at, PARKED_AT) > _NOW  # no plan shall take the index of what expires
 _DUE_FIRST: Final = select(*_WHAT).where(*WAITS, _OPEN, *_OF_PRIORITY, _ALIVE).order_by(*_ORDER).limit(_LIMIT)
 _LEVEL: Final = select(c.priority, c.due_at).where(*WAITS, c.priority > _PRIORITY).order_by(*_ORDER).limit(1)
 _LATER: Final = (
@@ -339,7 +367,7 @@ def later(connection: Connection, key: str, now: int) -> int | None:
 
 
 # By the id alone: the index of the gate has all tasks that wait there.
-_STILL: Final = (func.abs(c.run_at) == _AT, _STATUS == PENDING)
+_STILL: Final = (func.abs(c.run_at) == PARKED_AT, STATUS == PENDING)
 
 
 @functools.cache
@@ -352,7 +380,7 @@ _GATE: Final = bindparam("b_gate", type_=String)
 _UNPARK: Final = update(TASKS).ordered_values(*UNPARKED)
 _TAKE: Final = update(TASKS).ordered_values(*UNPARKED, *CLAIMED.items())
 _ONWARD: Final = update(TASKS).ordered_values((c.gate, _GATE), (c.live_gate, _GATE))
-_PARK: Final = ((c.due_at, c.run_at), (c.run_at, _AT))
+_PARK: Final = ((c.due_at, c.run_at), (c.run_at, PARKED_AT))
 _PARK_HERE: Final = update(TASKS).ordered_values(*_PARK)
 
 
@@ -417,68 +445,3 @@ def park(connection: Connection, here: Sequence[str], back: Mapping[str, str]) -
             update(TASKS).where(c.task_id.in_(part)).ordered_values(*_PARK, (c.gate, first), (c.live_gate, first))
         )
         connection.execute(dialect.by_id(statement))
-
-
-# ---- pauses and repairs ----------------------------------------------------------------------------------------------
-
-_QUEUE: Final = bindparam("queue", type_=String)
-_READY_AT: Final = (c.run_at < _AT, _STATUS == PENDING, c.queue == _QUEUE)
-_HELD_OF: Final = select(g.key).where(select(c.task_id).where(c.live_gate == g.key, *_READY_AT).exists())
-_SLEEPERS: Final = (
-    select(c.task_id, c.flow, c.live_gate)
-    .where(c.live_gate.in_(_KEYS), *_READY_AT)
-    .order_by(c.task_id)
-    .with_for_update(skip_locked=True)
-)
-_WAIT: Final = select(c.task_id).where(c.live_gate == g.key, c.run_at == _AT, _STATUS == PENDING)
-_AWAITED: Final = select(g.key).where(_WAIT.where(c.queue == _QUEUE).exists())
-_FORGOTTEN: Final = select(g.key).where(_WAIT.exists(), g.next_at.is_(None))
-_ALL: Final = select(g.key)
-_NEXT_AT_TASKS: Final = select(func.min(c.live_gate)).where(c.live_gate > _KEY)
-_ONE: Final = select(c.flow).where(*WAITS).limit(1)
-_IDLE: Final = (
-    g.fixed == false(),
-    g.tat <= _NOW,
-    g.closed_until <= _NOW,
-    g.next_at.is_(None),
-    ~select(c.task_id).where(c.live_gate == g.key).exists(),
-    ~select(s.task_id).where(s.gate == g.key).exists(),
-)
-_UNUSED: Final = select(g.key).where(*_IDLE)
-_DROP: Final = delete(GATES).where(g.key.in_(_KEYS), *_IDLE)
-_ORPHANS: Final = select(s.task_id).where(~select(c.task_id).where(c.task_id == s.task_id, _LIVE).exists())
-
-
-def keys_with_ready(connection: Connection, queue: str) -> list[str]:
-    """Return the gates behind which tasks of a queue are ready."""
-    return [row[0] for row in run(connection, _HELD_OF, {"queue": queue}).fetchall()]
-
-
-def ready_behind(connection: Connection, keys: Sequence[str], queue: str) -> list[tuple[str, str | None, str]]:
-    """Lock the tasks of a queue that are ready behind these gates; return their ids, flows and gates."""
-    return [(row[0], row[1], row[2]) for row in connection.execute(_SLEEPERS, {"keys": keys, "queue": queue})]
-
-
-def awaited(connection: Connection, queue: str) -> list[str]:
-    """Return the gates at which tasks of a queue wait."""
-    return [row[0] for row in run(connection, _AWAITED, {"queue": queue}).fetchall()]
-
-
-def forgotten(connection: Connection) -> dict[str, str | None]:
-    """Return the gates at which tasks wait, and that have no ``next_at``; of missing ones with the flow of a task."""
-    found: dict[str, str | None] = {row[0]: None for row in run(connection, _FORGOTTEN, {}).fetchall()}
-    known = {row[0] for row in run(connection, _ALL, {}).fetchall()}
-    key = run(connection, _NEXT_AT_TASKS, {"key_": ""}).fetchall()[0][0]
-    while key is not None:
-        if key not in known:
-            found.update((key, row[0]) for row in run(connection, _ONE, {"key_": key}).fetchall())
-        key = run(connection, _NEXT_AT_TASKS, {"key_": key}).fetchall()[0][0]
-    return found
-
-
-def drop_unused(connection: Connection, now: int) -> None:
-    """Delete the gates at which nothing waits or holds a slot, and that are as new ones at ``now``; and lost slots."""
-    unused = [row[0] for row in run(connection, _UNUSED, {"now": now}).fetchall()]
-    for part in chunks(unused):
-        connection.execute(_DROP, {"keys": list(locked(connection, part, wait=False)), "now": now})
-    remove_slots(connection, [row[0] for row in run(connection, _ORPHANS, {}).fetchall()])

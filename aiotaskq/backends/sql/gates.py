@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES, READY, Listeners
+from aiotaskq.backends.sql import gate_repairs as repairs
 from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.admission import Admission, Opened, Touched
 from aiotaskq.backends.sql.claim import Claim
@@ -46,9 +47,9 @@ class SqlGates(Gates):
         return await self._database.read(sql.next_at)
 
     async def mend(self, now: int) -> int:
-        forgotten = await self._database.read(sql.forgotten)
+        forgotten = await self._database.read(repairs.forgotten)
         await self.make_due({key: _bounds(key, text) for key, text in forgotten.items()})
-        await self._database.write(lambda c: sql.drop_unused(c, now))
+        await self._database.write(lambda c: repairs.drop_unused(c, now))
         return len(forgotten)
 
     async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
@@ -160,14 +161,14 @@ class SqlGates(Gates):
 
     async def pause(self, queue: str) -> None:
         """Park the ready tasks of a queue that is paused by now, and make the gates due of which they had a slot."""
-        keys = await self._database.read(lambda c: sql.keys_with_ready(c, queue))
+        keys = await self._database.read(lambda c: repairs.keys_with_ready(c, queue))
         for part in chunks(sorted(keys)):
             freed = await self._database.write(lambda c, keys=part: park_ready(c, keys, queue))  # type: ignore[misc]
             await self.make_due(freed)
 
     async def resume(self, queue: str) -> None:
         """Make the gates due at which tasks of a queue wait that is not paused any more."""
-        await self.make_due(dict.fromkeys(await self._database.read(lambda c: sql.awaited(c, queue))))
+        await self.make_due(dict.fromkeys(await self._database.read(lambda c: repairs.awaited(c, queue))))
 
 
 def _claimed(connection: Connection, claim: Claim, opened: Opened | None) -> list[Task]:
@@ -186,7 +187,7 @@ def park_ready(connection: Connection, keys: Sequence[str], queue: str) -> dict[
     freed: dict[str, Bounds | None] = {}
     here: list[str] = []
     back: dict[str, str] = {}
-    for task_id, text, gate in sql.ready_behind(connection, keys, queue):
+    for task_id, text, gate in repairs.ready_behind(connection, keys, queue):
         flow = None if text is None else decode_flow(text)
         if flow is None:
             continue

@@ -58,13 +58,21 @@ def push(
     tries: int = TRIES,
     touched: Touched | None = None,
     refused: bool = True,
+    first: bool = False,
 ) -> list[Task]:
-    """Push; ``touched`` is needed for tasks with gates, which are ``refused`` later where too many would wait."""
-    if insert_new(connection, TASKS, *new_rows(tasks), notify) == len(tasks):
+    """Push; ``touched`` is needed for tasks with gates, which are ``refused`` later where too many would wait.
+
+    ``first`` is whether the transaction has locked no row yet.
+    """
+    enters = first and touched is not None and dialect_of(connection).waits_for_keys_only
+    new = touched.enter(connection, tasks) if touched is not None and enters else tasks
+    if insert_new(connection, TASKS, *new_rows(new), notify) == len(tasks):
         if touched is not None:
             touched.pushed(tasks, refused)
         return list(tasks)
     # Some conflict with other rows.
+    if touched is not None and enters:
+        touched.collided()
     rows = conflicts(connection, tasks)
     if gone := [task for task, row in zip(tasks, rows, strict=True) if row is None]:
         # The row that was in conflict has ended, or given up its key, before it was read.

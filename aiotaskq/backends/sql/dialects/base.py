@@ -133,6 +133,8 @@ class Dialect(ABC):
     ``insert`` and ``write`` put many rows in one statement."""
     ids_by_bytes: ClassVar[bool] = True
     """Whether ids are in the order of their bytes, so that those with one prefix lie next to each other."""
+    waits_for_keys_only: ClassVar[bool] = False
+    """Whether the insert of a row without keys waits for no other transaction."""
     single_writer: ClassVar[bool] = False
     """Whether a transaction locks the whole database, so that another connection waits for the caller's own."""
 
@@ -290,7 +292,7 @@ class Dialect(ABC):
         query: PerKey,
         rooms: Mapping[str, tuple[int, int, int]],
     ) -> list[Any] | None:
-        """Return each key, its count and the rows of its query, or one of NULL; None where that takes two statements.
+        """Return each key with its count, and the rows of its query or one of NULL; None where one statement cannot.
 
         A room says how many rows: what the count leaves of the first number, up to the second, and one more; the third
         where that is nothing.

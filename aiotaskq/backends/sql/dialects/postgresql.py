@@ -194,10 +194,9 @@ def _lateral_with_room(count: Callable[[ColumnElement[str]], Select[Any]], query
     columns = [column(name, Text if name == "key_" else BigInteger) for name in _ROOM]
     keys = rooms.table_valued(*columns).render_derived(with_types=True)
     counted = count(keys.c.key_).lateral("counted")
-    (number,) = counted.c
-    free = func.least(keys.c.most - number, keys.c.together)
+    free = func.least(keys.c.most - next(iter(counted.c)), keys.c.together)
     found = query(keys.c.key_, case((free > 0, free + 1), else_=keys.c.least)).lateral("found")
-    return select(keys.c.key_, number, found).select_from(keys.join(counted, true()).outerjoin(found, true()))
+    return select(keys.c.key_, counted, found).select_from(keys.join(counted, true()).outerjoin(found, true()))
 
 
 async def _connect(dsn: str, prepare: bool = True, settings: str = "") -> Any:
@@ -252,6 +251,7 @@ class PostgresqlDialect(Dialect):
     ids_by_bytes = False  # the order is that of the database's language
     in_push_order = TASKS.c.status == PENDING
     claims_in_one_statement = True
+    waits_for_keys_only = True
     clock = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
     lock_pushes = text("SELECT pg_advisory_xact_lock(hashtext('aiotaskq.push'), 0)")
     lock_history = text("SELECT pg_advisory_xact_lock(hashtext('aiotaskq.history'), 0)")

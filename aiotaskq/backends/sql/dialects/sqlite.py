@@ -95,6 +95,7 @@ class SqliteDialect(Dialect):
     codes = ErrorCodes(no_table_text="no such table: ")  # SQLite has no code of its own for it
     has_clock = False
     sorts_pending = True
+    waits_for_keys_only = True
     single_writer = True
     clock = "NULL"
     # A statement that writes takes the write lock, though it finds no row: no queue has the empty name.

@@ -1,0 +1,96 @@
+"""Claims of tasks that a push or the end of others has just let pass, on each store: as if these had been ready."""
+
+from __future__ import annotations
+
+from aiotaskq.backends.base import Backend, Change
+from aiotaskq.core.gate import PARKED, Bounds, Flow
+from aiotaskq.core.outcome import Completed, settle
+from aiotaskq.core.parking import parked
+from aiotaskq.core.task import SECOND, Task
+from tests.support.rows import LEASE, NOW, ids, new, read
+
+LATER = NOW + SECOND
+CAP = 2
+
+
+def gated(number: int, key: str = "g", cap: int = CAP, **fields: object) -> Task:
+    """A task parked at a gate of its own kind; the number is its push stamp."""
+    return parked(new(flow=Flow(gates=((key, Bounds(cap=cap)),)), seq=NOW + number, **fields), NOW)
+
+
+async def exchanged(backend: Backend, tasks: list[Task], limit: int, queues: list[str] | None = None) -> list[Task]:
+    changes = [Change(task, settle(task, Completed(), LATER)) for task in tasks]
+    held, claimed = await backend.exchange(changes, "o", LATER, limit, queues=queues, lease_until=LEASE)
+    assert all(held)
+    return claimed
+
+
+async def test_what_passes_is_claimed_as_any_ready_task(backend: Backend) -> None:
+    tasks = [gated(number, extra={"n": number} if number == 2 else {}) for number in range(5)]
+    await backend.push(tasks)
+    first = await backend.claim("o", LATER, 9, lease_until=LEASE)
+    claimed = await exchanged(backend, first, 9)
+    assert ids(claimed) == ids(tasks[2:4])
+    assert claimed == [await read(backend, task) for task in claimed]
+    assert [(t.run_at, t.due_at, t.gate, t.fence, t.lease_until) for t in claimed] == [(NOW, None, "g", 1, LEASE)] * 2
+    assert (await read(backend, tasks[4])).run_at == PARKED
+
+
+async def test_what_was_ready_before_is_claimed_first(backend: Backend) -> None:
+    tasks = [gated(number) for number in range(3)]
+    urgent, older = new(priority=-1, run_at=NOW), new(run_at=NOW - SECOND)
+    await backend.push(tasks)
+    first = await backend.claim("o", LATER, 9, lease_until=LEASE)
+    await backend.push([older, urgent])
+    assert ids(await exchanged(backend, first, 2)) == ids([urgent, older])
+    assert ids(await backend.claim("o", LATER, 9, lease_until=LEASE)) == [tasks[2].task_id]
+
+
+async def test_no_more_are_claimed_than_may_be(backend: Backend) -> None:
+    tasks = [gated(number) for number in range(4)]
+    await backend.push(tasks)
+    first = await backend.claim("o", LATER, 9, lease_until=LEASE)
+    assert ids(await exchanged(backend, first, 1)) == [tasks[2].task_id]
+    assert ids(await backend.claim("o", LATER, 9, lease_until=LEASE)) == [tasks[3].task_id]
+
+
+async def test_what_passes_in_another_queue_is_not_claimed(backend: Backend) -> None:
+    tasks = [gated(number, queue="mine" if number < 3 else "other") for number in range(4)]
+    await backend.push(tasks)
+    first = await backend.claim("o", LATER, 9, queues=["mine"], lease_until=LEASE)
+    assert ids(await exchanged(backend, first, 9, ["mine"])) == [tasks[2].task_id]
+    assert ids(await backend.claim("o", LATER, 9, lease_until=LEASE)) == [tasks[3].task_id]
+
+
+async def test_what_passes_several_gates_is_claimed(backend: Backend) -> None:
+    flow = Flow(gates=(("narrow", Bounds(cap=1)), ("wide", Bounds(cap=5))))
+    tasks = [parked(new(flow=flow, seq=NOW + number), NOW) for number in range(2)]
+    await backend.push(tasks)
+    first = await backend.claim("o", LATER, 9, lease_until=LEASE)
+    assert ids(first) == [tasks[0].task_id]
+    assert ids(await exchanged(backend, first, 9)) == [tasks[1].task_id]
+
+
+async def test_what_is_new_in_a_repeated_push_passes(backend: Backend) -> None:
+    tasks = [gated(number, cap=4) for number in range(5)]
+    await backend.push(tasks[:2])
+    await backend.push(tasks)
+    assert ids(await backend.claim("o", LATER, 9, lease_until=LEASE)) == ids(tasks[:4])
+
+
+async def test_a_push_lets_pass_by_priority_and_not_what_is_not_due(backend: Backend) -> None:
+    low, urgent = gated(0, cap=1, priority=5), gated(1, cap=1, priority=1)
+    delayed = gated(2, key="h", cap=1).replace(due_at=LATER + SECOND)
+    dead = gated(3, key="h", cap=1, expires_at=NOW)
+    await backend.push([low, delayed, urgent, dead])
+    assert ids(await backend.claim("o", LATER, 9, lease_until=LEASE)) == [urgent.task_id]
+    assert await backend.gates.admit(LATER + SECOND, 9) is None
+    assert ids(await backend.claim("o", LATER + SECOND, 9, lease_until=LEASE)) == [delayed.task_id]
+
+
+async def test_a_push_into_a_paused_queue_takes_no_slot(backend: Backend) -> None:
+    await backend.set_paused("p", True)
+    waits, passes = gated(0, cap=1, queue="p"), gated(1, cap=1)
+    await backend.push([waits, passes])
+    assert ids(await backend.claim("o", LATER, 9, lease_until=LEASE)) == [passes.task_id]
+    assert (await read(backend, waits)).parked
