@@ -263,7 +263,7 @@ class WorkerRow(Base):
 
 
 class HistoryRow(Base):
-    """A row of ``aiotaskq_history``: what workers did in one minute, hour or day; see ``core.history.Period``."""
+    """A row of ``aiotaskq_history``: what workers did in one period; see ``core.history.Period``."""
 
     __tablename__ = "aiotaskq_history"
 

@@ -3,7 +3,8 @@
 A histogram counts durations in microseconds by bucket. Below 16 each bucket is one number. Above, each power of two is
 cut into eight buckets of one width, so that the middle of a bucket is off by at most a sixteenth of the duration: the
 error of a percentile. Histograms are added bucket by bucket, so the sums of many workers, and of many minutes, have the
-same error. A period is one minute; older ones are added up to hours, then to days.
+same error. A period is one minute; older ones are added up to quarters of an hour, then to hours, then to days: a span
+of days is read as some thousand periods, and not as each of its minutes.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import msgspec
 from aiotaskq.core.task import SECOND
 
 MINUTE: Final = 60
+QUARTER: Final = 900
 HOUR: Final = 3_600
 DAY: Final = 86_400
-WIDTHS: Final = (MINUTE, HOUR, DAY)
+WIDTHS: Final = (MINUTE, QUARTER, HOUR, DAY)
 """The lengths of periods in seconds."""
-KEEP_MINUTES: Final = 2 * DAY
+KEEP_MINUTES: Final = 3 * HOUR
+KEEP_QUARTERS: Final = 2 * DAY
 KEEP_HOURS: Final = 30 * DAY
 KEEP_DAYS: Final = 90 * DAY
 KINDS: Final = ("completed", "failed", "retried", "cancelled", "expired", "lost")
@@ -35,12 +38,12 @@ Key = tuple[int, int, str, str, str]
 
 
 class Period(msgspec.Struct, frozen=True):
-    """What workers did in one minute, hour or day with the tasks of one queue, one type and one kind of outcome."""
+    """What workers did in one period with the tasks of one queue, one type and one kind of outcome."""
 
     at: int
     """When the period began, in microseconds UTC; hours and days are those of UTC."""
     seconds: int
-    """How long it is: 60, 3,600 or 86,400, or the ``step`` that was asked for."""
+    """How long it is: 60, 900, 3,600 or 86,400, or the ``step`` that was asked for."""
     queue: str
     type: str
     kind: str
@@ -94,9 +97,10 @@ class Roll(msgspec.Struct, frozen=True):
 
 
 def rolls(now: int) -> tuple[Roll, ...]:
-    """Return what is to be done at ``now``, in microseconds UTC; whole hours and whole days only."""
+    """Return what is to be done at ``now``, in microseconds UTC; whole longer periods only."""
     return (
-        Roll(MINUTE, HOUR, begin_of(now - KEEP_MINUTES * SECOND, HOUR)),
+        Roll(MINUTE, QUARTER, begin_of(now - KEEP_MINUTES * SECOND, QUARTER)),
+        Roll(QUARTER, HOUR, begin_of(now - KEEP_QUARTERS * SECOND, HOUR)),
         Roll(HOUR, DAY, begin_of(now - KEEP_HOURS * SECOND, DAY)),
         Roll(DAY, None, begin_of(now - KEEP_DAYS * SECOND, DAY)),
     )

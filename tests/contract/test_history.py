@@ -9,7 +9,7 @@ import pytest
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Backend
-from aiotaskq.core.history import DAY, HOUR, MINUTE, Period, Roll, Sums, added_up, begin_of, rolls
+from aiotaskq.core.history import DAY, HOUR, MINUTE, QUARTER, Period, Roll, Sums, added_up, begin_of, rolls
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import TaskFailed
 from tests.support.backends import Store
@@ -110,7 +110,7 @@ async def test_a_quarter_of_a_year_is_kept(backend: Backend) -> None:
     for roll in rolls(NOW):
         await _roll(backend, roll, 1_000)
     found = await everything(backend)
-    assert [p.seconds for p in found] == [DAY] * 60 + [HOUR] * 56 + [MINUTE] * 6
+    assert [p.seconds for p in found] == [DAY] * 60 + [HOUR] * 56 + [QUARTER] * 4 + [MINUTE] * 2
     assert sum(p.n for p in found) == 182
     assert found[0].at == NOW - 90 * DAY * SECOND
 

@@ -13,6 +13,7 @@ from aiotaskq.core.history import (
     DAY,
     HOUR,
     MINUTE,
+    QUARTER,
     Period,
     Sums,
     added_up,
@@ -101,9 +102,11 @@ def test_what_a_period_says_in_seconds() -> None:
 
 @given(st.integers(100 * DAY * SECOND, 2**60))
 def test_only_whole_longer_periods_are_rolled(now: int) -> None:
-    minutes, hours, days = rolls(now)
-    assert [(roll.seconds, roll.into) for roll in (minutes, hours, days)] == [(MINUTE, HOUR), (HOUR, DAY), (DAY, None)]
-    for roll, kept, unit in ((minutes, 2 * DAY, HOUR), (hours, 30 * DAY, DAY), (days, 90 * DAY, DAY)):
+    found = rolls(now)
+    wanted = [(MINUTE, QUARTER), (QUARTER, HOUR), (HOUR, DAY), (DAY, None)]
+    assert [(roll.seconds, roll.into) for roll in found] == wanted
+    kept_for = ((3 * HOUR, QUARTER), (2 * DAY, HOUR), (30 * DAY, DAY), (90 * DAY, DAY))
+    for roll, (kept, unit) in zip(found, kept_for, strict=True):
         assert roll.before % (unit * SECOND) == 0
         assert kept * SECOND <= now - roll.before < (kept + unit) * SECOND
 

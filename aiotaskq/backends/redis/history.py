@@ -1,4 +1,4 @@
-"""The history in Redis: a hash for each minute, hour and day; ``lua/include/history.lua`` adds to them."""
+"""The history in Redis: a hash for each period; ``lua/include/history.lua`` adds to them."""
 
 from __future__ import annotations
 

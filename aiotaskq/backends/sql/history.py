@@ -49,8 +49,11 @@ class SqlHistory(History):
         for column, value in ((c.queue, queue), (c.task_type, type)):
             if value is not None:
                 query = query.where(column == value)
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return sorted(map(_period, rows), key=lambda period: period.key)
+
+        def body(connection: Connection) -> list[Period]:  # on the connection's thread, where it has one
+            return sorted(map(_period, connection.execute(query)), key=lambda period: period.key)
+
+        return await self._database.read(body)
 
     async def roll(self, roll: Roll, limit: int) -> int:
         old = (c.seconds == roll.seconds, c.at < roll.before)

@@ -292,8 +292,8 @@ class Operations(ABC, Generic[Retried_co]):
     ) -> list[Period]:
         """Return what workers did, by minute, queue, type and kind of outcome, the earliest first.
 
-        Minutes are kept for 2 days, then hours for 30 days, then days for 90 days. Each worker writes its sums once a
-        minute, and when it stops; what a killed process has not written is not there.
+        Minutes are kept for 3 hours, then quarters of an hour for 2 days, hours for 30 days, and days for 90 days. Each
+        worker writes its sums once a minute, and when it stops; what a killed process has not written is not there.
 
         Args:
             since, until: periods that began then or later, and before then, as epoch seconds or aware datetimes;

@@ -131,7 +131,7 @@ async def resize_worker(call: Call) -> ApiResponse:
     query=HistoryQuery,
 )
 async def get_history(call: Call) -> ApiResponse:
-    """Show what workers did, by minute, hour or day, queue, type and kind of outcome; by default in the last hour."""
+    """Show what workers did, by period, queue, type and kind of outcome; by default in the last hour."""
     query: HistoryQuery = call.query
     found = await call.tq.history(
         since=query.since, until=query.until, type=query.type, queue=query.queue, step=query.step
