@@ -15,6 +15,7 @@ removed never holds tasks again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from aiotaskq.core.worker_info import WorkerInfo
 
@@ -55,3 +56,7 @@ class Workers(ABC):
     @abstractmethod
     async def held(self, owner: str) -> list[tuple[str, int, bool]]:
         """Read id, fence and cancel flag of the running tasks that a worker holds, with or without a mark on them."""
+
+    async def held_by(self, owners: Sequence[str]) -> dict[str, list[str]]:
+        """Read the ids of the running tasks that each of these workers holds, for all of them."""
+        return {owner: [task_id for task_id, _fence, _cancel in await self.held(owner)] for owner in owners}

@@ -79,6 +79,18 @@ def upcoming(schedule: Schedule, count: int) -> list[datetime]:
     return _in_zone(dues, check_timezone(schedule.timezone or local_timezone()))
 
 
+def upcoming_until(schedule: Schedule, until: int, count: int) -> list[int]:
+    """Return the same, at most ``count``, before an instant, all in microseconds UTC. Raises as ``upcoming``."""
+    dues: list[int] = []
+    due = schedule.due
+    if schedule.max_runs:
+        count = min(count, schedule.max_runs - schedule.run_count)
+    while due is not None and due < until and len(dues) < count:
+        dues.append(due)
+        due = following(schedule, due) if schedule.schedule_type != "once" else None
+    return dues
+
+
 def _in_zone(dues: Iterable[int], zone: ZoneInfo) -> list[datetime]:
     dues = list(dues)
     try:

@@ -41,9 +41,24 @@ class Workers:
         Raises NotFound, NotSupported.
         """
         await self.get(owner)
-        ids = [task_id for task_id, _fence, _cancel in await self._registry.held(owner)]
-        found = [task for task in await self._backend.get(ids) if task is not None and task.status is Status.RUNNING]
-        return sorted(found, key=lambda task: (task.began_at or 0, task.seq))
+        return (await self.tasks_of([owner]))[owner]
+
+    async def tasks_of(self, owners: Sequence[str], most: int | None = None) -> dict[str, Sequence[Task]]:
+        """Return the same for several workers, and of each at most so many; none of one that is not there.
+
+        Raises NotSupported.
+        """
+        held = await self._registry.held_by(owners)
+        wanted = {owner: sorted(held[owner])[:most] for owner in owners}
+        read = await self._backend.get([task_id for ids in wanted.values() for task_id in ids]) if owners else []
+        running = {task.task_id: task for task in read if task is not None and task.status is Status.RUNNING}
+        return {
+            owner: sorted(
+                (running[task_id] for task_id in ids if task_id in running),
+                key=lambda task: (task.began_at or 0, task.seq),
+            )
+            for owner, ids in wanted.items()
+        }
 
     async def quiet(self, owner: str | None = None) -> int:
         """Let a worker claim nothing more and go on with what it runs; None for all that are there now.

@@ -207,6 +207,10 @@ async def test_what_a_worker_holds(workers: Workers, backend: Backend) -> None:
     assert await workers.held("nobody") == []
     await backend.delete([first.task_id])
     assert await workers.held("w") == [(second.task_id, 1, True)]
+    assert await backend.update([Change(second.replace(cancel_requested=True), marked(second))]) == [True]
+    found = await workers.held_by(["w1", "nobody", "w"])
+    assert (len(found.pop("w1")), found) == (2, {"nobody": [], "w": [second.task_id]})
+    assert await workers.held_by([]) == {}
 
 
 async def test_a_worker_may_hold_many(workers: Workers, backend: Backend) -> None:

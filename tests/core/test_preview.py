@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from aiotaskq.core.firing import Firing, fire
-from aiotaskq.core.preview import preview
+from aiotaskq.core.preview import preview, upcoming, upcoming_until
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.errors import ValidationError
 from tests.core.schedules import NOW, S, due_of, make
@@ -75,3 +75,21 @@ def test_preview_refuses(arguments: dict[str, Any], message: str) -> None:  # I7
     with pytest.raises(ValidationError) as caught:
         preview(**arguments, now=NOW)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "timing",
+    [
+        ("cron", {"cron_expression": "*/20 1-3 * * *"}),
+        ("interval", {"interval_seconds": 3_600}),
+        ("interval", {"interval_seconds": 3_600, "max_runs": 3}),
+        ("once", {"execute_at": NOW // S + 60}),
+    ],
+)
+def test_the_times_before_an_instant_are_the_next_ones(timing: tuple[str, dict[str, Any]]) -> None:
+    schedule = make(timing[0], **timing[1])
+    known = [round(each.timestamp() * S) for each in upcoming(schedule, 12)]
+    for until in (known[0], known[0] + 1, known[-1] + 1):
+        assert upcoming_until(schedule, until, 12) == [each for each in known if each < until]
+    assert upcoming_until(schedule, known[-1] + 1, 2) == known[:2]
+    assert upcoming_until(schedule.without_due(), known[-1] + 1, 2) == []

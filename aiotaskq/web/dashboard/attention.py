@@ -36,35 +36,46 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     query: dict[str, str] = {}
 
 
-async def attention(tq: TaskQ, stats: Stats, failed: int, now: int) -> list[Notice]:
+class Looked(msgspec.Struct, frozen=True):
+    """What was found in the store."""
+
+    unclaimed: list[Notice]
+    stuck: list[Notice]
+    late: list[Notice]
+
+
+async def look(tq: TaskQ, stats: Stats, now: int) -> Looked:
+    """Read what keeps tasks from running; ``now`` in microseconds UTC."""
+    registry = tq.queue.backend.workers
+    unclaimed: list[Notice] = []
+    if registry is not None and stats.ready:
+        unclaimed = await _without_workers(tq, stats, [each for each in await registry.all() if each.lease_until > now])
+    gates = [gate_row(each, now) for each in await tq.limits.list(LOOKED_AT) if each.waiting]
+    schedules = tq.open_schedules
+    late = [] if schedules is None else await schedules.due(now - LATE, MOST_SCHEDULES + 1)
+    return Looked(unclaimed, stuck_gates(gates), late_schedules(late))
+
+
+def attention(looked: Looked, stats: Stats, failed: int) -> list[Notice]:
     """Return what needs attention, the gravest first.
 
     Args:
+        looked: what was found in the store.
         stats: what the queues hold.
         failed: how many tasks have failed in the last hour.
-        now: microseconds UTC.
     """
-    registry = tq.queue.backend.workers
-    found: list[Notice] = []
-    if registry is not None:
-        found += await _without_workers(tq, stats, [each for each in await registry.all() if each.lease_until > now])
+    found = [*looked.unclaimed]
     if failed:
         one = marked("{number} task has failed in the last hour.")
         many = marked("{number} tasks have failed in the last hour.")
         found.append(
             Notice(level="failed", one=one, many=many, number=failed, page="tasks", query={"status": "failed"})
         )
-    found += paused_queues(stats)
-    found += stuck_gates([gate_row(each, now) for each in await tq.limits.list(LOOKED_AT) if each.waiting])
-    if (schedules := tq.open_schedules) is not None:
-        found += late_schedules(await schedules.due(now - LATE, MOST_SCHEDULES + 1))
-    return found
+    return [*found, *paused_queues(stats), *looked.stuck, *looked.late]
 
 
 async def _without_workers(tq: TaskQ, stats: Stats, alive: Sequence[WorkerInfo]) -> list[Notice]:
     """Return the queues with ready tasks that no worker claims."""
-    if not stats.ready:
-        return []
     if not alive:
         one = marked("{number} task is ready, but no worker runs.")
         many = marked("{number} tasks are ready, but no worker runs.")

@@ -89,7 +89,7 @@ class Live:
 
     async def _update(self, opened: _Open) -> None:
         now = opened.view.tq.queue.clock.now()
-        view = opened.view.at(now)
+        view = opened.view.updated(now)
         try:
             async with asyncio.timeout(UPDATE_TIMEOUT):
                 page = await self._render(opened.page, view)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -25,6 +25,7 @@ from aiotaskq.web.dashboard.actions import actions
 from aiotaskq.web.dashboard.assets import asset
 from aiotaskq.web.dashboard.counts import Counts
 from aiotaskq.web.dashboard.feed import Feed
+from aiotaskq.web.dashboard.kept import Kept
 from aiotaskq.web.dashboard.live import Live
 from aiotaskq.web.dashboard.pages import MENU, pages
 from aiotaskq.web.dashboard.past import Past
@@ -43,6 +44,29 @@ READ_LIMIT = 2.0  # seconds of one statement of a page, after which the store ca
 PAGE_TIMEOUT = 5.0  # seconds of a whole page
 _PLAIN = re.compile(r"[!#-\[\]-~]+")  # what a Location may hold: no blank, quote, backslash or control character
 BODY_TIMEOUT = 10.0  # seconds in which a form has to arrive
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Visit:
+    """A request, and what is known of the visitor."""
+
+    request: Request
+    words: Words
+    preferences: session.Preferences
+    key: str
+    """The session; "" where there is none yet."""
+    message: session.Message | None
+    now: int
+    """Microseconds UTC."""
+
+    @property
+    def wants_data(self) -> bool:
+        """Whether the answer is for a program."""
+        return dict(self.request.query).get("format") == "json" or self.request.name == "live"
+
+    def cookie(self, name: str, value: str, seconds: int | None = None) -> str:
+        """Return a cookie for this visitor's connection; 0 seconds deletes it."""
+        return session.cookie(name, value, secure=self.request.secure, seconds=seconds)
 
 
 class Dashboard:
@@ -82,81 +106,73 @@ class Dashboard:
         self._tokens = TokenCheck(token) if tokens is None and token is not None else tokens
         self._clock = SystemClock()
         self._counts = Counts(tq)
+        self._kept = Kept()
         self._live = Live(self._rendered)
         self._past = Past(tq)
         self._feed = Feed(tq.registered.events)
 
     async def respond(self, request: Request) -> Reply:
         """Return the reply to a request. An error of the application's own is raised."""
-        cookies = session.cookies_of(request.headers)
-        key, preferences = cookies.get(session.SESSION, ""), session.preferences_of(cookies)
-        words = Words(language_of(preferences.language, request.headers.get("accept-language", "")), self._tq.timezone)
         if request.name.startswith("static/"):
             return asset(request.name.removeprefix("static/"), request.headers)
+        cookies = session.cookies_of(request.headers)
+        preferences = session.preferences_of(cookies)
+        words = Words(language_of(preferences.language, request.headers.get("accept-language", "")), self._tq.timezone)
+        visit = _Visit(
+            request=request,
+            words=words,
+            preferences=preferences,
+            key=cookies.get(session.SESSION, ""),
+            message=_said(session.message_of(cookies), words),
+            now=self._tq.queue.clock.now(),
+        )
         try:
-            return await self._respond(request, cookies, preferences, words)
+            return await self._respond(visit)
         except ProblemError as refused:
-            return self._problem(request, refused.problem, words, preferences, key)
+            return self._problem(visit, refused.problem)
         except TimeoutError:
             slow = make_problem(
                 503, "TooSlow", marked("the store did not answer in time; try again, or narrow the filter")
             )
-            return self._problem(request, slow, words, preferences, key)
+            return self._problem(visit, slow)
         except AiotaskqError as error:
             problem = problem_of(error)
             if problem is None:
                 raise
             if problem.status >= 500:
                 log.warning("dashboard: {} {}: {}", request.name or "overview", type(error).__name__, error)
-            return self._problem(request, problem, words, preferences, key)
+            return self._problem(visit, problem)
 
-    async def _respond(
-        self, request: Request, cookies: dict[str, str], preferences: session.Preferences, words: Words
-    ) -> Reply:
+    async def _respond(self, visit: _Visit) -> Reply:
+        request, key = visit.request, visit.key
         changes = request.method not in ("GET", "HEAD")
-        key = cookies.get(session.SESSION, "")
-        now = self._tq.queue.clock.now()
         form = await self._form(request, key) if changes else {}
         if request.name == "preferences" and changes:
-            return self._preferred(request, form, preferences)
+            return self._preferred(visit, form)
         if self._token is not None:
             if request.name == "login" and changes:
-                return self._login(request, form, words, preferences, key, now)
-            if not await self._is_login(key, now):
-                return self._login_page(request, words, preferences, key, now)
+                return self._login(visit, form)
+            if not await self._is_login(key, visit.now):
+                return self._login_page(visit)
             if request.name == "logout" and changes:
                 # Noted where each process sees it: whoever has copied the cookie is logged out, too.
-                await self._tq.store.set_public(session.logout_key(key), True, session.seconds_left(key, now))
-                return redirect("./", session.cookie(session.SESSION, "", secure=request.secure, seconds=0))
+                await self._tq.store.set_public(session.logout_key(key), True, session.seconds_left(key, visit.now))
+                return redirect("./", visit.cookie(session.SESSION, "", 0))
         if not await self._may(request, VIEW):
             raise ProblemError(403, "NotAllowed", marked("you may not see this page"))
         if changes:
-            return await self._change(request, form, words, preferences, key, now)
-        allowed = frozenset([name for name in actions.all if await self._may(request, name)])
-        fresh = "" if key else session.new_session(None, now)
-        view = View(
-            tq=self._tq,
-            words=words,
-            counts=self._counts,
-            past=self._past,
-            feed=self._feed,
-            query={},
-            now=now,
-            show_args=self._show_args,
-            allowed=allowed,
-            preferences=preferences,
-            message=_said(session.message_of(cookies), words),
-            form_token=session.form_token(key or fresh),
-        )
+            return await self._change(visit, form)
+        fresh = "" if key else session.new_session(None, visit.now)
+        view = replace(await self._full_view(visit, key or fresh), message=visit.message)
         if request.name == "live":
             return self._stream(request, view)
         page = _page(request.name)
         view = _with_query(view, page, request.query)
-        made = [session.cookie(session.SESSION, fresh, secure=request.secure)] if fresh else []
+        made = [visit.cookie(session.SESSION, fresh)] if fresh else []
         if view.message is not None:
-            made.append(session.cookie(session.MESSAGE, "", secure=request.secure, seconds=0))
+            made.append(visit.cookie(session.MESSAGE, "", 0))
         async with asyncio.timeout(PAGE_TIMEOUT):
-            if dict(request.query).get("format") == "json":
+            if visit.wants_data:
                 return page_reply(msgspec.json.encode(await _loaded(page, view)), media_type="application/json")
             reply = page_reply(await self._rendered(page, view))
         return msgspec.structs.replace(reply, headers=(*reply.headers, *(("Set-Cookie", each) for each in made)))
@@ -186,37 +202,32 @@ class Dashboard:
             "here": link(view.name, **view.query),
         }
 
-    def _problem(
-        self,
-        request: Request,
-        problem: Problem,
-        words: Words,
-        preferences: session.Preferences,
-        key: str,
-        message: session.Message | None = None,
-    ) -> Reply:
-        if dict(request.query).get("format") == "json" or request.name == "live":
+    def _problem(self, visit: _Visit, problem: Problem, message: session.Message | None = None) -> Reply:
+        if visit.wants_data:
             return page_reply(msgspec.json.encode(problem), problem.status, media_type="application/problem+json")
-        up = "../" * request.name.count("/")  # such a path is no page: all of ours are flat
-        view = self._empty_view(words, preferences, session.form_token(key) if key and not up else "")
-        view = replace(view, message=message)
-        data = {"status": problem.status, "text": words.error(problem.detail), "back": f"{up}./"}
+        up = "../" * visit.request.name.count("/")  # such a path is no page: all of ours are flat
+        view = replace(self._view(visit, "" if up else visit.key), message=message)
+        data = {"status": problem.status, "text": visit.words.error(problem.detail), "back": f"{up}./"}
         return page_reply(render("problem", self._context(view, None) | {"data": data, "up": up}), problem.status)
 
-    def _empty_view(self, words: Words, preferences: session.Preferences, token: str = "") -> View:
+    def _view(self, visit: _Visit, key: str) -> View:
+        """Return a view that shows nothing but its page: no action, and no params."""
         return View(
             tq=self._tq,
-            words=words,
+            words=visit.words,
             counts=self._counts,
             past=self._past,
             feed=self._feed,
+            kept=self._kept,
             query={},
-            now=self._tq.queue.clock.now(),
-            show_args=False,
-            allowed=frozenset(),
-            preferences=preferences,
-            form_token=token,
+            now=visit.now,
+            preferences=visit.preferences,
+            form_token=session.form_token(key) if key else "",
         )
+
+    async def _full_view(self, visit: _Visit, key: str) -> View:
+        allowed = frozenset([name for name in actions.all if await self._may(visit.request, name)])
+        return replace(self._view(visit, key), show_args=self._show_args, allowed=allowed)
 
     def _stream(self, request: Request, view: View) -> Reply:
         wanted = dict(request.query)
@@ -262,88 +273,60 @@ class Dashboard:
             )
         return form
 
-    async def _change(
-        self,
-        request: Request,
-        form: dict[str, list[str]],
-        words: Words,
-        preferences: session.Preferences,
-        key: str,
-        now: int,
-    ) -> Reply:
-        action = actions.all.get(request.name)
+    async def _change(self, visit: _Visit, form: dict[str, list[str]]) -> Reply:
+        action = actions.all.get(visit.request.name)
         if action is None:
             raise ProblemError(404, "NotFound", marked("there is nothing at this path"))
-        if not await self._may(request, action.name):
+        if not await self._may(visit.request, action.name):
             raise ProblemError(403, "NotAllowed", marked("you may not do this here"))
-        actor = await actor_of(self._actor, request.original)
+        actor = await actor_of(self._actor, visit.request.original)
+        change = Change(tq=self._tq, form=form, actor=actor, now=visit.now, show_args=self._show_args)
         try:
-            answer = await action.run(Change(tq=self._tq, form=form, actor=actor, now=now, show_args=self._show_args))
+            answer = await action.run(change)
         except StoppedError as stopped:
-            return self._stopped(request, action, stopped, actor, words, preferences, key)
+            return self._stopped(visit, action, stopped, actor)
         except ValidationError as error:
             if action.form is None:
                 raise
-            return await self._refused(request, action.form, form, words, preferences, key, str(error))
+            return await self._refused(visit, pages.all[action.form], form, str(error))
         if isinstance(answer, Question):
-            view = self._empty_view(words, preferences, session.form_token(key))
             kept = [(name, each) for name, all in form.items() for each in all if name not in ("form_token", "sure")]
             data = {"question": answer, "action": action.name, "fields": kept}
-            return form_reply(render("question", self._context(view, None) | {"data": data}))
-        self._counts.forget()
-        audit(self._tq, "dashboard", action.name, actor, answer.targets)
-        return redirect(answer.page, session.message_cookie(answer.message, secure=request.secure))
+            return form_reply(render("question", self._context(self._view(visit, visit.key), None) | {"data": data}))
+        self._changed(action, answer.targets, actor)
+        return redirect(answer.page, session.message_cookie(answer.message, secure=visit.request.secure))
 
-    async def _refused(
-        self,
-        request: Request,
-        name: str,
-        form: dict[str, list[str]],
-        words: Words,
-        preferences: session.Preferences,
-        key: str,
-        error: str,
-    ) -> Reply:
+    async def _refused(self, visit: _Visit, page: Page, form: dict[str, list[str]], error: str) -> Reply:
         """Show a form again, with what was given and what was wrong with it."""
-        page, given = pages.all[name], {field: each[0] for field, each in form.items()}
-        view = replace(
-            self._empty_view(words, preferences, session.form_token(key)),
-            show_args=self._show_args,
-            allowed=frozenset([each for each in actions.all if await self._may(request, each)]),
-        )
-        view = _with_query(view, page, list(given.items()))
-        context = self._context(view, page) | {"given": given, "problem": words.error(error)}
+        given = {field: each[0] for field, each in form.items()}
+        view = _with_query(await self._full_view(visit, visit.key), page, list(given.items()))
+        context = self._context(view, page) | {"given": given, "problem": visit.words.error(error)}
         return form_reply(render(page.template, context | {"data": await _loaded(page, view)}), 422)
 
-    def _stopped(
-        self,
-        request: Request,
-        action: Action,
-        stopped: StoppedError,
-        actor: str,
-        words: Words,
-        preferences: session.Preferences,
-        key: str,
-    ) -> Reply:
+    def _stopped(self, visit: _Visit, action: Action, stopped: StoppedError, actor: str) -> Reply:
         """Say what was done before an error, and what the error is. Raises one that is the application's own."""
         error = stopped.__cause__
         assert error is not None
-        self._counts.forget()
-        audit(self._tq, "dashboard", action.name, actor, with_error(stopped.done.targets, error))
+        self._changed(action, with_error(stopped.done.targets, error), actor)
         problem = problem_of(error) if isinstance(error, AiotaskqError) else None
         if problem is None:
             raise error
         log.warning("dashboard: {} {}: {}", action.name, type(error).__name__, error)
-        return self._problem(request, problem, words, preferences, key, stopped.done.message)
+        return self._problem(visit, problem, stopped.done.message)
 
-    def _preferred(self, request: Request, form: dict[str, list[str]], old: session.Preferences) -> Reply:
+    def _changed(self, action: Action, targets: Sequence[str], actor: str) -> None:
+        self._counts.forget()
+        self._kept.forget()
+        audit(self._tq, "dashboard", action.name, actor, targets)
+
+    def _preferred(self, visit: _Visit, form: dict[str, list[str]]) -> Reply:
         known = {"language": (*LANGUAGES, ""), "theme": (*THEMES, "")}
         given = {name: form[name][0] for name in known if name in form}
         if any(value not in known[name] for name, value in given.items()):
             raise ValidationError("preferences: a language or a theme of these pages is needed")
-        wanted = msgspec.structs.replace(old, **given)
+        wanted = msgspec.structs.replace(visit.preferences, **given)
         back = next(iter(form.get("back", ())), "")
-        return redirect(_own_page(back), session.preferences_cookie(wanted, secure=request.secure))
+        return redirect(_own_page(back), session.preferences_cookie(wanted, secure=visit.request.secure))
 
     # ---- login ----
 
@@ -353,40 +336,31 @@ class Dashboard:
             return False
         return await self._tq.store.get_public(session.logout_key(key)) is None
 
-    def _login_page(
-        self, request: Request, words: Words, preferences: session.Preferences, key: str, now: int, wrong: bool = False
-    ) -> Reply:
-        if dict(request.query).get("format") == "json" or request.name == "live":
+    def _login_page(self, visit: _Visit, wrong: bool = False) -> Reply:
+        request = visit.request
+        if visit.wants_data:
             raise ProblemError(401, "NoToken", marked("log in first"))
         if deep := request.name.count("/"):  # no page is there, and its cookies would be those of another folder
             return redirect("../" * deep)
-        visitor = key or session.new_session(None, now)  # the form in another tab stays valid
-        view = self._empty_view(words, preferences, session.form_token(visitor))
+        key = visit.key or session.new_session(None, visit.now)  # the form in another tab stays valid
         back = link(request.name, **dict(request.query)) if request.method == "GET" else "./"
-        page = render("login", self._context(view, None) | {"data": {"wrong": wrong, "back": back}})
-        reply = page_reply(page, 401)
-        if key:
+        context = self._context(self._view(visit, key), None) | {"data": {"wrong": wrong, "back": back}}
+        reply = page_reply(render("login", context), 401)
+        if visit.key:
             return reply
-        fresh = session.cookie(session.SESSION, visitor, secure=request.secure)
-        return msgspec.structs.replace(reply, headers=(*reply.headers, ("Set-Cookie", fresh)))
+        return msgspec.structs.replace(
+            reply, headers=(*reply.headers, ("Set-Cookie", visit.cookie(session.SESSION, key)))
+        )
 
-    def _login(
-        self,
-        request: Request,
-        form: dict[str, list[str]],
-        words: Words,
-        preferences: session.Preferences,
-        key: str,
-        now: int,
-    ) -> Reply:
+    def _login(self, visit: _Visit, form: dict[str, list[str]]) -> Reply:
         assert self._token is not None and self._tokens is not None
-        given, ticks = next(iter(form.get("token", ())), ""), self._clock.ticks()
-        wait = self._tokens.retry_after(request.address, ticks)
-        if not self._tokens.is_token(given, request.address, ticks):
+        given, ticks, address = next(iter(form.get("token", ())), ""), self._clock.ticks(), visit.request.address
+        wait = self._tokens.retry_after(address, ticks)
+        if not self._tokens.is_token(given, address, ticks):
             if wait:
                 raise ProblemError(429, "TooManyGuesses", marked("too many wrong tokens; wait a minute"))
-            return self._login_page(request, words, preferences, key, now, wrong=True)
-        login = session.cookie(session.SESSION, session.new_session(self._token, now), secure=request.secure)
+            return self._login_page(visit, wrong=True)
+        login = visit.cookie(session.SESSION, session.new_session(self._token, visit.now))
         return redirect(_own_page(next(iter(form.get("back", ())), "")), login)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -12,10 +12,13 @@ import msgspec
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.web.dashboard.counts import Counts
 from aiotaskq.web.dashboard.feed import Feed
+from aiotaskq.web.dashboard.kept import Kept
 from aiotaskq.web.dashboard.past import Past
 from aiotaskq.web.dashboard.session import Message, Preferences
 from aiotaskq.web.dashboard.words import Words, marked
 from aiotaskq.web.problem_details import ProblemError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,21 +30,28 @@ class View:
     counts: Counts
     past: Past
     feed: Feed
+    kept: Kept
     query: Mapping[str, str]
     now: int
     """Microseconds UTC."""
-    show_args: bool
+    show_args: bool = False
     """Whether params, results and stored values may be shown."""
-    allowed: frozenset[str]
+    allowed: frozenset[str] = frozenset()
     """The names of the actions that this visitor may take."""
     name: str = ""
+    update: bool = False
+    """Whether this is a page that is open already, and read again."""
     preferences: Preferences = field(default_factory=Preferences)
     message: Message | None = None
     form_token: str = ""
 
-    def at(self, now: int) -> View:
-        """Return the same view at a later time."""
-        return replace(self, now=now)
+    def updated(self, now: int) -> View:
+        """Return the view for an update of the page at a later time."""
+        return replace(self, now=now, update=True)
+
+    async def keep(self, name: str, seconds: float, read: Callable[[], Awaitable[T]]) -> T:
+        """Return what is read; for an update of an open page, what was read at most so many seconds before."""
+        return await self.kept.get(name, seconds if self.update else 0.0, read)
 
     def text(self, name: str) -> str | None:
         """Return a query parameter; None where it is absent or empty."""

@@ -60,7 +60,7 @@ async def test_each_page_takes_little_time(full: TaskQ) -> None:
     assert [address for address, seconds in spent.items() if seconds > PAGE] == [], spent
 
 
-class _Asked:
+class Asked:
     method, name, secure, address, original = "GET", "live", False, "", None
 
     def __init__(self, page: str, visitor: int) -> None:
@@ -79,12 +79,12 @@ async def test_open_tabs_take_a_small_share_of_a_core(full: TaskQ, same: bool) -
     async def tab(number: int) -> None:
         page = "tasks" if same else MENU[number % len(MENU)]
         while True:
-            reply = await dashboard.respond(_Asked(page, 0 if same else number))
+            reply = await dashboard.respond(Asked(page, 0 if same else number))
             assert reply.stream is not None
             async for event in reply.stream:
                 updates[0] += event.startswith(b"event")
 
-    await dashboard.respond(_Asked("tasks", 0))
+    await dashboard.respond(Asked("tasks", 0))
     began = time.process_time()
     async with asyncio.TaskGroup() as group:
         tabs = [group.create_task(tab(number)) for number in range(TABS)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.web.dashboard.attention import Notice, attention
+from aiotaskq.web.dashboard.attention import Notice, attention, look
 from aiotaskq.web.dashboard.pages.queues import QueueRow, queue_rows
 from aiotaskq.web.dashboard.past import Activity
 from aiotaskq.web.dashboard.view import View, pages
@@ -18,6 +18,7 @@ from aiotaskq.web.views import task_view
 RECENT = 5  # failed tasks shown
 LOOKED_AT = 20  # failed tasks that are counted before the history has them
 HOUR = 3_600  # seconds
+KEEP = 5.0  # seconds for which an open page does not look anew for what needs attention
 
 
 class Overview(msgspec.Struct, kw_only=True):
@@ -54,8 +55,9 @@ async def overview(view: View) -> Overview:
     stats = counted.stats
     failed = await view.tq.find(status="failed", limit=LOOKED_AT) if stats.counts.get("failed") else []
     hour = (await view.past.activity("1h")).total.counts.get("failed", 0)
+    looked = await view.keep("attention", KEEP, lambda: look(view.tq, stats, view.now))
     return Overview(
-        attention=await attention(view.tq, stats, max(hour, _recent(failed, view.now)), view.now),
+        attention=attention(looked, stats, max(hour, _recent(failed, view.now))),
         counts=stats.counts,
         approximate=counted.approximate,
         ready=stats.ready,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from aiotaskq.core.task import SECOND, Status
@@ -12,6 +14,8 @@ from aiotaskq.web.dashboard.words import marked
 
 LOOKED_AT = 20
 """Queues whose next task is looked for."""
+KEEP = 5.0
+"""Seconds for which an open page does not look for them anew."""
 
 
 class QueueRow(msgspec.Struct):
@@ -69,8 +73,10 @@ async def queues(view: View) -> Queues:
     counted = await view.counts.get()
     stats = counted.stats
     rows = queue_rows(stats)
-    for row in [row for row in rows if row.counts["pending"] and not row.paused][:LOOKED_AT]:
-        row.next_age = await _next_age(view, row.name)
+    looked = [row for row in rows if row.counts["pending"] and not row.paused][:LOOKED_AT]
+    firsts = await view.keep("next", KEEP, lambda: _firsts(view, [row.name for row in looked]))
+    for row in looked:
+        row.next_age = _age(view, firsts.get(row.name))
     return Queues(rows, stats.oldest_age, counted.approximate)
 
 
@@ -81,7 +87,7 @@ async def queue(view: View) -> QueuePage:
     backend, registry = view.tq.queue.backend, view.tq.queue.backend.workers
     counted = await view.counts.get()
     row = queue_row(counted.stats, name)
-    row.next_age = await _next_age(view, name)
+    row.next_age = _age(view, (await _firsts(view, [name]))[name])
     ready = await backend.count_ready(view.now, [name])
     alive = None if registry is None else [each for each in await registry.all() if each.lease_until > view.now]
     return QueuePage(
@@ -95,6 +101,10 @@ async def queue(view: View) -> QueuePage:
     )
 
 
-async def _next_age(view: View, queue: str) -> float | None:
-    first = await view.tq.queue.backend.next_run_at(view.now, [queue])
+async def _firsts(view: View, queues: Iterable[str]) -> dict[str, int | None]:
+    """Return when the next task of each of these queues is due, in microseconds UTC."""
+    return {name: await view.tq.queue.backend.next_run_at(view.now, [name]) for name in queues}
+
+
+def _age(view: View, first: int | None) -> float | None:
     return (view.now - first) / SECOND if first is not None and first <= view.now else None

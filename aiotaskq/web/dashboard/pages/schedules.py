@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
-from aiotaskq.core.preview import upcoming
+from aiotaskq.core.preview import upcoming, upcoming_until
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
@@ -19,7 +22,10 @@ from aiotaskq.web.schemas.tasks import TaskView
 from aiotaskq.web.views import schedule_view, task_view
 
 ROWS = 100
-DAY = 24 * 3600 * SECOND
+HOUR = 3600 * SECOND
+DAY = 24 * HOUR
+MOST_KEPT = 2_000
+"""Schedules whose due times are kept."""
 MARKS = 96
 """Due times drawn of one schedule: those of an interval of less than 15 minutes become a band."""
 NEXT, PAST = 10, 20
@@ -46,18 +52,49 @@ class ScheduleRows(msgspec.Struct):
     now: int
 
 
-def _dues(schedule: Schedule, count: int) -> list[int]:
-    """Return the next due times in microseconds UTC; none of a paused schedule or one that has none."""
+class Dues:
+    """The due times of schedules, which are computed anew only where a schedule has changed, or an hour has passed."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], tuple[int, list[int]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    async def of(self, schedules: Sequence[Schedule], until: int) -> list[list[int]]:
+        """Return the due times of each before an instant, all in microseconds UTC; none of a paused schedule."""
+        keys = [_TIMING(each) for each in schedules]
+        missing = [each for each, key in zip(schedules, keys, strict=True) if self._known.get(key, (0,))[0] < until]
+        if missing:
+            later = until + HOUR
+            # Not on the loop: an expression may take a while for each of its times.
+            computed = await asyncio.to_thread(lambda: [_computed(each, later) for each in missing])
+            for each, dues in zip(missing, computed, strict=True):
+                self._known.pop(_TIMING(each), None)
+                self._known[_TIMING(each)] = later, dues
+        found = [[due for due in self._known[key][1] if due < until] for key in keys]
+        while len(self._known) > MOST_KEPT:
+            del self._known[next(iter(self._known))]
+        return found
+
+
+_DUES = Dues()
+_TIMING = operator.attrgetter(
+    *("task_id", "enabled", "due", "schedule_type", "cron_expression", "interval_seconds", "timezone"),
+    *("max_runs", "run_count"),
+)
+
+
+def _computed(schedule: Schedule, until: int) -> list[int]:
     if not schedule.enabled:
         return []
     try:
-        return [round(each.timestamp() * SECOND) for each in upcoming(schedule, count)]
+        return upcoming_until(schedule, until, MARKS + 1)
     except AiotaskqError:  # its page says what is wrong
         return []
 
 
-def _row(schedule: Schedule, now: int) -> ScheduleRow:
-    dues = [each for each in _dues(schedule, MARKS + 1) if each < now + DAY]
+def _row(schedule: Schedule, dues: Sequence[int], now: int) -> ScheduleRow:
     return ScheduleRow(
         schedule=schedule_view(schedule, show=False),
         marks=sorted({max(0, each - now) * 1000 // DAY for each in dues[:MARKS]}),
@@ -70,12 +107,14 @@ async def schedules(view: View) -> ScheduleRows:
     """Read one page of schedules. Raises NotSupported where the store can hold none."""
     found: Sequence[Schedule] = await view.tq.scheduler.list()
     start = view.whole("start", 0, 1_000_000)
-    first = view.now - view.now % (3600 * SECOND) + 3600 * SECOND
+    shown = found[start : start + ROWS]
+    dues = await _DUES.of(shown, view.now + DAY)
+    first = view.now - view.now % HOUR + HOUR
     return ScheduleRows(
-        schedules=[_row(each, view.now) for each in found[start : start + ROWS]],
+        schedules=[_row(each, times, view.now) for each, times in zip(shown, dues, strict=True)],
         total=len(found),
         start=start,
-        hours=[first + hour * 3600 * SECOND for hour in range(3, 24, 4)],
+        hours=[first + hour * HOUR for hour in range(3, 24, 4)],
         now=view.now,
     )
 

@@ -18,6 +18,7 @@ from aiotaskq.web.dashboard.words import marked
 
 LIBRARIES = ("sqlalchemy", "aiosqlite", "asyncpg", "asyncmy", "redis", "msgspec", "croniter", "starlette", "jinja2")
 ROUNDS = 3  # of a measured round trip
+KEEP = 10.0  # seconds for which an open page does not examine the store anew
 
 
 class TaskType(msgspec.Struct):
@@ -51,14 +52,8 @@ class Settings(msgspec.Struct, kw_only=True):
 @pages("settings", marked("Settings"))
 async def settings(view: View) -> Settings:
     """Examine the store and list what is registered."""
-    tq, clock = view.tq, view.tq.queue.clock
-    distance: Distance | None = None
-    try:
-        distance = await measure(tq.queue.backend, clock, ROUNDS)
-        counts = (await view.counts.get()).stats
-        problems = (await examine(tq.queue.backend, clock, schedules=tq.open_schedules, known=counts)).problems
-    except AiotaskqError as error:
-        problems = [str(error)]
+    tq = view.tq
+    distance, problems = await view.keep("doctor", KEEP, lambda: _examined(view))
     return Settings(
         version=_version("aiotaskq") or "",
         python=platform.python_version(),
@@ -71,6 +66,17 @@ async def settings(view: View) -> Settings:
         invalid=len(tq.invalid_rows),
         types=[TaskType(name, _where(handler.function)) for name, handler in sorted(tq.registered.handlers.items())],
     )
+
+
+async def _examined(view: View) -> tuple[Distance | None, list[str]]:
+    tq, clock = view.tq, view.tq.queue.clock
+    distance: Distance | None = None
+    try:
+        distance = await measure(tq.queue.backend, clock, ROUNDS)
+        counts = (await view.counts.get()).stats
+        return distance, (await examine(tq.queue.backend, clock, schedules=tq.open_schedules, known=counts)).problems
+    except AiotaskqError as error:
+        return distance, [str(error)]
 
 
 def _where(function: Callable[..., Any]) -> str:

@@ -6,7 +6,6 @@ import msgspec
 
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.worker_info import WorkerInfo
-from aiotaskq.errors import NotFound
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 
@@ -84,13 +83,11 @@ def _row(info: WorkerInfo, now: int) -> WorkerRow:
     )
 
 
-async def _with_runs(view: View, row: WorkerRow, most: int) -> WorkerRow:
-    try:
-        tasks = await view.tq.workers.tasks(row.id)
-    except NotFound:  # it has ended meanwhile
-        return row
-    row.runs = [Runs(task.task_id, task.type, to_iso(task.began_at)) for task in tasks[:most]]
-    return row
+async def _read_runs(view: View, rows: list[WorkerRow], most: int) -> None:
+    """Write into these rows up to so many of the tasks that each worker runs."""
+    tasks = await view.tq.workers.tasks_of([row.id for row in rows], most)
+    for row in rows:
+        row.runs = [Runs(task.task_id, task.type, to_iso(task.began_at)) for task in tasks[row.id]]
 
 
 @pages("workers", marked("Workers"), "start")
@@ -101,8 +98,9 @@ async def workers(view: View) -> WorkerRows:
         return WorkerRows(workers=[], total=0, start=0, registry=False, here=here)
     found = await view.tq.workers.list()
     rows = [_row(each, view.now) for each in found[start : start + ROWS]]
+    await _read_runs(view, [row for row in rows if row.busy], MOST_LISTED + 1)
     return WorkerRows(
-        workers=[await _with_runs(view, row, MOST_LISTED + 1) if row.busy else row for row in rows],
+        workers=rows,
         total=len(found),
         start=start,
         registry=True,
@@ -114,4 +112,6 @@ async def workers(view: View) -> WorkerRows:
 async def worker(view: View) -> WorkerPage:
     """Read one worker and all that it runs. Raises NotFound, and NotSupported where there is no registry."""
     found = await view.tq.workers.get(view.needed("id"))
-    return WorkerPage(await _with_runs(view, _row(found, view.now), 1_000))
+    row = _row(found, view.now)
+    await _read_runs(view, [row], 1_000)
+    return WorkerPage(row)

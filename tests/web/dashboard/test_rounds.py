@@ -1,0 +1,120 @@
+"""What an open page costs: few statements for each update, and due times that are computed once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from aiotaskq import TaskQ
+from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.core import preview
+from aiotaskq.core.task import SECOND
+from aiotaskq.web.dashboard import counts, kept, live, site
+from aiotaskq.web.dashboard.pages import schedules
+from aiotaskq.web.dashboard.site import Dashboard
+from tests.support.rows import worker_info
+from tests.support.statements import at_each_statement
+from tests.web.dashboard.conftest import Browse
+from tests.web.dashboard.test_million import Asked
+
+COUNTS = 6  # statements that count tasks, in all
+ROUNDS = 10
+BOUNDS = {"": COUNTS, "workers": 3, "settings": 0, "queues": COUNTS, "schedules": 1, "tasks": COUNTS + 1}
+
+
+@pytest.mark.parametrize(("page", "most"), BOUNDS.items())
+async def test_an_update_takes_few_statements(tq: TaskQ, monkeypatch: pytest.MonkeyPatch, page: str, most: int) -> None:
+    monkeypatch.setattr(counts, "CHEAP", 10**12)
+    monkeypatch.setattr(live, "INTERVAL", 0.0)
+    monkeypatch.setattr(live, "SHARE", 10**9)
+    backend, now = tq.queue.backend, tq.queue.clock.now()
+    assert isinstance(backend, SqlBackend)
+    for number in range(6):
+        await backend.workers.register(worker_info(f"w{number}", busy=1, lease_until=now + 600 * SECOND))
+        await tq.push("greet", {"name": "x"}, queue=f"q{number}")
+        await backend.claim(f"w{number}", now + SECOND, 1)
+        await tq.push("greet", {"name": "x"}, queue=f"q{number}")
+        await tq.scheduler.add_scheduler_task("n", "greet", "interval", {"name": "x"}, 60)
+    rendered, statements = 0, 0
+    done = asyncio.Event()
+    render = site.render
+
+    def counted(name: str, data: Any) -> bytes:
+        nonlocal rendered, statements
+        rendered += 1
+        if rendered == 1:
+            statements = 0  # the first one reads all
+        if rendered == ROUNDS + 1:
+            done.set()
+        return render(name, data)
+
+    def execute(_statement: str) -> None:
+        nonlocal statements
+        statements += not done.is_set()
+
+    monkeypatch.setattr(site, "render", counted)
+    dashboard = Dashboard(tq, allow=lambda _request, _action: True)
+    connections = await backend.database.connections()
+    with at_each_statement(connections.sync_engine, execute):
+        reply = await dashboard.respond(Asked(page, 0))
+        assert reply.stream is not None
+        reading = asyncio.create_task(anext(aiter(reply.stream)))
+        await reading
+        waiting = asyncio.create_task(anext(aiter(reply.stream)))
+        await done.wait()
+        waiting.cancel()
+    assert statements <= most * ROUNDS
+
+
+async def test_the_due_times_of_a_schedule_are_computed_once(
+    browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule_id = await tq.scheduler.add_scheduler_task("n", "greet", "cron", {"name": "x"}, None, "*/15 * * * *")
+    computed, following = [0], preview.following
+
+    def count(schedule: Any, instant: int) -> int:
+        computed[0] += 1
+        return following(schedule, instant)
+
+    monkeypatch.setattr(preview, "following", count)
+    first = (await browse.get("schedules?format=json")).json()["schedules"][0]
+    assert len(first["marks"]) >= 95 and computed[0] >= 95
+    computed[0] = 0
+    again = (await browse.get("schedules?format=json")).json()["schedules"][0]
+    assert len(again["marks"]) >= 95 and computed[0] == 0
+    await tq.scheduler.update_task(schedule_id, cron_expression="0 */6 * * *")
+    changed = (await browse.get("schedules?format=json")).json()["schedules"][0]
+    assert len(changed["marks"]) == 4 and computed[0] > 0
+    await tq.scheduler.pause_task(schedule_id)
+    assert (await browse.get("schedules?format=json")).json()["schedules"][0]["marks"] == []
+
+
+async def test_the_due_times_of_few_schedules_are_kept(tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedules, "MOST_KEPT", 3)
+    for _ in range(5):
+        await tq.scheduler.add_scheduler_task("n", "greet", "interval", {"name": "x"}, 7_200)
+    dues, now = schedules.Dues(), tq.queue.clock.now()
+    found = await dues.of(await tq.scheduler.list(), now + schedules.DAY)
+    assert [len(each) for each in found] == [11] * 5 or [len(each) for each in found] == [12] * 5
+    assert len(dues) == 3
+
+
+async def test_what_is_kept_is_read_anew_after_a_change() -> None:
+    answers, found = kept.Kept(), iter(range(9))
+
+    async def read() -> int:
+        return next(found)
+
+    assert [await answers.get("a", 60, read) for _ in range(2)] == [0, 0]
+    assert [await answers.get("a", 0, read), await answers.get("a", 60, read)] == [1, 1]
+    answers.forget()
+    assert await answers.get("a", 60, read) == 2
+
+    async def overtaken() -> int:
+        answers.forget()
+        return next(found)
+
+    assert await answers.get("b", 60, overtaken) == 3
+    assert await answers.get("b", 60, read) == 4
