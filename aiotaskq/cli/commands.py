@@ -25,6 +25,7 @@ COMMANDS = {
     "stats": tr("Count tasks by queue and status."),
     "history": tr("Show what workers did, in counts and percentiles."),
     "web": tr("Serve the dashboard and the operations API."),
+    "mcp": tr("Serve a store to an AI assistant."),
     "check": tr("Check that tasks and schedules are processed."),
     "doctor": tr("Print versions, store and settings for a bug report."),
     "docs": tr("Show the manual."),

@@ -24,6 +24,7 @@ REQUIREMENTS = {
     "zstd": ("zstandard>=0.22,<1",),
     "otel": ("opentelemetry-api>=1.24,<2",),
     "calendars": ("holidays>=0.80,<1",),
+    "mcp": ("mcp>=2.3,<3",),
     "pydantic": ("pydantic>=2.7,<3",),
 }
 

@@ -1,4 +1,4 @@
-"""Views: tasks, schedules and values in the schemas of the API."""
+"""Views: tasks, schedules, limits and workers in the schemas of the API."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from aiotaskq.core.attempts import attempts_of, run_time
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, Attempt, Task
+from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.limits import LimitState
 from aiotaskq.web.schemas.limits import LimitView
 from aiotaskq.web.schemas.schedules import ScheduleView
 from aiotaskq.web.schemas.tasks import AttemptView, TaskView
+from aiotaskq.web.schemas.workers import WorkerView
 
 
 def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
@@ -93,6 +95,15 @@ def limit_view(state: LimitState) -> LimitView:
     """Return the view of a limit."""
     known = {name: getattr(state, name) for name in LimitView.__struct_fields__}
     return LimitView(**{**known, "closed_until": to_iso(state.closed_until), "next_at": to_iso(state.next_at)})
+
+
+def worker_view(info: WorkerInfo) -> WorkerView:
+    """Return the view of a worker."""
+    names = ("host", "pid", "version", "concurrency", "busy", "quiet", "wanted_concurrency")
+    known = {name: getattr(info, name) for name in names}
+    known |= {name: to_iso(getattr(info, name)) for name in ("started_at", "seen_at", "lease_until")}
+    queues = None if info.queues is None else list(info.queues)
+    return WorkerView(id=info.owner, queues=queues, **known)
 
 
 def plain(value: Any) -> Any:

@@ -73,8 +73,8 @@ def test_help_and_version(cli: Cli) -> None:
 
 
 VERBS = {
-    "demo": (), "init": (), "run": (), "push": (), "stats": (), "web": (), "check": (), "doctor": (), "docs": (),
-    "bench": (), "completion": (),
+    "demo": (), "init": (), "run": (), "push": (), "stats": (), "web": (), "mcp": (), "check": (), "doctor": (),
+    "docs": (), "bench": (), "completion": (),
     "tasks": ("list", "show", "log", "retry", "rerun", "cancel", "purge"),
     "workers": ("list", "show", "quiet", "wake", "resize"),
     "history": (),
@@ -85,7 +85,16 @@ VERBS = {
     "groups": ("list", "show", "cancel", "retry", "mend"),
     "db": ("upgrade", "check", "sql", "copy", "recode"),
 }  # fmt: skip
-WITHOUT_JSON = {"init init", "run run", "web web", "docs docs", "bench bench", "completion completion", "db sql"}
+WITHOUT_JSON = {
+    "init init",
+    "run run",
+    "web web",
+    "mcp mcp",
+    "docs docs",
+    "bench bench",
+    "completion completion",
+    "db sql",
+}
 
 
 def test_the_commands_and_that_each_has_help() -> None:

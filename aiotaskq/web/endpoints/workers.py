@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
+
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import SECOND
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
@@ -18,6 +20,7 @@ from aiotaskq.web.schemas.workers import (
     WorkerPage,
     WorkerView,
 )
+from aiotaskq.web.views import worker_view
 
 workers = Operations("aiotaskq workers")
 history = Operations("aiotaskq history")
@@ -57,18 +60,12 @@ PERIOD: dict[str, Any] = {
 }
 
 
-def _view(info: Any) -> dict[str, Any]:
-    names = ("host", "pid", "version", "queues", "concurrency", "busy", "quiet", "wanted_concurrency")
-    times = {name: to_iso(getattr(info, name)) for name in ("started_at", "seen_at", "lease_until")}
-    return {"id": info.owner, **{name: getattr(info, name) for name in names}, **times}
-
-
 @workers(
     "GET", "/workers", Success(200, "The earliest start first", WorkerPage, {"workers": [EXAMPLE]}), problems=(501,)
 )
 async def list_workers(call: Call) -> ApiResponse:
     """List the workers of the store; 501 where it has no registry of them."""
-    return respond(WorkerPage([WorkerView(**_view(each)) for each in await call.tq.workers.list()]))
+    return respond(WorkerPage([worker_view(each) for each in await call.tq.workers.list()]))
 
 
 @workers(
@@ -82,7 +79,7 @@ async def get_worker(call: Call) -> ApiResponse:
     info = await call.tq.workers.get(call.path["worker_id"])
     tasks = await call.tq.workers.tasks(info.owner)
     runs = [RunView(task.task_id, task.type, to_iso(task.began_at)) for task in tasks]
-    return respond(WorkerDetail(**_view(info), tasks=runs))
+    return respond(WorkerDetail(**structs.asdict(worker_view(info)), tasks=runs))
 
 
 @workers("POST", "/workers/quiet", Success(200, "Asked of all", SteeredView, {"workers": 3}), problems=(501,))
@@ -121,7 +118,7 @@ async def wake_worker(call: Call) -> ApiResponse:
 )
 async def resize_worker(call: Call) -> ApiResponse:
     """Let a worker have so many slots until it ends; tasks that run go on, also where they are more."""
-    return respond(WorkerView(**_view(await call.tq.workers.resize(call.path["worker_id"], call.body.concurrency))))
+    return respond(worker_view(await call.tq.workers.resize(call.path["worker_id"], call.body.concurrency)))
 
 
 @history(

@@ -1,0 +1,38 @@
+"""``aiotaskq mcp``: an assistant's access to a store, by the Model Context Protocol on stdin and stdout."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli.i18n import tr
+from aiotaskq.cli.options import DEFAULT_DB, Command, Db, SchedulesUrl, ShowArgs, option
+from aiotaskq.cli.store_access import with_tq
+
+app = typer.Typer()
+
+
+@app.command(
+    "mcp",
+    cls=Command,
+    help=tr(
+        "Serve a store to an AI assistant, by the Model Context Protocol on stdin and stdout: list and show tasks, why "
+        "they wait, workers, schedules and limits. Needs the extra mcp."
+    ),
+)
+def mcp(
+    db: Db = DEFAULT_DB,
+    schedules: SchedulesUrl = None,
+    write: Annotated[
+        bool, option("--write", help=tr("Also let it retry and cancel tasks, and pause and resume queues."))
+    ] = False,
+    show_args: ShowArgs = False,
+) -> None:
+    from aiotaskq.integrations.mcp import mcp_server
+
+    async def main(tq: TaskQ) -> None:
+        await mcp_server(tq, write=write, show_args=show_args).run_stdio_async()
+
+    with_tq(db, main, schedules)

@@ -1,0 +1,178 @@
+"""The server for assistants: its tools over the protocol, in this process and in one of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters
+
+from aiotaskq import Event, Limit, Status, TaskQ
+from aiotaskq.integrations.mcp import mcp_server
+from aiotaskq.testing import Kit, virtual
+from tests.support.machine import within
+
+READS = {"overview", "list_tasks", "show_task", "why_waiting", "list_workers", "list_schedules", "list_limits"}
+WRITES = {"retry_tasks", "cancel_task", "pause_queue", "resume_queue"}
+
+
+@pytest.fixture
+async def kit() -> AsyncIterator[Kit]:
+    """A store with a failed task, one that runs, one that waits at a full limit, and one of a paused queue."""
+    async with virtual() as kit:
+        going = asyncio.Event()
+
+        @kit.tq.task(max_retries=0)
+        async def charge(card: str) -> None:
+            raise ValueError(f"card {card} is refused")
+
+        @kit.tq.task(limit=Limit(1, key="tenant"))
+        async def report(tenant: str) -> None:
+            await going.wait()
+
+        await charge.options(task_id="failed-1").push("4711")
+        await report.options(task_id="running-1").push("acme")
+        await report.options(task_id="waiting-1").push("acme")
+        await kit.tq.pause("shelf")
+        await charge.options(task_id="shelved-1", queue="shelf").push("4712")
+        await kit.advance(1)
+        yield kit
+        going.set()
+
+
+class Asked:
+    """Calls tools, and takes the answers apart."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    async def __call__(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        answer = await self.client.call_tool(tool, arguments)
+        assert not answer.is_error, answer.content
+        assert answer.structured_content is not None
+        return answer.structured_content
+
+    async def refused(self, tool: str, **arguments: Any) -> str:
+        answer = await self.client.call_tool(tool, arguments)
+        assert answer.is_error
+        return str(answer.content[0].text)  # type: ignore[union-attr]
+
+
+@asynccontextmanager
+async def asked(kit: Kit, **options: bool) -> AsyncIterator[Asked]:
+    async with Client(mcp_server(kit.tq, **options)) as client:
+        yield Asked(client)
+
+
+async def test_tools_that_change_exist_only_where_asked_for(kit: Kit) -> None:
+    async with asked(kit) as ask:
+        listed = (await ask.client.list_tools()).tools
+        assert {tool.name for tool in listed} == READS
+        assert all(tool.annotations is not None and tool.annotations.read_only_hint for tool in listed)
+        assert "retry_tasks" in await ask.refused("retry_tasks", task_id="failed-1", dry_run=False)
+    assert (await kit.tq.get("failed-1")).status is Status.FAILED
+    async with asked(kit, write=True) as ask:
+        listed = (await ask.client.list_tools()).tools
+        assert {tool.name for tool in listed} == READS | WRITES
+        changing = {tool.name for tool in listed if not (tool.annotations and tool.annotations.read_only_hint)}
+        assert changing == WRITES
+        assert all(tool.description for tool in listed)
+
+
+async def test_it_tells_what_runs_what_failed_and_what_waits(kit: Kit) -> None:
+    async with asked(kit) as ask:
+        overview = await ask("overview")
+        assert overview["paused"] == ["shelf"]
+        assert {name: n for name, n in overview["counts"].items() if n} == {"failed": 1, "pending": 2, "running": 1}
+        page = await ask("list_tasks", limit=3)
+        rest = await ask("list_tasks", limit=3, after=page["next"])
+        ids = [task["task_id"] for task in page["tasks"] + rest["tasks"]]
+        assert sorted(ids) == ["failed-1", "running-1", "shelved-1", "waiting-1"] and rest["next"] is None
+        assert [t["task_id"] for t in (await ask("list_tasks", status=["failed"], type="charge"))["tasks"]] == [
+            "failed-1"
+        ]
+        assert (await ask("why_waiting", task_id="shelved-1"))["reason"] == "paused"
+        full = await ask("why_waiting", task_id="waiting")  # the beginning of an id
+        assert (full["task_id"], full["reason"], full["gate"]["held"]) == ("waiting-1", "full", 1)
+        assert await ask("why_waiting", task_id="running-1") == {
+            "task_id": "running-1",
+            "status": "running",
+            "reason": None,
+        }
+        shown = await ask("show_task", task_id="waiting-1")
+        assert (shown["status"], shown["waiting"]["reason"]) == ("pending", "full")
+        (limit,) = (await ask("list_limits"))["limits"]
+        assert (limit["held"], limit["waiting"]) == (1, 1)
+        await kit.tq.scheduler.add_scheduler_task(
+            "nightly", "charge", "cron", cron_expression="0 3 * * *", params={"card": "1"}
+        )
+        schedules = await ask("list_schedules", limit=1)
+        assert (schedules["count"], schedules["schedules"][0]["name"]) == (1, "nightly")
+        assert len((await ask("list_workers"))["workers"]) == 1
+
+
+async def test_params_and_messages_are_shown_only_where_asked_for(kit: Kit) -> None:
+    async with asked(kit) as ask:
+        for answer in (await ask("show_task", task_id="failed-1"), await ask("list_tasks")):
+            assert "4711" not in str(answer)
+        assert "--show-args" in str(ask.client.instructions)
+    async with asked(kit, show_args=True) as ask:
+        shown = await ask("show_task", task_id="failed-1")
+        assert shown["params"] == {"card": "4711"} and "card 4711 is refused" in shown["error"]
+
+
+async def test_a_change_is_counted_first_and_leaves_an_event(kit: Kit) -> None:
+    events: list[Event] = []
+    kit.tq.on("operated", events.append)
+    async with asked(kit, write=True) as ask:
+        assert await ask("retry_tasks", error="ValueError") == {"count": 1, "dry_run": True}
+        assert await ask("retry_tasks", task_id="failed-1") == {"count": 1, "dry_run": True}
+        assert await ask("cancel_task", task_id="waiting-1") == {
+            "task_id": "waiting-1",
+            "status": "pending",
+            "count": 1,
+            "dry_run": True,
+        }
+        assert events == [] and (await kit.tq.get("failed-1")).status is Status.FAILED
+        assert await ask("retry_tasks", error="ValueError", dry_run=False) == {"count": 1, "dry_run": False}
+        assert (await ask("cancel_task", task_id="waiting-1", dry_run=False))["status"] == "cancelled"
+        assert (await ask("cancel_task", task_id="waiting-1", dry_run=False))["count"] == 0
+        await ask("resume_queue", queue="shelf")
+        await ask("pause_queue", queue="default")
+    assert await kit.tq.paused() == ["default"]
+    assert [(event.detail["action"], event.detail["actor"]) for event in events] == [
+        ("retry-tasks", "mcp"),
+        ("cancel-task", "mcp"),
+        ("resume-queue", "mcp"),
+        ("pause-queue", "mcp"),
+    ]
+
+
+async def test_errors_say_what_was_wrong(kit: Kit) -> None:
+    async with asked(kit, write=True) as ask:
+        assert "there is no task nowhere" in await ask.refused("show_task", task_id="nowhere")
+        assert "task_id, or at least one of" in await ask.refused("retry_tasks", dry_run=False)
+        assert "task_id, or at least one of" in await ask.refused("retry_tasks", task_id="failed-1", type="charge")
+        await kit.tq.push("charge", {"card": "1"}, task_id="failed-2")
+        assert "several ids begin with 'failed-'" in await ask.refused("show_task", task_id="failed-")
+        assert "less than or equal to 100" in await ask.refused("list_tasks", limit=1_000)
+
+
+async def test_the_command_serves_a_store(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/app.db"
+    async with TaskQ(url) as tq:
+        await tq.push("greet", {"name": "you"}, task_id="greet-1")
+    command = StdioServerParameters(
+        command=sys.executable, args=["-m", "aiotaskq", "mcp", "--db", url, "--write"], env=dict(os.environ)
+    )
+    async with Client(command, read_timeout_seconds=within(30)) as client:
+        ask = Asked(client)
+        assert (await ask("overview"))["counts"]["pending"] == 1
+        assert (await ask("cancel_task", task_id="greet", dry_run=False))["status"] == "cancelled"
