@@ -114,7 +114,7 @@ class StepVerbs:
 
     async def emit(self, key: str, value: Any, expires: float | None, session: Any) -> bool:
         """Store an event unless there is one of this key; return whether this one is there now."""
-        text = check_json("value", value := storable(value)).decode()
+        text = check_json("value", value).decode()
         now = self.clock.now()
         end = None if expires is None else now + int(check_seconds("expires", expires, zero=False) * SECOND)
         event = EventValue(key=check_key("key", key), text=text, at=now, expires_at=end)

@@ -8,106 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aiotaskq import BatchFailed, Limit, Rate, TaskQ, current_batch, current_task
-from aiotaskq.backends import connect
-from aiotaskq.backends.memory.durable_fake import DurableFake
-from aiotaskq.backends.memory.gates import MemoryGates
-from aiotaskq.backends.memory.groups import MemoryGroups
-from aiotaskq.backends.memory.workers import MemoryWorkers
-from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.core.groups import CANCEL, FAIL, RUN
 from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import Task, new_task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.testing import START, Kit, virtual
+from tests.runtime.crashes import PROCESS, Process
 from tests.testing.backoffs import STEADY
 
-VERBS = {
-    DurableFake: ("push", "claim", "update", "report", "request_cancel", "delete", "purge", "set_paused"),
-    MemoryGates: ("admit", "mend", "change"),
-    MemoryGroups: ("push", "add", "request_cancel", "purge", "mend"),
-    MemoryWorkers: ("register", "heartbeat", "remove"),
-    Database: ("write",),
-}
-"""What writes; each is one transaction."""
-READS = {
-    DurableFake: ("get", "find", "overdue", "next_run_at"),
-    MemoryGates: ("find",),
-    MemoryGroups: ("get", "members", "cancelling"),
-    MemoryWorkers: ("all", "held"),
-    Database: ("read",),
-}
 PARENTS = {"b": "a", "c": "b", "d": "c", "g": "e", "h": "f"}
-
-
-class Process:
-    """A process that crashes at its write number ``at``, counted from 1; at 0 never."""
-
-    def __init__(self, at: int = 0, *, written: bool = False) -> None:
-        self.at, self.written = at, written
-        """``written``: whether that write is done."""
-        self.writes = 0
-        self.dead = False
-
-    def reaches_the_store(self) -> None:
-        if self.dead:
-            raise DatabaseUnavailable("the process has crashed")
-
-    async def write(self, verb: Callable[[], Awaitable[Any]]) -> Any:
-        self.reaches_the_store()
-        self.writes += 1
-        if self.writes != self.at:
-            return await verb()
-        if self.written:
-            await verb()
-        self.dead = True
-        return self.reaches_the_store()
-
-
-PROCESS: ContextVar[Process] = ContextVar("PROCESS")
-
-
-@pytest.fixture
-def crashing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the verbs of each store ask the process in which they are called; nested ones belong to the outer one."""
-    inside: ContextVar[bool] = ContextVar("inside", default=False)
-
-    def replace(kind: type, name: str, writes: bool) -> None:
-        original = getattr(kind, name)
-        assert inspect.iscoroutinefunction(original)
-
-        @wraps(original)
-        async def verb(*args: Any, **options: Any) -> Any:
-            process = PROCESS.get(None)
-            if process is None or inside.get():
-                return await original(*args, **options)
-            token = inside.set(True)
-            try:
-                if writes:
-                    return await process.write(lambda: original(*args, **options))
-                process.reaches_the_store()
-                return await original(*args, **options)
-            finally:
-                inside.reset(token)
-
-        monkeypatch.setattr(kind, name, verb)
-
-    for kinds, writes in ((VERBS, True), (READS, False)):
-        for kind, names in kinds.items():
-            for name in names:
-                replace(kind, name, writes)
 
 
 class World:
@@ -276,40 +193,6 @@ async def outcome(url: str, crashes: int) -> tuple[dict[str, Any], list[Any]]:
         assert group is not None
         found[group.group_id] = (group.total, group.remaining, group.failed, group.cancelled, group.generation)
     return found, [(each.gate.key, each.held, each.waiting) for each in gates if each.held or each.waiting]
-
-
-@pytest.fixture
-def make_url(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crashing: None
-) -> Callable[[], str]:
-    """URLs of empty stores; each is one until the next call."""
-    if request.param == "sqlite":
-        empty = tmp_path / "empty.db"
-
-        async def prepare() -> None:
-            async with TaskQ(f"sqlite:///{empty}"):
-                pass
-
-        asyncio.run(prepare())
-        numbers = iter(range(10_000))
-
-        def made() -> str:
-            path = tmp_path / f"{next(numbers)}.db"
-            path.write_bytes(empty.read_bytes())
-            return f"sqlite:///{path}"
-
-        return made
-    stores: list[DurableFake] = []
-
-    def fake() -> str:
-        stores.append(DurableFake())
-        return DURABLE_FAKE
-
-    def to(url: str, **options: Any) -> Any:
-        return stores[-1] if url == DURABLE_FAKE and stores else connect(url, **options)
-
-    monkeypatch.setattr("aiotaskq.app.taskq.connect", to)
-    return fake
 
 
 def run(make_url: Callable[[], str], *processes: Process) -> tuple[World, Any]:

@@ -34,6 +34,7 @@ class DurableFake(MemoryBackend):
     def __init__(self) -> None:
         super().__init__(keep=KEEP)
         self.groups.push_with = self._push_plan
+        self.steps.at_commit = _at_commit
         self.schedules: DurableFakeSchedules = DurableFakeSchedules(self)
         self.workers: MemoryWorkers = MemoryWorkers(self._tasks, self._running, self._lock)
         self.on_commit: Callable[[Task], object] = lambda task: None
@@ -150,6 +151,12 @@ class DurableFake(MemoryBackend):
         if row is None or change.after.params is not change.before.params:
             return change
         return msgspec.structs.replace(change, after=change.after.replace(params=row.params))
+
+
+async def _at_commit(session: Any, store: Callable[[], None]) -> None:
+    from aiotaskq.backends.sql.caller_session import at_commit
+
+    await at_commit(session, store)
 
 
 class DurableFakeSchedules(Schedules):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,6 +12,7 @@ from aiotaskq.core.steps import EventValue, NewStep, Step, woken
 from aiotaskq.core.task import RUNNING, Task
 
 Update = Callable[[Sequence[Change]], list[bool]]
+AtCommit = Callable[[Any, Callable[[], None]], Awaitable[None]]
 
 
 class MemorySteps(Steps):
@@ -28,6 +29,8 @@ class MemorySteps(Steps):
         self._rows, self._lock, self._update, self._notify = rows, lock, update, notify
         self.by_task: dict[str, dict[tuple[int, str, str, int], Step]] = {}
         """Of the tasks that have any; an entry is removed with its task."""
+        self.at_commit: AtCommit | None = None
+        """Calls back when the transaction of a session commits: of a store that behaves as a SQL database."""
         self._events: dict[str, EventValue] = {}
         self._waits: dict[str, dict[str, int]] = {}  # by key: the ids of the tasks that wait, and their fences
         self._waits_for: dict[str, str] = {}  # by id: the key
@@ -41,16 +44,30 @@ class MemorySteps(Steps):
         with self._lock:
             return [self._add(each) for each in new]
 
+    async def add_with(self, session: Any, new: NewStep) -> Step | None:
+        if self.at_commit is None:
+            return await super().add_with(session, new)
+
+        def store() -> None:
+            with self._lock:
+                self._add(new)
+
+        with self._lock:
+            there = self.by_task.get(new.task_id, {}).get(_key(new))
+            runs = self._runs(new)
+        if runs and there is None:
+            await self.at_commit(session, store)
+        return (there or new.step) if runs else None
+
     def _add(self, new: NewStep) -> Step | None:
+        return self._put(new) if self._runs(new) else None
+
+    def _runs(self, new: NewStep) -> bool:
         row = self._rows.get(new.task_id)
-        if row is None or row.status is not RUNNING or (row.fence, row.seq) != (new.fence, new.seq):
-            return None
-        return self._put(new)
+        return row is not None and row.status is RUNNING and (row.fence, row.seq) == (new.fence, new.seq)
 
     def _put(self, new: NewStep) -> Step:
-        step = new.step
-        key = (new.seq, step.kind, step.name, step.number)
-        return self.by_task.setdefault(new.task_id, {}).setdefault(key, step)
+        return self.by_task.setdefault(new.task_id, {}).setdefault(_key(new), new.step)
 
     async def suspend(self, change: Change, new: NewStep, wait: Wait | None = None) -> bool:
         task = change.before
@@ -74,6 +91,23 @@ class MemorySteps(Steps):
                 del self._waits[key]
 
     async def emit(self, event: EventValue) -> EventValue:
+        return self._emit(event)
+
+    async def emit_with(
+        self, session: Any, event: EventValue, committed: Callable[[], None] = lambda: None
+    ) -> EventValue:
+        if self.at_commit is None:
+            return await super().emit_with(session, event, committed)
+
+        def store() -> None:
+            self._emit(event)
+            committed()
+
+        if (there := await self.event(event.key, event.at)) is None:
+            await self.at_commit(session, store)
+        return there or event
+
+    def _emit(self, event: EventValue) -> EventValue:
         changes: list[Change] = []
         with self._lock:
             if (there := self._there(event.key, event.at)) is None:
@@ -123,3 +157,7 @@ class MemorySteps(Steps):
 
     async def mend(self, now: int) -> int:
         return 0  # an event and what it wakes are one step here
+
+
+def _key(new: NewStep) -> tuple[int, str, str, int]:
+    return new.seq, new.step.kind, new.step.name, new.step.number
