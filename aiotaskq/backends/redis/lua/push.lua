@@ -45,7 +45,10 @@ for _, list in ipairs(lists) do
   end
   if list.free then number = number + length else insert_list(rows) end
 end
-for n = at, #ARGV do insert_list(cmsgpack.unpack(ARGV[n])) end
+for n = at, #ARGV do
+  local rows = cmsgpack.unpack(ARGV[n])
+  insert_list(admission and admission.enter(rows) or rows)
+end
 if admission then
   local full, most = admission.declare()
   if full then return {{}, {}, full, most} end

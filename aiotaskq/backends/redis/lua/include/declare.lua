@@ -6,6 +6,39 @@ local MANY = 1000  -- gates at which rows were parked: those of more are left to
 -- that are parked at each, and when the latest one was pushed.
 local named, declared, arrived, latest
 
+-- Let rows of a push pass their gate before they are written, if that is their only one, no other row waits there, and
+-- there is room for all of them: what is parked would be written, read and removed. Rows are as for insert_list().
+function admission.enter(rows)
+  use_gates()
+  local tools = gate_tools()
+  local lines, keys, latest = {}, {}, 0
+  for i = 3, #rows, 3 do
+    local row = tools.new_row(rows[i])
+    if row then
+      local key, line = row.place.gate, lines[row.place.gate]
+      if not line then
+        line = {}
+        lines[key], keys[#keys + 1] = line, key
+      end
+      line[#line + 1], row.at = row, i
+      line.stays = line.stays or row.stays
+      latest = math.max(latest, math.min(row.seq, tonumber(row.due)))
+    end
+  end
+  if not keys[1] or #keys > MANY then return rows end
+  local waits, free, closed_queues = read_flags('waited', keys), false, {}
+  for n, key in ipairs(keys) do free = free or waits[n] == 0 and not lines[key].stays end
+  if not free then return rows end
+  local texts = read_fields('gates', keys)
+  for _, name in ipairs(call('SMEMBERS', root .. 'paused')) do closed_queues[name] = true end
+  for n, key in ipairs(keys) do
+    local line = lines[key]
+    for _, row in ipairs(line) do line.stays = line.stays or closed_queues[queue_of(row.lane)] end
+    if waits[n] == 0 and not line.stays then tools.enter(key, texts[n], line, rows, latest) end
+  end
+  return rows
+end
+
 local function pushed_at(row, due) return math.min(tonumber(row.seq), due) end  -- as in core.parking
 
 function admission.note_push(id, row)

@@ -49,6 +49,41 @@ local function gate_tools()
     return count
   end
 
+  -- A new row that is parked at a gate, by its state; nil if it is not. It stays there if that is not its only gate, it is
+  -- not due, or it may expire.
+  local NEW_HEAD = '^pending %S+ %S+ %S+ (%S+) [23] (%d+) ()' .. PARKED .. '() %S+ (%d+) (%d+) ()'
+  local function new_row(state)
+    local expires, seq, from, to, long, names, at = match(state, NEW_HEAD)
+    if not expires then return nil end
+    local begin = at + long
+    local due, behind = match(state, '^(%d+) ()', begin)
+    local place = due and gated.read_place(sub(state, behind, begin + names - 1))
+    if not place or not place.gate then return nil end
+    return {
+      state = state, seq = tonumber(seq), from = from, to = to, names = begin, due = due, place = place,
+      lane = sub(state, at, begin - 1), stays = place.keys[2] or expires ~= '-' or tonumber(due) > tonumber(seq),
+    }
+  end
+
+  -- The state of a row that passes its last gate. The length of its names stays.
+  local function unparked(row, run_at)
+    return sub(row.state, 1, row.from - 1) .. run_at .. sub(row.state, row.to, row.names - 1) .. '-'
+      .. sub(row.state, row.names + 1)
+  end
+
+  -- Let all of these new rows pass a gate at which none waits, if they may.
+  local function enter(key, text, line, rows, now)
+    local gate = rule.parse_gate(text or '0 0 - 0 {}')
+    local declared = gated.declared_bounds(line[#line].place, 1)
+    local bounds = (text and gate.fixed) and gate.bounds or declared
+    if bounds.interval or gate.next_at or gate.closed > now or gated.is_rated(key) then return end
+    if text and not gate.fixed and gate.text ~= rule.bounds_text(declared) then return end
+    if #line > rule.free_slots(bounds, call('SCARD', root .. 'slots:' .. key)) then return end
+    for _, row in ipairs(line) do
+      rows[row.at] = unparked(row, row.place.shared and string.format('%.0f', now) or row.due)
+    end
+  end
+
   -- Let rows pass the gates that were touched, and then those behind them, first in, first out: a gate behind others
   -- sees what has passed all of them. Return whether there is a new time at which a gate may let a row pass.
   local function admit_touched()
@@ -166,8 +201,7 @@ local function gate_tools()
         else
           local run_at = due == '-' and instant(now) or due
           if place.shared and tonumber(run_at) < now then run_at = instant(now) end
-          state = sub(state, 1, row.from - 1) .. run_at .. sub(state, row.to, row.names - 1) .. '-'
-            .. sub(state, row.names + 1)
+          state = unparked(row, run_at)
           local due_rows = passed[lane]
           if not due_rows then
             due_rows = {}
@@ -307,7 +341,7 @@ local function gate_tools()
 
   known_tools = {
     gate_of = gate_of, save_gate = save_gate, make_due = make_due, count_waiting = count_waiting,
-    admit_touched = admit_touched, rule = rule,
+    admit_touched = admit_touched, rule = rule, new_row = new_row, enter = enter,
   }
   return known_tools
 end
