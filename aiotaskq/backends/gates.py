@@ -40,9 +40,10 @@ class Gates(ABC):
     async def mend(self, now: int) -> int:
         """Make the gates due at which tasks wait without a ``next_at``; return how many. Delete those without a use.
 
-        For tasks whose push was committed by a process that died, and for slots of rows that other programs deleted. A
-        gate is without a use if no task is there or holds a slot, its bounds are not fixed, and at ``now``, in
-        microseconds UTC, it is not closed and all tokens of its rate are there: a new one would let pass the same.
+        First a pause is brought to its end whose process died. For tasks whose push was committed by a process that
+        died, and for slots of rows that other programs deleted. A gate is without a use if no task is there or holds a
+        slot, its bounds are not fixed, and at ``now``, in microseconds UTC, it is not closed and all tokens of its rate
+        are there: a new one would let pass the same.
         """
 
     @abstractmethod

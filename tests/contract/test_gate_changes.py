@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.gates import Gates
 from aiotaskq.concurrency.clock import VirtualClock
@@ -119,3 +121,29 @@ async def test_a_pause_parks_at_the_first_of_several_gates_each(backend: Backend
     claimed = await backend.claim("o", NOW + SECOND, 10, lease_until=LEASE)
     assert {row.task_id for row in claimed} == {row.task_id for row in [*alone, *both]}
     assert (await counts())["wide"] == (3, 0)
+
+
+class Killed(Exception):
+    """The end of the process."""
+
+
+async def test_an_interrupted_pause_is_mended(shared_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = shared_store.backend
+    flow = Flow(gates=(("g", Bounds(cap=1)),))
+    paused, other = (parked(new(flow=flow, queue=name, seq=NOW + n), NOW) for n, name in enumerate(("a", "b")))
+    await backend.push([paused, other])
+
+    async def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend.gates, "pause", killed)
+        with pytest.raises(Killed):
+            await backend.set_paused("a", True)
+    assert await backend.claim("o", NOW, 9, lease_until=LEASE) == []
+    await backend.gates.mend(NOW)
+    await backend.gates.admit(NOW, 9)
+    (task,) = await backend.claim("o", NOW, 9, lease_until=LEASE)
+    assert task.task_id == other.task_id
+    (waits,) = await backend.get([paused.task_id])
+    assert waits is not None and waits.parked

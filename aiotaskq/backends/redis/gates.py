@@ -55,13 +55,15 @@ class RedisGates(Gates):
         return any_due
 
     async def mend(self, now: int) -> int:
-        count = 0
+        count, any_due = 0, False
+        for queue in await self._redis.command("SMEMBERS", f"{self._redis.root}paused"):
+            any_due = await self.pause(queue.decode(), True) or any_due
         keys = await self._keys()
         while keys:
             due, done = await self._redis.run(scripts.GATES_MEND, now, *keys[:MANY])
             count += due
             del keys[:done]
-        if count:
+        if count or any_due:
             self._listeners.notify(GATES)
         return count
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import BigInteger, Connection, String, bindparam, delete, false, func, select
 
-from aiotaskq.backends.sql.claim_statements import PENDING
+from aiotaskq.backends.sql.claim_statements import PAUSED, PENDING
 from aiotaskq.backends.sql.gate_statements import LIVE, PARKED_AT, STATUS, WAITS, locked, remove_slots
 from aiotaskq.backends.sql.rows import GATES, SLOTS, TASKS
 from aiotaskq.backends.sql.statement_size import chunks
@@ -44,6 +44,12 @@ _IDLE: Final = (
 _UNUSED: Final = select(g.key).where(*_IDLE)
 _DROP: Final = delete(GATES).where(g.key.in_(_KEYS), *_IDLE)
 _ORPHANS: Final = select(s.task_id).where(~select(c.task_id).where(c.task_id == s.task_id, LIVE).exists())
+
+
+def paused_with_ready(connection: Connection) -> list[str]:
+    """Return the paused queues of which tasks are ready behind gates: a process has died while it paused them."""
+    paused = [row[0] for row in run(connection, PAUSED, {}).fetchall()]
+    return [queue for queue in paused if keys_with_ready(connection, queue)]
 
 
 def keys_with_ready(connection: Connection, queue: str) -> list[str]:

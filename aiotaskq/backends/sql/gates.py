@@ -47,6 +47,8 @@ class SqlGates(Gates):
         return await self._database.read(sql.next_at)
 
     async def mend(self, now: int) -> int:
+        for queue in await self._database.read(repairs.paused_with_ready):
+            await self.pause(queue)
         forgotten = await self._database.read(repairs.forgotten)
         await self.make_due({key: _bounds(key, text) for key, text in forgotten.items()})
         await self._database.write(lambda c: repairs.drop_unused(c, now))

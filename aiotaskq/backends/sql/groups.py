@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncio import get_running_loop
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 from sqlalchemy import Connection, and_, delete, func, or_, select, true, update
@@ -21,10 +21,11 @@ from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.group_rows import GroupRows, add_group, add_members, to_group
-from aiotaskq.backends.sql.rows import GROUPS, LIVE, MEMBERS, TASKS, to_task
+from aiotaskq.backends.sql.rows import GROUPS, LIVE, MEMBERS, TASKS, read_flow
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.tasks import push, update_tasks
 from aiotaskq.core.coded import encoded
+from aiotaskq.core.gate import Flow
 from aiotaskq.core.groups import CANCEL, GroupState, Member, Plan, Tally, grown
 from aiotaskq.core.task import Status, Task
 
@@ -211,7 +212,7 @@ class SqlGroups(Groups):
     async def mend(self, now: int) -> int:
         wrong = 0
         while True:
-            children, *_ = await self._gates.write(lambda c, touched: _mend_children(c, touched, now))
+            children, *_ = await self._gates.write(lambda c, touched: mend_children(c, touched, now))
             wrong += children
             if children < MENDED:
                 break
@@ -247,20 +248,22 @@ def _mend_groups(connection: Connection, touched: Touched, ids: Sequence[str], n
     return len(tallies)
 
 
-def _mend_children(connection: Connection, touched: Touched, now: int) -> int:
+def mend_children(connection: Connection, touched: Touched, now: int) -> int:
+    """End children that wait for parents which are gone; return how many: at least ``MENDED``, or all of them."""
     rows = GroupRows(connection, touched, push)
-    query = select(TASKS).where(c.status == PENDING, c.waits > 0).order_by(c.task_id)
+    query = select(c.task_id, c.waits, c.flow).where(c.status == PENDING, c.waits > 0).order_by(c.task_id)
     wrong: list[tuple[Task, Task]] = []
-    for child in map(to_task, connection.execute(query)):
-        if _missing_parent(connection, child) is None:
+    for part in chunks(connection.execute(query).fetchall()):
+        children = [_Child(row.task_id, row.waits, _parents(row.flow)) for row in part]
+        if not (lost := _missing_parents(connection, children)):
             continue
-        # Again with the row locked: a parent may have ended, and been subtracted, between the two reads. From now on
+        # Again with the rows locked: a parent may have ended, and been subtracted, between the two reads. From now on
         # one that has not been subtracted counts as live, since its end is not committed yet.
-        locked = rows.tasks([child.task_id]).get(child.task_id)
-        if locked is None or not locked.parked or (gone := _missing_parent(connection, locked)) is None:
-            continue
-        wrong.append((Task(task_id=gone, type="deleted", status=Status.CANCELLED), locked))
-        if len(wrong) == MENDED:
+        locked = {task_id: task for task_id, task in rows.tasks(list(lost)).items() if task.parked}
+        children = [_Child(task.task_id, task.waits, _parents_of(task.flow)) for task in locked.values()]
+        for task_id, gone in _missing_parents(connection, children).items():
+            wrong.append((Task(task_id=gone, type="deleted", status=Status.CANCELLED), locked[task_id]))
+        if len(wrong) >= MENDED:
             break
     ends = Ends({}, [])
     for parent, child in wrong:
@@ -276,11 +279,29 @@ def _mend_children(connection: Connection, touched: Touched, now: int) -> int:
     return len(wrong)
 
 
-def _missing_parent(connection: Connection, child: Task) -> str | None:
-    """Return the id of a parent that is gone, if fewer parents than the child waits for have not ended; else None."""
-    parents = [] if child.flow is None else [task_id for task_id, _ in child.flow.parents]
-    found = {
-        row.task_id: row.status for row in connection.execute(select(c.task_id, c.status).where(c.task_id.in_(parents)))
-    }
-    gone = next((task_id for task_id in parents if task_id not in found), None)
-    return gone if sum(status in LIVE for status in found.values()) < child.waits else None
+class _Child(NamedTuple):
+    task_id: str
+    waits: int
+    parents: Sequence[str]
+
+
+def _parents(text: str | None) -> list[str]:
+    return _parents_of(read_flow(text)[0])
+
+
+def _parents_of(flow: Flow | None) -> list[str]:
+    return [] if flow is None else [task_id for task_id, _ in flow.parents]
+
+
+def _missing_parents(connection: Connection, children: Sequence[_Child]) -> dict[str, str]:
+    """Return, by the id of the child, a parent that is gone, where fewer parents than it waits for have not ended."""
+    status: dict[str, str] = {}
+    for part in chunks(sorted({parent for child in children for parent in child.parents})):
+        found = connection.execute(select(c.task_id, c.status).where(c.task_id.in_(part)))
+        status |= {row.task_id: row.status for row in found}
+    lost = {}
+    for child in children:
+        gone = next((parent for parent in child.parents if parent not in status), None)
+        if gone is not None and sum(status.get(parent) in LIVE for parent in child.parents) < child.waits:
+            lost[child.task_id] = gone
+    return lost

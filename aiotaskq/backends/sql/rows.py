@@ -129,7 +129,7 @@ def claimed(row: Sequence[Any], run: Task) -> Task:
     # fmt: on
     decoded, problem = _object("params", params)
     if flow is not None:
-        found, unknown = _flow(flow)
+        found, unknown = read_flow(flow)
         # It has passed all of its gates.
         run = replace(run, flow=found, gate=found.gates[-1][0] if found is not None and found.gates else None)
         problem = problem or unknown
@@ -169,7 +169,7 @@ def to_task(row: Sequence[Any]) -> Task:
     values["attempts"], problems["attempts"] = _tuple("attempts", texts["attempts"], _decode_attempts)
     for name in ("progress", "result"):
         values[name] = _value(texts[name])
-    values["flow"], unknown = _flow(values["flow"])
+    values["flow"], unknown = read_flow(values["flow"])
     for name, default in _NUMBERS:
         if type(values[name]) is not int:
             values[name] = default
@@ -221,7 +221,8 @@ def _tuple(
         return (), f"{column} cannot be read: {error}"
 
 
-def _flow(text: str | None) -> tuple[Flow | None, str | None]:
+def read_flow(text: str | None) -> tuple[Flow | None, str | None]:
+    """Return a flow, or why it cannot be read."""
     try:
         return (None if text is None else decode_flow(text)), None
     except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError) as error:
