@@ -17,7 +17,7 @@ _OPTION = re.compile(rf"\b({_HIDDEN}=)[^&\s]*", re.IGNORECASE)
 _LOGIN = re.compile(
     r"((?:[\w+]:?/{1,3}|\b(?:postgres|postgresql|mysql|mariadb|rediss?|valkey)(?:\+\w+)?:)[^\s:/@]*):\S*@"
 )
-_LOGIN_WITHOUT_USER = re.compile(r"\b((?:redis|rediss|valkey)://)[^\s:/@]+@")
+_LOGIN_WITHOUT_USER = re.compile(r"\b((?:redis|rediss|valkey)(?:\+\w+)?://)[^\s:/@]+@")
 _OPTION_OF_URL = re.compile(rf"([?&;]{_HIDDEN}=)[^&;\s'\"]*", re.IGNORECASE)
 
 

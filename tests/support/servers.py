@@ -151,6 +151,11 @@ class Server(ABC):
             except subprocess.TimeoutExpired:
                 self.kill()
 
+    def send(self, number: int) -> None:
+        """Send it a signal, as SIGSTOP and SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """Kill it with all its helpers (SIGKILL), as when its machine dies."""
         with self._lock:

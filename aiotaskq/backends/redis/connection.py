@@ -4,72 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, urlencode, urlsplit
 
+from aiotaskq.backends.redis.address import CONNECT_TIMEOUT, Address
 from aiotaskq.backends.redis.scripts import GATES_REQUIRED, Script
 from aiotaskq.backends.redis.wire import Wire, connected, pack
 from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
-from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, ValidationError, WrongLoop
 
 # isort: split
-from redis.asyncio.connection import parse_url
 from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 T = TypeVar("T")
 
-TIMEOUT = 10.0  # seconds for an answer
-CONNECT_TIMEOUT = 3.0  # seconds
 MAX_ARGUMENT = 512 * 1024 * 1024  # bytes: a server's default
 MAX_COMMAND = 1024 * 1024 * 1024  # bytes: a server's default
-PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-EVICTION = ("refuse", "any")
-
-
-class Address:
-    """A parsed URL: the server, the prefix of all keys, and whether any eviction policy is accepted.
-
-    ``redis://user:password@host:6379/0?prefix=aiotaskq&eviction=any``, with the options of redis-py in its query.
-    """
-
-    def __init__(self, url: str) -> None:
-        """Raises ValidationError for a URL or an option that is not valid."""
-        self.shown = mask(url)
-        scheme, _, rest = url.partition("://")
-        head, _, query = rest.partition("?")
-        options = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
-        self.prefix = options.pop("prefix", "aiotaskq")
-        if not PREFIX.fullmatch(self.prefix):
-            raise ValidationError(
-                f"url: prefix={self.prefix[:70]!r} must be 1 to 64 of letters, digits, '_', '.' and '-'"
-            )
-        eviction = options.pop("eviction", "refuse")
-        if eviction not in EVICTION:
-            raise ValidationError(f"url: eviction={eviction[:20]!r} is not one of {', '.join(EVICTION)}")
-        self.any_eviction = eviction == "any"
-        scheme = "rediss" if scheme.lower() == "rediss" else "redis"
-        try:
-            known: dict[str, Any] = dict(parse_url(f"{scheme}://{head}?{urlencode(options)}"))
-            urlsplit(f"{scheme}://{head}").port  # noqa: B018 - raises for an invalid port
-        except ValueError:  # its text may contain a part of the password
-            raise ValidationError(f"url: cannot be parsed (got {self.shown})") from None
-        if of_a_pool := {"max_connections", "timeout"} & known.keys():
-            raise ValidationError(f"url: {min(of_a_pool)} is an option of a pool of connections, and there is none")
-        self.options = {
-            "socket_timeout": TIMEOUT,
-            "socket_connect_timeout": CONNECT_TIMEOUT,
-            "protocol": 2,  # every server version answers in the same shape
-            **known,
-        }
-
-    @property
-    def root(self) -> str:
-        """The beginning of every key: one hash tag, so that all keys are in one slot of a cluster."""
-        return f"{{{self.prefix}}}:"
 
 
 class RedisConnections:
@@ -166,10 +117,26 @@ class RedisConnections:
         return [wire.lost for wire in self._wires]
 
     async def _connect(self, receive: Callable[[bytes], None] | None = None, **options: Any) -> Wire:
-        wire = await connected({**self.address.options, **self._moved, **options}, receive)
+        sentinels = self.address.sentinels
+        place = self._moved if sentinels is None else await sentinels.primary()
+        wire = await connected({**self.address.options, **place, **options}, receive)
         self._wires.add(wire)
         wire.lost.add_done_callback(lambda _lost: self._wires.discard(wire))
+        if sentinels is not None:
+            await self._check_primary(wire)
         return wire
+
+    async def _check_primary(self, wire: Wire) -> None:
+        """Close the connection and raise if the server is a replica: a sentinel may hear of a fail-over late."""
+        try:
+            (role, *_) = await wire.call(pack(("ROLE",)))
+        except ResponseError as error:
+            if not is_denied(error):
+                raise
+            return  # its user may not ask; a write to a replica is refused, too
+        if role != b"master":
+            wire.close()
+            raise LostConnection("the server that the sentinels name is no primary yet, or no more")
 
     async def _reconnected(self) -> Wire:
         async with self._connecting:
@@ -249,13 +216,17 @@ class RedisConnections:
                     # All our keys are in one slot, so they are on one node of a cluster; which node can change.
                     self._leave(wire, {"host": place[0] or self._host(), "port": place[1]})
                     continue
-                if "READONLY" in str(error):  # the server has become a replica
+                if "READONLY" in str(error):  # the server has become a replica, and has written nothing
                     self._leave(wire)
+                    if self.address.sentinels is not None:
+                        continue
                 raise
             except (RedisError, OSError):
                 if self._moved:
                     self._leave(wire)  # the node in the URL knows which node has our slot now
                 raise
+        if self.address.sentinels is not None:
+            raise DatabaseUnavailable(f"{self.shown}: the server that the sentinels name is a replica")
         raise DatabaseUnavailable(f"{self.shown}: the cluster sends us from node to node")
 
     def _host(self) -> str:
@@ -318,9 +289,14 @@ def _message_of(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if "'maxmemory'" in text:
         return "the server's memory is full, nothing was written; purge ended tasks, or raise its maxmemory"
-    if isinstance(error, NoPermissionError) or text.startswith("NOPERM"):
+    if is_denied(error):
         return f"the user may not do this; it needs its commands, and all keys and channels under the prefix ({text})"
     return text
+
+
+def is_denied(error: BaseException) -> bool:
+    """Whether the server has answered that the user may not do this."""
+    return isinstance(error, NoPermissionError) or str(error).startswith("NOPERM")
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -66,12 +66,20 @@ async def test_a_cluster_and_a_slot_that_moves(prefix: str) -> None:  # G-8, G-4
             assert await same.delete([task.task_id]) == 1
             await every_verb(same)
             await hears(backend, same)
+            # Another namespace is on the other node, whichever node its URL names.
+            names = (f"{prefix}.{n}" for n in range(100))
+            apart = next(n for n in names if (owner.ask("CLUSTER", "KEYSLOT", f"{{{n}}}:") < 8192) != (slot < 8192))
+            async with opened(owner.url(apart)) as other:
+                await every_verb(other)
+                assert await other.count_ready(NOW) and stranger.ask("DBSIZE")
             # The slot goes to the other node, empty; both hear of it.
             name, former = (node.ask("CLUSTER MYID").decode() for node in (stranger, owner))
             owner.ask("FLUSHALL")
             # Without these two the new owner gets no newer epoch, and what the nodes still say to each other undoes it.
             stranger.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", former)
             owner.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", name)
+            with pytest.raises(DatabaseUnavailable, match="ASK"):
+                await pushed(same)
             for node in (stranger, owner):
                 node.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
             again = await pushed(same)

@@ -10,8 +10,8 @@ import pytest
 
 from aiotaskq.backends import connect
 from aiotaskq.backends.listeners import READY
+from aiotaskq.backends.redis.address import Address
 from aiotaskq.backends.redis.backend import RedisBackend
-from aiotaskq.backends.redis.connection import Address
 from aiotaskq.errors import ClosedError, ValidationError, WrongLoop
 from tests.backends.redis.stores import opened, run_program
 from tests.support.programs import ROOT

@@ -9,7 +9,7 @@ import pytest
 from aiotaskq import DatabaseUnavailable, TaskQ, ValidationError
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.redis.connection import Address
+from aiotaskq.backends.redis.address import Address
 from aiotaskq.core.task import Status, TaskFilter
 from tests.backends.redis.stores import every_verb, opened, own_server
 from tests.support.rows import LEASE, NOW, completed, ids, new, pushed, worker_info

@@ -1,0 +1,107 @@
+"""The URL of a Redis store: the server or the sentinels, the prefix of all keys, and the options of redis-py."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from aiotaskq.backends.redis.sentinels import Sentinels
+from aiotaskq.core.extras import missing
+from aiotaskq.core.masking import mask
+from aiotaskq.errors import ValidationError
+
+try:
+    from redis.asyncio.connection import parse_url
+except ModuleNotFoundError as error:
+    raise missing((error.name or "redis").partition(".")[0], "redis") from None
+
+TIMEOUT = 10.0  # seconds for an answer
+CONNECT_TIMEOUT = 3.0  # seconds
+SENTINEL_PORT = 26379
+PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+EVICTION = ("refuse", "any")
+
+
+class Address:
+    """A parsed URL: the server, the prefix of all keys, and whether any eviction policy is accepted.
+
+    ``redis://user:password@host:6379/0?prefix=aiotaskq&eviction=any``, with the options of redis-py in its query. With
+    sentinels: ``redis+sentinel://user:password@a:26379,b:26379/name?db=0``, where user and password are those of the
+    servers, and ``sentinel_username`` and ``sentinel_password`` in the query those of the sentinels.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Raises ValidationError for a URL or an option that is not valid."""
+        self.shown = mask(url)
+        scheme, _, rest = url.partition("://")
+        head, _, query = rest.partition("?")
+        options = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
+        self.prefix = options.pop("prefix", "aiotaskq")
+        if not PREFIX.fullmatch(self.prefix):
+            raise ValidationError(
+                f"url: prefix={self.prefix[:70]!r} must be 1 to 64 of letters, digits, '_', '.' and '-'"
+            )
+        eviction = options.pop("eviction", "refuse")
+        if eviction not in EVICTION:
+            raise ValidationError(f"url: eviction={eviction[:20]!r} is not one of {', '.join(EVICTION)}")
+        self.any_eviction = eviction == "any"
+        base, _, how = scheme.lower().partition("+")
+        if how not in ("", "sentinel"):
+            raise ValidationError(
+                f"url: {scheme}:// is unknown (got {self.shown}); use {base}:// or {base}+sentinel://"
+            )
+        login: dict[str, Any] = {
+            name: value for name in ("username", "password") if (value := options.pop(f"sentinel_{name}", None))
+        }
+        if login and not how:
+            raise ValidationError("url: sentinel_username and sentinel_password need redis+sentinel://")
+        hosts: list[tuple[str, int]] = []
+        name = ""
+        if how:
+            head, hosts, name = self._sentinel_parts(head)
+        try:
+            scheme = "rediss" if base == "rediss" else "redis"
+            known: dict[str, Any] = dict(parse_url(f"{scheme}://{head}?{urlencode(options)}"))
+            urlsplit(f"{scheme}://{head}").port  # noqa: B018 - raises for an invalid port
+        except ValueError:  # its text may contain a part of the password
+            raise ValidationError(f"url: cannot be parsed (got {self.shown})") from None
+        if of_a_pool := {"max_connections", "timeout"} & known.keys():
+            raise ValidationError(f"url: {min(of_a_pool)} is an option of a pool of connections, and there is none")
+        self.options = {
+            "socket_timeout": TIMEOUT,
+            "socket_connect_timeout": CONNECT_TIMEOUT,
+            "protocol": 2,  # every server version answers in the same shape
+            **known,
+        }
+        self.sentinels: Sentinels | None = None
+        """What knows the primary, for a URL with sentinels: its host is not in ``options``."""
+        if hosts:
+            encrypted = {word: value for word, value in known.items() if word.startswith("ssl_")}
+            if base == "rediss":
+                encrypted["ssl"] = True
+            seconds = self.options["socket_connect_timeout"]
+            self.sentinels = Sentinels(hosts, name, seconds, {**login, **encrypted})
+
+    def _sentinel_parts(self, head: str) -> tuple[str, list[tuple[str, int]], str]:
+        """Return what is before the query without the sentinels, the sentinels, and the name of the primary."""
+        places, _, name = head.partition("/")
+        login, at, places = places.rpartition("@")
+        hosts: list[tuple[str, int]] = []
+        try:
+            for place in places.split(","):
+                parsed = urlsplit(f"//{place}")
+                hosts.append((parsed.hostname or "", parsed.port or SENTINEL_PORT))
+        except ValueError:
+            hosts = []
+        if not name or "/" in name or not hosts or not all(host for host, _ in hosts):
+            raise ValidationError(
+                f"url: sentinels and the name of their primary are needed (got {self.shown}), as in "
+                "redis+sentinel://a:26379,b:26379/mymaster?db=0"
+            )
+        return f"{login}{at}sentinel", hosts, name
+
+    @property
+    def root(self) -> str:
+        """The beginning of every key: one hash tag, so that all keys are in one slot of a cluster."""
+        return f"{{{self.prefix}}}:"
