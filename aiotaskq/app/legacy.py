@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -251,14 +251,31 @@ def preview(
     timezone: str | None = None,
     after: datetime | None = None,
     count: int = 5,
+    calendar: str | None = None,
+    calendar_rule: str = "skip_holidays",
+    blackout: str | Sequence[str] = (),
+    blackout_policy: str = "skip",
 ) -> list[datetime]:
     """Return the next ``count`` instants of a schedule, strictly after ``after`` (default now), as aware datetimes.
 
     Exactly one of ``cron``, ``interval`` (seconds or timedelta) and ``at``; ``timezone`` is an IANA name, default the
-    system's. Raises ValidationError (CronError for a cron expression) naming the argument.
+    system's. What the calendar or a blackout window skips is left out; what a window delays is given by its end. Raises
+    ValidationError (CronError for a cron expression) naming the argument, and MissingExtra for a calendar without the
+    extra ``calendars``.
     """
-    now = SystemClock().now()
-    return _preview(cron=cron, interval=interval, at=at, timezone=timezone, after=after, count=count, now=now)
+    return _preview(
+        cron=cron,
+        interval=interval,
+        at=at,
+        timezone=timezone,
+        after=after,
+        count=count,
+        calendar=calendar,
+        calendar_rule=calendar_rule,
+        blackout=blackout,
+        blackout_policy=blackout_policy,
+        now=SystemClock().now(),
+    )
 
 
 async def push_task(task: Mapping[str, Any], priority: int = 0) -> str:

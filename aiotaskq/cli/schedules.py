@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated
 
-import msgspec
 import typer
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.application import is_handled, load_quietly, warn_of_unknown
 from aiotaskq.cli.i18n import Message, marked, tr
 from aiotaskq.cli.ids import schedule_id_of, short_schedule_ids
-from aiotaskq.cli.layout import Column, width_of_output
+from aiotaskq.cli.layout import width_of_output
 from aiotaskq.cli.options import (
     DEFAULT_DB,
     App,
@@ -28,12 +28,16 @@ from aiotaskq.cli.options import (
     store_of,
 )
 from aiotaskq.cli.output import echo, echo_json, echo_table, json_text
+from aiotaskq.cli.schedules_table import SECONDS, as_dict, columns, history_columns, in_seconds, record_dict
 from aiotaskq.cli.store_access import each, hidden, instant, read_params, read_time, with_tq
-from aiotaskq.cli.times import Utc, duration, local
+from aiotaskq.cli.times import Utc, local
 from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.backfill import LIMIT, MAX_LIMIT
+from aiotaskq.core.instants import instant as of_time
+from aiotaskq.core.instants import to_datetime, to_iso
 from aiotaskq.core.preview import preview as next_times
+from aiotaskq.core.preview import upcoming, zone_of
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import SECOND
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import printable
 
@@ -52,7 +56,25 @@ ScheduleZone = Annotated[
     str | None,
     option("--timezone", help=tr("Time zone, as Europe/Berlin; default that of the TaskQ (--app), then the system's.")),
 ]
-LISTED = tuple(map(marked, ("SCHEDULE_ID", "NAME", "TYPE", "WHEN", "NEXT", "RUNS", "STATE")))
+ScheduleName = Annotated[
+    str,
+    typer.Argument(metavar="SCHEDULE", help=tr("An id, a name, or the beginning of an id."), show_default=False),
+]
+CalendarName = Annotated[
+    str | None, option("--calendar", help=tr("Calendar of holidays: a country or a part of one, as DE or DE-BY."))
+]
+CalendarRule = Annotated[
+    str, option(help=tr("What the calendar leaves out: skip_holidays, or working_days for all but working days."))
+]
+Blackout = Annotated[
+    list[str] | None,
+    option(
+        "--blackout",
+        metavar="WINDOW",
+        help=tr("A window without starts, as 22:00-06:00, 2026-12-24 or 2026-12-24/2027-01-02; repeat it for more."),
+    ),
+]
+BlackoutPolicy = Annotated[str, option(help=tr("What is due in a window: skip, or delay until its end."))]
 
 
 @app.command("list", cls=Command, help=tr("List schedules in the order in which they were added."))
@@ -69,49 +91,17 @@ def list_schedules(
     found = with_tq(db, lambda tq: tq.scheduler.list(), schedules)
     shown = [schedule for schedule in found if schedule.enabled or not enabled]
     if json:
-        echo_json([_as_dict(schedule, params) for schedule in shown])
+        echo_json([as_dict(schedule, params) for schedule in shown])
     elif shown:
         ids = {} if width_of_output() is None else short_schedule_ids(found)
-        echo_table(_columns(shown, ids, params, utc))
+        echo_table(columns(shown, ids, params, utc))
     else:
         echo(tr("no schedules"))
 
 
-def _columns(found: Sequence[Schedule], ids: Mapping[str, str], params: bool, utc: bool) -> list[Column]:
-    columns = [
-        Column(header=LISTED[0], cells=[ids.get(each.task_id, each.task_id) for each in found], rank=1),
-        Column(header=LISTED[1], cells=[each.name for each in found], least=12, good=24),
-        Column(header=LISTED[2], cells=[each.task_type for each in found], rank=4, least=10, good=16),
-        Column(header=LISTED[3], cells=[_when(each, utc) for each in found], least=15, good=28),
-        Column(header=LISTED[4], cells=[local(each.due, utc, short=True) or "-" for each in found]),
-        Column(header=LISTED[5], cells=[_runs(each) for each in found], rank=3),
-        Column(header=LISTED[6], cells=[_state(each) for each in found], style=_style),
-    ]
-    if params:
-        columns.append(Column(header=marked("PARAMS"), cells=[json_text(each.params) for each in found], least=20))
-    return columns
-
-
-def _runs(schedule: Schedule) -> str:
-    return f"{schedule.run_count:,}" + (f"/{schedule.max_runs:,}" if schedule.max_runs else "")
-
-
-def _state(schedule: Schedule) -> str:
-    if schedule.enabled:
-        return tr("enabled")
-    return tr("finished") if schedule.due is None else tr("paused")
-
-
-def _style(state: object) -> str:
-    return {tr("enabled"): "green", tr("paused"): "yellow"}.get(str(state), "")
-
-
 @app.command("show", cls=Command, help=tr("Show one schedule; its params only with --params."))
 def show(
-    name: Annotated[
-        str,
-        typer.Argument(metavar="SCHEDULE", help=tr("An id, a name, or the beginning of an id."), show_default=False),
-    ],
+    name: ScheduleName,
     db: Db = DEFAULT_DB,
     schedules: SchedulesUrl = None,
     params: Params = False,
@@ -122,48 +112,18 @@ def show(
         return await tq.scheduler.get(await schedule_id_of(tq, name))
 
     schedule = with_tq(db, work, schedules)
-    values = _as_dict(schedule, params)
+    values = as_dict(schedule, params)
     if json:
         echo_json(values)
         return
-    values.update({field: local(_in_seconds(getattr(schedule, field)), utc) for field in SECONDS})
+    values.update({field: local(in_seconds(getattr(schedule, field)), utc) for field in SECONDS})
     values["next_run_at"] = local(schedule.due, utc)
+    values["blackout"] = ", ".join(schedule.blackout) or None
     values["params"] = json_text(schedule.params) if params else hidden(schedule.params) if schedule.params else None
     width = max(map(len, values))
     for field, value in values.items():
-        if value not in (None, False):
+        if value not in (None, False) and not (field == "jitter" and value == 0):
             echo(f"{field:<{width}}  {printable(value, 20_000)}".rstrip())
-
-
-SECONDS = ("execute_at", "last_run_at", "created_at", "updated_at")
-
-
-def _when(schedule: Schedule, utc: bool) -> str:
-    match schedule.schedule_type:
-        case "cron":
-            return f"{schedule.cron_expression} {schedule.timezone or ''}".strip()
-        case "interval":
-            return tr("every {time}", time=duration((schedule.interval_seconds or 0) * SECOND))
-        case "once" if schedule.due is not None:
-            return tr("once")  # the next time is in the table
-        case "once":
-            return tr("once, {time}", time=local(_in_seconds(schedule.execute_at), utc, short=True))
-        case other:  # an adopted row may say anything
-            return str(other)
-
-
-def _in_seconds(seconds: int | None) -> int | None:
-    return None if seconds is None else seconds * SECOND
-
-
-def _as_dict(schedule: Schedule, params: bool) -> dict[str, Any]:
-    values = msgspec.structs.asdict(schedule)
-    for name in SECONDS:
-        values[name] = instant(_in_seconds(values[name]))
-    values["next_run_at"] = instant(schedule.due)
-    for name in ("next_run_us", "outbox", "version") if params else ("next_run_us", "outbox", "version", "params"):
-        del values[name]
-    return values
 
 
 @app.command("add", cls=Command, help=tr("Add a schedule by --cron, --interval or --at; prints its id."))
@@ -200,6 +160,16 @@ def add(
     overlap: Annotated[
         str, option(help=tr("Overlap policy, while earlier tasks have not ended: allow, skip or buffer_one."))
     ] = "allow",
+    catch_up: Annotated[
+        int | None, option(min=1, metavar="SECONDS", help=tr("Skip what is later than this."), show_default=False)
+    ] = None,
+    jitter: Annotated[
+        int, option(min=0, metavar="SECONDS", help=tr("Start each task later by a part of these seconds."))
+    ] = 0,
+    calendar: CalendarName = None,
+    calendar_rule: CalendarRule = "skip_holidays",
+    blackout: Blackout = None,
+    blackout_policy: BlackoutPolicy = "skip",
     queue: Annotated[str, option(help=tr("The queue of its tasks."))] = "default",
     priority: Annotated[int, option(help=tr("The priority of its tasks; smaller numbers run first."))] = 0,
     max_retries: Annotated[int, option(min=0, help=tr("Maximum number of retries of its tasks."))] = 3,
@@ -232,6 +202,12 @@ def add(
             max_runs=max_runs,
             misfire=misfire,
             overlap=overlap,
+            catch_up=catch_up,
+            jitter=jitter,
+            calendar=calendar,
+            calendar_rule=calendar_rule,
+            blackout=blackout or (),
+            blackout_policy=blackout_policy,
             queue=queue,
             priority=priority,
             max_retries=max_retries,
@@ -242,7 +218,7 @@ def add(
         return await tq.scheduler.get(schedule)
 
     found = with_tq(url, work, schedules, application)
-    echo_json(_as_dict(found, False)) if json else echo(printable(found.task_id))
+    echo_json(as_dict(found, False)) if json else echo(printable(found.task_id))
 
 
 @app.command("pause", cls=Command, help=tr("Pause schedules: they do not fire until they are resumed."))
@@ -290,16 +266,90 @@ async def _delete(tq: TaskQ, schedule_id: str) -> Message:
     return Message(marked("deleted"))
 
 
+@app.command("history", cls=Command, help=tr("Show what a schedule fired and skipped, and why; the newest first."))
+def history(
+    name: ScheduleName, db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, utc: Utc = False, json: Json = False
+) -> None:
+    async def work(tq: TaskQ) -> Schedule:
+        return await tq.scheduler.get(await schedule_id_of(tq, name))
+
+    schedule = with_tq(db, work, schedules)
+    records = schedule.history[::-1]
+    if json:
+        echo_json([record_dict(schedule, each) for each in records])
+    elif records:
+        echo_table(history_columns(records, utc))
+    else:
+        echo(tr("nothing was due yet"))
+
+
+@app.command(
+    "backfill",
+    cls=Command,
+    short_help=tr("Push a task for each due time of a past span that has fired none."),
+    help=tr("Push a task for each due time of a past span that has fired none. A second call pushes nothing twice."),
+)
+def backfill(
+    name: ScheduleName,
+    since: Annotated[
+        str,
+        option(
+            metavar="TIME",
+            help=tr("The first time, as 2026-03-28T12:00; without an offset in the zone of the schedule."),
+            show_default=False,
+        ),
+    ],
+    until: Annotated[
+        str | None, option(metavar="TIME", help=tr("The time before which it ends; default now."), show_default=False)
+    ] = None,
+    limit: Annotated[
+        int, option(min=1, max=MAX_LIMIT, help=tr("The most tasks; more due times are an error."))
+    ] = LIMIT,
+    dry_run: Annotated[bool, option("--dry-run", help=tr("Only print the due times."))] = False,
+    db: Db = DEFAULT_DB,
+    schedules: SchedulesUrl = None,
+    utc: Utc = False,
+    json: Json = False,
+) -> None:
+    async def work(tq: TaskQ) -> Sequence[datetime]:
+        schedule = await tq.scheduler.get(await schedule_id_of(tq, name))
+        begin = read_time("since", since, schedule.timezone)
+        end = None if until is None else read_time("until", until, schedule.timezone)
+        return await tq.scheduler.backfill(schedule.task_id, begin, end, limit=limit, dry_run=dry_run)
+
+    found = with_tq(db, work, schedules)
+    if json:
+        echo_json(
+            {"due_times": [to_iso(of_time("due", time)) for time in found], "pushed": 0 if dry_run else len(found)}
+        )
+        return
+    for time in found:
+        echo(local(of_time("due", time), utc) or "")
+    text = tr("{count} tasks would be pushed") if dry_run else tr("{count} tasks pushed")
+    echo(text.format(count=f"{len(found):,}"))
+
+
 @app.command(
     "preview",
     cls=Command,
-    short_help=tr("Print the next times of a cron expression."),
-    help=tr('Print the next times of a cron expression, quoted as "0 2 * * *".'),
+    short_help=tr("Print the next times of a cron expression, or of a schedule."),
+    help=tr('Print the next times of a cron expression, quoted as "0 2 * * *", or of a schedule, with --schedule.'),
 )
 def preview(
     expression: Annotated[
-        str, typer.Argument(metavar="EXPR", help=tr("Cron: 5 fields, or 6 with the seconds first."), show_default=False)
-    ],
+        str | None,
+        typer.Argument(metavar="EXPR", help=tr("Cron: 5 fields, or 6 with the seconds first."), show_default=False),
+    ] = None,
+    name: Annotated[
+        str | None,
+        option(
+            "--schedule",
+            metavar="SCHEDULE",
+            help=tr("A stored schedule instead: its next due times, when their tasks start, and which are skipped."),
+        ),
+    ] = None,
+    db: Db = DEFAULT_DB,
+    schedules: SchedulesUrl = None,
     timezone: Zone = None,
     count: Annotated[int, option(min=1, max=1_000, help=tr("Number of times."))] = 5,
     after: Annotated[
@@ -309,16 +359,68 @@ def preview(
             help=tr("Start after this time, as 2026-03-28T12:00; without an offset it is in --timezone."),
         ),
     ] = None,
+    calendar: CalendarName = None,
+    calendar_rule: CalendarRule = "skip_holidays",
+    blackout: Blackout = None,
+    blackout_policy: BlackoutPolicy = "skip",
     json: Json = False,
 ) -> None:
+    if (expression is None) == (name is None):
+        raise ValidationError(tr("preview: exactly one of a cron expression and --schedule is needed"))
+    if name is not None:
+        _preview_stored(db, schedules, name, count, json)
+        return
     start = None if after is None else read_time("after", after, timezone)
-    now = SystemClock().now()
-    times = next_times(cron=expression, timezone=timezone, after=start, count=count, now=now)
+    times = next_times(
+        cron=expression,
+        timezone=timezone,
+        after=start,
+        count=count,
+        calendar=calendar,
+        calendar_rule=calendar_rule,
+        blackout=blackout or (),
+        blackout_policy=blackout_policy,
+        now=SystemClock().now(),
+    )
     if json:
         echo_json([time.isoformat() for time in times])
         return
     for time in times:
-        echo(f"{tr(f'{time:%a}')} {time.isoformat(sep=' ')}")
+        echo(_shown(time))
+
+
+def _preview_stored(db: str | None, schedules: str | None, name: str, count: int, json: bool) -> None:
+    async def work(tq: TaskQ) -> Schedule:
+        return await tq.scheduler.get(await schedule_id_of(tq, name))
+
+    schedule = with_tq(db, work, schedules)
+    zone = zone_of(schedule)
+    runs = upcoming(schedule, count)
+    if json:
+        echo_json(
+            [
+                {
+                    "due": to_datetime(run.due, zone).isoformat(),
+                    "start": to_datetime(run.start, zone).isoformat(),
+                    "skipped": run.skipped,
+                }
+                for run in runs
+            ]
+        )
+        return
+    for run in runs:
+        line = _shown(to_datetime(run.due, zone))
+        if run.skipped is not None:
+            line += "  " + tr("skipped: {reason}", reason=tr(run.skipped))
+        elif run.start != run.due:
+            line += "  " + tr("starts {time}", time=to_datetime(run.start, zone).isoformat(sep=" ", timespec="seconds"))
+        echo(line)
+    if not runs:
+        echo(tr("it is finished and will not run again"))
+
+
+def _shown(time: datetime) -> str:
+    return f"{tr(f'{time:%a}')} {time.isoformat(sep=' ')}"
 
 
 DAYS = tuple(map(marked, ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")))

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 import functools
+import threading
 from datetime import date
 from typing import Any, Final
 
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.extras import missing
 
+_LOCK: Final = threading.Lock()  # a calendar adds the holidays of a year when it is first asked about it
 RULES: Final = ("skip_holidays", "working_days")
 
 
@@ -40,17 +42,11 @@ def day_off(calendar: str, rule: str, day: date) -> str | None:
     Raises as ``check_calendar``; NotImplementedError for an unknown calendar.
     """
     known = _calendar(calendar)
-    if rule == "working_days":
-        if known.is_working_day(day):
-            return None
-        return "holiday" if day in known else "weekend"
-    return "holiday" if day in known else None
-
-
-def holiday_name(calendar: str, day: date) -> str | None:
-    """Return the name of the holiday; None if the day is none."""
-    name: str | None = _calendar(calendar).get(day)
-    return name
+    with _LOCK:
+        holiday = day in known
+        if rule == "working_days":
+            return None if known.is_working_day(day) else "holiday" if holiday else "weekend"
+        return "holiday" if holiday else None
 
 
 @functools.lru_cache(maxsize=64)

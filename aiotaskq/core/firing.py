@@ -81,7 +81,7 @@ def fire(schedule: Schedule, now: int, active: int = 0) -> Firing:
         schedule=after,
         tasks=tuple(
             [
-                _task(schedule, derived_id(schedule.task_id, each), now, start, each)
+                task_for(schedule, derived_id(schedule.task_id, each), now, start, each)
                 for each, start, reason in verdicts
                 if reason is None
             ]
@@ -100,7 +100,7 @@ def run_now(schedule: Schedule, now: int, task_id: str) -> tuple[Schedule, Task]
         updated_at=now // SECOND,
         history=recorded(schedule.history, [FiringRecord(now, "run_now", task_id=task_id)]),
     )
-    return (after.without_due() if after.finished else after), _task(schedule, task_id, now, now)
+    return (after.without_due() if after.finished else after), task_for(schedule, task_id, now, now)
 
 
 def brought_near(schedule: Schedule, now: int, differ: int = CLOCKS_DIFFER) -> Schedule:
@@ -186,7 +186,8 @@ def _records(verdicts: list[tuple[int, int, str | None]], first: int, unlisted: 
     return records
 
 
-def _task(schedule: Schedule, task_id: str, now: int, start: int, due: int | None = None) -> Task:
+def task_for(schedule: Schedule, task_id: str, now: int, start: int, due: int | None = None) -> Task:
+    """Return a task of a schedule, made ``now``, that may start at ``start``, for a due time if it has one."""
     return Task(
         task_id=task_id,
         type=schedule.task_type,

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from typing import Final
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 from aiotaskq.core.cron import Cron, check_timezone, local_timezone
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.instants import instant, to_datetime
-from aiotaskq.core.schedule import Schedule, following
+from aiotaskq.core.planning import planned
+from aiotaskq.core.schedule import Schedule, check_skips, following
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.validation import TEN_YEARS, check_int
+
+_WALK: Final = 20_000  # due times that are looked at, of which a calendar or a window may skip any number
+
+
+class PlannedRun(msgspec.Struct, frozen=True):
+    """A due time of a schedule, and what becomes of it. Instants in microseconds UTC."""
+
+    due: int
+    start: int
+    """When its task may start: later than ``due`` by jitter, or by a window whose policy is ``delay``."""
+    skipped: str | None = None
+    """Why it is skipped: holiday, weekend or blackout."""
 
 
 def preview(
@@ -22,18 +39,27 @@ def preview(
     timezone: str | None = None,
     after: datetime | None = None,
     count: int = 5,
+    calendar: str | None = None,
+    calendar_rule: str = "skip_holidays",
+    blackout: str | Sequence[str] = (),
+    blackout_policy: str = "skip",
     now: int,
 ) -> list[datetime]:
     """The next ``count`` (1 to 1,000) instants of a schedule as aware datetimes in its time zone.
+
+    Those that its calendar or its blackout windows skip are left out; one that a window delays is given by the end of
+    the window.
 
     Args:
         cron, interval, at: exactly one; ``interval`` in seconds, ``at`` in epoch seconds or as an aware datetime.
         timezone: an IANA name; default the system's local zone.
         after: an aware datetime, default now; only instants strictly later count.
+        calendar, calendar_rule, blackout, blackout_policy: as of ``Scheduler.add_scheduler_task``.
         now: microseconds UTC.
 
     Raises:
         ValidationError: naming the argument.
+        MissingExtra: a calendar is given, and the extra ``calendars`` is not installed.
     """
     if sum(each is not None for each in (cron, interval, at)) != 1:
         raise ValidationError("preview: exactly one of cron, interval and at is needed")
@@ -46,9 +72,7 @@ def preview(
         start = instant("after", after)
     dues: Iterable[int]
     if cron is not None:
-        parsed, dues = Cron.parse(cron, zone.key), []
-        while len(dues) < count:
-            dues.append(parsed.next_after(dues[-1] if dues else start))
+        dues = _of_cron(Cron.parse(cron, zone.key), start)
     elif interval is not None:
         seconds: object = interval
         if isinstance(interval, timedelta):
@@ -56,39 +80,76 @@ def preview(
                 raise ValidationError(f"interval: whole seconds are needed (got {interval})")
             seconds = interval // timedelta(seconds=1)
         step = check_int("interval", seconds, 1, TEN_YEARS) * SECOND
-        dues = range(start + step, start + step * count + 1, step)
+        dues = itertools.count(start + step, step)
     else:
         once = instant("at", at)
         dues = [once] if once > start else []
-    return _in_zone(dues, zone)
+    skips = check_skips(calendar, calendar_rule, blackout, blackout_policy)
+    if skips["calendar"] is not None or skips["blackout"]:
+        rules = Schedule(
+            task_id="", name="", task_type="", schedule_type="", created_at=0, updated_at=0, timezone=zone.key, **skips
+        )
+        runs = (planned(rules, due) for due in itertools.islice(dues, _WALK))
+        dues = (start for start, skipped in runs if skipped is None)
+    return _in_zone(itertools.islice(dues, count), zone)
 
 
-def upcoming(schedule: Schedule, count: int) -> list[datetime]:
-    """Return the next instants, at most ``count``, at which a stored schedule is due, in its time zone.
+def upcoming(schedule: Schedule, count: int, *, fired: bool = False, until: int | None = None) -> list[PlannedRun]:
+    """Return the next due times of a stored schedule, at most ``count``, and what becomes of each.
 
-    A paused schedule is treated as if it were resumed now; one that is finished has none. Raises ScheduleStuck for an
-    adopted schedule that never becomes due again, CronError for an expression that has no further times.
+    A paused schedule is treated as if it were resumed now; one that is finished has none.
+
+    Args:
+        fired: leave out what is skipped. Of the next 20,000 due times, if there are so few that are not.
+        until: leave out what is due then or later; microseconds UTC.
+
+    Raises:
+        ScheduleStuck: an adopted schedule never becomes due again.
+        CronError: the expression has no further times.
+        ValidationError: the calendar or a window cannot be read.
+        MissingExtra: the schedule has a calendar, and the extra ``calendars`` is not installed.
     """
-    if schedule.due is None:
-        return []
-    dues = [schedule.due]
-    if schedule.max_runs:
-        count = min(count, schedule.max_runs - schedule.run_count)
-    while len(dues) < count and schedule.schedule_type != "once":
-        dues.append(following(schedule, dues[-1]))
-    return _in_zone(dues, check_timezone(schedule.timezone or local_timezone()))
+    found: list[PlannedRun] = []
+    left = schedule.max_runs - schedule.run_count if schedule.max_runs else count
+    for due in itertools.islice(_of_schedule(schedule), _WALK):
+        if left <= 0 or (until is not None and due >= until):
+            break
+        run = PlannedRun(due, *planned(schedule, due))
+        left -= run.skipped is None
+        if not fired or run.skipped is None:
+            found.append(run)
+        if len(found) >= count:
+            break
+    return found
 
 
-def upcoming_until(schedule: Schedule, until: int, count: int) -> list[int]:
-    """Return the same, at most ``count``, before an instant, all in microseconds UTC. Raises as ``upcoming``."""
-    dues: list[int] = []
+def next_start(schedule: Schedule) -> int | None:
+    """Return when the next task of a schedule may start, in microseconds UTC; None when nothing more is planned.
+
+    Raises as ``upcoming``.
+    """
+    if schedule.plain or schedule.due is None:
+        return schedule.due
+    return next((run.start for run in upcoming(schedule, 1, fired=True)), None)
+
+
+def _of_cron(cron: Cron, start: int) -> Iterator[int]:
+    due = start
+    while True:
+        due = cron.next_after(due)
+        yield due
+
+
+def _of_schedule(schedule: Schedule) -> Iterator[int]:
     due = schedule.due
-    if schedule.max_runs:
-        count = min(count, schedule.max_runs - schedule.run_count)
-    while due is not None and due < until and len(dues) < count:
-        dues.append(due)
-        due = following(schedule, due) if schedule.schedule_type != "once" else None
-    return dues
+    while due is not None:
+        yield due
+        due = None if schedule.schedule_type == "once" else following(schedule, due)
+
+
+def zone_of(schedule: Schedule) -> ZoneInfo:
+    """Return the time zone in which the times of a schedule are shown."""
+    return check_timezone(schedule.timezone or local_timezone())
 
 
 def _in_zone(dues: Iterable[int], zone: ZoneInfo) -> list[datetime]:

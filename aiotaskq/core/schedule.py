@@ -215,12 +215,8 @@ def new_schedule(
     if kind == "once" and begin is not None:
         raise ValidationError("start_at: schedule_type 'once' has execute_at instead")
     at = instant("execute_at", execute_at) if kind == "once" else None
-    windows = () if blackout is None else check_windows("blackout", blackout)
-    if calendar is None and calendar_rule != "skip_holidays":
-        raise ValidationError("calendar_rule: needs a calendar; give calendar, too, such as 'DE'")
-    if not windows and blackout_policy != "skip":
-        raise ValidationError("blackout_policy: needs windows; give blackout, too, such as '22:00-06:00'")
-    if zone is None and (kind == "cron" or calendar is not None or windows):
+    skips = check_skips(calendar, calendar_rule, blackout, blackout_policy)
+    if zone is None and (kind == "cron" or skips["calendar"] is not None or skips["blackout"]):
         zone = local_timezone()
     schedule = Schedule(
         task_id=new_id() if task_id is None else check_key("task_id", task_id, MAX_ID),
@@ -240,10 +236,7 @@ def new_schedule(
         overlap=_choice("overlap", overlap, _OVERLAP),
         catch_up=None if catch_up is None else check_int("catch_up", catch_up, 1),
         jitter=check_int("jitter", jitter, 0, MAX_JITTER),
-        calendar=None if calendar is None else check_calendar("calendar", calendar),
-        calendar_rule=_choice("calendar_rule", calendar_rule, RULES),
-        blackout=windows,
-        blackout_policy=_choice("blackout_policy", blackout_policy, POLICIES),
+        **skips,
         priority=check_int("priority", priority),
         queue=check_key("queue", queue, MAX_NAME),
         max_retries=check_int("max_retries", max_retries, 0),
@@ -257,6 +250,19 @@ def new_schedule(
     else:
         due = begin if begin is not None and begin > now else following(schedule, now)
     return schedule.with_due(due)
+
+
+def check_skips(calendar: object, calendar_rule: object, blackout: object, blackout_policy: object) -> dict[str, Any]:
+    """Return these fields of a schedule, checked. Raises ValidationError, MissingExtra for the library of calendars."""
+    rule = _choice("calendar_rule", calendar_rule, RULES)
+    policy = _choice("blackout_policy", blackout_policy, POLICIES)
+    windows = () if blackout is None else check_windows("blackout", blackout)
+    if calendar is None and rule != "skip_holidays":
+        raise ValidationError("calendar_rule: needs a calendar; give calendar, too, such as 'DE'")
+    if not windows and policy != "skip":
+        raise ValidationError("blackout_policy: needs windows; give blackout, too, such as '22:00-06:00'")
+    known = None if calendar is None else check_calendar("calendar", calendar)
+    return {"calendar": known, "calendar_rule": rule, "blackout": windows, "blackout_policy": policy}
 
 
 _EDITABLE: Final = (

@@ -185,6 +185,8 @@ class SchedulerFacade(Facade[Any]):
     update_task = blocking(AsyncScheduler.update_task)
     delete_task = blocking(AsyncScheduler.delete_task)
     run_now = blocking(AsyncScheduler.run_now)
+    backfill = blocking(AsyncScheduler.backfill)
+    history = blocking(AsyncScheduler.history)
     running = reading(AsyncScheduler.running)
     failures = reading(AsyncScheduler.failures)
 

@@ -8,13 +8,15 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from aiotaskq.core.attempts import attempts_of, run_time
+from aiotaskq.core.firing import derived_id
+from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, Attempt, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.limits import LimitState
 from aiotaskq.web.schemas.limits import LimitView
-from aiotaskq.web.schemas.schedules import ScheduleView
+from aiotaskq.web.schemas.schedules import FiringView, ScheduleView
 from aiotaskq.web.schemas.tasks import AttemptView, TaskView
 from aiotaskq.web.schemas.workers import WorkerView
 
@@ -89,6 +91,23 @@ def schedule_view(schedule: Schedule, *, show: bool) -> ScheduleView:
     if show:
         view.params = plain(schedule.params)
     return view
+
+
+def firing_view(schedule_id: str, record: FiringRecord) -> FiringView:
+    """Return the view of a record of a schedule's history."""
+    task_id = record.task_id
+    if record.due is not None and record.outcome in ("fired", "backfilled") and record.count == 1:
+        task_id = derived_id(schedule_id, record.due)
+    return FiringView(
+        at=to_iso(record.at),
+        outcome=record.outcome,
+        due=to_iso(record.due),
+        until=to_iso(record.until),
+        count=record.count,
+        reason=record.reason,
+        start=to_iso(record.start),
+        task_id=task_id,
+    )
 
 
 def limit_view(state: LimitState) -> LimitView:

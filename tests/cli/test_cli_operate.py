@@ -217,6 +217,45 @@ def test_intervals_and_single_times(cli: Cli) -> None:
     assert "cron_expression" in cli.fails("schedules", "add", "x", "t", "--cron", "61 * * * *", code=2)
 
 
+def test_the_history_and_the_backfill_of_a_schedule(cli: Cli) -> None:
+    cli.out(
+        "schedules", "add", "hourly", "t", "--cron", "0 * * * *", "--timezone", "UTC", "--id", "h", "--jitter", "60"
+    )
+    assert cli.out("schedules", "history", "hourly") == "nothing was due yet\n"
+    span = ("--since", "2026-01-05T00:00", "--until", "2026-01-05T03:00", "--utc")
+    assert cli.out("schedules", "backfill", "hourly", *span, "--dry-run").splitlines()[-1] == "3 tasks would be pushed"
+    found = cli.json("schedules", "backfill", "hourly", *span)
+    assert found == {"due_times": [f"2026-01-05T0{n}:00:00Z" for n in range(3)], "pushed": 3}
+    assert cli.out("schedules", "backfill", "hourly", *span) == "0 tasks pushed\n"
+    assert "limit: 24 due times" in cli.fails(
+        *("schedules", "backfill", "hourly", "--limit", "5"),
+        *("--since", "2026-01-06", "--until", "2026-01-07"),
+        code=2,
+    )
+    assert "is in the future" in cli.fails(
+        "schedules", "backfill", "h", "--since", "2026-01-06", "--until", "2100-01-01", code=2
+    )
+    cli.out("schedules", "pause", "h")
+    assert [each["outcome"] for each in cli.json("schedules", "history", "h")] == ["paused", "backfilled"]
+    assert "backfilled  2026-01-05 00:00:00Z – 2026-01-05 02:00:00Z  3" in cli.out("schedules", "history", "h", "--utc")
+
+
+def test_a_preview_says_what_is_skipped_and_when_tasks_start(cli: Cli) -> None:
+    blackout = ("--blackout", "00:00-06:00", "--blackout", "2026-03-29")
+    after = ("--after", "2026-03-28T05:00", "--timezone", "UTC", "--count", "2")
+    assert cli.out("schedules", "preview", "0 */6 * * *", *after, *blackout).splitlines() == [
+        "Sat 2026-03-28 06:00:00+00:00",
+        "Sat 2026-03-28 12:00:00+00:00",
+    ]
+    assert "is not a window" in cli.fails("schedules", "preview", "0 * * * *", "--blackout", "night", code=2)
+    assert "exactly one of" in cli.fails("schedules", "preview", code=2)
+    cli.out(
+        "schedules", "add", "s", "t", "--cron", "0 0,12 * * *", "--timezone", "UTC", "--jitter", "600", *blackout[:2]
+    )
+    lines = cli.out("schedules", "preview", "--schedule", "s", "--count", "2").splitlines()
+    assert sorted(line.split("  ")[1].split()[0] for line in lines) == ["skipped:", "starts"]
+
+
 def test_schedules_in_another_store(cli: Cli) -> None:
     apart = prepared(cli.home / "apart.db")
     cli.out("schedules", "add", "n", "t", "--interval", "90", "--id", "a", "--schedules", apart)

@@ -20,7 +20,7 @@ from aiotaskq.backends.base import Change
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.task import SECOND, TaskFilter
-from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from tests.support.backends import Store
 
 START = 1_700_000_000_000_000
@@ -250,6 +250,59 @@ async def test_pause_edit_and_run_now_hold_for_every_process(process: Open) -> N
     step([one, two], 1)
     await look([one, two])
     assert len(await dues(one)) == 2
+
+
+async def test_a_backfill_pushes_each_due_time_that_has_not_fired_once(process: Open) -> None:
+    one, two = await process(), await process()
+    schedule_id = await add(one, seconds=60, jitter=30, blackout="22:26-22:27", timezone="UTC")  # START is 22:13:20
+    step([one, two], 125)
+    await look([one, two])
+    (fired,) = await dues(one)  # at +60 nothing looked, and +120 was made up for
+    step([one, two], 15 * 60)
+    await two.scheduler.pause_task(schedule_id)
+    since, until = START // SECOND + 1, START // SECOND + 15 * 60
+    planned = await two.scheduler.backfill(schedule_id, since, until, dry_run=True)
+    assert len(await dues(one)) == 1 and fired[0] == schedule_id
+    with pytest.raises(ValidationError, match=r"^limit: 12 due times have not fired, and 11 are allowed"):
+        await two.scheduler.backfill(schedule_id, since, until, limit=11)
+    pushed = await asyncio.gather(*(tq.scheduler.backfill(schedule_id, since, until) for tq in (one, two)))
+    assert sorted(map(len, pushed)) == [0, 12] and planned in pushed
+    assert await one.scheduler.backfill(schedule_id, since, until) == []
+    # From 22:13:20: each minute but 22:15:20, which has fired, and 22:26:20, which is in the window.
+    assert [f"{due:%H:%M:%S}" for due in planned] == [f"22:{m}:20" for m in range(14, 28) if m not in (15, 26)]
+    tasks = await one.find(limit=100)
+    assert sorted(task.extra["scheduled_for"] for task in tasks if task.run_at == START + 1025 * SECOND) == [
+        int(due.timestamp()) * SECOND for due in planned
+    ]
+    # A task that is deleted counts as fired, too.
+    await one.queue.backend.delete([task.task_id for task in tasks])
+    assert await one.scheduler.backfill(schedule_id, since, until) == []
+    newest, *_ = await two.scheduler.history(schedule_id)
+    assert (newest.outcome, newest.count) == ("backfilled", 12)
+    assert (await one.scheduler.get(schedule_id)).run_count == 1
+
+
+async def test_the_history_of_a_schedule_is_that_of_every_process(process: Open) -> None:
+    one, two = await process(), await process()
+    schedule_id = await add(one, seconds=60)
+    step([one, two], 60)
+    await look([one, two])
+    await two.scheduler.pause_task(schedule_id)
+    step([one, two], 185)
+    await one.scheduler.resume_task(schedule_id)
+    task_id = await two.scheduler.run_now(schedule_id)
+    step([one, two], 61)
+    await look([one, two])
+    found = [(each.outcome, each.reason, each.count) for each in await one.scheduler.history(schedule_id)]
+    assert found[::-1] == [
+        ("fired", None, 1),
+        ("paused", None, 1),
+        ("resumed", None, 1),
+        ("run_now", None, 1),
+        ("skipped", "paused", 3),
+        ("fired", None, 1),
+    ]
+    assert [each.task_id for each in await two.scheduler.history(schedule_id) if each.task_id] == [task_id]
 
 
 # ---- schedules in a database beside the tasks ---------------------------------------------------------------------

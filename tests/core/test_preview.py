@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from aiotaskq.core.firing import Firing, fire
-from aiotaskq.core.preview import preview, upcoming, upcoming_until
+from aiotaskq.core.preview import preview, upcoming
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.errors import ValidationError
 from tests.core.schedules import NOW, S, due_of, make
@@ -88,8 +88,9 @@ def test_preview_refuses(arguments: dict[str, Any], message: str) -> None:  # I7
 )
 def test_the_times_before_an_instant_are_the_next_ones(timing: tuple[str, dict[str, Any]]) -> None:
     schedule = make(timing[0], **timing[1])
-    known = [round(each.timestamp() * S) for each in upcoming(schedule, 12)]
-    for until in (known[0], known[0] + 1, known[-1] + 1):
-        assert upcoming_until(schedule, until, 12) == [each for each in known if each < until]
-    assert upcoming_until(schedule, known[-1] + 1, 2) == known[:2]
-    assert upcoming_until(schedule.without_due(), known[-1] + 1, 2) == []
+    known = upcoming(schedule, 12)
+    first, last = known[0].due, known[-1].due
+    for until in (first, first + 1, last + 1):
+        assert upcoming(schedule, 12, until=until) == [each for each in known if each.due < until]
+    assert upcoming(schedule, 2, until=last + 1) == known[:2]
+    assert upcoming(schedule.without_due(), 2, until=last + 1) == []

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiotaskq.core.firing import fire
-from aiotaskq.core.instants import instant
-from aiotaskq.core.preview import upcoming
+from aiotaskq.core.instants import to_datetime
+from aiotaskq.core.preview import next_start, preview, upcoming, zone_of
 from aiotaskq.core.schedule import ScheduleStuck, new_schedule, paused
 
 NOW = 1_700_000_000_000_000
@@ -29,7 +29,7 @@ NOW = 1_700_000_000_000_000
 )
 def test_they_are_the_dues_that_are_fired(timing: dict[str, Any], max_runs: int, count: int) -> None:
     schedule = new_schedule("n", "t", **timing, max_runs=max_runs, now=NOW)
-    shown = [instant("due", at) for at in upcoming(schedule, count)]
+    shown = [run.due for run in upcoming(schedule, count)]
     fired: list[int] = []
     while (due := schedule.due) is not None and len(fired) < count:
         firing = fire(schedule, due)
@@ -41,7 +41,8 @@ def test_they_are_the_dues_that_are_fired(timing: dict[str, Any], max_runs: int,
 def test_a_paused_schedule_shows_its_times_and_a_finished_one_none() -> None:
     schedule = new_schedule("n", "t", "interval", interval_seconds=60, timezone="Asia/Shanghai", now=NOW)
     times = upcoming(paused(schedule, NOW), 2)
-    assert [f"{time:%H:%M %z}" for time in times] == ["06:14 +0800", "06:15 +0800"]
+    zone = zone_of(schedule)
+    assert [f"{to_datetime(time.due, zone):%H:%M %z}" for time in times] == ["06:14 +0800", "06:15 +0800"]
     assert upcoming(schedule.replace(next_run_at=None), 2) == []
 
 
@@ -49,3 +50,45 @@ def test_an_adopted_interval_of_nothing_is_an_error() -> None:
     schedule = new_schedule("n", "t", "interval", interval_seconds=60, now=NOW).replace(interval_seconds=0)
     with pytest.raises(ScheduleStuck):
         upcoming(schedule, 2)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from([0, 300]),
+    st.sampled_from([(), ("22:00-06:00",), ("10:00-11:30", "2023-11-15")]),
+    st.sampled_from(["skip", "delay"]),
+    st.integers(0, 4),
+)
+def test_they_say_what_is_skipped_and_when_tasks_start(
+    jitter: int, blackout: tuple[str, ...], policy: str, max_runs: int
+) -> None:
+    schedule = new_schedule(
+        *("n", "t", "cron"),
+        cron_expression="*/40 * * * *",
+        timezone="Asia/Shanghai",
+        jitter=jitter,
+        blackout=blackout,
+        blackout_policy=policy if blackout else "skip",
+        max_runs=max_runs,
+        now=NOW,
+    )
+    shown = upcoming(schedule, 90)
+    assert next_start(schedule) == next(run.start for run in shown if run.skipped is None)
+    runs = []
+    while (due := schedule.due) is not None and len(runs) < 90:
+        firing = fire(schedule, due)
+        runs += [(each, task.run_at, None) for each, task in zip(firing.fired, firing.tasks, strict=True)]
+        runs += [(each, None, reason) for each, reason in firing.skipped]
+        schedule = firing.schedule
+    assert [(run.due, run.start if run.skipped is None else None, run.skipped) for run in shown] == runs
+
+
+def test_the_preview_of_a_schedule_that_does_not_exist_leaves_out_what_is_skipped() -> None:
+    about = {"cron": "0 */3 * * *", "timezone": "UTC", "count": 4, "now": NOW}  # 22:13 on the 14th
+    times = preview(**about, blackout="22:00-06:00")
+    assert [f"{time:%d %H:%M}" for time in times] == ["15 06:00", "15 09:00", "15 12:00", "15 15:00"]
+    delayed = preview(**about, blackout=["22:00-05:00"], blackout_policy="delay")
+    assert [f"{time:%d %H:%M}" for time in delayed] == ["15 05:00", "15 05:00", "15 06:00", "15 09:00"]
+    assert upcoming(new_schedule("n", "t", "interval", interval_seconds=1, blackout="00:00-23:59", now=NOW), 2)[
+        1
+    ].skipped

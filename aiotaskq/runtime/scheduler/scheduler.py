@@ -9,11 +9,16 @@ from typing import Any
 from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
-from aiotaskq.core.firing import CLOCKS_DIFFER, HOSTS_DIFFER, Firing, brought_near, fire, run_now
+from aiotaskq.core.backfill import LIMIT as BACKFILL
+from aiotaskq.core.backfill import MAX_LIMIT as MAX_BACKFILL
+from aiotaskq.core.backfill import backfilled, missing_dues
+from aiotaskq.core.firing import CLOCKS_DIFFER, HOSTS_DIFFER, Firing, brought_near, derived_id, fire, run_now
+from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.ids import new_id
+from aiotaskq.core.instants import instant, to_datetime
 from aiotaskq.core.schedule import Schedule, changed, differences, foreign_timing, new_schedule, paused, resumed
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.core.validation import INT64, check_seconds
+from aiotaskq.core.validation import INT64, check_int, check_seconds
 from aiotaskq.errors import AiotaskqError, NotFound
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import ClockSteps
@@ -237,6 +242,51 @@ class Scheduler:
             if await self._write([(before, after, (task,))]) == [True]:
                 log.debug("schedule {} fired now: {}", _named(before), named(task))
                 return task.task_id
+
+    async def backfill(
+        self,
+        task_id: str,
+        since: float | datetime,
+        until: float | datetime | None = None,
+        *,
+        limit: int = BACKFILL,
+        dry_run: bool = False,
+    ) -> Sequence[datetime]:
+        """Push one task for each due time of a past span that has fired none; return these due times, in UTC.
+
+        Each task has the id of its due time, so a second call pushes nothing twice. A due time counts as fired while
+        its task is in the store, or the schedule's history names it. Those that the calendar or a blackout window skips
+        are left out. Run count, ``max_runs`` and the next due time stay.
+
+        Args:
+            since, until: epoch seconds or aware datetimes; from ``since`` to before ``until``, default now.
+            limit: the most tasks, at most 10,000.
+            dry_run: push nothing.
+
+        Raises:
+            NotFound: there is no such schedule.
+            ValidationError: naming the argument. If there are more due times than ``limit``, nothing is pushed.
+        """
+        begin = instant("since", since)
+        check_int("limit", limit, 1, MAX_BACKFILL)
+        while True:
+            before, now = await self.get(task_id), self._clock.now()
+            dues = missing_dues(before, begin, now if until is None else instant("until", until), now)
+            ids = [derived_id(task_id, due) for due in dues]
+            there = {task.task_id for task in await self._queue_backend.get(ids) if task is not None}
+            after, made = backfilled(before, dues, there, now, limit)
+            times = [to_datetime(due) for due, _ in made]
+            if dry_run or not made:
+                return times
+            for _, task in made:
+                self._queue.gated(task)  # raises what would stop the write
+            if await self._write([(before, after, tuple(task for _, task in made))]) == [True]:
+                log.debug("schedule {} backfilled: {} tasks", _named(before), len(made))
+                return times
+
+    async def history(self, task_id: str) -> Sequence[FiringRecord]:
+        """Return what the schedule fired and skipped, and when it was paused; the newest first. Raises NotFound."""
+        return (await self.get(task_id)).history[::-1]
 
     async def get(self, task_id: str) -> Schedule:
         """Return one schedule. Raises NotFound."""

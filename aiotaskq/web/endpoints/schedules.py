@@ -6,7 +6,8 @@ from typing import Any
 from urllib.parse import quote
 
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.preview import preview, upcoming
+from aiotaskq.core.instants import to_datetime
+from aiotaskq.core.preview import preview, upcoming, zone_of
 from aiotaskq.core.validation import MAX_ID, check_key
 from aiotaskq.errors import NotFound
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
@@ -15,7 +16,10 @@ from aiotaskq.web.schedule_changes import create_schedule
 from aiotaskq.web.schemas.fields import MAX_PAGE
 from aiotaskq.web.schemas.schedules import (
     Fired,
+    FiringHistory,
     NextQuery,
+    PlannedTimes,
+    PlannedView,
     PreviewQuery,
     ScheduleBody,
     ScheduleChanges,
@@ -24,7 +28,7 @@ from aiotaskq.web.schemas.schedules import (
     ScheduleView,
     Times,
 )
-from aiotaskq.web.views import schedule_view
+from aiotaskq.web.views import firing_view, schedule_view
 
 schedules = Operations("aiotaskq schedules")
 
@@ -61,6 +65,27 @@ VIEW: dict[str, Any] = {
     "updated_at": "2026-01-30T18:00:00Z",
 }
 TIMES = {"times": ["2026-02-01T02:00:00+08:00", "2026-02-02T02:00:00+08:00"]}
+
+PLANNED = TIMES | {
+    "planned": [
+        {"due": "2026-02-01T02:00:00+08:00", "start": "2026-02-01T02:03:10+08:00", "skipped": None},
+        {"due": "2026-02-02T02:00:00+08:00", "start": "2026-02-02T02:01:25+08:00", "skipped": None},
+    ]
+}
+HISTORY = {
+    "history": [
+        {
+            "at": "2026-01-30T18:00:00Z",
+            "outcome": "fired",
+            "due": "2026-01-30T18:00:00Z",
+            "until": None,
+            "count": 1,
+            "reason": None,
+            "start": "2026-01-30T18:02:30Z",
+            "task_id": "5c4c1f0e-9d0c-5d4f-8f55-6f7a1f8a2b11",
+        }
+    ]
+}
 
 
 async def _view(call: Call, schedule_id: str) -> ScheduleView:
@@ -132,6 +157,10 @@ async def preview_schedule(call: Call) -> ApiResponse:
         timezone=query.timezone,
         after=query.after,
         count=query.count,
+        calendar=query.calendar,
+        calendar_rule=query.calendar_rule,
+        blackout=query.blackout,
+        blackout_policy=query.blackout_policy,
         now=SystemClock().now(),
     )
     return respond(Times([each.isoformat() for each in times]))
@@ -140,14 +169,32 @@ async def preview_schedule(call: Call) -> ApiResponse:
 @schedules(
     "GET",
     "/schedules/{schedule_id}/preview",
-    Success(200, "The next times, in the schedule's time zone; none if it is finished", Times, TIMES),
+    Success(200, "The next times, in the schedule's time zone; none if it is finished", PlannedTimes, PLANNED),
     query=NextQuery,
     problems=(404, 501),
 )
 async def preview_times(call: Call) -> ApiResponse:
-    """Preview the next times of a schedule; of a paused one as if it were resumed now."""
+    """Preview the next due times of a schedule, with jitter, holidays and blackouts; of a paused one as if resumed."""
     schedule = await call.tq.scheduler.get(_id(call))
-    return respond(Times([each.isoformat() for each in upcoming(schedule, call.query.count)]))
+    runs, zone = upcoming(schedule, call.query.count), zone_of(schedule)
+    planned = [
+        PlannedView(to_datetime(run.due, zone).isoformat(), to_datetime(run.start, zone).isoformat(), run.skipped)
+        for run in runs
+    ]
+    return respond(PlannedTimes([each.due for each in planned if each.skipped is None], planned))
+
+
+@schedules(
+    "GET",
+    "/schedules/{schedule_id}/history",
+    Success(200, "The newest first, at most 50 records", FiringHistory, HISTORY),
+    problems=(404, 501),
+)
+async def schedule_history(call: Call) -> ApiResponse:
+    """Show what a schedule fired and skipped, with the reasons, and when it was paused."""
+    schedule_id = _id(call)
+    found = await call.tq.scheduler.history(schedule_id)
+    return respond(FiringHistory([firing_view(schedule_id, each) for each in found]))
 
 
 @schedules(

@@ -102,6 +102,10 @@ class PreviewQuery(Struct):
     timezone: Annotated[str, Meta(description="IANA name; default the server's")] | None = None
     after: Annotated[datetime, Meta(tz=True)] | None = None
     count: Annotated[int, Meta(ge=1, le=100)] = 5
+    calendar: Calendar | None = None
+    calendar_rule: CalendarRule = "skip_holidays"
+    blackout: Blackout = []
+    blackout_policy: BlackoutPolicy = "skip"
 
 
 class ScheduleView(Struct):
@@ -156,3 +160,40 @@ class Times(Struct):
     """The next instants of a schedule, in its time zone."""
 
     times: list[Annotated[str, Meta(description="RFC 3339")]]
+
+
+class PlannedView(Struct):
+    """A due time of a schedule, and what becomes of it."""
+
+    due: Annotated[str, Meta(description="RFC 3339")]
+    start: Annotated[str, Meta(description="RFC 3339: when its task may start, by jitter or the end of a blackout")]
+    skipped: Annotated[str, Meta(description="holiday, weekend or blackout")] | None
+
+
+class PlannedTimes(Struct):
+    """The next due times of a schedule, in its time zone; ``times`` has those that are not skipped."""
+
+    times: list[Annotated[str, Meta(description="RFC 3339")]]
+    planned: list[PlannedView]
+
+
+class FiringView(Struct):
+    """One record of the history of a schedule: of one due time, or of several in a row that were skipped."""
+
+    at: Time | None
+    outcome: Annotated[str, Meta(description="fired, skipped, run_now, backfilled, paused or resumed")]
+    due: Time | None
+    until: Annotated[Time | None, Meta(description="The last of several due times")]
+    count: int
+    reason: Annotated[
+        str | None,
+        Meta(description="misfire, catch_up, overlap, max_runs, holiday, weekend, blackout or paused"),
+    ]
+    start: Annotated[Time | None, Meta(description="When its task may start, where that is later")]
+    task_id: Annotated[str | None, Meta(description="Of one task that was fired")]
+
+
+class FiringHistory(Struct):
+    """What a schedule fired and skipped, the newest first."""
+
+    history: list[FiringView]

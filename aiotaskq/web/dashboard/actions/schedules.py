@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,16 +17,28 @@ S = TypeVar("S", bound=msgspec.Struct)
 _TIMINGS = {"interval": "interval_seconds", "cron": "cron_expression", "once": "execute_at"}
 _FIELDS = (
     *("name", "task_type", "schedule_type", "timezone", "misfire", "overlap", "catch_up", "priority", "queue"),
-    *("max_retries", "timeout", "max_runs", "description", "task_id"),
+    *(
+        "jitter",
+        "calendar",
+        "calendar_rule",
+        "blackout_policy",
+        "max_retries",
+        "timeout",
+        "max_runs",
+        "description",
+        "task_id",
+    ),
 )
-_OPTIONAL = ("description", "timezone", "timeout")
+_OPTIONAL = ("description", "timezone", "timeout", "calendar")
 """An edit takes these away where their fields are empty."""
 
 
 def _given(change: Change, kind: type[S]) -> S:
     """Return the fields of the form that are filled in. Raises ValidationError naming the field."""
     timing = _TIMINGS.get(change.text("schedule_type") or "")
-    more = {} if timing is None else {timing: change.text("timing")}
+    more: dict[str, Any] = {} if timing is None else {timing: change.text("timing")}
+    if "blackout" in change.form:  # an empty field takes the windows away
+        more["blackout"] = [each.strip() for each in (change.text("blackout") or "").split(",") if each.strip()]
     return body_of(change, kind, _FIELDS, **more)
 
 
@@ -41,7 +53,7 @@ async def add(change: Change) -> Done:
 async def edit(change: Change) -> Done:
     """Change a schedule that is as the form shows it.
 
-    What is left empty stays, but for a description, a time zone and a timeout.
+    What is left empty stays, but for a description, a time zone, a timeout, a calendar and blackout windows.
     """
     schedule_id, seen = change.needed("id"), change.needed("seen")
     body = _given(change, ScheduleChanges)

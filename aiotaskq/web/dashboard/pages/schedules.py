@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.core.preview import upcoming, upcoming_until
+from aiotaskq.core.preview import PlannedRun, upcoming
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
@@ -17,9 +17,9 @@ from aiotaskq.web.dashboard.pages.task import json_text
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.schedule_changes import fields_seen
-from aiotaskq.web.schemas.schedules import ScheduleView
+from aiotaskq.web.schemas.schedules import FiringView, ScheduleView
 from aiotaskq.web.schemas.tasks import TaskView
-from aiotaskq.web.views import schedule_view, task_view
+from aiotaskq.web.views import firing_view, schedule_view, task_view
 
 ROWS = 100
 HOUR = 3600 * SECOND
@@ -29,6 +29,11 @@ MOST_KEPT = 2_000
 MARKS = 96
 """Due times drawn of one schedule: those of an interval of less than 15 minutes become a band."""
 NEXT, PAST = 10, 20
+OUTCOMES = (marked("fired"), marked("skipped"), marked("run_now"), marked("backfilled"), marked("resumed"))
+REASONS = (
+    *(marked("misfire"), marked("catch_up"), marked("overlap"), marked("max_runs"), marked("holiday")),
+    *(marked("weekend"), marked("blackout"), marked("paused")),
+)
 
 
 class ScheduleRow(msgspec.Struct, kw_only=True):
@@ -81,7 +86,7 @@ class Dues:
 _DUES = Dues()
 _TIMING = operator.attrgetter(
     *("task_id", "enabled", "due", "schedule_type", "cron_expression", "interval_seconds", "timezone"),
-    *("max_runs", "run_count"),
+    *("max_runs", "run_count", "jitter", "calendar", "calendar_rule", "blackout", "blackout_policy"),
 )
 
 
@@ -89,7 +94,7 @@ def _computed(schedule: Schedule, until: int) -> list[int]:
     if not schedule.enabled:
         return []
     try:
-        return upcoming_until(schedule, until, MARKS + 1)
+        return [run.start for run in upcoming(schedule, MARKS + 1, fired=True, until=until)]
     except AiotaskqError:  # its page says what is wrong
         return []
 
@@ -123,12 +128,14 @@ class SchedulePageData(msgspec.Struct, kw_only=True):
     """The data of one schedule's page."""
 
     schedule: ScheduleView
-    next: list[int]
-    """Microseconds UTC; of a paused schedule as if it were resumed now."""
+    next: list[PlannedRun]
+    """Of a paused schedule as if it were resumed now."""
     problem: str | None
     """Why there are no next times, where that is an error."""
     runs: list[TaskView]
     """The latest tasks that it fired."""
+    history: list[FiringView]
+    """What it fired and skipped, the newest first."""
     params: str | None
 
 
@@ -138,7 +145,7 @@ async def schedule(view: View) -> SchedulePageData:
     found = await view.tq.scheduler.get(view.needed("id"))
     problem, times = None, []
     try:
-        times = [round(each.timestamp() * SECOND) for each in upcoming(found, NEXT)]
+        times = upcoming(found, NEXT)
     except AiotaskqError as error:
         problem = str(error)
     runs = await view.tq.find(scheduler_task_id=found.task_id, limit=PAST)
@@ -147,6 +154,7 @@ async def schedule(view: View) -> SchedulePageData:
         next=times,
         problem=problem,
         runs=[task_view(each, one=False, show=False) for each in runs],
+        history=[firing_view(found.task_id, each) for each in found.history[::-1]],
         params=json_text(found.params) if view.show_args else None,
     )
 
