@@ -37,6 +37,7 @@ GROUPS = {
     "schedules": tr("List, show, add, pause, resume, fire and delete schedules."),
     "workers": tr("List, show, quiet, wake and resize workers."),
     "store": tr("List, read, set and delete public values."),
+    "events": tr("List, show and emit events, for which tasks wait."),
     "queues": tr("List, pause and resume queues."),
     "limits": tr("List, set, close and open limits, rates and fair shares."),
     "groups": tr("List, show, cancel and retry groups, chains and workflows."),

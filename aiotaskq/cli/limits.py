@@ -144,6 +144,12 @@ async def waits_for(tq: TaskQ, task: Task, utc: bool) -> str | None:
             return tr("queue {queue} is paused", queue=task.queue)
         case "delayed" | "retry":
             return tr("delayed, due in {time}", time=duration(left))
+        case "sleeping":
+            return tr("its handler sleeps, until {time}", time=local(found.until, utc))
+        case "event" if found.until is None:
+            return tr("event {key}", key=found.event)
+        case "event":
+            return tr("event {key}, until {time}", key=found.event, time=local(found.until, utc))
         case "unknown_type":
             return tr("no worker has a handler of its type; it is tried again in {time}", time=duration(left))
         case "parents":

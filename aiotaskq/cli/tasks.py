@@ -30,6 +30,7 @@ from aiotaskq.cli.options import (
     store_of,
 )
 from aiotaskq.cli.output import echo, echo_json, echo_stderr, echo_table, json_text, progress_bar
+from aiotaskq.cli.steps import show_steps
 from aiotaskq.cli.store_access import each, hidden, instant, read_params, with_tq
 from aiotaskq.cli.tasks_table import columns, first_line, run_time
 from aiotaskq.cli.times import Utc, local, read_since
@@ -40,6 +41,7 @@ from aiotaskq.core.gate import Flow
 from aiotaskq.core.masking import without_passwords
 from aiotaskq.core.notes import Note
 from aiotaskq.core.parking import parked
+from aiotaskq.core.steps import Step
 from aiotaskq.core.task import FINAL, SECOND, Attempt, Status, Task
 from aiotaskq.errors import TaskConflict
 from aiotaskq.log import printable
@@ -218,6 +220,19 @@ def log(
             last = notes[-1].n
 
     with_tq(db, work)
+
+
+@app.command(
+    "steps",
+    cls=Command,
+    help=tr("Show what the handler of a task has done, slept and waited for; values only with --params."),
+    short_help=tr("Show what the handler of a task has done, slept and waited for."),
+)
+def steps(task_id: OneId, db: Db = DEFAULT_DB, params: Params = False, utc: Utc = False, json: Json = False) -> None:
+    async def work(tq: TaskQ) -> list[Step]:
+        return await tq.steps(await task_id_of(tq, task_id))
+
+    show_steps(with_tq(db, work), params, utc, json)
 
 
 @app.command(

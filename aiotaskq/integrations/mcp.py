@@ -140,7 +140,8 @@ class _Tools:
     async def why_waiting(self, task_id: TaskId) -> Json:
         """Say what a pending task waits for.
 
-        ``reason``: paused (its queue), delayed or retry (until ``until``), unknown_type (no worker has its handler),
+        ``reason``: paused (its queue), delayed or retry (until ``until``), sleeping (its handler,
+        until ``until``), event (the ``event`` of this key has not come), unknown_type (no worker has its handler),
         parents (tasks before it in a workflow), closed, full or rate (its limit, in ``gate``), passing (about to be
         ready), ready (a free worker: see ``workers``, ``slots``, ``busy``, ``ahead``), or null if it is not pending.
         """

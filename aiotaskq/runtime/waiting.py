@@ -9,6 +9,7 @@ import msgspec
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.steps import NEVER
 from aiotaskq.core.task import PENDING, SECOND, Status, Task
 from aiotaskq.core.validation import TEN_YEARS
 from aiotaskq.errors import NotFound, ValidationError
@@ -17,7 +18,20 @@ from aiotaskq.runtime.limits import Limits, LimitState
 ENDLESS = TEN_YEARS * SECOND // 2
 """Microseconds: a gate that is closed for longer is closed until it is opened."""
 
-Reason = Literal["paused", "delayed", "retry", "unknown_type", "parents", "closed", "full", "rate", "passing", "ready"]
+Reason = Literal[
+    "paused",
+    "delayed",
+    "retry",
+    "sleeping",
+    "event",
+    "unknown_type",
+    "parents",
+    "closed",
+    "full",
+    "rate",
+    "passing",
+    "ready",
+]
 
 
 class Store(Protocol):
@@ -45,11 +59,14 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
     reason: Reason
     """``paused``: its queue. ``delayed``: its time has not come; ``retry``: nor that of its next attempt.
+    ``sleeping``, ``event``: its handler sleeps, or waits for an event.
     ``unknown_type``: no worker that saw it has a handler of its type. ``parents``: tasks before it in its workflow.
     ``closed``, ``full``, ``rate``: its gate. ``passing``: its gate is about to let it pass. ``ready``: a
     free worker."""
     until: int | None = None
     """When it may go on at the earliest; None where that is not known, or depends on an operator or another task."""
+    event: str | None = None
+    """The key of the event."""
     gate: LimitState | None = None
     parents: tuple[Parent, ...] = ()
     """Those that have not ended."""
@@ -83,10 +100,24 @@ async def waiting(store: Store, task: Task, counted: Counted | None = None) -> W
     if task.due_at is not None and not task.parked:  # put off by a worker that could not run it
         return Waiting(reason="unknown_type", until=task.run_at)
     if task.due > now:
-        return Waiting(reason="retry" if task.retry_count else "delayed", until=task.due)
+        suspended = await _suspended(store, task)
+        return suspended or Waiting(reason="retry" if task.retry_count else "delayed", until=task.due)
     if task.parked:
         return Waiting(reason="passing")
     return await _ready(store, task, now, counted)
+
+
+async def _suspended(store: Store, task: Task) -> Waiting | None:
+    """Return for what the handler of a task has left it; None if it has not begun, or has failed since."""
+    if store.backend.steps is None or not task.attempts or task.attempts[-1].outcome != "released":
+        return None
+    for step in reversed(await store.backend.steps.read(task.task_id, task.seq)):
+        if step.kind in ("sleep", "wait") and step.until == task.due:
+            until = None if step.until >= NEVER else step.until
+            if step.kind == "wait":
+                return Waiting(reason="event", until=until, event=step.name)
+            return Waiting(reason="sleeping", until=until)
+    return None
 
 
 async def _at_a_gate(store: Store, task: Task, now: int) -> Waiting | None:

@@ -12,9 +12,11 @@ from aiotaskq.core.firing import derived_id
 from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import SECOND, Attempt, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.limits import LimitState
+from aiotaskq.web.schemas.events import StepView
 from aiotaskq.web.schemas.limits import LimitView
 from aiotaskq.web.schemas.schedules import FiringView, ScheduleView
 from aiotaskq.web.schemas.tasks import AttemptView, TaskView
@@ -141,3 +143,13 @@ def body_options(body: Struct) -> dict[str, Any]:
 
 def _seconds(seconds: int | None) -> str | None:
     return None if seconds is None else to_iso(seconds * SECOND)
+
+
+def step_view(step: Step, show: bool) -> StepView:
+    """Return the view of a step; with ``show`` what it returned, too."""
+    view = StepView(step.kind, step.name, step.number, to_iso(step.at) or "", timed_out=step.timed_out)
+    if step.kind in ("sleep", "wait"):
+        view.until = None if step.until >= NEVER else to_iso(step.until)
+    elif show:
+        view.value = plain(step.value)
+    return view

@@ -23,6 +23,7 @@ class WaitingView(msgspec.Struct):
 
     reason: str
     until: str | None
+    event: str | None
     gate: LimitView | None
     parents: list[ParentView]
     ahead: int | None
@@ -38,6 +39,7 @@ def waiting_view(found: Waiting | None) -> WaitingView | None:
     return WaitingView(
         reason=found.reason,
         until=to_iso(found.until),
+        event=found.event,
         gate=None if found.gate is None else limit_view(found.gate),
         parents=[
             ParentView(each.task_id, each.name, None if each.status is None else str(each.status))

@@ -49,7 +49,7 @@ EVENTS = (
 CHANGES = (
     *("add-schedule", "add-task", "cancel-group", "cancel-task", "cancel-tasks"),
     *("change-schedule", "close-gate", "close-limit", "delete-schedule", "delete-task"),
-    *("delete-tasks", "delete-value", "edit-schedule", "edit-task", "mend-groups"),
+    *("delete-tasks", "delete-value", "edit-schedule", "edit-task", "emit-event", "mend-groups"),
     *("open-gate", "open-limit", "pause-queue", "pause-schedule", "purge-tasks"),
     *("push-task", "quiet-worker", "quiet-workers", "rerun-task", "reset-gate"),
     *("reset-limit", "resize-worker", "resume-queue", "resume-schedule", "retry-group"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from aiotaskq.errors import ValidationError
+from aiotaskq.web.endpoints.events import events
 from aiotaskq.web.endpoints.groups import groups
 from aiotaskq.web.endpoints.health import health
 from aiotaskq.web.endpoints.limits import limits
@@ -22,6 +23,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *workers.all,
     *history.all,
     *schedules.all,
+    *events.all,
     *values.all,
     *health.all,
 )

@@ -12,6 +12,7 @@ from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_json, check_key
 from aiotaskq.errors import TaskConflict, ValidationError
 from aiotaskq.web.event_stream import EVENT_STREAM, EventsQuery, event_stream, last_event
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
+from aiotaskq.web.schemas.events import StepList, StepsQuery
 from aiotaskq.web.schemas.fields import MAX_PAGE
 from aiotaskq.web.schemas.tasks import (
     Counted,
@@ -27,7 +28,7 @@ from aiotaskq.web.schemas.tasks import (
     TaskView,
 )
 from aiotaskq.web.task_changes import EditBody, change_task
-from aiotaskq.web.views import body_options, task_view
+from aiotaskq.web.views import body_options, step_view, task_view
 
 tasks = Operations("aiotaskq tasks")
 queues = Operations("aiotaskq queues")
@@ -219,6 +220,29 @@ async def retry_task(call: Call) -> ApiResponse:
     task_id = check_key("task_id", call.path["task_id"], MAX_ID)
     await call.tq.retry(task_id)
     return respond(TaskState(task_id, Status.PENDING, False))
+
+
+@tasks(
+    "GET",
+    "/tasks/{task_id}/steps",
+    Success(
+        200,
+        "The steps, in their order",
+        StepList,
+        {"steps": [{"kind": "step", "name": "charge", "number": 1, "at": "2026-01-05T09:00:00Z"}]},
+    ),
+    query=StepsQuery,
+    problems=(403, 404),
+)
+async def list_steps(call: Call) -> ApiResponse:
+    """List what the handler of a task has done, slept and waited for; values where the host allows that."""
+    query: StepsQuery = call.query
+    show = call.may_show("params" in query.show)
+    return respond(
+        StepList(
+            [step_view(each, show) for each in await call.tq.steps(check_key("task_id", call.path["task_id"], MAX_ID))]
+        )
+    )
 
 
 @tasks(
