@@ -16,15 +16,17 @@ from sqlalchemy import Connection
 
 from aiotaskq.backends.groups import Followed
 from aiotaskq.backends.sql import gate_statements as sql
-from aiotaskq.backends.sql.claim import Claim, due_heads
+from aiotaskq.backends.sql.claim import Claim, due_of
+from aiotaskq.backends.sql.claim_statements import Head
+from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.rows import decode_flow
 from aiotaskq.backends.sql.statement_size import CHUNK
+from aiotaskq.backends.sql.visit import Visit, independent, room_of, tokens
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit, declared
-from aiotaskq.core.parking import next_gate, passed, pushed_at, redeclared, settled_at, slots, touched
+from aiotaskq.core.parking import passed, pushed_at, redeclared, settled_at, slots, touched
 from aiotaskq.core.task import Task
 
-MOST = 100  # tasks looked at together where no bound is smaller
 RETRY = 100_000  # microseconds until a gate is looked at again whose first tasks were locked
 
 
@@ -40,6 +42,8 @@ class Opened(NamedTuple):
     """The ids of the tasks that have passed their last gate."""
     taken: Sequence[Any]
     """The rows of those of them that were claimed at once."""
+    heads: Sequence[Head] | None
+    """The heads of what is ready, if they are known."""
 
 
 class Touched:
@@ -192,12 +196,16 @@ class Admission:
         self._missed: dict[str, Bounds | None] = {}
         self._ready: set[str] = set()
         self._taken: list[Any] = []
-        self._nothing_ready: bool | None = None
+        self._heads: list[Head] | None = None
         self._flows: dict[str | None, Flow | None] = {}
 
     def lock(self, keys: Collection[str]) -> None:
         """Lock these gates, and make those that do not exist."""
-        self._take(sql.locked(self._connection, keys))
+        if self.claim is None:
+            self._take(sql.locked(self._connection, keys))
+        elif keys:
+            found, self._heads = sql.locked_with_heads(self._connection, keys)
+            self._take(found)
         new = [key for key in sorted(keys) if key not in self.gates]
         if new:
             gates = [Gate(key=key, bounds=self._bounds.get(key) or Bounds()) for key in new]
@@ -222,12 +230,12 @@ class Admission:
     def enter(self, lines: Mapping[str, Sequence[Task]]) -> dict[str, Task]:
         """Return, by id, those of new tasks that pass their gates, which are not inserted yet, as they are then."""
         now = self._now
-        rooms = {key: _room(self.gates[key], now) for key in lines if self._stays(key)}
+        rooms = {key: room_of(self.gates[key], now) for key in lines if self._stays(key)}
         entered: dict[str, Task] = {}
         for key, held in sql.held_where_none_waits(self._connection, rooms).items():
             due = [task for task in lines[key] if (task.due_at or 0) <= now and (task.expires_at or PARKED) > now]
             due.sort(key=lambda task: (task.priority, task.due_at or 0, task.seq))
-            count, self.gates[key] = admit(self.gates[key], held, 0, now, [_tokens(task, key) for task in due])
+            count, self.gates[key] = admit(self.gates[key], held, 0, now, [tokens(task, key) for task in due])
             self._held[key] = held + count
             entered |= {task.task_id: passed(task, now) for task in due[:count]}
         self._ready |= entered.keys()
@@ -235,7 +243,7 @@ class Admission:
 
     def is_full(self, key: str) -> bool:
         """Whether it is known that no further task may pass."""
-        most = _room(self.gates[key], self._now).most
+        most = room_of(self.gates[key], self._now).most
         return self._stays(key) and self._held.get(key, 0) >= most and self.gates[key].bounds.max_waiting is None
 
     def recount(self) -> None:
@@ -281,21 +289,21 @@ class Admission:
         changed = [gate for key, gate in self.gates.items() if gate is not stored[key] and gate != stored[key]]
         sql.write(self._connection, changed)
         later = any(gate.next_at is not None for gate in self.gates.values())
-        return Opened(self._now, later, self._missed, self._ready, self._taken)
+        return Opened(self._now, later, self._missed, self._ready, self._taken, None if self._ready else self._heads)
 
     def _stays(self, key: str) -> bool:
         """Whether a gate at which nothing waits is as it was afterwards."""
         gate = self.gates[key]
         return gate.next_at is None and gate.bounds.interval is None and key not in self.delayed
 
-    def _visit(self, keys: Sequence[str]) -> tuple[set[str], list[_Visit]]:
+    def _visit(self, keys: Sequence[str]) -> tuple[set[str], list[Visit]]:
         """Let the first due tasks pass at these gates.
 
         Return those at which there is nothing to do, and what it did at each of the others, at the first ones at least.
         It ends before a gate to which a task comes from one of those before it.
         """
         now, connection = self._now, self._connection
-        rooms = {key: _room(self.gates[key], now) for key in keys}
+        rooms = {key: room_of(self.gates[key], now) for key in keys}
         unknown = {key: room for key, room in rooms.items() if key not in self._held}
         held, seen = sql.look(connection, unknown) if unknown else ({}, {})
         self._held |= held
@@ -303,7 +311,7 @@ class Admission:
         some = [key for key in keys if key not in idle] if idle else keys
         if uncounted := [key for key in some if key not in self._held]:
             self._held |= sql.held(connection, uncounted)
-        visits = [_Visit(self.gates[key], self._held[key], rooms[key]) for key in some]
+        visits = [Visit(self.gates[key], self._held[key], rooms[key]) for key in some]
         rates = {visit.key: visit.before.bounds.burst for visit in visits if visit.before.bounds.interval}
         for key, texts in sql.unstarted(connection, rates).items() if rates else ():
             unstarted = sum(1 if (flow := self._flow(text)) is None else flow.tokens(key) for text in texts)
@@ -323,7 +331,7 @@ class Admission:
                 rows, visit.others = found[visit.key]
                 visit.look([self._task(row, visit.key) for row in rows if row[0] not in visit.skipped], now)
             if first:
-                visits = _independent(visits)
+                visits = independent(visits)
                 looking, first = [visit for visit in looking if visit in visits], False
             passing = [(visit.key, task) for visit in looking for task in visit.passing]
             free = self._pass(passing, self._can_take(looking, [task for _, task in passing]))
@@ -332,7 +340,7 @@ class Admission:
             self._end_visit(visit)
         return idle, visits
 
-    def _end_visit(self, visit: _Visit) -> None:
+    def _end_visit(self, visit: Visit) -> None:
         """Note what has passed a gate, and set when the next task may."""
         now, before, gate = self._now, visit.before, visit.gate
         self._held[visit.key] += len(visit.moved)
@@ -347,7 +355,7 @@ class Admission:
                 gate = replace(gate, next_at=min(at, gate.next_at or at))
         self.gates[visit.key] = gate
 
-    def _can_take(self, visits: Sequence[_Visit], tasks: Sequence[Task]) -> bool:
+    def _can_take(self, visits: Sequence[Visit], tasks: Sequence[Task]) -> bool:
         """Whether the claim that follows would claim all of these tasks, and nothing before them."""
         claim = self.claim
         if claim is None or not tasks or any(visit.onward or visit.more for visit in visits):
@@ -356,9 +364,9 @@ class Admission:
             return False
         if claim.now != self._now or not all(claim.queues is None or task.queue in claim.queues for task in tasks):
             return False
-        if self._nothing_ready is None:
-            self._nothing_ready = next(due_heads(self._connection, claim.now), None) is None
-        return self._nothing_ready
+        if self._heads is None:
+            self._heads = list(dialect_of(self._connection).heads(self._connection))
+        return next(due_of(self._heads, claim.now), None) is None
 
     def _pass(self, passing: Sequence[tuple[str, Task]], take: bool) -> set[str]:
         """Let tasks pass their gates unless another transaction has locked them; return the ids of those that did.
@@ -406,63 +414,6 @@ class Admission:
         return self._flows[text]
 
 
-class _Visit:
-    """What happens at one gate: which tasks may pass, and which have."""
-
-    def __init__(self, gate: Gate, held: int, room: sql.Room) -> None:
-        self.key, self.before, self.gate, self.held = gate.key, gate, gate, held
-        self.unstarted = 0
-        self.limit = max(0, min(room.most - held, room.together))
-        """The most tasks that pass in this visit."""
-        self.moved: list[Task] = []
-        self.passing: list[Task] = []
-        self.skipped: set[str] = set()
-        self.others = False
-        """Whether tasks were seen that are not due, or have expired."""
-        self.onward: list[str] = []
-        """The gates at which the tasks wait that may pass."""
-        self.more = False
-        """Whether more tasks may be able to pass."""
-
-    def look(self, tasks: Sequence[Task], now: int) -> None:
-        """Note which of the tasks that wait may pass, beside those that have."""
-        waiting = [*self.moved, *tasks]
-        weights = [_tokens(task, self.key) for task in waiting]
-        count, self.gate = admit(self.before, self.held, self.unstarted, now, weights)
-        self.passing = waiting[len(self.moved) : count]
-        self.onward = [key for task in waiting[:count] if (key := next_gate(task)) is not None]
-        self.more = self.limit < count == len(waiting)
-
-    def take(self, free: set[str]) -> bool:
-        """Note which of the tasks have passed; return whether others may in place of those that were locked."""
-        self.moved += [task for task in self.passing if task.task_id in free]
-        locked = {task.task_id for task in self.passing} - free
-        self.skipped |= locked
-        return bool(locked)
-
-
-def _room(gate: Gate, now: int) -> sql.Room:
-    """Return how many of the tasks at a gate have to be read; of a closed one the first, for which it opens."""
-    bounds = gate.bounds
-    most = PARKED if bounds.cap is None else bounds.cap
-    if bounds.window is not None:
-        most = min(most, bounds.window)
-    together = min(MOST, bounds.burst) if bounds.interval else MOST
-    return sql.Room(most, together, 1 if now < gate.closed_until else 0)
-
-
-def _independent(visits: Sequence[_Visit]) -> list[_Visit]:
-    """Return the first of these up to one to which a task comes from those before it."""
-    reached: set[str] = set()
-    found = []
-    for visit in visits:
-        if visit.key in reached:
-            break
-        found.append(visit)
-        reached.update(visit.onward)
-    return found
-
-
 def check_room(connection: Connection, tasks: Sequence[Task]) -> None:
     """Raise QueueFull if more tasks than may would wait at their gates; for a push that locks no gate."""
     here: dict[str, list[Task]] = {}
@@ -483,7 +434,7 @@ def check_room(connection: Connection, tasks: Sequence[Task]) -> None:
     waited, held = sql.beyond(connection, dict.fromkeys(most, 0)), sql.held(connection, most)
     for key, bound in most.items():
         line = here[key]
-        due = [_tokens(task, key) for task in line if (task.due_at or 0) <= pushed_at(task)]
+        due = [tokens(task, key) for task in line if (task.due_at or 0) <= pushed_at(task)]
         count = admit(gates[key], held[key], 0, max(map(pushed_at, line)), due)[0]
         if key in full if key in waited else len(line) - count > bound:
             raise gate_full(key, bound)
@@ -492,7 +443,3 @@ def check_room(connection: Connection, tasks: Sequence[Task]) -> None:
 def _own(task: Task) -> Bounds:
     assert task.flow is not None
     return task.flow.gates[0][1]
-
-
-def _tokens(task: Task, key: str) -> int:
-    return 1 if task.flow is None else task.flow.tokens(key)

@@ -39,7 +39,7 @@ from aiotaskq.models import QueueState
 
 SPAN: Final = 64
 """Priorities looked at in one statement."""
-_BELOW_ALL: Final = -(2**63)
+BELOW_ALL: Final = -(2**63)
 
 c = TASKS.c
 QUEUES: Any = QueueState.__table__
@@ -162,14 +162,15 @@ def first(rows: Any, *where: ColumnElement[bool]) -> Select[Any]:
 
 
 def _head(rows: Any) -> Select[Any]:
-    return select(rows.c.priority, rows.c.run_at, rows.c.seq, rows.c.queue, rows.c.expires_at, rows.c.queue.in_(PAUSED))
+    paused = rows.c.queue.in_(PAUSED).label("paused")
+    return select(rows.c.priority, rows.c.run_at, rows.c.seq, rows.c.queue, rows.c.expires_at, paused)
 
 
 def heads_by_spans(connection: Connection) -> Iterator[Head]:
     """Yield the head of each priority, many in one statement, without reading the rows between."""
-    last, steps = _BELOW_ALL, SPAN
+    last, steps = BELOW_ALL, SPAN
     while steps == SPAN:
-        rows = run(connection, _SPAN, {"last": last}).fetchall()
+        rows = run(connection, FIRST_SPAN, {"last": last}).fetchall()
         heads = [Head._make(row[:-1]) for row in sorted(rows, key=lambda row: row[-1])]  # a join may mix them up
         yield from heads
         known = [head.priority for head in heads if head.priority is not None]
@@ -182,7 +183,7 @@ def heads_one_by_one(connection: Connection) -> Iterator[Head]:
     while rows:
         head = Head._make(rows[0])
         yield head
-        rows = run(connection, _NEXT, {"last": _BELOW_ALL if head.priority is None else head.priority}).fetchall()
+        rows = run(connection, _NEXT, {"last": BELOW_ALL if head.priority is None else head.priority}).fetchall()
 
 
 def _span() -> CompoundSelect[Any]:
@@ -205,6 +206,7 @@ def _span() -> CompoundSelect[Any]:
     return union_all(heads, select(without))
 
 
-_SPAN = _span()
+FIRST_SPAN: Final = _span()
+"""The heads of the first priorities above ``last``, and the number of each."""
 _FIRST = first(TASKS)
 _NEXT = first(TASKS, c.priority > bindparam("last", type_=BigInteger))

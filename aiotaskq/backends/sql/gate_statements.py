@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.sql.claim_statements import CLAIMED, PAUSED, PENDING, RUNNING, UNPARKED, empty
+from aiotaskq.backends.sql.claim_statements import BELOW_ALL, CLAIMED, PAUSED, PENDING, RUNNING, UNPARKED, Head, empty
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.dialects.base import Dialect, Order, PerKey
 from aiotaskq.backends.sql.insert import insert_new, replace
@@ -92,6 +92,16 @@ _NEXT: Final = select(func.min(g.next_at))
 def locked(connection: Connection, keys: Collection[str], wait: bool = True) -> dict[str, Gate]:
     """Lock those of these gates that are there, in the order of their keys; without ``wait`` those that are free."""
     return {gate.key: gate for gate in _read(connection, sorted(keys), True, wait)}
+
+
+def locked_with_heads(connection: Connection, keys: Collection[str]) -> tuple[dict[str, Gate], list[Head] | None]:
+    """Lock those of these gates that are there; return also what ``Dialect.heads`` does, if that takes no longer."""
+    dialect = dialect_of(connection)
+    statement = dialect.with_heads(_some(dialect, True, True))
+    if statement is None:
+        return locked(connection, keys), None
+    rows = _among(connection, statement, sorted(keys), {"last": BELOW_ALL})
+    return {row[0]: _gate(row[:-1]) for row in rows}, dialect.read_heads(rows[0][-1]) if rows else None
 
 
 def _read(connection: Connection, keys: Sequence[str], lock: bool, wait: bool) -> list[Gate]:

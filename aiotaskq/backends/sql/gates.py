@@ -14,7 +14,7 @@ from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.sql import gate_repairs as repairs
 from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.admission import Admission, Opened, Touched
-from aiotaskq.backends.sql.claim import Claim
+from aiotaskq.backends.sql.claim import Claim, due_of
 from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.rows import decode_flow
@@ -179,7 +179,8 @@ def _claimed(connection: Connection, claim: Claim, opened: Opened | None) -> lis
     # Where it has, nothing else was ready.
     if opened is not None and taken and (len(taken) == len(opened.ready) or len(taken) == claim.limit):
         return taken
-    return taken + claim_tasks(connection, *claim._replace(limit=claim.limit - len(taken)))
+    heads = None if opened is None or opened.heads is None else due_of(opened.heads, claim.now)
+    return taken + claim_tasks(connection, *claim._replace(limit=claim.limit - len(taken)), heads)
 
 
 def park_ready(connection: Connection, keys: Sequence[str], queue: str) -> dict[str, Bounds | None]:

@@ -223,6 +223,17 @@ class Dialect(ABC):
         """Yield the first pending row of each priority, in order, without reading the rows between."""
         return heads_by_spans(connection)
 
+    def with_heads(self, query: Select[Any]) -> Select[Any] | None:
+        """Return a query with one more column, the same in all rows: what ``heads`` reads, for the parameter ``last``.
+
+        None where it would take as long as two queries.
+        """
+        return None
+
+    def read_heads(self, column: Any) -> list[Head] | None:
+        """Return the heads of such a column; None if there are others."""
+        raise NotImplementedError(f"{type(self).__name__}: with with_heads, define read_heads")
+
     def claim(self, bare: bool, queues: int | None) -> Select[Any] | Update:
         """Return the statement of a claim in one priority: see :mod:`~aiotaskq.backends.sql.claim_statements`."""
         return claimable(bare, queues)

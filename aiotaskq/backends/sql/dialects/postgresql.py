@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from operator import itemgetter
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -41,7 +42,18 @@ from sqlalchemy.sql.elements import ColumnElement
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.changes import GUARD, groups, hoisted
-from aiotaskq.backends.sql.claim_statements import CLAIMED, EMPTY, PENDING, READ, first, ready_from, ready_from_head
+from aiotaskq.backends.sql.claim_statements import (
+    CLAIMED,
+    EMPTY,
+    FIRST_SPAN,
+    PENDING,
+    READ,
+    SPAN,
+    Head,
+    first,
+    ready_from,
+    ready_from_head,
+)
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.dialects.base import Dialect, Open, Order, PerKey, Transactions
 from aiotaskq.backends.sql.error_codes import ErrorCodes
@@ -185,6 +197,14 @@ def _lateral(query: PerKey) -> Select[Any]:
     return select(found).select_from(keys.join(found, true()))
 
 
+@functools.cache
+def _with_heads(query: Select[Any]) -> Select[Any]:
+    heads = FIRST_SPAN.subquery("heads")
+    return query.add_columns(
+        select(cast(func.json_agg(literal_column("heads")), Text)).select_from(heads).scalar_subquery()
+    )
+
+
 _ROOM: Final = ("key_", "most", "together", "least")
 
 
@@ -311,6 +331,13 @@ class PostgresqlDialect(Dialect):
         if notify == "off" or "pooler" in given.query:  # LISTEN needs a session of its own
             return Notifier()
         return Notifications(database, listeners, partial(_connect, self._dsn(database.url)))
+
+    def with_heads(self, query: Select[Any]) -> Select[Any]:
+        return _with_heads(query)
+
+    def read_heads(self, column: Any) -> list[Head] | None:
+        rows = sorted(msgspec.json.decode(column or "[]"), key=itemgetter("step"))
+        return None if len(rows) >= SPAN else [Head(*[row[name] for name in Head._fields]) for row in rows]
 
     def claim(self, bare: bool, queues: int | None) -> Update:
         return _claim(bare, queues)
