@@ -168,6 +168,7 @@ async def test_a_task_that_sleeps_is_pending_until_then(backend: Backend, steps:
     assert await steps.read(task.task_id, task.seq) == [sleep.step]
 
 
+@pytest.mark.promise("[steps, sleeps and events](steps.md#guarantees)")
 async def test_an_event_wakes_all_that_wait_for_it(backend: Backend, steps: Steps, hints: list[Any]) -> None:
     first, second, other, sleeping = [await running(backend) for _ in range(4)]
     assert [await wait(steps, each) for each in (first, second)] == [True, True]
