@@ -8,6 +8,7 @@ from typing import Any
 
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Task
+from aiotaskq.core.webhooks import Webhook
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler
 
@@ -27,6 +28,8 @@ class Registrations:
     """What makes each declared schedule, by its name."""
     run_middleware: list[Any] = field(default_factory=list)
     push_middleware: list[PushMiddleware] = field(default_factory=list)
+    webhooks: dict[str, Webhook] = field(default_factory=dict)
+    """By their names."""
     resources: dict[Any, Callable[[], Any]] = field(default_factory=dict)
     """Factories, by the type of what they give."""
 
@@ -38,6 +41,7 @@ class Registrations:
         self.schedules.update(other.schedules)
         self.run_middleware.extend(other.run_middleware)
         self.push_middleware.extend(other.push_middleware)
+        self.webhooks.update(other.webhooks)
         self.resources.update(other.resources)
 
     def knows(self, type: str) -> bool:

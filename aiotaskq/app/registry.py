@@ -19,9 +19,12 @@ from aiotaskq.core.firing import NAMESPACE
 from aiotaskq.core.limits import Fair, Limit, Of, Rate, check_shared, specs_of
 from aiotaskq.core.schedule import Schedule, new_schedule
 from aiotaskq.core.task import Task
+from aiotaskq.core.webhooks import WEBHOOK, make_webhook
 from aiotaskq.errors import ValidationError
+from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.events import Event
 from aiotaskq.runtime.handler import INJECTED, fitted, make_handler
+from aiotaskq.runtime.webhook_sender import WebhookFailed, WebhookRefused, deliver
 
 F = TypeVar("F", bound=Callable[..., Any])
 # What a coroutine function returns. It holds no Any, which would make every later overload ambiguous to mypy.
@@ -107,6 +110,8 @@ class Registry(ABC):
     def adopt(self, other: Registry) -> None:
         """Add the registrations of another task queue: handlers, schedules, middleware, listeners and resources."""
         self.registered.update(other.registered)
+        if self.registered.webhooks:
+            self._handle_messages()
 
     def _wrapped(self, push: Callable[[list[Task]], Awaitable[list[Task]]]) -> Callable[..., Awaitable[list[Task]]]:
         """Return ``push`` wrapped in the middleware of pushes, the first registered outermost."""
@@ -302,6 +307,64 @@ class Registry(ABC):
             return task
 
         return declare
+
+    def webhook(
+        self,
+        url: str,
+        *,
+        secret: str | bytes | Sequence[str | bytes],
+        on: str | Sequence[str] = ("failed",),
+        types: str | Sequence[str] | None = None,
+        queues: str | Sequence[str] | None = None,
+        name: str | None = None,
+        queue: str | None = None,
+        max_retries: int = 12,
+        timeout: float = 15.0,
+        private: bool = False,
+    ) -> None:
+        """Tell an address of ended tasks, by POST requests signed by the Standard Webhooks specification.
+
+        The transaction that ends a task pushes the message, a task of the type ``aiotaskq.webhook``, so none is lost;
+        it is retried until the receiver answers 2xx. A message says nothing of params and results.
+
+        Args:
+            secret: 24 to 64 bytes, or their base64 behind ``whsec_``; of several, each signs.
+            on: ``failed`` (dead letters), ``completed``, or both.
+            types, queues: only of tasks of these types, or in these queues; None for all.
+            name: what the messages call it; default the address. Keep it while messages wait.
+            queue: the queue of the messages; None for that of the task.
+            timeout: seconds for one attempt.
+            private: whether the address may be one of this host or of a private network.
+
+        Raises:
+            ValidationError: naming the argument, also for a name that is taken.
+        """
+        webhook = make_webhook(
+            url,
+            secret,
+            on=on,
+            types=types,
+            queues=queues,
+            name=name,
+            queue=queue,
+            max_retries=max_retries,
+            timeout=timeout,
+            private=private,
+        )
+        if webhook.name in self.registered.webhooks:
+            raise ValidationError(f"name: a webhook {webhook.name!r} is registered already; give this one another name")
+        self.registered.webhooks[webhook.name] = webhook
+        self._handle_messages()
+
+    def _handle_messages(self) -> None:
+        self.registered.handlers.pop(WEBHOOK, None)  # of an adopted TaskQ, which does not know the webhooks of this one
+        self.task(name=WEBHOOK, retry_on=WebhookFailed)(self._send_message)
+
+    async def _send_message(self, webhook: str, body: dict[str, Any]) -> int:
+        known = self.registered.webhooks.get(webhook)
+        if known is None:
+            raise WebhookRefused(f"webhook {webhook}: it is not registered here (any more)")
+        return await deliver(known, current_task().task.task_id, body, self._clock.now())
 
     def middleware(self, wrapper: Any) -> Any:
         """Register middleware around pushes and runs; usable as a decorator; the first registered is the outermost.

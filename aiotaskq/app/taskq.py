@@ -119,6 +119,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
             when_full=when_full,
             prepare=self._prepared,
             gated=self._gated,
+            webhooks=self.registered.webhooks,
         )
         self._take_groups()
         home = self._backend if store is None else self._store(store)

@@ -304,6 +304,7 @@ class TaskQ(Operations):
     schedule = direct(AsyncTaskQ.schedule, _decorator)
     elsewhere = direct(AsyncTaskQ.elsewhere, _same)
     middleware = direct(AsyncTaskQ.middleware, _same)
+    webhook = direct(AsyncTaskQ.webhook, _same)
 
     @overload
     def on(self, event: str, /) -> Callable[[F], F]: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 from aiotaskq.backends.base import Backend, Change
@@ -24,6 +25,7 @@ from aiotaskq.core.outcome import (
 from aiotaskq.core.task import SECOND, Status, Task, same_content
 from aiotaskq.core.task_dict import task_from_dict, task_to_dict
 from aiotaskq.core.validation import check_seconds, check_storable
+from aiotaskq.core.webhooks import Webhook
 from aiotaskq.errors import DatabaseUnavailable, LeaseLost, ResultTimeout, TaskConflict, ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import StepLog
@@ -65,6 +67,7 @@ class Queue(Operations[Task]):
         when_full: str = "wait",
         prepare: Callable[[Any, Any], Any] | None = None,
         gated: Callable[[Task], Task] = lambda task: task,
+        webhooks: Mapping[str, Webhook] = MappingProxyType({}),
     ) -> None:
         """Make the queue of a backend.
 
@@ -78,6 +81,7 @@ class Queue(Operations[Task]):
             prepare: returns the params of a type as they are stored, for a task given as a dict; None takes them as
                 they are. Raises ValidationError.
             gated: returns a new task with the gates of its type. Raises ValidationError.
+            webhooks: what tells of its ended tasks, by name; may change later.
 
         Raises:
             ValidationError: a wrong value.
@@ -90,6 +94,8 @@ class Queue(Operations[Task]):
         self._prepare = prepare
         self.gated = gated
         """Returns a task, made from a dict or fired by a schedule, with the gates of its type."""
+        self.webhooks = webhooks
+        """What tells of its ended tasks, by name."""
         self._visibility = check_seconds("visibility", visibility, zero=False)
         self.poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
         self._waiters = Waiters(backend)

@@ -145,7 +145,8 @@ class Fetcher:
         if self._paused and SHRINKS in self._reasons:
             self._look_shrunk()
         direct = self._direct
-        if direct is not None and outcome is not None and task.on_success is task.on_failure is None:
+        alone = task.on_success is task.on_failure is None and not self._queue.webhooks
+        if direct is not None and outcome is not None and alone:
             now = self._clock.now()
             after = settle(task, outcome, now)
             goes_on = not (self._closed or self._paused) and (self.batches is None or self._free > 0)
@@ -406,7 +407,9 @@ class Fetcher:
 
     def _change(self, task: Task, outcome: Outcome, now: int) -> Change:
         after = settle(task, outcome, now)
-        return Change(task, after, () if task.on_success is task.on_failure is None else self._worker.follow_ups(after))
+        if task.on_success is task.on_failure is None and not self._queue.webhooks:
+            return Change(task, after)
+        return Change(task, after, self._worker.follow_ups(after))
 
     async def _written(
         self, ended: Sequence[tuple[Task, Outcome]], changes: Sequence[Change], held: Sequence[bool]

@@ -1,4 +1,4 @@
-"""The tasks that a push asked for on success or failure, to be pushed with the write that ends its task."""
+"""The tasks that are pushed with the write that ends a task: what its push asked for, and messages of webhooks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from aiotaskq.core.parent import Parent
 from aiotaskq.core.task import Status, Task, new_task
+from aiotaskq.core.webhooks import Webhook, messages
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log, named, printable
 from aiotaskq.runtime.handler import Handler
@@ -14,11 +15,14 @@ from aiotaskq.runtime.handler import Handler
 _TRACE = ("traceparent", "tracestate")  # https://www.w3.org/TR/trace-context/
 
 
-def follow_ups(after: Task, handlers: Mapping[str, Handler], now: int) -> tuple[Task, ...]:
+def follow_ups(
+    after: Task, handlers: Mapping[str, Handler], webhooks: Mapping[str, Webhook], now: int
+) -> tuple[Task, ...]:
     """Return the tasks to push in the transaction that writes this ended task; ``now`` in microseconds."""
+    told = tuple(messages(webhooks, after, now)) if webhooks and after.final else ()
     name = {Status.COMPLETED: after.on_success, Status.FAILED: after.on_failure}.get(after.status)
     if not isinstance(name, str):
-        return ()
+        return told
     params = {"parent": Parent(after.task_id, after.type, after.result, after.error_message).as_params()}
     handler = handlers.get(name)
     options: dict[str, Any] = {} if handler is None else {"queue": handler.queue, "max_retries": handler.max_retries}
@@ -29,4 +33,4 @@ def follow_ups(after: Task, handlers: Mapping[str, Handler], now: int) -> tuple[
             task = handler.gating.gated(task)
         except ValidationError as error:  # it is pushed without gates: to refuse it would undo the end of its task
             log.error("the follow-up {} of {} passes no gate: {}", printable(name), named(after), error)
-    return (task,)
+    return (task, *told)

@@ -420,7 +420,7 @@ class Worker:
 
     def follow_ups(self, after: Task) -> tuple[Task, ...]:
         """Return the tasks to push in the transaction that writes this ended task."""
-        return follow_ups(after, self._handlers, self._clock.now())
+        return follow_ups(after, self._handlers, self._queue.webhooks, self._clock.now())
 
     # ---- stopping ----
 

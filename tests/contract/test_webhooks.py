@@ -1,0 +1,38 @@
+"""Messages of webhooks are pushed by the transaction that ends the task, on each store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from aiotaskq import TaskQ
+from aiotaskq.core.task import Task
+from aiotaskq.core.webhooks import WEBHOOK
+from aiotaskq.errors import TaskFailed
+from tests.support.backends import Store
+
+
+async def test_the_end_of_a_task_pushes_its_messages(store: Store, tmp_path: Path) -> None:
+    schedules = f"sqlite:///{tmp_path}/schedules.db"
+    async with TaskQ(store.url, schedules=schedules) as tq:
+        tq.webhook("https://example.com/failed", secret=bytes(32), queue="hooks")
+        tq.webhook("https://example.com/all", secret=bytes(32), queue="hooks", on=("completed", "failed"), types="bad")
+
+        @tq.task(max_retries=1, backoff=0.01)
+        async def bad() -> None:
+            raise RuntimeError("no")
+
+        @tq.task
+        async def good() -> None: ...
+
+        async with tq.running(queues=["default"], scheduler=False):  # nothing sends the messages
+            handles = [await bad.push(), await good.push()]
+            async with asyncio.timeout(20):
+                for handle in handles:
+                    with contextlib.suppress(TaskFailed):
+                        await handle.result()
+        sent: list[Task] = await tq.find(type=WEBHOOK)
+        told = sorted((task.params["webhook"], task.params["body"]["data"]["task_id"]) for task in sent)
+        assert told == [(f"https://example.com/{name}", handles[0].task_id) for name in ("all", "failed")]
+        assert {task.queue for task in sent} == {"hooks"} and {str(task.status) for task in sent} == {"pending"}
