@@ -2,7 +2,8 @@
 
 A script uses the names that its includes define, so luacheck gets the whole text of one script at a time, and what it
 finds is told by file and line as they are in the checkout. An included file may define what one script does not use:
-a finding there counts where every script that includes it has it.
+a finding there counts where every script that includes it has it. Arguments name the scripts to check; without any, all
+are checked.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def lines_of(path: Path) -> list[tuple[Path, int, str]]:
     return lines
 
 
-def findings(path: Path) -> tuple[set[Path], set[tuple[Path, int, str]]]:
-    """Return the files that a script consists of, and what luacheck finds there: file, line and message."""
+def findings(path: Path) -> set[tuple[Path, int, str]]:
+    """Return what luacheck finds in a script and its includes: file, line and message."""
     lines = lines_of(path)
     command = ["luacheck", "--formatter", "plain", "--codes", *OPTIONS, "-"]
     text = "\n".join(line for _, _, line in lines) + "\n"
@@ -44,32 +45,34 @@ def findings(path: Path) -> tuple[set[Path], set[tuple[Path, int, str]]]:
             file, number, _ = lines[min(int(match[1]), len(lines)) - 1]  # what is missing is missed behind the last
             # A message may name another line of the whole text, which is of no use here.
             found.add((file, number, re.sub(r" on line \d+", "", match[3])))
-    return {file for file, _, _ in lines}, found
+    return found
 
 
-def main() -> int:
-    """Check every script; return the exit code."""
+def main(names: list[str]) -> int:
+    """Check the scripts of these names, or every one; return the exit code."""
     if shutil.which("luacheck") is None:
         print("luacheck is not installed (Debian: apt-get install lua-check)", file=sys.stderr)
         return 2
-    scripts = sorted(FOLDER.glob("*.lua"))
+    scripts = sorted(FOLDER / name for name in names) or sorted(FOLDER.glob("*.lua"))
     users: dict[Path, int] = defaultdict(int)
-    having: dict[tuple[Path, int, str], int] = defaultdict(int)
     for script in scripts:
-        files, found = findings(script)
-        for file in files:
+        for file in {file for file, _, _ in lines_of(script)}:
             users[file] += 1
-        for finding in found:
-            having[finding] += 1
-    unused = sorted(set((FOLDER / "include").glob("*.lua")) - set(users))
-    counted = sorted(finding for finding, number in having.items() if number == users[finding[0]])
+    unused = [] if names else sorted(set((FOLDER / "include").glob("*.lua")) - set(users))
     for file in unused:
         print(f"{file}: no script includes it")
+    if unused:
+        return 1
+    having: dict[tuple[Path, int, str], int] = defaultdict(int)
+    for script in scripts:
+        for finding in findings(script):
+            having[finding] += 1
+    counted = sorted(finding for finding, number in having.items() if number == users[finding[0]])
     for file, number, message in counted:
         print(f"{file}:{number}: {message}")
-    print(f"{len(scripts)} scripts, {len(users) - len(scripts)} included files, {len(counted) + len(unused)} findings")
-    return 1 if counted or unused else 0
+    print(f"{len(scripts)} scripts, {len(users) - len(scripts)} included files, {len(counted)} findings")
+    return 1 if counted else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

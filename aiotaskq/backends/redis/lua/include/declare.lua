@@ -11,7 +11,7 @@ local named, declared, arrived, latest
 function admission.enter(rows)
   use_gates()
   local tools = gate_tools()
-  local lines, keys, latest = {}, {}, 0
+  local lines, keys, newest = {}, {}, 0
   for i = 3, #rows, 3 do
     local row = tools.new_row(rows[i])
     if row then
@@ -22,7 +22,7 @@ function admission.enter(rows)
       end
       line[#line + 1], row.at = row, i
       line.stays = line.stays or row.stays
-      latest = math.max(latest, math.min(row.seq, tonumber(row.due)))
+      newest = math.max(newest, math.min(row.seq, tonumber(row.due)))
     end
   end
   if not keys[1] or #keys > MANY then return rows end
@@ -34,7 +34,7 @@ function admission.enter(rows)
   for n, key in ipairs(keys) do
     local line = lines[key]
     for _, row in ipairs(line) do line.stays = line.stays or closed_queues[queue_of(row.lane)] end
-    if waits[n] == 0 and not line.stays then tools.enter(key, texts[n], line, rows, latest) end
+    if waits[n] == 0 and not line.stays then tools.enter(key, texts[n], line, rows, newest) end
   end
   return rows
 end

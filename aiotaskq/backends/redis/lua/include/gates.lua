@@ -49,8 +49,8 @@ local function gate_tools()
     return count
   end
 
-  -- A new row that is parked at a gate, by its state; nil if it is not. It stays there if that is not its only gate, it is
-  -- not due, or it may expire.
+  -- A new row that is parked at a gate, by its state; nil if it is not. It stays there if that is not its only gate, it
+  -- is not due, or it may expire.
   local NEW_HEAD = '^pending %S+ %S+ %S+ (%S+) [23] (%d+) ()' .. PARKED .. '() %S+ (%d+) (%d+) ()'
   local function new_row(state)
     local expires, seq, from, to, long, names, at = match(state, NEW_HEAD)
