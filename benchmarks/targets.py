@@ -95,7 +95,7 @@ def _waits(text: str, scene: str, peer: str, **wanted: float) -> list[Target]:
 
 
 PRIORITIES = "queue.PriorityQueue"
-GATES = {"sqlite": (0.60, 0.50), "postgresql": (0.80, 0.75)}
+GATES = {"sqlite": (0.60, 0.50), "postgresql": (0.80, 0.75), "redis": (0.80, 0.70)}
 BACKLOGS = {"memory": 0.85, "sqlite": 0.80, "postgresql": 0.90, "mysql": 0.80, "redis": 0.80}
 
 TARGETS = [

@@ -1,8 +1,10 @@
 """How a transaction lets tasks pass their gates, at its end: a transaction that has locked a gate waits for no task.
 
-The locks of a transaction are taken in one order: tasks, then gates by their keys. A task that passes a gate may have
-another one behind it that is not among the locked ones. That one is locked only if it is free; else it is *missed*, and
-admitted in a transaction after this one.
+The locks of a transaction are taken in one order: tasks, then gates by their keys. A push of tasks without keys takes
+those of its gates first, and inserts the tasks as they are then: its insert waits for no other transaction.
+
+A task that passes a gate may have another one behind it that is not among the locked ones. That one is locked only if
+it is free; else it is *missed*, and admitted in a transaction after this one.
 """
 
 from __future__ import annotations
