@@ -91,3 +91,19 @@ async def visitor(
         yield watched
     finally:
         await context.close()
+
+
+async def overflow(page: Page) -> list[str]:
+    """Return what is wider than the window, where the page can be scrolled sideways."""
+    return list(
+        await page.evaluate(
+            """() => {
+                const wide = document.documentElement.clientWidth;
+                if (document.documentElement.scrollWidth <= wide) return [];
+                return [...document.querySelectorAll("body *")]
+                    .filter((each) => each.getBoundingClientRect().right > wide + 1)
+                    .filter((each) => !each.closest(".scroll, .menu, .tabs"))
+                    .map((each) => each.outerHTML.slice(0, 160)).concat("the page");
+            }"""
+        )
+    )

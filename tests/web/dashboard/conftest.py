@@ -14,7 +14,6 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from fastapi import FastAPI
-from playwright.async_api import Browser
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -24,8 +23,6 @@ from aiotaskq.integrations import fastapi as fastapi_door
 from aiotaskq.integrations import starlette as starlette_door
 from aiotaskq.web.server import asgi
 from tests.support.backends import sqlite
-from tests.support.skips import skipped_without
-from tests.web.dashboard.browser import chromium, served
 
 Browse = httpx.AsyncClient
 """A client that keeps cookies, as a browser does."""
@@ -73,9 +70,10 @@ DOORS: dict[str, Callable[..., AbstractAsyncContextManager[Browse]]] = {
 }
 
 
-@pytest.fixture
-async def tq(tmp_path: Path) -> AsyncIterator[TaskQ]:
-    async with sqlite(tmp_path) as store:
+@contextlib.asynccontextmanager
+async def greeting(folder: Path) -> AsyncIterator[TaskQ]:
+    """A task queue on SQLite with one handler."""
+    async with sqlite(folder) as store:
         url = store.url
     async with TaskQ(url, timezone="UTC") as tq:
 
@@ -85,6 +83,12 @@ async def tq(tmp_path: Path) -> AsyncIterator[TaskQ]:
                 raise RuntimeError("there is no such person")
             return f"Hello, {name}!"
 
+        yield tq
+
+
+@pytest.fixture
+async def tq(tmp_path: Path) -> AsyncIterator[TaskQ]:
+    async with greeting(tmp_path) as tq:
         yield tq
 
 
@@ -110,17 +114,3 @@ async def send(browse: Browse, action: str, page: str = "", **fields: str) -> ht
     """Send a form of a page, as its button does."""
     token = form_token(await browse.get(page))
     return await browse.post(action, data={"form_token": token, **fields}, headers={"Sec-Fetch-Site": "same-origin"})
-
-
-@pytest.fixture
-async def browser(unavailable: dict[str, str]) -> AsyncIterator[Browser]:
-    with skipped_without("chromium", unavailable):
-        async with chromium() as browser:
-            yield browser
-
-
-@pytest.fixture
-async def home(tq: TaskQ) -> AsyncIterator[str]:
-    """The address of the standalone server's dashboard."""
-    async with served(tq, show_args=True) as home:
-        yield home

@@ -19,6 +19,8 @@ from aiotaskq.web.dashboard.pages import pages
 from tests.support.waiting import eventually
 
 PLAIN = "a plain text"
+EXAMPLES = ("failed", "running", "parked", "paused", "expired")
+"""Tasks whose pages have parts of their own."""
 
 
 class Sample:
@@ -139,3 +141,9 @@ async def _settled(tq: TaskQ, pushed: dict[str, Any]) -> bool:
 def _printable(text: str) -> str:
     """Return the text as a key can hold it."""
     return "".join(char if char.isprintable() else "?" for char in text)[: MAX_KEY - 20]
+
+
+def chosen_addresses(sample: Sample) -> list[str]:
+    """Return an address of each page, and those of some tasks."""
+    first = {address.partition("?")[0]: address for address in reversed(sample.addresses())}
+    return [*first.values(), *(f"task?id={sample.tasks[f'{kind} 0']}" for kind in EXAMPLES)]

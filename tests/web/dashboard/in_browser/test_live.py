@@ -9,6 +9,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from aiotaskq import TaskQ
+from aiotaskq.web import server
 from aiotaskq.web.dashboard import site
 from tests.support.machine import within
 from tests.web.dashboard.browser import served, visitor
@@ -71,13 +72,20 @@ async def test_a_hidden_tab_sleeps(browser: Browser, home: str, tq: TaskQ) -> No
         assert len(opened) == 2
 
 
-async def test_pages_come_back_after_the_server_has_restarted(browser: Browser, tq: TaskQ) -> None:
+async def test_pages_come_back_after_the_server_has_restarted(
+    browser: Browser, tq: TaskQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "SHUTDOWN_TIMEOUT", 1)  # it waits for the stream of the open page
     async with visitor(browser, "http://127.0.0.1") as seen:
         page, label = seen.page, seen.page.locator("#live-switch")
+        await page.clock.install()
         async with served(tq) as home:
             await page.goto(f"{home}tasks")
             await shows(page, (await tq.push("greet", {"name": "one"})).task_id)
             await expect(label).to_have_text("Live")
+            stopped = page.wait_for_event("requestfailed", **SLOW)
+        await stopped
+        await page.clock.fast_forward(5_000)
         await expect(label).to_have_text("No connection", **SLOW)
         async with served(tq, port=urlsplit(home).port or 0):
             await expect(label).to_have_text("Live", **SLOW)
