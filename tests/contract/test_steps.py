@@ -20,8 +20,6 @@ from tests.support.backends import Store
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, completed, ended, pushed, read, running
 
-pytestmark = pytest.mark.stores("memory", "durable_fake", "sqlite", "postgresql", "mysql")
-
 LATER = NOW + 3 * 86_400 * SECOND
 
 

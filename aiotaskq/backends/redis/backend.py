@@ -40,6 +40,7 @@ from aiotaskq.backends.redis.rows import (
 )
 from aiotaskq.backends.redis.schedules import RedisSchedules
 from aiotaskq.backends.redis.server import check_format, check_settings, read_limits
+from aiotaskq.backends.redis.steps import RedisSteps
 from aiotaskq.backends.redis.values import RedisValues
 from aiotaskq.backends.redis.workers import RedisWorkers
 from aiotaskq.core.errors import gate_full, queue_full
@@ -59,6 +60,7 @@ class RedisBackend(Backend):
     durable: ClassVar[bool] = True
     shared: ClassVar[bool] = True
     gates: RedisGates
+    steps: RedisSteps
 
     def __init__(self, url: str, quiet: bool = False, patience: float | None = None) -> None:
         """``quiet``: the server's settings were checked already. ``patience``: as of ``another``.
@@ -77,6 +79,7 @@ class RedisBackend(Backend):
         self.workers = RedisWorkers(self._redis)
         self.history = RedisHistory(self._redis)
         self.notes = RedisNotes(self._redis, self.listeners)
+        self.steps = RedisSteps(self, self._redis, self._notifier.message, self.updated)
         self.gates: RedisGates = RedisGates(self._redis, self.listeners, self._notifier.ready)
         self.groups: RedisGroups = RedisGroups(self.name, self._redis, self.listeners, self._notifier.ready)
         self.schedules: RedisSchedules = RedisSchedules(self._redis, self.listeners, self.gates, self._notifier.ready)
@@ -167,7 +170,7 @@ class RedisBackend(Backend):
                 return in_places(order, await self.update([changes[place] for place in order]))
             script = scripts.UPDATE_GATED
         flags = await self._redis.run(script, self._notifier.message(hints), *rows)
-        held = self._updated(changes, hints, flags)
+        held = self.updated(changes, hints, flags)
         if len(flags) > len(changes) + 1:
             await self.groups.followed(flags[-1])
         return held
@@ -193,12 +196,12 @@ class RedisBackend(Backend):
                 return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
             script = scripts.EXCHANGE_GATED
         flags, claimed = await self._redis.run(script, *words, *rows)
-        held = self._updated(changes, hints, flags)
+        held = self.updated(changes, hints, flags)
         if len(flags) > len(changes) + 1:
             await self.groups.followed(flags[-1])
         return held, to_tasks(claimed)
 
-    def _updated(self, changes: Sequence[Change], hints: dict[str, list[str]], flags: Sequence[int]) -> list[bool]:
+    def updated(self, changes: Sequence[Change], hints: dict[str, list[str]], flags: Sequence[int]) -> list[bool]:
         """Pass the hints on in this process (the script has sent them to others), and return which changes held."""
         held = [flag == 1 for flag in flags]
         if len(held) > len(changes):

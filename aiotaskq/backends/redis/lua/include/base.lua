@@ -35,6 +35,14 @@
 -- history:<seconds>:<at>  hash: what workers did in one of them
 -- notes:<id>           list: the notes of a task, each with a blank between its words; see notes_add.lua
 -- noted                hash: id of a task with notes to the number of its last one, and the bytes of the texts
+-- steps:<id>           hash: the steps of a task; see steps.py
+-- stepped              set: the ids of the tasks with steps
+-- events               hash: the key of an event to its instants and its value; see steps.py
+-- events:keys          sorted set: the keys of the events (all scores are 0)
+-- events:until         sorted set: the keys of those that expire, by expires_at
+-- waits:<key>          hash: id of a task that waits for this event to the fence with which it does
+-- waiting              hash: id of such a task to the key of the event
+-- awaited              set: the keys of events for which tasks wait, and perhaps others
 -- groups               hash: group to its counts, a blank between each, and JSON; see groups.lua
 -- groups:then          hash: group to JSON: the rows of its callbacks, and what a reader gets of them
 -- groups:inner         hash: group to JSON: the ids of the groups in it
@@ -598,6 +606,15 @@ local function flush()
   if deleted[1] and call('EXISTS', root .. 'noted') == 1 then
     call_in_chunks('HDEL', 'noted', deleted)
     for _, id in ipairs(deleted) do call('UNLINK', root .. 'notes:' .. id) end
+  end
+  if deleted[1] and call('EXISTS', root .. 'stepped') == 1 then
+    call_in_chunks('SREM', 'stepped', deleted)
+    for _, id in ipairs(deleted) do
+      call('UNLINK', root .. 'steps:' .. id)
+      local key = call('HGET', root .. 'waiting', id)
+      if key then call('HDEL', root .. 'waits:' .. key, id) end
+    end
+    call_in_chunks('HDEL', 'waiting', deleted)
   end
   call_in_chunks('HSET', 'state', rows)
   call_in_chunks('HSET', 'body', bodies)

@@ -1,0 +1,149 @@
+"""The steps and events in Redis.
+
+A step is a field of the hash of its task: push stamp, kind, number and name, with a blank between; its value has its
+place among the steps, its instant and its text. An event has its instant, when it expires or ``-``, and its text.
+
+The script that stores an event cannot make rows of tasks, so what waits is woken by updates after it. A process that
+dies in between leaves these waits to ``mend``, and to the next call of ``emit``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from aiotaskq.backends.base import Backend
+from aiotaskq.backends.change import Change
+from aiotaskq.backends.coded import encoded_change
+from aiotaskq.backends.redis import scripts
+from aiotaskq.backends.redis.connection import RedisConnections
+from aiotaskq.backends.redis.rows import changed_rows
+from aiotaskq.backends.steps import Steps, Wait
+from aiotaskq.core.steps import EventValue, NewStep, Step, woken
+
+Message = Callable[[Mapping[str, Sequence[str]]], bytes]
+Updated = Callable[[Sequence[Change], dict[str, list[str]], Sequence[int]], list[bool]]
+READ = 500  # keys in one answer
+
+
+class RedisSteps(Steps):
+    """The keys ``steps:…``, ``events``, ``waits:…`` and their indexes."""
+
+    def __init__(self, backend: Backend, redis: RedisConnections, message: Message, updated: Updated) -> None:
+        """``message`` returns hints as they are published, ``updated`` passes those of an update on in this process."""
+        self._backend, self._redis, self._message, self._updated = backend, redis, message, updated
+
+    async def read(self, task_id: str, seq: int) -> list[Step]:
+        found = await self._redis.command("HGETALL", f"{self._redis.root}steps:{task_id}")
+        steps = [
+            self._plain_step(_step(field.decode(), value.decode()))
+            for field, value in zip(found[::2], found[1::2], strict=True)
+            if field.startswith(f"{seq} ".encode())
+        ]
+        return sorted(steps, key=lambda step: step.n)
+
+    async def add(self, new: Sequence[NewStep]) -> list[Step | None]:
+        if not new:
+            return []
+        fields = [_field(each) for each in new]
+        words: list[bytes | str | int] = []
+        for each, field in zip(new, fields, strict=True):
+            words += (each.task_id, each.fence, each.seq, field, self._value(each.step))
+        found = await self._redis.run(scripts.STEPS_ADD, *words, repeatable=True)
+        return [
+            None if value is None else self._plain_step(_step(field, value.decode()))
+            for field, value in zip(fields, found, strict=True)
+        ]
+
+    def _value(self, step: Step) -> str:
+        return f"{step.n} {step.at} {self._stored(step.text)}"
+
+    async def suspend(self, change: Change, new: NewStep, wait: Wait | None = None) -> bool:
+        other = change if wait is None else Change(change.before, wait.woken)
+        hints = self._backend.hints_of_update([change], [True])
+        words: list[bytes | str | int] = [self._message(hints), new.task_id, new.fence, _field(new)]
+        words += [self._value(new.step), "" if wait is None else wait.key, new.step.at]
+        for each in (change, other):
+            words += changed_rows([each if self.codec is None else encoded_change(each, self.codec)])
+        flags = await self._redis.run(scripts.STEPS_SUSPEND, *words)
+        return self._updated([change], hints, flags)[0]
+
+    async def emit(self, event: EventValue) -> EventValue:
+        expires = "" if event.expires_at is None else event.expires_at
+        stored = f"{event.at} {expires or '-'} {self._stored(event.text)}"
+        words = (event.key, stored, event.at, expires)
+        found, waiting = await self._redis.run(scripts.STEPS_EMIT, *words, repeatable=True)
+        await self._wake(event.key, waiting, event.at)
+        return self._event(event.key, found)
+
+    async def _wake(self, key: str, waiting: Sequence[bytes], now: int) -> int:
+        """Make the tasks due that wait for an event, given by their ids and fences."""
+        count = 0
+        for start in range(0, len(waiting), 2 * READ):
+            part = [word.decode() for word in waiting[start : start + 2 * READ]]
+            count += sum(await self._backend.update(list(await self._changes(part, now))))
+            await self._redis.run(scripts.STEPS_WOKEN, key, *part)
+        return count
+
+    async def _changes(self, waiting: Sequence[str], now: int) -> Iterator[Change]:
+        rows = await self._backend.get(waiting[::2])
+        fences = map(int, waiting[1::2])
+        both = [(row, row and row.fence == fence and woken(row, now)) for row, fence in zip(rows, fences, strict=True)]
+        return (Change(row, after) for row, after in both if row and after)
+
+    async def event(self, key: str, now: int) -> EventValue | None:
+        stored = await self._redis.command("HGET", f"{self._redis.root}events", key)
+        if stored is None:
+            return None
+        event = self._event(key, stored)
+        return event if event.there(now) else None
+
+    def _event(self, key: str, stored: bytes) -> EventValue:
+        at, expires, text = stored.decode().split(" ", 2)
+        until = None if expires == "-" else int(expires)
+        return self._plain_event(EventValue(key=key, text=text, at=int(at), expires_at=until))
+
+    async def events(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[EventValue]:
+        found: list[EventValue] = []
+        first = f"[{prefix}" if after is None or after.encode() < prefix.encode() else f"({after}"
+        while len(found) < limit:
+            words = ("events:keys", first, "+", "LIMIT", 0, READ)
+            page = await self._redis.command("ZRANGEBYLEX", f"{self._redis.root}{words[0]}", *words[1:])
+            keys = [key.decode() for key in page]
+            kept = [key for key in keys if key.startswith(prefix)]
+            if kept:
+                values = await self._redis.command("HMGET", f"{self._redis.root}events", *kept)
+                known = [self._event(key, value) for key, value in zip(kept, values, strict=True) if value is not None]
+                found += [event for event in known if event.there(now)]
+            if len(kept) < READ:
+                break
+            first = f"({kept[-1]}"
+        return found[:limit]
+
+    async def waiting(self, keys: Sequence[str]) -> dict[str, int]:
+        counts = {}
+        for key in keys:
+            found = await self._redis.command("HGETALL", f"{self._redis.root}waits:{key}")
+            counts[key] = len(list(await self._changes([word.decode() for word in found], 0)))
+        return counts
+
+    async def expire(self, now: int, limit: int) -> int:
+        return int(await self._redis.run(scripts.EVENTS_EXPIRE, now, limit, repeatable=True))
+
+    async def mend(self, now: int) -> int:
+        count = 0
+        for word in await self._redis.command("SMEMBERS", f"{self._redis.root}awaited"):
+            key = word.decode()
+            if await self.event(key, now) is not None:
+                waiting = await self._redis.command("HGETALL", f"{self._redis.root}waits:{key}")
+                count += await self._wake(key, waiting, now)
+        return count
+
+
+def _field(new: NewStep) -> str:
+    return f"{new.seq} {new.step.kind} {new.step.number} {new.step.name}"
+
+
+def _step(field: str, value: str) -> Step:
+    _seq, kind, number, name = field.split(" ", 3)
+    n, at, text = value.split(" ", 2)
+    return Step(kind=kind, name=name, number=int(number), n=int(n), text=text, at=int(at))  # type: ignore[arg-type]

@@ -1,0 +1,57 @@
+"""Redis: an event is stored by a script, and what waits for it is woken after that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aiotaskq.backends.base import Change
+from aiotaskq.backends.redis.backend import RedisBackend
+from aiotaskq.backends.steps import Wait
+from aiotaskq.core.steps import NEVER, EventValue, NewStep, Step
+from aiotaskq.core.task import Status, Task
+from aiotaskq.errors import DatabaseUnavailable
+from tests.support.rows import LEASE, NOW, new, read
+
+PAID = EventValue(key="paid", text="1", at=NOW)
+
+
+async def waiting(backend: RedisBackend) -> Task:
+    """Push a task that waits for an event."""
+    await backend.push([new()])
+    (task,) = await backend.claim("w", NOW, 1, lease_until=LEASE)
+    asleep = task.replace(status=Status.PENDING, run_at=NEVER, lease_owner=None, lease_until=None)
+    step = NewStep(task.task_id, task.seq, task.fence, Step(name="paid", text=str(NEVER), kind="wait", at=NOW))
+    assert await backend.steps.suspend(Change(task, asleep), step, Wait("paid", asleep.replace(run_at=NOW)))
+    return task
+
+
+async def emit_and_die(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Emit the event, and lose the process before it has woken what waits."""
+
+    async def away(changes: Any) -> Any:
+        raise DatabaseUnavailable("the process has died")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "update", away)
+        with pytest.raises(DatabaseUnavailable):
+            await backend.steps.emit(PAID)
+
+
+async def test_what_was_not_woken_is_mended(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = await waiting(backend)
+    assert await backend.steps.mend(NOW) == 0
+    await emit_and_die(backend, monkeypatch)
+    assert (await read(backend, task)).run_at == NEVER
+    assert await backend.steps.mend(NOW) == 1
+    assert (await read(backend, task)).run_at == NOW
+    assert await backend.steps.mend(NOW) == 0
+    assert await backend.steps.event("paid", NOW) == PAID
+
+
+async def test_an_emit_that_is_repeated_wakes_the_rest(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = await waiting(backend)
+    await emit_and_die(backend, monkeypatch)
+    assert await backend.steps.emit(EventValue(key="paid", text="2", at=NOW + 1)) == PAID
+    assert (await read(backend, task)).run_at == NOW + 1
