@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from aiotaskq.core.alerts import Rules
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Task
 from aiotaskq.core.webhooks import Webhook
@@ -30,6 +31,7 @@ class Registrations:
     push_middleware: list[PushMiddleware] = field(default_factory=list)
     webhooks: dict[str, Webhook] = field(default_factory=dict)
     """By their names."""
+    alerts: Rules | None = None
     resources: dict[Any, Callable[[], Any]] = field(default_factory=dict)
     """Factories, by the type of what they give."""
 
@@ -42,6 +44,7 @@ class Registrations:
         self.run_middleware.extend(other.run_middleware)
         self.push_middleware.extend(other.push_middleware)
         self.webhooks.update(other.webhooks)
+        self.alerts = other.alerts or self.alerts
         self.resources.update(other.resources)
 
     def knows(self, type: str) -> bool:

@@ -329,7 +329,7 @@ class Registry(ABC):
 
         Args:
             secret: 24 to 64 bytes, or their base64 behind ``whsec_``; of several, each signs.
-            on: ``failed`` (dead letters), ``completed``, or both.
+            on: ``failed`` (dead letters), ``completed``, ``alert`` (see ``alerts``), or several of them.
             types, queues: only of tasks of these types, or in these queues; None for all.
             name: what the messages call it; default the address. Keep it while messages wait.
             queue: the queue of the messages; None for that of the task.

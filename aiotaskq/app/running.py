@@ -13,8 +13,15 @@ from aiotaskq.app.registry import Registry
 from aiotaskq.app.resources import open_resource
 from aiotaskq.app.run_options import RunOptions
 from aiotaskq.app.settings import schedules_elsewhere
-from aiotaskq.backends.base import Backend
+from aiotaskq.backends.base import Backend, Schedules
+from aiotaskq.core.alerts import ALERTS, after, changes, holding, make_rules
+from aiotaskq.core.task import new_task
+from aiotaskq.core.validation import INT32
+from aiotaskq.core.webhooks import alert_messages
 from aiotaskq.errors import ValidationError
+from aiotaskq.log import log, printable
+from aiotaskq.runtime.alerts import look
+from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.retention import Retention
 from aiotaskq.runtime.scheduler.scheduler import Scheduler
@@ -45,6 +52,11 @@ class Running(Registry):
     @abstractmethod
     def scheduler(self) -> Scheduler:
         """The scheduler actor; made when something uses it."""
+
+    @property
+    @abstractmethod
+    def open_schedules(self) -> Schedules | None:
+        """The store of schedules as far as it is in use."""
 
     @abstractmethod
     async def open(self) -> None:
@@ -137,6 +149,70 @@ class Running(Registry):
             await self.close()
         return code
 
+    def alerts(
+        self,
+        *,
+        dead_letters: int | None = None,
+        oldest_ready: float | None = None,
+        schedule_late: float | None = None,
+        no_worker: float | None = None,
+        every: float = 30.0,
+    ) -> None:
+        """Watch the store: an alert begins when it passes one of these bounds, and ends when it is within it again.
+
+        Each beginning and end emits the event ``alert`` in the process that has noticed it, and is told to webhooks
+        with ``on="alert"``. The rules are evaluated by a durable task, so by one worker at a time for all processes.
+
+        Args:
+            dead_letters: so many failed tasks, or more, are in the store.
+            oldest_ready: a task has been ready for more seconds.
+            schedule_late: a schedule has been due for more seconds.
+            no_worker: tasks of a queue have been ready for more seconds, and no worker claims from it. Where no worker
+                runs at all, nothing evaluates the rules: ``aiotaskq check`` tells that from outside.
+            every: seconds between two evaluations.
+
+        Raises:
+            ValidationError: naming the argument.
+        """
+        self.registered.alerts = make_rules(dead_letters, oldest_ready, schedule_late, no_worker, every)
+        self._handle_alerts()
+
+    def adopt(self, other: Registry) -> None:
+        """Add the registrations of another task queue: handlers, schedules, webhooks, middleware, resources."""
+        super().adopt(other)
+        if self.registered.alerts is not None:
+            self._handle_alerts()
+
+    def _handle_alerts(self) -> None:
+        self.registered.handlers.pop(ALERTS, None)  # of an adopted TaskQ, which would read its own store
+        self.task(name=ALERTS, max_retries=INT32)(self._watch)
+
+    async def _watch(self) -> None:
+        rules, now = self.registered.alerts, self._clock.now()
+        if rules is None:
+            return
+        schedules = self.open_schedules
+        found = holding(rules, await look(self._backend, schedules, rules, now))
+        known = await self.store.get_public(ALERTS) or {}
+        made = changes(known, found, now)
+        queue = current_task().task.queue
+        if told := [task for alert in made for task in alert_messages(self.registered.webhooks, alert, queue, now)]:
+            await self.queue.add(told)
+        if made:
+            await self.store.set_public(ALERTS, after(known, made))
+        for alert in made:
+            (log.warning if alert.firing else log.info)(
+                "alert {} {}: {}", alert.rule, "begins" if alert.firing else "is over", printable(alert.text)
+            )
+            self.registered.events.emit("alert", now, None, **alert.as_dict())
+        current_task().snooze(rules.every)
+
+    async def _start_watching(self, queues: Sequence[str] | None) -> None:
+        if self.registered.alerts is not None:
+            queue = "default" if queues is None or "default" in queues else queues[0]
+            now = self._clock.now()
+            await self.queue.add([new_task(ALERTS, {}, now=now, queue=queue, max_retries=INT32, unique_key=ALERTS)])
+
     async def _start_running(self, options: RunOptions) -> None:
         if self.worker is not None:
             raise ValidationError("running: workers run already; one running() at a time")
@@ -159,6 +235,7 @@ class Running(Registry):
             if schedules:
                 await self.scheduler.declare([make() for make in self.registered.schedules.values()])
             await worker.start()
+            await self._start_watching(options.queues)
             await self._retention.start()
             if schedules:
                 await self.scheduler.start()

@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from aiotaskq.core.alerts import ALERTS, Alert
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.masking import mask
@@ -25,7 +26,7 @@ from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_secon
 
 WEBHOOK: Final = "aiotaskq.webhook"
 """The type of the tasks that send messages. The end of such a task is never told."""
-STATUSES: Final = ("completed", "failed")
+STATUSES: Final = ("completed", "failed", "alert")
 _PREFIX: Final = "whsec_"
 _KEY: Final = (24, 64)  # bytes, as the specification asks for
 
@@ -38,7 +39,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     secrets: tuple[bytes, ...]
     """The keys of the signatures: each message has one by each of them, so that a receiver can change to a new one."""
     on: tuple[str, ...]
-    """Statuses of ended tasks."""
+    """Statuses of ended tasks, and ``alert``."""
     types: frozenset[str] | None
     """None for all."""
     queues: frozenset[str] | None
@@ -58,7 +59,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it tells of this ended task."""
         return (
             task.status in self.on
-            and task.type != WEBHOOK
+            and task.type not in (WEBHOOK, ALERTS)
             and (self.types is None or task.type in self.types)
             and (self.queues is None or task.queue in self.queues)
         )
@@ -140,6 +141,13 @@ def messages(webhooks: Mapping[str, Webhook], after: Task, now: int) -> list[Tas
         for webhook in webhooks.values()
         if webhook.wants(after)
     ]
+
+
+def alert_messages(webhooks: Mapping[str, Webhook], alert: Alert, queue: str, now: int) -> list[Task]:
+    """Return the tasks that tell of an alert; in ``queue`` where a webhook names none."""
+    data = alert.as_dict() | {"since": to_iso(alert.since)}
+    kind = f"alert.{data['state']}"
+    return [message(each, kind, data, queue, now) for each in webhooks.values() if "alert" in each.on]
 
 
 def message(webhook: Webhook, kind: str, data: dict[str, Any], queue: str, now: int, **options: Any) -> Task:

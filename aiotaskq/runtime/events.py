@@ -37,6 +37,7 @@ NAMES = (
     "operated",
     "group_progress",
     "group_ended",
+    "alert",
 )
 OPERATED = "operated"
 """The event of a change made by a user of the dashboard or the HTTP API; a listener of it costs tasks nothing."""

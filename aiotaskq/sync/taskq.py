@@ -305,6 +305,7 @@ class TaskQ(Operations):
     elsewhere = direct(AsyncTaskQ.elsewhere, _same)
     middleware = direct(AsyncTaskQ.middleware, _same)
     webhook = direct(AsyncTaskQ.webhook, _same)
+    alerts = direct(AsyncTaskQ.alerts, _same)
 
     @overload
     def on(self, event: str, /) -> Callable[[F], F]: ...

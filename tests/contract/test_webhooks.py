@@ -7,10 +7,47 @@ import contextlib
 from pathlib import Path
 
 from aiotaskq import TaskQ
+from aiotaskq.core.alerts import ALERTS
 from aiotaskq.core.task import Task
 from aiotaskq.core.webhooks import WEBHOOK
 from aiotaskq.errors import TaskFailed
 from tests.support.backends import Store
+
+
+async def test_alerts_begin_and_end_and_one_task_evaluates_them(store: Store, tmp_path: Path) -> None:
+    told: list[tuple[str, str]] = []
+    schedules = f"sqlite:///{tmp_path}/schedules.db"
+
+    def wired() -> TaskQ:
+        tq = TaskQ(store.url, schedules=schedules)
+        tq.alerts(dead_letters=1, every=0.02)
+        tq.webhook("https://example.com/alerts", secret=bytes(32), queue="hooks", on="alert")
+        tq.on("alert", lambda event: told.append((event.detail["rule"], event.detail["state"])))
+
+        @tq.task(max_retries=0)
+        async def bad() -> None:
+            raise RuntimeError("no")
+
+        return tq
+
+    async with wired() as tq:
+        for _ in range(2):  # a second start finds the task of the first
+            async with tq.running(queues=["default"], scheduler=False):
+                if not told:
+                    await tq.push("bad")
+                async with asyncio.timeout(20):
+                    while len(told) < 1:
+                        await asyncio.sleep(0.01)
+        assert [str(each.status) for each in await tq.find(type=ALERTS)] == ["pending"]
+        await tq.purge(status=["failed"])
+        async with tq.running(queues=["default"], scheduler=False), asyncio.timeout(20):
+            while len(told) < 2:
+                await asyncio.sleep(0.01)
+        assert told == [("dead_letters", "firing"), ("dead_letters", "resolved")]
+        sent = await tq.find(type=WEBHOOK)
+        assert sorted(task.params["body"]["type"] for task in sent) == ["alert.firing", "alert.resolved"]
+        assert len({task.params["body"]["data"]["since"] for task in sent}) == 1
+        assert await tq.store.get_public(ALERTS) == {}
 
 
 async def test_the_end_of_a_task_pushes_its_messages(store: Store, tmp_path: Path) -> None:

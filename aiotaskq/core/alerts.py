@@ -1,0 +1,105 @@
+"""Alert rules: which hold for what was read of a store, and which alerts begin and end by that. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.validation import check_int, check_seconds
+
+ALERTS: Final = "aiotaskq.alerts"
+"""The type of the task that evaluates the rules, its unique key, and the key of the public value with what is open."""
+NAMED: Final = 5
+"""The most queues or schedules that an alert names."""
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """Bounds beyond which there is an alert; None for no rule. Durations in seconds."""
+
+    dead_letters: int | None
+    oldest_ready: float | None
+    schedule_late: float | None
+    no_worker: float | None
+    every: float
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What was read of a store. Ages in seconds."""
+
+    dead_letters: int
+    oldest_ready: float | None
+    late_schedules: Sequence[str]
+    """Names of schedules that are due for longer than the rule allows."""
+    unclaimed: Sequence[str]
+    """Queues whose ready tasks no worker claims for longer than the rule allows."""
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """An alert that begins or ends. Instants in microseconds UTC."""
+
+    rule: str
+    """``dead_letters``, ``oldest_ready``, ``schedule_late`` or ``no_worker``."""
+    firing: bool
+    """Whether it begins; False where it ends."""
+    since: int
+    """When it began."""
+    text: str
+    """A sentence that says what is wrong, or was."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as the body of a message and as the detail of an event."""
+        return {
+            "rule": self.rule,
+            "state": "firing" if self.firing else "resolved",
+            "since": self.since,
+            "text": self.text,
+        }
+
+
+def make_rules(
+    dead_letters: object, oldest_ready: object, schedule_late: object, no_worker: object, every: object
+) -> Rules:
+    """Return rules made from unchecked input. Raises ValidationError naming the argument."""
+    given = {"oldest_ready": oldest_ready, "schedule_late": schedule_late, "no_worker": no_worker}
+    if dead_letters is None and all(value is None for value in given.values()):
+        raise ValidationError("alerts: at least one of dead_letters, oldest_ready, schedule_late, no_worker is needed")
+    ages = {name: None if value is None else check_seconds(name, value, zero=False) for name, value in given.items()}
+    most = None if dead_letters is None else check_int("dead_letters", dead_letters, 1)
+    return Rules(most, **ages, every=check_seconds("every", every, zero=False))
+
+
+def holding(rules: Rules, seen: Seen) -> dict[str, str]:
+    """Return the rules beyond whose bounds the store is, each with a sentence."""
+    found = {}
+    if rules.dead_letters is not None and seen.dead_letters >= rules.dead_letters:
+        found["dead_letters"] = f"tasks that have failed for good: {seen.dead_letters:,}"
+    age = seen.oldest_ready
+    if rules.oldest_ready is not None and age is not None and age > rules.oldest_ready:
+        found["oldest_ready"] = f"a task has been ready for {age:.0f} s"
+    if seen.late_schedules:
+        found["schedule_late"] = f"no scheduler has fired what is due: {_named(seen.late_schedules)}"
+    if seen.unclaimed:
+        found["no_worker"] = f"no worker claims the ready tasks of: {_named(seen.unclaimed)}"
+    return found
+
+
+def changes(open_since: Mapping[str, Sequence[Any]], found: Mapping[str, str], now: int) -> list[Alert]:
+    """Return the alerts that begin and end. ``open_since`` has for each open one when it began, and its sentence."""
+    begun = [Alert(rule, True, now, text) for rule, text in found.items() if rule not in open_since]
+    ended = [Alert(rule, False, since, text) for rule, (since, text) in open_since.items() if rule not in found]
+    return begun + ended
+
+
+def after(open_since: Mapping[str, Sequence[Any]], made: Sequence[Alert]) -> dict[str, list[Any]]:
+    """Return what is open after these changes."""
+    ended: Collection[str] = {alert.rule for alert in made if not alert.firing}
+    kept = {rule: list(about) for rule, about in open_since.items() if rule not in ended}
+    return kept | {alert.rule: [alert.since, alert.text] for alert in made if alert.firing}
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
