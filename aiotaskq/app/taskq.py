@@ -72,7 +72,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         """Wire a task queue; nothing is opened yet. All durations in seconds.
 
         Args:
-            url: ``memory://``, ``sqlite:///file.db``, ``postgresql://``, ``mysql://`` or ``redis://``.
+            url: ``memory://``, ``sqlite:///file.db``, ``postgresql://``, ``mysql://``, ``redis://`` or
+                ``redis+sentinel://``.
             schedules: URL of the store that holds schedules; default the same place, for ``memory://`` the database of
                 ``AIOTASKQ_DATABASE_URL``, and for Redis, too, where that variable names a SQL database.
             store: where public values live; default the same place.

@@ -11,15 +11,18 @@ import pytest
 import aiotaskq
 import aiotaskq.sync
 from aiotaskq import DatabaseUnavailable, QueueFull, TaskQ
+from aiotaskq.app import settings
 from aiotaskq.backends.base import ScheduleChange
 from aiotaskq.backends.redis.backend import RedisBackend
+from aiotaskq.backends.redis.schedules import RedisSchedules
+from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.parking import parked
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 from aiotaskq.core.task import SECOND, Task, TaskFilter
-from tests.backends.redis.stores import opened, own_server, run_program
+from tests.backends.redis.stores import opened, own_server
 from tests.support.rows import NOW, new, new_schedule
 from tests.support.servers import Server
 
@@ -59,44 +62,33 @@ async def test_schedules_are_beside_the_tasks_and_nothing_else_is_opened(
     assert list(tmp_path.iterdir()) == []
 
 
-# The process's database is fixed at its first use, so each of these is a process of its own.
-HOME = """
-import asyncio, sys
-import aiotaskq
-
-async def main(url, given):
-    tq = aiotaskq.TaskQ(url, schedules=given or None)
-    own = tq.open_schedules is not None
-    scheduler = aiotaskq.Scheduler(queue=aiotaskq.RedisQueue(url), url=given or None)
-    print([type(each).__name__ for each in (tq.scheduler.schedules, scheduler.schedules)], own)
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-OWN, SQL = "['RedisSchedules', 'RedisSchedules'] True\n", "['SqlSchedules', 'SqlSchedules'] False\n"
-ANOTHER = "['RedisSchedules', 'RedisSchedules'] False\n"
-
-
 @pytest.mark.parametrize(
-    ("given", "variables", "said"),
+    ("given", "variables", "kind", "own"),
     [
-        ("", {}, OWN),
-        ("", {"AIOTASKQ_DATABASE_URL": "redis://localhost:1/1"}, OWN),  # that of the command line's --db
-        ("redis://localhost:1/0", {"AIOTASKQ_DATABASE_URL": "sqlite:///s.db"}, OWN),
-        ("redis://localhost:1/1", {}, ANOTHER),
-        ("sqlite:///s.db", {}, SQL),
-        ("", {"AIOTASKQ_DATABASE_URL": "sqlite:///s.db"}, SQL),
-        ("", {"AIOTASKQ_QUEUE_URL": "sqlite:///s.db"}, SQL),
+        ("", {}, RedisSchedules, True),
+        ("", {"AIOTASKQ_DATABASE_URL": "redis://localhost:1/1"}, RedisSchedules, True),  # of the command line's --db
+        ("redis://localhost:1/0", {"AIOTASKQ_DATABASE_URL": "sqlite:///s.db"}, RedisSchedules, True),
+        ("redis://localhost:1/1", {}, RedisSchedules, False),
+        ("sqlite:///s.db", {}, SqlSchedules, False),
+        ("", {"AIOTASKQ_DATABASE_URL": "sqlite:///s.db"}, SqlSchedules, False),
+        ("", {"AIOTASKQ_QUEUE_URL": "sqlite:///s.db"}, SqlSchedules, False),
     ],
 )
-def test_a_database_that_is_named_holds_the_schedules(
-    given: str, variables: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_database_that_is_named_holds_the_schedules(
+    given: str, variables: dict[str, str], kind: type, own: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(settings, "_settings", None)  # as in a new process
     for name in ("AIOTASKQ_DATABASE_URL", "AIOTASKQ_QUEUE_URL"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert run_program(HOME, "redis://localhost:1/0", given) == said
+    url = "redis://localhost:1/0"
+    tq = TaskQ(url, schedules=given or None)
+    assert (tq.open_schedules is not None) == own
+    scheduler = aiotaskq.Scheduler(queue=aiotaskq.RedisQueue(url), url=given or None)
+    assert [type(each.schedules) for each in (tq.scheduler, scheduler)] == [kind, kind]
+    assert tq.open_schedules is tq.scheduler.schedules
+    assert (tq.queue.backend.schedules is tq.scheduler.schedules) == own
 
 
 @pytest.mark.parametrize("kind", [aiotaskq.TaskQ, aiotaskq.sync.TaskQ])
@@ -120,7 +112,10 @@ async def test_a_full_memory_refuses_a_firing_as_a_whole_and_takes_an_edit() -> 
             with pytest.raises(DatabaseUnavailable, match="memory is full, nothing was written"):
                 await backend.schedules.change([ends])
             assert await backend.schedules.due(NOW, 5) == [once]
-            assert await backend.schedules.change([ScheduleChange(once, once.replace(enabled=False))]) == [True]
+            edited = once.replace(priority=4)
+            assert await backend.schedules.change([ScheduleChange(once, edited)]) == [True]
+            off = edited.replace(enabled=False, version=1)
+            assert await backend.schedules.change([ScheduleChange(edited.replace(version=1), off)]) == [True]
             assert await backend.schedules.due(NOW, 5) == []
             assert await backend.schedules.delete([once.task_id]) == [True]
 
@@ -175,5 +170,6 @@ async def test_a_damaged_row_is_disabled_and_can_be_deleted(
 async def test_an_index_entry_without_a_row_is_dropped(backend: RedisBackend, server: Server, prefix: str) -> None:
     schedule = await added(backend)
     server.ask("ZADD", f"{{{prefix}}}:schedules:due", 5, "ghost")
-    assert await backend.schedules.due(NOW, 5) == [schedule]
+    assert await backend.schedules.next_due() == 5
+    assert await backend.schedules.due(NOW, 1) == [schedule]
     assert await backend.schedules.next_due() == NOW
