@@ -262,6 +262,16 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
             push = functools.partial(self.queue.debounced.push, push=push, rules=rules, session=session)
         return self._wrapped(push)(tasks)
 
+    async def fork(self, task_id: str, *, from_step: str) -> TaskHandle[Any]:
+        """Push a copy of a task that goes on at one of its steps, as ``charge`` or ``charge#2``: what was done before
+        that is taken over. The task itself stays as it is.
+
+        Raises NotFound for a task or a step that does not exist, and as ``push``.
+        """
+        new = self._gated(await self.queue.step_verbs.forked(await self.get(task_id), from_step))
+        (row,) = await self._push([new], None, ())
+        return self._handle(row.task_id, row is new)
+
     def handle(self, task_id: str) -> TaskHandle[Any]:
         """Return the handle of a task by id, pushed by any process."""
         return self._handle(task_id)

@@ -47,6 +47,10 @@ class Steps(ABC):
     async def add(self, new: Sequence[NewStep]) -> list[Step | None]:
         """Store steps; return for each the one that is there, None if the task does not run with this fence."""
 
+    @abstractmethod
+    async def put(self, new: Sequence[NewStep]) -> None:
+        """Store the steps of tasks that are about to be pushed, whatever their fences; those that are there stay."""
+
     async def add_with(self, session: Any, new: NewStep) -> Step | None:
         """``add`` in the caller's transaction, which the caller commits. Raises as ``Backend.push_with``."""
         raise NotSupported("session: this store cannot join a transaction; call step() without it, or use a SQL store")

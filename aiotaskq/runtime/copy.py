@@ -21,6 +21,7 @@ from aiotaskq.core.validation import MAX_NAME, check_json, check_text
 from aiotaskq.errors import ClosedError, DatabaseUnavailable, NotSupported, TaskConflict, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.runtime.copy_flow import close_gates, conflicting_groups, copy_groups, open_gates
+from aiotaskq.runtime.copy_steps import copy_events, copy_steps, steps_of
 
 CHUNK = 200  # tasks read, and written in one transaction
 SHOWN = 5  # ids in a message
@@ -82,9 +83,10 @@ async def copy(
         done.queues_paused += 1
     gates = await close_gates(source, target, now)
     grouped = await _copy_groups(source, target, done)
+    await copy_events(source, target, now)
     looked = 0
     async for tasks in _pages(source):
-        await _copy_tasks(target, tasks, now, running, done, grouped)
+        await _copy_tasks(source, target, tasks, now, running, done, grouped)
         looked += len(tasks)
         progress(looked, max(total, looked))
     await _copy_schedules(target, schedules, now, done)
@@ -158,7 +160,13 @@ def _same_schedule(one: Schedule, other: Schedule) -> bool:
 
 
 async def _copy_tasks(
-    target: Backend, tasks: Sequence[Task], now: int, running: bool, done: Copied, grouped: bool = True
+    source: Backend | None,
+    target: Backend,
+    tasks: Sequence[Task],
+    now: int,
+    running: bool,
+    done: Copied,
+    grouped: bool = True,
 ) -> None:
     wanted = []
     for task, row in zip(tasks, await target.get([task.task_id for task in tasks]), strict=True):
@@ -172,10 +180,22 @@ async def _copy_tasks(
             wanted.append(settle(task, Released("copied", ran=True), now))
         else:
             done.uncopied.append(Uncopied("task", task.task_id, "it began to run meanwhile"))
+    if source is not None:
+        found = [await _with_steps(source, target, each, now, done) for each in wanted]
+        wanted = [task for task in found if task is not None]
     began = {task.task_id for task in tasks if task.status is Status.RUNNING}
     for task in await _write(target.push, wanted, "task", done):
         done.tasks += 1
         done.released += task.task_id in began
+
+
+async def _with_steps(source: Backend, target: Backend, task: Task, now: int, done: Copied) -> Task | None:
+    """Copy the steps of a task; return it as it is to be pushed. None, and noted, if that is not possible."""
+    try:
+        return await copy_steps(target, task, await steps_of(source, task), now)
+    except ValidationError as error:
+        done.uncopied.append(Uncopied("task", task.task_id, str(error)))
+        return None
 
 
 async def _copy_schedules(target: Backend, schedules: Sequence[Schedule], now: int, done: Copied) -> None:
@@ -187,7 +207,7 @@ async def _copy_schedules(target: Backend, schedules: Sequence[Schedule], now: i
     for start in range(0, len(schedules), CHUNK):
         part = schedules[start : start + CHUNK]
         # Fired, and not pushed yet: where schedules and tasks share a store, nothing else would push them.
-        await _copy_tasks(target, [task for schedule in part for task in schedule.outbox], now, False, done)
+        await _copy_tasks(None, target, [task for schedule in part for task in schedule.outbox], now, False, done)
         there = await target.schedules.get([schedule.task_id for schedule in part])
         new: list[Schedule] = []
         for schedule, row in zip(part, there, strict=True):

@@ -19,9 +19,9 @@ from aiotaskq.core.conversion import Conversion
 from aiotaskq.core.outcome import Released, settle
 from aiotaskq.core.serialize import storable
 from aiotaskq.core.steps import NEVER, EventValue, Kind, NewStep, Step, Suspension
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import SECOND, Task, new_task
 from aiotaskq.core.validation import check_int, check_json, check_key, check_seconds
-from aiotaskq.errors import DatabaseUnavailable, EventTimeout, LeaseLost, NotSupported, ValidationError
+from aiotaskq.errors import DatabaseUnavailable, EventTimeout, LeaseLost, NotFound, NotSupported, ValidationError
 from aiotaskq.log import log, named
 from aiotaskq.runtime.handler import result_conversion
 
@@ -130,6 +130,30 @@ class StepVerbs:
         """Return events in the order of their keys."""
         limit = check_int("limit", limit, 1)
         return await self.store.events(self.clock.now(), limit, prefix=prefix, after=after)
+
+    async def forked(self, task: Task, label: str) -> Task:
+        """Return a new task that is to go on before a step of another one, and store the steps before that for it.
+
+        Raises NotFound if the other one has no step of this name.
+        """
+        steps = await self.steps_of(task)
+        first = next((step.n for step in steps if step.label == label), None)
+        if first is None:
+            known = ", ".join(dict.fromkeys(step.label for step in steps))
+            raise NotFound(f"from_step: task {task.task_id} has no step {label!r:.60}; there is: {known or 'none'}")
+        new = new_task(
+            task.type,
+            task.params,
+            now=self.clock.now(),
+            priority=task.priority,
+            queue=task.queue,
+            max_retries=task.max_retries,
+            timeout=task.timeout,
+            extra=task.extra,
+        ).replace(fence=1)  # its first run reads steps
+        kept = [NewStep(new.task_id, new.seq, new.fence, step) for step in steps if step.n < first]
+        await self.store.put(kept)
+        return new
 
     async def steps_of(self, task: Task) -> list[Step]:
         """Return the steps of a task."""

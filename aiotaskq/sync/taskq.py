@@ -332,6 +332,7 @@ class TaskQ(Operations):
     handle = direct(AsyncTaskQ.handle, _handle)
     retry = blocking(AsyncTaskQ.retry, _handle)
     edit = blocking(AsyncTaskQ.edit, _handle)
+    fork = blocking(AsyncTaskQ.fork, _handle)
     health = blocking(AsyncTaskQ.health)
     invalid_rows = reading(AsyncTaskQ.invalid_rows)
 

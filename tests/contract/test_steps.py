@@ -18,7 +18,7 @@ from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import ValidationError
 from tests.support.backends import Store
 from tests.support.machine import within
-from tests.support.rows import LEASE, NOW, completed, ended, pushed, read, running
+from tests.support.rows import LEASE, NOW, completed, ended, new, pushed, read, running
 
 LATER = NOW + 3 * 86_400 * SECOND
 
@@ -46,8 +46,8 @@ def asleep(task: Task, until: int = LATER) -> Task:
 
 
 async def wait(steps: Steps, task: Task, key: str = "paid", until: int = LATER) -> bool:
-    new = of(task, key, str(until), kind="wait")
-    return await steps.suspend(Change(task, asleep(task, until)), new, Wait(key, asleep(task, NOW)))
+    new_step = of(task, key, str(until), kind="wait")
+    return await steps.suspend(Change(task, asleep(task, until)), new_step, Wait(key, asleep(task, NOW)))
 
 
 async def again(backend: Backend, task: Task, now: int = NOW) -> Task:
@@ -103,6 +103,19 @@ async def test_the_first_write_of_a_step_stays(backend: Backend, steps: Steps) -
     fresh = of(task, "fresh", n=2)
     assert await steps.add([of(task, text='"second"', at=NOW + 1), fresh]) == [first.step, fresh.step]
     assert await steps.read(task.task_id, task.seq) == [first.step, fresh.step]
+
+
+async def test_steps_are_put_before_their_task(backend: Backend, steps: Steps) -> None:
+    task = new(fence=1)
+    await steps.put([])
+    await steps.put([of(task), of(task, "b", n=2)])
+    await backend.push([task])
+    (claimed,) = await backend.claim("w", NOW, 1, lease_until=LEASE)
+    assert claimed.fence == 2
+    assert await steps.add([of(claimed, text="2")]) == [of(task).step], "the first write stays"
+    assert [step.name for step in await steps.read(task.task_id, task.seq)] == ["charge", "b"]
+    assert await backend.delete([task.task_id]) == 1
+    assert await steps.read(task.task_id, task.seq) == []
 
 
 async def test_a_task_that_is_pushed_again_has_no_steps(backend: Backend, steps: Steps) -> None:
@@ -205,8 +218,8 @@ async def test_an_event_that_is_there_is_not_waited_for(backend: Backend, steps:
     row = await read(backend, task)
     assert (row.status, row.run_at) == (Status.PENDING, NOW)
     assert await steps.waiting(["paid"]) == {"paid": 0}
-    new = of(late, "paid", str(LATER), kind="wait", at=NOW + 10)
-    assert await steps.suspend(Change(late, asleep(late)), new, Wait("paid", asleep(late, NOW)))
+    new_step = of(late, "paid", str(LATER), kind="wait", at=NOW + 10)
+    assert await steps.suspend(Change(late, asleep(late)), new_step, Wait("paid", asleep(late, NOW)))
     assert (await read(backend, late)).run_at == LATER, "it has expired"
 
 
@@ -264,8 +277,8 @@ async def test_a_task_with_gates_passes_them_again(backend: Backend, steps: Step
     parked: dict[str, Any] = {"flow": flow, "run_at": PARKED, "due_at": NOW - 2_000 * SECOND, "gate": "openai"}
     task = await running(backend, **parked)
     back = asleep(task, PARKED).replace(due_at=LATER)
-    new = of(task, "paid", str(LATER), kind="wait")
-    assert await steps.suspend(Change(task, back), new, Wait("paid", back.replace(due_at=NOW)))
+    new_step = of(task, "paid", str(LATER), kind="wait")
+    assert await steps.suspend(Change(task, back), new_step, Wait("paid", back.replace(due_at=NOW)))
     other = await running(backend, **parked)
     assert other.task_id != task.task_id, "it holds no slot while it waits"
     await steps.emit(event(at=NOW + 5))

@@ -44,6 +44,11 @@ class MemorySteps(Steps):
         with self._lock:
             return [self._add(each) for each in new]
 
+    async def put(self, new: Sequence[NewStep]) -> None:
+        with self._lock:
+            for each in new:
+                self._put(each)
+
     async def add_with(self, session: Any, new: NewStep) -> Step | None:
         if self.at_commit is None:
             return await super().add_with(session, new)

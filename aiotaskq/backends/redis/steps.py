@@ -54,6 +54,12 @@ class RedisSteps(Steps):
             for field, value in zip(fields, found, strict=True)
         ]
 
+    async def put(self, new: Sequence[NewStep]) -> None:
+        for each in new:
+            key, field = f"{self._redis.root}steps:{each.task_id}", _field(each)
+            await self._redis.command("HSETNX", key, field, self._value(each.step))
+            await self._redis.command("SADD", f"{self._redis.root}stepped", each.task_id)
+
     def _value(self, step: Step) -> str:
         return f"{step.n} {step.at} {self._stored(step.text)}"
 

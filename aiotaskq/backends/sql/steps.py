@@ -64,6 +64,11 @@ class SqlSteps(Steps):
         found = await self._database.write(lambda c: _add(c, new, rows))
         return [None if step is None else self._plain_step(step) for step in found]
 
+    async def put(self, new: Sequence[NewStep]) -> None:
+        rows = [self._row(each) for each in new]
+        for part in chunks(rows):
+            await self._database.write(lambda c, part=part: insert_new(c, _S, _COLUMNS, part))  # type: ignore[misc]
+
     async def add_with(self, session: Any, new: NewStep) -> Step | None:
         def body(connection: Connection) -> Step | None:
             self._enter(connection)

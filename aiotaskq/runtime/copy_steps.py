@@ -1,0 +1,42 @@
+"""Copies the steps of tasks, and the events, to another store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aiotaskq.backends.base import Backend
+from aiotaskq.core.steps import NewStep, Step, woken
+from aiotaskq.core.task import COMPLETED, Task
+
+PAGE = 500
+
+
+async def copy_events(source: Backend, target: Backend, now: int) -> int:
+    """Copy the events that exist at ``now``; return how many. One that is there already stays."""
+    if source.steps is None or target.steps is None:
+        return 0
+    count, last = 0, None
+    while page := await source.steps.events(now, PAGE, after=last):
+        for event in page:
+            await target.steps.emit(event)
+        count, last = count + len(page), page[-1].key
+    return count
+
+
+async def steps_of(source: Backend, task: Task) -> list[Step]:
+    """Return the steps that a further run of a task would read. Raises ValidationError if one cannot be decoded."""
+    if source.steps is None or not task.fence or task.status is COMPLETED:
+        return []
+    return await source.steps.read(task.task_id, task.seq)
+
+
+async def copy_steps(target: Backend, task: Task, steps: Sequence[Step], now: int) -> Task:
+    """Copy the steps of a task; return it as it is to be pushed there.
+
+    One that waits for an event becomes due: it waits again, there, for as long as it still has.
+    """
+    if not steps or target.steps is None:
+        return task
+    await target.steps.put([NewStep(task.task_id, task.seq, task.fence, step) for step in steps])
+    waits = any(step.kind == "wait" and step.until == task.due for step in steps)
+    return (woken(task, now) or task) if waits else task
