@@ -25,6 +25,7 @@ REQUIREMENTS = {
     "otel": ("opentelemetry-api>=1.24,<2",),
     "calendars": ("holidays>=0.80,<1",),
     "mcp": ("mcp>=2.3,<3",),
+    "django": ("django>=5.2,<7", "django-tasks>=0.12,<0.13; python_version < '3.12'"),
     "pydantic": ("pydantic>=2.7,<3",),
 }
 

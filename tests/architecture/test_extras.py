@@ -16,6 +16,7 @@ DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["opti
 MODULES = {
     "prometheus-client": "prometheus_client",
     "opentelemetry-api": "opentelemetry",
+    "django-tasks": "django_tasks",
 }
 BY_NAME = {"pymysql", "psycopg"}  # SQLAlchemy imports its drivers by the name in the URL
 

@@ -139,19 +139,20 @@ LIBRARIES = {
     "aiohttp": {"integrations.aiohttp"},
     "alembic": {"backends.sql.migrations"},
     "croniter": {"core.cron_parser"},
+    "django": {"integrations.django"},
     "fastapi": {"integrations.fastapi"},
     "loguru": {"cli.worker_process", "integrations.logging", "log"},
     "opentelemetry": {"integrations.opentelemetry"},
     "prometheus_client": {"integrations.prometheus"},
     "redis": {"backends.redis"},
     "rich": {"cli.layout", "cli.output"},
-    "sqlalchemy": {"backends.sql", "cli.tables", "database", "models", "sync.session"},
+    "sqlalchemy": {"backends.sql", "cli.tables", "database", "integrations.django", "models", "sync.session"},
     "starlette": {"integrations.starlette", "web.asgi"},
     "typer": {"cli"},
     "tzlocal": {"core.cron"},
     "uvicorn": {"web.http_protocol", "web.server"},
 }
-FOLDERS = ("backends.sql.migrations", "backends.sql", "backends.redis", "cli")
+FOLDERS = ("backends.sql.migrations", "backends.sql", "backends.redis", "cli", "integrations.django")
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

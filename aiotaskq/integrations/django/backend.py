@@ -1,0 +1,173 @@
+"""The backend of Django's tasks framework: enqueues tasks, and reads their results."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.core import checks
+from django.db import transaction
+from django.db.utils import ConnectionDoesNotExist
+from django.utils import timezone
+
+from aiotaskq.backends.url import kind_of
+from aiotaskq.core.ids import new_id
+from aiotaskq.core.validation import MAX_NAME
+from aiotaskq.errors import AiotaskqError, NotFound, ValidationError
+from aiotaskq.integrations.django.borrowed import alias_of, in_transaction, may_join, session_on, url_of
+from aiotaskq.integrations.django.framework import (
+    BaseTaskBackend,
+    ImproperlyConfigured,
+    InvalidTask,
+    TaskResult,
+    TaskResultDoesNotExist,
+    TaskResultStatus,
+    task_enqueued,
+)
+from aiotaskq.integrations.django.results import aware, result_of
+from aiotaskq.sync import TaskQ
+
+__all__ = ["TasksBackend"]
+
+OPTIONS = ("url", "using", "max_retries", "modules")
+
+
+@functools.cache
+def _taskq(url: str) -> TaskQ:
+    # Django makes a backend for each thread; the process has one task queue for each store.
+    return TaskQ(url)
+
+
+class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no types
+    """``TASKS = {"default": {"BACKEND": "aiotaskq.integrations.django.TasksBackend", "OPTIONS": {…}}}``.
+
+    Options, all of them optional:
+
+    - ``url``: the store of the tasks; default the database ``using``.
+    - ``using``: the alias in ``DATABASES`` of the database whose transactions a task joins; default ``default``, if
+      that is the store.
+    - ``max_retries``: how often a task is retried after an exception; default 0, as Django's own backends.
+    - ``modules``: names of modules with tasks, which workers import beside the module ``tasks`` of each application.
+    """
+
+    supports_defer = True
+    supports_async_task = True
+    supports_get_result = True
+    supports_priority = True
+
+    @property
+    def url(self) -> str:
+        """The URL of the store. Raises ImproperlyConfigured where none is given and none follows from the database."""
+        url = self.options.get("url")
+        return url_of(self.options.get("using", "default")) if url is None else url
+
+    @property
+    def using(self) -> str | None:
+        """The alias of the database whose transactions a task joins; None where it joins none."""
+        if "using" in self.options or self.options.get("url") is None:
+            return str(self.options.get("using", "default"))
+        return alias_of(self.options["url"])
+
+    @property
+    def taskq(self) -> TaskQ:
+        """The blocking task queue of the store: ``taskq.handle(result.id).cancel()``, ``taskq.stats()``."""
+        return _taskq(self.url)
+
+    def validate_task(self, task: Any) -> None:
+        """Raise InvalidTask for a task that cannot be run, as one whose path is longer than 100 characters."""
+        super().validate_task(task)
+        for what, name in (("path", task.module_path), ("queue_name", task.queue_name)):
+            if not 0 < len(name) <= MAX_NAME:
+                raise InvalidTask(f"{what}: at most {MAX_NAME} characters are possible (got {name[:200]!r})")
+
+    def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
+        """Push a task. In a transaction of Django's on the same database it exists exactly if that is committed."""
+        self.validate_task(task)
+        result = TaskResult(
+            task=task,
+            id=new_id(),
+            status=TaskResultStatus.READY,
+            enqueued_at=timezone.now().replace(microsecond=0),
+            started_at=None,
+            last_attempted_at=None,
+            finished_at=None,
+            args=args,
+            kwargs=kwargs,
+            backend=self.alias,
+            errors=[],
+            worker_ids=[],
+        )
+        options: dict[str, Any] = {
+            "task_id": result.id,
+            "queue": task.queue_name,
+            "priority": -task.priority,  # the smaller number is claimed first
+            "max_retries": self.options.get("max_retries", 0),
+        }
+        if task.run_after is not None:
+            options["at"] = aware(task.run_after)
+        self._push(task.module_path, {"args": result.args, "kwargs": result.kwargs}, options)
+        task_enqueued.send(type(self), task_result=result)
+        return result
+
+    def _push(self, path: str, params: dict[str, Any], options: dict[str, Any]) -> None:
+        tq, alias = self.taskq, self.using
+        if alias is None or not in_transaction(alias):
+            tq.push(path, params, **options)
+            return
+        with_django = session_on(alias)
+        tq.push(path, params, session=with_django, **options)
+        if transaction.get_connection(alias).in_atomic_block:
+            # Its commit wakes the workers; after a rollback it is not called.
+            transaction.on_commit(with_django.commit, using=alias, robust=True)
+        else:  # without autocommit Django tells of no commit: workers find the task by polling
+            with_django.close()
+
+    def get_result(self, result_id: str) -> Any:
+        """Return the result of a task as it is now. Raises TaskResultDoesNotExist.
+
+        A task of a transaction that is not committed yet is not found.
+        """
+        handle = self.taskq.handle(result_id)
+        try:
+            row = handle.task()
+            notes = handle.notes() if row.attempts else []
+        except (NotFound, ValidationError):
+            raise TaskResultDoesNotExist(result_id) from None
+        found = result_of(row, self.alias, notes)
+        if found is None:  # of another program, or of code that is gone
+            raise TaskResultDoesNotExist(result_id)
+        return found
+
+    def make_tables(self) -> None:
+        """Create or migrate the tables of the store; nothing happens where they are there."""
+        tq = self.taskq
+        tq.open()
+        tq.close()
+
+    def check(self, **_kwargs: Any) -> Iterable[checks.CheckMessage]:
+        """Return what is wrong with the options."""
+        if not isinstance(self.options, Mapping):
+            return [self._error("OPTIONS is no dict", "E001")]
+        found = []
+        if unknown := sorted(self.options.keys() - set(OPTIONS)):
+            found.append(self._error(f"unknown options {', '.join(unknown)}; use {', '.join(OPTIONS)}", "E001"))
+        retries = self.options.get("max_retries", 0)
+        if type(retries) is not int or retries < 0:
+            found.append(self._error("max_retries: a whole number of at least 0 is needed", "E002"))
+        modules = self.options.get("modules", ())
+        if isinstance(modules, str) or not all(isinstance(name, str) for name in modules):
+            found.append(self._error("modules: a list of names is needed", "E003"))
+        try:
+            url = self.url
+            if kind_of(url) == "memory":
+                found.append(self._error("url: memory:// is in one process; workers are in others", "E004"))
+            _taskq(url)  # for a driver that is missing, or an option of the URL that is wrong
+            if "using" in self.options and not may_join(url, self.options["using"]):
+                found.append(self._error("using: it is another database than that of url", "E005"))
+        except (AiotaskqError, ImproperlyConfigured, ConnectionDoesNotExist) as error:
+            found.append(self._error(str(error), "E004"))
+        return found
+
+    def _error(self, text: str, number: str) -> checks.CheckMessage:
+        return checks.Error(f"TASKS[{self.alias!r}]: {text}", id=f"aiotaskq.{number}")

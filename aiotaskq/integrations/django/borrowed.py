@@ -1,0 +1,182 @@
+"""Django's connection as a SQLAlchemy session: what is written through it is part of Django's transaction.
+
+Django begins, commits and closes; SQLAlchemy only executes statements. So the dialects here do nothing where others
+commit, roll back or close, and leave a connection as Django has set it up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import DEFAULT_DB_ALIAS, connections
+from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.mysql.mysqldb import MySQLDialect_mysqldb
+from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.orm import Session
+
+from aiotaskq.backends.sql.dialects import dialect_named
+from aiotaskq.backends.url import SQL, kind_of, scheme_of
+from aiotaskq.integrations.django.framework import ImproperlyConfigured
+
+__all__ = ["alias_of", "in_transaction", "may_join", "session_on", "url_of"]
+
+_PORTS = {"postgresql": 5432, "mysql": 3306}
+_LOCAL = {"", "localhost", "127.0.0.1", "::1"}
+_MYSQL_SSL = ("ca", "capath", "cert", "key", "cipher")
+
+
+# ---- the place of a database --------------------------------------------------------------------------------------
+
+
+def url_of(alias: str) -> str:
+    """Return the URL of a database of Django's settings. Raises ImproperlyConfigured where there can be none."""
+    connection = connections[alias]
+    settings, vendor = connection.settings_dict, connection.vendor
+    if vendor not in SQL:
+        raise ImproperlyConfigured(
+            f"aiotaskq cannot keep tasks in {vendor}, the database {alias!r}; give OPTIONS['url'] of another store"
+        )
+    if vendor == "sqlite":
+        if connection.is_in_memory_db():
+            raise ImproperlyConfigured(
+                f"the database {alias!r} is in memory, where no worker can read it; name a file, "
+                "or give OPTIONS['url']; in tests use Django's own backends, or a file as TEST['NAME']"
+            )
+        url = URL.create("sqlite", database=os.path.abspath(settings["NAME"]))
+    else:
+        url = _server(vendor, settings)
+    return url.render_as_string(hide_password=False)
+
+
+def _server(vendor: str, settings: Mapping[str, Any]) -> URL:
+    known = dialect_named(vendor).options or frozenset()
+    given = settings.get("OPTIONS") or {}
+    query = {name: str(value) for name, value in given.items() if name in known and isinstance(value, str | int)}
+    ssl = given.get("ssl")
+    if vendor == "mysql" and isinstance(ssl, Mapping):
+        query |= {f"ssl_{name}": str(ssl[name]) for name in _MYSQL_SSL if ssl.get(name)}
+    host = str(settings.get("HOST") or "")
+    if host.startswith("/"):
+        query["host" if vendor == "postgresql" else "unix_socket"] = host
+        host = ""
+    return URL.create(
+        vendor,
+        username=settings.get("USER") or None,
+        password=settings.get("PASSWORD") or None,
+        host=host or ("localhost" if vendor == "mysql" and "unix_socket" not in query else None),
+        port=int(settings["PORT"]) if settings.get("PORT") else None,
+        database=settings.get("NAME") or None,
+        query=query,
+    )
+
+
+def alias_of(url: str) -> str | None:
+    """Return Django's default database if a store is the same one, else None."""
+    if kind_of(url) != "sql":
+        return None
+    connection = connections[DEFAULT_DB_ALIAS]
+    if connection.vendor != SQL[scheme_of(url)] or (connection.vendor == "sqlite" and connection.is_in_memory_db()):
+        return None
+    return DEFAULT_DB_ALIAS if _place(make_url(url)) == _place(make_url(url_of(DEFAULT_DB_ALIAS))) else None
+
+
+def may_join(url: str, alias: str) -> bool:
+    """Whether a store may be a database of Django's; a pooler may stand at another address."""
+    vendor = connections[alias].vendor
+    if kind_of(url) != "sql" or vendor != SQL[scheme_of(url)]:
+        return False
+    return dialect_named(vendor).same_database(make_url(url_of(alias)), make_url(url))
+
+
+def _place(url: URL) -> tuple[object, ...]:
+    kind = SQL[scheme_of(url.drivername + "://")]
+    if kind == "sqlite":
+        return (os.path.realpath(url.database or ""),)
+    host = str(url.query.get("host") or url.query.get("unix_socket") or url.host or "")
+    return "localhost" if host in _LOCAL else host, url.port or _PORTS[kind], url.database
+
+
+# ---- the connection -------------------------------------------------------------------------------------------------
+
+
+def in_transaction(alias: str) -> bool:
+    """Whether what this thread writes to a database of Django's is committed later, by Django or by its user."""
+    connection = connections[alias]
+    return bool(connection.in_atomic_block or not connection.get_autocommit())
+
+
+def session_on(alias: str) -> Session:
+    """Return a SQLAlchemy session on the connection that this thread has to a database of Django's.
+
+    Its ``commit`` commits nothing: call it once Django has committed. Raises TransactionManagementError where Django's
+    transaction is broken already.
+    """
+    connection = connections[alias]
+    connection.validate_no_broken_transaction()
+    connection.ensure_connection()
+    session = Session(_engine(alias))
+    session.connection()  # taken in this thread, since Django's connections belong to their threads
+    return session
+
+
+_engines: dict[tuple[str, str, str], Engine] = {}
+
+
+def _engine(alias: str) -> Engine:
+    connection = connections[alias]
+    driver = connection.Database.__name__.partition(".")[0]
+    key = (alias, url_of(alias), driver)
+    if key not in _engines:
+        url = make_url(key[1])
+        url = URL.create(f"{connection.vendor}+django_{driver.lower()}", host=url.host, database=url.database)
+        _engines[key] = create_engine(
+            url,
+            creator=lambda: connections[alias].connection,
+            poolclass=NullPool,
+            **({"use_native_hstore": False} if connection.vendor == "postgresql" else {}),
+        )
+    return _engines[key]
+
+
+class _Borrowed:
+    def on_connect(self) -> Any:
+        """Leave the connection as it is: Django has set it up."""
+        return None
+
+    def do_commit(self, dbapi_connection: Any) -> None:
+        """Leave it to Django."""
+
+    do_rollback = do_close = do_terminate = do_commit
+
+
+class _Sqlite(_Borrowed, SQLiteDialect_pysqlite):
+    supports_statement_cache = True
+
+
+class _Psycopg(_Borrowed, PGDialect_psycopg):
+    supports_statement_cache = True
+
+
+class _Psycopg2(_Borrowed, PGDialect_psycopg2):
+    supports_statement_cache = True
+
+
+class _Mysqldb(_Borrowed, MySQLDialect_mysqldb):
+    supports_statement_cache = True
+
+
+class _Pymysql(_Borrowed, MySQLDialect_pymysql):
+    supports_statement_cache = True
+
+
+registry.register("sqlite.django_sqlite3", __name__, "_Sqlite")
+registry.register("postgresql.django_psycopg", __name__, "_Psycopg")
+registry.register("postgresql.django_psycopg2", __name__, "_Psycopg2")
+registry.register("mysql.django_mysqldb", __name__, "_Mysqldb")
+registry.register("mysql.django_pymysql", __name__, "_Pymysql")

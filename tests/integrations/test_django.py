@@ -1,0 +1,425 @@
+"""The backend of Django's tasks framework: transactions, results, signals and the worker, on each SQL database."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url
+
+from aiotaskq import TaskFailed
+from tests.support.machine import watchdog, within
+from tests.support.programs import ROOT
+from tests.support.servers import mariadb, postgresql
+from tests.support.skips import skipped_without
+
+SETTINGS = "tests.apps.django_shop.settings"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _django() -> None:
+    import django
+    import pymysql
+
+    pymysql.install_as_MySQLdb()
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", SETTINGS)
+    django.setup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mysql"], scope="module")
+def database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, unavailable: dict[str, str]
+) -> Iterator[str]:
+    """A database of each kind, with the tables of the project and those that ``migrate`` makes beside them."""
+    with skipped_without(request.param, unavailable):
+        if request.param == "sqlite":
+            place = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path_factory.mktemp("shop") / "shop.db"}
+        else:
+            server = (postgresql if request.param == "postgresql" else mariadb)(durable=False)
+            url = make_url(server.create("django"))
+            place = {
+                "ENGINE": f"django.db.backends.{request.param}",
+                "NAME": url.database,
+                "USER": url.username,
+                "PASSWORD": url.password or "",
+                "HOST": url.host,
+                "PORT": url.port,
+            }
+        with _default(place):
+            yield request.param
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Path]:
+    """A file as the database."""
+    with _default({"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "shop.db"}):
+        yield tmp_path / "shop.db"
+
+
+@contextmanager
+def _default(place: dict[str, Any]) -> Iterator[None]:
+    from django.core.management import call_command
+    from django.db import connections
+
+    from aiotaskq.integrations.django.framework import task_backends
+
+    before = connections.settings["default"]
+    connections.settings["default"] = connections.configure_settings({"default": place})["default"]
+    connections["default"] = connections.create_connection("default")
+    try:
+        call_command("migrate", run_syncdb=True, verbosity=0)
+        yield
+    finally:
+        task_backends["default"].taskq.close()
+        connections["default"].close()
+        connections.settings["default"] = before
+        del connections["default"]
+
+
+def backend(**options: Any) -> Any:
+    """A backend under the alias ``default``, with options."""
+    from aiotaskq.integrations.django import TasksBackend
+
+    return TasksBackend("default", {"OPTIONS": options, "QUEUES": ["default", "mail"]})
+
+
+def work(results: Sequence[Any], by: Any = None, **options: Any) -> list[Any]:
+    """Run a worker until these tasks have ended; return their results as they are then."""
+    from aiotaskq.integrations.django.worker import worker_of
+
+    tq = worker_of(by or backend())
+
+    async def until_ended() -> None:
+        async with tq.running(**{"concurrency": 2, "scheduler": False, **options}):
+            for result in results:
+                with suppress(TaskFailed):
+                    await tq.handle(result.id).result(timeout=watchdog())
+
+    asyncio.run(until_ended())
+    return [(by or backend()).get_result(result.id) for result in results]
+
+
+def tasks() -> Any:
+    from tests.apps.django_shop import tasks
+
+    return tasks
+
+
+def orders(name: str) -> int:
+    from tests.apps.django_shop.models import Order
+
+    return int(Order.objects.filter(name=name).count())
+
+
+@contextmanager
+def rolled_back() -> Iterator[None]:
+    """A transaction, or within one a savepoint, that is rolled back."""
+    from django.db import transaction
+
+    with suppress(ZeroDivisionError), transaction.atomic():
+        yield
+        raise ZeroDivisionError
+
+
+def missing(result: Any) -> bool:
+    """Whether the store has no such task."""
+    from aiotaskq.integrations.django.framework import TaskResultDoesNotExist
+
+    try:
+        backend().get_result(result.id)
+    except TaskResultDoesNotExist:
+        return True
+    return False
+
+
+# ---- transactions ---------------------------------------------------------------------------------------------------
+
+
+def test_a_task_exists_exactly_if_the_transaction_commits(database: str) -> None:
+    from django.db import transaction
+
+    from tests.apps.django_shop.models import Order
+
+    with rolled_back():
+        Order.objects.create(name="rolled back")
+        lost = tasks().book.enqueue("rolled back")
+    assert orders("rolled back") == 0
+    assert missing(lost)
+    with transaction.atomic():
+        Order.objects.create(name="kept")
+        kept = tasks().book.enqueue("kept")
+        with rolled_back():
+            inner = tasks().book.enqueue("inner")
+        assert missing(kept)  # another connection does not see it yet
+    assert orders("kept") == 1
+    assert missing(inner)
+    assert backend().get_result(kept.id).status == "READY"
+
+
+def test_workers_are_woken_once_the_transaction_has_committed(database: str) -> None:
+    from django.db import transaction
+
+    from aiotaskq.integrations.django.worker import worker_of
+
+    tq = worker_of(backend(), poll_interval=600.0)
+
+    def enqueue() -> Any:
+        with transaction.atomic():
+            result = tasks().book.enqueue("woken")
+        transaction.get_connection().close()
+        return result
+
+    async def main() -> None:
+        async with tq.running(scheduler=False):
+            result = await asyncio.to_thread(enqueue)
+            await tq.handle(result.id).result(timeout=within(20))
+
+    asyncio.run(main())
+    assert orders("woken") == 1
+
+
+# ---- results --------------------------------------------------------------------------------------------------------
+
+
+def test_results_of_functions_coroutines_and_contexts(database: str) -> None:
+    module = tasks()
+    booked, sent = module.book.enqueue("result", count=2), module.send.enqueue("result")
+    seen = module.attempt.enqueue(0)
+    assert (booked.status, booked.args, booked.kwargs, booked.attempts) == ("READY", ["result"], {"count": 2}, 0)
+    assert (sent.task.queue_name, sent.task.priority) == ("mail", 5)
+    with pytest.raises(ValueError, match="not finished"):
+        booked.return_value  # noqa: B018 - it raises
+    first, second, third = work([booked, sent, seen])
+    assert first.return_value == {"name": "result", "orders": [2]}
+    assert 0 <= second.return_value <= 2  # it may have run before the other one
+    assert third.return_value == [1, seen.id]
+    assert (first.status, first.is_finished, first.errors, first.attempts) == ("SUCCESSFUL", True, [], 1)
+    assert first.enqueued_at <= first.started_at == first.last_attempted_at <= first.finished_at
+    assert (second.task.func, second.task.queue_name, second.task.priority) == (module.send.func, "mail", 5)
+    booked.refresh()
+    assert (booked.status, booked.return_value) == (first.status, first.return_value)
+    assert module.book.get_result(booked.id).id == booked.id
+
+
+def test_errors_have_their_class_and_their_traceback(database: str) -> None:
+    module = tasks()
+    (failed,) = work([module.fail.enqueue()])
+    (error,) = failed.errors
+    assert (failed.status, failed.attempts, error.exception_class) == ("FAILED", 1, module.Refused)
+    assert "tasks.py" in error.traceback and "Refused: 1" in error.traceback
+    with pytest.raises(ValueError, match="Task failed"):
+        failed.return_value  # noqa: B018 - it raises
+    with pytest.raises(Exception, match="does not match"):
+        module.book.get_result(failed.id)
+
+
+def test_a_task_is_retried_as_often_as_the_option_says(sqlite: Path) -> None:
+    module, by = tasks(), backend(max_retries=1)
+    good, bad = by.enqueue(module.attempt, [1], {}), by.enqueue(module.attempt, [5], {})
+    first, second = work([good, bad], by)
+    assert (first.return_value, first.attempts, len(first.errors)) == ([2, good.id], 2, 1)
+    assert (second.status, second.attempts) == ("FAILED", 2)
+    assert [error.exception_class for error in second.errors] == [module.Refused] * 2
+    heads = [error.traceback.partition("\n")[0] for error in second.errors]
+    assert heads == ["Refused: attempt 1", "Refused: attempt 2"]
+
+
+def test_the_higher_priority_runs_first_and_a_later_time_is_waited_for(sqlite: Path) -> None:
+    from django.utils import timezone
+
+    module = tasks()
+    module.ran.clear()
+    low, high = module.book.using(priority=-50).enqueue("low"), module.book.using(priority=100).enqueue("high")
+    moment = timezone.now() + timedelta(hours=2)
+    later = module.book.using(run_after=moment).enqueue("later")
+    work([low, high], concurrency=1)
+    assert module.ran == ["high", "low"]
+    read = backend().get_result(later.id)
+    assert (read.status, read.task.run_after) == ("READY", moment)
+    assert backend().get_result(low.id).task.priority == -50
+
+
+def test_a_worker_of_some_queues_leaves_the_others(sqlite: Path) -> None:
+    module = tasks()
+    default, mail = module.book.enqueue("default"), module.send.enqueue("mail")
+    work([mail], queues=["mail"])
+    assert [backend().get_result(each.id).status for each in (default, mail)] == ["READY", "SUCCESSFUL"]
+
+
+async def test_coroutines_enqueue_and_read_results(sqlite: Path) -> None:
+    from asgiref.sync import sync_to_async
+    from django.db import connections
+
+    module = tasks()
+    result = await module.book.aenqueue("coroutine")
+    assert (await module.book.aget_result(result.id)).status == "READY"
+    await result.arefresh()
+    await sync_to_async(connections.close_all)()
+
+
+# ---- signals, names, options ----------------------------------------------------------------------------------------
+
+
+def test_signals_tell_of_each_stage(sqlite: Path) -> None:
+    from aiotaskq.integrations.django import TasksBackend, framework
+
+    heard: list[Any] = []
+    ended = threading.Event()
+
+    def listen(name: str) -> Any:
+        def hear(sender: Any, task_result: Any, **_given: Any) -> None:
+            heard.append((name, sender, task_result.id, task_result.status))
+            if len(heard) == 6:
+                ended.set()
+
+        return hear
+
+    listeners = {
+        framework.task_enqueued: listen("enqueued"),
+        framework.task_started: listen("started"),
+        framework.task_finished: listen("finished"),
+    }
+    for sent, hear in listeners.items():
+        sent.connect(hear)
+    try:
+        booked, failed = tasks().book.enqueue("signals"), tasks().fail.enqueue()
+        work([booked, failed])
+        assert ended.wait(watchdog())
+    finally:
+        for sent, hear in listeners.items():
+            sent.disconnect(hear)
+    of_each = {result.id: [each for each in heard if each[2] == result.id] for result in (booked, failed)}
+    assert [(name, status) for name, _, _, status in of_each[booked.id]] == [
+        ("enqueued", "READY"),
+        ("started", "RUNNING"),
+        ("finished", "SUCCESSFUL"),
+    ]
+    assert of_each[failed.id][-1] == ("finished", TasksBackend, failed.id, "FAILED")
+
+
+def test_a_stored_name_imports_nothing_but_tasks_of_applications(sqlite: Path) -> None:
+    from aiotaskq.integrations.django.results import task_at
+    from aiotaskq.integrations.django.worker import worker_of
+
+    module = "tests.apps.django_shop.tasks"
+    assert task_at(f"{module}.book") is tasks().book
+    for path in (
+        f"{module}.no_task",
+        f"{module}.missing",
+        "os.system",
+        "turtledemo.clock.main",
+        "book",
+        f"{module}x.y",
+    ):
+        assert task_at(path) is None
+    assert "turtledemo" not in sys.modules
+    tq = worker_of(backend())
+    assert tq.registered.handlers.get("os.system") is None
+    assert tq.registered.handlers.get(f"{module}.no_task") is None
+
+
+def test_a_task_of_other_code_has_no_result(sqlite: Path) -> None:
+    from aiotaskq.integrations.django.framework import TaskResultDoesNotExist
+
+    pushed = backend().taskq.push("another.program", {})
+    for task_id in (pushed.task_id, "no such id", "x" * 100):
+        with pytest.raises(TaskResultDoesNotExist):
+            backend().get_result(task_id)
+
+
+def test_tasks_in_another_store_do_not_join_the_transaction(sqlite: Path) -> None:
+
+    elsewhere = backend(url=f"sqlite:///{sqlite.parent}/elsewhere.db")
+    same = backend(url=f"sqlite:///{sqlite}")
+    assert (elsewhere.using, same.using, backend().using) == (None, "default", "default")
+    try:
+        with rolled_back():
+            result = elsewhere.enqueue(tasks().book, ["elsewhere"], {})
+            lost = same.enqueue(tasks().book, ["same"], {})
+        assert elsewhere.get_result(result.id).status == "READY"
+        assert missing(lost)
+    finally:
+        elsewhere.taskq.close()
+        same.taskq.close()
+
+
+def test_wrong_tasks_are_refused(sqlite: Path) -> None:
+    from aiotaskq.integrations.django.framework import InvalidTask
+
+    module = tasks()
+    with pytest.raises(InvalidTask, match="not valid for backend"):
+        module.book.using(queue_name="another")
+    with pytest.raises(InvalidTask, match="whole number"):
+        module.book.using(priority=101)
+    with pytest.raises(TypeError):
+        module.book.enqueue(object())
+
+    def long() -> None: ...
+
+    long.__qualname__, long.__module__ = "x" * 101, module.__name__
+    with pytest.raises(InvalidTask, match="at most 100 characters"):
+        type(module.book)(func=long)
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({}, []),
+        ({"url": "redis://localhost:1"}, []),
+        ({"speed": 9}, ["E001"]),
+        ({"max_retries": -1}, ["E002"]),
+        ({"modules": "shop"}, ["E003"]),
+        ({"url": "memory://"}, ["E004"]),
+        ({"url": "ftp://x"}, ["E004"]),
+        ({"using": "another"}, ["E004"]),
+        ({"url": "sqlite:///another.db", "using": "default"}, ["E005"]),
+    ],
+)
+def test_checks_name_what_is_wrong_with_the_options(sqlite: Path, options: dict[str, Any], wrong: list[str]) -> None:
+    assert [error.id for error in backend(**options).check()] == [f"aiotaskq.{number}" for number in wrong]
+
+
+def test_a_database_in_memory_is_refused() -> None:
+    from django.db import connections
+
+    from aiotaskq.integrations.django.borrowed import url_of
+    from aiotaskq.integrations.django.framework import ImproperlyConfigured
+
+    before = connections.settings["default"]
+    place = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+    connections.settings["default"] = connections.configure_settings({"default": place})["default"]
+    connections["default"] = connections.create_connection("default")
+    try:
+        with pytest.raises(ImproperlyConfigured, match="in memory"):
+            url_of("default")
+    finally:
+        connections.settings["default"] = before
+        del connections["default"]
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_runs_tasks_until_a_signal(tmp_path: Path, sqlite: Path) -> None:
+    result = tasks().book.enqueue("command")
+    environment = {**os.environ, "SHOP_DB": str(sqlite), "DJANGO_SETTINGS_MODULE": SETTINGS, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "tests/apps/django_shop/manage.py"), "aiotaskq_worker", "--concurrency", "2"]
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as program:
+        try:
+            assert backend().taskq.handle(result.id).result(timeout=watchdog()) == {"name": "command", "orders": [1]}
+        finally:
+            program.send_signal(signal.SIGTERM)
+            _, said = program.communicate(timeout=watchdog())
+    assert program.returncode == 0, said
+    assert f"aiotaskq works on sqlite:///{sqlite}" in said
+    assert orders("command") == 1
