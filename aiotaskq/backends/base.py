@@ -314,6 +314,13 @@ class Backend(ABC):
         """Read up to ``limit`` tasks that match, the newest push first, behind the id ``where.after`` if given."""
 
     @abstractmethod
+    async def last_ended(self, status: Status, limit: int) -> list[str]:
+        """Return the ids of up to ``limit`` tasks with this final status, the latest end first.
+
+        Rows without the time of their end are left out. SQL looks at the first hundred queues by their names.
+        """
+
+    @abstractmethod
     async def ids_with_prefix(self, prefixes: Sequence[str], limit: int) -> list[list[str]]:
         """Return for each prefix up to ``limit`` ids of tasks that begin with it, sorted; upper and lower case differ.
 

@@ -10,6 +10,7 @@ import pytest
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.core.outcome import Requeued, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, completed, ended, ids, new, pushed, running
@@ -144,6 +145,23 @@ async def test_find_filters_by_a_part_of_the_error(backend: Backend) -> None:
     assert await backend.purge(TaskFilter(error="%"), 10) == 1
     assert await backend.purge(TaskFilter(error="x"), 10) == 2
     assert await backend.find(TaskFilter(error=""), 10) == [tasks[3]]
+
+
+async def test_the_latest_ends(backend: Backend) -> None:
+    rows = [
+        new(status=Status.FAILED, completed_at=NOW // SECOND - number * 7 % 12, queue=f"q{number % 3}")
+        for number in range(12)
+    ]
+    others = [new(status=Status.CANCELLED, completed_at=NOW // SECOND + 9), new()]
+    await backend.push([*rows, *others, new(status=Status.FAILED)])
+    by_end = sorted(rows, key=lambda row: -(row.completed_at or 0))
+    assert await backend.last_ended(Status.FAILED, 20) == ids(by_end)
+    assert await backend.last_ended(Status.FAILED, 5) == ids(by_end)[:5]
+    assert await backend.last_ended(Status.CANCELLED, 5) == ids(others)[:1]
+    assert await backend.last_ended(Status.EXPIRED, 5) == []
+    await backend.delete([by_end[0].task_id])
+    assert await backend.update([Change(by_end[1], settle(by_end[1], Requeued(), NOW))]) == [True]
+    assert await backend.last_ended(Status.FAILED, 2) == ids(by_end)[2:4]
 
 
 async def test_ids_with_a_prefix(backend: Backend) -> None:

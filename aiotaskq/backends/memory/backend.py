@@ -6,6 +6,7 @@ Every verb runs under one lock and never suspends, so that an event loop and thr
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from heapq import nlargest
 from typing import Any, ClassVar
 
 from msgspec.structs import replace
@@ -27,7 +28,7 @@ from aiotaskq.backends.memory.steps import MemorySteps
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.parking import any_flow, slots
-from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, SECOND, Task, TaskFilter, same_push
+from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, SECOND, Status, Task, TaskFilter, same_push
 from aiotaskq.errors import LeaseLost
 
 
@@ -242,6 +243,12 @@ class MemoryBackend(DirectBackend):
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
         with self._lock:
             return self._reads.find(where, limit)
+
+    async def last_ended(self, status: Status, limit: int) -> list[str]:
+        with self._lock:
+            rows = (self._tasks[task_id] for task_id in self._ended)
+            ended = ((row.completed_at, row.seq, row.task_id) for row in rows if row.status is status)
+            return [found[2] for found in nlargest(limit, (each for each in ended if each[0] is not None))]
 
     async def ids_with_prefix(self, prefixes: Sequence[str], limit: int) -> list[list[str]]:
         with self._lock:

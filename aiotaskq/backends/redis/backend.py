@@ -262,6 +262,11 @@ class RedisBackend(Backend):
                 break
         return tasks
 
+    async def last_ended(self, status: Status, limit: int) -> list[str]:
+        words = ("(+inf", "-inf", "LIMIT", 0, limit)  # the rows without a time are at the end
+        found = await self._redis.command("ZREVRANGEBYSCORE", f"{self._redis.root}ended:{status}", *words)
+        return [name.decode(errors="backslashreplace") for name in found]
+
     async def ids_with_prefix(self, prefixes: Sequence[str], limit: int) -> list[list[str]]:
         # There is no index of the ids. The server looks at a part of them for each command, and runs others in between.
         found: dict[str, set[str]] = {prefix: set() for prefix in prefixes}

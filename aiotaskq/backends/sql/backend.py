@@ -30,7 +30,7 @@ from aiotaskq.backends.sql.steps import SqlSteps
 from aiotaskq.backends.sql.values import SqlValues
 from aiotaskq.backends.sql.workers import SqlWorkers, overdue
 from aiotaskq.core.parking import any_flow
-from aiotaskq.core.task import Task, TaskFilter
+from aiotaskq.core.task import Status, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
 
 
@@ -328,6 +328,9 @@ class SqlBackend(Backend):
 
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
         return await self.database.read(lambda c: tasks_sql.find(c, where, limit))
+
+    async def last_ended(self, status: Status, limit: int) -> list[str]:
+        return await self.database.read(lambda c: tasks_sql.last_ended(c, status, limit))
 
     async def ids_with_prefix(self, prefixes: Sequence[str], limit: int) -> list[list[str]]:
         return await self.database.read(lambda c: tasks_sql.ids_with_prefix(c, prefixes, limit))

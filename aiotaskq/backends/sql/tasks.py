@@ -6,6 +6,7 @@ They run in the backend's own transactions and, for a transactional push, in the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal, cast
 
 from sqlalchemy import (
@@ -40,6 +41,7 @@ from aiotaskq.errors import TaskConflict
 c = TASKS.c
 _NEWEST = (c.seq.desc(), c.task_id.desc())
 TRIES = 10
+MOST_QUEUES = 100  # in which the latest ends are looked for
 """Of a push in conflict with rows that are gone when it reads them."""
 # No row is read, but the statement fails where a table is missing.
 _EXISTING = "".join(f", (SELECT 1 FROM {name} LIMIT 0)" for name in OUR_TABLES)  # noqa: S608 - our own names
@@ -322,6 +324,14 @@ def _each(connection: Connection) -> list[ColumnElement[bool]]:
     foreign = [status for status in _distinct(connection, c.status, ENDED) if status not in FINAL]
     ended = [c.status.is_(None), *(c.status == status for status in (*sorted(map(str, FINAL)), *foreign))]
     return [waiting, c.status == RUNNING, *(and_(status, ENDED) for status in ended)]
+
+
+def last_ended(connection: Connection, status: Status, limit: int) -> list[str]:
+    there, found = _of_status(status), list[Any]()
+    for queue in islice(_distinct(connection, c.queue, there), MOST_QUEUES):  # the index has the ends of each queue
+        query = select(c.completed_at, c.seq, c.task_id).where(there, c.queue == queue, c.completed_at.is_not(None))
+        found += connection.execute(query.order_by(c.completed_at.desc()).limit(limit)).all()
+    return [task_id for _, _, task_id in sorted(map(tuple, found), reverse=True)[:limit]]
 
 
 def ids_with_prefix(connection: Connection, prefixes: Sequence[str], limit: int) -> list[list[str]]:

@@ -11,7 +11,7 @@ import pytest
 
 from aiotaskq import Limit, TaskQ
 from aiotaskq.core.history import MINUTE, Period, Sums, begin_of
-from aiotaskq.core.task import SECOND
+from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import TaskFailed
 from aiotaskq.runtime.events import NAMES, Events
@@ -160,6 +160,17 @@ async def test_a_late_schedule_needs_attention(browse: Browse, tq: TaskQ, monkey
     monkeypatch.setattr(tq.queue.clock, "now", lambda: real() + 70 * SECOND + LATE)
     assert await notices(browse) == ["The schedule Ping is late: no scheduler has fired it."]
     assert 'href="schedule?id=ping"' in (await browse.get("")).text
+
+
+async def test_the_latest_failures_are_those_that_ended_last(browse: Browse, tq: TaskQ) -> None:
+    now = tq.queue.clock.now() // SECOND
+    rows = [
+        Task(task_id=f"t{age}", type="greet", seq=place, status=Status.FAILED, created_at=now, completed_at=now - age)
+        for place, age in enumerate((5, 1, 9, 3, 7, 2))
+    ]
+    await tq.queue.backend.push(rows)
+    found = (await browse.get("", params={"format": "json"})).json()["failed"]
+    assert [each["task_id"] for each in found] == ["t1", "t2", "t3", "t5", "t7"]
 
 
 async def test_workers_of_every_queue_claim_all(tq: TaskQ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.web.dashboard.attention import Notice, attention, look
 from aiotaskq.web.dashboard.pages.queues import QueueRow, queue_rows
 from aiotaskq.web.dashboard.past import Activity
@@ -18,7 +18,7 @@ from aiotaskq.web.views import task_view
 RECENT = 5  # failed tasks shown
 LOOKED_AT = 20  # failed tasks that are counted before the history has them
 HOUR = 3_600  # seconds
-KEEP = 5.0  # seconds for which an open page does not look anew for what needs attention
+KEEP = 5.0  # seconds for which an open page does not look anew for failures and for what needs attention
 
 
 class Overview(msgspec.Struct, kw_only=True):
@@ -37,7 +37,7 @@ class Overview(msgspec.Struct, kw_only=True):
     """Whether the worker of this process writes the history, if there is one."""
     queues: list[QueueRow]
     failed: list[TaskView]
-    """The latest tasks that failed."""
+    """The tasks that failed last, the latest first."""
     started_at: int
     """Microseconds UTC at which the data was read."""
 
@@ -53,7 +53,7 @@ async def overview(view: View) -> Overview:
     """Read the counts, what workers did, and what needs attention."""
     counted = await view.counts.get()
     stats = counted.stats
-    failed = await view.tq.find(status="failed", limit=LOOKED_AT) if stats.counts.get("failed") else []
+    failed = await view.keep("failures", KEEP, lambda: _failed(view)) if stats.counts.get("failed") else []
     hour = (await view.past.activity("1h")).total.counts.get("failed", 0)
     looked = await view.keep("attention", KEEP, lambda: look(view.tq, stats, view.now))
     return Overview(
@@ -68,6 +68,12 @@ async def overview(view: View) -> Overview:
         failed=[task_view(each, one=False, show=False) for each in failed[:RECENT]],
         started_at=view.now // SECOND * SECOND,
     )
+
+
+async def _failed(view: View) -> list[Task]:
+    backend = view.tq.queue.backend
+    found = await backend.get(await backend.last_ended(Status.FAILED, LOOKED_AT))
+    return [task for task in found if task is not None and task.status is Status.FAILED]
 
 
 def _recent(failed: Sequence[Task], now: int) -> int:
