@@ -33,9 +33,12 @@ def mask(url: str) -> str:
             user, colon = "", ":"  # a password alone is what some write for redis, and others by mistake
         rest = f"{user if _USER.fullmatch(user) else STARS}{colon and ':' + STARS}@{place}"
     elif not head.lower().startswith("sqlite"):
-        host, colon, port = re.split(r"[/?]", rest, maxsplit=1)[0].rpartition(":")
-        if colon and not host.startswith("[") and not _PORT.fullmatch(port):
-            rest = f"{host.partition(':')[0]}:{STARS}"  # a login without its "@"
+        place = re.split(r"[/?]", rest, maxsplit=1)[0]
+        for host in place.split(",") if head.lower().endswith("+sentinel://") else [place]:
+            name, colon, port = host.rpartition(":")
+            if colon and not name.startswith("[") and not _PORT.fullmatch(port):
+                rest = f"{rest.partition(':')[0]}:{STARS}"  # a login without its "@"
+                break
     return head + _OPTION.sub(rf"\1{STARS}", rest)
 
 

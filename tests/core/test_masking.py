@@ -33,6 +33,8 @@ MALFORMED = [
     "redis://:S3CRET@127.0.0.1:port/0",
     "redis://me:S3CRET/x@127.0.0.1:1/0",
     "redis://127.0.0.1:1/0?password=S3CRET",
+    "redis+sentinel://S3CRET@127.0.0.1:1,127.0.0.1:port/main",
+    "redis+sentinel://127.0.0.1:1,127.0.0.1:1/main?sentinel_password=S3CRET",
 ]
 
 
@@ -99,3 +101,11 @@ def test_what_is_no_secret_stays_readable() -> None:
         "3:14 @ noon",
     ):
         assert without_passwords(text) == text
+
+
+def test_the_sentinels_of_a_url_are_shown() -> None:
+    for url in ("redis+sentinel://a:1,b,[::1]:2/main?db=0", "redis+sentinel://a,b/main"):
+        assert mask(url) == url
+    assert mask("redis+sentinel://me:S3CRET@a:1,b/main") == "redis+sentinel://me:***@a:1,b/main"
+    assert SECRET not in mask("redis+sentinel://me:S3CRET,b:2/main")
+    assert without_passwords("to redis+sentinel://S3CRET@a:1,b/main: no") == "to redis+sentinel://:***@a:1,b/main: no"

@@ -112,9 +112,9 @@ async def test_a_full_memory_refuses_a_firing_as_a_whole_and_takes_an_edit() -> 
             with pytest.raises(DatabaseUnavailable, match="memory is full, nothing was written"):
                 await backend.schedules.change([ends])
             assert await backend.schedules.due(NOW, 5) == [once]
-            edited = once.replace(priority=4)
+            edited = once.replace(priority=4, outbox=(new(),))  # it removes nothing
             assert await backend.schedules.change([ScheduleChange(once, edited)]) == [True]
-            off = edited.replace(enabled=False, version=1)
+            off = edited.replace(enabled=False, outbox=(), version=1)
             assert await backend.schedules.change([ScheduleChange(edited.replace(version=1), off)]) == [True]
             assert await backend.schedules.due(NOW, 5) == []
             assert await backend.schedules.delete([once.task_id]) == [True]
