@@ -122,7 +122,7 @@ def record_dict(schedule: Schedule, record: FiringRecord) -> dict[str, Any]:
     }
 
 
-OUTCOMES = tuple(map(marked, ("fired", "skipped", "run_now", "backfilled", "paused", "resumed")))
+OUTCOMES = tuple(map(marked, ("fired", "skipped", "run_now", "backfilled", "paused", "resumed", "changed")))
 REASONS = tuple(map(marked, ("misfire", "catch_up", "overlap", "max_runs", "holiday", "weekend", "blackout", "paused")))
 
 

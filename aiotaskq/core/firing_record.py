@@ -12,6 +12,8 @@ import msgspec
 
 MAX_RECORDS: Final = 50
 """The most records that a schedule keeps; the oldest are dropped."""
+RECENT: Final = 10
+"""The most records of single firings in a row. Older ones become one record: each firing writes all of them."""
 
 
 class FiringRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -20,7 +22,7 @@ class FiringRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults=T
     at: int
     """When it was written."""
     outcome: str
-    """``fired``, ``skipped``, ``run_now``, ``backfilled``, ``paused`` or ``resumed``."""
+    """``fired``, ``skipped``, ``run_now``, ``backfilled``, ``paused``, ``resumed``, or ``changed``: its timing."""
     due: int | None = None
     """The due time, the first of several; None for what has none."""
     reason: str | None = None
@@ -41,7 +43,10 @@ class FiringRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults=T
 
 
 def recorded(history: Sequence[FiringRecord], new: Sequence[FiringRecord]) -> tuple[FiringRecord, ...]:
-    """Return the history with new records, bounded. Skips in a row for the same reason are one record."""
+    """Return the history with new records, bounded.
+
+    Skips in a row for the same reason are one record, and so are firings in a row but for the last RECENT.
+    """
     records = [*history]
     for record in new:
         last = records[-1] if records else None
@@ -51,7 +56,21 @@ def recorded(history: Sequence[FiringRecord], new: Sequence[FiringRecord]) -> tu
             )
         else:
             records.append(record)
+            if record.outcome == "fired":
+                _merge_fired(records)
     return tuple(records[-MAX_RECORDS:])
+
+
+def _merge_fired(records: list[FiringRecord]) -> None:
+    """Make one of the oldest two records of the firings at the end, if those are more than RECENT."""
+    begin = len(records)
+    while begin > 0 and records[begin - 1].outcome == "fired":
+        begin -= 1
+    if len(records) - begin > RECENT:
+        one, two = records[begin : begin + 2]
+        records[begin : begin + 2] = [
+            FiringRecord(two.at, "fired", one.due, count=one.count + two.count, until=two.last)
+        ]
 
 
 def was_paused(history: Sequence[FiringRecord], due: int) -> bool:

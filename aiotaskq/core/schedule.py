@@ -297,7 +297,8 @@ def changed(schedule: Schedule, now: int, **changes: Any) -> Schedule:
     made = new_schedule(**(kept | changes), now=now)
     after = schedule.replace(updated_at=now // SECOND, **{field: getattr(made, field) for field in _EDITABLE})
     if any(getattr(made, field) != getattr(schedule, field) for field in _TIMING):
-        after = after.with_due(max(made.due or 0, now + 1))
+        history = recorded(after.history, [FiringRecord(now, "changed")])
+        after = after.replace(history=history).with_due(max(made.due or 0, now + 1))
     return after.without_due() if after.finished else after
 
 

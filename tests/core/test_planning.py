@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aiotaskq.core.blackout import leave, read_windows
 from aiotaskq.core.firing import derived_id, fire
-from aiotaskq.core.firing_record import MAX_RECORDS, FiringRecord, recorded
+from aiotaskq.core.firing_record import MAX_RECORDS, FiringRecord, has_made, recorded
 from aiotaskq.core.planning import planned
 from aiotaskq.core.schedule import changed, paused, resumed
 from aiotaskq.errors import MissingExtra, ValidationError
@@ -282,7 +282,24 @@ def test_the_history_is_bounded_and_skips_in_a_row_are_one_record() -> None:
     plain = make(interval_seconds=60)
     for _ in range(MAX_RECORDS + 7):
         plain = fire(plain, due_of(plain)).schedule
-    assert len(plain.history) == MAX_RECORDS and plain.history[-1].due == due_of(plain) - 60 * S
+    # The last ones are told one by one, those before as one record.
+    assert [each.count for each in plain.history] == [MAX_RECORDS + 7 - 9] + [1] * 9
+    assert plain.history[0].due == NOW + 60 * S and plain.history[-1].due == due_of(plain) - 60 * S
+    assert all(has_made(plain.history, NOW + n * 60 * S) for n in range(1, MAX_RECORDS + 8))
+    changes = [FiringRecord(n, "skipped" if n % 2 else "run_now", n, str(n)) for n in range(2 * MAX_RECORDS)]
+    assert len(recorded((), changes)) == MAX_RECORDS
+
+
+def test_another_timing_ends_a_row_of_firings() -> None:
+    schedule = make(interval_seconds=60)
+    for _ in range(20):
+        schedule = fire(schedule, due_of(schedule)).schedule
+    schedule = changed(schedule, due_of(schedule) - 1, interval_seconds=10)
+    for _ in range(20):
+        schedule = fire(schedule, due_of(schedule)).schedule
+    assert [each.outcome for each in schedule.history].index("changed") == 10
+    first, *_ = schedule.history
+    assert not has_made(schedule.history, (first.last or 0) + 10 * 60 * S + 1)
 
 
 def test_what_was_due_during_a_pause_is_told_from_a_misfire() -> None:

@@ -181,7 +181,7 @@ class FiringView(Struct):
     """One record of the history of a schedule: of one due time, or of several in a row that were skipped."""
 
     at: Time | None
-    outcome: Annotated[str, Meta(description="fired, skipped, run_now, backfilled, paused or resumed")]
+    outcome: Annotated[str, Meta(description="fired, skipped, run_now, backfilled, paused, resumed or changed")]
     due: Time | None
     until: Annotated[Time | None, Meta(description="The last of several due times")]
     count: int
