@@ -94,3 +94,15 @@ async def test_a_push_into_a_paused_queue_takes_no_slot(backend: Backend) -> Non
     await backend.push([waits, passes])
     assert ids(await backend.claim("o", LATER, 9, lease_until=LEASE)) == [passes.task_id]
     assert (await read(backend, waits)).parked
+
+
+async def test_what_passes_before_what_was_ready_is_claimed_first(backend: Backend) -> None:
+    old = parked(new(flow=Flow(gates=(("g", Bounds(cap=1)),)), seq=NOW), NOW)
+    tasks = [old, parked(new(flow=old.flow, seq=NOW + 1), NOW - SECOND), parked(new(flow=old.flow, priority=7), NOW)]
+    await backend.push(tasks[:1])
+    first = await backend.claim("o", LATER, 9, lease_until=LEASE)
+    later = new(run_at=NOW + 5)
+    await backend.push([*tasks[1:], later])
+    second = await exchanged(backend, first, 1)
+    assert ids(second) == [tasks[1].task_id]
+    assert ids(await exchanged(backend, second, 9)) == ids([later, tasks[2]])

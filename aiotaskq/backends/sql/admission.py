@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from aiotaskq.backends.groups import Followed
 from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.claim import Claim, due_of
-from aiotaskq.backends.sql.claim_statements import Head
+from aiotaskq.backends.sql.claim_statements import BELOW_ALL, Head
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.rows import decode_flow
 from aiotaskq.backends.sql.statement_size import CHUNK
@@ -199,6 +199,7 @@ class Admission:
         self._ready: set[str] = set()
         self._taken: list[Any] = []
         self._heads: list[Head] | None = None
+        self._unparked: list[tuple[int, int]] = []
         self._flows: dict[str | None, Flow | None] = {}
 
     def lock(self, keys: Collection[str]) -> None:
@@ -291,7 +292,17 @@ class Admission:
         changed = [gate for key, gate in self.gates.items() if gate is not stored[key] and gate != stored[key]]
         sql.write(self._connection, changed)
         later = any(gate.next_at is not None for gate in self.gates.values())
-        return Opened(self._now, later, self._missed, self._ready, self._taken, None if self._ready else self._heads)
+        return Opened(self._now, later, self._missed, self._ready, self._taken, self._heads_now())
+
+    def _heads_now(self) -> list[Head] | None:
+        """Return the heads with what is ready since they were read; no task of a priority is before its head."""
+        if self._heads is None:
+            return None
+        heads = {head.priority: head for head in self._heads}
+        for priority, run_at in self._unparked:
+            if priority not in heads or run_at <= heads[priority].run_at:
+                heads[priority] = Head(priority, run_at, BELOW_ALL, "", None, False)
+        return sorted(heads.values(), key=lambda head: (head.priority is None, head.priority))
 
     def _stays(self, key: str) -> bool:
         """Whether a gate at which nothing waits is as it was afterwards."""
@@ -396,6 +407,9 @@ class Admission:
                 free.update([row[0] for row in rows])
             else:
                 free |= sql.unpark(self._connection, at, self._now, floor)
+                tasks = [task for _, task in passing if task.task_id in at]
+                now = self._now
+                self._unparked += [(t.priority, floor or (now if t.due_at is None else t.due_at)) for t in tasks]
         self._ready |= free
         for to, at in waiting.items():
             moved = sql.onward(self._connection, at, to)

@@ -191,6 +191,9 @@ def _waits(key: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
     return c.live_gate == key, c.run_at == PARKED_AT, STATUS == PENDING
 
 
+FEW = 2  # tasks read at each of many gates
+
+
 class Room(NamedTuple):
     """How many of the tasks that wait at a gate are read: those that may pass, and one more."""
 
@@ -221,11 +224,15 @@ def look(connection: Connection, rooms: Mapping[str, Room]) -> tuple[dict[str, i
     found = dialect_of(connection).each_with_room(connection, _held_of, _first, rooms)
     if found is None and len(rooms) == 1:
         return held(connection, rooms), {}
-    if found is None:
-        waited = {row[0] for row in _each(connection, _first, dict.fromkeys(rooms, 1), _ORDER)}
-        return held(connection, waited), {key: [] for key in rooms if key not in waited}
     counts: dict[str, int] = {}
     seen: dict[str, list[Any]] = {key: [] for key in rooms}
+    if found is None:
+        # At most gates none waits, or one may pass.
+        for key, *row in _each(connection, _first, dict.fromkeys(rooms, FEW), _ORDER):
+            seen[key].append(row)
+        counts = held(connection, [key for key, rows in seen.items() if rows])
+        enough = {key for key, count in counts.items() if min(rooms[key].most - count, rooms[key].together) < FEW}
+        return counts, {key: rows for key, rows in seen.items() if len(rows) < FEW or key in enough}
     for key, count, *row in found:
         counts[key] = count
         if row[1] is not None:
@@ -334,7 +341,7 @@ def first(
         read[key].append(row)
     found = {}
     for key in limits:
-        rows = seen[key] if key in seen else read[key]
+        rows = seen[key][: limits[key]] if key in seen else read[key]
         due = [row for row in rows if (row[2] is None or row[2] <= now) and (row[4] is None or row[4] > now)]
         if len(rows) == limits[key] > len(due):
             # The others are in the way.
