@@ -11,7 +11,8 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
 from aiotaskq.errors import ValidationError
 from aiotaskq.web.audit import Actor
-from aiotaskq.web.dashboard.reply import Allow, Reply, check_guarded, is_encrypted
+from aiotaskq.web.dashboard.guarded import guarded_dashboard
+from aiotaskq.web.dashboard.reply import Allow, Reply, is_encrypted
 from aiotaskq.web.dispatch import dispatch
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
@@ -136,11 +137,8 @@ def dashboard(
     Raises:
         ValidationError: for neither ``middlewares`` nor ``allow``, and for a task queue of ``aiotaskq.sync``.
     """
-    check_taskq("dashboard", tq)
-    check_guarded(bool(middlewares) or allow is not None, "middlewares=[…], or allow=…")
-    from aiotaskq.web.dashboard.site import Dashboard  # it needs jinja2
-
-    pages = Dashboard(tq, read_only=read_only, show_args=show_args, origins=origins, allow=allow, actor=actor)
+    options = {"read_only": read_only, "show_args": show_args, "origins": origins, "allow": allow, "actor": actor}
+    pages = guarded_dashboard(tq, bool(middlewares) or allow is not None, "middlewares=[…], or allow=…", **options)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         return await _send_reply(request, await pages.respond(_PageRequest(request)))

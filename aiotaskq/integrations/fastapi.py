@@ -12,7 +12,8 @@ from aiotaskq.core.extras import missing
 from aiotaskq.integrations.starlette import setup, taskq_of
 from aiotaskq.web.asgi import asgi_path, dashboard_endpoint, endpoint
 from aiotaskq.web.audit import Actor
-from aiotaskq.web.dashboard.reply import Allow, check_guarded
+from aiotaskq.web.dashboard.guarded import guarded_dashboard
+from aiotaskq.web.dashboard.reply import Allow
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import body, parameters, responses
 from aiotaskq.web.operation import JSON, Operation
@@ -165,11 +166,10 @@ def dashboard(
     Raises:
         ValidationError: for neither ``dependencies`` nor ``allow``, and for a task queue of ``aiotaskq.sync``.
     """
-    check_taskq("dashboard", tq)
-    check_guarded(bool(dependencies) or allow is not None, "dependencies=[Depends(…)], or allow=…")
-    from aiotaskq.web.dashboard.site import Dashboard  # it needs jinja2
-
-    pages = Dashboard(tq, read_only=read_only, show_args=show_args, origins=origins, allow=allow, actor=actor)
+    options = {"read_only": read_only, "show_args": show_args, "origins": origins, "allow": allow, "actor": actor}
+    pages = guarded_dashboard(
+        tq, bool(dependencies) or allow is not None, "dependencies=[Depends(…)], or allow=…", **options
+    )
     made = APIRouter(dependencies=list(dependencies), include_in_schema=False)
     respond_to = dashboard_endpoint(pages)
 

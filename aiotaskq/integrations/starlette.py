@@ -21,7 +21,8 @@ except ModuleNotFoundError:
 from starlette.routing import Route
 
 from aiotaskq.web.asgi import application, dashboard_endpoint, routes  # below: it needs starlette as well
-from aiotaskq.web.dashboard.reply import Allow, check_guarded
+from aiotaskq.web.dashboard.guarded import guarded_dashboard
+from aiotaskq.web.dashboard.reply import Allow
 
 __all__ = ["application", "dashboard", "routes", "setup", "taskq_of"]
 
@@ -46,11 +47,10 @@ def dashboard(
     Raises:
         ValidationError: for neither ``allow`` nor ``guarded``, and for a task queue of ``aiotaskq.sync``.
     """
-    check_taskq("dashboard", tq)
-    check_guarded(guarded or allow is not None, "allow=…, or guarded=True where middleware checks who comes in")
-    from aiotaskq.web.dashboard.site import Dashboard  # it needs jinja2
-
-    pages = Dashboard(tq, read_only=read_only, show_args=show_args, origins=origins, allow=allow, actor=actor)
+    options = {"read_only": read_only, "show_args": show_args, "origins": origins, "allow": allow, "actor": actor}
+    pages = guarded_dashboard(
+        tq, guarded or allow is not None, "allow=…, or guarded=True where middleware checks who comes in", **options
+    )
     return [Route("/{name:path}", dashboard_endpoint(pages), methods=["GET", "POST"], name="aiotaskq:dashboard")]
 
 

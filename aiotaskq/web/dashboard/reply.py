@@ -7,8 +7,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from aiotaskq.errors import ValidationError
-
 HTML = "text/html; charset=utf-8"
 
 # Nothing of a page may come from elsewhere, and nothing inline runs.
@@ -97,9 +95,3 @@ def redirect(where: str, *cookies: str) -> Reply:
     """Send the browser to a page of the dashboard, as ``task?id=…``."""
     headers = [*SECURITY, ("Location", where), ("Cache-Control", "no-store")]
     return Reply(303, b"", (*headers, *(("Set-Cookie", each) for each in cookies)))
-
-
-def check_guarded(guarded: bool, how: str) -> None:
-    """Raise ValidationError for a dashboard that is open to every visitor; ``how`` says what is needed."""
-    if not guarded:
-        raise ValidationError(f"dashboard: anybody could open it; give {how}")
