@@ -115,8 +115,8 @@ def test_an_idle_claim_skips_delayed_rows(engine: sa.Engine, queues: list[str] |
 def test_the_order_does_not_depend_on_the_join(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     # A hash join gives its rows in any order; PostgreSQL takes it now and then.
     push(engine, *(new(task_id=f"due-{n:02}", priority=n - 50) for n in range(40)))
-    backwards = sa.select(claim_statements._SPAN.subquery()).order_by(sa.text("step DESC"))
-    monkeypatch.setattr(claim_statements, "_SPAN", backwards)
+    backwards = sa.select(claim_statements.FIRST_SPAN.subquery()).order_by(sa.text("step DESC"))
+    monkeypatch.setattr(claim_statements, "FIRST_SPAN", backwards)
     try:
         tasks, _ = cost(engine, claim(25))
     finally:
