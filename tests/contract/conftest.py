@@ -27,7 +27,9 @@ The mark ``stores`` narrows it further."""
 
 PLANNED = {"bounded_push", "claim", "exchange", "gates", "groups", "history", "locks", "lost_leases", "operating"}
 PLANNED |= {"push", "push_and_claim", "reading", "schedules", "update", "worker_leases"}
-"""The files that run on PostgreSQL with JIT, too: it is there for the plans of statements, which all are in these."""
+"""The files that run on PostgreSQL with JIT, too: it is there for the plans of statements, which all are in these.
+
+The mark ``races`` leaves out a test of many clients at once, which takes seconds and plans nothing that others do not."""
 
 MEASURED = {"memory", "sqlite", "redis"}
 """The stores on which coverage is measured: the others run the same lines, and the rest of theirs in tests/backends."""
@@ -40,7 +42,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marked = [mark.args for mark in marks.iter_markers("stores")]
         names = [name for name in STORES if all(name in stores for stores in about)]
         names = [name for name in names if all((STORES[name].same_as or name) in stores for stores in marked)]
-        if metafunc.module.__name__.rpartition("test_")[2] not in PLANNED and set(names) != {"postgresql_jit"}:
+        planned = metafunc.module.__name__.rpartition("test_")[2] in PLANNED and not any(marks.iter_markers("races"))
+        if not planned and set(names) != {"postgresql_jit"}:
             names = [name for name in names if name != "postgresql_jit"]
         unmeasured = pytest.mark.no_cover
         each = [name if name in MEASURED else pytest.param(name, marks=unmeasured) for name in names]
