@@ -29,7 +29,7 @@ PLANNED = {"bounded_push", "claim", "exchange", "gates", "groups", "history", "l
 PLANNED |= {"push", "push_and_claim", "reading", "schedules", "update", "worker_leases"}
 """The files that run on PostgreSQL with JIT, too: it is there for the plans of statements, which all are in these.
 
-The mark ``races`` leaves out a test of many clients at once, which takes seconds and plans nothing that others do not."""
+The mark ``heavy`` leaves out a test of many clients or rows, which takes seconds and plans what others plan, too."""
 
 MEASURED = {"memory", "sqlite", "redis"}
 """The stores on which coverage is measured: the others run the same lines, and the rest of theirs in tests/backends."""
@@ -42,7 +42,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marked = [mark.args for mark in marks.iter_markers("stores")]
         names = [name for name in STORES if all(name in stores for stores in about)]
         names = [name for name in names if all((STORES[name].same_as or name) in stores for stores in marked)]
-        planned = metafunc.module.__name__.rpartition("test_")[2] in PLANNED and not any(marks.iter_markers("races"))
+        planned = metafunc.module.__name__.rpartition("test_")[2] in PLANNED and not any(marks.iter_markers("heavy"))
         if not planned and set(names) != {"postgresql_jit"}:
             names = [name for name in names if name != "postgresql_jit"]
         unmeasured = pytest.mark.no_cover

@@ -88,7 +88,7 @@ async def test_a_push_of_a_stored_id_needs_no_room(backend: Backend) -> None:
     assert raised.value.excess == 1
 
 
-@pytest.mark.races
+@pytest.mark.heavy
 async def test_concurrent_pushes_of_several_processes_store_exactly_maxsize(store: Store) -> None:
     backends = (
         [store.backend, await store.another(), await store.another()] if store.name != "memory" else [store.backend]
@@ -237,7 +237,7 @@ async def test_a_group_is_pushed_instead_of_other_tasks(backend: Backend) -> Non
     assert raised.value.excess == 0
 
 
-@pytest.mark.races
+@pytest.mark.heavy
 async def test_concurrent_pushes_of_groups_store_exactly_maxsize(store: Store) -> None:
     backends = [store.backend] + [await store.another() for _ in range(2) if store.name != "memory"]
 
@@ -304,7 +304,7 @@ def bounded(store: Store, when_full: str, maxsize: int = 10) -> TaskQ:
     return TaskQ(store.url, maxsize=maxsize, when_full=when_full, poll_interval=0.05)
 
 
-@pytest.mark.races
+@pytest.mark.heavy
 async def test_three_processes_that_drop_keep_the_newest(shared_store: Store) -> None:
     tqs = [bounded(shared_store, "drop_oldest") for _ in range(3)]
     for tq in tqs:
@@ -421,7 +421,7 @@ DROPPER = """
 """
 
 
-@pytest.mark.races
+@pytest.mark.heavy
 async def test_a_killed_process_that_drops_leaves_no_running_row(durable_store: Store, tmp_path: Path) -> None:
     with programs_in(tmp_path) as program:
         dropper = program(DROPPER, durable_store.url)

@@ -169,7 +169,7 @@ async def test_a_released_task_keeps_its_place(backend: Backend) -> None:
     assert [task.fence for task in claimed] == [2, 1, 1]
 
 
-@pytest.mark.races
+@pytest.mark.heavy
 @pytest.mark.parametrize("batch", [1, 7, 50])
 async def test_concurrent_claimers_get_each_task_once(store: Store, batch: int) -> None:  # A8
     backends = [store.backend, await store.another() if store.backend.shared else store.backend]
@@ -209,7 +209,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
 """
 
 
-@pytest.mark.races
+@pytest.mark.heavy
 @pytest.mark.promise("several processes")
 async def test_claimers_in_many_processes_get_each_task_once(shared_store: Store) -> None:  # A8
     count = 1_000

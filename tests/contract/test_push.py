@@ -109,6 +109,7 @@ async def test_hints_ready(backend: Backend, hints: list[Any]) -> None:
     assert (READY, []) in hints
 
 
+@pytest.mark.heavy
 @pytest.mark.no_cover  # many times the same lines
 async def test_hundred_thousand_in_one_call(backend: Backend) -> None:  # A15
     tasks = [new(params={"n": n}) for n in range(100_000)]

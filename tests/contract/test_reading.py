@@ -36,9 +36,7 @@ async def test_find_lists_the_newest_push_first(backend: Backend) -> None:
     assert await backend.find(TaskFilter(), 7) == tasks[::-1][:7]
 
 
-@pytest.mark.parametrize("status", [(), (Status.PENDING,), (Status.FAILED,), (Status.RUNNING, Status.COMPLETED)])
-@pytest.mark.parametrize("newest", [1, 3, 40])
-async def test_find_in_a_window_finds_what_is_in_it(backend: Backend, status: tuple[Status, ...], newest: int) -> None:
+async def test_find_in_a_window_finds_what_is_in_it(backend: Backend) -> None:
     for number in range(12):
         queue = {"queue": f"q{number % 2}"}
         await ended(backend, Status.COMPLETED, **queue)
@@ -46,7 +44,8 @@ async def test_find_in_a_window_finds_what_is_in_it(backend: Backend, status: tu
         await backend.push([new(**queue, run_at=NOW - number)])
     await running(backend, queue="q1")
     order = await backend.find(TaskFilter(), 100)
-    for after in (None, order[4]):
+    statuses: list[tuple[Status, ...]] = [(), (Status.PENDING,), (Status.FAILED,), (Status.RUNNING, Status.COMPLETED)]
+    for status, newest, after in itertools.product(statuses, (1, 3, 40), (None, order[4])):
         behind = order if after is None else order[5:]
         where = TaskFilter(status=status, queue="q1", newest=newest, after=None if after is None else after.task_id)
         found = await backend.find(where, 100)

@@ -168,6 +168,7 @@ async def test_changes_of_one_row_apply_one_after_the_other(backend: Backend) ->
     assert await read(backend, task) == cancelled
 
 
+@pytest.mark.heavy
 async def test_racing_writers_have_one_winner(store: Store) -> None:  # A5, D10
     other = await store.another() if store.backend.shared else store.backend
     for _ in range(25):
@@ -255,6 +256,7 @@ async def test_a_late_write_of_the_former_owner_changes_nothing(backend: Backend
     assert (await read(backend, task)).status is Status.PENDING
 
 
+@pytest.mark.heavy
 async def test_the_reaper_and_the_owner_at_the_same_time(store: Store) -> None:  # A5
     other = await store.another() if store.backend.shared else store.backend
     for number in range(25):
