@@ -98,11 +98,12 @@ class Retention:
         """Roll some of the history, if it is time; return whether there may be more to roll."""
         if self._history is None or self._clock.ticks() < self._roll_from:
             return False
+        full = False
         for roll in rolls(self._clock.now()):
-            if await self._history.roll(roll, ROLL_CHUNK):
-                return True
-        self._roll_later(ROLL_INTERVAL)
-        return False
+            full |= await self._history.roll(roll, ROLL_CHUNK) >= ROLL_CHUNK
+        if not full:
+            self._roll_later(ROLL_INTERVAL)
+        return full
 
     def _roll_later(self, seconds: float) -> None:
         self._roll_from = self._clock.ticks() + int(seconds * random.uniform(0.8, 1.2) * SECOND)
