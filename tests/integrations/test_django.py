@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -27,13 +28,24 @@ SETTINGS = "tests.apps.django_shop.settings"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _django() -> None:
+def _django() -> Iterator[None]:
+    """The project, and its time zone as that of the process, which Django sets and does not restore."""
     import django
     import pymysql
+    from django.conf import settings
 
     pymysql.install_as_MySQLdb()
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", SETTINGS)
+    before = {name: os.environ.get(name) for name in ("TZ", "DJANGO_SETTINGS_MODULE")}
+    os.environ["DJANGO_SETTINGS_MODULE"] = SETTINGS
     django.setup()
+    os.environ["TZ"] = settings.TIME_ZONE
+    time.tzset()
+    yield
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    time.tzset()
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "mysql"], scope="module")
@@ -247,6 +259,18 @@ def test_the_higher_priority_runs_first_and_a_later_time_is_waited_for(sqlite: P
     read = backend().get_result(later.id)
     assert (read.status, read.task.run_after) == ("READY", moment)
     assert backend().get_result(low.id).task.priority == -50
+
+
+def test_times_are_naive_where_the_settings_say_so(sqlite: Path) -> None:
+    from django.test import override_settings
+    from django.utils import timezone
+
+    with override_settings(USE_TZ=False):
+        moment = timezone.now() + timedelta(hours=2)
+        later, now = tasks().book.using(run_after=moment).enqueue("later"), tasks().book.enqueue("now")
+        (read,) = work([now])
+        assert backend().get_result(later.id).task.run_after == moment
+        assert moment - timedelta(hours=2, seconds=2) < read.enqueued_at <= read.started_at <= read.finished_at
 
 
 def test_a_worker_of_some_queues_leaves_the_others(sqlite: Path) -> None:

@@ -6,6 +6,7 @@ from aiotaskq.integrations.django.framework import task_backends
 
 SECRET_KEY = "of a test"
 USE_TZ = True
+TIME_ZONE = "Asia/Shanghai"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ.get("SHOP_DB", "shop.db")}}
 INSTALLED_APPS = ["aiotaskq.integrations.django", "tests.apps.django_shop"]
