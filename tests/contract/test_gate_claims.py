@@ -88,6 +88,17 @@ async def test_a_push_lets_pass_by_priority_and_not_what_is_not_due(backend: Bac
     assert ids(await backend.claim("o", LATER + SECOND, 9, lease_until=LEASE)) == [delayed.task_id]
 
 
+async def test_a_large_push_lets_no_more_pass_than_the_cap(backend: Backend) -> None:
+    # So many that a store writes them in several parts, with the second task of some gates in a later part.
+    tasks = [gated(number, f"k{number % 1_090}", cap=1) for number in range(1_100)]
+    await backend.push(tasks)
+    await backend.gates.admit(LATER, 2_000)
+    assert {(gate.held, gate.waiting) for gate in await backend.gates.find(limit=2_000)} == {(1, 0), (1, 1)}
+    assert await backend.count_ready(LATER) == 1_090
+    claimed = await backend.claim("o", LATER, 2_000, lease_until=LEASE)
+    assert sorted(ids(claimed)) == sorted(ids(tasks[:1_090]))
+
+
 async def test_a_push_into_a_paused_queue_takes_no_slot(backend: Backend) -> None:
     await backend.set_paused("p", True)
     waits, passes = gated(0, cap=1, queue="p"), gated(1, cap=1)

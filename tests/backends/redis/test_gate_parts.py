@@ -41,7 +41,8 @@ def called(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> list[Scrip
 
 
 async def test_a_push_to_many_gates_admits_them_in_parts(backend: RedisBackend, called: list[Script]) -> None:
-    await backend.push([gated(f"k{n}", Bounds(cap=1)) for n in range(1_200)])
+    # With an expiry none passes before it is written.
+    await backend.push([gated(f"k{n}", Bounds(cap=1), expires_at=LEASE) for n in range(1_200)])
     assert called == [scripts.PUSH_GATED, *[scripts.GATES_ADMIT] * 3]
     assert await backend.count_ready(LATER) == 1_200
 
@@ -53,7 +54,7 @@ async def test_a_sweep_goes_on_with_what_a_push_has_left(
         return None
 
     monkeypatch.setattr(RedisGates, "admit_rest", dies)
-    await backend.push([gated(f"k{n % 1_001}", Bounds(cap=1)) for n in range(1_100)])
+    await backend.push([gated(f"k{n % 1_001}", Bounds(cap=1), expires_at=LEASE) for n in range(1_100)])
     assert await backend.count_ready(LATER) == 0
     assert await backend.gates.admit(LATER, 600) == 0
     assert await backend.count_ready(LATER) == 600

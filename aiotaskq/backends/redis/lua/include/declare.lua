@@ -6,8 +6,12 @@ local MANY = 1000  -- gates at which rows were parked: those of more are left to
 -- that are parked at each, and when the latest one was pushed.
 local named, declared, arrived, latest
 
+-- By gate, how many rows of this push have passed before they were written; false once one of them stays there.
+local passed = {}
+
 -- Let rows of a push pass their gate before they are written, if that is their only one, no other row waits there, and
--- there is room for all of them: what is parked would be written, read and removed. Rows are as for insert_list().
+-- there is room for all of them: what is parked would be written, read and removed. Rows are as for insert_list(); a
+-- large push has several lists, and what one of them has let pass is not written yet when the next one comes.
 function admission.enter(rows)
   use_gates()
   local tools = gate_tools()
@@ -17,8 +21,8 @@ function admission.enter(rows)
     if row then
       local key, line = row.place.gate, lines[row.place.gate]
       if not line then
-        line = {}
-        lines[key], keys[#keys + 1] = line, key
+        line = {before = passed[key] or 0, stays = passed[key] == false}
+        lines[key], keys[#keys + 1], passed[key] = line, key, false
       end
       line[#line + 1], row.at = row, i
       line.stays = line.stays or row.stays
@@ -34,7 +38,9 @@ function admission.enter(rows)
   for n, key in ipairs(keys) do
     local line = lines[key]
     for _, row in ipairs(line) do line.stays = line.stays or closed_queues[queue_of(row.lane)] end
-    if waits[n] == 0 and not line.stays then tools.enter(key, texts[n], line, rows, newest) end
+    if waits[n] == 0 and not line.stays then
+      passed[key] = tools.enter(key, texts[n], line, rows, newest, line.before)
+    end
   end
   return rows
 end
