@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sized
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -162,8 +161,8 @@ class VirtualClock(Clock):
         self._ties = count()
         self._watched: list[tuple[Callable[[], Iterable[asyncio.Future[Any]]], float]] = []
         self._given_up: WeakSet[asyncio.Future[Any]] = WeakSet()
-        self.sleepers: Counter[asyncio.Task[Any] | None] = Counter()
-        """The asyncio tasks that wait for this clock."""
+        self.sleepers: dict[asyncio.Task[Any], int] = {}
+        """The asyncio tasks that wait for this clock, and how often."""
 
     def now(self) -> int:
         return self._now
@@ -197,7 +196,7 @@ class VirtualClock(Clock):
             over = True
             here.cancel()
 
-        self.sleepers[here] += 1
+        self.sleepers[here] = self.sleepers.get(here, 0) + 1
         cancel = self.call_later(timeout, end)
         try:
             await event.wait()
@@ -208,9 +207,8 @@ class VirtualClock(Clock):
             return event.is_set()
         finally:
             cancel()
-            self.sleepers[here] -= 1
-            if not self.sleepers[here]:
-                del self.sleepers[here]
+            if (left := self.sleepers.pop(here) - 1) > 0:
+                self.sleepers[here] = left
         return True
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Callable[[], None]:

@@ -12,6 +12,7 @@ from aiotaskq.core.task import Task
 from aiotaskq.core.webhooks import WEBHOOK
 from aiotaskq.errors import TaskFailed
 from tests.support.backends import Store
+from tests.support.machine import within
 
 
 async def test_alerts_begin_and_end_and_one_task_evaluates_them(store: Store, tmp_path: Path) -> None:
@@ -35,12 +36,12 @@ async def test_alerts_begin_and_end_and_one_task_evaluates_them(store: Store, tm
             async with tq.running(queues=["default"], scheduler=False):
                 if not told:
                     await tq.push("bad")
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(within(20)):
                     while len(told) < 1:
                         await asyncio.sleep(0.01)
         assert [str(each.status) for each in await tq.find(type=ALERTS)] == ["pending"]
         await tq.purge(status=["failed"])
-        async with tq.running(queues=["default"], scheduler=False), asyncio.timeout(20):
+        async with tq.running(queues=["default"], scheduler=False), asyncio.timeout(within(20)):
             while len(told) < 2:
                 await asyncio.sleep(0.01)
         assert told == [("dead_letters", "firing"), ("dead_letters", "resolved")]
@@ -65,7 +66,7 @@ async def test_the_end_of_a_task_pushes_its_messages(store: Store, tmp_path: Pat
 
         async with tq.running(queues=["default"], scheduler=False):  # nothing sends the messages
             handles = [await bad.push(), await good.push()]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(within(20)):
                 for handle in handles:
                     with contextlib.suppress(TaskFailed):
                         await handle.result()

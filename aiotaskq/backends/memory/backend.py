@@ -6,7 +6,6 @@ Every verb runs under one lock and never suspends, so that an event loop and thr
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from heapq import nlargest
 from typing import Any, ClassVar
 
 from msgspec.structs import replace
@@ -24,6 +23,7 @@ from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.notes import MemoryNotes
 from aiotaskq.backends.memory.reads import Reads
 from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
+from aiotaskq.backends.memory.running import Running
 from aiotaskq.backends.memory.steps import MemorySteps
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.url import KEEP_ENDED
@@ -53,7 +53,7 @@ class MemoryBackend(DirectBackend):
         self.groups: MemoryGroups = MemoryGroups(
             self._tasks, self._lock, self._settle, self._push, self._make_room, self.listeners, keep
         )
-        self._running: dict[str, None] = {}
+        self._running = Running(self._tasks)
         self.steps: MemorySteps = MemorySteps(self._tasks, self._lock, self._update, self.notify_updated)
         self._ended = Ended(keep, self._tasks, self._keys, (self.notes.by_task, self.steps.by_task), self._lock)
         self._reads = Reads(self._tasks, self._keys, self.queue)
@@ -218,21 +218,13 @@ class MemoryBackend(DirectBackend):
         self._move(row, after)
         self.gates.settled(row, after, ())
 
-    def _edit_running(self, task_id: str, fence: int | None, **changes: Any) -> Task | None:
-        """Change a running task, if its fence is right or None, and return it as it was before; else return None."""
-        task = self._tasks.get(task_id)
-        if task is None or task.status is not RUNNING or fence not in (task.fence, None):
-            return None
-        self._tasks[task_id] = task.replace(**changes)
-        return task
-
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
         with self._lock:
-            return [self._edit_running(i, fence, progress=value) is not None for i, fence, value in progress]
+            return [self._running.edit(i, fence, progress=value) for i, fence, value in progress]
 
     async def request_cancel(self, ids: Sequence[str]) -> list[bool]:
         with self._lock:
-            flagged = [self._edit_running(task_id, None, cancel_requested=True) is not None for task_id in ids]
+            flagged = [self._running.edit(task_id, None, cancel_requested=True) for task_id in ids]
         self.listeners.notify(CANCEL, ids)
         return flagged
 
@@ -246,9 +238,7 @@ class MemoryBackend(DirectBackend):
 
     async def last_ended(self, status: Status, limit: int) -> list[str]:
         with self._lock:
-            rows = (self._tasks[task_id] for task_id in self._ended)
-            ended = ((row.completed_at, row.seq, row.task_id) for row in rows if row.status is status)
-            return [found[2] for found in nlargest(limit, (each for each in ended if each[0] is not None))]
+            return self._ended.latest(status, limit)
 
     async def ids_with_prefix(self, prefixes: Sequence[str], limit: int) -> list[list[str]]:
         with self._lock:

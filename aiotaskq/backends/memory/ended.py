@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from heapq import nlargest
 from itertools import chain
 from typing import Any
 
 from aiotaskq.backends.memory.keys import Keys
-from aiotaskq.core.task import FAILED, Task
+from aiotaskq.core.task import FAILED, Status, Task
 from aiotaskq.log import log, named
 
 
@@ -52,6 +53,12 @@ class Ended:
 
     def _is_there(self, task: Task) -> bool:
         return self._rows.get(task.task_id) is task
+
+    def latest(self, status: Status, limit: int) -> list[str]:
+        """Return the ids of the tasks of a status that ended last, the latest first."""
+        rows = (self._rows[task_id] for task_id in self)
+        ended = ((row.completed_at, row.seq, row.task_id) for row in rows if row.status is status)
+        return [found[2] for found in nlargest(limit, (each for each in ended if each[0] is not None))]
 
     def add(self, task: Task) -> None:
         """Add a row that has ended; drop the oldest of its kind if there are too many."""

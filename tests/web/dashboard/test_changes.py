@@ -15,6 +15,7 @@ from aiotaskq.core.task import Status
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.queue import bulk
 from aiotaskq.web.dashboard import counts, site
+from tests.support.machine import within
 from tests.web.dashboard.conftest import Browse, form_token, in_starlette, send
 
 SAME = {"Sec-Fetch-Site": "same-origin"}
@@ -180,7 +181,7 @@ async def test_the_message_of_an_error_is_shown_where_params_are(tq: TaskQ, show
     async with tq.running():
         handle = await tq.push("greet", {"name": "nobody"})
         with pytest.raises(Exception, match="no such person"):
-            await handle.result(20)
+            await handle.result(within(20))
     async with in_starlette(tq, show_args=show) as browse:
         page = (await browse.get(f"task?id={handle.task_id}")).text
         assert "RuntimeError" in page and ("there is no such person" in page) == show
