@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.gate import PARKED, Bounds, Flow
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Task
+from aiotaskq.errors import QueueFull
 from tests.support.rows import LEASE, NOW, ids, new, read
 
 LATER = NOW + SECOND
@@ -97,6 +100,18 @@ async def test_a_large_push_lets_no_more_pass_than_the_cap(backend: Backend) -> 
     assert await backend.count_ready(LATER) == 1_090
     claimed = await backend.claim("o", LATER, 2_000, lease_until=LEASE)
     assert sorted(ids(claimed)) == sorted(ids(tasks[:1_090]))
+
+
+async def test_the_parts_of_a_large_push_share_the_slots_and_the_room_to_wait(backend: Backend) -> None:
+    # So many that a store writes them in several parts, with the most urgent ones in the last.
+    tasks = [gated(number, cap=101, priority=150 - number) for number in range(150)]
+    await backend.push(tasks)
+    assert ids(await backend.claim("o", LATER, 200, lease_until=LEASE)) == ids(tasks[:48:-1])
+    flow = Flow(gates=(("full", Bounds(cap=101, max_waiting=48)),))
+    many = [parked(new(flow=flow, seq=NOW + number), NOW) for number in range(150)]
+    with pytest.raises(QueueFull, match="max_waiting=48"):
+        await backend.push(many)
+    assert await backend.get([many[0].task_id, many[-1].task_id]) == [None, None]
 
 
 async def test_a_push_into_a_paused_queue_takes_no_slot(backend: Backend) -> None:

@@ -45,11 +45,17 @@ for _, list in ipairs(lists) do
   end
   if list.free then number = number + length else insert_list(rows) end
 end
+local together = {}  -- rows of which some may pass their gates: all lists as one, since they take slots from each other
 for n = at, #ARGV do
   local rows = cmsgpack.unpack(ARGV[n])
-  insert_list(admission and admission.enter(rows) or rows)
+  if admission then
+    for i = 1, #rows do together[#together + 1] = rows[i] end
+  else
+    insert_list(rows)
+  end
 end
 if admission then
+  insert_list(admission.enter(together))
   local full, most = admission.declare()
   if full then return {{}, {}, full, most} end
 end

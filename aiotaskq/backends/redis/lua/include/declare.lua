@@ -6,12 +6,9 @@ local MANY = 1000  -- gates at which rows were parked: those of more are left to
 -- that are parked at each, and when the latest one was pushed.
 local named, declared, arrived, latest
 
--- By gate, how many rows of this push have passed before they were written; false once one of them stays there.
-local passed = {}
-
 -- Let rows of a push pass their gate before they are written, if that is their only one, no other row waits there, and
--- there is room for all of them: what is parked would be written, read and removed. Rows are as for insert_list(); a
--- large push has several lists, and what one of them has let pass is not written yet when the next one comes.
+-- there is room for all of them: what is parked would be written, read and removed. Rows are as for insert_list(), and
+-- all of the push: none of them is written yet, so those that take a slot are counted in no index.
 function admission.enter(rows)
   use_gates()
   local tools = gate_tools()
@@ -21,15 +18,15 @@ function admission.enter(rows)
     if row then
       local key, line = row.place.gate, lines[row.place.gate]
       if not line then
-        line = {before = passed[key] or 0, stays = passed[key] == false}
-        lines[key], keys[#keys + 1], passed[key] = line, key, false
+        line = {}
+        lines[key], keys[#keys + 1] = line, key
       end
       line[#line + 1], row.at = row, i
       line.stays = line.stays or row.stays
       newest = math.max(newest, math.min(row.seq, tonumber(row.due)))
     end
   end
-  if not keys[1] or #keys > MANY then return rows end
+  if not keys[1] then return rows end
   local waits, free, closed_queues = read_flags('waited', keys), false, {}
   for n, key in ipairs(keys) do free = free or waits[n] == 0 and not lines[key].stays end
   if not free then return rows end
@@ -38,9 +35,7 @@ function admission.enter(rows)
   for n, key in ipairs(keys) do
     local line = lines[key]
     for _, row in ipairs(line) do line.stays = line.stays or closed_queues[queue_of(row.lane)] end
-    if waits[n] == 0 and not line.stays then
-      passed[key] = tools.enter(key, texts[n], line, rows, newest, line.before)
-    end
+    if waits[n] == 0 and not line.stays then tools.enter(key, texts[n], line, rows, newest) end
   end
   return rows
 end

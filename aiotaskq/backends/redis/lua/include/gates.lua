@@ -71,20 +71,17 @@ local function gate_tools()
       .. sub(row.state, row.names + 1)
   end
 
-  -- Let all of these new rows pass a gate at which none waits, if they may, behind `before` that have passed and are
-  -- not written yet. Return how many have passed then; false if these stay.
-  local function enter(key, text, line, rows, now, before)
+  -- Let all of these new rows pass a gate at which none waits, if they may.
+  local function enter(key, text, line, rows, now)
     local gate = rule.parse_gate(text or '0 0 - 0 {}')
     local declared = gated.declared_bounds(line[#line].place, 1)
     local bounds = (text and gate.fixed) and gate.bounds or declared
-    if bounds.interval or gate.next_at or gate.closed > now or gated.is_rated(key) then return false end
-    if text and not gate.fixed and gate.text ~= rule.bounds_text(declared) then return false end
-    local passed = before + #line
-    if passed > rule.free_slots(bounds, call('SCARD', root .. 'slots:' .. key)) then return false end
+    if bounds.interval or gate.next_at or gate.closed > now or gated.is_rated(key) then return end
+    if text and not gate.fixed and gate.text ~= rule.bounds_text(declared) then return end
+    if #line > rule.free_slots(bounds, call('SCARD', root .. 'slots:' .. key)) then return end
     for _, row in ipairs(line) do
       rows[row.at] = unparked(row, row.place.shared and string.format('%.0f', now) or row.due)
     end
-    return passed
   end
 
   -- Let rows pass the gates that were touched, and then those behind them, first in, first out: a gate behind others
