@@ -12,10 +12,28 @@ from aiotaskq.backends.base import ScheduleChange, Schedules
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, Task
+from aiotaskq.errors import QueueFull
 from aiotaskq.runtime.queue.queue import Queue
 
 LIMIT = 1_000  # schedules whose outboxes are read at a time
 RECOVERY = 5  # seconds after which a scheduler that has not pushed what it fired is taken for dead
+
+
+async def add_with_room(queue: Queue, tasks: Sequence[Task]) -> tuple[Sequence[Task], QueueFull | None]:
+    """Push tasks; those for which there is no room stop no others. Return what was pushed, and why the rest was not."""
+    try:
+        await queue.add(tasks)
+        return tasks, None
+    except QueueFull as error:
+        full = error
+    pushed = []
+    for task in tasks if len(tasks) > 1 else ():
+        try:
+            await queue.add([task])
+            pushed.append(task)
+        except QueueFull as error:
+            full = error
+    return pushed, full
 
 
 class Outbox:
@@ -46,8 +64,8 @@ class Outbox:
         """Push tasks that are in the outboxes of these schedules, then remove them there."""
         if not tasks:
             return
-        await self._queue.add([self._queue.gated(task) for task in tasks])
-        sent = {task.task_id for task in tasks}
+        pushed, full = await add_with_room(self._queue, [self._queue.gated(task) for task in tasks])
+        sent = {task.task_id for task in pushed}
         left = [schedule for schedule in schedules if any(task.task_id in sent for task in schedule.outbox)]
         while left:
             rest = [tuple(task for task in schedule.outbox if task.task_id not in sent) for schedule in left]
@@ -56,6 +74,8 @@ class Outbox:
             # Those whose row was changed in between are tried again.
             again = await self._schedules.get([s.task_id for s, ok in zip(left, held, strict=True) if not ok])
             left = [s for s in again if s is not None and any(task.task_id in sent for task in s.outbox)]
+        if full is not None:
+            raise full  # what it refused stays in the outboxes
 
     async def recover(self, now: int) -> None:
         """Push tasks that another scheduler has fired, and not pushed before it died; looks every RECOVERY seconds."""

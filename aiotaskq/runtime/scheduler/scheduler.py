@@ -19,13 +19,13 @@ from aiotaskq.core.instants import instant, to_datetime
 from aiotaskq.core.schedule import Schedule, changed, differences, foreign_timing, new_schedule, paused, resumed
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.validation import INT64, check_int, check_seconds
-from aiotaskq.errors import AiotaskqError, NotFound
+from aiotaskq.errors import AiotaskqError, NotFound, QueueFull
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import ClockSteps
 from aiotaskq.runtime.queue.claims import willing
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.scheduler.due_heap import DueHeap
-from aiotaskq.runtime.scheduler.outbox import Outbox
+from aiotaskq.runtime.scheduler.outbox import Outbox, add_with_room
 
 LIMIT = 1_000  # schedules fired in one transaction
 READ = 300  # schedules read ahead at a time; reading more would make the runs of that round late
@@ -386,7 +386,7 @@ class Scheduler:
                 firings.append((schedule, firing))
             except Exception as error:  # one bad row must not stop the others
                 await self._refuse(schedule, error, now)
-        held = await self._write([(before, firing.schedule, firing.tasks) for before, firing in firings])
+        held, full = await self._write_with_room([(before, each.schedule, each.tasks) for before, each in firings])
         unknown = []
         for (schedule, firing), ok in zip(firings, held, strict=True):
             if ok:
@@ -400,6 +400,27 @@ class Scheduler:
             for stands in await self.schedules.get(unknown):
                 if stands is not None:
                     self._due_heap.note(stands)
+        if full is not None:
+            raise full  # what it refused is tried again after a pause, as it is due
+
+    async def _write_with_room(
+        self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]
+    ) -> tuple[Sequence[bool], QueueFull | None]:
+        """Do as ``_write``; a gate that is full for one of them stops no other. Return also why some were refused."""
+        try:
+            return await self._write(changes), None
+        except QueueFull as error:
+            if self._queue_backend.schedules is not self.schedules:
+                raise  # all are written
+            full = error
+        held: list[bool] = []
+        for change in changes:
+            try:
+                held += await self._write([change])
+            except QueueFull as error:
+                full = error
+                held.append(False)
+        return held, full
 
     async def _write(self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]) -> Sequence[bool]:
         """Write schedules and push their tasks: in one transaction, or through an outbox if the stores differ."""
@@ -422,7 +443,10 @@ class Scheduler:
         if won:
             # They are due by this clock; that queue has a steady clock, which may be behind it.
             now = self._queue.clock.now()
-            await self._queue.add([self._queue.gated(task.replace(run_at=min(task.run_at, now))) for task in won])
+            tasks = [self._queue.gated(task.replace(run_at=min(task.run_at, now))) for task in won]
+            _, full = await add_with_room(self._queue, tasks)
+            if full is not None:
+                raise full
         return held
 
     def _emit(self, schedule: Schedule, firing: Firing, now: int) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from aiotaskq import NotFound, TaskQ, ValidationError
+from aiotaskq import Limit, NotFound, QueueFull, TaskQ, ValidationError
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import SECOND
 from tests.runtime.scheduler.passing import START, fired, passes
@@ -84,6 +85,30 @@ async def test_a_schedule_that_cannot_fire_is_disabled_and_stops_no_other(
     assert disabled == [bad]
     assert (await tq.scheduler.get(bad)).enabled is False
     assert (await tq.scheduler.get(good)).run_count == 5
+
+
+@pytest.mark.parametrize("stores", ["together", "queue in memory", "outbox"])
+async def test_a_schedule_whose_gate_is_full_stops_no_other(stores: str, tmp_path: Path, clock: VirtualClock) -> None:
+    schedules = f"sqlite:///{tmp_path}/schedules.db"
+    url = {"together": schedules, "queue in memory": "memory://"}.get(stores, f"sqlite:///{tmp_path}/tasks.db")
+    async with TaskQ(url, schedules=schedules, clock=clock) as tq:
+
+        @tq.task(name="slow", limit=Limit(1, max_waiting=1))
+        async def slow() -> None: ...
+
+        ids = [
+            await tq.scheduler.add_scheduler_task(name, name, "interval", interval_seconds=1)
+            for name in ("slow", "good")
+        ]
+        await passes(tq, clock, 2)
+        for _ in range(3):
+            clock.step(1)
+            with pytest.raises(QueueFull, match="max_waiting=1"):
+                await tq.scheduler._look()
+        assert Counter(task.type for task in await fired(tq)) == {"slow": 2, "good": 5}
+        rows = [await tq.scheduler.get(schedule_id) for schedule_id in ids]
+        assert [len(row.outbox) for row in rows] == ([3, 0] if stores == "outbox" else [0, 0])
+        assert [row.run_count for row in rows] == ([2, 5] if stores == "together" else [5, 5])
 
 
 async def test_outside_edits_are_seen_and_not_overwritten(tq: TaskQ, clock: VirtualClock, tmp_path: Path) -> None:
