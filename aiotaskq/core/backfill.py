@@ -69,7 +69,7 @@ def _dues(schedule: Schedule, since: int, until: int) -> Iterator[int]:
             yield due
             due = cron.next_after(due)
     elif schedule.schedule_type == "once":
-        due = (schedule.execute_at or 0) * SECOND
+        due = _once(schedule)
         if since <= due < until:
             yield due
     else:
@@ -77,3 +77,10 @@ def _dues(schedule: Schedule, since: int, until: int) -> Iterator[int]:
         if anchor is None:
             raise ValidationError("since: the schedule is finished, so the times of its interval are not known")
         yield from range(anchor - (anchor - since) // step * step, until, step)
+
+
+def _once(schedule: Schedule) -> int:
+    """Return the only due time, with the microseconds that the stored second lacks where they are known."""
+    second = schedule.execute_at or 0
+    known = [schedule.due, *(record.due for record in reversed(schedule.history) if record.outcome != "backfilled")]
+    return next((due for due in known if due is not None and due // SECOND == second), second * SECOND)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aiotaskq.core.backfill import missing_dues
 from aiotaskq.core.blackout import leave, read_windows
 from aiotaskq.core.firing import derived_id, fire
 from aiotaskq.core.firing_record import MAX_RECORDS, FiringRecord, has_made, recorded
@@ -309,6 +310,14 @@ def test_what_was_due_during_a_pause_is_told_from_a_misfire() -> None:
     firing = fire(schedule, due + 7 * 60 * S)
     assert [reason for _, reason in firing.skipped] == ["paused"] * 6 + ["misfire"]
     assert [each.outcome for each in firing.schedule.history] == ["paused", "resumed", "skipped", "skipped", "fired"]
+
+
+def test_a_backfill_knows_the_due_time_of_a_once_at_a_part_of_a_second() -> None:
+    once = make("once", execute_at=NOW // S + 3.5)
+    due = due_of(once)
+    late = due + S
+    assert due % S == S // 2 and missing_dues(once, NOW, late, late) == [due]
+    assert missing_dues(fire(once, due).schedule, NOW, late, late) == []
 
 
 @settings(deadline=None, max_examples=60)
