@@ -331,7 +331,8 @@ class Registry(ABC):
             secret: 24 to 64 bytes, or their base64 behind ``whsec_``; of several, each signs.
             on: ``failed`` (dead letters), ``completed``, ``alert`` (see ``alerts``), or several of them.
             types, queues: only of tasks of these types, or in these queues; None for all.
-            name: what the messages call it; default the address. Keep it while messages wait.
+            name: what the messages call it; default the address, without secrets in its query. Keep it while messages
+                wait.
             queue: the queue of the messages; None for that of the task.
             timeout: seconds for one attempt.
             private: whether the address may be one of this host or of a private network.

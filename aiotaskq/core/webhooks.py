@@ -90,7 +90,7 @@ def make_webhook(
         raise ValidationError("secret: at least one is needed")
     only_types, only_queues = _names("types", types), _names("queues", queues)
     return Webhook(
-        name=check_key("name", url if name is None else name, 255),
+        name=check_key("name", mask(str(url)) if name is None else name, 255),
         url=url,  # type: ignore[arg-type]  # checked above
         secrets=tuple(_secret(each) for each in secrets),
         on=statuses,

@@ -44,7 +44,7 @@ def is_public(address: str) -> bool:
     if ip.version == 6:
         if ip.ipv4_mapped is not None:
             ip = ip.ipv4_mapped
-        elif any(ip in network for network in _EMBEDS):
+        elif ip.is_site_local or any(ip in network for network in _EMBEDS):
             return False
     return bool(ip.is_global) and not ip.is_multicast and not ip.is_reserved
 

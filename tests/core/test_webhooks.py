@@ -86,3 +86,10 @@ def test_what_is_refused(options: dict[str, Any], message: str) -> None:
 
 def test_a_repr_shows_no_secret_and_no_path_with_a_password() -> None:
     assert "MfKQ" not in repr(hook()) and "b'" not in repr(hook())
+
+
+def test_the_name_that_messages_have_shows_no_secret_of_the_address() -> None:
+    url = "https://example.com/hook?token=geheim&page=1"
+    named = make_webhook(url, SECRET)
+    assert (named.url, named.name) == (url, "https://example.com/hook?token=***&page=1")
+    assert make_webhook(url, SECRET, name="mine").name == "mine"
