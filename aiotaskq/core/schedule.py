@@ -138,6 +138,12 @@ class UndecodableSchedule(Schedule, frozen=True, kw_only=True):
     """A stored schedule whose params or outbox cannot be decoded: it is not enabled, and the texts stay in its row."""
 
 
+def check_decoded(schedule: Schedule) -> None:
+    """Raise ValidationError for a row that cannot be decoded: a task of it might run without its params."""
+    if isinstance(schedule, UndecodableSchedule):
+        raise ValidationError("schedule: its row cannot be decoded; correct it with update_task, or delete it")
+
+
 # ---- making and changing ------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,16 @@ from aiotaskq.core.firing import CLOCKS_DIFFER, HOSTS_DIFFER, Firing, brought_ne
 from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.instants import instant, to_datetime
-from aiotaskq.core.schedule import Schedule, changed, differences, foreign_timing, new_schedule, paused, resumed
+from aiotaskq.core.schedule import (
+    Schedule,
+    changed,
+    check_decoded,
+    differences,
+    foreign_timing,
+    new_schedule,
+    paused,
+    resumed,
+)
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.validation import INT64, check_int, check_seconds
 from aiotaskq.errors import AiotaskqError, NotFound, QueueFull
@@ -234,9 +243,10 @@ class Scheduler:
         return there
 
     async def run_now(self, task_id: str) -> str:
-        """Fire once more, now; return the task's id. The next due time stays. Raises NotFound."""
+        """Fire once more, now; return the task's id. The next due time stays. Raises NotFound, ValidationError."""
         while True:
             before = await self.get(task_id)
+            check_decoded(before)
             after, task = run_now(before, self._clock.now(), new_id())
             self._queue.gated(task)  # raises what would stop the write
             if await self._write([(before, after, (task,))]) == [True]:
@@ -271,6 +281,7 @@ class Scheduler:
         check_int("limit", limit, 1, MAX_BACKFILL)
         while True:
             before, now = await self.get(task_id), self._clock.now()
+            check_decoded(before)
             dues = missing_dues(before, begin, now if until is None else instant("until", until), now)
             ids = [derived_id(task_id, due) for due in dues]
             there = {task.task_id for task in await self._queue_backend.get(ids) if task is not None}

@@ -111,6 +111,24 @@ async def test_a_schedule_whose_gate_is_full_stops_no_other(stores: str, tmp_pat
         assert [row.run_count for row in rows] == ([2, 5] if stores == "together" else [5, 5])
 
 
+async def test_no_task_is_made_of_a_schedule_whose_params_cannot_be_decoded(
+    tq: TaskQ, clock: VirtualClock, tmp_path: Path
+) -> None:
+    schedule_id = await tq.scheduler.add_scheduler_task("s", "t", "interval", {"n": 1}, interval_seconds=60)
+    with contextlib.closing(sqlite3.connect(tmp_path / "schedules.db")) as raw:
+        raw.execute("UPDATE scheduler_task SET params = '{bad'")
+        raw.commit()
+    clock.step(5)
+    with pytest.raises(ValidationError, match=r"^schedule: its row"):
+        await tq.scheduler.run_now(schedule_id)
+    with pytest.raises(ValidationError, match=r"^schedule: its row"):
+        await tq.scheduler.backfill(schedule_id, START // SECOND - 130, START // SECOND)
+    assert await fired(tq) == []
+    await tq.scheduler.update_task(schedule_id, params={"n": 2})
+    await tq.scheduler.run_now(schedule_id)
+    assert [task.params for task in await fired(tq)] == [{"n": 2}]
+
+
 async def test_outside_edits_are_seen_and_not_overwritten(tq: TaskQ, clock: VirtualClock, tmp_path: Path) -> None:
     schedule_id = await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=100)
     with contextlib.closing(sqlite3.connect(tmp_path / "schedules.db")) as raw:
