@@ -334,13 +334,14 @@ class EventRow(Base):
 
 
 class WaitRow(Base):
-    """A row of ``aiotaskq_wait``: the event for which a task waits while it is pending and has this fence."""
+    """A row of ``aiotaskq_wait``: the event for which a task waits while it is pending, after this run of it."""
 
     __tablename__ = "aiotaskq_wait"
 
     task_id: Mapped[str] = mapped_column(Name(36), primary_key=True)
     key: Mapped[str] = mapped_column(Name(255))
-    fence: Mapped[int] = mapped_column(BigInteger)
+    # When the run began that waits, in microseconds UTC. Not its fence, which an edit raises.
+    began_at: Mapped[int] = mapped_column(BigInteger)
 
     __table_args__ = (Index("ix_aiotaskq_wait_key", "key"),)
 

@@ -60,8 +60,8 @@ class Steps(ABC):
         """``Backend.update`` of one running task that sleeps or waits, and store the step; return whether it held.
 
         With ``wait``: if its event exists at the ``at`` of the step, ``wait.woken`` is written instead. Else the task
-        waits for it, for as long as it is pending with this fence; no other wait of the task counts any more. No event
-        that is emitted meanwhile is missed.
+        waits for it until it is claimed again; no other wait of the task counts any more. An edit, which raises the
+        fence, does not end the wait: ``began_at`` tells the runs apart. No event that is emitted meanwhile is missed.
         """
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.sql.engines import async_engine, parse_url
+from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.steps import Steps, Wait
 from aiotaskq.core.codec import Zlib
+from aiotaskq.core.edit import edited
 from aiotaskq.core.gate import PARKED, Bounds, Flow
 from aiotaskq.core.steps import NEVER, EventValue, NewStep, Step
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
@@ -291,6 +294,32 @@ async def test_a_task_with_gates_passes_them_again(backend: Backend, steps: Step
     assert passed.task_id == task.task_id
 
 
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["before", "meanwhile"])
+async def test_a_task_that_is_edited_still_waits(
+    backend: Backend, steps: Steps, monkeypatch: pytest.MonkeyPatch, meanwhile: bool
+) -> None:
+    task = await running(backend)
+    assert await wait(steps, task, until=NEVER)
+    row = await read(backend, task)
+    edit, get = Change(row, edited(row, {"max_retries": 9}, lambda task: task)), backend.get
+
+    async def edited_after_it_was_read(ids: Sequence[str]) -> list[Task | None]:
+        found = await get(ids)
+        monkeypatch.undo()
+        assert await backend.update([edit]) == [True]
+        return found
+
+    if meanwhile:  # only a store that wakes tasks behind the write of their event reads them
+        monkeypatch.setattr(backend, "get", edited_after_it_was_read)
+    else:
+        assert await backend.update([edit]) == [True]
+        assert await steps.waiting(["paid"]) == {"paid": 1}
+    await steps.emit(event())
+    monkeypatch.undo()
+    assert (await read(backend, task)).run_at == NOW
+    assert await steps.waiting(["paid"]) == {"paid": 0}
+
+
 async def test_no_wake_up_is_lost(shared_store: Store) -> None:
     """A task that begins to wait, and an event that comes in that moment, from two processes."""
     backends = [shared_store.backend, await shared_store.another()]
@@ -349,3 +378,28 @@ async def test_what_a_caller_woke_and_could_not_let_pass_is_mended(sql_store: St
     assert await steps.mend(NOW) == 1
     assert (await read(backend, task)).run_at == NOW
     assert await steps.mend(NOW) == 0
+
+
+async def test_a_gate_that_a_caller_could_not_admit_is_mended(
+    sql_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies behind the commit of the caller; the gate would be looked at when the timeout is over."""
+    backend = sql_store.backend
+    steps = steps_of(backend)
+    flow = Flow(gates=(("openai", Bounds(cap=1)),))
+    task = await running(backend, flow=flow, run_at=PARKED, due_at=NOW - 2_000 * SECOND, gate="openai")
+    back = asleep(task, PARKED).replace(due_at=LATER)
+    new_step = of(task, "paid", str(LATER), kind="wait")
+    assert await steps.suspend(Change(task, back), new_step, Wait("paid", back.replace(due_at=NOW)))
+    assert await backend.gates.admit(NOW, 10) == LATER
+    monkeypatch.setattr(SqlGates, "after_commit", lambda *_: None)
+    engine = async_engine(parse_url(sql_store.url))
+    async with engine.begin() as connection:
+        assert await steps.emit_with(connection, event(at=NOW + 5)) == event(at=NOW + 5)
+    await engine.dispose()
+    await backend.gates.admit(NOW + 6, 10)
+    assert await backend.claim("w2", NOW + 6, 1, lease_until=LEASE) == []
+    await steps.mend(NOW + 7)
+    await backend.gates.admit(NOW + 7, 10)
+    (passed,) = await backend.claim("w2", NOW + 7, 1, lease_until=LEASE)
+    assert passed.task_id == task.task_id

@@ -32,7 +32,7 @@ class MemorySteps(Steps):
         self.at_commit: AtCommit | None = None
         """Calls back when the transaction of a session commits: of a store that behaves as a SQL database."""
         self._events: dict[str, EventValue] = {}
-        self._waits: dict[str, dict[str, int]] = {}  # by key: the ids of the tasks that wait, and their fences
+        self._waits: dict[str, dict[str, int | None]] = {}  # by key: the ids of what waits, and its began_at
         self._waits_for: dict[str, str] = {}  # by id: the key
 
     async def read(self, task_id: str, seq: int) -> list[Step]:
@@ -84,7 +84,7 @@ class MemorySteps(Steps):
                 self._put(new)
                 self._forget(task.task_id)
                 if wait is not None:
-                    self._waits.setdefault(wait.key, {})[task.task_id] = task.fence
+                    self._waits.setdefault(wait.key, {})[task.task_id] = task.began_at
                     self._waits_for[task.task_id] = wait.key
         self._notify([change], held)
         return held[0]
@@ -126,9 +126,9 @@ class MemorySteps(Steps):
             self._notify(changes, held)
         return there
 
-    def _changes(self, waiting: Mapping[str, int], now: int) -> list[Change]:
-        """Return the changes of those of these tasks that wait still, given by id with their fences."""
-        rows = [row for task_id, fence in waiting.items() if (row := self._rows.get(task_id)) and row.fence == fence]
+    def _changes(self, waiting: Mapping[str, int | None], now: int) -> list[Change]:
+        """Return the changes of those of these tasks that wait still, given by id with the beginnings of their runs."""
+        rows = [row for task_id, at in waiting.items() if (row := self._rows.get(task_id)) and row.began_at == at]
         return [Change(row, after) for row in rows if (after := woken(row, now)) is not None]
 
     async def event(self, key: str, now: int) -> EventValue | None:

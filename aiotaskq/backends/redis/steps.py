@@ -23,6 +23,7 @@ from aiotaskq.core.steps import EventValue, NewStep, Step, woken
 Message = Callable[[Mapping[str, Sequence[str]]], bytes]
 Updated = Callable[[Sequence[Change], dict[str, list[str]], Sequence[int]], list[bool]]
 READ = 500  # keys in one answer
+TRIES = 10  # to wake tasks that other changes touch meanwhile; then it is left to `mend`
 
 
 class RedisSteps(Steps):
@@ -66,7 +67,7 @@ class RedisSteps(Steps):
     async def suspend(self, change: Change, new: NewStep, wait: Wait | None = None) -> bool:
         other = change if wait is None else Change(change.before, wait.woken)
         hints = self._backend.hints_of_update([change], [True])
-        words: list[bytes | str | int] = [self._message(hints), new.task_id, new.fence, _field(new)]
+        words: list[bytes | str | int] = [self._message(hints), new.task_id, change.before.began_at or 0, _field(new)]
         words += [self._value(new.step), "" if wait is None else wait.key, new.step.at]
         for each in (change, other):
             words += changed_rows([each if self.codec is None else encoded_change(each, self.codec)])
@@ -82,18 +83,22 @@ class RedisSteps(Steps):
         return self._event(event.key, found)
 
     async def _wake(self, key: str, waiting: Sequence[bytes], now: int) -> int:
-        """Make the tasks due that wait for an event, given by their ids and fences."""
+        """Make the tasks due that wait for an event, given by their ids and the beginnings of their runs."""
         count = 0
         for start in range(0, len(waiting), 2 * READ):
             part = [word.decode() for word in waiting[start : start + 2 * READ]]
-            count += sum(await self._backend.update(list(await self._changes(part, now))))
-            await self._redis.run(scripts.STEPS_WOKEN, key, *part)
+            for _ in range(TRIES):
+                held = await self._backend.update(list(await self._changes(part, now)))
+                count += sum(held)
+                if all(held):  # else one was edited since it was read
+                    await self._redis.run(scripts.STEPS_WOKEN, key, *part)
+                    break
         return count
 
     async def _changes(self, waiting: Sequence[str], now: int) -> Iterator[Change]:
         rows = await self._backend.get(waiting[::2])
-        fences = map(int, waiting[1::2])
-        both = [(row, row and row.fence == fence and woken(row, now)) for row, fence in zip(rows, fences, strict=True)]
+        began = map(int, waiting[1::2])
+        both = [(row, row and row.began_at == at and woken(row, now)) for row, at in zip(rows, began, strict=True)]
         return (Change(row, after) for row, after in both if row and after)
 
     async def event(self, key: str, now: int) -> EventValue | None:

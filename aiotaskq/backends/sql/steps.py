@@ -94,7 +94,7 @@ class SqlSteps(Steps):
                 insert_new(connection, _S, _COLUMNS, [self._row(new)])
                 if wait is not None and awaited is None:
                     before = change.before
-                    replace(connection, _W, [{"task_id": before.task_id, "key": wait.key, "fence": before.fence}])
+                    replace(connection, _W, [{"task_id": before.task_id, "key": wait.key, "began_at": before.began_at}])
             return written, held
 
         (written, held), *_ = await self._gates.write(body)
@@ -147,16 +147,21 @@ class SqlSteps(Steps):
         return event, *self._wake(connection, event.key, event.at, touched, keep)
 
     def _wake(
-        self, connection: Connection, key: str, now: int, touched: Touched, keep: bool
+        self, connection: Connection, key: str, now: int, touched: Touched, keep: bool = False, mend: bool = False
     ) -> tuple[Sequence[Change], list[bool]]:
         # Locked, so that the newest rows are read whatever the isolation of a caller's transaction is.
-        waiting = {row.task_id: row.fence for row in connection.execute(_WAITING_FOR, {"key": key})}
+        waiting = {row.task_id: row.began_at for row in connection.execute(_WAITING_FOR, {"key": key})}
         rows = [row for part in chunks(sorted(waiting)) for row in _tasks(connection, part)]
         changes = [
             Change(row, after)
             for row in rows
-            if row.fence == waiting[row.task_id] and (after := woken(row, now)) is not None
+            if row.began_at == waiting[row.task_id] and (after := woken(row, now)) is not None
         ]
+        for row in rows if mend else ():
+            # It is due already: a caller has woken it, whose process may have died before its gate was admitted.
+            if row.parked and row.gate is not None and row.flow is not None and row.due <= now:
+                touched.known.update(row.flow.gates)
+                touched.due[row.gate] = None
         held = self._update(connection, changes, touched) if changes else []
         kept = {change.before.task_id for change in changes if keep and change.before.flow is not None}
         for part in chunks(sorted(waiting.keys() - kept)):
@@ -201,7 +206,7 @@ class SqlSteps(Steps):
 
             def body(connection: Connection, touched: Touched, key: str = key) -> tuple[Sequence[Change], list[bool]]:
                 _locked(connection, key, now)
-                return self._wake(connection, key, now, touched, False)
+                return self._wake(connection, key, now, touched, mend=True)
 
             (changes, held), *_ = await self._gates.write(body)
             self._hints(changes, held)
@@ -211,8 +216,8 @@ class SqlSteps(Steps):
 
 _ONE_EVENT = _EVENT.where(e.key == bindparam("b_key"))
 _FOR_UPDATE = select(e.key, e.value, e.at, e.expires_at).where(e.key == bindparam("b_key"))
-_WAITING_FOR = select(w.task_id, w.fence).where(w.key == bindparam("key")).with_for_update(read=True)
-_WAITS = (task.status == str(Status.PENDING), task.fence == w.fence)
+_WAITING_FOR = select(w.task_id, w.began_at).where(w.key == bindparam("key")).with_for_update(read=True)
+_WAITS = (task.status == str(Status.PENDING), task.began_at == w.began_at)
 _COUNT = select(w.key, func.count()).select_from(_W.join(TASKS, w.task_id == task.task_id)).where(*_WAITS)
 _COUNT = _COUNT.group_by(w.key)
 _FORGOTTEN = select(w.key).distinct().select_from(_W.join(_E, w.key == e.key)).where(e.at.is_not(None))

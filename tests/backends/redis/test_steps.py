@@ -13,6 +13,7 @@ from aiotaskq.core.steps import NEVER, EventValue, NewStep, Step
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import DatabaseUnavailable
 from tests.support.rows import LEASE, NOW, new, read
+from tests.support.servers import Server
 
 PAID = EventValue(key="paid", text="1", at=NOW)
 
@@ -55,3 +56,23 @@ async def test_an_emit_that_is_repeated_wakes_the_rest(backend: RedisBackend, mo
     await emit_and_die(backend, monkeypatch)
     assert await backend.steps.emit(EventValue(key="paid", text="2", at=NOW + 1)) == PAID
     assert (await read(backend, task)).run_at == NOW + 1
+
+
+async def test_a_key_is_awaited_as_long_as_a_task_waits(backend: RedisBackend, server: Server, prefix: str) -> None:
+    def awaited() -> list[bytes]:
+        return list(server.ask("SMEMBERS", f"{{{prefix}}}:awaited"))
+
+    deleted, late = await waiting(backend), await waiting(backend)
+    assert await backend.delete([deleted.task_id]) == 1
+    assert awaited() == [b"paid"]
+    row = await read(backend, late)
+    assert await backend.update([Change(row, row.replace(run_at=NOW))]) == [True]
+    (task,) = await backend.claim("w", NOW + 1, 1, lease_until=LEASE)
+    asleep = row.replace(fence=task.fence, began_at=task.began_at)
+    sleep = NewStep(task.task_id, task.seq, task.fence, Step(name="night", text=str(NEVER), kind="sleep", at=NOW))
+    assert await backend.steps.suspend(Change(task, asleep), sleep)
+    assert awaited() == []
+    last = await waiting(backend)
+    assert awaited() == [b"paid"]
+    assert await backend.delete([last.task_id]) == 1
+    assert awaited() == []

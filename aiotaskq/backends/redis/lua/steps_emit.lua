@@ -1,5 +1,5 @@
 -- ARGV: key, the event as it is stored, now, expires_at or ''. Returns the event that is there now, and the ids and
--- fences of the tasks that wait for it.
+-- began_at of the tasks that wait for it.
 -- include: events
 
 local key, stored = ARGV[1], event_of(ARGV[1], ARGV[3])

@@ -1,5 +1,5 @@
--- ARGV: hint, id, fence, field and value of the step, the key of the event for which the task waits or '', now, and two
--- packed changes: the second one is applied if that event is there. Returns as update.lua.
+-- ARGV: hint, id, began_at, field and value of the step, the key of the event for which the task waits or '', now, and
+-- two packed changes: the second one is applied if that event is there. Returns as update.lua.
 -- include: base
 -- include: gate
 -- include: gates
@@ -20,6 +20,7 @@ if held[1] == 1 then
   if former then
     call('HDEL', root .. 'waits:' .. former, id)
     call('HDEL', root .. 'waiting', id)
+    if call('EXISTS', root .. 'waits:' .. former) == 0 then call('SREM', root .. 'awaited', former) end
   end
   if key ~= '' and not there then
     call('HSET', root .. 'waits:' .. key, id, ARGV[3])

@@ -1,4 +1,4 @@
--- ARGV: key, then the ids and fences of tasks that wait for this event no more.
+-- ARGV: key, then the ids and began_at of tasks that wait for this event no more.
 local waits = KEYS[1] .. 'waits:' .. ARGV[1]
 for i = 2, #ARGV, 2 do
   if redis.call('HGET', waits, ARGV[i]) == ARGV[i + 1] then

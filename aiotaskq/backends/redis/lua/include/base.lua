@@ -40,7 +40,7 @@
 -- events               hash: the key of an event to its instants and its value; see steps.py
 -- events:keys          sorted set: the keys of the events (all scores are 0)
 -- events:until         sorted set: the keys of those that expire, by expires_at
--- waits:<key>          hash: id of a task that waits for this event to the fence with which it does
+-- waits:<key>          hash: id of a task that waits for this event to the began_at of the run that does
 -- waiting              hash: id of such a task to the key of the event
 -- awaited              set: the keys of events for which tasks wait, and perhaps others
 -- groups               hash: group to its counts, a blank between each, and JSON; see groups.lua
@@ -612,7 +612,10 @@ local function flush()
     for _, id in ipairs(deleted) do
       call('UNLINK', root .. 'steps:' .. id)
       local key = call('HGET', root .. 'waiting', id)
-      if key then call('HDEL', root .. 'waits:' .. key, id) end
+      if key then
+        call('HDEL', root .. 'waits:' .. key, id)
+        if call('EXISTS', root .. 'waits:' .. key) == 0 then call('SREM', root .. 'awaited', key) end
+      end
     end
     call_in_chunks('HDEL', 'waiting', deleted)
   end
