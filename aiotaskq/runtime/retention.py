@@ -86,11 +86,12 @@ class Retention:
             before = self._clock.now() - int(max(ages) * SECOND)
             full |= await self._backend.groups.purge(before, PURGE_CHUNK) == PURGE_CHUNK
         steps = self._backend.steps
-        if steps is not None and (steps.used or self._clock.ticks() >= self._look_from):
-            self._look_from = self._clock.ticks() + int(ROLL_INTERVAL * SECOND)
+        if steps is not None:
             now = self._clock.now()
-            full |= await steps.expire(now, PURGE_CHUNK) == PURGE_CHUNK
-            await steps.mend(now)
+            if steps.used or self._clock.ticks() >= self._look_from:
+                self._look_from = self._clock.ticks() + int(ROLL_INTERVAL * SECOND)
+                full |= await steps.expire(now, PURGE_CHUNK) == PURGE_CHUNK
+            await steps.mend(now)  # though this process has no steps: the one that has stored the event is gone
         interval = SWEEP_INTERVAL if self._ages else ROLL_INTERVAL
         return PAUSE if full else interval * random.uniform(0.8, 1.2)
 
