@@ -13,6 +13,7 @@ import msgspec
 from aiotaskq.core.firing import SCHEDULED_FOR
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.notes import NewNote, data_note, log_note
+from aiotaskq.core.outcome import Released
 from aiotaskq.core.serialize import clip
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.validation import check_int, check_seconds
@@ -195,6 +196,11 @@ class TaskContext(msgspec.Struct, eq=False):
         if self._used is None:
             self._used = _Used()
         return self._used
+
+    @property
+    def left(self) -> Released | None:
+        """Why the handler is left: it sleeps, or waits for an event. None before, and for any other handler."""
+        return None if self._used is None or self._used.steps is None else self._used.steps.left
 
     def run_steps(self) -> RunSteps:
         """Return the steps of this run, for ``step`` and its like. Raises NotSupported if the store cannot hold any."""

@@ -171,6 +171,8 @@ class RunSteps:
         self._counts: dict[tuple[Kind, str], int] = {}
         self._functions: dict[str, Any] = {}
         self._last = 0
+        self.left: Released | None = None
+        """Set once the handler was to leave: it may have caught that, as ``gather(…, return_exceptions=True)`` does."""
 
     def number(self, kind: Kind, name: str) -> int:
         """Return the how manieth of its name this one is: in the order of the calls, whatever they wait for."""
@@ -259,7 +261,8 @@ class RunSteps:
 
     def _leave(self, reason: str, until: int, new: NewStep, key: str | None = None) -> None:
         log.debug("{} {}", named(self._task), reason)
-        raise Suspended(Released(reason, ran=True, suspended=Suspension(until, new, key)))
+        self.left = Released(reason, ran=True, suspended=Suspension(until, new, key))
+        raise Suspended(self.left)
 
 
 def identity(function: Callable[..., Any]) -> Any:

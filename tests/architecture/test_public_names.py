@@ -61,7 +61,7 @@ AWAITED_ONLY = {
     },  # for workers and the facade itself
     "Store": {"cleaning", "get_now", "immediate", "quiet", "set_now"},  # for the facade
     "Scheduler": {"add", "declare"},  # for TaskQ
-    "TaskContext": {"loop", "run_steps"},
+    "TaskContext": {"left", "loop", "run_steps"},
     "TaskFunction": {"push_sync"},
     "TaskQ": {
         "adopt",

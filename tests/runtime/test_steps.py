@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import AsyncIterator
@@ -302,6 +303,29 @@ async def test_a_handler_that_catches_its_errors_still_sleeps(fake: Kit) -> None
     assert (await handle.status(), (await handle.task()).attempts[-1].outcome) == (Status.PENDING, "released")
     await fake.advance(hours=8)
     assert await handle.result() == "slept"
+
+
+async def test_a_handler_that_catches_everything_still_sleeps(fake: Kit) -> None:
+    @fake.tq.task
+    async def work() -> list[Any]:
+        return await asyncio.gather(wait_event("a"), wait_event("b"), return_exceptions=True)
+
+    @fake.tq.task
+    def in_a_thread() -> str:
+        with contextlib.suppress(BaseException):
+            aiotaskq.sync.sleep_for("night", hours=8)
+        return "awake"
+
+    both, thread = await work.push(), await in_a_thread.push()
+    await fake.drain()
+    assert [await each.status() for each in (both, thread)] == [Status.PENDING] * 2
+    await fake.tq.emit("a", 1)
+    await fake.drain()
+    assert await both.status() == Status.PENDING
+    await fake.tq.emit("b", 2)
+    await fake.advance(hours=8)
+    await fake.drain()
+    assert (await both.result(), await thread.result()) == ([1, 2], "awake")
 
 
 async def test_a_wait_that_times_out_stays_so(fake: Kit) -> None:

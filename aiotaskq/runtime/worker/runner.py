@@ -215,6 +215,8 @@ class Runner:
             return Failed(NOT_AWAITED, retryable=False)
         if execution.context.completed:
             return Failed(NOT_COMMITTED, True, handler.backoff, random.random())
+        if execution.context.unfinished and (caught := execution.context.left) is not None:
+            return caught  # the handler has caught what was to leave it
         return Completed(result) if self._objects else stored(result, handler)
 
     @property
