@@ -34,7 +34,7 @@ async def test_schedules_are_shown_changed_and_late(tq: TaskQ, monkeypatch: pyte
             assert answer.status_code < 400, answer.text
         (task,) = await tq.find(scheduler_task_id="ping")
         assert (await browse.get(f"task?id={task.task_id}")).status_code == 200
-        assert await says(browse, "settings", "nothing keeps work from going on")
+        assert await says(browse, "settings", "its clock, tables and settings have no fault")
         assert not await says(browse, "", "is late")
     real = tq.queue.clock.now
     monkeypatch.setattr(tq.queue.clock, "now", lambda: real() + 70 * SECOND + LATE)

@@ -15,8 +15,9 @@ function ago(element) {
   if (Number.isNaN(at)) return;
   if (!element.dataset.full) element.dataset.full = element.textContent;
   const seconds = Math.round((at - Date.now()) / 1000);
-  const [unit, size] = UNITS.find(([, size]) => Math.abs(seconds) >= size) || UNITS[3];
-  const text = relative.format(Math.trunc(seconds / size), unit);
+  // At least two of a unit, so that rounding hides little: 118 minutes and not 1 hour.
+  const [unit, size] = UNITS.find(([, size]) => Math.abs(seconds) >= 2 * size) || UNITS[3];
+  const text = relative.format(Math.round(seconds / size), unit);
   if (element.textContent !== text) element.textContent = text;
   element.title = element.dataset.full;
 }
