@@ -102,8 +102,11 @@ async def test_a_queue_that_no_worker_claims_needs_attention(browse: Browse, tq:
     await register(tq, worker(tq, queues=("mails",)))
     await tq.push("greet", {"name": "World"}, queue="batch")
     await tq.push("greet", {"name": "World"}, queue="later", delay=3600)
-    assert await notices(browse) == ["Tasks of the queue batch are ready, but no worker claims from it."]
+    told = "Tasks of the queue batch are ready, but no worker claims from it."
+    assert await notices(browse) == [told]
     assert 'href="queue?name=batch"' in (await browse.get("")).text
+    assert told in (await browse.get("queue?name=batch")).text
+    assert "no worker claims" not in (await browse.get("queue?name=later")).text
 
 
 async def test_a_paused_queue_with_tasks_needs_attention(browse: Browse, tq: TaskQ) -> None:
