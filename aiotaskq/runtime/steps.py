@@ -93,7 +93,7 @@ async def sleep_for(
     It leaves the handler by an exception that is no ``Exception``. Raises ValidationError, NotFound, NotSupported.
     """
     span = seconds if isinstance(seconds, timedelta) else timedelta(seconds=check_seconds("seconds", seconds))
-    total = (span + timedelta(days=days, hours=hours, minutes=minutes)).total_seconds()
+    total = span.total_seconds() + 86_400 * days + 3_600 * hours + 60 * minutes
     _, steps = run_steps("sleep_for")
     await steps.sleep_for(name, check_seconds("seconds", total))
 

@@ -17,7 +17,7 @@ from aiotaskq.concurrency.deadlines import Deadlines
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, LeaseExpired, Outcome, Released, TimedOut, unstorable
 from aiotaskq.core.serialize import describe, storable
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.errors import ValidationError
+from aiotaskq.errors import EventTimeout, ValidationError
 from aiotaskq.log import application_frames, gate, log, named, printable
 from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost, current
 from aiotaskq.runtime.events import Events
@@ -198,7 +198,8 @@ class Runner:
                     return Failed(f"invalid_params: {why}", retryable=False)
             if isinstance(error, BatchMisfit):
                 return Failed(f"invalid_results: {error}", retryable=False)
-            retryable = isinstance(error, handler.retry_on)
+            # What came of a wait is stored: a retry would get the same.
+            retryable = isinstance(error, handler.retry_on) and not isinstance(error, EventTimeout)
             error.__traceback__ = application_frames(error.__traceback__)
             return Failed(describe(error), retryable, handler.backoff, random.random(), error)
         finally:
