@@ -21,18 +21,9 @@ COVERAGE = 90
 # In the order of their names: by the number of their tests, the longest would come last.
 PARALLEL = ["-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
 # What another Python may do differently: its event loop, threads, forks, signals, its SQLite and its introspection.
-INTERPRETER = [
-    "contract/test_claim.py",
-    "contract/test_update.py",
-    "contract/test_sessions.py",
-    "concurrency",
-    "runtime/queue",
-    "runtime/scheduler",
-    "runtime/worker",
-    "sync",
-]
-INTERPRETER += ["architecture/test_public_names.py", "backends/sql/test_forks.py", "cli/test_demo.py"]
-INTERPRETER += ["cli/processes", "runtime/test_store.py", "test_message_queue.py", "test_scheduler.py"]
+INTERPRETER = ["architecture/test_public_names.py", "backends/sql/test_forks.py", "contract/test_sessions.py"]
+INTERPRETER += ["concurrency", "runtime/queue", "runtime/worker", "runtime/test_store.py", "sync"]
+INTERPRETER += ["test_message_queue.py", "test_scheduler.py"]
 
 
 def group(name: str) -> list[str]:

@@ -25,8 +25,8 @@ ABOUT = {
 """The stores that a fixture is about: a test that asks for it says nothing about the others, and is not made for them.
 The mark ``stores`` narrows it further."""
 
-PLANNED = {"bounded_push", "claim", "exchange", "gates", "groups", "history", "locks", "lost_leases", "operating"}
-PLANNED |= {"push", "push_and_claim", "reading", "schedules", "update", "worker_leases"}
+PLANNED = {"claim", "exchange", "gate_claims", "gates", "groups", "history", "push", "push_and_claim", "reading"}
+PLANNED |= {"schedules", "steps", "update", "worker_leases"}
 """The files that run on PostgreSQL with JIT, too: it is there for the plans of statements, which all are in these.
 
 The mark ``heavy`` leaves out a test of many clients or rows, which takes seconds and plans what others plan, too."""
