@@ -97,8 +97,8 @@ def within(seconds: float) -> float:
 
 
 def working(seconds: float) -> float:
-    """Return as much for CPU time of a thread or a process, which is longer where caches and cores are shared."""
-    return seconds * MACHINE.work
+    """Return as much for CPU time of a thread or a process, which is longer where caches and cores are shared now."""
+    return seconds * max(MACHINE.work, spin()[1] / CPU)
 
 
 def watchdog() -> float:
