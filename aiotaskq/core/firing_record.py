@@ -1,4 +1,4 @@
-"""The history of a schedule: what it fired, what it skipped and why, and who paused it. Pure.
+"""The history of a schedule: what it fired, what it skipped and why, and when it was paused. Pure.
 
 The records are part of the schedule, so each store keeps them, and one transaction writes a firing with its record.
 """

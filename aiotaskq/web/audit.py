@@ -1,4 +1,4 @@
-"""The audit of changes: who changed what, by the operations API or on the dashboard, as a log line and an event."""
+"""The audit of changes by the operations API or the dashboard: actor, action, targets, as a log line and an event."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ WEEK = 7 * 86_400.0
 @pytest.fixture(params=["memory://", "sqlite"])
 async def kit(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kit]:
     url = f"sqlite:///{tmp_path}/kit.db" if request.param == "sqlite" else request.param
-    # Nobody polls in a week of idle time.
+    # No loop polls in a week of idle time.
     options: dict[str, Any] = {"history": False, "retention": None, "lease": 9 * WEEK, "poll_interval": WEEK}
     async with virtual(url=url, scheduler=False, **options) as made, asyncio.timeout(within(30)):
         yield made

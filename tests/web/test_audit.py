@@ -1,4 +1,4 @@
-"""The event ``operated`` of changes by the operations API: what was done, by whom, and what an error has stopped."""
+"""The event ``operated`` of changes by the operations API: action, actor, targets, and an error that stopped it."""
 
 from __future__ import annotations
 

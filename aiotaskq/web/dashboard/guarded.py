@@ -1,4 +1,4 @@
-"""The dashboard as an integration mounts it: only where something checks who comes in."""
+"""The dashboard as an integration mounts it: only behind a check of its visitors."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ class Dashboard:
             if not await self._is_login(key, visit.now):
                 return self._login_page(visit)
             if request.name == "logout" and changes:
-                # Noted where each process sees it: whoever has copied the cookie is logged out, too.
+                # Noted where each process sees it, so that a copy of the cookie is no login either.
                 await self._tq.store.set_public(session.logout_key(key), True, session.seconds_left(key, visit.now))
                 return redirect("./", visit.cookie(session.SESSION, "", 0))
         if not await self._may(request, VIEW):

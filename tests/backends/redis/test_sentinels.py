@@ -245,7 +245,7 @@ async def test_work_goes_on_through_fail_overs(unavailable: dict[str, str]) -> N
                     former.send(signal.SIGSTOP)
                 else:
                     group.sentinels[-1].ask("SENTINEL FAILOVER main")
-                    # Until the former primary is told to be a replica, it takes writes that nobody keeps.
+                    # Until the former primary is told to be a replica, it takes writes that are lost later.
                     await eventually(lambda: former.ask("ROLE")[0] == b"slave", pause=0.1)  # noqa: B023
                 await push(100)
                 await eventually(lambda: group.primary is not former, pause=0.1)  # noqa: B023
