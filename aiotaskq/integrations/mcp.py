@@ -16,6 +16,7 @@ from pydantic import Field
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
 from aiotaskq.core.instants import to_iso
+from aiotaskq.core.outcome import RETRYABLE
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.runtime.waiting import Waiting, waiting
 from aiotaskq.web.audit import audit
@@ -183,7 +184,7 @@ class _Tools:
             found = await self._id(task_id)
             if dry_run:
                 task = await self._tq.get(found)
-                return {"count": int(str(task.status) in ("failed", "cancelled", "expired")), "dry_run": True}
+                return {"count": int(task.status in RETRYABLE), "dry_run": True}
             await self._tq.retry(found)
             self._audit("retry-task", found)
             return {"count": 1, "dry_run": False}
