@@ -178,7 +178,8 @@ async def test_late_processes_hold_their_slots_and_work_that_has_not_begun_frees
             with pytest.raises(TaskFailed, match=r"timed out after 0\.5 s"):
                 await handle.result(within(60))
     assert len(list(tmp_path.glob("began-*"))) == held
-    assert sum("all 1 processes for handlers are held" in line for line in lines) == len(alarms) == 1
+    # All six slots, if the watchdog looks before the work that has not begun is off them; else the one process.
+    assert sum("nothing more runs there until one ends" in line for line in lines) == len(alarms) == 1
 
 
 async def test_a_stalled_loop_is_reported_with_its_task(lines: list[str]) -> None:
