@@ -25,6 +25,7 @@ class Line(msgspec.Struct, omit_defaults=True, frozen=True):
     write    a zombie tried ``how`` (mark, report, complete, retry) on its own; ``held`` is the answer
     suicide  the handler is about to kill its process
     called   the callback of the group ``how`` runs; ``data`` has its kind
+    step     a workflow has got the value in ``data`` of the step or event ``how``
     joined   a debounced task is done with the calls in ``data``
     intent   a producer is about to push ``id``
     ack      that push returned, or its transaction is about to commit

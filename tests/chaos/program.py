@@ -36,7 +36,7 @@ from aiotaskq.log import logger, output
 from aiotaskq.runtime.context import current_batch, current_task
 from aiotaskq.runtime.events import NAMES, Event
 from aiotaskq.runtime.worker.worker import ExitCode
-from tests.chaos import faults
+from tests.chaos import faults, workflows
 from tests.chaos.ledger import Ledger, read
 
 SETTLED = tuple(name for name in NAMES if name in ("completed", "retried", "failed", "cancelled", "released", "lost"))
@@ -184,6 +184,7 @@ def register(tq: TaskQ, options: Options, ledger: Ledger) -> None:
         tq.task(name=name, backoff=0.1)(getattr(handlers, name))
     for name in ("member", "called", "collecting"):
         tq.task(name=name, backoff=0.1)(getattr(handlers, name))
+    workflows.register(tq, options.url, ledger, handlers.run)
     tq.task(name="batched", backoff=0.1, batch=10, within=0.1)(handlers.batched)
     tq.task(name="failing", max_retries=0)(failing)
     tq.task(name="nothing")(nothing)
@@ -218,7 +219,7 @@ class Handlers:
             self._ledger.write("settled", id=told.task.task_id, fence=told.task.fence, how=told.name)
 
     @contextlib.contextmanager
-    def _run(self, task: Task | None = None) -> Iterator[Task]:
+    def run(self, task: Task | None = None) -> Iterator[Task]:
         task = current_task().task if task is None else task
         where = {"id": task.task_id, "fence": task.fence}
         self._ledger.write("start", owner=task.lease_owner or "", **where)
@@ -233,36 +234,36 @@ class Handlers:
             self._ledger.write("end", how=how, **where)
 
     async def short(self, seconds: float = 0.0) -> dict[str, Any]:
-        with self._run() as task:
+        with self.run() as task:
             await asyncio.sleep(seconds)
             return {"fence": task.fence}
 
     async def cooperative(self, seconds: float) -> dict[str, Any]:
-        with self._run() as task:
+        with self.run() as task:
             end = time.monotonic() + seconds
             while (left := end - time.monotonic()) > 0:
                 await asyncio.sleep(min(0.1, left))
             return {"fence": task.fence}
 
     async def blocking(self, seconds: float) -> dict[str, Any]:
-        with self._run() as task:
+        with self.run() as task:
             time.sleep(seconds)
             return {"fence": task.fence}
 
     async def spinning(self, seconds: float) -> dict[str, Any]:
-        with self._run() as task:
+        with self.run() as task:
             end = time.monotonic() + seconds
             while time.monotonic() < end:
                 pass
             return {"fence": task.fence}
 
     def thread(self, seconds: float) -> dict[str, Any]:
-        with self._run() as task:
+        with self.run() as task:
             time.sleep(seconds)
             return {"fence": task.fence}
 
     async def killer(self, seconds: float = 0.0, how: str = "kill") -> None:
-        with self._run() as task:
+        with self.run() as task:
             await asyncio.sleep(seconds)
             self._ledger.write("suicide", id=task.task_id, fence=task.fence, how=how)
             if how == "exit":
@@ -270,13 +271,13 @@ class Handlers:
             os.kill(os.getpid(), signal.SIGKILL)
 
     async def stubborn(self, seconds: float) -> dict[str, Any]:
-        with self._run() as task:
+        with self.run() as task:
             await self._sleep_on(seconds)
             return {"fence": task.fence}
 
     async def flaky(self, seconds: float) -> dict[str, Any]:
         """Fail the first time."""
-        with self._run() as task:
+        with self.run() as task:
             await asyncio.sleep(seconds)
             if task.retry_count == 0:
                 raise ValueError("failing the first time")
@@ -284,7 +285,7 @@ class Handlers:
 
     async def member(self, every: float, fails: bool = False) -> dict[str, Any]:
         """End together with all others that run, whatever their process: at the next multiple of ``every`` seconds."""
-        with self._run() as task:
+        with self.run() as task:
             await asyncio.sleep(every - time.monotonic() % every)
             if fails:
                 raise ValueError("failing as told")
@@ -292,13 +293,13 @@ class Handlers:
 
     async def called(self, group: str, kind: str) -> dict[str, Any]:
         """Write down that a group has called back."""
-        with self._run() as task:
+        with self.run() as task:
             self._ledger.write("called", id=task.task_id, fence=task.fence, how=group, data={"kind": kind})
             return {"fence": task.fence}
 
     async def collecting(self, calls: list[str], seconds: float) -> dict[str, Any]:
         """Write down which calls a debounced task has joined, when it is done."""
-        with self._run() as task:
+        with self.run() as task:
             await asyncio.sleep(seconds)
             self._ledger.write("joined", id=task.task_id, fence=task.fence, data={"calls": calls})
             return {"fence": task.fence}
@@ -308,7 +309,7 @@ class Handlers:
         tasks = [context.task for context in current_batch()]
         with contextlib.ExitStack() as stack:
             for task in tasks:
-                stack.enter_context(self._run(task))
+                stack.enter_context(self.run(task))
             await asyncio.sleep(max(item["seconds"] for item in items))
         results = [{"fence": task.fence} for task in tasks]
         fails = {n: ValueError("failing the first time") for n, item in enumerate(items) if item["fails"]}
@@ -319,7 +320,7 @@ class Handlers:
 
     async def zombie(self, seconds: float) -> dict[str, Any]:
         """Stubborn; and if the process was paused for longer than its lease, write whatever can be written."""
-        with self._run() as task:
+        with self.run() as task:
             longest = await self._sleep_on(seconds)
             if longest > self._options.lease:
                 writing = asyncio.ensure_future(self._write_all(task))

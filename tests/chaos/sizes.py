@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.chaos import scenarios, scenarios_groups, scenarios_limits, scenarios_schedules, scenarios_store
+from tests.chaos import (
+    scenarios,
+    scenarios_groups,
+    scenarios_limits,
+    scenarios_schedules,
+    scenarios_store,
+    scenarios_workflows,
+)
 from tests.chaos.harness import SCALE
 from tests.chaos.places import PLACES, SERVERS, SQL
 from tests.chaos.scenarios import Scenario
@@ -28,6 +35,9 @@ WHERE: dict[Scenario, tuple[str, ...]] = {
     scenarios_groups.groups: EVERYWHERE,
     scenarios_groups.debounced: EVERYWHERE,
     scenarios_groups.batches: EVERYWHERE,
+    scenarios_workflows.workflows: EVERYWHERE,
+    scenarios_workflows.races: EVERYWHERE,
+    scenarios_workflows.sleepers: EVERYWHERE,
     scenarios_store.mixed: EVERYWHERE,
     scenarios_store.memory: EVERYWHERE,
     scenarios_store.restarts: SERVERS,
@@ -49,6 +59,14 @@ QUICK: dict[Scenario, dict[str, Any]] = {
     scenarios.terms: {"workers": 2, "terms": 8},
     scenarios_limits.limits: {"workers": 2, "keys": 4, "tasks": 150, "kills": 2, "pauses": 1, "rate": 30.0},
     scenarios_groups.groups: {"workers": 2, "groups": 24, "kills": 2, "pauses": 1, "rate": 5.0},
+    scenarios_workflows.workflows: {
+        "workers": 2,
+        "workflows": 24,
+        "kills": 2,
+        "pauses": 1,
+        "restarts": 0,
+        "rate": 5.0,
+    },
     scenarios.survivors: {"tasks": 12, "seconds": 1.5},
     scenarios.cut_short: {"workers": 2, "stops": 8, "rate": 10.0},
     scenarios_store.mixed: {"workers": 3, "producers": 3, "tasks": 400, "rate": 100.0},
@@ -61,7 +79,20 @@ QUICK: dict[Scenario, dict[str, Any]] = {
 }
 """What the two-minute profile does: the same scenarios, smaller, the longest first; the others need their size."""
 
-SCALED = ("tasks", "kills", "pauses", "terms", "stops", "each", "cuts", "seconds", "groups", "calls")
+SCALED = (
+    "tasks",
+    "kills",
+    "pauses",
+    "terms",
+    "stops",
+    "each",
+    "cuts",
+    "seconds",
+    "groups",
+    "calls",
+    "workflows",
+    "restarts",
+)
 
 
 def full(scenario: Scenario) -> dict[str, Any]:

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import scenarios, scenarios_groups, scenarios_limits, scenarios_schedules, scenarios_store
+from tests.chaos import (
+    scenarios,
+    scenarios_groups,
+    scenarios_limits,
+    scenarios_schedules,
+    scenarios_store,
+    scenarios_workflows,
+)
 from tests.chaos.places import opened
 from tests.chaos.scenarios import Scenario
 from tests.chaos.sizes import WHERE, full
@@ -104,6 +111,21 @@ async def test_each_debounced_call_is_in_one_task(name: str, tmp_path: Path, una
 @on_places(scenarios_groups.batches)
 async def test_a_kill_amid_batches(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # A1, B10
     await hold(scenarios_groups.batches, name, tmp_path, unavailable)
+
+
+@on_places(scenarios_workflows.workflows)
+async def test_workflows_among_kills(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:
+    await hold(scenarios_workflows.workflows, name, tmp_path, unavailable)
+
+
+@on_places(scenarios_workflows.races)
+async def test_an_event_beside_the_wait_for_it(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:
+    await hold(scenarios_workflows.races, name, tmp_path, unavailable)
+
+
+@on_places(scenarios_workflows.sleepers)
+async def test_workflows_that_sleep(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:
+    await hold(scenarios_workflows.sleepers, name, tmp_path, unavailable)
 
 
 @on_places(scenarios_store.mixed)
