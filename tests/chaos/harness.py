@@ -140,7 +140,9 @@ class Fleet:
         tolerance: float = 1.0,
         **common: Any,
     ) -> None:
-        """``patience`` is how many seconds without any progress are waited for, ``common`` options of every process.
+        """``patience``: how many seconds without any progress to wait on a quiet machine.
+
+        ``common`` are options of every process.
 
         ``tolerance`` stretches what is promised about time, for a machine that does several scenarios at once.
         """
@@ -241,8 +243,8 @@ class Fleet:
         return started
 
     async def booted(self, processes: Collection[Process], timeout: float = 30.0) -> None:
-        """Wait until each process has said that it is up."""
-        async with asyncio.timeout(timeout):
+        """Wait until each process has said that it is up; ``timeout`` is for a quiet machine."""
+        async with asyncio.timeout(within(timeout)):
             for process in processes:
                 while not any(line.what == "boot" for line in read(self.folder / f"{process.name}.ledger")):
                     await asyncio.sleep(0.02)
@@ -259,7 +261,7 @@ class Fleet:
 
     async def victim(self, besides: Collection[int] = ()) -> Process:
         """Choose a worker that is up and expendable, and none of the pids ``besides``; wait until there is one."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(within(30)):
             while not (found := [p for p in await self.expendable(self.listening()) if p.pid not in besides]):
                 await asyncio.sleep(0.05)
         return self.chance.choice(found)
@@ -319,7 +321,7 @@ class Fleet:
         path = self.folder / f"{process.name}.ledger"
         before = len(read(path))
         self.signal(process, signal.SIGUSR1)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(within(30)):
             while len(lines := read(path)) == before:
                 await asyncio.sleep(0.05)
         return lines[-1].data
@@ -366,7 +368,7 @@ class Fleet:
         If nothing changes any more, that is what the checks will find.
         """
         last, since = None, time.monotonic()
-        while time.monotonic() - since < self.patience:
+        while time.monotonic() - since < within(self.patience):
             counts = await self.counts()
             if counts and counts[str(Status.PENDING)] + counts[str(Status.RUNNING)] <= besides and total(counts):
                 return
@@ -375,8 +377,8 @@ class Fleet:
             await asyncio.sleep(0.1)
 
     async def finished(self, processes: Collection[Process], timeout: float = 120.0) -> None:
-        """Wait until processes have ended by themselves."""
-        async with asyncio.timeout(timeout):
+        """Wait until processes have ended by themselves; ``timeout`` is for a quiet machine."""
+        async with asyncio.timeout(within(timeout)):
             for process in processes:
                 await process.over.wait()
 
