@@ -85,6 +85,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode
 _decode_task = msgspec.json.Decoder(Task).decode
 _decode_coded = msgspec.json.Decoder(_Coded).decode
+NO_KEYS = (None, None, None)
 pack = msgspec.msgpack.Encoder().encode
 """Encode a list for a script, whose text is bytes: it has no decoder for MessagePack's own bytes."""
 
@@ -92,7 +93,6 @@ _TYPES = {field.name: field.type for field in msgspec.structs.fields(Task)}
 del _TYPES["undecodable"], _TYPES["coded"]
 _BODY = ("params", "extra", "progress")
 _STATUSES = {str(status): status for status in Status}
-_NO_KEYS = (None, None, None)
 _DAMAGED = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
 
 
@@ -149,7 +149,8 @@ def _gated_end(task: Task, keys: Sequence[str | None]) -> str:
     return f"{len(lane.encode())} {len(names.encode())} {lane}{names}"
 
 
-def _keys(task: Task) -> tuple[str | None, ...]:
+def keys_of(task: Task) -> tuple[str | None, ...]:
+    """Return the keys by which scripts look for a row; ``NO_KEYS`` if it has none."""
     return task.unique_key, task.idempotency_key, task.scheduler_task_id
 
 
@@ -177,10 +178,10 @@ def _state(task: Task) -> str:
         )
     expires, completed = task.expires_at, task.completed_at
     lease = lease_word(task.lease_owner if task.status is RUNNING else None, task.lease_until)
-    keys = _keys(task)
+    keys = keys_of(task)
     if task.flow is not None:
-        keyed, end = (2 if keys == _NO_KEYS else 3), _gated_end(task, keys)
-    elif keys == _NO_KEYS:
+        keyed, end = (2 if keys == NO_KEYS else 3), _gated_end(task, keys)
+    elif keys == NO_KEYS:
         keyed, end = 0, _head_end(priority, task.queue, task.type)
     else:  # keys are hardly ever the same twice: not worth a cache
         keyed, end = 1, _head_end.__wrapped__(priority, task.queue, task.type, *keys)
@@ -242,7 +243,7 @@ def pushed_rows(tasks: Sequence[Task]) -> tuple[Sequence[int], list[bytes | str 
     distinct = len(tasks) == 1 or len({task.task_id for task in tasks}) == len(tasks)
     for at, task in enumerate(tasks):
         plain = distinct and task.status is Status.PENDING and task.expires_at is None and task.flow is None
-        if plain and _keys(task) == _NO_KEYS:
+        if plain and keys_of(task) == NO_KEYS:
             lanes.setdefault(f"{task.priority}:{task.queue}", []).append(at)
         else:
             others.append(at)
@@ -350,7 +351,7 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
         and final
         and after.seq == before.seq
         and (after.queue, after.priority) == (before.queue, before.priority)
-        and _keys(after) == _NO_KEYS
+        and keys_of(after) == NO_KEYS
         and (not gated or after.ended_at is not None)
     ):
         ended = "+inf" if after.completed_at is None else str(after.completed_at)
