@@ -27,6 +27,7 @@ REQUIREMENTS = {
     "mcp": ("mcp>=2.3,<3",),
     "django": ("django>=5.2,<7", "django-tasks>=0.12,<0.13; python_version < '3.12'"),
     "pydantic": ("pydantic>=2.7,<3",),
+    "pydantic-ai": ("pydantic-ai-slim>=2.68,<3",),
 }
 
 

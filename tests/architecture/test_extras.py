@@ -17,6 +17,7 @@ MODULES = {
     "prometheus-client": "prometheus_client",
     "opentelemetry-api": "opentelemetry",
     "django-tasks": "django_tasks",
+    "pydantic-ai-slim": "pydantic_ai",
 }
 BY_NAME = {"pymysql", "psycopg"}  # SQLAlchemy imports its drivers by the name in the URL
 
