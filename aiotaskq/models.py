@@ -260,6 +260,8 @@ class WorkerRow(Base):
     # What it is asked for: to claim nothing more, and to have so many slots.
     quiet: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
     wanted_concurrency: Mapped[int | None] = mapped_column(Integer)
+    # The types that it can run, as a JSON list; NULL where that is not known.
+    types: Mapped[str | None] = mapped_column(LongText)
 
 
 class HistoryRow(Base):

@@ -23,6 +23,7 @@ from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.history import History
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.notes import Notes
+from aiotaskq.backends.pending_types import PendingType, count_types
 from aiotaskq.backends.steps import Steps
 from aiotaskq.backends.values import Values
 from aiotaskq.backends.workers import Workers
@@ -345,6 +346,13 @@ class Backend(ABC):
     @abstractmethod
     async def least_ready(self, now: int, limit: int) -> list[Task]:
         """Read tasks that count for a ``Room``: the largest priority number first, of one priority the oldest first."""
+
+    async def pending_types(self, now: int, limit: int) -> list[PendingType]:
+        """Count pending tasks that are not parked by queue and type, in any order.
+
+        Up to ``limit`` of the pending tasks are looked at: where there are more, any of those that are claimed first.
+        """
+        return count_types(await self.find(TaskFilter(status=(PENDING,), newest=limit), limit), now)
 
     @abstractmethod
     async def stats(self, now: int) -> QueueStats:

@@ -54,6 +54,14 @@ class Gates(ABC):
         """
 
     @abstractmethod
+    async def tasks(self, key: str, limit: int) -> tuple[list[str], list[str]]:
+        """Read the ids of up to ``limit`` tasks that hold a slot of a gate, and of as many that wait there.
+
+        Those that wait come in the order of their priorities, then of their due times; each list is empty for a gate
+        that does not exist.
+        """
+
+    @abstractmethod
     async def change(self, key: str, change: GateChange, now: int) -> Gate:
         """Write ``core.gate.changed`` of a gate, which is made if there is none, and admit it.
 

@@ -43,6 +43,10 @@ class Steps(ABC):
     async def read(self, task_id: str, seq: int) -> list[Step]:
         """Read the steps of a task that has this push stamp, in their order."""
 
+    async def read_many(self, tasks: Sequence[Task]) -> list[list[Step]]:
+        """Read the steps of several tasks, of each in their order."""
+        return [await self.read(task.task_id, task.seq) for task in tasks]
+
     @abstractmethod
     async def add(self, new: Sequence[NewStep]) -> list[Step | None]:
         """Store steps; return for each the one that is there, None if the task does not run with this fence."""

@@ -9,6 +9,7 @@ from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.errors import NotFound
 from aiotaskq.log import printable
+from aiotaskq.runtime.task_ids import ids_named
 
 SHORTEST = 8
 """Characters to which an id is shortened at most."""
@@ -21,14 +22,10 @@ async def task_id_of(tq: TaskQ, text: str) -> str:
 
     Raises NotFound, which lists the matches if there are several.
     """
-    backend = tq.queue.backend
-    if text and (await backend.get([text]))[0] is None:
-        (found,) = await backend.ids_with_prefix([text], LISTED + 1)
-        if len(found) > 1:
-            raise _ambiguous(marked("{text}: several task ids begin with it: {ids}; type more of one"), text, found)
-        if found:
-            return found[0]
-    return text
+    found = await ids_named(tq.queue.backend, text, LISTED + 1)
+    if len(found) > 1:
+        raise _ambiguous(marked("{text}: several task ids begin with it: {ids}; type more of one"), text, found)
+    return found[0] if found else text
 
 
 async def group_id_of(tq: TaskQ, text: str) -> str:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
+
+MOST_TYPES = 500
+"""Task types that a worker tells of: its row is written with each heartbeat."""
 
 
 class WorkerInfo(msgspec.Struct, frozen=True):
@@ -28,3 +33,19 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     """Whether it is asked to claim nothing more; it goes on with what it runs."""
     wanted_concurrency: int | None = None
     """The number of slots that it is asked to have; None where it was not resized."""
+    types: tuple[str, ...] | None = None
+    """The types of the tasks that it can run, sorted; None where that is not known, or they are too many."""
+
+    def claims_from(self, queue: str) -> bool:
+        """Return whether it claims from this queue."""
+        return self.queues is None or queue in self.queues
+
+    def knows(self, type: str) -> bool:
+        """Return whether it has a handler of this type, as far as it has told."""
+        return self.types is None or type in self.types
+
+
+def told_types(names: Iterable[str]) -> tuple[str, ...] | None:
+    """Return the types as a worker tells of them; None if they are more than ``MOST_TYPES``."""
+    known = tuple(names)
+    return tuple(sorted(known)) if len(known) <= MOST_TYPES else None

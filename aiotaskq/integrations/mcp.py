@@ -18,6 +18,7 @@ from aiotaskq.core.extras import missing
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import RETRYABLE
 from aiotaskq.errors import AiotaskqError, ValidationError
+from aiotaskq.runtime.task_ids import ids_named
 from aiotaskq.runtime.waiting import Waiting, waiting
 from aiotaskq.web.audit import audit
 from aiotaskq.web.views import limit_view, schedule_view, task_view, worker_view
@@ -224,12 +225,10 @@ class _Tools:
 
     async def _id(self, text: str) -> str:
         """Return the id that is or begins with a text. Raises ValidationError where several do."""
-        [found] = await self._tq.queue.backend.ids_with_prefix([text], 2)
-        if text in found or not found:
-            return text  # where there is none, the read of the task says so
+        found = await ids_named(self._tq.queue.backend, text)
         if len(found) > 1:
             raise ValidationError(f"task_id: several ids begin with {text!r}; give more of it")
-        return found[0]
+        return found[0] if found else text  # where there is none, the read of the task says so
 
 
 def _given(where: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -68,6 +69,17 @@ class Limits:
         if not found:
             raise NotFound(f"there is no limit {printable(key)}")
         return self._state(found[0])
+
+    async def some(self, keys: Sequence[str]) -> Sequence[LimitState]:
+        """Return those of these gates that are there."""
+        return [self._state(each) for each in await self._gates.find(keys)]
+
+    async def tasks(self, key: str, limit: int = 100) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the ids of up to ``limit`` tasks that hold a slot of a gate, and of the first ones that wait there.
+
+        Raises ValidationError.
+        """
+        return await self._gates.tasks(check_key("key", key), check_int("limit", limit, 1, MOST_LISTED))
 
     async def set(
         self,

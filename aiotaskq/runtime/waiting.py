@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.steps import NEVER
+from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import PENDING, SECOND, Status, Task
 from aiotaskq.core.validation import TEN_YEARS
-from aiotaskq.errors import NotFound, ValidationError
+from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.limits import Limits, LimitState
 
 ENDLESS = TEN_YEARS * SECOND // 2
@@ -60,8 +61,8 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason
     """``paused``: its queue. ``delayed``: its time has not come; ``retry``: nor that of its next attempt.
     ``sleeping``, ``event``: its handler sleeps, or waits for an event.
-    ``unknown_type``: no worker that saw it has a handler of its type. ``parents``: tasks before it in its workflow.
-    ``closed``, ``full``, ``rate``: its gate. ``passing``: its gate is about to let it pass. ``ready``: a
+    ``unknown_type``: no worker that claims from its queue has a handler of its type. ``parents``: tasks before it in
+    its workflow. ``closed``, ``full``, ``rate``: its gate. ``passing``: its gate is about to let it pass. ``ready``: a
     free worker."""
     until: int | None = None
     """When it may go on at the earliest; None where that is not known, or depends on an operator or another task."""
@@ -70,6 +71,8 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     gate: LimitState | None = None
     parents: tuple[Parent, ...] = ()
     """Those that have not ended."""
+    behind: int = 0
+    """How many of these there are."""
     ahead: int | None = None
     """How many tasks of its queue are pending, itself included; of a ready task only."""
     workers: int | None = None
@@ -86,32 +89,110 @@ Counted = Callable[[], Awaitable[Mapping[str, Mapping[str, int]]]]
 """Returns the tasks by queue and status."""
 
 
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What was read of a store, to say why some of its tasks wait."""
+
+    paused: Collection[str]
+    workers: Sequence[WorkerInfo] | None = None
+    """Those that claim tasks; None where the store has no registry, or no task is ready."""
+    gates: Mapping[str, LimitState] = {}
+    steps: Mapping[str, Sequence[Step]] = {}
+    """By the ids of the tasks whose handlers have left them."""
+
+    def of_queue(self, queue: str) -> list[WorkerInfo]:
+        """Return the workers that claim from a queue."""
+        return [each for each in self.workers or () if each.claims_from(queue)]
+
+
+async def awake(backend: Backend, now: int) -> list[WorkerInfo] | None:
+    """Return the workers that claim tasks at ``now``: not those that are quiet; None where there is no registry."""
+    if backend.workers is None:
+        return None
+    return [each for each in await backend.workers.all() if each.lease_until > now and not each.quiet]
+
+
+async def look(
+    store: Store,
+    tasks: Sequence[Task],
+    now: int,
+    paused: Collection[str] | None = None,
+    workers: Callable[[], Awaitable[Sequence[WorkerInfo] | None]] | None = None,
+) -> Seen:
+    """Read what ``why`` needs to know for these tasks: a few reads, however many tasks there are.
+
+    Args:
+        store: the queue.
+        tasks: of any status.
+        now: microseconds UTC.
+        paused: the paused queues, where they are known.
+        workers: returns the workers that claim, where another one than ``awake`` does that.
+    """
+    backend = store.backend
+    names = await backend.paused() if paused is None else paused
+    pending = [task for task in tasks if task.status is PENDING and task.queue not in names]
+    keys = {task.gate for task in pending if task.parked and not task.waits and task.due <= now and task.gate}
+    gates = await store.limits.some(sorted(keys)) if keys else []
+    ready = any(not task.parked and (task.due <= now or task.due_at is not None) for task in pending)
+    found = None if not ready else await (awake(backend, now) if workers is None else workers())
+    left = [task for task in pending if task.due > now and _was_left(task)]
+    steps = await backend.steps.read_many(left) if left and backend.steps is not None else []
+    return Seen(
+        paused=names,
+        workers=found,
+        gates={state.key: state for state in gates},
+        steps={task.task_id: each for task, each in zip(left, steps, strict=False)},
+    )
+
+
+def why(task: Task, seen: Seen, now: int) -> Waiting | None:
+    """Return what a task waits for, by what was read; None if it is not pending. ``now`` in microseconds UTC."""
+    if task.status is not PENDING:
+        return None
+    if task.queue in seen.paused:
+        return Waiting(reason="paused")
+    if task.parked and task.waits:
+        return Waiting(reason="parents", behind=task.waits)
+    if task.parked and task.due <= now:
+        return _at_a_gate(seen.gates.get(task.gate or ""), now)
+    if task.due_at is not None and not task.parked:  # put off by a worker that could not run it
+        known = any(each.types is not None and each.knows(task.type) for each in seen.of_queue(task.queue))
+        return Waiting(reason="delayed" if known else "unknown_type", until=task.run_at)
+    if task.due > now:
+        suspended = _suspended(task, seen.steps.get(task.task_id, ()))
+        return suspended or Waiting(reason="retry" if task.retry_count else "delayed", until=task.due)
+    workers = seen.of_queue(task.queue)
+    if workers and not any(each.knows(task.type) for each in workers):
+        return Waiting(reason="unknown_type")
+    return Waiting(
+        reason="ready",
+        workers=None if seen.workers is None else len(workers),
+        slots=None if seen.workers is None else sum(each.concurrency for each in workers),
+        busy=None if seen.workers is None else sum(each.busy for each in workers),
+    )
+
+
 async def waiting(store: Store, task: Task, counted: Counted | None = None) -> Waiting | None:
     """Return what a task waits for; None if it is not pending. Without ``counted`` the store counts its tasks."""
     now = store.clock.now()
     if task.status is not PENDING:
         return None
-    if task.queue in await store.backend.paused():
-        return Waiting(reason="paused")
-    if task.parked:
-        found = await _at_a_gate(store, task, now)
-        if found is not None:
-            return found
-    if task.due_at is not None and not task.parked:  # put off by a worker that could not run it
-        return Waiting(reason="unknown_type", until=task.run_at)
-    if task.due > now:
-        suspended = await _suspended(store, task)
-        return suspended or Waiting(reason="retry" if task.retry_count else "delayed", until=task.due)
-    if task.parked:
-        return Waiting(reason="passing")
-    return await _ready(store, task, now, counted)
+    found = why(task, await look(store, [task], now), now)
+    if found is not None and found.reason == "parents" and task.flow is not None:
+        return replace(found, parents=await _parents(store, task.flow.parents))
+    if found is not None and found.reason == "ready":
+        queues = (await store.backend.stats(now)).queues if counted is None else await counted()
+        return replace(found, ahead=queues.get(task.queue, {}).get(str(PENDING)))
+    return found
 
 
-async def _suspended(store: Store, task: Task) -> Waiting | None:
-    """Return for what the handler of a task has left it; None if it has not begun, or has failed since."""
-    if store.backend.steps is None or not task.attempts or task.attempts[-1].outcome != "released":
-        return None
-    for step in reversed(await store.backend.steps.read(task.task_id, task.seq)):
+def _was_left(task: Task) -> bool:
+    """Return whether the handler has left the task, which sleeps or waits for an event; it has not failed since."""
+    return bool(task.attempts) and task.attempts[-1].outcome == "released"
+
+
+def _suspended(task: Task, steps: Sequence[Step]) -> Waiting | None:
+    """Return for what the handler of a task has left it; None where it has not."""
+    for step in reversed(steps):
         if step.kind in ("sleep", "wait") and step.until == task.due:
             until = None if step.until >= NEVER else step.until
             if step.kind == "wait":
@@ -120,21 +201,20 @@ async def _suspended(store: Store, task: Task) -> Waiting | None:
     return None
 
 
-async def _at_a_gate(store: Store, task: Task, now: int) -> Waiting | None:
-    """Return what a parked task waits for; None where it is only delayed or about to pass."""
-    if task.waits and task.flow is not None:
-        ids = [task_id for task_id, _ in task.flow.parents]
-        rows = await store.backend.get(ids)
-        named = zip(task.flow.parents, rows, strict=True)
-        parents = [Parent(task_id, name, None if row is None else row.status) for (task_id, name), row in named]
-        unended = [each for each, row in zip(parents, rows, strict=True) if row is None or not row.final]
-        return Waiting(reason="parents", parents=tuple(unended))
-    if task.due > now:
-        return None
-    try:
-        state = await store.limits.get(task.gate or "")
-    except (NotFound, ValidationError):
-        return None
+async def _parents(store: Store, named: Sequence[tuple[str, str]]) -> tuple[Parent, ...]:
+    """Return those of these tasks that have not ended."""
+    rows = await store.backend.get([task_id for task_id, _ in named])
+    return tuple(
+        Parent(task_id, name, None if row is None else row.status)
+        for (task_id, name), row in zip(named, rows, strict=True)
+        if row is None or not row.final
+    )
+
+
+def _at_a_gate(state: LimitState | None, now: int) -> Waiting:
+    """Return what a task waits for that is parked at a gate."""
+    if state is None:
+        return Waiting(reason="passing")
     if state.closed_until is not None and state.closed_until > now:
         until = None if state.closed_until - now > ENDLESS else state.closed_until
         return Waiting(reason="closed", until=until, gate=state)
@@ -143,21 +223,3 @@ async def _at_a_gate(store: Store, task: Task, now: int) -> Waiting | None:
     if state.next_at is not None and state.next_at > now:
         return Waiting(reason="rate", until=state.next_at, gate=state)
     return Waiting(reason="passing", gate=state)
-
-
-async def _ready(store: Store, task: Task, now: int, counted: Counted | None) -> Waiting:
-    registry = store.backend.workers
-    queues = (await store.backend.stats(now)).queues if counted is None else await counted()
-    ahead = queues.get(task.queue, {}).get(str(PENDING))
-    if registry is None:
-        return Waiting(reason="ready", ahead=ahead)
-    alive = [each for each in await registry.all() if each.lease_until > now]
-    awake = [each for each in alive if not each.quiet]
-    workers = [each for each in awake if each.queues is None or task.queue in each.queues]
-    return Waiting(
-        reason="ready",
-        ahead=ahead,
-        workers=len(workers),
-        slots=sum(each.concurrency for each in workers),
-        busy=sum(each.busy for each in workers),
-    )

@@ -123,8 +123,8 @@ def worker_view(info: WorkerInfo) -> WorkerView:
     names = ("host", "pid", "version", "concurrency", "busy", "quiet", "wanted_concurrency")
     known = {name: getattr(info, name) for name in names}
     known |= {name: to_iso(getattr(info, name)) for name in ("started_at", "seen_at", "lease_until")}
-    queues = None if info.queues is None else list(info.queues)
-    return WorkerView(id=info.owner, queues=queues, **known)
+    known |= {name: None if (found := getattr(info, name)) is None else list(found) for name in ("queues", "types")}
+    return WorkerView(id=info.owner, **known)
 
 
 def plain(value: Any) -> Any:

@@ -113,6 +113,7 @@ async def test_an_unknown_worker_and_a_wrong_number_are_refused(shared_store: St
                 await far.workers.resize(owner, wrong)  # type: ignore[arg-type]
         (info,) = await far.workers.list()
         assert (info.owner, info.quiet, info.wanted_concurrency, info.concurrency) == (owner, False, None, 2)
+        assert info.types == ("holds",) and info.knows("holds") and not info.knows("other")
 
 
 async def test_memory_has_no_registry_and_its_worker_is_steered_itself() -> None:

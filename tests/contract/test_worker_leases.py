@@ -264,7 +264,7 @@ async def test_what_a_worker_is_asked_for_is_read_and_a_heartbeat_leaves_it(work
     assert await workers.steer("w", quiet=True) is True
     assert await workers.get("w") == info(quiet=True)
     assert await workers.steer("w", concurrency=3) is True
-    beat = info(seen_at=NOW + 9, lease_until=LEASE + 9)
+    beat = info(seen_at=NOW + 9, lease_until=LEASE + 9, types=("a", "b é"))
     assert await workers.heartbeat(beat) is True
     expected = replace(beat, quiet=True, wanted_concurrency=3)
     assert await workers.get("w") == expected

@@ -11,7 +11,8 @@ import pytest
 from aiotaskq import Limit, Rate, TaskQ, Workflow
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.core.task import SECOND
-from aiotaskq.runtime.waiting import Waiting, waiting
+from aiotaskq.runtime.waiting import Waiting, look, waiting
+from aiotaskq.runtime.waiting import why as reasons
 from tests.support.backends import sqlite
 from tests.support.rows import worker_info
 
@@ -122,3 +123,46 @@ async def test_a_task_that_no_worker_knows_says_so(tq: TaskQ) -> None:
     task = (await tq.get(await pushed(tq, "plain"))).replace(due_at=now - SECOND, run_at=now + 30 * SECOND)
     found = await waiting(tq.queue, task)
     assert found == Waiting(reason="unknown_type", until=now + 30 * SECOND)
+
+
+async def test_a_ready_task_whose_type_no_worker_knows_says_so(tq: TaskQ) -> None:
+    registry = tq.queue.backend.workers
+    if registry is None:
+        assert tq.url == "memory://"
+        return
+    tq.elsewhere("legacy")
+    task_id, now = await pushed(tq, "legacy"), tq.queue.clock.now()
+    until = now + 60 * SECOND
+    await registry.register(worker_info("a", lease_until=until, types=("plain",)))
+    await registry.register(worker_info("b", lease_until=until, queues=("other",), types=("legacy",)))
+    assert await why(tq, task_id) == Waiting(reason="unknown_type")
+    put_off = (await tq.get(task_id)).replace(due_at=now - SECOND, run_at=now + 30 * SECOND)
+    assert await waiting(tq.queue, put_off) == Waiting(reason="unknown_type", until=put_off.run_at)
+    await registry.register(worker_info("c", lease_until=until, types=("legacy", "plain")))
+    assert (await why(tq, task_id)).reason == "ready"
+    assert await waiting(tq.queue, put_off) == Waiting(reason="delayed", until=put_off.run_at)
+    await tq.workers.quiet("c")
+    assert (await why(tq, task_id)).reason == "unknown_type"
+    await registry.register(worker_info("d", lease_until=until))  # it does not tell what it can run
+    assert (await why(tq, task_id)).reason == "ready"
+
+
+async def test_why_several_tasks_wait_takes_few_reads(tq: TaskQ) -> None:
+    flow = Workflow()
+    flow.add("first", _call())
+    flow.add("second", _call(), after=["first"])
+    group = await tq.start(flow)
+    ids = [await pushed(tq, "limited", {"tenant": tenant}) for tenant in "aabbcc"]
+    ids += [await pushed(tq, "plain", delay=60), await pushed(tq, "plain"), (await group.task("second")).task_id]
+    await tq.push("plain", {}, queue="held")
+    await tq.pause("held")
+    ids += [task.task_id for task in await tq.find(queue="held")]
+    tasks = [await tq.get(task_id) for task_id in ids]
+    now = tq.queue.clock.now()
+    seen = await look(tq.queue, tasks, now)
+    assert sorted(seen.gates) == ["tenant:a", "tenant:b", "tenant:c"]
+    found = [reasons(task, seen, now) for task in tasks]
+    reason = ["ready", "full"] * 3 + ["delayed", "ready", "parents", "paused"]
+    assert [each and each.reason for each in found] == reason
+    assert (found[8] and found[8].behind) == 1
+    assert reasons(tasks[0].replace(status="completed"), seen, now) is None

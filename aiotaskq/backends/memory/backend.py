@@ -5,6 +5,7 @@ Every verb runs under one lock and never suspends, so that an event loop and thr
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -26,6 +27,7 @@ from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
 from aiotaskq.backends.memory.running import Running
 from aiotaskq.backends.memory.steps import MemorySteps
 from aiotaskq.backends.memory.values import MemoryValues
+from aiotaskq.backends.pending_types import PendingType, count_types
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.parking import any_flow, slots
 from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, SECOND, Status, Task, TaskFilter, same_push
@@ -259,6 +261,11 @@ class MemoryBackend(DirectBackend):
     async def least_ready(self, now: int, limit: int) -> list[Task]:
         with self._lock:
             return self._reads.least_ready(now, limit)
+
+    async def pending_types(self, now: int, limit: int) -> list[PendingType]:
+        with self._lock:
+            pending = (task for task in self._tasks.values() if task.status is PENDING)
+            return count_types(itertools.islice(pending, limit), now)
 
     async def stats(self, now: int) -> QueueStats:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
@@ -119,6 +120,14 @@ class MemoryGates(Gates):
             known = [key for key in all_keys if key in self._lines]
             lines = [self._lines[key] for key in known[:limit]]
             return [GateState(gate=each.gate, held=len(each.held), waiting=len(each.waiting)) for each in lines]
+
+    async def tasks(self, key: str, limit: int) -> tuple[list[str], list[str]]:
+        with self._lock:
+            line = self._lines.get(key)
+            if line is None:
+                return [], []
+            waiting = heapq.nsmallest(limit, line.waiting.values(), lambda task: (task.priority, task.due, task.seq))
+            return list(itertools.islice(line.held, limit)), [task.task_id for task in waiting]
 
     async def change(self, key: str, change: GateChange, now: int) -> Gate:
         with self._lock:

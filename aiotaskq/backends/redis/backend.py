@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, stats_of
 from aiotaskq.backends.groups import in_places, order_of
 from aiotaskq.backends.listeners import CANCEL, GATES, READY
+from aiotaskq.backends.pending_types import PendingType, count_types
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.at_gates import words_at_gates
 from aiotaskq.backends.redis.connection import RedisConnections
@@ -47,10 +48,11 @@ from aiotaskq.backends.redis.workers import RedisWorkers
 from aiotaskq.core.errors import gate_full, queue_full
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.parking import pushed_at
-from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
+from aiotaskq.core.task import FINAL, PENDING, SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
 
 _GLOB = re.compile(r"[\\*?\[\]^]")  # characters with a meaning in a pattern of HSCAN
+LANES = 100  # of which pending rows are counted by type
 READ = 1_000  # rows in one answer of a script: the server runs no other command meanwhile
 
 
@@ -306,6 +308,16 @@ class RedisBackend(Backend):
 
     async def least_ready(self, now: int, limit: int) -> list[Task]:
         return to_tasks(await self._redis.run(scripts.LEAST_READY, now, limit))
+
+    async def pending_types(self, now: int, limit: int) -> list[PendingType]:
+        stamps: list[bytes] = []
+        for lane in await self._redis.command("ZRANGE", f"{self._redis.root}heads", 0, LANES - 1):
+            words = (self._redis.root.encode() + b"lane:" + lane, 0, limit - len(stamps) - 1)
+            stamps += await self._redis.command("ZRANGE", *words)
+            if len(stamps) >= limit:
+                break
+        found = await self.get([stamp[20:].decode(errors="backslashreplace") for stamp in stamps])
+        return count_types((task for task in found if task is not None and task.status is PENDING), now)
 
     async def stats(self, now: int) -> QueueStats:
         ready, first, counts = await self._look(now, None, count=True)

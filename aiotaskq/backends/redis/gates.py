@@ -15,6 +15,7 @@ from aiotaskq.core.gate import Bounds, Gate, GateChange, GateState
 from aiotaskq.errors import DatabaseUnavailable
 
 MANY = 1_000  # gates in one call of a script: the server runs no other command meanwhile
+LANES = 100  # in which the tasks are looked for that wait at a gate
 ADMITTED = 500  # gates admitted in one call of a script
 
 _decode = msgspec.json.Decoder(Bounds).decode
@@ -79,6 +80,18 @@ class RedisGates(Gates):
             if len(found) >= limit:
                 break
         return found[:limit]
+
+    async def tasks(self, key: str, limit: int) -> tuple[list[str], list[str]]:
+        root, name = self._redis.root.encode(), key.encode()
+        held = await self._redis.command("SRANDMEMBER", root + b"slots:" + name, limit)
+        waiting: list[tuple[int, float, bytes]] = []
+        for lane in await self._redis.command("ZRANGE", root + b"lines:" + name, 0, LANES - 1):
+            line = b"%bwait:%d:%b:%b" % (root, len(lane), lane, name)
+            words = iter(await self._redis.command("ZRANGE", line, 0, limit - 1, "WITHSCORES"))
+            priority = int(lane.partition(b":")[0])
+            waiting += [(priority, float(due), stamp) for stamp, due in zip(words, words, strict=True)]
+        ids = [stamp[20:] for _, _, stamp in sorted(waiting)[:limit]]
+        return [each.decode() for each in sorted(held)], [each.decode() for each in ids]
 
     async def change(self, key: str, change: GateChange, now: int) -> Gate:
         bounds = _encode(change.bounds) if change.bounds else b""

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, make_url
 
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, ScheduleChange
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
+from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
 from aiotaskq.backends.sql.admission import Touched, check_room
@@ -22,6 +23,7 @@ from aiotaskq.backends.sql.groups import SqlGroups
 from aiotaskq.backends.sql.history import SqlHistory
 from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
 from aiotaskq.backends.sql.notes import SqlNotes
+from aiotaskq.backends.sql.pending_types import pending_types
 from aiotaskq.backends.sql.recode import recode_tasks
 from aiotaskq.backends.sql.rows import params_of
 from aiotaskq.backends.sql.schedules import SqlSchedules
@@ -337,6 +339,9 @@ class SqlBackend(Backend):
 
     async def overdue(self, now: int, limit: int) -> list[Task]:
         return await self.database.read(lambda c: overdue(c, now, limit))
+
+    async def pending_types(self, now: int, limit: int) -> list[PendingType]:
+        return await self.database.read(lambda c: pending_types(c, now, limit))
 
     async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
         return await self.database.read(lambda c: claim_sql.next_run_at(c, now, queues))

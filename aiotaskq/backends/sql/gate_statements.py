@@ -23,6 +23,7 @@ from sqlalchemy import (
     case,
     delete,
     func,
+    literal,
     literal_column,
     null,
     select,
@@ -185,6 +186,15 @@ def _counts(connection: Connection, statement: Any, keys: Collection[str]) -> di
     for key, count in _among(connection, statement, sorted(keys), {}):
         counts[key] += count
     return counts
+
+
+def tasks_at(connection: Connection, key: str, limit: int) -> tuple[list[str], list[str]]:
+    """Return the ids of some tasks that hold a slot of a gate, and of the first ones that wait there."""
+    here = select(c.task_id).where(c.live_gate == key, *PASSED).limit(limit)
+    beyond = select(c.task_id).select_from(SLOTS.join(TASKS, s.task_id == c.task_id)).where(s.gate == key, LIVE)
+    held = [row[0] for query in (here, beyond.limit(limit)) for row in connection.execute(query)]
+    parked = select(c.task_id).where(*_waits(literal(key))).order_by(c.priority, c.due_at, c.seq).limit(limit)
+    return held[:limit], [row[0] for row in connection.execute(parked)]
 
 
 def _waits(key: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:

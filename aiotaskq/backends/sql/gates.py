@@ -63,6 +63,9 @@ class SqlGates(Gates):
 
         return await self._database.read(body)
 
+    async def tasks(self, key: str, limit: int) -> tuple[list[str], list[str]]:
+        return await self._database.read(lambda c: sql.tasks_at(c, key, limit))
+
     async def change(self, key: str, change: GateChange, now: int) -> Gate:
         def body(connection: Connection) -> tuple[Gate, Opened]:
             admission = Admission(connection, now, {})

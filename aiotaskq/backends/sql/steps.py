@@ -57,6 +57,17 @@ class SqlSteps(Steps):
         rows = await self._database.read(lambda c: run(c, _READ, {"b_id": task_id, "b_seq": seq}).fetchall())
         return [self._plain_step(_step(row)) for row in rows]
 
+    async def read_many(self, tasks: Sequence[Task]) -> list[list[Step]]:
+        def body(connection: Connection) -> list[Any]:
+            parts = chunks([task.task_id for task in tasks])
+            return [row for part in parts for row in connection.execute(_STEP.where(s.task_id.in_(part)))]
+
+        found: dict[tuple[str, int], list[Step]] = {(task.task_id, task.seq): [] for task in tasks}
+        for row in await self._database.read(body):
+            if (row[0], row[1]) in found:
+                found[row[0], row[1]].append(self._plain_step(_step(row)))
+        return [sorted(found[task.task_id, task.seq], key=lambda step: step.n) for task in tasks]
+
     async def add(self, new: Sequence[NewStep]) -> list[Step | None]:
         if not new:
             return []

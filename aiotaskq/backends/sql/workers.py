@@ -22,6 +22,7 @@ from aiotaskq.models import WorkerRow
 _W: Any = WorkerRow.__table__
 _ID = bindparam("b_owner", type_=String)
 _NAMES = WorkerInfo.__struct_fields__
+_LISTS = ("queues", "types")
 _READ = select(*(_W.c[name] for name in _NAMES))
 _HEARTBEAT = update(_W).where(_W.c.owner == _ID)
 _REMOVE = delete(_W).where(_W.c.owner == _ID, _W.c.lease_until == bindparam("b_until", type_=BigInteger))
@@ -95,14 +96,17 @@ class SqlWorkers(Workers):
 
 def _row(worker: WorkerInfo) -> dict[str, Any]:
     row = msgspec.structs.asdict(worker)
-    row["queues"] = None if worker.queues is None else json_text(worker.queues)
+    for name in _LISTS:
+        row[name] = None if row[name] is None else json_text(row[name])
     return row
 
 
 def _info(row: Sequence[Any]) -> WorkerInfo:
     values = dict(zip(_NAMES, row, strict=True))
-    queues, quiet = values.pop("queues"), bool(values.pop("quiet"))
-    return WorkerInfo(queues=None if queues is None else tuple(msgspec.json.decode(queues)), quiet=quiet, **values)
+    lists: dict[str, Any] = {
+        name: None if (text := values.pop(name)) is None else tuple(msgspec.json.decode(text)) for name in _LISTS
+    }
+    return WorkerInfo(quiet=bool(values.pop("quiet")), **lists, **values)
 
 
 _NEXT_OWNER = (

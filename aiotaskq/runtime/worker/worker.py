@@ -120,6 +120,7 @@ class Worker:
             fenced=lambda: self.leases.fenced(),
             unknown=lambda keys: self.chore(self.leases.give_back_unknown(keys)),
             describe=lambda: (self.queues, self.concurrency, len(self.executions) - self.runner.batches.spare),
+            types=lambda: handlers,
             steered=self._steered,
         )
         self.tally = Tally(backend.history, clock) if history else None
@@ -130,8 +131,7 @@ class Worker:
         self._stop_listening: Callable[[], None] = lambda: None
         self._notes = NoteWriter(backend.notes, clock, self._begin)
         self._chores: set[asyncio.Task[None]] = set()
-        self._given_back, self._hurried = 0, False
-        self._idle = asyncio.Event()
+        self._given_back, self._hurried, self._idle = 0, False, asyncio.Event()
         self._waiting = 0  # how many wait until the worker is idle
         self._stack = contextlib.AsyncExitStack()
         self._exit: asyncio.Task[ExitCode] | None = None

@@ -49,6 +49,7 @@ class WorkerView(Struct):
     busy: int
     quiet: bool
     wanted_concurrency: int | None
+    types: Annotated[list[str] | None, Meta(description="What it can run; null where that is not known")]
 
 
 class WorkerPage(Struct):

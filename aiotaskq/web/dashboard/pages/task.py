@@ -10,7 +10,7 @@ import msgspec
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import RETRYABLE
 from aiotaskq.core.task import Status, Task
-from aiotaskq.errors import NotFound
+from aiotaskq.runtime.task_ids import ids_named
 from aiotaskq.runtime.waiting import waiting
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.waiting_view import WaitingView, waiting_view
@@ -95,17 +95,10 @@ async def task(view: View) -> TaskPage:
 
 
 async def _named(view: View, wanted: str) -> Task:
-    try:
-        return await view.tq.get(wanted)
-    except NotFound:
-        if len(wanted) < SHORTEST:
-            raise
-        (ids,) = await view.tq.queue.backend.ids_with_prefix([wanted], 2)
-        if not ids:
-            raise
+    ids = await ids_named(view.tq.queue.backend, wanted) if len(wanted) >= SHORTEST else []
     if len(ids) > 1:
         raise ProblemError(404, "NotFound", marked("several task ids begin so; give more of the id"))
-    return await view.tq.get(ids[0])
+    return await view.tq.get(ids[0] if ids else wanted)
 
 
 def json_text(value: Any) -> str:

@@ -1,0 +1,30 @@
+"""The types of pending tasks, counted by queue."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+
+from aiotaskq.core.task import Task
+
+
+class PendingType(msgspec.Struct, frozen=True, order=True):
+    """How many pending tasks of one type are in one queue."""
+
+    queue: str
+    type: str
+    count: int
+    due: int
+    """Those that are due, or would be if a worker had not put them off, since it had no handler of the type."""
+
+
+def count_types(tasks: Iterable[Task], now: int) -> list[PendingType]:
+    """Count these pending tasks as ``Backend.pending_types``; ``now`` in microseconds UTC."""
+    counts, due = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for task in tasks:
+        if not task.parked:
+            counts[task.queue, task.type] += 1
+            due[task.queue, task.type] += task.run_at <= now or task.due_at is not None
+    return [PendingType(queue, kind, count, due[queue, kind]) for (queue, kind), count in counts.items()]

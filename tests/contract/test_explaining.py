@@ -1,0 +1,87 @@
+"""What tells why tasks wait, on each store: the tasks at a gate, types of pending tasks, steps of several tasks."""
+
+from __future__ import annotations
+
+import itertools
+
+from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.pending_types import PendingType
+from aiotaskq.core.gate import Bounds, Flow, GateChange
+from aiotaskq.core.outcome import Completed, settle
+from aiotaskq.core.parking import parked
+from aiotaskq.core.steps import NewStep, Step
+from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.worker_info import MOST_TYPES, told_types
+from tests.support.rows import LEASE, NOW, ended, ids, new, pushed, running
+
+MINUTE = 60 * SECOND
+_seqs = itertools.count(NOW)  # tasks pass at the time of their push
+
+
+def at_gates(*keys: str, due: int = NOW, **fields: object) -> Task:
+    """A task parked at the first of these gates, each of which holds one."""
+    flow = Flow(gates=tuple((key, Bounds(cap=1)) for key in keys))
+    return parked(new(flow=flow, seq=next(_seqs), **fields), due)
+
+
+async def test_the_tasks_at_a_gate_are_those_that_hold_it_and_those_that_wait(backend: Backend) -> None:
+    assert await backend.gates.tasks("a", 10) == ([], [])
+    first, second, third = at_gates("a", "b"), at_gates("a", "b", priority=5), at_gates("a")
+    await backend.push([first, second, third])
+    (ran,) = await backend.claim("o", NOW, 10, lease_until=LEASE)
+    assert ran.task_id == first.task_id
+    for key, waiting in (("a", [third, second]), ("b", [])):
+        assert await backend.gates.tasks(key, 10) == ([first.task_id], ids(waiting)), "slots of passed gates, too"
+    assert await backend.gates.tasks("a", 1) == ([first.task_id], [third.task_id])
+    assert await backend.update([Change(ran, settle(ran, Completed(), NOW + SECOND))]) == [True]
+    assert await backend.gates.tasks("b", 10) == ([], [])
+    assert await backend.gates.tasks("a", 10) == ([third.task_id], [second.task_id])
+    await backend.gates.change("a", GateChange(closed_until=NOW + MINUTE), NOW)
+    assert await backend.gates.tasks("a", 10) == ([third.task_id], [second.task_id])
+
+
+async def test_pending_types_are_counted_by_queue(backend: Backend) -> None:
+    assert await backend.pending_types(NOW, 100) == []
+    await ended(backend, type="old")
+    await running(backend, type="busy")
+    rows = [("q", "mail", NOW), ("q", "mail", NOW + MINUTE), ("q", "report", NOW - 1), ("other é", "mail", NOW)]
+    for queue, kind, run_at in rows:
+        await pushed(backend, queue=queue, type=kind, run_at=run_at)
+    await backend.push([new(queue="q", type="legacy", run_at=NOW + 5, due_at=NOW)])  # put off: nobody knows the type
+    await backend.push([at_gates("g", type="free"), at_gates("g", type="parked")])
+    found = sorted(await backend.pending_types(NOW, 100))
+    free = PendingType("default", "free", 1, 1)
+    mail, report, legacy = (
+        PendingType("q", "mail", 2, 1),
+        PendingType("q", "report", 1, 1),
+        PendingType("q", "legacy", 1, 1),
+    )
+    assert found == sorted([free, PendingType("other é", "mail", 1, 1), legacy, mail, report])
+    assert sum(each.count for each in await backend.pending_types(NOW, 2)) == 2, "no more rows are read"
+
+
+async def test_the_steps_of_several_tasks_are_read_at_once(backend: Backend) -> None:
+    steps = backend.steps
+    assert steps is not None
+    tasks = [await running(backend) for _ in range(3)]
+    assert await steps.read_many([]) == []
+    made = [
+        NewStep(task.task_id, task.seq, task.fence, Step(name=name, n=n, text="1", at=NOW))
+        for task in tasks[:2]
+        for n, name in enumerate("ba", 1)
+    ]
+    await steps.add(made)
+    again = tasks[0].replace(seq=tasks[0].seq + 1)  # pushed anew under its id: it has no steps
+    assert [[step.name for step in each] for each in await steps.read_many([*tasks, again])] == [
+        ["b", "a"],
+        ["b", "a"],
+        [],
+        [],
+    ]
+
+
+def test_a_worker_tells_of_its_types_unless_they_are_too_many() -> None:
+    assert told_types({"b": 1, "a": 2}) == ("a", "b")
+    assert told_types([]) == ()
+    assert len(told_types(map(str, range(MOST_TYPES))) or ()) == MOST_TYPES
+    assert told_types(map(str, range(MOST_TYPES + 1))) is None
