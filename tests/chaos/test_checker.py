@@ -10,6 +10,7 @@ from aiotaskq.core.firing import derived_id, fire
 from aiotaskq.core.schedule import new_schedule
 from aiotaskq.core.task import SECOND, Status, Task, new_task
 from tests.chaos.checker import Harm, check, harms_in, percentile, runs_of, schedule_tasks, zombie_writes
+from tests.chaos.harness import SURFACED
 from tests.chaos.ledger import Ledger, Line, read, read_all
 
 LEASE = 2.0
@@ -263,3 +264,15 @@ def test_ledgers_are_read_in_the_order_of_what_happened(tmp_path: Any) -> None:
     again.close()
     assert [each.what for each in read(tmp_path / "one.ledger")] == ["start", "end", "boot"]
     assert read(tmp_path / "none.ledger") == []
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("OperationalError: (1213, 'Dead lock')", True),
+        ("OperationalError: 1205: Lock wait timeout exceeded", True),
+        ("ERROR failed member 01a21bc3-1213-7d94-a86e-525c0de462cc: ValueError", False),
+    ],
+)
+def test_the_number_of_a_mysql_error_is_found_and_not_a_part_of_an_id(said: str, found: bool) -> None:
+    assert bool(SURFACED.search(said)) is found
