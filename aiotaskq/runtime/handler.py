@@ -278,18 +278,23 @@ def _conversions(
 
 def result_conversion(function: Callable[..., Any]) -> Conversion | None:
     """Return the conversion of what a function returns, by its return annotation; None for what JSON gives back."""
-    with contextlib.suppress(Unsupported, ValueError, TypeError):  # some built-in functions have no signature
-        annotation = inspect.signature(function).return_annotation
-        if annotation is not inspect.Signature.empty:
-            return _conversion(annotation, function)
+    with contextlib.suppress(Unsupported):
+        annotations = getattr(_defined(function), "__annotations__", {})  # a built-in function has none
+        if "return" in annotations:
+            return _conversion(annotations["return"], function)
     return None
 
 
-def _conversion(annotation: Any, function: Callable[..., Any], of_items: bool = False) -> Conversion | None:
+def _defined(function: Callable[..., Any]) -> Any:
+    """Return the function that was written, inside of decorators and partials; of an object its ``__call__``."""
     inner = inspect.unwrap(function)
     while isinstance(inner, functools.partial):
         inner = inspect.unwrap(inner.func)
-    names = getattr(inner if hasattr(inner, "__globals__") else type(inner).__call__, "__globals__", {})
+    return inner if hasattr(inner, "__globals__") else type(inner).__call__
+
+
+def _conversion(annotation: Any, function: Callable[..., Any], of_items: bool = False) -> Conversion | None:
+    names = getattr(_defined(function), "__globals__", {})
     try:
         found = resolved(annotation, names, _local_names())
         return conversion_of(_item_of(found) if of_items else found)

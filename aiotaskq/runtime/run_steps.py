@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 from msgspec.structs import replace
@@ -278,6 +280,17 @@ def loaded(step: Step, conversion: Conversion | None) -> Any:
     return step.value if conversion is None else conversion.load(f"step {step.label}", step.value)
 
 
+_conversions: WeakKeyDictionary[CodeType, tuple[Any, Conversion | None]] = WeakKeyDictionary()
+"""By the code of a function: its return annotation, and the conversion. It is looked up at each run of each step."""
+
+
 def returned_by(function: Callable[..., Any]) -> Conversion | None:
     """Return the conversion of what a step returns."""
-    return result_conversion(function)
+    code = identity(function)
+    if not isinstance(code, CodeType):
+        return result_conversion(function)
+    annotation = getattr(function, "__annotations__", {}).get("return")
+    known = _conversions.get(code)
+    if known is None or known[0] is not annotation:  # functions made by another one share their code
+        known = _conversions[code] = annotation, result_conversion(function)
+    return known[1]
