@@ -315,6 +315,8 @@ class StepRow(Base):
     value: Mapped[str] = mapped_column(LongText)
     # In microseconds UTC.
     at: Mapped[int] = mapped_column(BigInteger)
+    # The version of the handler that made it.
+    version: Mapped[int] = mapped_column(Integer)
 
 
 class EventRow(Base):

@@ -232,6 +232,17 @@ class TaskFunction(BoundTask[P, T], Generic[P, R, T]):
     def __repr__(self) -> str:
         return f"<TaskFunction {self.name}>"
 
+    def retire(self, newest: int) -> None:
+        """Refuse pushes from now on: new tasks are run by the newest version, which may take other params."""
+
+        def refuse(*_args: Any, **_kwargs: Any) -> dict[str, Any]:
+            raise ValidationError(
+                f"{self.name}: push the function of version {newest}; this one, version {self.handler.version}, is for "
+                "tasks that it has begun"
+            )
+
+        self._bind = refuse
+
     def options(self, **options: Unpack[PushOptions]) -> BoundTask[P, T]:
         """Return the same task with these options, to be pushed: ``f.options(delay=60).push(…)``.
 

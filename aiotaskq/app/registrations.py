@@ -11,7 +11,7 @@ from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Task
 from aiotaskq.core.webhooks import Webhook
 from aiotaskq.runtime.events import Events
-from aiotaskq.runtime.handler import Handler
+from aiotaskq.runtime.handler import Handler, with_versions
 
 PushMiddleware = Callable[[list[Task], Callable[[list[Task]], Awaitable[list[Task]]]], Awaitable[list[Task]]]
 
@@ -36,9 +36,11 @@ class Registrations:
     """Factories, by the type of what they give."""
 
     def update(self, other: Registrations) -> None:
-        """Add the registrations of another TaskQ; where both have a name, the other one's counts."""
+        """Add the registrations of another TaskQ; where both have a name and version, the other one's counts."""
         self.events.adopt(other.events)
-        self.handlers.update(other.handlers)
+        for name, handler in other.handlers.items():
+            known = self.handlers.get(name)
+            self.handlers[name] = handler if known is None else with_versions(known, handler)
         self.elsewhere.update(other.elsewhere)
         self.schedules.update(other.schedules)
         self.run_middleware.extend(other.run_middleware)

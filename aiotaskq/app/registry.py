@@ -23,7 +23,7 @@ from aiotaskq.core.webhooks import WEBHOOK, make_webhook
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.events import Event
-from aiotaskq.runtime.handler import INJECTED, fitted, make_handler
+from aiotaskq.runtime.handler import INJECTED, fitted, make_handler, with_versions
 from aiotaskq.runtime.webhook_sender import WebhookFailed, WebhookRefused, deliver
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -57,6 +57,7 @@ class TaskOptions(TypedDict, total=False):
     limit: Limit | Sequence[Limit] | None
     rate: Rate | Sequence[Rate] | None
     fair: Of | Fair | Sequence[Of | Fair] | None
+    version: int
 
 
 class TaskDecorator(Protocol):
@@ -102,6 +103,7 @@ class Registry(ABC):
     def __init__(self, clock: Clock, timezone: str | None, *, objects: bool = False) -> None:
         self._clock = clock
         self._objects = objects
+        self._functions: dict[str, list[TaskFunction[Any, Any, Any]]] = {}  # by name: that of each version
         self.timezone = timezone
         """IANA name of the time zone of schedules that name none; None is the system's."""
         self.registered = Registrations()
@@ -164,6 +166,7 @@ class Registry(ABC):
         fair: Of | Fair | Sequence[Of | Fair] | None = None,
         batch: int | None = None,
         within: float | None = None,
+        version: int = 1,
     ) -> Any:
         """Register a handler, ``async def`` or ``def`` (run in a thread, or with ``executor="process"`` in a process).
 
@@ -188,10 +191,12 @@ class Registry(ABC):
                 params, with ``merge="list"`` the type alone.
             limit, rate, fair: how many of its tasks run at a time, how many start in a time, and by which key they take
                 turns; each one or a list. Default no bound.
+            version: raise it with a change of a handler with steps. A task that has steps is run by the version that
+                made them, which is registered beside the new one under the same name; every other task by the highest.
 
         Raises:
-            ValidationError: naming what is wrong, also when the name is taken, and when a gate that is shared with
-                another task type is declared differently there.
+            ValidationError: naming what is wrong, also when the name and version are taken, and when a gate that is
+                shared with another task type is declared differently there.
         """
 
         limits = {"debounce": debounce, "max_wait": max_wait, "merge": merge, "throttle": throttle, "key": key}
@@ -216,16 +221,27 @@ class Registry(ABC):
                 pushed=push_defaults(function, limits),
                 specs=specs_of(limit, rate, fair),
                 objects=self._objects,
+                version=version,
             )
-            if handler.name in self.registered.handlers:
+            former = self.registered.handlers.get(handler.name)
+            if former is not None and (former.version == handler.version or handler.version in former.older):
                 raise ValidationError(
-                    f"name: a handler {handler.name!r} is registered already; give this one another name"
+                    f"name: a handler {handler.name!r} is registered already; give this one another name, or version"
                 )
             if handler.gating is not None:
-                known = self.registered.handlers.values()
+                known = [each for each in self.registered.handlers.values() if each is not former]
                 check_shared(handler.name, handler.gating, [(h.name, h.gating) for h in known if h.gating is not None])
-            self.registered.handlers[handler.name] = handler
-            return TaskFunction(self, handler) if batch is None else BatchFunction(self, handler)
+            newest = handler if former is None else with_versions(former, handler)
+            self.registered.handlers[handler.name] = newest
+            made: TaskFunction[Any, Any, Any] = (
+                TaskFunction(self, handler) if batch is None else BatchFunction(self, handler)
+            )
+            same = self._functions.setdefault(handler.name, [])
+            same.append(made)
+            for each in same if former is not None else ():
+                if each.handler.version < newest.version:
+                    each.retire(newest.version)
+            return made
 
         return register if function is None else register(function)
 

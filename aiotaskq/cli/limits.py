@@ -150,6 +150,13 @@ async def waits_for(tq: TaskQ, task: Task, utc: bool) -> str | None:
             return tr("event {key}", key=found.event)
         case "event":
             return tr("event {key}, until {time}", key=found.event, time=local(found.until, utc))
+        case "unknown_type" if found.version is not None:
+            return tr(
+                "no worker has version {version} of {type}; it is tried again in {time}",
+                version=found.version,
+                type=task.type,
+                time=duration(left),
+            )
         case "unknown_type":
             return tr("no worker has a handler of its type; it is tried again in {time}", time=duration(left))
         case "parents":

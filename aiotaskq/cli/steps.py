@@ -52,4 +52,6 @@ def _as_dict(step: Step, values: bool) -> dict[str, Any]:
         known["timed_out"] = True
     elif values:
         known["value"] = step.value
+    if step.version != 1:
+        known["version"] = step.version
     return known

@@ -82,6 +82,19 @@ class Released(msgspec.Struct, frozen=True):
     """Set where the handler sleeps, or waits for an event."""
 
 
+def passed_on(task: Task, reason: str, now: int) -> Released:
+    """Return the outcome of a task that this worker has no code for: others may have it, now or by the next deploy.
+
+    Its delay grows with the time for which the task has been due.
+    """
+    return Released(reason, min(60 * SECOND, max(SECOND, now - due_since(task))), put_off=True)
+
+
+def due_since(task: Task) -> int:
+    """Return when a task became due, whatever it was put off since then; its push may be older, with a delay."""
+    return task.run_at if task.due_at is None else task.due_at
+
+
 class Cancelled(msgspec.Struct, frozen=True):
     """Cancelled while pending, or the handler ended by the cancel."""
 
@@ -174,7 +187,7 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
             if outcome.suspended is not None:
                 # It has started, so it does not expire; and no process has died since its last crash.
                 return _pending(task, run_at=outcome.suspended.until, expires_at=None, crashes=0)
-            due = (task.run_at if task.due_at is None else task.due_at) if put_off else None
+            due = due_since(task) if put_off else None
             return _pending(task, run_at=max(task.run_at, now + delay) if delay else task.run_at, due_at=due)
         case Cancelled(reason):
             if task.status is RUNNING:

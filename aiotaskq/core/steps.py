@@ -34,6 +34,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     end of its timeout, NEVER without one. Empty where the time for an event was up."""
     at: int = 0
     """When it was written, in microseconds UTC."""
+    version: int = 1
+    """That of the handler which made it: every later run of the task has the same code."""
 
     @property
     def timed_out(self) -> bool:

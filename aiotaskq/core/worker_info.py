@@ -34,15 +34,20 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     wanted_concurrency: int | None = None
     """The number of slots that it is asked to have; None where it was not resized."""
     types: tuple[str, ...] | None = None
-    """The types of the tasks that it can run, sorted; None where that is not known, or they are too many."""
+    """The types of the tasks that it can run, sorted; None where that is not known, or they are too many.
+
+    Of a type with a version also each version, as ``order@2``."""
 
     def claims_from(self, queue: str) -> bool:
         """Return whether it claims from this queue."""
         return self.queues is None or queue in self.queues
 
-    def knows(self, type: str) -> bool:
-        """Return whether it has a handler of this type, as far as it has told."""
-        return self.types is None or type in self.types
+    def knows(self, type: str, version: int | None = None) -> bool:
+        """Return whether it has a handler of this type and version, as far as it has told."""
+        if self.types is None or type not in self.types or version is None:
+            return self.types is None or type in self.types
+        versions = {each for each in self.types if each.startswith(f"{type}@")}
+        return f"{type}@{version}" in versions if versions else version == 1
 
 
 def told_types(names: Iterable[str]) -> tuple[str, ...] | None:

@@ -142,10 +142,11 @@ class _Tools:
     async def why_waiting(self, task_id: TaskId) -> Json:
         """Say what a pending task waits for.
 
-        ``reason``: paused (its queue), delayed or retry (until ``until``), sleeping (its handler,
-        until ``until``), event (the ``event`` of this key has not come), unknown_type (no worker has its handler),
-        parents (tasks before it in a workflow), closed, full or rate (its limit, in ``gate``), passing (about to be
-        ready), ready (a free worker: see ``workers``, ``slots``, ``busy``, ``ahead``), or null if it is not pending.
+        ``reason``: paused (its queue), delayed or retry (until ``until``), sleeping (its handler, until ``until``),
+        event (the ``event`` of this key has not come), unknown_type (no worker has its handler, or the ``version`` of
+        it that began the task), parents (tasks before it in a workflow), closed, full or rate (its limit, in ``gate``),
+        passing (about to be ready), ready (a free worker: see ``workers``, ``slots``, ``busy``, ``ahead``), or null if
+        it is not pending.
         """
         task = await self._tq.get(await self._id(task_id))
         return {"task_id": task.task_id, "status": str(task.status)} | (

@@ -83,6 +83,8 @@ class TaskContext(msgspec.Struct, eq=False):
     ``complete`` was called."""
     lost: bool = False
     """Whether notes were refused, since the task is no longer this worker's."""
+    version: int = 1
+    """That of the handler."""
     _used: _Used | None = None
 
     def __repr__(self) -> str:
@@ -202,11 +204,17 @@ class TaskContext(msgspec.Struct, eq=False):
         """Why the handler is left: it sleeps, or waits for an event. None before, and for any other handler."""
         return None if self._used is None or self._used.steps is None else self._used.steps.left
 
+    def run_by(self, version: int) -> None:
+        """Take note of the version of the handler that runs the task."""
+        self.version = version
+        if self._used is not None and self._used.steps is not None:
+            self._used.steps.version = version
+
     def run_steps(self) -> RunSteps:
         """Return the steps of this run, for ``step`` and its like. Raises NotSupported if the store cannot hold any."""
         used = self._use()
         if used.steps is None:
-            used.steps = RunSteps(self.task, self._host.steps)
+            used.steps = RunSteps(self.task, self._host.steps, self.version)
             self.unfinished = True
         return used.steps
 

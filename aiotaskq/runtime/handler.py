@@ -77,6 +77,11 @@ class Handler(msgspec.Struct, frozen=True):
     """Whether some params are converted: there are ``conversions`` or ``others``."""
     gating: Gating | None = None
     """The gates that its tasks pass; None where there is no limit, rate or fair share."""
+    version: int = 1
+    older: Mapping[int, Handler] = {}
+    """Those of the same name with lower versions, by these."""
+    versioned: bool = False
+    """Whether a task that has begun may need another version than this one."""
 
     def stored(self, params: dict[str, Any]) -> dict[str, Any]:
         """Return params as they are stored, in JSON form. Raises ValidationError with the path to what does not fit."""
@@ -131,6 +136,7 @@ def make_handler(
     pushed: Mapping[str, Any] = {},
     specs: Sequence[Spec] = (),
     objects: bool = False,
+    version: int = 1,
 ) -> Handler:
     """Return the handler of a function; with ``objects`` its params and results are passed as they are.
 
@@ -162,6 +168,8 @@ def make_handler(
         raise ValidationError(f"retry_on: exception classes are needed (got {type(retry_on).__name__})") from None
     if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
         raise ValidationError("retry_on: exception classes are needed")
+    if check_int("version", version, 1) > 1 and (batch is not None or executor == "process"):
+        raise ValidationError("version: it is about handlers with steps; batches and processes have none")
     items = "" if batch is None else _items(function)
     conversions, others, returns = ({}, None, None) if objects else _conversions(function, items)
     handler = Handler(
@@ -186,8 +194,29 @@ def make_handler(
         within=check_seconds("within", within),
         items=items,
         pushed=pushed,
+        version=version,
+        versioned=version > 1,
     )
     return msgspec.structs.replace(handler, gating=gating_of(handler, specs)) if specs else handler
+
+
+def with_versions(known: Handler, new: Handler) -> Handler:
+    """Return the handler of the higher version, with all others of both as its older ones; ``new`` replaces its own."""
+    every = {**known.older, known.version: known, **new.older, new.version: new}
+    newest = every.pop(max(every))
+    older = {each: msgspec.structs.replace(every[each], older={}) for each in sorted(every)}
+    return msgspec.structs.replace(newest, older=older, versioned=newest.version > 1)
+
+
+def told(handlers: Mapping[str, Handler]) -> list[str]:
+    """Return the types that a worker with these handlers can run, and the versions of those that have any."""
+    versions = [
+        f"{name}@{version}"
+        for name, handler in list(handlers.items())
+        if handler.versioned
+        for version in (handler.version, *handler.older)
+    ]
+    return [*handlers, *versions]
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -18,13 +18,13 @@ from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.core.conversion import Conversion
-from aiotaskq.core.outcome import Released, settle
+from aiotaskq.core.outcome import Released, passed_on, settle
 from aiotaskq.core.serialize import storable
 from aiotaskq.core.steps import NEVER, EventValue, Kind, NewStep, Step, Suspension
 from aiotaskq.core.task import SECOND, Task, new_task
 from aiotaskq.core.validation import check_int, check_json, check_key, check_seconds
 from aiotaskq.errors import DatabaseUnavailable, EventTimeout, LeaseLost, NotFound, NotSupported, ValidationError
-from aiotaskq.log import log, named
+from aiotaskq.log import log, named, printable
 from aiotaskq.runtime.handler import result_conversion
 
 SHORT = 60.0
@@ -165,10 +165,13 @@ class StepVerbs:
 class RunSteps:
     """The steps of one run of a task. It is used in the worker's loop only."""
 
-    def __init__(self, task: Task, verbs: StepVerbs) -> None:
+    def __init__(self, task: Task, verbs: StepVerbs, version: int = 1) -> None:
         self._store = verbs.store  # it raises before anything is done
         self._task, self._verbs, self._clock = task, verbs, verbs.clock
+        self.version = version
+        """That of the handler."""
         self._stored: dict[tuple[Kind, str, int], Step] | None = {} if task.fence == 1 else None
+        self._begun: int | None = None
         self._reading = asyncio.Lock()
         self._counts: dict[tuple[Kind, str], int] = {}
         self._functions: dict[str, Any] = {}
@@ -183,18 +186,33 @@ class RunSteps:
 
     async def find(self, kind: Kind, name: str, number: int) -> Step | None:
         """Return what is stored of a step, None if it has not been done."""
+        stored = self._stored if self._stored is not None else await self._read()
+        if (version := self._begun) is not None and version != self.version:
+            # A process of an older deploy, whose handler was registered without a version.
+            self.left = passed_on(self._task, no_version(self._task, version), self._clock.now())
+            raise Suspended(self.left)
+        return stored.get((kind, name, number))
+
+    async def begun(self) -> int | None:
+        """Return the version of the handler that has begun the task; None if it has no steps."""
         if self._stored is None:
-            async with self._reading:
-                if self._stored is None:
-                    found = await self._store.read(self._task.task_id, self._task.seq)
-                    self._last = max((step.n for step in found), default=0)
-                    self._stored = {(step.kind, step.name, step.number): step for step in found}
-        return self._stored.get((kind, name, number))
+            await self._read()
+        return self._begun
+
+    async def _read(self) -> dict[tuple[Kind, str, int], Step]:
+        async with self._reading:
+            if self._stored is None:
+                found = await self._store.read(self._task.task_id, self._task.seq)
+                self._last = max((step.n for step in found), default=0)
+                self._begun = found[0].version if found else None
+                self._stored = {(step.kind, step.name, step.number): step for step in found}
+        return self._stored
 
     def new(self, kind: Kind, name: str, number: int, text: str) -> NewStep:
         """Return a step to store."""
         self._last += 1
-        step = Step(name=name, number=number, n=self._last, kind=kind, text=text, at=self._clock.now())
+        now = self._clock.now()
+        step = Step(name=name, number=number, n=self._last, kind=kind, text=text, at=now, version=self.version)
         return NewStep(self._task.task_id, self._task.seq, self._task.fence, step)
 
     async def _add(self, new: NewStep, session: Any = None) -> Step:
@@ -265,6 +283,11 @@ class RunSteps:
         log.debug("{} {}", named(self._task), reason)
         self.left = Released(reason, ran=True, suspended=Suspension(until, new, key))
         raise Suspended(self.left)
+
+
+def no_version(task: Task, version: int) -> str:
+    """Return why a task is passed on that was begun by a version of its handler which is not here."""
+    return f"no worker has version {version} of {printable(task.type)}"
 
 
 def identity(function: Callable[..., Any]) -> Any:

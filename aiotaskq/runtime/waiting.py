@@ -61,13 +61,15 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason
     """``paused``: its queue. ``delayed``: its time has not come; ``retry``: nor that of its next attempt.
     ``sleeping``, ``event``: its handler sleeps, or waits for an event.
-    ``unknown_type``: no worker that claims from its queue has a handler of its type. ``parents``: tasks before it in
-    its workflow. ``closed``, ``full``, ``rate``: its gate. ``passing``: its gate is about to let it pass. ``ready``: a
-    free worker."""
+    ``unknown_type``: no worker that claims from its queue has a handler of its type, or the ``version`` of it that
+    began the task. ``parents``: tasks before it in its workflow. ``closed``, ``full``, ``rate``: its gate.
+    ``passing``: its gate is about to let it pass. ``ready``: a free worker."""
     until: int | None = None
     """When it may go on at the earliest; None where that is not known, or depends on an operator or another task."""
     event: str | None = None
     """The key of the event."""
+    version: int | None = None
+    """The version of the handler that began the task, and that no worker has; None where it has no steps."""
     gate: LimitState | None = None
     parents: tuple[Parent, ...] = ()
     """Those that have not ended."""
@@ -134,7 +136,7 @@ async def look(
     gates = await store.limits.some(sorted(keys)) if keys else []
     ready = any(not task.parked and (task.due <= now or task.due_at is not None) for task in pending)
     found = None if not ready else await (awake(backend, now) if workers is None else workers())
-    left = [task for task in pending if task.due > now and _was_left(task)]
+    left = [task for task in pending if (task.due > now and _was_left(task)) or (_put_off(task) and task.attempts)]
     steps = await backend.steps.read_many(left) if left and backend.steps is not None else []
     return Seen(
         paused=names,
@@ -154,9 +156,12 @@ def why(task: Task, seen: Seen, now: int) -> Waiting | None:
         return Waiting(reason="parents", behind=task.waits)
     if task.parked and task.due <= now:
         return _at_a_gate(seen.gates.get(task.gate or ""), now)
-    if task.due_at is not None and not task.parked:  # put off by a worker that could not run it
-        known = any(each.types is not None and each.knows(task.type) for each in seen.of_queue(task.queue))
-        return Waiting(reason="delayed" if known else "unknown_type", until=task.run_at)
+    if _put_off(task):
+        steps = seen.steps.get(task.task_id)
+        version = steps[0].version if steps else None
+        if any(each.types is not None and each.knows(task.type, version) for each in seen.of_queue(task.queue)):
+            return Waiting(reason="delayed", until=task.run_at)
+        return Waiting(reason="unknown_type", until=task.run_at, version=version)
     if task.due > now:
         suspended = _suspended(task, seen.steps.get(task.task_id, ()))
         return suspended or Waiting(reason="retry" if task.retry_count else "delayed", until=task.due)
@@ -183,6 +188,11 @@ async def waiting(store: Store, task: Task, counted: Counted | None = None) -> W
         queues = (await store.backend.stats(now)).queues if counted is None else await counted()
         return replace(found, ahead=queues.get(task.queue, {}).get(str(PENDING)))
     return found
+
+
+def _put_off(task: Task) -> bool:
+    """Return whether a worker that could not run the task has put it off."""
+    return task.due_at is not None and not task.parked
 
 
 def _was_left(task: Task) -> bool:

@@ -147,7 +147,9 @@ def _seconds(seconds: int | None) -> str | None:
 
 def step_view(step: Step, show: bool) -> StepView:
     """Return the view of a step; with ``show`` what it returned, too."""
-    view = StepView(step.kind, step.name, step.number, to_iso(step.at) or "", timed_out=step.timed_out)
+    view = StepView(
+        step.kind, step.name, step.number, to_iso(step.at) or "", timed_out=step.timed_out, version=step.version
+    )
     if step.kind in ("sleep", "wait"):
         view.until = None if step.until >= NEVER else to_iso(step.until)
     elif show:

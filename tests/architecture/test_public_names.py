@@ -61,8 +61,8 @@ AWAITED_ONLY = {
     },  # for workers and the facade itself
     "Store": {"cleaning", "get_now", "immediate", "quiet", "set_now"},  # for the facade
     "Scheduler": {"add", "declare"},  # for TaskQ
-    "TaskContext": {"left", "loop", "run_steps"},
-    "TaskFunction": {"push_sync"},
+    "TaskContext": {"left", "loop", "run_by", "run_steps"},
+    "TaskFunction": {"push_sync", "retire"},
     "TaskQ": {
         "adopt",
         "immediate",

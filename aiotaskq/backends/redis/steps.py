@@ -1,7 +1,8 @@
 """The steps and events in Redis.
 
 A step is a field of the hash of its task: push stamp, kind, number and name, with a blank between; its value has its
-place among the steps, its instant and its text. An event has its instant, when it expires or ``-``, and its text.
+place among the steps, its instant, the version of its handler and its text. An event has its instant, when it expires
+or ``-``, and its text.
 
 The script that stores an event cannot make rows of tasks, so what waits is woken by updates after it. A process that
 dies in between leaves these waits to ``mend``, and to the next call of ``emit``.
@@ -62,7 +63,7 @@ class RedisSteps(Steps):
             await self._redis.command("SADD", f"{self._redis.root}stepped", each.task_id)
 
     def _value(self, step: Step) -> str:
-        return f"{step.n} {step.at} {self._stored(step.text)}"
+        return f"{step.n} {step.at} {step.version} {self._stored(step.text)}"
 
     async def suspend(self, change: Change, new: NewStep, wait: Wait | None = None) -> bool:
         other = change if wait is None else Change(change.before, wait.woken)
@@ -156,5 +157,6 @@ def _field(new: NewStep) -> str:
 
 def _step(field: str, value: str) -> Step:
     _seq, kind, number, name = field.split(" ", 3)
-    n, at, text = value.split(" ", 2)
-    return Step(kind=kind, name=name, number=int(number), n=int(n), text=text, at=int(at))  # type: ignore[arg-type]
+    n, at, version, text = value.split(" ", 3)
+    place = {"number": int(number), "n": int(n), "at": int(at), "version": int(version)}
+    return Step(kind=kind, name=name, text=text, **place)  # type: ignore[arg-type]

@@ -32,8 +32,8 @@ _S: Any = StepRow.__table__
 _E: Any = EventRow.__table__
 _W: Any = WaitRow.__table__
 s, e, w, task = _S.c, _E.c, _W.c, TASKS.c
-_COLUMNS = ("task_id", "seq", "kind", "name", "number", "n", "value", "at")
-_STEP = select(s.task_id, s.seq, s.kind, s.name, s.number, s.n, s.value, s.at)
+_COLUMNS = ("task_id", "seq", "kind", "name", "number", "n", "value", "at", "version")
+_STEP = select(*(s[name] for name in _COLUMNS))
 _READ = _STEP.where(s.task_id == bindparam("b_id"), s.seq == bindparam("b_seq")).order_by(s.n)
 _EVENT = select(e.key, e.value, e.at, e.expires_at).where(e.at.is_not(None))
 _AWAITED = 86_400 * SECOND
@@ -90,7 +90,8 @@ class SqlSteps(Steps):
 
     def _row(self, new: NewStep) -> tuple[Any, ...]:
         step = new.step
-        return (new.task_id, new.seq, step.kind, step.name, step.number, step.n, self._stored(step.text), step.at)
+        value = self._stored(step.text)
+        return (new.task_id, new.seq, step.kind, step.name, step.number, step.n, value, step.at, step.version)
 
     async def suspend(self, change: Change, new: NewStep, wait: Wait | None = None) -> bool:
         def body(connection: Connection, touched: Touched) -> tuple[Change, list[bool]]:
@@ -256,8 +257,8 @@ def _add(connection: Connection, new: Sequence[NewStep], rows: Sequence[tuple[An
 
 
 def _step(row: Sequence[Any]) -> Step:
-    _task_id, _seq, kind, name, number, n, value, at = row
-    return Step(kind=kind, name=name, number=number, n=n, text=value, at=at)
+    _task_id, _seq, kind, name, number, n, value, at, version = row
+    return Step(kind=kind, name=name, number=number, n=n, text=value, at=at, version=version)
 
 
 def _event(row: Sequence[Any]) -> EventValue:

@@ -9,6 +9,7 @@ import msgspec
 
 from aiotaskq.core.task import Task
 from aiotaskq.runtime.context import TaskContext
+from aiotaskq.runtime.handler import Handler
 
 Interrupt = Literal["timeout", "cancel", "shutdown", "fenced", "lost"]
 
@@ -34,6 +35,8 @@ class Execution(msgspec.Struct, eq=False):
     """Whether the handler has had the time to unwind after its timeout."""
     ended: bool = False
     """Whether the handler has ended; it is not interrupted any more."""
+    handler: Handler | None = None
+    """The version of the handler that the task has begun with; None where that was not looked up."""
     _cancels: int = 0
 
     def interrupt(self, reason: Interrupt) -> None:

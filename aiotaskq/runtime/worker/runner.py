@@ -14,15 +14,26 @@ import msgspec
 
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.deadlines import Deadlines
-from aiotaskq.core.outcome import Cancelled, Completed, Failed, LeaseExpired, Outcome, Released, TimedOut, unstorable
+from aiotaskq.core.outcome import (
+    Cancelled,
+    Completed,
+    Failed,
+    LeaseExpired,
+    Outcome,
+    Released,
+    TimedOut,
+    due_since,
+    passed_on,
+    unstorable,
+)
 from aiotaskq.core.serialize import describe, storable
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.errors import EventTimeout, ValidationError
+from aiotaskq.errors import DatabaseUnavailable, EventTimeout, NotSupported, ValidationError
 from aiotaskq.log import application_frames, gate, log, named, printable
 from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost, current
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import PARENT_RESULT, Handler, ParamsMisfit, misfit
-from aiotaskq.runtime.run_steps import Suspended, suspended_in
+from aiotaskq.runtime.run_steps import Suspended, no_version, suspended_in
 from aiotaskq.runtime.worker.batches import Batches, BatchMisfit
 from aiotaskq.runtime.worker.execution import Execution
 from aiotaskq.runtime.worker.executors import Executors
@@ -156,6 +167,13 @@ class Runner:
             log.task("start", task)
         if self._events.wanted and "started" in self._events:
             self._events.emit("started", self._clock.now(), task)
+        if handler.versioned:
+            found = await self._of_version(execution, handler)
+            if not isinstance(found, Handler):
+                execution.ended = True
+                return found
+            handler = execution.handler = found
+            execution.context.run_by(handler.version)
         timeout = task.timeout if task.timeout is not None else handler.timeout
         if timeout is not None and handler.batch is None:
             self._deadlines.add(timeout, execution, execution.began or self._clock.ticks())
@@ -241,7 +259,7 @@ class Runner:
             case "lost":
                 return None
         task = execution.task
-        handler = self._handlers[task.type]
+        handler = execution.handler or self._handlers[task.type]
         if execution.reason == "timeout":
             timeout = task.timeout if task.timeout is not None else handler.timeout
             return TimedOut(timeout or 0.0, handler.backoff, random.random())
@@ -249,17 +267,41 @@ class Runner:
         return Failed(error, True, handler.backoff, random.random())
 
     def _unknown(self, task: Task) -> Outcome:
-        due = task.run_at if task.due_at is None else task.due_at  # not its push: it may have been delayed
-        age = (self._clock.now() - due) / SECOND
-        self._events.emit("unknown", self._clock.now(), task)
-        if age > UNKNOWN_AFTER:
+        now = self._clock.now()
+        self._events.emit("unknown", now, task)
+        if now - due_since(task) > UNKNOWN_AFTER * SECOND:
             return Failed(f"unknown_task: no worker handles {printable(task.type)!r}", retryable=False)
         log.warning("{} is of an unknown type; it is passed on to other workers", named(task))
-        # Another process, or the next deploy, may have a handler: it is passed on with a growing delay.
-        return Released("unknown type", int(min(60.0, max(1.0, age)) * SECOND), put_off=True)
+        return passed_on(task, "unknown type", now)
+
+    async def _of_version(self, execution: Execution, handler: Handler) -> Handler | Outcome | None:
+        """Return the version of a handler that a task with steps was begun with; the outcome if it cannot run here."""
+        task = execution.task
+        try:
+            begun = None if task.fence == 1 else await execution.context.run_steps().begun()
+        except asyncio.CancelledError:
+            if execution.abandoned or (execution.reason is None and self._loop_ends):
+                raise
+            return self._interrupted(execution)
+        except NotSupported:
+            begun = None  # its store has no steps
+        except DatabaseUnavailable as error:
+            return passed_on(task, str(error), self._clock.now())
+        except ValidationError as error:  # a step cannot be decoded
+            return Failed(describe(error), True, handler.backoff, random.random(), error)
+        if begun is None or begun == handler.version:
+            return handler
+        if (older := handler.older.get(begun)) is not None:
+            return older
+        now, why = self._clock.now(), no_version(task, begun)
+        self._events.emit("unknown", now, task)
+        log.warning("{}: {}; it is passed on to other workers", named(task), why)
+        return passed_on(task, why, now)
 
     async def _invoke(self, task: Task) -> Any:
         handler = self._handlers[task.type]
+        if handler.versioned:
+            handler = self.executions[task.task_id].handler or handler
         params = task.params
         if handler.typed and not self._objects:
             try:

@@ -83,7 +83,7 @@ class Watchdog:
         overdue = dict(count)
         executions = list(self._executions.values())
         for each in executions:
-            handler = self._handlers.get(each.task.type)
+            handler = each.handler or self._handlers.get(each.task.type)
             if handler is not None:
                 count[handler.executor] += 1
                 overdue[handler.executor] += each.stuck if handler.executor == "loop" else each.overdue

@@ -66,6 +66,7 @@ class StepView(Struct, omit_defaults=True):
     at: Time
     until: Time | None = None
     timed_out: bool = False
+    version: int = 1
     value: Any = UNSET
 
 
