@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
+from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis import rows, scripts
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.gates import RedisGates
 from aiotaskq.backends.redis.scripts import Script
 from aiotaskq.core.gate import Bounds, Flow, GateChange
+from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked
-from aiotaskq.core.task import SECOND, Task, TaskFilter
+from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import ValidationError
 from tests.support.rows import LEASE, NOW, new
 
@@ -111,3 +113,37 @@ async def test_deleting_many_is_done_in_parts(backend: RedisBackend, called: lis
     called.clear()
     assert await backend.delete([task.task_id for task in tasks]) == 1_100
     assert called == [scripts.DELETE] * 2
+
+
+async def test_rows_that_differ_pass_a_gate_together_and_are_claimed_as_they_are(backend: RedisBackend) -> None:
+    """They are read by what they have in common with the one before: here each differs in another part of its head."""
+    bounds = Bounds(cap=20)
+    first = [gated("a", bounds) for _ in range(20)]
+    await backend.push(first)
+    held = await backend.claim("o", NOW, 20, lease_until=LEASE)
+    others = [
+        gated("a", bounds),
+        gated("a", bounds, fence=3),
+        gated("a", bounds, cancel_requested=True),
+        gated("a", bounds, expires_at=LEASE),
+        gated("a", bounds, type="another"),
+        gated("a", bounds, unique_key="u"),
+        gated("a", bounds, queue="q"),
+        gated("a", bounds, priority=-1),
+        gated("a", bounds).replace(due_at=7),
+        gated("a", Bounds(cap=20, window=20)),
+        parked(new(flow=Flow(gates=(("a", bounds),), group="g"), seq=next(_seqs)), NOW),
+        gated("a", bounds),
+    ]
+    await backend.push(others)
+    changes = [Change(task, settle(task, Completed(), LATER)) for task in held]
+    flags, claimed = await backend.exchange(changes, "o", LATER, 20, lease_until=LEASE)
+    assert flags == [True] * 20
+    stored = {task.task_id: task for task in await backend.get([task.task_id for task in others]) if task is not None}
+    assert {task.task_id: task for task in claimed} == stored
+    for task in others:
+        run_at = LATER if task.flow is not None and task.flow.gates[0][1].window else task.due_at
+        assert stored[task.task_id] == task.replace(
+            status=Status.RUNNING, fence=task.fence + 1, run_at=run_at, due_at=None, lease_owner="o",
+            lease_until=LEASE, began_at=LATER, started_at=LATER // SECOND,
+        )  # fmt: skip

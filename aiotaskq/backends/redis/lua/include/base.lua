@@ -89,9 +89,10 @@ local states, written, bodies, zsets, sets, hashes = {}, {}, {}, {}, {}, {}
 -- Lanes whose first row may be another now; changes of counts by status and lane, and of active rows by schedule.
 local changed_lanes, count_deltas, active_deltas = {}, {}, {}
 
-local function call_in_chunks(command, key, words)
-  for i = 1, #words, MAX_WORDS do
-    call(command, root .. key, unpack(words, i, math.min(i + MAX_WORDS - 1, #words)))
+local function call_in_chunks(command, key, words, count)
+  count = count or #words
+  for i = 1, count, MAX_WORDS do
+    call(command, root .. key, unpack(words, i, math.min(i + MAX_WORDS - 1, count)))
   end
 end
 
@@ -194,20 +195,21 @@ function use_gates()
   -- Gates with changes that are not written; those where rows were parked; those to admit, in order, and when (false:
   -- later, by a sweep); changes of unstarted weights by gate, and whether flush() leaves them, and the states
   -- of rows that have passed (their ids), to a later one: a claim is to follow, after which many weights are zero and
-  -- these rows have other states. Whether gates were made due that are not touched.
+  -- these rows have other states. Where the parts of the states of these rows are, and their run_at, by id. Whether
+  -- gates were made due that are not touched.
   gated = {unwritten = {}, entered = {}, touched = {}, touched_at = {}, weights = {}, later = false, passed = {},
-    made_due = false}
+    shapes = {}, run_ats = {}, made_due = false}
 
   -- How rows with gates stand there, by their names without due_at: the gate (nil for none), all keys and their bounds
   -- (as text where there is one gate), the number of each key, the weight and those by key, whether one of them is a
   -- fair share, whether one has a rate, the flow as text, and the JSON of the names. Most rows that a script meets
   -- stand alike.
   local places, rated = {}, nil
-  local ONE_GATE = '^{"gates":%[%["([^"\\]+)",({[^}]*})%]%]}$'  -- most flows; to decode JSON takes longer
+  local ONE_GATE = '^{"gates":%[%["([^"\\]+)",({[^}]*})%]%]}'  -- most flows; to decode JSON takes longer
   local ONE_GROUP = '^{"group":"([^"\\]+)"}$'
 
   -- The key of the gate of a flow with one, and its bounds as JSON; nil if it may have others or none.
-  local function only_gate(flow) return match(flow, ONE_GATE) end
+  local function only_gate(flow) return match(flow, ONE_GATE .. '$') end
 
   local function decode_flow(place)
     local ok, flow = pcall(cjson.decode, place.flow)
@@ -262,9 +264,8 @@ function use_gates()
   local function keys_of(tail)
     local keys = keys_of_tail[tail]
     if not keys then
-      local long, length, at = match(tail, '^(%S+) (%d+) ()')
-      local behind = at + (tonumber(long) or 0)
-      local key = only_gate(sub(tail, behind, behind + length - 1))
+      local long, at = match(tail, '^(%S+) %d+ ()')
+      local key = match(tail, ONE_GATE, at + (tonumber(long) or 0))
       keys = key and {key} or read_place(tail).keys
       keys_of_tail[tail] = keys
     end
@@ -390,11 +391,10 @@ function use_gates()
     return ',"run_at":' .. run_at .. ',"due_at":' .. (due == '-' and 'null' or due) .. place.json
   end
 
-  -- Note that a row with these names is claimed: it has started. Return the end of the JSON of its state.
-  local claimed_json, claimed_rated = {}, {}  -- by the names without due_at
-  function gated.note_claim(run_at, names)
-    local at = find(names, ' ', 1, true)
-    local due, tail = due_of(run_at, sub(names, 1, at - 1)), sub(names, at + 1)
+  -- Note that a row with this run_at and due_at, and these names without it, is claimed: it has started. Return the end
+  -- of the JSON of its state.
+  local claimed_json, claimed_rated = {}, {}  -- by these words
+  function gated.note_claim(run_at, due, tail)
     local json = claimed_json[tail]
     if not json then
       is_rated('')
@@ -409,6 +409,7 @@ function use_gates()
     if place then
       for i = 1, #place.keys do add_unstarted(place, place.keys[i], -1) end
     end
+    due = due_of(run_at, due)
     return ',"run_at":' .. run_at .. ',"due_at":' .. (due == '-' and 'null' or due) .. json
   end
 

@@ -19,6 +19,27 @@ local function claim(owner, now, left, lease, started, queues)
   local running = stored .. ',"status":"running","fence":'
   local ending = tonumber(lease) and ',"lease_until":' .. lease or ''
   local held_key, prefix, score = held_entry('', lease)
+  local shapes = gated and gated.shapes
+
+  -- Note that a row is claimed, whose JSON is this; return its new state. `rest` is the end of its head, and JSON.
+  local function claimed_state(id, fence, cancel, expires, rest, json, gates)
+    taken = taken + 1
+    ids[taken] = id
+    json_states[taken] = json .. running .. fence .. ending
+      .. (cancel == '1' and ',"cancel_requested":true' or '') .. gates
+    local state = 'running ' .. fence .. ' ' .. cancel .. ' ' .. lease .. ' ' .. expires .. ' ' .. rest .. stored
+    states[id] = state
+    return state
+  end
+
+  -- The same as take(), for a row that has passed its gates in this call.
+  local function take_passed(id, shape, run_at)
+    local state = states[id]
+    shape.next_fence = shape.next_fence or next_fence(shape.fence)
+    local gates = gated.note_claim(run_at, '-', sub(shape.tail, 2))
+    return claimed_state(id, shape.next_fence, shape.cancel, '-', sub(state, shape.rest),
+      sub(state, shape.json + #run_at - #PARKED), gates)
+  end
 
   -- Return the new state of a row, or nil if it cannot be claimed. It reads the head itself: parse() and with_head()
   -- would be half of what a claim costs.
@@ -48,16 +69,10 @@ local function claim(owner, now, left, lease, started, queues)
         return nil
       end
       use_gates()
-      gates = gated.note_claim(run_at, sub(state, at + long, at + long + names - 1))
+      local due, behind = match(state, '^(%S+) ()', at + long)
+      gates = gated.note_claim(run_at, due, sub(state, behind, at + long + names - 1))
     end
-    fence = next_fence(fence)
-    taken = taken + 1
-    ids[taken] = id
-    json_states[taken] = sub(state, at + long + names) .. running .. fence .. ending
-      .. (cancel == '1' and ',"cancel_requested":true' or '') .. gates
-    state = 'running ' .. fence .. ' ' .. cancel .. ' ' .. lease .. ' ' .. expires .. ' ' .. sub(state, rest) .. stored
-    states[id] = state
-    return state
+    return claimed_state(id, next_fence(fence), cancel, expires, sub(state, rest), sub(state, at + long + names), gates)
   end
 
   for _, priority in ipairs(priorities) do
@@ -68,7 +83,13 @@ local function claim(owner, now, left, lease, started, queues)
       load_states(looked)
       for i = 1, #looked do
         local lane, stamp = found[i].lane, found[i].stamp
-        local state = take(lane, stamp, looked[i])
+        local shape = shapes and shapes[looked[i]]
+        local state
+        if shape and shape.expires == '-' then
+          state = take_passed(looked[i], shape, gated.run_ats[looked[i]])
+        else
+          state = take(lane, stamp, looked[i])
+        end
         if state then
           n = n + 2
           rows[n - 1], rows[n] = looked[i], state

@@ -65,10 +65,9 @@ local function gate_tools()
     }
   end
 
-  -- The state of a row that passes its last gate. The length of its names stays.
-  local function unparked(row, run_at)
-    return sub(row.state, 1, row.from - 1) .. run_at .. sub(row.state, row.to, row.names - 1) .. '-'
-      .. sub(row.state, row.names + 1)
+  -- The state of a row that passes its last gate, where its parts are there. The length of its names stays.
+  local function unparked(state, at, run_at)
+    return sub(state, 1, at.from - 1) .. run_at .. sub(state, at.to, at.names - 1) .. '-' .. sub(state, at.names + 1)
   end
 
   -- Let all of these new rows pass a gate at which none waits, if they may.
@@ -80,7 +79,7 @@ local function gate_tools()
     if text and not gate.fixed and gate.text ~= rule.bounds_text(declared) then return end
     if #line > rule.free_slots(bounds, call('SCARD', root .. 'slots:' .. key)) then return end
     for _, row in ipairs(line) do
-      rows[row.at] = unparked(row, row.place.shared and string.format('%.0f', now) or row.due)
+      rows[row.at] = unparked(row.state, row, row.place.shared and string.format('%.0f', now) or row.due)
     end
   end
 
@@ -177,70 +176,86 @@ local function gate_tools()
       flush()
     end
 
-    -- Move rows that have passed a gate: to the next one, or to their lanes.
+    -- Move the first rows that were found at a gate, which have passed it: to the next one, or to their lanes.
     local function move(key, rows, count, now)
-      local gone, slots, ids = {}, {}, gated.passed
+      local gone, ids = {}, gated.passed
       for i = 1, count do
-        local row = rows[i]
-        local place, due, lane, state = row.place, row.due, row.lane, row.state
+        local id, stamp, due, shape = rows.ids[i], rows.stamps[i], rows.dues[i], rows.shapes[i]
+        local place, lane, state = shape.place, shape.lane, states[id]
         local behind = place.keys[place.at[key] + 1]
         local stamps = gone[lane]
         if not stamps then
           stamps = {}
           gone[lane] = stamps
         end
-        stamps[#stamps + 1], slots[i] = row.stamp, row.id
+        stamps[#stamps + 1] = stamp
         gated.add_unstarted(place, key, 1)
         if behind then
           place.behind = place.behind or gated.tail_of(behind, place.flow, place.names)
-          local names, mid = due .. ' ' .. place.behind, match(state, '^( %S+ %d+) ', row.to)
-          state = sub(state, 1, row.to - 1) .. mid .. ' ' .. #names .. ' ' .. lane .. names .. sub(state, row.json)
-          moved[#moved + 1], moved[#moved + 2] = row.id, state
-          gated.enter_gate(behind, lane, row.stamp, due)
+          local names, mid = due .. ' ' .. place.behind, match(state, '^( %S+ %d+) ', shape.to)
+          state = sub(state, 1, shape.to - 1) .. mid .. ' ' .. #names .. ' ' .. lane .. names .. sub(state, shape.json)
+          moved[#moved + 1], moved[#moved + 2] = id, state
+          gated.enter_gate(behind, lane, stamp, due)
           enqueue(behind, now)
         else
           local run_at = due == '-' and instant(now) or due
           if place.shared and tonumber(run_at) < now then run_at = instant(now) end
-          state = unparked(row, run_at)
+          state = unparked(state, shape, run_at)
           local due_rows = passed[lane]
           if not due_rows then
             due_rows = {}
             passed[lane] = due_rows
           end
-          due_rows[#due_rows + 1], due_rows[#due_rows + 2] = run_at, row.stamp
-          ids[#ids + 1] = row.id
-          if row.expires ~= '-' then
-            set_score('expiring', row.id, row.expires)
-            set_score('expired', row.id, false)
+          due_rows[#due_rows + 1], due_rows[#due_rows + 2] = run_at, stamp
+          ids[#ids + 1] = id
+          gated.shapes[id], gated.run_ats[id] = shape, run_at
+          if shape.expires ~= '-' then
+            set_score('expiring', id, shape.expires)
+            set_score('expired', id, false)
           end
         end
-        states[row.id] = state
+        states[id] = state
       end
       for lane, stamps in pairs(gone) do call_in_chunks('ZREM', gated.wait_key(key, lane), stamps) end
-      call_in_chunks('SADD', 'slots:' .. key, slots)
+      call_in_chunks('SADD', 'slots:' .. key, rows.ids, count)
       gated.unwritten[key] = true  -- for the next read
       left = left - count
     end
 
-    -- Read a row that is parked at a gate; nil if it is not there, or has expired: it would hold a slot, and start
-    -- nothing. Its run_at is between `from` and `to`.
-    local PARKED_HEAD = '^pending %S+ %S+ %S+ (%S+) [23] (%-?%d+) ()' .. PARKED .. '() %S+ (%d+) (%d+) ()'
-    local function parked_row(key, stamp, lane, now)
-      local id = sub(stamp, 21)
-      local state = states[id] or ''
-      local expires, seq, from, to, long, names, at = match(state, PARKED_HEAD)
-      if not expires or sub(stamp, 1, 20) ~= seq then return nil end
-      if expires ~= '-' and tonumber(expires) <= now then return nil end  -- the reaper settles it
+    local PARKED_HEAD = '^pending (%S+) ([01]) %S+ (%S+) ()[23] (%-?%d+) ()' .. PARKED .. '() %S+ (%d+) (%d+) ()'
+
+    -- Where the parts of the state of a parked row are, and what most rows of a gate have in common; nil if it is none.
+    local function shape_of(state)
+      local fence, cancel, expires, rest, seq, from, to, long, names, at = match(state, PARKED_HEAD)
+      if not fence then return nil end
       local begin = at + long
-      if sub(state, at, begin - 1) ~= lane then return nil end
-      local json = begin + names
-      local due, behind = match(state, '^(%S+) ()', begin)
-      local place = gated.read_place(sub(state, behind, json - 1))
-      if place.gate ~= key or not place.at[key] then return nil end
+      local json, behind = begin + names, match(state, '^%S+ ()', begin)
       return {
-        id = id, stamp = stamp, lane = lane, state = state, expires = expires, from = from, to = to, due = due,
-        place = place, names = begin, json = json,
+        fence = fence, cancel = cancel, expires = expires,
+        rest = rest, from = from, to = to, names = begin, json = json,
+        lane = sub(state, at, begin - 1),
+        place = gated.read_place(sub(state, behind, json - 1)),
+        seq = from - #seq - 1, due = behind - 2,  -- where it begins, and where that ends
+        head = sub(state, 1, from - #seq - 2), middle = sub(state, from - 1, begin - 1),
+        tail = sub(state, behind - 1, json - 1),
       }
+    end
+
+    -- Read a row that is parked at a gate: return its due_at and its shape, which may be that of the row before it. Nil
+    -- if it is not there, or has expired: it would hold a slot, and start nothing.
+    local function parked_row(key, id, stamp, lane, now, shape)
+      local state = states[id] or ''
+      if not (shape and sub(state, 1, shape.seq - 1) == shape.head
+        and sub(state, shape.from - 1, shape.names - 1) == shape.middle
+        and sub(state, shape.due + 1, shape.json - 1) == shape.tail) then  -- quicker than to match the pattern
+        shape = shape_of(state)
+      end
+      if not shape or sub(state, shape.seq, shape.from - 2) ~= sub(stamp, 1, 20) then return nil end
+      local place, expires = shape.place, shape.expires
+      if shape.lane ~= lane then return nil end
+      if expires ~= '-' and tonumber(expires) <= now then return nil end  -- the reaper settles it
+      if place.gate ~= key or not place.at[key] then return nil end
+      return sub(state, shape.names, shape.due), shape
     end
 
     -- Read what a gate has at this instant: its lanes, how many slots are held, and the rows that may be the next.
@@ -273,13 +288,15 @@ local function gate_tools()
     -- Let the first rows that may pass a gate do so. Return whether there may be more of them.
     local function pass(key, now, seen)
       local gate, bounds, stamps, lane_of = seen.gate, seen.gate.bounds, seen.stamps, seen.lane_of
-      local rows, weights, damaged = {}, {}, false
+      local rows, weights, damaged, n, last = {ids = {}, stamps = {}, dues = {}, shapes = {}}, {}, false, 0, nil
       load_states(seen.ids)
       for i = 1, #stamps do
-        local lane = lane_of[i] or lane_of[1]
-        local row = parked_row(key, stamps[i], lane, now)
-        if row then
-          rows[#rows + 1], weights[#weights + 1] = row, gated.tokens(row.place, key)
+        local lane, id = lane_of[i] or lane_of[1], seen.ids[i]
+        local due, shape = parked_row(key, id, stamps[i], lane, now, last)
+        if due then
+          n, last = n + 1, shape
+          rows.ids[n], rows.stamps[n], rows.dues[n], rows.shapes[n] = id, stamps[i], due, shape
+          weights[n] = gated.tokens(shape.place, key)
         else
           set_score(gated.wait_key(key, lane), stamps[i], false)
           damaged, gated.unwritten[key] = true, true
@@ -295,7 +312,7 @@ local function gate_tools()
       if count == seen.total then set_member('waited', key, false) end
       if delayed then gate.next_at = math.min(math.max(delayed, gate.closed), gate.next_at or math.huge) end
       later = save_gate(key, gate) or later
-      return seen.limit < count and count == #rows
+      return seen.limit < count and count == n
     end
 
     -- Most gates at which a row ends have no other one that waits: then there is nothing to do, unless it has a rate.
