@@ -136,8 +136,8 @@ class TaskQueue(Base):
     # The same while the task is pending or running, else NULL: MySQL has no partial indexes, and this one must not grow
     # with ended rows.
     live_gate: Mapped[str | None] = mapped_column(Name(255))
-    # The number of its parents for whose end it waits, parked.
-    waits: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
+    # The number of its parents for whose end it waits, parked; NULL for none, which takes no space in a row.
+    waits: Mapped[int | None] = mapped_column(Integer)
 
     __table_args__ = (
         # In claim order; with the last columns, a claim reads no row that it does not return.

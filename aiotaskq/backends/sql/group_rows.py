@@ -82,7 +82,7 @@ class GroupRows:
         moved = [
             {
                 "b_id": after.task_id,
-                "waits": after.waits,
+                "waits": after.waits or None,
                 "run_at": after.run_at,
                 "due_at": after.due_at,
                 "gate": after.gate,

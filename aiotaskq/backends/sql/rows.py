@@ -82,10 +82,10 @@ FLOW = ("flow", "gate", "live_gate", "waits")
 def flow_columns(task: Task) -> tuple[Any, ...]:
     """Return the columns of gates and groups. They are left out of the writes of tasks that have no flow."""
     flow = None if task.flow is None else json_text(task.flow)
-    return flow, task.gate, task.gate if task.status in LIVE else None, task.waits
+    return flow, task.gate, task.gate if task.status in LIVE else None, task.waits or None
 
 
-DEFAULTS = {"queue": "default", "fence": 0, "crashes": 0, "cancel_requested": False, "waits": 0}
+DEFAULTS = {"queue": "default", "fence": 0, "crashes": 0, "cancel_requested": False}
 """What added columns are that are left out; a table of the documented columns may have other defaults for these."""
 NEW = ("task_id", "idempotency_key", "progress", *CONTENT, *STATE)
 
@@ -175,6 +175,7 @@ def to_task(row: Sequence[Any]) -> Task:
             values[name] = default
     values["status"] = _STATUS.get(values["status"], values["status"])
     values["cancel_requested"] = bool(values["cancel_requested"])
+    values["waits"] = values["waits"] or 0
     undecodable = problems["params"] or problems["extra"] or problems["attempts"] or unknown
     task = Task(**values, undecodable=undecodable)
     unread = any(values[name] is None and texts[name] is not None for name in ("progress", "result"))
