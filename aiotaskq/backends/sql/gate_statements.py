@@ -216,10 +216,20 @@ class Room(NamedTuple):
 
 
 def _held_of(key: ColumnElement[str]) -> Select[Any]:
-    here = select(func.count()).where(c.live_gate == key, *PASSED).correlate_except(TASKS)
+    t = TASKS.alias("earliest")
+    live = func.coalesce(t.c.status, PENDING).in_([PENDING, RUNNING])
+    # From the first on: before it is an entry in the index of every task that had a slot since the last vacuum. A scan
+    # in the order of the index marks these as dead, and passes over marked ones; a bitmap scan does not. With a lower
+    # bound that is not known to the planner it expects one row, and so no bitmap.
+    lowest = select(literal_column(str(BELOW_ALL))).scalar_subquery()
+    earliest = select(t.c.run_at).where(t.c.live_gate == key, t.c.run_at < PARKED_AT, t.c.run_at > lowest, live)
+    earliest = earliest.order_by(t.c.run_at).limit(1).correlate_except(t)
+    first_on = c.run_at >= earliest.scalar_subquery()
+    here = select(func.count()).where(c.live_gate == key, *PASSED, first_on).correlate_except(TASKS)
     rows = SLOTS.join(TASKS, s.task_id == c.task_id)
     beyond = select(func.count()).select_from(rows).where(s.gate == key, LIVE).correlate_except(TASKS, SLOTS)
-    return select((here.scalar_subquery() + beyond.scalar_subquery()).label("held"))
+    # With an offset it is counted once, wherever it is named: without one it would be put in place of its name.
+    return select((here.scalar_subquery() + beyond.scalar_subquery()).label("held")).offset(literal_column("0"))
 
 
 def _held_and_paused_of(key: ColumnElement[str]) -> Select[Any]:
