@@ -168,7 +168,10 @@ class Registry(ABC):
         within: float | None = None,
         version: int = 1,
     ) -> Any:
-        """Register a handler, ``async def`` or ``def`` (run in a thread, or with ``executor="process"`` in a process).
+        """Register a handler, ``async def`` or ``def``.
+
+        A ``def`` one runs in a thread; with ``executor="process"`` in a process, with ``executor="interpreter"`` in an
+        interpreter of its own, from Python 3.14 on.
 
         The function keeps its signature, is called as ``f(**params)``, and gains ``.push(…)`` and ``.options(…)``.
 

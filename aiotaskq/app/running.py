@@ -18,10 +18,11 @@ from aiotaskq.core.alerts import ALERTS, after, changes, holding, make_rules
 from aiotaskq.core.task import new_task
 from aiotaskq.core.validation import INT32
 from aiotaskq.core.webhooks import alert_messages
-from aiotaskq.errors import ValidationError
+from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.alerts import look
 from aiotaskq.runtime.context import current_task
+from aiotaskq.runtime.fleet import Workers
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.retention import Retention
 from aiotaskq.runtime.scheduler.scheduler import Scheduler
@@ -129,6 +130,21 @@ class Running(Registry):
         finally:
             for number in signals:
                 loop.remove_signal_handler(number)
+
+    async def resize(self, concurrency: int) -> None:
+        """Let the worker of this process run so many tasks at a time until it ends.
+
+        What runs goes on to its end, also where that is more; threads, processes and claims ahead follow. On a shared
+        store it is as ``workers.resize`` of this worker: the registry shows it, and the latest call counts.
+
+        Raises NotFound if no worker runs here, ValidationError, DatabaseUnavailable.
+        """
+        if self.worker is None:
+            raise NotFound("resize: no worker runs in this process; for another one there is workers.resize(id, n)")
+        if self._backend.workers is not None:
+            await Workers(self._backend).resize(self.worker.owner, concurrency)
+        if concurrency != self.worker.concurrency:
+            self.worker.resize(concurrency)
 
     def on_signal(self, stop: asyncio.Event) -> None:
         """Handle a signal: the first sets the event of ``run_until``, the next one skips the drain."""

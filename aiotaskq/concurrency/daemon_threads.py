@@ -18,6 +18,7 @@ class DaemonThreads(Executor):
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._threads: list[threading.Thread] = []
+        self._shrinking = threading.Lock()
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -39,18 +40,33 @@ class DaemonThreads(Executor):
         return future
 
     def resize(self, size: int) -> None:
-        """Make no more than ``size`` threads from now on; those that are there stay."""
+        """Have no more than ``size`` threads: idle ones end now, and busy ones when their call has ended."""
         self._size = size
+        for _ in range(len(self._threads) - size):
+            if self._idle.acquire(blocking=False):
+                self._work.put(None)
 
     def _serve(self) -> None:
         while (run := self._work.get()) is not None:
             run()
             del run  # an idle thread keeps no arguments alive
+            if len(self._threads) > self._size and self._left():
+                return
             self._idle.release()
+        self._left(always=True)
+
+    def _left(self, always: bool = False) -> bool:
+        """Take the calling thread off the list if there are too many; return whether it is to end."""
+        with self._shrinking:
+            leaves = always or len(self._threads) > self._size
+            if leaves:
+                self._threads.remove(threading.current_thread())
+            return leaves
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the threads after all submitted calls; with ``wait``, return when they have ended."""
-        for _ in self._threads:
+        threads = list(self._threads)
+        for _ in threads:
             self._work.put(None)
-        for thread in self._threads if wait else ():
+        for thread in threads if wait else ():
             thread.join()

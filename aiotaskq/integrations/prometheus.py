@@ -289,8 +289,10 @@ HELD: tuple[tuple[str, str, Callable[[Occupancy], int]], ...] = (
     ("busy_slots", "How many of its slots are taken.", lambda held: held.busy),
     ("thread_slots", "Slots taken by def handlers in threads.", lambda held: held.threads),
     ("process_slots", "Slots taken by handlers in processes.", lambda held: held.processes),
+    ("interpreter_slots", "Slots taken by handlers in interpreters.", lambda held: held.interpreters),
     ("overdue_threads", "Threads past their task's timeout, which hold their slot.", lambda held: held.overdue_threads),
     ("overdue_processes", "The same for handlers in processes.", lambda held: held.overdue_processes),
+    ("overdue_interpreters", "The same for handlers in interpreters.", lambda held: held.overdue_interpreters),
     ("overdue_coroutines", "Coroutines that go on after their task's timeout.", lambda held: held.overdue_coroutines),
 )
 

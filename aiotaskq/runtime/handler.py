@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import functools
 import inspect
+import sys
 import traceback
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,7 +22,7 @@ from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_secon
 from aiotaskq.errors import UnknownHandler, ValidationError
 from aiotaskq.log import printable
 
-EXECUTORS = ("thread", "process")
+EXECUTORS = ("thread", "process", "interpreter")
 MAX_BATCH = 10_000
 
 
@@ -38,7 +39,8 @@ PARENT_RESULT = "parent_result"
 
 
 class Handler(msgspec.Struct, frozen=True):
-    """A registered function and the defaults of its tasks. ``executor`` is ``loop``, ``thread`` or ``process``.
+    """A registered function and the defaults of its tasks. ``executor`` is ``loop``, ``thread``, ``process``
+    or ``interpreter``.
 
     ``timeout`` and ``expires`` in seconds.
     """
@@ -158,10 +160,8 @@ def make_handler(
                 f"handler {name or function.__name__}: parameter {parameter.name!r} has no name to pass it by; "
                 "a handler is called as f(**params)"
             )
-    if executor == "process" and ("<locals>" in function.__qualname__ or "<lambda>" in function.__qualname__):
-        raise ValidationError(
-            f"executor: {function.__qualname__} cannot be found by another process; define it at a module's top"
-        )
+    if executor in ("process", "interpreter"):
+        _check_found_elsewhere(function, executor)
     try:
         kinds = (retry_on,) if isinstance(retry_on, type) else tuple(retry_on)
     except TypeError:
@@ -217,6 +217,29 @@ def told(handlers: Mapping[str, Handler]) -> list[str]:
         for version in (handler.version, *handler.older)
     ]
     return [*handlers, *versions]
+
+
+def _check_found_elsewhere(function: Callable[..., Any], executor: str) -> None:
+    """Raise ValidationError if another process or interpreter could not find the function by its name."""
+    if "<locals>" in function.__qualname__ or "<lambda>" in function.__qualname__:
+        raise ValidationError(
+            f"executor: {function.__qualname__} cannot be found by another {executor}; define it at a module's top"
+        )
+    if executor == "process":
+        return
+    if sys.version_info < (3, 14):
+        raise ValidationError(
+            f"executor: 'interpreter' needs Python 3.14 (this is {sys.version_info[0]}.{sys.version_info[1]}); "
+            "use 'process'"
+        )
+    for name, value in getattr(inspect.unwrap(function), "__globals__", {}).items():
+        module = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
+        if any(str(each).partition(".")[0] == "aiotaskq" for each in (module, type(value).__module__)):
+            raise ValidationError(
+                f"executor: {function.__qualname__} cannot be loaded by another interpreter, since {name!r} in its "
+                "module is of aiotaskq, which uses C code for one interpreter; define it in a module without that, and "
+                "register it by tq.task(executor='interpreter')(module.function)"
+            )
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -334,6 +334,7 @@ class TaskQ(Operations):
     edit = blocking(AsyncTaskQ.edit, _handle)
     fork = blocking(AsyncTaskQ.fork, _handle)
     health = blocking(AsyncTaskQ.health)
+    resize = blocking(AsyncTaskQ.resize)
     invalid_rows = reading(AsyncTaskQ.invalid_rows)
 
     @documented_as(AsyncTaskQ.push_call)

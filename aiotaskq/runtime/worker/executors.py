@@ -1,4 +1,4 @@
-"""Runs ``def`` handlers outside of the event loop: in a thread or in another process."""
+"""Runs ``def`` handlers outside of the event loop: in a thread, in another process or in another interpreter."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import importlib
 import inspect
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Future
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from aiotaskq.concurrency.daemon_threads import DaemonThreads
 from aiotaskq.runtime.handler import Handler
 
 if TYPE_CHECKING:
-    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures import Executor, ProcessPoolExecutor
 
 # Raised in a thread or a child process, these end neither the program nor the loop: the task fails.
 EXITS = (StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit)
@@ -24,21 +25,34 @@ CLOSE_TIMEOUT = 5.0  # seconds that ``close`` waits for child processes
 
 
 class Executors:
-    """The threads and child processes of one worker, created when the first handler needs one."""
+    """The threads, child processes and interpreters of one worker, created when the first handler needs one."""
 
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
         self._threads: DaemonThreads | None = None
         self._processes: ProcessPoolExecutor | None = None
+        self._interpreters: Executor | None = None
 
     def resize(self, concurrency: int) -> None:
-        """Have so many threads at most from now on; those that are there stay, and so does the pool of processes."""
-        self._concurrency = concurrency
+        """Have so many threads, and pools of the size that follows. What runs goes on, in the former pools."""
+        before, self._concurrency = self._pool_size, concurrency
         if self._threads is not None:
             self._threads.resize(concurrency)
+        if self._pool_size != before:
+            for pool in (self._processes, self._interpreters):
+                if pool is not None:
+                    pool.shutdown(wait=False)
+            self._processes = self._interpreters = None
+
+    @property
+    def _pool_size(self) -> int:
+        # A pool starts all of its processes at once: no more than there are processors.
+        return min(self._concurrency, os.cpu_count() or 1)
 
     def start(self, handler: Handler, params: Mapping[str, Any]) -> Future[Any]:
-        """Start a ``def`` handler in a thread (with the caller's context) or a process; return its future."""
+        """Start a ``def`` handler; return its future. One in a thread has the context of the caller."""
+        if handler.executor == "interpreter":
+            return self._in_interpreter(handler, params)
         if handler.executor == "process":
             if self._processes is None:
                 import multiprocessing  # on use, as it takes long
@@ -46,9 +60,7 @@ class Executors:
 
                 # Spawn: a fork of a process with threads may hang.
                 spawn = multiprocessing.get_context("spawn")
-                # A pool starts all of its processes at once: no more than there are processors.
-                size = min(self._concurrency, os.cpu_count() or 1)
-                self._processes = ProcessPoolExecutor(size, mp_context=spawn, initializer=_ignore_sigint)
+                self._processes = ProcessPoolExecutor(self._pool_size, mp_context=spawn, initializer=_ignore_sigint)
             # By name: a decorator has replaced the function in its module, so it could not be pickled.
             location = (handler.function.__module__, handler.function.__qualname__)
             try:
@@ -61,19 +73,55 @@ class Executors:
             self._threads = DaemonThreads(self._concurrency, "aiotaskq-handler")
         return self._threads.submit(contextvars.copy_context().run, _call, handler.function, params)
 
+    def _in_interpreter(self, handler: Handler, params: Mapping[str, Any]) -> Future[Any]:
+        if self._interpreters is None:
+            from concurrent.futures import InterpreterPoolExecutor  # type: ignore[attr-defined, unused-ignore]  # 3.14
+
+            # A new interpreter would look for modules where the program did at its start. By text, since nothing of
+            # aiotaskq can be loaded there.
+            paths = f"import sys; sys.path[:] = {sys.path!r}"
+            made: Executor = InterpreterPoolExecutor(self._pool_size, "aiotaskq-interpreter", exec, (paths,))
+            self._interpreters = made
+        return _Tamed(self._interpreters.submit(handler.function, **params))
+
     def renew_processes(self) -> None:
         """Drop a pool in which a process died: it accepts no more work. The next handler gets a new one."""
         self._processes = None
 
     async def close(self, wait: bool) -> None:
-        """End idle threads and processes; with ``wait``, until the processes have ended, at most 5 s."""
-        threads, processes, self._threads, self._processes = self._threads, self._processes, None, None
-        if processes is not None:
-            # In a daemon thread: the interpreter waits for the threads of the loop's default executor.
-            shutdown = DaemonThreads(1, "aiotaskq-shutdown").submit(processes.shutdown, wait, cancel_futures=True)
-            await asyncio.wait({asyncio.wrap_future(shutdown)}, timeout=CLOSE_TIMEOUT)
+        """End idle threads, processes and interpreters; with ``wait``, until the latter two have ended, at most 5 s."""
+        threads, pools = self._threads, [each for each in (self._processes, self._interpreters) if each is not None]
+        self._threads = self._processes = self._interpreters = None
+        if pools:
+            # In daemon threads: the interpreter waits for the threads of the loop's default executor.
+            ending = DaemonThreads(len(pools), "aiotaskq-shutdown")
+            shutdowns = [ending.submit(each.shutdown, wait, cancel_futures=True) for each in pools]
+            await asyncio.wait({*map(asyncio.wrap_future, shutdowns)}, timeout=CLOSE_TIMEOUT)
         if threads is not None:
             threads.shutdown(wait=False)
+
+
+class _Tamed(Future[Any]):
+    """The future of a call in another interpreter; an exit that was raised there fails the task alone."""
+
+    def __init__(self, work: Future[Any]) -> None:
+        super().__init__()
+        self._work = work
+        work.add_done_callback(self._ended)
+
+    def cancel(self) -> bool:
+        """Take the call back, if it has not begun; return whether that was so."""
+        return self._work.cancel() and super().cancel()
+
+    def _ended(self, work: Future[Any]) -> None:
+        if work.cancelled():
+            super().cancel()
+        elif (error := work.exception()) is None:
+            self.set_result(work.result())
+        elif isinstance(error, EXITS):
+            self.set_exception(RuntimeError(f"the handler raised {type(error).__name__}: {error}"))
+        else:
+            self.set_exception(error)
 
 
 def _call(function: Callable[..., Any], params: Mapping[str, Any]) -> Any:

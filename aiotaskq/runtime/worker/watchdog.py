@@ -23,10 +23,11 @@ STALL_AFTER = 0.25  # seconds without an answer that are a stall
 
 
 class Occupancy(msgspec.Struct, frozen=True):
-    """How many slots there are, and how many are taken: in all, by threads, by processes, and by overdue handlers.
+    """How many slots there are, and how many are taken: in all, by threads, processes, interpreters, overdue handlers.
 
     A thread cannot be interrupted, so its slot stays taken until it ends: ``overdue_threads`` of ``threads`` have
-    passed their task's timeout. The same holds for a process, and for a coroutine that swallows its cancel.
+    passed their task's timeout. The same holds for a process, for an interpreter, and for a coroutine that swallows its
+    cancel.
     """
 
     slots: int
@@ -36,6 +37,8 @@ class Occupancy(msgspec.Struct, frozen=True):
     overdue_threads: int = 0
     overdue_processes: int = 0
     overdue_coroutines: int = 0
+    interpreters: int = 0
+    overdue_interpreters: int = 0
 
 
 class Watchdog:
@@ -55,7 +58,7 @@ class Watchdog:
         self._executions = executions
         self._handlers = handlers
         self._slots = slots
-        self._processes = min(slots, os.cpu_count() or 1)
+        self._pool = min(slots, os.cpu_count() or 1)
         self._events = events
         self._clock = clock
         self._stalls: StallWatch | None = None
@@ -75,11 +78,11 @@ class Watchdog:
     def resize(self, slots: int) -> None:
         """Take note of another number of slots."""
         self._slots = slots
-        self._processes = min(slots, os.cpu_count() or 1)
+        self._pool = min(slots, os.cpu_count() or 1)
 
     def occupancy(self) -> Occupancy:
         """Count what runs now; callable from any thread."""
-        count = {"loop": 0, "thread": 0, "process": 0}
+        count = {"loop": 0, "thread": 0, "process": 0, "interpreter": 0}
         overdue = dict(count)
         executions = list(self._executions.values())
         for each in executions:
@@ -95,6 +98,8 @@ class Watchdog:
             overdue["thread"],
             overdue["process"],
             overdue["loop"],
+            count["interpreter"],
+            overdue["interpreter"],
         )
 
     def stuck(self) -> list[Task]:
@@ -112,9 +117,8 @@ class Watchdog:
         late = [each for each in self._executions.values() if each.overdue]
         what = f"all {len(late)} slots are held by handlers"
         if len(late) < self._slots:
-            late = [each for each in late if self._handlers[each.task.type].executor == "process"]
-            what = f"all {self._processes} processes for handlers are held by some"
-            if len(late) < self._processes:
+            late, what = self._in_full_pool(late)
+            if not late:
                 return
         held = {(each.task.task_id, each.task.fence) for each in late}
         known = not held.isdisjoint(self._reported)  # some of them still hold their slots: it is the same incident
@@ -122,6 +126,14 @@ class Watchdog:
         if not known:
             log.error("{} past their timeout: nothing more runs there until one ends; stop them from within", what)
             self._events.emit("exhausted", self._clock.now(), task, occupancy=self.occupancy())
+
+    def _in_full_pool(self, late: list[Execution]) -> tuple[list[Execution], str]:
+        """Return the overdue executions that hold all processes or all interpreters, none if there is no such pool."""
+        for kind, name in (("process", "processes"), ("interpreter", "interpreters")):
+            there = [each for each in late if self._handlers[each.task.type].executor == kind]
+            if len(there) >= self._pool:
+                return there, f"all {self._pool} {name} for handlers are held by some"
+        return [], ""
 
     def _task_of(self, coroutine: asyncio.Task[object] | None) -> Task | None:
         for execution in list(self._executions.values()):

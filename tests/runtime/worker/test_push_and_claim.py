@@ -242,8 +242,7 @@ def test_only_a_worker_in_the_running_loop_claims_with_a_push(tmp_path: Path) ->
     async def main() -> None:
         async with tq.running(concurrency=2, scheduler=False):
             await until_counts(tq, running=0)
-            await asyncio.sleep(0.1)
-            assert [taker.wants for taker in tq.queue.takers] == [True]
+            await eventually(lambda: [taker.wants for taker in tq.queue.takers] == [True])
             child = os.fork()  # as multiprocessing does; what is in our objects is not the child's
             if not child:
                 try:
