@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import random
+from collections import defaultdict
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -29,6 +32,9 @@ def expand(text: str, low: int, high: int) -> set[int]:
     return values
 
 
+Table = dict[tuple[int, int, int], list[tuple[int, datetime]]]
+
+
 class Matcher:
     def __init__(self, expression: str) -> None:
         fields = expression.split()
@@ -37,12 +43,15 @@ class Matcher:
         self.both = fields[3] == "*" or fields[5] == "*"
         self.fixed = not set("*-/") & set(fields[1] + fields[2])
 
-    def __call__(self, wall: datetime) -> bool:
-        second, minute, hour, dom, month, dow = self.sets
-        if wall.minute not in minute or wall.hour not in hour or wall.month not in month or wall.second not in second:
-            return False
+    def times(self) -> Iterator[tuple[int, int, int]]:
+        """Yield hour, minute and second of each time of day that matches."""
+        second, minute, hour, *_ = self.sets
+        return itertools.product(hour, minute, second)
+
+    def matches_day(self, wall: datetime) -> bool:
+        *_, dom, month, dow = self.sets
         by_date, by_week = wall.day in dom, wall.isoweekday() % 7 in dow
-        return by_date and by_week if self.both else by_date or by_week
+        return wall.month in month and (by_date and by_week if self.both else by_date or by_week)
 
 
 class Night:
@@ -56,24 +65,28 @@ class Night:
         self.walls = [datetime.fromtimestamp(tick, info).replace(tzinfo=None) for tick in self.ticks]
         jumps = [b - a for a, b in zip(self.walls, self.walls[1:], strict=False)]
         self.changes = sum(jump != timedelta(seconds=step) for jump in jumps)
+        # By time of day, ticks and wall times: every one, and each wall time at its first tick or at the jump over it.
+        self.every: Table = defaultdict(list)
+        self.first: Table = defaultdict(list)
+        seen, tick_length = set(), timedelta(seconds=step)
+        previous = self.walls[0] - tick_length
+        for tick, wall in zip(self.ticks, self.walls, strict=True):
+            self.every[wall.hour, wall.minute, wall.second].append((tick, wall))
+            passed, swallowed = [wall], previous + tick_length
+            while swallowed < wall:
+                passed.append(swallowed)
+                swallowed += tick_length
+            for each in passed:
+                if each not in seen:
+                    self.first[each.hour, each.minute, each.second].append((tick, each))
+            seen.update(passed)
+            previous = wall
 
     def dues(self, expression: str) -> list[int]:
-        match, tick_length = Matcher(expression), timedelta(seconds=self.step)
-        if not match.fixed:
-            return [tick * S for tick, wall in zip(self.ticks, self.walls, strict=True) if match(wall)]
-        found, seen, previous = [], set(), self.walls[0] - tick_length
-        for tick, wall in zip(self.ticks, self.walls, strict=True):
-            due = match(wall) and wall not in seen
-            swallowed = previous + tick_length
-            while swallowed < wall:
-                due = due or (match(swallowed) and swallowed not in seen)
-                seen.add(swallowed)
-                swallowed += tick_length
-            seen.add(wall)
-            previous = wall
-            if due:
-                found.append(tick * S)
-        return found
+        match = Matcher(expression)
+        table = self.first if match.fixed else self.every
+        found = {tick for time in match.times() for tick, wall in table.get(time, ()) if match.matches_day(wall)}
+        return [tick * S for tick in sorted(found)]
 
 
 NIGHTS = [
