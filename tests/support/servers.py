@@ -55,6 +55,7 @@ class Server(ABC):
         self.user: str | None = None  # the system user that it runs as, if not ours
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.RLock()
+        self._connections: dict[str, Any] = {}
         self._pid = os.getpid()
         atexit.register(self._remove)
         try:
@@ -80,6 +81,10 @@ class Server(ABC):
     @abstractmethod
     def execute(self, statement: str, database: str = "") -> list[tuple[Any, ...]]:
         """Run a statement as the administrator, or several with semicolons; return the rows of the first."""
+
+    @abstractmethod
+    def execute_again(self, statement: str, database: str) -> None:
+        """The same on a connection that is kept, for what is run after each test: to connect would take longer."""
 
     @abstractmethod
     def url(self, database: str) -> str:
@@ -128,16 +133,18 @@ class Server(ABC):
                         self._spawn()  # files of a killed server can prevent the start for a moment
                     time.sleep(0.05)
 
+    def _kept(self, database: str) -> Any:
+        return self._connections.get(database) or self._connections.setdefault(database, self._connect(database))
+
     def _spawn(self) -> None:
         with self.log.open("ab") as log:
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
             self._process = subprocess.Popen(
                 self._command(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
                 cwd=self.folder,
                 user=self.user,
                 start_new_session=True,  # Ctrl-C is for the tests, which still need it to clean up
+                **streams,
             )
 
     def stop(self, how: str = "fast") -> None:
@@ -183,6 +190,8 @@ class Server(ABC):
         if self._process is not None and self._process.poll() in CRASHES:
             said = self.log.read_text(errors="replace")[-4000:]
             print(f"{self.name} crashed ({self._process.returncode}):\n{said}", file=sys.__stderr__)
+        while self._connections:
+            self._connections.popitem()[1].close()
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
         atexit.unregister(self._remove)
@@ -248,12 +257,18 @@ class PostgreSQL(Server):
         return [str(self._bin / "postgres"), "-D", str(self.folder / "data"), *options]
 
     def execute(self, statement: str, database: str = "") -> list[tuple[Any, ...]]:
+        with self._connect(database) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def execute_again(self, statement: str, database: str) -> None:
+        self._kept(database).execute(statement.encode())
+
+    def _connect(self, database: str) -> Any:
         import psycopg
 
         place = f"host=127.0.0.1 port={self.port} user=postgres dbname={database or 'postgres'} connect_timeout=10"
-        with psycopg.connect(place, autocommit=True) as connection:
-            cursor = connection.execute(statement.encode())
-            return cursor.fetchall() if cursor.description else []
+        return psycopg.connect(place, autocommit=True)
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
@@ -335,21 +350,27 @@ class MariaDB(Server):
         return [*self._options(), *network, f"--pid-file={self.folder / 'pid'}", *options]
 
     def execute(self, statement: str, database: str = "") -> list[tuple[Any, ...]]:
+        with contextlib.closing(self._connect(database)) as connection:
+            return self._execute(connection, statement)
+
+    def execute_again(self, statement: str, database: str) -> None:
+        self._execute(self._kept(database), statement)
+
+    def _connect(self, database: str) -> Any:
         import pymysql
         from pymysql.constants import CLIENT
 
         place: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "user": "root", "connect_timeout": 10}
         place["client_flag"] = CLIENT.MULTI_STATEMENTS
-        connection = pymysql.connect(**place, database=database or None, autocommit=True)
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(statement)
-                rows = list(cursor.fetchall())
-                while cursor.nextset():
-                    pass  # an error of a later statement shows here
-                return rows
-        finally:
-            connection.close()
+        return pymysql.connect(**place, database=database or None, autocommit=True)
+
+    def _execute(self, connection: Any, statement: str) -> list[tuple[Any, ...]]:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+            rows = list(cursor.fetchall())
+            while cursor.nextset():  # an error of a later statement shows here
+                pass
+            return rows
 
     def url(self, database: str) -> str:
         return f"mysql://root@127.0.0.1:{self.port}/{database}"
@@ -413,6 +434,8 @@ class Valkey(Server):
         """Run one command; the first that every server is asked, whether it answers, is SQL."""
         return [(self.ask("PING" if statement == "SELECT 1" else statement),)]
 
+    execute_again = execute
+
     def url(self, database: str) -> str:
         """The URL of a namespace: there are as many as one likes."""
         return f"redis://127.0.0.1:{self.port}/0?prefix={database}"
@@ -456,10 +479,7 @@ def postgresql(*, durable: bool = True) -> Server:
 
 
 def postgresql_jit(*, durable: bool = True) -> Server:
-    """The PostgreSQL with JIT of this process. One that is not durable is quicker, and for tests that crash nothing.
-
-    Raises Unavailable.
-    """
+    """The PostgreSQL with JIT of this process; otherwise as ``postgresql``."""
     return _server(PostgreSQLJIT, durable)
 
 
