@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from aiotaskq.log import output
 from tests.support.machine import MACHINE, VARIABLE, within
 from tests.support.promises import Proofs
+from tests.support.rewriting import rewrite_share
 
 # The same examples in each run, at any speed; with AIOTASKQ_SOAK, which asks for more of them, others each time.
 settings.register_profile(
@@ -58,6 +59,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 def pytest_report_header() -> str:
     return f"this machine is {MACHINE.slowness:.1f} times as slow as a quiet one: bounds of time are as much longer"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    rewrite_share(session.config)
 
 
 def pytest_configure() -> None:
