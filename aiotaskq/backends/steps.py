@@ -94,6 +94,13 @@ class Steps(ABC):
         """Count the tasks that wait for each of these events."""
 
     @abstractmethod
+    async def awaited(self, limit: int, *, prefix: str = "") -> dict[str, int]:
+        """Count the tasks that wait for events, by the keys of the first ``limit`` of these that begin with ``prefix``.
+
+        In the order of the keys; a key of which all tasks have gone on may count against the limit.
+        """
+
+    @abstractmethod
     async def expire(self, now: int, limit: int) -> int:
         """Delete up to ``limit`` events that do not exist at ``now`` any more; return how many were deleted."""
 

@@ -45,6 +45,7 @@ from aiotaskq.core.steps import Step
 from aiotaskq.core.task import FINAL, SECOND, Attempt, Status, Task
 from aiotaskq.errors import TaskConflict
 from aiotaskq.log import printable
+from aiotaskq.runtime.run_now import run_now
 
 app = group()
 TASK_ID = marked("A task id, or the beginning of one.")
@@ -271,6 +272,20 @@ def retry(
 async def _retry(tq: TaskQ, task_id: str) -> Message:
     await tq.retry(task_id)
     return Message(marked("pending again"))
+
+
+@app.command(
+    "run-now",
+    cls=Command,
+    help=tr("Make tasks due now that are delayed, or wait for their next attempt."),
+)
+def run_tasks_now(ids: Ids, db: Db = DEFAULT_DB, json: Json = False) -> None:
+    raise typer.Exit(each(db, ids, _run_now, task_id_of, as_json=json))
+
+
+async def _run_now(tq: TaskQ, task_id: str) -> Message:
+    await run_now(tq.queue, await tq.get(task_id))
+    return Message(marked("due now"))
 
 
 @app.command(

@@ -75,7 +75,7 @@ def test_help_and_version(cli: Cli) -> None:
 VERBS = {
     "demo": (), "init": (), "run": (), "push": (), "stats": (), "web": (), "mcp": (), "check": (), "doctor": (),
     "docs": (), "bench": (), "completion": (),
-    "tasks": ("list", "show", "log", "steps", "retry", "rerun", "cancel", "purge"),
+    "tasks": ("list", "show", "log", "steps", "retry", "run-now", "rerun", "cancel", "purge"),
     "workers": ("list", "show", "quiet", "wake", "resize"),
     "history": (),
     "schedules": ("list", "show", "add", "pause", "resume", "run", "delete", "history", "backfill", "preview"),
@@ -222,6 +222,17 @@ def test_control_characters_in_stored_texts_are_escaped(cli: Cli) -> None:  # J1
         assert "\\x1b[2J" in text
     assert "\x1b" not in cli.fails("tasks", "show", "\x1b[2J\nnobody", "--db", cli.url)
     assert "\x1b" not in cli.fails("tasks", "list", "--lim\x1b[2J", code=2)
+
+
+def test_a_delayed_task_is_made_due_now(cli: Cli) -> None:
+    at = ("--db", cli.url)
+    cli.push("mail")
+    later = cli.json("push", "mail", "--delay", "3600", *at)["task_id"]
+    before = cli.json("tasks", "show", later, *at)["run_at"]
+    assert cli.out("tasks", "run-now", later, *at) == f"{later}  due now\n"
+    assert cli.json("tasks", "show", later, *at)["run_at"] < before
+    code, out, err = cli.run("tasks", "run-now", later, "nobody", *at)
+    assert code == 1 and out == "" and "is due already" in err and "there is no task nobody" in err
 
 
 def test_control_characters_in_json_are_escaped(cli: Cli) -> None:  # J12

@@ -189,6 +189,8 @@ async def test_an_event_wakes_all_that_wait_for_it(backend: Backend, steps: Step
     assert await wait(steps, other, "other", NEVER)
     assert await steps.suspend(Change(sleeping, asleep(sleeping)), of(sleeping, "x", str(LATER), kind="sleep"))
     assert await steps.waiting(["paid", "other", "none"]) == {"paid": 2, "other": 1, "none": 0}
+    assert list((await steps.awaited(9)).items()) == [("other", 1), ("paid", 2)]
+    assert (await steps.awaited(1), await steps.awaited(9, prefix="p")) == ({"other": 1}, {"paid": 2})
     assert await backend.claim("w2", LATER - 1, 9, lease_until=LEASE) == []
     assert await steps.event("paid", NOW) is None
     hints.clear()
@@ -197,6 +199,7 @@ async def test_an_event_wakes_all_that_wait_for_it(backend: Backend, steps: Step
     assert READY in [kind for kind, _ in hints]
     assert await steps.event("paid", NOW) == paid
     assert await steps.waiting(["paid", "other"]) == {"paid": 0, "other": 1}
+    assert await steps.awaited(9) == {"other": 1}
     claimed = await backend.claim("w2", NOW + 5, 9, lease_until=LEASE)
     assert {task.task_id for task in claimed} == {first.task_id, second.task_id}
     assert (await read(backend, other)).run_at == NEVER

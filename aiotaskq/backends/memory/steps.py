@@ -149,6 +149,11 @@ class MemorySteps(Steps):
         with self._lock:
             return {key: len(self._changes(self._waits.get(key, {}), 0)) for key in keys}
 
+    async def awaited(self, limit: int, *, prefix: str = "") -> dict[str, int]:
+        with self._lock:
+            keys = sorted(key for key in self._waits if key.startswith(prefix))[:limit]
+        return {key: count for key, count in (await self.waiting(keys)).items() if count}
+
     async def expire(self, now: int, limit: int) -> int:
         with self._lock:
             late = [key for key, event in self._events.items() if not event.there(now)][:limit]

@@ -138,6 +138,11 @@ class RedisSteps(Steps):
             counts[key] = len(list(await self._changes([word.decode() for word in found], 0)))
         return counts
 
+    async def awaited(self, limit: int, *, prefix: str = "") -> dict[str, int]:
+        words = await self._redis.command("SMEMBERS", f"{self._redis.root}awaited")
+        keys = sorted(key for key in (word.decode() for word in words) if key.startswith(prefix))[:limit]
+        return {key: count for key, count in (await self.waiting(keys)).items() if count}
+
     async def expire(self, now: int, limit: int) -> int:
         return int(await self._redis.run(scripts.EVENTS_EXPIRE, now, limit, repeatable=True))
 

@@ -205,6 +205,16 @@ class SqlSteps(Steps):
 
         return await self._database.read(body)
 
+    async def awaited(self, limit: int, *, prefix: str = "") -> dict[str, int]:
+        def body(connection: Connection) -> list[str]:
+            query = select(w.key).distinct().order_by(w.key).limit(limit)
+            if prefix:
+                query = query.where(*dialect_of(connection).begins_with(w.key, prefix))
+            return list(connection.execute(query).scalars())
+
+        counts = await self.waiting(sorted(await self._database.read(body)))
+        return {key: count for key, count in counts.items() if count}
+
     async def expire(self, now: int, limit: int) -> int:
         # The keys stay in the database. MySQL takes a LIMIT only in a derived table.
         late = select(e.key).where(e.expires_at <= now).order_by(e.expires_at).limit(limit).subquery()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.worker_info import WorkerInfo
@@ -15,7 +16,9 @@ from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.web.dashboard.pages.gates import GateRow, gate_row
 from aiotaskq.web.dashboard.words import marked
 
-MOST_GATES, MOST_SCHEDULES, MOST_QUEUES = 5, 5, 20
+MOST_GATES, MOST_SCHEDULES, MOST_QUEUES, MOST_TYPES = 5, 5, 20, 5
+PENDING_LOOKED_AT = 2_000
+"""Pending tasks, the first ones in claim order, among which types are looked for that no worker knows."""
 LOOKED_AT = 1_000  # gates
 LATE = 60 * SECOND
 """Microseconds after which a schedule that is due is late."""
@@ -48,8 +51,12 @@ async def look(tq: TaskQ, stats: Stats, now: int) -> Looked:
     """Read what keeps tasks from running; ``now`` in microseconds UTC."""
     registry = tq.queue.backend.workers
     unclaimed: list[Notice] = []
-    if registry is not None and stats.ready:
-        unclaimed = await _without_workers(tq, stats, [each for each in await registry.all() if each.lease_until > now])
+    if registry is not None and stats.counts.get("pending"):
+        alive = [each for each in await registry.all() if each.lease_until > now]
+        unclaimed = await _without_workers(tq, stats, alive) if stats.ready else []
+        counted = await tq.queue.backend.pending_types(now, PENDING_LOOKED_AT)
+        awake = [each for each in alive if not each.quiet]
+        unclaimed += unknown_notices(unknown_types(counted, awake, stats.paused))
     gates = [gate_row(each, now) for each in await tq.limits.list(LOOKED_AT) if each.waiting]
     schedules = tq.open_schedules
     late = [] if schedules is None else await schedules.due(now - LATE, MOST_SCHEDULES + 1)
@@ -104,6 +111,41 @@ def unclaimed(stats: Stats, workers: Iterable[WorkerInfo]) -> list[str]:
         claimed.update(worker.queues)
     waiting = [name for name, counts in stats.queues.items() if counts.get("pending")]
     return sorted({*waiting} - claimed - {*stats.paused})
+
+
+def unknown_types(
+    counted: Sequence[PendingType], workers: Sequence[WorkerInfo], paused: Collection[str]
+) -> dict[str, int]:
+    """Return how many tasks are due of the types that none of these workers can run, though some claim them."""
+    waiting: dict[str, int] = {}
+    for each in counted:
+        claiming = [worker for worker in workers if worker.claims_from(each.queue)]
+        if each.due and each.queue not in paused and claiming and not any(one.knows(each.type) for one in claiming):
+            waiting[each.type] = waiting.get(each.type, 0) + each.due
+    return waiting
+
+
+def unknown_notices(waiting: Mapping[str, int]) -> list[Notice]:
+    """Return a notice for each type that no worker knows, those with the most tasks first."""
+    one = marked("{number} task waits for a type that no worker knows: {type}.")
+    many = marked("{number} tasks wait for a type that no worker knows: {type}.")
+    found = [
+        Notice(
+            level="failed",
+            one=one,
+            many=many,
+            number=count,
+            values={"type": name},
+            page="tasks",
+            query={"type": name, "status": "pending"},
+        )
+        for name, count in sorted(waiting.items(), key=lambda item: (-item[1], item[0]))[:MOST_TYPES]
+    ]
+    if (more := len(waiting) - MOST_TYPES) > 0:
+        one = marked("Tasks of {number} other type wait that no worker knows.")
+        many = marked("Tasks of {number} other types wait that no worker knows.")
+        found.append(Notice(level="failed", one=one, many=many, number=more, page="types"))
+    return found
 
 
 def paused_queues(stats: Stats) -> list[Notice]:

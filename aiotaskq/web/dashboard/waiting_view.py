@@ -26,6 +26,7 @@ class WaitingView(msgspec.Struct):
     event: str | None
     gate: LimitView | None
     parents: list[ParentView]
+    behind: int
     ahead: int | None
     workers: int | None
     slots: int | None
@@ -45,6 +46,7 @@ def waiting_view(found: Waiting | None) -> WaitingView | None:
             ParentView(each.task_id, each.name, None if each.status is None else str(each.status))
             for each in found.parents
         ],
+        behind=found.behind,
         ahead=found.ahead,
         workers=found.workers,
         slots=found.slots,

@@ -51,7 +51,7 @@ CHANGES = (
     *("change-schedule", "close-gate", "close-limit", "delete-schedule", "delete-task"),
     *("delete-tasks", "delete-value", "edit-schedule", "edit-task", "emit-event", "mend-groups"),
     *("open-gate", "open-limit", "pause-queue", "pause-schedule", "purge-tasks"),
-    *("push-task", "quiet-worker", "quiet-workers", "rerun-task", "reset-gate"),
+    *("push-task", "quiet-worker", "quiet-workers", "rerun-task", "reset-gate", "run-task"),
     *("reset-limit", "resize-worker", "resume-queue", "resume-schedule", "retry-group"),
     *("retry-task", "retry-tasks", "run-schedule", "set-gate", "set-limit"),
     *("set-value", "wake-worker", "wake-workers"),

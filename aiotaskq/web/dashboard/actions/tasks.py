@@ -1,4 +1,4 @@
-"""Actions on one task: push, edit, run again, retry, cancel and delete."""
+"""Actions on one task: push, edit, run now, run again, retry, cancel and delete."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.task import Status, Task
 from aiotaskq.core.validation import check_json
 from aiotaskq.errors import TaskConflict
+from aiotaskq.runtime.run_now import run_now
 from aiotaskq.web.dashboard.actions.fields import body_of, whole
 from aiotaskq.web.dashboard.session import Message
 from aiotaskq.web.dashboard.view import Change, Done, Question, actions, done, link
@@ -69,6 +70,14 @@ async def edit(change: Change) -> Done:
         body.timeout = None
     await change_task(change.tq, task_id, body, fence)
     return done(marked("Task {id} is changed."), link("task", id=task_id), id=task_id)
+
+
+@actions("run-task")
+async def run_at_once(change: Change) -> Done:
+    """Make a task due that is delayed or waits for its next attempt."""
+    task_id = change.needed("id")
+    await run_now(change.tq.queue, await change.tq.get(task_id))
+    return done(marked("Task {id} is due now."), link("task", id=task_id), id=task_id)
 
 
 @actions("rerun-task")

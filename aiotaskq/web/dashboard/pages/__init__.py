@@ -15,6 +15,7 @@ from aiotaskq.web.dashboard.pages import (
     tasks,
     types,
     values,
+    waits,
     workers,
 )
 from aiotaskq.web.dashboard.view import pages
@@ -34,8 +35,22 @@ __all__ = [
     "tasks",
     "types",
     "values",
+    "waits",
     "workers",
 ]
 
-MENU = ("", "tasks", "types", "queues", "workers", "gates", "groups", "schedules", "values", "events", "settings")
+MENU = (
+    "",
+    "tasks",
+    "types",
+    "queues",
+    "workers",
+    "gates",
+    "groups",
+    "schedules",
+    "waits",
+    "values",
+    "events",
+    "settings",
+)
 """The pages in the menu, in its order."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from aiotaskq.core.instants import to_iso
+from aiotaskq.core.task import Status, Task
 from aiotaskq.runtime.limits import LimitState
 from aiotaskq.runtime.waiting import ENDLESS
 from aiotaskq.web.dashboard.view import View, pages
@@ -12,6 +14,8 @@ from aiotaskq.web.schemas.limits import LimitView
 from aiotaskq.web.views import limit_view
 
 ROWS = 200
+LISTED = 20
+"""Tasks that are listed of those that hold a gate, and of those that wait."""
 
 
 class GateRow(msgspec.Struct):
@@ -51,13 +55,37 @@ async def gates(view: View) -> GateRows:
     return GateRows([gate_row(each, view.now) for each in found[:ROWS]], key, len(found) > ROWS)
 
 
+class AtGate(msgspec.Struct):
+    """A task at a gate. Instants are RFC 3339."""
+
+    task_id: str
+    type: str
+    status: str
+    since: str | None
+    """When it was claimed, or when it is due."""
+
+
 class GatePage(msgspec.Struct):
     """The data of one gate's page."""
 
     gate: GateRow
+    holding: list[AtGate]
+    """Some of the tasks that hold a slot."""
+    waiting: list[AtGate]
+    """The first ones of those that wait."""
 
 
 @pages("gate", marked("Gate"), "key", section="gates")
 async def gate(view: View) -> GatePage:
     """Read one gate. Raises NotFound."""
-    return GatePage(gate_row(await view.tq.limits.get(view.needed("key")), view.now))
+    key = view.needed("key")
+    row = gate_row(await view.tq.limits.get(key), view.now)
+    held, waiting = await view.tq.limits.tasks(key, LISTED)
+    rows = {task.task_id: task for task in await view.tq.queue.backend.get([*held, *waiting]) if task is not None}
+    lists = [[_at_gate(rows[each]) for each in ids if each in rows] for ids in (held, waiting)]
+    return GatePage(row, *lists)
+
+
+def _at_gate(task: Task) -> AtGate:
+    since = task.began_at if task.status is Status.RUNNING else task.due
+    return AtGate(task.task_id, task.type, str(task.status), to_iso(since))

@@ -8,10 +8,13 @@ from typing import Any
 import msgspec
 
 from aiotaskq.core.instants import to_iso
-from aiotaskq.core.outcome import RETRYABLE
+from aiotaskq.core.outcome import RETRYABLE, owner_of
+from aiotaskq.core.steps import Step
 from aiotaskq.core.task import Status, Task
 from aiotaskq.runtime.task_ids import ids_named
 from aiotaskq.runtime.waiting import waiting
+from aiotaskq.web.dashboard.runs import elapsed, timeout_of
+from aiotaskq.web.dashboard.timeline import Moment, timeline
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.waiting_view import WaitingView, waiting_view
 from aiotaskq.web.dashboard.words import marked
@@ -33,6 +36,23 @@ class NoteView(msgspec.Struct):
     text: str
 
 
+class Run(msgspec.Struct):
+    """A run of the task that has not ended."""
+
+    elapsed: float | None
+    """Whole seconds."""
+    timeout: float | None
+    """Seconds; None where it has none, or the handler is not registered here."""
+    registered: bool
+    """Whether the handler is registered here."""
+    worker: str | None
+    """The id of its worker; None where that is not in the registry."""
+    name: str
+    """Where the worker is: its host and process."""
+    lease_until: str | None
+    """RFC 3339."""
+
+
 class TaskPage(msgspec.Struct, kw_only=True):
     """The data of the page."""
 
@@ -49,6 +69,13 @@ class TaskPage(msgspec.Struct, kw_only=True):
     """Ids and names of the tasks that end before it."""
     children: list[tuple[str, str]]
     """Ids of the tasks that wait for it, and what its failure means for each."""
+    moments: list[Moment]
+    """What has happened to it, the latest first."""
+    ran: int
+    """The number of the latest attempt; 0 if it has not run yet."""
+    runs: Run | None
+    """Where and how long it runs; None if it does not."""
+    can_run_now: bool
     can_cancel: bool
     can_retry: bool
     can_edit: bool
@@ -72,9 +99,17 @@ async def task(view: View) -> TaskPage:
     async def counted() -> Mapping[str, Mapping[str, int]]:
         return (await view.counts.get()).stats.queues  # where counting takes long, not anew for each update
 
+    waits = await waiting(view.tq.queue, found, counted)
+    shown = task_view(found, one=True, show=view.show_args)
+    steps = await _steps(view, found)
+    attempts = shown.attempts or []
     page = TaskPage(
-        task=task_view(found, one=True, show=view.show_args),
-        waiting=waiting_view(await waiting(view.tq.queue, found, counted)),
+        task=shown,
+        waiting=waiting_view(waits),
+        moments=timeline(found, attempts, steps, view.show_args),
+        ran=attempts[-1].number if attempts else 0,
+        runs=await _run(view, found),
+        can_run_now=waits is not None and waits.reason in ("delayed", "retry") and not found.waits,
         gates=[] if flow is None else [key for key, _ in flow.gates],
         group=None if flow is None else flow.group,
         source=None if flow is None else flow.source,
@@ -92,6 +127,27 @@ async def task(view: View) -> TaskPage:
         page.older = bool(notes) and notes[0].n > 1
         page.result = None if found.result is None else json_text(found.result)
     return page
+
+
+async def _steps(view: View, task: Task) -> list[Step]:
+    """Return what its handler has done step by step; a task that was never claimed has done nothing."""
+    store = view.tq.queue.backend.steps
+    return [] if store is None or not task.fence else await store.read(task.task_id, task.seq)
+
+
+async def _run(view: View, task: Task) -> Run | None:
+    if task.status is not Status.RUNNING:
+        return None
+    registry = view.tq.queue.backend.workers
+    info = None if registry is None else await registry.get(owner_of(task))
+    return Run(
+        elapsed=elapsed(task, view.now),
+        timeout=timeout_of(view.tq, task),
+        registered=task.type in view.tq.registered.handlers,
+        worker=None if info is None else info.owner,
+        name=owner_of(task) if info is None else f"{info.host} · {info.pid}",
+        lease_until=to_iso(task.lease_until if info is None else info.lease_until),
+    )
 
 
 async def _named(view: View, wanted: str) -> Task:

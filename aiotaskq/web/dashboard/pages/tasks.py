@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.task import Status, Task
+from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.queue.bulk import task_filter
+from aiotaskq.runtime.waiting import awake, look, why
+from aiotaskq.web.dashboard.pages.queues import queue_row
+from aiotaskq.web.dashboard.runs import elapsed
 from aiotaskq.web.dashboard.view import View, pages
+from aiotaskq.web.dashboard.waiting_view import WaitingView, waiting_view
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.schemas.tasks import TaskView
 from aiotaskq.web.views import plain, task_view
@@ -18,6 +24,8 @@ WINDOW = 10_000
 """Tasks of each status that are looked at for a filter without an index, the newest first."""
 SEARCHED = 1_000
 """The newest tasks in which params are searched: there is no index of them."""
+KEEP = 5.0
+"""Seconds for which an open page does not read the workers anew."""
 WITHOUT_INDEX = ("type", "queue", "error")
 FILTERS = ("status", "type", "queue", "schedule", "error")
 
@@ -26,6 +34,8 @@ class TaskRows(msgspec.Struct, kw_only=True):
     """The data of the page."""
 
     tasks: list[TaskView]
+    waits: dict[str, WaitingView]
+    """Why each of them waits that is pending, by their ids."""
     filters: dict[str, str]
     """Each filter; empty where it is not set."""
     filtered: bool
@@ -34,7 +44,9 @@ class TaskRows(msgspec.Struct, kw_only=True):
     window: int | None
     """How many tasks of each status were looked at, the newest first; None where all were."""
     counts: dict[str, int]
-    """Tasks by status, of every queue."""
+    """Tasks by status: of the queue that is filtered by, else of every queue."""
+    counts_more: bool
+    """Whether the counts are of more tasks than the other filters select."""
     approximate: bool
     """Whether the counts may have changed since they were read."""
     queues: list[str]
@@ -48,8 +60,8 @@ class TaskRows(msgspec.Struct, kw_only=True):
 
 def _row(task: Task, now: int) -> TaskView:
     row = task_view(task, one=False, show=False)
-    if task.status is Status.RUNNING and task.began_at is not None:
-        row.run_time = float(max(0, now - task.began_at) // SECOND)  # in whole seconds: each change is sent to the page
+    if (seconds := elapsed(task, now)) is not None:
+        row.run_time = seconds
     return row
 
 
@@ -86,8 +98,10 @@ async def tasks(view: View) -> TaskRows:
     if params is not None:
         searched, text = len(found), params.casefold()
         found = [each for each in found if text in _text(each)]
+    queue = view.text("queue")
     return TaskRows(
         tasks=[_row(each, view.now) for each in found[:ROWS]],
+        waits=await _waits(view, found[:ROWS], stats.paused),
         filters={name: view.text(name) or "" for name in FILTERS},
         filtered=any(map(view.text, FILTERS)) or params is not None,
         more=found[ROWS - 1].task_id if len(found) > ROWS and params is None else None,
@@ -95,10 +109,22 @@ async def tasks(view: View) -> TaskRows:
         params=params or "",
         searched=searched,
         matches=len(found),
-        counts=stats.counts,
+        counts=stats.counts if queue is None else queue_row(stats, queue).counts,
+        counts_more=params is not None or any(view.text(name) for name in ("type", "schedule", "error")),
         approximate=counted.approximate,
         queues=sorted(stats.queues),
     )
+
+
+async def _waits(view: View, tasks: list[Task], paused: Collection[str]) -> dict[str, WaitingView]:
+    """Return why these tasks wait: at most three statements, however many there are."""
+
+    async def workers() -> Sequence[WorkerInfo] | None:
+        return await view.keep("awake", KEEP, lambda: awake(view.tq.queue.backend, view.now))
+
+    seen = await look(view.tq.queue, tasks, view.now, paused, workers)
+    found = {task.task_id: waiting_view(why(task, seen, view.now)) for task in tasks}
+    return {task_id: each for task_id, each in found.items() if each is not None}
 
 
 async def _find(view: View, given: dict[str, Any], limit: int) -> tuple[list[Task], int | None]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
 
+from aiotaskq.runtime.waiting import awake
+from aiotaskq.web.dashboard.attention import PENDING_LOOKED_AT, unknown_types
 from aiotaskq.web.dashboard.past import Activity, TypeSums, span_of
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 300
+KEEP = 5.0
+"""Seconds for which an open page does not look anew for types of which nothing has ended."""
 
 ORDERS: dict[str, Callable[[TypeSums], float]] = {
     "completed": lambda row: row.total.counts.get("completed", 0),
@@ -25,14 +30,24 @@ ORDERS: dict[str, Callable[[TypeSums], float]] = {
 """By the name in the address; the largest first. Any other is the order of the names."""
 
 
+class IdleType(msgspec.Struct):
+    """A type of which nothing has ended in the span of time."""
+
+    name: str
+    waiting: int
+    """Pending tasks, of those that were looked at."""
+    unknown: bool
+    """Whether tasks of this type are due, and no worker of their queue can run them."""
+
+
 class TypeRows(msgspec.Struct, kw_only=True):
     """The data of the page."""
 
     span: str
     sort: str
     types: list[TypeSums]
-    idle: list[str]
-    """Registered types of which nothing ended."""
+    idle: list[IdleType]
+    """Types of which nothing has ended: registered here, known to a worker, or of tasks that wait."""
     more: bool
 
 
@@ -61,9 +76,23 @@ async def types(view: View) -> TypeRows:
         span=span_of(view.text("span"))[0],
         sort=sort if sort in ORDERS else "name",
         types=rows[:ROWS],
-        idle=sorted(view.tq.registered.handlers.keys() - known)[:ROWS],
+        idle=[each for each in await view.keep("types", KEEP, lambda: _others(view)) if each.name not in known][:ROWS],
         more=len(rows) > ROWS,
     )
+
+
+async def _others(view: View) -> list[IdleType]:
+    """Return the types that are registered here, known to workers, or of tasks that wait."""
+    backend = view.tq.queue.backend
+    counted = await backend.pending_types(view.now, PENDING_LOOKED_AT)
+    workers = await awake(backend, view.now) or []
+    waiting = Counter[str]()
+    for each in counted:
+        waiting[each.type] += each.count
+    told = [name for worker in workers for name in worker.types or ()]
+    unknown = unknown_types(counted, workers, await view.tq.paused())
+    names = {*view.tq.registered.handlers, *told, *waiting}
+    return [IdleType(name, waiting[name], name in unknown) for name in sorted(names)]
 
 
 @pages("type", marked("Task type"), "name", "span", section="types")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from aiotaskq.core.instants import to_iso
+from aiotaskq.core.task import Task
 from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.web.dashboard.runs import elapsed, timeout_of
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 
@@ -20,6 +22,10 @@ class Runs(msgspec.Struct):
     type: str
     began_at: str | None
     """RFC 3339."""
+    elapsed: float | None
+    """Whole seconds for which it has run."""
+    timeout: float | None
+    """Seconds for one run; None where it has none, or the handler is not registered here."""
 
 
 class WorkerRow(msgspec.Struct, kw_only=True):
@@ -42,6 +48,8 @@ class WorkerRow(msgspec.Struct, kw_only=True):
     wanted: int | None
     """The number of slots that it is asked to have, where it has not got them yet."""
     runs: list[Runs]
+    types: list[str] | None
+    """What it can run; None where that is not known."""
 
 
 class WorkerRows(msgspec.Struct, kw_only=True):
@@ -80,6 +88,7 @@ def _row(info: WorkerInfo, now: int) -> WorkerRow:
         quiet=info.quiet,
         wanted=None if wanted == info.concurrency else wanted,
         runs=[],
+        types=None if info.types is None else list(info.types),
     )
 
 
@@ -87,7 +96,12 @@ async def _read_runs(view: View, rows: list[WorkerRow], most: int) -> None:
     """Write into these rows up to so many of the tasks that each worker runs."""
     tasks = await view.tq.workers.tasks_of([row.id for row in rows], most)
     for row in rows:
-        row.runs = [Runs(task.task_id, task.type, to_iso(task.began_at)) for task in tasks[row.id]]
+        row.runs = [_run(view, task) for task in tasks[row.id]]
+
+
+def _run(view: View, task: Task) -> Runs:
+    timeout = timeout_of(view.tq, task)
+    return Runs(task.task_id, task.type, to_iso(task.began_at), elapsed(task, view.now), timeout)
 
 
 @pages("workers", marked("Workers"), "start")

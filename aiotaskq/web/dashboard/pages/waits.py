@@ -1,0 +1,68 @@
+"""Durable events: the keys for which handlers wait, and the events that were emitted."""
+
+from __future__ import annotations
+
+import msgspec
+
+from aiotaskq.core.instants import to_iso
+from aiotaskq.core.steps import EventValue
+from aiotaskq.web.dashboard.view import View, pages
+from aiotaskq.web.dashboard.words import marked
+
+ROWS = 100
+KEEP = 5.0
+"""Seconds for which an open page does not look anew."""
+
+
+class Awaited(msgspec.Struct):
+    """An event that has not come."""
+
+    key: str
+    tasks: int
+    """How many wait for it."""
+
+
+class Emitted(msgspec.Struct):
+    """An event that was emitted. Instants are RFC 3339."""
+
+    key: str
+    at: str | None
+    expires_at: str | None
+    value: str | None
+    """As JSON; None where it is not shown."""
+
+
+class EventKeys(msgspec.Struct, kw_only=True):
+    """The data of the page."""
+
+    awaited: list[Awaited]
+    more_awaited: bool
+    emitted: list[Emitted]
+    key: str
+    """The filter: only keys that begin so."""
+    more: str | None
+    """The last key where there are more behind it."""
+    steps: bool
+    """Whether the store can hold events."""
+
+
+@pages("waits", marked("Durable events"), "key", "after")
+async def waits(view: View) -> EventKeys:
+    """Read the keys that are waited for, and one page of the events that are there."""
+    store, key = view.tq.queue.backend.steps, view.text("key") or ""
+    if store is None:
+        return EventKeys(awaited=[], more_awaited=False, emitted=[], key=key, more=None, steps=False)
+    awaited = await view.keep(f"awaited {key}", KEEP, lambda: store.awaited(ROWS + 1, prefix=key))
+    found = await store.events(view.now, ROWS + 1, prefix=key, after=view.text("after"))
+    return EventKeys(
+        awaited=[Awaited(name, count) for name, count in list(awaited.items())[:ROWS]],
+        more_awaited=len(awaited) > ROWS,
+        emitted=[_emitted(each, view.show_args) for each in found[:ROWS]],
+        key=key,
+        more=found[ROWS - 1].key if len(found) > ROWS else None,
+        steps=True,
+    )
+
+
+def _emitted(event: EventValue, show: bool) -> Emitted:
+    return Emitted(event.key, to_iso(event.at), to_iso(event.expires_at), event.text if show else None)

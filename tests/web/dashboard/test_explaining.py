@@ -1,0 +1,295 @@
+"""What pages say of why tasks wait: types without workers, gates, steps, events; and what an operator does then."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import re
+from typing import Any
+
+import pytest
+
+from aiotaskq import Limit, TaskQ, Workflow, sleep_for, step, wait_event
+from aiotaskq.app.handle import TaskCall
+from aiotaskq.core.steps import NEVER, Step
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.errors import TaskConflict
+from aiotaskq.runtime.run_now import run_now
+from aiotaskq.web.dashboard import timeline
+from aiotaskq.web.dashboard.attention import MOST_TYPES, unknown_notices
+from aiotaskq.web.schemas.tasks import AttemptView
+from tests.support.rows import worker_info
+from tests.support.waiting import eventually
+from tests.web.dashboard.conftest import Browse, in_starlette, send
+
+
+def text_of(page: Any) -> str:
+    """Return the text of a page without its tags."""
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", page.text)))
+
+
+async def registered(tq: TaskQ, owner: str = "w1", **fields: Any) -> None:
+    assert tq.queue.backend.workers is not None
+    now = tq.queue.clock.now()
+    known = {"types": ("greet",), "lease_until": now + 600 * SECOND, "started_at": now, "seen_at": now}
+    await tq.queue.backend.workers.register(worker_info(owner, **known | fields))
+
+
+async def push(tq: TaskQ, type: str = "greet", **options: Any) -> str:
+    tq.elsewhere(type)
+    return (await tq.push(type, {"name": "x"} if type == "greet" else {}, **options)).task_id
+
+
+# ---- types -----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_overview_names_the_types_that_no_worker_knows(browse: Browse, tq: TaskQ) -> None:
+    for _ in range(3):
+        await push(tq, "legacy_report")
+    await push(tq, "greet")
+    await push(tq, "legacy_later", delay=60)
+    await push(tq, "legacy_elsewhere", queue="mail")  # no worker claims from it, which another notice says
+    await push(tq, "legacy_paused", queue="held")
+    await tq.pause("held")
+    await registered(tq, queues=("default", "held"))
+    data = (await browse.get("?format=json")).json()
+    about = [each for each in data["attention"] if "type" in each["values"]]
+    assert [(each["number"], each["values"]) for each in about] == [(3, {"type": "legacy_report"})]
+    page = await browse.get("")
+    assert "3 tasks wait for a type that no worker knows: legacy_report." in text_of(page)
+    assert 'href="tasks?type=legacy_report&amp;status=pending"' in page.text
+    await registered(tq, "w2", types=None)  # one that does not tell may know it
+    assert "legacy_report" not in (await browse.get("")).text
+
+
+def test_of_many_unknown_types_the_most_are_named() -> None:
+    found = unknown_notices({f"t{n}": n for n in range(1, MOST_TYPES + 3)})
+    assert [each.values.get("type") for each in found] == [*(f"t{n}" for n in range(MOST_TYPES + 2, 2, -1)), None]
+    assert (found[-1].number, found[-1].page) == (2, "types")
+
+
+async def test_types_without_an_ended_task_are_listed(browse: Browse, tq: TaskQ) -> None:
+    await push(tq, "legacy")
+    await push(tq, "legacy", delay=60)
+    await registered(tq, types=("greet", "of the worker"))
+    data = (await browse.get("types?format=json")).json()
+    assert data["idle"] == [
+        {"name": "greet", "waiting": 0, "unknown": False},
+        {"name": "legacy", "waiting": 2, "unknown": True},
+        {"name": "of the worker", "waiting": 0, "unknown": False},
+    ]
+    assert "no worker knows this type" in (await browse.get("types")).text
+
+
+async def test_an_unknown_type_is_not_due_in_some_seconds_for_ever(browse: Browse, tq: TaskQ) -> None:
+    task_id, now = await push(tq, "legacy"), tq.queue.clock.now()
+    await registered(tq)
+    page = await browse.get(f"task?id={task_id}")
+    assert "No worker that claims from its queue has a handler for legacy" in text_of(page)
+    assert "<dt>Due</dt>" not in page.text
+    row = Task(task_id="put off", type="legacy", seq=now, created_at=now // SECOND, run_at=now + 9 * SECOND, due_at=now)
+    await tq.queue.backend.push([row])
+    assert "<dt>Due</dt>" not in (await browse.get("task?id=put+off")).text
+    assert "<dt>Due</dt>" in (await browse.get(f"task?id={await push(tq, delay=60)}")).text
+
+
+# ---- the table of tasks ----------------------------------------------------------------------------------------------
+
+
+async def test_the_table_says_why_each_task_waits(browse: Browse, tq: TaskQ) -> None:
+    @tq.task(limit=Limit(1, key="tenant"))
+    async def bounded(tenant: str) -> None: ...
+
+    await registered(tq, queues=("default", "held"), types=("greet", "bounded"))
+    flow = Workflow()
+    flow.add("first", TaskCall("greet", {"name": "x"}, {}))
+    flow.add("second", TaskCall("greet", {"name": "x"}, {}), after=["first"])
+    group = await tq.start(flow)
+    gated = [(await tq.push("bounded", {"tenant": "a"})).task_id for _ in range(2)]
+    wanted = {
+        await push(tq): "ready",
+        await push(tq, delay=3600): "delayed",
+        await push(tq, queue="held"): "queue paused",
+        await push(tq, queue="mail"): "no worker for its queue",
+        await push(tq, "legacy"): "no worker knows this type",
+        (await group.task("second")).task_id: "behind one task",
+        gated[1]: "gate tenant:a is full",
+    }
+    await tq.pause("held")
+    page = await browse.get("tasks?status=pending")
+    rows = {re.findall(r"task\?id=([^\"]+)", row)[0]: row for row in page.text.split("<tr>")[2:]}
+    for task_id, words in wanted.items():
+        assert words in rows[task_id], (words, rows[task_id])
+    data = (await browse.get("tasks?format=json")).json()
+    assert {data["waits"][task_id]["reason"] for task_id in wanted} == {
+        *("ready", "delayed", "paused", "unknown_type", "parents", "full")
+    }
+
+
+async def test_the_tabs_count_the_queue_and_say_what_they_do_not_count(browse: Browse, tq: TaskQ) -> None:
+    for queue in ("default", "mail", "mail"):
+        await push(tq, queue=queue)
+    data = (await browse.get("tasks?queue=mail&format=json")).json()
+    assert (data["counts"]["pending"], data["counts_more"]) == (2, False)
+    assert (await browse.get("tasks?format=json")).json()["counts"]["pending"] == 3
+    assert "The numbers count" not in (await browse.get("tasks?queue=mail&status=pending")).text
+    assert "The numbers count every task; the filter is not in them." in (await browse.get("tasks?type=greet")).text
+    both = text_of(await browse.get("tasks?type=greet&queue=mail"))
+    assert "The numbers count every task of the queue mail; the other filters are not in them." in both
+
+
+# ---- gates and workers -----------------------------------------------------------------------------------------------
+
+
+async def test_a_gate_lists_what_holds_it_and_what_waits(browse: Browse, tq: TaskQ) -> None:
+    @tq.task(limit=Limit(1, key="tenant"))
+    async def bounded(tenant: str) -> None: ...
+
+    first, second, third = [(await tq.push("bounded", {"tenant": "a"})).task_id for _ in range(3)]
+    data = (await browse.get("gate?key=tenant:a&format=json")).json()
+    assert [each["task_id"] for each in data["holding"]] == [first]
+    assert [each["task_id"] for each in data["waiting"]] == [second, third]
+    page = await browse.get("gate?key=tenant:a")
+    assert all(f'href="task?id={task_id}"' in page.text for task_id in (first, second, third))
+    assert '<meter class="full"' in page.text and '<span class="full-word">full</span>' in page.text
+    assert "primary" not in page.text.split("Set bounds</h2>")[0]
+    assert page.text.index("Close the gate</button>") > page.text.index("Set bounds</button>")
+    assert 'class="button danger">Close the gate' in re.sub(r"\s+>", ">", page.text)
+    asked = await send(browse, "close-gate", "gate?key=tenant:a", key="tenant:a")
+    assert asked.status_code == 200 and "Close the gate tenant:a?" in text_of(asked)
+
+
+async def test_a_worker_says_what_it_can_run_and_a_run_names_its_worker(browse: Browse, tq: TaskQ) -> None:
+    @tq.task(timeout=90)
+    async def bounded_run() -> None: ...
+
+    now = tq.queue.clock.now()
+    await registered(tq, types=("greet", "bounded_run"), busy=1)
+    task_id = (await tq.push("bounded_run")).task_id
+    (task,) = await tq.queue.backend.claim("w1", now + SECOND, 1)
+    page = await browse.get("worker?id=w1")
+    assert all(f'href="type?name={name}"' in page.text for name in ("greet", "bounded_run"))
+    assert f'href="task?id={task_id}"' in page.text
+    run = (await browse.get("worker?id=w1&format=json")).json()["worker"]["runs"][0]
+    assert (run["task_id"], run["timeout"]) == (task.task_id, 90)
+    shown = await browse.get(f"task?id={task_id}")
+    assert 'href="worker?id=w1"' in shown.text and "1 min 30 s" in text_of(shown)
+    runs = (await browse.get(f"task?id={task_id}&format=json")).json()["runs"]
+    assert (runs["worker"], runs["timeout"], runs["registered"]) == ("w1", 90, True)
+    assert runs["lease_until"] is not None and runs["elapsed"] is not None
+    await registered(tq, types=None)
+    assert "not known" in text_of(await browse.get("worker?id=w1"))
+
+
+async def test_the_events_page_says_whose_events_it_shows(browse: Browse) -> None:
+    assert "<b>Events of this process only.</b>" in (await browse.get("events")).text
+
+
+# ---- run now ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_delayed_task_runs_now(browse: Browse, tq: TaskQ) -> None:
+    told: list[Any] = []
+    tq.on("operated", lambda event: told.append((event.detail["action"], event.detail["targets"])))
+    task_id = await push(tq, delay=3600)
+    assert "Run now</button>" in (await browse.get(f"task?id={task_id}")).text
+    done = await send(browse, "run-task", f"task?id={task_id}", id=task_id)
+    assert (done.status_code, done.headers["location"]) == (303, f"task?id={task_id}")
+    task = await tq.get(task_id)
+    assert task.due <= tq.queue.clock.now() and told == [("run-task", [task_id])]
+    assert "Run now</button>" not in (await browse.get(f"task?id={task_id}")).text
+    again = await send(browse, "run-task", f"task?id={task_id}", id=task_id)
+    assert again.status_code == 409 and "is due already" in text_of(again)
+    assert (await browse.get("run-task", params={"id": task_id})).status_code == 404, "no GET changes anything"
+
+
+# ---- steps and events ------------------------------------------------------------------------------------------------
+
+
+async def test_the_steps_of_a_task_are_in_its_timeline_and_its_event_can_be_emitted(tq: TaskQ) -> None:
+    @tq.task
+    async def order(number: int) -> Any:
+        await step("reserve", lambda: {"secret": number})
+        return await wait_event(f"paid:{number}")
+
+    @tq.task
+    async def nap() -> None:
+        await sleep_for("long", hours=3)
+
+    async with tq.running(2, scheduler=False), in_starlette(tq, show_args=True) as browse, in_starlette(tq) as hidden:
+        handle, sleeper = await order.push(number=7), await nap.push()
+        await eventually(lambda: _left(tq, handle.task_id, sleeper.task_id))
+        address = f"task?id={handle.task_id}"
+        data = (await browse.get(f"{address}&format=json")).json()
+        moments = [(each["kind"], each["name"], each["now"]) for each in data["moments"]]
+        assert moments == [
+            ("wait", "paid:7", True),
+            ("step", "reserve", False),
+            ("attempt", "", False),
+            ("pushed", "", False),
+        ]
+        assert (data["moments"][1]["value"], data["waiting"]["event"]) == ('{"secret":7}', "paid:7")
+        assert "secret" not in (await hidden.get(address)).text
+        assert "for the event paid:7" in (await browse.get("tasks")).text
+        waits = (await browse.get("waits?format=json")).json()
+        assert (waits["awaited"], waits["emitted"]) == ([{"key": "paid:7", "tasks": 1}], [])
+
+        asleep = await browse.get(f"task?id={sleeper.task_id}")
+        assert "Its handler sleeps until" in asleep.text and "Run now</button>" not in asleep.text
+        with pytest.raises(TaskConflict, match="sleeps, or waits for an event"):
+            await run_now(tq.queue, await tq.get(sleeper.task_id))
+
+        fields = {"key": "paid:7", "task": handle.task_id, "value": '{"by": "Ana"}'}
+        asked = await send(browse, "emit-event", address, **fields)
+        assert "Tasks that wait for it and go on: 1." in text_of(asked)
+        assert await handle.status() is Status.PENDING
+        wrong = await send(browse, "emit-event", address, **{**fields, "value": "{", "sure": "yes"})
+        assert wrong.status_code == 422
+        done = await send(browse, "emit-event", address, **fields, sure="yes")
+        assert (done.status_code, done.headers["location"]) == (303, address)
+        async with asyncio.timeout(20):
+            assert await handle.result() == {"by": "Ana"}
+        kinds = [each["kind"] for each in (await browse.get(f"{address}&format=json")).json()["moments"]]
+        assert kinds[0] == "event" and kinds[-1] == "pushed"
+        emitted = (await browse.get("waits?format=json")).json()["emitted"]
+        assert [(each["key"], each["value"]) for each in emitted] == [("paid:7", '{"by":"Ana"}')]
+        assert (await hidden.get("waits?format=json")).json()["emitted"][0]["value"] is None
+        twice = await send(browse, "emit-event", "waits", key="paid:7", sure="yes")
+        assert (twice.status_code, twice.headers["location"]) == (303, "waits")
+        assert "was emitted before" in (await browse.get("waits")).text
+        assert (await browse.get("waits?key=x&format=json")).json()["emitted"] == []
+
+
+async def _left(tq: TaskQ, *ids: str) -> bool:
+    tasks = [await tq.get(task_id) for task_id in ids]
+    return all(task.status is Status.PENDING and task.attempts for task in tasks)
+
+
+def test_a_timeline_is_in_the_order_of_time() -> None:
+    now = 1_750_000_000
+    task = Task(task_id="a", type="t", created_at=now, run_at=NEVER, attempts=())
+    attempts = [
+        AttemptView(n, f"2025-06-15T15:0{6 + n}:40Z", ended_at=None, run_time=None, outcome=None, error=None)
+        for n in (1, 2)
+    ]
+    steps = [
+        Step(name="pack", n=1, text="1", at=(now + 61) * SECOND),
+        Step(name="pack", number=2, n=2, text="2", at=(now + 61) * SECOND),
+        Step(name="late", n=3, kind="wait", text=str(NEVER), at=(now + 121) * SECOND),
+        Step(name="late", n=4, kind="event", text="", at=(now + 122) * SECOND),
+        Step(name="paid", n=5, kind="wait", text=str(NEVER), at=(now + 123) * SECOND),
+    ]
+    found = timeline.timeline(task, attempts, steps, show=False)
+    assert [(each.kind, each.name) for each in found] == [
+        ("wait", "paid"),
+        ("event", "late"),
+        ("wait", "late"),
+        ("attempt", ""),
+        ("step", "pack#2"),
+        ("step", "pack"),
+        ("attempt", ""),
+        ("pushed", ""),
+    ]
+    assert [each.now for each in found] == [True] + [False] * 7, "a wait whose event has come is over"
+    assert [each.timed_out for each in found][:3] == [False, True, False]
+    assert {each.value for each in found} == {None} and {each.until for each in found} == {None}
