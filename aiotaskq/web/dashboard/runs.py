@@ -1,9 +1,16 @@
-"""What pages say of a task that runs: how long it has run, and how long it may."""
+"""What pages say of workers and of tasks that run: how long these have run and may run, what a worker can run."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.task import SECOND, Status, Task
+
+
+def types_told(types: Collection[str] | None) -> list[str] | None:
+    """Return the types that a worker tells of, without its ``order@2`` for a version of the type ``order``."""
+    return None if types is None else [each for each in types if each.rpartition("@")[0] not in types]
 
 
 def elapsed(task: Task, now: int) -> float | None:

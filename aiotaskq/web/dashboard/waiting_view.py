@@ -23,6 +23,7 @@ class WaitingView(msgspec.Struct):
 
     reason: str
     until: str | None
+    version: int | None
     event: str | None
     gate: LimitView | None
     parents: list[ParentView]
@@ -40,6 +41,7 @@ def waiting_view(found: Waiting | None) -> WaitingView | None:
     return WaitingView(
         reason=found.reason,
         until=to_iso(found.until),
+        version=found.version,
         event=found.event,
         gate=None if found.gate is None else limit_view(found.gate),
         parents=[

@@ -11,8 +11,8 @@ import pytest
 
 from aiotaskq import Limit, TaskQ, Workflow, sleep_for, step, wait_event
 from aiotaskq.app.handle import TaskCall
-from aiotaskq.core.steps import NEVER, Step
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.steps import NEVER, NewStep, Step
+from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from aiotaskq.errors import TaskConflict
 from aiotaskq.runtime.run_now import run_now
 from aiotaskq.web.dashboard import timeline
@@ -87,9 +87,16 @@ async def test_an_unknown_type_is_not_due_in_some_seconds_for_ever(browse: Brows
     page = await browse.get(f"task?id={task_id}")
     assert "No worker that claims from its queue has a handler for legacy" in text_of(page)
     assert "<dt>Due</dt>" not in page.text
-    row = Task(task_id="put off", type="legacy", seq=now, created_at=now // SECOND, run_at=now + 9 * SECOND, due_at=now)
+    left = (Attempt(number=1, outcome="released"),)
+    times: dict[str, int] = {"seq": now, "created_at": now // SECOND, "run_at": now + 9 * SECOND, "due_at": now}
+    row = Task(task_id="put off", type="legacy", attempts=left, **times)
     await tq.queue.backend.push([row])
     assert "<dt>Due</dt>" not in (await browse.get("task?id=put+off")).text
+    began = Step(name="a", text="1", version=3)
+    assert tq.queue.backend.steps is not None
+    await tq.queue.backend.steps.put([NewStep(row.task_id, row.seq, 1, began)])
+    assert "No worker has version 3 of legacy" in (await browse.get("task?id=put+off")).text
+    assert "no worker has version 3" in (await browse.get("tasks")).text
     assert "<dt>Due</dt>" in (await browse.get(f"task?id={await push(tq, delay=60)}")).text
 
 
@@ -164,12 +171,13 @@ async def test_a_worker_says_what_it_can_run_and_a_run_names_its_worker(browse: 
     async def bounded_run() -> None: ...
 
     now = tq.queue.clock.now()
-    await registered(tq, types=("greet", "bounded_run"), busy=1)
+    await registered(tq, types=("bounded_run", "greet", "greet@2", "odd@name"), busy=1)
     task_id = (await tq.push("bounded_run")).task_id
     (task,) = await tq.queue.backend.claim("w1", now + SECOND, 1)
     page = await browse.get("worker?id=w1")
     assert all(f'href="type?name={name}"' in page.text for name in ("greet", "bounded_run"))
     assert f'href="task?id={task_id}"' in page.text
+    assert "odd@name" in page.text and "greet@2" not in page.text, "a version of a type is none"
     run = (await browse.get("worker?id=w1&format=json")).json()["worker"]["runs"][0]
     assert (run["task_id"], run["timeout"]) == (task.task_id, 90)
     shown = await browse.get(f"task?id={task_id}")

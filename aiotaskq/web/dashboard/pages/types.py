@@ -10,6 +10,7 @@ import msgspec
 from aiotaskq.runtime.waiting import awake
 from aiotaskq.web.dashboard.attention import PENDING_LOOKED_AT, unknown_types
 from aiotaskq.web.dashboard.past import Activity, TypeSums, span_of
+from aiotaskq.web.dashboard.runs import types_told
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 
@@ -89,7 +90,7 @@ async def _others(view: View) -> list[IdleType]:
     waiting = Counter[str]()
     for each in counted:
         waiting[each.type] += each.count
-    told = [name for worker in workers for name in worker.types or ()]
+    told = [name for worker in workers for name in types_told(worker.types) or ()]
     unknown = unknown_types(counted, workers, await view.tq.paused())
     names = {*view.tq.registered.handlers, *told, *waiting}
     return [IdleType(name, waiting[name], name in unknown) for name in sorted(names)]

@@ -7,7 +7,7 @@ import msgspec
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import Task
 from aiotaskq.core.worker_info import WorkerInfo
-from aiotaskq.web.dashboard.runs import elapsed, timeout_of
+from aiotaskq.web.dashboard.runs import elapsed, timeout_of, types_told
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 
@@ -88,7 +88,7 @@ def _row(info: WorkerInfo, now: int) -> WorkerRow:
         quiet=info.quiet,
         wanted=None if wanted == info.concurrency else wanted,
         runs=[],
-        types=None if info.types is None else list(info.types),
+        types=types_told(info.types),
     )
 
 
