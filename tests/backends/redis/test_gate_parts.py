@@ -128,7 +128,7 @@ async def test_rows_that_differ_pass_a_gate_together_and_are_claimed_as_they_are
         gated("a", bounds, expires_at=LEASE),
         gated("a", bounds, type="another"),
         gated("a", bounds, unique_key="u"),
-        gated("a", bounds, queue="q"),
+        gated("a", bounds, queue="another"),
         gated("a", bounds, priority=-1),
         gated("a", bounds).replace(due_at=7),
         gated("a", Bounds(cap=20, window=20)),
