@@ -123,12 +123,12 @@ async def test_rows_that_differ_pass_a_gate_together_and_are_claimed_as_they_are
     held = await backend.claim("o", NOW, 20, lease_until=LEASE)
     others = [
         gated("a", bounds),
+        gated("a", bounds, queue="another"),
         gated("a", bounds, fence=3),
         gated("a", bounds, cancel_requested=True),
         gated("a", bounds, expires_at=LEASE),
         gated("a", bounds, type="another"),
         gated("a", bounds, unique_key="u"),
-        gated("a", bounds, queue="another"),
         gated("a", bounds, priority=-1),
         gated("a", bounds).replace(due_at=7),
         gated("a", Bounds(cap=20, window=20)),

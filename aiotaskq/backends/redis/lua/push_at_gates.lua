@@ -7,7 +7,7 @@
 
 local MAX_WORDS = 4000  -- as in base.lua
 local PARKED = #'pending 0 0 - - 2 ' + 20 + 2  -- where run_at begins in the state of a new row; see HEAD in base.lua
-local BEHIND = PARKED + #'4611686018427387904'
+local BEHIND = PARKED + #'4611686018427387904' + #' - '
 local root, words, call, sub, match, min = KEYS[1], ARGV, redis.call, string.sub, string.match, math.min
 local now, count, lines = tonumber(words[2]), tonumber(words[3]), tonumber(words[4])
 local lanes, gates, bounds, slots, ids = 4 + lines, 4 + 2 * lines, 4 + 3 * lines, 4 + 4 * lines, 5 + 5 * lines
@@ -24,7 +24,7 @@ for i = ids, states - 1, MAX_WORDS do
 end
 
 -- How many rows of each line may pass at once.
-local passing, paused, slots_of, shared = {}, {}, {}, {}
+local passing, lengths, keys, paused, new = {}, {}, {}, {}, {}
 for _, queue in ipairs(call('SMEMBERS', root .. 'paused')) do paused[queue] = true end
 local stored = call('HMGET', root .. 'gates', unpack(words, gates + 1, gates + lines))
 local waited = call('SMISMEMBER', root .. 'waited', unpack(words, gates + 1, gates + lines))
@@ -44,55 +44,66 @@ local function read_slots(text, declared, most)
   return min(set.cap or math.huge, set.window or math.huge)
 end
 
+local known, asked, there, place, name  -- of the line before: most are alike
 for n = 1, lines do
   local text, declared, most = stored[n], words[bounds + n], tonumber(words[slots + n])
+  keys[n] = root .. 'slots:' .. words[gates + n]
   if text then
-    local known = text .. declared
-    if not slots_of[known] then slots_of[known] = read_slots(text, declared, most) end
-    most = slots_of[known]
+    if text ~= known or declared ~= asked then
+      known, asked, there = text, declared, read_slots(text, declared, most)
+    end
+    most = there
   end
-  if not most or paused[match(words[lanes + n], ':(.*)')] then return 0 end
-  local free = most - call('SCARD', root .. 'slots:' .. words[gates + n])
+  if words[lanes + n] ~= place then
+    place = words[lanes + n]
+    name = match(place, ':(.*)')
+  end
+  if not most or paused[name] then return 0 end
+  local free, length = most - call('SCARD', keys[n]), tonumber(words[4 + n])
   if free > 0 and waited[n] == 1 then return 0 end
-  passing[n] = free > 0 and min(free, tonumber(words[4 + n])) or 0
+  passing[n], lengths[n] = free > 0 and min(free, length) or 0, length
+  new[name] = (new[name] or 0) + length
 end
 
 -- Let them pass, and park the others.
-local made, m, enters, e, ready, new, before = {}, 0, {}, 0, {}, {}, 0
+local made, m, enters, e, ready, before = {}, 0, {}, 0, {}, 0
+local shared
+asked = nil
 for n = 1, lines do
-  local length, pass, lane, gate = tonumber(words[4 + n]), passing[n], words[lanes + n], words[gates + n]
+  local length, pass, declared, lane = lengths[n], passing[n], words[bounds + n], words[lanes + n]
   if not stored[n] then
-    made[m + 1], made[m + 2] = gate, '0 0 - 0 ' .. words[bounds + n]
+    made[m + 1], made[m + 2] = words[gates + n], '0 0 - 0 ' .. declared
     m = m + 2
   end
   if pass > 0 then
-    local declared, rows = words[bounds + n], ready[lane]
-    if shared[declared] == nil then shared[declared] = string.find(declared, '"window"', 1, true) ~= nil end
+    if declared ~= asked then asked, shared = declared, string.find(declared, '"window"', 1, true) end
+    local rows = ready[lane]
     if not rows then
       rows = {}
       ready[lane] = rows
     end
     local r = #rows
     for i = before, before + pass - 1 do
-      local at, run_at = states + 2 * i + 1, shared[declared] and words[2] or words[dues + 2 * i]
+      local at, run_at = states + 2 * i + 1, shared and words[2] or words[dues + 2 * i]
       local state = words[at]
-      local names = match(state, '^ %- %d+ %d+ ()', BEHIND) + #lane
+      local names = match(state, '^%d+ %d+ ()', BEHIND) + #lane
       -- luacheck: ignore 122 (the arguments are those of this call only)
-      words[at] = sub(state, 1, PARKED - 1) .. run_at .. sub(state, BEHIND, names - 1) .. '-' .. sub(state, names + 1)
+      words[at] = sub(state, 1, PARKED - 1) .. run_at .. ' - ' .. sub(state, BEHIND, names - 1) .. '-'
+        .. sub(state, names + 1)
       rows[r + 1], rows[r + 2] = run_at, words[dues + 2 * i + 1]
       r = r + 2
     end
-    call_in_chunks('SADD', 'slots:' .. gate, words, ids + before, ids + before + pass - 1)
+    for i = ids + before, ids + before + pass - 1, MAX_WORDS do
+      call('SADD', keys[n], unpack(words, i, min(i + MAX_WORDS, ids + before + pass) - 1))
+    end
   end
   if pass < length then
-    local key = 'wait:' .. #lane .. ':' .. lane .. ':' .. gate
-    call_in_chunks('ZADD', key, words, dues + 2 * (before + pass), dues + 2 * (before + length) - 1)
+    local key, gate = 'wait:' .. #lane .. ':' .. lane .. ':', words[gates + n]
+    call_in_chunks('ZADD', key .. gate, words, dues + 2 * (before + pass), dues + 2 * (before + length) - 1)
     call('ZADD', root .. 'lines:' .. gate, match(lane, '^%-?%d+'), lane)
     e = e + 1
     enters[e] = gate
   end
-  local queue = match(lane, ':(.*)')
-  new[queue] = (new[queue] or 0) + length
   before = before + length
 end
 

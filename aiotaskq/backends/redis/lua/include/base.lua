@@ -195,21 +195,22 @@ function use_gates()
   -- Gates with changes that are not written; those where rows were parked; those to admit, in order, and when (false:
   -- later, by a sweep); changes of unstarted weights by gate, and whether flush() leaves them, and the states
   -- of rows that have passed (their ids), to a later one: a claim is to follow, after which many weights are zero and
-  -- these rows have other states. Where the parts of the states of these rows are, and their run_at, by id. Whether
-  -- gates were made due that are not touched.
+  -- these rows have other states. Where the parts of the states of these rows are, and their run_at, by id. The ids of
+  -- rows that have ended, by each gate of which they had a slot. Whether gates were made due that are not touched.
   gated = {unwritten = {}, entered = {}, touched = {}, touched_at = {}, weights = {}, later = false, passed = {},
-    shapes = {}, run_ats = {}, made_due = false}
+    shapes = {}, run_ats = {}, ended = {}, made_due = false}
 
   -- How rows with gates stand there, by their names without due_at: the gate (nil for none), all keys and their bounds
   -- (as text where there is one gate), the number of each key, the weight and those by key, whether one of them is a
   -- fair share, whether one has a rate, the flow as text, and the JSON of the names. Most rows that a script meets
   -- stand alike.
   local places, rated = {}, nil
-  local ONE_GATE = '^{"gates":%[%["([^"\\]+)",({[^}]*})%]%]}'  -- most flows; to decode JSON takes longer
+  local ONE_GATE = '^{"gates":%[%["([^"\\]+)",({[^}]*})%]%]}$'  -- most flows; to decode JSON takes longer
+  local ONE_KEY = '^{"gates":%[%["([^"\\]+)",{[^}]*}%]%]}'
   local ONE_GROUP = '^{"group":"([^"\\]+)"}$'
 
   -- The key of the gate of a flow with one, and its bounds as JSON; nil if it may have others or none.
-  local function only_gate(flow) return match(flow, ONE_GATE .. '$') end
+  local function only_gate(flow) return match(flow, ONE_GATE) end
 
   local function decode_flow(place)
     local ok, flow = pcall(cjson.decode, place.flow)
@@ -257,19 +258,6 @@ function use_gates()
       place.bounds[1] = read_bounds[text]
     end
     return place.bounds[number]
-  end
-
-  -- The keys of the gates of a row, by its names without due_at, a list to read; and its place where it is known.
-  local keys_of_tail = {}
-  local function keys_of(tail)
-    local keys = keys_of_tail[tail]
-    if not keys then
-      local long, at = match(tail, '^(%S+) %d+ ()')
-      local key = match(tail, ONE_GATE, at + (tonumber(long) or 0))
-      keys = key and {key} or read_place(tail).keys
-      keys_of_tail[tail] = keys
-    end
-    return keys, places[tail]
   end
 
   local function due_of(run_at, due) return run_at ~= PARKED and sub(due, 1, 1) == '-' and '-' or due end
@@ -347,6 +335,30 @@ function use_gates()
   -- The tokens that a row takes from the rate of one of its gates.
   local function tokens(place, gate) return place.weights[gate] or place.weight end
 
+  -- Note that a row has ended that had a slot of a gate.
+  local function free_slot(key, id, at)
+    local ids = gated.ended[key]
+    if ids then ids[#ids + 1] = id else gated.ended[key] = {id} end
+    touch(key, at)
+  end
+
+  -- Note that a running row ends, whose names are here in its state, up to `json`. Return its place if it is known.
+  local ended_tail, ended_key  -- of the one before: most are alike
+  function gated.note_end(id, state, at, json, ended_at)
+    local tail = sub(state, find(state, ' ', at, true) + 1, json - 1)
+    if tail ~= ended_tail then
+      local long, begin = match(tail, '^(%S+) %d+ ()')
+      ended_tail, ended_key = tail, match(tail, ONE_KEY, begin + (tonumber(long) or 0))
+    end
+    if ended_key then
+      free_slot(ended_key, id, ended_at)
+      return nil
+    end
+    local place = read_place(tail)
+    for i = #place.keys, 1, -1 do free_slot(place.keys[i], id, ended_at) end
+    return place
+  end
+
   -- Note that a pending row has got a slot (1), or has no more (-1).
   local function add_unstarted(place, gate, sign)
     if counts_unstarted(place, gate) then
@@ -379,7 +391,7 @@ function use_gates()
     end
   end
 
-  -- What the head of a row has of its gates, as JSON, by the words of its names without due_at.
+  -- What the head of a row has of its flow, as JSON.
   local function place_json(gate, flow)
     return ',"gate":' .. (gate and cjson.encode(gate) or 'null') .. ',"flow":' .. flow
   end
@@ -391,26 +403,26 @@ function use_gates()
     return ',"run_at":' .. run_at .. ',"due_at":' .. (due == '-' and 'null' or due) .. place.json
   end
 
-  -- Note that a row with this run_at and due_at, and these names without it, is claimed: it has started. Return the end
-  -- of the JSON of its state.
-  local claimed_json, claimed_rated = {}, {}  -- by these words
-  function gated.note_claim(run_at, due, tail)
-    local json = claimed_json[tail]
-    if not json then
-      is_rated('')
+  -- Note that a row whose names are here in its state, up to `json`, is claimed: it has started. Return the end of its
+  -- JSON.
+  local claimed_tail, claimed_json, claimed_place  -- of the one before, its place if it may have a rate
+  function gated.note_claim(state, run_at, at, json)
+    local blank = find(state, ' ', at, true)
+    local tail = sub(state, blank + 1, json - 1)
+    if tail ~= claimed_tail then
       local long, length, begin = match(tail, '^(%S+) (%d+) ()')
       local behind = begin + (tonumber(long) or 0)
       local flow = sub(tail, behind, behind + length - 1)
-      if next(rated) or find(flow, '"interval"', 1, true) then claimed_rated[tail] = read_place(tail) end
-      json = place_json(behind > begin and sub(tail, begin, behind - 1), flow)
-      claimed_json[tail] = json
+      is_rated('')
+      claimed_place = (next(rated) or find(flow, '"interval"', 1, true)) and read_place(tail)
+      claimed_json = place_json(behind > begin and sub(tail, begin, behind - 1), flow)
+      claimed_tail = tail
     end
-    local place = claimed_rated[tail]
-    if place then
-      for i = 1, #place.keys do add_unstarted(place, place.keys[i], -1) end
+    if claimed_place then
+      for i = 1, #claimed_place.keys do add_unstarted(claimed_place, claimed_place.keys[i], -1) end
     end
-    due = due_of(run_at, due)
-    return ',"run_at":' .. run_at .. ',"due_at":' .. (due == '-' and 'null' or due) .. json
+    local due = sub(state, at, at) == '-' and 'null' or sub(state, at, blank - 1)
+    return ',"run_at":' .. run_at .. ',"due_at":' .. due .. claimed_json
   end
 
   -- Touch the gates at which a row may pass when `before` becomes `after`: another one, or this one. The widest comes
@@ -433,6 +445,8 @@ function use_gates()
   -- Write what is not a change of a row.
   function gated.flush()
     gated.unwritten = {}
+    for gate, ids in pairs(gated.ended) do call_in_chunks('SREM', 'slots:' .. gate, ids) end
+    gated.ended = {}
     if gated.later then return end
     if gated.passed[1] then
       local rows, n = {}, 0
@@ -452,7 +466,6 @@ function use_gates()
   end
 
   gated.read_place = read_place
-  gated.keys_of = keys_of
   gated.declared_bounds = declared_bounds
   gated.place_of = place_of
   gated.tail_of = tail_of

@@ -35,10 +35,11 @@ local function claim(owner, now, left, lease, started, queues)
   -- The same as take(), for a row that has passed its gates in this call.
   local function take_passed(id, shape, run_at)
     local state = states[id]
+    local moved = #run_at - #PARKED  -- what is behind its run_at
     shape.next_fence = shape.next_fence or next_fence(shape.fence)
-    local gates = gated.note_claim(run_at, '-', sub(shape.tail, 2))
+    local gates = gated.note_claim(state, run_at, shape.names + moved, shape.json + moved)
     return claimed_state(id, shape.next_fence, shape.cancel, '-', sub(state, shape.rest),
-      sub(state, shape.json + #run_at - #PARKED), gates)
+      sub(state, shape.json + moved), gates)
   end
 
   -- Return the new state of a row, or nil if it cannot be claimed. It reads the head itself: parse() and with_head()
@@ -69,8 +70,7 @@ local function claim(owner, now, left, lease, started, queues)
         return nil
       end
       use_gates()
-      local due, behind = match(state, '^(%S+) ()', at + long)
-      gates = gated.note_claim(run_at, due, sub(state, behind, at + long + names - 1))
+      gates = gated.note_claim(state, run_at, at + long, at + long + names)
     end
     return claimed_state(id, next_fence(fence), cancel, expires, sub(state, rest), sub(state, at + long + names), gates)
   end

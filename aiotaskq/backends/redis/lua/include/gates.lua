@@ -183,12 +183,7 @@ local function gate_tools()
         local id, stamp, due, shape = rows.ids[i], rows.stamps[i], rows.dues[i], rows.shapes[i]
         local place, lane, state = shape.place, shape.lane, states[id]
         local behind = place.keys[place.at[key] + 1]
-        local stamps = gone[lane]
-        if not stamps then
-          stamps = {}
-          gone[lane] = stamps
-        end
-        stamps[#stamps + 1] = stamp
+        gone[lane] = (gone[lane] or 0) + 1
         gated.add_unstarted(place, key, 1)
         if behind then
           place.behind = place.behind or gated.tail_of(behind, place.flow, place.names)
@@ -216,7 +211,8 @@ local function gate_tools()
         end
         states[id] = state
       end
-      for lane, stamps in pairs(gone) do call_in_chunks('ZREM', gated.wait_key(key, lane), stamps) end
+      -- They are the first ones of their lanes.
+      for lane, n in pairs(gone) do call('ZREMRANGEBYRANK', root .. gated.wait_key(key, lane), 0, n - 1) end
       call_in_chunks('SADD', 'slots:' .. key, rows.ids, count)
       gated.unwritten[key] = true  -- for the next read
       left = left - count
@@ -364,17 +360,6 @@ local function gate_tools()
 end
 
 admission = {}
-
--- Note that a running row with these names ends: it gives back its slots. Return its place if it is known.
-function admission.note_end(id, tail, at)
-  use_gates()
-  local keys, place = gated.keys_of(tail)
-  for i = #keys, 1, -1 do
-    set_member('slots:' .. keys[i], id, false)
-    gated.touch(keys[i], at)
-  end
-  return place
-end
 
 -- Park a pending row at its first gate, if it is not parked: its slots are for others.
 function admission.park(id, row)

@@ -23,9 +23,8 @@ local function apply_changes(packed)
           if not admission then error('GATES REQUIRED') end
           local instant
           more, instant = match(more, '^(%S+) ?(%S*)')  -- without one if the client knew of no gates
-          local behind = match(states[id], '^%S+ ()', at + long)
-          local tail = sub(states[id], behind, at + long + names - 1)
-          local place = admission.note_end(id, tail, tonumber(instant))
+          use_gates()
+          local place = gated.note_end(id, states[id], at + long, at + long + names, tonumber(instant))
           if place and place.tied then admission.note_final(id, place, final, tonumber(instant)) end
         end
         local ended = ends[final]
