@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -21,8 +22,11 @@ PRINTED = {
     "llm": "You said: how far is the moon\nYou said: how far is the moon\ncancelled\n",
     "worker": "['sent to ann@example.com', 'read', '982d9e3e']\n",
 }
-TESTED = {"aiohttp", "fastapi"}
-"""Web applications, which have tests of their own."""
+TESTED = {"aiohttp", "fastapi", "money_transfer", "order_fulfillment", "widget_store"}
+"""Those that have tests of their own."""
+LINES = {"money_transfer": 157, "order_fulfillment": 22, "widget_store": 116}
+"""Of the tutorials that three of them rebuild, lines of code: Temporal's without its bank, the task and its call in
+Absurd's README, and the main module of DBOS without its tables and its page."""
 
 
 @pytest.fixture
@@ -59,6 +63,18 @@ def test_the_tests_of_a_web_application_pass(name: str, cli: Cli) -> None:
     ran = python(cli.home / "here", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:schemathesis")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert " passed" in ran.stdout and "failed" not in ran.stdout
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_rebuilt_tutorial_takes_no_more_lines_than_the_tutorial(name: str) -> None:
+    text = (EXAMPLES / name / "app.py").read_text(encoding="utf-8")
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    prose: set[int] = set()
+    for each in ast.walk(ast.parse(text)):
+        if isinstance(each, documented) and ast.get_docstring(each) is not None:
+            prose.update(range(each.body[0].lineno, (each.body[0].end_lineno or 0) + 1))
+    lines = [line.strip() for number, line in enumerate(text.splitlines(), 1) if number not in prose]
+    assert 10 < sum(bool(line) and not line.startswith("#") for line in lines) <= LINES[name]
 
 
 def test_examples_are_listed_and_unknown_ones_refused(cli: Cli) -> None:
