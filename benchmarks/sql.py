@@ -48,7 +48,7 @@ def _connect(system: System) -> Any:
 
 
 def multiply(system: System, count: int) -> None:
-    """Copy one ended task until there are so many, each with an id and a place in the order of its own."""
+    """Copy one task, of those that are there, until there are so many, each with its own id and place in the order."""
     with connected(system) as execute:
         columns = list(_columns(system, execute))
         ((before,),) = execute(f"SELECT count(*) FROM {TASKS}")
@@ -60,6 +60,22 @@ def multiply(system: System, count: int) -> None:
         )
         for statement in _AFTER.get(system.family, ()):
             execute(statement)
+
+
+@contextlib.contextmanager
+def beside(system: System) -> Iterator[str]:
+    """Give the place of a second empty store beside that of a contestant, which is removed afterwards."""
+    place = f"{system.place}_beside"
+    if system.family == "sqlite":
+        yield place  # in a folder that is removed with the first
+        return
+    name = urlsplit(place).path[1:]
+    with connected(system) as execute:
+        execute(f"CREATE DATABASE {name}")
+        try:
+            yield place
+        finally:
+            execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 # Older than every id that is made by time, and below every number that is handed out while tasks are measured.

@@ -194,6 +194,17 @@ TARGETS = [
         for family, least in GATES.items()
         for place, name, none, text in AT_GATES
     ),
+    *(
+        Target(
+            f"{family}, {verb} beside 1,000,000 parked tasks: of that beside none",
+            f"{family}/parked/{AIOTASKQ}:{verb}, parked",
+            f"{family}/parked/{AIOTASKQ}:{verb}, none",
+            at_least=0.95,
+            full_size=True,
+        )
+        for family in ("sqlite", "postgresql")
+        for verb in ("push", "claim", "settle")
+    ),
     Target(
         "10,000 schedules on SQLite: fired",
         f"scheduler/fire.10000/{AIOTASKQ}:fired",

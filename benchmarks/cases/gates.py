@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 
+from benchmarks.aiotaskq import Aiotaskq
 from benchmarks.case import AIOTASKQ, Run, Sample, Unit, scenario
+from benchmarks.cases.postgresql import AiotaskqInPostgreSQL
+from benchmarks.cases.sqlite import AiotaskqInSQLite
 from benchmarks.queues import PLACES
 
 
@@ -14,6 +17,12 @@ async def _gates(family: str, run: Run) -> Sample:
     return await gates(family, run)
 
 
+async def _beside_parked(kind: type[Aiotaskq], run: Run) -> Sample:
+    from benchmarks.beside_parked import beside_parked
+
+    return await beside_parked(kind, run)
+
+
 def _register() -> None:
     rates = {name: Unit("tasks/s") for name in ("none", "none, 40 at a time", "hot", "1,000 gates")}
     for family in ("memory", *PLACES):
@@ -21,6 +30,14 @@ def _register() -> None:
         place = PLACES.get(family, "")
         scene = scenario(family, "gates", title, rates, size=6_000, place=place, patience=3.0)
         scene.by(AIOTASKQ)(functools.partial(_gates, family))
+    rates = {f"{verb}, {name}": Unit("tasks/s") for verb in ("push", "claim", "settle") for name in ("none", "parked")}
+    for kind in (AiotaskqInSQLite, AiotaskqInPostgreSQL):
+        title = "push, claim and settle, by 100: beside no parked tasks, and beside 1,000,000"
+        place = PLACES[kind.family]
+        scene = scenario(
+            kind.family, "parked", title, rates, size=1, place=place, warm_up=False, fresh=True, patience=5.0
+        )
+        scene.by(AIOTASKQ)(functools.partial(_beside_parked, kind))
 
 
 _register()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import beside_parked
 from benchmarks.case import Run
 from benchmarks.cases import sql
 from benchmarks.cases.sqlite import AiotaskqInSQLite
@@ -46,3 +47,21 @@ async def test_ended_tasks_are_multiplied_and_new_ones_run_beside_them(tmp_path:
     finally:
         connection.close()
     assert ids == 400 and oldest == "01900000-0000-7000-8000-000000000001"
+
+
+async def test_tasks_run_in_one_store_and_in_one_with_parked_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside_parked, "SOME", 1)
+    monkeypatch.setattr(beside_parked, "EACH", 5)
+    place = str(tmp_path / "tasks.db")
+    sample = await beside_parked.beside_parked(AiotaskqInSQLite, Run(1, place, 0.001))
+    assert len(sample.values) == 6 and min(sample.values.values()) > 0
+    counts = []
+    for path in (place, f"{place}_beside"):
+        connection = sqlite3.connect(path)
+        try:
+            counts.append(connection.execute("SELECT status, count(*) FROM task_queue GROUP BY status").fetchall())
+        finally:
+            connection.close()
+    assert counts == [[("completed", 15)], [("completed", 15), ("pending", 1_000)]]
