@@ -74,6 +74,22 @@ async def test_what_passes_several_gates_is_claimed(backend: Backend) -> None:
     assert ids(await exchanged(backend, first, 9)) == [tasks[1].task_id]
 
 
+async def test_what_may_not_start_is_passed_over(backend: Backend) -> None:
+    tasks = [gated(number) for number in range(2)]
+    late = gated(2).replace(due_at=LATER + SECOND)
+    dead = gated(3, expires_at=LATER)
+    further = parked(new(flow=Flow(gates=(("g", Bounds(cap=CAP)), ("wide", Bounds(cap=1)))), seq=NOW + 4), NOW)
+    plain = [gated(number) for number in (5, 6)]
+    await backend.push([*tasks, late, dead, further, *plain])
+    first = await backend.claim("o", LATER, 9, lease_until=LEASE)
+    claimed = await exchanged(backend, first, 9)
+    assert ids(claimed) == ids([further, plain[0]])
+    assert (await read(backend, plain[1])).run_at == PARKED
+    assert ids(await exchanged(backend, claimed, 9)) == [plain[1].task_id]
+    await backend.gates.admit(LATER + SECOND, 9)
+    assert ids(await backend.claim("o", LATER + SECOND, 9, lease_until=LEASE)) == [late.task_id]
+
+
 async def test_what_is_new_in_a_repeated_push_passes(backend: Backend) -> None:
     tasks = [gated(number, cap=4) for number in range(5)]
     await backend.push(tasks[:2])

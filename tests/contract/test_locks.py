@@ -13,6 +13,9 @@ from sqlalchemy import event, text
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.tasks import clock
+from aiotaskq.core.gate import Bounds, Flow
+from aiotaskq.core.outcome import Completed, settle
+from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Status, Task
 from tests.support.backends import Store
 from tests.support.machine import within
@@ -151,3 +154,25 @@ async def test_the_clock_is_utc_whatever_the_zone(server: Store) -> None:  # C12
             there = clock(connection)
             assert there is not None and abs(there - here) < 60 * SECOND
     engine.dispose()
+
+
+async def test_a_slot_goes_to_the_next_where_the_first_is_locked(server: Store) -> None:
+    backend, flow = server.backend, Flow(gates=(("g", Bounds(cap=1)),))
+    tasks = [parked(new(flow=flow, seq=NOW + number), NOW) for number in range(4)]
+    await backend.push(tasks)
+    running = await backend.claim("o", NOW, 9, lease_until=LEASE)
+    assert ids(running) == [tasks[0].task_id]
+    with locked(server, tasks[1]):
+        async with asyncio.timeout(min(within(AT_ONCE), 30.0)):
+            _, running = await backend.exchange([_done(running[0])], "o", NOW, 9, lease_until=LEASE)
+    assert ids(running) == [tasks[2].task_id]
+    # The slot is free while the next ones are locked: a sweep lets them pass afterwards.
+    with locked(server, tasks[1]), locked(server, tasks[3]):
+        async with asyncio.timeout(min(within(AT_ONCE), 30.0)):
+            assert await backend.exchange([_done(running[0])], "o", NOW, 9, lease_until=LEASE) == ([True], [])
+    await backend.gates.admit(NOW + SECOND, 9)
+    assert ids(await backend.claim("o", NOW + SECOND, 9, lease_until=LEASE)) == [tasks[1].task_id]
+
+
+def _done(task: Task) -> Change:
+    return Change(task, settle(task, Completed(), NOW))

@@ -21,7 +21,8 @@ from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.claim import Claim, due_of
 from aiotaskq.backends.sql.claim_statements import BELOW_ALL, Head
 from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.rows import decode_flow
+from aiotaskq.backends.sql.hand_on import take_first
+from aiotaskq.backends.sql.rows import decode_flow, json_text
 from aiotaskq.backends.sql.statement_size import CHUNK
 from aiotaskq.backends.sql.visit import Visit, independent, room_of, tokens
 from aiotaskq.core.errors import gate_full
@@ -69,6 +70,8 @@ class Touched:
         self._pushed: list[Task] = []
         self._bounded: set[str] = set()
         self._parked: list[Task] = []
+        self._ended: Flow | None = None
+        """The flow of a task that has ended."""
         self._admission: Admission | None = None
         self._entered: set[str] = set()
         """Gates at which there is nothing to do for new tasks any more."""
@@ -140,7 +143,9 @@ class Touched:
             else:
                 self.keys |= keys
                 self.now = max(self.now, at)
-            if after.parked:
+            if after.final:
+                self._ended = before.flow
+            elif after.parked:
                 self._parked.append(after)
             if len(gates) > 1 and not slots(after):
                 gone.append(after.task_id)
@@ -172,7 +177,9 @@ class Touched:
                 admission.gates[key] = replace(gate, next_at=0)
         waiting = [task for task in (*self._pushed, *self._parked) if (task.due_at or 0) > self.now]
         admission.delayed.update(task.gate for task in waiting if task.gate is not None)
-        admission.open(self.keys)
+        one = len(self.keys) == 1 and not (self._pushed or self._parked)
+        if not (one and self._ended is not None and admission.hand_on(next(iter(self.keys)), self._ended)):
+            admission.open(self.keys)
         admission.make_due(self.due)
         if not committed:
             admission.check_waiting(self._bounded)
@@ -257,6 +264,28 @@ class Admission:
         """Let the next sweep admit these gates."""
         for key in keys:
             self.gates[key] = replace(self.gates[key], next_at=0)
+
+    def hand_on(self, key: str, flow: Flow) -> bool:
+        """Claim the first tasks at a gate at once if they have this flow and nothing else is ready.
+
+        Return whether no other one may pass.
+        """
+        claim, now, gate = self.claim, self._now, self.gates[key]
+        if claim is None or claim.now != now or len(flow.gates) != 1 or now < gate.closed_until or not self._stays(key):
+            return False
+        if self._heads is None or next(due_of(self._heads, now), None) is not None:
+            return False
+        room = room_of(gate, now)
+        floor = now if flow.gates[0][1].window is not None else 0
+        found = take_first(self._connection, key, room, json_text(flow), floor, claim)
+        if found is None:
+            return False
+        held, first, rows = found
+        self._held[key] = held + len(rows)
+        self._taken += rows
+        self._ready.update([row[0] for row in rows])
+        limit = min(room.together, claim.limit)
+        return len(rows) == first and (first < min(room.most - held, limit) or room.most - held <= limit)
 
     def open(self, keys: Iterable[str]) -> None:
         """Admit these gates, and those behind them."""

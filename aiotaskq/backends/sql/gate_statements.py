@@ -51,7 +51,7 @@ LIVE: Final = STATUS.in_([PENDING, RUNNING])
 PARKED_AT: Final[ColumnElement[int]] = literal_column(str(PARKED))
 _KEY: Final = bindparam("key_", type_=String)
 _LIMIT: Final = bindparam("limit", type_=BigInteger)
-_NOW: Final = bindparam("now", type_=BigInteger)
+NOW: Final = bindparam("now", type_=BigInteger)
 _PRIORITY: Final = bindparam("priority", type_=BigInteger)
 WAITS: Final = (c.live_gate == _KEY, c.run_at == PARKED_AT, STATUS == PENDING)
 PASSED: Final = (c.run_at < PARKED_AT, LIVE)
@@ -86,7 +86,7 @@ def _some(dialect: Dialect, lock: bool, wait: bool) -> Select[Any]:
 
 
 _FIRST: Final = _READ.order_by(g.key).limit(_LIMIT)
-_DUE: Final = select(g.key).where(g.next_at <= _NOW).order_by(g.next_at).limit(_LIMIT)
+_DUE: Final = select(g.key).where(g.next_at <= NOW).order_by(g.next_at).limit(_LIMIT)
 _NEXT: Final = select(func.min(g.next_at))
 
 
@@ -215,7 +215,7 @@ class Room(NamedTuple):
     """How many are read where none may pass."""
 
 
-def _held_of(key: ColumnElement[str]) -> Select[Any]:
+def held_of(key: ColumnElement[str]) -> Select[Any]:
     t = TASKS.alias("earliest")
     live = func.coalesce(t.c.status, PENDING).in_([PENDING, RUNNING])
     # From the first on: before it is an entry in the index of every task that had a slot since the last vacuum. A scan
@@ -233,7 +233,7 @@ def _held_of(key: ColumnElement[str]) -> Select[Any]:
 
 
 def _held_and_paused_of(key: ColumnElement[str]) -> Select[Any]:
-    return _held_of(key).add_columns(_ANY_PAUSED.scalar_subquery().is_not(None).label("paused"))
+    return held_of(key).add_columns(_ANY_PAUSED.scalar_subquery().is_not(None).label("paused"))
 
 
 def look(connection: Connection, rooms: Mapping[str, Room]) -> tuple[dict[str, int], dict[str, list[Any]]]:
@@ -241,14 +241,14 @@ def look(connection: Connection, rooms: Mapping[str, Room]) -> tuple[dict[str, i
 
     Where nothing waits there are no rows, and there may be no count.
     """
-    found = dialect_of(connection).each_with_room(connection, _held_of, _first, rooms)
+    found = dialect_of(connection).each_with_room(connection, held_of, _first, rooms)
     if found is None and len(rooms) == 1:
         return held(connection, rooms), {}
     counts: dict[str, int] = {}
     seen: dict[str, list[Any]] = {key: [] for key in rooms}
     if found is None:
         # At most gates none waits, or one may pass.
-        for key, *row in _each(connection, _first, dict.fromkeys(rooms, FEW), _ORDER):
+        for key, *row in _each(connection, _first, dict.fromkeys(rooms, FEW), ORDER):
             seen[key].append(row)
         counts = held(connection, [key for key, rows in seen.items() if rows])
         enough = {key for key, count in counts.items() if min(rooms[key].most - count, rooms[key].together) < FEW}
@@ -274,7 +274,7 @@ def held_where_none_waits(connection: Connection, rooms: Mapping[str, Room]) -> 
         return {}
     counts = held(connection, rooms)
     free = {key: 1 for key, count in counts.items() if count < rooms[key].most}
-    waited = {row[0] for row in _each(connection, _first, free, _ORDER)}
+    waited = {row[0] for row in _each(connection, _first, free, ORDER)}
     return {key: count for key, count in counts.items() if key not in waited}
 
 
@@ -331,21 +331,21 @@ def remove_slots(connection: Connection, ids: Sequence[str]) -> None:
 # ---- what waits ------------------------------------------------------------------------------------------------------
 
 _WHAT: Final = (c.task_id, c.priority, c.due_at, c.flow, c.expires_at, c.queue)
-_OPEN: Final = c.queue.not_in(PAUSED)
+OPEN: Final = c.queue.not_in(PAUSED)
 _ANY_PAUSED: Final = PAUSED.limit(1)
-_ORDER: Final = (c.priority, c.due_at, c.seq)
-_OF_PRIORITY: Final = (c.priority == _PRIORITY, c.due_at <= _NOW)
-_ALIVE: Final = func.coalesce(c.expires_at, PARKED_AT) > _NOW  # no plan shall take the index of what expires
-_DUE_FIRST: Final = select(*_WHAT).where(*WAITS, _OPEN, *_OF_PRIORITY, _ALIVE).order_by(*_ORDER).limit(_LIMIT)
-_LEVEL: Final = select(c.priority, c.due_at).where(*WAITS, c.priority > _PRIORITY).order_by(*_ORDER).limit(1)
+ORDER: Final = (c.priority, c.due_at, c.seq)
+_OF_PRIORITY: Final = (c.priority == _PRIORITY, c.due_at <= NOW)
+ALIVE: Final = func.coalesce(c.expires_at, PARKED_AT) > NOW  # no plan shall take the index of what expires
+_DUE_FIRST: Final = select(*_WHAT).where(*WAITS, OPEN, *_OF_PRIORITY, ALIVE).order_by(*ORDER).limit(_LIMIT)
+_LEVEL: Final = select(c.priority, c.due_at).where(*WAITS, c.priority > _PRIORITY).order_by(*ORDER).limit(1)
 _LATER: Final = (
-    select(c.due_at).where(*WAITS, c.priority == _PRIORITY, c.due_at > _NOW).order_by(c.due_at, c.seq).limit(1)
+    select(c.due_at).where(*WAITS, c.priority == _PRIORITY, c.due_at > NOW).order_by(c.due_at, c.seq).limit(1)
 )
 _BELOW_ALL: Final = -(2**63)
 
 
 def _first(key: ColumnElement[str], limit: ColumnElement[int]) -> Select[Any]:
-    return select(key.label("key_"), *_WHAT).where(*_waits(key), _OPEN).order_by(*_ORDER).limit(limit)
+    return select(key.label("key_"), *_WHAT).where(*_waits(key), OPEN).order_by(*ORDER).limit(limit)
 
 
 def first(
@@ -357,7 +357,7 @@ def first(
     has read.
     """
     read: dict[str, list[Any]] = {key: [] for key in limits if key not in seen}
-    for key, *row in _each(connection, _first, {key: limits[key] for key in read}, _ORDER):
+    for key, *row in _each(connection, _first, {key: limits[key] for key in read}, ORDER):
         read[key].append(row)
     found = {}
     for key in limits:
@@ -404,18 +404,18 @@ def later(connection: Connection, key: str, now: int) -> int | None:
 
 
 # By the id alone: the index of the gate has all tasks that wait there.
-_STILL: Final = (func.abs(c.run_at) == PARKED_AT, STATUS == PENDING)
+STILL: Final = (func.abs(c.run_at) == PARKED_AT, STATUS == PENDING)
 
 
 @functools.cache
 def _free(dialect: Dialect) -> Select[Any]:
-    query = select(c.task_id, c.live_gate).where(dialect.among(c.task_id, "keys"), *_STILL)
+    query = select(c.task_id, c.live_gate).where(dialect.among(c.task_id, "keys"), *STILL)
     return dialect.by_id(query.order_by(c.task_id).with_for_update(skip_locked=True))
 
 
 _GATE: Final = bindparam("b_gate", type_=String)
 _UNPARK: Final = update(TASKS).ordered_values(*UNPARKED)
-_TAKE: Final = update(TASKS).ordered_values(*UNPARKED, *CLAIMED.items())
+TAKE: Final = update(TASKS).ordered_values(*UNPARKED, *CLAIMED.items())
 _ONWARD: Final = update(TASKS).ordered_values((c.gate, _GATE), (c.live_gate, _GATE))
 _PARK: Final = ((c.due_at, c.run_at), (c.run_at, PARKED_AT))
 _PARK_HERE: Final = update(TASKS).ordered_values(*_PARK)
@@ -434,18 +434,18 @@ def _takeable(dialect: Dialect) -> Select[Any]:
     written = {"run_at": dict(UNPARKED)["run_at"], "fence": CLAIMED["fence"]}
     columns = [written.get(name, c[name]) for name in CLAIM]
     query = select(*columns, case((empty("due_at"), null()), else_=literal_column("1")), c.live_gate)
-    query = query.where(dialect.among(c.task_id, "keys"), *_STILL)
+    query = query.where(dialect.among(c.task_id, "keys"), *STILL)
     return dialect.by_id(query.order_by(c.task_id).with_for_update(skip_locked=True))
 
 
 def take(connection: Connection, at: Mapping[str, str], now: int, floor: int, lease: Mapping[str, Any]) -> list[Any]:
     """Claim tasks that pass their last gate, and return them as rows of ``READ``; else as ``unpark``."""
     dialect, values = dialect_of(connection), {"gate_now": now, "floor": floor}
-    rows = dialect.take_free(connection, _TAKE, at, {**values, **lease})
+    rows = dialect.take_free(connection, TAKE, at, {**values, **lease})
     if rows is None:
         found = _among(connection, _takeable(dialect), sorted(at), values)
         rows = [row[:-1] for row in found if row[-1] == at[row[0]]]
-        dialect.set_on(connection, _TAKE, [row[0] for row in rows], {**values, **lease})
+        dialect.set_on(connection, TAKE, [row[0] for row in rows], {**values, **lease})
     return rows
 
 

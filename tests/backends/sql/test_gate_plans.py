@@ -108,6 +108,21 @@ def test_what_passes_is_claimed_at_once_where_nothing_else_is_ready(engine: sa.E
     assert len([each for each in found.statements if "UPDATE task_queue" in each]) == 1, found.statements
 
 
+def test_slots_are_handed_on_by_one_statement_where_that_can_be(engine: sa.Engine) -> None:
+    def hand_on(connection: sa.Connection) -> tuple[bool, set[str]]:
+        admission = Admission(connection, NOW, {}, Claim("worker", NOW, GATES, None, NOW + SECOND))
+        admission.lock(["hot"])
+        done = admission.hand_on("hot", Flow(gates=(("hot", BOUNDS),)))
+        return done, {row[0] for row in admission.end().taken}
+
+    (done, taken), found = cost(engine, hand_on)
+    can = engine.dialect.name == "postgresql"
+    assert (done, taken) == (can, {"hot-0", "hot-1"} if can else set())
+    assert found.reads <= 150, found.statements
+    assert by_indexes(found, "ix_task_queue_ready"), (found.indexes, found.detours)
+    assert len(found.statements) == 2 if can else len(found.statements) <= 1, found.statements
+
+
 def test_more_than_are_claimed_pass_as_ready_tasks(engine: sa.Engine) -> None:
     (ready, taken), _ = cost(engine, take(1, "hot"))
     assert (ready, taken) == ({"hot-0", "hot-1"}, set())

@@ -296,6 +296,24 @@ class Dialect(ABC):
         """Do as ``write_free``, and return the written rows as a claim does."""
         return None
 
+    def take_first(
+        self,
+        connection: Connection,
+        held: Select[Any],
+        waiting: Select[Any],
+        still: tuple[ColumnElement[bool], ...],
+        good: ColumnElement[bool],
+        update: Update,
+        values: Mapping[str, Any],
+    ) -> tuple[int, int, list[Any]] | None:
+        """Execute an update on the first tasks that wait at a gate if all of them are good and none is locked.
+
+        As many of ``waiting`` as ``held``, a count, leaves of the parameter ``most``, up to ``limit``; ``still`` is the
+        guard of a locked one. Return the count, how many there are, and the written rows as a claim does. Locked tasks
+        are left out. None, and nothing is written, where one statement cannot.
+        """
+        return None
+
     def each_with_room(
         self,
         connection: Connection,

@@ -190,6 +190,31 @@ def _on_free(update: Update) -> Update:
 
 
 @functools.cache
+def _take_first(
+    held: Select[Any],
+    waiting: Select[Any],
+    still: tuple[ColumnElement[bool], ...],
+    good: ColumnElement[bool],
+    update: Update,
+) -> Select[Any]:
+    room = held.cte("room")
+    most, limit = (bindparam(name, type_=BigInteger) for name in ("most", "limit"))
+    free = select(func.greatest(func.least(most - room.c.held, limit), 0)).scalar_subquery()
+    # Read without a lock: a task that is locked is one of the first all the same.
+    seen = waiting.add_columns(_PLACE.label("place"), good.label("good")).limit(free).cte("seen")
+    places = func.array(select(seen.c.place).scalar_subquery())
+    every = select(func.bool_and(seen.c.good)).scalar_subquery()
+    # The guard again: of a task that was changed meanwhile it is the new row that is locked.
+    there = (_PLACE.op("=")(func.any(places)), every, *still, good)
+    picked = select(_PLACE.label("place")).where(*there).with_for_update(skip_locked=True).cte("picked")
+    written = update.where(_PLACE.op("=")(func.any(func.array(select(picked.c.place).scalar_subquery()))))
+    columns = [column.label(f"c{number}") for number, column in enumerate((*READ[:-1], _WHOLE))]
+    taken = written.returning(*columns).cte("taken")
+    count = select(func.count()).select_from(seen).scalar_subquery()
+    return select(room.c.held, count, *taken.c).select_from(room.outerjoin(taken, true()))
+
+
+@functools.cache
 def _lateral(query: PerKey) -> Select[Any]:
     limits = func.json_to_recordset(cast(bindparam("limits", type_=Text), JSON))
     keys = limits.table_valued(column("key_", Text), column("limit_", BigInteger)).render_derived(with_types=True)
@@ -384,6 +409,19 @@ class PostgresqlDialect(Dialect):
             rows = json_text([{"task_id": task_id, "gate": at[task_id]} for task_id in part])
             taken += run(connection, _take_free(update), {"waiting": rows, **values}).fetchall()
         return taken
+
+    def take_first(
+        self,
+        connection: Connection,
+        held: Select[Any],
+        waiting: Select[Any],
+        still: tuple[ColumnElement[bool], ...],
+        good: ColumnElement[bool],
+        update: Update,
+        values: Mapping[str, Any],
+    ) -> tuple[int, int, list[Any]]:
+        rows = run(connection, _take_first(held, waiting, still, good, update), values).fetchall()
+        return rows[0][0], rows[0][1], [row[2:] for row in rows if row[2] is not None]
 
     def each_with_room(
         self,
