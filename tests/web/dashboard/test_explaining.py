@@ -189,6 +189,31 @@ async def test_a_worker_says_what_it_can_run_and_a_run_names_its_worker(browse: 
     assert "not known" in text_of(await browse.get("worker?id=w1"))
 
 
+async def test_a_queue_lists_the_workers_that_claim_from_it(browse: Browse, tq: TaskQ) -> None:
+    await registered(tq, "all", busy=1)
+    await registered(tq, "mail only", queues=("mail",), busy=3, concurrency=4)
+    await registered(tq, "elsewhere", queues=("other",))
+    await registered(tq, "dead", lease_until=1)
+    await tq.workers.quiet("all")
+    data = (await browse.get("queue?name=mail&format=json")).json()
+    assert data["workers"] == 2
+    assert [(each["id"], each["busy"], each["quiet"]) for each in data["claiming"]] == [
+        ("mail only", 3, False),
+        ("all", 1, True),
+    ]
+    page = await browse.get("queue?name=mail")
+    assert 'href="worker?id=mail+only"' in page.text and "3/4" in page.text
+    assert (await browse.get("queue?name=none&format=json")).json()["claiming"][0]["id"] == "all"
+
+
+async def test_the_filter_suggests_types(browse: Browse, tq: TaskQ) -> None:
+    await push(tq, "legacy")
+    await registered(tq, types=("of the worker", "of the worker@2"))
+    page = await browse.get("tasks")
+    names = re.findall(r'<option value="([^"]*)"></option>', page.text)
+    assert names == ["greet", "legacy", "of the worker"]
+
+
 async def test_the_events_page_says_whose_events_it_shows(browse: Browse) -> None:
     assert "<b>Events of this process only.</b>" in (await browse.get("events")).text
 

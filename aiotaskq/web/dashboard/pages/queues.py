@@ -13,7 +13,7 @@ from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 
 LOOKED_AT = 20
-"""Queues whose next task is looked for."""
+"""Queues whose next task is looked for, and workers of a queue that are listed."""
 KEEP = 5.0
 """Seconds for which an open page does not look for them anew."""
 
@@ -39,6 +39,17 @@ class Queues(msgspec.Struct):
     """Whether the counts may have changed since they were read."""
 
 
+class Claiming(msgspec.Struct):
+    """A worker that claims from the queue, and perhaps from others."""
+
+    id: str
+    host: str
+    pid: int
+    quiet: bool
+    busy: int
+    concurrency: int
+
+
 class QueuePage(msgspec.Struct, kw_only=True):
     """The data of one queue's page."""
 
@@ -51,6 +62,8 @@ class QueuePage(msgspec.Struct, kw_only=True):
     """Pending tasks that cannot: delayed, waiting for a retry or at a gate, or held by the pause."""
     workers: int | None
     """How many workers claim from it; None where the store has no registry."""
+    claiming: list[Claiming]
+    """Some of these, those with the most busy slots first."""
     activity: Activity
     types: list[TypeSums]
 
@@ -90,12 +103,18 @@ async def queue(view: View) -> QueuePage:
     row.next_age = _age(view, (await _firsts(view, [name]))[name])
     ready = await backend.count_ready(view.now, [name])
     alive = None if registry is None else [each for each in await registry.all() if each.lease_until > view.now]
+    claiming = [each for each in alive or () if each.claims_from(name)]
+    claiming.sort(key=lambda each: (-each.busy, each.started_at, each.owner))
     return QueuePage(
         queue=row,
         approximate=counted.approximate,
         ready=ready,
         later=max(0, row.counts["pending"] - ready),
-        workers=None if alive is None else sum(each.queues is None or name in each.queues for each in alive),
+        workers=None if alive is None else len(claiming),
+        claiming=[
+            Claiming(each.owner, each.host, each.pid, each.quiet, each.busy, each.concurrency)
+            for each in claiming[:LOOKED_AT]
+        ],
         activity=await view.past.activity(view.text("span"), queue=name),
         types=await view.past.types(view.text("span"), queue=name),
     )

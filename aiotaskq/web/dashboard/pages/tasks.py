@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.queue.bulk import task_filter
 from aiotaskq.runtime.waiting import awake, look, why
 from aiotaskq.web.dashboard.pages.queues import queue_row
-from aiotaskq.web.dashboard.runs import elapsed
+from aiotaskq.web.dashboard.runs import elapsed, types_told
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.waiting_view import WaitingView, waiting_view
 from aiotaskq.web.dashboard.words import marked
@@ -26,6 +27,8 @@ SEARCHED = 1_000
 """The newest tasks in which params are searched: there is no index of them."""
 KEEP = 5.0
 """Seconds for which an open page does not read the workers anew."""
+SUGGESTED = 200
+"""Types that are suggested for the filter."""
 WITHOUT_INDEX = ("type", "queue", "error")
 FILTERS = ("status", "type", "queue", "schedule", "error")
 
@@ -50,6 +53,8 @@ class TaskRows(msgspec.Struct, kw_only=True):
     approximate: bool
     """Whether the counts may have changed since they were read."""
     queues: list[str]
+    types: list[str]
+    """Known types, for suggestions; none for an update, which does not change the form."""
     params: str
     """The text that is searched in the params."""
     searched: int | None
@@ -113,7 +118,15 @@ async def tasks(view: View) -> TaskRows:
         counts_more=params is not None or any(view.text(name) for name in ("type", "schedule", "error")),
         approximate=counted.approximate,
         queues=sorted(stats.queues),
+        types=[] if view.update else await _types(view, found[:ROWS]),
     )
+
+
+async def _types(view: View, tasks: list[Task]) -> list[str]:
+    """Return the types that are registered here, known to workers, or in the table."""
+    told = [types_told(each.types) or () for each in await awake(view.tq.queue.backend, view.now) or ()]
+    names = {*view.tq.registered.handlers, *(task.type for task in tasks), *itertools.chain.from_iterable(told)}
+    return sorted(names)[:SUGGESTED]
 
 
 async def _waits(view: View, tasks: list[Task], paused: Collection[str]) -> dict[str, WaitingView]:
