@@ -138,15 +138,23 @@ def _head_end(priority: int, queue: str, type_name: str, *keys: str | None) -> s
 
 def _gated_end(task: Task, keys: Sequence[str | None]) -> str:
     """Return the end of the head of a task with a flow: its names begin with its place at gates, and in a graph."""
-    flow, gate = _json(task.flow), task.gate
-    due, long = "-" if task.due_at is None else task.due_at, "-" if gate is None else len(gate.encode())
+    flow, gate, due = _json(task.flow), task.gate, "-" if task.due_at is None else task.due_at
+    long: int | str = "-" if gate is None else _bytes(gate)
     if task.waits and gate is None:
         long = f"w{task.waits:04d}"
-    names = (
-        f"{due} {long} {len(flow.encode())} {gate or ''}{flow}{_json([task.type, *keys] if any(keys) else [task.type])}"
-    )
-    lane = f"{task.priority}:{task.queue}"
-    return f"{len(lane.encode())} {len(names.encode())} {lane}{names}"
+    plain = _json([task.type, *keys]) if any(keys) else _type_names(task.type)
+    names, lane = f"{due} {long} {_bytes(flow)} {gate or ''}{flow}{plain}", f"{task.priority}:{task.queue}"
+    return f"{_bytes(lane)} {_bytes(names)} {lane}{names}"
+
+
+def _bytes(text: str) -> int:
+    """Return how many bytes a text has."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+@functools.lru_cache(maxsize=1_000)
+def _type_names(type_name: str) -> str:
+    return _json([type_name])
 
 
 def keys_of(task: Task) -> tuple[str | None, ...]:
