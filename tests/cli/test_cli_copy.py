@@ -28,6 +28,7 @@ from aiotaskq.core.task import SECOND, Attempt, Status, Task, TaskFilter
 from aiotaskq.errors import TaskConflict
 from aiotaskq.runtime.copy import copy
 from aiotaskq.runtime.copy_flow import close_gates
+from tests.support import nursery
 from tests.support.command import Cli, prepared
 from tests.support.machine import within
 from tests.support.servers import Server, mariadb, postgresql, valkey
@@ -156,7 +157,7 @@ def test_a_killed_copy_continues(cli: Cli, unavailable: dict[str, str]) -> None:
         return int(server.execute("SELECT count(*) FROM task_queue", database)[0][0])
 
     command = [sys.executable, "-m", "aiotaskq", "db", "copy", source, target]
-    process = subprocess.Popen(command, cwd=cli.home, env=cli.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = nursery.Popen(command, cwd=cli.home, env=cli.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + within(30)
     while not copied():
         assert time.monotonic() < end and process.poll() is None

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from aiotaskq.core.task import Status, Task
+from tests.support import nursery
 from tests.support.command import Cli, Terminal, prepared
 from tests.support.machine import within
 
@@ -114,7 +115,7 @@ def test_the_last_column_ends_where_the_terminal_does(cli: Cli, terminals: list[
 def test_a_closed_pipe_ends_the_command_quietly(cli: Cli) -> None:
     cli.store(*[Task(task_id=f"t-{n}", type="t" * 90, seq=n) for n in range(3_000)])
     command = [sys.executable, "-m", "aiotaskq", "tasks", "list", "--limit", "3000", "--db", cli.url]
-    process = subprocess.Popen(command, cwd=cli.home, env=cli.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = nursery.Popen(command, cwd=cli.home, env=cli.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None and process.stderr is not None
     with process.stdout, process.stderr:
         assert process.stdout.readline().startswith(b"TASK_ID")

@@ -24,6 +24,7 @@ from aiotaskq.cli.demo import files
 from aiotaskq.cli.demo.files import walk
 from aiotaskq.cli.demo.tasks import push_blocking
 from aiotaskq.models import Base
+from tests.support import nursery
 from tests.support.machine import within
 
 ROOT = Path(__file__).parent.parent.parent
@@ -57,7 +58,7 @@ class Demo:
 
     def start(self, *args: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "aiotaskq", "demo", str(self.folder), *map(str, args)]
-        return subprocess.Popen(
+        return nursery.Popen(
             command, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
         )
 
@@ -139,7 +140,7 @@ def test_lines_in_a_pipe_then_a_fresh_run(demo: Demo) -> None:
     # What it says to try next works: the database stays.
     show = re.search(r"aiotaskq (tasks show (\S+) --db \S+)", out)
     assert show is not None
-    shown = subprocess.run(
+    shown = nursery.run(
         [sys.executable, "-m", "aiotaskq", *show[1].split()], env=demo.env, capture_output=True, text=True, check=True
     )
     assert "on purpose" in shown.stdout
@@ -164,7 +165,7 @@ def test_a_run_stopped_by_ctrl_c_continues_and_repeats_nothing(demo: Demo, tmp_p
 
     other = tmp_path / "other"
     other.mkdir()
-    elsewhere = subprocess.run(
+    elsewhere = nursery.run(
         [sys.executable, "-m", "aiotaskq", "demo", str(other), "--db", db], env=demo.env, capture_output=True, text=True
     )
     assert elsewhere.returncode == 1 and "holds a stopped run on" in elsewhere.stderr
@@ -220,7 +221,7 @@ def test_databases_of_other_applications_are_refused(demo: Demo, tmp_path: Path)
     assert code == 1 and out == "" and err.startswith("error: db:") and err.count("\n") == 1
 
     url = f"sqlite:///{tmp_path}/app.db"
-    subprocess.run([sys.executable, "-m", "aiotaskq", "db", "upgrade", "--db", url], env=demo.env, check=True)
+    nursery.run([sys.executable, "-m", "aiotaskq", "db", "upgrade", "--db", url], env=demo.env, check=True)
     rows = sqlite3.connect(tmp_path / "app.db")
     rows.execute("INSERT INTO task_queue (task_id, task_type, created_at) VALUES ('a', 'mail', 1)")
     rows.commit()

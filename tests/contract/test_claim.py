@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.task import SECOND, Attempt, Status, Task, TaskFilter, claim_order
+from tests.support import nursery
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, ids, new, pushed, read
 from tests.support.statements import at_each_statement
@@ -216,18 +218,18 @@ async def test_claimers_in_many_processes_get_each_task_once(shared_store: Store
     await shared_store.backend.push([new() for _ in range(count)])
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     processes = [
-        await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", CLAIMER, shared_store.url, f"owner-{batch}", str(NOW), str(batch)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+        nursery.Popen(
+            [sys.executable, "-c", CLAIMER, shared_store.url, f"owner-{batch}", str(NOW), str(batch)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             env=env,
         )
         for batch in (7, 7, 50, 13)
     ]
     for process in processes:
         assert process.stdout is not None
-        assert await process.stdout.readline() == b"ready\n"
-    answers = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
+        assert await asyncio.to_thread(process.stdout.readline) == b"ready\n"
+    answers = await asyncio.gather(*(asyncio.to_thread(process.communicate, b"go\n") for process in processes))
     claimed: list[Any] = [tuple(pair) for out, _ in answers for pair in json.loads(out)]
     assert len(claimed) == count
     assert set(Counter(claimed).values()) == {1}

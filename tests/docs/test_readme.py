@@ -18,6 +18,7 @@ import typer
 
 from aiotaskq.cli.commands import app_for
 from aiotaskq.cli.docs import MANUAL, summaries
+from tests.support import nursery
 from tests.support.machine import within
 from tests.support.programs import ROOT
 from tests.support.promises import Proofs, table
@@ -85,7 +86,7 @@ def test_blocks_run_as_they_stand(page: list[Block], tmp_path: Path) -> None:
         if block.language == "python":
             program.parent.mkdir(exist_ok=True)
             program.write_text(block.code, encoding="utf-8")
-        done = subprocess.run(
+        done = nursery.run(
             command,
             input=block.code if block.language == "bash" else "",
             cwd=tmp_path,

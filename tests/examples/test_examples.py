@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from aiotaskq.cli.init import EXAMPLES, examples, summaries
+from tests.support import nursery
 from tests.support.command import Cli
 from tests.support.machine import within
 from tests.support.programs import ROOT
@@ -36,7 +37,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIOTASKQ_", "COV", "PYTEST"))}
-    return subprocess.run(
+    return nursery.run(
         [sys.executable, *arguments],
         cwd=folder,
         env={**kept, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"},

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 from aiotaskq.backends.sql.migrations import OUR_TABLES, VERSION_TABLE
+from tests.support import nursery
 from tests.support.machine import within
 from tests.support.programs import ROOT
 
@@ -17,7 +17,7 @@ BLOCKS = dict(re.findall(r"^```py(?:thon)?\n# (\S+)\n(.*?)^```$", PAGE, re.DOTAL
 
 
 def run(folder: Path, module: str, *arguments: str) -> None:
-    done = subprocess.run(
+    done = nursery.run(
         [sys.executable, "-m", module, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

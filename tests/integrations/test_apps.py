@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from aiotaskq import Status, TaskQ
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.migrations import OUR_TABLES, VERSION_TABLE
+from tests.support import nursery
 from tests.support.machine import watchdog, within
 from tests.support.programs import ROOT
 from tests.support.servers import postgresql
@@ -59,7 +60,7 @@ class Project:
         self.environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # nor are plugins, but for ours
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        return nursery.Popen(
             [sys.executable, *arguments],
             cwd=self.folder,
             env=self.environment,

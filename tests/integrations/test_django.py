@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import make_url
 
 from aiotaskq import TaskFailed
+from tests.support import nursery
 from tests.support.machine import watchdog, within
 from tests.support.programs import ROOT
 from tests.support.servers import mariadb, postgresql
@@ -438,7 +439,7 @@ def test_the_command_runs_tasks_until_a_signal(tmp_path: Path, sqlite: Path) -> 
     result = tasks().book.enqueue("command")
     environment = {**os.environ, "SHOP_DB": str(sqlite), "DJANGO_SETTINGS_MODULE": SETTINGS, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "tests/apps/django_shop/manage.py"), "aiotaskq_worker", "--concurrency", "2"]
-    with subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as program:
+    with nursery.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as program:
         try:
             assert backend().taskq.handle(result.id).result(timeout=watchdog()) == {"name": "command", "orders": [1]}
         finally:

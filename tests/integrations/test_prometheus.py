@@ -27,6 +27,7 @@ from aiotaskq.core.schedule import new_schedule
 from aiotaskq.core.task import new_task
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.integrations.prometheus import COUNTED, Metrics, start_http_server
+from tests.support import nursery
 from tests.support.logs import logged
 from tests.support.machine import VARIABLE, within
 from tests.support.programs import ROOT
@@ -117,7 +118,7 @@ def scrape(port: int) -> str:
 @contextmanager
 def worker_process(home: Path) -> Iterator[int]:
     """``aiotaskq run`` in the folder; give the port at which it serves its metrics."""
-    run = subprocess.Popen(
+    run = nursery.Popen(
         [sys.executable, "-m", "aiotaskq", "run", "app:tq", "--concurrency", "4"],
         cwd=home,
         env={"PYTHONPATH": str(ROOT), "PATH": "", VARIABLE: os.environ[VARIABLE]},

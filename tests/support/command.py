@@ -24,6 +24,7 @@ from aiotaskq.cli import main
 from aiotaskq.cli.commands import app_for
 from aiotaskq.core.task import Task
 from aiotaskq.core.worker_info import WorkerInfo
+from tests.support import nursery
 from tests.support.machine import within
 
 ROOT = Path(__file__).parent.parent.parent
@@ -79,7 +80,7 @@ class Cli:
     def process(self, *args: str, **env: str) -> tuple[int, str, str]:
         """Run a command in a process of its own."""
         command = [sys.executable, "-m", "aiotaskq", *args]
-        done = subprocess.run(
+        done = nursery.run(
             command, cwd=self.home, env={**self.env, **env}, capture_output=True, encoding="utf-8", timeout=within(30)
         )
         return done.returncode, done.stdout, done.stderr
@@ -105,7 +106,7 @@ class Cli:
     @contextmanager
     def running(self, *args: str, verb: str = "run") -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
         """Start ``run`` and collect its lines; wait until a handler has said that it began."""
-        process = subprocess.Popen(
+        process: subprocess.Popen[str] = nursery.Popen(
             [sys.executable, "-m", "aiotaskq", verb, *args],
             cwd=self.home,
             env=self.env,
@@ -159,7 +160,7 @@ class Terminal:
         self.fd, theirs = pty.openpty()
         words = [sys.executable, "-m", "aiotaskq", *args]
         given = {**cli.env, "TERM": "xterm", "COLUMNS": "100", "LINES": "30", **env}
-        self.process = subprocess.Popen(
+        self.process: subprocess.Popen[bytes] = nursery.Popen(
             words, cwd=cli.home, env=given, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
         )
         os.close(theirs)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.machine import watchdog
+from tests.support.nursery import Popen
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -41,7 +42,7 @@ class Program:
     def __init__(self, folder: Path, code: str, *args: str, **environment: str) -> None:
         what = [code] if code.endswith(".py") else ["-c", textwrap.dedent(code)]
         # Forking a process with threads warns on 3.12+; that it works all the same is what is tested.
-        self.popen = subprocess.Popen(
+        self.popen: subprocess.Popen[str] = Popen(
             [sys.executable, "-W", "ignore::DeprecationWarning", *what, *args],
             cwd=folder,
             # Loguru without its default sink: where standard error matters, the lines of the facade are not wanted.

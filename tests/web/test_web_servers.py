@@ -24,6 +24,7 @@ from aiotaskq import Status, TaskQ, ValidationError, WrongLoop
 from aiotaskq.integrations.fastapi import router
 from aiotaskq.web import http_protocol
 from aiotaskq.web.server import serve, serve_until
+from tests.support import nursery
 from tests.support.backends import STORES
 from tests.support.machine import watchdog, within
 from tests.support.programs import ROOT
@@ -53,7 +54,7 @@ class Shop:
         self.url = f"http://127.0.0.1:{self.port}"
         port = ["--port", str(self.port)] if "uvicorn" in command else []
         path = os.pathsep.join([str(ROOT), str(folder)])
-        self.popen = subprocess.Popen(
+        self.popen: subprocess.Popen[str] = nursery.Popen(
             [sys.executable, *command, *port],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": path, "SHOP_PORT": str(self.port), **environment},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 
@@ -14,6 +13,7 @@ from aiotaskq.backends.base import Backend, Change, ScheduleChange
 from aiotaskq.backends.listeners import CANCEL
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.core.task import SECOND, Status, TaskFilter
+from tests.support import nursery
 from tests.support.machine import watchdog
 from tests.support.programs import ROOT
 from tests.support.rows import LEASE, NOW, completed, ids, new, new_schedule, worker_info
@@ -102,7 +102,7 @@ async def every_verb_of_schedules(backend: Backend) -> None:
 
 def run_program(code: str, *args: str) -> str:
     """Run Python in a process of its own, which must end well; return what it prints."""
-    run = subprocess.run(
+    run = nursery.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, *args],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import ssl
-import subprocess
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.engines import parse_url, sync_engine, sync_session_factory
 from aiotaskq.core.task import Status
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
+from tests.support import nursery
 from tests.support.machine import within
 from tests.support.pooler import Pooler
 from tests.support.rows import LEASE, NOW, new, worker_info
@@ -250,7 +250,7 @@ print(json.dumps(answers))
 
 
 def test_the_documented_names(url: str) -> None:
-    done = subprocess.run(
+    done = nursery.run(
         [sys.executable, "-c", DOCUMENTED],
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "AIOTASKQ_DATABASE_URL": url},
         capture_output=True,

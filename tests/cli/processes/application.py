@@ -16,6 +16,7 @@ from typing import Any
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.task import Task
 from tests.support.machine import watchdog
+from tests.support.nursery import Popen
 from tests.support.programs import ROOT
 
 APP = """
@@ -74,7 +75,7 @@ class Run:
 
     def __init__(self, home: Path, *args: str, code: str | None = None) -> None:
         what = ["-m", "aiotaskq", "run", *args] if code is None else ["-c", textwrap.dedent(code), *args]
-        self.popen = subprocess.Popen(
+        self.popen: subprocess.Popen[str] = Popen(
             [sys.executable, "-W", "always::DeprecationWarning", *what],
             cwd=home,
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},  # then a line is one write

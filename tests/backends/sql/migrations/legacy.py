@@ -7,7 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql import migrations
 from aiotaskq.models import Base
+from tests.support import nursery
 from tests.support.documented import LEGACY
 from tests.support.programs import ROOT
 
@@ -298,10 +299,10 @@ def upgrade():
 """
 
 
-def child(path: Path, code: str) -> subprocess.Popen[str]:
+def child(path: Path, code: str, popen: Callable[..., subprocess.Popen[str]] = nursery.Popen) -> subprocess.Popen[str]:
     script = CHILD.format(root=str(ROOT), path=str(path), code=code)
     # -S would be quicker, but the packages are in the site folder.
-    return subprocess.Popen(
+    return popen(
         [sys.executable, "-c", script],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

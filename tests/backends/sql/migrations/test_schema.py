@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -178,5 +179,5 @@ def test_sql_ddl_refuses_others() -> None:
 
 
 def run(path: Path, code: str, expect: str) -> None:
-    out, err = child(path, code).communicate(timeout=within(50))
+    out, err = child(path, code, subprocess.Popen).communicate(timeout=within(50))  # what it imports is asked for
     assert out.strip() == expect, err

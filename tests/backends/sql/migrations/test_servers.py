@@ -22,6 +22,7 @@ from aiotaskq.core.task import Status
 from aiotaskq.errors import SchemaTooNew, ValidationError
 from aiotaskq.models import Base
 from tests.backends.sql.migrations.legacy import NOW, NOW_S, found
+from tests.support import nursery
 from tests.support.documented import LEGACY
 from tests.support.machine import within
 from tests.support.rows import LEASE, new
@@ -377,7 +378,7 @@ def test_kill_in_the_middle_of_an_adoption(url: str, engine: sa.Engine, at: str)
     """No row is rewritten twice; on MySQL the index has committed what was written before it."""
     legacy(engine)
     put_odd_rows(engine)
-    process = subprocess.run(
+    process = nursery.run(
         [sys.executable, "-c", KILLED, url, at, str(NOW)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -420,7 +421,7 @@ def test_many_processes_make_one_schema(url: str, engine: sa.Engine, adopting: b
         legacy(engine)
         put_odd_rows(engine)
     children = [
-        subprocess.Popen(
+        nursery.Popen(
             [sys.executable, "-c", CHILD, url],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

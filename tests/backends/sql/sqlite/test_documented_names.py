@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from sqlalchemy import text
 from aiotaskq import database as database_module
 from aiotaskq.backends.sql.engines import sync_engine, sync_session_factory
 from tests.backends.sql.sqlite.stores import ENV
+from tests.support import nursery
 from tests.support.machine import within
 
 DOCUMENTED = """
@@ -38,7 +38,7 @@ asyncio.run(main())
 
 
 def test_the_documented_names(url: str, path: Path) -> None:
-    done = subprocess.run(
+    done = nursery.run(
         [sys.executable, "-c", DOCUMENTED],
         env={**ENV, "AIOTASKQ_DATABASE_URL": url},
         capture_output=True,

@@ -22,6 +22,7 @@ from aiotaskq.errors import (
     WrongLoop,
 )
 from tests.backends.sql.sqlite.stores import ENV, assert_lock_free
+from tests.support import nursery
 from tests.support.machine import within
 from tests.support.rows import NOW, new
 
@@ -134,8 +135,8 @@ loop.close()
 
 def run_script(script: str, *args: str, timeout: float = 20) -> subprocess.CompletedProcess[str]:
     env = {**ENV, "PYTHONWARNINGS": "ignore"}
-    return subprocess.run(
-        [sys.executable, "-c", script, *args], env=env, capture_output=True, text=True, timeout=timeout
+    return nursery.run(
+        [sys.executable, "-c", script, *args], env=env, capture_output=True, text=True, timeout=within(timeout)
     )
 
 
@@ -170,7 +171,7 @@ asyncio.run(main(sys.argv[1]))
 async def test_what_was_acknowledged_survives_kill_9(url: str, path: Path) -> None:
     acknowledged: list[str] = []
     for lines in (3, 17, 41):
-        process = subprocess.Popen(
+        process = nursery.Popen(
             [sys.executable, "-c", PUSHER, url], stdout=subprocess.PIPE, env=ENV, text=True, bufsize=1
         )
         assert process.stdout is not None

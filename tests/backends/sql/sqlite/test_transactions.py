@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable
@@ -20,6 +21,7 @@ from aiotaskq.errors import (
     DatabaseUnavailable,
 )
 from tests.backends.sql.sqlite.stores import ENV, every_verb
+from tests.support import nursery
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, new
 
@@ -157,15 +159,10 @@ asyncio.run(main(sys.argv[1], float(sys.argv[2])))
 
 async def test_many_processes_on_one_file(url: str, path: Path) -> None:  # F1, F18
     processes = [
-        await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", WORKER, url, "4"),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=ENV,
-        )
+        nursery.Popen([sys.executable, "-c", WORKER, url, "4"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV)
         for _ in range(8)  # all start on a file that is not there
     ]
-    answers = [await process.communicate() for process in processes]
+    answers = [await asyncio.to_thread(process.communicate) for process in processes]
     assert [err.decode() for _, err in answers] == [""] * 8
     pushed, completed = (sum(column) for column in zip(*(map(int, out.split()) for out, _ in answers), strict=True))
     assert pushed > 100 and completed > 100
