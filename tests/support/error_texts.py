@@ -12,7 +12,7 @@ from tests.support.programs import ROOT
 LIBRARY_ROOMS = [
     path
     for path in sorted((ROOT / "aiotaskq").rglob("*.py"))
-    if path.relative_to(ROOT / "aiotaskq").parts[0] not in ("cli", "testing")
+    if path.relative_to(ROOT / "aiotaskq").parts[0] not in ("cli", "examples", "testing")
 ]
 RAISED = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, AiotaskqError)}
 RAISED |= {"IllegalTransition", "Refused"}
