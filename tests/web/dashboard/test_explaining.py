@@ -89,9 +89,10 @@ async def test_an_unknown_type_is_not_due_in_some_seconds_for_ever(browse: Brows
     assert "<dt>Due</dt>" not in page.text
     left = (Attempt(number=1, outcome="released"),)
     times: dict[str, int] = {"seq": now, "created_at": now // SECOND, "run_at": now + 9 * SECOND, "due_at": now}
-    row = Task(task_id="put off", type="legacy", attempts=left, **times)
+    row = Task(task_id="put off", type="legacy", attempts=left, started_at=now // SECOND, **times)
     await tq.queue.backend.push([row])
     assert "<dt>Due</dt>" not in (await browse.get("task?id=put+off")).text
+    assert "1/4" not in (await browse.get("tasks?type=legacy")).text, "no attempt has begun"
     began = Step(name="a", text="1", version=3)
     assert tq.queue.backend.steps is not None
     await tq.queue.backend.steps.put([NewStep(row.task_id, row.seq, 1, began)])
@@ -124,6 +125,7 @@ async def test_the_table_says_why_each_task_waits(browse: Browse, tq: TaskQ) -> 
     }
     await tq.pause("held")
     page = await browse.get("tasks?status=pending")
+    assert page.text.count('data-label="Attempt" class="number">–</td>') == 9, "none has begun"
     rows = {re.findall(r"task\?id=([^\"]+)", row)[0]: row for row in page.text.split("<tr>")[2:]}
     for task_id, words in wanted.items():
         assert words in rows[task_id], (words, rows[task_id])
@@ -185,8 +187,16 @@ async def test_a_worker_says_what_it_can_run_and_a_run_names_its_worker(browse: 
     runs = (await browse.get(f"task?id={task_id}&format=json")).json()["runs"]
     assert (runs["worker"], runs["timeout"], runs["registered"]) == ("w1", 90, True)
     assert runs["lease_until"] is not None and runs["elapsed"] is not None
+    assert '<a href="worker?id=worker-a">worker-a!alone</a>' in await _list_with(browse, tq, "worker-a!alone")
     await registered(tq, types=None)
     assert "not known" in text_of(await browse.get("worker?id=w1"))
+
+
+async def _list_with(browse: Browse, tq: TaskQ, owner: str) -> str:
+    """Return the table with a task that this owner runs."""
+    await push(tq)
+    await tq.queue.backend.claim(owner, tq.queue.clock.now() + SECOND, 1)
+    return (await browse.get("tasks?status=running")).text
 
 
 async def test_a_queue_lists_the_workers_that_claim_from_it(browse: Browse, tq: TaskQ) -> None:
