@@ -5,7 +5,6 @@ Every verb runs under one lock and never suspends, so that an event loop and thr
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -27,7 +26,7 @@ from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
 from aiotaskq.backends.memory.running import Running
 from aiotaskq.backends.memory.steps import MemorySteps
 from aiotaskq.backends.memory.values import MemoryValues
-from aiotaskq.backends.pending_types import PendingType, count_types
+from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.parking import any_flow, slots
 from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, SECOND, Status, Task, TaskFilter, same_push
@@ -53,7 +52,7 @@ class MemoryBackend(DirectBackend):
         self.enqueue, self.attended = self.queue.enqueue, self.queue.attended
         self.gates: MemoryGates = MemoryGates(self._tasks, self.queue.paused, self._lock, self._move, self.listeners)
         self.groups: MemoryGroups = MemoryGroups(
-            self._tasks, self._lock, self._settle, self._push, self._make_room, self.listeners, keep
+            self._tasks, self._lock, self.gates.settle, self._push, self._make_room, self.listeners, keep
         )
         self._running = Running(self._tasks)
         self.steps: MemorySteps = MemorySteps(self._tasks, self._lock, self._update, self.notify_updated)
@@ -216,10 +215,6 @@ class MemoryBackend(DirectBackend):
         self._enter(after)
         self.queue.end(row)
 
-    def _settle(self, row: Task, after: Task) -> None:
-        self._move(row, after)
-        self.gates.settled(row, after, ())
-
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
         with self._lock:
             return [self._running.edit(i, fence, progress=value) for i, fence, value in progress]
@@ -264,8 +259,7 @@ class MemoryBackend(DirectBackend):
 
     async def pending_types(self, now: int, limit: int) -> list[PendingType]:
         with self._lock:
-            pending = (task for task in self._tasks.values() if task.status is PENDING)
-            return count_types(itertools.islice(pending, limit), now)
+            return self._reads.pending_types(now, limit)
 
     async def stats(self, now: int) -> QueueStats:
         with self._lock:

@@ -202,6 +202,11 @@ class MemoryGates(Gates):
             self._declare(gated)
             self.pushed(gated)
 
+    def settle(self, row: Task, after: Task) -> None:
+        """Replace a row, and do as ``settled``."""
+        self._move(row, after)
+        self.settled(row, after, ())
+
     def pause(self, queue: str, paused: bool) -> None:
         """Park what is ready of a paused queue; make the gates due at which tasks of a resumed one wait."""
         for task in [task for task in self._rows.values() if task.queue == queue and task.flow and not task.final]:

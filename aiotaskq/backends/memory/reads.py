@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import bisect
 import heapq
+import itertools
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 
 from aiotaskq.backends.base import QueueStats, Room, holds, matches, stats_of
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.ready_queue import TaskQueue
+from aiotaskq.backends.pending_types import PendingType, count_types
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import PENDING, Task, TaskFilter
@@ -88,6 +90,11 @@ class Reads:
         """Return ready tasks, the largest priority number first, of one priority the oldest first."""
         ready = self._ready(max(now, self._latest))
         return heapq.nsmallest(limit, ready, lambda task: (-task.priority, task.run_at, task.seq))
+
+    def pending_types(self, now: int, limit: int) -> list[PendingType]:
+        """Count the pending tasks by type and queue, at most so many."""
+        pending = (task for task in self._rows.values() if task.status is PENDING)
+        return count_types(itertools.islice(pending, limit), now)
 
     def _ready(self, now: int) -> list[Task]:
         return [task for lane in self._queue.open() for task in lane.ready(now)]
