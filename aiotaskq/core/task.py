@@ -71,8 +71,11 @@ class Attempt(Redacted, frozen=True, kw_only=True):
         return (self.ended_at - self.began_at) / SECOND
 
 
-class Task(Redacted, frozen=True, kw_only=True):
+class Task(Redacted, frozen=True, kw_only=True, gc=False):
     """One unit of work, as it is stored."""
+
+    # Not tracked by the garbage collector, which would visit each field of each row again and again: a value of JSON
+    # is in no cycle. A follow-up in memory that is a function keeps what it refers to for as long as its row is kept.
 
     task_id: str
     type: str
