@@ -240,12 +240,12 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         (``rerun``) are written after the others, in a transaction of their own unless they have a session. Raises as
         ``push``; then nothing was written."""
         checked = [as_call(call, self.registered.handlers) for call in calls]
-        session = session_of(checked)
+        optional = checked if any(map(_options_of, checked)) else ()
+        session = session_of(optional)
         if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
         now = self._clock.now()
         tasks = [new_task_of(call, self.registered, now) for call in checked]
-        optional = checked if any(map(_options_of, checked)) else ()
         stored = await self._push(tasks, session, optional) if tasks else []
         return [TaskHandle(self, row.task_id, row is task) for task, row in zip(tasks, stored, strict=True)]
 

@@ -77,6 +77,8 @@ class Handler(msgspec.Struct, frozen=True):
     """Options of its pushes beside the defaults above; most handlers have none."""
     typed: bool = False
     """Whether some params are converted: there are ``conversions`` or ``others``."""
+    plain: bool = False
+    """Whether a run is ``await function(**params)`` and nothing more."""
     gating: Gating | None = None
     """The gates that its tasks pass; None where there is no limit, rate or fair share."""
     version: int = 1
@@ -172,6 +174,7 @@ def make_handler(
         raise ValidationError("version: it is about handlers with steps; batches and processes have none")
     items = "" if batch is None else _items(function)
     conversions, others, returns = ({}, None, None) if objects else _conversions(function, items)
+    injected, typed = _injected(function), bool(conversions) or others is not None
     handler = Handler(
         name=check_key("name", name or _default_name(function), MAX_NAME),
         function=function,
@@ -183,13 +186,14 @@ def make_handler(
         retry_on=kinds,
         timeout=None if timeout is None else check_seconds("timeout", timeout, zero=False),
         expires=None if expires is None else check_seconds("expires", expires, zero=False),
-        injected=_injected(function),
+        injected=injected,
         accepted=None if any(each.kind is each.VAR_KEYWORD for each in parameters.values()) else frozenset(parameters),
         required=_required(function),
         conversions=conversions,
         others=others,
         returns=returns,
-        typed=bool(conversions) or others is not None,
+        typed=typed,
+        plain=is_async and not injected and not typed and batch is None,
         batch=None if batch is None else check_int("batch", batch, 1, MAX_BATCH),
         within=check_seconds("within", within),
         items=items,

@@ -179,13 +179,7 @@ class Runner:
             self._deadlines.add(timeout, execution, execution.began or self._clock.ticks())
         token = current.set(execution.context)
         # The commonest case does without the calls of `_invoke`, which benchmarks of small handlers show.
-        direct = (
-            self._plain
-            and handler.executor == "loop"
-            and not handler.injected
-            and not handler.typed
-            and handler.batch is None
-        )
+        direct = self._plain and handler.plain
         try:
             result = await (handler.function(**task.params) if direct else self._call(task))
         except asyncio.CancelledError:
