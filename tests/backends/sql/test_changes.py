@@ -120,16 +120,20 @@ def test_on_sqlite_they_read_only_their_rows(results: list[Any], tmp_path: Path,
     assert steps < 20 * 100
 
 
-@pytest.mark.parametrize("many", [1, 100])
+BY_IDS = {"Bitmap Heap Scan of task_queue", "Bitmap Index Scan of "}
+
+
+# In a small table it takes less to read all rows; but the plan is kept when the table has grown.
+@pytest.mark.parametrize(("many", "rows"), [(1, 5_000), (100, 5_000), (100, 300)])
 @pytest.mark.parametrize("name", POSTGRESQL)
 def test_on_postgresql_they_are_found_by_their_ids(
-    name: str, many: int, tmp_path: Path, unavailable: dict[str, str]
+    name: str, many: int, rows: int, tmp_path: Path, unavailable: dict[str, str]
 ) -> None:
     engine = start(name, tmp_path, unavailable, "changes")
     with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         connection.exec_driver_sql("ALTER DATABASE changes SET enable_seqscan = off")  # as on our own connections
     engine.dispose()
-    fill(engine, 5_000, "held-", status="running", fence=1, lease_owner="o", run_at=NOW, began_at=NOW)
+    fill(engine, rows, "held-", status="running", fence=1, lease_owner="o", run_at=NOW, began_at=NOW)
     for _ in ("before", "after"):
         with engine.connect() as connection:
             tasks = [task for task in get(connection, [f"held-{n}" for n in range(many)]) if task is not None]
@@ -137,7 +141,7 @@ def test_on_postgresql_they_are_found_by_their_ids(
             done = [Change(task, settle(task, outcome, NOW)) for task in tasks]
             held, found = cost(engine, lambda c, done=done: update_tasks(c, done))  # type: ignore[misc]
             assert held == [True] * many
-            assert found.indexes == {"task_queue_pkey"} and found.detours == []
-            assert found.reads == many
+            assert found.indexes == {"task_queue_pkey"} and set(found.detours) <= BY_IDS
+            assert found.reads <= 2 * many + 20  # an index may have entries of rows as they were before
         analyze(engine)
     engine.dispose()

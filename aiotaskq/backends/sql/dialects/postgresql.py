@@ -86,7 +86,8 @@ class _Source:
         types = {name: _GUARD_TYPES.get(name) or _type(table.c[name].type) for name in names}
         self.values = {name: f"r.{name}" if name in varying else f"CAST(:{name} AS {types[name]})" for name in names}
         record = ", ".join(f"{name} {types[name]}" for name in varying)
-        self.rows = f"FROM json_to_recordset(CAST(CAST(:rows AS text) AS json)) AS r({record})" if varying else ""
+        self.rows = f"json_to_recordset(CAST(CAST(:rows AS text) AS json)) AS r({record})" if varying else ""
+        self.from_rows = f"FROM {self.rows}" if varying else ""
 
 
 def _type(column: Any) -> str:
@@ -102,7 +103,7 @@ def insert_statement(table: Any, names: tuple[str, ...], varying: tuple[str, ...
     source = _Source(table, names, varying)
     new = (
         f"INSERT INTO {table.name} ({', '.join(names)}) "
-        f"SELECT {', '.join(source.values.values())} {source.rows} ON CONFLICT DO NOTHING"
+        f"SELECT {', '.join(source.values.values())} {source.from_rows} ON CONFLICT DO NOTHING"
     )
     told = ", CASE WHEN count(*) > 0 THEN pg_notify(:channel, :message) END" if notify else ""
     return text(f"WITH new AS ({new} RETURNING 1) SELECT count(*){told} FROM new")  # noqa: S608
@@ -112,15 +113,20 @@ def insert_statement(table: Any, names: tuple[str, ...], varying: tuple[str, ...
 def guarded_statement(names: tuple[str, ...], varying: tuple[str, ...]) -> TextClause:
     source = _Source(TASKS, names + GUARD, varying)
     b_id, b_status, b_fence, b_final, b_cancel = [source.values[name] for name in GUARD]
+    each, among = "", f"t.task_id = {b_id}"
+    if "b_id" in varying:
+        each = f"r AS MATERIALIZED (SELECT * FROM {source.rows}), "  # noqa: S608 - our own names
+        # As an array, too: a plan that was made while the table was small would read all of it, for a join.
+        among += " AND t.task_id = ANY (ARRAY(SELECT b_id FROM r))"
     # The status as an expression, or all running rows might be read by their index, and locked in its order.
     write = (
         f"UPDATE task_queue AS t SET {', '.join(f'{name} = {source.values[name]}' for name in names)} "  # noqa: S608
-        f"{source.rows} WHERE t.task_id = {b_id} AND t.status || '' = {b_status} AND t.fence = {b_fence} "
-        f"AND ({b_final} OR t.cancel_requested = {b_cancel}) RETURNING t.task_id"
+        f"{'FROM r' if each else source.from_rows} WHERE {among} AND t.status || '' = {b_status} "
+        f"AND t.fence = {b_fence} AND ({b_final} OR t.cancel_requested = {b_cancel}) RETURNING t.task_id"
     )
     # Which ones only if it is not all of them: nearly always it is, and each row of an answer costs.
     some = "CASE WHEN count(*) < CAST(:count AS bigint) THEN coalesce(CAST(json_agg(task_id) AS text), '[]') END"
-    return text(f"WITH written AS ({write}) SELECT {some} FROM written")  # noqa: S608 - our own names
+    return text(f"WITH {each}written AS ({write}) SELECT {some} FROM written")  # noqa: S608 - our own names
 
 
 _WHOLE: Final = case((EMPTY, null()), else_=cast(func.to_json(literal_column("task_queue")), Text))
