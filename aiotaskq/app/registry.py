@@ -18,7 +18,7 @@ from aiotaskq.core.backoff import Backoff, make_backoff
 from aiotaskq.core.firing import NAMESPACE
 from aiotaskq.core.limits import Fair, Limit, Of, Rate, check_shared, specs_of
 from aiotaskq.core.schedule import Schedule, new_schedule
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.webhooks import WEBHOOK, make_webhook
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.context import current_task
@@ -30,6 +30,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 # What a coroutine function returns. It holds no Any, which would make every later overload ambiguous to mypy.
 Coro: TypeAlias = Coroutine[object, None, T]
 TF = TypeVar("TF", bound=TaskFunction[..., Any, Any])
+
+
+UNKNOWN_FOR = 86_400
+"""Seconds after its push for which a message of a webhook that is not known here is left to other processes."""
+UNKNOWN_PAUSE = 60.0
 
 
 def injected() -> Any:
@@ -348,7 +353,8 @@ class Registry(ABC):
 
         Args:
             secret: 24 to 64 bytes, or their base64 behind ``whsec_``; of several, each signs.
-            on: ``failed`` (dead letters), ``completed``, ``alert`` (see ``alerts``), or several of them.
+            on: ``failed`` (dead letters), ``completed``, ``cancelled``, ``expired``, ``alert`` (see ``alerts``), or
+                several of them.
             types, queues: only of tasks of these types, or in these queues; None for all.
             name: what the messages call it; default the address, without secrets in its query. Keep it while messages
                 wait.
@@ -382,9 +388,13 @@ class Registry(ABC):
 
     async def _send_message(self, webhook: str, body: dict[str, Any]) -> int:
         known = self.registered.webhooks.get(webhook)
+        running, now = current_task(), self._clock.now()
         if known is None:
-            raise WebhookRefused(f"webhook {webhook}: it is not registered here (any more)")
-        return await deliver(known, current_task().task.task_id, body, self._clock.now())
+            if now - running.task.created_at * SECOND > UNKNOWN_FOR * SECOND:
+                raise WebhookRefused(f"webhook {webhook}: it is not registered (any more)")
+            running.snooze(UNKNOWN_PAUSE)  # another process, or the next deploy, may know it
+            return 0
+        return await deliver(known, running.task.task_id, body, now)
 
     def middleware(self, wrapper: Any) -> Any:
         """Register middleware around pushes and runs; usable as a decorator; the first registered is the outermost.

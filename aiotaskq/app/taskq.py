@@ -268,9 +268,15 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
 
         Raises NotFound for a task or a step that does not exist, and as ``push``.
         """
-        new = self._gated(await self.queue.step_verbs.forked(await self.get(task_id), from_step))
-        (row,) = await self._push([new], None, ())
-        return self._handle(row.task_id, row is new)
+        verbs = self.queue.step_verbs
+        new = await verbs.forked(await self.get(task_id), from_step)
+        try:
+            gated = self._gated(new)
+            (row,) = await self._push([gated], None, ())
+        except Exception:
+            await verbs.forget(new)
+            raise
+        return self._handle(row.task_id, row is gated)
 
     def handle(self, task_id: str) -> TaskHandle[Any]:
         """Return the handle of a task by id, pushed by any process."""

@@ -82,6 +82,8 @@ class Backend(ABC):
     """Whether ``ping`` returns the clock of the store."""
     steady: ClassVar[bool] = False
     """Whether instants come from a clock that cannot be set back. Only where nothing outlives the process."""
+    single_writer: bool = False
+    """Whether an open transaction of the application that has written keeps everything else from writing."""
     grouped: ClassVar[bool] = True
     """Whether one call with many rows is cheaper than many: then calls are batched, and may suspend; else none does."""
     hands_over: bool = False

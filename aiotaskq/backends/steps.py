@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.core.coded import from_stored, is_coded, to_stored
-from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.errors import NotSupported
 
 if TYPE_CHECKING:
     from aiotaskq.backends.change import Change
@@ -36,6 +36,8 @@ class Steps(ABC):
 
     codec: Codec | None = None
     """That of the backend: it encodes the texts."""
+    mends = False
+    """Whether a process that dies amid an ``emit`` may leave tasks to ``mend``."""
     used = False
     """Whether this process uses them: else it looks only now and then for what is to be deleted."""
 
@@ -111,28 +113,72 @@ class Steps(ABC):
         For events whose transaction was committed by a process that died before it could let the tasks pass.
         """
 
-    def _stored(self, text: str) -> str:
-        return text if self.codec is None or not text else to_stored(text.encode(), self.codec).decode()
+    @abstractmethod
+    async def orphans(self, limit: int) -> list[str]:
+        """Return the ids of up to ``limit`` tasks that have steps and no row.
 
-    def _plain(self, what: str, text: str) -> str:
-        """Return a text as it was given. Raises ValidationError if it cannot be decoded."""
-        if not is_coded(text):
+        Its row was deleted by another program, or is about to be pushed: ``put`` comes first.
+        """
+
+    @abstractmethod
+    async def drop(self, ids: Sequence[str]) -> None:
+        """Delete the steps and waits of those of these tasks that have no row."""
+
+    async def recode(self, ids: Sequence[str]) -> tuple[int, list[str]]:
+        """Write the values of the steps of these tasks anew with the codec.
+
+        Return how many were written, and which cannot be decoded and stay. Raises NotSupported where there is no codec.
+        """
+        raise NotSupported("recode: these steps have no codec; give the TaskQ one, on a durable store")
+
+    async def recode_events(self, keys: Sequence[str]) -> tuple[int, list[str]]:
+        """Write the values of these events anew; as ``recode``."""
+        raise NotSupported("recode: these events have no codec; give the TaskQ one, on a durable store")
+
+    def _stored(self, text: str) -> str:
+        if self.codec is None or not text or is_coded(text):  # one that could not be decoded is coded still
             return text
+        return to_stored(text.encode(), self.codec).decode()
+
+    def _plain(self, text: str) -> tuple[str, str | None]:
+        """Return a text as it was given; if it cannot be decoded, as it is stored, with the type of the error."""
+        if not is_coded(text):
+            return text, None
         try:
-            return from_stored(text, self.codec).decode()
+            return from_stored(text, self.codec).decode(), None
         except Exception as error:  # the codec is the application's, and may raise anything
-            raise ValidationError(
-                f"{what} cannot be decoded ({type(error).__name__}): the codec or its key is another"
-            ) from error
+            return text, type(error).__name__
+
+    def _anew(self, text: str) -> str | None:
+        """Return a stored text as the codec makes it now; None if it cannot be decoded."""
+        plain, error = self._plain(text)
+        return None if error is not None else self._stored(plain)
 
     def _stored_step(self, step: Step) -> Step:
         return step if self.codec is None else replace(step, text=self._stored(step.text))
 
     def _plain_step(self, step: Step) -> Step:
-        return replace(step, text=self._plain(f"step {step.label}", step.text)) if is_coded(step.text) else step
+        if not is_coded(step.text):
+            return step
+        text, error = self._plain(step.text)
+        return replace(step, text=text, undecodable=error)
 
     def _stored_event(self, event: EventValue) -> EventValue:
         return event if self.codec is None else replace(event, text=self._stored(event.text))
 
     def _plain_event(self, event: EventValue) -> EventValue:
-        return replace(event, text=self._plain(f"event {event.key}", event.text)) if is_coded(event.text) else event
+        if not is_coded(event.text):
+            return event
+        text, error = self._plain(event.text)
+        return replace(event, text=text, undecodable=error)
+
+
+def recoded(answers: Iterable[tuple[str, bool]]) -> tuple[int, list[str]]:
+    """Return how many of these were written anew, and the names of the others."""
+    found = list(answers)
+    return sum(written for _, written in found), [name for name, written in found if not written]
+
+
+def step_name(task_id: str, step: Step) -> str:
+    """Return how a step is called in a list of what cannot be decoded."""
+    return f"{task_id} {step.label}"

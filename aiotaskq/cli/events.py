@@ -84,4 +84,5 @@ def emit(
 
 
 def _as_dict(event: EventValue) -> dict[str, Any]:
-    return {"key": event.key, "at": instant(event.at), "expires_at": instant(event.expires_at)}
+    known = {"key": event.key, "at": instant(event.at), "expires_at": instant(event.expires_at)}
+    return known if event.undecodable is None else known | {"undecodable": event.undecodable}

@@ -35,6 +35,8 @@ def _kind(step: Step) -> str:
 
 
 def _value(step: Step, values: bool, utc: bool) -> str:
+    if step.undecodable is not None:
+        return tr("not decodable: {error}", error=step.undecodable)
     if step.timed_out:
         return tr("did not come in time")
     if step.kind in ("sleep", "wait"):
@@ -46,7 +48,9 @@ def _value(step: Step, values: bool, utc: bool) -> str:
 
 def _as_dict(step: Step, values: bool) -> dict[str, Any]:
     known: dict[str, Any] = {"kind": step.kind, "name": step.name, "number": step.number, "at": instant(step.at)}
-    if step.kind in ("sleep", "wait"):
+    if step.undecodable is not None:
+        known["undecodable"] = step.undecodable
+    elif step.kind in ("sleep", "wait"):
         known["until"] = None if step.until >= NEVER else instant(step.until)
     elif step.timed_out:
         known["timed_out"] = True

@@ -28,10 +28,7 @@ def check_calendar(field: str, value: object) -> str:
     """
     if not isinstance(value, str) or not 0 < len(value) <= 64:
         raise ValidationError(f"{field}: must be a country such as 'DE', or a part of one such as 'DE-BY'")
-    try:
-        _calendar(value)
-    except NotImplementedError:
-        raise ValidationError(f"{field}: no calendar is known for {value!r}{_guess(value)}") from None
+    _known(field, value)
     return value
 
 
@@ -39,14 +36,21 @@ def check_calendar(field: str, value: object) -> str:
 def day_off(calendar: str, rule: str, day: date) -> str | None:
     """Return why a day is left out, ``holiday`` or ``weekend``, or None.
 
-    Raises as ``check_calendar``; NotImplementedError for an unknown calendar.
+    Raises as ``check_calendar``, also for the calendar of a stored schedule that another version of the library knew.
     """
-    known = _calendar(calendar)
+    known = _known("calendar", calendar)
     with _LOCK:
         holiday = day in known
         if rule == "working_days":
             return None if known.is_working_day(day) else "holiday" if holiday else "weekend"
         return "holiday" if holiday else None
+
+
+def _known(field: str, name: str) -> Any:
+    try:
+        return _calendar(name)
+    except NotImplementedError:
+        raise ValidationError(f"{field}: no calendar is known for {name!r}{_guess(name)}") from None
 
 
 @functools.lru_cache(maxsize=64)

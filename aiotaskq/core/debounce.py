@@ -35,17 +35,18 @@ class Debounce(msgspec.Struct, frozen=True):
     """Returns the gates of joined params; None where no call has gates."""
 
 
-def after_call(row: Task, call: Task, rule: Debounce, now: int) -> Task:
+def after_call(row: Task, call: Task, rule: Debounce, now: int, begun: bool = False) -> Task:
     """Return what the task that holds the key becomes when it is called again; ``now`` in microseconds UTC.
 
     A waiting one becomes the newer call, but keeps its id, its place in time and what is known of its runs. A running
-    one gives up its key. Raises TaskConflict if it is a task of another type, or cannot be read.
+    one gives up its key, and so does one that has ``begun``: it has steps, and goes on with them. Raises TaskConflict
+    if it is a task of another type, or cannot be read.
     """
     if row.type != call.type:
         raise TaskConflict(f"key: task {row.task_id!r}, which has it, is of type {row.type!r}; use another key")
     if row.undecodable is not None:
         raise TaskConflict(f"key: task {row.task_id!r}, which has it, cannot be read ({row.undecodable}); cancel it")
-    if row.status is not PENDING:
+    if row.status is not PENDING or begun:
         return replace(row, unique_key=None)
     due = now + rule.delay
     if rule.max_wait is not None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
+from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.task import PENDING, SECOND, Task
 
 Kind = Literal["step", "sleep", "wait", "event"]
@@ -36,6 +37,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """When it was written, in microseconds UTC."""
     version: int = 1
     """That of the handler which made it: every later run of the task has the same code."""
+    undecodable: str | None = None
+    """The type of the error of its codec, where it could not be decoded: the text is as it is stored then."""
 
     @property
     def timed_out(self) -> bool:
@@ -44,12 +47,16 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def value(self) -> Any:
-        """The value of the text; None where the time for an event was up."""
+        """The value of the text; None where the time for an event was up. Raises ValidationError if undecodable."""
+        if self.undecodable is not None:
+            raise undecodable(f"step {self.label}", self.undecodable)
         return msgspec.json.decode(self.text) if self.text else None
 
     @property
     def until(self) -> int:
-        """When a sleep or a wait ends, in microseconds UTC."""
+        """When a sleep or a wait ends, in microseconds UTC. Raises ValidationError if undecodable."""
+        if self.undecodable is not None:
+            raise undecodable(f"step {self.label}", self.undecodable)
         return int(self.text)
 
     @property
@@ -94,10 +101,14 @@ class EventValue(msgspec.Struct, frozen=True, kw_only=True):
     """When it was emitted, in microseconds UTC."""
     expires_at: int | None = None
     """From when on it does not exist, in microseconds UTC; None for never."""
+    undecodable: str | None = None
+    """The type of the error of its codec, where it could not be decoded: the text is as it is stored then."""
 
     @property
     def value(self) -> Any:
-        """The value."""
+        """The value. Raises ValidationError if undecodable."""
+        if self.undecodable is not None:
+            raise undecodable(f"event {self.key}", self.undecodable)
         return msgspec.json.decode(self.text)
 
     def there(self, now: int) -> bool:
@@ -106,6 +117,11 @@ class EventValue(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"<EventValue {self.key}>"
+
+
+def undecodable(what: str, error: str) -> ValidationError:
+    """Return the error for a value whose codec raised an error of this type."""
+    return ValidationError(f"{what} cannot be decoded ({error}): the codec or its key is another")
 
 
 def woken(task: Task, now: int) -> Task | None:

@@ -26,7 +26,7 @@ from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_secon
 
 WEBHOOK: Final = "aiotaskq.webhook"
 """The type of the tasks that send messages. The end of such a task is never told."""
-STATUSES: Final = ("completed", "failed", "alert")
+STATUSES: Final = ("completed", "failed", "cancelled", "expired", "alert")
 _PREFIX: Final = "whsec_"
 _KEY: Final = (24, 64)  # bytes, as the specification asks for
 

@@ -83,7 +83,7 @@ async def copy(
         done.queues_paused += 1
     gates = await close_gates(source, target, now)
     grouped = await _copy_groups(source, target, done)
-    await copy_events(source, target, now)
+    done.uncopied += [Uncopied("event", key, problem) for key, problem in await copy_events(source, target, now)]
     looked = 0
     async for tasks in _pages(source):
         await _copy_tasks(source, target, tasks, now, running, done, grouped)
@@ -184,9 +184,13 @@ async def _copy_tasks(
         found = [await _with_steps(source, target, each, now, done) for each in wanted]
         wanted = [task for task in found if task is not None]
     began = {task.task_id for task in tasks if task.status is Status.RUNNING}
+    left = {task.task_id for task in wanted}
     for task in await _write(target.push, wanted, "task", done):
         done.tasks += 1
         done.released += task.task_id in began
+        left.discard(task.task_id)
+    if left and target.steps is not None:
+        await target.steps.drop(sorted(left))
 
 
 async def _with_steps(source: Backend, target: Backend, task: Task, now: int, done: Copied) -> Task | None:

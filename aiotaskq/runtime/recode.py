@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from aiotaskq.backends.base import Backend, Schedules
+from aiotaskq.backends.steps import Steps
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.task import TaskFilter
 from aiotaskq.errors import NotSupported
@@ -17,10 +18,12 @@ PAUSE = 0.2  # seconds
 
 
 class Recoded(msgspec.Struct):
-    """The result: rows written, rows that could not be decoded, and rows that others held all the time."""
+    """The result: rows and steps written, those that could not be decoded, and rows that others held all the time."""
 
     tasks: int = 0
     schedules: int = 0
+    steps: int = 0
+    events: int = 0
     undecodable: list[str] = []
     locked: list[str] = []
     last: str | None = None
@@ -28,10 +31,11 @@ class Recoded(msgspec.Struct):
 
 
 async def recode(backend: Backend, clock: Clock, done: Recoded, progress: Callable[[int, int], None]) -> None:
-    """Rewrite all tasks of the backend, and its schedules, behind ``done.last``; note in ``done`` what was done.
+    """Rewrite all tasks of the backend behind ``done.last`` with their steps, then its events and its schedules.
 
-    Rows that are pushed meanwhile have the present codec already. ``progress`` is called with how many tasks were
-    looked at, and of how many. Raises NotSupported where the store has no codec, and DatabaseUnavailable.
+    ``done`` says what was done. Rows that are pushed meanwhile have the present codec already. ``progress`` is called
+    with how many tasks were looked at, and of how many. Raises NotSupported where the store has no codec, and
+    DatabaseUnavailable.
     """
     if backend.codec is None:
         raise NotSupported(f"recode: {backend.name} has no codec; give the TaskQ one, on a durable store")
@@ -43,11 +47,26 @@ async def recode(backend: Backend, clock: Clock, done: Recoded, progress: Callab
         if not page:
             break
         done.tasks += await _written(backend.recode, page, clock, done)
+        if backend.steps is not None:
+            count, left = await backend.steps.recode(page)
+            done.steps += count
+            done.undecodable += left
         done.last = page[-1]
         looked += len(page)
         progress(looked, max(total, looked))
+    if backend.steps is not None:
+        await _recode_events(backend.steps, clock, done)
     if backend.schedules is not None:
         await recode_schedules(backend.schedules, clock, done)
+
+
+async def _recode_events(store: Steps, clock: Clock, done: Recoded) -> None:
+    last = None
+    while keys := [event.key for event in await store.events(clock.now(), CHUNK, after=last)]:
+        count, left = await store.recode_events(keys)
+        done.events += count
+        done.undecodable += left
+        last = keys[-1]
 
 
 async def recode_schedules(schedules: Schedules, clock: Clock, done: Recoded) -> None:

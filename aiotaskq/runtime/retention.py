@@ -6,6 +6,7 @@ import random
 from typing import Literal
 
 from aiotaskq.backends.base import Backend
+from aiotaskq.backends.steps import Steps
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.history import rolls
@@ -52,10 +53,13 @@ class Retention:
         self._history = backend.history if history else None
         self._roll_from = 0  # ticks
         self._look_from = 0  # ticks: for events that have expired
+        self._orphans_from = 0  # ticks: for steps without a task
+        self._orphans: set[str] = set()  # the ids of tasks that had steps and no row at the last look
+        self._mends = backend.steps is not None and backend.steps.mends
         self._poller = Poller("retention", self._sweep, clock)
 
     async def start(self) -> None:
-        """Start in the running loop, if there is anything to delete by age. Raises DatabaseUnavailable."""
+        """Start in the running loop, if there is anything to delete by age, or to mend. Raises DatabaseUnavailable."""
         if self._auto:
             self._auto = False
             if not await self._backend.keeps_ended():
@@ -63,7 +67,7 @@ class Retention:
                 self._rests = True
         if self._history is not None:
             self._roll_later(ROLL_INTERVAL / 10)
-        if self._ages or self._history is not None:
+        if self._ages or self._history is not None or self._mends:
             await self._poller.start()
 
     def _keep_for(self, age: float) -> None:
@@ -91,9 +95,19 @@ class Retention:
             if steps.used or self._clock.ticks() >= self._look_from:
                 self._look_from = self._clock.ticks() + int(ROLL_INTERVAL * SECOND)
                 full |= await steps.expire(now, PURGE_CHUNK) == PURGE_CHUNK
+            if self._clock.ticks() >= self._orphans_from:
+                self._orphans_from = self._clock.ticks() + int(ROLL_INTERVAL * SECOND)
+                await self._drop_orphans(steps)
             await steps.mend(now)  # though this process has no steps: the one that has stored the event is gone
-        interval = SWEEP_INTERVAL if self._ages else ROLL_INTERVAL
+        interval = SWEEP_INTERVAL if self._ages or self._mends else ROLL_INTERVAL
         return PAUSE if full else interval * random.uniform(0.8, 1.2)
+
+    async def _drop_orphans(self, steps: Steps) -> None:
+        """Delete the steps of tasks that had no row at the last look either: one may be about to be pushed."""
+        found = set(await steps.orphans(PURGE_CHUNK))
+        if old := found & self._orphans:
+            await steps.drop(sorted(old))
+        self._orphans = found - old
 
     async def _roll(self) -> bool:
         """Roll some of the history, if it is time; return whether there may be more to roll."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Callable
 from types import CodeType
@@ -20,7 +21,7 @@ from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.core.conversion import Conversion
 from aiotaskq.core.outcome import Released, passed_on, settle
 from aiotaskq.core.serialize import storable
-from aiotaskq.core.steps import NEVER, EventValue, Kind, NewStep, Step, Suspension
+from aiotaskq.core.steps import NEVER, EventValue, Kind, NewStep, Step, Suspension, undecodable
 from aiotaskq.core.task import SECOND, Task, new_task
 from aiotaskq.core.validation import check_int, check_json, check_key, check_seconds
 from aiotaskq.errors import DatabaseUnavailable, EventTimeout, LeaseLost, NotFound, NotSupported, ValidationError
@@ -64,6 +65,11 @@ class StepVerbs:
         self._batch: Batcher[NewStep, Step | None] = Batcher(self._add)
 
     @property
+    def single_writer(self) -> bool:
+        """As ``Backend.single_writer``."""
+        return self._backend.single_writer
+
+    @property
     def store(self) -> Steps:
         """Where they are. Raises NotSupported where the store cannot hold any."""
         if self._backend.steps is None:
@@ -79,7 +85,8 @@ class StepVerbs:
     async def add(self, new: NewStep, session: Any = None) -> Step | None:
         """Store a step; return the one that is there, None if the task is no longer this worker's.
 
-        While the store cannot be reached it is tried again, since what the step is about has been done.
+        While the store cannot be reached it is tried again, since what the step is about has been done. Raises
+        DatabaseUnavailable where a database with one writer stays locked, perhaps by the handler itself.
         """
         if session is not None:
             return await self.store.add_with(session, new)
@@ -89,6 +96,11 @@ class StepVerbs:
                 return (await (self._batch.add([new]) if self._backend.grouped else self._add([new])))[0]
             except DatabaseUnavailable as error:
                 failures += 1
+                if failures > 1 and self.single_writer and "locked" in str(error):
+                    raise DatabaseUnavailable(
+                        f"step {new.step.label}: the database stays locked; if the handler has written in a "
+                        "transaction of its own, commit that before the step, or pass it as session="
+                    ) from error
                 if failures == 1:
                     log.warning("task {}: step {} is not stored yet: {}", new.task_id, new.step.label, error)
             await self.clock.sleep(backoff(failures, 0.1, 2.0))
@@ -157,6 +169,11 @@ class StepVerbs:
         await self.store.put(kept)
         return new
 
+    async def forget(self, task: Task) -> None:
+        """Delete the steps of a task whose push has failed; if that fails, too, the sweep does it."""
+        with contextlib.suppress(DatabaseUnavailable):
+            await self.store.drop([task.task_id])
+
     async def steps_of(self, task: Task) -> list[Step]:
         """Return the steps of a task."""
         return await self.store.read(task.task_id, task.seq)
@@ -176,6 +193,7 @@ class RunSteps:
         self._counts: dict[tuple[Kind, str], int] = {}
         self._functions: dict[str, Any] = {}
         self._last = 0
+        self._session: Any = None  # that of the last step which had one
         self.left: Released | None = None
         """Set once the handler was to leave: it may have caught that, as ``gather(…, return_exceptions=True)`` does."""
 
@@ -216,6 +234,13 @@ class RunSteps:
         return NewStep(self._task.task_id, self._task.seq, self._task.fence, step)
 
     async def _add(self, new: NewStep, session: Any = None) -> Step:
+        if session is not None:
+            self._session = session
+        elif self._session is not None and self._verbs.single_writer and self._session.in_transaction():
+            raise ValidationError(
+                f"{new.step.kind} {new.step.label}: the transaction of an earlier step is open, and keeps this "
+                "database from being written; pass its session= here, too, or commit it first"
+            )
         stored = await self._verbs.add(new, session)
         if stored is None:
             raise LeaseLost(f"task {self._task.task_id} is no longer run here; stop working on it")
@@ -274,6 +299,8 @@ class RunSteps:
             event = await self._store.event(key, now)
             if event is None and until > now:
                 self._leave(f"waits for {key}", until, self.new("wait", key, number, str(until)), key)
+            if event is not None and event.undecodable is not None:
+                raise undecodable(f"event {key}", event.undecodable)
             found = await self._add(self.new("event", key, number, "" if event is None else event.text))
         if found.timed_out:
             raise EventTimeout(f"event {key} did not come in time")

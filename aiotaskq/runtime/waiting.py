@@ -203,7 +203,7 @@ def _was_left(task: Task) -> bool:
 def _suspended(task: Task, steps: Sequence[Step]) -> Waiting | None:
     """Return for what the handler of a task has left it; None where it has not."""
     for step in reversed(steps):
-        if step.kind in ("sleep", "wait") and step.until == task.due:
+        if step.kind in ("sleep", "wait") and step.undecodable is None and step.until == task.due:
             until = None if step.until >= NEVER else step.until
             if step.kind == "wait":
                 return Waiting(reason="event", until=until, event=step.name)

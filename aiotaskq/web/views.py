@@ -150,7 +150,9 @@ def step_view(step: Step, show: bool) -> StepView:
     view = StepView(
         step.kind, step.name, step.number, to_iso(step.at) or "", timed_out=step.timed_out, version=step.version
     )
-    if step.kind in ("sleep", "wait"):
+    if step.undecodable is not None:
+        view.undecodable = step.undecodable
+    elif step.kind in ("sleep", "wait"):
         view.until = None if step.until >= NEVER else to_iso(step.until)
     elif show:
         view.value = plain(step.value)

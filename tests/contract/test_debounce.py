@@ -19,7 +19,8 @@ from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.gate import Bounds, Flow
-from aiotaskq.core.outcome import Completed, Failed, settle
+from aiotaskq.core.outcome import Completed, Failed, Released, settle
+from aiotaskq.core.steps import NewStep, Step, Suspension
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import NotSupported, TaskConflict
 from aiotaskq.runtime.queue.queue import Queue
@@ -49,6 +50,20 @@ async def called(queue: Queue, params: Sequence[dict[str, Any]], session: Any = 
 
 async def waiting(backend: Backend) -> list[Task]:
     return await backend.find(TaskFilter(status=(Status.PENDING,)), 100)
+
+
+async def test_a_task_that_has_steps_is_not_changed(backend: Backend, queue: Queue) -> None:
+    (first,) = await called(queue, [{"n": 1}], key="k")
+    (claimed,) = await backend.claim("w", NOW + 3 * SECOND, 1)
+    assert backend.steps is not None
+    sleep = NewStep(first.task_id, first.seq, claimed.fence, Step(name="night", kind="sleep", text=str(LATER)))
+    asleep = settle(claimed, Released("sleeps", ran=True, suspended=Suspension(LATER, sleep)), NOW)
+    assert await backend.steps.suspend(Change(claimed, asleep), sleep)
+    second, third = await called(queue, [{"n": 2}, {"n": 3}], key="k")
+    assert second.task_id == third.task_id != first.task_id and third.params == {"n": 3}
+    row = await read(backend, first.task_id)
+    assert (row.params, row.run_at, row.unique_key) == ({"n": 1}, LATER, None)
+    assert {task.task_id for task in await waiting(backend)} == {first.task_id, second.task_id}
 
 
 async def test_a_key_that_was_given_up_is_not_taken_back(backend: Backend) -> None:

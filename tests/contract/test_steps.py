@@ -18,7 +18,7 @@ from aiotaskq.core.edit import edited
 from aiotaskq.core.gate import PARKED, Bounds, Flow
 from aiotaskq.core.steps import NEVER, EventValue, NewStep, Step
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
-from aiotaskq.errors import ValidationError
+from aiotaskq.errors import NotSupported, ValidationError
 from tests.support.backends import Store
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, completed, ended, new, pushed, read, running
@@ -161,8 +161,82 @@ async def test_a_codec_encodes_the_texts(durable_store: Store) -> None:
             ((stored,),) = durable_store.execute(f"SELECT value FROM {table}")
             assert "secret" not in stored
     steps.codec = None
+    # What cannot be decoded is kept, and told.
+    (left,) = await steps.read(task.task_id, task.seq)
+    assert left.undecodable == "ValueError" and not left.timed_out
     with pytest.raises(ValidationError, match=r"step charge cannot be decoded \(ValueError\)"):
-        await steps.read(task.task_id, task.seq)
+        _ = left.value
+    plain = event("t")
+    await steps.emit(plain)
+    one, other = await steps.events(NOW, 2)
+    assert (one.key, one.undecodable, other) == ("s", "ValueError", plain)
+    with pytest.raises(ValidationError, match="event s cannot be decoded"):
+        _ = one.value
+    fork = new(fence=1)
+    await steps.put([NewStep(fork.task_id, fork.seq, fork.fence, left)])
+    steps.codec = Zlib(over=0)
+    assert await steps.read(fork.task_id, fork.seq) == [of(task, text=secret).step], "copied as it was stored"
+
+
+async def test_steps_without_a_task_are_found_and_dropped(backend: Backend, steps: Steps) -> None:
+    task, other = await running(backend), await running(backend)
+    gone, waits = new(fence=1), new(fence=1)
+    await steps.add([of(task)])
+    assert await wait(steps, other)
+    await steps.put([of(gone), of(gone, "b", n=2), of(waits)])
+    assert sorted(await steps.orphans(10)) == sorted([gone.task_id, waits.task_id])
+    assert len(await steps.orphans(1)) == 1
+    await steps.drop([])
+    await steps.drop([gone.task_id, task.task_id, other.task_id])
+    assert await steps.orphans(10) == [waits.task_id]
+    assert await steps.read(gone.task_id, gone.seq) == []
+    assert await steps.read(task.task_id, task.seq) == [of(task).step] and await steps.waiting(["paid"]) == {"paid": 1}
+
+
+class Xor:
+    """A codec with a key. The first one writes, each of them reads."""
+
+    def __init__(self, *keys: int) -> None:
+        self._keys = keys
+
+    def encode(self, data: bytes, /) -> bytes:
+        return bytes([self._keys[0], *(each ^ self._keys[0] for each in data)])
+
+    def decode(self, data: bytes, /) -> bytes:
+        if data[0] not in self._keys:
+            raise LookupError(f"no key {data[0]}")
+        return bytes(each ^ data[0] for each in data[1:])
+
+
+async def test_steps_and_events_are_written_anew_with_another_key(durable_store: Store) -> None:
+    backend = durable_store.backend
+    steps = steps_of(backend)
+    task, other, plain = await running(backend), await running(backend), await running(backend)
+    with pytest.raises(NotSupported, match="these steps have no codec"):
+        await steps.recode([task.task_id])
+    with pytest.raises(NotSupported, match="these events have no codec"):
+        await steps.recode_events(["paid"])
+    await steps.add([of(plain)])
+    steps.codec = Xor(1)
+    new_steps = [of(task), of(task, text='"é"', number=2, n=2), of(task, "late", "", kind="event", n=3)]
+    await steps.add(new_steps)
+    await steps.emit(event("one", '"1"'))
+    steps.codec = Xor(9)
+    await steps.add([of(other)])
+    await steps.emit(event("other", '"2"'))
+
+    steps.codec = Xor(2, 1)
+    ids = [task.task_id, other.task_id, plain.task_id, "missing"]
+    assert await steps.recode(ids) == (3, [f"{other.task_id} charge"])
+    assert await steps.recode_events(["one", "other", "missing"]) == (1, ["other"])
+    assert await steps.recode([]) == await steps.recode_events([]) == (0, [])
+    steps.codec = Xor(2)
+    assert await steps.read(task.task_id, task.seq) == [each.step for each in new_steps]
+    assert await steps.read(plain.task_id, plain.seq) == [of(plain).step]
+    assert await steps.event("one", NOW) == event("one", '"1"')
+    steps.codec = Xor(9)
+    assert await steps.read(other.task_id, other.seq) == [of(other).step], "what cannot be decoded stays"
+    assert await steps.event("other", NOW) == event("other", '"2"')
 
 
 # ---- sleeps and waits ------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from aiotaskq.core.alerts import ALERTS
 from aiotaskq.core.task import Task
 from aiotaskq.core.webhooks import WEBHOOK
 from aiotaskq.errors import TaskFailed
+from aiotaskq.testing import virtual
 from tests.support.backends import Store
 from tests.support.machine import within
 
@@ -74,3 +75,42 @@ async def test_the_end_of_a_task_pushes_its_messages(store: Store, tmp_path: Pat
         told = sorted((task.params["webhook"], task.params["body"]["data"]["task_id"]) for task in sent)
         assert told == [(f"https://example.com/{name}", handles[0].task_id) for name in ("all", "failed")]
         assert {task.queue for task in sent} == {"hooks"} and {str(task.status) for task in sent} == {"pending"}
+
+
+async def test_cancelled_and_expired_tasks_are_told_of(store: Store, tmp_path: Path) -> None:
+    schedules = f"sqlite:///{tmp_path}/schedules.db"
+    async with virtual(url=store.url, schedules=schedules, scheduler=False, lease=7 * 86_400) as kit:
+        tq = kit.tq
+        tq.webhook("https://example.com/ends", secret=bytes(32), queue="hooks", on=("cancelled", "expired"))
+        tq.elsewhere("work")
+        await tq.pause("hooks")  # nothing is sent
+        one, two, three, late, taken = [
+            await tq.push("work", delay=60, expires=expires, unique_key=key)
+            for key, expires in (("a", None), ("b", None), ("c", None), ("d", 30), ("e", 30))
+        ]
+        assert await one.cancel()
+        await tq.pause()
+        await kit.advance(minutes=2)
+        newer = await tq.push("work", delay=7200, unique_key="e")
+        assert newer.created, "the expired task gave its key up"
+        assert await tq.cancel_many(type="work") in (3, 4)
+        sent = [each.params["body"] for each in await tq.find(type=WEBHOOK)]
+        told = {body["data"]["task_id"]: body["type"] for body in sent}
+        ends = {each.task_id: f"task.{await each.status()}" for each in (one, two, three, late, taken, newer)}
+        assert told == ends and told[taken.task_id] == "task.expired" and told[one.task_id] == "task.cancelled"
+
+
+async def test_a_message_of_an_unknown_webhook_is_left_to_others(store: Store, tmp_path: Path) -> None:
+    schedules = f"sqlite:///{tmp_path}/schedules.db"
+    async with virtual(url=store.url, schedules=schedules, scheduler=False, lease=7 * 86_400) as kit:
+        kit.tq.webhook("https://example.com/known", secret=bytes(32))
+        sent = await kit.tq.push(WEBHOOK, {"webhook": "other", "body": {}})
+        await kit.advance(hours=1)
+        row = await sent.task()
+        assert (str(row.status), row.retry_count) == ("pending", 0)
+        await kit.tq.pause()
+        await kit.advance(hours=24)
+        await kit.tq.resume()
+        await kit.advance(minutes=2)
+        row = await sent.task()
+        assert str(row.status) == "failed" and "webhook other: it is not registered" in str(row.error_message)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from aiotaskq.core.backfill import missing_dues
 from aiotaskq.core.blackout import leave, read_windows
+from aiotaskq.core.calendars import day_off
 from aiotaskq.core.firing import derived_id, fire
 from aiotaskq.core.firing_record import MAX_RECORDS, FiringRecord, has_made, recorded
 from aiotaskq.core.planning import planned
@@ -337,3 +338,9 @@ def test_the_history_loses_no_count_before_its_bound(steps: list[list[str]]) -> 
         assert sum(record.count for record in history) == n
     assert all(a.outcome != "skipped" or (a.outcome, a.reason) != (b.outcome, b.reason) for a, b in pairwise(history))
     assert [record.last for record in history] == sorted(record.last or 0 for record in history)
+
+
+def test_a_stored_calendar_that_is_not_known_is_named() -> None:
+    pytest.importorskip("holidays", reason="the extra calendars is not installed")
+    with pytest.raises(ValidationError, match="calendar: no calendar is known for 'XX'"):
+        day_off("XX", "skip_holidays", date(2026, 1, 1))

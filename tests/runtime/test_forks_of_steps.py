@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import NotFound, Status, TaskQ, sleep_for, step, wait_event
+from aiotaskq import NotFound, QueueFull, Status, TaskQ, sleep_for, step, wait_event
 from aiotaskq.runtime.copy import copy
 from aiotaskq.testing import virtual
 from tests.support.machine import within
@@ -47,6 +47,24 @@ async def test_a_fork_goes_on_at_a_step() -> None:
         assert await handle.result() == result
         with pytest.raises(NotFound, match="has no step 'nothing'; there is: charge, night, pack, sent, mail"):
             await kit.tq.fork(handle.task_id, from_step="nothing")
+
+
+async def test_a_fork_that_cannot_be_pushed_leaves_no_steps() -> None:
+    calls: list[str] = []
+    async with virtual(**IDLE) as kit, asyncio.timeout(within(20)):
+        handle = await register(kit.tq, calls).push()
+        await kit.advance(hours=1)
+
+        class Refusing:
+            async def push(self, tasks: list[Any], call_next: Any) -> list[Any]:
+                raise QueueFull("no room")
+
+        kit.tq.middleware(Refusing())
+        with pytest.raises(QueueFull):
+            await kit.tq.fork(handle.task_id, from_step="night")
+        steps = kit.tq.queue.backend.steps
+        assert steps is not None and await steps.orphans(10) == []
+        assert len(await kit.tq.steps(handle.task_id)) == 2
 
 
 @pytest.mark.parametrize("emitted", [False, True])

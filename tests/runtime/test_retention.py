@@ -9,6 +9,7 @@ import pytest
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.steps import NewStep, Step
 from aiotaskq.core.task import FINAL, SECOND, Status, TaskFilter, new_task
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.queue.bulk import PURGE_CHUNK
@@ -140,3 +141,18 @@ async def test_only_ended_tasks_are_retried_or_purged(tq: TaskQ) -> None:
                 await tq.purge(status=status)
         with pytest.raises(ValidationError, match="limit"):
             await tq.retry_many(limit=0)
+
+
+async def test_steps_of_tasks_that_are_gone_go_at_the_second_look(tq: TaskQ) -> None:
+    clock, backend = virtual(tq), tq.queue.backend
+    assert backend.steps is not None
+    gone, late = (new_task("t", {}, now=clock.now()) for _ in range(2))
+    async with tq:
+        await backend.steps.put([NewStep(each.task_id, each.seq, 1, Step(name="a", text="1")) for each in (gone, late)])
+        for _ in range(3):
+            await tq._retention._sweep()
+        assert len(await backend.steps.orphans(10)) == 2, "these may be about to be pushed"
+        await backend.push([late])
+        clock._now += 2 * 3600 * SECOND
+        await tq._retention._sweep()
+        assert await backend.steps.orphans(10) == [] and len(await backend.steps.read(late.task_id, late.seq)) == 1

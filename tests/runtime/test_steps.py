@@ -30,6 +30,7 @@ from aiotaskq import (
     step,
     wait_event,
 )
+from aiotaskq.app.handle import TaskCall
 from aiotaskq.backends.memory.steps import MemorySteps
 from aiotaskq.core.task import SECOND
 from aiotaskq.testing import START, Kit, inline, virtual
@@ -391,6 +392,40 @@ async def test_a_sleep_holds_no_slot_of_a_limit_and_does_not_expire(fake: Kit) -
         await fake.drain()
     assert ended == [2, 0, 1]
     assert [await handle.status() for handle in handles] == [Status.COMPLETED] * 3
+
+
+async def test_pushes_side_by_side_keep_their_ids_in_any_order(fake: Kit) -> None:
+    runs: list[list[str]] = []
+
+    async def push_all() -> list[str]:
+        async def push(n: int) -> str:
+            for _ in range(n if not runs else 9 - n):
+                await asyncio.sleep(0)
+            return (await fake.tq.push("child", {"n": n // 2})).task_id
+
+        ids = list(await asyncio.gather(*(push(n) for n in range(6))))
+        group: Any = await fake.tq.group([TaskCall("child", {"n": n}, {}) for n in (7, 8)])
+        runs.append([*ids, group.group_id])
+        if len(runs) == 1:
+            raise ConnectionError("not stored")
+        return ids
+
+    @fake.tq.task
+    async def child(n: int) -> int:
+        return n
+
+    @fake.tq.task(backoff=STEADY)
+    async def work() -> list[str]:
+        return await step("push", push_all)
+
+    handle = await work.push()
+    await fake.drain(delayed=True)
+    first, second = runs
+    assert len(set(first)) == 7 and set(first) == set(second), "each is pushed once"
+    assert first[-1] == second[-1]
+    for n in range(6):
+        assert (await fake.tq.get(second[n])).params == {"n": n // 2}
+    assert await handle.result() == second[:-1]
 
 
 async def test_a_task_pushed_in_a_step_is_pushed_once(fake: Kit) -> None:

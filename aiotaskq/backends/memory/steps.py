@@ -165,6 +165,17 @@ class MemorySteps(Steps):
                     self._forget(task_id)
             return len(late)
 
+    async def orphans(self, limit: int) -> list[str]:
+        with self._lock:
+            return [task_id for task_id in self.by_task if task_id not in self._rows][:limit]
+
+    async def drop(self, ids: Sequence[str]) -> None:
+        with self._lock:
+            for task_id in ids:
+                if task_id not in self._rows:
+                    self.by_task.pop(task_id, None)
+                    self._forget(task_id)
+
     async def mend(self, now: int) -> int:
         return 0  # an event and what it wakes are one step here
 

@@ -18,7 +18,7 @@ from aiotaskq.backends.coded import encoded_change
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.rows import changed_rows
-from aiotaskq.backends.steps import Steps, Wait
+from aiotaskq.backends.steps import Steps, Wait, recoded, step_name
 from aiotaskq.core.steps import EventValue, NewStep, Step, woken
 
 Message = Callable[[Mapping[str, Sequence[str]]], bytes]
@@ -29,6 +29,8 @@ TRIES = 10  # to wake tasks that other changes touch meanwhile; then it is left 
 
 class RedisSteps(Steps):
     """The keys ``steps:…``, ``events``, ``waits:…`` and their indexes."""
+
+    mends = True
 
     def __init__(self, backend: Backend, redis: RedisConnections, message: Message, updated: Updated) -> None:
         """``message`` returns hints as they are published, ``updated`` passes those of an update on in this process."""
@@ -145,6 +147,58 @@ class RedisSteps(Steps):
 
     async def expire(self, now: int, limit: int) -> int:
         return int(await self._redis.run(scripts.EVENTS_EXPIRE, now, limit, repeatable=True))
+
+    async def orphans(self, limit: int) -> list[str]:
+        found: list[str] = []
+        cursor: bytes | str = "0"
+        while len(found) < limit:
+            cursor, ids = await self._redis.run(scripts.STEPS_ORPHANS, cursor, READ, repeatable=True)
+            found += [each.decode() for each in ids]
+            if cursor == b"0":
+                break
+        return found[:limit]
+
+    async def drop(self, ids: Sequence[str]) -> None:
+        for start in range(0, len(ids), READ):
+            await self._redis.run(scripts.STEPS_DROP, *ids[start : start + READ], repeatable=True)
+
+    async def recode(self, ids: Sequence[str]) -> tuple[int, list[str]]:
+        if self.codec is None:
+            return await super().recode(ids)
+        answers = []
+        for task_id in ids:
+            found = await self._redis.command("HGETALL", f"{self._redis.root}steps:{task_id}")
+            read = list(zip(found[::2], found[1::2], strict=True))
+            names = [step_name(task_id, _step(field.decode(), value.decode())) for field, value in read]
+            answers += await self._recode(f"steps:{task_id}", read, 3, names)
+        return recoded(answers)
+
+    async def recode_events(self, keys: Sequence[str]) -> tuple[int, list[str]]:
+        if self.codec is None:
+            return await super().recode_events(keys)
+        if not keys:
+            return 0, []
+        found = await self._redis.command("HMGET", f"{self._redis.root}events", *keys)
+        read = [(key.encode(), value) for key, value in zip(keys, found, strict=True) if value is not None]
+        return recoded(await self._recode("events", read, 2, [key.decode() for key, _ in read]))
+
+    async def _recode(
+        self, hash: str, read: Sequence[tuple[bytes, bytes]], words: int, names: Sequence[str]
+    ) -> list[tuple[str, bool]]:
+        """Write the texts anew that are behind so many words of the values of a hash; return which were decoded."""
+        changes: list[bytes | str] = []
+        answers = []
+        for (field, value), name in zip(read, names, strict=True):
+            *before, text = value.decode().split(" ", words)
+            if not text:
+                continue
+            anew = self._anew(text)
+            answers.append((name, anew is not None))
+            if anew is not None:
+                changes += (field, value, " ".join([*before, anew]))
+        for start in range(0, len(changes), 3 * READ):
+            await self._redis.run(scripts.STEPS_RECODE, hash, *changes[start : start + 3 * READ], repeatable=True)
+        return answers
 
     async def mend(self, now: int) -> int:
         count = 0

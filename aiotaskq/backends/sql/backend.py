@@ -18,6 +18,7 @@ from aiotaskq.backends.sql.bounded_push import least_ready, push_bounded
 from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.changes import in_one
 from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.sql.dialects import dialect_named
 from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.groups import SqlGroups
 from aiotaskq.backends.sql.history import SqlHistory
@@ -47,6 +48,7 @@ class SqlBackend(Backend):
         super().__init__()
         self._url = url
         self.database = Database(url, self._upgrade, self._is_upgraded, patience)
+        self.single_writer = dialect_named(self.database.url.get_backend_name()).single_writer
         self.values = SqlValues(self.database)
         self.gates: SqlGates = SqlGates(self.database, self.listeners)
         self.gates.followed = self._followed

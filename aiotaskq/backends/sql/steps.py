@@ -10,11 +10,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, func, or_, select, update
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.coded import encoded_change
 from aiotaskq.backends.sql.admission import Touched
+from aiotaskq.backends.sql.beside import drop_beside
 from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_of
@@ -23,7 +24,7 @@ from aiotaskq.backends.sql.insert import insert_new, replace
 from aiotaskq.backends.sql.rows import TASKS, to_task
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.statements import run
-from aiotaskq.backends.steps import Steps, Wait
+from aiotaskq.backends.steps import Steps, Wait, recoded, step_name
 from aiotaskq.core.steps import EventValue, NewStep, Step, woken
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.models import EventRow, StepRow, WaitRow
@@ -221,6 +222,41 @@ class SqlSteps(Steps):
         statement = delete(_E).where(e.key.in_(select(late.c.key)), e.expires_at <= now)
         return await self._database.write(lambda c: int(c.execute(statement).rowcount))
 
+    async def orphans(self, limit: int) -> list[str]:
+        return await self._database.read(lambda c: list(c.execute(_ORPHANS.limit(limit)).scalars()))
+
+    async def drop(self, ids: Sequence[str]) -> None:
+        for part in chunks(sorted(ids)):
+            await self._database.write(lambda c, part=part: drop_beside(c, part))  # type: ignore[misc]
+
+    async def recode(self, ids: Sequence[str]) -> tuple[int, list[str]]:
+        if self.codec is None:
+            return await super().recode(ids)
+
+        def body(connection: Connection) -> tuple[int, list[str]]:
+            rows = [row for part in chunks(ids) for row in connection.execute(_STEP.where(s.task_id.in_(part)))]
+            anew = [(row, self._anew(row.value)) for row in rows if row.value]
+            for row, value in anew:
+                if value is not None:
+                    connection.execute(_ANEW, {**dict(zip(_KEY, row, strict=False)), "b_value": value})
+            return recoded((step_name(row.task_id, _step(row)), value is not None) for row, value in anew)
+
+        return await self._database.write(body)
+
+    async def recode_events(self, keys: Sequence[str]) -> tuple[int, list[str]]:
+        if self.codec is None:
+            return await super().recode_events(keys)
+
+        def body(connection: Connection) -> tuple[int, list[str]]:
+            rows = [row for part in chunks(keys) for row in connection.execute(_EVENT.where(e.key.in_(part)))]
+            anew = [(row, self._anew(row.value)) for row in rows]
+            for row, value in anew:
+                if value is not None:  # unless it has expired, and another one was emitted
+                    connection.execute(_EVENT_ANEW, {"b_key": row.key, "b_at": row.at, "b_value": value})
+            return recoded((row.key, value is not None) for row, value in anew)
+
+        return await self._database.write(body)
+
     async def mend(self, now: int) -> int:
         found = _FORGOTTEN.where(or_(e.expires_at.is_(None), e.expires_at > now)).limit(KEYS)
         count = 0
@@ -236,6 +272,11 @@ class SqlSteps(Steps):
         return count
 
 
+_KEY = ("b_task_id", "b_seq", "b_kind", "b_name", "b_number")
+_ANEW = update(_S).where(*(column == bindparam(name) for name, column in zip(_KEY, _S.primary_key, strict=True)))
+_ANEW = _ANEW.values(value=bindparam("b_value"))
+_EVENT_ANEW = update(_E).where(e.key == bindparam("b_key"), e.at == bindparam("b_at"))
+_EVENT_ANEW = _EVENT_ANEW.values(value=bindparam("b_value"))
 _ONE_EVENT = _EVENT.where(e.key == bindparam("b_key"))
 _FOR_UPDATE = select(e.key, e.value, e.at, e.expires_at).where(e.key == bindparam("b_key"))
 _WAITING_FOR = select(w.task_id, w.began_at).where(w.key == bindparam("key")).with_for_update(read=True)
@@ -243,6 +284,7 @@ _WAITS = (task.status == str(Status.PENDING), task.began_at == w.began_at)
 _COUNT = select(w.key, func.count()).select_from(_W.join(TASKS, w.task_id == task.task_id)).where(*_WAITS)
 _COUNT = _COUNT.group_by(w.key)
 _FORGOTTEN = select(w.key).distinct().select_from(_W.join(_E, w.key == e.key)).where(e.at.is_not(None))
+_ORPHANS = select(s.task_id).distinct().where(~exists(select(task.task_id).where(task.task_id == s.task_id)))
 _GUARD = select(task.task_id, task.status, task.fence, task.seq)
 
 

@@ -36,6 +36,9 @@ class Settled(Protocol):
     async def read(self, task_id: str) -> Task | None:
         """Return a task by id, None if there is none."""
 
+    def told(self, after: Task) -> tuple[Task, ...]:
+        """Return the messages about a task, to be pushed by the transaction that writes its end."""
+
     async def settle(self, task: Task, outcome: Outcome) -> Task | None:
         """Write an outcome; return the new state, None if the task has changed since it was read."""
 
@@ -108,7 +111,8 @@ async def cancel_page(
     now = operated.clock.now()
     waiting = [task for task in tasks if task.status is Status.PENDING]
     running = [task.task_id for task in tasks if task.status is Status.RUNNING]
-    changes = [Change(task, settle(task, Cancelled(reason), now)) for task in waiting]
+    ends = [(task, settle(task, Cancelled(reason), now)) for task in waiting]
+    changes = [Change(task, after, operated.told(after)) for task, after in ends]
     done = await operated.backend.request_cancel(running) if running else []
     left = [task_id for task_id, flagged in zip(running, done, strict=True) if not flagged]
     count = sum(done)

@@ -38,12 +38,14 @@ class Debounced:
         left = _met(tasks, stored, range(len(tasks)), rules)
         while left:
             now = self._clock.now()
+            begun = await self._begun([stored[at] for at in left])
             before: dict[str, Task] = {}
             after: dict[str, Task] = {}
             for at in left:
                 row = stored[at]
                 before.setdefault(row.task_id, row)
-                after[row.task_id] = after_call(after.get(row.task_id, row), tasks[at], rules[tasks[at].task_id], now)
+                rule, latest = rules[tasks[at].task_id], after.get(row.task_id, row)
+                after[row.task_id] = after_call(latest, tasks[at], rule, now, row.task_id in begun)
             changes = [Change(row, after[task_id]) for task_id, row in before.items()]
             if session is None:
                 held = await self._update(changes)
@@ -65,6 +67,14 @@ class Debounced:
                     stored[at] = row
             left = _met(tasks, stored, again, rules)
         return stored
+
+    async def _begun(self, rows: Sequence[Task]) -> set[str]:
+        """Return the ids of those of these tasks that have steps."""
+        ran = [row for row in rows if row.status is PENDING and row.attempts]
+        if not ran or self._backend.steps is None:
+            return set()
+        found = await self._backend.steps.read_many(ran)
+        return {row.task_id for row, steps in zip(ran, found, strict=True) if steps}
 
 
 def _met(

@@ -90,6 +90,9 @@ class GroupedQueue(Protocol):
     async def read(self, task_id: str) -> Task | None:
         """Return a task by id, None if there is none."""
 
+    def told(self, after: Task) -> tuple[Task, ...]:
+        """Return the messages about a task, to be pushed by the transaction that writes its end."""
+
     async def settle(self, task: Task, outcome: Outcome) -> Task | None:
         """Write an outcome; return the new state, None if the task has changed since it was read."""
 

@@ -25,7 +25,7 @@ from aiotaskq.core.outcome import (
 from aiotaskq.core.task import SECOND, Status, Task, same_content
 from aiotaskq.core.task_dict import task_from_dict, task_to_dict
 from aiotaskq.core.validation import check_seconds, check_storable
-from aiotaskq.core.webhooks import Webhook
+from aiotaskq.core.webhooks import Webhook, messages
 from aiotaskq.errors import DatabaseUnavailable, LeaseLost, ResultTimeout, TaskConflict, ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import StepLog
@@ -185,7 +185,8 @@ class Queue(Operations[Task]):
         now = self.clock.now()
         while conflicts := expired_conflicts(tasks, stored, now):
             rows = {row.task_id: row for row in conflicts.values()}.values()
-            changes = [Change(row, settle(row, Expired(), now)) for row in rows]
+            expired = [(row, settle(row, Expired(), now)) for row in rows]
+            changes = [Change(row, after, self.told(after)) for row, after in expired]
             if session is None:
                 held = await self.backend.update(changes)
                 for change, ok in zip(changes, held, strict=True):
@@ -386,7 +387,7 @@ class Queue(Operations[Task]):
 
     def done_now(self, task_id: str | None = None) -> None:
         """Do what ``task_done`` does, from any thread and without a loop; return NEEDS_LOOP where it may wait."""
-        if self._direct is None:
+        if self._direct is None or self.webhooks:
             return cast(None, NEEDS_LOOP)
         pop = self.unacked.take(task_id)
         if pop.given_back is None:
@@ -416,7 +417,7 @@ class Queue(Operations[Task]):
         """
         while True:
             after = settle(task, outcome, self.clock.now())
-            change = Change(task, after, then(after) if then is not None else (), lease_over)
+            change = Change(task, after, then(after) if then is not None else self.told(after), lease_over)
             (held,) = await (self._updates.add([change]) if self.backend.grouped else self.backend.update([change]))
             if held:
                 self._pushed.emit(change.then, change.then)
@@ -430,6 +431,10 @@ class Queue(Operations[Task]):
             if row.cancel_requested == task.cancel_requested:
                 return None
             task = row.replace(params=task.params, extra=task.extra)
+
+    def told(self, after: Task) -> tuple[Task, ...]:
+        """Return the messages of webhooks about a task, to be pushed by the transaction that writes its end."""
+        return tuple(messages(self.webhooks, after, self.clock.now())) if self.webhooks and after.final else ()
 
     async def complete_with(
         self, session: Any, task: Task, result: Any, *, then: Callable[[Task], tuple[Task, ...]]

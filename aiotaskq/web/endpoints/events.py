@@ -76,4 +76,6 @@ async def get_event(call: Call) -> ApiResponse:
 
 def _event_view(event: EventValue, show: bool) -> EventView:
     at, expires_at = to_iso(event.at) or "", to_iso(event.expires_at)
+    if event.undecodable is not None:
+        return EventView(event.key, at, expires_at, undecodable=event.undecodable)
     return EventView(event.key, at, expires_at, plain(event.value) if show else UNSET)

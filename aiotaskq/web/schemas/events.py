@@ -35,6 +35,7 @@ class EventView(Struct, omit_defaults=True):
     at: Time
     expires_at: Time | None
     value: Any = UNSET
+    undecodable: Annotated[str | None, Meta(description="The error of the codec, where it cannot be decoded")] = None
 
 
 class EventPage(Struct):
@@ -67,6 +68,7 @@ class StepView(Struct, omit_defaults=True):
     until: Time | None = None
     timed_out: bool = False
     version: int = 1
+    undecodable: Annotated[str | None, Meta(description="The error of the codec, where it cannot be decoded")] = None
     value: Any = UNSET
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,9 +10,12 @@ import pytest
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.steps import Wait
+from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.steps import NEVER, EventValue, NewStep, Step
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.runtime.retention import Retention
+from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, new, read
 from tests.support.servers import Server
 
@@ -76,3 +80,20 @@ async def test_a_key_is_awaited_as_long_as_a_task_waits(backend: RedisBackend, s
     assert awaited() == [b"paid"]
     assert await backend.delete([last.task_id]) == 1
     assert awaited() == []
+
+
+async def test_a_worker_mends_though_it_deletes_nothing(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, mended = VirtualClock(NOW), asyncio.Event()
+
+    async def mend(_now: int) -> int:
+        mended.set()
+        return 0
+
+    monkeypatch.setattr(backend.steps, "mend", mend)
+    retention = Retention(backend, clock, ended=None, failed=None)
+    await retention.start()
+    try:
+        async with asyncio.timeout(within(20)):
+            await mended.wait()
+    finally:
+        await retention.stop()
